@@ -1,0 +1,42 @@
+from .classifier import Classifier
+from .errors import ClassError, ExportError, HeadError, ImageError, InspectorError, NetworkError
+from .head import Head
+from .image import Photo, Preprocessing, View, read_image
+from .loading import load
+from .maps import ClassMap, ClassMaps, class_maps, class_maps_of_batch
+from .pooling import (
+    GlobalAveragePooling,
+    GlobalDepthPooling,
+    GlobalMaxPooling,
+    global_average,
+    global_depth,
+    global_max,
+)
+from .receptive_field import ReceptiveField
+
+__all__ = [
+    "ClassError",
+    "ClassMap",
+    "ClassMaps",
+    "Classifier",
+    "ExportError",
+    "GlobalAveragePooling",
+    "GlobalDepthPooling",
+    "GlobalMaxPooling",
+    "Head",
+    "HeadError",
+    "ImageError",
+    "InspectorError",
+    "NetworkError",
+    "Photo",
+    "Preprocessing",
+    "ReceptiveField",
+    "View",
+    "class_maps",
+    "class_maps_of_batch",
+    "global_average",
+    "global_depth",
+    "global_max",
+    "load",
+    "read_image",
+]

@@ -1,0 +1,91 @@
+"""The networks in models/: one folder each, with a model.json that says how to build, feed and read it.
+
+Reads descriptions only and imports no torch, so that a list of networks is there at once.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from inspector.errors import NetworkError
+from inspector.image import Preprocessing, as_pair
+
+Probability = Literal["softmax", "sigmoid"]
+
+DEFAULT = "efficientnet_lite0"
+
+
+@dataclass(frozen=True)
+class Card:
+    """A model.json."""
+
+    name: str
+    folder: Path
+    title: str
+    architecture: Mapping[str, Any]  # {"factory" | "timm" | "torchvision": name, "arguments": {...}}
+    weights: str | Mapping[str, str]  # a file beside it, or {"package": ..., "file": ..., "keys": "in order"}
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    probability: Probability
+    examples: str  # which photos fit it, see examples.py
+    about: Mapping[str, Any] = field(default_factory=dict)  # source, licence, training, scores, as they stand
+
+
+def models_folder() -> Path:
+    """Where the networks lie: $INSPECTOR_MODELS, else inside the installed package, else beside it in a checkout."""
+    if chosen := os.environ.get("INSPECTOR_MODELS"):
+        return Path(chosen)
+    package = Path(__file__).parent
+    return package / "models" if (package / "models").is_dir() else package.parent / "models"
+
+
+def available() -> dict[str, Card]:
+    """The cards of all networks, the default first, then by name."""
+    folders = (path.parent for path in models_folder().glob("*/model.json"))
+    names = sorted(folders, key=lambda folder: (folder.name != DEFAULT, folder.name))
+    return {folder.name: read_card(folder) for folder in names}
+
+
+def find_card(name: str) -> Card:
+    """The card of a network by its name in models/, or by the path of its folder."""
+    folder = models_folder() / name
+    for candidate in (folder, Path(name)):
+        if (candidate / "model.json").is_file():
+            return read_card(candidate)
+    known = [path.parent.name for path in models_folder().glob("*/model.json")]
+    nearest = get_close_matches(name, known, n=3, cutoff=0.4) or sorted(known)
+    raise NetworkError(f"No network {name!r}. Nearest names: {', '.join(nearest) or 'none, models/ is empty'}.")
+
+
+def read_card(folder: Path) -> Card:
+    """The card in a folder; NetworkError if its model.json is broken or lacks an entry."""
+    path = folder / "model.json"
+    try:
+        text = json.loads(path.read_text())
+        size = as_pair(text["size"])
+        return Card(
+            name=folder.name,
+            folder=folder,
+            title=text["title"],
+            architecture=text["architecture"],
+            weights=text["weights"],
+            classes=tuple(text["classes"]),
+            preprocessing=Preprocessing(
+                size=size,
+                resize=None if text["resize"] is None else as_pair(text["resize"]),
+                interpolation=text["interpolation"],
+                mean=tuple(text["mean"]),
+                std=tuple(text["std"]),
+            ),
+            probability=text["probability"],
+            examples=text["examples"],
+            about={key: text[key] for key in ("source", "licence", "training", "scores") if key in text},
+        )
+    except KeyError as error:
+        raise NetworkError(f"{path} lacks the entry {error}.") from error
+    except (ValueError, TypeError, OSError) as error:
+        raise NetworkError(f"{path} cannot be read: {error}.") from error

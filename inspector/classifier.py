@@ -1,0 +1,125 @@
+"""A classifier: a network with its head, its preprocessing and its class names."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import torch
+from torch import Tensor, nn
+
+from inspector.catalogue import Probability
+from inspector.errors import ClassError, NetworkError
+from inspector.head import Head, find_head
+from inspector.image import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, View, as_pair
+from inspector.receptive_field import ReceptiveField, receptive_field
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A network that ends in global pooling, or in flatten and Linear, ready to be asked about images."""
+
+    name: str
+    network: nn.Module
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]  # (K,)
+    head: Head
+    receptive_field: ReceptiveField  # of the feature maps before pooling
+    probability: Probability
+
+    @staticmethod
+    def wrap(
+        network: nn.Module,
+        class_names: Sequence[str] | None = None,
+        size: int | Sequence[int] = 224,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        resize: int | Sequence[int] | None = None,
+        interpolation: Interpolation = "bilinear",
+        name: str = "network",
+        probability: Probability = "softmax",
+    ) -> "Classifier":
+        """A classifier from a network in hand, which comes back unchanged.
+
+        `size` is the (height, width) of the input. A photo is scaled until it just covers `resize` (`size`, unless
+        said otherwise) and cropped to `size` around its centre; then (x / 255 - mean) / std with one value a channel,
+        a single one for grey. The head is read now: wrap again when the network was trained further.
+        Raises NetworkError if the network does not run on such an input, HeadError if it has no exact class maps.
+        """
+        height_width = as_pair(size)
+        cover = height_width if resize is None else as_pair(resize)
+        preprocessing = Preprocessing(height_width, tuple(mean), tuple(std), cover, interpolation)
+        return wrap(network, preprocessing, class_names, name, probability)
+
+    def class_index(self, name_or_number: str | int) -> int:
+        return class_index(self.class_names, name_or_number)
+
+    def inputs(self, view: View) -> Tensor:
+        """The normalised input, (1, channels, H, W), in the network's own dtype and on its device."""
+        pixels = torch.from_numpy(view.pixels.copy()).view(*self.preprocessing.size, -1).permute(2, 0, 1)[None]
+        mean, std = (
+            torch.tensor(values).view(1, -1, 1, 1) for values in (self.preprocessing.mean, self.preprocessing.std)
+        )
+        return _like_parameters(self.network, (pixels / 255 - mean) / std)
+
+    def sha256(self) -> str:
+        """Of the names and values of all parameters and buffers."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.network.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def wrap(
+    network: nn.Module,
+    preprocessing: Preprocessing,
+    class_names: Sequence[str] | None,
+    name: str,
+    probability: Probability,
+) -> Classifier:
+    """`Classifier.wrap` for a preprocessing that exists already."""
+    channels = len(preprocessing.mean)
+    if channels != len(preprocessing.std) or channels not in (1, 3):
+        raise NetworkError(
+            f"mean and std must both have one value (grey) or three (RGB); got {channels} and {len(preprocessing.std)}."
+        )
+    noise = torch.randn(1, channels, *preprocessing.size, generator=torch.Generator().manual_seed(0))
+    example = _like_parameters(network, noise)
+    head = find_head(network, example)
+    classes = len(head.bias)
+    names = tuple(f"class {k}" for k in range(classes)) if class_names is None else tuple(class_names)
+    if len(names) != classes:
+        raise NetworkError(f"The network has {classes} classes, but {len(names)} names were given.")
+    field = receptive_field(network, example, head.call)
+    return Classifier(name, network, preprocessing, names, head, field, probability)
+
+
+def _like_parameters(network: nn.Module, inputs: Tensor) -> Tensor:
+    parameter = next((p for p in network.parameters() if p.is_floating_point()), None)
+    return inputs if parameter is None else inputs.to(parameter.device, parameter.dtype)
+
+
+def class_index(class_names: Sequence[str], name_or_number: str | int) -> int:
+    """The number of a class from its number, its name, or a part of its name that no other name has.
+
+    Raises ClassError with the nearest names otherwise.
+    """
+    if isinstance(name_or_number, int):
+        if 0 <= name_or_number < len(class_names):
+            return name_or_number
+        raise ClassError(f"No class {name_or_number}; they are numbered 0 to {len(class_names) - 1}.")
+    wanted = name_or_number.strip().lower()
+    lower = [name.lower() for name in class_names]
+    if wanted in lower:
+        return lower.index(wanted)
+    if wanted.isdecimal():
+        return class_index(class_names, int(wanted))
+    holding = [k for k, name in enumerate(lower) if wanted and wanted in name]
+    if len(holding) == 1:
+        return holding[0]
+    if holding:
+        some = ", ".join(class_names[k] for k in holding[:8]) + (", ..." if len(holding) > 8 else "")
+        raise ClassError(f"{name_or_number!r} may mean {len(holding)} classes: {some}. Give the whole name.")
+    nearest = [class_names[lower.index(name)] for name in get_close_matches(wanted, lower, n=3, cutoff=0.5)]
+    raise ClassError(f"No class {name_or_number!r}." + (f" Nearest names: {', '.join(nearest)}." if nearest else ""))

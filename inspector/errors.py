@@ -1,0 +1,25 @@
+"""Our own errors: one sentence each, that says what was wrong, what was got and what would do."""
+
+
+class InspectorError(Exception):
+    """The base of every error that a user can cause and mend."""
+
+
+class ImageError(InspectorError):
+    """The image cannot be read, or not safely."""
+
+
+class NetworkError(InspectorError):
+    """The network cannot be found, loaded or run."""
+
+
+class HeadError(InspectorError):
+    """No pooling followed by an affine head was found in the network."""
+
+
+class ClassError(InspectorError):
+    """No class has this name or number, or several might be meant."""
+
+
+class ExportError(InspectorError):
+    """The files cannot be written where they were asked for."""

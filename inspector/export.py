@@ -1,0 +1,117 @@
+"""Write a figure and the numbers behind it: PNG, PDF, SVG, NPZ and a manifest.
+
+The manifest names all that the figure was made from, photo and network by hash, so that it can be made again.
+"""
+
+import io
+import json
+import shutil
+import tempfile
+import threading
+import zipfile
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from inspector.errors import ExportError
+from inspector.figure import class_map_figure
+from inspector.maps import ClassMaps, Shown
+
+Format = Literal["png", "pdf", "svg"]
+FORMATS: tuple[Format, ...] = ("png", "pdf", "svg")
+DPI = 200
+
+# Text stays text, and equal figures give equal bytes.
+_STYLE: Any = {"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "inspector"}
+_NO_DATE: dict[Format, dict[str, None]] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+_drawing = threading.Lock()  # matplotlib's settings belong to the whole process
+
+
+def figure_bytes(figure: Figure, format: Format) -> bytes:
+    """The figure as the bytes of a file."""
+    buffer = io.BytesIO()
+    with _drawing, matplotlib.rc_context(_STYLE):
+        figure.savefig(buffer, format=format, dpi=DPI, metadata=_NO_DATE[format])
+    return buffer.getvalue()
+
+
+def manifest(maps: ClassMaps, shown: Shown) -> dict[str, Any]:
+    """All that the figure and the numbers were made from, as JSON takes it."""
+    classifier, view = maps.classifier, maps.view
+    photo = None
+    if view is not None:
+        photo = {
+            "name": view.photo.name,
+            "sha256": view.photo.sha256,
+            "size": view.photo.size,
+            "seen": view.box,
+            "notes": view.photo.notes,
+        }
+    return {
+        "inspector": version("inspector"),
+        "versions": {name: version(name) for name in ("torch", "numpy", "matplotlib", "opencv-python", "pillow")},
+        "network": {"name": classifier.name, "sha256": classifier.sha256()},
+        "preprocessing": asdict(classifier.preprocessing),
+        "head": {"pooling": classifier.head.pooling, "verdict": maps.verdict, "residual": maps.residual},
+        "receptive_field": asdict(classifier.receptive_field),
+        "photo": photo,
+        "shown": asdict(shown),
+        "top": [{"class": k, "name": name, "probability": p} for k, name, p in maps.top(5)],
+    }
+
+
+def numbers_bytes(maps: ClassMaps, shown: Shown) -> bytes:
+    """All class maps and what they sum to as an NPZ file, with the manifest inside as JSON."""
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        values=maps.values.numpy(force=True),
+        bias=maps.bias.numpy(force=True),
+        logits=maps.logits.numpy(force=True),
+        probabilities=maps.probabilities.numpy(force=True),
+        class_names=np.array(maps.classifier.class_names),
+        manifest=np.array(json.dumps(manifest(maps, shown))),
+    )
+    return buffer.getvalue()
+
+
+def files(maps: ClassMaps, shown: Shown) -> dict[str, bytes]:
+    """The whole export, by file name."""
+    figure = class_map_figure(maps, shown)
+    pictures = {f"figure.{format}": figure_bytes(figure, format) for format in FORMATS}
+    text = json.dumps(manifest(maps, shown), indent=2) + "\n"
+    return pictures | {"maps.npz": numbers_bytes(maps, shown), "manifest.json": text.encode()}
+
+
+def zip_bytes(maps: ClassMaps, shown: Shown) -> bytes:
+    """The whole export as one ZIP file."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files(maps, shown).items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def save(maps: ClassMaps, folder: Path, shown: Shown) -> Path:
+    """Write the whole export into a new folder, all of it or nothing, and return the folder."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ExportError(f"{folder} is there already and not empty: nothing was written. Name a new folder.")
+    made = files(maps, shown)
+    unfinished: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        unfinished.chmod(0o755)
+        for name, data in made.items():
+            (unfinished / name).write_bytes(data)
+        unfinished.replace(folder)
+    except OSError as error:
+        if unfinished is not None:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        raise ExportError(f"Cannot write {folder}: {error.strerror}. Nothing was left there.") from error
+    return folder

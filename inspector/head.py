@@ -1,0 +1,128 @@
+"""Find the pooling and what follows it, and prove both by number.
+
+The last call on the way to the logits that takes every channel to one value is the pooling. With its result p handed
+back as a free variable, the rest of the network is a function from p to the logits. If that function is affine,
+
+    logit[k] = bias[k] + sum over j of  weight[k, j] * p[j]
+
+then its Jacobian is the weight and its value at p = 0 is the bias. That it is affine, and that nothing else of the
+image reaches the logits, is checked on inputs it was not read from. No name or type of a layer is asked for.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from inspector.capture import Reduction, capture, reductions, substitute
+from inspector.errors import HeadError
+from inspector.pooling import Pooling, recognise
+
+Verdict = Literal["exact", "not exact"]
+
+TOLERANCE = 1e-5  # of the sum of all that was added up, in float32
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """How the pooled feature maps become the logits."""
+
+    pooling: Pooling
+    weight: Tensor  # (K, C), or (K, C * h * w) where the feature maps are flattened
+    bias: Tensor  # (K,)
+    call: int  # which of the network's reductions the pooling is
+    per_class: bool  # the feature maps are the class maps themselves: the weight is the identity
+
+
+def find_head(network: nn.Module, example: Tensor) -> Head:
+    """The head of a network, read with one example input (1, channels, H, W).
+
+    Raises HeadError where there is no pooling, the rest of the network is not affine, or more reaches the logits
+    than the pooled values.
+    """
+    found, logits = reductions(network, example)
+    pooling = _last_on_the_way(network, example, found)
+    kind = recognise(pooling.feature_maps, pooling.pooled)
+    if kind is None:
+        shape = tuple(pooling.feature_maps.shape[1:])
+        raise HeadError(
+            f"The last feature maps {shape} are pooled neither by average, nor by maximum, nor flattened: "
+            "their class maps would not be exact."
+        )
+    bias = _without_gradient(network, example, pooling.index, torch.zeros_like(pooling.pooled))[0]
+    weight = _jacobian(network, example, pooling)
+    identity = torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
+    head = Head(kind, weight, bias, pooling.index, weight.shape == identity.shape and torch.equal(weight, identity))
+    _prove(network, example, head, logits)
+    return head
+
+
+def misses(predicted: Tensor, logits: Tensor, total: Tensor) -> Tensor:
+    """How far a sum lies from its logit in units of what may be: above 1 it is wrong. All (..., K).
+
+    `total` is the sum of the absolute values of what was added up, bias included.
+    """
+    return (predicted - logits).abs() / (TOLERANCE * (total + 1))
+
+
+def _last_on_the_way(network: nn.Module, example: Tensor, found: list[Reduction]) -> Reduction:
+    for reduction in reversed(found):
+        pooled = reduction.pooled.requires_grad_()
+        with torch.enable_grad():
+            logits = substitute(network, example, reduction.index, pooled)
+        if logits.requires_grad and _gradient(logits.sum(), pooled) is not None:
+            pooled.requires_grad_(False)
+            return reduction
+        pooled.requires_grad_(False)
+    raise HeadError(
+        "No pooling was found: nothing on the way to the logits takes every channel of a feature map to one value. "
+        "A network that ends in global average or global max pooling, or in flatten and Linear, would do."
+    )
+
+
+def _gradient(output: Tensor, pooled: Tensor) -> Tensor | None:
+    (gradient,) = torch.autograd.grad(output, pooled, allow_unused=True)
+    return gradient
+
+
+def _without_gradient(network: nn.Module, example: Tensor, call: int, pooled: Tensor) -> Tensor:
+    with torch.no_grad():
+        return substitute(network, example, call, pooled)
+
+
+def _jacobian(network: nn.Module, example: Tensor, pooling: Reduction) -> Tensor:
+    """d logits / d pooled at the example: (K, P)."""
+    pooled = pooling.pooled.clone().requires_grad_()
+    with torch.enable_grad():
+        logits = substitute(network, example, pooling.index, pooled)[0]
+    basis = torch.eye(len(logits), dtype=logits.dtype, device=logits.device)
+    (jacobian,) = torch.autograd.grad(logits, pooled, basis, is_grads_batched=True)
+    return jacobian[:, 0].detach()
+
+
+def _prove(network: nn.Module, example: Tensor, head: Head, logits: Tensor) -> None:
+    """Raise HeadError unless weight and bias predict the logits of other pooled values and of other images."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(example.shape, generator=generator).to(example)
+    other, other_logits = capture(network, noise, head.call)
+    if recognise(other.feature_maps, other.pooled) != head.pooling:
+        raise HeadError(f"The pooling changes with the image: {head.pooling} for one, something else for another.")
+    stretch = 2 * torch.rand(other.pooled.shape, generator=generator).to(example)
+    stretched = other.pooled * stretch - other.pooled.mean()
+    stretched_logits = _without_gradient(network, example, head.call, stretched)
+    if not _predicts(head, stretched, stretched_logits):
+        raise HeadError(
+            "What follows the pooling is not affine (an activation, a normalisation or several layers stand there): "
+            "its logits do not split exactly over positions."
+        )
+    if not _predicts(head, other.pooled, other_logits):
+        raise HeadError(
+            "More than the pooled feature maps reaches the logits (another branch of the network does): "
+            "class maps of this pooling alone would not sum to the logits."
+        )
+
+
+def _predicts(head: Head, pooled: Tensor, logits: Tensor) -> bool:
+    total = pooled.abs() @ head.weight.abs().T + head.bias.abs()
+    return bool((misses(pooled @ head.weight.T + head.bias, logits, total) <= 1).all())

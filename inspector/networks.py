@@ -1,0 +1,35 @@
+"""The small networks that we train ourselves."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from torch import nn
+
+from inspector.pooling import GlobalAveragePooling, GlobalMaxPooling
+
+
+def fashion_convnet(pooling: Literal["average", "max"], classes: int = 10) -> nn.Sequential:
+    """Six 3x3 convolutions, a 1x1 convolution to one map a class, and a global pooling: (N, 1, 28, 28) -> (N, classes).
+
+    8, 8, 16, 16, 32, 32 filters, each with ReLU, 2x2 max pooling after every second one. The last maps are 3x3 and
+    are the class maps themselves: their pooled values are the logits. Xavier weights, every bias 0.01.
+    """
+    layers: list[nn.Module] = []
+    previous = 1
+    for filters in (8, 16, 32):
+        for channels in (previous, filters):
+            layers += [nn.Conv2d(channels, filters, 3, padding=1), nn.ReLU()]
+        layers.append(nn.MaxPool2d(2))
+        previous = filters
+    layers.append(nn.Conv2d(previous, classes, 1))
+    layers.append(GlobalAveragePooling() if pooling == "average" else GlobalMaxPooling())
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.constant_(layer.bias, 0.01)
+    return nn.Sequential(*layers)
+
+
+# What a model.json may name as its architecture.
+FACTORIES: dict[str, Callable[..., nn.Module]] = {"fashion_convnet": fashion_convnet}

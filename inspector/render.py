@@ -1,0 +1,144 @@
+"""From a class map to pixels: the only place that scales or colours a map.
+
+Zero is transparent, evidence for a class is red and evidence against it is blue; the further from zero, the denser.
+Maps that are compared share one scale. Cells are drawn around the centres of their receptive fields and mapped back
+through crop and resize onto the photo as it was uploaded; outside what the network saw the photo is dimmed.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from inspector.image import Pixels, View
+from inspector.receptive_field import Axis, ReceptiveField
+
+# ColorBrewer's RdBu (Brewer, Harrower 2003), safe for colour-blind eyes: from against to for.
+_ANCHORS = (
+    "053061",
+    "2166ac",
+    "4393c3",
+    "92c5de",
+    "d1e5f0",
+    "f7f7f7",
+    "fddbc7",
+    "f4a582",
+    "d6604d",
+    "b2182b",
+    "67001f",
+)
+_LEVELS = 255  # odd, so that there is a middle
+_FOR, _AGAINST = (200, 20, 40), (20, 70, 200)  # the hues laid over a photo
+
+
+def diverging_colours() -> Pixels:
+    """The colour map, (255, 3): the middle one is zero."""
+    anchors = np.array([[int(hexa[i : i + 2], 16) for i in (0, 2, 4)] for hexa in _ANCHORS], float)
+    at = np.linspace(0, len(anchors) - 1, _LEVELS)
+    columns = [np.interp(at, np.arange(len(anchors)), anchors[:, c]) for c in range(3)]
+    return np.stack(columns, axis=1).round().astype(np.uint8)
+
+
+def common_scale(maps: Sequence[ArrayLike]) -> float:
+    """The value at both ends of the colour map for maps that are compared: their largest absolute value, in logits."""
+    return max((float(np.abs(np.asarray(values)).max()) for values in maps), default=0.0)
+
+
+def backdrop(view: View, side: int = 800) -> Pixels:
+    """The whole photo with its longer side at `side` pixels, dimmed where the network did not look."""
+    photo = view.photo
+    factor = side / max(photo.size)
+    height, width = (max(1, round(length * factor)) for length in photo.size)
+    # Enlarged pixels stay pixels: nothing is invented between those of a small image.
+    interpolation = cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST
+    canvas = _pixels(cv2.resize(photo.pixels, (width, height), interpolation=interpolation))
+    left, top, right, bottom = (round(edge * factor) for edge in view.box)
+    dimmed = _pixels(cv2.addWeighted(canvas, 0.35, np.full_like(canvas, 128), 0.25, 0))
+    inside = np.s_[max(top, 0) : bottom, max(left, 0) : right]
+    dimmed[inside] = canvas[inside]
+    return dimmed
+
+
+def spread(
+    values: ArrayLike,
+    view: View,
+    field: ReceptiveField,
+    size: tuple[int, int],
+    smooth: bool,
+) -> NDArray[np.float32]:
+    """A map (h, w) drawn over the whole photo at a size (H, W): zero where the network did not look.
+
+    Cells stand at the centres of their receptive fields; between centres it is interpolated (smooth), or every pixel
+    takes its nearest cell's value.
+    """
+    grid = np.asarray(values, np.float32)
+    left, top, right, bottom = view.box
+    photo_height, photo_width = view.photo.size
+    down = _weights(field.y, grid.shape[0], (top, bottom), view.pixels.shape[0], photo_height, size[0], smooth)
+    across = _weights(field.x, grid.shape[1], (left, right), view.pixels.shape[1], photo_width, size[1], smooth)
+    drawn: NDArray[np.float32] = (down @ grid @ across.T).astype(np.float32, copy=False)
+    return drawn
+
+
+def overlay(canvas: Pixels, values: NDArray[np.float32], scale: float, opacity: float = 0.8) -> Pixels:
+    """A map (H, W) in logits over a canvas (H, W, 3) of the same size; `scale` is the value of the densest colour."""
+    colours, remains = _tables(opacity)
+    levels = _levels(values, scale)
+    photo = cv2.multiply(canvas, cv2.applyColorMap(levels, remains), scale=1 / 255)
+    return _pixels(cv2.add(photo, cv2.applyColorMap(levels, colours)))
+
+
+def flat(values: ArrayLike, scale: float) -> Pixels:
+    """A map (h, w) as an image (h, w, 3), one pixel a cell, opaque: zero is nearly white."""
+    table = np.concatenate([diverging_colours(), np.zeros((1, 3), np.uint8)])
+    return _pixels(table[_levels(np.asarray(values, np.float32), scale)])
+
+
+def _pixels(image: Any) -> Pixels:
+    """OpenCV's stubs know no dtypes: uint8 in, uint8 out."""
+    return np.asarray(image, np.uint8)
+
+
+def _levels(values: NDArray[np.float32], scale: float) -> Pixels:
+    middle = _LEVELS // 2
+    # A map of zeros has no scale of its own.
+    # Half a level is added and cut off with the rest: a rounding that costs no pass of its own.
+    levels = values * np.float32(middle / (scale or 1.0)) + np.float32(middle + 0.5)
+    return _pixels(np.clip(levels, 0, _LEVELS - 1, out=levels).astype(np.uint8))
+
+
+@lru_cache(maxsize=64)
+def _tables(opacity: float) -> tuple[Pixels, Pixels]:
+    """For each level the colour to add and what is left of the photo in 255ths, both (256, 1, 3)."""
+    distance = np.abs(np.linspace(-1, 1, _LEVELS))
+    alpha = opacity * distance[:, None]
+    # The ends of the colour map, near black, would read as shadow over a photo.
+    hues = np.where(np.arange(_LEVELS)[:, None] < _LEVELS // 2, _AGAINST, _FOR)
+    tables = (hues * alpha, np.broadcast_to(255 * (1 - alpha), hues.shape))
+    colours, remains = (np.pad(table.round().astype(np.uint8), ((0, 1), (0, 0)))[:, None] for table in tables)
+    return colours, remains
+
+
+def _weights(
+    axis: Axis,
+    cells: int,
+    edges: tuple[float, float],
+    input_length: int,
+    photo_length: int,
+    length: int,
+    smooth: bool,
+) -> NDArray[np.float32]:
+    """How much of each cell every drawn pixel along one axis takes: (length, cells)."""
+    photo = (np.arange(length) + 0.5) * photo_length / length
+    start, end = edges
+    seen = (photo - start) * input_length / (end - start)  # in pixels of the network's input
+    position = np.clip((seen - axis.centre) / axis.stride, 0, cells - 1)
+    if not smooth:
+        position = np.rint(position)
+    weights = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(cells)))
+    inside = (seen >= 0) & (seen <= input_length)
+    inside_only: NDArray[np.float32] = (weights * inside[:, None]).astype(np.float32)
+    return inside_only
