@@ -1,0 +1,8 @@
+"""The app: `streamlit run app.py`."""
+
+import streamlit as st
+
+from inspector.ui import class_maps_page
+
+st.set_page_config(page_title="Inspector: exact class maps", page_icon=":material/grid_view:", layout="wide")
+st.navigation([st.Page(class_maps_page.show, title="Class maps", default=True)], position="hidden").run()

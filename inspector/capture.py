@@ -94,16 +94,16 @@ def watch(network: nn.Module, inputs: Tensor, handler: Handler) -> Tensor:
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NetworkError(f"The network cannot run on an input of shape {tuple(inputs.shape)}: {reason}") from error
-    return _logits(output, len(inputs))
+    return _logits(output)
 
 
-def _logits(output: Any, images: int) -> Tensor:
+def _logits(output: Any) -> Tensor:
     if isinstance(output, tuple | list) and output:
         output = output[0]
-    if not isinstance(output, Tensor) or output.ndim < 2 or output.numel() != images * output.shape[1]:
+    if not isinstance(output, Tensor) or output.ndim < 2 or output[0].numel() != output.shape[1]:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise NetworkError(f"A classifier returns logits of shape ({images}, classes); this network returned {got}.")
-    return output.reshape(images, -1)
+        raise NetworkError(f"A classifier returns logits of shape (N, classes); this network returned {got}.")
+    return output.flatten(1)
 
 
 def run(network: nn.Module, inputs: Tensor) -> Tensor:
@@ -139,14 +139,15 @@ def capture(network: nn.Module, inputs: Tensor, index: int) -> tuple[Reduction, 
 
 
 def substitute(network: nn.Module, inputs: Tensor, index: int, pooled: Tensor) -> Tensor:
-    """The logits (N, K) of a pass in which `pooled` stands where the reduction with this index returned its result.
+    """The logits of a pass in which `pooled` stands where the reduction with this index returned its result.
 
-    Gradients flow from the logits to `pooled` if it asks for them.
+    `pooled` may have more rows than `inputs`: what follows the pooling then runs on all of them. Gradients flow from
+    the logits to `pooled` if it asks for them.
     """
 
     def replace(at: int, source: Tensor, result: Tensor, layout: Layout) -> Tensor:
         # A clone: an in-place operation that follows may not write into a leaf that asks for gradients.
-        return pooled.reshape(result.shape).clone() if at == index else result
+        return pooled.reshape(-1, *result.shape[1:]).clone() if at == index else result
 
     return watch(network, inputs, at_reductions(replace))
 

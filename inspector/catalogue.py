@@ -26,12 +26,13 @@ class Card:
     name: str
     folder: Path
     title: str
-    architecture: Mapping[str, Any]  # {"factory" | "timm" | "torchvision": name, "arguments": {...}}
-    weights: str | Mapping[str, str]  # a file beside it, or {"package": ..., "file": ..., "keys": "in order"}
+    architecture: Mapping[str, Any]  # {"factory": a name in networks.FACTORIES, "arguments": {...}}
+    weights: str | Mapping[str, str]  # a file beside it, or {"package": ..., "file": ...}
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     probability: Probability
     examples: str  # which photos fit it, see examples.py
+    centre: tuple[float, float] | None = None  # y, x of the middle of cell (0, 0) where measured; geometry says it else
     about: Mapping[str, Any] = field(default_factory=dict)  # source, licence, training, scores, as they stand
 
 
@@ -83,6 +84,7 @@ def read_card(folder: Path) -> Card:
             ),
             probability=text["probability"],
             examples=text["examples"],
+            centre=tuple(text["centre"]) if "centre" in text else None,
             about={key: text[key] for key in ("source", "licence", "training", "scores") if key in text},
         )
     except KeyError as error:

@@ -8,10 +8,9 @@ _PHOTOS = {
     "Cat": "chelsea.png",
     "Coffee": "coffee.png",
     "Motorcycle": "motorcycle_left.png",
+    "Photographer": "camera.png",
     "Rocket": "rocket.jpg",
     "Astronaut": "astronaut.png",
-    "Clock": "clock_motion.png",
-    "Coins": "coins.png",
 }
 _FASHION = Path(__file__).parent / "fashion_mnist"  # with its licence and notice
 

@@ -1,5 +1,7 @@
 """Matplotlib figures for export: the only module that imports matplotlib, and never pyplot (it is not thread-safe)."""
 
+from textwrap import shorten
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -7,7 +9,7 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 
 from inspector.errors import InspectorError
-from inspector.maps import ClassMap, ClassMaps, Shown
+from inspector.maps import ClassMaps, Shown
 from inspector.render import backdrop, common_scale, diverging_colours, overlay, spread
 
 _COLOURS = ListedColormap(diverging_colours() / 255, name="class map")
@@ -26,18 +28,18 @@ def class_map_figure(maps: ClassMaps, shown: Shown) -> Figure:
     rows = -(-(len(read) + 1) // columns)
     height, width = view.photo.size
     tall = min(2.0, max(0.6, height / width))
-    figure = Figure(figsize=(_PANEL * columns + 0.9, (_PANEL * tall + 0.75) * rows + 0.45), layout="constrained")
+    figure = Figure(figsize=(_PANEL * columns + 1.1, (_PANEL * tall + 0.6) * rows + 0.3), layout="constrained")
     axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     for axis in axes:
         axis.set_axis_off()
     _panel(axes[0], canvas, view.photo.name, _what_was_seen(maps))
     for axis, k, class_map in zip(axes[1:], shown.classes, read, strict=False):
         drawn = spread(class_map.values, view, maps.classifier.receptive_field, canvas.shape[:2], shown.smooth)
-        probability = f"{class_map.title} ({maps.probabilities[k]:.1%})"
-        _panel(axis, overlay(canvas, drawn, scale, shown.opacity), probability, equation(class_map))
+        name = f"{maps.classifier.class_names[k]} ({maps.probabilities[k]:.1%})"
+        _panel(axis, overlay(canvas, drawn, scale, shown.opacity), name, class_map.equation())
     bar = figure.colorbar(ScalarMappable(Normalize(-scale, scale), _COLOURS), ax=axes.tolist(), shrink=0.7, aspect=30)
     bar.set_label("score of a position (logits)" if shown.dense else "part of the logit (logits a position)")
-    figure.suptitle(f"{maps.classifier.name}: {reading_name(maps, shown.dense)}", fontsize=10)
+    figure.suptitle(f"{maps.classifier.name}: {maps.reading(shown.dense, shown.against)}", fontsize=10)
     return figure
 
 
@@ -62,24 +64,8 @@ def all_maps_figure(maps: ClassMaps, dense: bool = False) -> Figure:
             spine.set(linewidth=3 if k == winner else 0.5)
     bar = figure.colorbar(ScalarMappable(Normalize(-scale, scale), _COLOURS), ax=axes.tolist(), shrink=0.8, aspect=25)
     bar.set_label("logits a position")
-    figure.suptitle(f"{maps.classifier.name}: {reading_name(maps, dense)}", fontsize=10)
+    figure.suptitle(f"{maps.classifier.name}: {maps.reading(dense)}", fontsize=10)
     return figure
-
-
-def reading_name(maps: ClassMaps, dense: bool) -> str:
-    """Which reading of the network's pooling a map is, in words."""
-    if dense:
-        return "score of every position as if it alone were pooled (does not sum to the logit)"
-    if maps.classifier.head.pooling == "max":
-        return "each channel's part at its deciding position (sums to the logit)"
-    return "part of every position (sums to the logit)"
-
-
-def equation(class_map: ClassMap) -> str:
-    """The line that says how the map adds up."""
-    if class_map.total is None:
-        return f"highest {float(class_map.values.max()):.3f}, bias {class_map.bias:+.3f}"
-    return f"{float(class_map.values.sum()):.3f} {class_map.bias:+.3f} = {class_map.total:.3f}"
 
 
 def _what_was_seen(maps: ClassMaps) -> str:
@@ -88,5 +74,5 @@ def _what_was_seen(maps: ClassMaps) -> str:
 
 def _panel(axis: Axes, image: np.ndarray, title: str, line: str) -> None:
     axis.imshow(image)
-    axis.set_title(f"{title}\n", fontsize=9, wrap=True)
+    axis.set_title(f"{shorten(title, 38)}\n", fontsize=9)
     axis.text(0.5, 1.02, line, transform=axis.transAxes, ha="center", va="bottom", fontsize=8, color="0.35")

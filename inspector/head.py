@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from inspector.capture import Reduction, capture, reductions, substitute
-from inspector.errors import HeadError
+from inspector.errors import HeadError, NetworkError
 from inspector.pooling import Pooling, recognise
 
 Verdict = Literal["exact", "not exact"]
@@ -51,7 +51,7 @@ def find_head(network: nn.Module, example: Tensor) -> Head:
             "their class maps would not be exact."
         )
     bias = _without_gradient(network, example, pooling.index, torch.zeros_like(pooling.pooled))[0]
-    weight = _jacobian(network, example, pooling)
+    weight = _jacobian(network, example, pooling, len(bias))
     identity = torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
     head = Head(kind, weight, bias, pooling.index, weight.shape == identity.shape and torch.equal(weight, identity))
     _prove(network, example, head, logits)
@@ -91,14 +91,20 @@ def _without_gradient(network: nn.Module, example: Tensor, call: int, pooled: Te
         return substitute(network, example, call, pooled)
 
 
-def _jacobian(network: nn.Module, example: Tensor, pooling: Reduction) -> Tensor:
+def _jacobian(network: nn.Module, example: Tensor, pooling: Reduction, classes: int) -> Tensor:
     """d logits / d pooled at the example: (K, P)."""
-    pooled = pooling.pooled.clone().requires_grad_()
-    with torch.enable_grad():
-        logits = substitute(network, example, pooling.index, pooled)[0]
-    basis = torch.eye(len(logits), dtype=logits.dtype, device=logits.device)
-    (jacobian,) = torch.autograd.grad(logits, pooled, basis, is_grads_batched=True)
-    return jacobian[:, 0].detach()
+    # One row a class, so that one backward pass gives all rows. (torch's batched gradients import sympy: a second.)
+    rows = pooling.pooled.repeat(classes, 1).requires_grad_()
+    try:
+        with torch.enable_grad():
+            logits = substitute(network, example, pooling.index, rows)
+        return torch.autograd.grad(logits.diagonal().sum(), rows)[0]
+    except (NetworkError, RuntimeError):
+        # The network reshapes to the batch size of its input: a backward pass a class, then.
+        row = pooling.pooled.clone().requires_grad_()
+        with torch.enable_grad():
+            (logit_row,) = substitute(network, example, pooling.index, row)
+        return torch.cat([torch.autograd.grad(logit, row, retain_graph=True)[0] for logit in logit_row])
 
 
 def _prove(network: nn.Module, example: Tensor, head: Head, logits: Tensor) -> None:

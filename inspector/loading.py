@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,32 +25,29 @@ def load(name: str) -> Classifier:
     card = find_card(name)
     network = _build(card.architecture)
     _give_weights(network, card)
-    return wrap(network.eval(), card.preprocessing, card.classes, card.name, card.probability)
+    classifier = wrap(network.eval(), card.preprocessing, card.classes, card.name, card.probability)
+    if card.centre is None:
+        return classifier
+    # Some networks learn to look beside the middle of their receptive field: benchmarks/cell_centres.py measures it.
+    field, (y, x) = classifier.receptive_field, card.centre
+    measured = replace(field, y=replace(field.y, centre=y), x=replace(field.x, centre=x))
+    return replace(classifier, receptive_field=measured)
 
 
 def _build(architecture: Mapping[str, Any]) -> nn.Module:
-    arguments = architecture.get("arguments", {})
-    if "timm" in architecture:
-        # Here and not above: it takes a second to import, and the small networks do without.
-        import timm
-
-        network: nn.Module = timm.create_model(architecture["timm"], pretrained=False, **arguments)
-        return network
     factory = architecture.get("factory")
     if factory not in networks.FACTORIES:
-        raise NetworkError(f"No architecture {factory!r}. There are {', '.join(networks.FACTORIES)} and timm's.")
-    return networks.FACTORIES[factory](**arguments)
+        raise NetworkError(f"No architecture {factory!r}. There are {', '.join(networks.FACTORIES)}.")
+    return networks.FACTORIES[factory](**architecture.get("arguments", {}))
 
 
 def _give_weights(network: nn.Module, card: Card) -> None:
     if isinstance(card.weights, str):
-        state = _read(card.folder / card.weights)
+        path = card.folder / card.weights
     else:
-        state = _read(_packaged_file(card.weights["package"], card.weights["file"]))
-        if card.weights.get("keys") == "in order":
-            state = _renamed_in_order(network, state)
+        path = _packaged_file(card.weights["package"], card.weights["file"])
     try:
-        network.load_state_dict(state)
+        network.load_state_dict(_read(path))
     except RuntimeError as error:
         raise NetworkError(f"The weights of {card.name} do not fit its architecture: {error}") from error
 
@@ -72,12 +70,3 @@ def _packaged_file(package: str, file: str) -> Path:
     if spec is None or spec.origin is None:
         raise NetworkError(f"The weights are in the package {package.replace('_', '-')}, which is not installed.")
     return Path(spec.origin).parent / file
-
-
-def _renamed_in_order(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under the network's own names, one to one in order."""
-    own = network.state_dict()
-    shapes, own_shapes = ([tuple(tensor.shape) for tensor in tensors.values()] for tensors in (state, own))
-    if shapes != own_shapes:
-        raise NetworkError(f"{len(shapes)} tensors of weights do not fit the network's {len(own_shapes)} one to one.")
-    return dict(zip(own, state.values(), strict=True))

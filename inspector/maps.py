@@ -36,6 +36,14 @@ class ClassMap:
     bias: float
     total: float | None  # values.sum() + bias: a logit or a difference of two; None for scores, which do not sum
 
+    def equation(self) -> str:
+        """How the map adds up, in numbers."""
+        if self.total is None:
+            line = f"highest score {float(self.values.max()):.4f}"
+        else:
+            line = f"map {float(self.values.sum()):.4f} + bias {self.bias:.4f} = {self.total:.4f}"
+        return line.replace("-", "\N{MINUS SIGN}")
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -116,6 +124,20 @@ class ClassMaps:
             title = f"{name} against {self.classifier.class_names[b]}"
             shown = (values[k] - values[b], bias[k] - bias[b], logits[k] - logits[b])
         return ClassMap(title, shown[0], float(shown[1]), None if dense else float(shown[2]))
+
+    def reading(self, dense: bool = False, against: str | int | None = None) -> str:
+        """In words, what the positions of a map are parts of."""
+        if against is None:
+            what = "logit"
+        elif against == AVERAGE:
+            what = "logit less the average logit"
+        else:
+            what = f"logit less that of {self.classifier.class_names[self.classifier.class_index(against)]}"
+        if dense:
+            return f"score of every position as if it alone were pooled (does not sum to the {what})"
+        if self.classifier.head.pooling == "max":
+            return f"each channel's part of the {what}, at the position that decided it"
+        return f"every position's part of the {what}"
 
     def shown(
         self,

@@ -1,4 +1,4 @@
-"""The small networks that we train ourselves."""
+"""The architectures of the networks in models/."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -31,5 +31,17 @@ def fashion_convnet(pooling: Literal["average", "max"], classes: int = 10) -> nn
     return nn.Sequential(*layers)
 
 
+def efficientnet_lite0() -> nn.Module:
+    """EfficientNet-Lite0 (Tan and Le, ICML 2019; Lite: no squeeze-and-excitation, ReLU6): (N, 3, H, W) -> (N, 1000)."""
+    # timm has it too, but timm and torchvision take five seconds to import, and this is the app's first network.
+    from efficientnet_lite_pytorch.model import EfficientNet
+
+    network: nn.Module = EfficientNet.from_name("efficientnet-lite0")
+    return network
+
+
 # What a model.json may name as its architecture.
-FACTORIES: dict[str, Callable[..., nn.Module]] = {"fashion_convnet": fashion_convnet}
+FACTORIES: dict[str, Callable[..., nn.Module]] = {
+    "efficientnet_lite0": efficientnet_lite0,
+    "fashion_convnet": fashion_convnet,
+}

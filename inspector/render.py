@@ -16,30 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 from inspector.image import Pixels, View
 from inspector.receptive_field import Axis, ReceptiveField
 
-# ColorBrewer's RdBu (Brewer, Harrower 2003), safe for colour-blind eyes: from against to for.
-_ANCHORS = (
-    "053061",
-    "2166ac",
-    "4393c3",
-    "92c5de",
-    "d1e5f0",
-    "f7f7f7",
-    "fddbc7",
-    "f4a582",
-    "d6604d",
-    "b2182b",
-    "67001f",
-)
 _LEVELS = 255  # odd, so that there is a middle
-_FOR, _AGAINST = (200, 20, 40), (20, 70, 200)  # the hues laid over a photo
+_FOR, _AGAINST = (200, 20, 40), (20, 70, 200)  # red and blue, told apart by all kinds of colour vision
 
 
 def diverging_colours() -> Pixels:
-    """The colour map, (255, 3): the middle one is zero."""
-    anchors = np.array([[int(hexa[i : i + 2], 16) for i in (0, 2, 4)] for hexa in _ANCHORS], float)
-    at = np.linspace(0, len(anchors) - 1, _LEVELS)
-    columns = [np.interp(at, np.arange(len(anchors)), anchors[:, c]) for c in range(3)]
-    return np.stack(columns, axis=1).round().astype(np.uint8)
+    """The colour map, (255, 3): from against over white, which is zero, to for."""
+    density, hues = _density_and_hues()
+    return _pixels((255 * (1 - density) + hues * density).round().astype(np.uint8))
 
 
 def common_scale(maps: Sequence[ArrayLike]) -> float:
@@ -110,13 +94,17 @@ def _levels(values: NDArray[np.float32], scale: float) -> Pixels:
     return _pixels(np.clip(levels, 0, _LEVELS - 1, out=levels).astype(np.uint8))
 
 
+def _density_and_hues() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How dense each level's colour is, (255, 1) in 0-1, and its hue, (255, 3)."""
+    signed = np.linspace(-1, 1, _LEVELS)[:, None]
+    return np.abs(signed), np.where(signed < 0, _AGAINST, _FOR).astype(float)
+
+
 @lru_cache(maxsize=64)
 def _tables(opacity: float) -> tuple[Pixels, Pixels]:
     """For each level the colour to add and what is left of the photo in 255ths, both (256, 1, 3)."""
-    distance = np.abs(np.linspace(-1, 1, _LEVELS))
-    alpha = opacity * distance[:, None]
-    # The ends of the colour map, near black, would read as shadow over a photo.
-    hues = np.where(np.arange(_LEVELS)[:, None] < _LEVELS // 2, _AGAINST, _FOR)
+    density, hues = _density_and_hues()
+    alpha = opacity * density
     tables = (hues * alpha, np.broadcast_to(255 * (1 - alpha), hues.shape))
     colours, remains = (np.pad(table.round().astype(np.uint8), ((0, 1), (0, 0)))[:, None] for table in tables)
     return colours, remains

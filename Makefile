@@ -1,0 +1,40 @@
+# `make app` and `make test` do all the set-up; a stamp in .venv makes the second time quick.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# uv installs the same in half the time; pip does where there is none.
+INSTALL := $(shell command -v uv >/dev/null 2>&1 && echo "uv pip install --python $(BIN)/python" || echo "$(BIN)/python -m pip install --progress-bar off")
+
+.PHONY: app test check clean browser
+
+app: $(VENV)/.app
+	$(BIN)/python -m streamlit run app.py
+
+test: $(VENV)/.test browser
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# The browser tests take a Chromium on the path, or Playwright's own.
+browser: $(VENV)/.test
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+	if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then apt-get -qq update && apt-get -qq install -y chromium >/dev/null; \
+	else $(BIN)/python -m playwright install chromium; fi
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit("Inspector needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 app") if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.app: $(BIN)/python pyproject.toml constraints.txt
+	$(INSTALL) -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
+	$(INSTALL) -c constraints.txt -e '.[test]'
+	@touch $@ $(VENV)/.app

@@ -1,0 +1,44 @@
+"""What the sessions share, bounded: loaded networks, decoded photos and class maps, each under the hash of its content.
+
+The heavy imports stand inside the functions, so that the page is there before torch is.
+"""
+
+import gc
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from inspector.image import Photo, read_image
+
+if TYPE_CHECKING:
+    from inspector.classifier import Classifier
+    from inspector.maps import ClassMaps
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def network(name: str) -> "Classifier":
+    from inspector.loading import load
+
+    classifier = load(name)
+    # Streamlit collects garbage after every run; what lives as long as the server need not be walked each time.
+    gc.collect()
+    gc.freeze()
+    return classifier
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def uploaded_photo(file_id: str, name: str, _data: bytes) -> Photo:
+    return read_image(_data, name)
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def example_photo(path: Path) -> Photo:
+    return read_image(path)
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def class_maps_of(network_name: str, photo_sha256: str, _photo: Photo) -> "ClassMaps":
+    from inspector.maps import class_maps
+
+    return class_maps(network(network_name), _photo)

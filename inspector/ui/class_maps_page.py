@@ -1,0 +1,198 @@
+"""The page of class maps: a photo, a network, and which pixels brought which part of a logit."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from inspector.catalogue import Card, available
+from inspector.errors import InspectorError
+from inspector.examples import examples
+from inspector.image import MAX_BYTES, Photo
+from inspector.ui import cached, pictures
+
+if TYPE_CHECKING:
+    from inspector import export
+    from inspector.maps import ClassMap, ClassMaps, Shown
+
+TOP = 5
+FEW_CLASSES = 20  # with more, all class maps side by side say nothing
+LOGIT, AVERAGE, CLASS = "logit", "against the average", "against a class"
+
+
+def show() -> None:
+    try:
+        card, photo = _chosen()
+        for note in photo.notes:
+            st.info(note, icon=":material/info:")
+        maps = _maps(card, photo)
+        _page(maps)
+    except InspectorError as error:
+        st.error(str(error), icon=":material/error:")
+
+
+def _chosen() -> tuple[Card, Photo]:
+    """The network and the photo from the sidebar."""
+    cards = available()
+    with st.sidebar:
+        st.title("Inspector", anchor=False)
+        st.caption("Which pixels brought which part of a logit, in numbers that add up.")
+        name = st.selectbox("Network", list(cards), key="network", bind="query-params")
+        card = cards[name]
+        st.caption(card.title)
+        upload = st.file_uploader(
+            "Your photo",
+            type=["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"],
+            max_upload_size=MAX_BYTES // 1_000_000,
+            help="It stays in this server's memory, is never written to disk, and no other session sees it.",
+        )
+        offered = examples(card.examples)
+        example = st.pills(
+            "or an example", list(offered), default=next(iter(offered)), required=True, key="example",
+            bind="query-params", disabled=upload is not None,
+        )  # fmt: skip
+    if upload is not None:
+        return card, cached.uploaded_photo(upload.file_id, upload.name, upload.getvalue())
+    return card, cached.example_photo(offered[example])
+
+
+def _maps(card: Card, photo: Photo) -> "ClassMaps":
+    """The class maps; while they are made, the photo as it is."""
+    place = st.empty()
+    with place.container(), st.spinner(f"Loading {card.name} and splitting the logits of {photo.name} ..."):
+        st.image(photo.pixels, width=_width(photo))
+        maps = cached.class_maps_of(card.name, photo.sha256, photo)
+    place.empty()
+    return maps
+
+
+def _page(maps: "ClassMaps") -> None:
+    from inspector.render import common_scale
+
+    k, against, dense, smooth, opacity = _controls(maps)
+    top = [j for j, _, _ in maps.top(TOP)]
+    listed = tuple(dict.fromkeys([*top, k]))
+    read = {j: maps.read(j, against, dense) for j in listed}
+    scale = common_scale([class_map.values for class_map in read.values()])
+
+    wide, narrow = st.columns([3, 2], gap="large")
+    with wide:
+        _large_map(maps, read[k], scale, smooth, opacity)
+        st.html(pictures.colour_bar(scale, f"logits a position: {maps.reading(dense, against)}"))
+    with narrow:
+        _sum(maps, read[k])
+        _predictions(maps, listed, k)
+        _downloads(maps, maps.shown(listed, against, dense, smooth, opacity))
+    st.subheader(f"The {TOP} likeliest classes on the same scale", anchor=False)
+    st.html(pictures.row_of_overlays(maps, {j: read[j] for j in top}, scale, smooth, opacity))
+    if len(maps.values) <= FEW_CLASSES:
+        st.subheader("All class maps before pooling", anchor=False)
+        st.html(pictures.all_class_maps(maps, dense))
+
+
+def _controls(maps: "ClassMaps") -> tuple[int, str | None, bool, bool, float]:
+    """The class shown, what it is contrasted with, dense or not, smooth or not, opacity."""
+    names = maps.classifier.class_names
+    likeliest = maps.top(1)[0][1]
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        name = st.selectbox(
+            "Class", names, index=None, placeholder=f"{likeliest} (the likeliest)", key="class", bind="query-params",
+            width=280, help="Type to search. Empty follows the likeliest class of each photo.",
+        )  # fmt: skip
+        reading = st.segmented_control(
+            "Reading", [LOGIT, AVERAGE, CLASS], default=LOGIT, required=True, key="reading", bind="query-params",
+            help="A logit is the score that a class gets before softmax. Only differences of logits change "
+            "probabilities: so a class can also be read against the average class, or against another.",
+        )  # fmt: skip
+        against = None if reading == LOGIT else "average"
+        if reading == CLASS:
+            second = maps.top(2)[-1][1]
+            against = st.selectbox(
+                "Against", names, index=names.index(second), key="against", bind="query-params", width=280
+            )
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        smooth = not st.toggle(
+            "Raw grid", key="grid", bind="query-params", help="The cells as they are, not interpolated."
+        )
+        dense = maps.classifier.head.pooling == "max" and st.toggle(
+            "Score every position", key="dense", bind="query-params",
+            help="Max pooling takes one position a channel: those parts sum to the logit. Switched on, every position "
+            "is scored as if it alone were pooled: easier to read, but it sums to no logit.",
+        )  # fmt: skip
+        opacity = st.slider("Opacity", 0.0, 1.0, 0.85, 0.05, key="opacity", width=220)
+    return maps.classifier.class_index(name or likeliest), against, dense, smooth, opacity
+
+
+def _width(photo: Photo) -> int:
+    """As wide as fits without a tall photo pushing everything off the screen, in CSS pixels."""
+    height, width = photo.size
+    return min(900, round(560 * width / height))
+
+
+def _large_map(maps: "ClassMaps", class_map: "ClassMap", scale: float, smooth: bool, opacity: float) -> None:
+    assert maps.view is not None, "the app shows photos only"
+    width = _width(maps.view.photo)
+    height = round(width * maps.view.photo.size[0] / maps.view.photo.size[1])
+    drawn, exact = pictures.overlay_of(maps, class_map, scale, max(width, height), smooth, opacity)
+    st.image(pictures.encoded(drawn, exact), width=width, alt=f"class map: {class_map.title}")
+
+
+def _sum(maps: "ClassMaps", class_map: "ClassMap") -> None:
+    st.subheader(class_map.title, anchor=False)
+    st.markdown(f"**{class_map.equation()}** logits")
+    colour = "green" if maps.verdict == "exact" else "red"
+    miss = f"Largest miss over all {len(maps.values)} classes: {maps.residual:.1e} logits."
+    st.markdown(
+        f":{colour}-badge[{maps.verdict}] {miss}",
+        help="For every class, map and bias are added up and compared with the logit that the network gave.",
+    )
+
+
+def _predictions(maps: "ClassMaps", listed: tuple[int, ...], k: int) -> None:
+    """The likeliest classes; choosing a row switches the class."""
+    names = [maps.classifier.class_names[j] for j in listed]
+
+    def follow() -> None:
+        rows = st.session_state[key].selection.rows
+        if rows:
+            st.session_state["class"] = names[rows[0]]
+
+    key = f"predictions of {maps.view.photo.sha256 if maps.view else ''} {k}"
+    st.dataframe(
+        {
+            "class": names,
+            "probability": [float(maps.probabilities[j]) for j in listed],
+            "logit": [float(maps.logits[j]) for j in listed],
+        },
+        key=key,
+        on_select=follow,
+        selection_mode="single-row-required",
+        selection_default={"selection": {"rows": [listed.index(k)]}},
+        hide_index=True,
+        column_config={
+            "probability": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1),
+            "logit": st.column_config.NumberColumn(format="%.3f"),
+        },
+        alt="The likeliest classes with their probabilities and logits",
+    )
+
+
+def _downloads(maps: "ClassMaps", shown: "Shown") -> None:
+    """Made when pressed: a figure takes a second."""
+    from inspector import export
+    from inspector.figure import class_map_figure
+
+    def figure(format: "export.Format") -> Callable[[], bytes]:
+        return lambda: export.figure_bytes(class_map_figure(maps, shown), format)
+
+    makers: dict[str, tuple[Callable[[], bytes], str, str]] = {
+        "PNG": (figure("png"), "figure.png", "image/png"),
+        "PDF": (figure("pdf"), "figure.pdf", "application/pdf"),
+        "SVG": (figure("svg"), "figure.svg", "image/svg+xml"),
+        "NPZ": (lambda: export.numbers_bytes(maps, shown), "maps.npz", "application/octet-stream"),
+        "All (ZIP)": (lambda: export.zip_bytes(maps, shown), "class-maps.zip", "application/zip"),
+    }
+    st.caption("Download the figure, the numbers with their manifest, or everything")
+    with st.container(horizontal=True, gap="small"):
+        for label, (make, file_name, mime) in makers.items():
+            st.download_button(label, make, file_name, mime, on_click="ignore")

@@ -1,0 +1,94 @@
+"""Pictures for the browser: encoded once, small, and laid out in HTML that wraps from narrow to wide windows."""
+
+import base64
+from html import escape
+from typing import TYPE_CHECKING
+
+import cv2
+
+from inspector.image import Pixels
+
+if TYPE_CHECKING:
+    from inspector.maps import ClassMap, ClassMaps
+
+
+def encoded(pixels: Pixels, exact: bool) -> bytes:
+    """A PNG where every pixel counts (maps, tiny images), else a JPEG, which is ten times as quick to make."""
+    suffix, settings = (".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]) if exact else (".jpg", [cv2.IMWRITE_JPEG_QUALITY, 92])
+    _, data = cv2.imencode(suffix, pixels[..., ::-1], settings)
+    return data.tobytes()
+
+
+def _data_url(pixels: Pixels, exact: bool) -> str:
+    kind = "png" if exact else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(encoded(pixels, exact)).decode()}"
+
+
+def overlay_of(
+    maps: "ClassMaps", class_map: "ClassMap", scale: float, side: int, smooth: bool, opacity: float
+) -> tuple[Pixels, bool]:
+    """The class map over the whole photo, its longer side `side` pixels; and whether it needs an exact encoding."""
+    from inspector.render import backdrop, overlay, spread
+
+    assert maps.view is not None, "the app shows photos only"
+    canvas = backdrop(maps.view, side)
+    drawn = spread(class_map.values, maps.view, maps.classifier.receptive_field, canvas.shape[:2], smooth)
+    return overlay(canvas, drawn, scale, opacity), max(maps.view.photo.size) < 100
+
+
+def colour_bar(scale: float, unit: str) -> str:
+    """The colour bar under a map, its middle at zero."""
+    from inspector.render import diverging_colours
+
+    stops = ", ".join(f"rgb({r}, {g}, {b})" for r, g, b in diverging_colours()[::42])
+    ticks = "".join(f"<span>{_signed(tick * scale)}</span>" for tick in (-1, -0.5, 0, 0.5, 1))
+    return f"""
+    <div role="img" aria-label="colour bar from {-scale:.3g} to {scale:.3g} {unit}" style="max-width: 46rem">
+      <div style="height: .7rem; border-radius: .2rem; background: linear-gradient(to right, {stops})"></div>
+      <div style="display: flex; justify-content: space-between; font-size: .8rem; opacity: .85">{ticks}</div>
+      <div style="font-size: .8rem; opacity: .7">{escape(unit)}: red speaks for, blue against</div>
+    </div>"""
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3g}".replace("-", "\N{MINUS SIGN}") if value else "0"
+
+
+def row_of_overlays(maps: "ClassMaps", read: "dict[int, ClassMap]", scale: float, smooth: bool, opacity: float) -> str:
+    """Several class maps over the photo on one scale, with what they add up to."""
+    tiles = []
+    for k, class_map in read.items():
+        url = _data_url(*overlay_of(maps, class_map, scale, 360, smooth, opacity))
+        name = escape(maps.classifier.class_names[k])
+        tiles.append(
+            f'<figure style="margin: 0"><img src="{url}" alt="class map of {name}" style="width: 100%">'
+            f'<figcaption style="font-size: .85rem; line-height: 1.3"><b>{name}</b> {maps.probabilities[k]:.1%}<br>'
+            f'<span style="opacity: .7">{class_map.equation()}</span></figcaption></figure>'
+        )
+    return _grid(tiles, "10rem")
+
+
+def all_class_maps(maps: "ClassMaps", dense: bool) -> str:
+    """Every class map as its raw grid with its pooled value, the winner marked."""
+    from inspector.render import common_scale, flat
+
+    values = (maps.position_scores() if dense else maps.values).numpy(force=True)
+    scale = common_scale([values])
+    winner = int(maps.logits.argmax())
+    tiles = []
+    for k, name in enumerate(maps.classifier.class_names):
+        won = k == winner
+        border = "3px solid #c81428" if won else "1px solid rgba(128, 128, 128, .5)"
+        tiles.append(
+            f'<figure style="margin: 0"><img src="{_data_url(flat(values[k], scale), exact=True)}" alt="class map of '
+            f'{escape(name)}" style="width: 100%; image-rendering: pixelated; border: {border}; border-radius: .2rem">'
+            f'<figcaption style="font-size: .85rem; line-height: 1.3">{"<b>" if won else ""}{escape(name)}'
+            f'{"</b> (winner)" if won else ""}<br><span style="opacity: .7">pooled {float(maps.logits[k]):.3f}</span>'
+            "</figcaption></figure>"
+        )
+    return f'{_grid(tiles, "7.5rem")}<div style="margin-top: 1rem">{colour_bar(scale, "logits a position")}</div>'
+
+
+def _grid(tiles: list[str], narrowest: str) -> str:
+    columns = f"repeat(auto-fill, minmax({narrowest}, 1fr))"
+    return f'<div style="display: grid; gap: .8rem; grid-template-columns: {columns}">{"".join(tiles)}</div>'
