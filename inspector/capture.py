@@ -6,8 +6,10 @@ a network share nothing else. The network itself is never touched but for its mo
 """
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -88,9 +90,13 @@ def watch(network: nn.Module, inputs: Tensor, handler: Handler) -> Tensor:
 
     Raises NetworkError when the network cannot run on these inputs or returns no logits.
     """
+    with evaluating(network), _Watch(handler):
+        return _forward(network, inputs)
+
+
+def _forward(network: nn.Module, inputs: Tensor) -> Tensor:
     try:
-        with evaluating(network), _Watch(handler):
-            output = network(inputs)
+        output = network(inputs)
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NetworkError(f"The network cannot run on an input of shape {tuple(inputs.shape)}: {reason}") from error
@@ -136,6 +142,83 @@ def capture(network: nn.Module, inputs: Tensor, index: int) -> tuple[Reduction, 
             f"The pooling was not reached with an input of shape {tuple(inputs.shape)}: it may be too small to pool."
         )
     return found[0], logits
+
+
+@dataclass(frozen=True, eq=False)
+class Tap:
+    """A place in a network where its feature maps can be heard on the way to the logits."""
+
+    network: nn.Module
+    call: int  # the reduction that takes them in
+    listener: nn.Module | None  # a copy of the network on its parameters, with a hook; None: watch every call
+    heard: threading.local  # what the hook heard, a thread each
+
+
+def tap(network: nn.Module, example: Tensor, call: int) -> Tap:
+    """A tap at the reduction with the index `call`, set up with one example input (1, channels, H, W).
+
+    Where that reduction is a module that runs once in a pass, a hook costs nothing, and watching every call 1 to 9 %
+    of the pass. The hook sits on a copy that shares the parameters: the network itself is never touched.
+    """
+    heard = threading.local()
+    listener = _copy_on_same_parameters(network)
+    module = None if listener is None else _module_that_reduces(listener, example, call)
+    if module is None:
+        return Tap(network, call, None, heard)
+    module.register_forward_pre_hook(lambda _, inputs: setattr(heard, "feature_maps", inputs[0]))
+    return Tap(network, call, listener, heard)
+
+
+def listen(tap: Tap, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """The feature maps (N, C, h, w) at the tap, a copy, and the logits (N, K) of one pass."""
+    if tap.listener is None:
+        reduction, logits = capture(tap.network, inputs, tap.call)
+        return reduction.feature_maps, logits
+    # The copy is ours, so nothing of the user's can keep an inference tensor; clones made outside are ordinary ones.
+    with torch.inference_mode():
+        logits = _forward(tap.listener, inputs)
+    feature_maps: Tensor = tap.heard.__dict__.pop("feature_maps")
+    return feature_maps.clone(), logits.clone()
+
+
+def _copy_on_same_parameters(network: nn.Module) -> nn.Module | None:
+    shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
+    try:
+        copy = deepcopy(network, shared)
+        for module in copy.modules():
+            module.training = False
+    except Exception:  # whatever a network holds that cannot be copied: it is watched instead
+        return None
+    return copy
+
+
+def _module_that_reduces(network: nn.Module, example: Tensor, call: int) -> nn.Module | None:
+    """The module whose input is what the reduction takes in, if it runs only once in a pass."""
+    running: list[tuple[nn.Module, Any]] = []  # from the outermost in, each with its first input
+    runs: Counter[nn.Module] = Counter()
+    found: list[nn.Module] = []
+
+    def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        runs[module] += 1
+        running.append((module, inputs[0] if inputs else None))
+
+    def leave(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        running.pop()
+
+    def look(at: int, source: Tensor, result: Tensor, layout: Layout) -> Tensor:
+        if at == call and layout == "channels first":
+            found.extend(module for module, tensor in reversed(running) if tensor is source)
+        return result
+
+    hooks = [module.register_forward_pre_hook(enter) for module in network.modules()]
+    hooks += [module.register_forward_hook(leave) for module in network.modules()]
+    try:
+        with torch.no_grad():
+            watch(network, example, at_reductions(look))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return next((module for module in found if runs[module] == 1), None)
 
 
 def substitute(network: nn.Module, inputs: Tensor, index: int, pooled: Tensor) -> Tensor:

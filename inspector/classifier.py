@@ -8,6 +8,7 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor, nn
 
+from inspector.capture import Tap, tap
 from inspector.catalogue import Probability
 from inspector.errors import ClassError, NetworkError
 from inspector.head import Head, find_head
@@ -26,6 +27,7 @@ class Classifier:
     head: Head
     receptive_field: ReceptiveField  # of the feature maps before pooling
     probability: Probability
+    tap: Tap  # where the feature maps before pooling are heard
 
     @staticmethod
     def wrap(
@@ -92,7 +94,8 @@ def wrap(
     if len(names) != classes:
         raise NetworkError(f"The network has {classes} classes, but {len(names)} names were given.")
     field = receptive_field(network, example, head.call)
-    return Classifier(name, network, preprocessing, names, head, field, probability)
+    listener = tap(network, example, head.call)
+    return Classifier(name, network, preprocessing, names, head, field, probability, listener)
 
 
 def _like_parameters(network: nn.Module, inputs: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ from inspector.figure import class_map_figure
 from inspector.maps import ClassMaps, Shown
 
 Format = Literal["png", "pdf", "svg"]
-FORMATS: tuple[Format, ...] = ("png", "pdf", "svg")
+_FIGURES: dict[str, Format] = {"figure.png": "png", "figure.pdf": "pdf", "figure.svg": "svg"}
+FILES = (*_FIGURES, "maps.npz", "manifest.json")
 DPI = 200
 
 # Text stays text, and equal figures give equal bytes.
@@ -80,28 +81,32 @@ def numbers_bytes(maps: ClassMaps, shown: Shown) -> bytes:
     return buffer.getvalue()
 
 
-def files(maps: ClassMaps, shown: Shown) -> dict[str, bytes]:
-    """The whole export, by file name."""
-    figure = class_map_figure(maps, shown)
-    pictures = {f"figure.{format}": figure_bytes(figure, format) for format in FORMATS}
-    text = json.dumps(manifest(maps, shown), indent=2) + "\n"
-    return pictures | {"maps.npz": numbers_bytes(maps, shown), "manifest.json": text.encode()}
+def manifest_bytes(maps: ClassMaps, shown: Shown) -> bytes:
+    return (json.dumps(manifest(maps, shown), indent=2) + "\n").encode()
 
 
 def zip_bytes(maps: ClassMaps, shown: Shown) -> bytes:
-    """The whole export as one ZIP file."""
+    """All files as one ZIP file."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files(maps, shown).items():
-            archive.writestr(name, data)
+        for name in FILES:
+            archive.writestr(name, file(name, maps, shown))
     return buffer.getvalue()
+
+
+def file(name: str, maps: ClassMaps, shown: Shown) -> bytes:
+    """The bytes of one file of an export, by its name."""
+    make = {"maps.npz": numbers_bytes, "manifest.json": manifest_bytes, "class-maps.zip": zip_bytes}.get(name)
+    if make is not None:
+        return make(maps, shown)
+    return figure_bytes(class_map_figure(maps, shown), _FIGURES[name])
 
 
 def save(maps: ClassMaps, folder: Path, shown: Shown) -> Path:
     """Write the whole export into a new folder, all of it or nothing, and return the folder."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ExportError(f"{folder} is there already and not empty: nothing was written. Name a new folder.")
-    made = files(maps, shown)
+    made = {name: file(name, maps, shown) for name in FILES}
     unfinished: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from inspector.capture import capture
+from inspector.capture import listen
 from inspector.classifier import Classifier
 from inspector.errors import InspectorError
 from inspector.head import Verdict, misses
@@ -201,9 +201,9 @@ def class_maps(classifier: Classifier, image: ImageSource | Photo) -> ClassMaps:
 def class_maps_of_batch(classifier: Classifier, inputs: Tensor, views: Sequence[View] | None = None) -> list[ClassMaps]:
     """The class maps of each image of a batch of normalised inputs, (N, channels, H, W)."""
     head = classifier.head
-    pooling, logits = capture(classifier.network, inputs, head.call)
+    feature_maps, logits = listen(classifier.tap, inputs)
     with torch.no_grad():
-        values = split(head.pooling, pooling.feature_maps, None if head.per_class else head.weight)
+        values = split(head.pooling, feature_maps, None if head.per_class else head.weight)
         sums = values.sum((2, 3)) + head.bias
         total = values.abs().sum((2, 3)) + head.bias.abs()
         exact = (misses(sums, logits, total) <= 1).all(1)
@@ -217,7 +217,7 @@ def class_maps_of_batch(classifier: Classifier, inputs: Tensor, views: Sequence[
             probabilities=probabilities[n],
             residual=float(residuals[n]),
             verdict="exact" if exact[n] else "not exact",
-            feature_maps=pooling.feature_maps[n],
+            feature_maps=feature_maps[n],
             classifier=classifier,
             view=views[n] if views is not None else None,
         )

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from inspector.pooling import GlobalAveragePooling, GlobalMaxPooling
 
@@ -36,7 +36,15 @@ def efficientnet_lite0() -> nn.Module:
     # timm has it too, but timm and torchvision take five seconds to import, and this is the app's first network.
     from efficientnet_lite_pytorch.model import EfficientNet
 
-    network: nn.Module = EfficientNet.from_name("efficientnet-lite0")
+    class WithoutBatchSize(EfficientNet):
+        """Its own forward reshapes to the input's batch size, so its head could be read only a class at a time: 2 s."""
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            pooled = self._avg_pooling(self.extract_features(inputs)).flatten(1)  # type: ignore[no-untyped-call]
+            logits: Tensor = self._fc(self._dropout(pooled))
+            return logits
+
+    network: nn.Module = WithoutBatchSize.from_name("efficientnet-lite0")  # type: ignore[no-untyped-call]
     return network
 
 

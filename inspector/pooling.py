@@ -120,4 +120,5 @@ def position_scores(feature_maps: Tensor, weight: Tensor) -> Tensor:
     The bias is not in them. The mean over positions of average pooling's scores is its logit less bias; with max
     pooling they are the dense reading of Oquab et al. (2015), and sum to no logit.
     """
-    return nn.functional.conv2d(feature_maps, weight[:, :, None, None])
+    maps: Tensor = (weight @ feature_maps.flatten(2)).view(len(feature_maps), len(weight), *feature_maps.shape[2:])
+    return maps

@@ -12,7 +12,6 @@ from inspector.image import MAX_BYTES, Photo
 from inspector.ui import cached, pictures
 
 if TYPE_CHECKING:
-    from inspector import export
     from inspector.maps import ClassMap, ClassMaps, Shown
 
 TOP = 5
@@ -178,21 +177,24 @@ def _predictions(maps: "ClassMaps", listed: tuple[int, ...], k: int) -> None:
 
 
 def _downloads(maps: "ClassMaps", shown: "Shown") -> None:
-    """Made when pressed: a figure takes a second."""
-    from inspector import export
-    from inspector.figure import class_map_figure
+    """Made when pressed, and matplotlib imported only then: each takes a second."""
 
-    def figure(format: "export.Format") -> Callable[[], bytes]:
-        return lambda: export.figure_bytes(class_map_figure(maps, shown), format)
+    def file(name: str) -> Callable[[], bytes]:
+        def make() -> bytes:
+            from inspector import export
 
-    makers: dict[str, tuple[Callable[[], bytes], str, str]] = {
-        "PNG": (figure("png"), "figure.png", "image/png"),
-        "PDF": (figure("pdf"), "figure.pdf", "application/pdf"),
-        "SVG": (figure("svg"), "figure.svg", "image/svg+xml"),
-        "NPZ": (lambda: export.numbers_bytes(maps, shown), "maps.npz", "application/octet-stream"),
-        "All (ZIP)": (lambda: export.zip_bytes(maps, shown), "class-maps.zip", "application/zip"),
+            return export.file(name, maps, shown)
+
+        return make
+
+    files = {
+        "PNG": ("figure.png", "image/png"),
+        "PDF": ("figure.pdf", "application/pdf"),
+        "SVG": ("figure.svg", "image/svg+xml"),
+        "NPZ": ("maps.npz", "application/octet-stream"),
+        "All (ZIP)": ("class-maps.zip", "application/zip"),
     }
     st.caption("Download the figure, the numbers with their manifest, or everything")
     with st.container(horizontal=True, gap="small"):
-        for label, (make, file_name, mime) in makers.items():
-            st.download_button(label, make, file_name, mime, on_click="ignore")
+        for label, (name, mime) in files.items():
+            st.download_button(label, file(name), name, mime, on_click="ignore")

@@ -1,0 +1,76 @@
+"""How often are the networks of models/ right, and do their class maps sum to the logits on every image?
+
+Each image goes through inspector.class_maps as a user's would: reading, view, forward pass, class maps, verdict.
+ImageNet networks see a folder of photos whose file names start with the wnid of their class; the Fashion-MNIST
+networks see all 10,000 test images. The last column is the article's top-1, which was trained with a sigmoid between
+the logits and the cross-entropy.
+
+    python benchmarks/accuracy.py --photos FOLDER --classes imagenet_classes.tsv --data FOLDER
+
+--photos and --classes (columns index, wnid, name) are for the ImageNet network, --data, the folder that torchvision's
+FashionMNIST reads, for the others.
+"""
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from report import table, write
+from rich.progress import track
+from torchvision.datasets import FashionMNIST
+
+import inspector
+from inspector.image import ImageSource
+
+# Network -> the article's top-1.
+FASHION = {
+    "fashion_gap": "-",
+    "fashion_gmp": "-",
+    "fashion_gap_sigmoid": "about 87 %",
+    "fashion_gmp_sigmoid": "just under 85 %",
+}
+HEADER = (
+    "network",
+    "images",
+    "top-1",
+    "top-2",
+    "top-5",
+    "verdict exact",
+    "largest residual (logits)",
+    "article, top-1",
+)
+
+
+def main(
+    photos: Annotated[Path, typer.Option(help="Photos named by wnid.", exists=True, file_okay=False)],
+    classes: Annotated[Path, typer.Option(help="TSV: index, wnid, name.", exists=True, dir_okay=False)],
+    data: Annotated[Path, typer.Option(help="Where torchvision keeps Fashion-MNIST.", exists=True, file_okay=False)],
+) -> None:
+    """Score the networks, and write results/accuracy.md."""
+    with classes.open(newline="") as file:
+        index = {wnid: int(number) for number, wnid, _ in csv.reader(file, delimiter="\t")}
+    labelled = [(path, index[path.name.split("_")[0]]) for path in sorted(photos.iterdir())]
+    rows = [(*score("efficientnet_lite0", labelled), "-")]
+    test = FashionMNIST(data, train=False)
+    garments = list(zip(test.data.numpy(), test.targets.tolist(), strict=True))
+    rows += [(*score(name, garments), article) for name, article in FASHION.items()]
+    command = "python benchmarks/accuracy.py --photos FOLDER --classes imagenet_classes.tsv --data FOLDER"
+    write("accuracy", command, table(HEADER, rows))
+
+
+def score(name: str, labelled: Iterable[tuple[ImageSource, int]]) -> tuple[object, ...]:
+    classifier = inspector.load(name)
+    ranks, residuals, exact = [], [], 0
+    for image, label in track(labelled, name):
+        maps = inspector.class_maps(classifier, image)
+        ranks.append(int((maps.logits > maps.logits[label]).sum()))
+        residuals.append(maps.residual)
+        exact += maps.verdict == "exact"
+    hits = (f"{sum(rank < k for rank in ranks) / len(ranks):.2%}" for k in (1, 2, 5))
+    return (name, len(ranks), *hits, f"{exact} of {len(ranks)}", f"{max(residuals):.1e}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,81 @@
+"""Where do the cells of a network's class maps really stand, in pixels of its input?
+
+Measured by mirroring. The strongest region of the top class (its cells above 0.6 of the maximum) has its centroid at
+x cells for an image, and at x' for its mirror image. If cell 0 stands at pixel c, with a stride of s pixels, and the
+input is L pixels long, then the same thing is seen at c + s x and at L - (c + s x'), so
+
+    c = (L - s (x + x')) / 2
+
+whatever the region shows. The same with y, mirrored up and down. The network's input is mirrored and not the photo, so
+that the crop is exactly the mirrored one. Only images whose maximum lies in an interior cell count, along that axis
+and in both images: at the border a region is cut off. Beside the measured centre stand the geometric one, the centre
+of the receptive field, and the one of cells that divide the input evenly.
+
+    python benchmarks/cell_centres.py FOLDER efficientnet_lite0
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+from report import table, write
+from rich.progress import track
+
+import inspector
+from inspector.image import make_view
+from inspector.receptive_field import receptive_field
+
+STRONG = 0.6  # of the maximum
+HEADER = ("network", "axis", "geometric", "even division", "measured mean", "median", "standard error", "photos")
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="Photos, also in folders below.", exists=True, file_okay=False)],
+    network: Annotated[str, typer.Argument(help="Any name for inspector.load.")],
+) -> None:
+    """Measure the centre of cell 0 by mirroring, and write results/cell_centres_<network>.md."""
+    classifier = inspector.load(network)
+    # Read from the layers anew: a model.json may hold centres that this script has measured.
+    example = torch.zeros(1, len(classifier.preprocessing.mean), *classifier.preprocessing.size)
+    field = receptive_field(classifier.network, example, classifier.head.call)
+    axes = {"y": field.y, "x": field.x}
+    measured: dict[str, list[float]] = {axis: [] for axis in axes}
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    for path in track(paths, "Mirroring"):
+        inputs = classifier.inputs(make_view(inspector.read_image(path), classifier.preprocessing))
+        batch = torch.cat([inputs, inputs.flip(2), inputs.flip(3)])
+        maps, *mirrored = inspector.class_maps_of_batch(classifier, batch)
+        top, _, _ = maps.top(1)[0]
+        for dimension, axis in enumerate(axes):
+            pair = [strongest(one.values[top].numpy(), dimension) for one in (maps, mirrored[dimension])]
+            if all(interior for _, interior in pair):
+                length = classifier.preprocessing.size[dimension]
+                measured[axis].append((length - axes[axis].stride * sum(centroid for centroid, _ in pair)) / 2)
+
+    rows = []
+    for dimension, axis in enumerate(axes):
+        values = np.array(measured[axis])
+        even = classifier.preprocessing.size[dimension] / maps.values.shape[1 + dimension] / 2
+        error = values.std(ddof=1) / len(values) ** 0.5
+        numbers = (axes[axis].centre, even, values.mean(), np.median(values), error)
+        rows.append((classifier.name, axis, *(f"{number:.1f}" for number in numbers), len(values)))
+    write(
+        f"cell_centres_{classifier.name}",
+        f"python benchmarks/cell_centres.py FOLDER {classifier.name}",
+        f"The centre of cell 0 in pixels of the input, from {len(paths)} photos; those with an interior maximum count.",
+        table(HEADER, rows),
+    )
+
+
+def strongest(values: NDArray[np.float32], dimension: int) -> tuple[float, bool]:
+    """Along one dimension of a class map (h, w): the strongest region's centroid, and if the maximum is interior."""
+    strong = np.where(values > STRONG * values.max(), values, 0).sum(1 - dimension)
+    peak = np.unravel_index(values.argmax(), values.shape)[dimension]
+    return float(strong @ np.arange(len(strong)) / strong.sum()), bool(0 < peak < len(strong) - 1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

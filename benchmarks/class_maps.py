@@ -1,0 +1,119 @@
+"""What do all class maps of an image cost, beside the forward pass that they need anyway?
+
+One round times, in turn and on the same network and input (224x224 noise):
+
+- the bare forward pass, in torch.inference_mode and in torch.no_grad: the faster of the two counts,
+- inspector.class_maps_of_batch: the maps, probabilities and verdicts of all classes of every image,
+- with --peers, at batch 1, one map of one class by other packages, each on a copy of the network of its own, because
+  their hooks stay on it. torchcam's CAM runs in inference_mode; Grad-CAM needs a backward pass.
+
+Reported are medians over the rounds, their ratio to the bare pass, and the median of the ratios within a round, which
+is what a busy machine disturbs least. The target is a ratio of at most 1.05.
+
+    python benchmarks/class_maps.py --peers
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+from statistics import median
+from typing import Annotated, Any
+
+import torch
+import torchvision
+import typer
+from report import interleaved, table, write
+from torch import Tensor, nn
+
+import inspector
+
+# Network -> its last layer before the pooling and the layer after it: the other packages must be told. EfficientNet's
+# last ReLU6 is one module that all blocks share, which their hooks cannot tell apart: the layer before it stands in.
+NETWORKS = {"efficientnet_lite0": ("_bn1", "_fc"), "resnet18": ("layer4", "fc"), "resnet50": ("layer4", "fc")}
+BARE = ("forward pass, inference_mode", "forward pass, no_grad")
+OURS = "inspector, all 1000 classes"
+HEADER = ("network", "batch", "what", "rounds", "median ms", "ratio of medians", "median of paired ratios")
+CLASS = 281
+
+
+def main(
+    peers: Annotated[bool, typer.Option("--peers", help="Other packages too, one class at batch 1.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds at batch 1.")] = 40,
+    batch_rounds: Annotated[int, typer.Option(min=1, help="Rounds at batch 32.")] = 8,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of torch; 0: as many as it likes.")] = 0,
+) -> None:
+    """Time all class maps against the bare forward pass, and write results/class_maps.md."""
+    if threads:
+        torch.set_num_threads(threads)
+    rows: list[tuple[object, ...]] = []
+    for name, (target, head) in NETWORKS.items():
+        classifier = load(name)
+        for batch, repeats in ((1, rounds), (32, batch_rounds)):
+            inputs = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+            contestants = ours(classifier, inputs)
+            if peers and batch == 1:
+                contestants |= others(classifier.network, inputs, target, head)
+            rows += compare(name, batch, interleaved(contestants, repeats))
+    command = f"python benchmarks/class_maps.py --rounds {rounds} --batch-rounds {batch_rounds} --threads {threads}"
+    write("class_maps", command + " --peers" * peers, table(HEADER, rows))
+
+
+def load(name: str) -> inspector.Classifier:
+    if name == "efficientnet_lite0":
+        return inspector.load(name)
+    # Random weights: they change no timing.
+    return inspector.Classifier.wrap(torchvision.models.get_model(name).eval(), name=name)
+
+
+def ours(classifier: inspector.Classifier, inputs: Tensor) -> dict[str, Callable[[], Any]]:
+    forward = classifier.network
+    return {
+        BARE[0]: lambda: torch.inference_mode()(forward)(inputs),
+        BARE[1]: lambda: torch.no_grad()(forward)(inputs),
+        OURS: lambda: inspector.class_maps_of_batch(classifier, inputs),
+    }
+
+
+def others(network: nn.Module, inputs: Tensor, target: str, head: str) -> dict[str, Callable[[], Any]]:
+    """One map of one class."""
+    import captum.attr
+    import pytorch_grad_cam
+    import torchcam.methods
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    with_cam, with_gradients, with_hooks, with_captum = (deepcopy(network) for _ in range(4))
+    cam = torchcam.methods.CAM(with_cam, target, head)
+    gradients = torchcam.methods.GradCAM(with_gradients, target)
+    hooks = pytorch_grad_cam.GradCAM(with_hooks, [with_hooks.get_submodule(target)])
+    layer = captum.attr.LayerGradCam(with_captum, with_captum.get_submodule(target))
+
+    def torchcam_cam() -> None:
+        with torch.inference_mode():
+            with_cam(inputs)
+            cam(CLASS)
+
+    return {
+        "torchcam 0.5 CAM, one class": torchcam_cam,
+        "torchcam 0.5 GradCAM, one class": lambda: gradients(CLASS, with_gradients(inputs)),
+        "grad-cam 1.5.7 GradCAM, one class": lambda: hooks(inputs, [ClassifierOutputTarget(CLASS)]),
+        "captum 0.9 LayerGradCam, one class": lambda: layer.attribute(inputs, target=CLASS),
+    }
+
+
+def compare(name: str, batch: int, times: dict[str, list[float]]) -> list[tuple[object, ...]]:
+    bare = min((times[variant] for variant in BARE), key=median)
+    return [
+        (
+            name,
+            batch,
+            what,
+            len(values),
+            f"{median(values):.2f}",
+            f"{median(values) / median(bare):.3f}",
+            f"{median(ours / base for ours, base in zip(values, bare, strict=True)):.3f}",
+        )
+        for what, values in times.items()
+    ]
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,88 @@
+"""How long do five overlays of a 500x375 photo take?
+
+The class maps of the five top classes of efficientnet_lite0 over scikit-image's cat, resized to 500x375, on one
+scale. One round times, in turn:
+
+- render.spread + render.overlay, five times; also with each overlay written to a PNG buffer,
+- matplotlib: a Figure without pyplot, imshow of the photo, imshow of the map with a colour map, savefig as PNG,
+- torchcam's overlay_mask, which stretches the map over the whole photo; the map is scaled to 0-1 beforehand.
+
+Reported are medians over the rounds and the median of the ratios to the first line within a round. The target is 5 ms.
+
+    python benchmarks/overlays.py
+"""
+
+import io
+from statistics import median
+from typing import Annotated
+
+import cv2
+import numpy as np
+import typer
+from matplotlib.figure import Figure
+from PIL import Image
+from report import interleaved, table, write
+from torchcam.utils import overlay_mask
+
+import inspector
+from inspector.examples import examples
+from inspector.image import Pixels
+from inspector.render import backdrop, common_scale, overlay, spread
+
+WIDTH, HEIGHT = 500, 375
+
+
+def main(rounds: Annotated[int, typer.Option(min=1, help="How often each is timed.")] = 50) -> None:
+    """Time five overlays, and write results/overlays.md."""
+    classifier = inspector.load("efficientnet_lite0")
+    photo = Image.open(examples("photos")["Cat"]).resize((WIDTH, HEIGHT))
+    maps = inspector.class_maps(classifier, photo)
+    assert maps.view is not None
+    view = maps.view
+    canvas = backdrop(view, WIDTH)
+    top = [maps.values[k].numpy() for k, _, _ in maps.top(5)]
+    scale = common_scale(top)
+    masks = [Image.fromarray((values - values.min()) / np.ptp(values)) for values in top]
+
+    def ours() -> list[Pixels]:
+        field, size = classifier.receptive_field, canvas.shape[:2]
+        return [overlay(canvas, spread(values, view, field, size, smooth=True), scale) for values in top]
+
+    def ours_as_png() -> None:
+        for image in ours():
+            cv2.imencode(".png", image[..., ::-1])
+
+    def with_matplotlib() -> None:
+        for values in top:
+            figure = Figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=100)
+            axes = figure.add_axes((0, 0, 1, 1))
+            axes.set_axis_off()
+            axes.imshow(photo)
+            extent = (0, WIDTH, HEIGHT, 0)
+            axes.imshow(values, "RdBu_r", alpha=0.5, vmin=-scale, vmax=scale, interpolation="bilinear", extent=extent)
+            figure.savefig(io.BytesIO(), format="png")
+
+    def with_torchcam() -> None:
+        for mask in masks:
+            overlay_mask(photo, mask)
+
+    times = interleaved(
+        {
+            "inspector: spread + overlay": ours,
+            "inspector: spread + overlay + PNG": ours_as_png,
+            "matplotlib: imshow + PNG": with_matplotlib,
+            "torchcam 0.5: overlay_mask": with_torchcam,
+        },
+        rounds,
+    )
+    base = times["inspector: spread + overlay"]
+    rows = [
+        (what, rounds, f"{median(values):.2f}", f"{median(a / b for a, b in zip(values, base, strict=True)):.1f}")
+        for what, values in times.items()
+    ]
+    header = ("five overlays", "rounds", "median ms", "median of paired ratios")
+    write("overlays", f"python benchmarks/overlays.py --rounds {rounds}", table(header, rows))
+
+
+if __name__ == "__main__":
+    typer.run(main)

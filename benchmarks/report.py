@@ -1,0 +1,44 @@
+"""What the benchmarks share: interleaved timing, and a Markdown table under the command that made it."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def interleaved(contestants: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 2) -> dict[str, list[float]]:
+    """The milliseconds of each contestant in each round.
+
+    Every round runs all of them one after the other, every second round in reverse: what else the machine does at
+    that moment slows all alike, and none always follows the same neighbour.
+    """
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    order = list(contestants)
+    for turn in range(-warm_up, rounds):
+        for name in order if turn % 2 else order[::-1]:
+            start = time.perf_counter()
+            contestants[name]()
+            if turn >= 0:
+                times[name].append((time.perf_counter() - start) * 1e3)
+    return times
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def write(name: str, command: str, *parts: str) -> None:
+    """Print the parts, and write them to results/<name>.md below the command and a line on the machine."""
+    machine = f"{os.cpu_count()} cores shared with other work, torch {torch.__version__} on the CPU"
+    machine += f" with {torch.get_num_threads()} threads, Python {sys.version.split()[0]}."
+    text = "\n\n".join([f"    {command}", machine, *parts]) + "\n"
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.md").write_text(text)
+    print(text)

@@ -1,0 +1,156 @@
+import copy
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from inspector import ClassError, Classifier, NetworkError
+from inspector.classifier import class_index
+from inspector.image import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, make_view, read_image
+
+
+def test_wrapping_says_how_the_network_is_to_be_fed(hand_made_gap):
+    classifier = Classifier.wrap(hand_made_gap, size=(6, 8))
+    assert classifier.preprocessing == Preprocessing((6, 8), IMAGENET_MEAN, IMAGENET_STD, (6, 8), "bilinear")
+    assert classifier.class_names == ("class 0", "class 1", "class 2")
+    assert classifier.network is hand_made_gap
+    assert (classifier.name, classifier.probability) == ("network", "softmax")
+
+
+def test_wrapping_keeps_what_it_was_told(hand_made_gap):
+    classifier = Classifier.wrap(
+        hand_made_gap, ["a", "b", "c"], 8, (0, 0.5, 1), (1, 2, 3), (9, 10), "bicubic", "mine", "sigmoid"
+    )
+    assert classifier.preprocessing == Preprocessing((8, 8), (0, 0.5, 1), (1, 2, 3), (9, 10), "bicubic")
+    assert classifier.class_names == ("a", "b", "c")
+    assert (classifier.name, classifier.probability) == ("mine", "sigmoid")
+
+
+@pytest.mark.parametrize("names", [[], ["a", "b"], ["a", "b", "c", "d"]])
+def test_a_wrong_number_of_names_is_refused(hand_made_gap, names):
+    with pytest.raises(NetworkError, match=rf"^The network has 3 classes, but {len(names)} names were given\.$"):
+        Classifier.wrap(hand_made_gap, names, size=8)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [((0, 0, 0), (1,)), ((0,), (1, 1, 1)), ((0, 0), (1, 1)), ((), ()), ((0,) * 4,) * 2]
+)
+def test_mean_and_std_of_another_length_are_refused(hand_made_gap, mean, std):
+    message = rf"^mean and std must both have one value \(grey\) or three \(RGB\); got {len(mean)} and {len(std)}\.$"
+    with pytest.raises(NetworkError, match=message):
+        Classifier.wrap(hand_made_gap, size=8, mean=mean, std=std)
+
+
+def test_channels_that_the_network_does_not_take_are_refused(hand_made_gap):
+    with pytest.raises(NetworkError, match=r"cannot run on an input of shape \(1, 1, 8, 8\): .*channels"):
+        Classifier.wrap(hand_made_gap, size=8, mean=(0,), std=(1,))
+
+
+def test_a_size_that_the_network_does_not_take_is_refused():
+    network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(2 * 16, 3))
+    with pytest.raises(NetworkError, match=r"cannot run on an input of shape \(1, 3, 5, 5\)"):
+        Classifier.wrap(network, size=5)
+
+
+def test_inputs_are_normalised_channel_by_channel(hand_made_gap, pixels):
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
+    classifier = Classifier.wrap(hand_made_gap, size=(20, 30), mean=mean, std=std)
+    inputs = classifier.inputs(make_view(read_image(pixels), classifier.preprocessing))
+    assert inputs.shape == (1, 3, 20, 30)
+    assert inputs.dtype == torch.float32
+    for y, x, channel in [(0, 0, 0), (3, 17, 1), (19, 29, 2)]:
+        expected = (int(pixels[y, x, channel]) / 255 - mean[channel]) / std[channel]
+        assert float(inputs[0, channel, y, x]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_inputs_have_the_networks_dtype(hand_made_gap, pixels):
+    classifier = Classifier.wrap(hand_made_gap.double(), size=(20, 30))
+    assert classifier.inputs(make_view(read_image(pixels), classifier.preprocessing)).dtype == torch.float64
+
+
+def test_one_mean_makes_a_grey_input():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    classifier = Classifier.wrap(network, size=4, mean=(0.5,), std=(0.5,))
+    photo = read_image(np.full((4, 4, 3), (255, 0, 0), np.uint8))
+    inputs = classifier.inputs(make_view(photo, classifier.preprocessing))
+    assert inputs.shape == (1, 1, 4, 4)
+    # Rec. 601 luma of red: 0.299 * 255 = 76 of 255.
+    torch.testing.assert_close(inputs, torch.full((1, 1, 4, 4), (76 / 255 - 0.5) / 0.5))
+
+
+def test_the_hash_of_a_network_changes_with_every_value_and_with_nothing_else(hand_made_gap):
+    first = Classifier.wrap(hand_made_gap, size=8).sha256()
+    assert re.fullmatch("[0-9a-f]{64}", first)
+    again = copy.deepcopy(hand_made_gap)
+    assert Classifier.wrap(again, ["x", "y", "z"], size=9).sha256() == first
+    with torch.no_grad():
+        again.linear.bias[2] += 1e-6
+    assert Classifier.wrap(again, size=8).sha256() != first
+    renamed = nn.Module()
+    renamed.other = nn.Linear(1, 1)
+
+
+NAMES = ("tench", "great white shark", "tiger shark", "tiger", "Tiger cat", "7", "crane", "house finch")
+
+
+@pytest.mark.parametrize(
+    ("given", "index"),
+    [
+        (0, 0),
+        (7, 7),
+        ("tench", 0),
+        (" TENCH ", 0),
+        ("tiger", 3),
+        ("tiger cat", 4),
+        ("white", 1),
+        ("FINCH", 7),
+        ("7", 5),
+        ("2", 2),
+    ],
+)
+def test_a_class_is_found_by_number_name_or_part_of_a_name(given, index):
+    assert class_index(NAMES, given) == index
+
+
+def test_a_classifier_finds_its_classes(hand_made_gap):
+    classifier = Classifier.wrap(hand_made_gap, ["red", "green", "blue"], size=8)
+    assert classifier.class_index("gre") == classifier.class_index(1) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (8, r"^No class 8; they are numbered 0 to 7\.$"),
+        (-1, r"^No class -1; they are numbered 0 to 7\.$"),
+        ("99", r"^No class 99; they are numbered 0 to 7\.$"),
+        ("shark", r"^'shark' may mean 2 classes: great white shark, tiger shark\. Give the whole name\.$"),
+        ("tigre", r"^No class 'tigre'\. Nearest names: tiger"),
+        ("tigercat", r"^No class 'tigercat'\. Nearest names: Tiger cat"),
+        ("zzzz", r"^No class 'zzzz'\.$"),
+        ("", r"^No class ''\.$"),
+    ],
+)
+def test_a_class_that_is_not_there_is_told_with_the_nearest_names(given, message):
+    with pytest.raises(ClassError, match=message):
+        class_index(NAMES, given)
+
+
+def test_of_many_classes_that_may_be_meant_some_are_named():
+    names = tuple(f"dog {letter}" for letter in "abcdefghij")
+    with pytest.raises(ClassError, match=r"may mean 10 classes: dog a, .*, dog h, \.\.\.\. Give the whole name"):
+        class_index(names, "dog")
+
+
+@pytest.mark.parametrize("given", ["crane", "Crane"])
+def test_a_name_that_two_classes_have_may_mean_either(given):
+    # ImageNet has two: a bird and a machine.
+    with pytest.raises(ClassError, match=r"may mean 2 classes"):
+        class_index(("tench", "crane", "hen", "crane"), given)
+
+
+@pytest.mark.parametrize("number", [np.int64(2), np.argmax(np.array([0, 1, 5]))])
+def test_a_number_of_numpys_is_a_number(number):
+    assert class_index(NAMES, number) == 2

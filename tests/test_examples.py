@@ -1,0 +1,19 @@
+import pytest
+
+from inspector import read_image
+from inspector.examples import examples
+
+
+@pytest.mark.parametrize(("kind", "count"), [("photos", 6), ("fashion_mnist", 10)])
+def test_every_example_is_an_image_with_a_caption(kind, count):
+    found = examples(kind)
+    assert len(found) == count
+    for caption, path in found.items():
+        assert caption[0].isupper()
+        photo = read_image(path)
+        assert photo.notes == ()
+        assert (photo.size == (28, 28)) == (kind == "fashion_mnist")
+
+
+def test_of_an_unknown_kind_there_are_none():
+    assert examples("nothing") == {}

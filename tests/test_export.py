@@ -1,0 +1,246 @@
+import hashlib
+import io
+import json
+import os
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from inspector import Classifier, ExportError, class_maps
+from inspector.export import figure_bytes, file, manifest, manifest_bytes, numbers_bytes, save, zip_bytes
+
+FILES = ("figure.png", "figure.pdf", "figure.svg", "maps.npz", "manifest.json")
+
+
+@pytest.fixture
+def photo(tmp_path, pixels) -> Path:
+    path = tmp_path / "photos" / "my photo.png"
+    path.parent.mkdir()
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture
+def maps(hand_made_gap, photo):
+    names = ("red & <round>", "green", "neither")
+    return class_maps(Classifier.wrap(hand_made_gap, names, size=(20, 30), name="by hand"), photo)
+
+
+@pytest.fixture
+def shown(maps):
+    return maps.shown(["red", 1], "average", smooth=False, opacity=0.5)
+
+
+def strict(text: str | bytes) -> dict:
+    """JSON as everyone reads it: without NaN and Infinity."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_saving_writes_the_figure_the_numbers_and_a_manifest(maps, tmp_path):
+    folder = maps.save(tmp_path / "new" / "export", classes=2)
+    assert folder == tmp_path / "new" / "export"
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    assert [path.name for path in folder.parent.iterdir()] == ["export"]
+    assert maps.save(str(tmp_path / "another"), classes=1) == tmp_path / "another"
+
+
+def test_png_pdf_and_svg_are_what_they_are_called(maps, shown):
+    figure = maps.figure(2)
+    with Image.open(io.BytesIO(figure_bytes(figure, "png"))) as png:
+        png.load()
+        assert png.format == "PNG"
+        assert min(png.size) > 300
+    assert figure_bytes(figure, "pdf").startswith(b"%PDF-")
+    assert ElementTree.fromstring(figure_bytes(figure, "svg")).tag == "{http://www.w3.org/2000/svg}svg"
+
+
+def test_text_in_an_svg_stays_text(maps):
+    root = ElementTree.fromstring(figure_bytes(maps.figure(["red"]), "svg"))
+    shown = [(element.text or "").strip() for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    name, probability = "red & <round>", f"{maps.probabilities[0]:.1%}"
+    assert f"{name} ({probability})" in shown
+    assert "my photo.png" in shown
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_equal_exports_give_equal_bytes(maps, shown, name):
+    assert file(name, maps, shown) == file(name, maps, shown)
+
+
+def test_equal_exports_give_equal_archives_at_any_time(maps, shown, monkeypatch):
+    first = zip_bytes(maps, shown)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 100_000)
+    assert zip_bytes(maps, shown) == first
+
+
+def test_an_archive_holds_the_files_of_the_folder(maps, shown, tmp_path):
+    folder = save(maps, tmp_path / "export", shown)
+    with zipfile.ZipFile(io.BytesIO(zip_bytes(maps, shown))) as archive:
+        assert archive.testzip() is None
+        assert sorted(archive.namelist()) == sorted(FILES)
+        assert all(archive.read(name) == (folder / name).read_bytes() for name in FILES)
+
+
+def test_the_numbers_come_back_and_sum_to_the_logits(maps, shown, tmp_path):
+    folder = save(maps, tmp_path / "export", shown)
+    with np.load(folder / "maps.npz", allow_pickle=False) as numbers:
+        values, bias, logits = numbers["values"], numbers["bias"], numbers["logits"]
+        assert values.shape == (3, 20, 30)
+        np.testing.assert_allclose(values.sum((1, 2)) + bias, logits, atol=1e-5)
+        np.testing.assert_array_equal(values, maps.values.numpy())
+        np.testing.assert_array_equal(logits, maps.logits.numpy())
+        np.testing.assert_allclose(np.exp(logits) / np.exp(logits).sum(), numbers["probabilities"], rtol=1e-5)
+        assert numbers["class_names"].tolist() == ["red & <round>", "green", "neither"]
+        assert strict(str(numbers["manifest"])) == strict((folder / "manifest.json").read_bytes())
+
+
+def test_the_manifest_names_the_photo_the_network_and_the_settings(maps, shown, photo):
+    written = strict(manifest_bytes(maps, shown))
+    assert written["photo"]["sha256"] == hashlib.sha256(photo.read_bytes()).hexdigest()
+    assert written["photo"]["name"] == "my photo.png"
+    assert written["photo"]["size"] == [20, 30]
+    assert written["photo"]["seen"] == [0, 0, 30, 20]
+    assert written["network"] == {"name": "by hand", "sha256": maps.classifier.sha256()}
+    assert written["shown"] == {
+        "classes": [0, 1],
+        "against": "average",
+        "dense": False,
+        "smooth": False,
+        "opacity": 0.5,
+    }
+    assert written["head"]["pooling"] == "average"
+    assert (written["head"]["verdict"], written["head"]["residual"]) == ("exact", maps.residual)
+    assert written["preprocessing"]["size"] == [20, 30]
+    assert written["preprocessing"]["mean"] == pytest.approx([0.485, 0.456, 0.406])
+    assert torch.__version__.startswith(written["versions"]["torch"].split("+")[0])
+    assert [top["class"] for top in written["top"]] == [k for k, _, _ in maps.top(5)]
+
+
+def test_the_manifest_changes_with_the_network_and_the_photo(maps, shown, hand_made_gap, pixels):
+    before = manifest(maps, shown)
+    with torch.no_grad():
+        hand_made_gap.linear.weight[0, 0] += 1
+    again = class_maps(Classifier.wrap(hand_made_gap, size=(20, 30)), pixels[::-1].copy())
+    after = manifest(again, shown)
+    assert before["network"]["sha256"] != after["network"]["sha256"]
+    assert before["photo"]["sha256"] != after["photo"]["sha256"]
+
+
+def test_the_manifest_of_a_network_that_sees_everything_is_still_json(pixels):
+    class SeesEverything(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 2)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            maps = inputs * inputs.mean((2, 3), keepdim=True).sigmoid()
+            return self.linear(maps.mean((2, 3)))
+
+    torch.manual_seed(0)
+    maps = class_maps(Classifier.wrap(SeesEverything().eval(), size=(20, 30)), pixels)
+    assert maps.verdict == "exact"
+    strict(manifest_bytes(maps, maps.shown()))
+    with np.load(io.BytesIO(numbers_bytes(maps, maps.shown()))) as numbers:
+        strict(str(numbers["manifest"]))
+
+
+def test_a_figure_can_be_made_again_from_its_manifest(maps, shown, photo, hand_made_gap):
+    written = strict(manifest_bytes(maps, shown))
+    how = written["preprocessing"]
+    classifier = Classifier.wrap(
+        hand_made_gap, maps.classifier.class_names, how["size"], how["mean"], how["std"], how["resize"],
+        how["interpolation"], written["network"]["name"],
+    )  # fmt: skip
+    assert classifier.sha256() == written["network"]["sha256"]
+    again = class_maps(classifier, photo)
+    figure = again.figure(**written["shown"])
+    assert figure_bytes(figure, "png") == file("figure.png", maps, shown)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_that_is_not_empty_is_refused_and_left_alone(maps, tmp_path):
+    folder = tmp_path / "full"
+    folder.mkdir()
+    (folder / "mine.txt").write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(ExportError, match=r"full is there already and not empty: nothing was written"):
+        maps.save(folder)
+    assert contents(tmp_path) == before
+
+
+def test_a_file_in_the_way_is_refused_and_left_alone(maps, tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(ExportError, match=r"taken is there already"):
+        maps.save(tmp_path / "taken")
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_an_empty_folder_is_filled(maps, tmp_path):
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    maps.save(folder, classes=1)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+
+
+FULL = r"^Cannot write .*export: No space left on device\. Nothing was left there\.$"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "message"),
+    [(OSError(28, "No space left on device"), ExportError, FULL), (MemoryError("too much"), MemoryError, "too much")],
+)
+def test_a_failure_while_writing_leaves_nothing_half_written(maps, tmp_path, monkeypatch, error, expected, message):
+    write_bytes = Path.write_bytes
+
+    def fail(path: Path, data: bytes) -> int:
+        if path.name == "maps.npz":
+            write_bytes(path, data[:10])
+            raise error
+        return write_bytes(path, data)
+
+    parent = tmp_path / "exports"
+    parent.mkdir()
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(expected, match=message):
+        maps.save(parent / "export", classes=1)
+    assert list(parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a file/export", "x" * 300, "bad\0name"], ids=["below a file", "too long", "null"])
+def test_a_place_that_cannot_be_written_is_told(maps, tmp_path, name):
+    (tmp_path / "a file").write_text("mine")
+    with pytest.raises(ExportError, match=r"^Cannot write .*: .*Nothing was left there\.$"):
+        maps.save(tmp_path / name, classes=1)
+    assert (tmp_path / "a file").read_text() == "mine"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_forbidden_place_is_told(maps, tmp_path):
+    parent = tmp_path / "forbidden"
+    parent.mkdir(mode=0o500)
+    with pytest.raises(ExportError, match=r"^Cannot write .*: Permission denied\. Nothing was left there\.$"):
+        maps.save(parent / "export")
+
+
+def test_threads_that_export_at_once_get_what_one_gets_alone(maps):
+    choices = [maps.shown([k]) for k in range(3)]
+    alone = [file("figure.svg", maps, shown) for shown in choices]
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(lambda shown: file("figure.svg", maps, shown), choices * 2))
+    assert together == alone * 2

@@ -1,0 +1,369 @@
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from inspector import Classifier, class_maps_of_batch
+from inspector.errors import HeadError
+from inspector.head import TOLERANCE, find_head, misses
+
+
+def noise(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Network(nn.Module):
+    """A 3x3 convolution to four maps, a ReLU, then the tail."""
+
+    def __init__(self, tail: nn.Module) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.tail = tail
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.tail(self.conv(inputs).relu())
+
+
+def network_with(*tail: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    for layer in tail:
+        for module in layer.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+    return Network(nn.Sequential(*tail)).eval()
+
+
+def linear_of(network: nn.Module) -> nn.Linear:
+    return next(module for module in network.modules() if isinstance(module, nn.Linear))
+
+
+class Pool(nn.Module):
+    def __init__(self, function: object) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.function(maps)
+
+
+@pytest.mark.parametrize(
+    ("pool", "kind", "features"),
+    [
+        (nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), "average", 4),
+        (Pool(lambda x: x.mean((2, 3))), "average", 4),
+        (nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten()), "max", 4),
+        (Pool(lambda x: x.amax((2, 3))), "max", 4),
+        (nn.Flatten(), "flatten", 4 * 5 * 6),
+        (Pool(lambda x: x.view(len(x), -1)), "flatten", 4 * 5 * 6),
+    ],
+)
+def test_the_head_is_the_networks_own_linear_layer(pool, kind, features):
+    network = network_with(pool, nn.Linear(features, 3))
+    head = find_head(network, noise(1, 3, 5, 6))
+    linear = linear_of(network)
+    assert head.pooling == kind
+    assert not head.per_class
+    torch.testing.assert_close(head.weight, linear.weight.detach())
+    torch.testing.assert_close(head.bias, linear.bias.detach())
+
+
+def test_batch_norm_and_two_linear_layers_fold_into_one_weight():
+    norm = nn.BatchNorm1d(4)
+    network = network_with(nn.AdaptiveAvgPool2d(1), nn.Flatten(), norm, nn.Linear(4, 5), nn.Dropout(), nn.Linear(5, 3))
+    norm.running_mean.copy_(torch.tensor([1.0, 2, 3, 4]))
+    norm.running_var.copy_(torch.tensor([1.0, 4, 9, 16]))
+    head = find_head(network, noise(1, 3, 5, 6))
+    first, second = network.tail[3], network.tail[5]
+    scale = 1 / (norm.running_var + norm.eps).sqrt()
+    weight = second.weight @ first.weight
+    torch.testing.assert_close(head.weight, (weight * scale).detach())
+    expected = weight @ (-norm.running_mean * scale) + second.weight @ first.bias + second.bias
+    torch.testing.assert_close(head.bias, expected.detach())
+
+
+def test_class_maps_that_are_pooled_have_the_identity_as_their_weight_and_no_bias():
+    network = network_with(nn.Conv2d(4, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    head = find_head(network, noise(1, 3, 5, 6))
+    assert head.per_class
+    assert torch.equal(head.weight, torch.eye(3))
+    assert torch.equal(head.bias, torch.zeros(3))
+
+
+class SqueezeExcite(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.gate = nn.Linear(4, 4)
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        maps = self.conv(inputs)
+        maps = maps * self.gate(maps.mean((2, 3))).sigmoid()[:, :, None, None]
+        return self.linear(maps.mean((2, 3)))
+
+
+class SideBranch(nn.Module):
+    """Pools once more, for something that does not reach the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.linear = nn.Linear(4, 3)
+        self.side = nn.Linear(4, 2)
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        maps = self.conv(inputs)
+        logits = self.linear(maps.mean((2, 3)))
+        return logits, self.side(maps.relu().amax((2, 3)))
+
+
+@pytest.mark.parametrize(("network", "call"), [(SqueezeExcite, 1), (SideBranch, 0)])
+def test_a_pooling_that_is_not_the_last_on_the_way_to_the_logits_fools_nobody(network, call):
+    torch.manual_seed(0)
+    network = network().eval()
+    head = find_head(network, noise(1, 3, 5, 6))
+    assert head.call == call
+    torch.testing.assert_close(head.weight, network.linear.weight.detach())
+    classifier = Classifier.wrap(network, size=(5, 6))
+    assert [maps.verdict for maps in class_maps_of_batch(classifier, noise(3, 3, 5, 6, seed=2))] == ["exact"] * 3
+
+
+@pytest.mark.parametrize("maximum", [False, True])
+@pytest.mark.parametrize("classes", [1, 2])
+def test_a_1x1_convolution_after_pooling_is_no_pooling(classes, maximum):
+    pool = nn.AdaptiveMaxPool2d(1) if maximum else nn.AdaptiveAvgPool2d(1)
+    network = network_with(pool, nn.Conv2d(4, classes, 1), nn.Flatten())
+    head = find_head(network, noise(1, 3, 5, 6))
+    assert head.pooling == ("max" if maximum else "average")
+    torch.testing.assert_close(head.weight, network.tail[1].weight.detach().view(classes, 4))
+
+
+@pytest.mark.parametrize("size", [(5, 1), (1, 5)])
+def test_maps_of_one_row_or_column_are_pooled_like_others(size):
+    network = network_with(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    head = find_head(network, noise(1, 3, *size))
+    torch.testing.assert_close(head.weight, linear_of(network).weight.detach())
+
+
+@pytest.mark.parametrize("silent", [0.0, -100.0])
+def test_max_pooling_is_not_taken_for_average_where_the_example_leaves_the_maps_silent(silent):
+    # Of maps that are constant for the example, all poolings give the same number.
+    network = network_with(nn.Conv2d(4, 2, 1), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten())
+    with torch.no_grad():
+        network.conv.weight.zero_()
+        network.conv.weight[:, :, 1, 1] = 1.0
+        network.tail[0].weight.fill_(1.0)
+        # Sums of ReLU'd noise stay below 100; only a bright image passes.
+        network.tail[0].bias.fill_(silent)
+    classifier = Classifier.wrap(network, size=(5, 6))
+    bright = torch.zeros(1, 3, 5, 6)
+    bright[0, :, 2, 3] = 100.0
+    (maps,) = class_maps_of_batch(classifier, bright)
+    assert classifier.head.pooling == "max"
+    assert maps.verdict == "exact"
+
+
+class PowerMean(nn.Module):
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps.clamp(min=1e-6).pow(3).mean((2, 3)).pow(1 / 3)
+
+
+class Branches(nn.Module):
+    """What else reaches the logits: the mean of the image itself, past the feature maps."""
+
+    def __init__(self, first: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.linear = nn.Linear(4, 3)
+        self.first = first
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.first:
+            other = inputs.mean((2, 3))
+            return self.linear(self.conv(inputs).relu().mean((2, 3))) + other
+        logits = self.linear(self.conv(inputs).relu().mean((2, 3)))
+        return logits + inputs[:, :1, 1, 2]
+
+
+class ChangesWithTheImage(nn.Module):
+    """Average pooling for dark images, max pooling for bright ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        pooled = inputs.mean((2, 3)) if inputs[0, 0, 0, 0] < 0 else inputs.amax((2, 3))
+        return self.linear(pooled)
+
+
+POOL = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+REFUSED = {
+    "no pooling": (
+        lambda: network_with(nn.Conv2d(4, 5, (5, 6)), nn.Flatten(), nn.Linear(5, 3)),
+        "No pooling was found.*global average or global max pooling.*would do",
+    ),
+    "one position": (
+        lambda: network_with(Pool(lambda x: x[:, :, 0, 0]), nn.Linear(4, 3)),
+        r"last feature maps \(4, 5, 6\) are pooled neither",
+    ),
+    "power mean": (lambda: network_with(PowerMean(), nn.Linear(4, 3)), "not affine"),
+    "euclidean norm": (
+        lambda: network_with(Pool(lambda x: x.norm(p=2, dim=(2, 3))), nn.Linear(4, 3)),
+        r"last feature maps \(4, 5, 6\) are pooled neither by average, nor by maximum, nor flattened",
+    ),
+    "sum": (
+        lambda: network_with(Pool(lambda x: x.sum((2, 3))), nn.Linear(4, 3)),
+        r"last feature maps \(4, 5, 6\) are pooled neither",
+    ),
+    "ReLU": (lambda: network_with(*POOL, nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), "not affine"),
+    "in-place ReLU": (lambda: network_with(*POOL, nn.ReLU(inplace=True), nn.Linear(4, 3)), "not affine"),
+    "LayerNorm": (lambda: network_with(*POOL, nn.LayerNorm(4), nn.Linear(4, 3)), "not affine"),
+    "softmax": (lambda: network_with(*POOL, nn.Linear(4, 3), nn.Softmax(1)), "not affine"),
+    "square": (lambda: network_with(*POOL, Pool(lambda p: p * p), nn.Linear(4, 3)), "not affine"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_network_without_exact_class_maps_is_refused_and_told_why(case):
+    build, reason = REFUSED[case]
+    with pytest.raises(HeadError, match=reason):
+        find_head(build(), noise(1, 3, 5, 6))
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_wrapping_refuses_what_the_head_refuses(case):
+    build, reason = REFUSED[case]
+    with pytest.raises(HeadError, match=reason):
+        Classifier.wrap(build(), size=(5, 6))
+
+
+@pytest.mark.parametrize("read", [lambda n: find_head(n, noise(1, 3, 5, 6)), lambda n: Classifier.wrap(n, size=(5, 6))])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_second_branch_to_the_logits_is_refused(first, read):
+    torch.manual_seed(0)
+    with pytest.raises(HeadError, match="More than the pooled feature maps reaches the logits"):
+        read(Branches(first).eval())
+
+
+def test_a_pooling_that_changes_with_the_image_is_refused():
+    torch.manual_seed(0)
+    network = ChangesWithTheImage().eval()
+    dark = noise(1, 3, 5, 6)
+    dark[0, 0, 0, 0] = -1
+    bright = dark.clone()
+    bright[0, 0, 0, 0] = 1
+    refusals = 0
+    for example in (dark, bright):
+        try:
+            find_head(network, example)
+        except HeadError as error:
+            assert "The pooling changes with the image" in str(error)  # noqa: PT017 - one of the two must
+            refusals += 1
+    assert refusals >= 1
+
+
+def test_reading_the_head_leaves_the_network_as_it_was():
+    norm = nn.BatchNorm1d(4)
+    network = network_with(*POOL, norm, nn.Dropout(0.5), nn.Linear(4, 3))
+    network.train()
+    network.conv.eval()
+    network.conv.weight.requires_grad_(False)
+    linear_of(network).weight.grad = torch.ones(3, 4)
+    modes = [module.training for module in network.modules()]
+    values = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    Classifier.wrap(network, size=(5, 6))
+    assert [module.training for module in network.modules()] == modes
+    assert all(torch.equal(tensor, values[name]) for name, tensor in network.state_dict().items())
+    assert not network.conv.weight.requires_grad
+    assert linear_of(network).weight.requires_grad
+    assert torch.equal(linear_of(network).weight.grad, torch.ones(3, 4))
+    assert network.conv.weight.grad is linear_of(network).bias.grad is None
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+
+
+def test_a_frozen_network_has_a_head_too():
+    network = network_with(*POOL, nn.Linear(4, 3)).requires_grad_(False)
+    with torch.no_grad():
+        head = find_head(network, noise(1, 3, 5, 6))
+    assert torch.equal(head.weight, linear_of(network).weight)
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_a_miss_is_counted_in_units_of_the_tolerance():
+    predicted, logits = torch.tensor([1.0, 2.0], dtype=torch.float64), torch.tensor([1.0, 2.1], dtype=torch.float64)
+    total = torch.tensor([5.0, 3.0], dtype=torch.float64)
+    expected = [0.0, 0.1 / (1e-5 * 4)]
+    assert TOLERANCE == 1e-5
+    assert misses(predicted, logits, total).tolist() == pytest.approx(expected)
+
+
+def torchvision_network(name: str, size: int, **arguments: object) -> nn.Module:
+    """With random weights, and running statistics of its own: without them the signal dies out on the way."""
+    torch.manual_seed(0)
+    network = torchvision.models.get_model(name, weights=None, num_classes=20, **arguments).train()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+    with torch.no_grad():
+        network(noise(4, 3, size, size, seed=3))
+    return network.eval()
+
+
+TORCHVISION = {  # name -> (input size, arguments)
+    "densenet121": (64, {}),
+    "resnet18": (64, {}),
+    "mobilenet_v2": (64, {}),
+    "shufflenet_v2_x0_5": (64, {}),
+    "squeezenet1_1": (64, {}),
+    "googlenet": (64, {"init_weights": True}),
+    "efficientnet_b0": (64, {}),
+    "mnasnet0_5": (64, {}),
+}
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_torchvisions_networks_are_exact(name):
+    size, arguments = TORCHVISION[name]
+    network = torchvision_network(name, size, **arguments)
+    classifier = Classifier.wrap(network, size=size)
+    inputs = noise(2, 3, size, size)
+    with torch.no_grad():
+        logits = network(inputs)
+    for n, maps in enumerate(class_maps_of_batch(classifier, inputs)):
+        assert maps.verdict == "exact"
+        assert maps.values.shape[0] == 20
+        assert maps.logits.abs().max() > 0.01
+        torch.testing.assert_close(maps.logits, logits[n])
+        room = 1e-5 * (maps.values.abs().sum((1, 2)) + maps.bias.abs() + 1)
+        assert ((maps.values.sum((1, 2)) + maps.bias - logits[n]).abs() <= room).all()
+
+
+@pytest.mark.parametrize("name", ["alexnet", "mobilenet_v3_small", "convnext_tiny", "vit_b_32"])
+def test_torchvisions_networks_without_exact_class_maps_are_refused(name):
+    size = 224 if name == "vit_b_32" else 64
+    with pytest.raises(HeadError, match=r"not affine|No pooling was found|More than the pooled|pooled neither"):
+        Classifier.wrap(torchvision_network(name, size), size=size)
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("classes", [1, 2, 5])
+def test_a_network_may_reshape_to_the_batch_size_of_its_input(classes, relu):
+    class Reshaping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, classes, 1)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            maps = self.conv(inputs)
+            return nn.functional.adaptive_avg_pool2d(maps.relu() if relu else maps, 1).view(inputs.size(0), -1)
+
+    torch.manual_seed(0)
+    network = Reshaping().eval()
+    classifier = Classifier.wrap(network, size=(5, 6))
+    inputs = noise(2, 3, 5, 6)
+    assert torch.equal(classifier.head.weight, torch.eye(classes))
+    for maps, logits in zip(class_maps_of_batch(classifier, inputs), network(inputs), strict=True):
+        assert maps.verdict == "exact"
+        torch.testing.assert_close(maps.values.sum((1, 2)), logits.detach())

@@ -1,0 +1,202 @@
+import math
+
+import numpy as np
+import pytest
+
+from inspector.image import Preprocessing, View, make_view, read_image
+from inspector.receptive_field import Axis, ReceptiveField
+from inspector.render import backdrop, common_scale, diverging_colours, flat, overlay, spread
+
+PHOTO = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+RED, BLUE = (200, 20, 40), (20, 70, 200)
+
+
+def view_of(size=(32, 32), resize=(40, 40), pixels=PHOTO) -> View:
+    return make_view(read_image(pixels), Preprocessing(size, (0.0,) * 3, (1.0,) * 3, resize))
+
+
+def even(input_length: int, cells: int) -> Axis:
+    return Axis(input_length / cells / 2, input_length / cells, math.inf)
+
+
+def constant(height: int, width: int, value: float) -> np.ndarray:
+    return np.full((height, width), value, np.float32)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("opacity", [0.0, 0.5, 1.0])
+def test_zero_is_transparent(scale, opacity):
+    assert np.array_equal(overlay(PHOTO, constant(60, 80, 0), scale, opacity), PHOTO)
+
+
+@pytest.mark.parametrize(("value", "hue"), [(2.0, RED), (-2.0, BLUE), (50.0, RED), (-50.0, BLUE)])
+def test_the_sign_gives_the_hue_and_the_scale_is_the_densest(value, hue):
+    drawn = overlay(PHOTO, constant(60, 80, value), 2.0, opacity=1.0)
+    assert np.array_equal(drawn, np.broadcast_to(np.array(hue, np.uint8), PHOTO.shape))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
+def test_the_further_from_zero_the_denser(sign, share):
+    drawn = overlay(PHOTO, constant(60, 80, sign * share * 3), 3.0, opacity=0.8)
+    alpha = 0.8 * share
+    expected = PHOTO * (1 - alpha) + np.array(RED if sign > 0 else BLUE) * alpha
+    # One level of 127 of the hue, and three roundings.
+    assert np.abs(drawn - expected).max() <= 255 * 0.8 / 127 + 2
+
+
+def test_opacity_zero_leaves_the_photo_unchanged():
+    values = np.linspace(-5, 5, 4800, dtype=np.float32).reshape(60, 80)
+    assert np.array_equal(overlay(PHOTO, values, 5.0, opacity=0.0), PHOTO)
+
+
+def test_an_overlay_writes_into_none_of_its_arguments():
+    canvas, values = PHOTO.copy(), np.linspace(-5, 5, 4800, dtype=np.float32).reshape(60, 80)
+    before = values.copy()
+    overlay(canvas, values, 5.0)
+    flat(values, 5.0)
+    assert np.array_equal(canvas, PHOTO)
+    assert np.array_equal(values, before)
+
+
+def test_compared_maps_share_the_largest_absolute_value_as_their_scale():
+    assert common_scale([np.array([[1.0, -3]]), np.array([[2.0, 0.5]])]) == 3
+    assert common_scale([np.zeros((2, 2))]) == 0
+    assert common_scale([]) == 0
+
+
+def test_on_a_shared_scale_equal_values_have_equal_colours():
+    small, large = np.array([[1.0, 0.0]]), np.array([[1.0, -4.0]])
+    scale = common_scale([small, large])
+    assert np.array_equal(flat(small, scale)[0, 0], flat(large, scale)[0, 0])
+    assert not np.array_equal(flat(small, 1.0)[0, 0], flat(large, scale)[0, 0])
+
+
+def test_the_colour_map_has_zero_as_its_middle():
+    colours = diverging_colours()
+    assert len(colours) % 2 == 1
+    assert colours[len(colours) // 2].min() >= 240
+    assert tuple(colours[-1]) == RED
+    assert tuple(colours[0]) == BLUE
+    brightness = colours.astype(int).sum(1)
+    middle = len(colours) // 2
+    assert (np.diff(brightness[: middle + 1]) >= 0).all()
+    assert (np.diff(brightness[middle:]) <= 0).all()
+
+
+def test_a_flat_map_has_a_pixel_a_cell():
+    drawn = flat(np.array([[-2.0, 0, 2], [9, -9, 1]]), 2.0)
+    assert drawn.shape == (2, 3, 3)
+    assert tuple(drawn[0, 0]) == tuple(drawn[1, 1]) == BLUE
+    assert tuple(drawn[0, 2]) == tuple(drawn[1, 0]) == RED
+    assert drawn[0, 1].min() >= 240
+
+
+@pytest.mark.parametrize("smooth", [True, False])
+def test_a_map_of_zeros_is_drawn_as_the_photo(smooth):
+    view = view_of()
+    drawn = spread(np.zeros((4, 4)), view, ReceptiveField(even(32, 4), even(32, 4)), (60, 80), smooth)
+    assert np.array_equal(overlay(PHOTO, drawn, common_scale([drawn])), PHOTO)
+    assert flat(np.zeros((2, 2)), 0.0).min() >= 240
+
+
+# 60 x 80 to 40 x 53, cropped to 32 x 32 from (4, 10): in the photo from y 6, x 10 * 80 / 53.
+@pytest.mark.parametrize("cell", [(0, 0), (1, 2), (3, 3), (2, 0)])
+@pytest.mark.parametrize(
+    "field",
+    [
+        ReceptiveField(even(32, 4), even(32, 4)),
+        ReceptiveField(Axis(0.5, 8, 91), Axis(0.5, 8, 91)),
+        ReceptiveField(Axis(2.5, 7, 40), Axis(6.5, 8, 40)),
+    ],
+    ids=["even", "like a ResNet", "unlike"],
+)
+def test_a_cell_is_drawn_around_the_centre_of_its_receptive_field(cell, field):
+    values = np.zeros((4, 4))
+    values[cell] = 1
+    height, width = 600, 800
+    drawn = spread(values, view_of(), field, (height, width), smooth=True)
+    y, x = field.y.centre + cell[0] * field.y.stride, field.x.centre + cell[1] * field.x.stride
+    across, down = 80 / 53, 60 / 40
+    expected_y, expected_x = (4 + y) * down * 10, (10 + x) * across * 10
+    peak = drawn >= drawn.max() - 1e-6
+    rows, columns = np.nonzero(peak.any(1))[0] + 0.5, np.nonzero(peak.any(0))[0] + 0.5
+    # Outer cells are drawn to the border of the view: their peak is a plateau that begins at the centre.
+    assert rows.min() - 1 <= expected_y <= rows.max() + 1
+    assert columns.min() - 1 <= expected_x <= columns.max() + 1
+    if 0 < cell[0] < 3:
+        assert rows.max() - rows.min() <= 1
+    if 0 < cell[1] < 3:
+        assert columns.max() - columns.min() <= 1
+
+
+def test_between_centres_the_map_is_interpolated():
+    pixels = np.zeros((1, 8, 3), np.uint8)
+    view = view_of(size=(1, 8), resize=(1, 8), pixels=pixels)
+    field = ReceptiveField(Axis(0.5, 1, 1), Axis(1.5, 4, 8))
+    drawn = spread([[10.0, 50.0]], view, field, (1, 8), smooth=True)
+    # Centres at 1.5 and 5.5, pixels at 0.5, 1.5, ...; nothing is extrapolated.
+    np.testing.assert_allclose(drawn, [[10, 10, 20, 30, 40, 50, 50, 50]], rtol=1e-6)
+
+
+def test_without_smoothing_every_pixel_takes_its_nearest_cell():
+    grid = np.arange(1.0, 13).reshape(3, 4)
+    field = ReceptiveField(Axis(3.5, 10, 40), Axis(2.5, 9, 40))
+    view = view_of(size=(32, 32), resize=(32, 32), pixels=np.zeros((32, 32, 3), np.uint8))
+    drawn = spread(grid, view, field, (32, 32), smooth=False)
+    for y in range(32):
+        for x in range(32):
+            row = min(range(3), key=lambda i: abs(y + 0.5 - (3.5 + 10 * i)))
+            column = min(range(4), key=lambda j: abs(x + 0.5 - (2.5 + 9 * j)))
+            rows = {row} if (y + 0.5 - 3.5) % 10 != 5 else {row, row + 1}
+            columns = {column} if (x + 0.5 - 2.5) % 9 != 4.5 else {column, column + 1}
+            assert drawn[y, x] in [grid[i, j] for i in rows for j in columns if i < 3 and j < 4]
+
+
+@pytest.mark.parametrize("smooth", [True, False])
+def test_outside_the_view_nothing_is_drawn(smooth):
+    view = view_of()
+    drawn = spread(np.ones((4, 4)), view, ReceptiveField(even(32, 4), even(32, 4)), (600, 800), smooth)
+    left, top, right, bottom = (10 * edge for edge in view.box)
+    y, x = np.mgrid[0:600, 0:800] + 0.5
+    inside = (y > top) & (y < bottom) & (x > left) & (x < right)
+    np.testing.assert_allclose(drawn[inside], 1, rtol=1e-6)
+    assert (drawn[~inside] == 0).all()
+    assert inside.any()
+    assert not inside.all()
+
+
+def test_the_axes_are_not_mixed_up():
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    view = view_of(size=(20, 30), resize=(20, 30), pixels=pixels)
+    grid = np.arange(6.0).reshape(2, 3)
+    drawn = spread(grid, view, ReceptiveField(even(20, 2), even(30, 3)), (20, 30), smooth=False)
+    assert np.array_equal(drawn, np.kron(grid, np.ones((10, 10))))
+
+
+def test_the_backdrop_is_the_whole_photo_dimmed_where_the_network_did_not_look():
+    view = view_of()
+    drawn = backdrop(view, side=80)
+    left, top, right, bottom = (round(edge) for edge in view.box)
+    assert drawn.shape == PHOTO.shape
+    assert np.array_equal(drawn[top:bottom, left:right], PHOTO[top:bottom, left:right])
+    outside = np.ones((60, 80), bool)
+    outside[top:bottom, left:right] = False
+    expected = 0.35 * PHOTO[outside] + 0.25 * 128
+    assert np.abs(drawn[outside] - expected).max() <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("size", "drawn"), [((60, 80), (600, 800)), ((80, 60), (800, 600)), ((1600, 40), (800, 20)), ((1, 5000), (1, 800))]
+)
+def test_the_longer_side_of_the_backdrop_is_given(size, drawn):
+    pixels = np.full((*size, 3), 9, np.uint8)
+    view = View(read_image(pixels), pixels[:1, :1], (0, 0, size[1], size[0]))
+    assert backdrop(view).shape == (*drawn, 3)
+    assert (backdrop(view) == 9).all()
+
+
+def test_enlarged_pixels_stay_pixels():
+    pixels = PHOTO[:4, :4]
+    view = View(read_image(pixels), pixels, (0, 0, 4, 4))
+    assert np.array_equal(backdrop(view, side=20), pixels.repeat(5, 0).repeat(5, 1))

@@ -1,0 +1,95 @@
+"""A tap hears the feature maps without watching every call, and the network never notices."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from inspector.capture import capture, listen, tap
+
+
+def seeded(make: Callable[[], nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return make().eval()
+
+
+def trunk() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
+
+
+class Functional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.head = trunk(), nn.Linear(4, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.trunk(images).mean((2, 3)))
+
+
+class OnePoolingTwice(nn.Module):
+    """The module that pools gates the channels too: its last run is not told from its first by a hook."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.pool, self.head = trunk(), nn.AdaptiveAvgPool2d(1), nn.Linear(4, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.trunk(images)
+        return self.head(self.pool(maps * self.pool(maps).sigmoid()).flatten(1))
+
+
+def module_pooled() -> nn.Module:
+    return nn.Sequential(trunk(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+
+
+def uncopyable() -> nn.Module:
+    network = module_pooled()
+    network.lock = threading.Lock()
+    return network
+
+
+IMAGE = torch.rand(2, 3, 8, 9, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(
+    ("make", "call", "hooked"),
+    [(module_pooled, 0, True), (Functional, 0, False), (OnePoolingTwice, 1, False), (uncopyable, 0, False)],
+)
+def test_a_tap_hears_what_watching_every_call_sees(make: Callable[[], nn.Module], call: int, hooked: bool) -> None:
+    network = seeded(make)
+    heard = tap(network, IMAGE[:1], call)
+    assert (heard.listener is not None) == hooked
+    feature_maps, logits = listen(heard, IMAGE)
+    seen, seen_logits = capture(network, IMAGE, call)
+    assert torch.equal(feature_maps, seen.feature_maps)
+    assert torch.equal(logits, seen_logits)
+
+
+def test_the_copy_shares_the_parameters_so_training_on_is_heard() -> None:
+    network = seeded(module_pooled)
+    heard = tap(network, IMAGE[:1], 0)
+    before, _ = listen(heard, IMAGE)
+    with torch.no_grad():
+        network[0][0].weight.mul_(2)
+    after, _ = listen(heard, IMAGE)
+    assert not torch.equal(before, after)
+    assert heard.listener is not None
+    assert all(a is b for a, b in zip(network.parameters(), heard.listener.parameters(), strict=True))
+
+
+def test_the_network_keeps_its_modes_and_gets_no_hooks() -> None:
+    network = seeded(module_pooled)
+    network.train()
+    network[0][1].eval()
+    modes = [module.training for module in network.modules()]
+    listen(tap(network, IMAGE[:1], 0), IMAGE)
+    assert [module.training for module in network.modules()] == modes
+    assert not any(module._forward_pre_hooks for module in network.modules())
+
+
+def test_nothing_that_was_heard_is_kept() -> None:
+    heard = tap(seeded(module_pooled), IMAGE[:1], 0)
+    listen(heard, IMAGE)
+    assert heard.heard.__dict__ == {}
