@@ -138,10 +138,13 @@ def capture(network: nn.Module, inputs: Tensor, index: int) -> tuple[Reduction, 
     """The reduction with this index in one pass, and the logits (N, K)."""
     found, logits = reductions(network, inputs, only=index)
     if not found:
-        raise NetworkError(
-            f"The pooling was not reached with an input of shape {tuple(inputs.shape)}: it may be too small to pool."
-        )
+        raise _not_reached(inputs)
     return found[0], logits
+
+
+def _not_reached(inputs: Tensor) -> NetworkError:
+    shape = tuple(inputs.shape)
+    return NetworkError(f"The pooling was not reached with an input of shape {shape}: it may be too small to pool.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +155,10 @@ class Tap:
     call: int  # the reduction that takes them in
     listener: nn.Module | None  # a copy of the network on its parameters, with a hook; None: watch every call
     heard: threading.local  # what the hook heard, a thread each
+    state: list[
+        tuple[dict[str, Any], str, Any]
+    ]  # where the network keeps each parameter and buffer, and what was there
+    modules: list[nn.Module]  # of the network
 
 
 def tap(network: nn.Module, example: Tensor, call: int) -> Tap:
@@ -161,24 +168,38 @@ def tap(network: nn.Module, example: Tensor, call: int) -> Tap:
     of the pass. The hook sits on a copy that shares the parameters: the network itself is never touched.
     """
     heard = threading.local()
+    modules = list(network.modules())
+    kept = [values for module in modules for values in (module._parameters, module._buffers)]
+    state = [(values, name, tensor) for values in kept for name, tensor in values.items()]
     listener = _copy_on_same_parameters(network)
-    module = None if listener is None else _module_that_reduces(listener, example, call)
+    # The network too: a closure may lead from the copy back to it.
+    with evaluating(network):
+        module = None if listener is None else _module_that_reduces(listener, example, call)
     if module is None:
-        return Tap(network, call, None, heard)
-    module.register_forward_pre_hook(lambda _, inputs: setattr(heard, "feature_maps", inputs[0]))
-    return Tap(network, call, listener, heard)
+        return Tap(network, call, None, heard, state, modules)
+    # A clone: what follows the pooling may write into its input.
+    module.register_forward_pre_hook(lambda _, inputs: setattr(heard, "feature_maps", inputs[0].clone()))
+    return Tap(network, call, listener, heard, state, modules)
 
 
 def listen(tap: Tap, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """The feature maps (N, C, h, w) at the tap, a copy, and the logits (N, K) of one pass."""
-    if tap.listener is None:
+    if tap.listener is None or not _as_it_was_copied(tap):
         reduction, logits = capture(tap.network, inputs, tap.call)
         return reduction.feature_maps, logits
     # The copy is ours, so nothing of the user's can keep an inference tensor; clones made outside are ordinary ones.
     with torch.inference_mode():
         logits = _forward(tap.listener, inputs)
-    feature_maps: Tensor = tap.heard.__dict__.pop("feature_maps")
+    feature_maps: Tensor | None = tap.heard.__dict__.pop("feature_maps", None)
+    if feature_maps is None:
+        raise _not_reached(inputs)
     return feature_maps.clone(), logits.clone()
+
+
+def _as_it_was_copied(tap: Tap) -> bool:
+    """Whether the network still has the same parameters, and is in evaluation mode as its copy is."""
+    same = all(values.get(name) is tensor for values, name, tensor in tap.state)
+    return same and not any(module.training for module in tap.modules)
 
 
 def _copy_on_same_parameters(network: nn.Module) -> nn.Module | None:
@@ -194,20 +215,26 @@ def _copy_on_same_parameters(network: nn.Module) -> nn.Module | None:
 
 def _module_that_reduces(network: nn.Module, example: Tensor, call: int) -> nn.Module | None:
     """The module whose input is what the reduction takes in, if it runs only once in a pass."""
-    running: list[tuple[nn.Module, Any]] = []  # from the outermost in, each with its first input
+    running: list[tuple[nn.Module, Any, int]] = []  # from the outermost in, each with its first input and its version
     runs: Counter[nn.Module] = Counter()
     found: list[nn.Module] = []
 
     def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         runs[module] += 1
-        running.append((module, inputs[0] if inputs else None))
+        first = inputs[0] if inputs else None
+        running.append((module, first, first._version if isinstance(first, Tensor) else 0))
 
     def leave(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         running.pop()
 
     def look(at: int, source: Tensor, result: Tensor, layout: Layout) -> Tensor:
         if at == call and layout == "channels first":
-            found.extend(module for module, tensor in reversed(running) if tensor is source)
+            # A module that wrote into its input before it reduced it would be heard too early.
+            found.extend(
+                module
+                for module, tensor, version in reversed(running)
+                if tensor is source and version == source._version
+            )
         return result
 
     hooks = [module.register_forward_pre_hook(enter) for module in network.modules()]
@@ -262,6 +289,6 @@ def _layout(source: torch.Size, result: torch.Size) -> Layout | None:
         pooled, flattened = values == channels == result[1], values == channels * height * width and len(result) == 2
         if pooled or flattened:
             return "channels first"
-    if channels * height > 1 and values == width == result[-1]:
+    if channels * height > 1 and width > 1 and values == width == result[-1]:
         return "channels last"
     return None

@@ -9,14 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from inspector.errors import NetworkError
-from inspector.image import Preprocessing, as_pair
+from inspector.image import Interpolation, Preprocessing, as_pair
 
 Probability = Literal["softmax", "sigmoid"]
 
 DEFAULT = "efficientnet_lite0"
+
+_ALLOWED = {"interpolation": get_args(Interpolation), "probability": get_args(Probability)}
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,11 @@ def read_card(folder: Path) -> Card:
     path = folder / "model.json"
     try:
         text = json.loads(path.read_text())
+        for entry, allowed in _ALLOWED.items():
+            if text[entry] not in allowed:
+                raise ValueError(f"{entry} is {text[entry]!r}; {' or '.join(map(repr, allowed))} would do")
+        if not isinstance(text["architecture"], dict):
+            raise TypeError("architecture must be an object with a factory")
         size = as_pair(text["size"])
         return Card(
             name=folder.name,

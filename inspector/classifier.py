@@ -108,21 +108,23 @@ def class_index(class_names: Sequence[str], name_or_number: str | int) -> int:
 
     Raises ClassError with the nearest names otherwise.
     """
-    if isinstance(name_or_number, int):
+    if not isinstance(name_or_number, str):
         if 0 <= name_or_number < len(class_names):
-            return name_or_number
+            return int(name_or_number)  # numpy's integers too
         raise ClassError(f"No class {name_or_number}; they are numbered 0 to {len(class_names) - 1}.")
     wanted = name_or_number.strip().lower()
     lower = [name.lower() for name in class_names]
-    if wanted in lower:
-        return lower.index(wanted)
-    if wanted.isdecimal():
+    holding = [k for k, name in enumerate(lower) if name == wanted]
+    if not holding and wanted.isdecimal():
         return class_index(class_names, int(wanted))
-    holding = [k for k, name in enumerate(lower) if wanted and wanted in name]
+    if not holding:
+        holding = [k for k, name in enumerate(lower) if wanted and wanted in name]
     if len(holding) == 1:
         return holding[0]
     if holding:
         some = ", ".join(class_names[k] for k in holding[:8]) + (", ..." if len(holding) > 8 else "")
-        raise ClassError(f"{name_or_number!r} may mean {len(holding)} classes: {some}. Give the whole name.")
+        raise ClassError(
+            f"{name_or_number!r} may mean {len(holding)} classes: {some}. Give the whole name, or the number."
+        )
     nearest = [class_names[lower.index(name)] for name in get_close_matches(wanted, lower, n=3, cutoff=0.5)]
     raise ClassError(f"No class {name_or_number!r}." + (f" Nearest names: {', '.join(nearest)}." if nearest else ""))

@@ -5,6 +5,7 @@ The manifest names all that the figure was made from, photo and network by hash,
 
 import io
 import json
+import math
 import shutil
 import tempfile
 import threading
@@ -59,11 +60,16 @@ def manifest(maps: ClassMaps, shown: Shown) -> dict[str, Any]:
         "network": {"name": classifier.name, "sha256": classifier.sha256()},
         "preprocessing": asdict(classifier.preprocessing),
         "head": {"pooling": classifier.head.pooling, "verdict": maps.verdict, "residual": maps.residual},
-        "receptive_field": asdict(classifier.receptive_field),
+        "receptive_field": {name: _finite(axis) for name, axis in asdict(classifier.receptive_field).items()},
         "photo": photo,
         "shown": asdict(shown),
         "top": [{"class": k, "name": name, "probability": p} for k, name, p in maps.top(5)],
     }
+
+
+def _finite(axis: dict[str, float]) -> dict[str, float | None]:
+    """JSON has no infinity: null for a size without bounds."""
+    return {name: value if math.isfinite(value) else None for name, value in axis.items()}
 
 
 def numbers_bytes(maps: ClassMaps, shown: Shown) -> bytes:
@@ -88,9 +94,11 @@ def manifest_bytes(maps: ClassMaps, shown: Shown) -> bytes:
 def zip_bytes(maps: ClassMaps, shown: Shown) -> bytes:
     """All files as one ZIP file."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w") as archive:
         for name in FILES:
-            archive.writestr(name, file(name, maps, shown))
+            entry = zipfile.ZipInfo(name)  # without the time of day: equal exports are equal files
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, file(name, maps, shown))
     return buffer.getvalue()
 
 
@@ -104,19 +112,21 @@ def file(name: str, maps: ClassMaps, shown: Shown) -> bytes:
 
 def save(maps: ClassMaps, folder: Path, shown: Shown) -> Path:
     """Write the whole export into a new folder, all of it or nothing, and return the folder."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ExportError(f"{folder} is there already and not empty: nothing was written. Name a new folder.")
-    made = {name: file(name, maps, shown) for name in FILES}
+    if "\0" in str(folder):
+        raise ExportError(f"Cannot write {str(folder)!r}: a name holds no null character. Nothing was left there.")
     unfinished: Path | None = None
     try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ExportError(f"{folder} is there already and not empty: nothing was written. Name a new folder.")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        unfinished = Path(tempfile.mkdtemp(prefix=".inspector-", dir=folder.parent))
         unfinished.chmod(0o755)
-        for name, data in made.items():
-            (unfinished / name).write_bytes(data)
+        for name in FILES:
+            (unfinished / name).write_bytes(file(name, maps, shown))
         unfinished.replace(folder)
     except OSError as error:
-        if unfinished is not None:
-            shutil.rmtree(unfinished, ignore_errors=True)
         raise ExportError(f"Cannot write {folder}: {error.strerror}. Nothing was left there.") from error
+    finally:
+        if unfinished is not None:
+            shutil.rmtree(unfinished, ignore_errors=True)  # gone already where it was renamed
     return folder

@@ -1,7 +1,5 @@
 """Matplotlib figures for export: the only module that imports matplotlib, and never pyplot (it is not thread-safe)."""
 
-from textwrap import shorten
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -32,14 +30,16 @@ def class_map_figure(maps: ClassMaps, shown: Shown) -> Figure:
     axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     for axis in axes:
         axis.set_axis_off()
-    _panel(axes[0], canvas, view.photo.name, _what_was_seen(maps))
+    _panel(axes[0], canvas, _short(view.photo.name), _what_was_seen(maps))
     for axis, k, class_map in zip(axes[1:], shown.classes, read, strict=False):
         drawn = spread(class_map.values, view, maps.classifier.receptive_field, canvas.shape[:2], shown.smooth)
-        name = f"{maps.classifier.class_names[k]} ({maps.probabilities[k]:.1%})"
+        name = f"{_short(maps.classifier.class_names[k])} ({maps.probabilities[k]:.1%})"
         _panel(axis, overlay(canvas, drawn, scale, shown.opacity), name, class_map.equation())
     bar = figure.colorbar(ScalarMappable(Normalize(-scale, scale), _COLOURS), ax=axes.tolist(), shrink=0.7, aspect=30)
     bar.set_label("score of a position (logits)" if shown.dense else "part of the logit (logits a position)")
-    figure.suptitle(f"{maps.classifier.name}: {maps.reading(shown.dense, shown.against)}", fontsize=10)
+    figure.suptitle(
+        f"{maps.classifier.name}: {maps.reading(shown.dense, shown.against)}", fontsize=10, parse_math=False
+    )
     return figure
 
 
@@ -58,14 +58,23 @@ def all_maps_figure(maps: ClassMaps, dense: bool = False) -> Figure:
     for k, axis in enumerate(axes[:classes]):
         axis.imshow(values[k].numpy(force=True), cmap=_COLOURS, vmin=-scale, vmax=scale)
         axis.set(xticks=[], yticks=[])
-        axis.set_title(maps.classifier.class_names[k], fontsize=9, fontweight="bold" if k == winner else "normal")
+        axis.set_title(
+            _short(maps.classifier.class_names[k], 16),
+            parse_math=False,
+            fontsize=9,
+            fontweight="bold" if k == winner else "normal",
+        )
         axis.set_xlabel(f"logit {maps.logits[k]:.2f}" + ("  winner" if k == winner else ""), fontsize=8)
         for spine in axis.spines.values():
             spine.set(linewidth=3 if k == winner else 0.5)
     bar = figure.colorbar(ScalarMappable(Normalize(-scale, scale), _COLOURS), ax=axes.tolist(), shrink=0.8, aspect=25)
     bar.set_label("logits a position")
-    figure.suptitle(f"{maps.classifier.name}: {maps.reading(dense)}", fontsize=10)
+    figure.suptitle(f"{maps.classifier.name}: {maps.reading(dense)}", fontsize=10, parse_math=False)
     return figure
+
+
+def _short(name: str, length: int = 28) -> str:
+    return name if len(name) <= length else f"{name[: length - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _what_was_seen(maps: ClassMaps) -> str:
@@ -74,5 +83,5 @@ def _what_was_seen(maps: ClassMaps) -> str:
 
 def _panel(axis: Axes, image: np.ndarray, title: str, line: str) -> None:
     axis.imshow(image)
-    axis.set_title(f"{shorten(title, 38)}\n", fontsize=9)
+    axis.set_title(f"{title}\n", fontsize=9, parse_math=False)
     axis.text(0.5, 1.02, line, transform=axis.transAxes, ha="center", va="bottom", fontsize=8, color="0.35")

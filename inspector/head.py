@@ -22,6 +22,7 @@ from inspector.pooling import Pooling, recognise
 Verdict = Literal["exact", "not exact"]
 
 TOLERANCE = 1e-5  # of the sum of all that was added up, in float32
+_STRETCHES = (1, -10, 100)  # of the values that a head is tried with: one that bends bends somewhere far out
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,10 +42,15 @@ def find_head(network: nn.Module, example: Tensor) -> Head:
     Raises HeadError where there is no pooling, the rest of the network is not affine, or more reaches the logits
     than the pooled values.
     """
-    found, logits = reductions(network, example)
+    found, _ = reductions(network, example)
     pooling = _last_on_the_way(network, example, found)
-    kind = recognise(pooling.feature_maps, pooling.pooled)
-    if kind is None:
+    kinds = recognise(pooling.feature_maps, pooling.pooled)
+    # Feature maps that are the same everywhere, all silent after a ReLU say, are pooled alike by every pooling.
+    for stretch in _STRETCHES if len(kinds) > 1 else ():
+        image = stretch * torch.randn(example.shape, generator=torch.Generator().manual_seed(2)).to(example)
+        other, _ = capture(network, image, pooling.index)
+        kinds = [kind for kind in kinds if kind in recognise(other.feature_maps, other.pooled)]
+    if not kinds:
         shape = tuple(pooling.feature_maps.shape[1:])
         raise HeadError(
             f"The last feature maps {shape} are pooled neither by average, nor by maximum, nor flattened: "
@@ -53,8 +59,8 @@ def find_head(network: nn.Module, example: Tensor) -> Head:
     bias = _without_gradient(network, example, pooling.index, torch.zeros_like(pooling.pooled))[0]
     weight = _jacobian(network, example, pooling, len(bias))
     identity = torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
-    head = Head(kind, weight, bias, pooling.index, weight.shape == identity.shape and torch.equal(weight, identity))
-    _prove(network, example, head, logits)
+    head = Head(kinds[0], weight, bias, pooling.index, weight.shape == identity.shape and torch.equal(weight, identity))
+    _prove(network, example, head)
     return head
 
 
@@ -70,20 +76,15 @@ def _last_on_the_way(network: nn.Module, example: Tensor, found: list[Reduction]
     for reduction in reversed(found):
         pooled = reduction.pooled.requires_grad_()
         with torch.enable_grad():
-            logits = substitute(network, example, reduction.index, pooled)
-        if logits.requires_grad and _gradient(logits.sum(), pooled) is not None:
-            pooled.requires_grad_(False)
-            return reduction
+            total = substitute(network, example, reduction.index, pooled).sum()
+        reached = total.requires_grad and torch.autograd.grad(total, pooled, allow_unused=True)[0] is not None
         pooled.requires_grad_(False)
+        if reached:
+            return reduction
     raise HeadError(
         "No pooling was found: nothing on the way to the logits takes every channel of a feature map to one value. "
         "A network that ends in global average or global max pooling, or in flatten and Linear, would do."
     )
-
-
-def _gradient(output: Tensor, pooled: Tensor) -> Tensor | None:
-    (gradient,) = torch.autograd.grad(output, pooled, allow_unused=True)
-    return gradient
 
 
 def _without_gradient(network: nn.Module, example: Tensor, call: int, pooled: Tensor) -> Tensor:
@@ -98,35 +99,38 @@ def _jacobian(network: nn.Module, example: Tensor, pooling: Reduction, classes: 
     try:
         with torch.enable_grad():
             logits = substitute(network, example, pooling.index, rows)
-        return torch.autograd.grad(logits.diagonal().sum(), rows)[0]
-    except (NetworkError, RuntimeError):
-        # The network reshapes to the batch size of its input: a backward pass a class, then.
-        row = pooling.pooled.clone().requires_grad_()
-        with torch.enable_grad():
-            (logit_row,) = substitute(network, example, pooling.index, row)
-        return torch.cat([torch.autograd.grad(logit, row, retain_graph=True)[0] for logit in logit_row])
+            if logits.shape == (classes, classes):
+                return torch.autograd.grad(logits.diagonal().sum(), rows)[0]
+    except NetworkError:
+        pass
+    # The network reshapes to the batch size of its input: a backward pass a class, then.
+    row = pooling.pooled.clone().requires_grad_()
+    with torch.enable_grad():
+        logits = substitute(network, example, pooling.index, row)[0]
+        gradients = [torch.autograd.grad(logits[k], row, retain_graph=True)[0] for k in range(classes)]
+    return torch.cat(gradients)
 
 
-def _prove(network: nn.Module, example: Tensor, head: Head, logits: Tensor) -> None:
+def _prove(network: nn.Module, example: Tensor, head: Head) -> None:
     """Raise HeadError unless weight and bias predict the logits of other pooled values and of other images."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(example.shape, generator=generator).to(example)
-    other, other_logits = capture(network, noise, head.call)
-    if recognise(other.feature_maps, other.pooled) != head.pooling:
-        raise HeadError(f"The pooling changes with the image: {head.pooling} for one, something else for another.")
-    stretch = 2 * torch.rand(other.pooled.shape, generator=generator).to(example)
-    stretched = other.pooled * stretch - other.pooled.mean()
-    stretched_logits = _without_gradient(network, example, head.call, stretched)
-    if not _predicts(head, stretched, stretched_logits):
-        raise HeadError(
-            "What follows the pooling is not affine (an activation, a normalisation or several layers stand there): "
-            "its logits do not split exactly over positions."
-        )
-    if not _predicts(head, other.pooled, other_logits):
-        raise HeadError(
-            "More than the pooled feature maps reaches the logits (another branch of the network does): "
-            "class maps of this pooling alone would not sum to the logits."
-        )
+    generator = torch.Generator().manual_seed(1)
+    for stretch in _STRETCHES:
+        pooled = stretch * torch.randn(1, head.weight.shape[1], generator=generator).to(example)
+        if not _predicts(head, pooled, _without_gradient(network, example, head.call, pooled)):
+            raise HeadError(
+                "What follows the pooling is not affine (an activation, a normalisation or several layers stand "
+                "there): its logits do not split exactly over positions."
+            )
+    for stretch in _STRETCHES:
+        image = stretch * torch.randn(example.shape, generator=generator).to(example)
+        other, logits = capture(network, image, head.call)
+        if head.pooling not in recognise(other.feature_maps, other.pooled):
+            raise HeadError(f"The pooling changes with the image: {head.pooling} for one, something else for another.")
+        if not _predicts(head, other.pooled, logits):
+            raise HeadError(
+                "More than the pooled feature maps reaches the logits (another branch of the network does): "
+                "class maps of this pooling alone would not sum to the logits."
+            )
 
 
 def _predicts(head: Head, pooled: Tensor, logits: Tensor) -> bool:

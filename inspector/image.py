@@ -7,7 +7,8 @@ Pixels are RGB uint8. Points are (x, y) and sizes (height, width), both in pixel
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -74,7 +75,8 @@ def read_image(source: ImageSource, name: str | None = None) -> Photo:
     if isinstance(source, np.ndarray):
         return _from_array(source, name or "array")
     if isinstance(source, Image.Image):
-        pixels, notes = _upright_rgb(source, name or "image")
+        with _readable(name or "image"):
+            pixels, notes = _upright_rgb(source, name or "image")
         return Photo(pixels, name or "image", hashlib.sha256(pixels.tobytes()).hexdigest(), notes)
     if isinstance(source, str | Path):
         name = name or Path(source).name
@@ -96,8 +98,8 @@ def _file_bytes(path: Path) -> bytes:
                 f"{path.name} has {path.stat().st_size / 1e6:.0f} MB; at most {MAX_BYTES / 1e6:.0f} MB are read."
             )
         return path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"Cannot read {path}: {error.strerror}.") from error
+    except (OSError, ValueError) as error:
+        raise ImageError(f"Cannot read {path!s}: {getattr(error, 'strerror', error)}.") from error
 
 
 def _from_array(pixels: Pixels, name: str) -> Photo:
@@ -111,9 +113,15 @@ def _from_array(pixels: Pixels, name: str) -> Photo:
 
 
 def _decode(data: bytes, name: str) -> tuple[Pixels, tuple[str, ...]]:
+    with _readable(name), Image.open(io.BytesIO(data)) as image:
+        return _upright_rgb(image, name)
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Whatever Pillow raises inside becomes an ImageError."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return _upright_rgb(image, name)
+        yield
     except ImageError:
         raise
     except UnidentifiedImageError as error:

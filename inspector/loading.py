@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
@@ -23,7 +23,7 @@ def load(name: str) -> Classifier:
     Raises NetworkError for an unknown name or files that do not fit, HeadError for a network without exact class maps.
     """
     card = find_card(name)
-    network = _build(card.architecture)
+    network = _build(card)
     _give_weights(network, card)
     classifier = wrap(network.eval(), card.preprocessing, card.classes, card.name, card.probability)
     if card.centre is None:
@@ -34,39 +34,60 @@ def load(name: str) -> Classifier:
     return replace(classifier, receptive_field=measured)
 
 
-def _build(architecture: Mapping[str, Any]) -> nn.Module:
-    factory = architecture.get("factory")
+def _build(card: Card) -> nn.Module:
+    factory = card.architecture.get("factory")
     if factory not in networks.FACTORIES:
         raise NetworkError(f"No architecture {factory!r}. There are {', '.join(networks.FACTORIES)}.")
-    return networks.FACTORIES[factory](**architecture.get("arguments", {}))
+    try:
+        return networks.FACTORIES[factory](**card.architecture.get("arguments", {}))
+    except TypeError as error:
+        raise NetworkError(f"The arguments of {card.name}'s architecture do not fit: {error}.") from error
 
 
 def _give_weights(network: nn.Module, card: Card) -> None:
-    if isinstance(card.weights, str):
-        path = card.folder / card.weights
-    else:
-        path = _packaged_file(card.weights["package"], card.weights["file"])
-    try:
-        network.load_state_dict(_read(path))
-    except RuntimeError as error:
-        raise NetworkError(f"The weights of {card.name} do not fit its architecture: {error}") from error
+    path = card.folder / card.weights if isinstance(card.weights, str) else _packaged_file(card.weights)
+    state = _read(path)
+    own = network.state_dict()
+    missing, unexpected = (sorted(a.keys() - b.keys()) for a, b in ((own, state), (state, own)))
+    shapes = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
+    for problem, names in (("lack", missing), ("have too", unexpected), ("have in another shape", sorted(shapes))):
+        if names:
+            some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            raise NetworkError(f"The weights at {path} do not fit {card.name}'s architecture: they {problem} {some}.")
+    network.load_state_dict(state)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a state dict by name; no code in the file is run."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-        return state
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise NetworkError(f"No weights at {path}.") from error
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        raise NetworkError(f"The weights at {path} cannot be read: {error}.") from error
+    except UnpicklingError as error:
+        raise NetworkError(
+            f"The weights at {path} hold more than tensors, or are broken: nothing was run. Save a plain state dict, "
+            "best as safetensors."
+        ) from error
+    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError) as error:
+        raise NetworkError(f"The weights at {path} cannot be read: {_first_line(error)}.") from error
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise NetworkError(f"The weights at {path} must be tensors by name; the file holds a {type(state).__name__}.")
+    return state
 
 
-def _packaged_file(package: str, file: str) -> Path:
-    # find_spec imports nothing: no code of the package runs.
-    spec = importlib.util.find_spec(package)
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _packaged_file(weights: Mapping[str, str]) -> Path:
+    try:
+        package, file = weights["package"], weights["file"]
+    except KeyError as error:
+        raise NetworkError(f"An entry of packaged weights lacks {error}.") from error
+    # find_spec of a name without dots imports nothing: no code of the package runs.
+    spec = importlib.util.find_spec(package) if "." not in package else None
     if spec is None or spec.origin is None:
         raise NetworkError(f"The weights are in the package {package.replace('_', '-')}, which is not installed.")
     return Path(spec.origin).parent / file

@@ -62,8 +62,11 @@ class GlobalDepthPooling(nn.Module):
         return global_depth(feature_maps, self.reduction)
 
 
-def recognise(feature_maps: Tensor, pooled: Tensor) -> Pooling | None:
-    """Which pooling took feature maps (N, C, h, w) to `pooled` (N, P), told by the numbers; None for no known one."""
+def recognise(feature_maps: Tensor, pooled: Tensor) -> list[Pooling]:
+    """Which poolings take these feature maps (N, C, h, w) to `pooled` (N, P), told by the numbers.
+
+    More than one where the maps are the same at every position; none for a pooling that is not known.
+    """
     candidates: dict[Pooling, Callable[[Tensor], Tensor]] = {
         "average": global_average,
         "max": global_max,
@@ -71,11 +74,12 @@ def recognise(feature_maps: Tensor, pooled: Tensor) -> Pooling | None:
     }
     # Sums of many terms differ in their last digits from one implementation to the next.
     tolerance = 1e-5 * float(feature_maps.abs().max())
-    for name, pool in candidates.items():
-        expected = pool(feature_maps)
-        if expected.shape == pooled.shape and torch.allclose(expected, pooled, rtol=0, atol=tolerance):
-            return name
-    return None
+    expected = {name: pool(feature_maps) for name, pool in candidates.items()}
+    return [
+        name
+        for name, values in expected.items()
+        if values.shape == pooled.shape and torch.allclose(values, pooled, rtol=0, atol=tolerance)
+    ]
 
 
 def deciding_positions(feature_maps: Tensor) -> Tensor:

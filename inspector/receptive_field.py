@@ -11,6 +11,7 @@ Resizing a class map to the image instead puts its cells in the wrong places: a 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -123,13 +124,15 @@ def _convolution(field: ReceptiveField, args: Sequence[Any], kwargs: dict[str, A
     dilation = _pair(given.get("dilation", 1))
     padding = given.get("padding", 0)
     if padding == "same":
-        padding = [(k - 1) * d / 2 for k, d in zip(kernel, dilation, strict=True)]
+        padding = [(k - 1) * d // 2 for k, d in zip(kernel, dilation, strict=True)]
     padding = (0, 0) if padding == "valid" else _pair(padding)
     return _window(field, kernel, _pair(given.get("stride", 1)), padding, dilation)
 
 
-def _pooling(field: ReceptiveField, args: Sequence[Any], kwargs: dict[str, Any]) -> ReceptiveField:
-    given = dict(zip(("input", "kernel_size", "stride", "padding"), args, strict=False)) | kwargs
+def _pooling(field: ReceptiveField, args: Sequence[Any], kwargs: dict[str, Any], dilated: bool) -> ReceptiveField:
+    # avg_pool2d has no dilation: ceil_mode stands in its place.
+    names = ("input", "kernel_size", "stride", "padding", "dilation")[: 5 if dilated else 4]
+    given = dict(zip(names, args, strict=False)) | kwargs
     kernel = _pair(given["kernel_size"])
     stride = given.get("stride")
     dilation = _pair(given.get("dilation", 1))
@@ -156,7 +159,7 @@ def _pair(value: Any) -> Sequence[Any]:
 
 _MOVES: dict[str, Callable[[ReceptiveField, Sequence[Any], dict[str, Any]], ReceptiveField]] = {
     "conv2d": _convolution,
-    "max_pool2d": _pooling,
-    "avg_pool2d": _pooling,
+    "max_pool2d": partial(_pooling, dilated=True),
+    "avg_pool2d": partial(_pooling, dilated=False),
     "pad": _padding,
 }

@@ -39,7 +39,10 @@ def backdrop(view: View, side: int = 800) -> Pixels:
     # Enlarged pixels stay pixels: nothing is invented between those of a small image.
     interpolation = cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST
     canvas = _pixels(cv2.resize(photo.pixels, (width, height), interpolation=interpolation))
-    left, top, right, bottom = (round(edge * factor) for edge in view.box)
+    # By axis: of a very thin photo the factor alone would round the box to nothing.
+    across, down = width / photo.size[1], height / photo.size[0]
+    left, right = (round(edge * across) for edge in view.box[0::2])
+    top, bottom = (round(edge * down) for edge in view.box[1::2])
     dimmed = _pixels(cv2.addWeighted(canvas, 0.35, np.full_like(canvas, 128), 0.25, 0))
     inside = np.s_[max(top, 0) : bottom, max(left, 0) : right]
     dimmed[inside] = canvas[inside]

@@ -126,7 +126,10 @@ def test_a_classifier_finds_its_classes(hand_made_gap):
         (8, r"^No class 8; they are numbered 0 to 7\.$"),
         (-1, r"^No class -1; they are numbered 0 to 7\.$"),
         ("99", r"^No class 99; they are numbered 0 to 7\.$"),
-        ("shark", r"^'shark' may mean 2 classes: great white shark, tiger shark\. Give the whole name\.$"),
+        (
+            "shark",
+            r"^'shark' may mean 2 classes: great white shark, tiger shark\. Give the whole name, or the number\.$",
+        ),
         ("tigre", r"^No class 'tigre'\. Nearest names: tiger"),
         ("tigercat", r"^No class 'tigercat'\. Nearest names: Tiger cat"),
         ("zzzz", r"^No class 'zzzz'\.$"),
