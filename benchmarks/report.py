@@ -36,7 +36,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def write(name: str, command: str, *parts: str) -> None:
     """Print the parts, and write them to results/<name>.md below the command and a line on the machine."""
-    machine = f"{os.cpu_count()} cores shared with other work, torch {torch.__version__} on the CPU"
+    machine = f"{os.cpu_count()} cores, torch {torch.__version__} on the CPU"
     machine += f" with {torch.get_num_threads()} threads, Python {sys.version.split()[0]}."
     text = "\n\n".join([f"    {command}", machine, *parts]) + "\n"
     RESULTS.mkdir(exist_ok=True)
