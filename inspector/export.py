@@ -20,12 +20,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from inspector.errors import ExportError
-from inspector.figure import class_map_figure
+from inspector.figure import all_maps_figure, class_map_figure
 from inspector.maps import ClassMaps, Shown
 
 Format = Literal["png", "pdf", "svg"]
-_FIGURES: dict[str, Format] = {"figure.png": "png", "figure.pdf": "pdf", "figure.svg": "svg"}
-FILES = (*_FIGURES, "maps.npz", "manifest.json")
+FORMATS: tuple[Format, ...] = ("png", "pdf", "svg")
+FILES = (*(f"figure.{format}" for format in FORMATS), "maps.npz", "manifest.json")
 DPI = 200
 
 # Text stays text, and equal figures give equal bytes.
@@ -103,11 +103,15 @@ def zip_bytes(maps: ClassMaps, shown: Shown) -> bytes:
 
 
 def file(name: str, maps: ClassMaps, shown: Shown) -> bytes:
-    """The bytes of one file of an export, by its name."""
+    """The bytes of one file of an export by its name: one of FILES, class-maps.zip, or all-maps.png, .pdf or .svg."""
     make = {"maps.npz": numbers_bytes, "manifest.json": manifest_bytes, "class-maps.zip": zip_bytes}.get(name)
     if make is not None:
         return make(maps, shown)
-    return figure_bytes(class_map_figure(maps, shown), _FIGURES[name])
+    stem, _, suffix = name.partition(".")
+    (format,) = (format for format in FORMATS if format == suffix)
+    if stem == "all-maps":
+        return figure_bytes(all_maps_figure(maps, dense=maps.classifier.head.pooling != "flatten"), format)
+    return figure_bytes(class_map_figure(maps, shown), format)
 
 
 def save(maps: ClassMaps, folder: Path, shown: Shown) -> Path:

@@ -73,6 +73,7 @@ def _page(maps: "ClassMaps") -> None:
     listed = tuple(dict.fromkeys([*top, k]))
     read = {j: maps.read(j, against, dense) for j in listed}
     scale = common_scale([class_map.values for class_map in read.values()])
+    shown = maps.shown(listed, against, dense, smooth, opacity)
 
     wide, narrow = st.columns([3, 2], gap="large")
     with wide:
@@ -81,12 +82,16 @@ def _page(maps: "ClassMaps") -> None:
     with narrow:
         _sum(maps, read[k])
         _predictions(maps, listed, k)
-        _downloads(maps, maps.shown(listed, against, dense, smooth, opacity))
+        st.caption("Download the figure, the numbers with their manifest, or everything")
+        names = {"PNG": "figure.png", "PDF": "figure.pdf", "SVG": "figure.svg", "NPZ": "maps.npz"}
+        _download_buttons(maps, shown, names | {"All (ZIP)": "class-maps.zip"})
     st.subheader(f"The {TOP} likeliest classes on the same scale", anchor=False)
     st.html(pictures.row_of_overlays(maps, {j: read[j] for j in top}, scale, smooth, opacity))
     if len(maps.values) <= FEW_CLASSES:
         st.subheader("All class maps before pooling", anchor=False)
-        st.html(pictures.all_class_maps(maps, dense))
+        st.caption("Each class's score at every position. Pooled over all positions they are the logits.")
+        st.html(pictures.all_class_maps(maps))
+        _download_buttons(maps, shown, {"PNG": "all-maps.png", "PDF": "all-maps.pdf", "SVG": "all-maps.svg"})
 
 
 def _controls(maps: "ClassMaps") -> tuple[int, str | None, bool, bool, float]:
@@ -139,6 +144,8 @@ def _large_map(maps: "ClassMaps", class_map: "ClassMap", scale: float, smooth: b
 def _sum(maps: "ClassMaps", class_map: "ClassMap") -> None:
     st.subheader(class_map.title, anchor=False)
     st.markdown(f"**{class_map.equation()}** logits")
+    if class_map.total is None:
+        st.caption("Scores of positions sum to no logit. The parts, with the switch off, do:")
     colour = "green" if maps.verdict == "exact" else "red"
     miss = f"Largest miss over all {len(maps.values)} classes: {maps.residual:.1e} logits."
     st.markdown(
@@ -176,10 +183,10 @@ def _predictions(maps: "ClassMaps", listed: tuple[int, ...], k: int) -> None:
     )
 
 
-def _downloads(maps: "ClassMaps", shown: "Shown") -> None:
-    """Made when pressed, and matplotlib imported only then: each takes a second."""
+def _download_buttons(maps: "ClassMaps", shown: "Shown", names: dict[str, str]) -> None:
+    """Files of the export by label; made when pressed, and matplotlib imported only then: each takes a second."""
 
-    def file(name: str) -> Callable[[], bytes]:
+    def maker(name: str) -> Callable[[], bytes]:
         def make() -> bytes:
             from inspector import export
 
@@ -187,14 +194,6 @@ def _downloads(maps: "ClassMaps", shown: "Shown") -> None:
 
         return make
 
-    files = {
-        "PNG": ("figure.png", "image/png"),
-        "PDF": ("figure.pdf", "application/pdf"),
-        "SVG": ("figure.svg", "image/svg+xml"),
-        "NPZ": ("maps.npz", "application/octet-stream"),
-        "All (ZIP)": ("class-maps.zip", "application/zip"),
-    }
-    st.caption("Download the figure, the numbers with their manifest, or everything")
     with st.container(horizontal=True, gap="small"):
-        for label, (name, mime) in files.items():
-            st.download_button(label, file(name), name, mime, on_click="ignore")
+        for label, name in names.items():
+            st.download_button(label, maker(name), name, key=name, on_click="ignore")

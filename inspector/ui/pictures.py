@@ -51,7 +51,11 @@ def colour_bar(scale: float, unit: str) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.3g}".replace("-", "\N{MINUS SIGN}") if value else "0"
+    return _minus(f"{value:+.3g}") if value else "0"
+
+
+def _minus(number: str) -> str:
+    return number.replace("-", "\N{MINUS SIGN}")
 
 
 def row_of_overlays(maps: "ClassMaps", read: "dict[int, ClassMap]", scale: float, smooth: bool, opacity: float) -> str:
@@ -60,33 +64,36 @@ def row_of_overlays(maps: "ClassMaps", read: "dict[int, ClassMap]", scale: float
     for k, class_map in read.items():
         url = _data_url(*overlay_of(maps, class_map, scale, 360, smooth, opacity))
         name = escape(maps.classifier.class_names[k])
-        tiles.append(
-            f'<figure style="margin: 0"><img src="{url}" alt="class map of {name}" style="width: 100%">'
-            f'<figcaption style="font-size: .85rem; line-height: 1.3"><b>{name}</b> {maps.probabilities[k]:.1%}<br>'
-            f'<span style="opacity: .7">{class_map.equation()}</span></figcaption></figure>'
-        )
+        tiles.append(_tile(url, name, f"<b>{name}</b> {maps.probabilities[k]:.1%}", class_map.equation()))
     return _grid(tiles, "10rem")
 
 
-def all_class_maps(maps: "ClassMaps", dense: bool) -> str:
-    """Every class map as its raw grid with its pooled value, the winner marked."""
+def all_class_maps(maps: "ClassMaps") -> str:
+    """Every class map before pooling as its raw grid, with its pooled value, the winner marked."""
     from inspector.render import common_scale, flat
 
+    # A flattened head scores no position alone.
+    dense = maps.classifier.head.pooling != "flatten"
     values = (maps.position_scores() if dense else maps.values).numpy(force=True)
     scale = common_scale([values])
     winner = int(maps.logits.argmax())
     tiles = []
-    for k, name in enumerate(maps.classifier.class_names):
-        won = k == winner
-        border = "3px solid #c81428" if won else "1px solid rgba(128, 128, 128, .5)"
-        tiles.append(
-            f'<figure style="margin: 0"><img src="{_data_url(flat(values[k], scale), exact=True)}" alt="class map of '
-            f'{escape(name)}" style="width: 100%; image-rendering: pixelated; border: {border}; border-radius: .2rem">'
-            f'<figcaption style="font-size: .85rem; line-height: 1.3">{"<b>" if won else ""}{escape(name)}'
-            f'{"</b> (winner)" if won else ""}<br><span style="opacity: .7">pooled {float(maps.logits[k]):.3f}</span>'
-            "</figcaption></figure>"
-        )
+    for k, name in enumerate(map(escape, maps.classifier.class_names)):
+        url = _data_url(flat(values[k], scale), exact=True)
+        border = "3px solid #c81428" if k == winner else "1px solid rgba(128, 128, 128, .5)"
+        caption = f"<b>{name}</b> (winner)" if k == winner else name
+        pooled = _minus(f"pooled {maps.logits[k]:.3f}")
+        tiles.append(_tile(url, name, caption, pooled, f"image-rendering: pixelated; border: {border}"))
     return f'{_grid(tiles, "7.5rem")}<div style="margin-top: 1rem">{colour_bar(scale, "logits a position")}</div>'
+
+
+def _tile(url: str, name: str, caption: str, line: str, style: str = "") -> str:
+    """A small class map with its caption; the texts are HTML."""
+    return (
+        f'<figure style="margin: 0"><img src="{url}" alt="class map of {name}" style="width: 100%; {style}">'
+        f'<figcaption style="font-size: .85rem; line-height: 1.3">{caption}<br>'
+        f'<span style="opacity: .7">{line}</span></figcaption></figure>'
+    )
 
 
 def _grid(tiles: list[str], narrowest: str) -> str:
