@@ -36,7 +36,7 @@ def class_map_figure(maps: ClassMaps, shown: Shown) -> Figure:
         name = f"{_short(maps.classifier.class_names[k])} ({maps.probabilities[k]:.1%})"
         _panel(axis, overlay(canvas, drawn, scale, shown.opacity), name, class_map.equation())
     bar = figure.colorbar(ScalarMappable(Normalize(-scale, scale), _COLOURS), ax=axes.tolist(), shrink=0.7, aspect=30)
-    bar.set_label("score of a position (logits)" if shown.dense else "part of the logit (logits a position)")
+    bar.set_label("logits a position")
     figure.suptitle(
         f"{maps.classifier.name}: {maps.reading(shown.dense, shown.against)}", fontsize=10, parse_math=False
     )

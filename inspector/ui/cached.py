@@ -38,7 +38,8 @@ def example_photo(path: Path) -> Photo:
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
-def class_maps_of(network_name: str, photo_sha256: str, _photo: Photo) -> "ClassMaps":
+def class_maps_of(network_name: str, photo_sha256: str, photo_name: str, _photo: Photo) -> "ClassMaps":
+    # The name is part of the key: whoever sends the same bytes under another name does not see the first one's.
     from inspector.maps import class_maps
 
     return class_maps(network(network_name), _photo)

@@ -56,12 +56,17 @@ def _chosen() -> tuple[Card, Photo]:
 
 
 def _maps(card: Card, photo: Photo) -> "ClassMaps":
-    """The class maps; while they are made, the photo as it is."""
+    """The class maps; while they are made for the first time, the photo as it is."""
+    key = card.name, photo.sha256, photo.name
+    # Here in every run: if it came and went, all below would move and widgets in use would lose what was typed.
     place = st.empty()
+    if st.session_state.get("made") == key:
+        return cached.class_maps_of(*key, photo)
     with place.container(), st.spinner(f"Loading {card.name} and splitting the logits of {photo.name} ..."):
         st.image(photo.pixels, width=_width(photo))
-        maps = cached.class_maps_of(card.name, photo.sha256, photo)
+        maps = cached.class_maps_of(*key, photo)
     place.empty()
+    st.session_state["made"] = key
     return maps
 
 
@@ -130,15 +135,15 @@ def _controls(maps: "ClassMaps") -> tuple[int, str | None, bool, bool, float]:
 def _width(photo: Photo) -> int:
     """As wide as fits without a tall photo pushing everything off the screen, in CSS pixels."""
     height, width = photo.size
-    return min(900, round(560 * width / height))
+    return max(40, min(900, round(560 * width / height)))
 
 
 def _large_map(maps: "ClassMaps", class_map: "ClassMap", scale: float, smooth: bool, opacity: float) -> None:
     assert maps.view is not None, "the app shows photos only"
-    width = _width(maps.view.photo)
-    height = round(width * maps.view.photo.size[0] / maps.view.photo.size[1])
-    drawn, exact = pictures.overlay_of(maps, class_map, scale, max(width, height), smooth, opacity)
-    st.image(pictures.encoded(drawn, exact), width=width, alt=f"class map: {class_map.title}")
+    height, width = maps.view.photo.size
+    shown = _width(maps.view.photo)
+    (image,) = pictures.overlays_of(maps, [class_map], round(shown * max(1, height / width)), scale, smooth, opacity)
+    st.image(image, width=shown, alt=f"class map: {class_map.title}")
 
 
 def _sum(maps: "ClassMaps", class_map: "ClassMap") -> None:
