@@ -29,7 +29,7 @@ from inspector.examples import examples
 ROOT = Path(__file__).parent.parent
 FLAGS = ("--disable-gpu", "--no-sandbox", "--disable-background-networking", "--disable-component-update")
 # The large map's source changes with every new picture.
-SOURCE = "document.querySelector('img[alt^=\"class map: \"]')?.src"
+IMAGE = "document.querySelector('img[alt^=\"class map: \"]')"
 
 
 def main(
@@ -81,13 +81,14 @@ def figures(seconds: list[float]) -> tuple[object, ...]:
 
 def until_new(page: Page, act: Callable[[], object]) -> float:
     """Seconds from an action until another class map is decoded and painted."""
-    before = page.evaluate(SOURCE)
+    before = page.evaluate(f"{IMAGE}?.src")
     start = time.perf_counter()
     act()
     page.wait_for_function(
-        f"before => {{ const now = {SOURCE}; return now && now !== before }}", arg=before, polling="raf"
+        f"before => {{ const now = {IMAGE}; return now && now.src !== before && now.complete && now.naturalWidth }}",
+        arg=before,
+        polling="raf",
     )
-    page.evaluate("document.querySelector('img[alt^=\"class map: \"]').decode()")
     seconds = time.perf_counter() - start
     page.wait_for_timeout(600)  # the rest of the page
     return seconds

@@ -39,7 +39,12 @@ def explain(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="A new folder for the figure, the numbers and the manifest.")
     ],
-    model: Annotated[str, typer.Option("--model", "-m", help="A name from `inspector models`, or a folder.")] = DEFAULT,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", "-m", help="A name from `inspector models`, a folder, or `torchvision:resnet18` and such."
+        ),
+    ] = DEFAULT,
     classes: Annotated[
         str,
         typer.Option("--classes", "-c", help="`topN` for the N likeliest, or names or numbers with commas between."),

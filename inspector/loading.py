@@ -3,8 +3,10 @@
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,13 +17,18 @@ from inspector import networks
 from inspector.catalogue import Card, find_card
 from inspector.classifier import Classifier, wrap
 from inspector.errors import NetworkError
+from inspector.image import Preprocessing, as_pair
 
 
 def load(name: str) -> Classifier:
-    """The classifier in a folder of models/, by name, or in any folder that holds a model.json, by path.
+    """The classifier of a name in models/, of a folder that holds a model.json, or of "torchvision:resnet18" and such.
 
-    Raises NetworkError for an unknown name or files that do not fit, HeadError for a network without exact class maps.
+    torchvision's networks come with its best weights (fetched when they are not there), their own preprocessing and
+    class names. Raises NetworkError for an unknown name or files that do not fit or cannot be had, HeadError for a
+    network without exact class maps.
     """
+    if name.startswith("torchvision:"):
+        return _torchvision(name)
     card = find_card(name)
     network = _build(card)
     _give_weights(network, card)
@@ -32,6 +39,32 @@ def load(name: str) -> Classifier:
     field, (y, x) = classifier.receptive_field, card.centre
     measured = replace(field, y=replace(field.y, centre=y), x=replace(field.x, centre=x))
     return replace(classifier, receptive_field=measured)
+
+
+def _torchvision(name: str) -> Classifier:
+    # Here and not above: it takes seconds to import, and our own networks do without.
+    from torchvision import models
+
+    wanted = name.removeprefix("torchvision:").lower()
+    known = models.list_models(module=models)
+    if wanted not in known:
+        nearest = get_close_matches(wanted, known, n=3)
+        hint = f" Nearest names: {', '.join(nearest)}." if nearest else ""
+        raise NetworkError(f"torchvision has no classifier {wanted!r}.{hint}")
+    weights: Any = models.get_model_weights(wanted)["DEFAULT"]
+    try:
+        network = models.get_model(wanted, weights=weights)
+    except OSError as error:  # of which URLError is one
+        raise NetworkError(f"The weights of {name} could not be fetched: {_first_line(error)}.") from error
+    recipe = weights.transforms()
+    preprocessing = Preprocessing(
+        size=as_pair(recipe.crop_size[0]),
+        resize=as_pair(recipe.resize_size[0]),
+        mean=tuple(recipe.mean),
+        std=tuple(recipe.std),
+        interpolation=recipe.interpolation.value,
+    )
+    return wrap(network.eval(), preprocessing, weights.meta["categories"], name, "softmax")
 
 
 def _build(card: Card) -> nn.Module:

@@ -18,7 +18,11 @@ ORDER = (
 SHELLS = ORDER[ORDER.index("train") :]
 
 # Imports inside a function: what may be put off, and by whom. Shells may put off what they like.
-PUT_OFF = {"maps": {"inspector.figure", "inspector.export"}, "networks": {"efficientnet_lite_pytorch.model"}}
+PUT_OFF = {
+    "maps": {"inspector.figure", "inspector.export"},
+    "networks": {"efficientnet_lite_pytorch.model"},
+    "loading": {"torchvision"},
+}
 
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
 

@@ -3,10 +3,12 @@ import json
 import os
 import pickle
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from inspector import NetworkError, class_maps, load
@@ -242,3 +244,39 @@ def test_efficientnet_lite0_knows_what_is_on_imagenet_photos(shared, record_prop
     record_property("top1", hits / 100)
     print(f"top-1 of efficientnet_lite0 on {len(photos)} photos: {hits}")
     assert hits >= 80
+
+
+def test_a_torchvision_network_comes_with_its_own_preprocessing_and_class_names(tmp_path, monkeypatch):
+    from torchvision import models
+
+    # Weights that are there already are not fetched: random ones stand where torch.hub keeps the real ones.
+    weights = models.SqueezeNet1_1_Weights.DEFAULT
+    checkpoints = tmp_path / "hub" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    torch.manual_seed(0)
+    torch.save(models.squeezenet1_1().state_dict(), checkpoints / Path(weights.url).name)
+    classifier = load("torchvision:squeezenet1_1")
+    assert classifier.class_names[281] == "tabby"
+    assert classifier.preprocessing.size == (224, 224)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8))
+    view = make_view(read_image(image), classifier.preprocessing)
+    expected = weights.transforms()(image)[None]
+    assert torch.allclose(classifier.inputs(view), expected, atol=1e-5)
+    assert class_maps(classifier, image).verdict == "exact"
+
+
+def test_an_unknown_torchvision_network_is_told_with_the_nearest_names():
+    with pytest.raises(NetworkError, match=r"torchvision has no classifier 'resnet19'\. Nearest names: resnet18"):
+        load("torchvision:resnet19")
+
+
+def test_weights_that_cannot_be_fetched_are_told_in_one_sentence(tmp_path, monkeypatch):
+    def offline(*args: object, **kwargs: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", offline)
+    with pytest.raises(NetworkError, match=r"^The weights of torchvision:resnet18 could not be fetched: ") as raised:
+        load("torchvision:resnet18")
+    assert_one_sentence(raised.value)
