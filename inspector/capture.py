@@ -155,9 +155,8 @@ class Tap:
     call: int  # the reduction that takes them in
     listener: nn.Module | None  # a copy of the network on its parameters, with a hook; None: watch every call
     heard: threading.local  # what the hook heard, a thread each
-    state: list[
-        tuple[dict[str, Any], str, Any]
-    ]  # where the network keeps each parameter and buffer, and what was there
+    # Where the network keeps each parameter and buffer, its name there, and what was there.
+    state: list[tuple[dict[str, Any], str, Any]]
     modules: list[nn.Module]  # of the network
 
 

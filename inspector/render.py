@@ -91,8 +91,7 @@ def _pixels(image: Any) -> Pixels:
 
 def _levels(values: NDArray[np.float32], scale: float) -> Pixels:
     middle = _LEVELS // 2
-    # A map of zeros has no scale of its own.
-    # Half a level is added and cut off with the rest: a rounding that costs no pass of its own.
+    # A map of zeros has no scale of its own. Half a level is added and cut off with the rest: that rounds.
     levels = values * np.float32(middle / (scale or 1.0)) + np.float32(middle + 0.5)
     return _pixels(np.clip(levels, 0, _LEVELS - 1, out=levels).astype(np.uint8))
 
