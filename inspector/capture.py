@@ -1,13 +1,12 @@
 """Run a network and see what happens inside: the only module that runs one.
 
-A TorchFunctionMode sees every function and method call on tensors, so a pooling is seen whether it is a module, a
-function or a method. Its stack belongs to the thread and what it sees goes only to the caller, so threads that share
-a network share nothing else. The network itself is never touched but for its modes, which are put back.
+Every tensor function that the network calls goes through a handler. Its stack belongs to the thread and what it sees
+goes only to the caller, so threads that share a network share nothing else. The network itself is never touched but
+for its modes, which are put back.
 """
 
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -16,34 +15,28 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from inspector.errors import NetworkError
+from inspector.reductions import Handler, Seen, Watch, at_reductions, call, name_of
 
-Layout = Literal["channels first", "channels last"]
+Ending = Literal["softmax", "sigmoid"]
 
-# What one call of a network does with each tensor function: it must call it, and may return something else.
-Handler = Callable[[Callable[..., Any], Sequence[Any], dict[str, Any]], Any]
+# Functions that make probabilities of logits, and those that only lay a tensor out anew.
+_ENDINGS: dict[str, Ending] = {
+    "softmax": "softmax", "log_softmax": "softmax", "sigmoid": "sigmoid", "logsigmoid": "sigmoid",
+}  # fmt: skip
+_VIEWS = ("squeeze", "unsqueeze", "flatten", "view", "reshape", "__getitem__", "contiguous", "clone", "to", "float")
 
 
 @dataclass(frozen=True, eq=False)
 class Reduction:
-    """A call that took a 4-D tensor to one value a channel, or flattened it."""
+    """What went into and came out of a call that took feature maps to one value a channel, or flattened them."""
 
     index: int  # how many such calls came before it in the same pass
-    feature_maps: Tensor  # (N, C, h, w), a copy of what went in
-    pooled: Tensor  # (N, C), or (N, C * h * w) where it was flattened: a copy of what came out
-
-
-class _Watch(TorchFunctionMode):
-    def __init__(self, handler: Handler) -> None:
-        super().__init__()
-        self.handler = handler
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        return self.handler(func, args, kwargs or {})
+    feature_maps: Tensor  # (N, C, h, w)
+    pooled: Tensor | None  # (N, P); None where only the feature maps were heard
+    slope: Tensor | None = None  # d pooled / d feature maps, (N, C, h, w), where it was asked for and exists
+    on_grid: bool = True  # False for tokens with a class token among them
 
 
 @dataclass
@@ -80,32 +73,68 @@ def evaluating(network: nn.Module) -> Iterator[None]:
                 del _under_way[network]
 
 
-def call(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """The handler that changes nothing."""
-    return function(*args, **kwargs)
-
-
-def watch(network: nn.Module, inputs: Tensor, handler: Handler) -> Tensor:
+def watch(network: nn.Module, inputs: Tensor, handler: Handler = call, rows: int | None = None) -> Tensor:
     """The logits (N, K) of one pass in which every tensor function goes through `handler`.
 
-    Raises NetworkError when the network cannot run on these inputs or returns no logits.
+    Where the network ends in softmax or sigmoid, what went into it. `rows` is N where the handler changes it. Raises
+    NetworkError when the network cannot run on these inputs or returns no logits.
     """
-    with evaluating(network), _Watch(handler):
-        return _forward(network, inputs)
+    ends = _Ends(handler)
+    with evaluating(network), Watch(ends.perform):
+        output = output_of(network, inputs)
+    logits = ends.found[id(output)][0] if id(output) in ends.found else output
+    return logits_of(logits, len(inputs) if rows is None else rows)
 
 
-def _forward(network: nn.Module, inputs: Tensor) -> Tensor:
+def ending(network: nn.Module, inputs: Tensor) -> Ending | None:
+    """Whether the network ends in softmax or sigmoid."""
+    ends = _Ends(call)
+    with torch.no_grad(), evaluating(network), Watch(ends.perform):
+        output = output_of(network, inputs)
+    return ends.found[id(output)][1] if id(output) in ends.found else None
+
+
+class _Ends:
+    """The probabilities that a pass made of logits, each with the logits and the kind."""
+
+    def __init__(self, handler: Handler) -> None:
+        self.handler = handler
+        self.found: dict[int, tuple[Any, Ending, Any]] = {}  # the probabilities too: an id is a name while they live
+
+    def perform(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        result = self.handler(function, args, kwargs)
+        name, source = name_of(function), args[0] if args else kwargs.get("input")
+        # Of one value a class: not the weights of an attention, which would be kept alive to no end.
+        if name in _ENDINGS and isinstance(source, Tensor) and source.ndim and source[0].numel() in source.shape[:2]:
+            self.found[id(result)] = source, _ENDINGS[name], result
+        elif name in _VIEWS and id(source) in self.found:
+            logits, kind, _ = self.found[id(source)]
+            self.found[id(result)] = function(logits, *args[1:], **kwargs), kind, result
+        return result
+
+
+def output_of(network: nn.Module, inputs: Tensor) -> Any:
+    """What the network returns: of a tuple the first, of a mapping the logits."""
     try:
         output = network(inputs)
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NetworkError(f"The network cannot run on an input of shape {tuple(inputs.shape)}: {reason}") from error
-    return _logits(output)
+    if isinstance(output, Mapping):
+        tensors = {name: value for name, value in output.items() if isinstance(value, Tensor)}
+        named = next((name for name in ("logits", "out", "output", "preds") if name in tensors), None)
+        if named is None and len(tensors) != 1:
+            got = ", ".join(map(str, output))
+            raise NetworkError(f"A classifier returns logits of shape (N, classes); this network returned {got}.")
+        return tensors[named] if named is not None else next(iter(tensors.values()))
+    return output[0] if isinstance(output, tuple | list) and output else output
 
 
-def _logits(output: Any) -> Tensor:
-    if isinstance(output, tuple | list) and output:
-        output = output[0]
+def logits_of(output: Any, rows: int) -> Tensor:
+    """What a network returned as logits (N, K), where it is so many rows of them; NetworkError otherwise."""
+    # One logit an image often comes without an axis of its own.
+    if isinstance(output, Tensor) and output.shape == (rows,):
+        output = output[:, None]
     if not isinstance(output, Tensor) or output.ndim < 2 or output[0].numel() != output.shape[1]:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise NetworkError(f"A classifier returns logits of shape (N, classes); this network returned {got}.")
@@ -115,93 +144,83 @@ def _logits(output: Any) -> Tensor:
 def run(network: nn.Module, inputs: Tensor) -> Tensor:
     """The logits (N, K) of a plain pass."""
     with torch.no_grad():
-        return watch(network, inputs, call)
+        return watch(network, inputs)
 
 
-def reductions(network: nn.Module, inputs: Tensor, only: int | None = None) -> tuple[list[Reduction], Tensor]:
-    """The reductions of one pass in order, or the one with the index `only`, and the logits (N, K)."""
+def reductions(
+    network: nn.Module, inputs: Tensor, only: Sequence[int] | None = None, slopes: bool = False
+) -> tuple[list[Reduction], Tensor]:
+    """The reductions of one pass in order, or those with the indices in `only`, and the logits (N, K).
+
+    With `slopes` also the derivative of each.
+    """
     found: list[Reduction] = []
 
-    def keep(index: int, source: Tensor, result: Tensor, layout: Layout) -> Tensor:
-        if only is None or index == only:
-            # Copies: an in-place ReLU that follows would rewrite an alias.
-            feature_maps = (source if layout == "channels first" else source.permute(0, 3, 1, 2)).detach().clone()
-            found.append(Reduction(index, feature_maps, result.detach().flatten(1).clone()))
-        return result
+    def keep(seen: Seen) -> Tensor:
+        if only is None or seen.index in only:
+            slope = seen.slope() if slopes else None
+            on_grid = seen.layout.grid is not None
+            found.append(Reduction(seen.index, seen.feature_maps(), seen.pooled(), slope, on_grid))
+        return seen.result
 
     with torch.no_grad():
         logits = watch(network, inputs, at_reductions(keep))
     return found, logits
 
 
-def capture(network: nn.Module, inputs: Tensor, index: int) -> tuple[Reduction, Tensor]:
-    """The reduction with this index in one pass, and the logits (N, K)."""
-    found, logits = reductions(network, inputs, only=index)
-    if not found:
-        raise _not_reached(inputs)
-    return found[0], logits
+def capture(
+    network: nn.Module, inputs: Tensor, calls: Sequence[int], slopes: bool = False
+) -> tuple[list[Reduction], Tensor]:
+    """The reductions with these indices in one pass, and the logits (N, K). NetworkError where one is not reached."""
+    found, logits = reductions(network, inputs, calls, slopes)
+    if len(found) < len(calls):
+        raise not_reached(inputs)
+    return found, logits
 
 
-def _not_reached(inputs: Tensor) -> NetworkError:
+def not_reached(inputs: Tensor) -> NetworkError:
     shape = tuple(inputs.shape)
     return NetworkError(f"The pooling was not reached with an input of shape {shape}: it may be too small to pool.")
 
 
-@dataclass(frozen=True, eq=False)
-class Tap:
-    """A place in a network where its feature maps can be heard on the way to the logits."""
+def reaching(network: nn.Module, inputs: Tensor) -> list[int]:
+    """The indices of the reductions whose results reach the logits other than through another reduction."""
+    leaves: list[tuple[int, Tensor]] = []
 
-    network: nn.Module
-    call: int  # the reduction that takes them in
-    listener: nn.Module | None  # a copy of the network on its parameters, with a hook; None: watch every call
-    heard: threading.local  # what the hook heard, a thread each
-    # Where the network keeps each parameter and buffer, its name there, and what was there.
-    state: list[tuple[dict[str, Any], str, Any]]
-    modules: list[nn.Module]  # of the network
+    def cut(seen: Seen) -> Tensor:
+        # A fresh leaf for each: what reaches the logits through a later reduction ends there.
+        if not seen.result.is_floating_point():
+            return seen.result
+        leaf = seen.result.detach().clone().requires_grad_()
+        leaves.append((seen.index, leaf))
+        return leaf.clone()
+
+    with torch.inference_mode(False), torch.enable_grad():
+        total = watch(network, inputs, at_reductions(cut)).sum()
+        if not leaves or not total.requires_grad:
+            return []
+        gradients = torch.autograd.grad(total, [leaf for _, leaf in leaves], allow_unused=True)
+    return [index for (index, _), gradient in zip(leaves, gradients, strict=True) if gradient is not None]
 
 
-def tap(network: nn.Module, example: Tensor, call: int) -> Tap:
-    """A tap at the reduction with the index `call`, set up with one example input (1, channels, H, W).
+def substitute(network: nn.Module, inputs: Tensor, pooled: Mapping[int, Tensor], perform: Handler = call) -> Tensor:
+    """The logits of a pass in which `pooled[index]`, (R, P), stands where the reduction of that index gave its result.
 
-    Where that reduction is a module that runs once in a pass, a hook costs nothing, and watching every call 1 to 9 %
-    of the pass. The hook sits on a copy that shares the parameters: the network itself is never touched.
+    R may be more than the images of `inputs`: what follows the pooling then runs on all rows. Gradients flow from the
+    logits to `pooled`; every other function goes through `perform`.
     """
-    heard = threading.local()
-    modules = list(network.modules())
-    kept = [values for module in modules for values in (module._parameters, module._buffers)]
-    state = [(values, name, tensor) for values in kept for name, tensor in values.items()]
-    listener = _copy_on_same_parameters(network)
-    # The network too: a closure may lead from the copy back to it.
-    with evaluating(network):
-        module = None if listener is None else _module_that_reduces(listener, example, call)
-    if module is None:
-        return Tap(network, call, None, heard, state, modules)
-    # A clone: what follows the pooling may write into its input.
-    module.register_forward_pre_hook(lambda _, inputs: setattr(heard, "feature_maps", inputs[0].clone()))
-    return Tap(network, call, listener, heard, state, modules)
+
+    def replace(seen: Seen) -> Tensor:
+        if seen.index not in pooled:
+            return seen.result
+        # A clone: an in-place operation that follows may not write into a leaf that asks for gradients.
+        return pooled[seen.index].reshape(-1, *seen.result.shape[1:]).clone()
+
+    return watch(network, inputs, at_reductions(replace, perform), len(next(iter(pooled.values()))))
 
 
-def listen(tap: Tap, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """The feature maps (N, C, h, w) at the tap, a copy, and the logits (N, K) of one pass."""
-    if tap.listener is None or not _as_it_was_copied(tap):
-        reduction, logits = capture(tap.network, inputs, tap.call)
-        return reduction.feature_maps, logits
-    # The copy is ours, so nothing of the user's can keep an inference tensor; clones made outside are ordinary ones.
-    with torch.inference_mode():
-        logits = _forward(tap.listener, inputs)
-    feature_maps: Tensor | None = tap.heard.__dict__.pop("feature_maps", None)
-    if feature_maps is None:
-        raise _not_reached(inputs)
-    return feature_maps.clone(), logits.clone()
-
-
-def _as_it_was_copied(tap: Tap) -> bool:
-    """Whether the network still has the same parameters, and is in evaluation mode as its copy is."""
-    same = all(values.get(name) is tensor for values, name, tensor in tap.state)
-    return same and not any(module.training for module in tap.modules)
-
-
-def _copy_on_same_parameters(network: nn.Module) -> nn.Module | None:
+def copy_on_same_parameters(network: nn.Module) -> nn.Module | None:
+    """A copy, in evaluation mode, to put hooks on: the network itself is never touched. None if it cannot be copied."""
     shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     try:
         copy = deepcopy(network, shared)
@@ -212,82 +231,63 @@ def _copy_on_same_parameters(network: nn.Module) -> nn.Module | None:
     return copy
 
 
-def _module_that_reduces(network: nn.Module, example: Tensor, call: int) -> nn.Module | None:
-    """The module whose input is what the reduction takes in, if it runs only once in a pass."""
-    running: list[tuple[nn.Module, Any, int]] = []  # from the outermost in, each with its first input and its version
-    runs: Counter[nn.Module] = Counter()
-    found: list[nn.Module] = []
+@dataclass(frozen=True)
+class Layer:
+    """A module without modules inside, as it ran."""
 
-    def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        runs[module] += 1
-        first = inputs[0] if inputs else None
-        running.append((module, first, first._version if isinstance(first, Tensor) else 0))
+    name: str  # its place in the network, as in "layer4.1.conv2"
+    kind: str  # "Conv2d"
+    shape: tuple[int, ...] | None  # of what it returned, the batch first; None for what is no tensor
+    parameters: int  # of its own
+    runs: int  # how many times it ran in the pass
 
-    def leave(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        running.pop()
 
-    def look(at: int, source: Tensor, result: Tensor, layout: Layout) -> Tensor:
-        if at == call and layout == "channels first":
-            # A module that wrote into its input before it reduced it would be heard too early.
-            found.extend(
-                module
-                for module, tensor, version in reversed(running)
-                if tensor is source and version == source._version
-            )
-        return result
+@dataclass(frozen=True)
+class Trace:
+    """What happened in one pass."""
 
-    hooks = [module.register_forward_pre_hook(enter) for module in network.modules()]
-    hooks += [module.register_forward_hook(leave) for module in network.modules()]
+    layers: tuple[Layer, ...]  # in the order in which they first ran
+    output: tuple[int, ...]  # the shape of what the network returned
+    before: int | None  # how many layers had run when the last of the chosen reductions took place
+    after: tuple[str, ...]  # the tensor functions called since then, but for those that only lay values out anew
+
+
+def trace(network: nn.Module, inputs: Tensor, calls: Sequence[int] = ()) -> Trace:
+    """The layers of one pass in order, and what followed the last of the reductions `calls`.
+
+    The hooks sit on a copy on the same parameters; where there can be none, on the network, for this pass.
+    """
+    watched = copy_on_same_parameters(network) or network
+    names = {module: name for name, module in watched.named_modules() if not any(module.children())}
+    own = {module: sum(parameter.numel() for parameter in module.parameters(recurse=False)) for module in names}
+    ran: dict[nn.Module, Layer] = {}
+    after: list[str] = []
+    before: int | None = None
+
+    def note(module: nn.Module, _: Any, output: Any) -> None:
+        runs = ran[module].runs + 1 if module in ran else 1
+        shape = tuple(output.shape) if isinstance(output, Tensor) else None
+        ran[module] = Layer(names[module], type(module).__name__, shape, own[module], runs)
+
+    def reach(seen: Seen) -> Tensor:
+        nonlocal before
+        if calls and seen.index == max(calls):
+            before = len(ran)
+            after.clear()
+        return seen.result
+
+    def listen(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        name = name_of(function)
+        if name not in (*_VIEWS, "__get__", "dropout", "size", "dim", "permute", "transpose"):
+            after.append(name)
+        return function(*args, **kwargs)
+
+    hooks = [module.register_forward_hook(note) for module in names]
     try:
-        with torch.no_grad():
-            watch(network, example, at_reductions(look))
+        with torch.no_grad(), evaluating(watched), Watch(at_reductions(reach, listen)):
+            output = output_of(watched, inputs)
     finally:
         for hook in hooks:
             hook.remove()
-    return next((module for module in found if runs[module] == 1), None)
-
-
-def substitute(network: nn.Module, inputs: Tensor, index: int, pooled: Tensor) -> Tensor:
-    """The logits of a pass in which `pooled` stands where the reduction with this index returned its result.
-
-    `pooled` may have more rows than `inputs`: what follows the pooling then runs on all of them. Gradients flow from
-    the logits to `pooled` if it asks for them.
-    """
-
-    def replace(at: int, source: Tensor, result: Tensor, layout: Layout) -> Tensor:
-        # A clone: an in-place operation that follows may not write into a leaf that asks for gradients.
-        return pooled.reshape(-1, *result.shape[1:]).clone() if at == index else result
-
-    return watch(network, inputs, at_reductions(replace))
-
-
-def at_reductions(act: Callable[[int, Tensor, Tensor, Layout], Tensor], perform: Handler = call) -> Handler:
-    """A handler that hands the number, input, output and layout of each reduction to `act`, and returns its answer."""
-    count = 0
-
-    def handler(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        nonlocal count
-        result = perform(function, args, kwargs)
-        if isinstance(result, Tensor):
-            source = args[0] if args else kwargs.get("input")
-            if isinstance(source, Tensor) and (layout := _layout(source.shape, result.shape)):
-                result = act(count, source, result, layout)
-                count += 1
-        return result
-
-    return handler
-
-
-def _layout(source: torch.Size, result: torch.Size) -> Layout | None:
-    """How the channels of `source` lie if it has several positions and `result` one value a channel, else None."""
-    if len(source) != 4 or len(result) not in (2, 3, 4) or source[0] != result[0]:
-        return None
-    images, channels, height, width = source
-    values = result.numel() // images if images else 0
-    if height * width > 1:
-        pooled, flattened = values == channels == result[1], values == channels * height * width and len(result) == 2
-        if pooled or flattened:
-            return "channels first"
-    if channels * height > 1 and width > 1 and values == width == result[-1]:
-        return "channels last"
-    return None
+    shape = tuple(output.shape) if isinstance(output, Tensor) else ()
+    return Trace(tuple(ran.values()), shape, before, tuple(after) if before is not None else ())

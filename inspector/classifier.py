@@ -8,12 +8,13 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor, nn
 
-from inspector.capture import Tap, tap
+from inspector.capture import ending
 from inspector.catalogue import Probability
 from inspector.errors import ClassError, NetworkError
 from inspector.head import Head, find_head
 from inspector.image import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, View, as_pair
 from inspector.receptive_field import ReceptiveField, receptive_field
+from inspector.tap import Tap, tap
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,14 +40,16 @@ class Classifier:
         resize: int | Sequence[int] | None = None,
         interpolation: Interpolation = "bilinear",
         name: str = "network",
-        probability: Probability = "softmax",
+        probability: Probability | None = None,
     ) -> "Classifier":
         """A classifier from a network in hand, which comes back unchanged.
 
         `size` is the (height, width) of the input. A photo is scaled until it just covers `resize` (`size`, unless
         said otherwise) and cropped to `size` around its centre; then (x / 255 - mean) / std with one value a channel,
-        a single one for grey. The head is read now: wrap again when the network was trained further.
-        Raises NetworkError if the network does not run on such an input, HeadError if it has no exact class maps.
+        a single one for grey. Unless said, probabilities are made as the network itself ends, by softmax or sigmoid; by
+        softmax if it ends in neither, by sigmoid of a single logit. The head is read now: wrap again when the network
+        was trained further. Raises NetworkError if the network does not run on such an input, HeadError if no pooling
+        reaches its logits.
         """
         height_width = as_pair(size)
         cover = height_width if resize is None else as_pair(resize)
@@ -62,7 +65,7 @@ class Classifier:
         mean, std = (
             torch.tensor(values).view(1, -1, 1, 1) for values in (self.preprocessing.mean, self.preprocessing.std)
         )
-        return _like_parameters(self.network, (pixels / 255 - mean) / std)
+        return like_parameters(self.network, (pixels / 255 - mean) / std)
 
     def sha256(self) -> str:
         """Of the names and values of all parameters and buffers."""
@@ -78,7 +81,7 @@ def wrap(
     preprocessing: Preprocessing,
     class_names: Sequence[str] | None,
     name: str,
-    probability: Probability,
+    probability: Probability | None,
 ) -> Classifier:
     """`Classifier.wrap` for a preprocessing that exists already."""
     channels = len(preprocessing.mean)
@@ -87,18 +90,20 @@ def wrap(
             f"mean and std must both have one value (grey) or three (RGB); got {channels} and {len(preprocessing.std)}."
         )
     noise = torch.randn(1, channels, *preprocessing.size, generator=torch.Generator().manual_seed(0))
-    example = _like_parameters(network, noise)
+    example = like_parameters(network, noise)
     head = find_head(network, example)
-    classes = len(head.bias)
+    classes = head.classes
     names = tuple(f"class {k}" for k in range(classes)) if class_names is None else tuple(class_names)
     if len(names) != classes:
         raise NetworkError(f"The network has {classes} classes, but {len(names)} names were given.")
-    field = receptive_field(network, example, head.call)
-    listener = tap(network, example, head.call)
+    if probability is None:
+        probability = ending(network, example) or ("sigmoid" if classes == 1 else "softmax")
+    field = receptive_field(network, example, head.finest.call)
+    listener = tap(network, example, head.calls, head.needs_pooled, head.slopes)
     return Classifier(name, network, preprocessing, names, head, field, probability, listener)
 
 
-def _like_parameters(network: nn.Module, inputs: Tensor) -> Tensor:
+def like_parameters(network: nn.Module, inputs: Tensor) -> Tensor:
     parameter = next((p for p in network.parameters() if p.is_floating_point()), None)
     return inputs if parameter is None else inputs.to(parameter.device, parameter.dtype)
 

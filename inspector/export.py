@@ -110,7 +110,7 @@ def file(name: str, maps: ClassMaps, shown: Shown) -> bytes:
     stem, _, suffix = name.partition(".")
     (format,) = (format for format in FORMATS if format == suffix)
     if stem == "all-maps":
-        return figure_bytes(all_maps_figure(maps, dense=maps.classifier.head.pooling != "flatten"), format)
+        return figure_bytes(all_maps_figure(maps, dense=maps.classifier.head.scores_positions), format)
     return figure_bytes(class_map_figure(maps, shown), format)
 
 

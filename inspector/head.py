@@ -1,67 +1,118 @@
 """Find the pooling and what follows it, and prove both by number.
 
-The last call on the way to the logits that takes every channel to one value is the pooling. With its result p handed
-back as a free variable, the rest of the network is a function from p to the logits. If that function is affine,
+The calls that take every channel to one value, and whose results reach the logits through no other such call, are
+the pooling. With their results p handed back as free variables, the rest of the network is a function from p to the
+logits. If that function is affine,
 
     logit[k] = bias[k] + sum over j of  weight[k, j] * p[j]
 
-then its Jacobian is the weight and its value at p = 0 is the bias. That it is affine, and that nothing else of the
+then its Jacobian is the weight and its value at p = 0 is the bias. If it is affine only while this image's statistics
+and gates are held (tail.py), weight and bias are read for every image anew. All of it, and that nothing else of the
 image reaches the logits, is checked on inputs it was not read from. No name or type of a layer is asked for.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from inspector.capture import Reduction, capture, reductions, substitute
-from inspector.errors import HeadError, NetworkError
-from inspector.pooling import Pooling, recognise
+from inspector.capture import Reduction, capture, reaching
+from inspector.errors import HeadError
+from inspector.pooling import Pooling, recognise, shares
+from inspector.tail import Tail
 
-Verdict = Literal["exact", "not exact"]
+Verdict = Literal["exact", "exact for this image", "not unique", "not exact"]
 
 TOLERANCE = 1e-5  # of the sum of all that was added up, in float32
 _STRETCHES = (1, -10, 100)  # of the values that a head is tried with: one that bends bends somewhere far out
+_STEP = 1e-5  # of the pooled values' size, to look for curvature with
+_STRAIGHT = 1e-7  # of a change: what curvature leaves is as large as the step, what rounding leaves is smaller
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One of the poolings whose results, side by side, are the pooled values."""
+
+    call: int  # which of the network's reductions it is
+    pooling: Pooling
+    width: int  # how many pooled values it gives
+    grid: tuple[int, int]  # h, w of the feature maps of the example
 
 
 @dataclass(frozen=True, eq=False)
 class Head:
     """How the pooled feature maps become the logits."""
 
-    pooling: Pooling
-    weight: Tensor  # (K, C), or (K, C * h * w) where the feature maps are flattened
-    bias: Tensor  # (K,)
-    call: int  # which of the network's reductions the pooling is
+    branches: tuple[Branch, ...]
+    weight: Tensor | None  # (K, P), P = C or C * h * w where maps are flattened; None where it changes with the image
+    bias: Tensor | None  # (K,)
+    classes: int  # K
+    verdict: Verdict  # what its class maps can be
     per_class: bool  # the feature maps are the class maps themselves: the weight is the identity
+
+    @property
+    def pooling(self) -> str:
+        """The kind of pooling, or the kinds of all branches: "average", "average + max"."""
+        return " + ".join(dict.fromkeys(branch.pooling for branch in self.branches))
+
+    @property
+    def calls(self) -> tuple[int, ...]:
+        return tuple(branch.call for branch in self.branches)
+
+    @property
+    def scores_positions(self) -> bool:
+        """Whether every position can be scored as if it alone were pooled."""
+        return self.pooling in ("average", "max") and len(self.branches) == 1
+
+    @property
+    def finest(self) -> Branch:
+        """The branch whose grid the class maps have."""
+        return max(self.branches, key=lambda branch: branch.grid[0] * branch.grid[1])
+
+    @property
+    def needs_pooled(self) -> bool:
+        """Whether the split needs the pooled values, and not the feature maps alone."""
+        return self.weight is None or self.slopes
+
+    @property
+    def slopes(self) -> bool:
+        """Whether the split needs the derivative of the pooling."""
+        return any(branch.pooling in ("linear", "other") for branch in self.branches)
+
+    def tail(self, network: nn.Module, inputs: Tensor) -> Tail:
+        return Tail(network, inputs, self.calls, tuple(branch.width for branch in self.branches))
 
 
 def find_head(network: nn.Module, example: Tensor) -> Head:
     """The head of a network, read with one example input (1, channels, H, W).
 
-    Raises HeadError where there is no pooling, the rest of the network is not affine, or more reaches the logits
-    than the pooled values.
+    Raises HeadError where no pooling reaches the logits, or more than the pooled values does.
     """
-    found, _ = reductions(network, example)
-    pooling = _last_on_the_way(network, example, found)
-    kinds = recognise(pooling.feature_maps, pooling.pooled)
-    # Feature maps that are the same everywhere, all silent after a ReLU say, are pooled alike by every pooling.
-    for stretch in _STRETCHES if len(kinds) > 1 else ():
-        image = stretch * torch.randn(example.shape, generator=torch.Generator().manual_seed(2)).to(example)
-        other, _ = capture(network, image, pooling.index)
-        kinds = [kind for kind in kinds if kind in recognise(other.feature_maps, other.pooled)]
-    if not kinds:
-        shape = tuple(pooling.feature_maps.shape[1:])
+    calls = reaching(network, example)
+    if not calls:
         raise HeadError(
-            f"The last feature maps {shape} are pooled neither by average, nor by maximum, nor flattened: "
-            "their class maps would not be exact."
+            "No spatial map reaches the logits: no pooling was found on the way to them. A network that ends in global "
+            "average or global max pooling, or in flatten and Linear, would do."
         )
-    bias = _without_gradient(network, example, pooling.index, torch.zeros_like(pooling.pooled))[0]
-    weight = _jacobian(network, example, pooling, len(bias))
-    identity = torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
-    head = Head(kinds[0], weight, bias, pooling.index, weight.shape == identity.shape and torch.equal(weight, identity))
-    _prove(network, example, head)
-    return head
+    found, logits = capture(network, example, calls, slopes=True)
+    _refuse_tokens(found)
+    others = [capture(network, image, calls, slopes=True) for image in _noise(example.shape, example)]
+    branches = tuple(
+        Branch(seen.index, _kind([seen, *(other[n] for other, _ in others)]), _pooled(seen).shape[1], _grid(seen))
+        for n, seen in enumerate(found)
+    )
+    tail = Tail(network, example, tuple(calls), tuple(branch.width for branch in branches))
+    pooled = torch.cat([_pooled(seen) for seen in found], 1)
+    if all(branch.pooling != "other" for branch in branches):
+        seen = [(torch.cat([_pooled(branch) for branch in other], 1), logits) for other, logits in others]
+        head = _fixed_head(tail, branches, pooled, seen)
+        if head is not None:
+            return head
+    _refuse_more(tail, pooled)
+    verdict = _verdict_of_image(tail, branches, [found, *(other for other, _ in others)])
+    return Head(branches, None, None, logits.shape[1], verdict, False)
 
 
 def misses(predicted: Tensor, logits: Tensor, total: Tensor) -> Tensor:
@@ -72,67 +123,136 @@ def misses(predicted: Tensor, logits: Tensor, total: Tensor) -> Tensor:
     return (predicted - logits).abs() / (TOLERANCE * (total + 1))
 
 
-def _last_on_the_way(network: nn.Module, example: Tensor, found: list[Reduction]) -> Reduction:
-    for reduction in reversed(found):
-        pooled = reduction.pooled.requires_grad_()
-        with torch.enable_grad():
-            total = substitute(network, example, reduction.index, pooled).sum()
-        reached = total.requires_grad and torch.autograd.grad(total, pooled, allow_unused=True)[0] is not None
-        pooled.requires_grad_(False)
-        if reached:
-            return reduction
-    raise HeadError(
-        "No pooling was found: nothing on the way to the logits takes every channel of a feature map to one value. "
-        "A network that ends in global average or global max pooling, or in flatten and Linear, would do."
+def _noise(shape: Sequence[int], like: Tensor) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [stretch * torch.randn(tuple(shape), generator=generator).to(like) for stretch in _STRETCHES]
+
+
+def _pooled(seen: Reduction) -> Tensor:
+    assert seen.pooled is not None, "captured, not only heard"
+    return seen.pooled
+
+
+def _grid(seen: Reduction) -> tuple[int, int]:
+    height, width = seen.feature_maps.shape[2:]
+    return height, width
+
+
+def _refuse_tokens(found: Sequence[Reduction]) -> None:
+    for seen in found:
+        if seen.on_grid:
+            continue
+        tokens = seen.feature_maps.shape[3]
+        if torch.equal(seen.feature_maps[:, :, 0, 0], _pooled(seen)):
+            raise HeadError(
+                f"No spatial map reaches the logits: they are read from one of {tokens} tokens (a class token), and "
+                "what each position gave to it went through attention. A network that pools the tokens of all "
+                "positions would do."
+            )
+        raise HeadError(
+            f"No spatial map reaches the logits: the {tokens} tokens that are pooled lie on no grid of positions."
+        )
+
+
+def _kind(seen: Sequence[Reduction]) -> Pooling:
+    """The pooling that takes the feature maps of several images, of which the first is the example, to their values."""
+    known = [recognise(one.feature_maps, _pooled(one)) for one in seen]
+    # Feature maps that are the same everywhere, all silent after a ReLU say, are pooled alike by every pooling.
+    for kind in known[0]:
+        if all(kind in kinds for kinds in known):
+            return kind
+    shape = tuple(seen[0].feature_maps.shape[1:])
+    slopes = [one.slope for one in seen]
+    if any(slope is None for slope in slopes):
+        raise HeadError(
+            f"The last feature maps {shape} are pooled neither by average, nor by maximum, nor flattened, nor each "
+            "channel by itself: their class maps would not be exact."
+        )
+    rests = [_pooled(one) - shares("other", one.feature_maps, one.slope).sum((2, 3)) for one in seen]
+    same_slope = all(_close(slope, slopes[0]) for slope in slopes if slope is not None)
+    # The rest of a large image is lost in rounding.
+    scales = [float(_pooled(one).abs().max()) for one in seen]
+    same_rest = all(
+        float((rest - rests[0]).abs().max()) <= TOLERANCE * (1 + scale + scales[0])
+        for rest, scale in zip(rests, scales, strict=True)
+    )
+    return "linear" if same_slope and same_rest else "other"
+
+
+def _close(a: Tensor | None, b: Tensor | None) -> bool:
+    assert a is not None
+    assert b is not None
+    return torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE * float(b.abs().max()))
+
+
+def _fixed_head(
+    tail: Tail, branches: tuple[Branch, ...], pooled: Tensor, seen: Sequence[tuple[Tensor, Tensor]]
+) -> Head | None:
+    """The head with weight and bias that hold for every image, or None if what follows the pooling is not affine."""
+    tried = torch.cat(_noise(pooled.shape, pooled))
+    zero, logits = tail.logits(torch.zeros_like(pooled)), tail.logits(tried)
+    # Sums of inputs give sums of outputs: far quicker seen than the Jacobian of a flattened head is read.
+    sums = tail.logits(tried.sum(0, keepdim=True)) - zero
+    if (sums - (logits - zero).sum(0)).abs().max() > 1e-3 * (logits.abs().max() + 1):
+        return None
+    weight, bias = tail.jacobian(pooled), zero[0]
+    if not _predicts(weight, bias, tried, logits):
+        return None
+    for other, expected in seen:
+        if not _predicts(weight, bias, other, expected):
+            raise _more()
+    identity = torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
+    per_class = len(branches) == 1 and weight.shape == identity.shape and torch.equal(weight, identity)
+    return Head(branches, weight, bias, len(bias), "exact", per_class)
+
+
+def _predicts(weight: Tensor, bias: Tensor, pooled: Tensor, logits: Tensor) -> bool:
+    total = pooled.abs() @ weight.abs().T + bias.abs()
+    return bool((misses(pooled @ weight.T + bias, logits, total) <= 1).all())
+
+
+def _more() -> HeadError:
+    return HeadError(
+        "More than the pooled feature maps reaches the logits (another branch of the network does): "
+        "class maps of this pooling alone would not sum to the logits."
     )
 
 
-def _without_gradient(network: nn.Module, example: Tensor, call: int, pooled: Tensor) -> Tensor:
-    with torch.no_grad():
-        return substitute(network, example, call, pooled)
+def _refuse_more(tail: Tail, pooled: Tensor) -> None:
+    """Raise HeadError if the same pooled values give other logits on another image."""
+    expected = tail.logits(pooled)
+    for image in _noise(tail.inputs.shape, tail.inputs):
+        logits = Tail(tail.network, image, tail.calls, tail.widths).logits(pooled)
+        if not torch.allclose(logits, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max())):
+            raise _more()
 
 
-def _jacobian(network: nn.Module, example: Tensor, pooling: Reduction, classes: int) -> Tensor:
-    """d logits / d pooled at the example: (K, P)."""
-    # One row a class, so that one backward pass gives all rows. (torch's batched gradients import sympy: a second.)
-    rows = pooling.pooled.repeat(classes, 1).requires_grad_()
-    try:
-        with torch.enable_grad():
-            logits = substitute(network, example, pooling.index, rows)
-            if logits.shape == (classes, classes):
-                return torch.autograd.grad(logits.diagonal().sum(), rows)[0]
-    except NetworkError:
-        pass
-    # The network reshapes to the batch size of its input: a backward pass a class, then.
-    row = pooling.pooled.clone().requires_grad_()
-    with torch.enable_grad():
-        logits = substitute(network, example, pooling.index, row)[0]
-        gradients = [torch.autograd.grad(logits[k], row, retain_graph=True)[0] for k in range(classes)]
-    return torch.cat(gradients)
+def _verdict_of_image(tail: Tail, branches: Sequence[Branch], seen: Sequence[list[Reduction]]) -> Verdict:
+    """Whether, statistics and gates held, the logits of every image that was seen are an exact sum."""
+    for found in seen:
+        for branch, one in zip(branches, found, strict=True):
+            if branch.pooling == "other":
+                rest = _pooled(one) - shares("other", one.feature_maps, one.slope).sum((2, 3))
+                if rest.abs().max() > TOLERANCE * (_pooled(one).abs().max() + 1):
+                    return "not unique"
+    # The example, the image furthest from it, and one that is no image's: in double precision each takes its time.
+    points = [torch.cat([_pooled(one) for one in found], 1) for found in (seen[0], seen[-1])]
+    points += _noise(points[0].shape, points[0])[:1]
+    return "exact for this image" if all(_is_straight(tail, point) for point in points) else "not unique"
 
 
-def _prove(network: nn.Module, example: Tensor, head: Head) -> None:
-    """Raise HeadError unless weight and bias predict the logits of other pooled values and of other images."""
-    generator = torch.Generator().manual_seed(1)
-    for stretch in _STRETCHES:
-        pooled = stretch * torch.randn(1, head.weight.shape[1], generator=generator).to(example)
-        if not _predicts(head, pooled, _without_gradient(network, example, head.call, pooled)):
-            raise HeadError(
-                "What follows the pooling is not affine (an activation, a normalisation or several layers stand "
-                "there): its logits do not split exactly over positions."
-            )
-    for stretch in _STRETCHES:
-        image = stretch * torch.randn(example.shape, generator=generator).to(example)
-        other, logits = capture(network, image, head.call)
-        if head.pooling not in recognise(other.feature_maps, other.pooled):
-            raise HeadError(f"The pooling changes with the image: {head.pooling} for one, something else for another.")
-        if not _predicts(head, other.pooled, logits):
-            raise HeadError(
-                "More than the pooled feature maps reaches the logits (another branch of the network does): "
-                "class maps of this pooling alone would not sum to the logits."
-            )
+def _is_straight(tail: Tail, pooled: Tensor) -> bool:
+    """Whether the tail, statistics held, goes straight from here in one of four random directions.
 
-
-def _predicts(head: Head, pooled: Tensor, logits: Tensor) -> bool:
-    total = pooled.abs() @ head.weight.abs().T + head.bias.abs()
-    return bool((misses(pooled @ head.weight.T + head.bias, logits, total) <= 1).all())
+    One is enough: what bends does so in all of them, and a gate that happens to turn on the way spoils one.
+    """
+    generator = torch.Generator().manual_seed(2)
+    # Apple's GPUs have no double precision: there it needs luck to be called straight, and it is never wrongly.
+    pooled = pooled if pooled.device.type == "mps" else pooled.double()
+    directions = torch.randn(4, pooled.shape[1], generator=generator).to(pooled)
+    steps = _STEP * pooled.square().mean().sqrt() * directions
+    # From where it is, the steps to first order; and behind them where they lead.
+    points = torch.cat([pooled.expand_as(steps), pooled + steps])
+    logits, changes = tail.held_changes(points, torch.cat([steps, torch.zeros_like(steps)]))
+    bent = (logits[4:] - logits[:4] - changes[:4]).abs().amax(1)
+    return bool((bent <= _STRAIGHT * changes[:4].abs().amax(1)).any())

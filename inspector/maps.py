@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch import Tensor
 
-from inspector.capture import listen
 from inspector.classifier import Classifier
+from inspector.decomposition import Decomposition, decompose
 from inspector.errors import InspectorError
 from inspector.head import Verdict, misses
 from inspector.image import ImageSource, Photo, View, make_view, read_image
-from inspector.pooling import deciding_positions, position_scores, split
+from inspector.tap import listen
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,7 +65,7 @@ class ClassMaps:
     probabilities: Tensor  # (K,)
     residual: float  # the largest |values.sum((1, 2)) + bias - logits| over all classes, in logits
     verdict: Verdict
-    feature_maps: Tensor  # (C, h, w), before pooling
+    decomposition: Decomposition  # what the values were made of
     classifier: Classifier
     view: View | None  # None where the input was a tensor and no photo
 
@@ -75,17 +74,14 @@ class ClassMaps:
         order = self.logits.argsort(descending=True, stable=True)[:count].tolist()
         return [(k, self.classifier.class_names[k], float(self.probabilities[k])) for k in order]
 
+    @property
+    def feature_maps(self) -> Tensor:
+        """The feature maps before pooling, (C, h, w); of several branches one after the other, on the finest grid."""
+        return self.decomposition.feature_maps
+
     def parts(self, k: str | int) -> Tensor:
         """What each channel and position adds to one logit: (C, h, w), in logits; they sum to the logit less bias."""
-        channels, height, width = self.feature_maps.shape
-        weight = self.classifier.head.weight[self.classifier.class_index(k)]
-        if self.classifier.head.pooling == "average":
-            return self.feature_maps * weight.view(channels, 1, 1) / (height * width)
-        if self.classifier.head.pooling == "flatten":
-            return self.feature_maps * weight.view(channels, height, width)
-        deciding = deciding_positions(self.feature_maps[None])[0]
-        kept = torch.arange(height * width, device=deciding.device) == deciding[:, None]  # (C, h * w)
-        return self.feature_maps * kept.view_as(self.feature_maps) * weight.view(channels, 1, 1)
+        return self.decomposition.parts(self.classifier.class_index(k))
 
     def channels(self, k: str | int) -> Tensor:
         """What each channel adds to one logit: (C,), in logits; they sum to the logit less bias."""
@@ -99,31 +95,36 @@ class ClassMaps:
         other = self.values.mean(0) if b is None else self.values[self.classifier.class_index(b)]
         return self.values[self.classifier.class_index(a)] - other
 
-    def position_scores(self) -> Tensor:
+    def position_scores(self, classes: Sequence[int] | None = None) -> Tensor:
         """The dense reading: each position's score as if it alone were pooled, (K, h, w), in logits less bias.
 
-        For average pooling their mean is the logit less bias; for max pooling they sum to no logit. InspectorError
-        for a flattened head, where every position has a weight of its own.
+        Of all classes, or of those named. For average pooling their mean is the logit less bias; for max pooling they
+        sum to no logit. InspectorError for a head that has no such scores.
         """
-        if self.classifier.head.pooling == "flatten":
-            raise InspectorError("A flattened head scores no position alone: each has weights of its own.")
-        return position_scores(self.feature_maps[None], self.classifier.head.weight)[0]
+        if not self.classifier.head.scores_positions:
+            raise InspectorError(
+                "A position is scored alone only where average or max pooling is the only one: this head's is "
+                f"{self.classifier.head.pooling}."
+            )
+        return self.decomposition.scores(range(len(self.logits)) if classes is None else classes)
 
     def read(self, k: str | int, against: str | int | None = None, dense: bool = False) -> ClassMap:
         """One class map to show: class k, or k against another class or against "average"; dense: position scores."""
         k = self.classifier.class_index(k)
-        values, bias, logits = self.position_scores() if dense else self.values, self.bias, self.logits
-        name = self.classifier.class_names[k]
-        if against is None:
-            title, shown = name, (values[k], bias[k], logits[k])
-        elif against == AVERAGE:
-            title = f"{name} against the average class"
-            shown = (values[k] - values.mean(0), bias[k] - bias.mean(), logits[k] - logits.mean())
-        else:
-            b = self.classifier.class_index(against)
-            title = f"{name} against {self.classifier.class_names[b]}"
-            shown = (values[k] - values[b], bias[k] - bias[b], logits[k] - logits[b])
-        return ClassMap(title, shown[0], float(shown[1]), None if dense else float(shown[2]))
+        name, others = self.classifier.class_names[k], []
+        title = name
+        if against == AVERAGE:
+            title, others = f"{name} against the average class", list(range(len(self.logits)))
+        elif against is not None:
+            others = [self.classifier.class_index(against)]
+            title = f"{name} against {self.classifier.class_names[others[0]]}"
+        # The class first; a dense reading makes no more scores than are asked for.
+        wanted = [k, *others]
+        values = self.position_scores(wanted) if dense else self.values[wanted]
+        values, bias, logit = (
+            one[0] - one[1:].mean(0) if others else one[0] for one in (values, self.bias[wanted], self.logits[wanted])
+        )
+        return ClassMap(title, values, float(bias), None if dense else float(logit))
 
     def reading(self, dense: bool = False, against: str | int | None = None) -> str:
         """In words, what the positions of a map are parts of."""
@@ -200,26 +201,28 @@ def class_maps(classifier: Classifier, image: ImageSource | Photo) -> ClassMaps:
 
 def class_maps_of_batch(classifier: Classifier, inputs: Tensor, views: Sequence[View] | None = None) -> list[ClassMaps]:
     """The class maps of each image of a batch of normalised inputs, (N, channels, H, W)."""
-    head = classifier.head
-    feature_maps, logits = listen(classifier.tap, inputs)
-    with torch.no_grad():
-        values = split(head.pooling, feature_maps, None if head.per_class else head.weight)
-        sums = values.sum((2, 3)) + head.bias
-        total = values.abs().sum((2, 3)) + head.bias.abs()
-        exact = (misses(sums, logits, total) <= 1).all(1)
-        residuals = (sums - logits).abs().amax(1)
-        probabilities = logits.softmax(1) if classifier.probability == "softmax" else logits.sigmoid()
-    return [
-        ClassMaps(
-            values=values[n],
-            bias=head.bias,
+    heard, logits = listen(classifier.tap, inputs)
+    probabilities = logits.softmax(1) if classifier.probability == "softmax" else logits.sigmoid()
+    made = []
+    for n, split in enumerate(decompose(classifier.network, classifier.head, inputs, heard)):
+        residual, adds_up = _check(split, logits[n])
+        maps = ClassMaps(
+            values=split.values,
+            bias=split.bias,
             logits=logits[n],
             probabilities=probabilities[n],
-            residual=float(residuals[n]),
-            verdict="exact" if exact[n] else "not exact",
-            feature_maps=feature_maps[n],
+            residual=residual,
+            verdict=classifier.head.verdict if adds_up else "not exact",
+            decomposition=split,
             classifier=classifier,
             view=views[n] if views is not None else None,
         )
-        for n in range(len(logits))
-    ]
+        made.append(maps)
+    return made
+
+
+def _check(split: Decomposition, logits: Tensor) -> tuple[float, bool]:
+    """The largest miss over all classes, in logits, and whether all are within rounding."""
+    sums = split.values.sum((1, 2)) + split.bias
+    total = split.values.abs().sum((1, 2)) + split.bias.abs()
+    return float((sums - logits).abs().max()), bool((misses(sums, logits, total) <= 1).all())

@@ -3,6 +3,8 @@
     average   p[c] = sum over y, x of  F[c, y, x] / (h * w)
     max       p[c] = F[c, y*, x*],  (y*, x*) the first position, row by row, that holds the maximum
     flatten   p[c, y, x] = F[c, y, x]: nothing is pooled, every position keeps its own weight
+    linear    p[c] = sum over y, x of  S[c, y, x] * F[c, y, x] + constant: a sum, a convolution as large as the maps
+    other     the same to first order, S = dp / dF: generalised mean, log-sum-exp
 
 Each is a sum over positions, which is why a logit that is affine in p is one too.
 Lin, Chen, Yan, "Network in Network" (2013), for global average pooling; Oquab et al., "Is object localization
@@ -16,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Pooling = Literal["average", "max", "flatten"]
+Pooling = Literal["average", "max", "flatten", "linear", "other"]
 Reduction = Literal["average", "max"]
 
 
@@ -91,31 +93,67 @@ def deciding_positions(feature_maps: Tensor) -> Tensor:
     return torch.where(maxima == 0, -1, positions)
 
 
-def split(pooling: Pooling, feature_maps: Tensor, weight: Tensor | None) -> Tensor:
+def shares(pooling: Pooling, feature_maps: Tensor, slope: Tensor | None = None) -> Tensor:
+    """What each position adds to each pooled value: (N, C, h, w), from feature maps of that shape.
+
+    Their sum over positions is the pooled value; for flatten there is nothing to sum. `slope`, d pooled / d feature
+    maps, is for linear and other poolings, whose pooled values may have a constant besides.
+    """
+    if pooling == "average":
+        return feature_maps / (feature_maps.shape[2] * feature_maps.shape[3])
+    if pooling == "max":
+        # A silent channel brings 0 wherever it is put.
+        positions = deciding_positions(feature_maps).clamp(min=0)
+        parts = torch.zeros_like(feature_maps).flatten(2)
+        return parts.scatter_(2, positions[..., None], global_max(feature_maps)[..., None]).view_as(feature_maps)
+    if pooling == "flatten":
+        return feature_maps
+    assert slope is not None, "only the network knows how it pools"
+    return feature_maps * slope
+
+
+def split(pooling: Pooling, feature_maps: Tensor, weight: Tensor | None, slope: Tensor | None = None) -> Tensor:
     """What each position adds to each logit: feature maps (N, C, h, w) and weight (K, P) -> (N, K, h, w), in logits.
 
     Without a weight every channel is a class of its own, K = C. The sum over positions is weight @ pooled, exactly.
     For max pooling it is sparse: the deciding position of a channel gets all that the channel brings.
     """
     images, channels, height, width = feature_maps.shape
-    if pooling == "average":
-        shares = feature_maps / (height * width)
-        return shares if weight is None else position_scores(shares, weight)
+    if weight is None:
+        return shares(pooling, feature_maps, slope)
     if pooling == "max":
-        # A silent channel brings 0 wherever it is put.
+        # For a thousand classes far less work than a product with the shares, which are nearly all zero.
         positions = deciding_positions(feature_maps).clamp(min=0)
-        maxima = global_max(feature_maps)
-        if weight is None:
-            maps = torch.zeros_like(feature_maps).flatten(2)
-            return maps.scatter_(2, positions[..., None], maxima[..., None]).view_as(feature_maps)
-        brought = weight * maxima[:, None]  # (N, K, C)
+        brought = weight * global_max(feature_maps)[:, None]  # (N, K, C)
         maps = brought.new_zeros(images, len(weight), height * width)
         return maps.scatter_add_(2, positions[:, None].expand_as(brought), brought).view(*maps.shape[:2], height, width)
-    if weight is None:
-        return feature_maps
-    # One image at a time: the products of a batch would be N times as large as the weight.
-    products = (weight * maps.flatten() for maps in feature_maps)
-    return torch.stack([product.view(-1, channels, height, width).sum(1) for product in products])
+    if pooling == "flatten":
+        # One image at a time: the products of a batch would be N times as large as the weight.
+        products = (weight * maps.flatten() for maps in feature_maps)
+        return torch.stack([product.view(-1, channels, height, width).sum(1) for product in products])
+    return position_scores(shares(pooling, feature_maps, slope), weight)
+
+
+def rows_of_positions(pooling: Pooling, parts: Tensor) -> Tensor:
+    """The pooled values that each position alone gives: shares (C, h, w) -> (h * w, P)."""
+    rows = parts.flatten(1).T
+    if pooling != "flatten":
+        return rows
+    # Every position keeps its own columns.
+    return (torch.eye(len(rows)).to(rows)[:, None] * rows[:, :, None]).flatten(1)
+
+
+def regrid(maps: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Maps (..., h, w) on another grid over the same area, every cell's value spread evenly: the sum stays."""
+    down, across = (_overlap(old, new).to(maps) for old, new in zip(maps.shape[-2:], grid, strict=True))
+    return down @ maps @ across.T
+
+
+def _overlap(old: int, new: int) -> Tensor:
+    """What part of each of `old` cells of a line lies in each of `new` ones: (new, old), every column sums to 1."""
+    starts, ends = torch.arange(new)[:, None] / new, torch.arange(1, new + 1)[:, None] / new
+    inside = torch.minimum(ends, torch.arange(1, old + 1) / old) - torch.maximum(starts, torch.arange(old) / old)
+    return inside.clamp(min=0) * old
 
 
 def position_scores(feature_maps: Tensor, weight: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inspector.capture import Layout, at_reductions, watch
+from inspector.capture import watch
+from inspector.reductions import Seen, at_reductions, name_of
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,12 @@ def receptive_field(network: nn.Module, example: Tensor, pooling: int) -> Recept
     tracks = _Tracks(example)
     found: list[ReceptiveField] = []
 
-    def look(index: int, source: Tensor, result: Tensor, layout: Layout) -> Tensor:
-        if index == pooling:
-            first = layout == "channels first"
-            found.append(tracks.of(source) if first else tracks.even(source.shape[1:3]))
-        return result
+    def look(seen: Seen) -> Tensor:
+        if seen.index == pooling:
+            first = seen.source.ndim == 4 and seen.layout.channels == "first"
+            known = first or id(seen.source) in tracks.views
+            found.append(tracks.of(seen.source) if known else tracks.even(seen.layout.grid or (1, 1)))
+        return seen.result
 
     with torch.no_grad():
         watch(network, example, at_reductions(look, tracks.perform))
@@ -65,6 +67,7 @@ class _Tracks:
         pixel = Axis(centre=0.5, stride=1, size=1)
         # The tensors too: an id is a name only while its owner lives.
         self.known = {id(image): (image, ReceptiveField(pixel, pixel))}
+        self.views: set[int] = set()  # maps laid out anew, as tokens or with their channels last
 
     def of(self, tensor: Tensor) -> ReceptiveField:
         return self.known[id(tensor)][1]
@@ -81,9 +84,19 @@ class _Tracks:
         before = [(tuple(tensor.shape[-2:]), self.of(tensor)) for tensor in sources]
         result = function(*args, **kwargs)
         if before:
-            move = _MOVES.get(getattr(function, "__name__", ""))
+            name = name_of(function)
+            move, viewed = _MOVES.get(name), any(id(source) in self.views for source in sources)
             for tensor in _tensors(result):
-                field = move(before[0][1], args, kwargs) if move else self._meet(tensor, before)
+                if move:
+                    field = move(before[0][1], args, kwargs)
+                elif _keeps_positions(name, sources, tensor, viewed):
+                    field = _widest([field for _, field in before])
+                    self.views.add(id(tensor))
+                elif viewed:
+                    # Attention, say, brings positions together.
+                    field = self.even(tensor.shape[-2:] if tensor.ndim >= 4 else (1, 1))
+                else:
+                    field = self._meet(tensor, before)
                 self.known[id(tensor)] = tensor, field
         return result
 
@@ -92,11 +105,30 @@ class _Tracks:
         same = [field for size, field in before if size == tuple(result.shape[-2:])]
         if result.ndim < 4 or not same:
             return self.even(result.shape[-2:] if result.ndim >= 4 else (1, 1))
-        fields = [field for _, field in before]
-        return ReceptiveField(
-            replace(same[0].y, size=max(field.y.size for field in fields)),
-            replace(same[0].x, size=max(field.x.size for field in fields)),
-        )
+        return _widest([same[0], *(field for _, field in before)])
+
+
+_VIEWS = ("flatten", "unflatten", "view", "reshape", "permute", "transpose", "movedim", "contiguous")
+_POINTWISE = (
+    "relu", "relu6", "gelu", "silu", "hardswish", "sigmoid", "clamp", "hardtanh", "leaky_relu", "elu", "dropout", "add",
+    "__add__", "add_", "iadd", "__iadd__", "mul", "__mul__", "mul_", "sub", "__sub__", "div", "__truediv__",
+    "batch_norm", "layer_norm", "linear",
+)  # fmt: skip
+
+
+def _keeps_positions(name: str, sources: Sequence[Tensor], result: Tensor, viewed: bool) -> bool:
+    """Whether maps were laid out anew, or, where they lie so already, every position was worked on by itself."""
+    if name in _VIEWS:
+        return sources[0].numel() == result.numel()
+    return viewed and name in _POINTWISE and sources[0].shape[:-1] == result.shape[:-1]
+
+
+def _widest(fields: Sequence[ReceptiveField]) -> ReceptiveField:
+    """The first, as large as the largest."""
+    return ReceptiveField(
+        replace(fields[0].y, size=max(field.y.size for field in fields)),
+        replace(fields[0].x, size=max(field.x.size for field in fields)),
+    )
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

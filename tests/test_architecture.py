@@ -11,8 +11,10 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "inspector"
 
 ORDER = (
-    "errors", "image", "catalogue", "examples", "pooling", "networks", "capture", "head", "receptive_field",
-    "classifier", "loading", "maps", "attribution", "faithfulness", "localisation", "render", "figure", "export",
+    "errors", "image", "catalogue", "examples", "pooling", "networks", "reductions", "capture", "tail", "tap", "head",
+    "receptive_field",
+    "classifier", "checkpoint", "architectures", "keras_network", "onnx_network", "loading", "adding", "decomposition", "maps",
+    "anatomy", "attribution", "faithfulness", "localisation", "render", "figure", "export",
     "train", "batch", "cli", "ui",
 )  # fmt: skip
 SHELLS = ORDER[ORDER.index("train") :]

@@ -121,7 +121,7 @@ def test_every_global_pooling_is_seen_in_order():
 @pytest.mark.parametrize("index", [0, 1])
 def test_one_reduction_is_captured_by_its_number(index):
     network, inputs = seeded(SqueezeExcite), noise(2, 3, 5, 6)
-    reduction, _ = capture(network, inputs, index)
+    (reduction,), _ = capture(network, inputs, [index])
     expected = network.features(inputs) if index else network.conv(inputs)
     assert reduction.index == index
     torch.testing.assert_close(reduction.feature_maps, expected.detach())
@@ -130,14 +130,14 @@ def test_one_reduction_is_captured_by_its_number(index):
 
 def test_feature_maps_are_a_copy_that_a_later_in_place_operation_spares():
     network, inputs = seeded(InPlaceAfter), noise(1, 3, 4, 4)
-    reduction, _ = capture(network, inputs, 0)
+    (reduction,), _ = capture(network, inputs, [0])
     torch.testing.assert_close(reduction.feature_maps, network.conv(inputs).detach())
     assert (reduction.feature_maps < 0).any()
 
 
 def test_an_in_place_relu_before_pooling_is_in_the_feature_maps():
     network, inputs = seeded(InPlaceBefore), noise(1, 3, 4, 4)
-    reduction, _ = capture(network, inputs, 0)
+    (reduction,), _ = capture(network, inputs, [0])
     torch.testing.assert_close(reduction.feature_maps, network.conv(inputs).clamp(min=0).detach())
 
 
@@ -158,7 +158,7 @@ def test_a_pooling_is_seen_whatever_way_it_is_called(pool):
             return pool(inputs * 2)
 
     inputs = noise(2, 3, 4, 5)
-    reduction, logits = capture(Network().eval(), inputs, 0)
+    (reduction,), logits = capture(Network().eval(), inputs, [0])
     torch.testing.assert_close(reduction.feature_maps, inputs * 2)
     torch.testing.assert_close(reduction.pooled, 2 * inputs.mean((2, 3)))
     torch.testing.assert_close(logits, 2 * inputs.mean((2, 3)))
@@ -170,14 +170,14 @@ def test_channels_last_maps_come_back_channels_first():
             return inputs.permute(0, 2, 3, 1).mean((1, 2))
 
     inputs = noise(2, 3, 4, 5)
-    reduction, _ = capture(Network(), inputs, 0)
+    (reduction,), _ = capture(Network(), inputs, [0])
     torch.testing.assert_close(reduction.feature_maps, inputs)
 
 
 def test_substituted_pooled_values_reach_the_logits_with_their_gradient():
     network, inputs = seeded(SqueezeExcite), noise(1, 3, 5, 6)
     pooled = noise(1, 4, seed=1).requires_grad_()
-    logits = substitute(network, inputs, 1, pooled)
+    logits = substitute(network, inputs, {1: pooled})
     torch.testing.assert_close(logits, network.linear(pooled))
     (gradient,) = torch.autograd.grad(logits[0, 0], pooled)
     torch.testing.assert_close(gradient[0], network.linear.weight[0].detach())
@@ -191,7 +191,9 @@ def test_a_plain_pass_gives_the_logits_of_evaluation_mode():
     torch.testing.assert_close(logits, network.eval()(inputs).detach())
 
 
-@pytest.mark.parametrize("work", [run, reductions, lambda n, x: capture(n, x, 0)], ids=["run", "reductions", "capture"])
+@pytest.mark.parametrize(
+    "work", [run, reductions, lambda n, x: capture(n, x, [0])], ids=["run", "reductions", "capture"]
+)
 @pytest.mark.parametrize("breaks", [False, True])
 def test_the_network_comes_back_as_it_was(work, breaks):
     torch.manual_seed(0)
@@ -326,7 +328,7 @@ class Returns(nn.Module):
         (lambda x: x, r"\(2, 3, 4, 4\)"),
         (lambda x: x.sum(), r"\(\)"),
         (lambda x: x.mean((0, 2, 3)), r"\(3,\)"),
-        (lambda x: {"logits": x.mean((2, 3))}, "dict"),
+        (lambda x: {"a": x.mean((2, 3)), "b": x.amax((2, 3))}, "a, b"),
         (lambda x: None, "NoneType"),
         (lambda x: (), "tuple"),
     ],
@@ -359,7 +361,7 @@ def test_an_input_that_does_not_fit_is_named_by_its_shape(shape):
 def test_an_input_too_small_to_pool_is_named():
     network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     with pytest.raises(NetworkError, match=r"pooling was not reached with an input of shape \(1, 3, 1, 1\)"):
-        capture(network, noise(1, 3, 1, 1), 0)
+        capture(network, noise(1, 3, 1, 1), [0])
 
 
 # --- from the network in hand to its class maps, whatever way the feature maps are heard

@@ -157,7 +157,7 @@ def test_position_scores_are_what_each_position_alone_would_bring(maps, pooling)
 def test_a_flattened_head_scores_no_position_alone():
     (maps,) = class_maps_of_batch(flattened(), IMAGE)
     for ask in (maps.position_scores, lambda: maps.read(0, dense=True)):
-        with pytest.raises(InspectorError, match=r"^A flattened head scores no position alone"):
+        with pytest.raises(InspectorError, match=r"^A position is scored alone only where .* head's is flatten"):
             ask()
 
 

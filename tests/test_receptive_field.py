@@ -27,7 +27,7 @@ class Pooled(nn.Module):
 
 def field_of(body: object, height: int = 24, width: int = 24) -> ReceptiveField:
     network, example = Pooled(body).eval(), noise(1, 3, height, width)
-    return receptive_field(network, example, find_head(network, example).call)
+    return receptive_field(network, example, find_head(network, example).finest.call)
 
 
 def conv(kernel: object = 3, **how: object) -> nn.Conv2d:
@@ -151,21 +151,32 @@ def test_what_no_rule_knows_divides_the_input_evenly(body):
     assert field_of(body, 24, 32) == ReceptiveField(axis, axis)
 
 
-def test_channels_last_maps_divide_the_input_evenly():
-    class ChannelsLast(nn.Module):
+@pytest.mark.parametrize(
+    ("tail", "size"),
+    [
+        (lambda x: x.permute(0, 2, 3, 1).mean((1, 2)), 4),
+        (lambda x: F.gelu(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).mean((2, 3)), 4),
+        (lambda x: F.layer_norm(x.flatten(2).transpose(1, 2), (3,)).mean(1), 4),
+        (lambda x: (x.flatten(2) @ x.new_ones(48, 48)).mean(2), math.inf),
+        (lambda x: x.permute(0, 2, 3, 1).roll(1, 1).mean((1, 2)), math.inf),
+    ],
+    ids=["channels last", "channels last and back", "tokens", "tokens that mix", "rolled"],
+)
+def test_maps_that_are_laid_out_anew_are_followed_while_no_position_meets_another(tail, size):
+    class LaidOut(nn.Module):
         def forward(self, inputs: Tensor) -> Tensor:
-            return F.avg_pool2d(inputs, 4).permute(0, 2, 3, 1).mean((1, 2))
+            return tail(F.avg_pool2d(inputs, 4))
 
-    network, example = ChannelsLast(), noise(1, 3, 24, 32)
-    axis = Axis(2.0, 4.0, math.inf)
-    assert receptive_field(network, example, find_head(network, example).call) == ReceptiveField(axis, axis)
+    network, example = LaidOut(), noise(1, 3, 24, 32)
+    axis = Axis(2.0, 4.0, size)
+    assert receptive_field(network, example, find_head(network, example).finest.call) == ReceptiveField(axis, axis)
 
 
 def test_the_receptive_field_of_resnet18_is_the_published_one():
     torch.manual_seed(0)
     network, example = torchvision.models.resnet18(weights=None).eval(), noise(1, 3, 224, 224)
     axis = Axis(0.5, 32, 435)
-    assert receptive_field(network, example, find_head(network, example).call) == ReceptiveField(axis, axis)
+    assert receptive_field(network, example, find_head(network, example).finest.call) == ReceptiveField(axis, axis)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -188,7 +199,7 @@ def test_gradients_of_positive_weights_fill_exactly_the_receptive_field(seed):
     body = nn.Sequential(*layers)
     network = Pooled(body).eval()
     image = torch.rand(1, 1, 150, 170, generator=generator)
-    field = receptive_field(network, image, find_head(network, image).call)
+    field = receptive_field(network, image, find_head(network, image).finest.call)
 
     image.requires_grad_()
     maps = body(image)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inspector.capture import capture, listen, tap
+from inspector.capture import capture
+from inspector.tap import listen, tap
 
 
 def seeded(make: Callable[[], nn.Module]) -> nn.Module:
@@ -59,22 +60,22 @@ IMAGE = torch.rand(2, 3, 8, 9, generator=torch.Generator().manual_seed(1))
 )
 def test_a_tap_hears_what_watching_every_call_sees(make: Callable[[], nn.Module], call: int, hooked: bool) -> None:
     network = seeded(make)
-    heard = tap(network, IMAGE[:1], call)
+    heard = tap(network, IMAGE[:1], [call])
     assert (heard.listener is not None) == hooked
-    feature_maps, logits = listen(heard, IMAGE)
-    seen, seen_logits = capture(network, IMAGE, call)
-    assert torch.equal(feature_maps, seen.feature_maps)
+    (maps,), logits = listen(heard, IMAGE)
+    (seen,), seen_logits = capture(network, IMAGE, [call])
+    assert torch.equal(maps.feature_maps, seen.feature_maps)
     assert torch.equal(logits, seen_logits)
 
 
 def test_the_copy_shares_the_parameters_so_training_on_is_heard() -> None:
     network = seeded(module_pooled)
-    heard = tap(network, IMAGE[:1], 0)
-    before, _ = listen(heard, IMAGE)
+    heard = tap(network, IMAGE[:1], [0])
+    (before,), _ = listen(heard, IMAGE)
     with torch.no_grad():
         network[0][0].weight.mul_(2)
-    after, _ = listen(heard, IMAGE)
-    assert not torch.equal(before, after)
+    (after,), _ = listen(heard, IMAGE)
+    assert not torch.equal(before.feature_maps, after.feature_maps)
     assert heard.listener is not None
     assert all(a is b for a, b in zip(network.parameters(), heard.listener.parameters(), strict=True))
 
@@ -84,12 +85,12 @@ def test_the_network_keeps_its_modes_and_gets_no_hooks() -> None:
     network.train()
     network[0][1].eval()
     modes = [module.training for module in network.modules()]
-    listen(tap(network, IMAGE[:1], 0), IMAGE)
+    listen(tap(network, IMAGE[:1], [0]), IMAGE)
     assert [module.training for module in network.modules()] == modes
     assert not any(module._forward_pre_hooks for module in network.modules())
 
 
 def test_nothing_that_was_heard_is_kept() -> None:
-    heard = tap(seeded(module_pooled), IMAGE[:1], 0)
+    heard = tap(seeded(module_pooled), IMAGE[:1], [0])
     listen(heard, IMAGE)
     assert heard.heard.__dict__ == {}

@@ -75,8 +75,7 @@ def all_class_maps(maps: "ClassMaps") -> str:
     """Every class map before pooling as its raw grid, with its pooled value, the winner marked."""
     from inspector.render import common_scale, flat
 
-    # A flattened head scores no position alone.
-    dense = maps.classifier.head.pooling != "flatten"
+    dense = maps.classifier.head.scores_positions
     values = (maps.position_scores() if dense else maps.values).numpy(force=True)
     scale = common_scale([values])
     winner = int(maps.logits.argmax())

@@ -1,0 +1,127 @@
+"""What a network is made of: its layers as they run, where space is pooled away, what follows, how exact that is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from inspector.capture import Layer, reductions, trace
+from inspector.classifier import Classifier, like_parameters
+from inspector.errors import HeadError, NetworkError
+from inspector.head import Head, Verdict, find_head
+from inspector.image import as_pair
+
+SIZES = ((208, 208), (104, 208), (256, 408))  # height, width: more than one stride, and neither square
+
+_SAYS: dict[Verdict | Literal["none"], str] = {
+    "exact": "what follows the pooling is affine, so every logit is an exact sum over positions, on every image",
+    "exact for this image": (
+        "what follows the pooling is affine while the statistics that it reads from an image, or the gates that the "
+        "image opens, are held: every logit of an image is an exact sum over positions, with a weight of that image"
+    ),
+    "not unique": (
+        "what follows the pooling bends, so a logit may be shared out in more than one way: the split is to first order"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A network as it runs on one input size."""
+
+    name: str
+    input: tuple[int, ...]  # (1, channels, H, W)
+    output: tuple[int, ...]
+    layers: tuple[Layer, ...]  # those without layers inside, in the order in which they first ran
+    parameters: int
+    head: Head | None
+    pooled_after: int | None  # how many layers had run when space was pooled away
+    after: tuple[str, ...]  # the tensor functions that follow the pooling
+    verdict: Verdict | Literal["none"]
+    reason: str
+    grids: tuple[
+        tuple[tuple[int, int], tuple[int, int] | None], ...
+    ]  # input sizes and the class maps' grid, if it runs
+
+    @property
+    def pooling(self) -> str:
+        """Where space goes, in words."""
+        if self.head is None:
+            return "none"
+        branches = [
+            f"{branch.pooling} over {branch.grid[0]} x {branch.grid[1]} positions" for branch in self.head.branches
+        ]
+        return " and ".join(dict.fromkeys(branches))
+
+    @property
+    def backbone(self) -> str:
+        """Whether the network already pools, or global pooling has to be added."""
+        if len(self.output) == 4 and max(self.output[2:]) > 1:
+            return (
+                f"It does not pool: it returns feature maps {self.output}. Add global average pooling, and a Linear "
+                f"from {self.output[1]} features to the classes."
+            )
+        if len(self.output) == 3:
+            return f"It does not pool: it returns tokens {self.output}. Add their mean and a Linear to the classes."
+        if self.head is not None and self.head.per_class:
+            return (
+                f"It already pools: it returns {self.output}, its last feature maps pooled, and nothing follows. If "
+                "they are features and not classes, add a Linear and no other pooling."
+            )
+        if self.head is not None:
+            return f"It already pools, and ends in {self.output[1]} logits: there is no pooling to add."
+        return "It returns one value a class, but pools no map of positions on the way."
+
+
+def describe(
+    model: Classifier | nn.Module,
+    size: int | Sequence[int] = 224,
+    channels: int = 3,
+    sizes: Sequence[tuple[int, int]] = SIZES,
+) -> Anatomy:
+    """The anatomy of a classifier, or of any network, classifier or backbone, on inputs (1, channels, height, width).
+
+    `sizes` are the input sizes (height, width) for which the grid of the class maps is told. Raises NetworkError if
+    the network does not run on such an input.
+    """
+    if isinstance(model, Classifier):
+        network, name = model.network, model.name
+        height_width, channels = model.preprocessing.size, len(model.preprocessing.mean)
+    else:
+        network, name, height_width = model, type(model).__name__, as_pair(size)
+    example = like_parameters(
+        network, torch.randn(1, channels, *height_width, generator=torch.Generator().manual_seed(0))
+    )
+    head, reason = (model.head, "") if isinstance(model, Classifier) else _head(network, example)
+    verdict: Verdict | Literal["none"] = "none" if head is None else head.verdict
+    seen = trace(network, example, () if head is None else head.calls)
+    grids = [(one, _grid(network, example, one, head)) for one in dict.fromkeys([height_width, *sizes])]
+    return Anatomy(
+        name, tuple(example.shape), seen.output, seen.layers, sum(p.numel() for p in network.parameters()), head,
+        seen.before, seen.after, verdict, reason or _SAYS[verdict], tuple(grids),
+    )  # fmt: skip
+
+
+def _head(network: nn.Module, example: Tensor) -> tuple[Head | None, str]:
+    try:
+        return find_head(network, example), ""
+    except HeadError as error:
+        return None, str(error)
+    except NetworkError as error:
+        # A backbone runs, and returns something else than logits; what does not run is told by the trace.
+        trace(network, example)
+        return None, str(error)
+
+
+def _grid(network: nn.Module, example: Tensor, size: tuple[int, int], head: Head | None) -> tuple[int, int] | None:
+    """The grid of the class maps for another input size; None if the network does not run on it as far as it pools."""
+    if head is None:
+        return None
+    try:
+        found, _ = reductions(network, example.new_zeros(*example.shape[:2], *size), head.calls)
+    except NetworkError:
+        return None
+    grids = [(one.feature_maps.shape[2], one.feature_maps.shape[3]) for one in found]
+    return max(grids, key=lambda grid: grid[0] * grid[1]) if len(found) == len(head.calls) else None
