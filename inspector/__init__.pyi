@@ -1,3 +1,4 @@
+from .anatomy import Anatomy, describe
 from .classifier import Classifier
 from .errors import ClassError, ExportError, HeadError, ImageError, InspectorError, NetworkError
 from .head import Head
@@ -15,6 +16,7 @@ from .pooling import (
 from .receptive_field import ReceptiveField
 
 __all__ = [
+    "Anatomy",
     "ClassError",
     "ClassMap",
     "ClassMaps",
@@ -34,6 +36,7 @@ __all__ = [
     "View",
     "class_maps",
     "class_maps_of_batch",
+    "describe",
     "global_average",
     "global_depth",
     "global_max",

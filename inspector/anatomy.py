@@ -55,6 +55,24 @@ class Anatomy:
         ]
         return " and ".join(dict.fromkeys(branches))
 
+    def lines(self) -> list[tuple[str, str]]:
+        """What there is to tell but the layers: (subject, sentence)."""
+        runs = [f"{h} x {w} -> {grid[0]} x {grid[1]}" for (h, w), grid in self.grids if grid is not None]
+        fails = [f"{h} x {w}" for (h, w), grid in self.grids if grid is None]
+        told = [
+            ("network", f"{self.name}, {len(self.layers)} layers, {self.parameters:,} parameters"),
+            ("input and output", f"{self.input} -> {self.output}"),
+            ("pooling", self.pooling),
+            ("what follows it", ", ".join(self.after) or "nothing"),
+            ("class maps", f"{self.verdict}: {self.reason}"),
+            ("is there pooling to add?", self.backbone),
+        ]
+        if self.head is not None:
+            told.append(("input size -> grid of the class maps", "; ".join(runs)))
+            if fails:
+                told.append(("sizes that it does not take", ", ".join(fails)))
+        return told
+
     @property
     def backbone(self) -> str:
         """Whether the network already pools, or global pooling has to be added."""
@@ -80,6 +98,7 @@ def describe(
     size: int | Sequence[int] = 224,
     channels: int = 3,
     sizes: Sequence[tuple[int, int]] = SIZES,
+    name: str | None = None,
 ) -> Anatomy:
     """The anatomy of a classifier, or of any network, classifier or backbone, on inputs (1, channels, height, width).
 
@@ -87,10 +106,10 @@ def describe(
     the network does not run on such an input.
     """
     if isinstance(model, Classifier):
-        network, name = model.network, model.name
+        network, own = model.network, model.name
         height_width, channels = model.preprocessing.size, len(model.preprocessing.mean)
     else:
-        network, name, height_width = model, type(model).__name__, as_pair(size)
+        network, own, height_width = model, type(model).__name__, as_pair(size)
     example = like_parameters(
         network, torch.randn(1, channels, *height_width, generator=torch.Generator().manual_seed(0))
     )
@@ -99,7 +118,7 @@ def describe(
     seen = trace(network, example, () if head is None else head.calls)
     grids = [(one, _grid(network, example, one, head)) for one in dict.fromkeys([height_width, *sizes])]
     return Anatomy(
-        name, tuple(example.shape), seen.output, seen.layers, sum(p.numel() for p in network.parameters()), head,
+        name or own, tuple(example.shape), seen.output, seen.layers, sum(p.numel() for p in network.parameters()), head,
         seen.before, seen.after, verdict, reason or _SAYS[verdict], tuple(grids),
     )  # fmt: skip
 

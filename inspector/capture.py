@@ -36,6 +36,7 @@ class Reduction:
     feature_maps: Tensor  # (N, C, h, w)
     pooled: Tensor | None  # (N, P); None where only the feature maps were heard
     slope: Tensor | None = None  # d pooled / d feature maps, (N, C, h, w), where it was asked for and exists
+    tokens: bool = False  # the positions lay on one axis
     on_grid: bool = True  # False for tokens with a class token among them
 
 
@@ -159,8 +160,10 @@ def reductions(
     def keep(seen: Seen) -> Tensor:
         if only is None or seen.index in only:
             slope = seen.slope() if slopes else None
-            on_grid = seen.layout.grid is not None
-            found.append(Reduction(seen.index, seen.feature_maps(), seen.pooled(), slope, on_grid))
+            lay = seen.layout
+            found.append(
+                Reduction(seen.index, seen.feature_maps(), seen.pooled(), slope, lay.tokens, lay.grid is not None)
+            )
         return seen.result
 
     with torch.no_grad():

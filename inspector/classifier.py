@@ -1,8 +1,9 @@
 """A classifier: a network with its head, its preprocessing and its class names."""
 
 import hashlib
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 import torch
@@ -58,6 +59,24 @@ class Classifier:
 
     def class_index(self, name_or_number: str | int) -> int:
         return class_index(self.class_names, name_or_number)
+
+    def resized(self, size: int | Sequence[int], crop: bool = True) -> "Classifier":
+        """The same for inputs of another (height, width), which global pooling allows: larger ones give finer maps.
+
+        The share of the photo that is cropped away stays; without `crop` the whole photo is squeezed into the size.
+        Whether the network runs on such an input shows when it does.
+        """
+        size, usual = as_pair(size), self.preprocessing
+        resize = None
+        if crop and usual.resize is not None:
+            height, width = (round(r * new / old) for r, new, old in zip(usual.resize, size, usual.size, strict=True))
+            resize = (height, width)
+        field = self.receptive_field
+        if math.isinf(field.y.size):
+            # Where every position sees all, the cells divide the new input; else they lie as they did.
+            example = like_parameters(self.network, torch.zeros(1, len(usual.mean), *size))
+            field = receptive_field(self.network, example, self.head.finest.call)
+        return replace(self, preprocessing=replace(usual, size=size, resize=resize), receptive_field=field)
 
     def inputs(self, view: View) -> Tensor:
         """The normalised input, (1, channels, H, W), in the network's own dtype and on its device."""

@@ -1,11 +1,11 @@
-"""The command line: `inspector explain`, `inspector models`, `inspector app`."""
+"""The command line: `inspector explain`, `describe`, `models`, `add` and `app`."""
 
 import re
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,6 +13,10 @@ from rich.table import Table
 
 from inspector.catalogue import DEFAULT, available
 from inspector.errors import InspectorError
+
+if TYPE_CHECKING:
+    from inspector.classifier import Classifier
+    from inspector.loading import Feeding
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -22,6 +26,35 @@ cli = typer.Typer(
 )
 _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
+
+# What several commands ask for.
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A name from `inspector models`, a folder, `torchvision:resnet18`, `timm:resnet18`, or a file: a "
+        "checkpoint (with --arch), .onnx, .keras, .h5, and with --trust .pt2 and TorchScript.",
+    ),
+]
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        help="The architecture of a checkpoint: `torchvision:NAME`, `timm:NAME`, one of ours, or with --trust "
+        "`package.module:factory` of your own."
+    ),
+]
+Labels = Annotated[Path | None, typer.Option(help="A file of class names: one a line, or a JSON list.")]
+Size = Annotated[
+    str | None, typer.Option(help="The input size: `224`, `208x408` (height x width), or `native`: the photo's own.")
+]
+Mean = Annotated[str | None, typer.Option(help="Of each channel, 0-1: `0.5,0.5,0.5`, or `0.5` for a grey network.")]
+Std = Annotated[str | None, typer.Option(help="Of each channel, as --mean.")]
+Resize = Annotated[
+    str | None, typer.Option(help="What a photo is scaled to before it is cropped to --size: `256`, or `squeeze`.")
+]
+Interpolation = Annotated[str | None, typer.Option(help="`bilinear` or `bicubic`.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Run code of the architecture or the file: only if you know it.")]
 
 
 def main() -> None:
@@ -39,12 +72,7 @@ def explain(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="A new folder for the figure, the numbers and the manifest.")
     ],
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model", "-m", help="A name from `inspector models`, a folder, or `torchvision:resnet18` and such."
-        ),
-    ] = DEFAULT,
+    model: Model = DEFAULT,
     classes: Annotated[
         str,
         typer.Option("--classes", "-c", help="`topN` for the N likeliest, or names or numbers with commas between."),
@@ -58,6 +86,14 @@ def explain(
         typer.Option("--dense", help="Score every position as if it alone were pooled; does not sum to the logit."),
     ] = False,
     grid: Annotated[bool, typer.Option("--grid", help="Draw the raw cells, not interpolated.")] = False,
+    arch: Arch = None,
+    labels: Labels = None,
+    size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    resize: Resize = None,
+    interpolation: Interpolation = None,
+    trust: Trust = False,
 ) -> None:
     """Split the logits of a photo over its pixels and write the figure, the numbers and a manifest.
 
@@ -66,17 +102,20 @@ def explain(
     * `inspector explain cat.jpg -o cat`
 
     * `inspector explain cat.jpg -c "tabby,Egyptian cat" -a average -o cat-against-average`
+
+    * `inspector explain cat.jpg -m mine.pth --arch torchvision:resnet18 --labels classes.txt --size 448 -o cat`
     """
     with _err.status(f"Reading {photo.name} and loading {model} ..."):
         # Here and not above: torch takes seconds to import, and --help needs none of it.
         from inspector.image import read_image
-        from inspector.loading import load
         from inspector.maps import class_maps
 
         picture = read_image(photo)
-        classifier = load(model)
+        native = size == "native"
+        said = _feeding(None if native else size, mean, std, resize, interpolation)
+        classifier = _load(model, arch, labels, said, trust)
     with _err.status("Splitting the logits and drawing ..."):
-        maps = class_maps(classifier, picture)
+        maps = class_maps(classifier, picture, "native" if native else None)
         top = re.fullmatch(r"top[ -]?(\d+)", classes.strip())
         shown = maps.shown(int(top[1]) if top else classes.split(","), against, dense, not grid)
         folder = maps.save(out, shown.classes, against, dense, not grid)
@@ -95,6 +134,119 @@ def explain(
     _out.print(table)
     _out.print(f"verdict: {maps.verdict} (largest residual over all classes {maps.residual:.1e} logits)")
     _out.print(f"written: {folder}", soft_wrap=True)
+
+
+@cli.command()
+def describe(
+    model: Annotated[str, typer.Argument(help="As for `explain --model`; of a library, no weights are fetched.")],
+    photo: Annotated[Path | None, typer.Option(help="Tell the grid for this photo at its own size too.")] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="List every layer in the order in which it runs.")] = False,
+    arch: Arch = None,
+    size: Size = None,
+    mean: Mean = None,
+    trust: Trust = False,
+) -> None:
+    """Tell what a network is made of: layers, where space is pooled away, what follows, and how exact its maps are.
+
+    Examples:
+
+    * `inspector describe torchvision:convnext_tiny --layers`
+
+    * `inspector describe mypackage.networks:backbone --trust --size 128`
+    """
+    with _err.status(f"Looking into {model} ..."):
+        from inspector.anatomy import SIZES
+        from inspector.anatomy import describe as look_into
+        from inspector.image import read_image
+        from inspector.loading import load_untrained
+        from inspector.maps import native_size
+
+        sizes = (*SIZES, native_size(read_image(photo))) if photo else SIZES
+        network, feeding = load_untrained(model, arch, _feeding(size, mean, None, None, None), trust)
+        anatomy = look_into(network, feeding.size, len(feeding.mean), sizes, model)
+    if layers:
+        table = Table("layer", "kind", "output", "parameters", box=None, header_style="bold")
+        for number, layer in enumerate(anatomy.layers):
+            if number == anatomy.pooled_after:
+                table.add_row("", f"-- {anatomy.pooling} --", "", "", style="bold")
+            shape = " x ".join(map(str, layer.shape)) if layer.shape else ""
+            times = f" (runs {layer.runs} times)" if layer.runs > 1 else ""
+            table.add_row(layer.name, layer.kind + times, shape, f"{layer.parameters:,}" if layer.parameters else "")
+        _out.print(table)
+    for name, line in anatomy.lines():
+        _out.print(f"[bold]{name}[/bold]: ", end="")
+        _out.print(line, markup=False)
+
+
+@cli.command()
+def add(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, .onnx, .keras or .h5 file.", show_default=False)],
+    name: Annotated[str, typer.Option(help="What to call it: the name of its folder in models/.")],
+    arch: Arch = None,
+    labels: Labels = None,
+    size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    resize: Resize = None,
+    interpolation: Interpolation = None,
+    title: Annotated[str | None, typer.Option(help="One line about it, for lists.")] = None,
+    trust: Trust = False,
+) -> None:
+    """Keep a network of your own in models/: the app lists it at once, and --model takes its name.
+
+    Example:
+
+    * `inspector add mine.pth --arch torchvision:resnet18 --labels classes.txt --name mine`
+    """
+    with _err.status(f"Reading {checkpoint.name} and proving its head ..."):
+        from inspector.adding import add as keep
+        from inspector.loading import read_labels
+
+        said = _feeding(size, mean, std, resize, interpolation)
+        names = read_labels(labels) if labels else None
+        folder, classifier = keep(checkpoint, name, arch, names, said, title, trust)
+    head = classifier.head
+    _out.print(f"{name}: {head.classes} classes, {head.pooling} pooling, class maps {head.verdict}")
+    _out.print(f"written: {folder}", soft_wrap=True)
+
+
+def _load(model: str, arch: str | None, labels: Path | None, said: "Feeding", trust: bool) -> "Classifier":
+    from inspector.loading import load_fed, read_labels
+
+    return load_fed(model, arch, read_labels(labels) if labels else None, said, None, trust)
+
+
+def _feeding(
+    size: str | None, mean: str | None, std: str | None, resize: str | None, interpolation: str | None
+) -> "Feeding":
+    """What was typed of the input; InspectorError with what would do where it cannot be read."""
+    from inspector.loading import Feeding
+
+    if interpolation not in (None, "bilinear", "bicubic"):
+        raise InspectorError(f"--interpolation is {interpolation!r}; bilinear or bicubic would do.")
+    return Feeding(
+        _sides(size, "--size"),
+        _numbers(mean, "--mean"),
+        _numbers(std, "--std"),
+        resize if resize == "squeeze" else _sides(resize, "--resize"),
+        interpolation,  # type: ignore[arg-type]
+    )
+
+
+def _sides(text: str | None, option: str) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    sides = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if sides is None or not 0 < int(sides[1]) <= 8192 or not 0 < int(sides[2] or sides[1]) <= 8192:
+        raise InspectorError(f"{option} is {text!r}; 224 or 208x408 (height x width, in pixels) would do.")
+    return int(sides[1]), int(sides[2] or sides[1])
+
+
+def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+    try:
+        return None if text is None else tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise InspectorError(f"{option} is {text!r}; numbers like 0.485,0.456,0.406 would do.") from None
 
 
 @cli.command()

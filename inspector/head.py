@@ -93,8 +93,8 @@ def find_head(network: nn.Module, example: Tensor) -> Head:
     calls = reaching(network, example)
     if not calls:
         raise HeadError(
-            "No spatial map reaches the logits: no pooling was found on the way to them. A network that ends in global "
-            "average or global max pooling, or in flatten and Linear, would do."
+            "No pooling was found: nothing on the way to the logits takes every channel of a feature map to one value. "
+            "A network that ends in global average or global max pooling, or in flatten and Linear, would do."
         )
     found, logits = capture(network, example, calls, slopes=True)
     _refuse_tokens(found)
@@ -140,18 +140,19 @@ def _grid(seen: Reduction) -> tuple[int, int]:
 
 def _refuse_tokens(found: Sequence[Reduction]) -> None:
     for seen in found:
-        if seen.on_grid:
+        if not seen.tokens:
             continue
-        tokens = seen.feature_maps.shape[3]
+        tokens = seen.feature_maps[0, 0].numel()
         if torch.equal(seen.feature_maps[:, :, 0, 0], _pooled(seen)):
             raise HeadError(
                 f"No spatial map reaches the logits: they are read from one of {tokens} tokens (a class token), and "
                 "what each position gave to it went through attention. A network that pools the tokens of all "
                 "positions would do."
             )
-        raise HeadError(
-            f"No spatial map reaches the logits: the {tokens} tokens that are pooled lie on no grid of positions."
-        )
+        if not seen.on_grid:
+            raise HeadError(
+                f"No spatial map reaches the logits: the {tokens} tokens that are pooled lie on no grid of positions."
+            )
 
 
 def _kind(seen: Sequence[Reduction]) -> Pooling:

@@ -1,38 +1,151 @@
-"""Load a classifier by name: build its network, give it its weights, find its head."""
+"""Load a classifier: by name, from a folder of models/, or from a file of any kind that users have.
+
+name or file -> network -> weights -> preprocessing and class names -> Classifier
+"""
 
 import importlib.util
-from collections.abc import Mapping
-from dataclasses import replace
-from difflib import get_close_matches
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
-from inspector import networks
-from inspector.catalogue import Card, find_card
+from inspector.architectures import build, preprocessing_of, pretrained
+from inspector.catalogue import Card, Probability, find_card, models_folder
+from inspector.checkpoint import MAX_BYTES, class_count, fit, kind_of, read_state
 from inspector.classifier import Classifier, wrap
 from inspector.errors import NetworkError
-from inspector.image import Preprocessing, as_pair
+from inspector.image import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, as_pair
+from inspector.keras_network import read_keras
+from inspector.onnx_network import read_onnx
+from inspector.programs import read_program
+
+_LIBRARIES = ("torchvision:", "timm:")
+KERAS, ONNX = (".keras", ".h5", ".hdf5"), (".onnx",)
+FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".pt2", ".ts", ".torchscript", *KERAS, *ONNX)
 
 
-def load(name: str) -> Classifier:
-    """The classifier of a name in models/, of a folder that holds a model.json, or of "torchvision:resnet18" and such.
+@dataclass(frozen=True)
+class Feeding:
+    """What is said of the input; None for what is not said."""
 
-    torchvision's networks come with its best weights (fetched when they are not there), their own preprocessing and
-    class names. Raises NetworkError for an unknown name or files that do not fit or cannot be had, HeadError for a
-    network without exact class maps.
+    size: int | Sequence[int] | None = None  # (height, width) of the network's input
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    resize: int | Sequence[int] | str | None = None  # what the photo is scaled to before the crop; "squeeze": no crop
+    interpolation: Interpolation | None = None
+
+    def over(self, usual: Preprocessing) -> Preprocessing:
+        """The usual preprocessing with what is said in place of it. Of another size the crop is the same share."""
+        size = usual.size if self.size is None else as_pair(self.size)
+        resize = usual.resize
+        if self.resize is not None:
+            resize = None if self.resize == "squeeze" else as_pair(self.resize)  # type: ignore[arg-type]
+        elif resize is not None and size != usual.size:
+            resize = (round(resize[0] * size[0] / usual.size[0]), round(resize[1] * size[1] / usual.size[1]))
+        mean, std = self.mean or usual.mean, self.std or usual.std
+        return Preprocessing(size, tuple(mean), tuple(std), resize, self.interpolation or usual.interpolation)
+
+
+def load(
+    name: str | Path,
+    arch: str | None = None,
+    class_names: Sequence[str] | None = None,
+    size: int | Sequence[int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    resize: int | Sequence[int] | str | None = None,
+    interpolation: Interpolation | None = None,
+    probability: Probability | None = None,
+    trust: bool = False,
+) -> Classifier:
+    """A classifier from
+
+    * a name in models/, or a folder that holds a model.json;
+    * "torchvision:resnet18", "timm:resnet18.a1_in1k" and such, with their weights (fetched when they are not there),
+      their own preprocessing and class names;
+    * a checkpoint (.safetensors, .pt, .pth, .bin) with its architecture: arch="torchvision:resnet18", "timm:...", or
+      with trust=True "package.module:factory" of your own;
+    * .onnx, .keras, .h5; with trust=True also .pt2 (torch.export) and TorchScript, which run code in the file.
+
+    `size`, `mean`, `std`, `resize` ("squeeze" for no crop) and `interpolation` say how photos are fed, as for
+    Classifier.wrap; what is not said is as the architecture expects it. Raises NetworkError for an unknown name or
+    files that do not fit or cannot be had, HeadError for a network in which no pooling reaches the logits.
     """
-    if name.startswith("torchvision:"):
-        return _torchvision(name)
+    return load_fed(name, arch, class_names, Feeding(size, mean, std, resize, interpolation), probability, trust)
+
+
+def load_fed(
+    name: str | Path,
+    arch: str | None,
+    class_names: Sequence[str] | None,
+    feeding: Feeding,
+    probability: Probability | None,
+    trust: bool,
+) -> Classifier:
+    """`load` with all that is said of the input in one piece."""
+    name = str(name)
+    if name.startswith(_LIBRARIES):
+        network, usual, names = pretrained(name)
+        return wrap(network, feeding.over(usual), class_names or names, name, probability)
+    path = Path(name)
+    if path.suffix.lower() in FILES or path.is_file():
+        network, usual = read_network(path, arch, class_names, feeding, trust)
+        return wrap(network, feeding.over(usual), class_names, path.stem, probability)
+    classifier = load_card(find_card(name), trust)
+    return classifier if feeding.size is None else classifier.resized(feeding.size)
+
+
+def load_untrained(name: str, arch: str | None, feeding: Feeding, trust: bool) -> tuple[nn.Module, Preprocessing]:
+    """A network to describe, by any name that `load` takes or by an architecture's: of a library without weights."""
+    path, plain = Path(name), Preprocessing((224, 224), IMAGENET_MEAN, IMAGENET_STD, (224, 224))
+    if name.startswith(_LIBRARIES) or (":" in name and not path.exists()):
+        return build(name, trust=trust), feeding.over(preprocessing_of(name) or plain)
+    if path.suffix.lower() in FILES or path.is_file():
+        network, usual = read_network(path, arch, None, feeding, trust)
+        return network, feeding.over(usual)
     card = find_card(name)
-    network = _build(card)
-    _give_weights(network, card)
-    classifier = wrap(network.eval(), card.preprocessing, card.classes, card.name, card.probability)
+    return _network_of(card, _trusted(card, trust)), feeding.over(card.preprocessing)
+
+
+def read_network(
+    path: Path,
+    arch: str | None,
+    class_names: Sequence[str] | None,
+    feeding: Feeding,
+    trust: bool,
+    limit: int = MAX_BYTES,
+) -> tuple[nn.Module, Preprocessing]:
+    """The network in a file of at most `limit` bytes, and what its photos usually go through."""
+    plain = feeding.over(Preprocessing((224, 224), IMAGENET_MEAN, IMAGENET_STD, (224, 224)))
+    suffix = path.suffix.lower()
+    if suffix in ONNX:
+        onnx = read_onnx(path, plain.size, limit)
+        return onnx, replace(plain, size=onnx.size or plain.size, resize=onnx.size or plain.size)
+    if suffix in KERAS:
+        keras = read_keras(path, max_bytes=limit)
+        return keras, replace(plain, size=keras.size or plain.size, resize=keras.size or plain.size)
+    kind = kind_of(path)
+    if kind in ("TorchScript", "torch.export"):
+        return read_program(path, kind, (len(plain.mean), *plain.size), trust), plain
+    state = read_state(path, limit=limit)
+    if arch is None:
+        raise NetworkError(
+            f"{path} holds weights and no architecture. Name it with --arch (arch=... in Python): "
+            "torchvision:resnet18, timm:resnet18, or package.module:factory of your own."
+        )
+    classes = len(class_names) if class_names is not None else class_count(state)
+    network = build(arch, classes, trust=trust)
+    fit(state, network, arch, path)
+    return network, preprocessing_of(arch) or plain
+
+
+def load_card(card: Card, trust: bool = False) -> Classifier:
+    """The classifier that a model.json describes."""
+    network = _network_of(card, _trusted(card, trust))
+    classifier = wrap(network, card.preprocessing, card.classes, card.name, card.probability)
     if card.centre is None:
         return classifier
     # Some networks learn to look beside the middle of their receptive field: benchmarks/cell_centres.py measures it.
@@ -41,77 +154,55 @@ def load(name: str) -> Classifier:
     return replace(classifier, receptive_field=measured)
 
 
-def _torchvision(name: str) -> Classifier:
-    # Here and not above: it takes seconds to import, and our own networks do without.
-    from torchvision import models
-
-    wanted = name.removeprefix("torchvision:").lower()
-    known = models.list_models(module=models)
-    if wanted not in known:
-        nearest = get_close_matches(wanted, known, n=3)
-        hint = f" Nearest names: {', '.join(nearest)}." if nearest else ""
-        raise NetworkError(f"torchvision has no classifier {wanted!r}.{hint}")
-    weights: Any = models.get_model_weights(wanted)["DEFAULT"]
-    try:
-        network = models.get_model(wanted, weights=weights)
-    except OSError as error:  # of which URLError is one
-        raise NetworkError(f"The weights of {name} could not be fetched: {_first_line(error)}.") from error
-    recipe = weights.transforms()
-    preprocessing = Preprocessing(
-        size=as_pair(recipe.crop_size[0]),
-        resize=as_pair(recipe.resize_size[0]),
-        mean=tuple(recipe.mean),
-        std=tuple(recipe.std),
-        interpolation=recipe.interpolation.value,
-    )
-    return wrap(network.eval(), preprocessing, weights.meta["categories"], name, "softmax")
+def _trusted(card: Card, trust: bool) -> bool:
+    # What lies in models/ was put there to be run; what a downloaded folder names was not.
+    return trust or card.folder.resolve().parent == models_folder().resolve()
 
 
-def _build(card: Card) -> nn.Module:
-    factory = card.architecture.get("factory")
-    if factory not in networks.FACTORIES:
-        raise NetworkError(f"No architecture {factory!r}. There are {', '.join(networks.FACTORIES)}.")
-    try:
-        return networks.FACTORIES[factory](**card.architecture.get("arguments", {}))
-    except TypeError as error:
-        raise NetworkError(f"The arguments of {card.name}'s architecture do not fit: {error}.") from error
-
-
-def _give_weights(network: nn.Module, card: Card) -> None:
+def _network_of(card: Card, trust: bool) -> nn.Module:
+    factory: Any = card.architecture.get("factory")
+    arguments = card.architecture.get("arguments", {})
     path = card.folder / card.weights if isinstance(card.weights, str) else _packaged_file(card.weights)
-    state = _read(path)
-    own = network.state_dict()
-    missing, unexpected = (sorted(a.keys() - b.keys()) for a, b in ((own, state), (state, own)))
-    shapes = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
-    for problem, names in (("lack", missing), ("have too", unexpected), ("have in another shape", sorted(shapes))):
-        if names:
-            some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            raise NetworkError(f"The weights at {path} do not fit {card.name}'s architecture: they {problem} {some}.")
-    network.load_state_dict(state)
+    if factory in ("onnx", "keras"):
+        feeding = Feeding(card.preprocessing.size)
+        return read_network(path, None, card.classes, feeding, trust=False)[0]
+    state = read_state(path)
+    network = build(factory, card.architecture.get("classes"), arguments, trust)
+    fit(state, network, card.name, path)
+    return network
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a state dict by name; no code in the file is run."""
+def read_labels(path: Path) -> tuple[str, ...]:
+    """The class names in a text file, one a line, or in a JSON file: a list, or names by number."""
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise NetworkError(f"No weights at {path}.") from error
-    except UnpicklingError as error:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise NetworkError(f"The labels in {path} cannot be read: {error}.") from error
+    return parse_labels(text, path.name)
+
+
+def parse_labels(text: str, name: str) -> tuple[str, ...]:
+    """`read_labels` for the text of a file of that name."""
+    if not name.lower().endswith(".json"):
+        names = [line.strip() for line in text.splitlines() if line.strip()]
+    else:
+        names = _labels_of_json(text, name)
+    if not names:
+        raise NetworkError(f"The labels in {name} are none: one name a line would do, or a JSON list.")
+    return tuple(names)
+
+
+def _labels_of_json(text: str, name: str) -> list[str]:
+    try:
+        content: Any = json.loads(text)
+        if isinstance(content, dict):
+            content = [content[str(number)] for number in range(len(content))]
+        # ImageNet's list gives each class its synset and its name.
+        return [str(label[-1]) if isinstance(label, list) else str(label) for label in content]
+    except (ValueError, TypeError, KeyError, IndexError) as error:
         raise NetworkError(
-            f"The weights at {path} hold more than tensors, or are broken: nothing was run. Save a plain state dict, "
-            "best as safetensors."
+            f"The labels in {name} are not a JSON list of names, nor names by number from 0 on ({error})."
         ) from error
-    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError) as error:
-        raise NetworkError(f"The weights at {path} cannot be read: {_first_line(error)}.") from error
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise NetworkError(f"The weights at {path} must be tensors by name; the file holds a {type(state).__name__}.")
-    return state
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _packaged_file(weights: Mapping[str, str]) -> Path:

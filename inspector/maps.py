@@ -23,6 +23,8 @@ from inspector.tap import listen
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_NATIVE = 1024  # pixels: of more, the feature maps of a large network fill the memory
+
 AVERAGE: Literal["average"] = "average"  # the average class, to contrast a class with
 
 
@@ -188,15 +190,29 @@ class ClassMaps:
         return save(self, Path(folder), self.shown(classes, against, dense, smooth, opacity))
 
 
-def class_maps(classifier: Classifier, image: ImageSource | Photo) -> ClassMaps:
+def class_maps(
+    classifier: Classifier, image: ImageSource | Photo, size: int | Sequence[int] | Literal["native"] | None = None
+) -> ClassMaps:
     """The class maps of one image: a path, a file's bytes, a PIL image or an (H, W, 3) uint8 array.
 
-    Raises ImageError for an image that cannot be read.
+    At another input size the maps have another grid, and the logits are others: (height, width), or "native" for all
+    of the photo at its own resolution, up to 1024 pixels. Networks are at their best at the size that they were trained
+    with. Raises ImageError for an image that cannot be read, NetworkError for a size that the network does not take.
     """
     photo = image if isinstance(image, Photo) else read_image(image)
+    if size == "native":
+        classifier = classifier.resized(native_size(photo), crop=False)
+    elif size is not None:
+        classifier = classifier.resized(size)
     view = make_view(photo, classifier.preprocessing)
     (maps,) = class_maps_of_batch(classifier, classifier.inputs(view), [view])
     return maps
+
+
+def native_size(photo: Photo) -> tuple[int, int]:
+    """The photo's own (height, width); of a larger one so scaled that its longer side has 1024 pixels."""
+    scale = min(1, _NATIVE / max(photo.size))
+    return round(photo.size[0] * scale), round(photo.size[1] * scale)
 
 
 def class_maps_of_batch(classifier: Classifier, inputs: Tensor, views: Sequence[View] | None = None) -> list[ClassMaps]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from inspector.pooling import GlobalAveragePooling, GlobalMaxPooling
 
@@ -48,8 +49,51 @@ def efficientnet_lite0() -> nn.Module:
     return network
 
 
+class _CifarBlock(nn.Module):
+    def __init__(self, before: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.stride = stride
+        self.missing = width - before
+
+    def forward(self, maps: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(maps)))))
+        # Option A: the shortcut takes every second pixel, and zeros for the channels that it has not.
+        half = self.missing // 2
+        shortcut = functional.pad(maps[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, half, self.missing - half))
+        return functional.relu(out + shortcut)
+
+
+class CifarResNet(nn.Module):
+    """The ResNets for CIFAR-10 (He et al., CVPR 2016, section 4.2): (N, 3, 32, 32) -> (N, classes)."""
+
+    def __init__(self, depth: int = 20, classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        blocks = (depth - 2) // 6
+        self.layer1 = self._stage(16, 16, blocks)
+        self.layer2 = self._stage(16, 32, blocks)
+        self.layer3 = self._stage(32, 64, blocks)
+        self.linear = nn.Linear(64, classes)
+
+    @staticmethod
+    def _stage(before: int, width: int, blocks: int) -> nn.Sequential:
+        first = _CifarBlock(before, width, 1 if before == width else 2)
+        return nn.Sequential(first, *(_CifarBlock(width, width, 1) for _ in range(blocks - 1)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.layer3(self.layer2(self.layer1(functional.relu(self.bn1(self.conv1(images))))))
+        logits: Tensor = self.linear(maps.mean((2, 3)))
+        return logits
+
+
 # What a model.json may name as its architecture.
 FACTORIES: dict[str, Callable[..., nn.Module]] = {
+    "cifar_resnet": CifarResNet,
     "efficientnet_lite0": efficientnet_lite0,
     "fashion_convnet": fashion_convnet,
 }

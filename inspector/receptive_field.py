@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inspector.capture import watch
+from inspector.capture import not_reached, watch
 from inspector.reductions import Seen, at_reductions, name_of
 
 
@@ -56,6 +56,8 @@ def receptive_field(network: nn.Module, example: Tensor, pooling: int) -> Recept
 
     with torch.no_grad():
         watch(network, example, at_reductions(look, tracks.perform))
+    if not found:
+        raise not_reached(example)
     return found[0]
 
 

@@ -121,11 +121,13 @@ def at_reductions(act: Callable[[Seen], Tensor], perform: Handler = call) -> Han
 
             result = act(Seen(count, source, result, layout, again if source is given else None))
             count += 1
-        elif _lost_an_axis(source.shape, result.shape):
-            half[id(result)] = result, source
+        elif _lost_an_axis(given.shape, result.shape):
+            half[id(result)] = result, given
         if result.ndim == 4:
             for h, w in (result.shape[1:3], result.shape[2:]):
-                grids[h * w] = h, w
+                # What attention makes of one query is no grid.
+                if h > 1 and w > 1:
+                    grids[h * w] = h, w
         return result
 
     return handler

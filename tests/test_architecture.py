@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parent.parent / "inspector"
 ORDER = (
     "errors", "image", "catalogue", "examples", "pooling", "networks", "reductions", "capture", "tail", "tap", "head",
     "receptive_field",
-    "classifier", "checkpoint", "architectures", "keras_network", "onnx_network", "loading", "adding", "decomposition", "maps",
+    "classifier", "checkpoint", "architectures", "keras_network", "onnx_graph", "onnx_network",
+    "programs", "loading", "adding", "decomposition", "maps",
     "anatomy", "attribution", "faithfulness", "localisation", "render", "figure", "export",
     "train", "batch", "cli", "ui",
 )  # fmt: skip
@@ -23,7 +24,11 @@ SHELLS = ORDER[ORDER.index("train") :]
 PUT_OFF = {
     "maps": {"inspector.figure", "inspector.export"},
     "networks": {"efficientnet_lite_pytorch.model"},
-    "loading": {"torchvision"},
+    "architectures": {"torchvision", "timm"},
+    "programs": {"torch._export.converter"},
+    "keras_network": {"keras", "h5py"},
+    "onnx_network": {"onnx", "onnx.helper", "onnx.numpy_helper", "onnx.utils", "onnxruntime"},
+    "onnx_graph": {"onnx", "onnx.helper", "onnx.numpy_helper", "onnxruntime"},
 }
 
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]

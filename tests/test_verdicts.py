@@ -293,9 +293,7 @@ def test_no_pooling_at_all_is_told():
     network = network_of(
         lambda m, x: m["fc"](m["conv"](x).flatten(1)), conv=(nn.Conv2d, (4, 5, SIZE)), fc=(nn.Linear, (5, 3))
     )
-    with pytest.raises(
-        HeadError, match=r"no pooling was found on the way .*global average or global max pooling.*would do"
-    ):
+    with pytest.raises(HeadError, match=r"^No pooling was found.*global average or global max pooling.*would do"):
         Classifier.wrap(network, size=SIZE)
 
 
@@ -342,3 +340,24 @@ def test_an_activation_that_knows_backward_mode_only_is_split_too():
     maps = maps_of(network)
     assert maps.verdict == "exact for this image"
     assert_sums(maps, network(noise(1, 3, *SIZE, seed=5))[0])
+
+
+def test_what_lost_an_axis_long_ago_is_not_taken_for_the_pooling():
+    def function(m: nn.ModuleDict, x: Tensor) -> Tensor:
+        columns = x.amax(2)  # (N, 4, 6), as Hiera pools between its stages
+        return m["fc"](F.relu(m["mix"](columns.transpose(1, 2))).mean(1))
+
+    network = network_of(function, mix=(nn.Linear, (4, 4)), fc=LINEAR)
+    with pytest.raises(HeadError, match=r"the 6 tokens that are pooled lie on no grid"):
+        Classifier.wrap(network, size=SIZE)
+
+
+def test_a_class_token_that_is_read_from_attention_with_one_query_is_told():
+    def function(m: nn.ModuleDict, x: Tensor) -> Tensor:
+        tokens = torch.cat([x.new_ones(len(x), 1, 4), x.flatten(2).transpose(1, 2)], 1)
+        # One row of 31 weights, which is no grid of positions.
+        weights = (tokens[:, None, :1] @ tokens[:, None].transpose(2, 3)).softmax(3)
+        return m["fc"](torch.cat([tokens[:, :1] + (weights @ tokens[:, None])[:, 0], tokens[:, 1:]], 1)[:, 0])
+
+    with pytest.raises(HeadError, match=r"one of 31 tokens \(a class token\)"):
+        Classifier.wrap(network_of(function, fc=LINEAR), size=SIZE)

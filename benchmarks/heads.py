@@ -1,0 +1,71 @@
+"""What does Inspector say of every torchvision classifier, and of one network of every family in timm?
+
+Random weights: they change no head. The row of a network is made by the code that a user runs.
+
+python benchmarks/heads.py torchvision
+python benchmarks/heads.py timm
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import typer
+from report import table, write
+from rich.progress import track
+from torch import nn
+from torchvision import models
+
+import inspector
+
+HEADER = ("network", "pooling", "feature maps", "what follows", "verdict", "residual (logits)", "of the sum", "reason")
+SIZE = 224  # many take no other
+OTHER_SIZES = {"inception_v3": 299}
+TIMM = Path(__file__).with_name("timm_families.txt")
+
+
+def main(library: str) -> None:
+    """Describe every network, split one random image, and write results/<library>_heads.md."""
+    names, build = {"torchvision": _torchvision, "timm": _timm}[library]()
+    rows = [row(name, build) for name in track(names)]
+    said = Counter(line[4] for line in rows)
+    summary = f"{len(rows)} networks: " + ", ".join(f"{count} {verdict}" for verdict, count in said.most_common()) + "."
+    write(f"{library}_heads", f"python benchmarks/heads.py {library}", summary, table(HEADER, rows))
+
+
+def _torchvision() -> tuple[list[str], Callable[[str], nn.Module]]:
+    # The initialisation of these two takes minutes.
+    slow = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
+    return models.list_models(module=models), lambda name: models.get_model(name, weights=None, **slow.get(name, {}))
+
+
+def _timm() -> tuple[list[str], Callable[[str], nn.Module]]:
+    import timm
+
+    return TIMM.read_text().split(), lambda name: timm.create_model(name, pretrained=False)
+
+
+def row(name: str, build: Callable[[str], nn.Module]) -> tuple[str, ...]:
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = build(name).eval()
+    settings = getattr(network, "pretrained_cfg", {})
+    size = OTHER_SIZES.get(name) or settings.get("input_size", (3, SIZE, SIZE))[1:]
+    try:
+        classifier = inspector.Classifier.wrap(network, size=size)
+    except inspector.InspectorError as error:
+        return name, "", "", "", "none", "", "", str(error)
+    (maps,) = inspector.class_maps_of_batch(classifier, torch.randn(1, 3, *classifier.preprocessing.size))
+    anatomy = inspector.describe(classifier, sizes=())
+    shape = " x ".join(map(str, maps.feature_maps.shape))
+    total = maps.values.abs().sum((1, 2)) + maps.bias.abs()
+    share = (maps.values.sum((1, 2)) + maps.bias - maps.logits).abs() / (total + 1)
+    after = ", ".join(anatomy.after)
+    return name, classifier.head.pooling, shape, after, maps.verdict, f"{maps.residual:.1e}", f"{share.max():.1e}", ""
+
+
+if __name__ == "__main__":
+    typer.run(main)

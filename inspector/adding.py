@@ -1,0 +1,93 @@
+"""Keep a network of the user's own in models/, where it is named like those that came with the tool."""
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from inspector.catalogue import models_folder
+from inspector.checkpoint import Kind, kind_of
+from inspector.classifier import Classifier
+from inspector.errors import ExportError, NetworkError
+from inspector.loading import KERAS, ONNX, Feeding, load_fed
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def add(
+    checkpoint: Path,
+    name: str,
+    arch: str | None = None,
+    class_names: Sequence[str] | None = None,
+    feeding: Feeding | None = None,
+    title: str | None = None,
+    trust: bool = False,
+) -> tuple[Path, Classifier]:
+    """A new folder in models/ for the network in a file, all of it or nothing; and its classifier.
+
+    The arguments are those of `load`, with what is said of the input in one piece. Weights are written as safetensors;
+    ONNX and Keras files are copied. Raises NetworkError for a name that is taken or a program, ExportError if models/
+    cannot be written.
+    """
+    if not _NAME.fullmatch(name):
+        raise NetworkError(f"{name!r} cannot be a network's name: letters, digits, '.', '_' and '-' would do.")
+    folder = models_folder() / name
+    if folder.exists():
+        raise NetworkError(f"There is a network {name!r} already, in {folder}: choose another name, or remove it.")
+    suffix = checkpoint.suffix.lower()
+    kind: Kind | None = None if suffix in (*ONNX, *KERAS) else kind_of(checkpoint)
+    if kind in ("TorchScript", "torch.export"):
+        raise NetworkError(
+            f"{checkpoint} is a program ({kind}), which runs its own code: it is not kept in models/. Save its state "
+            "dict, or export it to ONNX; or name the file itself each time, with --trust."
+        )
+    classifier = load_fed(checkpoint, arch, class_names, feeding or Feeding(), None, trust)
+    card = _card(classifier, checkpoint, arch, title, len(classifier.class_names))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=".adding-", dir=folder.parent))
+        try:
+            unfinished.chmod(0o755)
+            if kind is None:
+                shutil.copyfile(checkpoint, unfinished / card["weights"])
+            else:
+                state = classifier.network.state_dict()
+                # Copies: safetensors takes no two names for one piece of memory.
+                save_file(
+                    {key: value.clone().contiguous() for key, value in state.items()}, unfinished / card["weights"]
+                )
+            (unfinished / "model.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+            unfinished.rename(folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)  # gone already where it was renamed
+    except OSError as error:
+        raise ExportError(f"Cannot write {folder}: {error.strerror or error}. Nothing was left there.") from error
+    return folder, classifier
+
+
+def _card(
+    classifier: Classifier, checkpoint: Path, arch: str | None, title: str | None, classes: int
+) -> dict[str, Any]:
+    suffix = checkpoint.suffix.lower()
+    if suffix in ONNX or suffix in KERAS:
+        architecture: dict[str, Any] = {"factory": "onnx" if suffix in ONNX else "keras"}
+        weights = f"network{suffix}"
+    else:
+        architecture, weights = {"factory": arch, "classes": classes}, "weights.safetensors"
+    feeding = asdict(classifier.preprocessing)
+    return {
+        "title": title or f"{checkpoint.name}" + (f", {arch}" if arch else ""),
+        "architecture": architecture,
+        "weights": weights,
+        "probability": classifier.probability,
+        "classes": classifier.class_names,
+        **{key: feeding[key] for key in ("size", "resize", "interpolation", "mean", "std")},
+        "source": f"Added from {checkpoint.name}",
+        "examples": "photos" if len(classifier.preprocessing.mean) == 3 else "fashion_mnist",
+    }
