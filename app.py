@@ -2,9 +2,13 @@
 
 import streamlit as st
 
-from inspector.ui import class_maps_page
+from inspector.ui import class_maps_page, network_page
 
 st.set_page_config(page_title="Inspector: exact class maps", page_icon=":material/grid_view:", layout="wide")
 # Streamlit leaves six empty lines above every page.
 st.html("<style>[data-testid=stMainBlockContainer] { padding-top: 4.5rem }</style>")
-st.navigation([st.Page(class_maps_page.show, title="Class maps", default=True)], position="hidden").run()
+pages = [
+    st.Page(class_maps_page.show, title="Class maps", icon=":material/grid_view:", default=True),
+    st.Page(network_page.show, title="Network", icon=":material/account_tree:", url_path="network"),
+]
+st.navigation(pages, position="top").run()

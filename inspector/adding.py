@@ -15,9 +15,9 @@ from inspector.catalogue import models_folder
 from inspector.checkpoint import Kind, kind_of
 from inspector.classifier import Classifier
 from inspector.errors import ExportError, NetworkError
-from inspector.loading import KERAS, ONNX, Feeding, load_fed
+from inspector.loading import FILES, KERAS, ONNX, Feeding, load_fed, read_network
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def add(
@@ -36,7 +36,10 @@ def add(
     cannot be written.
     """
     if not _NAME.fullmatch(name):
-        raise NetworkError(f"{name!r} cannot be a network's name: letters, digits, '.', '_' and '-' would do.")
+        would_do = "up to 100 letters, digits, '.', '_' and '-', of which a letter or digit is the first, would do"
+        raise NetworkError(f"{name!r} cannot be a network's name: {would_do}.")
+    if Path(name).suffix.lower() in FILES:
+        raise NetworkError(f"{name!r} cannot be a network's name: it would be taken for a file. Leave out the ending.")
     folder = models_folder() / name
     if folder.exists():
         raise NetworkError(f"There is a network {name!r} already, in {folder}: choose another name, or remove it.")
@@ -56,6 +59,7 @@ def add(
             unfinished.chmod(0o755)
             if kind is None:
                 shutil.copyfile(checkpoint, unfinished / card["weights"])
+                _check_copy(unfinished / card["weights"], checkpoint)
             else:
                 state = classifier.network.state_dict()
                 # Copies: safetensors takes no two names for one piece of memory.
@@ -69,6 +73,17 @@ def add(
     except OSError as error:
         raise ExportError(f"Cannot write {folder}: {error.strerror or error}. Nothing was left there.") from error
     return folder, classifier
+
+
+def _check_copy(copy: Path, checkpoint: Path) -> None:
+    if copy.suffix in ONNX:
+        try:
+            read_network(copy, None, None, Feeding(), trust=False)
+        except NetworkError as error:
+            raise NetworkError(
+                f"{checkpoint} keeps its weights in other files, and in models/ a network has one: write it anew with "
+                "onnx.save(onnx.load(path), path), which puts them inside."
+            ) from error
 
 
 def _card(

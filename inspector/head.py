@@ -143,7 +143,8 @@ def _refuse_tokens(found: Sequence[Reduction]) -> None:
         if not seen.tokens:
             continue
         tokens = seen.feature_maps[0, 0].numel()
-        if torch.equal(seen.feature_maps[:, :, 0, 0], _pooled(seen)):
+        first = torch.equal(seen.feature_maps[:, :, 0, 0], _pooled(seen))
+        if first and not recognise(seen.feature_maps, _pooled(seen)):
             raise HeadError(
                 f"No spatial map reaches the logits: they are read from one of {tokens} tokens (a class token), and "
                 "what each position gave to it went through attention. A network that pools the tokens of all "

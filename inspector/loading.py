@@ -19,7 +19,7 @@ from inspector.classifier import Classifier, wrap
 from inspector.errors import NetworkError
 from inspector.image import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, as_pair
 from inspector.keras_network import read_keras
-from inspector.onnx_network import read_onnx
+from inspector.onnx_network import OnnxNetwork, read_onnx
 from inspector.programs import read_program
 
 _LIBRARIES = ("torchvision:", "timm:")
@@ -93,7 +93,7 @@ def load_fed(
     path = Path(name)
     if path.suffix.lower() in FILES or path.is_file():
         network, usual = read_network(path, arch, class_names, feeding, trust)
-        return wrap(network, feeding.over(usual), class_names, path.stem, probability)
+        return wrap_read(network, feeding.over(usual), class_names, path.stem, probability)
     classifier = load_card(find_card(name), trust)
     return classifier if feeding.size is None else classifier.resized(feeding.size)
 
@@ -142,10 +142,26 @@ def read_network(
     return network, preprocessing_of(arch) or plain
 
 
+def wrap_read(
+    network: nn.Module,
+    preprocessing: Preprocessing,
+    class_names: Sequence[str] | None,
+    name: str,
+    probability: Probability | None,
+) -> Classifier:
+    """`classifier.wrap` for a network that was read from a file."""
+    onnx = network if isinstance(network, OnnxNetwork) else None
+    classifier = wrap(network, preprocessing, class_names, name, probability or (onnx.ending if onnx else None))
+    if onnx is None or onnx.receptive_field is None:
+        return classifier
+    # No call in ONNX Runtime is seen: the receptive field is the graph's.
+    return replace(classifier, receptive_field=onnx.receptive_field)
+
+
 def load_card(card: Card, trust: bool = False) -> Classifier:
     """The classifier that a model.json describes."""
     network = _network_of(card, _trusted(card, trust))
-    classifier = wrap(network, card.preprocessing, card.classes, card.name, card.probability)
+    classifier = wrap_read(network, card.preprocessing, card.classes, card.name, card.probability)
     if card.centre is None:
         return classifier
     # Some networks learn to look beside the middle of their receptive field: benchmarks/cell_centres.py measures it.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from inspector.checkpoint import Kind, first_line
+from inspector.checkpoint import Kind, printable
 from inspector.errors import NetworkError
 
 
@@ -30,7 +30,7 @@ def read_program(path: Path, kind: Kind, example_shape: tuple[int, int, int], tr
                 return torch.export.load(path).module()
             return _exported(torch.jit.load(path, map_location="cpu"), example_shape)
     except Exception as error:  # anything, for it is the file's own code
-        raise NetworkError(f"{path} cannot be loaded as {kind}: {first_line(error)}.") from error
+        raise NetworkError(f"{path} cannot be loaded as {kind}: {_reason(error)}.") from error
 
 
 def _exported(script: Any, example_shape: tuple[int, int, int]) -> nn.Module:

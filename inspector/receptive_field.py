@@ -49,9 +49,9 @@ def receptive_field(network: nn.Module, example: Tensor, pooling: int) -> Recept
 
     def look(seen: Seen) -> Tensor:
         if seen.index == pooling:
-            first = seen.source.ndim == 4 and seen.layout.channels == "first"
-            known = first or id(seen.source) in tracks.views
-            found.append(tracks.of(seen.source) if known else tracks.even(seen.layout.grid or (1, 1)))
+            followed, grid = tracks.known.get(id(seen.source)), seen.layout.grid or (1, 1)
+            field = followed.field if followed is not None and followed.grid == grid else None
+            found.append(field or _even(example, grid))
         return seen.result
 
     with torch.no_grad():
@@ -61,76 +61,89 @@ def receptive_field(network: nn.Module, example: Tensor, pooling: int) -> Recept
     return found[0]
 
 
+def _even(image: Tensor, grid: Sequence[int]) -> ReceptiveField:
+    """Of positions that divide the image evenly and see all of it."""
+    axes = (Axis(whole / n / 2, whole / n, math.inf) for whole, n in zip(image.shape[-2:], grid, strict=True))
+    return ReceptiveField(*axes)
+
+
+@dataclass(frozen=True, eq=False)
+class _Track:
+    """What is known of one tensor of a pass."""
+
+    tensor: Tensor  # kept: an id is a name only while its owner lives
+    field: ReceptiveField | None  # None: lost
+    grid: tuple[int, ...]  # h, w
+
+    @property
+    def laid_out_usually(self) -> bool:
+        """Whether its last two axes are the positions; not so with the channels last, or as tokens."""
+        return self.tensor.ndim >= 4 and tuple(self.tensor.shape[-2:]) == self.grid
+
+
 class _Tracks:
     """The receptive fields of the tensors of one pass."""
 
     def __init__(self, image: Tensor) -> None:
-        self.image_size = image.shape[-2:]
         pixel = Axis(centre=0.5, stride=1, size=1)
-        # The tensors too: an id is a name only while its owner lives.
-        self.known = {id(image): (image, ReceptiveField(pixel, pixel))}
-        self.views: set[int] = set()  # maps laid out anew, as tokens or with their channels last
+        self.known: dict[int, _Track] = {}
+        self._note(image, ReceptiveField(pixel, pixel), tuple(image.shape[-2:]))
 
-    def of(self, tensor: Tensor) -> ReceptiveField:
-        return self.known[id(tensor)][1]
-
-    def even(self, size: Sequence[int]) -> ReceptiveField:
-        """Of positions that divide the image evenly and see all of it."""
-        axes = (Axis(whole / n / 2, whole / n, math.inf) for whole, n in zip(self.image_size, size, strict=True))
-        return ReceptiveField(*axes)
+    def _note(self, tensor: Tensor, field: ReceptiveField | None, grid: tuple[int, ...]) -> None:
+        self.known[id(tensor)] = _Track(tensor, field, grid)
 
     def perform(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Call the function, and note the receptive fields of what it returns."""
-        sources = [tensor for tensor in _tensors([args, kwargs]) if id(tensor) in self.known]
+        sources = [self.known[id(tensor)] for tensor in _tensors([args, kwargs]) if id(tensor) in self.known]
         # Before the call: one that works in place changes its argument.
-        before = [(tuple(tensor.shape[-2:]), self.of(tensor)) for tensor in sources]
+        usual = bool(sources) and all(source.laid_out_usually for source in sources)
+        shape = tuple(sources[0].tensor.shape) if sources else ()
         result = function(*args, **kwargs)
-        if before:
-            name = name_of(function)
-            move, viewed = _MOVES.get(name), any(id(source) in self.views for source in sources)
-            for tensor in _tensors(result):
-                if move:
-                    field = move(before[0][1], args, kwargs)
-                elif _keeps_positions(name, sources, tensor, viewed):
-                    field = _widest([field for _, field in before])
-                    self.views.add(id(tensor))
-                elif viewed:
-                    # Attention, say, brings positions together.
-                    field = self.even(tensor.shape[-2:] if tensor.ndim >= 4 else (1, 1))
-                else:
-                    field = self._meet(tensor, before)
-                self.known[id(tensor)] = tensor, field
+        for tensor in _tensors(result) if sources else ():
+            name, first = name_of(function), sources[0]
+            if move := _MOVES.get(name):
+                field = None if first.field is None else move(first.field, args, kwargs, usual)
+                self._note(tensor, field, _moved_grid(tensor, first, usual))
+            elif name in _VIEWS and tensor.numel() == math.prod(shape):
+                self._note(tensor, first.field, first.grid)
+            elif usual:
+                self._note(tensor, _met(sources, tuple(tensor.shape)), tuple(tensor.shape[-2:]))
+            else:
+                # Where maps lie in another way, attention, say, may bring positions together.
+                alone = name in _POINTWISE and tuple(tensor.shape[:-1]) == shape[:-1]
+                self._note(tensor, _widest(sources) if alone else None, first.grid)
         return result
 
-    def _meet(self, result: Tensor, before: list[tuple[tuple[int, ...], ReceptiveField]]) -> ReceptiveField:
-        """Of what keeps the grid: where branches meet, a position sees what it saw in any of them."""
-        same = [field for size, field in before if size == tuple(result.shape[-2:])]
-        if result.ndim < 4 or not same:
-            return self.even(result.shape[-2:] if result.ndim >= 4 else (1, 1))
-        return _widest([same[0], *(field for _, field in before)])
+
+def _moved_grid(result: Tensor, source: _Track, usual: bool) -> tuple[int, ...]:
+    return tuple(result.shape[-2:] if usual else result.shape[1:3]) if result.ndim == 4 else source.grid
 
 
-_VIEWS = ("flatten", "unflatten", "view", "reshape", "permute", "transpose", "movedim", "contiguous")
+def _met(sources: Sequence[_Track], shape: tuple[int, ...]) -> ReceptiveField | None:
+    """Of what keeps the grid: where branches meet, a position sees what it saw in any of them."""
+    same = [source for source in sources if len(shape) >= 4 and source.grid == shape[-2:]]
+    return _widest([*same, *sources]) if same else None
+
+
+def _widest(sources: Sequence[_Track]) -> ReceptiveField | None:
+    """The first, as large as the largest; what was lost saw all, a gate of squeeze-and-excitation, say."""
+    first, fields = sources[0].field, [source.field for source in sources]
+    if first is None:
+        return None
+    return ReceptiveField(
+        replace(first.y, size=max(math.inf if field is None else field.y.size for field in fields)),
+        replace(first.x, size=max(math.inf if field is None else field.x.size for field in fields)),
+    )
+
+
+_VIEWS = (
+    "flatten", "unflatten", "view", "reshape", "permute", "transpose", "movedim", "contiguous", "to", "detach", "float",
+)  # fmt: skip
 _POINTWISE = (
     "relu", "relu6", "gelu", "silu", "hardswish", "sigmoid", "clamp", "hardtanh", "leaky_relu", "elu", "dropout", "add",
-    "__add__", "add_", "iadd", "__iadd__", "mul", "__mul__", "mul_", "sub", "__sub__", "div", "__truediv__",
-    "batch_norm", "layer_norm", "linear",
+    "__add__", "add_", "iadd", "__iadd__", "mul", "multiply", "__mul__", "mul_", "sub", "subtract", "__sub__", "div",
+    "__truediv__", "batch_norm", "layer_norm", "linear",
 )  # fmt: skip
-
-
-def _keeps_positions(name: str, sources: Sequence[Tensor], result: Tensor, viewed: bool) -> bool:
-    """Whether maps were laid out anew, or, where they lie so already, every position was worked on by itself."""
-    if name in _VIEWS:
-        return sources[0].numel() == result.numel()
-    return viewed and name in _POINTWISE and sources[0].shape[:-1] == result.shape[:-1]
-
-
-def _widest(fields: Sequence[ReceptiveField]) -> ReceptiveField:
-    """The first, as large as the largest."""
-    return ReceptiveField(
-        replace(fields[0].y, size=max(field.y.size for field in fields)),
-        replace(fields[0].x, size=max(field.x.size for field in fields)),
-    )
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -152,7 +165,11 @@ def _moved(axis: Axis, kernel: int, stride: int, padding: float, dilation: int) 
     )
 
 
-def _convolution(field: ReceptiveField, args: Sequence[Any], kwargs: dict[str, Any]) -> ReceptiveField:
+def _convolution(
+    field: ReceptiveField, args: Sequence[Any], kwargs: dict[str, Any], usual: bool
+) -> ReceptiveField | None:
+    if not usual:
+        return None
     given = dict(zip(("input", "weight", "bias", "stride", "padding", "dilation"), args, strict=False)) | kwargs
     kernel = given["weight"].shape[-2:]
     dilation = _pair(given.get("dilation", 1))
@@ -163,7 +180,11 @@ def _convolution(field: ReceptiveField, args: Sequence[Any], kwargs: dict[str, A
     return _window(field, kernel, _pair(given.get("stride", 1)), padding, dilation)
 
 
-def _pooling(field: ReceptiveField, args: Sequence[Any], kwargs: dict[str, Any], dilated: bool) -> ReceptiveField:
+def _pooling(
+    field: ReceptiveField, args: Sequence[Any], kwargs: dict[str, Any], usual: bool, dilated: bool
+) -> ReceptiveField | None:
+    if not usual:
+        return None
     # avg_pool2d has no dilation: ceil_mode stands in its place.
     names = ("input", "kernel_size", "stride", "padding", "dilation")[: 5 if dilated else 4]
     given = dict(zip(names, args, strict=False)) | kwargs
@@ -173,8 +194,10 @@ def _pooling(field: ReceptiveField, args: Sequence[Any], kwargs: dict[str, Any],
     return _window(field, kernel, _pair(stride) if stride else kernel, _pair(given.get("padding", 0)), dilation)
 
 
-def _padding(field: ReceptiveField, args: Sequence[Any], kwargs: dict[str, Any]) -> ReceptiveField:
-    left, _, top, _ = (*(args[1] if len(args) > 1 else kwargs["pad"]), 0, 0)[:4]
+def _padding(field: ReceptiveField, args: Sequence[Any], kwargs: dict[str, Any], usual: bool) -> ReceptiveField:
+    sides = (*(args[1] if len(args) > 1 else kwargs["pad"]), 0, 0, 0, 0)
+    # The last axis comes first: with the channels last, what is done to them.
+    left, _, top, _ = sides[:4] if usual else sides[2:6]
     return _window(field, (1, 1), (1, 1), (top, left), (1, 1))
 
 
@@ -191,7 +214,7 @@ def _pair(value: Any) -> Sequence[Any]:
     return values * 2 if len(values) == 1 else values
 
 
-_MOVES: dict[str, Callable[[ReceptiveField, Sequence[Any], dict[str, Any]], ReceptiveField]] = {
+_MOVES: dict[str, Callable[[ReceptiveField, Sequence[Any], dict[str, Any], bool], ReceptiveField | None]] = {
     "conv2d": _convolution,
     "max_pool2d": partial(_pooling, dilated=True),
     "avg_pool2d": partial(_pooling, dilated=False),

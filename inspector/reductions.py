@@ -148,7 +148,9 @@ def _layout(source: torch.Size, result: torch.Size, grids: dict[int, tuple[int, 
 def _layout_of_maps(source: torch.Size, result: torch.Size, values: int) -> Layout | None:
     _, channels, height, width = source
     if height * width > 1:
-        pooled, flattened = values == channels == result[1], values == channels * height * width and len(result) == 2
+        # One row of one channel is a map of one position, with the channels last.
+        pooled, flattened = values == channels == result[1], values == source[1:].numel() and len(result) == 2
+        flattened = flattened and channels * height > 1
         if pooled or flattened:
             return Layout("first", (height, width))
     if channels * height > 1 and width > 1 and values == width == result[-1]:

@@ -4,6 +4,7 @@ The heavy imports stand inside the functions, so that the page is there before t
 """
 
 import gc
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import streamlit as st
 from inspector.image import Photo, read_image
 
 if TYPE_CHECKING:
+    from inspector.anatomy import Anatomy
     from inspector.classifier import Classifier
     from inspector.maps import ClassMaps
 
@@ -38,8 +40,27 @@ def example_photo(path: Path) -> Photo:
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
-def class_maps_of(network_name: str, photo_sha256: str, photo_name: str, _photo: Photo) -> "ClassMaps":
+def class_maps_of(
+    network_key: str,
+    photo_sha256: str,
+    photo_name: str,
+    scale: float | None,
+    _photo: Photo,
+    _load: "Callable[[], Classifier]",
+) -> "ClassMaps":
+    """At the network's own input size times `scale`; None: at the photo's own size."""
     # The name is part of the key: whoever sends the same bytes under another name does not see the first one's.
     from inspector.maps import class_maps
 
-    return class_maps(network(network_name), _photo)
+    classifier = _load()
+    if scale is None:
+        return class_maps(classifier, _photo, "native")
+    height, width = (round(scale * side) for side in classifier.preprocessing.size)
+    return class_maps(classifier, _photo, None if scale == 1 else (height, width))
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def anatomy_of(network_key: str, _load: "Callable[[], Classifier]") -> "Anatomy":
+    from inspector.anatomy import describe
+
+    return describe(_load())

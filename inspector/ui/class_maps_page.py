@@ -5,66 +5,53 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from inspector.catalogue import Card, available
 from inspector.errors import InspectorError
-from inspector.examples import examples
-from inspector.image import MAX_BYTES, Photo
+from inspector.image import Photo
 from inspector.ui import cached, pictures
+from inspector.ui.choice import SIZES, Choice, choose_network, choose_photo, choose_size
+from inspector.ui.network_page import badge
 
 if TYPE_CHECKING:
+    from inspector.head import Verdict
     from inspector.maps import ClassMap, ClassMaps, Shown
 
 TOP = 5
 FEW_CLASSES = 20  # with more, all class maps side by side say nothing
+_WORDS: "dict[Verdict, str]" = {
+    "exact": "What follows the pooling is affine: the sum holds on every image.",
+    "exact for this image": "What follows the pooling reads statistics of the image, or opens gates with it. While "
+    "these are held, it is affine, and the sum exact.",
+    "not unique": "What follows the pooling bends: the logit may be shared out in more than one way, and this is the "
+    "split to first order. What it leaves over stands in the bias.",
+    "not exact": "The sum misses the logit: do not trust this map.",
+}
 LOGIT, AVERAGE, CLASS = "logit", "against the average", "against a class"
 
 
 def show() -> None:
     try:
-        card, photo = _chosen()
+        with st.sidebar:
+            choice = choose_network()
+            photo = choose_photo(choice)
+            size = choose_size()
         for note in photo.notes:
             st.info(note, icon=":material/info:")
-        maps = _maps(card, photo)
+        maps = _maps(choice, photo, SIZES[size])
         _page(maps)
     except InspectorError as error:
         st.error(str(error), icon=":material/error:")
 
 
-def _chosen() -> tuple[Card, Photo]:
-    """The network and the photo from the sidebar."""
-    cards = available()
-    with st.sidebar:
-        st.title("Inspector", anchor=False)
-        st.caption("Which pixels brought which part of a logit, in numbers that add up.")
-        name = st.selectbox("Network", list(cards), key="network", bind="query-params")
-        card = cards[name]
-        st.caption(card.title)
-        upload = st.file_uploader(
-            "Your photo",
-            type=["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"],
-            max_upload_size=MAX_BYTES // 1_000_000,
-            help="It stays in this server's memory, is never written to disk, and no other session sees it.",
-        )
-        offered = examples(card.examples)
-        example = st.pills(
-            "or an example", list(offered), default=next(iter(offered)), required=True, key="example",
-            bind="query-params", disabled=upload is not None,
-        )  # fmt: skip
-    if upload is not None:
-        return card, cached.uploaded_photo(upload.file_id, upload.name, upload.getvalue())
-    return card, cached.example_photo(offered[example])
-
-
-def _maps(card: Card, photo: Photo) -> "ClassMaps":
+def _maps(choice: Choice, photo: Photo, scale: float | None) -> "ClassMaps":
     """The class maps; while they are made for the first time, the photo as it is."""
-    key = card.name, photo.sha256, photo.name
+    key = choice.key, photo.sha256, photo.name, scale
     # Here in every run: if it came and went, all below would move and widgets in use would lose what was typed.
     place = st.empty()
     if st.session_state.get("made") == key:
-        return cached.class_maps_of(*key, photo)
-    with place.container(), st.spinner(f"Loading {card.name} and splitting the logits of {photo.name} ..."):
+        return cached.class_maps_of(*key, photo, choice.load)
+    with place.container(), st.spinner(f"Loading {choice.name} and splitting the logits of {photo.name} ..."):
         st.image(photo.pixels, width=_width(photo))
-        maps = cached.class_maps_of(*key, photo)
+        maps = cached.class_maps_of(*key, photo, choice.load)
     place.empty()
     st.session_state["made"] = key
     return maps
@@ -151,11 +138,11 @@ def _sum(maps: "ClassMaps", class_map: "ClassMap") -> None:
     st.markdown(f"**{class_map.equation()}** logits")
     if class_map.total is None:
         st.caption("Scores of positions sum to no logit. The parts, with the switch off, do:")
-    colour = "green" if maps.verdict == "exact" else "red"
     miss = f"Largest miss over all {len(maps.values)} classes: {maps.residual:.1e} logits."
     st.markdown(
-        f":{colour}-badge[{maps.verdict}] {miss}",
-        help="For every class, map and bias are added up and compared with the logit that the network gave.",
+        f"{badge(maps.verdict)} {miss}",
+        help="For every class, map and bias are added up and compared with the logit that the network gave. "
+        f"{_WORDS[maps.verdict]}",
     )
 
 

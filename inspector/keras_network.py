@@ -1,0 +1,241 @@
+"""A network from a Keras file, on Keras's torch backend, where its pooling is a call that torch sees.
+
+Keras can run code that a file brings along. What a file asks for is read first, and Keras sees it only where that is
+nothing but Keras's own layers, activations and initialisers.
+"""
+
+import json
+import os
+import re
+import sys
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from inspector.errors import InspectorError, NetworkError
+from inspector.image import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+
+MAX_BYTES = 2_000_000_000
+_MAX_CONFIG_BYTES = 20_000_000
+
+_OWN = re.compile(
+    r"keras(\.(src\.)?(layers|models|initializers|regularizers|constraints|activations|applications|dtype_policies"
+    r"|quantizers|random|ops)(\.\w+)*)?"
+)
+# Keras's own too, but they run what is in the file, or open other files.
+_REFUSED = {
+    "Lambda", "__lambda__", "function", "__typespec__", "TorchModuleWrapper", "FlaxLayer", "JaxLayer", "TFSMLayer",
+    "TextVectorization", "StringLookup", "IntegerLookup",
+}  # fmt: skip
+
+Mode = Literal["tf", "torch", "caffe", "raw"]
+
+
+class KerasNetwork(nn.Module):
+    """(N, channels, H, W), RGB, -> what the Keras model returns, whatever its data format."""
+
+    def __init__(self, model: Any, channels_first: bool, bgr: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.bgr = bgr
+        self.channels_first = channels_first
+        _, *shape = model.input_shape
+        self.channels: int = shape[0 if channels_first else -1] or 3
+        height, width = shape[1:] if channels_first else shape[:2]
+        self.size: tuple[int, int] | None = (height, width) if height and width else None
+        # Keras flattens with the channels last also where they lie first.
+        flattening = {"Flatten"} if channels_first else {"Flatten", "Reshape"}
+        self._flattens = any(type(layer).__name__ in flattening for layer in _layers(model))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        images = inputs.flip(1) if self.bgr else inputs
+        images = images if self.channels_first else images.permute(0, 2, 3, 1)
+        with _FlattenChannelsFirst() if self._flattens else nullcontext():
+            output: Tensor = self.model(images, training=False)
+        return output
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "KerasNetwork":
+        # Keras would write the model out and read it again: the copy's parameters would not be these.
+        raise TypeError("A Keras network cannot be copied together with its parameters.")
+
+
+class _FlattenChannelsFirst(TorchFunctionMode):
+    """Maps (N, h, w, C) are flattened with the channels first, and the values then put in the order that was asked for.
+
+    Else whoever watches would take the rows of the maps for their channels.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        source = args[0] if args else None
+        reshaping = getattr(func, "__name__", "") == "reshape" and len(args) > 1
+        if not reshaping or not isinstance(source, Tensor) or source.ndim != 4:
+            return func(*args, **(kwargs or {}))
+        _, height, width, channels = source.shape
+        values = height * width * channels
+        shape = args[1] if isinstance(args[1], Sequence) else args[1:]
+        if tuple(shape[1:]) not in ((values,), (-1,)):
+            return func(*args, **(kwargs or {}))
+        order = torch.arange(values, device=source.device).view(channels, height, width).permute(1, 2, 0).flatten()
+        return source.permute(0, 3, 1, 2).flatten(1)[:, order]
+
+
+def read_keras(path: Path, bgr: bool = False, max_bytes: int = MAX_BYTES) -> KerasNetwork:
+    """The network in a .keras or .h5 file; no code in it is run.
+
+    `bgr`: it was trained on blue, green, red, as VGG and ResNet of keras.applications were. Raises NetworkError for
+    what is no whole Keras model, or asks for more than Keras's own layers.
+    """
+    config = _config(path, max_bytes)
+    _refuse_what_is_not_keras(path, config)
+    keras = import_keras(path.name)
+    with _readable(path):
+        model = keras.saving.load_model(str(path.resolve()), compile=False, safe_mode=True)
+    return wrap_keras(model, bgr=bgr)
+
+
+def wrap_keras(model: Any, channels_first: bool | None = None, bgr: bool = False) -> KerasNetwork:
+    """A Keras model in hand. `channels_first` is its data format: None takes it from its layers."""
+    keras = import_keras("a Keras model")
+    inputs = getattr(model, "inputs", None) or []
+    if len(inputs) != 1 or len(inputs[0].shape) != 4:
+        shapes = ", ".join(str(tuple(value.shape)) for value in inputs) or "unknown: call it once, or build it"
+        raise NetworkError(f"A Keras model must have one input, a batch of images; its inputs are {shapes}.")
+    if channels_first is None:
+        formats = [layer.data_format for layer in _layers(model) if hasattr(layer, "data_format")]
+        channels_first = (formats or [keras.config.image_data_format()])[0] == "channels_first"
+    return KerasNetwork(model, channels_first, bgr)
+
+
+def keras_preprocessing(mode: Mode, size: tuple[int, int]) -> Preprocessing:
+    """What keras.applications calls the modes of preprocess_input; "raw" where the network scales its input itself.
+
+    "caffe" is for a network read with bgr=True.
+    """
+    caffe = (123.68 / 255, 116.779 / 255, 103.939 / 255)
+    mean, std = {
+        "tf": ((0.5,) * 3, (0.5,) * 3),
+        "torch": (IMAGENET_MEAN, IMAGENET_STD),
+        "caffe": (caffe, (1 / 255,) * 3),
+        "raw": ((0.0,) * 3, (1 / 255,) * 3),
+    }[mode]
+    return Preprocessing(size, mean, std, resize=None)
+
+
+def import_keras(wanted_for: str) -> Any:
+    """Keras on its torch backend, which is chosen once for the whole process, by whoever imports Keras first."""
+    if "keras" not in sys.modules:
+        os.environ["KERAS_BACKEND"] = "torch"
+    try:
+        import keras
+    except ImportError as error:
+        raise NetworkError(f"To read {wanted_for}, keras is an extra: pip install 'inspector[keras]'.") from error
+    if keras.config.backend() != "torch":
+        raise NetworkError(
+            f"Keras was imported with its {keras.config.backend()} backend; class maps need torch. Set "
+            "KERAS_BACKEND=torch before Keras is imported."
+        )
+    return keras
+
+
+def _layers(model: Any) -> Iterator[Any]:
+    """All layers, also those of models within the model."""
+    for layer in getattr(model, "layers", []):
+        yield layer
+        yield from _layers(layer)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Whatever zipfile, h5py, json and Keras raise inside becomes a NetworkError."""
+    try:
+        yield
+    except (InspectorError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+        raise NetworkError(
+            f"{path.name} is no Keras model, or is broken, cut off or of a version that the installed Keras cannot "
+            f"read ({reason}): save it again with model.save('model.keras')."
+        ) from error
+
+
+def _config(path: Path, max_bytes: int) -> Any:
+    """What the file asks Keras to build, as JSON has it."""
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise NetworkError(f"Cannot read {path}: {error.strerror}.") from error
+    _refuse_size(path, size, max_bytes)
+    readers = {".keras": _config_in_zip, ".h5": _config_in_hdf5, ".hdf5": _config_in_hdf5}
+    if path.suffix not in readers:
+        raise NetworkError(f"{path.name} must be a .keras or .h5 file: save the model with model.save('model.keras').")
+    with _readable(path):
+        text = readers[path.suffix](path, max_bytes)
+        if text is None:
+            raise NetworkError(
+                f"{path.name} holds weights only, not the layers they belong to: save the whole model with "
+                "model.save('model.keras')."
+            )
+        return json.loads(text)
+
+
+def _refuse_size(path: Path, size: int, limit: int) -> None:
+    if size > limit:
+        raise NetworkError(f"{path.name} has {size / 1e6:.1f} MB; at most {limit / 1e6:.1f} MB are read.")
+
+
+def _config_in_zip(path: Path, max_bytes: int) -> bytes | None:
+    with zipfile.ZipFile(path) as archive:
+        # Unpacked: a small archive may hold much.
+        _refuse_size(path, sum(entry.file_size for entry in archive.infolist()), max_bytes)
+        if "config.json" not in archive.namelist():
+            return None if "model.weights.h5" in archive.namelist() else b""
+        if archive.getinfo("config.json").file_size > _MAX_CONFIG_BYTES:
+            raise ValueError("its config.json is too large")
+        return archive.read("config.json")
+
+
+def _config_in_hdf5(path: Path, max_bytes: int) -> str | bytes | None:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        config: str | bytes | None = file.attrs.get("model_config")
+        return config
+
+
+def _refuse_what_is_not_keras(path: Path, config: Any) -> None:
+    if isinstance(config, dict):
+        # How it was trained: never built, and often of the user's own making.
+        config = {key: value for key, value in config.items() if key != "compile_config"}
+    waiting = [config]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting += value
+        elif isinstance(value, dict):
+            waiting += value.values()
+            if (foreign := _foreign(value)) is not None:
+                raise NetworkError(
+                    f"{path.name} asks for {foreign}, which is not one of Keras's own layers and may run any code: "
+                    "nothing was run. Build the model with Keras's own layers, or load it yourself and wrap it."
+                )
+
+
+def _foreign(value: dict[str, Any]) -> str | None:
+    """The name of what Keras would have to look for elsewhere, or should not build, if any."""
+    name, module, registered = (value.get(key) for key in ("class_name", "module", "registered_name"))
+    if name in _REFUSED:
+        return str(name)
+    if isinstance(module, str) and not _OWN.fullmatch(module):
+        return f"{module}.{name}"
+    if isinstance(registered, str) and ">" in registered:
+        return registered
+    return None

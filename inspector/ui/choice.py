@@ -1,0 +1,75 @@
+"""What is looked at: a network of models/ or of this session's own, a photo, an input size. It fills the sidebar."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from inspector.catalogue import available
+from inspector.examples import examples
+from inspector.image import MAX_BYTES, Photo
+from inspector.ui import cached
+
+if TYPE_CHECKING:
+    from inspector.classifier import Classifier
+
+OWN = "own networks"  # in the session's state: what was uploaded in it, by name
+
+AS_TRAINED = "as trained"
+# Where the words of the choice stand in a link: height and width are multiplied by so much.
+SIZES: dict[str, float | None] = {AS_TRAINED: 1, "1.5 times": 1.5, "twice": 2, "the photo's own": None}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A network, before it is loaded."""
+
+    key: str  # under which it is cached for all sessions: of a session's own nobody else can know it
+    name: str
+    title: str
+    examples: str  # which photos fit it
+    load: "Callable[[], Classifier]"
+
+
+def choose_network() -> Choice:
+    """The network from the sidebar."""
+    choices = {name: _of_card(name, card.title, card.examples) for name, card in available().items()}
+    choices |= st.session_state.get(OWN, {})
+    st.title("Inspector", anchor=False)
+    st.caption("Which pixels brought which part of a logit, in numbers that add up.")
+    # Kept, with its link, on whatever page one is.
+    name = st.selectbox("Network", list(choices), key="network", bind="query-params")
+    st.caption(choices[name].title)
+    return choices[name]
+
+
+def _of_card(name: str, title: str, kind: str) -> Choice:
+    return Choice(name, name, title, kind, lambda: cached.network(name))
+
+
+def choose_photo(choice: Choice) -> Photo:
+    """The photo from the sidebar: an upload, or an example."""
+    upload = st.file_uploader(
+        "Your photo",
+        type=["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"],
+        max_upload_size=MAX_BYTES // 1_000_000,
+        help="It stays in this server's memory, is never written to disk, and no other session sees it.",
+    )
+    offered = examples(choice.examples)
+    example = st.pills(
+        "or an example", list(offered), default=next(iter(offered)), required=True, key="example",
+        bind="query-params", disabled=upload is not None,
+    )  # fmt: skip
+    if upload is not None:
+        return cached.uploaded_photo(upload.file_id, upload.name, upload.getvalue())
+    return cached.example_photo(offered[example])
+
+
+def choose_size() -> str:
+    """One of SIZES, from the sidebar."""
+    return st.selectbox(
+        "Input size", list(SIZES), key="size", bind="query-params",
+        help="Global pooling takes maps of any size: a larger input gives finer class maps, and other logits. "
+        "Networks are at their best at the size that they were trained with.",
+    )  # fmt: skip

@@ -1,0 +1,163 @@
+"""The page of the network: what it is made of, how exact its class maps are; and a network of one's own."""
+
+import tempfile
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from inspector.errors import InspectorError
+from inspector.ui import cached
+from inspector.ui.choice import OWN, Choice, choose_network
+
+if TYPE_CHECKING:
+    from inspector.anatomy import Anatomy
+    from inspector.classifier import Classifier
+
+MAX_UPLOAD = 500_000_000  # bytes
+MAX_OWN = 3  # networks kept in a session
+ARCHITECTURES = (
+    "torchvision:resnet18", "torchvision:resnet50", "torchvision:mobilenet_v2", "torchvision:efficientnet_b0",
+    "torchvision:densenet121", "torchvision:convnext_tiny", "torchvision:swin_t", "torchvision:vgg16", "timm:resnet50",
+    "timm:convnext_nano", "cifar_resnet",
+)  # fmt: skip
+_COLOURS = {"exact": "green", "exact for this image": "green", "not unique": "orange"}
+
+
+def show() -> None:
+    with st.sidebar:
+        choice = choose_network()
+    if (note := st.session_state.pop("note", None)) is not None:
+        st.success(note, icon=":material/check:")
+    try:
+        with st.spinner(f"Looking into {choice.name} ..."):
+            anatomy = cached.anatomy_of(choice.key, choice.load)
+        _anatomy(anatomy)
+    except InspectorError as error:
+        st.error(str(error), icon=":material/error:")
+    _own_network()
+
+
+def badge(verdict: str) -> str:
+    """The verdict as Markdown, in its colour."""
+    return f":{_COLOURS.get(verdict, 'red')}-badge[{verdict}]"
+
+
+def _anatomy(anatomy: "Anatomy") -> None:
+    st.subheader(anatomy.name, anchor=False)
+    st.markdown(f"{badge(anatomy.verdict)} {anatomy.reason[0].upper()}{anatomy.reason[1:]}.")
+    told = dict(anatomy.lines())
+    for subject in ("network", "input and output", "pooling", "what follows it", "is there pooling to add?"):
+        st.markdown(f"**{subject[0].upper()}{subject[1:]}**: {told[subject]}")
+    if anatomy.head is not None:
+        st.markdown("**Input sizes** (height x width) and the grid of the class maps that they give")
+        rows = [
+            {"input": f"{h} x {w}", "class maps": f"{grid[0]} x {grid[1]}" if grid else "does not take it"}
+            for (h, w), grid in anatomy.grids
+        ]
+        st.dataframe(rows, hide_index=True, width="content", alt="Input sizes and the grids of the class maps")
+    st.markdown("**Layers** in the order in which they run")
+    st.dataframe(_layers(anatomy), hide_index=True, height=380, alt="The layers, their outputs and parameters")
+
+
+def _layers(anatomy: "Anatomy") -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for number, layer in enumerate(anatomy.layers):
+        if number == anatomy.pooled_after:
+            rows.append({"layer": "pooling", "kind": f"{anatomy.pooling}", "output": "", "parameters": None})
+        shape = " x ".join(map(str, layer.shape)) if layer.shape else ""
+        rows.append({"layer": layer.name, "kind": layer.kind, "output": shape, "parameters": layer.parameters or None})
+    return rows
+
+
+def _own_network() -> None:
+    st.subheader("A network of your own", anchor=False)
+    st.caption(
+        "It is used in this session only: no other session sees it, and it is gone when you close the page. "
+        "`inspector add` keeps one. No code in the file is run."
+    )
+    with st.form("own network", border=True):
+        left, right = st.columns(2)
+        with left:
+            checkpoint = st.file_uploader(
+                "Checkpoint",
+                type=["safetensors", "pt", "pth", "bin", "ckpt", "onnx", "keras", "h5"],
+                max_upload_size=MAX_UPLOAD // 1_000_000,
+                help="A state dict, an ONNX file or a Keras model. Programs (.pt2, TorchScript) run code, and are only "
+                "loaded from the command line, with --trust.",
+            )
+            labels = st.file_uploader(
+                "Class names (optional)", type=["txt", "json"], help="One a line, or a JSON list."
+            )
+        with right:
+            arch = st.selectbox(
+                "Architecture", ARCHITECTURES, index=None, accept_new_options=True,
+                placeholder="torchvision:NAME or timm:NAME",
+                help="Of a state dict. ONNX and Keras files bring theirs. Type any other name of torchvision or timm.",
+            )  # fmt: skip
+            size = st.number_input(
+                "Input size", 8, 1024, None, placeholder="as the architecture expects", help="In pixels, a square."
+            )
+            scaling = st.selectbox(
+                "Scaling of pixels", list(_SCALINGS), help="What the network was fed with in its training."
+            )
+        if st.form_submit_button("Load", type="primary"):
+            _add(checkpoint, labels, arch, size, scaling)
+
+
+# Label -> mean and std.
+_SCALINGS: dict[str, tuple[tuple[float, ...], tuple[float, ...]] | None] = {
+    "as the architecture expects": None,
+    "ImageNet mean and std": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "-1 to 1": ((0.5,) * 3, (0.5,) * 3),
+    "0 to 1": ((0.0,) * 3, (1.0,) * 3),
+    "0 to 1, grey": ((0.0,), (1.0,)),
+}
+
+
+def _add(checkpoint: object, labels: object, arch: str | None, size: int | None, scaling: str) -> None:
+    from streamlit.runtime.uploaded_file_manager import UploadedFile
+
+    if not isinstance(checkpoint, UploadedFile):
+        st.error("Choose a checkpoint first.", icon=":material/error:")
+        return
+    try:
+        with st.spinner(f"Reading {checkpoint.name} and proving its head ..."):
+            text = labels.getvalue().decode("utf-8-sig") if isinstance(labels, UploadedFile) else None
+            name = labels.name if isinstance(labels, UploadedFile) else ""
+            classifier = _loaded(checkpoint.name, checkpoint.getvalue(), arch, text, name, size, scaling)
+    except UnicodeDecodeError:
+        st.error("The class names are not text in UTF-8.", icon=":material/error:")
+        return
+    except InspectorError as error:
+        st.error(str(error), icon=":material/error:")
+        return
+    own: dict[str, Choice] = st.session_state.setdefault(OWN, {})
+    name = f"{classifier.name} (yours)"
+    kind = "photos" if len(classifier.preprocessing.mean) == 3 else "fashion_mnist"
+    own[name] = Choice(uuid.uuid4().hex, name, arch or checkpoint.name, kind, lambda: classifier)
+    for oldest in list(own)[:-MAX_OWN]:
+        del own[oldest]
+    st.session_state["note"] = f"{checkpoint.name} is loaded: choose it as the network on any page."
+    st.rerun()
+
+
+def _loaded(
+    name: str, data: bytes, arch: str | None, labels: str | None, labels_name: str, size: int | None, scaling: str
+) -> "Classifier":
+    from inspector.loading import Feeding, parse_labels, read_network, wrap_read
+
+    names = None if labels is None else parse_labels(labels, labels_name)
+    mean, std = _SCALINGS[scaling] or (None, None)
+    feeding = Feeding(size, mean, std)
+    # The libraries read files. In memory, where the system has a file system there; and for as long as it takes.
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        path = Path(folder) / Path(name).name
+        path.write_bytes(data)
+        try:
+            network, usual = read_network(path, arch, names, feeding, trust=False, limit=MAX_UPLOAD)
+        except InspectorError as error:
+            raise type(error)(str(error).replace(str(path), name)) from error
+    return wrap_read(network, feeding.over(usual), names, Path(name).stem, None)

@@ -1,0 +1,299 @@
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from inspector import Classifier, class_maps_of_batch
+from inspector.errors import NetworkError
+from inspector.keras_network import KerasNetwork, import_keras, keras_preprocessing, read_keras, wrap_keras
+
+pytestmark = [
+    # Of Keras, where it writes a model to a file.
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
+]
+
+HEIGHT, WIDTH = 5, 6
+
+
+@pytest.fixture(scope="module")
+def keras():
+    return import_keras("the tests")
+
+
+def noise(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def small(keras, data_format="channels_last", pooling="average", activation=None):
+    """A 3x3 convolution to four maps, a ReLU, a pooling, Dense to three classes."""
+    layers, first = keras.layers, data_format == "channels_first"
+    keras.utils.set_random_seed(0)
+    image = keras.Input((3, HEIGHT, WIDTH) if first else (HEIGHT, WIDTH, 3))
+    convolution = layers.Conv2D(4, 3, padding="same", data_format=data_format, activation="relu")
+    pool = {
+        "average": layers.GlobalAveragePooling2D,
+        "max": layers.GlobalMaxPooling2D,
+        "flatten": layers.Flatten,
+    }[pooling](data_format=data_format)
+    dense = layers.Dense(3, activation=activation, bias_initializer="ones")
+    return keras.Model(image, dense(pool(convolution(image))))
+
+
+def expected_maps(model, image: Tensor, pooling: str) -> Tensor:
+    """(K, h, w) of one image (3, H, W), from the weights, by loops over classes and channels."""
+    kernel, bias, weight, _ = (torch.from_numpy(np.array(values)) for values in model.get_weights())
+    maps = torch.nn.functional.conv2d(image[None], kernel.permute(3, 2, 0, 1), bias, padding=1)[0].relu()
+    expected = torch.zeros(3, HEIGHT, WIDTH)
+    for k in range(3):
+        for c in range(4):
+            if pooling == "average":
+                expected[k] += weight[c, k] * maps[c] / (HEIGHT * WIDTH)
+            elif pooling == "max":
+                y, x = divmod(int(maps[c].argmax()), WIDTH)
+                expected[k, y, x] += weight[c, k] * maps[c, y, x]
+            else:
+                # Keras flattens row by row, position by position, all channels of each.
+                expected[k] += weight.view(HEIGHT, WIDTH, 4, 3)[..., c, k] * maps[c]
+    return expected
+
+
+def assert_exact(network: KerasNetwork, size: tuple[int, int], images: int = 2):
+    classifier = Classifier.wrap(network.eval(), size=size)
+    inputs = noise(images, network.channels, *size)
+    found = class_maps_of_batch(classifier, inputs)
+    with torch.no_grad():
+        logits = network(inputs)
+    for maps, expected in zip(found, logits, strict=True):
+        assert maps.verdict == "exact"
+        torch.testing.assert_close(maps.logits, expected)
+        torch.testing.assert_close(maps.values.sum((1, 2)) + maps.bias, expected, rtol=1e-4, atol=1e-6)
+    return found
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize("pooling", ["average", "max", "flatten"])
+def test_maps_are_those_worked_out_from_the_weights(keras, data_format, pooling):
+    model = small(keras, data_format, pooling)
+    found = assert_exact(wrap_keras(model), (HEIGHT, WIDTH))
+    for maps, image in zip(found, noise(2, 3, HEIGHT, WIDTH), strict=True):
+        torch.testing.assert_close(maps.values, expected_maps(model, image, pooling), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "size", "pooling"),
+    [
+        ("MobileNetV2", {"alpha": 0.35}, 64, "avg"),
+        ("MobileNetV2", {"alpha": 0.35}, 64, None),
+        ("VGG19", {}, 64, "max"),
+        ("InceptionV3", {}, 139, "avg"),
+    ],
+)
+def test_networks_of_keras_applications_have_exact_maps(keras, name, arguments, size, pooling):
+    keras.utils.set_random_seed(0)
+    shape = (size, size, 3)
+    base = getattr(keras.applications, name)(
+        include_top=False, weights=None, input_shape=shape, pooling=pooling, **arguments
+    )
+    pool = [] if pooling else [keras.layers.GlobalAveragePooling2D()]
+    network = wrap_keras(keras.Sequential([keras.Input(shape), base, *pool, keras.layers.Dense(3)]))
+    assert (network.channels_first, network.size, network.channels) == (False, (size, size), 3)
+    assert_exact(network, (size, size), images=1)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_a_model_comes_back_from_its_file(keras, tmp_path, suffix, data_format):
+    model = small(keras, data_format)
+    model.compile(loss="mse")
+    model.save(tmp_path / f"model{suffix}")
+    network = read_keras(tmp_path / f"model{suffix}")
+    assert network.channels_first == (data_format == "channels_first")
+    image = noise(1, 3, HEIGHT, WIDTH)
+    (maps,) = class_maps_of_batch(Classifier.wrap(network, size=(HEIGHT, WIDTH)), image)
+    torch.testing.assert_close(maps.values, expected_maps(model, image[0], "average"), rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_flow_from_the_output_to_the_image(keras):
+    image = noise(1, 3, HEIGHT, WIDTH).requires_grad_()
+    wrap_keras(small(keras))(image)[0, 0].backward()
+    assert image.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_a_last_activation_is_a_call_that_torch_functions_show(keras, activation):
+    calls = []
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            calls.append((func.__name__, result))
+            return result
+
+    network = wrap_keras(small(keras, activation=activation))
+    with Watch():
+        output = network(noise(1, 3, HEIGHT, WIDTH))
+    assert any(name == activation and result is output for name, result in calls)
+
+
+def test_bgr_turns_the_channels_around(keras):
+    model = small(keras)
+    image = noise(1, 3, HEIGHT, WIDTH)
+    torch.testing.assert_close(wrap_keras(model, bgr=True)(image), wrap_keras(model)(image[:, [2, 1, 0]]))
+
+
+@pytest.mark.parametrize("mode", ["tf", "torch", "caffe"])
+def test_inputs_are_those_of_keras_preprocess_input(keras, pixels, mode):
+    preprocessing = keras_preprocessing(mode, pixels.shape[:2])
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+    ours = (torch.from_numpy(pixels).permute(2, 0, 1) / 255 - mean) / std
+    ours = ours.flip(0) if mode == "caffe" else ours
+    theirs = keras.applications.imagenet_utils.preprocess_input(pixels.astype("float32"), mode=mode)
+    np.testing.assert_allclose(ours.permute(1, 2, 0), theirs, rtol=1e-4, atol=1e-4)
+
+
+def refused(path: Path, match: str, **kwargs: object) -> None:
+    with pytest.raises(NetworkError, match=match) as caught:
+        read_keras(path, **kwargs)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_a_lambda_is_refused_and_not_run(keras, tmp_path, suffix):
+    marker = tmp_path / "marker"
+    layers = keras.layers
+    image = keras.Input((HEIGHT, WIDTH, 3))
+    # Its own import: what is loaded from a file has no names of this module.
+    touch = layers.Lambda(lambda maps, file=str(marker): (__import__("pathlib").Path(file).touch(), maps)[1])
+    touched = touch(image)
+    model = keras.Model(image, layers.Dense(3)(layers.GlobalAveragePooling2D()(touched)))
+    model.save(tmp_path / f"model{suffix}")
+    marker.unlink()
+    refused(tmp_path / f"model{suffix}", "asks for Lambda, .* nothing was run")
+    assert not marker.exists()
+
+
+@pytest.fixture(scope="module")
+def saved(keras, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    model = small(keras)
+    model.save(folder / "model.keras")
+    model.save(folder / "model.h5")
+    model.save_weights(folder / "model.weights.h5")
+    return folder
+
+
+def with_config(source: Path, target: Path, change) -> Path:
+    """The .keras file with its config changed."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            if name == "config.json":
+                config = json.loads(data)
+                change(config)
+                data = json.dumps(config).encode()
+            new.writestr(name, data)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("entry", "named"),
+    [
+        ({"module": "os", "class_name": "system"}, "os.system"),
+        ({"module": "keras_lookalike.layers", "class_name": "Dense"}, "keras_lookalike.layers.Dense"),
+        ({"module": "keras.utils", "class_name": "get_file"}, "keras.utils.get_file"),
+        ({"module": "keras.config", "class_name": "enable_unsafe_deserialization"}, "keras.config.enable"),
+        ({"module": "keras.layers", "class_name": "Dense", "registered_name": "package>Mine"}, "package>Mine"),
+        ({"module": "keras.layers", "class_name": "TorchModuleWrapper"}, "TorchModuleWrapper"),
+        ({"class_name": "__lambda__"}, "__lambda__"),
+        ({"module": "builtins", "class_name": "function"}, "function"),
+    ],
+)
+@pytest.mark.parametrize("depth", ["layer", "activation"])
+def test_what_is_not_keras_own_is_refused_wherever_it_stands(saved, tmp_path, entry, named, depth):
+    def change(config):
+        dense = config["config"]["layers"][-1]
+        if depth == "layer":
+            dense.update(entry)
+        else:
+            dense["config"]["activation"] = {"config": {}, **entry}
+
+    path = with_config(saved / "model.keras", tmp_path / "model.keras", change)
+    refused(path, f"model.keras asks for {named}.* nothing was run")
+
+
+def test_how_a_model_was_trained_is_not_asked_about(saved, tmp_path):
+    def change(config):
+        config["compile_config"] = {"loss": {"module": "builtins", "class_name": "function", "config": "my_loss"}}
+
+    read_keras(with_config(saved / "model.keras", tmp_path / "model.keras", change))
+
+
+def test_a_lambda_in_an_old_file_is_refused_too(saved, tmp_path):
+    shutil.copy(saved / "model.h5", tmp_path / "model.h5")
+    with h5py.File(tmp_path / "model.h5", "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        config["config"]["layers"][1]["class_name"] = "Lambda"
+        file.attrs["model_config"] = json.dumps(config)
+    refused(tmp_path / "model.h5", "asks for Lambda")
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.h5"])
+def test_a_file_that_is_no_keras_model_is_refused(saved, tmp_path, name):
+    whole = (saved / name).read_bytes()
+    for content in (b"", b"no network at all", whole[: len(whole) // 2]):
+        (tmp_path / name).write_bytes(content)
+        refused(tmp_path / name, f"{name} is no Keras model, or is broken, cut off")
+
+
+def test_weights_alone_are_refused(saved, tmp_path):
+    refused(saved / "model.weights.h5", "holds weights only")
+    with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
+        archive.writestr("model.weights.h5", b"")
+    refused(tmp_path / "model.keras", "holds weights only")
+
+
+def test_a_file_of_another_kind_or_place_is_refused(tmp_path):
+    (tmp_path / "model.pb").write_bytes(b"")
+    refused(tmp_path / "model.pb", r"model.pb must be a .keras or .h5 file")
+    refused(tmp_path / "absent.keras", "Cannot read .*absent.keras: No such file")
+
+
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(saved, tmp_path):
+    refused(saved / "model.h5", "at most 0.0 MB are read", max_bytes=100)
+    with zipfile.ZipFile(tmp_path / "model.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("assets/zeros", bytes(3_000_000))
+    assert (tmp_path / "model.keras").stat().st_size < 1_000_000
+    refused(tmp_path / "model.keras", "has 3.0 MB; at most 1.0 MB are read", max_bytes=1_000_000)
+
+
+def test_a_model_of_several_inputs_is_refused(keras):
+    images = [keras.Input((HEIGHT, WIDTH, 3)) for _ in range(2)]
+    model = keras.Model(images, keras.layers.GlobalAveragePooling2D()(keras.layers.Add()(images)))
+    with pytest.raises(NetworkError, match=r"must have one input, .*\(None, 5, 6, 3\), \(None, 5, 6, 3\)"):
+        wrap_keras(model)
+
+
+def test_keras_on_another_backend_is_refused(saved, keras, monkeypatch):
+    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
+    refused(saved / "model.keras", "imported with its jax backend.* Set KERAS_BACKEND=torch before")
+
+
+def test_keras_is_imported_on_torch_whatever_the_environment_says(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    code = "from inspector.keras_network import import_keras; print(import_keras('it').config.backend())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["torch"]
+
+
+def test_without_keras_the_extra_is_named(saved, monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras", None)
+    refused(saved / "model.keras", r"pip install 'inspector\[keras\]'")
