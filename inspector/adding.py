@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from inspector.catalogue import models_folder
-from inspector.checkpoint import Kind, kind_of
+from inspector.checkpoint import Kind, kind_of, printable
 from inspector.classifier import Classifier
 from inspector.errors import ExportError, NetworkError
 from inspector.loading import FILES, KERAS, ONNX, Feeding, load_fed, read_network
@@ -37,7 +37,7 @@ def add(
     """
     if not _NAME.fullmatch(name):
         would_do = "up to 100 letters, digits, '.', '_' and '-', of which a letter or digit is the first, would do"
-        raise NetworkError(f"{name!r} cannot be a network's name: {would_do}.")
+        raise NetworkError(f"{printable(name, 30)!r} cannot be a network's name: {would_do}.")
     if Path(name).suffix.lower() in FILES:
         raise NetworkError(f"{name!r} cannot be a network's name: it would be taken for a file. Leave out the ending.")
     folder = models_folder() / name

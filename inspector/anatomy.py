@@ -34,7 +34,7 @@ class Anatomy:
     name: str
     input: tuple[int, ...]  # (1, channels, H, W)
     output: tuple[int, ...]
-    layers: tuple[Layer, ...]  # those without layers inside, in the order in which they first ran
+    layers: tuple[Layer, ...]  # in the order in which they first ran
     parameters: int
     head: Head | None
     pooled_after: int | None  # how many layers had run when space was pooled away
@@ -65,7 +65,7 @@ class Anatomy:
             ("pooling", self.pooling),
             ("what follows it", ", ".join(self.after) or "nothing"),
             ("class maps", f"{self.verdict}: {self.reason}"),
-            ("is there pooling to add?", self.backbone),
+            ("pooling to add", self.backbone),
         ]
         if self.head is not None:
             told.append(("input size -> grid of the class maps", "; ".join(runs)))
@@ -89,7 +89,10 @@ class Anatomy:
                 "they are features and not classes, add a Linear and no other pooling."
             )
         if self.head is not None:
-            return f"It already pools, and ends in {self.output[1]} logits: there is no pooling to add."
+            logits = "1 logit" if self.head.classes == 1 else f"{self.head.classes} logits"
+            return f"It already pools, and ends in {logits}: there is no pooling to add."
+        if len(self.output) < 2:
+            return "It returns neither logits nor feature maps: there is nothing to pool."
         return "It returns one value a class, but pools no map of positions on the way."
 
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -236,11 +236,11 @@ def copy_on_same_parameters(network: nn.Module) -> nn.Module | None:
 
 @dataclass(frozen=True)
 class Layer:
-    """A module without modules inside, as it ran."""
+    """A module that has parameters of its own or no modules inside, as it ran."""
 
     name: str  # its place in the network, as in "layer4.1.conv2"
     kind: str  # "Conv2d"
-    shape: tuple[int, ...] | None  # of what it returned, the batch first; None for what is no tensor
+    shape: tuple[int, ...] | None  # of what it first returned, the batch first; None for what is no tensor
     parameters: int  # of its own
     runs: int  # how many times it ran in the pass
 
@@ -261,16 +261,17 @@ def trace(network: nn.Module, inputs: Tensor, calls: Sequence[int] = ()) -> Trac
     The hooks sit on a copy on the same parameters; where there can be none, on the network, for this pass.
     """
     watched = copy_on_same_parameters(network) or network
-    names = {module: name for name, module in watched.named_modules() if not any(module.children())}
-    own = {module: sum(parameter.numel() for parameter in module.parameters(recurse=False)) for module in names}
+    own = {module: sum(p.numel() for p in module.parameters(recurse=False)) for module in watched.modules()}
+    # A convolution may have a module inside that pads for it.
+    names = {module: name for name, module in watched.named_modules() if own[module] or not any(module.children())}
     ran: dict[nn.Module, Layer] = {}
     after: list[str] = []
     before: int | None = None
 
     def note(module: nn.Module, _: Any, output: Any) -> None:
-        runs = ran[module].runs + 1 if module in ran else 1
         shape = tuple(output.shape) if isinstance(output, Tensor) else None
-        ran[module] = Layer(names[module], type(module).__name__, shape, own[module], runs)
+        first = ran.get(module, Layer(names[module], type(module).__name__, shape, own[module], 0))
+        ran[module] = replace(first, runs=first.runs + 1)
 
     def reach(seen: Seen) -> Tensor:
         nonlocal before

@@ -5,6 +5,7 @@ name or file -> network -> weights -> preprocessing and class names -> Classifie
 
 import importlib.util
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from inspector.classifier import Classifier, wrap
 from inspector.errors import NetworkError
 from inspector.image import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, as_pair
 from inspector.keras_network import read_keras
+from inspector.networks import FACTORIES
 from inspector.onnx_network import OnnxNetwork, read_onnx
 from inspector.programs import read_program
 
@@ -43,9 +45,16 @@ class Feeding:
         resize = usual.resize
         if self.resize is not None:
             resize = None if self.resize == "squeeze" else as_pair(self.resize)  # type: ignore[arg-type]
+            if resize is not None and (resize[0] < size[0] or resize[1] < size[1]):
+                raise NetworkError(
+                    f"A photo that is scaled to {resize[0]}x{resize[1]} cannot be cropped to {size[0]}x{size[1]}: the "
+                    'size, more, or "squeeze" would do for resize.'
+                )
         elif resize is not None and size != usual.size:
             resize = (round(resize[0] * size[0] / usual.size[0]), round(resize[1] * size[1] / usual.size[1]))
         mean, std = self.mean or usual.mean, self.std or usual.std
+        if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
+            raise NetworkError(f"mean and std must be numbers, std above 0; got {tuple(mean)} and {tuple(std)}.")
         return Preprocessing(size, tuple(mean), tuple(std), resize, self.interpolation or usual.interpolation)
 
 
@@ -91,19 +100,30 @@ def load_fed(
         network, usual, names = pretrained(name)
         return wrap(network, feeding.over(usual), class_names or names, name, probability)
     path = Path(name)
-    if path.suffix.lower() in FILES or path.is_file():
+    if _is_file(path):
         network, usual = read_network(path, arch, class_names, feeding, trust)
         return wrap_read(network, feeding.over(usual), class_names, path.stem, probability)
-    classifier = load_card(find_card(name), trust)
-    return classifier if feeding.size is None else classifier.resized(feeding.size)
+    card = find_card(name)
+    fed, usual = feeding.over(card.preprocessing), card.preprocessing
+    # Its head is read at its own size.
+    said = replace(fed, size=usual.size, resize=usual.resize)
+    names, probability = tuple(class_names or card.classes), probability or card.probability
+    classifier = load_card(replace(card, preprocessing=said, classes=names, probability=probability), trust)
+    return classifier if fed == said else replace(classifier.resized(fed.size), preprocessing=fed)
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a name is a file's: by its ending, or because one is there and no network in models/ is called so."""
+    return path.suffix.lower() in FILES or (path.is_file() and not (models_folder() / path / "model.json").is_file())
 
 
 def load_untrained(name: str, arch: str | None, feeding: Feeding, trust: bool) -> tuple[nn.Module, Preprocessing]:
     """A network to describe, by any name that `load` takes or by an architecture's: of a library without weights."""
     path, plain = Path(name), Preprocessing((224, 224), IMAGENET_MEAN, IMAGENET_STD, (224, 224))
-    if name.startswith(_LIBRARIES) or (":" in name and not path.exists()):
+    ours = name in FACTORIES and not (models_folder() / name).is_dir()
+    if name.startswith(_LIBRARIES) or ours or (":" in name and not path.exists()):
         return build(name, trust=trust), feeding.over(preprocessing_of(name) or plain)
-    if path.suffix.lower() in FILES or path.is_file():
+    if _is_file(path):
         network, usual = read_network(path, arch, None, feeding, trust)
         return network, feeding.over(usual)
     card = find_card(name)

@@ -27,6 +27,7 @@ def read_program(path: Path, kind: Kind, example_shape: tuple[int, int, int], tr
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what torch itself uses and calls deprecated
             if kind == "torch.export":
+                logging.getLogger("torch.export").setLevel(logging.ERROR)  # it warns with whole tracebacks
                 return torch.export.load(path).module()
             return _exported(torch.jit.load(path, map_location="cpu"), example_shape)
     except Exception as error:  # anything, for it is the file's own code
@@ -41,4 +42,21 @@ def _exported(script: Any, example_shape: tuple[int, int, int]) -> nn.Module:
     # Two images: of one the exporter would make a constant.
     converter: Any = TS2EPConverter(script, (torch.zeros(2, *example_shape),))
     network: nn.Module = converter.convert().module()
+    # The converter makes buffers of the parameters, and a network without any has no dtype and no device.
+    for name, parameter in script.named_parameters():
+        place, _, last = name.rpartition(".")
+        try:
+            module = network.get_submodule(place)
+        except AttributeError:  # unused, so it was left out
+            continue
+        if last in module._buffers:
+            delattr(module, last)
+            module.register_parameter(last, nn.Parameter(parameter.detach(), parameter.requires_grad))
     return network
+
+
+def _reason(error: Exception) -> str:
+    said = str(error).strip() or type(error).__name__
+    if "warnings above" in said:  # which are not shown
+        return "it is broken, made by another version of torch, or calls operators that are not there"
+    return printable(said.splitlines()[0], 160).rstrip(".: ")

@@ -88,3 +88,10 @@ def test_a_bad_upload_gets_one_sentence_and_no_old_map(data: bytes, sentence: st
     assert not app.exception
     assert [error.value.startswith(sentence) for error in app.error] == [True]
     assert headings(app) == []
+
+
+@pytest.mark.parametrize("size", ["1.5 times", "the photo's own"])
+def test_a_larger_input_gives_other_maps_that_add_up_too(size: str) -> None:
+    app = opened(network="fashion_gap", example="Bag", size=size)
+    assert not app.exception
+    assert ":green-badge[exact]" in lines(app)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from inspector.errors import InspectorError
+from inspector.errors import InspectorError, NetworkError
 from inspector.ui import cached
 from inspector.ui.choice import OWN, Choice, choose_network
 
@@ -46,28 +46,44 @@ def badge(verdict: str) -> str:
 
 def _anatomy(anatomy: "Anatomy") -> None:
     st.subheader(anatomy.name, anchor=False)
-    st.markdown(f"{badge(anatomy.verdict)} {anatomy.reason[0].upper()}{anatomy.reason[1:]}.")
+    st.markdown(f"{badge(anatomy.verdict)} {anatomy.reason[0].upper()}{anatomy.reason[1:].rstrip('.')}.")
+    wide, narrow = st.columns([3, 2], gap="large")
     told = dict(anatomy.lines())
-    for subject in ("network", "input and output", "pooling", "what follows it", "is there pooling to add?"):
-        st.markdown(f"**{subject[0].upper()}{subject[1:]}**: {told[subject]}")
-    if anatomy.head is not None:
-        st.markdown("**Input sizes** (height x width) and the grid of the class maps that they give")
-        rows = [
-            {"input": f"{h} x {w}", "class maps": f"{grid[0]} x {grid[1]}" if grid else "does not take it"}
-            for (h, w), grid in anatomy.grids
-        ]
-        st.dataframe(rows, hide_index=True, width="content", alt="Input sizes and the grids of the class maps")
+    with wide:
+        for subject in ("network", "input and output", "pooling", "what follows it", "pooling to add"):
+            st.markdown(f"**{subject.capitalize()}**: {told[subject]}")
+    with narrow:
+        if anatomy.head is not None:
+            st.markdown("**Input sizes** (height x width) and the grid of their class maps")
+            rows = [
+                {"input": f"{h} x {w}", "class maps": f"{grid[0]} x {grid[1]}" if grid else "does not take it"}
+                for (h, w), grid in anatomy.grids
+            ]
+            st.dataframe(rows, hide_index=True, width="content", alt="Input sizes and the grids of their class maps")
     st.markdown("**Layers** in the order in which they run")
-    st.dataframe(_layers(anatomy), hide_index=True, height=380, alt="The layers, their outputs and parameters")
+    st.dataframe(
+        _layers(anatomy),
+        hide_index=True,
+        height=380,
+        column_config={"layer": st.column_config.TextColumn(width="medium")},
+        alt="The layers, their outputs and parameters",
+    )
 
 
-def _layers(anatomy: "Anatomy") -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
+def _layers(anatomy: "Anatomy") -> list[dict[str, str]]:
+    rows: list[dict[str, str]] = []
     for number, layer in enumerate(anatomy.layers):
         if number == anatomy.pooled_after:
-            rows.append({"layer": "pooling", "kind": f"{anatomy.pooling}", "output": "", "parameters": None})
+            rows.append({"layer": "- pooling -", "kind": anatomy.pooling, "output": "", "parameters": ""})
         shape = " x ".join(map(str, layer.shape)) if layer.shape else ""
-        rows.append({"layer": layer.name, "kind": layer.kind, "output": shape, "parameters": layer.parameters or None})
+        rows.append(
+            {
+                "layer": layer.name,
+                "kind": layer.kind,
+                "output": shape,
+                "parameters": f"{layer.parameters:,}" if layer.parameters else "",
+            }
+        )
     return rows
 
 
@@ -88,7 +104,7 @@ def _own_network() -> None:
                 "loaded from the command line, with --trust.",
             )
             labels = st.file_uploader(
-                "Class names (optional)", type=["txt", "json"], help="One a line, or a JSON list."
+                "Class names (optional)", type=["txt", "json"], max_upload_size=1, help="One a line, or a JSON list."
             )
         with right:
             arch = st.selectbox(
@@ -146,8 +162,10 @@ def _add(checkpoint: object, labels: object, arch: str | None, size: int | None,
 def _loaded(
     name: str, data: bytes, arch: str | None, labels: str | None, labels_name: str, size: int | None, scaling: str
 ) -> "Classifier":
-    from inspector.loading import Feeding, parse_labels, read_network, wrap_read
+    from inspector.loading import KERAS, ONNX, Feeding, parse_labels, read_network, wrap_read
 
+    if arch is None and Path(name).suffix.lower() not in (*ONNX, *KERAS):
+        raise NetworkError(f"Choose the architecture of {name}: a checkpoint holds weights, and does not say which.")
     names = None if labels is None else parse_labels(labels, labels_name)
     mean, std = _SCALINGS[scaling] or (None, None)
     feeding = Feeding(size, mean, std)

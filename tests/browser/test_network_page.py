@@ -1,0 +1,96 @@
+"""The page of the network in a real browser: what a network is made of, and one of the user's own."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from playwright.sync_api import Browser, Page, expect
+from torch import nn
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A training checkpoint of our CIFAR ResNet, for three classes."""
+    from inspector.networks import CifarResNet
+
+    torch.manual_seed(0)
+    state = {f"module.{name}": tensor for name, tensor in CifarResNet(classes=3).state_dict().items()}
+    path = tmp_path / "mine.pth"
+    torch.save({"state_dict": state, "epoch": 3}, path)
+    (tmp_path / "labels.txt").write_text("ant\nbee\ncat\n")
+    return path
+
+
+def load(page: Page, checkpoint: Path, labels: Path | None = None, architecture: str | None = None) -> None:
+    expect(page.get_by_role("heading", name="A network of your own", exact=True)).to_be_visible()
+    files = page.locator("input[type=file]")
+    files.nth(0).set_input_files(checkpoint)
+    expect(page.get_by_text(checkpoint.name, exact=True)).to_be_visible()
+    if labels is not None:
+        files.nth(1).set_input_files(labels)
+        expect(page.get_by_text(labels.name, exact=True)).to_be_visible()
+    if architecture is not None:
+        page.get_by_role("combobox", name="Architecture").click()
+        page.keyboard.type(architecture)
+        page.keyboard.press("Enter")
+    page.get_by_role("button", name="Load", exact=True).click()
+
+
+def test_a_link_leads_to_what_a_network_is_made_of(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/network?network=fashion_gmp")
+    expect(page.get_by_role("heading", name="fashion_gmp", exact=True)).to_be_visible()
+    main = page.get_by_test_id("stMain")
+    expect(main).to_contain_text("Pooling: max over 3 x 3 positions")
+    expect(main).to_contain_text("It already pools")
+
+
+def test_a_network_of_ones_own_is_used_in_this_session_and_no_other(
+    page: Page, app_url: str, checkpoint: Path, chromium: Browser
+) -> None:
+    page.goto(f"{app_url}/network")
+    load(page, checkpoint, checkpoint.with_name("labels.txt"), "cifar_resnet")
+    expect(page.get_by_text("mine.pth is loaded", exact=False)).to_be_visible()
+    page.get_by_role("combobox", name="Network").click()
+    page.keyboard.type("mine (yours)")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="mine", exact=True)).to_be_visible()
+    page.get_by_role("link", name="Class maps").click()
+    expect(page.get_by_role("heading", name="All class maps before pooling", exact=True)).to_be_visible()
+    main = page.get_by_test_id("stMain")
+    for name in ("ant", "bee", "cat", "exact"):
+        expect(main).to_contain_text(name)
+
+    stranger = chromium.new_page()
+    stranger.goto(page.url)
+    stranger.get_by_role("combobox", name="Network").click()
+    expect(stranger.get_by_role("option", name="fashion_gap", exact=True)).to_be_visible()
+    assert not [name for name in stranger.get_by_role("option").all_inner_texts() if "yours" in name]
+    stranger.close()
+
+
+def test_a_checkpoint_that_would_run_code_or_does_not_fit_gets_one_sentence(
+    page: Page, app_url: str, checkpoint: Path
+) -> None:
+    page.goto(f"{app_url}/network")
+    load(page, checkpoint)
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("Choose the architecture of mine.pth")
+    whole = checkpoint.with_name("whole.pth")
+    torch.save(nn.Linear(2, 2), whole)
+    page.goto(f"{app_url}/network")
+    load(page, whole, architecture="cifar_resnet")
+    expect(alert).to_contain_text("save model.state_dict() instead")
+    assert "/dev" not in alert.inner_text()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1400, "dark")])
+def test_nothing_is_cut_off(chromium: Browser, app_url: str, width: int, scheme: str) -> None:
+    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(f"{app_url}/network")
+    expect(page.get_by_role("heading", name="A network of your own", exact=True)).to_be_visible()
+    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert overflow <= 0
+    context.close()
