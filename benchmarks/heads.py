@@ -23,16 +23,17 @@ import inspector
 HEADER = ("network", "pooling", "feature maps", "what follows", "verdict", "residual (logits)", "of the sum", "reason")
 SIZE = 224  # many take no other
 OTHER_SIZES = {"inception_v3": 299}
+DOCS = Path(__file__).parent.parent / "docs"
 TIMM = Path(__file__).with_name("timm_families.txt")
 
 
 def main(library: str) -> None:
-    """Describe every network, split one random image, and write results/<library>_heads.md."""
+    """Describe every network, split one random image, and write docs/<library>.md."""
     names, build = {"torchvision": _torchvision, "timm": _timm}[library]()
     rows = [row(name, build) for name in track(names)]
     said = Counter(line[4] for line in rows)
     summary = f"{len(rows)} networks: " + ", ".join(f"{count} {verdict}" for verdict, count in said.most_common()) + "."
-    write(f"{library}_heads", f"python benchmarks/heads.py {library}", summary, table(HEADER, rows))
+    write(library, f"python benchmarks/heads.py {library}", summary, table(HEADER, rows), folder=DOCS)
 
 
 def _torchvision() -> tuple[list[str], Callable[[str], nn.Module]]:

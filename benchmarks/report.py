@@ -34,11 +34,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def write(name: str, command: str, *parts: str) -> None:
-    """Print the parts, and write them to results/<name>.md below the command and a line on the machine."""
+def write(name: str, command: str, *parts: str, folder: Path = RESULTS) -> None:
+    """Print the parts, and write them to <folder>/<name>.md below the command and a line on the machine."""
     machine = f"{os.cpu_count()} cores, torch {torch.__version__} on the CPU"
     machine += f" with {torch.get_num_threads()} threads, Python {sys.version.split()[0]}."
     text = "\n\n".join([f"    {command}", machine, *parts]) + "\n"
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.md").write_text(text)
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.md").write_text(text)
     print(text)
