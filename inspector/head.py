@@ -96,23 +96,31 @@ def find_head(network: nn.Module, example: Tensor) -> Head:
             "No pooling was found: nothing on the way to the logits takes every channel of a feature map to one value. "
             "A network that ends in global average or global max pooling, or in flatten and Linear, would do."
         )
-    found, logits = capture(network, example, calls, slopes=True)
-    _refuse_tokens(found)
-    others = [capture(network, image, calls, slopes=True) for image in _noise(example.shape, example)]
+    images = [example, *_noise(example.shape, example)]
+    passes = [capture(network, image, calls) for image in images]
+    _refuse_tokens(passes[0][0])
+    kinds = [_known_kind(seen) for seen in zip(*(found for found, _ in passes), strict=True)]
+    if None in kinds:
+        # Derivatives take their time, and few poolings need them.
+        passes = [capture(network, image, calls, slopes=True) for image in images]
+        every = zip(*(found for found, _ in passes), strict=True)
+        kinds = [kind or _kind_by_slope(seen) for kind, seen in zip(kinds, every, strict=True)]
+    heard = [found for found, _ in passes]
     branches = tuple(
-        Branch(seen.index, _kind([seen, *(other[n] for other, _ in others)]), _pooled(seen).shape[1], _grid(seen))
-        for n, seen in enumerate(found)
+        Branch(seen.index, kind, _pooled(seen).shape[1], _grid(seen))
+        for seen, kind in zip(heard[0], kinds, strict=True)
+        if kind is not None
     )
     tail = Tail(network, example, tuple(calls), tuple(branch.width for branch in branches))
-    pooled = torch.cat([_pooled(seen) for seen in found], 1)
-    if all(branch.pooling != "other" for branch in branches):
-        seen = [(torch.cat([_pooled(branch) for branch in other], 1), logits) for other, logits in others]
-        head = _fixed_head(tail, branches, pooled, seen)
+    pooled = [torch.cat([_pooled(one) for one in found], 1) for found in heard]
+    if "other" not in kinds:
+        logits = [logits for _, logits in passes]
+        head = _fixed_head(tail, branches, pooled, logits)
         if head is not None:
             return head
-    _refuse_more(tail, pooled)
-    verdict = _verdict_of_image(tail, branches, [found, *(other for other, _ in others)])
-    return Head(branches, None, None, logits.shape[1], verdict, False)
+    _refuse_more(tail, pooled[0])
+    verdict = _verdict_of_image(tail, branches, heard)
+    return Head(branches, None, None, passes[0][1].shape[1], verdict, False)
 
 
 def misses(predicted: Tensor, logits: Tensor, total: Tensor) -> Tensor:
@@ -156,13 +164,15 @@ def _refuse_tokens(found: Sequence[Reduction]) -> None:
             )
 
 
-def _kind(seen: Sequence[Reduction]) -> Pooling:
-    """The pooling that takes the feature maps of several images, of which the first is the example, to their values."""
+def _known_kind(seen: Sequence[Reduction]) -> Pooling | None:
+    """The pooling that takes the feature maps of several images to their values, if it is one that is told by them."""
     known = [recognise(one.feature_maps, _pooled(one)) for one in seen]
     # Feature maps that are the same everywhere, all silent after a ReLU say, are pooled alike by every pooling.
-    for kind in known[0]:
-        if all(kind in kinds for kinds in known):
-            return kind
+    return next((kind for kind in known[0] if all(kind in kinds for kinds in known)), None)
+
+
+def _kind_by_slope(seen: Sequence[Reduction]) -> Pooling:
+    """Whether a pooling is linear, with weights of its own, or another that keeps its channels apart."""
     shape = tuple(seen[0].feature_maps.shape[1:])
     slopes = [one.slope for one in seen]
     if any(slope is None for slope in slopes):
@@ -188,21 +198,20 @@ def _close(a: Tensor | None, b: Tensor | None) -> bool:
 
 
 def _fixed_head(
-    tail: Tail, branches: tuple[Branch, ...], pooled: Tensor, seen: Sequence[tuple[Tensor, Tensor]]
+    tail: Tail, branches: tuple[Branch, ...], pooled: Sequence[Tensor], logits: Sequence[Tensor]
 ) -> Head | None:
     """The head with weight and bias that hold for every image, or None if what follows the pooling is not affine."""
-    tried = torch.cat(_noise(pooled.shape, pooled))
-    zero, logits = tail.logits(torch.zeros_like(pooled)), tail.logits(tried)
+    tried = torch.cat(_noise(pooled[0].shape, pooled[0]))
+    zero, expected = tail.logits(torch.zeros_like(pooled[0])), tail.logits(tried)
     # Sums of inputs give sums of outputs: far quicker seen than the Jacobian of a flattened head is read.
     sums = tail.logits(tried.sum(0, keepdim=True)) - zero
-    if (sums - (logits - zero).sum(0)).abs().max() > 1e-3 * (logits.abs().max() + 1):
+    if (sums - (expected - zero).sum(0)).abs().max() > 1e-3 * (expected.abs().max() + 1):
         return None
-    weight, bias = tail.jacobian(pooled), zero[0]
-    if not _predicts(weight, bias, tried, logits):
+    weight, bias = tail.jacobian(pooled[0]), zero[0]
+    if not _predicts(weight, bias, tried, expected):
         return None
-    for other, expected in seen:
-        if not _predicts(weight, bias, other, expected):
-            raise _more()
+    if not all(_predicts(weight, bias, *one) for one in zip(pooled, logits, strict=True)):
+        raise _more()
     identity = torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
     per_class = len(branches) == 1 and weight.shape == identity.shape and torch.equal(weight, identity)
     return Head(branches, weight, bias, len(bias), "exact", per_class)
