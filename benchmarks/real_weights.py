@@ -169,8 +169,8 @@ def said(
         "The 100 ImageNet photos are probably training photos: top-1 is a check of the loading, and optimistic. "
         f"SqueezeNet sees them as torchvision's recipe says. The birds have no labelled set: the {photos_of_birds} "
         f"photos are those of demo/, of which {PARROT} shows a macaw.",
-        "Nobody says how the photos of the two MobileNets came to 225x225. The first way is taken, which crops least "
-        "of those that keep the photo's shape; on 100 photos the ways differ by less than chance does:",
+        "Nobody says how the photos of the two MobileNets came to 225x225. The table has the first way, the best of "
+        "these six, though on 100 photos a difference of a few points says little:",
         table(("photos are scaled", "MobileNetV2, top-1", f"the birds' answer to {PARROT}"), ways),
         "CIFAR ResNet-20 sees the ImageNet photos that show one of its ten classes (airliner, birds, Siamese cat, "
         f"dogs, boats, tow truck), and of demo/: {demo}. They are photos of another kind than it was trained with.",

@@ -66,7 +66,9 @@ def add(
                 save_file(
                     {key: value.clone().contiguous() for key, value in state.items()}, unfinished / card["weights"]
                 )
-            (unfinished / "model.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+            (unfinished / "model.json").write_text(
+                json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
             unfinished.rename(folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)  # gone already where it was renamed

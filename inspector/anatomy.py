@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from inspector.capture import Layer, reductions, trace
+from inspector.capture import Layer, evaluating, reductions, trace
 from inspector.classifier import Classifier, like_parameters
 from inspector.errors import HeadError, NetworkError
 from inspector.head import Head, Verdict, find_head
@@ -91,7 +91,7 @@ class Anatomy:
         if self.head is not None:
             logits = "1 logit" if self.head.classes == 1 else f"{self.head.classes} logits"
             return f"It already pools, and ends in {logits}: there is no pooling to add."
-        if len(self.output) < 2:
+        if not self.output:
             return "It returns neither logits nor feature maps: there is nothing to pool."
         return "It returns one value a class, but pools no map of positions on the way."
 
@@ -116,10 +116,12 @@ def describe(
     example = like_parameters(
         network, torch.randn(1, channels, *height_width, generator=torch.Generator().manual_seed(0))
     )
-    head, reason = (model.head, "") if isinstance(model, Classifier) else _head(network, example)
+    # A closure may lead from the copy that is traced back to the network, whose modes count then.
+    with evaluating(network):
+        head, reason = (model.head, "") if isinstance(model, Classifier) else _head(network, example)
+        seen = trace(network, example, () if head is None else head.calls)
+        grids = [(one, _grid(network, example, one, head)) for one in dict.fromkeys([height_width, *sizes])]
     verdict: Verdict | Literal["none"] = "none" if head is None else head.verdict
-    seen = trace(network, example, () if head is None else head.calls)
-    grids = [(one, _grid(network, example, one, head)) for one in dict.fromkeys([height_width, *sizes])]
     return Anatomy(
         name or own, tuple(example.shape), seen.output, seen.layers, sum(p.numel() for p in network.parameters()), head,
         seen.before, seen.after, verdict, reason or _SAYS[verdict], tuple(grids),

@@ -6,6 +6,7 @@ Reads descriptions only and imports no torch, so that a list of networks is ther
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -57,8 +58,10 @@ def find_card(name: str) -> Card:
     """The card of a network by its name in models/, or by the path of its folder."""
     folder = models_folder() / name
     for candidate in (folder, Path(name)):
-        if (candidate / "model.json").is_file():
-            return read_card(candidate)
+        # A name may be longer than a path can be.
+        with suppress(OSError):
+            if (candidate / "model.json").is_file():
+                return read_card(candidate)
     known = [path.parent.name for path in models_folder().glob("*/model.json")]
     nearest = get_close_matches(name, known, n=3, cutoff=0.4) or sorted(known)
     raise NetworkError(f"No network {name!r}. Nearest names: {', '.join(nearest) or 'none, models/ is empty'}.")
@@ -68,7 +71,7 @@ def read_card(folder: Path) -> Card:
     """The card in a folder; NetworkError if its model.json is broken or lacks an entry."""
     path = folder / "model.json"
     try:
-        text = json.loads(path.read_text())
+        text = json.loads(path.read_text(encoding="utf-8"))
         for entry, allowed in _ALLOWED.items():
             if text[entry] not in allowed:
                 raise ValueError(f"{entry} is {text[entry]!r}; {' or '.join(map(repr, allowed))} would do")

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
 import torch
@@ -23,13 +23,13 @@ class Classifier:
     """A network that ends in global pooling, or in flatten and Linear, ready to be asked about images."""
 
     name: str
-    network: nn.Module
+    network: nn.Module = field(repr=False)
     preprocessing: Preprocessing
-    class_names: tuple[str, ...]  # (K,)
-    head: Head
+    class_names: tuple[str, ...] = field(repr=False)  # (K,)
+    head: Head = field(repr=False)
     receptive_field: ReceptiveField  # of the feature maps before pooling
     probability: Probability
-    tap: Tap  # where the feature maps before pooling are heard
+    tap: Tap = field(repr=False)  # where the feature maps before pooling are heard
 
     @staticmethod
     def wrap(
@@ -71,12 +71,12 @@ class Classifier:
         if crop and usual.resize is not None:
             height, width = (round(r * new / old) for r, new, old in zip(usual.resize, size, usual.size, strict=True))
             resize = (height, width)
-        field = self.receptive_field
-        if math.isinf(field.y.size):
+        seen = self.receptive_field
+        if math.isinf(seen.y.size):
             # Where every position sees all, the cells divide the new input; else they lie as they did.
             example = like_parameters(self.network, torch.zeros(1, len(usual.mean), *size))
-            field = receptive_field(self.network, example, self.head.finest.call)
-        return replace(self, preprocessing=replace(usual, size=size, resize=resize), receptive_field=field)
+            seen = receptive_field(self.network, example, self.head.finest.call)
+        return replace(self, preprocessing=replace(usual, size=size, resize=resize), receptive_field=seen)
 
     def inputs(self, view: View) -> Tensor:
         """The normalised input, (1, channels, H, W), in the network's own dtype and on its device."""
@@ -117,9 +117,9 @@ def wrap(
         raise NetworkError(f"The network has {classes} classes, but {len(names)} names were given.")
     if probability is None:
         probability = ending(network, example) or ("sigmoid" if classes == 1 else "softmax")
-    field = receptive_field(network, example, head.finest.call)
+    seen = receptive_field(network, example, head.finest.call)
     listener = tap(network, example, head.calls, head.needs_pooled, head.slopes)
-    return Classifier(name, network, preprocessing, names, head, field, probability, listener)
+    return Classifier(name, network, preprocessing, names, head, seen, probability, listener)
 
 
 def like_parameters(network: nn.Module, inputs: Tensor) -> Tensor:

@@ -139,7 +139,8 @@ def read_network(
     limit: int = MAX_BYTES,
 ) -> tuple[nn.Module, Preprocessing]:
     """The network in a file of at most `limit` bytes, and what its photos usually go through."""
-    plain = feeding.over(Preprocessing((224, 224), IMAGENET_MEAN, IMAGENET_STD, (224, 224)))
+    # What it is cropped from is said of the size that the network turns out to have.
+    plain = replace(feeding, resize=None).over(Preprocessing((224, 224), IMAGENET_MEAN, IMAGENET_STD, (224, 224)))
     suffix = path.suffix.lower()
     if suffix in ONNX:
         onnx = read_onnx(path, plain.size, limit)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 # What one call of a network does with each tensor function: it must call it, and may return something else.
@@ -99,6 +99,8 @@ def at_reductions(act: Callable[[Seen], Tensor], perform: Handler = call) -> Han
     grids: dict[int, tuple[int, int]] = {}  # the last 4-D grid of so many positions: tokens have lost theirs
     # Results that lost one of two axes, as by maps.mean(3).mean(2), each with the maps that it came from.
     half: dict[int, tuple[Tensor, Tensor]] = {}
+    # What was made of parameters alone, a position embedding resized to the image: how often changes with its size.
+    constant: dict[int, Tensor] = {}
 
     def handler(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         nonlocal count
@@ -107,6 +109,10 @@ def at_reductions(act: Callable[[Seen], Tensor], perform: Handler = call) -> Han
         place = next((n for n, argument in enumerate(args) if isinstance(argument, Tensor)), None)
         given = kwargs.get("input") if place is None else args[place]
         if not isinstance(result, Tensor) or not isinstance(given, Tensor):
+            return result
+        arguments = [argument for argument in (*args, *kwargs.values()) if isinstance(argument, Tensor)]
+        if all(_is_constant(argument, constant) for argument in arguments):
+            constant[id(result)] = result
             return result
         _, source = half.get(id(given), (None, given))
         layout = _layout(source.shape, result.shape, grids)
@@ -131,6 +137,10 @@ def at_reductions(act: Callable[[Seen], Tensor], perform: Handler = call) -> Han
         return result
 
     return handler
+
+
+def _is_constant(tensor: Tensor, known: dict[int, Tensor]) -> bool:
+    return isinstance(tensor, nn.Parameter) or id(tensor) in known
 
 
 def _layout(source: torch.Size, result: torch.Size, grids: dict[int, tuple[int, int]]) -> Layout | None:

@@ -31,6 +31,7 @@ class Tap:
     calls: tuple[int, ...]  # the reductions that take them in
     slopes: bool  # whether their derivatives are asked for
     listener: nn.Module | None  # a copy of the network on its parameters, with a hook; None: watch every call
+    hooked: bool  # whether it has hooks of the user's too
     heard: threading.local  # what the hook heard, a thread each
     # Where the network keeps each parameter and buffer, its name there, and what was there.
     state: list[tuple[dict[str, Any], str, Any]]
@@ -55,18 +56,20 @@ def tap(network: nn.Module, example: Tensor, calls: Sequence[int], pooled: bool 
     with evaluating(network):
         module = None if listener is None else _module_that_reduces(listener, example, calls[0])
     if module is None:
-        return Tap(network, tuple(calls), slopes, None, heard, state, modules)
+        return Tap(network, tuple(calls), slopes, None, False, heard, state, modules)
+    assert listener is not None, "the module is one of its"
+    hooked = any(one._forward_hooks or one._forward_pre_hooks for one in listener.modules())
     # A clone: what follows the pooling may write into its input.
     module.register_forward_pre_hook(lambda _, inputs: setattr(heard, "feature_maps", inputs[0].clone()))
-    return Tap(network, tuple(calls), slopes, listener, heard, state, modules)
+    return Tap(network, tuple(calls), slopes, listener, hooked, heard, state, modules)
 
 
 def listen(tap: Tap, inputs: Tensor) -> tuple[list[Reduction], Tensor]:
     """The reductions at the tap, in order, and the logits (N, K) of one pass."""
     if tap.listener is None or not _as_it_was_copied(tap):
         return capture(tap.network, inputs, tap.calls, tap.slopes)
-    # The copy is ours, so nothing of the user's can keep an inference tensor; clones made outside are ordinary ones.
-    with torch.inference_mode():
+    # A hook of the user's might keep an inference tensor, which knows no gradients; the clones below are ordinary ones.
+    with torch.no_grad() if tap.hooked else torch.inference_mode():
         logits = logits_of(output_of(tap.listener, inputs), len(inputs))
     feature_maps: Tensor | None = tap.heard.__dict__.pop("feature_maps", None)
     if feature_maps is None:

@@ -3,11 +3,17 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from inspector import class_maps, load
+from inspector.architectures import build
+from inspector.cli import main
 from inspector.examples import examples
 
 BOOT = examples("fashion_mnist")["Ankle boot"]
@@ -80,3 +86,195 @@ def test_help_and_version_need_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     assert "inspector explain cat.jpg" in run("explain", "--help").stdout
     assert run("--version").stdout.startswith("inspector ")
+
+
+# --- networks of one's own
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a checkpoint, its class names and a photo of 60 x 90 pixels; models/ in it is not there yet."""
+    monkeypatch.setenv("INSPECTOR_MODELS", str(tmp_path / "models"))
+    torch.manual_seed(0)
+    torch.save(build("timm:test_resnet", 3).state_dict(), tmp_path / "mine.pth")
+    (tmp_path / "labels.txt").write_text("tench\ngoldfish\ngreat white shark\n")
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path
+
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """`run` in this process: each start costs seconds."""
+
+    def run_here(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["inspector", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return subprocess.CompletedProcess(sys.argv, stopped.value.code, *capsys.readouterr())
+
+    return run_here
+
+
+def told(done: subprocess.CompletedProcess[str]) -> str:
+    """What was written to standard error, on one line."""
+    return " ".join(done.stderr.split())
+
+
+def described(done: subprocess.CompletedProcess[str], subject: str) -> str:
+    """The sentence of `describe` on a subject: until the next subject begins a line."""
+    lines = done.stdout.splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith(f"{subject}: "))
+    stop = next((n for n in range(start + 1, len(lines)) if ": " in lines[n][:40]), len(lines))
+    return " ".join(" ".join(lines[start:stop]).split()).removeprefix(f"{subject}: ")
+
+
+def test_a_network_that_is_added_is_listed_and_explains_photos_by_its_name(own: Path) -> None:
+    fed = ["--arch", "timm:test_resnet", "--labels", own / "labels.txt", "--size", "64x96", "--resize", "squeeze"]
+    done = run("add", own / "mine.pth", "--name", "mine", *fed, "--title", "Three fish")
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert done.stdout.splitlines() == [
+        "mine: 3 classes, average pooling, class maps exact",
+        f"written: {own / 'models' / 'mine'}",
+    ]
+    listed = run("models").stdout
+    assert "mine" in listed
+    assert "Three fish" in listed
+
+    done = run("explain", own / "photo.png", "--model", "mine", "--classes", "goldfish,2", "-o", own / "out")
+    assert done.returncode == 0, done.stderr
+    assert "verdict: exact" in done.stdout
+    manifest = json.loads((own / "out" / "manifest.json").read_text())
+    assert (manifest["network"]["name"], manifest["shown"]["classes"]) == ("mine", [1, 2])
+    numbers = np.load(own / "out" / "maps.npz")
+    # 64 and 96 pixels, halved five times.
+    assert numbers["values"].shape == (3, 2, 3)
+
+
+def test_a_checkpoint_explains_photos_without_being_added(own: Path, run_here: Run) -> None:
+    network = ["-m", own / "mine.pth", "--arch", "timm:test_resnet", "--labels", own / "labels.txt"]
+    fed = ["--size", "96", "--mean", "0,0,0", "--std", "1,1,1", "--interpolation", "bicubic"]
+    done = run_here("explain", own / "photo.png", *network, *fed, "-c", "tench", "-a", "average", "-o", own / "out")
+    assert done.returncode == 0, done.stderr
+    assert "tench against the average" in done.stdout
+    values = np.load(own / "out" / "maps.npz")["values"]
+    assert values.shape == (3, 3, 3)
+    classifier = load(
+        own / "mine.pth", "timm:test_resnet", size=96, mean=[0, 0, 0], std=[1, 1, 1], interpolation="bicubic"
+    )
+    assert np.allclose(class_maps(classifier, own / "photo.png").values, values, atol=1e-5)
+    assert not (own / "models").exists()
+
+
+def test_native_size_explains_all_of_the_photo_at_its_own(own: Path, run_here: Run) -> None:
+    network = ["-m", own / "mine.pth", "--arch", "timm:test_resnet"]
+    done = run_here("explain", own / "photo.png", *network, "--size", "native", "-c", "0", "-o", own / "out")
+    assert done.returncode == 0, done.stderr
+    # 60 and 90 pixels, halved five times and rounded up.
+    assert np.load(own / "out" / "maps.npz")["values"].shape == (3, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("--size", "0", "--size is '0'; 224 or 208x408 (height x width, in pixels) would do."),
+        ("--size", "224 x 224", "--size is '224 x 224'; 224 or 208x408 (height x width, in pixels) would do."),
+        ("--size", "9999", "--size is '9999'; 224 or 208x408"),
+        ("--size", "64x", "--size is '64x'; 224 or 208x408"),
+        ("--resize", "crop", "--resize is 'crop'; 224 or 208x408"),
+        ("--resize", "50", "A photo that is scaled to 50x50 cannot be cropped to 160x160"),
+        ("--mean", "0.5;0.5", "--mean is '0.5;0.5'; numbers like 0.485,0.456,0.406 would do."),
+        ("--std", "", "--std is ''; numbers like 0.485,0.456,0.406 would do."),
+        ("--std", "1,0,1", "mean and std must be numbers, std above 0"),
+        ("--mean", "nan,0,0", "mean and std must be numbers, std above 0"),
+        ("--mean", "0.5", "mean and std must both have one value (grey) or three (RGB); got 1 and 3."),
+        ("--interpolation", "nearest", "--interpolation is 'nearest'; bilinear or bicubic would do."),
+        ("--labels", "nothing.txt", "The labels in nothing.txt cannot be read: "),
+        ("--arch", "timm:test_resnett", "timm has no classifier 'test_resnett'. Nearest names: test_resnet"),
+        ("--arch", "mine:build", "'mine:build' would run the code of the module mine. If you trust it, say so with"),
+    ],
+)
+@pytest.mark.parametrize("command", ["explain", "add"])
+def test_bad_options_get_one_sentence_and_leave_nothing(
+    own: Path, run_here: Run, command: str, option: str, value: str, sentence: str
+) -> None:
+    options = {"--arch": "timm:test_resnet"} | {option: value}
+    arguments = {
+        "explain": ["explain", own / "photo.png", "-m", own / "mine.pth", "-o", own / "out"],
+        "add": ["add", own / "mine.pth", "--name", "mine"],
+    }[command]
+    done = run_here(*arguments, *(word for pair in options.items() for word in pair))
+    assert done.returncode == 1
+    assert told(done).startswith("Error: ")
+    assert sentence in told(done)
+    assert not (own / "out").exists()
+    assert not (own / "models").exists()
+
+
+def test_describe_tells_layers_pooling_and_grids(own: Path, run_here: Run) -> None:
+    done = run_here("describe", "timm:test_resnet", "--size", "64", "--layers", "--photo", own / "photo.png")
+    assert done.returncode == 0, done.stderr
+    assert described(done, "input and output") == "(1, 3, 64, 64) -> (1, 1000)"
+    assert described(done, "pooling") == "average over 2 x 2 positions"
+    assert described(done, "what follows it") == "linear"
+    assert described(done, "class maps").startswith("exact: what follows the pooling is affine")
+    assert described(done, "pooling to add") == "It already pools, and ends in 1000 logits: there is no pooling to add."
+    # The photo's own size, too.
+    assert described(done, "input size -> grid of the class maps") == (
+        "64 x 64 -> 2 x 2; 208 x 208 -> 7 x 7; 104 x 208 -> 4 x 7; 256 x 408 -> 8 x 13; 60 x 90 -> 2 x 3"
+    )
+    table = done.stdout[: done.stdout.index("network: ")].splitlines()
+    names = [line.split()[0] for line in table if line.split()]
+    assert names[:3] == ["layer", "conv1.0", "conv1.1"]
+    pooled = names.index("--")
+    assert names[pooled - 1].startswith("layer4.")
+    assert names[-1] == "fc"
+    assert table[-1].split()[-1] == f"{96 * 1000 + 1000:,}"
+
+
+def test_describe_tells_what_a_checkpoint_and_a_network_of_models_are(own: Path, run_here: Run) -> None:
+    done = run_here("describe", own / "mine.pth", "--arch", "timm:test_resnet", "--size", "64")
+    assert done.returncode == 0, done.stderr
+    assert described(done, "input and output") == "(1, 3, 64, 64) -> (1, 3)"
+    assert (
+        run_here("add", own / "mine.pth", "--name", "mine", "--arch", "timm:test_resnet", "--size", "64").returncode
+        == 0
+    )
+    again = run_here("describe", "mine")
+    assert described(again, "input and output") == "(1, 3, 64, 64) -> (1, 3)"
+    assert "layer " not in again.stdout
+
+
+def test_describe_tells_of_a_backbone_that_pooling_is_to_be_added(
+    own: Path, run_here: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(own)
+    (own / "my_backbone_to_describe.py").write_text(
+        "from torch import nn\ndef build():\n    return nn.Sequential(nn.Conv2d(3, 8, 2, stride=2), nn.ReLU())\n"
+    )
+    done = run_here("describe", "my_backbone_to_describe:build", "--size", "8", "--trust")
+    assert done.returncode == 0, done.stderr
+    assert described(done, "pooling to add") == (
+        "It does not pool: it returns feature maps (1, 8, 4, 4). Add global average pooling, and a Linear from 8 "
+        "features to the classes."
+    )
+    assert described(done, "class maps").startswith("none: A classifier returns logits of shape (N, classes); this")
+    untrusted = run_here("describe", "my_backbone_to_describe:build")
+    assert (untrusted.returncode, untrusted.stdout) == (1, "")
+    assert "'my_backbone_to_describe:build' would run the code of the module " in told(untrusted)
+
+
+def test_describe_of_what_is_not_there_is_one_sentence(own: Path, run_here: Run) -> None:
+    for name, sentence in (
+        ("nothing", "No network 'nothing'. Nearest names: none, models/ is empty."),
+        ("nothing.pth", "No weights at nothing.pth."),
+        ("torchvision:resnet19", "torchvision has no classifier 'resnet19'. Nearest names: resnet18"),
+    ):
+        done = run_here("describe", name)
+        assert done.returncode == 1
+        assert sentence in told(done)
+        assert "Traceback" not in done.stderr

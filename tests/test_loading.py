@@ -2,6 +2,7 @@ import gzip
 import json
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
@@ -11,10 +12,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from inspector import NetworkError, class_maps, load
+from inspector import NetworkError, class_maps, class_maps_of_batch, load
+from inspector.architectures import build
 from inspector.catalogue import available
 from inspector.examples import examples
-from inspector.image import make_view, read_image
+from inspector.image import Preprocessing, make_view, read_image
+from inspector.loading import Feeding, load_untrained, read_labels
 from inspector.networks import fashion_convnet
 
 CARD = {
@@ -280,3 +283,274 @@ def test_weights_that_cannot_be_fetched_are_told_in_one_sentence(tmp_path, monke
     with pytest.raises(NetworkError, match=r"^The weights of torchvision:resnet18 could not be fetched: ") as raised:
         load("torchvision:resnet18")
     assert_one_sentence(raised.value)
+
+
+# --- a checkpoint with the name of its architecture
+
+
+def checkpoint(folder: Path, arch: str, classes: int = 3, file: str = "mine.pth") -> tuple[Path, torch.nn.Module]:
+    """A file of an architecture's random weights, and the network that has them."""
+    torch.manual_seed(0)
+    built = build(arch, classes)
+    torch.save(built.state_dict(), folder / file)
+    return folder / file, built
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "mean", "resize"),
+    [
+        # 256 and 224 are torchvision's recipe for it; timm's is 160 pixels, 0.95 of the photo's shorter side.
+        ("torchvision:shufflenet_v2_x0_5", 224, (0.485, 0.456, 0.406), 256),
+        ("timm:test_resnet", 160, (0.5, 0.5, 0.5), 168),
+    ],
+)
+def test_a_checkpoint_is_loaded_into_its_architecture_with_the_classes_of_its_weights(
+    tmp_path, arch, size, mean, resize
+):
+    path, built = checkpoint(tmp_path, arch, 5)
+    classifier = load(path, arch=arch)
+    assert classifier.name == "mine"
+    assert classifier.class_names == tuple(f"class {k}" for k in range(5))
+    assert (classifier.preprocessing.size, classifier.preprocessing.resize) == ((size, size), (resize, resize))
+    assert classifier.preprocessing.mean == mean
+    inputs = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    (maps,) = class_maps_of_batch(classifier, inputs)
+    torch.testing.assert_close(maps.logits, built(inputs)[0].detach())
+    assert maps.verdict == "exact"
+
+
+def test_a_checkpoint_without_an_architecture_is_told_what_to_say(tmp_path):
+    path, _ = checkpoint(tmp_path, "timm:test_resnet")
+    with pytest.raises(
+        NetworkError,
+        match=r"mine\.pth holds weights and no architecture\. Name it with --arch \(arch=",
+    ) as raised:
+        load(path)
+    assert_one_sentence(raised.value)
+
+
+LABELS = {
+    "lines.txt": "tench\n  goldfish \n\ngreat white shark\n",
+    "marked.txt": "\ufefftench\r\ngoldfish\r\ngreat white shark",
+    "list.json": '["tench", "goldfish", "great white shark"]',
+    "numbers.json": '{"1": "goldfish", "0": "tench", "2": "great white shark"}',
+    "imagenet.json": '{"0": ["n01440764", "tench"], "1": ["n01443537", "goldfish"], '
+    '"2": ["n01484850", "great white shark"]}',
+    "pairs.JSON": '[["n01440764", "tench"], ["n01443537", "goldfish"], ["n01484850", "great white shark"]]',
+}
+
+
+@pytest.mark.parametrize("file", LABELS)
+def test_class_names_are_read_from_the_files_that_people_have(tmp_path, file):
+    (tmp_path / file).write_text(LABELS[file], encoding="utf-8")
+    names = read_labels(tmp_path / file)
+    assert names == ("tench", "goldfish", "great white shark")
+    path, _ = checkpoint(tmp_path, "timm:test_resnet")
+    assert load(path, "timm:test_resnet", names, size=64).class_names == names
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("labels.txt", b"", r"^The labels in labels\.txt are none: one name a line would do, or a JSON list\.$"),
+        ("labels.txt", b"\n \n", r"are none"),
+        ("labels.txt", b"caf\xe9\n", r"^The labels in .*labels\.txt cannot be read: .*utf-8"),
+        ("labels.json", b"[]", r"are none"),
+        ("labels.json", b"{}", r"are none"),
+        ("labels.json", b"a\nb", r"^The labels in labels\.json are not a JSON list of names, nor names by number"),
+        ("labels.json", b'{"1": "a", "2": "b"}', r"nor names by number from 0 on \('0'\)"),
+        ("labels.json", b'{"cat": 0, "dog": 1}', r"nor names by number from 0 on"),
+        ("labels.json", b"3", r"are not a JSON list of names"),
+        ("labels.json", b"[[]]", r"are not a JSON list of names"),
+    ],
+)
+def test_a_labels_file_that_is_none_is_told_in_one_sentence(tmp_path, file, content, message):
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(NetworkError, match=message) as raised:
+        read_labels(tmp_path / file)
+    assert_one_sentence(raised.value)
+
+
+def test_a_labels_file_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(NetworkError, match=r"^The labels in .*nothing\.txt cannot be read: .*No such file"):
+        read_labels(tmp_path / "nothing.txt")
+
+
+def test_class_names_wrong_in_number_are_told_by_the_shape_of_the_weights(tmp_path):
+    path, _ = checkpoint(tmp_path, "timm:test_resnet")
+    with pytest.raises(NetworkError, match=r"fc\.weight is \(3, 96\) and should be \(2, 96\)"):
+        load(path, "timm:test_resnet", ["a", "b"], size=64)
+
+
+USUAL = Preprocessing((224, 320), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), (256, 400), "bicubic")
+
+
+@pytest.mark.parametrize(
+    ("feeding", "expected"),
+    [
+        (Feeding(), USUAL),
+        # Half as large in both directions, and so is what it is cropped from.
+        (Feeding((112, 160)), replace(USUAL, size=(112, 160), resize=(128, 200))),
+        # 256 * 336 / 224 and 400 * 336 / 320.
+        (Feeding(336), replace(USUAL, size=(336, 336), resize=(384, 420))),
+        (Feeding((224, 320)), USUAL),
+        (Feeding((112, 160), resize=(112, 161)), replace(USUAL, size=(112, 160), resize=(112, 161))),
+        (Feeding(resize=400), replace(USUAL, resize=(400, 400))),
+        (Feeding(resize="squeeze"), replace(USUAL, resize=None)),
+        (Feeding(100, resize="squeeze"), replace(USUAL, size=(100, 100), resize=None)),
+        (Feeding(mean=[0, 0, 0], std=[1, 1, 1]), replace(USUAL, mean=(0, 0, 0), std=(1, 1, 1))),
+        (Feeding(mean=[0.5], std=[0.5]), replace(USUAL, mean=(0.5,), std=(0.5,))),
+        (Feeding(interpolation="bilinear"), replace(USUAL, interpolation="bilinear")),
+    ],
+)
+def test_what_is_said_of_the_input_goes_before_what_is_usual_and_keeps_the_share_of_the_crop(feeding, expected):
+    assert feeding.over(USUAL) == expected
+
+
+def test_a_photo_that_is_squeezed_stays_so_at_another_size():
+    assert Feeding(100).over(replace(USUAL, resize=None)) == replace(USUAL, size=(100, 100), resize=None)
+
+
+@pytest.mark.parametrize(
+    ("feeding", "message"),
+    [
+        (Feeding(resize=250), r"^A photo that is scaled to 250x250 cannot be cropped to 224x320: the size, more, or"),
+        (Feeding(500, resize=(600, 499)), r"^A photo that is scaled to 600x499 cannot be cropped to 500x500: "),
+        (Feeding(std=(1, 0, 1)), r"^mean and std must be numbers, std above 0; got \(0\.1, 0\.2, 0\.3\) and \(1, 0, 1"),
+        (Feeding(std=(-1, 1, 1)), r"^mean and std must be numbers, std above 0; "),
+        (Feeding(mean=(float("nan"), 0, 0)), r"^mean and std must be numbers, std above 0; got \(nan, 0, 0\) and "),
+        (Feeding(std=(float("inf"), 1, 1)), r"^mean and std must be numbers, std above 0; "),
+    ],
+)
+def test_what_cannot_be_done_to_a_photo_is_told(feeding, message):
+    with pytest.raises(NetworkError, match=message) as raised:
+        feeding.over(USUAL)
+    assert_one_sentence(raised.value)
+
+
+def test_a_checkpoint_is_fed_as_is_said(tmp_path):
+    path, _ = checkpoint(tmp_path, "timm:test_resnet")
+    said = {"size": (64, 96), "mean": [0, 0.5, 1], "std": [1, 0.5, 2], "resize": "squeeze", "interpolation": "bicubic"}
+    classifier = load(path, "timm:test_resnet", **said)
+    assert classifier.preprocessing == Preprocessing((64, 96), (0, 0.5, 1), (1, 0.5, 2), None, "bicubic")
+    # White is 1 in each channel: (1 - mean) / std.
+    inputs = classifier.inputs(make_view(read_image(np.full((9, 7, 3), 255, np.uint8)), classifier.preprocessing))
+    expected = torch.tensor([1.0, 1, 0]).view(3, 1, 1).expand(3, 64, 96)
+    torch.testing.assert_close(inputs[0], expected)
+    with pytest.raises(NetworkError, match=r"^mean and std must both have one value \(grey\) or three \(RGB\); got 1"):
+        load(path, "timm:test_resnet", size=64, mean=[0.5])
+
+
+def test_what_a_photo_is_scaled_to_is_measured_by_the_size_of_the_architecture(tmp_path):
+    path, _ = checkpoint(tmp_path, "timm:test_resnet")
+    # timm's size for it is 160; of what has no size of its own it would be 224.
+    assert load(path, "timm:test_resnet", resize=180).preprocessing.resize == (180, 180)
+    with pytest.raises(NetworkError, match=r"^A photo that is scaled to 159x159 cannot be cropped to 160x160: "):
+        load(path, "timm:test_resnet", resize=159)
+
+
+def test_a_network_of_models_is_fed_and_named_as_is_said(mine):
+    said = {"mean": [0.5], "std": [0.25], "resize": 32, "interpolation": "bicubic", "probability": "sigmoid"}
+    classifier = load("mine", class_names=["x", "y", "z"], **said)
+    assert classifier.preprocessing == Preprocessing((28, 28), (0.5,), (0.25,), (32, 32), "bicubic")
+    assert (classifier.class_names, classifier.probability) == (("x", "y", "z"), "sigmoid")
+    # 28 is the whole photo, so 56 is too.
+    assert load("mine", size=56).preprocessing == replace(load("mine").preprocessing, size=(56, 56), resize=(56, 56))
+    assert load("mine", size=56, resize="squeeze").preprocessing.resize is None
+    with pytest.raises(NetworkError, match=r"^The network has 3 classes, but 1 names were given\.$"):
+        load("mine", class_names=["x"])
+
+
+def test_a_folder_beside_a_file_of_models_name_is_found_though_it_is_called_like_a_file(mine, monkeypatch, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine").write_text("a file that happens to have the name")
+    monkeypatch.chdir(elsewhere)
+    assert load("mine").class_names == ("a", "b", "c")
+
+
+@pytest.mark.parametrize(("said", "expected"), [(None, "sigmoid"), ("softmax", "softmax")])
+def test_a_network_of_one_logit_has_probabilities_by_sigmoid_unless_said(tmp_path, said, expected):
+    path, built = checkpoint(tmp_path, "timm:test_resnet", 1)
+    classifier = load(path, "timm:test_resnet", ["cat"], size=64, probability=said)
+    assert (classifier.probability, classifier.class_names) == (expected, ("cat",))
+    inputs = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    (maps,) = class_maps_of_batch(classifier, inputs)
+    logit = built(inputs)[0].detach()
+    torch.testing.assert_close(maps.probabilities, logit.sigmoid() if said is None else torch.ones(1))
+
+
+def test_a_network_that_ends_in_a_sigmoid_is_loaded_with_it(tmp_path, monkeypatch):
+    (tmp_path / "ends_in_sigmoid.py").write_text(
+        "from torch import nn\n"
+        "def build(num_classes):\n"
+        "    layers = nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes)\n"
+        "    return nn.Sequential(*layers, nn.Sigmoid())\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    arch = "ends_in_sigmoid:build"
+    torch.manual_seed(0)
+    state = build(arch, 3, trust=True).state_dict()
+    save_file(state, tmp_path / "mine.safetensors")
+    with pytest.raises(NetworkError, match=r"^'ends_in_sigmoid:build' would run the code of the module ends_in_sig"):
+        load(tmp_path / "mine.safetensors", arch)
+    classifier = load(tmp_path / "mine.safetensors", arch, size=8, trust=True)
+    assert (classifier.probability, len(classifier.class_names)) == ("sigmoid", 3)
+    inputs = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    (maps,) = class_maps_of_batch(classifier, inputs)
+    torch.testing.assert_close(maps.probabilities, classifier.network(inputs)[0].detach())
+    torch.testing.assert_close(maps.logits.sigmoid(), maps.probabilities)
+
+
+def test_a_timm_network_comes_with_its_own_preprocessing_and_class_names(monkeypatch):
+    import timm
+
+    torch.manual_seed(0)
+    made = timm.create_model("test_resnet.r160_in1k", pretrained=False)
+    asked = []
+
+    def create(name: str, pretrained: bool) -> torch.nn.Module:
+        asked.append((name, pretrained))
+        return made
+
+    monkeypatch.setattr(timm, "create_model", create)
+    classifier = load("timm:test_resnet.r160_in1k")
+    assert asked == [("test_resnet.r160_in1k", True)]
+    assert (classifier.name, len(classifier.class_names)) == ("timm:test_resnet.r160_in1k", 1000)
+    assert classifier.class_names[1].startswith("goldfish")
+    assert classifier.preprocessing == Preprocessing((160, 160), (0.5,) * 3, (0.5,) * 3, (168, 168), "bilinear")
+    again = load("timm:test_resnet.r160_in1k", class_names=[f"{k}" for k in range(1000)], size=80, resize="squeeze")
+    assert (again.class_names[7], again.preprocessing.size, again.preprocessing.resize) == ("7", (80, 80), None)
+
+
+def test_timms_weights_that_cannot_be_fetched_are_told_in_one_sentence(monkeypatch):
+    import timm
+
+    def offline(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("offline\nand more of it")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(
+        NetworkError, match=r"^The weights of timm:test_resnet could not be fetched: offline\.$"
+    ) as raised:
+        load("timm:test_resnet")
+    assert_one_sentence(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("timm:test_resnet", "ResNet"), ("cifar_resnet", "CifarResNet"), ("mine", "Sequential")],
+)
+def test_a_network_to_describe_needs_no_weights_of_a_library(mine, monkeypatch, name, kind):
+    monkeypatch.setattr("inspector.loading.pretrained", None)
+    built, recipe = load_untrained(name, None, Feeding((32, 48)), trust=False)
+    assert (type(built).__name__, recipe.size) == (kind, (32, 48))
+
+
+def test_a_factory_of_ones_own_is_described_with_trust_alone(tmp_path, monkeypatch):
+    (tmp_path / "my_backbone.py").write_text("from torch import nn\nbackbone = nn.Conv2d(3, 4, 3)\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NetworkError, match=r"^'my_backbone:backbone' would run the code of the module my_backbone\. "):
+        load_untrained("my_backbone:backbone", None, Feeding(), trust=False)
+    built, recipe = load_untrained("my_backbone:backbone", None, Feeding(), trust=True)
+    assert (type(built).__name__, recipe.size) == ("Conv2d", (224, 224))

@@ -94,3 +94,12 @@ def test_nothing_that_was_heard_is_kept() -> None:
     heard = tap(seeded(module_pooled), IMAGE[:1], [0])
     listen(heard, IMAGE)
     assert heard.heard.__dict__ == {}
+
+
+def test_a_hook_of_the_users_keeps_a_tensor_that_can_be_used_in_training() -> None:
+    network, kept = seeded(module_pooled), []
+    network[0].register_forward_hook(lambda module, inputs, output: kept.append(output))
+    heard = tap(network, IMAGE[:1], [0])
+    kept.clear()
+    listen(heard, IMAGE)
+    assert [tensor.is_inference() for tensor in kept] == [False]

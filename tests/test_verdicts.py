@@ -361,3 +361,27 @@ def test_a_class_token_that_is_read_from_attention_with_one_query_is_told():
 
     with pytest.raises(HeadError, match=r"one of 31 tokens \(a class token\)"):
         Classifier.wrap(network_of(function, fc=LINEAR), size=SIZE)
+
+
+class Embedded(nn.Module):
+    """A convolution, a position for each place, taken out of a parameter as often as the size asks for it, a mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 2, stride=2), nn.Linear(4, 3)
+        self.positions = nn.Parameter(torch.randn(1, 7, 4))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        maps = self.conv(inputs)
+        embedding = self.positions[:, 1:]
+        if maps.shape[2:] != (2, 3):
+            token, embedding = self.positions[:, 0], self.positions[:, 1:].unflatten(1, (2, 3)).permute(0, 3, 1, 2)
+            embedding = F.interpolate(embedding, maps.shape[2:]).flatten(2).transpose(1, 2) + 0 * token[:, None]
+        return self.fc((maps.flatten(2).transpose(1, 2) + embedding).mean(1))
+
+
+def test_what_is_made_of_parameters_alone_is_no_pooling_at_any_size():
+    torch.manual_seed(0)
+    classifier = Classifier.wrap(Embedded().eval(), size=(4, 6)).resized((8, 6))
+    (maps,) = class_maps_of_batch(classifier, noise(1, 3, 8, 6))
+    assert (maps.verdict, maps.values.shape) == ("exact", (3, 4, 3))

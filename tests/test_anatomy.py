@@ -1,0 +1,318 @@
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision import models
+
+from inspector import Classifier, NetworkError, describe
+
+SIZE = (20, 30)
+
+
+class HandMade(nn.Module):
+    """Two convolutions of which one runs twice, a BatchNorm, a pooling, Linear."""
+
+    def __init__(self, pool: nn.Module | None = None) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)  # the first to be made and the last to run
+        self.stem = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.body = nn.ModuleDict({"conv": nn.Conv2d(4, 4, 3, padding=1, bias=False), "norm": nn.BatchNorm2d(4)})
+        self.pool = pool
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        maps = self.stem(inputs)
+        maps = self.body["conv"](self.body["conv"](maps))
+        maps = self.body["norm"](maps).relu()
+        return self.linear(maps.mean((2, 3)) if self.pool is None else self.pool(maps).flatten(1))
+
+
+def made(build: object, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return build().eval()
+
+
+def test_layers_stand_in_the_order_in_which_they_ran_with_their_shapes_and_parameters():
+    anatomy = describe(made(HandMade), SIZE)
+    assert [(layer.name, layer.kind, layer.shape, layer.parameters, layer.runs) for layer in anatomy.layers] == [
+        ("stem", "Conv2d", (1, 4, 10, 15), 3 * 4 * 9 + 4, 1),
+        ("body.conv", "Conv2d", (1, 4, 10, 15), 4 * 4 * 9, 2),
+        ("body.norm", "BatchNorm2d", (1, 4, 10, 15), 2 * 4, 1),
+        ("linear", "Linear", (1, 3), 4 * 3 + 3, 1),
+    ]
+    assert anatomy.parameters == 112 + 144 + 8 + 15
+    assert (anatomy.name, anatomy.input, anatomy.output) == ("HandMade", (1, 3, 20, 30), (1, 3))
+    assert describe(made(HandMade), SIZE, name="mine").name == "mine"
+
+
+@pytest.mark.parametrize("pool", [None, nn.AdaptiveAvgPool2d(1), nn.AdaptiveMaxPool2d(1)])
+def test_the_place_of_the_pooling_is_the_layer_before_it_with_what_follows(pool):
+    anatomy = describe(made(lambda: HandMade(pool)), SIZE)
+    kind = "max" if isinstance(pool, nn.AdaptiveMaxPool2d) else "average"
+    assert anatomy.pooled_after == 3
+    assert anatomy.layers[anatomy.pooled_after - 1].name == "body.norm"
+    assert anatomy.layers[anatomy.pooled_after].name == ("linear" if pool is None else "pool")
+    assert anatomy.after == ("linear",)
+    assert (anatomy.verdict, anatomy.pooling) == ("exact", f"{kind} over 10 x 15 positions")
+
+
+def test_two_branches_are_both_named_and_the_later_is_where_space_goes():
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 2, stride=2)
+            self.linear = nn.Linear(8, 3)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            maps = self.first(inputs)
+            early = maps.amax((2, 3))
+            return self.linear(torch.cat([early, self.second(maps).mean((2, 3))], 1))
+
+    anatomy = describe(made(Both), (6, 8), sizes=[(10, 12)])
+    assert anatomy.pooling == "max over 6 x 8 positions and average over 3 x 4 positions"
+    assert anatomy.pooled_after == 2
+    assert anatomy.after == ("cat", "linear")
+    assert anatomy.grids == (((6, 8), (6, 8)), ((10, 12), (10, 12)))
+
+
+@pytest.mark.parametrize(
+    ("tail", "after", "verdict", "says"),
+    [
+        ([nn.Linear(4, 3)], ("linear",), "exact", "on every image"),
+        ([nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)], ("linear", "relu", "linear"), "exact for this image", "gates"),
+        ([nn.LayerNorm(4), nn.Linear(4, 3)], ("layer_norm", "linear"), "exact for this image", "statistics"),
+        ([nn.Linear(4, 8), nn.Hardswish(), nn.Linear(8, 3)], ("linear", "hardswish", "linear"), "not unique", "bends"),
+        ([nn.Dropout(0.5), nn.Linear(4, 3), nn.Softmax(1)], ("linear", "softmax"), "exact", "on every image"),
+    ],
+)
+def test_what_follows_the_pooling_is_named_and_so_is_what_it_makes_of_the_maps(tail, after, verdict, says):
+    network = made(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), *tail))
+    anatomy = describe(network, SIZE, sizes=())
+    assert (anatomy.after, anatomy.verdict) == (after, verdict)
+    assert says in anatomy.reason
+
+
+def own_parameters(network: nn.Module) -> dict[str, int]:
+    """How many parameters stand under each module's name, counted from the names of the state dict."""
+    counts: dict[str, int] = {}
+    buffers = {name for name, _ in network.named_buffers()}
+    for name, tensor in network.state_dict().items():
+        if name not in buffers:
+            owner = name.rpartition(".")[0]
+            counts[owner] = counts.get(owner, 0) + tensor.numel()
+    return counts
+
+
+@pytest.mark.parametrize("name", ["resnet18", "shufflenet_v2_x0_5", "squeezenet1_1"])
+def test_layers_of_torchvisions_networks_are_those_a_hook_sees(name):
+    network = made(lambda: models.get_model(name, weights=None, num_classes=3))
+    anatomy = describe(network, 64, sizes=())
+    counts, seen = own_parameters(network), []
+    leaves = {module: place for place, module in network.named_modules() if not list(module.children())}
+    for module in leaves:
+        module.register_forward_hook(lambda module, _, out: seen.append((leaves[module], tuple(out.shape))))
+    with torch.no_grad():
+        network(torch.zeros(1, 3, 64, 64))
+    first = dict(reversed(seen))
+    order = list(dict.fromkeys(place for place, _ in seen))
+    assert [layer.name for layer in anatomy.layers] == order
+    assert {layer.name: layer.runs for layer in anatomy.layers} == {p: [q for q, _ in seen].count(p) for p in order}
+    assert [layer.shape for layer in anatomy.layers if layer.runs == 1] == [
+        first[layer.name] for layer in anatomy.layers if layer.runs == 1
+    ]
+    assert [layer.parameters for layer in anatomy.layers] == [counts.get(place, 0) for place in order]
+    assert anatomy.parameters == sum(counts.values())
+
+
+def test_resnet18_pools_after_its_last_block():
+    anatomy = describe(made(lambda: models.resnet18(num_classes=3)), 64, sizes=())
+    # 20 convolutions with their BatchNorms, nine ReLUs (the stem's, and one in each of eight blocks, which runs twice)
+    # and the stem's max pooling.
+    assert anatomy.pooled_after == 20 + 20 + 9 + 1
+    assert [layer.name for layer in anatomy.layers[anatomy.pooled_after :]] == ["avgpool", "fc"]
+    assert anatomy.after == ("linear",)
+
+
+# Halved five times, and rounded up each time: by a padded convolution of stride 2.
+@pytest.mark.parametrize("name", ["resnet18", "shufflenet_v2_x0_5", "mobilenet_v2"])
+def test_the_grids_of_networks_with_a_stride_of_32_are_a_thirty_second_rounded_up(name):
+    anatomy = describe(made(lambda: models.get_model(name, weights=None, num_classes=3)), 64)
+    assert dict(anatomy.grids) == {(64, 64): (2, 2), (208, 208): (7, 7), (104, 208): (4, 7), (256, 408): (8, 13)}
+    line = "64 x 64 -> 2 x 2; 208 x 208 -> 7 x 7; 104 x 208 -> 4 x 7; 256 x 408 -> 8 x 13"
+    assert dict(anatomy.lines())["input size -> grid of the class maps"] == line
+
+
+def test_a_network_of_one_size_says_which_sizes_it_does_not_take():
+    network = made(lambda: nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.Flatten(), nn.Linear(2 * 20 * 30, 3)))
+    anatomy = describe(network, SIZE, sizes=[(208, 208), (30, 20), (10, 10)])
+    # Turned, it has as many values.
+    assert anatomy.grids == ((SIZE, SIZE), ((208, 208), None), ((30, 20), (30, 20)), ((10, 10), None))
+    lines = dict(anatomy.lines())
+    assert lines["sizes that it does not take"] == "208 x 208, 10 x 10"
+    assert lines["input size -> grid of the class maps"] == "20 x 30 -> 20 x 30; 30 x 20 -> 30 x 20"
+    with pytest.raises(NetworkError, match=r"^The network cannot run on an input of shape \(1, 3, 64, 64\): "):
+        describe(network, 64)
+
+
+def test_a_size_is_told_once():
+    sizes = [SIZE, (40, 60), (40, 60)]
+    assert [size for size, _ in describe(made(HandMade), SIZE, sizes=sizes).grids] == [SIZE, (40, 60)]
+
+
+class ClassToken(nn.Module):
+    """A patch embedding, a class token, attention, Linear on the class token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 2, stride=2)
+        self.token = nn.Parameter(torch.randn(1, 1, 8))
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        tokens = self.patches(inputs).flatten(2).transpose(1, 2)
+        return self.fc(self.layer(torch.cat([self.token.expand(len(tokens), -1, -1), tokens], 1))[:, 0])
+
+
+def test_a_class_token_leaves_no_class_maps_and_the_reason_is_told():
+    network = made(ClassToken)
+    anatomy = describe(network, (6, 8))
+    assert (anatomy.verdict, anatomy.pooling, anatomy.head) == ("none", "none", None)
+    assert (anatomy.pooled_after, anatomy.after) == (None, ())
+    assert anatomy.reason.startswith("No spatial map reaches the logits: they are read from one of 13 tokens (a class")
+    assert anatomy.grids[0] == ((6, 8), None)
+    assert anatomy.parameters == sum(own_parameters(network).values())
+    lines = dict(anatomy.lines())
+    assert lines["class maps"].startswith("none: No spatial map reaches the logits: ")
+    assert lines["what follows it"] == "nothing"
+    assert lines["pooling to add"] == "It returns one value a class, but pools no map of positions on the way."
+    assert "input size -> grid of the class maps" not in lines
+
+
+class Returns(nn.Module):
+    """What a function makes of the maps (N, 4, 5, 6) of a convolution."""
+
+    def __init__(self, function: object) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 2, stride=2)
+        self.function = function
+
+    def forward(self, inputs: Tensor) -> object:
+        return self.function(self.conv(inputs))
+
+
+@pytest.mark.parametrize(
+    ("function", "answer"),
+    [
+        (
+            lambda maps: maps,
+            "It does not pool: it returns feature maps (1, 4, 5, 6). Add global average pooling, and a Linear from 4 "
+            "features to the classes.",
+        ),
+        (
+            lambda maps: maps.flatten(2).transpose(1, 2),
+            "It does not pool: it returns tokens (1, 30, 4). Add their mean and a Linear to the classes.",
+        ),
+        (
+            lambda maps: maps.mean((2, 3)),
+            "It already pools: it returns (1, 4), its last feature maps pooled, and nothing follows. If they are "
+            "features and not classes, add a Linear and no other pooling.",
+        ),
+        (
+            lambda maps: functional.adaptive_max_pool2d(maps, 1),
+            "It already pools: it returns (1, 4, 1, 1), its last feature maps pooled, and nothing follows. If they are "
+            "features and not classes, add a Linear and no other pooling.",
+        ),
+        (
+            lambda maps: maps.mean((2, 3)) @ torch.ones(4, 3),
+            "It already pools, and ends in 3 logits: there is no pooling to add.",
+        ),
+        (
+            lambda maps: maps.mean((1, 2, 3)),
+            "It returns one value a class, but pools no map of positions on the way.",
+        ),
+        (
+            lambda maps: (maps.mean((2, 3)) @ torch.ones(4, 1)).squeeze(1),
+            "It already pools, and ends in 1 logit: there is no pooling to add.",
+        ),
+        (lambda maps: None, "It returns neither logits nor feature maps: there is nothing to pool."),
+        (lambda maps: maps.sum(), "It returns neither logits nor feature maps: there is nothing to pool."),
+    ],
+)
+def test_whether_there_is_pooling_to_add_is_answered(function, answer):
+    anatomy = describe(made(lambda: Returns(function)), (10, 12), sizes=())
+    assert anatomy.backbone == answer
+    assert dict(anatomy.lines())["pooling to add"] == answer
+
+
+def test_the_backbone_of_resnet18_returns_maps_and_with_its_pooling_features():
+    children = list(made(lambda: models.resnet18()).children())
+    answer = describe(nn.Sequential(*children[:-2]), (64, 96), sizes=()).backbone
+    assert answer.startswith("It does not pool: it returns feature maps (1, 512, 2, 3). Add global average pooling")
+    answer = describe(nn.Sequential(*children[:-1]), (64, 96), sizes=()).backbone
+    assert answer.startswith("It already pools: it returns (1, 512, 1, 1), its last feature maps pooled")
+
+
+def test_a_classifier_is_described_at_its_own_size_under_its_own_name():
+    classifier = Classifier.wrap(made(HandMade), size=(12, 16), name="mine")
+    anatomy = describe(classifier, size=99, sizes=())
+    assert (anatomy.name, anatomy.input, anatomy.head) == ("mine", (1, 3, 12, 16), classifier.head)
+    assert anatomy.grids == (((12, 16), (6, 8)),)
+
+
+def test_a_grey_network_is_described_with_one_channel():
+    network = made(lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    assert describe(network, 8, channels=1, sizes=()).input == (1, 1, 8, 8)
+    with pytest.raises(NetworkError, match=r"^The network cannot run on an input of shape \(1, 3, 8, 8\): .*channels"):
+        describe(network, 8)
+
+
+def test_double_precision_is_kept():
+    anatomy = describe(made(HandMade).double(), SIZE, sizes=())
+    assert anatomy.verdict == "exact"
+
+
+class Fails(HandMade):
+    def forward(self, inputs: Tensor) -> Tensor:
+        super().forward(inputs)
+        raise ValueError("broken on purpose\nand told in two lines")
+
+
+@pytest.mark.parametrize("build", [HandMade, Fails, ClassToken])
+@pytest.mark.parametrize("copies", [True, False])
+def test_a_network_in_training_comes_back_as_it_was(build, copies):
+    torch.manual_seed(0)
+    network = build().train()
+    parts = list(network.modules())
+    parts[1].eval()
+    calls = []
+    parts[1].register_forward_hook(lambda *_: calls.append("forward"))
+    parts[-1].register_forward_pre_hook(lambda *_: calls.append("before"))
+    first = next(network.parameters())
+    first.requires_grad_(False)
+    first.grad = torch.ones_like(first)
+    if not copies:
+        # What cannot be copied is watched itself.
+        network.generator = (n for n in range(3))
+
+    def state() -> list[object]:
+        hooks = [(dict(m._forward_hooks), dict(m._forward_pre_hooks), dict(m._backward_hooks)) for m in parts]
+        tensors = [*network.parameters(), *network.buffers()]
+        # Above 0 where something was written to it in place.
+        versions = [tensor._version for tensor in tensors]
+        modes, asked = [m.training for m in parts], [p.requires_grad for p in network.parameters()]
+        return [modes, asked, hooks, versions, [tensor.clone() for tensor in tensors], [first.grad.clone()]]
+
+    before = state()
+    if build is Fails:
+        with pytest.raises(
+            NetworkError, match=r"^The network cannot run on an input of shape \(1, 3, 6, 8\): broken on purpose$"
+        ):
+            describe(network, (6, 8))
+    else:
+        describe(network, (6, 8))
+    after = state()
+    assert after[:4] == before[:4]
+    for one, other in zip([*before[4], *before[5]], [*after[4], *after[5]], strict=True):
+        assert torch.equal(one, other)
+    assert {"forward", "before"} >= set(calls) != set()
+    assert list(network.modules()) == parts
