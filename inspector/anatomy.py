@@ -41,9 +41,9 @@ class Anatomy:
     after: tuple[str, ...]  # the tensor functions that follow the pooling
     verdict: Verdict | Literal["none"]
     reason: str
-    grids: tuple[
-        tuple[tuple[int, int], tuple[int, int] | None], ...
-    ]  # input sizes and the class maps' grid, if it runs
+    # Input sizes, and the grid of the class maps, or of the feature maps of a backbone; None where it does not run.
+    grids: tuple[tuple[tuple[int, int], tuple[int, int] | None], ...]
+    channels: int  # which axis of the output they are, where it is feature maps
 
     @property
     def pooling(self) -> str:
@@ -67,8 +67,10 @@ class Anatomy:
             ("class maps", f"{self.verdict}: {self.reason}"),
             ("pooling to add", self.backbone),
         ]
-        if self.head is not None:
-            told.append(("input size -> grid of the class maps", "; ".join(runs)))
+        if runs:
+            told.append(
+                (f"input size -> grid of the {'feature' if self.head is None else 'class'} maps", "; ".join(runs))
+            )
             if fails:
                 told.append(("sizes that it does not take", ", ".join(fails)))
         return told
@@ -76,10 +78,10 @@ class Anatomy:
     @property
     def backbone(self) -> str:
         """Whether the network already pools, or global pooling has to be added."""
-        if len(self.output) == 4 and max(self.output[2:]) > 1:
+        if len(self.output) == 4 and sum(side > 1 for side in self.output[1:]) > 1:
             return (
                 f"It does not pool: it returns feature maps {self.output}. Add global average pooling, and a Linear "
-                f"from {self.output[1]} features to the classes."
+                f"from {self.output[self.channels]} features to the classes."
             )
         if len(self.output) == 3:
             return f"It does not pool: it returns tokens {self.output}. Add their mean and a Linear to the classes."
@@ -120,11 +122,15 @@ def describe(
     with evaluating(network):
         head, reason = (model.head, "") if isinstance(model, Classifier) else _head(network, example)
         seen = trace(network, example, () if head is None else head.calls)
-        grids = [(one, _grid(network, example, one, head)) for one in dict.fromkeys([height_width, *sizes])]
+        tried = list(dict.fromkeys([height_width, *sizes]))
+        if head is None and len(seen.output) == 4:
+            axis, grids = _of_backbone(network, example, tried)
+        else:
+            axis, grids = 1, [_grid(network, example, one, head) for one in tried]
     verdict: Verdict | Literal["none"] = "none" if head is None else head.verdict
     return Anatomy(
         name or own, tuple(example.shape), seen.output, seen.layers, sum(p.numel() for p in network.parameters()), head,
-        seen.before, seen.after, verdict, reason or _SAYS[verdict], tuple(grids),
+        seen.before, seen.after, verdict, reason or _SAYS[verdict], tuple(zip(tried, grids, strict=True)), axis,
     )  # fmt: skip
 
 
@@ -149,3 +155,21 @@ def _grid(network: nn.Module, example: Tensor, size: tuple[int, int], head: Head
         return None
     grids = [(one.feature_maps.shape[2], one.feature_maps.shape[3]) for one in found]
     return max(grids, key=lambda grid: grid[0] * grid[1]) if len(found) == len(head.calls) else None
+
+
+def _of_backbone(
+    network: nn.Module, example: Tensor, sizes: Sequence[tuple[int, int]]
+) -> tuple[int, list[tuple[int, int] | None]]:
+    """Which axis of its feature maps are the channels, and their grid for every input size."""
+    shapes: list[tuple[int, ...] | None] = []
+    for size in sizes:
+        try:
+            shapes.append(trace(network, example.new_zeros(*example.shape[:2], *size)).output)
+        except NetworkError:
+            shapes.append(None)
+    ran = [shape for shape in shapes if shape is not None]
+    # Positions come and go with the size of the input; channels stay.
+    moving = [axis for axis in (1, 2, 3) if len({shape[axis] for shape in ran}) > 1]
+    axis = 3 if moving and 3 not in moving else 1
+    y, x = (1, 2) if axis == 3 else (2, 3)
+    return axis, [None if shape is None else (shape[y], shape[x]) for shape in shapes]

@@ -316,3 +316,18 @@ def test_a_network_in_training_comes_back_as_it_was(build, copies):
         assert torch.equal(one, other)
     assert {"forward", "before"} >= set(calls) != set()
     assert list(network.modules()) == parts
+
+
+def test_a_backbone_with_its_channels_last_is_told_by_what_the_input_size_moves():
+    class ChannelsLast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 5, 4, stride=4)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.conv(inputs).permute(0, 2, 3, 1)
+
+    anatomy = describe(ChannelsLast(), (8, 12), sizes=((16, 12), (2, 2)))
+    assert anatomy.output == (1, 2, 3, 5)
+    assert "from 5 features" in anatomy.backbone
+    assert anatomy.grids == (((8, 12), (2, 3)), ((16, 12), (4, 3)), ((2, 2), None))

@@ -53,7 +53,7 @@ def _anatomy(anatomy: "Anatomy") -> None:
         for subject in ("network", "input and output", "pooling", "what follows it", "pooling to add"):
             st.markdown(f"**{subject.capitalize()}**: {told[subject]}")
     with narrow:
-        if anatomy.head is not None:
+        if any(grid for _, grid in anatomy.grids):
             st.markdown("**Input sizes** (height x width) and the grid of their class maps")
             rows = [
                 {"input": f"{h} x {w}", "class maps": f"{grid[0]} x {grid[1]}" if grid else "does not take it"}
