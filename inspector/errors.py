@@ -14,7 +14,7 @@ class NetworkError(InspectorError):
 
 
 class HeadError(InspectorError):
-    """No pooling followed by an affine head was found in the network."""
+    """No pooled map of positions reaches the logits of the network, or more than it does."""
 
 
 class ClassError(InspectorError):
