@@ -91,9 +91,14 @@ class CifarResNet(nn.Module):
         return logits
 
 
+def cifar_resnet(depth: int = 20, classes: int = 10) -> CifarResNet:
+    """6 n + 2 layers deep, n blocks a stage."""
+    return CifarResNet(depth, classes)
+
+
 # What a model.json may name as its architecture.
 FACTORIES: dict[str, Callable[..., nn.Module]] = {
-    "cifar_resnet": CifarResNet,
+    "cifar_resnet": cifar_resnet,
     "efficientnet_lite0": efficientnet_lite0,
     "fashion_convnet": fashion_convnet,
 }

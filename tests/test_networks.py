@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from inspector.networks import FACTORIES, fashion_convnet
+from inspector.networks import FACTORIES, cifar_resnet, fashion_convnet
 from inspector.pooling import GlobalAveragePooling, GlobalMaxPooling
 
 # 3x3 kernels times channels in, and a bias, times filters; then the 1x1 convolution.
@@ -57,6 +57,14 @@ def test_weights_begin_as_xaviers_and_biases_as_a_hundredth(network):
 
 def test_the_number_of_classes_can_be_chosen():
     assert fashion_convnet("max", classes=3)(torch.zeros(1, 1, 28, 28)).shape == (1, 3)
+
+
+@pytest.mark.parametrize(("depth", "parameters"), [(20, 269_722), (32, 464_154), (44, 658_586)])
+def test_a_cifar_resnet_has_as_many_parameters_as_published(depth, parameters):
+    # He et al. (CVPR 2016), table 6: 0.27M, 0.46M and 0.66M.
+    network = cifar_resnet(depth)
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
 def test_every_factory_is_listed_under_its_own_name():
