@@ -1,4 +1,4 @@
-"""The command line: `inspector explain`, `describe`, `models`, `add` and `app`."""
+"""The command line: `inspector explain`, `describe`, `models`, `add`, `train`, `compare` and `app`."""
 
 import re
 import subprocess
@@ -259,6 +259,82 @@ def models() -> None:
         size = f"{card.preprocessing.size[0]}x{card.preprocessing.size[1]}"
         table.add_row(name, card.title, str(len(card.classes)), size, accuracy)
     _out.print(table)
+
+
+@cli.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A recipe: `experiments/EXPERIMENT/RUN.toml`.", show_default=False)],
+    data: Annotated[Path, typer.Option(help="Where torchvision keeps the data set; fetched when it is not there.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Receives `EXPERIMENT/RUN/seedN/`.")] = Path("runs"),
+    seed: Annotated[list[int] | None, typer.Option(help="Only this seed; may be said several times.", min=0)] = None,
+    device: Annotated[str, typer.Option(help="`auto`, `cpu` or `cuda`.")] = "auto",
+    precision: Annotated[str, typer.Option(help="`float32`, or `bfloat16` through autocast.")] = "float32",
+) -> None:
+    """Train the networks of a recipe, one for each of its seeds; the same command goes on where a run broke off.
+
+    Example:
+
+    * `inspector train experiments/lenet/stride_gap.toml --data data --seed 0`
+    """
+    from inspector.recipe import read_recipe
+
+    recipe = read_recipe(config)
+    for option, value, allowed in (
+        ("--device", device, ("auto", "cpu", "cuda")),
+        ("--precision", precision, ("float32", "bfloat16")),
+    ):
+        if value not in allowed:
+            raise InspectorError(f"{option} is {value!r}; {' or '.join(allowed)} would do.")
+    try:
+        from inspector.train import train as run
+    except ModuleNotFoundError as error:
+        raise InspectorError(f"Training needs torchmetrics ({error}): pip install 'inspector[train]'.") from error
+    folders = run(recipe, data, out, tuple(seed or ()), device, precision)  # type: ignore[arg-type]
+    for folder in folders:
+        _out.print(f"written: {folder}", soft_wrap=True)
+
+
+@cli.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders with finished runs, at any depth.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Receives table.md, curves.png and curves.svg.")
+    ] = None,
+) -> None:
+    """Compare finished runs: mean and spread over their seeds in a table, and with --out their curves.
+
+    Example:
+
+    * `inspector compare experiments/lenet/results --out comparison`
+    """
+    from inspector.laboratory import CAPTION, HEADER, find_runs, group, markdown, read_run, table
+
+    groups = group(read_run(folder) for folder in find_runs(runs))
+    rows = table(groups)
+    shown = Table(box=None, header_style="bold", collapse_padding=True, pad_edge=False)
+    shown.add_column(HEADER[0], no_wrap=True)
+    for column in HEADER[1:]:
+        shown.add_column(column, justify="right")
+    for row in rows:
+        shown.add_row(*row)
+    _out.print(shown)
+    _out.print(CAPTION)
+    if out is None:
+        return
+    from inspector.export import figure_bytes
+    from inspector.figure import learning_curves
+
+    figure = learning_curves(groups)
+    command = f"inspector compare {' '.join(map(str, runs))} --out {out}"
+    files = {"table.md": markdown(rows, command).encode()}
+    files |= {f"curves.{suffix}": figure_bytes(figure, suffix) for suffix in ("png", "svg")}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (out / name).write_bytes(content)
+    except OSError as error:
+        raise InspectorError(f"Cannot write {out}: {error.strerror}.") from error
+    _out.print(f"written: {out}", soft_wrap=True)
 
 
 @cli.command()

@@ -21,5 +21,9 @@ class ClassError(InspectorError):
     """No class has this name or number, or several might be meant."""
 
 
+class TrainingError(InspectorError):
+    """The experiment cannot be read, run or compared."""
+
+
 class ExportError(InspectorError):
     """The files cannot be written where they were asked for."""

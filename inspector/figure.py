@@ -1,17 +1,24 @@
 """Matplotlib figures for export: the only module that imports matplotlib, and never pyplot (it is not thread-safe)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from inspector.errors import InspectorError
+from inspector.laboratory import Group, Score
 from inspector.maps import ClassMaps, Shown
 from inspector.render import backdrop, common_scale, diverging_colours, overlay, spread
 
 _COLOURS = ListedColormap(diverging_colours() / 255, name="class map")
 _PANEL = 2.6  # inches
+
+# Okabe and Ito's, which colour-blind readers tell apart; less the yellow, which is faint on white.
+_LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def class_map_figure(maps: ClassMaps, shown: Shown) -> Figure:
@@ -71,6 +78,38 @@ def all_maps_figure(maps: ClassMaps, dense: bool = False) -> Figure:
     bar.set_label("logits a position")
     figure.suptitle(f"{maps.classifier.name}: {maps.reading(dense)}", fontsize=10, parse_math=False)
     return figure
+
+
+def learning_curves(groups: Sequence[Group]) -> Figure:
+    """Top-1 and loss after each epoch, a line a recipe: the mean over its seeds, in a band of one spread each way."""
+    if len(groups) > 2 * len(_LINES):
+        raise InspectorError(f"{len(groups)} curves cannot be told apart: {2 * len(_LINES)} recipes or fewer would do.")
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    accuracy, loss = figure.subplots(1, 2)
+    for number, group in enumerate(groups):
+        colour, marker = _LINES[number % len(_LINES)], "os"[number // len(_LINES)]
+        seeds = "1 seed" if len(group.runs) == 1 else f"{len(group.runs)} seeds"
+        _curve(accuracy, group, "top1", colour, marker, "-", f"{group.label} ({seeds})")
+        _curve(loss, group, "validation_loss", colour, marker, "-")
+        _curve(loss, group, "training_loss", colour, marker, ":")
+    accuracy.set(title="top-1 of the test images", xlabel="epoch", ylabel="top-1")
+    loss.set(title="loss: test images (solid), training images (dotted)", xlabel="epoch", ylabel="nats", yscale="log")
+    for axis in (accuracy, loss):
+        axis.grid(alpha=0.3)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=min(3, len(groups)), frameon=False)
+    return figure
+
+
+def _curve(axis: Axes, group: Group, score: Score, colour: str, marker: str, style: str, label: str = "") -> None:
+    epochs = [row.epoch for row in group.runs[0].history]
+    means, spreads = np.array(group.curve(score)).T
+    # Every epoch is marked where few are: a run of one epoch would be no line at all.
+    shown = marker if len(epochs) <= 20 and style == "-" else ""
+    axis.plot(epochs, means, style, color=colour, marker=shown, markersize=3, linewidth=1.4, label=label or None)
+    if len(group.runs) > 1:
+        axis.fill_between(epochs, means - spreads, means + spreads, color=colour, alpha=0.15, linewidth=0)
 
 
 def _short(name: str, length: int = 28) -> str:

@@ -1,5 +1,6 @@
-"""The architectures of the networks in models/."""
+"""The architectures of the networks in models/ and experiments/."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Literal
 
@@ -30,6 +31,39 @@ def fashion_convnet(pooling: Literal["average", "max"], classes: int = 10) -> nn
             if layer.bias is not None:
                 nn.init.constant_(layer.bias, 0.01)
     return nn.Sequential(*layers)
+
+
+def lenet(
+    trunk: Literal["pooling", "stride"],
+    head: Literal["connected", "average", "max"] = "connected",
+    activation: Literal["relu", "none"] = "relu",
+    classes: int = 10,
+) -> nn.Sequential:
+    """LeNet with 2x2 max pooling or with strides, and one of three heads: (N, 1, 28, 28) -> (N, classes).
+
+    Both trunks end in 16 maps of 5x5. The connected head flattens them, 400-120-84-classes; the others pool each map
+    to one value, then Linear. ReLU after every layer but the last, or nowhere; torch's own initial weights.
+    """
+    first = (nn.Conv2d(1, 6, 5, padding=2), nn.ReLU())
+    rest: tuple[nn.Module, ...]
+    if trunk == "pooling":
+        rest = (nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2))
+    else:
+        rest = (
+            *(nn.Conv2d(6, 16, 5, stride=2), nn.ReLU()),
+            *(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()),
+            *(nn.Conv2d(16, 16, 3, stride=2), nn.ReLU()),
+        )
+    last: tuple[nn.Module, ...]
+    if head == "connected":
+        hidden = (nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU())
+        last = (nn.Flatten(), *hidden, nn.Linear(84, classes))
+    else:
+        last = (GlobalAveragePooling() if head == "average" else GlobalMaxPooling(), nn.Linear(16, classes))
+    parts = {"trunk": (*first, *rest), "head": last}
+    if activation == "none":
+        parts = {name: tuple(x for x in part if not isinstance(x, nn.ReLU)) for name, part in parts.items()}
+    return nn.Sequential(OrderedDict((name, nn.Sequential(*part)) for name, part in parts.items()))
 
 
 def efficientnet_lite0() -> nn.Module:
@@ -96,9 +130,10 @@ def cifar_resnet(depth: int = 20, classes: int = 10) -> CifarResNet:
     return CifarResNet(depth, classes)
 
 
-# What a model.json may name as its architecture.
+# What a model.json or an experiment may name as its architecture.
 FACTORIES: dict[str, Callable[..., nn.Module]] = {
     "cifar_resnet": cifar_resnet,
     "efficientnet_lite0": efficientnet_lite0,
     "fashion_convnet": fashion_convnet,
+    "lenet": lenet,
 }
