@@ -5,6 +5,11 @@ class InspectorError(Exception):
     """The base of every error that a user can cause and mend."""
 
 
+def reason_of(error: Exception) -> str:
+    """What an error of another library says, in one line, to be part of a sentence of ours."""
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+
+
 class ImageError(InspectorError):
     """The image cannot be read, or not safely."""
 

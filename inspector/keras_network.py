@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from inspector.errors import InspectorError, NetworkError
+from inspector.errors import InspectorError, NetworkError, reason_of
 from inspector.image import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 MAX_BYTES = 2_000_000_000
@@ -160,10 +160,9 @@ def _readable(path: Path) -> Iterator[None]:
     except (InspectorError, MemoryError):
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
         raise NetworkError(
             f"{path.name} is no Keras model, or is broken, cut off or of a version that the installed Keras cannot "
-            f"read ({reason}): save it again with model.save('model.keras')."
+            f"read ({reason_of(error)}): save it again with model.save('model.keras')."
         ) from error
 
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from inspector.errors import InspectorError, NetworkError
+from inspector.errors import InspectorError, NetworkError, reason_of
 from inspector.receptive_field import Axis, ReceptiveField
 
 if TYPE_CHECKING:
@@ -79,10 +79,6 @@ def readable(name: str) -> Iterator[None]:
             f"{name} cannot be run by ONNX Runtime ({reason_of(error)}): export it again, with standard operators and "
             "an opset that the installed onnxruntime knows."
         ) from error
-
-
-def reason_of(error: Exception) -> str:
-    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
 
 def read_graph(path: Path, max_bytes: int) -> Graph:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from inspector.errors import HeadError, NetworkError
+from inspector.errors import HeadError, NetworkError, reason_of
 from inspector.onnx_graph import (
     MAX_BYTES,
     Graph,
@@ -32,7 +32,6 @@ from inspector.onnx_graph import (
     on_the_way,
     read_graph,
     readable,
-    reason_of,
     receptive_field_of,
 )
 from inspector.pooling import GlobalAveragePooling, GlobalMaxPooling, Pooling, recognise
