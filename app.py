@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from inspector.ui import class_maps_page, network_page
+from inspector.ui import class_maps_page, laboratory_page, network_page
 
 st.set_page_config(page_title="Inspector: exact class maps", page_icon=":material/grid_view:", layout="wide")
 # Streamlit leaves six empty lines above every page.
@@ -10,5 +10,6 @@ st.html("<style>[data-testid=stMainBlockContainer] { padding-top: 4.5rem }</styl
 pages = [
     st.Page(class_maps_page.show, title="Class maps", icon=":material/grid_view:", default=True),
     st.Page(network_page.show, title="Network", icon=":material/account_tree:", url_path="network"),
+    st.Page(laboratory_page.show, title="Laboratory", icon=":material/science:", url_path="laboratory"),
 ]
 st.navigation(pages, position="top").run()

@@ -6,7 +6,7 @@ torchvision and timm are imported where they are needed: both take seconds, and 
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
@@ -20,6 +20,7 @@ from inspector.checkpoint import first_line
 from inspector.errors import NetworkError
 from inspector.image import Interpolation, Preprocessing, as_pair
 from inspector.networks import FACTORIES
+from inspector.transfer import Head, with_head
 
 # Arguments of torchvision and timm that fetch or read weights: `build` does neither.
 _WEIGHTS = {"weights", "pretrained", "pretrained_cfg", "checkpoint_path"}
@@ -42,11 +43,28 @@ def build(
     elif wanted:
         network = _build_from_path(name, classes, given, trust)
     else:
-        if name not in FACTORIES:
-            known = f"{', '.join(FACTORIES)}, torchvision:NAME, timm:NAME and package.module:factory"
+        if name not in OURS:
+            known = f"{', '.join(OURS)}, torchvision:NAME, timm:NAME and package.module:factory"
             raise NetworkError(f"No architecture {name!r}. There are {known}.")
-        network = _called(name, FACTORIES[name], classes, given)
+        network = _called(name, OURS[name], classes, given)
     return network.eval()
+
+
+def transfer(
+    backbone: str,
+    head: Head,
+    classes: int,
+    size: Sequence[int] = (224, 224),
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """Another architecture, built with its own `options`, under a new head: see transfer.with_head."""
+    # Trained weights of these two want it, and a state dict does not tell.
+    fed = {"transform_input": True} if backbone.lower() in ("torchvision:googlenet", "torchvision:inception_v3") else {}
+    return with_head(build(backbone, None, fed | dict(options or {})), head, classes, size)
+
+
+# What a model.json or a recipe may name without a library before it.
+OURS: dict[str, Callable[..., nn.Module]] = FACTORIES | {"transfer": transfer}
 
 
 def preprocessing_of(name: str) -> Preprocessing | None:

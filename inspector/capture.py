@@ -6,10 +6,12 @@ for its modes, which are put back.
 """
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -232,6 +234,84 @@ def copy_on_same_parameters(network: nn.Module) -> nn.Module | None:
     except Exception:  # whatever a network holds that cannot be copied: it is watched instead
         return None
     return copy
+
+
+@dataclass(frozen=True, eq=False)
+class Returned:
+    """What a module returned in a pass."""
+
+    name: str  # the module's place in the network, as in "layer4.1.relu"
+    module: nn.Module
+    run: int  # how many times it had run in this pass before
+    started: int  # how many runs of modules had begun before this one: a block begins before what is inside it
+    output: Any
+
+
+def at_modules(
+    network: nn.Module, inputs: Tensor, act: Callable[[Returned], Tensor | None], perform: Handler = call
+) -> Tensor:
+    """The logits (N, K) of one pass in which what each module returns goes to `act`, which may return another instead.
+
+    The hooks sit on a copy on the same parameters, of this call alone; where there can be none, on the network, for
+    this pass, and hear this thread only.
+    """
+    watched = copy_on_same_parameters(network) or network
+    names = {module: name for name, module in watched.named_modules() if name}
+    thread, runs = threading.get_ident(), Counter[nn.Module]()
+    running: list[int] = []
+    begun = count()
+
+    def enter(module: nn.Module, _: Any) -> None:
+        if threading.get_ident() == thread:
+            running.append(next(begun))
+
+    def leave(module: nn.Module, _: Any, output: Any) -> Tensor | None:
+        if threading.get_ident() != thread:
+            return None
+        runs[module] += 1
+        return act(Returned(names[module], module, runs[module] - 1, running.pop(), output))
+
+    hooks = [module.register_forward_pre_hook(enter) for module in names]
+    hooks += [module.register_forward_hook(leave) for module in names]
+    try:
+        # The network too: a closure may lead from the copy back to it.
+        with evaluating(network):
+            return watch(watched, inputs, perform)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def output_and_gradient(network: nn.Module, inputs: Tensor, name: str, run: int, k: int) -> tuple[Tensor, Tensor]:
+    """What a module returned in its run `run`, and d logit k / d that, summed over the images; of the same shape.
+
+    NetworkError where the module did not run, or returned no tensor of real numbers.
+    """
+    leaves: list[Tensor] = []
+
+    def cut(returned: Returned) -> Tensor | None:
+        if (returned.name, returned.run) != (name, run) or not _is_real(returned.output):
+            return None
+        # From here on only: what came before needs no gradients, and its maps no place to stay.
+        torch.set_grad_enabled(True)
+        leaf: Tensor = returned.output.detach().clone().requires_grad_()
+        leaves.append(leaf)
+        # A clone: an in-place operation that follows may not write into a leaf that asks for gradients.
+        return leaf.clone()
+
+    with torch.inference_mode(False), torch.no_grad():
+        logit = at_modules(network, inputs, cut)[:, k].sum()
+        if not leaves:
+            raise NetworkError(
+                f"No layer {name!r} returned a tensor in its run {run + 1}: its outputs cannot be heard."
+            )
+        (leaf,) = leaves
+        gradient = torch.autograd.grad(logit, leaf, allow_unused=True)[0] if logit.requires_grad else None
+    return leaf.detach(), torch.zeros_like(leaf) if gradient is None else gradient
+
+
+def _is_real(output: Any) -> bool:
+    return isinstance(output, Tensor) and output.is_floating_point()
 
 
 @dataclass(frozen=True)

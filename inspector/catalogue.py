@@ -5,7 +5,7 @@ Reads descriptions only and imports no torch, so that a list of networks is ther
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -30,7 +30,8 @@ class Card:
     folder: Path
     title: str
     architecture: Mapping[str, Any]  # {"factory": a name in networks.FACTORIES, "arguments": {...}}
-    weights: str | Mapping[str, str]  # a file beside it, or {"package": ..., "file": ...}
+    # A file beside it, or {"package": ..., "file": ...}, or several of both; {"into": ...} names a part of the network.
+    weights: str | Mapping[str, str] | Sequence[str | Mapping[str, str]]
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     probability: Probability

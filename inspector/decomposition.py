@@ -63,11 +63,15 @@ class Decomposition:
 
     def parts(self, k: int) -> Tensor:
         """What each channel and position adds to one logit: (C, h, w), in logits; they sum to the logit less bias."""
-        columns = self.weight([k])[0].split([branch.width for branch in self.branches])
+        return self.parts_by(self.weight([k])[0])
+
+    def parts_by(self, weight: Tensor) -> Tensor:
+        """The same for a row of weights (P,): that of a class, or of one class less another's."""
+        columns = weight.split([branch.width for branch in self.branches])
         parts = []
-        for branch, weight in zip(self.branches, columns, strict=True):
+        for branch, column in zip(self.branches, columns, strict=True):
             brought = branch.shares()
-            brought = brought * (weight.view_as(brought) if branch.pooling == "flatten" else weight[:, None, None])
+            brought = brought * (column.view_as(brought) if branch.pooling == "flatten" else column[:, None, None])
             parts.append(_on_grid(brought, self.values.shape[1:]))
         return torch.cat(parts)
 

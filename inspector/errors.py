@@ -30,5 +30,17 @@ class TrainingError(InspectorError):
     """The experiment cannot be read, run or compared."""
 
 
+class LocalisationError(InspectorError):
+    """Where the objects of photos are cannot be read, or does not fit the photos."""
+
+
 class ExportError(InspectorError):
     """The files cannot be written where they were asked for."""
+
+
+class AttributionError(InspectorError):
+    """The method of attribution does not exist, or does not apply to the network."""
+
+
+class Cancelled(InspectorError):
+    """What was under way was stopped, as asked."""

@@ -1,53 +1,296 @@
-"""Matplotlib figures for export: the only module that imports matplotlib, and never pyplot (it is not thread-safe)."""
+"""Matplotlib figures of class maps, for export; never pyplot, which is not thread-safe."""
 
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, get_args
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.font_manager import FontProperties
+from matplotlib.text import Text
+from matplotlib.textpath import text_to_path
+from torch import Tensor
 
 from inspector.errors import InspectorError
-from inspector.laboratory import Group, Score
-from inspector.maps import ClassMaps, Shown
-from inspector.render import backdrop, common_scale, diverging_colours, overlay, spread
+from inspector.image import Pixels, View
+from inspector.maps import ClassMap, ClassMaps, Shown
+from inspector.render import backdrop, common_scale, diverging_colours, flat, overlay, spread
 
-_COLOURS = ListedColormap(diverging_colours() / 255, name="class map")
-_PANEL = 2.6  # inches
+COLOURS = ListedColormap(diverging_colours() / 255, name="class map")
+PANEL = 2.6  # inches
+MM = 1 / 25.4  # inches
 
-# Okabe and Ito's, which colour-blind readers tell apart; less the yellow, which is faint on white.
-_LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+Panels = Literal["photo", "classes", "contrast", "all"]
+PANELS: tuple[Panels, ...] = get_args(Panels)
+# Diverging, zero in the middle, ends that colour-blind readers tell apart; what speaks for a class is the warm one.
+# Name -> the colours for and against; all but ours are matplotlib's.
+COLOUR_MAPS = {
+    "inspector": ("red", "blue"),
+    "PuOr_r": ("orange", "purple"),
+    "RdBu_r": ("red", "blue"),
+    "BrBG_r": ("brown", "teal"),
+}
+MOST_PANELS = 60
+_MOST_PIXELS = 100_000_000  # of a PNG: an A4 page at 1000 dpi
+_DARK, _LIGHT = "#0e1117", "#fafafa"
+_SMALL_PRINT = "0.35"
 
 
-def class_map_figure(maps: ClassMaps, shown: Shown) -> Figure:
-    """The photo and, over it, one class map a class on one shared scale, with the numbers that add up."""
+@dataclass(frozen=True)
+class FigureStyle:
+    """How a figure looks; with what it shows (`Shown`), the photo and the network enough to draw it again."""
+
+    # Of "photo", "classes" (those shown), "contrast" (the first of them against the second, or against the likeliest
+    # other) and "all" (every class map as its raw grid).
+    panels: tuple[Panels, ...] = ("photo", "classes")
+    columns: int | None = None  # None: three, or fewer
+    width: float | None = None  # inches; None: 2.6 a column
+    dpi: int = 200  # of a PNG, and of the photo in PDF and SVG
+    font_size: float = 9  # points, of the panels' titles: small print is a ninth less, the title a ninth more
+    colours: str = "inspector"  # one of COLOUR_MAPS
+    dark: bool = False
+    title: str | None = None  # None: the network and how to read its maps; "": no title
+    colour_bar: bool = True
+    equations: bool = True  # how each map adds up, and the verdict
+
+    def __post_init__(self) -> None:
+        if not self.panels or not set(self.panels) <= set(PANELS):
+            got = ", ".join(map(str, self.panels)) or "none"
+            raise InspectorError(f"A figure has panels, some of {', '.join(PANELS)}; got {got}.")
+        if self.colours not in COLOUR_MAPS:
+            raise InspectorError(f"No colour map {self.colours!r}; {', '.join(COLOUR_MAPS)} would do.")
+        for what, value, least, most in (
+            ("columns", self.columns, 1, 12),
+            ("a width in inches", self.width, 0.8, 60),
+            ("dots an inch", self.dpi, 30, 1200),
+            ("a font size in points", self.font_size, 3, 40),
+        ):
+            if value is not None and not least <= value <= most:
+                raise InspectorError(f"A figure has {what} from {least} to {most}; got {value:g}.")
+
+    @property
+    def palette(self) -> Pixels:
+        """The colour map, (255, 3), from against to for."""
+        return _palette(self.colours)
+
+
+USUAL = FigureStyle()
+
+
+@lru_cache
+def _palette(name: str) -> Pixels:
+    if name == "inspector":
+        return diverging_colours()
+    table: Pixels = (255 * mpl.colormaps[name](np.linspace(0, 1, 255))[:, :3]).round().astype(np.uint8)
+    return table
+
+
+@dataclass(frozen=True, eq=False)
+class _Drawing:
+    """What stands in one panel."""
+
+    title: str
+    suffix: str  # of the title, never cut off
+    line: str
+    values: Tensor | None  # (h, w), in logits; None: the photo
+    grid: bool = False  # as its cells, without the photo
+    bold: bool = False
+
+
+def class_map_figure(maps: ClassMaps, shown: Shown, style: FigureStyle = USUAL) -> Figure:
+    """The photo and, over it, one class map a class on one shared scale, with the numbers that add up.
+
+    Raises InspectorError for maps without a photo, or a style in which they have no room.
+    """
     view = maps.view
     if view is None:
         raise InspectorError("These class maps came from a tensor: there is no photo to draw them on.")
-    read = [maps.read(k, shown.against, shown.dense) for k in shown.classes]
-    scale = common_scale([class_map.values for class_map in read])
-    canvas = backdrop(view)
-    columns = min(3, len(read) + 1)
-    rows = -(-(len(read) + 1) // columns)
-    height, width = view.photo.size
-    tall = min(2.0, max(0.6, height / width))
-    figure = Figure(figsize=(_PANEL * columns + 1.1, (_PANEL * tall + 0.6) * rows + 0.3), layout="constrained")
+    drawings = list(_drawings(maps, shown, style))
+    if len(drawings) > MOST_PANELS:
+        raise InspectorError(f"{len(drawings)} panels are too many for one figure; at most {MOST_PANELS} would do.")
+    scale = common_scale([drawing.values for drawing in drawings if drawing.values is not None])
+    columns = min(style.columns or 3, len(drawings))
+    rows = -(-len(drawings) // columns)
+    panel_width, figure, titles, lines = _laid_out(maps, shown, style, drawings, columns, rows)
     axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     for axis in axes:
         axis.set_axis_off()
-    _panel(axes[0], canvas, _short(view.photo.name), _what_was_seen(maps))
-    for axis, k, class_map in zip(axes[1:], shown.classes, read, strict=False):
-        drawn = spread(class_map.values, view, maps.classifier.receptive_field, canvas.shape[:2], shown.smooth)
-        name = f"{_short(maps.classifier.class_names[k])} ({maps.probabilities[k]:.1%})"
-        _panel(axis, overlay(canvas, drawn, scale, shown.opacity), name, class_map.equation())
-    bar = figure.colorbar(ScalarMappable(Normalize(-scale, scale), _COLOURS), ax=axes.tolist(), shrink=0.7, aspect=30)
-    bar.set_label("logits a position")
-    figure.suptitle(
-        f"{maps.classifier.name}: {maps.reading(shown.dense, shown.against)}", fontsize=10, parse_math=False
-    )
+    sharp = style.dpi * panel_width / (USUAL.dpi * PANEL)
+    canvas = backdrop(view, round(800 * min(4.0, max(1.0, sharp))))
+    for axis, drawing, title, small in zip(axes, drawings, titles, lines, strict=False):
+        _draw(axis, drawing, maps, view, canvas, scale, shown, style)
+        _write(axis, title, small, style.font_size)
+        axis.title.set_fontweight("bold" if drawing.bold else "normal")
+    if style.colour_bar and any(drawing.values is not None for drawing in drawings):
+        _colour_bar(figure, axes.tolist(), scale, style)
+    if style.dark:
+        _darken(figure)
     return figure
+
+
+def _drawings(maps: ClassMaps, shown: Shown, style: FigureStyle) -> Iterator[_Drawing]:
+    assert maps.view is not None
+    names = maps.classifier.class_names
+    for kind in PANELS:
+        if kind not in style.panels:
+            continue
+        if kind == "photo":
+            yield _Drawing(maps.view.photo.name, "", what_was_seen(maps), None)
+        elif kind == "classes":
+            for k in shown.classes:
+                one = maps.read(k, shown.against, shown.dense)
+                yield _Drawing(names[k], f" ({maps.probabilities[k]:.1%})", one.equation(), one.values)
+        elif kind == "contrast":
+            one = contrast_of(maps, shown)
+            yield _Drawing(one.title, "", one.equation(), one.values)
+        else:
+            winner = int(maps.logits.argmax())
+            if len(names) > MOST_PANELS:
+                raise InspectorError(
+                    f"All {len(names)} class maps are too many for one figure: panels of single classes would do."
+                )
+            for k, name in enumerate(names):
+                one = maps.read(k, None, shown.dense)
+                logit = f"logit {maps.logits[k]:.2f}".replace("-", "\N{MINUS SIGN}")
+                marked = logit + (", winner" if k == winner else "")
+                yield _Drawing(name, "", marked, one.values, grid=True, bold=k == winner)
+
+
+def contrast_of(maps: ClassMaps, shown: Shown) -> ClassMap:
+    """The first class shown against the second, or against the likeliest other where it is the only one."""
+    if not shown.classes or len(maps.logits) < 2:
+        raise InspectorError("A contrast needs two classes: one more among those shown would do.")
+    first, *others = shown.classes
+    other = next((k for k in (*others, *(k for k, _, _ in maps.top(2))) if k != first), None)
+    return maps.read(first, other, shown.dense)
+
+
+def _laid_out(
+    maps: ClassMaps, shown: Shown, style: FigureStyle, drawings: Sequence[_Drawing], columns: int, rows: int
+) -> tuple[float, Figure, list[str], list[list[str]]]:
+    """A panel's width in inches, an empty figure as large as its panels and text need, and the text in lines."""
+    assert maps.view is not None
+    unit = style.font_size / USUAL.font_size
+    beside = (1.1 if style.colour_bar else 0.2) * unit
+    panel_width = PANEL if style.width is None else (style.width - beside) / columns
+    if panel_width < 10 * MM:
+        most_columns = max(0, int(((style.width or 0) - beside) / MM) // 10)
+        raise InspectorError(
+            f"A figure {(style.width or 0) / MM:.0f} mm wide has no room for {columns} columns beside its colour bar: "
+            + (f"at most {most_columns} would do." if most_columns else "a wider one or a smaller font would do.")
+        )
+    width = PANEL * columns + beside if style.width is None else style.width
+    # Wider text would make its panel narrower.
+    room = panel_width - 0.15
+    titles = [_fitted(d.title, d.suffix, style.font_size, room) for d in drawings]
+    lines = [_wrapped(d.line, 8 * unit, room) if style.equations else [] for d in drawings]
+    said = _title(maps, shown, style)
+    over = _wrapped(said, 10 * unit, width - 0.1) if said else []
+    photo_height, photo_width = maps.view.photo.size
+    tall = min(2.0, max(0.6, photo_height / photo_width))
+    most = max(map(len, lines))
+    # Of a panel's text beside its small print: in a width that was asked for, no more than it takes.
+    of_text = ((0.46 if style.width is None else 0.26) + 0.14 * most) * unit
+    height = (panel_width * tall + of_text) * rows + (0.12 + 0.18 * len(over)) * unit
+    fits(width, height, style.dpi)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    if over:
+        figure.suptitle("\n".join(over), fontsize=10 * unit, parse_math=False)
+    return panel_width, figure, titles, lines
+
+
+def fits(width: float, height: float, dpi: int) -> None:
+    """InspectorError where a figure of this size in inches has more pixels than should be drawn."""
+    if width * height * dpi**2 > _MOST_PIXELS:
+        raise InspectorError(
+            f"A figure of {width / MM:.0f} x {height / MM:.0f} mm at {dpi} dots an inch has too many pixels: "
+            f"{math.floor(math.sqrt(_MOST_PIXELS / (width * height)))} dots an inch would do."
+        )
+
+
+def _title(maps: ClassMaps, shown: Shown, style: FigureStyle) -> str:
+    if style.title is not None:
+        return style.title
+    title = f"{maps.classifier.name}: {maps.reading(shown.dense, shown.against)}"
+    # Where a map is shown, so is how exact it is.
+    return title if "photo" in style.panels or not style.equations else f"{title} \N{MIDDLE DOT} {what_was_seen(maps)}"
+
+
+def _draw(
+    axis: Axes,
+    drawing: _Drawing,
+    maps: ClassMaps,
+    view: View,
+    canvas: Pixels,
+    scale: float,
+    shown: Shown,
+    style: FigureStyle,
+) -> None:
+    if drawing.values is None:
+        axis.imshow(canvas)
+    elif drawing.grid:
+        axis.imshow(flat(drawing.values.numpy(force=True), scale, style.palette), interpolation="nearest")
+        axis.set_axis_on()
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set(linewidth=2 if drawing.bold else 0.5)
+    else:
+        drawn = spread(drawing.values, view, maps.classifier.receptive_field, canvas.shape[:2], shown.smooth)
+        palette = None if style.colours == USUAL.colours else style.palette
+        axis.imshow(overlay(canvas, drawn, scale, shown.opacity, palette))
+
+
+def _colour_bar(figure: Figure, axes: list[Axes], scale: float, style: FigureStyle) -> None:
+    size = style.font_size * 10 / 9
+    colours = COLOURS if style.colours == USUAL.colours else ListedColormap(style.palette / 255, name=style.colours)
+    bar = figure.colorbar(ScalarMappable(Normalize(-scale, scale), colours), ax=axes, shrink=0.7, aspect=30)
+    bar.set_label("logits a position", fontsize=size)
+    bar.ax.tick_params(labelsize=size)
+
+
+def _darken(figure: Figure) -> None:
+    """Light text on a dark page; the maps keep their colours."""
+    figure.set_facecolor(_DARK)
+    for axis in figure.axes:
+        axis.tick_params(color=_LIGHT, labelcolor=_LIGHT)
+        for spine in axis.spines.values():
+            spine.set_edgecolor("0.6")
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_color("0.75" if text.get_color() == _SMALL_PRINT else _LIGHT)
+
+
+def _inches(text: str, size: float) -> float:
+    """How wide a line is in the figure's font at a size in points."""
+    width, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)
+    return float(width) / 72
+
+
+def _fitted(name: str, suffix: str, size: float, width: float) -> str:
+    """A name shortened until it has room in a width in inches with its suffix, which stays whole."""
+    for length in range(28, 4, -1):
+        if _inches(fitted := short(name, length) + suffix, size) <= width:
+            return fitted
+    return short(name, 4) + suffix
+
+
+def _wrapped(text: str, size: float, width: float) -> list[str]:
+    """The lines of a text in a width in inches; a word stays with its number."""
+    lines = [""]
+    kept = re.sub(r"(map|\+|bias|=|verdict:|residual|score|logit) (?=\S)", "\\1\N{NO-BREAK SPACE}", text)
+    for word in kept.split(" "):
+        longer = f"{lines[-1]} {word}".strip(" ")
+        if lines[-1] and _inches(longer, size) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
 
 
 def all_maps_figure(maps: ClassMaps, dense: bool = False) -> Figure:
@@ -63,10 +306,10 @@ def all_maps_figure(maps: ClassMaps, dense: bool = False) -> Figure:
     for axis in axes[classes:]:
         axis.set_axis_off()
     for k, axis in enumerate(axes[:classes]):
-        axis.imshow(values[k].numpy(force=True), cmap=_COLOURS, vmin=-scale, vmax=scale)
+        axis.imshow(values[k].numpy(force=True), cmap=COLOURS, vmin=-scale, vmax=scale)
         axis.set(xticks=[], yticks=[])
         axis.set_title(
-            _short(maps.classifier.class_names[k], 16),
+            short(maps.classifier.class_names[k], 16),
             parse_math=False,
             fontsize=9,
             fontweight="bold" if k == winner else "normal",
@@ -74,53 +317,31 @@ def all_maps_figure(maps: ClassMaps, dense: bool = False) -> Figure:
         axis.set_xlabel(f"logit {maps.logits[k]:.2f}" + ("  winner" if k == winner else ""), fontsize=8)
         for spine in axis.spines.values():
             spine.set(linewidth=3 if k == winner else 0.5)
-    bar = figure.colorbar(ScalarMappable(Normalize(-scale, scale), _COLOURS), ax=axes.tolist(), shrink=0.8, aspect=25)
+    bar = figure.colorbar(ScalarMappable(Normalize(-scale, scale), COLOURS), ax=axes.tolist(), shrink=0.8, aspect=25)
     bar.set_label("logits a position")
     figure.suptitle(f"{maps.classifier.name}: {maps.reading(dense)}", fontsize=10, parse_math=False)
     return figure
 
 
-def learning_curves(groups: Sequence[Group]) -> Figure:
-    """Top-1 and loss after each epoch, a line a recipe: the mean over its seeds, in a band of one spread each way."""
-    if len(groups) > 2 * len(_LINES):
-        raise InspectorError(f"{len(groups)} curves cannot be told apart: {2 * len(_LINES)} recipes or fewer would do.")
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
-    accuracy, loss = figure.subplots(1, 2)
-    for number, group in enumerate(groups):
-        colour, marker = _LINES[number % len(_LINES)], "os"[number // len(_LINES)]
-        seeds = "1 seed" if len(group.runs) == 1 else f"{len(group.runs)} seeds"
-        _curve(accuracy, group, "top1", colour, marker, "-", f"{group.label} ({seeds})")
-        _curve(loss, group, "validation_loss", colour, marker, "-")
-        _curve(loss, group, "training_loss", colour, marker, ":")
-    accuracy.set(title="top-1 of the test images", xlabel="epoch", ylabel="top-1")
-    loss.set(title="loss: test images (solid), training images (dotted)", xlabel="epoch", ylabel="nats", yscale="log")
-    for axis in (accuracy, loss):
-        axis.grid(alpha=0.3)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=min(3, len(groups)), frameon=False)
-    return figure
-
-
-def _curve(axis: Axes, group: Group, score: Score, colour: str, marker: str, style: str, label: str = "") -> None:
-    epochs = [row.epoch for row in group.runs[0].history]
-    means, spreads = np.array(group.curve(score)).T
-    # Every epoch is marked where few are: a run of one epoch would be no line at all.
-    shown = marker if len(epochs) <= 20 and style == "-" else ""
-    axis.plot(epochs, means, style, color=colour, marker=shown, markersize=3, linewidth=1.4, label=label or None)
-    if len(group.runs) > 1:
-        axis.fill_between(epochs, means - spreads, means + spreads, color=colour, alpha=0.15, linewidth=0)
-
-
-def _short(name: str, length: int = 28) -> str:
+def short(name: str, length: int = 28) -> str:
+    """The beginning of a long name."""
     return name if len(name) <= length else f"{name[: length - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
-def _what_was_seen(maps: ClassMaps) -> str:
+def what_was_seen(maps: ClassMaps) -> str:
+    """How exact the maps are, in words and as the largest miss."""
     return f"verdict: {maps.verdict}, residual {maps.residual:.1e}"
 
 
-def _panel(axis: Axes, image: np.ndarray, title: str, line: str) -> None:
+def panel(axis: Axes, image: np.ndarray, title: str, *lines: str) -> None:
+    """An image under its title and lines of small print."""
     axis.imshow(image)
-    axis.set_title(f"{title}\n", fontsize=9, parse_math=False)
-    axis.text(0.5, 1.02, line, transform=axis.transAxes, ha="center", va="bottom", fontsize=8, color="0.35")
+    _write(axis, title, lines, USUAL.font_size)
+
+
+def _write(axis: Axes, title: str, lines: Sequence[str], size: float) -> None:
+    axis.set_title(title + "\n" * len(lines), fontsize=size, parse_math=False)
+    axis.text(
+        0.5, 1.02, "\n".join(lines), transform=axis.transAxes, ha="center", va="bottom", fontsize=size * 8 / 9,
+        color=_SMALL_PRINT,
+    )  # fmt: skip

@@ -1,47 +1,19 @@
-"""Finished runs and how they compare: scores as mean and spread over seeds. Imports no torch."""
+"""How finished runs compare: scores as mean and spread over seeds, in a table. Imports no torch."""
 
-import csv
-import json
+import math
 import statistics
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from inspector.errors import TrainingError
+from inspector.runs import Confusion, Run, average_maps, confusion
 
 Score = Literal["training_loss", "validation_loss", "top1", "top2", "seconds"]
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """A row of history.csv."""
-
-    epoch: int
-    training_loss: float  # nats, the mean over the epoch while the weights moved
-    validation_loss: float  # nats, with the weights after it
-    top1: float  # of the test images, a part of 1
-    top2: float
-    seconds: float  # training and testing
-
-
-@dataclass(frozen=True)
-class Run:
-    """A folder <experiment>/<run>/seed<N>: its run.json and its history.csv."""
-
-    folder: Path
-    experiment: str
-    name: str
-    seed: int
-    settings: Mapping[str, Any]  # the recipe, the seed and the precision
-    head_parameters: int
-    parameters: int
-    history: tuple[Epoch, ...]
-
-    def best_epoch(self) -> int:
-        """The epoch with the highest top-1, the first of equals."""
-        return max(self.history, key=lambda row: row.top1).epoch
 
 
 @dataclass(frozen=True)
@@ -69,48 +41,51 @@ class Group:
         """The median over all epochs of all seeds."""
         return statistics.median(row.seconds for run in self.runs for row in run.history)
 
+    def inside(self) -> tuple[float, float] | None:
+        """The share of positive evidence inside the object, mean and spread; None unless all seeds know it."""
+        known = [run.class_maps["inside"] for run in self.runs if run.class_maps]
+        shares = [float(inside["share"]) for inside in known if inside]
+        return mean_and_spread(shares) if len(shares) == len(self.runs) else None
+
+    def verdict(self) -> str | None:
+        """What the class maps are, all that was found where seeds differ; None unless all seeds know it."""
+        found = [run.class_maps["verdict"] for run in self.runs if run.class_maps]
+        return " or ".join(dict.fromkeys(found)) if len(found) == len(self.runs) else None
+
+    def confusion(self) -> Confusion | None:
+        """The confusion matrix summed over the seeds; None unless all have one."""
+        read = [confusion(run) for run in self.runs]
+        known = [one for one in read if one is not None]
+        if len(known) < len(read):
+            return None
+        self._check_same("classes", [one.classes for one in known])
+        return Confusion(known[0].classes, sum((one.counts for one in known[1:]), start=known[0].counts))
+
+    def average_maps(self) -> NDArray[np.float32] | None:
+        """The average class maps, the mean over the seeds, (K, h, w) in logits; None unless all have them."""
+        read = [average_maps(run) for run in self.runs]
+        known = [one for one in read if one is not None]
+        if len(known) < len(read):
+            return None
+        self._check_same("shapes of average class maps", [one.shape for one in known])
+        mean: NDArray[np.float32] = np.stack(known).mean(0, dtype=np.float32)
+        return mean
+
+    def _check_same(self, what: str, found: Sequence[object]) -> None:
+        for run, one in zip(self.runs, found, strict=True):
+            if one != found[0]:
+                raise TrainingError(
+                    f"{self.runs[0].folder} and {run.folder} are seeds of one recipe and have other {what}: "
+                    "name one of them."
+                )
+
 
 def mean_and_spread(values: Iterable[float]) -> tuple[float, float]:
-    """The mean and the standard deviation with n - 1 below it; 0 for a single value."""
+    """The mean and the standard deviation with n - 1 below it; 0 for a single value, nan where one is not finite."""
     all_values = list(values)
+    if not all(map(math.isfinite, all_values)):
+        return statistics.fmean(all_values), math.nan
     return statistics.fmean(all_values), statistics.stdev(all_values) if len(all_values) > 1 else 0.0
-
-
-def find_runs(folders: Iterable[Path]) -> tuple[Path, ...]:
-    """Every folder in these, or these themselves, that holds a finished run."""
-    found: dict[Path, None] = {}
-    for folder in folders:
-        here = [path.parent.resolve() for path in sorted(folder.rglob("run.json"))]
-        if not here:
-            raise TrainingError(f"No finished run in {folder}: none of its folders has a run.json.")
-        found |= dict.fromkeys(here)
-    return tuple(found)
-
-
-def read_run(folder: Path) -> Run:
-    """The run in a folder; TrainingError if it is not one."""
-    try:
-        about = json.loads((folder / "run.json").read_text())
-        with (folder / "history.csv").open(newline="") as file:
-            history = tuple(_read_epoch(row) for row in csv.DictReader(file))
-        if not history:
-            raise ValueError("history.csv has no epoch")
-        settings, parameters = about["settings"], about["parameters"]
-        return Run(
-            folder, settings["experiment"], settings["run"], settings["seed"], settings,
-            int(parameters["head"]), int(parameters["all"]), history,
-        )  # fmt: skip
-    except KeyError as error:
-        raise TrainingError(f"The run in {folder} lacks the entry {error}.") from error
-    except OSError as error:
-        raise TrainingError(f"Cannot read {error.filename}: {error.strerror}.") from error
-    except (ValueError, TypeError) as error:
-        raise TrainingError(f"The run in {folder} cannot be read: {error}.") from error
-
-
-def _read_epoch(row: Mapping[str, str]) -> Epoch:
-    numbers = {f.name: float(row[f.name]) for f in fields(Epoch)}
-    return Epoch(int(row["epoch"]), *(number for name, number in numbers.items() if name != "epoch"))
 
 
 def group(runs: Iterable[Run]) -> tuple[Group, ...]:
@@ -135,40 +110,58 @@ def group(runs: Iterable[Run]) -> tuple[Group, ...]:
     return tuple(groups)
 
 
-HEADER = (
-    "run", "seeds", "head", "in all", "top-1", "top-2", "best epoch", "loss gap", "seconds an epoch",
-)  # fmt: skip
-CAPTION = (
-    "Head and in all: parameters. Scores: mean and standard deviation over the seeds after the last epoch. Best epoch: "
-    "the one with the highest top-1, one a seed. Loss gap: validation loss less the mean training loss of the last "
-    "epoch, in nats."
-)
+def header(groups: Sequence[Group]) -> tuple[str, ...]:
+    """What the columns of the table are: those on class maps only where a run knows of them."""
+    return tuple(_columns(groups))
 
 
-def table(groups: Iterable[Group]) -> list[tuple[str, ...]]:
-    """A row a group, as HEADER says."""
-    return [
-        (
-            group.label,
-            str(len(group.runs)),
-            f"{group.runs[0].head_parameters:,}",
-            f"{group.runs[0].parameters:,}",
-            _with_spread(group, group.final("top1")),
-            _with_spread(group, group.final("top2")),
-            ", ".join(str(run.best_epoch()) for run in group.runs),
-            _with_spread(group, group.gap()),
-            f"{group.seconds():.1f}",
-        )
-        for group in groups
-    ]
+def table(groups: Sequence[Group]) -> list[tuple[str, ...]]:
+    """A row a group, as the header says."""
+    return [tuple(cell(group) for cell in _columns(groups).values()) for group in groups]
 
 
-def _with_spread(group: Group, value: tuple[float, float]) -> str:
-    # One seed has no spread: no number is better than 0.
+def _columns(groups: Sequence[Group]) -> dict[str, Callable[[Group], str]]:
+    columns: dict[str, Callable[[Group], str]] = {
+        "run": lambda group: group.label,
+        "seeds": lambda group: str(len(group.runs)),
+        "head": lambda group: f"{group.runs[0].head_parameters:,}",
+        "in all": lambda group: f"{group.runs[0].parameters:,}",
+        "top-1": lambda group: with_spread(group, group.final("top1")),
+        "top-2": lambda group: with_spread(group, group.final("top2")),
+        "best epoch": lambda group: ", ".join(str(run.best_epoch()) for run in group.runs),
+        "loss gap": lambda group: with_spread(group, group.gap()),
+        "seconds an epoch": lambda group: f"{group.seconds():.1f}",
+    }
+    if any(group.inside() for group in groups):
+        columns["inside"] = lambda group: with_spread(group, group.inside())
+    if any(group.verdict() for group in groups):
+        columns["class maps"] = lambda group: group.verdict() or ""
+    return columns
+
+
+def with_spread(group: Group, value: tuple[float, float] | None) -> str:
+    """A mean and its spread as text; one seed has no spread, and no number is better than 0."""
+    if value is None:
+        return ""
     return f"{value[0]:.4f} \N{PLUS-MINUS SIGN} {value[1]:.4f}" if len(group.runs) > 1 else f"{value[0]:.4f}"
 
 
-def markdown(rows: Iterable[tuple[str, ...]], command: str) -> str:
+def caption(groups: Sequence[Group]) -> str:
+    """What the numbers of the table are."""
+    said = (
+        "Head and in all: parameters. Scores: mean and standard deviation over the seeds after the last epoch. Best "
+        "epoch: the one with the highest top-1, one a seed. Loss gap: validation loss less the mean training loss of "
+        "the last epoch, in nats."
+    )
+    if any(group.inside() for group in groups):
+        said += " Inside: the share of the positive evidence for the true class that lies inside the object."
+    if any(group.verdict() for group in groups):
+        said += " Class maps: whether they add up to the logits on every test image."
+    return said
+
+
+def markdown(groups: Sequence[Group], command: str) -> str:
     """table.md: the command that makes it, the table and what its numbers are."""
-    lines = [HEADER, ("---",) * len(HEADER), *rows]
-    return f"    {command}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{CAPTION}\n"
+    columns = header(groups)
+    lines = [columns, ("---",) * len(columns), *table(groups)]
+    return f"    {command}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{caption(groups)}\n"

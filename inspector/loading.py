@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from inspector.architectures import build, preprocessing_of, pretrained
 from inspector.catalogue import Card, Probability, find_card, models_folder
@@ -199,13 +199,22 @@ def _trusted(card: Card, trust: bool) -> bool:
 def _network_of(card: Card, trust: bool) -> nn.Module:
     factory: Any = card.architecture.get("factory")
     arguments = card.architecture.get("arguments", {})
-    path = card.folder / card.weights if isinstance(card.weights, str) else _packaged_file(card.weights)
+    files = card.weights if isinstance(card.weights, Sequence) and not isinstance(card.weights, str) else [card.weights]
+    paths = [card.folder / one if isinstance(one, str) else _packaged_file(one) for one in files]
     if factory in ("onnx", "keras"):
         feeding = Feeding(card.preprocessing.size)
-        return read_network(path, None, card.classes, feeding, trust=False)[0]
-    state = read_state(path)
+        return read_network(paths[0], None, card.classes, feeding, trust=False)[0]
+    states = [read_state(path) for path in paths]
     network = build(factory, card.architecture.get("classes"), arguments, trust)
-    fit(state, network, card.name, path)
+    if len(states) == 1:
+        fit(states[0], network, card.name, paths[0])
+    else:
+        own, whole = network.state_dict(), dict[str, Tensor]()
+        for one, state in zip(files, states, strict=True):
+            within = f"{one['into']}." if isinstance(one, Mapping) and "into" in one else ""
+            # A backbone's package brings the head too that it had.
+            whole |= {within + key: tensor for key, tensor in state.items() if not within or within + key in own}
+        fit(whole, network, card.name, card.folder)
     return network
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from inspector.capture import not_reached, watch
-from inspector.reductions import Seen, at_reductions, name_of
+from inspector.reductions import Handler, Seen, at_reductions, name_of
 
 
 @dataclass(frozen=True)
@@ -44,26 +44,40 @@ def receptive_field(network: nn.Module, example: Tensor, pooling: int) -> Recept
     Where an operation moves the grid in a way that no rule here knows, the positions are taken to divide the input
     evenly and to see all of it.
     """
-    tracks = _Tracks(example)
+    perform, field_of = follow(example)
     found: list[ReceptiveField] = []
 
     def look(seen: Seen) -> Tensor:
         if seen.index == pooling:
-            followed, grid = tracks.known.get(id(seen.source)), seen.layout.grid or (1, 1)
-            field = followed.field if followed is not None and followed.grid == grid else None
-            found.append(field or _even(example, grid))
+            grid = seen.layout.grid or (1, 1)
+            found.append(field_of(seen.source, grid) or even_field(example.shape[-2:], grid))
         return seen.result
 
     with torch.no_grad():
-        watch(network, example, at_reductions(look, tracks.perform))
+        watch(network, example, at_reductions(look, perform))
     if not found:
         raise not_reached(example)
     return found[0]
 
 
-def _even(image: Tensor, grid: Sequence[int]) -> ReceptiveField:
-    """Of positions that divide the image evenly and see all of it."""
-    axes = (Axis(whole / n / 2, whole / n, math.inf) for whole, n in zip(image.shape[-2:], grid, strict=True))
+def follow(image: Tensor) -> tuple[Handler, Callable[[Tensor, tuple[int, int]], ReceptiveField | None]]:
+    """A handler that follows the receptive fields of one pass, and a look-up for what has come out of it so far.
+
+    The look-up takes a tensor and the grid (h, w) that its positions lie on, and gives None where no rule knew the way.
+    All that the pass makes is kept as long as they are.
+    """
+    tracks = _Tracks(image)
+
+    def field_of(tensor: Tensor, grid: tuple[int, int]) -> ReceptiveField | None:
+        followed = tracks.known.get(id(tensor))
+        return followed.field if followed is not None and followed.grid == grid else None
+
+    return tracks.perform, field_of
+
+
+def even_field(size: Sequence[int], grid: Sequence[int]) -> ReceptiveField:
+    """Of positions that divide an image (height, width) evenly and see all of it."""
+    axes = (Axis(whole / n / 2, whole / n, math.inf) for whole, n in zip(size, grid, strict=True))
     return ReceptiveField(*axes)
 
 

@@ -31,6 +31,12 @@ def common_scale(maps: Sequence[ArrayLike]) -> float:
     return max((float(np.abs(np.asarray(values)).max()) for values in maps), default=0.0)
 
 
+def robust_scale(values: ArrayLike, part: float = 0.99) -> float:
+    """What this part of a map's absolute values stay below: a few pixels of a gradient outshine all others."""
+    sizes = np.abs(np.asarray(values))
+    return float(np.quantile(sizes, part)) or float(sizes.max())
+
+
 def backdrop(view: View, side: int = 800) -> Pixels:
     """The whole photo with its longer side at `side` pixels, dimmed where the network did not look."""
     photo = view.photo
@@ -70,18 +76,30 @@ def spread(
     return drawn
 
 
-def overlay(canvas: Pixels, values: NDArray[np.float32], scale: float, opacity: float = 0.8) -> Pixels:
-    """A map (H, W) in logits over a canvas (H, W, 3) of the same size; `scale` is the value of the densest colour."""
-    colours, remains = _tables(opacity)
+def overlay(
+    canvas: Pixels, values: NDArray[np.float32], scale: float, opacity: float = 0.8, palette: Pixels | None = None
+) -> Pixels:
+    """A map (H, W) in logits over a canvas (H, W, 3) of the same size; `scale` is the value of the densest colour.
+
+    `palette` is another colour map, (255, 3) from against to for; at zero it is transparent too.
+    """
+    colours, remains = _tables(opacity, None if palette is None else palette.tobytes())
     levels = _levels(values, scale)
     photo = cv2.multiply(canvas, cv2.applyColorMap(levels, remains), scale=1 / 255)
     return _pixels(cv2.add(photo, cv2.applyColorMap(levels, colours)))
 
 
-def flat(values: ArrayLike, scale: float) -> Pixels:
+def flat(values: ArrayLike, scale: float, palette: Pixels | None = None) -> Pixels:
     """A map (h, w) as an image (h, w, 3), one pixel a cell, opaque: zero is nearly white."""
-    table = np.concatenate([diverging_colours(), np.zeros((1, 3), np.uint8)])
+    table = np.concatenate([diverging_colours() if palette is None else palette, np.zeros((1, 3), np.uint8)])
     return _pixels(table[_levels(np.asarray(values, np.float32), scale)])
+
+
+def painted(canvas: Pixels, numbers: ArrayLike, colours: ArrayLike, opacity: float) -> Pixels:
+    """A canvas (H, W, 3) with pixels painted by number: (H, W) into colours (n, 3), 0-255; below 0 it stays."""
+    chosen, table = np.asarray(numbers), np.asarray(colours, np.uint8)
+    layer = _pixels(cv2.addWeighted(canvas, 1 - opacity, table[np.maximum(chosen, 0)], opacity, 0))
+    return np.where((chosen >= 0)[..., None], layer, canvas)
 
 
 def _pixels(image: Any) -> Pixels:
@@ -103,9 +121,11 @@ def _density_and_hues() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 @lru_cache(maxsize=64)
-def _tables(opacity: float) -> tuple[Pixels, Pixels]:
+def _tables(opacity: float, palette: bytes | None) -> tuple[Pixels, Pixels]:
     """For each level the colour to add and what is left of the photo in 255ths, both (256, 1, 3)."""
     density, hues = _density_and_hues()
+    if palette is not None:
+        hues = np.frombuffer(palette, np.uint8).reshape(_LEVELS, 3).astype(float)
     alpha = opacity * density
     tables = (hues * alpha, np.broadcast_to(255 * (1 - alpha), hues.shape))
     colours, remains = (np.pad(table.round().astype(np.uint8), ((0, 1), (0, 0)))[:, None] for table in tables)

@@ -5,8 +5,8 @@ import io
 import json
 import platform
 import statistics
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from inspector.data_sets import DATA
+from inspector.backbone import Backbone, arguments_of
+from inspector.data_sets import DataSet
 from inspector.errors import TrainingError
-from inspector.recipe import Recipe
+from inspector.recipe import HEADS, Recipe, recipe_for_photos
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,14 @@ def parameter_counts(network: nn.Module) -> dict[str, int]:
 def keep(run: Training, folder: Path, settings: Mapping[str, Any]) -> None:
     """Write the checkpoint, then the histories in it as CSV."""
     buffer = io.BytesIO()  # torch.save into a full disk raises another error than a plain write
-    on_gpu = next(run.network.parameters()).is_cuda
+    device = next(run.network.parameters()).device
     torch.save(
         {
             "settings": settings,
             "network": run.network.state_dict(),
             "optimizer": run.optimizer.state_dict(),
             "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state() if on_gpu else None,
+            "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
             "history": run.history,
             "batches": run.batches,
         },
@@ -55,16 +56,17 @@ def keep(run: Training, folder: Path, settings: Mapping[str, Any]) -> None:
     )
     finished = len(run.history) - 1
     write_file(folder / "checkpoint.pt", buffer.getvalue(), finished)
-    write_file(folder / "history.csv", _csv(run.history), finished + 1)
-    write_file(folder / "batches.csv", _csv(run.batches), finished + 1)
+    write_file(folder / "history.csv", csv_of(run.history), finished + 1)
+    write_file(folder / "batches.csv", csv_of(run.batches), finished + 1)
 
 
 def resume(run: Training, checkpoint: Path, settings: Mapping[str, Any]) -> None:
     """Bring a new run to where its checkpoint is, if there is one."""
     if not checkpoint.exists():
         return
+    device = next(run.network.parameters()).device
     try:
-        kept = torch.load(checkpoint, map_location=next(run.network.parameters()).device, weights_only=True)
+        kept = torch.load(checkpoint, map_location=device, weights_only=True)
         found = kept["settings"]
     except Exception as error:  # over junk, torch's unpickler stumbles in many ways
         raise TrainingError(f"{checkpoint} is broken; remove it to begin this run again.") from error
@@ -72,8 +74,8 @@ def resume(run: Training, checkpoint: Path, settings: Mapping[str, Any]) -> None
     run.network.load_state_dict(kept["network"])
     run.optimizer.load_state_dict(kept["optimizer"])
     torch.set_rng_state(kept["random"].cpu())
-    if kept["random_cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(kept["random_cuda"].cpu())
+    if kept["random_cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(kept["random_cuda"].cpu(), device)
     run.history.extend(kept["history"])
     run.batches.extend(kept["batches"])
 
@@ -92,6 +94,11 @@ def check_finished(folder: Path, settings: Mapping[str, Any]) -> bool:
 
 
 def _check_same(settings: Mapping[str, Any], found: Mapping[str, Any], folder: Path) -> None:
+    if found.get("photos") != settings.get("photos") and found == {**settings, "photos": found.get("photos")}:
+        raise TrainingError(
+            f"{folder} holds a run on other photos (some were added, removed or renamed since): name another --out, or "
+            "remove it."
+        )
     if differing := [f"{key} {found.get(key)!r} there, {value!r} here" for key, value in settings.items()
                      if found.get(key) != value]:  # fmt: skip
         raise TrainingError(
@@ -99,16 +106,39 @@ def _check_same(settings: Mapping[str, Any], found: Mapping[str, Any], folder: P
         )
 
 
-def write_results(
-    run: Training, recipe: Recipe, settings: Mapping[str, Any], folder: Path, device: torch.device
+def write_network(
+    network: nn.Module,
+    last: Mapping[str, float],
+    recipe: Recipe,
+    seed: int,
+    data: DataSet,
+    backbone: Backbone | None,
+    folder: Path,
 ) -> None:
-    """Write the histories, the weights, a model.json that the inspector opens and, last, run.json."""
+    """Write the weights and a model.json that the inspector opens."""
+    state = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+    card = describe(recipe, seed, last, data, backbone)
+    if not isinstance(card["weights"], str):  # the trunk's come from their package
+        state = {name: tensor for name, tensor in state.items() if name.startswith("head.")}
+    write_file(folder / "weights.safetensors", save(state), recipe.epochs)
+    write_file(folder / "model.json", _json(card), recipe.epochs)
+
+
+def write_results(
+    run: Training,
+    network: nn.Module,
+    title: str,
+    settings: Mapping[str, Any],
+    examined: Mapping[str, Any],
+    folder: Path,
+    device: torch.device,
+) -> None:
+    """Write the histories and, last, run.json, which says that the run is finished."""
     epochs = len(run.history)
-    weights = {name: tensor.cpu().contiguous() for name, tensor in run.network.state_dict().items()}
     about = {
-        "title": recipe.title,
+        "title": title,
         "settings": settings,
-        "parameters": parameter_counts(run.network),
+        "parameters": parameter_counts(network),
         "final": {key: value for key, value in run.history[-1].items() if key != "seconds"},
         "best": {key: max(run.history, key=lambda row: row["top1"])[key] for key in ("epoch", "top1", "top2")},
         "seconds_an_epoch": round(statistics.median(row["seconds"] for row in run.history), 2),
@@ -116,34 +146,54 @@ def write_results(
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("inspector", "torch", "torchvision")},
+        **examined,
     }
-    write_file(folder / "history.csv", _csv(run.history), epochs)
-    write_file(folder / "batches.csv", _csv(run.batches), epochs)
-    write_file(folder / "weights.safetensors", save(weights), epochs)
-    write_file(folder / "model.json", _json(describe(recipe, settings["seed"], run.history[-1])), epochs)
+    write_file(folder / "history.csv", csv_of(run.history), epochs)
+    write_file(folder / "batches.csv", csv_of(run.batches), epochs)
     write_file(folder / "run.json", _json(about), epochs)
     (folder / "checkpoint.pt").unlink(missing_ok=True)
 
 
-def describe(recipe: Recipe, seed: int, last: Mapping[str, float]) -> dict[str, Any]:
+def describe(
+    recipe: Recipe, seed: int, last: Mapping[str, float], data: DataSet, backbone: Backbone | None
+) -> dict[str, Any]:
     """A model.json: how to build, feed and read the network."""
-    data = DATA[recipe.data]
+    feeding = asdict(data.preprocessing)
+    architecture: dict[str, Any] = {"factory": recipe.factory, "arguments": dict(recipe.arguments)}
+    weights: object = "weights.safetensors"
+    source = f"Trained here on {data.source}"
+    if backbone is not None:
+        arguments = arguments_of(backbone, recipe.arguments["head"])
+        architecture = {"factory": recipe.factory, "classes": len(data.classes), "arguments": arguments}
+        source += f" On top of {recipe.arguments['backbone']}{', frozen' if recipe.frozen else ', all of it trained'}."
+        if recipe.frozen and backbone.packaged:
+            weights = [weights, {**backbone.packaged, "into": "trunk.network"}]
     return {
         "title": recipe.title,
-        "architecture": {"factory": recipe.factory, "arguments": dict(recipe.arguments)},
-        "weights": "weights.safetensors",
+        "architecture": architecture,
+        "weights": weights,
         "probability": "sigmoid" if recipe.loss == "sigmoid_cross_entropy" else "softmax",
         "classes": data.classes,
-        "size": [28, 28],
-        "resize": [28, 28],
-        "interpolation": "bilinear",
-        "mean": [0.0],
-        "std": [1.0],
+        **{key: feeding[key] for key in ("size", "resize", "interpolation", "mean", "std")},
         "examples": data.examples,
-        "source": f"Trained here on {data.source}",
-        "training": f"inspector train experiments/{recipe.experiment}/{recipe.run}.toml --data FOLDER --seed {seed}",
-        "scores": {"data": "10,000 test images"} | {key: round(last[key], 4) for key in ("top1", "top2")},
+        "source": source,
+        "training": f"inspector train {_recipe_said(recipe)} --seed {seed}",
+        "scores": {"data": f"{len(data.test):,} test images"} | {key: round(last[key], 4) for key in ("top1", "top2")},
     }
+
+
+def _recipe_said(recipe: Recipe) -> str:
+    """How the command line is told of a recipe: by options if they make it, else by its file."""
+    size = recipe.input.get("size")
+    for head in HEADS if recipe.data == "folder" else ():
+        backbone = recipe.arguments["backbone"]
+        # The folder that gave the recipe its title was named as the experiment is.
+        made = recipe_for_photos(Path(recipe.experiment), backbone, head, recipe.frozen, recipe.epochs, size=size)
+        if made.settings() == recipe.settings():
+            options = f"--images FOLDER --backbone {backbone} --head {head} --epochs {recipe.epochs}"
+            options += f" --size {size[0]}x{size[1]}" if size else ""
+            return options if recipe.frozen else f"{options} --finetune"
+    return f"experiments/{recipe.experiment}/{recipe.run}.toml --data FOLDER"
 
 
 def make_folder(folder: Path) -> None:
@@ -166,7 +216,7 @@ def write_file(path: Path, content: bytes, finished: int) -> None:
         raise TrainingError(f"Cannot write {path}: {error.strerror}; {kept}.") from error
 
 
-def _csv(rows: list[dict[str, float]]) -> bytes:
+def csv_of(rows: Sequence[Mapping[str, object]]) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

@@ -10,24 +10,30 @@ import inspect
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from inspector.data_sets import DATA, Images, read_images
+from inspector.architectures import OURS
+from inspector.backbone import Backbone, build_on, load_backbone
+from inspector.data_sets import MAX_MEMORY, DataSet, Images, read_known, read_photos
+from inspector.devices import averaged, in_parallel, is_first, joined, share
 from inspector.errors import TrainingError
-from inspector.networks import FACTORIES
+from inspector.examination import check_objects, examine
+from inspector.loading import Feeding
+from inspector.localisation import Regions
 from inspector.recipe import Loss, Optimizer, Recipe
-from inspector.run_folder import Training, check_finished, keep, make_folder, resume, write_results
+from inspector.run_folder import Training, check_finished, keep, make_folder, resume, write_network, write_results
 
-Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["float32", "bfloat16"]
 
 OPTIMIZERS: dict[Optimizer, Callable[..., torch.optim.Optimizer]] = {
@@ -35,60 +41,146 @@ OPTIMIZERS: dict[Optimizer, Callable[..., torch.optim.Optimizer]] = {
     "rmsprop": torch.optim.RMSprop,
     "sgd": torch.optim.SGD,
 }
+_BATCH = 32  # photos at a time where nothing is learned from them
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the runs of a recipe share, whatever their seed."""
+
+    data: DataSet
+    backbone: Backbone | None  # of transfer
+    training: Images  # what is learned from: the data's images, or the feature maps of a frozen trunk
+    test: Images
 
 
 def train(
-    recipe: Recipe,
+    recipes: Recipe | Sequence[Recipe],
     data: Path,
     out: Path = Path("runs"),
     seeds: tuple[int, ...] = (),
-    device: Device = "auto",
+    device: str = "auto",
     precision: Precision = "float32",
+    weights: Path | None = None,
+    regions: Regions | None = None,
 ) -> list[Path]:
-    """The folders <out>/<experiment>/<run>/seed<N>; finished runs are left as they are, broken off ones go on."""
-    place = find_device(device)
-    training, test = (read_images(recipe.data, data, part, place) for part in (True, False))
-    folders = []
+    """The folders <out>/<experiment>/<run>/seed<N>; finished runs are left as they are, broken off ones go on.
+
+    `weights` are a backbone's own, in place of those that its library fetches; `regions` say where the objects of
+    photos are, so that the evidence inside them is told too.
+    """
+    folders: list[Path] = []
+    gathered: tuple[Recipe, Material] | None = None
     told = TextColumn("{task.fields[told]}")
-    with Progress(TextColumn("{task.description}"), BarColumn(12), told, TimeRemainingColumn()) as progress:
-        for seed in seeds or recipe.seeds:
-            task = progress.add_task(f"{recipe.experiment}/{recipe.run} seed {seed}", total=None, told="")
+    # Names of folders may look like rich's markup.
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(12), told, TimeRemainingColumn())
+    progress = Progress(*columns, disable=not is_first())
+    # Networks that are read, before and after, are built with random weights first.
+    with joined(device) as place, torch.random.fork_rng(()), progress:
+        for recipe in [recipes] if isinstance(recipes, Recipe) else recipes:
+            if recipe.data == "folder" and (out / recipe.experiment).resolve().is_relative_to(data.resolve()):
+                where = out / recipe.experiment
+                raise TrainingError(f"Runs in {where} would be among the photos: another --out would do.")
+            if recipe.data != "folder" and (weights or regions):
+                raise TrainingError(
+                    f"--weights and --objects are for photos, and {recipe.run} trains on {recipe.data}."
+                )
+            if gathered is None or not recipe.learns_from_the_same_as(gathered[0]):
+                task = progress.add_task(f"{recipe.experiment}/{recipe.run}: reading", total=None, told="")
+                gathered = None  # frees what the last recipe learned from
+                gathered = recipe, gather(recipe, data, weights, place)
+                progress.remove_task(task)
+                if is_first():
+                    _tell_data(gathered[1].data, progress.console)
+                if regions is not None and gathered[1].data.folder is not None:
+                    check_objects(gathered[1].data, regions)
+            for seed in seeds or recipe.seeds:
+                task = progress.add_task(f"{recipe.experiment}/{recipe.run} seed {seed}", total=None, told="")
 
-            def tell(done: int, total: int, told: str, task: Any = task) -> None:
-                progress.update(task, completed=done, total=total, told=told)
+                def tell(done: int, total: int, told: str, task: Any = task) -> None:
+                    progress.update(task, completed=done, total=total, told=told)
 
-            folders.append(out / recipe.experiment / recipe.run / f"seed{seed}")
-            train_seed(recipe, seed, training, test, folders[-1], precision, tell)
+                folders.append(out / recipe.experiment / recipe.run / f"seed{seed}")
+                train_seed(recipe, seed, gathered[1], folders[-1], precision, tell, regions)
     return folders
+
+
+def _tell_data(data: DataSet, console: Console) -> None:
+    console.print(data.balance(), markup=False, highlight=False, soft_wrap=True)
+    for sentence in data.skipped:
+        console.print(f"Skipped: {sentence}", markup=False, highlight=False, soft_wrap=True)
+
+
+def gather(recipe: Recipe, folder: Path, weights: Path | None, device: torch.device) -> Material:
+    """Read the data set and the backbone, and make the feature maps that a frozen trunk gives."""
+    if recipe.data != "folder":
+        data = read_known(recipe.data, folder, device)
+        return Material(data, None, data.training, data.test)
+    backbone = load_backbone(recipe.arguments["backbone"], weights, Feeding(**recipe.input))
+    data = read_photos(folder, backbone.classifier.preprocessing, device)
+    if not recipe.frozen:
+        return Material(data, backbone, data.training, data.test)
+    trunk = build(recipe, data.classes, backbone).get_submodule("trunk").to(device)
+    return Material(data, backbone, features(trunk, data.training), features(trunk, data.test))
+
+
+@torch.inference_mode()
+def features(trunk: nn.Module, images: Images) -> Images:
+    """The feature maps that a trunk gives of images, to learn a head from."""
+    trunk.eval().to(memory_format=torch.channels_last)
+    first = trunk(images.inputs(slice(1)))
+    if (needed := len(images) * first.numel() * 4) > MAX_MEMORY:
+        raise TrainingError(
+            f"The feature maps of {len(images):,} photos take {needed / 1e9:.0f} GB, and at most "
+            f"{MAX_MEMORY / 1e9:.0f} GB are kept in memory: a smaller input size, or no freezing, would do."
+        )
+    maps = first.new_empty(len(images), *first.shape[1:])
+    for start in range(0, len(images), _BATCH):
+        part = slice(start, start + _BATCH)
+        maps[part] = trunk(images.inputs(part))
+    return Images(maps, images.labels)
 
 
 def train_seed(
     recipe: Recipe,
     seed: int,
-    training: Images,
-    test: Images,
+    material: Material,
     folder: Path,
     precision: Precision = "float32",
     tell: Callable[[int, int, str], None] = lambda done, total, told: None,
+    regions: Regions | None = None,
 ) -> None:
     """Train one network and write its folder, or go on after the last epoch that its checkpoint there has."""
-    device = training.pixels.device
+    device = material.training.pixels.device
     settings: dict[str, Any] = recipe.settings() | {"seed": seed, "precision": precision}
+    if material.backbone:
+        settings["photos"] = material.data.digest
     if check_finished(folder, settings):
         tell(1, 1, "is finished")
         return
     with torch.random.fork_rng(range(torch.cuda.device_count()) if device.type == "cuda" else ()):
         torch.manual_seed(seed)
         # Channels last: on one core an epoch of fashion_convnet takes 14 s in place of 21.
-        network = build(recipe).to(device).to(memory_format=torch.channels_last)
-        _check_fits(network, recipe, training)
+        network = build(recipe, material.data.classes, material.backbone).to(device)
+        network = network.to(memory_format=torch.channels_last)
+        learner = network.get_submodule("head") if recipe.frozen else network
+        _check_fits(learner, recipe, material)
         make_folder(folder)
-        run = Training(network, OPTIMIZERS[recipe.optimizer](network.parameters(), lr=recipe.rate), [], [])
+        run = Training(learner, OPTIMIZERS[recipe.optimizer](learner.parameters(), lr=recipe.rate), [], [])
         resume(run, folder / "checkpoint.pt", settings)
         for epoch in range(len(run.history) + 1, recipe.epochs + 1):
-            train_epoch(run, recipe, epoch, training, test, precision, tell)
-            keep(run, folder, settings)
-    write_results(run, recipe, settings, folder, device)
+            train_epoch(run, recipe, epoch, material.training, material.test, precision, tell)
+            if is_first():
+                keep(run, folder, settings)
+    if not is_first():
+        return
+    finished = f"epoch {recipe.epochs}/{recipe.epochs}"
+    tell(recipe.epochs, recipe.epochs, f"{finished}  splitting the logits of test images")
+    write_network(network, run.history[-1], recipe, seed, material.data, material.backbone, folder)
+    logits = logits_of(learner, material.test, precision)
+    about = examine(folder, material.data, logits, regions, recipe.epochs)
+    write_results(run, network, recipe.title, settings, about, folder, device)
+    tell(recipe.epochs, recipe.epochs, f"{finished}  top-1 {run.history[-1]['top1']:.4f}")
 
 
 def train_epoch(
@@ -103,12 +195,14 @@ def train_epoch(
     """One pass over the training images in a new order, then the test images; adds to the run's history."""
     start = time.perf_counter()
     run.network.train()
+    network = in_parallel(run.network)
     losses: list[Tensor] = []
     order = torch.randperm(len(training)).to(training.pixels.device).split(recipe.batch)
     chunk = math.ceil(len(order) / 100)
     for number, batch in enumerate(order, 1):
+        part, weight = share(batch)
         with _precision(precision, training.pixels.device):
-            loss = loss_of(run.network(training.pixels[batch]), training.labels[batch], recipe.loss)
+            loss = loss_of(network(training.inputs(part)), training.labels[part], recipe.loss) * weight
         run.optimizer.zero_grad()
         loss.backward()
         run.optimizer.step()
@@ -118,7 +212,7 @@ def train_epoch(
             done = (epoch - 1) * len(order) + number
             told = f"epoch {epoch}/{recipe.epochs}  loss {loss.item():.4f}  {speed:,.0f} images/s"
             tell(done, recipe.epochs * len(order), told)
-    values: list[float] = torch.stack(losses).tolist()
+    values: list[float] = averaged(torch.stack(losses)).tolist()
     training_loss = sum(value * len(batch) for value, batch in zip(values, order, strict=True)) / len(training)
     if not math.isfinite(training_loss):
         raise TrainingError(
@@ -138,14 +232,22 @@ def thinned(losses: list[float], chunk: int) -> list[dict[str, float]]:
     ]
 
 
-@torch.inference_mode()
 def evaluate(network: nn.Module, images: Images, loss: Loss, precision: Precision) -> dict[str, float]:
     """Loss in nats, top-1 and top-2 as parts of 1."""
-    network.eval()
-    with _precision(precision, images.pixels.device):
-        logits = torch.cat([network(batch) for batch in images.pixels.split(1000)]).float()
+    logits = logits_of(network, images, precision)
     top1, top2 = (multiclass_accuracy(logits, images.labels, logits.shape[1], "micro", top_k=k).item() for k in (1, 2))
     return {"validation_loss": loss_of(logits, images.labels, loss).item(), "top1": top1, "top2": top2}
+
+
+@torch.inference_mode()
+def logits_of(network: nn.Module, images: Images, precision: Precision) -> Tensor:
+    """(N, K), in evaluation mode."""
+    network.eval()
+    # A thousand small images at once, fewer photos.
+    batch = max(_BATCH, min(1000, 5_000_000 // images.pixels[0].numel()))
+    with _precision(precision, images.pixels.device):
+        parts = [network(images.inputs(slice(start, start + batch))) for start in range(0, len(images), batch)]
+    return torch.cat(parts).float()
 
 
 def loss_of(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
@@ -156,18 +258,12 @@ def _precision(precision: Precision, device: torch.device) -> AbstractContextMan
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def find_device(device: Device) -> torch.device:
-    if device == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("--device is 'cuda', but torch sees no GPU here; cpu or auto would do.")
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def build(recipe: Recipe) -> nn.Module:
+def build(recipe: Recipe, classes: Sequence[str], backbone: Backbone | None) -> nn.Module:
     """The network of a recipe with its first weights; TrainingError for a name or an argument that it has not."""
-    if recipe.factory not in FACTORIES:
-        nearest = get_close_matches(recipe.factory, FACTORIES) or FACTORIES
+    if recipe.factory not in OURS:
+        nearest = get_close_matches(recipe.factory, OURS) or OURS
         raise TrainingError(f"No network {recipe.factory!r}. Nearest names: {', '.join(nearest)}.")
-    factory = FACTORIES[recipe.factory]
+    factory = OURS[recipe.factory]
     parameters = inspect.signature(factory).parameters
     for name, value in recipe.arguments.items():
         if name not in parameters:
@@ -178,18 +274,20 @@ def build(recipe: Recipe) -> nn.Module:
         if allowed and value not in allowed:
             would_do = " or ".join(map(repr, allowed))
             raise TrainingError(f"{recipe.factory}: {name} is {value!r}; {would_do} would do.")
+    if backbone is not None:
+        return build_on(backbone, recipe.arguments["head"], len(classes))
     try:
         return factory(**recipe.arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TrainingError(f"{recipe.factory} cannot be built with {dict(recipe.arguments)}: {error}.") from error
 
 
-def _check_fits(network: nn.Module, recipe: Recipe, images: Images) -> None:
-    classes = len(DATA[recipe.data].classes)
+def _check_fits(network: nn.Module, recipe: Recipe, material: Material) -> None:
+    classes = len(material.data.classes)
     network.eval()
     try:
         with torch.inference_mode():
-            shape = tuple(network(images.pixels[:2]).shape[1:])
+            shape = tuple(network(material.training.inputs(slice(2))).shape[1:])
     except RuntimeError as error:
         first = str(error).splitlines()[0]
         raise TrainingError(f"{recipe.factory} cannot take the images of {recipe.data}: {first}") from error

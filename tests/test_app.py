@@ -1,11 +1,17 @@
 """The app in Streamlit's own simulator: states, links, errors. What needs a browser is in browser/."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
+from made_up_runs import write_runs
 from streamlit.testing.v1 import AppTest
 
 from inspector.examples import examples
+from inspector.laboratory import group
+from inspector.runs import read_run
+from inspector.ui.charts import curve_rows
 
 APP = Path(__file__).parent.parent / "app.py"
 
@@ -95,3 +101,149 @@ def test_a_larger_input_gives_other_maps_that_add_up_too(size: str) -> None:
     app = opened(network="fashion_gap", example="Bag", size=size)
     assert not app.exception
     assert ":green-badge[exact]" in lines(app)
+
+
+def laboratory(monkeypatch: pytest.MonkeyPatch, *folders: Path, **link: str) -> AppTest:
+    monkeypatch.setenv("INSPECTOR_RUNS", os.pathsep.join(map(str, folders)))
+    # AppTest runs the page that stands first: another is a script of its own.
+    app = AppTest.from_function(_laboratory, default_timeout=120)
+    for key, value in link.items():
+        app.query_params[key] = value
+    return app.run()
+
+
+def _laboratory() -> None:
+    from inspector.ui import laboratory_page
+
+    laboratory_page.show()
+
+
+def pictures(app: AppTest) -> str:
+    return "\n".join(html.body for html in app.get("html"))
+
+
+def test_the_laboratory_compares_the_runs_and_their_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = laboratory(monkeypatch, write_runs(tmp_path))
+    assert not app.exception
+    assert not app.error
+    assert headings(app) == [
+        "Top-1 of the test images", "Loss, in nats", "Is the evidence on the object?",
+        "Which classes are taken for which?", "Where does each network look for T\\-shirt/top?",
+        "One photo, every head",
+    ]  # fmt: skip
+    assert list(app.dataframe[0].value["run"]) == ["connected", "gap", "gmp"]
+    # 0.5 and 0.6 in the two seeds.
+    assert list(app.dataframe[1].value["inside the object"]) == pytest.approx([0.55] * 3)
+    assert "gap, seed 0" in pictures(app)
+    assert "gmp, seed 0" in pictures(app)
+    assert "connected, seed 0" not in pictures(app), "it left no weights"
+
+
+def test_the_laboratory_names_the_most_frequent_confusions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The second run takes three of ten shirts for coats, in each of two seeds.
+    app = laboratory(monkeypatch, write_runs(tmp_path, weights=False), matrix="gmp")
+    assert "<li>Shirt taken for Coat: 6 of 20</li>" in pictures(app)
+    assert "194 of 200 test images recognised, those of 2 seeds together." in [one.value for one in app.caption]
+    assert "None of these runs has its weights here" in app.info[0].value
+
+
+def test_a_run_that_is_left_out_is_nowhere_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = laboratory(monkeypatch, write_runs(tmp_path))
+    app.pills(key="runs_clothes").set_value(["gmp"]).run()
+    assert list(app.dataframe[0].value["run"]) == ["gmp"]
+    assert app.selectbox(key="matrix").options == ["gmp"]
+    assert "<b>gmp" in pictures(app)
+    assert "<b>gap" not in pictures(app)
+
+
+def test_photos_that_a_head_took_for_another_class_can_be_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = laboratory(monkeypatch, write_runs(tmp_path), photos="taken for another class")
+    assert app.selectbox(key="photo").options == ["Shirt/shirt.png (taken for Coat by gmp)"]
+    assert app.selectbox(key="head_class").placeholder == "Shirt (the photo's own)"
+    # Max pooling's network finds the shirt a T-shirt, and the hyphen of its name stays one.
+    assert "likeliest: T-shirt/top" in pictures(app)
+    app.pills(key="runs_clothes").set_value(["gap"]).run()
+    assert "every one of these runs recognised every test photo" in app.info[0].value
+
+
+def test_a_photo_of_ones_own_takes_the_place_of_the_test_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = laboratory(monkeypatch, write_runs(tmp_path, photos=False))
+    assert "photo ankle_boot.png" in pictures(app), "without test photos, the examples of the network"
+    bag = examples("fashion_mnist")["Bag"].read_bytes()
+    app.file_uploader(key="own photo").set_value(("mine.png", bag, "image/png")).run()
+    assert "photo mine.png" in pictures(app)
+    assert app.selectbox(key="head_class").placeholder == "Bag (the first network's likeliest)"
+
+
+@pytest.mark.parametrize("file", ["../secret.png", "/etc/passwd", "Bag/../../secret.png", "link.png", "..\\secret.png"])
+def test_a_test_photo_outside_the_folder_of_photos_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    runs = write_runs(tmp_path)
+    shutil.copy(examples("fashion_mnist")["Bag"], tmp_path / "secret.png")
+    (tmp_path / "photos" / "link.png").symlink_to(tmp_path / "secret.png")
+    for tested in runs.rglob("test.csv"):
+        tested.write_text(f"file,label,predicted,probability,inside\n{file},Bag,Bag,0.9,\n")
+    app = laboratory(monkeypatch, runs)
+    assert not app.exception
+    assert [error.value for error in app.error] == [
+        f"test.csv names {file!r}, which is not inside the folder of the photos: it is not opened."
+    ]
+    assert "secret.png" not in pictures(app)
+
+
+@pytest.mark.parametrize(
+    ("file", "sentence"),
+    [
+        ("run.json", "lacks the entry 'settings'"),
+        ("history.csv", "lacks the entry"),
+        ("confusion.csv", "cannot be read"),
+        ("average_maps.safetensors", "cannot be read"),
+        ("test.csv", "lacks the entry 'file'"),
+    ],
+)
+def test_a_broken_run_gets_one_sentence_and_the_others_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, sentence: str
+) -> None:
+    runs = write_runs(tmp_path)
+    (runs / "clothes" / "gap" / "seed0" / file).write_text("{\n}\n")
+    app = laboratory(monkeypatch, runs)
+    assert not app.exception
+    (error,) = app.error
+    assert sentence in error.value
+    # Of gap the other seed is there.
+    assert list(app.dataframe[0].value["run"]) == ["connected", "gap", "gmp"]
+    assert "gmp, seed 0" in pictures(app)
+
+
+def test_a_network_that_cannot_be_loaded_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = write_runs(tmp_path)
+    (runs / "clothes" / "gap" / "seed0" / "model.json").unlink()
+    app = laboratory(monkeypatch, runs)
+    assert [warning.value.startswith("gap, seed 0: No network") for warning in app.warning] == [True]
+    assert "gmp, seed 0" in pictures(app)
+
+
+def test_one_name_in_two_folders_is_two_experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = (write_runs(tmp_path / name, weights=False) for name in ("here", "there"))
+    app = laboratory(monkeypatch, here, there)
+    assert not app.error
+    assert app.selectbox(key="experiment").options == ["clothes", f"clothes in {there}"]
+
+
+def test_the_laboratory_without_runs_says_how_to_make_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = laboratory(monkeypatch, tmp_path)
+    assert not app.error
+    assert f"No finished run in {tmp_path}: `inspector train" in app.info[0].value
+
+
+def test_a_run_that_diverged_leaves_a_gap_in_its_line(tmp_path: Path) -> None:
+    folder = write_runs(tmp_path, weights=False) / "clothes" / "gap" / "seed0"
+    (folder / "history.csv").write_text(
+        "epoch,training_loss,validation_loss,top1,top2,seconds\n1,2.5,2.25,0.5,0.5,1\n2,nan,inf,0.1,0.1,1\n"
+    )
+    (diverged,) = group([read_run(folder)])
+    assert [row["mean"] for row in curve_rows(diverged, "test images", "validation_loss")] == [2.25, None]
+    assert [row["mean"] for row in curve_rows(diverged, "training images", "training_loss")] == [2.5, None]

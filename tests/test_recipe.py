@@ -1,12 +1,13 @@
 """The recipes in experiments/, and what is said of a file that is not one."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from inspector.errors import TrainingError
-from inspector.recipe import read_recipe
+from inspector.recipe import HEADS, read_recipe, recipe_for_photos
 from inspector.run_folder import parameter_counts
 from inspector.train import build
 
@@ -25,7 +26,21 @@ POOLED = 10 * (16 + 1)
 def test_every_recipe_can_be_read_and_built(path: Path) -> None:
     recipe = read_recipe(path)
     assert (recipe.experiment, recipe.run) == (path.parent.name, path.stem)
-    assert parameter_counts(build(recipe))["all"] > 0
+    if recipe.data == "folder":
+        # Its network waits for a backbone's weights.
+        assert (recipe.factory, recipe.arguments["head"] in HEADS.values()) == ("transfer", True)
+    else:
+        assert parameter_counts(build(recipe, (), None))["all"] > 0
+
+
+@pytest.mark.parametrize("kept", sorted(EXPERIMENTS.glob("*/results/*/seed0/run.json")), ids=lambda p: p.parts[-3])
+def test_kept_runs_are_still_runs_of_their_recipes(kept: Path) -> None:
+    settings = json.loads(kept.read_text())["settings"]
+    recipe = read_recipe(kept.parents[3] / f"{kept.parts[-3]}.toml")
+    told = recipe.settings() | {"seed": 0, "precision": "float32"}
+    if recipe.data == "folder":  # which photos they were is not in the recipe
+        settings.pop("photos")
+    assert settings == json.loads(json.dumps(told))
 
 
 @pytest.mark.parametrize(
@@ -41,14 +56,14 @@ def test_every_recipe_can_be_read_and_built(path: Path) -> None:
     ],
 )
 def test_lenets_have_the_parameters_counted_by_hand(run: str, trunk: int, head: int, said: int) -> None:
-    counts = parameter_counts(build(read_recipe(EXPERIMENTS / "lenet" / f"{run}.toml")))
+    counts = parameter_counts(build(read_recipe(EXPERIMENTS / "lenet" / f"{run}.toml"), (), None))
     assert counts == {"head": head, "all": trunk + head}
     assert counts["all"] == said
 
 
 def test_the_head_of_a_plain_stack_is_its_last_layer_with_weights() -> None:
     # The 1x1 convolution from 32 maps to 10 classes.
-    assert parameter_counts(build(read_recipe(EXPERIMENTS / "fashion" / "gap.toml")))["head"] == 10 * (32 + 1)
+    assert parameter_counts(build(read_recipe(EXPERIMENTS / "fashion" / "gap.toml"), (), None))["head"] == 10 * (32 + 1)
 
 
 def test_titles_and_seeds_make_no_other_recipe() -> None:
@@ -65,12 +80,14 @@ def test_titles_and_seeds_make_no_other_recipe() -> None:
         ("epochs = 10", "epochs = 0", "epochs is 0; a whole number from 1 on would do"),
         ("epochs = 10", "epochs = true", "epochs is True; a whole number from 1 on would do"),
         ("epochs = 10", "epochs =", "pooling.toml is not TOML: Invalid value"),
-        ('"mnist"', '"emnist"', "data is 'emnist'; 'fashion_mnist' or 'mnist' would do"),
+        ('"mnist"', '"emnist"', "data is 'emnist'; 'fashion_mnist' or 'mnist' or 'folder' would do"),
         ('"adam"', '["adam"]', r"optimizer is \['adam'\]; 'adam' or 'rmsprop' or 'sgd' would do"),
         ("rate = 1e-3", "rate = -1", "rate is -1; a number above 0 would do"),
         ("rate = 1e-3", "rate = nan", "rate is nan; a number above 0 would do"),
         ("[0, 1, 2]", "[]", r"seeds is \[\]; a list of whole numbers from 0 on would do"),
         ("[architecture]", "[architectur]", r"unknown key 'architectur'. Nearest keys: architecture\."),
+        ("seeds =", "frozen = true\nseeds =", "frozen is for photos, data = \"folder\"; data is 'mnist'"),
+        ('"mnist"', '"folder"', "data is 'folder' and factory 'lenet'; photos, \"folder\", go with \"transfer\""),
         ("factory", "factor", r"pooling.toml, \[architecture\] has an unknown key 'factor'"),
     ],
 )
@@ -92,3 +109,75 @@ def test_a_file_that_is_not_there_or_not_text_gets_one_sentence(tmp_path: Path) 
     (tmp_path / "flat.toml").write_text(LENET.read_text().split("[architecture]")[0] + 'architecture = "lenet"')
     with pytest.raises(TrainingError, match="architecture is 'lenet'; a table with a factory would do"):
         read_recipe(tmp_path / "flat.toml")
+
+
+# Photos
+
+PHOTOS = """
+title = "Flowers"
+data = "folder"
+epochs = 3
+batch = 8
+optimizer = "adam"
+rate = 1e-3
+loss = "cross_entropy"
+seeds = [0]
+frozen = true
+
+[architecture]
+factory = "transfer"
+arguments = { backbone = "torchvision:resnet18", head = "max" }
+
+[input]
+size = [208, 408]
+resize = "squeeze"
+mean = [0.5, 0.5, 0.5]
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "flowers.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_recipe_for_photos_says_whether_it_is_frozen_and_what_the_network_sees(tmp_path: Path) -> None:
+    recipe = read_recipe(write(tmp_path, PHOTOS))
+    assert recipe.frozen
+    assert recipe.input == {"size": [208, 408], "resize": "squeeze", "mean": [0.5, 0.5, 0.5]}
+    plain = read_recipe(write(tmp_path, PHOTOS.split("[input]")[0].replace("frozen = true", "")))
+    assert (plain.frozen, plain.input) == (False, {})
+    assert recipe.settings() != plain.settings()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("frozen = true", "frozen = 1", "frozen is 1; true or false would do"),
+        ('"transfer"', '"lenet"', "data is 'folder' and factory 'lenet'; photos, \"folder\", go with \"transfer\""),
+        ('backbone = "torchvision:resnet18", ', "", "flowers.toml, arguments lacks backbone"),
+        ("head =", "classes = 3, head =", "flowers.toml, arguments has an unknown key 'classes'"),
+        ("size =", "sise =", r"flowers.toml, \[input\] has an unknown key 'sise'. Nearest keys: size"),
+        ("[208, 408]", "0", r"\[input\]: size is 0; 224 or \[224, 224\] \(height, width\) would do"),
+        ("[208, 408]", "[1, 2, 3]", r"\[input\]: size is \[1, 2, 3\]; 224 or"),
+        ('"squeeze"', '"crop"', r"\[input\]: resize is 'crop'; 256, \[256, 256\] or \"squeeze\" would do"),
+        ("[0.5, 0.5, 0.5]", "0.5", r"\[input\]: mean is 0.5; a list of three numbers would do"),
+        ("mean", "std = [1, true, 1]\nmean", r"\[input\]: std is \[1, True, 1\]; a list of three numbers would do"),
+        ("mean", 'interpolation = "cubic"\nmean', "interpolation is 'cubic'; 'bilinear' or 'bicubic' would do"),
+    ],
+)
+def test_a_recipe_for_photos_that_is_none_gets_one_sentence(tmp_path: Path, old: str, new: str, sentence: str) -> None:
+    assert old in PHOTOS
+    with pytest.raises(TrainingError, match=sentence):
+        read_recipe(write(tmp_path, PHOTOS.replace(old, new)))
+
+
+def test_the_recipe_for_a_folder_of_photos_is_named_after_what_it_does() -> None:
+    frozen = recipe_for_photos(Path("some/flowers"), "torchvision:resnet18", "gmp", True)
+    tuned = recipe_for_photos(Path("some/flowers"), "timm:resnet18.a1_in1k", "fc", False, size=(64, 96))
+    assert (frozen.experiment, frozen.run) == ("flowers", "gmp_resnet18")
+    assert (tuned.experiment, tuned.run) == ("flowers", "fc_resnet18_finetuned")
+    assert (frozen.epochs, frozen.rate, frozen.arguments["head"]) == (50, 1e-3, "max")
+    assert (tuned.epochs, tuned.rate, tuned.arguments["head"]) == (10, 1e-4, "connected")
+    # As it comes back from JSON.
+    assert tuned.settings() == json.loads(json.dumps(tuned.settings()))

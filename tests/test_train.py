@@ -1,4 +1,4 @@
-"""Training, on data sets of eight images in the MNIST format."""
+"""Training, on data sets of eight images in the MNIST format and on folders of tiny photos."""
 
 import csv
 import errno
@@ -14,17 +14,28 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from tiny_photos import BACKBONE, write_backbone, write_photos
 from torchvision.datasets import MNIST
 from typer.testing import CliRunner
 
 import inspector
+from inspector.backbone import build_on, load_backbone
 from inspector.cli import cli
-from inspector.data_sets import read_images
+from inspector.data_sets import read_known, read_photos
 from inspector.errors import InspectorError, TrainingError
-from inspector.recipe import Recipe, read_recipe
-from inspector.train import evaluate, find_device, loss_of, thinned, train
+from inspector.image import Preprocessing
+from inspector.loading import Feeding
+from inspector.recipe import HEADS, Recipe, read_recipe, recipe_for_photos
+from inspector.train import evaluate, loss_of, thinned, train
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+
+# What a run leaves in its folder.
+LEFT = {
+    *("history.csv", "batches.csv", "weights.safetensors", "model.json", "run.json"),
+    *("confusion.csv", "average_maps.safetensors"),
+}
 
 
 @pytest.fixture
@@ -59,14 +70,13 @@ def history(folder: Path, name: str = "history.csv") -> list[dict[str, str]]:
 
 @pytest.mark.parametrize(
     "path",
-    [p for p in EXPERIMENTS.glob("*/*.toml") if p.stem.startswith(("gap", "gmp")) or p.stem.endswith(("_gap", "_gmp"))],
+    [*EXPERIMENTS.glob("fashion/g*.toml"), *EXPERIMENTS.glob("lenet/*_g?p.toml")],
     ids=lambda path: path.stem,
 )
 def test_a_trained_network_can_be_opened_and_is_exact(path: Path, data: Path, tmp_path: Path) -> None:
     (folder,) = train(short(path), data, tmp_path / "runs", device="cpu")
     assert folder == tmp_path / "runs" / path.parent.name / path.stem / "seed0"
-    names = {"history.csv", "batches.csv", "weights.safetensors", "model.json", "run.json"}
-    assert {file.name for file in folder.iterdir()} == names
+    assert {file.name for file in folder.iterdir()} == LEFT
     classifier = inspector.load(str(folder))
     maps = inspector.class_maps(classifier, np.full((28, 28), 200, np.uint8))
     assert maps.verdict == "exact"
@@ -252,14 +262,7 @@ def test_a_cut_off_data_file_gets_one_sentence(data: Path) -> None:
     path = data / "MNIST" / "raw" / "train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(TrainingError, match=r"No MNIST in .*raw"):
-        read_images("mnist", data, True, torch.device("cpu"))
-
-
-def test_a_gpu_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(TrainingError, match="--device is 'cuda', but torch sees no GPU here; cpu or auto would do"):
-        find_device("cuda")
-    assert find_device("auto") == torch.device("cpu")
+        read_known("mnist", data, torch.device("cpu"))
 
 
 def test_the_article_s_loss_is_cross_entropy_of_the_softmax_of_sigmoids() -> None:
@@ -277,7 +280,7 @@ def test_scores_are_those_counted_by_hand(data: Path) -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return torch.arange(3.0).expand(len(images), 3)
 
-    images = replace(read_images("mnist", data, False, torch.device("cpu")), labels=torch.tensor([2, 2, 1, 0] * 2))
+    images = replace(read_known("mnist", data, torch.device("cpu")).test, labels=torch.tensor([2, 2, 1, 0] * 2))
     scores = evaluate(Fixed(), images, "cross_entropy", "float32")
     assert (scores["top1"], scores["top2"]) == (0.5, 0.75)
     # log(1 + e + e^2) less the logit of the label, 2, 2, 1, 0.
@@ -291,16 +294,36 @@ def test_bfloat16_is_another_run_and_trains_too(recipe: Recipe, data: Path, tmp_
         train(recipe, data, tmp_path, device="cpu")
 
 
+STRIDE = str(EXPERIMENTS / "lenet" / "stride.toml")
+WHAT = "Say what to train: a recipe with --data FOLDER, or --images FOLDER; not both."
+FROM = ("--data", "FOLDER")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--device", "gpu"], "--device is 'gpu'; auto or cpu or cuda would do."),
-        (["--precision", "half"], "--precision is 'half'; float32 or bfloat16 would do."),
+        ([STRIDE, *FROM, "--device", "gpu"], "--device is 'gpu'; auto, cpu, cuda or cuda:1 would do."),
+        ([STRIDE, *FROM, "--precision", "half"], "--precision is 'half'; float32 or bfloat16 would do."),
+        ([], WHAT),
+        ([*FROM], WHAT),
+        ([STRIDE, "--images", "FOLDER"], WHAT),
+        ([*FROM, "--images", "FOLDER"], WHAT),
+        ([STRIDE], "A recipe needs --data: the folder of its data set."),
+        ([STRIDE, *FROM, "--head", "gmp"], "--head goes with --images: a recipe says it itself, in its file."),
+        ([STRIDE, *FROM, "--epochs", "1"], "--epochs goes with --images: a recipe says it itself, in its file."),
+        ([STRIDE, *FROM, "--weights", "x.pth"], "--weights and --objects are for photos, and stride trains on mnist."),
+        (
+            ["--images", "FOLDER", "--head", "gap,gpa"],
+            "--head is 'gpa'; some of gap, gmp, fc, with commas between, would do.",
+        ),
+        (
+            ["--images", "FOLDER", "--size", "big"],
+            "--size is 'big'; 224 or 208x408 (height x width, in pixels) would do.",
+        ),
     ],
 )
 def test_the_command_refuses_what_it_has_not(arguments: list[str], sentence: str, data: Path) -> None:
-    path = EXPERIMENTS / "lenet" / "stride.toml"
-    done = CliRunner().invoke(cli, ["train", str(path), "--data", str(data), *arguments])
+    done = CliRunner().invoke(cli, ["train", *(str(data) if one == "FOLDER" else one for one in arguments)])
     assert isinstance(done.exception, InspectorError)
     assert str(done.exception) == sentence
 
@@ -324,3 +347,195 @@ def test_without_the_extra_the_command_says_what_to_install(data: Path, monkeypa
     assert isinstance(done.exception, InspectorError)
     assert "Training needs torchmetrics" in str(done.exception)
     assert "pip install 'inspector[train]'" in str(done.exception)
+
+
+# Photos
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Ten photos of one class and twelve of another: 9 and 10 to train on."""
+    monkeypatch.setenv("INSPECTOR_MODELS", str(write_backbone(tmp_path / "models")))
+    return write_photos(tmp_path / "photos", {"left": 10, "right": 12})
+
+
+def of_photos(photos: Path, head: str = "gap", finetune: bool = False, backbone: str = BACKBONE) -> Recipe:
+    """Three epochs of four or five batches."""
+    return replace(recipe_for_photos(photos, backbone, head, not finetune, epochs=3), batch=5)
+
+
+@pytest.mark.parametrize("finetune", [False, True], ids=["frozen", "fine-tuned"])
+@pytest.mark.parametrize("head", HEADS)
+def test_a_head_for_photos_can_be_opened_and_its_maps_are_exact(
+    head: str, finetune: bool, photos: Path, tmp_path: Path
+) -> None:
+    recipe = of_photos(photos, head, finetune)
+    (folder,) = train(recipe, photos, tmp_path / "runs", device="cpu")
+    assert folder == tmp_path / "runs" / "photos" / (f"{head}_tiny" + ("_finetuned" if finetune else "")) / "seed0"
+    assert {file.name for file in folder.iterdir()} == LEFT | {"test.csv"}
+    classifier = inspector.load(folder)
+    assert classifier.class_names == ("left", "right")
+    assert classifier.preprocessing == load_backbone(BACKBONE, None, Feeding()).classifier.preprocessing
+    maps = inspector.class_maps(classifier, photos / "left" / "00.png")
+    assert maps.verdict == ("exact for this image" if head == "fc" else "exact")
+    assert maps.values.shape == (2, 4, 4)
+    about = json.loads((folder / "run.json").read_text())
+    assert about["class_maps"]["verdict"] == maps.verdict
+    assert about["parameters"]["head"] == (64 * 16 * 512 + 512 + 512 * 2 + 2 if head == "fc" else 64 * 2 + 2)
+
+
+def test_a_frozen_trunk_is_the_backbone_s_to_the_bit_statistics_included(photos: Path, tmp_path: Path) -> None:
+    backbone = load_file(tmp_path / "models" / BACKBONE / "weights.safetensors")
+    frozen, tuned = (
+        load_file(folder / "weights.safetensors")
+        for finetune in (False, True)
+        for folder in train(of_photos(photos, finetune=finetune), photos, tmp_path / "runs", device="cpu")
+    )
+    names = [name.removeprefix("trunk.network.") for name in frozen if name.startswith("trunk.")]
+    assert "bn1.running_var" in names
+    assert set(names) == backbone.keys() - {"linear.weight", "linear.bias"}
+    assert all(torch.equal(frozen[f"trunk.network.{name}"], backbone[name]) for name in names)
+    assert not torch.equal(tuned["trunk.network.bn1.running_var"], backbone["bn1.running_var"])
+    assert not torch.equal(tuned["trunk.network.conv1.weight"], backbone["conv1.weight"])
+
+
+@pytest.mark.parametrize("head", ["gap", "fc"])
+def test_training_on_feature_maps_is_training_the_head_on_photos(head: str, photos: Path, tmp_path: Path) -> None:
+    recipe = of_photos(photos, head)
+    (folder,) = train(recipe, photos, tmp_path / "runs", seeds=(4,), device="cpu")
+    trained = load_file(folder / "weights.safetensors")
+
+    backbone = load_backbone(BACKBONE, None, Feeding())
+    images = read_photos(photos, backbone.classifier.preprocessing, torch.device("cpu")).training
+    with torch.random.fork_rng(()):
+        torch.manual_seed(4)
+        network = build_on(backbone, recipe.arguments["head"], 2).eval()
+        optimizer = torch.optim.Adam(network.get_submodule("head").parameters(), lr=1e-3)
+        for _ in range(3):
+            for batch in torch.randperm(len(images)).split(5):
+                optimizer.zero_grad()
+                torch.nn.functional.cross_entropy(network(images.inputs(batch)), images.labels[batch]).backward()
+                optimizer.step()
+    for name, value in network.get_submodule("head").state_dict().items():
+        torch.testing.assert_close(trained[f"head.{name}"], value, rtol=1e-4, atol=1e-6)
+
+
+def test_weights_that_a_package_has_are_not_written_again(photos: Path, tmp_path: Path) -> None:
+    # Not of models/ as the tests have it, but the one that comes with the inspector.
+    recipe = replace(of_photos(photos, backbone="efficientnet_lite0"), input={"size": [64, 64]}, epochs=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("INSPECTOR_MODELS")
+        (folder,) = train(recipe, photos, tmp_path / "runs", device="cpu")
+        backbone = load_backbone("efficientnet_lite0", None, Feeding(size=64))
+    assert set(load_file(folder / "weights.safetensors")) == {"head.1.weight", "head.1.bias"}
+    assert (folder / "weights.safetensors").stat().st_size < 20_000
+    classifier = inspector.load(folder)
+    state = classifier.network.state_dict()
+    own = backbone.classifier.network.state_dict()
+    kept = [name for name in state if name.startswith("trunk.")]
+    assert all(torch.equal(state[name], own[name.removeprefix("trunk.network.")]) for name in kept)
+    # What the run counted, the opened network gives again.
+    with (folder / "test.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            _, name, probability = inspector.class_maps(classifier, photos / row["file"]).top(1)[0]
+            assert (row["predicted"], float(row["probability"])) == (name, pytest.approx(probability, abs=6e-5))
+
+
+KILLED_ON_PHOTOS = """
+import os, pathlib, signal, sys, torch
+from dataclasses import replace
+from inspector.recipe import recipe_for_photos
+from inspector.train import train
+
+torch.set_num_threads(1)
+original, calls = torch.optim.Adam.step, []
+
+def counted(self, *arguments):
+    calls.append(1)
+    if len(calls) == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(self, *arguments)
+
+torch.optim.Adam.step = counted
+photos = pathlib.Path(sys.argv[1])
+recipe = replace(recipe_for_photos(photos, sys.argv[2], "gap", sys.argv[3] == "frozen", epochs=3), batch=5)
+train(recipe, photos, pathlib.Path(sys.argv[4]), device="cpu")
+"""
+
+
+@pytest.mark.parametrize("how", ["frozen", "fine-tuned"])
+def test_a_killed_run_on_photos_goes_on_and_ends_as_an_unbroken_one(how: str, photos: Path, tmp_path: Path) -> None:
+    # Of four steps an epoch the second of the second.
+    arguments = [photos, BACKBONE, how, tmp_path / "killed"]
+    killed = subprocess.run([sys.executable, "-c", KILLED_ON_PHOTOS, *arguments], timeout=150)
+    assert killed.returncode == -signal.SIGKILL
+    recipe = of_photos(photos, finetune=how == "fine-tuned")
+    folder = tmp_path / "killed" / recipe.experiment / recipe.run / "seed0"
+    assert [row["epoch"] for row in history(folder)] == ["1"]
+    train(recipe, photos, tmp_path / "killed", device="cpu")
+    (unbroken,) = train(recipe, photos, tmp_path / "unbroken", device="cpu")
+    assert history(folder) == history(unbroken)
+    for name in ("batches.csv", "weights.safetensors", "confusion.csv", "test.csv", "average_maps.safetensors"):
+        assert (folder / name).read_bytes() == (unbroken / name).read_bytes()
+    assert {file.name for file in folder.iterdir()} == {file.name for file in unbroken.iterdir()}
+
+
+def test_reading_a_backbone_leaves_the_random_numbers_as_they_were(photos: Path, tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    train(of_photos(photos), photos, tmp_path / "runs", device="cpu")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_other_photos_are_another_run(photos: Path, tmp_path: Path) -> None:
+    (folder,) = train(of_photos(photos), photos, tmp_path / "runs", device="cpu")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (photos / "left" / "00.png").rename(photos / "left" / "new.png")
+    with pytest.raises(
+        TrainingError,
+        match=r"seed0 holds a run on other photos \(some were added, removed or renamed since\): name anot",
+    ):
+        train(of_photos(photos), photos, tmp_path / "runs", device="cpu")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_what_is_wrong_with_the_photos_leaves_nothing_behind(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_class = write_photos(tmp_path / "one", {"a": 3})
+    with pytest.raises(TrainingError, match="one holds one class folder only, a"):
+        train(of_photos(one_class), one_class, tmp_path / "runs", device="cpu")
+    monkeypatch.setattr("inspector.train.MAX_MEMORY", 19 * 64 * 16 * 4 - 1)
+    with pytest.raises(TrainingError, match=r"The feature maps of 19 photos take 0 GB, .* or no freezing, would do"):
+        train(of_photos(photos), photos, tmp_path / "runs", device="cpu")
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(TrainingError, match=r"Runs in .*photos would be among the photos: another --out would do"):
+        train(of_photos(photos), photos, tmp_path, device="cpu")
+    assert {path.name for path in photos.iterdir()} == {"left", "right"}
+
+
+def test_the_command_trains_heads_on_photos_tells_of_them_and_does_it_once(photos: Path, tmp_path: Path) -> None:
+    (photos / "left" / "[notes].txt").write_text("not a photo")
+    out = tmp_path / "runs"
+    command = ["train", "--images", f"{photos}/", "--backbone", BACKBONE, "--head", "gap, gmp", "--epochs", "1"]
+    command += ["--size", "16x24", "--out", str(out), "--device", "cpu"]
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(cli, command)
+    assert done.exit_code == 0, done.output
+    assert "2 classes, 19 training and 3 test images: from 9 (left) to 10 (right)" in done.output
+    assert "Skipped: left/[notes].txt: [notes].txt is not an image" in done.output
+    folders = [out / "photos" / f"{head}_tiny" / "seed0" for head in ("gap", "gmp")]
+    assert [sorted(path.name for path in folder.iterdir()) for folder in folders] == [sorted({*LEFT, "test.csv"})] * 2
+    card = json.loads((folders[1] / "model.json").read_text())
+    assert (card["size"], card["examples"]) == ([16, 24], "photos")
+    assert card["training"] == (
+        "inspector train --images FOLDER --backbone tiny --head gmp --epochs 1 --size 16x24 --seed 0"
+    )
+    before = [(path, path.stat().st_mtime_ns) for folder in folders for path in sorted(folder.iterdir())]
+    again = CliRunner().invoke(cli, command)
+    assert again.exit_code == 0, again.output
+    assert before == [(path, path.stat().st_mtime_ns) for folder in folders for path in sorted(folder.iterdir())]
+
+
+def test_a_photo_is_trained_on_as_it_is_explained(photos: Path, tmp_path: Path) -> None:
+    recipe = replace(of_photos(photos), input={"size": 16, "resize": [20, 20], "mean": [0.25] * 3, "std": [0.5] * 3})
+    (folder,) = train(recipe, photos, tmp_path / "runs", device="cpu")
+    assert inspector.load(folder).preprocessing == Preprocessing((16, 16), (0.25,) * 3, (0.5,) * 3, (20, 20))

@@ -6,20 +6,33 @@ The heavy imports stand inside the functions, so that the page is there before t
 import gc
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import streamlit as st
 
+from inspector.errors import InspectorError
 from inspector.image import Photo, read_image
+from inspector.runs import Run, TestPhoto, test_photos
 
 if TYPE_CHECKING:
+    from streamlit.runtime.uploaded_file_manager import UploadedFile
+
     from inspector.anatomy import Anatomy
     from inspector.classifier import Classifier
-    from inspector.maps import ClassMaps
+    from inspector.figure import FigureStyle
+    from inspector.layers import Contributions, Layer, LayerMaps
+    from inspector.ledger import Heard
+    from inspector.maps import ClassMaps, Shown
+    from inspector.ui.background import Task
+    from inspector.what_if import Change, Outcome
+
+# Class maps are those of a network, a photo's hash and name, and a scale of the input size.
+MapsKey: TypeAlias = tuple[str, str, str, float | None]
 
 
-@st.cache_resource(max_entries=4, show_spinner=False)
-def network(name: str) -> "Classifier":
+# As many as the laboratory compares at once, and two: with fewer, each photo there would load them all again.
+@st.cache_resource(max_entries=16, show_spinner=False)
+def network(name: str, changed: int = 0) -> "Classifier":
     from inspector.loading import load
 
     classifier = load(name)
@@ -59,8 +72,83 @@ def class_maps_of(
     return class_maps(classifier, _photo, None if scale == 1 else (height, width))
 
 
+@st.cache_resource(max_entries=32, show_spinner=False)
+def what_if_of(key: MapsKey, masked: tuple[tuple[int, int], ...], change: "Change", _maps: "ClassMaps") -> "Outcome":
+    """Of the network run on the photo with the cells (row, column) of some positions changed."""
+    from inspector.what_if import in_the_photo, mask_of
+
+    return in_the_photo(_maps, mask_of(_maps, masked), change)
+
+
 @st.cache_resource(max_entries=8, show_spinner=False)
 def anatomy_of(network_key: str, _load: "Callable[[], Classifier]") -> "Anatomy":
     from inspector.anatomy import describe
 
     return describe(_load())
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def layers_of(network_key: str, _load: "Callable[[], Classifier]") -> "tuple[Layer, ...]":
+    from inspector.layers import layers
+
+    return layers(_load())
+
+
+# Few: those of an early layer on a large photo are 70 MB.
+@st.cache_resource(max_entries=8, show_spinner=False)
+def layer_maps_of(key: MapsKey, label: str, _maps: "ClassMaps", _layer: "Layer") -> "LayerMaps":
+    from inspector.layers import layer_maps
+
+    assert _maps.view is not None, "the app shows photos only"
+    return layer_maps(_maps.classifier, _maps.view, _layer)
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def contributions_of(key: MapsKey, label: str, k: int, _maps: "ClassMaps", _of: "LayerMaps") -> "Contributions":
+    from inspector.layers import contributions
+
+    return contributions(_maps, _of, k)
+
+
+@st.cache_resource(max_entries=400, show_spinner=False)
+def heard_of(
+    network_key: str, file_id: str, name: str, _upload: "UploadedFile", _load: "Callable[[], Classifier]"
+) -> "Heard | str":
+    """What the channels make of a photo; a sentence where it cannot be used."""
+    from inspector.ledger import hear
+
+    try:
+        return hear(_load(), read_image(_upload.getvalue(), name))
+    except InspectorError as error:
+        return str(error)
+
+
+# Few: a map of every pixel of a large photo is 4 MB, and there are many methods.
+@st.cache_resource(max_entries=8, show_spinner=False)
+def methods_of(key: MapsKey, k: int) -> "dict[Task, Any]":
+    """What the page of methods found out so far of one class; empty at first, and filled as it comes."""
+    return {}
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def tested(folder: Path, changed: int, _run: Run) -> tuple[TestPhoto, ...]:
+    return test_photos(_run)
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def figure_preview(
+    key: str, _maps: "ClassMaps", _shown: "Shown", _style: "FigureStyle", dpi: int
+) -> tuple[bytes, tuple[float, float]]:
+    """The figure as a small PNG, and its (width, height) in inches; InspectorError where at `dpi` it has no room."""
+    from inspector.export import figure_bytes
+    from inspector.figure import class_map_figure, fits
+
+    figure = class_map_figure(_maps, _shown, _style)
+    width, height = figure.get_size_inches()
+    fits(width, height, dpi)
+    return figure_bytes(figure, "png", _style.dpi), (float(width), float(height))
+
+
+def changed(path: Path) -> int:
+    """When a file was last written, in nanoseconds, 0 where there is none: part of a key, a new file is read anew."""
+    return path.stat().st_mtime_ns if path.is_file() else 0

@@ -1,16 +1,24 @@
 """Pictures for the browser: encoded once, small, and laid out in HTML that wraps from narrow to wide windows."""
 
 import base64
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 
 from inspector.image import Pixels
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from inspector.maps import ClassMap, ClassMaps
+    from inspector.positions import Winners
+
+_SIDE = 480  # pixels of the longer side of a tile
+# Okabe and Ito's, which colour-blind readers tell apart; grey for all classes beyond the first seven.
+_WINNERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#8C8C8C")
 
 
 def encoded(pixels: Pixels, exact: bool) -> bytes:
@@ -20,7 +28,7 @@ def encoded(pixels: Pixels, exact: bool) -> bytes:
     return data.tobytes()
 
 
-def _data_url(image: bytes) -> str:
+def data_url(image: bytes) -> str:
     kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
@@ -37,6 +45,41 @@ def overlays_of(
     for class_map in read:
         drawn = spread(class_map.values, maps.view, maps.classifier.receptive_field, canvas.shape[:2], smooth)
         yield encoded(overlay(canvas, drawn, scale, opacity), exact)
+
+
+def winning_classes(maps: "ClassMaps", winners: "Winners", side: int, opacity: float) -> bytes:
+    """The photo, its longer side `side` pixels, with every cell in the colour of the class that wins there."""
+    from inspector.render import backdrop, painted, spread
+
+    assert maps.view is not None, "the app shows photos only"
+    canvas, grid = backdrop(maps.view, side), winners.grid.numpy(force=True)
+    colour_of = {k: min(i, len(_WINNERS) - 1) for i, k in enumerate(winners.classes)}
+    # From 1 on: 0 is outside what the network saw.
+    numbers = [[1 + colour_of.get(int(k), -1) for k in row] for row in grid]
+    drawn = spread(numbers, maps.view, maps.classifier.receptive_field, canvas.shape[:2], smooth=False)
+    colours = [[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in _WINNERS]
+    # Every cell is painted, and the photo is to be seen all the same.
+    image = painted(canvas, drawn.round().astype(int) - 1, colours, 0.6 * opacity)
+    return encoded(image, max(maps.view.photo.size) < 100)
+
+
+def legend(maps: "ClassMaps", winners: "Winners") -> str:
+    """The classes that win somewhere, in their colours, with the number of positions; the last colour is the rest's."""
+    own, rest = winners.classes[: len(_WINNERS) - 1], winners.classes[len(_WINNERS) - 1 :]
+    places = {k: int((winners.grid == k).sum()) for k in winners.classes}
+    names = [(escape(maps.classifier.class_names[k]), places[k]) for k in own]
+    if rest:
+        names.append((f"{len(rest)} other classes" if len(rest) > 1 else "1 other class", sum(places[k] for k in rest)))
+    entries = "".join(
+        f'<span style="white-space: nowrap"><span style="display: inline-block; width: .8rem; height: .8rem; '
+        f"border-radius: .2rem; vertical-align: -.08rem; margin-right: .35rem; border: 1px solid rgba(128, 128, 128, "
+        f'.6); background: {colour}"></span>{name} <span style="opacity: .7">{count}</span></span>'
+        for (name, count), colour in zip(names, [*_WINNERS[: len(own)], _WINNERS[-1]], strict=False)
+    )
+    return (
+        '<div role="list" aria-label="classes that win somewhere" style="display: flex; flex-wrap: wrap; '
+        f'gap: .2rem 1.1rem; font-size: .9rem; max-width: 56rem">{entries}</div>'
+    )
 
 
 def colour_bar(scale: float, unit: str) -> str:
@@ -89,11 +132,73 @@ def all_class_maps(maps: "ClassMaps") -> str:
     return f'{_grid(tiles, "7.5rem")}<div style="margin-top: 1rem">{colour_bar(scale, "logits a position")}</div>'
 
 
-def _tile(image: bytes, name: str, caption: str, line: str, style: str = "") -> str:
-    """A small class map with its caption; the texts are HTML."""
+def average_maps(maps: "Mapping[str, tuple[NDArray[Any], int]]") -> str:
+    """Of each run's (K, h, w) maps that of one class as its raw grid, on the scale of all the run's classes."""
+    from inspector.render import common_scale, flat
+
+    tiles = []
+    for label, (values, k) in maps.items():
+        name, scale = escape(label), common_scale([values])
+        line = f"scale \N{PLUS-MINUS SIGN}{scale:.3g} logits a position<br>sum {_signed(float(values[k].sum()))} logits"
+        image = encoded(flat(values[k], scale), exact=True)
+        style = "image-rendering: pixelated; border: 1px solid rgba(128, 128, 128, .5)"
+        tiles.append(_tile(image, name, f"<b>{name}</b>", line, style))
+    return _grid(tiles, "8.5rem")
+
+
+def heads(
+    maps: "Mapping[str, ClassMaps]", name: str, smooth: bool, label: str | None, own_scales: bool, opacity: float = 0.85
+) -> str:
+    """A photo and over it the class map of one class by each network, with what they add up to.
+
+    All on one scale, or each on its own, which then stands beside it: few cells of max pooling outshine all others.
+    """
+    from inspector.render import backdrop, common_scale
+
+    read = {title: one.read(one.classifier.class_names.index(name)) for title, one in maps.items()}
+    scale = common_scale([class_map.values for class_map in read.values()])
+    view = next(iter(maps.values())).view
+    assert view is not None, "the app shows photos only"
+    photo, own = escape(view.photo.name), escape(label or "")
+    image = encoded(backdrop(view, _SIDE), max(view.photo.size) < 100)
+    tiles = [_tile(image, photo, f"<b>{photo}</b>", f"its class: {own}" if own else "", alt=f"photo {photo}")]
+    for title, class_map in read.items():
+        one, k = maps[title], maps[title].classifier.class_names.index(name)
+        own_scale = common_scale([class_map.values])
+        (image,) = overlays_of(one, [class_map], _SIDE, own_scale if own_scales else scale, smooth, opacity)
+        top = escape(one.top(1)[0][1])
+        taken = "" if top == escape(name) else f", likeliest: {top}"
+        checked = f"{one.verdict}, miss {_minus(f'{one.residual:.0e}')}"
+        lines = f"{class_map.equation()}<br>{one.probabilities[k]:.1%}{taken}<br>{checked}"
+        lines += f"<br>densest colour {own_scale:.2g} logits" if own_scales else ""
+        tiles.append(_tile(image, escape(title), f"<b>{escape(title)}</b>", lines))
+    if own_scales:
+        return _grid(tiles, "clamp(10rem, 16vw, 15rem)")
+    bar = colour_bar(scale, f"logits a position for {name}, the same for all")
+    return f'{_grid(tiles, "clamp(10rem, 16vw, 15rem)")}<div style="margin-top: 1rem">{bar}</div>'
+
+
+def tiles(pictured: Iterable[tuple[bytes, str, str, str]], narrowest: str = "9rem") -> str:
+    """Small pictures side by side, each with its name, a line below, both plain text, and what it is an image of."""
+    return _grid(
+        [
+            _tile(image, "", f'<b style="overflow-wrap: anywhere">{escape(name)}</b>', escape(line), alt=escape(alt))
+            for image, name, line, alt in pictured
+        ],
+        narrowest,
+    )
+
+
+def plain(text: str) -> str:
+    """A name as Markdown that shows it as it is."""
+    return re.sub(r"([\\`*_{}\[\]()<>#+!|~$:-])", r"\\\1", text)
+
+
+def _tile(image: bytes, name: str, caption: str, line: str, style: str = "", alt: str = "") -> str:
+    """A small picture, usually a class map, with its caption; the texts are HTML."""
     return (
         '<figure style="margin: 0">'
-        f'<img src="{_data_url(image)}" alt="class map of {name}" style="width: 100%; {style}">'
+        f'<img src="{data_url(image)}" alt="{alt or f"class map of {name}"}" style="width: 100%; {style}">'
         f'<figcaption style="font-size: .85rem; line-height: 1.3">{caption}<br>'
         f'<span style="opacity: .7">{line}</span></figcaption></figure>'
     )

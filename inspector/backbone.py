@@ -1,0 +1,73 @@
+"""A trained network to put a new head on: transfer learning's beginning."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from inspector.architectures import build
+from inspector.catalogue import find_card, models_folder
+from inspector.classifier import Classifier
+from inspector.errors import NetworkError
+from inspector.loading import Feeding, load_fed
+from inspector.networks import FACTORIES
+from inspector.transfer import Head
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A classifier, and how its network is built again."""
+
+    classifier: Classifier
+    architecture: str  # as architectures.build takes it, with its options
+    options: Mapping[str, Any]
+    packaged: Mapping[str, str] | None  # where an installed package keeps its weights
+
+
+def load_backbone(name: str, weights: Path | None, feeding: Feeding) -> Backbone:
+    """The backbone of a name: in models/, or torchvision:NAME or timm:NAME with its own weights or those of a file.
+
+    A bare name that is not in models/ is torchvision's. Raises NetworkError for a name or weights that cannot be had
+    or do not fit, HeadError for a network that pools no feature maps (a vision transformer).
+    """
+    options: dict[str, Any] = {}
+    if (models_folder() / name / "model.json").is_file():
+        if weights is not None:
+            raise NetworkError(f"{name} in models/ has its weights; name an architecture for {weights.name}.")
+        card = find_card(name)
+        classifier = load_fed(name, None, None, feeding, None, trust=False)
+        architecture, options = card.architecture["factory"], dict(card.architecture.get("arguments", {}))
+        if ":" in architecture and "classes" in card.architecture:
+            options["num_classes"] = card.architecture["classes"]
+        packaged = card.weights if isinstance(card.weights, Mapping) else None
+    else:
+        architecture, packaged = name if ":" in name else f"torchvision:{name}", None
+        classifier = load_fed(
+            weights or architecture, architecture if weights else None, None, feeding, None, trust=False
+        )
+        if weights is not None:
+            # SqueezeNet's last feature maps are one a class.
+            options["num_classes"] = len(classifier.class_names)
+    if architecture not in FACTORIES and not architecture.startswith(("torchvision:", "timm:")):
+        raise NetworkError(f"{name} is no backbone: a convolutional network of torchvision, timm or ours would do.")
+    if len(classifier.preprocessing.mean) != 3:
+        raise NetworkError(f"{name} sees grey images; a backbone for photos would do.")
+    return Backbone(classifier, architecture, options, packaged)
+
+
+def arguments_of(backbone: Backbone, head: Head) -> dict[str, Any]:
+    """What architectures.transfer takes, but the number of classes."""
+    size = list(backbone.classifier.preprocessing.size)
+    said = {"backbone": backbone.architecture, "head": head, "size": size}
+    return said | {"options": dict(backbone.options)} if backbone.options else said
+
+
+def build_on(backbone: Backbone, head: Head, classes: int) -> nn.Module:
+    """The backbone's trunk with its weights under a new head with random ones; parts `trunk` and `head`."""
+    network = build("transfer", classes, arguments_of(backbone, head))
+    inner = network.get_submodule("trunk.network")
+    state = backbone.classifier.network.state_dict()
+    inner.load_state_dict({name: state[name] for name in inner.state_dict()})
+    return network

@@ -1,0 +1,214 @@
+"""Matplotlib figures of finished runs: how they learnt, what they confuse, where they look; never pyplot."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from inspector.errors import InspectorError
+from inspector.figure import COLOURS, PANEL, panel, short, what_was_seen
+from inspector.laboratory import Group, Score, with_spread
+from inspector.maps import ClassMaps
+from inspector.render import backdrop, common_scale, overlay, spread
+from inspector.runs import Confusion
+
+# Okabe and Ito's, which colour-blind readers tell apart; less the yellow, which is faint on white.
+_LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+_NUMBERED = 20  # classes: of more, numbers in the cells of a confusion matrix run into each other
+_NAMED = 120  # classes: of more, names at an axis do
+_GAP = 0.1  # between two average maps, a part of a map's height
+
+
+def learning_curves(groups: Sequence[Group]) -> Figure:
+    """Top-1 and loss after each epoch, a line a recipe: the mean over its seeds, in a band of one spread each way."""
+    if len(groups) > 2 * len(_LINES):
+        raise InspectorError(f"{len(groups)} curves cannot be told apart: {2 * len(_LINES)} recipes or fewer would do.")
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    accuracy, loss = figure.subplots(1, 2)
+    for number, group in enumerate(groups):
+        colour, marker = _LINES[number % len(_LINES)], "os"[number // len(_LINES)]
+        seeds = "1 seed" if len(group.runs) == 1 else f"{len(group.runs)} seeds"
+        _curve(accuracy, group, "top1", colour, marker, "-", f"{group.label} ({seeds})")
+        _curve(loss, group, "validation_loss", colour, marker, "-")
+        _curve(loss, group, "training_loss", colour, marker, ":")
+    accuracy.set(title="top-1 of the test images", xlabel="epoch", ylabel="top-1")
+    loss.set(title="loss: test images (solid), training images (dotted)", xlabel="epoch", ylabel="nats", yscale="log")
+    for axis in (accuracy, loss):
+        axis.grid(alpha=0.3)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=min(3, len(groups)), frameon=False)
+    return figure
+
+
+def _curve(axis: Axes, group: Group, score: Score, colour: str, marker: str, style: str, label: str = "") -> None:
+    epochs = [row.epoch for row in group.runs[0].history]
+    means, spreads = np.array(group.curve(score)).T
+    # Every epoch is marked where few are: a run of one epoch would be no line at all.
+    shown = marker if len(epochs) <= 20 and style == "-" else ""
+    axis.plot(epochs, means, style, color=colour, marker=shown, markersize=3, linewidth=1.4, label=label or None)
+    if len(group.runs) > 1:
+        axis.fill_between(epochs, means - spreads, means + spreads, color=colour, alpha=0.15, linewidth=0)
+
+
+def confusion_figure(groups: Sequence[Group]) -> Figure:
+    """The confusion matrix of each recipe that knows one, over all its seeds; every row adds up to 1."""
+    read = [(group, found) for group in groups if (found := group.confusion()) is not None]
+    if not read:
+        raise InspectorError("No run knows its confusion matrix: runs trained by this version of Inspector would do.")
+    columns = min(3, len(read))
+    rows = -(-len(read) // columns)
+    side = min(8.0, max(2.4, 0.3 * max(len(found.classes) for _, found in read)))  # inches
+    figure = Figure(figsize=((side + 0.15) * columns + 2.0, (side + 0.6) * rows + 1.0), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
+    for axis in axes[len(read) :]:
+        axis.set_axis_off()
+    for number, (axis, (group, found)) in enumerate(zip(axes, read, strict=False)):
+        _matrix(axis, found, side)
+        axis.set_title(f"{group.label}\ntop-1 {with_spread(group, group.final('top1'))}", fontsize=9, parse_math=False)
+        # Names stand once a row and once a column of panels, unless a neighbour's are others.
+        if number % columns and read[number - 1][1].classes == found.classes:
+            axis.tick_params(labelleft=False)
+        if number + columns < len(read) and read[number + columns][1].classes == found.classes:
+            axis.tick_params(labelbottom=False)
+    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), "Blues"), ax=axes.tolist(), shrink=0.6, aspect=30)
+    bar.set_label("part of the true class's images")
+    said = "Rows: true class. Columns: predicted class."
+    if any(len(found.classes) <= _NUMBERED for _, found in read):
+        said += "\nNumbers: percent of the row; blank where it is below 0.5."
+    figure.suptitle(said, fontsize=9)
+    return figure
+
+
+def _matrix(axis: Axes, found: Confusion, side: float) -> None:
+    classes = len(found.classes)
+    # A class without an image has an empty row.
+    parts = found.counts / np.maximum(1, found.counts.sum(1, keepdims=True))
+    axis.imshow(parts, cmap="Blues", vmin=0, vmax=1)
+    if classes <= _NUMBERED:
+        for (row, column), part in np.ndenumerate(parts):
+            if part >= 0.005:
+                colour = "white" if part > 0.5 else "black"
+                axis.text(
+                    column, row, f"{math.floor(100 * part + 0.5)}", ha="center", va="center", fontsize=7, color=colour
+                )
+    if classes > _NAMED:
+        axis.set(xticks=[], yticks=[])
+        return
+    size = min(8.0, 0.85 * 72 * side / classes)
+    turned = 90 if max(map(len, found.classes)) > 2 else 0
+    axis.set_xticks(range(classes), found.classes, rotation=turned, fontsize=size, parse_math=False)
+    axis.set_yticks(range(classes), found.classes, fontsize=size, parse_math=False)
+    axis.tick_params(length=0)
+
+
+def average_maps_figure(groups: Sequence[Group]) -> Figure:
+    """The average class maps of each recipe that knows them: a row a class, a column a recipe, a scale a column."""
+    read = [(group, maps, _names(group, len(maps))) for group in groups if (maps := group.average_maps()) is not None]
+    if not read:
+        raise InspectorError("No run knows its average class maps: runs trained by this version of Inspector would do.")
+    most = max(len(names) for _, _, names in read)
+    # Many classes are wrapped into blocks side by side, so that the figure is about as wide as it is high.
+    blocks = max(1, round(math.sqrt(1.3 * most / (len(read) + 1))))
+    rows = -(-most // blocks)
+    wide = max(maps.shape[2] / maps.shape[1] for _, maps, _ in read)
+    cell = min(0.9, 26 / rows)  # inches
+    named = 0.3 + 0.065 * max(len(name) for _, _, names in read for name in names)  # inches, at 8 points
+    across = blocks * (len(read) * (cell * wide + 0.15) + named) + 0.3
+    figure = Figure(figsize=(max(6.6, across), rows * cell * (1 + _GAP) + 1.5), layout="constrained")
+    for block, page in enumerate(figure.subfigures(1, blocks, squeeze=False)[0]):
+        shown = slice(block * rows, (block + 1) * rows)
+        before: tuple[str, ...] = ()
+        for axis, (group, maps, names) in zip(page.subplots(1, len(read), squeeze=False)[0], read, strict=True):
+            _column_of_maps(axis, maps[shown], common_scale([maps]), rows)
+            # Of several experiments a name is too long for its column in one line.
+            title = "\n".join(short(part, 16) for part in group.label.split("/"))
+            axis.set_title(title, fontsize=8, parse_math=False)
+            labels = names[shown] if names != before else ()
+            axis.set_yticks([k + 0.5 for k in range(len(labels))], labels, fontsize=8, parse_math=False)
+            before = names
+    figure.suptitle(
+        "Average class maps: for each class the mean of its own map over its test images, in logits a position.\n"
+        "Each column has its own scale, since the numbers of two heads differ in size.",
+        fontsize=9,
+    )
+    return figure
+
+
+def _names(group: Group, classes: int) -> tuple[str, ...]:
+    found = group.confusion()
+    return found.classes if found is not None and len(found.classes) == classes else tuple(map(str, range(classes)))
+
+
+def _column_of_maps(axis: Axes, maps: NDArray[np.float32], scale: float, rows: int) -> None:
+    """Maps (K, h, w) one below the other, each of height 1 with its gap, over a colour bar."""
+    width = maps.shape[2] / maps.shape[1] * (1 - _GAP)
+    for k, values in enumerate(maps):
+        top, bottom = k + _GAP / 2, k + 1 - _GAP / 2
+        axis.imshow(values, cmap=COLOURS, vmin=-scale, vmax=scale, extent=(0, width, bottom, top))
+        axis.add_patch(Rectangle((0, top), width, 1 - _GAP, fill=False, edgecolor="0.4", linewidth=0.5, clip_on=False))
+    axis.set(xlim=(0, width), ylim=(rows, 0), xticks=[])
+    axis.spines[:].set_visible(False)
+    axis.tick_params(length=0)
+    # The colour bar of a map of zeros has two ends all the same.
+    end = scale or 1.0
+    bar = axis.figure.colorbar(
+        ScalarMappable(Normalize(-end, end), COLOURS), ax=axis, location="bottom", pad=0.02, aspect=10
+    )
+    bar.set_ticks([-end, end], labels=[f"\N{MINUS SIGN}{end:.3g}", f"{end:.3g}"], fontsize=7)
+    left, right = bar.ax.get_xticklabels()
+    left.set_horizontalalignment("left")
+    right.set_horizontalalignment("right")
+
+
+def _bar(figure: Figure, scale: float, axes: list[Axes]) -> None:
+    """The colour bar of one panel or of all."""
+    one = len(axes) == 1
+    colours = ScalarMappable(Normalize(-scale, scale), COLOURS)
+    bar = figure.colorbar(colours, ax=axes, shrink=0.8 if one else 0.7, aspect=25 if one else 30)
+    bar.set_label("logits a position", fontsize=7 if one else 10)
+    bar.ax.tick_params(labelsize=7 if one else 10)
+
+
+def side_by_side(maps: Sequence[ClassMaps], label: str, names: Sequence[str], own_scales: bool = False) -> Figure:
+    """One photo and, over it, the class map of one class by several networks, with what each adds up to.
+
+    On one scale, or with `own_scales` each on its own, with a colour bar each. `names` are those of the networks. InspectorError where there is no map or no photo, or a network knows no such
+    class.
+    """
+    views = [one.view for one in maps if one.view is not None]
+    if not views or len(views) < len(maps):
+        raise InspectorError("Class maps side by side need a photo: maps of a tensor, or none at all, have none.")
+    read = [one.read(label) for one in maps]
+    scale = common_scale([class_map.values for class_map in read])
+    rows = -(-(len(read) + 1) // 4)
+    columns = -(-(len(read) + 1) // rows)
+    height, width = views[0].photo.size
+    tall = min(2.0, max(0.6, height / width))
+    figure = Figure(figsize=(PANEL * columns + 1.1, (PANEL * tall + 0.8) * rows + 0.4), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    panel(axes[0], backdrop(views[0]), short(views[0].photo.name), "", "")
+    for axis, one, view, class_map, name in zip(axes[1:], maps, views, read, names, strict=False):
+        canvas = backdrop(view)
+        drawn = spread(class_map.values, view, one.classifier.receptive_field, canvas.shape[:2], smooth=True)
+        probability = one.probabilities[one.classifier.class_index(label)]
+        title = f"{short(name)} ({probability:.1%})"
+        ends = common_scale([class_map.values]) if own_scales else scale
+        panel(axis, overlay(canvas, drawn, ends), title, class_map.equation(), what_was_seen(one))
+        if own_scales:
+            _bar(figure, ends, [axis])
+    if not own_scales:
+        _bar(figure, scale, axes.tolist())
+    scales = "each on its own scale" if own_scales else "on one scale"
+    figure.suptitle(f"{read[0].title}: its class map by each network, {scales}", fontsize=10, parse_math=False)
+    return figure

@@ -1,0 +1,63 @@
+"""What the class maps of a set of images say: the average map of each class, and whether all sums hold."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inspector.errors import InspectorError
+from inspector.head import Verdict
+from inspector.localisation import Inside, Mask, inside
+from inspector.maps import ClassMaps
+
+_FROM_BEST: tuple[Verdict, ...] = ("exact", "exact for this image", "not unique", "not exact")
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """The class maps of a set of images, each image's own class."""
+
+    average_maps: Tensor  # (K, h, w) float32, in logits: the mean of k's map over the images of class k, or zeros
+    counts: Tensor  # (K,), images of each class
+    residual: float  # the largest of all images, in logits
+    verdict: Verdict  # the worst of all images
+    images: int
+    inside: tuple[Inside | None, ...]  # one an image, in their order; None where its objects are not known
+
+
+def survey(images: Iterable[tuple[ClassMaps, int, Mask | None]], tolerance: float = 0) -> Survey:
+    """The survey of images: of each its class maps, its class, and where its object is, (H, W) of the photo, if known.
+
+    Images are taken one by one, and no more than sums is kept of their maps: let a generator make them. `tolerance` is
+    that of the pointing game. Raises InspectorError where there is no image, and for maps of several grids.
+    """
+    totals, counts = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
+    residual, verdict = 0.0, _FROM_BEST[0]
+    found: list[Inside | None] = []
+    for maps, label, mask in images:
+        if not found:
+            totals = torch.zeros(maps.values.shape, dtype=torch.float64)
+            counts = torch.zeros(len(totals), dtype=torch.int64)
+        elif maps.values.shape != totals.shape:
+            raise InspectorError(
+                f"Class maps of {_shape(totals)} and of {_shape(maps.values)} have no average; images at one input "
+                "size, and one network, would do."
+            )
+        k = maps.classifier.class_index(label)
+        totals[k] += maps.values[k].detach().double().cpu()
+        counts[k] += 1
+        # Not max(): a miss that is no number must stay one.
+        residual = float(np.maximum(residual, maps.residual))
+        verdict = max(verdict, maps.verdict, key=_FROM_BEST.index)
+        found.append(None if mask is None else inside(maps, k, mask, tolerance))
+    if not found:
+        raise InspectorError("No image, so no average class map; one image or more would do.")
+    average = (totals / counts.clamp(min=1)[:, None, None]).float()
+    return Survey(average, counts, residual, verdict, len(found), tuple(found))
+
+
+def _shape(values: Tensor) -> str:
+    classes, height, width = values.shape
+    return f"{classes} classes on {height} x {width} positions"

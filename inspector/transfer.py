@@ -1,0 +1,104 @@
+"""Transfer learning: the trained part of a network up to its pooling, and a new head on its last feature maps.
+
+images (N, 3, H, W) -> trunk -> feature maps (N, C, h, w) -> head -> logits (N, K)
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from inspector.errors import NetworkError
+from inspector.pooling import GlobalAveragePooling, GlobalMaxPooling
+
+Head = Literal["average", "max", "connected"]
+
+_HIDDEN = 512  # of the connected head
+_SMALL, _LARGE = 128, 256  # pixels of the shorter side
+
+
+class Trunk(nn.Module):
+    """A network without its head: by a method of its own that stops there, or cut by torchvision."""
+
+    def __init__(self, network: nn.Module, method: str | None) -> None:
+        super().__init__()
+        self.network = network
+        self.method = method
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps: Tensor = getattr(self.network, self.method)(images) if self.method else self.network(images)["maps"]
+        return maps
+
+
+def with_head(network: nn.Module, head: Head, classes: int, size: Sequence[int]) -> nn.Sequential:
+    """The network's trunk under a new head with random weights.
+
+    average: GAP -> Linear. max: GMP -> Linear. connected: flatten -> Linear(512) -> ReLU -> Linear, which takes inputs
+    of the (height, width) `size` only. NetworkError for a network whose last feature maps cannot be told.
+    """
+    image = torch.zeros(1, 3, *size)
+    trunk = trunk_of(network, image)
+    maps: Tensor = _run(trunk, image)
+    channels = maps.shape[1]
+    last: tuple[nn.Module, ...]
+    if head == "connected":
+        last = (nn.Flatten(), nn.Linear(maps[0].numel(), _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, classes))
+    else:
+        last = (GlobalAveragePooling() if head == "average" else GlobalMaxPooling(), nn.Linear(channels, classes))
+    return nn.Sequential(OrderedDict(trunk=trunk, head=nn.Sequential(*last)))
+
+
+def trunk_of(network: nn.Module, image: Tensor) -> Trunk:
+    """The part of a network that makes its last feature maps, (N, C, h, w), without what follows them."""
+    if hasattr(network, "forward_features"):  # timm
+        network.reset_classifier(0)  # type: ignore[operator]
+        trunk = Trunk(network, "forward_features")
+    elif hasattr(network, "extract_features"):  # the packages of EfficientNets
+        network._fc = nn.Identity()
+        trunk = Trunk(network, "extract_features")
+    else:
+        trunk = _cut(network, image)
+    maps = _run(trunk, image)
+    kind = type(network).__name__
+    if maps.ndim == 4 and min(maps.shape[2:]) < 2:
+        small, size = ("x".join(map(str, sides)) for sides in (maps.shape[2:], image.shape[2:]))
+        raise NetworkError(f"The last feature maps of {kind} are {small} at {size}: a larger input size would do.")
+    # timm's Swin gives its channels last.
+    if maps.ndim != 4 or maps.shape[1] != getattr(network, "num_features", maps.shape[1]):
+        raise NetworkError(
+            f"The last feature maps of {kind} are {tuple(maps.shape[1:])}, not channels x height x "
+            "width: a convolutional network would do as a backbone."
+        )
+    return trunk
+
+
+def _cut(network: nn.Module, image: Tensor) -> Trunk:
+    # Here and not above: torchvision takes a second to import, and networks that are only loaded may do without.
+    from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+    # Maps of a small image end in one position, as pooled ones do: a larger image tells which they are.
+    if min(image.shape[2:]) < _SMALL:
+        image = torch.zeros(1, 3, *(max(side, _LARGE) for side in image.shape[2:]))
+    # VGG and AlexNet pool to a fixed grid before they flatten, which blows small maps up.
+    pools = {name for name, layer in network.named_modules() if isinstance(layer, nn.AdaptiveAvgPool2d)}
+    try:
+        names = get_graph_node_names(network)[1]
+        results = _run(create_feature_extractor(network, names), image)
+        maps = [name for name in names if name not in pools and _is_map(results[name])]
+        return Trunk(create_feature_extractor(network, {maps[-1]: "maps"}), None)
+    except Exception as error:  # tracing runs the network's own code
+        raise NetworkError(
+            f"{type(network).__name__} cannot be cut before its head ({type(error).__name__}): a network of "
+            "torchvision or timm would do as a backbone."
+        ) from error
+
+
+def _is_map(result: object) -> bool:
+    return isinstance(result, Tensor) and result.ndim == 4 and min(result.shape[2:]) > 1
+
+
+def _run(module: nn.Module, image: Tensor) -> Any:
+    with torch.inference_mode():
+        return module.eval()(image)

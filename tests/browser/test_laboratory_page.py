@@ -1,0 +1,58 @@
+"""The page of the laboratory in a real browser: curves, a matrix, and one photo by every head."""
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from inspector.examples import examples
+
+pytestmark = pytest.mark.browser
+
+
+def heading(page: Page, text: str) -> None:
+    expect(page.get_by_role("heading", name=text, exact=True)).to_be_visible()
+
+
+def test_runs_are_compared_by_curves_a_table_a_matrix_and_average_maps(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/laboratory")
+    for text in ("Top-1 of the test images", "Which classes are taken for which?", "One photo, every head"):
+        heading(page, text)
+    expect(page.get_by_text("Shirt taken for Coat: 8 of 20")).to_be_visible()
+    # Of two charts of curves and a matrix.
+    expect(page.locator("[data-testid=stVegaLiteChart] svg, [data-testid=stVegaLiteChart] canvas")).to_have_count(3)
+    heading(page, "Where does each network look for T-shirt/top?")
+
+
+def test_a_photo_that_one_head_took_for_another_class_is_seen_by_every_head(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/laboratory")
+    page.get_by_role("radio", name="taken for another class").click()
+    expect(page.get_by_role("img", name="class map of gap, seed 0")).to_be_visible()
+    expect(page.get_by_role("img", name="photo shirt.png")).to_be_visible()
+    expect(page.get_by_text("its class: Shirt")).to_be_visible()
+    link = page.url
+    page.goto("about:blank")
+    page.goto(link)
+    expect(page.get_by_role("img", name="photo shirt.png")).to_be_visible()
+
+
+def test_ones_own_photo_is_seen_by_every_head(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/laboratory")
+    heading(page, "One photo, every head")
+    page.locator("input[type=file]").set_input_files(examples("fashion_mnist")["Bag"])
+    expect(page.get_by_role("img", name="photo bag.png")).to_be_visible()
+    expect(page.get_by_text("exact, miss")).to_have_count(2)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(380, "light"), (1400, "dark"), (2560, "light")])
+def test_nothing_is_cut_off(chromium: Browser, app_url: str, width: int, scheme: str) -> None:
+    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(f"{app_url}/laboratory")
+    expect(page.get_by_role("img", name="class map of gmp, seed 0")).to_be_visible()
+    main = page.get_by_test_id("stMain")
+    assert main.evaluate("element => element.scrollWidth <= element.clientWidth + 1")
+    for chart in page.get_by_test_id("stVegaLiteChart").all():
+        box = chart.bounding_box()
+        assert box is not None
+        assert box["width"] > 200
+        assert box["x"] + box["width"] <= width
+    context.close()
