@@ -2,13 +2,15 @@
 
 import streamlit as st
 
-from inspector.ui import class_maps_page, laboratory_page, network_page
+from inspector.ui import channels_page, class_maps_page, laboratory_page, layers_page, network_page
 
 st.set_page_config(page_title="Inspector: exact class maps", page_icon=":material/grid_view:", layout="wide")
 # Streamlit leaves six empty lines above every page.
 st.html("<style>[data-testid=stMainBlockContainer] { padding-top: 4.5rem }</style>")
 pages = [
     st.Page(class_maps_page.show, title="Class maps", icon=":material/grid_view:", default=True),
+    st.Page(layers_page.show, title="Layers", icon=":material/layers:", url_path="layers"),
+    st.Page(channels_page.show, title="Channels", icon=":material/bar_chart:", url_path="channels"),
     st.Page(network_page.show, title="Network", icon=":material/account_tree:", url_path="network"),
     st.Page(laboratory_page.show, title="Laboratory", icon=":material/science:", url_path="laboratory"),
 ]

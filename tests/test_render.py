@@ -5,7 +5,7 @@ import pytest
 
 from inspector.image import Preprocessing, View, make_view, read_image
 from inspector.receptive_field import Axis, ReceptiveField
-from inspector.render import backdrop, common_scale, diverging_colours, flat, overlay, spread
+from inspector.render import backdrop, common_scale, diverging_colours, flat, overlay, painted, spread
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
 RED, BLUE = (200, 20, 40), (20, 70, 200)
@@ -200,3 +200,11 @@ def test_enlarged_pixels_stay_pixels():
     pixels = PHOTO[:4, :4]
     view = View(read_image(pixels), pixels, (0, 0, 4, 4))
     assert np.array_equal(backdrop(view, side=20), pixels.repeat(5, 0).repeat(5, 1))
+
+
+def test_pixels_are_painted_by_number_and_below_zero_stay():
+    canvas = np.full((1, 3, 3), 100, np.uint8)
+    image = painted(canvas, [[-1, 1, 0]], [(200, 0, 0), (0, 20, 100)], 0.25)
+    # Three quarters of 100 and a quarter of the colour.
+    assert image.tolist() == [[[100, 100, 100], [75, 80, 100], [125, 75, 75]]]
+    assert canvas.tolist() == [[[100] * 3] * 3]

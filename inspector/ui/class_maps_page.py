@@ -7,13 +7,14 @@ import streamlit as st
 
 from inspector.errors import InspectorError
 from inspector.image import Photo
-from inspector.ui import cached, pictures
+from inspector.ui import cached, photo_component, pictures, position_panels
 from inspector.ui.choice import SIZES, Choice, choose_network, choose_photo, choose_size
 from inspector.ui.network_page import badge
 
 if TYPE_CHECKING:
     from inspector.head import Verdict
     from inspector.maps import ClassMap, ClassMaps, Shown
+    from inspector.ui.photo_component import Picture
 
 TOP = 5
 FEW_CLASSES = 20  # with more, all class maps side by side say nothing
@@ -26,6 +27,7 @@ _WORDS: "dict[Verdict, str]" = {
     "not exact": "The sum misses the logit: do not trust this map.",
 }
 LOGIT, AVERAGE, CLASS = "logit", "against the average", "against a class"
+MAP, WINNERS, WHAT_IF = "class map", "winning class", "what if"
 
 
 def show() -> None:
@@ -36,15 +38,14 @@ def show() -> None:
             size = choose_size()
         for note in photo.notes:
             st.info(note, icon=":material/info:")
-        maps = _maps(choice, photo, SIZES[size])
-        _page(maps)
+        key = choice.key, photo.sha256, photo.name, SIZES[size]
+        _page(_maps(choice, photo, key), key)
     except InspectorError as error:
         st.error(str(error), icon=":material/error:")
 
 
-def _maps(choice: Choice, photo: Photo, scale: float | None) -> "ClassMaps":
+def _maps(choice: Choice, photo: Photo, key: cached.MapsKey) -> "ClassMaps":
     """The class maps; while they are made for the first time, the photo as it is."""
-    key = choice.key, photo.sha256, photo.name, scale
     # Here in every run: if it came and went, all below would move and widgets in use would lose what was typed.
     place = st.empty()
     if st.session_state.get("made") == key:
@@ -57,10 +58,10 @@ def _maps(choice: Choice, photo: Photo, scale: float | None) -> "ClassMaps":
     return maps
 
 
-def _page(maps: "ClassMaps") -> None:
+def _page(maps: "ClassMaps", key: cached.MapsKey) -> None:
     from inspector.render import common_scale
 
-    k, against, dense, smooth, opacity = _controls(maps)
+    k, against, mode, dense, smooth, opacity = _controls(maps)
     top = [j for j, _, _ in maps.top(TOP)]
     listed = tuple(dict.fromkeys([*top, k]))
     read = {j: maps.read(j, against, dense) for j in listed}
@@ -69,8 +70,8 @@ def _page(maps: "ClassMaps") -> None:
 
     wide, narrow = st.columns([3, 2], gap="large")
     with wide:
-        _large_map(maps, read[k], scale, smooth, opacity)
-        st.html(pictures.colour_bar(scale, f"logits a position: {maps.reading(dense, against)}"))
+        picture, below = _picture(maps, read[k], mode, scale, smooth, opacity, maps.reading(dense, against))
+        _photo(maps, key, picture, below, mode, k, listed, read[k], _linked())
     with narrow:
         _sum(maps, read[k])
         _predictions(maps, listed, k)
@@ -86,8 +87,8 @@ def _page(maps: "ClassMaps") -> None:
         _download_buttons(maps, shown, {"PNG": "all-maps.png", "PDF": "all-maps.pdf", "SVG": "all-maps.svg"})
 
 
-def _controls(maps: "ClassMaps") -> tuple[int, str | None, bool, bool, float]:
-    """The class shown, what it is contrasted with, dense or not, smooth or not, opacity."""
+def _controls(maps: "ClassMaps") -> tuple[int, str | None, str, bool, bool, float]:
+    """The class shown, what it is contrasted with, what the photo shows, dense or not, smooth or not, opacity."""
     names = maps.classifier.class_names
     likeliest = maps.top(1)[0][1]
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
@@ -107,6 +108,12 @@ def _controls(maps: "ClassMaps") -> tuple[int, str | None, bool, bool, float]:
                 "Against", names, index=names.index(second), key="against", bind="query-params", width=280
             )
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        mode = st.segmented_control(
+            "On the photo", [MAP, WINNERS, WHAT_IF], default=MAP, required=True, key="show", bind="query-params",
+            label_visibility="collapsed",
+            help="The class map; or at every position the class to which it gives most; or click positions away "
+            "and read the logits without them.",
+        )  # fmt: skip
         smooth = not st.toggle(
             "Raw grid", key="grid", bind="query-params", help="The cells as they are, not interpolated."
         )
@@ -116,7 +123,7 @@ def _controls(maps: "ClassMaps") -> tuple[int, str | None, bool, bool, float]:
             "is scored as if it alone were pooled: easier to read, but it sums to no logit.",
         )  # fmt: skip
         opacity = st.slider("Opacity", 0.0, 1.0, 0.85, 0.05, key="opacity", width=220)
-    return maps.classifier.class_index(name or likeliest), against, dense, smooth, opacity
+    return maps.classifier.class_index(name or likeliest), against, mode, dense, smooth, opacity
 
 
 def _width(photo: Photo) -> int:
@@ -125,12 +132,83 @@ def _width(photo: Photo) -> int:
     return max(40, min(900, round(560 * width / height)))
 
 
-def _large_map(maps: "ClassMaps", class_map: "ClassMap", scale: float, smooth: bool, opacity: float) -> None:
+def _picture(
+    maps: "ClassMaps", class_map: "ClassMap", mode: str, scale: float, smooth: bool, opacity: float, reading: str
+) -> "tuple[Picture, str]":
+    """What the browser draws on the photo, and what explains its colours, as HTML."""
+    from inspector.positions import decides, decisions, lines, winners
+
     assert maps.view is not None, "the app shows photos only"
     height, width = maps.view.photo.size
     shown = _width(maps.view.photo)
-    (image,) = pictures.overlays_of(maps, [class_map], round(shown * max(1, height / width)), scale, smooth, opacity)
-    st.image(image, width=shown, alt=f"class map: {class_map.title}")
+    side = round(shown * max(1, height / width))
+    notes: list[str] = []
+    note_of: list[int] = []
+    if mode == WINNERS:
+        won = winners(maps)
+        image, values, alt = pictures.winning_classes(maps, won, side, opacity), won.values, "winning classes"
+        # The last note is that of NOBODY, which is -1.
+        notes = [f" for {maps.classifier.class_names[j]}" for j in won.classes] + [": nobody wins"]
+        place = {j: i for i, j in enumerate(won.classes)}
+        note_of = [place.get(j, len(notes) - 1) for j in won.grid.flatten().tolist()]
+        below = pictures.legend(maps, won)
+    else:
+        (image,) = pictures.overlays_of(maps, [class_map], side, scale, smooth, opacity)
+        values, alt = class_map.values, f"class map: {class_map.title}"
+        below = pictures.colour_bar(scale, f"logits a position: {reading}")
+        if decides(maps):
+            note_of = decisions(maps).votes.flatten().tolist()
+            notes = [f", decides {votes} channel{'' if votes == 1 else 's'}" for votes in range(max(note_of) + 1)]
+    rows, columns = lines(maps)
+    picture = photo_component.Picture(
+        pictures.data_url(image), alt, shown, height, width, rows, columns, values.flatten().tolist(), "logits",
+        notes, note_of, mode == WHAT_IF,
+    )  # fmt: skip
+    return picture, below
+
+
+@st.fragment
+def _photo(
+    maps: "ClassMaps", key: cached.MapsKey, picture: "Picture", below: str, mode: str, k: int, listed: tuple[int, ...],
+    class_map: "ClassMap", start: tuple[int, int] | None,
+) -> None:  # fmt: skip
+    """The photo, and what belongs to the position chosen on it: a click runs no more of the page than this."""
+    chosen = photo_component.photo(picture, start, *position_panels.preset(key, maps))
+    _link(chosen.cell)
+    st.html(below)
+    if mode == WINNERS:
+        st.caption(
+            "The class to which each position gives the most logits, bias left out, with the number of positions where "
+            "it wins."
+            + (
+                " Of max pooling: as if the position alone were pooled."
+                if maps.classifier.head.pooling == "max"
+                else ""
+            )
+        )
+    try:
+        if mode == WHAT_IF:
+            position_panels.what_if(maps, key, chosen.masked, listed, class_map)
+        if chosen.cell is not None:
+            position_panels.position(maps, chosen.cell, k, listed)
+    except InspectorError as error:
+        st.error(str(error), icon=":material/error:")
+
+
+def _linked() -> tuple[int, int] | None:
+    """The position that the link names, if it names one."""
+    parts = st.query_params.get("position", "").split(",")
+    return (int(parts[0]), int(parts[1])) if len(parts) == 2 and all(part.isdecimal() for part in parts) else None
+
+
+def _link(cell: tuple[int, int] | None) -> None:
+    told = None if cell is None else f"{cell[0]},{cell[1]}"
+    if st.query_params.get("position") == told:
+        return
+    if told is None:
+        del st.query_params["position"]
+    else:
+        st.query_params["position"] = told
 
 
 def _sum(maps: "ClassMaps", class_map: "ClassMap") -> None:

@@ -4,12 +4,14 @@ import io
 import json
 import zipfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
+from inspector import class_maps, load
 from inspector.examples import examples
 
 pytestmark = pytest.mark.browser
@@ -100,3 +102,167 @@ def test_sessions_do_not_see_each_others_photos(chromium: Browser, app_url: str)
         heading(page, name)
     for context in contexts:
         context.close()
+
+
+def photo(page: Page) -> Locator:
+    return page.get_by_role("application")
+
+
+def told(page: Page) -> Locator:
+    return page.locator(".inspector-line")
+
+
+def panel(page: Page, text: str = "Position (") -> Locator:
+    return page.get_by_test_id("stMain").get_by_text(text)
+
+
+def point(page: Page, x: float, y: float) -> tuple[float, float]:
+    """A place on the photo in the window: from 0 at the left and the top to 1."""
+    photo(page).scroll_into_view_if_needed()
+    box = photo(page).bounding_box()
+    assert box is not None
+    return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+
+def marks(page: Page, name: str) -> int:
+    """How many outlines are drawn of that name."""
+    return (photo(page).locator(f"path.{name}").get_attribute("d") or "").count("M")
+
+
+BOOT = "network=fashion_gap&example=Ankle+boot"
+
+
+def value_at(row: int, column: int) -> str:
+    """Of the boot's likeliest class, as the browser writes it."""
+    maps = class_maps(load("fashion_gap"), examples("fashion_mnist")["Ankle boot"])
+    value = float(maps.values[maps.top(1)[0][0], row, column])
+    return f"{float(f'{value:.3g}'):+g}".replace("-", "\N{MINUS SIGN}")
+
+
+def test_pointing_tells_the_value_of_a_position_at_once_and_clicking_chooses_it(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/?{BOOT}")
+    heading(page, "Ankle boot")
+    expect(told(page)).to_contain_text("use the arrow keys")
+    # Cells of 8 pixels on 28, the last as wide as what is left: the middle of the right column is at 22.
+    page.mouse.move(*point(page, 22 / 28, 12 / 28))
+    expect(told(page)).to_have_text(f"Row 1, column 2: {value_at(1, 2)} logits")
+    expect(panel(page)).to_have_count(0)
+    page.mouse.click(*point(page, 4 / 28, 22 / 28))
+    expect(panel(page, "Position (2, 0)")).to_be_visible()
+    assert "position=2%2C0" in page.url
+    assert marks(page, "cell") == marks(page, "sees") == marks(page, "centre") == 1
+    # The numbers of another class, with the same position chosen.
+    page.get_by_role("combobox", name="Class").click()
+    page.keyboard.type("Bag")
+    page.keyboard.press("Enter")
+    heading(page, "Bag")
+    expect(panel(page, "Position (2, 0)")).to_be_visible()
+    assert marks(page, "cell") == 1
+
+
+def test_outside_what_the_network_saw_there_is_no_position(page: Page, app_url: str) -> None:
+    page.goto(app_url)
+    heading(page, "tiger cat")
+    page.mouse.move(*point(page, 0.01, 0.5))
+    expect(told(page)).to_have_text("The network did not look here.")
+    page.mouse.click(*point(page, 0.01, 0.5))
+    page.mouse.move(*point(page, 0.5, 0.5))
+    expect(told(page)).to_contain_text("Row 3, column 3")
+    assert marks(page, "cell") == 0
+
+
+def test_the_arrow_keys_walk_and_escape_clears(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/?{BOOT}&position=0,0")
+    expect(panel(page, "Position (0, 0)")).to_be_visible()
+    page.get_by_role("slider").press("Tab")
+    expect(photo(page)).to_be_focused()
+    assert photo(page).evaluate("element => getComputedStyle(element).outlineStyle") == "solid"
+    for key in ("ArrowRight", "ArrowDown", "ArrowDown", "ArrowDown", "ArrowLeft", "ArrowRight"):
+        page.keyboard.press(key)
+    # The third step down ends at the edge.
+    expect(panel(page, "Position (2, 1)")).to_be_visible()
+    expect(told(page)).to_have_text(f"Row 2, column 1: {value_at(2, 1)} logits")
+    link = page.url
+    page.keyboard.press("Escape")
+    expect(panel(page)).to_have_count(0)
+    assert marks(page, "cell") == 0
+    assert "position" not in page.url
+    page.goto(link)
+    expect(panel(page, "Position (2, 1)")).to_be_visible()
+
+
+def test_a_click_runs_no_more_than_what_belongs_to_the_photo(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/?{BOOT}")
+    heading(page, "All class maps before pooling")
+    photo(page).evaluate("element => { element.seen = true; element.querySelector('img').seen = true }")
+    source = photo(page).locator("img").get_attribute("src")
+    page.mouse.click(*point(page, 0.5, 0.5))
+    expect(panel(page, "Position (1, 1)")).to_be_visible()
+    # The same elements with the same picture: nothing was taken away and put back.
+    assert photo(page).evaluate("element => element.seen && element.querySelector('img').seen")
+    assert photo(page).locator("img").get_attribute("src") == source
+
+
+def test_what_if_shows_the_head_and_the_photo_without_the_masked_positions(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/?{BOOT}&show=what+if")
+    expect(panel(page, "Click positions on the photo")).to_be_visible()
+    table = page.locator("table.what-if")
+    page.mouse.click(*point(page, 4 / 28, 4 / 28))
+    maps = class_maps(load("fashion_gap"), examples("fashion_mnist")["Ankle boot"])
+    k = maps.top(1)[0][0]
+    for gone in ([(0, 0)], [(0, 0), (0, 1)]):
+        left = float(maps.logits[k] - sum(maps.values[k, y, x] for y, x in gone))
+        expect(table.locator("tr", has_text="Ankle boot").locator("td").nth(1)).to_have_text(
+            f"{left:.3f}".replace("-", "\N{MINUS SIGN}")
+        )
+        assert marks(page, "masked") == len(gone)
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Enter")
+    # The third went with the last key press; Enter on it again takes it back.
+    expect(told(page)).to_contain_text("masked")
+    page.keyboard.press("Enter")
+    expect(told(page)).not_to_contain_text("masked")
+    blurred = table.inner_text()
+    expect(page.get_by_role("img", name="what the network saw")).to_be_visible()
+    page.get_by_role("radio", name="grey").click()
+    expect(table).not_to_have_text(blurred, use_inner_text=True)
+    page.get_by_role("button", name="Clear").click()
+    expect(panel(page, "Click positions on the photo")).to_be_visible()
+    assert marks(page, "masked") == 0
+
+
+def test_of_quick_clicks_none_is_lost(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/?{BOOT}&show=what+if")
+    expect(panel(page, "Click positions on the photo")).to_be_visible()
+    places = [point(page, x / 28, y / 28) for x in (4, 12, 22) for y in (4, 12)]
+    for place in places:
+        page.mouse.click(*place)
+    maps = class_maps(load("fashion_gap"), examples("fashion_mnist")["Ankle boot"])
+    k = maps.top(1)[0][0]
+    left = float(maps.bias[k] + maps.values[k, 2].sum())
+    expect(page.locator("table.what-if tr", has_text="Ankle boot").locator("td").nth(1)).to_have_text(
+        f"{left:.3f}".replace("-", "\N{MINUS SIGN}")
+    )
+    assert marks(page, "masked") == 6
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(380, "dark"), (2560, "light")])
+@pytest.mark.parametrize("show", ["winning class", "what if"])
+def test_what_lies_below_the_photo_is_not_cut_off(
+    chromium: Browser, app_url: str, width: int, scheme: Literal["dark", "light"], show: str
+) -> None:
+    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(f"{app_url}/?network=flowers17_gmp&position=3,3&show={show}")
+    expect(panel(page, "Position (3, 3)")).to_be_visible()
+    if show == "what if":
+        page.get_by_role("button", name="Mask there").click()
+        expect(page.locator("table.what-if")).to_be_visible()
+    main = page.get_by_test_id("stMain")
+    assert main.evaluate("element => element.scrollWidth <= element.clientWidth + 1")
+    for element in page.locator(".inspector-photo, .what-if, .inspector-line").all():
+        box = element.bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+    context.close()

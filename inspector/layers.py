@@ -1,0 +1,269 @@
+"""The feature maps of every layer on the way, and what each channel of them does on one photo.
+
+A layer is any module of the network, a block too, in one of its runs. Its channels' parts of a logit are known exactly
+only where nothing but the pooling and the head follows. Elsewhere they are told to first order, gradient x activation,
+
+    part[c] = sum over y, x of  F[c, y, x] * d logit / d F[c, y, x]
+
+which is what the logit would lose if it went on as straight as it starts while channel c is taken away (Shrikumar et
+al., "Not just a black box", 2016). Of different layers such parts do not agree, and they sum to no logit.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from inspector.capture import Returned, at_modules, output_and_gradient
+from inspector.classifier import Classifier, like_parameters
+from inspector.errors import NetworkError
+from inspector.image import ImageSource, Photo, View, make_view, read_image
+from inspector.maps import ClassMaps
+from inspector.pooling import Reduction, global_depth
+from inspector.receptive_field import ReceptiveField, even_field, follow
+from inspector.reductions import Layout
+
+How = Literal["exact", "exact for this image", "first order"]
+
+_NEAR = 0.999  # of the ceiling counts as at it: a sigmoid comes to 1 only by rounding
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module in one of its runs in a pass."""
+
+    name: str  # its place in the network, as in "layer4.1.relu"
+    kind: str  # "ReLU"
+    run: int  # how many times it had run before
+    runs: int  # how many times it runs in a pass
+    shape: tuple[int, ...] | None  # of what it returned, the batch first; None for what is no tensor
+    layout: Layout | None  # how feature maps lie in that; None where it has none
+    field: ReceptiveField | None  # of its positions; None where they see all of the input
+    ended: int  # how many runs of modules had ended before this one: a block ends after what is inside it
+    ceiling: float | None  # the value above which it lets nothing through: 6 for ReLU6, 1 for sigmoid
+
+    @property
+    def label(self) -> str:
+        """Its name, with the run where there are several."""
+        return self.name if self.runs == 1 else f"{self.name} (run {self.run + 1})"
+
+    @property
+    def depth(self) -> int:
+        """How many modules it lies inside of."""
+        return self.name.count(".")
+
+    @property
+    def size(self) -> tuple[int, int, int] | None:
+        """(C, h, w) of its feature maps."""
+        if self.layout is None or self.shape is None:
+            return None
+        _, channels, height, width = self.layout.feature_maps(torch.empty(self.shape, device="meta")).shape
+        return channels, height, width
+
+
+@dataclass(frozen=True, eq=False)
+class LayerMaps:
+    """The feature maps of one layer on one photo."""
+
+    layer: Layer
+    maps: Tensor  # (C, h, w)
+    receptive_field: ReceptiveField
+    view: View
+
+    @property
+    def signed(self) -> bool:
+        return bool((self.maps < 0).any())
+
+    def depth(self, reduction: Reduction) -> Tensor:
+        """The mean or maximum over all channels at every position: (h, w)."""
+        return global_depth(self.maps[None], reduction)[0, 0]
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """What each channel does on one photo; all (C,)."""
+
+    mean: Tensor
+    highest: Tensor
+    zeros: Tensor  # the share of positions that are exactly 0
+    saturated: Tensor  # the share of positions at the ceiling; 0 where there is none
+
+    @property
+    def dead(self) -> Tensor:
+        """Channels that are 0 at every position: after a ReLU, never active on this photo."""
+        return self.zeros == 1
+
+
+@dataclass(frozen=True, eq=False)
+class Contributions:
+    """What each channel of a layer brings to one logit."""
+
+    values: Tensor  # (C,), in logits
+    how: How
+
+
+def layers(classifier: Classifier) -> tuple[Layer, ...]:
+    """All modules as they run on an input of the classifier's size, a block before what is inside it."""
+    channels, size = len(classifier.preprocessing.mean), classifier.preprocessing.size
+    noise = torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(0))
+    example = like_parameters(classifier.network, noise)
+    perform, field_of = follow(example)
+    grids: dict[int, tuple[int, int]] = {}  # the last grid of so many positions: tokens have lost theirs
+    heard: list[tuple[int, Layer]] = []
+
+    def note(returned: Returned) -> None:
+        output, layout, field = returned.output, None, None
+        shape = tuple(output.shape) if isinstance(output, Tensor) else None
+        if shape is not None and output.is_floating_point() and (layout := _layout(shape, size, grids)) is not None:
+            assert layout.grid is not None
+            grids[math.prod(layout.grid)] = layout.grid
+            field = field_of(output, layout.grid)
+        kind = type(returned.module).__name__
+        layer = Layer(returned.name, kind, returned.run, 1, shape, layout, field, len(heard), _ceiling(returned.module))
+        heard.append((returned.started, layer))
+
+    with torch.no_grad():
+        at_modules(classifier.network, example, note, perform)
+    ordered = [layer for _, layer in sorted(heard, key=lambda one: one[0])]
+    runs = {layer.name: layer.run + 1 for layer in sorted(ordered, key=lambda one: one.run)}
+    return tuple(replace(layer, runs=runs[layer.name]) for layer in ordered)
+
+
+def pooled_layer(classifier: Classifier, known: tuple[Layer, ...]) -> Layer:
+    """Of those, the last to end that has as many channels and positions as the feature maps before pooling."""
+    finest = classifier.head.finest
+    mapped = sorted((layer for layer in known if layer.size is not None), key=lambda layer: layer.ended)
+    if not mapped:
+        raise NetworkError(
+            f"No module of {classifier.name} returns feature maps (1, C, h, w): its layers are called as functions, "
+            "and only modules can be looked at."
+        )
+    on_grid = [layer for layer in mapped if layer.size is not None and layer.size[1:] == finest.grid]
+    as_wide = [layer for layer in on_grid if layer.size is not None and layer.size[0] == finest.width]
+    return (as_wide or on_grid or mapped)[-1]
+
+
+def layer_maps(classifier: Classifier, image: ImageSource | Photo | View, layer: str | Layer) -> LayerMaps:
+    """The feature maps of a layer, named or one of `layers`, in one pass.
+
+    Of a module that runs several times its first run, unless the name says another: "layer4.1.relu (run 2)". Raises
+    NetworkError where no module has that name, or returns no feature maps.
+    """
+    if isinstance(layer, str):
+        layer = find_layer(layers(classifier), layer)
+    if not isinstance(image, View):
+        image = make_view(image if isinstance(image, Photo) else read_image(image), classifier.preprocessing)
+    heard: list[Tensor] = []
+
+    def listen(returned: Returned) -> None:
+        if (returned.name, returned.run) == (layer.name, layer.run):
+            # A copy: an in-place ReLU that follows would rewrite an alias.
+            heard.append(returned.output.clone())
+
+    with torch.no_grad():
+        at_modules(classifier.network, classifier.inputs(image), listen)
+    if not heard:
+        raise NetworkError(f"The layer {layer.label} did not run on an input of {classifier.preprocessing.size}.")
+    (maps,) = _maps_of(layer, heard[0], classifier)
+    field = layer.field or even_field(classifier.preprocessing.size, maps.shape[1:])
+    return LayerMaps(layer, maps, field, image)
+
+
+def find_layer(known: tuple[Layer, ...], label: str) -> Layer:
+    """The layer with this label; with a name alone, in its first run."""
+    for layer in known:
+        if label == layer.label or (label == layer.name and layer.run == 0):
+            return layer
+    labels = list(dict.fromkeys(layer.name for layer in known))
+    nearest = get_close_matches(label, labels, n=3, cutoff=0.3)
+    raise NetworkError(f"No layer {label!r}." + (f" Nearest names: {', '.join(nearest)}." if nearest else ""))
+
+
+def facts(of: LayerMaps) -> Facts:
+    maps, ceiling = of.maps, of.layer.ceiling
+    full = torch.zeros_like(maps) if ceiling is None else (maps >= _NEAR * ceiling).to(maps)
+    return Facts(maps.mean((1, 2)), maps.amax((1, 2)), (maps == 0).to(maps).mean((1, 2)), full.mean((1, 2)))
+
+
+def contributions(maps: ClassMaps, of: LayerMaps, k: int) -> Contributions:
+    """What each channel of a layer brings to logit k of the same photo.
+
+    Exact, by the head, where the layer's maps are those that are pooled; else gradient x activation, to first order,
+    which takes one more pass and its gradient.
+    """
+    if is_pooled(maps, of) and maps.verdict in ("exact", "exact for this image"):
+        return Contributions(maps.channels(k), maps.verdict)
+    inputs = maps.classifier.inputs(of.view)
+    output, gradient = output_and_gradient(maps.classifier.network, inputs, of.layer.name, of.layer.run, k)
+    (parts,) = _maps_of(of.layer, output * gradient, maps.classifier)
+    return Contributions(parts.sum((1, 2)), "first order")
+
+
+def is_pooled(maps: ClassMaps, of: LayerMaps) -> bool:
+    """Whether the layer's maps are, by their numbers, the feature maps that the head pools."""
+    return len(maps.decomposition.branches) == 1 and (
+        of.maps.shape == maps.feature_maps.shape
+        and torch.allclose(of.maps, maps.feature_maps, rtol=1e-5, atol=1e-6 * float(maps.feature_maps.abs().max()))
+    )
+
+
+def _maps_of(layer: Layer, output: Tensor, classifier: Classifier) -> Tensor:
+    """What a layer returned as (1, C, h, w), on an input of the classifier's size; that need not be the usual one."""
+    layout = layer.layout
+    if layout is None:
+        shape = "no tensor" if layer.shape is None else f"a tensor {layer.shape}"
+        raise NetworkError(
+            f"The layer {layer.label} returns {shape}: no feature maps (1, C, h, w) that could be shown."
+        )
+    if layout.tokens:
+        layout = Layout(layout.channels, _grid_of_tokens(layer, output, classifier), tokens=True)
+    return layout.feature_maps(output)
+
+
+def _grid_of_tokens(layer: Layer, output: Tensor, classifier: Classifier) -> tuple[int, int]:
+    """(h, w) of tokens, which divide the input as evenly as they did when their layout was found."""
+    assert layer.layout is not None
+    assert layer.layout.grid is not None
+    positions = output.shape[1] if layer.layout.channels == "last" else output.shape[2]
+    if positions == math.prod(layer.layout.grid):
+        return layer.layout.grid
+    height, width = classifier.preprocessing.size
+    rows = next(
+        (rows for rows in _outwards(math.sqrt(positions * height / width)) if rows and positions % rows == 0), 1
+    )
+    return rows, positions // rows
+
+
+def _outwards(middle: float) -> list[int]:
+    """Whole numbers near the middle, the nearest first."""
+    return sorted(range(max(1, int(middle) - 8), int(middle) + 10), key=lambda number: abs(number - middle))
+
+
+def _layout(shape: tuple[int, ...], size: tuple[int, int], grids: dict[int, tuple[int, int]]) -> Layout | None:
+    """How feature maps lie in a tensor, or None where it has none.
+
+    Positions have the proportions of the input, channels have not: of (1, 7, 7, 768) the first two axes are positions.
+    Tokens lie on the grid of a map that came before them and had as many positions.
+    """
+    if len(shape) == 4 and shape[0] == 1:
+        first, last = _disproportion(shape[2:], size), _disproportion(shape[1:3], size)
+        return Layout("first", (shape[2], shape[3])) if first <= last else Layout("last", (shape[1], shape[2]))
+    if len(shape) == 3 and shape[0] == 1:
+        if shape[1] > 1 and shape[1] in grids:
+            return Layout("last", grids[shape[1]], tokens=True)
+        if shape[2] > 1 and shape[2] in grids:
+            return Layout("first", grids[shape[2]], tokens=True)
+    return None
+
+
+def _disproportion(grid: tuple[int, ...], size: tuple[int, int]) -> float:
+    return abs(math.log(grid[0] / grid[1]) - math.log(size[0] / size[1])) if all(grid) else math.inf
+
+
+def _ceiling(module: nn.Module) -> float | None:
+    if isinstance(module, nn.Hardtanh):  # ReLU6 is one
+        return float(module.max_val)
+    return 1.0 if isinstance(module, nn.Sigmoid | nn.Hardsigmoid | nn.Tanh | nn.Softmax) else None

@@ -1,0 +1,115 @@
+"""The ledger of a logit: what each channel before the pooling brings to it, and that it adds up.
+
+    logit[k] = bias[k] + sum over c of  part[k, c],    part[k, c] = weight[k, c] * pooled[c]
+
+The same for the difference of two logits, and for a logit less the average one. Where maps are flattened, every
+position has a weight of its own, and a channel's part is the sum over its positions.
+"""
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from inspector.classifier import Classifier
+from inspector.image import Photo, View, read_image
+from inspector.maps import AVERAGE, ClassMaps, class_maps
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a ledger."""
+
+    channel: int | None  # None for what is no single channel
+    text: str
+    value: float  # in logits
+    before: float  # the running sum before it, and after it
+    after: float
+
+
+@dataclass(frozen=True, eq=False)
+class Ledger:
+    """A logit, or a logit less another or less the average one, as a sum over channels."""
+
+    title: str
+    parts: Tensor  # (C,), in logits
+    weight: Tensor | None  # (C,); None where a channel has many
+    pooled: Tensor  # (C,): the value of each channel that the weight is multiplied with
+    bias: float
+    total: float  # parts.sum() + bias, as the network gave it
+
+    @property
+    def order(self) -> Tensor:
+        """All channels, the largest part first, whatever its sign; of equal ones the lower number."""
+        return self.parts.abs().argsort(descending=True, stable=True)
+
+    def lines(self, count: int) -> list[Line]:
+        """The bias, so many channels with the largest parts, and all others as one line; the sum is the total."""
+        order = self.order
+        shown, rest = order[:count], order[count:]
+        channels: list[int | None] = [None, *shown.tolist()]
+        texts = ["bias", *(f"channel {c}" for c in shown.tolist())]
+        values = [self.bias, *self.parts[shown].tolist()]
+        if len(rest):
+            channels.append(None)
+            texts.append(f"{len(rest)} other channels" if len(rest) > 1 else "1 other channel")
+            values.append(float(self.parts[rest].double().sum()))
+        sums = list(accumulate(values, initial=0.0))
+        return [Line(*one) for one in zip(channels, texts, values, sums[:-1], sums[1:], strict=True)]
+
+
+def ledger(maps: ClassMaps, k: str | int, against: str | int | None = None) -> Ledger:
+    """Of class k, or of k against another class or against "average"."""
+    read, split = maps.read(k, against), maps.decomposition
+    k = maps.classifier.class_index(k)
+    row = split.weight([k])[0]
+    if against == AVERAGE:
+        row = row - split.weight(range(len(maps.logits))).mean(0)
+    elif against is not None:
+        row = row - split.weight([maps.classifier.class_index(against)])[0]
+    assert read.total is not None, "only scores of positions have none"
+    weight = None if _flattened(maps) else row
+    return Ledger(read.title, split.parts_by(row).sum((1, 2)), weight, pooled_values(maps), read.bias, read.total)
+
+
+def pooled_values(maps: ClassMaps) -> Tensor:
+    """What the pooling made of each channel, (C,); where maps are flattened and not pooled, each channel's mean."""
+    return torch.cat(
+        [
+            branch.feature_maps.mean((1, 2)) if branch.pooling == "flatten" else branch.shares().sum((1, 2))
+            for branch in maps.decomposition.branches
+        ]
+    )
+
+
+def favoured(maps: ClassMaps, channel: int, count: int) -> list[tuple[int, str, float]]:
+    """(index, name, weight) of the classes that a channel speaks for most; none where weights change with the image."""
+    weight = maps.classifier.head.weight
+    if weight is None or _flattened(maps):
+        return []
+    order = weight[:, channel].argsort(descending=True, stable=True)[:count].tolist()
+    return [(k, maps.classifier.class_names[k], float(weight[k, channel])) for k in order]
+
+
+def _flattened(maps: ClassMaps) -> bool:
+    return any(branch.pooling == "flatten" for branch in maps.decomposition.branches)
+
+
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """What the channels make of one photo, small enough to keep hundreds of them."""
+
+    name: str
+    pooled: Tensor  # (C,)
+    feature_maps: Tensor  # (C, h, w), in half precision: to look at, not to count with
+    view: View  # of what the network saw and nothing else
+
+
+def hear(classifier: Classifier, photo: Photo) -> Heard:
+    maps = class_maps(classifier, photo)
+    assert maps.view is not None, "a photo was given"
+    seen = maps.view.pixels
+    height, width = seen.shape[:2]
+    alone = View(read_image(seen, photo.name), seen, (0, 0, width, height))
+    return Heard(photo.name, pooled_values(maps), maps.feature_maps.half(), alone)

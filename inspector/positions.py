@@ -1,0 +1,161 @@
+"""One position of the class maps: what it adds, what it sees, which channels speak there, and what it decides.
+
+With global max pooling every channel is decided at one position, the first that holds its maximum, row by row:
+
+    gap[c] = F[c, y*, x*] - the highest F[c, y, x] at any other position
+
+A gap of zero is a tie, which the first position decides.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from inspector.errors import InspectorError
+from inspector.maps import ClassMaps
+from inspector.pooling import deciding_positions
+from inspector.receptive_field import Axis
+
+NOBODY = -1  # the winner of a position that tells no class from another
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row, or one column, of positions, in pixels of the photo and no further than the network saw it."""
+
+    start: float  # between start and end no other centre is nearer: there its cell is drawn
+    end: float
+    centre: float  # of what it sees; may lie outside
+    first: float  # what it sees: its receptive field
+    last: float
+
+
+@dataclass(frozen=True)
+class Position:
+    """What one position adds to the logits of some classes, and through which channels to that of one class."""
+
+    row: int
+    column: int
+    parts: tuple[tuple[int, float], ...]  # (class, logits), in the order in which the classes were named
+    channels: tuple[tuple[int, float], ...]  # (channel, logits), the largest absolute value first; none of zero
+    rest: float  # what the other channels add, in logits
+
+
+@dataclass(frozen=True, eq=False)
+class Decisions:
+    """Which position decides each channel of global max pooling."""
+
+    positions: Tensor  # (C,), counted row by row; -1 for a silent channel: its maximum is 0, and nothing decided
+    gaps: Tensor  # (C,), the maximum less the highest value elsewhere, in the feature map's unit; 0 is a tie
+    runners_up: Tensor  # (C,), the first position that holds the highest value elsewhere; -1 where there is none
+    votes: Tensor  # (h, w), how many channels each position decides
+
+
+@dataclass(frozen=True, eq=False)
+class Winners:
+    """The class that each position speaks for most."""
+
+    classes: tuple[int, ...]  # those that win somewhere, the one with the most positions first
+    grid: Tensor  # (h, w), the winning class; NOBODY where all classes are equal
+    values: Tensor  # (h, w), its value there, in logits, less bias
+
+
+def lines(maps: ClassMaps) -> tuple[tuple[Line, ...], tuple[Line, ...]]:
+    """The rows and the columns of positions on the photo: cell (y, x) lies where row y and column x cross."""
+    assert maps.view is not None, "an input without a photo has no pixels to show"
+    left, top, right, bottom = maps.view.box
+    (height, width), (rows, columns) = maps.view.photo.size, maps.values.shape[1:]
+    field, (input_height, input_width) = maps.classifier.receptive_field, maps.view.pixels.shape[:2]
+    return (
+        _lines(field.y, rows, input_height, (top, bottom), height),
+        _lines(field.x, columns, input_width, (left, right), width),
+    )
+
+
+def _lines(axis: Axis, cells: int, length: int, edges: tuple[float, float], photo: int) -> tuple[Line, ...]:
+    scale = (edges[1] - edges[0]) / length
+
+    def on_photo(place: float) -> float:
+        return min(max(edges[0] + min(max(place, 0), length) * scale, 0), photo)
+
+    found = []
+    for i in range(cells):
+        centre = axis.centre + i * axis.stride
+        # The first and the last cell take all that lies beyond them.
+        start = centre - axis.stride / 2 if i else -math.inf
+        end = centre + axis.stride / 2 if i < cells - 1 else math.inf
+        seen = (on_photo(centre - axis.size / 2), on_photo(centre + axis.size / 2))
+        found.append(Line(on_photo(start), on_photo(end), edges[0] + centre * scale, *seen))
+    return tuple(found)
+
+
+def nearest(axis: Axis, cells: int, length: int) -> NDArray[np.intp]:
+    """Of every pixel of the input along one axis the position with the nearest centre, of two the later: (length,)."""
+    places = np.floor((np.arange(length) + 0.5 - axis.centre) / axis.stride + 0.5)
+    found: NDArray[np.intp] = np.clip(places, 0, cells - 1).astype(np.intp)
+    return found
+
+
+def position(
+    maps: ClassMaps, row: int, column: int, k: str | int, classes: Sequence[int] = (), count: int = 5
+) -> Position:
+    """What a position adds to the logits of `classes`, and the `count` channels that add most to class k there.
+
+    InspectorError for a position outside the grid.
+    """
+    _, height, width = maps.values.shape
+    if not (0 <= row < height and 0 <= column < width):
+        raise InspectorError(
+            f"No position ({row}, {column}): rows go from 0 to {height - 1} and columns from 0 to {width - 1}."
+        )
+    here = maps.parts(k)[:, row, column]
+    order = here.abs().argsort(descending=True, stable=True)[:count]
+    strongest = tuple((int(c), float(here[c])) for c in order if here[c] != 0)
+    rest = here.index_fill(0, order, 0).sum()
+    values = maps.values[list(classes), row, column].tolist()
+    return Position(row, column, tuple(zip(classes, values, strict=True)), strongest, float(rest))
+
+
+def decides(maps: ClassMaps) -> bool:
+    """Whether every channel is decided at one position: whether max pooling is the only pooling."""
+    return maps.classifier.head.pooling == "max" and len(maps.decomposition.branches) == 1
+
+
+def decisions(maps: ClassMaps) -> Decisions:
+    """Which position decides each channel, and by how much; of equal values the first position, row by row, does.
+
+    InspectorError where not max pooling alone pools.
+    """
+    if not decides(maps):
+        raise InspectorError(
+            "Positions decide channels where max pooling is the only pooling: this head's is "
+            f"{maps.classifier.head.pooling}."
+        )
+    feature_maps = maps.decomposition.branches[0].feature_maps
+    flat = feature_maps.flatten(1)
+    positions = deciding_positions(feature_maps[None])[0]
+    first = flat.argmax(1, keepdim=True)
+    others = flat.scatter(1, first, -math.inf)
+    second, runners_up = others.max(1)
+    alone = second == -math.inf
+    votes = torch.bincount(positions[positions >= 0], minlength=flat.shape[1]).view(feature_maps.shape[1:])
+    return Decisions(positions, flat.amax(1) - second, torch.where(alone, -1, runners_up), votes)
+
+
+def winners(maps: ClassMaps) -> Winners:
+    """The class that each position gives the most logits, bias left out: the argmax of all class maps.
+
+    For max pooling of the position scores, since most positions have no part of any logit. Of equal classes the first
+    wins; where all are equal, nobody.
+    """
+    values = maps.position_scores() if decides(maps) else maps.values
+    best, grid = values.max(0)
+    grid = torch.where(best == values.amin(0), NOBODY, grid) if len(values) > 1 else grid
+    places = torch.bincount(grid[grid != NOBODY], minlength=len(values))
+    order = places.argsort(descending=True, stable=True)[: int((places > 0).sum())]
+    return Winners(tuple(order.tolist()), grid, best)

@@ -1,0 +1,112 @@
+"""The page of channels in a real browser: the ledger of a logit, a channel, and photos that it answers to."""
+
+import re
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from inspector.examples import examples
+
+pytestmark = pytest.mark.browser
+
+
+def heading(page: Page, text: str) -> None:
+    expect(page.get_by_role("heading", name=text, exact=True)).to_be_visible()
+
+
+def number(text: str) -> float:
+    return float(text.replace("\N{MINUS SIGN}", "-"))
+
+
+def sums(page: Page) -> tuple[float, float, float]:
+    """Bias, channels and logit, as the page says them."""
+    line = page.get_by_text(re.compile("^bias .* channels .* = ")).inner_text()
+    bias, parts, total = re.findall(r"[+\N{MINUS SIGN}]\d+\.\d{4}", line)
+    return number(bias), number(parts), number(total)
+
+
+def test_the_ledger_adds_up_and_a_line_leads_to_its_channel(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/channels")
+    heading(page, "The ledger of tiger cat")
+    bias, parts, total = sums(page)
+    assert bias + parts == pytest.approx(total, abs=2e-4)
+    chart = page.get_by_test_id("stVegaLiteChart")
+    # The bias is the first line: the third is a channel, whatever the length of its bar.
+    expect(chart.locator("svg, canvas")).to_have_count(1)
+    first = page.get_by_role("heading", name=re.compile("^Channel ")).inner_text()
+    box = chart.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + 250, box["y"] + 48)
+    expect(page).to_have_url(re.compile("channel="))
+    chosen = re.search(r"channel=(\d+)", page.url)
+    assert chosen is not None
+    assert f"Channel {chosen[1]}" != first
+    heading(page, f"Channel {chosen[1]}")
+    expect(page.get_by_text(re.compile("Number 2 of 1280 by size for tiger cat"))).to_be_visible()
+    line = page.get_by_text(re.compile("^weight .* x pooled value ")).inner_text()
+    weight, pooled, part = (number(text) for text in re.findall(r"[+\N{MINUS SIGN}]?\d+\.\d+", line))
+    assert weight * pooled == pytest.approx(part, rel=0.01)
+
+
+def test_a_class_against_another_is_a_ledger_too_and_a_link_reopens_it(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/channels")
+    heading(page, "The ledger of tiger cat")
+    page.get_by_role("radio", name="against a class").click()
+    heading(page, "The ledger of tiger cat against Egyptian cat")
+    bias, parts, total = sums(page)
+    assert bias + parts == pytest.approx(total, abs=2e-4)
+    page.get_by_role("spinbutton", name="Channel").fill("112")
+    page.keyboard.press("Enter")
+    heading(page, "Channel 112")
+    link = page.url
+    page.goto("about:blank")
+    page.goto(link)
+    heading(page, "The ledger of tiger cat against Egyptian cat")
+    heading(page, "Channel 112")
+
+
+def test_photos_are_ranked_by_a_channel_and_bad_files_skipped(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/channels?network=fashion_gap&class=Bag")
+    heading(page, "Channel 8")
+    expect(page.get_by_text("No photos yet")).to_be_visible()
+    photos = [
+        {"name": path.name, "mimeType": "image/png", "buffer": path.read_bytes()}
+        for path in examples("fashion_mnist").values()
+    ]
+    broken = {"name": "broken.png", "mimeType": "image/png", "buffer": photos[0]["buffer"][:200]}
+    page.locator("input[type=file]").nth(1).set_input_files([*photos, broken])
+    expect(page.get_by_text("The highest 10 of 10 photos")).to_be_visible()
+    tiles = page.get_by_role("img", name=re.compile("^channel 8 on .*png"))
+    expect(tiles).to_have_count(10)
+    # Channel 8 of this network is the class map of bags.
+    expect(tiles.first).to_have_attribute("alt", "channel 8 on bag.png")
+    page.get_by_text("One file was skipped").click()
+    expect(page.get_by_text("broken.png is broken or cut off")).to_be_visible()
+    page.get_by_role("spinbutton", name="Channel").fill("1")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("img", name=re.compile("^channel 1 on .*png")).first).to_have_attribute(
+        "alt", "channel 1 on trouser.png"
+    )
+
+
+def test_a_broken_photo_gets_one_sentence(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/channels?network=fashion_gap")
+    heading(page, "Channel 9")
+    broken = {"name": "broken.png", "mimeType": "image/png", "buffer": b"no picture"}
+    page.locator("input[type=file]").first.set_input_files(broken)
+    expect(page.get_by_role("alert")).to_contain_text("broken.png is not an image that can be read")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(380, "light"), (1400, "dark"), (2560, "light")])
+def test_nothing_is_cut_off(chromium: Browser, app_url: str, width: int, scheme: str) -> None:
+    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(f"{app_url}/channels?network=fashion_gap")
+    heading(page, "Channel 9")
+    main = page.get_by_test_id("stMain")
+    assert main.evaluate("element => element.scrollWidth <= element.clientWidth + 1")
+    chart = page.get_by_test_id("stVegaLiteChart").bounding_box()
+    assert chart is not None
+    assert chart["width"] > 250
+    assert chart["x"] + chart["width"] <= width
+    context.close()

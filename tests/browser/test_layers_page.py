@@ -1,0 +1,110 @@
+"""The page of layers in a real browser: a layer, its channels, one of them."""
+
+import re
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from inspector.examples import examples
+
+pytestmark = pytest.mark.browser
+
+GAP = "?network=fashion_gap"
+
+
+def heading(page: Page, text: str) -> None:
+    expect(page.get_by_role("heading", name=text, exact=True)).to_be_visible()
+
+
+def test_a_channel_is_chosen_by_mouse_and_keys_and_a_link_reopens_it(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/layers{GAP}&layer=8&sort=number")
+    heading(page, "8")
+    expect(page.get_by_text("ReLU: 16 feature maps of 14 x 14 positions.")).to_be_visible()
+    expect(page.get_by_role("option")).to_have_count(16)
+    page.get_by_role("option", name="channel 5,").click()
+    heading(page, "Channel 5")
+    page.keyboard.press("ArrowRight")
+    heading(page, "Channel 6")
+    expect(page.get_by_role("option", name="channel 6,")).to_be_focused()
+    expect(page).to_have_url(re.compile("channel=6"))
+    link = page.url
+    page.goto("about:blank")
+    page.goto(link)
+    heading(page, "Channel 6")
+    expect(page.get_by_role("option", name="channel 6,")).to_have_attribute("aria-selected", "true")
+
+
+def test_a_layer_is_chosen_by_steps_and_in_the_tree(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/layers{GAP}")
+    # What is pooled.
+    heading(page, "15")
+    page.get_by_role("button", name="Layer before").click()
+    heading(page, "14")
+    expect(page.get_by_text("MaxPool2d: 32 feature maps of 3 x 3 positions.")).to_be_visible()
+    table = page.get_by_test_id("stDataFrame").bounding_box()
+    assert table is not None
+    page.mouse.click(table["x"] + 20, table["y"] + 52)  # the box of the first row
+    heading(page, "0")
+    expect(page.get_by_role("button", name="Layer before")).to_be_disabled()
+
+
+def test_the_maps_are_drawn_and_dead_channels_marked(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/layers?layer=_swish+%28run+2%29&sort=number")
+    heading(page, "_swish (run 2)")
+    expect(page.get_by_text(re.compile("channels are dead on this photo"))).to_be_visible()
+    # A canvas is 300 wide until something is drawn on it.
+    page.wait_for_function("document.querySelector('[role=option] canvas')?.width === 7")
+    red = page.get_by_role("option", name="channel 4,").locator("canvas")
+    pixels = "canvas => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]"
+    colours = red.evaluate(pixels)
+    assert len(colours) == 7 * 7 * 4
+    # White is zero; of the densest colour, red is what is left.
+    assert max(colours[0::4]) - min(colours[1::4]) > 100
+    dead = page.get_by_role("option", name=re.compile(", dead$")).first.locator("canvas").evaluate(pixels)
+    assert min(dead) >= 250
+    # 1280 channels are twenty pages.
+    page.get_by_role("button", name="Page 20").click()
+    expect(page.get_by_role("option", name="channel 1279,")).to_be_visible()
+
+
+def test_contributions_to_a_class_are_named_by_how_they_are_known(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/layers{GAP}&sort=contribution&class=Sneaker")
+    expect(page.get_by_text("Contributions to the logit of Sneaker are exact")).to_be_visible()
+    page.get_by_role("button", name="Layer before").click()
+    expect(page.get_by_text("gradient x activation")).to_be_visible()
+    expect(page.get_by_text(re.compile(r"brings .* logits to Sneaker \(first order\)"))).to_be_visible()
+
+
+def test_a_layer_of_another_network_gives_way_to_what_is_pooled(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/layers{GAP}&layer=8")
+    heading(page, "8")
+    page.get_by_role("combobox", name="Network").click()
+    page.keyboard.type("efficientnet_lite0")
+    page.keyboard.press("Enter")
+    heading(page, "_swish (run 2)")
+
+
+def test_a_broken_upload_gets_one_sentence(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/layers{GAP}")
+    heading(page, "15")
+    bag = examples("fashion_mnist")["Bag"].read_bytes()
+    broken = {"name": "broken.png", "mimeType": "image/png", "buffer": bag[:200]}
+    page.locator("input[type=file]").set_input_files(broken)
+    expect(page.get_by_role("alert")).to_contain_text("broken.png is broken or cut off")
+    expect(page.get_by_role("option")).to_have_count(0)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(380, "dark"), (1400, "light"), (2560, "light")])
+def test_nothing_is_cut_off(chromium: Browser, app_url: str, width: int, scheme: str) -> None:
+    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(f"{app_url}/layers{GAP}&layer=8")
+    expect(page.get_by_role("option")).to_have_count(16)
+    main = page.get_by_test_id("stMain")
+    assert main.evaluate("element => element.scrollWidth <= element.clientWidth + 1")
+    for tile in page.get_by_role("option").all():
+        box = tile.bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+    context.close()

@@ -1,0 +1,148 @@
+"""The page of class maps in Streamlit's simulator: what lies below the photo. Clicks on it are the browser's."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from streamlit.testing.v1 import AppTest
+
+from inspector import class_maps, load
+from inspector.examples import examples
+from inspector.maps import ClassMaps
+from inspector.positions import Winners
+from inspector.ui.photo_component import Chosen, Picture, _checked
+from inspector.ui.pictures import legend
+
+BOOT = examples("fashion_mnist")["Ankle boot"]
+
+
+def opened(**link: str) -> AppTest:
+    app = AppTest.from_function(_page, default_timeout=120)
+    for name, value in ({"network": "fashion_gap", "example": "Ankle boot"} | link).items():
+        app.query_params[name] = value
+    app.run()
+    assert not app.exception
+    return app
+
+
+def _page() -> None:
+    from inspector.ui import class_maps_page
+
+    class_maps_page.show()
+
+
+def lines(app: AppTest) -> str:
+    return "\n".join(markdown.value for markdown in app.markdown)
+
+
+def pictures(app: AppTest) -> str:
+    return "\n".join(html.body for html in app.get("html"))
+
+
+def maps_of(network: str, photo: Path = BOOT) -> ClassMaps:
+    return class_maps(load(network), photo)
+
+
+def told(number: float) -> str:
+    return f"{number:.3f}".replace("-", "\N{MINUS SIGN}")
+
+
+def test_a_link_names_a_position_and_below_the_photo_is_what_it_adds() -> None:
+    app, maps = opened(position="1,2"), maps_of("fashion_gap")
+    assert "**Position (1, 2)** sees the photo's pixels" in lines(app)
+    (classes,) = (table.value for table in app.dataframe if "whole logit" in table.value)
+    by_name = dict(zip(classes["class"], classes["logits here"], strict=True))
+    assert by_name == {name: pytest.approx(float(maps.values[k, 1, 2])) for k, name, _ in maps.top(5)}
+
+
+@pytest.mark.parametrize("position", ["9,9", "0,3", "1", "one,two", "-1,0", "1,1,1", "\N{SUPERSCRIPT TWO},0"])
+def test_a_link_to_no_position_shows_none(position: str) -> None:
+    app = opened(position=position)
+    assert not app.error
+    assert "**Position" not in lines(app)
+    assert "position" not in app.query_params
+
+
+def test_for_max_pooling_a_position_tells_what_it_decides() -> None:
+    maps = maps_of("fashion_gmp")
+    deciders = [int(channel.argmax()) for channel in maps.feature_maps]
+    k = maps.top(1)[0][0]  # the feature maps are the class maps themselves
+    app = opened(network="fashion_gmp", position=f"{deciders[k] // 3},{deciders[k] % 3}")
+    assert f"**decides {deciders.count(deciders[k])} of 10 channels**" in lines(app)
+    nowhere = next(place for place in range(9) if place not in deciders)
+    app = opened(network="fashion_gmp", position=f"{nowhere // 3},{nowhere % 3}")
+    assert "**decides none of 10 channels**" in lines(app)
+
+
+def test_the_winning_classes_stand_in_a_legend_with_their_positions() -> None:
+    maps, app = maps_of("fashion_gap"), opened(show="winning class")
+    winning = [maps.classifier.class_names[int(k)] for k in maps.values.argmax(0).flatten()]
+    for name in set(winning):
+        assert f'{name} <span style="opacity: .7">{winning.count(name)}</span>' in pictures(app)
+
+
+def test_classes_beyond_the_first_seven_share_the_last_colour() -> None:
+    maps = maps_of("fashion_gap")
+    # Class 0 at two positions, the classes 1 to 8 at one each: of these the last two are the others.
+    won = Winners(tuple(range(9)), torch.tensor([[0, 0, 1, 2, 3], [4, 5, 6, 7, 8]]), torch.zeros(2, 5))
+    shown = legend(maps, won)
+    assert '2 other classes <span style="opacity: .7">2</span>' in shown
+    assert maps.classifier.class_names[6] in shown
+    assert maps.classifier.class_names[7] not in shown
+    assert shown.count("background: #8C8C8C") == 1
+
+
+def test_what_if_without_a_mask_says_what_to_do() -> None:
+    assert "Click positions on the photo" in opened(show="what if").info[0].value
+
+
+def test_positions_above_a_share_are_masked_and_their_part_is_gone_from_the_logit() -> None:
+    app, maps = opened(show="what if"), maps_of("fashion_gap")
+    button = next(button for button in app.button if button.label == "Mask there")
+    button.click().run()
+    k = maps.top(1)[0][0]
+    high = maps.values[k] > 0.5 * maps.values[k].max()
+    rows = pictures(app)
+    for j in (k, maps.top(2)[1][0]):
+        cells = (
+            f"<td>{told(float(maps.logits[j]))}</td><td>{told(float(maps.logits[j] - maps.values[j][high].sum()))}</td>"
+        )
+        assert f"<th scope=row>{maps.classifier.class_names[j]}</th>{cells}" in rows
+    next(button for button in app.button if button.label == "Clear").click().run()
+    assert "Click positions on the photo" in app.info[0].value
+
+
+def test_max_pooling_without_any_position_gets_one_sentence_and_the_photo_is_asked_all_the_same() -> None:
+    app = opened(network="fashion_gmp", show="what if")
+    about, number, _ = app.session_state["mask"]
+    app.session_state["mask"] = about, number + 1, tuple((y, x) for y in range(3) for x in range(3))
+    app.run()
+    assert [error.value.startswith("All positions are masked") for error in app.error] == [True]
+    assert "<th>now</th><th>photo</th>" in pictures(app)
+
+
+def test_another_photo_begins_without_a_mask() -> None:
+    app = opened(show="what if")
+    next(button for button in app.button if button.label == "Mask there").click().run()
+    assert "table class=what-if" in pictures(app)
+    app.pills(key="example").set_value("Bag").run()
+    assert "table class=what-if" not in pictures(app)
+
+
+PICTURE = Picture("", "", 10, 10, 10, rows=[None] * 2, columns=[None] * 3, values=[0] * 6, unit="logits")  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (None, Chosen((0, 1), ((1, 1),))),
+        ({"cell": None, "revision": "b", "masked": []}, Chosen(None, ())),
+        ({"cell": [1, 2], "revision": "b", "masked": [[0, 0], [1, 0]]}, Chosen((1, 2), ((0, 0), (1, 0)))),
+        # What was masked before the last word of the server no longer counts.
+        ({"cell": [1, 2], "revision": "a", "masked": [[0, 0]]}, Chosen((1, 2), ((1, 1),))),
+        # Of a photo with a larger grid.
+        ({"cell": [2, 0], "revision": "b", "masked": [[0, 3], [1, 0]]}, Chosen(None, ((1, 0),))),
+    ],
+)
+def test_what_the_browser_tells_counts_as_far_as_it_fits(told: object, expected: Chosen) -> None:
+    assert _checked(told, PICTURE, (0, 1), "b", ((1, 1),)) == expected

@@ -1,0 +1,339 @@
+"""The feature maps of layers: which there are, what is heard, what channels bring; and the ledger of a logit."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from inspector import Classifier, class_maps, load
+from inspector.capture import output_and_gradient
+from inspector.errors import NetworkError
+from inspector.image import make_view, read_image
+from inspector.layers import LayerMaps, contributions, facts, find_layer, is_pooled, layer_maps, layers, pooled_layer
+from inspector.ledger import favoured, hear, ledger, pooled_values
+
+
+class Twice(nn.Module):
+    """A ReLU6 that runs twice, in place, once inside a block; then average pooling and Linear. By hand throughout."""
+
+    def __init__(self, pooling: nn.Module | None = None) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 2, 1, bias=False)
+        self.act = nn.ReLU6(inplace=True)
+        self.block = nn.Sequential(nn.Conv2d(2, 2, 2, stride=2, bias=False))
+        self.pooling = pooling or nn.AdaptiveAvgPool2d(1)
+        self.linear = nn.Linear(2, 3)
+        with torch.no_grad():
+            # Red ten times, and never anything: less than no green.
+            self.stem.weight.copy_(torch.tensor([[10.0, 0, 0], [0, -1, 0]]).view(2, 3, 1, 1))
+            self.block[0].weight.copy_(torch.tensor([[0.25, 0], [-0.5, 0]])[..., None, None].expand(2, 2, 2, 2))
+            self.linear.weight.copy_(torch.tensor([[1.0, 2], [0, -1], [3, 0.5]]))
+            self.linear.bias.copy_(torch.tensor([0.5, 0, -1]))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        maps = self.block(self.act(self.stem(inputs)))
+        return self.linear(self.pooling(self.act(maps)).flatten(1))
+
+
+@pytest.fixture
+def photo() -> np.ndarray:
+    """Red 1 at the top left corner, 0.2 in the rest of the top half, none below; green everywhere."""
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    pixels[..., 1] = 255
+    pixels[:2, :, 0] = 51
+    pixels[0, 0, 0] = 255
+    return pixels
+
+
+def wrapped(network: nn.Module, size: int = 4) -> Classifier:
+    return Classifier.wrap(network.eval(), size=size, mean=(0.0,) * 3, std=(1.0,) * 3)
+
+
+def test_layers_are_listed_with_blocks_before_what_is_inside_and_every_run():
+    known = layers(wrapped(Twice()))
+    assert [layer.label for layer in known] == [
+        "stem", "act (run 1)", "block", "block.0", "act (run 2)", "pooling", "linear",
+    ]  # fmt: skip
+    assert [layer.size for layer in known] == [
+        (2, 4, 4), (2, 4, 4), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 1, 1), None,
+    ]  # fmt: skip
+    assert [layer.kind for layer in known[:3]] == ["Conv2d", "ReLU6", "Sequential"]
+    assert [layer.ceiling for layer in known[:3]] == [None, 6.0, None]
+    block = known[2].field
+    assert (block.y.centre, block.y.stride, block.y.size) == (1, 2, 2)
+
+
+def test_a_layer_is_heard_in_the_run_that_was_asked_for_before_what_writes_into_it(photo):
+    classifier = wrapped(Twice())
+    stem = layer_maps(classifier, photo, "stem").maps
+    assert torch.allclose(stem[0, 0], torch.tensor([10.0, 2, 2, 2]))  # above 6: the ReLU6 in place came later
+    assert torch.equal(stem[1], torch.full((4, 4), -1.0))
+    first = layer_maps(classifier, photo, "act").maps
+    assert torch.allclose(first[0, 0], torch.tensor([6.0, 2, 2, 2]))
+    assert torch.allclose(layer_maps(classifier, photo, "block").maps[0, 0], torch.tensor([3.0, 2]))
+    assert torch.allclose(layer_maps(classifier, photo, "act (run 2)").maps[1], torch.zeros(2, 2))
+
+
+def test_dead_and_saturated_channels_are_told(photo):
+    told = facts(layer_maps(wrapped(Twice()), photo, "act"))
+    assert told.dead.tolist() == [False, True]
+    assert told.saturated.tolist() == [1 / 16, 0]
+    assert told.zeros.tolist() == [0.5, 1]
+    assert told.highest.tolist() == [6, 0]
+    assert told.mean.tolist() == pytest.approx([(6 + 7 * 2) / 16, 0])
+
+
+def test_depth_pooling_is_the_mean_and_the_highest_over_the_channels(photo):
+    of = layer_maps(wrapped(Twice()), photo, "stem")
+    assert torch.allclose(of.depth("average")[0], torch.tensor([4.5, 0.5, 0.5, 0.5]))
+    assert torch.allclose(of.depth("max")[3], torch.zeros(4))
+    assert of.signed
+
+
+def test_what_is_pooled_is_found_by_number_and_its_contributions_are_exact(photo):
+    classifier = wrapped(Twice())
+    maps, known = class_maps(classifier, photo), layers(classifier)
+    of = layer_maps(classifier, photo, pooled_layer(classifier, known))
+    assert of.layer.label == "act (run 2)"
+    assert is_pooled(maps, of)
+    brought = contributions(maps, of, 2)
+    # Mean of 3, 2, 0, 0 times the weight 3; the other channel is dead.
+    assert brought.how == "exact"
+    assert brought.values.tolist() == pytest.approx([3.75, 0])
+    assert float(brought.values.sum()) == pytest.approx(float(maps.logits[2] - maps.bias[2]))
+
+
+def test_elsewhere_contributions_are_gradient_times_activation(photo):
+    classifier = wrapped(Twice())
+    maps = class_maps(classifier, photo)
+    brought = contributions(maps, layer_maps(classifier, photo, "act"), 0)
+    # Every position reaches one of four pooled ones with 0.25, and those the logit with 1 / 4.
+    assert brought.how == "first order"
+    assert brought.values.tolist() == pytest.approx([(6 + 7 * 2) * 0.25 / 4, 0])
+    # The stem's corner is cut off at 6: it moves nothing.
+    stem = contributions(maps, layer_maps(classifier, photo, "stem"), 0)
+    assert stem.values.tolist() == pytest.approx([7 * 2 * 0.25 / 4, 0])
+
+
+@pytest.mark.parametrize("name", ["fashion_gap", "fashion_gmp"])
+def test_before_the_pooling_gradient_times_activation_is_the_exact_contribution(name):
+    classifier = load(name)
+    photo = np.random.default_rng(0).integers(0, 256, (28, 28, 3), dtype=np.uint8)
+    maps = class_maps(classifier, photo)
+    of = layer_maps(classifier, photo, pooled_layer(classifier, layers(classifier)))
+    exact = contributions(maps, of, 3)
+    output, gradient = output_and_gradient(
+        classifier.network, classifier.inputs(maps.view), of.layer.name, of.layer.run, 3
+    )
+    assert exact.how == "exact"
+    assert torch.allclose((output * gradient)[0].sum((1, 2)), exact.values, atol=1e-5)
+
+
+def test_a_gradient_agrees_with_finite_differences(photo):
+    classifier = wrapped(Twice())
+    inputs = classifier.inputs(make_view(read_image(photo), classifier.preprocessing))
+    _, gradient = output_and_gradient(classifier.network, inputs, "stem", 0, 1)
+    weight, step = classifier.network.stem.weight, 1e-2
+    slopes = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight[0, 0] += sign * step
+            slopes.append(float(classifier.network(inputs)[0, 1]))
+            weight[0, 0] -= sign * step
+    # Moving the red weight moves the first map by the red of each position.
+    expected = (slopes[0] - slopes[1]) / (2 * step)
+    assert float((gradient[0, 0] * inputs[0, 0]).sum()) == pytest.approx(expected, rel=1e-3)
+
+
+class ChannelsLast(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 5, 2, stride=2)
+        self.norm = nn.LayerNorm(5)
+        self.tokens = nn.Flatten(1, 2)
+        self.mix = nn.Linear(5, 7)
+        self.head = nn.Linear(7, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        maps = self.norm(self.patches(inputs).permute(0, 2, 3, 1))
+        return self.head(self.mix(self.tokens(maps)).mean(1))
+
+
+def test_channels_last_and_tokens_are_laid_out_as_maps():
+    torch.manual_seed(0)
+    classifier = Classifier.wrap(ChannelsLast().eval(), size=(8, 12))
+    known = layers(classifier)
+    assert [layer.size for layer in known] == [(5, 4, 6), (5, 4, 6), (5, 4, 6), (7, 4, 6), None]
+    image = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    norm, tokens = (layer_maps(classifier, image, name).maps for name in ("norm", "tokens"))
+    patches = layer_maps(classifier, image, "patches").maps
+    by_hand = torch.layer_norm(patches.permute(1, 2, 0), (5,)).permute(2, 0, 1)
+    assert torch.allclose(norm, by_hand, atol=1e-5)
+    assert torch.equal(tokens, norm)
+    # At another size the tokens lie on another grid, of which only their number is known.
+    larger = layer_maps(classifier.resized((12, 18)), image, find_layer(known, "tokens"))
+    assert larger.maps.shape == (5, 6, 9)
+    of = layer_maps(classifier, image, "mix")
+    maps = class_maps(classifier, image)
+    assert torch.allclose(contributions(maps, of, 1).values, maps.channels(1))
+
+
+def test_a_layer_that_does_not_exist_or_has_no_maps_gets_one_sentence(photo):
+    classifier = wrapped(Twice())
+    with pytest.raises(NetworkError, match=r"No layer 'stam'\. Nearest names: stem"):
+        layer_maps(classifier, photo, "stam")
+    with pytest.raises(NetworkError, match=r"linear returns a tensor \(1, 3\): no feature maps"):
+        layer_maps(classifier, photo, "linear")
+    with pytest.raises(NetworkError, match="No layer 'act' returned a tensor in its run 3"):
+        output_and_gradient(classifier.network, torch.zeros(1, 3, 4, 4), "act", 2, 0)
+
+
+class Mixed(nn.Module):
+    """With all that a pass could disturb: BatchNorm and dropout, some in training mode, a frozen layer, a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.dropout = nn.Dropout(0.5)
+        self.linear = nn.Linear(4, 2)
+        self.break_it = False
+        self.train()
+        self.linear.eval()
+        self.conv.bias.requires_grad_(False)
+        self.linear.weight.grad = torch.ones_like(self.linear.weight)
+        self.conv.register_forward_hook(lambda module, inputs, output: None)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        pooled = self.dropout(self.norm(self.conv(inputs)).relu()).mean((2, 3))
+        if self.break_it:
+            raise ValueError("broken on purpose")
+        return self.linear(pooled)
+
+
+def left_behind(network: nn.Module) -> list[object]:
+    """All that a pass could leave behind."""
+    tensors = [*network.parameters(), *network.buffers()]
+    return [
+        [module.training for module in network.modules()],
+        [(len(m._forward_hooks), len(m._forward_pre_hooks), set(vars(m))) for m in network.modules()],
+        [(tensor.tolist(), tensor._version, tensor.requires_grad) for tensor in tensors],
+        [None if tensor.grad is None else tensor.grad.tolist() for tensor in tensors],
+    ]
+
+
+def test_the_network_comes_back_as_it_was_also_after_an_error(pixels):
+    network = Mixed()
+    classifier = Classifier.wrap(network, size=8)
+    before = left_behind(network)
+    known = layers(classifier)
+    maps = class_maps(classifier, pixels)
+    for layer in known:
+        if layer.size is not None:
+            contributions(maps, layer_maps(classifier, pixels, layer), 1)
+    assert left_behind(network) == before
+    network.break_it = True
+    before = left_behind(network)
+    with pytest.raises(NetworkError, match="broken on purpose"):
+        layer_maps(classifier, pixels, known[0])
+    with pytest.raises(NetworkError, match="broken on purpose"):
+        output_and_gradient(network, classifier.inputs(maps.view), "conv", 0, 0)
+    assert left_behind(network) == before
+    assert torch.is_grad_enabled()
+
+
+class Stubborn(Twice):
+    def __deepcopy__(self, memo: object) -> nn.Module:
+        raise TypeError("not to be copied")
+
+
+@pytest.mark.parametrize("network", [Twice, Stubborn])
+def test_threads_on_one_network_hear_only_themselves(network):
+    classifier = wrapped(network())
+    known = layers(classifier)
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (4, 4, 3), dtype=np.uint8) for _ in range(12)]
+    wanted = [find_layer(known, label) for label in ("stem", "act (run 1)", "block", "act (run 2)")]
+
+    def work(n: int) -> tuple[Tensor, Tensor]:
+        torch.set_num_threads(1)
+        of = layer_maps(classifier, images[n % 12], wanted[n % 4])
+        return of.maps, contributions(class_maps(classifier, images[n % 12]), of, n % 3).values
+
+    alone = [work(n) for n in range(12)]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(work, range(240)))
+    for n, found in enumerate(together):
+        for one, expected in zip(found, alone[n % 12], strict=True):
+            assert torch.equal(one, expected)
+
+
+def test_a_ledger_sums_to_the_logit_line_by_line(photo):
+    maps = class_maps(wrapped(Twice()), photo)
+    book = ledger(maps, 2)
+    assert [(line.text, line.channel) for line in book.lines(1)] == [
+        ("bias", None), ("channel 0", 0), ("1 other channel", None),
+    ]  # fmt: skip
+    assert [line.value for line in book.lines(1)] == pytest.approx([-1, 3.75, 0])
+    assert [line.after for line in book.lines(1)] == pytest.approx([-1, 2.75, 2.75])
+    assert book.total == pytest.approx(float(maps.logits[2]))
+    assert torch.allclose(book.weight * book.pooled, book.parts)
+    assert [line.text for line in book.lines(5)] == ["bias", "channel 0", "channel 1"]
+
+
+@pytest.mark.parametrize("pooling", [nn.AdaptiveAvgPool2d(1), nn.AdaptiveMaxPool2d(1), nn.Flatten()])
+@pytest.mark.parametrize("against", [None, 2, "average"])
+def test_every_reading_sums_to_its_total_whatever_the_pooling(pooling, against, photo):
+    network = Twice(pooling)
+    if isinstance(pooling, nn.Flatten):
+        torch.manual_seed(0)
+        network.linear = nn.Linear(8, 3)
+    maps = class_maps(wrapped(network), photo)
+    book = ledger(maps, 1, against)
+    logits = maps.logits.tolist()
+    other = {None: 0, 2: logits[2], "average": sum(logits) / 3}[against]
+    assert book.total == pytest.approx(logits[1] - other, abs=1e-5)
+    assert book.lines(1)[-1].after == pytest.approx(book.total, abs=1e-5)
+    assert (book.weight is None) == isinstance(pooling, nn.Flatten)
+    if isinstance(pooling, nn.AdaptiveMaxPool2d):
+        assert pooled_values(maps).tolist() == pytest.approx([3, 0])
+
+
+def test_a_channel_names_the_classes_that_it_speaks_for_most(photo):
+    maps = class_maps(wrapped(Twice()), photo)
+    assert favoured(maps, 0, 2) == [(2, "class 2", 3.0), (0, "class 0", 1.0)]
+
+
+def test_what_is_kept_of_a_photo_is_what_its_class_maps_were_made_of(pixels):
+    classifier = wrapped(Twice())
+    heard = hear(classifier, read_image(pixels, "noise.png"))
+    maps = class_maps(classifier, pixels)
+    assert torch.equal(heard.pooled, pooled_values(maps))
+    assert torch.allclose(heard.feature_maps.float(), maps.feature_maps, atol=1e-2)
+    assert heard.view.photo.size == (4, 4)
+    assert heard.name == "noise.png"
+
+
+def test_a_receptive_field_that_is_lost_divides_the_input_of_any_size():
+    torch.manual_seed(0)
+
+    class Lost(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up = nn.Upsample(scale_factor=0.5)
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.conv(self.up(inputs)).mean((2, 3))
+
+    classifier = wrapped(Lost(), 8)
+    image = np.zeros((16, 16, 3), np.uint8)
+
+    def centres(of: LayerMaps) -> tuple[float, float]:
+        return of.receptive_field.y.centre, of.receptive_field.y.stride
+
+    assert centres(layer_maps(classifier, image, "conv")) == (1, 2)
+    assert centres(layer_maps(classifier.resized(16), image, "conv")) == (1, 2)
+    assert layer_maps(classifier.resized(16), image, "conv").maps.shape == (4, 8, 8)
