@@ -1,0 +1,166 @@
+"""Many sessions at once on one server: whether each sees its own photo's numbers, and whether memory stays flat.
+
+Every session has a browser context of its own and uploads photos that no other has, one after the other; it switches
+the reading, and each time compares the sum on its page with the one computed here for that photo.
+
+    python benchmarks/sessions.py --sessions 20 --seconds 180
+"""
+
+import asyncio
+import io
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from PIL import Image
+from playwright.async_api import Page, async_playwright
+from report import table, write
+
+import inspector
+from app import FLAGS, served
+from inspector.catalogue import DEFAULT
+from inspector.examples import examples
+
+READINGS = {"logit": None, "against the average": "average"}
+PHOTOS = 3  # a session
+SUM = re.compile(r"map (\S+) \+ bias (\S+) = (\S+)")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A photo and, for each reading, the sum of its likeliest class."""
+
+    name: str
+    png: bytes
+    sums: dict[str, tuple[float, ...]]
+
+
+def main(
+    sessions: Annotated[int, typer.Option(min=1)] = 20,
+    seconds: Annotated[int, typer.Option(min=1)] = 180,
+) -> None:
+    """Run the sessions and write results/sessions.md."""
+    classifier = inspector.load(DEFAULT)
+    photos = [[expected(classifier, s, p) for p in range(PHOTOS)] for s in range(sessions)]
+    right, wrong, waits, memory = asyncio.run(run(photos, seconds))
+    minute = [mb for at, mb in memory if at <= 60]
+    later = [mb for at, mb in memory if at > 60]
+    rows = [
+        ("sessions, seconds, photos", f"{sessions}, {seconds}, {sessions * PHOTOS}"),
+        ("sums read and right", right),
+        ("sums read and wrong", len(wrong)),
+        ("seconds from a switch to the right sum, median (2 cores, all sessions switching)", f"{median(waits):.2f}"),
+        ("server memory after the first minute, MB", f"{minute[-1] if minute else 0:.0f}"),
+        ("highest after it, MB", f"{max(later, default=0):.0f}"),
+        ("at the end, MB", f"{memory[-1][1]:.0f}"),
+    ]
+    write("sessions", f"python benchmarks/sessions.py --sessions {sessions} --seconds {seconds}",
+          table(("what", "measured"), rows), *(f"Wrong: {one}" for one in wrong[:5]))  # fmt: skip
+
+
+def expected(classifier: inspector.Classifier, session: int, number: int) -> Expected:
+    """A piece of an example photo, another for each session and number."""
+    random = np.random.default_rng([session, number])
+    source = Image.open(list(examples("photos").values())[(session + number) % 5]).convert("RGB")
+    left, top = (int(random.integers(0, length // 4)) for length in source.size)
+    photo = source.crop((left, top, left + source.width * 3 // 4, top + source.height * 3 // 4)).resize((320, 240))
+    buffer = io.BytesIO()
+    photo.save(buffer, "PNG")
+    maps = inspector.class_maps(classifier, buffer.getvalue())
+    k = maps.top(1)[0][0]
+    read = {name: maps.read(k, against) for name, against in READINGS.items()}
+    sums = {name: (float(one.values.sum()), one.bias, one.total or 0.0) for name, one in read.items()}
+    return Expected(f"session-{session}-photo-{number}.png", buffer.getvalue(), sums)
+
+
+async def run(
+    photos: list[list[Expected]], seconds: int
+) -> tuple[int, list[str], list[float], list[tuple[float, float]]]:
+    """How many sums were right, which were wrong, seconds to each, and (seconds, MB of the server)."""
+    right, wrong, waits = [0], list[str](), list[float]()
+    memory: list[tuple[float, float]] = []
+    with served() as url:
+        async with async_playwright() as playwright:
+            chromium = shutil.which("chromium") or shutil.which("google-chrome")
+            browser = await playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+            # The first session waits for torch and the network, so that the clock starts with a warm server.
+            pages = [await (await browser.new_context()).new_page() for _ in photos]
+            for page in pages:
+                page.set_default_timeout(300_000)
+                await page.goto(url)
+                await page.get_by_text("Your photo").wait_for()
+            start = time.perf_counter()
+            watch = asyncio.create_task(watch_memory(start, memory))
+            await asyncio.gather(
+                *(
+                    session(page, own, start + seconds, right, wrong, waits)
+                    for page, own in zip(pages, photos, strict=True)
+                )
+            )
+            watch.cancel()
+            await browser.close()
+    return right[0], wrong, waits, memory
+
+
+async def session(
+    page: Page, own: list[Expected], end: float, right: list[int], wrong: list[str], waits: list[float]
+) -> None:
+    turn = 0
+    while time.perf_counter() < end:
+        photo = own[turn % len(own)]
+        file = {"name": photo.name, "mimeType": "image/png", "buffer": photo.png}
+        await page.locator("input[type=file]").first.set_input_files(file)
+        for reading, sums in photo.sums.items():
+            begun = time.perf_counter()
+            await page.get_by_role("radio", name=reading, exact=True).click()
+            found = await settled(page, sums)
+            waits.append(time.perf_counter() - begun)
+            if found == "right":
+                right[0] += 1
+            else:
+                wrong.append(f"{photo.name}, {reading}: expected {sums}, the page has {found}")
+        turn += 1
+        await asyncio.sleep(1)
+
+
+async def settled(page: Page, sums: tuple[float, ...]) -> str:
+    """`right` as soon as the page shows these sums; else what it shows after a minute."""
+    found = ""
+    for _ in range(300):
+        # While the page is made anew, it still shows what was asked for before.
+        text = await page.get_by_test_id("stMain").inner_text()
+        if match := SUM.search(text):
+            found = match[0]
+            shown = [float(number.replace("\N{MINUS SIGN}", "-")) for number in match.groups()]
+            if all(abs(a - b) < 2e-4 for a, b in zip(shown, sums, strict=True)):
+                return "right"
+        await asyncio.sleep(0.2)
+    return found
+
+
+async def watch_memory(start: float, memory: list[tuple[float, float]]) -> None:
+    server = max(
+        (
+            int(path.parent.name)
+            for path in Path("/proc").glob("[0-9]*/cmdline")
+            if b"streamlit\0run" in path.read_bytes()
+        ),
+        default=0,
+    )
+    while True:
+        status = Path(f"/proc/{server}/status").read_text()
+        megabytes = int(status.split("VmRSS:")[1].split()[0]) / 1000
+        memory.append((time.perf_counter() - start, megabytes))
+        await asyncio.sleep(2)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    typer.run(main)
