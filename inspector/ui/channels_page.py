@@ -10,7 +10,7 @@ from inspector.image import MAX_BYTES
 from inspector.ui import cached, pictures
 from inspector.ui.channel_grid import activation_bar, number, over_photo, photo_tiles
 from inspector.ui.choice import Choice
-from inspector.ui.looked_at import choose_channel, choose_class, look
+from inspector.ui.looked_at import choose_channel, choose_class, choose_reading, look
 
 if TYPE_CHECKING:
     from streamlit.runtime.uploaded_file_manager import UploadedFile
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 MOST = 200  # photos of a folder
 TILES = 12  # of them shown
-LOGIT, AVERAGE, CLASS = "logit", "against the average", "against a class"
 FOR, AGAINST, SUM = "#D1243F", "#3B6FE0", "#8C8C8C"
 
 
@@ -52,23 +51,11 @@ def _explore(choice: Choice, key: cached.MapsKey, maps: "ClassMaps") -> None:
         st.error(str(error), icon=":material/error:")
 
 
-def _controls(maps: "ClassMaps") -> "tuple[int, str | None, int, bool, Any]":
+def _controls(maps: "ClassMaps") -> "tuple[int, int | str | None, int, bool, Any]":
     """The class, what it is read against, how many bars, raw or not, and the place of the channel among them."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         k = choose_class(maps)
-        reading = st.segmented_control(
-            "Reading", [LOGIT, AVERAGE, CLASS], default=LOGIT, required=True, key="reading", bind="query-params",
-            help="A logit is the score that a class gets before softmax. Only differences of logits change "
-            "probabilities: so a class can also be read against the average class, or against another.",
-        )  # fmt: skip
-        against = None if reading == LOGIT else "average"
-        if reading == CLASS:
-            names = maps.classifier.class_names
-            # The likeliest other class: against itself nothing is left.
-            other = next(name for j, name, _ in [*maps.top(2), (-1, names[k], 0.0)] if j != k)
-            against = st.selectbox(
-                "Against", names, index=names.index(other), key="against", bind="query-params", width=280
-            )
+        against = choose_reading(maps, k)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         place = st.empty()
         count = st.segmented_control("Bars", [10, 20, 40], default=20, required=True, key="bars", bind="query-params")
@@ -77,7 +64,7 @@ def _controls(maps: "ClassMaps") -> "tuple[int, str | None, int, bool, Any]":
 
 
 def _book(
-    key: cached.MapsKey, maps: "ClassMaps", book: "Ledger", k: int, against: str | None, count: int, channel: int
+    key: cached.MapsKey, maps: "ClassMaps", book: "Ledger", k: int, against: int | str | None, count: int, channel: int
 ) -> None:
     """The waterfall from the bias to the logit, and the same as a table."""
     st.subheader(f"The ledger of {book.title}", anchor=False)
@@ -132,7 +119,7 @@ def _book(
 
 # Altair takes a tenth of a second for a chart, which the choice of a channel leaves as it is.
 @st.cache_data(max_entries=64, show_spinner=False)
-def _spec(key: cached.MapsKey, k: int, against: str | None, count: int, _book: "Ledger") -> dict[str, Any]:
+def _spec(key: cached.MapsKey, k: int, against: int | str | None, count: int, _book: "Ledger") -> dict[str, Any]:
     spec: dict[str, Any] = ledger_chart(_book, count).to_dict()
     return spec
 

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from inspector.errors import InspectorError
-from inspector.image import Photo
 from inspector.ui import cached, photo_component, pictures, position_panels
-from inspector.ui.choice import SIZES, Choice, choose_network, choose_photo, choose_size
+from inspector.ui.looked_at import choose_class, choose_reading, class_labels, look, photo_width
 from inspector.ui.network_page import badge
 
 if TYPE_CHECKING:
@@ -26,36 +25,15 @@ _WORDS: "dict[Verdict, str]" = {
     "split to first order. What it leaves over stands in the bias.",
     "not exact": "The sum misses the logit: do not trust this map.",
 }
-LOGIT, AVERAGE, CLASS = "logit", "against the average", "against a class"
 MAP, WINNERS, WHAT_IF = "class map", "winning class", "what if"
 
 
 def show() -> None:
     try:
-        with st.sidebar:
-            choice = choose_network()
-            photo = choose_photo(choice)
-            size = choose_size()
-        for note in photo.notes:
-            st.info(note, icon=":material/info:")
-        key = choice.key, photo.sha256, photo.name, SIZES[size]
-        _page(_maps(choice, photo, key), key)
+        _, key, maps = look()
+        _page(maps, key)
     except InspectorError as error:
         st.error(str(error), icon=":material/error:")
-
-
-def _maps(choice: Choice, photo: Photo, key: cached.MapsKey) -> "ClassMaps":
-    """The class maps; while they are made for the first time, the photo as it is."""
-    # Here in every run: if it came and went, all below would move and widgets in use would lose what was typed.
-    place = st.empty()
-    if st.session_state.get("made") == key:
-        return cached.class_maps_of(*key, photo, choice.load)
-    with place.container(), st.spinner(f"Loading {choice.name} and splitting the logits of {photo.name} ..."):
-        st.image(photo.pixels, width=_width(photo))
-        maps = cached.class_maps_of(*key, photo, choice.load)
-    place.empty()
-    st.session_state["made"] = key
-    return maps
 
 
 def _page(maps: "ClassMaps", key: cached.MapsKey) -> None:
@@ -87,26 +65,11 @@ def _page(maps: "ClassMaps", key: cached.MapsKey) -> None:
         _download_buttons(maps, shown, {"PNG": "all-maps.png", "PDF": "all-maps.pdf", "SVG": "all-maps.svg"})
 
 
-def _controls(maps: "ClassMaps") -> tuple[int, str | None, str, bool, bool, float]:
+def _controls(maps: "ClassMaps") -> tuple[int, int | str | None, str, bool, bool, float]:
     """The class shown, what it is contrasted with, what the photo shows, dense or not, smooth or not, opacity."""
-    names = maps.classifier.class_names
-    likeliest = maps.top(1)[0][1]
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        name = st.selectbox(
-            "Class", names, index=None, placeholder=f"{likeliest} (the likeliest)", key="class", bind="query-params",
-            width=280, help="Type to search. Empty follows the likeliest class of each photo.",
-        )  # fmt: skip
-        reading = st.segmented_control(
-            "Reading", [LOGIT, AVERAGE, CLASS], default=LOGIT, required=True, key="reading", bind="query-params",
-            help="A logit is the score that a class gets before softmax. Only differences of logits change "
-            "probabilities: so a class can also be read against the average class, or against another.",
-        )  # fmt: skip
-        against = None if reading == LOGIT else "average"
-        if reading == CLASS:
-            second = maps.top(2)[-1][1]
-            against = st.selectbox(
-                "Against", names, index=names.index(second), key="against", bind="query-params", width=280
-            )
+        k = choose_class(maps)
+        against = choose_reading(maps, k)
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         mode = st.segmented_control(
             "On the photo", [MAP, WINNERS, WHAT_IF], default=MAP, required=True, key="show", bind="query-params",
@@ -123,13 +86,7 @@ def _controls(maps: "ClassMaps") -> tuple[int, str | None, str, bool, bool, floa
             "is scored as if it alone were pooled: easier to read, but it sums to no logit.",
         )  # fmt: skip
         opacity = st.slider("Opacity", 0.0, 1.0, 0.85, 0.05, key="opacity", width=220)
-    return maps.classifier.class_index(name or likeliest), against, mode, dense, smooth, opacity
-
-
-def _width(photo: Photo) -> int:
-    """As wide as fits without a tall photo pushing everything off the screen, in CSS pixels."""
-    height, width = photo.size
-    return max(40, min(900, round(560 * width / height)))
+    return k, against, mode, dense, smooth, opacity
 
 
 def _picture(
@@ -140,7 +97,7 @@ def _picture(
 
     assert maps.view is not None, "the app shows photos only"
     height, width = maps.view.photo.size
-    shown = _width(maps.view.photo)
+    shown = photo_width(maps.view.photo)
     side = round(shown * max(1, height / width))
     notes: list[str] = []
     note_of: list[int] = []
@@ -226,7 +183,8 @@ def _sum(maps: "ClassMaps", class_map: "ClassMap") -> None:
 
 def _predictions(maps: "ClassMaps", listed: tuple[int, ...], k: int) -> None:
     """The likeliest classes; choosing a row switches the class."""
-    names = [maps.classifier.class_names[j] for j in listed]
+    labels = class_labels(maps)
+    names = [labels[j] for j in listed]
 
     def follow() -> None:
         rows = st.session_state[key].selection.rows

@@ -1,14 +1,18 @@
 """What a page looks at: the class maps of the network, photo and input size of the sidebar."""
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from inspector.image import Photo
 from inspector.ui import cached
 from inspector.ui.choice import SIZES, Choice, choose_network, choose_photo, choose_size
 
 if TYPE_CHECKING:
     from inspector.maps import ClassMaps
+
+LOGIT, AVERAGE, CLASS = "logit", "against the average", "against a class"
 
 
 def look() -> "tuple[Choice, cached.MapsKey, ClassMaps]":
@@ -25,20 +29,49 @@ def look() -> "tuple[Choice, cached.MapsKey, ClassMaps]":
     if st.session_state.get("looked at") == key:
         return choice, key, cached.class_maps_of(*key, photo, choice.load)
     with place.container(), st.spinner(f"Loading {choice.name} and splitting the logits of {photo.name} ..."):
+        st.image(photo.pixels, width=photo_width(photo))
         maps = cached.class_maps_of(*key, photo, choice.load)
     place.empty()
     st.session_state["looked at"] = key
     return choice, key, maps
 
 
+def photo_width(photo: Photo) -> int:
+    """As wide as fits without a tall photo pushing everything off the screen, in CSS pixels."""
+    height, width = photo.size
+    return max(40, min(900, round(560 * width / height)))
+
+
+def class_labels(maps: "ClassMaps") -> list[str]:
+    """The names of the classes, those that two classes share with their numbers: ImageNet has two cranes."""
+    names = maps.classifier.class_names
+    times = Counter(names)
+    return [name if times[name] == 1 else f"{name} ({k})" for k, name in enumerate(names)]
+
+
 def choose_class(maps: "ClassMaps") -> int:
     """A class, by a box to type into; the likeliest while it is empty."""
-    likeliest = maps.top(1)[0][1]
-    name = st.selectbox(
-        "Class", maps.classifier.class_names, index=None, placeholder=f"{likeliest} (the likeliest)", key="class",
+    labels, likeliest = class_labels(maps), maps.top(1)[0][0]
+    label = st.selectbox(
+        "Class", labels, index=None, placeholder=f"{labels[likeliest]} (the likeliest)", key="class",
         bind="query-params", width=280, help="Type to search. Empty follows the likeliest class of each photo.",
     )  # fmt: skip
-    return maps.classifier.class_index(name or likeliest)
+    return likeliest if label is None else labels.index(label)
+
+
+def choose_reading(maps: "ClassMaps", k: int) -> int | str | None:
+    """What a class is read against: another class, "average", or None for its own logit."""
+    reading = st.segmented_control(
+        "Reading", [LOGIT, AVERAGE, CLASS], default=LOGIT, required=True, key="reading", bind="query-params",
+        help="A logit is the score that a class gets before softmax. Only differences of logits change "
+        "probabilities: so a class can also be read against the average class, or against another.",
+    )  # fmt: skip
+    if reading != CLASS:
+        return None if reading == LOGIT else "average"
+    labels = class_labels(maps)
+    # The likeliest other class: against itself nothing is left.
+    other = next((j for j, _, _ in maps.top(2) if j != k), k)
+    return labels.index(st.selectbox("Against", labels, index=other, key="against", bind="query-params", width=280))
 
 
 def choose_channel(count: int, first: int) -> int:

@@ -1,6 +1,7 @@
 """The page of class maps in Streamlit's simulator: what lies below the photo. Clicks on it are the browser's."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from inspector import class_maps, load
 from inspector.examples import examples
 from inspector.maps import ClassMaps
 from inspector.positions import Winners
+from inspector.ui.looked_at import class_labels
 from inspector.ui.photo_component import Chosen, Picture, _checked
 from inspector.ui.pictures import legend
 
@@ -146,3 +148,8 @@ PICTURE = Picture("", "", 10, 10, 10, rows=[None] * 2, columns=[None] * 3, value
 )
 def test_what_the_browser_tells_counts_as_far_as_it_fits(told: object, expected: Chosen) -> None:
     assert _checked(told, PICTURE, (0, 1), "b", ((1, 1),)) == expected
+
+
+def test_classes_of_one_name_are_told_apart_by_their_numbers() -> None:
+    three = SimpleNamespace(classifier=SimpleNamespace(class_names=("crane", "ant", "crane")))
+    assert class_labels(three) == ["crane (0)", "ant", "crane (2)"]
