@@ -2,7 +2,16 @@
 
 import streamlit as st
 
-from inspector.ui import channels_page, class_maps_page, laboratory_page, layers_page, network_page
+from inspector.ui import (
+    channels_page,
+    class_maps_page,
+    compare_page,
+    export_page,
+    laboratory_page,
+    layers_page,
+    methods_page,
+    network_page,
+)
 
 st.set_page_config(page_title="Inspector: exact class maps", page_icon=":material/grid_view:", layout="wide")
 # Streamlit leaves six empty lines above every page.
@@ -11,6 +20,9 @@ pages = [
     st.Page(class_maps_page.show, title="Class maps", icon=":material/grid_view:", default=True),
     st.Page(layers_page.show, title="Layers", icon=":material/layers:", url_path="layers"),
     st.Page(channels_page.show, title="Channels", icon=":material/bar_chart:", url_path="channels"),
+    st.Page(compare_page.show, title="Compare", icon=":material/compare:", url_path="compare"),
+    st.Page(export_page.show, title="Export", icon=":material/download:", url_path="export"),
+    st.Page(methods_page.show, title="Methods", icon=":material/balance:", url_path="methods"),
     st.Page(network_page.show, title="Network", icon=":material/account_tree:", url_path="network"),
     st.Page(laboratory_page.show, title="Laboratory", icon=":material/science:", url_path="laboratory"),
 ]

@@ -1,6 +1,7 @@
 from .anatomy import Anatomy, describe
 from .classifier import Classifier
 from .errors import ClassError, ExportError, HeadError, ImageError, InspectorError, NetworkError
+from .figure import FigureStyle
 from .head import Head
 from .image import Photo, Preprocessing, View, read_image
 from .loading import load
@@ -22,6 +23,7 @@ __all__ = [
     "ClassMaps",
     "Classifier",
     "ExportError",
+    "FigureStyle",
     "GlobalAveragePooling",
     "GlobalDepthPooling",
     "GlobalMaxPooling",

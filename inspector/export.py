@@ -1,8 +1,11 @@
-"""Write a figure and the numbers behind it: PNG, PDF, SVG, NPZ and a manifest.
+"""Write a figure and the numbers behind it: PNG, PDF, SVG, NPZ, CSV, a report, the photo and a manifest.
 
-The manifest names all that the figure was made from, photo and network by hash, so that it can be made again.
+The manifest names all that the figure was made from, photo and network by hash, so that it can be made again
+(`rebuild.py`).
 """
 
+import csv
+import hashlib
 import io
 import json
 import math
@@ -10,6 +13,7 @@ import shutil
 import tempfile
 import threading
 import zipfile
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -18,15 +22,19 @@ from typing import Any, Literal
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 from inspector.errors import ExportError
-from inspector.figure import all_maps_figure, class_map_figure
+from inspector.figure import USUAL, FigureStyle, all_maps_figure, class_map_figure
+from inspector.image import Pixels
 from inspector.maps import ClassMaps, Shown
+from inspector.report import report_html
 
 Format = Literal["png", "pdf", "svg"]
 FORMATS: tuple[Format, ...] = ("png", "pdf", "svg")
-FILES = (*(f"figure.{format}" for format in FORMATS), "maps.npz", "manifest.json")
-DPI = 200
+_NUMBERS = ("maps.npz", "logits.csv", "contributions.csv")
+FILES = (*(f"figure.{format}" for format in FORMATS), *_NUMBERS, "report.html", "photo.png", "manifest.json")
+VERSIONS = ("torch", "torchvision", "numpy", "matplotlib", "opencv-python", "pillow")
 
 # Text stays text, and equal figures give equal bytes.
 _STYLE: Any = {"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "inspector"}
@@ -34,15 +42,15 @@ _NO_DATE: dict[Format, dict[str, None]] = {"png": {}, "pdf": {"CreationDate": No
 _drawing = threading.Lock()  # matplotlib's settings belong to the whole process
 
 
-def figure_bytes(figure: Figure, format: Format) -> bytes:
-    """The figure as the bytes of a file."""
+def figure_bytes(figure: Figure, format: Format, dpi: int = USUAL.dpi) -> bytes:
+    """The figure as the bytes of a file; `dpi` is that of a PNG, and of the photos in the others."""
     buffer = io.BytesIO()
     with _drawing, matplotlib.rc_context(_STYLE):
-        figure.savefig(buffer, format=format, dpi=DPI, metadata=_NO_DATE[format])
+        figure.savefig(buffer, format=format, dpi=dpi, metadata=_NO_DATE[format])
     return buffer.getvalue()
 
 
-def manifest(maps: ClassMaps, shown: Shown) -> dict[str, Any]:
+def manifest(maps: ClassMaps, shown: Shown, style: FigureStyle = USUAL) -> dict[str, Any]:
     """All that the figure and the numbers were made from, as JSON takes it."""
     classifier, view = maps.classifier, maps.view
     photo = None
@@ -50,21 +58,34 @@ def manifest(maps: ClassMaps, shown: Shown) -> dict[str, Any]:
         photo = {
             "name": view.photo.name,
             "sha256": view.photo.sha256,
+            "pixels_sha256": pixels_sha256(view.photo.pixels),
             "size": view.photo.size,
             "seen": view.box,
             "notes": view.photo.notes,
         }
     return {
         "inspector": version("inspector"),
-        "versions": {name: version(name) for name in ("torch", "numpy", "matplotlib", "opencv-python", "pillow")},
+        "versions": {name: version(name) for name in VERSIONS},
         "network": {"name": classifier.name, "sha256": classifier.sha256()},
+        "class_names": {"count": len(classifier.class_names), "sha256": names_sha256(classifier.class_names)},
+        "probability": classifier.probability,
         "preprocessing": asdict(classifier.preprocessing),
         "head": {"pooling": classifier.head.pooling, "verdict": maps.verdict, "residual": maps.residual},
         "receptive_field": {name: _finite(axis) for name, axis in asdict(classifier.receptive_field).items()},
         "photo": photo,
         "shown": asdict(shown),
+        "style": asdict(style),
         "top": [{"class": k, "name": name, "probability": p} for k, name, p in maps.top(5)],
     }
+
+
+def pixels_sha256(pixels: Pixels) -> str:
+    """Of the upright photo's size and pixels: the same for every file that holds the same picture."""
+    return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
+
+
+def names_sha256(names: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def _finite(axis: dict[str, float]) -> dict[str, float | None]:
@@ -72,7 +93,7 @@ def _finite(axis: dict[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in axis.items()}
 
 
-def numbers_bytes(maps: ClassMaps, shown: Shown) -> bytes:
+def numbers_bytes(maps: ClassMaps, shown: Shown, style: FigureStyle = USUAL) -> bytes:
     """All class maps and what they sum to as an NPZ file, with the manifest inside as JSON."""
     buffer = io.BytesIO()
     np.savez_compressed(
@@ -82,39 +103,89 @@ def numbers_bytes(maps: ClassMaps, shown: Shown) -> bytes:
         logits=maps.logits.numpy(force=True),
         probabilities=maps.probabilities.numpy(force=True),
         class_names=np.array(maps.classifier.class_names),
-        manifest=np.array(json.dumps(manifest(maps, shown))),
+        manifest=np.array(json.dumps(manifest(maps, shown, style))),
     )
     return buffer.getvalue()
 
 
-def manifest_bytes(maps: ClassMaps, shown: Shown) -> bytes:
-    return (json.dumps(manifest(maps, shown), indent=2) + "\n").encode()
+def logits_csv(maps: ClassMaps) -> bytes:
+    """A row a class: its number, name, probability, logit, bias and the sum of its map."""
+    numbers = (maps.probabilities, maps.logits, maps.bias, maps.values.sum((1, 2)))
+    columns = [tensor.numpy(force=True) for tensor in numbers]
+    rows = zip(range(len(maps.logits)), maps.classifier.class_names, *columns, strict=True)
+    return _csv(("index", "name", "probability", "logit", "bias", "map_sum"), rows)
 
 
-def zip_bytes(maps: ClassMaps, shown: Shown) -> bytes:
+def contributions_csv(maps: ClassMaps, shown: Shown) -> bytes:
+    """A row a class shown and position: what the position adds, in logits, as the figure shows it."""
+    read = [(k, maps.read(k, shown.against, shown.dense)) for k in shown.classes]
+    cells = ((k, one.title, *yx, part) for k, one in read for yx, part in np.ndenumerate(one.values.numpy(force=True)))
+    return _csv(("index", "class", "y", "x", "contribution"), cells)
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def photo_bytes(maps: ClassMaps) -> bytes:
+    """The upright photo as a PNG, without what else its file told, such as the place where it was taken."""
+    if maps.view is None:
+        raise ExportError("These class maps came from a tensor: there is no photo to write.")
+    buffer = io.BytesIO()
+    Image.fromarray(maps.view.photo.pixels).save(buffer, "PNG", compress_level=4)
+    return buffer.getvalue()
+
+
+def manifest_bytes(maps: ClassMaps, shown: Shown, style: FigureStyle = USUAL) -> bytes:
+    return (json.dumps(manifest(maps, shown, style), indent=2) + "\n").encode()
+
+
+def zip_bytes(maps: ClassMaps, shown: Shown, style: FigureStyle = USUAL) -> bytes:
     """All files as one ZIP file."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name in FILES:
             entry = zipfile.ZipInfo(name)  # without the time of day: equal exports are equal files
             entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, file(name, maps, shown))
+            archive.writestr(entry, file(name, maps, shown, style))
     return buffer.getvalue()
 
 
-def file(name: str, maps: ClassMaps, shown: Shown) -> bytes:
+def file(name: str, maps: ClassMaps, shown: Shown, style: FigureStyle = USUAL) -> bytes:
     """The bytes of one file of an export by its name: one of FILES, class-maps.zip, or all-maps.png, .pdf or .svg."""
-    make = {"maps.npz": numbers_bytes, "manifest.json": manifest_bytes, "class-maps.zip": zip_bytes}.get(name)
-    if make is not None:
-        return make(maps, shown)
-    stem, _, suffix = name.partition(".")
+    match name.split("."):
+        case ["maps", "npz"]:
+            return numbers_bytes(maps, shown, style)
+        case ["logits", "csv"]:
+            return logits_csv(maps)
+        case ["contributions", "csv"]:
+            return contributions_csv(maps, shown)
+        case ["report", "html"]:
+            return report_html(maps, shown, style, manifest(maps, shown, style)).encode()
+        case ["photo", "png"]:
+            return photo_bytes(maps)
+        case ["manifest", "json"]:
+            return manifest_bytes(maps, shown, style)
+        case ["class-maps", "zip"]:
+            return zip_bytes(maps, shown, style)
+        case ["all-maps", suffix]:
+            figure = all_maps_figure(maps, dense=maps.classifier.head.scores_positions)
+            return figure_bytes(figure, _format(suffix))
+        case ["figure", suffix]:
+            return figure_bytes(class_map_figure(maps, shown, style), _format(suffix), style.dpi)
+    raise ExportError(f"No file {name!r} in an export; {', '.join(FILES)} are.")
+
+
+def _format(suffix: str) -> Format:
     (format,) = (format for format in FORMATS if format == suffix)
-    if stem == "all-maps":
-        return figure_bytes(all_maps_figure(maps, dense=maps.classifier.head.scores_positions), format)
-    return figure_bytes(class_map_figure(maps, shown), format)
+    return format
 
 
-def save(maps: ClassMaps, folder: Path, shown: Shown) -> Path:
+def save(maps: ClassMaps, folder: Path, shown: Shown, style: FigureStyle = USUAL) -> Path:
     """Write the whole export into a new folder, all of it or nothing, and return the folder."""
     if "\0" in str(folder):
         raise ExportError(f"Cannot write {str(folder)!r}: a name holds no null character. Nothing was left there.")
@@ -126,7 +197,7 @@ def save(maps: ClassMaps, folder: Path, shown: Shown) -> Path:
         unfinished = Path(tempfile.mkdtemp(prefix=".inspector-", dir=folder.parent))
         unfinished.chmod(0o755)
         for name in FILES:
-            (unfinished / name).write_bytes(file(name, maps, shown))
+            (unfinished / name).write_bytes(file(name, maps, shown, style))
         unfinished.replace(folder)
     except OSError as error:
         raise ExportError(f"Cannot write {folder}: {error.strerror}. Nothing was left there.") from error

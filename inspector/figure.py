@@ -68,7 +68,7 @@ class FigureStyle:
             raise InspectorError(f"No colour map {self.colours!r}; {', '.join(COLOUR_MAPS)} would do.")
         for what, value, least, most in (
             ("columns", self.columns, 1, 12),
-            ("a width in inches", self.width, 0.8, 60),
+            ("a width in mm", None if self.width is None else self.width / MM, 20, 1500),
             ("dots an inch", self.dpi, 30, 1200),
             ("a font size in points", self.font_size, 3, 40),
         ):

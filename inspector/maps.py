@@ -23,6 +23,8 @@ from inspector.tap import listen
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from inspector.figure import FigureStyle
+
 _NATIVE = 1024  # pixels: of more, the feature maps of a large network fill the memory
 
 AVERAGE: Literal["average"] = "average"  # the average class, to contrast a class with
@@ -166,11 +168,12 @@ class ClassMaps:
         dense: bool = False,
         smooth: bool = True,
         opacity: float = 0.85,
+        style: "FigureStyle | None" = None,
     ) -> "Figure":
         """A matplotlib figure of the photo and the class maps over it, on one scale, with the sums."""
-        from inspector.figure import class_map_figure
+        from inspector.figure import USUAL, class_map_figure
 
-        return class_map_figure(self, self.shown(classes, against, dense, smooth, opacity))
+        return class_map_figure(self, self.shown(classes, against, dense, smooth, opacity), style or USUAL)
 
     def save(
         self,
@@ -180,14 +183,16 @@ class ClassMaps:
         dense: bool = False,
         smooth: bool = True,
         opacity: float = 0.85,
+        style: "FigureStyle | None" = None,
     ) -> Path:
-        """Write the figure as PNG, PDF and SVG, the numbers as NPZ and a manifest into a new folder; return it.
+        """Write figure, numbers, report, photo and a manifest into a new folder, from which all can be made again.
 
         Raises ExportError if the folder is there already and not empty, or cannot be written.
         """
         from inspector.export import save
+        from inspector.figure import USUAL
 
-        return save(self, Path(folder), self.shown(classes, against, dense, smooth, opacity))
+        return save(self, Path(folder), self.shown(classes, against, dense, smooth, opacity), style or USUAL)
 
 
 def class_maps(

@@ -181,8 +181,8 @@ def _bar(figure: Figure, scale: float, axes: list[Axes]) -> None:
 def side_by_side(maps: Sequence[ClassMaps], label: str, names: Sequence[str], own_scales: bool = False) -> Figure:
     """One photo and, over it, the class map of one class by several networks, with what each adds up to.
 
-    On one scale, or with `own_scales` each on its own, with a colour bar each. `names` are those of the networks. InspectorError where there is no map or no photo, or a network knows no such
-    class.
+    On one scale, or with `own_scales` each on its own, with a colour bar each. `names` are those of the networks.
+    InspectorError where there is no map or no photo, or a network knows no such class.
     """
     views = [one.view for one in maps if one.view is not None]
     if not views or len(views) < len(maps):

@@ -30,7 +30,8 @@ def test_explain_writes_the_figure_the_numbers_and_the_manifest(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert "verdict: exact" in done.stdout
     assert {path.name for path in folder.iterdir()} == {
-        "figure.png", "figure.pdf", "figure.svg", "maps.npz", "manifest.json",
+        "figure.png", "figure.pdf", "figure.svg", "maps.npz", "logits.csv", "contributions.csv", "report.html",
+        "photo.png", "manifest.json",
     }  # fmt: skip
     numbers = np.load(folder / "maps.npz")
     assert np.allclose(numbers["values"].sum((1, 2)) + numbers["bias"], numbers["logits"], atol=1e-4)

@@ -1,3 +1,4 @@
+import csv
 import hashlib
 import io
 import json
@@ -14,10 +15,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from inspector import Classifier, ExportError, class_maps
+from inspector import Classifier, ExportError, FigureStyle, class_maps, class_maps_of_batch
 from inspector.export import figure_bytes, file, manifest, manifest_bytes, numbers_bytes, save, zip_bytes
 
-FILES = ("figure.png", "figure.pdf", "figure.svg", "maps.npz", "manifest.json")
+FILES = (
+    "figure.png", "figure.pdf", "figure.svg", "maps.npz", "logits.csv", "contributions.csv", "report.html", "photo.png",
+    "manifest.json",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -244,3 +248,91 @@ def test_threads_that_export_at_once_get_what_one_gets_alone(maps):
     with ThreadPoolExecutor(6) as pool:
         together = list(pool.map(lambda shown: file("figure.svg", maps, shown), choices * 2))
     assert together == alone * 2
+
+
+# --- tables, the photo, and how the figure looks
+
+
+def rows_of(data: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(data.decode())))
+
+
+def test_the_table_of_logits_has_every_class_and_adds_up(maps, shown):
+    rows = rows_of(file("logits.csv", maps, shown))
+    assert [(row["index"], row["name"]) for row in rows] == [("0", "red & <round>"), ("1", "green"), ("2", "neither")]
+    for k, row in enumerate(rows):
+        assert float(row["map_sum"]) + float(row["bias"]) == pytest.approx(float(row["logit"]), abs=1e-5)
+        assert np.float32(row["logit"]) == maps.logits[k].numpy(), "to the last bit"
+        assert np.float32(row["probability"]) == maps.probabilities[k].numpy()
+
+
+def test_the_table_of_contributions_is_the_maps_that_are_shown(maps):
+    shown = maps.shown([2, 0], against="green")
+    rows = rows_of(file("contributions.csv", maps, shown))
+    assert len(rows) == 2 * 20 * 30
+    assert list(dict.fromkeys(row["class"] for row in rows)) == ["neither against green", "red & <round> against green"]
+    values = np.zeros((3, 20, 30), np.float32)
+    for row in rows:
+        values[int(row["index"]), int(row["y"]), int(row["x"])] = row["contribution"]
+    np.testing.assert_array_equal(values[2], (maps.values[2] - maps.values[1]).numpy())
+    np.testing.assert_array_equal(values[0], (maps.values[0] - maps.values[1]).numpy())
+
+
+def test_names_with_commas_and_quotes_come_back_from_a_table(hand_made_gap, photo):
+    names = ('a, "b"', "c\nd", ";")
+    maps = class_maps(Classifier.wrap(hand_made_gap, names, size=(20, 30)), photo)
+    assert [row["name"] for row in rows_of(file("logits.csv", maps, maps.shown()))] == list(names)
+
+
+def test_the_photo_is_written_pixel_by_pixel_and_without_where_it_was_taken(hand_made_gap, pixels, tmp_path):
+    exif = Image.Exif()
+    exif[0x010E] = "the garden behind our house"  # its description
+    Image.fromarray(pixels).save(tmp_path / "garden.png", exif=exif)
+    assert b"garden" in (tmp_path / "garden.png").read_bytes()
+    maps = class_maps(Classifier.wrap(hand_made_gap, size=(20, 30)), tmp_path / "garden.png")
+    written = file("photo.png", maps, maps.shown())
+    assert b"garden" not in written
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(written))), pixels)
+
+
+def test_one_picture_in_two_files_has_one_hash_of_its_pixels(maps, shown, hand_made_gap, pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "BMP")
+    again = class_maps(Classifier.wrap(hand_made_gap, size=(20, 30)), buffer.getvalue())
+    one, other = manifest(maps, shown)["photo"], manifest(again, shown)["photo"]
+    assert one["sha256"] != other["sha256"]
+    assert one["pixels_sha256"] == other["pixels_sha256"]
+    # As many bytes in another shape are another picture.
+    turned = class_maps(Classifier.wrap(hand_made_gap, size=(20, 30)), pixels.reshape(30, 20, 3))
+    assert manifest(turned, shown)["photo"]["pixels_sha256"] != one["pixels_sha256"]
+
+
+def test_the_manifest_says_how_the_figure_looks(maps, shown):
+    style = FigureStyle(("photo", "contrast"), columns=2, width=3.5, dpi=300, colours="PuOr_r", title="Ours")
+    written = strict(manifest_bytes(maps, shown, style))
+    assert written["style"]["panels"] == ["photo", "contrast"]
+    assert FigureStyle(**written["style"] | {"panels": ("photo", "contrast")}) == style
+    assert written["class_names"]["count"] == 3
+    assert strict(manifest_bytes(maps, shown))["style"] != written["style"]
+
+
+def test_every_file_of_an_export_follows_the_style(maps, shown):
+    style = FigureStyle(width=4, dpi=100, dark=True, title="")
+    with zipfile.ZipFile(io.BytesIO(zip_bytes(maps, shown, style))) as archive:
+        with Image.open(io.BytesIO(archive.read("figure.png"))) as png:
+            assert png.width == 400
+            assert np.asarray(png.convert("L"))[0, 0] < 30, "a dark page"
+        assert b"part of the" not in archive.read("figure.svg")
+        assert b"color-scheme: dark" in archive.read("report.html")
+        assert strict(archive.read("manifest.json"))["style"]["dark"] is True
+
+
+def test_a_file_that_is_not_part_of_an_export_is_told(maps, shown):
+    with pytest.raises(ExportError, match=r"^No file 'maps\.csv' in an export; figure\.png, "):
+        file("maps.csv", maps, shown)
+
+
+def test_maps_of_a_tensor_have_no_photo_to_write(hand_made_gap):
+    (maps,) = class_maps_of_batch(Classifier.wrap(hand_made_gap, size=2), torch.zeros(1, 3, 2, 2))
+    with pytest.raises(ExportError, match=r"^These class maps came from a tensor: there is no photo to write\.$"):
+        file("photo.png", maps, maps.shown())

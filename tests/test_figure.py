@@ -1,10 +1,12 @@
 import io
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
@@ -12,7 +14,8 @@ from PIL import Image
 from inspector import Classifier, InspectorError, class_maps, class_maps_of_batch, load, read_image
 from inspector.examples import examples
 from inspector.export import figure_bytes
-from inspector.figure import all_maps_figure, class_map_figure
+from inspector.figure import COLOUR_MAPS, FigureStyle, all_maps_figure, class_map_figure, contrast_of
+from inspector.render import diverging_colours
 
 NAMES = ("red", "green", "neither")
 
@@ -157,3 +160,181 @@ def test_figures_are_drawn_without_pyplot_and_stay_apart(maps):
     assert len(panels(second)) == 3
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or pyplot.get_fignums() == []
+
+
+# --- how a figure looks
+
+
+def styled(maps, count=3, **style) -> Figure:
+    return maps.figure(count, style=FigureStyle(**style))
+
+
+def test_a_figure_without_a_style_is_drawn_as_usual(maps):
+    usual = figure_bytes(maps.figure(2), "png")
+    assert figure_bytes(maps.figure(2, style=FigureStyle()), "png") == usual
+    assert figure_bytes(maps.figure(2, style=FigureStyle(colours="PuOr_r")), "png") != usual
+
+
+@pytest.mark.parametrize(("width", "dpi"), [(89 / 25.4, 300), (183 / 25.4, 100), (3.5, 150)])
+def test_a_figure_is_as_wide_as_was_asked_for(maps, width, dpi):
+    png = Image.open(io.BytesIO(figure_bytes(styled(maps, width=width, font_size=6), "png", dpi)))
+    assert png.width == pytest.approx(width * dpi, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("panels", "titles"),
+    [
+        (("photo",), ["my photo.png"]),
+        (("classes",), ["A", "B"]),
+        (("classes", "contrast"), ["A", "B", "A against B"]),
+        (("contrast", "photo"), ["my photo.png", "A against B"]),
+        (("all",), ["red", "green", "neither"]),
+    ],
+)
+def test_a_figure_has_the_panels_that_were_asked_for(maps, panels, titles):
+    (_, a, p), (_, b, q) = maps.top(2)
+    names = {"A": f"{a} ({p:.1%})", "B": f"{b} ({q:.1%})", "A against B": f"{a} against {b}"}
+    shown = [panel.get_title().strip() for panel in panels_of(maps, panels)]
+    assert shown == [names.get(title, title) for title in titles]
+
+
+def panels_of(maps, panels) -> list:
+    return [axis for axis in styled(maps, 2, panels=panels).axes if axis.get_images()]
+
+
+def test_the_contrast_of_one_class_is_with_the_likeliest_other(maps):
+    winner, second, least = (k for k, _, _ in maps.top(3))
+    assert contrast_of(maps, maps.shown([winner])).title == maps.read(winner, second).title
+    assert contrast_of(maps, maps.shown([least])).title == maps.read(least, winner).title
+    assert contrast_of(maps, maps.shown([least, second])).title == maps.read(least, second).title
+
+
+def test_among_all_class_maps_the_winner_is_bold_and_all_share_one_scale(maps):
+    winner = int(maps.logits.argmax())
+    figure = styled(maps, panels=("all",))
+    weights = [panel.title.get_fontweight() for panel in panels(figure)]
+    assert [weight == "bold" for weight in weights] == [k == winner for k in range(3)]
+    # The densest cell of all maps has the colour at an end of the colour map, in its own panel.
+    k, y, x = np.unravel_index(int(maps.values.abs().argmax()), maps.values.shape)
+    end = diverging_colours()[-1 if maps.values[k, y, x] > 0 else 0]
+    np.testing.assert_array_equal(panels(figure)[k].get_images()[0].get_array()[y, x], end)
+
+
+@pytest.mark.parametrize(("columns", "expected"), [(None, (2, 3)), (1, (4, 1)), (2, (2, 2)), (12, (1, 4))])
+def test_panels_stand_in_as_many_columns_as_were_asked_for(maps, columns, expected):
+    grid = panels(styled(maps, 3, columns=columns))[0].get_gridspec()
+    assert (grid.nrows, grid.ncols) == expected
+
+
+@pytest.mark.parametrize("name", COLOUR_MAPS)
+def test_every_colour_map_has_a_light_middle_at_zero_and_a_warm_end_for_the_class(name):
+    palette = FigureStyle(colours=name).palette.astype(int)
+    assert palette.shape == (255, 3)
+    assert palette[127].min() > 240
+    against, in_favour = palette[0], palette[-1]
+    assert in_favour[0] > in_favour[2]
+    assert against[2] > against[0]
+    # Told apart in grey too, from the middle to both ends: printers have no colour.
+    assert (np.diff(palette[127:].sum(1)) <= 2).all()
+    assert (np.diff(palette[:128].sum(1)) >= -2).all()
+
+
+def test_the_colour_bar_has_the_colours_of_the_maps(maps):
+    figure = styled(maps, colours="BrBG_r", panels=("all",))
+    (bar,) = (axis for axis in figure.axes if axis.get_ylabel())
+    colours = bar.collections[-1].cmap(np.linspace(0, 1, 255))[:, :3] * 255
+    np.testing.assert_allclose(colours, FigureStyle(colours="BrBG_r").palette, atol=0.5)
+
+
+def test_a_dark_figure_has_light_text_on_a_dark_page(maps):
+    figure = styled(maps, dark=True)
+    assert sum(to_rgb(figure.get_facecolor())) < 0.5
+    drawn = [text for text in figure.findobj(Text) if text.get_text().strip()]
+    assert len(drawn) > 8
+    assert all(sum(to_rgb(text.get_color())) > 1.5 for text in drawn)
+
+
+def test_title_equations_and_colour_bar_can_be_left_out(maps):
+    everything, nothing = styled(maps), styled(maps, title="", equations=False, colour_bar=False)
+    said, left = "\n".join(texts(everything)), "\n".join(texts(nothing))
+    for words in ("part of the logit", "bias", "verdict", "logits a position"):
+        assert words in said
+        assert words not in left
+    assert "Ours" in texts(styled(maps, title="Ours"))
+
+
+def test_a_figure_without_the_photo_says_how_exact_it_is_all_the_same(maps):
+    (title,) = (text for text in texts(styled(maps, panels=("classes",), width=12)) if "verdict" in text)
+    assert f"verdict: exact, residual {maps.residual:.1e}" in title
+
+
+def test_the_font_size_is_that_of_the_panels_titles_and_the_rest_follows(maps):
+    figure = styled(maps, font_size=18)
+    photo, *_ = panels(figure)
+    assert photo.title.get_fontsize() == 18
+    assert photo.texts[0].get_fontsize() == 16
+    (bar,) = (axis for axis in figure.axes if axis.get_ylabel())
+    assert bar.yaxis.label.get_fontsize() == 20
+
+
+@pytest.mark.parametrize(("columns", "font_size", "against"), [(1, 5, None), (3, 5, "average"), (3, 9, None)])
+def test_no_text_leaves_the_figure_or_runs_into_its_neighbour(hand_made_gap, pixels, columns, font_size, against):
+    names = ("a class with a very long name indeed", "green", "neither of the two")
+    maps = maps_of(hand_made_gap, read_image(pixels, "a photo with a long name.png"), names)
+    style = FigureStyle(("photo", "classes", "contrast"), columns, width=120 / 25.4, font_size=font_size)
+    figure = class_map_figure(maps, maps.shown(3, against), style)
+    figure.draw_without_rendering()
+    lines = [figure.findobj(lambda text: isinstance(text, Text) and "part of" in text.get_text())[0]]
+    lines += [line for panel in panels(figure) for line in (panel.title, *panel.texts)]
+    boxes = [line.get_window_extent() for line in lines]
+    page = figure.bbox
+    assert all(page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1 for box in boxes)
+    titles = [boxes[0], *(panel.title.get_window_extent() for panel in panels(figure))]
+    assert len(titles) == 6
+    assert not [(a, b) for n, a in enumerate(titles) for b in titles[:n] if a.overlaps(b)]
+
+
+@pytest.mark.parametrize(
+    ("style", "sentence"),
+    [
+        ({"panels": ()}, r"^A figure has panels, some of photo, classes, contrast, all; got none\.$"),
+        ({"panels": ("phto",)}, r"got phto\.$"),
+        ({"colours": "jet"}, r"^No colour map 'jet'; inspector, PuOr_r, RdBu_r, BrBG_r would do\.$"),
+        ({"columns": 0}, r"^A figure has columns from 1 to 12; got 0\.$"),
+        ({"width": 0.1}, r"a width in mm from 20 to 1500; got 2\.54\.$"),
+        ({"dpi": 5000}, r"dots an inch from 30 to 1200; got 5000\.$"),
+        ({"font_size": 1}, r"a font size in points from 3 to 40; got 1\.$"),
+    ],
+)
+def test_a_style_that_cannot_be_drawn_is_told(style, sentence):
+    with pytest.raises(InspectorError, match=sentence):
+        FigureStyle(**style)
+
+
+def test_a_figure_in_which_the_panels_have_no_room_says_how_many_would(maps):
+    with pytest.raises(InspectorError, match=r"60 mm wide has no room for 4 columns beside its colour bar: at most 3 "):
+        styled(maps, columns=4, width=60 / 25.4)
+    # 60 mm less the colour bar's 1.1 inches leave 32 mm, and a panel has at least 10.
+    styled(maps, columns=3, width=60 / 25.4)
+    with pytest.raises(InspectorError, match=r"a wider one or a smaller font would do\.$"):
+        styled(maps, width=1, font_size=20)
+
+
+def test_a_figure_of_too_many_pixels_says_how_many_dots_would_do(maps):
+    with pytest.raises(InspectorError, match=r"at 1200 dots an inch has too many pixels: (\d+) dots an inch would do"):
+        styled(maps, width=20, dpi=1200)
+
+
+def test_a_thousand_class_maps_are_too_many_for_one_figure(hand_made_gap, pixels):
+    maps = maps_of(hand_made_gap, read_image(pixels), NAMES)
+    many = replace(maps, classifier=replace(maps.classifier, class_names=NAMES * 30))
+    with pytest.raises(InspectorError, match=r"^All 90 class maps are too many for one figure"):
+        class_map_figure(many, maps.shown(1), FigureStyle(panels=("all",)))
+    with pytest.raises(InspectorError, match=r"^62 panels are too many for one figure; at most 60 would do\.$"):
+        class_map_figure(maps, replace(maps.shown(1), classes=(0,) * 61), FigureStyle())
+
+
+def test_a_contrast_needs_two_classes(hand_made_gap, pixels):
+    maps = maps_of(hand_made_gap, read_image(pixels))
+    with pytest.raises(InspectorError, match=r"^A contrast needs two classes: one more among those shown would do\.$"):
+        contrast_of(maps, replace(maps.shown(1), classes=()))

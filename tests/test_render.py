@@ -5,7 +5,7 @@ import pytest
 
 from inspector.image import Preprocessing, View, make_view, read_image
 from inspector.receptive_field import Axis, ReceptiveField
-from inspector.render import backdrop, common_scale, diverging_colours, flat, overlay, painted, spread
+from inspector.render import backdrop, common_scale, diverging_colours, flat, overlay, painted, robust_scale, spread
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
 RED, BLUE = (200, 20, 40), (20, 70, 200)
@@ -208,3 +208,10 @@ def test_pixels_are_painted_by_number_and_below_zero_stay():
     # Three quarters of 100 and a quarter of the colour.
     assert image.tolist() == [[[100, 100, 100], [75, 80, 100], [125, 75, 75]]]
     assert canvas.tolist() == [[[100] * 3] * 3]
+
+
+def test_the_scale_of_a_map_of_pixels_leaves_out_the_few_that_outshine_all_others():
+    values = np.append(np.linspace(-1, 1, 999), 100.0)
+    assert robust_scale(values) == pytest.approx(0.99, abs=0.01)
+    # Of a map that is zero nearly everywhere, the highest is all there is.
+    assert robust_scale(np.append(np.zeros(999), 3.0)) == 3

@@ -32,16 +32,21 @@ class Choice:
     load: "Callable[[], Classifier]"
 
 
+def choices() -> dict[str, Choice]:
+    """The networks of models/ and those of this session."""
+    own: dict[str, Choice] = st.session_state.get(OWN, {})
+    return {name: _of_card(name, card.title, card.examples) for name, card in available().items()} | own
+
+
 def choose_network() -> Choice:
     """The network from the sidebar."""
-    choices = {name: _of_card(name, card.title, card.examples) for name, card in available().items()}
-    choices |= st.session_state.get(OWN, {})
+    offered = choices()
     st.title("Inspector", anchor=False)
     st.caption("Which pixels brought which part of a logit, in numbers that add up.")
     # Kept, with its link, on whatever page one is.
-    name = st.selectbox("Network", list(choices), key="network", bind="query-params")
-    st.caption(choices[name].title)
-    return choices[name]
+    name = st.selectbox("Network", list(offered), key="network", bind="query-params")
+    st.caption(offered[name].title)
+    return offered[name]
 
 
 def _of_card(name: str, title: str, kind: str) -> Choice:

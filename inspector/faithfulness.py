@@ -1,0 +1,254 @@
+"""Does the network use what a map points at? Insertion, deletion and weight randomisation.
+
+Deletion covers the photo with the mean colour, first where the map is highest: the sooner the probability of the class
+falls, the lower the area under its curve, the better the map. Insertion uncovers a blurred photo in the same order: the
+higher the area, the better (Petsiuk, Das, Saenko, "RISE", BMVC 2018). Beside them stands what random maps get.
+
+Both go patch by patch, as region perturbation does (Samek et al., TNNLS 2017): single pixels would make a noise that
+misleads every network, and favour the maps that are noise themselves. A patch of one pixel is RISE's own measure.
+
+A map that stays as it is when the weights are shuffled does not explain the network (Adebayo et al., "Sanity checks for
+saliency maps", NeurIPS 2018).
+"""
+
+import math
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.transforms.functional import gaussian_blur
+
+from inspector.attribution import Attribution, Poll, Tell, attribute, probabilities
+from inspector.capture import run, trace
+from inspector.classifier import Classifier, wrap
+from inspector.comparison import rank_correlation
+from inspector.errors import AttributionError, Cancelled
+from inspector.receptive_field import Axis
+
+Kind: TypeAlias = Literal["insertion", "deletion"]
+
+STEPS = 16
+SEEDS = (0, 1, 2, 3)  # of the random maps
+PATCHES = 14  # along the shorter side
+_CHUNK = 4  # images at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """What becomes of a class while more and more of the photo is covered or uncovered."""
+
+    fractions: Tensor  # (S,), of the photo: 0 to 1
+    probabilities: Tensor  # (S,)
+    logits: Tensor  # (S,)
+
+    @property
+    def area(self) -> float:
+        """Under the probability, by the trapezoid rule: 0 to 1."""
+        return float(torch.trapezoid(self.probabilities, self.fractions))
+
+
+@dataclass(frozen=True, eq=False)
+class Faithfulness:
+    """Both curves of one order."""
+
+    insertion: Curve
+    deletion: Curve
+
+
+@dataclass(frozen=True, eq=False)
+class Chance:
+    """What random maps get: mean and standard deviation of the areas."""
+
+    curves: tuple[Faithfulness, ...]  # one a seed
+
+    @property
+    def insertion(self) -> tuple[float, float]:
+        return _mean_and_spread([one.insertion.area for one in self.curves])
+
+    @property
+    def deletion(self) -> tuple[float, float]:
+        return _mean_and_spread([one.deletion.area for one in self.curves])
+
+    def mean(self, kind: Kind) -> Curve:
+        """The mean of the curves."""
+        curves: list[Curve] = [getattr(one, kind) for one in self.curves]
+        means = (torch.stack([getattr(c, name) for c in curves]).mean(0) for name in ("probabilities", "logits"))
+        return Curve(curves[0].fractions, *means)
+
+
+def usual_patch(size: Sequence[int]) -> int:
+    """The side of a patch in pixels for an input (height, width)."""
+    return max(1, round(min(size) / PATCHES))
+
+
+def faithfulness(
+    classifier: Classifier,
+    inputs: Tensor,
+    k: int,
+    attribution: Attribution,
+    patch: int | None = None,
+    steps: int = STEPS,
+    tell: Tell = lambda done: None,
+    cancelled: Poll = lambda: False,
+) -> Faithfulness:
+    """Insertion and deletion of an input (1, channels, H, W) in the order of a map, its highest values first."""
+    height, width = inputs.shape[2:]
+    patch = usual_patch((height, width)) if patch is None else patch
+    values = on_pixels(attribution, (height, width))
+    # The last patches of a row or column may be cut off: the mean over what they have.
+    means = functional.avg_pool2d(values[None, None], patch, ceil_mode=True)[0, 0]
+    order = means.flatten().argsort(descending=True, stable=True)
+    return in_order(classifier, inputs, k, order, patch, steps, tell, cancelled)
+
+
+def chance(
+    classifier: Classifier,
+    inputs: Tensor,
+    k: int,
+    like: Attribution,
+    patch: int | None = None,
+    steps: int = STEPS,
+    seeds: Sequence[int] = SEEDS,
+    tell: Tell = lambda done: None,
+    cancelled: Poll = lambda: False,
+) -> Chance:
+    """The same for maps of random values, one a seed, on the grid of the map that they are compared with.
+
+    The grid matters: patches that lie scattered harm a photo far more than as many in one piece.
+    """
+    curves = []
+    for n, seed in enumerate(seeds):
+        values = torch.rand(like.values.shape, generator=torch.Generator().manual_seed(seed)).to(like.values)
+
+        def part(done: float, n: int = n) -> None:
+            tell((n + done) / len(seeds))
+
+        random = replace(like, values=values)
+        curves.append(faithfulness(classifier, inputs, k, random, patch, steps, part, cancelled))
+    return Chance(tuple(curves))
+
+
+def in_order(
+    classifier: Classifier,
+    inputs: Tensor,
+    k: int,
+    order: Tensor,
+    patch: int,
+    steps: int = STEPS,
+    tell: Tell = lambda done: None,
+    cancelled: Poll = lambda: False,
+) -> Faithfulness:
+    """Insertion and deletion of patches in this order, their numbers row by row; at most `steps` of as many patches."""
+    patches = len(order)
+    counts = torch.linspace(0, patches, min(steps, patches) + 1).round().long()
+    ranks = _on_patches(order.argsort(), patch, inputs.shape[2:]).to(inputs.device)
+    taken = (ranks < counts.to(ranks.device)[:, None, None])[:, None]  # (S, 1, H, W)
+    # By pixels and not by patches: those at the edge may be smaller.
+    fractions = taken.float().mean((1, 2, 3)).cpu()
+    veiled = blurred(inputs)
+    logits: list[Tensor] = []
+    jobs = [(n, inserting) for inserting in (True, False) for n in range(len(counts))]
+    for start in range(0, len(jobs), _CHUNK):
+        if cancelled():
+            raise Cancelled("Insertion and deletion were stopped.")
+        # Made as they are needed: all at once would fill the memory at large sizes.
+        images = [
+            torch.where(taken[n], inputs[0], veiled[0]) if inserting else inputs[0].masked_fill(taken[n], 0)
+            for n, inserting in jobs[start : start + _CHUNK]
+        ]
+        logits.append(run(classifier.network, torch.stack(images)))
+        tell(min(1.0, (start + _CHUNK) / len(jobs)))
+    every = torch.cat(logits)
+    of_class = probabilities(classifier, every)[:, k].cpu().chunk(2), every[:, k].cpu().chunk(2)
+    insertion, deletion = (Curve(fractions, *both) for both in zip(*of_class, strict=True))
+    return Faithfulness(insertion, deletion)
+
+
+def on_pixels(attribution: Attribution, size: Sequence[int]) -> Tensor:
+    """A map at every pixel of the input, (H, W): interpolated between the true centres of its cells."""
+    values, field = attribution.values, attribution.field
+    if tuple(values.shape) == tuple(size) and field.y.stride == field.x.stride == 1:
+        return values
+    down, across = (
+        _weights(axis, cells, length).to(values)
+        for axis, cells, length in zip((field.y, field.x), values.shape, size, strict=True)
+    )
+    return down @ values @ across.T
+
+
+def _weights(axis: Axis, cells: int, length: int) -> Tensor:
+    """How much of each cell every pixel along one axis takes: (length, cells)."""
+    position = ((torch.arange(length) + 0.5 - axis.centre) / axis.stride).clamp(0, cells - 1)
+    return (1 - (position[:, None] - torch.arange(cells)).abs()).clamp(min=0)
+
+
+def _on_patches(values: Tensor, patch: int, size: Sequence[int]) -> Tensor:
+    """A value a patch, row by row, at every pixel: (H, W)."""
+    rows, columns = (math.ceil(side / patch) for side in size)
+    grid = values.view(rows, columns).repeat_interleave(patch, 0).repeat_interleave(patch, 1)
+    return grid[: size[0], : size[1]]
+
+
+def blurred(inputs: Tensor) -> Tensor:
+    """What is left when all detail is gone: a Gaussian whose standard deviation is an eighth of the shorter side."""
+    sigma = min(inputs.shape[2:]) / 8
+    width = 2 * min(math.ceil(2 * sigma), min(inputs.shape[2:]) - 1) + 1
+    # One axis after the other: far fewer products.
+    return gaussian_blur(gaussian_blur(inputs, [width, 1], [sigma, sigma]), [1, width], [sigma, sigma])
+
+
+def _mean_and_spread(areas: Sequence[float]) -> tuple[float, float]:
+    values = torch.tensor(areas, dtype=torch.float64)
+    return float(values.mean()), float(values.std(correction=0))
+
+
+# Weight randomisation
+
+LAST, ALL = "last layer", "all layers"
+
+
+@dataclass(frozen=True, eq=False)
+class Randomised:
+    """A method's map of a network with shuffled weights, and how far it kept its ranks."""
+
+    attribution: Attribution
+    correlation: float | None  # Spearman's, -1 to 1; None where one of the maps is the same everywhere
+
+
+def randomisation(
+    other: Classifier,
+    inputs: Tensor,
+    k: int,
+    attribution: Attribution,
+    tell: Tell = lambda done: None,
+    cancelled: Poll = lambda: False,
+) -> Randomised:
+    """The map of a class by the same method when the network is `other`, one with shuffled weights."""
+    again = attribute(other, inputs, k, attribution.name, tell, cancelled)
+    return Randomised(again, rank_correlation(attribution.values, again.values))
+
+
+def shuffled(classifier: Classifier, inputs: Tensor, layers: str = ALL, seed: int = 0) -> Classifier:
+    """The classifier with the weights of its last layer that has some, or of all, in random order.
+
+    In place of new random values, so that what passes through stays about as large as it was.
+    """
+    try:
+        network = deepcopy(classifier.network)
+    except Exception as error:  # whatever a network holds that cannot be copied
+        raise AttributionError("Its weights cannot be shuffled: this network cannot be copied.") from error
+    chosen: nn.Module = network
+    if layers == LAST:
+        last = next(layer.name for layer in reversed(trace(network, inputs).layers) if layer.parameters)
+        chosen = network.get_submodule(last)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in chosen.parameters():
+            order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
+            parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    usual = replace(classifier.preprocessing, size=(inputs.shape[2], inputs.shape[3]))
+    return wrap(network, usual, classifier.class_names, classifier.name, classifier.probability)

@@ -1,0 +1,95 @@
+"""The page of comparison in a real browser: networks on one photo, photos by one network."""
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from inspector.examples import examples
+
+pytestmark = pytest.mark.browser
+
+CLOTHES = examples("fashion_mnist")
+
+
+def tile(page: Page, title: str, shown: str) -> None:
+    expect(page.get_by_role("img", name=f"class map of {title}: {shown}", exact=True)).to_be_visible()
+
+
+def test_one_photo_is_seen_by_networks_that_know_the_same_classes(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/compare?network=fashion_gap&example=Bag")
+    for name in ("fashion_gap", "fashion_gmp", "fashion_gap_sigmoid", "fashion_gmp_sigmoid"):
+        tile(page, name, "Bag")
+    expect(page.get_by_text("logits a position, the same for all maps")).to_be_visible()
+    expect(page.get_by_text("The cosine compares the cells' logits")).to_be_visible()
+    page.get_by_role("combobox", name="Class").click()
+    page.keyboard.type("Dress")
+    page.keyboard.press("Enter")
+    tile(page, "fashion_gmp", "Dress")
+    page.get_by_text("Each on its own scale", exact=True).click()
+    expect(page.get_by_text("densest colour")).to_have_count(4)
+    expect(page.get_by_text("the same for all maps")).to_have_count(0)
+    link = page.url
+    page.goto("about:blank")
+    page.goto(link)
+    tile(page, "fashion_gmp", "Dress")
+    expect(page.get_by_text("densest colour")).to_have_count(4)
+
+
+def test_networks_with_other_classes_show_their_own_likeliest_and_are_not_said_to_agree(
+    page: Page, app_url: str
+) -> None:
+    page.goto(f"{app_url}/compare?compare=networks&network=fashion_gap&example=Bag&with=efficientnet_lite0")
+    tile(page, "fashion_gap", "Bag")
+    expect(page.get_by_role("img", name="class map of efficientnet_lite0:")).to_be_visible()
+    expect(page.get_by_placeholder("each one's own likeliest")).to_be_visible()
+    expect(page.get_by_text("cosine")).to_have_count(0)
+
+
+def test_a_network_alone_says_what_to_do(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/compare?compare=networks&network=efficientnet_lite0&example=Cat")
+    expect(page.get_by_role("status")).to_contain_text("None there knows the same classes")
+    tile(page, "efficientnet_lite0", "tiger cat")
+
+
+def test_photos_are_uploaded_together_and_a_broken_one_leaves_the_others(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/compare?compare=photos&network=fashion_gap&examples=Bag")
+    tile(page, "bag.png", "Bag")
+    broken = {"name": "broken.png", "mimeType": "image/png", "buffer": CLOTHES["Coat"].read_bytes()[:150]}
+    files = [
+        {"name": f"my {name}.png", "mimeType": "image/png", "buffer": CLOTHES[name].read_bytes()}
+        for name in ("Dress", "Trouser")
+    ]
+    page.locator("input[type=file]").set_input_files([files[0], broken, files[1]])
+    tile(page, "my Dress.png", "Dress")
+    tile(page, "my Trouser.png", "Trouser")
+    tile(page, "bag.png", "Bag")
+    alert = page.get_by_role("alert")
+    expect(alert).to_have_count(1)
+    expect(alert).to_contain_text("broken.png is broken or cut off")
+    page.get_by_role("button", name="Bag", exact=True).click()
+    expect(page.get_by_role("img", name="class map of bag.png")).to_have_count(0)
+
+
+def test_without_photos_the_page_says_what_to_do(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/compare?compare=photos&network=fashion_gap&examples=Bag")
+    tile(page, "bag.png", "Bag")
+    page.get_by_role("button", name="Bag", exact=True).click()
+    expect(page.get_by_role("status")).to_contain_text("Upload photos, or choose examples above.")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(380, "light"), (1400, "dark"), (2560, "light")])
+@pytest.mark.parametrize("mode", ["networks", "photos"])
+def test_nothing_is_cut_off(chromium: Browser, app_url: str, width: int, scheme: str, mode: str) -> None:
+    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(f"{app_url}/compare?compare={mode}&network=fashion_gap")
+    images = page.get_by_role("img", name="class map of")
+    expect(images).to_have_count(4 if mode == "networks" else 3)
+    main = page.get_by_test_id("stMain")
+    assert main.evaluate("element => element.scrollWidth <= element.clientWidth + 1")
+    for image in images.all():
+        box = image.bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+        assert box["width"] > 100
+    context.close()

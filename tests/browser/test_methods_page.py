@@ -1,0 +1,104 @@
+"""The page of methods in a real browser: maps, curves, stopping, shuffling, links and errors."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from inspector.examples import examples
+
+pytestmark = pytest.mark.browser
+
+# Networks of 28 x 28 pixels: what takes minutes on a photo takes a second.
+SMALL = "methods?network=fashion_gap"
+CAT = examples("photos")["Cat"]
+
+
+def opened(page: Page, app_url: str, path: str = SMALL) -> None:
+    page.goto(f"{app_url}/{path}")
+    expect(page.get_by_role("img", name="Exact map over the photo")).to_be_visible()
+
+
+def finished(page: Page) -> None:
+    expect(page.get_by_text("The sooner it falls, the better.")).to_be_visible()
+    expect(page.get_by_role("button", name="Stop")).to_have_count(0)
+
+
+def test_the_usual_methods_stand_beside_the_exact_map_with_what_they_add_up_to(page: Page, app_url: str) -> None:
+    opened(page, app_url)
+    finished(page)
+    for name in ("Grad-CAM", "Saliency", "Integrated gradients"):
+        expect(page.get_by_role("img", name=f"{name} over the photo")).to_be_visible()
+    tiles = page.locator(".methods").first
+    exact = tiles.locator("figure").nth(0).inner_text()
+    told = re.search(r"adds up: ([\d.]+) of ([\d.]+) \(logit less bias\)", exact)
+    assert told is not None
+    assert told[1] == told[2]
+    assert "it is the exact map, cut off below zero" in tiles.locator("figure").nth(1).inner_text()
+    assert "does not claim to add up" in tiles.locator("figure").nth(2).inner_text()
+    for kind in ("insertion", "deletion"):
+        expect(page.get_by_role("button", name=f"Fullscreen: {kind} curves of Exact map, Grad-CAM")).to_be_attached()
+
+
+def test_a_method_that_is_added_comes_with_its_map_and_stays_in_the_link(page: Page, app_url: str) -> None:
+    opened(page, app_url)
+    finished(page)
+    page.get_by_role("button", name="DeepLIFT", exact=True).click()
+    expect(page.get_by_role("img", name="DeepLIFT over the photo")).to_be_visible()
+    page.get_by_role("button", name="Saliency", exact=True).click()
+    expect(page.get_by_role("img", name="Saliency over the photo")).to_have_count(0)
+    expect(page).to_have_url(re.compile("methods=DeepLIFT"))
+    link = page.url
+    page.goto("about:blank")
+    page.goto(link)
+    expect(page.get_by_role("img", name="DeepLIFT over the photo")).to_be_visible()
+    expect(page.get_by_role("img", name="Saliency over the photo")).to_have_count(0)
+
+
+def test_without_a_method_the_page_says_what_to_do(page: Page, app_url: str) -> None:
+    opened(page, app_url, f"{SMALL}&methods=Exact+map")
+    page.get_by_role("button", name="Exact map", exact=True).click()
+    expect(page.get_by_text("Choose a method above")).to_be_visible()
+
+
+def test_shuffled_weights_give_rank_correlations(page: Page, app_url: str) -> None:
+    opened(page, app_url)
+    finished(page)
+    page.get_by_role("button", name="Shuffle the weights").click()
+    expect(page.get_by_text(re.compile("^all layers shuffled: ")).first).to_be_visible()
+    expect(page.get_by_text(re.compile("^all layers shuffled: "))).to_have_count(4)
+
+
+def test_a_long_method_shows_its_progress_and_stops_and_goes_on(page: Page, app_url: str) -> None:
+    opened(page, app_url, "methods?methods=Exact+map&methods=Occlusion&curves=false")
+    expect(page.get_by_text("Occlusion ...")).to_be_visible()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_text("Stopped.")).to_be_visible()
+    expect(page.get_by_role("img", name="Exact map over the photo")).to_be_visible()
+    expect(page.get_by_role("img", name="Occlusion over the photo")).to_have_count(0)
+    page.get_by_role("button", name="Go on").click()
+    expect(page.get_by_text("Occlusion ...")).to_be_visible()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_text("Stopped.")).to_be_visible()
+
+
+def test_a_broken_upload_gets_one_sentence_and_no_old_map(page: Page, app_url: str) -> None:
+    opened(page, app_url)
+    broken = {"name": "broken.jpg", "mimeType": "image/jpeg", "buffer": CAT.read_bytes()[:5000]}
+    page.locator("input[type=file]").set_input_files(broken)
+    expect(page.get_by_role("alert")).to_contain_text("broken.jpg is broken or cut off")
+    expect(page.get_by_role("img", name="Exact map over the photo")).to_have_count(0)
+
+
+@pytest.mark.parametrize("width", [380, 1400, 2560])
+def test_nothing_is_cut_off_at_any_width(page: Page, app_url: str, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    opened(page, app_url)
+    finished(page)
+    main = page.get_by_test_id("stMain")
+    assert main.evaluate("element => element.scrollWidth <= element.clientWidth + 1")
+    for name in ("Exact map", "Integrated gradients"):
+        box = page.get_by_role("img", name=f"{name} over the photo").bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width

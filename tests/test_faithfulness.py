@@ -1,0 +1,215 @@
+"""Insertion, deletion and weight randomisation, worked out by hand or by a second implementation."""
+
+import math
+from contextlib import nullcontext
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from inspector import Classifier
+from inspector.attribution import PIXELS, Attribution, attribute
+from inspector.errors import AttributionError, Cancelled
+from inspector.faithfulness import (
+    ALL,
+    LAST,
+    chance,
+    faithfulness,
+    in_order,
+    on_pixels,
+    randomisation,
+    rank_correlation,
+    shuffled,
+    usual_patch,
+)
+from inspector.receptive_field import Axis, ReceptiveField
+
+
+@pytest.fixture
+def classifier(hand_made_gap) -> Classifier:
+    return Classifier.wrap(hand_made_gap, size=8)
+
+
+@pytest.fixture
+def inputs() -> Tensor:
+    return torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+
+
+def pixel_map(values: Tensor) -> Attribution:
+    return Attribution("Exact map", values, "logits", 0, None, "", PIXELS)
+
+
+def test_deletion_takes_the_highest_patches_first_and_covers_them_with_the_mean_colour(hand_made_gap):
+    classifier = Classifier.wrap(hand_made_gap, size=4)
+    # Four patches of 2 x 2; red is all that differs: its mean is the logit of class 0, less the bias of 0.5.
+    red = torch.tensor([[4.0, 8], [-4, 0]])
+    inputs = torch.zeros(1, 3, 4, 4)
+    inputs[0, 0] = red.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    made = faithfulness(classifier, inputs, 0, pixel_map(inputs[0, 0]), patch=2, steps=4).deletion
+    # 8 first, then 4, 0 and -4.
+    means = [(4 + 8 - 4 + 0) / 4, (4 - 4) / 4, -4 / 4, -4 / 4, 0.0]
+    assert made.fractions.tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert made.logits.tolist() == pytest.approx([0.5 + mean for mean in means])
+    # The others' logits: class 1 has its bias, class 2 loses what class 0 gains.
+    shares = [math.exp(0.5 + m) / (math.exp(0.5 + m) + math.exp(-0.25) + math.exp(-m)) for m in means]
+    assert made.probabilities.tolist() == pytest.approx(shares)
+    assert made.area == pytest.approx(sum(0.25 * (a + b) / 2 for a, b in pairwise(shares)))
+
+
+def blurred(inputs: Tensor, sigma: float) -> Tensor:
+    """In one step with a square kernel."""
+    reach = math.ceil(2 * sigma)
+    line = torch.exp(-(torch.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
+    kernel = line.outer(line) / line.outer(line).sum()
+    padded = functional.pad(inputs, (reach,) * 4, mode="reflect")
+    return functional.conv2d(padded, kernel.expand(3, 1, -1, -1), groups=3)
+
+
+def test_insertion_uncovers_the_blurred_photo_in_the_same_order(classifier):
+    inputs = torch.randn(1, 3, 40, 40, generator=torch.Generator().manual_seed(1))
+    order = torch.tensor([2, 0, 3, 1])
+    made = in_order(classifier, inputs, 1, order, patch=20, steps=4).insertion
+    images = [blurred(inputs, 40 / 8)]
+    for number in order.tolist():
+        y, x = 20 * (number // 2), 20 * (number % 2)
+        images.append(images[-1].clone())
+        images[-1][..., y : y + 20, x : x + 20] = inputs[..., y : y + 20, x : x + 20]
+    with torch.no_grad():
+        expected = classifier.network(torch.cat(images))[:, 1]
+    assert torch.allclose(made.logits, expected, atol=1e-5)
+    assert made.logits[0] != pytest.approx(float(made.logits[-1]), abs=1e-3)
+
+
+def test_patches_at_the_edge_are_smaller_and_the_fractions_know_it(classifier, inputs):
+    assert usual_patch((28, 30)) == 2
+    made = in_order(classifier, inputs, 0, torch.arange(9), patch=3, steps=9)
+    # 8 pixels in patches of 3, 3 and 2.
+    sizes = torch.tensor([[a * b for b in (3, 3, 2)] for a in (3, 3, 2)]).flatten()
+    assert torch.allclose(made.deletion.fractions, torch.cat([torch.zeros(1), sizes.cumsum(0) / 64]))
+
+
+def test_a_map_on_cells_is_interpolated_between_their_true_centres():
+    field = ReceptiveField(Axis(1.5, 4, 5), Axis(3.5, 2, 5))
+    made = on_pixels(replace(pixel_map(torch.tensor([[0.0, 2], [8, 10]])), field=field), (8, 8))
+    # Rows: pixel centres 0.5, 1.5, ..., cells at 1.5 and 5.5. Columns: cells at 3.5 and 5.5.
+    down = torch.tensor([0, 0, 0.25, 0.5, 0.75, 1, 1, 1])
+    across = torch.tensor([0, 0, 0, 0, 0.5, 1, 1, 1])
+    assert torch.allclose(made, 8 * down[:, None] + 2 * across)
+
+
+def test_the_better_map_gets_the_better_areas(classifier, inputs):
+    exact = pixel_map(attribute(classifier, inputs, 0, "Exact map").values)
+    good, bad = (
+        faithfulness(classifier, inputs, 0, replace(exact, values=sign * exact.values), patch=1) for sign in (1, -1)
+    )
+    luck = chance(classifier, inputs, 0, exact, patch=1)
+    assert good.deletion.area < luck.deletion[0] - 3 * luck.deletion[1]
+    assert bad.deletion.area > luck.deletion[0] + 3 * luck.deletion[1]
+    assert good.insertion.area > luck.insertion[0] > bad.insertion.area
+
+
+def test_chance_is_mean_and_spread_over_seeds_and_comes_out_the_same_again(classifier, inputs):
+    like = pixel_map(torch.zeros(8, 8))
+    made, again = (chance(classifier, inputs, 1, like, patch=2, seeds=(4, 5, 6)) for _ in range(2))
+    areas = [one.deletion.area for one in made.curves]
+    assert len(set(areas)) == 3
+    mean = sum(areas) / 3
+    assert made.deletion == pytest.approx((mean, math.sqrt(sum((a - mean) ** 2 for a in areas) / 3)))
+    assert again.insertion == made.insertion
+    # The area of the mean is the mean of the areas.
+    assert made.mean("deletion").area == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("steps", [4, 16, 64])
+def test_insertion_and_deletion_agree_with_torchcam(classifier, inputs, steps):
+    metrics = pytest.importorskip("torchcam.metrics")
+    values = torch.randn(8, 8, generator=torch.Generator().manual_seed(9))
+
+    class GivenMap:
+        model = classifier.network
+
+        def __call__(self, class_idx, scores=None, normalized=True, *, targets=None):
+            return [values[None]]
+
+        def fuse_cams(self, cams):
+            return cams[0]
+
+        def _hooks_off(self):
+            return nullcontext()
+
+    wide = functional.interpolate(inputs, (40, 40))
+    values = functional.interpolate(values[None, None], (40, 40))[0, 0]
+    ours = faithfulness(classifier, wide, 1, pixel_map(values), patch=1, steps=steps)
+    for baseline, name in ((None, "deletion"), (blurred(wide, 40 / 8), "insertion")):
+        metric = metrics.DeletionInsertionMetric(
+            GivenMap(), lambda logits: logits.softmax(1), steps=steps, baseline=baseline
+        )
+        metric.update(wide, 1)
+        assert getattr(ours, name).area == pytest.approx(metric.summary()[f"{name}_auc"], abs=1e-5)
+
+
+def test_the_curves_tell_how_far_they_are_and_stop_when_told_to(classifier, inputs):
+    told: list[float] = []
+    chance(classifier, inputs, 0, pixel_map(torch.zeros(8, 8)), seeds=(0, 1), tell=told.append)
+    assert told == sorted(told)
+    assert told[-1] == 1
+    with pytest.raises(Cancelled, match="Insertion and deletion were stopped"):
+        faithfulness(classifier, inputs, 0, pixel_map(torch.zeros(8, 8)), cancelled=lambda: True)
+
+
+# Weight randomisation
+
+
+def test_shuffling_keeps_the_values_and_the_callers_network(classifier, inputs):
+    before = {name: tensor.clone() for name, tensor in classifier.network.state_dict().items()}
+    last, every = (shuffled(classifier, inputs, layers, seed=1) for layers in (LAST, ALL))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in classifier.network.state_dict().items())
+    for name, tensor in before.items():
+        for other, changes in ((last, name.startswith("linear")), (every, True)):
+            now = other.network.state_dict()[name]
+            assert torch.equal(now.flatten().sort().values, tensor.flatten().sort().values)
+            assert torch.equal(now, tensor) != changes, name
+
+
+def test_a_map_of_the_same_network_keeps_all_ranks_and_of_a_shuffled_one_not(inputs):
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
+    classifier = Classifier.wrap(nn.Sequential(*layers), size=8)
+    attribution = attribute(classifier, inputs, 0, "Exact map")
+    assert randomisation(classifier, inputs, 0, attribution).correlation == pytest.approx(1)
+    other = shuffled(classifier, inputs, seed=1)
+    made = randomisation(other, inputs, 0, attribution)
+    assert torch.equal(made.attribution.values, attribute(other, inputs, 0, "Exact map").values)
+    assert made.correlation is not None
+    assert made.correlation < 0.9
+
+
+def test_what_cannot_be_copied_cannot_be_shuffled(hand_made_gap, inputs):
+    hand_made_gap.source = (n for n in range(3))
+    with pytest.raises(AttributionError, match="this network cannot be copied"):
+        shuffled(Classifier.wrap(hand_made_gap, size=8), inputs)
+
+
+def test_ties_share_their_mean_rank():
+    # Ranks 1, 2.5, 2.5, 4 and 4, 2, 3, 1: covariances by hand.
+    a, b = [-1.5, 0, 0, 1.5], [1.5, -0.5, 0.5, -1.5]
+    product = sum(x * y for x, y in zip(a, b, strict=True))
+    expected = product / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
+    made = rank_correlation(torch.tensor([0.0, 7, 7, 9]), torch.tensor([8.0, -1, 3, -4]))
+    assert made == pytest.approx(expected)
+    assert rank_correlation(torch.zeros(4), torch.arange(4.0)) is None
+
+
+def test_rank_correlations_agree_with_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    a, b = torch.randint(0, 6, (2, 50), generator=torch.Generator().manual_seed(0)).float()
+    assert rank_correlation(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
+
+
+def test_a_network_that_ends_in_a_sigmoid_is_scored_by_it(hand_made_gap, inputs):
+    classifier = Classifier.wrap(nn.Sequential(hand_made_gap, nn.Sigmoid()), size=8)
+    made = in_order(classifier, inputs, 2, torch.arange(4), patch=4).deletion
+    assert torch.allclose(made.probabilities, made.logits.sigmoid())

@@ -1,0 +1,254 @@
+"""`inspector rebuild`: the same figure from the manifest, byte for byte, or a sentence that says what differs."""
+
+import io
+import json
+import shutil
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from inspector import FigureStyle, InspectorError, class_maps, load
+from inspector.architectures import build
+from inspector.cli import main
+from inspector.examples import examples
+from inspector.export import FILES, zip_bytes
+from inspector.figure import MM
+from inspector.rebuild import rebuild
+
+BAG = examples("fashion_mnist")["Bag"]
+STYLE = FigureStyle(
+    ("photo", "classes", "contrast"), columns=2, width=4, dpi=80, colours="RdBu_r", dark=True, title="T"
+)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export that has every setting other than usual."""
+    folder = tmp_path_factory.mktemp("exports") / "bag"
+    maps = class_maps(load("fashion_gmp"), BAG, size=(40, 44))
+    return maps.save(folder, ["Bag", "Shirt"], "average", smooth=False, opacity=0.6, style=STYLE)
+
+
+@pytest.fixture
+def export(exported: Path, tmp_path: Path) -> Path:
+    """A copy of one's own."""
+    return Path(shutil.copytree(exported, tmp_path / "bag"))
+
+
+def changed(export: Path, change: Callable[[dict], None]) -> Path:
+    told = json.loads((export / "manifest.json").read_text())
+    change(told)
+    (export / "manifest.json").write_text(json.dumps(told))
+    return export / "manifest.json"
+
+
+def test_every_file_comes_back_byte_for_byte(export: Path, tmp_path: Path) -> None:
+    made = rebuild(export / "manifest.json", tmp_path / "again")
+    assert (made.folder, made.versions, made.equal) == (tmp_path / "again", (), True)
+    for name in FILES:
+        assert (made.folder / name).read_bytes() == (export / name).read_bytes(), name
+
+
+def test_a_folder_and_a_zip_are_as_good_as_the_manifest_in_them(export: Path, tmp_path: Path) -> None:
+    figure = (export / "figure.png").read_bytes()
+    assert rebuild(export, tmp_path / "folder").equal
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for name in FILES:
+            archive.write(export / name, name)
+    made = rebuild(tmp_path / "all.zip", tmp_path / "zip")
+    assert made.equal
+    assert (made.folder / "figure.png").read_bytes() == figure
+
+
+def test_the_photo_may_be_the_file_that_it_was(export: Path, tmp_path: Path) -> None:
+    (export / "photo.png").unlink()
+    with pytest.raises(
+        InspectorError, match=r"^There is no photo\.png beside .*: --photo FILE would do, with bag\.png"
+    ):
+        rebuild(export, tmp_path / "without")
+    assert rebuild(export, tmp_path / "again", photo=BAG).equal
+    # Under another name, and in another format, it is the same picture.
+    with Image.open(BAG) as image:
+        image.convert("RGB").save(tmp_path / "other.bmp")
+    assert rebuild(export, tmp_path / "third", photo=tmp_path / "other.bmp").equal
+
+
+def test_another_photo_is_refused(export: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        InspectorError, match=r"^coat\.png is not the photo of this figure: its SHA-256 is [0-9a-f]{12}"
+    ):
+        rebuild(export, tmp_path / "again", photo=examples("fashion_mnist")["Coat"])
+    shutil.copy(examples("fashion_mnist")["Coat"], export / "photo.png")
+    with pytest.raises(
+        InspectorError, match=r"^photo\.png is not the photo of this figure: .*, and that of bag\.png was"
+    ):
+        rebuild(export, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_another_network_is_refused(export: Path, tmp_path: Path) -> None:
+    with pytest.raises(InspectorError, match=r"^fashion_gap is not the network of this figure: the SHA-256 of its wei"):
+        rebuild(export, tmp_path / "again", model="fashion_gap")
+    manifest = changed(export, lambda told: told["network"].update(name="fashion_gmp_sigmoid"))
+    with pytest.raises(
+        InspectorError, match=r"^fashion_gmp_sigmoid is not the network .* that of fashion_gmp_sigmoid was"
+    ):
+        rebuild(manifest, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_other_class_names_are_refused(export: Path, tmp_path: Path) -> None:
+    names = [f"class {k}" for k in range(10)]
+    with pytest.raises(InspectorError, match=r"^fashion_gmp has other class names than fashion_gmp had: --labels"):
+        rebuild(export, tmp_path / "again", class_names=names)
+
+
+def test_other_versions_are_told(export: Path, tmp_path: Path) -> None:
+    now = json.loads((export / "manifest.json").read_text())["versions"]["torch"]
+
+    def older(told: dict) -> None:
+        told["versions"] |= {"torch": "1.0", "abacus": "3"}
+
+    made = rebuild(changed(export, older), tmp_path / "again")
+    assert made.versions == (f"torch was 1.0 and is {now}.", "abacus was 3 and is not here.")
+    assert made.equal
+
+
+def test_a_figure_that_comes_out_otherwise_is_told(export: Path, tmp_path: Path) -> None:
+    made = rebuild(changed(export, lambda told: told["shown"].update(opacity=0.2)), tmp_path / "again")
+    assert made.equal is False
+    (export / "figure.png").unlink()
+    assert rebuild(export, tmp_path / "third").equal is None
+
+
+def test_a_manifest_from_before_figures_had_styles_is_drawn_as_usual(tmp_path: Path) -> None:
+    folder = class_maps(load("fashion_gap"), BAG).save(tmp_path / "bag", 2)
+
+    def older(told: dict) -> None:
+        del told["style"], told["class_names"], told["probability"], told["photo"]["pixels_sha256"]
+
+    manifest = changed(folder, older)
+    with pytest.raises(InspectorError, match=r"photo\.png is not the photo of this figure"):
+        rebuild(manifest, tmp_path / "again")
+    assert rebuild(manifest, tmp_path / "again", photo=BAG).equal
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda told: told.pop("shown"), "it lacks the entry 'shown'"),
+        (lambda told: told["network"].pop("sha256"), "it lacks the entry 'sha256'"),
+        (lambda told: told["shown"].update(classes=["Bag"]), "classes are numbers"),
+        (lambda told: told["shown"].update(opacity=7), "opacity is 7, and not from 0 to 1"),
+        (lambda told: told["style"].update(shadow=1), "the style has an entry 'shadow'"),
+        (lambda told: told["style"].update(dpi="many"), "not supported between instances"),
+        (lambda told: told.update(photo=None), "it was made from a tensor, and has no photo"),
+        (lambda told: told.update(preprocessing=[]), "list indices must be integers"),
+    ],
+)
+def test_a_manifest_that_is_broken_gets_one_sentence(export: Path, tmp_path: Path, change: Callable, why: str) -> None:
+    with pytest.raises(InspectorError, match=r"manifest\.json is no manifest of an export \(") as error:
+        rebuild(changed(export, change), tmp_path / "again")
+    assert why in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "again").exists()
+
+
+def test_settings_that_cannot_be_drawn_are_told_as_for_a_new_figure(export: Path, tmp_path: Path) -> None:
+    with pytest.raises(InspectorError, match=r"^No colour map 'jet'; inspector, "):
+        rebuild(changed(export, lambda told: told["style"].update(colours="jet")), tmp_path / "again")
+    manifest = changed(export, lambda told: told["style"].update(colours="inspector"))
+    changed(export, lambda told: told["shown"].update(classes=[99]))
+    with pytest.raises(InspectorError, match=r"^No class 99; they are numbered 0 to 9\.$"):
+        rebuild(manifest, tmp_path / "again")
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"no json", b"\xff\xfe"])
+def test_what_is_no_manifest_at_all_gets_one_sentence(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(InspectorError, match=r"is no manifest of an export"):
+        rebuild(tmp_path / "manifest.json", tmp_path / "again")
+    with pytest.raises(InspectorError, match=r"^Cannot read .*nowhere\.json: No such file or directory\.$"):
+        rebuild(tmp_path / "nowhere.json", tmp_path / "again")
+
+
+def test_a_zip_that_unpacks_to_more_than_a_photo_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inspector.rebuild.MAX_BYTES", 1000)
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("manifest.json", b" " * 100_000)
+    with pytest.raises(InspectorError, match=r"bomb\.zip: manifest\.json in it has more than"):
+        rebuild(tmp_path / "bomb.zip", tmp_path / "again")
+
+
+# --- the command line, in this process: each start costs seconds
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    monkeypatch.setattr(sys, "argv", ["inspector", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return int(stopped.value.code or 0)
+
+
+def test_the_command_makes_the_figure_of_a_network_of_ones_own_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    torch.save(build("timm:test_resnet", 3).state_dict(), tmp_path / "mine.pth")
+    (tmp_path / "labels.txt").write_text("tench\ngoldfish\ngreat white shark\n")
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    own = ["-m", tmp_path / "mine.pth", "--arch", "timm:test_resnet", "--labels", tmp_path / "labels.txt"]
+    looks = [
+        "--panels", "photo,contrast", "--width", "60mm", "--dpi", "100", "--font-size", "6", "--no-bar",
+        "--opacity", "0.5", "--colours", "BrBG_r", "--dark", "--title", "", "--no-equations", "--columns", "1",
+        "--size", "native",
+    ]  # fmt: skip
+    assert run(monkeypatch, "explain", tmp_path / "photo.png", *own, *looks, "-o", tmp_path / "a") == 0
+    with Image.open(tmp_path / "a" / "figure.png") as figure:
+        assert figure.width == 236  # 60 mm at 100 dots an inch
+    style = json.loads((tmp_path / "a" / "manifest.json").read_text())["style"]
+    assert FigureStyle(**style | {"panels": tuple(style["panels"])}) == FigureStyle(
+        ("photo", "contrast"), 1, 60 * MM, 100, 6, "BrBG_r", True, "", False, False
+    )
+    assert run(monkeypatch, "rebuild", tmp_path / "a", "-o", tmp_path / "b") == 1
+    assert "No network 'mine'" in capsys.readouterr().err
+    assert run(monkeypatch, "rebuild", tmp_path / "a", *own, "-o", tmp_path / "b") == 0
+    assert "figure.png is the same as that beside the manifest, byte for byte." in capsys.readouterr().out
+    assert (tmp_path / "a" / "manifest.json").read_bytes() == (tmp_path / "b" / "manifest.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--width", "wide"], "--width is 'wide'; 89mm or 3.5in would do."),
+        (["--panels", "phto"], "A figure has panels, some of photo, classes, contrast, all; got phto."),
+        (["--colours", "jet"], "No colour map 'jet'"),
+        (["--width", "30mm"], "has no room for"),
+    ],
+)
+def test_a_figure_that_cannot_be_drawn_gets_one_sentence_and_leaves_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    sentence: str,
+) -> None:
+    assert run(monkeypatch, "explain", BAG, "-m", "fashion_gap", *options, "-o", tmp_path / "out") == 1
+    assert sentence in " ".join(capsys.readouterr().err.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_archive_of_the_app_can_be_rebuilt(tmp_path: Path) -> None:
+    maps = class_maps(load("fashion_gap"), BAG)
+    (tmp_path / "class-maps.zip").write_bytes(zip_bytes(maps, maps.shown(1), STYLE))
+    made = rebuild(tmp_path / "class-maps.zip", tmp_path / "again")
+    assert made.equal
+    with zipfile.ZipFile(io.BytesIO(zip_bytes(maps, maps.shown(1), STYLE))) as archive:
+        assert archive.read("report.html") == (made.folder / "report.html").read_bytes()
