@@ -163,6 +163,9 @@ def _progress(job: Job | None, shown: int) -> None:
     if job is None:
         return
     if not job.running:
+        # What is quick may have ended meanwhile.
+        if not job.stop.is_set():
+            return
         with place.container(horizontal=True, vertical_alignment="center"):
             st.caption("Stopped.")
             if st.button("Go on", key="go on", icon=":material/play_arrow:"):
@@ -248,10 +251,10 @@ def _tile(picture: str, name: str, lines: str) -> str:
 
 
 def _grid(tiles: Sequence[str], narrowest: str) -> str:
+    columns = f"repeat(auto-fill, minmax(min({narrowest}, 100%), 1fr))"
     return f"""
     <style>
-      .methods {{ display: grid; gap: 1rem;
-        grid-template-columns: repeat(auto-fill, minmax(min({narrowest}, 100%), 1fr)) }}
+      .methods {{ display: grid; gap: 1rem }}
       .methods figure {{ margin: 0 }}
       .methods img {{ width: 100%; display: block }}
       .methods figure > div {{ aspect-ratio: 3 / 2; display: grid; place-items: center; text-align: center;
@@ -259,7 +262,7 @@ def _grid(tiles: Sequence[str], narrowest: str) -> str:
       .methods figcaption {{ font-size: .85rem; line-height: 1.35; margin-top: .3rem; overflow-wrap: anywhere }}
       .methods span {{ opacity: .75 }}
     </style>
-    <div class="methods">{"".join(tiles)}</div>"""
+    <div class="methods" style="grid-template-columns: {columns}">{"".join(tiles)}</div>"""
 
 
 def _number(value: float | None, digits: int = 3) -> str:
@@ -305,7 +308,10 @@ def curves_chart(curves: "dict[str, Faithfulness]", luck: "dict[str, Chance]", k
     names, count, random = list(drawn), len(curves), len(luck)
     colours = [COLOURS[n % (len(COLOURS) - 1)] for n in range(count)] + [COLOURS[-1]] * random
     dashes = [[[1, 0], [5, 3], [2, 2]][n // (len(COLOURS) - 1)] for n in range(count)] + [[8, 3], [2, 3]][:random]
-    legend = alt.Legend(orient="bottom", columns=2, labelLimit=150, title=None, symbolOpacity=1, symbolSize=150)
+    legend = alt.Legend(
+        orient="bottom", columns=2, columnPadding=6, labelLimit=130, labelFontSize=11, title=None, symbolOpacity=1,
+        symbolSize=100,
+    )  # fmt: skip
     chart: alt.Chart = (
         alt.Chart(alt.InlineData(rows))
         .mark_line()
@@ -398,7 +404,7 @@ def _shuffling(maps: "ClassMaps", asked: Asked, found: dict[Task, Any]) -> None:
             if made is None or isinstance(made, str):
                 row[layers] = "..." if made is None else "does not apply"
                 continue
-            row[layers] = "no ranks: one map is constant" if made.correlation is None else _number(made.correlation)
+            row[layers] = "constant map" if made.correlation is None else _number(made.correlation)
             if layers == ALL:
                 tiles.append(_tile(_picture(maps, made.attribution)[0], name, f"all layers shuffled: {row[layers]}"))
         rows.append(row)
