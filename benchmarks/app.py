@@ -2,15 +2,18 @@
 
 - from starting the server to the page's controls, and to the first class map (network loaded, photo explained),
 - from choosing a file to its class map on screen, the network loaded,
-- from a click that needs no forward pass (another class, another reading, the raw grid) to the new picture on screen.
+- from a click to the new picture on screen: another class, another reading, the raw grid, a channel (no forward pass);
+  a layer (one forward pass), of EfficientNet-Lite0 and of a ResNet-50 with random weights; and to a PNG on the disk.
 
     python benchmarks/app.py
 """
 
+import os
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,16 +23,19 @@ from typing import Annotated
 from urllib.error import URLError
 from urllib.request import urlopen
 
+import torch
 import typer
 from playwright.sync_api import Page, expect, sync_playwright
 from report import table, write
+from torchvision.models import get_model
 
+from inspector.adding import add
 from inspector.examples import examples
 
 ROOT = Path(__file__).parent.parent
 FLAGS = ("--disable-gpu", "--no-sandbox", "--disable-background-networking", "--disable-component-update")
-# The large map's source changes with every new picture.
-IMAGE = "document.querySelector('img[alt^=\"class map: \"]')"
+# The source of a picture changes with every new one.
+CLASS_MAP, CHANNEL = 'img[alt^="class map: "]', 'img[alt^="channel "]'
 
 
 def main(
@@ -54,22 +60,39 @@ def main(
                 first_map.append(time.perf_counter() - start)
             page.context.close()
         rows += [("start to controls", *figures(controls)), ("start to the first class map", *figures(first_map))]
-        with served() as url:
+        with tempfile.TemporaryDirectory() as models, served(with_resnet50(Path(models))) as url:
             page = browser.new_context(viewport={"width": 1400, "height": 900}).new_page()
             page.goto(url)
             page.get_by_role("button", name="All (ZIP)").wait_for(timeout=120_000)
             photos = [examples("photos")[name] for name in ("Coffee", "Rocket", "Astronaut", "Photographer")]
             rows.append(("upload to class map", *figures([upload(page, photos[i % 4], i) for i in range(tries)])))
-            clicks: dict[str, Callable[[int], None]] = {
-                "click: another reading": lambda i: page.get_by_role(
-                    "radio", name=("against the average", "logit")[i % 2], exact=True
-                ).click(),
-                "click: raw grid or smooth": lambda i: page.get_by_text("Raw grid").click(),
-            }
-            for name, click in clicks.items():
-                rows.append(
-                    (name, *figures([until_new(page, lambda i=i, click=click: click(i)) for i in range(tries)]))
-                )
+            reading = ("against the average", "logit")
+            steps = ("Layer before", "Layer after")
+            clicks: list[tuple[str, str, str, Callable[[int], object]]] = [
+                ("", CLASS_MAP, "click: another class", lambda i: row(page, i % 2 + 1)),
+                ("", CLASS_MAP, "click: another reading",
+                 lambda i: page.get_by_role("radio", name=reading[i % 2], exact=True).click()),
+                ("", CLASS_MAP, "click: raw grid or smooth", lambda i: page.get_by_text("Raw grid").click()),
+                ("channels", CHANNEL, "click: another channel",
+                 lambda i: page.get_by_test_id("stNumberInputStepUp").first.click()),
+                ("layers", CHANNEL, "click: another channel of a layer",
+                 lambda i: page.get_by_test_id("stNumberInputStepUp").first.click()),
+                ("layers", CHANNEL, "click: another layer",
+                 lambda i: page.get_by_role("button", name=steps[i // (tries // 2) % 2]).click()),
+                ("layers?network=resnet50", CHANNEL, "click: another layer, ResNet-50",
+                 lambda i: page.get_by_role("button", name=steps[i // (tries // 2) % 2]).click()),
+            ]  # fmt: skip
+            where = ""
+            for path, picture, name, click in clicks:
+                if path != where:
+                    page.goto(f"{url}/{path}")
+                    page.locator(picture).first.wait_for(timeout=120_000)
+                    page.wait_for_timeout(3000)
+                    where = path
+                times = [until_new(page, lambda i=i, click=click: click(i), picture) for i in range(tries)]
+                rows.append((name, *figures(times)))
+            page.goto(url)
+            rows.append(("export as PNG, to the disk", *figures([png(page) for _ in range(tries)])))
         browser.close()
     command = f"python benchmarks/app.py --starts {starts} --tries {tries}"
     write("app", command, table(("what", "tries", "median ms", "fastest ms", "slowest ms"), rows))
@@ -79,18 +102,38 @@ def figures(seconds: list[float]) -> tuple[object, ...]:
     return len(seconds), *(f"{1000 * value:.0f}" for value in (median(seconds), min(seconds), max(seconds)))
 
 
-def until_new(page: Page, act: Callable[[], object]) -> float:
-    """Seconds from an action until another class map is decoded and painted."""
-    before = page.evaluate(f"{IMAGE}?.src")
+def until_new(page: Page, act: Callable[[], object], picture: str = CLASS_MAP) -> float:
+    """Seconds from an action until another picture is decoded and painted."""
+    image = f"document.querySelector('{picture}')"
+    before = page.evaluate(f"{image}?.src")
     start = time.perf_counter()
     act()
     page.wait_for_function(
-        f"before => {{ const now = {IMAGE}; return now && now.src !== before && now.complete && now.naturalWidth }}",
+        f"before => {{ const now = {image}; return now && now.src !== before && now.complete && now.naturalWidth }}",
         arg=before,
         polling="raf",
     )
     seconds = time.perf_counter() - start
     page.wait_for_timeout(600)  # the rest of the page
+    return seconds
+
+
+def row(page: Page, number: int) -> None:
+    """Click a row of the table of the likeliest classes, which is drawn on a canvas."""
+    table = page.get_by_test_id("stDataFrame").bounding_box()
+    assert table is not None
+    page.mouse.click(table["x"] + 18, table["y"] + 35 * (number + 0.5))
+
+
+def png(page: Page) -> float:
+    button = page.get_by_role("button", name="PNG").first
+    button.wait_for()
+    start = time.perf_counter()
+    with page.expect_download() as download:
+        button.click()
+    download.value.path()
+    seconds = time.perf_counter() - start
+    page.wait_for_timeout(300)
     return seconds
 
 
@@ -101,14 +144,27 @@ def upload(page: Page, photo: Path, number: int) -> float:
     return until_new(page, lambda: page.locator("input[type=file]").set_input_files(file))
 
 
+def with_resnet50(folder: Path) -> Path:
+    """A folder of networks that has a ResNet-50 with random weights too."""
+    shutil.copytree(ROOT / "models", folder / "models")
+    torch.save(get_model("resnet50", weights=None).state_dict(), folder / "resnet50.pth")
+    os.environ["INSPECTOR_MODELS"] = str(folder / "models")
+    try:
+        add(folder / "resnet50.pth", "resnet50", "torchvision:resnet50")
+    finally:
+        del os.environ["INSPECTOR_MODELS"]
+    return folder / "models"
+
+
 @contextmanager
-def served() -> Iterator[str]:
+def served(models: Path | None = None) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.headless=true", f"--server.port={port}"]
     command += ["--server.address=127.0.0.1", "--server.fileWatcherType=none"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    where = os.environ | ({"INSPECTOR_MODELS": str(models)} if models else {})
+    with subprocess.Popen(command, cwd=ROOT, env=where, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         while True:
             try:
                 urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=5).close()
