@@ -188,7 +188,9 @@ def _predictions(maps: "ClassMaps", listed: tuple[int, ...], k: int) -> None:
 
     def follow() -> None:
         rows = st.session_state[key].selection.rows
-        if rows:
+        # On a busy server the browser may report the row that was selected from the start, which nobody chose: it
+        # would hold this class for the next photo.
+        if rows and listed[rows[0]] != k:
             st.session_state["class"] = names[rows[0]]
 
     key = f"predictions of {maps.view.photo.sha256 if maps.view else ''} {k}"
