@@ -92,7 +92,6 @@ def main(
                     page.locator(picture).first.wait_for(timeout=120_000)
                     page.wait_for_timeout(3000)
                     where = path
-                print(name)
                 times = [until_new(page, lambda i=i, click=click: click(i), picture) for i in range(tries)]
                 rows.append((name, *figures(times)))
             page.goto(url)
@@ -109,13 +108,13 @@ def figures(seconds: list[float]) -> tuple[object, ...]:
 def until_new(page: Page, act: Callable[[], object], picture: str = CLASS_MAP) -> float:
     """Seconds from an action until another picture is decoded and painted."""
     image = f"document.querySelector('{picture}')"
-    before = page.evaluate(f"{image}?.src")
+    # Its name too: channels of two layers may look alike.
+    shown = f"{image}?.src + {image}?.alt"
+    before = page.evaluate(shown)
     start = time.perf_counter()
     act()
     page.wait_for_function(
-        f"before => {{ const now = {image}; return now && now.src !== before && now.complete && now.naturalWidth }}",
-        arg=before,
-        polling="raf",
+        f"before => {shown} !== before && {image}?.complete && {image}.naturalWidth", arg=before, polling="raf"
     )
     seconds = time.perf_counter() - start
     page.wait_for_timeout(600)  # the rest of the page
