@@ -1,0 +1,48 @@
+"""The command line: what is typed becomes a call; each kind of command has a module of its own."""
+
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# Imported for its commands, in the order in which the help lists them.
+from inspector.cli import explaining, networks, training
+from inspector.cli.shared import cli, progress, screen
+from inspector.errors import InspectorError
+
+__all__ = ["cli", "explaining", "main", "networks", "training"]
+
+
+def main() -> None:
+    """Run the command line; our own errors become one sentence and exit status 1."""
+    try:
+        cli()
+    except InspectorError as error:
+        progress.print(f"Error: {error}", style="red", markup=False)
+        sys.exit(1)
+
+
+@cli.command()
+def app(
+    port: Annotated[int, typer.Option(help="The port to serve on.")] = 8501,
+    address: Annotated[
+        str, typer.Option(help="The address to serve on; this machine only, unless said.")
+    ] = "localhost",
+) -> None:
+    """Open the app in the browser."""
+    package = Path(__file__).parent.parent
+    script = package / "app.py" if (package / "app.py").is_file() else package.parent / "app.py"
+    command = [sys.executable, "-m", "streamlit", "run", str(script), f"--server.port={port}"]
+    sys.exit(subprocess.call([*command, f"--server.address={address}"], cwd=script.parent))
+
+
+@cli.callback(invoke_without_command=True)
+def _options(
+    show_version: Annotated[bool, typer.Option("--version", help="Show the version and leave.", is_eager=True)] = False,
+) -> None:
+    if show_version:
+        screen.print(f"inspector {version('inspector')}")
+        raise typer.Exit

@@ -1,0 +1,209 @@
+"""`inspector train` and `compare`: the laboratory of heads."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from inspector.catalogue import DEFAULT
+from inspector.cli.shared import Size, cli, progress, read_sides, screen
+from inspector.errors import InspectorError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from inspector.laboratory import Group
+
+
+@cli.command()
+def train(
+    config: Annotated[
+        list[Path] | None, typer.Argument(help="Recipes: `experiments/EXPERIMENT/RUN.toml`.", show_default=False)
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Of a recipe: where torchvision keeps the data set (fetched if not there), or the photos."),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="In place of a recipe: your own folder, with a folder of photos for each class.")
+    ] = None,
+    backbone: Annotated[
+        str, typer.Option(help="With --images: a name in `inspector models`, `torchvision:NAME` or `timm:NAME`.")
+    ] = DEFAULT,
+    head: Annotated[str, typer.Option(help="With --images: some of `gap`, `gmp`, `fc`, with commas between.")] = "gap",
+    finetune: Annotated[bool, typer.Option("--finetune", help="With --images: train the backbone too.")] = False,
+    epochs: Annotated[int | None, typer.Option(help="With --images: 50, or 10 with --finetune.", min=1)] = None,
+    size: Size = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="A file with the backbone's weights, in place of those its library fetches.")
+    ] = None,
+    objects: Annotated[
+        Path | None,
+        typer.Option(help="Where the objects are: a CSV of boxes (file,x1,y1,x2,y2), or a folder of masks."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Receives `EXPERIMENT/RUN/seedN/`.")] = Path("runs"),
+    seed: Annotated[list[int] | None, typer.Option(help="Only this seed; may be said several times.", min=0)] = None,
+    device: Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, or one of several: `cuda:1`.")] = "auto",
+    precision: Annotated[str, typer.Option(help="`float32`, or `bfloat16` through autocast.")] = "float32",
+) -> None:
+    """Train the networks of recipes, one for each seed, or heads for photos of your own.
+
+    The same command goes on where a run broke off.
+
+    Examples:
+
+    * `inspector train experiments/lenet/stride_gap.toml --data data --seed 0`
+
+    * `inspector train --images flowers --head gap,gmp,fc --backbone torchvision:resnet50`
+    """
+    from inspector.recipe import HEADS, read_recipe, recipe_for_photos
+
+    if bool(config) == bool(images) or (images and data):
+        raise InspectorError("Say what to train: a recipe with --data FOLDER, or --images FOLDER; not both.")
+    folder = images or data
+    if folder is None:
+        raise InspectorError("A recipe needs --data: the folder of its data set.")
+    if images is None:
+        for_images = {"--backbone": backbone != DEFAULT, "--head": head != "gap", "--finetune": finetune}
+        for_images |= {"--epochs": epochs is not None, "--size": size is not None}
+        if said := [option for option, is_said in for_images.items() if is_said]:
+            raise InspectorError(f"{said[0]} goes with --images: a recipe says it itself, in its file.")
+        recipes = [read_recipe(path) for path in config or ()]
+    else:
+        heads = [name.strip() for name in head.split(",")]
+        if unknown := [name for name in heads if name not in HEADS]:
+            raise InspectorError(
+                f"--head is {unknown[0]!r}; some of {', '.join(HEADS)}, with commas between, would do."
+            )
+        sides = read_sides(size, "--size")
+        recipes = [recipe_for_photos(images, backbone, name, not finetune, epochs, (0,), sides) for name in heads]
+    if precision not in ("float32", "bfloat16"):
+        raise InspectorError(f"--precision is {precision!r}; float32 or bfloat16 would do.")
+    try:
+        from inspector.train import train as run
+    except ModuleNotFoundError as error:
+        raise InspectorError(f"Training needs torchmetrics ({error}): pip install 'inspector[train]'.") from error
+    from inspector.localisation import read_regions
+
+    regions = read_regions(objects) if objects else None
+    for written in run(recipes, folder, out, tuple(seed or ()), device, precision, weights, regions):  # type: ignore[arg-type]
+        screen.print(f"written: {written}", soft_wrap=True)
+
+
+@cli.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders with finished runs, at any depth.", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Receives table.md and, as PNG and SVG, curves, confusion and average-maps."),
+    ] = None,
+    photo: Annotated[
+        list[Path] | None,
+        typer.Option(help="With --out: one class map of this photo by every network; may be said several times."),
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option("--class", help="Of --photo; else the class that most networks think likeliest.")
+    ] = None,
+    own_scales: Annotated[
+        bool, typer.Option("--own-scales", help="Draw each network's map of --photo on its own scale, not all on one.")
+    ] = False,
+) -> None:
+    """Compare finished runs: mean and spread over their seeds in a table, and with --out their figures.
+
+    Examples:
+
+    * `inspector compare experiments/lenet/results --out comparison`
+
+    * `inspector compare runs/flowers --out comparison --photo daffodil.jpg --class Daffodil`
+    """
+    from inspector.laboratory import caption, group, header, markdown, table
+    from inspector.runs import find_runs, read_run
+
+    photos = {path.stem: path for path in photo or ()}
+    if len(photos) < len(photo or ()):
+        raise InspectorError("Two photos have one name, and their figures would too: rename one of them.")
+    if (photos and out is None) or (label is not None and not photos):
+        raise InspectorError("--class needs --photo, and --photo needs --out, the folder for its figure.")
+    groups = group(read_run(folder) for folder in find_runs(runs))
+    columns = list(zip(header(groups), *table(groups), strict=True))
+    widths = accumulate(max(map(len, column)) + 2 for column in columns)
+    fitting = max(1, sum(width <= screen.width + 2 for width in widths))
+    shown = Table(box=None, header_style="bold", pad_edge=False)
+    for name, *_ in columns[:fitting]:
+        shown.add_column(name, justify="left" if name == "run" else "right", no_wrap=True)
+    for row in zip(*(values for _, *values in columns[:fitting]), strict=True):
+        shown.add_row(*row)
+    screen.print(shown)
+    if fitting < len(columns):
+        left_out = ", ".join(name for name, *_ in columns[fitting:])
+        screen.print(f"Left out at this width: {left_out}. With --out, table.md has all.")
+    screen.print(caption(groups))
+    if out is None:
+        return
+    with progress.status("Drawing ..."):
+        from inspector.export import figure_bytes
+
+        figures = _comparison(groups) | _heads(groups, photos, label, own_scales)
+        command = f"inspector compare {' '.join(map(str, runs))} --out {out}"
+        files = {"table.md": markdown(groups, command).encode()}
+        files |= {
+            f"{name}.{suffix}": figure_bytes(figure, suffix)
+            for name, figure in figures.items()
+            for suffix in ("png", "svg")
+        }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (out / name).write_bytes(content)
+    except OSError as error:
+        raise InspectorError(f"Cannot write {out}: {error.strerror}.") from error
+    screen.print(f"written: {out}", soft_wrap=True)
+
+
+def _comparison(groups: Sequence["Group"]) -> dict[str, "Figure"]:
+    """The figures of runs by name, those that they know enough for."""
+    from inspector.run_figures import average_maps_figure, confusion_figure, learning_curves
+
+    figures = {"curves": learning_curves(groups)}
+    if any(group.confusion() for group in groups):
+        figures["confusion"] = confusion_figure(groups)
+    if any(group.average_maps() is not None for group in groups):
+        figures["average-maps"] = average_maps_figure(groups)
+    return figures
+
+
+def _heads(
+    groups: Sequence["Group"], photos: Mapping[str, Path], label: str | None, own_scales: bool
+) -> dict[str, "Figure"]:
+    """A figure a photo: the class map of one class by the network of each recipe's first seed."""
+    if not photos:
+        return {}
+    from inspector.errors import HeadError
+    from inspector.image import read_image
+    from inspector.loading import load
+    from inspector.maps import class_maps
+    from inspector.run_figures import side_by_side
+    from inspector.runs import network_of
+
+    pictures = {stem: read_image(path) for stem, path in photos.items()}
+    networks = {}
+    for group in groups:
+        if (name := network_of(group.runs[0])) is None:
+            continue
+        try:
+            networks[f"{group.label}, seed {group.runs[0].seed}"] = load(name)
+        except HeadError as error:
+            screen.print(f"{group.label} has no class maps: {error}", markup=False)
+    if not networks:
+        screen.print("No run has weights and class maps, so no class map of a photo was drawn.")
+        return {}
+    figures = {}
+    for stem, picture in pictures.items():
+        maps = [class_maps(classifier, picture) for classifier in networks.values()]
+        likeliest = statistics.mode(one.top(1)[0][1] for one in maps)
+        figures[f"heads-{stem}"] = side_by_side(maps, label or likeliest, list(networks), own_scales)
+    return figures
