@@ -34,8 +34,8 @@ from inspector.examples import examples
 
 ROOT = Path(__file__).parent.parent
 FLAGS = ("--disable-gpu", "--no-sandbox", "--disable-background-networking", "--disable-component-update")
-# The source of a picture changes with every new one.
-CLASS_MAP, CHANNEL = 'img[alt^="class map: "]', 'img[alt^="channel "]'
+# Maps are drawn on these.
+CLASS_MAP, CHANNEL = 'canvas[aria-label^="class map: "]', 'canvas[aria-label^="channel "]'
 
 # Channels of EfficientNet-Lite0 that are active on the photo of the cat: dead ones all look alike.
 ACTIVE = (549, 451, 287, 345, 795, 977, 1044, 254, 1236, 241, 1156, 1144, 819, 1269, 420, 582, 899, 214, 745, 769)
@@ -72,7 +72,7 @@ def main(
             reading = ("against the average", "logit")
             steps = ("Layer before", "Layer after")
             clicks: list[tuple[str, str, str, Callable[[int], object]]] = [
-                ("", CLASS_MAP, "click: another class", lambda i: row(page, 2 - i % 2)),
+                ("", CLASS_MAP, "click: another class", lambda i: row(page, 1 - i % 2)),
                 ("", CLASS_MAP, "click: another reading",
                  lambda i: page.get_by_role("radio", name=reading[i % 2], exact=True).click()),
                 ("", CLASS_MAP, "click: raw grid or smooth", lambda i: page.get_by_text("Raw grid").click()),
@@ -106,26 +106,32 @@ def figures(seconds: list[float]) -> tuple[object, ...]:
 
 
 def until_new(page: Page, act: Callable[[], object], picture: str = CLASS_MAP) -> float:
-    """Seconds from an action until another picture is decoded and painted."""
-    image = f"document.querySelector('{picture}')"
-    # Its name too: channels of two layers may look alike.
-    shown = f"{image}?.src + {image}?.alt"
-    before = page.evaluate(shown)
+    """Seconds from an action until another map is drawn and painted."""
+    # A canvas that is drawn anew is given its size anew.
+    page.evaluate(
+        """picture => {
+            window.painted = false;
+            const drawn = changes => {
+                if (!changes.some(({ target }) => target.matches(picture))) return;
+                observer.disconnect();
+                requestAnimationFrame(() => requestAnimationFrame(() => { window.painted = true }));
+            };
+            const observer = new MutationObserver(drawn);
+            observer.observe(document, { attributes: true, attributeFilter: ["width"], subtree: true });
+        }""",
+        picture,
+    )
     start = time.perf_counter()
     act()
-    page.wait_for_function(
-        f"before => {shown} !== before && {image}?.complete && {image}.naturalWidth", arg=before, polling="raf"
-    )
+    page.wait_for_function("window.painted", polling="raf")
     seconds = time.perf_counter() - start
     page.wait_for_timeout(600)  # the rest of the page
     return seconds
 
 
 def row(page: Page, number: int) -> None:
-    """Click a row, from 1 on, of the table of the likeliest classes, which is drawn on a canvas."""
-    table = page.get_by_test_id("stDataFrame").bounding_box()
-    assert table is not None
-    page.mouse.click(table["x"] + 18, table["y"] + 35 * (number + 0.5))
+    """Click a row, from 0 on, of the likeliest classes."""
+    page.get_by_role("radiogroup", name="The likeliest classes").get_by_role("radio").nth(number).click()
 
 
 def channel(page: Page, number: int) -> None:

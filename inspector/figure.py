@@ -119,7 +119,8 @@ def class_map_figure(maps: ClassMaps, shown: Shown, style: FigureStyle = USUAL) 
     columns = min(style.columns or 3, len(drawings))
     rows = -(-len(drawings) // columns)
     panel_width, figure, titles, lines = _laid_out(maps, shown, style, drawings, columns, rows)
-    axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
+    # Without ticks, even unseen ones: the layout would measure the text of each.
+    axes = np.atleast_1d(figure.subplots(rows, columns, subplot_kw={"xticks": [], "yticks": []})).ravel()
     for axis in axes:
         axis.set_axis_off()
     sharp = style.dpi * panel_width / (USUAL.dpi * PANEL)
@@ -238,7 +239,6 @@ def _draw(
     elif drawing.grid:
         axis.imshow(flat(drawing.values.numpy(force=True), scale, style.palette), interpolation="nearest")
         axis.set_axis_on()
-        axis.set(xticks=[], yticks=[])
         axis.spines[:].set(linewidth=2 if drawing.bold else 0.5)
     else:
         drawn = spread(drawing.values, view, maps.classifier.receptive_field, canvas.shape[:2], shown.smooth)

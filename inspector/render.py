@@ -6,6 +6,7 @@ through crop and resize onto the photo as it was uploaded; outside what the netw
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -13,11 +14,21 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from inspector.image import Pixels, View
+from inspector.image import Photo, Pixels, View
 from inspector.receptive_field import Axis, ReceptiveField
 
 _LEVELS = 255  # odd, so that there is a middle
 _FOR, _AGAINST = (200, 20, 40), (20, 70, 200)  # red and blue, told apart by all kinds of colour vision
+
+
+@dataclass(frozen=True)
+class Placing:
+    """Where along one side of a photo, from 0 to 1, the cells of a grid lie: at s is position slope * s + offset."""
+
+    slope: float
+    offset: float
+    start: float  # the part of the side that the network saw
+    end: float
 
 
 def diverging_colours() -> Pixels:
@@ -40,12 +51,11 @@ def robust_scale(values: ArrayLike, part: float = 0.99) -> float:
 def backdrop(view: View, side: int = 800) -> Pixels:
     """The whole photo with its longer side at `side` pixels, dimmed where the network did not look."""
     photo = view.photo
-    factor = side / max(photo.size)
-    height, width = (max(1, round(length * factor)) for length in photo.size)
+    height, width = drawn_size(photo, side)
     # Enlarged pixels stay pixels: nothing is invented between those of a small image.
-    interpolation = cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST
+    interpolation = cv2.INTER_AREA if side < max(photo.size) else cv2.INTER_NEAREST
     canvas = _pixels(cv2.resize(photo.pixels, (width, height), interpolation=interpolation))
-    # By axis: of a very thin photo the factor alone would round the box to nothing.
+    # By axis: of a very thin photo one factor for both would round the box to nothing.
     across, down = width / photo.size[1], height / photo.size[0]
     left, right = (round(edge * across) for edge in view.box[0::2])
     top, bottom = (round(edge * down) for edge in view.box[1::2])
@@ -53,6 +63,13 @@ def backdrop(view: View, side: int = 800) -> Pixels:
     inside = np.s_[max(top, 0) : bottom, max(left, 0) : right]
     dimmed[inside] = canvas[inside]
     return dimmed
+
+
+def drawn_size(photo: Photo, side: int) -> tuple[int, int]:
+    """The (height, width) of a drawing of the photo whose longer side has `side` pixels."""
+    factor = side / max(photo.size)
+    height, width = (max(1, round(length * factor)) for length in photo.size)
+    return height, width
 
 
 def spread(
@@ -68,12 +85,19 @@ def spread(
     takes its nearest cell's value.
     """
     grid = np.asarray(values, np.float32)
-    left, top, right, bottom = view.box
-    photo_height, photo_width = view.photo.size
-    down = _weights(field.y, grid.shape[0], (top, bottom), view.pixels.shape[0], photo_height, size[0], smooth)
-    across = _weights(field.x, grid.shape[1], (left, right), view.pixels.shape[1], photo_width, size[1], smooth)
+    down, across = (
+        _weights(placing, cells, length, smooth)
+        for placing, cells, length in zip(placings(view, field), grid.shape, size, strict=True)
+    )
     drawn: NDArray[np.float32] = (down @ grid @ across.T).astype(np.float32, copy=False)
     return drawn
+
+
+def placings(view: View, field: ReceptiveField) -> tuple[Placing, Placing]:
+    """Where the cells' rows and columns lie on the photo, down and across it."""
+    left, top, right, bottom = view.box
+    photo, seen = view.photo.size, view.pixels.shape
+    return _placing(field.y, (top, bottom), seen[0], photo[0]), _placing(field.x, (left, right), seen[1], photo[1])
 
 
 def overlay(
@@ -132,23 +156,21 @@ def _tables(opacity: float, palette: bytes | None) -> tuple[Pixels, Pixels]:
     return colours, remains
 
 
-def _weights(
-    axis: Axis,
-    cells: int,
-    edges: tuple[float, float],
-    input_length: int,
-    photo_length: int,
-    length: int,
-    smooth: bool,
-) -> NDArray[np.float32]:
-    """How much of each cell every drawn pixel along one axis takes: (length, cells)."""
-    photo = (np.arange(length) + 0.5) * photo_length / length
+def _placing(axis: Axis, edges: tuple[float, float], input_length: int, photo_length: int) -> Placing:
     start, end = edges
-    seen = (photo - start) * input_length / (end - start)  # in pixels of the network's input
-    position = np.clip((seen - axis.centre) / axis.stride, 0, cells - 1)
+    # From a part of the side to pixels of the network's input, and on to cells.
+    scale = input_length / (end - start)
+    slope, offset = photo_length * scale, -start * scale
+    return Placing(slope / axis.stride, (offset - axis.centre) / axis.stride, start / photo_length, end / photo_length)
+
+
+def _weights(placing: Placing, cells: int, length: int, smooth: bool) -> NDArray[np.float32]:
+    """How much of each cell every drawn pixel along one side takes: (length, cells)."""
+    places = (np.arange(length) + 0.5) / length
+    position = np.clip(placing.slope * places + placing.offset, 0, cells - 1)
     if not smooth:
         position = np.rint(position)
     weights = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(cells)))
-    inside = (seen >= 0) & (seen <= input_length)
+    inside = (places >= placing.start) & (places <= placing.end)
     inside_only: NDArray[np.float32] = (weights * inside[:, None]).astype(np.float32)
     return inside_only

@@ -131,7 +131,7 @@ def test_another_photo_begins_without_a_mask() -> None:
     assert "table class=what-if" not in pictures(app)
 
 
-PICTURE = Picture("", "", 10, 10, 10, rows=[None] * 2, columns=[None] * 3, values=[0] * 6, unit="logits")  # type: ignore[list-item]
+PICTURE = Picture("", {}, 0, None, 10, 10, 10, rows=[None] * 2, columns=[None] * 3, unit="logits")  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
   const choose = (i, delay) => {
     mark(channels[i]);
     buttons[i].focus();
+    // Where it is small it is drawn large at once.
+    document.dispatchEvent(new CustomEvent("inspector-channel", { detail: String(channels[i]) }));
     clearTimeout(grid.wait);
     // A key that is held down reports where it comes to rest.
     grid.wait = setTimeout(() => setTriggerValue("chosen", channels[i]), delay);

@@ -8,8 +8,9 @@ import streamlit as st
 from inspector.errors import InspectorError
 from inspector.image import MAX_BYTES
 from inspector.ui import cached, pictures
-from inspector.ui.channel_grid import activation_bar, number, over_photo, photo_tiles
+from inspector.ui.channel_grid import activation_bar, number, photo_tiles
 from inspector.ui.choice import Choice
+from inspector.ui.drawing import Drawing, cells, drawings, frame
 from inspector.ui.looked_at import choose_channel, choose_class, choose_reading, look
 
 if TYPE_CHECKING:
@@ -42,10 +43,11 @@ def _explore(choice: Choice, key: cached.MapsKey, maps: "ClassMaps") -> None:
         with place:
             channel = choose_channel(len(book.parts), int(book.order[0]))
         wide, narrow = st.columns([3, 2], gap="large")
-        with wide:
-            _book(key, maps, book, k, against, count, channel)
+        # First what a click is waited for: the chart takes the browser a tenth of a second.
         with narrow:
             _channel(maps, book, channel, raw)
+        with wide:
+            _book(key, maps, book, k, against, count, channel)
         _folder(choice, channel)
     except InspectorError as error:
         st.error(str(error), icon=":material/error:")
@@ -182,8 +184,8 @@ def _channel(maps: "ClassMaps", book: "Ledger", c: int, raw: bool) -> None:
     rank, part = book.order.tolist().index(c) + 1, _signed(float(book.parts[c]))
     st.subheader(f"Channel {c}", anchor=False)
     scale = common_scale([values.numpy(force=True)])
-    image = over_photo(values, view, maps.classifier.receptive_field, 640, scale, not raw)
-    st.image(image, width="stretch", alt=f"channel {c} on the photo")
+    how = frame(values.shape, view, maps.classifier.receptive_field, 640, not raw)
+    drawings("the channel", view, how, [Drawing(cells(values, scale), f"channel {c} on the photo")])
     st.html(activation_bar(scale, bool((values < 0).any())))
     if book.weight is None:
         st.markdown(f"It brings **{part}** logits: every position has a weight of its own.")

@@ -7,6 +7,8 @@ import streamlit as st
 
 from inspector.errors import InspectorError
 from inspector.ui import cached, photo_component, pictures, position_panels
+from inspector.ui.class_list import Row, class_list
+from inspector.ui.drawing import Drawing, cells, drawings, frame, photo_url
 from inspector.ui.looked_at import choose_class, choose_reading, class_labels, look, photo_width
 from inspector.ui.network_page import badge
 
@@ -36,7 +38,15 @@ def show() -> None:
         st.error(str(error), icon=":material/error:")
 
 
+@st.fragment
 def _page(maps: "ClassMaps", key: cached.MapsKey) -> None:
+    try:
+        _show(maps, key)
+    except InspectorError as error:
+        st.error(str(error), icon=":material/error:")
+
+
+def _show(maps: "ClassMaps", key: cached.MapsKey) -> None:
     from inspector.render import common_scale
 
     k, against, mode, dense, smooth, opacity = _controls(maps)
@@ -48,7 +58,7 @@ def _page(maps: "ClassMaps", key: cached.MapsKey) -> None:
 
     wide, narrow = st.columns([3, 2], gap="large")
     with wide:
-        picture, below = _picture(maps, read[k], mode, scale, smooth, opacity, maps.reading(dense, against))
+        picture, below = _picture(maps, k, read, mode, scale, smooth, opacity, maps.reading(dense, against))
         _photo(maps, key, picture, below, mode, k, listed, read[k], _linked())
     with narrow:
         _sum(maps, read[k])
@@ -57,7 +67,7 @@ def _page(maps: "ClassMaps", key: cached.MapsKey) -> None:
         names = {"PNG": "figure.png", "PDF": "figure.pdf", "SVG": "figure.svg", "NPZ": "maps.npz"}
         _download_buttons(maps, shown, names | {"All (ZIP)": "class-maps.zip"})
     st.subheader(f"The {TOP} likeliest classes on the same scale", anchor=False)
-    st.html(pictures.row_of_overlays(maps, {j: read[j] for j in top}, scale, smooth, opacity))
+    _side_by_side(maps, {j: read[j] for j in top}, scale, smooth, opacity)
     if len(maps.values) <= FEW_CLASSES:
         st.subheader("All class maps before pooling", anchor=False)
         st.caption("Each class's score at every position. Pooled over all positions they are the logits.")
@@ -90,8 +100,9 @@ def _controls(maps: "ClassMaps") -> tuple[int, int | str | None, str, bool, bool
 
 
 def _picture(
-    maps: "ClassMaps", class_map: "ClassMap", mode: str, scale: float, smooth: bool, opacity: float, reading: str
-) -> "tuple[Picture, str]":
+    maps: "ClassMaps", k: int, read: "dict[int, ClassMap]", mode: str, scale: float, smooth: bool, opacity: float,
+    reading: str,
+) -> "tuple[Picture, str]":  # fmt: skip
     """What the browser draws on the photo, and what explains its colours, as HTML."""
     from inspector.positions import decides, decisions, lines, winners
 
@@ -101,25 +112,30 @@ def _picture(
     side = round(shown * max(1, height / width))
     notes: list[str] = []
     note_of: list[int] = []
+    how = None
     if mode == WINNERS:
         won = winners(maps)
-        image, values, alt = pictures.winning_classes(maps, won, side, opacity), won.values, "winning classes"
+        image = pictures.data_url(pictures.winning_classes(maps, won, side, opacity))
+        grids = {k: photo_component.Map("winning classes", won.values, None)}
         # The last note is that of NOBODY, which is -1.
         notes = [f" for {maps.classifier.class_names[j]}" for j in won.classes] + [": nobody wins"]
         place = {j: i for i, j in enumerate(won.classes)}
         note_of = [place.get(j, len(notes) - 1) for j in won.grid.flatten().tolist()]
         below = pictures.legend(maps, won)
     else:
-        (image,) = pictures.overlays_of(maps, [class_map], side, scale, smooth, opacity)
-        values, alt = class_map.values, f"class map: {class_map.title}"
+        image = photo_url(maps.view, side)
+        grids = {
+            j: photo_component.Map(f"class map: {one.title}", one.values, cells(one.values, scale))
+            for j, one in read.items()
+        }
+        how = frame(maps.values.shape[1:], maps.view, maps.classifier.receptive_field, side, smooth, opacity)
         below = pictures.colour_bar(scale, f"logits a position: {reading}")
         if decides(maps):
             note_of = decisions(maps).votes.flatten().tolist()
             notes = [f", decides {votes} channel{'' if votes == 1 else 's'}" for votes in range(max(note_of) + 1)]
     rows, columns = lines(maps)
     picture = photo_component.Picture(
-        pictures.data_url(image), alt, shown, height, width, rows, columns, values.flatten().tolist(), "logits",
-        notes, note_of, mode == WHAT_IF,
+        image, grids, k, how, shown, height, width, rows, columns, "logits", notes, note_of, mode == WHAT_IF
     )  # fmt: skip
     return picture, below
 
@@ -182,35 +198,29 @@ def _sum(maps: "ClassMaps", class_map: "ClassMap") -> None:
 
 
 def _predictions(maps: "ClassMaps", listed: tuple[int, ...], k: int) -> None:
-    """The likeliest classes; choosing a row switches the class."""
+    """The likeliest classes; choosing one switches the class."""
     labels = class_labels(maps)
-    names = [labels[j] for j in listed]
 
-    def follow() -> None:
-        rows = st.session_state[key].selection.rows
-        # On a busy server the browser may report the row that was selected from the start, which nobody chose: it
-        # would hold this class for the next photo.
-        if rows and listed[rows[0]] != k:
-            st.session_state["class"] = names[rows[0]]
+    def choose(j: int) -> None:
+        st.session_state["class"] = labels[j]
 
-    key = f"predictions of {maps.view.photo.sha256 if maps.view else ''} {k}"
-    st.dataframe(
-        {
-            "class": names,
-            "probability": [float(maps.probabilities[j]) for j in listed],
-            "logit": [float(maps.logits[j]) for j in listed],
-        },
-        key=key,
-        on_select=follow,
-        selection_mode="single-row-required",
-        selection_default={"selection": {"rows": [listed.index(k)]}},
-        hide_index=True,
-        column_config={
-            "probability": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1),
-            "logit": st.column_config.NumberColumn(format="%.3f"),
-        },
-        alt="The likeliest classes with their probabilities and logits",
-    )
+    rows = [Row(j, labels[j], float(maps.probabilities[j]), pictures.minus(f"{maps.logits[j]:.3f}")) for j in listed]
+    class_list(rows, k, choose)
+
+
+def _side_by_side(maps: "ClassMaps", read: "dict[int, ClassMap]", scale: float, smooth: bool, opacity: float) -> None:
+    """Several class maps over the photo on one scale, with what they add up to."""
+    assert maps.view is not None, "the app shows photos only"
+    how = frame(maps.values.shape[1:], maps.view, maps.classifier.receptive_field, 360, smooth, opacity)
+    names = maps.classifier.class_names
+    drawn = [
+        Drawing(
+            cells(one.values, scale), f"class map of {names[j]}", names[j], f"{maps.probabilities[j]:.1%}",
+            one.equation(),
+        )
+        for j, one in read.items()
+    ]  # fmt: skip
+    drawings("the likeliest", maps.view, how, drawn)
 
 
 def _download_buttons(maps: "ClassMaps", shown: "Shown", names: dict[str, str]) -> None:

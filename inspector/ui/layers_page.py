@@ -7,17 +7,17 @@ import streamlit as st
 
 from inspector.errors import InspectorError
 from inspector.ui import cached, pictures
-from inspector.ui.channel_grid import Tile, activation_bar, channel_grid, number, over_photo
+from inspector.ui.channel_grid import Tile, activation_bar, channel_grid, number
 from inspector.ui.choice import Choice
+from inspector.ui.drawing import Drawing, cells, drawings, frame
 from inspector.ui.looked_at import choose_channel, choose_class, look
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from inspector.layers import Contributions, Facts, Layer, LayerMaps
     from inspector.maps import ClassMaps
 
 PAGE = 64  # channels shown at once
+_SMALL = 28 * 28  # positions: a page of channels with more is no quick message
 INDEX, MEAN, HIGHEST, CONTRIBUTION = "number", "mean", "highest", "contribution"
 
 
@@ -139,6 +139,7 @@ def _sees(layer: "Layer") -> str:
     return f"{layer.field.y.size:.0f} x {layer.field.x.size:.0f}"
 
 
+@st.fragment
 def _channels(
     key: cached.MapsKey, maps: "ClassMaps", of: "LayerMaps", sort: str, k: int | None, own: bool, raw: bool
 ) -> None:
@@ -158,14 +159,16 @@ def _channels(
         with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
             channel = choose_channel(len(order), order[0])
             page = _page(order, channel, (key, of.layer.label, sort, k))
-        shown = order[(page - 1) * PAGE : page * PAGE]
+    shown = order[(page - 1) * PAGE : page * PAGE]
+    # First what a click is waited for.
+    with narrow:
+        _channel(maps, of, channel, told, brought, k, scale, raw, shown)
+        _depth(of, raw)
+    with wide:
         tiles = [_tile(c, told, brought, sort, of.layer.ceiling) for c in shown]
         channel_grid(of.maps[shown], tiles, scale, channel, f"Feature maps of {of.layer.label}")
         if scale is not None:
             st.html(activation_bar(scale, of.signed))
-    with narrow:
-        _channel(maps, of, channel, told, brought, k, scale, raw)
-        _depth(of, raw)
 
 
 def _order(told: "Facts", brought: "Contributions | None", sort: str) -> list[int]:
@@ -227,17 +230,22 @@ def _tile(channel: int, told: "Facts", brought: "Contributions | None", sort: st
 
 def _channel(
     maps: "ClassMaps", of: "LayerMaps", c: int, told: "Facts", brought: "Contributions | None", k: int | None,
-    scale: float | None, raw: bool,
+    scale: float | None, raw: bool, shown: Sequence[int],
 ) -> None:  # fmt: skip
     """One channel large over the photo, with what is known of it."""
     from inspector.render import common_scale
 
-    values = of.maps[c]
-    scale = common_scale([values.numpy(force=True)]) if scale is None else scale
+    grids = of.maps.numpy(force=True)
+
+    def drawing(j: int) -> Drawing:
+        densest = common_scale([grids[j]]) if scale is None else scale
+        return Drawing(cells(grids[j], densest), f"channel {j} of {of.layer.label}")
+
     st.subheader(f"Channel {c}", anchor=False)
-    image = over_photo(values, of.view, of.receptive_field, 640, scale, not raw)
-    st.image(image, width="stretch", alt=f"channel {c} of {of.layer.label}")
-    st.html(activation_bar(scale, of.signed))
+    how = frame(grids[c].shape, of.view, of.receptive_field, 640, not raw)
+    ahead = {j: drawing(j) for j in shown} if grids[c].size <= _SMALL else {}
+    drawings("the channel", of.view, how, [drawing(c)], ahead=ahead)
+    st.html(activation_bar(common_scale([grids[c]]) if scale is None else scale, of.signed))
     lines = [f"mean **{number(float(told.mean[c]))}**", f"highest **{number(float(told.highest[c]))}**"]
     lines.append("**dead**: 0 everywhere" if told.dead[c] else f"0 at **{float(told.zeros[c]):.0%}** of the positions")
     if of.layer.ceiling is not None:
@@ -256,11 +264,12 @@ def _depth(of: "LayerMaps", raw: bool) -> None:
         help="Depth pooling: at every position the mean, or the maximum, over all channels. It tells where the layer "
         "is active at all, for whatever class.",
     )
-    both: Sequence[tuple[str, Tensor]] = (("mean", of.depth("average")), ("highest", of.depth("max")))
-    for column, (name, values) in zip(st.columns(2), both, strict=True):
-        with column:
-            # From the lowest on: the highest of many channels is high everywhere, and from zero on all would be red.
-            low, high = float(values.min()), float(values.max())
-            image = over_photo(values - low, of.view, of.receptive_field, 360, high - low, not raw)
-            st.image(image, width="stretch", alt=f"{name} over all channels of {of.layer.label}")
-            st.caption(f"{name} over the channels: from {number(low)}, clear, to {number(high)}, red")
+    how = frame(of.maps.shape[1:], of.view, of.receptive_field, 360, not raw)
+    both = []
+    for name, values in (("mean", of.depth("average")), ("highest", of.depth("max"))):
+        # From the lowest on: the highest of many channels is high everywhere, and from zero on all would be red.
+        low, high = float(values.min()), float(values.max())
+        line = f"{name} over the channels: from {number(low)}, clear, to {number(high)}, red"
+        alt = f"{name} over all channels of {of.layer.label}"
+        both.append(Drawing(cells(values - low, high - low), alt, line=line))
+    drawings("all channels", of.view, how, both, "8rem")

@@ -1,21 +1,27 @@
 """The photo with its class map as one thing: it is hovered, clicked and walked with the arrow keys in the browser.
 
-The server sends the picture, the grid's numbers and where the cells lie; the browser draws the marks and reports the
-chosen position, and the masked ones.
+The server sends the photo, the grids' numbers and where the cells lie; the browser draws the map and the marks, and
+reports the chosen position, and the masked ones. The maps of the other listed classes are there too: where one is
+chosen in the list of classes, it is drawn at once, before the server has been asked.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import streamlit as st
 
+from inspector.ui.drawing import DRAW, Frame
+
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from inspector.positions import Line
 
 _HTML = """
 <div class="inspector-photo" tabindex="0" role="application">
-  <img>
+  <img><canvas></canvas>
   <svg aria-hidden="true" preserveAspectRatio="none">
     <path class="masked"/><path class="halo"/><path class="sees"/><path class="hovered"/><path class="cell"/>
     <path class="centre-halo"/><path class="centre"/>
@@ -31,7 +37,9 @@ _CSS = """
 }
 .inspector-photo:focus { outline: none }
 .inspector-photo:focus-visible { outline: 3px solid var(--st-primary-color); outline-offset: 3px }
-.inspector-photo img { position: absolute; inset: 0; width: 100%; height: 100%; border-radius: .3rem }
+.inspector-photo img, .inspector-photo canvas {
+  position: absolute; inset: 0; width: 100%; height: 100%; border-radius: .3rem;
+}
 .inspector-photo svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: hidden; pointer-events: none }
 .inspector-photo path { fill: none; vector-effect: non-scaling-stroke }
 .inspector-photo .masked { fill: rgba(0, 0, 0, .78); stroke: rgba(255, 255, 255, .8); stroke-width: 1 }
@@ -57,10 +65,11 @@ const same = (a, b) => Boolean(a && b) && a[0] === b[0] && a[1] === b[1];
 export default function ({ data, parentElement, setStateValue }) {
   const photo = parentElement.querySelector(".inspector-photo");
   const line = parentElement.querySelector(".inspector-line");
-  const image = photo.querySelector("img"), svg = photo.querySelector("svg");
+  const image = photo.querySelector("img"), canvas = photo.querySelector("canvas"), svg = photo.querySelector("svg");
   const { rows, columns, height, width } = data;
   // What this browser chose stays through all runs of the page; a new revision is the server's word on the mask.
-  const state = (photo.inspector ??= { chosen: data.start, masked: [], revision: null, hovered: null, wait: 0 });
+  const state = (photo.inspector ??=
+    { chosen: data.start, masked: [], revision: null, hovered: null, wait: 0, was: null, ahead: null });
   if (state.revision !== data.revision) {
     state.revision = data.revision;
     state.masked = data.masked;
@@ -70,11 +79,30 @@ export default function ({ data, parentElement, setStateValue }) {
   if (outside(state.chosen)) state.chosen = null;
   if (outside(state.hovered)) state.hovered = null;
 
+  // The class that is shown ahead of the server, until the server shows another than before.
+  if (state.was !== data.class) {
+    state.was = data.class;
+    state.ahead = null;
+  }
+  const map = () => data.maps[state.ahead] ?? data.maps[data.class];
+  const paint = () => {
+    const { alt, values, cells } = map();
+    data.values = values;
+    photo.setAttribute("aria-label", `${alt}. ${data.keys}`);
+    // What is named, and so heard, is what carries the map.
+    image.alt = cells ? "" : alt;
+    canvas.hidden = !cells;
+    canvas.setAttribute("aria-label", alt);
+    // Nothing is drawn again that is there already: the marks change far more often.
+    const drawn = cells && JSON.stringify([cells, data.frame]);
+    if (cells && state.drawn !== drawn) draw(canvas, data.frame, cells);
+    state.drawn = drawn;
+  };
   if (image.getAttribute("src") !== data.image) image.src = data.image;
-  image.alt = data.alt;
   photo.style.width = `${data.shown}px`;
   photo.style.aspectRatio = `${width} / ${height}`;
-  photo.setAttribute("aria-label", data.label);
+  canvas.setAttribute("role", "img");
+  paint();
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
 
   const cellBox = ([y, x]) => box(columns[x][0], rows[y][0], columns[x][1], rows[y][1]);
@@ -83,7 +111,7 @@ export default function ({ data, parentElement, setStateValue }) {
     const gone = data.masking && state.masked.some(cell => same(cell, [y, x])) ? ", masked" : "";
     return `Row ${y}, column ${x}: ${number(data.values[i])} ${data.unit}${note}${gone}`;
   };
-  const draw = () => {
+  const mark = () => {
     const set = (name, path) => svg.querySelector("." + name).setAttribute("d", path);
     const { chosen, hovered } = state;
     let sees = "", dot = "", cell = "";
@@ -132,16 +160,16 @@ export default function ({ data, parentElement, setStateValue }) {
     const cell = at(event);
     if (same(cell, state.hovered)) return;
     state.hovered = cell;
-    draw();
+    mark();
     if (!cell) line.textContent = data.unseen;
   };
-  photo.onpointerleave = () => { state.hovered = null; draw(); };
+  photo.onpointerleave = () => { state.hovered = null; mark(); };
   photo.onclick = event => {
     const cell = at(event);
     if (!cell) return;
     state.chosen = cell;
     toggle(cell);
-    draw();
+    mark();
     report(0);
   };
   photo.onkeydown = event => {
@@ -161,29 +189,46 @@ export default function ({ data, parentElement, setStateValue }) {
     event.preventDefault();
     event.stopPropagation();
     state.hovered = null;
-    draw();
+    mark();
     // A key that is held down reports where it comes to rest.
     report(120);
   };
-  draw();
+  mark();
+  const ahead = ({ detail }) => {
+    state.ahead = detail in data.maps ? detail : null;
+    paint();
+    mark();
+  };
+  document.addEventListener("inspector-class", ahead);
+  return () => document.removeEventListener("inspector-class", ahead);
 }
 """
 
-_photo = st.components.v2.component("inspector.photo", html=_HTML, css=_CSS, js=_JS, isolate_styles=False)
+_photo = st.components.v2.component("inspector.photo", html=_HTML, css=_CSS, js=DRAW + _JS, isolate_styles=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Map:
+    """What a position adds, in numbers."""
+
+    alt: str  # of the picture that shows it
+    values: "ArrayLike"  # (h, w)
+    cells: str | None  # from drawing.cells; None: the image shows it
+
+
+@dataclass(frozen=True, eq=False)
 class Picture:
     """What the browser draws and tells."""
 
-    image: str  # a data URL
-    alt: str
+    image: str  # a data URL: the photo, or all there is to see
+    maps: "Mapping[int, Map]"  # that of each listed class; of one class where the image shows all
+    k: int  # the class shown
+    frame: Frame | None  # how its map is drawn; None: the image shows all there is to see
     shown: int  # its width in CSS pixels, where there is room
     height: int  # of the photo, in its pixels: what all places below count in
     width: int
     rows: "Sequence[Line]"
     columns: "Sequence[Line]"
-    values: Sequence[float]  # a position, row by row
     unit: str  # what follows a value
     notes: Sequence[str] = ()  # what follows the unit at some positions
     note_of: Sequence[int] = field(default=())  # which of the notes, a position
@@ -202,18 +247,23 @@ class Chosen:
 
 def photo(picture: Picture, start: tuple[int, int] | None, revision: str, masked: Sequence[tuple[int, int]]) -> Chosen:
     """Draw it; `start` is chosen when it first appears, and `masked` is masked when the revision is a new one."""
-    data = asdict(picture) | {
+    data = asdict(replace(picture, maps={})) | {
+        "class": str(picture.k),
+        "maps": {str(k): _told(one) for k, one in picture.maps.items()},
         "rows": [_rounded(line) for line in picture.rows],
         "columns": [_rounded(line) for line in picture.columns],
-        "values": [float(f"{value:.4g}") for value in picture.values],
-        "label": f"{picture.alt}. Arrow keys choose a position, Escape clears"
-        + (", Enter masks it." if picture.masking else "."),
+        "keys": "Arrow keys choose a position, Escape clears" + (", Enter masks it." if picture.masking else "."),
         "start": start,
         "revision": revision,
         "masked": masked,
     }
     result = _photo(key="the photo", data=data, default={"chosen": None}, on_chosen_change=lambda: None)
     return _checked(result.chosen, picture, start, revision, masked)
+
+
+def _told(one: Map) -> dict[str, Any]:
+    values = np.asarray(one.values, np.float32).flatten().tolist()
+    return {"alt": one.alt, "values": [float(f"{value:.4g}") for value in values], "cells": one.cells}
 
 
 def _rounded(line: "Line") -> list[float]:

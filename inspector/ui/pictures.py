@@ -97,21 +97,11 @@ def colour_bar(scale: float, unit: str) -> str:
 
 
 def _signed(value: float) -> str:
-    return _minus(f"{value:+.3g}") if value else "0"
+    return minus(f"{value:+.3g}") if value else "0"
 
 
-def _minus(number: str) -> str:
+def minus(number: str) -> str:
     return number.replace("-", "\N{MINUS SIGN}")
-
-
-def row_of_overlays(maps: "ClassMaps", read: "dict[int, ClassMap]", scale: float, smooth: bool, opacity: float) -> str:
-    """Several class maps over the photo on one scale, with what they add up to."""
-    tiles = []
-    images = overlays_of(maps, read.values(), 360, scale, smooth, opacity)
-    for (k, class_map), image in zip(read.items(), images, strict=True):
-        name = escape(maps.classifier.class_names[k])
-        tiles.append(_tile(image, name, f"<b>{name}</b> {maps.probabilities[k]:.1%}", class_map.equation()))
-    return _grid(tiles, "10rem")
 
 
 def all_class_maps(maps: "ClassMaps") -> str:
@@ -127,7 +117,7 @@ def all_class_maps(maps: "ClassMaps") -> str:
         image = encoded(flat(values[k], scale), exact=True)
         border = "3px solid #c81428" if k == winner else "1px solid rgba(128, 128, 128, .5)"
         caption = f"<b>{name}</b> (winner)" if k == winner else name
-        pooled = _minus(f"pooled {maps.logits[k]:.3f}")
+        pooled = minus(f"pooled {maps.logits[k]:.3f}")
         tiles.append(_tile(image, name, caption, pooled, f"image-rendering: pixelated; border: {border}"))
     return f'{_grid(tiles, "7.5rem")}<div style="margin-top: 1rem">{colour_bar(scale, "logits a position")}</div>'
 
@@ -168,7 +158,7 @@ def heads(
         (image,) = overlays_of(one, [class_map], _SIDE, own_scale if own_scales else scale, smooth, opacity)
         top = escape(one.top(1)[0][1])
         taken = "" if top == escape(name) else f", likeliest: {top}"
-        checked = f"{one.verdict}, miss {_minus(f'{one.residual:.0e}')}"
+        checked = f"{one.verdict}, miss {minus(f'{one.residual:.0e}')}"
         lines = f"{class_map.equation()}<br>{one.probabilities[k]:.1%}{taken}<br>{checked}"
         lines += f"<br>densest colour {own_scale:.2g} logits" if own_scales else ""
         tiles.append(_tile(image, escape(title), f"<b>{escape(title)}</b>", lines))

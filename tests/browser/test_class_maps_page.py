@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from inspector import class_maps, load
 from inspector.examples import examples
+from inspector.render import backdrop, common_scale, overlay, spread
 
 pytestmark = pytest.mark.browser
 
@@ -102,6 +103,47 @@ def test_sessions_do_not_see_each_others_photos(chromium: Browser, app_url: str)
         heading(page, name)
     for context in contexts:
         context.close()
+
+
+@pytest.mark.parametrize("smooth", [True, False], ids=["smooth", "raw"])
+def test_the_browser_draws_what_render_draws(page: Page, app_url: str, smooth: bool) -> None:
+    page.goto(f"{app_url}/?example=Coffee&grid={str(not smooth).lower()}")
+    heading(page, "espresso")
+    canvas = page.get_by_role("img", name="class map: espresso")
+    data = canvas.evaluate("c => [c.height, c.width, ...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]")
+    drawn = np.array(data[2:], float).reshape(data[0], data[1], 4)
+    maps = class_maps(load("efficientnet_lite0"), COFFEE)
+    assert maps.view is not None
+    read = [maps.read(k) for k, _, _ in maps.top(5)]
+    scale = common_scale([one.values for one in read])
+    base = backdrop(maps.view, max(data[:2]))
+    values = spread(read[0].values, maps.view, maps.classifier.receptive_field, base.shape[:2], smooth)
+    part = drawn[..., 3:] / 255
+    # Two roundings apart, and one level where a value falls between two.
+    assert np.abs(base * (1 - part) + drawn[..., :3] * part - overlay(base, values, scale, 0.85)).max() <= 4
+
+
+def test_a_class_in_the_list_is_drawn_before_the_server_is_asked(page: Page, app_url: str) -> None:
+    page.goto(app_url)
+    heading(page, "tiger cat")
+    expect(page.get_by_role("radio", name="tabby, probability")).to_be_visible()
+    # Within one turn of the browser's own loop, no answer can come.
+    before, after = page.evaluate(
+        """() => {
+            const canvas = document.querySelector(".inspector-photo canvas");
+            const shown = () => [canvas.getAttribute("aria-label"), canvas.toDataURL()];
+            const before = shown();
+            document.querySelectorAll(".inspector-classes [role=radio]")[2].click();
+            return [before, shown()];
+        }"""
+    )
+    assert (before[0], after[0]) == ("class map: tiger cat", "class map: tabby")
+    assert before[1] != after[1]
+    heading(page, "tabby")
+    page.keyboard.press("ArrowUp")
+    heading(page, "Egyptian cat")
+    expect(page.get_by_role("radio", name="Egyptian cat, probability")).to_be_focused()
+    assert "class=Egyptian" in page.url
 
 
 def photo(page: Page) -> Locator:
