@@ -178,37 +178,51 @@ def _bar(figure: Figure, scale: float, axes: list[Axes]) -> None:
     bar.ax.tick_params(labelsize=7 if one else 10)
 
 
-def side_by_side(maps: Sequence[ClassMaps], label: str, names: Sequence[str], own_scales: bool = False) -> Figure:
-    """One photo and, over it, the class map of one class by several networks, with what each adds up to.
+def side_by_side(
+    maps: Sequence[ClassMaps],
+    classes: str | Sequence[str | int],
+    names: Sequence[str],
+    own_scales: bool = False,
+    smooth: bool = True,
+) -> Figure:
+    """Class maps over their photos with what each adds up to: by several networks, or of several photos.
 
-    On one scale, or with `own_scales` each on its own, with a colour bar each. `names` are those of the networks.
-    InspectorError where there is no map or no photo, or a network knows no such class.
+    Of one class, or of one for each. A photo that all share stands before them. On one scale, or with `own_scales` each
+    on its own, with a colour bar each. `names` are what the panels are called. InspectorError where there is no map or
+    no photo, or a network knows no such class.
     """
     views = [one.view for one in maps if one.view is not None]
     if not views or len(views) < len(maps):
         raise InspectorError("Class maps side by side need a photo: maps of a tensor, or none at all, have none.")
-    read = [one.read(label) for one in maps]
+    wanted = [classes] * len(maps) if isinstance(classes, str) else list(classes)
+    read = [one.read(k) for one, k in zip(maps, wanted, strict=True)]
     scale = common_scale([class_map.values for class_map in read])
-    rows = -(-(len(read) + 1) // 4)
-    columns = -(-(len(read) + 1) // rows)
-    height, width = views[0].photo.size
-    tall = min(2.0, max(0.6, height / width))
+    shared = len({view.photo.sha256 for view in views}) == 1
+    panels = len(read) + shared
+    rows = -(-panels // 4)
+    columns = -(-panels // rows)
+    tall = min(2.0, max(0.6, max(view.photo.size[0] / view.photo.size[1] for view in views)))
     figure = Figure(figsize=(PANEL * columns + 1.1, (PANEL * tall + 0.8) * rows + 0.4), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    axes = figure.subplots(rows, columns, squeeze=False, subplot_kw={"xticks": [], "yticks": []}).ravel()
     for axis in axes:
         axis.set_axis_off()
-    panel(axes[0], backdrop(views[0]), short(views[0].photo.name), "", "")
-    for axis, one, view, class_map, name in zip(axes[1:], maps, views, read, names, strict=False):
+    if shared:
+        panel(axes[0], backdrop(views[0]), short(views[0].photo.name), "", "")
+    one_class = len({class_map.title for class_map in read}) == 1
+    for axis, one, view, class_map, k, name in zip(axes[shared:], maps, views, read, wanted, names, strict=False):
         canvas = backdrop(view)
-        drawn = spread(class_map.values, view, one.classifier.receptive_field, canvas.shape[:2], smooth=True)
-        probability = one.probabilities[one.classifier.class_index(label)]
-        title = f"{short(name)} ({probability:.1%})"
+        drawn = spread(class_map.values, view, one.classifier.receptive_field, canvas.shape[:2], smooth)
+        probability = one.probabilities[one.classifier.class_index(k)]
+        what = short(name) if one_class else f"{short(name, 14)}: {short(class_map.title, 16)}"
+        title = f"{what} ({probability:.1%})"
         ends = common_scale([class_map.values]) if own_scales else scale
         panel(axis, overlay(canvas, drawn, ends), title, class_map.equation(), what_was_seen(one))
         if own_scales:
             _bar(figure, ends, [axis])
     if not own_scales:
         _bar(figure, scale, axes.tolist())
+    what = f"{read[0].title}: its class map" if one_class else "class maps"
+    by = "each network" if shared else maps[0].classifier.name
     scales = "each on its own scale" if own_scales else "on one scale"
-    figure.suptitle(f"{read[0].title}: its class map by each network, {scales}", fontsize=10, parse_math=False)
+    figure.suptitle(f"{what} by {by}, {scales}", fontsize=10, parse_math=False)
     return figure

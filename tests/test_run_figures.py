@@ -212,6 +212,18 @@ def test_heads_stand_side_by_side_on_one_scale_with_what_they_add_up_to(heads):
     assert not np.array_equal(*(panel.get_images()[0].get_array() for panel in rest))
 
 
+def test_photos_stand_side_by_side_each_with_a_class_of_its_own(heads, hand_made_gap, pixels):
+    other = class_maps(heads[0].classifier, read_image(255 - pixels, "other.png"))
+    figure = side_by_side([heads[0], other], [0, 1], ["first", "second"], smooth=False)
+    titles = [panel.get_title().strip() for panel in panels(figure)]
+    names = heads[0].classifier.class_names
+    assert titles == [
+        f"{title}: {names[k]} ({float(maps.probabilities[k]):.1%})"
+        for k, (title, maps) in enumerate((("first", heads[0]), ("second", other)))
+    ]
+    assert "class maps by network, on one scale" in texts(figure)
+
+
 @pytest.mark.parametrize(("networks", "grid"), [(1, (1, 2)), (3, (1, 4)), (4, (2, 3)), (7, (2, 4))])
 def test_many_heads_are_wrapped_evenly(heads, networks: int, grid: tuple[int, int]):
     figure = side_by_side(heads[:1] * networks, "red", ["one"] * networks)

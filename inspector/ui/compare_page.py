@@ -1,6 +1,6 @@
 """The page of comparison: one photo by several networks, or several photos by one network, on one scale."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from inspector.ui import cached, pictures
 from inspector.ui.choice import SIZES, Choice, choices, choose_network, choose_photo, choose_size
 
 if TYPE_CHECKING:
+    from inspector.export import Format
     from inspector.maps import ClassMap, ClassMaps
 
 NETWORKS, PHOTOS = "networks", "photos"
@@ -158,6 +159,7 @@ def _columns(compared: "Sequence[tuple[str, ClassMaps]]", mode: str) -> None:
     st.html(pictures.tiles(_tiles(columns, None if own_scales else scale, smooth), "clamp(10rem, 13vw, 20rem)"))
     if not own_scales:
         st.html(pictures.colour_bar(scale, "logits a position, the same for all maps"))
+    _downloads(columns, own_scales, smooth)
     _table(columns, mode)
     if mode == NETWORKS:
         _agreement(columns)
@@ -184,6 +186,29 @@ def _tiles(columns: Iterable[Column], scale: float | None, smooth: bool) -> Iter
             " \N{MIDDLE DOT} ".join(words),
             f"class map of {column.title}: {column.class_map.title}",
         )
+
+
+def _downloads(columns: Sequence[Column], own_scales: bool, smooth: bool) -> None:
+    """The same as a figure, made when pressed."""
+
+    def maker(suffix: "Format") -> Callable[[], bytes]:
+        def make() -> bytes:
+            from inspector.export import figure_bytes
+            from inspector.run_figures import side_by_side
+
+            maps, classes = [column.maps for column in columns], [column.k for column in columns]
+            titles = [column.title for column in columns]
+            return figure_bytes(side_by_side(maps, classes, titles, own_scales, smooth), suffix)
+
+        return make
+
+    suffixes: Sequence[Format] = ("png", "pdf", "svg")
+    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+        st.caption("Download the figure", width="content")
+        for suffix in suffixes:
+            st.download_button(
+                suffix.upper(), maker(suffix), f"comparison.{suffix}", key=f"comparison {suffix}", on_click="ignore"
+            )
 
 
 def _table(columns: Sequence[Column], mode: str) -> None:

@@ -1,5 +1,7 @@
 """The page of comparison in a real browser: networks on one photo, photos by one network."""
 
+from pathlib import Path
+
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
@@ -32,6 +34,17 @@ def test_one_photo_is_seen_by_networks_that_know_the_same_classes(page: Page, ap
     page.goto(link)
     tile(page, "fashion_gmp", "Dress")
     expect(page.get_by_text("densest colour")).to_have_count(4)
+
+
+def test_the_comparison_is_taken_away_as_a_figure(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/compare?compare=photos&network=fashion_gap&examples=Bag&examples=Dress")
+    tile(page, "dress.png", "Dress")
+    expect(page.get_by_text("A logit is the score")).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="SVG", exact=True).click()
+    figure = Path(download.value.path()).read_text()
+    assert "bag.png: Bag (" in figure
+    assert "dress.png: Dress (" in figure
 
 
 def test_networks_with_other_classes_show_their_own_likeliest_and_are_not_said_to_agree(
