@@ -11,6 +11,7 @@ from inspector.ui import (
     layers_page,
     methods_page,
     network_page,
+    survey_page,
 )
 
 st.set_page_config(page_title="Inspector: exact class maps", page_icon=":material/grid_view:", layout="wide")
@@ -25,5 +26,6 @@ pages = [
     st.Page(methods_page.show, title="Methods", icon=":material/balance:", url_path="methods"),
     st.Page(network_page.show, title="Network", icon=":material/account_tree:", url_path="network"),
     st.Page(laboratory_page.show, title="Laboratory", icon=":material/science:", url_path="laboratory"),
+    st.Page(survey_page.show, title="Data set", icon=":material/photo_library:", url_path="survey"),
 ]
 st.navigation(pages, position="top").run()

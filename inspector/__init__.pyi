@@ -1,4 +1,5 @@
 from .anatomy import Anatomy, describe
+from .backends import accelerate
 from .classifier import Classifier
 from .errors import ClassError, ExportError, HeadError, ImageError, InspectorError, NetworkError
 from .figure import FigureStyle
@@ -15,6 +16,7 @@ from .pooling import (
     global_max,
 )
 from .receptive_field import ReceptiveField
+from .tiles import LargeMaps, large_class_maps
 
 __all__ = [
     "Anatomy",
@@ -31,17 +33,20 @@ __all__ = [
     "HeadError",
     "ImageError",
     "InspectorError",
+    "LargeMaps",
     "NetworkError",
     "Photo",
     "Preprocessing",
     "ReceptiveField",
     "View",
+    "accelerate",
     "class_maps",
     "class_maps_of_batch",
     "describe",
     "global_average",
     "global_depth",
     "global_max",
+    "large_class_maps",
     "load",
     "read_image",
 ]

@@ -40,6 +40,7 @@ class Reduction:
     slope: Tensor | None = None  # d pooled / d feature maps, (N, C, h, w), where it was asked for and exists
     tokens: bool = False  # the positions lay on one axis
     on_grid: bool = True  # False for tokens with a class token among them
+    class_maps: Tensor | None = None  # (N, K, h, w), in logits; where what ran the network made them on the way
 
 
 @dataclass

@@ -111,7 +111,9 @@ def _with_fixed_weight(head: Head, heard: Sequence[Reduction]) -> list[Decomposi
     maps, biases = [], head.bias.expand(images, -1)
     columns = head.weight.split([branch.width for branch in head.branches], 1)
     for branch, one, weight in zip(head.branches, heard, columns, strict=True):
-        brought = split(branch.pooling, one.feature_maps, None if head.per_class else weight, one.slope)
+        brought = one.class_maps
+        if brought is None:
+            brought = split(branch.pooling, one.feature_maps, None if head.per_class else weight, one.slope)
         maps.append(_on_grid(brought, grid))
         if branch.pooling == "linear" and one.pooled is not None:
             # What the pooling adds by itself belongs to no position.

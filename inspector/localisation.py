@@ -18,12 +18,13 @@ from pathlib import Path, PurePosixPath
 from typing import TypeAlias, TypedDict
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from inspector.errors import LocalisationError, reason_of
-from inspector.image import MAX_BYTES, MAX_PIXELS
+from inspector.image import MAX_BYTES, MAX_PIXELS, View
 from inspector.maps import ClassMaps
+from inspector.receptive_field import ReceptiveField
 from inspector.render import spread
 
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the photo
@@ -209,10 +210,15 @@ def inside(maps: ClassMaps, k: str | int, mask: Mask, tolerance: float = 0) -> I
         raise LocalisationError("These class maps came from a tensor: there is no photo that has objects.")
     if mask.shape != view.photo.size:
         raise LocalisationError(f"The mask is {mask.shape}, the photo {view.photo.size}; one of the photo would do.")
+    values = maps.values[maps.classifier.class_index(k)].float().numpy(force=True)
+    return inside_of(values, view, maps.classifier.receptive_field, mask, tolerance)
+
+
+def inside_of(values: ArrayLike, view: View, field: ReceptiveField, mask: Mask, tolerance: float = 0) -> Inside:
+    """The same of a map (h, w) that was kept; only the size of the view's photo is read, not its pixels."""
     factor = min(1, _SIDE / max(view.photo.size))
     height, width = (max(1, round(length * factor)) for length in view.photo.size)
-    values = maps.values[maps.classifier.class_index(k)].float().numpy(force=True)
-    drawn = spread(values, view, maps.classifier.receptive_field, (height, width), smooth=True)
+    drawn = spread(values, view, field, (height, width), smooth=True)
     evidence = np.maximum(drawn, 0).astype(np.float64)
     if not evidence.any():
         return Inside(None, False)

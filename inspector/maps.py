@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import torch
 from torch import Tensor
 
 from inspector.classifier import Classifier
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from inspector.figure import FigureStyle
 
+# Values that torch adds up on one thread. More wake the others, which then spin for longer than a quick network runs.
+_ALONE = 32_000
 _NATIVE = 1024  # pixels: of more, the feature maps of a large network fill the memory
 
 AVERAGE: Literal["average"] = "average"  # the average class, to contrast a class with
@@ -244,6 +247,7 @@ def class_maps_of_batch(classifier: Classifier, inputs: Tensor, views: Sequence[
 
 def _check(split: Decomposition, logits: Tensor) -> tuple[float, bool]:
     """The largest miss over all classes, in logits, and whether all are within rounding."""
-    sums = split.values.sum((1, 2)) + split.bias
-    total = split.values.abs().sum((1, 2)) + split.bias.abs()
+    rows = split.values.flatten(1).split(max(1, _ALONE // split.values[0].numel()))
+    sums = torch.cat([own.sum(1) for own in rows]) + split.bias
+    total = torch.cat([own.abs().sum(1) for own in rows]) + split.bias.abs()
     return float((sums - logits).abs().max()), bool((misses(sums, logits, total) <= 1).all())

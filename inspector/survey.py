@@ -7,12 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from inspector.data_survey import FROM_BEST
 from inspector.errors import InspectorError
 from inspector.head import Verdict
 from inspector.localisation import Inside, Mask, inside
 from inspector.maps import ClassMaps
-
-_FROM_BEST: tuple[Verdict, ...] = ("exact", "exact for this image", "not unique", "not exact")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +33,7 @@ def survey(images: Iterable[tuple[ClassMaps, int, Mask | None]], tolerance: floa
     that of the pointing game. Raises InspectorError where there is no image, and for maps of several grids.
     """
     totals, counts = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
-    residual, verdict = 0.0, _FROM_BEST[0]
+    residual, verdict = 0.0, FROM_BEST[0]
     found: list[Inside | None] = []
     for maps, label, mask in images:
         if not found:
@@ -50,7 +49,7 @@ def survey(images: Iterable[tuple[ClassMaps, int, Mask | None]], tolerance: floa
         counts[k] += 1
         # Not max(): a miss that is no number must stay one.
         residual = float(np.maximum(residual, maps.residual))
-        verdict = max(verdict, maps.verdict, key=_FROM_BEST.index)
+        verdict = max(verdict, maps.verdict, key=FROM_BEST.index)
         found.append(None if mask is None else inside(maps, k, mask, tolerance))
     if not found:
         raise InspectorError("No image, so no average class map; one image or more would do.")

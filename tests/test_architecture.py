@@ -11,20 +11,25 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "inspector"
 
 ORDER = (
-    "errors", "image", "catalogue", "examples", "recipe", "runs", "laboratory",
+    "errors", "image", "large_image", "catalogue", "examples", "recipe", "runs", "laboratory",
+    "sources", "batch_table", "results", "evidence", "survey_index", "data_survey",
     "pooling", "networks", "reductions", "capture", "tail", "tap", "head", "receptive_field",
-    "classifier", "checkpoint", "transfer", "architectures", "keras_network", "onnx_graph", "onnx_network",
-    "programs", "loading", "adding", "backbone", "decomposition", "maps", "comparison",
+    "classifier", "locality", "checkpoint", "transfer", "architectures", "keras_network", "onnx_graph", "onnx_network",
+    "programs", "loading", "adding", "backbone", "decomposition", "maps", "tiles", "comparison",
+    "weights", "graph", "folding", "quick_networks", "backends", "serving",
     "positions", "what_if", "layers", "ledger",
-    "anatomy", "attribution", "faithfulness", "render", "localisation", "survey", "figure", "run_figures", "report",
-    "export", "rebuild",
-    "data_sets", "run_folder", "examination", "devices", "train", "batch", "cli", "ui",
+    "anatomy", "attribution", "faithfulness", "render", "localisation", "stored_maps", "survey_pass", "survey",
+    "figure", "run_figures", "survey_figures", "gallery", "report", "export", "rebuild", "survey_report",
+    "data_sets", "run_folder", "examination", "devices", "train", "batch", "ray_engine", "cli", "ui",
 )  # fmt: skip
 SHELLS = ORDER[ORDER.index("train") :]
 TORCHLESS = ORDER[: ORDER.index("pooling")]
 
 # Imports inside a function: what may be put off, and by whom. Shells may put off what they like.
 PUT_OFF = {
+    "quick_networks": {"onnxruntime", "openvino", "onnxscript"},
+    "survey_index": {"duckdb"},
+    "batch_table": {"pyarrow", "pyarrow.dataset", "pyarrow.parquet"},
     "maps": {"inspector.figure", "inspector.export"},
     "networks": {"efficientnet_lite_pytorch.model"},
     "transfer": {"torchvision.models.feature_extraction"},
@@ -106,7 +111,7 @@ def test_imports_stand_at_the_top_but_for_those_named_here(path):
 @pytest.mark.parametrize(
     ("library", "modules"),
     [
-        ("matplotlib", {"figure", "run_figures", "export"}),
+        ("matplotlib", {"figure", "run_figures", "survey_figures", "export"}),
         ("streamlit", {"ui"}),
         ("captum", {"attribution"}),
         ("cv2", {"render", "ui"}),

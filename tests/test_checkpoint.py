@@ -130,7 +130,11 @@ def exported_before_2_7(path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".ckpt", ".tar", ""])
-@pytest.mark.parametrize("make", [lambda path: save_file(STATE, path), zipped(STATE), legacy(STATE)], ids=str)
+@pytest.mark.parametrize(
+    "make",
+    [lambda path: save_file(STATE, path), zipped(STATE), legacy(STATE)],
+    ids=["safetensors", "zipped pickle", "pickle"],
+)
 def test_a_state_dict_is_read_whatever_its_file_is_called(tmp_path, make, suffix):
     path = tmp_path / f"weights{suffix}"
     make(path)

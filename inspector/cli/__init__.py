@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 # Imported for its commands, in the order in which the help lists them.
-from inspector.cli import explaining, networks, training
+from inspector.cli import batches, explaining, export_network, large, networks, surveys, training
 from inspector.cli.shared import cli, progress, screen
 from inspector.errors import InspectorError
 
-__all__ = ["cli", "explaining", "main", "networks", "training"]
+__all__ = ["batches", "cli", "explaining", "export_network", "large", "main", "networks", "surveys", "training"]
 
 
 def main() -> None:

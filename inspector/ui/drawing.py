@@ -32,6 +32,7 @@ _CSS = """
 .inspector-drawings img { display: block; width: 100% }
 .inspector-drawings canvas { position: absolute; inset: 0; width: 100%; height: 100% }
 .inspector-drawings figcaption { font-size: .85rem; line-height: 1.3; color: var(--st-text-color) }
+.inspector-drawings figcaption i { font-style: normal }
 .inspector-drawings figcaption span { display: block; opacity: .7 }
 """
 

@@ -1,0 +1,262 @@
+"""What do all class maps cost through each backend, beside the bare eager forward pass; in time and in memory?
+
+One round times, in turn and on the same network and input (224x224 noise, random weights but for the first network):
+
+- the bare forward pass, in torch.inference_mode and in torch.no_grad: the faster of the two counts,
+- inspector.class_maps_of_batch: the maps, probabilities and verdicts of all classes of every image, by the network
+  itself and by each backend,
+- with --peers, at batch 1, other packages: one class, and all 1000 as 200 times what five cost.
+
+Before each timed call a contestant runs once untimed: torch's threads spin for milliseconds after a pass, and would
+slow whoever comes next. Reported are medians, their ratio to the bare pass and the median of the ratios of a round.
+
+Memory is the peak of the resident memory above what was resident when all was loaded and built, each contestant in a
+process of its own, over two calls (Linux only).
+
+glibc gives freed memory back to the system and fetches it anew in every pass, which triples the time of a batch: all
+contestants run with $MALLOC_TRIM_THRESHOLD_ and $MALLOC_MMAP_THRESHOLD_ at 1 GB, in a process that this one starts.
+
+    python benchmarks/backends.py --peers
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import torch
+import torchvision
+import typer
+from report import table, write
+from torch import Tensor, nn
+
+import inspector
+from inspector.backends import accelerate
+
+TUNED = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "1000000000"}
+# Network -> its last layer before the pooling and the layer after it: the other packages must be told.
+NETWORKS = {
+    "efficientnet_lite0": ("_bn1", "_fc"),
+    "resnet18": ("layer4", "fc"),
+    "resnet50": ("layer4", "fc"),
+    "squeezenet1_1": ("features", "classifier.1"),
+    "densenet121": ("features", "classifier"),
+    "mobilenet_v2": ("features", "classifier.1"),
+    "convnext_tiny": ("features", "classifier.2"),
+}
+BARE = ("forward pass, inference_mode", "forward pass, no_grad")
+BACKENDS = ("eager", "folded", "compiled", "onnxruntime", "openvino")
+HEADER = ("network", "batch", "what", "rounds", "median ms", "ratio of medians", "median of paired ratios")
+CLASS, FEW, CLASSES = 281, 5, 1000
+
+Contestants = dict[str, Callable[[], Any]]
+
+
+def main(
+    networks: Annotated[str, typer.Option(help="Names with commas between them.")] = ",".join(NETWORKS),
+    backends: Annotated[str, typer.Option(help="Names with commas between them.")] = ",".join(BACKENDS),
+    peers: Annotated[bool, typer.Option("--peers", help="Other packages too.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds at batch 1.")] = 40,
+    batch_rounds: Annotated[int, typer.Option(min=0, help="Rounds at batch 32; 0: none.")] = 8,
+    memory: Annotated[bool, typer.Option(help="Measure the peak memory at batch 32 too.")] = True,
+    only: Annotated[str | None, typer.Option(hidden=True, help="Print the memory of this contestant.")] = None,
+) -> None:
+    """Time all class maps through each backend, and write results/backends.md."""
+    if any(os.environ.get(name) != value for name, value in TUNED.items()):
+        sys.exit(subprocess.call([sys.executable, *sys.argv], env=os.environ | TUNED))
+    names, chosen = networks.split(","), backends.split(",")
+    if only is not None:
+        print(peak_of(names[0], only))
+        return
+    rows: list[tuple[object, ...]] = []
+    held: list[tuple[object, ...]] = []
+    for name in names:
+        for batch, repeats in ((1, rounds), (32, batch_rounds)):
+            if repeats:
+                inputs = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+                contestants = ours(load(name), inputs, chosen)
+                if peers and batch == 1:
+                    contestants |= others(name, inputs)
+                rows += compare(name, batch, turns(contestants, repeats))
+                print(table(HEADER, rows[-len(contestants) :]), flush=True)
+        if memory:
+            who = [BARE[0], *(f"inspector, {backend}" for backend in chosen), *(PEERS if peers else ())]
+            held += [(name, 32, what, peak_in_process(name, what)) for what in who]
+    command = f"python benchmarks/backends.py --networks {networks} --backends {backends} --rounds {rounds}"
+    command += f" --batch-rounds {batch_rounds}" + " --peers" * peers + " --no-memory" * (not memory)
+    parts = [table(HEADER, rows)]
+    if memory:
+        parts.append(table(("network", "batch", "what", "peak above what was loaded, MB"), held))
+    write("backends", command, *parts)
+
+
+def load(name: str) -> inspector.Classifier:
+    if name == "efficientnet_lite0":
+        return inspector.load(name)
+    # Random weights: they change no timing.
+    torch.manual_seed(0)
+    return inspector.Classifier.wrap(torchvision.models.get_model(name).eval(), name=name)
+
+
+def ours(classifier: inspector.Classifier, inputs: Tensor, backends: Iterable[str]) -> Contestants:
+    """The bare pass, and all class maps through each backend; one that cannot be built is told and left out."""
+    forward = classifier.network
+    contestants: Contestants = {
+        BARE[0]: lambda: torch.inference_mode()(forward)(inputs),
+        BARE[1]: lambda: torch.no_grad()(forward)(inputs),
+    }
+    for backend in backends:
+        name, _, dtype = backend.partition(" ")
+        start = time.perf_counter()
+        try:
+            quick = accelerate(classifier, name, dtype=getattr(torch, dtype or "float32"))
+        except inspector.InspectorError as error:
+            print(f"{classifier.name}, {backend}: {error}", file=sys.stderr)
+            continue
+        print(f"{classifier.name}, {backend}: built in {time.perf_counter() - start:.1f} s", file=sys.stderr)
+        contestants[f"inspector, {backend}"] = lambda quick=quick: inspector.class_maps_of_batch(quick, inputs)
+    return contestants
+
+
+def others(name: str, inputs: Tensor) -> Contestants:
+    """Other packages: one class, and five. One that fails on this network is told and left out."""
+    contestants: Contestants = {}
+    for peer, make in PEERS.items():
+        target, head = NETWORKS[name]
+        try:
+            explain = make(deepcopy(load(name).network), inputs, target, head)
+            explain([CLASS])
+        except Exception as error:  # of other packages: whatever they raise
+            print(f"{name}, {peer}: {type(error).__name__}: {error}", file=sys.stderr)
+            continue
+        contestants[f"{peer}, one class"] = lambda explain=explain: explain([CLASS])
+        contestants[f"{peer}, {FEW} classes"] = lambda explain=explain: explain(range(FEW))
+    return contestants
+
+
+def torchcam_cam(network: nn.Module, inputs: Tensor, target: str, head: str) -> Callable[[Iterable[int]], None]:
+    import torchcam.methods
+
+    cam = torchcam.methods.CAM(network, target, head)
+
+    def explain(classes: Iterable[int]) -> None:
+        with torch.inference_mode():
+            network(inputs)
+            for k in classes:
+                cam([k] * len(inputs) if len(inputs) > 1 else k)
+
+    return explain
+
+
+def torchcam_gradcam(network: nn.Module, inputs: Tensor, target: str, _: str) -> Callable[[Iterable[int]], None]:
+    import torchcam.methods
+
+    gradients = torchcam.methods.GradCAM(network, target)
+
+    def explain(classes: Iterable[int]) -> None:
+        scores, classes = network(inputs), list(classes)
+        for k in classes:
+            gradients([k] * len(inputs) if len(inputs) > 1 else k, scores, retain_graph=len(classes) > 1)
+
+    return explain
+
+
+def pytorch_gradcam(network: nn.Module, inputs: Tensor, target: str, _: str) -> Callable[[Iterable[int]], None]:
+    import pytorch_grad_cam
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    hooks = pytorch_grad_cam.GradCAM(network, [network.get_submodule(target)])
+
+    def explain(classes: Iterable[int]) -> None:
+        for k in classes:
+            hooks(inputs, [ClassifierOutputTarget(k)] * len(inputs))
+
+    return explain
+
+
+def captum_gradcam(network: nn.Module, inputs: Tensor, target: str, _: str) -> Callable[[Iterable[int]], None]:
+    import captum.attr
+
+    layer = captum.attr.LayerGradCam(network, network.get_submodule(target))
+
+    def explain(classes: Iterable[int]) -> None:
+        for k in classes:
+            layer.attribute(inputs, target=k)
+
+    return explain
+
+
+PEERS = {
+    "torchcam CAM": torchcam_cam,
+    "torchcam GradCAM": torchcam_gradcam,
+    "grad-cam GradCAM": pytorch_gradcam,
+    "captum LayerGradCam": captum_gradcam,
+}
+
+
+def turns(contestants: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """The milliseconds of each contestant in each round, each run after itself; every second round in reverse."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    order = list(contestants)
+    for turn in range(-1, rounds):
+        for name in order if turn % 2 else order[::-1]:
+            contestants[name]()
+            start = time.perf_counter()
+            contestants[name]()
+            if turn >= 0:
+                times[name].append((time.perf_counter() - start) * 1e3)
+    return times
+
+
+def compare(name: str, batch: int, times: dict[str, list[float]]) -> list[tuple[object, ...]]:
+    bare = min((times[variant] for variant in BARE), key=median)
+    rows: list[tuple[object, ...]] = []
+    for what, values in times.items():
+        if what.endswith(f", {FEW} classes"):
+            # What is done once for all classes is in the cost of one.
+            one = times[what.replace(f"{FEW} classes", "one class")]
+            each = [(few - single) / (FEW - 1) for few, single in zip(values, one, strict=True)]
+            values = [single + (CLASSES - 1) * more for single, more in zip(one, each, strict=True)]
+            what = what.replace(f"{FEW} classes", f"all {CLASSES} classes, extrapolated from {FEW}")
+        ratio = median(value / base for value, base in zip(values, bare, strict=True))
+        cells = (f"{median(values):.2f}", f"{median(values) / median(bare):.3f}", f"{ratio:.3f}")
+        rows.append((name, batch, what, len(values), *cells))
+    return rows
+
+
+def peak_in_process(name: str, what: str) -> str:
+    """`peak_of` in a process of its own; what it says where that fails."""
+    command = [sys.executable, __file__, "--networks", name, "--only", what]
+    done = subprocess.run(command, env=os.environ | TUNED, capture_output=True, text=True, check=False)
+    return done.stdout.split()[-1] if done.returncode == 0 and done.stdout.split() else "fails"
+
+
+def peak_of(name: str, what: str) -> int:
+    """The peak of the resident memory in two calls at batch 32, above what is resident before them, in MB."""
+    inputs = torch.randn(32, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    if what in PEERS:
+        explain = PEERS[what](load(name).network, inputs, *NETWORKS[name])
+        call: Callable[[], Any] = lambda: explain([CLASS])  # noqa: E731
+    else:
+        call = ours(load(name), inputs, [what.removeprefix("inspector, ")] if what not in BARE else [])[what]
+    before = memory("VmRSS")
+    # The peak starts anew: that of building does not count.
+    Path("/proc/self/clear_refs").write_text("5")
+    call()
+    call()
+    return memory("VmHWM") - before
+
+
+def memory(field: str) -> int:
+    """A line of /proc/self/status, in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith(field))
+
+
+if __name__ == "__main__":
+    typer.run(main)

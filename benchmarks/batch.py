@@ -1,0 +1,198 @@
+"""How near does a batch run come to the speed of its slower part, and what does it cost beside a plain loop?
+
+The photos: crops of scikit-image's and of the app's examples, 500x375 pixels, as JPEGs, seeded. One round times:
+
+- decoding and resizing alone, with the threads of the run,
+- the network alone: all class maps of batches that are ready,
+- end to end: `inspector.batch.run`, from the files to the Parquet shards,
+- with --peer, a plain loop with pytorch-grad-cam: decode, resize, one map of the predicted class, batches as large.
+
+glibc is told to keep freed memory, for all of them. Reported are medians over the rounds, and the median of the ratios
+within a round: of the run to its slower part (the target is 0.9), and to the plain loop (the target is 5). Where
+decoding and the network share the same processors, no run is quicker than both of them back to back: the table has it.
+
+    python benchmarks/batch.py --peer
+    python benchmarks/batch.py --memory 100000
+
+`--memory` compares the peak memory of runs of 1,000 and so many images (hard links to the same photos) instead.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import numpy as np
+import skimage.data
+import torch
+import typer
+from PIL import Image
+from report import interleaved, table, write
+
+import inspector
+from inspector import batch
+from inspector.backends import accelerate
+from inspector.examples import examples
+from inspector.image import make_view, read_image
+from inspector.sources import list_images
+
+WIDTH, HEIGHT = 500, 375
+# Network -> the layer before its pooling, which pytorch-grad-cam must be told.
+TARGETS = {"efficientnet_lite0": "_bn1", "torchvision:resnet18": "layer4", "torchvision:resnet50": "layer4"}
+SKIMAGE = ("astronaut", "coffee", "chelsea", "rocket")
+DECODING, NETWORK, WHOLE, LOOP = "decoding and resizing alone", "network alone", "end to end", "plain loop, grad-cam"
+FEW = 1_000
+
+
+def main(
+    images: Annotated[int, typer.Option(min=1, help="Photos.")] = 1_000,
+    model: Annotated[str, typer.Option(help="As for the command line.")] = "efficientnet_lite0",
+    backend: Annotated[str, typer.Option(help="What runs the network, but for the plain loop.")] = "eager",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in a pass.")] = 32,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that decode.")] = os.cpu_count() or 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 3,
+    peer: Annotated[bool, typer.Option("--peer", help="The plain loop with pytorch-grad-cam too.")] = False,
+    peer_images: Annotated[int, typer.Option(min=1, help="So many photos in the plain loop.")] = 256,
+    memory: Annotated[int, typer.Option(min=0, help="Peak memory at 1,000 and so many images, instead.")] = 0,
+    memory_model: Annotated[
+        str, typer.Option(help="With --memory: a quick one, so that it takes minutes.")
+    ] = "fashion_gap",
+) -> None:
+    """Time a batch run, its parts and a plain loop, and write results/batch.md (or results/batch_memory.md)."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = make_photos(Path(temporary) / "photos", images)
+        if memory:
+            compare_memory(folder, Path(temporary), memory, memory_model)
+            return
+        batch.keep_freed_memory()
+        eager = inspector.load(model)
+        classifier = eager if backend == "eager" else accelerate(eager, backend)
+        counts = {DECODING: images, NETWORK: images, WHOLE: images} | ({LOOP: peer_images} if peer else {})
+        contestants = parts(classifier, folder, Path(temporary), batch_size, workers)
+        if peer:
+            contestants[LOOP] = plain_loop(
+                eager, sorted(folder.glob("*.jpg"))[:peer_images], TARGETS[model], batch_size
+            )
+        times = interleaved(contestants, rounds, warm_up=1)
+    command = f"python benchmarks/batch.py --images {images} --model {model} --backend {backend} --rounds {rounds}"
+    command += f" --batch-size {batch_size} --workers {workers}" + f" --peer --peer-images {peer_images}" * peer
+    write("batch", command, *report(times, counts))
+
+
+def make_photos(folder: Path, images: int) -> Path:
+    """Random crops, so that no two photos are the same."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    sources = [Image.fromarray(getattr(skimage.data, name)()) for name in SKIMAGE]
+    sources += [Image.open(path).convert("RGB") for path in examples("photos").values()]
+    for number in range(images):
+        source = sources[number % len(sources)]
+        scale = random.uniform(1.05, 1.5) * max(WIDTH / source.width, HEIGHT / source.height)
+        width, height = round(source.width * scale), round(source.height * scale)
+        left, top = (int(random.integers(0, room + 1)) for room in (width - WIDTH, height - HEIGHT))
+        crop = source.resize((width, height)).crop((left, top, left + WIDTH, top + HEIGHT))
+        crop.save(folder / f"{number:06}.jpg", quality=90)
+    return folder
+
+
+def parts(
+    classifier: inspector.Classifier, folder: Path, temporary: Path, batch_size: int, workers: int
+) -> dict[str, Callable[[], Any]]:
+    items = list(enumerate(list_images(folder)))
+    batches = batch.batches_of(items, batch_size)
+    views = [make_view(read_image(item.file), classifier.preprocessing) for _, item in items[:batch_size]]
+    ready = torch.cat([classifier.inputs(view) for view in views])
+
+    def decode() -> None:
+        with batch.ThreadPoolExecutor(workers) as pool:
+            for _ in batch.decoded(pool, batches, workers, classifier.preprocessing, overlays=False):
+                pass
+
+    def explain() -> None:
+        for some in batches:
+            inspector.class_maps_of_batch(classifier, ready[: len(some)])
+
+    def whole() -> None:
+        with tempfile.TemporaryDirectory(dir=temporary) as out:
+            counts = batch.run(folder, classifier, out, batch_size=batch_size, workers=workers)
+            assert counts.explained == len(items)
+
+    return {DECODING: decode, NETWORK: explain, WHOLE: whole}
+
+
+def plain_loop(classifier: inspector.Classifier, files: list[Path], target: str, batch_size: int) -> Callable[[], None]:
+    from pytorch_grad_cam import GradCAM
+
+    network = classifier.network
+    cam = GradCAM(network, [network.get_submodule(target)])
+
+    def loop() -> None:
+        for first in range(0, len(files), batch_size):
+            some = files[first : first + batch_size]
+            views = [make_view(read_image(file), classifier.preprocessing) for file in some]
+            # Without targets: the predicted class of each.
+            cam(torch.cat([classifier.inputs(view) for view in views]), None)
+
+    return loop
+
+
+def report(times: dict[str, list[float]], counts: dict[str, int]) -> list[str]:
+    rates = {what: [counts[what] / one * 1e3 for one in values] for what, values in times.items()}
+    slower = [min(pair) for pair in zip(rates[DECODING], rates[NETWORK], strict=True)]
+    rates["both parts back to back"] = [
+        1 / (1 / one + 1 / other) for one, other in zip(rates[DECODING], rates[NETWORK], strict=True)
+    ]
+    rows = [
+        (
+            what,
+            counts.get(what, ""),
+            f"{median(values):.1f}",
+            f"{median(one / other for one, other in zip(values, slower, strict=True)):.2f}",
+        )
+        for what, values in rates.items()
+    ]
+    told = [table(("what", "images", "images/s", "to the slower part"), rows)]
+    if LOOP in rates:
+        over = median(one / other for one, other in zip(rates[WHOLE], rates[LOOP], strict=True))
+        told.append(f"End to end, all top classes: {over:.1f} times the images/s of the plain loop with one class.")
+    return told
+
+
+def compare_memory(folder: Path, temporary: Path, many: int, model: str) -> None:
+    photos = sorted(folder.glob("*.jpg"))
+    rows = []
+    for images in (FEW, many):
+        copies = temporary / f"copies-{images}"
+        for number in range(images):
+            within = copies / f"{number // 1_000:04}"
+            within.mkdir(parents=True, exist_ok=True)
+            (within / f"{number:07}.jpg").hardlink_to(photos[number % len(photos)])
+        out = temporary / f"out-{images}"
+        command = [sys.executable, __file__, "--peak-of", str(copies), str(out), model]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")
+        rows.append((f"{images:,}", told[0], told[1]))
+    ratio = float(rows[1][1]) / float(rows[0][1])
+    parts = [table(("images", "peak memory, MB", "seconds"), rows), f"Ratio of the peaks: {ratio:.3f}"]
+    write("batch_memory", f"python benchmarks/batch.py --memory {many} --memory-model {model}", *parts)
+
+
+def peak_of(folder: str, out: str, model: str) -> None:
+    """Print the peak memory of a run in this process, in MB, and its seconds."""
+    import resource
+    import time
+
+    start = time.perf_counter()
+    batch.keep_freed_memory()
+    batch.run(folder, inspector.load(model), out)
+    print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}\n{time.perf_counter() - start:.0f}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--peak-of"]:
+        peak_of(*sys.argv[2:])
+    else:
+        typer.run(main)

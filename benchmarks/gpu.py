@@ -1,0 +1,68 @@
+"""The tables of backends.py on a GPU: all class maps beside the bare eager forward pass.
+
+The GPU is waited for at the end of every call. Memory is the peak that torch allocates there above the network itself.
+
+    python benchmarks/gpu.py
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any
+
+import torch
+import typer
+from backends import HEADER, NETWORKS, compare, load, ours, turns
+from report import table, write
+
+import inspector
+from inspector.classifier import wrap
+
+BACKENDS = ("eager", "folded", "cuda", "cuda float16", "cuda bfloat16")
+
+
+def main(
+    networks: Annotated[str, typer.Option(help="Names with commas between them.")] = ",".join(NETWORKS),
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds at each batch size.")] = 40,
+) -> None:
+    """Time all class maps through each backend on the GPU, and write results/gpu.md."""
+    if not torch.cuda.is_available():
+        sys.exit("This benchmark needs an NVIDIA GPU that torch can use, and there is none.")
+    rows: list[tuple[object, ...]] = []
+    held: list[tuple[object, ...]] = []
+    for name in networks.split(","):
+        classifier = on_gpu(load(name))
+        for batch in (1, 32, 256):
+            inputs = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0)).cuda()
+            contestants = {what: partial(waited_for, call) for what, call in ours(classifier, inputs, BACKENDS).items()}
+            rows += compare(name, batch, turns(contestants, rounds))
+            held += [(name, batch, what, peak_of(call)) for what, call in contestants.items()]
+            print(table(HEADER, rows[-len(contestants) :]), flush=True)
+    parts = (table(HEADER, rows), table(("network", "batch", "what", "peak above what was loaded, MB"), held))
+    gpu = f"GPU: {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}."
+    write("gpu", f"python benchmarks/gpu.py --networks {networks} --rounds {rounds}", gpu, *parts)
+
+
+def on_gpu(classifier: inspector.Classifier) -> inspector.Classifier:
+    """Wrapped anew, for the head's weight lies where the network does."""
+    preprocessing = replace(classifier.preprocessing)
+    return wrap(classifier.network.cuda(), preprocessing, classifier.class_names, classifier.name, None)
+
+
+def waited_for(call: Callable[[], Any]) -> None:
+    call()
+    torch.cuda.synchronize()
+
+
+def peak_of(call: Callable[[], None]) -> int:
+    """The most that torch allocates on the GPU in a call, above what it holds before, in MB."""
+    call()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    return (torch.cuda.max_memory_allocated() - before) // 2**20
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,118 @@
+"""From a photo's bytes to its five likeliest classes over it, as a web page shows them: how long, and the usual way?
+
+A JPEG of 500x375 (scikit-image's cat), efficientnet_lite0, one scale. One round times, in turn:
+
+- the usual way: Pillow, torchvision's transforms, the eager network, pytorch-grad-cam's Grad-CAM for each of the five
+  likeliest classes, its overlay, a PNG of each,
+- inspector with the eager network, five overlays as PNG,
+- the same with each quick backend,
+- what the app sends: the photo as one JPEG and the five grids, which the browser puts together; eager and quick.
+
+Decoding, resizing and encoding are within; drawing in the browser (5 ms, benchmarks/app.py) is not. Reported are
+medians, and medians of the ratios to the usual way within a round. The target is 15 ms for what the app sends.
+
+    python benchmarks/photo.py
+"""
+
+import io
+from collections.abc import Callable
+from copy import deepcopy
+from statistics import median
+from typing import Annotated, Any
+
+import cv2
+import numpy as np
+import torch
+import typer
+from PIL import Image
+from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.utils.image import show_cam_on_image
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from report import interleaved, table, write
+from torchvision.transforms import v2
+
+import inspector
+from inspector.backends import accelerate
+from inspector.examples import examples
+from inspector.image import View
+from inspector.maps import ClassMaps
+from inspector.render import backdrop, common_scale, overlay, spread
+from inspector.ui.drawing import cells
+from inspector.ui.pictures import data_url, encoded
+
+WIDTH, HEIGHT = 500, 375
+QUICK = ("onnxruntime", "openvino")
+
+
+def main(rounds: Annotated[int, typer.Option(min=1, help="How often each is timed.")] = 40) -> None:
+    """Time a photo to five overlays, and write results/photo.md."""
+    buffer = io.BytesIO()
+    Image.open(examples("photos")["Cat"]).convert("RGB").resize((WIDTH, HEIGHT)).save(buffer, "JPEG", quality=92)
+    jpeg = buffer.getvalue()
+    eager = inspector.load("efficientnet_lite0")
+    backends = {"eager": eager} | {name: accelerate(eager, name) for name in QUICK}
+    contestants: dict[str, Callable[[], Any]] = {"the usual way, 5 Grad-CAM, PNG": usual_way(eager, jpeg)}
+    for name, classifier in backends.items():
+        contestants[f"inspector, {name}, 5 overlays as PNG"] = lambda c=classifier: as_png(c, jpeg)
+    for name, classifier in backends.items():
+        contestants[f"inspector, {name}, photo and 5 grids"] = lambda c=classifier: as_grids(c, jpeg)
+    times = interleaved(contestants, rounds)
+    usual, *_ = times.values()
+    rows = [
+        (what, rounds, f"{median(values):.1f}", f"{median(a / b for a, b in zip(values, usual, strict=True)):.3f}")
+        for what, values in times.items()
+    ]
+    header = ("from a photo's bytes to five class maps", "rounds", "median ms", "median of paired ratios")
+    write("photo", f"python benchmarks/photo.py --rounds {rounds}", table(header, rows))
+
+
+def usual_way(classifier: inspector.Classifier, jpeg: bytes) -> Callable[[], Any]:
+    usual = classifier.preprocessing
+    assert usual.resize is not None
+    prepare = v2.Compose(
+        [
+            v2.PILToTensor(), v2.Resize(usual.resize[0], v2.InterpolationMode.BICUBIC), v2.CenterCrop(usual.size),
+            v2.ToDtype(torch.float32, scale=True), v2.Normalize(usual.mean, usual.std),
+        ]
+    )  # fmt: skip
+    network = deepcopy(classifier.network)
+    method = GradCAM(network, [network._bn1])
+
+    def run() -> list[bytes]:
+        inputs = prepare(Image.open(io.BytesIO(jpeg)).convert("RGB"))[None]
+        with torch.inference_mode():
+            top = network(inputs)[0].topk(5).indices.tolist()
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (usual.mean, usual.std))
+        seen = (inputs[0] * std + mean).clamp(0, 1).permute(1, 2, 0).numpy().astype(np.float32)
+        found = []
+        for k in top:
+            (one,) = method(inputs, [ClassifierOutputTarget(k)])
+            png = io.BytesIO()
+            Image.fromarray(show_cam_on_image(seen, one, use_rgb=True)).save(png, "PNG")
+            found.append(png.getvalue())
+        return found
+
+    return run
+
+
+def explained(classifier: inspector.Classifier, jpeg: bytes) -> tuple[ClassMaps, View, list[Any], float]:
+    maps = inspector.class_maps(classifier, jpeg)
+    assert maps.view is not None
+    top = [maps.values[k].numpy() for k, _, _ in maps.top(5)]
+    return maps, maps.view, top, common_scale(top)
+
+
+def as_png(classifier: inspector.Classifier, jpeg: bytes) -> list[bytes]:
+    _, view, top, scale = explained(classifier, jpeg)
+    canvas = backdrop(view, WIDTH)
+    drawn = (spread(values, view, classifier.receptive_field, canvas.shape[:2], True) for values in top)
+    return [cv2.imencode(".png", overlay(canvas, one, scale)[..., ::-1])[1].tobytes() for one in drawn]
+
+
+def as_grids(classifier: inspector.Classifier, jpeg: bytes) -> tuple[str, list[str]]:
+    _, view, top, scale = explained(classifier, jpeg)
+    return data_url(encoded(backdrop(view, WIDTH), exact=False)), [cells(values, scale) for values in top]
+
+
+if __name__ == "__main__":
+    typer.run(main)

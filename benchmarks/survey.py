@@ -1,0 +1,169 @@
+"""What does a survey of a million images cost, and how quick is a page of its index?
+
+Hand-made results, seeded: three class maps of 7x7 an image out of 1000 classes, a quarter mistaken, parts of 10,000
+images in a temporary folder. Measured are the survey (one pass over all maps, which writes the index), its peak memory
+in a process of its own, and the questions that the page "Data set" asks: median and 95th percentile over the rounds.
+
+    python benchmarks/survey.py
+"""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import typer
+from report import table, write
+
+from inspector import survey_index
+from inspector.batch_table import schema, shard_name
+from inspector.results import read_image_of, read_results
+from inspector.survey_index import Filters
+
+CLASSES, GRID, TOP, PART = 1000, (7, 7), 3, 10_000
+
+
+def main(
+    images: Annotated[int, typer.Option(min=1, help="Rows of the results.")] = 1_000_000,
+    rounds: Annotated[int, typer.Option(min=2, help="How often each question is asked.")] = 30,
+    worker: Annotated[Path | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Time a survey and the questions to its index, and write results/survey.md."""
+    if worker is not None:
+        _survey(worker)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        start = time.perf_counter()
+        few = _made_up(folder / "few", min(images, PART))
+        _made_up(folder / "all", images)
+        made = time.perf_counter() - start
+        results = read_results(folder / "all")
+        size = sum(part.stat().st_size for part in results.parts)
+        lines = []
+        for what, of, path in (("one part", min(images, PART), few), ("all", images, folder / "all")):
+            seconds, memory = json.loads(
+                subprocess.run(
+                    [sys.executable, __file__, "--worker", str(path)], capture_output=True, text=True, check=True
+                ).stdout
+            )
+            rate = of / seconds
+            lines.append((what, f"{of:,}", f"{seconds:.1f}", f"{rate:,.0f}", f"{memory:,.0f}"))
+        index = folder / "all" / "survey" / "images.parquet"
+        questions = _questions(index, folder / "all", images)
+        asked = [(what, rounds, *_times(ask, rounds)) for what, ask in questions.items()]
+        write(
+            "survey",
+            f"python benchmarks/survey.py --images {images} --rounds {rounds}",
+            f"{images:,} images in {len(results.parts)} parts, {size / 1e6:,.0f} MB, made in {made:.0f} s; the index "
+            f"has {index.stat().st_size / 1e6:.1f} MB. About 0.8 GB of the peak are torch.",
+            table(("survey of", "images", "seconds", "images a second", "peak MB"), lines),
+            table(("question", "rounds", "median ms", "95th percentile ms"), asked),
+        )
+
+
+def _survey(folder: Path) -> None:
+    """Print the seconds of a survey, imports apart, and the peak memory of this process in MB."""
+    from inspector.survey_pass import survey
+
+    start = time.perf_counter()
+    survey(folder, folder / "survey")
+    seconds = time.perf_counter() - start
+    print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3]))
+
+
+def _questions(index: Path, folder: Path, images: int) -> dict[str, Callable[[], object]]:
+    random = np.random.default_rng(1)
+    results = read_results(folder)
+
+    def one_image() -> object:
+        row = survey_index.image(index, int(random.integers(images)))
+        assert row is not None
+        return read_image_of(results, row["part"], row["row_group"], row["row"])
+
+    middle = max(0, images // 2 - 50)
+    return {
+        "the numbers of all images": lambda: survey_index.summary(index),
+        "the first page": lambda: survey_index.images(index),
+        "the first page by positions": lambda: survey_index.images(index, order="positions", descending=True),
+        "a page in the middle": lambda: survey_index.images(index, offset=middle),
+        "a page in the middle by probability": lambda: survey_index.images(index, order="probability", offset=middle),
+        "the mistaken ones of a class, counted": lambda: survey_index.count(index, Filters(7, wrong=True)),
+        "the mistaken ones of a class, by border": lambda: survey_index.images(index, Filters(7, wrong=True), "border"),
+        "a text in the paths, counted": lambda: survey_index.count(index, Filters(text="0999")),
+        "a text in the paths": lambda: survey_index.images(index, Filters(text="0999")),
+        "any image with its maps": one_image,
+    }
+
+
+def _times(ask: Callable[[], object], rounds: int) -> tuple[str, str]:
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        ask()
+        times.append((time.perf_counter() - start) * 1e3)
+    return f"{statistics.median(times):.0f}", f"{statistics.quantiles(times, n=20, method='inclusive')[-1]:.0f}"
+
+
+def _made_up(folder: Path, images: int) -> Path:
+    folder.mkdir()
+    axis = {"centre": 16, "stride": 32, "size": None}
+    about = {
+        "version": "0", "network": "made up", "network_sha256": "0", "class_names": [f"c{k}" for k in range(CLASSES)],
+        "grid": GRID, "size": [224, 224], "pooling": "average", "verdict": "exact", "top": TOP,
+        "probability": "softmax", "receptive_field": {"y": axis, "x": axis}, "preprocessing": {}, "source": "photos",
+        "images": images, "shard_size": PART,
+    }  # fmt: skip
+    for first in range(0, images, PART):
+        rows = _rows(first, min(PART, images - first))
+        pq.write_table(pa.table(rows, schema=schema(about)), folder / shard_name(first // PART), compression="zstd")
+    return folder
+
+
+def _rows(first: int, count: int) -> dict[str, object]:
+    random = np.random.default_rng(first)
+    likeliest = random.integers(CLASSES, size=count)
+    classes = (likeliest[:, None] + np.arange(TOP)) % CLASSES
+    rank = np.where(random.random(count) < 0.25, random.integers(1, TOP, count), 0)
+    label = classes[np.arange(count), rank]
+    maps = random.normal(0.2, 0.3, (count, TOP * GRID[0] * GRID[1])).astype(np.float16)
+    sums = maps.reshape(count, TOP, -1).astype(np.float32).sum(2)
+    return {
+        "index": np.arange(first, first + count),
+        "path": [f"photos/c{k}/image_{n:08}.jpg" for n, k in enumerate(label, first)],
+        "label": [f"c{k}" for k in label],
+        "height": np.full(count, 375),
+        "width": np.full(count, 500),
+        "sha256": ["0" * 64] * count,
+        "classes": _lists(classes),
+        "probabilities": _lists(np.sort(random.random((count, TOP)) / TOP)[:, ::-1]),
+        "logits": _lists(sums),
+        "biases": _lists(np.zeros((count, TOP))),
+        "label_class": label,
+        "label_rank": rank,
+        "label_probability": random.random(count),
+        "maps": _lists(maps),
+        "map_classes": _lists(classes),
+        "box": _lists(np.tile([62.5, 0, 437.5, 375], (count, 1))),
+        "residual": random.random(count) * 1e-5,
+        "verdict": ["exact"] * count,
+        "error": [None] * count,
+    }
+
+
+def _lists(values: np.ndarray) -> pa.Array:
+    count, each = values.shape
+    return pa.ListArray.from_arrays(np.arange(0, count * each + 1, each, dtype=np.int32), values.ravel())
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,108 @@
+"""How long does a large image take in tiles, and how much memory?
+
+Images of SIDE x SIDE pixels, scikit-image's photos side by side, lie in .npy files and are mapped. Each row is a
+process of its own, which loads the network and then makes the class maps of the five likeliest classes: in tiles, or
+in one piece where that fits. Reported are the time of that and the largest resident memory of the process
+(ru_maxrss), of which so much was there before: Python, torch and the network. Where both were run, the largest
+difference of a logit.
+
+    python benchmarks/tiles.py
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from numpy.lib.format import open_memmap
+from PIL import Image
+from report import table, write
+
+import inspector
+from inspector.examples import examples
+from inspector.tiles import large_class_maps
+
+MODEL = "efficientnet_lite0"
+
+
+def main(
+    sides: Annotated[str, typer.Option(help="Of the images, in pixels.")] = "2000,5000,20000",
+    tiles: Annotated[str, typer.Option(help="Of the tiles, in pixels.")] = "1024,2048",
+    whole: Annotated[int, typer.Option(help="The largest side that is tried in one piece.")] = 5000,
+    one: Annotated[str, typer.Option(help="Run one row: FILE,TILE,LOGITS; tile 0 is one piece.", hidden=True)] = "",
+) -> None:
+    """Time large images and their memory, and write results/tiles.md."""
+    if one:
+        file, tile, logits = one.split(",")
+        print(json.dumps(_run(Path(file), int(tile), Path(logits))))
+        return
+    rows: list[tuple[object, ...]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for side in map(int, sides.split(",")):
+            file = _image(Path(folder) / "image.npy", side)
+            logits = {}
+            for tile in (*([0] if side <= whole else []), *map(int, tiles.split(","))):
+                kept = Path(folder) / f"logits-{tile}.npy"
+                command = [sys.executable, __file__, "--one", f"{file},{tile},{kept}"]
+                told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+                logits[tile] = np.load(kept)
+                apart = f"{np.abs(logits[tile] - logits[0]).max():.1e}" if tile and 0 in logits else ""
+                rows.append(
+                    (
+                        f"{side} x {side}",
+                        f"tiles of {tile}" if tile else "one piece",
+                        told["tiles"],
+                        f"{told['seconds']:.1f}",
+                        f"{told['seconds'] / side**2 * 1e6:.2f}",
+                        f"{told['peak']:.0f}",
+                        f"{told['before']:.0f}",
+                        apart,
+                    )
+                )
+    header = (
+        "image", "how", "tiles", "seconds", "s a megapixel", "peak MB", "of which before", "largest difference, logits",
+    )  # fmt: skip
+    write("tiles", f"python benchmarks/tiles.py --sides {sides} --tiles {tiles} --whole {whole}", table(header, rows))
+
+
+def _image(file: Path, side: int) -> Path:
+    """Photos side by side, each row of them rolled further."""
+    photos = [np.asarray(Image.open(path).convert("RGB")) for path in examples("photos").values()]
+    height = min(len(photo) for photo in photos)
+    line = np.concatenate([photo[:height] for photo in photos], 1)
+    pixels = open_memmap(file, "w+", np.uint8, (side, side, 3))
+    for n, top in enumerate(range(0, side, height)):
+        rolled = np.tile(np.roll(line, 301 * n, 1), (1, -(-side // line.shape[1]), 1))
+        pixels[top : top + height] = rolled[: side - top, :side]
+    pixels.flush()
+    return file
+
+
+def _run(file: Path, tile: int, logits: Path) -> dict[str, float]:
+    classifier = inspector.load(MODEL)
+    before = _peak()
+    start = time.perf_counter()
+    if tile:
+        in_tiles = large_class_maps(classifier, file, tile=tile)
+        found, count = in_tiles.logits, in_tiles.tiles
+    else:
+        pixels = np.load(file)
+        found, count = inspector.class_maps(classifier.resized(pixels.shape[:2], crop=False), pixels).logits, 1
+    seconds = time.perf_counter() - start
+    np.save(logits, found.numpy())
+    return {"tiles": count, "seconds": seconds, "peak": _peak(), "before": before}
+
+
+def _peak() -> float:
+    """Megabytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,293 @@
+"""Put a data set through a classifier: the likeliest classes of every image and their class maps, in Parquet.
+
+    list -> decode and resize (threads, ahead) -> network and class maps (this thread) -> overlays (behind) and shards
+
+How far a part may run ahead of the next is bounded, so memory does not grow with the number of images. Batches do not
+cross the bounds of shards: a shard is the same whichever run, and whichever machine, makes it.
+"""
+
+import ctypes
+import os
+import platform
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from inspector.batch_table import Counts, Row, arrow, begin, count, finite, shards_of, sweep, write_shard
+from inspector.classifier import Classifier, like_parameters
+from inspector.errors import ImageError, InspectorError
+from inspector.gallery import canvas_of, draw_overlay, overlay_path, write_gallery
+from inspector.image import Pixels, Preprocessing, View, make_view
+from inspector.maps import ClassMaps, class_maps_of_batch
+from inspector.receptive_field import ReceptiveField
+from inspector.sources import Item, digest, list_images, read_item
+
+SHARD_SIZE = 1024
+BATCH_SIZE = 32
+_AHEAD = 2  # batches that are decoded while one is in the network
+_BEHIND = 4  # batches whose overlays may wait to be drawn
+_ALLOCATOR = {"M_TRIM_THRESHOLD": -1, "M_MMAP_THRESHOLD": -3}  # glibc's numbers for them
+_KEPT = 1 << 30  # bytes
+
+Batch = Sequence[tuple[int, Item]]  # images with their indices
+Tell = Callable[[int, int], None]  # how many images are done, of how many
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """An image once it is decoded and resized."""
+
+    index: int
+    item: Item
+    view: View | None  # its photo has a size and no pixels; None where the image could not be read
+    canvas: Pixels | None  # to draw an overlay on, where one is asked for
+    error: str | None
+
+
+def run(
+    source: str | Path | Sequence[str | Path],
+    classifier: Classifier,
+    out: str | Path,
+    top: int = 5,
+    batch_size: int = BATCH_SIZE,
+    workers: int | None = None,
+    shard_size: int = SHARD_SIZE,
+    overlays: bool = False,
+    backend: str = "eager",
+    resume: bool = False,
+    tell: Tell | None = None,
+) -> Counts:
+    """Explain every image of a source (as `sources.list_images` takes it) into a folder of Parquet shards.
+
+    `workers` threads decode; as many as there are processors, unless said. An image that cannot be read is a row with
+    its error. With `resume` the shards stay that a broken run left whole. Raises ExportError where `out` is not empty
+    or holds another run, ImageError where there is no image, NetworkError where the network does not run.
+    """
+    items = list_images(source)
+    about = describe(classifier, items, source, top, batch_size, shard_size, backend, overlays)
+    classifier = quickened(classifier, backend)
+    missing = begin(out, about, resume)
+    shards = shards_of(len(items), shard_size)
+    done = len(items) - sum(len(shards[number]) for number in missing)
+    if tell is not None:
+        tell(done, len(items))
+    batches = (
+        batch
+        for number in missing
+        for batch in batches_of([(index, items[index]) for index in shards[number]], batch_size)
+    )
+    made = explain(classifier, batches, about["top"], workers, overlays)
+    with _behind() as later, closing(made):
+        for number in missing:
+            rows: list[Row] = []
+            for batch in islice(made, -(-len(shards[number]) // batch_size)):
+                rows += [row for _, row in batch]
+                if overlays:
+                    later(_draw, Path(out), classifier.receptive_field, about["grid"], batch)
+                if tell is not None:
+                    tell(done + len(rows), len(items))
+            done += len(rows)
+            # Waited for: of a run that is killed only one shard is not on the disk yet. Decoding goes on meanwhile.
+            later(write_shard, out, number, rows, about).result()
+    return finish(out, about)
+
+
+def describe(
+    classifier: Classifier,
+    items: Sequence[Item],
+    source: str | Path | Sequence[str | Path],
+    top: int,
+    batch_size: int,
+    shard_size: int,
+    backend: str,
+    overlays: bool = False,
+) -> dict[str, Any]:
+    """What run.json and every shard say of a run. The network runs once: a size that it does not take fails here."""
+    arrow()
+    for name, value in {"top": top, "batch_size": batch_size, "shard_size": shard_size}.items():
+        if value < 1:
+            raise InspectorError(f"{name} is {value}; 1 or more would do.")
+    usual = classifier.preprocessing
+    blank = like_parameters(classifier.network, torch.zeros(1, len(usual.mean), *usual.size))
+    (maps,) = class_maps_of_batch(classifier, blank)
+    return {
+        "version": version("inspector"),
+        "network": classifier.name,
+        "network_sha256": classifier.sha256(),
+        "class_names": list(classifier.class_names),
+        "grid": list(maps.values.shape[1:]),
+        "size": list(usual.size),
+        "pooling": classifier.head.pooling,
+        "verdict": classifier.head.verdict,
+        "top": min(top, len(classifier.class_names)),
+        "probability": classifier.probability,
+        "receptive_field": {name: finite(axis) for name, axis in asdict(classifier.receptive_field).items()},
+        "preprocessing": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(usual).items()},
+        "source": str(source) if isinstance(source, str | Path) else " ".join(map(str, source)),
+        "images": len(items),
+        "shard_size": shard_size,
+        "backend": backend,
+        "overlays": overlays,
+        "list_sha256": digest(items),
+    }
+
+
+def finish(out: str | Path, about: Mapping[str, Any]) -> Counts:
+    """Clear up, count what was written, and make the gallery of the overlays if there are any."""
+    sweep(out)
+    counts = count(out, about["images"], about["shard_size"])
+    if about["overlays"]:
+        write_gallery(Path(out))
+    return counts
+
+
+def explain(
+    classifier: Classifier, batches: Iterable[Batch], top: int, workers: int | None, overlays: bool = False
+) -> Generator[list[tuple[Ready, Row]], None, None]:
+    """The rows of each batch of images, in order."""
+    numbers = _class_numbers(classifier.class_names)
+    workers = workers or os.cpu_count() or 1
+    # Threads and not processes: Pillow decodes and resizes without the interpreter's lock, and nothing is sent over.
+    pool = ThreadPoolExecutor(workers, "decode")
+    try:
+        for batch in decoded(pool, batches, workers, classifier.preprocessing, overlays):
+            views = [ready.view for ready in batch if ready.view is not None]
+            maps: Iterator[ClassMaps] = iter(())
+            if views:
+                inputs = torch.cat([classifier.inputs(view) for view in views])
+                maps = iter(class_maps_of_batch(classifier, inputs, views))
+            yield [(one, _row(one, next(maps) if one.view else None, top, numbers)) for one in batch]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def batches_of(images: Batch, batch_size: int) -> list[Batch]:
+    """The images of a shard, as they go through the network."""
+    return [images[first : first + batch_size] for first in range(0, len(images), batch_size)]
+
+
+def quickened(classifier: Classifier, backend: str) -> Classifier:
+    """The classifier, heard through another backend."""
+    if backend == "eager":
+        return classifier
+    from inspector.backends import Quick, accelerate
+
+    quick = accelerate(classifier, backend)
+    if isinstance(quick.tap.quick, Quick):
+        # One network for all rows, and not another from the moment on that it is built.
+        quick.tap.quick.wait()
+    return quick
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep the memory that a batch gave back for the next one. A setting of the whole process.
+
+    Else each batch's feature maps come from the kernel anew, page by page, which may take longer than the network.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        for parameter in _ALLOCATOR.values():
+            libc.mallopt(parameter, _KEPT)
+
+
+def _draw(out: Path, field: ReceptiveField, grid: tuple[int, int], batch: Sequence[tuple[Ready, Row]]) -> None:
+    """The overlays of a batch: of each image the class map of its likeliest class."""
+    for ready, row in batch:
+        if ready.view is not None and ready.canvas is not None:
+            values = row["maps"][: grid[0] * grid[1]].reshape(grid)
+            draw_overlay(out / overlay_path(ready.index), ready.view, ready.canvas, values, field)
+
+
+def _prepare(index: int, item: Item, preprocessing: Preprocessing, overlays: bool) -> Ready:
+    try:
+        photo = read_item(item)
+        view = make_view(photo, preprocessing)
+    except ImageError as error:
+        return Ready(index, item, None, None, str(error))
+    # From here on its size is enough: photos of 80 megapixels, some dozens of them ahead, would fill the memory.
+    empty = replace(photo, pixels=np.broadcast_to(np.uint8(0), photo.pixels.shape))
+    return Ready(index, item, replace(view, photo=empty), canvas_of(view) if overlays else None, None)
+
+
+def decoded(
+    pool: ThreadPoolExecutor, batches: Iterable[Batch], workers: int, preprocessing: Preprocessing, overlays: bool
+) -> Iterator[list[Ready]]:
+    waiting: deque[list[Future[Ready]]] = deque()
+    for batch in batches:
+        waiting.append([pool.submit(_prepare, index, item, preprocessing, overlays) for index, item in batch])
+        # Of small batches enough that every worker has something to do.
+        if len(waiting) > _AHEAD and sum(map(len, waiting)) > 2 * workers:
+            yield [future.result() for future in waiting.popleft()]
+    while waiting:
+        yield [future.result() for future in waiting.popleft()]
+
+
+@contextmanager
+def _behind() -> Iterator[Callable[..., Future[None]]]:
+    """A function that has work done in a thread, piece by piece in order; it waits where too much does already.
+
+    What was handed over is finished, also when the block ends with an error.
+    """
+    waiting: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(1, "write") as pool:
+
+        def later(work: Callable[..., None], *arguments: Any) -> Future[None]:
+            if len(waiting) >= _BEHIND:
+                waiting.popleft().result()
+            waiting.append(pool.submit(work, *arguments))
+            return waiting[-1]
+
+        yield later
+        for future in waiting:
+            future.result()
+
+
+def _class_numbers(class_names: Sequence[str]) -> dict[str, int | None]:
+    """The class that a label means, by its name or its number; None for a name that several classes have."""
+    numbers: dict[str, int | None] = {str(k): k for k in range(len(class_names))}
+    times = Counter(class_names)
+    return numbers | {name: k if times[name] == 1 else None for k, name in enumerate(class_names)}
+
+
+def _row(ready: Ready, maps: ClassMaps | None, top: int, numbers: Mapping[str, int | None]) -> Row:
+    row: dict[str, Any] = {"index": ready.index, "path": ready.item.path, "label": ready.item.label}
+    if maps is None or ready.view is None:
+        return row | {"error": ready.error}
+    order = maps.logits.argsort(descending=True, stable=True).tolist()
+    label = numbers.get(ready.item.label) if ready.item.label is not None else None
+    likeliest = order[:top]
+    drawn = likeliest if label is None or label in likeliest else [*likeliest, label]
+    photo = ready.view.photo
+    return row | {
+        "height": photo.size[0],
+        "width": photo.size[1],
+        "sha256": photo.sha256,
+        "classes": likeliest,
+        "probabilities": _numbers(maps.probabilities[likeliest], np.float32),
+        "logits": _numbers(maps.logits[likeliest], np.float32),
+        "biases": _numbers(maps.bias[likeliest], np.float32),
+        "label_class": label,
+        "label_rank": None if label is None else order.index(label),
+        "label_probability": None if label is None else float(maps.probabilities[label]),
+        "maps": _numbers(maps.values[drawn].flatten(), np.float16),
+        "map_classes": drawn,
+        "box": ready.view.box,
+        "residual": maps.residual,
+        "verdict": maps.verdict,
+    }
+
+
+def _numbers(values: torch.Tensor, dtype: type[np.floating[Any]]) -> NDArray[Any]:
+    # A logit beyond the largest float16 becomes an infinity, which says so.
+    with np.errstate(over="ignore"):
+        return values.numpy(force=True).astype(dtype)

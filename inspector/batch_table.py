@@ -1,0 +1,279 @@
+"""The table that a batch run writes: Parquet shards of consecutive images, and a run.json that says what made them.
+
+A shard is written under another name and moved to its own when it is whole, so a file that is there is complete and
+its name says which images it holds. Imports no torch.
+"""
+
+import json
+import math
+import os
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+
+from inspector.errors import ExportError, InspectorError, reason_of
+
+KEY = b"inspector"  # of the schema's metadata
+RUN = "run.json"
+_SHARD = re.compile(r"part-(\d{5,})\.parquet")
+_TEMPORARY = ".tmp"
+# What a resumed run must share with the one that it resumes, as a sentence names it.
+_HELD = {
+    "network": "network",
+    "network_sha256": "weights of the network",
+    "preprocessing": "preprocessing",
+    "class_names": "class names",
+    "top": "--top",
+    "shard_size": "--shard-size",
+    "overlays": "choice of --overlays",
+    "list_sha256": "list of images",
+}
+
+Row = Mapping[str, Any]  # a value for each column; None where it is left out
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What is in a finished table."""
+
+    images: int
+    explained: int
+    unreadable: int
+    shards: int
+    not_exact: int = 0  # class maps that do not sum to the network's logits
+
+    def __str__(self) -> str:
+        images, rows = (f"{self.images:,} {word}{'s' * (self.images != 1)}" for word in ("image", "row"))
+        shards = f"{self.shards:,} shard{'s' * (self.shards != 1)}"
+        told = f"{images}: {self.explained:,} explained, {self.unreadable:,} could not be read; {rows} in {shards}"
+        return told + (f"; the class maps of {self.not_exact:,} do not add up" if self.not_exact else "")
+
+
+def arrow() -> Any:
+    """The module pyarrow; InspectorError with what to install where it is not there."""
+    try:
+        import pyarrow
+        import pyarrow.dataset
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise InspectorError(f"Tables of class maps need pyarrow ({error}): pip install 'inspector[data]'.") from error
+    return pyarrow
+
+
+def schema(about: Mapping[str, Any]) -> Any:
+    """The columns, with `about` as JSON in the metadata; docs/batch.md says what each holds."""
+    pa = arrow()
+    columns = {
+        "index": pa.int64(),
+        "path": pa.string(),
+        "label": pa.string(),
+        "height": pa.int32(),
+        "width": pa.int32(),
+        "sha256": pa.string(),
+        "classes": pa.list_(pa.int32()),
+        "probabilities": pa.list_(pa.float32()),
+        "logits": pa.list_(pa.float32()),
+        "biases": pa.list_(pa.float32()),
+        "label_class": pa.int32(),
+        "label_rank": pa.int32(),
+        "label_probability": pa.float32(),
+        "maps": pa.list_(pa.float16()),
+        "map_classes": pa.list_(pa.int32()),
+        "box": pa.list_(pa.float32()),
+        "residual": pa.float32(),
+        "verdict": pa.string(),
+        "error": pa.string(),
+    }
+    return pa.schema(columns, {KEY: json.dumps(about)})
+
+
+def shard_name(number: int) -> str:
+    return f"part-{number:05}.parquet"
+
+
+def shards_of(images: int, shard_size: int) -> list[range]:
+    """The indices of the images in each shard."""
+    return [range(first, min(first + shard_size, images)) for first in range(0, images, shard_size)]
+
+
+def begin(out: str | Path, about: Mapping[str, Any], resume: bool) -> list[int]:
+    """Make `out` ready for a run, and say which shards are missing.
+
+    Writes run.json first. Resumed, what is whole stays, and what broken runs left is removed. Raises ExportError for a
+    folder with files in it, unless resumed, or one whose run.json differs in what its rows depend on.
+    """
+    system, folder = place(out)
+    present = set(_names(system, folder))
+    if present and not resume:
+        raise ExportError(f"{out} is not empty; --resume to go on with the run in it, or another folder, would do.")
+    if present and RUN not in present:
+        # A run that was killed before its run.json was whole left nothing else.
+        if any(not name.endswith(_TEMPORARY) for name in present):
+            raise ExportError(f"{out} holds files and no {RUN}, so no run to resume; another folder would do.")
+        present = set()
+    if RUN in present:
+        _refuse_other(out, json.loads(system.cat_file(f"{folder}/{RUN}")), about)
+    else:
+        _put(system, folder, RUN, json.dumps(about, indent=2, ensure_ascii=False).encode())
+    sweep(out)
+    return [
+        number
+        for number, indices in enumerate(shards_of(about["images"], about["shard_size"]))
+        if shard_name(number) not in present or not _is_whole(system, f"{folder}/{shard_name(number)}", len(indices))
+    ]
+
+
+def write_shard(out: str | Path, number: int, rows: Sequence[Row], about: Mapping[str, Any]) -> None:
+    """Write a shard whole or not at all; one of this number that is there is replaced."""
+    pa, columns = arrow(), schema(about)
+    table = pa.table({name: [row.get(name) for row in rows] for name in columns.names}, schema=columns)
+    sink = pa.BufferOutputStream()
+    pa.parquet.write_table(table, sink, compression="zstd", use_dictionary=["label", "verdict"])
+    _put(*place(out), shard_name(number), sink.getvalue().to_pybytes())
+
+
+def count(out: str | Path, images: int, shard_size: int) -> Counts:
+    """Read back which images the shards hold; ExportError unless it is each of them once."""
+    pq, (system, folder) = arrow().parquet, place(out)
+    unreadable, not_exact, wrong = 0, 0, []
+    shards = shards_of(images, shard_size)
+    for number, indices in enumerate(shards):
+        try:
+            with system.open(f"{folder}/{shard_name(number)}", "rb") as file:
+                table = pq.read_table(file, columns=["index", "error", "verdict"])
+        except (OSError, ValueError):
+            wrong.append(shard_name(number))
+            continue
+        if not np.array_equal(table["index"].to_numpy(), np.arange(indices.start, indices.stop)):
+            wrong.append(shard_name(number))
+        unreadable += len(table) - table["error"].null_count
+        not_exact += table["verdict"].to_pylist().count("not exact")
+    known = {shard_name(number) for number in range(len(shards))}
+    wrong += [name for name in _names(system, folder) if _SHARD.fullmatch(name) and name not in known]
+    if wrong:
+        some = ", ".join(wrong[:5]) + (", ..." if len(wrong) > 5 else "")
+        raise ExportError(
+            f"The counts do not add up: {len(wrong)} shards of {out} do not hold the images that they should ({some}). "
+            "Delete these files and run again with --resume."
+        )
+    return Counts(images, images - unreadable, unreadable, len(shards), not_exact)
+
+
+def read(out: str | Path) -> tuple[Any, dict[str, Any]]:
+    """The shards in a folder as a pyarrow Dataset, in the order of the images, and what made them (the run.json)."""
+    pa, (system, folder) = arrow(), place(out)
+    names = sorted((name for name in _names(system, folder) if _SHARD.fullmatch(name)), key=_number)
+    if not names:
+        raise ExportError(f"No shards in {out}; a folder that `inspector batch` wrote would do.")
+    paths = [f"{folder}/{name}" for name in names]
+    try:
+        # With the schema of the first shard, which all share; the others are opened when they are read.
+        dataset = pa.dataset.dataset(paths, filesystem=None if _is_local(system) else system)
+        about = json.loads(dataset.schema.metadata[KEY])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ExportError(f"The shards in {out} are not those of `inspector batch`: {reason_of(error)}.") from error
+    return dataset, about
+
+
+def written(out: str | Path) -> int:
+    """How many shards are there."""
+    return sum(_SHARD.fullmatch(name) is not None for name in _names(*place(out)))
+
+
+def sweep(out: str | Path) -> None:
+    """Remove what killed runs left under temporary names."""
+    system, folder = place(out)
+    for name in _names(system, folder):
+        if name.endswith(_TEMPORARY):
+            system.rm(f"{folder}/{name}")
+
+
+def place(out: str | Path) -> tuple[Any, str]:
+    """The file system of a path or URL, and the path in it."""
+    try:
+        system, path = fsspec.core.url_to_fs(str(out))
+    except (ValueError, ImportError) as error:
+        raise ExportError(f"{out} cannot be written to: {reason_of(error)}.") from error
+    return system, path.rstrip("/")
+
+
+def finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no infinity: null for a size without bounds."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def _number(name: str) -> int:
+    return int(name.removeprefix("part-").removesuffix(".parquet"))
+
+
+def _names(system: Any, folder: str) -> list[str]:
+    """The names of what lies in a folder; none where there is no folder."""
+    system.invalidate_cache()
+    try:
+        return [path.rstrip("/").rsplit("/", 1)[-1] for path in system.ls(folder, detail=False)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    # Remote file systems have errors of their own.
+    except Exception as error:
+        raise ExportError(f"{folder} cannot be listed: {reason_of(error)}.") from error
+
+
+def _is_whole(system: Any, path: str, rows: int) -> bool:
+    """Whether the file has a footer that says so many rows."""
+    try:
+        with system.open(path, "rb") as file:
+            return bool(arrow().parquet.read_metadata(file).num_rows == rows)
+    except (OSError, ValueError):
+        return False
+
+
+def _is_local(system: Any) -> bool:
+    return "file" in ((system.protocol,) if isinstance(system.protocol, str) else system.protocol)
+
+
+def _put(system: Any, folder: str, name: str, content: bytes) -> None:
+    path = f"{folder}/{name}"
+    # Each attempt has a name of its own: a worker that was given up may still be writing.
+    temporary = f"{path}.{uuid.uuid4().hex}{_TEMPORARY}"
+    try:
+        system.makedirs(folder, exist_ok=True)
+        if _is_local(system):
+            _replace(Path(path), Path(temporary), content)
+        else:
+            system.pipe_file(temporary, content)
+            system.mv(temporary, path)
+    # Remote file systems have errors of their own.
+    except Exception as error:
+        raise ExportError(f"Cannot write {path}: {reason_of(error)}.") from error
+
+
+def _replace(path: Path, temporary: Path, content: bytes) -> None:
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        # On the disk before it gets its name: a machine that loses power keeps no empty shard.
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    if os.name != "nt":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _refuse_other(out: str | Path, was: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    differing = [key for key in _HELD if was.get(key) != about[key]]
+    if differing:
+        key = differing[0]
+        told = f" ({was.get(key)} then, {about[key]} now)" if key in ("network", "top", "shard_size") else ""
+        raise ExportError(
+            f"The run in {out} was made with another {_HELD[key]}{told}; the command that began it with --resume, or "
+            "another folder, would do."
+        )

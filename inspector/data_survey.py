@@ -1,0 +1,121 @@
+"""What the class maps of a whole data set say, as `survey_pass` found it and keeps it in a folder. Imports no torch.
+
+(`survey` is the same for class maps at hand: of each image its own class.)
+"""
+
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inspector.errors import InspectorError, reason_of
+from inspector.evidence import Floats, even_border
+from inspector.results import Results
+from inspector.survey_index import Summary
+
+if TYPE_CHECKING:
+    from inspector.head import Verdict
+
+INDEX, NUMBERS, MAPS = "images.parquet", "survey.json", "average-maps.npz"
+FROM_BEST: "tuple[Verdict, ...]" = ("exact", "exact for this image", "not unique", "not exact")  # the verdicts
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class AverageMaps:
+    """Sums of class maps, so that those of several surveys can be added."""
+
+    sums: Floats  # (n, h, w), in logits
+    counts: Ints  # (n,), images in each sum
+
+    def mean(self) -> Floats:
+        """(n, h, w), in logits; zeros where there is no image."""
+        average: Floats = self.sums / np.maximum(1, self.counts)[:, None, None]
+        return average
+
+    def add(self, which: Ints, maps: Floats) -> None:
+        """Add each map (N, h, w) to the sum with its number."""
+        order = np.argsort(which, kind="stable")
+        numbers, starts, counts = np.unique(which[order], return_index=True, return_counts=True)
+        if len(numbers):
+            self.sums[numbers] += np.add.reduceat(maps[order], starts)
+            self.counts[numbers] += counts
+
+
+@dataclass(frozen=True, eq=False)
+class DataSurvey:
+    """What the results of a data set say."""
+
+    network: str
+    class_names: tuple[str, ...]  # (K,)
+    summary: Summary
+    predicted: AverageMaps  # (K, h, w): k's map over the images whose likeliest class is k
+    labelled: AverageMaps  # (K, h, w): k's map over the images whose label is k
+    pairs: Ints  # (P, 2): label and likeliest class of the most frequent confusions
+    contrasts: AverageMaps  # (P, h, w): the likeliest class's map less the label's
+    index: Path  # a row an image, for `survey_index`
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        _, height, width = self.predicted.sums.shape
+        return height, width
+
+    @property
+    def verdict(self) -> str | None:
+        """The worst of all images; None where none was read."""
+        # A word that is not known here promises nothing.
+        rank: dict[str, int] = {verdict: number for number, verdict in enumerate(FROM_BEST)}
+        return max(self.summary.verdicts, key=lambda verdict: rank.get(verdict, len(rank)), default=None)
+
+    def lines(self) -> list[tuple[str, str]]:
+        """What it says, in words: a name and a value each."""
+        found, (height, width) = self.summary, self.grid
+        told = [("images", f"{found.images:,}"), ("could not be read", f"{found.errors:,}")]
+        if found.top1 is not None and found.top5 is not None:
+            told.append(("top-1", f"{found.top1:.1%} of {found.classed:,} whose label is a class"))
+            if len(self.class_names) > 5:
+                told.append(("top-5", f"{found.top5:.1%}"))
+        if self.verdict is not None:
+            told.append(("class maps", f"{self.verdict}, largest miss {found.residual:.1e} logits"))
+        if found.border is not None:
+            even = even_border(self.grid)
+            told.append(("evidence at the border", f"{found.border:.1%} (evenly spread: {even:.1%})"))
+        if found.positions is not None:
+            told.append(("evidence stands on", f"{found.positions:.1f} of {height * width} positions"))
+        if found.inside is not None:
+            told.append(("evidence inside the objects", f"{found.inside:.1%} of {found.with_objects:,} images"))
+        return told
+
+
+def read_survey(out: Path) -> DataSurvey:
+    """What `survey` kept in a folder; InspectorError if it kept nothing there, or it is broken."""
+    if not (out / NUMBERS).is_file():
+        raise InspectorError(f"No survey in {out}: `inspector survey RESULTS -o {out}` makes one.")
+    try:
+        about = json.loads((out / NUMBERS).read_text(encoding="utf-8"))
+        with np.load(out / MAPS, allow_pickle=False) as kept:
+            predicted, labelled, contrasts = (
+                AverageMaps(kept[f"{name}_sums"], kept[f"{name}_counts"])
+                for name in ("predicted", "labelled", "contrast")
+            )
+            names = tuple(str(name) for name in kept["class_names"])
+            pairs = kept["pairs"]
+        numbers = Summary(**about["summary"])
+        return DataSurvey(about["network"], names, numbers, predicted, labelled, pairs, contrasts, out / INDEX)
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise InspectorError(
+            f"The survey in {out} cannot be read ({reason_of(error)}): `inspector survey` anew would do."
+        ) from error
+
+
+def is_of(out: Path, results: Results) -> bool:
+    """Whether `out` keeps a survey of these results as they are now."""
+    try:
+        return bool(json.loads((out / NUMBERS).read_text(encoding="utf-8"))["state"] == results.state())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

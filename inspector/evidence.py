@@ -1,0 +1,42 @@
+"""Where on its grid a class map's evidence stands, as one number a map: maps (N, h, w) in, (N,) out.
+
+    border     = sum of |m| in the outermost ring of cells / sum of |m|
+    positions  = exp(- sum over positions of  p log p),  p = |m| / sum of |m|
+
+The logarithm of `positions` is the complexity of Bhatt, Weller, Moura ("Evaluating and Aggregating Feature-based Model
+Explanations", IJCAI 2020): 1 where all evidence stands on one position, h * w where it lies evenly on all. A map of
+zeros has no evidence, one with an infinity no shares: nan in place of a number. Imports no torch.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+def border_share(maps: Floats) -> Floats:
+    """Which part of the maps' sums lies in the outermost ring of cells, 0-1, for maps without negative values."""
+    total = maps.sum((1, 2))
+    inner = maps[:, 1:-1, 1:-1].sum((1, 2))
+    return 1 - _divided(inner, total)
+
+
+def even_border(grid: tuple[int, int]) -> float:
+    """The border's share of a map that is the same everywhere: what to compare with."""
+    return float(border_share(np.ones((1, *grid)))[0])
+
+
+def positions(maps: Floats) -> Floats:
+    """On how many positions the evidence stands: as many as would have this entropy if it lay evenly on them."""
+    sizes = np.abs(maps).reshape(len(maps), maps.shape[1] * maps.shape[2])
+    parts = _divided(sizes, sizes.sum(1, keepdims=True))
+    # 0 log 0 is 0; nan stays.
+    logs = np.log(parts, where=parts != 0, out=np.zeros_like(parts))
+    number: Floats = np.exp(-(parts * logs).sum(1))
+    return number
+
+
+def _divided(parts: Floats, total: Floats) -> Floats:
+    none = np.full(np.broadcast_shapes(parts.shape, total.shape), np.nan)
+    quotient: Floats = np.divide(parts, total, out=none, where=(total > 0) & np.isfinite(total))
+    return quotient

@@ -1,0 +1,160 @@
+"""The rows of `batch.run`, made by Ray: on the processors of this machine, or of a cluster.
+
+    list -> shards -> actors, each with a network of its own, that decode, explain and write -> which shard is done
+
+A shard is a task that can be done again: whoever does it writes the same rows under the same name, whole or not at all.
+So a worker that dies loses no image and doubles none; Ray gives its shard to another.
+"""
+
+import logging
+import os
+import pickle
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from inspector.batch import (
+    BATCH_SIZE,
+    SHARD_SIZE,
+    Batch,
+    Tell,
+    batches_of,
+    describe,
+    explain,
+    finish,
+    keep_freed_memory,
+    quickened,
+)
+from inspector.batch_table import Counts, begin, shards_of, write_shard
+from inspector.classifier import Classifier
+from inspector.errors import InspectorError
+from inspector.sources import Item, list_images
+
+_PROCESSORS = 4  # of an actor, where a machine has so many: beyond, a second network is quicker than more threads
+_QUIET = "RAY_BACKEND_LOG_LEVEL"
+
+
+def run(
+    source: str | Path | Sequence[str | Path],
+    load: Callable[[], Classifier],
+    out: str | Path,
+    top: int = 5,
+    batch_size: int = BATCH_SIZE,
+    workers: int | None = None,
+    shard_size: int = SHARD_SIZE,
+    backend: str = "eager",
+    resume: bool = False,
+    tell: Tell | None = None,
+) -> Counts:
+    """As `batch.run`, on the cluster that $RAY_ADDRESS names, else on this machine.
+
+    `load` makes the classifier, here and once in each actor, so it is to be a function that pickle takes: of a module,
+    or functools.partial of one. `workers` processors are an actor's, 4 unless said. Paths must mean the same on every
+    machine; `out` may be any URL that fsspec knows. Raises what `batch.run` does, and InspectorError where Ray fails.
+    """
+    items = list_images(source)
+    about = describe(load(), items, source, top, batch_size, shard_size, backend)
+    missing = begin(out, about, resume)
+    shards = shards_of(len(items), shard_size)
+    done = len(items) - sum(len(shards[number]) for number in missing)
+    place = str(out) if "://" in str(out) else str(Path(out).absolute())
+    tasks = [{"number": n, "images": pickle.dumps([(i, _anywhere(items[i])) for i in shards[n]])} for n in missing]
+    if tell is not None:
+        tell(done, len(items))
+    if tasks:
+        with _started() as ray:
+            for number in _made(ray, tasks, (load, backend, place, about, batch_size), workers, backend):
+                done += len(shards[number])
+                if tell is not None:
+                    tell(done, len(items))
+    return finish(out, about)
+
+
+class Explainer:
+    """An actor: it loads the network once, and then makes one shard after the other."""
+
+    def __init__(
+        self,
+        load: Callable[[], Classifier],
+        backend: str,
+        out: str,
+        about: Mapping[str, Any],
+        batch_size: int,
+        processors: int,
+    ) -> None:
+        keep_freed_memory()
+        self.classifier = quickened(load(), backend)
+        self.out, self.about, self.batch_size, self.processors = out, about, batch_size, processors
+
+    def __call__(self, tasks: Mapping[str, Any]) -> dict[str, list[int]]:
+        for number, pickled in zip(tasks["number"], tasks["images"], strict=True):
+            images: Batch = pickle.loads(pickled)  # by `run`, and by nobody else
+            batches = batches_of(images, self.batch_size)
+            made = explain(self.classifier, batches, self.about["top"], self.processors)
+            write_shard(self.out, int(number), [row for batch in made for _, row in batch], self.about)
+        return {"number": [int(number) for number in tasks["number"]]}
+
+
+def _made(
+    ray: Any, tasks: list[dict[str, Any]], arguments: tuple[Any, ...], workers: int | None, backend: str
+) -> Iterator[int]:
+    """The number of each shard once it is written."""
+    machines = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    # More than any machine has would be waited for for ever.
+    processors = max(1, int(min(workers or _PROCESSORS, max(machines, default=1))))
+    actors = max(1, int(sum(machines)) // processors)
+    made = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
+        Explainer,
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=1, max_size=min(actors, len(tasks)), max_tasks_in_flight_per_actor=2
+        ),
+        fn_constructor_args=(*arguments, processors),
+        num_cpus=processors,
+        num_gpus=1 if backend.startswith("cuda") else None,
+    )
+    try:
+        for row in made.iter_rows():
+            yield int(row["number"])
+    except ray.exceptions.RayError as error:
+        # What went wrong in the worker ends the text, below where.
+        reason = ([line for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1].strip()
+        raise InspectorError(f"A worker of Ray failed ({reason}); mended, --resume goes on where it ended.") from error
+
+
+def _anywhere(item: Item) -> Item:
+    """The same with a path that does not depend on where a process runs."""
+    return item if "://" in item.file else replace(item, file=os.path.abspath(item.file))  # noqa: PTH100 - no links
+
+
+@contextmanager
+def _started() -> Iterator[Any]:
+    """Ray, running and quiet; what was started here is stopped."""
+    try:
+        import ray
+        import ray.data
+    except ModuleNotFoundError as error:
+        raise InspectorError(f"--engine ray needs Ray ({error}): pip install 'inspector[scale]'.") from error
+    data_log = logging.getLogger("ray.data")
+    level, own = data_log.level, not ray.is_initialized()
+    said = os.environ.get(_QUIET)
+    with warnings.catch_warnings():
+        # Ray warns of changes in what it does itself.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        try:
+            if own:
+                os.environ.setdefault(_QUIET, "fatal")
+                ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            data_log.setLevel(logging.CRITICAL)
+            ray.data.DataContext.get_current().enable_progress_bars = False
+            yield ray
+        finally:
+            data_log.setLevel(level)
+            if own:
+                ray.shutdown()
+                if said is None:
+                    os.environ.pop(_QUIET, None)

@@ -1,0 +1,206 @@
+"""The results of a whole data set: the folder of Parquet files that `inspector batch` writes, read back.
+
+`part-00000.parquet` and its neighbours hold a row an image: what it was taken for, the class maps of its likeliest
+classes, or the error that stood in their way. Each tells in its metadata what the results were made with. Imports no
+torch.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inspector.batch_table import KEY, arrow
+from inspector.errors import InspectorError, reason_of
+
+COLUMNS = frozenset(
+    (
+        "index", "path", "label", "height", "width", "classes", "probabilities", "logits", "biases", "label_class",
+        "label_rank", "label_probability", "maps", "map_classes", "box", "residual", "verdict", "error",
+    )
+)  # fmt: skip
+Floats = NDArray[np.float64]
+
+_AT_ONCE = 4_000_000  # numbers of class maps
+_SAME = ("network", "network_sha256", "class_names", "grid", "size", "pooling", "preprocessing")
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """A folder of results, its files not yet read."""
+
+    folder: Path
+    parts: tuple[Path, ...]
+    rows: tuple[int, ...]  # images of each part
+    about: Mapping[str, Any]  # what all were made with
+
+    @property
+    def images(self) -> int:
+        return sum(self.rows)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(self.about["class_names"])
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of the class maps."""
+        height, width = self.about["grid"]
+        return int(height), int(width)
+
+    def state(self) -> list[list[Any]]:
+        return state_of(self.folder)
+
+
+@dataclass(frozen=True, eq=False)
+class StoredImage:
+    """What is stored of one image that was read."""
+
+    path: str
+    sha256: str  # of the photo's file
+    size: tuple[int, int]  # (H, W) of the photo
+    box: tuple[float, float, float, float]  # what the network saw: left, top, right, bottom in pixels of the photo
+    maps: Mapping[int, NDArray[np.float32]]  # (h, w) in logits by class, the likeliest first
+    probabilities: Mapping[int, float]  # 0-1
+    logits: Mapping[int, float]
+    biases: Mapping[int, float]
+
+
+def state_of(folder: Path) -> list[list[Any]]:
+    """Name and bytes of each part: what has another state are other results."""
+    return [[part.name, part.stat().st_size] for part in _parts(folder)]
+
+
+def _parts(folder: Path) -> tuple[Path, ...]:
+    return tuple(sorted(folder.glob("part-*.parquet")))
+
+
+def read_results(folder: Path) -> Results:
+    """The results in a folder; InspectorError where there are none, or those of two networks."""
+    parts = _parts(folder)
+    if not parts:
+        raise InspectorError(
+            f"No results in {folder}: no file there is named part-*.parquet. `inspector batch PHOTOS -o {folder}` "
+            "writes some."
+        )
+    about: Mapping[str, Any] = {}
+    rows = []
+    for part in parts:
+        count, told = _read_about(part)
+        if not about:
+            about = told
+        elif differing := [key for key in _SAME if told[key] != about[key]]:
+            raise InspectorError(
+                f"{part} was made with another {differing[0].replace('_', ' ')} than {parts[0].name}: results of one "
+                "run of `inspector batch`, in a folder of their own, would do."
+            )
+        rows.append(count)
+    if not sum(rows):
+        raise InspectorError(f"The results in {folder} are empty: one image or more would do.")
+    return Results(folder, parts, tuple(rows), about)
+
+
+def read_image_of(results: Results, part: str, row_group: int, row: int) -> StoredImage:
+    """An image's maps, from its row in a row group of a part; InspectorError where the part cannot be read."""
+    path = next((path for path in results.parts if path.name == part), None)
+    if path is None:
+        raise InspectorError(f"{results.folder} has no {part} any more: `inspector survey` anew would do.")
+    columns = [
+        "path",
+        "sha256",
+        "height",
+        "width",
+        "box",
+        "map_classes",
+        "maps",
+        "classes",
+        "probabilities",
+        "logits",
+        "biases",
+    ]
+    try:
+        with arrow().parquet.ParquetFile(path) as file:
+            stored = file.read_row_group(row_group, columns).slice(row, 1).to_pydict()
+    # pyarrow's own errors are OSError, ValueError or IndexError too.
+    except (OSError, ValueError, IndexError) as error:
+        raise _unreadable(path, error) from error
+    (one,) = (dict(zip(stored, values, strict=True)) for values in zip(*stored.values(), strict=True))
+    maps = np.array(one["maps"], np.float32).reshape(-1, *results.grid)
+    left, top, right, bottom = one["box"]
+    probabilities, logits, biases = (
+        dict(zip(one["classes"], one[name], strict=True)) for name in ("probabilities", "logits", "biases")
+    )
+    return StoredImage(
+        one["path"], one["sha256"], (one["height"], one["width"]), (left, top, right, bottom),
+        dict(zip(one["map_classes"], maps, strict=True)), probabilities, logits, biases,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some rows of a part, as pyarrow has them."""
+
+    rows: Any  # a pyarrow.RecordBatch of COLUMNS
+    part: Path
+    row_group: int
+    first: int  # the number, in the row group, of the first row
+
+    def read(self) -> Any:
+        """The rows of images that could be read."""
+        return self.rows.filter(self.rows.column("error").is_null())
+
+
+def batches(results: Results) -> Iterator[Batch]:
+    """All rows, so many at once that their maps fit into memory a few times; InspectorError for a broken part."""
+    height, width = results.grid
+    at_once = min(8192, max(16, _AT_ONCE // (height * width * (int(results.about.get("top", 5)) + 1))))
+    for part in results.parts:
+        try:
+            with arrow().parquet.ParquetFile(part) as file:
+                for group in range(file.num_row_groups):
+                    first = 0
+                    for rows in file.iter_batches(at_once, row_groups=[group], columns=sorted(COLUMNS)):
+                        yield Batch(rows, part, group, first)
+                        first += rows.num_rows
+        except (OSError, ValueError) as error:
+            raise _unreadable(part, error) from error
+
+
+def maps_of(rows: Any, classes: NDArray[np.int64], grid: tuple[int, int]) -> tuple[NDArray[np.int64], Floats]:
+    """Of each row, a class's stored map: the numbers of the rows that have one, and the maps, (n, h, w) in logits."""
+    height, width = grid
+    ends = rows.column("map_classes").offsets.to_numpy()
+    kept = rows.column("map_classes").values.to_numpy()[ends[0] : ends[-1]]
+    row_of = np.repeat(np.arange(len(classes)), np.diff(ends))
+    found, where = np.unique(row_of[kept == classes[row_of]], return_index=True)
+    where = np.flatnonzero(kept == classes[row_of])[where] - (ends[:-1] - ends[0])[found]
+    starts = rows.column("maps").offsets.to_numpy()[:-1][found] + where * height * width
+    numbers = rows.column("maps").values.to_numpy()
+    return found, numbers[starts[:, None] + np.arange(height * width)].reshape(-1, height, width).astype(np.float64)
+
+
+def _read_about(part: Path) -> tuple[int, Mapping[str, Any]]:
+    """How many images a part has, and what it was made with."""
+    try:
+        with arrow().parquet.ParquetFile(part) as file:
+            schema, rows = file.schema_arrow, file.metadata.num_rows
+        about = json.loads((schema.metadata or {})[KEY])
+    except KeyError as error:
+        raise InspectorError(
+            f"{part} does not say what it was made with: a Parquet file that `inspector batch` wrote would do."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise _unreadable(part, error) from error
+    if lacking := sorted(COLUMNS - set(schema.names)) or [key for key in _SAME if key not in about]:
+        raise InspectorError(
+            f"{part} lacks {', '.join(lacking)}: a Parquet file that this version of `inspector batch` wrote would do."
+        )
+    return rows, about
+
+
+def _unreadable(part: Path, error: Exception) -> InspectorError:
+    return InspectorError(f"Cannot read {part} ({reason_of(error)}); `inspector batch --resume` writes it anew.")

@@ -1,0 +1,60 @@
+"""Stored class maps back on their photos: the view and the receptive fields that the results tell of."""
+
+import math
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from inspector.image import Photo, Pixels, View
+from inspector.localisation import Box, Regions, inside_of, object_mask
+from inspector.receptive_field import Axis, ReceptiveField
+from inspector.results import Results
+
+
+def receptive_field_of(results: Results) -> ReceptiveField:
+    """Of the positions of the stored maps."""
+    y, x = (results.about["receptive_field"][axis] for axis in ("y", "x"))
+    return ReceptiveField(_axis(y), _axis(x))
+
+
+def _axis(told: Mapping[str, Any]) -> Axis:
+    size = told["size"]
+    # JSON knows no infinity.
+    return Axis(told["centre"], told["stride"], math.inf if size is None else float(size))
+
+
+def view_of(photo: Photo, box: Box, results: Results) -> View:
+    """What the network saw of a photo, to draw maps over; its pixels as the network saw them are not stored."""
+    return View(photo, _no_pixels(results.about["size"]), box)
+
+
+def _no_pixels(size: tuple[int, int]) -> Pixels:
+    return np.broadcast_to(np.uint8(0), (*size, 3))
+
+
+def inside_objects(
+    values: ArrayLike, path: str, size: tuple[int, int], box: Box, objects: Regions, results: Results
+) -> float:
+    """The share of a class map's evidence inside the objects of a photo of a size (H, W), 0-1, as in `localisation`.
+
+    nan where no object is known of it, or the map has no evidence. Objects are looked up under the path in the
+    results, and under the path from the folder that was the source. Raises LocalisationError.
+    """
+    names = dict.fromkeys((_within(path, results.about.get("source")), PurePath(path).as_posix()))
+    mask = next((mask for name in names if (mask := object_mask(objects, name, size)) is not None), None)
+    if mask is None:
+        return math.nan
+    view = view_of(Photo(_no_pixels(size), path, ""), box, results)
+    share = inside_of(values, view, receptive_field_of(results), mask).share
+    return math.nan if share is None else share
+
+
+def _within(path: str, source: object) -> str:
+    """A path as seen from the folder that was the source, where it lies in it."""
+    whole = PurePath(path)
+    if isinstance(source, str) and whole.is_relative_to(source):
+        whole = whole.relative_to(source)
+    return whole.as_posix()

@@ -1,0 +1,84 @@
+"""Matplotlib figures of a survey of a data set: where the network looks for a class, and why it mistakes two."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from inspector.data_survey import DataSurvey
+from inspector.evidence import Floats, even_border
+from inspector.figure import COLOURS, short
+from inspector.render import common_scale
+from inspector.survey_index import BINS, histogram
+
+_MOST = 24  # maps in one figure
+_COLUMNS = 6
+_BAR, _LINE = "#0072B2", "#D55E00"  # Okabe and Ito's, which colour-blind readers tell apart
+
+
+def average_maps_figure(survey: DataSurvey) -> Figure:
+    """The average maps of the most frequent classes, each over the images whose likeliest class it is."""
+    maps, counts = survey.predicted.mean(), survey.predicted.counts
+    shown = [k for k in np.argsort(-counts, kind="stable")[:_MOST] if counts[k]]
+    titles = [f"{short(survey.class_names[k], 20)}\n{counts[k]:,} images" for k in shown]
+    return _maps_figure(
+        [maps[k] for k in shown], titles, "Average class map of the images whose likeliest class it is", len(counts)
+    )
+
+
+def contrasts_figure(survey: DataSurvey) -> Figure:
+    """The average contrast maps of the most frequent confusions."""
+    maps, counts = survey.contrasts.mean(), survey.contrasts.counts
+    names = [short(name, 20) for name in survey.class_names]
+    titles = [
+        f"{names[label]}\ntaken for {names[predicted]}\n{count:,} images"
+        for (label, predicted), count in zip(survey.pairs[:_MOST], counts, strict=False)
+    ]
+    what = "What speaks for the class that was taken (red) and for the label (blue), on average"
+    return _maps_figure(list(maps[:_MOST]), titles, what, len(counts))
+
+
+def border_figure(survey: DataSurvey) -> Figure:
+    """How many images have how much of their evidence at the border."""
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axis = figure.subplots()
+    axis.bar((np.arange(BINS) + 0.5) / BINS, histogram(survey.index, "border"), 0.92 / BINS, color=_BAR)
+    even = even_border(survey.grid)
+    axis.axvline(even, color=_LINE, linewidth=1.5)
+    axis.annotate(
+        f"evenly spread: {even:.0%}", (even, 1), (4, -4), xycoords=("data", "axes fraction"),
+        textcoords="offset points", va="top", fontsize=8, color=_LINE,
+    )  # fmt: skip
+    axis.set(
+        xlim=(0, 1), xlabel="share of the likeliest class's evidence in the outermost ring of cells", ylabel="images"
+    )
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _maps_figure(maps: Sequence[Floats], titles: Sequence[str], what: str, of: int) -> Figure:
+    """Grids side by side on one scale."""
+    columns = max(1, min(_COLUMNS, len(maps)))
+    rows = max(1, math.ceil(len(maps) / columns))
+    scale = common_scale(maps)
+    lines = max((title.count("\n") + 1 for title in titles), default=1)
+    figure = Figure(figsize=(max(5.0, 1.7 * columns + 1), (1.5 + 0.16 * lines) * rows + 0.9), layout="constrained")
+    axes: list[Axes] = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for axis in axes[len(maps) :]:
+        axis.set_axis_off()
+    for axis, values, title in zip(axes, maps, titles, strict=False):
+        axis.imshow(values, cmap=COLOURS, vmin=-scale, vmax=scale)
+        axis.set(xticks=[], yticks=[])
+        axis.set_title(title, fontsize=7, parse_math=False)
+    # The colour bar of maps of zeros has two ends all the same.
+    ends = Normalize(-(scale or 1.0), scale or 1.0)
+    bar = figure.colorbar(ScalarMappable(ends, COLOURS), ax=axes, shrink=0.8, aspect=30)
+    bar.set_label("logits a position", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    shown = f" ({len(maps)} most frequent of {of:,})" if len(maps) < of else ""
+    figure.suptitle(what + shown, fontsize=9)
+    return figure

@@ -1,0 +1,207 @@
+"""Questions to the index of a survey: a Parquet file with a row of numbers an image, without its maps.
+
+DuckDB reads of it only the columns that a question needs, so that a page of fifty out of a million is there at once.
+Imports no torch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inspector.errors import InspectorError, reason_of
+
+# The index's columns. `predicted` is the likeliest class, `inside` is null where no object is known; of an image that
+# could not be read all but index, path, label, error and its place are null.
+COLUMNS = {
+    "index": "int64",
+    "path": "string",
+    "label": "string",
+    "predicted": "int32",
+    "probability": "float32",  # of the likeliest class, 0-1
+    "label_class": "int32",
+    "label_rank": "int32",  # 0: the likeliest class is the label
+    "label_probability": "float32",
+    "border": "float32",  # share of |map| in the outermost ring, 0-1; of the likeliest class, as all that follow
+    "border_positive": "float32",  # the same of the positive part
+    "positions": "float32",  # on how many positions the evidence stands: 1 to h * w
+    "inside": "float32",  # share of the positive evidence inside the objects, 0-1
+    "residual": "float64",
+    "verdict": "string",
+    "error": "string",
+    "part": "string",  # where the image's maps lie: the file, the row group in it, the row in that
+    "row_group": "int32",
+    "row": "int32",
+}
+
+ORDERS = {
+    "as read": "index",
+    "probability": "probability",
+    "probability of the label": "label_probability",
+    "evidence at the border": "border",
+    "positions with evidence": "positions",
+    "evidence inside the object": "inside",
+    "residual": "residual",
+}
+_ROW = ", ".join(COLUMNS)
+BINS = 20  # of a histogram of shares
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which images of an index; all that is said must hold."""
+
+    predicted: int | None = None
+    label: str | None = None
+    wrong: bool = False  # the label is a class, and not the likeliest
+    errors: bool = False  # could not be read
+    text: str = ""  # in the path, in whatever case
+
+    def condition(self) -> tuple[str, list[Any]]:
+        """The SQL after WHERE, and the values of its question marks."""
+        told: list[tuple[str, list[Any], bool]] = [
+            ("predicted = ?", [self.predicted], self.predicted is not None),
+            ("label = ?", [self.label], self.label is not None),
+            ("label_rank > 0", [], self.wrong),
+            ("error IS NOT NULL", [], self.errors),
+            ("contains(lower(path), lower(?))", [self.text], bool(self.text)),
+        ]
+        said = [(sql, values) for sql, values, holds in told if holds]
+        return " AND ".join(sql for sql, _ in said) or "true", [value for _, values in said for value in values]
+
+
+ALL = Filters()
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the index says of all images; means are over those that know the number, None where none does."""
+
+    images: int
+    errors: int  # could not be read
+    labelled: int  # have a label, whether or not it is a class
+    classed: int  # were read, and their label is a class
+    top1: float | None  # of the classed
+    top5: float | None
+    residual: float | None  # the largest, in logits
+    verdicts: dict[str, int]  # images of each verdict
+    border: float | None
+    border_positive: float | None
+    positions: float | None
+    inside: float | None
+    with_objects: int
+
+
+def summary(index: Path) -> Summary:
+    (numbers,) = _ask(
+        index,
+        "SELECT count(*) AS images, count(error) AS errors, count(label) AS labelled, count(label_rank) AS classed, "
+        "avg((label_rank < 1)::INT) AS top1, avg((label_rank < 5)::INT) AS top5, max(residual) AS residual, "
+        "avg(border) AS border, avg(border_positive) AS border_positive, avg(positions) AS positions, "
+        "avg(inside) AS inside, count(inside) AS with_objects FROM images",
+    )
+    verdicts = _ask(
+        index, "SELECT verdict, count(*) AS n FROM images WHERE verdict NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"
+    )
+    return Summary(**numbers, verdicts={row["verdict"]: row["n"] for row in verdicts})
+
+
+def count(index: Path, chosen: Filters = ALL) -> int:
+    condition, values = chosen.condition()
+    (row,) = _ask(index, f"SELECT count(*) AS n FROM images WHERE {condition}", values)
+    return int(row["n"])
+
+
+def images(
+    index: Path,
+    chosen: Filters = ALL,
+    order: str = "index",
+    descending: bool = False,
+    limit: int = 50,
+    offset: int = 0,
+) -> list[dict[str, Any]]:
+    """Some rows of the index, sorted by a column; those that do not know it come last."""
+    assert order in COLUMNS
+    condition, values = chosen.condition()
+    direction = "DESC" if descending else "ASC"
+    return _ask(
+        index,
+        f"SELECT {_ROW} FROM images WHERE {condition} ORDER BY {order} {direction} NULLS LAST, index LIMIT ? OFFSET ?",
+        [*values, limit, offset],
+    )
+
+
+def image(index: Path, number: int) -> dict[str, Any] | None:
+    """The row of the image with this number, None where there is none."""
+    return next(iter(_ask(index, f"SELECT {_ROW} FROM images WHERE index = ? LIMIT 1", [number])), None)
+
+
+def most(index: Path, column: str, descending: bool, limit: int = 50) -> list[dict[str, Any]]:
+    """The images with the lowest or highest value of a column, among those that know it."""
+    found = images(index, order=column, descending=descending, limit=limit)
+    return [row for row in found if row[column] is not None]
+
+
+def classes(index: Path) -> list[dict[str, Any]]:
+    """A row for each class that is some image's label or likeliest class, by its number."""
+    return _ask(
+        index,
+        "SELECT * FROM (SELECT predicted AS class, count(*) AS predicted, avg(border) AS border, avg(positions) AS "
+        "positions, avg(inside) AS inside FROM images WHERE predicted NOT NULL GROUP BY 1) FULL JOIN (SELECT "
+        "label_class AS class, count(*) AS labelled, count(*) FILTER (label_rank = 0) AS recognised FROM images WHERE "
+        "label_class NOT NULL GROUP BY 1) USING (class) ORDER BY class",
+    )
+
+
+def labels(index: Path, limit: int = 10_000) -> list[str]:
+    found = _ask(index, "SELECT DISTINCT label FROM images WHERE label NOT NULL ORDER BY 1 LIMIT ?", [limit])
+    return [row["label"] for row in found]
+
+
+def histogram(index: Path, column: str) -> list[int]:
+    """How many images have a share (0-1) in each of BINS equal bins; 1 is in the last."""
+    assert column in COLUMNS
+    found = _ask(
+        index,
+        f"SELECT least(floor({column} * {BINS})::INT, {BINS - 1}) AS bin, count(*) AS n FROM images "
+        f"WHERE {column} NOT NULL GROUP BY 1",
+    )
+    counts = {row["bin"]: row["n"] for row in found}
+    return [counts.get(number, 0) for number in range(BINS)]
+
+
+def confusions(parts: Sequence[Path], limit: int) -> list[tuple[int, int, int]]:
+    """(label, likeliest class, images) of results that were mistaken, the most frequent first; classes by number.
+
+    Asked of the results themselves, before they have an index.
+    """
+    rows = _run(
+        "SELECT label_class, classes[1], count(*) FROM read_parquet(?) WHERE label_class <> classes[1] "
+        "GROUP BY ALL ORDER BY 3 DESC, 1, 2 LIMIT ?",
+        [[str(part) for part in parts], limit],
+    ).fetchall()
+    return [(int(label), int(predicted), int(number)) for label, predicted, number in rows]
+
+
+def _ask(index: Path, question: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
+    """The rows that answer a question to the table `images`."""
+    answer = _run(question, values, index)
+    names = [column[0] for column in answer.description]
+    return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+
+
+def _run(question: str, values: Sequence[Any], index: Path | None = None) -> Any:
+    try:
+        import duckdb
+    except ModuleNotFoundError as error:
+        raise InspectorError(f"Surveys need duckdb ({error}): pip install 'inspector[data]'.") from error
+    try:
+        # One for each question: they are not safe in threads, and cost a hundredth of a second.
+        connection = duckdb.connect()
+        if index is not None:
+            connection.read_parquet(str(index)).create_view("images")
+        return connection.execute(question, list(values))
+    except (duckdb.Error, OSError) as error:
+        raise InspectorError(
+            f"Cannot read the index ({reason_of(error)}); `inspector survey` anew would do."
+        ) from error

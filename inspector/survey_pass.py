@@ -1,0 +1,182 @@
+"""From the results of a data set to its survey: one pass over the stored maps, in bounded memory.
+
+    results of `inspector batch` -> an index with a row of numbers an image, and average maps
+
+What the numbers are stands in `evidence`; questions to the index in `survey_index`.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inspector.batch_table import arrow
+from inspector.data_survey import INDEX, MAPS, NUMBERS, AverageMaps, DataSurvey, Ints, read_survey
+from inspector.errors import ExportError, InspectorError, reason_of
+from inspector.evidence import Floats, border_share, positions
+from inspector.localisation import Regions
+from inspector.results import Batch, Results, batches, maps_of, read_results
+from inspector.stored_maps import inside_objects
+from inspector.survey_index import COLUMNS, confusions, summary
+
+_PAIRS = 1000  # confusions whose contrast maps are made, the most frequent ones
+_ROW_GROUP = 30_000  # rows of the index: so few that one image is found quickly
+
+
+def survey(
+    folder: Path, out: Path, objects: Regions | None = None, tell: Callable[[float], None] = lambda done: None
+) -> DataSurvey:
+    """Survey the results in a folder, and keep what was found in `out`, where `read_survey` has it at once.
+
+    `objects` says where the objects of the photos are; `tell` hears how much is done, 0-1. Raises InspectorError for
+    results that cannot be read or have no image, LocalisationError for objects that do not fit the photos, and
+    ExportError where `out` cannot be written.
+    """
+    results = read_results(folder)
+    classes = len(results.class_names)
+    mistaken = np.array(confusions(results.parts, _PAIRS), np.int64).reshape(-1, 3)
+    pairs = mistaken[:, :2]
+    predicted, labelled, contrasts = (
+        AverageMaps(np.zeros((n, *results.grid)), np.zeros(n, np.int64)) for n in (classes, classes, len(pairs))
+    )
+    done = 0
+    with _new_files(out) as unfinished:
+        with _index_writer(unfinished / INDEX) as write:
+            for batch in batches(results):
+                read = batch.read()
+                likeliest, maps = _likeliest(read, batch, results)
+                labels = read.column("label_class").fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+                rows, of_label = maps_of(read, labels, results.grid)
+                predicted.add(likeliest, maps)
+                labelled.add(labels[rows], of_label)
+                which, pair = _among(pairs, np.stack([labels[rows], likeliest[rows]], 1), classes)
+                contrasts.add(pair, (maps[rows] - of_label)[which])
+                write(_index_rows(batch, read, likeliest, maps, objects, results))
+                done += batch.rows.num_rows
+                tell(done / results.images)
+        found = summary(unfinished / INDEX)
+        if objects is not None and not found.with_objects:
+            raise InspectorError(
+                f"No object is known of the {results.images:,} images in {folder}: objects of files named as in the "
+                f"results, or as from {results.about.get('source')} on, would do."
+            )
+        np.savez_compressed(
+            unfinished / MAPS,
+            class_names=np.array(results.class_names),
+            predicted_sums=predicted.sums, predicted_counts=predicted.counts,
+            labelled_sums=labelled.sums, labelled_counts=labelled.counts,
+            pairs=pairs, contrast_sums=contrasts.sums, contrast_counts=contrasts.counts,
+        )  # fmt: skip
+        about = {"network": results.about["network"], "state": results.state(), "summary": asdict(found)}
+        (unfinished / NUMBERS).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    return read_survey(out)
+
+
+def _likeliest(read: Any, batch: Batch, results: Results) -> tuple[Ints, Floats]:
+    """The likeliest class of every row, and its map."""
+    likeliest = _firsts(read.column("classes")).astype(np.int64)
+    rows, maps = maps_of(read, likeliest, results.grid)
+    if len(rows) < len(likeliest):
+        raise InspectorError(
+            f"{batch.part} has an image without the map of its likeliest class: `inspector batch` into a new folder "
+            "would do."
+        )
+    return likeliest, maps
+
+
+def _firsts(lists: Any) -> NDArray[Any]:
+    """The first value of each list of a pyarrow array."""
+    first: NDArray[Any] = lists.values.to_numpy()[lists.offsets.to_numpy()[:-1]]
+    return first
+
+
+def _among(pairs: Ints, found: Ints, classes: int) -> tuple[Ints, Ints]:
+    """Which of the found pairs (N, 2) are among `pairs`, and their numbers there."""
+    if not len(pairs):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    known, asked = (rows[:, 0] * classes + rows[:, 1] for rows in (pairs, found))
+    order = np.argsort(known)
+    place = order[np.searchsorted(known, asked, sorter=order) % len(known)]
+    which = np.flatnonzero(known[place] == asked)
+    return which, place[which]
+
+
+def _index_rows(
+    batch: Batch, read: Any, likeliest: Ints, maps: Floats, objects: Regions | None, results: Results
+) -> Any:
+    """The rows of the index for a batch, a pyarrow.Table."""
+    pa = arrow()
+    rows = batch.rows
+    was_read = rows.column("error").is_null().to_numpy(zero_copy_only=False)
+    inside = np.full(len(maps), np.nan)
+    if objects is not None:
+        told = (read.column(name).to_pylist() for name in ("path", "height", "width", "box"))
+        for n, (path, height, width, box) in enumerate(zip(*told, strict=True)):
+            inside[n] = inside_objects(maps[n], path, (height, width), box, objects, results)
+    own = {
+        "predicted": likeliest,
+        "probability": _firsts(read.column("probabilities")),
+        "border": border_share(np.abs(maps)),
+        "border_positive": border_share(np.maximum(maps, 0)),
+        "positions": positions(maps),
+        "inside": inside,
+    }
+    place = {
+        "part": pa.repeat(batch.part.name, rows.num_rows),
+        "row_group": pa.repeat(batch.row_group, rows.num_rows),
+        "row": pa.array(np.arange(batch.first, batch.first + rows.num_rows)),
+    }
+    columns = {name: _with_nulls(values, was_read) for name, values in own.items()} | place
+    known = (columns[name] if name in columns else rows.column(name) for name in COLUMNS)
+    return pa.table([values.cast(kind) for values, kind in zip(known, COLUMNS.values(), strict=True)], list(COLUMNS))
+
+
+def _with_nulls(values: NDArray[Any], was_read: NDArray[np.bool_]) -> Any:
+    """An array of all rows from the numbers of those that were read; null for the others, and in place of nan."""
+    pa = arrow()
+    every = np.full(len(was_read), np.nan)
+    every[was_read] = values
+    return pa.array(every, mask=np.isnan(every))
+
+
+@contextmanager
+def _index_writer(path: Path) -> Iterator[Callable[[Any], None]]:
+    """A function that takes the tables of an index, of any size, and writes them in row groups of one size."""
+    pa = arrow()
+    waiting: list[Any] = []
+    schema = pa.schema([pa.field(name, getattr(pa, kind)()) for name, kind in COLUMNS.items()])
+    # Of the codecs the quickest to read.
+    with pa.parquet.ParquetWriter(path, schema, compression="lz4") as file:
+
+        def write(table: Any, least: int = _ROW_GROUP) -> None:
+            waiting.append(table)
+            if sum(map(len, waiting)) >= least:
+                file.write_table(pa.concat_tables(waiting), row_group_size=_ROW_GROUP)
+                waiting.clear()
+
+        yield write
+        write(schema.empty_table(), 0)
+
+
+@contextmanager
+def _new_files(out: Path) -> Iterator[Path]:
+    """A folder whose files go into `out` when all are written, NUMBERS the last, so that none is without the others."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=".survey-", dir=out))
+        try:
+            yield unfinished
+            (out / NUMBERS).unlink(missing_ok=True)
+            for name in (INDEX, MAPS, NUMBERS):
+                (unfinished / name).replace(out / name)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    except OSError as error:
+        raise ExportError(f"Cannot write {out} ({reason_of(error)}): another folder would do.") from error

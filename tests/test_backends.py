@@ -1,0 +1,290 @@
+"""A quick network gives what the network gives, is refused where it does not, and serves only what it holds."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from inspector import Classifier, backends, class_maps_of_batch, quick_networks
+from inspector.backends import accelerate, cache_folder
+from inspector.errors import InspectorError, NetworkError
+from inspector.graph import noise
+
+SIZE = (10, 12)
+
+
+def network(head: nn.Module) -> nn.Module:
+    """Two convolutions with BatchNorm, one of them grouped, and a ReLU6 that clamps."""
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(3, 8, 3, bias=False), nn.Conv2d(8, 8, 3, groups=8)
+    norms = [nn.BatchNorm2d(8), nn.BatchNorm2d(8, affine=False)]
+    for norm in norms:
+        nn.init.uniform_(norm.running_mean, -0.5, 0.5)
+        nn.init.uniform_(norm.running_var, 0.5, 2)
+    return nn.Sequential(first, norms[0], nn.ReLU6(inplace=True), second, norms[1], nn.ReLU(inplace=True), head).eval()
+
+
+def classifier_of(head: nn.Module) -> Classifier:
+    return Classifier.wrap(network(head), size=SIZE)
+
+
+def average() -> Classifier:
+    return classifier_of(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)))
+
+
+def maximum() -> Classifier:
+    return classifier_of(nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(8, 5)))
+
+
+def normalised() -> Classifier:
+    return classifier_of(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(8), nn.Linear(8, 5)))
+
+
+def alike(quick: Classifier, own: Classifier, inputs: Tensor, rtol: float = 1e-4) -> None:
+    for ours, expected in zip(class_maps_of_batch(quick, inputs), class_maps_of_batch(own, inputs), strict=True):
+        atol = rtol * float(expected.values.abs().max())
+        torch.testing.assert_close(ours.values, expected.values, rtol=rtol, atol=atol)
+        torch.testing.assert_close(ours.logits, expected.logits, rtol=rtol, atol=rtol)
+        assert ours.verdict == expected.verdict != "not exact"
+
+
+def hears(classifier: Classifier, inputs: Tensor) -> bool:
+    """Whether the quick network is heard."""
+    assert classifier.tap.quick is not None
+    return classifier.tap.quick(inputs) is not None
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.mark.parametrize("make", [average, maximum, normalised])
+def test_a_folded_network_gives_the_same_maps_and_leaves_the_network_alone(make: Callable[[], Classifier]) -> None:
+    classifier = make()
+    before = {name: value.clone() for name, value in classifier.network.state_dict().items()}
+    quick = accelerate(classifier, "folded")
+    for images in (1, 2, 5):
+        inputs = noise(classifier, images)
+        assert hears(quick, inputs)
+        alike(quick, classifier, inputs)
+    assert classifier.tap.quick is None
+    assert all(torch.equal(value, before[name]) for name, value in classifier.network.state_dict().items())
+
+
+def test_folding_leaves_no_batch_norm_and_puts_the_channels_last() -> None:
+    from inspector.graph import heard_graph
+
+    graph = quick_networks.folded(heard_graph(average()))
+    assert not [node for node in graph.network.graph.nodes if "batch_norm" in str(node.target)]
+    weights = [value for value in graph.state_dict().values() if value.ndim == 4 and value.shape[1] > 1]
+    assert weights
+    assert all(value.is_contiguous(memory_format=torch.channels_last) for value in weights)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_other_runtimes_give_the_same_maps_to_several_threads_at_once(backend: str, cache: Path) -> None:
+    classifier = average()
+    quick = accelerate(classifier, backend, cache)
+    assert quick.tap.quick.note == f"Heard through {backend}."
+    batches = [noise(classifier, 1 + n % 3) * (1 + n) for n in range(12)]
+    expected = [class_maps_of_batch(quick, inputs) for inputs in batches]
+    for inputs in batches[:3]:
+        alike(quick, classifier, inputs)
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda n: class_maps_of_batch(quick, batches[n % 12]), range(120)))
+    for n, found in enumerate(together):
+        for one, alone in zip(found, expected[n % 12], strict=True):
+            assert torch.equal(one.values, alone.values)
+            assert torch.equal(one.logits, alone.logits)
+
+
+def test_a_head_of_this_images_own_weight_is_split_on_what_openvino_hears(cache: Path) -> None:
+    classifier = normalised()
+    alike(accelerate(classifier, "openvino", cache), classifier, noise(classifier, 2))
+
+
+def test_a_compiled_network_gives_the_same_maps() -> None:
+    # As small as can be: it is compiled twice, for one image and for any number.
+    torch.manual_seed(0)
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3))
+    classifier = Classifier.wrap(nn.Sequential(nn.Conv2d(3, 2, 1), *head).eval(), size=SIZE)
+    quick = accelerate(classifier, "compiled")
+    alike(quick, classifier, noise(classifier, 4))
+
+
+def test_in_lower_precision_the_maps_still_add_up_and_the_logits_move_little() -> None:
+    classifier = average()
+    quick = accelerate(classifier, "folded", dtype=torch.bfloat16)
+    inputs = noise(classifier, 3)
+    for ours, own in zip(class_maps_of_batch(quick, inputs), class_maps_of_batch(classifier, inputs), strict=True):
+        assert ours.values.dtype == ours.logits.dtype == torch.float32
+        assert ours.verdict == "exact"
+        assert 0 < float((ours.logits - own.logits).abs().max()) < 0.1 * float(own.logits.abs().max())
+
+
+@pytest.mark.parametrize("change", ["in place", "data", "replaced", "loaded", "statistics"])
+def test_a_network_that_was_changed_is_heard_itself(change: str) -> None:
+    classifier = average()
+    quick, inputs = accelerate(classifier, "folded"), noise(classifier, 2)
+    convolution = classifier.network[0]
+    with torch.no_grad():
+        if change == "in place":
+            convolution.weight.mul_(2)
+        elif change == "data":
+            convolution.weight.data.mul_(2)
+        elif change == "replaced":
+            convolution.weight = nn.Parameter(convolution.weight * 2)
+        elif change == "loaded":
+            state = {name: value * 2 for name, value in classifier.network.state_dict().items()}
+            classifier.network.load_state_dict(state)
+        else:
+            classifier.network[1].running_mean.add_(1)
+    assert not hears(quick, inputs)
+    assert "was changed after folded was built" in quick.tap.quick.note
+
+
+def test_another_size_goes_through_the_network_itself() -> None:
+    classifier = average()
+    quick = accelerate(classifier, "folded").resized((14, 16))
+    inputs = noise(quick, 2)
+    assert not hears(quick, inputs)
+    alike(quick, classifier.resized((14, 16)), inputs, 1e-6)
+    assert hears(accelerate(quick, "folded"), inputs)
+
+
+def test_a_backend_that_gives_other_numbers_is_refused_with_its_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def off(graph: nn.Module, dtype: torch.dtype) -> quick_networks.Run:
+        run = quick_networks.run_folded(graph, dtype)
+        return lambda inputs: [one * 1.001 for one in run(inputs)]
+
+    monkeypatch.setitem(backends._OF_GRAPH, "folded", off)
+    with pytest.raises(NetworkError, match=r"is refused: its logits miss the network's own by [\d.e-]+, where"):
+        accelerate(average(), "folded")
+
+
+def test_a_backend_whose_logits_are_not_those_of_its_maps_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def off(graph: nn.Module, dtype: torch.dtype) -> quick_networks.Run:
+        run = quick_networks.run_folded(graph, dtype)
+        return lambda inputs: [one + 5e-5 * one.abs().max() * (n == 0) for n, one in enumerate(run(inputs))]
+
+    monkeypatch.setitem(backends._OF_GRAPH, "folded", off)
+    with pytest.raises(NetworkError, match=r"the class maps miss its logits by [\d.e-]+, more than rounding leaves"):
+        accelerate(average(), "folded")
+
+
+def test_built_networks_are_kept_and_broken_ones_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier, built = average(), []
+    write = backends.write_onnx
+    monkeypatch.setattr(backends, "write_onnx", lambda *args: (built.append(1), write(*args)))
+    accelerate(classifier, "onnxruntime", tmp_path)
+    (file,) = tmp_path.iterdir()
+    accelerate(average(), "onnxruntime", tmp_path)
+    assert len(built) == 1
+    # Of equal weights, but another network.
+    assert backends._key(maximum()) != backends._key(classifier)
+    file.write_bytes(b"half of a fi")
+    alike(accelerate(classifier, "onnxruntime", tmp_path), classifier, noise(classifier, 2))
+    assert len(built) == 2
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    classifier = average()
+    alike(accelerate(classifier, "onnxruntime", tmp_path / "file" / "cache"), classifier, noise(classifier, 1))
+
+
+def test_the_cache_lies_where_it_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("INSPECTOR_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "inspector"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "inspector"
+    monkeypatch.setenv("INSPECTOR_CACHE", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"
+
+
+def test_auto_hears_the_network_until_the_quick_one_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = threading.Event()
+
+    def late(graph: nn.Module, dtype: torch.dtype) -> quick_networks.Run:
+        assert ready.wait(60)
+        return quick_networks.run_folded(graph, dtype)
+
+    monkeypatch.setitem(backends._OF_GRAPH, "folded", late)
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
+    classifier = average()
+    quick, inputs = accelerate(classifier), noise(classifier, 2)
+    assert not hears(quick, inputs)
+    alike(quick, classifier, inputs, 1e-6)
+    assert quick.tap.quick.note == "The network itself is heard while folded is being built."
+    ready.set()
+    assert quick.tap.quick.wait(60)
+    assert hears(quick, inputs)
+    alike(quick, classifier, inputs)
+    assert quick.tap.quick.note == "Heard through folded."
+
+
+def test_auto_stays_with_the_network_where_nothing_can_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
+    classifier = average()
+    classifier.network.source = (number for number in range(3))
+    quick = accelerate(classifier)
+    assert not quick.tap.quick.wait(60)
+    alike(quick, classifier, noise(classifier, 1), 1e-6)
+    assert quick.tap.quick.note.startswith("The network itself is heard, for folded was not built: The network holds")
+
+
+def test_eager_takes_the_quick_network_away() -> None:
+    assert accelerate(accelerate(average(), "folded"), "eager").tap.quick is None
+
+
+class Sum(nn.Module):
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps.sum((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("backend", "dtype", "message"),
+    [
+        ("tensorflow", torch.float32, "No backend 'tensorflow'; there are auto, eager, folded"),
+        ("folded", torch.int8, r"No backend runs in torch.int8"),
+        ("openvino", torch.bfloat16, r"'openvino' runs in float32 on the CPU; got torch.bfloat16 on cpu"),
+    ],
+)
+def test_what_is_no_backend_is_told(backend: str, dtype: torch.dtype, message: str) -> None:
+    with pytest.raises(NetworkError, match=message):
+        accelerate(average(), backend, dtype=dtype)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of machines without a GPU")
+def test_without_a_gpu_cuda_is_refused() -> None:
+    with pytest.raises(NetworkError, match=r'"cuda" needs an NVIDIA GPU .* "openvino" would do'):
+        accelerate(average(), "cuda")
+
+
+def test_without_a_compiler_compiled_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quick_networks.shutil, "which", lambda name: None)
+    with pytest.raises(NetworkError, match=r'"compiled" needs a C\+\+ compiler, and none was found'):
+        accelerate(average(), "compiled")
+
+
+def test_without_its_library_a_backend_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    with pytest.raises(InspectorError, match=r"needs openvino: pip install 'inspector\[quick\]'"):
+        accelerate(average(), "openvino", tmp_path)
+
+
+def test_a_pooling_with_a_derivative_and_a_network_in_double_are_refused() -> None:
+    with pytest.raises(NetworkError, match="linear pooling of this network is split by its derivative"):
+        accelerate(classifier_of(nn.Sequential(Sum(), nn.Linear(8, 5))), "folded")
+    classifier = average()
+    double = Classifier.wrap(classifier.network.double(), size=SIZE)
+    with pytest.raises(NetworkError, match=r"networks in float32; this one is in torch.float64"):
+        accelerate(replace(double), "folded")

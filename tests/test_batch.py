@@ -1,0 +1,591 @@
+"""A data set into Parquet: each image once, equal to what inspector.class_maps says of it, whatever happens."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from tiny_photos import write_photos
+from torch import nn
+
+import inspector
+from inspector import batch, gallery
+from inspector.batch import run
+from inspector.batch_table import Counts, count, read, shards_of, written
+from inspector.errors import ExportError, ImageError, InspectorError, NetworkError
+from inspector.examples import examples
+from inspector.receptive_field import Axis, ReceptiveField
+
+NAMES = ("cat", "dog", "bird")
+SCHEMA = {
+    "index": "int64", "path": "string", "label": "string", "height": "int32", "width": "int32", "sha256": "string",
+    "classes": "list<element: int32>", "probabilities": "list<element: float>", "logits": "list<element: float>",
+    "biases": "list<element: float>", "label_class": "int32", "label_rank": "int32", "label_probability": "float",
+    "maps": "list<element: halffloat>", "map_classes": "list<element: int32>", "box": "list<element: float>",
+    "residual": "float", "verdict": "string", "error": "string",
+}  # fmt: skip
+
+
+@pytest.fixture
+def classifier(hand_made_gap: nn.Module) -> inspector.Classifier:
+    return inspector.Classifier.wrap(hand_made_gap, class_names=NAMES, size=(6, 8), name="by hand")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Ten photos of 18 x 20 pixels, four of cats, three of dogs, three of fish; the second dog is broken."""
+    folder = write_photos(tmp_path / "photos", {"cat": 4, "dog": 3, "fish": 3})
+    (folder / "dog" / "01.png").write_bytes(b"no image")
+    return folder
+
+
+def rows_of(out: Path | str) -> list[dict[str, Any]]:
+    return read(out)[0].to_table().to_pylist()
+
+
+# --- what a row says
+
+
+def test_a_row_is_what_class_maps_says_of_the_photo(
+    photos: Path, tmp_path: Path, classifier: inspector.Classifier
+) -> None:
+    run(photos, classifier, tmp_path / "out", top=2, batch_size=4)
+    rows = rows_of(tmp_path / "out")
+    assert [row["index"] for row in rows] == list(range(10))
+    for row in rows:
+        if row["error"] is not None:
+            continue
+        maps = inspector.class_maps(classifier, row["path"])
+        assert maps.view is not None
+        top = [k for k, _, _ in maps.top(2)]
+        assert row["classes"] == top
+        assert row["logits"] == pytest.approx(maps.logits[top].tolist(), abs=1e-5)
+        assert row["biases"] == pytest.approx(maps.bias[top].tolist(), abs=1e-5)
+        assert row["probabilities"] == pytest.approx(maps.probabilities[top].tolist(), abs=1e-6)
+        grids = np.array(row["maps"], np.float16).reshape(-1, 6, 8)
+        assert len(grids) == len(row["map_classes"])
+        for k, grid in zip(row["map_classes"], grids, strict=True):
+            assert np.array_equal(grid, maps.values[k].numpy().astype(np.float16))
+        assert (row["height"], row["width"]) == (18, 20)
+        assert row["sha256"] == maps.view.photo.sha256
+        assert row["box"] == pytest.approx(maps.view.box)
+        assert (row["residual"], row["verdict"]) == (pytest.approx(maps.residual), maps.verdict)
+
+
+def test_a_label_among_the_classes_is_ranked_and_has_its_map(
+    photos: Path, tmp_path: Path, hand_made_gap: nn.Module
+) -> None:
+    names = ("cat", "bird", "dog")  # green dogs look like birds to it
+    classifier = inspector.Classifier.wrap(hand_made_gap, class_names=names, size=(6, 8))
+    run(photos, classifier, tmp_path / "out", top=1)
+    ranks = set()
+    for row in rows_of(tmp_path / "out"):
+        if row["error"] is not None or row["label"] == "fish":
+            assert row["label_class"] is row["label_rank"] is row["label_probability"] is None
+            continue
+        k = names.index(row["label"])
+        maps = inspector.class_maps(classifier, row["path"])
+        assert row["label_class"] == k
+        assert row["label_rank"] == [c for c, _, _ in maps.top(3)].index(k)
+        assert row["label_probability"] == pytest.approx(float(maps.probabilities[k]), abs=1e-6)
+        assert row["map_classes"] == list(dict.fromkeys([*row["classes"], k]))
+        assert len(row["maps"]) == len(row["map_classes"]) * 6 * 8
+        ranks.add(row["label_rank"] == 0)
+    assert ranks == {True, False}
+
+
+def test_labels_are_names_or_numbers_and_two_of_a_name_are_none(
+    photos: Path, tmp_path: Path, hand_made_gap: nn.Module
+) -> None:
+    cat = photos / "cat" / "00.png"
+    (tmp_path / "list.csv").write_text(
+        "path,label\n" + "".join(f"{cat},{label}\n" for label in ("crane", "7", "0", "2", "3", "Crane"))
+    )
+    classifier = inspector.Classifier.wrap(hand_made_gap, class_names=["crane", "crane", "7"], size=8)
+    run(tmp_path / "list.csv", classifier, tmp_path / "out")
+    assert [row["label_class"] for row in rows_of(tmp_path / "out")] == [None, 2, 0, 2, None, None]
+
+
+def test_an_image_that_cannot_be_read_is_a_row_with_its_error(
+    photos: Path, tmp_path: Path, classifier: inspector.Classifier
+) -> None:
+    counts = run(photos, classifier, tmp_path / "out", batch_size=1, shard_size=4)
+    assert counts == Counts(10, 9, 1, 3)
+    assert str(counts) == "10 images: 9 explained, 1 could not be read; 10 rows in 3 shards"
+    row = rows_of(tmp_path / "out")[5]
+    told = {"index": 5, "path": f"{photos}/dog/01.png", "label": "dog"}
+    assert {name: value for name, value in row.items() if value is not None} == told | {
+        "error": "01.png is not an image that can be read. JPEG, PNG, WebP, GIF, BMP and TIFF can."
+    }
+
+
+def test_maps_that_do_not_add_up_are_told(photos: Path, tmp_path: Path) -> None:
+    class Stale(nn.Module):
+        """Its bias was trained further after its head was read."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 3)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return self.linear(inputs.mean((2, 3)))
+
+    network = Stale().eval()
+    stale = inspector.Classifier.wrap(network, class_names=NAMES, size=8)
+    with torch.no_grad():
+        network.linear.bias += 1
+    counts = run(photos / "cat", stale, tmp_path / "out")
+    assert str(counts).endswith("4 rows in 1 shard; the class maps of 4 do not add up")
+    assert {row["verdict"] for row in rows_of(tmp_path / "out")} == {"not exact"}
+    assert rows_of(tmp_path / "out")[0]["residual"] == pytest.approx(1, abs=1e-5)
+
+
+def test_a_folder_of_broken_images_only_is_a_table_too(tmp_path: Path, classifier: inspector.Classifier) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"")
+    assert run(tmp_path / "photos", classifier, tmp_path / "out") == Counts(1, 0, 1, 1)
+
+
+def test_a_network_of_one_logit_in_grey_has_rows_too(photos: Path, tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 1)).eval()
+    grey = inspector.Classifier.wrap(network, size=8, mean=(0.5,), std=(0.5,))
+    run(photos, grey, tmp_path / "out")
+    dataset, about = read(tmp_path / "out")
+    assert (about["top"], about["probability"], about["grid"]) == (1, "sigmoid", [6, 6])
+    assert dataset.to_table().to_pylist()[0]["classes"] == [0]
+
+
+# --- the files
+
+
+def test_the_schema_and_the_metadata_are_as_promised(
+    photos: Path, tmp_path: Path, classifier: inspector.Classifier
+) -> None:
+    out = tmp_path / "out"
+    run(photos, classifier, out, top=2, shard_size=4)
+    files = sorted(path.name for path in out.iterdir())
+    assert files == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet", "run.json"]
+    assert [pq.read_metadata(out / name).num_rows for name in files[:3]] == [4, 4, 2]
+    assert pq.read_metadata(out / files[0]).row_group(0).column(0).compression == "ZSTD"
+    dataset, about = read(out)
+    assert {field.name: str(field.type) for field in dataset.schema} == SCHEMA
+    assert about == json.loads((out / "run.json").read_text())
+    expected = {
+        "network": "by hand",
+        "network_sha256": classifier.sha256(),
+        "class_names": ["cat", "dog", "bird"],
+        "grid": [6, 8],
+        "size": [6, 8],
+        "pooling": "average",
+        "verdict": "exact",
+        "top": 2,
+        "probability": "softmax",
+        "receptive_field": {axis: {"centre": 0.5, "stride": 1, "size": 1} for axis in "yx"},
+        "source": str(photos),
+        "images": 10,
+        "shard_size": 4,
+    }
+    assert expected.items() <= about.items()
+    assert about["preprocessing"]["resize"] == [6, 8]
+    assert set(about) - set(expected) == {"version", "preprocessing", "backend", "overlays", "list_sha256"}
+
+
+def test_a_receptive_field_without_bounds_is_null(
+    photos: Path, tmp_path: Path, classifier: inspector.Classifier
+) -> None:
+    seen = ReceptiveField(Axis(0.5, 1, math.inf), Axis(0.5, 1, 3))
+    run(photos / "cat", replace(classifier, receptive_field=seen), tmp_path / "out")
+    text = (tmp_path / "out" / "run.json").read_text()
+    fields = json.loads(text, parse_constant=pytest.fail)["receptive_field"]
+    assert [fields[axis]["size"] for axis in "yx"] == [None, 3]
+
+
+def test_a_table_may_lie_elsewhere(photos: Path, tmp_path: Path, classifier: inspector.Classifier) -> None:
+    out = f"memory://{tmp_path.name}/out"
+    run(photos, classifier, out, shard_size=4)
+    run(photos, classifier, tmp_path / "out", shard_size=4)
+    assert rows_of(out) == rows_of(tmp_path / "out")
+    assert run(photos, classifier, out, shard_size=4, resume=True) == Counts(10, 9, 1, 3)
+    with pytest.raises(ExportError, match=r"memory://.* is not empty"):
+        run(photos, classifier, out, shard_size=4)
+
+
+def test_where_nothing_can_be_written_is_told(photos: Path, tmp_path: Path, classifier: inspector.Classifier) -> None:
+    with pytest.raises(ExportError, match=r"nothing://x cannot be written to: Protocol not known"):
+        run(photos, classifier, "nothing://x")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ExportError, match=r"Cannot write .*file/below/run.json: .*Not a directory"):
+        run(photos, classifier, tmp_path / "file" / "below")
+
+
+def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"No shards in .*; a folder that `inspector batch` wrote would do."):
+        read(tmp_path)
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "part-00000.parquet")
+    with pytest.raises(ExportError, match=r"The shards in .* are not those of `inspector batch`: "):
+        read(tmp_path)
+    (tmp_path / "part-00000.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ExportError, match=r"The shards in .* are not those of `inspector batch`: "):
+        read(tmp_path)
+
+
+def test_without_pyarrow_it_is_told_what_to_install(
+    photos: Path, tmp_path: Path, classifier: inspector.Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(InspectorError, match=r"Tables of class maps need pyarrow .*pip install 'inspector\[data\]'"):
+        run(photos, classifier, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["top", "batch_size", "shard_size"])
+def test_nothing_of_something_is_refused(
+    photos: Path, tmp_path: Path, classifier: inspector.Classifier, name: str
+) -> None:
+    wrong: dict[str, Any] = {name: 0}
+    with pytest.raises(InspectorError, match=f"{name} is 0; 1 or more would do."):
+        run(photos, classifier, tmp_path / "out", **wrong)
+
+
+def test_what_cannot_work_leaves_no_folder(photos: Path, tmp_path: Path, classifier: inspector.Classifier) -> None:
+    with pytest.raises(ImageError, match="No images at nowhere"):
+        run("nowhere", classifier, tmp_path / "out")
+    network = nn.Sequential(nn.Conv2d(3, 2, 5), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3)).eval()
+    small = inspector.Classifier.wrap(network, size=8).resized(4)
+    with pytest.raises(NetworkError, match="cannot run on an input"):
+        run(photos, small, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# --- resume
+
+
+def test_a_folder_with_files_in_it_is_left_alone(
+    photos: Path, tmp_path: Path, classifier: inspector.Classifier
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    with pytest.raises(ExportError, match=r"out is not empty; --resume to go on"):
+        run(photos, classifier, out)
+    with pytest.raises(ExportError, match=r"out holds files and no run.json, so no run to resume"):
+        run(photos, classifier, out, resume=True)
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+
+
+def test_a_run_may_begin_with_resume(photos: Path, tmp_path: Path, classifier: inspector.Classifier) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "run.json.0123.tmp").write_text("{")  # of a run that was killed as it began
+    assert run(photos, classifier, out, resume=True) == Counts(10, 9, 1, 1)
+    assert sorted(path.name for path in out.iterdir()) == ["part-00000.parquet", "run.json"]
+
+
+def test_only_what_is_missing_is_made_again(
+    photos: Path, tmp_path: Path, classifier: inspector.Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    run(photos, classifier, out, shard_size=2)
+    before = rows_of(out)
+    (out / "part-00001.parquet").unlink()
+    whole = (out / "part-00003.parquet").read_bytes()
+    (out / "part-00003.parquet").write_bytes(whole[:-100])
+    (out / "part-00003.parquet.0123.tmp").write_bytes(whole[:50])
+    decoded: list[str] = []
+    read_item = batch.read_item
+    monkeypatch.setattr(batch, "read_item", lambda item: (decoded.append(item.path), read_item(item))[1])
+    told: list[tuple[int, int]] = []
+    counts = run(photos, classifier, out, shard_size=2, resume=True, tell=lambda *done: told.append(done))
+    assert counts == Counts(10, 9, 1, 5)
+    assert sorted(decoded) == [before[index]["path"] for index in (2, 3, 6, 7)]
+    assert told == [(6, 10), (8, 10), (10, 10)]
+    assert rows_of(out) == before
+    assert len(list(out.iterdir())) == 6
+
+
+def test_another_run_is_not_resumed(photos: Path, tmp_path: Path, classifier: inspector.Classifier) -> None:
+    out = tmp_path / "out"
+    run(photos, classifier, out, top=2, shard_size=4)
+    other = inspector.Classifier.wrap(classifier.network, class_names=NAMES, size=(6, 8), name="other")
+    renamed = inspector.Classifier.wrap(classifier.network, class_names=["a", "b", "c"], size=(6, 8), name="by hand")
+    with pytest.raises(ExportError, match=r"with another --top \(2 then, 3 now\); the command that began it with"):
+        run(photos, classifier, out, top=3, shard_size=4, resume=True)
+    with pytest.raises(ExportError, match=r"with another --shard-size \(4 then, 5 now\)"):
+        run(photos, classifier, out, top=2, shard_size=5, resume=True)
+    with pytest.raises(ExportError, match=r"with another network \(by hand then, other now\)"):
+        run(photos, other, out, top=2, shard_size=4, resume=True)
+    with pytest.raises(ExportError, match=r"with another class names"):
+        run(photos, renamed, out, top=2, shard_size=4, resume=True)
+    with pytest.raises(ExportError, match=r"with another preprocessing"):
+        run(photos, classifier.resized((7, 8)), out, top=2, shard_size=4, resume=True)
+    with pytest.raises(ExportError, match=r"with another choice of --overlays"):
+        run(photos, classifier, out, top=2, shard_size=4, overlays=True, resume=True)
+    (photos / "cat" / "00.png").rename(photos / "cat" / "07.png")
+    with pytest.raises(ExportError, match=r"with another list of images"):
+        run(photos, classifier, out, top=2, shard_size=4, resume=True)
+    with torch.no_grad():
+        classifier.network.linear.bias += 1
+    with pytest.raises(ExportError, match=r"with another weights of the network"):
+        run(photos, classifier, out, top=2, shard_size=4, resume=True)
+
+
+def test_counts_that_do_not_add_up_are_an_error(photos: Path, tmp_path: Path, classifier: inspector.Classifier) -> None:
+    out = tmp_path / "out"
+    run(photos, classifier, out, shard_size=4)
+    kept = (out / "part-00001.parquet").read_bytes()
+    (out / "part-00001.parquet").write_bytes((out / "part-00000.parquet").read_bytes())  # four rows, of other images
+    with pytest.raises(ExportError, match=r"1 shards of .* do not hold .*\(part-00001.parquet\). Delete these files"):
+        count(out, 10, 4)
+    (out / "part-00001.parquet").write_bytes(kept)
+    (out / "part-00003.parquet").write_bytes(kept)
+    with pytest.raises(ExportError, match=r"\(part-00003.parquet\)"):
+        count(out, 10, 4)
+    (out / "part-00003.parquet").rename(out / "other.parquet")
+    (out / "part-00002.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ExportError, match=r"\(part-00002.parquet\)"):
+        count(out, 10, 4)
+
+
+@pytest.mark.parametrize("overlays", [False, True])
+def test_at_any_moment_all_shards_but_the_one_in_work_are_on_the_disk(
+    photos: Path, tmp_path: Path, classifier: inspector.Classifier, overlays: bool
+) -> None:
+    out = tmp_path / "out"
+    told: list[tuple[int, int]] = []
+    run(
+        photos, classifier, out, shard_size=3, batch_size=1, overlays=overlays,
+        tell=lambda done, _: told.append((done, written(out))),
+    )  # fmt: skip
+    assert told == [(done, max(0, done - 1) // 3) for done in range(11)]
+
+
+def test_a_shard_that_cannot_be_written_stops_the_run(
+    photos: Path, tmp_path: Path, classifier: inspector.Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise ExportError("Cannot write: no space left.")
+
+    monkeypatch.setattr(batch, "write_shard", full)
+    with pytest.raises(ExportError, match="no space left"):
+        run(photos, classifier, tmp_path / "out", shard_size=1)
+    assert written(tmp_path / "out") == 0
+
+
+# --- bounded memory
+
+
+def test_decoding_runs_ahead_of_the_network_by_a_bounded_number(
+    tmp_path: Path, classifier: inspector.Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_photos(tmp_path / "photos", {"cat": 60})
+    begun: list[str] = []
+    explained = 0
+    most = 0
+    read_item, class_maps_of_batch = batch.read_item, batch.class_maps_of_batch
+
+    def reading(item: Any) -> Any:
+        begun.append(item.path)
+        return read_item(item)
+
+    def slowly(classifier: Any, inputs: Any, views: Any = None) -> Any:
+        nonlocal explained, most
+        if views is not None:
+            time.sleep(0.02)
+            most = max(most, len(begun) - explained)
+            explained += len(views)
+            assert all(view.photo.pixels.strides == (0, 0, 0) for view in views), "whole photos are kept"
+        return class_maps_of_batch(classifier, inputs, views)
+
+    monkeypatch.setattr(batch, "read_item", reading)
+    monkeypatch.setattr(batch, "class_maps_of_batch", slowly)
+    run(folder, classifier, tmp_path / "out", batch_size=4, workers=2, shard_size=8)
+    assert len(begun) == explained == 60
+    assert 4 < most <= 4 * (batch._AHEAD + 1)
+
+
+# --- overlays
+
+
+def test_overlays_and_their_gallery_show_every_image(
+    tmp_path: Path, classifier: inspector.Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_photos(tmp_path / "photos", {"cat": 2, "<i>dog": 3})
+    (folder / "cat" / "00.png").write_bytes(b"no image")
+    monkeypatch.setattr(gallery, "_PAGE", 2)
+    out = tmp_path / "out"
+    run(folder, classifier, out, shard_size=3, batch_size=2, overlays=True)
+    pictures = sorted(path.name for path in (out / "overlays").iterdir())
+    assert pictures == ["00000000.jpg", "00000001.jpg", "00000002.jpg", "00000004.jpg"]
+    with Image.open(out / "overlays" / pictures[0]) as picture:
+        assert (picture.format, picture.size) == ("JPEG", (360, 324))
+        drawn = np.asarray(picture).astype(int)
+    plain = np.asarray(Image.open(folder / "<i>dog" / "00.png").resize((360, 324))).astype(int)
+    assert np.abs(drawn - plain).mean() > 5, "no map is drawn"
+    pages = [(out / f"gallery-{number:04}.html").read_text() for number in (1, 2, 3)]
+    assert not (out / "gallery-0004.html").exists()
+    assert "".join(pages).count("<img ") == 4
+    assert 'src="overlays/00000004.jpg" loading="lazy"' in "".join(pages)
+    assert "is not an image that can be read" in "".join(pages)
+    assert "<i>" not in "".join(pages)
+    assert "&lt;i&gt;dog" in pages[0]
+    index = (out / "gallery.html").read_text()
+    assert [f'href="gallery-{number:04}.html"' in index for number in (1, 2, 3)] == [True] * 3
+    assert 'href="gallery-0002.html">next' in pages[0]
+
+
+# --- killed and stopped, as a user runs it
+
+MANY = 400
+
+
+@pytest.fixture(scope="module")
+def boots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("boots")
+    images = [path.read_bytes() for path in examples("fashion_mnist").values()]
+    for number in range(MANY):
+        (folder / f"{number:03}.png").write_bytes(images[number % len(images)] if number % 50 else b"no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unbroken(boots: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    out = tmp_path_factory.mktemp("unbroken") / "out"
+    run(boots, inspector.load("fashion_gap"), out, batch_size=1, shard_size=8)
+    return rows_of(out)
+
+
+def started(boots: Path, out: Path) -> subprocess.Popen[str]:
+    """The command, once it has written two shards."""
+    code = "from inspector.cli import batches, main; main()"
+    options = ["-m", "fashion_gap", "-o", str(out), "--batch-size", "1", "--shard-size", "8", "--workers", "1"]
+    command = [sys.executable, "-c", code, "batch", str(boots), *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    while process.poll() is None and not (out / "part-00001.parquet").exists():
+        time.sleep(0.002)
+    return process
+
+
+def goes_on(boots: Path, out: Path, unbroken: list[dict[str, Any]]) -> None:
+    whole = written(out)
+    assert 2 <= whole < len(shards_of(MANY, 8)), "it was not stopped in the middle"
+    kept: Mapping[str, bytes] = {path.name: path.read_bytes() for path in out.glob("part-*.parquet")}
+    counts = run(boots, inspector.load("fashion_gap"), out, batch_size=1, shard_size=8, resume=True)
+    assert counts == Counts(MANY, MANY - 8, 8, 50)
+    assert all((out / name).read_bytes() == content for name, content in kept.items())
+    assert rows_of(out) == unbroken
+    assert not list(out.glob("*.tmp"))
+
+
+def test_killed_in_the_middle_it_goes_on_and_holds_every_image_once(
+    boots: Path, tmp_path: Path, unbroken: list[dict[str, Any]]
+) -> None:
+    process = started(boots, tmp_path / "out")
+    process.kill()
+    process.communicate()
+    goes_on(boots, tmp_path / "out", unbroken)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Ctrl-C is no signal there")
+def test_ctrl_c_ends_it_with_a_sentence_and_it_goes_on(
+    boots: Path, tmp_path: Path, unbroken: list[dict[str, Any]]
+) -> None:
+    process = started(boots, tmp_path / "out")
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    sentence = (
+        f"Stopped: {written(tmp_path / 'out')} shards are whole in {tmp_path / 'out'}; the same command with --resume"
+    )
+    assert sentence in " ".join(told.split())
+    assert "Traceback" not in told
+    goes_on(boots, tmp_path / "out", unbroken)
+
+
+# --- the command
+
+
+def test_help_needs_neither_torch_nor_pyarrow() -> None:
+    code = "import sys; from inspector.cli import batches; assert not {'torch', 'pyarrow', 'ray'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """The command line in this process: exit status, output and errors, each in one line."""
+    from inspector.cli import batches, main
+
+    assert batches.batch
+    monkeypatch.setattr(batch, "keep_freed_memory", lambda: None)
+
+    def command(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["inspector", "batch", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        out, err = capsys.readouterr()
+        return int(stopped.value.code or 0), " ".join(out.split()), " ".join(err.split())
+
+    return command
+
+
+def test_the_command_counts_at_the_end(boots: Path, tmp_path: Path, command: Any) -> None:
+    some = [boots / f"{number:03}.png" for number in range(5)]
+    status, out, err = command(*some, "-m", "fashion_gap", "-o", tmp_path / "out", "--overlays")
+    assert status == 0, err
+    assert "5 images: 4 explained, 1 could not be read; 5 rows in 1 shard" in out
+    assert (tmp_path / "out" / "gallery.html").is_file()
+    assert command(*some, "-m", "fashion_gap", "-o", tmp_path / "out")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--engine", "spark"], "--engine is 'spark'; local or ray would do."),
+        (["--size", "native"], "--size native gives every photo a grid of its own"),
+        (["--overlays", "--engine", "ray"], "Overlays are drawn by the local engine"),
+        (["--overlays", "-o", "memory://out"], "Overlays are drawn by the local engine"),
+        (["-m", "fashion_gab"], "No network 'fashion_gab'. Nearest names: fashion_gap"),
+    ],
+)
+def test_what_does_not_go_together_gets_one_sentence(
+    boots: Path, tmp_path: Path, command: Any, options: list[str], sentence: str
+) -> None:
+    status, _, err = command(boots, "-m", "fashion_gap", "-o", tmp_path / "out", *options)
+    assert status == 1
+    assert sentence in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_backend_gives_the_same_rows(
+    photos: Path, tmp_path: Path, classifier: inspector.Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INSPECTOR_CACHE", str(tmp_path / "cache"))
+    run(photos, classifier, tmp_path / "eager")
+    run(photos, classifier, tmp_path / "quick", backend="auto")
+    assert read(tmp_path / "quick")[1]["backend"] == "auto"
+    for row, other in zip(rows_of(tmp_path / "quick"), rows_of(tmp_path / "eager"), strict=True):
+        assert row["classes"] == other["classes"]
+        assert row["logits"] == (other["logits"] and pytest.approx(other["logits"], abs=1e-4))
+        assert row["verdict"] == other["verdict"]
+
+
+def test_a_backend_that_is_none_leaves_no_folder(
+    photos: Path, tmp_path: Path, classifier: inspector.Classifier
+) -> None:
+    with pytest.raises(NetworkError, match="No backend 'quickest'; there are auto"):
+        run(photos, classifier, tmp_path / "out", backend="quickest")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,437 @@
+"""The survey of a data set: what it says of hand-made results, and what it refuses."""
+
+import csv
+import json
+import math
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from made_up_results import Image, about, row, write_results
+
+from inspector import class_maps, survey_index
+from inspector.classifier import Classifier
+from inspector.cli.surveys import survey as survey_command
+from inspector.data_survey import AverageMaps, is_of, read_survey
+from inspector.errors import ExportError, InspectorError, LocalisationError
+from inspector.evidence import border_share, even_border, positions
+from inspector.image import Preprocessing, make_view, read_image
+from inspector.localisation import Regions, inside, object_mask
+from inspector.receptive_field import Axis, ReceptiveField
+from inspector.render import spread
+from inspector.results import Results, read_image_of, read_results
+from inspector.stored_maps import receptive_field_of, view_of
+from inspector.survey_index import Filters
+from inspector.survey_pass import survey
+from inspector.ui import stored_pictures
+
+NAMES = ("cat", "dog", "fox")
+GRID = (3, 3)
+
+
+def at(row: int, column: int, value: float = 1.0) -> np.ndarray:
+    """A map of one cell."""
+    cells = np.zeros(GRID)
+    cells[row, column] = value
+    return cells
+
+
+MIDDLE, CORNER, EVEN = at(1, 1), at(0, 0), np.ones(GRID)
+
+
+def hand_made() -> list[Image]:
+    """Two cats recognised; two foxes taken for cats, one of them with a third map; a label that is no class; none."""
+    return [
+        Image("photos/a.png", {0: MIDDLE, 1: CORNER}, label=0),
+        Image("photos/b.png", {0: 3 * MIDDLE, 2: EVEN}, label=0),
+        Image("photos/c.png", {0: CORNER, 2: EVEN}, label=2),
+        Image("photos/d.png", {0: 2 * CORNER, 1: MIDDLE, 2: at(2, 2, 4)}, label=2, rank=2),
+        Image("photos/E.png", {1: EVEN, 0: MIDDLE}, text="wolf"),
+        Image("photos/f.png", {}, error="f.png is broken"),
+        Image("photos/g.png", {1: -EVEN, 0: np.zeros(GRID)}),
+    ]
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    return write_results(tmp_path / "results", hand_made(), about(NAMES, GRID))
+
+
+def test_shares_at_the_border_and_positions_are_those_worked_out_by_hand() -> None:
+    maps = np.stack([MIDDLE, CORNER, EVEN, MIDDLE + 3 * CORNER, np.zeros(GRID), at(1, 1, math.inf)])
+    assert border_share(maps)[:4].tolist() == pytest.approx([0, 1, 8 / 9, 3 / 4])
+    assert np.isnan(border_share(maps)[4:]).all()
+    entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    assert positions(maps)[:4].tolist() == pytest.approx([1, 1, 9, math.exp(entropy)])
+    assert np.isnan(positions(maps)[4:]).all()
+    assert positions(-maps[:4]).tolist() == positions(maps[:4]).tolist()
+    # Of two rows all cells are at the border.
+    assert border_share(np.ones((1, 2, 5))).tolist() == [1]
+    assert even_border((7, 7)) == pytest.approx(24 / 49)
+
+
+def test_counts_and_accuracy_are_those_of_the_images(results: Path, tmp_path: Path) -> None:
+    found = survey(results, tmp_path / "out")
+    said = found.summary
+    assert (said.images, said.errors, said.labelled, said.classed) == (7, 1, 5, 4)
+    assert (said.top1, said.top5) == (0.5, 1.0)
+    assert said.residual == pytest.approx(6e-6)
+    assert said.verdicts == {"exact": 6}
+    assert said.border == pytest.approx((0 + 0 + 1 + 1 + 8 / 9 + 8 / 9) / 6)
+    # Of the last map nothing is positive.
+    assert said.border_positive == pytest.approx((0 + 0 + 1 + 1 + 8 / 9) / 5)
+    assert said.positions == pytest.approx((1 + 1 + 1 + 1 + 9 + 9) / 6)
+    assert (said.inside, said.with_objects) == (None, 0)
+
+
+def test_average_maps_are_the_means_of_the_images_they_name(results: Path, tmp_path: Path) -> None:
+    found = survey(results, tmp_path / "out")
+    assert found.predicted.counts.tolist() == [4, 2, 0]
+    assert found.labelled.counts.tolist() == [2, 0, 2]
+    np.testing.assert_allclose(found.predicted.mean()[0], (4 * MIDDLE + 3 * CORNER) / 4)
+    np.testing.assert_allclose(found.predicted.mean()[1], 0 * EVEN)
+    np.testing.assert_allclose(found.labelled.mean()[0], 2 * MIDDLE)
+    np.testing.assert_allclose(found.labelled.mean()[2], (EVEN + at(2, 2, 4)) / 2)
+    assert not found.predicted.mean()[2].any()
+
+
+def test_a_confusion_has_the_mean_of_its_images_contrast_maps(results: Path, tmp_path: Path) -> None:
+    found = survey(results, tmp_path / "out")
+    assert found.pairs.tolist() == [[2, 0]]
+    assert found.contrasts.counts.tolist() == [2]
+    np.testing.assert_allclose(found.contrasts.mean()[0], (3 * CORNER - EVEN - at(2, 2, 4)) / 2)
+
+
+def test_many_images_give_the_sums_of_a_plain_loop(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    images = []
+    for number in range(60):
+        first, second, third = (int(k) for k in random.permutation(3))
+        # Whole numbers up to 2048 are exact in float16.
+        maps = {k: random.integers(-9, 9, GRID).astype(float) for k in (first, second)}
+        label = (first, second, third)[number % 3]
+        if label == third:
+            maps[third] = random.integers(-9, 9, GRID).astype(float)
+        images.append(Image(f"{number}.png", maps, label=label, rank=number % 3))
+    found = survey(write_results(tmp_path / "results", images, about(NAMES, GRID), each=7), tmp_path / "out")
+    for k in range(3):
+        own = sum(image.maps[k] for image in images if next(iter(image.maps)) == k)
+        np.testing.assert_array_equal(found.predicted.sums[k], own)
+        np.testing.assert_array_equal(
+            found.labelled.sums[k], sum(image.maps[k] for image in images if image.label == k)
+        )
+    assert sorted(map(tuple, found.pairs.tolist())) == [(a, b) for a in range(3) for b in range(3) if a != b]
+    assert found.contrasts.counts.tolist() == sorted(found.contrasts.counts.tolist(), reverse=True)
+    for (label, predicted), values in zip(found.pairs, found.contrasts.sums, strict=True):
+        of_pair = [i for i in images if (i.label, next(iter(i.maps))) == (label, predicted)]
+        np.testing.assert_array_equal(values, sum(i.maps[predicted] - i.maps[label] for i in of_pair))
+
+
+def test_every_image_of_the_index_leads_to_its_maps(results: Path, tmp_path: Path) -> None:
+    found, opened = survey(results, tmp_path / "out"), read_results(results)
+    rows = survey_index.images(found.index)
+    assert [row["index"] for row in rows] == list(range(7))
+    for one, made in zip(rows, hand_made(), strict=True):
+        assert one["error"] == made.error
+        if made.error is None:
+            stored = read_image_of(opened, one["part"], one["row_group"], one["row"])
+            assert stored.path == one["path"] == made.path
+            assert list(stored.maps) == list(made.maps)
+            for k, values in made.maps.items():
+                np.testing.assert_array_equal(stored.maps[k], values)
+            k = one["predicted"]
+            assert stored.maps[k].sum() + stored.biases[k] == pytest.approx(stored.logits[k])
+    assert rows[5]["predicted"] is None
+    assert rows[5]["positions"] is None
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        (Filters(), [0, 1, 2, 3, 4, 5, 6]),
+        (Filters(predicted=0), [0, 1, 2, 3]),
+        (Filters(label="fox"), [2, 3]),
+        (Filters(wrong=True), [2, 3]),
+        (Filters(errors=True), [5]),
+        (Filters(text="e.PNG"), [4]),
+        (Filters(text="%"), []),
+        (Filters(predicted=0, label="cat", text="photos"), [0, 1]),
+    ],
+    ids=["all", "class", "label", "mistaken", "not read", "path", "no pattern", "several"],
+)
+def test_filters_choose_the_images_that_they_name(
+    results: Path, tmp_path: Path, chosen: Filters, expected: list[int]
+) -> None:
+    index = survey(results, tmp_path / "out").index
+    assert [row["index"] for row in survey_index.images(index, chosen)] == expected
+    assert survey_index.count(index, chosen) == len(expected)
+
+
+def test_images_come_sorted_in_pages_those_without_a_number_last(results: Path, tmp_path: Path) -> None:
+    index = survey(results, tmp_path / "out").index
+    ascending, descending = (
+        [row["index"] for row in survey_index.images(index, order="border", descending=down)] for down in (False, True)
+    )
+    assert ascending == [0, 1, 4, 6, 2, 3, 5]
+    assert descending == [2, 3, 4, 6, 0, 1, 5]
+    page = survey_index.images(index, order="border", limit=2, offset=3)
+    assert [row["index"] for row in page] == [6, 2]
+    assert [row["index"] for row in survey_index.most(index, "positions", True, 2)] == [4, 6]
+    assert [row["index"] for row in survey_index.most(index, "positions", False)] == [0, 1, 2, 3, 4, 6]
+    assert survey_index.image(index, 3)["path"] == "photos/d.png"  # type: ignore[index]
+    assert survey_index.image(index, 7) is None
+    assert survey_index.labels(index) == ["cat", "fox", "wolf"]
+    counts = survey_index.histogram(index, "border")
+    assert (counts[0], counts[17], counts[19], sum(counts)) == (2, 2, 2, 6)
+
+
+def test_the_worst_verdict_stands_for_all(tmp_path: Path) -> None:
+    told = about(NAMES, GRID)
+    rows = [row(n, image, NAMES) for n, image in enumerate(hand_made()[:3])]
+    rows[1]["verdict"] = "not exact"
+    rows[2]["verdict"] = "exact for this image"
+    rows[2]["residual"] = math.nan
+    found = survey(write_results(tmp_path / "results", [], told, rows=rows), tmp_path / "out")
+    assert found.verdict == "not exact"
+    # A miss that is no number stays one.
+    assert math.isnan(found.summary.residual or 0)
+
+
+def test_the_share_inside_objects_is_that_of_the_class_maps_at_hand(
+    tmp_path: Path, hand_made_gap: torch.nn.Module, pixels: np.ndarray
+) -> None:
+    classifier = Classifier.wrap(hand_made_gap, NAMES, size=(10, 10), name="hand_made")
+    maps = class_maps(classifier, pixels)
+    assert maps.view is not None
+    k, other = (number for number, _, _ in maps.top(2))
+    values = maps.values.numpy()
+    regions = Regions({"a.png": [(4, 3, 15.5, 12)]})
+    axes = {
+        name: {"centre": axis.centre, "stride": axis.stride, "size": axis.size}
+        for name, axis in (("y", classifier.receptive_field.y), ("x", classifier.receptive_field.x))
+    }
+    told = about(NAMES, values.shape[1:], size=[10, 10], receptive_field=axes)
+    image = Image("photos/a.png", {k: values[k], other: values[other]}, label=k, size=(20, 30), box=maps.view.box)
+    found = survey(
+        write_results(tmp_path / "results", [image, *_one_more(values.shape[1:])], told), tmp_path / "out", regions
+    )
+    mask = object_mask(regions, "a.png", (20, 30))
+    assert mask is not None
+    expected = inside(maps, k, mask).share
+    assert found.summary.with_objects == 1
+    assert found.summary.inside == pytest.approx(expected, abs=2e-3)  # half precision
+
+
+def _one_more(grid: tuple[int, int]) -> list[Image]:
+    return [Image("photos/unknown.png", {0: np.ones(grid), 1: np.zeros(grid)})]
+
+
+def test_a_stored_map_knows_its_view_and_receptive_fields(results: Path, pixels: np.ndarray) -> None:
+    opened = read_results(results)
+    photo = read_image(pixels)
+    view = view_of(photo, (0, 0, 30, 20), opened)
+    assert view.photo is photo
+    assert view.pixels.shape[:2] == (20, 30)
+    assert receptive_field_of(opened).x.stride == 10
+    unbounded = {axis: {"centre": 1, "stride": 2, "size": None} for axis in "yx"}
+    write_results(results, hand_made(), about(NAMES, GRID, receptive_field=unbounded))
+    assert math.isinf(receptive_field_of(read_results(results)).y.size)
+
+
+def test_what_was_kept_is_read_back_and_known_to_be_of_these_results(results: Path, tmp_path: Path) -> None:
+    heard: list[float] = []
+    found = survey(results, tmp_path / "out", tell=heard.append)
+    assert heard == sorted(heard)
+    assert heard[-1] == 1
+    again = read_survey(tmp_path / "out")
+    assert again.summary == found.summary
+    assert again.class_names == NAMES
+    np.testing.assert_array_equal(again.predicted.sums, found.predicted.sums)
+    assert is_of(tmp_path / "out", read_results(results))
+    write_results(results, [*hand_made(), *_one_more(GRID)], about(NAMES, GRID))
+    assert not is_of(tmp_path / "out", read_results(results))
+    assert not is_of(tmp_path, read_results(results))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"images.parquet", "survey.json", "average-maps.npz"}
+
+
+def test_images_that_could_not_be_read_are_surveyed_too(tmp_path: Path) -> None:
+    broken = [Image(f"{n}.png", {}, error="broken") for n in range(3)]
+    found = survey(write_results(tmp_path / "results", broken, about(NAMES, GRID)), tmp_path / "out")
+    assert (found.summary.images, found.summary.errors, found.summary.top1) == (3, 3, None)
+    assert found.verdict is None
+    assert ("could not be read", "3") in found.lines()
+
+
+def test_sums_add_up_over_repeated_and_absent_numbers() -> None:
+    sums = AverageMaps(np.zeros((3, 1, 1)), np.zeros(3, np.int64))
+    sums.add(np.array([2, 0, 2]), np.array([1.0, 2, 3]).reshape(3, 1, 1))
+    sums.add(np.zeros(0, np.int64), np.zeros((0, 1, 1)))
+    assert sums.sums.ravel().tolist() == [2, 0, 4]
+    assert sums.counts.tolist() == [1, 0, 2]
+
+
+def test_the_command_writes_tables_and_figures_and_says_what_it_found(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("file,x1,y1,x2,y2\na.png,0,0,30,20\n")
+    survey_command(results, tmp_path / "report", boxes)
+    said = capsys.readouterr().out
+    assert "50.0% of 4 whose label is a class" in said
+    assert "fox taken for cat: 2 times" in said
+    assert "100.0% of 1 images" in said
+    files = {path.name for path in (tmp_path / "report").iterdir()}
+    assert files >= {"classes.csv", "images.csv", "confusions.csv", "average-maps.png", "confusions.png", "border.png"}
+    with (tmp_path / "report" / "classes.csv").open(newline="") as file:
+        rows = {row["class"]: row for row in csv.DictReader(file)}
+    assert (rows["cat"]["labelled"], rows["cat"]["recognised"], rows["cat"]["predicted"]) == ("2", "2", "4")
+    assert (rows["fox"]["labelled"], rows["fox"]["recognised"], rows["fox"]["predicted"]) == ("2", "0", "")
+    with (tmp_path / "report" / "confusions.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [["label", "taken for", "images"], ["fox", "cat", "2"]]
+    with (tmp_path / "report" / "images.csv").open(newline="") as file:
+        images = [(row["which"], row["index"]) for row in csv.DictReader(file)]
+    assert images[0] == ("most concentrated", "0")
+    assert images[6] == ("most diffuse", "4")
+
+
+def test_results_without_a_mistake_or_an_image_that_was_read_have_a_report_too(tmp_path: Path) -> None:
+    broken = write_results(tmp_path / "broken", [Image("a.png", {}, error="broken")], about(NAMES, GRID))
+    survey_command(broken, None, None)
+    files = {path.name for path in (broken / "survey").iterdir()}
+    assert "border.png" in files
+    assert not files & {"average-maps.png", "confusions.png"}
+
+
+def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InspectorError, match=r"No results in .*: no file there is named part-\*.parquet. `inspector"):
+        survey(tmp_path, tmp_path / "out")
+
+
+def test_a_parquet_file_from_elsewhere_is_refused(results: Path, tmp_path: Path) -> None:
+    table = pq.read_table(results / "part-00000.parquet").replace_schema_metadata(None)
+    pq.write_table(table, results / "part-00000.parquet")
+    with pytest.raises(InspectorError, match=r"part-00000.parquet does not say what it was made with"):
+        survey(results, tmp_path / "out")
+
+
+def test_a_file_that_is_no_parquet_is_refused(results: Path, tmp_path: Path) -> None:
+    (results / "part-00001.parquet").write_bytes(b"no Parquet at all")
+    with pytest.raises(InspectorError, match=r"Cannot read .*part-00001.parquet .* `inspector batch --resume`"):
+        survey(results, tmp_path / "out")
+
+
+def test_a_part_that_lacks_a_column_is_refused(results: Path, tmp_path: Path) -> None:
+    table = pq.read_table(results / "part-00000.parquet").drop_columns(["label_rank"])
+    pq.write_table(table, results / "part-00000.parquet")
+    with pytest.raises(InspectorError, match=r"part-00000.parquet lacks label_rank: a Parquet file that this version"):
+        survey(results, tmp_path / "out")
+
+
+def test_metadata_that_lacks_an_entry_is_refused(results: Path, tmp_path: Path) -> None:
+    table = pq.read_table(results / "part-00000.parquet").replace_schema_metadata({b"inspector": b'{"network": "a"}'})
+    pq.write_table(table, results / "part-00000.parquet")
+    with pytest.raises(InspectorError, match=r"part-00000.parquet lacks network_sha256, class_names, grid"):
+        survey(results, tmp_path / "out")
+
+
+def test_results_of_two_networks_are_refused(results: Path, tmp_path: Path) -> None:
+    other = about(NAMES, GRID, network_sha256="1" * 64)
+    table = pq.read_table(results / "part-00001.parquet")
+    told = {b"inspector": json.dumps(other).encode()}
+    pq.write_table(table.replace_schema_metadata(told), results / "part-00001.parquet")
+    with pytest.raises(
+        InspectorError, match=r"made with another network sha256 than part-00000.parquet: results of one"
+    ):
+        survey(results, tmp_path / "out")
+
+
+def test_empty_results_are_refused(tmp_path: Path) -> None:
+    empty = write_results(tmp_path / "results", [], about(NAMES, GRID))
+    with pytest.raises(InspectorError, match="are empty: one image or more would do"):
+        survey(empty, tmp_path / "out")
+
+
+def test_an_image_without_the_map_of_its_likeliest_class_is_refused(tmp_path: Path) -> None:
+    rows = [row(n, image, NAMES) for n, image in enumerate(hand_made())]
+    rows[0]["map_classes"] = [2, 1]
+    broken = write_results(tmp_path / "results", [], about(NAMES, GRID), rows=rows)
+    with pytest.raises(InspectorError, match="has an image without the map of its likeliest class"):
+        survey(broken, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_objects_of_other_images_are_refused(results: Path, tmp_path: Path) -> None:
+    with pytest.raises(InspectorError, match=r"No object is known of the 7 images in .* from photos on"):
+        survey(results, tmp_path / "out", Regions({"elsewhere.png": [(0, 0, 5, 5)]}))
+    with pytest.raises(LocalisationError, match="has 30 x 20 pixels, but a box 0, 0, 50, 5"):
+        survey(results, tmp_path / "out", Regions({"photos/a.png": [(0, 0, 50, 5)]}))
+
+
+def test_a_folder_that_cannot_be_written_is_named(results: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(ExportError, match=r"Cannot write .*out \(.*\): another folder would do"):
+        survey(results, tmp_path / "out")
+
+
+def test_a_survey_that_is_absent_or_broken_is_one_sentence(results: Path, tmp_path: Path) -> None:
+    with pytest.raises(InspectorError, match=r"No survey in .*: `inspector survey RESULTS"):
+        read_survey(tmp_path)
+    survey(results, tmp_path / "out")
+    for name in ("average-maps.npz", "survey.json"):
+        (tmp_path / "out" / name).write_bytes(b"{}")
+        with pytest.raises(InspectorError, match=r"The survey in .* cannot be read"):
+            read_survey(tmp_path / "out")
+        assert not is_of(tmp_path / "out", read_results(results)) or name == "average-maps.npz"
+    (tmp_path / "out" / "images.parquet").write_bytes(b"")
+    with pytest.raises(InspectorError, match=r"Cannot read the index .*; `inspector survey` anew would do"):
+        survey_index.summary(tmp_path / "out" / "images.parquet")
+
+
+def test_maps_that_went_away_are_one_sentence(results: Path) -> None:
+    opened = read_results(results)
+    with pytest.raises(InspectorError, match=r"has no part-00009.parquet any more"):
+        read_image_of(opened, "part-00009.parquet", 0, 0)
+    with pytest.raises(InspectorError, match=r"Cannot read .*part-00000.parquet"):
+        read_image_of(opened, "part-00000.parquet", 99, 0)
+    (results / "part-00000.parquet").unlink()
+    with pytest.raises(InspectorError, match=r"Cannot read .*part-00000.parquet"):
+        read_image_of(opened, "part-00000.parquet", 0, 0)
+
+
+def test_a_missing_library_is_one_sentence(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = survey(results, tmp_path / "out").index
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    with pytest.raises(InspectorError, match=r"Surveys need duckdb .*: pip install 'inspector\[data\]'"):
+        survey_index.count(index)
+
+
+def test_a_map_is_drawn_over_its_photo_as_where_it_was_made(pixels: np.ndarray) -> None:
+    view = make_view(read_image(pixels), Preprocessing((10, 10), (0.5,), (0.5,), (12, 12)))
+    field = ReceptiveField(Axis(1, 3, 3), Axis(1, 3, 3))
+    again = view_of(view.photo, view.box, Results(Path(), (), (), about(NAMES, GRID, size=[10, 10])))
+    own, stored = (spread(at(0, 2), one, field, (20, 30), smooth=True) for one in (view, again))
+    assert own.any()
+    np.testing.assert_array_equal(own, stored)
+
+
+def test_an_app_that_serves_others_opens_only_the_folders_that_it_was_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open" / "link").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path / "open")
+    monkeypatch.delenv("INSPECTOR_DATA", raising=False)
+    monkeypatch.setattr(stored_pictures.st, "get_option", {"server.address": "localhost"}.get)
+    assert stored_pictures.may_open(tmp_path)
+    monkeypatch.setattr(stored_pictures.st, "get_option", {"server.address": "0.0.0.0"}.get)
+    assert stored_pictures.may_open(Path("results"))
+    assert stored_pictures.may_open(tmp_path / "open" / "results")
+    for outside in (tmp_path, Path(".."), Path("link") / "other", tmp_path / "open2"):
+        assert not stored_pictures.may_open(outside)
+    monkeypatch.setenv("INSPECTOR_DATA", f"{tmp_path / 'a'}{os.pathsep}{tmp_path / 'b'}")
+    assert stored_pictures.may_open(tmp_path / "b" / "results")
+    assert not stored_pictures.may_open(Path("results"))

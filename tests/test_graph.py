@@ -1,0 +1,282 @@
+"""One graph gives the logits and the class maps that the network and our own path give."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from inspector import Classifier, class_maps_of_batch
+from inspector.errors import ExportError, HeadError, InspectorError, NetworkError
+from inspector.graph import heard_graph, maps_graph, noise
+from inspector.serving import export_network
+
+
+class Net(nn.Module):
+    """Convolution, BatchNorm and a ReLU that writes into its input, then whatever head."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), head
+        nn.init.uniform_(self.norm.running_mean, -0.5, 0.5)
+        nn.init.uniform_(self.norm.running_var, 0.5, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(nn.functional.relu_(self.norm(self.conv(images))))
+
+
+class Branches(nn.Module):
+    """Average and maximum side by side, on grids of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 3)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        coarse = nn.functional.avg_pool2d(maps, 2)
+        return self.linear(torch.cat([maps.mean((2, 3)), coarse.amax((2, 3))], 1))
+
+
+class ChannelsLast(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.linear(maps.permute(0, 2, 3, 1).square().mean((1, 2)))
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.linear((maps.flatten(2).transpose(1, 2) * 2).mean(1))
+
+
+class BranchesOnValues(nn.Module):
+    """Asks what is in the image: no graph holds that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.linear((maps * 2 if maps.sum() > 0 else maps).mean((2, 3)))
+
+
+def average() -> nn.Module:
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5), nn.Linear(4, 3))
+
+
+def maximum() -> nn.Module:
+    return nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+
+
+def flattened() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(4 * 6 * 7, 3))
+
+
+def per_class() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(4, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def softmaxed() -> nn.Module:
+    return nn.Sequential(average(), nn.Softmax(1))
+
+
+def normalised() -> nn.Module:
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(4), nn.Linear(4, 3))
+
+
+def classifier_of(head: Callable[[], nn.Module]) -> Classifier:
+    torch.manual_seed(0)
+    return Classifier.wrap(Net(head()).eval(), size=(8, 9), class_names=("a", "b", "c"))
+
+
+@pytest.mark.parametrize("head", [average, maximum, flattened, per_class, softmaxed, Branches, ChannelsLast, Tokens])
+def test_the_maps_of_the_graph_are_ours_and_sum_to_its_logits(head: Callable[[], nn.Module]) -> None:
+    classifier = classifier_of(head)
+    inputs = noise(classifier, 5)
+    logits, maps = maps_graph(classifier)(inputs)
+    expected = class_maps_of_batch(classifier, inputs)
+    torch.testing.assert_close(logits, torch.stack([one.logits for one in expected]), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(maps, torch.stack([one.values for one in expected]), rtol=1e-5, atol=1e-6)
+    assert classifier.head.bias is not None
+    torch.testing.assert_close(maps.sum((2, 3)) + classifier.head.bias, logits, rtol=1e-5, atol=1e-5)
+
+
+def test_of_equal_maxima_the_first_position_gets_all(hand_made_gmp: nn.Module) -> None:
+    classifier = Classifier.wrap(hand_made_gmp, size=(2, 3))
+    _, maps = maps_graph(classifier)(torch.ones(1, 3, 2, 3))
+    # Red is 1 everywhere: class 0 has weight 1 on it, class 2 has -1.
+    assert maps[0, 0].tolist() == [[1, 0, 0], [0, 0, 0]]
+    assert maps[0, 2].tolist() == [[-1, 0, 0], [0, 0, 0]]
+
+
+def test_the_graph_is_a_copy_and_the_network_comes_back_unchanged() -> None:
+    classifier = classifier_of(average)
+    network = classifier.network.train()
+    modes = [module.training for module in network.modules()]
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    graph, inputs = maps_graph(classifier), noise(classifier, 2)
+    before = graph(inputs)[0].clone()
+    assert [module.training for module in network.modules()] == modes
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    with torch.no_grad():
+        network.conv.weight.mul_(2)
+    assert torch.equal(graph(inputs)[0], before)
+
+
+def test_torch_exports_the_graph_for_any_number_of_images() -> None:
+    classifier = classifier_of(maximum)
+    graph = maps_graph(classifier)
+    program = torch.export.export(
+        graph, (noise(classifier, 2),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
+    ).module()
+    for images in (1, 4):
+        inputs = noise(classifier, images)
+        for ours, again in zip(graph(inputs), program(inputs), strict=True):
+            torch.testing.assert_close(ours, again)
+
+
+def test_a_head_whose_weight_changes_with_the_image_gives_feature_maps_but_no_class_maps() -> None:
+    classifier = classifier_of(normalised)
+    assert classifier.head.verdict == "exact for this image"
+    with pytest.raises(HeadError, match="exact for this image: its weight changes with the image"):
+        maps_graph(classifier)
+    inputs = noise(classifier, 3)
+    logits, feature_maps = heard_graph(classifier)(inputs)
+    expected = class_maps_of_batch(classifier, inputs)
+    torch.testing.assert_close(logits, torch.stack([one.logits for one in expected]))
+    torch.testing.assert_close(feature_maps, torch.stack([one.feature_maps for one in expected]))
+
+
+def test_a_pooling_that_needs_its_derivative_has_no_graph_of_maps() -> None:
+    class Sum(nn.Module):
+        def forward(self, maps: Tensor) -> Tensor:
+            return maps.sum((2, 3))
+
+    classifier = classifier_of(lambda: nn.Sequential(Sum(), nn.Linear(4, 3)))
+    with pytest.raises(HeadError, match="of linear pooling need its derivative"):
+        maps_graph(classifier)
+
+
+def test_a_network_that_torch_cannot_write_down_is_refused_in_one_sentence() -> None:
+    with pytest.raises(NetworkError, match=r'^torch.export cannot write this network down .* "eager" serves every'):
+        maps_graph(classifier_of(BranchesOnValues))
+
+
+def test_a_network_that_cannot_be_copied_is_refused() -> None:
+    classifier = classifier_of(average)
+    classifier.network.source = (number for number in range(3))
+    with pytest.raises(NetworkError, match="holds something that cannot be copied"):
+        maps_graph(classifier)
+
+
+@pytest.mark.parametrize(("format", "name"), [("onnx", "net.onnx"), ("openvino", "net.xml"), ("pt2", "net.pt2")])
+def test_a_written_file_serves_logits_and_maps_by_its_own_runtime(format: str, name: str, tmp_path: Path) -> None:
+    classifier = classifier_of(maximum)
+    file = export_network(classifier, tmp_path / name, format)
+    inputs = noise(classifier, 4)
+    (logits, maps), said = READERS[format](file, inputs)
+    expected = class_maps_of_batch(classifier, inputs)
+    np.testing.assert_allclose(logits, torch.stack([one.logits for one in expected]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(maps, torch.stack([one.values for one in expected]), rtol=1e-4, atol=1e-5)
+    assert json.loads(said["class_names"]) == ["a", "b", "c"]
+    assert json.loads(said["preprocessing"])["size"] == [8, 9]
+    np.testing.assert_allclose(maps.sum((2, 3)) + json.loads(said["bias"]), logits, rtol=1e-4, atol=1e-5)
+    assert said["sha256"] == classifier.sha256()
+    # Nothing half-made is left beside it.
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({name, *(["net.bin"] * (format == "openvino"))})
+
+
+def by_onnxruntime(file: Path, inputs: Tensor) -> tuple[list[np.ndarray], dict[str, str]]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file))
+    return session.run(["logits", "maps"], {"inputs": inputs.numpy()}), session.get_modelmeta().custom_metadata_map
+
+
+def by_openvino(file: Path, inputs: Tensor) -> tuple[list[np.ndarray], dict[str, str]]:
+    import openvino
+
+    model = openvino.Core().read_model(str(file))
+    # Left alone it computes in bfloat16 where the processor can.
+    found = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(inputs.numpy())
+    said = {name: value.astype(str) for name, value in model.get_rt_info("inspector").astype(dict).items()}
+    return [found["logits"], found["maps"]], said
+
+
+def by_torch(file: Path, inputs: Tensor) -> tuple[list[np.ndarray], dict[str, str]]:
+    extra = {"inspector.json": ""}
+    program = torch.export.load(file, extra_files=extra).module()
+    return [one.detach().numpy() for one in program(inputs)], json.loads(extra["inspector.json"])
+
+
+READERS = {"onnx": by_onnxruntime, "openvino": by_openvino, "pt2": by_torch}
+
+
+def test_a_file_that_gives_other_numbers_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from inspector import serving
+
+    monkeypatch.setitem(
+        serving._READERS,
+        "pt2",
+        lambda file: lambda inputs: [torch.ones(len(inputs), 3), torch.zeros(len(inputs), 3, 6, 7)],
+    )
+    with pytest.raises(
+        ExportError, match=r"Nothing was written: the file's logits miss the network's own by [\d.]+ for 1 image,"
+    ):
+        export_network(classifier_of(average), tmp_path / "net.pt2", "pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "message"),
+    [
+        ("net.onnx", "tflite", "No format 'tflite'; there are onnx, openvino, pt2"),
+        ("net.bin", "onnx", r"ends in \.onnx"),
+        ("there.onnx", "onnx", "is there already; another name would do"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_told(name: str, format: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "there.onnx").touch()
+    with pytest.raises(ExportError, match=message):
+        export_network(classifier_of(average), tmp_path / name, format)
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ExportError, match="cannot be written"):
+        export_network(classifier_of(average), tmp_path / "file" / "net.pt2", "pt2")
+
+
+def test_the_command_says_what_it_wrote(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    import inspector.cli.export_network  # noqa: F401
+    from inspector.cli.shared import cli
+
+    result = CliRunner().invoke(
+        cli, ["export-network", "fashion_gmp", "--format", "pt2", "-o", str(tmp_path / "gmp.pt2")]
+    )
+    assert result.exit_code == 0, result.output
+    assert "inputs (N, 1, 28, 28) -> logits (N, 10) and maps, equal to the network's own" in result.output
+    assert (tmp_path / "gmp.pt2").is_file()
+
+
+def test_the_command_takes_one_size_only(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    import inspector.cli.export_network  # noqa: F401
+    from inspector.cli.shared import cli
+
+    result = CliRunner().invoke(cli, ["export-network", "fashion_gmp", "--size", "native", "-o", str(tmp_path / "x")])
+    assert isinstance(result.exception, InspectorError)
+    assert "a file takes images of one size" in str(result.exception)

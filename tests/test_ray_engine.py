@@ -1,0 +1,151 @@
+"""The rows of Ray are those of the local engine, also when a worker is killed in the middle."""
+
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import inspector
+from inspector import batch
+from inspector.batch_table import Counts, read, written
+from inspector.errors import ImageError, InspectorError, NetworkError
+from inspector.examples import examples
+from inspector.ray_engine import run
+
+NETWORK = "fashion_gap"
+MANY, SHARD = 96, 4
+COUNTS = Counts(MANY, MANY - 4, 4, MANY // SHARD)
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    ray = pytest.importorskip("ray", reason="ray is not installed")
+
+
+@pytest.fixture(scope="module")
+def boots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("boots")
+    images = [path.read_bytes() for path in examples("fashion_mnist").values()]
+    for number in range(MANY):
+        (folder / f"{number:03}.png").write_bytes(images[number % len(images)] if number % 24 else b"no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def local(boots: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    out = tmp_path_factory.mktemp("local") / "out"
+    batch.run(boots, inspector.load(NETWORK), out, batch_size=2, shard_size=SHARD)
+    return rows_of(out)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A Ray that runs already, on two processors, whose workers find this file."""
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYTHONPATH", str(Path(__file__).parent))
+        warnings.simplefilter("ignore")
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
+        yield
+        ray.shutdown()
+
+
+def rows_of(out: Path | str) -> list[dict[str, Any]]:
+    return read(out)[0].to_table().to_pylist()
+
+
+def same(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> bool:
+    """Equal, numbers to rounding: another process may have other threads."""
+    return len(rows) == len(others) and all(
+        row.keys() == other.keys()
+        and all(
+            row[name] == (pytest.approx(value, abs=2e-3) if _is_number(value) else value)
+            for name, value in other.items()
+        )
+        for row, other in zip(rows, others, strict=True)
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) or (isinstance(value, list) and bool(value) and isinstance(value[0], float))
+
+
+def load_and_sign(folder: str) -> inspector.Classifier:
+    """The network, once the process has left its number in a folder."""
+    (Path(folder) / str(os.getpid())).touch()
+    return inspector.load(NETWORK)
+
+
+def load_here_only(process: int) -> inspector.Classifier:
+    if os.getpid() != process:
+        raise NetworkError("The weights are not on this machine.")
+    return inspector.load(NETWORK)
+
+
+def test_the_rows_are_those_of_the_local_engine_without_any_set_up(
+    boots: Path, tmp_path: Path, local: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told: list[tuple[int, int]] = []
+    load = partial(inspector.load, NETWORK)
+    counts = run(
+        os.path.relpath(boots), load, "out", batch_size=2, shard_size=SHARD, tell=lambda *now: told.append(now)
+    )
+    assert counts == COUNTS
+    assert sorted(told) == told
+    assert told[0] == (0, MANY)
+    assert told[-1] == (MANY, MANY)
+    rows = rows_of(tmp_path / "out")
+    assert [row.pop("path") for row in rows] == [os.path.relpath(row["path"]) for row in local]
+    assert same(rows, [{name: value for name, value in row.items() if name != "path"} for row in local])
+    assert not ray.is_initialized()
+    # Nothing is left to do: Ray is not started for it.
+    monkeypatch.setitem(sys.modules, "ray", None)
+    resumed = run(os.path.relpath(boots), load, "out", batch_size=2, shard_size=SHARD, resume=True)
+    assert resumed == COUNTS
+
+
+def test_a_worker_killed_in_the_middle_loses_and_doubles_nothing(
+    boots: Path, tmp_path: Path, local: list[dict[str, Any]], cluster: None
+) -> None:
+    signed, out = tmp_path / "signed", f"file://{tmp_path}/out"
+    signed.mkdir()
+    killed: list[int] = []
+
+    def kill() -> None:
+        while written(out) < 3:
+            time.sleep(0.002)
+        (worker,) = {int(path.name) for path in signed.iterdir()} - {os.getpid()}
+        os.kill(worker, signal.SIGKILL)
+        killed.append(written(out))
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    counts = run(boots, partial(load_and_sign, str(signed)), out, batch_size=2, workers=2, shard_size=SHARD)
+    killer.join(10)
+    assert counts == COUNTS
+    assert killed[0] < MANY // SHARD, "it was not killed in the middle"
+    assert len(list(signed.iterdir())) == 3, "this process, the worker that was killed, and the one in its place"
+    assert same(rows_of(out), local)
+    assert not list((tmp_path / "out").glob("*.tmp"))
+
+
+def test_a_worker_that_cannot_work_is_told_in_a_sentence(boots: Path, tmp_path: Path, cluster: None) -> None:
+    with pytest.raises(InspectorError, match=r"A worker of Ray failed \(.*The weights are not on this machine"):
+        run(boots, partial(load_here_only, os.getpid()), tmp_path / "out", batch_size=2, shard_size=SHARD)
+
+
+def test_what_is_wrong_from_the_start_needs_no_ray(
+    boots: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImageError, match="No images at nowhere"):
+        run("nowhere", partial(inspector.load, NETWORK), tmp_path / "out")
+    with pytest.raises(InspectorError, match=r"--engine ray needs Ray .*pip install 'inspector\[scale\]'"):
+        run(boots, partial(inspector.load, NETWORK), tmp_path / "out")
