@@ -1,6 +1,7 @@
 """What a page looks at: the class maps of the network, photo and input size of the sidebar."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -43,8 +44,12 @@ def photo_width(photo: Photo) -> int:
 
 
 def class_labels(maps: "ClassMaps") -> list[str]:
-    """The names of the classes, those that two classes share with their numbers: ImageNet has two cranes."""
-    names = maps.classifier.class_names
+    """The names of its classes as they are listed."""
+    return labels_of(maps.classifier.class_names)
+
+
+def labels_of(names: Sequence[str]) -> list[str]:
+    """The names of classes, those that two classes share with their numbers: ImageNet has two cranes."""
     times = Counter(names)
     return [name if times[name] == 1 else f"{name} ({k})" for k, name in enumerate(names)]
 

@@ -1,6 +1,5 @@
 """The page of a data set: what `inspector batch` found, on average and image by image."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,12 @@ from inspector.data_survey import NUMBERS, DataSurvey, is_of, read_survey
 from inspector.errors import InspectorError
 from inspector.results import Results, StoredImage, read_results, state_of
 from inspector.survey_index import ORDERS, Filters
-from inspector.ui import cached, pictures, stored_pictures
+from inspector.ui import cached, pictures, stored_pictures, survey_panels
+from inspector.ui.looked_at import labels_of
 
 _PAGE = 50  # images in the table
-_TILES = 12
-_SIDE, _SMALL = 720, 320  # pixels of the longer side of a picture
+_SIDE = 720  # pixels of the longer side of a picture
 ALL, MISTAKEN, UNREAD = "all", "mistaken", "not read"
-GALLERIES = {
-    "most concentrated": ("positions", False),
-    "most diffuse": ("positions", True),
-    "most at the border": ("border", True),
-    "least at the border": ("border", False),
-}
 
 
 def show() -> None:
@@ -50,11 +43,11 @@ def show() -> None:
             st.caption(f"{pictures.plain(survey.network)}, {len(survey.class_names):,} classes")
         _overview(survey)
         _images(results, survey)
-        _average_maps(survey)
+        survey_panels.average_maps(survey)
         if len(survey.pairs):
-            _confusions(survey)
+            survey_panels.confusions(survey)
         if survey.summary.images > survey.summary.errors:
-            _gallery(results, survey)
+            survey_panels.gallery(results, survey)
     except InspectorError as error:
         st.error(str(error), icon=":material/error:")
 
@@ -142,7 +135,7 @@ def _images(results: Results, survey: DataSurvey) -> None:
 
 def _choose(survey: DataSurvey, changed: int) -> tuple[Filters, str, bool]:
     """Which images, sorted by which column, and whether the highest come first."""
-    titles = titles_of(survey.class_names)
+    titles = labels_of(survey.class_names)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         which = st.segmented_control(
             "Images", [ALL, MISTAKEN, UNREAD], default=ALL, required=True, key="which", bind="query-params",
@@ -226,9 +219,9 @@ def _image(results: Results, survey: DataSurvey, row: dict[str, Any]) -> None:
     if row["error"] is not None:
         st.error(row["error"], icon=":material/error:")
         return
-    stored = _stored(results, survey, row)
+    stored = survey_panels.stored_of(results, survey, row)
     names = survey.class_names
-    titles = {k: titles_of(names)[k] for k in stored.maps}
+    titles = {k: labels_of(names)[k] for k in stored.maps}
     k = st.radio(
         "Class map of", list(titles), format_func=lambda k: pictures.plain(titles[k]), horizontal=True,
         key=f"class_of_{row['index']}",
@@ -246,93 +239,12 @@ def _image(results: Results, survey: DataSurvey, row: dict[str, Any]) -> None:
     )
 
 
-def _stored(results: Results, survey: DataSurvey, row: dict[str, Any]) -> StoredImage:
-    changed = cached.changed(survey.index)
-    place = row["part"], row["row_group"], row["row"]
-    return stored_pictures.stored_image(results.folder, changed, *place, results)
-
-
 def _equation(stored: StoredImage, k: int) -> str:
     total = float(stored.maps[k].sum())
     if k not in stored.logits:
         return f"map {total:.3f}".replace("-", "\N{MINUS SIGN}")
     line = f"map {total:.3f} + bias {stored.biases[k]:.3f} = {stored.logits[k]:.3f}"
     return line.replace("-", "\N{MINUS SIGN}")
-
-
-@st.fragment
-def _average_maps(survey: DataSurvey) -> None:
-    titles = titles_of(survey.class_names)
-    heading = st.empty()
-    often = int(survey.predicted.counts.argmax())
-    title = st.selectbox("Class", titles, index=often, key="average", bind="query-params", width=280)
-    heading.subheader(f"Where does the network look for {pictures.plain(title)}?", anchor=False)
-    k = titles.index(title)
-    kinds = {"taken for it": survey.predicted, "labelled so": survey.labelled}
-    known = {f"{what}: {maps.counts[k]:,} images": maps for what, maps in kinds.items() if maps.counts[k]}
-    if not known:
-        st.info("No image is taken for it or labelled so.", icon=":material/photo_library:")
-        return
-    with st.spinner("Drawing ..."):
-        st.html(pictures.average_maps({what: (maps.mean(), k) for what, maps in known.items()}))
-    st.caption("The mean of this class's own map, cell by cell: red speaks for the class, blue against it.")
-
-
-@st.fragment
-def _confusions(survey: DataSurvey) -> None:
-    from inspector.render import common_scale
-
-    st.subheader("What is taken for what, and why?", anchor=False)
-    titles = titles_of(survey.class_names)
-    mistaken = [titles[k] for k in dict.fromkeys(survey.pairs[:, 0].tolist())]
-    label = st.selectbox(
-        "Label", mistaken, index=None, placeholder="any", key="mistaken", bind="query-params", width=280
-    )
-    wanted = None if label is None else titles.index(label)
-    shown = [n for n, (true, _) in enumerate(survey.pairs) if wanted in (None, true)][:_TILES]
-    maps = survey.contrasts.mean()[shown]
-    scale = common_scale(list(maps))
-    tiles = []
-    for n, values in zip(shown, maps, strict=True):
-        true, predicted = survey.pairs[n]
-        name = f"{survey.class_names[true]} taken for {survey.class_names[predicted]}"
-        line = f"{survey.contrasts.counts[n]:,} of {survey.labelled.counts[true]:,} images"
-        tiles.append((stored_pictures.grid(values, scale), name, line, f"contrast map of {name}"))
-    st.html(pictures.tiles(tiles))
-    st.html(pictures.colour_bar(scale, "logits a position for the class that was taken and against the label"))
-    st.caption(
-        "The map of the class that was taken less that of the label, the mean over their images, on one scale: red is "
-        "where the mistake comes from."
-    )
-
-
-@st.fragment
-def _gallery(results: Results, survey: DataSurvey) -> None:
-    st.subheader("Images that stand out", anchor=False)
-    which = st.segmented_control(
-        "Evidence", list(GALLERIES), default=next(iter(GALLERIES)), required=True, key="gallery", bind="query-params"
-    )
-    column, descending = GALLERIES[which]
-    try:
-        with st.spinner("Drawing ..."):
-            rows = survey_index.most(survey.index, column, descending, _TILES)
-            st.html(pictures.tiles([_tile(results, survey, row, column) for row in rows], "clamp(9rem, 13vw, 14rem)"))
-    except InspectorError as error:
-        st.error(str(error), icon=":material/error:")
-
-
-def _tile(results: Results, survey: DataSurvey, row: dict[str, Any], column: str) -> tuple[bytes, str, str, str]:
-    stored = _stored(results, survey, row)
-    image, _ = stored_pictures.picture(results, stored, stored.maps[row["predicted"]], _SMALL)
-    value = f"{row[column]:.1f} positions" if column == "positions" else f"{row[column]:.0%} at the border"
-    name = survey.class_names[row["predicted"]]
-    return image, name, f"{value}, number {row['index']}", f"class map of {name} over {Path(row['path']).name}"
-
-
-def titles_of(names: Sequence[str]) -> list[str]:
-    """The class names, those that several classes share with their numbers."""
-    often = Counter(names)
-    return [name if often[name] == 1 else f"{name} ({k})" for k, name in enumerate(names)]
 
 
 # Bounded, and few numbers each.
