@@ -58,9 +58,11 @@ export default function ({ data, parentElement }) {
     figure.querySelector("span").textContent = drawing.line;
   };
   data.drawings.forEach((drawing, n) => paint(all.children[n], drawing));
-  const ahead = ({ detail }) => { if (detail in data.ahead) paint(all.firstChild, data.ahead[detail]); };
-  document.addEventListener("inspector-channel", ahead);
-  return () => document.removeEventListener("inspector-channel", ahead);
+  // Of one run only: those before it would draw their own maps first.
+  document.removeEventListener("inspector-channel", all.follow);
+  all.follow = ({ detail }) => { if (detail in data.ahead) paint(all.firstChild, data.ahead[detail]); };
+  document.addEventListener("inspector-channel", all.follow);
+  return () => document.removeEventListener("inspector-channel", all.follow);
 }
 """
 

@@ -194,13 +194,15 @@ export default function ({ data, parentElement, setStateValue }) {
     report(120);
   };
   mark();
-  const ahead = ({ detail }) => {
+  // Of one run only: those before it would draw their own maps first.
+  document.removeEventListener("inspector-class", state.follow);
+  state.follow = ({ detail }) => {
     state.ahead = detail in data.maps ? detail : null;
     paint();
     mark();
   };
-  document.addEventListener("inspector-class", ahead);
-  return () => document.removeEventListener("inspector-class", ahead);
+  document.addEventListener("inspector-class", state.follow);
+  return () => document.removeEventListener("inspector-class", state.follow);
 }
 """
 

@@ -144,6 +144,18 @@ def test_a_class_in_the_list_is_drawn_before_the_server_is_asked(page: Page, app
     heading(page, "Egyptian cat")
     expect(page.get_by_role("radio", name="Egyptian cat, probability")).to_be_focused()
     assert "class=Egyptian" in page.url
+    # However many runs came before, a class is drawn once.
+    drawn = page.evaluate(
+        """() => {
+            const context = CanvasRenderingContext2D.prototype, put = context.putImageData;
+            let drawn = 0;
+            context.putImageData = function (...image) { drawn += 1; return put.apply(this, image); };
+            document.querySelectorAll(".inspector-classes [role=radio]")[0].click();
+            context.putImageData = put;
+            return drawn;
+        }"""
+    )
+    assert drawn == 1
 
 
 def photo(page: Page) -> Locator:
