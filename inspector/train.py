@@ -1,6 +1,6 @@
 """Train the networks of experiments/: one recipe, several seeds, a folder each that the inspector can open.
 
-The loop is torch's own and not Lightning's: networks this small take 1.17 times as long a batch in Lightning's, without
+The loop is torch's own and not Lightning's: networks this small take 1.11 times as long a batch in Lightning's, without
 its logger, checkpoints and bar (benchmarks/training.py), and a run that is to go on after a kill as if nothing had been
 needs the state of the random numbers after each epoch, which Lightning's checkpoints have not. The weights after the
 last epoch are kept: the test images choose nothing.
