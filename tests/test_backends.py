@@ -263,8 +263,8 @@ def test_what_is_no_backend_is_told(backend: str, dtype: torch.dtype, message: s
         accelerate(average(), backend, dtype=dtype)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="of machines without a GPU")
-def test_without_a_gpu_cuda_is_refused() -> None:
+def test_without_a_gpu_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(NetworkError, match=r'"cuda" needs an NVIDIA GPU .* "openvino" would do'):
         accelerate(average(), "cuda")
 

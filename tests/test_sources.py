@@ -10,6 +10,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+import webdataset
 from PIL import Image
 from tiny_photos import write_photos
 
@@ -206,7 +207,6 @@ def test_a_broken_or_compressed_tar_is_refused_before_anything_is_done(tmp_path:
 
 
 def test_shards_that_webdataset_wrote_are_read(tmp_path: Path) -> None:
-    webdataset = pytest.importorskip("webdataset", reason="webdataset is not installed")
     with webdataset.TarWriter(str(tmp_path / "a.tar")) as writer:
         for number in range(3):
             writer.write({"__key__": f"n/{number}", "jpg": jpeg(number), "cls": number, "json": {"label": "no"}})
