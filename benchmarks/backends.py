@@ -10,6 +10,10 @@ One round times, in turn and on the same network and input (224x224 noise, rando
 Before each timed call a contestant runs once untimed: torch's threads spin for milliseconds after a pass, and would
 slow whoever comes next. Reported are medians, their ratio to the bare pass and the median of the ratios of a round.
 
+The row "floor" is no contestant: the multiplications of the pass and of all class maps at the rate at which torch
+multiplies two 2048 x 2048 matrices in the same round. What computes every convolution as it is written down gets
+hardly further on this processor, whatever the backend.
+
 Memory is the peak of the resident memory above what was resident when all was loaded and built, each contestant in a
 process of its own, over two calls (Linux only).
 
@@ -34,6 +38,7 @@ import torchvision
 import typer
 from report import table, write
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import inspector
 from inspector.backends import accelerate
@@ -52,6 +57,7 @@ NETWORKS = {
 BARE = ("forward pass, inference_mode", "forward pass, no_grad")
 BACKENDS = ("eager", "folded", "compiled", "onnxruntime", "openvino")
 HEADER = ("network", "batch", "what", "rounds", "median ms", "ratio of medians", "median of paired ratios")
+FLOOR, SQUARE = "floor, at the rate of a product of matrices", 2048
 CLASS, FEW, CLASSES = 281, 5, 1000
 
 Contestants = dict[str, Callable[[], Any]]
@@ -63,7 +69,9 @@ def main(
     peers: Annotated[bool, typer.Option("--peers", help="Other packages too.")] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds at batch 1.")] = 40,
     batch_rounds: Annotated[int, typer.Option(min=0, help="Rounds at batch 32; 0: none.")] = 8,
-    memory: Annotated[bool, typer.Option(help="Measure the peak memory at batch 32 too.")] = True,
+    memory: Annotated[
+        str, typer.Option(help="Networks whose peak memory at batch 32 is measured; '': none.")
+    ] = "efficientnet_lite0,resnet18,resnet50",
     only: Annotated[str | None, typer.Option(hidden=True, help="Print the memory of this contestant.")] = None,
 ) -> None:
     """Time all class maps through each backend, and write results/backends.md."""
@@ -76,21 +84,23 @@ def main(
     rows: list[tuple[object, ...]] = []
     held: list[tuple[object, ...]] = []
     for name in names:
+        classifier = load(name)
+        quick = built(classifier, chosen)
         for batch, repeats in ((1, rounds), (32, batch_rounds)):
             if repeats:
                 inputs = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-                contestants = ours(load(name), inputs, chosen)
+                contestants = ours(classifier, quick, inputs)
                 if peers and batch == 1:
                     contestants |= others(name, inputs)
-                rows += compare(name, batch, turns(contestants, repeats))
+                rows += compare(name, batch, turns(contestants, repeats), products(classifier) * batch)
                 print(table(HEADER, rows[-len(contestants) :]), flush=True)
-        if memory:
+        if name in memory.split(","):
             who = [BARE[0], *(f"inspector, {backend}" for backend in chosen), *(PEERS if peers else ())]
             held += [(name, 32, what, peak_in_process(name, what)) for what in who]
     command = f"python benchmarks/backends.py --networks {networks} --backends {backends} --rounds {rounds}"
-    command += f" --batch-rounds {batch_rounds}" + " --peers" * peers + " --no-memory" * (not memory)
+    command += f" --batch-rounds {batch_rounds} --memory {memory or repr('')}" + " --peers" * peers
     parts = [table(HEADER, rows)]
-    if memory:
+    if held:
         parts.append(table(("network", "batch", "what", "peak above what was loaded, MB"), held))
     write("backends", command, *parts)
 
@@ -103,24 +113,43 @@ def load(name: str) -> inspector.Classifier:
     return inspector.Classifier.wrap(torchvision.models.get_model(name).eval(), name=name)
 
 
-def ours(classifier: inspector.Classifier, inputs: Tensor, backends: Iterable[str]) -> Contestants:
-    """The bare pass, and all class maps through each backend; one that cannot be built is told and left out."""
-    forward = classifier.network
-    contestants: Contestants = {
-        BARE[0]: lambda: torch.inference_mode()(forward)(inputs),
-        BARE[1]: lambda: torch.no_grad()(forward)(inputs),
-    }
+def built(classifier: inspector.Classifier, backends: Iterable[str]) -> dict[str, inspector.Classifier]:
+    """The classifier through each backend; one that cannot be built is told and left out."""
+    quick = {}
     for backend in backends:
         name, _, dtype = backend.partition(" ")
         start = time.perf_counter()
         try:
-            quick = accelerate(classifier, name, dtype=getattr(torch, dtype or "float32"))
+            quick[backend] = accelerate(classifier, name, dtype=getattr(torch, dtype or "float32"))
         except inspector.InspectorError as error:
             print(f"{classifier.name}, {backend}: {error}", file=sys.stderr)
             continue
         print(f"{classifier.name}, {backend}: built in {time.perf_counter() - start:.1f} s", file=sys.stderr)
-        contestants[f"inspector, {backend}"] = lambda quick=quick: inspector.class_maps_of_batch(quick, inputs)
+    return quick
+
+
+def ours(classifier: inspector.Classifier, quick: Mapping[str, inspector.Classifier], inputs: Tensor) -> Contestants:
+    """The bare pass, all class maps through each backend, and a product of two matrices."""
+    forward = classifier.network
+    square = torch.randn(SQUARE, SQUARE, generator=torch.Generator().manual_seed(0))
+    contestants: Contestants = {
+        BARE[0]: lambda: torch.inference_mode()(forward)(inputs),
+        BARE[1]: lambda: torch.no_grad()(forward)(inputs),
+        FLOOR: lambda: square @ square,
+    }
+    for backend, one in quick.items():
+        contestants[f"inspector, {backend}"] = lambda one=one: inspector.class_maps_of_batch(one, inputs)
     return contestants
+
+
+def products(classifier: inspector.Classifier) -> float:
+    """The multiplications of a pass and of all class maps of one image, in those of the product of two matrices."""
+    example = torch.randn(1, 3, 224, 224)
+    (maps,) = inspector.class_maps_of_batch(classifier, example)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        classifier.network(example)
+    # The counter counts two for a multiplication and its addition.
+    return (counter.get_total_flops() / 2 + maps.feature_maps.numel() * len(maps.logits)) / SQUARE**3
 
 
 def others(name: str, inputs: Tensor) -> Contestants:
@@ -213,10 +242,12 @@ def turns(contestants: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str
     return times
 
 
-def compare(name: str, batch: int, times: dict[str, list[float]]) -> list[tuple[object, ...]]:
+def compare(name: str, batch: int, times: dict[str, list[float]], floor: float) -> list[tuple[object, ...]]:
     bare = min((times[variant] for variant in BARE), key=median)
     rows: list[tuple[object, ...]] = []
     for what, values in times.items():
+        if what == FLOOR:
+            values = [value * floor for value in values]
         if what.endswith(f", {FEW} classes"):
             # What is done once for all classes is in the cost of one.
             one = times[what.replace(f"{FEW} classes", "one class")]
@@ -243,7 +274,9 @@ def peak_of(name: str, what: str) -> int:
         explain = PEERS[what](load(name).network, inputs, *NETWORKS[name])
         call: Callable[[], Any] = lambda: explain([CLASS])  # noqa: E731
     else:
-        call = ours(load(name), inputs, [what.removeprefix("inspector, ")] if what not in BARE else [])[what]
+        classifier = load(name)
+        quick = built(classifier, [what.removeprefix("inspector, ")] if what not in BARE else [])
+        call = ours(classifier, quick, inputs)[what]
     before = memory("VmRSS")
     # The peak starts anew: that of building does not count.
     Path("/proc/self/clear_refs").write_text("5")

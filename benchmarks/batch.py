@@ -109,7 +109,7 @@ def parts(
 
     def decode() -> None:
         with batch.ThreadPoolExecutor(workers) as pool:
-            for _ in batch.decoded(pool, batches, workers, classifier.preprocessing, overlays=False):
+            for _ in batch.decoded(pool, batches, workers, classifier, overlays=False):
                 pass
 
     def explain() -> None:

@@ -27,7 +27,7 @@ from inspector.batch_table import Counts, Row, arrow, begin, count, finite, shar
 from inspector.classifier import Classifier, like_parameters
 from inspector.errors import ImageError, InspectorError
 from inspector.gallery import canvas_of, draw_overlay, overlay_path, write_gallery
-from inspector.image import Pixels, Preprocessing, View, make_view
+from inspector.image import Pixels, View, make_view
 from inspector.maps import ClassMaps, class_maps_of_batch
 from inspector.receptive_field import ReceptiveField
 from inspector.sources import Item, digest, list_images, read_item
@@ -50,6 +50,7 @@ class Ready:
     index: int
     item: Item
     view: View | None  # its photo has a size and no pixels; None where the image could not be read
+    inputs: torch.Tensor | None  # (1, channels, H, W)
     canvas: Pixels | None  # to draw an overlay on, where one is asked for
     error: str | None
 
@@ -160,12 +161,12 @@ def explain(
     # Threads and not processes: Pillow decodes and resizes without the interpreter's lock, and nothing is sent over.
     pool = ThreadPoolExecutor(workers, "decode")
     try:
-        for batch in decoded(pool, batches, workers, classifier.preprocessing, overlays):
-            views = [ready.view for ready in batch if ready.view is not None]
+        for batch in decoded(pool, batches, workers, classifier, overlays):
+            inputs = [ready.inputs for ready in batch if ready.inputs is not None]
             maps: Iterator[ClassMaps] = iter(())
-            if views:
-                inputs = torch.cat([classifier.inputs(view) for view in views])
-                maps = iter(class_maps_of_batch(classifier, inputs, views))
+            if inputs:
+                views = [ready.view for ready in batch if ready.view is not None]
+                maps = iter(class_maps_of_batch(classifier, torch.cat(inputs), views))
             yield [(one, _row(one, next(maps) if one.view else None, top, numbers)) for one in batch]
     finally:
         pool.shutdown(cancel_futures=True)
@@ -208,23 +209,24 @@ def _draw(out: Path, field: ReceptiveField, grid: tuple[int, int], batch: Sequen
             draw_overlay(out / overlay_path(ready.index), ready.view, ready.canvas, values, field)
 
 
-def _prepare(index: int, item: Item, preprocessing: Preprocessing, overlays: bool) -> Ready:
+def _prepare(index: int, item: Item, classifier: Classifier, overlays: bool) -> Ready:
     try:
         photo = read_item(item)
-        view = make_view(photo, preprocessing)
+        view = make_view(photo, classifier.preprocessing)
     except ImageError as error:
-        return Ready(index, item, None, None, str(error))
+        return Ready(index, item, None, None, None, str(error))
     # From here on its size is enough: photos of 80 megapixels, some dozens of them ahead, would fill the memory.
     empty = replace(photo, pixels=np.broadcast_to(np.uint8(0), photo.pixels.shape))
-    return Ready(index, item, replace(view, photo=empty), canvas_of(view) if overlays else None, None)
+    canvas = canvas_of(view) if overlays else None
+    return Ready(index, item, replace(view, photo=empty), classifier.inputs(view), canvas, None)
 
 
 def decoded(
-    pool: ThreadPoolExecutor, batches: Iterable[Batch], workers: int, preprocessing: Preprocessing, overlays: bool
+    pool: ThreadPoolExecutor, batches: Iterable[Batch], workers: int, classifier: Classifier, overlays: bool
 ) -> Iterator[list[Ready]]:
     waiting: deque[list[Future[Ready]]] = deque()
     for batch in batches:
-        waiting.append([pool.submit(_prepare, index, item, preprocessing, overlays) for index, item in batch])
+        waiting.append([pool.submit(_prepare, index, item, classifier, overlays) for index, item in batch])
         # Of small batches enough that every worker has something to do.
         if len(waiting) > _AHEAD and sum(map(len, waiting)) > 2 * workers:
             yield [future.result() for future in waiting.popleft()]
