@@ -33,7 +33,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.app: $(BIN)/python pyproject.toml constraints.txt
-	$(INSTALL) -c constraints.txt -e .
+	$(INSTALL) -c constraints.txt -e '.[quick]'
 	@touch $@
 
 $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt

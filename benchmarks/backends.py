@@ -29,14 +29,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
-from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
 import torch
 import torchvision
 import typer
-from report import table, write
+from report import peak_above, table, write
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -277,18 +276,7 @@ def peak_of(name: str, what: str) -> int:
         classifier = load(name)
         quick = built(classifier, [what.removeprefix("inspector, ")] if what not in BARE else [])
         call = ours(classifier, quick, inputs)[what]
-    before = memory("VmRSS")
-    # The peak starts anew: that of building does not count.
-    Path("/proc/self/clear_refs").write_text("5")
-    call()
-    call()
-    return memory("VmHWM") - before
-
-
-def memory(field: str) -> int:
-    """A line of /proc/self/status, in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith(field))
+    return peak_above(lambda: (call(), call()))
 
 
 if __name__ == "__main__":

@@ -42,3 +42,17 @@ def write(name: str, command: str, *parts: str, folder: Path = RESULTS) -> None:
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.md").write_text(text)
     print(text)
+
+
+def peak_above(work: Callable[[], Any]) -> int:
+    """The peak of the resident memory while something runs, above what is resident before it, in MB (Linux only)."""
+    before = _resident("VmRSS")
+    # The peak starts anew: that of loading and building does not count.
+    Path("/proc/self/clear_refs").write_text("5")
+    work()
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith(field))

@@ -37,13 +37,16 @@ from inspector.quick_networks import (
     run_openvino,
     write_onnx,
 )
+from inspector.tap import Heard
 from inspector.weights import weights_of
 
 BACKENDS = ("auto", "eager", "folded", "compiled", "onnxruntime", "openvino", "cuda")
 
 # How far logits and feature maps may lie from the network's own, in parts of the largest of them.
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+_DTYPES = {dtype: str(dtype).removeprefix("torch.") for dtype in TOLERANCES}
 _OUTPUTS = "logits, feature maps, class maps"  # of the graphs kept: others are no use
+_aside = threading.Lock()
 _TF32 = 5e-3  # float32 on a GPU whose convolutions round to ten bits, as torch lets them
 
 _OF_GRAPH: dict[str, Callable[..., Run]] = {"folded": run_folded, "compiled": run_compiled, "cuda": run_cuda}
@@ -58,7 +61,7 @@ def accelerate(
 ) -> Classifier:
     """The same classifier, heard through a quick network; the one given stays as it is.
 
-    "auto" builds openvino, else onnxruntime, else folded ("cuda" on a GPU) in a thread of its own: until it is ready,
+    "auto" builds onnxruntime, else openvino, else folded ("cuda" on a GPU) in a thread of its own: until it is ready,
     and where that fails, the network itself is heard; `classifier.tap.quick.note` tells. Every other backend is built
     now, in seconds (compiled: half a minute); "eager" takes a quick network away. Networks built for openvino and
     onnxruntime are kept in `cache`, $INSPECTOR_CACHE or ~/.cache/inspector, by the hash of the weights. `dtype`
@@ -84,6 +87,23 @@ def accelerate(
     return replace(eager, tap=replace(eager.tap, quick=quick))
 
 
+def heard_through(classifier: Classifier, told: str) -> Classifier:
+    """The same classifier, heard through what `ClassMaps.backend` tells: "onnxruntime", "folded bfloat16".
+
+    Raises as `accelerate` does.
+    """
+    backend, _, name = told.partition(" ")
+    dtypes = {known: dtype for dtype, known in _DTYPES.items()}
+    if (name or "float32") not in dtypes:
+        raise NetworkError(f"No backend {told!r}: its dtype is none of {', '.join(dtypes)}.")
+    return accelerate(classifier, backend, dtype=dtypes[name or "float32"])
+
+
+def installed() -> bool:
+    """Whether a library is there with which "auto" is much quicker, and what writes networks for it."""
+    return _best_installed() is not None and importlib.util.find_spec("onnxscript") is not None
+
+
 def cache_folder() -> Path:
     """Where built networks are kept: $INSPECTOR_CACHE, else ~/.cache/inspector."""
     if chosen := os.environ.get("INSPECTOR_CACHE"):
@@ -100,19 +120,21 @@ class Quick:
     def __init__(self, classifier: Classifier, backend: str, dtype: torch.dtype, cache: Path) -> None:
         self.note = f"The network itself is heard while {backend} is being built."
         self._classifier, self._backend, self._dtype, self._cache = classifier, backend, dtype, cache
+        self._name = backend if dtype == torch.float32 else f"{backend} {_DTYPES[dtype]}"
         self._shape = (len(classifier.preprocessing.mean), *classifier.preprocessing.size)
         self._weights = weights_of(classifier.tap)
         self._run: Run | None = None
         self._thread: threading.Thread | None = None
 
-    def __call__(self, inputs: Tensor) -> tuple[list[Reduction], Tensor] | None:
+    def __call__(self, inputs: Tensor) -> Heard | None:
         run = self._run
         if run is None or inputs.shape[1:] != self._shape or inputs.dtype != torch.float32 or not len(inputs):
             return None
         if not all(weight.is_as_it_was() for weight in self._weights):
             self.note = f"The network was changed after {self._backend} was built: it is heard itself. Accelerate anew."
             return None
-        return _reductions(self._classifier, run(inputs))
+        heard = _reductions(self._classifier, run(inputs))
+        return Heard(*heard, self._name)
 
     def build(self) -> None:
         """Build and prove it. NetworkError or InspectorError where that fails."""
@@ -133,7 +155,9 @@ class Quick:
 
     def _build_or_tell(self) -> None:
         try:
-            self.build()
+            # One at a time: they would take the processors from whoever waits for class maps.
+            with _aside:
+                self.build()
         except Exception as error:  # of any library: the network itself serves on
             self.note = f"The network itself is heard, for {self._backend} was not built: {reason_of(error)}."
 
@@ -141,8 +165,11 @@ class Quick:
 def _best(classifier: Classifier) -> str:
     if _device(classifier).type == "cuda":
         return "cuda"
-    installed = (name for name in ("openvino", "onnxruntime") if importlib.util.find_spec(name) is not None)
-    return next(installed, "folded")
+    return _best_installed() or "folded"
+
+
+def _best_installed() -> str | None:
+    return next((name for name in _OF_FILE if importlib.util.find_spec(name) is not None), None)
 
 
 def _device(classifier: Classifier) -> torch.device:

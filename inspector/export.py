@@ -15,7 +15,7 @@ import threading
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +35,6 @@ FORMATS: tuple[Format, ...] = ("png", "pdf", "svg")
 _NUMBERS = ("maps.npz", "logits.csv", "contributions.csv")
 FILES = (*(f"figure.{format}" for format in FORMATS), *_NUMBERS, "report.html", "photo.png", "manifest.json")
 VERSIONS = ("torch", "torchvision", "numpy", "matplotlib", "opencv-python", "pillow")
-
 # Text stays text, and equal figures give equal bytes.
 _STYLE: Any = {"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "inspector"}
 _NO_DATE: dict[Format, dict[str, None]] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
@@ -67,8 +66,8 @@ def manifest(maps: ClassMaps, shown: Shown, style: FigureStyle = USUAL) -> dict[
         }
     return {
         "inspector": version("inspector"),
-        "versions": {name: version(name) for name in VERSIONS},
-        "network": {"name": classifier.name, "sha256": classifier.sha256()},
+        "versions": {name: version(name) for name in VERSIONS} | _library(maps.backend),
+        "network": {"name": classifier.name, "sha256": classifier.sha256(), "backend": maps.backend},
         "class_names": {"count": len(classifier.class_names), "sha256": names_sha256(classifier.class_names)},
         "probability": classifier.probability,
         "preprocessing": asdict(classifier.preprocessing),
@@ -79,6 +78,14 @@ def manifest(maps: ClassMaps, shown: Shown, style: FigureStyle = USUAL) -> dict[
         "style": asdict(style),
         "top": [{"class": k, "name": name, "probability": p} for k, name, p in maps.top(5)],
     }
+
+
+def _library(backend: str) -> dict[str, str]:
+    """The version of a backend that is a library of its own."""
+    try:
+        return {backend: version(backend)}
+    except PackageNotFoundError:
+        return {}
 
 
 def pixels_sha256(pixels: Pixels) -> str:

@@ -104,8 +104,7 @@ def prove(classifier: Classifier, size: tuple[int, int]) -> Locality:
 
 def feature_maps(classifier: Classifier, inputs: Tensor) -> list[Tensor]:
     """What each pooling of the head takes in: (N, C, h, w) each."""
-    heard, _ = listen(classifier.tap, inputs)
-    return [one.feature_maps for one in heard]
+    return [one.feature_maps for one in listen(classifier.tap, inputs).reductions]
 
 
 def _span(classifier: Classifier, axis: int, length: int) -> Span:

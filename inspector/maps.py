@@ -75,6 +75,7 @@ class ClassMaps:
     decomposition: Decomposition  # what the values were made of
     classifier: Classifier
     view: View | None  # None where the input was a tensor and no photo
+    backend: str = "eager"  # what ran the network (tap.Heard)
 
     def top(self, count: int = 5) -> list[tuple[int, str, float]]:
         """(index, name, probability) of the classes with the highest logits, highest first."""
@@ -225,7 +226,7 @@ def native_size(photo: Photo) -> tuple[int, int]:
 
 def class_maps_of_batch(classifier: Classifier, inputs: Tensor, views: Sequence[View] | None = None) -> list[ClassMaps]:
     """The class maps of each image of a batch of normalised inputs, (N, channels, H, W)."""
-    heard, logits = listen(classifier.tap, inputs)
+    heard, logits, backend = listen(classifier.tap, inputs)
     probabilities = logits.softmax(1) if classifier.probability == "softmax" else logits.sigmoid()
     made = []
     for n, split in enumerate(decompose(classifier.network, classifier.head, inputs, heard)):
@@ -240,6 +241,7 @@ def class_maps_of_batch(classifier: Classifier, inputs: Tensor, views: Sequence[
             decomposition=split,
             classifier=classifier,
             view=views[n] if views is not None else None,
+            backend=backend,
         )
         made.append(maps)
     return made

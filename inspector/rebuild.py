@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from inspector.backends import heard_through
 from inspector.classifier import Classifier
 from inspector.errors import InspectorError
 from inspector.export import names_sha256, pixels_sha256, save
@@ -42,6 +43,8 @@ def rebuild(
 ) -> Rebuilt:
     """Make the export of a manifest.json again, in a new folder; a folder or ZIP that holds one will do.
 
+    The network runs through the backend that the manifest names: another gives numbers that differ by rounding.
+
     The photo is that beside the manifest, unless one is named; the network is loaded by the manifest's name for it,
     unless `model` and what else `load` takes say where it is. Raises InspectorError where network, class names or photo
     are not those of the manifest, ExportError where the folder cannot be written.
@@ -52,12 +55,14 @@ def rebuild(
         shown, style, feeding = _shown(told), _style(told), _feeding(told)
         name, network_hash, names_hash = told["network"]["name"], told["network"]["sha256"], told.get("class_names")
         picture = _photo(told["photo"], photo, files[_PHOTO], manifest)
+        # Manifests that were written before there were backends name none.
+        backend = str(told["network"].get("backend", "eager"))
         before = {"inspector": told["inspector"]} | told["versions"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _no_manifest(manifest, error) from error
     classifier = load_fed(model or name, arch, class_names, feeding, told.get("probability"), trust)
     _same_network(classifier, name, network_hash, names_hash and names_hash["sha256"])
-    maps = class_maps(replace(classifier, name=name), picture)
+    maps = class_maps(heard_through(replace(classifier, name=name), backend), picture)
     save(maps, folder, _of_maps(maps, shown), style)
     figure = files[_FIGURE]
     equal = None if figure is None else (folder / _FIGURE).read_bytes() == figure

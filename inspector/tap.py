@@ -4,7 +4,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,14 @@ from inspector.capture import (
 from inspector.reductions import Seen, at_reductions
 
 
+class Heard(NamedTuple):
+    """What one pass gave."""
+
+    reductions: list[Reduction]  # those at the tap, in order
+    logits: Tensor  # (N, K)
+    backend: str = "eager"  # what ran the network; with its dtype where that is not float32: "folded bfloat16"
+
+
 @dataclass(frozen=True, eq=False)
 class Tap:
     """The places in a network where its feature maps can be heard on the way to the logits."""
@@ -37,7 +45,7 @@ class Tap:
     state: list[tuple[dict[str, Any], str, Any]]
     modules: list[nn.Module]  # of the network
     # Another way to hear the same, by a network built anew (backends.py); None from it: not these inputs, not now.
-    quick: Callable[[Tensor], tuple[list[Reduction], Tensor] | None] | None = None
+    quick: Callable[[Tensor], Heard | None] | None = None
 
 
 def tap(network: nn.Module, example: Tensor, calls: Sequence[int], pooled: bool = False, slopes: bool = False) -> Tap:
@@ -66,19 +74,19 @@ def tap(network: nn.Module, example: Tensor, calls: Sequence[int], pooled: bool 
     return Tap(network, tuple(calls), slopes, listener, hooked, heard, state, modules)
 
 
-def listen(tap: Tap, inputs: Tensor) -> tuple[list[Reduction], Tensor]:
-    """The reductions at the tap, in order, and the logits (N, K) of one pass."""
+def listen(tap: Tap, inputs: Tensor) -> Heard:
+    """The reductions at the tap, and the logits, of one pass."""
     if tap.quick is not None and (heard := tap.quick(inputs)) is not None:
         return heard
     if tap.listener is None or not _as_it_was_copied(tap):
-        return capture(tap.network, inputs, tap.calls, tap.slopes)
+        return Heard(*capture(tap.network, inputs, tap.calls, tap.slopes))
     # A hook of the user's might keep an inference tensor, which knows no gradients; the clones below are ordinary ones.
     with torch.no_grad() if tap.hooked else torch.inference_mode():
         logits = logits_of(output_of(tap.listener, inputs), len(inputs))
     feature_maps: Tensor | None = tap.heard.__dict__.pop("feature_maps", None)
     if feature_maps is None:
         raise not_reached(inputs)
-    return [Reduction(tap.calls[0], feature_maps.clone(), None)], logits.clone()
+    return Heard([Reduction(tap.calls[0], feature_maps.clone(), None)], logits.clone())
 
 
 def _as_it_was_copied(tap: Tap) -> bool:

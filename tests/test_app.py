@@ -11,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 from inspector.examples import examples
 from inspector.laboratory import group
 from inspector.runs import read_run
+from inspector.ui import cached
 from inspector.ui.charts import curve_rows
 
 APP = Path(__file__).parent.parent / "app.py"
@@ -38,6 +39,26 @@ def test_the_app_opens_with_a_network_and_a_photo_loaded() -> None:
     assert headings(app)[0] == "tiger cat"
     assert ":green-badge[exact]" in lines(app)
     assert "map 9.25" in lines(app)
+
+
+def test_a_network_is_heard_through_the_backend_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INSPECTOR_CACHE", str(tmp_path))
+    cached.quick_network.clear()
+    cached.class_maps_of.clear()
+    shown = {}
+    for backend in ("eager", "onnxruntime", "abacus"):
+        monkeypatch.setenv(cached.BACKEND, backend)
+        app = opened(network="fashion_gap", example="Bag")
+        shown[backend] = [headings(app), lines(app)] if not app.error else [error.value for error in app.error]
+        helps = " ".join(markdown.help or "" for markdown in app.markdown)
+        assert ("The pass ran through onnxruntime." in helps) == (backend == "onnxruntime")
+        cached.quick_network.clear()
+        cached.class_maps_of.clear()
+    assert len(list(tmp_path.glob("*.onnx"))) == 1
+    assert shown["eager"][0] == shown["onnxruntime"][0]
+    assert shown["abacus"][0].startswith("No backend 'abacus'; there are auto, eager,")
 
 
 def test_a_link_reopens_network_class_and_reading() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from inspector import Classifier, backends, class_maps_of_batch, quick_networks
-from inspector.backends import accelerate, cache_folder
+from inspector.backends import accelerate, cache_folder, heard_through
 from inspector.errors import InspectorError, NetworkError
 from inspector.graph import noise
 
@@ -239,6 +239,28 @@ def test_auto_stays_with_the_network_where_nothing_can_be_built(monkeypatch: pyt
     assert not quick.tap.quick.wait(60)
     alike(quick, classifier, noise(classifier, 1), 1e-6)
     assert quick.tap.quick.note.startswith("The network itself is heard, for folded was not built: The network holds")
+
+
+def test_class_maps_say_what_they_were_heard_through(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INSPECTOR_CACHE", str(cache))
+    classifier = average()
+    inputs = noise(classifier, 1)
+
+    def told(one: Classifier) -> str:
+        return class_maps_of_batch(one, inputs)[0].backend
+
+    assert told(classifier) == "eager"
+    for quick in (accelerate(classifier, "onnxruntime", cache), accelerate(classifier, "folded", dtype=torch.bfloat16)):
+        (maps,) = class_maps_of_batch(quick, inputs)
+        again = heard_through(classifier, maps.backend)
+        assert told(again) == maps.backend
+        assert torch.equal(class_maps_of_batch(again, inputs)[0].values, maps.values)
+    assert maps.backend == "folded bfloat16"
+    assert told(heard_through(quick, "eager")) == "eager"
+    (other,) = class_maps_of_batch(quick, noise(classifier.resized(48), 1))
+    assert other.backend == "eager"
+    with pytest.raises(NetworkError, match="No backend 'folded float8': its dtype is none of float32, float16, bflo"):
+        heard_through(classifier, "folded float8")
 
 
 def test_eager_takes_the_quick_network_away() -> None:

@@ -6,6 +6,7 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from inspector import FigureStyle, InspectorError, class_maps, load
+from inspector import FigureStyle, InspectorError, NetworkError, class_maps, load
 from inspector.architectures import build
+from inspector.backends import accelerate
 from inspector.cli import main
 from inspector.examples import examples
 from inspector.export import FILES, zip_bytes
@@ -53,6 +55,30 @@ def test_every_file_comes_back_byte_for_byte(export: Path, tmp_path: Path) -> No
     assert (made.folder, made.versions, made.equal) == (tmp_path / "again", (), True)
     for name in FILES:
         assert (made.folder / name).read_bytes() == (export / name).read_bytes(), name
+
+
+def test_a_figure_of_another_backend_comes_back_byte_for_byte_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INSPECTOR_CACHE", str(tmp_path / "cache"))
+    maps = class_maps(accelerate(load("fashion_gap"), "onnxruntime"), BAG)
+    export = maps.save(tmp_path / "bag")
+    told = json.loads((export / "manifest.json").read_text())
+    assert told["network"]["backend"] == "onnxruntime"
+    assert told["versions"]["onnxruntime"] == version("onnxruntime")
+    # Built anew, by another process as it were.
+    shutil.rmtree(tmp_path / "cache")
+    assert rebuild(export, tmp_path / "again").equal
+    for name in FILES:
+        assert (tmp_path / "again" / name).read_bytes() == (export / name).read_bytes(), name
+
+
+def test_a_manifest_from_before_there_were_backends_and_one_of_an_unknown_one(export: Path, tmp_path: Path) -> None:
+    assert rebuild(changed(export, lambda told: told["network"].pop("backend")), tmp_path / "again").equal
+    manifest = changed(export, lambda told: told["network"].update(backend="abacus"))
+    with pytest.raises(NetworkError, match="No backend 'abacus'; there are auto, eager,"):
+        rebuild(manifest, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_folder_and_a_zip_are_as_good_as_the_manifest_in_them(export: Path, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_tap_hears_what_watching_every_call_sees(make: Callable[[], nn.Module]
     network = seeded(make)
     heard = tap(network, IMAGE[:1], [call])
     assert (heard.listener is not None) == hooked
-    (maps,), logits = listen(heard, IMAGE)
+    (maps,), logits, _ = listen(heard, IMAGE)
     (seen,), seen_logits = capture(network, IMAGE, [call])
     assert torch.equal(maps.feature_maps, seen.feature_maps)
     assert torch.equal(logits, seen_logits)
@@ -71,10 +71,10 @@ def test_a_tap_hears_what_watching_every_call_sees(make: Callable[[], nn.Module]
 def test_the_copy_shares_the_parameters_so_training_on_is_heard() -> None:
     network = seeded(module_pooled)
     heard = tap(network, IMAGE[:1], [0])
-    (before,), _ = listen(heard, IMAGE)
+    (before,), *_ = listen(heard, IMAGE)
     with torch.no_grad():
         network[0][0].weight.mul_(2)
-    (after,), _ = listen(heard, IMAGE)
+    (after,), *_ = listen(heard, IMAGE)
     assert not torch.equal(before.feature_maps, after.feature_maps)
     assert heard.listener is not None
     assert all(a is b for a, b in zip(network.parameters(), heard.listener.parameters(), strict=True))

@@ -4,6 +4,7 @@ The heavy imports stand inside the functions, so that the page is there before t
 """
 
 import gc
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from inspector.maps import ClassMaps, Shown
     from inspector.ui.background import Task
     from inspector.what_if import Change, Outcome
+
+BACKEND = "INSPECTOR_BACKEND"  # names a backend in place of "auto", where the libraries for it are there
 
 # Class maps are those of a network, a photo's hash and name, and a scale of the input size.
 MapsKey: TypeAlias = tuple[str, str, str, float | None]
@@ -52,6 +55,15 @@ def example_photo(path: Path) -> Photo:
     return read_image(path)
 
 
+# Few: each is a second copy of the weights.
+@st.cache_resource(max_entries=4, show_spinner=False)
+def quick_network(network_key: str, _load: "Callable[[], Classifier]") -> "Classifier":
+    """The network itself at first, and heard through the quickest backend as soon as that is built."""
+    from inspector.backends import accelerate, installed
+
+    return accelerate(_load(), os.environ.get(BACKEND) or ("auto" if installed() else "eager"))
+
+
 @st.cache_resource(max_entries=32, show_spinner=False)
 def class_maps_of(
     network_key: str,
@@ -65,7 +77,7 @@ def class_maps_of(
     # The name is part of the key: whoever sends the same bytes under another name does not see the first one's.
     from inspector.maps import class_maps
 
-    classifier = _load()
+    classifier = quick_network(network_key, _load)
     if scale is None:
         return class_maps(classifier, _photo, "native")
     height, width = (round(scale * side) for side in classifier.preprocessing.size)

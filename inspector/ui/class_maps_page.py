@@ -193,7 +193,7 @@ def _sum(maps: "ClassMaps", class_map: "ClassMap") -> None:
     st.markdown(
         f"{badge(maps.verdict)} {miss}",
         help="For every class, map and bias are added up and compared with the logit that the network gave. "
-        f"{_WORDS[maps.verdict]}",
+        f"{_WORDS[maps.verdict]}" + ("" if maps.backend == "eager" else f" The pass ran through {maps.backend}."),
     )
 
 

@@ -1,0 +1,173 @@
+"""How do time and memory grow with the work: 1 to 10,000 photos, 10 to 10,000 classes?
+
+Photos: `inspector.batch.run` with efficientnet_lite0, from the files to the Parquet shards, eager and through ONNX
+Runtime; beside it a plain loop with pytorch-grad-cam, one class a photo, in batches of 32. The photos are those of
+batch.py; beyond 1,000 they are hard links.
+
+Classes: all class maps of one input of efficientnet_lite0, its last layer exchanged for one of so many classes (random
+weights change no timing); beside them the bare forward pass, torchcam's CAM and Captum's LayerGradCam, which make one
+class after the other. The median of five calls, of one where a call takes over ten seconds.
+
+Each point is a process of its own (Linux only). Its time begins when all is loaded and built; its memory is the peak of
+what is resident above what was then. A point of other packages that would take many minutes is left out.
+
+    python benchmarks/cost.py
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import matplotlib as mpl
+import torch
+import typer
+from backends import TUNED, captum_gradcam, torchcam_cam
+from batch import BATCH_SIZE, TARGETS, make_photos, plain_loop
+from matplotlib import pyplot as plt
+from report import peak_above, table, write
+from torch import nn
+
+import inspector
+from inspector.backends import accelerate
+from inspector.batch import run
+
+MODEL, CALLS, SLOW = "efficientnet_lite0", 5, 10  # seconds
+PHOTOS, CLASSES = "photos", "classes"
+AMOUNTS = {PHOTOS: (1, 10, 100, 1_000, 10_000), CLASSES: (10, 100, 1_000, 10_000)}
+EAGER, QUICK = "Inspector, eager", "Inspector, ONNX Runtime"
+LOOP, BARE, CAM, CAPTUM = "loop with pytorch-grad-cam", "bare forward pass", "torchcam CAM", "Captum LayerGradCam"
+# The most that each is asked for.
+WHO = {
+    PHOTOS: {EAGER: 10_000, QUICK: 10_000, LOOP: 1_000},
+    CLASSES: {BARE: 10_000, EAGER: 10_000, QUICK: 10_000, CAM: 10_000, CAPTUM: 1_000},
+}
+UNITS = {PHOTOS: ("seconds", 1.0), CLASSES: ("ms a photo, all classes", 1e3)}
+PICTURE = Path(__file__).parent.parent / "docs" / "images" / "cost.png"
+
+Point = tuple[int, float, int]  # amount, seconds, MB
+
+
+def main(
+    most: Annotated[int, typer.Option(min=1, help="No point beyond so many photos or classes.")] = 10_000,
+    point: Annotated[str, typer.Option(help="Measure one: WORK,WHO,AMOUNT,FOLDER.", hidden=True)] = "",
+) -> None:
+    """Measure cost against work, write results/cost.md and docs/images/cost.png."""
+    if point:
+        work, who, amount, folder = point.split("|")
+        print(json.dumps(MEASURE[work](who, int(amount), Path(folder))))
+        return
+    measured: dict[str, dict[str, list[Point]]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        linked(make_photos(Path(temporary) / "made", min(1_000, most)), Path(temporary) / PHOTOS, most)
+        for work, contestants in WHO.items():
+            for who, limit in contestants.items():
+                measured.setdefault(work, {})[who] = [
+                    in_process(work, who, amount, temporary) for amount in AMOUNTS[work] if amount <= min(limit, most)
+                ]
+    command = f"python benchmarks/cost.py --most {most}"
+    write("cost", command, *(told(work, lines) for work, lines in measured.items()))
+    draw(measured)
+
+
+def linked(made: Path, photos: Path, most: int) -> None:
+    """For each amount a folder of links to the photos that were made."""
+    files = sorted(made.glob("*.jpg"))
+    for amount in AMOUNTS[PHOTOS]:
+        if amount <= most:
+            folder = photos / str(amount)
+            folder.mkdir(parents=True)
+            for n in range(amount):
+                (folder / f"{n:06}.jpg").hardlink_to(files[n % len(files)])
+
+
+def in_process(work: str, who: str, amount: int, folder: str) -> Point:
+    command = [sys.executable, __file__, "--point", f"{work}|{who}|{amount}|{folder}"]
+    done = subprocess.run(command, env=os.environ | TUNED, capture_output=True, text=True, check=True)
+    seconds, memory = json.loads(done.stdout.splitlines()[-1])
+    print(f"{work}, {who}, {amount:,}: {seconds:.3f} s, {memory} MB", file=sys.stderr, flush=True)
+    return amount, seconds, memory
+
+
+def of_photos(who: str, amount: int, folder: Path) -> tuple[float, int]:
+    photos, classifier = folder / PHOTOS / str(amount), inspector.load(MODEL)
+    if who == LOOP:
+        return timed(plain_loop(classifier, sorted(photos.glob("*.jpg")), TARGETS[MODEL], BATCH_SIZE), calls=1)
+    if who == QUICK:
+        classifier = accelerate(classifier, "onnxruntime")
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        return timed(lambda: run(photos, classifier, out), calls=1)
+
+
+def of_classes(who: str, amount: int, folder: Path) -> tuple[float, int]:
+    torch.manual_seed(0)
+    network = inspector.load(MODEL).network
+    network._fc = nn.Linear(network._fc.in_features, amount)
+    inputs = torch.randn(1, 3, 224, 224)
+    if who == BARE:
+        return timed(lambda: torch.inference_mode()(network)(inputs))
+    if who in (CAM, CAPTUM):
+        explain = (torchcam_cam if who == CAM else captum_gradcam)(network, inputs, "_bn1", "_fc")
+        return timed(lambda: explain(range(amount)))
+    classifier = inspector.Classifier.wrap(network)
+    if who == QUICK:
+        classifier = accelerate(classifier, "onnxruntime", folder / "cache")
+    return timed(lambda: inspector.class_maps_of_batch(classifier, inputs))
+
+
+MEASURE: dict[str, Callable[[str, int, Path], tuple[float, int]]] = {PHOTOS: of_photos, CLASSES: of_classes}
+
+
+def timed(work: Callable[[], Any], calls: int = CALLS) -> tuple[float, int]:
+    """The seconds of a call, and the peak of the memory in the first one."""
+    times: list[float] = []
+
+    def call() -> None:
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+
+    memory = peak_above(call)
+    # What is done once, in the first of several calls, does not count.
+    if calls > 1 and times[0] < SLOW:
+        times.clear()
+        for _ in range(calls):
+            call()
+    return median(times), memory
+
+
+def told(work: str, lines: dict[str, list[Point]]) -> str:
+    unit, scale = UNITS[work]
+    rows = [
+        (who, f"{amount:,}", f"{seconds * scale:.3g}", memory)
+        for who, points in lines.items()
+        for amount, seconds, memory in points
+    ]
+    return table(("what", work, unit, "peak above what was loaded, MB"), rows)
+
+
+def draw(measured: dict[str, dict[str, list[Point]]]) -> None:
+    mpl.use("agg")
+    figure, axes = plt.subplots(2, 2, figsize=(10, 7.4), layout="constrained")
+    for row, (work, lines) in zip(axes, measured.items(), strict=True):
+        unit, scale = UNITS[work]
+        for who, points in lines.items():
+            amounts: Iterable[int] = [amount for amount, _, _ in points]
+            style = {"marker": "o", "label": who, "linestyle": "-" if "Inspector" in who else "--"}
+            row[0].loglog(amounts, [seconds * scale for _, seconds, _ in points], **style)
+            row[1].loglog(amounts, [max(1, memory) for _, _, memory in points], **style)
+        for axis, label in zip(row, (unit, "peak memory above what was loaded, MB"), strict=True):
+            axis.set(xlabel=work, ylabel=label)
+            axis.grid(which="major", alpha=0.3)
+        row[0].legend(frameon=False)
+    figure.savefig(PICTURE, dpi=110)
+
+
+if __name__ == "__main__":
+    typer.run(main)
