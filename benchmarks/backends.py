@@ -10,9 +10,9 @@ One round times, in turn and on the same network and input (224x224 noise, rando
 Before each timed call a contestant runs once untimed: torch's threads spin for milliseconds after a pass, and would
 slow whoever comes next. Reported are medians, their ratio to the bare pass and the median of the ratios of a round.
 
-The row "floor" is no contestant: the multiplications of the pass and of all class maps at the rate at which torch
-multiplies two 2048 x 2048 matrices in the same round. What computes every convolution as it is written down gets
-hardly further on this processor, whatever the backend.
+The row "as a product of matrices" is no contestant: the multiplications of the pass and of all class maps at the rate
+at which torch multiplies two 2048 x 2048 matrices in the same round. What computes every convolution as it is written
+down gets hardly further on this processor, whatever the backend.
 
 Memory is the peak of the resident memory above what was resident when all was loaded and built, each contestant in a
 process of its own, over two calls (Linux only).
@@ -56,7 +56,7 @@ NETWORKS = {
 BARE = ("forward pass, inference_mode", "forward pass, no_grad")
 BACKENDS = ("eager", "folded", "compiled", "onnxruntime", "openvino")
 HEADER = ("network", "batch", "what", "rounds", "median ms", "ratio of medians", "median of paired ratios")
-FLOOR, SQUARE = "floor, at the rate of a product of matrices", 2048
+SCALE, SQUARE = "as a product of matrices", 2048
 CLASS, FEW, CLASSES = 281, 5, 1000
 
 Contestants = dict[str, Callable[[], Any]]
@@ -134,7 +134,7 @@ def ours(classifier: inspector.Classifier, quick: Mapping[str, inspector.Classif
     contestants: Contestants = {
         BARE[0]: lambda: torch.inference_mode()(forward)(inputs),
         BARE[1]: lambda: torch.no_grad()(forward)(inputs),
-        FLOOR: lambda: square @ square,
+        SCALE: lambda: square @ square,
     }
     for backend, one in quick.items():
         contestants[f"inspector, {backend}"] = lambda one=one: inspector.class_maps_of_batch(one, inputs)
@@ -241,16 +241,17 @@ def turns(contestants: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str
     return times
 
 
-def compare(name: str, batch: int, times: dict[str, list[float]], floor: float) -> list[tuple[object, ...]]:
+def compare(name: str, batch: int, times: dict[str, list[float]], products: float) -> list[tuple[object, ...]]:
     bare = min((times[variant] for variant in BARE), key=median)
     rows: list[tuple[object, ...]] = []
     for what, values in times.items():
-        if what == FLOOR:
-            values = [value * floor for value in values]
+        if what == SCALE:
+            values = [value * products for value in values]
         if what.endswith(f", {FEW} classes"):
             # What is done once for all classes is in the cost of one.
             one = times[what.replace(f"{FEW} classes", "one class")]
-            each = [(few - single) / (FEW - 1) for few, single in zip(values, one, strict=True)]
+            # Never less than nothing: where a class costs microseconds, other noise is larger.
+            each = [max(0, few - single) / (FEW - 1) for few, single in zip(values, one, strict=True)]
             values = [single + (CLASSES - 1) * more for single, more in zip(one, each, strict=True)]
             what = what.replace(f"{FEW} classes", f"all {CLASSES} classes, extrapolated from {FEW}")
         ratio = median(value / base for value, base in zip(values, bare, strict=True))

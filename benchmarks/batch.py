@@ -4,7 +4,7 @@ The photos: crops of scikit-image's and of the app's examples, 500x375 pixels, a
 
 - decoding and resizing alone, with the threads of the run,
 - the network alone: all class maps of batches that are ready,
-- end to end: `inspector.batch.run`, from the files to the Parquet shards,
+- end to end: `inspector.batch.pipeline.run`, from the files to the Parquet shards,
 - with --peer, a plain loop with pytorch-grad-cam: decode, resize, one map of the predicted class, batches as large.
 
 glibc is told to keep freed memory, for all of them. Reported are medians over the rounds, and the median of the ratios
@@ -34,11 +34,11 @@ from PIL import Image
 from report import interleaved, table, write
 
 import inspector
-from inspector import batch
 from inspector.backends import accelerate
+from inspector.batch import pipeline
+from inspector.batch.sources import list_images
 from inspector.examples import examples
 from inspector.image import make_view, read_image
-from inspector.sources import list_images
 
 WIDTH, HEIGHT = 500, 375
 # Network -> the layer before its pooling, which pytorch-grad-cam must be told.
@@ -51,7 +51,9 @@ FEW = 1_000
 def main(
     images: Annotated[int, typer.Option(min=1, help="Photos.")] = 1_000,
     model: Annotated[str, typer.Option(help="As for the command line.")] = "efficientnet_lite0",
-    backend: Annotated[str, typer.Option(help="What runs the network, but for the plain loop.")] = "eager",
+    backends: Annotated[
+        str, typer.Option(help="What runs the network, but for the plain loop: names with commas between them.")
+    ] = "eager,onnxruntime",
     batch_size: Annotated[int, typer.Option(min=1, help="Images in a pass.")] = 32,
     workers: Annotated[int, typer.Option(min=1, help="Threads that decode.")] = os.cpu_count() or 1,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 3,
@@ -68,19 +70,20 @@ def main(
         if memory:
             compare_memory(folder, Path(temporary), memory, memory_model)
             return
-        batch.keep_freed_memory()
+        pipeline.keep_freed_memory()
         eager = inspector.load(model)
-        classifier = eager if backend == "eager" else accelerate(eager, backend)
-        counts = {DECODING: images, NETWORK: images, WHOLE: images} | ({LOOP: peer_images} if peer else {})
-        contestants = parts(classifier, folder, Path(temporary), batch_size, workers)
+        contestants: dict[str, Callable[[], Any]] = {}
+        for backend in backends.split(","):
+            contestants |= parts(accelerate(eager, backend), backend, folder, Path(temporary), batch_size, workers)
         if peer:
-            contestants[LOOP] = plain_loop(
-                eager, sorted(folder.glob("*.jpg"))[:peer_images], TARGETS[model], batch_size
-            )
+            some = sorted(folder.glob("*.jpg"))[:peer_images]
+            contestants[LOOP] = plain_loop(eager, some, TARGETS[model], batch_size)
         times = interleaved(contestants, rounds, warm_up=1)
-    command = f"python benchmarks/batch.py --images {images} --model {model} --backend {backend} --rounds {rounds}"
+    counts = dict.fromkeys(contestants, images) | {LOOP: peer_images}
+    rates = {what: [counts[what] / one * 1e3 for one in values] for what, values in times.items()}
+    command = f"python benchmarks/batch.py --images {images} --model {model} --backends {backends} --rounds {rounds}"
     command += f" --batch-size {batch_size} --workers {workers}" + f" --peer --peer-images {peer_images}" * peer
-    write("batch", command, *report(times, counts))
+    write("batch", command, *(part for backend in backends.split(",") for part in report(rates, backend)))
 
 
 def make_photos(folder: Path, images: int) -> Path:
@@ -100,16 +103,16 @@ def make_photos(folder: Path, images: int) -> Path:
 
 
 def parts(
-    classifier: inspector.Classifier, folder: Path, temporary: Path, batch_size: int, workers: int
+    classifier: inspector.Classifier, backend: str, folder: Path, temporary: Path, batch_size: int, workers: int
 ) -> dict[str, Callable[[], Any]]:
     items = list(enumerate(list_images(folder)))
-    batches = batch.batches_of(items, batch_size)
+    batches = pipeline.batches_of(items, batch_size)
     views = [make_view(read_image(item.file), classifier.preprocessing) for _, item in items[:batch_size]]
     ready = torch.cat([classifier.inputs(view) for view in views])
 
     def decode() -> None:
-        with batch.ThreadPoolExecutor(workers) as pool:
-            for _ in batch.decoded(pool, batches, workers, classifier, overlays=False):
+        with pipeline.ThreadPoolExecutor(workers) as pool:
+            for _ in pipeline.decoded(pool, batches, workers, classifier, overlays=False):
                 pass
 
     def explain() -> None:
@@ -118,10 +121,10 @@ def parts(
 
     def whole() -> None:
         with tempfile.TemporaryDirectory(dir=temporary) as out:
-            counts = batch.run(folder, classifier, out, batch_size=batch_size, workers=workers)
+            counts = pipeline.run(folder, classifier, out, batch_size=batch_size, workers=workers)
             assert counts.explained == len(items)
 
-    return {DECODING: decode, NETWORK: explain, WHOLE: whole}
+    return {DECODING: decode, f"{NETWORK}, {backend}": explain, f"{WHOLE}, {backend}": whole}
 
 
 def plain_loop(classifier: inspector.Classifier, files: list[Path], target: str, batch_size: int) -> Callable[[], None]:
@@ -140,26 +143,26 @@ def plain_loop(classifier: inspector.Classifier, files: list[Path], target: str,
     return loop
 
 
-def report(times: dict[str, list[float]], counts: dict[str, int]) -> list[str]:
-    rates = {what: [counts[what] / one * 1e3 for one in values] for what, values in times.items()}
-    slower = [min(pair) for pair in zip(rates[DECODING], rates[NETWORK], strict=True)]
-    rates["both parts back to back"] = [
-        1 / (1 / one + 1 / other) for one, other in zip(rates[DECODING], rates[NETWORK], strict=True)
-    ]
-    rows = [
-        (
-            what,
-            counts.get(what, ""),
-            f"{median(values):.1f}",
-            f"{median(one / other for one, other in zip(values, slower, strict=True)):.2f}",
-        )
-        for what, values in rates.items()
-    ]
-    told = [table(("what", "images", "images/s", "to the slower part"), rows)]
+def report(rates: dict[str, list[float]], backend: str) -> list[str]:
+    """What the parts and the whole came to through one backend, in images a second."""
+    network, whole = rates[f"{NETWORK}, {backend}"], rates[f"{WHOLE}, {backend}"]
+    both = list(zip(rates[DECODING], network, strict=True))
+    lines = {DECODING: rates[DECODING], f"{NETWORK}, {backend}": network, f"{WHOLE}, {backend}": whole}
+    lines["both parts back to back"] = [1 / (1 / one + 1 / other) for one, other in both]
     if LOOP in rates:
-        over = median(one / other for one, other in zip(rates[WHOLE], rates[LOOP], strict=True))
+        lines[LOOP] = rates[LOOP]
+    rows = [
+        (what, f"{median(values):.1f}", f"{paired(values, list(map(min, both))):.2f}") for what, values in lines.items()
+    ]
+    told = [table(("what", "images/s", "to the slower part"), rows)]
+    if LOOP in rates:
+        over = paired(whole, rates[LOOP])
         told.append(f"End to end, all top classes: {over:.1f} times the images/s of the plain loop with one class.")
     return told
+
+
+def paired(values: list[float], others: list[float]) -> float:
+    return median(one / other for one, other in zip(values, others, strict=True))
 
 
 def compare_memory(folder: Path, temporary: Path, many: int, model: str) -> None:
@@ -186,8 +189,8 @@ def peak_of(folder: str, out: str, model: str) -> None:
     import time
 
     start = time.perf_counter()
-    batch.keep_freed_memory()
-    batch.run(folder, inspector.load(model), out)
+    pipeline.keep_freed_memory()
+    pipeline.run(folder, inspector.load(model), out)
     print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}\n{time.perf_counter() - start:.0f}")
 
 

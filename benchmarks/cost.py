@@ -1,8 +1,8 @@
 """How do time and memory grow with the work: 1 to 10,000 photos, 10 to 10,000 classes?
 
-Photos: `inspector.batch.run` with efficientnet_lite0, from the files to the Parquet shards, eager and through ONNX
-Runtime; beside it a plain loop with pytorch-grad-cam, one class a photo, in batches of 32. The photos are those of
-batch.py; beyond 1,000 they are hard links.
+Photos: `inspector batch` with efficientnet_lite0, from the files to the Parquet shards, eager and through ONNX Runtime;
+beside it a plain loop with pytorch-grad-cam, one class a photo, in batches of 32. The photos are those of batch.py;
+beyond 1,000 they are hard links.
 
 Classes: all class maps of one input of efficientnet_lite0, its last layer exchanged for one of so many classes (random
 weights change no timing); beside them the bare forward pass, torchcam's CAM and Captum's LayerGradCam, which make one
@@ -15,7 +15,6 @@ what is resident above what was then. A point of other packages that would take 
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -28,7 +27,7 @@ from typing import Annotated, Any
 import matplotlib as mpl
 import torch
 import typer
-from backends import TUNED, captum_gradcam, torchcam_cam
+from backends import captum_gradcam, torchcam_cam
 from batch import BATCH_SIZE, TARGETS, make_photos, plain_loop
 from matplotlib import pyplot as plt
 from report import peak_above, table, write
@@ -36,7 +35,7 @@ from torch import nn
 
 import inspector
 from inspector.backends import accelerate
-from inspector.batch import run
+from inspector.batch.pipeline import keep_freed_memory, run
 
 MODEL, CALLS, SLOW = "efficientnet_lite0", 5, 10  # seconds
 PHOTOS, CLASSES = "photos", "classes"
@@ -61,6 +60,7 @@ def main(
     """Measure cost against work, write results/cost.md and docs/images/cost.png."""
     if point:
         work, who, amount, folder = point.split("|")
+        keep_freed_memory()
         print(json.dumps(MEASURE[work](who, int(amount), Path(folder))))
         return
     measured: dict[str, dict[str, list[Point]]] = {}
@@ -89,7 +89,7 @@ def linked(made: Path, photos: Path, most: int) -> None:
 
 def in_process(work: str, who: str, amount: int, folder: str) -> Point:
     command = [sys.executable, __file__, "--point", f"{work}|{who}|{amount}|{folder}"]
-    done = subprocess.run(command, env=os.environ | TUNED, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     seconds, memory = json.loads(done.stdout.splitlines()[-1])
     print(f"{work}, {who}, {amount:,}: {seconds:.3f} s, {memory} MB", file=sys.stderr, flush=True)
     return amount, seconds, memory

@@ -24,10 +24,10 @@ import pyarrow.parquet as pq
 import typer
 from report import table, write
 
-from inspector import survey_index
-from inspector.batch_table import schema, shard_name
-from inspector.results import read_image_of, read_results
-from inspector.survey_index import Filters
+from inspector.batch import survey_index
+from inspector.batch.results import read_image_of, read_results
+from inspector.batch.survey_index import Filters
+from inspector.batch.table import schema, shard_name
 
 CLASSES, GRID, TOP, PART = 1000, (7, 7), 3, 10_000
 
@@ -73,7 +73,7 @@ def main(
 
 def _survey(folder: Path) -> None:
     """Print the seconds of a survey, imports apart, and the peak memory of this process in MB."""
-    from inspector.survey_pass import survey
+    from inspector.batch.survey import survey
 
     start = time.perf_counter()
     survey(folder, folder / "survey")

@@ -46,8 +46,8 @@ BACKENDS = ("auto", "eager", "folded", "compiled", "onnxruntime", "openvino", "c
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 _DTYPES = {dtype: str(dtype).removeprefix("torch.") for dtype in TOLERANCES}
 _OUTPUTS = "logits, feature maps, class maps"  # of the graphs kept: others are no use
-_aside = threading.Lock()
 _TF32 = 5e-3  # float32 on a GPU whose convolutions round to ten bits, as torch lets them
+_aside = threading.Lock()  # held by who builds aside
 
 _OF_GRAPH: dict[str, Callable[..., Run]] = {"folded": run_folded, "compiled": run_compiled, "cuda": run_cuda}
 _OF_FILE: dict[str, Callable[[Path], Run]] = {"onnxruntime": run_onnxruntime, "openvino": run_openvino}
@@ -155,7 +155,7 @@ class Quick:
 
     def _build_or_tell(self) -> None:
         try:
-            # One at a time: they would take the processors from whoever waits for class maps.
+            # One network at a time: they would take the processors from whoever waits for class maps.
             with _aside:
                 self.build()
         except Exception as error:  # of any library: the network itself serves on

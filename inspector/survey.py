@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inspector.data_survey import FROM_BEST
+from inspector.batch.data_survey import FROM_BEST
 from inspector.errors import InspectorError
 from inspector.head import Verdict
 from inspector.localisation import Inside, Mask, inside

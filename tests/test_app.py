@@ -41,9 +41,7 @@ def test_the_app_opens_with_a_network_and_a_photo_loaded() -> None:
     assert "map 9.25" in lines(app)
 
 
-def test_a_network_is_heard_through_the_backend_that_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_network_is_heard_through_the_backend_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INSPECTOR_CACHE", str(tmp_path))
     cached.quick_network.clear()
     cached.class_maps_of.clear()

@@ -13,20 +13,21 @@ import pytest
 import torch
 from made_up_results import Image, about, row, write_results
 
-from inspector import class_maps, survey_index
+from inspector import class_maps
+from inspector.batch import survey_index
+from inspector.batch.data_survey import AverageMaps, is_of, read_survey
+from inspector.batch.evidence import border_share, even_border, positions
+from inspector.batch.results import Results, read_image_of, read_results
+from inspector.batch.stored_maps import receptive_field_of, view_of
+from inspector.batch.survey import survey
+from inspector.batch.survey_index import Filters
 from inspector.classifier import Classifier
 from inspector.cli.surveys import survey as survey_command
-from inspector.data_survey import AverageMaps, is_of, read_survey
 from inspector.errors import ExportError, InspectorError, LocalisationError
-from inspector.evidence import border_share, even_border, positions
 from inspector.image import Preprocessing, make_view, read_image
 from inspector.localisation import Regions, inside, object_mask
 from inspector.receptive_field import Axis, ReceptiveField
 from inspector.render import spread
-from inspector.results import Results, read_image_of, read_results
-from inspector.stored_maps import receptive_field_of, view_of
-from inspector.survey_index import Filters
-from inspector.survey_pass import survey
 from inspector.ui import stored_pictures
 
 NAMES = ("cat", "dog", "fox")

@@ -117,7 +117,7 @@ def test_the_manifest_names_the_photo_the_network_and_the_settings(maps, shown, 
     assert written["photo"]["name"] == "my photo.png"
     assert written["photo"]["size"] == [20, 30]
     assert written["photo"]["seen"] == [0, 0, 30, 20]
-    assert written["network"] == {"name": "by hand", "sha256": maps.classifier.sha256()}
+    assert written["network"] == {"name": "by hand", "sha256": maps.classifier.sha256(), "backend": "eager"}
     assert written["shown"] == {
         "classes": [0, 1],
         "against": "average",

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 import inspector
-from inspector import batch
-from inspector.batch_table import Counts, read, written
+from inspector.batch import pipeline
+from inspector.batch.ray_engine import run
+from inspector.batch.table import Counts, read, written
 from inspector.errors import ImageError, InspectorError, NetworkError
 from inspector.examples import examples
-from inspector.ray_engine import run
 
 NETWORK = "fashion_gap"
 MANY, SHARD = 96, 4
@@ -41,7 +41,7 @@ def boots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def local(boots: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     out = tmp_path_factory.mktemp("local") / "out"
-    batch.run(boots, inspector.load(NETWORK), out, batch_size=2, shard_size=SHARD)
+    pipeline.run(boots, inspector.load(NETWORK), out, batch_size=2, shard_size=SHARD)
     return rows_of(out)
 
 

@@ -88,7 +88,7 @@ def batch(
     if overlays and (engine == "ray" or "://" in out):
         raise InspectorError("Overlays are drawn by the local engine, into a folder here: leave out --overlays.")
     with progress.status(f"Loading {model} and listing {' '.join(source[:3])} ..."):
-        from inspector.batch import keep_freed_memory, run
+        from inspector.batch.pipeline import keep_freed_memory, run
 
         said = read_feeding(size, mean, std, resize, interpolation)
         load = partial(load_network, model, arch, labels, said, trust)
@@ -106,7 +106,7 @@ def batch(
                 bar.update(task, completed=done)
 
             if classifier is None:
-                from inspector.ray_engine import run as run_on_ray
+                from inspector.batch.ray_engine import run as run_on_ray
 
                 counts = run_on_ray(source, load, out, top, batch_size, workers, shard_size, backend, resume, tell)
             else:
@@ -114,7 +114,7 @@ def batch(
                     source, classifier, out, top, batch_size, workers, shard_size, overlays, backend, resume, tell
                 )
     except KeyboardInterrupt:
-        from inspector.batch_table import written
+        from inspector.batch.table import written
 
         progress.print(f"Stopped: {written(out):,} shards are whole in {out}; the same command with --resume goes on.")
         raise typer.Exit(_STOPPED) from None

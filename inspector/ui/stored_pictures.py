@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from inspector.batch.results import Results, StoredImage, read_image_of
 from inspector.errors import InspectorError
 from inspector.image import Photo, read_image
-from inspector.results import Results, StoredImage, read_image_of
 from inspector.ui import pictures
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def stored_image(folder: Path, changed: int, part: str, row_group: int, row: int
 
 def picture(results: Results, stored: StoredImage, values: "ArrayLike", side: int) -> tuple[bytes, str]:
     """A map over its photo, the longer side `side` pixels, or as its grid; and why it is no photo, if it is none."""
+    from inspector.batch.stored_maps import receptive_field_of, view_of
     from inspector.render import backdrop, common_scale, overlay, spread
-    from inspector.stored_maps import receptive_field_of, view_of
 
     photo, why = _photo(results, stored)
     if photo is None:

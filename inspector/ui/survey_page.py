@@ -6,11 +6,11 @@ from typing import Any
 
 import streamlit as st
 
-from inspector import survey_index
-from inspector.data_survey import NUMBERS, DataSurvey, is_of, read_survey
+from inspector.batch import survey_index
+from inspector.batch.data_survey import NUMBERS, DataSurvey, is_of, read_survey
+from inspector.batch.results import Results, StoredImage, read_results, state_of
+from inspector.batch.survey_index import ORDERS, Filters
 from inspector.errors import InspectorError
-from inspector.results import Results, StoredImage, read_results, state_of
-from inspector.survey_index import ORDERS, Filters
 from inspector.ui import cached, pictures, stored_pictures, survey_panels
 from inspector.ui.looked_at import labels_of
 
@@ -77,7 +77,7 @@ def _survey(results: Results) -> DataSurvey:
     if not is_of(out, results):
         said = f"Reading the class maps of {results.images:,} images, this once ..."
         bar = st.progress(0.0, said)
-        from inspector.survey_pass import survey
+        from inspector.batch.survey import survey
 
         def tell(done: float) -> None:
             bar.progress(done, said)

@@ -5,10 +5,10 @@ from typing import Any
 
 import streamlit as st
 
-from inspector import survey_index
-from inspector.data_survey import DataSurvey
+from inspector.batch import survey_index
+from inspector.batch.data_survey import DataSurvey
+from inspector.batch.results import Results, StoredImage
 from inspector.errors import InspectorError
-from inspector.results import Results, StoredImage
 from inspector.ui import cached, pictures, stored_pictures
 from inspector.ui.looked_at import labels_of
 

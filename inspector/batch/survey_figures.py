@@ -9,11 +9,11 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from inspector.data_survey import DataSurvey
-from inspector.evidence import Floats, even_border
+from inspector.batch.data_survey import DataSurvey
+from inspector.batch.evidence import Floats, even_border
+from inspector.batch.survey_index import BINS, histogram
 from inspector.figure import COLOURS, short
 from inspector.render import common_scale
-from inspector.survey_index import BINS, histogram
 
 _MOST = 24  # maps in one figure
 _COLUMNS = 6

@@ -1,6 +1,6 @@
-"""What the class maps of a whole data set say, as `survey_pass` found it and keeps it in a folder. Imports no torch.
+"""What the class maps of a whole data set say, as `survey` found it and keeps it in a folder. Imports no torch.
 
-(`survey` is the same for class maps at hand: of each image its own class.)
+(`inspector.survey` is the same for class maps at hand: of each image its own class.)
 """
 
 import json
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from inspector.batch.evidence import Floats, even_border
+from inspector.batch.results import Results
+from inspector.batch.survey_index import Summary
 from inspector.errors import InspectorError, reason_of
-from inspector.evidence import Floats, even_border
-from inspector.results import Results
-from inspector.survey_index import Summary
 
 if TYPE_CHECKING:
     from inspector.head import Verdict

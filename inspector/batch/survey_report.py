@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from inspector import survey_index
-from inspector.data_survey import DataSurvey
+from inspector.batch import survey_index
+from inspector.batch.data_survey import DataSurvey
+from inspector.batch.survey_figures import average_maps_figure, border_figure, contrasts_figure
 from inspector.errors import ExportError
 from inspector.export import figure_bytes
-from inspector.survey_figures import average_maps_figure, border_figure, contrasts_figure
 
 _OF_AN_IMAGE = ("index", "path", "label", "class", "probability", "positions", "border", "inside", "residual")
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from inspector.batch import (
+from inspector.batch.pipeline import (
     BATCH_SIZE,
     SHARD_SIZE,
     Batch,
@@ -28,10 +28,10 @@ from inspector.batch import (
     keep_freed_memory,
     quickened,
 )
-from inspector.batch_table import Counts, begin, shards_of, write_shard
+from inspector.batch.sources import Item, list_images
+from inspector.batch.table import Counts, begin, shards_of, write_shard
 from inspector.classifier import Classifier
 from inspector.errors import InspectorError
-from inspector.sources import Item, list_images
 
 _PROCESSORS = 4  # of an actor, where a machine has so many: beyond, a second network is quicker than more threads
 _QUIET = "RAY_BACKEND_LOG_LEVEL"

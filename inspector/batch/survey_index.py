@@ -123,12 +123,10 @@ def images(
     """Some rows of the index, sorted by a column; those that do not know it come last."""
     assert order in COLUMNS
     condition, values = chosen.condition()
-    direction = "DESC" if descending else "ASC"
-    return _ask(
-        index,
-        f"SELECT {_ROW} FROM images WHERE {condition} ORDER BY {order} {direction} NULLS LAST, index LIMIT ? OFFSET ?",
-        [*values, limit, offset],
-    )
+    sorted_so = f"ORDER BY {order} {'DESC' if descending else 'ASC'} NULLS LAST, index"
+    # The numbers of the page first: else a page far down would sort the paths and all else of every row before it.
+    page = f"SELECT index FROM images WHERE {condition} {sorted_so} LIMIT ? OFFSET ?"
+    return _ask(index, f"SELECT {_ROW} FROM images WHERE index IN ({page}) {sorted_so}", [*values, limit, offset])
 
 
 def image(index: Path, number: int) -> dict[str, Any] | None:

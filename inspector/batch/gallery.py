@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from inspector.batch_table import read
+from inspector.batch.table import read
 from inspector.image import Pixels, View
 from inspector.receptive_field import ReceptiveField
 from inspector.render import backdrop, common_scale, overlay, spread

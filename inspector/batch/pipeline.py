@@ -23,14 +23,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inspector.batch_table import Counts, Row, arrow, begin, count, finite, shards_of, sweep, write_shard
+from inspector.batch.gallery import canvas_of, draw_overlay, overlay_path, write_gallery
+from inspector.batch.sources import Item, digest, list_images, read_item
+from inspector.batch.table import Counts, Row, arrow, begin, count, finite, shards_of, sweep, write_shard
 from inspector.classifier import Classifier, like_parameters
 from inspector.errors import ImageError, InspectorError
-from inspector.gallery import canvas_of, draw_overlay, overlay_path, write_gallery
 from inspector.image import Pixels, View, make_view
 from inspector.maps import ClassMaps, class_maps_of_batch
 from inspector.receptive_field import ReceptiveField
-from inspector.sources import Item, digest, list_images, read_item
 
 SHARD_SIZE = 1024
 BATCH_SIZE = 32
