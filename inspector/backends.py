@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from inspector.capture import Reduction, capture
+from inspector.capture import Reduction, capture, record
 from inspector.classifier import Classifier
 from inspector.decomposition import decompose
 from inspector.errors import NetworkError, reason_of
@@ -38,6 +38,7 @@ from inspector.quick_networks import (
     write_onnx,
 )
 from inspector.tap import Heard
+from inspector.tape import Tape
 from inspector.weights import weights_of
 
 BACKENDS = ("auto", "eager", "folded", "compiled", "onnxruntime", "openvino", "cuda")
@@ -124,6 +125,7 @@ class Quick:
         self._shape = (len(classifier.preprocessing.mean), *classifier.preprocessing.size)
         self._weights = weights_of(classifier.tap)
         self._run: Run | None = None
+        self._tape: Tape | None = None  # of what follows the pooling, which no backend makes the maps of
         self._thread: threading.Thread | None = None
 
     def __call__(self, inputs: Tensor) -> Heard | None:
@@ -133,12 +135,13 @@ class Quick:
         if not all(weight.is_as_it_was() for weight in self._weights):
             self.note = f"The network was changed after {self._backend} was built: it is heard itself. Accelerate anew."
             return None
-        heard = _reductions(self._classifier, run(inputs))
-        return Heard(*heard, self._name)
+        return Heard(*_reductions(self._classifier, run(inputs)), self._tape, self._name)
 
     def build(self) -> None:
         """Build and prove it. NetworkError or InspectorError where that fails."""
         run = _built(self._classifier, self._backend, self._dtype, self._cache)
+        if self._classifier.head.needs_pooled:
+            _, _, self._tape = record(self._classifier.network, noise(self._classifier, 1), self._classifier.head.calls)
         self._run, self.note = run, f"Heard through {self._backend}."
 
     def build_aside(self) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from inspector.errors import NetworkError
 from inspector.reductions import Handler, Seen, Watch, at_reductions, call, name_of
+from inspector.tape import Recorder, Tape
 
 Ending = Literal["softmax", "sigmoid"]
 
@@ -27,6 +28,8 @@ Ending = Literal["softmax", "sigmoid"]
 _ENDINGS: dict[str, Ending] = {
     "softmax": "softmax", "log_softmax": "softmax", "sigmoid": "sigmoid", "logsigmoid": "sigmoid",
 }  # fmt: skip
+# What a network raises on inputs that it does not take.
+_FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, NotImplementedError)
 _VIEWS = ("squeeze", "unsqueeze", "flatten", "view", "reshape", "__getitem__", "contiguous", "clone", "to", "float")
 
 
@@ -121,7 +124,7 @@ def output_of(network: nn.Module, inputs: Tensor) -> Any:
     """What the network returns: of a tuple the first, of a mapping the logits."""
     try:
         output = network(inputs)
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, NotImplementedError) as error:
+    except _FAILURES as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NetworkError(f"The network cannot run on an input of shape {tuple(inputs.shape)}: {reason}") from error
     if isinstance(output, Mapping):
@@ -152,11 +155,15 @@ def run(network: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def reductions(
-    network: nn.Module, inputs: Tensor, only: Sequence[int] | None = None, slopes: bool = False
+    network: nn.Module,
+    inputs: Tensor,
+    only: Sequence[int] | None = None,
+    slopes: bool = False,
+    recorder: Recorder | None = None,
 ) -> tuple[list[Reduction], Tensor]:
     """The reductions of one pass in order, or those with the indices in `only`, and the logits (N, K).
 
-    With `slopes` also the derivative of each.
+    With `slopes` also the derivative of each. What follows these reductions is told to the recorder.
     """
     found: list[Reduction] = []
 
@@ -167,21 +174,32 @@ def reductions(
             found.append(
                 Reduction(seen.index, seen.feature_maps(), seen.pooled(), slope, lay.tokens, lay.grid is not None)
             )
+            if recorder is not None:
+                recorder.reduced(seen)
         return seen.result
 
     with torch.no_grad():
-        logits = watch(network, inputs, at_reductions(keep))
+        logits = watch(network, inputs, at_reductions(keep, call if recorder is None else recorder.perform))
     return found, logits
 
 
 def capture(
-    network: nn.Module, inputs: Tensor, calls: Sequence[int], slopes: bool = False
+    network: nn.Module, inputs: Tensor, calls: Sequence[int], slopes: bool = False, recorder: Recorder | None = None
 ) -> tuple[list[Reduction], Tensor]:
     """The reductions with these indices in one pass, and the logits (N, K). NetworkError where one is not reached."""
-    found, logits = reductions(network, inputs, calls, slopes)
+    found, logits = reductions(network, inputs, calls, slopes, recorder)
     if len(found) < len(calls):
         raise not_reached(inputs)
     return found, logits
+
+
+def record(
+    network: nn.Module, inputs: Tensor, calls: Sequence[int], slopes: bool = False
+) -> tuple[list[Reduction], Tensor, Tape | None]:
+    """The same as `capture`, and what led from these reductions to the logits."""
+    recorder = Recorder()
+    found, logits = capture(network, inputs, calls, slopes, recorder)
+    return found, logits, recorder.tape(logits)
 
 
 def not_reached(inputs: Tensor) -> NetworkError:
@@ -223,6 +241,18 @@ def substitute(network: nn.Module, inputs: Tensor, pooled: Mapping[int, Tensor],
         return pooled[seen.index].reshape(-1, *seen.result.shape[1:]).clone()
 
     return watch(network, inputs, at_reductions(replace, perform), len(next(iter(pooled.values()))))
+
+
+def replay(tape: Tape, pooled: Mapping[int, Tensor], perform: Handler = call) -> Tensor:
+    """The same from a tape, without the network before its poolings.
+
+    NetworkError where what follows them does not take so many rows.
+    """
+    rows = len(next(iter(pooled.values())))
+    try:
+        return logits_of(tape.replay(pooled, perform), rows)
+    except _FAILURES as error:
+        raise NetworkError(f"What follows the pooling does not take {rows} rows: {error}") from error
 
 
 def copy_on_same_parameters(network: nn.Module) -> nn.Module | None:

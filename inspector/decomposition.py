@@ -15,6 +15,7 @@ from inspector.capture import Reduction
 from inspector.head import Head
 from inspector.pooling import Pooling, position_scores, regrid, rows_of_positions, shares, split
 from inspector.tail import Tail
+from inspector.tape import Tape
 
 _CHUNK = 256  # positions at a time: for each a flattened head takes in 25,088 values
 
@@ -81,12 +82,17 @@ class Decomposition:
         return position_scores(branch.feature_maps[None], self.weight(classes))[0]
 
 
-def decompose(network: nn.Module, head: Head, inputs: Tensor, heard: Sequence[Reduction]) -> list[Decomposition]:
-    """Of each image of a batch (N, channels, H, W), from what was heard at the poolings of its head."""
+def decompose(
+    network: nn.Module, head: Head, inputs: Tensor, heard: Sequence[Reduction], tape: Tape | None = None
+) -> list[Decomposition]:
+    """Of each image of a batch (N, channels, H, W), from what was heard at the poolings of its head, and behind them.
+
+    Without a tape, where one is needed, the network runs again for each image.
+    """
     with torch.no_grad():
         if head.weight is not None:
             return _with_fixed_weight(head, heard)
-        return [_of_image(network, head, inputs[n : n + 1], heard, n) for n in range(len(inputs))]
+        return [_of_image(head, head.tail(network, inputs[n : n + 1], tape), heard, n) for n in range(len(inputs))]
 
 
 def _on_grid(maps: Tensor, grid: torch.Size) -> Tensor:
@@ -123,9 +129,9 @@ def _with_fixed_weight(head: Head, heard: Sequence[Reduction]) -> list[Decomposi
     return [Decomposition(values[n], biases[n], _branches(head, heard, n), head, None, None) for n in range(images)]
 
 
-def _of_image(network: nn.Module, head: Head, inputs: Tensor, heard: Sequence[Reduction], n: int) -> Decomposition:
+def _of_image(head: Head, tail: Tail, heard: Sequence[Reduction], n: int) -> Decomposition:
     """With the weight of this image: what each position alone brings goes through the tail, statistics held."""
-    branches, tail, grid = _branches(head, heard, n), head.tail(network, inputs), _finest(heard)
+    branches, grid = _branches(head, heard, n), _finest(heard)
     pooled = torch.cat([one.pooled[n : n + 1] for one in heard if one.pooled is not None], 1)
     rows = [rows_of_positions(branch.pooling, branch.shares()) for branch in branches]
     # The shares of linear and other poolings need not sum to the pooled value: the rest belongs to no position.

@@ -22,6 +22,7 @@ from inspector.capture import Reduction, capture, reaching
 from inspector.errors import HeadError
 from inspector.pooling import Pooling, recognise, shares
 from inspector.tail import Tail
+from inspector.tape import Tape
 
 Verdict = Literal["exact", "exact for this image", "not unique", "not exact"]
 
@@ -81,8 +82,8 @@ class Head:
         """Whether the split needs the derivative of the pooling."""
         return any(branch.pooling in ("linear", "other") for branch in self.branches)
 
-    def tail(self, network: nn.Module, inputs: Tensor) -> Tail:
-        return Tail(network, inputs, self.calls, tuple(branch.width for branch in self.branches))
+    def tail(self, network: nn.Module, inputs: Tensor, tape: Tape | None = None) -> Tail:
+        return Tail(network, inputs, self.calls, tuple(branch.width for branch in self.branches), tape)
 
 
 def find_head(network: nn.Module, example: Tensor) -> Head:

@@ -226,10 +226,10 @@ def native_size(photo: Photo) -> tuple[int, int]:
 
 def class_maps_of_batch(classifier: Classifier, inputs: Tensor, views: Sequence[View] | None = None) -> list[ClassMaps]:
     """The class maps of each image of a batch of normalised inputs, (N, channels, H, W)."""
-    heard, logits, backend = listen(classifier.tap, inputs)
+    heard, logits, tape, backend = listen(classifier.tap, inputs)
     probabilities = logits.softmax(1) if classifier.probability == "softmax" else logits.sigmoid()
     made = []
-    for n, split in enumerate(decompose(classifier.network, classifier.head, inputs, heard)):
+    for n, split in enumerate(decompose(classifier.network, classifier.head, inputs, heard, tape)):
         residual, adds_up = _check(split, logits[n])
         maps = ClassMaps(
             values=split.values,

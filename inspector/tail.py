@@ -11,6 +11,7 @@ transformers", ICML 2022); held gates are the gradient of a piecewise affine fun
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -20,9 +21,10 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
-from inspector.capture import substitute
+from inspector.capture import replay, substitute
 from inspector.errors import NetworkError
 from inspector.reductions import Handler, call, name_of
+from inspector.tape import Tape
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +35,14 @@ class Tail:
     inputs: Tensor  # (1, channels, H, W)
     calls: tuple[int, ...]  # the reductions whose results go into it
     widths: tuple[int, ...]  # how many pooled values each of them gives
+    tape: Tape | None = None  # of a pass of the network as it is: it need not run again
 
     def pass_on(self, pooled: Tensor, perform: Handler = call) -> Tensor:
         """The logits (R, K) of pooled values (R, P); all branches side by side."""
+        if self.tape is not None:
+            # Where it asks for as many rows as it was recorded with: by the network.
+            with suppress(NetworkError):
+                return replay(self.tape, self._by_call(pooled), perform)
         try:
             logits = self._pass_rows_on(pooled, self.inputs, perform)
             if len(logits) == len(pooled):
@@ -47,8 +54,10 @@ class Tail:
         return self._pass_rows_on(pooled, self.inputs.expand(len(pooled), *self.inputs.shape[1:]), perform)
 
     def _pass_rows_on(self, pooled: Tensor, inputs: Tensor, perform: Handler) -> Tensor:
-        parts = dict(zip(self.calls, pooled.split(self.widths, 1), strict=True))
-        return substitute(self.network, inputs, parts, perform)
+        return substitute(self.network, inputs, self._by_call(pooled), perform)
+
+    def _by_call(self, pooled: Tensor) -> dict[int, Tensor]:
+        return dict(zip(self.calls, pooled.split(self.widths, 1), strict=True))
 
     def logits(self, pooled: Tensor) -> Tensor:
         """The logits (R, K) of pooled values (R, P), without gradient."""

@@ -11,16 +11,17 @@ from torch import Tensor, nn
 
 from inspector.capture import (
     Reduction,
-    capture,
     copy_on_same_parameters,
     ending,
     evaluating,
     logits_of,
     not_reached,
     output_of,
+    record,
     watch,
 )
 from inspector.reductions import Seen, at_reductions
+from inspector.tape import Tape
 
 
 class Heard(NamedTuple):
@@ -28,6 +29,7 @@ class Heard(NamedTuple):
 
     reductions: list[Reduction]  # those at the tap, in order
     logits: Tensor  # (N, K)
+    tape: Tape | None = None  # of what followed the reductions, where the pass was watched
     backend: str = "eager"  # what ran the network; with its dtype where that is not float32: "folded bfloat16"
 
 
@@ -79,7 +81,7 @@ def listen(tap: Tap, inputs: Tensor) -> Heard:
     if tap.quick is not None and (heard := tap.quick(inputs)) is not None:
         return heard
     if tap.listener is None or not _as_it_was_copied(tap):
-        return Heard(*capture(tap.network, inputs, tap.calls, tap.slopes))
+        return Heard(*record(tap.network, inputs, tap.calls, tap.slopes))
     # A hook of the user's might keep an inference tensor, which knows no gradients; the clones below are ordinary ones.
     with torch.no_grad() if tap.hooked else torch.inference_mode():
         logits = logits_of(output_of(tap.listener, inputs), len(inputs))

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "inspector"
 ORDER = (
     "errors", "image", "large_image", "catalogue", "examples", "recipe", "runs", "laboratory",
     "batch.sources", "batch.table", "batch.results", "batch.evidence", "batch.survey_index", "batch.data_survey",
-    "pooling", "networks", "reductions", "capture", "tail", "tap", "head", "receptive_field",
+    "pooling", "networks", "reductions", "tape", "capture", "tail", "tap", "head", "receptive_field",
     "classifier", "locality", "checkpoint", "transfer", "architectures", "keras_network", "onnx_graph", "onnx_network",
     "programs", "loading", "adding", "backbone", "decomposition", "maps", "tiles", "comparison",
     "weights", "graph", "folding", "quick_networks", "backends", "serving",

@@ -62,7 +62,7 @@ def test_a_tap_hears_what_watching_every_call_sees(make: Callable[[], nn.Module]
     network = seeded(make)
     heard = tap(network, IMAGE[:1], [call])
     assert (heard.listener is not None) == hooked
-    (maps,), logits, _ = listen(heard, IMAGE)
+    (maps,), logits, *_ = listen(heard, IMAGE)
     (seen,), seen_logits = capture(network, IMAGE, [call])
     assert torch.equal(maps.feature_maps, seen.feature_maps)
     assert torch.equal(logits, seen_logits)

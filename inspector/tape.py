@@ -1,0 +1,89 @@
+"""What follows the pooling in one pass, kept as the tensor functions that were called: to run it on other pooled values.
+
+A tail is a few functions behind a whole network. Without a tape the network runs again for each image whose tail is
+asked something, up to a pooling whose result is thrown away.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from inspector.reductions import Handler, Seen, call
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """Stands where a tensor stood that followed from the pooled values."""
+
+    number: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    function: Callable[..., Any]
+    leaves: list[Any]  # of (args, kwargs), with slots
+    spec: pytree.TreeSpec
+    results: list[int | None]  # the slots of the result's leaves; None for what is no tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Tape:
+    """The functions that led from pooled values to the logits. Parameters stand in it themselves, as they are now."""
+
+    pooled: dict[int, tuple[int, torch.Size]]  # of each reduction by its index: its slot, and its shape in the pass
+    calls: list[_Call]
+    logits: int  # their slot
+
+    def replay(self, pooled: Mapping[int, Tensor], perform: Handler = call) -> Any:
+        """What stands where the logits stood, for pooled values (R, P) by the index of their reduction.
+
+        Each function goes through `perform`. Raises what torch raises where the functions do not take so many rows.
+        """
+        # A clone: an in-place operation that follows may not write into a leaf that asks for gradients.
+        values = {slot: pooled[index].reshape(-1, *shape[1:]).clone() for index, (slot, shape) in self.pooled.items()}
+        for one in self.calls:
+            leaves = [values[leaf.number] if isinstance(leaf, _Slot) else leaf for leaf in one.leaves]
+            args, kwargs = pytree.tree_unflatten(leaves, one.spec)
+            results = pytree.tree_leaves(perform(one.function, args, kwargs))
+            values |= {slot: result for slot, result in zip(one.results, results, strict=True) if slot is not None}
+        return values[self.logits]
+
+
+class Recorder:
+    """Writes the tape of a pass: `perform` is the pass's handler, and is told of the reductions whose results count."""
+
+    def __init__(self) -> None:
+        self._slots: dict[int, int] = {}  # of tensors that follow from the pooled values, by id
+        self._alive: list[Tensor] = []  # an id is a name while they live
+        self._pooled: dict[int, tuple[int, torch.Size]] = {}
+        self._calls: list[_Call] = []
+
+    def perform(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        result = function(*args, **kwargs)
+        if self._slots:
+            leaves, spec = pytree.tree_flatten((tuple(args), kwargs))
+            slots = [self._slots.get(id(leaf)) for leaf in leaves]
+            if any(slot is not None for slot in slots):
+                kept = [leaf if slot is None else _Slot(slot) for leaf, slot in zip(leaves, slots, strict=True)]
+                self._calls.append(_Call(function, kept, spec, [self._slot(leaf) for leaf in pytree.tree_leaves(result)]))
+        return result
+
+    def reduced(self, seen: Seen) -> None:
+        slot = self._slot(seen.result)
+        assert slot is not None
+        self._pooled[seen.index] = slot, seen.result.shape
+
+    def tape(self, logits: Tensor) -> Tape | None:
+        """None where the logits came about in another way than by tensor functions."""
+        slot = self._slots.get(id(logits))
+        return None if slot is None else Tape(self._pooled, self._calls, slot)
+
+    def _slot(self, value: Any) -> int | None:
+        if not isinstance(value, Tensor):
+            return None
+        self._alive.append(value)
+        return self._slots.setdefault(id(value), len(self._slots))
