@@ -35,7 +35,7 @@ from typing import Annotated, Any
 import torch
 import torchvision
 import typer
-from report import peak_above, table, write
+from report import interleaved, peak_above, table, write
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -91,7 +91,12 @@ def main(
                 contestants = ours(classifier, quick, inputs)
                 if peers and batch == 1:
                     contestants |= others(name, inputs)
-                rows += compare(name, batch, turns(contestants, repeats), products(classifier) * batch)
+                rows += compare(
+                    name,
+                    batch,
+                    interleaved(contestants, repeats, warm_up=1, after_itself=True),
+                    products(classifier) * batch,
+                )
                 print(table(HEADER, rows[-len(contestants) :]), flush=True)
         if name in memory.split(","):
             who = [BARE[0], *(f"inspector, {backend}" for backend in chosen), *(PEERS if peers else ())]
@@ -225,20 +230,6 @@ PEERS = {
     "grad-cam GradCAM": pytorch_gradcam,
     "captum LayerGradCam": captum_gradcam,
 }
-
-
-def turns(contestants: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """The milliseconds of each contestant in each round, each run after itself; every second round in reverse."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    order = list(contestants)
-    for turn in range(-1, rounds):
-        for name in order if turn % 2 else order[::-1]:
-            contestants[name]()
-            start = time.perf_counter()
-            contestants[name]()
-            if turn >= 0:
-                times[name].append((time.perf_counter() - start) * 1e3)
-    return times
 
 
 def compare(name: str, batch: int, times: dict[str, list[float]], products: float) -> list[tuple[object, ...]]:

@@ -28,14 +28,14 @@ import matplotlib as mpl
 import torch
 import typer
 from backends import captum_gradcam, torchcam_cam
-from batch import BATCH_SIZE, TARGETS, make_photos, plain_loop
+from batch import TARGETS, make_photos, plain_loop
 from matplotlib import pyplot as plt
 from report import peak_above, table, write
 from torch import nn
 
 import inspector
 from inspector.backends import accelerate
-from inspector.batch.pipeline import keep_freed_memory, run
+from inspector.batch.pipeline import BATCH_SIZE, keep_freed_memory, run
 
 MODEL, CALLS, SLOW = "efficientnet_lite0", 5, 10  # seconds
 PHOTOS, CLASSES = "photos", "classes"

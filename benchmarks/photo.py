@@ -8,7 +8,7 @@ A JPEG of 500x375 (scikit-image's cat), efficientnet_lite0, one scale. One round
 - the same with each quick backend,
 - what the app sends: the photo as one JPEG and the five grids, which the browser puts together; eager and quick.
 
-Decoding, resizing and encoding are within; drawing in the browser (5 ms, benchmarks/app.py) is not. Reported are
+Each runs once untimed before it is timed: "once warm". Decoding, resizing and encoding are within; drawing in the browser (5 ms, benchmarks/app.py) is not. Reported are
 medians, and medians of the ratios to the usual way within a round. The target is 15 ms for what the app sends.
 
     python benchmarks/photo.py
@@ -56,7 +56,7 @@ def main(rounds: Annotated[int, typer.Option(min=1, help="How often each is time
         contestants[f"inspector, {name}, 5 overlays as PNG"] = lambda c=classifier: as_png(c, jpeg)
     for name, classifier in backends.items():
         contestants[f"inspector, {name}, photo and 5 grids"] = lambda c=classifier: as_grids(c, jpeg)
-    times = interleaved(contestants, rounds)
+    times = interleaved(contestants, rounds, after_itself=True)
     usual, *_ = times.values()
     rows = [
         (what, rounds, f"{median(values):.1f}", f"{median(a / b for a, b in zip(values, usual, strict=True)):.3f}")

@@ -12,16 +12,21 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
-def interleaved(contestants: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 2) -> dict[str, list[float]]:
+def interleaved(
+    contestants: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 2, after_itself: bool = False
+) -> dict[str, list[float]]:
     """The milliseconds of each contestant in each round.
 
     Every round runs all of them one after the other, every second round in reverse: what else the machine does at
-    that moment slows all alike, and none always follows the same neighbour.
+    that moment slows all alike, and none always follows the same neighbour. With `after_itself` each runs once untimed
+    before it is timed: torch's threads spin for milliseconds after a pass, and slow whoever comes next.
     """
     times: dict[str, list[float]] = {name: [] for name in contestants}
     order = list(contestants)
     for turn in range(-warm_up, rounds):
         for name in order if turn % 2 else order[::-1]:
+            if after_itself:
+                contestants[name]()
             start = time.perf_counter()
             contestants[name]()
             if turn >= 0:

@@ -69,7 +69,9 @@ class Recorder:
             slots = [self._slots.get(id(leaf)) for leaf in leaves]
             if any(slot is not None for slot in slots):
                 kept = [leaf if slot is None else _Slot(slot) for leaf, slot in zip(leaves, slots, strict=True)]
-                self._calls.append(_Call(function, kept, spec, [self._slot(leaf) for leaf in pytree.tree_leaves(result)]))
+                self._calls.append(
+                    _Call(function, kept, spec, [self._slot(leaf) for leaf in pytree.tree_leaves(result)])
+                )
         return result
 
     def reduced(self, seen: Seen) -> None:
