@@ -8,8 +8,9 @@ A JPEG of 500x375 (scikit-image's cat), efficientnet_lite0, one scale. One round
 - the same with each quick backend,
 - what the app sends: the photo as one JPEG and the five grids, which the browser puts together; eager and quick.
 
-Each runs once untimed before it is timed: "once warm". Decoding, resizing and encoding are within; drawing in the browser (5 ms, benchmarks/app.py) is not. Reported are
-medians, and medians of the ratios to the usual way within a round. The target is 15 ms for what the app sends.
+Each runs once untimed before it is timed. Decoding, resizing and encoding are within; drawing in the browser (5 ms,
+benchmarks/app.py) is not. Reported are medians, and medians of the ratios to the usual way within a round. The target
+is 15 ms for what the app sends, once warm.
 
     python benchmarks/photo.py
 """

@@ -1,4 +1,4 @@
-"""What follows the pooling in one pass, kept as the tensor functions that were called: to run it on other pooled values.
+"""What follows the pooling in one pass, kept as the tensor functions that were called: to run on other pooled values.
 
 A tail is a few functions behind a whole network. Without a tape the network runs again for each image whose tail is
 asked something, up to a pooling whose result is thrown away.
@@ -69,9 +69,8 @@ class Recorder:
             slots = [self._slots.get(id(leaf)) for leaf in leaves]
             if any(slot is not None for slot in slots):
                 kept = [leaf if slot is None else _Slot(slot) for leaf, slot in zip(leaves, slots, strict=True)]
-                self._calls.append(
-                    _Call(function, kept, spec, [self._slot(leaf) for leaf in pytree.tree_leaves(result)])
-                )
+                results = [self._slot(leaf) for leaf in pytree.tree_leaves(result)]
+                self._calls.append(_Call(function, kept, spec, results))
         return result
 
     def reduced(self, seen: Seen) -> None:
