@@ -91,12 +91,8 @@ def main(
                 contestants = ours(classifier, quick, inputs)
                 if peers and batch == 1:
                     contestants |= others(name, inputs)
-                rows += compare(
-                    name,
-                    batch,
-                    interleaved(contestants, repeats, warm_up=1, after_itself=True),
-                    products(classifier) * batch,
-                )
+                times = interleaved(contestants, repeats, warm_up=1, after_itself=True)
+                rows += compare(name, batch, times, products(classifier) * batch)
                 print(table(HEADER, rows[-len(contestants) :]), flush=True)
         if name in memory.split(","):
             who = [BARE[0], *(f"inspector, {backend}" for backend in chosen), *(PEERS if peers else ())]
