@@ -9,7 +9,8 @@ weights change no timing); beside them the bare forward pass, torchcam's CAM and
 class after the other. The median of five calls, of one where a call takes over ten seconds.
 
 Each point is a process of its own (Linux only). Its time begins when all is loaded and built; its memory is the peak of
-what is resident above what was then. A point of other packages that would take many minutes is left out.
+what is resident above what was then, once what loading had freed was given back. A point of other packages that would
+take many minutes is left out. The points are kept in results/cost.json: `--work classes` measures those anew.
 
     python benchmarks/cost.py
 """
@@ -30,7 +31,7 @@ import typer
 from backends import captum_gradcam, torchcam_cam
 from batch import TARGETS, make_photos, plain_loop
 from matplotlib import pyplot as plt
-from report import peak_above, table, write
+from report import RESULTS, peak_above, table, write
 from torch import nn
 
 import inspector
@@ -48,6 +49,7 @@ WHO = {
     CLASSES: {BARE: 10_000, EAGER: 10_000, QUICK: 10_000, CAM: 10_000, CAPTUM: 1_000},
 }
 UNITS = {PHOTOS: ("seconds", 1.0), CLASSES: ("ms a photo, all classes", 1e3)}
+KEPT = RESULTS / "cost.json"
 PICTURE = Path(__file__).parent.parent / "docs" / "images" / "cost.png"
 
 Point = tuple[int, float, int]  # amount, seconds, MB
@@ -55,24 +57,27 @@ Point = tuple[int, float, int]  # amount, seconds, MB
 
 def main(
     most: Annotated[int, typer.Option(min=1, help="No point beyond so many photos or classes.")] = 10_000,
+    work: Annotated[str, typer.Option(help="What to measure: `photos`, `classes`, or both.")] = f"{PHOTOS},{CLASSES}",
     point: Annotated[str, typer.Option(help="Measure one: WORK,WHO,AMOUNT,FOLDER.", hidden=True)] = "",
 ) -> None:
     """Measure cost against work, write results/cost.md and docs/images/cost.png."""
     if point:
-        work, who, amount, folder = point.split("|")
+        kind, who, amount, folder = point.split("|")
         keep_freed_memory()
-        print(json.dumps(MEASURE[work](who, int(amount), Path(folder))))
+        print(json.dumps(MEASURE[kind](who, int(amount), Path(folder))))
         return
-    measured: dict[str, dict[str, list[Point]]] = {}
+    measured: dict[str, dict[str, list[Point]]] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     with tempfile.TemporaryDirectory() as temporary:
-        linked(make_photos(Path(temporary) / "made", min(1_000, most)), Path(temporary) / PHOTOS, most)
-        for work, contestants in WHO.items():
-            for who, limit in contestants.items():
-                measured.setdefault(work, {})[who] = [
-                    in_process(work, who, amount, temporary) for amount in AMOUNTS[work] if amount <= min(limit, most)
-                ]
+        for kind in work.split(","):
+            if kind == PHOTOS:
+                linked(make_photos(Path(temporary) / "made", min(1_000, most)), Path(temporary) / PHOTOS, most)
+            measured[kind] = {
+                who: [in_process(kind, who, n, temporary) for n in AMOUNTS[kind] if n <= min(limit, most)]
+                for who, limit in WHO[kind].items()
+            }
+    KEPT.write_text(json.dumps(measured) + "\n")
     command = f"python benchmarks/cost.py --most {most}"
-    write("cost", command, *(told(work, lines) for work, lines in measured.items()))
+    write("cost", command, *(told(kind, lines) for kind, lines in measured.items()))
     draw(measured)
 
 

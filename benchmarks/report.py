@@ -1,6 +1,8 @@
 """What the benchmarks share: interleaved timing, and a Markdown table under the command that made it."""
 
+import ctypes
 import os
+import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -51,6 +53,9 @@ def write(name: str, command: str, *parts: str, folder: Path = RESULTS) -> None:
 
 def peak_above(work: Callable[[], Any]) -> int:
     """The peak of the resident memory while something runs, above what is resident before it, in MB (Linux only)."""
+    # What loading freed would serve the work, and none of what that takes would be seen.
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
     before = _resident("VmRSS")
     # The peak starts anew: that of loading and building does not count.
     Path("/proc/self/clear_refs").write_text("5")
