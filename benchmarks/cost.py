@@ -10,7 +10,8 @@ class after the other. The median of five calls, of one where a call takes over 
 
 Each point is a process of its own (Linux only). Its time begins when all is loaded and built; its memory is the peak of
 what is resident above what was then, once what loading had freed was given back. A point of other packages that would
-take many minutes is left out. The points are kept in results/cost.json: `--work classes` measures those anew.
+take many minutes is left out. ONNX Runtime keeps the memory of the passes that proved it: later ones seem to need none.
+The points are kept in results/cost.json: `--work classes` measures those anew, and `--work ''` draws all again.
 
     python benchmarks/cost.py
 """
@@ -31,6 +32,7 @@ import typer
 from backends import captum_gradcam, torchcam_cam
 from batch import TARGETS, make_photos, plain_loop
 from matplotlib import pyplot as plt
+from matplotlib.ticker import StrMethodFormatter
 from report import RESULTS, peak_above, table, write
 from torch import nn
 
@@ -68,7 +70,7 @@ def main(
         return
     measured: dict[str, dict[str, list[Point]]] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     with tempfile.TemporaryDirectory() as temporary:
-        for kind in work.split(","):
+        for kind in filter(None, work.split(",")):
             if kind == PHOTOS:
                 linked(make_photos(Path(temporary) / "made", min(1_000, most)), Path(temporary) / PHOTOS, most)
             measured[kind] = {
@@ -159,18 +161,27 @@ def told(work: str, lines: dict[str, list[Point]]) -> str:
 
 def draw(measured: dict[str, dict[str, list[Point]]]) -> None:
     mpl.use("agg")
-    figure, axes = plt.subplots(2, 2, figsize=(10, 7.4), layout="constrained")
+    figure, axes = plt.subplots(2, 2, figsize=(12, 7.4), layout="constrained")
+    everyone = list(dict.fromkeys(who for lines in measured.values() for who in lines))
     for row, (work, lines) in zip(axes, measured.items(), strict=True):
         unit, scale = UNITS[work]
         for who, points in lines.items():
             amounts: Iterable[int] = [amount for amount, _, _ in points]
-            style = {"marker": "o", "label": who, "linestyle": "-" if "Inspector" in who else "--"}
+            ours = who.startswith("Inspector")
+            style = {
+                "marker": "o",
+                "label": who,
+                "linestyle": "-" if ours else "--",
+                "color": f"C{everyone.index(who)}",
+            }
             row[0].loglog(amounts, [seconds * scale for _, seconds, _ in points], **style)
             row[1].loglog(amounts, [max(1, memory) for _, _, memory in points], **style)
         for axis, label in zip(row, (unit, "peak memory above what was loaded, MB"), strict=True):
             axis.set(xlabel=work, ylabel=label)
             axis.grid(which="major", alpha=0.3)
-        row[0].legend(frameon=False)
+            for side in (axis.xaxis, axis.yaxis):
+                side.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        row[1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(PICTURE, dpi=110)
 
 

@@ -59,15 +59,16 @@ def accelerate(
     backend: str = "auto",
     cache: str | Path | None = None,
     dtype: torch.dtype = torch.float32,
+    delay: float = 0,
 ) -> Classifier:
     """The same classifier, heard through a quick network; the one given stays as it is.
 
-    "auto" builds onnxruntime, else openvino, else folded ("cuda" on a GPU) in a thread of its own: until it is ready,
-    and where that fails, the network itself is heard; `classifier.tap.quick.note` tells. Every other backend is built
-    now, in seconds (compiled: half a minute); "eager" takes a quick network away. Networks built for openvino and
-    onnxruntime are kept in `cache`, $INSPECTOR_CACHE or ~/.cache/inspector, by the hash of the weights. `dtype`
-    float16 or bfloat16 is for folded, compiled and cuda: all before pooling runs in it, what follows in float32, so
-    that maps still add up; how far logits may then move is in TOLERANCES.
+    "auto" builds onnxruntime, else openvino, else folded ("cuda" on a GPU) in a thread of its own, `delay` seconds from
+    now: until it is ready, and where that fails, the network itself is heard; `classifier.tap.quick.note` tells. Every
+    other backend is built now, in seconds (compiled: half a minute); "eager" takes a quick network away. Networks built
+    for openvino and onnxruntime are kept in `cache`, $INSPECTOR_CACHE or ~/.cache/inspector, by the hash of the weights.
+    `dtype` float16 or bfloat16 is for folded, compiled and cuda: all before pooling runs in it, what follows in float32,
+    so that maps still add up; how far logits may then move is in TOLERANCES.
 
     Raises NetworkError for a backend that is unknown, cannot be built or misses its tolerance, InspectorError where
     its library is not installed.
@@ -82,7 +83,7 @@ def accelerate(
     chosen = _best(classifier) if backend == "auto" else backend
     quick = Quick(eager, chosen, dtype, Path(cache) if cache is not None else cache_folder())
     if backend == "auto":
-        quick.build_aside()
+        quick.build_aside(delay)
     else:
         quick.build()
     return replace(eager, tap=replace(eager.tap, quick=quick))
@@ -144,15 +145,20 @@ class Quick:
             _, _, self._tape = record(self._classifier.network, noise(self._classifier, 1), self._classifier.head.calls)
         self._run, self.note = run, f"Heard through {self._backend}."
 
-    def build_aside(self) -> None:
-        """The same in a thread of its own; `note` tells of a failure."""
+    def build_aside(self, delay: float = 0) -> None:
+        """The same in a thread of its own, so many seconds from now; `note` tells of a failure."""
         # No daemon: the interpreter may not go away under a compiler.
         self._thread = threading.Thread(target=self._build_or_tell, name="inspector-backend")
-        self._thread.start()
+        if not delay:
+            self._thread.start()
+            return
+        timer = threading.Timer(delay, self._thread.start)
+        timer.daemon = True  # it compiles nothing yet
+        timer.start()
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until it is built, or could not be; whether it is in use."""
-        if self._thread is not None:
+        if self._thread is not None and self._thread.ident is not None:  # begun
             self._thread.join(seconds)
         return self._run is not None
 

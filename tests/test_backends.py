@@ -1,6 +1,7 @@
 """A quick network gives what the network gives, is refused where it does not, and serves only what it holds."""
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -229,6 +230,18 @@ def test_auto_hears_the_network_until_the_quick_one_is_ready(monkeypatch: pytest
     assert hears(quick, inputs)
     alike(quick, classifier, inputs)
     assert quick.tap.quick.note == "Heard through folded."
+
+
+def test_auto_begins_when_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
+    classifier = average()
+    quick, never = (accelerate(classifier, delay=delay) for delay in (0.2, 1000))
+    assert not quick.tap.quick.wait(0)
+    deadline = time.monotonic() + 60
+    while not quick.tap.quick.wait(0) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert hears(quick, noise(classifier, 1))
+    assert not never.tap.quick.wait(0)
 
 
 def test_auto_stays_with_the_network_where_nothing_can_be_built(monkeypatch: pytest.MonkeyPatch) -> None:

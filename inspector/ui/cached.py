@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from inspector.ui.background import Task
     from inspector.what_if import Change, Outcome
 
+_DELAY = 10  # seconds
 BACKEND = "INSPECTOR_BACKEND"  # names a backend in place of "auto", where the libraries for it are there
 
 # Class maps are those of a network, a photo's hash and name, and a scale of the input size.
@@ -61,7 +62,8 @@ def quick_network(network_key: str, _load: "Callable[[], Classifier]") -> "Class
     """The network itself at first, and heard through the quickest backend as soon as that is built."""
     from inspector.backends import accelerate, installed
 
-    return accelerate(_load(), os.environ.get(BACKEND) or ("auto" if installed() else "eager"))
+    # Building takes seconds of Python's one lock: not while the first photo is on its way.
+    return accelerate(_load(), os.environ.get(BACKEND) or ("auto" if installed() else "eager"), delay=_DELAY)
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
