@@ -66,9 +66,9 @@ def accelerate(
     "auto" builds onnxruntime, else openvino, else folded ("cuda" on a GPU) in a thread of its own, `delay` seconds from
     now: until it is ready, and where that fails, the network itself is heard; `classifier.tap.quick.note` tells. Every
     other backend is built now, in seconds (compiled: half a minute); "eager" takes a quick network away. Networks built
-    for openvino and onnxruntime are kept in `cache`, $INSPECTOR_CACHE or ~/.cache/inspector, by the hash of the weights.
-    `dtype` float16 or bfloat16 is for folded, compiled and cuda: all before pooling runs in it, what follows in float32,
-    so that maps still add up; how far logits may then move is in TOLERANCES.
+    for openvino and onnxruntime are kept in `cache`, $INSPECTOR_CACHE or ~/.cache/inspector, by the hash of the
+    weights. `dtype` float16 or bfloat16 is for folded, compiled and cuda: all before pooling runs in it, what follows
+    in float32, so that maps still add up; how far logits may then move is in TOLERANCES.
 
     Raises NetworkError for a backend that is unknown, cannot be built or misses its tolerance, InspectorError where
     its library is not installed.
