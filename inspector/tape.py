@@ -61,16 +61,19 @@ class Recorder:
         self._alive: list[Tensor] = []  # an id is a name while they live
         self._pooled: dict[int, tuple[int, torch.Size]] = {}
         self._calls: list[_Call] = []
+        self._spoiled = False
 
     def perform(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        leaves, spec = pytree.tree_flatten((tuple(args), kwargs)) if self._slots else ([], None)
+        slots = [self._slots.get(id(leaf)) for leaf in leaves]
+        if spec is None or all(slot is None for slot in slots):
+            return function(*args, **kwargs)
+        kept = [leaf if slot is None else _Slot(slot) for leaf, slot in zip(leaves, slots, strict=True)]
+        before = [_version(leaf) for leaf in kept]
         result = function(*args, **kwargs)
-        if self._slots:
-            leaves, spec = pytree.tree_flatten((tuple(args), kwargs))
-            slots = [self._slots.get(id(leaf)) for leaf in leaves]
-            if any(slot is not None for slot in slots):
-                kept = [leaf if slot is None else _Slot(slot) for leaf, slot in zip(leaves, slots, strict=True)]
-                results = [self._slot(leaf) for leaf in pytree.tree_leaves(result)]
-                self._calls.append(_Call(function, kept, spec, results))
+        # It wrote into a tensor that stands in the tape itself, as `logits[:, :5] = ...` does.
+        self._spoiled |= before != [_version(leaf) for leaf in kept]
+        self._calls.append(_Call(function, kept, spec, [self._slot(leaf) for leaf in pytree.tree_leaves(result)]))
         return result
 
     def reduced(self, seen: Seen) -> None:
@@ -79,12 +82,17 @@ class Recorder:
         self._pooled[seen.index] = slot, seen.result.shape
 
     def tape(self, logits: Tensor) -> Tape | None:
-        """None where the logits came about in another way than by tensor functions."""
+        """None where the logits came about in another way than by functions of tensors, or were written into one."""
         slot = self._slots.get(id(logits))
-        return None if slot is None else Tape(self._pooled, self._calls, slot)
+        return None if slot is None or self._spoiled else Tape(self._pooled, self._calls, slot)
 
     def _slot(self, value: Any) -> int | None:
         if not isinstance(value, Tensor):
             return None
         self._alive.append(value)
         return self._slots.setdefault(id(value), len(self._slots))
+
+
+def _version(leaf: Any) -> int:
+    """How often torch counted that a tensor was written into."""
+    return leaf._version if isinstance(leaf, Tensor) and not leaf.is_inference() else 0

@@ -45,6 +45,28 @@ class Twice(nn.Module):
         return torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], dim=1)
 
 
+class Accumulated(nn.Module):
+    """Adds up into a tensor that was there before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.linear = nn.LayerNorm(8), nn.Linear(8, CLASSES)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        logits = torch.zeros(len(pooled), CLASSES)
+        logits += self.linear(self.norm(pooled))
+        return logits
+
+
+class PutIn(Accumulated):
+    """Writes its logits into the columns of a tensor that was there before."""
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        logits = torch.zeros(len(pooled), CLASSES)
+        logits[:, 1:] = self.linear(self.norm(pooled))[:, 1:]
+        return logits + 0
+
+
 TAILS: dict[str, Callable[[], list[nn.Module]]] = {
     "affine": lambda: [Mean(), nn.Linear(8, CLASSES)],
     "normalised": lambda: [Mean(), nn.LayerNorm(8), nn.Linear(8, CLASSES)],
@@ -129,6 +151,17 @@ def test_a_tape_is_of_its_pass_and_of_the_weights_as_they_are() -> None:
         (maps,) = class_maps_of_batch(classifier, images(1))
         assert maps.verdict == "exact for this image"
         torch.testing.assert_close(maps.logits, network(images(1))[0])
+
+
+@pytest.mark.parametrize("tail", [Accumulated, PutIn])
+def test_what_writes_into_another_tensor_goes_through_the_network(tail: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(Trunk(), Mean(), tail()).eval()
+    _, _, tape = record(network, images(1), [0])
+    assert tape is None
+    for maps in class_maps_of_batch(Classifier.wrap(network, size=(12, 12)), images(2)):
+        assert maps.verdict == "exact for this image"
+        torch.testing.assert_close(maps.values.sum((1, 2)) + maps.bias, maps.logits, rtol=1e-5, atol=1e-5)
 
 
 def test_logits_that_came_about_without_tensor_functions_leave_no_tape() -> None:
