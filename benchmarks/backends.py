@@ -92,7 +92,7 @@ def main(
                 if peers and batch == 1:
                     contestants |= others(name, inputs)
                 times = interleaved(contestants, repeats, warm_up=1, after_itself=True)
-                rows += compare(name, batch, times, products(classifier) * batch)
+                rows += compare(name, batch, times, products(classifier, inputs))
                 print(table(HEADER, rows[-len(contestants) :]), flush=True)
         if name in memory.split(","):
             who = [BARE[0], *(f"inspector, {backend}" for backend in chosen), *(PEERS if peers else ())]
@@ -131,7 +131,7 @@ def built(classifier: inspector.Classifier, backends: Iterable[str]) -> dict[str
 def ours(classifier: inspector.Classifier, quick: Mapping[str, inspector.Classifier], inputs: Tensor) -> Contestants:
     """The bare pass, all class maps through each backend, and a product of two matrices."""
     forward = classifier.network
-    square = torch.randn(SQUARE, SQUARE, generator=torch.Generator().manual_seed(0))
+    square = torch.randn(SQUARE, SQUARE, generator=torch.Generator().manual_seed(0)).to(inputs.device)
     contestants: Contestants = {
         BARE[0]: lambda: torch.inference_mode()(forward)(inputs),
         BARE[1]: lambda: torch.no_grad()(forward)(inputs),
@@ -142,14 +142,15 @@ def ours(classifier: inspector.Classifier, quick: Mapping[str, inspector.Classif
     return contestants
 
 
-def products(classifier: inspector.Classifier) -> float:
-    """The multiplications of a pass and of all class maps of one image, in those of the product of two matrices."""
-    example = torch.randn(1, 3, 224, 224)
+def products(classifier: inspector.Classifier, inputs: Tensor) -> float:
+    """The multiplications of a pass and of all class maps of a batch, in those of the product of two matrices."""
+    example = inputs[:1]
     (maps,) = inspector.class_maps_of_batch(classifier, example)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         classifier.network(example)
     # The counter counts two for a multiplication and its addition.
-    return (counter.get_total_flops() / 2 + maps.feature_maps.numel() * len(maps.logits)) / SQUARE**3
+    each = counter.get_total_flops() / 2 + maps.feature_maps.numel() * len(maps.logits)
+    return len(inputs) * each / SQUARE**3
 
 
 def others(name: str, inputs: Tensor) -> Contestants:

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from backends import HEADER, NETWORKS, compare, load, ours, turns
-from report import table, write
+from backends import HEADER, NETWORKS, built, compare, load, ours, products
+from report import interleaved, table, write
 
 import inspector
 from inspector.classifier import wrap
@@ -33,10 +33,12 @@ def main(
     held: list[tuple[object, ...]] = []
     for name in networks.split(","):
         classifier = on_gpu(load(name))
+        quick = built(classifier, BACKENDS)
         for batch in (1, 32, 256):
             inputs = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0)).cuda()
-            contestants = {what: partial(waited_for, call) for what, call in ours(classifier, inputs, BACKENDS).items()}
-            rows += compare(name, batch, turns(contestants, rounds))
+            contestants = {what: partial(waited_for, call) for what, call in ours(classifier, quick, inputs).items()}
+            times = interleaved(contestants, rounds, warm_up=1, after_itself=True)
+            rows += compare(name, batch, times, products(classifier, inputs))
             held += [(name, batch, what, peak_of(call)) for what, call in contestants.items()]
             print(table(HEADER, rows[-len(contestants) :]), flush=True)
     parts = (table(HEADER, rows), table(("network", "batch", "what", "peak above what was loaded, MB"), held))
