@@ -35,6 +35,8 @@ FORMATS: tuple[Format, ...] = ("png", "pdf", "svg")
 _NUMBERS = ("maps.npz", "logits.csv", "contributions.csv")
 FILES = (*(f"figure.{format}" for format in FORMATS), *_NUMBERS, "report.html", "photo.png", "manifest.json")
 VERSIONS = ("torch", "torchvision", "numpy", "matplotlib", "opencv-python", "pillow")
+_LIBRARIES = ("onnxruntime", "openvino")  # backends that have versions of their own
+
 # Text stays text, and equal figures give equal bytes.
 _STYLE: Any = {"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "inspector"}
 _NO_DATE: dict[Format, dict[str, None]] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
@@ -81,9 +83,9 @@ def manifest(maps: ClassMaps, shown: Shown, style: FigureStyle = USUAL) -> dict[
 
 
 def _library(backend: str) -> dict[str, str]:
-    """The version of a backend that is a library of its own."""
+    """The version of a backend that is a library of its own, where it is installed under its usual name."""
     try:
-        return {backend: version(backend)}
+        return {backend: version(backend)} if backend in _LIBRARIES else {}
     except PackageNotFoundError:
         return {}
 
