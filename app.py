@@ -7,6 +7,7 @@ from inspector.ui import (
     class_maps_page,
     compare_page,
     export_page,
+    kept,
     laboratory_page,
     layers_page,
     methods_page,
@@ -14,6 +15,7 @@ from inspector.ui import (
     survey_page,
 )
 
+kept.keep_answers()
 st.set_page_config(page_title="Inspector: exact class maps", page_icon=":material/grid_view:", layout="wide")
 # Streamlit leaves six empty lines above every page.
 st.html("<style>[data-testid=stMainBlockContainer] { padding-top: 4.5rem }</style>")

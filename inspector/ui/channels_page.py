@@ -11,6 +11,7 @@ from inspector.ui import cached, pictures
 from inspector.ui.channel_grid import activation_bar, number, photo_tiles
 from inspector.ui.choice import Choice
 from inspector.ui.drawing import Drawing, cells, drawings, frame
+from inspector.ui.kept import fragment
 from inspector.ui.looked_at import choose_channel, choose_class, choose_reading, look
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def show() -> None:
         st.error(str(error), icon=":material/error:")
 
 
-@st.fragment
+@fragment
 def _explore(choice: Choice, key: cached.MapsKey, maps: "ClassMaps") -> None:
     from inspector.ledger import ledger
 

@@ -58,6 +58,7 @@ def choose_photo(choice: Choice) -> Photo:
     upload = st.file_uploader(
         "Your photo",
         type=["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"],
+        key="photo",
         max_upload_size=MAX_BYTES // 1_000_000,
         help="It stays in this server's memory, is never written to disk, and no other session sees it.",
     )

@@ -9,6 +9,7 @@ from inspector.errors import InspectorError
 from inspector.ui import cached, photo_component, pictures, position_panels
 from inspector.ui.class_list import Row, class_list
 from inspector.ui.drawing import Drawing, cells, drawings, frame, photo_url
+from inspector.ui.kept import fragment
 from inspector.ui.looked_at import choose_class, choose_reading, class_labels, look, photo_width
 from inspector.ui.network_page import badge
 
@@ -38,7 +39,7 @@ def show() -> None:
         st.error(str(error), icon=":material/error:")
 
 
-@st.fragment
+@fragment
 def _page(maps: "ClassMaps", key: cached.MapsKey) -> None:
     try:
         _show(maps, key)
@@ -140,7 +141,7 @@ def _picture(
     return picture, below
 
 
-@st.fragment
+@fragment
 def _photo(
     maps: "ClassMaps", key: cached.MapsKey, picture: "Picture", below: str, mode: str, k: int, listed: tuple[int, ...],
     class_map: "ClassMap", start: tuple[int, int] | None,

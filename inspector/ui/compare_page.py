@@ -13,6 +13,7 @@ from inspector.examples import examples
 from inspector.image import MAX_BYTES, Photo
 from inspector.ui import cached, pictures
 from inspector.ui.choice import SIZES, Choice, choices, choose_network, choose_photo, choose_size
+from inspector.ui.kept import fragment
 
 if TYPE_CHECKING:
     from inspector.export import Format
@@ -130,7 +131,7 @@ def _made(asked: Sequence[tuple[str, Choice, Photo]], scale: float | None) -> "l
     return made
 
 
-@st.fragment
+@fragment
 def _columns(compared: "Sequence[tuple[str, ClassMaps]]", mode: str) -> None:
     from inspector.comparison import common_name, same_class
     from inspector.render import common_scale

@@ -8,6 +8,7 @@ import streamlit as st
 
 from inspector.errors import InspectorError
 from inspector.ui import cached
+from inspector.ui.kept import fragment
 from inspector.ui.looked_at import choose_reading, class_labels, look
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def show() -> None:
     _builder(maps, key)
 
 
-@st.fragment
+@fragment
 def _builder(maps: "ClassMaps", key: cached.MapsKey) -> None:
     try:
         _build(maps, key)

@@ -10,6 +10,7 @@ from inspector.ui import cached, pictures
 from inspector.ui.channel_grid import Tile, activation_bar, channel_grid, number
 from inspector.ui.choice import Choice
 from inspector.ui.drawing import Drawing, cells, drawings, frame
+from inspector.ui.kept import fragment
 from inspector.ui.looked_at import choose_channel, choose_class, look
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def show() -> None:
         st.error(str(error), icon=":material/error:")
 
 
-@st.fragment
+@fragment
 def _explore(choice: Choice, key: cached.MapsKey, maps: "ClassMaps", known: "tuple[Layer, ...]") -> None:
     try:
         layer, sort, k, own, raw = _controls(maps, known)
@@ -139,7 +140,7 @@ def _sees(layer: "Layer") -> str:
     return f"{layer.field.y.size:.0f} x {layer.field.x.size:.0f}"
 
 
-@st.fragment
+@fragment
 def _channels(
     key: cached.MapsKey, maps: "ClassMaps", of: "LayerMaps", sort: str, k: int | None, own: bool, raw: bool
 ) -> None:
