@@ -17,8 +17,14 @@ from inspector.ui import (
 
 kept.keep_answers()
 st.set_page_config(page_title="Inspector: exact class maps", page_icon=":material/grid_view:", layout="wide")
-# Streamlit leaves six empty lines above every page.
-st.html("<style>[data-testid=stMainBlockContainer] { padding-top: 4.5rem }</style>")
+# Streamlit leaves six empty lines above every page, and beside the sidebar columns too narrow to read.
+st.html(
+    """<style>
+    [data-testid=stMainBlockContainer] { padding-top: 4.5rem }
+    [data-testid=stColumn] { min-width: min(100%, 17rem) }
+    [data-testid=stColumn] [data-testid=stColumn] { min-width: min(100%, 13.5rem) }
+    </style>"""
+)
 pages = [
     st.Page(class_maps_page.show, title="Class maps", icon=":material/grid_view:", default=True),
     st.Page(layers_page.show, title="Layers", icon=":material/layers:", url_path="layers"),

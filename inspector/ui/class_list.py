@@ -19,13 +19,13 @@ _HTML = """
 _CSS = """
 .inspector-classes { font-size: .875rem; color: var(--st-text-color); font-variant-numeric: tabular-nums }
 .inspector-classes .head, .inspector-classes button {
-  display: grid; grid-template-columns: minmax(0, 1fr) minmax(5.5rem, 8.5rem) 4.2rem; gap: .8rem; align-items: center;
+  display: grid; grid-template-columns: minmax(5rem, 3fr) minmax(5.2rem, 2fr) 3.6rem; gap: .7rem; align-items: center;
 }
 .inspector-classes .head { opacity: .65; padding: .15rem .6rem; font-size: .8rem }
 .inspector-classes .head span:last-child, .inspector-classes button b { text-align: right; font-weight: inherit }
 .inspector-classes button {
   all: unset; box-sizing: border-box; display: grid; width: 100%; padding: .42rem .6rem; cursor: pointer;
-  grid-template-columns: minmax(0, 1fr) minmax(5.5rem, 8.5rem) 4.2rem; gap: .8rem; align-items: center;
+  grid-template-columns: minmax(5rem, 3fr) minmax(5.2rem, 2fr) 3.6rem; gap: .7rem; align-items: center;
   border-top: 1px solid var(--st-border-color); border-left: 3px solid transparent;
 }
 .inspector-classes button:hover { background: var(--st-secondary-background-color) }

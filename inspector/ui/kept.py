@@ -63,4 +63,4 @@ def keep_answers() -> None:
                 if answer not in queue._queue:
                     queue.enqueue(answer)
 
-    ForwardMsgQueue.clear = clear_but_answers  # type: ignore[method-assign]
+    ForwardMsgQueue.clear = clear_but_answers  # type: ignore[method-assign, assignment]

@@ -166,7 +166,7 @@ def what_if(
         photo = cached.what_if_of(key, tuple(sorted(masked)), change, maps)
     outcomes = {"now": maps, "head": head, "photo": photo}
     _before_and_after(maps, {how: one for how, one in outcomes.items() if one is not None}, listed)
-    left, right = st.columns([1, 3], vertical_alignment="center")
+    left, right = st.columns([3, 4], vertical_alignment="center")
     with left:
         assert photo.pixels is not None, "it was run on them"
         st.image(photo.pixels, width=180, output_format="PNG", alt="what the network saw")

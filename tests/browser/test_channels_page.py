@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from layout import assert_nothing_is_cut_off
 from playwright.sync_api import Browser, Page, expect
 
 from inspector.examples import examples
@@ -103,8 +104,7 @@ def test_nothing_is_cut_off(chromium: Browser, app_url: str, width: int, scheme:
     page = context.new_page()
     page.goto(f"{app_url}/channels?network=fashion_gap")
     heading(page, "Channel 9")
-    main = page.get_by_test_id("stMain")
-    assert main.evaluate("element => element.scrollWidth <= element.clientWidth + 1")
+    assert_nothing_is_cut_off(page)
     chart = page.get_by_test_id("stVegaLiteChart").bounding_box()
     assert chart is not None
     assert chart["width"] > 250

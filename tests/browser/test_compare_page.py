@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from layout import assert_nothing_is_cut_off
 from playwright.sync_api import Browser, Page, expect
 
 from inspector.examples import examples
@@ -97,8 +98,7 @@ def test_nothing_is_cut_off(chromium: Browser, app_url: str, width: int, scheme:
     page.goto(f"{app_url}/compare?compare={mode}&network=fashion_gap")
     images = page.get_by_role("img", name="class map of")
     expect(images).to_have_count(4 if mode == "networks" else 3)
-    main = page.get_by_test_id("stMain")
-    assert main.evaluate("element => element.scrollWidth <= element.clientWidth + 1")
+    assert_nothing_is_cut_off(page)
     for image in images.all():
         box = image.bounding_box()
         assert box is not None

@@ -1,6 +1,7 @@
 """The page of the laboratory in a real browser: curves, a matrix, and one photo by every head."""
 
 import pytest
+from layout import assert_nothing_is_cut_off
 from playwright.sync_api import Browser, Page, expect
 
 from inspector.examples import examples
@@ -48,8 +49,7 @@ def test_nothing_is_cut_off(chromium: Browser, app_url: str, width: int, scheme:
     page = context.new_page()
     page.goto(f"{app_url}/laboratory")
     expect(page.get_by_role("img", name="class map of gmp, seed 0")).to_be_visible()
-    main = page.get_by_test_id("stMain")
-    assert main.evaluate("element => element.scrollWidth <= element.clientWidth + 1")
+    assert_nothing_is_cut_off(page)
     for chart in page.get_by_test_id("stVegaLiteChart").all():
         box = chart.bounding_box()
         assert box is not None

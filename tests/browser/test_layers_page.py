@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from layout import assert_nothing_is_cut_off
 from playwright.sync_api import Browser, Page, expect
 
 from inspector.examples import examples
@@ -100,8 +101,7 @@ def test_nothing_is_cut_off(chromium: Browser, app_url: str, width: int, scheme:
     page = context.new_page()
     page.goto(f"{app_url}/layers{GAP}&layer=8")
     expect(page.get_by_role("option")).to_have_count(16)
-    main = page.get_by_test_id("stMain")
-    assert main.evaluate("element => element.scrollWidth <= element.clientWidth + 1")
+    assert_nothing_is_cut_off(page)
     for tile in page.get_by_role("option").all():
         box = tile.bounding_box()
         assert box is not None

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from layout import assert_nothing_is_cut_off
 from playwright.sync_api import Page, expect
 
 from inspector.examples import examples
@@ -95,8 +96,7 @@ def test_nothing_is_cut_off_at_any_width(page: Page, app_url: str, width: int) -
     page.set_viewport_size({"width": width, "height": 900})
     opened(page, app_url)
     finished(page)
-    main = page.get_by_test_id("stMain")
-    assert main.evaluate("element => element.scrollWidth <= element.clientWidth + 1")
+    assert_nothing_is_cut_off(page)
     for name in ("Exact map", "Integrated gradients"):
         box = page.get_by_role("img", name=f"{name} over the photo").bounding_box()
         assert box is not None

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from layout import assert_nothing_is_cut_off
 from playwright.sync_api import Browser, Page, expect
 from torch import nn
 
@@ -91,6 +92,5 @@ def test_nothing_is_cut_off(chromium: Browser, app_url: str, width: int, scheme:
     page = context.new_page()
     page.goto(f"{app_url}/network")
     expect(page.get_by_role("heading", name="A network of your own", exact=True)).to_be_visible()
-    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    assert overflow <= 0
+    assert_nothing_is_cut_off(page)
     context.close()

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+from layout import assert_nothing_is_cut_off
 from made_up_results import Image, about, write_results
 from PIL import Image as Picture
 from playwright.sync_api import Browser, Page, expect
@@ -165,8 +166,7 @@ def test_nothing_is_cut_off(chromium: Browser, app_url: str, results: Path, widt
     page = context.new_page()
     page.goto(address(app_url, results))
     expect(page.get_by_role("img", name=re.compile("class map of .* over photo")).first).to_be_visible()
-    main = page.get_by_test_id("stMain")
-    assert main.evaluate("element => element.scrollWidth <= element.clientWidth + 1")
+    assert_nothing_is_cut_off(page)
     for picture in page.get_by_role("img", name=re.compile("^(class|contrast) map of")).all():
         box = picture.bounding_box()
         assert box is not None
