@@ -75,8 +75,8 @@ def run(
     or holds another run, ImageError where there is no image, NetworkError where the network does not run.
     """
     items = list_images(source)
-    about = describe(classifier, items, source, top, batch_size, shard_size, backend, overlays)
     classifier = quickened(classifier, backend)
+    about = describe(classifier, items, source, top, batch_size, shard_size, overlays)
     missing = begin(out, about, resume)
     shards = shards_of(len(items), shard_size)
     done = len(items) - sum(len(shards[number]) for number in missing)
@@ -110,7 +110,6 @@ def describe(
     top: int,
     batch_size: int,
     shard_size: int,
-    backend: str,
     overlays: bool = False,
 ) -> dict[str, Any]:
     """What run.json and every shard say of a run. The network runs once: a size that it does not take fails here."""
@@ -137,7 +136,7 @@ def describe(
         "source": str(source) if isinstance(source, str | Path) else " ".join(map(str, source)),
         "images": len(items),
         "shard_size": shard_size,
-        "backend": backend,
+        "backend": maps.backend,
         "overlays": overlays,
         "list_sha256": digest(items),
     }

@@ -56,7 +56,11 @@ def run(
     machine; `out` may be any URL that fsspec knows. Raises what `batch.run` does, and InspectorError where Ray fails.
     """
     items = list_images(source)
-    about = describe(load(), items, source, top, batch_size, shard_size, backend)
+    # Those GPUs are the actors'; the machine that starts them may have none.
+    on_gpus = backend.startswith("cuda")
+    about = describe(load() if on_gpus else quickened(load(), backend), items, source, top, batch_size, shard_size)
+    if on_gpus:
+        about["backend"] = backend
     missing = begin(out, about, resume)
     shards = shards_of(len(items), shard_size)
     done = len(items) - sum(len(shards[number]) for number in missing)
