@@ -39,6 +39,7 @@ from inspector.batch import pipeline
 from inspector.batch.sources import list_images
 from inspector.examples import examples
 from inspector.image import make_view, read_image
+from inspector.memory import keep_freed_memory
 
 WIDTH, HEIGHT = 500, 375
 # Network -> the layer before its pooling, which pytorch-grad-cam must be told.
@@ -70,7 +71,7 @@ def main(
         if memory:
             compare_memory(folder, Path(temporary), memory, memory_model)
             return
-        pipeline.keep_freed_memory()
+        keep_freed_memory()
         eager = inspector.load(model)
         contestants: dict[str, Callable[[], Any]] = {}
         for backend in backends.split(","):
@@ -189,7 +190,7 @@ def peak_of(folder: str, out: str, model: str) -> None:
     import time
 
     start = time.perf_counter()
-    pipeline.keep_freed_memory()
+    keep_freed_memory()
     pipeline.run(folder, inspector.load(model), out)
     print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}\n{time.perf_counter() - start:.0f}")
 

@@ -38,7 +38,8 @@ from torch import nn
 
 import inspector
 from inspector.backends import accelerate
-from inspector.batch.pipeline import BATCH_SIZE, keep_freed_memory, run
+from inspector.batch.pipeline import BATCH_SIZE, run
+from inspector.memory import keep_freed_memory
 
 MODEL, CALLS, SLOW = "efficientnet_lite0", 5, 10  # seconds
 PHOTOS, CLASSES = "photos", "classes"

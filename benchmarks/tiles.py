@@ -27,6 +27,7 @@ from report import table, write
 
 import inspector
 from inspector.examples import examples
+from inspector.memory import use_huge_pages
 from inspector.tiles import large_class_maps
 
 MODEL = "efficientnet_lite0"
@@ -90,6 +91,7 @@ def _image(file: Path, side: int) -> Path:
 
 
 def _run(file: Path, tile: int, logits: Path) -> dict[str, float]:
+    use_huge_pages()  # as the command does
     classifier = inspector.load(MODEL)
     before = _peak()
     start = time.perf_counter()

@@ -31,6 +31,7 @@ from inspector.image import Photo, View
 from inspector.large_image import LargeImage, LargeSource, open_large
 from inspector.locality import Locality, Tile, cut, feature_maps, prove
 from inspector.maps import ClassMaps
+from inspector.memory import give_back_freed_memory
 from inspector.pooling import Pooling
 from inspector.receptive_field import even_field
 
@@ -190,6 +191,8 @@ def _pooled(
             so_far[b] = _taken_in(kinds[b], so_far[b], maps, _places(tile, locality))
             if kinds[b] == "average":
                 np.save(_file(folder, n, b), maps.numpy())
+        # Tiles are of several sizes: what one left does not fit the next, and would pile up.
+        give_back_freed_memory()
         if progress is not None:
             progress(n + 1, len(tiles))
     return [one for one in so_far if one is not None]

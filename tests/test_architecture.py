@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "inspector"
 
 ORDER = (
-    "errors", "image", "large_image", "catalogue", "examples", "recipe", "runs", "laboratory",
+    "errors", "memory", "image", "large_image", "catalogue", "examples", "recipe", "runs", "laboratory",
     "batch.sources", "batch.table", "batch.results", "batch.evidence", "batch.survey_index", "batch.data_survey",
     "pooling", "networks", "reductions", "tape", "capture", "tail", "tap", "head", "receptive_field",
     "classifier", "locality", "checkpoint", "transfer", "architectures", "keras_network", "onnx_graph", "onnx_network",

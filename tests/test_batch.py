@@ -22,6 +22,7 @@ from tiny_photos import write_photos
 from torch import nn
 
 import inspector
+from inspector import memory
 from inspector.batch import gallery, pipeline
 from inspector.batch.pipeline import run
 from inspector.batch.table import Counts, count, read, shards_of, written
@@ -531,7 +532,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     from inspector.cli import batches, main
 
     assert batches.batch
-    monkeypatch.setattr(pipeline, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(memory, "keep_freed_memory", lambda: None)
 
     def command(*arguments: str | Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["inspector", "batch", *map(str, arguments)])

@@ -6,9 +6,7 @@ How far a part may run ahead of the next is bounded, so memory does not grow wit
 cross the bounds of shards: a shard is the same whichever run, and whichever machine, makes it.
 """
 
-import ctypes
 import os
-import platform
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,8 +34,6 @@ SHARD_SIZE = 1024
 BATCH_SIZE = 32
 _AHEAD = 2  # batches that are decoded while one is in the network
 _BEHIND = 4  # batches whose overlays may wait to be drawn
-_ALLOCATOR = {"M_TRIM_THRESHOLD": -1, "M_MMAP_THRESHOLD": -3}  # glibc's numbers for them
-_KEPT = 1 << 30  # bytes
 
 Batch = Sequence[tuple[int, Item]]  # images with their indices
 Tell = Callable[[int, int], None]  # how many images are done, of how many
@@ -187,17 +183,6 @@ def quickened(classifier: Classifier, backend: str) -> Classifier:
         # One network for all rows, and not another from the moment on that it is built.
         quick.tap.quick.wait()
     return quick
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep the memory that a batch gave back for the next one. A setting of the whole process.
-
-    Else each batch's feature maps come from the kernel anew, page by page, which may take longer than the network.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        for parameter in _ALLOCATOR.values():
-            libc.mallopt(parameter, _KEPT)
 
 
 def _draw(out: Path, field: ReceptiveField, grid: tuple[int, int], batch: Sequence[tuple[Ready, Row]]) -> None:

@@ -25,13 +25,13 @@ from inspector.batch.pipeline import (
     describe,
     explain,
     finish,
-    keep_freed_memory,
     quickened,
 )
 from inspector.batch.sources import Item, list_images
 from inspector.batch.table import Counts, begin, shards_of, write_shard
 from inspector.classifier import Classifier
 from inspector.errors import InspectorError
+from inspector.memory import keep_freed_memory
 
 _PROCESSORS = 4  # of an actor, where a machine has so many: beyond, a second network is quicker than more threads
 _QUIET = "RAY_BACKEND_LOG_LEVEL"

@@ -88,7 +88,8 @@ def batch(
     if overlays and (engine == "ray" or "://" in out):
         raise InspectorError("Overlays are drawn by the local engine, into a folder here: leave out --overlays.")
     with progress.status(f"Loading {model} and listing {' '.join(source[:3])} ..."):
-        from inspector.batch.pipeline import keep_freed_memory, run
+        from inspector.batch.pipeline import run
+        from inspector.memory import keep_freed_memory
 
         said = read_feeding(size, mean, std, resize, interpolation)
         load = partial(load_network, model, arch, labels, said, trust)

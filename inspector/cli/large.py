@@ -33,6 +33,7 @@ from inspector.cli.shared import (
     screen,
 )
 from inspector.errors import ExportError
+from inspector.memory import use_huge_pages
 
 if TYPE_CHECKING:
     from inspector.tiles import LargeMaps
@@ -76,6 +77,7 @@ def large(
 
     * `inspector large orthophoto.npy -m mine.pth --arch torchvision:resnet18 -c "field,forest" --tile 2048 -o photo`
     """
+    use_huge_pages()
     with _new_folder(out) as folder:
         with progress.status(f"Loading {model} ..."):
             from inspector.tiles import large_class_maps
