@@ -108,7 +108,8 @@ def large_class_maps(
 
     `image` is a file or an array of uint8 that can be sliced (`open_large`); `classes` as many as are likeliest, or
     their names or numbers. A tile gives the positions of `tile` x `tile` pixels; the network is shown these and as much
-    around them as they see, and no more at a time. `progress` is told how many tiles are done, and of how many.
+    around them as they see, and no more at a time; after each, what the process has freed goes back to the system
+    (`memory.give_back_freed_memory`). `progress` is told how many tiles are done, and of how many.
     Raises HeadError for a head that is not affine behind average or max pooling, NetworkError for a network whose
     positions see all of the image, ImageError for a file that cannot be read.
     """

@@ -1,3 +1,5 @@
+"""What Streamlit would lose is kept; browser/test_at_once.py has the half that takes a browser."""
+
 import pytest
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.runtime.forward_msg_queue import ForwardMsgQueue

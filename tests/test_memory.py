@@ -1,3 +1,5 @@
+"""What is freed goes back when it is asked for, and huge pages are a choice."""
+
 import os
 import platform
 import subprocess
@@ -22,7 +24,7 @@ print(before - resident())
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps freed memory until it is told")
 def test_freed_memory_goes_back_to_the_system() -> None:
     told = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True).stdout
     assert float(told) > 200
