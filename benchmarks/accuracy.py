@@ -22,7 +22,7 @@ from rich.progress import track
 from torchvision.datasets import FashionMNIST
 
 import inspector
-from inspector.image import ImageSource
+from inspector.images.photo import ImageSource
 
 # Network -> the article's top-1.
 FASHION = {

@@ -30,7 +30,7 @@ from report import table, write
 from torchvision.models import get_model
 
 from inspector.adding import add
-from inspector.examples import examples
+from inspector.images.examples import examples
 
 ROOT = Path(__file__).parent.parent
 FLAGS = ("--disable-gpu", "--no-sandbox", "--disable-background-networking", "--disable-component-update")

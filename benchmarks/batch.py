@@ -36,9 +36,9 @@ from report import interleaved, table, write
 import inspector
 from inspector.backends import accelerate
 from inspector.batch import pipeline
-from inspector.batch.sources import list_images
-from inspector.examples import examples
-from inspector.image import make_view, read_image
+from inspector.images.examples import examples
+from inspector.images.photo import make_view, read_image
+from inspector.images.sources import list_images
 from inspector.memory import keep_freed_memory
 
 WIDTH, HEIGHT = 500, 375

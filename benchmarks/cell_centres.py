@@ -25,7 +25,7 @@ from report import table, write
 from rich.progress import track
 
 import inspector
-from inspector.image import make_view
+from inspector.images.photo import make_view
 from inspector.receptive_field import receptive_field
 
 STRONG = 0.6  # of the maximum

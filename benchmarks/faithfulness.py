@@ -27,7 +27,6 @@ from torchcam.metrics import DeletionInsertionMetric
 import inspector
 from inspector.attribution import METHODS, PIXELS, Attribution, attribute
 from inspector.errors import AttributionError
-from inspector.examples import examples
 from inspector.faithfulness import (
     STEPS,
     blurred,
@@ -37,7 +36,8 @@ from inspector.faithfulness import (
     randomisation,
     shuffled,
 )
-from inspector.image import make_view, read_image
+from inspector.images.examples import examples
+from inspector.images.photo import make_view, read_image
 
 NETWORK = "efficientnet_lite0"
 SCORES = (

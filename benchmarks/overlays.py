@@ -25,8 +25,8 @@ from report import interleaved, table, write
 from torchcam.utils import overlay_mask
 
 import inspector
-from inspector.examples import examples
-from inspector.image import Pixels
+from inspector.images.examples import examples
+from inspector.images.photo import Pixels
 from inspector.render import backdrop, common_scale, overlay, spread
 
 WIDTH, HEIGHT = 500, 375

@@ -34,8 +34,8 @@ from torchvision.transforms import v2
 
 import inspector
 from inspector.backends import accelerate
-from inspector.examples import examples
-from inspector.image import View
+from inspector.images.examples import examples
+from inspector.images.photo import View
 from inspector.maps import ClassMaps
 from inspector.render import backdrop, common_scale, overlay, spread
 from inspector.ui.drawing import cells

@@ -26,7 +26,7 @@ from report import table, write
 import inspector
 from app import FLAGS, served
 from inspector.catalogue import DEFAULT
-from inspector.examples import examples
+from inspector.images.examples import examples
 
 READINGS = {"logit": None, "against the average": "average"}
 PHOTOS = 3  # a session

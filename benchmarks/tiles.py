@@ -26,7 +26,7 @@ from PIL import Image
 from report import table, write
 
 import inspector
-from inspector.examples import examples
+from inspector.images.examples import examples
 from inspector.memory import use_huge_pages
 from inspector.tiles import large_class_maps
 

@@ -4,7 +4,7 @@ from .classifier import Classifier
 from .errors import ClassError, ExportError, HeadError, ImageError, InspectorError, NetworkError
 from .figure import FigureStyle
 from .head import Head
-from .image import Photo, Preprocessing, View, read_image
+from .images.photo import Photo, Preprocessing, View, read_image
 from .loading import load
 from .maps import ClassMap, ClassMaps, class_maps, class_maps_of_batch
 from .pooling import (

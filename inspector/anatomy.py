@@ -11,7 +11,7 @@ from inspector.capture import Layer, evaluating, reductions, trace
 from inspector.classifier import Classifier, like_parameters
 from inspector.errors import HeadError, NetworkError
 from inspector.head import Head, Verdict, find_head
-from inspector.image import as_pair
+from inspector.images.photo import as_pair
 
 SIZES = ((208, 208), (104, 208), (256, 408))  # height, width: more than one stride, and neither square
 

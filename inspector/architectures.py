@@ -18,7 +18,7 @@ from torch import nn
 
 from inspector.checkpoint import first_line
 from inspector.errors import NetworkError
-from inspector.image import Interpolation, Preprocessing, as_pair
+from inspector.images.photo import Interpolation, Preprocessing, as_pair
 from inspector.networks import FACTORIES
 from inspector.transfer import Head, with_head
 

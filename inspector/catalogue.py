@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from inspector.errors import NetworkError
-from inspector.image import Interpolation, Preprocessing, as_pair
+from inspector.images.photo import Interpolation, Preprocessing, as_pair
 
 Probability = Literal["softmax", "sigmoid"]
 

@@ -15,7 +15,7 @@ from inspector.capture import ending
 from inspector.catalogue import Probability
 from inspector.errors import ClassError, NetworkError
 from inspector.head import Head, find_head
-from inspector.image import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, View, as_pair
+from inspector.images.photo import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, View, as_pair
 from inspector.receptive_field import ReceptiveField, receptive_field
 from inspector.tap import Tap, tap
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.datasets import MNIST, FashionMNIST, ImageFolder
 
 from inspector.errors import ImageError, TrainingError, reason_of
-from inspector.image import Pixels, Preprocessing, make_view, read_image
+from inspector.images.photo import Pixels, Preprocessing, make_view, read_image
 from inspector.recipe import Data
 
 MAX_MEMORY = 8e9  # bytes

@@ -13,7 +13,7 @@ from torch import Tensor
 from inspector.classifier import Classifier
 from inspector.data_sets import DataSet
 from inspector.errors import HeadError, LocalisationError
-from inspector.image import read_image
+from inspector.images.photo import read_image
 from inspector.loading import load
 from inspector.localisation import Mask, Regions, mean_inside, object_mask
 from inspector.maps import ClassMaps, class_maps, class_maps_of_batch

@@ -26,7 +26,7 @@ from PIL import Image
 
 from inspector.errors import ExportError
 from inspector.figure import USUAL, FigureStyle, all_maps_figure, class_map_figure
-from inspector.image import Pixels
+from inspector.images.photo import Pixels
 from inspector.maps import ClassMaps, Shown
 from inspector.report import report_html
 

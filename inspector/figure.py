@@ -19,7 +19,7 @@ from matplotlib.textpath import text_to_path
 from torch import Tensor
 
 from inspector.errors import InspectorError
-from inspector.image import Pixels, View
+from inspector.images.photo import Pixels, View
 from inspector.maps import ClassMap, ClassMaps, Shown
 from inspector.render import backdrop, common_scale, diverging_colours, flat, overlay, spread
 

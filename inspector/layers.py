@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from inspector.capture import Returned, at_modules, output_and_gradient
 from inspector.classifier import Classifier, like_parameters
 from inspector.errors import NetworkError
-from inspector.image import ImageSource, Photo, View, make_view, read_image
+from inspector.images.photo import ImageSource, Photo, View, make_view, read_image
 from inspector.maps import ClassMaps
 from inspector.pooling import Reduction, global_depth
 from inspector.receptive_field import ReceptiveField, even_field, follow

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from inspector.classifier import Classifier
-from inspector.image import Photo, View, read_image
+from inspector.images.photo import Photo, View, read_image
 from inspector.maps import AVERAGE, ClassMaps, class_maps
 
 

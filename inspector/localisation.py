@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from inspector.errors import LocalisationError, reason_of
-from inspector.image import MAX_BYTES, MAX_PIXELS, View
+from inspector.images.photo import MAX_BYTES, MAX_PIXELS, View
 from inspector.maps import ClassMaps
 from inspector.receptive_field import ReceptiveField
 from inspector.render import spread

@@ -18,7 +18,7 @@ from inspector.classifier import Classifier
 from inspector.decomposition import Decomposition, decompose
 from inspector.errors import InspectorError
 from inspector.head import Verdict, misses
-from inspector.image import ImageSource, Photo, View, make_view, read_image
+from inspector.images.photo import ImageSource, Photo, View, make_view, read_image
 from inspector.tap import listen
 
 if TYPE_CHECKING:

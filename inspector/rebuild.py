@@ -16,7 +16,7 @@ from inspector.classifier import Classifier
 from inspector.errors import InspectorError
 from inspector.export import names_sha256, pixels_sha256, save
 from inspector.figure import FigureStyle
-from inspector.image import MAX_BYTES, Photo, read_image
+from inspector.images.photo import MAX_BYTES, Photo, read_image
 from inspector.loading import Feeding, load_fed
 from inspector.maps import AVERAGE, ClassMaps, Shown, class_maps
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from inspector.errors import TrainingError
-from inspector.image import Interpolation, as_pair
+from inspector.images.photo import Interpolation, as_pair
 
 # Folder: a folder of class folders with photos.
 Data = Literal["fashion_mnist", "mnist", "folder"]

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from inspector.image import Photo, Pixels, View
+from inspector.images.photo import Photo, Pixels, View
 from inspector.receptive_field import Axis, ReceptiveField
 
 _LEVELS = 255  # odd, so that there is a middle

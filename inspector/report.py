@@ -11,7 +11,7 @@ from PIL import Image
 
 from inspector.errors import InspectorError
 from inspector.figure import COLOUR_MAPS, USUAL, FigureStyle, contrast_of
-from inspector.image import Pixels
+from inspector.images.photo import Pixels
 from inspector.maps import ClassMap, ClassMaps, Shown
 from inspector.render import backdrop, common_scale, flat, overlay, spread
 

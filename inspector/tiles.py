@@ -27,8 +27,8 @@ from inspector.classifier import Classifier, like_parameters
 from inspector.decomposition import Decomposition
 from inspector.errors import HeadError, InspectorError
 from inspector.head import Verdict, misses
-from inspector.image import Photo, View
-from inspector.large_image import LargeImage, LargeSource, open_large
+from inspector.images.large import LargeImage, LargeSource, open_large
+from inspector.images.photo import Photo, View
 from inspector.locality import Locality, Tile, cut, feature_maps, prove
 from inspector.maps import ClassMaps
 from inspector.memory import give_back_freed_memory

@@ -24,7 +24,7 @@ from torch import Tensor
 from inspector.capture import run
 from inspector.decomposition import Branch
 from inspector.errors import InspectorError
-from inspector.image import Pixels, View
+from inspector.images.photo import Pixels, View
 from inspector.maps import ClassMap, ClassMaps
 from inspector.positions import nearest
 

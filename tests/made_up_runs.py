@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from inspector.catalogue import models_folder
-from inspector.examples import examples
+from inspector.images.examples import examples
 
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 NETWORKS = {"gap": "fashion_gap", "gmp": "fashion_gmp", "connected": None}

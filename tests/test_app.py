@@ -8,7 +8,7 @@ import pytest
 from made_up_runs import write_runs
 from streamlit.testing.v1 import AppTest
 
-from inspector.examples import examples
+from inspector.images.examples import examples
 from inspector.laboratory import group
 from inspector.runs import read_run
 from inspector.ui import cached

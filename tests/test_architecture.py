@@ -176,7 +176,10 @@ def test_descriptions_and_images_need_no_torch(path):
     ("statement", "absent"),
     [
         ("import inspector", ("torch", "numpy")),
-        ("import inspector.catalogue, inspector.image, inspector.examples", ("torch", "matplotlib", "streamlit")),
+        (
+            "import inspector.catalogue, inspector.images.photo, inspector.images.examples",
+            ("torch", "matplotlib", "streamlit"),
+        ),
         ("import inspector.maps, inspector.render", ("matplotlib", "streamlit", "captum", "timm")),
     ],
 )

@@ -11,7 +11,7 @@ from torch import nn
 from inspector import NetworkError
 from inspector.architectures import build, preprocessing_of, pretrained
 from inspector.checkpoint import class_count
-from inspector.image import Preprocessing, make_view, read_image
+from inspector.images.photo import Preprocessing, make_view, read_image
 
 MODULE = """
 from torch import nn

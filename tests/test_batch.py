@@ -27,7 +27,7 @@ from inspector.batch import gallery, pipeline
 from inspector.batch.pipeline import run
 from inspector.batch.table import Counts, count, read, shards_of, written
 from inspector.errors import ExportError, ImageError, InspectorError, NetworkError
-from inspector.examples import examples
+from inspector.images.examples import examples
 from inspector.receptive_field import Axis, ReceptiveField
 
 NAMES = ("cat", "dog", "bird")

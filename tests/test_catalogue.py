@@ -5,7 +5,7 @@ import pytest
 
 from inspector import NetworkError
 from inspector.catalogue import DEFAULT, available, find_card, models_folder, read_card
-from inspector.image import Preprocessing
+from inspector.images.photo import Preprocessing
 
 REPOSITORY = Path(__file__).parent.parent
 

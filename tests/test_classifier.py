@@ -8,7 +8,7 @@ from torch import nn
 
 from inspector import ClassError, Classifier, NetworkError
 from inspector.classifier import class_index
-from inspector.image import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, make_view, read_image
+from inspector.images.photo import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, make_view, read_image
 
 
 def test_wrapping_says_how_the_network_is_to_be_fed(hand_made_gap):

@@ -14,7 +14,7 @@ from PIL import Image
 from inspector import class_maps, load
 from inspector.architectures import build
 from inspector.cli import main
-from inspector.examples import examples
+from inspector.images.examples import examples
 
 BOOT = examples("fashion_mnist")["Ankle boot"]
 

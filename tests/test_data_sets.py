@@ -12,7 +12,7 @@ from tiny_photos import write_photos
 from inspector import data_sets
 from inspector.data_sets import DataSet, Images, read_photos
 from inspector.errors import TrainingError
-from inspector.image import Preprocessing
+from inspector.images.photo import Preprocessing
 
 CPU = torch.device("cpu")
 PLAIN = Preprocessing((16, 16), (0.5, 0.25, 0.0), (0.5, 0.25, 1.0), (18, 18))

@@ -24,7 +24,7 @@ from inspector.batch.survey_index import Filters
 from inspector.classifier import Classifier
 from inspector.cli.surveys import survey as survey_command
 from inspector.errors import ExportError, InspectorError, LocalisationError
-from inspector.image import Preprocessing, make_view, read_image
+from inspector.images.photo import Preprocessing, make_view, read_image
 from inspector.localisation import Regions, inside, object_mask
 from inspector.receptive_field import Axis, ReceptiveField
 from inspector.render import spread

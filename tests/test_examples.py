@@ -1,7 +1,7 @@
 import pytest
 
 from inspector import read_image
-from inspector.examples import examples
+from inspector.images.examples import examples
 
 
 @pytest.mark.parametrize(("kind", "count"), [("photos", 6), ("fashion_mnist", 10)])

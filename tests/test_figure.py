@@ -12,9 +12,9 @@ from matplotlib.text import Text
 from PIL import Image
 
 from inspector import Classifier, InspectorError, class_maps, class_maps_of_batch, load, read_image
-from inspector.examples import examples
 from inspector.export import figure_bytes
 from inspector.figure import COLOUR_MAPS, FigureStyle, all_maps_figure, class_map_figure, contrast_of
+from inspector.images.examples import examples
 from inspector.render import diverging_colours
 
 NAMES = ("red", "green", "neither")

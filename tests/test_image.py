@@ -10,9 +10,9 @@ from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from inspector import image as image_module
 from inspector.errors import ImageError
-from inspector.image import Photo, Preprocessing, as_pair, make_view, read_image
+from inspector.images import photo as image_module
+from inspector.images.photo import Photo, Preprocessing, as_pair, make_view, read_image
 
 
 def encoded(image: Image.Image, format: str = "PNG", **how: object) -> bytes:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from inspector import Classifier, class_maps, load
 from inspector.capture import output_and_gradient
 from inspector.errors import NetworkError
-from inspector.image import make_view, read_image
+from inspector.images.photo import make_view, read_image
 from inspector.layers import LayerMaps, contributions, facts, find_layer, is_pooled, layer_maps, layers, pooled_layer
 from inspector.ledger import favoured, hear, ledger, pooled_values
 

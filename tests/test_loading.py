@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from inspector import NetworkError, class_maps, class_maps_of_batch, load
 from inspector.architectures import build
 from inspector.catalogue import available
-from inspector.examples import examples
-from inspector.image import Preprocessing, make_view, read_image
+from inspector.images.examples import examples
+from inspector.images.photo import Preprocessing, make_view, read_image
 from inspector.loading import Feeding, load_untrained, read_labels
 from inspector.networks import fashion_convnet
 

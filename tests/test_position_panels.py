@@ -8,7 +8,7 @@ import torch
 from streamlit.testing.v1 import AppTest
 
 from inspector import class_maps, load
-from inspector.examples import examples
+from inspector.images.examples import examples
 from inspector.maps import ClassMaps
 from inspector.positions import Winners
 from inspector.ui.looked_at import class_labels

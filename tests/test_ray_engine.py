@@ -18,7 +18,7 @@ from inspector.batch import pipeline
 from inspector.batch.ray_engine import run
 from inspector.batch.table import Counts, read, written
 from inspector.errors import ImageError, InspectorError, NetworkError
-from inspector.examples import examples
+from inspector.images.examples import examples
 
 NETWORK = "fashion_gap"
 MANY, SHARD = 96, 4

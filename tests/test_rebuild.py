@@ -18,9 +18,9 @@ from inspector import FigureStyle, InspectorError, NetworkError, class_maps, loa
 from inspector.architectures import build
 from inspector.backends import accelerate
 from inspector.cli import main
-from inspector.examples import examples
 from inspector.export import FILES, zip_bytes
 from inspector.figure import MM
+from inspector.images.examples import examples
 from inspector.rebuild import rebuild
 
 BAG = examples("fashion_mnist")["Bag"]

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from inspector.image import Preprocessing, View, make_view, read_image
+from inspector.images.photo import Preprocessing, View, make_view, read_image
 from inspector.receptive_field import Axis, ReceptiveField
 from inspector.render import backdrop, common_scale, diverging_colours, flat, overlay, painted, robust_scale, spread
 

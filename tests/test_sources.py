@@ -14,9 +14,9 @@ import webdataset
 from PIL import Image
 from tiny_photos import write_photos
 
-from inspector.batch.sources import Item, digest, list_images, read_item
 from inspector.errors import ImageError
-from inspector.image import read_image
+from inspector.images.photo import read_image
+from inspector.images.sources import Item, digest, list_images, read_item
 
 
 def jpeg(seed: int = 0) -> bytes:

@@ -20,13 +20,13 @@ from torch.nn import functional
 from typer.testing import CliRunner
 
 import inspector
-from inspector import large_image
 from inspector.classifier import Classifier
 from inspector.cli import large as large_command  # noqa: F401 (the command joins the command line)
 from inspector.cli.shared import cli
 from inspector.errors import ClassError, ExportError, HeadError, ImageError, InspectorError, NetworkError
-from inspector.examples import examples
-from inspector.large_image import open_large
+from inspector.images import large
+from inspector.images.examples import examples
+from inspector.images.large import open_large
 from inspector.locality import cut, prove
 from inspector.networks import cifar_resnet
 from inspector.render import spread
@@ -383,7 +383,7 @@ def test_arrays_and_files_are_read_window_by_window(
 def test_other_files_are_decoded_whole(
     image: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    monkeypatch.setattr(large_image, "MAX_PIXELS", most)
+    monkeypatch.setattr(large, "MAX_PIXELS", most)
     usual = Image.MAX_IMAGE_PIXELS
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # of which Pillow would warn
     Image.fromarray(image).save(tmp_path / "image.png")
@@ -440,7 +440,7 @@ def test_what_can_only_be_decoded_whole_has_a_limit(
     image: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.fromarray(image).save(tmp_path / "image.png")
-    monkeypatch.setattr(large_image, "MAX_DECODED", 41 * 33 - 1)
+    monkeypatch.setattr(large, "MAX_DECODED", 41 * 33 - 1)
     with pytest.raises(ImageError, match=r"image.png has 33 x 41 pixels, .* an uncompressed TIFF or an .npy file"):
         open_large(tmp_path / "image.png")
 
@@ -450,7 +450,7 @@ def test_transparency_is_read_in_small_images_only(
 ) -> None:
     Image.fromarray(np.dstack([image, np.zeros((41, 33), np.uint8)])).save(tmp_path / "image.png")
     assert (window_of(tmp_path / "image.png") == 255).all()
-    monkeypatch.setattr(large_image, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(large, "MAX_PIXELS", 1000)
     with pytest.raises(ImageError, match=r"image.png has pixels of the kind RGBA, which are read up to 0 megapixels"):
         open_large(tmp_path / "image.png")
 

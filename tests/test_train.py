@@ -24,7 +24,7 @@ from inspector.backbone import build_on, load_backbone
 from inspector.cli import cli
 from inspector.data_sets import read_known, read_photos
 from inspector.errors import InspectorError, TrainingError
-from inspector.image import Preprocessing
+from inspector.images.photo import Preprocessing
 from inspector.loading import Feeding
 from inspector.recipe import HEADS, Recipe, read_recipe, recipe_for_photos
 from inspector.train import evaluate, loss_of, thinned, train

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from inspector.batch.table import read
-from inspector.image import Pixels, View
+from inspector.images.photo import Pixels, View
 from inspector.receptive_field import ReceptiveField
 from inspector.render import backdrop, common_scale, overlay, spread
 

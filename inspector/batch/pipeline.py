@@ -22,11 +22,11 @@ import torch
 from numpy.typing import NDArray
 
 from inspector.batch.gallery import canvas_of, draw_overlay, overlay_path, write_gallery
-from inspector.batch.sources import Item, digest, list_images, read_item
 from inspector.batch.table import Counts, Row, arrow, begin, count, finite, shards_of, sweep, write_shard
 from inspector.classifier import Classifier, like_parameters
 from inspector.errors import ImageError, InspectorError
-from inspector.image import Pixels, View, make_view
+from inspector.images.photo import Pixels, View, make_view
+from inspector.images.sources import Item, digest, list_images, read_item
 from inspector.maps import ClassMaps, class_maps_of_batch
 from inspector.receptive_field import ReceptiveField
 

@@ -27,10 +27,10 @@ from inspector.batch.pipeline import (
     finish,
     quickened,
 )
-from inspector.batch.sources import Item, list_images
 from inspector.batch.table import Counts, begin, shards_of, write_shard
 from inspector.classifier import Classifier
 from inspector.errors import InspectorError
+from inspector.images.sources import Item, list_images
 from inspector.memory import keep_freed_memory
 
 _PROCESSORS = 4  # of an actor, where a machine has so many: beyond, a second network is quicker than more threads

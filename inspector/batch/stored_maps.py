@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from inspector.batch.results import Results
-from inspector.image import Photo, Pixels, View
+from inspector.images.photo import Photo, Pixels, View
 from inspector.localisation import Box, Regions, inside_of, object_mask
 from inspector.receptive_field import Axis, ReceptiveField
 

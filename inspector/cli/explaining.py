@@ -101,7 +101,7 @@ def explain(
     """
     with progress.status(f"Reading {photo.name} and loading {model} ..."):
         # Here and not above: torch takes seconds to import, and --help needs none of it.
-        from inspector.image import read_image
+        from inspector.images.photo import read_image
         from inspector.maps import class_maps
 
         style = _style(panels, columns, width, dpi, font_size, colours, dark, title, bar, equations)

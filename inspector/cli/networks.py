@@ -44,7 +44,7 @@ def describe(
     with progress.status(f"Looking into {model} ..."):
         from inspector.anatomy import SIZES
         from inspector.anatomy import describe as look_into
-        from inspector.image import read_image
+        from inspector.images.photo import read_image
         from inspector.loading import load_untrained
         from inspector.maps import native_size
 

@@ -183,7 +183,7 @@ def _heads(
     if not photos:
         return {}
     from inspector.errors import HeadError
-    from inspector.image import read_image
+    from inspector.images.photo import read_image
     from inspector.loading import load
     from inspector.maps import class_maps
     from inspector.run_figures import side_by_side

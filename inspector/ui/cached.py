@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import streamlit as st
 
 from inspector.errors import InspectorError
-from inspector.image import Photo, read_image
+from inspector.images.photo import Photo, read_image
 from inspector.runs import Run, TestPhoto, test_photos
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from inspector.ui import pictures
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from inspector.image import View
+    from inspector.images.photo import View
     from inspector.ledger import Heard
     from inspector.receptive_field import ReceptiveField
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from inspector.errors import InspectorError
-from inspector.image import MAX_BYTES
+from inspector.images.photo import MAX_BYTES
 from inspector.ui import cached, pictures
 from inspector.ui.channel_grid import activation_bar, number, photo_tiles
 from inspector.ui.choice import Choice

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from inspector.catalogue import available
-from inspector.examples import examples
-from inspector.image import MAX_BYTES, Photo
+from inspector.images.examples import examples
+from inspector.images.photo import MAX_BYTES, Photo
 from inspector.ui import cached
 
 if TYPE_CHECKING:

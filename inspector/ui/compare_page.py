@@ -9,8 +9,8 @@ import streamlit as st
 
 from inspector.catalogue import available
 from inspector.errors import InspectorError
-from inspector.examples import examples
-from inspector.image import MAX_BYTES, Photo
+from inspector.images.examples import examples
+from inspector.images.photo import MAX_BYTES, Photo
 from inspector.ui import cached, pictures
 from inspector.ui.choice import SIZES, Choice, choices, choose_network, choose_photo, choose_size
 from inspector.ui.kept import fragment

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from inspector.ui import pictures
 
 if TYPE_CHECKING:
-    from inspector.image import View
+    from inspector.images.photo import View
     from inspector.receptive_field import ReceptiveField
 
 DRAW = Path(__file__).with_name("drawing.js").read_text()

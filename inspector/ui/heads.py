@@ -10,8 +10,8 @@ import streamlit as st
 
 from inspector.catalogue import find_card
 from inspector.errors import ImageError, InspectorError
-from inspector.examples import examples
-from inspector.image import MAX_BYTES, Photo
+from inspector.images.examples import examples
+from inspector.images.photo import MAX_BYTES, Photo
 from inspector.laboratory import Group
 from inspector.runs import Run, network_of
 from inspector.ui import cached, pictures

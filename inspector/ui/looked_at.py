@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from inspector.image import Photo
+from inspector.images.photo import Photo
 from inspector.ui import cached
 from inspector.ui.choice import SIZES, Choice, choose_network, choose_photo, choose_size
 

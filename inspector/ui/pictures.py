@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 
-from inspector.image import Pixels
+from inspector.images.photo import Pixels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

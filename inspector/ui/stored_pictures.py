@@ -9,7 +9,7 @@ import streamlit as st
 
 from inspector.batch.results import Results, StoredImage, read_image_of
 from inspector.errors import InspectorError
-from inspector.image import Photo, read_image
+from inspector.images.photo import Photo, read_image
 from inspector.ui import pictures
 
 if TYPE_CHECKING:

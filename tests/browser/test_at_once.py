@@ -2,7 +2,7 @@
 
 from playwright.sync_api import Page, expect
 
-from inspector.examples import examples
+from inspector.images.examples import examples
 
 HOLD = """() => {
     const [real, held] = [window.setTimeout, []]

@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from inspector import class_maps, load
-from inspector.examples import examples
+from inspector.images.examples import examples
 from inspector.render import backdrop, common_scale, overlay, spread
 
 pytestmark = pytest.mark.browser

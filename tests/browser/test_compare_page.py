@@ -6,7 +6,7 @@ import pytest
 from layout import assert_nothing_is_cut_off
 from playwright.sync_api import Browser, Page, expect
 
-from inspector.examples import examples
+from inspector.images.examples import examples
 
 pytestmark = pytest.mark.browser
 

@@ -21,7 +21,7 @@ from typing import IO
 import fsspec
 
 from inspector.errors import ImageError, reason_of
-from inspector.image import MAX_BYTES, Photo, read_image
+from inspector.images.photo import MAX_BYTES, Photo, read_image
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _WOULD_DO = (

@@ -16,7 +16,7 @@ import tifffile
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from inspector.errors import ImageError, reason_of
-from inspector.image import MAX_BYTES, MAX_PIXELS, Pixels, read_image
+from inspector.images.photo import MAX_BYTES, MAX_PIXELS, Pixels, read_image
 
 MAX_DECODED = 500_000_000  # pixels of a file that Pillow must decode whole: 1.5 GB
 
