@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import inspector
-from inspector.backends import accelerate
+from inspector.explain.backends.accelerate import accelerate
 
 TUNED = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "1000000000"}
 # Network -> its last layer before the pooling and the layer after it: the other packages must be told.

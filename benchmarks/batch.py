@@ -34,12 +34,12 @@ from PIL import Image
 from report import interleaved, table, write
 
 import inspector
-from inspector.backends import accelerate
 from inspector.batch import pipeline
+from inspector.explain.backends.accelerate import accelerate
+from inspector.explain.memory import keep_freed_memory
 from inspector.images.examples import examples
 from inspector.images.photo import make_view, read_image
 from inspector.images.sources import list_images
-from inspector.memory import keep_freed_memory
 
 WIDTH, HEIGHT = 500, 375
 # Network -> the layer before its pooling, which pytorch-grad-cam must be told.

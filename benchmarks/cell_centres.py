@@ -25,8 +25,8 @@ from report import table, write
 from rich.progress import track
 
 import inspector
+from inspector.explain.tracing.receptive_field import receptive_field
 from inspector.images.photo import make_view
-from inspector.receptive_field import receptive_field
 
 STRONG = 0.6  # of the maximum
 HEADER = ("network", "axis", "geometric", "even division", "measured mean", "median", "standard error", "photos")

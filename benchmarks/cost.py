@@ -37,9 +37,9 @@ from report import RESULTS, peak_above, table, write
 from torch import nn
 
 import inspector
-from inspector.backends import accelerate
 from inspector.batch.pipeline import BATCH_SIZE, run
-from inspector.memory import keep_freed_memory
+from inspector.explain.backends.accelerate import accelerate
+from inspector.explain.memory import keep_freed_memory
 
 MODEL, CALLS, SLOW = "efficientnet_lite0", 5, 10  # seconds
 PHOTOS, CLASSES = "photos", "classes"

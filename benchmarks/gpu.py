@@ -17,7 +17,7 @@ from backends import HEADER, NETWORKS, built, compare, load, ours, products
 from report import interleaved, table, write
 
 import inspector
-from inspector.classifier import wrap
+from inspector.explain.classifier import wrap
 
 BACKENDS = ("eager", "folded", "cuda", "cuda float16", "cuda bfloat16")
 

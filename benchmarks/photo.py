@@ -33,10 +33,10 @@ from report import interleaved, table, write
 from torchvision.transforms import v2
 
 import inspector
-from inspector.backends import accelerate
+from inspector.explain.backends.accelerate import accelerate
+from inspector.explain.class_maps import ClassMaps
 from inspector.images.examples import examples
 from inspector.images.photo import View
-from inspector.maps import ClassMaps
 from inspector.render import backdrop, common_scale, overlay, spread
 from inspector.ui.drawing import cells
 from inspector.ui.pictures import data_url, encoded

@@ -26,9 +26,9 @@ from PIL import Image
 from report import table, write
 
 import inspector
+from inspector.explain.large_class_maps import large_class_maps
+from inspector.explain.memory import use_huge_pages
 from inspector.images.examples import examples
-from inspector.memory import use_huge_pages
-from inspector.tiles import large_class_maps
 
 MODEL = "efficientnet_lite0"
 

@@ -1,13 +1,11 @@
 from .anatomy import Anatomy, describe
-from .backends import accelerate
-from .classifier import Classifier
 from .errors import ClassError, ExportError, HeadError, ImageError, InspectorError, NetworkError
-from .figure import FigureStyle
-from .head import Head
-from .images.photo import Photo, Preprocessing, View, read_image
-from .loading import load
-from .maps import ClassMap, ClassMaps, class_maps, class_maps_of_batch
-from .pooling import (
+from .explain.backends.accelerate import accelerate
+from .explain.class_maps import ClassMap, ClassMaps, class_maps, class_maps_of_batch
+from .explain.classifier import Classifier
+from .explain.head import Head
+from .explain.large_class_maps import LargeMaps, large_class_maps
+from .explain.pooling import (
     GlobalAveragePooling,
     GlobalDepthPooling,
     GlobalMaxPooling,
@@ -15,8 +13,10 @@ from .pooling import (
     global_depth,
     global_max,
 )
-from .receptive_field import ReceptiveField
-from .tiles import LargeMaps, large_class_maps
+from .explain.tracing.receptive_field import ReceptiveField
+from .figure import FigureStyle
+from .images.photo import Photo, Preprocessing, View, read_image
+from .loading import load
 
 __all__ = [
     "Anatomy",

@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from inspector.capture import Layer, evaluating, reductions, trace
-from inspector.classifier import Classifier, like_parameters
 from inspector.errors import HeadError, NetworkError
-from inspector.head import Head, Verdict, find_head
+from inspector.explain.classifier import Classifier, like_parameters
+from inspector.explain.head import Head, Verdict, find_head
+from inspector.explain.tracing.forward import Layer, evaluating, reductions, trace
 from inspector.images.photo import as_pair
 
 SIZES = ((208, 208), (104, 208), (256, 408))  # height, width: more than one stride, and neither square

@@ -29,13 +29,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from inspector.capture import capture, copy_on_same_parameters, evaluating, run, watch
-from inspector.classifier import Classifier
 from inspector.errors import AttributionError, Cancelled, InspectorError, reason_of
-from inspector.maps import ClassMaps, class_maps_of_batch
-from inspector.pooling import regrid
-from inspector.receptive_field import Axis, ReceptiveField
-from inspector.reductions import Seen, at_reductions, name_of
+from inspector.explain.class_maps import ClassMaps, class_maps_of_batch
+from inspector.explain.classifier import Classifier
+from inspector.explain.pooling import regrid
+from inspector.explain.tracing.forward import capture, copy_on_same_parameters, evaluating, run, watch
+from inspector.explain.tracing.pooling_calls import Seen, at_reductions, name_of
+from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 
 Tell = Callable[[float], None]  # how much is done, 0-1
 Poll = Callable[[], bool]  # whether to stop

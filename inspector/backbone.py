@@ -9,8 +9,8 @@ from torch import nn
 
 from inspector.architectures import build
 from inspector.catalogue import find_card, models_folder
-from inspector.classifier import Classifier
 from inspector.errors import NetworkError
+from inspector.explain.classifier import Classifier
 from inspector.loading import Feeding, load_fed
 from inspector.networks import FACTORIES
 from inspector.transfer import Head

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inspector.maps import ClassMap, ClassMaps
+from inspector.explain.class_maps import ClassMap, ClassMaps
 
 
 @dataclass(frozen=True)

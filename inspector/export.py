@@ -25,9 +25,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from inspector.errors import ExportError
+from inspector.explain.class_maps import ClassMaps, Shown
 from inspector.figure import USUAL, FigureStyle, all_maps_figure, class_map_figure
 from inspector.images.photo import Pixels
-from inspector.maps import ClassMaps, Shown
 from inspector.report import report_html
 
 Format = Literal["png", "pdf", "svg"]

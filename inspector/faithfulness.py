@@ -23,11 +23,11 @@ from torch.nn import functional
 from torchvision.transforms.functional import gaussian_blur
 
 from inspector.attribution import Attribution, Poll, Tell, attribute, probabilities
-from inspector.capture import run, trace
-from inspector.classifier import Classifier, wrap
 from inspector.comparison import rank_correlation
 from inspector.errors import AttributionError, Cancelled
-from inspector.receptive_field import Axis
+from inspector.explain.classifier import Classifier, wrap
+from inspector.explain.tracing.forward import run, trace
+from inspector.explain.tracing.receptive_field import Axis
 
 Kind: TypeAlias = Literal["insertion", "deletion"]
 

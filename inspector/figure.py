@@ -19,8 +19,8 @@ from matplotlib.textpath import text_to_path
 from torch import Tensor
 
 from inspector.errors import InspectorError
+from inspector.explain.class_maps import ClassMap, ClassMaps, Shown
 from inspector.images.photo import Pixels, View
-from inspector.maps import ClassMap, ClassMaps, Shown
 from inspector.render import backdrop, common_scale, diverging_colours, flat, overlay, spread
 
 COLOURS = ListedColormap(diverging_colours() / 255, name="class map")

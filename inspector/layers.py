@@ -17,14 +17,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from inspector.capture import Returned, at_modules, output_and_gradient
-from inspector.classifier import Classifier, like_parameters
 from inspector.errors import NetworkError
+from inspector.explain.class_maps import ClassMaps
+from inspector.explain.classifier import Classifier, like_parameters
+from inspector.explain.pooling import Reduction, global_depth
+from inspector.explain.tracing.forward import Returned, at_modules, output_and_gradient
+from inspector.explain.tracing.pooling_calls import Layout
+from inspector.explain.tracing.receptive_field import ReceptiveField, even_field, follow
 from inspector.images.photo import ImageSource, Photo, View, make_view, read_image
-from inspector.maps import ClassMaps
-from inspector.pooling import Reduction, global_depth
-from inspector.receptive_field import ReceptiveField, even_field, follow
-from inspector.reductions import Layout
 
 How = Literal["exact", "exact for this image", "first order"]
 

@@ -12,9 +12,9 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from inspector.classifier import Classifier
+from inspector.explain.class_maps import AVERAGE, ClassMaps, class_maps
+from inspector.explain.classifier import Classifier
 from inspector.images.photo import Photo, View, read_image
-from inspector.maps import AVERAGE, ClassMaps, class_maps
 
 
 @dataclass(frozen=True)

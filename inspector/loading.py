@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from inspector.architectures import build, preprocessing_of, pretrained
 from inspector.catalogue import Card, Probability, find_card, models_folder
 from inspector.checkpoint import MAX_BYTES, class_count, fit, kind_of, read_state
-from inspector.classifier import Classifier, wrap
 from inspector.errors import NetworkError
+from inspector.explain.classifier import Classifier, wrap
 from inspector.images.photo import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, as_pair
 from inspector.keras_network import read_keras
 from inspector.networks import FACTORIES

@@ -22,9 +22,9 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from inspector.errors import LocalisationError, reason_of
+from inspector.explain.class_maps import ClassMaps
+from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.images.photo import MAX_BYTES, MAX_PIXELS, View
-from inspector.maps import ClassMaps
-from inspector.receptive_field import ReceptiveField
 from inspector.render import spread
 
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the photo

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional
 
-from inspector.pooling import GlobalAveragePooling, GlobalMaxPooling
+from inspector.explain.pooling import GlobalAveragePooling, GlobalMaxPooling
 
 
 def fashion_convnet(pooling: Literal["average", "max"], classes: int = 10) -> nn.Sequential:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from inspector.errors import InspectorError, NetworkError, reason_of
-from inspector.receptive_field import Axis, ReceptiveField
+from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from inspector.errors import HeadError, NetworkError, reason_of
+from inspector.explain.pooling import GlobalAveragePooling, GlobalMaxPooling, Pooling, recognise
+from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.onnx_graph import (
     MAX_BYTES,
     Graph,
@@ -34,8 +36,6 @@ from inspector.onnx_graph import (
     readable,
     receptive_field_of,
 )
-from inspector.pooling import GlobalAveragePooling, GlobalMaxPooling, Pooling, recognise
-from inspector.receptive_field import ReceptiveField
 
 if TYPE_CHECKING:
     from onnx import ModelProto

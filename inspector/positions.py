@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inspector.errors import InspectorError
-from inspector.maps import ClassMaps
-from inspector.pooling import deciding_positions
-from inspector.receptive_field import Axis
+from inspector.explain.class_maps import ClassMaps
+from inspector.explain.pooling import deciding_positions
+from inspector.explain.tracing.receptive_field import Axis
 
 NOBODY = -1  # the winner of a position that tells no class from another
 

@@ -11,14 +11,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from inspector.backends import heard_through
-from inspector.classifier import Classifier
 from inspector.errors import InspectorError
+from inspector.explain.backends.accelerate import heard_through
+from inspector.explain.class_maps import AVERAGE, ClassMaps, Shown, class_maps
+from inspector.explain.classifier import Classifier
 from inspector.export import names_sha256, pixels_sha256, save
 from inspector.figure import FigureStyle
 from inspector.images.photo import MAX_BYTES, Photo, read_image
 from inspector.loading import Feeding, load_fed
-from inspector.maps import AVERAGE, ClassMaps, Shown, class_maps
 
 _MANIFEST, _PHOTO, _FIGURE = "manifest.json", "photo.png", "figure.png"
 

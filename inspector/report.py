@@ -10,9 +10,9 @@ from typing import Any
 from PIL import Image
 
 from inspector.errors import InspectorError
+from inspector.explain.class_maps import ClassMap, ClassMaps, Shown
 from inspector.figure import COLOUR_MAPS, USUAL, FigureStyle, contrast_of
 from inspector.images.photo import Pixels
-from inspector.maps import ClassMap, ClassMaps, Shown
 from inspector.render import backdrop, common_scale, flat, overlay, spread
 
 _SIDE = 560  # pixels of the longer side of a picture

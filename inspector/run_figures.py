@@ -13,9 +13,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from inspector.errors import InspectorError
+from inspector.explain.class_maps import ClassMaps
 from inspector.figure import COLOURS, PANEL, panel, short, what_was_seen
 from inspector.laboratory import Group, Score, with_spread
-from inspector.maps import ClassMaps
 from inspector.render import backdrop, common_scale, overlay, spread
 from inspector.runs import Confusion
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from inspector.batch.data_survey import FROM_BEST
 from inspector.errors import InspectorError
-from inspector.head import Verdict
+from inspector.explain.class_maps import ClassMaps
+from inspector.explain.head import Verdict
 from inspector.localisation import Inside, Mask, inside
-from inspector.maps import ClassMaps
 
 
 @dataclass(frozen=True, eq=False)

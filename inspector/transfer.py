@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from inspector.errors import NetworkError
-from inspector.pooling import GlobalAveragePooling, GlobalMaxPooling
+from inspector.explain.pooling import GlobalAveragePooling, GlobalMaxPooling
 
 Head = Literal["average", "max", "connected"]
 

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from inspector.capture import run
-from inspector.decomposition import Branch
 from inspector.errors import InspectorError
+from inspector.explain.class_maps import ClassMap, ClassMaps
+from inspector.explain.decomposition import Branch
+from inspector.explain.tracing.forward import run
 from inspector.images.photo import Pixels, View
-from inspector.maps import ClassMap, ClassMaps
 from inspector.positions import nearest
 
 Change = Literal["blur", "grey"]

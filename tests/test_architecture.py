@@ -180,7 +180,7 @@ def test_descriptions_and_images_need_no_torch(path):
             "import inspector.catalogue, inspector.images.photo, inspector.images.examples",
             ("torch", "matplotlib", "streamlit"),
         ),
-        ("import inspector.maps, inspector.render", ("matplotlib", "streamlit", "captum", "timm")),
+        ("import inspector.explain.class_maps, inspector.render", ("matplotlib", "streamlit", "captum", "timm")),
     ],
 )
 def test_an_import_brings_no_library_that_it_does_not_need(statement, absent):

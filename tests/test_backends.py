@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inspector import Classifier, backends, class_maps_of_batch, quick_networks
-from inspector.backends import accelerate, cache_folder, heard_through
+from inspector import Classifier, class_maps_of_batch
 from inspector.errors import InspectorError, NetworkError
-from inspector.graph import noise
+from inspector.explain.backends import accelerate, runtimes
+from inspector.explain.backends.accelerate import accelerate, cache_folder, heard_through
+from inspector.explain.backends.export_graph import noise
 
 SIZE = (10, 12)
 
@@ -79,9 +80,9 @@ def test_a_folded_network_gives_the_same_maps_and_leaves_the_network_alone(make:
 
 
 def test_folding_leaves_no_batch_norm_and_puts_the_channels_last() -> None:
-    from inspector.graph import heard_graph
+    from inspector.explain.backends.export_graph import heard_graph
 
-    graph = quick_networks.folded(heard_graph(average()))
+    graph = runtimes.folded(heard_graph(average()))
     assert not [node for node in graph.network.graph.nodes if "batch_norm" in str(node.target)]
     weights = [value for value in graph.state_dict().values() if value.ndim == 4 and value.shape[1] > 1]
     assert weights
@@ -160,35 +161,35 @@ def test_another_size_goes_through_the_network_itself() -> None:
 
 
 def test_a_backend_that_gives_other_numbers_is_refused_with_its_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    def off(graph: nn.Module, dtype: torch.dtype) -> quick_networks.Run:
-        run = quick_networks.run_folded(graph, dtype)
+    def off(graph: nn.Module, dtype: torch.dtype) -> runtimes.Run:
+        run = runtimes.run_folded(graph, dtype)
         return lambda inputs: [one * 1.001 for one in run(inputs)]
 
-    monkeypatch.setitem(backends._OF_GRAPH, "folded", off)
+    monkeypatch.setitem(accelerate._OF_GRAPH, "folded", off)
     with pytest.raises(NetworkError, match=r"is refused: its logits miss the network's own by [\d.e-]+, where"):
         accelerate(average(), "folded")
 
 
 def test_a_backend_whose_logits_are_not_those_of_its_maps_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def off(graph: nn.Module, dtype: torch.dtype) -> quick_networks.Run:
-        run = quick_networks.run_folded(graph, dtype)
+    def off(graph: nn.Module, dtype: torch.dtype) -> runtimes.Run:
+        run = runtimes.run_folded(graph, dtype)
         return lambda inputs: [one + 5e-5 * one.abs().max() * (n == 0) for n, one in enumerate(run(inputs))]
 
-    monkeypatch.setitem(backends._OF_GRAPH, "folded", off)
+    monkeypatch.setitem(accelerate._OF_GRAPH, "folded", off)
     with pytest.raises(NetworkError, match=r"the class maps miss its logits by [\d.e-]+, more than rounding leaves"):
         accelerate(average(), "folded")
 
 
 def test_built_networks_are_kept_and_broken_ones_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     classifier, built = average(), []
-    write = backends.write_onnx
-    monkeypatch.setattr(backends, "write_onnx", lambda *args: (built.append(1), write(*args)))
+    write = accelerate.write_onnx
+    monkeypatch.setattr(accelerate, "write_onnx", lambda *args: (built.append(1), write(*args)))
     accelerate(classifier, "onnxruntime", tmp_path)
     (file,) = tmp_path.iterdir()
     accelerate(average(), "onnxruntime", tmp_path)
     assert len(built) == 1
     # Of equal weights, but another network.
-    assert backends._key(maximum()) != backends._key(classifier)
+    assert accelerate._key(maximum()) != accelerate._key(classifier)
     file.write_bytes(b"half of a fi")
     alike(accelerate(classifier, "onnxruntime", tmp_path), classifier, noise(classifier, 2))
     assert len(built) == 2
@@ -214,12 +215,12 @@ def test_the_cache_lies_where_it_is_told(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_auto_hears_the_network_until_the_quick_one_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     ready = threading.Event()
 
-    def late(graph: nn.Module, dtype: torch.dtype) -> quick_networks.Run:
+    def late(graph: nn.Module, dtype: torch.dtype) -> runtimes.Run:
         assert ready.wait(60)
-        return quick_networks.run_folded(graph, dtype)
+        return runtimes.run_folded(graph, dtype)
 
-    monkeypatch.setitem(backends._OF_GRAPH, "folded", late)
-    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(accelerate._OF_GRAPH, "folded", late)
+    monkeypatch.setattr(accelerate.importlib.util, "find_spec", lambda name: None)
     classifier = average()
     quick, inputs = accelerate(classifier), noise(classifier, 2)
     assert not hears(quick, inputs)
@@ -233,7 +234,7 @@ def test_auto_hears_the_network_until_the_quick_one_is_ready(monkeypatch: pytest
 
 
 def test_auto_begins_when_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(accelerate.importlib.util, "find_spec", lambda name: None)
     classifier = average()
     quick, never = (accelerate(classifier, delay=delay) for delay in (0.2, 1000))
     assert not quick.tap.quick.wait(0)
@@ -245,7 +246,7 @@ def test_auto_begins_when_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_auto_stays_with_the_network_where_nothing_can_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(accelerate.importlib.util, "find_spec", lambda name: None)
     classifier = average()
     classifier.network.source = (number for number in range(3))
     quick = accelerate(classifier)
@@ -305,7 +306,7 @@ def test_without_a_gpu_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_a_compiler_compiled_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quick_networks.shutil, "which", lambda name: None)
+    monkeypatch.setattr(runtimes.shutil, "which", lambda name: None)
     with pytest.raises(NetworkError, match=r'"compiled" needs a C\+\+ compiler, and none was found'):
         accelerate(average(), "compiled")
 

@@ -22,13 +22,13 @@ from tiny_photos import write_photos
 from torch import nn
 
 import inspector
-from inspector import memory
 from inspector.batch import gallery, pipeline
 from inspector.batch.pipeline import run
 from inspector.batch.table import Counts, count, read, shards_of, written
 from inspector.errors import ExportError, ImageError, InspectorError, NetworkError
+from inspector.explain import memory
+from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 from inspector.images.examples import examples
-from inspector.receptive_field import Axis, ReceptiveField
 
 NAMES = ("cat", "dog", "bird")
 SCHEMA = {

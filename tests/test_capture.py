@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from inspector import Classifier, class_maps_of_batch
-from inspector.capture import capture, evaluating, reductions, run, substitute
 from inspector.errors import NetworkError
-from inspector.pooling import GlobalAveragePooling
+from inspector.explain.pooling import GlobalAveragePooling
+from inspector.explain.tracing.forward import capture, evaluating, reductions, run, substitute
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

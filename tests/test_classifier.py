@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from inspector import ClassError, Classifier, NetworkError
-from inspector.classifier import class_index
+from inspector.explain.classifier import class_index
 from inspector.images.photo import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, make_view, read_image
 
 

@@ -7,7 +7,7 @@ import torch
 
 from inspector import Classifier, class_maps
 from inspector.comparison import agreement, class_named, common_name, rank_correlation, same_class
-from inspector.maps import ClassMap
+from inspector.explain.class_maps import ClassMap
 
 
 def of(*rows: list[float]) -> ClassMap:

@@ -21,12 +21,12 @@ from inspector.batch.results import Results, read_image_of, read_results
 from inspector.batch.stored_maps import receptive_field_of, view_of
 from inspector.batch.survey import survey
 from inspector.batch.survey_index import Filters
-from inspector.classifier import Classifier
 from inspector.cli.surveys import survey as survey_command
 from inspector.errors import ExportError, InspectorError, LocalisationError
+from inspector.explain.classifier import Classifier
+from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 from inspector.images.photo import Preprocessing, make_view, read_image
 from inspector.localisation import Regions, inside, object_mask
-from inspector.receptive_field import Axis, ReceptiveField
 from inspector.render import spread
 from inspector.ui import stored_pictures
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 from inspector import Classifier
 from inspector.attribution import PIXELS, Attribution, attribute
 from inspector.errors import AttributionError, Cancelled
+from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 from inspector.faithfulness import (
     ALL,
     LAST,
@@ -25,7 +26,6 @@ from inspector.faithfulness import (
     shuffled,
     usual_patch,
 )
-from inspector.receptive_field import Axis, ReceptiveField
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from inspector import Classifier, class_maps_of_batch
 from inspector.errors import ExportError, HeadError, InspectorError, NetworkError
-from inspector.graph import heard_graph, maps_graph, noise
-from inspector.serving import export_network
+from inspector.explain.backends.export_graph import heard_graph, maps_graph, noise
+from inspector.explain.backends.export_network import export_network
 
 
 class Net(nn.Module):
@@ -223,10 +223,10 @@ READERS = {"onnx": by_onnxruntime, "openvino": by_openvino, "pt2": by_torch}
 
 
 def test_a_file_that_gives_other_numbers_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from inspector import serving
+    from inspector.explain.backends import export_network
 
     monkeypatch.setitem(
-        serving._READERS,
+        export_network._READERS,
         "pt2",
         lambda file: lambda inputs: [torch.ones(len(inputs), 3), torch.zeros(len(inputs), 3, 6, 7)],
     )

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from inspector import Classifier, class_maps_of_batch
 from inspector.errors import HeadError
-from inspector.head import TOLERANCE, find_head, misses
+from inspector.explain.head import TOLERANCE, find_head, misses
 
 
 def noise(*shape: int, seed: int = 1) -> Tensor:

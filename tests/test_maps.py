@@ -8,7 +8,7 @@ from torch import nn
 
 from inspector import Classifier, InspectorError, class_maps, class_maps_of_batch, load, read_image
 from inspector.errors import ClassError, NetworkError
-from inspector.maps import AVERAGE, ClassMap, Shown
+from inspector.explain.class_maps import AVERAGE, ClassMap, Shown
 
 # Red, green and blue of a 2 x 2 image; feature maps of the networks made by hand are red, and green less blue.
 IMAGE = torch.tensor([[[1.0, 2], [3, 4]], [[0, 4], [0, 0]], [[1, 0], [0, 3]]])[None]

@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from inspector.memory import use_huge_pages
+from inspector.explain.memory import use_huge_pages
 
 # Large blocks are freed at once anyway: these are of the kind that glibc keeps between others.
 FREED = """
 import numpy, resource
 from pathlib import Path
-from inspector.memory import give_back_freed_memory
+from inspector.explain.memory import give_back_freed_memory
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
 blocks = [numpy.ones(100_000, numpy.uint8) for _ in range(3000)]

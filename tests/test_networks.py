@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from inspector.explain.pooling import GlobalAveragePooling, GlobalMaxPooling
 from inspector.networks import FACTORIES, cifar_resnet, fashion_convnet
-from inspector.pooling import GlobalAveragePooling, GlobalMaxPooling
 
 # 3x3 kernels times channels in, and a bias, times filters; then the 1x1 convolution.
 PARAMETERS = (

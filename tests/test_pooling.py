@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from inspector.pooling import (
+from inspector.explain.pooling import (
     GlobalAveragePooling,
     GlobalDepthPooling,
     GlobalMaxPooling,

@@ -16,8 +16,8 @@ from PIL import Image
 
 from inspector import FigureStyle, InspectorError, NetworkError, class_maps, load
 from inspector.architectures import build
-from inspector.backends import accelerate
 from inspector.cli import main
+from inspector.explain.backends.accelerate import accelerate
 from inspector.export import FILES, zip_bytes
 from inspector.figure import MM
 from inspector.images.examples import examples

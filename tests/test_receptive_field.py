@@ -6,8 +6,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inspector.head import find_head
-from inspector.receptive_field import Axis, ReceptiveField, receptive_field
+from inspector.explain.head import find_head
+from inspector.explain.tracing.receptive_field import Axis, ReceptiveField, receptive_field
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
+from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 from inspector.images.photo import Preprocessing, View, make_view, read_image
-from inspector.receptive_field import Axis, ReceptiveField
 from inspector.render import backdrop, common_scale, diverging_colours, flat, overlay, painted, robust_scale, spread
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inspector.capture import capture
-from inspector.tap import listen, tap
+from inspector.explain.feature_capture import listen, tap
+from inspector.explain.tracing.forward import capture
 
 
 def seeded(make: Callable[[], nn.Module]) -> nn.Module:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from inspector import Classifier, class_maps_of_batch
-from inspector.capture import record, replay, substitute
 from inspector.errors import NetworkError
-from inspector.tail import held
+from inspector.explain.head_function import held
+from inspector.explain.tracing.forward import record, replay, substitute
 
 CLASSES = 5
 

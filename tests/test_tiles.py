@@ -20,17 +20,17 @@ from torch.nn import functional
 from typer.testing import CliRunner
 
 import inspector
-from inspector.classifier import Classifier
 from inspector.cli import large as large_command  # noqa: F401 (the command joins the command line)
 from inspector.cli.shared import cli
 from inspector.errors import ClassError, ExportError, HeadError, ImageError, InspectorError, NetworkError
+from inspector.explain.classifier import Classifier
+from inspector.explain.large_class_maps import LargeMaps, large_class_maps
+from inspector.explain.tiling import cut, prove
 from inspector.images import large
 from inspector.images.examples import examples
 from inspector.images.large import open_large
-from inspector.locality import cut, prove
 from inspector.networks import cifar_resnet
 from inspector.render import spread
-from inspector.tiles import LargeMaps, large_class_maps
 
 
 class SameAsTensorFlow(nn.Module):

@@ -18,7 +18,7 @@ from inspector.batch.survey_index import Summary
 from inspector.errors import InspectorError, reason_of
 
 if TYPE_CHECKING:
-    from inspector.head import Verdict
+    from inspector.explain.head import Verdict
 
 INDEX, NUMBERS, MAPS = "images.parquet", "survey.json", "average-maps.npz"
 FROM_BEST: "tuple[Verdict, ...]" = ("exact", "exact for this image", "not unique", "not exact")  # the verdicts

@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from inspector.batch.table import read
+from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.images.photo import Pixels, View
-from inspector.receptive_field import ReceptiveField
 from inspector.render import backdrop, common_scale, overlay, spread
 
 _SIDE = 360  # pixels of the longer side of an overlay

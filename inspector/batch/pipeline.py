@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 
 from inspector.batch.gallery import canvas_of, draw_overlay, overlay_path, write_gallery
 from inspector.batch.table import Counts, Row, arrow, begin, count, finite, shards_of, sweep, write_shard
-from inspector.classifier import Classifier, like_parameters
 from inspector.errors import ImageError, InspectorError
+from inspector.explain.class_maps import ClassMaps, class_maps_of_batch
+from inspector.explain.classifier import Classifier, like_parameters
+from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.images.photo import Pixels, View, make_view
 from inspector.images.sources import Item, digest, list_images, read_item
-from inspector.maps import ClassMaps, class_maps_of_batch
-from inspector.receptive_field import ReceptiveField
 
 SHARD_SIZE = 1024
 BATCH_SIZE = 32
@@ -176,7 +176,7 @@ def quickened(classifier: Classifier, backend: str) -> Classifier:
     """The classifier, heard through another backend."""
     if backend == "eager":
         return classifier
-    from inspector.backends import Quick, accelerate
+    from inspector.explain.backends.accelerate import Quick, accelerate
 
     quick = accelerate(classifier, backend)
     if isinstance(quick.tap.quick, Quick):

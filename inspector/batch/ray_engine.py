@@ -28,10 +28,10 @@ from inspector.batch.pipeline import (
     quickened,
 )
 from inspector.batch.table import Counts, begin, shards_of, write_shard
-from inspector.classifier import Classifier
 from inspector.errors import InspectorError
+from inspector.explain.classifier import Classifier
+from inspector.explain.memory import keep_freed_memory
 from inspector.images.sources import Item, list_images
-from inspector.memory import keep_freed_memory
 
 _PROCESSORS = 4  # of an actor, where a machine has so many: beyond, a second network is quicker than more threads
 _QUIET = "RAY_BACKEND_LOG_LEVEL"

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from inspector.batch.results import Results
+from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 from inspector.images.photo import Photo, Pixels, View
 from inspector.localisation import Box, Regions, inside_of, object_mask
-from inspector.receptive_field import Axis, ReceptiveField
 
 
 def receptive_field_of(results: Results) -> ReceptiveField:

@@ -89,7 +89,7 @@ def batch(
         raise InspectorError("Overlays are drawn by the local engine, into a folder here: leave out --overlays.")
     with progress.status(f"Loading {model} and listing {' '.join(source[:3])} ..."):
         from inspector.batch.pipeline import run
-        from inspector.memory import keep_freed_memory
+        from inspector.explain.memory import keep_freed_memory
 
         said = read_feeding(size, mean, std, resize, interpolation)
         load = partial(load_network, model, arch, labels, said, trust)

@@ -101,8 +101,8 @@ def explain(
     """
     with progress.status(f"Reading {photo.name} and loading {model} ..."):
         # Here and not above: torch takes seconds to import, and --help needs none of it.
+        from inspector.explain.class_maps import class_maps
         from inspector.images.photo import read_image
-        from inspector.maps import class_maps
 
         style = _style(panels, columns, width, dpi, font_size, colours, dark, title, bar, equations)
         picture = read_image(photo)

@@ -49,7 +49,7 @@ def export_network(
     if size == "native":
         raise InspectorError("--size is 'native'; a file takes images of one size: 224 or 208x408 would do.")
     with progress.status(f"Reading {model} ..."):
-        from inspector.serving import export_network as export
+        from inspector.explain.backends.export_network import export_network as export
 
         classifier = load_network(model, arch, labels, read_feeding(size, mean, std, resize, interpolation), trust)
     with progress.status(f"Writing {out.name} and comparing it with the network ..."):

@@ -33,10 +33,10 @@ from inspector.cli.shared import (
     screen,
 )
 from inspector.errors import ExportError
-from inspector.memory import use_huge_pages
+from inspector.explain.memory import use_huge_pages
 
 if TYPE_CHECKING:
-    from inspector.tiles import LargeMaps
+    from inspector.explain.large_class_maps import LargeMaps
 
 
 @cli.command()
@@ -80,7 +80,7 @@ def large(
     use_huge_pages()
     with _new_folder(out) as folder:
         with progress.status(f"Loading {model} ..."):
-            from inspector.tiles import large_class_maps
+            from inspector.explain.large_class_maps import large_class_maps
 
             classifier = load_network(model, arch, labels, read_feeding(size, mean, std, None, None), trust)
         top = re.fullmatch(r"top[ -]?(\d+)", classes.strip())

@@ -44,9 +44,9 @@ def describe(
     with progress.status(f"Looking into {model} ..."):
         from inspector.anatomy import SIZES
         from inspector.anatomy import describe as look_into
+        from inspector.explain.class_maps import native_size
         from inspector.images.photo import read_image
         from inspector.loading import load_untrained
-        from inspector.maps import native_size
 
         sizes = (*SIZES, native_size(read_image(photo))) if photo else SIZES
         network, feeding = load_untrained(model, arch, read_feeding(size, mean, None, None, None), trust)

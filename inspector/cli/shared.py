@@ -10,7 +10,7 @@ from rich.console import Console
 from inspector.errors import InspectorError
 
 if TYPE_CHECKING:
-    from inspector.classifier import Classifier
+    from inspector.explain.classifier import Classifier
     from inspector.loading import Feeding
 
 cli = typer.Typer(

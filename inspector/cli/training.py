@@ -183,9 +183,9 @@ def _heads(
     if not photos:
         return {}
     from inspector.errors import HeadError
+    from inspector.explain.class_maps import class_maps
     from inspector.images.photo import read_image
     from inspector.loading import load
-    from inspector.maps import class_maps
     from inspector.run_figures import side_by_side
     from inspector.runs import network_of
 

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from streamlit.runtime.uploaded_file_manager import UploadedFile
 
     from inspector.anatomy import Anatomy
-    from inspector.classifier import Classifier
+    from inspector.explain.class_maps import ClassMaps, Shown
+    from inspector.explain.classifier import Classifier
     from inspector.figure import FigureStyle
     from inspector.layers import Contributions, Layer, LayerMaps
     from inspector.ledger import Heard
-    from inspector.maps import ClassMaps, Shown
     from inspector.ui.background import Task
     from inspector.what_if import Change, Outcome
 
@@ -60,7 +60,7 @@ def example_photo(path: Path) -> Photo:
 @st.cache_resource(max_entries=4, show_spinner=False)
 def quick_network(network_key: str, _load: "Callable[[], Classifier]") -> "Classifier":
     """The network itself at first, and heard through the quickest backend as soon as that is built."""
-    from inspector.backends import accelerate, installed
+    from inspector.explain.backends.accelerate import accelerate, installed
 
     # Building takes seconds of Python's one lock: not while the first photo is on its way.
     return accelerate(_load(), os.environ.get(BACKEND) or ("auto" if installed() else "eager"), delay=_DELAY)
@@ -77,7 +77,7 @@ def class_maps_of(
 ) -> "ClassMaps":
     """At the network's own input size times `scale`; None: at the photo's own size."""
     # The name is part of the key: whoever sends the same bytes under another name does not see the first one's.
-    from inspector.maps import class_maps
+    from inspector.explain.class_maps import class_maps
 
     classifier = quick_network(network_key, _load)
     if scale is None:

@@ -17,8 +17,8 @@ from inspector.ui.looked_at import choose_channel, choose_class, choose_reading,
 if TYPE_CHECKING:
     from streamlit.runtime.uploaded_file_manager import UploadedFile
 
+    from inspector.explain.class_maps import ClassMaps
     from inspector.ledger import Heard, Ledger
-    from inspector.maps import ClassMaps
     from inspector.ui.charts import Chart
 
 MOST = 200  # photos of a folder

@@ -12,7 +12,7 @@ from inspector.images.photo import MAX_BYTES, Photo
 from inspector.ui import cached
 
 if TYPE_CHECKING:
-    from inspector.classifier import Classifier
+    from inspector.explain.classifier import Classifier
 
 OWN = "own networks"  # in the session's state: what was uploaded in it, by name
 

@@ -14,8 +14,8 @@ from inspector.ui.looked_at import choose_class, choose_reading, class_labels, l
 from inspector.ui.network_page import badge
 
 if TYPE_CHECKING:
-    from inspector.head import Verdict
-    from inspector.maps import ClassMap, ClassMaps, Shown
+    from inspector.explain.class_maps import ClassMap, ClassMaps, Shown
+    from inspector.explain.head import Verdict
     from inspector.ui.photo_component import Picture
 
 TOP = 5

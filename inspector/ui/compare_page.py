@@ -16,8 +16,8 @@ from inspector.ui.choice import SIZES, Choice, choices, choose_network, choose_p
 from inspector.ui.kept import fragment
 
 if TYPE_CHECKING:
+    from inspector.explain.class_maps import ClassMap, ClassMaps
     from inspector.export import Format
-    from inspector.maps import ClassMap, ClassMaps
 
 NETWORKS, PHOTOS = "networks", "photos"
 MOST_NETWORKS = 4

@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike
 from inspector.ui import pictures
 
 if TYPE_CHECKING:
+    from inspector.explain.tracing.receptive_field import ReceptiveField
     from inspector.images.photo import View
-    from inspector.receptive_field import ReceptiveField
 
 DRAW = Path(__file__).with_name("drawing.js").read_text()
 _CELL = 32767  # what the densest colour is in 16 bits

@@ -12,8 +12,8 @@ from inspector.ui.kept import fragment
 from inspector.ui.looked_at import choose_reading, class_labels, look
 
 if TYPE_CHECKING:
+    from inspector.explain.class_maps import ClassMaps, Shown
     from inspector.figure import FigureStyle
-    from inspector.maps import ClassMaps, Shown
 
 FILES = {
     "PNG": "figure.png",

@@ -17,7 +17,7 @@ from inspector.runs import Run, network_of
 from inspector.ui import cached, pictures
 
 if TYPE_CHECKING:
-    from inspector.maps import ClassMaps
+    from inspector.explain.class_maps import ClassMaps
 
 ALL, CONFUSED, ONE_CLASS = "all", "taken for another class", "of one class"
 LOOK_FOR = {

@@ -14,8 +14,8 @@ from inspector.ui.kept import fragment
 from inspector.ui.looked_at import choose_channel, choose_class, look
 
 if TYPE_CHECKING:
+    from inspector.explain.class_maps import ClassMaps
     from inspector.layers import Contributions, Facts, Layer, LayerMaps
-    from inspector.maps import ClassMaps
 
 PAGE = 64  # channels shown at once
 _SMALL = 28 * 28  # positions: a page of channels with more is no quick message

@@ -11,7 +11,7 @@ from inspector.ui import cached
 from inspector.ui.choice import SIZES, Choice, choose_network, choose_photo, choose_size
 
 if TYPE_CHECKING:
-    from inspector.maps import ClassMaps
+    from inspector.explain.class_maps import ClassMaps
 
 LOGIT, AVERAGE, CLASS = "logit", "against the average", "against a class"
 

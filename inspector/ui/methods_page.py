@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import altair as alt
 
     from inspector.attribution import Attribution
+    from inspector.explain.class_maps import ClassMaps
     from inspector.faithfulness import Chance, Curve, Faithfulness, Kind, Randomised
-    from inspector.maps import ClassMaps
 
 USUAL = ("Exact map", "Grad-CAM", "Saliency", "Integrated gradients")
 _JOB = "methods job"

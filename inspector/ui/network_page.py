@@ -13,7 +13,7 @@ from inspector.ui.choice import OWN, Choice, choose_network
 
 if TYPE_CHECKING:
     from inspector.anatomy import Anatomy
-    from inspector.classifier import Classifier
+    from inspector.explain.classifier import Classifier
 
 MAX_UPLOAD = 500_000_000  # bytes
 MAX_OWN = 3  # networks kept in a session

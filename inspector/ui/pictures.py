@@ -13,7 +13,7 @@ from inspector.images.photo import Pixels
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from inspector.maps import ClassMap, ClassMaps
+    from inspector.explain.class_maps import ClassMap, ClassMaps
     from inspector.positions import Winners
 
 _SIDE = 480  # pixels of the longer side of a tile

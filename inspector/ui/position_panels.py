@@ -9,7 +9,7 @@ from inspector.errors import InspectorError
 from inspector.ui import cached, pictures
 
 if TYPE_CHECKING:
-    from inspector.maps import ClassMap, ClassMaps
+    from inspector.explain.class_maps import ClassMap, ClassMaps
     from inspector.positions import Position
     from inspector.what_if import Change, Outcome
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from inspector.graph import LogitsAndMaps
+from inspector.explain.backends.export_graph import LogitsAndMaps
 
 _NORMS = (torch.ops.aten._native_batch_norm_legit_no_training.default, torch.ops.aten.batch_norm.default)
 

@@ -18,11 +18,11 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from inspector.classifier import Classifier
 from inspector.errors import ExportError
-from inspector.graph import LogitsAndMaps, export, maps_graph, noise
-from inspector.maps import class_maps_of_batch
-from inspector.quick_networks import imported, run_onnxruntime, run_openvino, write_onnx
+from inspector.explain.backends.export_graph import LogitsAndMaps, export, maps_graph, noise
+from inspector.explain.backends.runtimes import imported, run_onnxruntime, run_openvino, write_onnx
+from inspector.explain.class_maps import class_maps_of_batch
+from inspector.explain.classifier import Classifier
 
 # Writes a network and what is to be known of it.
 _Writer: TypeAlias = Callable[[LogitsAndMaps, Tensor, Path, dict[str, str]], None]

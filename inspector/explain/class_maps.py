@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from inspector.classifier import Classifier
-from inspector.decomposition import Decomposition, decompose
 from inspector.errors import InspectorError
-from inspector.head import Verdict, misses
+from inspector.explain.classifier import Classifier
+from inspector.explain.decomposition import Decomposition, decompose
+from inspector.explain.feature_capture import listen
+from inspector.explain.head import Verdict, misses
 from inspector.images.photo import ImageSource, Photo, View, make_view, read_image
-from inspector.tap import listen
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from inspector.reductions import Handler, Seen, call
+from inspector.explain.tracing.pooling_calls import Handler, Seen, call
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
-from inspector.capture import replay, substitute
 from inspector.errors import NetworkError
-from inspector.reductions import Handler, call, name_of
-from inspector.tape import Tape
+from inspector.explain.tracing.forward import replay, substitute
+from inspector.explain.tracing.pooling_calls import Handler, call, name_of
+from inspector.explain.tracing.recording import Tape
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,10 +17,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from inspector.classifier import Classifier, like_parameters
 from inspector.errors import NetworkError
-from inspector.head import TOLERANCE
-from inspector.tap import listen
+from inspector.explain.classifier import Classifier, like_parameters
+from inspector.explain.feature_capture import listen
+from inspector.explain.head import TOLERANCE
 
 
 @dataclass(frozen=True)

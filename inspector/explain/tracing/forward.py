@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from inspector.errors import NetworkError
-from inspector.reductions import Handler, Seen, Watch, at_reductions, call, name_of
-from inspector.tape import Recorder, Tape
+from inspector.explain.tracing.pooling_calls import Handler, Seen, Watch, at_reductions, call, name_of
+from inspector.explain.tracing.recording import Recorder, Tape
 
 Ending = Literal["softmax", "sigmoid"]
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from inspector.errors import InspectorError, NetworkError, reason_of
-from inspector.folding import folded
-from inspector.graph import LogitsAndMaps, export
+from inspector.explain.backends.export_graph import LogitsAndMaps, export
+from inspector.explain.backends.fold_batchnorm import folded
 
 Run: TypeAlias = Callable[[Tensor], list[Tensor]]
 

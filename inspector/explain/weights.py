@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inspector.tap import Tap
+from inspector.explain.feature_capture import Tap
 
 
 @dataclass(frozen=True, eq=False)

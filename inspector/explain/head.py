@@ -18,11 +18,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from inspector.capture import Reduction, capture, reaching
 from inspector.errors import HeadError
-from inspector.pooling import Pooling, recognise, shares
-from inspector.tail import Tail
-from inspector.tape import Tape
+from inspector.explain.head_function import Tail
+from inspector.explain.pooling import Pooling, recognise, shares
+from inspector.explain.tracing.forward import Reduction, capture, reaching
+from inspector.explain.tracing.recording import Tape
 
 Verdict = Literal["exact", "exact for this image", "not unique", "not exact"]
 

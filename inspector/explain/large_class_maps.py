@@ -23,17 +23,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from inspector.classifier import Classifier, like_parameters
-from inspector.decomposition import Decomposition
 from inspector.errors import HeadError, InspectorError
-from inspector.head import Verdict, misses
+from inspector.explain.class_maps import ClassMaps
+from inspector.explain.classifier import Classifier, like_parameters
+from inspector.explain.decomposition import Decomposition
+from inspector.explain.head import Verdict, misses
+from inspector.explain.memory import give_back_freed_memory
+from inspector.explain.pooling import Pooling
+from inspector.explain.tiling import Locality, Tile, cut, feature_maps, prove
+from inspector.explain.tracing.receptive_field import even_field
 from inspector.images.large import LargeImage, LargeSource, open_large
 from inspector.images.photo import Photo, View
-from inspector.locality import Locality, Tile, cut, feature_maps, prove
-from inspector.maps import ClassMaps
-from inspector.memory import give_back_freed_memory
-from inspector.pooling import Pooling
-from inspector.receptive_field import even_field
 
 
 @dataclass(frozen=True, eq=False)

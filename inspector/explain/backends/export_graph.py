@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.functional import conv2d
 
-from inspector.capture import capture, copy_on_same_parameters
-from inspector.classifier import Classifier, like_parameters
 from inspector.errors import HeadError, NetworkError, reason_of
-from inspector.head import Head
-from inspector.pooling import regrid
+from inspector.explain.classifier import Classifier, like_parameters
+from inspector.explain.head import Head
+from inspector.explain.pooling import regrid
+from inspector.explain.tracing.forward import capture, copy_on_same_parameters
 
 # A clamp that is idle on one image is not on another.
 _STRETCHES = (1, -1, 10, -100)

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inspector.capture import not_reached, watch
-from inspector.reductions import Handler, Seen, at_reductions, name_of
+from inspector.explain.tracing.forward import not_reached, watch
+from inspector.explain.tracing.pooling_calls import Handler, Seen, at_reductions, name_of
 
 
 @dataclass(frozen=True)

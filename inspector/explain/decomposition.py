@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from inspector.capture import Reduction
-from inspector.head import Head
-from inspector.pooling import Pooling, position_scores, regrid, rows_of_positions, shares, split
-from inspector.tail import Tail
-from inspector.tape import Tape
+from inspector.explain.head import Head
+from inspector.explain.head_function import Tail
+from inspector.explain.pooling import Pooling, position_scores, regrid, rows_of_positions, shares, split
+from inspector.explain.tracing.forward import Reduction
+from inspector.explain.tracing.recording import Tape
 
 _CHUNK = 256  # positions at a time: for each a flattened head takes in 25,088 values
 

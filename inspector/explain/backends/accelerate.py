@@ -20,14 +20,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from inspector.capture import Reduction, capture, record
-from inspector.classifier import Classifier
-from inspector.decomposition import decompose
 from inspector.errors import NetworkError, reason_of
-from inspector.graph import heard_graph, noise
-from inspector.head import misses
-from inspector.pooling import global_average, global_max
-from inspector.quick_networks import (
+from inspector.explain.backends.export_graph import heard_graph, noise
+from inspector.explain.backends.runtimes import (
     Run,
     imported,
     run_compiled,
@@ -37,9 +32,14 @@ from inspector.quick_networks import (
     run_openvino,
     write_onnx,
 )
-from inspector.tap import Heard
-from inspector.tape import Tape
-from inspector.weights import weights_of
+from inspector.explain.classifier import Classifier
+from inspector.explain.decomposition import decompose
+from inspector.explain.feature_capture import Heard
+from inspector.explain.head import misses
+from inspector.explain.pooling import global_average, global_max
+from inspector.explain.tracing.forward import Reduction, capture, record
+from inspector.explain.tracing.recording import Tape
+from inspector.explain.weights import weights_of
 
 BACKENDS = ("auto", "eager", "folded", "compiled", "onnxruntime", "openvino", "cuda")
 

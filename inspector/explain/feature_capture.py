@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from inspector.capture import (
+from inspector.explain.tracing.forward import (
     Reduction,
     copy_on_same_parameters,
     ending,
@@ -20,8 +20,8 @@ from inspector.capture import (
     record,
     watch,
 )
-from inspector.reductions import Seen, at_reductions
-from inspector.tape import Tape
+from inspector.explain.tracing.pooling_calls import Seen, at_reductions
+from inspector.explain.tracing.recording import Tape
 
 
 class Heard(NamedTuple):
