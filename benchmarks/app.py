@@ -29,8 +29,8 @@ from playwright.sync_api import Page, expect, sync_playwright
 from report import table, write
 from torchvision.models import get_model
 
-from inspector.adding import add
 from inspector.images.examples import examples
+from inspector.networks.register import add
 
 ROOT = Path(__file__).parent.parent
 FLAGS = ("--disable-gpu", "--no-sandbox", "--disable-background-networking", "--disable-component-update")

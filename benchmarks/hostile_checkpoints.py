@@ -24,8 +24,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from inspector import NetworkError
-from inspector.architectures import build
-from inspector.checkpoint import fit, read_state
+from inspector.networks.build import build
+from inspector.networks.checkpoint import fit, read_state
 
 HEADER = ("file", "what it is", "what is said", "peak memory grew by (MB)", "code ran")
 NOTE = (

@@ -25,8 +25,8 @@ from report import table, write
 
 import inspector
 from app import FLAGS, served
-from inspector.catalogue import DEFAULT
 from inspector.images.examples import examples
+from inspector.networks.catalog import DEFAULT
 
 READINGS = {"logit": None, "against the average": "average"}
 PHOTOS = 3  # a session

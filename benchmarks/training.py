@@ -23,7 +23,7 @@ from report import interleaved, table, write
 from torch import Tensor, nn
 
 from inspector.data_sets import Images
-from inspector.networks import lenet
+from inspector.networks.builtin import lenet
 from inspector.recipe import Recipe
 from inspector.run_folder import Training
 from inspector.train import train_epoch

@@ -16,7 +16,7 @@ from .explain.pooling import (
 from .explain.tracing.receptive_field import ReceptiveField
 from .figure import FigureStyle
 from .images.photo import Photo, Preprocessing, View, read_image
-from .loading import load
+from .networks.load import load
 
 __all__ = [
     "Anatomy",

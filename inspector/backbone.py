@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from inspector.architectures import build
-from inspector.catalogue import find_card, models_folder
 from inspector.errors import NetworkError
 from inspector.explain.classifier import Classifier
-from inspector.loading import Feeding, load_fed
-from inspector.networks import FACTORIES
-from inspector.transfer import Head
+from inspector.networks.build import build
+from inspector.networks.builtin import FACTORIES
+from inspector.networks.catalog import find_card, models_folder
+from inspector.networks.load import Feeding, load_fed
+from inspector.networks.transfer import Head
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,8 +15,8 @@ from inspector.errors import HeadError, LocalisationError
 from inspector.explain.class_maps import ClassMaps, class_maps, class_maps_of_batch
 from inspector.explain.classifier import Classifier
 from inspector.images.photo import read_image
-from inspector.loading import load
 from inspector.localisation import Mask, Regions, mean_inside, object_mask
+from inspector.networks.load import load
 from inspector.run_folder import csv_of, write_file
 from inspector.survey import Survey, survey
 

@@ -18,7 +18,7 @@ from inspector.explain.classifier import Classifier
 from inspector.export import names_sha256, pixels_sha256, save
 from inspector.figure import FigureStyle
 from inspector.images.photo import MAX_BYTES, Photo, read_image
-from inspector.loading import Feeding, load_fed
+from inspector.networks.load import Feeding, load_fed
 
 _MANIFEST, _PHOTO, _FIGURE = "manifest.json", "photo.png", "figure.png"
 

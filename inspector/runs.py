@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from inspector.catalogue import models_folder
 from inspector.errors import TrainingError
+from inspector.networks.catalog import models_folder
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from inspector.catalogue import models_folder
 from inspector.images.examples import examples
+from inspector.networks.catalog import models_folder
 
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 NETWORKS = {"gap": "fashion_gap", "gmp": "fashion_gmp", "connected": None}

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from inspector import Classifier, HeadError, NetworkError, class_maps_of_batch, describe, load
-from inspector.adding import add
-from inspector.architectures import build
-from inspector.catalogue import available, read_card
 from inspector.errors import ExportError
-from inspector.keras_network import import_keras
-from inspector.loading import Feeding
+from inspector.networks.build import build
+from inspector.networks.catalog import available, read_card
+from inspector.networks.keras_model import import_keras
+from inspector.networks.load import Feeding
+from inspector.networks.register import add
 
 SIZE = (64, 64)
 ABC = ("a", "b", "c")
@@ -315,7 +315,9 @@ def test_a_program_is_refused_whoever_is_trusted(models, tmp_path, kind, trust):
     assert_nothing_is_left(models)
 
 
-@pytest.mark.parametrize("call", ["inspector.adding.save_file", "pathlib.Path.write_text", "pathlib.Path.rename"])
+@pytest.mark.parametrize(
+    "call", ["inspector.networks.register.save_file", "pathlib.Path.write_text", "pathlib.Path.rename"]
+)
 def test_a_full_disk_is_told_and_leaves_nothing(models, tmp_path, monkeypatch, call):
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -177,7 +177,7 @@ def test_descriptions_and_images_need_no_torch(path):
     [
         ("import inspector", ("torch", "numpy")),
         (
-            "import inspector.catalogue, inspector.images.photo, inspector.images.examples",
+            "import inspector.networks.catalog, inspector.images.photo, inspector.images.examples",
             ("torch", "matplotlib", "streamlit"),
         ),
         ("import inspector.explain.class_maps, inspector.render", ("matplotlib", "streamlit", "captum", "timm")),

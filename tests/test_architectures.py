@@ -9,9 +9,9 @@ from PIL import Image
 from torch import nn
 
 from inspector import NetworkError
-from inspector.architectures import build, preprocessing_of, pretrained
-from inspector.checkpoint import class_count
 from inspector.images.photo import Preprocessing, make_view, read_image
+from inspector.networks.build import build, preprocessing_of, pretrained
+from inspector.networks.checkpoint import class_count
 
 MODULE = """
 from torch import nn

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from inspector import NetworkError
-from inspector.catalogue import DEFAULT, available, find_card, models_folder, read_card
 from inspector.images.photo import Preprocessing
+from inspector.networks.catalog import DEFAULT, available, find_card, models_folder, read_card
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from inspector import NetworkError, checkpoint
-from inspector.checkpoint import class_count, fit, kind_of, read_state
+from inspector import NetworkError
+from inspector.networks import checkpoint
+from inspector.networks.checkpoint import class_count, fit, kind_of, read_state
 
 Make = Callable[[Path], object]
 

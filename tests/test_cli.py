@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from inspector import class_maps, load
-from inspector.architectures import build
 from inspector.cli import main
 from inspector.images.examples import examples
+from inspector.networks.build import build
 
 BOOT = examples("fashion_mnist")["Ankle boot"]
 

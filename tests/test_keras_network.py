@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from inspector import Classifier, class_maps_of_batch
 from inspector.errors import NetworkError
-from inspector.keras_network import KerasNetwork, import_keras, keras_preprocessing, read_keras, wrap_keras
+from inspector.networks.keras_model import KerasNetwork, import_keras, keras_preprocessing, read_keras, wrap_keras
 
 pytestmark = [
     # Of Keras, where it writes a model to a file.
@@ -289,7 +289,7 @@ def test_keras_on_another_backend_is_refused(saved, keras, monkeypatch):
 
 def test_keras_is_imported_on_torch_whatever_the_environment_says(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
-    code = "from inspector.keras_network import import_keras; print(import_keras('it').config.backend())"
+    code = "from inspector.networks.keras_model import import_keras; print(import_keras('it').config.backend())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["torch"]
 

@@ -17,7 +17,7 @@ from inspector import load, runs
 from inspector.cli import cli
 from inspector.errors import HeadError, InspectorError, TrainingError
 from inspector.laboratory import caption, group, header, markdown, mean_and_spread, table
-from inspector.networks import FACTORIES
+from inspector.networks.builtin import FACTORIES
 from inspector.runs import average_maps, confusion, find_runs, network_of, read_run
 
 # epoch, training_loss, validation_loss, top1, top2, seconds
@@ -386,7 +386,7 @@ def test_a_network_without_class_maps_is_named_and_the_others_are_drawn(tmp_path
             raise HeadError("Nothing is pooled.")
         return load(name)
 
-    monkeypatch.setattr("inspector.loading.load", load_one)
+    monkeypatch.setattr("inspector.networks.load.load", load_one)
     out = tmp_path / "out"
     done = CliRunner().invoke(cli, ["compare", str(tmp_path / "runs"), "--out", str(out), "--photo", str(photo)])
     assert done.exit_code == 0, done.output

@@ -13,12 +13,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from inspector import NetworkError, class_maps, class_maps_of_batch, load
-from inspector.architectures import build
-from inspector.catalogue import available
 from inspector.images.examples import examples
 from inspector.images.photo import Preprocessing, make_view, read_image
-from inspector.loading import Feeding, load_untrained, read_labels
-from inspector.networks import fashion_convnet
+from inspector.networks.build import build
+from inspector.networks.builtin import fashion_convnet
+from inspector.networks.catalog import available
+from inspector.networks.load import Feeding, load_untrained, read_labels
 
 CARD = {
     "title": "A network",
@@ -542,7 +542,7 @@ def test_timms_weights_that_cannot_be_fetched_are_told_in_one_sentence(monkeypat
     [("timm:test_resnet", "ResNet"), ("cifar_resnet", "CifarResNet"), ("mine", "Sequential")],
 )
 def test_a_network_to_describe_needs_no_weights_of_a_library(mine, monkeypatch, name, kind):
-    monkeypatch.setattr("inspector.loading.pretrained", None)
+    monkeypatch.setattr("inspector.networks.load.pretrained", None)
     built, recipe = load_untrained(name, None, Feeding((32, 48)), trust=False)
     assert (type(built).__name__, recipe.size) == (kind, (32, 48))
 

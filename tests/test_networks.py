@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from inspector.explain.pooling import GlobalAveragePooling, GlobalMaxPooling
-from inspector.networks import FACTORIES, cifar_resnet, fashion_convnet
+from inspector.networks.builtin import FACTORIES, cifar_resnet, fashion_convnet
 
 # 3x3 kernels times channels in, and a bias, times filters; then the 1x1 convolution.
 PARAMETERS = (

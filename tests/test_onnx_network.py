@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from inspector import Classifier, class_maps_of_batch
 from inspector.errors import HeadError, InspectorError, NetworkError
-from inspector.onnx_network import OnnxNetwork, read_onnx
+from inspector.networks.onnx_model import OnnxNetwork, read_onnx
 
 HEIGHT, WIDTH = 5, 6
 

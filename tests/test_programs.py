@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from inspector import NetworkError, class_maps_of_batch, describe, load
-from inspector.programs import read_program
+from inspector.networks.torch_program import read_program
 
 SIZE = (5, 6)
 KINDS = {"exported": "torch.export", "exported for any batch": "torch.export", "traced": "TorchScript",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from inspector import class_maps, load
-from inspector.adding import add
+from inspector.networks.register import add
 
 
 @pytest.mark.shared

@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 
 from inspector import FigureStyle, InspectorError, NetworkError, class_maps, load
-from inspector.architectures import build
 from inspector.cli import main
 from inspector.explain.backends.accelerate import accelerate
 from inspector.export import FILES, zip_bytes
 from inspector.figure import MM
 from inspector.images.examples import examples
+from inspector.networks.build import build
 from inspector.rebuild import rebuild
 
 BAG = examples("fashion_mnist")["Bag"]

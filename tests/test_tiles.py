@@ -29,7 +29,7 @@ from inspector.explain.tiling import cut, prove
 from inspector.images import large
 from inspector.images.examples import examples
 from inspector.images.large import open_large
-from inspector.networks import cifar_resnet
+from inspector.networks.builtin import cifar_resnet
 from inspector.render import spread
 
 

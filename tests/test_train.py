@@ -25,7 +25,7 @@ from inspector.cli import cli
 from inspector.data_sets import read_known, read_photos
 from inspector.errors import InspectorError, TrainingError
 from inspector.images.photo import Preprocessing
-from inspector.loading import Feeding
+from inspector.networks.load import Feeding
 from inspector.recipe import HEADS, Recipe, read_recipe, recipe_for_photos
 from inspector.train import evaluate, loss_of, thinned, train
 

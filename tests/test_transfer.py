@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer, vgg19
 
 from inspector import Classifier, HeadError, NetworkError
-from inspector.architectures import build
-from inspector.transfer import trunk_of, with_head
+from inspector.networks.build import build
+from inspector.networks.transfer import trunk_of, with_head
 
 
 def network_of(name: str, **arguments: object) -> nn.Module:

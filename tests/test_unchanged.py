@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from inspector import Classifier, HeadError, NetworkError, class_maps_of_batch, describe
-from inspector.architectures import build
+from inspector.networks.build import build
 
 
 class Closure(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from inspector.networks import cifar_resnet
+from inspector.networks.builtin import cifar_resnet
 
 BACKBONE = "tiny"  # its name in models/
 

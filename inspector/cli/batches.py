@@ -8,7 +8,6 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from inspector.catalogue import DEFAULT
 from inspector.cli.shared import (
     Arch,
     Interpolation,
@@ -26,6 +25,7 @@ from inspector.cli.shared import (
     screen,
 )
 from inspector.errors import InspectorError
+from inspector.networks.catalog import DEFAULT
 
 _STOPPED = 130  # the exit status of a command that Ctrl-C ended
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from inspector.catalogue import DEFAULT
 from inspector.cli.shared import (
     Arch,
     Interpolation,
@@ -25,6 +24,7 @@ from inspector.cli.shared import (
     screen,
 )
 from inspector.errors import InspectorError
+from inspector.networks.catalog import DEFAULT
 
 if TYPE_CHECKING:
     from inspector.figure import FigureStyle
@@ -156,7 +156,7 @@ def rebuild(
     * `inspector rebuild class-maps.zip -o again -m mine.pth --arch torchvision:resnet18 --labels classes.txt`
     """
     with progress.status(f"Making the figure of {manifest} again ..."):
-        from inspector.loading import read_labels
+        from inspector.networks.load import read_labels
         from inspector.rebuild import rebuild as make_again
 
         names = read_labels(labels) if labels else None

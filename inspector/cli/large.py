@@ -18,7 +18,6 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from inspector.catalogue import DEFAULT
 from inspector.cli.shared import (
     Arch,
     Labels,
@@ -34,6 +33,7 @@ from inspector.cli.shared import (
 )
 from inspector.errors import ExportError
 from inspector.explain.memory import use_huge_pages
+from inspector.networks.catalog import DEFAULT
 
 if TYPE_CHECKING:
     from inspector.explain.large_class_maps import LargeMaps

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from inspector.catalogue import available
 from inspector.cli.shared import (
     Arch,
     Interpolation,
@@ -21,6 +20,7 @@ from inspector.cli.shared import (
     read_feeding,
     screen,
 )
+from inspector.networks.catalog import available
 
 
 @cli.command()
@@ -46,7 +46,7 @@ def describe(
         from inspector.anatomy import describe as look_into
         from inspector.explain.class_maps import native_size
         from inspector.images.photo import read_image
-        from inspector.loading import load_untrained
+        from inspector.networks.load import load_untrained
 
         sizes = (*SIZES, native_size(read_image(photo))) if photo else SIZES
         network, feeding = load_untrained(model, arch, read_feeding(size, mean, None, None, None), trust)
@@ -86,8 +86,8 @@ def add(
     * `inspector add mine.pth --arch torchvision:resnet18 --labels classes.txt --name mine`
     """
     with progress.status(f"Reading {checkpoint.name} and proving its head ..."):
-        from inspector.adding import add as keep
-        from inspector.loading import read_labels
+        from inspector.networks.load import read_labels
+        from inspector.networks.register import add as keep
 
         said = read_feeding(size, mean, std, resize, interpolation)
         names = read_labels(labels) if labels else None

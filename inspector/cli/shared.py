@@ -11,7 +11,7 @@ from inspector.errors import InspectorError
 
 if TYPE_CHECKING:
     from inspector.explain.classifier import Classifier
-    from inspector.loading import Feeding
+    from inspector.networks.load import Feeding
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -53,7 +53,7 @@ Trust = Annotated[bool, typer.Option("--trust", help="Run code of the architectu
 
 
 def load_network(model: str, arch: str | None, labels: Path | None, said: "Feeding", trust: bool) -> "Classifier":
-    from inspector.loading import load_fed, read_labels
+    from inspector.networks.load import load_fed, read_labels
 
     return load_fed(model, arch, read_labels(labels) if labels else None, said, None, trust)
 
@@ -62,7 +62,7 @@ def read_feeding(
     size: str | None, mean: str | None, std: str | None, resize: str | None, interpolation: str | None
 ) -> "Feeding":
     """What was typed of the input; InspectorError with what would do where it cannot be read."""
-    from inspector.loading import Feeding
+    from inspector.networks.load import Feeding
 
     if interpolation not in (None, "bilinear", "bicubic"):
         raise InspectorError(f"--interpolation is {interpolation!r}; bilinear or bicubic would do.")

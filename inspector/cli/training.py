@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from inspector.catalogue import DEFAULT
 from inspector.cli.shared import Size, cli, progress, read_sides, screen
 from inspector.errors import InspectorError
+from inspector.networks.catalog import DEFAULT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -185,7 +185,7 @@ def _heads(
     from inspector.errors import HeadError
     from inspector.explain.class_maps import class_maps
     from inspector.images.photo import read_image
-    from inspector.loading import load
+    from inspector.networks.load import load
     from inspector.run_figures import side_by_side
     from inspector.runs import network_of
 

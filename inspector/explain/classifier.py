@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from inspector.catalogue import Probability
 from inspector.errors import ClassError, NetworkError
 from inspector.explain.feature_capture import Tap, tap
 from inspector.explain.head import Head, find_head
 from inspector.explain.tracing.forward import ending
 from inspector.explain.tracing.receptive_field import ReceptiveField, receptive_field
 from inspector.images.photo import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, View, as_pair
+from inspector.networks.catalog import Probability
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,7 +37,7 @@ MapsKey: TypeAlias = tuple[str, str, str, float | None]
 # As many as the laboratory compares at once, and two: with fewer, each photo there would load them all again.
 @st.cache_resource(max_entries=16, show_spinner=False)
 def network(name: str, changed: int = 0) -> "Classifier":
-    from inspector.loading import load
+    from inspector.networks.load import load
 
     classifier = load(name)
     # Streamlit collects garbage after every run; what lives as long as the server need not be walked each time.

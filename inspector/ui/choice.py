@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from inspector.catalogue import available
 from inspector.images.examples import examples
 from inspector.images.photo import MAX_BYTES, Photo
+from inspector.networks.catalog import available
 from inspector.ui import cached
 
 if TYPE_CHECKING:

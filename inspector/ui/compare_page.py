@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from inspector.catalogue import available
 from inspector.errors import InspectorError
 from inspector.images.examples import examples
 from inspector.images.photo import MAX_BYTES, Photo
+from inspector.networks.catalog import available
 from inspector.ui import cached, pictures
 from inspector.ui.choice import SIZES, Choice, choices, choose_network, choose_photo, choose_size
 from inspector.ui.kept import fragment

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from inspector.catalogue import find_card
 from inspector.errors import ImageError, InspectorError
 from inspector.images.examples import examples
 from inspector.images.photo import MAX_BYTES, Photo
 from inspector.laboratory import Group
+from inspector.networks.catalog import find_card
 from inspector.runs import Run, network_of
 from inspector.ui import cached, pictures
 

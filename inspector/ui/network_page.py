@@ -162,7 +162,7 @@ def _add(checkpoint: object, labels: object, arch: str | None, size: int | None,
 def _loaded(
     name: str, data: bytes, arch: str | None, labels: str | None, labels_name: str, size: int | None, scaling: str
 ) -> "Classifier":
-    from inspector.loading import KERAS, ONNX, Feeding, parse_labels, read_network, wrap_read
+    from inspector.networks.load import KERAS, ONNX, Feeding, parse_labels, read_network, wrap_read
 
     if arch is None and Path(name).suffix.lower() not in (*ONNX, *KERAS):
         raise NetworkError(f"Choose the architecture of {name}: a checkpoint holds weights, and does not say which.")

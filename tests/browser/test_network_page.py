@@ -14,7 +14,7 @@ pytestmark = pytest.mark.browser
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """A training checkpoint of our CIFAR ResNet, for three classes."""
-    from inspector.networks import CifarResNet
+    from inspector.networks.builtin import CifarResNet
 
     torch.manual_seed(0)
     state = {f"module.{name}": tensor for name, tensor in CifarResNet(classes=3).state_dict().items()}

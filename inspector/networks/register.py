@@ -11,11 +11,11 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from inspector.catalogue import models_folder
-from inspector.checkpoint import Kind, kind_of, printable
 from inspector.errors import ExportError, NetworkError
 from inspector.explain.classifier import Classifier
-from inspector.loading import FILES, KERAS, ONNX, Feeding, load_fed, read_network
+from inspector.networks.catalog import models_folder
+from inspector.networks.checkpoint import Kind, kind_of, printable
+from inspector.networks.load import FILES, KERAS, ONNX, Feeding, load_fed, read_network
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 

@@ -13,16 +13,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from inspector.architectures import build, preprocessing_of, pretrained
-from inspector.catalogue import Card, Probability, find_card, models_folder
-from inspector.checkpoint import MAX_BYTES, class_count, fit, kind_of, read_state
 from inspector.errors import NetworkError
 from inspector.explain.classifier import Classifier, wrap
 from inspector.images.photo import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, as_pair
-from inspector.keras_network import read_keras
-from inspector.networks import FACTORIES
-from inspector.onnx_network import OnnxNetwork, read_onnx
-from inspector.programs import read_program
+from inspector.networks.build import build, preprocessing_of, pretrained
+from inspector.networks.builtin import FACTORIES
+from inspector.networks.catalog import Card, Probability, find_card, models_folder
+from inspector.networks.checkpoint import MAX_BYTES, class_count, fit, kind_of, read_state
+from inspector.networks.keras_model import read_keras
+from inspector.networks.onnx_model import OnnxNetwork, read_onnx
+from inspector.networks.torch_program import read_program
 
 _LIBRARIES = ("torchvision:", "timm:")
 KERAS, ONNX = (".keras", ".h5", ".hdf5"), (".onnx",)

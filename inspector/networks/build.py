@@ -16,11 +16,11 @@ from typing import Any, get_args
 
 from torch import nn
 
-from inspector.checkpoint import first_line
 from inspector.errors import NetworkError
 from inspector.images.photo import Interpolation, Preprocessing, as_pair
-from inspector.networks import FACTORIES
-from inspector.transfer import Head, with_head
+from inspector.networks.builtin import FACTORIES
+from inspector.networks.checkpoint import first_line
+from inspector.networks.transfer import Head, with_head
 
 # Arguments of torchvision and timm that fetch or read weights: `build` does neither.
 _WEIGHTS = {"weights", "pretrained", "pretrained_cfg", "checkpoint_path"}

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from inspector.checkpoint import Kind, printable
 from inspector.errors import NetworkError
 from inspector.explain.classifier import like_parameters
+from inspector.networks.checkpoint import Kind, printable
 
 
 def read_program(path: Path, kind: Kind, example_shape: tuple[int, int, int], trust: bool) -> nn.Module:

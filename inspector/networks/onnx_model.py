@@ -23,7 +23,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 from inspector.errors import HeadError, NetworkError, reason_of
 from inspector.explain.pooling import GlobalAveragePooling, GlobalMaxPooling, Pooling, recognise
 from inspector.explain.tracing.receptive_field import ReceptiveField
-from inspector.onnx_graph import (
+from inspector.networks.onnx_graph import (
     MAX_BYTES,
     Graph,
     Layout,
