@@ -25,9 +25,8 @@ from torch import Tensor
 from torchcam.metrics import DeletionInsertionMetric
 
 import inspector
-from inspector.attribution import METHODS, PIXELS, Attribution, attribute
-from inspector.errors import AttributionError
-from inspector.faithfulness import (
+from inspector.analysis.attribution.methods import METHODS, PIXELS, Attribution, attribute
+from inspector.analysis.faithfulness import (
     STEPS,
     blurred,
     chance,
@@ -36,6 +35,7 @@ from inspector.faithfulness import (
     randomisation,
     shuffled,
 )
+from inspector.errors import AttributionError
 from inspector.images.examples import examples
 from inspector.images.photo import make_view, read_image
 

@@ -23,12 +23,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
+from inspector.analysis.localization import Regions
 from inspector.backbone import Backbone, build_on, load_backbone
 from inspector.data_sets import MAX_MEMORY, DataSet, Images, read_known, read_photos
 from inspector.devices import averaged, in_parallel, is_first, joined, share
 from inspector.errors import TrainingError
 from inspector.examination import check_objects, examine
-from inspector.localisation import Regions
 from inspector.networks.build import OURS
 from inspector.networks.load import Feeding
 from inspector.recipe import Loss, Optimizer, Recipe

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from inspector import Classifier, class_maps_of_batch
-from inspector.attribution import METHODS, WINDOWS, Attribution, attribute
+from inspector.analysis.attribution.methods import METHODS, WINDOWS, Attribution, attribute
 from inspector.errors import AttributionError, Cancelled
 
 H, W = 8, 10

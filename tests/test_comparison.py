@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from inspector import Classifier, class_maps
-from inspector.comparison import agreement, class_named, common_name, rank_correlation, same_class
+from inspector.analysis.similarity import agreement, class_named, common_name, rank_correlation, same_class
 from inspector.explain.class_maps import ClassMap
 
 

@@ -14,6 +14,7 @@ import torch
 from made_up_results import Image, about, row, write_results
 
 from inspector import class_maps
+from inspector.analysis.localization import Regions, inside, object_mask
 from inspector.batch import survey_index
 from inspector.batch.data_survey import AverageMaps, is_of, read_survey
 from inspector.batch.evidence import border_share, even_border, positions
@@ -26,7 +27,6 @@ from inspector.errors import ExportError, InspectorError, LocalisationError
 from inspector.explain.classifier import Classifier
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 from inspector.images.photo import Preprocessing, make_view, read_image
-from inspector.localisation import Regions, inside, object_mask
 from inspector.render import spread
 from inspector.ui import stored_pictures
 

@@ -13,9 +13,9 @@ from tiny_photos import BACKBONE, write_backbone, write_photos
 
 import inspector
 from inspector import examination
+from inspector.analysis.localization import inside, object_mask, read_regions
 from inspector.data_sets import read_photos
 from inspector.errors import LocalisationError
-from inspector.localisation import inside, object_mask, read_regions
 from inspector.recipe import recipe_for_photos
 from inspector.train import train
 

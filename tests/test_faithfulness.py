@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from inspector import Classifier
-from inspector.attribution import PIXELS, Attribution, attribute
-from inspector.errors import AttributionError, Cancelled
-from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
-from inspector.faithfulness import (
+from inspector.analysis.attribution.methods import PIXELS, Attribution, attribute
+from inspector.analysis.faithfulness import (
     ALL,
     LAST,
     chance,
@@ -26,6 +24,8 @@ from inspector.faithfulness import (
     shuffled,
     usual_patch,
 )
+from inspector.errors import AttributionError, Cancelled
+from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 
 
 @pytest.fixture

@@ -8,11 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from inspector import Classifier, class_maps, load
+from inspector.analysis.channels import favoured, hear, ledger, pooled_values
+from inspector.analysis.layers import (
+    LayerMaps,
+    contributions,
+    facts,
+    find_layer,
+    is_pooled,
+    layer_maps,
+    layers,
+    pooled_layer,
+)
 from inspector.errors import NetworkError
 from inspector.explain.tracing.forward import output_and_gradient
 from inspector.images.photo import make_view, read_image
-from inspector.layers import LayerMaps, contributions, facts, find_layer, is_pooled, layer_maps, layers, pooled_layer
-from inspector.ledger import favoured, hear, ledger, pooled_values
 
 
 class Twice(nn.Module):

@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from inspector import Classifier, class_maps, class_maps_of_batch, localisation, read_image
+from inspector import Classifier, class_maps, class_maps_of_batch, read_image
+from inspector.analysis import localization
+from inspector.analysis.localization import Inside, Regions, inside, mean_inside, object_mask, read_boxes, read_regions
 from inspector.errors import LocalisationError
-from inspector.localisation import Inside, Regions, inside, mean_inside, object_mask, read_boxes, read_regions
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 NAMES = ("red", "green", "neither")
@@ -273,10 +274,10 @@ def test_a_mask_that_cannot_be_read_is_refused(tmp_path: Path):
 
 def test_a_mask_too_large_to_be_one_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch):
     regions = Regions({}, write_mask(tmp_path, TRIMAP))
-    monkeypatch.setattr(localisation, "MAX_PIXELS", 5)
+    monkeypatch.setattr(localization, "MAX_PIXELS", 5)
     with pytest.raises(LocalisationError, match="has 3 x 2 pixels; at most 0 megapixels are read"):
         object_mask(regions, "a/b.jpg", (2, 3))
-    monkeypatch.setattr(localisation, "MAX_BYTES", 5)
+    monkeypatch.setattr(localization, "MAX_BYTES", 5)
     with pytest.raises(LocalisationError, match="MB; at most 0 MB are read"):
         object_mask(regions, "a/b.jpg", (2, 3))
 

@@ -8,9 +8,9 @@ import torch
 from streamlit.testing.v1 import AppTest
 
 from inspector import class_maps, load
+from inspector.analysis.positions import Winners
 from inspector.explain.class_maps import ClassMaps
 from inspector.images.examples import examples
-from inspector.positions import Winners
 from inspector.ui.looked_at import class_labels
 from inspector.ui.photo_component import Chosen, Picture, _checked
 from inspector.ui.pictures import legend

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from inspector import Classifier, InspectorError, class_maps, class_maps_of_batch
+from inspector.analysis.positions import NOBODY, Line, decides, decisions, lines, nearest, position, winners
 from inspector.explain.tracing.receptive_field import Axis
-from inspector.positions import NOBODY, Line, decides, decisions, lines, nearest, position, winners
 from inspector.render import spread
 
 IMAGE = torch.tensor([[[1.0, 2], [3, 4]], [[0, 4], [0, 0]], [[1, 0], [0, 3]]])[None]

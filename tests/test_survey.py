@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from inspector import Classifier, class_maps, class_maps_of_batch
+from inspector.analysis.averages import survey
+from inspector.analysis.localization import Inside
 from inspector.errors import ClassError, InspectorError, LocalisationError
-from inspector.localisation import Inside
-from inspector.survey import survey
 
 NAMES = ("red", "green", "neither")
 

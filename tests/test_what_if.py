@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from inspector import Classifier, InspectorError, class_maps, class_maps_of_batch
-from inspector.what_if import above, cells_of, changed_view, in_the_photo, mask_of, without
+from inspector.analysis.masking import above, cells_of, changed_view, in_the_photo, mask_of, without
 
 IMAGE = torch.tensor([[[1.0, 2], [3, 4]], [[0, 4], [0, 0]], [[1, 0], [0, 3]]])[None]
 

@@ -1,6 +1,6 @@
 """What the class maps of a whole data set say, as `survey` found it and keeps it in a folder. Imports no torch.
 
-(`inspector.survey` is the same for class maps at hand: of each image its own class.)
+(`inspector.analysis.averages` is the same for class maps at hand: of each image its own class.)
 """
 
 import json

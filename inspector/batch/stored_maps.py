@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from inspector.analysis.localization import Box, Regions, inside_of, object_mask
 from inspector.batch.results import Results
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 from inspector.images.photo import Photo, Pixels, View
-from inspector.localisation import Box, Regions, inside_of, object_mask
 
 
 def receptive_field_of(results: Results) -> ReceptiveField:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from inspector.analysis.localization import Regions
 from inspector.batch.data_survey import INDEX, MAPS, NUMBERS, AverageMaps, DataSurvey, Ints, read_survey
 from inspector.batch.evidence import Floats, border_share, positions
 from inspector.batch.results import Batch, Results, batches, maps_of, read_results
@@ -24,7 +25,6 @@ from inspector.batch.stored_maps import inside_objects
 from inspector.batch.survey_index import COLUMNS, confusions, summary
 from inspector.batch.table import arrow
 from inspector.errors import ExportError, InspectorError, reason_of
-from inspector.localisation import Regions
 
 _PAIRS = 1000  # confusions whose contrast maps are made, the most frequent ones
 _ROW_GROUP = 30_000  # rows of the index: so few that one image is found quickly

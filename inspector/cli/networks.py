@@ -42,8 +42,8 @@ def describe(
     * `inspector describe mypackage.networks:backbone --trust --size 128`
     """
     with progress.status(f"Looking into {model} ..."):
-        from inspector.anatomy import SIZES
-        from inspector.anatomy import describe as look_into
+        from inspector.analysis.summary import SIZES
+        from inspector.analysis.summary import describe as look_into
         from inspector.explain.class_maps import native_size
         from inspector.images.photo import read_image
         from inspector.networks.load import load_untrained

@@ -33,9 +33,9 @@ def survey(
     * `inspector survey results -o report --objects boxes.csv`
     """
     with progress.status("Opening the results ..."):
+        from inspector.analysis.localization import read_regions
         from inspector.batch.survey import survey as survey_of
         from inspector.batch.survey_report import write_report
-        from inspector.localisation import read_regions
 
         regions = read_regions(objects) if objects else None
     out = results / "survey" if out is None else out

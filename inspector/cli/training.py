@@ -87,7 +87,7 @@ def train(
         from inspector.train import train as run
     except ModuleNotFoundError as error:
         raise InspectorError(f"Training needs torchmetrics ({error}): pip install 'inspector[train]'.") from error
-    from inspector.localisation import read_regions
+    from inspector.analysis.localization import read_regions
 
     regions = read_regions(objects) if objects else None
     for written in run(recipes, folder, out, tuple(seed or ()), device, precision, weights, regions):  # type: ignore[arg-type]

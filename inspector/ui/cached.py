@@ -18,14 +18,14 @@ from inspector.runs import Run, TestPhoto, test_photos
 if TYPE_CHECKING:
     from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-    from inspector.anatomy import Anatomy
+    from inspector.analysis.channels import Heard
+    from inspector.analysis.layers import Contributions, Layer, LayerMaps
+    from inspector.analysis.masking import Change, Outcome
+    from inspector.analysis.summary import Anatomy
     from inspector.explain.class_maps import ClassMaps, Shown
     from inspector.explain.classifier import Classifier
     from inspector.figure import FigureStyle
-    from inspector.layers import Contributions, Layer, LayerMaps
-    from inspector.ledger import Heard
     from inspector.ui.background import Task
-    from inspector.what_if import Change, Outcome
 
 _DELAY = 10  # seconds
 BACKEND = "INSPECTOR_BACKEND"  # names a backend in place of "auto", where the libraries for it are there
@@ -89,21 +89,21 @@ def class_maps_of(
 @st.cache_resource(max_entries=32, show_spinner=False)
 def what_if_of(key: MapsKey, masked: tuple[tuple[int, int], ...], change: "Change", _maps: "ClassMaps") -> "Outcome":
     """Of the network run on the photo with the cells (row, column) of some positions changed."""
-    from inspector.what_if import in_the_photo, mask_of
+    from inspector.analysis.masking import in_the_photo, mask_of
 
     return in_the_photo(_maps, mask_of(_maps, masked), change)
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
 def anatomy_of(network_key: str, _load: "Callable[[], Classifier]") -> "Anatomy":
-    from inspector.anatomy import describe
+    from inspector.analysis.summary import describe
 
     return describe(_load())
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
 def layers_of(network_key: str, _load: "Callable[[], Classifier]") -> "tuple[Layer, ...]":
-    from inspector.layers import layers
+    from inspector.analysis.layers import layers
 
     return layers(_load())
 
@@ -111,7 +111,7 @@ def layers_of(network_key: str, _load: "Callable[[], Classifier]") -> "tuple[Lay
 # Few: those of an early layer on a large photo are 70 MB.
 @st.cache_resource(max_entries=8, show_spinner=False)
 def layer_maps_of(key: MapsKey, label: str, _maps: "ClassMaps", _layer: "Layer") -> "LayerMaps":
-    from inspector.layers import layer_maps
+    from inspector.analysis.layers import layer_maps
 
     assert _maps.view is not None, "the app shows photos only"
     return layer_maps(_maps.classifier, _maps.view, _layer)
@@ -119,7 +119,7 @@ def layer_maps_of(key: MapsKey, label: str, _maps: "ClassMaps", _layer: "Layer")
 
 @st.cache_resource(max_entries=64, show_spinner=False)
 def contributions_of(key: MapsKey, label: str, k: int, _maps: "ClassMaps", _of: "LayerMaps") -> "Contributions":
-    from inspector.layers import contributions
+    from inspector.analysis.layers import contributions
 
     return contributions(_maps, _of, k)
 
@@ -129,7 +129,7 @@ def heard_of(
     network_key: str, file_id: str, name: str, _upload: "UploadedFile", _load: "Callable[[], Classifier]"
 ) -> "Heard | str":
     """What the channels make of a photo; a sentence where it cannot be used."""
-    from inspector.ledger import hear
+    from inspector.analysis.channels import hear
 
     try:
         return hear(_load(), read_image(_upload.getvalue(), name))

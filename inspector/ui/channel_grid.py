@@ -17,9 +17,9 @@ from inspector.ui import pictures
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from inspector.analysis.channels import Heard
     from inspector.explain.tracing.receptive_field import ReceptiveField
     from inspector.images.photo import View
-    from inspector.ledger import Heard
 
 _COLUMNS = 8  # of the mosaic; on the page as many as fit stand side by side
 _SIDE = 64  # pixels of a picture at most: no more than that is seen of it

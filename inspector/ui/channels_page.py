@@ -17,8 +17,8 @@ from inspector.ui.looked_at import choose_channel, choose_class, choose_reading,
 if TYPE_CHECKING:
     from streamlit.runtime.uploaded_file_manager import UploadedFile
 
+    from inspector.analysis.channels import Heard, Ledger
     from inspector.explain.class_maps import ClassMaps
-    from inspector.ledger import Heard, Ledger
     from inspector.ui.charts import Chart
 
 MOST = 200  # photos of a folder
@@ -36,7 +36,7 @@ def show() -> None:
 
 @fragment
 def _explore(choice: Choice, key: cached.MapsKey, maps: "ClassMaps") -> None:
-    from inspector.ledger import ledger
+    from inspector.analysis.channels import ledger
 
     try:
         k, against, count, raw, place = _controls(maps)
@@ -177,7 +177,7 @@ def ledger_chart(book: "Ledger", count: int) -> "Chart":
 
 def _channel(maps: "ClassMaps", book: "Ledger", c: int, raw: bool) -> None:
     """One channel over the photo, and what it brings."""
-    from inspector.ledger import favoured
+    from inspector.analysis.channels import favoured
     from inspector.render import common_scale
 
     values, view = maps.feature_maps[c], maps.view

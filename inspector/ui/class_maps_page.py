@@ -105,7 +105,7 @@ def _picture(
     reading: str,
 ) -> "tuple[Picture, str]":  # fmt: skip
     """What the browser draws on the photo, and what explains its colours, as HTML."""
-    from inspector.positions import decides, decisions, lines, winners
+    from inspector.analysis.positions import decides, decisions, lines, winners
 
     assert maps.view is not None, "the app shows photos only"
     height, width = maps.view.photo.size

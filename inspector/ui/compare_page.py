@@ -133,7 +133,7 @@ def _made(asked: Sequence[tuple[str, Choice, Photo]], scale: float | None) -> "l
 
 @fragment
 def _columns(compared: "Sequence[tuple[str, ClassMaps]]", mode: str) -> None:
-    from inspector.comparison import common_name, same_class
+    from inspector.analysis.similarity import common_name, same_class
     from inspector.render import common_scale
 
     maps = [one for _, one in compared]
@@ -241,7 +241,7 @@ def _table(columns: Sequence[Column], mode: str) -> None:
 
 def _agreement(columns: Sequence[Column]) -> None:
     """How alike the maps of one class are, pair by pair, where their grids are the same."""
-    from inspector.comparison import agreement
+    from inspector.analysis.similarity import agreement
 
     rows, apart = [], []
     for a, b in combinations(columns, 2):

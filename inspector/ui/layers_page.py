@@ -14,8 +14,8 @@ from inspector.ui.kept import fragment
 from inspector.ui.looked_at import choose_channel, choose_class, look
 
 if TYPE_CHECKING:
+    from inspector.analysis.layers import Contributions, Facts, Layer, LayerMaps
     from inspector.explain.class_maps import ClassMaps
-    from inspector.layers import Contributions, Facts, Layer, LayerMaps
 
 PAGE = 64  # channels shown at once
 _SMALL = 28 * 28  # positions: a page of channels with more is no quick message
@@ -46,7 +46,7 @@ def _explore(choice: Choice, key: cached.MapsKey, maps: "ClassMaps", known: "tup
 
 def _controls(maps: "ClassMaps", known: "tuple[Layer, ...]") -> "tuple[Layer, str, int | None, bool, bool]":
     """The layer, what its channels are sorted by and for which class, each on its own scale or not, raw or not."""
-    from inspector.layers import find_layer, pooled_layer
+    from inspector.analysis.layers import find_layer, pooled_layer
 
     labels = [layer.label for layer in known if layer.size is not None]
     last = pooled_layer(maps.classifier, known).label
@@ -144,7 +144,7 @@ def _sees(layer: "Layer") -> str:
 def _channels(
     key: cached.MapsKey, maps: "ClassMaps", of: "LayerMaps", sort: str, k: int | None, own: bool, raw: bool
 ) -> None:
-    from inspector.layers import facts
+    from inspector.analysis.layers import facts
     from inspector.render import common_scale
 
     told, brought = facts(of), None

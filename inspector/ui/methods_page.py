@@ -18,9 +18,9 @@ from inspector.ui.looked_at import choose_class, look
 if TYPE_CHECKING:
     import altair as alt
 
-    from inspector.attribution import Attribution
+    from inspector.analysis.attribution.methods import Attribution
+    from inspector.analysis.faithfulness import Chance, Curve, Faithfulness, Kind, Randomised
     from inspector.explain.class_maps import ClassMaps
-    from inspector.faithfulness import Chance, Curve, Faithfulness, Kind, Randomised
 
 USUAL = ("Exact map", "Grad-CAM", "Saliency", "Integrated gradients")
 _JOB = "methods job"
@@ -46,7 +46,7 @@ def show() -> None:
         _, key, maps = look()
         # Captum takes two seconds to import, the first time.
         with st.spinner("Loading the methods ..."):
-            from inspector.attribution import METHODS
+            from inspector.analysis.attribution.methods import METHODS
 
         asked = _controls(maps, key, list(METHODS))
         if not asked.names:
@@ -116,8 +116,8 @@ def _job(maps: "ClassMaps", asked: Asked, results: dict[Task, Any]) -> Job | Non
 
 
 def _works(maps: "ClassMaps", asked: Asked) -> dict[Task, Work]:
-    from inspector.attribution import METHODS, attribute
-    from inspector.faithfulness import ALL, LAST, chance, faithfulness, randomisation, shuffled
+    from inspector.analysis.attribution.methods import METHODS, attribute
+    from inspector.analysis.faithfulness import ALL, LAST, chance, faithfulness, randomisation, shuffled
 
     assert maps.view is not None, "the app shows photos only"
     classifier, inputs, k = maps.classifier, maps.classifier.inputs(maps.view), asked.k
@@ -206,7 +206,7 @@ def _doing(job: Job) -> str:
 
 
 def _tiles(maps: "ClassMaps", asked: Asked, found: dict[Task, Any]) -> str:
-    from inspector.attribution import METHODS
+    from inspector.analysis.attribution.methods import METHODS
 
     tiles = []
     for name in asked.names:
@@ -224,7 +224,7 @@ def _tiles(maps: "ClassMaps", asked: Asked, found: dict[Task, Any]) -> str:
 
 def _picture(maps: "ClassMaps", made: "Attribution") -> tuple[str, float]:
     """The map over the photo as an HTML image, and the value of its densest colour."""
-    from inspector.attribution import METHODS
+    from inspector.analysis.attribution.methods import METHODS
     from inspector.render import common_scale, robust_scale
 
     assert maps.view is not None, "the app shows photos only"
@@ -333,7 +333,7 @@ def curves_chart(curves: "dict[str, Faithfulness]", luck: "dict[str, Chance]", k
 
 
 def _table(asked: Asked, found: dict[Task, Any]) -> None:
-    from inspector.attribution import METHODS
+    from inspector.analysis.attribution.methods import METHODS
 
     rows = [row for name in asked.names if (row := _row(name, METHODS[name].grid, asked, found)) is not None]
     if not rows:
@@ -383,7 +383,7 @@ def _with_spread(mean: float, spread: float) -> str:
 
 
 def _shuffling(maps: "ClassMaps", asked: Asked, found: dict[Task, Any]) -> None:
-    from inspector.faithfulness import ALL, LAST
+    from inspector.analysis.faithfulness import ALL, LAST
 
     st.subheader("Does a map change when the network does?", anchor=False)
     st.caption(

@@ -12,7 +12,7 @@ from inspector.ui import cached
 from inspector.ui.choice import OWN, Choice, choose_network
 
 if TYPE_CHECKING:
-    from inspector.anatomy import Anatomy
+    from inspector.analysis.summary import Anatomy
     from inspector.explain.classifier import Classifier
 
 MAX_UPLOAD = 500_000_000  # bytes

@@ -17,7 +17,7 @@ from inspector.ui.drawing import DRAW, Frame
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from inspector.positions import Line
+    from inspector.analysis.positions import Line
 
 _HTML = """
 <div class="inspector-photo" tabindex="0" role="application">

@@ -13,8 +13,8 @@ from inspector.images.photo import Pixels
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from inspector.analysis.positions import Winners
     from inspector.explain.class_maps import ClassMap, ClassMaps
-    from inspector.positions import Winners
 
 _SIDE = 480  # pixels of the longer side of a tile
 # Okabe and Ito's, which colour-blind readers tell apart; grey for all classes beyond the first seven.

@@ -9,9 +9,9 @@ from inspector.errors import InspectorError
 from inspector.ui import cached, pictures
 
 if TYPE_CHECKING:
+    from inspector.analysis.masking import Change, Outcome
+    from inspector.analysis.positions import Position
     from inspector.explain.class_maps import ClassMap, ClassMaps
-    from inspector.positions import Position
-    from inspector.what_if import Change, Outcome
 
 CHANNELS = 5  # shown of a position
 Cell: TypeAlias = tuple[int, int]  # row, column
@@ -27,7 +27,7 @@ _DONE: "dict[Change, str]" = {"blur": "blurred", "grey": "greyed"}
 
 def position(maps: "ClassMaps", cell: Cell, k: int, listed: tuple[int, ...]) -> None:
     """What the chosen position sees, adds to class k and to others, and decides."""
-    from inspector.positions import decides, lines, position
+    from inspector.analysis.positions import decides, lines, position
 
     row, column = cell
     # Where the weight changes with the image it is read with a pass of the network.
@@ -90,7 +90,7 @@ def _channels(maps: "ClassMaps", here: "Position", k: int) -> None:
 
 def _votes(maps: "ClassMaps", here: "Position", k: int) -> int:
     """How many channels the position decides, shown and returned."""
-    from inspector.positions import decisions
+    from inspector.analysis.positions import decisions
 
     made = decisions(maps)
     votes, channels = int(made.votes[here.row, here.column]), len(made.positions)
@@ -113,7 +113,7 @@ def _votes(maps: "ClassMaps", here: "Position", k: int) -> int:
 
 def _deciding_channels(maps: "ClassMaps", here: "Position", k: int) -> None:
     """The channels that the position decides, and how far it is ahead."""
-    from inspector.positions import decisions
+    from inspector.analysis.positions import decisions
 
     made, width = decisions(maps), maps.values.shape[2]
     ahead = []
@@ -180,7 +180,7 @@ def what_if(
 
 
 def _what_if_controls(masked: tuple[Cell, ...], class_map: "ClassMap") -> "Change":
-    from inspector.what_if import above
+    from inspector.analysis.masking import above
 
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         change: Change = st.segmented_control(
@@ -198,7 +198,7 @@ def _what_if_controls(masked: tuple[Cell, ...], class_map: "ClassMap") -> "Chang
 
 
 def _without(maps: "ClassMaps", masked: tuple[Cell, ...]) -> "Outcome | None":
-    from inspector.what_if import mask_of, without
+    from inspector.analysis.masking import mask_of, without
 
     try:
         return without(maps, mask_of(maps, masked))

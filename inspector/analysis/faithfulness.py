@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms.functional import gaussian_blur
 
-from inspector.attribution import Attribution, Poll, Tell, attribute, probabilities
-from inspector.comparison import rank_correlation
+from inspector.analysis.attribution.methods import Attribution, Poll, Tell, attribute, probabilities
+from inspector.analysis.similarity import rank_correlation
 from inspector.errors import AttributionError, Cancelled
 from inspector.explain.classifier import Classifier, wrap
 from inspector.explain.tracing.forward import run, trace

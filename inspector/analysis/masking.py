@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch import Tensor
 
+from inspector.analysis.positions import nearest
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMap, ClassMaps
 from inspector.explain.decomposition import Branch
 from inspector.explain.tracing.forward import run
 from inspector.images.photo import Pixels, View
-from inspector.positions import nearest
 
 Change = Literal["blur", "grey"]
 

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from inspector.analysis.localization import Inside, Mask, inside
 from inspector.batch.data_survey import FROM_BEST
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.head import Verdict
-from inspector.localisation import Inside, Mask, inside
 
 
 @dataclass(frozen=True, eq=False)
