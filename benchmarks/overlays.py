@@ -27,7 +27,7 @@ from torchcam.utils import overlay_mask
 import inspector
 from inspector.images.examples import examples
 from inspector.images.photo import Pixels
-from inspector.render import backdrop, common_scale, overlay, spread
+from inspector.output.overlay import backdrop, common_scale, overlay, spread
 
 WIDTH, HEIGHT = 500, 375
 

@@ -37,7 +37,7 @@ from inspector.explain.backends.accelerate import accelerate
 from inspector.explain.class_maps import ClassMaps
 from inspector.images.examples import examples
 from inspector.images.photo import View
-from inspector.render import backdrop, common_scale, overlay, spread
+from inspector.output.overlay import backdrop, common_scale, overlay, spread
 from inspector.ui.drawing import cells
 from inspector.ui.pictures import data_url, encoded
 

@@ -14,9 +14,9 @@ from .explain.pooling import (
     global_max,
 )
 from .explain.tracing.receptive_field import ReceptiveField
-from .figure import FigureStyle
 from .images.photo import Photo, Preprocessing, View, read_image
 from .networks.load import load
+from .output.figure import FigureStyle
 
 __all__ = [
     "Anatomy",

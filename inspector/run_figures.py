@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps
-from inspector.figure import COLOURS, PANEL, panel, short, what_was_seen
 from inspector.laboratory import Group, Score, with_spread
-from inspector.render import backdrop, common_scale, overlay, spread
+from inspector.output.figure import COLOURS, PANEL, panel, short, what_was_seen
+from inspector.output.overlay import backdrop, common_scale, overlay, spread
 from inspector.runs import Confusion
 
 # Okabe and Ito's, which colour-blind readers tell apart; less the yellow, which is faint on white.

@@ -31,7 +31,7 @@ PUT_OFF = {
     "quick_networks": {"onnxruntime", "openvino", "onnxscript"},
     "batch.survey_index": {"duckdb"},
     "batch.table": {"pyarrow", "pyarrow.dataset", "pyarrow.parquet"},
-    "maps": {"inspector.figure", "inspector.export"},
+    "maps": {"inspector.output.figure", "inspector.output.export"},
     "networks": {"efficientnet_lite_pytorch.model"},
     "transfer": {"torchvision.models.feature_extraction"},
     "architectures": {"torchvision", "timm"},
@@ -180,7 +180,10 @@ def test_descriptions_and_images_need_no_torch(path):
             "import inspector.networks.catalog, inspector.images.photo, inspector.images.examples",
             ("torch", "matplotlib", "streamlit"),
         ),
-        ("import inspector.explain.class_maps, inspector.render", ("matplotlib", "streamlit", "captum", "timm")),
+        (
+            "import inspector.explain.class_maps, inspector.output.overlay",
+            ("matplotlib", "streamlit", "captum", "timm"),
+        ),
     ],
 )
 def test_an_import_brings_no_library_that_it_does_not_need(statement, absent):

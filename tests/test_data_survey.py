@@ -27,7 +27,7 @@ from inspector.errors import ExportError, InspectorError, LocalisationError
 from inspector.explain.classifier import Classifier
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 from inspector.images.photo import Preprocessing, make_view, read_image
-from inspector.render import spread
+from inspector.output.overlay import spread
 from inspector.ui import stored_pictures
 
 NAMES = ("cat", "dog", "fox")

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 
 from inspector import Classifier, ExportError, FigureStyle, class_maps, class_maps_of_batch
-from inspector.export import figure_bytes, file, manifest, manifest_bytes, numbers_bytes, save, zip_bytes
+from inspector.output.export import figure_bytes, file, manifest, manifest_bytes, numbers_bytes, save, zip_bytes
 
 FILES = (
     "figure.png", "figure.pdf", "figure.svg", "maps.npz", "logits.csv", "contributions.csv", "report.html", "photo.png",

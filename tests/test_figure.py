@@ -12,10 +12,10 @@ from matplotlib.text import Text
 from PIL import Image
 
 from inspector import Classifier, InspectorError, class_maps, class_maps_of_batch, load, read_image
-from inspector.export import figure_bytes
-from inspector.figure import COLOUR_MAPS, FigureStyle, all_maps_figure, class_map_figure, contrast_of
 from inspector.images.examples import examples
-from inspector.render import diverging_colours
+from inspector.output.export import figure_bytes
+from inspector.output.figure import COLOUR_MAPS, FigureStyle, all_maps_figure, class_map_figure, contrast_of
+from inspector.output.overlay import diverging_colours
 
 NAMES = ("red", "green", "neither")
 

@@ -11,7 +11,7 @@ from torch import nn
 from inspector import Classifier, InspectorError, class_maps, class_maps_of_batch
 from inspector.analysis.positions import NOBODY, Line, decides, decisions, lines, nearest, position, winners
 from inspector.explain.tracing.receptive_field import Axis
-from inspector.render import spread
+from inspector.output.overlay import spread
 
 IMAGE = torch.tensor([[[1.0, 2], [3, 4]], [[0, 4], [0, 0]], [[1, 0], [0, 3]]])[None]
 

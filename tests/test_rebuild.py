@@ -17,11 +17,11 @@ from PIL import Image
 from inspector import FigureStyle, InspectorError, NetworkError, class_maps, load
 from inspector.cli import main
 from inspector.explain.backends.accelerate import accelerate
-from inspector.export import FILES, zip_bytes
-from inspector.figure import MM
 from inspector.images.examples import examples
 from inspector.networks.build import build
-from inspector.rebuild import rebuild
+from inspector.output.export import FILES, zip_bytes
+from inspector.output.figure import MM
+from inspector.output.reproduce import rebuild
 
 BAG = examples("fashion_mnist")["Bag"]
 STYLE = FigureStyle(
@@ -205,7 +205,7 @@ def test_what_is_no_manifest_at_all_gets_one_sentence(tmp_path: Path, content: b
 
 
 def test_a_zip_that_unpacks_to_more_than_a_photo_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inspector.rebuild.MAX_BYTES", 1000)
+    monkeypatch.setattr("inspector.output.reproduce.MAX_BYTES", 1000)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("manifest.json", b" " * 100_000)
     with pytest.raises(InspectorError, match=r"bomb\.zip: manifest\.json in it has more than"):

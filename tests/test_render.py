@@ -5,7 +5,16 @@ import pytest
 
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 from inspector.images.photo import Preprocessing, View, make_view, read_image
-from inspector.render import backdrop, common_scale, diverging_colours, flat, overlay, painted, robust_scale, spread
+from inspector.output.overlay import (
+    backdrop,
+    common_scale,
+    diverging_colours,
+    flat,
+    overlay,
+    painted,
+    robust_scale,
+    spread,
+)
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
 RED, BLUE = (200, 20, 40), (20, 70, 200)

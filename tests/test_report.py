@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from inspector import Classifier, InspectorError, class_maps, class_maps_of_batch, read_image
-from inspector.export import manifest
-from inspector.figure import FigureStyle
-from inspector.report import report_html
+from inspector.output.export import manifest
+from inspector.output.figure import FigureStyle
+from inspector.output.report import report_html
 
 NASTY = '<script>alert("1")</script>'
 

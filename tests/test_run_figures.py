@@ -12,8 +12,8 @@ from matplotlib.text import Text
 from safetensors.numpy import save_file
 
 from inspector import Classifier, InspectorError, class_maps, class_maps_of_batch, read_image
-from inspector.export import figure_bytes
 from inspector.laboratory import Group
+from inspector.output.export import figure_bytes
 from inspector.run_figures import average_maps_figure, confusion_figure, learning_curves, side_by_side
 from inspector.runs import Epoch, Run
 

@@ -30,7 +30,7 @@ from inspector.images import large
 from inspector.images.examples import examples
 from inspector.images.large import open_large
 from inspector.networks.builtin import cifar_resnet
-from inspector.render import spread
+from inspector.output.overlay import spread
 
 
 class SameAsTensorFlow(nn.Module):

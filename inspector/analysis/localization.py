@@ -25,7 +25,7 @@ from inspector.errors import LocalisationError, reason_of
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.images.photo import MAX_BYTES, MAX_PIXELS, View
-from inspector.render import spread
+from inspector.output.overlay import spread
 
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the photo
 Mask: TypeAlias = NDArray[np.bool_]  # (H, W), true inside the object

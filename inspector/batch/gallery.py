@@ -12,7 +12,7 @@ from PIL import Image
 from inspector.batch.table import read
 from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.images.photo import Pixels, View
-from inspector.render import backdrop, common_scale, overlay, spread
+from inspector.output.overlay import backdrop, common_scale, overlay, spread
 
 _SIDE = 360  # pixels of the longer side of an overlay
 _PAGE = 200  # images

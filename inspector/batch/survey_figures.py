@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from inspector.batch.data_survey import DataSurvey
 from inspector.batch.evidence import Floats, even_border
 from inspector.batch.survey_index import BINS, histogram
-from inspector.figure import COLOURS, short
-from inspector.render import common_scale
+from inspector.output.figure import COLOURS, short
+from inspector.output.overlay import common_scale
 
 _MOST = 24  # maps in one figure
 _COLUMNS = 6

@@ -9,7 +9,7 @@ from inspector.batch import survey_index
 from inspector.batch.data_survey import DataSurvey
 from inspector.batch.survey_figures import average_maps_figure, border_figure, contrasts_figure
 from inspector.errors import ExportError
-from inspector.export import figure_bytes
+from inspector.output.export import figure_bytes
 
 _OF_AN_IMAGE = ("index", "path", "label", "class", "probability", "positions", "border", "inside", "residual")
 

@@ -27,7 +27,7 @@ from inspector.errors import InspectorError
 from inspector.networks.catalog import DEFAULT
 
 if TYPE_CHECKING:
-    from inspector.figure import FigureStyle
+    from inspector.output.figure import FigureStyle
 
 _FIGURE = "The figure"  # under which the help lists what it looks like
 
@@ -157,7 +157,7 @@ def rebuild(
     """
     with progress.status(f"Making the figure of {manifest} again ..."):
         from inspector.networks.load import read_labels
-        from inspector.rebuild import rebuild as make_again
+        from inspector.output.reproduce import rebuild as make_again
 
         names = read_labels(labels) if labels else None
         made = make_again(manifest, out, photo, model, arch, names, trust)
@@ -181,7 +181,7 @@ def _style(
     bar: bool,
     equations: bool,
 ) -> "FigureStyle":
-    from inspector.figure import MM, FigureStyle
+    from inspector.output.figure import MM, FigureStyle
 
     sized = None if width is None else re.fullmatch(r"(\d+(?:\.\d+)?) ?(mm|in)", width.strip())
     if width is not None and sized is None:

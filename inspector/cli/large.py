@@ -125,8 +125,8 @@ def _files(maps: "LargeMaps", image: Path, tile: int) -> dict[str, bytes]:
 
 
 def _figure(maps: "LargeMaps") -> bytes:
-    from inspector.export import figure_bytes
-    from inspector.figure import class_map_figure
+    from inspector.output.export import figure_bytes
+    from inspector.output.figure import class_map_figure
 
     reduced = maps.reduced()
     return figure_bytes(class_map_figure(reduced, reduced.shown(range(len(maps.classes)))), "png")
@@ -164,7 +164,7 @@ def _manifest(maps: "LargeMaps", image: Path, tile: int) -> dict[str, Any]:
     """All that the numbers were made from, as JSON takes it."""
     from importlib.metadata import version
 
-    from inspector.export import VERSIONS, names_sha256
+    from inspector.output.export import VERSIONS, names_sha256
 
     classifier = maps.classifier
     with image.open("rb") as file:

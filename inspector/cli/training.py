@@ -145,7 +145,7 @@ def compare(
     if out is None:
         return
     with progress.status("Drawing ..."):
-        from inspector.export import figure_bytes
+        from inspector.output.export import figure_bytes
 
         figures = _comparison(groups) | _heads(groups, photos, label, own_scales)
         command = f"inspector compare {' '.join(map(str, runs))} --out {out}"

@@ -24,7 +24,7 @@ from inspector.images.photo import ImageSource, Photo, View, make_view, read_ima
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from inspector.figure import FigureStyle
+    from inspector.output.figure import FigureStyle
 
 # Values that torch adds up on one thread. More wake the others, which then spin for longer than a quick network runs.
 _ALONE = 32_000
@@ -175,7 +175,7 @@ class ClassMaps:
         style: "FigureStyle | None" = None,
     ) -> "Figure":
         """A matplotlib figure of the photo and the class maps over it, on one scale, with the sums."""
-        from inspector.figure import USUAL, class_map_figure
+        from inspector.output.figure import USUAL, class_map_figure
 
         return class_map_figure(self, self.shown(classes, against, dense, smooth, opacity), style or USUAL)
 
@@ -193,8 +193,8 @@ class ClassMaps:
 
         Raises ExportError if the folder is there already and not empty, or cannot be written.
         """
-        from inspector.export import save
-        from inspector.figure import USUAL
+        from inspector.output.export import save
+        from inspector.output.figure import USUAL
 
         return save(self, Path(folder), self.shown(classes, against, dense, smooth, opacity), style or USUAL)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from inspector.analysis.summary import Anatomy
     from inspector.explain.class_maps import ClassMaps, Shown
     from inspector.explain.classifier import Classifier
-    from inspector.figure import FigureStyle
+    from inspector.output.figure import FigureStyle
     from inspector.ui.background import Task
 
 _DELAY = 10  # seconds
@@ -154,8 +154,8 @@ def figure_preview(
     key: str, _maps: "ClassMaps", _shown: "Shown", _style: "FigureStyle", dpi: int
 ) -> tuple[bytes, tuple[float, float]]:
     """The figure as a small PNG, and its (width, height) in inches; InspectorError where at `dpi` it has no room."""
-    from inspector.export import figure_bytes
-    from inspector.figure import class_map_figure, fits
+    from inspector.output.export import figure_bytes
+    from inspector.output.figure import class_map_figure, fits
 
     figure = class_map_figure(_maps, _shown, _style)
     width, height = figure.get_size_inches()

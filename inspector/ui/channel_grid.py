@@ -157,7 +157,7 @@ def channel_grid(maps: "Tensor", tiles: Sequence[Tile], scale: float | None, cho
 
 def mosaic(maps: NDArray[np.float32], scale: float | None) -> tuple[bytes, tuple[int, int]]:
     """Maps (n, h, w) side by side in one PNG, and the (height, width) of each in it."""
-    from inspector.render import common_scale, flat
+    from inspector.output.overlay import common_scale, flat
 
     height, width = maps.shape[1:]
     factor = min(1.0, _SIDE / max(height, width))
@@ -173,7 +173,7 @@ def mosaic(maps: NDArray[np.float32], scale: float | None) -> tuple[bytes, tuple
 
 def over_photo(values: "Tensor", view: "View", field: "ReceptiveField", side: int, scale: float, smooth: bool) -> bytes:
     """A map (h, w) over the whole photo, its longer side `side` pixels, its cells where their receptive fields lie."""
-    from inspector.render import backdrop, overlay, spread
+    from inspector.output.overlay import backdrop, overlay, spread
 
     canvas = backdrop(view, side)
     drawn = spread(values.numpy(force=True), view, field, canvas.shape[:2], smooth)
@@ -186,7 +186,7 @@ def activation_bar(scale: float, signed: bool) -> str:
         return (
             '<div style="font-size: .8rem; opacity: .7">activation: 0 everywhere, so there is nothing to colour</div>'
         )
-    from inspector.render import diverging_colours
+    from inspector.output.overlay import diverging_colours
 
     colours = diverging_colours()[0 if signed else len(diverging_colours()) // 2 :: 42 if signed else 21]
     stops = ", ".join(f"rgb({r}, {g}, {b})" for r, g, b in colours)
@@ -207,7 +207,7 @@ def number(value: float) -> str:
 
 def photo_tiles(heard: "Sequence[Heard]", channel: int, field: "ReceptiveField") -> str:
     """One channel's map on several photos, on one scale, with the pooled values."""
-    from inspector.render import common_scale
+    from inspector.output.overlay import common_scale
 
     maps = [one.feature_maps[channel].float() for one in heard]
     scale = common_scale([values.numpy(force=True) for values in maps])

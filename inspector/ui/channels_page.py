@@ -178,7 +178,7 @@ def ledger_chart(book: "Ledger", count: int) -> "Chart":
 def _channel(maps: "ClassMaps", book: "Ledger", c: int, raw: bool) -> None:
     """One channel over the photo, and what it brings."""
     from inspector.analysis.channels import favoured
-    from inspector.render import common_scale
+    from inspector.output.overlay import common_scale
 
     values, view = maps.feature_maps[c], maps.view
     assert view is not None, "the app shows photos only"

@@ -48,7 +48,7 @@ def _page(maps: "ClassMaps", key: cached.MapsKey) -> None:
 
 
 def _show(maps: "ClassMaps", key: cached.MapsKey) -> None:
-    from inspector.render import common_scale
+    from inspector.output.overlay import common_scale
 
     k, against, mode, dense, smooth, opacity = _controls(maps)
     top = [j for j, _, _ in maps.top(TOP)]
@@ -229,7 +229,7 @@ def _download_buttons(maps: "ClassMaps", shown: "Shown", names: dict[str, str]) 
 
     def maker(name: str) -> Callable[[], bytes]:
         def make() -> bytes:
-            from inspector import export
+            from inspector.output import export
 
             return export.file(name, maps, shown)
 

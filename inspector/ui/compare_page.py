@@ -17,7 +17,7 @@ from inspector.ui.kept import fragment
 
 if TYPE_CHECKING:
     from inspector.explain.class_maps import ClassMap, ClassMaps
-    from inspector.export import Format
+    from inspector.output.export import Format
 
 NETWORKS, PHOTOS = "networks", "photos"
 MOST_NETWORKS = 4
@@ -134,7 +134,7 @@ def _made(asked: Sequence[tuple[str, Choice, Photo]], scale: float | None) -> "l
 @fragment
 def _columns(compared: "Sequence[tuple[str, ClassMaps]]", mode: str) -> None:
     from inspector.analysis.similarity import common_name, same_class
-    from inspector.render import common_scale
+    from inspector.output.overlay import common_scale
 
     maps = [one for _, one in compared]
     # Photos differ in what is on them: each shows its own likeliest class. Networks are asked about the same one.
@@ -168,7 +168,7 @@ def _columns(compared: "Sequence[tuple[str, ClassMaps]]", mode: str) -> None:
 
 def _tiles(columns: Iterable[Column], scale: float | None, smooth: bool) -> Iterable[tuple[bytes, str, str, str]]:
     """The map of each over its photo; without a scale each on its own, which then stands below it."""
-    from inspector.render import common_scale
+    from inspector.output.overlay import common_scale
 
     for column in columns:
         one, own = column.maps, common_scale([column.class_map.values])
@@ -194,7 +194,7 @@ def _downloads(columns: Sequence[Column], own_scales: bool, smooth: bool) -> Non
 
     def maker(suffix: "Format") -> Callable[[], bytes]:
         def make() -> bytes:
-            from inspector.export import figure_bytes
+            from inspector.output.export import figure_bytes
             from inspector.run_figures import side_by_side
 
             maps, classes = [column.maps for column in columns], [column.k for column in columns]

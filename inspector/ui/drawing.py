@@ -96,7 +96,7 @@ def frame(
     grid: Sequence[int], view: "View", field: "ReceptiveField", side: int, smooth: bool, opacity: float = 0.85
 ) -> Frame:
     """Of maps on a grid (h, w) over the photo, its longer side drawn with `side` pixels."""
-    from inspector.render import drawn_size, placings
+    from inspector.output.overlay import drawn_size, placings
 
     down, across = placings(view, field)
     return Frame(drawn_size(view.photo, side), (grid[0], grid[1]), astuple(down), astuple(across), smooth, opacity)
@@ -111,7 +111,7 @@ def cells(values: ArrayLike, scale: float) -> str:
 @lru_cache(maxsize=32)
 def photo_url(view: "View", side: int) -> str:
     """What the maps are drawn on, its longer side with `side` pixels."""
-    from inspector.render import backdrop
+    from inspector.output.overlay import backdrop
 
     return pictures.data_url(pictures.encoded(backdrop(view, side), exact=max(view.photo.size) < 100))
 

@@ -13,7 +13,7 @@ from inspector.ui.looked_at import choose_reading, class_labels, look
 
 if TYPE_CHECKING:
     from inspector.explain.class_maps import ClassMaps, Shown
-    from inspector.figure import FigureStyle
+    from inspector.output.figure import FigureStyle
 
 FILES = {
     "PNG": "figure.png",
@@ -95,7 +95,7 @@ def _choose_maps(maps: "ClassMaps") -> "Shown":
 
 
 def _choose_style() -> "FigureStyle":
-    from inspector.figure import COLOUR_MAPS, MM, PANELS, USUAL, FigureStyle
+    from inspector.output.figure import COLOUR_MAPS, MM, PANELS, USUAL, FigureStyle
 
     st.subheader("What it looks like", anchor=False)
     panels = st.pills(
@@ -158,7 +158,7 @@ def _choose_style() -> "FigureStyle":
 
 def _convert_width() -> None:
     """The same width in the unit that was just chosen."""
-    from inspector.figure import MM
+    from inspector.output.figure import MM
 
     if (width := st.session_state["width"]) is not None:
         st.session_state["width"] = round(width / MM if st.session_state["unit"] == "mm" else width * MM, 2)
@@ -169,7 +169,7 @@ def _download_buttons(maps: "ClassMaps", shown: "Shown", style: "FigureStyle") -
 
     def maker(name: str) -> Callable[[], bytes]:
         def make() -> bytes:
-            from inspector import export
+            from inspector.output import export
 
             return export.file(name, maps, shown, style)
 

@@ -145,7 +145,7 @@ def _channels(
     key: cached.MapsKey, maps: "ClassMaps", of: "LayerMaps", sort: str, k: int | None, own: bool, raw: bool
 ) -> None:
     from inspector.analysis.layers import facts
-    from inspector.render import common_scale
+    from inspector.output.overlay import common_scale
 
     told, brought = facts(of), None
     if k is not None:
@@ -234,7 +234,7 @@ def _channel(
     scale: float | None, raw: bool, shown: Sequence[int],
 ) -> None:  # fmt: skip
     """One channel large over the photo, with what is known of it."""
-    from inspector.render import common_scale
+    from inspector.output.overlay import common_scale
 
     grids = of.maps.numpy(force=True)
 

@@ -225,7 +225,7 @@ def _tiles(maps: "ClassMaps", asked: Asked, found: dict[Task, Any]) -> str:
 def _picture(maps: "ClassMaps", made: "Attribution") -> tuple[str, float]:
     """The map over the photo as an HTML image, and the value of its densest colour."""
     from inspector.analysis.attribution.methods import METHODS
-    from inspector.render import common_scale, robust_scale
+    from inspector.output.overlay import common_scale, robust_scale
 
     assert maps.view is not None, "the app shows photos only"
     values = made.values.numpy(force=True)

@@ -37,7 +37,7 @@ def overlays_of(
     maps: "ClassMaps", read: "Iterable[ClassMap]", side: int, scale: float, smooth: bool, opacity: float
 ) -> Iterator[bytes]:
     """Class maps over the whole photo, its longer side `side` pixels, as encoded images."""
-    from inspector.render import backdrop, overlay, spread
+    from inspector.output.overlay import backdrop, overlay, spread
 
     assert maps.view is not None, "the app shows photos only"
     canvas = backdrop(maps.view, side)
@@ -49,7 +49,7 @@ def overlays_of(
 
 def winning_classes(maps: "ClassMaps", winners: "Winners", side: int, opacity: float) -> bytes:
     """The photo, its longer side `side` pixels, with every cell in the colour of the class that wins there."""
-    from inspector.render import backdrop, painted, spread
+    from inspector.output.overlay import backdrop, painted, spread
 
     assert maps.view is not None, "the app shows photos only"
     canvas, grid = backdrop(maps.view, side), winners.grid.numpy(force=True)
@@ -84,7 +84,7 @@ def legend(maps: "ClassMaps", winners: "Winners") -> str:
 
 def colour_bar(scale: float, unit: str) -> str:
     """The colour bar under a map, its middle at zero."""
-    from inspector.render import diverging_colours
+    from inspector.output.overlay import diverging_colours
 
     stops = ", ".join(f"rgb({r}, {g}, {b})" for r, g, b in diverging_colours()[::42])
     ticks = "".join(f"<span>{_signed(tick * scale)}</span>" for tick in (-1, -0.5, 0, 0.5, 1))
@@ -106,7 +106,7 @@ def minus(number: str) -> str:
 
 def all_class_maps(maps: "ClassMaps") -> str:
     """Every class map before pooling as its raw grid, with its pooled value, the winner marked."""
-    from inspector.render import common_scale, flat
+    from inspector.output.overlay import common_scale, flat
 
     dense = maps.classifier.head.scores_positions
     values = (maps.position_scores() if dense else maps.values).numpy(force=True)
@@ -124,7 +124,7 @@ def all_class_maps(maps: "ClassMaps") -> str:
 
 def average_maps(maps: "Mapping[str, tuple[NDArray[Any], int]]") -> str:
     """Of each run's (K, h, w) maps that of one class as its raw grid, on the scale of all the run's classes."""
-    from inspector.render import common_scale, flat
+    from inspector.output.overlay import common_scale, flat
 
     tiles = []
     for label, (values, k) in maps.items():
@@ -143,7 +143,7 @@ def heads(
 
     All on one scale, or each on its own, which then stands beside it: few cells of max pooling outshine all others.
     """
-    from inspector.render import backdrop, common_scale
+    from inspector.output.overlay import backdrop, common_scale
 
     read = {title: one.read(one.classifier.class_names.index(name)) for title, one in maps.items()}
     scale = common_scale([class_map.values for class_map in read.values()])

@@ -47,7 +47,7 @@ def stored_image(folder: Path, changed: int, part: str, row_group: int, row: int
 def picture(results: Results, stored: StoredImage, values: "ArrayLike", side: int) -> tuple[bytes, str]:
     """A map over its photo, the longer side `side` pixels, or as its grid; and why it is no photo, if it is none."""
     from inspector.batch.stored_maps import receptive_field_of, view_of
-    from inspector.render import backdrop, common_scale, overlay, spread
+    from inspector.output.overlay import backdrop, common_scale, overlay, spread
 
     photo, why = _photo(results, stored)
     if photo is None:
@@ -63,7 +63,7 @@ def grid(values: "ArrayLike", scale: float) -> bytes:
     """A map as its cells, large enough that browsers do not blur them."""
     import numpy as np
 
-    from inspector.render import flat
+    from inspector.output.overlay import flat
 
     cells = flat(values, scale)
     factor = max(1, _GRID // max(cells.shape[:2]))

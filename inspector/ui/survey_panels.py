@@ -42,7 +42,7 @@ def average_maps(survey: DataSurvey) -> None:
 
 @st.fragment
 def confusions(survey: DataSurvey) -> None:
-    from inspector.render import common_scale
+    from inspector.output.overlay import common_scale
 
     st.subheader("What is taken for what, and why?", anchor=False)
     titles = labels_of(survey.class_names)

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from inspector import class_maps, load
 from inspector.images.examples import examples
-from inspector.render import backdrop, common_scale, overlay, spread
+from inspector.output.overlay import backdrop, common_scale, overlay, spread
 
 pytestmark = pytest.mark.browser
 

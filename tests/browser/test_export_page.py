@@ -9,7 +9,7 @@ from layout import assert_nothing_is_cut_off
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from inspector.rebuild import rebuild
+from inspector.output.reproduce import rebuild
 
 pytestmark = pytest.mark.browser
 

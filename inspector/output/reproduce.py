@@ -15,10 +15,10 @@ from inspector.errors import InspectorError
 from inspector.explain.backends.accelerate import heard_through
 from inspector.explain.class_maps import AVERAGE, ClassMaps, Shown, class_maps
 from inspector.explain.classifier import Classifier
-from inspector.export import names_sha256, pixels_sha256, save
-from inspector.figure import FigureStyle
 from inspector.images.photo import MAX_BYTES, Photo, read_image
 from inspector.networks.load import Feeding, load_fed
+from inspector.output.export import names_sha256, pixels_sha256, save
+from inspector.output.figure import FigureStyle
 
 _MANIFEST, _PHOTO, _FIGURE = "manifest.json", "photo.png", "figure.png"
 

@@ -11,9 +11,9 @@ from PIL import Image
 
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMap, ClassMaps, Shown
-from inspector.figure import COLOUR_MAPS, USUAL, FigureStyle, contrast_of
 from inspector.images.photo import Pixels
-from inspector.render import backdrop, common_scale, flat, overlay, spread
+from inspector.output.figure import COLOUR_MAPS, USUAL, FigureStyle, contrast_of
+from inspector.output.overlay import backdrop, common_scale, flat, overlay, spread
 
 _SIDE = 560  # pixels of the longer side of a picture
 _FEW = 20  # classes: as many are all shown

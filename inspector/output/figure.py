@@ -21,7 +21,7 @@ from torch import Tensor
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMap, ClassMaps, Shown
 from inspector.images.photo import Pixels, View
-from inspector.render import backdrop, common_scale, diverging_colours, flat, overlay, spread
+from inspector.output.overlay import backdrop, common_scale, diverging_colours, flat, overlay, spread
 
 COLOURS = ListedColormap(diverging_colours() / 255, name="class map")
 PANEL = 2.6  # inches

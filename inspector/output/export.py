@@ -26,9 +26,9 @@ from PIL import Image
 
 from inspector.errors import ExportError
 from inspector.explain.class_maps import ClassMaps, Shown
-from inspector.figure import USUAL, FigureStyle, all_maps_figure, class_map_figure
 from inspector.images.photo import Pixels
-from inspector.report import report_html
+from inspector.output.figure import USUAL, FigureStyle, all_maps_figure, class_map_figure
+from inspector.output.report import report_html
 
 Format = Literal["png", "pdf", "svg"]
 FORMATS: tuple[Format, ...] = ("png", "pdf", "svg")
