@@ -4,7 +4,7 @@ The photos: crops of scikit-image's and of the app's examples, 500x375 pixels, a
 
 - decoding and resizing alone, with the threads of the run,
 - the network alone: all class maps of batches that are ready,
-- end to end: `inspector.batch.pipeline.run`, from the files to the Parquet shards,
+- end to end: `inspector.datasets.run.run`, from the files to the Parquet shards,
 - with --peer, a plain loop with pytorch-grad-cam: decode, resize, one map of the predicted class, batches as large.
 
 glibc is told to keep freed memory, for all of them. Reported are medians over the rounds, and the median of the ratios
@@ -34,7 +34,7 @@ from PIL import Image
 from report import interleaved, table, write
 
 import inspector
-from inspector.batch import pipeline
+from inspector.datasets import run
 from inspector.explain.backends.accelerate import accelerate
 from inspector.explain.memory import keep_freed_memory
 from inspector.images.examples import examples
@@ -107,13 +107,13 @@ def parts(
     classifier: inspector.Classifier, backend: str, folder: Path, temporary: Path, batch_size: int, workers: int
 ) -> dict[str, Callable[[], Any]]:
     items = list(enumerate(list_images(folder)))
-    batches = pipeline.batches_of(items, batch_size)
+    batches = run.batches_of(items, batch_size)
     views = [make_view(read_image(item.file), classifier.preprocessing) for _, item in items[:batch_size]]
     ready = torch.cat([classifier.inputs(view) for view in views])
 
     def decode() -> None:
-        with pipeline.ThreadPoolExecutor(workers) as pool:
-            for _ in pipeline.decoded(pool, batches, workers, classifier, overlays=False):
+        with run.ThreadPoolExecutor(workers) as pool:
+            for _ in run.decoded(pool, batches, workers, classifier, overlays=False):
                 pass
 
     def explain() -> None:
@@ -122,7 +122,7 @@ def parts(
 
     def whole() -> None:
         with tempfile.TemporaryDirectory(dir=temporary) as out:
-            counts = pipeline.run(folder, classifier, out, batch_size=batch_size, workers=workers)
+            counts = run.run(folder, classifier, out, batch_size=batch_size, workers=workers)
             assert counts.explained == len(items)
 
     return {DECODING: decode, f"{NETWORK}, {backend}": explain, f"{WHOLE}, {backend}": whole}
@@ -191,7 +191,7 @@ def peak_of(folder: str, out: str, model: str) -> None:
 
     start = time.perf_counter()
     keep_freed_memory()
-    pipeline.run(folder, inspector.load(model), out)
+    run.run(folder, inspector.load(model), out)
     print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}\n{time.perf_counter() - start:.0f}")
 
 

@@ -37,7 +37,7 @@ from report import RESULTS, peak_above, table, write
 from torch import nn
 
 import inspector
-from inspector.batch.pipeline import BATCH_SIZE, run
+from inspector.datasets.run import BATCH_SIZE, run
 from inspector.explain.backends.accelerate import accelerate
 from inspector.explain.memory import keep_freed_memory
 

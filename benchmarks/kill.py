@@ -19,7 +19,7 @@ import typer
 from batch import make_photos
 from report import table, write
 
-from inspector.batch.table import RUN, read, shards_of, written
+from inspector.datasets.table import RUN, read, shards_of, written
 
 
 def main(

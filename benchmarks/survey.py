@@ -24,10 +24,9 @@ import pyarrow.parquet as pq
 import typer
 from report import table, write
 
-from inspector.batch import survey_index
-from inspector.batch.results import read_image_of, read_results
-from inspector.batch.survey_index import Filters
-from inspector.batch.table import schema, shard_name
+from inspector.datasets.index import Filters
+from inspector.datasets.results import read_image_of, read_results
+from inspector.datasets.table import schema, shard_name
 
 CLASSES, GRID, TOP, PART = 1000, (7, 7), 3, 10_000
 
@@ -73,7 +72,7 @@ def main(
 
 def _survey(folder: Path) -> None:
     """Print the seconds of a survey, imports apart, and the peak memory of this process in MB."""
-    from inspector.batch.survey import survey
+    from inspector.datasets.summarize import survey
 
     start = time.perf_counter()
     survey(folder, folder / "survey")
@@ -86,21 +85,21 @@ def _questions(index: Path, folder: Path, images: int) -> dict[str, Callable[[],
     results = read_results(folder)
 
     def one_image() -> object:
-        row = survey_index.image(index, int(random.integers(images)))
+        row = index.image(index, int(random.integers(images)))
         assert row is not None
         return read_image_of(results, row["part"], row["row_group"], row["row"])
 
     middle = max(0, images // 2 - 50)
     return {
-        "the numbers of all images": lambda: survey_index.summary(index),
-        "the first page": lambda: survey_index.images(index),
-        "the first page by positions": lambda: survey_index.images(index, order="positions", descending=True),
-        "a page in the middle": lambda: survey_index.images(index, offset=middle),
-        "a page in the middle by probability": lambda: survey_index.images(index, order="probability", offset=middle),
-        "the mistaken ones of a class, counted": lambda: survey_index.count(index, Filters(7, wrong=True)),
-        "the mistaken ones of a class, by border": lambda: survey_index.images(index, Filters(7, wrong=True), "border"),
-        "a text in the paths, counted": lambda: survey_index.count(index, Filters(text="0999")),
-        "a text in the paths": lambda: survey_index.images(index, Filters(text="0999")),
+        "the numbers of all images": lambda: index.summary(index),
+        "the first page": lambda: index.images(index),
+        "the first page by positions": lambda: index.images(index, order="positions", descending=True),
+        "a page in the middle": lambda: index.images(index, offset=middle),
+        "a page in the middle by probability": lambda: index.images(index, order="probability", offset=middle),
+        "the mistaken ones of a class, counted": lambda: index.count(index, Filters(7, wrong=True)),
+        "the mistaken ones of a class, by border": lambda: index.images(index, Filters(7, wrong=True), "border"),
+        "a text in the paths, counted": lambda: index.count(index, Filters(text="0999")),
+        "a text in the paths": lambda: index.images(index, Filters(text="0999")),
         "any image with its maps": one_image,
     }
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from inspector.batch.table import schema, shard_name
+from inspector.datasets.table import schema, shard_name
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,9 +22,9 @@ from tiny_photos import write_photos
 from torch import nn
 
 import inspector
-from inspector.batch import gallery, pipeline
-from inspector.batch.pipeline import run
-from inspector.batch.table import Counts, count, read, shards_of, written
+from inspector.datasets import gallery, run
+from inspector.datasets.run import run
+from inspector.datasets.table import Counts, count, read, shards_of, written
 from inspector.errors import ExportError, ImageError, InspectorError, NetworkError
 from inspector.explain import memory
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
@@ -306,8 +306,8 @@ def test_only_what_is_missing_is_made_again(
     (out / "part-00003.parquet").write_bytes(whole[:-100])
     (out / "part-00003.parquet.0123.tmp").write_bytes(whole[:50])
     decoded: list[str] = []
-    read_item = pipeline.read_item
-    monkeypatch.setattr(pipeline, "read_item", lambda item: (decoded.append(item.path), read_item(item))[1])
+    read_item = run.read_item
+    monkeypatch.setattr(run, "read_item", lambda item: (decoded.append(item.path), read_item(item))[1])
     told: list[tuple[int, int]] = []
     counts = run(photos, classifier, out, shard_size=2, resume=True, tell=lambda *done: told.append(done))
     assert counts == Counts(10, 9, 1, 5)
@@ -379,7 +379,7 @@ def test_a_shard_that_cannot_be_written_stops_the_run(
     def full(*_: object) -> None:
         raise ExportError("Cannot write: no space left.")
 
-    monkeypatch.setattr(pipeline, "write_shard", full)
+    monkeypatch.setattr(run, "write_shard", full)
     with pytest.raises(ExportError, match="no space left"):
         run(photos, classifier, tmp_path / "out", shard_size=1)
     assert written(tmp_path / "out") == 0
@@ -395,7 +395,7 @@ def test_decoding_runs_ahead_of_the_network_by_a_bounded_number(
     begun: list[str] = []
     explained = 0
     most = 0
-    read_item, class_maps_of_batch = pipeline.read_item, pipeline.class_maps_of_batch
+    read_item, class_maps_of_batch = run.read_item, run.class_maps_of_batch
 
     def reading(item: Any) -> Any:
         begun.append(item.path)
@@ -410,11 +410,11 @@ def test_decoding_runs_ahead_of_the_network_by_a_bounded_number(
             assert all(view.photo.pixels.strides == (0, 0, 0) for view in views), "whole photos are kept"
         return class_maps_of_batch(classifier, inputs, views)
 
-    monkeypatch.setattr(pipeline, "read_item", reading)
-    monkeypatch.setattr(pipeline, "class_maps_of_batch", slowly)
+    monkeypatch.setattr(run, "read_item", reading)
+    monkeypatch.setattr(run, "class_maps_of_batch", slowly)
     run(folder, classifier, tmp_path / "out", batch_size=4, workers=2, shard_size=8)
     assert len(begun) == explained == 60
-    assert 4 < most <= 4 * (pipeline._AHEAD + 1)
+    assert 4 < most <= 4 * (run._AHEAD + 1)
 
 
 # --- overlays

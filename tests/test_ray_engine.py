@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 import inspector
-from inspector.batch import pipeline
-from inspector.batch.ray_engine import run
-from inspector.batch.table import Counts, read, written
+from inspector.datasets import run
+from inspector.datasets.ray_engine import run
+from inspector.datasets.table import Counts, read, written
 from inspector.errors import ImageError, InspectorError, NetworkError
 from inspector.images.examples import examples
 
@@ -41,7 +41,7 @@ def boots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def local(boots: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     out = tmp_path_factory.mktemp("local") / "out"
-    pipeline.run(boots, inspector.load(NETWORK), out, batch_size=2, shard_size=SHARD)
+    run.run(boots, inspector.load(NETWORK), out, batch_size=2, shard_size=SHARD)
     return rows_of(out)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from inspector.analysis.localization import Inside, Mask, inside
-from inspector.batch.data_survey import FROM_BEST
+from inspector.datasets.summary import FROM_BEST
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.head import Verdict

@@ -88,7 +88,7 @@ def batch(
     if overlays and (engine == "ray" or "://" in out):
         raise InspectorError("Overlays are drawn by the local engine, into a folder here: leave out --overlays.")
     with progress.status(f"Loading {model} and listing {' '.join(source[:3])} ..."):
-        from inspector.batch.pipeline import run
+        from inspector.datasets.run import run
         from inspector.explain.memory import keep_freed_memory
 
         said = read_feeding(size, mean, std, resize, interpolation)
@@ -107,7 +107,7 @@ def batch(
                 bar.update(task, completed=done)
 
             if classifier is None:
-                from inspector.batch.ray_engine import run as run_on_ray
+                from inspector.datasets.ray_engine import run as run_on_ray
 
                 counts = run_on_ray(source, load, out, top, batch_size, workers, shard_size, backend, resume, tell)
             else:
@@ -115,7 +115,7 @@ def batch(
                     source, classifier, out, top, batch_size, workers, shard_size, overlays, backend, resume, tell
                 )
     except KeyboardInterrupt:
-        from inspector.batch.table import written
+        from inspector.datasets.table import written
 
         progress.print(f"Stopped: {written(out):,} shards are whole in {out}; the same command with --resume goes on.")
         raise typer.Exit(_STOPPED) from None

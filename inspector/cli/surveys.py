@@ -34,8 +34,8 @@ def survey(
     """
     with progress.status("Opening the results ..."):
         from inspector.analysis.localization import read_regions
-        from inspector.batch.survey import survey as survey_of
-        from inspector.batch.survey_report import write_report
+        from inspector.datasets.report import write_report
+        from inspector.datasets.summarize import survey as survey_of
 
         regions = read_regions(objects) if objects else None
     out = results / "survey" if out is None else out

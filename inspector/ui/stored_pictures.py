@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from inspector.batch.results import Results, StoredImage, read_image_of
+from inspector.datasets.results import Results, StoredImage, read_image_of
 from inspector.errors import InspectorError
 from inspector.images.photo import Photo, read_image
 from inspector.ui import pictures
@@ -46,7 +46,7 @@ def stored_image(folder: Path, changed: int, part: str, row_group: int, row: int
 
 def picture(results: Results, stored: StoredImage, values: "ArrayLike", side: int) -> tuple[bytes, str]:
     """A map over its photo, the longer side `side` pixels, or as its grid; and why it is no photo, if it is none."""
-    from inspector.batch.stored_maps import receptive_field_of, view_of
+    from inspector.datasets.stored_maps import receptive_field_of, view_of
     from inspector.output.overlay import backdrop, common_scale, overlay, spread
 
     photo, why = _photo(results, stored)

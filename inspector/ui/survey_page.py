@@ -6,10 +6,10 @@ from typing import Any
 
 import streamlit as st
 
-from inspector.batch import survey_index
-from inspector.batch.data_survey import NUMBERS, DataSurvey, is_of, read_survey
-from inspector.batch.results import Results, StoredImage, read_results, state_of
-from inspector.batch.survey_index import ORDERS, Filters
+from inspector.datasets import index
+from inspector.datasets.index import ORDERS, Filters
+from inspector.datasets.results import Results, StoredImage, read_results, state_of
+from inspector.datasets.summary import NUMBERS, DataSurvey, is_of, read_survey
 from inspector.errors import InspectorError
 from inspector.ui import cached, pictures, stored_pictures, survey_panels
 from inspector.ui.looked_at import labels_of
@@ -77,7 +77,7 @@ def _survey(results: Results) -> DataSurvey:
     if not is_of(out, results):
         said = f"Reading the class maps of {results.images:,} images, this once ..."
         bar = st.progress(0.0, said)
-        from inspector.batch.survey import survey
+        from inspector.datasets.summarize import survey
 
         def tell(done: float) -> None:
             bar.progress(done, said)
@@ -124,7 +124,7 @@ def _images(results: Results, survey: DataSurvey) -> None:
                     "Image number", 0, value=None, key="image", bind="query-params", width=200,
                     placeholder=str(rows[0]["index"]),
                 )  # fmt: skip
-                row = rows[0] if number is None else survey_index.image(survey.index, number)
+                row = rows[0] if number is None else index.image(survey.index, number)
                 if row is None:
                     st.info(f"There is no image number {number}.", icon=":material/photo_library:")
                 else:
@@ -252,14 +252,14 @@ def _equation(stored: StoredImage, k: int) -> str:
 def _rows(
     index: Path, changed: int, chosen: Filters, order: str, descending: bool, offset: int
 ) -> list[dict[str, Any]]:
-    return survey_index.images(index, chosen, order, descending, _PAGE, offset)
+    return index.images(index, chosen, order, descending, _PAGE, offset)
 
 
 @st.cache_data(max_entries=128, show_spinner=False)
 def _count(index: Path, changed: int, chosen: Filters) -> int:
-    return survey_index.count(index, chosen)
+    return index.count(index, chosen)
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
 def _labels(index: Path, changed: int) -> list[str]:
-    return survey_index.labels(index)
+    return index.labels(index)

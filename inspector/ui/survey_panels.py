@@ -5,9 +5,9 @@ from typing import Any
 
 import streamlit as st
 
-from inspector.batch import survey_index
-from inspector.batch.data_survey import DataSurvey
-from inspector.batch.results import Results, StoredImage
+from inspector.datasets import index
+from inspector.datasets.results import Results, StoredImage
+from inspector.datasets.summary import DataSurvey
 from inspector.errors import InspectorError
 from inspector.ui import cached, pictures, stored_pictures
 from inspector.ui.looked_at import labels_of
@@ -77,7 +77,7 @@ def gallery(results: Results, survey: DataSurvey) -> None:
     column, descending = GALLERIES[which]
     try:
         with st.spinner("Drawing ..."):
-            rows = survey_index.most(survey.index, column, descending, _TILES)
+            rows = index.most(survey.index, column, descending, _TILES)
             st.html(pictures.tiles([_tile(results, survey, row, column) for row in rows], "clamp(9rem, 13vw, 14rem)"))
     except InspectorError as error:
         st.error(str(error), icon=":material/error:")

@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspector.analysis.localization import Regions
-from inspector.batch.data_survey import INDEX, MAPS, NUMBERS, AverageMaps, DataSurvey, Ints, read_survey
-from inspector.batch.evidence import Floats, border_share, positions
-from inspector.batch.results import Batch, Results, batches, maps_of, read_results
-from inspector.batch.stored_maps import inside_objects
-from inspector.batch.survey_index import COLUMNS, confusions, summary
-from inspector.batch.table import arrow
+from inspector.datasets.index import COLUMNS, confusions, summary
+from inspector.datasets.results import Batch, Results, batches, maps_of, read_results
+from inspector.datasets.statistics import Floats, border_share, positions
+from inspector.datasets.stored_maps import inside_objects
+from inspector.datasets.summary import INDEX, MAPS, NUMBERS, AverageMaps, DataSurvey, Ints, read_survey
+from inspector.datasets.table import arrow
 from inspector.errors import ExportError, InspectorError, reason_of
 
 _PAIRS = 1000  # confusions whose contrast maps are made, the most frequent ones

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from inspector.analysis.localization import Box, Regions, inside_of, object_mask
-from inspector.batch.results import Results
+from inspector.datasets.results import Results
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 from inspector.images.photo import Photo, Pixels, View
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inspector.batch.table import KEY, arrow
+from inspector.datasets.table import KEY, arrow
 from inspector.errors import InspectorError, reason_of
 
 COLUMNS = frozenset(

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from inspector.batch import survey_index
-from inspector.batch.data_survey import DataSurvey
-from inspector.batch.survey_figures import average_maps_figure, border_figure, contrasts_figure
+from inspector.datasets import index
+from inspector.datasets.figures import average_maps_figure, border_figure, contrasts_figure
+from inspector.datasets.summary import DataSurvey
 from inspector.errors import ExportError
 from inspector.output.export import figure_bytes
 
@@ -17,11 +17,11 @@ _OF_AN_IMAGE = ("index", "path", "label", "class", "probability", "positions", "
 def write_report(survey: DataSurvey, out: Path) -> None:
     """Write classes.csv, images.csv, confusions.csv and the figures into a folder; ExportError where it cannot be."""
     names = survey.class_names
-    classes = [{**row, "class": names[row["class"]]} for row in survey_index.classes(survey.index)]
+    classes = [{**row, "class": names[row["class"]]} for row in index.classes(survey.index)]
     images = [
         {"which": which, **row, "class": names[row["predicted"]]}
         for which, descending in (("most concentrated", False), ("most diffuse", True))
-        for row in survey_index.most(survey.index, "positions", descending)
+        for row in index.most(survey.index, "positions", descending)
     ]
     confusions = [
         {"label": names[label], "taken for": names[predicted], "images": count}

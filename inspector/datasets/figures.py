@@ -9,9 +9,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from inspector.batch.data_survey import DataSurvey
-from inspector.batch.evidence import Floats, even_border
-from inspector.batch.survey_index import BINS, histogram
+from inspector.datasets.index import BINS, histogram
+from inspector.datasets.statistics import Floats, even_border
+from inspector.datasets.summary import DataSurvey
 from inspector.output.figure import COLOURS, short
 from inspector.output.overlay import common_scale
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from inspector.batch.table import read
+from inspector.datasets.table import read
 from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.images.photo import Pixels, View
 from inspector.output.overlay import backdrop, common_scale, overlay, spread

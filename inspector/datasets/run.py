@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inspector.batch.gallery import canvas_of, draw_overlay, overlay_path, write_gallery
-from inspector.batch.table import Counts, Row, arrow, begin, count, finite, shards_of, sweep, write_shard
+from inspector.datasets.gallery import canvas_of, draw_overlay, overlay_path, write_gallery
+from inspector.datasets.table import Counts, Row, arrow, begin, count, finite, shards_of, sweep, write_shard
 from inspector.errors import ImageError, InspectorError
 from inspector.explain.class_maps import ClassMaps, class_maps_of_batch
 from inspector.explain.classifier import Classifier, like_parameters

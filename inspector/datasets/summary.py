@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from inspector.batch.evidence import Floats, even_border
-from inspector.batch.results import Results
-from inspector.batch.survey_index import Summary
+from inspector.datasets.index import Summary
+from inspector.datasets.results import Results
+from inspector.datasets.statistics import Floats, even_border
 from inspector.errors import InspectorError, reason_of
 
 if TYPE_CHECKING:

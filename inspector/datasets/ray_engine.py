@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from inspector.batch.pipeline import (
+from inspector.datasets.run import (
     BATCH_SIZE,
     SHARD_SIZE,
     Batch,
@@ -27,7 +27,7 @@ from inspector.batch.pipeline import (
     finish,
     quickened,
 )
-from inspector.batch.table import Counts, begin, shards_of, write_shard
+from inspector.datasets.table import Counts, begin, shards_of, write_shard
 from inspector.errors import InspectorError
 from inspector.explain.classifier import Classifier
 from inspector.explain.memory import keep_freed_memory
