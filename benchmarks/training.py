@@ -4,7 +4,7 @@ LeNet with max pooling between its convolutions and average pooling in its head,
 64, Adam. One round times, in turn, an epoch of:
 
 - the plain loop: forward pass, cross-entropy, backward pass, step, and then the test images,
-- inspector.train.train_epoch, with its history and progress,
+- inspector.training.train.train_epoch, with its history and progress,
 - Lightning, where it is installed, without logger, checkpoints, bar or test images: what its loop alone adds.
 
 Reported are medians over the rounds and the median of the ratios to the first line within a round. The target is 1.05.
@@ -22,11 +22,11 @@ import typer
 from report import interleaved, table, write
 from torch import Tensor, nn
 
-from inspector.data_sets import Images
 from inspector.networks.builtin import lenet
-from inspector.recipe import Recipe
-from inspector.run_folder import Training
-from inspector.train import train_epoch
+from inspector.training.data import Images
+from inspector.training.recipe import Recipe
+from inspector.training.train import train_epoch
+from inspector.training.write_run import Training
 
 BATCH = 64
 RECIPE = Recipe(

@@ -9,8 +9,8 @@ from made_up_runs import write_runs
 from streamlit.testing.v1 import AppTest
 
 from inspector.images.examples import examples
-from inspector.laboratory import group
-from inspector.runs import read_run
+from inspector.training.compare_runs import group
+from inspector.training.read_run import read_run
 from inspector.ui import cached
 from inspector.ui.charts import curve_rows
 

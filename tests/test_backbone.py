@@ -10,9 +10,9 @@ from tiny_photos import BACKBONE, write_backbone
 from torch import nn
 
 from inspector import HeadError, NetworkError
-from inspector.backbone import arguments_of, build_on, load_backbone
 from inspector.networks.build import build
 from inspector.networks.load import Feeding
+from inspector.training.backbone import arguments_of, build_on, load_backbone
 
 
 @pytest.fixture

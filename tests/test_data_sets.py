@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from tiny_photos import write_photos
 
-from inspector import data_sets
-from inspector.data_sets import DataSet, Images, read_photos
 from inspector.errors import TrainingError
 from inspector.images.photo import Preprocessing
+from inspector.training import data
+from inspector.training.data import DataSet, Images, read_photos
 
 CPU = torch.device("cpu")
 PLAIN = Preprocessing((16, 16), (0.5, 0.25, 0.0), (0.5, 0.25, 1.0), (18, 18))
@@ -157,10 +157,10 @@ def test_classes_with_too_few_photos_are_named(tmp_path: Path) -> None:
 def test_photos_that_fill_the_memory_are_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # 4 photos of 3 * 16 * 16 bytes are 3072.
     write_photos(tmp_path, {"a": 2, "b": 2})
-    monkeypatch.setattr(data_sets, "MAX_MEMORY", 3072)
+    monkeypatch.setattr(data, "MAX_MEMORY", 3072)
     assert len(read(tmp_path).test) == 2
-    monkeypatch.setattr(data_sets, "MAX_MEMORY", 3071)
-    monkeypatch.setattr(data_sets, "read_image", lambda path: pytest.fail("read"))
+    monkeypatch.setattr(data, "MAX_MEMORY", 3071)
+    monkeypatch.setattr(data, "read_image", lambda path: pytest.fail("read"))
     with pytest.raises(TrainingError, match=r"The 4 photos in .* take 0 GB at 16x16, and at most 0 GB are kept"):
         read(tmp_path)
 

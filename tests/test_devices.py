@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from inspector.devices import averaged, find_device, in_parallel, is_first, share
 from inspector.errors import TrainingError
-from inspector.recipe import read_recipe
-from inspector.train import train
+from inspector.training.devices import averaged, find_device, in_parallel, is_first, share
+from inspector.training.recipe import read_recipe
+from inspector.training.train import train
 
 RECIPE = Path(__file__).parent.parent / "experiments" / "lenet" / "stride_gap.toml"
 

@@ -12,12 +12,12 @@ from safetensors.numpy import load_file
 from tiny_photos import BACKBONE, write_backbone, write_photos
 
 import inspector
-from inspector import examination
 from inspector.analysis.localization import inside, object_mask, read_regions
-from inspector.data_sets import read_photos
 from inspector.errors import LocalisationError
-from inspector.recipe import recipe_for_photos
-from inspector.train import train
+from inspector.training import evaluate
+from inspector.training.data import read_photos
+from inspector.training.recipe import recipe_for_photos
+from inspector.training.train import train
 
 CLASSES = ("apple", "pear, green", "plum")
 
@@ -131,7 +131,7 @@ def test_the_evidence_inside_is_told_where_the_object_is_known(photos: Path, mas
 def test_of_many_test_images_the_first_of_each_class_have_class_maps(
     photos: Path, masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(examination, "MOST", 3)
+    monkeypatch.setattr(evaluate, "MOST", 3)
     folder = trained(photos, tmp_path / "runs", masks=masks)
     assert json.loads((folder / "run.json").read_text())["class_maps"]["images"] == 3
     records = records_of(folder)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from inspector.errors import TrainingError
-from inspector.recipe import HEADS, read_recipe, recipe_for_photos
-from inspector.run_folder import parameter_counts
-from inspector.train import build
+from inspector.training.recipe import HEADS, read_recipe, recipe_for_photos
+from inspector.training.train import build
+from inspector.training.write_run import parameter_counts
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 RECIPES = sorted(EXPERIMENTS.glob("*/*.toml"))

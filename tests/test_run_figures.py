@@ -12,10 +12,10 @@ from matplotlib.text import Text
 from safetensors.numpy import save_file
 
 from inspector import Classifier, InspectorError, class_maps, class_maps_of_batch, read_image
-from inspector.laboratory import Group
 from inspector.output.export import figure_bytes
-from inspector.run_figures import average_maps_figure, confusion_figure, learning_curves, side_by_side
-from inspector.runs import Epoch, Run
+from inspector.training.compare_runs import Group
+from inspector.training.figures import average_maps_figure, confusion_figure, learning_curves, side_by_side
+from inspector.training.read_run import Epoch, Run
 
 NAMES = ("red", "green", "neither")
 ONE = (Epoch(1, 1.0, 1.5, 0.5, 0.75, 2.0), Epoch(2, 0.5, 0.75, 0.75, 0.875, 4.0))

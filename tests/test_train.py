@@ -20,14 +20,14 @@ from torchvision.datasets import MNIST
 from typer.testing import CliRunner
 
 import inspector
-from inspector.backbone import build_on, load_backbone
 from inspector.cli import cli
-from inspector.data_sets import read_known, read_photos
 from inspector.errors import InspectorError, TrainingError
 from inspector.images.photo import Preprocessing
 from inspector.networks.load import Feeding
-from inspector.recipe import HEADS, Recipe, read_recipe, recipe_for_photos
-from inspector.train import evaluate, loss_of, thinned, train
+from inspector.training.backbone import build_on, load_backbone
+from inspector.training.data import read_known, read_photos
+from inspector.training.recipe import HEADS, Recipe, read_recipe, recipe_for_photos
+from inspector.training.train import evaluate, loss_of, thinned, train
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
@@ -131,8 +131,8 @@ def test_training_leaves_the_random_numbers_as_they_were(recipe: Recipe, data: P
 KILLED = """
 import os, pathlib, signal, sys, torch
 from dataclasses import replace
-from inspector.recipe import read_recipe
-from inspector.train import train
+from inspector.training.recipe import read_recipe
+from inspector.training.train import train
 
 torch.set_num_threads(1)
 owner, name, last = {"step": (torch.optim.Adam, "step", 6), "rename": (pathlib.Path, "replace", 4)}[sys.argv[1]]
@@ -340,7 +340,7 @@ def test_the_command_trains_the_seeds_that_are_named(data: Path, tmp_path: Path)
 
 
 def test_without_the_extra_the_command_says_what_to_install(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "inspector.train")
+    monkeypatch.delitem(sys.modules, "inspector.training.train")
     monkeypatch.setitem(sys.modules, "torchmetrics.functional.classification", None)
     path = EXPERIMENTS / "lenet" / "stride.toml"
     done = CliRunner().invoke(cli, ["train", str(path), "--data", str(data)])
@@ -444,8 +444,8 @@ def test_weights_that_a_package_has_are_not_written_again(photos: Path, tmp_path
 KILLED_ON_PHOTOS = """
 import os, pathlib, signal, sys, torch
 from dataclasses import replace
-from inspector.recipe import recipe_for_photos
-from inspector.train import train
+from inspector.training.recipe import recipe_for_photos
+from inspector.training.train import train
 
 torch.set_num_threads(1)
 original, calls = torch.optim.Adam.step, []
@@ -504,7 +504,7 @@ def test_what_is_wrong_with_the_photos_leaves_nothing_behind(
     one_class = write_photos(tmp_path / "one", {"a": 3})
     with pytest.raises(TrainingError, match="one holds one class folder only, a"):
         train(of_photos(one_class), one_class, tmp_path / "runs", device="cpu")
-    monkeypatch.setattr("inspector.train.MAX_MEMORY", 19 * 64 * 16 * 4 - 1)
+    monkeypatch.setattr("inspector.training.train.MAX_MEMORY", 19 * 64 * 16 * 4 - 1)
     with pytest.raises(TrainingError, match=r"The feature maps of 19 photos take 0 GB, .* or no freezing, would do"):
         train(of_photos(photos), photos, tmp_path / "runs", device="cpu")
     assert not (tmp_path / "runs").exists()

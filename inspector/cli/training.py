@@ -16,7 +16,7 @@ from inspector.networks.catalog import DEFAULT
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from inspector.laboratory import Group
+    from inspector.training.compare_runs import Group
 
 
 @cli.command()
@@ -60,7 +60,7 @@ def train(
 
     * `inspector train --images flowers --head gap,gmp,fc --backbone torchvision:resnet50`
     """
-    from inspector.recipe import HEADS, read_recipe, recipe_for_photos
+    from inspector.training.recipe import HEADS, read_recipe, recipe_for_photos
 
     if bool(config) == bool(images) or (images and data):
         raise InspectorError("Say what to train: a recipe with --data FOLDER, or --images FOLDER; not both.")
@@ -84,7 +84,7 @@ def train(
     if precision not in ("float32", "bfloat16"):
         raise InspectorError(f"--precision is {precision!r}; float32 or bfloat16 would do.")
     try:
-        from inspector.train import train as run
+        from inspector.training.train import train as run
     except ModuleNotFoundError as error:
         raise InspectorError(f"Training needs torchmetrics ({error}): pip install 'inspector[train]'.") from error
     from inspector.analysis.localization import read_regions
@@ -120,8 +120,8 @@ def compare(
 
     * `inspector compare runs/flowers --out comparison --photo daffodil.jpg --class Daffodil`
     """
-    from inspector.laboratory import caption, group, header, markdown, table
-    from inspector.runs import find_runs, read_run
+    from inspector.training.compare_runs import caption, group, header, markdown, table
+    from inspector.training.read_run import find_runs, read_run
 
     photos = {path.stem: path for path in photo or ()}
     if len(photos) < len(photo or ()):
@@ -166,7 +166,7 @@ def compare(
 
 def _comparison(groups: Sequence["Group"]) -> dict[str, "Figure"]:
     """The figures of runs by name, those that they know enough for."""
-    from inspector.run_figures import average_maps_figure, confusion_figure, learning_curves
+    from inspector.training.figures import average_maps_figure, confusion_figure, learning_curves
 
     figures = {"curves": learning_curves(groups)}
     if any(group.confusion() for group in groups):
@@ -186,8 +186,8 @@ def _heads(
     from inspector.explain.class_maps import class_maps
     from inspector.images.photo import read_image
     from inspector.networks.load import load
-    from inspector.run_figures import side_by_side
-    from inspector.runs import network_of
+    from inspector.training.figures import side_by_side
+    from inspector.training.read_run import network_of
 
     pictures = {stem: read_image(path) for stem, path in photos.items()}
     networks = {}

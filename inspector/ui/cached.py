@@ -13,7 +13,7 @@ import streamlit as st
 
 from inspector.errors import InspectorError
 from inspector.images.photo import Photo, read_image
-from inspector.runs import Run, TestPhoto, test_photos
+from inspector.training.read_run import Run, TestPhoto, test_photos
 
 if TYPE_CHECKING:
     from streamlit.runtime.uploaded_file_manager import UploadedFile

@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from inspector.laboratory import Group, Score, with_spread
-from inspector.runs import Confusion
+from inspector.training.compare_runs import Group, Score, with_spread
+from inspector.training.read_run import Confusion
 
 if TYPE_CHECKING:
     import altair as alt

@@ -195,7 +195,7 @@ def _downloads(columns: Sequence[Column], own_scales: bool, smooth: bool) -> Non
     def maker(suffix: "Format") -> Callable[[], bytes]:
         def make() -> bytes:
             from inspector.output.export import figure_bytes
-            from inspector.run_figures import side_by_side
+            from inspector.training.figures import side_by_side
 
             maps, classes = [column.maps for column in columns], [column.k for column in columns]
             titles = [column.title for column in columns]

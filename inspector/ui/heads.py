@@ -11,9 +11,9 @@ import streamlit as st
 from inspector.errors import ImageError, InspectorError
 from inspector.images.examples import examples
 from inspector.images.photo import MAX_BYTES, Photo
-from inspector.laboratory import Group
 from inspector.networks.catalog import find_card
-from inspector.runs import Run, network_of
+from inspector.training.compare_runs import Group
+from inspector.training.read_run import Run, network_of
 from inspector.ui import cached, pictures
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import streamlit as st
 
 from inspector.errors import InspectorError
-from inspector.laboratory import Group, caption, group, header, mean_and_spread, table
 from inspector.networks.catalog import models_folder
-from inspector.runs import Confusion, Run, find_runs, read_run
+from inspector.training.compare_runs import Group, caption, group, header, mean_and_spread, table
+from inspector.training.read_run import Confusion, Run, find_runs, read_run
 from inspector.ui import charts, heads, pictures
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from torchvision.datasets import MNIST, FashionMNIST, ImageFolder
 
 from inspector.errors import ImageError, TrainingError, reason_of
 from inspector.images.photo import Pixels, Preprocessing, make_view, read_image
-from inspector.recipe import Data
+from inspector.training.recipe import Data
 
 MAX_MEMORY = 8e9  # bytes
 _ONE_OF = 8  # photos are test photos

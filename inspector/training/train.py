@@ -24,15 +24,23 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from inspector.analysis.localization import Regions
-from inspector.backbone import Backbone, build_on, load_backbone
-from inspector.data_sets import MAX_MEMORY, DataSet, Images, read_known, read_photos
-from inspector.devices import averaged, in_parallel, is_first, joined, share
 from inspector.errors import TrainingError
-from inspector.examination import check_objects, examine
 from inspector.networks.build import OURS
 from inspector.networks.load import Feeding
-from inspector.recipe import Loss, Optimizer, Recipe
-from inspector.run_folder import Training, check_finished, keep, make_folder, resume, write_network, write_results
+from inspector.training.backbone import Backbone, build_on, load_backbone
+from inspector.training.data import MAX_MEMORY, DataSet, Images, read_known, read_photos
+from inspector.training.devices import averaged, in_parallel, is_first, joined, share
+from inspector.training.evaluate import check_objects, examine
+from inspector.training.recipe import Loss, Optimizer, Recipe
+from inspector.training.write_run import (
+    Training,
+    check_finished,
+    keep,
+    make_folder,
+    resume,
+    write_network,
+    write_results,
+)
 
 Precision = Literal["float32", "bfloat16"]
 

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from inspector.analysis.averages import Survey, survey
 from inspector.analysis.localization import Mask, Regions, mean_inside, object_mask
-from inspector.data_sets import DataSet
 from inspector.errors import HeadError, LocalisationError
 from inspector.explain.class_maps import ClassMaps, class_maps, class_maps_of_batch
 from inspector.explain.classifier import Classifier
 from inspector.images.photo import read_image
 from inspector.networks.load import load
-from inspector.run_folder import csv_of, write_file
+from inspector.training.data import DataSet
+from inspector.training.write_run import csv_of, write_file
 
 MOST = 1000  # test images whose class maps are made: the first of each class, as many of each
 _BATCH = 50

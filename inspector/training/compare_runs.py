@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspector.errors import TrainingError
-from inspector.runs import Confusion, Run, average_maps, confusion
+from inspector.training.read_run import Confusion, Run, average_maps, confusion
 
 Score = Literal["training_loss", "validation_loss", "top1", "top2", "seconds"]
 

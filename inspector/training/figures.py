@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps
-from inspector.laboratory import Group, Score, with_spread
 from inspector.output.figure import COLOURS, PANEL, panel, short, what_was_seen
 from inspector.output.overlay import backdrop, common_scale, overlay, spread
-from inspector.runs import Confusion
+from inspector.training.compare_runs import Group, Score, with_spread
+from inspector.training.read_run import Confusion
 
 # Okabe and Ito's, which colour-blind readers tell apart; less the yellow, which is faint on white.
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

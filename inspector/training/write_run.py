@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from inspector.backbone import Backbone, arguments_of
-from inspector.data_sets import DataSet
 from inspector.errors import TrainingError
-from inspector.recipe import HEADS, Recipe, recipe_for_photos
+from inspector.training.backbone import Backbone, arguments_of
+from inspector.training.data import DataSet
+from inspector.training.recipe import HEADS, Recipe, recipe_for_photos
 
 
 @dataclass(frozen=True)
