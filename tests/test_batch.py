@@ -529,9 +529,9 @@ def test_help_needs_neither_torch_nor_pyarrow() -> None:
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     """The command line in this process: exit status, output and errors, each in one line."""
-    from inspector.cli import batches, main
+    from inspector.cli import dataset, main
 
-    assert batches.batch
+    assert dataset.batch
     monkeypatch.setattr(memory, "keep_freed_memory", lambda: None)
 
     def command(*arguments: str | Path) -> tuple[int, str, str]:

@@ -15,7 +15,7 @@ from made_up_results import Image, about, row, write_results
 
 from inspector import class_maps
 from inspector.analysis.localization import Regions, inside, object_mask
-from inspector.cli.surveys import survey as survey_command
+from inspector.cli.dataset_summary import survey as survey_command
 from inspector.datasets import index
 from inspector.datasets.index import Filters
 from inspector.datasets.results import Results, read_image_of, read_results

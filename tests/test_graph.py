@@ -261,7 +261,7 @@ def test_the_command_says_what_it_wrote(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
     import inspector.cli.export_network  # noqa: F401
-    from inspector.cli.shared import cli
+    from inspector.cli.options import cli
 
     result = CliRunner().invoke(
         cli, ["export-network", "fashion_gmp", "--format", "pt2", "-o", str(tmp_path / "gmp.pt2")]
@@ -275,7 +275,7 @@ def test_the_command_takes_one_size_only(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
     import inspector.cli.export_network  # noqa: F401
-    from inspector.cli.shared import cli
+    from inspector.cli.options import cli
 
     result = CliRunner().invoke(cli, ["export-network", "fashion_gmp", "--size", "native", "-o", str(tmp_path / "x")])
     assert isinstance(result.exception, InspectorError)

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 import inspector
 from inspector.cli import large as large_command  # noqa: F401 (the command joins the command line)
-from inspector.cli.shared import cli
+from inspector.cli.options import cli
 from inspector.errors import ClassError, ExportError, HeadError, ImageError, InspectorError, NetworkError
 from inspector.explain.classifier import Classifier
 from inspector.explain.large_class_maps import LargeMaps, large_class_maps

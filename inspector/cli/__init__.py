@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 # Imported for its commands, in the order in which the help lists them.
-from inspector.cli import batches, explaining, export_network, large, networks, surveys, training
-from inspector.cli.shared import cli, progress, screen
+from inspector.cli import dataset, dataset_summary, explain, export_network, large, networks, train
+from inspector.cli.options import cli, progress, screen
 from inspector.errors import InspectorError
 
 __all__ = ["batches", "cli", "explaining", "export_network", "large", "main", "networks", "surveys", "training"]

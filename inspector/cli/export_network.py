@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from inspector.cli.shared import (
+from inspector.cli.options import (
     Arch,
     Interpolation,
     Labels,

@@ -18,7 +18,7 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from inspector.cli.shared import (
+from inspector.cli.options import (
     Arch,
     Labels,
     Mean,

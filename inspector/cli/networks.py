@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from inspector.cli.shared import (
+from inspector.cli.options import (
     Arch,
     Interpolation,
     Labels,

@@ -8,7 +8,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from inspector.cli.shared import (
+from inspector.cli.options import (
     Arch,
     Interpolation,
     Labels,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from inspector.cli.shared import Size, cli, progress, read_sides, screen
+from inspector.cli.options import Size, cli, progress, read_sides, screen
 from inspector.errors import InspectorError
 from inspector.networks.catalog import DEFAULT
 

@@ -7,7 +7,7 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from inspector.cli.shared import cli, progress, screen
+from inspector.cli.options import cli, progress, screen
 
 
 @cli.command()

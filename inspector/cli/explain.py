@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from inspector.cli.shared import (
+from inspector.cli.options import (
     Arch,
     Interpolation,
     Labels,
