@@ -2,20 +2,10 @@
 
 import streamlit as st
 
-from inspector.ui import (
-    channels_page,
-    class_maps_page,
-    compare_page,
-    export_page,
-    kept,
-    laboratory_page,
-    layers_page,
-    methods_page,
-    network_page,
-    survey_page,
-)
+from inspector.ui.pages import channels, class_maps, compare, dataset, export, layers, methods, network, runs
+from inspector.ui.state import streamlit_fixes
 
-kept.keep_answers()
+streamlit_fixes.keep_answers()
 st.set_page_config(page_title="Inspector: exact class maps", page_icon=":material/grid_view:", layout="wide")
 # Streamlit leaves six empty lines above every page, and beside the sidebar columns too narrow to read.
 st.html(
@@ -26,14 +16,14 @@ st.html(
     </style>"""
 )
 pages = [
-    st.Page(class_maps_page.show, title="Class maps", icon=":material/grid_view:", default=True),
-    st.Page(layers_page.show, title="Layers", icon=":material/layers:", url_path="layers"),
-    st.Page(channels_page.show, title="Channels", icon=":material/bar_chart:", url_path="channels"),
-    st.Page(compare_page.show, title="Compare", icon=":material/compare:", url_path="compare"),
-    st.Page(export_page.show, title="Export", icon=":material/download:", url_path="export"),
-    st.Page(methods_page.show, title="Methods", icon=":material/balance:", url_path="methods"),
-    st.Page(network_page.show, title="Network", icon=":material/account_tree:", url_path="network"),
-    st.Page(laboratory_page.show, title="Laboratory", icon=":material/science:", url_path="laboratory"),
-    st.Page(survey_page.show, title="Data set", icon=":material/photo_library:", url_path="survey"),
+    st.Page(class_maps.show, title="Class maps", icon=":material/grid_view:", default=True),
+    st.Page(layers.show, title="Layers", icon=":material/layers:", url_path="layers"),
+    st.Page(channels.show, title="Channels", icon=":material/bar_chart:", url_path="channels"),
+    st.Page(compare.show, title="Compare", icon=":material/compare:", url_path="compare"),
+    st.Page(export.show, title="Export", icon=":material/download:", url_path="export"),
+    st.Page(methods.show, title="Methods", icon=":material/balance:", url_path="methods"),
+    st.Page(network.show, title="Network", icon=":material/account_tree:", url_path="network"),
+    st.Page(runs.show, title="Laboratory", icon=":material/science:", url_path="laboratory"),
+    st.Page(dataset.show, title="Data set", icon=":material/photo_library:", url_path="survey"),
 ]
 st.navigation(pages, position="top").run()

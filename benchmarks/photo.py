@@ -38,8 +38,8 @@ from inspector.explain.class_maps import ClassMaps
 from inspector.images.examples import examples
 from inspector.images.photo import View
 from inspector.output.overlay import backdrop, common_scale, overlay, spread
-from inspector.ui.drawing import cells
-from inspector.ui.pictures import data_url, encoded
+from inspector.ui.components.html import data_url, encoded
+from inspector.ui.components.map_canvas import cells
 
 WIDTH, HEIGHT = 500, 375
 QUICK = ("onnxruntime", "openvino")

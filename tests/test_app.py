@@ -11,8 +11,8 @@ from streamlit.testing.v1 import AppTest
 from inspector.images.examples import examples
 from inspector.training.compare_runs import group
 from inspector.training.read_run import read_run
-from inspector.ui import cached
-from inspector.ui.charts import curve_rows
+from inspector.ui.components.charts import curve_rows
+from inspector.ui.state import cache
 
 APP = Path(__file__).parent.parent / "app.py"
 
@@ -43,17 +43,17 @@ def test_the_app_opens_with_a_network_and_a_photo_loaded() -> None:
 
 def test_a_network_is_heard_through_the_backend_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INSPECTOR_CACHE", str(tmp_path))
-    cached.quick_network.clear()
-    cached.class_maps_of.clear()
+    cache.quick_network.clear()
+    cache.class_maps_of.clear()
     shown = {}
     for backend in ("eager", "onnxruntime", "abacus"):
-        monkeypatch.setenv(cached.BACKEND, backend)
+        monkeypatch.setenv(cache.BACKEND, backend)
         app = opened(network="fashion_gap", example="Bag")
         shown[backend] = [headings(app), lines(app)] if not app.error else [error.value for error in app.error]
         helps = " ".join(markdown.help or "" for markdown in app.markdown)
         assert ("The pass ran through onnxruntime." in helps) == (backend == "onnxruntime")
-        cached.quick_network.clear()
-        cached.class_maps_of.clear()
+        cache.quick_network.clear()
+        cache.class_maps_of.clear()
     assert len(list(tmp_path.glob("*.onnx"))) == 1
     assert shown["eager"][0] == shown["onnxruntime"][0]
     assert shown["abacus"][0].startswith("No backend 'abacus'; there are auto, eager,")
@@ -132,9 +132,9 @@ def laboratory(monkeypatch: pytest.MonkeyPatch, *folders: Path, **link: str) -> 
 
 
 def _laboratory() -> None:
-    from inspector.ui import laboratory_page
+    from inspector.ui.pages import runs
 
-    laboratory_page.show()
+    runs.show()
 
 
 def pictures(app: AppTest) -> str:

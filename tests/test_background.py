@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from inspector.errors import AttributionError, Cancelled
-from inspector.ui import background
-from inspector.ui.background import Job, guarded
+from inspector.ui.state import jobs
+from inspector.ui.state.jobs import Job, guarded
 
 
 def until(stopped: Any) -> None:
@@ -53,7 +53,7 @@ def test_it_tells_how_far_it_is_and_stops_between_and_within_pieces() -> None:
 
 
 def test_work_that_nobody_looks_at_any_more_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "_LEFT_ALONE", 0.3)
+    monkeypatch.setattr(jobs, "_LEFT_ALONE", 0.3)
     job = Job({("a",): lambda tell, stopped: until(stopped)}, {})
     for _ in range(5):
         time.sleep(0.1)

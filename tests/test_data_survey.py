@@ -28,7 +28,7 @@ from inspector.explain.classifier import Classifier
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 from inspector.images.photo import Preprocessing, make_view, read_image
 from inspector.output.overlay import spread
-from inspector.ui import stored_pictures
+from inspector.ui.components import stored_maps
 
 NAMES = ("cat", "dog", "fox")
 GRID = (3, 3)
@@ -426,13 +426,13 @@ def test_an_app_that_serves_others_opens_only_the_folders_that_it_was_told(
     (tmp_path / "open" / "link").symlink_to(tmp_path)
     monkeypatch.chdir(tmp_path / "open")
     monkeypatch.delenv("INSPECTOR_DATA", raising=False)
-    monkeypatch.setattr(stored_pictures.st, "get_option", {"server.address": "localhost"}.get)
-    assert stored_pictures.may_open(tmp_path)
-    monkeypatch.setattr(stored_pictures.st, "get_option", {"server.address": "0.0.0.0"}.get)
-    assert stored_pictures.may_open(Path("results"))
-    assert stored_pictures.may_open(tmp_path / "open" / "results")
+    monkeypatch.setattr(stored_maps.st, "get_option", {"server.address": "localhost"}.get)
+    assert stored_maps.may_open(tmp_path)
+    monkeypatch.setattr(stored_maps.st, "get_option", {"server.address": "0.0.0.0"}.get)
+    assert stored_maps.may_open(Path("results"))
+    assert stored_maps.may_open(tmp_path / "open" / "results")
     for outside in (tmp_path, Path(".."), Path("link") / "other", tmp_path / "open2"):
-        assert not stored_pictures.may_open(outside)
+        assert not stored_maps.may_open(outside)
     monkeypatch.setenv("INSPECTOR_DATA", f"{tmp_path / 'a'}{os.pathsep}{tmp_path / 'b'}")
-    assert stored_pictures.may_open(tmp_path / "b" / "results")
-    assert not stored_pictures.may_open(Path("results"))
+    assert stored_maps.may_open(tmp_path / "b" / "results")
+    assert not stored_maps.may_open(Path("results"))

@@ -4,7 +4,7 @@ import pytest
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.runtime.forward_msg_queue import ForwardMsgQueue
 
-from inspector.ui.kept import keep_answers
+from inspector.ui.state.streamlit_fixes import keep_answers
 
 
 @pytest.mark.parametrize("fragments", [None, ["one"]])

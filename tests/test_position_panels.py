@@ -11,9 +11,9 @@ from inspector import class_maps, load
 from inspector.analysis.positions import Winners
 from inspector.explain.class_maps import ClassMaps
 from inspector.images.examples import examples
-from inspector.ui.looked_at import class_labels
-from inspector.ui.photo_component import Chosen, Picture, _checked
-from inspector.ui.pictures import legend
+from inspector.ui.components.html import legend
+from inspector.ui.components.photo import Chosen, Picture, _checked
+from inspector.ui.state.selection import class_labels
 
 BOOT = examples("fashion_mnist")["Ankle boot"]
 
@@ -28,9 +28,9 @@ def opened(**link: str) -> AppTest:
 
 
 def _page() -> None:
-    from inspector.ui import class_maps_page
+    from inspector.ui.pages import class_maps
 
-    class_maps_page.show()
+    class_maps.show()
 
 
 def lines(app: AppTest) -> str:

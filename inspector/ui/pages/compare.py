@@ -11,9 +11,10 @@ from inspector.errors import InspectorError
 from inspector.images.examples import examples
 from inspector.images.photo import MAX_BYTES, Photo
 from inspector.networks.catalog import available
-from inspector.ui import cached, pictures
-from inspector.ui.choice import SIZES, Choice, choices, choose_network, choose_photo, choose_size
-from inspector.ui.kept import fragment
+from inspector.ui.components import html
+from inspector.ui.state import cache
+from inspector.ui.state.sidebar import SIZES, Choice, choices, choose_network, choose_photo, choose_size
+from inspector.ui.state.streamlit_fixes import fragment
 
 if TYPE_CHECKING:
     from inspector.explain.class_maps import ClassMap, ClassMaps
@@ -106,11 +107,11 @@ def _photos(choice: Choice, scale: float | None) -> "list[tuple[str, ClassMaps]]
     photos = []
     for upload in uploads:
         try:
-            photos.append(cached.uploaded_photo(upload.file_id, upload.name, upload.getvalue()))
+            photos.append(cache.uploaded_photo(upload.file_id, upload.name, upload.getvalue()))
         except InspectorError as error:
             st.error(str(error), icon=":material/error:")
     # Of another network's kind there may be some in the link.
-    photos += [cached.example_photo(offered[name]) for name in chosen if name in offered]
+    photos += [cache.example_photo(offered[name]) for name in chosen if name in offered]
     if not photos:
         st.info("Upload photos, or choose examples above.", icon=":material/compare:")
     if len(photos) > MOST_PHOTOS:
@@ -123,7 +124,7 @@ def _made(asked: Sequence[tuple[str, Choice, Photo]], scale: float | None) -> "l
     for number, (title, choice, photo) in enumerate(asked, 1):
         try:
             with st.spinner(f"Splitting the logits of {photo.name} by {choice.name}, {number} of {len(asked)} ..."):
-                maps = cached.class_maps_of(choice.key, photo.sha256, photo.name, scale, photo, choice.load)
+                maps = cache.class_maps_of(choice.key, photo.sha256, photo.name, scale, photo, choice.load)
         except InspectorError as error:
             st.warning(f"{pictures.plain(title)}: {error}", icon=":material/warning:")
         else:
@@ -157,9 +158,9 @@ def _columns(compared: "Sequence[tuple[str, ClassMaps]]", mode: str) -> None:
     classes = same_class(maps, name) if name or mode == NETWORKS else [int(one.logits.argmax()) for one in maps]
     columns = [Column(title, one, k, one.read(k)) for (title, one), k in zip(compared, classes, strict=True)]
     scale = common_scale([column.class_map.values for column in columns])
-    st.html(pictures.tiles(_tiles(columns, None if own_scales else scale, smooth), "clamp(10rem, 13vw, 20rem)"))
+    st.html(html.tiles(_tiles(columns, None if own_scales else scale, smooth), "clamp(10rem, 13vw, 20rem)"))
     if not own_scales:
-        st.html(pictures.colour_bar(scale, "logits a position, the same for all maps"))
+        st.html(html.colour_bar(scale, "logits a position, the same for all maps"))
     _downloads(columns, own_scales, smooth)
     _table(columns, mode)
     if mode == NETWORKS:
@@ -172,9 +173,7 @@ def _tiles(columns: Iterable[Column], scale: float | None, smooth: bool) -> Iter
 
     for column in columns:
         one, own = column.maps, common_scale([column.class_map.values])
-        (image,) = pictures.overlays_of(
-            one, [column.class_map], _SIDE, own if scale is None else scale, smooth, _OPACITY
-        )
+        (image,) = html.overlays_of(one, [column.class_map], _SIDE, own if scale is None else scale, smooth, _OPACITY)
         words = [
             f"{column.class_map.title} {one.probabilities[column.k]:.1%}",
             column.class_map.equation(),
@@ -264,4 +263,4 @@ def _agreement(columns: Sequence[Column]) -> None:
             "a common factor; the rank correlation only which cells have more."
         )
     if apart:
-        st.caption(pictures.plain(f"Not compared cell by cell, since their grids differ: {'; '.join(apart)}."))
+        st.caption(html.plain(f"Not compared cell by cell, since their grids differ: {'; '.join(apart)}."))

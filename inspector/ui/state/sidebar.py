@@ -9,7 +9,7 @@ import streamlit as st
 from inspector.images.examples import examples
 from inspector.images.photo import MAX_BYTES, Photo
 from inspector.networks.catalog import available
-from inspector.ui import cached
+from inspector.ui.state import cache
 
 if TYPE_CHECKING:
     from inspector.explain.classifier import Classifier
@@ -50,7 +50,7 @@ def choose_network() -> Choice:
 
 
 def _of_card(name: str, title: str, kind: str) -> Choice:
-    return Choice(name, name, title, kind, lambda: cached.network(name))
+    return Choice(name, name, title, kind, lambda: cache.network(name))
 
 
 def choose_photo(choice: Choice) -> Photo:
@@ -68,8 +68,8 @@ def choose_photo(choice: Choice) -> Photo:
         bind="query-params", disabled=upload is not None,
     )  # fmt: skip
     if upload is not None:
-        return cached.uploaded_photo(upload.file_id, upload.name, upload.getvalue())
-    return cached.example_photo(offered[example])
+        return cache.uploaded_photo(upload.file_id, upload.name, upload.getvalue())
+    return cache.example_photo(offered[example])
 
 
 def choose_size() -> str:

@@ -7,19 +7,19 @@ import streamlit as st
 
 from inspector.errors import InspectorError
 from inspector.images.photo import MAX_BYTES
-from inspector.ui import cached, pictures
-from inspector.ui.channel_grid import activation_bar, number, photo_tiles
-from inspector.ui.choice import Choice
-from inspector.ui.drawing import Drawing, cells, drawings, frame
-from inspector.ui.kept import fragment
-from inspector.ui.looked_at import choose_channel, choose_class, choose_reading, look
+from inspector.ui.components.channel_grid import activation_bar, number, photo_tiles
+from inspector.ui.components.map_canvas import Drawing, cells, drawings, frame
+from inspector.ui.state import cache
+from inspector.ui.state.selection import choose_channel, choose_class, choose_reading, look
+from inspector.ui.state.sidebar import Choice
+from inspector.ui.state.streamlit_fixes import fragment
 
 if TYPE_CHECKING:
     from streamlit.runtime.uploaded_file_manager import UploadedFile
 
     from inspector.analysis.channels import Heard, Ledger
     from inspector.explain.class_maps import ClassMaps
-    from inspector.ui.charts import Chart
+    from inspector.ui.components.charts import Chart
 
 MOST = 200  # photos of a folder
 TILES = 12  # of them shown
@@ -35,7 +35,7 @@ def show() -> None:
 
 
 @fragment
-def _explore(choice: Choice, key: cached.MapsKey, maps: "ClassMaps") -> None:
+def _explore(choice: Choice, key: cache.MapsKey, maps: "ClassMaps") -> None:
     from inspector.analysis.channels import ledger
 
     try:
@@ -67,7 +67,7 @@ def _controls(maps: "ClassMaps") -> "tuple[int, int | str | None, int, bool, Any
 
 
 def _book(
-    key: cached.MapsKey, maps: "ClassMaps", book: "Ledger", k: int, against: int | str | None, count: int, channel: int
+    key: cache.MapsKey, maps: "ClassMaps", book: "Ledger", k: int, against: int | str | None, count: int, channel: int
 ) -> None:
     """The waterfall from the bias to the logit, and the same as a table."""
     st.subheader(f"The ledger of {book.title}", anchor=False)
@@ -122,7 +122,7 @@ def _book(
 
 # Altair takes a tenth of a second for a chart, which the choice of a channel leaves as it is.
 @st.cache_data(max_entries=64, show_spinner=False)
-def _spec(key: cached.MapsKey, k: int, against: int | str | None, count: int, _book: "Ledger") -> dict[str, Any]:
+def _spec(key: cache.MapsKey, k: int, against: int | str | None, count: int, _book: "Ledger") -> dict[str, Any]:
     spec: dict[str, Any] = ledger_chart(_book, count).to_dict()
     return spec
 
@@ -242,7 +242,7 @@ def _heard(choice: Choice, uploads: "Sequence[UploadedFile]") -> "tuple[list[Hea
     new = st.session_state.get("heard") != (choice.key, [upload.file_id for upload in uploads])
     bar = st.progress(0.0, f"Running {choice.name} on {len(uploads)} photos ...") if new else None
     for n, upload in enumerate(uploads):
-        one = cached.heard_of(choice.key, upload.file_id, upload.name, upload, choice.load)
+        one = cache.heard_of(choice.key, upload.file_id, upload.name, upload, choice.load)
         (bad if isinstance(one, str) else heard).append(one)  # type: ignore[arg-type]
         if bar is not None:
             bar.progress((n + 1) / len(uploads), f"{n + 1} of {len(uploads)} photos")

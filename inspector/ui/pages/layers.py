@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from inspector.errors import InspectorError
-from inspector.ui import cached, pictures
-from inspector.ui.channel_grid import Tile, activation_bar, channel_grid, number
-from inspector.ui.choice import Choice
-from inspector.ui.drawing import Drawing, cells, drawings, frame
-from inspector.ui.kept import fragment
-from inspector.ui.looked_at import choose_channel, choose_class, look
+from inspector.ui.components import html
+from inspector.ui.components.channel_grid import Tile, activation_bar, channel_grid, number
+from inspector.ui.components.map_canvas import Drawing, cells, drawings, frame
+from inspector.ui.state import cache
+from inspector.ui.state.selection import choose_channel, choose_class, look
+from inspector.ui.state.sidebar import Choice
+from inspector.ui.state.streamlit_fixes import fragment
 
 if TYPE_CHECKING:
     from inspector.analysis.layers import Contributions, Facts, Layer, LayerMaps
@@ -26,19 +27,19 @@ def show() -> None:
     try:
         choice, key, maps = look()
         with st.spinner(f"Looking at the layers of {choice.name} ..."):
-            known = cached.layers_of(choice.key, choice.load)
+            known = cache.layers_of(choice.key, choice.load)
         _explore(choice, key, maps, known)
     except InspectorError as error:
         st.error(str(error), icon=":material/error:")
 
 
 @fragment
-def _explore(choice: Choice, key: cached.MapsKey, maps: "ClassMaps", known: "tuple[Layer, ...]") -> None:
+def _explore(choice: Choice, key: cache.MapsKey, maps: "ClassMaps", known: "tuple[Layer, ...]") -> None:
     try:
         layer, sort, k, own, raw = _controls(maps, known)
         _tree(choice, known, layer)
         with st.spinner(f"Running {choice.name} up to {layer.label} ..."):
-            of = cached.layer_maps_of(key, layer.label, maps, layer)
+            of = cache.layer_maps_of(key, layer.label, maps, layer)
         _channels(key, maps, of, sort, k, own, raw)
     except InspectorError as error:
         st.error(str(error), icon=":material/error:")
@@ -142,7 +143,7 @@ def _sees(layer: "Layer") -> str:
 
 @fragment
 def _channels(
-    key: cached.MapsKey, maps: "ClassMaps", of: "LayerMaps", sort: str, k: int | None, own: bool, raw: bool
+    key: cache.MapsKey, maps: "ClassMaps", of: "LayerMaps", sort: str, k: int | None, own: bool, raw: bool
 ) -> None:
     from inspector.analysis.layers import facts
     from inspector.output.overlay import common_scale
@@ -150,7 +151,7 @@ def _channels(
     told, brought = facts(of), None
     if k is not None:
         with st.spinner(f"Following the logit of {maps.classifier.class_names[k]} back to {of.layer.label} ..."):
-            brought = cached.contributions_of(key, of.layer.label, k, maps, of)
+            brought = cache.contributions_of(key, of.layer.label, k, maps, of)
     order = _order(told, brought, sort)
     scale = None if own else common_scale([of.maps.numpy(force=True)])
     wide, narrow = st.columns([3, 2], gap="large")
@@ -204,7 +205,7 @@ def _about(of: "LayerMaps", told: "Facts", brought: "Contributions | None", maps
     if full := int((told.saturated > 0).sum()):
         words.append(f"{full} are saturated somewhere: at {number(of.layer.ceiling or 0)}, the most that passes.")
     if brought is not None and k is not None:
-        name = pictures.plain(maps.classifier.class_names[k])
+        name = html.plain(maps.classifier.class_names[k])
         if brought.how == "first order":
             words.append(
                 f"Contributions to the logit of {name} are gradient x activation: to first order, and in no exact sum."

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from inspector.explain.class_maps import ClassMaps, Shown
     from inspector.explain.classifier import Classifier
     from inspector.output.figure import FigureStyle
-    from inspector.ui.background import Task
+    from inspector.ui.state.jobs import Task
 
 _DELAY = 10  # seconds
 BACKEND = "INSPECTOR_BACKEND"  # names a backend in place of "auto", where the libraries for it are there

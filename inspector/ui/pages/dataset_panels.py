@@ -9,8 +9,9 @@ from inspector.datasets import index
 from inspector.datasets.results import Results, StoredImage
 from inspector.datasets.summary import DataSurvey
 from inspector.errors import InspectorError
-from inspector.ui import cached, pictures, stored_pictures
-from inspector.ui.looked_at import labels_of
+from inspector.ui.components import html, stored_maps
+from inspector.ui.state import cache
+from inspector.ui.state.selection import labels_of
 
 _TILES = 12
 _SMALL = 320  # pixels of the longer side of a picture
@@ -36,7 +37,7 @@ def average_maps(survey: DataSurvey) -> None:
         st.info("No image is taken for it or labelled so.", icon=":material/photo_library:")
         return
     with st.spinner("Drawing ..."):
-        st.html(pictures.average_maps({what: (maps.mean(), k) for what, maps in known.items()}))
+        st.html(html.average_maps({what: (maps.mean(), k) for what, maps in known.items()}))
     st.caption("The mean of this class's own map, cell by cell: red speaks for the class, blue against it.")
 
 
@@ -59,9 +60,9 @@ def confusions(survey: DataSurvey) -> None:
         true, predicted = survey.pairs[n]
         name = f"{survey.class_names[true]} taken for {survey.class_names[predicted]}"
         line = f"{survey.contrasts.counts[n]:,} of {survey.labelled.counts[true]:,} images"
-        tiles.append((stored_pictures.grid(values, scale), name, line, f"contrast map of {name}"))
-    st.html(pictures.tiles(tiles))
-    st.html(pictures.colour_bar(scale, "logits a position for the class that was taken and against the label"))
+        tiles.append((stored_maps.grid(values, scale), name, line, f"contrast map of {name}"))
+    st.html(html.tiles(tiles))
+    st.html(html.colour_bar(scale, "logits a position for the class that was taken and against the label"))
     st.caption(
         "The map of the class that was taken less that of the label, the mean over their images, on one scale: red is "
         "where the mistake comes from."
@@ -78,14 +79,14 @@ def gallery(results: Results, survey: DataSurvey) -> None:
     try:
         with st.spinner("Drawing ..."):
             rows = index.most(survey.index, column, descending, _TILES)
-            st.html(pictures.tiles([_tile(results, survey, row, column) for row in rows], "clamp(9rem, 13vw, 14rem)"))
+            st.html(html.tiles([_tile(results, survey, row, column) for row in rows], "clamp(9rem, 13vw, 14rem)"))
     except InspectorError as error:
         st.error(str(error), icon=":material/error:")
 
 
 def _tile(results: Results, survey: DataSurvey, row: dict[str, Any], column: str) -> tuple[bytes, str, str, str]:
     stored = stored_of(results, survey, row)
-    image, _ = stored_pictures.picture(results, stored, stored.maps[row["predicted"]], _SMALL)
+    image, _ = stored_maps.picture(results, stored, stored.maps[row["predicted"]], _SMALL)
     value = f"{row[column]:.1f} positions" if column == "positions" else f"{row[column]:.0%} at the border"
     name = survey.class_names[row["predicted"]]
     return image, name, f"{value}, number {row['index']}", f"class map of {name} over {Path(row['path']).name}"
@@ -93,6 +94,6 @@ def _tile(results: Results, survey: DataSurvey, row: dict[str, Any], column: str
 
 def stored_of(results: Results, survey: DataSurvey, row: dict[str, Any]) -> StoredImage:
     """What is kept of an image of the index."""
-    changed = cached.changed(survey.index)
+    changed = cache.changed(survey.index)
     place = row["part"], row["row_group"], row["row"]
-    return stored_pictures.stored_image(results.folder, changed, *place, results)
+    return stored_maps.stored_image(results.folder, changed, *place, results)

@@ -12,7 +12,7 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from inspector.ui import pictures
+from inspector.ui.components import html
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -138,7 +138,7 @@ def channel_grid(maps: "Tensor", tiles: Sequence[Tile], scale: float | None, cho
     """Draw the maps (n, h, w) of these channels, on one scale, or each on its own; a click becomes the channel."""
     image, tile = mosaic(maps.numpy(force=True), scale)
     data: dict[str, Any] = {
-        "image": pictures.data_url(image),
+        "image": html.data_url(image),
         "tile": tile,
         "columns": _COLUMNS,
         "channels": [tile.channel for tile in tiles],
@@ -168,7 +168,7 @@ def mosaic(maps: NDArray[np.float32], scale: float | None) -> tuple[bytes, tuple
         drawn = one if factor == 1 else cv2.resize(one, tile[::-1], interpolation=cv2.INTER_AREA)
         y, x = i // _COLUMNS * tile[0], i % _COLUMNS * tile[1]
         canvas[y : y + tile[0], x : x + tile[1]] = flat(drawn, common_scale([one]) if scale is None else scale)
-    return pictures.encoded(canvas, exact=True), tile
+    return html.encoded(canvas, exact=True), tile
 
 
 def over_photo(values: "Tensor", view: "View", field: "ReceptiveField", side: int, scale: float, smooth: bool) -> bytes:
@@ -177,7 +177,7 @@ def over_photo(values: "Tensor", view: "View", field: "ReceptiveField", side: in
 
     canvas = backdrop(view, side)
     drawn = spread(values.numpy(force=True), view, field, canvas.shape[:2], smooth)
-    return pictures.encoded(overlay(canvas, drawn, scale, 0.85), max(view.photo.size) < 100)
+    return html.encoded(overlay(canvas, drawn, scale, 0.85), max(view.photo.size) < 100)
 
 
 def activation_bar(scale: float, signed: bool) -> str:

@@ -14,7 +14,8 @@ from inspector.images.photo import MAX_BYTES, Photo
 from inspector.networks.catalog import find_card
 from inspector.training.compare_runs import Group
 from inspector.training.read_run import Run, network_of
-from inspector.ui import cached, pictures
+from inspector.ui.components import html
+from inspector.ui.state import cache
 
 if TYPE_CHECKING:
     from inspector.explain.class_maps import ClassMaps
@@ -87,13 +88,13 @@ def _choose_photo(groups: Sequence[Group], network: str) -> tuple[Photo | None, 
                 disabled=upload is not None or not offered,
             )  # fmt: skip
     if upload is not None:
-        return cached.uploaded_photo(upload.file_id, upload.name, upload.getvalue()), None
+        return cache.uploaded_photo(upload.file_id, upload.name, upload.getvalue()), None
     if not tests:
-        return (cached.example_photo(offered[example]), None) if example else (None, None)
+        return (cache.example_photo(offered[example]), None) if example else (None, None)
     if chosen is None:
         st.info("There is none: every one of these runs recognised every test photo.", icon=":material/science:")
         return None, None
-    return cached.example_photo(path_within(chosen.images, chosen.file)), chosen.label
+    return cache.example_photo(path_within(chosen.images, chosen.file)), chosen.label
 
 
 def _choose_tested(tests: Sequence[Tested], disabled: bool) -> Tested | None:
@@ -135,7 +136,7 @@ def tested_photos(groups: Sequence[Group]) -> list[Tested]:
         if run.images is None or not run.images.is_dir():
             continue
         try:
-            photos = cached.tested(run.folder, cached.changed(run.folder / "test.csv"), run)
+            photos = cache.tested(run.folder, cache.changed(run.folder / "test.csv"), run)
         except InspectorError as error:
             st.error(str(error), icon=":material/error:")
             continue
@@ -184,14 +185,14 @@ def _compare(networks: Mapping[str, str], photo: Photo, label: str | None) -> No
             help="On one scale the few cells of max pooling outshine what average pooling spreads over the object.",
         )  # fmt: skip
     of_class = {title: one for title, one in maps.items() if (chosen or usual) in one.classifier.class_names}
-    st.html(pictures.heads(of_class, chosen or usual, smooth, label, own_scales))
+    st.html(html.heads(of_class, chosen or usual, smooth, label, own_scales))
     kinds = {kind for one in maps.values() for kind in one.classifier.head.pooling.split(" + ")}
     st.markdown("  \n".join(text for kind, text in LOOK_FOR.items() if kind in kinds))
 
 
 def _class_maps(network: str, photo: Photo) -> "ClassMaps":
-    changed = cached.changed(Path(network) / "weights.safetensors")
+    changed = cache.changed(Path(network) / "weights.safetensors")
     key = f"{network} {changed}"
-    return cached.class_maps_of(
-        key, photo.sha256, photo.name, 1, photo, lambda: cached.network(network, changed)
+    return cache.class_maps_of(
+        key, photo.sha256, photo.name, 1, photo, lambda: cache.network(network, changed)
     )  # fmt: skip

@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from inspector.errors import InspectorError
-from inspector.ui import cached, photo_component, pictures, position_panels
-from inspector.ui.class_list import Row, class_list
-from inspector.ui.drawing import Drawing, cells, drawings, frame, photo_url
-from inspector.ui.kept import fragment
-from inspector.ui.looked_at import choose_class, choose_reading, class_labels, look, photo_width
-from inspector.ui.network_page import badge
+from inspector.ui.components import html, photo
+from inspector.ui.components.class_list import Row, class_list
+from inspector.ui.components.map_canvas import Drawing, cells, drawings, frame, photo_url
+from inspector.ui.pages import class_maps_panels
+from inspector.ui.pages.network import badge
+from inspector.ui.state import cache
+from inspector.ui.state.selection import choose_class, choose_reading, class_labels, look, photo_width
+from inspector.ui.state.streamlit_fixes import fragment
 
 if TYPE_CHECKING:
     from inspector.explain.class_maps import ClassMap, ClassMaps, Shown
     from inspector.explain.head import Verdict
-    from inspector.ui.photo_component import Picture
+    from inspector.ui.components.photo import Picture
 
 TOP = 5
 FEW_CLASSES = 20  # with more, all class maps side by side say nothing
@@ -40,14 +42,14 @@ def show() -> None:
 
 
 @fragment
-def _page(maps: "ClassMaps", key: cached.MapsKey) -> None:
+def _page(maps: "ClassMaps", key: cache.MapsKey) -> None:
     try:
         _show(maps, key)
     except InspectorError as error:
         st.error(str(error), icon=":material/error:")
 
 
-def _show(maps: "ClassMaps", key: cached.MapsKey) -> None:
+def _show(maps: "ClassMaps", key: cache.MapsKey) -> None:
     from inspector.output.overlay import common_scale
 
     k, against, mode, dense, smooth, opacity = _controls(maps)
@@ -72,7 +74,7 @@ def _show(maps: "ClassMaps", key: cached.MapsKey) -> None:
     if len(maps.values) <= FEW_CLASSES:
         st.subheader("All class maps before pooling", anchor=False)
         st.caption("Each class's score at every position. Pooled over all positions they are the logits.")
-        st.html(pictures.all_class_maps(maps))
+        st.html(html.all_class_maps(maps))
         _download_buttons(maps, shown, {"PNG": "all-maps.png", "PDF": "all-maps.pdf", "SVG": "all-maps.svg"})
 
 
@@ -116,26 +118,25 @@ def _picture(
     how = None
     if mode == WINNERS:
         won = winners(maps)
-        image = pictures.data_url(pictures.winning_classes(maps, won, side, opacity))
-        grids = {k: photo_component.Map("winning classes", won.values, None)}
+        image = html.data_url(html.winning_classes(maps, won, side, opacity))
+        grids = {k: photo.Map("winning classes", won.values, None)}
         # The last note is that of NOBODY, which is -1.
         notes = [f" for {maps.classifier.class_names[j]}" for j in won.classes] + [": nobody wins"]
         place = {j: i for i, j in enumerate(won.classes)}
         note_of = [place.get(j, len(notes) - 1) for j in won.grid.flatten().tolist()]
-        below = pictures.legend(maps, won)
+        below = html.legend(maps, won)
     else:
         image = photo_url(maps.view, side)
         grids = {
-            j: photo_component.Map(f"class map: {one.title}", one.values, cells(one.values, scale))
-            for j, one in read.items()
+            j: photo.Map(f"class map: {one.title}", one.values, cells(one.values, scale)) for j, one in read.items()
         }
         how = frame(maps.values.shape[1:], maps.view, maps.classifier.receptive_field, side, smooth, opacity)
-        below = pictures.colour_bar(scale, f"logits a position: {reading}")
+        below = html.colour_bar(scale, f"logits a position: {reading}")
         if decides(maps):
             note_of = decisions(maps).votes.flatten().tolist()
             notes = [f", decides {votes} channel{'' if votes == 1 else 's'}" for votes in range(max(note_of) + 1)]
     rows, columns = lines(maps)
-    picture = photo_component.Picture(
+    picture = photo.Picture(
         image, grids, k, how, shown, height, width, rows, columns, "logits", notes, note_of, mode == WHAT_IF
     )  # fmt: skip
     return picture, below
@@ -143,11 +144,11 @@ def _picture(
 
 @fragment
 def _photo(
-    maps: "ClassMaps", key: cached.MapsKey, picture: "Picture", below: str, mode: str, k: int, listed: tuple[int, ...],
+    maps: "ClassMaps", key: cache.MapsKey, picture: "Picture", below: str, mode: str, k: int, listed: tuple[int, ...],
     class_map: "ClassMap", start: tuple[int, int] | None,
 ) -> None:  # fmt: skip
     """The photo, and what belongs to the position chosen on it: a click runs no more of the page than this."""
-    chosen = photo_component.photo(picture, start, *position_panels.preset(key, maps))
+    chosen = photo.photo(picture, start, *class_maps_panels.preset(key, maps))
     _link(chosen.cell)
     st.html(below)
     if mode == WINNERS:
@@ -162,9 +163,9 @@ def _photo(
         )
     try:
         if mode == WHAT_IF:
-            position_panels.what_if(maps, key, chosen.masked, listed, class_map)
+            class_maps_panels.what_if(maps, key, chosen.masked, listed, class_map)
         if chosen.cell is not None:
-            position_panels.position(maps, chosen.cell, k, listed)
+            class_maps_panels.position(maps, chosen.cell, k, listed)
     except InspectorError as error:
         st.error(str(error), icon=":material/error:")
 
@@ -205,7 +206,7 @@ def _predictions(maps: "ClassMaps", listed: tuple[int, ...], k: int) -> None:
     def choose(j: int) -> None:
         st.session_state["class"] = labels[j]
 
-    rows = [Row(j, labels[j], float(maps.probabilities[j]), pictures.minus(f"{maps.logits[j]:.3f}")) for j in listed]
+    rows = [Row(j, labels[j], float(maps.probabilities[j]), html.minus(f"{maps.logits[j]:.3f}")) for j in listed]
     class_list(rows, k, choose)
 
 

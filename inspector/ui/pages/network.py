@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from inspector.errors import InspectorError, NetworkError
-from inspector.ui import cached
-from inspector.ui.choice import OWN, Choice, choose_network
+from inspector.ui.state import cache
+from inspector.ui.state.sidebar import OWN, Choice, choose_network
 
 if TYPE_CHECKING:
     from inspector.analysis.summary import Anatomy
@@ -32,7 +32,7 @@ def show() -> None:
         st.success(note, icon=":material/check:")
     try:
         with st.spinner(f"Looking into {choice.name} ..."):
-            anatomy = cached.anatomy_of(choice.key, choice.load)
+            anatomy = cache.anatomy_of(choice.key, choice.load)
         _anatomy(anatomy)
     except InspectorError as error:
         st.error(str(error), icon=":material/error:")

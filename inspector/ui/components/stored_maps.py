@@ -10,7 +10,7 @@ import streamlit as st
 from inspector.datasets.results import Results, StoredImage, read_image_of
 from inspector.errors import InspectorError
 from inspector.images.photo import Photo, read_image
-from inspector.ui import pictures
+from inspector.ui.components import html
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -56,7 +56,7 @@ def picture(results: Results, stored: StoredImage, values: "ArrayLike", side: in
     canvas = backdrop(view, side)
     drawn = spread(values, view, receptive_field_of(results), canvas.shape[:2], smooth=True)
     exact = max(photo.size) < 100
-    return pictures.encoded(overlay(canvas, drawn, common_scale([values]), _OPACITY), exact), ""
+    return html.encoded(overlay(canvas, drawn, common_scale([values]), _OPACITY), exact), ""
 
 
 def grid(values: "ArrayLike", scale: float) -> bytes:
@@ -67,7 +67,7 @@ def grid(values: "ArrayLike", scale: float) -> bytes:
 
     cells = flat(values, scale)
     factor = max(1, _GRID // max(cells.shape[:2]))
-    return pictures.encoded(np.kron(cells, np.ones((factor, factor, 1), np.uint8)), exact=True)
+    return html.encoded(np.kron(cells, np.ones((factor, factor, 1), np.uint8)), exact=True)
 
 
 def _photo(results: Results, stored: StoredImage) -> tuple[Photo | None, str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import streamlit as st
 
-from inspector.ui.drawing import DRAW, Frame
+from inspector.ui.components.map_canvas import DRAW, Frame
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import streamlit as st
 
 from inspector.errors import InspectorError
-from inspector.ui import cached, pictures
+from inspector.ui.components import html
+from inspector.ui.state import cache
 
 if TYPE_CHECKING:
     from inspector.analysis.masking import Change, Outcome
@@ -53,7 +54,7 @@ def position(maps: "ClassMaps", cell: Cell, k: int, listed: tuple[int, ...]) -> 
 
 
 def _name(maps: "ClassMaps", k: int) -> str:
-    return pictures.plain(maps.classifier.class_names[k])
+    return html.plain(maps.classifier.class_names[k])
 
 
 def _signed(value: float) -> str:
@@ -136,7 +137,7 @@ def _deciding_channels(maps: "ClassMaps", here: "Position", k: int) -> None:
     )
 
 
-def preset(key: cached.MapsKey, maps: "ClassMaps") -> tuple[str, tuple[Cell, ...]]:
+def preset(key: cache.MapsKey, maps: "ClassMaps") -> tuple[str, tuple[Cell, ...]]:
     """What the buttons masked last, with its revision before it; of another photo or network nothing."""
     about = f"{key} {tuple(maps.values.shape[1:])}"
     kept: tuple[str, int, tuple[Cell, ...]] = st.session_state.get("mask", ("", 0, ()))
@@ -151,7 +152,7 @@ def _mask(cells: tuple[Cell, ...]) -> None:
 
 
 def what_if(
-    maps: "ClassMaps", key: cached.MapsKey, masked: tuple[Cell, ...], listed: tuple[int, ...], class_map: "ClassMap"
+    maps: "ClassMaps", key: cache.MapsKey, masked: tuple[Cell, ...], listed: tuple[int, ...], class_map: "ClassMap"
 ) -> None:
     """The logits without the masked positions, at the head and with the photo changed there."""
     change = _what_if_controls(masked, class_map)
@@ -163,7 +164,7 @@ def what_if(
         return
     head = _without(maps, masked)
     with st.spinner("Running the network on the changed photo ..."):
-        photo = cached.what_if_of(key, tuple(sorted(masked)), change, maps)
+        photo = cache.what_if_of(key, tuple(sorted(masked)), change, maps)
     outcomes = {"now": maps, "head": head, "photo": photo}
     _before_and_after(maps, {how: one for how, one in outcomes.items() if one is not None}, listed)
     left, right = st.columns([3, 4], vertical_alignment="center")

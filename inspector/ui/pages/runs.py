@@ -14,7 +14,8 @@ from inspector.errors import InspectorError
 from inspector.networks.catalog import models_folder
 from inspector.training.compare_runs import Group, caption, group, header, mean_and_spread, table
 from inspector.training.read_run import Confusion, Run, find_runs, read_run
-from inspector.ui import charts, heads, pictures
+from inspector.ui.components import charts, html
+from inspector.ui.pages import runs_photo
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,7 +58,7 @@ def show() -> None:
             _confusions(groups, confusions)
         if maps := _known(groups, Group.average_maps):
             _average_maps(maps, _class_names(maps, confusions))
-        heads.show(groups)
+        runs_photo.show(groups)
 
 
 def run_folders() -> list[Path]:
@@ -107,7 +108,7 @@ def _choose(experiments: Mapping[str, tuple[Group, ...]]) -> tuple[list[Group], 
     labels = list(groups)
     chosen = st.pills(
         "Runs", labels, selection_mode="multi", default=labels[: charts.MOST_RUNS], key=f"runs_{experiment}",
-        format_func=pictures.plain, bind="query-params", help="One a recipe, over all its seeds.",
+        format_func=html.plain, bind="query-params", help="One a recipe, over all its seeds.",
     )  # fmt: skip
     if len(chosen) > charts.MOST_RUNS:
         st.info(f"The first {charts.MOST_RUNS} of {len(chosen)} runs are shown: more cannot be told apart.")
@@ -212,7 +213,7 @@ def _average_maps(maps: "Mapping[str, NDArray[Any]]", names: Mapping[str, tuple[
     heading.subheader(f"Where does each network look for {pictures.plain(name)}?", anchor=False)
     with st.spinner("Drawing ..."):
         of_class = {label: some.index(name) for label, some in names.items() if name in some}
-        st.html(pictures.average_maps({label: (maps[label], k) for label, k in of_class.items()}))
+        st.html(html.average_maps({label: (maps[label], k) for label, k in of_class.items()}))
     st.caption(
         "The mean of this class's own map over its test images, cell by cell: red speaks for the class, blue against "
         "it. Each run has its own scale, for all its classes: heads differ in the size of their logits."

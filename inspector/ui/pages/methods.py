@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from inspector.errors import InspectorError
-from inspector.ui import cached, pictures
-from inspector.ui.background import Job, Task, Work, guarded
-from inspector.ui.channel_grid import over_photo
-from inspector.ui.charts import COLOURS
-from inspector.ui.looked_at import choose_class, look
+from inspector.ui.components.channel_grid import over_photo
+from inspector.ui.components.charts import COLOURS
+from inspector.ui.state import cache
+from inspector.ui.state.jobs import Job, Task, Work, guarded
+from inspector.ui.state.selection import choose_class, look
 
 if TYPE_CHECKING:
     import altair as alt
@@ -34,7 +34,7 @@ MAP, CURVES, CHANCE, SHUFFLED = "map", "curves", "chance", "shuffled"
 class Asked:
     """What the page is to show."""
 
-    key: cached.MapsKey
+    key: cache.MapsKey
     k: int
     names: tuple[str, ...]
     curves: bool
@@ -57,7 +57,7 @@ def show() -> None:
         st.error(str(error), icon=":material/error:")
 
 
-def _controls(maps: "ClassMaps", key: cached.MapsKey, names: list[str]) -> Asked:
+def _controls(maps: "ClassMaps", key: cache.MapsKey, names: list[str]) -> Asked:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         k = choose_class(maps)
         curves = st.toggle(
@@ -75,7 +75,7 @@ def _controls(maps: "ClassMaps", key: cached.MapsKey, names: list[str]) -> Asked
 
 
 def _page(maps: "ClassMaps", asked: Asked) -> None:
-    results = cached.methods_of(asked.key, asked.k)
+    results = cache.methods_of(asked.key, asked.k)
     job = _job(maps, asked, results)
     _progress(job, len(results))
     found = dict(results)
@@ -121,7 +121,7 @@ def _works(maps: "ClassMaps", asked: Asked) -> dict[Task, Work]:
 
     assert maps.view is not None, "the app shows photos only"
     classifier, inputs, k = maps.classifier, maps.classifier.inputs(maps.view), asked.k
-    results = cached.methods_of(asked.key, k)
+    results = cache.methods_of(asked.key, k)
     works: dict[Task, Work] = {}
     for name in asked.names:
         works[MAP, name] = partial(attribute, classifier, inputs, k, name)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from inspector.errors import InspectorError
-from inspector.ui import cached
-from inspector.ui.kept import fragment
-from inspector.ui.looked_at import choose_reading, class_labels, look
+from inspector.ui.state import cache
+from inspector.ui.state.selection import choose_reading, class_labels, look
+from inspector.ui.state.streamlit_fixes import fragment
 
 if TYPE_CHECKING:
     from inspector.explain.class_maps import ClassMaps, Shown
@@ -38,14 +38,14 @@ def show() -> None:
 
 
 @fragment
-def _builder(maps: "ClassMaps", key: cached.MapsKey) -> None:
+def _builder(maps: "ClassMaps", key: cache.MapsKey) -> None:
     try:
         _build(maps, key)
     except InspectorError as error:
         st.error(str(error), icon=":material/error:")
 
 
-def _build(maps: "ClassMaps", key: cached.MapsKey) -> None:
+def _build(maps: "ClassMaps", key: cache.MapsKey) -> None:
     shown = _choose_maps(maps)
     wide, narrow = st.columns([3, 2], gap="large")
     with narrow:
@@ -53,7 +53,7 @@ def _build(maps: "ClassMaps", key: cached.MapsKey) -> None:
         style = _choose_style()
     with wide, st.spinner("Drawing the figure ..."):
         # Here and not when a button is pressed, where nobody would see what is wrong.
-        image, inches = cached.figure_preview(
+        image, inches = cache.figure_preview(
             repr((key, shown, style)), maps, shown, replace(style, dpi=_DOTS), style.dpi
         )
     with wide:

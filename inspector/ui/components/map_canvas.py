@@ -14,7 +14,7 @@ import numpy as np
 import streamlit as st
 from numpy.typing import ArrayLike
 
-from inspector.ui import pictures
+from inspector.ui.components import html
 
 if TYPE_CHECKING:
     from inspector.explain.tracing.receptive_field import ReceptiveField
@@ -113,7 +113,7 @@ def photo_url(view: "View", side: int) -> str:
     """What the maps are drawn on, its longer side with `side` pixels."""
     from inspector.output.overlay import backdrop
 
-    return pictures.data_url(pictures.encoded(backdrop(view, side), exact=max(view.photo.size) < 100))
+    return html.data_url(html.encoded(backdrop(view, side), exact=max(view.photo.size) < 100))
 
 
 def drawings(

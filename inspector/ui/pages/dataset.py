@@ -11,8 +11,10 @@ from inspector.datasets.index import ORDERS, Filters
 from inspector.datasets.results import Results, StoredImage, read_results, state_of
 from inspector.datasets.summary import NUMBERS, DataSurvey, is_of, read_survey
 from inspector.errors import InspectorError
-from inspector.ui import cached, pictures, stored_pictures, survey_panels
-from inspector.ui.looked_at import labels_of
+from inspector.ui.components import html, stored_maps
+from inspector.ui.pages import dataset_panels
+from inspector.ui.state import cache
+from inspector.ui.state.selection import labels_of
 
 _PAGE = 50  # images in the table
 _SIDE = 720  # pixels of the longer side of a picture
@@ -43,19 +45,19 @@ def show() -> None:
             st.caption(f"{pictures.plain(survey.network)}, {len(survey.class_names):,} classes")
         _overview(survey)
         _images(results, survey)
-        survey_panels.average_maps(survey)
+        dataset_panels.average_maps(survey)
         if len(survey.pairs):
-            survey_panels.confusions(survey)
+            dataset_panels.confusions(survey)
         if survey.summary.images > survey.summary.errors:
-            survey_panels.gallery(results, survey)
+            dataset_panels.gallery(results, survey)
     except InspectorError as error:
         st.error(str(error), icon=":material/error:")
 
 
 def _open(typed: str) -> Results:
     folder = Path(typed).expanduser()
-    if not stored_pictures.may_open(folder):
-        below = " or ".join(str(root.resolve()) for root in stored_pictures.roots() or ())
+    if not stored_maps.may_open(folder):
+        below = " or ".join(str(root.resolve()) for root in stored_maps.roots() or ())
         raise InspectorError(f"This app opens folders below {below} only; $INSPECTOR_DATA names others to it.")
     with st.spinner("Opening the results ..."):
         try:
@@ -84,7 +86,7 @@ def _survey(results: Results) -> DataSurvey:
 
         survey(results.folder, out, tell=tell)
         bar.empty()
-    return _kept(out, cached.changed(out / NUMBERS))
+    return _kept(out, cache.changed(out / NUMBERS))
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the survey ...")
@@ -93,14 +95,14 @@ def _kept(out: Path, changed: int) -> DataSurvey:
 
 
 def _overview(survey: DataSurvey) -> None:
-    st.html(stored_pictures.numbers(survey.lines()))
+    st.html(stored_maps.numbers(survey.lines()))
 
 
 @st.fragment
 def _images(results: Results, survey: DataSurvey) -> None:
     st.subheader("Images", anchor=False)
     try:
-        changed = cached.changed(survey.index)
+        changed = cache.changed(survey.index)
         chosen, order, descending = _choose(survey, changed)
         with st.spinner("Asking the index ..."):
             found = _count(survey.index, changed, chosen)
@@ -219,15 +221,15 @@ def _image(results: Results, survey: DataSurvey, row: dict[str, Any]) -> None:
     if row["error"] is not None:
         st.error(row["error"], icon=":material/error:")
         return
-    stored = survey_panels.stored_of(results, survey, row)
+    stored = dataset_panels.stored_of(results, survey, row)
     names = survey.class_names
     titles = {k: labels_of(names)[k] for k in stored.maps}
     k = st.radio(
-        "Class map of", list(titles), format_func=lambda k: pictures.plain(titles[k]), horizontal=True,
+        "Class map of", list(titles), format_func=lambda k: html.plain(titles[k]), horizontal=True,
         key=f"class_of_{row['index']}",
     )  # fmt: skip
-    image, why = stored_pictures.picture(results, stored, stored.maps[k], _SIDE)
-    st.html(pictures.tiles([(image, names[k], _equation(stored, k), f"class map of {names[k]}")], "min(100%, 24rem)"))
+    image, why = stored_maps.picture(results, stored, stored.maps[k], _SIDE)
+    st.html(html.tiles([(image, names[k], _equation(stored, k), f"class map of {names[k]}")], "min(100%, 24rem)"))
     if why:
         st.caption(why)
     label = "no label" if row["label"] is None else f"label {pictures.plain(row['label'])}"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from inspector.images.photo import Photo
-from inspector.ui import cached
-from inspector.ui.choice import SIZES, Choice, choose_network, choose_photo, choose_size
+from inspector.ui.state import cache
+from inspector.ui.state.sidebar import SIZES, Choice, choose_network, choose_photo, choose_size
 
 if TYPE_CHECKING:
     from inspector.explain.class_maps import ClassMaps
@@ -28,10 +28,10 @@ def look() -> "tuple[Choice, cached.MapsKey, ClassMaps]":
     # Here in every run: if it came and went, all below would move and widgets in use would lose what was typed.
     place = st.empty()
     if st.session_state.get("looked at") == key:
-        return choice, key, cached.class_maps_of(*key, photo, choice.load)
+        return choice, key, cache.class_maps_of(*key, photo, choice.load)
     with place.container(), st.spinner(f"Loading {choice.name} and splitting the logits of {photo.name} ..."):
         st.image(photo.pixels, width=photo_width(photo))
-        maps = cached.class_maps_of(*key, photo, choice.load)
+        maps = cache.class_maps_of(*key, photo, choice.load)
     place.empty()
     st.session_state["looked at"] = key
     return choice, key, maps
