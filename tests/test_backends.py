@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from inspector import Classifier, class_maps_of_batch
 from inspector.errors import InspectorError, NetworkError
-from inspector.explain.backends import accelerate, runtimes
+from inspector.explain.backends import accelerate as accelerate_module
+from inspector.explain.backends import runtimes
 from inspector.explain.backends.accelerate import accelerate, cache_folder, heard_through
 from inspector.explain.backends.export_graph import noise
 
@@ -165,7 +166,7 @@ def test_a_backend_that_gives_other_numbers_is_refused_with_its_figure(monkeypat
         run = runtimes.run_folded(graph, dtype)
         return lambda inputs: [one * 1.001 for one in run(inputs)]
 
-    monkeypatch.setitem(accelerate._OF_GRAPH, "folded", off)
+    monkeypatch.setitem(accelerate_module._OF_GRAPH, "folded", off)
     with pytest.raises(NetworkError, match=r"is refused: its logits miss the network's own by [\d.e-]+, where"):
         accelerate(average(), "folded")
 
@@ -175,21 +176,21 @@ def test_a_backend_whose_logits_are_not_those_of_its_maps_is_refused(monkeypatch
         run = runtimes.run_folded(graph, dtype)
         return lambda inputs: [one + 5e-5 * one.abs().max() * (n == 0) for n, one in enumerate(run(inputs))]
 
-    monkeypatch.setitem(accelerate._OF_GRAPH, "folded", off)
+    monkeypatch.setitem(accelerate_module._OF_GRAPH, "folded", off)
     with pytest.raises(NetworkError, match=r"the class maps miss its logits by [\d.e-]+, more than rounding leaves"):
         accelerate(average(), "folded")
 
 
 def test_built_networks_are_kept_and_broken_ones_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     classifier, built = average(), []
-    write = accelerate.write_onnx
+    write = accelerate_module.write_onnx
     monkeypatch.setattr(accelerate, "write_onnx", lambda *args: (built.append(1), write(*args)))
     accelerate(classifier, "onnxruntime", tmp_path)
     (file,) = tmp_path.iterdir()
     accelerate(average(), "onnxruntime", tmp_path)
     assert len(built) == 1
     # Of equal weights, but another network.
-    assert accelerate._key(maximum()) != accelerate._key(classifier)
+    assert accelerate_module._key(maximum()) != accelerate_module._key(classifier)
     file.write_bytes(b"half of a fi")
     alike(accelerate(classifier, "onnxruntime", tmp_path), classifier, noise(classifier, 2))
     assert len(built) == 2
@@ -219,8 +220,8 @@ def test_auto_hears_the_network_until_the_quick_one_is_ready(monkeypatch: pytest
         assert ready.wait(60)
         return runtimes.run_folded(graph, dtype)
 
-    monkeypatch.setitem(accelerate._OF_GRAPH, "folded", late)
-    monkeypatch.setattr(accelerate.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(accelerate_module._OF_GRAPH, "folded", late)
+    monkeypatch.setattr(accelerate_module.importlib.util, "find_spec", lambda name: None)
     classifier = average()
     quick, inputs = accelerate(classifier), noise(classifier, 2)
     assert not hears(quick, inputs)
@@ -234,7 +235,7 @@ def test_auto_hears_the_network_until_the_quick_one_is_ready(monkeypatch: pytest
 
 
 def test_auto_begins_when_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accelerate.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(accelerate_module.importlib.util, "find_spec", lambda name: None)
     classifier = average()
     quick, never = (accelerate(classifier, delay=delay) for delay in (0.2, 1000))
     assert not quick.tap.quick.wait(0)
@@ -246,7 +247,7 @@ def test_auto_begins_when_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_auto_stays_with_the_network_where_nothing_can_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accelerate.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(accelerate_module.importlib.util, "find_spec", lambda name: None)
     classifier = average()
     classifier.network.source = (number for number in range(3))
     quick = accelerate(classifier)

@@ -22,7 +22,8 @@ from tiny_photos import write_photos
 from torch import nn
 
 import inspector
-from inspector.datasets import gallery, run
+from inspector.datasets import gallery
+from inspector.datasets import run as run_module
 from inspector.datasets.run import run
 from inspector.datasets.table import Counts, count, read, shards_of, written
 from inspector.errors import ExportError, ImageError, InspectorError, NetworkError
@@ -306,8 +307,8 @@ def test_only_what_is_missing_is_made_again(
     (out / "part-00003.parquet").write_bytes(whole[:-100])
     (out / "part-00003.parquet.0123.tmp").write_bytes(whole[:50])
     decoded: list[str] = []
-    read_item = run.read_item
-    monkeypatch.setattr(run, "read_item", lambda item: (decoded.append(item.path), read_item(item))[1])
+    read_item = run_module.read_item
+    monkeypatch.setattr(run_module, "read_item", lambda item: (decoded.append(item.path), read_item(item))[1])
     told: list[tuple[int, int]] = []
     counts = run(photos, classifier, out, shard_size=2, resume=True, tell=lambda *done: told.append(done))
     assert counts == Counts(10, 9, 1, 5)
@@ -379,7 +380,7 @@ def test_a_shard_that_cannot_be_written_stops_the_run(
     def full(*_: object) -> None:
         raise ExportError("Cannot write: no space left.")
 
-    monkeypatch.setattr(run, "write_shard", full)
+    monkeypatch.setattr(run_module, "write_shard", full)
     with pytest.raises(ExportError, match="no space left"):
         run(photos, classifier, tmp_path / "out", shard_size=1)
     assert written(tmp_path / "out") == 0
@@ -395,7 +396,7 @@ def test_decoding_runs_ahead_of_the_network_by_a_bounded_number(
     begun: list[str] = []
     explained = 0
     most = 0
-    read_item, class_maps_of_batch = run.read_item, run.class_maps_of_batch
+    read_item, class_maps_of_batch = run_module.read_item, run_module.class_maps_of_batch
 
     def reading(item: Any) -> Any:
         begun.append(item.path)
@@ -410,11 +411,11 @@ def test_decoding_runs_ahead_of_the_network_by_a_bounded_number(
             assert all(view.photo.pixels.strides == (0, 0, 0) for view in views), "whole photos are kept"
         return class_maps_of_batch(classifier, inputs, views)
 
-    monkeypatch.setattr(run, "read_item", reading)
-    monkeypatch.setattr(run, "class_maps_of_batch", slowly)
+    monkeypatch.setattr(run_module, "read_item", reading)
+    monkeypatch.setattr(run_module, "class_maps_of_batch", slowly)
     run(folder, classifier, tmp_path / "out", batch_size=4, workers=2, shard_size=8)
     assert len(begun) == explained == 60
-    assert 4 < most <= 4 * (run._AHEAD + 1)
+    assert 4 < most <= 4 * (run_module._AHEAD + 1)
 
 
 # --- overlays
@@ -472,7 +473,7 @@ def started(boots: Path, out: Path) -> subprocess.Popen[str]:
     """The command, once it has written two shards."""
     # A shell that starts the tests in the background has them ignore Ctrl-C, and what they start with them.
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    code += "from inspector.cli import batches, main; main()"
+    code += "from inspector.cli import dataset, main; main()"
     options = ["-m", "fashion_gap", "-o", str(out), "--batch-size", "1", "--shard-size", "8", "--workers", "1"]
     command = [sys.executable, "-c", code, "batch", str(boots), *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -522,7 +523,7 @@ def test_ctrl_c_ends_it_with_a_sentence_and_it_goes_on(
 
 
 def test_help_needs_neither_torch_nor_pyarrow() -> None:
-    code = "import sys; from inspector.cli import batches; assert not {'torch', 'pyarrow', 'ray'} & set(sys.modules)"
+    code = "import sys; from inspector.cli import dataset; assert not {'torch', 'pyarrow', 'ray'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 

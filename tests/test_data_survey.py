@@ -16,7 +16,7 @@ from made_up_results import Image, about, row, write_results
 from inspector import class_maps
 from inspector.analysis.localization import Regions, inside, object_mask
 from inspector.cli.dataset_summary import survey as survey_command
-from inspector.datasets import index
+from inspector.datasets import index as dataset_index
 from inspector.datasets.index import Filters
 from inspector.datasets.results import Results, read_image_of, read_results
 from inspector.datasets.statistics import border_share, even_border, positions
@@ -134,7 +134,7 @@ def test_many_images_give_the_sums_of_a_plain_loop(tmp_path: Path) -> None:
 
 def test_every_image_of_the_index_leads_to_its_maps(results: Path, tmp_path: Path) -> None:
     found, opened = survey(results, tmp_path / "out"), read_results(results)
-    rows = index.images(found.index)
+    rows = dataset_index.images(found.index)
     assert [row["index"] for row in rows] == list(range(7))
     for one, made in zip(rows, hand_made(), strict=True):
         assert one["error"] == made.error
@@ -168,25 +168,25 @@ def test_filters_choose_the_images_that_they_name(
     results: Path, tmp_path: Path, chosen: Filters, expected: list[int]
 ) -> None:
     index = survey(results, tmp_path / "out").index
-    assert [row["index"] for row in index.images(index, chosen)] == expected
-    assert index.count(index, chosen) == len(expected)
+    assert [row["index"] for row in dataset_index.images(index, chosen)] == expected
+    assert dataset_index.count(index, chosen) == len(expected)
 
 
 def test_images_come_sorted_in_pages_those_without_a_number_last(results: Path, tmp_path: Path) -> None:
     index = survey(results, tmp_path / "out").index
     ascending, descending = (
-        [row["index"] for row in index.images(index, order="border", descending=down)] for down in (False, True)
+        [row["index"] for row in dataset_index.images(index, order="border", descending=down)] for down in (False, True)
     )
     assert ascending == [0, 1, 4, 6, 2, 3, 5]
     assert descending == [2, 3, 4, 6, 0, 1, 5]
-    page = index.images(index, order="border", limit=2, offset=3)
+    page = dataset_index.images(index, order="border", limit=2, offset=3)
     assert [row["index"] for row in page] == [6, 2]
-    assert [row["index"] for row in index.most(index, "positions", True, 2)] == [4, 6]
-    assert [row["index"] for row in index.most(index, "positions", False)] == [0, 1, 2, 3, 4, 6]
-    assert index.image(index, 3)["path"] == "photos/d.png"  # type: ignore[index]
-    assert index.image(index, 7) is None
-    assert index.labels(index) == ["cat", "fox", "wolf"]
-    counts = index.histogram(index, "border")
+    assert [row["index"] for row in dataset_index.most(index, "positions", True, 2)] == [4, 6]
+    assert [row["index"] for row in dataset_index.most(index, "positions", False)] == [0, 1, 2, 3, 4, 6]
+    assert dataset_index.image(index, 3)["path"] == "photos/d.png"  # type: ignore[index]
+    assert dataset_index.image(index, 7) is None
+    assert dataset_index.labels(index) == ["cat", "fox", "wolf"]
+    counts = dataset_index.histogram(index, "border")
     assert (counts[0], counts[17], counts[19], sum(counts)) == (2, 2, 2, 6)
 
 
@@ -389,7 +389,7 @@ def test_a_survey_that_is_absent_or_broken_is_one_sentence(results: Path, tmp_pa
         assert not is_of(tmp_path / "out", read_results(results)) or name == "average-maps.npz"
     (tmp_path / "out" / "images.parquet").write_bytes(b"")
     with pytest.raises(InspectorError, match=r"Cannot read the index .*; `inspector survey` anew would do"):
-        index.summary(tmp_path / "out" / "images.parquet")
+        dataset_index.summary(tmp_path / "out" / "images.parquet")
 
 
 def test_maps_that_went_away_are_one_sentence(results: Path) -> None:
@@ -407,7 +407,7 @@ def test_a_missing_library_is_one_sentence(results: Path, tmp_path: Path, monkey
     index = survey(results, tmp_path / "out").index
     monkeypatch.setitem(sys.modules, "duckdb", None)
     with pytest.raises(InspectorError, match=r"Surveys need duckdb .*: pip install 'inspector\[data\]'"):
-        index.count(index)
+        dataset_index.count(index)
 
 
 def test_a_map_is_drawn_over_its_photo_as_where_it_was_made(pixels: np.ndarray) -> None:

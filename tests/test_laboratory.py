@@ -17,7 +17,7 @@ from inspector import load
 from inspector.cli import cli
 from inspector.errors import HeadError, InspectorError, TrainingError
 from inspector.networks.builtin import FACTORIES
-from inspector.training import read_run
+from inspector.training import read_run as read_run_module
 from inspector.training.compare_runs import caption, group, header, markdown, mean_and_spread, table
 from inspector.training.read_run import average_maps, confusion, find_runs, network_of, read_run
 
@@ -177,7 +177,7 @@ def test_a_run_that_knows_nothing_of_class_maps_is_as_before(tmp_path: Path):
     run = read_run(write_run(tmp_path))
     (one,) = group([run])
     assert (run.images, run.class_maps, network_of(run)) == (None, None, None)
-    assert (confusion(run), average_maps(run), read_run.test_photos(run)) == (None, None, ())
+    assert (confusion(run), average_maps(run), read_run_module.test_photos(run)) == (None, None, ())
     assert (one.confusion(), one.average_maps(), one.inside(), one.verdict()) == (None, None, None, None)
     assert "inside" not in header([one])
     assert "class maps" not in header([one])
@@ -254,7 +254,7 @@ def test_the_photos_of_a_test_are_read(tmp_path: Path):
     (folder / "test.csv").write_text(
         'file,label,predicted,probability,inside\nd/1.jpg,"a, b",c,0.5,0.25\n../2.jpg,c,c,1.0,\n'
     )
-    one, other = read_run.test_photos(read_run(folder))
+    one, other = read_run_module.test_photos(read_run(folder))
     assert (one.file, one.label, one.predicted, one.probability, one.inside) == ("d/1.jpg", "a, b", "c", 0.5, 0.25)
     assert (other.file, other.inside) == ("../2.jpg", None)
 
@@ -272,14 +272,19 @@ MATRIX = "below 2 class names should stand as many rows of as many counts"
         ("confusion.csv", b"a,b\n1,2\n3,-1\n", confusion, "a count is below 0"),
         ("confusion.csv", b"a,b\n1,2\n3,\xff\n", confusion, "confusion.csv cannot be read: 'utf-8' codec"),
         ("average_maps.safetensors", b"junk", average_maps, "average_maps.safetensors cannot be read"),
-        ("test.csv", b"file,label\na,b\n", read_run.test_photos, "test.csv lacks the entry 'predicted'"),
+        ("test.csv", b"file,label\na,b\n", read_run_module.test_photos, "test.csv lacks the entry 'predicted'"),
         (
             "test.csv",
             b"file,label,predicted,probability,inside\na,b,c\n",
-            read_run.test_photos,
+            read_run_module.test_photos,
             "test.csv cannot be read",
         ),
-        ("test.csv", b"file,label,predicted,probability,inside\na,b,c,x,\n", read_run.test_photos, "to float: 'x'"),
+        (
+            "test.csv",
+            b"file,label,predicted,probability,inside\na,b,c,x,\n",
+            read_run_module.test_photos,
+            "to float: 'x'",
+        ),
     ],
 )
 def test_a_broken_result_gets_one_sentence(tmp_path: Path, file: str, content: bytes, read, sentence: str):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import inspector
-from inspector.datasets import run
+from inspector.datasets import run as run_module
 from inspector.datasets.ray_engine import run
 from inspector.datasets.table import Counts, read, written
 from inspector.errors import ImageError, InspectorError, NetworkError
@@ -41,7 +41,7 @@ def boots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def local(boots: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     out = tmp_path_factory.mktemp("local") / "out"
-    run.run(boots, inspector.load(NETWORK), out, batch_size=2, shard_size=SHARD)
+    run_module.run(boots, inspector.load(NETWORK), out, batch_size=2, shard_size=SHARD)
     return rows_of(out)
 
 

@@ -13,7 +13,7 @@ from inspector.cli import dataset, dataset_summary, explain, export_network, lar
 from inspector.cli.options import cli, progress, screen
 from inspector.errors import InspectorError
 
-__all__ = ["batches", "cli", "explaining", "export_network", "large", "main", "networks", "surveys", "training"]
+__all__ = ["cli", "dataset", "dataset_summary", "explain", "export_network", "large", "main", "networks", "train"]
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from inspector.datasets import index
+from inspector.datasets import index as dataset_index
 from inspector.datasets.figures import average_maps_figure, border_figure, contrasts_figure
 from inspector.datasets.summary import DataSurvey
 from inspector.errors import ExportError
@@ -17,11 +17,11 @@ _OF_AN_IMAGE = ("index", "path", "label", "class", "probability", "positions", "
 def write_report(survey: DataSurvey, out: Path) -> None:
     """Write classes.csv, images.csv, confusions.csv and the figures into a folder; ExportError where it cannot be."""
     names = survey.class_names
-    classes = [{**row, "class": names[row["class"]]} for row in index.classes(survey.index)]
+    classes = [{**row, "class": names[row["class"]]} for row in dataset_index.classes(survey.index)]
     images = [
         {"which": which, **row, "class": names[row["predicted"]]}
         for which, descending in (("most concentrated", False), ("most diffuse", True))
-        for row in index.most(survey.index, "positions", descending)
+        for row in dataset_index.most(survey.index, "positions", descending)
     ]
     confusions = [
         {"label": names[label], "taken for": names[predicted], "images": count}

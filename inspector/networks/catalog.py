@@ -44,7 +44,7 @@ def models_folder() -> Path:
     """Where the networks lie: $INSPECTOR_MODELS, else inside the installed package, else beside it in a checkout."""
     if chosen := os.environ.get("INSPECTOR_MODELS"):
         return Path(chosen)
-    package = Path(__file__).parent
+    package = Path(__file__).parent.parent
     return package / "models" if (package / "models").is_dir() else package.parent / "models"
 
 

@@ -221,4 +221,4 @@ def photo_tiles(heard: "Sequence[Heard]", channel: int, field: "ReceptiveField")
         for one, values in zip(heard, maps, strict=True)
     ]
     signed = any(bool((values < 0).any()) for values in maps)
-    return f'{pictures.tiles(pictured)}<div style="margin-top: 1rem">{activation_bar(scale, signed)}</div>'
+    return f'{html.tiles(pictured)}<div style="margin-top: 1rem">{activation_bar(scale, signed)}</div>'

@@ -7,6 +7,7 @@ import streamlit as st
 
 from inspector.errors import InspectorError
 from inspector.images.photo import MAX_BYTES
+from inspector.ui.components import html
 from inspector.ui.components.channel_grid import activation_bar, number, photo_tiles
 from inspector.ui.components.map_canvas import Drawing, cells, drawings, frame
 from inspector.ui.state import cache
@@ -197,9 +198,9 @@ def _channel(maps: "ClassMaps", book: "Ledger", c: int, raw: bool) -> None:
             help="The pooled value is what the pooling makes of the map: its mean, or its maximum. The weight is what "
             "the class gives for it; of a difference, the difference of the weights.",
         )
-    st.caption(f"Number {rank} of {len(book.parts)} by size for {pictures.plain(book.title)}.")
+    st.caption(f"Number {rank} of {len(book.parts)} by size for {html.plain(book.title)}.")
     if (liked := favoured(maps, c, 5)) and not maps.classifier.head.per_class:
-        names = ", ".join(f"{pictures.plain(name)} ({_signed(weight, 3)})" for _, name, weight in liked)
+        names = ", ".join(f"{html.plain(name)} ({_signed(weight, 3)})" for _, name, weight in liked)
         st.markdown(f"**Classes with its highest weights**: {names}")
 
 
@@ -227,7 +228,7 @@ def _folder(choice: Choice, channel: int) -> None:
         with st.expander(
             "One file was skipped" if len(bad) == 1 else f"{len(bad)} files were skipped", icon=":material/warning:"
         ):
-            st.markdown("\n".join(f"- {pictures.plain(sentence)}" for sentence in bad))
+            st.markdown("\n".join(f"- {html.plain(sentence)}" for sentence in bad))
     if heard:
         best = sorted(heard, key=lambda one: -float(one.pooled[channel]))[:TILES]
         st.caption(f"The highest {len(best)} of {len(heard)} photos, all on one scale, as the network sees them.")

@@ -71,7 +71,7 @@ def _networks(first: Choice, photo: Photo, scale: float | None) -> "list[tuple[s
     fitting = _fitting(first)
     # The box keeps what was chosen in it when the first network becomes one of them.
     chosen = st.multiselect(
-        f"{pictures.plain(first.name)} and", list(offered), default=fitting[: MOST_NETWORKS - 1], key="with",
+        f"{html.plain(first.name)} and", list(offered), default=fitting[: MOST_NETWORKS - 1], key="with",
         bind="query-params", max_selections=MOST_NETWORKS - 1,
         help="The first network is that of the sidebar. More are added on the page Network, for this session, or by "
         "`inspector add`.",
@@ -126,7 +126,7 @@ def _made(asked: Sequence[tuple[str, Choice, Photo]], scale: float | None) -> "l
             with st.spinner(f"Splitting the logits of {photo.name} by {choice.name}, {number} of {len(asked)} ..."):
                 maps = cache.class_maps_of(choice.key, photo.sha256, photo.name, scale, photo, choice.load)
         except InspectorError as error:
-            st.warning(f"{pictures.plain(title)}: {error}", icon=":material/warning:")
+            st.warning(f"{html.plain(title)}: {error}", icon=":material/warning:")
         else:
             made.append((title, maps))
     return made

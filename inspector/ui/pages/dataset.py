@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from inspector.datasets import index
+from inspector.datasets import index as dataset_index
 from inspector.datasets.index import ORDERS, Filters
 from inspector.datasets.results import Results, StoredImage, read_results, state_of
 from inspector.datasets.summary import NUMBERS, DataSurvey, is_of, read_survey
@@ -42,7 +42,7 @@ def show() -> None:
         results = _open(typed.strip())
         survey = _survey(results)
         with st.sidebar:
-            st.caption(f"{pictures.plain(survey.network)}, {len(survey.class_names):,} classes")
+            st.caption(f"{html.plain(survey.network)}, {len(survey.class_names):,} classes")
         _overview(survey)
         _images(results, survey)
         dataset_panels.average_maps(survey)
@@ -126,7 +126,7 @@ def _images(results: Results, survey: DataSurvey) -> None:
                     "Image number", 0, value=None, key="image", bind="query-params", width=200,
                     placeholder=str(rows[0]["index"]),
                 )  # fmt: skip
-                row = rows[0] if number is None else index.image(survey.index, number)
+                row = rows[0] if number is None else dataset_index.image(survey.index, number)
                 if row is None:
                     st.info(f"There is no image number {number}.", icon=":material/photo_library:")
                 else:
@@ -217,7 +217,7 @@ def _table(survey: DataSurvey, rows: Sequence[dict[str, Any]]) -> None:
 
 def _image(results: Results, survey: DataSurvey, row: dict[str, Any]) -> None:
     """One image with the class maps that are stored of it."""
-    st.markdown(f"**{pictures.plain(Path(row['path']).name)}**  \n{pictures.plain(row['path'])}")
+    st.markdown(f"**{html.plain(Path(row['path']).name)}**  \n{html.plain(row['path'])}")
     if row["error"] is not None:
         st.error(row["error"], icon=":material/error:")
         return
@@ -232,11 +232,11 @@ def _image(results: Results, survey: DataSurvey, row: dict[str, Any]) -> None:
     st.html(html.tiles([(image, names[k], _equation(stored, k), f"class map of {names[k]}")], "min(100%, 24rem)"))
     if why:
         st.caption(why)
-    label = "no label" if row["label"] is None else f"label {pictures.plain(row['label'])}"
+    label = "no label" if row["label"] is None else f"label {html.plain(row['label'])}"
     if row["label_rank"] is not None:
         label += f", number {row['label_rank'] + 1} with {row['label_probability']:.1%}"
     st.caption(
-        f"{label}; likeliest {pictures.plain(names[row['predicted']])} with {row['probability']:.1%}; "
+        f"{label}; likeliest {html.plain(names[row['predicted']])} with {row['probability']:.1%}; "
         f"{row['verdict']}, largest miss {row['residual']:.1e} logits"
     )
 
@@ -254,14 +254,14 @@ def _equation(stored: StoredImage, k: int) -> str:
 def _rows(
     index: Path, changed: int, chosen: Filters, order: str, descending: bool, offset: int
 ) -> list[dict[str, Any]]:
-    return index.images(index, chosen, order, descending, _PAGE, offset)
+    return dataset_index.images(index, chosen, order, descending, _PAGE, offset)
 
 
 @st.cache_data(max_entries=128, show_spinner=False)
 def _count(index: Path, changed: int, chosen: Filters) -> int:
-    return index.count(index, chosen)
+    return dataset_index.count(index, chosen)
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
 def _labels(index: Path, changed: int) -> list[str]:
-    return index.labels(index)
+    return dataset_index.labels(index)

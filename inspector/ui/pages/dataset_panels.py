@@ -5,7 +5,7 @@ from typing import Any
 
 import streamlit as st
 
-from inspector.datasets import index
+from inspector.datasets import index as dataset_index
 from inspector.datasets.results import Results, StoredImage
 from inspector.datasets.summary import DataSurvey
 from inspector.errors import InspectorError
@@ -29,7 +29,7 @@ def average_maps(survey: DataSurvey) -> None:
     heading = st.empty()
     often = int(survey.predicted.counts.argmax())
     title = st.selectbox("Class", titles, index=often, key="average", bind="query-params", width=280)
-    heading.subheader(f"Where does the network look for {pictures.plain(title)}?", anchor=False)
+    heading.subheader(f"Where does the network look for {html.plain(title)}?", anchor=False)
     k = titles.index(title)
     kinds = {"taken for it": survey.predicted, "labelled so": survey.labelled}
     known = {f"{what}: {maps.counts[k]:,} images": maps for what, maps in kinds.items() if maps.counts[k]}
@@ -78,7 +78,7 @@ def gallery(results: Results, survey: DataSurvey) -> None:
     column, descending = GALLERIES[which]
     try:
         with st.spinner("Drawing ..."):
-            rows = index.most(survey.index, column, descending, _TILES)
+            rows = dataset_index.most(survey.index, column, descending, _TILES)
             st.html(html.tiles([_tile(results, survey, row, column) for row in rows], "clamp(9rem, 13vw, 14rem)"))
     except InspectorError as error:
         st.error(str(error), icon=":material/error:")

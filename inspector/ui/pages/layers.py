@@ -254,7 +254,7 @@ def _channel(
         lines.append(f"saturated, at {number(of.layer.ceiling)}, at **{float(told.saturated[c]):.0%}**")
     if brought is not None and k is not None:
         part = f"{float(brought.values[c]):+.4f}".replace("-", "\N{MINUS SIGN}")
-        lines.append(f"brings **{part}** logits to {pictures.plain(maps.classifier.class_names[k])} ({brought.how})")
+        lines.append(f"brings **{part}** logits to {html.plain(maps.classifier.class_names[k])} ({brought.how})")
     st.markdown(", ".join(lines))
 
 

@@ -1,14 +1,16 @@
 """The page of methods: the exact map beside others, whether they add up, and whether the network uses them."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
 from inspector.errors import InspectorError
+from inspector.ui.components import html
 from inspector.ui.components.channel_grid import over_photo
 from inspector.ui.components.charts import COLOURS
 from inspector.ui.state import cache
@@ -148,7 +150,7 @@ def _works(maps: "ClassMaps", asked: Asked) -> dict[Task, Work]:
     if asked.shuffled:
         for layers in (LAST, ALL):
             # Once for all methods, and only when its turn has come.
-            other = cache(partial(shuffled, classifier, inputs, layers))
+            other = functools.cache(partial(shuffled, classifier, inputs, layers))
             for name in asked.names:
                 works[SHUFFLED, layers, name] = after(
                     (MAP, name),
@@ -231,7 +233,7 @@ def _picture(maps: "ClassMaps", made: "Attribution") -> tuple[str, float]:
     values = made.values.numpy(force=True)
     scale = common_scale([values]) if METHODS[made.name].grid == "cells" else robust_scale(values)
     data = over_photo(made.values, maps.view, made.field, _SIDE, scale, True)
-    return f'<img src="{pictures.data_url(data)}" alt="{escape(made.name)} over the photo">', scale
+    return f'<img src="{html.data_url(data)}" alt="{escape(made.name)} over the photo">', scale
 
 
 def _told(made: "Attribution", scale: float) -> Iterable[str]:

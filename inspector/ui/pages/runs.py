@@ -210,7 +210,7 @@ def _average_maps(maps: "Mapping[str, NDArray[Any]]", names: Mapping[str, tuple[
     every = list(dict.fromkeys(name for some in names.values() for name in some))
     heading = st.empty()
     name = st.selectbox("Class", every, key="average", bind="query-params", width=280)
-    heading.subheader(f"Where does each network look for {pictures.plain(name)}?", anchor=False)
+    heading.subheader(f"Where does each network look for {html.plain(name)}?", anchor=False)
     with st.spinner("Drawing ..."):
         of_class = {label: some.index(name) for label, some in names.items() if name in some}
         st.html(html.average_maps({label: (maps[label], k) for label, k in of_class.items()}))

@@ -169,7 +169,7 @@ def _compare(networks: Mapping[str, str], photo: Photo, label: str | None) -> No
             with st.spinner(f"Splitting the logits of {photo.name} with {title}, {number} of {len(networks)} ..."):
                 maps[title] = _class_maps(name, photo)
         except InspectorError as error:
-            st.warning(f"{pictures.plain(title)}: {error}", icon=":material/warning:")
+            st.warning(f"{html.plain(title)}: {error}", icon=":material/warning:")
     if not maps:
         return
     names = list(dict.fromkeys(name for one in maps.values() for name in one.classifier.class_names))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LOGIT, AVERAGE, CLASS = "logit", "against the average", "against a class"
 
 
-def look() -> "tuple[Choice, cached.MapsKey, ClassMaps]":
+def look() -> "tuple[Choice, cache.MapsKey, ClassMaps]":
     """Of the sidebar, which it fills. Raises InspectorError where the photo or the network cannot be used."""
     with st.sidebar:
         choice = choose_network()
