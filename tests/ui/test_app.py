@@ -14,7 +14,7 @@ from inspector.training.read_run import read_run
 from inspector.ui.components.charts import curve_rows
 from inspector.ui.state import cache
 
-APP = Path(__file__).parent.parent / "app.py"
+APP = Path(__file__).parents[2] / "app.py"
 
 
 def opened(**link: str) -> AppTest:

@@ -15,7 +15,7 @@ from inspector.training.devices import averaged, find_device, in_parallel, is_fi
 from inspector.training.recipe import read_recipe
 from inspector.training.train import train
 
-RECIPE = Path(__file__).parent.parent / "experiments" / "lenet" / "stride_gap.toml"
+RECIPE = Path(__file__).parents[2] / "experiments" / "lenet" / "stride_gap.toml"
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from inspector.training.data import read_known, read_photos
 from inspector.training.recipe import HEADS, Recipe, read_recipe, recipe_for_photos
 from inspector.training.train import evaluate, loss_of, thinned, train
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 # What a run leaves in its folder.
 LEFT = {

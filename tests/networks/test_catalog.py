@@ -7,7 +7,7 @@ from inspector import NetworkError
 from inspector.images.photo import Preprocessing
 from inspector.networks.catalog import DEFAULT, available, find_card, models_folder, read_card
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 
 CARD = {
     "title": "A network",

@@ -11,7 +11,7 @@ from inspector.training.recipe import HEADS, read_recipe, recipe_for_photos
 from inspector.training.train import build
 from inspector.training.write_run import parameter_counts
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 RECIPES = sorted(EXPERIMENTS.glob("*/*.toml"))
 LENET = EXPERIMENTS / "lenet" / "pooling.toml"
 
