@@ -179,9 +179,9 @@ def quickened(classifier: Classifier, backend: str) -> Classifier:
     from inspector.explain.backends.accelerate import Quick, accelerate
 
     quick = accelerate(classifier, backend)
-    if isinstance(quick.tap.quick, Quick):
+    if isinstance(quick.capture.accelerated, Quick):
         # One network for all rows, and not another from the moment on that it is built.
-        quick.tap.quick.wait()
+        quick.capture.accelerated.wait()
     return quick
 
 

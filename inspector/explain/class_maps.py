@@ -17,7 +17,7 @@ from torch import Tensor
 from inspector.errors import InspectorError
 from inspector.explain.classifier import Classifier
 from inspector.explain.decomposition import Decomposition, decompose
-from inspector.explain.feature_capture import listen
+from inspector.explain.feature_capture import capture_pass
 from inspector.explain.head import Verdict, misses
 from inspector.images.photo import ImageSource, Photo, View, make_view, read_image
 
@@ -226,7 +226,7 @@ def native_size(photo: Photo) -> tuple[int, int]:
 
 def class_maps_of_batch(classifier: Classifier, inputs: Tensor, views: Sequence[View] | None = None) -> list[ClassMaps]:
     """The class maps of each image of a batch of normalised inputs, (N, channels, H, W)."""
-    heard, logits, tape, backend = listen(classifier.tap, inputs)
+    heard, logits, tape, backend = capture_pass(classifier.capture, inputs)
     probabilities = logits.softmax(1) if classifier.probability == "softmax" else logits.sigmoid()
     made = []
     for n, split in enumerate(decompose(classifier.network, classifier.head, inputs, heard, tape)):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from inspector.errors import ClassError, NetworkError
-from inspector.explain.feature_capture import Tap, tap
+from inspector.explain.feature_capture import FeatureCapture, make_feature_capture
 from inspector.explain.head import Head, find_head
 from inspector.explain.tracing.forward import ending
 from inspector.explain.tracing.receptive_field import ReceptiveField, receptive_field
@@ -31,7 +31,7 @@ class Classifier:
     head: Head = field(repr=False)
     receptive_field: ReceptiveField  # of the feature maps before pooling
     probability: Probability
-    tap: Tap = field(repr=False)  # where the feature maps before pooling are heard
+    make_feature_capture: FeatureCapture = field(repr=False)  # where the feature maps before pooling are heard
 
     @staticmethod
     def wrap(
@@ -123,7 +123,7 @@ def wrap(
     if probability is None:
         probability = ending(network, example) or ("sigmoid" if classes == 1 else "softmax")
     seen = receptive_field(network, example, head.finest.call)
-    listener = tap(network, example, head.calls, head.needs_pooled, head.slopes)
+    listener = make_feature_capture(network, example, head.calls, head.needs_pooled, head.needs_derivative)
     return Classifier(name, network, preprocessing, names, head, seen, probability, listener)
 
 

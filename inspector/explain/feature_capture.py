@@ -24,7 +24,7 @@ from inspector.explain.tracing.pooling_calls import Seen, at_reductions
 from inspector.explain.tracing.recording import Tape
 
 
-class Heard(NamedTuple):
+class CapturedPass(NamedTuple):
     """What one pass gave."""
 
     reductions: list[Reduction]  # those at the tap, in order
@@ -34,23 +34,25 @@ class Heard(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Tap:
+class FeatureCapture:
     """The places in a network where its feature maps can be heard on the way to the logits."""
 
     network: nn.Module
     calls: tuple[int, ...]  # the reductions that take them in
-    slopes: bool  # whether their derivatives are asked for
-    listener: nn.Module | None  # a copy of the network on its parameters, with a hook; None: watch every call
-    hooked: bool  # whether it has hooks of the user's too
-    heard: threading.local  # what the hook heard, a thread each
+    needs_derivative: bool  # whether their derivatives are asked for
+    hooked_copy: nn.Module | None  # a copy of the network on its parameters, with a hook; None: watch every call
+    has_user_hooks: bool  # whether it has hooks of the user's too
+    captured: threading.local  # what the hook heard, a thread each
     # Where the network keeps each parameter and buffer, its name there, and what was there.
     state: list[tuple[dict[str, Any], str, Any]]
     modules: list[nn.Module]  # of the network
     # Another way to hear the same, by a network built anew (backends.py); None from it: not these inputs, not now.
-    quick: Callable[[Tensor], Heard | None] | None = None
+    accelerated: Callable[[Tensor], CapturedPass | None] | None = None
 
 
-def tap(network: nn.Module, example: Tensor, calls: Sequence[int], pooled: bool = False, slopes: bool = False) -> Tap:
+def make_feature_capture(
+    network: nn.Module, example: Tensor, calls: Sequence[int], pooled: bool = False, slopes: bool = False
+) -> FeatureCapture:
     """A tap at the reductions with these indices, set up with one example input (1, channels, H, W).
 
     It hears their feature maps, and their results and derivatives if asked for. Of a single one that is a module which
@@ -68,30 +70,30 @@ def tap(network: nn.Module, example: Tensor, calls: Sequence[int], pooled: bool 
     with evaluating(network):
         module = None if listener is None else _module_that_reduces(listener, example, calls[0])
     if module is None:
-        return Tap(network, tuple(calls), slopes, None, False, heard, state, modules)
+        return FeatureCapture(network, tuple(calls), slopes, None, False, heard, state, modules)
     assert listener is not None, "the module is one of its"
     hooked = any(one._forward_hooks or one._forward_pre_hooks for one in listener.modules())
     # A clone: what follows the pooling may write into its input.
     module.register_forward_pre_hook(lambda _, inputs: setattr(heard, "feature_maps", inputs[0].clone()))
-    return Tap(network, tuple(calls), slopes, listener, hooked, heard, state, modules)
+    return FeatureCapture(network, tuple(calls), slopes, listener, hooked, heard, state, modules)
 
 
-def listen(tap: Tap, inputs: Tensor) -> Heard:
+def capture_pass(tap: FeatureCapture, inputs: Tensor) -> CapturedPass:
     """The reductions at the tap, and the logits, of one pass."""
-    if tap.quick is not None and (heard := tap.quick(inputs)) is not None:
+    if tap.accelerated is not None and (heard := tap.accelerated(inputs)) is not None:
         return heard
-    if tap.listener is None or not _as_it_was_copied(tap):
-        return Heard(*record(tap.network, inputs, tap.calls, tap.slopes))
+    if tap.hooked_copy is None or not _as_it_was_copied(tap):
+        return CapturedPass(*record(tap.network, inputs, tap.calls, tap.needs_derivative))
     # A hook of the user's might keep an inference tensor, which knows no gradients; the clones below are ordinary ones.
-    with torch.no_grad() if tap.hooked else torch.inference_mode():
-        logits = logits_of(output_of(tap.listener, inputs), len(inputs))
-    feature_maps: Tensor | None = tap.heard.__dict__.pop("feature_maps", None)
+    with torch.no_grad() if tap.has_user_hooks else torch.inference_mode():
+        logits = logits_of(output_of(tap.hooked_copy, inputs), len(inputs))
+    feature_maps: Tensor | None = tap.captured.__dict__.pop("feature_maps", None)
     if feature_maps is None:
         raise not_reached(inputs)
-    return Heard([Reduction(tap.calls[0], feature_maps.clone(), None)], logits.clone())
+    return CapturedPass([Reduction(tap.calls[0], feature_maps.clone(), None)], logits.clone())
 
 
-def _as_it_was_copied(tap: Tap) -> bool:
+def _as_it_was_copied(tap: FeatureCapture) -> bool:
     """Whether the network still has the same parameters, and is in evaluation mode as its copy is."""
     same = all(values.get(name) is tensor for values, name, tensor in tap.state)
     return same and not any(module.training for module in tap.modules)

@@ -75,10 +75,10 @@ class Head:
     @property
     def needs_pooled(self) -> bool:
         """Whether the split needs the pooled values, and not the feature maps alone."""
-        return self.weight is None or self.slopes
+        return self.weight is None or self.needs_derivative
 
     @property
-    def slopes(self) -> bool:
+    def needs_derivative(self) -> bool:
         """Whether the split needs the derivative of the pooling."""
         return any(branch.pooling in ("linear", "other") for branch in self.branches)
 
@@ -103,7 +103,7 @@ def find_head(network: nn.Module, example: Tensor) -> Head:
     kinds = [_known_kind(seen) for seen in zip(*(found for found, _ in passes), strict=True)]
     if None in kinds:
         # Derivatives take their time, and few poolings need them.
-        passes = [capture(network, image, calls, slopes=True) for image in images]
+        passes = [capture(network, image, calls, needs_derivative=True) for image in images]
         every = zip(*(found for found, _ in passes), strict=True)
         kinds = [kind or _kind_by_slope(seen) for kind, seen in zip(kinds, every, strict=True)]
     heard = [found for found, _ in passes]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from inspector.errors import NetworkError
 from inspector.explain.classifier import Classifier, like_parameters
-from inspector.explain.feature_capture import listen
+from inspector.explain.feature_capture import capture_pass
 from inspector.explain.head import TOLERANCE
 
 
@@ -104,7 +104,7 @@ def prove(classifier: Classifier, size: tuple[int, int]) -> Locality:
 
 def feature_maps(classifier: Classifier, inputs: Tensor) -> list[Tensor]:
     """What each pooling of the head takes in: (N, C, h, w) each."""
-    return [one.feature_maps for one in listen(classifier.tap, inputs).reductions]
+    return [one.feature_maps for one in capture_pass(classifier.capture, inputs).reductions]
 
 
 def _span(classifier: Classifier, axis: int, length: int) -> Span:

@@ -58,8 +58,8 @@ def alike(quick: Classifier, own: Classifier, inputs: Tensor, rtol: float = 1e-4
 
 def hears(classifier: Classifier, inputs: Tensor) -> bool:
     """Whether the quick network is heard."""
-    assert classifier.tap.quick is not None
-    return classifier.tap.quick(inputs) is not None
+    assert classifier.capture.accelerated is not None
+    return classifier.capture.accelerated(inputs) is not None
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_a_folded_network_gives_the_same_maps_and_leaves_the_network_alone(make:
         inputs = noise(classifier, images)
         assert hears(quick, inputs)
         alike(quick, classifier, inputs)
-    assert classifier.tap.quick is None
+    assert classifier.capture.accelerated is None
     assert all(torch.equal(value, before[name]) for name, value in classifier.network.state_dict().items())
 
 
@@ -94,7 +94,7 @@ def test_folding_leaves_no_batch_norm_and_puts_the_channels_last() -> None:
 def test_other_runtimes_give_the_same_maps_to_several_threads_at_once(backend: str, cache: Path) -> None:
     classifier = average()
     quick = accelerate(classifier, backend, cache)
-    assert quick.tap.quick.note == f"Heard through {backend}."
+    assert quick.capture.accelerated.note == f"Heard through {backend}."
     batches = [noise(classifier, 1 + n % 3) * (1 + n) for n in range(12)]
     expected = [class_maps_of_batch(quick, inputs) for inputs in batches]
     for inputs in batches[:3]:
@@ -149,7 +149,7 @@ def test_a_network_that_was_changed_is_heard_itself(change: str) -> None:
         else:
             classifier.network[1].running_mean.add_(1)
     assert not hears(quick, inputs)
-    assert "was changed after folded was built" in quick.tap.quick.note
+    assert "was changed after folded was built" in quick.capture.accelerated.note
 
 
 def test_another_size_goes_through_the_network_itself() -> None:
@@ -226,24 +226,24 @@ def test_auto_hears_the_network_until_the_quick_one_is_ready(monkeypatch: pytest
     quick, inputs = accelerate(classifier), noise(classifier, 2)
     assert not hears(quick, inputs)
     alike(quick, classifier, inputs, 1e-6)
-    assert quick.tap.quick.note == "The network itself is heard while folded is being built."
+    assert quick.capture.accelerated.note == "The network itself is heard while folded is being built."
     ready.set()
-    assert quick.tap.quick.wait(60)
+    assert quick.capture.accelerated.wait(60)
     assert hears(quick, inputs)
     alike(quick, classifier, inputs)
-    assert quick.tap.quick.note == "Heard through folded."
+    assert quick.capture.accelerated.note == "Heard through folded."
 
 
 def test_auto_begins_when_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accelerate_module.importlib.util, "find_spec", lambda name: None)
     classifier = average()
     quick, never = (accelerate(classifier, delay=delay) for delay in (0.2, 1000))
-    assert not quick.tap.quick.wait(0)
+    assert not quick.capture.accelerated.wait(0)
     deadline = time.monotonic() + 60
-    while not quick.tap.quick.wait(0) and time.monotonic() < deadline:
+    while not quick.capture.accelerated.wait(0) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert hears(quick, noise(classifier, 1))
-    assert not never.tap.quick.wait(0)
+    assert not never.capture.accelerated.wait(0)
 
 
 def test_auto_stays_with_the_network_where_nothing_can_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,9 +251,11 @@ def test_auto_stays_with_the_network_where_nothing_can_be_built(monkeypatch: pyt
     classifier = average()
     classifier.network.source = (number for number in range(3))
     quick = accelerate(classifier)
-    assert not quick.tap.quick.wait(60)
+    assert not quick.capture.accelerated.wait(60)
     alike(quick, classifier, noise(classifier, 1), 1e-6)
-    assert quick.tap.quick.note.startswith("The network itself is heard, for folded was not built: The network holds")
+    assert quick.capture.accelerated.note.startswith(
+        "The network itself is heard, for folded was not built: The network holds"
+    )
 
 
 def test_class_maps_say_what_they_were_heard_through(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,7 +281,7 @@ def test_class_maps_say_what_they_were_heard_through(cache: Path, monkeypatch: p
 
 
 def test_eager_takes_the_quick_network_away() -> None:
-    assert accelerate(accelerate(average(), "folded"), "eager").tap.quick is None
+    assert accelerate(accelerate(average(), "folded"), "eager").capture.accelerated is None
 
 
 class Sum(nn.Module):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inspector.explain.feature_capture import listen, tap
+from inspector.explain.feature_capture import capture_pass, make_feature_capture
 from inspector.explain.tracing.forward import capture
 
 
@@ -60,9 +60,9 @@ IMAGE = torch.rand(2, 3, 8, 9, generator=torch.Generator().manual_seed(1))
 )
 def test_a_tap_hears_what_watching_every_call_sees(make: Callable[[], nn.Module], call: int, hooked: bool) -> None:
     network = seeded(make)
-    heard = tap(network, IMAGE[:1], [call])
-    assert (heard.listener is not None) == hooked
-    (maps,), logits, *_ = listen(heard, IMAGE)
+    heard = make_feature_capture(network, IMAGE[:1], [call])
+    assert (heard.hooked_copy is not None) == hooked
+    (maps,), logits, *_ = capture_pass(heard, IMAGE)
     (seen,), seen_logits = capture(network, IMAGE, [call])
     assert torch.equal(maps.feature_maps, seen.feature_maps)
     assert torch.equal(logits, seen_logits)
@@ -70,14 +70,14 @@ def test_a_tap_hears_what_watching_every_call_sees(make: Callable[[], nn.Module]
 
 def test_the_copy_shares_the_parameters_so_training_on_is_heard() -> None:
     network = seeded(module_pooled)
-    heard = tap(network, IMAGE[:1], [0])
-    (before,), *_ = listen(heard, IMAGE)
+    heard = make_feature_capture(network, IMAGE[:1], [0])
+    (before,), *_ = capture_pass(heard, IMAGE)
     with torch.no_grad():
         network[0][0].weight.mul_(2)
-    (after,), *_ = listen(heard, IMAGE)
+    (after,), *_ = capture_pass(heard, IMAGE)
     assert not torch.equal(before.feature_maps, after.feature_maps)
-    assert heard.listener is not None
-    assert all(a is b for a, b in zip(network.parameters(), heard.listener.parameters(), strict=True))
+    assert heard.hooked_copy is not None
+    assert all(a is b for a, b in zip(network.parameters(), heard.hooked_copy.parameters(), strict=True))
 
 
 def test_the_network_keeps_its_modes_and_gets_no_hooks() -> None:
@@ -85,21 +85,21 @@ def test_the_network_keeps_its_modes_and_gets_no_hooks() -> None:
     network.train()
     network[0][1].eval()
     modes = [module.training for module in network.modules()]
-    listen(tap(network, IMAGE[:1], [0]), IMAGE)
+    capture_pass(make_feature_capture(network, IMAGE[:1], [0]), IMAGE)
     assert [module.training for module in network.modules()] == modes
     assert not any(module._forward_pre_hooks for module in network.modules())
 
 
 def test_nothing_that_was_heard_is_kept() -> None:
-    heard = tap(seeded(module_pooled), IMAGE[:1], [0])
-    listen(heard, IMAGE)
+    heard = make_feature_capture(seeded(module_pooled), IMAGE[:1], [0])
+    capture_pass(heard, IMAGE)
     assert heard.heard.__dict__ == {}
 
 
 def test_a_hook_of_the_users_keeps_a_tensor_that_can_be_used_in_training() -> None:
     network, kept = seeded(module_pooled), []
     network[0].register_forward_hook(lambda module, inputs, output: kept.append(output))
-    heard = tap(network, IMAGE[:1], [0])
+    heard = make_feature_capture(network, IMAGE[:1], [0])
     kept.clear()
-    listen(heard, IMAGE)
+    capture_pass(heard, IMAGE)
     assert [tensor.is_inference() for tensor in kept] == [False]

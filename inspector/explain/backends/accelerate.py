@@ -34,12 +34,12 @@ from inspector.explain.backends.runtimes import (
 )
 from inspector.explain.classifier import Classifier
 from inspector.explain.decomposition import decompose
-from inspector.explain.feature_capture import Heard
+from inspector.explain.feature_capture import CapturedPass
 from inspector.explain.head import misses
 from inspector.explain.pooling import global_average, global_max
 from inspector.explain.tracing.forward import Reduction, capture, record
 from inspector.explain.tracing.recording import Tape
-from inspector.explain.weights import weights_of
+from inspector.explain.weights import fingerprint_weights
 
 BACKENDS = ("auto", "eager", "folded", "compiled", "onnxruntime", "openvino", "cuda")
 
@@ -78,15 +78,15 @@ def accelerate(
     if dtype not in TOLERANCES:
         raise NetworkError(f"No backend runs in {dtype}; torch.float32, torch.float16 and torch.bfloat16 would do.")
     if backend == "eager":
-        return replace(classifier, tap=replace(classifier.tap, quick=None))
-    eager = replace(classifier, tap=replace(classifier.tap, quick=None))
+        return replace(classifier, capture=replace(classifier.capture, accelerated=None))
+    eager = replace(classifier, capture=replace(classifier.capture, accelerated=None))
     chosen = _best(classifier) if backend == "auto" else backend
     quick = Quick(eager, chosen, dtype, Path(cache) if cache is not None else cache_folder())
     if backend == "auto":
         quick.build_aside(delay)
     else:
         quick.build()
-    return replace(eager, tap=replace(eager.tap, quick=quick))
+    return replace(eager, capture=replace(eager.capture, accelerated=quick))
 
 
 def heard_through(classifier: Classifier, told: str) -> Classifier:
@@ -124,19 +124,19 @@ class Quick:
         self._classifier, self._backend, self._dtype, self._cache = classifier, backend, dtype, cache
         self._name = backend if dtype == torch.float32 else f"{backend} {_DTYPES[dtype]}"
         self._shape = (len(classifier.preprocessing.mean), *classifier.preprocessing.size)
-        self._weights = weights_of(classifier.tap)
+        self._weights = fingerprint_weights(classifier.capture)
         self._run: Run | None = None
         self._tape: Tape | None = None  # of what follows the pooling, which no backend makes the maps of
         self._thread: threading.Thread | None = None
 
-    def __call__(self, inputs: Tensor) -> Heard | None:
+    def __call__(self, inputs: Tensor) -> CapturedPass | None:
         run = self._run
         if run is None or inputs.shape[1:] != self._shape or inputs.dtype != torch.float32 or not len(inputs):
             return None
-        if not all(weight.is_as_it_was() for weight in self._weights):
+        if not all(weight.is_unchanged() for weight in self._weights):
             self.note = f"The network was changed after {self._backend} was built: it is heard itself. Accelerate anew."
             return None
-        return Heard(*_reductions(self._classifier, run(inputs)), self._tape, self._name)
+        return CapturedPass(*_reductions(self._classifier, run(inputs)), self._tape, self._name)
 
     def build(self) -> None:
         """Build and prove it. NetworkError or InspectorError where that fails."""
@@ -234,7 +234,7 @@ def _built(classifier: Classifier, backend: str, dtype: torch.dtype, cache: Path
 
 def _refuse(classifier: Classifier, backend: str, dtype: torch.dtype) -> None:
     example = noise(classifier, 1)
-    if classifier.head.slopes:
+    if classifier.head.needs_derivative:
         raise NetworkError(
             f"The {classifier.head.pooling} pooling of this network is split by its derivative, which only the network "
             'itself tells: the backend "eager" would do.'
