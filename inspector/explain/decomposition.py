@@ -15,7 +15,7 @@ from inspector.explain.head import Head
 from inspector.explain.head_function import Tail
 from inspector.explain.pooling import Pooling, position_scores, regrid, rows_of_positions, shares, split
 from inspector.explain.tracing.forward import Reduction
-from inspector.explain.tracing.recording import Tape
+from inspector.explain.tracing.recording import OpRecording
 
 _CHUNK = 256  # positions at a time: for each a flattened head takes in 25,088 values
 
@@ -83,7 +83,7 @@ class Decomposition:
 
 
 def decompose(
-    network: nn.Module, head: Head, inputs: Tensor, heard: Sequence[Reduction], tape: Tape | None = None
+    network: nn.Module, head: Head, inputs: Tensor, heard: Sequence[Reduction], tape: OpRecording | None = None
 ) -> list[Decomposition]:
     """Of each image of a batch (N, channels, H, W), from what was heard at the poolings of its head, and behind them.
 

@@ -21,7 +21,7 @@ from inspector.explain.tracing.forward import (
     watch,
 )
 from inspector.explain.tracing.pooling_calls import Seen, at_reductions
-from inspector.explain.tracing.recording import Tape
+from inspector.explain.tracing.recording import OpRecording
 
 
 class CapturedPass(NamedTuple):
@@ -29,7 +29,7 @@ class CapturedPass(NamedTuple):
 
     reductions: list[Reduction]  # those at the tap, in order
     logits: Tensor  # (N, K)
-    tape: Tape | None = None  # of what followed the reductions, where the pass was watched
+    recording: OpRecording | None = None  # of what followed the reductions, where the pass was watched
     backend: str = "eager"  # what ran the network; with its dtype where that is not float32: "folded bfloat16"
 
 

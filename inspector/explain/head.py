@@ -22,7 +22,7 @@ from inspector.errors import HeadError
 from inspector.explain.head_function import Tail
 from inspector.explain.pooling import Pooling, recognise, shares
 from inspector.explain.tracing.forward import Reduction, capture, reaching
-from inspector.explain.tracing.recording import Tape
+from inspector.explain.tracing.recording import OpRecording
 
 Verdict = Literal["exact", "exact for this image", "not unique", "not exact"]
 
@@ -82,7 +82,7 @@ class Head:
         """Whether the split needs the derivative of the pooling."""
         return any(branch.pooling in ("linear", "other") for branch in self.branches)
 
-    def tail(self, network: nn.Module, inputs: Tensor, tape: Tape | None = None) -> Tail:
+    def tail(self, network: nn.Module, inputs: Tensor, tape: OpRecording | None = None) -> Tail:
         return Tail(network, inputs, self.calls, tuple(branch.width for branch in self.branches), tape)
 
 

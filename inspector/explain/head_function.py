@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 from inspector.errors import NetworkError
 from inspector.explain.tracing.forward import replay, substitute
 from inspector.explain.tracing.pooling_calls import Handler, call, name_of
-from inspector.explain.tracing.recording import Tape
+from inspector.explain.tracing.recording import OpRecording
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,14 +35,14 @@ class Tail:
     inputs: Tensor  # (1, channels, H, W)
     calls: tuple[int, ...]  # the reductions whose results go into it
     widths: tuple[int, ...]  # how many pooled values each of them gives
-    tape: Tape | None = None  # of a pass of the network as it is: it need not run again
+    recording: OpRecording | None = None  # of a pass of the network as it is: it need not run again
 
     def pass_on(self, pooled: Tensor, perform: Handler = call) -> Tensor:
         """The logits (R, K) of pooled values (R, P); all branches side by side."""
-        if self.tape is not None:
+        if self.recording is not None:
             # Where it asks for as many rows as it was recorded with: by the network.
             with suppress(NetworkError):
-                return replay(self.tape, self._by_call(pooled), perform)
+                return replay(self.recording, self._by_call(pooled), perform)
         try:
             logits = self._pass_rows_on(pooled, self.inputs, perform)
             if len(logits) == len(pooled):

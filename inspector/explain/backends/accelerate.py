@@ -38,7 +38,7 @@ from inspector.explain.feature_capture import CapturedPass
 from inspector.explain.head import misses
 from inspector.explain.pooling import global_average, global_max
 from inspector.explain.tracing.forward import Reduction, capture, record
-from inspector.explain.tracing.recording import Tape
+from inspector.explain.tracing.recording import OpRecording
 from inspector.explain.weights import fingerprint_weights
 
 BACKENDS = ("auto", "eager", "folded", "compiled", "onnxruntime", "openvino", "cuda")
@@ -126,7 +126,7 @@ class Quick:
         self._shape = (len(classifier.preprocessing.mean), *classifier.preprocessing.size)
         self._weights = fingerprint_weights(classifier.capture)
         self._run: Run | None = None
-        self._tape: Tape | None = None  # of what follows the pooling, which no backend makes the maps of
+        self._tape: OpRecording | None = None  # of what follows the pooling, which no backend makes the maps of
         self._thread: threading.Thread | None = None
 
     def __call__(self, inputs: Tensor) -> CapturedPass | None:

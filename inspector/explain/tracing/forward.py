@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from inspector.errors import NetworkError
 from inspector.explain.tracing.pooling_calls import Handler, Seen, Watch, at_reductions, call, name_of
-from inspector.explain.tracing.recording import Recorder, Tape
+from inspector.explain.tracing.recording import OpRecorder, OpRecording
 
 Ending = Literal["softmax", "sigmoid"]
 
@@ -159,7 +159,7 @@ def reductions(
     inputs: Tensor,
     only: Sequence[int] | None = None,
     slopes: bool = False,
-    recorder: Recorder | None = None,
+    recorder: OpRecorder | None = None,
 ) -> tuple[list[Reduction], Tensor]:
     """The reductions of one pass in order, or those with the indices in `only`, and the logits (N, K).
 
@@ -175,7 +175,7 @@ def reductions(
                 Reduction(seen.index, seen.feature_maps(), seen.pooled(), slope, lay.tokens, lay.grid is not None)
             )
             if recorder is not None:
-                recorder.reduced(seen)
+                recorder.note_pooling(seen)
         return seen.result
 
     with torch.no_grad():
@@ -184,7 +184,7 @@ def reductions(
 
 
 def capture(
-    network: nn.Module, inputs: Tensor, calls: Sequence[int], slopes: bool = False, recorder: Recorder | None = None
+    network: nn.Module, inputs: Tensor, calls: Sequence[int], slopes: bool = False, recorder: OpRecorder | None = None
 ) -> tuple[list[Reduction], Tensor]:
     """The reductions with these indices in one pass, and the logits (N, K). NetworkError where one is not reached."""
     found, logits = reductions(network, inputs, calls, slopes, recorder)
@@ -195,11 +195,11 @@ def capture(
 
 def record(
     network: nn.Module, inputs: Tensor, calls: Sequence[int], slopes: bool = False
-) -> tuple[list[Reduction], Tensor, Tape | None]:
+) -> tuple[list[Reduction], Tensor, OpRecording | None]:
     """The same as `capture`, and what led from these reductions to the logits."""
-    recorder = Recorder()
+    recorder = OpRecorder()
     found, logits = capture(network, inputs, calls, slopes, recorder)
-    return found, logits, recorder.tape(logits)
+    return found, logits, recorder.recording(logits)
 
 
 def not_reached(inputs: Tensor) -> NetworkError:
@@ -243,7 +243,7 @@ def substitute(network: nn.Module, inputs: Tensor, pooled: Mapping[int, Tensor],
     return watch(network, inputs, at_reductions(replace, perform), len(next(iter(pooled.values()))))
 
 
-def replay(tape: Tape, pooled: Mapping[int, Tensor], perform: Handler = call) -> Tensor:
+def replay(tape: OpRecording, pooled: Mapping[int, Tensor], perform: Handler = call) -> Tensor:
     """The same from a tape, without the network before its poolings.
 
     NetworkError where what follows them does not take so many rows.
