@@ -70,9 +70,9 @@ def without(maps: ClassMaps, mask: Tensor) -> Outcome:
         if head.weight is not None:
             logits = maps.logits + head.weight @ change
         else:
-            assert split.tail is not None
+            assert split.head_function is not None
             assert split.pooled is not None
-            logits = split.tail.logits(split.pooled + change)[0]
+            logits = split.head_function.logits(split.pooled + change)[0]
     return _outcome(maps, logits)
 
 

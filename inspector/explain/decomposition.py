@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from inspector.explain.head import Head
-from inspector.explain.head_function import Tail
+from inspector.explain.head_function import HeadFunction
 from inspector.explain.pooling import Pooling, position_scores, regrid, rows_of_positions, shares, split
 from inspector.explain.tracing.forward import Reduction
 from inspector.explain.tracing.recording import OpRecording
@@ -43,7 +43,7 @@ class Decomposition:
     branches: tuple[Branch, ...]
     head: Head
     pooled: Tensor | None  # (1, P), where weight and bias were read for this image
-    tail: Tail | None
+    head_function: HeadFunction | None
 
     @property
     def feature_maps(self) -> Tensor:
@@ -58,9 +58,9 @@ class Decomposition:
         """d logits / d pooled values of some classes, (len(classes), P), where statistics and gates are held."""
         if self.head.weight is not None:
             return self.head.weight[classes]
-        assert self.tail is not None
+        assert self.head_function is not None
         assert self.pooled is not None
-        return self.tail.held_rows(self.pooled, classes)
+        return self.head_function.frozen_jacobian_rows(self.pooled, classes)
 
     def parts(self, k: int) -> Tensor:
         """What each channel and position adds to one logit: (C, h, w), in logits; they sum to the logit less bias."""
@@ -92,7 +92,9 @@ def decompose(
     with torch.no_grad():
         if head.weight is not None:
             return _with_fixed_weight(head, heard)
-        return [_of_image(head, head.tail(network, inputs[n : n + 1], tape), heard, n) for n in range(len(inputs))]
+        return [
+            _of_image(head, head.head_function(network, inputs[n : n + 1], tape), heard, n) for n in range(len(inputs))
+        ]
 
 
 def _on_grid(maps: Tensor, grid: torch.Size) -> Tensor:
@@ -129,7 +131,7 @@ def _with_fixed_weight(head: Head, heard: Sequence[Reduction]) -> list[Decomposi
     return [Decomposition(values[n], biases[n], _branches(head, heard, n), head, None, None) for n in range(images)]
 
 
-def _of_image(head: Head, tail: Tail, heard: Sequence[Reduction], n: int) -> Decomposition:
+def _of_image(head: Head, tail: HeadFunction, heard: Sequence[Reduction], n: int) -> Decomposition:
     """With the weight of this image: what each position alone brings goes through the tail, statistics held."""
     branches, grid = _branches(head, heard, n), _finest(heard)
     pooled = torch.cat([one.pooled[n : n + 1] for one in heard if one.pooled is not None], 1)
@@ -140,7 +142,7 @@ def _of_image(head: Head, tail: Tail, heard: Sequence[Reduction], n: int) -> Dec
         for branch, own, values in zip(branches, rows, pooled.split([b.width for b in branches], 1), strict=True)
     ]
     whole_and_rows = torch.cat([torch.cat(sums, 1), torch.block_diag(*rows)])
-    passes = [tail.held_changes(pooled.expand_as(some), some) for some in whole_and_rows.split(_CHUNK)]
+    passes = [tail.frozen_jvp(pooled.expand_as(some), some) for some in whole_and_rows.split(_CHUNK)]
     logits, (whole, changes) = passes[0][0], torch.cat([changed for _, changed in passes]).tensor_split([1])
     maps = []
     for branch, changed in zip(branches, changes.split([len(own) for own in rows]), strict=True):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from inspector.errors import HeadError
-from inspector.explain.head_function import Tail
+from inspector.explain.head_function import HeadFunction
 from inspector.explain.pooling import Pooling, recognise, shares
 from inspector.explain.tracing.forward import Reduction, capture, reaching
 from inspector.explain.tracing.recording import OpRecording
@@ -82,8 +82,8 @@ class Head:
         """Whether the split needs the derivative of the pooling."""
         return any(branch.pooling in ("linear", "other") for branch in self.branches)
 
-    def tail(self, network: nn.Module, inputs: Tensor, tape: OpRecording | None = None) -> Tail:
-        return Tail(network, inputs, self.calls, tuple(branch.width for branch in self.branches), tape)
+    def head_function(self, network: nn.Module, inputs: Tensor, tape: OpRecording | None = None) -> HeadFunction:
+        return HeadFunction(network, inputs, self.calls, tuple(branch.width for branch in self.branches), tape)
 
 
 def find_head(network: nn.Module, example: Tensor) -> Head:
@@ -112,7 +112,7 @@ def find_head(network: nn.Module, example: Tensor) -> Head:
         for seen, kind in zip(heard[0], kinds, strict=True)
         if kind is not None
     )
-    tail = Tail(network, example, tuple(calls), tuple(branch.width for branch in branches))
+    tail = HeadFunction(network, example, tuple(calls), tuple(branch.width for branch in branches))
     pooled = [torch.cat([_pooled(one) for one in found], 1) for found in heard]
     if "other" not in kinds:
         logits = [logits for _, logits in passes]
@@ -199,7 +199,7 @@ def _close(a: Tensor | None, b: Tensor | None) -> bool:
 
 
 def _fixed_head(
-    tail: Tail, branches: tuple[Branch, ...], pooled: Sequence[Tensor], logits: Sequence[Tensor]
+    tail: HeadFunction, branches: tuple[Branch, ...], pooled: Sequence[Tensor], logits: Sequence[Tensor]
 ) -> Head | None:
     """The head with weight and bias that hold for every image, or None if what follows the pooling is not affine."""
     tried = torch.cat(_noise(pooled[0].shape, pooled[0]))
@@ -230,16 +230,16 @@ def _more() -> HeadError:
     )
 
 
-def _refuse_more(tail: Tail, pooled: Tensor) -> None:
+def _refuse_more(tail: HeadFunction, pooled: Tensor) -> None:
     """Raise HeadError if the same pooled values give other logits on another image."""
     expected = tail.logits(pooled)
     for image in _noise(tail.inputs.shape, tail.inputs):
-        logits = Tail(tail.network, image, tail.calls, tail.widths).logits(pooled)
+        logits = HeadFunction(tail.network, image, tail.calls, tail.widths).logits(pooled)
         if not torch.allclose(logits, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max())):
             raise _more()
 
 
-def _verdict_of_image(tail: Tail, branches: Sequence[Branch], seen: Sequence[list[Reduction]]) -> Verdict:
+def _verdict_of_image(tail: HeadFunction, branches: Sequence[Branch], seen: Sequence[list[Reduction]]) -> Verdict:
     """Whether, statistics and gates held, the logits of every image that was seen are an exact sum."""
     for found in seen:
         for branch, one in zip(branches, found, strict=True):
@@ -253,7 +253,7 @@ def _verdict_of_image(tail: Tail, branches: Sequence[Branch], seen: Sequence[lis
     return "exact for this image" if all(_is_straight(tail, point) for point in points) else "not unique"
 
 
-def _is_straight(tail: Tail, pooled: Tensor) -> bool:
+def _is_straight(tail: HeadFunction, pooled: Tensor) -> bool:
     """Whether the tail, statistics held, goes straight from here in one of four random directions.
 
     One is enough: what bends does so in all of them, and a gate that happens to turn on the way spoils one.
@@ -265,6 +265,6 @@ def _is_straight(tail: Tail, pooled: Tensor) -> bool:
     steps = _STEP * pooled.square().mean().sqrt() * directions
     # From where it is, the steps to first order; and behind them where they lead.
     points = torch.cat([pooled.expand_as(steps), pooled + steps])
-    logits, changes = tail.held_changes(points, torch.cat([steps, torch.zeros_like(steps)]))
+    logits, changes = tail.frozen_jvp(points, torch.cat([steps, torch.zeros_like(steps)]))
     bent = (logits[4:] - logits[:4] - changes[:4]).abs().amax(1)
     return bool((bent <= _STRAIGHT * changes[:4].abs().amax(1)).any())

@@ -28,7 +28,7 @@ from inspector.explain.tracing.recording import OpRecording
 
 
 @dataclass(frozen=True, eq=False)
-class Tail:
+class HeadFunction:
     """What follows the pooling of one image."""
 
     network: nn.Module
@@ -37,23 +37,23 @@ class Tail:
     widths: tuple[int, ...]  # how many pooled values each of them gives
     recording: OpRecording | None = None  # of a pass of the network as it is: it need not run again
 
-    def pass_on(self, pooled: Tensor, perform: Handler = call) -> Tensor:
+    def evaluate(self, pooled: Tensor, perform: Handler = call) -> Tensor:
         """The logits (R, K) of pooled values (R, P); all branches side by side."""
         if self.recording is not None:
             # Where it asks for as many rows as it was recorded with: by the network.
             with suppress(NetworkError):
                 return replay(self.recording, self._by_call(pooled), perform)
         try:
-            logits = self._pass_rows_on(pooled, self.inputs, perform)
+            logits = self._evaluate_rows(pooled, self.inputs, perform)
             if len(logits) == len(pooled):
                 return logits
         except NetworkError:
             if len(pooled) == 1:
                 raise
         # It reshapes to the batch size of its input: an image a row, then.
-        return self._pass_rows_on(pooled, self.inputs.expand(len(pooled), *self.inputs.shape[1:]), perform)
+        return self._evaluate_rows(pooled, self.inputs.expand(len(pooled), *self.inputs.shape[1:]), perform)
 
-    def _pass_rows_on(self, pooled: Tensor, inputs: Tensor, perform: Handler) -> Tensor:
+    def _evaluate_rows(self, pooled: Tensor, inputs: Tensor, perform: Handler) -> Tensor:
         return substitute(self.network, inputs, self._by_call(pooled), perform)
 
     def _by_call(self, pooled: Tensor) -> dict[int, Tensor]:
@@ -62,7 +62,7 @@ class Tail:
     def logits(self, pooled: Tensor) -> Tensor:
         """The logits (R, K) of pooled values (R, P), without gradient."""
         with torch.no_grad():
-            return self.pass_on(pooled)
+            return self.evaluate(pooled)
 
     def jacobian(self, pooled: Tensor) -> Tensor:
         """d logits / d pooled at (1, P), nothing held: (K, P)."""
@@ -71,24 +71,24 @@ class Tail:
             # One row a class: one backward pass gives all rows. (torch's batched gradients import sympy: a second.)
             rows = pooled.repeat(classes, 1).requires_grad_()
             try:
-                logits = self._pass_rows_on(rows, self.inputs, call)
+                logits = self._evaluate_rows(rows, self.inputs, call)
                 if logits.shape == (classes, classes):
                     return torch.autograd.grad(logits.diagonal().sum(), rows)[0]
             except NetworkError:
                 pass
         return self._gradients(pooled, range(classes), call)
 
-    def held_rows(self, pooled: Tensor, classes: Sequence[int]) -> Tensor:
+    def frozen_jacobian_rows(self, pooled: Tensor, classes: Sequence[int]) -> Tensor:
         """d logit / d pooled at (1, P) of some classes, with the image's statistics held: (len(classes), P)."""
-        return self._gradients(pooled, classes, held)
+        return self._gradients(pooled, classes, frozen_handler)
 
     def _gradients(self, pooled: Tensor, classes: Sequence[int], perform: Handler) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad():
             row = pooled.detach().clone().requires_grad_()
-            logits = self.pass_on(row, perform)[0]
+            logits = self.evaluate(row, perform)[0]
             return torch.cat([torch.autograd.grad(logits[k], row, retain_graph=True)[0] for k in classes])
 
-    def held_changes(self, pooled: Tensor, changes: Tensor) -> tuple[Tensor, Tensor]:
+    def frozen_jvp(self, pooled: Tensor, changes: Tensor) -> tuple[Tensor, Tensor]:
         """The logits (R, K) of pooled values (R, P), and what changes of those, (R, P), change of them to first order.
 
         The statistics of the first row are held for all. By forward-mode differentiation: a row costs what a pass
@@ -98,12 +98,12 @@ class Tail:
         try:
             with torch.inference_mode(False), torch.no_grad(), forward_ad.dual_level():
                 moving = forward_ad.make_dual(pooled.clone(), changes.clone())
-                logits, changed = forward_ad.unpack_dual(self.pass_on(moving, held))
+                logits, changed = forward_ad.unpack_dual(self.evaluate(moving, frozen_handler))
                 return logits.clone(), torch.zeros_like(logits) if changed is None else changed.clone()
         except NetworkError:  # a function of the user's own, which knows backward mode only
             with torch.no_grad():
-                logits = self.pass_on(pooled, held)
-            weight = self._gradients(pooled[:1], range(logits.shape[1]), held)
+                logits = self.evaluate(pooled, frozen_handler)
+            weight = self._gradients(pooled[:1], range(logits.shape[1]), frozen_handler)
             return logits, changes @ weight.T
 
 
@@ -115,7 +115,7 @@ def _import_forward_mode() -> None:
         forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
 
 
-def held(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+def frozen_handler(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """The handler that holds the statistics of the first row, and goes on in double precision where that comes in."""
     # Curvature and rounding are told apart in double precision only, and the parameters are in single.
     if any(isinstance(leaf, Tensor) and leaf.dtype == torch.float64 for leaf in pytree.tree_leaves((args, kwargs))):
@@ -125,7 +125,7 @@ def held(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, An
         return _HELD[name](*args, **kwargs)
     result = function(*args, **kwargs)
     if name in _STATISTICS and isinstance(result, Tensor):
-        return _of_first(result)
+        return first_row_detached(result)
     if name in _POWERS and isinstance(args[0], Tensor):
         return _power(args[0], result)
     return result
@@ -135,7 +135,7 @@ def _doubled(value: Any) -> Any:
     return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
-def _of_first(statistic: Tensor) -> Tensor:
+def first_row_detached(statistic: Tensor) -> Tensor:
     """The first row's, for all rows, and no way for a change to pass."""
     return statistic[:1].detach().expand_as(statistic)
 
@@ -146,9 +146,9 @@ def _power(values: Tensor, result: Tensor) -> Tensor:
     So each position of generalised-mean pooling gets its share, x_i ** a / sum of all x ** a.
     """
     if result[0].numel() == 1:
-        return _of_first(result)
+        return first_row_detached(result)
     factor = torch.where(values == 0, 0, result / values)
-    return values * _of_first(factor)
+    return values * first_row_detached(factor)
 
 
 def _layer_norm(
@@ -157,7 +157,7 @@ def _layer_norm(
 ) -> Tensor:  # fmt: skip
     axes = tuple(range(-len(shape), 0))
     centred = values - values.mean(axes, keepdim=True)
-    normed = centred * _of_first((centred.square().mean(axes, keepdim=True) + eps).rsqrt())
+    normed = centred * first_row_detached((centred.square().mean(axes, keepdim=True) + eps).rsqrt())
     normed = normed if weight is None else normed * weight
     return normed if bias is None else normed + bias
 
@@ -165,7 +165,7 @@ def _layer_norm(
 def _rms_norm(values: Tensor, shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
     axes = tuple(range(-len(shape), 0))
     eps = torch.finfo(values.dtype).eps if eps is None else eps
-    normed = values * _of_first((values.square().mean(axes, keepdim=True) + eps).rsqrt())
+    normed = values * first_row_detached((values.square().mean(axes, keepdim=True) + eps).rsqrt())
     return normed if weight is None else normed * weight
 
 
@@ -181,7 +181,7 @@ def _group_norm(
 
 
 def _normalize(values: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None) -> Tensor:
-    return values / _of_first(torch.linalg.vector_norm(values, p, dim, keepdim=True).clamp_min(eps))
+    return values / first_row_detached(torch.linalg.vector_norm(values, p, dim, keepdim=True).clamp_min(eps))
 
 
 _HELD: Mapping[str, Callable[..., Tensor]] = {

@@ -236,7 +236,7 @@ def _logits(classifier: Classifier, pooled: Tensor) -> Tensor:
     shape = (1, len(classifier.preprocessing.mean), *classifier.preprocessing.size)
     example = like_parameters(classifier.network, torch.zeros(shape))
     row = like_parameters(classifier.network, pooled[None])
-    return classifier.head.tail(classifier.network, example).logits(row)[0].cpu()
+    return classifier.head.head_function(classifier.network, example).logits(row)[0].cpu()
 
 
 def _values(

@@ -32,10 +32,10 @@ class Body(nn.Module):
     def __init__(self, pooling, tail: nn.Module) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.conv, self.pooling, self.tail = nn.Conv2d(3, 6, 3, padding=1), pooling, tail
+        self.conv, self.pooling, self.head_function = nn.Conv2d(3, 6, 3, padding=1), pooling, tail
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.tail(self.pooling(self.conv(inputs)))
+        return self.head_function(self.pooling(self.conv(inputs)))
 
 
 def linear(inputs: int = 6) -> nn.Linear:
@@ -108,7 +108,7 @@ def test_it_agrees_with_the_network_run_on_feature_maps_without_the_positions(po
             pooled = torch.cat([pool(emptied)[:, :6], pool(left_out)[:, 6:]], 1)
         else:
             pooled = pool(left_out if pooling == "max" else emptied)
-        expected = network.tail(pooled)[0]
+        expected = network.head_function(pooled)[0]
     assert torch.allclose(without(maps, mask).logits, expected, atol=1e-5)
 
 

@@ -18,10 +18,10 @@ class Network(nn.Module):
     def __init__(self, tail: nn.Module) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 3, padding=1)
-        self.tail = tail
+        self.head_function = tail
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.tail(self.conv(inputs).relu())
+        return self.head_function(self.conv(inputs).relu())
 
 
 def network_with(*tail: nn.Module) -> nn.Module:
@@ -73,7 +73,7 @@ def test_batch_norm_and_two_linear_layers_fold_into_one_weight():
     norm.running_mean.copy_(torch.tensor([1.0, 2, 3, 4]))
     norm.running_var.copy_(torch.tensor([1.0, 4, 9, 16]))
     head = find_head(network, noise(1, 3, 5, 6))
-    first, second = network.tail[3], network.tail[5]
+    first, second = network.head_function[3], network.head_function[5]
     scale = 1 / (norm.running_var + norm.eps).sqrt()
     weight = second.weight @ first.weight
     torch.testing.assert_close(head.weight, (weight * scale).detach())
@@ -135,7 +135,7 @@ def test_a_1x1_convolution_after_pooling_is_no_pooling(classes, maximum):
     network = network_with(pool, nn.Conv2d(4, classes, 1), nn.Flatten())
     head = find_head(network, noise(1, 3, 5, 6))
     assert head.pooling == ("max" if maximum else "average")
-    torch.testing.assert_close(head.weight, network.tail[1].weight.detach().view(classes, 4))
+    torch.testing.assert_close(head.weight, network.head_function[1].weight.detach().view(classes, 4))
 
 
 @pytest.mark.parametrize("size", [(5, 1), (1, 5)])
@@ -152,9 +152,9 @@ def test_max_pooling_is_not_taken_for_average_where_the_example_leaves_the_maps_
     with torch.no_grad():
         network.conv.weight.zero_()
         network.conv.weight[:, :, 1, 1] = 1.0
-        network.tail[0].weight.fill_(1.0)
+        network.head_function[0].weight.fill_(1.0)
         # Sums of ReLU'd noise stay below 100; only a bright image passes.
-        network.tail[0].bias.fill_(silent)
+        network.head_function[0].bias.fill_(silent)
     classifier = Classifier.wrap(network, size=(5, 6))
     bright = torch.zeros(1, 3, 5, 6)
     bright[0, :, 2, 3] = 100.0

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from inspector import Classifier, class_maps_of_batch
 from inspector.errors import NetworkError
-from inspector.explain.head_function import held
+from inspector.explain.head_function import frozen_handler
 from inspector.explain.tracing.forward import record, replay, substitute
 
 CLASSES = 5
@@ -102,7 +102,7 @@ def test_a_tape_gives_what_the_network_gives(tail: str, rows: int) -> None:
         with pytest.raises(NetworkError, match="What follows the pooling does not take 7 rows: "):
             replay(tape, other)
         return
-    for perform in (lambda function, args, kwargs: function(*args, **kwargs), held):
+    for perform in (lambda function, args, kwargs: function(*args, **kwargs), frozen_handler):
         expected = substitute(network, images(rows), other, perform)
         torch.testing.assert_close(replay(tape, other, perform), expected, rtol=0, atol=0)
 

@@ -260,7 +260,7 @@ def _ablation_cam(case: Case) -> Drawn:
         )
     heard, logits = capture(case.network, case.inputs, head.calls)
     case.step(1)
-    tail, start, maps = head.tail(case.network, case.inputs), 0, []
+    tail, start, maps = head.head_function(case.network, case.inputs), 0, []
     pooled = torch.cat([one.pooled for one in heard if one.pooled is not None], 1)
     for branch, one in zip(head.branches, heard, strict=True):
         channels = one.feature_maps.shape[1]
