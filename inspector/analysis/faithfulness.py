@@ -26,7 +26,7 @@ from inspector.analysis.attribution.methods import Attribution, Poll, Tell, attr
 from inspector.analysis.similarity import rank_correlation
 from inspector.errors import AttributionError, Cancelled
 from inspector.explain.classifier import Classifier, wrap
-from inspector.explain.tracing.forward import run, trace
+from inspector.explain.tracing.forward import forward, trace
 from inspector.explain.tracing.receptive_field import Axis
 
 Kind: TypeAlias = Literal["insertion", "deletion"]
@@ -160,7 +160,7 @@ def in_order(
             torch.where(taken[n], inputs[0], veiled[0]) if inserting else inputs[0].masked_fill(taken[n], 0)
             for n, inserting in jobs[start : start + _CHUNK]
         ]
-        logits.append(run(classifier.network, torch.stack(images)))
+        logits.append(forward(classifier.network, torch.stack(images)))
         tell(min(1.0, (start + _CHUNK) / len(jobs)))
     every = torch.cat(logits)
     of_class = probabilities(classifier, every)[:, k].cpu().chunk(2), every[:, k].cpu().chunk(2)

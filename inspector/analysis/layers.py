@@ -21,8 +21,8 @@ from inspector.errors import NetworkError
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.classifier import Classifier, like_parameters
 from inspector.explain.pooling import Reduction, global_depth
-from inspector.explain.tracing.forward import Returned, at_modules, output_and_gradient
-from inspector.explain.tracing.pooling_calls import Layout
+from inspector.explain.tracing.forward import ModuleOutput, hook_modules, output_and_gradient
+from inspector.explain.tracing.pooling_calls import FeatureLayout
 from inspector.explain.tracing.receptive_field import ReceptiveField, even_field, follow
 from inspector.images.photo import ImageSource, Photo, View, make_view, read_image
 
@@ -40,7 +40,7 @@ class Layer:
     run: int  # how many times it had run before
     runs: int  # how many times it runs in a pass
     shape: tuple[int, ...] | None  # of what it returned, the batch first; None for what is no tensor
-    layout: Layout | None  # how feature maps lie in that; None where it has none
+    layout: FeatureLayout | None  # how feature maps lie in that; None where it has none
     field: ReceptiveField | None  # of its positions; None where they see all of the input
     ended: int  # how many runs of modules had ended before this one: a block ends after what is inside it
     ceiling: float | None  # the value above which it lets nothing through: 6 for ReLU6, 1 for sigmoid
@@ -114,7 +114,7 @@ def layers(classifier: Classifier) -> tuple[Layer, ...]:
     grids: dict[int, tuple[int, int]] = {}  # the last grid of so many positions: tokens have lost theirs
     heard: list[tuple[int, Layer]] = []
 
-    def note(returned: Returned) -> None:
+    def note(returned: ModuleOutput) -> None:
         output, layout, field = returned.output, None, None
         shape = tuple(output.shape) if isinstance(output, Tensor) else None
         if shape is not None and output.is_floating_point() and (layout := _layout(shape, size, grids)) is not None:
@@ -126,7 +126,7 @@ def layers(classifier: Classifier) -> tuple[Layer, ...]:
         heard.append((returned.started, layer))
 
     with torch.no_grad():
-        at_modules(classifier.network, example, note, perform)
+        hook_modules(classifier.network, example, note, perform)
     ordered = [layer for _, layer in sorted(heard, key=lambda one: one[0])]
     runs = {layer.name: layer.run + 1 for layer in sorted(ordered, key=lambda one: one.run)}
     return tuple(replace(layer, runs=runs[layer.name]) for layer in ordered)
@@ -158,13 +158,13 @@ def layer_maps(classifier: Classifier, image: ImageSource | Photo | View, layer:
         image = make_view(image if isinstance(image, Photo) else read_image(image), classifier.preprocessing)
     heard: list[Tensor] = []
 
-    def listen(returned: Returned) -> None:
+    def listen(returned: ModuleOutput) -> None:
         if (returned.name, returned.run) == (layer.name, layer.run):
             # A copy: an in-place ReLU that follows would rewrite an alias.
             heard.append(returned.output.clone())
 
     with torch.no_grad():
-        at_modules(classifier.network, classifier.inputs(image), listen)
+        hook_modules(classifier.network, classifier.inputs(image), listen)
     if not heard:
         raise NetworkError(f"The layer {layer.label} did not run on an input of {classifier.preprocessing.size}.")
     (maps,) = _maps_of(layer, heard[0], classifier)
@@ -219,7 +219,7 @@ def _maps_of(layer: Layer, output: Tensor, classifier: Classifier) -> Tensor:
             f"The layer {layer.label} returns {shape}: no feature maps (1, C, h, w) that could be shown."
         )
     if layout.tokens:
-        layout = Layout(layout.channels, _grid_of_tokens(layer, output, classifier), tokens=True)
+        layout = FeatureLayout(layout.channels, _grid_of_tokens(layer, output, classifier), tokens=True)
     return layout.feature_maps(output)
 
 
@@ -242,7 +242,7 @@ def _outwards(middle: float) -> list[int]:
     return sorted(range(max(1, int(middle) - 8), int(middle) + 10), key=lambda number: abs(number - middle))
 
 
-def _layout(shape: tuple[int, ...], size: tuple[int, int], grids: dict[int, tuple[int, int]]) -> Layout | None:
+def _layout(shape: tuple[int, ...], size: tuple[int, int], grids: dict[int, tuple[int, int]]) -> FeatureLayout | None:
     """How feature maps lie in a tensor, or None where it has none.
 
     Positions have the proportions of the input, channels have not: of (1, 7, 7, 768) the first two axes are positions.
@@ -250,12 +250,16 @@ def _layout(shape: tuple[int, ...], size: tuple[int, int], grids: dict[int, tupl
     """
     if len(shape) == 4 and shape[0] == 1:
         first, last = _disproportion(shape[2:], size), _disproportion(shape[1:3], size)
-        return Layout("first", (shape[2], shape[3])) if first <= last else Layout("last", (shape[1], shape[2]))
+        return (
+            FeatureLayout("first", (shape[2], shape[3]))
+            if first <= last
+            else FeatureLayout("last", (shape[1], shape[2]))
+        )
     if len(shape) == 3 and shape[0] == 1:
         if shape[1] > 1 and shape[1] in grids:
-            return Layout("last", grids[shape[1]], tokens=True)
+            return FeatureLayout("last", grids[shape[1]], tokens=True)
         if shape[2] > 1 and shape[2] in grids:
-            return Layout("first", grids[shape[2]], tokens=True)
+            return FeatureLayout("first", grids[shape[2]], tokens=True)
     return None
 
 

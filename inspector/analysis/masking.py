@@ -25,7 +25,7 @@ from inspector.analysis.positions import nearest
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMap, ClassMaps
 from inspector.explain.decomposition import Branch
-from inspector.explain.tracing.forward import run
+from inspector.explain.tracing.forward import forward
 from inspector.images.photo import Pixels, View
 
 Change = Literal["blur", "grey"]
@@ -108,7 +108,7 @@ def _change(branch: Branch, mask: Tensor) -> Tensor:
 def in_the_photo(maps: ClassMaps, mask: Tensor, change: Change) -> Outcome:
     """The logits of the network run on the photo with the cells of some positions, (h, w), blurred or greyed."""
     view = changed_view(maps, mask, change)
-    return _outcome(maps, run(maps.classifier.network, maps.classifier.inputs(view))[0], view.pixels)
+    return _outcome(maps, forward(maps.classifier.network, maps.classifier.inputs(view))[0], view.pixels)
 
 
 def changed_view(maps: ClassMaps, mask: Tensor, change: Change) -> View:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from inspector.errors import HeadError, NetworkError
 from inspector.explain.classifier import Classifier, like_parameters
 from inspector.explain.head import Head, Verdict, find_head
-from inspector.explain.tracing.forward import Layer, evaluating, reductions, trace
+from inspector.explain.tracing.forward import Layer, capture_poolings, eval_mode, trace
 from inspector.images.photo import as_pair
 
 SIZES = ((208, 208), (104, 208), (256, 408))  # height, width: more than one stride, and neither square
@@ -119,7 +119,7 @@ def describe(
         network, torch.randn(1, channels, *height_width, generator=torch.Generator().manual_seed(0))
     )
     # A closure may lead from the copy that is traced back to the network, whose modes count then.
-    with evaluating(network):
+    with eval_mode(network):
         head, reason = (model.head, "") if isinstance(model, Classifier) else _head(network, example)
         seen = trace(network, example, () if head is None else head.calls)
         tried = list(dict.fromkeys([height_width, *sizes]))
@@ -150,7 +150,7 @@ def _grid(network: nn.Module, example: Tensor, size: tuple[int, int], head: Head
     if head is None:
         return None
     try:
-        found, _ = reductions(network, example.new_zeros(*example.shape[:2], *size), head.calls)
+        found, _ = capture_poolings(network, example.new_zeros(*example.shape[:2], *size), head.calls)
     except NetworkError:
         return None
     grids = [(one.feature_maps.shape[2], one.feature_maps.shape[3]) for one in found]

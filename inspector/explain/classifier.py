@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from inspector.errors import ClassError, NetworkError
 from inspector.explain.feature_capture import FeatureCapture, make_feature_capture
 from inspector.explain.head import Head, find_head
-from inspector.explain.tracing.forward import ending
+from inspector.explain.tracing.forward import find_output_activation
 from inspector.explain.tracing.receptive_field import ReceptiveField, receptive_field
 from inspector.images.photo import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, View, as_pair
 from inspector.networks.catalog import Probability
@@ -121,7 +121,7 @@ def wrap(
     if len(names) != classes:
         raise NetworkError(f"The network has {classes} classes, but {len(names)} names were given.")
     if probability is None:
-        probability = ending(network, example) or ("sigmoid" if classes == 1 else "softmax")
+        probability = find_output_activation(network, example) or ("sigmoid" if classes == 1 else "softmax")
     seen = receptive_field(network, example, head.finest.call)
     listener = make_feature_capture(network, example, head.calls, head.needs_pooled, head.needs_derivative)
     return Classifier(name, network, preprocessing, names, head, seen, probability, listener)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from inspector.explain.head import Head
 from inspector.explain.head_function import HeadFunction
 from inspector.explain.pooling import Pooling, position_scores, regrid, rows_of_positions, shares, split
-from inspector.explain.tracing.forward import Reduction
+from inspector.explain.tracing.forward import CapturedPooling
 from inspector.explain.tracing.recording import OpRecording
 
 _CHUNK = 256  # positions at a time: for each a flattened head takes in 25,088 values
@@ -27,11 +27,13 @@ class Branch:
     pooling: Pooling
     width: int  # how many pooled values it gave
     feature_maps: Tensor  # (C, h, w)
-    slope: Tensor | None  # d pooled / d feature maps, (C, h, w), of linear and other poolings
+    derivative: Tensor | None  # d pooled / d feature maps, (C, h, w), of linear and other poolings
 
     def shares(self) -> Tensor:
         """What each position adds to each pooled value: (C, h, w)."""
-        return shares(self.pooling, self.feature_maps[None], None if self.slope is None else self.slope[None])[0]
+        return shares(
+            self.pooling, self.feature_maps[None], None if self.derivative is None else self.derivative[None]
+        )[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +85,7 @@ class Decomposition:
 
 
 def decompose(
-    network: nn.Module, head: Head, inputs: Tensor, heard: Sequence[Reduction], tape: OpRecording | None = None
+    network: nn.Module, head: Head, inputs: Tensor, heard: Sequence[CapturedPooling], tape: OpRecording | None = None
 ) -> list[Decomposition]:
     """Of each image of a batch (N, channels, H, W), from what was heard at the poolings of its head, and behind them.
 
@@ -101,18 +103,18 @@ def _on_grid(maps: Tensor, grid: torch.Size) -> Tensor:
     return maps if maps.shape[-2:] == grid else regrid(maps, (grid[0], grid[1]))
 
 
-def _finest(heard: Sequence[Reduction]) -> torch.Size:
+def _finest(heard: Sequence[CapturedPooling]) -> torch.Size:
     return max((one.feature_maps.shape[2:] for one in heard), key=lambda grid: grid.numel())
 
 
-def _branches(head: Head, heard: Sequence[Reduction], n: int) -> tuple[Branch, ...]:
+def _branches(head: Head, heard: Sequence[CapturedPooling], n: int) -> tuple[Branch, ...]:
     return tuple(
-        Branch(branch.pooling, branch.width, one.feature_maps[n], None if one.slope is None else one.slope[n])
+        Branch(branch.pooling, branch.width, one.feature_maps[n], None if one.derivative is None else one.derivative[n])
         for branch, one in zip(head.branches, heard, strict=True)
     )
 
 
-def _with_fixed_weight(head: Head, heard: Sequence[Reduction]) -> list[Decomposition]:
+def _with_fixed_weight(head: Head, heard: Sequence[CapturedPooling]) -> list[Decomposition]:
     assert head.weight is not None
     assert head.bias is not None
     grid, images = _finest(heard), len(heard[0].feature_maps)
@@ -121,24 +123,24 @@ def _with_fixed_weight(head: Head, heard: Sequence[Reduction]) -> list[Decomposi
     for branch, one, weight in zip(head.branches, heard, columns, strict=True):
         brought = one.class_maps
         if brought is None:
-            brought = split(branch.pooling, one.feature_maps, None if head.per_class else weight, one.slope)
+            brought = split(branch.pooling, one.feature_maps, None if head.per_class else weight, one.derivative)
         maps.append(_on_grid(brought, grid))
         if branch.pooling == "linear" and one.pooled is not None:
             # What the pooling adds by itself belongs to no position.
-            constant = one.pooled - shares("linear", one.feature_maps, one.slope).sum((2, 3))
+            constant = one.pooled - shares("linear", one.feature_maps, one.derivative).sum((2, 3))
             biases = biases + constant @ weight.T
     values = sum(maps[1:], start=maps[0])
     return [Decomposition(values[n], biases[n], _branches(head, heard, n), head, None, None) for n in range(images)]
 
 
-def _of_image(head: Head, tail: HeadFunction, heard: Sequence[Reduction], n: int) -> Decomposition:
+def _of_image(head: Head, tail: HeadFunction, heard: Sequence[CapturedPooling], n: int) -> Decomposition:
     """With the weight of this image: what each position alone brings goes through the tail, statistics held."""
     branches, grid = _branches(head, heard, n), _finest(heard)
     pooled = torch.cat([one.pooled[n : n + 1] for one in heard if one.pooled is not None], 1)
     rows = [rows_of_positions(branch.pooling, branch.shares()) for branch in branches]
     # The shares of linear and other poolings need not sum to the pooled value: the rest belongs to no position.
     sums = [
-        values if branch.slope is None or branch.pooling not in ("linear", "other") else own.sum(0, keepdim=True)
+        values if branch.derivative is None or branch.pooling not in ("linear", "other") else own.sum(0, keepdim=True)
         for branch, own, values in zip(branches, rows, pooled.split([b.width for b in branches], 1), strict=True)
     ]
     whole_and_rows = torch.cat([torch.cat(sums, 1), torch.block_diag(*rows)])

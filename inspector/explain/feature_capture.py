@@ -10,24 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from inspector.explain.tracing.forward import (
-    Reduction,
-    copy_on_same_parameters,
-    ending,
-    evaluating,
-    logits_of,
-    not_reached,
-    output_of,
-    record,
-    watch,
+    CapturedPooling,
+    as_logits,
+    capture_and_record,
+    copy_sharing_parameters,
+    eval_mode,
+    find_output_activation,
+    forward_logits,
+    pooling_not_reached,
+    run_network,
 )
-from inspector.explain.tracing.pooling_calls import Seen, at_reductions
+from inspector.explain.tracing.pooling_calls import PoolingCall, on_pooling_calls
 from inspector.explain.tracing.recording import OpRecording
 
 
 class CapturedPass(NamedTuple):
     """What one pass gave."""
 
-    reductions: list[Reduction]  # those at the tap, in order
+    poolings: list[CapturedPooling]  # those at the tap, in order
     logits: Tensor  # (N, K)
     recording: OpRecording | None = None  # of what followed the reductions, where the pass was watched
     backend: str = "eager"  # what ran the network; with its dtype where that is not float32: "folded bfloat16"
@@ -64,10 +64,10 @@ def make_feature_capture(
     kept = [values for module in modules for values in (module._parameters, module._buffers)]
     state = [(values, name, tensor) for values in kept for name, tensor in values.items()]
     # A hook before the pooling hears no pooled values, no derivatives, and no logits behind a softmax.
-    one = len(calls) == 1 and not pooled and not slopes and ending(network, example) is None
-    listener = copy_on_same_parameters(network) if one else None
+    one = len(calls) == 1 and not pooled and not slopes and find_output_activation(network, example) is None
+    listener = copy_sharing_parameters(network) if one else None
     # The network too: a closure may lead from the copy back to it.
-    with evaluating(network):
+    with eval_mode(network):
         module = None if listener is None else _module_that_reduces(listener, example, calls[0])
     if module is None:
         return FeatureCapture(network, tuple(calls), slopes, None, False, heard, state, modules)
@@ -83,14 +83,14 @@ def capture_pass(tap: FeatureCapture, inputs: Tensor) -> CapturedPass:
     if tap.accelerated is not None and (heard := tap.accelerated(inputs)) is not None:
         return heard
     if tap.hooked_copy is None or not _as_it_was_copied(tap):
-        return CapturedPass(*record(tap.network, inputs, tap.calls, tap.needs_derivative))
+        return CapturedPass(*capture_and_record(tap.network, inputs, tap.calls, tap.needs_derivative))
     # A hook of the user's might keep an inference tensor, which knows no gradients; the clones below are ordinary ones.
     with torch.no_grad() if tap.has_user_hooks else torch.inference_mode():
-        logits = logits_of(output_of(tap.hooked_copy, inputs), len(inputs))
+        logits = as_logits(run_network(tap.hooked_copy, inputs), len(inputs))
     feature_maps: Tensor | None = tap.captured.__dict__.pop("feature_maps", None)
     if feature_maps is None:
-        raise not_reached(inputs)
-    return CapturedPass([Reduction(tap.calls[0], feature_maps.clone(), None)], logits.clone())
+        raise pooling_not_reached(inputs)
+    return CapturedPass([CapturedPooling(tap.calls[0], feature_maps.clone(), None)], logits.clone())
 
 
 def _as_it_was_copied(tap: FeatureCapture) -> bool:
@@ -113,7 +113,7 @@ def _module_that_reduces(network: nn.Module, example: Tensor, call: int) -> nn.M
     def leave(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         running.pop()
 
-    def look(seen: Seen) -> Tensor:
+    def look(seen: PoolingCall) -> Tensor:
         source = seen.source
         if seen.index == call and source.ndim == 4 and seen.layout.channels == "first":
             # A module that wrote into its input before it reduced it would be heard too early.
@@ -128,7 +128,7 @@ def _module_that_reduces(network: nn.Module, example: Tensor, call: int) -> nn.M
     hooks += [module.register_forward_hook(leave) for module in network.modules()]
     try:
         with torch.no_grad():
-            watch(network, example, at_reductions(look))
+            forward_logits(network, example, on_pooling_calls(look))
     finally:
         for hook in hooks:
             hook.remove()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from inspector.errors import HeadError
 from inspector.explain.head_function import HeadFunction
 from inspector.explain.pooling import Pooling, recognise, shares
-from inspector.explain.tracing.forward import Reduction, capture, reaching
+from inspector.explain.tracing.forward import CapturedPooling, capture_chosen_poolings, find_poolings_reaching_logits
 from inspector.explain.tracing.recording import OpRecording
 
 Verdict = Literal["exact", "exact for this image", "not unique", "not exact"]
@@ -91,19 +91,19 @@ def find_head(network: nn.Module, example: Tensor) -> Head:
 
     Raises HeadError where no pooling reaches the logits, or more than the pooled values does.
     """
-    calls = reaching(network, example)
+    calls = find_poolings_reaching_logits(network, example)
     if not calls:
         raise HeadError(
             "No pooling was found: nothing on the way to the logits takes every channel of a feature map to one value. "
             "A network that ends in global average or global max pooling, or in flatten and Linear, would do."
         )
     images = [example, *_noise(example.shape, example)]
-    passes = [capture(network, image, calls) for image in images]
+    passes = [capture_chosen_poolings(network, image, calls) for image in images]
     _refuse_tokens(passes[0][0])
     kinds = [_known_kind(seen) for seen in zip(*(found for found, _ in passes), strict=True)]
     if None in kinds:
         # Derivatives take their time, and few poolings need them.
-        passes = [capture(network, image, calls, needs_derivative=True) for image in images]
+        passes = [capture_chosen_poolings(network, image, calls, needs_derivative=True) for image in images]
         every = zip(*(found for found, _ in passes), strict=True)
         kinds = [kind or _kind_by_slope(seen) for kind, seen in zip(kinds, every, strict=True)]
     heard = [found for found, _ in passes]
@@ -137,17 +137,17 @@ def _noise(shape: Sequence[int], like: Tensor) -> list[Tensor]:
     return [stretch * torch.randn(tuple(shape), generator=generator).to(like) for stretch in _STRETCHES]
 
 
-def _pooled(seen: Reduction) -> Tensor:
+def _pooled(seen: CapturedPooling) -> Tensor:
     assert seen.pooled is not None, "captured, not only heard"
     return seen.pooled
 
 
-def _grid(seen: Reduction) -> tuple[int, int]:
+def _grid(seen: CapturedPooling) -> tuple[int, int]:
     height, width = seen.feature_maps.shape[2:]
     return height, width
 
 
-def _refuse_tokens(found: Sequence[Reduction]) -> None:
+def _refuse_tokens(found: Sequence[CapturedPooling]) -> None:
     for seen in found:
         if not seen.tokens:
             continue
@@ -165,23 +165,23 @@ def _refuse_tokens(found: Sequence[Reduction]) -> None:
             )
 
 
-def _known_kind(seen: Sequence[Reduction]) -> Pooling | None:
+def _known_kind(seen: Sequence[CapturedPooling]) -> Pooling | None:
     """The pooling that takes the feature maps of several images to their values, if it is one that is told by them."""
     known = [recognise(one.feature_maps, _pooled(one)) for one in seen]
     # Feature maps that are the same everywhere, all silent after a ReLU say, are pooled alike by every pooling.
     return next((kind for kind in known[0] if all(kind in kinds for kinds in known)), None)
 
 
-def _kind_by_slope(seen: Sequence[Reduction]) -> Pooling:
+def _kind_by_slope(seen: Sequence[CapturedPooling]) -> Pooling:
     """Whether a pooling is linear, with weights of its own, or another that keeps its channels apart."""
     shape = tuple(seen[0].feature_maps.shape[1:])
-    slopes = [one.slope for one in seen]
+    slopes = [one.derivative for one in seen]
     if any(slope is None for slope in slopes):
         raise HeadError(
             f"The last feature maps {shape} are pooled neither by average, nor by maximum, nor flattened, nor each "
             "channel by itself: their class maps would not be exact."
         )
-    rests = [_pooled(one) - shares("other", one.feature_maps, one.slope).sum((2, 3)) for one in seen]
+    rests = [_pooled(one) - shares("other", one.feature_maps, one.derivative).sum((2, 3)) for one in seen]
     same_slope = all(_close(slope, slopes[0]) for slope in slopes if slope is not None)
     # The rest of a large image is lost in rounding.
     scales = [float(_pooled(one).abs().max()) for one in seen]
@@ -239,12 +239,12 @@ def _refuse_more(tail: HeadFunction, pooled: Tensor) -> None:
             raise _more()
 
 
-def _verdict_of_image(tail: HeadFunction, branches: Sequence[Branch], seen: Sequence[list[Reduction]]) -> Verdict:
+def _verdict_of_image(tail: HeadFunction, branches: Sequence[Branch], seen: Sequence[list[CapturedPooling]]) -> Verdict:
     """Whether, statistics and gates held, the logits of every image that was seen are an exact sum."""
     for found in seen:
         for branch, one in zip(branches, found, strict=True):
             if branch.pooling == "other":
-                rest = _pooled(one) - shares("other", one.feature_maps, one.slope).sum((2, 3))
+                rest = _pooled(one) - shares("other", one.feature_maps, one.derivative).sum((2, 3))
                 if rest.abs().max() > TOLERANCE * (_pooled(one).abs().max() + 1):
                     return "not unique"
     # The example, the image furthest from it, and one that is no image's: in double precision each takes its time.

@@ -22,8 +22,8 @@ from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
 from inspector.errors import NetworkError
-from inspector.explain.tracing.forward import replay, substitute
-from inspector.explain.tracing.pooling_calls import Handler, call, name_of
+from inspector.explain.tracing.forward import forward_with_pooled, replay_recording
+from inspector.explain.tracing.pooling_calls import Handler, call_unchanged, op_name
 from inspector.explain.tracing.recording import OpRecording
 
 
@@ -37,12 +37,12 @@ class HeadFunction:
     widths: tuple[int, ...]  # how many pooled values each of them gives
     recording: OpRecording | None = None  # of a pass of the network as it is: it need not run again
 
-    def evaluate(self, pooled: Tensor, perform: Handler = call) -> Tensor:
+    def evaluate(self, pooled: Tensor, perform: Handler = call_unchanged) -> Tensor:
         """The logits (R, K) of pooled values (R, P); all branches side by side."""
         if self.recording is not None:
             # Where it asks for as many rows as it was recorded with: by the network.
             with suppress(NetworkError):
-                return replay(self.recording, self._by_call(pooled), perform)
+                return replay_recording(self.recording, self._by_call(pooled), perform)
         try:
             logits = self._evaluate_rows(pooled, self.inputs, perform)
             if len(logits) == len(pooled):
@@ -54,7 +54,7 @@ class HeadFunction:
         return self._evaluate_rows(pooled, self.inputs.expand(len(pooled), *self.inputs.shape[1:]), perform)
 
     def _evaluate_rows(self, pooled: Tensor, inputs: Tensor, perform: Handler) -> Tensor:
-        return substitute(self.network, inputs, self._by_call(pooled), perform)
+        return forward_with_pooled(self.network, inputs, self._by_call(pooled), perform)
 
     def _by_call(self, pooled: Tensor) -> dict[int, Tensor]:
         return dict(zip(self.calls, pooled.split(self.widths, 1), strict=True))
@@ -71,12 +71,12 @@ class HeadFunction:
             # One row a class: one backward pass gives all rows. (torch's batched gradients import sympy: a second.)
             rows = pooled.repeat(classes, 1).requires_grad_()
             try:
-                logits = self._evaluate_rows(rows, self.inputs, call)
+                logits = self._evaluate_rows(rows, self.inputs, call_unchanged)
                 if logits.shape == (classes, classes):
                     return torch.autograd.grad(logits.diagonal().sum(), rows)[0]
             except NetworkError:
                 pass
-        return self._gradients(pooled, range(classes), call)
+        return self._gradients(pooled, range(classes), call_unchanged)
 
     def frozen_jacobian_rows(self, pooled: Tensor, classes: Sequence[int]) -> Tensor:
         """d logit / d pooled at (1, P) of some classes, with the image's statistics held: (len(classes), P)."""
@@ -120,7 +120,7 @@ def frozen_handler(function: Callable[..., Any], args: Sequence[Any], kwargs: di
     # Curvature and rounding are told apart in double precision only, and the parameters are in single.
     if any(isinstance(leaf, Tensor) and leaf.dtype == torch.float64 for leaf in pytree.tree_leaves((args, kwargs))):
         args, kwargs = pytree.tree_map(_doubled, (tuple(args), kwargs))
-    name = name_of(function)
+    name = op_name(function)
     if name in _HELD:
         return _HELD[name](*args, **kwargs)
     result = function(*args, **kwargs)

@@ -104,7 +104,7 @@ def prove(classifier: Classifier, size: tuple[int, int]) -> Locality:
 
 def feature_maps(classifier: Classifier, inputs: Tensor) -> list[Tensor]:
     """What each pooling of the head takes in: (N, C, h, w) each."""
-    return [one.feature_maps for one in capture_pass(classifier.capture, inputs).reductions]
+    return [one.feature_maps for one in capture_pass(classifier.capture, inputs).poolings]
 
 
 def _span(classifier: Classifier, axis: int, length: int) -> Span:

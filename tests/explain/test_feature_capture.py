@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from inspector.explain.feature_capture import capture_pass, make_feature_capture
-from inspector.explain.tracing.forward import capture
+from inspector.explain.tracing.forward import capture_chosen_poolings
 
 
 def seeded(make: Callable[[], nn.Module]) -> nn.Module:
@@ -63,7 +63,7 @@ def test_a_tap_hears_what_watching_every_call_sees(make: Callable[[], nn.Module]
     heard = make_feature_capture(network, IMAGE[:1], [call])
     assert (heard.hooked_copy is not None) == hooked
     (maps,), logits, *_ = capture_pass(heard, IMAGE)
-    (seen,), seen_logits = capture(network, IMAGE, [call])
+    (seen,), seen_logits = capture_chosen_poolings(network, IMAGE, [call])
     assert torch.equal(maps.feature_maps, seen.feature_maps)
     assert torch.equal(logits, seen_logits)
 

@@ -7,7 +7,13 @@ from torch import Tensor, nn
 from inspector import Classifier, class_maps_of_batch
 from inspector.errors import NetworkError
 from inspector.explain.pooling import GlobalAveragePooling
-from inspector.explain.tracing.forward import capture, evaluating, reductions, run, substitute
+from inspector.explain.tracing.forward import (
+    capture_chosen_poolings,
+    capture_poolings,
+    eval_mode,
+    forward,
+    forward_with_pooled,
+)
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -111,7 +117,7 @@ class InPlaceBefore(InPlaceAfter):
 
 def test_every_global_pooling_is_seen_in_order():
     network, inputs = seeded(SqueezeExcite), noise(2, 3, 5, 6)
-    found, logits = reductions(network, inputs)
+    found, logits = capture_poolings(network, inputs)
     assert [reduction.index for reduction in found] == [0, 1]
     torch.testing.assert_close(found[0].feature_maps, network.conv(inputs).detach())
     torch.testing.assert_close(found[1].feature_maps, network.features(inputs).detach())
@@ -121,7 +127,7 @@ def test_every_global_pooling_is_seen_in_order():
 @pytest.mark.parametrize("index", [0, 1])
 def test_one_reduction_is_captured_by_its_number(index):
     network, inputs = seeded(SqueezeExcite), noise(2, 3, 5, 6)
-    (reduction,), _ = capture(network, inputs, [index])
+    (reduction,), _ = capture_chosen_poolings(network, inputs, [index])
     expected = network.features(inputs) if index else network.conv(inputs)
     assert reduction.index == index
     torch.testing.assert_close(reduction.feature_maps, expected.detach())
@@ -130,14 +136,14 @@ def test_one_reduction_is_captured_by_its_number(index):
 
 def test_feature_maps_are_a_copy_that_a_later_in_place_operation_spares():
     network, inputs = seeded(InPlaceAfter), noise(1, 3, 4, 4)
-    (reduction,), _ = capture(network, inputs, [0])
+    (reduction,), _ = capture_chosen_poolings(network, inputs, [0])
     torch.testing.assert_close(reduction.feature_maps, network.conv(inputs).detach())
     assert (reduction.feature_maps < 0).any()
 
 
 def test_an_in_place_relu_before_pooling_is_in_the_feature_maps():
     network, inputs = seeded(InPlaceBefore), noise(1, 3, 4, 4)
-    (reduction,), _ = capture(network, inputs, [0])
+    (reduction,), _ = capture_chosen_poolings(network, inputs, [0])
     torch.testing.assert_close(reduction.feature_maps, network.conv(inputs).clamp(min=0).detach())
 
 
@@ -158,7 +164,7 @@ def test_a_pooling_is_seen_whatever_way_it_is_called(pool):
             return pool(inputs * 2)
 
     inputs = noise(2, 3, 4, 5)
-    (reduction,), logits = capture(Network().eval(), inputs, [0])
+    (reduction,), logits = capture_chosen_poolings(Network().eval(), inputs, [0])
     torch.testing.assert_close(reduction.feature_maps, inputs * 2)
     torch.testing.assert_close(reduction.pooled, 2 * inputs.mean((2, 3)))
     torch.testing.assert_close(logits, 2 * inputs.mean((2, 3)))
@@ -170,14 +176,14 @@ def test_channels_last_maps_come_back_channels_first():
             return inputs.permute(0, 2, 3, 1).mean((1, 2))
 
     inputs = noise(2, 3, 4, 5)
-    (reduction,), _ = capture(Network(), inputs, [0])
+    (reduction,), _ = capture_chosen_poolings(Network(), inputs, [0])
     torch.testing.assert_close(reduction.feature_maps, inputs)
 
 
 def test_substituted_pooled_values_reach_the_logits_with_their_gradient():
     network, inputs = seeded(SqueezeExcite), noise(1, 3, 5, 6)
     pooled = noise(1, 4, seed=1).requires_grad_()
-    logits = substitute(network, inputs, {1: pooled})
+    logits = forward_with_pooled(network, inputs, {1: pooled})
     torch.testing.assert_close(logits, network.linear(pooled))
     (gradient,) = torch.autograd.grad(logits[0, 0], pooled)
     torch.testing.assert_close(gradient[0], network.linear.weight[0].detach())
@@ -186,13 +192,15 @@ def test_substituted_pooled_values_reach_the_logits_with_their_gradient():
 def test_a_plain_pass_gives_the_logits_of_evaluation_mode():
     torch.manual_seed(0)
     network, inputs = Mixed(), noise(3, 3, 4, 4)
-    logits = run(network, inputs)
+    logits = forward(network, inputs)
     assert not logits.requires_grad
     torch.testing.assert_close(logits, network.eval()(inputs).detach())
 
 
 @pytest.mark.parametrize(
-    "work", [run, reductions, lambda n, x: capture(n, x, [0])], ids=["run", "reductions", "capture"]
+    "work",
+    [forward, capture_poolings, lambda n, x: capture_chosen_poolings(n, x, [0])],
+    ids=["run", "reductions", "capture"],
 )
 @pytest.mark.parametrize("breaks", [False, True])
 def test_the_network_comes_back_as_it_was(work, breaks):
@@ -215,7 +223,7 @@ def test_an_error_that_we_do_not_know_passes_and_the_modes_come_back():
 
     network = Interrupted().train()
     with pytest.raises(KeyboardInterrupt):
-        run(network, noise(1, 3, 4, 4))
+        forward(network, noise(1, 3, 4, 4))
     assert network.training
     assert torch.zeros(1).add(1).item() == 1
 
@@ -224,7 +232,7 @@ def test_the_inputs_are_not_written_to():
     network = nn.Sequential(nn.ReLU(), nn.Conv2d(3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     inputs = noise(1, 3, 4, 4)
     before = inputs.clone()
-    run(network, inputs)
+    forward(network, inputs)
     assert torch.equal(inputs, before)
 
 
@@ -238,14 +246,14 @@ def test_evaluation_mode_lasts_until_the_last_thread_leaves():
         return [module.training for module in network.modules()]
 
     def first() -> None:
-        with evaluating(network):
+        with eval_mode(network):
             first_in.set()
             assert second_in.wait(30)
         first_out.set()
 
     def second() -> None:
         assert first_in.wait(30)
-        with evaluating(network):
+        with eval_mode(network):
             second_in.set()
             assert first_out.wait(30)
             seen["after the first left"] = modes()
@@ -265,7 +273,7 @@ def test_evaluation_mode_lasts_until_the_last_thread_leaves():
 def test_evaluation_mode_ends_after_an_error_too():
     network = Mixed()
     before = [module.training for module in network.modules()]
-    with pytest.raises(ZeroDivisionError), evaluating(network):
+    with pytest.raises(ZeroDivisionError), eval_mode(network):
         _ = 1 / 0
     assert [module.training for module in network.modules()] == before
 
@@ -279,7 +287,7 @@ def test_train_and_eval_of_the_network_are_not_called():
             return super().train(mode)
 
     network = Counting(nn.Conv2d(3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    run(network, noise(1, 3, 4, 4))
+    forward(network, noise(1, 3, 4, 4))
     assert network.calls == 0
     assert network.training
 
@@ -301,7 +309,7 @@ def test_one_thread_sees_nothing_of_another():
     got: dict[int, list] = {}
 
     def work(k: int) -> None:
-        got[k], _ = reductions(network, inputs[k])
+        got[k], _ = capture_poolings(network, inputs[k])
 
     threads = [threading.Thread(target=work, args=(k,)) for k in inputs]
     for thread in threads:
@@ -335,7 +343,7 @@ class Returns(nn.Module):
 )
 def test_a_network_that_returns_no_logits_is_named(function, got):
     with pytest.raises(NetworkError, match=rf"returns logits of shape \(.+, classes\); this network returned {got}\."):
-        run(Returns(function), noise(2, 3, 4, 4))
+        forward(Returns(function), noise(2, 3, 4, 4))
 
 
 @pytest.mark.parametrize(
@@ -348,20 +356,20 @@ def test_a_network_that_returns_no_logits_is_named(function, got):
 )
 def test_logits_may_keep_their_dimensions_or_come_first_in_a_tuple(function):
     inputs = noise(2, 3, 4, 4)
-    torch.testing.assert_close(run(Returns(function), inputs), inputs.mean((2, 3)))
+    torch.testing.assert_close(forward(Returns(function), inputs), inputs.mean((2, 3)))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 4, 4), (1, 3, 1, 1)])
 def test_an_input_that_does_not_fit_is_named_by_its_shape(shape):
     network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.raises(NetworkError, match=rf"cannot run on an input of shape \({', '.join(map(str, shape))}\): "):
-        run(network, noise(*shape))
+        forward(network, noise(*shape))
 
 
 def test_an_input_too_small_to_pool_is_named():
     network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     with pytest.raises(NetworkError, match=r"pooling was not reached with an input of shape \(1, 3, 1, 1\)"):
-        capture(network, noise(1, 3, 1, 1), [0])
+        capture_chosen_poolings(network, noise(1, 3, 1, 1), [0])
 
 
 # --- from the network in hand to its class maps, whatever way the feature maps are heard

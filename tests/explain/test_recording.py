@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from inspector import Classifier, class_maps_of_batch
 from inspector.errors import NetworkError
 from inspector.explain.head_function import frozen_handler
-from inspector.explain.tracing.forward import record, replay, substitute
+from inspector.explain.tracing.forward import capture_and_record, forward_with_pooled, replay_recording
 
 CLASSES = 5
 
@@ -93,27 +93,27 @@ def images(count: int) -> Tensor:
 def test_a_tape_gives_what_the_network_gives(tail: str, rows: int) -> None:
     network = network_with(tail)
     calls = [0, 1] if tail == "two branches" else [0]
-    heard, logits, tape = record(network, images(2), calls)
+    heard, logits, tape = capture_and_record(network, images(2), calls)
     assert tape is not None
     own = {one.index: one.pooled for one in heard if one.pooled is not None}
-    torch.testing.assert_close(replay(tape, own), logits, rtol=0, atol=0)
+    torch.testing.assert_close(replay_recording(tape, own), logits, rtol=0, atol=0)
     other = {index: torch.randn(rows, one.shape[1]) for index, one in own.items()}
     if tail == "of its batch" and rows != 2:
         with pytest.raises(NetworkError, match="What follows the pooling does not take 7 rows: "):
-            replay(tape, other)
+            replay_recording(tape, other)
         return
     for perform in (lambda function, args, kwargs: function(*args, **kwargs), frozen_handler):
-        expected = substitute(network, images(rows), other, perform)
-        torch.testing.assert_close(replay(tape, other, perform), expected, rtol=0, atol=0)
+        expected = forward_with_pooled(network, images(rows), other, perform)
+        torch.testing.assert_close(replay_recording(tape, other, perform), expected, rtol=0, atol=0)
 
 
 def test_gradients_flow_from_the_logits_of_a_tape_to_the_pooled_values() -> None:
     network = network_with("gated in place")
-    _, _, tape = record(network, images(1), [0])
+    _, _, tape = capture_and_record(network, images(1), [0])
     assert tape is not None
     pooled = torch.randn(3, 8, requires_grad=True)
-    (found,) = torch.autograd.grad(replay(tape, {0: pooled}).sum(), pooled)
-    (expected,) = torch.autograd.grad(substitute(network, images(3), {0: pooled}).sum(), pooled)
+    (found,) = torch.autograd.grad(replay_recording(tape, {0: pooled}).sum(), pooled)
+    (expected,) = torch.autograd.grad(forward_with_pooled(network, images(3), {0: pooled}).sum(), pooled)
     torch.testing.assert_close(found, expected)
 
 
@@ -157,7 +157,7 @@ def test_a_tape_is_of_its_pass_and_of_the_weights_as_they_are() -> None:
 def test_what_writes_into_another_tensor_goes_through_the_network(tail: type[nn.Module]) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(Trunk(), Mean(), tail()).eval()
-    _, _, tape = record(network, images(1), [0])
+    _, _, tape = capture_and_record(network, images(1), [0])
     assert tape is None
     for maps in class_maps_of_batch(Classifier.wrap(network, size=(12, 12)), images(2)):
         assert maps.verdict == "exact for this image"
@@ -169,5 +169,5 @@ def test_logits_that_came_about_without_tensor_functions_leave_no_tape() -> None
         def forward(self, pooled: Tensor) -> Tensor:
             return torch.from_numpy(pooled.numpy() * 2)
 
-    _, _, tape = record(nn.Sequential(Trunk(), Mean(), ByNumPy()).eval(), images(1), [0])
+    _, _, tape = capture_and_record(nn.Sequential(Trunk(), Mean(), ByNumPy()).eval(), images(1), [0])
     assert tape is None

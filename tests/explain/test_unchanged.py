@@ -37,12 +37,12 @@ class Counting(Closure):
 
     def __init__(self) -> None:
         super().__init__()
-        self.again = nn.Conv2d(4, 4, 3, padding=1)
+        self.reapply = nn.Conv2d(4, 4, 3, padding=1)
         self.twin = nn.Conv2d(4, 4, 3, padding=1)
-        self.twin.weight = self.again.weight
+        self.twin.weight = self.reapply.weight
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.linear(self.twin(self.again(self.body(inputs)).relu()).amax((2, 3)))
+        return self.linear(self.twin(self.reapply(self.body(inputs)).relu()).amax((2, 3)))
 
 
 class ClassToken(nn.Module):

@@ -33,8 +33,14 @@ from inspector.errors import AttributionError, Cancelled, InspectorError, reason
 from inspector.explain.class_maps import ClassMaps, class_maps_of_batch
 from inspector.explain.classifier import Classifier
 from inspector.explain.pooling import regrid
-from inspector.explain.tracing.forward import capture, copy_on_same_parameters, evaluating, run, watch
-from inspector.explain.tracing.pooling_calls import Seen, at_reductions, name_of
+from inspector.explain.tracing.forward import (
+    capture_chosen_poolings,
+    copy_sharing_parameters,
+    eval_mode,
+    forward,
+    forward_logits,
+)
+from inspector.explain.tracing.pooling_calls import PoolingCall, on_pooling_calls, op_name
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 
 Tell = Callable[[float], None]  # how much is done, 0-1
@@ -94,7 +100,7 @@ class Case:
     def logits(self, images: Tensor) -> Tensor:
         """The class's logits (N,) of images (N, channels, H, W)."""
         self.step(len(images))
-        return watch(self.network, images)[:, self.k]
+        return forward_logits(self.network, images)[:, self.k]
 
     def gradients(self, images: Tensor) -> Tensor:
         """d logit / d input, (N, channels, H, W)."""
@@ -154,7 +160,7 @@ def attribute(
 
     start = time.perf_counter()
     # Ordinary tensors: those of an inference mode know no gradients.
-    with torch.inference_mode(False), torch.enable_grad(), evaluating(classifier.network):
+    with torch.inference_mode(False), torch.enable_grad(), eval_mode(classifier.network):
         case = Case(classifier, _frozen(classifier.network), inputs.clone(), classifier.class_index(k), step)
         try:
             drawn = method.draw(case)
@@ -173,7 +179,7 @@ def attribute(
 
 def _frozen(network: nn.Module) -> nn.Module:
     """A copy on the same values that keeps nothing for gradients of its parameters; the network where none can be."""
-    copy = copy_on_same_parameters(network)
+    copy = copy_sharing_parameters(network)
     for module in () if copy is None else copy.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
@@ -196,15 +202,15 @@ def _exact(case: Case) -> Drawn:
 
 def _weighed(case: Case, weigh: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """The sum over channels of what `weigh` makes of F and g, both (C, h, w), over all poolings: (h, w)."""
-    found: dict[int, Seen] = {}
+    found: dict[int, PoolingCall] = {}
 
-    def keep(seen: Seen) -> Tensor:
+    def keep(seen: PoolingCall) -> Tensor:
         if seen.index in case.classifier.head.calls:
             found[seen.index] = seen
         return seen.result
 
     case.step(1)
-    logits = watch(case.network, case.inputs.clone().requires_grad_(), at_reductions(keep))
+    logits = forward_logits(case.network, case.inputs.clone().requires_grad_(), on_pooling_calls(keep))
     gradients = torch.autograd.grad(logits[0, case.k], [seen.source for seen in found.values()])
     maps = [
         weigh(*(seen.layout.feature_maps(tensor.detach())[0] for tensor in (seen.source, gradient))).sum(0)
@@ -258,7 +264,7 @@ def _ablation_cam(case: Case) -> Drawn:
             f"Ablation-CAM takes a channel away by setting what was pooled of it to zero, and with {head.pooling} "
             "pooling that is not the same."
         )
-    heard, logits = capture(case.network, case.inputs, head.calls)
+    heard, logits = capture_chosen_poolings(case.network, case.inputs, head.calls)
     case.step(1)
     tail, start, maps = head.head_function(case.network, case.inputs), 0, []
     pooled = torch.cat([one.pooled for one in heard if one.pooled is not None], 1)
@@ -284,7 +290,7 @@ def _score_cam(case: Case) -> Drawn:
     scores = []
     for some in masks.split(_CHUNK):
         case.step(len(some))
-        logits = run(case.network, some * case.inputs)
+        logits = forward(case.network, some * case.inputs)
         scores.append(probabilities(case.classifier, logits)[:, case.k])
     values = (torch.cat(scores)[:, None, None] * maps).sum(0).relu()
     some_only = f"The {SCORED} most varied of {len(feature_maps)} channels: each takes a pass of the network."
@@ -430,10 +436,10 @@ class _Call(nn.Module):
             args, kwargs = tree_unflatten(now, spec)
             return function(*args, **kwargs)
 
-        self.again = again
+        self.reapply = again
 
     def forward(self, *tensors: Tensor) -> Any:
-        return self.again(*tensors)
+        return self.reapply(*tensors)
 
 
 class _Rectifier(_Call, nn.ReLU):
@@ -460,7 +466,7 @@ def _rule_of_max_pooling(
     with torch.enable_grad():
         leaf = inputs.detach().clone().requires_grad_()
         changes = torch.cat([most - low, high - most])
-        (routed,) = torch.autograd.grad(module.again(leaf), leaf, got * changes)
+        (routed,) = torch.autograd.grad(module.reapply(leaf), leaf, got * changes)
     change = photo - baseline
     slope = torch.where(change.abs() < eps, given.chunk(2)[0], sum(routed.chunk(2)) / change)
     return torch.cat([slope, slope])
@@ -533,7 +539,7 @@ class _Modular(nn.Module):
         def perform(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
             nonlocal number
             tensors = [leaf for leaf in tree_leaves((args, kwargs)) if _moves(leaf)]
-            made = self.make(name_of(function), function, args, kwargs) if tensors else None
+            made = self.make(op_name(function), function, args, kwargs) if tensors else None
             if made is None:
                 return function(*args, **kwargs)
             number += 1
@@ -542,14 +548,14 @@ class _Modular(nn.Module):
             # Clones: of two hooks on one tensor, the earlier part's would hear what the later part's has yet to change.
             return self.parts[number - 1](*(tensor.clone() for tensor in tensors))
 
-        return watch(self.whole[0], images, perform)
+        return forward_logits(self.whole[0], images, perform)
 
 
 def _modular(case: Case, make: _Make) -> _Modular:
     modular = _Modular(case.network, make)
     case.step(2)
     logits = modular(case.inputs.clone().requires_grad_())
-    if not torch.allclose(logits, run(case.network, case.inputs), rtol=1e-3, atol=1e-3):
+    if not torch.allclose(logits, forward(case.network, case.inputs), rtol=1e-3, atol=1e-3):
         raise AttributionError("This network works in place where nobody sees it: Captum's hooks change its logits.")
     return modular
 

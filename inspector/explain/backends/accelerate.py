@@ -37,7 +37,7 @@ from inspector.explain.decomposition import decompose
 from inspector.explain.feature_capture import CapturedPass
 from inspector.explain.head import misses
 from inspector.explain.pooling import global_average, global_max
-from inspector.explain.tracing.forward import Reduction, capture, record
+from inspector.explain.tracing.forward import CapturedPooling, capture_and_record, capture_chosen_poolings
 from inspector.explain.tracing.recording import OpRecording
 from inspector.explain.weights import fingerprint_weights
 
@@ -142,7 +142,9 @@ class Quick:
         """Build and prove it. NetworkError or InspectorError where that fails."""
         run = _built(self._classifier, self._backend, self._dtype, self._cache)
         if self._classifier.head.needs_pooled:
-            _, _, self._tape = record(self._classifier.network, noise(self._classifier, 1), self._classifier.head.calls)
+            _, _, self._tape = capture_and_record(
+                self._classifier.network, noise(self._classifier, 1), self._classifier.head.calls
+            )
         self._run, self.note = run, f"Heard through {self._backend}."
 
     def build_aside(self, delay: float = 0) -> None:
@@ -185,12 +187,12 @@ def _device(classifier: Classifier) -> torch.device:
     return noise(classifier, 1).device
 
 
-def _reductions(classifier: Classifier, outputs: list[Tensor]) -> tuple[list[Reduction], Tensor]:
+def _reductions(classifier: Classifier, outputs: list[Tensor]) -> tuple[list[CapturedPooling], Tensor]:
     """What the outputs of a quick network are, as our own pass would have heard them."""
     head = classifier.head
     logits, feature_maps, made = outputs[0], outputs[1 : 1 + len(head.branches)], outputs[1 + len(head.branches) :]
     found = [
-        Reduction(
+        CapturedPooling(
             branch.call,
             maps,
             _pooled(branch.pooling, maps) if head.needs_pooled else None,
@@ -253,7 +255,7 @@ def _prove(classifier: Classifier, run: Run, backend: str, dtype: torch.dtype) -
     for images in (1, 3):
         inputs = noise(classifier, images)
         heard, logits = _reductions(classifier, run(inputs))
-        seen, expected = capture(classifier.network, inputs, classifier.head.calls)
+        seen, expected = capture_chosen_poolings(classifier.network, inputs, classifier.head.calls)
         pairs = [("logits", logits, expected)]
         pairs += [("feature maps", a.feature_maps, b.feature_maps) for a, b in zip(heard, seen, strict=True)]
         for what, ours, own in pairs:

@@ -22,7 +22,7 @@ from inspector.errors import HeadError, NetworkError, reason_of
 from inspector.explain.classifier import Classifier, like_parameters
 from inspector.explain.head import Head
 from inspector.explain.pooling import regrid
-from inspector.explain.tracing.forward import capture, copy_on_same_parameters
+from inspector.explain.tracing.forward import capture_chosen_poolings, copy_sharing_parameters
 
 # A clamp that is idle on one image is not on another.
 _STRETCHES = (1, -1, 10, -100)
@@ -124,14 +124,14 @@ def noise(classifier: Classifier, images: int) -> Tensor:
 
 def _graph(classifier: Classifier, class_maps: nn.Module | None, feature_maps: bool) -> LogitsAndMaps:
     network, head = classifier.network, classifier.head
-    copy = copy_on_same_parameters(network)
+    copy = copy_sharing_parameters(network)
     if copy is None:
         raise NetworkError(
             "The network holds something that cannot be copied, so no graph can be made of it. "
             'The backend "eager" serves every network.'
         )
     images = noise(classifier, len(_STRETCHES)) * noise(classifier, 1).new_tensor(_STRETCHES).view(-1, 1, 1, 1)
-    heard, logits = capture(network, images, head.calls)
+    heard, logits = capture_chosen_poolings(network, images, head.calls)
     graph = _without_guards(export(copy, images[:2]))
     with torch.no_grad():
         seen = _Matches(graph, [logits, *(one.feature_maps for one in heard)])

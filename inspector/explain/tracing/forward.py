@@ -19,7 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from inspector.errors import NetworkError
-from inspector.explain.tracing.pooling_calls import Handler, Seen, Watch, at_reductions, call, name_of
+from inspector.explain.tracing.pooling_calls import (
+    Handler,
+    PoolingCall,
+    TensorCallMode,
+    call_unchanged,
+    on_pooling_calls,
+    op_name,
+)
 from inspector.explain.tracing.recording import OpRecorder, OpRecording
 
 Ending = Literal["softmax", "sigmoid"]
@@ -34,13 +41,13 @@ _VIEWS = ("squeeze", "unsqueeze", "flatten", "view", "reshape", "__getitem__", "
 
 
 @dataclass(frozen=True, eq=False)
-class Reduction:
+class CapturedPooling:
     """What went into and came out of a call that took feature maps to one value a channel, or flattened them."""
 
     index: int  # how many such calls came before it in the same pass
     feature_maps: Tensor  # (N, C, h, w)
     pooled: Tensor | None  # (N, P); None where only the feature maps were heard
-    slope: Tensor | None = None  # d pooled / d feature maps, (N, C, h, w), where it was asked for and exists
+    derivative: Tensor | None = None  # d pooled / d feature maps, (N, C, h, w), where it was asked for and exists
     tokens: bool = False  # the positions lay on one axis
     on_grid: bool = True  # False for tokens with a class token among them
     class_maps: Tensor | None = None  # (N, K, h, w), in logits; where what ran the network made them on the way
@@ -59,7 +66,7 @@ _under_way: WeakKeyDictionary[nn.Module, _Passes] = WeakKeyDictionary()
 
 
 @contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
+def eval_mode(network: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; the modes as they were when the last thread leaves, also after an error."""
     with _guard:
         passes = _under_way.setdefault(network, _Passes(0, []))
@@ -80,24 +87,26 @@ def evaluating(network: nn.Module) -> Iterator[None]:
                 del _under_way[network]
 
 
-def watch(network: nn.Module, inputs: Tensor, handler: Handler = call, rows: int | None = None) -> Tensor:
+def forward_logits(
+    network: nn.Module, inputs: Tensor, handler: Handler = call_unchanged, rows: int | None = None
+) -> Tensor:
     """The logits (N, K) of one pass in which every tensor function goes through `handler`.
 
     Where the network ends in softmax or sigmoid, what went into it. `rows` is N where the handler changes it. Raises
     NetworkError when the network cannot run on these inputs or returns no logits.
     """
     ends = _Ends(handler)
-    with evaluating(network), Watch(ends.perform):
-        output = output_of(network, inputs)
+    with eval_mode(network), TensorCallMode(ends.perform):
+        output = run_network(network, inputs)
     logits = ends.found[id(output)][0] if id(output) in ends.found else output
-    return logits_of(logits, len(inputs) if rows is None else rows)
+    return as_logits(logits, len(inputs) if rows is None else rows)
 
 
-def ending(network: nn.Module, inputs: Tensor) -> Ending | None:
+def find_output_activation(network: nn.Module, inputs: Tensor) -> Ending | None:
     """Whether the network ends in softmax or sigmoid."""
-    ends = _Ends(call)
-    with torch.no_grad(), evaluating(network), Watch(ends.perform):
-        output = output_of(network, inputs)
+    ends = _Ends(call_unchanged)
+    with torch.no_grad(), eval_mode(network), TensorCallMode(ends.perform):
+        output = run_network(network, inputs)
     return ends.found[id(output)][1] if id(output) in ends.found else None
 
 
@@ -110,7 +119,7 @@ class _Ends:
 
     def perform(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         result = self.handler(function, args, kwargs)
-        name, source = name_of(function), args[0] if args else kwargs.get("input")
+        name, source = op_name(function), args[0] if args else kwargs.get("input")
         # Of one value a class: not the weights of an attention, which would be kept alive to no end.
         if name in _ENDINGS and isinstance(source, Tensor) and source.ndim and source[0].numel() in source.shape[:2]:
             self.found[id(result)] = source, _ENDINGS[name], result
@@ -120,7 +129,7 @@ class _Ends:
         return result
 
 
-def output_of(network: nn.Module, inputs: Tensor) -> Any:
+def run_network(network: nn.Module, inputs: Tensor) -> Any:
     """What the network returns: of a tuple the first, of a mapping the logits."""
     try:
         output = network(inputs)
@@ -137,7 +146,7 @@ def output_of(network: nn.Module, inputs: Tensor) -> Any:
     return output[0] if isinstance(output, tuple | list) and output else output
 
 
-def logits_of(output: Any, rows: int) -> Tensor:
+def as_logits(output: Any, rows: int) -> Tensor:
     """What a network returned as logits (N, K), where it is so many rows of them; NetworkError otherwise."""
     # One logit an image often comes without an axis of its own.
     if isinstance(output, Tensor) and output.shape == (rows,):
@@ -148,70 +157,72 @@ def logits_of(output: Any, rows: int) -> Tensor:
     return output.flatten(1)
 
 
-def run(network: nn.Module, inputs: Tensor) -> Tensor:
+def forward(network: nn.Module, inputs: Tensor) -> Tensor:
     """The logits (N, K) of a plain pass."""
     with torch.no_grad():
-        return watch(network, inputs)
+        return forward_logits(network, inputs)
 
 
-def reductions(
+def capture_poolings(
     network: nn.Module,
     inputs: Tensor,
     only: Sequence[int] | None = None,
     slopes: bool = False,
     recorder: OpRecorder | None = None,
-) -> tuple[list[Reduction], Tensor]:
+) -> tuple[list[CapturedPooling], Tensor]:
     """The reductions of one pass in order, or those with the indices in `only`, and the logits (N, K).
 
     With `slopes` also the derivative of each. What follows these reductions is told to the recorder.
     """
-    found: list[Reduction] = []
+    found: list[CapturedPooling] = []
 
-    def keep(seen: Seen) -> Tensor:
+    def keep(seen: PoolingCall) -> Tensor:
         if only is None or seen.index in only:
-            slope = seen.slope() if slopes else None
+            slope = seen.derivative() if slopes else None
             lay = seen.layout
             found.append(
-                Reduction(seen.index, seen.feature_maps(), seen.pooled(), slope, lay.tokens, lay.grid is not None)
+                CapturedPooling(seen.index, seen.feature_maps(), seen.pooled(), slope, lay.tokens, lay.grid is not None)
             )
             if recorder is not None:
                 recorder.note_pooling(seen)
         return seen.result
 
     with torch.no_grad():
-        logits = watch(network, inputs, at_reductions(keep, call if recorder is None else recorder.perform))
+        logits = forward_logits(
+            network, inputs, on_pooling_calls(keep, call_unchanged if recorder is None else recorder.perform)
+        )
     return found, logits
 
 
-def capture(
+def capture_chosen_poolings(
     network: nn.Module, inputs: Tensor, calls: Sequence[int], slopes: bool = False, recorder: OpRecorder | None = None
-) -> tuple[list[Reduction], Tensor]:
+) -> tuple[list[CapturedPooling], Tensor]:
     """The reductions with these indices in one pass, and the logits (N, K). NetworkError where one is not reached."""
-    found, logits = reductions(network, inputs, calls, slopes, recorder)
+    found, logits = capture_poolings(network, inputs, calls, slopes, recorder)
     if len(found) < len(calls):
-        raise not_reached(inputs)
+        raise pooling_not_reached(inputs)
     return found, logits
 
 
-def record(
+def capture_and_record(
     network: nn.Module, inputs: Tensor, calls: Sequence[int], slopes: bool = False
-) -> tuple[list[Reduction], Tensor, OpRecording | None]:
+) -> tuple[list[CapturedPooling], Tensor, OpRecording | None]:
     """The same as `capture`, and what led from these reductions to the logits."""
     recorder = OpRecorder()
-    found, logits = capture(network, inputs, calls, slopes, recorder)
+    found, logits = capture_chosen_poolings(network, inputs, calls, slopes, recorder)
     return found, logits, recorder.recording(logits)
 
 
-def not_reached(inputs: Tensor) -> NetworkError:
+def pooling_not_reached(inputs: Tensor) -> NetworkError:
     shape = tuple(inputs.shape)
     return NetworkError(f"The pooling was not reached with an input of shape {shape}: it may be too small to pool.")
 
 
-def reaching(network: nn.Module, inputs: Tensor) -> list[int]:
+def find_poolings_reaching_logits(network: nn.Module, inputs: Tensor) -> list[int]:
     """The indices of the reductions whose results reach the logits other than through another reduction."""
     leaves: list[tuple[int, Tensor]] = []
 
-    def cut(seen: Seen) -> Tensor:
+    def cut(seen: PoolingCall) -> Tensor:
         # A fresh leaf for each: what reaches the logits through a later reduction ends there.
         if not seen.result.is_floating_point():
             return seen.result
@@ -220,42 +231,44 @@ def reaching(network: nn.Module, inputs: Tensor) -> list[int]:
         return leaf.clone()
 
     with torch.inference_mode(False), torch.enable_grad():
-        total = watch(network, inputs, at_reductions(cut)).sum()
+        total = forward_logits(network, inputs, on_pooling_calls(cut)).sum()
         if not leaves or not total.requires_grad:
             return []
         gradients = torch.autograd.grad(total, [leaf for _, leaf in leaves], allow_unused=True)
     return [index for (index, _), gradient in zip(leaves, gradients, strict=True) if gradient is not None]
 
 
-def substitute(network: nn.Module, inputs: Tensor, pooled: Mapping[int, Tensor], perform: Handler = call) -> Tensor:
+def forward_with_pooled(
+    network: nn.Module, inputs: Tensor, pooled: Mapping[int, Tensor], perform: Handler = call_unchanged
+) -> Tensor:
     """The logits of a pass in which `pooled[index]`, (R, P), stands where the reduction of that index gave its result.
 
     R may be more than the images of `inputs`: what follows the pooling then runs on all rows. Gradients flow from the
     logits to `pooled`; every other function goes through `perform`.
     """
 
-    def replace(seen: Seen) -> Tensor:
+    def replace(seen: PoolingCall) -> Tensor:
         if seen.index not in pooled:
             return seen.result
         # A clone: an in-place operation that follows may not write into a leaf that asks for gradients.
         return pooled[seen.index].reshape(-1, *seen.result.shape[1:]).clone()
 
-    return watch(network, inputs, at_reductions(replace, perform), len(next(iter(pooled.values()))))
+    return forward_logits(network, inputs, on_pooling_calls(replace, perform), len(next(iter(pooled.values()))))
 
 
-def replay(tape: OpRecording, pooled: Mapping[int, Tensor], perform: Handler = call) -> Tensor:
+def replay_recording(tape: OpRecording, pooled: Mapping[int, Tensor], perform: Handler = call_unchanged) -> Tensor:
     """The same from a tape, without the network before its poolings.
 
     NetworkError where what follows them does not take so many rows.
     """
     rows = len(next(iter(pooled.values())))
     try:
-        return logits_of(tape.replay(pooled, perform), rows)
+        return as_logits(tape.replay(pooled, perform), rows)
     except _FAILURES as error:
         raise NetworkError(f"What follows the pooling does not take {rows} rows: {error}") from error
 
 
-def copy_on_same_parameters(network: nn.Module) -> nn.Module | None:
+def copy_sharing_parameters(network: nn.Module) -> nn.Module | None:
     """A copy, in evaluation mode, to put hooks on: the network itself is never touched. None if it cannot be copied."""
     shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     try:
@@ -268,25 +281,25 @@ def copy_on_same_parameters(network: nn.Module) -> nn.Module | None:
 
 
 @dataclass(frozen=True, eq=False)
-class Returned:
+class ModuleOutput:
     """What a module returned in a pass."""
 
     name: str  # the module's place in the network, as in "layer4.1.relu"
     module: nn.Module
-    run: int  # how many times it had run in this pass before
+    forward: int  # how many times it had run in this pass before
     started: int  # how many runs of modules had begun before this one: a block begins before what is inside it
     output: Any
 
 
-def at_modules(
-    network: nn.Module, inputs: Tensor, act: Callable[[Returned], Tensor | None], perform: Handler = call
+def hook_modules(
+    network: nn.Module, inputs: Tensor, act: Callable[[ModuleOutput], Tensor | None], perform: Handler = call_unchanged
 ) -> Tensor:
     """The logits (N, K) of one pass in which what each module returns goes to `act`, which may return another instead.
 
     The hooks sit on a copy on the same parameters, of this call alone; where there can be none, on the network, for
     this pass, and hear this thread only.
     """
-    watched = copy_on_same_parameters(network) or network
+    watched = copy_sharing_parameters(network) or network
     names = {module: name for name, module in watched.named_modules() if name}
     thread, runs = threading.get_ident(), Counter[nn.Module]()
     running: list[int] = []
@@ -300,14 +313,14 @@ def at_modules(
         if threading.get_ident() != thread:
             return None
         runs[module] += 1
-        return act(Returned(names[module], module, runs[module] - 1, running.pop(), output))
+        return act(ModuleOutput(names[module], module, runs[module] - 1, running.pop(), output))
 
     hooks = [module.register_forward_pre_hook(enter) for module in names]
     hooks += [module.register_forward_hook(leave) for module in names]
     try:
         # The network too: a closure may lead from the copy back to it.
-        with evaluating(network):
-            return watch(watched, inputs, perform)
+        with eval_mode(network):
+            return forward_logits(watched, inputs, perform)
     finally:
         for hook in hooks:
             hook.remove()
@@ -320,7 +333,7 @@ def output_and_gradient(network: nn.Module, inputs: Tensor, name: str, run: int,
     """
     leaves: list[Tensor] = []
 
-    def cut(returned: Returned) -> Tensor | None:
+    def cut(returned: ModuleOutput) -> Tensor | None:
         if (returned.name, returned.run) != (name, run) or not _is_real(returned.output):
             return None
         # From here on only: what came before needs no gradients, and its maps no place to stay.
@@ -331,7 +344,7 @@ def output_and_gradient(network: nn.Module, inputs: Tensor, name: str, run: int,
         return leaf.clone()
 
     with torch.inference_mode(False), torch.no_grad():
-        logit = at_modules(network, inputs, cut)[:, k].sum()
+        logit = hook_modules(network, inputs, cut)[:, k].sum()
         if not leaves:
             raise NetworkError(
                 f"No layer {name!r} returned a tensor in its run {run + 1}: its outputs cannot be heard."
@@ -371,7 +384,7 @@ def trace(network: nn.Module, inputs: Tensor, calls: Sequence[int] = ()) -> Trac
 
     The hooks sit on a copy on the same parameters; where there can be none, on the network, for this pass.
     """
-    watched = copy_on_same_parameters(network) or network
+    watched = copy_sharing_parameters(network) or network
     own = {module: sum(p.numel() for p in module.parameters(recurse=False)) for module in watched.modules()}
     # A convolution may have a module inside that pads for it.
     names = {module: name for name, module in watched.named_modules() if own[module] or not any(module.children())}
@@ -384,7 +397,7 @@ def trace(network: nn.Module, inputs: Tensor, calls: Sequence[int] = ()) -> Trac
         first = ran.get(module, Layer(names[module], type(module).__name__, shape, own[module], 0))
         ran[module] = replace(first, runs=first.runs + 1)
 
-    def reach(seen: Seen) -> Tensor:
+    def reach(seen: PoolingCall) -> Tensor:
         nonlocal before
         if calls and seen.index == max(calls):
             before = len(ran)
@@ -392,15 +405,15 @@ def trace(network: nn.Module, inputs: Tensor, calls: Sequence[int] = ()) -> Trac
         return seen.result
 
     def listen(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        name = name_of(function)
+        name = op_name(function)
         if name not in (*_VIEWS, "__get__", "dropout", "size", "dim", "permute", "transpose"):
             after.append(name)
         return function(*args, **kwargs)
 
     hooks = [module.register_forward_hook(note) for module in names]
     try:
-        with torch.no_grad(), evaluating(watched), Watch(at_reductions(reach, listen)):
-            output = output_of(watched, inputs)
+        with torch.no_grad(), eval_mode(watched), TensorCallMode(on_pooling_calls(reach, listen)):
+            output = run_network(watched, inputs)
     finally:
         for hook in hooks:
             hook.remove()

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 Handler = Callable[[Callable[..., Any], Sequence[Any], dict[str, Any]], Any]
 
 
-class Watch(TorchFunctionMode):
+class TensorCallMode(TorchFunctionMode):
     """Hand every tensor function that is called inside, on this thread, to a handler."""
 
     def __init__(self, handler: Handler) -> None:
@@ -29,18 +29,18 @@ class Watch(TorchFunctionMode):
         return self.handler(func, args, kwargs or {})
 
 
-def call(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+def call_unchanged(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """The handler that changes nothing."""
     return function(*args, **kwargs)
 
 
-def name_of(function: Callable[..., Any]) -> str:
+def op_name(function: Callable[..., Any]) -> str:
     """The name of a tensor function, the same for torch.relu, Tensor.relu and torch.ops.aten.relu.default."""
     return str(getattr(function, "__name__", "")).split(".")[0]
 
 
 @dataclass(frozen=True)
-class Layout:
+class FeatureLayout:
     """How feature maps lie in a tensor."""
 
     channels: Literal["first", "last"]
@@ -57,14 +57,14 @@ class Layout:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class PoolingCall:
     """A call that took feature maps to one value a channel, or flattened them."""
 
     index: int  # how many such calls came before it in the same pass
     source: Tensor
     result: Tensor
-    layout: Layout
-    again: Callable[[Tensor], Tensor] | None  # the same on other maps like these; None where it took two calls
+    layout: FeatureLayout
+    reapply: Callable[[Tensor], Tensor] | None  # the same on other maps like these; None where it took two calls
 
     def feature_maps(self) -> Tensor:
         """(N, C, h, w), a copy: an in-place ReLU that follows would rewrite an alias."""
@@ -74,13 +74,13 @@ class Seen:
         """(N, C), or (N, C * h * w) where they were flattened; a copy."""
         return self.result.detach().flatten(1).clone()
 
-    def slope(self) -> Tensor | None:
+    def derivative(self) -> Tensor | None:
         """d pooled / d feature maps, (N, C, h, w), if every pooled value depends on its own channel only, else None."""
-        if self.again is None or self.layout.feature_maps(self.source).shape[1] != self.result[0].numel():
+        if self.reapply is None or self.layout.feature_maps(self.source).shape[1] != self.result[0].numel():
             return None
         with torch.inference_mode(False), torch.enable_grad():
             leaf = self.source.detach().clone().requires_grad_()
-            pooled = self.again(leaf.clone()).flatten(1)
+            pooled = self.reapply(leaf.clone()).flatten(1)
             if not pooled.requires_grad:
                 return None
             (slope,) = torch.autograd.grad(pooled.sum(), leaf, retain_graph=True)
@@ -93,7 +93,7 @@ class Seen:
         return slope if alone else None
 
 
-def at_reductions(act: Callable[[Seen], Tensor], perform: Handler = call) -> Handler:
+def on_pooling_calls(act: Callable[[PoolingCall], Tensor], perform: Handler = call_unchanged) -> Handler:
     """A handler that hands each reduction of a pass to `act`, in order, and returns its answer as the result."""
     count = 0
     grids: dict[int, tuple[int, int]] = {}  # the last 4-D grid of so many positions: tokens have lost theirs
@@ -125,7 +125,7 @@ def at_reductions(act: Callable[[Seen], Tensor], perform: Handler = call) -> Han
                     pooled = function(*args[:place], maps, *args[place + 1 :], **kwargs)
                 return pooled
 
-            result = act(Seen(count, source, result, layout, again if source is given else None))
+            result = act(PoolingCall(count, source, result, layout, again if source is given else None))
             count += 1
         elif _lost_an_axis(given.shape, result.shape):
             half[id(result)] = result, given
@@ -143,7 +143,7 @@ def _is_constant(tensor: Tensor, known: dict[int, Tensor]) -> bool:
     return isinstance(tensor, nn.Parameter) or id(tensor) in known
 
 
-def _layout(source: torch.Size, result: torch.Size, grids: dict[int, tuple[int, int]]) -> Layout | None:
+def _layout(source: torch.Size, result: torch.Size, grids: dict[int, tuple[int, int]]) -> FeatureLayout | None:
     """How the channels of `source` lie if it has several positions and `result` one value a channel, else None."""
     if len(result) not in (2, 3, 4) or source[:1] != result[:1] or not source[0]:
         return None
@@ -155,28 +155,28 @@ def _layout(source: torch.Size, result: torch.Size, grids: dict[int, tuple[int, 
     return None
 
 
-def _layout_of_maps(source: torch.Size, result: torch.Size, values: int) -> Layout | None:
+def _layout_of_maps(source: torch.Size, result: torch.Size, values: int) -> FeatureLayout | None:
     _, channels, height, width = source
     if height * width > 1:
         # One row of one channel is a map of one position, with the channels last.
         pooled, flattened = values == channels == result[1], values == source[1:].numel() and len(result) == 2
         flattened = flattened and channels * height > 1
         if pooled or flattened:
-            return Layout("first", (height, width))
+            return FeatureLayout("first", (height, width))
     if channels * height > 1 and width > 1 and values == width == result[-1]:
-        return Layout("last", (channels, height))
+        return FeatureLayout("last", (channels, height))
     return None
 
 
 def _layout_of_tokens(
     source: torch.Size, result: torch.Size, values: int, grids: dict[int, tuple[int, int]]
-) -> Layout | None:
+) -> FeatureLayout | None:
     _, rows, columns = source
     if rows > 1 and columns > 1 and values == columns == result[-1]:
-        return Layout("last", grids.get(rows), tokens=True)
+        return FeatureLayout("last", grids.get(rows), tokens=True)
     # Without a grid it is a sum over channels, as a normalisation makes one for each token.
     if columns in grids and columns > 1 and values == rows == result[1]:
-        return Layout("first", grids[columns], tokens=True)
+        return FeatureLayout("first", grids[columns], tokens=True)
     return None
 
 

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inspector.explain.tracing.forward import not_reached, watch
-from inspector.explain.tracing.pooling_calls import Handler, Seen, at_reductions, name_of
+from inspector.explain.tracing.forward import forward_logits, pooling_not_reached
+from inspector.explain.tracing.pooling_calls import Handler, PoolingCall, on_pooling_calls, op_name
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,16 @@ def receptive_field(network: nn.Module, example: Tensor, pooling: int) -> Recept
     perform, field_of = follow(example)
     found: list[ReceptiveField] = []
 
-    def look(seen: Seen) -> Tensor:
+    def look(seen: PoolingCall) -> Tensor:
         if seen.index == pooling:
             grid = seen.layout.grid or (1, 1)
             found.append(field_of(seen.source, grid) or even_field(example.shape[-2:], grid))
         return seen.result
 
     with torch.no_grad():
-        watch(network, example, at_reductions(look, perform))
+        forward_logits(network, example, on_pooling_calls(look, perform))
     if not found:
-        raise not_reached(example)
+        raise pooling_not_reached(example)
     return found[0]
 
 
@@ -114,7 +114,7 @@ class _Tracks:
         shape = tuple(sources[0].tensor.shape) if sources else ()
         result = function(*args, **kwargs)
         for tensor in _tensors(result) if sources else ():
-            name, first = name_of(function), sources[0]
+            name, first = op_name(function), sources[0]
             if move := _MOVES.get(name):
                 field = None if first.field is None else move(first.field, args, kwargs, usual)
                 self._note(tensor, field, _moved_grid(tensor, first, usual))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from inspector.explain.tracing.pooling_calls import Handler, Seen, call
+from inspector.explain.tracing.pooling_calls import Handler, PoolingCall, call_unchanged
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class OpRecording:
     calls: list[_RecordedOp]
     logits: int  # their slot
 
-    def replay(self, pooled: Mapping[int, Tensor], perform: Handler = call) -> Any:
+    def replay(self, pooled: Mapping[int, Tensor], perform: Handler = call_unchanged) -> Any:
         """What stands where the logits stood, for pooled values (R, P) by the index of their reduction.
 
         Each function goes through `perform`. Raises what torch raises where the functions do not take so many rows.
@@ -76,7 +76,7 @@ class OpRecorder:
         self._calls.append(_RecordedOp(function, kept, spec, [self._slot(leaf) for leaf in pytree.tree_leaves(result)]))
         return result
 
-    def note_pooling(self, seen: Seen) -> None:
+    def note_pooling(self, seen: PoolingCall) -> None:
         slot = self._slot(seen.result)
         assert slot is not None
         self._pooled[seen.index] = slot, seen.result.shape
