@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from inspector.errors import NetworkError
 from inspector.explain.class_maps import ClassMaps
-from inspector.explain.classifier import Classifier, like_parameters
+from inspector.explain.classifier import Classifier, match_parameters
 from inspector.explain.pooling import Reduction, global_depth
 from inspector.explain.tracing.forward import ModuleOutput, hook_modules, output_and_gradient
 from inspector.explain.tracing.pooling_calls import FeatureLayout
@@ -109,7 +109,7 @@ def layers(classifier: Classifier) -> tuple[Layer, ...]:
     """All modules as they run on an input of the classifier's size, a block before what is inside it."""
     channels, size = len(classifier.preprocessing.mean), classifier.preprocessing.size
     noise = torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(0))
-    example = like_parameters(classifier.network, noise)
+    example = match_parameters(classifier.network, noise)
     perform, field_of = follow(example)
     grids: dict[int, tuple[int, int]] = {}  # the last grid of so many positions: tokens have lost theirs
     heard: list[tuple[int, Layer]] = []
@@ -134,7 +134,7 @@ def layers(classifier: Classifier) -> tuple[Layer, ...]:
 
 def pooled_layer(classifier: Classifier, known: tuple[Layer, ...]) -> Layer:
     """Of those, the last to end that has as many channels and positions as the feature maps before pooling."""
-    finest = classifier.head.finest
+    finest = classifier.head.finest_branch
     mapped = sorted((layer for layer in known if layer.size is not None), key=lambda layer: layer.ended)
     if not mapped:
         raise NetworkError(

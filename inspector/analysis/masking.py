@@ -24,7 +24,7 @@ from torch import Tensor
 from inspector.analysis.positions import nearest
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMap, ClassMaps
-from inspector.explain.decomposition import Branch
+from inspector.explain.decomposition import BranchInput
 from inspector.explain.tracing.forward import forward
 from inspector.images.photo import Pixels, View
 
@@ -80,7 +80,7 @@ def _outcome(maps: ClassMaps, logits: Tensor, pixels: Pixels | None = None) -> O
     return Outcome(logits, logits.softmax(0) if maps.classifier.probability == "softmax" else logits.sigmoid(), pixels)
 
 
-def _change(branch: Branch, mask: Tensor) -> Tensor:
+def _change(branch: BranchInput, mask: Tensor) -> Tensor:
     """What masking changes of the pooled values: (P,)."""
     feature_maps = branch.feature_maps
     mask = mask.to(feature_maps.device)

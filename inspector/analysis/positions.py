@@ -18,7 +18,7 @@ from torch import Tensor
 
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps
-from inspector.explain.pooling import deciding_positions
+from inspector.explain.pooling import argmax_positions
 from inspector.explain.tracing.receptive_field import Axis
 
 NOBODY = -1  # the winner of a position that tells no class from another
@@ -138,7 +138,7 @@ def decisions(maps: ClassMaps) -> Decisions:
         )
     feature_maps = maps.decomposition.branches[0].feature_maps
     flat = feature_maps.flatten(1)
-    positions = deciding_positions(feature_maps[None])[0]
+    positions = argmax_positions(feature_maps[None])[0]
     first = flat.argmax(1, keepdim=True)
     others = flat.scatter(1, first, -math.inf)
     second, runners_up = others.max(1)

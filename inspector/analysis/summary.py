@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from inspector.errors import HeadError, NetworkError
-from inspector.explain.classifier import Classifier, like_parameters
+from inspector.explain.classifier import Classifier, match_parameters
 from inspector.explain.head import Head, Verdict, find_head
 from inspector.explain.tracing.forward import Layer, capture_poolings, eval_mode, trace
 from inspector.images.photo import as_pair
@@ -115,7 +115,7 @@ def describe(
         height_width, channels = model.preprocessing.size, len(model.preprocessing.mean)
     else:
         network, own, height_width = model, type(model).__name__, as_pair(size)
-    example = like_parameters(
+    example = match_parameters(
         network, torch.randn(1, channels, *height_width, generator=torch.Generator().manual_seed(0))
     )
     # A closure may lead from the copy that is traced back to the network, whose modes count then.

@@ -25,7 +25,7 @@ from inspector.datasets.gallery import canvas_of, draw_overlay, overlay_path, wr
 from inspector.datasets.table import Counts, Row, arrow, begin, count, finite, shards_of, sweep, write_shard
 from inspector.errors import ImageError, InspectorError
 from inspector.explain.class_maps import ClassMaps, class_maps_of_batch
-from inspector.explain.classifier import Classifier, like_parameters
+from inspector.explain.classifier import Classifier, match_parameters
 from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.images.photo import Pixels, View, make_view
 from inspector.images.sources import Item, digest, list_images, read_item
@@ -114,7 +114,7 @@ def describe(
         if value < 1:
             raise InspectorError(f"{name} is {value}; 1 or more would do.")
     usual = classifier.preprocessing
-    blank = like_parameters(classifier.network, torch.zeros(1, len(usual.mean), *usual.size))
+    blank = match_parameters(classifier.network, torch.zeros(1, len(usual.mean), *usual.size))
     (maps,) = class_maps_of_batch(classifier, blank)
     return {
         "version": version("inspector"),

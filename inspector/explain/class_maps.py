@@ -18,7 +18,7 @@ from inspector.errors import InspectorError
 from inspector.explain.classifier import Classifier
 from inspector.explain.decomposition import Decomposition, decompose
 from inspector.explain.feature_capture import capture_pass
-from inspector.explain.head import Verdict, misses
+from inspector.explain.head import Verdict, relative_error
 from inspector.images.photo import ImageSource, Photo, View, make_view, read_image
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class ClassMaps:
         Of all classes, or of those named. For average pooling their mean is the logit less bias; for max pooling they
         sum to no logit. InspectorError for a head that has no such scores.
         """
-        if not self.classifier.head.scores_positions:
+        if not self.classifier.head.has_position_scores:
             raise InspectorError(
                 "A position is scored alone only where average or max pooling is the only one: this head's is "
                 f"{self.classifier.head.pooling}."
@@ -210,9 +210,9 @@ def class_maps(
     """
     photo = image if isinstance(image, Photo) else read_image(image)
     if size == "native":
-        classifier = classifier.resized(native_size(photo), crop=False)
+        classifier = classifier.with_input_size(native_size(photo), crop=False)
     elif size is not None:
-        classifier = classifier.resized(size)
+        classifier = classifier.with_input_size(size)
     view = make_view(photo, classifier.preprocessing)
     (maps,) = class_maps_of_batch(classifier, classifier.inputs(view), [view])
     return maps
@@ -252,4 +252,4 @@ def _check(split: Decomposition, logits: Tensor) -> tuple[float, bool]:
     rows = split.values.flatten(1).split(max(1, _ALONE // split.values[0].numel()))
     sums = torch.cat([own.sum(1) for own in rows]) + split.bias
     total = torch.cat([own.abs().sum(1) for own in rows]) + split.bias.abs()
-    return float((sums - logits).abs().max()), bool((misses(sums, logits, total) <= 1).all())
+    return float((sums - logits).abs().max()), bool((relative_error(sums, logits, total) <= 1).all())

@@ -60,9 +60,9 @@ class Classifier:
         return wrap(network, preprocessing, class_names, name, probability)
 
     def class_index(self, name_or_number: str | int) -> int:
-        return class_index(self.class_names, name_or_number)
+        return find_class_index(self.class_names, name_or_number)
 
-    def resized(self, size: int | Sequence[int], crop: bool = True) -> "Classifier":
+    def with_input_size(self, size: int | Sequence[int], crop: bool = True) -> "Classifier":
         """The same for inputs of another (height, width), which global pooling allows: larger ones give finer maps.
 
         The share of the photo that is cropped away stays; without `crop` the whole photo is squeezed into the size.
@@ -76,8 +76,8 @@ class Classifier:
         seen = self.receptive_field
         if math.isinf(seen.y.size):
             # Where every position sees all, the cells divide the new input; else they lie as they did.
-            example = like_parameters(self.network, torch.zeros(1, len(usual.mean), *size))
-            seen = receptive_field(self.network, example, self.head.finest.call)
+            example = match_parameters(self.network, torch.zeros(1, len(usual.mean), *size))
+            seen = receptive_field(self.network, example, self.head.finest_branch.call)
         return replace(self, preprocessing=replace(usual, size=size, resize=resize), receptive_field=seen)
 
     def inputs(self, view: View) -> Tensor:
@@ -89,7 +89,7 @@ class Classifier:
         mean, std = (np.array(values, np.float32) for values in (self.preprocessing.mean, self.preprocessing.std))
         normalised -= mean[:, None, None]
         normalised /= std[:, None, None]
-        return like_parameters(self.network, torch.from_numpy(normalised)[None])
+        return match_parameters(self.network, torch.from_numpy(normalised)[None])
 
     def sha256(self) -> str:
         """Of the names and values of all parameters and buffers."""
@@ -114,7 +114,7 @@ def wrap(
             f"mean and std must both have one value (grey) or three (RGB); got {channels} and {len(preprocessing.std)}."
         )
     noise = torch.randn(1, channels, *preprocessing.size, generator=torch.Generator().manual_seed(0))
-    example = like_parameters(network, noise)
+    example = match_parameters(network, noise)
     head = find_head(network, example)
     classes = head.classes
     names = tuple(f"class {k}" for k in range(classes)) if class_names is None else tuple(class_names)
@@ -122,17 +122,17 @@ def wrap(
         raise NetworkError(f"The network has {classes} classes, but {len(names)} names were given.")
     if probability is None:
         probability = find_output_activation(network, example) or ("sigmoid" if classes == 1 else "softmax")
-    seen = receptive_field(network, example, head.finest.call)
+    seen = receptive_field(network, example, head.finest_branch.call)
     listener = make_feature_capture(network, example, head.calls, head.needs_pooled, head.needs_derivative)
     return Classifier(name, network, preprocessing, names, head, seen, probability, listener)
 
 
-def like_parameters(network: nn.Module, inputs: Tensor) -> Tensor:
+def match_parameters(network: nn.Module, inputs: Tensor) -> Tensor:
     parameter = next((p for p in network.parameters() if p.is_floating_point()), None)
     return inputs if parameter is None else inputs.to(parameter.device, parameter.dtype)
 
 
-def class_index(class_names: Sequence[str], name_or_number: str | int) -> int:
+def find_class_index(class_names: Sequence[str], name_or_number: str | int) -> int:
     """The number of a class from its number, its name, or a part of its name that no other name has.
 
     Raises ClassError with the nearest names otherwise.
@@ -145,7 +145,7 @@ def class_index(class_names: Sequence[str], name_or_number: str | int) -> int:
     lower = [name.lower() for name in class_names]
     holding = [k for k, name in enumerate(lower) if name == wanted]
     if not holding and wanted.isdecimal():
-        return class_index(class_names, int(wanted))
+        return find_class_index(class_names, int(wanted))
     if not holding:
         holding = [k for k, name in enumerate(lower) if wanted and wanted in name]
     if len(holding) == 1:

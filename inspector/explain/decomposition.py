@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from inspector.explain.head import Head
 from inspector.explain.head_function import HeadFunction
-from inspector.explain.pooling import Pooling, position_scores, regrid, rows_of_positions, shares, split
+from inspector.explain.pooling import (
+    Pooling,
+    position_contributions,
+    position_scores,
+    position_shares,
+    resample_conserving,
+    stack_position_rows,
+)
 from inspector.explain.tracing.forward import CapturedPooling
 from inspector.explain.tracing.recording import OpRecording
 
@@ -21,7 +28,7 @@ _CHUNK = 256  # positions at a time: for each a flattened head takes in 25,088 v
 
 
 @dataclass(frozen=True, eq=False)
-class Branch:
+class BranchInput:
     """What one pooling of one image took in."""
 
     pooling: Pooling
@@ -31,7 +38,7 @@ class Branch:
 
     def shares(self) -> Tensor:
         """What each position adds to each pooled value: (C, h, w)."""
-        return shares(
+        return position_shares(
             self.pooling, self.feature_maps[None], None if self.derivative is None else self.derivative[None]
         )[0]
 
@@ -42,7 +49,7 @@ class Decomposition:
 
     values: Tensor  # (K, h, w), in logits, on the finest grid of all branches
     bias: Tensor  # (K,)
-    branches: tuple[Branch, ...]
+    branches: tuple[BranchInput, ...]
     head: Head
     pooled: Tensor | None  # (1, P), where weight and bias were read for this image
     head_function: HeadFunction | None
@@ -100,16 +107,18 @@ def decompose(
 
 
 def _on_grid(maps: Tensor, grid: torch.Size) -> Tensor:
-    return maps if maps.shape[-2:] == grid else regrid(maps, (grid[0], grid[1]))
+    return maps if maps.shape[-2:] == grid else resample_conserving(maps, (grid[0], grid[1]))
 
 
 def _finest(heard: Sequence[CapturedPooling]) -> torch.Size:
     return max((one.feature_maps.shape[2:] for one in heard), key=lambda grid: grid.numel())
 
 
-def _branches(head: Head, heard: Sequence[CapturedPooling], n: int) -> tuple[Branch, ...]:
+def _branches(head: Head, heard: Sequence[CapturedPooling], n: int) -> tuple[BranchInput, ...]:
     return tuple(
-        Branch(branch.pooling, branch.width, one.feature_maps[n], None if one.derivative is None else one.derivative[n])
+        BranchInput(
+            branch.pooling, branch.width, one.feature_maps[n], None if one.derivative is None else one.derivative[n]
+        )
         for branch, one in zip(head.branches, heard, strict=True)
     )
 
@@ -123,11 +132,13 @@ def _with_fixed_weight(head: Head, heard: Sequence[CapturedPooling]) -> list[Dec
     for branch, one, weight in zip(head.branches, heard, columns, strict=True):
         brought = one.class_maps
         if brought is None:
-            brought = split(branch.pooling, one.feature_maps, None if head.per_class else weight, one.derivative)
+            brought = position_contributions(
+                branch.pooling, one.feature_maps, None if head.per_class else weight, one.derivative
+            )
         maps.append(_on_grid(brought, grid))
         if branch.pooling == "linear" and one.pooled is not None:
             # What the pooling adds by itself belongs to no position.
-            constant = one.pooled - shares("linear", one.feature_maps, one.derivative).sum((2, 3))
+            constant = one.pooled - position_shares("linear", one.feature_maps, one.derivative).sum((2, 3))
             biases = biases + constant @ weight.T
     values = sum(maps[1:], start=maps[0])
     return [Decomposition(values[n], biases[n], _branches(head, heard, n), head, None, None) for n in range(images)]
@@ -137,7 +148,7 @@ def _of_image(head: Head, tail: HeadFunction, heard: Sequence[CapturedPooling], 
     """With the weight of this image: what each position alone brings goes through the tail, statistics held."""
     branches, grid = _branches(head, heard, n), _finest(heard)
     pooled = torch.cat([one.pooled[n : n + 1] for one in heard if one.pooled is not None], 1)
-    rows = [rows_of_positions(branch.pooling, branch.shares()) for branch in branches]
+    rows = [stack_position_rows(branch.pooling, branch.shares()) for branch in branches]
     # The shares of linear and other poolings need not sum to the pooled value: the rest belongs to no position.
     sums = [
         values if branch.derivative is None or branch.pooling not in ("linear", "other") else own.sum(0, keepdim=True)

@@ -20,20 +20,20 @@ from torch import Tensor, nn
 
 from inspector.errors import HeadError
 from inspector.explain.head_function import HeadFunction
-from inspector.explain.pooling import Pooling, recognise, shares
+from inspector.explain.pooling import Pooling, identify_pooling, position_shares
 from inspector.explain.tracing.forward import CapturedPooling, capture_chosen_poolings, find_poolings_reaching_logits
 from inspector.explain.tracing.recording import OpRecording
 
 Verdict = Literal["exact", "exact for this image", "not unique", "not exact"]
 
 TOLERANCE = 1e-5  # of the sum of all that was added up, in float32
-_STRETCHES = (1, -10, 100)  # of the values that a head is tried with: one that bends bends somewhere far out
+NOISE_SCALES = (1, -10, 100)  # of the values that a head is tried with: one that bends bends somewhere far out
 _STEP = 1e-5  # of the pooled values' size, to look for curvature with
 _STRAIGHT = 1e-7  # of a change: what curvature leaves is as large as the step, what rounding leaves is smaller
 
 
 @dataclass(frozen=True)
-class Branch:
+class HeadBranch:
     """One of the poolings whose results, side by side, are the pooled values."""
 
     call: int  # which of the network's reductions it is
@@ -46,7 +46,7 @@ class Branch:
 class Head:
     """How the pooled feature maps become the logits."""
 
-    branches: tuple[Branch, ...]
+    branches: tuple[HeadBranch, ...]
     weight: Tensor | None  # (K, P), P = C or C * h * w where maps are flattened; None where it changes with the image
     bias: Tensor | None  # (K,)
     classes: int  # K
@@ -63,12 +63,12 @@ class Head:
         return tuple(branch.call for branch in self.branches)
 
     @property
-    def scores_positions(self) -> bool:
+    def has_position_scores(self) -> bool:
         """Whether every position can be scored as if it alone were pooled."""
         return self.pooling in ("average", "max") and len(self.branches) == 1
 
     @property
-    def finest(self) -> Branch:
+    def finest_branch(self) -> HeadBranch:
         """The branch whose grid the class maps have."""
         return max(self.branches, key=lambda branch: branch.grid[0] * branch.grid[1])
 
@@ -108,7 +108,7 @@ def find_head(network: nn.Module, example: Tensor) -> Head:
         kinds = [kind or _kind_by_slope(seen) for kind, seen in zip(kinds, every, strict=True)]
     heard = [found for found, _ in passes]
     branches = tuple(
-        Branch(seen.index, kind, _pooled(seen).shape[1], _grid(seen))
+        HeadBranch(seen.index, kind, _pooled(seen).shape[1], _grid(seen))
         for seen, kind in zip(heard[0], kinds, strict=True)
         if kind is not None
     )
@@ -116,7 +116,7 @@ def find_head(network: nn.Module, example: Tensor) -> Head:
     pooled = [torch.cat([_pooled(one) for one in found], 1) for found in heard]
     if "other" not in kinds:
         logits = [logits for _, logits in passes]
-        head = _fixed_head(tail, branches, pooled, logits)
+        head = affine_head(tail, branches, pooled, logits)
         if head is not None:
             return head
     _refuse_more(tail, pooled[0])
@@ -124,7 +124,7 @@ def find_head(network: nn.Module, example: Tensor) -> Head:
     return Head(branches, None, None, passes[0][1].shape[1], verdict, False)
 
 
-def misses(predicted: Tensor, logits: Tensor, total: Tensor) -> Tensor:
+def relative_error(predicted: Tensor, logits: Tensor, total: Tensor) -> Tensor:
     """How far a sum lies from its logit in units of what may be: above 1 it is wrong. All (..., K).
 
     `total` is the sum of the absolute values of what was added up, bias included.
@@ -134,7 +134,7 @@ def misses(predicted: Tensor, logits: Tensor, total: Tensor) -> Tensor:
 
 def _noise(shape: Sequence[int], like: Tensor) -> list[Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return [stretch * torch.randn(tuple(shape), generator=generator).to(like) for stretch in _STRETCHES]
+    return [stretch * torch.randn(tuple(shape), generator=generator).to(like) for stretch in NOISE_SCALES]
 
 
 def _pooled(seen: CapturedPooling) -> Tensor:
@@ -153,7 +153,7 @@ def _refuse_tokens(found: Sequence[CapturedPooling]) -> None:
             continue
         tokens = seen.feature_maps[0, 0].numel()
         first = torch.equal(seen.feature_maps[:, :, 0, 0], _pooled(seen))
-        if first and not recognise(seen.feature_maps, _pooled(seen)):
+        if first and not identify_pooling(seen.feature_maps, _pooled(seen)):
             raise HeadError(
                 f"No spatial map reaches the logits: they are read from one of {tokens} tokens (a class token), and "
                 "what each position gave to it went through attention. A network that pools the tokens of all "
@@ -167,7 +167,7 @@ def _refuse_tokens(found: Sequence[CapturedPooling]) -> None:
 
 def _known_kind(seen: Sequence[CapturedPooling]) -> Pooling | None:
     """The pooling that takes the feature maps of several images to their values, if it is one that is told by them."""
-    known = [recognise(one.feature_maps, _pooled(one)) for one in seen]
+    known = [identify_pooling(one.feature_maps, _pooled(one)) for one in seen]
     # Feature maps that are the same everywhere, all silent after a ReLU say, are pooled alike by every pooling.
     return next((kind for kind in known[0] if all(kind in kinds for kinds in known)), None)
 
@@ -181,7 +181,7 @@ def _kind_by_slope(seen: Sequence[CapturedPooling]) -> Pooling:
             f"The last feature maps {shape} are pooled neither by average, nor by maximum, nor flattened, nor each "
             "channel by itself: their class maps would not be exact."
         )
-    rests = [_pooled(one) - shares("other", one.feature_maps, one.derivative).sum((2, 3)) for one in seen]
+    rests = [_pooled(one) - position_shares("other", one.feature_maps, one.derivative).sum((2, 3)) for one in seen]
     same_slope = all(_close(slope, slopes[0]) for slope in slopes if slope is not None)
     # The rest of a large image is lost in rounding.
     scales = [float(_pooled(one).abs().max()) for one in seen]
@@ -198,8 +198,8 @@ def _close(a: Tensor | None, b: Tensor | None) -> bool:
     return torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE * float(b.abs().max()))
 
 
-def _fixed_head(
-    tail: HeadFunction, branches: tuple[Branch, ...], pooled: Sequence[Tensor], logits: Sequence[Tensor]
+def affine_head(
+    tail: HeadFunction, branches: tuple[HeadBranch, ...], pooled: Sequence[Tensor], logits: Sequence[Tensor]
 ) -> Head | None:
     """The head with weight and bias that hold for every image, or None if what follows the pooling is not affine."""
     tried = torch.cat(_noise(pooled[0].shape, pooled[0]))
@@ -220,7 +220,7 @@ def _fixed_head(
 
 def _predicts(weight: Tensor, bias: Tensor, pooled: Tensor, logits: Tensor) -> bool:
     total = pooled.abs() @ weight.abs().T + bias.abs()
-    return bool((misses(pooled @ weight.T + bias, logits, total) <= 1).all())
+    return bool((relative_error(pooled @ weight.T + bias, logits, total) <= 1).all())
 
 
 def _more() -> HeadError:
@@ -239,21 +239,23 @@ def _refuse_more(tail: HeadFunction, pooled: Tensor) -> None:
             raise _more()
 
 
-def _verdict_of_image(tail: HeadFunction, branches: Sequence[Branch], seen: Sequence[list[CapturedPooling]]) -> Verdict:
+def _verdict_of_image(
+    tail: HeadFunction, branches: Sequence[HeadBranch], seen: Sequence[list[CapturedPooling]]
+) -> Verdict:
     """Whether, statistics and gates held, the logits of every image that was seen are an exact sum."""
     for found in seen:
         for branch, one in zip(branches, found, strict=True):
             if branch.pooling == "other":
-                rest = _pooled(one) - shares("other", one.feature_maps, one.derivative).sum((2, 3))
+                rest = _pooled(one) - position_shares("other", one.feature_maps, one.derivative).sum((2, 3))
                 if rest.abs().max() > TOLERANCE * (_pooled(one).abs().max() + 1):
                     return "not unique"
     # The example, the image furthest from it, and one that is no image's: in double precision each takes its time.
     points = [torch.cat([_pooled(one) for one in found], 1) for found in (seen[0], seen[-1])]
     points += _noise(points[0].shape, points[0])[:1]
-    return "exact for this image" if all(_is_straight(tail, point) for point in points) else "not unique"
+    return "exact for this image" if all(is_locally_affine(tail, point) for point in points) else "not unique"
 
 
-def _is_straight(tail: HeadFunction, pooled: Tensor) -> bool:
+def is_locally_affine(tail: HeadFunction, pooled: Tensor) -> bool:
     """Whether the tail, statistics held, goes straight from here in one of four random directions.
 
     One is enough: what bends does so in all of them, and a gate that happens to turn on the way spoils one.

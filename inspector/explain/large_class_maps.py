@@ -25,9 +25,9 @@ from torch import Tensor
 
 from inspector.errors import HeadError, InspectorError
 from inspector.explain.class_maps import ClassMaps
-from inspector.explain.classifier import Classifier, like_parameters
+from inspector.explain.classifier import Classifier, match_parameters
 from inspector.explain.decomposition import Decomposition
-from inspector.explain.head import Verdict, misses
+from inspector.explain.head import Verdict, relative_error
 from inspector.explain.memory import give_back_freed_memory
 from inspector.explain.pooling import Pooling
 from inspector.explain.tiling import Locality, Tile, cut, feature_maps, prove
@@ -234,8 +234,8 @@ def _taken_in(pooling: Pooling, so_far: _Pooled | None, maps: Tensor, places: Te
 def _logits(classifier: Classifier, pooled: Tensor) -> Tensor:
     """The logits (K,) that the network itself makes of pooled values (P,)."""
     shape = (1, len(classifier.preprocessing.mean), *classifier.preprocessing.size)
-    example = like_parameters(classifier.network, torch.zeros(shape))
-    row = like_parameters(classifier.network, pooled[None])
+    example = match_parameters(classifier.network, torch.zeros(shape))
+    row = match_parameters(classifier.network, pooled[None])
     return classifier.head.head_function(classifier.network, example).logits(row)[0].cpu()
 
 
@@ -278,9 +278,9 @@ def _check(
     weight, bias, exact = (tensor.cpu().double() for tensor in (head.weight, head.bias, logits))
     of_all = weight @ pooled.double() + bias
     of_chosen = values.sum((1, 2), dtype=torch.float64) + bias[chosen]
-    within = (misses(of_all, exact, weight.abs() @ pooled.double().abs() + bias.abs()) <= 1).all()
+    within = (relative_error(of_all, exact, weight.abs() @ pooled.double().abs() + bias.abs()) <= 1).all()
     # By its absolute values: of the parts that were added up.
     total = values.abs().sum((1, 2), dtype=torch.float64) + bias[chosen].abs()
-    within &= (misses(of_chosen, exact[chosen], total) <= 1).all()
+    within &= (relative_error(of_chosen, exact[chosen], total) <= 1).all()
     residual = torch.cat([of_all - exact, of_chosen - exact[chosen]]).abs().max()
     return float(residual), bool(within)

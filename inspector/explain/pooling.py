@@ -64,7 +64,7 @@ class GlobalDepthPooling(nn.Module):
         return global_depth(feature_maps, self.reduction)
 
 
-def recognise(feature_maps: Tensor, pooled: Tensor) -> list[Pooling]:
+def identify_pooling(feature_maps: Tensor, pooled: Tensor) -> list[Pooling]:
     """Which poolings take these feature maps (N, C, h, w) to `pooled` (N, P), told by the numbers.
 
     More than one where the maps are the same at every position; none for a pooling that is not known.
@@ -84,7 +84,7 @@ def recognise(feature_maps: Tensor, pooled: Tensor) -> list[Pooling]:
     ]
 
 
-def deciding_positions(feature_maps: Tensor) -> Tensor:
+def argmax_positions(feature_maps: Tensor) -> Tensor:
     """The position, counted row by row, that holds each channel's maximum: (N, C, h, w) -> (N, C).
 
     Of equal maxima the first. -1 for a channel whose maximum is 0: after a ReLU it is silent, and nothing decided.
@@ -93,7 +93,7 @@ def deciding_positions(feature_maps: Tensor) -> Tensor:
     return torch.where(maxima == 0, -1, positions)
 
 
-def shares(pooling: Pooling, feature_maps: Tensor, slope: Tensor | None = None) -> Tensor:
+def position_shares(pooling: Pooling, feature_maps: Tensor, slope: Tensor | None = None) -> Tensor:
     """What each position adds to each pooled value: (N, C, h, w), from feature maps of that shape.
 
     Their sum over positions is the pooled value; for flatten there is nothing to sum. `slope`, d pooled / d feature
@@ -103,7 +103,7 @@ def shares(pooling: Pooling, feature_maps: Tensor, slope: Tensor | None = None) 
         return feature_maps / (feature_maps.shape[2] * feature_maps.shape[3])
     if pooling == "max":
         # A silent channel brings 0 wherever it is put.
-        positions = deciding_positions(feature_maps).clamp(min=0)
+        positions = argmax_positions(feature_maps).clamp(min=0)
         parts = torch.zeros_like(feature_maps).flatten(2)
         return parts.scatter_(2, positions[..., None], global_max(feature_maps)[..., None]).view_as(feature_maps)
     if pooling == "flatten":
@@ -112,7 +112,9 @@ def shares(pooling: Pooling, feature_maps: Tensor, slope: Tensor | None = None) 
     return feature_maps * slope
 
 
-def split(pooling: Pooling, feature_maps: Tensor, weight: Tensor | None, slope: Tensor | None = None) -> Tensor:
+def position_contributions(
+    pooling: Pooling, feature_maps: Tensor, weight: Tensor | None, slope: Tensor | None = None
+) -> Tensor:
     """What each position adds to each logit: feature maps (N, C, h, w) and weight (K, P) -> (N, K, h, w), in logits.
 
     Without a weight every channel is a class of its own, K = C. The sum over positions is weight @ pooled, exactly.
@@ -120,10 +122,10 @@ def split(pooling: Pooling, feature_maps: Tensor, weight: Tensor | None, slope: 
     """
     images, channels, height, width = feature_maps.shape
     if weight is None:
-        return shares(pooling, feature_maps, slope)
+        return position_shares(pooling, feature_maps, slope)
     if pooling == "max":
         # For a thousand classes far less work than a product with the shares, which are nearly all zero.
-        positions = deciding_positions(feature_maps).clamp(min=0)
+        positions = argmax_positions(feature_maps).clamp(min=0)
         brought = weight * global_max(feature_maps)[:, None]  # (N, K, C)
         maps = brought.new_zeros(images, len(weight), height * width)
         return maps.scatter_add_(2, positions[:, None].expand_as(brought), brought).view(*maps.shape[:2], height, width)
@@ -131,10 +133,10 @@ def split(pooling: Pooling, feature_maps: Tensor, weight: Tensor | None, slope: 
         # One image at a time: the products of a batch would be N times as large as the weight.
         products = (weight * maps.flatten() for maps in feature_maps)
         return torch.stack([product.view(-1, channels, height, width).sum(1) for product in products])
-    return position_scores(shares(pooling, feature_maps, slope), weight)
+    return position_scores(position_shares(pooling, feature_maps, slope), weight)
 
 
-def rows_of_positions(pooling: Pooling, parts: Tensor) -> Tensor:
+def stack_position_rows(pooling: Pooling, parts: Tensor) -> Tensor:
     """The pooled values that each position alone gives: shares (C, h, w) -> (h * w, P)."""
     rows = parts.flatten(1).T
     if pooling != "flatten":
@@ -143,7 +145,7 @@ def rows_of_positions(pooling: Pooling, parts: Tensor) -> Tensor:
     return (torch.eye(len(rows)).to(rows)[:, None] * rows[:, :, None]).flatten(1)
 
 
-def regrid(maps: Tensor, grid: tuple[int, int]) -> Tensor:
+def resample_conserving(maps: Tensor, grid: tuple[int, int]) -> Tensor:
     """Maps (..., h, w) on another grid over the same area, every cell's value spread evenly: the sum stays."""
     down, across = (_overlap(old, new).to(maps) for old, new in zip(maps.shape[-2:], grid, strict=True))
     return down @ maps @ across.T

@@ -109,7 +109,7 @@ def load_fed(
     said = replace(fed, size=usual.size, resize=usual.resize)
     names, probability = tuple(class_names or card.classes), probability or card.probability
     classifier = load_card(replace(card, preprocessing=said, classes=names, probability=probability), trust)
-    return classifier if fed == said else replace(classifier.resized(fed.size), preprocessing=fed)
+    return classifier if fed == said else replace(classifier.with_input_size(fed.size), preprocessing=fed)
 
 
 def _is_file(path: Path) -> bool:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from inspector.errors import HeadError, NetworkError, reason_of
-from inspector.explain.pooling import GlobalAveragePooling, GlobalMaxPooling, Pooling, recognise
+from inspector.explain.pooling import GlobalAveragePooling, GlobalMaxPooling, Pooling, identify_pooling
 from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.networks.onnx_graph import (
     MAX_BYTES,
@@ -291,7 +291,7 @@ def _kinds(source: Values, result: Values, layout: Layout) -> list[Pooling]:
         if result.size == source.size:
             pooled = pooled.view_as(maps).permute(0, 3, 1, 2).flatten(1)
         maps = maps.permute(0, 3, 1, 2)
-    return recognise(maps, pooled)
+    return identify_pooling(maps, pooled)
 
 
 def _lay(images: Tensor, layout: Layout) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from inspector.errors import NetworkError
-from inspector.explain.classifier import like_parameters
+from inspector.explain.classifier import match_parameters
 from inspector.networks.checkpoint import Kind, printable
 
 
@@ -41,7 +41,7 @@ def _exported(script: Any, example_shape: tuple[int, int, int]) -> nn.Module:
     logging.getLogger("torch._export").setLevel(logging.ERROR)
     script.eval()
     # Two images: of one the exporter would make a constant.
-    converter: Any = TS2EPConverter(script, (like_parameters(script, torch.zeros(2, *example_shape)),))
+    converter: Any = TS2EPConverter(script, (match_parameters(script, torch.zeros(2, *example_shape)),))
     network: nn.Module = converter.convert().module()
     # The converter makes buffers of the parameters, and a network without any has no dtype and no device.
     for name, parameter in script.named_parameters():

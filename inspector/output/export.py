@@ -184,7 +184,7 @@ def file(name: str, maps: ClassMaps, shown: Shown, style: FigureStyle = USUAL) -
         case ["class-maps", "zip"]:
             return zip_bytes(maps, shown, style)
         case ["all-maps", suffix]:
-            figure = all_maps_figure(maps, dense=maps.classifier.head.scores_positions)
+            figure = all_maps_figure(maps, dense=maps.classifier.head.has_position_scores)
             return figure_bytes(figure, _format(suffix))
         case ["figure", suffix]:
             return figure_bytes(class_map_figure(maps, shown, style), _format(suffix), style.dpi)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from inspector import ClassError, Classifier, NetworkError
-from inspector.explain.classifier import class_index
+from inspector.explain.classifier import find_class_index
 from inspector.images.photo import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, make_view, read_image
 
 
@@ -112,7 +112,7 @@ NAMES = ("tench", "great white shark", "tiger shark", "tiger", "Tiger cat", "7",
     ],
 )
 def test_a_class_is_found_by_number_name_or_part_of_a_name(given, index):
-    assert class_index(NAMES, given) == index
+    assert find_class_index(NAMES, given) == index
 
 
 def test_a_classifier_finds_its_classes(hand_made_gap):
@@ -138,22 +138,22 @@ def test_a_classifier_finds_its_classes(hand_made_gap):
 )
 def test_a_class_that_is_not_there_is_told_with_the_nearest_names(given, message):
     with pytest.raises(ClassError, match=message):
-        class_index(NAMES, given)
+        find_class_index(NAMES, given)
 
 
 def test_of_many_classes_that_may_be_meant_some_are_named():
     names = tuple(f"dog {letter}" for letter in "abcdefghij")
     with pytest.raises(ClassError, match=r"may mean 10 classes: dog a, .*, dog h, \.\.\.\. Give the whole name"):
-        class_index(names, "dog")
+        find_class_index(names, "dog")
 
 
 @pytest.mark.parametrize("given", ["crane", "Crane"])
 def test_a_name_that_two_classes_have_may_mean_either(given):
     # ImageNet has two: a bird and a machine.
     with pytest.raises(ClassError, match=r"may mean 2 classes"):
-        class_index(("tench", "crane", "hen", "crane"), given)
+        find_class_index(("tench", "crane", "hen", "crane"), given)
 
 
 @pytest.mark.parametrize("number", [np.int64(2), np.argmax(np.array([0, 1, 5]))])
 def test_a_number_of_numpys_is_a_number(number):
-    assert class_index(NAMES, number) == 2
+    assert find_class_index(NAMES, number) == 2

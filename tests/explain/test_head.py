@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from inspector import Classifier, class_maps_of_batch
 from inspector.errors import HeadError
-from inspector.explain.head import TOLERANCE, find_head, misses
+from inspector.explain.head import TOLERANCE, find_head, relative_error
 
 
 def noise(*shape: int, seed: int = 1) -> Tensor:
@@ -244,7 +244,7 @@ def test_a_miss_is_counted_in_units_of_the_tolerance():
     total = torch.tensor([5.0, 3.0], dtype=torch.float64)
     expected = [0.0, 0.1 / (1e-5 * 4)]
     assert TOLERANCE == 1e-5
-    assert misses(predicted, logits, total).tolist() == pytest.approx(expected)
+    assert relative_error(predicted, logits, total).tolist() == pytest.approx(expected)
 
 
 def torchvision_network(name: str, size: int, **arguments: object) -> nn.Module:

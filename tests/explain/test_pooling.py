@@ -7,13 +7,13 @@ from inspector.explain.pooling import (
     GlobalAveragePooling,
     GlobalDepthPooling,
     GlobalMaxPooling,
-    deciding_positions,
+    argmax_positions,
     global_average,
     global_depth,
     global_max,
+    identify_pooling,
+    position_contributions,
     position_scores,
-    recognise,
-    split,
 )
 
 SHAPES = [(1, 1, 1, 1), (1, 3, 2, 5), (2, 4, 5, 2), (3, 2, 1, 7), (4, 5, 3, 3)]
@@ -66,8 +66,8 @@ def test_average_pooling_is_split_evenly_over_positions(shape):
         for k in range(3):
             for c in range(channels):
                 expected[n, k] += weight[k, c] * maps[n, c] / (height * width)
-    torch.testing.assert_close(split("average", maps, weight), expected)
-    torch.testing.assert_close(split("average", maps, None), maps / (height * width))
+    torch.testing.assert_close(position_contributions("average", maps, weight), expected)
+    torch.testing.assert_close(position_contributions("average", maps, None), maps / (height * width))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -83,7 +83,7 @@ def test_max_pooling_gives_all_that_a_channel_brings_to_its_first_maximum(shape,
             y, x = divmod(values.index(max(values)), width)
             for k in range(len(weight)):
                 expected[n, k, y, x] += weight[k, c] * max(values)
-    torch.testing.assert_close(split("max", maps, weight if weighted else None), expected)
+    torch.testing.assert_close(position_contributions("max", maps, weight if weighted else None), expected)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -99,7 +99,7 @@ def test_a_flattened_head_splits_by_each_positions_own_weight(shape):
                     for x in range(width):
                         j = (c * height + y) * width + x
                         expected[n, k, y, x] += weight[k, j] * maps[n, c, y, x]
-    torch.testing.assert_close(split("flatten", maps, weight), expected)
+    torch.testing.assert_close(position_contributions("flatten", maps, weight), expected)
 
 
 @pytest.mark.parametrize("pooling", ["average", "max", "flatten"])
@@ -107,20 +107,22 @@ def test_a_split_does_not_write_into_the_feature_maps(pooling):
     maps = random_maps((2, 2, 3, 4))
     before = maps.clone()
     weight = random_maps((5, 24 if pooling == "flatten" else 2), seed=1)
-    split(pooling, maps, weight).mul_(0)
+    position_contributions(pooling, maps, weight).mul_(0)
     assert torch.equal(maps, before)
 
 
 def test_of_equal_maxima_the_first_position_decides():
     maps = torch.tensor([[0.0, 2, 1], [2, 2, 0]]).view(1, 1, 2, 3)
-    assert deciding_positions(maps).tolist() == [[1]]
-    assert split("max", maps, None).tolist() == [[[[0, 2, 0], [0, 0, 0]]]]
+    assert argmax_positions(maps).tolist() == [[1]]
+    assert position_contributions("max", maps, None).tolist() == [[[[0, 2, 0], [0, 0, 0]]]]
 
 
 def test_a_channel_whose_maximum_is_zero_has_no_deciding_position():
     maps = torch.tensor([[[0.0, 0], [0, 0]], [[-1, 0], [-2, -3]], [[-4, -3], [-2, -1]]])[None]
-    assert deciding_positions(maps).tolist() == [[-1, -1, 3]]
-    assert split("max", maps, None).tolist() == [[[[0, 0], [0, 0]], [[0, 0], [0, 0]], [[0, 0], [0, -1]]]]
+    assert argmax_positions(maps).tolist() == [[-1, -1, 3]]
+    assert position_contributions("max", maps, None).tolist() == [
+        [[[0, 0], [0, 0]], [[0, 0], [0, 0]], [[0, 0], [0, -1]]]
+    ]
 
 
 def test_position_scores_are_what_each_position_alone_would_give():
@@ -144,10 +146,10 @@ def test_position_scores_are_what_each_position_alone_would_give():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_pooling_is_recognised_by_its_numbers(pooling, pool, dtype):
     maps = random_maps((2, 3, 4, 5)).to(dtype)
-    assert recognise(maps, pool(maps)) == ([pooling] if pooling else [])
+    assert identify_pooling(maps, pool(maps)) == ([pooling] if pooling else [])
 
 
 def test_an_average_summed_in_another_order_is_still_an_average():
     maps = 1000 * random_maps((1, 4, 40, 40)).float()
     in_parts = maps.view(1, 4, 1600).flip(2).cumsum(2)[..., -1] / 1600
-    assert recognise(maps, in_parts) == ["average"]
+    assert identify_pooling(maps, in_parts) == ["average"]

@@ -32,7 +32,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from inspector.errors import AttributionError, Cancelled, InspectorError, reason_of
 from inspector.explain.class_maps import ClassMaps, class_maps_of_batch
 from inspector.explain.classifier import Classifier
-from inspector.explain.pooling import regrid
+from inspector.explain.pooling import resample_conserving
 from inspector.explain.tracing.forward import (
     capture_chosen_poolings,
     copy_sharing_parameters,
@@ -221,7 +221,7 @@ def _weighed(case: Case, weigh: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
 
 def _on_finest(maps: Sequence[Tensor]) -> Tensor:
     height, width = max((one.shape for one in maps), key=lambda shape: shape.numel())
-    return torch.stack([regrid(one, (height, width)) for one in maps]).sum(0)
+    return torch.stack([resample_conserving(one, (height, width)) for one in maps]).sum(0)
 
 
 def _grad_cam(case: Case) -> Drawn:

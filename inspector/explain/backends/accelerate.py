@@ -35,7 +35,7 @@ from inspector.explain.backends.runtimes import (
 from inspector.explain.classifier import Classifier
 from inspector.explain.decomposition import decompose
 from inspector.explain.feature_capture import CapturedPass
-from inspector.explain.head import misses
+from inspector.explain.head import relative_error
 from inspector.explain.pooling import global_average, global_max
 from inspector.explain.tracing.forward import CapturedPooling, capture_and_record, capture_chosen_poolings
 from inspector.explain.tracing.recording import OpRecording
@@ -268,7 +268,7 @@ def _prove(classifier: Classifier, run: Run, backend: str, dtype: torch.dtype) -
                 )
         for split, own in zip(decompose(classifier.network, classifier.head, inputs, heard), logits, strict=True):
             sums, total = split.values.sum((1, 2)) + split.bias, split.values.abs().sum((1, 2)) + split.bias.abs()
-            if classifier.head.verdict != "not unique" and not bool((misses(sums, own, total) <= 1).all()):
+            if classifier.head.verdict != "not unique" and not bool((relative_error(sums, own, total) <= 1).all()):
                 raise NetworkError(
                     f"The backend {backend!r} is refused: the class maps miss its logits by "
                     f"{float((sums - own).abs().max()):.2g}, more than rounding leaves."

@@ -19,9 +19,9 @@ from torch import Tensor, fx, nn
 from torch.nn.functional import conv2d
 
 from inspector.errors import HeadError, NetworkError, reason_of
-from inspector.explain.classifier import Classifier, like_parameters
+from inspector.explain.classifier import Classifier, match_parameters
 from inspector.explain.head import Head
-from inspector.explain.pooling import regrid
+from inspector.explain.pooling import resample_conserving
 from inspector.explain.tracing.forward import capture_chosen_poolings, copy_sharing_parameters
 
 # A clamp that is idle on one image is not on another.
@@ -54,7 +54,7 @@ class ClassMapsOf(nn.Module):
         maps = []
         for n, (pooling, one) in enumerate(zip(self.poolings, feature_maps, strict=True)):
             own = _split(pooling, one, getattr(self, f"weight_{n}"))
-            maps.append(own if own.shape[2:] == finest else regrid(own, finest))
+            maps.append(own if own.shape[2:] == finest else resample_conserving(own, finest))
         return sum(maps[1:], start=maps[0])
 
 
@@ -119,7 +119,7 @@ def noise(classifier: Classifier, images: int) -> Tensor:
     """Seeded noise in the place of images, (images, channels, H, W)."""
     pixels = classifier.preprocessing
     drawn = torch.randn(images, len(pixels.mean), *pixels.size, generator=torch.Generator().manual_seed(3))
-    return like_parameters(classifier.network, drawn)
+    return match_parameters(classifier.network, drawn)
 
 
 def _graph(classifier: Classifier, class_maps: nn.Module | None, feature_maps: bool) -> LogitsAndMaps:

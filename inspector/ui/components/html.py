@@ -108,7 +108,7 @@ def all_class_maps(maps: "ClassMaps") -> str:
     """Every class map before pooling as its raw grid, with its pooled value, the winner marked."""
     from inspector.output.overlay import common_scale, flat
 
-    dense = maps.classifier.head.scores_positions
+    dense = maps.classifier.head.has_position_scores
     values = (maps.position_scores() if dense else maps.values).numpy(force=True)
     scale = common_scale([values])
     winner = int(maps.logits.argmax())
