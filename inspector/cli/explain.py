@@ -112,7 +112,7 @@ def explain(
     with progress.status("Splitting the logits and drawing ..."):
         maps = class_maps(classifier, picture, "native" if native else None)
         top = re.fullmatch(r"top[ -]?(\d+)", classes.strip())
-        shown = maps.shown(int(top[1]) if top else classes.split(","), against, dense, not grid, opacity)
+        shown = maps.figure_content(int(top[1]) if top else classes.split(","), against, dense, not grid, opacity)
         folder = maps.save(out, shown.classes, against, dense, not grid, opacity, style)
 
     for note in picture.notes:

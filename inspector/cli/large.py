@@ -104,7 +104,7 @@ def large(
         numbers = (f"{float(number):.4f}" for number in (values.double().sum(), bias, maps.logits[k]))
         table.add_row(classifier.class_names[k], f"{maps.probabilities[k]:.1%}", *numbers)
     screen.print(table)
-    y, x = maps.locality.y, maps.locality.x
+    y, x = maps.tiling.y, maps.tiling.x
     screen.print(
         f"{maps.tiles} tiles, {y.positions} x {x.positions} positions; each sees up to {y.before + y.after + 1} x "
         f"{x.before + x.after + 1} positions' pixels",
@@ -129,7 +129,7 @@ def _figure(maps: "LargeMaps") -> bytes:
     from inspector.output.figure import class_map_figure
 
     reduced = maps.reduced()
-    return figure_bytes(class_map_figure(reduced, reduced.shown(range(len(maps.classes)))), "png")
+    return figure_bytes(class_map_figure(reduced, reduced.figure_content(range(len(maps.classes)))), "png")
 
 
 def _numbers(maps: "LargeMaps", manifest: dict[str, Any]) -> bytes:
@@ -179,7 +179,7 @@ def _manifest(maps: "LargeMaps", image: Path, tile: int) -> dict[str, Any]:
         "std": classifier.preprocessing.std,
         "head": {"pooling": classifier.head.pooling, "verdict": maps.verdict, "residual": maps.residual},
         "image": {"name": image.name, "sha256": digest, "size": maps.image.size},
-        "tiles": {"side": tile, "count": maps.tiles, **asdict(maps.locality)},
+        "tiles": {"side": tile, "count": maps.tiles, **asdict(maps.tiling)},
         "classes": maps.classes,
         "top": [{"class": k, "name": name, "probability": p} for k, name, p in maps.top(5)],
     }

@@ -52,7 +52,7 @@ class ClassMap:
 
 
 @dataclass(frozen=True)
-class Shown:
+class FigureContent:
     """What a figure shows: with the photo and the network, enough to draw it again."""
 
     classes: tuple[int, ...]
@@ -116,7 +116,7 @@ class ClassMaps:
             )
         return self.decomposition.scores(range(len(self.logits)) if classes is None else classes)
 
-    def read(self, k: str | int, against: str | int | None = None, dense: bool = False) -> ClassMap:
+    def class_map(self, k: str | int, against: str | int | None = None, dense: bool = False) -> ClassMap:
         """One class map to show: class k, or k against another class or against "average"; dense: position scores."""
         k = self.classifier.class_index(k)
         name, others = self.classifier.class_names[k], []
@@ -134,7 +134,7 @@ class ClassMaps:
         )
         return ClassMap(title, values, float(bias), None if dense else float(logit))
 
-    def reading(self, dense: bool = False, against: str | int | None = None) -> str:
+    def describe_reading(self, dense: bool = False, against: str | int | None = None) -> str:
         """In words, what the positions of a map are parts of."""
         if against is None:
             what = "logit"
@@ -148,14 +148,14 @@ class ClassMaps:
             return f"each channel's part of the {what}, at the position that decided it"
         return f"every position's part of the {what}"
 
-    def shown(
+    def figure_content(
         self,
         classes: Sequence[str | int] | int = 5,
         against: str | int | None = None,
         dense: bool = False,
         smooth: bool = True,
         opacity: float = 0.85,
-    ) -> Shown:
+    ) -> FigureContent:
         """What a figure is to show: named or numbered classes, or as many of the top ones as `classes` says."""
         if isinstance(classes, int):
             chosen = tuple(k for k, _, _ in self.top(classes))
@@ -163,7 +163,7 @@ class ClassMaps:
             chosen = tuple(self.classifier.class_index(k) for k in classes)
         if against is not None and against != AVERAGE:
             against = self.classifier.class_index(against)
-        return Shown(chosen, against, dense, smooth, opacity)
+        return FigureContent(chosen, against, dense, smooth, opacity)
 
     def figure(
         self,
@@ -177,7 +177,7 @@ class ClassMaps:
         """A matplotlib figure of the photo and the class maps over it, on one scale, with the sums."""
         from inspector.output.figure import USUAL, class_map_figure
 
-        return class_map_figure(self, self.shown(classes, against, dense, smooth, opacity), style or USUAL)
+        return class_map_figure(self, self.figure_content(classes, against, dense, smooth, opacity), style or USUAL)
 
     def save(
         self,
@@ -196,7 +196,7 @@ class ClassMaps:
         from inspector.output.export import save
         from inspector.output.figure import USUAL
 
-        return save(self, Path(folder), self.shown(classes, against, dense, smooth, opacity), style or USUAL)
+        return save(self, Path(folder), self.figure_content(classes, against, dense, smooth, opacity), style or USUAL)
 
 
 def class_maps(

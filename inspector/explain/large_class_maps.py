@@ -30,7 +30,7 @@ from inspector.explain.decomposition import Decomposition
 from inspector.explain.head import Verdict, relative_error
 from inspector.explain.memory import give_back_freed_memory
 from inspector.explain.pooling import Pooling
-from inspector.explain.tiling import Locality, Tile, cut, feature_maps, prove
+from inspector.explain.tiling import Tile, Tiling, compute_feature_maps, make_tiles, verify_tiling
 from inspector.explain.tracing.receptive_field import even_field
 from inspector.images.large import LargeImage, LargeSource, open_large
 from inspector.images.photo import Photo, View
@@ -49,7 +49,7 @@ class LargeMaps:
         float  # the largest |weight @ pooled + bias - logit| of all classes and |values.sum() + ...| of the chosen
     )
     verdict: Verdict
-    locality: Locality  # how the image was cut, and the proof that it may be
+    tiling: Tiling  # how the image was cut, and the proof that it may be
     tiles: int
     image: LargeImage
     classifier: Classifier
@@ -57,7 +57,7 @@ class LargeMaps:
     @property
     def grid(self) -> tuple[int, int]:
         """h, w of the feature maps."""
-        return self.locality.y.positions, self.locality.x.positions
+        return self.tiling.y.positions, self.tiling.x.positions
 
     def top(self, count: int = 5) -> list[tuple[int, str, float]]:
         """(index, name, probability) of the classes with the highest logits, highest first."""
@@ -118,8 +118,8 @@ def large_class_maps(
     large = open_large(image)
     _refuse_other_heads(classifier)
     chosen = None if isinstance(classes, int) else [classifier.class_index(k) for k in classes]
-    locality = prove(classifier, large.size)
-    tiles = cut(locality, tile)
+    locality = verify_tiling(classifier, large.size)
+    tiles = make_tiles(locality, tile)
     with tempfile.TemporaryDirectory(prefix="inspector-") as folder:
         _refuse_without_room(Path(folder), classifier, locality)
         branches = _pooled(classifier, large, tiles, locality, Path(folder), progress)
@@ -143,7 +143,7 @@ def large_class_maps(
         probabilities=logits.softmax(0) if classifier.probability == "softmax" else logits.sigmoid(),
         residual=residual,
         verdict=head.verdict if adds_up else "not exact",
-        locality=locality,
+        tiling=locality,
         tiles=len(tiles),
         image=large,
         classifier=classifier,
@@ -164,7 +164,7 @@ def _refuse_other_heads(classifier: Classifier) -> None:
         )
 
 
-def _refuse_without_room(folder: Path, classifier: Classifier, locality: Locality) -> None:
+def _refuse_without_room(folder: Path, classifier: Classifier, locality: Tiling) -> None:
     """InspectorError before the work where the feature maps have no room on the disk."""
     channels = sum(branch.width for branch in classifier.head.branches if branch.pooling == "average")
     needed = 4 * channels * locality.y.positions * locality.x.positions
@@ -180,7 +180,7 @@ def _pooled(
     classifier: Classifier,
     image: LargeImage,
     tiles: Sequence[Tile],
-    locality: Locality,
+    locality: Tiling,
     folder: Path,
     progress: Callable[[int, int], None] | None,
 ) -> list[_Pooled]:
@@ -207,10 +207,10 @@ def _kept(classifier: Classifier, image: LargeImage, tile: Tile) -> list[Tensor]
         window = np.asarray(Image.fromarray(window).convert("L"))  # as make_view makes grey
     sized = replace(classifier, preprocessing=replace(classifier.preprocessing, size=size, resize=None))
     inputs = sized.inputs(View(Photo(window, image.name, ""), window, (0, 0, size[1], size[0])))
-    return [maps[0][:, *tile.kept].cpu() for maps in feature_maps(classifier, inputs)]
+    return [maps[0][:, *tile.kept].cpu() for maps in compute_feature_maps(classifier, inputs)]
 
 
-def _places(tile: Tile, locality: Locality) -> Tensor:
+def _places(tile: Tile, locality: Tiling) -> Tensor:
     """The number of each of a tile's positions, counted row by row over the whole grid: (rows * columns,)."""
     rows, columns = (torch.arange(one.start, one.stop) for one in (tile.rows, tile.columns))
     return (rows[:, None] * locality.x.positions + columns).flatten()
@@ -244,7 +244,7 @@ def _values(
     chosen: Sequence[int],
     pooled: Sequence[_Pooled],
     tiles: Sequence[Tile],
-    locality: Locality,
+    locality: Tiling,
     folder: Path,
 ) -> Tensor:
     """What every position adds to the logits of the chosen classes: (k, h, w)."""

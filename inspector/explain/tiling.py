@@ -24,7 +24,7 @@ from inspector.explain.head import TOLERANCE
 
 
 @dataclass(frozen=True)
-class Span:
+class AxisTiling:
     """One axis of an image and of its feature maps."""
 
     length: int  # pixels
@@ -40,17 +40,17 @@ class Span:
         pixels = slice(left_out * self.stride, self.length - right_out * self.stride)
         return pixels, slice(first - left_out, last - left_out)
 
-    def with_positions(self, positions: int) -> "Span":
+    def with_positions(self, positions: int) -> "AxisTiling":
         """Of a shorter or longer image, whose length leaves the same rest."""
         return replace(self, length=self.length + (positions - self.positions) * self.stride, positions=positions)
 
 
 @dataclass(frozen=True)
-class Locality:
+class Tiling:
     """That, and how far, every position sees only what lies around it."""
 
-    y: Span
-    x: Span
+    y: AxisTiling
+    x: AxisTiling
     # The largest difference between tiles and the same noise in one piece, as a part of the largest value.
     difference: float
 
@@ -65,7 +65,7 @@ class Tile:
     kept: tuple[slice, slice]  # of the tile's own positions
 
 
-def cut(locality: Locality, side: int) -> list[Tile]:
+def make_tiles(locality: Tiling, side: int) -> list[Tile]:
     """Tiles that together give every position once, row by row: those of about `side` x `side` pixels each."""
     found = []
     for rows in _parts(locality.y, side):
@@ -75,13 +75,13 @@ def cut(locality: Locality, side: int) -> list[Tile]:
     return found
 
 
-def _parts(span: Span, side: int) -> list[tuple[int, int]]:
+def _parts(span: AxisTiling, side: int) -> list[tuple[int, int]]:
     """From which position to before which each tile goes; all about equally long."""
     count = -(-span.positions // max(1, side // span.stride))
     return list(pairwise(span.positions * n // count for n in range(count + 1)))
 
 
-def prove(classifier: Classifier, size: tuple[int, int]) -> Locality:
+def verify_tiling(classifier: Classifier, size: tuple[int, int]) -> Tiling:
     """How images of a size (H, W) are cut into tiles whose feature maps are those of the one-piece pass.
 
     Read from passes over strips, and proved on noise: tiles at both ends and inside must be equal to the noise in one
@@ -99,15 +99,15 @@ def prove(classifier: Classifier, size: tuple[int, int]) -> Locality:
             f"{difference:.1e} of the largest value, where at most {TOLERANCE:.0e} is rounding. What a position gives "
             "depends on where it lies, as with position embeddings, or its network computes in low precision."
         )
-    return Locality(y, x, difference)
+    return Tiling(y, x, difference)
 
 
-def feature_maps(classifier: Classifier, inputs: Tensor) -> list[Tensor]:
+def compute_feature_maps(classifier: Classifier, inputs: Tensor) -> list[Tensor]:
     """What each pooling of the head takes in: (N, C, h, w) each."""
     return [one.feature_maps for one in capture_pass(classifier.capture, inputs).poolings]
 
 
-def _span(classifier: Classifier, axis: int, length: int) -> Span:
+def _span(classifier: Classifier, axis: int, length: int) -> AxisTiling:
     """Read from strips as long as positions see, or as the last that was tried."""
     field = (classifier.receptive_field.y, classifier.receptive_field.x)[axis]
     # One that no rule knows is counted as infinite, be it or not.
@@ -126,11 +126,11 @@ def _span(classifier: Classifier, axis: int, length: int) -> Span:
     )
 
 
-def _read(classifier: Classifier, axis: int, length: int, stride: int) -> Span | None:
+def _read(classifier: Classifier, axis: int, length: int, stride: int) -> AxisTiling | None:
     """How far positions see along one axis; None where all of a strip of this length see one half of it."""
     half = length // 2 // stride
-    from_first = _spoiled(classifier, axis, length, slice(0, half * stride))
-    from_last = _spoiled(classifier, axis, length, slice(length - half * stride, length))
+    from_first = _nan_reach(classifier, axis, length, slice(0, half * stride))
+    from_last = _nan_reach(classifier, axis, length, slice(length - half * stride, length))
     positions = len(from_first)
     seen, unseen = from_first.nonzero(), from_last.nonzero()
     before = int(seen.max()) + 1 - half if len(seen) else 0
@@ -139,10 +139,10 @@ def _read(classifier: Classifier, axis: int, length: int, stride: int) -> Span |
     if half + before >= positions or positions - half - after <= 0:
         return None
     # One at least: a tile of a single position would have nothing to pool.
-    return Span(length, stride, positions, max(1, before), max(1, after))
+    return AxisTiling(length, stride, positions, max(1, before), max(1, after))
 
 
-def _spoiled(classifier: Classifier, axis: int, length: int, pixels: slice) -> Tensor:
+def _nan_reach(classifier: Classifier, axis: int, length: int, pixels: slice) -> Tensor:
     """Which positions along the axis see any of these pixels: (positions,)."""
     sides = list(classifier.preprocessing.size)
     sides[axis] = length
@@ -152,7 +152,7 @@ def _spoiled(classifier: Classifier, axis: int, length: int, pixels: slice) -> T
     return torch.stack(seen).any(0).cpu()
 
 
-def _largest_difference(classifier: Classifier, y: Span, x: Span) -> float:
+def _largest_difference(classifier: Classifier, y: AxisTiling, x: AxisTiling) -> float:
     """Between tiles and the whole of an image just so large that a tile of two positions has edges inside it."""
     y, x = (span.with_positions(span.before + span.after + 4) for span in (y, x))
     image = _noise(classifier, (y.length, x.length))
@@ -177,7 +177,7 @@ def _largest_difference(classifier: Classifier, y: Span, x: Span) -> float:
 def _maps(classifier: Classifier, inputs: Tensor) -> list[Tensor]:
     """As `feature_maps`; NetworkError where tiles of this size do not fit, or the poolings have more than one grid."""
     try:
-        maps = feature_maps(classifier, inputs)
+        maps = compute_feature_maps(classifier, inputs)
     except NetworkError as error:
         raise NetworkError(f"{classifier.name} cannot be run on tiles of an image of this size. {error}") from error
     grids = sorted({tuple(one.shape[2:]) for one in maps})

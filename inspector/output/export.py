@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from inspector.errors import ExportError
-from inspector.explain.class_maps import ClassMaps, Shown
+from inspector.explain.class_maps import ClassMaps, FigureContent
 from inspector.images.photo import Pixels
 from inspector.output.figure import USUAL, FigureStyle, all_maps_figure, class_map_figure
 from inspector.output.report import report_html
@@ -53,7 +53,7 @@ def figure_bytes(figure: Figure, format: Format, dpi: int = USUAL.dpi) -> bytes:
     return buffer.getvalue()
 
 
-def manifest(maps: ClassMaps, shown: Shown, style: FigureStyle = USUAL) -> dict[str, Any]:
+def manifest(maps: ClassMaps, shown: FigureContent, style: FigureStyle = USUAL) -> dict[str, Any]:
     """All that the figure and the numbers were made from, as JSON takes it."""
     classifier, view = maps.classifier, maps.view
     photo = None
@@ -104,7 +104,7 @@ def _finite(axis: dict[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in axis.items()}
 
 
-def numbers_bytes(maps: ClassMaps, shown: Shown, style: FigureStyle = USUAL) -> bytes:
+def numbers_bytes(maps: ClassMaps, shown: FigureContent, style: FigureStyle = USUAL) -> bytes:
     """All class maps and what they sum to as an NPZ file, with the manifest inside as JSON."""
     buffer = io.BytesIO()
     np.savez_compressed(
@@ -127,7 +127,7 @@ def logits_csv(maps: ClassMaps) -> bytes:
     return _csv(("index", "name", "probability", "logit", "bias", "map_sum"), rows)
 
 
-def contributions_csv(maps: ClassMaps, shown: Shown) -> bytes:
+def contributions_csv(maps: ClassMaps, shown: FigureContent) -> bytes:
     """A row a class shown and position: what the position adds, in logits, as the figure shows it."""
     read = [(k, maps.read(k, shown.against, shown.dense)) for k in shown.classes]
     cells = ((k, one.title, *yx, part) for k, one in read for yx, part in np.ndenumerate(one.values.numpy(force=True)))
@@ -151,11 +151,11 @@ def photo_bytes(maps: ClassMaps) -> bytes:
     return buffer.getvalue()
 
 
-def manifest_bytes(maps: ClassMaps, shown: Shown, style: FigureStyle = USUAL) -> bytes:
+def manifest_bytes(maps: ClassMaps, shown: FigureContent, style: FigureStyle = USUAL) -> bytes:
     return (json.dumps(manifest(maps, shown, style), indent=2) + "\n").encode()
 
 
-def zip_bytes(maps: ClassMaps, shown: Shown, style: FigureStyle = USUAL) -> bytes:
+def zip_bytes(maps: ClassMaps, shown: FigureContent, style: FigureStyle = USUAL) -> bytes:
     """All files as one ZIP file."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -166,7 +166,7 @@ def zip_bytes(maps: ClassMaps, shown: Shown, style: FigureStyle = USUAL) -> byte
     return buffer.getvalue()
 
 
-def file(name: str, maps: ClassMaps, shown: Shown, style: FigureStyle = USUAL) -> bytes:
+def file(name: str, maps: ClassMaps, shown: FigureContent, style: FigureStyle = USUAL) -> bytes:
     """The bytes of one file of an export by its name: one of FILES, class-maps.zip, or all-maps.png, .pdf or .svg."""
     match name.split("."):
         case ["maps", "npz"]:
@@ -196,7 +196,7 @@ def _format(suffix: str) -> Format:
     return format
 
 
-def save(maps: ClassMaps, folder: Path, shown: Shown, style: FigureStyle = USUAL) -> Path:
+def save(maps: ClassMaps, folder: Path, shown: FigureContent, style: FigureStyle = USUAL) -> Path:
     """Write the whole export into a new folder, all of it or nothing, and return the folder."""
     if "\0" in str(folder):
         raise ExportError(f"Cannot write {str(folder)!r}: a name holds no null character. Nothing was left there.")

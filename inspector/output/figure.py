@@ -19,7 +19,7 @@ from matplotlib.textpath import text_to_path
 from torch import Tensor
 
 from inspector.errors import InspectorError
-from inspector.explain.class_maps import ClassMap, ClassMaps, Shown
+from inspector.explain.class_maps import ClassMap, ClassMaps, FigureContent
 from inspector.images.photo import Pixels, View
 from inspector.output.overlay import backdrop, common_scale, diverging_colours, flat, overlay, spread
 
@@ -104,7 +104,7 @@ class _Drawing:
     bold: bool = False
 
 
-def class_map_figure(maps: ClassMaps, shown: Shown, style: FigureStyle = USUAL) -> Figure:
+def class_map_figure(maps: ClassMaps, shown: FigureContent, style: FigureStyle = USUAL) -> Figure:
     """The photo and, over it, one class map a class on one shared scale, with the numbers that add up.
 
     Raises InspectorError for maps without a photo, or a style in which they have no room.
@@ -136,7 +136,7 @@ def class_map_figure(maps: ClassMaps, shown: Shown, style: FigureStyle = USUAL) 
     return figure
 
 
-def _drawings(maps: ClassMaps, shown: Shown, style: FigureStyle) -> Iterator[_Drawing]:
+def _drawings(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> Iterator[_Drawing]:
     assert maps.view is not None
     names = maps.classifier.class_names
     for kind in PANELS:
@@ -164,7 +164,7 @@ def _drawings(maps: ClassMaps, shown: Shown, style: FigureStyle) -> Iterator[_Dr
                 yield _Drawing(name, "", marked, one.values, grid=True, bold=k == winner)
 
 
-def contrast_of(maps: ClassMaps, shown: Shown) -> ClassMap:
+def contrast_of(maps: ClassMaps, shown: FigureContent) -> ClassMap:
     """The first class shown against the second, or against the likeliest other where it is the only one."""
     if not shown.classes or len(maps.logits) < 2:
         raise InspectorError("A contrast needs two classes: one more among those shown would do.")
@@ -174,7 +174,7 @@ def contrast_of(maps: ClassMaps, shown: Shown) -> ClassMap:
 
 
 def _laid_out(
-    maps: ClassMaps, shown: Shown, style: FigureStyle, drawings: Sequence[_Drawing], columns: int, rows: int
+    maps: ClassMaps, shown: FigureContent, style: FigureStyle, drawings: Sequence[_Drawing], columns: int, rows: int
 ) -> tuple[float, Figure, list[str], list[list[str]]]:
     """A panel's width in inches, an empty figure as large as its panels and text need, and the text in lines."""
     assert maps.view is not None
@@ -216,10 +216,10 @@ def fits(width: float, height: float, dpi: int) -> None:
         )
 
 
-def _title(maps: ClassMaps, shown: Shown, style: FigureStyle) -> str:
+def _title(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> str:
     if style.title is not None:
         return style.title
-    title = f"{maps.classifier.name}: {maps.reading(shown.dense, shown.against)}"
+    title = f"{maps.classifier.name}: {maps.describe_reading(shown.dense, shown.against)}"
     # Where a map is shown, so is how exact it is.
     return title if "photo" in style.panels or not style.equations else f"{title} \N{MIDDLE DOT} {what_was_seen(maps)}"
 
@@ -231,7 +231,7 @@ def _draw(
     view: View,
     canvas: Pixels,
     scale: float,
-    shown: Shown,
+    shown: FigureContent,
     style: FigureStyle,
 ) -> None:
     if drawing.values is None:
@@ -319,7 +319,7 @@ def all_maps_figure(maps: ClassMaps, dense: bool = False) -> Figure:
             spine.set(linewidth=3 if k == winner else 0.5)
     bar = figure.colorbar(ScalarMappable(Normalize(-scale, scale), COLOURS), ax=axes.tolist(), shrink=0.8, aspect=25)
     bar.set_label("logits a position")
-    figure.suptitle(f"{maps.classifier.name}: {maps.reading(dense)}", fontsize=10, parse_math=False)
+    figure.suptitle(f"{maps.classifier.name}: {maps.describe_reading(dense)}", fontsize=10, parse_math=False)
     return figure
 
 

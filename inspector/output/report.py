@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from inspector.errors import InspectorError
-from inspector.explain.class_maps import ClassMap, ClassMaps, Shown
+from inspector.explain.class_maps import ClassMap, ClassMaps, FigureContent
 from inspector.images.photo import Pixels
 from inspector.output.figure import COLOUR_MAPS, USUAL, FigureStyle, contrast_of
 from inspector.output.overlay import backdrop, common_scale, flat, overlay, spread
@@ -48,7 +48,7 @@ th:nth-child(2), td:nth-child(2) { text-align: left } pre { white-space: pre-wra
 
 
 def report_html(
-    maps: ClassMaps, shown: Shown, style: FigureStyle = USUAL, manifest: Mapping[str, Any] | None = None
+    maps: ClassMaps, shown: FigureContent, style: FigureStyle = USUAL, manifest: Mapping[str, Any] | None = None
 ) -> str:
     """Photo, class maps with what they add up to, logits, verdict and settings; every name escaped."""
     view = maps.view
@@ -65,7 +65,7 @@ def report_html(
     body = [
         f"<h1>{escape(view.photo.name)}</h1>",
         f"<p>{escape(maps.classifier.name)} takes it for <b>{escape(names[maps.top(1)[0][0]])}</b> "
-        f"({maps.top(1)[0][2]:.1%}). Each map shows {escape(maps.reading(shown.dense, shown.against))}: {warm} speaks "
+        f"({maps.top(1)[0][2]:.1%}). Each map shows {escape(maps.describe_reading(shown.dense, shown.against))}: {warm} speaks "
         f"for the class, {cold} against it.</p>",
         f'<p><span class="verdict">{escape(maps.verdict)}</span>: {escape(VERDICTS[maps.verdict])} Largest miss over '
         f"all {len(names)} classes: {maps.residual:.1e} logits.</p>",
@@ -103,7 +103,7 @@ def report_html(
 
 
 def _tiles(
-    maps: ClassMaps, drawn: list[tuple[ClassMap, str]], shown: Shown, style: FigureStyle, scale: float
+    maps: ClassMaps, drawn: list[tuple[ClassMap, str]], shown: FigureContent, style: FigureStyle, scale: float
 ) -> Iterator[str]:
     view = maps.view
     assert view is not None
@@ -148,7 +148,7 @@ def _bar(scale: float, style: FigureStyle) -> str:
     )
 
 
-def _table(maps: ClassMaps, shown: Shown) -> str:
+def _table(maps: ClassMaps, shown: FigureContent) -> str:
     count = len(maps.logits)
     likeliest = [k for k, _, _ in maps.top(count if count <= _FEW else _LIKELIEST)]
     sums = maps.values.sum((1, 2))

@@ -13,7 +13,7 @@ from typing import Any
 
 from inspector.errors import InspectorError
 from inspector.explain.backends.accelerate import heard_through
-from inspector.explain.class_maps import AVERAGE, ClassMaps, Shown, class_maps
+from inspector.explain.class_maps import AVERAGE, ClassMaps, FigureContent, class_maps
 from inspector.explain.classifier import Classifier
 from inspector.images.photo import MAX_BYTES, Photo, read_image
 from inspector.networks.load import Feeding, load_fed
@@ -113,8 +113,8 @@ def _no_manifest(path: Path, error: Exception) -> InspectorError:
     )
 
 
-def _shown(told: Mapping[str, Any]) -> Shown:
-    shown = Shown(**told["shown"])
+def _shown(told: Mapping[str, Any]) -> FigureContent:
+    shown = FigureContent(**told["shown"])
     classes = tuple(shown.classes)
     numbers = [*classes, *([shown.against] if shown.against not in (None, AVERAGE) else [])]
     if not all(type(k) is int for k in numbers) or not all(type(x) is bool for x in (shown.dense, shown.smooth)):
@@ -166,9 +166,9 @@ def _same_network(classifier: Classifier, name: str, sha256: str, names: str | N
         raise InspectorError(f"{classifier.name} has other class names than {name} had: --labels with those would do.")
 
 
-def _of_maps(maps: ClassMaps, shown: Shown) -> Shown:
+def _of_maps(maps: ClassMaps, shown: FigureContent) -> FigureContent:
     """The same, once the network is known to have such classes."""
-    return maps.shown(shown.classes, shown.against, shown.dense, shown.smooth, shown.opacity)
+    return maps.figure_content(shown.classes, shown.against, shown.dense, shown.smooth, shown.opacity)
 
 
 def _other_versions(before: Mapping[str, str]) -> list[str]:

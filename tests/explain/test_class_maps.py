@@ -8,7 +8,7 @@ from torch import nn
 
 from inspector import Classifier, InspectorError, class_maps, class_maps_of_batch, load, read_image
 from inspector.errors import ClassError, NetworkError
-from inspector.explain.class_maps import AVERAGE, ClassMap, Shown
+from inspector.explain.class_maps import AVERAGE, ClassMap, FigureContent
 
 # Red, green and blue of a 2 x 2 image; feature maps of the networks made by hand are red, and green less blue.
 IMAGE = torch.tensor([[[1.0, 2], [3, 4]], [[0, 4], [0, 0]], [[1, 0], [0, 3]]])[None]
@@ -203,9 +203,11 @@ def test_an_unknown_class_is_told(maps, ask):
 
 def test_what_is_shown_is_told_in_numbers(maps, pooling):
     order = (0, 1, 2) if pooling == "average" else (1, 0, 2)
-    assert maps.shown(2) == Shown(order[:2], None, False, True, 0.85)
-    assert maps.shown(["neither", 0], "green", smooth=False, opacity=0.5) == Shown((2, 0), 1, False, False, 0.5)
-    assert maps.shown(["red"], AVERAGE, dense=True) == Shown((0,), "average", True, True, 0.85)
+    assert maps.figure_content(2) == FigureContent(order[:2], None, False, True, 0.85)
+    assert maps.figure_content(["neither", 0], "green", smooth=False, opacity=0.5) == FigureContent(
+        (2, 0), 1, False, False, 0.5
+    )
+    assert maps.figure_content(["red"], AVERAGE, dense=True) == FigureContent((0,), "average", True, True, 0.85)
 
 
 @pytest.mark.parametrize("part", ["weight", "bias"])
@@ -313,6 +315,6 @@ def test_the_equation_says_how_a_map_adds_up(class_map, line):
     ],
 )
 def test_the_reading_says_what_is_shown(maps, pooling, arguments, words):
-    reading = maps.reading(*arguments)
+    reading = maps.describe_reading(*arguments)
     assert all(word in reading for word in words)
     assert ("decided" in reading) == (pooling == "max" and not arguments[0])

@@ -25,7 +25,7 @@ from inspector.cli.options import cli
 from inspector.errors import ClassError, ExportError, HeadError, ImageError, InspectorError, NetworkError
 from inspector.explain.classifier import Classifier
 from inspector.explain.large_class_maps import LargeMaps, large_class_maps
-from inspector.explain.tiling import cut, prove
+from inspector.explain.tiling import make_tiles, verify_tiling
 from inspector.images import large
 from inspector.images.examples import examples
 from inspector.images.large import open_large
@@ -201,9 +201,9 @@ def test_named_classes_come_in_the_order_in_which_they_were_named() -> None:
 
 
 def test_every_position_comes_from_one_tile() -> None:
-    locality = prove(classifier_of(trunk("stride 2")), (70, 95))
+    locality = verify_tiling(classifier_of(trunk("stride 2")), (70, 95))
     count = np.zeros((locality.y.positions, locality.x.positions), int)
-    for tile in cut(locality, 16):
+    for tile in make_tiles(locality, 16):
         count[tile.rows, tile.columns] += 1
     assert (count == 1).all()
 
@@ -233,7 +233,7 @@ def test_no_more_than_a_tile_and_its_surroundings_is_held() -> None:
     assert maps.grid == (375, 275)
     assert told == [(n + 1, 12 * 9) for n in range(12 * 9)]
     assert len(image.windows) == 12 * 9
-    most = 128 + (maps.locality.y.before + maps.locality.y.after) * 4
+    most = 128 + (maps.tiling.y.before + maps.tiling.y.after) * 4
     assert most < 160
     assert max(max(window) for window in image.windows) <= most
     assert max(max(window) for window in seen) <= most

@@ -40,7 +40,7 @@ def maps(hand_made_gap, photo):
 
 @pytest.fixture
 def shown(maps):
-    return maps.shown(["red", 1], "average", smooth=False, opacity=0.5)
+    return maps.figure_content(["red", 1], "average", smooth=False, opacity=0.5)
 
 
 def strict(text: str | bytes) -> dict:
@@ -156,8 +156,8 @@ def test_the_manifest_of_a_network_that_sees_everything_is_still_json(pixels):
     torch.manual_seed(0)
     maps = class_maps(Classifier.wrap(SeesEverything().eval(), size=(20, 30)), pixels)
     assert maps.verdict == "exact"
-    strict(manifest_bytes(maps, maps.shown()))
-    with np.load(io.BytesIO(numbers_bytes(maps, maps.shown()))) as numbers:
+    strict(manifest_bytes(maps, maps.figure_content()))
+    with np.load(io.BytesIO(numbers_bytes(maps, maps.figure_content()))) as numbers:
         strict(str(numbers["manifest"]))
 
 
@@ -243,7 +243,7 @@ def test_a_forbidden_place_is_told(maps, tmp_path):
 
 
 def test_threads_that_export_at_once_get_what_one_gets_alone(maps):
-    choices = [maps.shown([k]) for k in range(3)]
+    choices = [maps.figure_content([k]) for k in range(3)]
     alone = [file("figure.svg", maps, shown) for shown in choices]
     with ThreadPoolExecutor(6) as pool:
         together = list(pool.map(lambda shown: file("figure.svg", maps, shown), choices * 2))
@@ -267,7 +267,7 @@ def test_the_table_of_logits_has_every_class_and_adds_up(maps, shown):
 
 
 def test_the_table_of_contributions_is_the_maps_that_are_shown(maps):
-    shown = maps.shown([2, 0], against="green")
+    shown = maps.figure_content([2, 0], against="green")
     rows = rows_of(file("contributions.csv", maps, shown))
     assert len(rows) == 2 * 20 * 30
     assert list(dict.fromkeys(row["class"] for row in rows)) == ["neither against green", "red & <round> against green"]
@@ -281,7 +281,7 @@ def test_the_table_of_contributions_is_the_maps_that_are_shown(maps):
 def test_names_with_commas_and_quotes_come_back_from_a_table(hand_made_gap, photo):
     names = ('a, "b"', "c\nd", ";")
     maps = class_maps(Classifier.wrap(hand_made_gap, names, size=(20, 30)), photo)
-    assert [row["name"] for row in rows_of(file("logits.csv", maps, maps.shown()))] == list(names)
+    assert [row["name"] for row in rows_of(file("logits.csv", maps, maps.figure_content()))] == list(names)
 
 
 def test_the_photo_is_written_pixel_by_pixel_and_without_where_it_was_taken(hand_made_gap, pixels, tmp_path):
@@ -290,7 +290,7 @@ def test_the_photo_is_written_pixel_by_pixel_and_without_where_it_was_taken(hand
     Image.fromarray(pixels).save(tmp_path / "garden.png", exif=exif)
     assert b"garden" in (tmp_path / "garden.png").read_bytes()
     maps = class_maps(Classifier.wrap(hand_made_gap, size=(20, 30)), tmp_path / "garden.png")
-    written = file("photo.png", maps, maps.shown())
+    written = file("photo.png", maps, maps.figure_content())
     assert b"garden" not in written
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(written))), pixels)
 
@@ -335,4 +335,4 @@ def test_a_file_that_is_not_part_of_an_export_is_told(maps, shown):
 def test_maps_of_a_tensor_have_no_photo_to_write(hand_made_gap):
     (maps,) = class_maps_of_batch(Classifier.wrap(hand_made_gap, size=2), torch.zeros(1, 3, 2, 2))
     with pytest.raises(ExportError, match=r"^These class maps came from a tensor: there is no photo to write\.$"):
-        file("photo.png", maps, maps.shown())
+        file("photo.png", maps, maps.figure_content())

@@ -100,7 +100,7 @@ def test_maps_of_a_tensor_have_no_photo_to_be_drawn_on(hand_made_gap):
     with pytest.raises(InspectorError, match=r"came from a tensor: there is no photo to draw them on"):
         maps.figure()
     with pytest.raises(InspectorError, match=r"came from a tensor"):
-        class_map_figure(maps, maps.shown())
+        class_map_figure(maps, maps.figure_content())
 
 
 def test_maps_of_zeros_can_be_drawn(hand_made_gap):
@@ -204,9 +204,9 @@ def panels_of(maps, panels) -> list:
 
 def test_the_contrast_of_one_class_is_with_the_likeliest_other(maps):
     winner, second, least = (k for k, _, _ in maps.top(3))
-    assert contrast_of(maps, maps.shown([winner])).title == maps.read(winner, second).title
-    assert contrast_of(maps, maps.shown([least])).title == maps.read(least, winner).title
-    assert contrast_of(maps, maps.shown([least, second])).title == maps.read(least, second).title
+    assert contrast_of(maps, maps.figure_content([winner])).title == maps.read(winner, second).title
+    assert contrast_of(maps, maps.figure_content([least])).title == maps.read(least, winner).title
+    assert contrast_of(maps, maps.figure_content([least, second])).title == maps.read(least, second).title
 
 
 def test_among_all_class_maps_the_winner_is_bold_and_all_share_one_scale(maps):
@@ -282,7 +282,7 @@ def test_no_text_leaves_the_figure_or_runs_into_its_neighbour(hand_made_gap, pix
     names = ("a class with a very long name indeed", "green", "neither of the two")
     maps = maps_of(hand_made_gap, read_image(pixels, "a photo with a long name.png"), names)
     style = FigureStyle(("photo", "classes", "contrast"), columns, width=120 / 25.4, font_size=font_size)
-    figure = class_map_figure(maps, maps.shown(3, against), style)
+    figure = class_map_figure(maps, maps.figure_content(3, against), style)
     figure.draw_without_rendering()
     lines = [figure.findobj(lambda text: isinstance(text, Text) and "part of" in text.get_text())[0]]
     lines += [line for panel in panels(figure) for line in (panel.title, *panel.texts)]
@@ -329,12 +329,12 @@ def test_a_thousand_class_maps_are_too_many_for_one_figure(hand_made_gap, pixels
     maps = maps_of(hand_made_gap, read_image(pixels), NAMES)
     many = replace(maps, classifier=replace(maps.classifier, class_names=NAMES * 30))
     with pytest.raises(InspectorError, match=r"^All 90 class maps are too many for one figure"):
-        class_map_figure(many, maps.shown(1), FigureStyle(panels=("all",)))
+        class_map_figure(many, maps.figure_content(1), FigureStyle(panels=("all",)))
     with pytest.raises(InspectorError, match=r"^62 panels are too many for one figure; at most 60 would do\.$"):
-        class_map_figure(maps, replace(maps.shown(1), classes=(0,) * 61), FigureStyle())
+        class_map_figure(maps, replace(maps.figure_content(1), classes=(0,) * 61), FigureStyle())
 
 
 def test_a_contrast_needs_two_classes(hand_made_gap, pixels):
     maps = maps_of(hand_made_gap, read_image(pixels))
     with pytest.raises(InspectorError, match=r"^A contrast needs two classes: one more among those shown would do\.$"):
-        contrast_of(maps, replace(maps.shown(1), classes=()))
+        contrast_of(maps, replace(maps.figure_content(1), classes=()))

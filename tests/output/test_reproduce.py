@@ -273,8 +273,8 @@ def test_a_figure_that_cannot_be_drawn_gets_one_sentence_and_leaves_nothing(
 
 def test_the_archive_of_the_app_can_be_rebuilt(tmp_path: Path) -> None:
     maps = class_maps(load("fashion_gap"), BAG)
-    (tmp_path / "class-maps.zip").write_bytes(zip_bytes(maps, maps.shown(1), STYLE))
+    (tmp_path / "class-maps.zip").write_bytes(zip_bytes(maps, maps.figure_content(1), STYLE))
     made = rebuild(tmp_path / "class-maps.zip", tmp_path / "again")
     assert made.equal
-    with zipfile.ZipFile(io.BytesIO(zip_bytes(maps, maps.shown(1), STYLE))) as archive:
+    with zipfile.ZipFile(io.BytesIO(zip_bytes(maps, maps.figure_content(1), STYLE))) as archive:
         assert archive.read("report.html") == (made.folder / "report.html").read_bytes()

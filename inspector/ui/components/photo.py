@@ -226,7 +226,7 @@ class Picture:
     maps: "Mapping[int, Map]"  # that of each listed class; of one class where the image shows all
     k: int  # the class shown
     frame: Frame | None  # how its map is drawn; None: the image shows all there is to see
-    shown: int  # its width in CSS pixels, where there is room
+    figure_content: int  # its width in CSS pixels, where there is room
     height: int  # of the photo, in its pixels: what all places below count in
     width: int
     rows: "Sequence[Line]"

@@ -16,7 +16,7 @@ from inspector.ui.state.selection import choose_class, choose_reading, class_lab
 from inspector.ui.state.streamlit_fixes import fragment
 
 if TYPE_CHECKING:
-    from inspector.explain.class_maps import ClassMap, ClassMaps, Shown
+    from inspector.explain.class_maps import ClassMap, ClassMaps, FigureContent
     from inspector.explain.head import Verdict
     from inspector.ui.components.photo import Picture
 
@@ -57,11 +57,11 @@ def _show(maps: "ClassMaps", key: cache.MapsKey) -> None:
     listed = tuple(dict.fromkeys([*top, k]))
     read = {j: maps.read(j, against, dense) for j in listed}
     scale = common_scale([class_map.values for class_map in read.values()])
-    shown = maps.shown(listed, against, dense, smooth, opacity)
+    shown = maps.figure_content(listed, against, dense, smooth, opacity)
 
     wide, narrow = st.columns([3, 2], gap="large")
     with wide:
-        picture, below = _picture(maps, k, read, mode, scale, smooth, opacity, maps.reading(dense, against))
+        picture, below = _picture(maps, k, read, mode, scale, smooth, opacity, maps.describe_reading(dense, against))
         _photo(maps, key, picture, below, mode, k, listed, read[k], _linked())
     with narrow:
         _sum(maps, read[k])
@@ -225,7 +225,7 @@ def _side_by_side(maps: "ClassMaps", read: "dict[int, ClassMap]", scale: float, 
     drawings("the likeliest", maps.view, how, drawn)
 
 
-def _download_buttons(maps: "ClassMaps", shown: "Shown", names: dict[str, str]) -> None:
+def _download_buttons(maps: "ClassMaps", shown: "FigureContent", names: dict[str, str]) -> None:
     """Files of the export by label; made when pressed, and matplotlib imported only then: each takes a second."""
 
     def maker(name: str) -> Callable[[], bytes]:

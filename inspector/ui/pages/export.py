@@ -12,7 +12,7 @@ from inspector.ui.state.selection import choose_reading, class_labels, look
 from inspector.ui.state.streamlit_fixes import fragment
 
 if TYPE_CHECKING:
-    from inspector.explain.class_maps import ClassMaps, Shown
+    from inspector.explain.class_maps import ClassMaps, FigureContent
     from inspector.output.figure import FigureStyle
 
 FILES = {
@@ -69,7 +69,7 @@ def _build(maps: "ClassMaps", key: cache.MapsKey) -> None:
         )
 
 
-def _choose_maps(maps: "ClassMaps") -> "Shown":
+def _choose_maps(maps: "ClassMaps") -> "FigureContent":
     labels = class_labels(maps)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         classes = st.multiselect(
@@ -91,7 +91,7 @@ def _choose_maps(maps: "ClassMaps") -> "Shown":
             help="Every position as if it alone were pooled: easier to read, but it sums to no logit.",
         )  # fmt: skip
         opacity = st.slider("Opacity", 0.0, 1.0, 0.85, 0.05, key="figure_opacity", bind="query-params", width=220)
-    return maps.shown(chosen or count, against, dense, smooth, opacity)
+    return maps.figure_content(chosen or count, against, dense, smooth, opacity)
 
 
 def _choose_style() -> "FigureStyle":
@@ -164,7 +164,7 @@ def _convert_width() -> None:
         st.session_state["width"] = round(width / MM if st.session_state["unit"] == "mm" else width * MM, 2)
 
 
-def _download_buttons(maps: "ClassMaps", shown: "Shown", style: "FigureStyle") -> None:
+def _download_buttons(maps: "ClassMaps", shown: "FigureContent", style: "FigureStyle") -> None:
     """Made when pressed: each file takes up to a second, and matplotlib one more."""
 
     def maker(name: str) -> Callable[[], bytes]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from inspector.analysis.layers import Contributions, Layer, LayerMaps
     from inspector.analysis.masking import Change, Outcome
     from inspector.analysis.summary import Anatomy
-    from inspector.explain.class_maps import ClassMaps, Shown
+    from inspector.explain.class_maps import ClassMaps, FigureContent
     from inspector.explain.classifier import Classifier
     from inspector.output.figure import FigureStyle
     from inspector.ui.state.jobs import Task
@@ -151,7 +151,7 @@ def tested(folder: Path, changed: int, _run: Run) -> tuple[TestPhoto, ...]:
 
 @st.cache_data(max_entries=32, show_spinner=False)
 def figure_preview(
-    key: str, _maps: "ClassMaps", _shown: "Shown", _style: "FigureStyle", dpi: int
+    key: str, _maps: "ClassMaps", _shown: "FigureContent", _style: "FigureStyle", dpi: int
 ) -> tuple[bytes, tuple[float, float]]:
     """The figure as a small PNG, and its (width, height) in inches; InspectorError where at `dpi` it has no room."""
     from inspector.output.export import figure_bytes
