@@ -107,13 +107,13 @@ def parts(
     classifier: inspector.Classifier, backend: str, folder: Path, temporary: Path, batch_size: int, workers: int
 ) -> dict[str, Callable[[], Any]]:
     items = list(enumerate(list_images(folder)))
-    batches = run.batches_of(items, batch_size)
+    batches = run.split_into_batches(items, batch_size)
     views = [make_view(read_image(item.file), classifier.preprocessing) for _, item in items[:batch_size]]
     ready = torch.cat([classifier.inputs(view) for view in views])
 
     def decode() -> None:
         with run.ThreadPoolExecutor(workers) as pool:
-            for _ in run.decoded(pool, batches, workers, classifier, overlays=False):
+            for _ in run.decode_ahead(pool, batches, workers, classifier, overlays=False):
                 pass
 
     def explain() -> None:
@@ -122,7 +122,7 @@ def parts(
 
     def whole() -> None:
         with tempfile.TemporaryDirectory(dir=temporary) as out:
-            counts = run.run(folder, classifier, out, batch_size=batch_size, workers=workers)
+            counts = run.run_dataset(folder, classifier, out, batch_size=batch_size, workers=workers)
             assert counts.explained == len(items)
 
     return {DECODING: decode, f"{NETWORK}, {backend}": explain, f"{WHOLE}, {backend}": whole}
@@ -191,7 +191,7 @@ def peak_of(folder: str, out: str, model: str) -> None:
 
     start = time.perf_counter()
     keep_freed_memory()
-    run.run(folder, inspector.load(model), out)
+    run.run_dataset(folder, inspector.load(model), out)
     print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f}\n{time.perf_counter() - start:.0f}")
 
 

@@ -37,7 +37,7 @@ from report import RESULTS, peak_above, table, write
 from torch import nn
 
 import inspector
-from inspector.datasets.run import BATCH_SIZE, run
+from inspector.datasets.run import BATCH_SIZE, run_dataset
 from inspector.explain.backends.accelerate import accelerate
 from inspector.explain.memory import keep_freed_memory
 
@@ -110,7 +110,7 @@ def of_photos(who: str, amount: int, folder: Path) -> tuple[float, int]:
     if who == QUICK:
         classifier = accelerate(classifier, "onnxruntime")
     with tempfile.TemporaryDirectory(dir=folder) as out:
-        return timed(lambda: run(photos, classifier, out), calls=1)
+        return timed(lambda: run_dataset(photos, classifier, out), calls=1)
 
 
 def of_classes(who: str, amount: int, folder: Path) -> tuple[float, int]:

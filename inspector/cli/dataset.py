@@ -58,7 +58,9 @@ def batch(
     ] = False,
     backend: Annotated[str, typer.Option(help="What runs the network: `eager`, `auto` or another one.")] = "eager",
     engine: Annotated[str, typer.Option(help="`local`, or `ray`: on this machine or a cluster.")] = "local",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out that broke off.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run_dataset in --out that broke off.")
+    ] = False,
     arch: Arch = None,
     labels: Labels = None,
     size: Size = None,
@@ -88,7 +90,7 @@ def batch(
     if overlays and (engine == "ray" or "://" in out):
         raise InspectorError("Overlays are drawn by the local engine, into a folder here: leave out --overlays.")
     with progress.status(f"Loading {model} and listing {' '.join(source[:3])} ..."):
-        from inspector.datasets.run import run
+        from inspector.datasets.run import run_dataset
         from inspector.explain.memory import keep_freed_memory
 
         said = read_feeding(size, mean, std, resize, interpolation)
@@ -107,11 +109,11 @@ def batch(
                 bar.update(task, completed=done)
 
             if classifier is None:
-                from inspector.datasets.ray_engine import run as run_on_ray
+                from inspector.datasets.ray_engine import run_dataset_on_ray as run_on_ray
 
                 counts = run_on_ray(source, load, out, top, batch_size, workers, shard_size, backend, resume, tell)
             else:
-                counts = run(
+                counts = run_dataset(
                     source, classifier, out, top, batch_size, workers, shard_size, overlays, backend, resume, tell
                 )
     except KeyboardInterrupt:

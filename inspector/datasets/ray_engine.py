@@ -20,12 +20,12 @@ from inspector.datasets.run import (
     BATCH_SIZE,
     SHARD_SIZE,
     Batch,
-    Tell,
-    batches_of,
-    describe,
-    explain,
-    finish,
-    quickened,
+    OnProgress,
+    accelerate_for_dataset,
+    describe_run,
+    explain_batches,
+    finish_run,
+    split_into_batches,
 )
 from inspector.datasets.table import Counts, begin, shards_of, write_shard
 from inspector.errors import InspectorError
@@ -37,7 +37,7 @@ _PROCESSORS = 4  # of an actor, where a machine has so many: beyond, a second ne
 _QUIET = "RAY_BACKEND_LOG_LEVEL"
 
 
-def run(
+def run_dataset_on_ray(
     source: str | Path | Sequence[str | Path],
     load: Callable[[], Classifier],
     out: str | Path,
@@ -47,7 +47,7 @@ def run(
     shard_size: int = SHARD_SIZE,
     backend: str = "eager",
     resume: bool = False,
-    tell: Tell | None = None,
+    tell: OnProgress | None = None,
 ) -> Counts:
     """As `batch.run`, on the cluster that $RAY_ADDRESS names, else on this machine.
 
@@ -58,7 +58,9 @@ def run(
     items = list_images(source)
     # Those GPUs are the actors'; the machine that starts them may have none.
     on_gpus = backend.startswith("cuda")
-    about = describe(load() if on_gpus else quickened(load(), backend), items, source, top, batch_size, shard_size)
+    about = describe_run(
+        load() if on_gpus else accelerate_for_dataset(load(), backend), items, source, top, batch_size, shard_size
+    )
     if on_gpus:
         about["backend"] = backend
     missing = begin(out, about, resume)
@@ -74,7 +76,7 @@ def run(
                 done += len(shards[number])
                 if tell is not None:
                     tell(done, len(items))
-    return finish(out, about)
+    return finish_run(out, about)
 
 
 class Explainer:
@@ -90,14 +92,14 @@ class Explainer:
         processors: int,
     ) -> None:
         keep_freed_memory()
-        self.classifier = quickened(load(), backend)
+        self.classifier = accelerate_for_dataset(load(), backend)
         self.out, self.about, self.batch_size, self.processors = out, about, batch_size, processors
 
     def __call__(self, tasks: Mapping[str, Any]) -> dict[str, list[int]]:
         for number, pickled in zip(tasks["number"], tasks["images"], strict=True):
             images: Batch = pickle.loads(pickled)  # by `run`, and by nobody else
-            batches = batches_of(images, self.batch_size)
-            made = explain(self.classifier, batches, self.about["top"], self.processors)
+            batches = split_into_batches(images, self.batch_size)
+            made = explain_batches(self.classifier, batches, self.about["top"], self.processors)
             write_shard(self.out, int(number), [row for batch in made for _, row in batch], self.about)
         return {"number": [int(number) for number in tasks["number"]]}
 

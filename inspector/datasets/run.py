@@ -36,11 +36,11 @@ _AHEAD = 2  # batches that are decoded while one is in the network
 _BEHIND = 4  # batches whose overlays may wait to be drawn
 
 Batch = Sequence[tuple[int, Item]]  # images with their indices
-Tell = Callable[[int, int], None]  # how many images are done, of how many
+OnProgress = Callable[[int, int], None]  # how many images are done, of how many
 
 
 @dataclass(frozen=True, eq=False)
-class Ready:
+class DecodedImage:
     """An image once it is decoded and resized."""
 
     index: int
@@ -51,7 +51,7 @@ class Ready:
     error: str | None
 
 
-def run(
+def run_dataset(
     source: str | Path | Sequence[str | Path],
     classifier: Classifier,
     out: str | Path,
@@ -62,7 +62,7 @@ def run(
     overlays: bool = False,
     backend: str = "eager",
     resume: bool = False,
-    tell: Tell | None = None,
+    tell: OnProgress | None = None,
 ) -> Counts:
     """Explain every image of a source (as `sources.list_images` takes it) into a folder of Parquet shards.
 
@@ -71,8 +71,8 @@ def run(
     or holds another run, ImageError where there is no image, NetworkError where the network does not run.
     """
     items = list_images(source)
-    classifier = quickened(classifier, backend)
-    about = describe(classifier, items, source, top, batch_size, shard_size, overlays)
+    classifier = accelerate_for_dataset(classifier, backend)
+    about = describe_run(classifier, items, source, top, batch_size, shard_size, overlays)
     missing = begin(out, about, resume)
     shards = shards_of(len(items), shard_size)
     done = len(items) - sum(len(shards[number]) for number in missing)
@@ -81,9 +81,9 @@ def run(
     batches = (
         batch
         for number in missing
-        for batch in batches_of([(index, items[index]) for index in shards[number]], batch_size)
+        for batch in split_into_batches([(index, items[index]) for index in shards[number]], batch_size)
     )
-    made = explain(classifier, batches, about["top"], workers, overlays)
+    made = explain_batches(classifier, batches, about["top"], workers, overlays)
     with _behind() as later, closing(made):
         for number in missing:
             rows: list[Row] = []
@@ -96,10 +96,10 @@ def run(
             done += len(rows)
             # Waited for: of a run that is killed only one shard is not on the disk yet. Decoding goes on meanwhile.
             later(write_shard, out, number, rows, about).result()
-    return finish(out, about)
+    return finish_run(out, about)
 
 
-def describe(
+def describe_run(
     classifier: Classifier,
     items: Sequence[Item],
     source: str | Path | Sequence[str | Path],
@@ -138,7 +138,7 @@ def describe(
     }
 
 
-def finish(out: str | Path, about: Mapping[str, Any]) -> Counts:
+def finish_run(out: str | Path, about: Mapping[str, Any]) -> Counts:
     """Clear up, count what was written, and make the gallery of the overlays if there are any."""
     sweep(out)
     counts = count(out, about["images"], about["shard_size"])
@@ -147,16 +147,16 @@ def finish(out: str | Path, about: Mapping[str, Any]) -> Counts:
     return counts
 
 
-def explain(
+def explain_batches(
     classifier: Classifier, batches: Iterable[Batch], top: int, workers: int | None, overlays: bool = False
-) -> Generator[list[tuple[Ready, Row]], None, None]:
+) -> Generator[list[tuple[DecodedImage, Row]], None, None]:
     """The rows of each batch of images, in order."""
     numbers = _class_numbers(classifier.class_names)
     workers = workers or os.cpu_count() or 1
     # Threads and not processes: Pillow decodes and resizes without the interpreter's lock, and nothing is sent over.
     pool = ThreadPoolExecutor(workers, "decode")
     try:
-        for batch in decoded(pool, batches, workers, classifier, overlays):
+        for batch in decode_ahead(pool, batches, workers, classifier, overlays):
             inputs = [ready.inputs for ready in batch if ready.inputs is not None]
             maps: Iterator[ClassMaps] = iter(())
             if inputs:
@@ -167,25 +167,25 @@ def explain(
         pool.shutdown(cancel_futures=True)
 
 
-def batches_of(images: Batch, batch_size: int) -> list[Batch]:
+def split_into_batches(images: Batch, batch_size: int) -> list[Batch]:
     """The images of a shard, as they go through the network."""
     return [images[first : first + batch_size] for first in range(0, len(images), batch_size)]
 
 
-def quickened(classifier: Classifier, backend: str) -> Classifier:
+def accelerate_for_dataset(classifier: Classifier, backend: str) -> Classifier:
     """The classifier, heard through another backend."""
     if backend == "eager":
         return classifier
-    from inspector.explain.backends.accelerate import Quick, accelerate
+    from inspector.explain.backends.accelerate import AcceleratedNetwork, accelerate
 
     quick = accelerate(classifier, backend)
-    if isinstance(quick.capture.accelerated, Quick):
+    if isinstance(quick.capture.accelerated, AcceleratedNetwork):
         # One network for all rows, and not another from the moment on that it is built.
         quick.capture.accelerated.wait()
     return quick
 
 
-def _draw(out: Path, field: ReceptiveField, grid: tuple[int, int], batch: Sequence[tuple[Ready, Row]]) -> None:
+def _draw(out: Path, field: ReceptiveField, grid: tuple[int, int], batch: Sequence[tuple[DecodedImage, Row]]) -> None:
     """The overlays of a batch: of each image the class map of its likeliest class."""
     for ready, row in batch:
         if ready.view is not None and ready.canvas is not None:
@@ -193,22 +193,22 @@ def _draw(out: Path, field: ReceptiveField, grid: tuple[int, int], batch: Sequen
             draw_overlay(out / overlay_path(ready.index), ready.view, ready.canvas, values, field)
 
 
-def _prepare(index: int, item: Item, classifier: Classifier, overlays: bool) -> Ready:
+def _prepare(index: int, item: Item, classifier: Classifier, overlays: bool) -> DecodedImage:
     try:
         photo = read_item(item)
         view = make_view(photo, classifier.preprocessing)
     except ImageError as error:
-        return Ready(index, item, None, None, None, str(error))
+        return DecodedImage(index, item, None, None, None, str(error))
     # From here on its size is enough: photos of 80 megapixels, some dozens of them ahead, would fill the memory.
     empty = replace(photo, pixels=np.broadcast_to(np.uint8(0), photo.pixels.shape))
     canvas = canvas_of(view) if overlays else None
-    return Ready(index, item, replace(view, photo=empty), classifier.inputs(view), canvas, None)
+    return DecodedImage(index, item, replace(view, photo=empty), classifier.inputs(view), canvas, None)
 
 
-def decoded(
+def decode_ahead(
     pool: ThreadPoolExecutor, batches: Iterable[Batch], workers: int, classifier: Classifier, overlays: bool
-) -> Iterator[list[Ready]]:
-    waiting: deque[list[Future[Ready]]] = deque()
+) -> Iterator[list[DecodedImage]]:
+    waiting: deque[list[Future[DecodedImage]]] = deque()
     for batch in batches:
         waiting.append([pool.submit(_prepare, index, item, classifier, overlays) for index, item in batch])
         # Of small batches enough that every worker has something to do.
@@ -245,7 +245,7 @@ def _class_numbers(class_names: Sequence[str]) -> dict[str, int | None]:
     return numbers | {name: k if times[name] == 1 else None for k, name in enumerate(class_names)}
 
 
-def _row(ready: Ready, maps: ClassMaps | None, top: int, numbers: Mapping[str, int | None]) -> Row:
+def _row(ready: DecodedImage, maps: ClassMaps | None, top: int, numbers: Mapping[str, int | None]) -> Row:
     row: dict[str, Any] = {"index": ready.index, "path": ready.item.path, "label": ready.item.label}
     if maps is None or ready.view is None:
         return row | {"error": ready.error}

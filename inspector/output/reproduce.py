@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from inspector.errors import InspectorError
-from inspector.explain.backends.accelerate import heard_through
+from inspector.explain.backends.accelerate import with_backend
 from inspector.explain.class_maps import AVERAGE, ClassMaps, FigureContent, class_maps
 from inspector.explain.classifier import Classifier
 from inspector.images.photo import MAX_BYTES, Photo, read_image
@@ -62,7 +62,7 @@ def rebuild(
         raise _no_manifest(manifest, error) from error
     classifier = load_fed(model or name, arch, class_names, feeding, told.get("probability"), trust)
     _same_network(classifier, name, network_hash, names_hash and names_hash["sha256"])
-    maps = class_maps(heard_through(replace(classifier, name=name), backend), picture)
+    maps = class_maps(with_backend(replace(classifier, name=name), backend), picture)
     save(maps, folder, _of_maps(maps, shown), style)
     figure = files[_FIGURE]
     equal = None if figure is None else (folder / _FIGURE).read_bytes() == figure

@@ -15,7 +15,7 @@ from inspector import Classifier, class_maps_of_batch
 from inspector.errors import InspectorError, NetworkError
 from inspector.explain.backends import accelerate as accelerate_module
 from inspector.explain.backends import runtimes
-from inspector.explain.backends.accelerate import accelerate, cache_folder, heard_through
+from inspector.explain.backends.accelerate import accelerate, find_cache_folder, with_backend
 from inspector.explain.backends.export_graph import noise
 
 SIZE = (10, 12)
@@ -81,9 +81,9 @@ def test_a_folded_network_gives_the_same_maps_and_leaves_the_network_alone(make:
 
 
 def test_folding_leaves_no_batch_norm_and_puts_the_channels_last() -> None:
-    from inspector.explain.backends.export_graph import heard_graph
+    from inspector.explain.backends.export_graph import feature_graph
 
-    graph = runtimes.folded(heard_graph(average()))
+    graph = runtimes.folded(feature_graph(average()))
     assert not [node for node in graph.network.graph.nodes if "batch_norm" in str(node.target)]
     weights = [value for value in graph.state_dict().values() if value.ndim == 4 and value.shape[1] > 1]
     assert weights
@@ -206,11 +206,11 @@ def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
 def test_the_cache_lies_where_it_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("INSPECTOR_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "inspector"
+    assert find_cache_folder() == tmp_path / "inspector"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_folder() == Path.home() / ".cache" / "inspector"
+    assert find_cache_folder() == Path.home() / ".cache" / "inspector"
     monkeypatch.setenv("INSPECTOR_CACHE", str(tmp_path / "own"))
-    assert cache_folder() == tmp_path / "own"
+    assert find_cache_folder() == tmp_path / "own"
 
 
 def test_auto_hears_the_network_until_the_quick_one_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,15 +269,15 @@ def test_class_maps_say_what_they_were_heard_through(cache: Path, monkeypatch: p
     assert told(classifier) == "eager"
     for quick in (accelerate(classifier, "onnxruntime", cache), accelerate(classifier, "folded", dtype=torch.bfloat16)):
         (maps,) = class_maps_of_batch(quick, inputs)
-        again = heard_through(classifier, maps.backend)
+        again = with_backend(classifier, maps.backend)
         assert told(again) == maps.backend
         assert torch.equal(class_maps_of_batch(again, inputs)[0].values, maps.values)
     assert maps.backend == "folded bfloat16"
-    assert told(heard_through(quick, "eager")) == "eager"
+    assert told(with_backend(quick, "eager")) == "eager"
     (other,) = class_maps_of_batch(quick, noise(classifier.with_input_size(48), 1))
     assert other.backend == "eager"
     with pytest.raises(NetworkError, match="No backend 'folded float8': its dtype is none of float32, float16, bflo"):
-        heard_through(classifier, "folded float8")
+        with_backend(classifier, "folded float8")
 
 
 def test_eager_takes_the_quick_network_away() -> None:

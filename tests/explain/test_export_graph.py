@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from inspector import Classifier, class_maps_of_batch
 from inspector.errors import ExportError, HeadError, InspectorError, NetworkError
-from inspector.explain.backends.export_graph import heard_graph, maps_graph, noise
+from inspector.explain.backends.export_graph import class_map_graph, feature_graph, noise
 from inspector.explain.backends.export_network import export_network
 
 
@@ -102,7 +102,7 @@ def classifier_of(head: Callable[[], nn.Module]) -> Classifier:
 def test_the_maps_of_the_graph_are_ours_and_sum_to_its_logits(head: Callable[[], nn.Module]) -> None:
     classifier = classifier_of(head)
     inputs = noise(classifier, 5)
-    logits, maps = maps_graph(classifier)(inputs)
+    logits, maps = class_map_graph(classifier)(inputs)
     expected = class_maps_of_batch(classifier, inputs)
     torch.testing.assert_close(logits, torch.stack([one.logits for one in expected]), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(maps, torch.stack([one.values for one in expected]), rtol=1e-5, atol=1e-6)
@@ -112,7 +112,7 @@ def test_the_maps_of_the_graph_are_ours_and_sum_to_its_logits(head: Callable[[],
 
 def test_of_equal_maxima_the_first_position_gets_all(hand_made_gmp: nn.Module) -> None:
     classifier = Classifier.wrap(hand_made_gmp, size=(2, 3))
-    _, maps = maps_graph(classifier)(torch.ones(1, 3, 2, 3))
+    _, maps = class_map_graph(classifier)(torch.ones(1, 3, 2, 3))
     # Red is 1 everywhere: class 0 has weight 1 on it, class 2 has -1.
     assert maps[0, 0].tolist() == [[1, 0, 0], [0, 0, 0]]
     assert maps[0, 2].tolist() == [[-1, 0, 0], [0, 0, 0]]
@@ -123,7 +123,7 @@ def test_the_graph_is_a_copy_and_the_network_comes_back_unchanged() -> None:
     network = classifier.network.train()
     modes = [module.training for module in network.modules()]
     state = {name: value.clone() for name, value in network.state_dict().items()}
-    graph, inputs = maps_graph(classifier), noise(classifier, 2)
+    graph, inputs = class_map_graph(classifier), noise(classifier, 2)
     before = graph(inputs)[0].clone()
     assert [module.training for module in network.modules()] == modes
     assert all(parameter.requires_grad for parameter in network.parameters())
@@ -135,7 +135,7 @@ def test_the_graph_is_a_copy_and_the_network_comes_back_unchanged() -> None:
 
 def test_torch_exports_the_graph_for_any_number_of_images() -> None:
     classifier = classifier_of(maximum)
-    graph = maps_graph(classifier)
+    graph = class_map_graph(classifier)
     program = torch.export.export(
         graph, (noise(classifier, 2),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
     ).module()
@@ -149,9 +149,9 @@ def test_a_head_whose_weight_changes_with_the_image_gives_feature_maps_but_no_cl
     classifier = classifier_of(normalised)
     assert classifier.head.verdict == "exact for this image"
     with pytest.raises(HeadError, match="exact for this image: its weight changes with the image"):
-        maps_graph(classifier)
+        class_map_graph(classifier)
     inputs = noise(classifier, 3)
-    logits, feature_maps = heard_graph(classifier)(inputs)
+    logits, feature_maps = feature_graph(classifier)(inputs)
     expected = class_maps_of_batch(classifier, inputs)
     torch.testing.assert_close(logits, torch.stack([one.logits for one in expected]))
     torch.testing.assert_close(feature_maps, torch.stack([one.feature_maps for one in expected]))
@@ -164,19 +164,19 @@ def test_a_pooling_that_needs_its_derivative_has_no_graph_of_maps() -> None:
 
     classifier = classifier_of(lambda: nn.Sequential(Sum(), nn.Linear(4, 3)))
     with pytest.raises(HeadError, match="of linear pooling need its derivative"):
-        maps_graph(classifier)
+        class_map_graph(classifier)
 
 
 def test_a_network_that_torch_cannot_write_down_is_refused_in_one_sentence() -> None:
     with pytest.raises(NetworkError, match=r'^torch.export cannot write this network down .* "eager" serves every'):
-        maps_graph(classifier_of(BranchesOnValues))
+        class_map_graph(classifier_of(BranchesOnValues))
 
 
 def test_a_network_that_cannot_be_copied_is_refused() -> None:
     classifier = classifier_of(average)
     classifier.network.source = (number for number in range(3))
     with pytest.raises(NetworkError, match="holds something that cannot be copied"):
-        maps_graph(classifier)
+        class_map_graph(classifier)
 
 
 @pytest.mark.parametrize(("format", "name"), [("onnx", "net.onnx"), ("openvino", "net.xml"), ("pt2", "net.pt2")])

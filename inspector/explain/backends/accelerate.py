@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from inspector.errors import NetworkError, reason_of
-from inspector.explain.backends.export_graph import heard_graph, noise
+from inspector.explain.backends.export_graph import feature_graph, noise
 from inspector.explain.backends.runtimes import (
     Run,
-    imported,
+    import_runtime,
     run_compiled,
     run_cuda,
     run_folded,
@@ -81,15 +81,15 @@ def accelerate(
         return replace(classifier, capture=replace(classifier.capture, accelerated=None))
     eager = replace(classifier, capture=replace(classifier.capture, accelerated=None))
     chosen = _best(classifier) if backend == "auto" else backend
-    quick = Quick(eager, chosen, dtype, Path(cache) if cache is not None else cache_folder())
+    quick = AcceleratedNetwork(eager, chosen, dtype, Path(cache) if cache is not None else find_cache_folder())
     if backend == "auto":
-        quick.build_aside(delay)
+        quick.build_in_background(delay)
     else:
         quick.build()
     return replace(eager, capture=replace(eager.capture, accelerated=quick))
 
 
-def heard_through(classifier: Classifier, told: str) -> Classifier:
+def with_backend(classifier: Classifier, told: str) -> Classifier:
     """The same classifier, heard through what `ClassMaps.backend` tells: "onnxruntime", "folded bfloat16".
 
     Raises as `accelerate` does.
@@ -101,26 +101,26 @@ def heard_through(classifier: Classifier, told: str) -> Classifier:
     return accelerate(classifier, backend, dtype=dtypes[name or "float32"])
 
 
-def installed() -> bool:
+def has_fast_backend() -> bool:
     """Whether a library is there with which "auto" is much quicker, and what writes networks for it."""
     return _best_installed() is not None and importlib.util.find_spec("onnxscript") is not None
 
 
-def cache_folder() -> Path:
+def find_cache_folder() -> Path:
     """Where built networks are kept: $INSPECTOR_CACHE, else ~/.cache/inspector."""
     if chosen := os.environ.get("INSPECTOR_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "inspector"
 
 
-class Quick:
+class AcceleratedNetwork:
     """A network built anew for inputs of one size; None for whatever it does not hold for.
 
     `note` says in a sentence who is heard, and why.
     """
 
     def __init__(self, classifier: Classifier, backend: str, dtype: torch.dtype, cache: Path) -> None:
-        self.note = f"The network itself is heard while {backend} is being built."
+        self.status = f"The network itself is heard while {backend} is being built."
         self._classifier, self._backend, self._dtype, self._cache = classifier, backend, dtype, cache
         self._name = backend if dtype == torch.float32 else f"{backend} {_DTYPES[dtype]}"
         self._shape = (len(classifier.preprocessing.mean), *classifier.preprocessing.size)
@@ -134,7 +134,9 @@ class Quick:
         if run is None or inputs.shape[1:] != self._shape or inputs.dtype != torch.float32 or not len(inputs):
             return None
         if not all(weight.is_unchanged() for weight in self._weights):
-            self.note = f"The network was changed after {self._backend} was built: it is heard itself. Accelerate anew."
+            self.status = (
+                f"The network was changed after {self._backend} was built: it is heard itself. Accelerate anew."
+            )
             return None
         return CapturedPass(*_reductions(self._classifier, run(inputs)), self._tape, self._name)
 
@@ -145,9 +147,9 @@ class Quick:
             _, _, self._tape = capture_and_record(
                 self._classifier.network, noise(self._classifier, 1), self._classifier.head.calls
             )
-        self._run, self.note = run, f"Heard through {self._backend}."
+        self._run, self.status = run, f"Heard through {self._backend}."
 
-    def build_aside(self, delay: float = 0) -> None:
+    def build_in_background(self, delay: float = 0) -> None:
         """The same in a thread of its own, so many seconds from now; `note` tells of a failure."""
         # No daemon: the interpreter may not go away under a compiler.
         self._thread = threading.Thread(target=self._build_or_tell, name="inspector-backend")
@@ -170,7 +172,7 @@ class Quick:
             with _aside:
                 self.build()
         except Exception as error:  # of any library: the network itself serves on
-            self.note = f"The network itself is heard, for {self._backend} was not built: {reason_of(error)}."
+            self.status = f"The network itself is heard, for {self._backend} was not built: {reason_of(error)}."
 
 
 def _best(classifier: Classifier) -> str:
@@ -213,10 +215,10 @@ def _built(classifier: Classifier, backend: str, dtype: torch.dtype, cache: Path
     """A quick network that was proved."""
     _refuse(classifier, backend, dtype)
     if backend in _OF_GRAPH:
-        run = _OF_GRAPH[backend](heard_graph(classifier), dtype)
+        run = _OF_GRAPH[backend](feature_graph(classifier), dtype)
         _prove(classifier, run, backend, dtype)
         return run
-    imported(backend)
+    import_runtime(backend)
     file = cache / f"{_key(classifier)}.onnx"
     if file.is_file():
         try:
@@ -227,7 +229,7 @@ def _built(classifier: Classifier, backend: str, dtype: torch.dtype, cache: Path
             pass
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         fresh = Path(folder) / "network.onnx"
-        write_onnx(heard_graph(classifier), noise(classifier, 2), fresh, {})
+        write_onnx(feature_graph(classifier), noise(classifier, 2), fresh, {})
         run = _OF_FILE[backend](fresh)
         _prove(classifier, run, backend, dtype)
         _keep(fresh, file)

@@ -78,7 +78,7 @@ class LogitsAndMaps(nn.Module):
         return outputs if self.class_maps is None else (*outputs, self.class_maps(maps))
 
 
-def maps_graph(classifier: Classifier) -> LogitsAndMaps:
+def class_map_graph(classifier: Classifier) -> LogitsAndMaps:
     """The module whose forward takes inputs (N, channels, H, W) to (logits (N, K), maps (N, K, h, w)).
 
     `maps.sum((2, 3)) + classifier.head.bias == logits`. For inputs of the classifier's own size, any N. Raises
@@ -88,17 +88,17 @@ def maps_graph(classifier: Classifier) -> LogitsAndMaps:
     return _graph(classifier, ClassMapsOf(classifier.head), feature_maps=False)
 
 
-def heard_graph(classifier: Classifier) -> LogitsAndMaps:
+def feature_graph(classifier: Classifier) -> LogitsAndMaps:
     """The same for every head, with the feature maps of each branch, (N, C, h, w), after the logits.
 
     The class maps follow where there is one branch and a weight that holds for every image.
     """
     head = classifier.head
-    inside = makes_maps(head) and len(head.branches) == 1
+    inside = can_export_class_maps(head) and len(head.branches) == 1
     return _graph(classifier, ClassMapsOf(head) if inside else None, feature_maps=True)
 
 
-def export(module: nn.Module, inputs: Tensor) -> torch.export.ExportedProgram:
+def export_program(module: nn.Module, inputs: Tensor) -> torch.export.ExportedProgram:
     """The module as torch.export writes it down, for any N, in functional ATen; `inputs` (2, channels, H, W)."""
     with warnings.catch_warnings(), torch.no_grad():
         # Of torch's own making, and nothing that a user could change.
@@ -132,7 +132,7 @@ def _graph(classifier: Classifier, class_maps: nn.Module | None, feature_maps: b
         )
     images = noise(classifier, len(_STRETCHES)) * noise(classifier, 1).new_tensor(_STRETCHES).view(-1, 1, 1, 1)
     heard, logits = capture_chosen_poolings(network, images, head.calls)
-    graph = _without_guards(export(copy, images[:2]))
+    graph = _without_guards(export_program(copy, images[:2]))
     with torch.no_grad():
         seen = _Matches(graph, [logits, *(one.feature_maps for one in heard)])
         seen.run(images)
@@ -201,13 +201,13 @@ def _same(value: Tensor, wanted: Tensor) -> bool:
     return bool((miss <= _ROUNDING * wanted.abs().flatten(1).amax(1)).all())
 
 
-def makes_maps(head: Head) -> bool:
+def can_export_class_maps(head: Head) -> bool:
     """Whether one graph can hold what makes the class maps of every image."""
     return head.weight is not None and {branch.pooling for branch in head.branches} <= {"average", "max", "flatten"}
 
 
 def _refuse_without_weight(head: Head) -> None:
-    if makes_maps(head):
+    if can_export_class_maps(head):
         return
     why = (
         f"of this head are {head.verdict}: its weight changes with the image"

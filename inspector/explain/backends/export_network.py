@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from inspector.errors import ExportError
-from inspector.explain.backends.export_graph import LogitsAndMaps, export, maps_graph, noise
-from inspector.explain.backends.runtimes import imported, run_onnxruntime, run_openvino, write_onnx
+from inspector.explain.backends.export_graph import LogitsAndMaps, class_map_graph, export_program, noise
+from inspector.explain.backends.runtimes import import_runtime, run_onnxruntime, run_openvino, write_onnx
 from inspector.explain.class_maps import class_maps_of_batch
 from inspector.explain.classifier import Classifier
 
@@ -47,15 +47,15 @@ def export_network(classifier: Classifier, file: str | Path, format: str = "onnx
     there = next((one for one in names if one.exists()), None)
     if there is not None:
         raise ExportError(f"{there} is there already; another name would do.")
-    graph, inputs = maps_graph(classifier), noise(classifier, 2)
+    graph, inputs = class_map_graph(classifier), noise(classifier, 2)
     if format != "pt2":
-        imported("onnxruntime" if format == "onnx" else "openvino")
+        import_runtime("onnxruntime" if format == "onnx" else "openvino")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         # Beside it, so that it gets its name in one step.
         with tempfile.TemporaryDirectory(dir=file.parent, prefix=".inspector-") as folder:
             fresh = [Path(folder) / one.name for one in names]
-            _WRITERS[format](graph, inputs, fresh[0], about(classifier))
+            _WRITERS[format](graph, inputs, fresh[0], describe_export(classifier))
             _check(classifier, _READERS[format](fresh[0]))
             # What is read first comes last: who sees it finds the rest.
             for new, name in reversed(list(zip(fresh, names, strict=True))):
@@ -65,7 +65,7 @@ def export_network(classifier: Classifier, file: str | Path, format: str = "onnx
     return file
 
 
-def about(classifier: Classifier) -> dict[str, str]:
+def describe_export(classifier: Classifier) -> dict[str, str]:
     """What whoever serves the network needs to know of it: everything but names is JSON."""
     bias = classifier.head.bias
     values = {
@@ -86,8 +86,8 @@ def _write_onnx(graph: LogitsAndMaps, inputs: Tensor, file: Path, said: dict[str
 
 
 def _write_openvino(graph: LogitsAndMaps, inputs: Tensor, file: Path, said: dict[str, str]) -> None:
-    openvino = imported("openvino")
-    model = openvino.convert_model(export(graph, inputs))
+    openvino = import_runtime("openvino")
+    model = openvino.convert_model(export_program(graph, inputs))
     for output, name in zip(model.outputs, ("logits", "maps"), strict=True):
         output.get_tensor().set_names({name})
     for name, value in said.items():
@@ -99,7 +99,7 @@ def _write_openvino(graph: LogitsAndMaps, inputs: Tensor, file: Path, said: dict
 def _write_pt2(graph: LogitsAndMaps, inputs: Tensor, file: Path, said: dict[str, str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.export.save(export(graph, inputs), file, extra_files={_ABOUT: json.dumps(said)})
+        torch.export.save(export_program(graph, inputs), file, extra_files={_ABOUT: json.dumps(said)})
 
 
 def _read_pt2(file: Path) -> Callable[[Tensor], Sequence[Tensor]]:

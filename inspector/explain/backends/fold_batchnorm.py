@@ -14,7 +14,7 @@ from inspector.explain.backends.export_graph import LogitsAndMaps
 _NORMS = (torch.ops.aten._native_batch_norm_legit_no_training.default, torch.ops.aten.batch_norm.default)
 
 
-def folded(graph: LogitsAndMaps, dtype: torch.dtype = torch.float32) -> LogitsAndMaps:
+def fold_batchnorm(graph: LogitsAndMaps, dtype: torch.dtype = torch.float32) -> LogitsAndMaps:
     """A copy with each BatchNorm inside the convolution before it, channels last; before the pooling in `dtype`.
 
     From the feature maps on it stays in float32, so that class maps add up as exactly as ever.

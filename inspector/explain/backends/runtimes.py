@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from inspector.errors import InspectorError, NetworkError, reason_of
-from inspector.explain.backends.export_graph import LogitsAndMaps, export
-from inspector.explain.backends.fold_batchnorm import folded
+from inspector.explain.backends.export_graph import LogitsAndMaps, export_program
+from inspector.explain.backends.fold_batchnorm import fold_batchnorm
 
 Run: TypeAlias = Callable[[Tensor], list[Tensor]]
 
@@ -28,7 +28,7 @@ _LARGEST = 2**31 - 1  # bytes of an ONNX file that has its weights inside
 
 def run_folded(graph: LogitsAndMaps, dtype: torch.dtype = torch.float32) -> Run:
     """BatchNorm inside the convolutions, channels last; `dtype` is that of all before pooling."""
-    quick = folded(graph, dtype)
+    quick = fold_batchnorm(graph, dtype)
 
     def run(inputs: Tensor) -> list[Tensor]:
         with torch.no_grad():
@@ -44,7 +44,7 @@ def run_compiled(graph: LogitsAndMaps, dtype: torch.dtype = torch.float32) -> Ru
             'The backend "compiled" needs a C++ compiler, and none was found: install g++ or clang++, name it in $CXX, '
             'or take the backend "openvino".'
         )
-    made = torch.compile(folded(graph, dtype), dynamic=True, options={"freezing": True})
+    made = torch.compile(fold_batchnorm(graph, dtype), dynamic=True, options={"freezing": True})
     alone = threading.Lock()  # of what torch compiles, the first call of each kind of shape compiles more
 
     def run(inputs: Tensor) -> list[Tensor]:
@@ -64,7 +64,7 @@ def run_cuda(graph: LogitsAndMaps, dtype: torch.dtype = torch.float32) -> Run:
         )
     if any(not tensor.is_cuda for tensor in graph.parameters()):
         raise NetworkError('The backend "cuda" takes a network that is on the GPU: wrap network.cuda().')
-    quick = folded(graph, dtype)
+    quick = fold_batchnorm(graph, dtype)
     recorded: dict[tuple[int, ...], tuple[Any, Tensor, tuple[Tensor, ...]]] = {}
     alone = threading.Lock()  # a CUDA graph has one place for its inputs
 
@@ -102,7 +102,7 @@ def run_cuda(graph: LogitsAndMaps, dtype: torch.dtype = torch.float32) -> Run:
 
 def run_onnxruntime(file: Path) -> Run:
     """ONNX Runtime on the CPU, with as many threads as torch has."""
-    runtime = imported("onnxruntime")
+    runtime = import_runtime("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
@@ -116,7 +116,7 @@ def run_onnxruntime(file: Path) -> Run:
 
 def run_openvino(file: Path) -> Run:
     """OpenVINO on the CPU, in float32, with as many threads as torch has."""
-    openvino = imported("openvino")
+    openvino = import_runtime("openvino")
     settings = {
         # Left alone it takes bfloat16 where the processor has it, and logits are then off by up to 1.
         "INFERENCE_PRECISION_HINT": "f32",
@@ -160,12 +160,12 @@ def write_onnx(graph: LogitsAndMaps, inputs: Tensor, file: Path, about: Mapping[
 
     NetworkError where the network cannot be written so.
     """
-    imported("onnxscript")
+    import_runtime("onnxscript")
     if sum(tensor.nbytes for tensor in (*graph.parameters(), *graph.buffers())) > _LARGEST:
         raise NetworkError("The network is larger than the 2 GB that an ONNX file can hold; pt2 would do.")
     names = ["logits", *(f"feature_maps_{n}" for n in range(len(graph.layouts) * graph.feature_maps))]
     names += ["maps"] * (graph.class_maps is not None)
-    program = export(graph, inputs)
+    program = export_program(graph, inputs)
     try:
         # It warns of its own innards, and prints.
         with warnings.catch_warnings():
@@ -180,7 +180,7 @@ def write_onnx(graph: LogitsAndMaps, inputs: Tensor, file: Path, about: Mapping[
         raise NetworkError(f"The network cannot be written as ONNX: {reason_of(error)}; pt2 would do.") from error
 
 
-def imported(library: str) -> Any:
+def import_runtime(library: str) -> Any:
     """A library of the extra `quick`; InspectorError where it is not installed."""
     try:
         if library == "onnxruntime":

@@ -60,10 +60,10 @@ def example_photo(path: Path) -> Photo:
 @st.cache_resource(max_entries=4, show_spinner=False)
 def quick_network(network_key: str, _load: "Callable[[], Classifier]") -> "Classifier":
     """The network itself at first, and heard through the quickest backend as soon as that is built."""
-    from inspector.explain.backends.accelerate import accelerate, installed
+    from inspector.explain.backends.accelerate import accelerate, has_fast_backend
 
     # Building takes seconds of Python's one lock: not while the first photo is on its way.
-    return accelerate(_load(), os.environ.get(BACKEND) or ("auto" if installed() else "eager"), delay=_DELAY)
+    return accelerate(_load(), os.environ.get(BACKEND) or ("auto" if has_fast_backend() else "eager"), delay=_DELAY)
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
