@@ -30,7 +30,7 @@ from report import table, write
 from torchvision.models import get_model
 
 from inspector.images.examples import examples
-from inspector.networks.register import add
+from inspector.networks.register import add_model
 
 ROOT = Path(__file__).parent.parent
 FLAGS = ("--disable-gpu", "--no-sandbox", "--disable-background-networking", "--disable-component-update")
@@ -165,7 +165,7 @@ def with_resnet50(folder: Path) -> Path:
     torch.save(get_model("resnet50", weights=None).state_dict(), folder / "resnet50.pth")
     os.environ["INSPECTOR_MODELS"] = str(folder / "models")
     try:
-        add(folder / "resnet50.pth", "resnet50", "torchvision:resnet50")
+        add_model(folder / "resnet50.pth", "resnet50", "torchvision:resnet50")
     finally:
         del os.environ["INSPECTOR_MODELS"]
     return folder / "models"

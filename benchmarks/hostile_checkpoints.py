@@ -25,7 +25,7 @@ from torch import nn
 
 from inspector import NetworkError
 from inspector.networks.build import build
-from inspector.networks.checkpoint import fit, read_state
+from inspector.networks.checkpoint import load_weights, read_state
 
 HEADER = ("file", "what it is", "what is said", "peak memory grew by (MB)", "code ran")
 NOTE = (
@@ -72,7 +72,7 @@ def attempt(path: Path) -> tuple[str, float]:
     network = build(NETWORK, 3, {"pooling": "max"})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
-        fit(read_state(path), network, NETWORK, path)
+        load_weights(read_state(path), network, NETWORK, path)
         said = "loads"
     except NetworkError as error:
         said = str(error)

@@ -20,7 +20,7 @@ from inspector.cli.options import (
     read_feeding,
     screen,
 )
-from inspector.networks.catalog import available
+from inspector.networks.catalog import list_models
 
 
 @cli.command()
@@ -87,7 +87,7 @@ def add(
     """
     with progress.status(f"Reading {checkpoint.name} and proving its head ..."):
         from inspector.networks.load import read_labels
-        from inspector.networks.register import add as keep
+        from inspector.networks.register import add_model as keep
 
         said = read_feeding(size, mean, std, resize, interpolation)
         names = read_labels(labels) if labels else None
@@ -101,7 +101,7 @@ def add(
 def models() -> None:
     """List the networks that can be named with --model."""
     table = Table("name", "what it is", "classes", "input", "accuracy", box=None, header_style="bold")
-    for name, card in available().items():
+    for name, card in list_models().items():
         scores = card.about.get("scores", {})
         accuracy = f"top-1 {scores['top1']:.1%} on {scores['data']}" if "top1" in scores else ""
         size = f"{card.preprocessing.size[0]}x{card.preprocessing.size[1]}"

@@ -11,7 +11,7 @@ from inspector.errors import InspectorError
 
 if TYPE_CHECKING:
     from inspector.explain.classifier import Classifier
-    from inspector.networks.load import Feeding
+    from inspector.networks.load import PreprocessingOverrides
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -52,7 +52,9 @@ Interpolation = Annotated[str | None, typer.Option(help="`bilinear` or `bicubic`
 Trust = Annotated[bool, typer.Option("--trust", help="Run code of the architecture or the file: only if you know it.")]
 
 
-def load_network(model: str, arch: str | None, labels: Path | None, said: "Feeding", trust: bool) -> "Classifier":
+def load_network(
+    model: str, arch: str | None, labels: Path | None, said: "PreprocessingOverrides", trust: bool
+) -> "Classifier":
     from inspector.networks.load import load_fed, read_labels
 
     return load_fed(model, arch, read_labels(labels) if labels else None, said, None, trust)
@@ -60,13 +62,13 @@ def load_network(model: str, arch: str | None, labels: Path | None, said: "Feedi
 
 def read_feeding(
     size: str | None, mean: str | None, std: str | None, resize: str | None, interpolation: str | None
-) -> "Feeding":
+) -> "PreprocessingOverrides":
     """What was typed of the input; InspectorError with what would do where it cannot be read."""
-    from inspector.networks.load import Feeding
+    from inspector.networks.load import PreprocessingOverrides
 
     if interpolation not in (None, "bilinear", "bicubic"):
         raise InspectorError(f"--interpolation is {interpolation!r}; bilinear or bicubic would do.")
-    return Feeding(
+    return PreprocessingOverrides(
         read_sides(size, "--size"),
         _numbers(mean, "--mean"),
         _numbers(std, "--std"),

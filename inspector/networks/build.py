@@ -19,8 +19,8 @@ from torch import nn
 from inspector.errors import NetworkError
 from inspector.images.photo import Interpolation, Preprocessing, as_pair
 from inspector.networks.builtin import FACTORIES
-from inspector.networks.checkpoint import first_line
-from inspector.networks.transfer import Head, with_head
+from inspector.networks.checkpoint import summarize_error
+from inspector.networks.transfer import HeadKind, add_head
 
 # Arguments of torchvision and timm that fetch or read weights: `build` does neither.
 _WEIGHTS = {"weights", "pretrained", "pretrained_cfg", "checkpoint_path"}
@@ -52,7 +52,7 @@ def build(
 
 def transfer(
     backbone: str,
-    head: Head,
+    head: HeadKind,
     classes: int,
     size: Sequence[int] = (224, 224),
     options: Mapping[str, Any] | None = None,
@@ -60,14 +60,14 @@ def transfer(
     """Another architecture, built with its own `options`, under a new head: see transfer.with_head."""
     # Trained weights of these two want it, and a state dict does not tell.
     fed = {"transform_input": True} if backbone.lower() in ("torchvision:googlenet", "torchvision:inception_v3") else {}
-    return with_head(build(backbone, None, fed | dict(options or {})), head, classes, size)
+    return add_head(build(backbone, None, fed | dict(options or {})), head, classes, size)
 
 
 # What a model.json or a recipe may name without a library before it.
 OURS: dict[str, Callable[..., nn.Module]] = FACTORIES | {"transfer": transfer}
 
 
-def preprocessing_of(name: str) -> Preprocessing | None:
+def find_preprocessing(name: str) -> Preprocessing | None:
     """How torchvision:NAME or timm:NAME wants its photos; None where that is not known or we cannot do it."""
     library, _, wanted = name.partition(":")
     if library == "torchvision":
@@ -80,7 +80,7 @@ def preprocessing_of(name: str) -> Preprocessing | None:
     return None
 
 
-def pretrained(name: str) -> tuple[nn.Module, Preprocessing, tuple[str, ...] | None]:
+def build_pretrained(name: str) -> tuple[nn.Module, Preprocessing, tuple[str, ...] | None]:
     """torchvision:NAME or timm:NAME with its best weights, which are fetched when they are not there.
 
     The class names are None where the library does not tell them.
@@ -131,7 +131,7 @@ def _attribute_of(module_name: str, attribute: str) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # the module's own code ran
-        reason = f"{type(error).__name__}: {first_line(error)}"
+        reason = f"{type(error).__name__}: {summarize_error(error)}"
         raise NetworkError(f"The module {module_name} cannot be imported ({reason}).") from error
     found: Any = getattr(module, attribute, None)
     if not callable(found):
@@ -152,7 +152,7 @@ def _called(name: str, factory: Callable[..., Any], classes: int | None, argumen
             asked.bind_partial(**arguments)  # names the argument that is too many, before those that lack
             asked.bind(**arguments)
         except TypeError as error:
-            raise NetworkError(f"The arguments of {name} do not fit: {first_line(error)}.") from error
+            raise NetworkError(f"The arguments of {name} do not fit: {summarize_error(error)}.") from error
         return factory(**arguments)
 
 
@@ -164,7 +164,7 @@ def _told(name: str) -> Iterator[None]:
     except NetworkError:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {first_line(error)}"
+        reason = f"{type(error).__name__}: {summarize_error(error)}"
         raise NetworkError(f"{name} cannot be built with these arguments ({reason}).") from error
 
 
@@ -271,4 +271,4 @@ def _fetched(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise NetworkError(f"The weights of {name} could not be fetched: {first_line(error)}.") from error
+        raise NetworkError(f"The weights of {name} could not be fetched: {summarize_error(error)}.") from error

@@ -23,7 +23,7 @@ _ALLOWED = {"interpolation": get_args(Interpolation), "probability": get_args(Pr
 
 
 @dataclass(frozen=True)
-class Card:
+class ModelCard:
     """A model.json."""
 
     name: str
@@ -48,27 +48,27 @@ def models_folder() -> Path:
     return package / "models" if (package / "models").is_dir() else package.parent / "models"
 
 
-def available() -> dict[str, Card]:
+def list_models() -> dict[str, ModelCard]:
     """The cards of all networks, the default first, then by name."""
     folders = (path.parent for path in models_folder().glob("*/model.json"))
     names = sorted(folders, key=lambda folder: (folder.name != DEFAULT, folder.name))
-    return {folder.name: read_card(folder) for folder in names}
+    return {folder.name: read_model_card(folder) for folder in names}
 
 
-def find_card(name: str) -> Card:
+def find_model_card(name: str) -> ModelCard:
     """The card of a network by its name in models/, or by the path of its folder."""
     folder = models_folder() / name
     for candidate in (folder, Path(name)):
         # A name may be longer than a path can be.
         with suppress(OSError):
             if (candidate / "model.json").is_file():
-                return read_card(candidate)
+                return read_model_card(candidate)
     known = [path.parent.name for path in models_folder().glob("*/model.json")]
     nearest = get_close_matches(name, known, n=3, cutoff=0.4) or sorted(known)
     raise NetworkError(f"No network {name!r}. Nearest names: {', '.join(nearest) or 'none, models/ is empty'}.")
 
 
-def read_card(folder: Path) -> Card:
+def read_model_card(folder: Path) -> ModelCard:
     """The card in a folder; NetworkError if its model.json is broken or lacks an entry."""
     path = folder / "model.json"
     try:
@@ -79,7 +79,7 @@ def read_card(folder: Path) -> Card:
         if not isinstance(text["architecture"], dict):
             raise TypeError("architecture must be an object with a factory")
         size = as_pair(text["size"])
-        return Card(
+        return ModelCard(
             name=folder.name,
             folder=folder,
             title=text["title"],

@@ -56,7 +56,7 @@ _SPARE = ("aux1.", "aux2.", "AuxLogits.", "n_averaged")
 _HEAD = re.compile(r"_?(last_)?(fc|classif(ier)?|heads?|linear|logits?|out|output|cls|predictions?)_?\d*")
 
 
-def kind_of(path: Path) -> Kind:
+def detect_kind(path: Path) -> Kind:
     """What a file of weights is, told by its first bytes and, of a zip, by the list of its files."""
     with _readable(path):
         start = _start(path)
@@ -73,7 +73,7 @@ def read_state(path: Path, *, ema: bool = False, limit: int = MAX_BYTES) -> dict
     Where weights and their moving average (EMA) both stand, the weights, unless `ema`. Files above `limit` bytes are
     refused unread.
     """
-    kind = kind_of(path)
+    kind = detect_kind(path)
     with _readable(path):
         size = path.stat().st_size
         if size > limit:
@@ -83,7 +83,7 @@ def read_state(path: Path, *, ema: bool = False, limit: int = MAX_BYTES) -> dict
         return {name: tensor.detach() for name, tensor in state.items()}
 
 
-def class_count(state: Mapping[str, Tensor]) -> int | None:
+def count_classes(state: Mapping[str, Tensor]) -> int | None:
     """The rows of what is, by its name and place, the last affine layer: a first guess, which `fit` proves."""
     names = [name for name, tensor in state.items() if _is_matrix(name, tensor)]
     if names == sorted(names):  # safetensors keeps the order of the alphabet, not that of the layers
@@ -95,7 +95,7 @@ def class_count(state: Mapping[str, Tensor]) -> int | None:
     return state[chosen[-1]].shape[0] if chosen else None
 
 
-def fit(state: Mapping[str, Tensor], network: nn.Module, name: str, path: Path | None = None) -> None:
+def load_weights(state: Mapping[str, Tensor], network: nn.Module, name: str, path: Path | None = None) -> None:
     """Write the state into the network. Nothing is written when a tensor lacks, is too many or does not fit.
 
     First parts that all names share (module., model., ...) are cut where the network's own names ask for it.
@@ -119,15 +119,15 @@ def fit(state: Mapping[str, Tensor], network: nn.Module, name: str, path: Path |
     network.load_state_dict(ready)
 
 
-def first_line(error: BaseException) -> str:
+def summarize_error(error: BaseException) -> str:
     """What an error of another library says, as the end of a sentence of ours."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if isinstance(error, LookupError):  # says but the key
         text = f"{type(error).__name__} {text}"
-    return printable((text.splitlines() or [""])[0], 160).rstrip(".") or type(error).__name__
+    return make_printable((text.splitlines() or [""])[0], 160).rstrip(".") or type(error).__name__
 
 
-def printable(text: str, most: int = 60) -> str:
+def make_printable(text: str, most: int = 60) -> str:
     """Text from a file, short enough for a sentence."""
     clean = "".join(letter if letter.isprintable() else "?" for letter in text[: most + 1])
     return clean if len(clean) <= most else clean[: most - 3] + "..."
@@ -145,10 +145,10 @@ def _readable(path: Path) -> Iterator[None]:
     except UnpicklingError as error:
         raise _more_than_tensors(path) from error
     except OSError as error:
-        raise _refusal(path, first_line(error)) from error
+        raise _refusal(path, summarize_error(error)) from error
     # Bad files make torch raise RuntimeError, KeyError, AttributeError, AssertionError, struct.error and more.
     except Exception as error:
-        reason = first_line(error).removeprefix("Error while deserializing header: ")
+        reason = summarize_error(error).removeprefix("Error while deserializing header: ")
         raise _refusal(path, f"it is cut off or broken ({reason}); copy or fetch it again") from error
 
 
@@ -157,7 +157,7 @@ def _refusal(path: Path, reason: str) -> NetworkError:
 
 
 def _more_than_tensors(path: Path, named: str = "") -> NetworkError:
-    asks = f" It asks for {printable(named)}." if named else ""
+    asks = f" It asks for {make_printable(named)}." if named else ""
     hint = "Save a plain state dict, best as safetensors."
     return NetworkError(f"The weights at {path} hold more than tensors, or are broken: nothing was run.{asks} {hint}")
 
@@ -261,7 +261,7 @@ def _opened(path: Path, content: Any, ema: bool) -> dict[str, Tensor]:
         return dict(state)
     held = f"a {type(content).__name__}"
     if isinstance(content, dict):
-        held += f" of {', '.join(printable(str(key), 30) for key in list(content)[:5]) or 'nothing'}"
+        held += f" of {', '.join(make_printable(str(key), 30) for key in list(content)[:5]) or 'nothing'}"
     raise NetworkError(f"The weights at {path} must be tensors by name; the file holds {held}.")
 
 
@@ -280,7 +280,7 @@ def _check_sizes(path: Path, state: Mapping[str, Tensor], size: int) -> None:
         storage = tensor.untyped_storage()
         held[storage.data_ptr()] = storage.nbytes()
         if tensor.numel() * tensor.element_size() > storage.nbytes():
-            claim = f"{printable(name)} claims the shape {printable(str(tuple(tensor.shape)))}"
+            claim = f"{make_printable(name)} claims the shape {make_printable(str(tuple(tensor.shape)))}"
             raise _refusal(path, f"{claim}, but only {storage.nbytes()} bytes of it are stored")
     if sum(held.values()) > size:
         raise _refusal(path, f"its tensors claim {sum(held.values()) / 1e6:.1f} MB, but it has {size / 1e6:.1f} MB")
@@ -330,8 +330,8 @@ def _misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str
 def _shapes(own: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str) -> str:
     if name not in own or name not in state or own[name].shape == state[name].shape:
         return ""
-    got, wanted = (printable(str(tuple(tensors[name].shape)), 30) for tensors in (state, own))
-    return f" ({printable(name)} is {got} and should be {wanted})"
+    got, wanted = (make_printable(str(tuple(tensors[name].shape)), 30) for tensors in (state, own))
+    return f" ({make_printable(name)} is {got} and should be {wanted})"
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -341,4 +341,4 @@ def _is_finite(tensor: Tensor) -> bool:
 
 def _some(names: Iterable[str]) -> str:
     names = list(names)
-    return ", ".join(map(printable, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(map(make_printable, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from inspector.errors import NetworkError
 from inspector.explain.classifier import Classifier, wrap
 from inspector.images.photo import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, as_pair
-from inspector.networks.build import build, preprocessing_of, pretrained
+from inspector.networks.build import build, build_pretrained, find_preprocessing
 from inspector.networks.builtin import FACTORIES
-from inspector.networks.catalog import Card, Probability, find_card, models_folder
-from inspector.networks.checkpoint import MAX_BYTES, class_count, fit, kind_of, read_state
+from inspector.networks.catalog import ModelCard, Probability, find_model_card, models_folder
+from inspector.networks.checkpoint import MAX_BYTES, count_classes, detect_kind, load_weights, read_state
 from inspector.networks.keras_model import read_keras
 from inspector.networks.onnx_model import OnnxNetwork, read_onnx
-from inspector.networks.torch_program import read_program
+from inspector.networks.torch_program import read_torch_program
 
 _LIBRARIES = ("torchvision:", "timm:")
 KERAS, ONNX = (".keras", ".h5", ".hdf5"), (".onnx",)
@@ -30,7 +30,7 @@ FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".pt2", ".ts", 
 
 
 @dataclass(frozen=True)
-class Feeding:
+class PreprocessingOverrides:
     """What is said of the input; None for what is not said."""
 
     size: int | Sequence[int] | None = None  # (height, width) of the network's input
@@ -39,7 +39,7 @@ class Feeding:
     resize: int | Sequence[int] | str | None = None  # what the photo is scaled to before the crop; "squeeze": no crop
     interpolation: Interpolation | None = None
 
-    def over(self, usual: Preprocessing) -> Preprocessing:
+    def apply_to(self, usual: Preprocessing) -> Preprocessing:
         """The usual preprocessing with what is said in place of it. Of another size the crop is the same share."""
         size = usual.size if self.size is None else as_pair(self.size)
         resize = usual.resize
@@ -83,28 +83,30 @@ def load(
     Classifier.wrap; what is not said is as the architecture expects it. Raises NetworkError for an unknown name or
     files that do not fit or cannot be had, HeadError for a network in which no pooling reaches the logits.
     """
-    return load_fed(name, arch, class_names, Feeding(size, mean, std, resize, interpolation), probability, trust)
+    return load_fed(
+        name, arch, class_names, PreprocessingOverrides(size, mean, std, resize, interpolation), probability, trust
+    )
 
 
 def load_fed(
     name: str | Path,
     arch: str | None,
     class_names: Sequence[str] | None,
-    feeding: Feeding,
+    feeding: PreprocessingOverrides,
     probability: Probability | None,
     trust: bool,
 ) -> Classifier:
     """`load` with all that is said of the input in one piece."""
     name = str(name)
     if name.startswith(_LIBRARIES):
-        network, usual, names = pretrained(name)
-        return wrap(network, feeding.over(usual), class_names or names, name, probability)
+        network, usual, names = build_pretrained(name)
+        return wrap(network, feeding.apply_to(usual), class_names or names, name, probability)
     path = Path(name)
     if _is_file(path):
         network, usual = read_network(path, arch, class_names, feeding, trust)
-        return wrap_read(network, feeding.over(usual), class_names, path.stem, probability)
-    card = find_card(name)
-    fed, usual = feeding.over(card.preprocessing), card.preprocessing
+        return wrap_read(network, feeding.apply_to(usual), class_names, path.stem, probability)
+    card = find_model_card(name)
+    fed, usual = feeding.apply_to(card.preprocessing), card.preprocessing
     # Its head is read at its own size.
     said = replace(fed, size=usual.size, resize=usual.resize)
     names, probability = tuple(class_names or card.classes), probability or card.probability
@@ -117,30 +119,32 @@ def _is_file(path: Path) -> bool:
     return path.suffix.lower() in FILES or (path.is_file() and not (models_folder() / path / "model.json").is_file())
 
 
-def load_untrained(name: str, arch: str | None, feeding: Feeding, trust: bool) -> tuple[nn.Module, Preprocessing]:
+def load_untrained(
+    name: str, arch: str | None, feeding: PreprocessingOverrides, trust: bool
+) -> tuple[nn.Module, Preprocessing]:
     """A network to describe, by any name that `load` takes or by an architecture's: of a library without weights."""
     path, plain = Path(name), Preprocessing((224, 224), IMAGENET_MEAN, IMAGENET_STD, (224, 224))
     ours = name in FACTORIES and not (models_folder() / name).is_dir()
     if name.startswith(_LIBRARIES) or ours or (":" in name and not path.exists()):
-        return build(name, trust=trust), feeding.over(preprocessing_of(name) or plain)
+        return build(name, trust=trust), feeding.apply_to(find_preprocessing(name) or plain)
     if _is_file(path):
         network, usual = read_network(path, arch, None, feeding, trust)
-        return network, feeding.over(usual)
-    card = find_card(name)
-    return _network_of(card, _trusted(card, trust)), feeding.over(card.preprocessing)
+        return network, feeding.apply_to(usual)
+    card = find_model_card(name)
+    return _network_of(card, _trusted(card, trust)), feeding.apply_to(card.preprocessing)
 
 
 def read_network(
     path: Path,
     arch: str | None,
     class_names: Sequence[str] | None,
-    feeding: Feeding,
+    feeding: PreprocessingOverrides,
     trust: bool,
     limit: int = MAX_BYTES,
 ) -> tuple[nn.Module, Preprocessing]:
     """The network in a file of at most `limit` bytes, and what its photos usually go through."""
     # What it is cropped from is said of the size that the network turns out to have.
-    plain = replace(feeding, resize=None).over(Preprocessing((224, 224), IMAGENET_MEAN, IMAGENET_STD, (224, 224)))
+    plain = replace(feeding, resize=None).apply_to(Preprocessing((224, 224), IMAGENET_MEAN, IMAGENET_STD, (224, 224)))
     suffix = path.suffix.lower()
     if suffix in ONNX:
         onnx = read_onnx(path, plain.size, limit)
@@ -148,19 +152,19 @@ def read_network(
     if suffix in KERAS:
         keras = read_keras(path, max_bytes=limit)
         return keras, replace(plain, size=keras.size or plain.size, resize=keras.size or plain.size)
-    kind = kind_of(path)
+    kind = detect_kind(path)
     if kind in ("TorchScript", "torch.export"):
-        return read_program(path, kind, (len(plain.mean), *plain.size), trust), plain
+        return read_torch_program(path, kind, (len(plain.mean), *plain.size), trust), plain
     state = read_state(path, limit=limit)
     if arch is None:
         raise NetworkError(
             f"{path} holds weights and no architecture. Name it with --arch (arch=... in Python): "
             "torchvision:resnet18, timm:resnet18, or package.module:factory of your own."
         )
-    classes = len(class_names) if class_names is not None else class_count(state)
+    classes = len(class_names) if class_names is not None else count_classes(state)
     network = build(arch, classes, trust=trust)
-    fit(state, network, arch, path)
-    return network, preprocessing_of(arch) or plain
+    load_weights(state, network, arch, path)
+    return network, find_preprocessing(arch) or plain
 
 
 def wrap_read(
@@ -179,7 +183,7 @@ def wrap_read(
     return replace(classifier, receptive_field=onnx.receptive_field)
 
 
-def load_card(card: Card, trust: bool = False) -> Classifier:
+def load_card(card: ModelCard, trust: bool = False) -> Classifier:
     """The classifier that a model.json describes."""
     network = _network_of(card, _trusted(card, trust))
     classifier = wrap_read(network, card.preprocessing, card.classes, card.name, card.probability)
@@ -191,30 +195,30 @@ def load_card(card: Card, trust: bool = False) -> Classifier:
     return replace(classifier, receptive_field=measured)
 
 
-def _trusted(card: Card, trust: bool) -> bool:
+def _trusted(card: ModelCard, trust: bool) -> bool:
     # What lies in models/ was put there to be run; what a downloaded folder names was not.
     return trust or card.folder.resolve().parent == models_folder().resolve()
 
 
-def _network_of(card: Card, trust: bool) -> nn.Module:
+def _network_of(card: ModelCard, trust: bool) -> nn.Module:
     factory: Any = card.architecture.get("factory")
     arguments = card.architecture.get("arguments", {})
     files = card.weights if isinstance(card.weights, Sequence) and not isinstance(card.weights, str) else [card.weights]
     paths = [card.folder / one if isinstance(one, str) else _packaged_file(one) for one in files]
     if factory in ("onnx", "keras"):
-        feeding = Feeding(card.preprocessing.size)
+        feeding = PreprocessingOverrides(card.preprocessing.size)
         return read_network(paths[0], None, card.classes, feeding, trust=False)[0]
     states = [read_state(path) for path in paths]
     network = build(factory, card.architecture.get("classes"), arguments, trust)
     if len(states) == 1:
-        fit(states[0], network, card.name, paths[0])
+        load_weights(states[0], network, card.name, paths[0])
     else:
         own, whole = network.state_dict(), dict[str, Tensor]()
         for one, state in zip(files, states, strict=True):
             within = f"{one['into']}." if isinstance(one, Mapping) and "into" in one else ""
             # A backbone's package brings the head too that it had.
             whole |= {within + key: tensor for key, tensor in state.items() if not within or within + key in own}
-        fit(whole, network, card.name, card.folder)
+        load_weights(whole, network, card.name, card.folder)
     return network
 
 

@@ -17,12 +17,12 @@ from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-Ending = Literal["softmax", "sigmoid"]
+OutputActivation = Literal["softmax", "sigmoid"]
 Layout = Literal["channels first", "channels last"]
 
 MAX_BYTES = 1_000_000_000  # protobuf itself ends at 2 GB
 
-_ENDINGS: dict[str, Ending] = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
+_ENDINGS: dict[str, OutputActivation] = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
 # What leaves every position where it was.
 _POINTWISE = {
     "Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Erf",
@@ -43,7 +43,7 @@ class Graph:
     logits: str
     shape: tuple[int | None, ...]  # of one image, as it lies in the graph
     layout: Layout
-    ending: Ending | None
+    ending: OutputActivation | None
 
     @cached_property
     def makers(self) -> "dict[str, NodeProto]":
@@ -53,7 +53,9 @@ class Graph:
     @cached_property
     def constants(self) -> "dict[str, TensorProto]":
         made = {
-            name: attribute(node, "value", None) for name, node in self.makers.items() if node.op_type == "Constant"
+            name: read_attribute(node, "value", None)
+            for name, node in self.makers.items()
+            if node.op_type == "Constant"
         }
         kept = {tensor.name: tensor for tensor in self.model.graph.initializer}
         return kept | {name: tensor for name, tensor in made.items() if tensor is not None}
@@ -68,7 +70,7 @@ class Graph:
 
 
 @contextmanager
-def readable(name: str) -> Iterator[None]:
+def translate_onnx_errors(name: str) -> Iterator[None]:
     """Whatever onnx and ONNX Runtime raise inside becomes a NetworkError."""
     try:
         yield
@@ -161,7 +163,7 @@ def _load_external_data(path: Path, model: "ModelProto", limit: int) -> None:
         ) from error
 
 
-def _before_the_ending(model: "ModelProto") -> tuple[str, Ending | None]:
+def _before_the_ending(model: "ModelProto") -> tuple[str, OutputActivation | None]:
     """The tensor of the logits, and the activation that follows it."""
     makers = {name: node for node in model.graph.node for name in node.output}
     output = name = model.graph.output[0].name
@@ -169,7 +171,7 @@ def _before_the_ending(model: "ModelProto") -> tuple[str, Ending | None]:
         node = makers.get(name)
         if node is None or not node.input:
             break
-        if node.op_type in _ENDINGS and attribute(node, "axis", 1) != 0:
+        if node.op_type in _ENDINGS and read_attribute(node, "axis", 1) != 0:
             return node.input[0], _ENDINGS[node.op_type]
         if node.op_type not in _RESHAPING:
             break
@@ -177,13 +179,13 @@ def _before_the_ending(model: "ModelProto") -> tuple[str, Ending | None]:
     return output, None
 
 
-def attribute(node: "NodeProto", name: str, default: Any) -> Any:
+def read_attribute(node: "NodeProto", name: str, default: Any) -> Any:
     from onnx.helper import get_attribute_value
 
     return next((get_attribute_value(a) for a in node.attribute if a.name == name), default)
 
 
-def on_the_way(graph: Graph, target: str, stops: Iterable[str] = ()) -> "list[NodeProto]":
+def nodes_between(graph: Graph, target: str, stops: Iterable[str] = ()) -> "list[NodeProto]":
     """The nodes that `target` comes from, first to last; not those behind `stops`."""
     seen = set(stops)
     found: set[int] = set()
@@ -199,7 +201,7 @@ def on_the_way(graph: Graph, target: str, stops: Iterable[str] = ()) -> "list[No
     return [node for key, node in nodes.items() if key in found]
 
 
-def downstream(graph: Graph, start: str) -> set[str]:
+def nodes_after(graph: Graph, start: str) -> set[str]:
     reached = {start}
     for node in graph.model.graph.node:  # in an order in which they can run
         if not reached.isdisjoint(node.input):
@@ -207,13 +209,13 @@ def downstream(graph: Graph, start: str) -> set[str]:
     return reached - {start}
 
 
-def layout_of(graph: Graph, name: str) -> Layout:
+def find_layout(graph: Graph, name: str) -> Layout:
     """How the channels of a tensor lie, by the nearest operator before it that has a rule for them."""
     while name in graph.makers:
         node = graph.makers[name]
         if node.op_type in _CHANNELS_FIRST:
             return "channels first"
-        if node.op_type == "Transpose" and len(order := attribute(node, "perm", ())) == 4:
+        if node.op_type == "Transpose" and len(order := read_attribute(node, "perm", ())) == 4:
             return "channels last" if list(order) == [0, 2, 3, 1] else "channels first"
         before = [other for other in node.input if other == graph.start or other in graph.makers]
         # A constant is made too, from nothing.
@@ -221,19 +223,19 @@ def layout_of(graph: Graph, name: str) -> Layout:
     return graph.layout
 
 
-def asks_for_size(node: "NodeProto") -> bool:
+def reads_shape(node: "NodeProto") -> bool:
     """Whether the padding of a node depends on the size of what comes in."""
-    return node.op_type in _WINDOWS and attribute(node, "auto_pad", b"NOTSET").startswith(b"SAME")
+    return node.op_type in _WINDOWS and read_attribute(node, "auto_pad", b"NOTSET").startswith(b"SAME")
 
 
-def receptive_field_of(graph: Graph, target: str, survey: Mapping[str, Any]) -> ReceptiveField | None:
+def find_receptive_field(graph: Graph, target: str, survey: Mapping[str, Any]) -> ReceptiveField | None:
     """Of the feature maps `target`; None where something on the way moves positions by no rule that is known here.
 
     `survey` holds the input of each node that asks for its size.
     """
     pixel = Axis(centre=0.5, stride=1, size=1)
     fields: dict[str, ReceptiveField | None] = {graph.start: ReceptiveField(pixel, pixel)}
-    for node in on_the_way(graph, target):
+    for node in nodes_between(graph, target):
         before = [fields[name] for name in node.input if name in fields]
         if before:
             fields |= dict.fromkeys(node.output, _behind(graph, node, before, survey))
@@ -244,7 +246,7 @@ def _behind(
     graph: Graph, node: "NodeProto", before: Sequence[ReceptiveField | None], survey: Mapping[str, Any]
 ) -> ReceptiveField | None:
     known = [field for field in before if field is not None]
-    turned = node.op_type == "Transpose" and list(attribute(node, "perm", ())) in ([0, 2, 3, 1], [0, 3, 1, 2])
+    turned = node.op_type == "Transpose" and list(read_attribute(node, "perm", ())) in ([0, 2, 3, 1], [0, 3, 1, 2])
     if known and (turned or node.op_type in _POINTWISE):
         return _meeting(known, lost=len(known) < len(before))
     windows = None
@@ -276,14 +278,14 @@ Window = tuple[int, int, int, int]  # kernel, stride, padding before, dilation
 
 def _window(graph: Graph, node: "NodeProto", survey: Mapping[str, Any]) -> tuple[Window, Window] | None:
     """Of each axis."""
-    kernel = attribute(node, "kernel_shape", None) or graph.shape_of_constant(node.input[1])[2:]
-    strides, dilations = (attribute(node, name, [1, 1]) for name in ("strides", "dilations"))
-    pads = attribute(node, "pads", [0, 0, 0, 0])[:2]
+    kernel = read_attribute(node, "kernel_shape", None) or graph.shape_of_constant(node.input[1])[2:]
+    strides, dilations = (read_attribute(node, name, [1, 1]) for name in ("strides", "dilations"))
+    pads = read_attribute(node, "pads", [0, 0, 0, 0])[:2]
     if len(kernel) != 2:
         return None
-    if asks_for_size(node):
+    if reads_shape(node):
         # What is odd goes behind, or in front where the rule says lower.
-        upper = attribute(node, "auto_pad", b"") == b"SAME_UPPER"
+        upper = read_attribute(node, "auto_pad", b"") == b"SAME_UPPER"
         reaches = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
         sizes = survey[node.input[0]].shape[2:]
         sums = [max((-(-n // s) - 1) * s + r - n, 0) for n, s, r in zip(sizes, strides, reaches, strict=True)]
@@ -293,9 +295,9 @@ def _window(graph: Graph, node: "NodeProto", survey: Mapping[str, Any]) -> tuple
 
 
 def _padding(graph: Graph, node: "NodeProto") -> tuple[Window, Window] | None:
-    pads = attribute(node, "pads", None) or graph.constant(node.input[1] if len(node.input) > 1 else "")
+    pads = read_attribute(node, "pads", None) or graph.constant(node.input[1] if len(node.input) > 1 else "")
     if pads is None or len(pads) != 8:
         return None
-    first = layout_of(graph, node.input[0]) == "channels first"
+    first = find_layout(graph, node.input[0]) == "channels first"
     top, left = (pads[2], pads[3]) if first else (pads[1], pads[2])
     return (1, 1, int(top), 1), (1, 1, int(left), 1)

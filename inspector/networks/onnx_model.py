@@ -27,14 +27,14 @@ from inspector.networks.onnx_graph import (
     MAX_BYTES,
     Graph,
     Layout,
-    asks_for_size,
-    attribute,
-    downstream,
-    layout_of,
-    on_the_way,
+    find_layout,
+    find_receptive_field,
+    nodes_after,
+    nodes_between,
+    read_attribute,
     read_graph,
-    readable,
-    receptive_field_of,
+    reads_shape,
+    translate_onnx_errors,
 )
 
 if TYPE_CHECKING:
@@ -121,10 +121,10 @@ class OnnxNetwork(nn.Module):
                 f"The ONNX file takes images of {self.size[0]} x {self.size[1]} pixels (height x width) and no other "
                 f"size; got {inputs.shape[2]} x {inputs.shape[3]}. Say size={self.size}, or export with free axes."
             )
-        pooled: Tensor = self.pooling(trunk_of_onnx(inputs, self))
+        pooled: Tensor = self.pooling(extract_onnx_trunk(inputs, self))
         if self._tail is None:
             return pooled
-        logits: Tensor = _Tail.apply(pooled, self)
+        logits: Tensor = _HeadFunction.apply(pooled, self)
         return logits
 
     def feature_maps_of(self, inputs: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ class OnnxNetwork(nn.Module):
                 )
 
 
-class _Tail(torch.autograd.Function):
+class _HeadFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, pooled: Tensor, network: OnnxNetwork) -> Tensor:
         ctx.network = network
@@ -180,10 +180,10 @@ class _Tail(torch.autograd.Function):
         return gradients[0] @ ctx.network.matrix, None
 
 
-def trunk_of_onnx(inputs: Tensor, network: OnnxNetwork) -> Tensor:
+def extract_onnx_trunk(inputs: Tensor, network: OnnxNetwork) -> Tensor:
     """The feature maps (N, C, h, w), by a function that a TorchFunctionMode sees: their track must not end here."""
     if has_torch_function_unary(inputs):
-        maps: Tensor = handle_torch_function(trunk_of_onnx, (inputs,), inputs, network)
+        maps: Tensor = handle_torch_function(extract_onnx_trunk, (inputs,), inputs, network)
         return maps
     return network.feature_maps_of(inputs)
 
@@ -194,7 +194,7 @@ def read_onnx(path: Path, size: tuple[int, int] = (224, 224), max_bytes: int = M
     `size` is the height and width that it is tried with where the file leaves them open. Raises NetworkError for what
     is no ONNX file of one image input, HeadError where the logits do not come from one pooling.
     """
-    with readable(path.name):
+    with translate_onnx_errors(path.name):
         graph = read_graph(path, max_bytes)
         examples = list(_examples(graph, size))
         surveys = _survey(graph, examples)
@@ -204,7 +204,7 @@ def read_onnx(path: Path, size: tuple[int, int] = (224, 224), max_bytes: int = M
         tail = None
         if cut.pooled != graph.logits:
             tail = _part(graph.model, cut.pooled, cut.pooled_shape, graph.logits, frozen, surveys)
-        field = receptive_field_of(graph, cut.feature_maps, surveys[0])
+        field = find_receptive_field(graph, cut.feature_maps, surveys[0])
         network = OnnxNetwork(graph, cut, trunk, tail, field).eval()
         _prove(network, graph, examples, surveys)
         if frozen:
@@ -225,10 +225,10 @@ def _examples(graph: Graph, size: tuple[int, int]) -> Iterator[Values]:
 
 def _survey(graph: Graph, examples: Sequence[Values]) -> list[dict[str, Any]]:
     """For each example, by name: the logits, what may be pooled and what came of it, and shapes that are asked for."""
-    from_image = downstream(graph, graph.start)
+    from_image = nodes_after(graph, graph.start)
     names = {graph.logits: None}  # in order, once each
-    for node in on_the_way(graph, graph.logits):
-        if node.op_type in _MAY_POOL or asks_for_size(node):
+    for node in nodes_between(graph, graph.logits):
+        if node.op_type in _MAY_POOL or reads_shape(node):
             names |= dict.fromkeys((node.input[0], node.output[0]))
         if node.op_type == "Shape":
             names |= {node.output[0]: None}
@@ -245,7 +245,7 @@ def _survey(graph: Graph, examples: Sequence[Values]) -> list[dict[str, Any]]:
 
 def _find_cut(graph: Graph, surveys: Sequence[Mapping[str, Any]]) -> _Cut:
     """The last pooling on the way to the logits."""
-    for node in reversed(on_the_way(graph, graph.logits)):
+    for node in reversed(nodes_between(graph, graph.logits)):
         if node.op_type not in _MAY_POOL or node.input[0] not in surveys[0]:
             continue
         pairs = [(survey[node.input[0]], survey[node.output[0]]) for survey in surveys]
@@ -271,7 +271,7 @@ def _find_cut(graph: Graph, surveys: Sequence[Mapping[str, Any]]) -> _Cut:
 
 def _layouts(graph: Graph, name: str, flat: bool) -> list[Layout]:
     """How the channels of a tensor may lie, the likeliest first; what is flattened gives both the same numbers."""
-    likely = layout_of(graph, name)
+    likely = find_layout(graph, name)
     other: Layout = "channels last" if likely == "channels first" else "channels first"
     return [likely] if flat else [likely, other]
 
@@ -308,10 +308,10 @@ def _in_order_of_graph(pooled: Tensor, cut: _Cut) -> Tensor:
 
 def _frozen_shapes(graph: Graph, cut: _Cut, survey: Mapping[str, Any]) -> dict[str, Any]:
     """The shapes of other tensors that the tail asks for. Raises HeadError where it asks for more of them."""
-    behind = {name for node in on_the_way(graph, graph.logits, [cut.pooled]) for name in node.output}
-    within = {cut.pooled} | downstream(graph, cut.pooled)
+    behind = {name for node in nodes_between(graph, graph.logits, [cut.pooled]) for name in node.output}
+    within = {cut.pooled} | nodes_after(graph, cut.pooled)
     shapes = {name for name in behind if graph.makers[name].op_type == "Shape" and name not in within}
-    tail = on_the_way(graph, graph.logits, [cut.pooled, *shapes])
+    tail = nodes_between(graph, graph.logits, [cut.pooled, *shapes])
     if any(graph.start in node.input for node in tail):
         raise HeadError(
             "More than the pooled feature maps reaches the logits in the ONNX file (another branch of the network "
@@ -387,7 +387,7 @@ def _open_reshapes(part: "ModelProto") -> None:
     from onnx.numpy_helper import from_array, to_array
 
     constants = {tensor.name: tensor for tensor in part.graph.initializer}
-    constants |= {node.output[0]: attribute(node, "value", None) for node in part.graph.node if not node.input}
+    constants |= {node.output[0]: read_attribute(node, "value", None) for node in part.graph.node if not node.input}
     reached = {part.graph.input[0].name}
     for node in part.graph.node:
         if reached.isdisjoint(node.input):

@@ -14,18 +14,18 @@ from safetensors.torch import save_file
 from inspector.errors import ExportError, NetworkError
 from inspector.explain.classifier import Classifier
 from inspector.networks.catalog import models_folder
-from inspector.networks.checkpoint import Kind, kind_of, printable
-from inspector.networks.load import FILES, KERAS, ONNX, Feeding, load_fed, read_network
+from inspector.networks.checkpoint import Kind, detect_kind, make_printable
+from inspector.networks.load import FILES, KERAS, ONNX, PreprocessingOverrides, load_fed, read_network
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-def add(
+def add_model(
     checkpoint: Path,
     name: str,
     arch: str | None = None,
     class_names: Sequence[str] | None = None,
-    feeding: Feeding | None = None,
+    feeding: PreprocessingOverrides | None = None,
     title: str | None = None,
     trust: bool = False,
 ) -> tuple[Path, Classifier]:
@@ -37,20 +37,20 @@ def add(
     """
     if not _NAME.fullmatch(name):
         would_do = "up to 100 letters, digits, '.', '_' and '-', of which a letter or digit is the first, would do"
-        raise NetworkError(f"{printable(name, 30)!r} cannot be a network's name: {would_do}.")
+        raise NetworkError(f"{make_printable(name, 30)!r} cannot be a network's name: {would_do}.")
     if Path(name).suffix.lower() in FILES:
         raise NetworkError(f"{name!r} cannot be a network's name: it would be taken for a file. Leave out the ending.")
     folder = models_folder() / name
     if folder.exists():
         raise NetworkError(f"There is a network {name!r} already, in {folder}: choose another name, or remove it.")
     suffix = checkpoint.suffix.lower()
-    kind: Kind | None = None if suffix in (*ONNX, *KERAS) else kind_of(checkpoint)
+    kind: Kind | None = None if suffix in (*ONNX, *KERAS) else detect_kind(checkpoint)
     if kind in ("TorchScript", "torch.export"):
         raise NetworkError(
             f"{checkpoint} is a program ({kind}), which runs its own code: it is not kept in models/. Save its state "
             "dict, or export it to ONNX; or name the file itself each time, with --trust."
         )
-    classifier = load_fed(checkpoint, arch, class_names, feeding or Feeding(), None, trust)
+    classifier = load_fed(checkpoint, arch, class_names, feeding or PreprocessingOverrides(), None, trust)
     card = _card(classifier, checkpoint, arch, title, len(classifier.class_names))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def add(
 def _check_copy(copy: Path, checkpoint: Path) -> None:
     if copy.suffix in ONNX:
         try:
-            read_network(copy, None, None, Feeding(), trust=False)
+            read_network(copy, None, None, PreprocessingOverrides(), trust=False)
         except NetworkError as error:
             raise NetworkError(
                 f"{checkpoint} keeps its weights in other files, and in models/ a network has one: write it anew with "

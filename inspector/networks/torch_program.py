@@ -10,10 +10,10 @@ from torch import nn
 
 from inspector.errors import NetworkError
 from inspector.explain.classifier import match_parameters
-from inspector.networks.checkpoint import Kind, printable
+from inspector.networks.checkpoint import Kind, make_printable
 
 
-def read_program(path: Path, kind: Kind, example_shape: tuple[int, int, int], trust: bool) -> nn.Module:
+def read_torch_program(path: Path, kind: Kind, example_shape: tuple[int, int, int], trust: bool) -> nn.Module:
     """The network in such a file, as a module whose calls of tensor functions are seen.
 
     Loading it may run code that the file brings along: only with `trust`. A TorchScript file is first made into an
@@ -60,4 +60,4 @@ def _reason(error: Exception) -> str:
     said = str(error).strip() or type(error).__name__
     if "warnings above" in said:  # which are not shown
         return "it is broken, made by another version of torch, or calls operators that are not there"
-    return printable(said.splitlines()[0], 160).rstrip(".: ")
+    return make_printable(said.splitlines()[0], 160).rstrip(".: ")

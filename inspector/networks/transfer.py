@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from inspector.errors import NetworkError
 from inspector.explain.pooling import GlobalAveragePooling, GlobalMaxPooling
 
-Head = Literal["average", "max", "connected"]
+HeadKind = Literal["average", "max", "connected"]
 
 _HIDDEN = 512  # of the connected head
 _SMALL, _LARGE = 128, 256  # pixels of the shorter side
@@ -32,14 +32,14 @@ class Trunk(nn.Module):
         return maps
 
 
-def with_head(network: nn.Module, head: Head, classes: int, size: Sequence[int]) -> nn.Sequential:
+def add_head(network: nn.Module, head: HeadKind, classes: int, size: Sequence[int]) -> nn.Sequential:
     """The network's trunk under a new head with random weights.
 
     average: GAP -> Linear. max: GMP -> Linear. connected: flatten -> Linear(512) -> ReLU -> Linear, which takes inputs
     of the (height, width) `size` only. NetworkError for a network whose last feature maps cannot be told.
     """
     image = torch.zeros(1, 3, *size)
-    trunk = trunk_of(network, image)
+    trunk = extract_trunk(network, image)
     maps: Tensor = _run(trunk, image)
     channels = maps.shape[1]
     last: tuple[nn.Module, ...]
@@ -50,7 +50,7 @@ def with_head(network: nn.Module, head: Head, classes: int, size: Sequence[int])
     return nn.Sequential(OrderedDict(trunk=trunk, head=nn.Sequential(*last)))
 
 
-def trunk_of(network: nn.Module, image: Tensor) -> Trunk:
+def extract_trunk(network: nn.Module, image: Tensor) -> Trunk:
     """The part of a network that makes its last feature maps, (N, C, h, w), without what follows them."""
     if hasattr(network, "forward_features"):  # timm
         network.reset_classifier(0)  # type: ignore[operator]

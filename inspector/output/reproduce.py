@@ -16,7 +16,7 @@ from inspector.explain.backends.accelerate import with_backend
 from inspector.explain.class_maps import AVERAGE, ClassMaps, FigureContent, class_maps
 from inspector.explain.classifier import Classifier
 from inspector.images.photo import MAX_BYTES, Photo, read_image
-from inspector.networks.load import Feeding, load_fed
+from inspector.networks.load import PreprocessingOverrides, load_fed
 from inspector.output.export import names_sha256, pixels_sha256, save
 from inspector.output.figure import FigureStyle
 
@@ -134,10 +134,12 @@ def _style(told: Mapping[str, Any]) -> FigureStyle:
     return FigureStyle(**said)
 
 
-def _feeding(told: Mapping[str, Any]) -> Feeding:
+def _feeding(told: Mapping[str, Any]) -> PreprocessingOverrides:
     said = told["preprocessing"]
     resize = "squeeze" if said["resize"] is None else tuple(said["resize"])
-    return Feeding(tuple(said["size"]), tuple(said["mean"]), tuple(said["std"]), resize, said["interpolation"])
+    return PreprocessingOverrides(
+        tuple(said["size"]), tuple(said["mean"]), tuple(said["std"]), resize, said["interpolation"]
+    )
 
 
 def _photo(told: Mapping[str, Any] | None, path: Path | None, beside: bytes | None, manifest: Path) -> Photo:

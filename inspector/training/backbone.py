@@ -11,9 +11,9 @@ from inspector.errors import NetworkError
 from inspector.explain.classifier import Classifier
 from inspector.networks.build import build
 from inspector.networks.builtin import FACTORIES
-from inspector.networks.catalog import find_card, models_folder
-from inspector.networks.load import Feeding, load_fed
-from inspector.networks.transfer import Head
+from inspector.networks.catalog import find_model_card, models_folder
+from inspector.networks.load import PreprocessingOverrides, load_fed
+from inspector.networks.transfer import HeadKind
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Backbone:
     packaged: Mapping[str, str] | None  # where an installed package keeps its weights
 
 
-def load_backbone(name: str, weights: Path | None, feeding: Feeding) -> Backbone:
+def load_backbone(name: str, weights: Path | None, feeding: PreprocessingOverrides) -> Backbone:
     """The backbone of a name: in models/, or torchvision:NAME or timm:NAME with its own weights or those of a file.
 
     A bare name that is not in models/ is torchvision's. Raises NetworkError for a name or weights that cannot be had
@@ -36,7 +36,7 @@ def load_backbone(name: str, weights: Path | None, feeding: Feeding) -> Backbone
     if (models_folder() / name / "model.json").is_file():
         if weights is not None:
             raise NetworkError(f"{name} in models/ has its weights; name an architecture for {weights.name}.")
-        card = find_card(name)
+        card = find_model_card(name)
         classifier = load_fed(name, None, None, feeding, None, trust=False)
         architecture, options = card.architecture["factory"], dict(card.architecture.get("arguments", {}))
         if ":" in architecture and "classes" in card.architecture:
@@ -57,14 +57,14 @@ def load_backbone(name: str, weights: Path | None, feeding: Feeding) -> Backbone
     return Backbone(classifier, architecture, options, packaged)
 
 
-def arguments_of(backbone: Backbone, head: Head) -> dict[str, Any]:
+def arguments_of(backbone: Backbone, head: HeadKind) -> dict[str, Any]:
     """What architectures.transfer takes, but the number of classes."""
     size = list(backbone.classifier.preprocessing.size)
     said = {"backbone": backbone.architecture, "head": head, "size": size}
     return said | {"options": dict(backbone.options)} if backbone.options else said
 
 
-def build_on(backbone: Backbone, head: Head, classes: int) -> nn.Module:
+def build_on(backbone: Backbone, head: HeadKind, classes: int) -> nn.Module:
     """The backbone's trunk with its weights under a new head with random ones; parts `trunk` and `head`."""
     network = build("transfer", classes, arguments_of(backbone, head))
     inner = network.get_submodule("trunk.network")

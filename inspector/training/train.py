@@ -26,7 +26,7 @@ from torchmetrics.functional.classification import multiclass_accuracy
 from inspector.analysis.localization import Regions
 from inspector.errors import TrainingError
 from inspector.networks.build import OURS
-from inspector.networks.load import Feeding
+from inspector.networks.load import PreprocessingOverrides
 from inspector.training.backbone import Backbone, build_on, load_backbone
 from inspector.training.data import MAX_MEMORY, DataSet, Images, read_known, read_photos
 from inspector.training.devices import averaged, in_parallel, is_first, joined, share
@@ -124,7 +124,7 @@ def gather(recipe: Recipe, folder: Path, weights: Path | None, device: torch.dev
     if recipe.data != "folder":
         data = read_known(recipe.data, folder, device)
         return Material(data, None, data.training, data.test)
-    backbone = load_backbone(recipe.arguments["backbone"], weights, Feeding(**recipe.input))
+    backbone = load_backbone(recipe.arguments["backbone"], weights, PreprocessingOverrides(**recipe.input))
     data = read_photos(folder, backbone.classifier.preprocessing, device)
     if not recipe.frozen:
         return Material(data, backbone, data.training, data.test)

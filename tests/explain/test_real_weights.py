@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from inspector import class_maps, load
-from inspector.networks.register import add
+from inspector.networks.register import add_model
 
 
 @pytest.mark.shared
@@ -17,7 +17,7 @@ def test_squeezenets_own_weights_are_added_know_what_is_on_a_photo_and_add_up(
     with (shared / "imagenet_classes.tsv").open(newline="") as file:
         names = [name for _, _, name in csv.reader(file, delimiter="\t")]
     weights = shared / "weights" / "squeezenet1_0_deepcompression_torchvision.safetensors"
-    add(weights, "squeezenet", "torchvision:squeezenet1_0", names)
+    add_model(weights, "squeezenet", "torchvision:squeezenet1_0", names)
     classifier = load("squeezenet")
     # torchvision's recipe for it.
     assert (classifier.preprocessing.size, classifier.preprocessing.resize) == ((224, 224), (256, 256))

@@ -10,8 +10,8 @@ from torch import nn
 
 from inspector import NetworkError
 from inspector.images.photo import Preprocessing, make_view, read_image
-from inspector.networks.build import build, preprocessing_of, pretrained
-from inspector.networks.checkpoint import class_count
+from inspector.networks.build import build, build_pretrained, find_preprocessing
+from inspector.networks.checkpoint import count_classes
 
 MODULE = """
 from torch import nn
@@ -55,11 +55,11 @@ def outputs(network: nn.Module, size: int = 64) -> int:
 def test_a_network_of_ours_is_built_with_its_arguments_and_its_number_of_classes():
     network = build("fashion_convnet", 4, {"pooling": "max"})
     assert not network.training
-    assert class_count(network.state_dict()) == 4
+    assert count_classes(network.state_dict()) == 4
 
 
 def test_a_network_of_ours_that_takes_no_number_of_classes_keeps_its_own():
-    assert class_count(build("efficientnet_lite0", 7).state_dict()) == 1000
+    assert count_classes(build("efficientnet_lite0", 7).state_dict()) == 1000
 
 
 @pytest.mark.parametrize("name", ["torchvision:squeezenet1_1", "torchvision:ResNet18", "timm:resnet18.a1_in1k"])
@@ -139,7 +139,7 @@ def test_arguments_that_do_not_fit_are_told(name, arguments, message):
 
 def test_timm_is_an_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    for use in (lambda name: build(name, 7), preprocessing_of, pretrained):
+    for use in (lambda name: build(name, 7), find_preprocessing, build_pretrained):
         with pytest.raises(NetworkError, match=r"^timm is an extra: pip install 'inspector\[timm\]'\.$"):
             use("timm:resnet18")
 
@@ -209,7 +209,7 @@ def test_preprocessing_agrees_with_that_of_torchvision(image, name):
     from torchvision import models
 
     expected = models.get_model_weights(name)["DEFAULT"].transforms()(image)
-    assert torch.allclose(seen(image, preprocessing_of(f"torchvision:{name}")), expected, atol=1e-5)
+    assert torch.allclose(seen(image, find_preprocessing(f"torchvision:{name}")), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -227,16 +227,16 @@ def test_preprocessing_agrees_with_that_of_timm(image, name):
 
     about = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
     expected = timm.data.create_transform(**about, is_training=False)(image)
-    assert torch.allclose(seen(image, preprocessing_of(f"timm:{name}")), expected, atol=1e-5)
+    assert torch.allclose(seen(image, find_preprocessing(f"timm:{name}")), expected, atol=1e-5)
 
 
 def test_a_squeezed_photo_is_not_cropped():
-    assert preprocessing_of("timm:convnext_tiny.fb_in22k_ft_in1k_384").resize is None
+    assert find_preprocessing("timm:convnext_tiny.fb_in22k_ft_in1k_384").resize is None
 
 
 @pytest.mark.parametrize("name", ["fashion_convnet", "mine_of_tests:small"])
 def test_preprocessing_is_not_made_up(name):
-    assert preprocessing_of(name) is None
+    assert find_preprocessing(name) is None
 
 
 @pytest.mark.parametrize(
@@ -249,11 +249,11 @@ def test_preprocessing_that_cannot_be_said_is_not_approached(monkeypatch, change
 
     about = timm.get_pretrained_cfg("resnet18").to_dict() | changes
     monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name: timm.models.PretrainedCfg(**about))
-    assert preprocessing_of("timm:resnet18") is None
+    assert find_preprocessing("timm:resnet18") is None
     create_model = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained: create_model(name, pretrained_cfg=about))
     with pytest.raises(NetworkError, match=r"^timm:resnet18 wants its photos .* which is not known here\.$"):
-        pretrained("timm:resnet18")
+        build_pretrained("timm:resnet18")
 
 
 def test_torchvision_brings_weights_preprocessing_and_class_names(tmp_path, monkeypatch):
@@ -266,10 +266,10 @@ def test_torchvision_brings_weights_preprocessing_and_class_names(tmp_path, monk
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     state = models.squeezenet1_1().state_dict()
     torch.save(state, checkpoints / Path(url).name)
-    network, preprocessing, names = pretrained("torchvision:SqueezeNet1_1")
+    network, preprocessing, names = build_pretrained("torchvision:SqueezeNet1_1")
     assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
     assert not network.training
-    assert preprocessing == preprocessing_of("torchvision:squeezenet1_1")
+    assert preprocessing == find_preprocessing("torchvision:squeezenet1_1")
     assert (len(names), names[281]) == (1000, "tabby")
 
 
@@ -278,10 +278,10 @@ def test_timm_brings_weights_preprocessing_and_class_names(monkeypatch):
 
     create_model, asked = timm.create_model, []
     monkeypatch.setattr(timm, "create_model", lambda name, **given: asked.append(given) or create_model(name))
-    network, preprocessing, names = pretrained("timm:mobilenetv3_small_050.lamb_in1k")
+    network, preprocessing, names = build_pretrained("timm:mobilenetv3_small_050.lamb_in1k")
     assert asked == [{"pretrained": True}]
     assert not network.training
-    assert preprocessing == preprocessing_of("timm:mobilenetv3_small_050.lamb_in1k")
+    assert preprocessing == find_preprocessing("timm:mobilenetv3_small_050.lamb_in1k")
     assert (len(names), names[281]) == (1000, "tabby, tabby cat")
 
 
@@ -295,13 +295,13 @@ def with_classes(monkeypatch, classes: int) -> None:
 
 def test_class_names_that_timm_does_not_tell_are_not_made_up(monkeypatch):
     with_classes(monkeypatch, 10)
-    assert pretrained("timm:resnet18")[2] is None
+    assert build_pretrained("timm:resnet18")[2] is None
 
 
 def test_a_network_of_timm_without_classes_is_told(monkeypatch):
     with_classes(monkeypatch, 0)
     with pytest.raises(NetworkError, match=r"^timm:resnet18 was trained without classes: it has no logits to split\.$"):
-        pretrained("timm:resnet18")
+        build_pretrained("timm:resnet18")
 
 
 class HuggingFaceError(Exception):
@@ -325,10 +325,10 @@ def test_weights_that_cannot_be_fetched_are_told_in_one_sentence(tmp_path, monke
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(place, offline)
     with pytest.raises(NetworkError, match=rf"^The weights of {name} could not be fetched: .*[a-z>]\.$") as raised:
-        pretrained(name)
+        build_pretrained(name)
     assert_one_sentence(raised.value)
 
 
 def test_only_libraries_bring_weights():
     with pytest.raises(NetworkError, match=r"^No weights are known for 'fashion_convnet'; torchvision:NAME and timm:"):
-        pretrained("fashion_convnet")
+        build_pretrained("fashion_convnet")

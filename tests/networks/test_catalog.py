@@ -5,7 +5,7 @@ import pytest
 
 from inspector import NetworkError
 from inspector.images.photo import Preprocessing
-from inspector.networks.catalog import DEFAULT, available, find_card, models_folder, read_card
+from inspector.networks.catalog import DEFAULT, find_model_card, list_models, models_folder, read_model_card
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -39,7 +39,7 @@ def write(folder: Path, **changes: object) -> Path:
 
 
 def test_a_card_says_all_that_its_file_says(models):
-    card = read_card(write(models / "mine"))
+    card = read_model_card(write(models / "mine"))
     assert (card.name, card.folder, card.title) == ("mine", models / "mine", "A network")
     assert (card.architecture, card.weights) == (CARD["architecture"], "weights.safetensors")
     assert card.classes == ("a", "b")
@@ -49,36 +49,36 @@ def test_a_card_says_all_that_its_file_says(models):
 
 
 def test_without_a_resize_the_whole_photo_is_taken(models):
-    assert read_card(write(models / "mine", resize=None)).preprocessing.resize is None
+    assert read_model_card(write(models / "mine", resize=None)).preprocessing.resize is None
 
 
 def test_the_default_network_comes_first_and_then_the_names(models):
     for name in ("zebra", DEFAULT, "apple"):
         write(models / name)
     (models / "no network").mkdir()
-    assert list(available()) == [DEFAULT, "apple", "zebra"]
+    assert list(list_models()) == [DEFAULT, "apple", "zebra"]
 
 
 def test_a_network_is_found_by_name_and_by_path(models, tmp_path_factory):
     write(models / "mine")
     elsewhere = write(tmp_path_factory.mktemp("elsewhere") / "other")
-    assert find_card("mine").folder == models / "mine"
-    assert find_card(str(elsewhere)).name == "other"
+    assert find_model_card("mine").folder == models / "mine"
+    assert find_model_card(str(elsewhere)).name == "other"
 
 
 def test_an_unknown_name_is_told_with_the_nearest(models):
     for name in ("fashion_gap", "fashion_gmp", "zebra"):
         write(models / name)
     with pytest.raises(NetworkError, match=r"^No network 'fashion_gab'\. Nearest names: fashion_gap, fashion_gmp\.$"):
-        find_card("fashion_gab")
+        find_model_card("fashion_gab")
     with pytest.raises(NetworkError, match=r"^No network '!'\. Nearest names: fashion_gap, fashion_gmp, zebra\.$"):
-        find_card("!")
+        find_model_card("!")
 
 
 def test_where_there_is_no_network_that_is_said(models):
-    assert available() == {}
+    assert list_models() == {}
     with pytest.raises(NetworkError, match=r"^No network 'mine'\. Nearest names: none, models/ is empty\.$"):
-        find_card("mine")
+        find_model_card("mine")
 
 
 @pytest.mark.parametrize("key", [key for key in CARD if key not in ("source", "scores")])
@@ -86,7 +86,7 @@ def test_a_missing_entry_is_named(models, key):
     folder = write(models / "mine")
     (folder / "model.json").write_text(json.dumps({name: value for name, value in CARD.items() if name != key}))
     with pytest.raises(NetworkError, match=rf"model\.json lacks the entry '{key}'\.$"):
-        find_card("mine")
+        find_model_card("mine")
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[1, 2]", b'"text"', b"null", b"\xff\xfe\x00"])
@@ -94,7 +94,7 @@ def test_a_file_that_is_no_description_is_named(models, text):
     folder = write(models / "mine")
     (folder / "model.json").write_bytes(text)
     with pytest.raises(NetworkError, match=r"mine.model\.json cannot be read: .*\.$"):
-        find_card("mine")
+        find_model_card("mine")
 
 
 @pytest.mark.parametrize(
@@ -114,13 +114,13 @@ def test_a_file_that_is_no_description_is_named(models, text):
 def test_an_entry_of_the_wrong_kind_is_refused(models, change):
     write(models / "mine", **change)
     with pytest.raises(NetworkError, match=r"model\.json"):
-        find_card("mine")
+        find_model_card("mine")
 
 
 def test_the_networks_of_the_checkout_are_found_without_being_named(monkeypatch):
     monkeypatch.delenv("INSPECTOR_MODELS", raising=False)
     assert models_folder() == REPOSITORY / "models"
-    cards = available()
+    cards = list_models()
     assert next(iter(cards)) == DEFAULT
     assert {"fashion_gap", "fashion_gmp", "fashion_gap_sigmoid", "fashion_gmp_sigmoid"} <= set(cards)
     for name, card in cards.items():

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from inspector import NetworkError
 from inspector.networks import checkpoint
-from inspector.networks.checkpoint import class_count, fit, kind_of, read_state
+from inspector.networks.checkpoint import count_classes, detect_kind, load_weights, read_state
 
 Make = Callable[[Path], object]
 
@@ -173,7 +173,7 @@ def test_parameters_are_read_as_tensors(tmp_path):
 )
 def test_the_kind_of_a_file_is_told_by_what_it_holds(tmp_path, make, kind):
     make(tmp_path / "file")
-    assert kind_of(tmp_path / "file") == kind
+    assert detect_kind(tmp_path / "file") == kind
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "net", "network", "weights"])
@@ -294,7 +294,7 @@ def test_a_file_that_cannot_be_read_is_told_in_one_sentence(tmp_path, make, mess
 
 
 def test_missing_weights_are_named(tmp_path):
-    for use in (kind_of, read_state):
+    for use in (detect_kind, read_state):
         with pytest.raises(NetworkError, match=r"^No weights at .*absent\.pth\.$"):
             use(tmp_path / "absent.pth")
 
@@ -398,7 +398,7 @@ def test_broken_bytes_are_told_or_read_and_raise_nothing_else(tmp_path, make):
             broken[dice.randrange(len(data))] = dice.randrange(256)
         (tmp_path / "broken").write_bytes(broken)
         try:
-            fit(read_state(tmp_path / "broken"), network(), "mine")
+            load_weights(read_state(tmp_path / "broken"), network(), "mine")
         except NetworkError as error:
             assert_one_sentence(error)
 
@@ -440,34 +440,34 @@ def test_the_number_of_classes_is_read_off_the_weights(libraries, name):
     # Without memory for the weights: their shapes suffice.
     with torch.device("meta"):
         state = libraries[library](wanted, num_classes=7, **slow).state_dict()
-    assert class_count(state) == 7
-    assert class_count({f"module.{key}": tensor for key, tensor in state.items()}) == 7
-    assert class_count(dict(sorted(state.items()))) == 7, "as safetensors orders them"
+    assert count_classes(state) == 7
+    assert count_classes({f"module.{key}": tensor for key, tensor in state.items()}) == 7
+    assert count_classes(dict(sorted(state.items()))) == 7, "as safetensors orders them"
 
 
 def test_the_number_of_classes_of_a_plain_sequence_is_that_of_its_last_layer():
     layers = [layer for _ in range(5) for layer in (nn.Conv2d(4, 4, 3), nn.ReLU())]
     state = nn.Sequential(*layers, nn.Conv2d(4, 7, 1)).state_dict()
-    assert class_count(state) == class_count(dict(sorted(state.items()))) == 7
+    assert count_classes(state) == count_classes(dict(sorted(state.items()))) == 7
 
 
 def test_without_an_affine_layer_there_is_no_number_of_classes():
-    assert class_count(nn.Conv2d(3, 4, 3).state_dict()) is None
-    assert class_count({}) is None
+    assert count_classes(nn.Conv2d(3, 4, 3).state_dict()) is None
+    assert count_classes({}) is None
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.", "module._orig_mod.model.backbone."])
 def test_weights_are_given_to_the_network_without_their_shared_prefix(prefix):
     other = network()
     nn.init.zeros_(other[0].weight)
-    fit({prefix + name: tensor for name, tensor in STATE.items()}, other, "mine")
+    load_weights({prefix + name: tensor for name, tensor in STATE.items()}, other, "mine")
     assert same(other.state_dict())
 
 
 def test_a_prefix_that_the_network_has_too_is_kept():
     wrapped = nn.Sequential(OrderedDict(model=network(5)))
     state = {f"model.{name}": tensor for name, tensor in network(5).state_dict().items()}
-    fit(state, wrapped, "mine")
+    load_weights(state, wrapped, "mine")
     assert same(wrapped.model.state_dict(), network(5).state_dict())
 
 
@@ -476,7 +476,7 @@ def test_the_counter_of_an_averaged_model_is_left():
     assert "n_averaged" in averaged
     other = network()
     nn.init.zeros_(other[0].weight)
-    fit(averaged, other, "mine")
+    load_weights(averaged, other, "mine")
     assert same(other.state_dict())
 
 
@@ -485,14 +485,14 @@ def test_the_counter_of_an_averaged_model_is_left():
 def test_side_heads_that_only_train_are_left(side, prefix):
     other = network()
     nn.init.zeros_(other[0].weight)
-    fit({prefix + name: tensor for name, tensor in (STATE | {side: torch.zeros(3)}).items()}, other, "mine")
+    load_weights({prefix + name: tensor for name, tensor in (STATE | {side: torch.zeros(3)}).items()}, other, "mine")
     assert same(other.state_dict())
 
 
 def test_old_checkpoints_need_not_count_batches():
     other = network()
     other[1].num_batches_tracked += 5
-    fit({name: tensor for name, tensor in STATE.items() if "num_batches" not in name}, other, "mine")
+    load_weights({name: tensor for name, tensor in STATE.items() if "num_batches" not in name}, other, "mine")
     assert other[1].num_batches_tracked == 5
 
 
@@ -500,7 +500,7 @@ def test_old_checkpoints_need_not_count_batches():
 def test_weights_of_another_precision_are_converted(dtype):
     other = network()
     state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in STATE.items()}
-    fit(state, other, "mine")
+    load_weights(state, other, "mine")
     assert all(tensor.dtype == STATE[name].dtype for name, tensor in other.state_dict().items())
     assert same(other.state_dict(), {name: tensor.to(STATE[name].dtype) for name, tensor in state.items()})
 
@@ -511,7 +511,7 @@ def test_a_layer_that_asks_for_its_version_gets_it(tmp_path):
 
     mine, other = models.mnasnet0_5(num_classes=3), models.mnasnet0_5(num_classes=3)
     save_file(mine.state_dict(), tmp_path / "a.safetensors")
-    fit(read_state(tmp_path / "a.safetensors"), other, "mnasnet0_5")
+    load_weights(read_state(tmp_path / "a.safetensors"), other, "mnasnet0_5")
     assert same(other.state_dict(), mine.state_dict())
 
 
@@ -545,25 +545,25 @@ def test_weights_that_do_not_fit_are_told_and_not_written(state, message):
     nn.init.ones_(other[0].weight)
     before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
     with pytest.raises(NetworkError, match=message) as raised:
-        fit(state, other, "mine")
+        load_weights(state, other, "mine")
     assert_one_sentence(raised.value)
     assert same(other.state_dict(), before)
 
 
 def test_the_file_of_weights_that_do_not_fit_is_told():
     with pytest.raises(NetworkError, match=r"^The weights at here/a\.pth do not fit mine's architecture: they lack"):
-        fit({}, network(), "mine", Path("here/a.pth"))
+        load_weights({}, network(), "mine", Path("here/a.pth"))
 
 
 def test_a_mask_may_be_infinite():
     masked = network()
     masked.register_buffer("mask", torch.full((3,), float("-inf")))
-    fit(masked.state_dict(), masked, "mine")
+    load_weights(masked.state_dict(), masked, "mine")
 
 
 def test_fitting_does_not_write_into_the_state():
     state = dict(STATE)
-    fit(state, network(), "mine")
+    load_weights(state, network(), "mine")
     assert same(state)
 
 
@@ -571,7 +571,7 @@ def test_the_weights_stay_when_their_file_goes(tmp_path):
     path = tmp_path / "a.pth"
     torch.save(STATE, path)
     other = network()
-    fit(read_state(path), other, "mine")
+    load_weights(read_state(path), other, "mine")
     path.write_bytes(bytes(path.stat().st_size))
     path.unlink()
     assert same(other.state_dict())

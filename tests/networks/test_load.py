@@ -17,8 +17,8 @@ from inspector.images.examples import examples
 from inspector.images.photo import Preprocessing, make_view, read_image
 from inspector.networks.build import build
 from inspector.networks.builtin import fashion_convnet
-from inspector.networks.catalog import available
-from inspector.networks.load import Feeding, load_untrained, read_labels
+from inspector.networks.catalog import list_models
+from inspector.networks.load import PreprocessingOverrides, load_untrained, read_labels
 
 CARD = {
     "title": "A network",
@@ -182,10 +182,10 @@ def test_a_description_that_does_not_fit_is_told(mine, changes, message):
     assert_one_sentence(raised.value)
 
 
-@pytest.mark.parametrize("name", available())
+@pytest.mark.parametrize("name", list_models())
 def test_every_network_that_is_shipped_is_exact_on_its_examples(name):
     classifier = load(name)
-    card = available()[name]
+    card = list_models()[name]
     assert classifier.class_names == card.classes
     caption, path = next(iter(examples(card.examples).items()))
     maps = class_maps(classifier, path)
@@ -196,7 +196,7 @@ def test_every_network_that_is_shipped_is_exact_on_its_examples(name):
     assert classifier.head.pooling == ("max" if "gmp" in name else "average")
 
 
-@pytest.mark.parametrize("name", [name for name in available() if name.startswith("fashion")])
+@pytest.mark.parametrize("name", [name for name in list_models() if name.startswith("fashion")])
 def test_the_examples_of_fashion_mnist_are_recognised(name):
     classifier = load(name)
     files = examples("fashion_mnist")
@@ -214,7 +214,7 @@ def idx(path: Path) -> np.ndarray:
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("name", [name for name in available() if name.startswith("fashion")])
+@pytest.mark.parametrize("name", [name for name in list_models() if name.startswith("fashion")])
 def test_the_shipped_networks_reach_the_scores_on_their_cards(shared, name):
     images = idx(shared / "fashion-mnist" / "t10k-images-idx3-ubyte.gz")
     labels = torch.from_numpy(idx(shared / "fashion-mnist" / "t10k-labels-idx1-ubyte.gz").astype(np.int64))
@@ -223,7 +223,7 @@ def test_the_shipped_networks_reach_the_scores_on_their_cards(shared, name):
         batches = torch.from_numpy(images.copy())[:, None].div(255).split(1000)
         logits = torch.cat([network(batch) for batch in batches])
     order = logits.argsort(1, descending=True)
-    scores = available()[name].about["scores"]
+    scores = list_models()[name].about["scores"]
     assert len(images) == 10_000
     assert (order[:, 0] == labels).double().mean().item() == pytest.approx(scores["top1"], abs=1e-9)
     assert (order[:, :2] == labels[:, None]).any(1).double().mean().item() == pytest.approx(scores["top2"], abs=1e-9)
@@ -388,43 +388,57 @@ USUAL = Preprocessing((224, 320), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), (256, 400), 
 @pytest.mark.parametrize(
     ("feeding", "expected"),
     [
-        (Feeding(), USUAL),
+        (PreprocessingOverrides(), USUAL),
         # Half as large in both directions, and so is what it is cropped from.
-        (Feeding((112, 160)), replace(USUAL, size=(112, 160), resize=(128, 200))),
+        (PreprocessingOverrides((112, 160)), replace(USUAL, size=(112, 160), resize=(128, 200))),
         # 256 * 336 / 224 and 400 * 336 / 320.
-        (Feeding(336), replace(USUAL, size=(336, 336), resize=(384, 420))),
-        (Feeding((224, 320)), USUAL),
-        (Feeding((112, 160), resize=(112, 161)), replace(USUAL, size=(112, 160), resize=(112, 161))),
-        (Feeding(resize=400), replace(USUAL, resize=(400, 400))),
-        (Feeding(resize="squeeze"), replace(USUAL, resize=None)),
-        (Feeding(100, resize="squeeze"), replace(USUAL, size=(100, 100), resize=None)),
-        (Feeding(mean=[0, 0, 0], std=[1, 1, 1]), replace(USUAL, mean=(0, 0, 0), std=(1, 1, 1))),
-        (Feeding(mean=[0.5], std=[0.5]), replace(USUAL, mean=(0.5,), std=(0.5,))),
-        (Feeding(interpolation="bilinear"), replace(USUAL, interpolation="bilinear")),
+        (PreprocessingOverrides(336), replace(USUAL, size=(336, 336), resize=(384, 420))),
+        (PreprocessingOverrides((224, 320)), USUAL),
+        (PreprocessingOverrides((112, 160), resize=(112, 161)), replace(USUAL, size=(112, 160), resize=(112, 161))),
+        (PreprocessingOverrides(resize=400), replace(USUAL, resize=(400, 400))),
+        (PreprocessingOverrides(resize="squeeze"), replace(USUAL, resize=None)),
+        (PreprocessingOverrides(100, resize="squeeze"), replace(USUAL, size=(100, 100), resize=None)),
+        (PreprocessingOverrides(mean=[0, 0, 0], std=[1, 1, 1]), replace(USUAL, mean=(0, 0, 0), std=(1, 1, 1))),
+        (PreprocessingOverrides(mean=[0.5], std=[0.5]), replace(USUAL, mean=(0.5,), std=(0.5,))),
+        (PreprocessingOverrides(interpolation="bilinear"), replace(USUAL, interpolation="bilinear")),
     ],
 )
 def test_what_is_said_of_the_input_goes_before_what_is_usual_and_keeps_the_share_of_the_crop(feeding, expected):
-    assert feeding.over(USUAL) == expected
+    assert feeding.apply_to(USUAL) == expected
 
 
 def test_a_photo_that_is_squeezed_stays_so_at_another_size():
-    assert Feeding(100).over(replace(USUAL, resize=None)) == replace(USUAL, size=(100, 100), resize=None)
+    assert PreprocessingOverrides(100).apply_to(replace(USUAL, resize=None)) == replace(
+        USUAL, size=(100, 100), resize=None
+    )
 
 
 @pytest.mark.parametrize(
     ("feeding", "message"),
     [
-        (Feeding(resize=250), r"^A photo that is scaled to 250x250 cannot be cropped to 224x320: the size, more, or"),
-        (Feeding(500, resize=(600, 499)), r"^A photo that is scaled to 600x499 cannot be cropped to 500x500: "),
-        (Feeding(std=(1, 0, 1)), r"^mean and std must be numbers, std above 0; got \(0\.1, 0\.2, 0\.3\) and \(1, 0, 1"),
-        (Feeding(std=(-1, 1, 1)), r"^mean and std must be numbers, std above 0; "),
-        (Feeding(mean=(float("nan"), 0, 0)), r"^mean and std must be numbers, std above 0; got \(nan, 0, 0\) and "),
-        (Feeding(std=(float("inf"), 1, 1)), r"^mean and std must be numbers, std above 0; "),
+        (
+            PreprocessingOverrides(resize=250),
+            r"^A photo that is scaled to 250x250 cannot be cropped to 224x320: the size, more, or",
+        ),
+        (
+            PreprocessingOverrides(500, resize=(600, 499)),
+            r"^A photo that is scaled to 600x499 cannot be cropped to 500x500: ",
+        ),
+        (
+            PreprocessingOverrides(std=(1, 0, 1)),
+            r"^mean and std must be numbers, std above 0; got \(0\.1, 0\.2, 0\.3\) and \(1, 0, 1",
+        ),
+        (PreprocessingOverrides(std=(-1, 1, 1)), r"^mean and std must be numbers, std above 0; "),
+        (
+            PreprocessingOverrides(mean=(float("nan"), 0, 0)),
+            r"^mean and std must be numbers, std above 0; got \(nan, 0, 0\) and ",
+        ),
+        (PreprocessingOverrides(std=(float("inf"), 1, 1)), r"^mean and std must be numbers, std above 0; "),
     ],
 )
 def test_what_cannot_be_done_to_a_photo_is_told(feeding, message):
     with pytest.raises(NetworkError, match=message) as raised:
-        feeding.over(USUAL)
+        feeding.apply_to(USUAL)
     assert_one_sentence(raised.value)
 
 
@@ -543,7 +557,7 @@ def test_timms_weights_that_cannot_be_fetched_are_told_in_one_sentence(monkeypat
 )
 def test_a_network_to_describe_needs_no_weights_of_a_library(mine, monkeypatch, name, kind):
     monkeypatch.setattr("inspector.networks.load.pretrained", None)
-    built, recipe = load_untrained(name, None, Feeding((32, 48)), trust=False)
+    built, recipe = load_untrained(name, None, PreprocessingOverrides((32, 48)), trust=False)
     assert (type(built).__name__, recipe.size) == (kind, (32, 48))
 
 
@@ -551,6 +565,6 @@ def test_a_factory_of_ones_own_is_described_with_trust_alone(tmp_path, monkeypat
     (tmp_path / "my_backbone.py").write_text("from torch import nn\nbackbone = nn.Conv2d(3, 4, 3)\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(NetworkError, match=r"^'my_backbone:backbone' would run the code of the module my_backbone\. "):
-        load_untrained("my_backbone:backbone", None, Feeding(), trust=False)
-    built, recipe = load_untrained("my_backbone:backbone", None, Feeding(), trust=True)
+        load_untrained("my_backbone:backbone", None, PreprocessingOverrides(), trust=False)
+    built, recipe = load_untrained("my_backbone:backbone", None, PreprocessingOverrides(), trust=True)
     assert (type(built).__name__, recipe.size) == ("Conv2d", (224, 224))

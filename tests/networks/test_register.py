@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from inspector import Classifier, HeadError, NetworkError, class_maps_of_batch, describe, load
 from inspector.errors import ExportError
 from inspector.networks.build import build
-from inspector.networks.catalog import available, read_card
+from inspector.networks.catalog import list_models, read_model_card
 from inspector.networks.keras_model import import_keras
-from inspector.networks.load import Feeding
-from inspector.networks.register import add
+from inspector.networks.load import PreprocessingOverrides
+from inspector.networks.register import add_model
 
 SIZE = (64, 64)
 ABC = ("a", "b", "c")
@@ -64,8 +64,8 @@ def noise(*shape: int) -> Tensor:
 def assert_kept(folder: Path, name: str, network: nn.Module, shape: tuple[int, ...]) -> Classifier:
     """It is listed, and loaded by its name it gives the logits of the network that was added; the classifier."""
     assert folder.name == name
-    assert name in available()
-    assert {path.name for path in folder.parent.iterdir()} == set(available()), "nothing half finished is left"
+    assert name in list_models()
+    assert {path.name for path in folder.parent.iterdir()} == set(list_models()), "nothing half finished is left"
     classifier = load(name)
     inputs = noise(2, *shape)
     with torch.no_grad():
@@ -82,14 +82,14 @@ def assert_nothing_is_left(models: Path) -> None:
 @pytest.mark.parametrize("arch", ["torchvision:squeezenet1_1", "timm:test_resnet"])
 def test_a_state_dict_is_kept_and_loads_by_its_name(models, tmp_path, arch):
     network = network_of(arch)
-    folder, added = add(saved(network, tmp_path / "mine.pth"), "mine", arch, ABC, Feeding(SIZE))
+    folder, added = add_model(saved(network, tmp_path / "mine.pth"), "mine", arch, ABC, PreprocessingOverrides(SIZE))
     classifier = assert_kept(folder, "mine", network, (3, *SIZE))
     assert (classifier.name, classifier.class_names, classifier.head.verdict) == ("mine", ABC, "exact")
     assert classifier.preprocessing == added.preprocessing
     assert classifier.sha256() == added.sha256()
     assert sorted(path.name for path in folder.iterdir()) == ["model.json", "weights.safetensors"]
     assert folder.stat().st_mode & 0o777 == 0o755
-    assert available()["mine"].title == f"mine.pth, {arch}"
+    assert list_models()["mine"].title == f"mine.pth, {arch}"
 
 
 def test_a_training_checkpoint_of_a_parallel_network_is_kept_as_plain_weights(models, tmp_path):
@@ -97,10 +97,12 @@ def test_a_training_checkpoint_of_a_parallel_network_is_kept_as_plain_weights(mo
     state = {f"module.{name}": tensor for name, tensor in network.state_dict().items()}
     torch.save({"epoch": 3, "state_dict": state, "optimizer": {}}, tmp_path / "last.ckpt")
     # The number of classes is that of the weights.
-    folder, added = add(tmp_path / "last.ckpt", "mine", "timm:test_resnet", feeding=Feeding(SIZE), title="Mine")
+    folder, added = add_model(
+        tmp_path / "last.ckpt", "mine", "timm:test_resnet", feeding=PreprocessingOverrides(SIZE), title="Mine"
+    )
     classifier = assert_kept(folder, "mine", network, (3, *SIZE))
     assert classifier.class_names == added.class_names == ("class 0", "class 1", "class 2")
-    assert available()["mine"].title == "Mine"
+    assert list_models()["mine"].title == "Mine"
 
 
 def test_weights_that_share_their_memory_are_kept(models, tmp_path):
@@ -109,13 +111,15 @@ def test_weights_that_share_their_memory_are_kept(models, tmp_path):
     state["bn1.bias"] = state["bn1.weight"]
     network.load_state_dict(state)
     torch.save(state, tmp_path / "tied.pth")
-    folder, _ = add(tmp_path / "tied.pth", "tied", "timm:test_resnet", ABC, Feeding(SIZE))
+    folder, _ = add_model(tmp_path / "tied.pth", "tied", "timm:test_resnet", ABC, PreprocessingOverrides(SIZE))
     assert_kept(folder, "tied", network, (3, *SIZE))
 
 
 def test_one_of_our_own_architectures_is_kept(models, tmp_path):
     network = network_of("cifar_resnet", 10)
-    folder, _ = add(saved(network, tmp_path / "resnet20.pth"), "cifar", "cifar_resnet", feeding=Feeding(32))
+    folder, _ = add_model(
+        saved(network, tmp_path / "resnet20.pth"), "cifar", "cifar_resnet", feeding=PreprocessingOverrides(32)
+    )
     classifier = assert_kept(folder, "cifar", network, (3, 32, 32))
     # Strides of 2 after the first and the second stage.
     assert classifier.head.branches[0].grid == (8, 8)
@@ -124,18 +128,26 @@ def test_one_of_our_own_architectures_is_kept(models, tmp_path):
 
 def test_what_was_said_of_the_input_is_kept(models, tmp_path):
     network = network_of("timm:test_resnet")
-    feeding = Feeding((64, 96), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), (80, 112), "bicubic")
-    add(saved(network, tmp_path / "mine.pth"), "mine", "timm:test_resnet", ABC, feeding)
+    feeding = PreprocessingOverrides((64, 96), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), (80, 112), "bicubic")
+    add_model(saved(network, tmp_path / "mine.pth"), "mine", "timm:test_resnet", ABC, feeding)
     recipe = load("mine").preprocessing
     assert (recipe.size, recipe.resize, recipe.interpolation) == ((64, 96), (80, 112), "bicubic")
     assert (recipe.mean, recipe.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    add(tmp_path / "mine.pth", "squeezed", "timm:test_resnet", ABC, Feeding(SIZE, resize="squeeze"))
+    add_model(
+        tmp_path / "mine.pth", "squeezed", "timm:test_resnet", ABC, PreprocessingOverrides(SIZE, resize="squeeze")
+    )
     assert load("squeezed").preprocessing.resize is None
 
 
 def test_class_names_of_other_alphabets_are_kept(models, tmp_path):
     names = ("Kaķis", "猫", 'a "cat"\\')
-    add(saved(network_of("timm:test_resnet"), tmp_path / "mine.pth"), "mine", "timm:test_resnet", names, Feeding(SIZE))
+    add_model(
+        saved(network_of("timm:test_resnet"), tmp_path / "mine.pth"),
+        "mine",
+        "timm:test_resnet",
+        names,
+        PreprocessingOverrides(SIZE),
+    )
     assert load("mine").class_names == names
 
 
@@ -144,7 +156,7 @@ def test_an_onnx_file_is_copied(models, tmp_path, size):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
     path = written_as_onnx(network, tmp_path / "mine.onnx")
-    folder, added = add(path, "mine", class_names=ABC, feeding=Feeding(size))
+    folder, added = add_model(path, "mine", class_names=ABC, feeding=PreprocessingOverrides(size))
     classifier = assert_kept(folder, "mine", network, (3, 5, 6))
     assert (folder / "network.onnx").read_bytes() == path.read_bytes()
     assert classifier.class_names == ABC
@@ -183,11 +195,11 @@ def test_an_onnx_file_with_its_weights_beside_it_is_refused_for_it_would_not_loa
     with pytest.raises(
         NetworkError, match=r"^.*mine\.onnx keeps its weights in other files, .*onnx\.save\(onnx\.load\(path\), path\)"
     ):
-        add(path, "mine")
+        add_model(path, "mine")
     assert_nothing_is_left(models)
     # What the sentence says would do, does.
     onnx.save(onnx.load(path), path)
-    folder, _ = add(path, "mine")
+    folder, _ = add_model(path, "mine")
     assert_kept(folder, "mine", network, (3, 5, 6))
 
 
@@ -199,7 +211,7 @@ def test_a_keras_file_is_copied(models, tmp_path, suffix):
     layers = keras.layers
     inside = [layers.Conv2D(4, 3, activation="relu"), layers.GlobalAveragePooling2D(), layers.Dense(3)]
     keras.Sequential([keras.Input((5, 6, 3)), *inside]).save(tmp_path / f"mine{suffix}")
-    folder, added = add(tmp_path / f"mine{suffix}", "mine", class_names=ABC)
+    folder, added = add_model(tmp_path / f"mine{suffix}", "mine", class_names=ABC)
     classifier = assert_kept(folder, "mine", added.network, (3, 5, 6))
     assert (folder / f"network{suffix}").read_bytes() == (tmp_path / f"mine{suffix}").read_bytes()
     assert (classifier.class_names, classifier.preprocessing.size) == (ABC, (5, 6))
@@ -211,7 +223,7 @@ def test_a_strange_name_is_refused(models, tmp_path, name):
     with pytest.raises(
         NetworkError, match=r"^'.*' cannot be a network's name: up to 100 letters, digits, .* would do\.$"
     ) as raised:
-        add(path, name, "timm:test_resnet", ABC, Feeding(SIZE))
+        add_model(path, name, "timm:test_resnet", ABC, PreprocessingOverrides(SIZE))
     assert "\n" not in str(raised.value)
     assert_nothing_is_left(models)
 
@@ -220,22 +232,24 @@ def test_a_strange_name_is_refused(models, tmp_path, name):
 def test_a_name_that_would_be_taken_for_a_file_is_refused(models, tmp_path, name):
     path = saved(network_of("timm:test_resnet"), tmp_path / "mine.pth")
     with pytest.raises(NetworkError, match=r"cannot be a network's name: it would be taken for a file\. Leave out the"):
-        add(path, name, "timm:test_resnet", ABC, Feeding(SIZE))
+        add_model(path, name, "timm:test_resnet", ABC, PreprocessingOverrides(SIZE))
     assert_nothing_is_left(models)
 
 
 def test_a_name_that_is_taken_is_refused_and_what_has_it_stays(models, tmp_path):
     path = saved(network_of("timm:test_resnet"), tmp_path / "mine.pth")
-    folder, _ = add(path, "mine", "timm:test_resnet", ABC, Feeding(SIZE))
+    folder, _ = add_model(path, "mine", "timm:test_resnet", ABC, PreprocessingOverrides(SIZE))
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     with pytest.raises(NetworkError, match=r"^There is a network 'mine' already, in .*mine: choose another name, or"):
-        add(path, "mine", "timm:test_resnet", ("x", "y", "z"), Feeding(SIZE))
+        add_model(path, "mine", "timm:test_resnet", ("x", "y", "z"), PreprocessingOverrides(SIZE))
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 
 def test_a_network_in_models_comes_before_a_file_of_the_same_name(models, tmp_path, monkeypatch):
     network = network_of("timm:test_resnet")
-    folder, _ = add(saved(network, tmp_path / "mine.pth"), "mine", "timm:test_resnet", ABC, Feeding(SIZE))
+    folder, _ = add_model(
+        saved(network, tmp_path / "mine.pth"), "mine", "timm:test_resnet", ABC, PreprocessingOverrides(SIZE)
+    )
     (tmp_path / "mine").write_text("a file that happens to lie in the working folder")
     monkeypatch.chdir(tmp_path)
     assert_kept(folder, "mine", network, (3, *SIZE))
@@ -269,7 +283,7 @@ def test_a_network_in_models_comes_before_a_file_of_the_same_name(models, tmp_pa
 def test_what_does_not_fit_is_told_and_leaves_nothing(models, tmp_path, arch, names, error, message):
     path = saved(network_of("timm:test_resnet"), tmp_path / "mine.pth")
     with pytest.raises(error, match=message):
-        add(path, "mine", arch, names, Feeding(SIZE))
+        add_model(path, "mine", arch, names, PreprocessingOverrides(SIZE))
     assert_nothing_is_left(models)
 
 
@@ -277,23 +291,23 @@ def test_labels_wrong_in_number_for_an_onnx_file_are_told(models, tmp_path):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
     with pytest.raises(NetworkError, match=r"^The network has 3 classes, but 2 names were given\.$"):
-        add(written_as_onnx(network, tmp_path / "mine.onnx"), "mine", class_names=("a", "b"))
+        add_model(written_as_onnx(network, tmp_path / "mine.onnx"), "mine", class_names=("a", "b"))
     assert_nothing_is_left(models)
 
 
 @pytest.mark.parametrize("path", ["nothing.pth", "nothing"])
 def test_a_file_that_is_not_there_is_told(models, tmp_path, path):
     with pytest.raises(NetworkError, match=rf"^No weights at .*{path}\.$"):
-        add(tmp_path / path, "mine", "timm:test_resnet")
+        add_model(tmp_path / path, "mine", "timm:test_resnet")
     with pytest.raises(NetworkError, match=r"^The weights at .* cannot be read: it is a folder\.$"):
-        add(tmp_path, "mine", "timm:test_resnet")
+        add_model(tmp_path, "mine", "timm:test_resnet")
     assert_nothing_is_left(models)
 
 
 def test_a_network_without_class_maps_is_refused(models, tmp_path):
     path = saved(network_of("timm:test_vit"), tmp_path / "vit.pth")
     with pytest.raises(HeadError, match=r"^No spatial map reaches the logits: they are read from one of 101 tokens"):
-        add(path, "vit", "timm:test_vit", ABC, Feeding(160))
+        add_model(path, "vit", "timm:test_vit", ABC, PreprocessingOverrides(160))
     assert_nothing_is_left(models)
 
 
@@ -311,7 +325,7 @@ def test_a_program_is_refused_whoever_is_trusted(models, tmp_path, kind, trust):
         NetworkError,
         match=rf"^.*program\.pt is a program \({kind}\), which runs its own code: it is not kept in",
     ):
-        add(path, "mine", class_names=ABC, feeding=Feeding((5, 6)), trust=trust)
+        add_model(path, "mine", class_names=ABC, feeding=PreprocessingOverrides((5, 6)), trust=trust)
     assert_nothing_is_left(models)
 
 
@@ -325,7 +339,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(models, tmp_path, monkeypatch, c
     path = saved(network_of("timm:test_resnet"), tmp_path / "mine.pth")
     monkeypatch.setattr(call, full)
     with pytest.raises(ExportError, match=r"^Cannot write .*mine: No space left on device\. Nothing was left there\.$"):
-        add(path, "mine", "timm:test_resnet", ABC, Feeding(SIZE))
+        add_model(path, "mine", "timm:test_resnet", ABC, PreprocessingOverrides(SIZE))
     assert_nothing_is_left(models)
 
 
@@ -333,7 +347,7 @@ def test_a_models_folder_that_is_a_file_is_told(models, tmp_path):
     models.write_text("mine")
     path = saved(network_of("timm:test_resnet"), tmp_path / "mine.pth")
     with pytest.raises(ExportError, match=r"^Cannot write .*mine: .*\. Nothing was left there\.$"):
-        add(path, "mine", "timm:test_resnet", ABC, Feeding(SIZE))
+        add_model(path, "mine", "timm:test_resnet", ABC, PreprocessingOverrides(SIZE))
     assert models.read_text() == "mine"
 
 
@@ -342,7 +356,7 @@ def test_a_models_folder_that_must_not_be_written_is_told(models, tmp_path):
     models.mkdir(mode=0o500)
     path = saved(network_of("timm:test_resnet"), tmp_path / "mine.pth")
     with pytest.raises(ExportError, match=r"^Cannot write .*mine: Permission denied\. Nothing was left there\.$"):
-        add(path, "mine", "timm:test_resnet", ABC, Feeding(SIZE))
+        add_model(path, "mine", "timm:test_resnet", ABC, PreprocessingOverrides(SIZE))
     assert list(models.iterdir()) == []
 
 
@@ -354,9 +368,9 @@ def test_a_factory_of_the_users_own_needs_trust_to_be_added_and_not_to_be_loaded
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
     path = saved(network, tmp_path / "mine.pth")
     with pytest.raises(NetworkError, match=rf"^'{arch}' would run the code of the module {own_module}\. .* --trust"):
-        add(path, "mine", arch, ABC, Feeding((5, 6)))
+        add_model(path, "mine", arch, ABC, PreprocessingOverrides((5, 6)))
     assert_nothing_is_left(models)
-    folder, _ = add(path, "mine", arch, ABC, Feeding((5, 6)), trust=True)
+    folder, _ = add_model(path, "mine", arch, ABC, PreprocessingOverrides((5, 6)), trust=True)
     assert_kept(folder, "mine", network, (3, 5, 6))
 
     # The same folder elsewhere is somebody else's, by its path and by a way out of models/.
@@ -373,8 +387,12 @@ def test_a_factory_of_the_users_own_needs_trust_to_be_added_and_not_to_be_loaded
 
 
 def test_a_card_says_how_the_network_is_built_fed_and_read(models, tmp_path):
-    folder, _ = add(
-        saved(network_of("timm:test_resnet"), tmp_path / "mine.pth"), "mine", "timm:test_resnet", ABC, Feeding(SIZE)
+    folder, _ = add_model(
+        saved(network_of("timm:test_resnet"), tmp_path / "mine.pth"),
+        "mine",
+        "timm:test_resnet",
+        ABC,
+        PreprocessingOverrides(SIZE),
     )
     text = json.loads((folder / "model.json").read_text())
     assert text["architecture"] == {"factory": "timm:test_resnet", "classes": 3}
@@ -383,11 +401,11 @@ def test_a_card_says_how_the_network_is_built_fed_and_read(models, tmp_path):
     assert text["size"] == [64, 64]
     assert text["resize"] == [round(int(160 / 0.95) * 64 / 160)] * 2
     assert text["source"] == "Added from mine.pth"
-    assert read_card(folder).probability == "softmax"
+    assert read_model_card(folder).probability == "softmax"
 
 
 def test_a_sigmoid_is_kept_as_the_networks_way_to_probabilities(models, tmp_path):
     path = saved(network_of("timm:test_resnet", 1), tmp_path / "mine.pth")
-    add(path, "one", "timm:test_resnet", ("yes",), Feeding(SIZE))
+    add_model(path, "one", "timm:test_resnet", ("yes",), PreprocessingOverrides(SIZE))
     assert load("one").probability == "sigmoid"
     assert describe(load("one"), sizes=()).output == (1, 1)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from inspector import NetworkError, class_maps_of_batch, describe, load
-from inspector.networks.torch_program import read_program
+from inspector.networks.torch_program import read_torch_program
 
 SIZE = (5, 6)
 KINDS = {"exported": "torch.export", "exported for any batch": "torch.export", "traced": "TorchScript",
@@ -75,7 +75,7 @@ def test_without_trust_a_program_is_refused_and_not_loaded(program, monkeypatch)
         load(path, size=SIZE)
     assert "\n" not in str(raised.value)
     with pytest.raises(NetworkError, match=r"a state dict or an ONNX file needs no trust\.$"):
-        read_program(path, kind, (3, *SIZE), trust=False)
+        read_torch_program(path, kind, (3, *SIZE), trust=False)
 
 
 def test_a_program_that_is_trusted_has_the_logits_and_the_class_maps_of_its_network(program):
@@ -120,7 +120,7 @@ def test_frozen_and_double_precision_parameters_of_torchscript_stay_what_they_ar
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", FutureWarning)
         torch.jit.script(network).save(str(path))
-    parameters = dict(read_program(path, "TorchScript", (3, *SIZE), trust=True).named_parameters())
+    parameters = dict(read_torch_program(path, "TorchScript", (3, *SIZE), trust=True).named_parameters())
     assert {name: p.requires_grad for name, p in parameters.items()} == {
         name: p.requires_grad for name, p in network.named_parameters()
     }

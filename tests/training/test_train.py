@@ -23,7 +23,7 @@ import inspector
 from inspector.cli import cli
 from inspector.errors import InspectorError, TrainingError
 from inspector.images.photo import Preprocessing
-from inspector.networks.load import Feeding
+from inspector.networks.load import PreprocessingOverrides
 from inspector.training.backbone import build_on, load_backbone
 from inspector.training.data import read_known, read_photos
 from inspector.training.recipe import HEADS, Recipe, read_recipe, recipe_for_photos
@@ -375,7 +375,7 @@ def test_a_head_for_photos_can_be_opened_and_its_maps_are_exact(
     assert {file.name for file in folder.iterdir()} == LEFT | {"test.csv"}
     classifier = inspector.load(folder)
     assert classifier.class_names == ("left", "right")
-    assert classifier.preprocessing == load_backbone(BACKBONE, None, Feeding()).classifier.preprocessing
+    assert classifier.preprocessing == load_backbone(BACKBONE, None, PreprocessingOverrides()).classifier.preprocessing
     maps = inspector.class_maps(classifier, photos / "left" / "00.png")
     assert maps.verdict == ("exact for this image" if head == "fc" else "exact")
     assert maps.values.shape == (2, 4, 4)
@@ -405,7 +405,7 @@ def test_training_on_feature_maps_is_training_the_head_on_photos(head: str, phot
     (folder,) = train(recipe, photos, tmp_path / "runs", seeds=(4,), device="cpu")
     trained = load_file(folder / "weights.safetensors")
 
-    backbone = load_backbone(BACKBONE, None, Feeding())
+    backbone = load_backbone(BACKBONE, None, PreprocessingOverrides())
     images = read_photos(photos, backbone.classifier.preprocessing, torch.device("cpu")).training
     with torch.random.fork_rng(()):
         torch.manual_seed(4)
@@ -426,7 +426,7 @@ def test_weights_that_a_package_has_are_not_written_again(photos: Path, tmp_path
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("INSPECTOR_MODELS")
         (folder,) = train(recipe, photos, tmp_path / "runs", device="cpu")
-        backbone = load_backbone("efficientnet_lite0", None, Feeding(size=64))
+        backbone = load_backbone("efficientnet_lite0", None, PreprocessingOverrides(size=64))
     assert set(load_file(folder / "weights.safetensors")) == {"head.1.weight", "head.1.bias"}
     assert (folder / "weights.safetensors").stat().st_size < 20_000
     classifier = inspector.load(folder)

@@ -10,7 +10,7 @@ import streamlit as st
 from inspector.errors import InspectorError
 from inspector.images.examples import examples
 from inspector.images.photo import MAX_BYTES, Photo
-from inspector.networks.catalog import available
+from inspector.networks.catalog import list_models
 from inspector.ui.components import html
 from inspector.ui.state import cache
 from inspector.ui.state.sidebar import SIZES, Choice, choices, choose_network, choose_photo, choose_size
@@ -59,7 +59,7 @@ def show() -> None:
 
 def _fitting(first: Choice) -> list[str]:
     """The other networks of models/ that know the same classes."""
-    cards = available()
+    cards = list_models()
     if first.key not in cards:
         return []
     return [name for name, card in cards.items() if card.classes == cards[first.key].classes and name != first.name]

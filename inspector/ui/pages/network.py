@@ -162,13 +162,13 @@ def _add(checkpoint: object, labels: object, arch: str | None, size: int | None,
 def _loaded(
     name: str, data: bytes, arch: str | None, labels: str | None, labels_name: str, size: int | None, scaling: str
 ) -> "Classifier":
-    from inspector.networks.load import KERAS, ONNX, Feeding, parse_labels, read_network, wrap_read
+    from inspector.networks.load import KERAS, ONNX, PreprocessingOverrides, parse_labels, read_network, wrap_read
 
     if arch is None and Path(name).suffix.lower() not in (*ONNX, *KERAS):
         raise NetworkError(f"Choose the architecture of {name}: a checkpoint holds weights, and does not say which.")
     names = None if labels is None else parse_labels(labels, labels_name)
     mean, std = _SCALINGS[scaling] or (None, None)
-    feeding = Feeding(size, mean, std)
+    feeding = PreprocessingOverrides(size, mean, std)
     # The libraries read files. In memory, where the system has a file system there; and for as long as it takes.
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
@@ -178,4 +178,4 @@ def _loaded(
             network, usual = read_network(path, arch, names, feeding, trust=False, limit=MAX_UPLOAD)
         except InspectorError as error:
             raise type(error)(str(error).replace(str(path), name)) from error
-    return wrap_read(network, feeding.over(usual), names, Path(name).stem, None)
+    return wrap_read(network, feeding.apply_to(usual), names, Path(name).stem, None)

@@ -11,7 +11,7 @@ import streamlit as st
 from inspector.errors import ImageError, InspectorError
 from inspector.images.examples import examples
 from inspector.images.photo import MAX_BYTES, Photo
-from inspector.networks.catalog import find_card
+from inspector.networks.catalog import find_model_card
 from inspector.training.compare_runs import Group
 from inspector.training.read_run import Run, network_of
 from inspector.ui.components import html
@@ -123,7 +123,7 @@ def _choose_tested(tests: Sequence[Tested], disabled: bool) -> Tested | None:
 def _examples(network: str) -> dict[str, Path]:
     """The examples that fit a network."""
     with suppress(InspectorError):
-        return examples(find_card(network).examples)
+        return examples(find_model_card(network).examples)
     return {}
 
 

@@ -8,7 +8,7 @@ import streamlit as st
 
 from inspector.images.examples import examples
 from inspector.images.photo import MAX_BYTES, Photo
-from inspector.networks.catalog import available
+from inspector.networks.catalog import list_models
 from inspector.ui.state import cache
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Choice:
 def choices() -> dict[str, Choice]:
     """The networks of models/ and those of this session."""
     own: dict[str, Choice] = st.session_state.get(OWN, {})
-    return {name: _of_card(name, card.title, card.examples) for name, card in available().items()} | own
+    return {name: _of_card(name, card.title, card.examples) for name, card in list_models().items()} | own
 
 
 def choose_network() -> Choice:
