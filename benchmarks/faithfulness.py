@@ -25,15 +25,15 @@ from torch import Tensor
 from torchcam.metrics import DeletionInsertionMetric
 
 import inspector
-from inspector.analysis.attribution.methods import METHODS, PIXELS, Attribution, attribute
+from inspector.analysis.attribution.methods import METHODS, PIXELS, Attribution, compute_attribution
 from inspector.analysis.faithfulness import (
     STEPS,
-    blurred,
-    chance,
-    faithfulness,
-    on_pixels,
-    randomisation,
-    shuffled,
+    blur_inputs,
+    compute_random_baseline,
+    measure_faithfulness,
+    measure_randomization,
+    resample_on_input,
+    shuffle_weights,
 )
 from inspector.errors import AttributionError
 from inspector.images.examples import examples
@@ -73,12 +73,14 @@ def main(photos: Annotated[int, typer.Option(min=1, max=6, help="How many of the
         k = int(inspector.class_maps_of_batch(classifier, inputs)[0].logits.argmax())
         made = dict(maps_of(classifier, inputs, k))
         luck = {
-            grid: chance(classifier, inputs, k, next(one for one in made.values() if METHODS[one.name].grid == grid))
+            grid: compute_random_baseline(
+                classifier, inputs, k, next(one for one in made.values() if METHODS[one.name].grid == grid)
+            )
             for grid in ("cells", "pixels")
         }
-        other = shuffled(classifier, inputs) if number == 0 else None
+        other = shuffle_weights(classifier, inputs) if number == 0 else None
         for name, one in made.items():
-            curves, random = faithfulness(classifier, inputs, k, one), luck[METHODS[name].grid]
+            curves, random = measure_faithfulness(classifier, inputs, k, one), luck[METHODS[name].grid]
             told = one.completeness
             row = {
                 "seconds": one.seconds,
@@ -90,7 +92,7 @@ def main(photos: Annotated[int, typer.Option(min=1, max=6, help="How many of the
             if told is not None:
                 row["miss"] = told.miss / abs(told.target)
             if other is not None:
-                correlation = randomisation(other, inputs, k, one).correlation
+                correlation = measure_randomization(other, inputs, k, one).correlation
                 row |= {} if correlation is None else {"shuffled": correlation}
                 agreement.append(compared(classifier, network, inputs, k, one))
             rows[name].append(row)
@@ -107,7 +109,7 @@ def main(photos: Annotated[int, typer.Option(min=1, max=6, help="How many of the
 def maps_of(classifier: inspector.Classifier, inputs: Tensor, k: int) -> Any:
     for name in METHODS:
         try:
-            yield name, attribute(classifier, inputs, k, name)
+            yield name, compute_attribution(classifier, inputs, k, name)
         except AttributionError as error:
             print(error)
 
@@ -129,11 +131,11 @@ def line(name: str, rows: list[dict[str, float]]) -> tuple[object, ...]:
 def compared(
     classifier: inspector.Classifier, network: torch.nn.Module, inputs: Tensor, k: int, one: Attribution
 ) -> tuple[object, ...]:
-    values = on_pixels(one, inputs.shape[2:])
+    values = resample_on_input(one, inputs.shape[2:])
     # 224 x 224 pixels in 16 steps: both take as many in each.
-    ours = faithfulness(classifier, inputs, k, replace(one, values=values, field=PIXELS), patch=1)
+    ours = measure_faithfulness(classifier, inputs, k, replace(one, values=values, field=PIXELS), patch=1)
     cells: list[object] = [one.name]
-    for kind, baseline in (("insertion", blurred(inputs)), ("deletion", None)):
+    for kind, baseline in (("insertion", blur_inputs(inputs)), ("deletion", None)):
         metric = DeletionInsertionMetric(
             Given(network, values), lambda logits: logits.softmax(1), steps=STEPS, baseline=baseline, batch_size=8
         )

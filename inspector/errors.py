@@ -5,7 +5,7 @@ class InspectorError(Exception):
     """The base of every error that a user can cause and mend."""
 
 
-def reason_of(error: Exception) -> str:
+def summarize_reason(error: Exception) -> str:
     """What an error of another library says, in one line, to be part of a sentence of ours."""
     return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
@@ -30,7 +30,7 @@ class TrainingError(InspectorError):
     """The experiment cannot be read, run or compared."""
 
 
-class LocalisationError(InspectorError):
+class LocalizationError(InspectorError):
     """Where the objects of photos are cannot be read, or does not fit the photos."""
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inspector.analysis.localization import Inside, Mask, inside
+from inspector.analysis.localization import Inside, Mask, measure_inside
 from inspector.datasets.summary import FROM_BEST
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps
@@ -15,7 +15,7 @@ from inspector.explain.head import Verdict
 
 
 @dataclass(frozen=True, eq=False)
-class Survey:
+class AverageClassMaps:
     """The class maps of a set of images, each image's own class."""
 
     average_maps: Tensor  # (K, h, w) float32, in logits: the mean of k's map over the images of class k, or zeros
@@ -23,10 +23,10 @@ class Survey:
     residual: float  # the largest of all images, in logits
     verdict: Verdict  # the worst of all images
     images: int
-    inside: tuple[Inside | None, ...]  # one an image, in their order; None where its objects are not known
+    measure_inside: tuple[Inside | None, ...]  # one an image, in their order; None where its objects are not known
 
 
-def survey(images: Iterable[tuple[ClassMaps, int, Mask | None]], tolerance: float = 0) -> Survey:
+def average_class_maps(images: Iterable[tuple[ClassMaps, int, Mask | None]], tolerance: float = 0) -> AverageClassMaps:
     """The survey of images: of each its class maps, its class, and where its object is, (H, W) of the photo, if known.
 
     Images are taken one by one, and no more than sums is kept of their maps: let a generator make them. `tolerance` is
@@ -50,11 +50,11 @@ def survey(images: Iterable[tuple[ClassMaps, int, Mask | None]], tolerance: floa
         # Not max(): a miss that is no number must stay one.
         residual = float(np.maximum(residual, maps.residual))
         verdict = max(verdict, maps.verdict, key=FROM_BEST.index)
-        found.append(None if mask is None else inside(maps, k, mask, tolerance))
+        found.append(None if mask is None else measure_inside(maps, k, mask, tolerance))
     if not found:
         raise InspectorError("No image, so no average class map; one image or more would do.")
     average = (totals / counts.clamp(min=1)[:, None, None]).float()
-    return Survey(average, counts, residual, verdict, len(found), tuple(found))
+    return AverageClassMaps(average, counts, residual, verdict, len(found), tuple(found))
 
 
 def _shape(values: Tensor) -> str:

@@ -18,7 +18,7 @@ from inspector.images.photo import Photo, View, read_image
 
 
 @dataclass(frozen=True)
-class Line:
+class ContributionRow:
     """A line of a ledger."""
 
     channel: int | None  # None for what is no single channel
@@ -29,7 +29,7 @@ class Line:
 
 
 @dataclass(frozen=True, eq=False)
-class Ledger:
+class ChannelContributions:
     """A logit, or a logit less another or less the average one, as a sum over channels."""
 
     title: str
@@ -44,7 +44,7 @@ class Ledger:
         """All channels, the largest part first, whatever its sign; of equal ones the lower number."""
         return self.parts.abs().argsort(descending=True, stable=True)
 
-    def lines(self, count: int) -> list[Line]:
+    def lines(self, count: int) -> list[ContributionRow]:
         """The bias, so many channels with the largest parts, and all others as one line; the sum is the total."""
         order = self.order
         shown, rest = order[:count], order[count:]
@@ -56,10 +56,12 @@ class Ledger:
             texts.append(f"{len(rest)} other channels" if len(rest) > 1 else "1 other channel")
             values.append(float(self.parts[rest].double().sum()))
         sums = list(accumulate(values, initial=0.0))
-        return [Line(*one) for one in zip(channels, texts, values, sums[:-1], sums[1:], strict=True)]
+        return [ContributionRow(*one) for one in zip(channels, texts, values, sums[:-1], sums[1:], strict=True)]
 
 
-def ledger(maps: ClassMaps, k: str | int, against: str | int | None = None) -> Ledger:
+def compute_channel_contributions(
+    maps: ClassMaps, k: str | int, against: str | int | None = None
+) -> ChannelContributions:
     """Of class k, or of k against another class or against "average"."""
     read, split = maps.read(k, against), maps.decomposition
     k = maps.classifier.class_index(k)
@@ -70,7 +72,9 @@ def ledger(maps: ClassMaps, k: str | int, against: str | int | None = None) -> L
         row = row - split.weight([maps.classifier.class_index(against)])[0]
     assert read.total is not None, "only scores of positions have none"
     weight = None if _flattened(maps) else row
-    return Ledger(read.title, split.parts_by(row).sum((1, 2)), weight, pooled_values(maps), read.bias, read.total)
+    return ChannelContributions(
+        read.title, split.parts_by(row).sum((1, 2)), weight, pooled_values(maps), read.bias, read.total
+    )
 
 
 def pooled_values(maps: ClassMaps) -> Tensor:
@@ -83,7 +87,7 @@ def pooled_values(maps: ClassMaps) -> Tensor:
     )
 
 
-def favoured(maps: ClassMaps, channel: int, count: int) -> list[tuple[int, str, float]]:
+def classes_with_highest_weight(maps: ClassMaps, channel: int, count: int) -> list[tuple[int, str, float]]:
     """(index, name, weight) of the classes that a channel speaks for most; none where weights change with the image."""
     weight = maps.classifier.head.weight
     if weight is None or _flattened(maps):
@@ -97,7 +101,7 @@ def _flattened(maps: ClassMaps) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Heard:
+class PhotoChannels:
     """What the channels make of one photo, small enough to keep hundreds of them."""
 
     name: str
@@ -106,10 +110,10 @@ class Heard:
     view: View  # of what the network saw and nothing else
 
 
-def hear(classifier: Classifier, photo: Photo) -> Heard:
+def read_photo_channels(classifier: Classifier, photo: Photo) -> PhotoChannels:
     maps = class_maps(classifier, photo)
     assert maps.view is not None, "a photo was given"
     seen = maps.view.pixels
     height, width = seen.shape[:2]
     alone = View(read_image(seen, photo.name), seen, (0, 0, width, height))
-    return Heard(photo.name, pooled_values(maps), maps.feature_maps.half(), alone)
+    return PhotoChannels(photo.name, pooled_values(maps), maps.feature_maps.half(), alone)

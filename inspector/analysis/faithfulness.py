@@ -22,7 +22,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms.functional import gaussian_blur
 
-from inspector.analysis.attribution.methods import Attribution, Poll, Tell, attribute, probabilities
+from inspector.analysis.attribution.methods import (
+    Attribution,
+    OnProgress,
+    ShouldStop,
+    compute_attribution,
+    probabilities,
+)
 from inspector.analysis.similarity import rank_correlation
 from inspector.errors import AttributionError, Cancelled
 from inspector.explain.classifier import Classifier, wrap
@@ -60,7 +66,7 @@ class Faithfulness:
 
 
 @dataclass(frozen=True, eq=False)
-class Chance:
+class RandomBaseline:
     """What random maps get: mean and standard deviation of the areas."""
 
     curves: tuple[Faithfulness, ...]  # one a seed
@@ -80,32 +86,32 @@ class Chance:
         return Curve(curves[0].fractions, *means)
 
 
-def usual_patch(size: Sequence[int]) -> int:
+def default_patch(size: Sequence[int]) -> int:
     """The side of a patch in pixels for an input (height, width)."""
     return max(1, round(min(size) / PATCHES))
 
 
-def faithfulness(
+def measure_faithfulness(
     classifier: Classifier,
     inputs: Tensor,
     k: int,
     attribution: Attribution,
     patch: int | None = None,
     steps: int = STEPS,
-    tell: Tell = lambda done: None,
-    cancelled: Poll = lambda: False,
+    tell: OnProgress = lambda done: None,
+    cancelled: ShouldStop = lambda: False,
 ) -> Faithfulness:
     """Insertion and deletion of an input (1, channels, H, W) in the order of a map, its highest values first."""
     height, width = inputs.shape[2:]
-    patch = usual_patch((height, width)) if patch is None else patch
-    values = on_pixels(attribution, (height, width))
+    patch = default_patch((height, width)) if patch is None else patch
+    values = resample_on_input(attribution, (height, width))
     # The last patches of a row or column may be cut off: the mean over what they have.
     means = functional.avg_pool2d(values[None, None], patch, ceil_mode=True)[0, 0]
     order = means.flatten().argsort(descending=True, stable=True)
-    return in_order(classifier, inputs, k, order, patch, steps, tell, cancelled)
+    return patch_curves(classifier, inputs, k, order, patch, steps, tell, cancelled)
 
 
-def chance(
+def compute_random_baseline(
     classifier: Classifier,
     inputs: Tensor,
     k: int,
@@ -113,9 +119,9 @@ def chance(
     patch: int | None = None,
     steps: int = STEPS,
     seeds: Sequence[int] = SEEDS,
-    tell: Tell = lambda done: None,
-    cancelled: Poll = lambda: False,
-) -> Chance:
+    tell: OnProgress = lambda done: None,
+    cancelled: ShouldStop = lambda: False,
+) -> RandomBaseline:
     """The same for maps of random values, one a seed, on the grid of the map that they are compared with.
 
     The grid matters: patches that lie scattered harm a photo far more than as many in one piece.
@@ -128,19 +134,19 @@ def chance(
             tell((n + done) / len(seeds))
 
         random = replace(like, values=values)
-        curves.append(faithfulness(classifier, inputs, k, random, patch, steps, part, cancelled))
-    return Chance(tuple(curves))
+        curves.append(measure_faithfulness(classifier, inputs, k, random, patch, steps, part, cancelled))
+    return RandomBaseline(tuple(curves))
 
 
-def in_order(
+def patch_curves(
     classifier: Classifier,
     inputs: Tensor,
     k: int,
     order: Tensor,
     patch: int,
     steps: int = STEPS,
-    tell: Tell = lambda done: None,
-    cancelled: Poll = lambda: False,
+    tell: OnProgress = lambda done: None,
+    cancelled: ShouldStop = lambda: False,
 ) -> Faithfulness:
     """Insertion and deletion of patches in this order, their numbers row by row; at most `steps` of as many patches."""
     patches = len(order)
@@ -149,7 +155,7 @@ def in_order(
     taken = (ranks < counts.to(ranks.device)[:, None, None])[:, None]  # (S, 1, H, W)
     # By pixels and not by patches: those at the edge may be smaller.
     fractions = taken.float().mean((1, 2, 3)).cpu()
-    veiled = blurred(inputs)
+    veiled = blur_inputs(inputs)
     logits: list[Tensor] = []
     jobs = [(n, inserting) for inserting in (True, False) for n in range(len(counts))]
     for start in range(0, len(jobs), _CHUNK):
@@ -168,7 +174,7 @@ def in_order(
     return Faithfulness(insertion, deletion)
 
 
-def on_pixels(attribution: Attribution, size: Sequence[int]) -> Tensor:
+def resample_on_input(attribution: Attribution, size: Sequence[int]) -> Tensor:
     """A map at every pixel of the input, (H, W): interpolated between the true centres of its cells."""
     values, field = attribution.values, attribution.field
     if tuple(values.shape) == tuple(size) and field.y.stride == field.x.stride == 1:
@@ -193,7 +199,7 @@ def _on_patches(values: Tensor, patch: int, size: Sequence[int]) -> Tensor:
     return grid[: size[0], : size[1]]
 
 
-def blurred(inputs: Tensor) -> Tensor:
+def blur_inputs(inputs: Tensor) -> Tensor:
     """What is left when all detail is gone: a Gaussian whose standard deviation is an eighth of the shorter side."""
     sigma = min(inputs.shape[2:]) / 8
     width = 2 * min(math.ceil(2 * sigma), min(inputs.shape[2:]) - 1) + 1
@@ -212,27 +218,27 @@ LAST, ALL = "last layer", "all layers"
 
 
 @dataclass(frozen=True, eq=False)
-class Randomised:
+class Randomized:
     """A method's map of a network with shuffled weights, and how far it kept its ranks."""
 
     attribution: Attribution
     correlation: float | None  # Spearman's, -1 to 1; None where one of the maps is the same everywhere
 
 
-def randomisation(
+def measure_randomization(
     other: Classifier,
     inputs: Tensor,
     k: int,
     attribution: Attribution,
-    tell: Tell = lambda done: None,
-    cancelled: Poll = lambda: False,
-) -> Randomised:
+    tell: OnProgress = lambda done: None,
+    cancelled: ShouldStop = lambda: False,
+) -> Randomized:
     """The map of a class by the same method when the network is `other`, one with shuffled weights."""
-    again = attribute(other, inputs, k, attribution.name, tell, cancelled)
-    return Randomised(again, rank_correlation(attribution.values, again.values))
+    again = compute_attribution(other, inputs, k, attribution.name, tell, cancelled)
+    return Randomized(again, rank_correlation(attribution.values, again.values))
 
 
-def shuffled(classifier: Classifier, inputs: Tensor, layers: str = ALL, seed: int = 0) -> Classifier:
+def shuffle_weights(classifier: Classifier, inputs: Tensor, layers: str = ALL, seed: int = 0) -> Classifier:
     """The classifier with the weights of its last layer that has some, or of all, in random order.
 
     In place of new random values, so that what passes through stays about as large as it was.

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from inspector.errors import LocalisationError, reason_of
+from inspector.errors import LocalizationError, summarize_reason
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.images.photo import MAX_BYTES, MAX_PIXELS, View
@@ -65,7 +65,7 @@ def read_regions(path: Path) -> Regions:
     if not path.is_dir():
         return Regions(read_boxes(path))
     if not any(path.rglob("*.png")):
-        raise LocalisationError(f"No mask in {path}: a PNG named as its photo, a/b.png for a/b.jpg, would do.")
+        raise LocalizationError(f"No mask in {path}: a PNG named as its photo, a/b.png for a/b.jpg, would do.")
     return Regions({}, path)
 
 
@@ -83,12 +83,12 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
             for row in rows:
                 where = f"{path}, line {rows.line_num}"
                 if not row["file"]:
-                    raise LocalisationError(f"{where} names no file; a photo's, relative to the images, would do.")
+                    raise LocalizationError(f"{where} names no file; a photo's, relative to the images, would do.")
                 boxes.setdefault(PurePosixPath(row["file"]).as_posix(), []).append(_box(row, edges, where))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise LocalisationError(f"Cannot read {path} ({reason_of(error)}); a CSV of boxes would do.") from error
+        raise LocalizationError(f"Cannot read {path} ({summarize_reason(error)}); a CSV of boxes would do.") from error
     if not boxes:
-        raise LocalisationError(f"{path} has no box; a row for each object would do.")
+        raise LocalizationError(f"{path} has no box; a row for each object would do.")
     return boxes
 
 
@@ -96,7 +96,7 @@ def _edges(columns: Sequence[str], path: Path) -> tuple[str, ...]:
     for spelling in _SPELLINGS:
         if {"file", *spelling} <= set(columns):
             return spelling
-    raise LocalisationError(
+    raise LocalizationError(
         f"{path} has the columns {', '.join(columns) or '(none)'}; file and x1, y1, x2, y2 or file and "
         "xmin, ymin, xmax, ymax would do."
     )
@@ -109,16 +109,16 @@ def _box(row: Mapping[str, str | None], edges: Sequence[str], where: str) -> Box
         left = math.nan
     if not math.isfinite(left) or not all(map(math.isfinite, (top, right, bottom))):
         got = ", ".join(str(row[edge] or "") for edge in edges)
-        raise LocalisationError(f"{where}: a box is four numbers, {', '.join(edges)}; got {got}.")
+        raise LocalizationError(f"{where}: a box is four numbers, {', '.join(edges)}; got {got}.")
     if right <= left or bottom <= top:
-        raise LocalisationError(
+        raise LocalizationError(
             f"{where}: the box {left:g}, {top:g}, {right:g}, {bottom:g} is empty; the right edge beyond the left and "
             "the lower beyond the upper would do."
         )
     return left, top, right, bottom
 
 
-def object_mask(regions: Regions, file: str, size: tuple[int, int]) -> Mask | None:
+def find_object_mask(regions: Regions, file: str, size: tuple[int, int]) -> Mask | None:
     """The object's pixels in a photo of a size (H, W): its mask, or else every pixel that one of its boxes touches.
 
     `file` is relative to the folder of the images, with / between folders. None where nothing is known of the photo.
@@ -135,7 +135,7 @@ def object_mask(regions: Regions, file: str, size: tuple[int, int]) -> Mask | No
     mask = np.zeros(size, np.bool_)
     for left, top, right, bottom in boxes:
         if min(left, top) < -_SLACK or max(right - width, bottom - height, left - width + 1, top - height + 1) > _SLACK:
-            raise LocalisationError(
+            raise LocalizationError(
                 f"{file} has {width} x {height} pixels, but a box {left:g}, {top:g}, {right:g}, {bottom:g}; boxes in "
                 "pixels of the photo, inside it, would do."
             )
@@ -151,30 +151,30 @@ def _touched(start: float, end: float, length: int) -> slice:
 def _read_mask(path: Path) -> Mask:
     try:
         if (found := path.stat().st_size) > MAX_BYTES:
-            raise LocalisationError(
+            raise LocalizationError(
                 f"The mask {path} has {found / 1e6:.0f} MB; at most {MAX_BYTES / 1e6:.0f} MB are read."
             )
         with Image.open(path, formats=("PNG",)) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise LocalisationError(
+                raise LocalizationError(
                     f"The mask {path} has {image.width} x {image.height} pixels; at most {MAX_PIXELS / 1e6:.0f} "
                     "megapixels are read."
                 )
             if image.mode not in ("1", "L", "P"):
-                raise LocalisationError(
+                raise LocalizationError(
                     f"The mask {path} has pixels of kind {image.mode}; one number from 0 to 255 a pixel would do."
                 )
             # Of a palette image these are the indices, and no colours.
             values = np.asarray(image)
-    except LocalisationError:
+    except LocalizationError:
         raise
     # Pillow's decoders raise OSError, ValueError, SyntaxError, DecompressionBombError, ... on bad files.
     except Exception as error:
-        raise LocalisationError(f"Cannot read the mask {path} ({reason_of(error)}); a PNG would do.") from error
+        raise LocalizationError(f"Cannot read the mask {path} ({summarize_reason(error)}); a PNG would do.") from error
     mask: Mask = np.isin(values, _OBJECT)
     if not mask.any():
         some = ", ".join(str(int(value)) for value in np.unique(values)[:8])
-        raise LocalisationError(
+        raise LocalizationError(
             f"The mask {path} has no object: pixels of 1 or 255 would do, it has {some}; remove it if nothing is known."
         )
     return mask
@@ -184,7 +184,7 @@ def _of_size(mask: Mask, size: tuple[int, int], path: Path) -> Mask:
     """A mask of another size takes its photo's if its shape is the photo's, but for the rounding of either."""
     down, across = (length / wanted for length, wanted in zip(mask.shape, size, strict=True))
     if abs(mask.shape[0] - size[0] * across) > max(1, across) and abs(mask.shape[1] - size[1] * down) > max(1, down):
-        raise LocalisationError(
+        raise LocalizationError(
             f"The mask {path} has {mask.shape[1]} x {mask.shape[0]} pixels, its photo {size[1]} x {size[0]}; "
             "a mask of the photo's size would do."
         )
@@ -199,7 +199,7 @@ def _nearest(mask: Mask, size: tuple[int, int]) -> Mask:
     return mask[np.ix_(rows, columns)]
 
 
-def inside(maps: ClassMaps, k: str | int, mask: Mask, tolerance: float = 0) -> Inside:
+def measure_inside(maps: ClassMaps, k: str | int, mask: Mask, tolerance: float = 0) -> Inside:
     """How much of a class's evidence is inside the object; `mask` is (H, W) of the photo.
 
     The pointing game counts a highest value up to `tolerance` pixels of the photo beside the object too: none here,
@@ -207,14 +207,16 @@ def inside(maps: ClassMaps, k: str | int, mask: Mask, tolerance: float = 0) -> I
     """
     view = maps.view
     if view is None:
-        raise LocalisationError("These class maps came from a tensor: there is no photo that has objects.")
+        raise LocalizationError("These class maps came from a tensor: there is no photo that has objects.")
     if mask.shape != view.photo.size:
-        raise LocalisationError(f"The mask is {mask.shape}, the photo {view.photo.size}; one of the photo would do.")
+        raise LocalizationError(f"The mask is {mask.shape}, the photo {view.photo.size}; one of the photo would do.")
     values = maps.values[maps.classifier.class_index(k)].float().numpy(force=True)
-    return inside_of(values, view, maps.classifier.receptive_field, mask, tolerance)
+    return measure_inside_map(values, view, maps.classifier.receptive_field, mask, tolerance)
 
 
-def inside_of(values: ArrayLike, view: View, field: ReceptiveField, mask: Mask, tolerance: float = 0) -> Inside:
+def measure_inside_map(
+    values: ArrayLike, view: View, field: ReceptiveField, mask: Mask, tolerance: float = 0
+) -> Inside:
     """The same of a map (h, w) that was kept; only the size of the view's photo is read, not its pixels."""
     factor = min(1, _SIDE / max(view.photo.size))
     height, width = (max(1, round(length * factor)) for length in view.photo.size)
@@ -240,7 +242,7 @@ def _distance(mask: Mask, place: tuple[int, int]) -> float:
     return float(np.hypot(away[:, 0], away[:, 1]).min(initial=math.inf))
 
 
-def mean_inside(found: Iterable[Inside | None]) -> MeanInside | None:
+def average_inside(found: Iterable[Inside | None]) -> MeanInside | None:
     """Means over the images whose objects are known; None where there is no such image."""
     known = [one for one in found if one is not None]
     if not known:

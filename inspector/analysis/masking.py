@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from inspector.analysis.positions import nearest
+from inspector.analysis.positions import nearest_cells
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMap, ClassMaps
 from inspector.explain.decomposition import BranchInput
@@ -32,7 +32,7 @@ Change = Literal["blur", "grey"]
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class MaskedOutcome:
     """What the network would say."""
 
     logits: Tensor  # (K,)
@@ -40,7 +40,7 @@ class Outcome:
     pixels: Pixels | None = None  # what it was shown, where it was run anew: (H, W, 3), or (H, W) of grey
 
 
-def mask_of(maps: ClassMaps, positions: Iterable[tuple[int, int]]) -> Tensor:
+def make_mask(maps: ClassMaps, positions: Iterable[tuple[int, int]]) -> Tensor:
     """Positions (row, column) as a mask: (h, w), true there."""
     mask = torch.zeros(maps.values.shape[1:], dtype=torch.bool)
     for row, column in positions:
@@ -48,7 +48,7 @@ def mask_of(maps: ClassMaps, positions: Iterable[tuple[int, int]]) -> Tensor:
     return mask
 
 
-def above(class_map: ClassMap, share: float) -> Tensor:
+def positions_above(class_map: ClassMap, share: float) -> Tensor:
     """The positions whose value is above a share, 0-1, of the map's highest value: (h, w), true there.
 
     None where no value is positive.
@@ -57,7 +57,7 @@ def above(class_map: ClassMap, share: float) -> Tensor:
     return (class_map.values > max(share * highest, 0)) & (highest > 0)
 
 
-def without(maps: ClassMaps, mask: Tensor) -> Outcome:
+def mask_at_head(maps: ClassMaps, mask: Tensor) -> MaskedOutcome:
     """The logits with some positions masked at the head, (h, w) and true where masked: exact, and nothing is run anew.
 
     Where what follows the pooling is not affine, it is asked itself. InspectorError for a pooling that cannot go
@@ -76,8 +76,10 @@ def without(maps: ClassMaps, mask: Tensor) -> Outcome:
     return _outcome(maps, logits)
 
 
-def _outcome(maps: ClassMaps, logits: Tensor, pixels: Pixels | None = None) -> Outcome:
-    return Outcome(logits, logits.softmax(0) if maps.classifier.probability == "softmax" else logits.sigmoid(), pixels)
+def _outcome(maps: ClassMaps, logits: Tensor, pixels: Pixels | None = None) -> MaskedOutcome:
+    return MaskedOutcome(
+        logits, logits.softmax(0) if maps.classifier.probability == "softmax" else logits.sigmoid(), pixels
+    )
 
 
 def _change(branch: BranchInput, mask: Tensor) -> Tensor:
@@ -105,20 +107,20 @@ def _change(branch: BranchInput, mask: Tensor) -> Tensor:
     return gone.flatten() if branch.pooling == "flatten" else gone.sum((1, 2))
 
 
-def in_the_photo(maps: ClassMaps, mask: Tensor, change: Change) -> Outcome:
+def mask_in_photo(maps: ClassMaps, mask: Tensor, change: Change) -> MaskedOutcome:
     """The logits of the network run on the photo with the cells of some positions, (h, w), blurred or greyed."""
-    view = changed_view(maps, mask, change)
+    view = make_masked_view(maps, mask, change)
     return _outcome(maps, forward(maps.classifier.network, maps.classifier.inputs(view))[0], view.pixels)
 
 
-def changed_view(maps: ClassMaps, mask: Tensor, change: Change) -> View:
+def make_masked_view(maps: ClassMaps, mask: Tensor, change: Change) -> View:
     """What the network is shown in place of the photo: the pixels nearest to masked positions changed.
 
     Blurred by a Gaussian whose standard deviation is a cell's width, so that what stood in a cell cannot be told; or as
     grey as the mean that the network subtracts, so that its input is zero there.
     """
     assert maps.view is not None, "an input without a photo has no pixels to change"
-    pixels, region = maps.view.pixels, cells_of(maps, mask)
+    pixels, region = maps.view.pixels, find_photo_cells(maps, mask)
     field = maps.classifier.receptive_field
     if change == "blur":
         deviation = min(field.x.stride, field.y.stride)
@@ -130,11 +132,11 @@ def changed_view(maps: ClassMaps, mask: Tensor, change: Change) -> View:
     return replace(maps.view, pixels=changed)
 
 
-def cells_of(maps: ClassMaps, mask: Tensor) -> NDArray[np.bool_]:
+def find_photo_cells(maps: ClassMaps, mask: Tensor) -> NDArray[np.bool_]:
     """The pixels of the network's input that lie nearest to masked positions: (H, W), true there."""
     assert maps.view is not None, "an input without a photo has no pixels to change"
     (height, width), (rows, columns) = maps.view.pixels.shape[:2], mask.shape
     field, chosen = maps.classifier.receptive_field, mask.numpy(force=True)
-    down, across = nearest(field.y, rows, height), nearest(field.x, columns, width)
+    down, across = nearest_cells(field.y, rows, height), nearest_cells(field.x, columns, width)
     region: NDArray[np.bool_] = chosen[down][:, across]
     return region

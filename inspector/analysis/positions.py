@@ -25,7 +25,7 @@ NOBODY = -1  # the winner of a position that tells no class from another
 
 
 @dataclass(frozen=True)
-class Line:
+class CellExtent:
     """One row, or one column, of positions, in pixels of the photo and no further than the network saw it."""
 
     start: float  # between start and end no other centre is nearer: there its cell is drawn
@@ -65,7 +65,7 @@ class Winners:
     values: Tensor  # (h, w), its value there, in logits, less bias
 
 
-def lines(maps: ClassMaps) -> tuple[tuple[Line, ...], tuple[Line, ...]]:
+def cell_extents(maps: ClassMaps) -> tuple[tuple[CellExtent, ...], tuple[CellExtent, ...]]:
     """The rows and the columns of positions on the photo: cell (y, x) lies where row y and column x cross."""
     assert maps.view is not None, "an input without a photo has no pixels to show"
     left, top, right, bottom = maps.view.box
@@ -77,7 +77,7 @@ def lines(maps: ClassMaps) -> tuple[tuple[Line, ...], tuple[Line, ...]]:
     )
 
 
-def _lines(axis: Axis, cells: int, length: int, edges: tuple[float, float], photo: int) -> tuple[Line, ...]:
+def _lines(axis: Axis, cells: int, length: int, edges: tuple[float, float], photo: int) -> tuple[CellExtent, ...]:
     scale = (edges[1] - edges[0]) / length
 
     def on_photo(place: float) -> float:
@@ -90,18 +90,18 @@ def _lines(axis: Axis, cells: int, length: int, edges: tuple[float, float], phot
         start = centre - axis.stride / 2 if i else -math.inf
         end = centre + axis.stride / 2 if i < cells - 1 else math.inf
         seen = (on_photo(centre - axis.size / 2), on_photo(centre + axis.size / 2))
-        found.append(Line(on_photo(start), on_photo(end), edges[0] + centre * scale, *seen))
+        found.append(CellExtent(on_photo(start), on_photo(end), edges[0] + centre * scale, *seen))
     return tuple(found)
 
 
-def nearest(axis: Axis, cells: int, length: int) -> NDArray[np.intp]:
+def nearest_cells(axis: Axis, cells: int, length: int) -> NDArray[np.intp]:
     """Of every pixel of the input along one axis the position with the nearest centre, of two the later: (length,)."""
     places = np.floor((np.arange(length) + 0.5 - axis.centre) / axis.stride + 0.5)
     found: NDArray[np.intp] = np.clip(places, 0, cells - 1).astype(np.intp)
     return found
 
 
-def position(
+def inspect_position(
     maps: ClassMaps, row: int, column: int, k: str | int, classes: Sequence[int] = (), count: int = 5
 ) -> Position:
     """What a position adds to the logits of `classes`, and the `count` channels that add most to class k there.
@@ -121,17 +121,17 @@ def position(
     return Position(row, column, tuple(zip(classes, values, strict=True)), strongest, float(rest))
 
 
-def decides(maps: ClassMaps) -> bool:
+def has_deciding_positions(maps: ClassMaps) -> bool:
     """Whether every channel is decided at one position: whether max pooling is the only pooling."""
     return maps.classifier.head.pooling == "max" and len(maps.decomposition.branches) == 1
 
 
-def decisions(maps: ClassMaps) -> Decisions:
+def find_decisions(maps: ClassMaps) -> Decisions:
     """Which position decides each channel, and by how much; of equal values the first position, row by row, does.
 
     InspectorError where not max pooling alone pools.
     """
-    if not decides(maps):
+    if not has_deciding_positions(maps):
         raise InspectorError(
             "Positions decide channels where max pooling is the only pooling: this head's is "
             f"{maps.classifier.head.pooling}."
@@ -147,13 +147,13 @@ def decisions(maps: ClassMaps) -> Decisions:
     return Decisions(positions, flat.amax(1) - second, torch.where(alone, -1, runners_up), votes)
 
 
-def winners(maps: ClassMaps) -> Winners:
+def find_winners(maps: ClassMaps) -> Winners:
     """The class that each position gives the most logits, bias left out: the argmax of all class maps.
 
     For max pooling of the position scores, since most positions have no part of any logit. Of equal classes the first
     wins; where all are equal, nobody.
     """
-    values = maps.position_scores() if decides(maps) else maps.values
+    values = maps.position_scores() if has_deciding_positions(maps) else maps.values
     best, grid = values.max(0)
     grid = torch.where(best == values.amin(0), NOBODY, grid) if len(values) > 1 else grid
     places = torch.bincount(grid[grid != NOBODY], minlength=len(values))

@@ -28,7 +28,7 @@ _SAYS: dict[Verdict | Literal["none"], str] = {
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class NetworkSummary:
     """A network as it runs on one input size."""
 
     name: str
@@ -65,7 +65,7 @@ class Anatomy:
             ("pooling", self.pooling),
             ("what follows it", ", ".join(self.after) or "nothing"),
             ("class maps", f"{self.verdict}: {self.reason}"),
-            ("pooling to add", self.backbone),
+            ("pooling to add", self.pooling_advice),
         ]
         if runs:
             told.append(
@@ -76,7 +76,7 @@ class Anatomy:
         return told
 
     @property
-    def backbone(self) -> str:
+    def pooling_advice(self) -> str:
         """Whether the network already pools, or global pooling has to be added."""
         if len(self.output) == 4 and sum(side > 1 for side in self.output[1:]) > 1:
             return (
@@ -104,7 +104,7 @@ def describe(
     channels: int = 3,
     sizes: Sequence[tuple[int, int]] = SIZES,
     name: str | None = None,
-) -> Anatomy:
+) -> NetworkSummary:
     """The anatomy of a classifier, or of any network, classifier or backbone, on inputs (1, channels, height, width).
 
     `sizes` are the input sizes (height, width) for which the grid of the class maps is told. Raises NetworkError if
@@ -128,7 +128,7 @@ def describe(
         else:
             axis, grids = 1, [_grid(network, example, one, head) for one in tried]
     verdict: Verdict | Literal["none"] = "none" if head is None else head.verdict
-    return Anatomy(
+    return NetworkSummary(
         name or own, tuple(example.shape), seen.output, seen.layers, sum(p.numel() for p in network.parameters()), head,
         seen.before, seen.after, verdict, reason or _SAYS[verdict], tuple(zip(tried, grids, strict=True)), axis,
     )  # fmt: skip

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inspector.errors import InspectorError, reason_of
+from inspector.errors import InspectorError, summarize_reason
 
 # The index's columns. `predicted` is the likeliest class, `inside` is null where no object is known; of an image that
 # could not be read all but index, path, label, error and its place are null.
@@ -201,5 +201,5 @@ def _run(question: str, values: Sequence[Any], index: Path | None = None) -> Any
         return connection.execute(question, list(values))
     except (duckdb.Error, OSError) as error:
         raise InspectorError(
-            f"Cannot read the index ({reason_of(error)}); `inspector survey` anew would do."
+            f"Cannot read the index ({summarize_reason(error)}); `inspector survey` anew would do."
         ) from error

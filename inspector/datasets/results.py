@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspector.datasets.table import KEY, arrow
-from inspector.errors import InspectorError, reason_of
+from inspector.errors import InspectorError, summarize_reason
 
 COLUMNS = frozenset(
     (
@@ -203,4 +203,4 @@ def _read_about(part: Path) -> tuple[int, Mapping[str, Any]]:
 
 
 def _unreadable(part: Path, error: Exception) -> InspectorError:
-    return InspectorError(f"Cannot read {part} ({reason_of(error)}); `inspector batch --resume` writes it anew.")
+    return InspectorError(f"Cannot read {part} ({summarize_reason(error)}); `inspector batch --resume` writes it anew.")

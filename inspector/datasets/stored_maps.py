@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from inspector.analysis.localization import Box, Regions, inside_of, object_mask
+from inspector.analysis.localization import Box, Regions, find_object_mask, measure_inside_map
 from inspector.datasets.results import Results
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 from inspector.images.photo import Photo, Pixels, View
@@ -44,11 +44,11 @@ def inside_objects(
     results, and under the path from the folder that was the source. Raises LocalisationError.
     """
     names = dict.fromkeys((_within(path, results.about.get("source")), PurePath(path).as_posix()))
-    mask = next((mask for name in names if (mask := object_mask(objects, name, size)) is not None), None)
+    mask = next((mask for name in names if (mask := find_object_mask(objects, name, size)) is not None), None)
     if mask is None:
         return math.nan
     view = view_of(Photo(_no_pixels(size), path, ""), box, results)
-    share = inside_of(values, view, receptive_field_of(results), mask).share
+    share = measure_inside_map(values, view, receptive_field_of(results), mask).share
     return math.nan if share is None else share
 
 

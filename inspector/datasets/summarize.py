@@ -24,7 +24,7 @@ from inspector.datasets.statistics import Floats, border_share, positions
 from inspector.datasets.stored_maps import inside_objects
 from inspector.datasets.summary import INDEX, MAPS, NUMBERS, AverageMaps, DataSurvey, Ints, read_survey
 from inspector.datasets.table import arrow
-from inspector.errors import ExportError, InspectorError, reason_of
+from inspector.errors import ExportError, InspectorError, summarize_reason
 
 _PAIRS = 1000  # confusions whose contrast maps are made, the most frequent ones
 _ROW_GROUP = 30_000  # rows of the index: so few that one image is found quickly
@@ -179,4 +179,4 @@ def _new_files(out: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
-        raise ExportError(f"Cannot write {out} ({reason_of(error)}): another folder would do.") from error
+        raise ExportError(f"Cannot write {out} ({summarize_reason(error)}): another folder would do.") from error

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from inspector.datasets.index import Summary
 from inspector.datasets.results import Results
 from inspector.datasets.statistics import Floats, even_border
-from inspector.errors import InspectorError, reason_of
+from inspector.errors import InspectorError, summarize_reason
 
 if TYPE_CHECKING:
     from inspector.explain.head import Verdict
@@ -109,7 +109,7 @@ def read_survey(out: Path) -> DataSurvey:
         return DataSurvey(about["network"], names, numbers, predicted, labelled, pairs, contrasts, out / INDEX)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise InspectorError(
-            f"The survey in {out} cannot be read ({reason_of(error)}): `inspector survey` anew would do."
+            f"The survey in {out} cannot be read ({summarize_reason(error)}): `inspector survey` anew would do."
         ) from error
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import fsspec
 import numpy as np
 
-from inspector.errors import ExportError, InspectorError, reason_of
+from inspector.errors import ExportError, InspectorError, summarize_reason
 
 KEY = b"inspector"  # of the schema's metadata
 RUN = "run.json"
@@ -177,7 +177,9 @@ def read(out: str | Path) -> tuple[Any, dict[str, Any]]:
         dataset = pa.dataset.dataset(paths, filesystem=None if _is_local(system) else system)
         about = json.loads(dataset.schema.metadata[KEY])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ExportError(f"The shards in {out} are not those of `inspector batch`: {reason_of(error)}.") from error
+        raise ExportError(
+            f"The shards in {out} are not those of `inspector batch`: {summarize_reason(error)}."
+        ) from error
     return dataset, about
 
 
@@ -199,7 +201,7 @@ def place(out: str | Path) -> tuple[Any, str]:
     try:
         system, path = fsspec.core.url_to_fs(str(out))
     except (ValueError, ImportError) as error:
-        raise ExportError(f"{out} cannot be written to: {reason_of(error)}.") from error
+        raise ExportError(f"{out} cannot be written to: {summarize_reason(error)}.") from error
     return system, path.rstrip("/")
 
 
@@ -221,7 +223,7 @@ def _names(system: Any, folder: str) -> list[str]:
         return []
     # Remote file systems have errors of their own.
     except Exception as error:
-        raise ExportError(f"{folder} cannot be listed: {reason_of(error)}.") from error
+        raise ExportError(f"{folder} cannot be listed: {summarize_reason(error)}.") from error
 
 
 def _is_whole(system: Any, path: str, rows: int) -> bool:
@@ -250,7 +252,7 @@ def _put(system: Any, folder: str, name: str, content: bytes) -> None:
             system.mv(temporary, path)
     # Remote file systems have errors of their own.
     except Exception as error:
-        raise ExportError(f"Cannot write {path}: {reason_of(error)}.") from error
+        raise ExportError(f"Cannot write {path}: {summarize_reason(error)}.") from error
 
 
 def _replace(path: Path, temporary: Path, content: bytes) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from inspector.errors import ImageError, reason_of
+from inspector.errors import ImageError, summarize_reason
 from inspector.images.photo import MAX_BYTES, MAX_PIXELS, Pixels, read_image
 
 MAX_DECODED = 500_000_000  # pixels of a file that Pillow must decode whole: 1.5 GB
@@ -146,7 +146,7 @@ def _told(name: str) -> Iterator[None]:
         raise ImageError(f"{name} is not an image that can be read. JPEG, PNG, TIFF and .npy can.") from error
     except Exception as error:  # readers raise all kinds on bad files
         raise ImageError(
-            f"{name} is broken or cut off ({reason_of(error)}). Save it again or choose another."
+            f"{name} is broken or cut off ({summarize_reason(error)}). Save it again or choose another."
         ) from error
 
 

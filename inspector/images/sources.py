@@ -20,7 +20,7 @@ from typing import IO
 
 import fsspec
 
-from inspector.errors import ImageError, reason_of
+from inspector.errors import ImageError, summarize_reason
 from inspector.images.photo import MAX_BYTES, Photo, read_image
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -90,7 +90,7 @@ def _bytes(item: Item) -> bytes:
             return file.read(item.length)
     # A remote file system has errors of its own.
     except Exception as error:
-        raise ImageError(f"Cannot read {item.path}: {reason_of(error)}.") from error
+        raise ImageError(f"Cannot read {item.path}: {summarize_reason(error)}.") from error
 
 
 def _is_url(file: str) -> bool:
@@ -155,7 +155,7 @@ def _of_csv(file: str) -> Iterator[Item]:
             text = opened.read().decode("utf-8-sig")
         rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
     except (OSError, ValueError, csv.Error) as error:
-        raise ImageError(f"The list {file} cannot be read: {reason_of(error)}.") from error
+        raise ImageError(f"The list {file} cannot be read: {summarize_reason(error)}.") from error
     first = [cell.strip().lower() for cell in rows[0]] if rows else []
     # A first row that begins with an image is no header.
     header = first if "path" in first or not (first and first[0].endswith(ENDINGS)) else []
@@ -206,7 +206,9 @@ def _of_tar(file: str) -> Iterator[Item]:
                     ranked = (_LABELS.index(ending.lower()), sys.intern(label))
                     labels[sample] = min(ranked, labels.get(sample, ranked))
     except (OSError, EOFError, ValueError, tarfile.TarError) as error:
-        raise ImageError(f"The shard {file} cannot be read as an uncompressed tar: {reason_of(error)}.") from error
+        raise ImageError(
+            f"The shard {file} cannot be read as an uncompressed tar: {summarize_reason(error)}."
+        ) from error
     for name, sample, start, size in images:
         path = f"{file}/{name}".encode("utf-8", "backslashreplace").decode()
         yield Item(path, labels[sample][1] if sample in labels else None, file, start, size)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from inspector.errors import InspectorError, NetworkError, reason_of
+from inspector.errors import InspectorError, NetworkError, summarize_reason
 from inspector.images.photo import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 MAX_BYTES = 2_000_000_000
@@ -162,7 +162,7 @@ def _readable(path: Path) -> Iterator[None]:
     except Exception as error:
         raise NetworkError(
             f"{path.name} is no Keras model, or is broken, cut off or of a version that the installed Keras cannot "
-            f"read ({reason_of(error)}): save it again with model.save('model.keras')."
+            f"read ({summarize_reason(error)}): save it again with model.save('model.keras')."
         ) from error
 
 

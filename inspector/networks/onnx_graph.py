@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from inspector.errors import InspectorError, NetworkError, reason_of
+from inspector.errors import InspectorError, NetworkError, summarize_reason
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def translate_onnx_errors(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise NetworkError(
-            f"{name} cannot be run by ONNX Runtime ({reason_of(error)}): export it again, with standard operators and "
+            f"{name} cannot be run by ONNX Runtime ({summarize_reason(error)}): export it again, with standard operators and "
             "an opset that the installed onnxruntime knows."
         ) from error
 
@@ -133,7 +133,7 @@ def _parse(path: Path, max_bytes: int) -> "ModelProto":
         raise NetworkError(f"Cannot read {path}: {error.strerror}.") from error
     except Exception as error:
         raise NetworkError(
-            f"{path.name} is no ONNX file, or is broken or cut off ({reason_of(error)}): export or copy it again."
+            f"{path.name} is no ONNX file, or is broken or cut off ({summarize_reason(error)}): export or copy it again."
         ) from error
     _load_external_data(path, model, max_bytes - bytes_there)
     return model
@@ -158,7 +158,7 @@ def _load_external_data(path: Path, model: "ModelProto", limit: int) -> None:
         raise
     except Exception as error:  # onnx refuses with its own what lies elsewhere, and links
         raise NetworkError(
-            f"The weights that {path.name} keeps in other files cannot be read ({reason_of(error)}): "
+            f"The weights that {path.name} keeps in other files cannot be read ({summarize_reason(error)}): "
             "they must lie beside it, under the names they were exported with."
         ) from error
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from inspector.errors import HeadError, NetworkError, reason_of
+from inspector.errors import HeadError, NetworkError, summarize_reason
 from inspector.explain.pooling import GlobalAveragePooling, GlobalMaxPooling, Pooling, identify_pooling
 from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.networks.onnx_graph import (
@@ -73,7 +73,7 @@ class _Part:
                 return result
             return np.stack([self.session.run(None, {name: image[None]})[0] for image in values])
         except Exception as error:  # ONNX Runtime's own derive from nothing else
-            raise RuntimeError(reason_of(error)) from error
+            raise RuntimeError(summarize_reason(error)) from error
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Part":
         return self  # a session cannot be copied and need not be: it has no state

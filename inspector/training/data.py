@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.datasets import MNIST, FashionMNIST, ImageFolder
 
-from inspector.errors import ImageError, TrainingError, reason_of
+from inspector.errors import ImageError, TrainingError, summarize_reason
 from inspector.images.photo import Pixels, Preprocessing, make_view, read_image
 from inspector.training.recipe import Data
 
@@ -177,7 +177,7 @@ def _list_photos(folder: Path) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
         # Hidden files and folders (.DS_Store) are nobody's photos; what else is none is told when it is read.
         listed = ImageFolder(str(folder), is_valid_file=is_shown, allow_empty=True)
     except (OSError, ValueError) as error:
-        raise TrainingError(f"{folder} holds no class folders ({reason_of(error)}).") from error
+        raise TrainingError(f"{folder} holds no class folders ({summarize_reason(error)}).") from error
     classes = tuple(name for name in listed.classes if not name.startswith("."))
     number = {listed.class_to_idx[name]: k for k, name in enumerate(classes)}
     if len(classes) < 2:

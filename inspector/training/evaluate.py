@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from inspector.analysis.averages import Survey, survey
-from inspector.analysis.localization import Mask, Regions, mean_inside, object_mask
-from inspector.errors import HeadError, LocalisationError
+from inspector.analysis.averages import AverageClassMaps, average_class_maps
+from inspector.analysis.localization import Mask, Regions, average_inside, find_object_mask
+from inspector.errors import HeadError, LocalizationError
 from inspector.explain.class_maps import ClassMaps, class_maps, class_maps_of_batch
 from inspector.explain.classifier import Classifier
 from inspector.images.photo import read_image
@@ -41,7 +41,7 @@ def examine(folder: Path, data: DataSet, logits: Tensor, regions: Regions | None
             "verdict": found.verdict,
             "residual": found.residual,
             "images": found.images,
-            "inside": mean_inside(found.inside),
+            "inside": average_inside(found.inside),
         }
     if data.folder is None:
         return about
@@ -66,9 +66,9 @@ def examine(folder: Path, data: DataSet, logits: Tensor, regions: Regions | None
 def check_objects(data: DataSet, regions: Regions) -> None:
     """Before hours of training: whether the objects of the test photos can be read; LocalisationError if not."""
     assert data.folder is not None
-    masks = [object_mask(regions, file, read_image(data.folder / file).size) is not None for file in data.files]
+    masks = [find_object_mask(regions, file, read_image(data.folder / file).size) is not None for file in data.files]
     if not any(masks):
-        raise LocalisationError(
+        raise LocalizationError(
             f"No object is known of any of the {len(masks)} test photos; names relative to {data.folder}, like "
             f"{data.files[0]}, would do."
         )
@@ -89,12 +89,14 @@ def _first_of_each(labels: Tensor, classes: int) -> list[int]:
     return sorted(int(n) for k in range(classes) for n in (labels == k).nonzero().flatten()[:each])
 
 
-def _survey(name: str, data: DataSet, which: list[int], regions: Regions | None) -> Survey | None:
+def _survey(name: str, data: DataSet, which: list[int], regions: Regions | None) -> AverageClassMaps | None:
     try:
         classifier = load(name)
     except HeadError:
         return None  # no class maps: the run is a run all the same
-    return survey(_of_photos(classifier, data, which, regions) if data.folder else _of_tensors(classifier, data, which))
+    return average_class_maps(
+        _of_photos(classifier, data, which, regions) if data.folder else _of_tensors(classifier, data, which)
+    )
 
 
 def _of_tensors(classifier: Classifier, data: DataSet, which: list[int]) -> Iterator[tuple[ClassMaps, int, None]]:
@@ -110,5 +112,5 @@ def _of_photos(
     assert data.folder is not None
     for n in which:
         photo = read_image(data.folder / data.files[n])
-        mask = object_mask(regions, data.files[n], photo.size) if regions else None
+        mask = find_object_mask(regions, data.files[n], photo.size) if regions else None
         yield class_maps(classifier, photo), int(data.test.labels[n]), mask

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from inspector import Classifier, class_maps_of_batch
-from inspector.analysis.attribution.methods import METHODS, WINDOWS, Attribution, attribute
+from inspector.analysis.attribution.methods import METHODS, WINDOWS, Attribution, compute_attribution
 from inspector.errors import AttributionError, Cancelled
 
 H, W = 8, 10
@@ -73,7 +73,7 @@ def adds_up(attribution: Attribution) -> bool:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_gives_a_map_on_its_grid(awkward, inputs, name):
-    made = attribute(awkward, inputs, 1, name)
+    made = compute_attribution(awkward, inputs, 1, name)
     grid = (4, 5) if METHODS[name].grid == "cells" else (H, W)
     assert made.values.shape == grid
     assert made.values.isfinite().all()
@@ -90,14 +90,14 @@ def test_with_average_pooling_grad_cam_is_the_exact_map_cut_off_at_zero(hand_mad
     classifier = wrapped(hand_made_gap)
     expected = exact(classifier, inputs, k)
     assert expected.min() < 0 < expected.max(), "or nothing would be cut off"
-    made = attribute(classifier, inputs, k, "Grad-CAM")
+    made = compute_attribution(classifier, inputs, k, "Grad-CAM")
     assert torch.allclose(made.values, expected.clamp(min=0), atol=1e-6)
     assert "it is the exact map" in made.note
 
 
 def test_a_map_of_which_nothing_is_left_says_so(hand_made_gap, inputs):
     inputs[:, 0] = -1
-    assert "It is zero everywhere" in attribute(wrapped(hand_made_gap), inputs, 0, "Grad-CAM").note
+    assert "It is zero everywhere" in compute_attribution(wrapped(hand_made_gap), inputs, 0, "Grad-CAM").note
 
 
 def test_with_max_pooling_grad_cam_is_another_map(hand_made_gmp, inputs):
@@ -105,7 +105,7 @@ def test_with_max_pooling_grad_cam_is_another_map(hand_made_gmp, inputs):
     maps = hand_made_gmp.conv(inputs)[0].detach()
     # The gradient of a maximum is 1 at one position of h * w: its mean 1 / (h * w). Class 2 weighs -1 and 0.5.
     expected = ((-maps[0] + 0.5 * maps[1]) / (H * W)).clamp(min=0)
-    made = attribute(classifier, inputs, 2, "Grad-CAM")
+    made = compute_attribution(classifier, inputs, 2, "Grad-CAM")
     assert torch.allclose(made.values, expected, atol=1e-6)
     assert not torch.allclose(made.values, exact(classifier, inputs, 2).clamp(min=0), atol=1e-2)
     assert made.note == ""
@@ -116,13 +116,13 @@ def test_with_an_affine_head_hires_cam_is_the_exact_map(inputs, pooling):
     torch.manual_seed(0)
     flat = 2 * H * W if isinstance(pooling, nn.Identity) else 2
     classifier = wrapped(nn.Sequential(nn.Conv2d(3, 2, 1), pooling, nn.Flatten(), nn.Linear(flat, 3)))
-    made = attribute(classifier, inputs, 1, "HiResCAM")
+    made = compute_attribution(classifier, inputs, 1, "HiResCAM")
     assert torch.allclose(made.values, exact(classifier, inputs, 1), atol=1e-6)
     assert adds_up(made)
 
 
 def test_with_relu_and_max_pooling_lrp_is_input_times_gradient(awkward, inputs):
-    lrp, product = (attribute(awkward, inputs, 0, name) for name in ("LRP", "Input x gradient"))
+    lrp, product = (compute_attribution(awkward, inputs, 0, name) for name in ("LRP", "Input x gradient"))
     assert torch.allclose(lrp.values, product.values, atol=1e-5)
     assert product.values.abs().max() > 0.01
     assert lrp.completeness is not None
@@ -135,14 +135,14 @@ def test_with_relu_and_max_pooling_lrp_is_input_times_gradient(awkward, inputs):
 
 @pytest.mark.parametrize("name", ["Exact map", "HiResCAM", "DeepLIFT"])
 def test_what_claims_to_add_up_does_where_the_network_bends(awkward, inputs, name):
-    assert adds_up(attribute(awkward, inputs, 3, name))
+    assert adds_up(compute_attribution(awkward, inputs, 3, name))
 
 
 @pytest.mark.parametrize("bend", [nn.ReLU6(), nn.SiLU(), nn.Sigmoid(), nn.MaxPool2d(2), nn.Hardswish(inplace=True)])
 def test_deep_lift_has_a_rule_for_whatever_bends(inputs, bend):
     torch.manual_seed(1)
     classifier = wrapped(Awkward(bend))
-    made = attribute(classifier, 3 * inputs, 1, "DeepLIFT")
+    made = compute_attribution(classifier, 3 * inputs, 1, "DeepLIFT")
     black = torch.zeros_like(inputs)
     (logits,), (without,) = ([m.logits[1] for m in class_maps_of_batch(classifier, x)] for x in (3 * inputs, black))
     assert made.completeness is not None
@@ -152,7 +152,7 @@ def test_deep_lift_has_a_rule_for_whatever_bends(inputs, bend):
 
 def test_deep_lift_says_where_it_has_no_rule(inputs):
     torch.manual_seed(0)
-    made = attribute(wrapped(SqueezeAndExcitation()), 30 * inputs, 0, "DeepLIFT")
+    made = compute_attribution(wrapped(SqueezeAndExcitation()), 30 * inputs, 0, "DeepLIFT")
     assert made.completeness is not None
     assert not made.completeness.holds
     assert "no rule for what multiplies" in made.note
@@ -160,7 +160,7 @@ def test_deep_lift_says_where_it_has_no_rule(inputs):
 
 @pytest.mark.parametrize("name", ["Integrated gradients", "Gradient SHAP", "DeepLIFT", "Input x gradient"])
 def test_on_a_linear_network_all_give_the_same_and_right_parts(hand_made_gap, inputs, name):
-    made = attribute(wrapped(hand_made_gap), inputs, 2, name)
+    made = compute_attribution(wrapped(hand_made_gap), inputs, 2, name)
     # Class 2 weighs red by -1 and green less blue by 0.5; Gradient SHAP measures from the mean of its baselines: from
     # the mean colour, 0, from black, (0 - 0.5) / 0.25 = -2, and from white, 2. That mean is 0 too.
     expected = (-inputs[0, 0] + 0.5 * (inputs[0, 1] - inputs[0, 2])) / (H * W)
@@ -171,14 +171,14 @@ def test_on_a_linear_network_all_give_the_same_and_right_parts(hand_made_gap, in
 
 def test_integrated_gradients_and_shap_come_near_on_a_network_that_bends(awkward, inputs):
     for name, near in (("Integrated gradients", 0.05), ("Gradient SHAP", 0.3)):
-        told = attribute(awkward, inputs, 0, name).completeness
+        told = compute_attribution(awkward, inputs, 0, name).completeness
         assert told is not None
         assert told.miss < near * abs(told.target)
 
 
 @pytest.mark.parametrize("name", ["Grad-CAM", "Grad-CAM++", "LayerCAM", "Saliency", "Occlusion", "Guided Grad-CAM"])
 def test_others_make_no_claim(awkward, inputs, name):
-    assert attribute(awkward, inputs, 0, name).completeness is None
+    assert compute_attribution(awkward, inputs, 0, name).completeness is None
 
 
 # Worked out by hand or in a slower way
@@ -187,10 +187,10 @@ def test_others_make_no_claim(awkward, inputs, name):
 def test_saliency_is_the_largest_gradient_of_a_pixels_channels(hand_made_gap, inputs):
     classifier = wrapped(hand_made_gap)
     for k, largest in ((0, 1), (1, 2), (2, 1)):
-        made = attribute(classifier, inputs, k, "Saliency").values
+        made = compute_attribution(classifier, inputs, k, "Saliency").values
         assert torch.allclose(made, torch.full((H, W), largest / (H * W)))
         # Noise changes no gradient of a linear network.
-        assert torch.allclose(attribute(classifier, inputs, k, "SmoothGrad").values, made)
+        assert torch.allclose(compute_attribution(classifier, inputs, k, "SmoothGrad").values, made)
 
 
 def last_maps(network: Awkward, inputs: Tensor) -> Tensor:
@@ -212,7 +212,9 @@ def test_the_other_class_activation_maps_follow_their_formulas(awkward, inputs):
         # Without the channel its mean is gone from the logit.
         ablation += g * maps[c].sum() * maps[c]
     for name, expected in (("Grad-CAM++", plus_plus), ("LayerCAM", layer), ("Ablation-CAM", ablation)):
-        assert torch.allclose(attribute(awkward, inputs, k, name).values, expected.clamp(min=0), atol=1e-5), name
+        assert torch.allclose(compute_attribution(awkward, inputs, k, name).values, expected.clamp(min=0), atol=1e-5), (
+            name
+        )
 
 
 def test_score_cam_weighs_by_the_photo_behind_each_channel(awkward, inputs):
@@ -225,7 +227,7 @@ def test_score_cam_weighs_by_the_photo_behind_each_channel(awkward, inputs):
         mask = functional.interpolate(mask[None, None], (H, W), mode="bilinear")
         with torch.no_grad():
             expected += network(mask * inputs).softmax(1)[0, k] * one
-    assert torch.allclose(attribute(awkward, inputs, k, "Score-CAM").values, expected.clamp(min=0), atol=1e-5)
+    assert torch.allclose(compute_attribution(awkward, inputs, k, "Score-CAM").values, expected.clamp(min=0), atol=1e-5)
 
 
 def test_occlusion_is_what_the_logit_loses_under_each_window(hand_made_gap):
@@ -237,7 +239,7 @@ def test_occlusion_is_what_the_logit_loses_under_each_window(hand_made_gap):
         for x in range(size - side + 1):
             lost[y : y + side, x : x + side] += parts[y : y + side, x : x + side].sum()
             windows[y : y + side, x : x + side] += 1
-    made = attribute(wrapped(hand_made_gap, (size, size)), inputs, 0, "Occlusion").values
+    made = compute_attribution(wrapped(hand_made_gap, (size, size)), inputs, 0, "Occlusion").values
     assert torch.allclose(made, lost / windows, atol=1e-5)
 
 
@@ -255,8 +257,8 @@ def test_guided_grad_cam_lets_only_positive_gradients_through(inputs):
         g = (torch.einsum("oi,nohw->nihw", second.weight[..., 0, 0], g) * (a > 0)).clamp(min=0)
         guided = torch.einsum("oi,nohw->nihw", first.weight[..., 0, 0], g).sum((0, 1))
     classifier = wrapped(network)
-    cam = attribute(classifier, inputs, 1, "Grad-CAM").values
-    assert torch.allclose(attribute(classifier, inputs, 1, "Guided Grad-CAM").values, guided * cam, atol=1e-6)
+    cam = compute_attribution(classifier, inputs, 1, "Grad-CAM").values
+    assert torch.allclose(compute_attribution(classifier, inputs, 1, "Guided Grad-CAM").values, guided * cam, atol=1e-6)
 
 
 # Where a method does not apply, is stopped, or must leave things alone
@@ -277,19 +279,19 @@ def test_guided_grad_cam_lets_only_positive_gradients_through(inputs):
 )
 def test_a_method_that_does_not_apply_says_why_in_one_sentence(inputs, name, network, sentence):
     with pytest.raises(AttributionError, match=sentence):
-        attribute(wrapped(network), inputs, 0, name)
+        compute_attribution(wrapped(network), inputs, 0, name)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_tells_how_far_it_is_and_stops_when_told_to(awkward, inputs, name):
     told: list[float] = []
-    attribute(awkward, inputs, 0, name, told.append)
+    compute_attribution(awkward, inputs, 0, name, told.append)
     assert told == sorted(told)
     assert 0 < told[0] <= told[-1] <= 1
     asked = iter([False] * (len(told) - 1) + [True])
     before = len(told)
     with pytest.raises(Cancelled, match=f"{name.replace('+', '.')} was stopped"):
-        attribute(awkward, inputs, 0, name, told.append, lambda: next(asked))
+        compute_attribution(awkward, inputs, 0, name, told.append, lambda: next(asked))
     assert len(told) - before == before - 1
 
 
@@ -310,7 +312,7 @@ def test_the_network_and_the_generators_come_back_as_they_were(inputs, name):
     versions = [tensor._version for tensor in network.state_dict().values()]
     dice, given = torch.get_rng_state(), inputs.clone()
 
-    once, twice = (attribute(classifier, inputs, 1, name).values for _ in range(2))
+    once, twice = (compute_attribution(classifier, inputs, 1, name).values for _ in range(2))
 
     assert torch.equal(once, twice)
     assert torch.equal(torch.get_rng_state(), dice)
@@ -328,11 +330,15 @@ def test_the_network_and_the_generators_come_back_as_they_were(inputs, name):
 def test_threads_on_one_network_get_what_they_would_get_alone(awkward, inputs):
     images = [inputs * (1 + n) for n in range(3)]
     cases = [(image, name) for image in images for name in METHODS] * 2
-    alone = {(n, name): attribute(awkward, image, 1, name).values for n, image in enumerate(images) for name in METHODS}
+    alone = {
+        (n, name): compute_attribution(awkward, image, 1, name).values
+        for n, image in enumerate(images)
+        for name in METHODS
+    }
 
     def work(case: tuple[Tensor, str]) -> Tensor:
         torch.set_num_threads(1)
-        return attribute(awkward, case[0], 1, case[1]).values
+        return compute_attribution(awkward, case[0], 1, case[1]).values
 
     with ThreadPoolExecutor(6) as pool:
         together = list(pool.map(work, cases))

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from inspector import Classifier, class_maps, class_maps_of_batch
-from inspector.analysis.averages import survey
+from inspector.analysis.averages import average_class_maps
 from inspector.analysis.localization import Inside
-from inspector.errors import ClassError, InspectorError, LocalisationError
+from inspector.errors import ClassError, InspectorError, LocalizationError
 
 NAMES = ("red", "green", "neither")
 
@@ -43,7 +43,7 @@ def labelled(batch, labels=LABELS):
 
 
 def test_average_maps_are_those_worked_out_by_hand(batch):
-    found = survey(labelled(batch))
+    found = average_class_maps(labelled(batch))
     assert found.average_maps.tolist() == AVERAGE_MAPS
     assert found.average_maps.dtype == torch.float32
     assert found.counts.tolist() == [2, 1, 0]
@@ -52,7 +52,7 @@ def test_average_maps_are_those_worked_out_by_hand(batch):
 
 
 def test_an_average_map_and_the_bias_sum_to_the_mean_logit_of_its_class(batch):
-    found = survey(labelled(batch))
+    found = average_class_maps(labelled(batch))
     sums = found.average_maps.sum((1, 2)) + batch[0].bias
     # Class red: biases of 0.5 and means of 2.5 and 0. Class green: -0.25 and twice (6 - 2) / 4.
     assert sums[:2].tolist() == [(3 + 0.5) / 2, 1.75]
@@ -66,12 +66,12 @@ def test_photos_with_and_without_masks_are_surveyed_one_by_one(hand_made_gmp):
     pixels[0, 1] = 255, 0, 0
     left, upper = np.array([[True, False], [True, False]]), np.array([[True, True], [False, False]])
     cases = [(0, left), (0, upper), (0, None), (2, upper)]
-    found = survey((class_maps(classifier, pixels), label, mask) for label, mask in cases)
+    found = average_class_maps((class_maps(classifier, pixels), label, mask) for label, mask in cases)
     # Class "neither" has nothing but -1 there.
     assert found.inside == (Inside(0, False), Inside(1, True), None, Inside(None, False))
     assert found.average_maps.tolist() == [[[0, 1], [0, 0]], BLACK, [[0, -1], [0, 0]]]
     # From (1, 0) the left column is one pixel away.
-    assert survey([(class_maps(classifier, pixels), 0, left)], tolerance=1).inside == (Inside(0, True),)
+    assert average_class_maps([(class_maps(classifier, pixels), 0, left)], tolerance=1).inside == (Inside(0, True),)
 
 
 def test_the_verdict_is_the_worst_and_the_residual_the_largest(batch):
@@ -79,14 +79,14 @@ def test_the_verdict_is_the_worst_and_the_residual_the_largest(batch):
     for better, worse in itertools.pairwise(order):
         for verdicts in ((better, worse, better), (worse, better, better)):
             images = [dataclasses.replace(maps, verdict=v) for maps, v in zip(batch, verdicts, strict=True)]
-            assert survey(labelled(images)).verdict == worse
+            assert average_class_maps(labelled(images)).verdict == worse
     images = [dataclasses.replace(maps, residual=r) for maps, r in zip(batch, (1e-6, 3e-6, 2e-6), strict=True)]
-    assert survey(labelled(images)).residual == 3e-6
+    assert average_class_maps(labelled(images)).residual == 3e-6
 
 
 def test_a_residual_that_is_no_number_is_not_lost(batch):
     images = [dataclasses.replace(maps, residual=r) for maps, r in zip(batch, (0, math.nan, 1), strict=True)]
-    assert math.isnan(survey(labelled(images)).residual)
+    assert math.isnan(average_class_maps(labelled(images)).residual)
 
 
 def test_no_more_than_sums_is_kept_of_the_maps(hand_made_gap):
@@ -101,14 +101,14 @@ def test_no_more_than_sums_is_kept_of_the_maps(hand_made_gap):
             # The survey's own loop still names the last one.
             assert not any(one() for one in made[:-1])
 
-    found = survey(images())
+    found = average_class_maps(images())
     assert found.images == 5
     assert found.average_maps[0].tolist() == [[0.25, 0.5], [0.75, 1]]
 
 
 def test_a_survey_leaves_the_maps_as_they_were(batch):
     before = [maps.values.clone() for maps in batch]
-    survey(labelled(batch)).average_maps.add_(1)
+    average_class_maps(labelled(batch)).average_maps.add_(1)
     assert all(torch.equal(maps.values, values) for maps, values in zip(batch, before, strict=True))
 
 
@@ -117,13 +117,13 @@ def test_maps_of_several_grids_are_refused(hand_made_gap, batch):
     with pytest.raises(
         InspectorError, match="3 classes on 2 x 2 positions and of 3 classes on 2 x 3 positions have no average"
     ):
-        survey(labelled([*batch, *other], (*LABELS, 0)))
+        average_class_maps(labelled([*batch, *other], (*LABELS, 0)))
 
 
 def test_no_image_an_unknown_class_and_a_mask_without_a_photo_are_refused(batch):
     with pytest.raises(InspectorError, match="No image, so no average class map"):
-        survey([])
+        average_class_maps([])
     with pytest.raises(ClassError, match="No class -1; they are numbered 0 to 2"):
-        survey([(batch[0], -1, None)])
-    with pytest.raises(LocalisationError, match="there is no photo"):
-        survey([(batch[0], 0, np.ones((2, 2), bool))])
+        average_class_maps([(batch[0], -1, None)])
+    with pytest.raises(LocalizationError, match="there is no photo"):
+        average_class_maps([(batch[0], 0, np.ones((2, 2), bool))])

@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from inspector import Classifier
-from inspector.analysis.attribution.methods import PIXELS, Attribution, attribute
+from inspector.analysis.attribution.methods import PIXELS, Attribution, compute_attribution
 from inspector.analysis.faithfulness import (
     ALL,
     LAST,
-    chance,
-    faithfulness,
-    in_order,
-    on_pixels,
-    randomisation,
+    compute_random_baseline,
+    default_patch,
+    measure_faithfulness,
+    measure_randomization,
+    patch_curves,
     rank_correlation,
-    shuffled,
-    usual_patch,
+    resample_on_input,
+    shuffle_weights,
 )
 from inspector.errors import AttributionError, Cancelled
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
@@ -48,7 +48,7 @@ def test_deletion_takes_the_highest_patches_first_and_covers_them_with_the_mean_
     red = torch.tensor([[4.0, 8], [-4, 0]])
     inputs = torch.zeros(1, 3, 4, 4)
     inputs[0, 0] = red.repeat_interleave(2, 0).repeat_interleave(2, 1)
-    made = faithfulness(classifier, inputs, 0, pixel_map(inputs[0, 0]), patch=2, steps=4).deletion
+    made = measure_faithfulness(classifier, inputs, 0, pixel_map(inputs[0, 0]), patch=2, steps=4).deletion
     # 8 first, then 4, 0 and -4.
     means = [(4 + 8 - 4 + 0) / 4, (4 - 4) / 4, -4 / 4, -4 / 4, 0.0]
     assert made.fractions.tolist() == [0, 0.25, 0.5, 0.75, 1]
@@ -71,7 +71,7 @@ def blurred(inputs: Tensor, sigma: float) -> Tensor:
 def test_insertion_uncovers_the_blurred_photo_in_the_same_order(classifier):
     inputs = torch.randn(1, 3, 40, 40, generator=torch.Generator().manual_seed(1))
     order = torch.tensor([2, 0, 3, 1])
-    made = in_order(classifier, inputs, 1, order, patch=20, steps=4).insertion
+    made = patch_curves(classifier, inputs, 1, order, patch=20, steps=4).insertion
     images = [blurred(inputs, 40 / 8)]
     for number in order.tolist():
         y, x = 20 * (number // 2), 20 * (number % 2)
@@ -84,8 +84,8 @@ def test_insertion_uncovers_the_blurred_photo_in_the_same_order(classifier):
 
 
 def test_patches_at_the_edge_are_smaller_and_the_fractions_know_it(classifier, inputs):
-    assert usual_patch((28, 30)) == 2
-    made = in_order(classifier, inputs, 0, torch.arange(9), patch=3, steps=9)
+    assert default_patch((28, 30)) == 2
+    made = patch_curves(classifier, inputs, 0, torch.arange(9), patch=3, steps=9)
     # 8 pixels in patches of 3, 3 and 2.
     sizes = torch.tensor([[a * b for b in (3, 3, 2)] for a in (3, 3, 2)]).flatten()
     assert torch.allclose(made.deletion.fractions, torch.cat([torch.zeros(1), sizes.cumsum(0) / 64]))
@@ -93,7 +93,7 @@ def test_patches_at_the_edge_are_smaller_and_the_fractions_know_it(classifier, i
 
 def test_a_map_on_cells_is_interpolated_between_their_true_centres():
     field = ReceptiveField(Axis(1.5, 4, 5), Axis(3.5, 2, 5))
-    made = on_pixels(replace(pixel_map(torch.tensor([[0.0, 2], [8, 10]])), field=field), (8, 8))
+    made = resample_on_input(replace(pixel_map(torch.tensor([[0.0, 2], [8, 10]])), field=field), (8, 8))
     # Rows: pixel centres 0.5, 1.5, ..., cells at 1.5 and 5.5. Columns: cells at 3.5 and 5.5.
     down = torch.tensor([0, 0, 0.25, 0.5, 0.75, 1, 1, 1])
     across = torch.tensor([0, 0, 0, 0, 0.5, 1, 1, 1])
@@ -101,11 +101,12 @@ def test_a_map_on_cells_is_interpolated_between_their_true_centres():
 
 
 def test_the_better_map_gets_the_better_areas(classifier, inputs):
-    exact = pixel_map(attribute(classifier, inputs, 0, "Exact map").values)
+    exact = pixel_map(compute_attribution(classifier, inputs, 0, "Exact map").values)
     good, bad = (
-        faithfulness(classifier, inputs, 0, replace(exact, values=sign * exact.values), patch=1) for sign in (1, -1)
+        measure_faithfulness(classifier, inputs, 0, replace(exact, values=sign * exact.values), patch=1)
+        for sign in (1, -1)
     )
-    luck = chance(classifier, inputs, 0, exact, patch=1)
+    luck = compute_random_baseline(classifier, inputs, 0, exact, patch=1)
     assert good.deletion.area < luck.deletion[0] - 3 * luck.deletion[1]
     assert bad.deletion.area > luck.deletion[0] + 3 * luck.deletion[1]
     assert good.insertion.area > luck.insertion[0] > bad.insertion.area
@@ -113,7 +114,7 @@ def test_the_better_map_gets_the_better_areas(classifier, inputs):
 
 def test_chance_is_mean_and_spread_over_seeds_and_comes_out_the_same_again(classifier, inputs):
     like = pixel_map(torch.zeros(8, 8))
-    made, again = (chance(classifier, inputs, 1, like, patch=2, seeds=(4, 5, 6)) for _ in range(2))
+    made, again = (compute_random_baseline(classifier, inputs, 1, like, patch=2, seeds=(4, 5, 6)) for _ in range(2))
     areas = [one.deletion.area for one in made.curves]
     assert len(set(areas)) == 3
     mean = sum(areas) / 3
@@ -142,7 +143,7 @@ def test_insertion_and_deletion_agree_with_torchcam(classifier, inputs, steps):
 
     wide = functional.interpolate(inputs, (40, 40))
     values = functional.interpolate(values[None, None], (40, 40))[0, 0]
-    ours = faithfulness(classifier, wide, 1, pixel_map(values), patch=1, steps=steps)
+    ours = measure_faithfulness(classifier, wide, 1, pixel_map(values), patch=1, steps=steps)
     for baseline, name in ((None, "deletion"), (blurred(wide, 40 / 8), "insertion")):
         metric = metrics.DeletionInsertionMetric(
             GivenMap(), lambda logits: logits.softmax(1), steps=steps, baseline=baseline
@@ -153,11 +154,11 @@ def test_insertion_and_deletion_agree_with_torchcam(classifier, inputs, steps):
 
 def test_the_curves_tell_how_far_they_are_and_stop_when_told_to(classifier, inputs):
     told: list[float] = []
-    chance(classifier, inputs, 0, pixel_map(torch.zeros(8, 8)), seeds=(0, 1), tell=told.append)
+    compute_random_baseline(classifier, inputs, 0, pixel_map(torch.zeros(8, 8)), seeds=(0, 1), tell=told.append)
     assert told == sorted(told)
     assert told[-1] == 1
     with pytest.raises(Cancelled, match="Insertion and deletion were stopped"):
-        faithfulness(classifier, inputs, 0, pixel_map(torch.zeros(8, 8)), cancelled=lambda: True)
+        measure_faithfulness(classifier, inputs, 0, pixel_map(torch.zeros(8, 8)), cancelled=lambda: True)
 
 
 # Weight randomisation
@@ -165,7 +166,7 @@ def test_the_curves_tell_how_far_they_are_and_stop_when_told_to(classifier, inpu
 
 def test_shuffling_keeps_the_values_and_the_callers_network(classifier, inputs):
     before = {name: tensor.clone() for name, tensor in classifier.network.state_dict().items()}
-    last, every = (shuffled(classifier, inputs, layers, seed=1) for layers in (LAST, ALL))
+    last, every = (shuffle_weights(classifier, inputs, layers, seed=1) for layers in (LAST, ALL))
     assert all(torch.equal(tensor, before[name]) for name, tensor in classifier.network.state_dict().items())
     for name, tensor in before.items():
         for other, changes in ((last, name.startswith("linear")), (every, True)):
@@ -178,11 +179,11 @@ def test_a_map_of_the_same_network_keeps_all_ranks_and_of_a_shuffled_one_not(inp
     torch.manual_seed(0)
     layers = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
     classifier = Classifier.wrap(nn.Sequential(*layers), size=8)
-    attribution = attribute(classifier, inputs, 0, "Exact map")
-    assert randomisation(classifier, inputs, 0, attribution).correlation == pytest.approx(1)
-    other = shuffled(classifier, inputs, seed=1)
-    made = randomisation(other, inputs, 0, attribution)
-    assert torch.equal(made.attribution.values, attribute(other, inputs, 0, "Exact map").values)
+    attribution = compute_attribution(classifier, inputs, 0, "Exact map")
+    assert measure_randomization(classifier, inputs, 0, attribution).correlation == pytest.approx(1)
+    other = shuffle_weights(classifier, inputs, seed=1)
+    made = measure_randomization(other, inputs, 0, attribution)
+    assert torch.equal(made.attribution.values, compute_attribution(other, inputs, 0, "Exact map").values)
     assert made.correlation is not None
     assert made.correlation < 0.9
 
@@ -190,7 +191,7 @@ def test_a_map_of_the_same_network_keeps_all_ranks_and_of_a_shuffled_one_not(inp
 def test_what_cannot_be_copied_cannot_be_shuffled(hand_made_gap, inputs):
     hand_made_gap.source = (n for n in range(3))
     with pytest.raises(AttributionError, match="this network cannot be copied"):
-        shuffled(Classifier.wrap(hand_made_gap, size=8), inputs)
+        shuffle_weights(Classifier.wrap(hand_made_gap, size=8), inputs)
 
 
 def test_ties_share_their_mean_rank():
@@ -211,5 +212,5 @@ def test_rank_correlations_agree_with_scipy():
 
 def test_a_network_that_ends_in_a_sigmoid_is_scored_by_it(hand_made_gap, inputs):
     classifier = Classifier.wrap(nn.Sequential(hand_made_gap, nn.Sigmoid()), size=8)
-    made = in_order(classifier, inputs, 2, torch.arange(4), patch=4).deletion
+    made = patch_curves(classifier, inputs, 2, torch.arange(4), patch=4).deletion
     assert torch.allclose(made.probabilities, made.logits.sigmoid())

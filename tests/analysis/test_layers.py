@@ -8,7 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from inspector import Classifier, class_maps, load
-from inspector.analysis.channels import favoured, hear, ledger, pooled_values
+from inspector.analysis.channels import (
+    classes_with_highest_weight,
+    compute_channel_contributions,
+    pooled_values,
+    read_photo_channels,
+)
 from inspector.analysis.layers import (
     LayerMaps,
     contributions,
@@ -281,7 +286,7 @@ def test_threads_on_one_network_hear_only_themselves(network):
 
 def test_a_ledger_sums_to_the_logit_line_by_line(photo):
     maps = class_maps(wrapped(Twice()), photo)
-    book = ledger(maps, 2)
+    book = compute_channel_contributions(maps, 2)
     assert [(line.text, line.channel) for line in book.lines(1)] == [
         ("bias", None), ("channel 0", 0), ("1 other channel", None),
     ]  # fmt: skip
@@ -300,7 +305,7 @@ def test_every_reading_sums_to_its_total_whatever_the_pooling(pooling, against, 
         torch.manual_seed(0)
         network.linear = nn.Linear(8, 3)
     maps = class_maps(wrapped(network), photo)
-    book = ledger(maps, 1, against)
+    book = compute_channel_contributions(maps, 1, against)
     logits = maps.logits.tolist()
     other = {None: 0, 2: logits[2], "average": sum(logits) / 3}[against]
     assert book.total == pytest.approx(logits[1] - other, abs=1e-5)
@@ -312,12 +317,12 @@ def test_every_reading_sums_to_its_total_whatever_the_pooling(pooling, against, 
 
 def test_a_channel_names_the_classes_that_it_speaks_for_most(photo):
     maps = class_maps(wrapped(Twice()), photo)
-    assert favoured(maps, 0, 2) == [(2, "class 2", 3.0), (0, "class 0", 1.0)]
+    assert classes_with_highest_weight(maps, 0, 2) == [(2, "class 2", 3.0), (0, "class 0", 1.0)]
 
 
 def test_what_is_kept_of_a_photo_is_what_its_class_maps_were_made_of(pixels):
     classifier = wrapped(Twice())
-    heard = hear(classifier, read_image(pixels, "noise.png"))
+    heard = read_photo_channels(classifier, read_image(pixels, "noise.png"))
     maps = class_maps(classifier, pixels)
     assert torch.equal(heard.pooled, pooled_values(maps))
     assert torch.allclose(heard.feature_maps.float(), maps.feature_maps, atol=1e-2)

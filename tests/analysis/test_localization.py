@@ -9,8 +9,16 @@ from PIL import Image
 
 from inspector import Classifier, class_maps, class_maps_of_batch, read_image
 from inspector.analysis import localization
-from inspector.analysis.localization import Inside, Regions, inside, mean_inside, object_mask, read_boxes, read_regions
-from inspector.errors import LocalisationError
+from inspector.analysis.localization import (
+    Inside,
+    Regions,
+    average_inside,
+    find_object_mask,
+    measure_inside,
+    read_boxes,
+    read_regions,
+)
+from inspector.errors import LocalizationError
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 NAMES = ("red", "green", "neither")
@@ -31,7 +39,7 @@ def photo(height=4, width=4, **regions) -> np.ndarray:
 
 def boxed(maps, *boxes) -> np.ndarray:
     assert maps.view is not None
-    mask = object_mask(Regions({"a.jpg": boxes}), "a.jpg", maps.view.photo.size)
+    mask = find_object_mask(Regions({"a.jpg": boxes}), "a.jpg", maps.view.photo.size)
     assert mask is not None
     return mask
 
@@ -58,75 +66,75 @@ def write_mask(folder: Path, values: np.ndarray, name: str = "a/b.png", mode: st
 
 def test_a_box_over_half_of_a_uniform_map_has_half_of_its_evidence(hand_made_gap):
     maps = class_maps(classifier_of(hand_made_gap), photo(red=np.s_[:]))
-    assert inside(maps, "red", boxed(maps, (0, 0, 2, 4))).share == 0.5
-    assert inside(maps, "red", boxed(maps, (0, 0, 2, 4), (1, 0, 3, 4))).share == 0.75
-    assert inside(maps, "red", boxed(maps, (0, 0, 4, 4))) == Inside(1, True)
+    assert measure_inside(maps, "red", boxed(maps, (0, 0, 2, 4))).share == 0.5
+    assert measure_inside(maps, "red", boxed(maps, (0, 0, 2, 4), (1, 0, 3, 4))).share == 0.75
+    assert measure_inside(maps, "red", boxed(maps, (0, 0, 4, 4))) == Inside(1, True)
 
 
 def test_what_speaks_against_a_class_is_no_evidence(hand_made_gap):
     # Green at (0, 0) and (3, 3) adds 2/16 each, blue beside it takes as much away.
     maps = class_maps(classifier_of(hand_made_gap), photo(green=(np.array([0, 3]), np.array([0, 3])), blue=(0, 1)))
     assert maps.values[1, 0].tolist() == [0.125, -0.125, 0, 0]
-    assert inside(maps, "green", boxed(maps, (0, 0, 2, 2))).share == 0.5
+    assert measure_inside(maps, "green", boxed(maps, (0, 0, 2, 2))).share == 0.5
 
 
 def test_no_evidence_has_no_share_and_points_nowhere(hand_made_gap):
     maps = class_maps(classifier_of(hand_made_gap), photo(red=np.s_[:]))
-    assert inside(maps, "neither", boxed(maps, (0, 0, 4, 4))) == Inside(None, False)
+    assert measure_inside(maps, "neither", boxed(maps, (0, 0, 4, 4))) == Inside(None, False)
 
 
 def test_max_pooling_points_at_the_position_that_decided(hand_made_gmp):
     maps = class_maps(classifier_of(hand_made_gmp), photo(red=(1, 2)))
-    assert inside(maps, "red", boxed(maps, (2, 1, 3, 2))) == Inside(1, True)
-    assert inside(maps, "red", boxed(maps, (0, 0, 2, 4))) == Inside(0, False)
+    assert measure_inside(maps, "red", boxed(maps, (2, 1, 3, 2))) == Inside(1, True)
+    assert measure_inside(maps, "red", boxed(maps, (0, 0, 2, 4))) == Inside(0, False)
 
 
 def test_the_tolerance_reaches_the_nearest_pixel_of_the_object(hand_made_gmp):
     # From (x, y) = (3, 3) to the box's only pixel (0, 0): 3 * sqrt(2) = 4.24.
     maps = class_maps(classifier_of(hand_made_gmp), photo(red=(3, 3)))
     mask = boxed(maps, (0, 0, 1, 1))
-    assert not inside(maps, "red", mask, tolerance=4.2).pointing
-    assert inside(maps, "red", mask, tolerance=4.3).pointing
+    assert not measure_inside(maps, "red", mask, tolerance=4.2).pointing
+    assert measure_inside(maps, "red", mask, tolerance=4.3).pointing
 
 
 def test_a_large_photo_is_drawn_small_and_its_tolerance_stays_in_its_own_pixels(hand_made_gap):
     # Drawn at 400 the middle is at 199, the box begins at 210: 11 pixels there, 22 of the photo.
     maps = class_maps(classifier_of(hand_made_gap), photo(800, 800, red=np.s_[:]))
     mask = boxed(maps, (420, 0, 800, 800))
-    assert inside(maps, "red", mask, tolerance=22) == Inside(pytest.approx(190 / 400), True)
-    assert not inside(maps, "red", mask, tolerance=21).pointing
+    assert measure_inside(maps, "red", mask, tolerance=22) == Inside(pytest.approx(190 / 400), True)
+    assert not measure_inside(maps, "red", mask, tolerance=21).pointing
 
 
 def test_outside_what_the_network_saw_is_no_evidence(hand_made_gap):
     # Of 8 columns it sees those from 2 to 5.
     maps = class_maps(classifier_of(hand_made_gap), photo(4, 8, red=np.s_[:]))
-    assert inside(maps, "red", boxed(maps, (0, 0, 2, 4), (6, 0, 8, 4))) == Inside(0, False)
-    assert inside(maps, "red", boxed(maps, (0, 0, 3, 4))).share == 0.25
+    assert measure_inside(maps, "red", boxed(maps, (0, 0, 2, 4), (6, 0, 8, 4))) == Inside(0, False)
+    assert measure_inside(maps, "red", boxed(maps, (0, 0, 3, 4))).share == 0.25
 
 
 def test_a_cell_at_the_edge_points_at_its_middle_and_not_at_the_corner(hand_made_gmp):
     # 2 x 2 cells of 6 x 6 pixels: from the centre at 3 outwards the map is flat, so 3 x 3 pixels are the highest.
     maps = class_maps(classifier_of(hand_made_gmp, size=2), photo(12, 12, red=np.s_[:6, :6]))
-    assert inside(maps, "red", boxed(maps, (1, 1, 2, 2))).pointing
-    assert not inside(maps, "red", boxed(maps, (0, 0, 1, 1))).pointing
+    assert measure_inside(maps, "red", boxed(maps, (1, 1, 2, 2))).pointing
+    assert not measure_inside(maps, "red", boxed(maps, (0, 0, 1, 1))).pointing
 
 
 def test_maps_without_a_photo_and_masks_of_another_are_refused(hand_made_gap):
     classifier = classifier_of(hand_made_gap)
     (maps,) = class_maps_of_batch(classifier, torch.ones(1, 3, 4, 4))
-    with pytest.raises(LocalisationError, match="came from a tensor: there is no photo that has objects"):
-        inside(maps, 0, np.ones((4, 4), bool))
+    with pytest.raises(LocalizationError, match="came from a tensor: there is no photo that has objects"):
+        measure_inside(maps, 0, np.ones((4, 4), bool))
     maps = class_maps(classifier, photo())
-    with pytest.raises(LocalisationError, match=r"The mask is \(4, 5\), the photo \(4, 4\)"):
-        inside(maps, 0, np.ones((4, 5), bool))
+    with pytest.raises(LocalizationError, match=r"The mask is \(4, 5\), the photo \(4, 4\)"):
+        measure_inside(maps, 0, np.ones((4, 5), bool))
 
 
 def test_means_are_over_the_images_whose_objects_are_known():
     # Without evidence an image has no share, but the pointing game is lost.
     found = [Inside(0.5, True), None, Inside(None, False), Inside(1, True), Inside(0.75, True)]
-    assert mean_inside(found) == {"share": 0.75, "pointing": 0.75, "images": 4}
-    assert mean_inside([Inside(None, False)]) == {"share": None, "pointing": 0, "images": 1}
-    assert mean_inside([None]) is None
+    assert average_inside(found) == {"share": 0.75, "pointing": 0.75, "images": 4}
+    assert average_inside([Inside(None, False)]) == {"share": None, "pointing": 0, "images": 1}
+    assert average_inside([None]) is None
 
 
 # Boxes
@@ -159,24 +167,24 @@ def test_boxes_are_read_in_both_spellings_several_a_file(tmp_path: Path, edges):
     ],
 )
 def test_a_broken_file_of_boxes_gets_one_sentence(tmp_path: Path, text: str, sentence: str):
-    with pytest.raises(LocalisationError, match=sentence):
+    with pytest.raises(LocalizationError, match=sentence):
         read_boxes(write(tmp_path / "boxes.csv", text))
 
 
 def test_boxes_that_cannot_be_read_get_one_sentence(tmp_path: Path):
-    with pytest.raises(LocalisationError, match=r"Cannot read .*none.csv \(.*No such file"):
+    with pytest.raises(LocalizationError, match=r"Cannot read .*none.csv \(.*No such file"):
         read_regions(tmp_path / "none.csv")
     (tmp_path / "latin.csv").write_bytes(b"file,x1,y1,x2,y2\n\xe9.jpg,1,2,3,4\n")
-    with pytest.raises(LocalisationError, match=r"Cannot read .*latin.csv \('utf-8' codec"):
+    with pytest.raises(LocalizationError, match=r"Cannot read .*latin.csv \('utf-8' codec"):
         read_boxes(tmp_path / "latin.csv")
 
 
 def test_a_mask_of_boxes_is_every_pixel_that_one_of_them_touches():
     regions = Regions({"a.jpg": [(0, 0, 1, 1), (1.5, 1, 2.5, 2)]})
-    mask = object_mask(regions, "a.jpg", (3, 4))
+    mask = find_object_mask(regions, "a.jpg", (3, 4))
     assert mask is not None
     assert mask.tolist() == [[True, False, False, False], [False, True, True, False], [False] * 4]
-    assert object_mask(regions, "b.jpg", (3, 4)) is None
+    assert find_object_mask(regions, "b.jpg", (3, 4)) is None
 
 
 @pytest.mark.parametrize(
@@ -191,16 +199,16 @@ def test_a_mask_of_boxes_is_every_pixel_that_one_of_them_touches():
 def test_a_box_that_reaches_out_by_rounding_is_cut(box, pixels):
     expected = np.zeros((10, 20), bool)
     expected[pixels] = True
-    mask = object_mask(Regions({"a.jpg": [box]}), "a.jpg", (10, 20))
+    mask = find_object_mask(Regions({"a.jpg": [box]}), "a.jpg", (10, 20))
     assert np.array_equal(mask, expected)
 
 
 @pytest.mark.parametrize("box", [(0, 0, 40, 10), (0, 0, 20, 13), (-3, 0, 5, 5), (0, -3, 5, 5)])
 def test_a_box_outside_its_photo_is_refused(box):
     with pytest.raises(
-        LocalisationError, match=r"a.jpg has 20 x 10 pixels, but a box .*; boxes in pixels of the photo"
+        LocalizationError, match=r"a.jpg has 20 x 10 pixels, but a box .*; boxes in pixels of the photo"
     ):
-        object_mask(Regions({"a.jpg": [box]}), "a.jpg", (10, 20))
+        find_object_mask(Regions({"a.jpg": [box]}), "a.jpg", (10, 20))
 
 
 # Masks
@@ -214,39 +222,39 @@ OBJECT = [[True, False, False], [False, True, True]]
 @pytest.mark.parametrize("values", [TRIMAP, np.where(TRIMAP == 1, 1, 0).astype(np.uint8)], ids=["trimap", "0 and 1"])
 def test_trimaps_and_masks_of_0_and_1_are_read_in_grey_palette_and_bits(tmp_path: Path, values, mode):
     regions = read_regions(write_mask(tmp_path, values, mode=mode))
-    mask = object_mask(regions, "a/b.jpg", (2, 3))
+    mask = find_object_mask(regions, "a/b.jpg", (2, 3))
     assert mask is not None
     assert mask.tolist() == OBJECT
-    assert object_mask(regions, "a/c.jpg", (2, 3)) is None
+    assert find_object_mask(regions, "a/c.jpg", (2, 3)) is None
 
 
 def test_masks_of_0_and_255_are_read_and_go_before_boxes(tmp_path: Path):
     write_mask(tmp_path, np.where(TRIMAP == 1, 255, 0).astype(np.uint8))
-    mask = object_mask(Regions({"a/b.jpg": [(0, 0, 3, 2)]}, tmp_path), "a/b.jpg", (2, 3))
+    mask = find_object_mask(Regions({"a/b.jpg": [(0, 0, 3, 2)]}, tmp_path), "a/b.jpg", (2, 3))
     assert mask is not None
     assert mask.tolist() == OBJECT
 
 
 def test_a_mask_of_the_photos_shape_takes_its_size(tmp_path: Path):
     regions = Regions({}, write_mask(tmp_path, TRIMAP.repeat(4, 0).repeat(4, 1)))
-    mask = object_mask(regions, "a/b.jpg", (2, 3))
+    mask = find_object_mask(regions, "a/b.jpg", (2, 3))
     assert mask is not None
     assert mask.tolist() == OBJECT
-    larger = object_mask(regions, "a/b.jpg", (16, 24))
+    larger = find_object_mask(regions, "a/b.jpg", (16, 24))
     assert np.array_equal(larger, np.array(OBJECT).repeat(8, 0).repeat(8, 1))
 
 
 def test_a_mask_of_a_scaled_photo_may_miss_its_shape_by_rounding(tmp_path: Path):
     # 400 x 600, scaled to a width of 320, is 213.3 high.
-    mask = object_mask(Regions({}, write_mask(tmp_path, np.ones((400, 600), np.uint8))), "a/b.jpg", (213, 320))
+    mask = find_object_mask(Regions({}, write_mask(tmp_path, np.ones((400, 600), np.uint8))), "a/b.jpg", (213, 320))
     assert mask is not None
     assert mask.shape == (213, 320)
 
 
 def test_a_mask_of_another_shape_is_refused(tmp_path: Path):
     regions = Regions({}, write_mask(tmp_path, np.ones((30, 20), np.uint8)))
-    with pytest.raises(LocalisationError, match=r"b.png has 20 x 30 pixels, its photo 30 x 20; a mask of the photo's"):
-        object_mask(regions, "a/b.jpg", (20, 30))
+    with pytest.raises(LocalizationError, match=r"b.png has 20 x 30 pixels, its photo 30 x 20; a mask of the photo's"):
+        find_object_mask(regions, "a/b.jpg", (20, 30))
 
 
 @pytest.mark.parametrize(
@@ -258,8 +266,8 @@ def test_a_mask_of_another_shape_is_refused(tmp_path: Path):
     ],
 )
 def test_a_mask_that_does_not_say_where_the_object_is_is_refused(tmp_path: Path, values, sentence):
-    with pytest.raises(LocalisationError, match=sentence):
-        object_mask(Regions({}, write_mask(tmp_path, values)), "a/b.jpg", values.shape[:2])
+    with pytest.raises(LocalizationError, match=sentence):
+        find_object_mask(Regions({}, write_mask(tmp_path, values)), "a/b.jpg", values.shape[:2])
 
 
 def test_a_mask_that_cannot_be_read_is_refused(tmp_path: Path):
@@ -268,22 +276,22 @@ def test_a_mask_that_cannot_be_read_is_refused(tmp_path: Path):
     whole = path.read_bytes()
     for broken in (b"", b"GIF89a", whole[: len(whole) // 2]):
         path.write_bytes(broken)
-        with pytest.raises(LocalisationError, match=r"Cannot read the mask .*b.png \(.*\); a PNG would do"):
-            object_mask(regions, "a/b.jpg", (64, 256))
+        with pytest.raises(LocalizationError, match=r"Cannot read the mask .*b.png \(.*\); a PNG would do"):
+            find_object_mask(regions, "a/b.jpg", (64, 256))
 
 
 def test_a_mask_too_large_to_be_one_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch):
     regions = Regions({}, write_mask(tmp_path, TRIMAP))
     monkeypatch.setattr(localization, "MAX_PIXELS", 5)
-    with pytest.raises(LocalisationError, match="has 3 x 2 pixels; at most 0 megapixels are read"):
-        object_mask(regions, "a/b.jpg", (2, 3))
+    with pytest.raises(LocalizationError, match="has 3 x 2 pixels; at most 0 megapixels are read"):
+        find_object_mask(regions, "a/b.jpg", (2, 3))
     monkeypatch.setattr(localization, "MAX_BYTES", 5)
-    with pytest.raises(LocalisationError, match="MB; at most 0 MB are read"):
-        object_mask(regions, "a/b.jpg", (2, 3))
+    with pytest.raises(LocalizationError, match="MB; at most 0 MB are read"):
+        find_object_mask(regions, "a/b.jpg", (2, 3))
 
 
 def test_a_folder_without_masks_is_refused(tmp_path: Path):
-    with pytest.raises(LocalisationError, match=r"No mask in .*: a PNG named as its photo, a/b.png for a/b.jpg"):
+    with pytest.raises(LocalizationError, match=r"No mask in .*: a PNG named as its photo, a/b.png for a/b.jpg"):
         read_regions(tmp_path)
 
 
@@ -292,6 +300,6 @@ def test_photos_are_asked_for_their_size_as_they_are_read(tmp_path: Path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.zeros((2, 3, 3), np.uint8)).save(tmp_path / "a.jpg", exif=exif)
-    mask = object_mask(Regions({"a.jpg": [(1, 2, 2, 3)]}), "a.jpg", read_image(tmp_path / "a.jpg").size)
+    mask = find_object_mask(Regions({"a.jpg": [(1, 2, 2, 3)]}), "a.jpg", read_image(tmp_path / "a.jpg").size)
     assert mask is not None
     assert mask.tolist() == [[False, False], [False, False], [False, True]]

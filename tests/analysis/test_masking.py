@@ -8,7 +8,14 @@ import torch
 from torch import nn
 
 from inspector import Classifier, InspectorError, class_maps, class_maps_of_batch
-from inspector.analysis.masking import above, cells_of, changed_view, in_the_photo, mask_of, without
+from inspector.analysis.masking import (
+    find_photo_cells,
+    make_mask,
+    make_masked_view,
+    mask_at_head,
+    mask_in_photo,
+    positions_above,
+)
 
 IMAGE = torch.tensor([[[1.0, 2], [3, 4]], [[0, 4], [0, 0]], [[1, 0], [0, 3]]])[None]
 
@@ -46,7 +53,7 @@ def linear(inputs: int = 6) -> nn.Linear:
 def test_average_pooling_without_a_position_keeps_its_divisor(hand_made_gap):
     maps = maps_of(hand_made_gap)
     # Red (1 + 2 + 3) / 4 = 1.5 in place of 2.5, green less blue (-1 + 4) / 4 = 0.75 in place of 0; biases 1/2, -1/4, 0.
-    after = without(maps, mask_of(maps, [(1, 1)]))
+    after = mask_at_head(maps, make_mask(maps, [(1, 1)]))
     assert after.logits.tolist() == [2, 1.25, -1.125]
     odds = [math.exp(logit) for logit in (2, 1.25, -1.125)]
     assert after.probabilities.tolist() == pytest.approx([odd / sum(odds) for odd in odds])
@@ -55,26 +62,26 @@ def test_average_pooling_without_a_position_keeps_its_divisor(hand_made_gap):
 def test_max_pooling_without_a_position_takes_the_highest_of_the_others(hand_made_gmp):
     maps = maps_of(hand_made_gmp)
     # Without (1, 1) the maximum of red is 3, that of green less blue stays 4.
-    assert without(maps, mask_of(maps, [(1, 1)])).logits.tolist() == [3.5, 7.75, -1]
+    assert mask_at_head(maps, make_mask(maps, [(1, 1)])).logits.tolist() == [3.5, 7.75, -1]
     # Without (0, 1) too, red stays 3 and green less blue is 0.
-    assert without(maps, mask_of(maps, [(1, 1), (0, 1)])).logits.tolist() == [3.5, -0.25, -3]
+    assert mask_at_head(maps, make_mask(maps, [(1, 1), (0, 1)])).logits.tolist() == [3.5, -0.25, -3]
     # Without all but (0, 0): 1 and -1.
-    assert without(maps, mask_of(maps, [(1, 1), (0, 1), (1, 0)])).logits.tolist() == [1.5, -2.25, -1.5]
+    assert mask_at_head(maps, make_mask(maps, [(1, 1), (0, 1), (1, 0)])).logits.tolist() == [1.5, -2.25, -1.5]
 
 
 def test_with_max_pooling_a_position_that_decides_nothing_may_go(hand_made_gmp):
     maps = maps_of(hand_made_gmp)
-    assert torch.equal(without(maps, mask_of(maps, [(0, 0), (1, 0)])).logits, maps.logits)
+    assert torch.equal(mask_at_head(maps, make_mask(maps, [(0, 0), (1, 0)])).logits, maps.logits)
 
 
 def test_without_all_positions_only_the_bias_is_left_of_average_pooling(hand_made_gap):
     maps = maps_of(hand_made_gap)
-    assert without(maps, torch.ones(2, 2, dtype=torch.bool)).logits.tolist() == [0.5, -0.25, 0]
+    assert mask_at_head(maps, torch.ones(2, 2, dtype=torch.bool)).logits.tolist() == [0.5, -0.25, 0]
 
 
 def test_max_pooling_needs_a_position(hand_made_gmp):
     with pytest.raises(InspectorError, match="All positions are masked"):
-        without(maps_of(hand_made_gmp), torch.ones(2, 2, dtype=torch.bool))
+        mask_at_head(maps_of(hand_made_gmp), torch.ones(2, 2, dtype=torch.bool))
 
 
 POOLINGS = {
@@ -109,17 +116,17 @@ def test_it_agrees_with_the_network_run_on_feature_maps_without_the_positions(po
         else:
             pooled = pool(left_out if pooling == "max" else emptied)
         expected = network.head_function(pooled)[0]
-    assert torch.allclose(without(maps, mask).logits, expected, atol=1e-5)
+    assert torch.allclose(mask_at_head(maps, mask).logits, expected, atol=1e-5)
 
 
 def test_nothing_masked_changes_nothing():
     maps = maps_of(Body(POOLINGS["average"][0], TAILS["layer norm"](6)), noise(1, 3, 5, 5))
-    assert torch.allclose(without(maps, torch.zeros(5, 5, dtype=torch.bool)).logits, maps.logits, atol=1e-6)
+    assert torch.allclose(mask_at_head(maps, torch.zeros(5, 5, dtype=torch.bool)).logits, maps.logits, atol=1e-6)
 
 
 def test_probabilities_are_made_as_the_classifier_makes_them(hand_made_gap):
     maps = maps_of(hand_made_gap, probability="sigmoid")
-    after = without(maps, mask_of(maps, [(1, 1)]))
+    after = mask_at_head(maps, make_mask(maps, [(1, 1)]))
     assert after.probabilities.tolist() == pytest.approx([1 / (1 + math.exp(-logit)) for logit in (2, 1.25, -1.125)])
 
 
@@ -128,7 +135,7 @@ def test_a_pooling_that_is_no_weighted_sum_says_that_it_cannot():
     maps = maps_of(network, noise(1, 3, 5, 5))
     assert maps.classifier.head.pooling == "other"
     with pytest.raises(InspectorError, match="neither average nor max nor a weighted sum"):
-        without(maps, torch.zeros(5, 5, dtype=torch.bool))
+        mask_at_head(maps, torch.zeros(5, 5, dtype=torch.bool))
 
 
 class TwoGrids(nn.Module):
@@ -143,16 +150,16 @@ class TwoGrids(nn.Module):
 def test_poolings_of_two_grids_say_that_positions_differ():
     maps = maps_of(TwoGrids(), noise(1, 3, 4, 4))
     with pytest.raises(InspectorError, match="a grid of 2 x 2 positions and another one of 4 x 4"):
-        without(maps, torch.zeros(4, 4, dtype=torch.bool))
+        mask_at_head(maps, torch.zeros(4, 4, dtype=torch.bool))
 
 
 def test_above_a_share_are_the_values_higher_than_that_share_of_the_highest(hand_made_gap):
     maps = maps_of(hand_made_gap)
     # [[0.25, 0.5], [0.75, 1]]
-    assert above(maps.read(0), 0.5).tolist() == [[False, False], [True, True]]
-    assert above(maps.read(0), 0).tolist() == [[True, True], [True, True]]
+    assert positions_above(maps.read(0), 0.5).tolist() == [[False, False], [True, True]]
+    assert positions_above(maps.read(0), 0).tolist() == [[True, True], [True, True]]
     # [[-0.375, 0], [-0.75, -1.375]]: nothing speaks for the class.
-    assert above(maps.read(2), 0).tolist() == [[False, False], [False, False]]
+    assert positions_above(maps.read(2), 0).tolist() == [[False, False], [False, False]]
 
 
 @pytest.fixture
@@ -169,15 +176,15 @@ def patches():
 
 
 def test_the_cells_of_masked_positions_are_the_pixels_nearest_to_them(patches):
-    region = cells_of(patches, mask_of(patches, [(0, 1)]))
+    region = find_photo_cells(patches, make_mask(patches, [(0, 1)]))
     assert region.shape == (8, 8)
     assert region[:4, 4:].all()
     assert region.sum() == 16
 
 
 def test_grey_is_where_the_input_is_zero_after_normalisation(patches):
-    mask = mask_of(patches, [(0, 1)])
-    view = changed_view(patches, mask, "grey")
+    mask = make_mask(patches, [(0, 1)])
+    view = make_masked_view(patches, mask, "grey")
     inputs = patches.classifier.inputs(view)[0]
     # 0.5 * 255 = 127.5 is rounded to a whole number of 255ths, an error of at most 0.5 / 255 / 0.25.
     assert inputs[:, :4, 4:].abs().max() <= 0.5 / 255 / 0.25 + 1e-6
@@ -187,7 +194,7 @@ def test_grey_is_where_the_input_is_zero_after_normalisation(patches):
 
 
 def test_blur_mixes_what_is_near_and_only_there(patches):
-    view = changed_view(patches, mask_of(patches, [(0, 1)]), "blur")
+    view = make_masked_view(patches, make_mask(patches, [(0, 1)]), "blur")
     blurred = view.pixels[:4, 4:].astype(int)
     assert blurred.min() > 40
     assert blurred.max() < 220
@@ -198,9 +205,9 @@ def test_blur_mixes_what_is_near_and_only_there(patches):
 
 @pytest.mark.parametrize("change", ["blur", "grey"])
 def test_in_the_photo_is_the_network_run_on_the_changed_pixels(patches, change):
-    mask = mask_of(patches, [(0, 1), (1, 0)])
-    photo = in_the_photo(patches, mask, change)
-    pixels = torch.from_numpy(changed_view(patches, mask, change).pixels.copy()).permute(2, 0, 1)[None] / 255
+    mask = make_mask(patches, [(0, 1), (1, 0)])
+    photo = mask_in_photo(patches, mask, change)
+    pixels = torch.from_numpy(make_masked_view(patches, mask, change).pixels.copy()).permute(2, 0, 1)[None] / 255
     mean = torch.tensor([0.5, 0.25, 0.2]).view(1, 3, 1, 1)
     with torch.no_grad():
         expected = patches.classifier.network((pixels - mean) / 0.25)[0]
@@ -215,16 +222,16 @@ def test_where_no_receptive_fields_overlap_the_photo_changes_its_own_position_on
     network = nn.Sequential(nn.Conv2d(3, 5, 4, 4, bias=False), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     # A mean of 51 / 255 is a whole number, so the input is exactly zero.
     maps = class_maps(classifier_of(nn.Sequential(network, linear(5)), 8, mean=(0.2,) * 3), patches.view.photo)
-    mask = mask_of(maps, [(0, 1), (1, 1)])
-    assert torch.allclose(in_the_photo(maps, mask, "grey").logits, without(maps, mask).logits, atol=1e-6)
+    mask = make_mask(maps, [(0, 1), (1, 1)])
+    assert torch.allclose(mask_in_photo(maps, mask, "grey").logits, mask_at_head(maps, mask).logits, atol=1e-6)
 
 
 def test_where_receptive_fields_overlap_head_and_photo_differ(patches):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 5, 7, 4, 2, bias=False), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     maps = class_maps(classifier_of(nn.Sequential(network, linear(5)), 8, mean=(0.2,) * 3), patches.view.photo)
-    mask = mask_of(maps, [(0, 1)])
-    assert not torch.allclose(in_the_photo(maps, mask, "grey").logits, without(maps, mask).logits, atol=1e-3)
+    mask = make_mask(maps, [(0, 1)])
+    assert not torch.allclose(mask_in_photo(maps, mask, "grey").logits, mask_at_head(maps, mask).logits, atol=1e-3)
 
 
 def test_a_grey_network_is_shown_grey(hand_made_gap):
@@ -232,7 +239,7 @@ def test_a_grey_network_is_shown_grey(hand_made_gap):
     photo = np.full((8, 8, 3), 200, np.uint8)
     maps = class_maps(classifier_of(network, 8, mean=(0.4,), std=(1.0,)), photo)
     for change in ("blur", "grey"):
-        after = in_the_photo(maps, mask_of(maps, [(0, 0)]), change)
+        after = mask_in_photo(maps, make_mask(maps, [(0, 0)]), change)
         assert after.pixels.shape == (8, 8)
     assert (after.pixels[:4, :4] == 102).all()
     assert (after.pixels[4:] == 200).all()

@@ -9,7 +9,16 @@ import torch
 from torch import nn
 
 from inspector import Classifier, InspectorError, class_maps, class_maps_of_batch
-from inspector.analysis.positions import NOBODY, Line, decides, decisions, lines, nearest, position, winners
+from inspector.analysis.positions import (
+    NOBODY,
+    CellExtent,
+    cell_extents,
+    find_decisions,
+    find_winners,
+    has_deciding_positions,
+    inspect_position,
+    nearest_cells,
+)
 from inspector.explain.tracing.receptive_field import Axis
 from inspector.output.overlay import spread
 
@@ -41,41 +50,41 @@ def gmp(hand_made_gmp):
 
 def test_a_position_adds_its_part_to_every_class_that_is_asked_for(gap):
     # At (1, 1): red 4 and green less blue -3, over four positions; weights (1, 0), (0, 2), (-1, 1/2).
-    assert position(gap, 1, 1, 0, [2, 0, 1]).parts == ((2, -1.375), (0, 1.0), (1, -1.5))
+    assert inspect_position(gap, 1, 1, 0, [2, 0, 1]).parts == ((2, -1.375), (0, 1.0), (1, -1.5))
 
 
 def test_its_channels_come_with_the_largest_absolute_value_first(gap):
-    here = position(gap, 1, 1, 2)
+    here = inspect_position(gap, 1, 1, 2)
     assert here.channels == ((0, -1.0), (1, -0.375))
     assert here.rest == 0
 
 
 def test_channels_that_are_not_named_are_summed(gap):
-    here = position(gap, 1, 1, 2, count=1)
+    here = inspect_position(gap, 1, 1, 2, count=1)
     assert here.channels == ((0, -1.0),)
     assert here.rest == -0.375
 
 
 def test_a_channel_that_adds_nothing_is_not_named(gap):
     # Green less blue is 0 at (1, 0), and has no weight for class 0.
-    assert [c for c, _ in position(gap, 1, 0, 2).channels] == [0]
-    assert [c for c, _ in position(gap, 1, 1, 0).channels] == [0]
+    assert [c for c, _ in inspect_position(gap, 1, 0, 2).channels] == [0]
+    assert [c for c, _ in inspect_position(gap, 1, 1, 0).channels] == [0]
 
 
 @pytest.mark.parametrize(("row", "column"), [(2, 0), (0, 2), (-1, 0)])
 def test_a_position_outside_the_grid_is_refused(gap, row, column):
     with pytest.raises(InspectorError, match=r"rows go from 0 to 1 and columns from 0 to 1"):
-        position(gap, row, column, 0)
+        inspect_position(gap, row, column, 0)
 
 
 def test_with_max_pooling_a_position_has_the_channels_that_it_decides(gmp):
-    assert position(gmp, 0, 1, 2, [2]).channels == ((1, 2.0),)
-    assert position(gmp, 1, 1, 2, [2]).channels == ((0, -4.0),)
-    assert position(gmp, 1, 0, 2, [2]).channels == ()
+    assert inspect_position(gmp, 0, 1, 2, [2]).channels == ((1, 2.0),)
+    assert inspect_position(gmp, 1, 1, 2, [2]).channels == ((0, -4.0),)
+    assert inspect_position(gmp, 1, 0, 2, [2]).channels == ()
 
 
 def test_every_channel_is_decided_where_its_maximum_is_ahead_of_the_second_highest(gmp):
-    made = decisions(gmp)
+    made = find_decisions(gmp)
     # Red: 4 at (1, 1), then 3 at (1, 0). Green less blue: 4 at (0, 1), then 0 at (1, 0).
     assert made.positions.tolist() == [3, 1]
     assert made.gaps.tolist() == [1, 4]
@@ -84,7 +93,7 @@ def test_every_channel_is_decided_where_its_maximum_is_ahead_of_the_second_highe
 
 
 def test_a_tie_is_decided_by_the_first_position_and_its_gap_is_zero():
-    made = decisions(max_pooled([[1.0, 5], [5, 5]], [[7.0, 7], [0, 0]], [[2.0, 1], [1, 0]]))
+    made = find_decisions(max_pooled([[1.0, 5], [5, 5]], [[7.0, 7], [0, 0]], [[2.0, 1], [1, 0]]))
     assert made.positions.tolist() == [1, 0, 0]
     assert made.gaps.tolist() == [0, 0, 1]
     assert made.runners_up.tolist() == [2, 1, 1]
@@ -92,29 +101,29 @@ def test_a_tie_is_decided_by_the_first_position_and_its_gap_is_zero():
 
 
 def test_a_silent_channel_is_decided_by_nobody():
-    made = decisions(max_pooled([[0.0, 0], [0, 0]], [[0.0, -1], [-2, 0]], [[-1.0, -2], [-3, -4]]))
+    made = find_decisions(max_pooled([[0.0, 0], [0, 0]], [[0.0, -1], [-2, 0]], [[-1.0, -2], [-3, -4]]))
     assert made.positions.tolist() == [-1, -1, 0]
     assert int(made.votes.sum()) == 1
 
 
 def test_votes_are_as_many_as_channels_and_their_parts_sum_to_the_map(gmp):
-    assert int(decisions(gmp).votes.sum()) == len(gmp.feature_maps)
+    assert int(find_decisions(gmp).votes.sum()) == len(gmp.feature_maps)
     for k in range(3):
-        sums = [[sum(v for _, v in position(gmp, y, x, k).channels) for x in (0, 1)] for y in (0, 1)]
+        sums = [[sum(v for _, v in inspect_position(gmp, y, x, k).channels) for x in (0, 1)] for y in (0, 1)]
         assert sums == gmp.values[k].tolist()
 
 
 def test_only_max_pooling_decides(gap, gmp):
-    assert decides(gmp)
-    assert not decides(gap)
+    assert has_deciding_positions(gmp)
+    assert not has_deciding_positions(gap)
     with pytest.raises(InspectorError, match="this head's is average"):
-        decisions(gap)
+        find_decisions(gap)
 
 
 def test_a_single_position_has_no_runner_up(gmp):
     (branch,) = gmp.decomposition.branches
     single = replace(branch, feature_maps=branch.feature_maps[:, 1:, 1:])
-    made = decisions(replace(gmp, decomposition=replace(gmp.decomposition, branches=(single,))))
+    made = find_decisions(replace(gmp, decomposition=replace(gmp.decomposition, branches=(single,))))
     assert made.positions.tolist() == [0, 0]
     assert made.runners_up.tolist() == [-1, -1]
     assert made.gaps.tolist() == [math.inf, math.inf]
@@ -122,7 +131,7 @@ def test_a_single_position_has_no_runner_up(gmp):
 
 def test_the_winner_of_a_position_is_the_class_with_the_highest_map_there(gap):
     # Maps: [[.25, .5], [.75, 1]], [[-.5, 2], [0, -1.5]], [[-.375, 0], [-.75, -1.375]].
-    won = winners(gap)
+    won = find_winners(gap)
     assert won.grid.tolist() == [[0, 1], [0, 0]]
     assert won.values.tolist() == [[0.25, 2], [0.75, 1]]
     assert won.classes == (0, 1)
@@ -130,14 +139,14 @@ def test_the_winner_of_a_position_is_the_class_with_the_highest_map_there(gap):
 
 def test_with_max_pooling_the_winner_is_that_of_the_position_scores(gmp):
     # Scores: [[1, 2], [3, 4]], [[-2, 8], [0, -6]], [[-1.5, 0], [-3, -5.5]].
-    won = winners(gmp)
+    won = find_winners(gmp)
     assert won.grid.tolist() == [[0, 1], [0, 0]]
     assert won.values.tolist() == [[1, 8], [3, 4]]
 
 
 def test_where_all_classes_are_equal_nobody_wins_and_of_some_the_first():
     maps = max_pooled([[0.0, 1], [2, 3]], [[0.0, 1], [2, 3]], [[0.0, 0], [5, 3]])
-    assert winners(maps).grid.tolist() == [[NOBODY, 0], [2, NOBODY]]
+    assert find_winners(maps).grid.tolist() == [[NOBODY, 0], [2, NOBODY]]
 
 
 def photographed(network: nn.Module, height: int, width: int, resize: int | None = None):
@@ -153,24 +162,24 @@ def strided() -> nn.Module:
 
 def test_lines_lie_around_true_centres_and_see_no_further_than_the_photo():
     # The photo is twice as large as the input: 16 x 16 pixels for 8 x 8.
-    rows, columns = lines(photographed(strided(), 16, 16))
+    rows, columns = cell_extents(photographed(strided(), 16, 16))
     assert rows == columns
-    assert rows[0] == Line(start=0, end=3, centre=1, first=0, last=4)
-    assert rows[1] == Line(start=3, end=7, centre=5, first=2, last=8)
-    assert rows[3] == Line(start=11, end=16, centre=13, first=10, last=16)
+    assert rows[0] == CellExtent(start=0, end=3, centre=1, first=0, last=4)
+    assert rows[1] == CellExtent(start=3, end=7, centre=5, first=2, last=8)
+    assert rows[3] == CellExtent(start=11, end=16, centre=13, first=10, last=16)
 
 
 def test_lines_stay_inside_what_the_network_saw_of_the_photo():
     # A photo of 8 x 16: the middle 8 x 8 are seen.
-    rows, columns = lines(photographed(strided(), 8, 16))
-    assert rows[0] == Line(start=0, end=1.5, centre=0.5, first=0, last=2)
-    assert columns[0] == Line(start=4, end=5.5, centre=4.5, first=4, last=6)
-    assert columns[3] == Line(start=9.5, end=12, centre=10.5, first=9, last=12)
+    rows, columns = cell_extents(photographed(strided(), 8, 16))
+    assert rows[0] == CellExtent(start=0, end=1.5, centre=0.5, first=0, last=2)
+    assert columns[0] == CellExtent(start=4, end=5.5, centre=4.5, first=4, last=6)
+    assert columns[3] == CellExtent(start=9.5, end=12, centre=10.5, first=9, last=12)
 
 
 def test_a_position_that_sees_everything_sees_what_the_network_saw():
     network = nn.Sequential(Attending(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    _, columns = lines(photographed(network, 8, 16))
+    _, columns = cell_extents(photographed(network, 8, 16))
     assert {(line.first, line.last) for line in columns} == {(4, 12)}
 
 
@@ -185,7 +194,7 @@ class Attending(nn.Module):
 def test_cells_are_where_the_map_is_drawn():
     """The lines against the picture: every drawn pixel has the value of the cell whose lines hold its middle."""
     maps = photographed(strided(), 24, 40, resize=10)
-    rows, columns = lines(maps)
+    rows, columns = cell_extents(maps)
     numbers = torch.arange(1.0, 17).view(4, 4)
     drawn = spread(numbers, maps.view, maps.classifier.receptive_field, (24, 40), smooth=False)
     for y, x in np.ndindex(24, 40):
@@ -199,5 +208,5 @@ def test_cells_are_where_the_map_is_drawn():
 
 def test_every_pixel_of_the_input_has_a_nearest_centre():
     # Centres 0.5, 2.5, 4.5, 6.5; the middle of pixel 1 is as near to the first as to the second.
-    assert nearest(Axis(0.5, 2, 3), 4, 8).tolist() == [0, 1, 1, 2, 2, 3, 3, 3]
-    assert nearest(Axis(4, 4, 4), 1, 5).tolist() == [0] * 5
+    assert nearest_cells(Axis(0.5, 2, 3), 4, 8).tolist() == [0, 1, 1, 2, 2, 3, 3, 3]
+    assert nearest_cells(Axis(4, 4, 4), 1, 5).tolist() == [0] * 5

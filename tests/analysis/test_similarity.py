@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from inspector import Classifier, class_maps
-from inspector.analysis.similarity import agreement, class_named, common_name, rank_correlation, same_class
+from inspector.analysis.similarity import (
+    common_name,
+    compare_maps,
+    find_class_by_name,
+    find_same_class,
+    rank_correlation,
+)
 from inspector.explain.class_maps import ClassMap
 
 
@@ -17,23 +23,23 @@ def of(*rows: list[float]) -> ClassMap:
 def test_a_map_agrees_with_itself_at_any_size_and_disagrees_with_its_negative():
     one = of([1.0, 2.0], [4.0, -3.0])
     for factor, expected in ((1, 1), (7.5, 1), (-2, -1)):
-        found = agreement(one, replace(one, values=factor * one.values))
+        found = compare_maps(one, replace(one, values=factor * one.values))
         assert (found.cosine, found.rank) == pytest.approx((expected, expected))
 
 
 def test_the_cosine_is_the_angle_between_the_cells():
     # (3, 4) and (4, 3): 24 of 5 * 5.
-    assert agreement(of([3.0, 4.0]), of([4.0, 3.0])).cosine == pytest.approx(24 / 25)
+    assert compare_maps(of([3.0, 4.0]), of([4.0, 3.0])).cosine == pytest.approx(24 / 25)
     # Cells that no two maps share: as after max pooling.
-    assert agreement(of([5.0, 0.0, 0.0]), of([0.0, 0.0, 2.0])).cosine == 0
+    assert compare_maps(of([5.0, 0.0, 0.0]), of([0.0, 0.0, 2.0])).cosine == 0
 
 
 def test_the_rank_correlation_knows_the_order_of_the_cells_only():
-    found = agreement(of([1.0, 2.0, 3.0, 4.0]), of([0.0, 0.1, 50.0, 5000.0]))
+    found = compare_maps(of([1.0, 2.0, 3.0, 4.0]), of([0.0, 0.1, 50.0, 5000.0]))
     assert found.rank == pytest.approx(1)
     assert found.cosine < 0.9
     # Spearman by hand: d = (0, 0, 1, -1), 1 - 6 * 2 / (4 * 15).
-    assert agreement(of([1.0, 2.0, 3.0, 4.0]), of([1.0, 2.0, 4.0, 3.0])).rank == pytest.approx(0.8)
+    assert compare_maps(of([1.0, 2.0, 3.0, 4.0]), of([1.0, 2.0, 4.0, 3.0])).rank == pytest.approx(0.8)
 
 
 def test_equal_cells_share_their_rank():
@@ -43,19 +49,19 @@ def test_equal_cells_share_their_rank():
 
 
 def test_a_map_that_is_the_same_everywhere_agrees_with_none():
-    flat = agreement(of([2.0, 2.0]), of([1.0, 3.0]))
+    flat = compare_maps(of([2.0, 2.0]), of([1.0, 3.0]))
     assert flat.rank is None
     assert flat.cosine == pytest.approx(8 / (8 * 10) ** 0.5)
-    assert agreement(of([0.0, 0.0]), of([1.0, 3.0])).cosine is None
+    assert compare_maps(of([0.0, 0.0]), of([1.0, 3.0])).cosine is None
 
 
 def test_maps_on_other_grids_are_not_compared():
-    assert agreement(of([1.0, 2.0]), of([1.0], [2.0])) is None
+    assert compare_maps(of([1.0, 2.0]), of([1.0], [2.0])) is None
 
 
 @pytest.mark.parametrize(("name", "expected"), [("Bag", 2), ("bag", 0), ("BAG", 0), ("daisy", 1), ("dais", None)])
 def test_a_class_is_found_by_its_name_in_any_case_and_first_in_its_own(name, expected):
-    assert class_named(["bag", "Daisy", "Bag"], name) == expected
+    assert find_class_by_name(["bag", "Daisy", "Bag"], name) == expected
 
 
 @pytest.fixture
@@ -69,9 +75,9 @@ def maps_named(hand_made_gap, pixels):
 def test_every_network_shows_the_class_of_a_name_or_its_own_likeliest(maps_named):
     winner = int(maps_named("a", "b", "c").logits.argmax())
     one, other, stranger = maps_named("a", "b", "c"), maps_named("C", "B", "A"), maps_named("x", "y", "z")
-    assert same_class([one, other, stranger], "a") == [0, 2, winner]
+    assert find_same_class([one, other, stranger], "a") == [0, 2, winner]
     likeliest = "abc"[winner]
     assert common_name([one, other]) == likeliest
-    assert same_class([one, other]) == [winner, "CBA".index(likeliest.upper())]
+    assert find_same_class([one, other]) == [winner, "CBA".index(likeliest.upper())]
     assert common_name([one, other, stranger]) is None
-    assert same_class([one, other, stranger]) == [winner, winner, winner]
+    assert find_same_class([one, other, stranger]) == [winner, winner, winner]

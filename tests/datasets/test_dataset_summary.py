@@ -14,7 +14,7 @@ import torch
 from made_up_results import Image, about, row, write_results
 
 from inspector import class_maps
-from inspector.analysis.localization import Regions, inside, object_mask
+from inspector.analysis.localization import Regions, find_object_mask, measure_inside
 from inspector.cli.dataset_summary import survey as survey_command
 from inspector.datasets import index as dataset_index
 from inspector.datasets.index import Filters
@@ -23,7 +23,7 @@ from inspector.datasets.statistics import border_share, even_border, positions
 from inspector.datasets.stored_maps import receptive_field_of, view_of
 from inspector.datasets.summarize import survey
 from inspector.datasets.summary import AverageMaps, is_of, read_survey
-from inspector.errors import ExportError, InspectorError, LocalisationError
+from inspector.errors import ExportError, InspectorError, LocalizationError
 from inspector.explain.classifier import Classifier
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 from inspector.images.photo import Preprocessing, make_view, read_image
@@ -220,9 +220,9 @@ def test_the_share_inside_objects_is_that_of_the_class_maps_at_hand(
     found = survey(
         write_results(tmp_path / "results", [image, *_one_more(values.shape[1:])], told), tmp_path / "out", regions
     )
-    mask = object_mask(regions, "a.png", (20, 30))
+    mask = find_object_mask(regions, "a.png", (20, 30))
     assert mask is not None
-    expected = inside(maps, k, mask).share
+    expected = measure_inside(maps, k, mask).share
     assert found.summary.with_objects == 1
     assert found.summary.inside == pytest.approx(expected, abs=2e-3)  # half precision
 
@@ -368,7 +368,7 @@ def test_an_image_without_the_map_of_its_likeliest_class_is_refused(tmp_path: Pa
 def test_objects_of_other_images_are_refused(results: Path, tmp_path: Path) -> None:
     with pytest.raises(InspectorError, match=r"No object is known of the 7 images in .* from photos on"):
         survey(results, tmp_path / "out", Regions({"elsewhere.png": [(0, 0, 5, 5)]}))
-    with pytest.raises(LocalisationError, match="has 30 x 20 pixels, but a box 0, 0, 50, 5"):
+    with pytest.raises(LocalizationError, match="has 30 x 20 pixels, but a box 0, 0, 50, 5"):
         survey(results, tmp_path / "out", Regions({"photos/a.png": [(0, 0, 50, 5)]}))
 
 

@@ -12,8 +12,8 @@ from safetensors.numpy import load_file
 from tiny_photos import BACKBONE, write_backbone, write_photos
 
 import inspector
-from inspector.analysis.localization import inside, object_mask, read_regions
-from inspector.errors import LocalisationError
+from inspector.analysis.localization import find_object_mask, measure_inside, read_regions
+from inspector.errors import LocalizationError
 from inspector.training import evaluate
 from inspector.training.data import read_photos
 from inspector.training.recipe import recipe_for_photos
@@ -114,9 +114,9 @@ def test_the_evidence_inside_is_told_where_the_object_is_known(photos: Path, mas
             assert record["inside"] == ""
             continue
         maps = inspector.class_maps(classifier, photos / record["file"])
-        mask = object_mask(regions, record["file"], (18, 20))
+        mask = find_object_mask(regions, record["file"], (18, 20))
         assert mask is not None
-        found.append(inside(maps, record["label"], mask))
+        found.append(measure_inside(maps, record["label"], mask))
         share = found[-1].share
         assert record["inside"] == ("" if share is None else f"{share:.4f}")
     assert len(found) == 4
@@ -143,7 +143,7 @@ def test_objects_of_no_test_photo_are_told_before_training(photos: Path, tmp_pat
     boxes = tmp_path / "boxes.csv"
     boxes.write_text("file,x1,y1,x2,y2\nelsewhere.png,0,0,5,5\n")
     with pytest.raises(
-        LocalisationError, match=r"No object is known of any of the 6 test photos; names relative to .*, like apple/"
+        LocalizationError, match=r"No object is known of any of the 6 test photos; names relative to .*, like apple/"
     ):
         trained(photos, tmp_path / "runs", masks=boxes)
     assert not (tmp_path / "runs").exists()
@@ -153,6 +153,6 @@ def test_a_box_outside_its_photo_is_told_before_training(photos: Path, tmp_path:
     boxes = tmp_path / "boxes.csv"
     files = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.png"))
     boxes.write_text("\n".join(["file,x1,y1,x2,y2", *(f'"{file}",0,0,50,5' for file in files), ""]))
-    with pytest.raises(LocalisationError, match=r"has 20 x 18 pixels, but a box 0, 0, 50, 5; boxes in pixels of the"):
+    with pytest.raises(LocalizationError, match=r"has 20 x 18 pixels, but a box 0, 0, 50, 5; boxes in pixels of the"):
         trained(photos, tmp_path / "runs", masks=boxes)
     assert not (tmp_path / "runs").exists()

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from inspector.errors import AttributionError, Cancelled, InspectorError, reason_of
+from inspector.errors import AttributionError, Cancelled, InspectorError, summarize_reason
 from inspector.explain.class_maps import ClassMaps, class_maps_of_batch
 from inspector.explain.classifier import Classifier
 from inspector.explain.pooling import resample_conserving
@@ -43,8 +43,8 @@ from inspector.explain.tracing.forward import (
 from inspector.explain.tracing.pooling_calls import PoolingCall, on_pooling_calls, op_name
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 
-Tell = Callable[[float], None]  # how much is done, 0-1
-Poll = Callable[[], bool]  # whether to stop
+OnProgress = Callable[[float], None]  # how much is done, 0-1
+ShouldStop = Callable[[], bool]  # whether to stop
 
 STEPS = 50  # of integrated gradients, as Captum does by default
 DRAWS = 33  # of gradient SHAP, which takes three baselines in turn, and SmoothGrad
@@ -114,7 +114,7 @@ class Case:
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
+class MethodResult:
     """What a method made of a case."""
 
     values: Tensor  # (h, w)
@@ -126,7 +126,7 @@ class Drawn:
 class Method:
     """A line of the table."""
 
-    draw: Callable[[Case], Drawn]
+    compute: Callable[[Case], MethodResult]
     grid: Literal["cells", "pixels"]  # the grid of the class maps, or that of the input
     unit: str
     target: str | None  # what the values add up to, in words
@@ -135,13 +135,13 @@ class Method:
     images: int  # about how many pass through the network, for the progress
 
 
-def attribute(
+def compute_attribution(
     classifier: Classifier,
     inputs: Tensor,
     k: str | int,
     name: str,
-    tell: Tell = lambda done: None,
-    cancelled: Poll = lambda: False,
+    tell: OnProgress = lambda done: None,
+    cancelled: ShouldStop = lambda: False,
 ) -> Attribution:
     """What the method of this name says about class k of an input (1, channels, H, W).
 
@@ -163,12 +163,12 @@ def attribute(
     with torch.inference_mode(False), torch.enable_grad(), eval_mode(classifier.network):
         case = Case(classifier, _frozen(classifier.network), inputs.clone(), classifier.class_index(k), step)
         try:
-            drawn = method.draw(case)
+            drawn = method.compute(case)
         except InspectorError:
             raise
         # Captum asserts, and what it cannot hook fails in many ways.
         except (RuntimeError, AssertionError, TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
-            raise AttributionError(f"{name} does not apply to {classifier.name}: {reason_of(error)}.") from error
+            raise AttributionError(f"{name} does not apply to {classifier.name}: {summarize_reason(error)}.") from error
     values, completeness = drawn.values.detach(), None
     if drawn.target is not None and method.target is not None:
         completeness = Completeness(float(values.double().sum()), drawn.target, method.target)
@@ -194,13 +194,13 @@ def probabilities(classifier: Classifier, logits: Tensor) -> Tensor:
 # Class activation maps
 
 
-def _exact(case: Case) -> Drawn:
+def _exact(case: Case) -> MethodResult:
     maps = case.maps()
     note = "" if maps.verdict == "exact" else f"The verdict on this map is: {maps.verdict}."
-    return Drawn(maps.values[case.k], float(maps.logits[case.k] - maps.bias[case.k]), note)
+    return MethodResult(maps.values[case.k], float(maps.logits[case.k] - maps.bias[case.k]), note)
 
 
-def _weighed(case: Case, weigh: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def _weighted_feature_maps(case: Case, weigh: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """The sum over channels of what `weigh` makes of F and g, both (C, h, w), over all poolings: (h, w)."""
     found: dict[int, PoolingCall] = {}
 
@@ -224,39 +224,39 @@ def _on_finest(maps: Sequence[Tensor]) -> Tensor:
     return torch.stack([resample_conserving(one, (height, width)) for one in maps]).sum(0)
 
 
-def _grad_cam(case: Case) -> Drawn:
-    values = _weighed(case, lambda maps, slope: slope.mean((1, 2), keepdim=True) * maps).relu()
+def _grad_cam(case: Case) -> MethodResult:
+    values = _weighted_feature_maps(case, lambda maps, slope: slope.mean((1, 2), keepdim=True) * maps).relu()
     head = case.classifier.head
     if head.pooling == "average" and head.verdict == "exact":
-        return Drawn(values, note="With average pooling it is the exact map, cut off below zero by its ReLU.")
-    return Drawn(values)
+        return MethodResult(values, note="With average pooling it is the exact map, cut off below zero by its ReLU.")
+    return MethodResult(values)
 
 
-def _hires_cam(case: Case) -> Drawn:
-    values = _weighed(case, lambda maps, slope: slope * maps)
+def _hires_cam(case: Case) -> MethodResult:
+    values = _weighted_feature_maps(case, lambda maps, slope: slope * maps)
     head = case.classifier.head
     # Elsewhere nobody says that it adds up.
     if head.verdict == "exact" and head.pooling in ("average", "max", "flatten"):
         maps = case.maps()
         target = float(maps.logits[case.k] - maps.bias[case.k])
-        return Drawn(values, target, "What follows the feature maps is affine, so it is the exact map.")
-    return Drawn(values)
+        return MethodResult(values, target, "What follows the feature maps is affine, so it is the exact map.")
+    return MethodResult(values)
 
 
-def _grad_cam_plus_plus(case: Case) -> Drawn:
+def _grad_cam_plus_plus(case: Case) -> MethodResult:
     def weigh(maps: Tensor, slope: Tensor) -> Tensor:
         below = 2 * slope**2 + maps.sum((1, 2), keepdim=True) * slope**3
         share = torch.where(below == 0, 0, slope**2 / below)
         return (share * slope.relu()).sum((1, 2), keepdim=True) * maps
 
-    return Drawn(_weighed(case, weigh).relu())
+    return MethodResult(_weighted_feature_maps(case, weigh).relu())
 
 
-def _layer_cam(case: Case) -> Drawn:
-    return Drawn(_weighed(case, lambda maps, slope: slope.relu() * maps).relu())
+def _layer_cam(case: Case) -> MethodResult:
+    return MethodResult(_weighted_feature_maps(case, lambda maps, slope: slope.relu() * maps).relu())
 
 
-def _ablation_cam(case: Case) -> Drawn:
+def _ablation_cam(case: Case) -> MethodResult:
     """Each channel weighs what the logit loses without it; only what follows the pooling runs for that."""
     head = case.classifier.head
     if not {branch.pooling for branch in head.branches} <= {"average", "max", "flatten"}:
@@ -275,10 +275,10 @@ def _ablation_cam(case: Case) -> Drawn:
         lost = [logits[0, case.k] - tail.logits(pooled.where(~rows, 0))[:, case.k] for rows in gone.split(_ROWS)]
         maps.append((torch.cat(lost)[:, None, None] * one.feature_maps[0]).sum(0))
         start += branch.width
-    return Drawn(_on_finest(maps).relu())
+    return MethodResult(_on_finest(maps).relu())
 
 
-def _score_cam(case: Case) -> Drawn:
+def _score_cam(case: Case) -> MethodResult:
     """Each channel weighs as much as the class is probable on a photo that shows only where the channel is active."""
     feature_maps = case.maps().feature_maps
     chosen = feature_maps.flatten(1).std(1, correction=0).argsort(descending=True, stable=True)[:SCORED]
@@ -294,7 +294,7 @@ def _score_cam(case: Case) -> Drawn:
         scores.append(probabilities(case.classifier, logits)[:, case.k])
     values = (torch.cat(scores)[:, None, None] * maps).sum(0).relu()
     some_only = f"The {SCORED} most varied of {len(feature_maps)} channels: each takes a pass of the network."
-    return Drawn(values, note=some_only if len(feature_maps) > SCORED else "")
+    return MethodResult(values, note=some_only if len(feature_maps) > SCORED else "")
 
 
 # Every pixel of the input
@@ -310,12 +310,12 @@ def _by_captum(case: Case, explain: Callable[[Tensor], Any]) -> Tensor:
     return values
 
 
-def _saliency(case: Case) -> Drawn:
+def _saliency(case: Case) -> MethodResult:
     leaf = case.inputs.clone().requires_grad_()
-    return Drawn(Saliency(case.logits).attribute(leaf).detach()[0].amax(0))
+    return MethodResult(Saliency(case.logits).attribute(leaf).detach()[0].amax(0))
 
 
-def _smooth_grad(case: Case) -> Drawn:
+def _smooth_grad(case: Case) -> MethodResult:
     """Noise of 15 % of the input's range."""
     generator = torch.Generator().manual_seed(0)
     spread = 0.15 * float(case.inputs.max() - case.inputs.min())
@@ -323,20 +323,20 @@ def _smooth_grad(case: Case) -> Drawn:
     for count in _chunks(DRAWS):
         noise = torch.randn(count, *case.inputs.shape[1:], generator=generator).to(case.inputs)
         total += case.gradients(case.inputs + spread * noise).sum(0, keepdim=True)
-    return Drawn((total / DRAWS)[0].abs().amax(0))
+    return MethodResult((total / DRAWS)[0].abs().amax(0))
 
 
-def _input_x_gradient(case: Case) -> Drawn:
-    return Drawn(_by_captum(case, InputXGradient(case.logits).attribute))
+def _input_x_gradient(case: Case) -> MethodResult:
+    return MethodResult(_by_captum(case, InputXGradient(case.logits).attribute))
 
 
-def _integrated_gradients(case: Case) -> Drawn:
+def _integrated_gradients(case: Case) -> MethodResult:
     explainer: Any = IntegratedGradients(case.logits)
     values = _by_captum(case, lambda leaf: explainer.attribute(leaf, n_steps=STEPS, internal_batch_size=_CHUNK))
-    return Drawn(values, _above(case, torch.zeros_like(case.inputs)))
+    return MethodResult(values, _above(case, torch.zeros_like(case.inputs)))
 
 
-def _gradient_shap(case: Case) -> Drawn:
+def _gradient_shap(case: Case) -> MethodResult:
     """Own code: Captum's draws from the generators of the process, which all sessions share."""
     generator = torch.Generator().manual_seed(0)
     baselines = _plain(case)
@@ -348,7 +348,7 @@ def _gradient_shap(case: Case) -> Drawn:
         chosen = baselines[turn % len(baselines)]
         way = case.inputs - chosen
         total += (case.gradients(chosen + along[:, None, None, None] * way) * way).sum(0, keepdim=True)
-    return Drawn((total / DRAWS).sum((0, 1)), _above(case, baselines), f"An estimate from {DRAWS} draws.")
+    return MethodResult((total / DRAWS).sum((0, 1)), _above(case, baselines), f"An estimate from {DRAWS} draws.")
 
 
 def _plain(case: Case) -> Tensor:
@@ -371,7 +371,7 @@ def _chunks(count: int) -> Iterator[int]:
     return (min(_CHUNK, count - start) for start in range(0, count, _CHUNK))
 
 
-def _occlusion(case: Case) -> Drawn:
+def _occlusion(case: Case) -> MethodResult:
     channels, *size = case.inputs.shape[1:]
     height, width = (max(1, side // WINDOWS) for side in size)
     moved = (channels, max(1, height // 2), max(1, width // 2))
@@ -380,34 +380,34 @@ def _occlusion(case: Case) -> Drawn:
         window = (channels, height, width)
         values = explainer.attribute(case.inputs, window, moved, perturbations_per_eval=_CHUNK)
     # All channels of a pixel have its one value.
-    return Drawn(values[0, 0], note=f"Windows of {height} x {width} pixels.")
+    return MethodResult(values[0, 0], note=f"Windows of {height} x {width} pixels.")
 
 
-def _deep_lift(case: Case) -> Drawn:
+def _deep_lift(case: Case) -> MethodResult:
     explainer: Any = DeepLift(_modular(case, _bending))
     values = _by_captum(case, lambda leaf: explainer.attribute(leaf, torch.zeros_like(leaf), target=case.k))
     target = _above(case, torch.zeros_like(case.inputs))
     missing = not Completeness(float(values.double().sum()), target, ABOVE).holds
     note = "It has no rule for what multiplies or normalises: gates, attention, LayerNorm." if missing else ""
-    return Drawn(values, target, note)
+    return MethodResult(values, target, note)
 
 
-def _guided_grad_cam(case: Case) -> Drawn:
+def _guided_grad_cam(case: Case) -> MethodResult:
     modular = _modular(case, _rectifying)
     if not modular.parts:
         raise AttributionError("Guided Grad-CAM changes the gradient of ReLUs, and this network has none.")
     explainer: Any = GuidedBackprop(modular)
     guided = _by_captum(case, lambda leaf: explainer.attribute(leaf, target=case.k))
     coarse = _grad_cam(case).values[None, None]
-    return Drawn(guided * functional.interpolate(coarse, guided.shape, mode="bilinear")[0, 0])
+    return MethodResult(guided * functional.interpolate(coarse, guided.shape, mode="bilinear")[0, 0])
 
 
-def _lrp(case: Case) -> Drawn:
+def _lrp(case: Case) -> MethodResult:
     explainer: Any = LRP(_modular(case, _affine_or_rectifying))
     values = _by_captum(case, lambda leaf: explainer.attribute(leaf, target=case.k))
     with torch.no_grad():
         target = float(case.logits(case.inputs))
-    return Drawn(
+    return MethodResult(
         values, target,
         "What is missing is what biases took. Where all that bends is ReLU and max pooling, this is input x gradient "
         "(Ancona et al., ICLR 2018).",

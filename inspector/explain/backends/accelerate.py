@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from inspector.errors import NetworkError, reason_of
+from inspector.errors import NetworkError, summarize_reason
 from inspector.explain.backends.export_graph import feature_graph, noise
 from inspector.explain.backends.runtimes import (
     Run,
@@ -172,7 +172,7 @@ class AcceleratedNetwork:
             with _aside:
                 self.build()
         except Exception as error:  # of any library: the network itself serves on
-            self.status = f"The network itself is heard, for {self._backend} was not built: {reason_of(error)}."
+            self.status = f"The network itself is heard, for {self._backend} was not built: {summarize_reason(error)}."
 
 
 def _best(classifier: Classifier) -> str:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.functional import conv2d
 
-from inspector.errors import HeadError, NetworkError, reason_of
+from inspector.errors import HeadError, NetworkError, summarize_reason
 from inspector.explain.classifier import Classifier, match_parameters
 from inspector.explain.head import Head
 from inspector.explain.pooling import resample_conserving
@@ -109,7 +109,7 @@ def export_program(module: nn.Module, inputs: Tensor) -> torch.export.ExportedPr
             functional: torch.export.ExportedProgram = written.run_decompositions({})
         except Exception as error:  # whatever a network does that cannot be traced
             raise NetworkError(
-                f"torch.export cannot write this network down as one graph: {reason_of(error)}. "
+                f"torch.export cannot write this network down as one graph: {summarize_reason(error)}. "
                 'The backend "eager" serves every network.'
             ) from error
         return functional

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from inspector.errors import InspectorError, NetworkError, reason_of
+from inspector.errors import InspectorError, NetworkError, summarize_reason
 from inspector.explain.backends.export_graph import LogitsAndMaps, export_program
 from inspector.explain.backends.fold_batchnorm import fold_batchnorm
 
@@ -177,7 +177,9 @@ def write_onnx(graph: LogitsAndMaps, inputs: Tensor, file: Path, about: Mapping[
         written.model.metadata_props.update(about)
         written.save(file, external_data=False)
     except Exception as error:  # torch.onnx and onnxscript raise what they like
-        raise NetworkError(f"The network cannot be written as ONNX: {reason_of(error)}; pt2 would do.") from error
+        raise NetworkError(
+            f"The network cannot be written as ONNX: {summarize_reason(error)}; pt2 would do."
+        ) from error
 
 
 def import_runtime(library: str) -> Any:

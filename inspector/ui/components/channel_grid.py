@@ -17,7 +17,7 @@ from inspector.ui.components import html
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from inspector.analysis.channels import Heard
+    from inspector.analysis.channels import PhotoChannels
     from inspector.explain.tracing.receptive_field import ReceptiveField
     from inspector.images.photo import View
 
@@ -205,7 +205,7 @@ def number(value: float) -> str:
     return f"{value:.3g}".replace("-", "\N{MINUS SIGN}") if value else "0"
 
 
-def photo_tiles(heard: "Sequence[Heard]", channel: int, field: "ReceptiveField") -> str:
+def photo_tiles(heard: "Sequence[PhotoChannels]", channel: int, field: "ReceptiveField") -> str:
     """One channel's map on several photos, on one scale, with the pooled values."""
     from inspector.output.overlay import common_scale
 

@@ -17,7 +17,7 @@ from inspector.ui.components.map_canvas import DRAW, Frame
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from inspector.analysis.positions import Line
+    from inspector.analysis.positions import CellExtent
 
 _HTML = """
 <div class="inspector-photo" tabindex="0" role="application">
@@ -229,8 +229,8 @@ class Picture:
     figure_content: int  # its width in CSS pixels, where there is room
     height: int  # of the photo, in its pixels: what all places below count in
     width: int
-    rows: "Sequence[Line]"
-    columns: "Sequence[Line]"
+    rows: "Sequence[CellExtent]"
+    columns: "Sequence[CellExtent]"
     unit: str  # what follows a value
     notes: Sequence[str] = ()  # what follows the unit at some positions
     note_of: Sequence[int] = field(default=())  # which of the notes, a position
@@ -268,7 +268,7 @@ def _told(one: Map) -> dict[str, Any]:
     return {"alt": one.alt, "values": [float(f"{value:.4g}") for value in values], "cells": one.cells}
 
 
-def _rounded(line: "Line") -> list[float]:
+def _rounded(line: "CellExtent") -> list[float]:
     return [round(place, 2) for place in astuple(line)]
 
 

@@ -18,7 +18,7 @@ from inspector.ui.state.streamlit_fixes import fragment
 if TYPE_CHECKING:
     from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-    from inspector.analysis.channels import Heard, Ledger
+    from inspector.analysis.channels import ChannelContributions, PhotoChannels
     from inspector.explain.class_maps import ClassMaps
     from inspector.ui.components.charts import Chart
 
@@ -37,11 +37,11 @@ def show() -> None:
 
 @fragment
 def _explore(choice: Choice, key: cache.MapsKey, maps: "ClassMaps") -> None:
-    from inspector.analysis.channels import ledger
+    from inspector.analysis.channels import compute_channel_contributions
 
     try:
         k, against, count, raw, place = _controls(maps)
-        book = ledger(maps, k, against)
+        book = compute_channel_contributions(maps, k, against)
         with place:
             channel = choose_channel(len(book.parts), int(book.order[0]))
         wide, narrow = st.columns([3, 2], gap="large")
@@ -68,7 +68,13 @@ def _controls(maps: "ClassMaps") -> "tuple[int, int | str | None, int, bool, Any
 
 
 def _book(
-    key: cache.MapsKey, maps: "ClassMaps", book: "Ledger", k: int, against: int | str | None, count: int, channel: int
+    key: cache.MapsKey,
+    maps: "ClassMaps",
+    book: "ChannelContributions",
+    k: int,
+    against: int | str | None,
+    count: int,
+    channel: int,
 ) -> None:
     """The waterfall from the bias to the logit, and the same as a table."""
     st.subheader(f"The ledger of {book.title}", anchor=False)
@@ -123,12 +129,14 @@ def _book(
 
 # Altair takes a tenth of a second for a chart, which the choice of a channel leaves as it is.
 @st.cache_data(max_entries=64, show_spinner=False)
-def _spec(key: cache.MapsKey, k: int, against: int | str | None, count: int, _book: "Ledger") -> dict[str, Any]:
+def _spec(
+    key: cache.MapsKey, k: int, against: int | str | None, count: int, _book: "ChannelContributions"
+) -> dict[str, Any]:
     spec: dict[str, Any] = ledger_chart(_book, count).to_dict()
     return spec
 
 
-def ledger_chart(book: "Ledger", count: int) -> "Chart":
+def ledger_chart(book: "ChannelContributions", count: int) -> "Chart":
     """Bars from the bias down to the total, each from where the one before ended, with its number and the sum.
 
     The channel that is `chosen`, a parameter that is left to whoever shows the chart, is brought forward.
@@ -176,9 +184,9 @@ def ledger_chart(book: "Ledger", count: int) -> "Chart":
     return alt.layer(bars, value, running, rows_to_click.add_params(click)).properties(height=20 * len(rows) + 50)
 
 
-def _channel(maps: "ClassMaps", book: "Ledger", c: int, raw: bool) -> None:
+def _channel(maps: "ClassMaps", book: "ChannelContributions", c: int, raw: bool) -> None:
     """One channel over the photo, and what it brings."""
-    from inspector.analysis.channels import favoured
+    from inspector.analysis.channels import classes_with_highest_weight
     from inspector.output.overlay import common_scale
 
     values, view = maps.feature_maps[c], maps.view
@@ -199,7 +207,7 @@ def _channel(maps: "ClassMaps", book: "Ledger", c: int, raw: bool) -> None:
             "the class gives for it; of a difference, the difference of the weights.",
         )
     st.caption(f"Number {rank} of {len(book.parts)} by size for {html.plain(book.title)}.")
-    if (liked := favoured(maps, c, 5)) and not maps.classifier.head.per_class:
+    if (liked := classes_with_highest_weight(maps, c, 5)) and not maps.classifier.head.per_class:
         names = ", ".join(f"{html.plain(name)} ({_signed(weight, 3)})" for _, name, weight in liked)
         st.markdown(f"**Classes with its highest weights**: {names}")
 
@@ -235,9 +243,9 @@ def _folder(choice: Choice, channel: int) -> None:
         st.html(photo_tiles(best, channel, choice.load().receptive_field))
 
 
-def _heard(choice: Choice, uploads: "Sequence[UploadedFile]") -> "tuple[list[Heard], list[str]]":
+def _heard(choice: Choice, uploads: "Sequence[UploadedFile]") -> "tuple[list[PhotoChannels], list[str]]":
     """What the channels make of each photo, and a sentence for each that cannot be used."""
-    heard: list[Heard] = []
+    heard: list[PhotoChannels] = []
     bad: list[str] = []
     # Where nothing new came, no bar flickers by.
     new = st.session_state.get("heard") != (choice.key, [upload.file_id for upload in uploads])

@@ -107,7 +107,7 @@ def _picture(
     reading: str,
 ) -> "tuple[Picture, str]":  # fmt: skip
     """What the browser draws on the photo, and what explains its colours, as HTML."""
-    from inspector.analysis.positions import decides, decisions, lines, winners
+    from inspector.analysis.positions import cell_extents, find_decisions, find_winners, has_deciding_positions
 
     assert maps.view is not None, "the app shows photos only"
     height, width = maps.view.photo.size
@@ -117,7 +117,7 @@ def _picture(
     note_of: list[int] = []
     how = None
     if mode == WINNERS:
-        won = winners(maps)
+        won = find_winners(maps)
         image = html.data_url(html.winning_classes(maps, won, side, opacity))
         grids = {k: photo.Map("winning classes", won.values, None)}
         # The last note is that of NOBODY, which is -1.
@@ -132,10 +132,10 @@ def _picture(
         }
         how = frame(maps.values.shape[1:], maps.view, maps.classifier.receptive_field, side, smooth, opacity)
         below = html.colour_bar(scale, f"logits a position: {reading}")
-        if decides(maps):
-            note_of = decisions(maps).votes.flatten().tolist()
+        if has_deciding_positions(maps):
+            note_of = find_decisions(maps).votes.flatten().tolist()
             notes = [f", decides {votes} channel{'' if votes == 1 else 's'}" for votes in range(max(note_of) + 1)]
-    rows, columns = lines(maps)
+    rows, columns = cell_extents(maps)
     picture = photo.Picture(
         image, grids, k, how, shown, height, width, rows, columns, "logits", notes, note_of, mode == WHAT_IF
     )  # fmt: skip

@@ -10,7 +10,7 @@ from inspector.ui.components import html
 from inspector.ui.state import cache
 
 if TYPE_CHECKING:
-    from inspector.analysis.masking import Change, Outcome
+    from inspector.analysis.masking import Change, MaskedOutcome
     from inspector.analysis.positions import Position
     from inspector.explain.class_maps import ClassMap, ClassMaps
 
@@ -28,13 +28,13 @@ _DONE: "dict[Change, str]" = {"blur": "blurred", "grey": "greyed"}
 
 def position(maps: "ClassMaps", cell: Cell, k: int, listed: tuple[int, ...]) -> None:
     """What the chosen position sees, adds to class k and to others, and decides."""
-    from inspector.analysis.positions import decides, lines, position
+    from inspector.analysis.positions import cell_extents, has_deciding_positions, inspect_position
 
     row, column = cell
     # Where the weight changes with the image it is read with a pass of the network.
     with st.spinner("Reading the channels of this position ..."):
-        here = position(maps, row, column, k, listed, CHANNELS)
-    rows, columns = lines(maps)
+        here = inspect_position(maps, row, column, k, listed, CHANNELS)
+    rows, columns = cell_extents(maps)
     down, across = rows[row], columns[column]
     st.markdown(
         f"**Position ({row}, {column})** sees the photo's pixels x {across.first:.0f} to {across.last:.0f}, "
@@ -43,7 +43,7 @@ def position(maps: "ClassMaps", cell: Cell, k: int, listed: tuple[int, ...]) -> 
         "field, as far as the network saw the photo: no pixel outside it can change this position. The solid frame is "
         "the cell, the pixels that are nearer to this centre than to any other.",
     )
-    decided = decides(maps)
+    decided = has_deciding_positions(maps)
     if decided and not _votes(maps, here, k):
         return
     left, right = st.columns([5, 4])
@@ -91,9 +91,9 @@ def _channels(maps: "ClassMaps", here: "Position", k: int) -> None:
 
 def _votes(maps: "ClassMaps", here: "Position", k: int) -> int:
     """How many channels the position decides, shown and returned."""
-    from inspector.analysis.positions import decisions
+    from inspector.analysis.positions import find_decisions
 
-    made = decisions(maps)
+    made = find_decisions(maps)
     votes, channels = int(made.votes[here.row, here.column]), len(made.positions)
     silent = int((made.positions < 0).sum())
     unheard = f" {silent} channels are silent (maximum 0): nobody decides them." if silent else ""
@@ -114,9 +114,9 @@ def _votes(maps: "ClassMaps", here: "Position", k: int) -> int:
 
 def _deciding_channels(maps: "ClassMaps", here: "Position", k: int) -> None:
     """The channels that the position decides, and how far it is ahead."""
-    from inspector.analysis.positions import decisions
+    from inspector.analysis.positions import find_decisions
 
-    made, width = decisions(maps), maps.values.shape[2]
+    made, width = find_decisions(maps), maps.values.shape[2]
     ahead = []
     for c, _ in here.channels:
         place, gap = int(made.runners_up[c]), float(made.gaps[c])
@@ -181,7 +181,7 @@ def what_if(
 
 
 def _what_if_controls(masked: tuple[Cell, ...], class_map: "ClassMap") -> "Change":
-    from inspector.analysis.masking import above
+    from inspector.analysis.masking import positions_above
 
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         change: Change = st.segmented_control(
@@ -192,23 +192,25 @@ def _what_if_controls(masked: tuple[Cell, ...], class_map: "ClassMap") -> "Chang
         share = st.number_input(
             "Where above, %", 0, 99, 50, 10, key="above", width=150, help="Of the highest value of the class map."
         )
-        cells = tuple((int(y), int(x)) for y, x in above(class_map, share / 100).nonzero().tolist())
+        cells = tuple((int(y), int(x)) for y, x in positions_above(class_map, share / 100).nonzero().tolist())
         st.button("Mask there", on_click=_mask, args=(cells,), disabled=not cells)
         st.button("Clear", on_click=_mask, args=((),), disabled=not masked)
     return change
 
 
-def _without(maps: "ClassMaps", masked: tuple[Cell, ...]) -> "Outcome | None":
-    from inspector.analysis.masking import mask_of, without
+def _without(maps: "ClassMaps", masked: tuple[Cell, ...]) -> "MaskedOutcome | None":
+    from inspector.analysis.masking import make_mask, mask_at_head
 
     try:
-        return without(maps, mask_of(maps, masked))
+        return mask_at_head(maps, make_mask(maps, masked))
     except InspectorError as error:
         st.error(str(error), icon=":material/error:")
         return None
 
 
-def _before_and_after(maps: "ClassMaps", outcomes: "dict[str, ClassMaps | Outcome]", listed: tuple[int, ...]) -> None:
+def _before_and_after(
+    maps: "ClassMaps", outcomes: "dict[str, ClassMaps | MaskedOutcome]", listed: tuple[int, ...]
+) -> None:
     """A table that wraps, since a narrow window has no room for seven columns of Streamlit's."""
     # What comes out on top belongs here too.
     shown = list(dict.fromkeys([*listed, *(int(one.logits.argmax()) for one in outcomes.values())]))

@@ -134,7 +134,7 @@ def _made(asked: Sequence[tuple[str, Choice, Photo]], scale: float | None) -> "l
 
 @fragment
 def _columns(compared: "Sequence[tuple[str, ClassMaps]]", mode: str) -> None:
-    from inspector.analysis.similarity import common_name, same_class
+    from inspector.analysis.similarity import common_name, find_same_class
     from inspector.output.overlay import common_scale
 
     maps = [one for _, one in compared]
@@ -155,7 +155,7 @@ def _columns(compared: "Sequence[tuple[str, ClassMaps]]", mode: str) -> None:
             "Raw grid", key="grid", bind="query-params", help="The cells as they are, not interpolated."
         )
     name = chosen or usual
-    classes = same_class(maps, name) if name or mode == NETWORKS else [int(one.logits.argmax()) for one in maps]
+    classes = find_same_class(maps, name) if name or mode == NETWORKS else [int(one.logits.argmax()) for one in maps]
     columns = [Column(title, one, k, one.read(k)) for (title, one), k in zip(compared, classes, strict=True)]
     scale = common_scale([column.class_map.values for column in columns])
     st.html(html.tiles(_tiles(columns, None if own_scales else scale, smooth), "clamp(10rem, 13vw, 20rem)"))
@@ -240,13 +240,13 @@ def _table(columns: Sequence[Column], mode: str) -> None:
 
 def _agreement(columns: Sequence[Column]) -> None:
     """How alike the maps of one class are, pair by pair, where their grids are the same."""
-    from inspector.analysis.similarity import agreement
+    from inspector.analysis.similarity import compare_maps
 
     rows, apart = [], []
     for a, b in combinations(columns, 2):
         if a.class_map.title.casefold() != b.class_map.title.casefold():
             continue
-        found = agreement(a.class_map, b.class_map)
+        found = compare_maps(a.class_map, b.class_map)
         if found is None:
             grids = (" x ".join(map(str, column.class_map.values.shape)) for column in (a, b))
             apart.append(f"{a.title} ({next(grids)}) and {b.title} ({next(grids)})")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import altair as alt
 
     from inspector.analysis.attribution.methods import Attribution
-    from inspector.analysis.faithfulness import Chance, Curve, Faithfulness, Kind, Randomised
+    from inspector.analysis.faithfulness import Curve, Faithfulness, Kind, RandomBaseline, Randomized
     from inspector.explain.class_maps import ClassMaps
 
 USUAL = ("Exact map", "Grad-CAM", "Saliency", "Integrated gradients")
@@ -40,7 +40,7 @@ class Asked:
     k: int
     names: tuple[str, ...]
     curves: bool
-    shuffled: bool
+    shuffle_weights: bool
 
 
 def show() -> None:
@@ -118,15 +118,22 @@ def _job(maps: "ClassMaps", asked: Asked, results: dict[Task, Any]) -> Job | Non
 
 
 def _works(maps: "ClassMaps", asked: Asked) -> dict[Task, Work]:
-    from inspector.analysis.attribution.methods import METHODS, attribute
-    from inspector.analysis.faithfulness import ALL, LAST, chance, faithfulness, randomisation, shuffled
+    from inspector.analysis.attribution.methods import METHODS, compute_attribution
+    from inspector.analysis.faithfulness import (
+        ALL,
+        LAST,
+        compute_random_baseline,
+        measure_faithfulness,
+        measure_randomization,
+        shuffle_weights,
+    )
 
     assert maps.view is not None, "the app shows photos only"
     classifier, inputs, k = maps.classifier, maps.classifier.inputs(maps.view), asked.k
     results = cache.methods_of(asked.key, k)
     works: dict[Task, Work] = {}
     for name in asked.names:
-        works[MAP, name] = partial(attribute, classifier, inputs, k, name)
+        works[MAP, name] = partial(compute_attribution, classifier, inputs, k, name)
 
     def after(task: Task, work: Any) -> Work:
         """Work with the map that an earlier piece has made; its sentence where there is none."""
@@ -141,20 +148,26 @@ def _works(maps: "ClassMaps", asked: Asked) -> dict[Task, Work]:
         for name in asked.names:
             works[CURVES, name] = after(
                 (MAP, name),
-                lambda made, tell, stopped: faithfulness(classifier, inputs, k, made, tell=tell, cancelled=stopped),
+                lambda made, tell, stopped: measure_faithfulness(
+                    classifier, inputs, k, made, tell=tell, cancelled=stopped
+                ),
             )
             works[CHANCE, METHODS[name].grid] = after(
                 (MAP, name),
-                lambda made, tell, stopped: chance(classifier, inputs, k, made, tell=tell, cancelled=stopped),
+                lambda made, tell, stopped: compute_random_baseline(
+                    classifier, inputs, k, made, tell=tell, cancelled=stopped
+                ),
             )
     if asked.shuffled:
         for layers in (LAST, ALL):
             # Once for all methods, and only when its turn has come.
-            other = functools.cache(partial(shuffled, classifier, inputs, layers))
+            other = functools.cache(partial(shuffle_weights, classifier, inputs, layers))
             for name in asked.names:
                 works[SHUFFLED, layers, name] = after(
                     (MAP, name),
-                    lambda made, tell, stopped, other=other: randomisation(other(), inputs, k, made, tell, stopped),
+                    lambda made, tell, stopped, other=other: measure_randomization(
+                        other(), inputs, k, made, tell, stopped
+                    ),
                 )
     return {task: guarded(work) for task, work in works.items()}
 
@@ -278,7 +291,7 @@ def _curves(asked: Asked, found: dict[Task, Any]) -> None:
     if not curves:
         st.caption("The curves of insertion and deletion appear here as they are made.")
         return
-    luck: dict[str, Chance] = {
+    luck: dict[str, RandomBaseline] = {
         f"chance, {word}": made
         for grid, word in (("cells", "coarse maps"), ("pixels", "fine maps"))
         if (made := found.get((CHANCE, grid))) and not isinstance(made, str)
@@ -293,7 +306,7 @@ def _curves(asked: Asked, found: dict[Task, Any]) -> None:
         st.altair_chart(curves_chart(curves, luck, kind), alt=f"{kind} curves of {', '.join(curves)}")
 
 
-def curves_chart(curves: "dict[str, Faithfulness]", luck: "dict[str, Chance]", kind: "Kind") -> "alt.Chart":
+def curves_chart(curves: "dict[str, Faithfulness]", luck: "dict[str, RandomBaseline]", kind: "Kind") -> "alt.Chart":
     """The probability of the class over the part of the photo that is covered or uncovered, a line a method.
 
     In grey the mean of random maps. The first line is broad, so that another upon it is seen.
@@ -371,7 +384,7 @@ def _row(name: str, grid: str, asked: Asked, found: dict[Task, Any]) -> dict[str
     }
     if asked.curves:
         curves: Faithfulness | str | None = found.get((CURVES, name))
-        luck: Chance | str | None = found.get((CHANCE, grid))
+        luck: RandomBaseline | str | None = found.get((CHANCE, grid))
         for kind in ("insertion", "deletion"):
             row[kind] = None if curves is None or isinstance(curves, str) else getattr(curves, kind).area
             row[f"{kind} by chance"] = (
@@ -402,7 +415,7 @@ def _shuffling(maps: "ClassMaps", asked: Asked, found: dict[Task, Any]) -> None:
     for name in asked.names:
         row: dict[str, Any] = {"method": name}
         for layers in (LAST, ALL):
-            made: Randomised | str | None = found.get((SHUFFLED, layers, name))
+            made: Randomized | str | None = found.get((SHUFFLED, layers, name))
             if made is None or isinstance(made, str):
                 row[layers] = "..." if made is None else "does not apply"
                 continue

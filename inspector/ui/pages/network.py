@@ -12,7 +12,7 @@ from inspector.ui.state import cache
 from inspector.ui.state.sidebar import OWN, Choice, choose_network
 
 if TYPE_CHECKING:
-    from inspector.analysis.summary import Anatomy
+    from inspector.analysis.summary import NetworkSummary
     from inspector.explain.classifier import Classifier
 
 MAX_UPLOAD = 500_000_000  # bytes
@@ -44,7 +44,7 @@ def badge(verdict: str) -> str:
     return f":{_COLOURS.get(verdict, 'red')}-badge[{verdict}]"
 
 
-def _anatomy(anatomy: "Anatomy") -> None:
+def _anatomy(anatomy: "NetworkSummary") -> None:
     st.subheader(anatomy.name, anchor=False)
     st.markdown(f"{badge(anatomy.verdict)} {anatomy.reason[0].upper()}{anatomy.reason[1:].rstrip('.')}.")
     wide, narrow = st.columns([3, 2], gap="large")
@@ -70,7 +70,7 @@ def _anatomy(anatomy: "Anatomy") -> None:
     )
 
 
-def _layers(anatomy: "Anatomy") -> list[dict[str, str]]:
+def _layers(anatomy: "NetworkSummary") -> list[dict[str, str]]:
     rows: list[dict[str, str]] = []
     for number, layer in enumerate(anatomy.layers):
         if number == anatomy.pooled_after:

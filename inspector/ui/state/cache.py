@@ -18,10 +18,10 @@ from inspector.training.read_run import Run, TestPhoto, test_photos
 if TYPE_CHECKING:
     from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-    from inspector.analysis.channels import Heard
+    from inspector.analysis.channels import PhotoChannels
     from inspector.analysis.layers import Contributions, Layer, LayerMaps
-    from inspector.analysis.masking import Change, Outcome
-    from inspector.analysis.summary import Anatomy
+    from inspector.analysis.masking import Change, MaskedOutcome
+    from inspector.analysis.summary import NetworkSummary
     from inspector.explain.class_maps import ClassMaps, FigureContent
     from inspector.explain.classifier import Classifier
     from inspector.output.figure import FigureStyle
@@ -87,15 +87,17 @@ def class_maps_of(
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
-def what_if_of(key: MapsKey, masked: tuple[tuple[int, int], ...], change: "Change", _maps: "ClassMaps") -> "Outcome":
+def what_if_of(
+    key: MapsKey, masked: tuple[tuple[int, int], ...], change: "Change", _maps: "ClassMaps"
+) -> "MaskedOutcome":
     """Of the network run on the photo with the cells (row, column) of some positions changed."""
-    from inspector.analysis.masking import in_the_photo, mask_of
+    from inspector.analysis.masking import make_mask, mask_in_photo
 
-    return in_the_photo(_maps, mask_of(_maps, masked), change)
+    return mask_in_photo(_maps, make_mask(_maps, masked), change)
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
-def anatomy_of(network_key: str, _load: "Callable[[], Classifier]") -> "Anatomy":
+def anatomy_of(network_key: str, _load: "Callable[[], Classifier]") -> "NetworkSummary":
     from inspector.analysis.summary import describe
 
     return describe(_load())
@@ -127,12 +129,12 @@ def contributions_of(key: MapsKey, label: str, k: int, _maps: "ClassMaps", _of: 
 @st.cache_resource(max_entries=400, show_spinner=False)
 def heard_of(
     network_key: str, file_id: str, name: str, _upload: "UploadedFile", _load: "Callable[[], Classifier]"
-) -> "Heard | str":
+) -> "PhotoChannels | str":
     """What the channels make of a photo; a sentence where it cannot be used."""
-    from inspector.analysis.channels import hear
+    from inspector.analysis.channels import read_photo_channels
 
     try:
-        return hear(_load(), read_image(_upload.getvalue(), name))
+        return read_photo_channels(_load(), read_image(_upload.getvalue(), name))
     except InspectorError as error:
         return str(error)
 
