@@ -37,7 +37,7 @@ from inspector.explain.backends.accelerate import accelerate
 from inspector.explain.class_maps import ClassMaps
 from inspector.images.examples import examples
 from inspector.images.photo import View
-from inspector.output.overlay import backdrop, common_scale, overlay, spread
+from inspector.output.overlay import common_scale, dimmed_photo, overlay_map, resample_on_photo
 from inspector.ui.components.html import data_url, encoded
 from inspector.ui.components.map_canvas import cells
 
@@ -105,14 +105,14 @@ def explained(classifier: inspector.Classifier, jpeg: bytes) -> tuple[ClassMaps,
 
 def as_png(classifier: inspector.Classifier, jpeg: bytes) -> list[bytes]:
     _, view, top, scale = explained(classifier, jpeg)
-    canvas = backdrop(view, WIDTH)
-    drawn = (spread(values, view, classifier.receptive_field, canvas.shape[:2], True) for values in top)
-    return [cv2.imencode(".png", overlay(canvas, one, scale)[..., ::-1])[1].tobytes() for one in drawn]
+    canvas = dimmed_photo(view, WIDTH)
+    drawn = (resample_on_photo(values, view, classifier.receptive_field, canvas.shape[:2], True) for values in top)
+    return [cv2.imencode(".png", overlay_map(canvas, one, scale)[..., ::-1])[1].tobytes() for one in drawn]
 
 
 def as_grids(classifier: inspector.Classifier, jpeg: bytes) -> tuple[str, list[str]]:
     _, view, top, scale = explained(classifier, jpeg)
-    return data_url(encoded(backdrop(view, WIDTH), exact=False)), [cells(values, scale) for values in top]
+    return data_url(encoded(dimmed_photo(view, WIDTH), exact=False)), [cells(values, scale) for values in top]
 
 
 if __name__ == "__main__":

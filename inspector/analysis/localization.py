@@ -25,7 +25,7 @@ from inspector.errors import LocalizationError, summarize_reason
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.images.photo import MAX_BYTES, MAX_PIXELS, View
-from inspector.output.overlay import spread
+from inspector.output.overlay import resample_on_photo
 
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the photo
 Mask: TypeAlias = NDArray[np.bool_]  # (H, W), true inside the object
@@ -220,7 +220,7 @@ def measure_inside_map(
     """The same of a map (h, w) that was kept; only the size of the view's photo is read, not its pixels."""
     factor = min(1, _SIDE / max(view.photo.size))
     height, width = (max(1, round(length * factor)) for length in view.photo.size)
-    drawn = spread(values, view, field, (height, width), smooth=True)
+    drawn = resample_on_photo(values, view, field, (height, width), smooth=True)
     evidence = np.maximum(drawn, 0).astype(np.float64)
     if not evidence.any():
         return Inside(None, False)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from inspector.datasets.index import BINS, histogram
 from inspector.datasets.statistics import Floats, even_border
 from inspector.datasets.summary import DataSurvey
-from inspector.output.figure import COLOURS, short
+from inspector.output.figure import COLORS, shorten_name
 from inspector.output.overlay import common_scale
 
 _MOST = 24  # maps in one figure
@@ -24,7 +24,7 @@ def average_maps_figure(survey: DataSurvey) -> Figure:
     """The average maps of the most frequent classes, each over the images whose likeliest class it is."""
     maps, counts = survey.predicted.mean(), survey.predicted.counts
     shown = [k for k in np.argsort(-counts, kind="stable")[:_MOST] if counts[k]]
-    titles = [f"{short(survey.class_names[k], 20)}\n{counts[k]:,} images" for k in shown]
+    titles = [f"{shorten_name(survey.class_names[k], 20)}\n{counts[k]:,} images" for k in shown]
     return _maps_figure(
         [maps[k] for k in shown], titles, "Average class map of the images whose likeliest class it is", len(counts)
     )
@@ -33,7 +33,7 @@ def average_maps_figure(survey: DataSurvey) -> Figure:
 def contrasts_figure(survey: DataSurvey) -> Figure:
     """The average contrast maps of the most frequent confusions."""
     maps, counts = survey.contrasts.mean(), survey.contrasts.counts
-    names = [short(name, 20) for name in survey.class_names]
+    names = [shorten_name(name, 20) for name in survey.class_names]
     titles = [
         f"{names[label]}\ntaken for {names[predicted]}\n{count:,} images"
         for (label, predicted), count in zip(survey.pairs[:_MOST], counts, strict=False)
@@ -71,12 +71,12 @@ def _maps_figure(maps: Sequence[Floats], titles: Sequence[str], what: str, of: i
     for axis in axes[len(maps) :]:
         axis.set_axis_off()
     for axis, values, title in zip(axes, maps, titles, strict=False):
-        axis.imshow(values, cmap=COLOURS, vmin=-scale, vmax=scale)
+        axis.imshow(values, cmap=COLORS, vmin=-scale, vmax=scale)
         axis.set(xticks=[], yticks=[])
         axis.set_title(title, fontsize=7, parse_math=False)
     # The colour bar of maps of zeros has two ends all the same.
     ends = Normalize(-(scale or 1.0), scale or 1.0)
-    bar = figure.colorbar(ScalarMappable(ends, COLOURS), ax=axes, shrink=0.8, aspect=30)
+    bar = figure.colorbar(ScalarMappable(ends, COLORS), ax=axes, shrink=0.8, aspect=30)
     bar.set_label("logits a position", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     shown = f" ({len(maps)} most frequent of {of:,})" if len(maps) < of else ""

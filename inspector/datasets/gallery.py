@@ -12,7 +12,7 @@ from PIL import Image
 from inspector.datasets.table import read
 from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.images.photo import Pixels, View
-from inspector.output.overlay import backdrop, common_scale, overlay, spread
+from inspector.output.overlay import common_scale, dimmed_photo, overlay_map, resample_on_photo
 
 _SIDE = 360  # pixels of the longer side of an overlay
 _PAGE = 200  # images
@@ -38,7 +38,7 @@ def overlay_path(index: int) -> str:
 
 def canvas_of(view: View) -> Pixels:
     """What an overlay is drawn on; of the photo nothing else is needed then."""
-    return backdrop(view, _SIDE)
+    return dimmed_photo(view, _SIDE)
 
 
 def draw_overlay(
@@ -46,9 +46,9 @@ def draw_overlay(
 ) -> None:
     """A class map (h, w) over a canvas, on its own scale, as a JPEG."""
     grid = np.asarray(values, np.float32)
-    drawn = spread(grid, view, field, canvas.shape[:2], smooth=True)
+    drawn = resample_on_photo(grid, view, field, canvas.shape[:2], smooth=True)
     file.parent.mkdir(exist_ok=True)
-    Image.fromarray(overlay(canvas, drawn, common_scale([grid]), opacity)).save(file, quality=90)
+    Image.fromarray(overlay_map(canvas, drawn, common_scale([grid]), opacity)).save(file, quality=90)
 
 
 def write_gallery(out: Path) -> Path:

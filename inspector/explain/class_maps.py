@@ -175,9 +175,11 @@ class ClassMaps:
         style: "FigureStyle | None" = None,
     ) -> "Figure":
         """A matplotlib figure of the photo and the class maps over it, on one scale, with the sums."""
-        from inspector.output.figure import USUAL, class_map_figure
+        from inspector.output.figure import DEFAULT_STYLE, class_map_figure
 
-        return class_map_figure(self, self.figure_content(classes, against, dense, smooth, opacity), style or USUAL)
+        return class_map_figure(
+            self, self.figure_content(classes, against, dense, smooth, opacity), style or DEFAULT_STYLE
+        )
 
     def save(
         self,
@@ -193,10 +195,12 @@ class ClassMaps:
 
         Raises ExportError if the folder is there already and not empty, or cannot be written.
         """
-        from inspector.output.export import save
-        from inspector.output.figure import USUAL
+        from inspector.output.export import save_class_maps
+        from inspector.output.figure import DEFAULT_STYLE
 
-        return save(self, Path(folder), self.figure_content(classes, against, dense, smooth, opacity), style or USUAL)
+        return save_class_maps(
+            self, Path(folder), self.figure_content(classes, against, dense, smooth, opacity), style or DEFAULT_STYLE
+        )
 
 
 def class_maps(

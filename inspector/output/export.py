@@ -27,7 +27,7 @@ from PIL import Image
 from inspector.errors import ExportError
 from inspector.explain.class_maps import ClassMaps, FigureContent
 from inspector.images.photo import Pixels
-from inspector.output.figure import USUAL, FigureStyle, all_maps_figure, class_map_figure
+from inspector.output.figure import DEFAULT_STYLE, FigureStyle, all_maps_figure, class_map_figure
 from inspector.output.report import report_html
 
 Format = Literal["png", "pdf", "svg"]
@@ -45,7 +45,7 @@ _QUICK: dict[Format, dict[str, Any]] = {"png": {"pil_kwargs": {"compress_level":
 _drawing = threading.Lock()  # matplotlib's settings belong to the whole process
 
 
-def figure_bytes(figure: Figure, format: Format, dpi: int = USUAL.dpi) -> bytes:
+def figure_bytes(figure: Figure, format: Format, dpi: int = DEFAULT_STYLE.dpi) -> bytes:
     """The figure as the bytes of a file; `dpi` is that of a PNG, and of the photos in the others."""
     buffer = io.BytesIO()
     with _drawing, matplotlib.rc_context(_STYLE):
@@ -53,7 +53,7 @@ def figure_bytes(figure: Figure, format: Format, dpi: int = USUAL.dpi) -> bytes:
     return buffer.getvalue()
 
 
-def manifest(maps: ClassMaps, shown: FigureContent, style: FigureStyle = USUAL) -> dict[str, Any]:
+def make_manifest(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> dict[str, Any]:
     """All that the figure and the numbers were made from, as JSON takes it."""
     classifier, view = maps.classifier, maps.view
     photo = None
@@ -104,7 +104,7 @@ def _finite(axis: dict[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in axis.items()}
 
 
-def numbers_bytes(maps: ClassMaps, shown: FigureContent, style: FigureStyle = USUAL) -> bytes:
+def numbers_bytes(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> bytes:
     """All class maps and what they sum to as an NPZ file, with the manifest inside as JSON."""
     buffer = io.BytesIO()
     np.savez_compressed(
@@ -114,7 +114,7 @@ def numbers_bytes(maps: ClassMaps, shown: FigureContent, style: FigureStyle = US
         logits=maps.logits.numpy(force=True),
         probabilities=maps.probabilities.numpy(force=True),
         class_names=np.array(maps.classifier.class_names),
-        manifest=np.array(json.dumps(manifest(maps, shown, style))),
+        manifest=np.array(json.dumps(make_manifest(maps, shown, style))),
     )
     return buffer.getvalue()
 
@@ -151,22 +151,22 @@ def photo_bytes(maps: ClassMaps) -> bytes:
     return buffer.getvalue()
 
 
-def manifest_bytes(maps: ClassMaps, shown: FigureContent, style: FigureStyle = USUAL) -> bytes:
-    return (json.dumps(manifest(maps, shown, style), indent=2) + "\n").encode()
+def manifest_bytes(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> bytes:
+    return (json.dumps(make_manifest(maps, shown, style), indent=2) + "\n").encode()
 
 
-def zip_bytes(maps: ClassMaps, shown: FigureContent, style: FigureStyle = USUAL) -> bytes:
+def zip_bytes(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> bytes:
     """All files as one ZIP file."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name in FILES:
             entry = zipfile.ZipInfo(name)  # without the time of day: equal exports are equal files
             entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, file(name, maps, shown, style))
+            archive.writestr(entry, make_file(name, maps, shown, style))
     return buffer.getvalue()
 
 
-def file(name: str, maps: ClassMaps, shown: FigureContent, style: FigureStyle = USUAL) -> bytes:
+def make_file(name: str, maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> bytes:
     """The bytes of one file of an export by its name: one of FILES, class-maps.zip, or all-maps.png, .pdf or .svg."""
     match name.split("."):
         case ["maps", "npz"]:
@@ -176,7 +176,7 @@ def file(name: str, maps: ClassMaps, shown: FigureContent, style: FigureStyle = 
         case ["contributions", "csv"]:
             return contributions_csv(maps, shown)
         case ["report", "html"]:
-            return report_html(maps, shown, style, manifest(maps, shown, style)).encode()
+            return report_html(maps, shown, style, make_manifest(maps, shown, style)).encode()
         case ["photo", "png"]:
             return photo_bytes(maps)
         case ["manifest", "json"]:
@@ -196,7 +196,7 @@ def _format(suffix: str) -> Format:
     return format
 
 
-def save(maps: ClassMaps, folder: Path, shown: FigureContent, style: FigureStyle = USUAL) -> Path:
+def save_class_maps(maps: ClassMaps, folder: Path, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> Path:
     """Write the whole export into a new folder, all of it or nothing, and return the folder."""
     if "\0" in str(folder):
         raise ExportError(f"Cannot write {str(folder)!r}: a name holds no null character. Nothing was left there.")
@@ -208,7 +208,7 @@ def save(maps: ClassMaps, folder: Path, shown: FigureContent, style: FigureStyle
         unfinished = Path(tempfile.mkdtemp(prefix=".inspector-", dir=folder.parent))
         unfinished.chmod(0o755)
         for name in FILES:
-            (unfinished / name).write_bytes(file(name, maps, shown, style))
+            (unfinished / name).write_bytes(make_file(name, maps, shown, style))
         unfinished.replace(folder)
     except OSError as error:
         raise ExportError(f"Cannot write {folder}: {error.strerror}. Nothing was left there.") from error

@@ -21,9 +21,16 @@ from torch import Tensor
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMap, ClassMaps, FigureContent
 from inspector.images.photo import Pixels, View
-from inspector.output.overlay import backdrop, common_scale, diverging_colours, flat, overlay, spread
+from inspector.output.overlay import (
+    common_scale,
+    dimmed_photo,
+    diverging_colormap,
+    grid_image,
+    overlay_map,
+    resample_on_photo,
+)
 
-COLOURS = ListedColormap(diverging_colours() / 255, name="class map")
+COLORS = ListedColormap(diverging_colormap() / 255, name="class map")
 PANEL = 2.6  # inches
 MM = 1 / 25.4  # inches
 
@@ -31,7 +38,7 @@ Panels = Literal["photo", "classes", "contrast", "all"]
 PANELS: tuple[Panels, ...] = get_args(Panels)
 # Diverging, zero in the middle, ends that colour-blind readers tell apart; what speaks for a class is the warm one.
 # Name -> the colours for and against; all but ours are matplotlib's.
-COLOUR_MAPS = {
+COLORMAPS = {
     "inspector": ("red", "blue"),
     "PuOr_r": ("orange", "purple"),
     "RdBu_r": ("red", "blue"),
@@ -64,8 +71,8 @@ class FigureStyle:
         if not self.panels or not set(self.panels) <= set(PANELS):
             got = ", ".join(map(str, self.panels)) or "none"
             raise InspectorError(f"A figure has panels, some of {', '.join(PANELS)}; got {got}.")
-        if self.colours not in COLOUR_MAPS:
-            raise InspectorError(f"No colour map {self.colours!r}; {', '.join(COLOUR_MAPS)} would do.")
+        if self.colours not in COLORMAPS:
+            raise InspectorError(f"No colour map {self.colours!r}; {', '.join(COLORMAPS)} would do.")
         for what, value, least, most in (
             ("columns", self.columns, 1, 12),
             ("a width in mm", None if self.width is None else self.width / MM, 20, 1500),
@@ -81,13 +88,13 @@ class FigureStyle:
         return _palette(self.colours)
 
 
-USUAL = FigureStyle()
+DEFAULT_STYLE = FigureStyle()
 
 
 @lru_cache
 def _palette(name: str) -> Pixels:
     if name == "inspector":
-        return diverging_colours()
+        return diverging_colormap()
     table: Pixels = (255 * mpl.colormaps[name](np.linspace(0, 1, 255))[:, :3]).round().astype(np.uint8)
     return table
 
@@ -104,7 +111,7 @@ class _Drawing:
     bold: bool = False
 
 
-def class_map_figure(maps: ClassMaps, shown: FigureContent, style: FigureStyle = USUAL) -> Figure:
+def class_map_figure(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> Figure:
     """The photo and, over it, one class map a class on one shared scale, with the numbers that add up.
 
     Raises InspectorError for maps without a photo, or a style in which they have no room.
@@ -118,13 +125,13 @@ def class_map_figure(maps: ClassMaps, shown: FigureContent, style: FigureStyle =
     scale = common_scale([drawing.values for drawing in drawings if drawing.values is not None])
     columns = min(style.columns or 3, len(drawings))
     rows = -(-len(drawings) // columns)
-    panel_width, figure, titles, lines = _laid_out(maps, shown, style, drawings, columns, rows)
+    panel_width, figure, titles, lines = _layout_panels(maps, shown, style, drawings, columns, rows)
     # Without ticks, even unseen ones: the layout would measure the text of each.
     axes = np.atleast_1d(figure.subplots(rows, columns, subplot_kw={"xticks": [], "yticks": []})).ravel()
     for axis in axes:
         axis.set_axis_off()
-    sharp = style.dpi * panel_width / (USUAL.dpi * PANEL)
-    canvas = backdrop(view, round(800 * min(4.0, max(1.0, sharp))))
+    sharp = style.dpi * panel_width / (DEFAULT_STYLE.dpi * PANEL)
+    canvas = dimmed_photo(view, round(800 * min(4.0, max(1.0, sharp))))
     for axis, drawing, title, small in zip(axes, drawings, titles, lines, strict=False):
         _draw(axis, drawing, maps, view, canvas, scale, shown, style)
         _write(axis, title, small, style.font_size)
@@ -143,13 +150,13 @@ def _drawings(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> Iter
         if kind not in style.panels:
             continue
         if kind == "photo":
-            yield _Drawing(maps.view.photo.name, "", what_was_seen(maps), None)
+            yield _Drawing(maps.view.photo.name, "", exactness_line(maps), None)
         elif kind == "classes":
             for k in shown.classes:
                 one = maps.read(k, shown.against, shown.dense)
                 yield _Drawing(names[k], f" ({maps.probabilities[k]:.1%})", one.equation(), one.values)
         elif kind == "contrast":
-            one = contrast_of(maps, shown)
+            one = find_contrast(maps, shown)
             yield _Drawing(one.title, "", one.equation(), one.values)
         else:
             winner = int(maps.logits.argmax())
@@ -164,7 +171,7 @@ def _drawings(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> Iter
                 yield _Drawing(name, "", marked, one.values, grid=True, bold=k == winner)
 
 
-def contrast_of(maps: ClassMaps, shown: FigureContent) -> ClassMap:
+def find_contrast(maps: ClassMaps, shown: FigureContent) -> ClassMap:
     """The first class shown against the second, or against the likeliest other where it is the only one."""
     if not shown.classes or len(maps.logits) < 2:
         raise InspectorError("A contrast needs two classes: one more among those shown would do.")
@@ -173,12 +180,12 @@ def contrast_of(maps: ClassMaps, shown: FigureContent) -> ClassMap:
     return maps.read(first, other, shown.dense)
 
 
-def _laid_out(
+def _layout_panels(
     maps: ClassMaps, shown: FigureContent, style: FigureStyle, drawings: Sequence[_Drawing], columns: int, rows: int
 ) -> tuple[float, Figure, list[str], list[list[str]]]:
     """A panel's width in inches, an empty figure as large as its panels and text need, and the text in lines."""
     assert maps.view is not None
-    unit = style.font_size / USUAL.font_size
+    unit = style.font_size / DEFAULT_STYLE.font_size
     beside = (1.1 if style.colour_bar else 0.2) * unit
     panel_width = PANEL if style.width is None else (style.width - beside) / columns
     if panel_width < 10 * MM:
@@ -190,10 +197,10 @@ def _laid_out(
     width = PANEL * columns + beside if style.width is None else style.width
     # Wider text would make its panel narrower.
     room = panel_width - 0.15
-    titles = [_fitted(d.title, d.suffix, style.font_size, room) for d in drawings]
-    lines = [_wrapped(d.line, 8 * unit, room) if style.equations else [] for d in drawings]
+    titles = [_fit_text(d.title, d.suffix, style.font_size, room) for d in drawings]
+    lines = [_wrap_text(d.line, 8 * unit, room) if style.equations else [] for d in drawings]
     said = _title(maps, shown, style)
-    over = _wrapped(said, 10 * unit, width - 0.1) if said else []
+    over = _wrap_text(said, 10 * unit, width - 0.1) if said else []
     photo_height, photo_width = maps.view.photo.size
     tall = min(2.0, max(0.6, photo_height / photo_width))
     most = max(map(len, lines))
@@ -221,7 +228,7 @@ def _title(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> str:
         return style.title
     title = f"{maps.classifier.name}: {maps.describe_reading(shown.dense, shown.against)}"
     # Where a map is shown, so is how exact it is.
-    return title if "photo" in style.panels or not style.equations else f"{title} \N{MIDDLE DOT} {what_was_seen(maps)}"
+    return title if "photo" in style.panels or not style.equations else f"{title} \N{MIDDLE DOT} {exactness_line(maps)}"
 
 
 def _draw(
@@ -237,18 +244,20 @@ def _draw(
     if drawing.values is None:
         axis.imshow(canvas)
     elif drawing.grid:
-        axis.imshow(flat(drawing.values.numpy(force=True), scale, style.palette), interpolation="nearest")
+        axis.imshow(grid_image(drawing.values.numpy(force=True), scale, style.palette), interpolation="nearest")
         axis.set_axis_on()
         axis.spines[:].set(linewidth=2 if drawing.bold else 0.5)
     else:
-        drawn = spread(drawing.values, view, maps.classifier.receptive_field, canvas.shape[:2], shown.smooth)
-        palette = None if style.colours == USUAL.colours else style.palette
-        axis.imshow(overlay(canvas, drawn, scale, shown.opacity, palette))
+        drawn = resample_on_photo(drawing.values, view, maps.classifier.receptive_field, canvas.shape[:2], shown.smooth)
+        palette = None if style.colours == DEFAULT_STYLE.colours else style.palette
+        axis.imshow(overlay_map(canvas, drawn, scale, shown.opacity, palette))
 
 
 def _colour_bar(figure: Figure, axes: list[Axes], scale: float, style: FigureStyle) -> None:
     size = style.font_size * 10 / 9
-    colours = COLOURS if style.colours == USUAL.colours else ListedColormap(style.palette / 255, name=style.colours)
+    colours = (
+        COLORS if style.colours == DEFAULT_STYLE.colours else ListedColormap(style.palette / 255, name=style.colours)
+    )
     bar = figure.colorbar(ScalarMappable(Normalize(-scale, scale), colours), ax=axes, shrink=0.7, aspect=30)
     bar.set_label("logits a position", fontsize=size)
     bar.ax.tick_params(labelsize=size)
@@ -272,15 +281,15 @@ def _inches(text: str, size: float) -> float:
     return float(width) / 72
 
 
-def _fitted(name: str, suffix: str, size: float, width: float) -> str:
+def _fit_text(name: str, suffix: str, size: float, width: float) -> str:
     """A name shortened until it has room in a width in inches with its suffix, which stays whole."""
     for length in range(28, 4, -1):
-        if _inches(fitted := short(name, length) + suffix, size) <= width:
+        if _inches(fitted := shorten_name(name, length) + suffix, size) <= width:
             return fitted
-    return short(name, 4) + suffix
+    return shorten_name(name, 4) + suffix
 
 
-def _wrapped(text: str, size: float, width: float) -> list[str]:
+def _wrap_text(text: str, size: float, width: float) -> list[str]:
     """The lines of a text in a width in inches; a word stays with its number."""
     lines = [""]
     kept = re.sub(r"(map|\+|bias|=|verdict:|residual|score|logit) (?=\S)", "\\1\N{NO-BREAK SPACE}", text)
@@ -306,10 +315,10 @@ def all_maps_figure(maps: ClassMaps, dense: bool = False) -> Figure:
     for axis in axes[classes:]:
         axis.set_axis_off()
     for k, axis in enumerate(axes[:classes]):
-        axis.imshow(values[k].numpy(force=True), cmap=COLOURS, vmin=-scale, vmax=scale)
+        axis.imshow(values[k].numpy(force=True), cmap=COLORS, vmin=-scale, vmax=scale)
         axis.set(xticks=[], yticks=[])
         axis.set_title(
-            short(maps.classifier.class_names[k], 16),
+            shorten_name(maps.classifier.class_names[k], 16),
             parse_math=False,
             fontsize=9,
             fontweight="bold" if k == winner else "normal",
@@ -317,18 +326,18 @@ def all_maps_figure(maps: ClassMaps, dense: bool = False) -> Figure:
         axis.set_xlabel(f"logit {maps.logits[k]:.2f}" + ("  winner" if k == winner else ""), fontsize=8)
         for spine in axis.spines.values():
             spine.set(linewidth=3 if k == winner else 0.5)
-    bar = figure.colorbar(ScalarMappable(Normalize(-scale, scale), COLOURS), ax=axes.tolist(), shrink=0.8, aspect=25)
+    bar = figure.colorbar(ScalarMappable(Normalize(-scale, scale), COLORS), ax=axes.tolist(), shrink=0.8, aspect=25)
     bar.set_label("logits a position")
     figure.suptitle(f"{maps.classifier.name}: {maps.describe_reading(dense)}", fontsize=10, parse_math=False)
     return figure
 
 
-def short(name: str, length: int = 28) -> str:
+def shorten_name(name: str, length: int = 28) -> str:
     """The beginning of a long name."""
     return name if len(name) <= length else f"{name[: length - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
-def what_was_seen(maps: ClassMaps) -> str:
+def exactness_line(maps: ClassMaps) -> str:
     """How exact the maps are, in words and as the largest miss."""
     return f"verdict: {maps.verdict}, residual {maps.residual:.1e}"
 
@@ -336,7 +345,7 @@ def what_was_seen(maps: ClassMaps) -> str:
 def panel(axis: Axes, image: np.ndarray, title: str, *lines: str) -> None:
     """An image under its title and lines of small print."""
     axis.imshow(image)
-    _write(axis, title, lines, USUAL.font_size)
+    _write(axis, title, lines, DEFAULT_STYLE.font_size)
 
 
 def _write(axis: Axes, title: str, lines: Sequence[str], size: float) -> None:

@@ -22,7 +22,7 @@ _FOR, _AGAINST = (200, 20, 40), (20, 70, 200)  # red and blue, told apart by all
 
 
 @dataclass(frozen=True)
-class Placing:
+class AxisPlacement:
     """Where along one side of a photo, from 0 to 1, the cells of a grid lie: at s is position slope * s + offset."""
 
     slope: float
@@ -31,7 +31,7 @@ class Placing:
     end: float
 
 
-def diverging_colours() -> Pixels:
+def diverging_colormap() -> Pixels:
     """The colour map, (255, 3): from against over white, which is zero, to for."""
     density, hues = _density_and_hues()
     return _pixels((255 * (1 - density) + hues * density).round().astype(np.uint8))
@@ -48,10 +48,10 @@ def robust_scale(values: ArrayLike, part: float = 0.99) -> float:
     return float(np.quantile(sizes, part)) or float(sizes.max())
 
 
-def backdrop(view: View, side: int = 800) -> Pixels:
+def dimmed_photo(view: View, side: int = 800) -> Pixels:
     """The whole photo with its longer side at `side` pixels, dimmed where the network did not look."""
     photo = view.photo
-    height, width = drawn_size(photo, side)
+    height, width = fit_size(photo, side)
     # Enlarged pixels stay pixels: nothing is invented between those of a small image.
     interpolation = cv2.INTER_AREA if side < max(photo.size) else cv2.INTER_NEAREST
     canvas = _pixels(cv2.resize(photo.pixels, (width, height), interpolation=interpolation))
@@ -65,14 +65,14 @@ def backdrop(view: View, side: int = 800) -> Pixels:
     return dimmed
 
 
-def drawn_size(photo: Photo, side: int) -> tuple[int, int]:
+def fit_size(photo: Photo, side: int) -> tuple[int, int]:
     """The (height, width) of a drawing of the photo whose longer side has `side` pixels."""
     factor = side / max(photo.size)
     height, width = (max(1, round(length * factor)) for length in photo.size)
     return height, width
 
 
-def spread(
+def resample_on_photo(
     values: ArrayLike,
     view: View,
     field: ReceptiveField,
@@ -87,20 +87,20 @@ def spread(
     grid = np.asarray(values, np.float32)
     down, across = (
         _weights(placing, cells, length, smooth)
-        for placing, cells, length in zip(placings(view, field), grid.shape, size, strict=True)
+        for placing, cells, length in zip(axis_placements(view, field), grid.shape, size, strict=True)
     )
     drawn: NDArray[np.float32] = (down @ grid @ across.T).astype(np.float32, copy=False)
     return drawn
 
 
-def placings(view: View, field: ReceptiveField) -> tuple[Placing, Placing]:
+def axis_placements(view: View, field: ReceptiveField) -> tuple[AxisPlacement, AxisPlacement]:
     """Where the cells' rows and columns lie on the photo, down and across it."""
     left, top, right, bottom = view.box
     photo, seen = view.photo.size, view.pixels.shape
     return _placing(field.y, (top, bottom), seen[0], photo[0]), _placing(field.x, (left, right), seen[1], photo[1])
 
 
-def overlay(
+def overlay_map(
     canvas: Pixels, values: NDArray[np.float32], scale: float, opacity: float = 0.8, palette: Pixels | None = None
 ) -> Pixels:
     """A map (H, W) in logits over a canvas (H, W, 3) of the same size; `scale` is the value of the densest colour.
@@ -113,13 +113,13 @@ def overlay(
     return _pixels(cv2.add(photo, cv2.applyColorMap(levels, colours)))
 
 
-def flat(values: ArrayLike, scale: float, palette: Pixels | None = None) -> Pixels:
+def grid_image(values: ArrayLike, scale: float, palette: Pixels | None = None) -> Pixels:
     """A map (h, w) as an image (h, w, 3), one pixel a cell, opaque: zero is nearly white."""
-    table = np.concatenate([diverging_colours() if palette is None else palette, np.zeros((1, 3), np.uint8)])
+    table = np.concatenate([diverging_colormap() if palette is None else palette, np.zeros((1, 3), np.uint8)])
     return _pixels(table[_levels(np.asarray(values, np.float32), scale)])
 
 
-def painted(canvas: Pixels, numbers: ArrayLike, colours: ArrayLike, opacity: float) -> Pixels:
+def paint_classes(canvas: Pixels, numbers: ArrayLike, colours: ArrayLike, opacity: float) -> Pixels:
     """A canvas (H, W, 3) with pixels painted by number: (H, W) into colours (n, 3), 0-255; below 0 it stays."""
     chosen, table = np.asarray(numbers), np.asarray(colours, np.uint8)
     layer = _pixels(cv2.addWeighted(canvas, 1 - opacity, table[np.maximum(chosen, 0)], opacity, 0))
@@ -156,15 +156,17 @@ def _tables(opacity: float, palette: bytes | None) -> tuple[Pixels, Pixels]:
     return colours, remains
 
 
-def _placing(axis: Axis, edges: tuple[float, float], input_length: int, photo_length: int) -> Placing:
+def _placing(axis: Axis, edges: tuple[float, float], input_length: int, photo_length: int) -> AxisPlacement:
     start, end = edges
     # From a part of the side to pixels of the network's input, and on to cells.
     scale = input_length / (end - start)
     slope, offset = photo_length * scale, -start * scale
-    return Placing(slope / axis.stride, (offset - axis.centre) / axis.stride, start / photo_length, end / photo_length)
+    return AxisPlacement(
+        slope / axis.stride, (offset - axis.centre) / axis.stride, start / photo_length, end / photo_length
+    )
 
 
-def _weights(placing: Placing, cells: int, length: int, smooth: bool) -> NDArray[np.float32]:
+def _weights(placing: AxisPlacement, cells: int, length: int, smooth: bool) -> NDArray[np.float32]:
     """How much of each cell every drawn pixel along one side takes: (length, cells)."""
     places = (np.arange(length) + 0.5) / length
     position = np.clip(placing.slope * places + placing.offset, 0, cells - 1)

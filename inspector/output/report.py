@@ -12,8 +12,8 @@ from PIL import Image
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMap, ClassMaps, FigureContent
 from inspector.images.photo import Pixels
-from inspector.output.figure import COLOUR_MAPS, USUAL, FigureStyle, contrast_of
-from inspector.output.overlay import backdrop, common_scale, flat, overlay, spread
+from inspector.output.figure import COLORMAPS, DEFAULT_STYLE, FigureStyle, find_contrast
+from inspector.output.overlay import common_scale, dimmed_photo, grid_image, overlay_map, resample_on_photo
 
 _SIDE = 560  # pixels of the longer side of a picture
 _FEW = 20  # classes: as many are all shown
@@ -48,7 +48,7 @@ th:nth-child(2), td:nth-child(2) { text-align: left } pre { white-space: pre-wra
 
 
 def report_html(
-    maps: ClassMaps, shown: FigureContent, style: FigureStyle = USUAL, manifest: Mapping[str, Any] | None = None
+    maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE, manifest: Mapping[str, Any] | None = None
 ) -> str:
     """Photo, class maps with what they add up to, logits, verdict and settings; every name escaped."""
     view = maps.view
@@ -58,9 +58,9 @@ def report_html(
     read = [(k, maps.read(k, shown.against, shown.dense)) for k in shown.classes]
     drawn = [(one, f"{maps.probabilities[k]:.1%}") for k, one in read]
     if "contrast" in style.panels:
-        drawn.append((contrast_of(maps, shown), ""))
+        drawn.append((find_contrast(maps, shown), ""))
     scale = common_scale([one.values for one, _ in drawn])
-    warm, cold = COLOUR_MAPS[style.colours]
+    warm, cold = COLORMAPS[style.colours]
     title = f"{names[maps.top(1)[0][0]]}: {view.photo.name}"
     body = [
         f"<h1>{escape(view.photo.name)}</h1>",
@@ -107,13 +107,15 @@ def _tiles(
 ) -> Iterator[str]:
     view = maps.view
     assert view is not None
-    canvas = backdrop(view, _SIDE)
+    canvas = dimmed_photo(view, _SIDE)
     exact = max(view.photo.size) < 100
     yield _tile(canvas, exact, "photo", view.photo.name, "dimmed where the network did not look")
     for one, probability in drawn:
         field = maps.classifier.receptive_field
-        over = spread(one.values, view, field, canvas.shape[:2], shown.smooth)
-        image = overlay(canvas, over, scale, shown.opacity, None if style.colours == USUAL.colours else style.palette)
+        over = resample_on_photo(one.values, view, field, canvas.shape[:2], shown.smooth)
+        image = overlay_map(
+            canvas, over, scale, shown.opacity, None if style.colours == DEFAULT_STYLE.colours else style.palette
+        )
         yield _tile(image, exact, f"class map of {one.title}", f"{one.title} {probability}", one.equation())
 
 
@@ -121,7 +123,7 @@ def _cells(maps: ClassMaps, style: FigureStyle) -> Iterator[str]:
     scale, winner = common_scale([maps.values]), int(maps.logits.argmax())
     for k, name in enumerate(maps.classifier.class_names):
         line = f"logit {maps.logits[k]:.3f}".replace("-", "\N{MINUS SIGN}") + (", winner" if k == winner else "")
-        image = flat(maps.values[k].numpy(force=True), scale, style.palette)
+        image = grid_image(maps.values[k].numpy(force=True), scale, style.palette)
         yield _tile(image, True, f"cells of {name}", name, line)
 
 

@@ -17,14 +17,14 @@ from inspector.explain.class_maps import AVERAGE, ClassMaps, FigureContent, clas
 from inspector.explain.classifier import Classifier
 from inspector.images.photo import MAX_BYTES, Photo, read_image
 from inspector.networks.load import PreprocessingOverrides, load_fed
-from inspector.output.export import names_sha256, pixels_sha256, save
+from inspector.output.export import names_sha256, pixels_sha256, save_class_maps
 from inspector.output.figure import FigureStyle
 
 _MANIFEST, _PHOTO, _FIGURE = "manifest.json", "photo.png", "figure.png"
 
 
 @dataclass(frozen=True)
-class Rebuilt:
+class RebuildResult:
     """An export that was made again."""
 
     folder: Path
@@ -40,7 +40,7 @@ def rebuild(
     arch: str | None = None,
     class_names: Sequence[str] | None = None,
     trust: bool = False,
-) -> Rebuilt:
+) -> RebuildResult:
     """Make the export of a manifest.json again, in a new folder; a folder or ZIP that holds one will do.
 
     The network runs through the backend that the manifest names: another gives numbers that differ by rounding.
@@ -63,10 +63,10 @@ def rebuild(
     classifier = load_fed(model or name, arch, class_names, feeding, told.get("probability"), trust)
     _same_network(classifier, name, network_hash, names_hash and names_hash["sha256"])
     maps = class_maps(with_backend(replace(classifier, name=name), backend), picture)
-    save(maps, folder, _of_maps(maps, shown), style)
+    save_class_maps(maps, folder, _of_maps(maps, shown), style)
     figure = files[_FIGURE]
     equal = None if figure is None else (folder / _FIGURE).read_bytes() == figure
-    return Rebuilt(folder, tuple(_other_versions(before)), equal)
+    return RebuildResult(folder, tuple(_other_versions(before)), equal)
 
 
 def _read(path: Path) -> dict[str, bytes | None]:

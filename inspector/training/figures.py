@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps
-from inspector.output.figure import COLOURS, PANEL, panel, short, what_was_seen
-from inspector.output.overlay import backdrop, common_scale, overlay, spread
+from inspector.output.figure import COLORS, PANEL, exactness_line, panel, shorten_name
+from inspector.output.overlay import common_scale, dimmed_photo, overlay_map, resample_on_photo
 from inspector.training.compare_runs import Group, Score, with_spread
 from inspector.training.read_run import Confusion
 
@@ -130,7 +130,7 @@ def average_maps_figure(groups: Sequence[Group]) -> Figure:
         for axis, (group, maps, names) in zip(page.subplots(1, len(read), squeeze=False)[0], read, strict=True):
             _column_of_maps(axis, maps[shown], common_scale([maps]), rows)
             # Of several experiments a name is too long for its column in one line.
-            title = "\n".join(short(part, 16) for part in group.label.split("/"))
+            title = "\n".join(shorten_name(part, 16) for part in group.label.split("/"))
             axis.set_title(title, fontsize=8, parse_math=False)
             labels = names[shown] if names != before else ()
             axis.set_yticks([k + 0.5 for k in range(len(labels))], labels, fontsize=8, parse_math=False)
@@ -153,7 +153,7 @@ def _column_of_maps(axis: Axes, maps: NDArray[np.float32], scale: float, rows: i
     width = maps.shape[2] / maps.shape[1] * (1 - _GAP)
     for k, values in enumerate(maps):
         top, bottom = k + _GAP / 2, k + 1 - _GAP / 2
-        axis.imshow(values, cmap=COLOURS, vmin=-scale, vmax=scale, extent=(0, width, bottom, top))
+        axis.imshow(values, cmap=COLORS, vmin=-scale, vmax=scale, extent=(0, width, bottom, top))
         axis.add_patch(Rectangle((0, top), width, 1 - _GAP, fill=False, edgecolor="0.4", linewidth=0.5, clip_on=False))
     axis.set(xlim=(0, width), ylim=(rows, 0), xticks=[])
     axis.spines[:].set_visible(False)
@@ -161,7 +161,7 @@ def _column_of_maps(axis: Axes, maps: NDArray[np.float32], scale: float, rows: i
     # The colour bar of a map of zeros has two ends all the same.
     end = scale or 1.0
     bar = axis.figure.colorbar(
-        ScalarMappable(Normalize(-end, end), COLOURS), ax=axis, location="bottom", pad=0.02, aspect=10
+        ScalarMappable(Normalize(-end, end), COLORS), ax=axis, location="bottom", pad=0.02, aspect=10
     )
     bar.set_ticks([-end, end], labels=[f"\N{MINUS SIGN}{end:.3g}", f"{end:.3g}"], fontsize=7)
     left, right = bar.ax.get_xticklabels()
@@ -172,7 +172,7 @@ def _column_of_maps(axis: Axes, maps: NDArray[np.float32], scale: float, rows: i
 def _bar(figure: Figure, scale: float, axes: list[Axes]) -> None:
     """The colour bar of one panel or of all."""
     one = len(axes) == 1
-    colours = ScalarMappable(Normalize(-scale, scale), COLOURS)
+    colours = ScalarMappable(Normalize(-scale, scale), COLORS)
     bar = figure.colorbar(colours, ax=axes, shrink=0.8 if one else 0.7, aspect=25 if one else 30)
     bar.set_label("logits a position", fontsize=7 if one else 10)
     bar.ax.tick_params(labelsize=7 if one else 10)
@@ -207,16 +207,16 @@ def side_by_side(
     for axis in axes:
         axis.set_axis_off()
     if shared:
-        panel(axes[0], backdrop(views[0]), short(views[0].photo.name), "", "")
+        panel(axes[0], dimmed_photo(views[0]), shorten_name(views[0].photo.name), "", "")
     one_class = len({class_map.title for class_map in read}) == 1
     for axis, one, view, class_map, k, name in zip(axes[shared:], maps, views, read, wanted, names, strict=False):
-        canvas = backdrop(view)
-        drawn = spread(class_map.values, view, one.classifier.receptive_field, canvas.shape[:2], smooth)
+        canvas = dimmed_photo(view)
+        drawn = resample_on_photo(class_map.values, view, one.classifier.receptive_field, canvas.shape[:2], smooth)
         probability = one.probabilities[one.classifier.class_index(k)]
-        what = short(name) if one_class else f"{short(name, 14)}: {short(class_map.title, 16)}"
+        what = shorten_name(name) if one_class else f"{shorten_name(name, 14)}: {shorten_name(class_map.title, 16)}"
         title = f"{what} ({probability:.1%})"
         ends = common_scale([class_map.values]) if own_scales else scale
-        panel(axis, overlay(canvas, drawn, ends), title, class_map.equation(), what_was_seen(one))
+        panel(axis, overlay_map(canvas, drawn, ends), title, class_map.equation(), exactness_line(one))
         if own_scales:
             _bar(figure, ends, [axis])
     if not own_scales:

@@ -20,7 +20,7 @@ from inspector.analysis.positions import (
     nearest_cells,
 )
 from inspector.explain.tracing.receptive_field import Axis
-from inspector.output.overlay import spread
+from inspector.output.overlay import resample_on_photo
 
 IMAGE = torch.tensor([[[1.0, 2], [3, 4]], [[0, 4], [0, 0]], [[1, 0], [0, 3]]])[None]
 
@@ -196,7 +196,7 @@ def test_cells_are_where_the_map_is_drawn():
     maps = photographed(strided(), 24, 40, resize=10)
     rows, columns = cell_extents(maps)
     numbers = torch.arange(1.0, 17).view(4, 4)
-    drawn = spread(numbers, maps.view, maps.classifier.receptive_field, (24, 40), smooth=False)
+    drawn = resample_on_photo(numbers, maps.view, maps.classifier.receptive_field, (24, 40), smooth=False)
     for y, x in np.ndindex(24, 40):
         row = [i for i, line in enumerate(rows) if line.start <= y + 0.5 < line.end]
         column = [i for i, line in enumerate(columns) if line.start <= x + 0.5 < line.end]

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from inspector import class_maps, load
 from inspector.images.examples import examples
-from inspector.output.overlay import backdrop, common_scale, overlay, spread
+from inspector.output.overlay import common_scale, dimmed_photo, overlay_map, resample_on_photo
 
 pytestmark = pytest.mark.browser
 
@@ -119,11 +119,11 @@ def test_the_browser_draws_what_render_draws(page: Page, app_url: str, smooth: b
     assert maps.view is not None
     read = [maps.read(k) for k, _, _ in maps.top(5)]
     scale = common_scale([one.values for one in read])
-    base = backdrop(maps.view, max(data[:2]))
-    values = spread(read[0].values, maps.view, maps.classifier.receptive_field, base.shape[:2], smooth)
+    base = dimmed_photo(maps.view, max(data[:2]))
+    values = resample_on_photo(read[0].values, maps.view, maps.classifier.receptive_field, base.shape[:2], smooth)
     part = drawn[..., 3:] / 255
     # Two roundings apart, and one level where a value falls between two.
-    assert np.abs(base * (1 - part) + drawn[..., :3] * part - overlay(base, values, scale, 0.85)).max() <= 4
+    assert np.abs(base * (1 - part) + drawn[..., :3] * part - overlay_map(base, values, scale, 0.85)).max() <= 4
 
 
 def test_a_class_in_the_list_is_drawn_before_the_server_is_asked(page: Page, app_url: str) -> None:

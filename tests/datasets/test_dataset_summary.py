@@ -27,7 +27,7 @@ from inspector.errors import ExportError, InspectorError, LocalizationError
 from inspector.explain.classifier import Classifier
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 from inspector.images.photo import Preprocessing, make_view, read_image
-from inspector.output.overlay import spread
+from inspector.output.overlay import resample_on_photo
 from inspector.ui.components import stored_maps
 
 NAMES = ("cat", "dog", "fox")
@@ -414,7 +414,7 @@ def test_a_map_is_drawn_over_its_photo_as_where_it_was_made(pixels: np.ndarray) 
     view = make_view(read_image(pixels), Preprocessing((10, 10), (0.5,), (0.5,), (12, 12)))
     field = ReceptiveField(Axis(1, 3, 3), Axis(1, 3, 3))
     again = view_of(view.photo, view.box, Results(Path(), (), (), about(NAMES, GRID, size=[10, 10])))
-    own, stored = (spread(at(0, 2), one, field, (20, 30), smooth=True) for one in (view, again))
+    own, stored = (resample_on_photo(at(0, 2), one, field, (20, 30), smooth=True) for one in (view, again))
     assert own.any()
     np.testing.assert_array_equal(own, stored)
 

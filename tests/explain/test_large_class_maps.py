@@ -30,7 +30,7 @@ from inspector.images import large
 from inspector.images.examples import examples
 from inspector.images.large import open_large
 from inspector.networks.builtin import cifar_resnet
-from inspector.output.overlay import spread
+from inspector.output.overlay import resample_on_photo
 
 
 class SameAsTensorFlow(nn.Module):
@@ -487,7 +487,7 @@ def test_the_maps_are_drawn_where_their_positions_look() -> None:
     shown = small.read(0)
     assert torch.equal(shown.values, maps.values[0])
     assert shown.total == pytest.approx(float(maps.logits[3]))
-    drawn = spread(maps.values[0], small.view, small.classifier.receptive_field, (66, 96), smooth=False)
+    drawn = resample_on_photo(maps.values[0], small.view, small.classifier.receptive_field, (66, 96), smooth=False)
     # A patch of 4 x 4 pixels a position: drawn at the size of the image, each is in its own place.
     assert np.array_equal(drawn[:64], np.kron(maps.values[0].numpy(), np.ones((4, 4), np.float32)))
     assert not drawn[64:].any()  # the last row of the reduced photo holds a third of a row more than there is

@@ -16,7 +16,15 @@ from PIL import Image
 from torch import nn
 
 from inspector import Classifier, ExportError, FigureStyle, class_maps, class_maps_of_batch
-from inspector.output.export import figure_bytes, file, manifest, manifest_bytes, numbers_bytes, save, zip_bytes
+from inspector.output.export import (
+    figure_bytes,
+    make_file,
+    make_manifest,
+    manifest_bytes,
+    numbers_bytes,
+    save_class_maps,
+    zip_bytes,
+)
 
 FILES = (
     "figure.png", "figure.pdf", "figure.svg", "maps.npz", "logits.csv", "contributions.csv", "report.html", "photo.png",
@@ -80,7 +88,7 @@ def test_text_in_an_svg_stays_text(maps):
 
 @pytest.mark.parametrize("name", FILES)
 def test_equal_exports_give_equal_bytes(maps, shown, name):
-    assert file(name, maps, shown) == file(name, maps, shown)
+    assert make_file(name, maps, shown) == make_file(name, maps, shown)
 
 
 def test_equal_exports_give_equal_archives_at_any_time(maps, shown, monkeypatch):
@@ -91,7 +99,7 @@ def test_equal_exports_give_equal_archives_at_any_time(maps, shown, monkeypatch)
 
 
 def test_an_archive_holds_the_files_of_the_folder(maps, shown, tmp_path):
-    folder = save(maps, tmp_path / "export", shown)
+    folder = save_class_maps(maps, tmp_path / "export", shown)
     with zipfile.ZipFile(io.BytesIO(zip_bytes(maps, shown))) as archive:
         assert archive.testzip() is None
         assert sorted(archive.namelist()) == sorted(FILES)
@@ -99,7 +107,7 @@ def test_an_archive_holds_the_files_of_the_folder(maps, shown, tmp_path):
 
 
 def test_the_numbers_come_back_and_sum_to_the_logits(maps, shown, tmp_path):
-    folder = save(maps, tmp_path / "export", shown)
+    folder = save_class_maps(maps, tmp_path / "export", shown)
     with np.load(folder / "maps.npz", allow_pickle=False) as numbers:
         values, bias, logits = numbers["values"], numbers["bias"], numbers["logits"]
         assert values.shape == (3, 20, 30)
@@ -134,11 +142,11 @@ def test_the_manifest_names_the_photo_the_network_and_the_settings(maps, shown, 
 
 
 def test_the_manifest_changes_with_the_network_and_the_photo(maps, shown, hand_made_gap, pixels):
-    before = manifest(maps, shown)
+    before = make_manifest(maps, shown)
     with torch.no_grad():
         hand_made_gap.linear.weight[0, 0] += 1
     again = class_maps(Classifier.wrap(hand_made_gap, size=(20, 30)), pixels[::-1].copy())
-    after = manifest(again, shown)
+    after = make_manifest(again, shown)
     assert before["network"]["sha256"] != after["network"]["sha256"]
     assert before["photo"]["sha256"] != after["photo"]["sha256"]
 
@@ -171,7 +179,7 @@ def test_a_figure_can_be_made_again_from_its_manifest(maps, shown, photo, hand_m
     assert classifier.sha256() == written["network"]["sha256"]
     again = class_maps(classifier, photo)
     figure = again.figure(**written["shown"])
-    assert figure_bytes(figure, "png") == file("figure.png", maps, shown)
+    assert figure_bytes(figure, "png") == make_file("figure.png", maps, shown)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -244,9 +252,9 @@ def test_a_forbidden_place_is_told(maps, tmp_path):
 
 def test_threads_that_export_at_once_get_what_one_gets_alone(maps):
     choices = [maps.figure_content([k]) for k in range(3)]
-    alone = [file("figure.svg", maps, shown) for shown in choices]
+    alone = [make_file("figure.svg", maps, shown) for shown in choices]
     with ThreadPoolExecutor(6) as pool:
-        together = list(pool.map(lambda shown: file("figure.svg", maps, shown), choices * 2))
+        together = list(pool.map(lambda shown: make_file("figure.svg", maps, shown), choices * 2))
     assert together == alone * 2
 
 
@@ -258,7 +266,7 @@ def rows_of(data: bytes) -> list[dict[str, str]]:
 
 
 def test_the_table_of_logits_has_every_class_and_adds_up(maps, shown):
-    rows = rows_of(file("logits.csv", maps, shown))
+    rows = rows_of(make_file("logits.csv", maps, shown))
     assert [(row["index"], row["name"]) for row in rows] == [("0", "red & <round>"), ("1", "green"), ("2", "neither")]
     for k, row in enumerate(rows):
         assert float(row["map_sum"]) + float(row["bias"]) == pytest.approx(float(row["logit"]), abs=1e-5)
@@ -268,7 +276,7 @@ def test_the_table_of_logits_has_every_class_and_adds_up(maps, shown):
 
 def test_the_table_of_contributions_is_the_maps_that_are_shown(maps):
     shown = maps.figure_content([2, 0], against="green")
-    rows = rows_of(file("contributions.csv", maps, shown))
+    rows = rows_of(make_file("contributions.csv", maps, shown))
     assert len(rows) == 2 * 20 * 30
     assert list(dict.fromkeys(row["class"] for row in rows)) == ["neither against green", "red & <round> against green"]
     values = np.zeros((3, 20, 30), np.float32)
@@ -281,7 +289,7 @@ def test_the_table_of_contributions_is_the_maps_that_are_shown(maps):
 def test_names_with_commas_and_quotes_come_back_from_a_table(hand_made_gap, photo):
     names = ('a, "b"', "c\nd", ";")
     maps = class_maps(Classifier.wrap(hand_made_gap, names, size=(20, 30)), photo)
-    assert [row["name"] for row in rows_of(file("logits.csv", maps, maps.figure_content()))] == list(names)
+    assert [row["name"] for row in rows_of(make_file("logits.csv", maps, maps.figure_content()))] == list(names)
 
 
 def test_the_photo_is_written_pixel_by_pixel_and_without_where_it_was_taken(hand_made_gap, pixels, tmp_path):
@@ -290,7 +298,7 @@ def test_the_photo_is_written_pixel_by_pixel_and_without_where_it_was_taken(hand
     Image.fromarray(pixels).save(tmp_path / "garden.png", exif=exif)
     assert b"garden" in (tmp_path / "garden.png").read_bytes()
     maps = class_maps(Classifier.wrap(hand_made_gap, size=(20, 30)), tmp_path / "garden.png")
-    written = file("photo.png", maps, maps.figure_content())
+    written = make_file("photo.png", maps, maps.figure_content())
     assert b"garden" not in written
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(written))), pixels)
 
@@ -299,12 +307,12 @@ def test_one_picture_in_two_files_has_one_hash_of_its_pixels(maps, shown, hand_m
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "BMP")
     again = class_maps(Classifier.wrap(hand_made_gap, size=(20, 30)), buffer.getvalue())
-    one, other = manifest(maps, shown)["photo"], manifest(again, shown)["photo"]
+    one, other = make_manifest(maps, shown)["photo"], make_manifest(again, shown)["photo"]
     assert one["sha256"] != other["sha256"]
     assert one["pixels_sha256"] == other["pixels_sha256"]
     # As many bytes in another shape are another picture.
     turned = class_maps(Classifier.wrap(hand_made_gap, size=(20, 30)), pixels.reshape(30, 20, 3))
-    assert manifest(turned, shown)["photo"]["pixels_sha256"] != one["pixels_sha256"]
+    assert make_manifest(turned, shown)["photo"]["pixels_sha256"] != one["pixels_sha256"]
 
 
 def test_the_manifest_says_how_the_figure_looks(maps, shown):
@@ -329,10 +337,10 @@ def test_every_file_of_an_export_follows_the_style(maps, shown):
 
 def test_a_file_that_is_not_part_of_an_export_is_told(maps, shown):
     with pytest.raises(ExportError, match=r"^No file 'maps\.csv' in an export; figure\.png, "):
-        file("maps.csv", maps, shown)
+        make_file("maps.csv", maps, shown)
 
 
 def test_maps_of_a_tensor_have_no_photo_to_write(hand_made_gap):
     (maps,) = class_maps_of_batch(Classifier.wrap(hand_made_gap, size=2), torch.zeros(1, 3, 2, 2))
     with pytest.raises(ExportError, match=r"^These class maps came from a tensor: there is no photo to write\.$"):
-        file("photo.png", maps, maps.figure_content())
+        make_file("photo.png", maps, maps.figure_content())

@@ -14,8 +14,8 @@ from PIL import Image
 from inspector import Classifier, InspectorError, class_maps, class_maps_of_batch, load, read_image
 from inspector.images.examples import examples
 from inspector.output.export import figure_bytes
-from inspector.output.figure import COLOUR_MAPS, FigureStyle, all_maps_figure, class_map_figure, contrast_of
-from inspector.output.overlay import diverging_colours
+from inspector.output.figure import COLORMAPS, FigureStyle, all_maps_figure, class_map_figure, find_contrast
+from inspector.output.overlay import diverging_colormap
 
 NAMES = ("red", "green", "neither")
 
@@ -204,9 +204,9 @@ def panels_of(maps, panels) -> list:
 
 def test_the_contrast_of_one_class_is_with_the_likeliest_other(maps):
     winner, second, least = (k for k, _, _ in maps.top(3))
-    assert contrast_of(maps, maps.figure_content([winner])).title == maps.read(winner, second).title
-    assert contrast_of(maps, maps.figure_content([least])).title == maps.read(least, winner).title
-    assert contrast_of(maps, maps.figure_content([least, second])).title == maps.read(least, second).title
+    assert find_contrast(maps, maps.figure_content([winner])).title == maps.read(winner, second).title
+    assert find_contrast(maps, maps.figure_content([least])).title == maps.read(least, winner).title
+    assert find_contrast(maps, maps.figure_content([least, second])).title == maps.read(least, second).title
 
 
 def test_among_all_class_maps_the_winner_is_bold_and_all_share_one_scale(maps):
@@ -216,7 +216,7 @@ def test_among_all_class_maps_the_winner_is_bold_and_all_share_one_scale(maps):
     assert [weight == "bold" for weight in weights] == [k == winner for k in range(3)]
     # The densest cell of all maps has the colour at an end of the colour map, in its own panel.
     k, y, x = np.unravel_index(int(maps.values.abs().argmax()), maps.values.shape)
-    end = diverging_colours()[-1 if maps.values[k, y, x] > 0 else 0]
+    end = diverging_colormap()[-1 if maps.values[k, y, x] > 0 else 0]
     np.testing.assert_array_equal(panels(figure)[k].get_images()[0].get_array()[y, x], end)
 
 
@@ -226,7 +226,7 @@ def test_panels_stand_in_as_many_columns_as_were_asked_for(maps, columns, expect
     assert (grid.nrows, grid.ncols) == expected
 
 
-@pytest.mark.parametrize("name", COLOUR_MAPS)
+@pytest.mark.parametrize("name", COLORMAPS)
 def test_every_colour_map_has_a_light_middle_at_zero_and_a_warm_end_for_the_class(name):
     palette = FigureStyle(colours=name).palette.astype(int)
     assert palette.shape == (255, 3)
@@ -337,4 +337,4 @@ def test_a_thousand_class_maps_are_too_many_for_one_figure(hand_made_gap, pixels
 def test_a_contrast_needs_two_classes(hand_made_gap, pixels):
     maps = maps_of(hand_made_gap, read_image(pixels))
     with pytest.raises(InspectorError, match=r"^A contrast needs two classes: one more among those shown would do\.$"):
-        contrast_of(maps, replace(maps.figure_content(1), classes=()))
+        find_contrast(maps, replace(maps.figure_content(1), classes=()))

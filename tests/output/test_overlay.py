@@ -6,14 +6,14 @@ import pytest
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 from inspector.images.photo import Preprocessing, View, make_view, read_image
 from inspector.output.overlay import (
-    backdrop,
     common_scale,
-    diverging_colours,
-    flat,
-    overlay,
-    painted,
+    dimmed_photo,
+    diverging_colormap,
+    grid_image,
+    overlay_map,
+    paint_classes,
+    resample_on_photo,
     robust_scale,
-    spread,
 )
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
@@ -35,19 +35,19 @@ def constant(height: int, width: int, value: float) -> np.ndarray:
 @pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0, 1e6])
 @pytest.mark.parametrize("opacity", [0.0, 0.5, 1.0])
 def test_zero_is_transparent(scale, opacity):
-    assert np.array_equal(overlay(PHOTO, constant(60, 80, 0), scale, opacity), PHOTO)
+    assert np.array_equal(overlay_map(PHOTO, constant(60, 80, 0), scale, opacity), PHOTO)
 
 
 @pytest.mark.parametrize(("value", "hue"), [(2.0, RED), (-2.0, BLUE), (50.0, RED), (-50.0, BLUE)])
 def test_the_sign_gives_the_hue_and_the_scale_is_the_densest(value, hue):
-    drawn = overlay(PHOTO, constant(60, 80, value), 2.0, opacity=1.0)
+    drawn = overlay_map(PHOTO, constant(60, 80, value), 2.0, opacity=1.0)
     assert np.array_equal(drawn, np.broadcast_to(np.array(hue, np.uint8), PHOTO.shape))
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
 def test_the_further_from_zero_the_denser(sign, share):
-    drawn = overlay(PHOTO, constant(60, 80, sign * share * 3), 3.0, opacity=0.8)
+    drawn = overlay_map(PHOTO, constant(60, 80, sign * share * 3), 3.0, opacity=0.8)
     alpha = 0.8 * share
     expected = PHOTO * (1 - alpha) + np.array(RED if sign > 0 else BLUE) * alpha
     # One level of 127 of the hue, and three roundings.
@@ -56,14 +56,14 @@ def test_the_further_from_zero_the_denser(sign, share):
 
 def test_opacity_zero_leaves_the_photo_unchanged():
     values = np.linspace(-5, 5, 4800, dtype=np.float32).reshape(60, 80)
-    assert np.array_equal(overlay(PHOTO, values, 5.0, opacity=0.0), PHOTO)
+    assert np.array_equal(overlay_map(PHOTO, values, 5.0, opacity=0.0), PHOTO)
 
 
 def test_an_overlay_writes_into_none_of_its_arguments():
     canvas, values = PHOTO.copy(), np.linspace(-5, 5, 4800, dtype=np.float32).reshape(60, 80)
     before = values.copy()
-    overlay(canvas, values, 5.0)
-    flat(values, 5.0)
+    overlay_map(canvas, values, 5.0)
+    grid_image(values, 5.0)
     assert np.array_equal(canvas, PHOTO)
     assert np.array_equal(values, before)
 
@@ -77,12 +77,12 @@ def test_compared_maps_share_the_largest_absolute_value_as_their_scale():
 def test_on_a_shared_scale_equal_values_have_equal_colours():
     small, large = np.array([[1.0, 0.0]]), np.array([[1.0, -4.0]])
     scale = common_scale([small, large])
-    assert np.array_equal(flat(small, scale)[0, 0], flat(large, scale)[0, 0])
-    assert not np.array_equal(flat(small, 1.0)[0, 0], flat(large, scale)[0, 0])
+    assert np.array_equal(grid_image(small, scale)[0, 0], grid_image(large, scale)[0, 0])
+    assert not np.array_equal(grid_image(small, 1.0)[0, 0], grid_image(large, scale)[0, 0])
 
 
 def test_the_colour_map_has_zero_as_its_middle():
-    colours = diverging_colours()
+    colours = diverging_colormap()
     assert len(colours) % 2 == 1
     assert colours[len(colours) // 2].min() >= 240
     assert tuple(colours[-1]) == RED
@@ -94,7 +94,7 @@ def test_the_colour_map_has_zero_as_its_middle():
 
 
 def test_a_flat_map_has_a_pixel_a_cell():
-    drawn = flat(np.array([[-2.0, 0, 2], [9, -9, 1]]), 2.0)
+    drawn = grid_image(np.array([[-2.0, 0, 2], [9, -9, 1]]), 2.0)
     assert drawn.shape == (2, 3, 3)
     assert tuple(drawn[0, 0]) == tuple(drawn[1, 1]) == BLUE
     assert tuple(drawn[0, 2]) == tuple(drawn[1, 0]) == RED
@@ -104,9 +104,9 @@ def test_a_flat_map_has_a_pixel_a_cell():
 @pytest.mark.parametrize("smooth", [True, False])
 def test_a_map_of_zeros_is_drawn_as_the_photo(smooth):
     view = view_of()
-    drawn = spread(np.zeros((4, 4)), view, ReceptiveField(even(32, 4), even(32, 4)), (60, 80), smooth)
-    assert np.array_equal(overlay(PHOTO, drawn, common_scale([drawn])), PHOTO)
-    assert flat(np.zeros((2, 2)), 0.0).min() >= 240
+    drawn = resample_on_photo(np.zeros((4, 4)), view, ReceptiveField(even(32, 4), even(32, 4)), (60, 80), smooth)
+    assert np.array_equal(overlay_map(PHOTO, drawn, common_scale([drawn])), PHOTO)
+    assert grid_image(np.zeros((2, 2)), 0.0).min() >= 240
 
 
 # 60 x 80 to 40 x 53, cropped to 32 x 32 from (4, 10): in the photo from y 6, x 10 * 80 / 53.
@@ -124,7 +124,7 @@ def test_a_cell_is_drawn_around_the_centre_of_its_receptive_field(cell, field):
     values = np.zeros((4, 4))
     values[cell] = 1
     height, width = 600, 800
-    drawn = spread(values, view_of(), field, (height, width), smooth=True)
+    drawn = resample_on_photo(values, view_of(), field, (height, width), smooth=True)
     y, x = field.y.centre + cell[0] * field.y.stride, field.x.centre + cell[1] * field.x.stride
     across, down = 80 / 53, 60 / 40
     expected_y, expected_x = (4 + y) * down * 10, (10 + x) * across * 10
@@ -143,7 +143,7 @@ def test_between_centres_the_map_is_interpolated():
     pixels = np.zeros((1, 8, 3), np.uint8)
     view = view_of(size=(1, 8), resize=(1, 8), pixels=pixels)
     field = ReceptiveField(Axis(0.5, 1, 1), Axis(1.5, 4, 8))
-    drawn = spread([[10.0, 50.0]], view, field, (1, 8), smooth=True)
+    drawn = resample_on_photo([[10.0, 50.0]], view, field, (1, 8), smooth=True)
     # Centres at 1.5 and 5.5, pixels at 0.5, 1.5, ...; nothing is extrapolated.
     np.testing.assert_allclose(drawn, [[10, 10, 20, 30, 40, 50, 50, 50]], rtol=1e-6)
 
@@ -152,7 +152,7 @@ def test_without_smoothing_every_pixel_takes_its_nearest_cell():
     grid = np.arange(1.0, 13).reshape(3, 4)
     field = ReceptiveField(Axis(3.5, 10, 40), Axis(2.5, 9, 40))
     view = view_of(size=(32, 32), resize=(32, 32), pixels=np.zeros((32, 32, 3), np.uint8))
-    drawn = spread(grid, view, field, (32, 32), smooth=False)
+    drawn = resample_on_photo(grid, view, field, (32, 32), smooth=False)
     for y in range(32):
         for x in range(32):
             row = min(range(3), key=lambda i: abs(y + 0.5 - (3.5 + 10 * i)))
@@ -165,7 +165,7 @@ def test_without_smoothing_every_pixel_takes_its_nearest_cell():
 @pytest.mark.parametrize("smooth", [True, False])
 def test_outside_the_view_nothing_is_drawn(smooth):
     view = view_of()
-    drawn = spread(np.ones((4, 4)), view, ReceptiveField(even(32, 4), even(32, 4)), (600, 800), smooth)
+    drawn = resample_on_photo(np.ones((4, 4)), view, ReceptiveField(even(32, 4), even(32, 4)), (600, 800), smooth)
     left, top, right, bottom = (10 * edge for edge in view.box)
     y, x = np.mgrid[0:600, 0:800] + 0.5
     inside = (y > top) & (y < bottom) & (x > left) & (x < right)
@@ -179,13 +179,13 @@ def test_the_axes_are_not_mixed_up():
     pixels = np.zeros((20, 30, 3), np.uint8)
     view = view_of(size=(20, 30), resize=(20, 30), pixels=pixels)
     grid = np.arange(6.0).reshape(2, 3)
-    drawn = spread(grid, view, ReceptiveField(even(20, 2), even(30, 3)), (20, 30), smooth=False)
+    drawn = resample_on_photo(grid, view, ReceptiveField(even(20, 2), even(30, 3)), (20, 30), smooth=False)
     assert np.array_equal(drawn, np.kron(grid, np.ones((10, 10))))
 
 
 def test_the_backdrop_is_the_whole_photo_dimmed_where_the_network_did_not_look():
     view = view_of()
-    drawn = backdrop(view, side=80)
+    drawn = dimmed_photo(view, side=80)
     left, top, right, bottom = (round(edge) for edge in view.box)
     assert drawn.shape == PHOTO.shape
     assert np.array_equal(drawn[top:bottom, left:right], PHOTO[top:bottom, left:right])
@@ -201,19 +201,19 @@ def test_the_backdrop_is_the_whole_photo_dimmed_where_the_network_did_not_look()
 def test_the_longer_side_of_the_backdrop_is_given(size, drawn):
     pixels = np.full((*size, 3), 9, np.uint8)
     view = View(read_image(pixels), pixels[:1, :1], (0, 0, size[1], size[0]))
-    assert backdrop(view).shape == (*drawn, 3)
-    assert (backdrop(view) == 9).all()
+    assert dimmed_photo(view).shape == (*drawn, 3)
+    assert (dimmed_photo(view) == 9).all()
 
 
 def test_enlarged_pixels_stay_pixels():
     pixels = PHOTO[:4, :4]
     view = View(read_image(pixels), pixels, (0, 0, 4, 4))
-    assert np.array_equal(backdrop(view, side=20), pixels.repeat(5, 0).repeat(5, 1))
+    assert np.array_equal(dimmed_photo(view, side=20), pixels.repeat(5, 0).repeat(5, 1))
 
 
 def test_pixels_are_painted_by_number_and_below_zero_stay():
     canvas = np.full((1, 3, 3), 100, np.uint8)
-    image = painted(canvas, [[-1, 1, 0]], [(200, 0, 0), (0, 20, 100)], 0.25)
+    image = paint_classes(canvas, [[-1, 1, 0]], [(200, 0, 0), (0, 20, 100)], 0.25)
     # Three quarters of 100 and a quarter of the colour.
     assert image.tolist() == [[[100, 100, 100], [75, 80, 100], [125, 75, 75]]]
     assert canvas.tolist() == [[[100] * 3] * 3]

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from inspector import Classifier, InspectorError, class_maps, class_maps_of_batch, read_image
-from inspector.output.export import manifest
+from inspector.output.export import make_manifest
 from inspector.output.figure import FigureStyle
 from inspector.output.report import report_html
 
@@ -84,7 +84,7 @@ def test_the_table_shows_that_map_and_bias_are_the_logit(maps):
 
 def test_verdict_equations_scale_and_settings_are_told(maps):
     shown = maps.figure_content([0, 1], against="average")
-    settings = manifest(maps, shown)
+    settings = make_manifest(maps, shown)
     text = Read(report_html(maps, shown, manifest=settings)).text
     assert "exact: What follows the pooling is affine" in text
     assert f"{maps.residual:.1e} logits" in text
@@ -112,7 +112,7 @@ def test_the_photo_and_every_map_are_in_the_file(maps):
 
 
 def test_the_file_asks_for_nothing_and_runs_nothing(maps):
-    text = report_html(maps, maps.figure_content(3), manifest=manifest(maps, maps.figure_content(3)))
+    text = report_html(maps, maps.figure_content(3), manifest=make_manifest(maps, maps.figure_content(3)))
     page = Read(text)
     assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "form", "a"}
     references = [value for _, attributes in page.tags for key, value in attributes.items() if key in ("src", "href")]
@@ -126,7 +126,7 @@ def test_the_file_asks_for_nothing_and_runs_nothing(maps):
 
 
 def test_names_stand_as_they_are_and_are_no_tags(maps):
-    text = report_html(maps, maps.figure_content(3), manifest=manifest(maps, maps.figure_content(3)))
+    text = report_html(maps, maps.figure_content(3), manifest=make_manifest(maps, maps.figure_content(3)))
     assert NASTY not in text
     shown = Read(text).text
     for name in (f"photo {NASTY}.png", "green & blue", "by <hand>"):

@@ -157,7 +157,7 @@ def channel_grid(maps: "Tensor", tiles: Sequence[Tile], scale: float | None, cho
 
 def mosaic(maps: NDArray[np.float32], scale: float | None) -> tuple[bytes, tuple[int, int]]:
     """Maps (n, h, w) side by side in one PNG, and the (height, width) of each in it."""
-    from inspector.output.overlay import common_scale, flat
+    from inspector.output.overlay import common_scale, grid_image
 
     height, width = maps.shape[1:]
     factor = min(1.0, _SIDE / max(height, width))
@@ -167,17 +167,17 @@ def mosaic(maps: NDArray[np.float32], scale: float | None) -> tuple[bytes, tuple
     for i, one in enumerate(maps):
         drawn = one if factor == 1 else cv2.resize(one, tile[::-1], interpolation=cv2.INTER_AREA)
         y, x = i // _COLUMNS * tile[0], i % _COLUMNS * tile[1]
-        canvas[y : y + tile[0], x : x + tile[1]] = flat(drawn, common_scale([one]) if scale is None else scale)
+        canvas[y : y + tile[0], x : x + tile[1]] = grid_image(drawn, common_scale([one]) if scale is None else scale)
     return html.encoded(canvas, exact=True), tile
 
 
 def over_photo(values: "Tensor", view: "View", field: "ReceptiveField", side: int, scale: float, smooth: bool) -> bytes:
     """A map (h, w) over the whole photo, its longer side `side` pixels, its cells where their receptive fields lie."""
-    from inspector.output.overlay import backdrop, overlay, spread
+    from inspector.output.overlay import dimmed_photo, overlay_map, resample_on_photo
 
-    canvas = backdrop(view, side)
-    drawn = spread(values.numpy(force=True), view, field, canvas.shape[:2], smooth)
-    return html.encoded(overlay(canvas, drawn, scale, 0.85), max(view.photo.size) < 100)
+    canvas = dimmed_photo(view, side)
+    drawn = resample_on_photo(values.numpy(force=True), view, field, canvas.shape[:2], smooth)
+    return html.encoded(overlay_map(canvas, drawn, scale, 0.85), max(view.photo.size) < 100)
 
 
 def activation_bar(scale: float, signed: bool) -> str:
@@ -186,9 +186,9 @@ def activation_bar(scale: float, signed: bool) -> str:
         return (
             '<div style="font-size: .8rem; opacity: .7">activation: 0 everywhere, so there is nothing to colour</div>'
         )
-    from inspector.output.overlay import diverging_colours
+    from inspector.output.overlay import diverging_colormap
 
-    colours = diverging_colours()[0 if signed else len(diverging_colours()) // 2 :: 42 if signed else 21]
+    colours = diverging_colormap()[0 if signed else len(diverging_colormap()) // 2 :: 42 if signed else 21]
     stops = ", ".join(f"rgb({r}, {g}, {b})" for r, g, b in colours)
     ends = [-scale, 0, scale] if signed else [0, scale]
     ticks = "".join(f"<span>{number(tick)}</span>" for tick in ends)

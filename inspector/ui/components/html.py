@@ -37,29 +37,31 @@ def overlays_of(
     maps: "ClassMaps", read: "Iterable[ClassMap]", side: int, scale: float, smooth: bool, opacity: float
 ) -> Iterator[bytes]:
     """Class maps over the whole photo, its longer side `side` pixels, as encoded images."""
-    from inspector.output.overlay import backdrop, overlay, spread
+    from inspector.output.overlay import dimmed_photo, overlay_map, resample_on_photo
 
     assert maps.view is not None, "the app shows photos only"
-    canvas = backdrop(maps.view, side)
+    canvas = dimmed_photo(maps.view, side)
     exact = max(maps.view.photo.size) < 100
     for class_map in read:
-        drawn = spread(class_map.values, maps.view, maps.classifier.receptive_field, canvas.shape[:2], smooth)
-        yield encoded(overlay(canvas, drawn, scale, opacity), exact)
+        drawn = resample_on_photo(
+            class_map.values, maps.view, maps.classifier.receptive_field, canvas.shape[:2], smooth
+        )
+        yield encoded(overlay_map(canvas, drawn, scale, opacity), exact)
 
 
 def winning_classes(maps: "ClassMaps", winners: "Winners", side: int, opacity: float) -> bytes:
     """The photo, its longer side `side` pixels, with every cell in the colour of the class that wins there."""
-    from inspector.output.overlay import backdrop, painted, spread
+    from inspector.output.overlay import dimmed_photo, paint_classes, resample_on_photo
 
     assert maps.view is not None, "the app shows photos only"
-    canvas, grid = backdrop(maps.view, side), winners.grid.numpy(force=True)
+    canvas, grid = dimmed_photo(maps.view, side), winners.grid.numpy(force=True)
     colour_of = {k: min(i, len(_WINNERS) - 1) for i, k in enumerate(winners.classes)}
     # From 1 on: 0 is outside what the network saw.
     numbers = [[1 + colour_of.get(int(k), -1) for k in row] for row in grid]
-    drawn = spread(numbers, maps.view, maps.classifier.receptive_field, canvas.shape[:2], smooth=False)
+    drawn = resample_on_photo(numbers, maps.view, maps.classifier.receptive_field, canvas.shape[:2], smooth=False)
     colours = [[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in _WINNERS]
     # Every cell is painted, and the photo is to be seen all the same.
-    image = painted(canvas, drawn.round().astype(int) - 1, colours, 0.6 * opacity)
+    image = paint_classes(canvas, drawn.round().astype(int) - 1, colours, 0.6 * opacity)
     return encoded(image, max(maps.view.photo.size) < 100)
 
 
@@ -84,9 +86,9 @@ def legend(maps: "ClassMaps", winners: "Winners") -> str:
 
 def colour_bar(scale: float, unit: str) -> str:
     """The colour bar under a map, its middle at zero."""
-    from inspector.output.overlay import diverging_colours
+    from inspector.output.overlay import diverging_colormap
 
-    stops = ", ".join(f"rgb({r}, {g}, {b})" for r, g, b in diverging_colours()[::42])
+    stops = ", ".join(f"rgb({r}, {g}, {b})" for r, g, b in diverging_colormap()[::42])
     ticks = "".join(f"<span>{_signed(tick * scale)}</span>" for tick in (-1, -0.5, 0, 0.5, 1))
     return f"""
     <div role="img" aria-label="colour bar from {-scale:.3g} to {scale:.3g} {escape(unit)}" style="max-width: 46rem">
@@ -106,7 +108,7 @@ def minus(number: str) -> str:
 
 def all_class_maps(maps: "ClassMaps") -> str:
     """Every class map before pooling as its raw grid, with its pooled value, the winner marked."""
-    from inspector.output.overlay import common_scale, flat
+    from inspector.output.overlay import common_scale, grid_image
 
     dense = maps.classifier.head.has_position_scores
     values = (maps.position_scores() if dense else maps.values).numpy(force=True)
@@ -114,7 +116,7 @@ def all_class_maps(maps: "ClassMaps") -> str:
     winner = int(maps.logits.argmax())
     tiles = []
     for k, name in enumerate(map(escape, maps.classifier.class_names)):
-        image = encoded(flat(values[k], scale), exact=True)
+        image = encoded(grid_image(values[k], scale), exact=True)
         border = "3px solid #c81428" if k == winner else "1px solid rgba(128, 128, 128, .5)"
         caption = f"<b>{name}</b> (winner)" if k == winner else name
         pooled = minus(f"pooled {maps.logits[k]:.3f}")
@@ -124,13 +126,13 @@ def all_class_maps(maps: "ClassMaps") -> str:
 
 def average_maps(maps: "Mapping[str, tuple[NDArray[Any], int]]") -> str:
     """Of each run's (K, h, w) maps that of one class as its raw grid, on the scale of all the run's classes."""
-    from inspector.output.overlay import common_scale, flat
+    from inspector.output.overlay import common_scale, grid_image
 
     tiles = []
     for label, (values, k) in maps.items():
         name, scale = escape(label), common_scale([values])
         line = f"scale \N{PLUS-MINUS SIGN}{scale:.3g} logits a position<br>sum {_signed(float(values[k].sum()))} logits"
-        image = encoded(flat(values[k], scale), exact=True)
+        image = encoded(grid_image(values[k], scale), exact=True)
         style = "image-rendering: pixelated; border: 1px solid rgba(128, 128, 128, .5)"
         tiles.append(_tile(image, name, f"<b>{name}</b>", line, style))
     return _grid(tiles, "8.5rem")
@@ -143,14 +145,14 @@ def heads(
 
     All on one scale, or each on its own, which then stands beside it: few cells of max pooling outshine all others.
     """
-    from inspector.output.overlay import backdrop, common_scale
+    from inspector.output.overlay import common_scale, dimmed_photo
 
     read = {title: one.read(one.classifier.class_names.index(name)) for title, one in maps.items()}
     scale = common_scale([class_map.values for class_map in read.values()])
     view = next(iter(maps.values())).view
     assert view is not None, "the app shows photos only"
     photo, own = escape(view.photo.name), escape(label or "")
-    image = encoded(backdrop(view, _SIDE), max(view.photo.size) < 100)
+    image = encoded(dimmed_photo(view, _SIDE), max(view.photo.size) < 100)
     tiles = [_tile(image, photo, f"<b>{photo}</b>", f"its class: {own}" if own else "", alt=f"photo {photo}")]
     for title, class_map in read.items():
         one, k = maps[title], maps[title].classifier.class_names.index(name)

@@ -96,10 +96,10 @@ def frame(
     grid: Sequence[int], view: "View", field: "ReceptiveField", side: int, smooth: bool, opacity: float = 0.85
 ) -> Frame:
     """Of maps on a grid (h, w) over the photo, its longer side drawn with `side` pixels."""
-    from inspector.output.overlay import drawn_size, placings
+    from inspector.output.overlay import axis_placements, fit_size
 
-    down, across = placings(view, field)
-    return Frame(drawn_size(view.photo, side), (grid[0], grid[1]), astuple(down), astuple(across), smooth, opacity)
+    down, across = axis_placements(view, field)
+    return Frame(fit_size(view.photo, side), (grid[0], grid[1]), astuple(down), astuple(across), smooth, opacity)
 
 
 def cells(values: ArrayLike, scale: float) -> str:
@@ -111,9 +111,9 @@ def cells(values: ArrayLike, scale: float) -> str:
 @lru_cache(maxsize=32)
 def photo_url(view: "View", side: int) -> str:
     """What the maps are drawn on, its longer side with `side` pixels."""
-    from inspector.output.overlay import backdrop
+    from inspector.output.overlay import dimmed_photo
 
-    return html.data_url(html.encoded(backdrop(view, side), exact=max(view.photo.size) < 100))
+    return html.data_url(html.encoded(dimmed_photo(view, side), exact=max(view.photo.size) < 100))
 
 
 def drawings(

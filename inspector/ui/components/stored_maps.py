@@ -47,25 +47,25 @@ def stored_image(folder: Path, changed: int, part: str, row_group: int, row: int
 def picture(results: Results, stored: StoredImage, values: "ArrayLike", side: int) -> tuple[bytes, str]:
     """A map over its photo, the longer side `side` pixels, or as its grid; and why it is no photo, if it is none."""
     from inspector.datasets.stored_maps import receptive_field_of, view_of
-    from inspector.output.overlay import backdrop, common_scale, overlay, spread
+    from inspector.output.overlay import common_scale, dimmed_photo, overlay_map, resample_on_photo
 
     photo, why = _photo(results, stored)
     if photo is None:
         return grid(values, common_scale([values])), why
     view = view_of(photo, stored.box, results)
-    canvas = backdrop(view, side)
-    drawn = spread(values, view, receptive_field_of(results), canvas.shape[:2], smooth=True)
+    canvas = dimmed_photo(view, side)
+    drawn = resample_on_photo(values, view, receptive_field_of(results), canvas.shape[:2], smooth=True)
     exact = max(photo.size) < 100
-    return html.encoded(overlay(canvas, drawn, common_scale([values]), _OPACITY), exact), ""
+    return html.encoded(overlay_map(canvas, drawn, common_scale([values]), _OPACITY), exact), ""
 
 
 def grid(values: "ArrayLike", scale: float) -> bytes:
     """A map as its cells, large enough that browsers do not blur them."""
     import numpy as np
 
-    from inspector.output.overlay import flat
+    from inspector.output.overlay import grid_image
 
-    cells = flat(values, scale)
+    cells = grid_image(values, scale)
     factor = max(1, _GRID // max(cells.shape[:2]))
     return html.encoded(np.kron(cells, np.ones((factor, factor, 1), np.uint8)), exact=True)
 

@@ -232,7 +232,7 @@ def _download_buttons(maps: "ClassMaps", shown: "FigureContent", names: dict[str
         def make() -> bytes:
             from inspector.output import export
 
-            return export.file(name, maps, shown)
+            return export.make_file(name, maps, shown)
 
         return make
 

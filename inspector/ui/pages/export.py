@@ -95,11 +95,11 @@ def _choose_maps(maps: "ClassMaps") -> "FigureContent":
 
 
 def _choose_style() -> "FigureStyle":
-    from inspector.output.figure import COLOUR_MAPS, MM, PANELS, USUAL, FigureStyle
+    from inspector.output.figure import COLORMAPS, DEFAULT_STYLE, MM, PANELS, FigureStyle
 
     st.subheader("What it looks like", anchor=False)
     panels = st.pills(
-        "Panels", PANELS, selection_mode="multi", default=USUAL.panels, key="panels", bind="query-params",
+        "Panels", PANELS, selection_mode="multi", default=DEFAULT_STYLE.panels, key="panels", bind="query-params",
         width="stretch",
         help="A contrast shows what speaks for the first class and against the second. All class maps are drawn as "
         "their raw grids, before pooling; for networks with few classes.",
@@ -125,10 +125,10 @@ def _choose_style() -> "FigureStyle":
             help="Of a PNG, and of the photo within PDF and SVG. Journals ask for 300 or more.",
         )  # fmt: skip
     colours = st.selectbox(
-        "Colour map", list(COLOUR_MAPS), key="colours", bind="query-params", width=330,
+        "Colour map", list(COLORMAPS), key="colours", bind="query-params", width=330,
         help="All have zero in the middle, and ends that colour-blind readers tell apart.",
     )  # fmt: skip
-    st.caption("{} speaks for a class, {} against it.".format(*COLOUR_MAPS[colours]).capitalize())
+    st.caption("{} speaks for a class, {} against it.".format(*COLORMAPS[colours]).capitalize())
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         titled = st.toggle("Title", True, key="titled", bind="query-params")
         bar = st.toggle("Colour bar", True, key="bar", bind="query-params")
@@ -171,7 +171,7 @@ def _download_buttons(maps: "ClassMaps", shown: "FigureContent", style: "FigureS
         def make() -> bytes:
             from inspector.output import export
 
-            return export.file(name, maps, shown, style)
+            return export.make_file(name, maps, shown, style)
 
         return make
 
