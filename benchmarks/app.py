@@ -29,7 +29,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 from report import table, write
 from torchvision.models import get_model
 
-from inspector.images.examples import examples
+from inspector.images.examples import list_examples
 from inspector.networks.register import add_model
 
 ROOT = Path(__file__).parent.parent
@@ -67,7 +67,7 @@ def main(
             page = browser.new_context(viewport={"width": 1400, "height": 900}).new_page()
             page.goto(url)
             page.get_by_role("button", name="All (ZIP)").wait_for(timeout=120_000)
-            photos = [examples("photos")[name] for name in ("Coffee", "Rocket", "Astronaut", "Photographer")]
+            photos = [list_examples("photos")[name] for name in ("Coffee", "Rocket", "Astronaut", "Photographer")]
             rows.append(("upload to class map", *figures([upload(page, photos[i % 4], i) for i in range(tries)])))
             reading = ("against the average", "logit")
             steps = ("Layer before", "Layer after")

@@ -37,7 +37,7 @@ import inspector
 from inspector.datasets import run
 from inspector.explain.backends.accelerate import accelerate
 from inspector.explain.memory import keep_freed_memory
-from inspector.images.examples import examples
+from inspector.images.examples import list_examples
 from inspector.images.photo import make_view, read_image
 from inspector.images.sources import list_images
 
@@ -92,7 +92,7 @@ def make_photos(folder: Path, images: int) -> Path:
     folder.mkdir()
     random = np.random.default_rng(0)
     sources = [Image.fromarray(getattr(skimage.data, name)()) for name in SKIMAGE]
-    sources += [Image.open(path).convert("RGB") for path in examples("photos").values()]
+    sources += [Image.open(path).convert("RGB") for path in list_examples("photos").values()]
     for number in range(images):
         source = sources[number % len(sources)]
         scale = random.uniform(1.05, 1.5) * max(WIDTH / source.width, HEIGHT / source.height)

@@ -36,7 +36,7 @@ from inspector.analysis.faithfulness import (
     shuffle_weights,
 )
 from inspector.errors import AttributionError
-from inspector.images.examples import examples
+from inspector.images.examples import list_examples
 from inspector.images.photo import make_view, read_image
 
 NETWORK = "efficientnet_lite0"
@@ -68,7 +68,7 @@ def main(photos: Annotated[int, typer.Option(min=1, max=6, help="How many of the
     network = classifier.network.eval()
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in METHODS}
     agreement: list[tuple[object, ...]] = []
-    for number, path in enumerate(list(examples("photos").values())[:photos]):
+    for number, path in enumerate(list(list_examples("photos").values())[:photos]):
         inputs = classifier.inputs(make_view(read_image(path), classifier.preprocessing))
         k = int(inspector.class_maps_of_batch(classifier, inputs)[0].logits.argmax())
         made = dict(maps_of(classifier, inputs, k))

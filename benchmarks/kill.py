@@ -19,7 +19,7 @@ import typer
 from batch import make_photos
 from report import table, write
 
-from inspector.datasets.table import RUN, read, shards_of, written
+from inspector.datasets.table import RUN, list_written_shards, read_rows, split_into_shards
 
 
 def main(
@@ -31,7 +31,7 @@ def main(
 ) -> None:
     """Kill and resume, and write results/kill.md."""
     random = np.random.default_rng(seed)
-    shards = len(shards_of(images, shard_size))
+    shards = len(split_into_shards(images, shard_size))
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = make_photos(Path(temporary) / "photos", images)
@@ -48,7 +48,7 @@ def main(
         began = time.perf_counter()
         assert process.wait() == 0, "the undisturbed run failed"
         duration = time.perf_counter() - began
-        expected = read(undisturbed)[0].to_table()
+        expected = read_rows(undisturbed)[0].to_table()
         for number in range(kills):
             out = Path(temporary) / f"killed-{number}"
             moment = random.uniform(0, duration)
@@ -57,9 +57,9 @@ def main(
             time.sleep(moment)
             process.kill()
             process.wait()
-            whole, left = written(out), len(list(out.glob("*.tmp")))
+            whole, left = list_written_shards(out), len(list(out.glob("*.tmp")))
             assert start(out, "--resume").wait() == 0, "the resumed run failed"
-            found = read(out)[0].to_table()
+            found = read_rows(out)[0].to_table()
             once = found["index"].to_pylist() == list(range(images))
             rows.append(
                 (

@@ -25,7 +25,7 @@ from report import interleaved, table, write
 from torchcam.utils import overlay_mask
 
 import inspector
-from inspector.images.examples import examples
+from inspector.images.examples import list_examples
 from inspector.images.photo import Pixels
 from inspector.output.overlay import common_scale, dimmed_photo, overlay_map, resample_on_photo
 
@@ -35,7 +35,7 @@ WIDTH, HEIGHT = 500, 375
 def main(rounds: Annotated[int, typer.Option(min=1, help="How often each is timed.")] = 50) -> None:
     """Time five overlays, and write results/overlays.md."""
     classifier = inspector.load("efficientnet_lite0")
-    photo = Image.open(examples("photos")["Cat"]).resize((WIDTH, HEIGHT))
+    photo = Image.open(list_examples("photos")["Cat"]).resize((WIDTH, HEIGHT))
     maps = inspector.class_maps(classifier, photo)
     assert maps.view is not None
     view = maps.view

@@ -35,7 +35,7 @@ from torchvision.transforms import v2
 import inspector
 from inspector.explain.backends.accelerate import accelerate
 from inspector.explain.class_maps import ClassMaps
-from inspector.images.examples import examples
+from inspector.images.examples import list_examples
 from inspector.images.photo import View
 from inspector.output.overlay import common_scale, dimmed_photo, overlay_map, resample_on_photo
 from inspector.ui.components.html import data_url, encoded
@@ -48,7 +48,7 @@ QUICK = ("onnxruntime", "openvino")
 def main(rounds: Annotated[int, typer.Option(min=1, help="How often each is timed.")] = 40) -> None:
     """Time a photo to five overlays, and write results/photo.md."""
     buffer = io.BytesIO()
-    Image.open(examples("photos")["Cat"]).convert("RGB").resize((WIDTH, HEIGHT)).save(buffer, "JPEG", quality=92)
+    Image.open(list_examples("photos")["Cat"]).convert("RGB").resize((WIDTH, HEIGHT)).save(buffer, "JPEG", quality=92)
     jpeg = buffer.getvalue()
     eager = inspector.load("efficientnet_lite0")
     backends = {"eager": eager} | {name: accelerate(eager, name) for name in QUICK}

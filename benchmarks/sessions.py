@@ -25,7 +25,7 @@ from report import table, write
 
 import inspector
 from app import FLAGS, served
-from inspector.images.examples import examples
+from inspector.images.examples import list_examples
 from inspector.networks.catalog import DEFAULT
 
 READINGS = {"logit": None, "against the average": "average"}
@@ -68,7 +68,7 @@ def main(
 def expected(classifier: inspector.Classifier, session: int, number: int) -> Expected:
     """A piece of an example photo, another for each session and number."""
     random = np.random.default_rng([session, number])
-    source = Image.open(list(examples("photos").values())[(session + number) % 5]).convert("RGB")
+    source = Image.open(list(list_examples("photos").values())[(session + number) % 5]).convert("RGB")
     left, top = (int(random.integers(0, length // 4)) for length in source.size)
     photo = source.crop((left, top, left + source.width * 3 // 4, top + source.height * 3 // 4)).resize((320, 240))
     buffer = io.BytesIO()

@@ -26,7 +26,7 @@ from report import table, write
 
 from inspector.datasets.index import Filters
 from inspector.datasets.results import read_image_of, read_results
-from inspector.datasets.table import schema, shard_name
+from inspector.datasets.table import make_schema, shard_name
 
 CLASSES, GRID, TOP, PART = 1000, (7, 7), 3, 10_000
 
@@ -72,10 +72,10 @@ def main(
 
 def _survey(folder: Path) -> None:
     """Print the seconds of a survey, imports apart, and the peak memory of this process in MB."""
-    from inspector.datasets.summarize import survey
+    from inspector.datasets.summarize import summarize
 
     start = time.perf_counter()
-    survey(folder, folder / "survey")
+    summarize(folder, folder / "survey")
     seconds = time.perf_counter() - start
     print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3]))
 
@@ -124,7 +124,9 @@ def _made_up(folder: Path, images: int) -> Path:
     }  # fmt: skip
     for first in range(0, images, PART):
         rows = _rows(first, min(PART, images - first))
-        pq.write_table(pa.table(rows, schema=schema(about)), folder / shard_name(first // PART), compression="zstd")
+        pq.write_table(
+            pa.table(rows, schema=make_schema(about)), folder / shard_name(first // PART), compression="zstd"
+        )
     return folder
 
 

@@ -28,7 +28,7 @@ from report import table, write
 import inspector
 from inspector.explain.large_class_maps import large_class_maps
 from inspector.explain.memory import use_huge_pages
-from inspector.images.examples import examples
+from inspector.images.examples import list_examples
 
 MODEL = "efficientnet_lite0"
 
@@ -78,7 +78,7 @@ def main(
 
 def _image(file: Path, side: int) -> Path:
     """Photos side by side, each row of them rolled further."""
-    photos = [np.asarray(Image.open(path).convert("RGB")) for path in examples("photos").values()]
+    photos = [np.asarray(Image.open(path).convert("RGB")) for path in list_examples("photos").values()]
     height = min(len(photo) for photo in photos)
     line = np.concatenate([photo[:height] for photo in photos], 1)
     # Written and not mapped: what this process has held counts as the peak of those that it starts.

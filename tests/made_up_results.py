@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from inspector.datasets.table import schema, shard_name
+from inspector.datasets.table import make_schema, shard_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ def row(number: int, image: Image, names: Sequence[str], top: int = 2) -> dict[s
     label = image.text if image.label is None else names[image.label]
     own = {"index": number, "path": image.path, "label": label, "error": image.error}
     if image.error is not None:
-        return dict.fromkeys(schema({}).names) | own
+        return dict.fromkeys(make_schema({}).names) | own
     classes = list(image.maps)[:top]
     biases = [0.25] * len(classes)
     logits = [float(image.maps[k].sum()) + 0.25 for k in classes]
@@ -70,7 +70,7 @@ def write_results(
     told = told | {"images": len(rows)}
     (folder / "run.json").write_text(json.dumps(told))
     for start in range(0, max(1, len(rows)), each):
-        table = pa.Table.from_pylist(rows[start : start + each], schema(told))
+        table = pa.Table.from_pylist(rows[start : start + each], make_schema(told))
         # Row groups of three, so that there are some.
         pq.write_table(table, folder / shard_name(start // each), compression="zstd", row_group_size=3)
     return folder

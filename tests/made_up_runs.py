@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from inspector.images.examples import examples
+from inspector.images.examples import list_examples
 from inspector.networks.catalog import models_folder
 
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -37,7 +37,7 @@ def write_runs(out: Path, photos: bool = True, weights: bool = True) -> Path:
 def write_photos(folder: Path) -> dict[str, str]:
     """A photo a class, in a folder a class; file -> class."""
     files = {}
-    for caption, path in examples("fashion_mnist").items():
+    for caption, path in list_examples("fashion_mnist").items():
         label = "T-shirt/top" if caption == "T-shirt" else caption
         file = f"{caption}/{path.name}"
         (folder / caption).mkdir(parents=True)

@@ -117,9 +117,11 @@ def batch(
                     source, classifier, out, top, batch_size, workers, shard_size, overlays, backend, resume, tell
                 )
     except KeyboardInterrupt:
-        from inspector.datasets.table import written
+        from inspector.datasets.table import list_written_shards
 
-        progress.print(f"Stopped: {written(out):,} shards are whole in {out}; the same command with --resume goes on.")
+        progress.print(
+            f"Stopped: {list_written_shards(out):,} shards are whole in {out}; the same command with --resume goes on."
+        )
         raise typer.Exit(_STOPPED) from None
     screen.print(f"{counts}", soft_wrap=True)
     screen.print(f"written: {out}", soft_wrap=True)

@@ -35,7 +35,7 @@ def survey(
     with progress.status("Opening the results ..."):
         from inspector.analysis.localization import read_regions
         from inspector.datasets.report import write_report
-        from inspector.datasets.summarize import survey as survey_of
+        from inspector.datasets.summarize import summarize as survey_of
 
         regions = read_regions(objects) if objects else None
     out = results / "survey" if out is None else out

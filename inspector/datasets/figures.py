@@ -9,9 +9,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from inspector.datasets.index import BINS, histogram
-from inspector.datasets.statistics import Floats, even_border
-from inspector.datasets.summary import DataSurvey
+from inspector.datasets.index import BINS, count_bins
+from inspector.datasets.statistics import Floats, uniform_border_share
+from inspector.datasets.summary import DatasetSummary
 from inspector.output.figure import COLORS, shorten_name
 from inspector.output.overlay import common_scale
 
@@ -20,7 +20,7 @@ _COLUMNS = 6
 _BAR, _LINE = "#0072B2", "#D55E00"  # Okabe and Ito's, which colour-blind readers tell apart
 
 
-def average_maps_figure(survey: DataSurvey) -> Figure:
+def average_maps_figure(survey: DatasetSummary) -> Figure:
     """The average maps of the most frequent classes, each over the images whose likeliest class it is."""
     maps, counts = survey.predicted.mean(), survey.predicted.counts
     shown = [k for k in np.argsort(-counts, kind="stable")[:_MOST] if counts[k]]
@@ -30,7 +30,7 @@ def average_maps_figure(survey: DataSurvey) -> Figure:
     )
 
 
-def contrasts_figure(survey: DataSurvey) -> Figure:
+def contrasts_figure(survey: DatasetSummary) -> Figure:
     """The average contrast maps of the most frequent confusions."""
     maps, counts = survey.contrasts.mean(), survey.contrasts.counts
     names = [shorten_name(name, 20) for name in survey.class_names]
@@ -42,12 +42,12 @@ def contrasts_figure(survey: DataSurvey) -> Figure:
     return _maps_figure(list(maps[:_MOST]), titles, what, len(counts))
 
 
-def border_figure(survey: DataSurvey) -> Figure:
+def border_figure(survey: DatasetSummary) -> Figure:
     """How many images have how much of their evidence at the border."""
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axis = figure.subplots()
-    axis.bar((np.arange(BINS) + 0.5) / BINS, histogram(survey.index, "border"), 0.92 / BINS, color=_BAR)
-    even = even_border(survey.grid)
+    axis.bar((np.arange(BINS) + 0.5) / BINS, count_bins(survey.index, "border"), 0.92 / BINS, color=_BAR)
+    even = uniform_border_share(survey.grid)
     axis.axvline(even, color=_LINE, linewidth=1.5)
     axis.annotate(
         f"evenly spread: {even:.0%}", (even, 1), (4, -4), xycoords=("data", "axes fraction"),

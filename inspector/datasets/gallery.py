@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from inspector.datasets.table import read
+from inspector.datasets.table import read_rows
 from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.images.photo import Pixels, View
 from inspector.output.overlay import common_scale, dimmed_photo, overlay_map, resample_on_photo
@@ -36,7 +36,7 @@ def overlay_path(index: int) -> str:
     return f"overlays/{index:08}.jpg"
 
 
-def canvas_of(view: View) -> Pixels:
+def make_canvas(view: View) -> Pixels:
     """What an overlay is drawn on; of the photo nothing else is needed then."""
     return dimmed_photo(view, _SIDE)
 
@@ -53,7 +53,7 @@ def draw_overlay(
 
 def write_gallery(out: Path) -> Path:
     """gallery-0001.html and so on, 200 images each, and gallery.html, which leads to them."""
-    about = read(out)[1]
+    about = read_rows(out)[1]
     names, images = about["class_names"], about["images"]
     pages = -(-images // _PAGE)
     links = []
@@ -78,7 +78,7 @@ def write_gallery(out: Path) -> Path:
 def _pages(out: Path) -> Iterator[list[Mapping[str, Any]]]:
     rows: list[Mapping[str, Any]] = []
     # One shard after the other: a table of a million rows stays on the disk.
-    for fragment in read(out)[0].get_fragments():
+    for fragment in read_rows(out)[0].get_fragments():
         rows += fragment.to_table(columns=list(_COLUMNS)).to_pylist()
         while len(rows) >= _PAGE:
             yield rows[:_PAGE]

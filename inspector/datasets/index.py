@@ -74,10 +74,10 @@ ALL = Filters()
 
 
 @dataclass(frozen=True)
-class Summary:
+class SummaryCounts:
     """What the index says of all images; means are over those that know the number, None where none does."""
 
-    images: int
+    list_index_images: int
     errors: int  # could not be read
     labelled: int  # have a label, whether or not it is a class
     classed: int  # were read, and their label is a class
@@ -92,7 +92,7 @@ class Summary:
     with_objects: int
 
 
-def summary(index: Path) -> Summary:
+def read_counts(index: Path) -> SummaryCounts:
     (numbers,) = _ask(
         index,
         "SELECT count(*) AS images, count(error) AS errors, count(label) AS labelled, count(label_rank) AS classed, "
@@ -103,16 +103,16 @@ def summary(index: Path) -> Summary:
     verdicts = _ask(
         index, "SELECT verdict, count(*) AS n FROM images WHERE verdict NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"
     )
-    return Summary(**numbers, verdicts={row["verdict"]: row["n"] for row in verdicts})
+    return SummaryCounts(**numbers, verdicts={row["verdict"]: row["n"] for row in verdicts})
 
 
-def count(index: Path, chosen: Filters = ALL) -> int:
+def count_images(index: Path, chosen: Filters = ALL) -> int:
     condition, values = chosen.condition()
     (row,) = _ask(index, f"SELECT count(*) AS n FROM images WHERE {condition}", values)
     return int(row["n"])
 
 
-def images(
+def list_index_images(
     index: Path,
     chosen: Filters = ALL,
     order: str = "index",
@@ -129,18 +129,18 @@ def images(
     return _ask(index, f"SELECT {_ROW} FROM images WHERE index IN ({page}) {sorted_so}", [*values, limit, offset])
 
 
-def image(index: Path, number: int) -> dict[str, Any] | None:
+def find_index_image(index: Path, number: int) -> dict[str, Any] | None:
     """The row of the image with this number, None where there is none."""
     return next(iter(_ask(index, f"SELECT {_ROW} FROM images WHERE index = ? LIMIT 1", [number])), None)
 
 
-def most(index: Path, column: str, descending: bool, limit: int = 50) -> list[dict[str, Any]]:
+def list_extremes(index: Path, column: str, descending: bool, limit: int = 50) -> list[dict[str, Any]]:
     """The images with the lowest or highest value of a column, among those that know it."""
-    found = images(index, order=column, descending=descending, limit=limit)
+    found = list_index_images(index, order=column, descending=descending, limit=limit)
     return [row for row in found if row[column] is not None]
 
 
-def classes(index: Path) -> list[dict[str, Any]]:
+def summarize_classes(index: Path) -> list[dict[str, Any]]:
     """A row for each class that is some image's label or likeliest class, by its number."""
     return _ask(
         index,
@@ -151,12 +151,12 @@ def classes(index: Path) -> list[dict[str, Any]]:
     )
 
 
-def labels(index: Path, limit: int = 10_000) -> list[str]:
+def list_labels(index: Path, limit: int = 10_000) -> list[str]:
     found = _ask(index, "SELECT DISTINCT label FROM images WHERE label NOT NULL ORDER BY 1 LIMIT ?", [limit])
     return [row["label"] for row in found]
 
 
-def histogram(index: Path, column: str) -> list[int]:
+def count_bins(index: Path, column: str) -> list[int]:
     """How many images have a share (0-1) in each of BINS equal bins; 1 is in the last."""
     assert column in COLUMNS
     found = _ask(
@@ -168,7 +168,7 @@ def histogram(index: Path, column: str) -> list[int]:
     return [counts.get(number, 0) for number in range(BINS)]
 
 
-def confusions(parts: Sequence[Path], limit: int) -> list[tuple[int, int, int]]:
+def count_confusions(parts: Sequence[Path], limit: int) -> list[tuple[int, int, int]]:
     """(label, likeliest class, images) of results that were mistaken, the most frequent first; classes by number.
 
     Asked of the results themselves, before they have an index.

@@ -27,7 +27,7 @@ from inspector.datasets.run import (
     finish_run,
     split_into_batches,
 )
-from inspector.datasets.table import Counts, begin, shards_of, write_shard
+from inspector.datasets.table import Counts, begin_run, split_into_shards, write_shard
 from inspector.errors import InspectorError
 from inspector.explain.classifier import Classifier
 from inspector.explain.memory import keep_freed_memory
@@ -63,8 +63,8 @@ def run_dataset_on_ray(
     )
     if on_gpus:
         about["backend"] = backend
-    missing = begin(out, about, resume)
-    shards = shards_of(len(items), shard_size)
+    missing = begin_run(out, about, resume)
+    shards = split_into_shards(len(items), shard_size)
     done = len(items) - sum(len(shards[number]) for number in missing)
     place = str(out) if "://" in str(out) else str(Path(out).absolute())
     tasks = [{"number": n, "images": pickle.dumps([(i, _anywhere(items[i])) for i in shards[n]])} for n in missing]

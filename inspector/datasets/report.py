@@ -7,21 +7,21 @@ from typing import Any
 
 from inspector.datasets import index as dataset_index
 from inspector.datasets.figures import average_maps_figure, border_figure, contrasts_figure
-from inspector.datasets.summary import DataSurvey
+from inspector.datasets.summary import DatasetSummary
 from inspector.errors import ExportError
 from inspector.output.export import figure_bytes
 
 _OF_AN_IMAGE = ("index", "path", "label", "class", "probability", "positions", "border", "inside", "residual")
 
 
-def write_report(survey: DataSurvey, out: Path) -> None:
+def write_report(survey: DatasetSummary, out: Path) -> None:
     """Write classes.csv, images.csv, confusions.csv and the figures into a folder; ExportError where it cannot be."""
     names = survey.class_names
-    classes = [{**row, "class": names[row["class"]]} for row in dataset_index.classes(survey.index)]
+    classes = [{**row, "class": names[row["class"]]} for row in dataset_index.summarize_classes(survey.index)]
     images = [
         {"which": which, **row, "class": names[row["predicted"]]}
         for which, descending in (("most concentrated", False), ("most diffuse", True))
-        for row in dataset_index.most(survey.index, "positions", descending)
+        for row in dataset_index.list_extremes(survey.index, "positions", descending)
     ]
     confusions = [
         {"label": names[label], "taken for": names[predicted], "images": count}

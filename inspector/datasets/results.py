@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inspector.datasets.table import KEY, arrow
+from inspector.datasets.table import KEY, import_arrow
 from inspector.errors import InspectorError, summarize_reason
 
 COLUMNS = frozenset(
@@ -53,7 +53,7 @@ class Results:
         return int(height), int(width)
 
     def state(self) -> list[list[Any]]:
-        return state_of(self.folder)
+        return read_state(self.folder)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ class StoredImage:
     biases: Mapping[int, float]
 
 
-def state_of(folder: Path) -> list[list[Any]]:
+def read_state(folder: Path) -> list[list[Any]]:
     """Name and bytes of each part: what has another state are other results."""
     return [[part.name, part.stat().st_size] for part in _parts(folder)]
 
@@ -123,7 +123,7 @@ def read_image_of(results: Results, part: str, row_group: int, row: int) -> Stor
         "biases",
     ]
     try:
-        with arrow().parquet.ParquetFile(path) as file:
+        with import_arrow().parquet.ParquetFile(path) as file:
             stored = file.read_row_group(row_group, columns).slice(row, 1).to_pydict()
     # pyarrow's own errors are OSError, ValueError or IndexError too.
     except (OSError, ValueError, IndexError) as error:
@@ -154,13 +154,13 @@ class Batch:
         return self.rows.filter(self.rows.column("error").is_null())
 
 
-def batches(results: Results) -> Iterator[Batch]:
+def iterate_batches(results: Results) -> Iterator[Batch]:
     """All rows, so many at once that their maps fit into memory a few times; InspectorError for a broken part."""
     height, width = results.grid
     at_once = min(8192, max(16, _AT_ONCE // (height * width * (int(results.about.get("top", 5)) + 1))))
     for part in results.parts:
         try:
-            with arrow().parquet.ParquetFile(part) as file:
+            with import_arrow().parquet.ParquetFile(part) as file:
                 for group in range(file.num_row_groups):
                     first = 0
                     for rows in file.iter_batches(at_once, row_groups=[group], columns=sorted(COLUMNS)):
@@ -170,7 +170,7 @@ def batches(results: Results) -> Iterator[Batch]:
             raise _unreadable(part, error) from error
 
 
-def maps_of(rows: Any, classes: NDArray[np.int64], grid: tuple[int, int]) -> tuple[NDArray[np.int64], Floats]:
+def unpack_maps(rows: Any, classes: NDArray[np.int64], grid: tuple[int, int]) -> tuple[NDArray[np.int64], Floats]:
     """Of each row, a class's stored map: the numbers of the rows that have one, and the maps, (n, h, w) in logits."""
     height, width = grid
     ends = rows.column("map_classes").offsets.to_numpy()
@@ -186,7 +186,7 @@ def maps_of(rows: Any, classes: NDArray[np.int64], grid: tuple[int, int]) -> tup
 def _read_about(part: Path) -> tuple[int, Mapping[str, Any]]:
     """How many images a part has, and what it was made with."""
     try:
-        with arrow().parquet.ParquetFile(part) as file:
+        with import_arrow().parquet.ParquetFile(part) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
         about = json.loads((schema.metadata or {})[KEY])
     except KeyError as error:

@@ -21,14 +21,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inspector.datasets.gallery import canvas_of, draw_overlay, overlay_path, write_gallery
-from inspector.datasets.table import Counts, Row, arrow, begin, count, finite, shards_of, sweep, write_shard
+from inspector.datasets.gallery import draw_overlay, make_canvas, overlay_path, write_gallery
+from inspector.datasets.table import (
+    Counts,
+    Row,
+    begin_run,
+    count_rows,
+    import_arrow,
+    remove_temporary_files,
+    replace_non_finite,
+    split_into_shards,
+    write_shard,
+)
 from inspector.errors import ImageError, InspectorError
 from inspector.explain.class_maps import ClassMaps, class_maps_of_batch
 from inspector.explain.classifier import Classifier, match_parameters
 from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.images.photo import Pixels, View, make_view
-from inspector.images.sources import Item, digest, list_images, read_item
+from inspector.images.sources import Item, hash_items, list_images, read_item
 
 SHARD_SIZE = 1024
 BATCH_SIZE = 32
@@ -73,8 +83,8 @@ def run_dataset(
     items = list_images(source)
     classifier = accelerate_for_dataset(classifier, backend)
     about = describe_run(classifier, items, source, top, batch_size, shard_size, overlays)
-    missing = begin(out, about, resume)
-    shards = shards_of(len(items), shard_size)
+    missing = begin_run(out, about, resume)
+    shards = split_into_shards(len(items), shard_size)
     done = len(items) - sum(len(shards[number]) for number in missing)
     if tell is not None:
         tell(done, len(items))
@@ -109,7 +119,7 @@ def describe_run(
     overlays: bool = False,
 ) -> dict[str, Any]:
     """What run.json and every shard say of a run. The network runs once: a size that it does not take fails here."""
-    arrow()
+    import_arrow()
     for name, value in {"top": top, "batch_size": batch_size, "shard_size": shard_size}.items():
         if value < 1:
             raise InspectorError(f"{name} is {value}; 1 or more would do.")
@@ -127,21 +137,23 @@ def describe_run(
         "verdict": classifier.head.verdict,
         "top": min(top, len(classifier.class_names)),
         "probability": classifier.probability,
-        "receptive_field": {name: finite(axis) for name, axis in asdict(classifier.receptive_field).items()},
+        "receptive_field": {
+            name: replace_non_finite(axis) for name, axis in asdict(classifier.receptive_field).items()
+        },
         "preprocessing": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(usual).items()},
         "source": str(source) if isinstance(source, str | Path) else " ".join(map(str, source)),
         "images": len(items),
         "shard_size": shard_size,
         "backend": maps.backend,
         "overlays": overlays,
-        "list_sha256": digest(items),
+        "list_sha256": hash_items(items),
     }
 
 
 def finish_run(out: str | Path, about: Mapping[str, Any]) -> Counts:
     """Clear up, count what was written, and make the gallery of the overlays if there are any."""
-    sweep(out)
-    counts = count(out, about["images"], about["shard_size"])
+    remove_temporary_files(out)
+    counts = count_rows(out, about["images"], about["shard_size"])
     if about["overlays"]:
         write_gallery(Path(out))
     return counts
@@ -201,7 +213,7 @@ def _prepare(index: int, item: Item, classifier: Classifier, overlays: bool) -> 
         return DecodedImage(index, item, None, None, None, str(error))
     # From here on its size is enough: photos of 80 megapixels, some dozens of them ahead, would fill the memory.
     empty = replace(photo, pixels=np.broadcast_to(np.uint8(0), photo.pixels.shape))
-    canvas = canvas_of(view) if overlays else None
+    canvas = make_canvas(view) if overlays else None
     return DecodedImage(index, item, replace(view, photo=empty), classifier.inputs(view), canvas, None)
 
 

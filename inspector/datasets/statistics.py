@@ -14,19 +14,19 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
-def border_share(maps: Floats) -> Floats:
+def measure_border_share(maps: Floats) -> Floats:
     """Which part of the maps' sums lies in the outermost ring of cells, 0-1, for maps without negative values."""
     total = maps.sum((1, 2))
     inner = maps[:, 1:-1, 1:-1].sum((1, 2))
     return 1 - _divided(inner, total)
 
 
-def even_border(grid: tuple[int, int]) -> float:
+def uniform_border_share(grid: tuple[int, int]) -> float:
     """The border's share of a map that is the same everywhere: what to compare with."""
-    return float(border_share(np.ones((1, *grid)))[0])
+    return float(measure_border_share(np.ones((1, *grid)))[0])
 
 
-def positions(maps: Floats) -> Floats:
+def count_effective_positions(maps: Floats) -> Floats:
     """On how many positions the evidence stands: as many as would have this entropy if it lay evenly on them."""
     sizes = np.abs(maps).reshape(len(maps), maps.shape[1] * maps.shape[2])
     parts = _divided(sizes, sizes.sum(1, keepdims=True))

@@ -14,7 +14,7 @@ from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 from inspector.images.photo import Photo, Pixels, View
 
 
-def receptive_field_of(results: Results) -> ReceptiveField:
+def stored_receptive_field(results: Results) -> ReceptiveField:
     """Of the positions of the stored maps."""
     y, x = (results.about["receptive_field"][axis] for axis in ("y", "x"))
     return ReceptiveField(_axis(y), _axis(x))
@@ -26,7 +26,7 @@ def _axis(told: Mapping[str, Any]) -> Axis:
     return Axis(told["centre"], told["stride"], math.inf if size is None else float(size))
 
 
-def view_of(photo: Photo, box: Box, results: Results) -> View:
+def stored_view(photo: Photo, box: Box, results: Results) -> View:
     """What the network saw of a photo, to draw maps over; its pixels as the network saw them are not stored."""
     return View(photo, _no_pixels(results.about["size"]), box)
 
@@ -35,7 +35,7 @@ def _no_pixels(size: tuple[int, int]) -> Pixels:
     return np.broadcast_to(np.uint8(0), (*size, 3))
 
 
-def inside_objects(
+def measure_inside_objects(
     values: ArrayLike, path: str, size: tuple[int, int], box: Box, objects: Regions, results: Results
 ) -> float:
     """The share of a class map's evidence inside the objects of a photo of a size (H, W), 0-1, as in `localisation`.
@@ -47,8 +47,8 @@ def inside_objects(
     mask = next((mask for name in names if (mask := find_object_mask(objects, name, size)) is not None), None)
     if mask is None:
         return math.nan
-    view = view_of(Photo(_no_pixels(size), path, ""), box, results)
-    share = measure_inside_map(values, view, receptive_field_of(results), mask).share
+    view = stored_view(Photo(_no_pixels(size), path, ""), box, results)
+    share = measure_inside_map(values, view, stored_receptive_field(results), mask).share
     return math.nan if share is None else share
 
 

@@ -18,21 +18,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspector.analysis.localization import Regions
-from inspector.datasets.index import COLUMNS, confusions, summary
-from inspector.datasets.results import Batch, Results, batches, maps_of, read_results
-from inspector.datasets.statistics import Floats, border_share, positions
-from inspector.datasets.stored_maps import inside_objects
-from inspector.datasets.summary import INDEX, MAPS, NUMBERS, AverageMaps, DataSurvey, Ints, read_survey
-from inspector.datasets.table import arrow
+from inspector.datasets.index import COLUMNS, count_confusions, read_counts
+from inspector.datasets.results import Batch, Results, iterate_batches, read_results, unpack_maps
+from inspector.datasets.statistics import Floats, count_effective_positions, measure_border_share
+from inspector.datasets.stored_maps import measure_inside_objects
+from inspector.datasets.summary import INDEX, MAPS, NUMBERS, AverageMaps, DatasetSummary, Ints, read_summary
+from inspector.datasets.table import import_arrow
 from inspector.errors import ExportError, InspectorError, summarize_reason
 
 _PAIRS = 1000  # confusions whose contrast maps are made, the most frequent ones
 _ROW_GROUP = 30_000  # rows of the index: so few that one image is found quickly
 
 
-def survey(
+def summarize(
     folder: Path, out: Path, objects: Regions | None = None, tell: Callable[[float], None] = lambda done: None
-) -> DataSurvey:
+) -> DatasetSummary:
     """Survey the results in a folder, and keep what was found in `out`, where `read_survey` has it at once.
 
     `objects` says where the objects of the photos are; `tell` hears how much is done, 0-1. Raises InspectorError for
@@ -41,7 +41,7 @@ def survey(
     """
     results = read_results(folder)
     classes = len(results.class_names)
-    mistaken = np.array(confusions(results.parts, _PAIRS), np.int64).reshape(-1, 3)
+    mistaken = np.array(count_confusions(results.parts, _PAIRS), np.int64).reshape(-1, 3)
     pairs = mistaken[:, :2]
     predicted, labelled, contrasts = (
         AverageMaps(np.zeros((n, *results.grid)), np.zeros(n, np.int64)) for n in (classes, classes, len(pairs))
@@ -49,11 +49,11 @@ def survey(
     done = 0
     with _new_files(out) as unfinished:
         with _index_writer(unfinished / INDEX) as write:
-            for batch in batches(results):
+            for batch in iterate_batches(results):
                 read = batch.read()
                 likeliest, maps = _likeliest(read, batch, results)
                 labels = read.column("label_class").fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-                rows, of_label = maps_of(read, labels, results.grid)
+                rows, of_label = unpack_maps(read, labels, results.grid)
                 predicted.add(likeliest, maps)
                 labelled.add(labels[rows], of_label)
                 which, pair = _among(pairs, np.stack([labels[rows], likeliest[rows]], 1), classes)
@@ -61,7 +61,7 @@ def survey(
                 write(_index_rows(batch, read, likeliest, maps, objects, results))
                 done += batch.rows.num_rows
                 tell(done / results.images)
-        found = summary(unfinished / INDEX)
+        found = read_counts(unfinished / INDEX)
         if objects is not None and not found.with_objects:
             raise InspectorError(
                 f"No object is known of the {results.images:,} images in {folder}: objects of files named as in the "
@@ -76,13 +76,13 @@ def survey(
         )  # fmt: skip
         about = {"network": results.about["network"], "state": results.state(), "summary": asdict(found)}
         (unfinished / NUMBERS).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    return read_survey(out)
+    return read_summary(out)
 
 
 def _likeliest(read: Any, batch: Batch, results: Results) -> tuple[Ints, Floats]:
     """The likeliest class of every row, and its map."""
     likeliest = _firsts(read.column("classes")).astype(np.int64)
-    rows, maps = maps_of(read, likeliest, results.grid)
+    rows, maps = unpack_maps(read, likeliest, results.grid)
     if len(rows) < len(likeliest):
         raise InspectorError(
             f"{batch.part} has an image without the map of its likeliest class: `inspector batch` into a new folder "
@@ -112,20 +112,20 @@ def _index_rows(
     batch: Batch, read: Any, likeliest: Ints, maps: Floats, objects: Regions | None, results: Results
 ) -> Any:
     """The rows of the index for a batch, a pyarrow.Table."""
-    pa = arrow()
+    pa = import_arrow()
     rows = batch.rows
     was_read = rows.column("error").is_null().to_numpy(zero_copy_only=False)
     inside = np.full(len(maps), np.nan)
     if objects is not None:
         told = (read.column(name).to_pylist() for name in ("path", "height", "width", "box"))
         for n, (path, height, width, box) in enumerate(zip(*told, strict=True)):
-            inside[n] = inside_objects(maps[n], path, (height, width), box, objects, results)
+            inside[n] = measure_inside_objects(maps[n], path, (height, width), box, objects, results)
     own = {
         "predicted": likeliest,
         "probability": _firsts(read.column("probabilities")),
-        "border": border_share(np.abs(maps)),
-        "border_positive": border_share(np.maximum(maps, 0)),
-        "positions": positions(maps),
+        "border": measure_border_share(np.abs(maps)),
+        "border_positive": measure_border_share(np.maximum(maps, 0)),
+        "positions": count_effective_positions(maps),
         "inside": inside,
     }
     place = {
@@ -140,7 +140,7 @@ def _index_rows(
 
 def _with_nulls(values: NDArray[Any], was_read: NDArray[np.bool_]) -> Any:
     """An array of all rows from the numbers of those that were read; null for the others, and in place of nan."""
-    pa = arrow()
+    pa = import_arrow()
     every = np.full(len(was_read), np.nan)
     every[was_read] = values
     return pa.array(every, mask=np.isnan(every))
@@ -149,7 +149,7 @@ def _with_nulls(values: NDArray[Any], was_read: NDArray[np.bool_]) -> Any:
 @contextmanager
 def _index_writer(path: Path) -> Iterator[Callable[[Any], None]]:
     """A function that takes the tables of an index, of any size, and writes them in row groups of one size."""
-    pa = arrow()
+    pa = import_arrow()
     waiting: list[Any] = []
     schema = pa.schema([pa.field(name, getattr(pa, kind)()) for name, kind in COLUMNS.items()])
     # Of the codecs the quickest to read.

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from inspector.datasets.index import Summary
+from inspector.datasets.index import SummaryCounts
 from inspector.datasets.results import Results
-from inspector.datasets.statistics import Floats, even_border
+from inspector.datasets.statistics import Floats, uniform_border_share
 from inspector.errors import InspectorError, summarize_reason
 
 if TYPE_CHECKING:
@@ -48,12 +48,12 @@ class AverageMaps:
 
 
 @dataclass(frozen=True, eq=False)
-class DataSurvey:
+class DatasetSummary:
     """What the results of a data set say."""
 
     network: str
     class_names: tuple[str, ...]  # (K,)
-    summary: Summary
+    summary: SummaryCounts
     predicted: AverageMaps  # (K, h, w): k's map over the images whose likeliest class is k
     labelled: AverageMaps  # (K, h, w): k's map over the images whose label is k
     pairs: Ints  # (P, 2): label and likeliest class of the most frequent confusions
@@ -83,7 +83,7 @@ class DataSurvey:
         if self.verdict is not None:
             told.append(("class maps", f"{self.verdict}, largest miss {found.residual:.1e} logits"))
         if found.border is not None:
-            even = even_border(self.grid)
+            even = uniform_border_share(self.grid)
             told.append(("evidence at the border", f"{found.border:.1%} (evenly spread: {even:.1%})"))
         if found.positions is not None:
             told.append(("evidence stands on", f"{found.positions:.1f} of {height * width} positions"))
@@ -92,7 +92,7 @@ class DataSurvey:
         return told
 
 
-def read_survey(out: Path) -> DataSurvey:
+def read_summary(out: Path) -> DatasetSummary:
     """What `survey` kept in a folder; InspectorError if it kept nothing there, or it is broken."""
     if not (out / NUMBERS).is_file():
         raise InspectorError(f"No survey in {out}: `inspector survey RESULTS -o {out}` makes one.")
@@ -105,15 +105,15 @@ def read_survey(out: Path) -> DataSurvey:
             )
             names = tuple(str(name) for name in kept["class_names"])
             pairs = kept["pairs"]
-        numbers = Summary(**about["summary"])
-        return DataSurvey(about["network"], names, numbers, predicted, labelled, pairs, contrasts, out / INDEX)
+        numbers = SummaryCounts(**about["summary"])
+        return DatasetSummary(about["network"], names, numbers, predicted, labelled, pairs, contrasts, out / INDEX)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise InspectorError(
             f"The survey in {out} cannot be read ({summarize_reason(error)}): `inspector survey` anew would do."
         ) from error
 
 
-def is_of(out: Path, results: Results) -> bool:
+def belongs_to(out: Path, results: Results) -> bool:
     """Whether `out` keeps a survey of these results as they are now."""
     try:
         return bool(json.loads((out / NUMBERS).read_text(encoding="utf-8"))["state"] == results.state())

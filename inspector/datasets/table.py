@@ -55,7 +55,7 @@ class Counts:
         return told + (f"; the class maps of {self.not_exact:,} do not add up" if self.not_exact else "")
 
 
-def arrow() -> Any:
+def import_arrow() -> Any:
     """The module pyarrow; InspectorError with what to install where it is not there."""
     try:
         import pyarrow
@@ -66,9 +66,9 @@ def arrow() -> Any:
     return pyarrow
 
 
-def schema(about: Mapping[str, Any]) -> Any:
+def make_schema(about: Mapping[str, Any]) -> Any:
     """The columns, with `about` as JSON in the metadata; docs/batch.md says what each holds."""
-    pa = arrow()
+    pa = import_arrow()
     columns = {
         "index": pa.int64(),
         "path": pa.string(),
@@ -97,18 +97,18 @@ def shard_name(number: int) -> str:
     return f"part-{number:05}.parquet"
 
 
-def shards_of(images: int, shard_size: int) -> list[range]:
+def split_into_shards(images: int, shard_size: int) -> list[range]:
     """The indices of the images in each shard."""
     return [range(first, min(first + shard_size, images)) for first in range(0, images, shard_size)]
 
 
-def begin(out: str | Path, about: Mapping[str, Any], resume: bool) -> list[int]:
+def begin_run(out: str | Path, about: Mapping[str, Any], resume: bool) -> list[int]:
     """Make `out` ready for a run, and say which shards are missing.
 
     Writes run.json first. Resumed, what is whole stays, and what broken runs left is removed. Raises ExportError for a
     folder with files in it, unless resumed, or one whose run.json differs in what its rows depend on.
     """
-    system, folder = place(out)
+    system, folder = open_folder(out)
     present = set(_names(system, folder))
     if present and not resume:
         raise ExportError(f"{out} is not empty; --resume to go on with the run in it, or another folder, would do.")
@@ -121,28 +121,28 @@ def begin(out: str | Path, about: Mapping[str, Any], resume: bool) -> list[int]:
         _refuse_other(out, json.loads(system.cat_file(f"{folder}/{RUN}")), about)
     else:
         _put(system, folder, RUN, json.dumps(about, indent=2, ensure_ascii=False).encode())
-    sweep(out)
+    remove_temporary_files(out)
     return [
         number
-        for number, indices in enumerate(shards_of(about["images"], about["shard_size"]))
+        for number, indices in enumerate(split_into_shards(about["images"], about["shard_size"]))
         if shard_name(number) not in present or not _is_whole(system, f"{folder}/{shard_name(number)}", len(indices))
     ]
 
 
 def write_shard(out: str | Path, number: int, rows: Sequence[Row], about: Mapping[str, Any]) -> None:
     """Write a shard whole or not at all; one of this number that is there is replaced."""
-    pa, columns = arrow(), schema(about)
+    pa, columns = import_arrow(), make_schema(about)
     table = pa.table({name: [row.get(name) for row in rows] for name in columns.names}, schema=columns)
     sink = pa.BufferOutputStream()
     pa.parquet.write_table(table, sink, compression="zstd", use_dictionary=["label", "verdict"])
-    _put(*place(out), shard_name(number), sink.getvalue().to_pybytes())
+    _put(*open_folder(out), shard_name(number), sink.getvalue().to_pybytes())
 
 
-def count(out: str | Path, images: int, shard_size: int) -> Counts:
+def count_rows(out: str | Path, images: int, shard_size: int) -> Counts:
     """Read back which images the shards hold; ExportError unless it is each of them once."""
-    pq, (system, folder) = arrow().parquet, place(out)
+    pq, (system, folder) = import_arrow().parquet, open_folder(out)
     unreadable, not_exact, wrong = 0, 0, []
-    shards = shards_of(images, shard_size)
+    shards = split_into_shards(images, shard_size)
     for number, indices in enumerate(shards):
         try:
             with system.open(f"{folder}/{shard_name(number)}", "rb") as file:
@@ -165,9 +165,9 @@ def count(out: str | Path, images: int, shard_size: int) -> Counts:
     return Counts(images, images - unreadable, unreadable, len(shards), not_exact)
 
 
-def read(out: str | Path) -> tuple[Any, dict[str, Any]]:
+def read_rows(out: str | Path) -> tuple[Any, dict[str, Any]]:
     """The shards in a folder as a pyarrow Dataset, in the order of the images, and what made them (the run.json)."""
-    pa, (system, folder) = arrow(), place(out)
+    pa, (system, folder) = import_arrow(), open_folder(out)
     names = sorted((name for name in _names(system, folder) if _SHARD.fullmatch(name)), key=_number)
     if not names:
         raise ExportError(f"No shards in {out}; a folder that `inspector batch` wrote would do.")
@@ -183,20 +183,20 @@ def read(out: str | Path) -> tuple[Any, dict[str, Any]]:
     return dataset, about
 
 
-def written(out: str | Path) -> int:
+def list_written_shards(out: str | Path) -> int:
     """How many shards are there."""
-    return sum(_SHARD.fullmatch(name) is not None for name in _names(*place(out)))
+    return sum(_SHARD.fullmatch(name) is not None for name in _names(*open_folder(out)))
 
 
-def sweep(out: str | Path) -> None:
+def remove_temporary_files(out: str | Path) -> None:
     """Remove what killed runs left under temporary names."""
-    system, folder = place(out)
+    system, folder = open_folder(out)
     for name in _names(system, folder):
         if name.endswith(_TEMPORARY):
             system.rm(f"{folder}/{name}")
 
 
-def place(out: str | Path) -> tuple[Any, str]:
+def open_folder(out: str | Path) -> tuple[Any, str]:
     """The file system of a path or URL, and the path in it."""
     try:
         system, path = fsspec.core.url_to_fs(str(out))
@@ -205,7 +205,7 @@ def place(out: str | Path) -> tuple[Any, str]:
     return system, path.rstrip("/")
 
 
-def finite(values: Mapping[str, float]) -> dict[str, float | None]:
+def replace_non_finite(values: Mapping[str, float]) -> dict[str, float | None]:
     """JSON has no infinity: null for a size without bounds."""
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
@@ -230,7 +230,7 @@ def _is_whole(system: Any, path: str, rows: int) -> bool:
     """Whether the file has a footer that says so many rows."""
     try:
         with system.open(path, "rb") as file:
-            return bool(arrow().parquet.read_metadata(file).num_rows == rows)
+            return bool(import_arrow().parquet.read_metadata(file).num_rows == rows)
     except (OSError, ValueError):
         return False
 

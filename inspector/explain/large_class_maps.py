@@ -32,7 +32,7 @@ from inspector.explain.memory import give_back_freed_memory
 from inspector.explain.pooling import Pooling
 from inspector.explain.tiling import Tile, Tiling, compute_feature_maps, make_tiles, verify_tiling
 from inspector.explain.tracing.receptive_field import even_field
-from inspector.images.large import LargeImage, LargeSource, open_large
+from inspector.images.large import LargeImage, LargeSource, open_large_image
 from inspector.images.photo import Photo, View
 
 
@@ -115,7 +115,7 @@ def large_class_maps(
     """
     if tile < 1 or (isinstance(classes, int) and classes < 1):
         raise InspectorError(f"A tile has at least one pixel and one class is shown; got {tile} and {classes}.")
-    large = open_large(image)
+    large = open_large_image(image)
     _refuse_other_heads(classifier)
     chosen = None if isinstance(classes, int) else [classifier.class_index(k) for k in classes]
     locality = verify_tiling(classifier, large.size)

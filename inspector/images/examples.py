@@ -15,7 +15,7 @@ _PHOTOS = {
 _FASHION = Path(__file__).parent / "fashion_mnist"  # with its licence and notice
 
 
-def examples(kind: str) -> dict[str, Path]:
+def list_examples(kind: str) -> dict[str, Path]:
     """Caption -> file of the example images of a kind, "photos" or "fashion_mnist"; none for an unknown kind."""
     if kind == "fashion_mnist":
         return {path.stem.replace("_", " ").capitalize(): path for path in sorted(_FASHION.glob("*.png"))}

@@ -59,7 +59,7 @@ class LargeImage:
         return np.concatenate([np.asarray(Image.fromarray(strip).reduce(factor)) for strip in strips]), factor
 
 
-def open_large(source: LargeSource) -> LargeImage:
+def open_large_image(source: LargeSource) -> LargeImage:
     """A file, or an (H, W, 3) or (H, W) array of uint8 that can be sliced, to be read window by window.
 
     Raises ImageError for what is no such image, or can only be read whole and is larger than MAX_DECODED.

@@ -60,7 +60,7 @@ def list_images(source: str | Path | Sequence[str | Path]) -> list[Item]:
     return items
 
 
-def digest(items: Iterable[Item]) -> str:
+def hash_items(items: Iterable[Item]) -> str:
     """SHA-256 of the list: of paths, labels and places in tars."""
     hashed = hashlib.sha256()
     for item in items:

@@ -2,7 +2,7 @@
 
 from playwright.sync_api import Page, expect
 
-from inspector.images.examples import examples
+from inspector.images.examples import list_examples
 
 HOLD = """() => {
     const [real, held] = [window.setTimeout, []]
@@ -18,7 +18,7 @@ def test_a_photo_that_arrives_in_the_moment_of_a_click_is_shown(page: Page, app_
     page.evaluate(HOLD)
     page.get_by_role("radio", name="against the average", exact=True).click()
     with page.expect_response(lambda answer: "upload_file" in answer.url):
-        page.locator("input[type=file]").set_input_files(examples("photos")["Coffee"])
+        page.locator("input[type=file]").set_input_files(list_examples("photos")["Coffee"])
     page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     page.evaluate("release()")
     expect(page.get_by_role("heading", name="espresso against the average class", exact=True)).to_be_visible()

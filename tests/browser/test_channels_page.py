@@ -6,7 +6,7 @@ import pytest
 from layout import assert_nothing_is_cut_off
 from playwright.sync_api import Browser, Page, expect
 
-from inspector.images.examples import examples
+from inspector.images.examples import list_examples
 
 pytestmark = pytest.mark.browser
 
@@ -72,7 +72,7 @@ def test_photos_are_ranked_by_a_channel_and_bad_files_skipped(page: Page, app_ur
     expect(page.get_by_text("No photos yet")).to_be_visible()
     photos = [
         {"name": path.name, "mimeType": "image/png", "buffer": path.read_bytes()}
-        for path in examples("fashion_mnist").values()
+        for path in list_examples("fashion_mnist").values()
     ]
     broken = {"name": "broken.png", "mimeType": "image/png", "buffer": photos[0]["buffer"][:200]}
     page.locator("input[type=file]").nth(1).set_input_files([*photos, broken])

@@ -13,13 +13,13 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from inspector import class_maps, load
-from inspector.images.examples import examples
+from inspector.images.examples import list_examples
 from inspector.output.overlay import common_scale, dimmed_photo, overlay_map, resample_on_photo
 
 pytestmark = pytest.mark.browser
 
-CAT = examples("photos")["Cat"]
-COFFEE = examples("photos")["Coffee"]
+CAT = list_examples("photos")["Cat"]
+COFFEE = list_examples("photos")["Coffee"]
 
 
 def heading(page: Page, text: str) -> None:
@@ -191,7 +191,7 @@ BOOT = "network=fashion_gap&example=Ankle+boot"
 
 def value_at(row: int, column: int) -> str:
     """Of the boot's likeliest class, as the browser writes it."""
-    maps = class_maps(load("fashion_gap"), examples("fashion_mnist")["Ankle boot"])
+    maps = class_maps(load("fashion_gap"), list_examples("fashion_mnist")["Ankle boot"])
     value = float(maps.values[maps.top(1)[0][0], row, column])
     return f"{float(f'{value:.3g}'):+g}".replace("-", "\N{MINUS SIGN}")
 
@@ -272,7 +272,7 @@ def test_what_if_shows_the_head_and_the_photo_without_the_masked_positions(page:
     expect(panel(page, "Click positions on the photo")).to_be_visible()
     table = page.locator("table.what-if")
     page.mouse.click(*point(page, 4 / 28, 4 / 28))
-    maps = class_maps(load("fashion_gap"), examples("fashion_mnist")["Ankle boot"])
+    maps = class_maps(load("fashion_gap"), list_examples("fashion_mnist")["Ankle boot"])
     k = maps.top(1)[0][0]
     for gone in ([(0, 0)], [(0, 0), (0, 1)]):
         left = float(maps.logits[k] - sum(maps.values[k, y, x] for y, x in gone))
@@ -301,7 +301,7 @@ def test_of_quick_clicks_none_is_lost(page: Page, app_url: str) -> None:
     places = [point(page, x / 28, y / 28) for x in (4, 12, 22) for y in (4, 12)]
     for place in places:
         page.mouse.click(*place)
-    maps = class_maps(load("fashion_gap"), examples("fashion_mnist")["Ankle boot"])
+    maps = class_maps(load("fashion_gap"), list_examples("fashion_mnist")["Ankle boot"])
     k = maps.top(1)[0][0]
     left = float(maps.bias[k] + maps.values[k, 2].sum())
     expect(page.locator("table.what-if tr", has_text="Ankle boot").locator("td").nth(1)).to_have_text(

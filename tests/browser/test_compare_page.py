@@ -6,11 +6,11 @@ import pytest
 from layout import assert_nothing_is_cut_off
 from playwright.sync_api import Browser, Page, expect
 
-from inspector.images.examples import examples
+from inspector.images.examples import list_examples
 
 pytestmark = pytest.mark.browser
 
-CLOTHES = examples("fashion_mnist")
+CLOTHES = list_examples("fashion_mnist")
 
 
 def tile(page: Page, title: str, shown: str) -> None:

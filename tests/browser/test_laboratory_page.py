@@ -4,7 +4,7 @@ import pytest
 from layout import assert_nothing_is_cut_off
 from playwright.sync_api import Browser, Page, expect
 
-from inspector.images.examples import examples
+from inspector.images.examples import list_examples
 
 pytestmark = pytest.mark.browser
 
@@ -38,7 +38,7 @@ def test_a_photo_that_one_head_took_for_another_class_is_seen_by_every_head(page
 def test_ones_own_photo_is_seen_by_every_head(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/laboratory")
     heading(page, "One photo, every head")
-    page.locator("input[type=file]").set_input_files(examples("fashion_mnist")["Bag"])
+    page.locator("input[type=file]").set_input_files(list_examples("fashion_mnist")["Bag"])
     expect(page.get_by_role("img", name="photo bag.png")).to_be_visible()
     expect(page.get_by_text("exact, miss")).to_have_count(2)
 

@@ -6,7 +6,7 @@ import pytest
 from layout import assert_nothing_is_cut_off
 from playwright.sync_api import Browser, Page, expect
 
-from inspector.images.examples import examples
+from inspector.images.examples import list_examples
 
 pytestmark = pytest.mark.browser
 
@@ -88,7 +88,7 @@ def test_a_layer_of_another_network_gives_way_to_what_is_pooled(page: Page, app_
 def test_a_broken_upload_gets_one_sentence(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/layers{GAP}")
     heading(page, "15")
-    bag = examples("fashion_mnist")["Bag"].read_bytes()
+    bag = list_examples("fashion_mnist")["Bag"].read_bytes()
     broken = {"name": "broken.png", "mimeType": "image/png", "buffer": bag[:200]}
     page.locator("input[type=file]").set_input_files(broken)
     expect(page.get_by_role("alert")).to_contain_text("broken.png is broken or cut off")

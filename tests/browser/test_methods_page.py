@@ -6,13 +6,13 @@ import pytest
 from layout import assert_nothing_is_cut_off
 from playwright.sync_api import Page, expect
 
-from inspector.images.examples import examples
+from inspector.images.examples import list_examples
 
 pytestmark = pytest.mark.browser
 
 # Networks of 28 x 28 pixels: what takes minutes on a photo takes a second.
 SMALL = "methods?network=fashion_gap"
-CAT = examples("photos")["Cat"]
+CAT = list_examples("photos")["Cat"]
 
 
 def opened(page: Page, app_url: str, path: str = SMALL) -> None:

@@ -13,10 +13,10 @@ from PIL import Image
 
 from inspector import class_maps, load
 from inspector.cli import main
-from inspector.images.examples import examples
+from inspector.images.examples import list_examples
 from inspector.networks.build import build
 
-BOOT = examples("fashion_mnist")["Ankle boot"]
+BOOT = list_examples("fashion_mnist")["Ankle boot"]
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -25,11 +25,11 @@ import inspector
 from inspector.datasets import gallery
 from inspector.datasets import run as run_module
 from inspector.datasets.run import run_dataset
-from inspector.datasets.table import Counts, count, read, shards_of, written
+from inspector.datasets.table import Counts, count_rows, list_written_shards, read_rows, split_into_shards
 from inspector.errors import ExportError, ImageError, InspectorError, NetworkError
 from inspector.explain import memory
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
-from inspector.images.examples import examples
+from inspector.images.examples import list_examples
 
 NAMES = ("cat", "dog", "bird")
 SCHEMA = {
@@ -55,7 +55,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def rows_of(out: Path | str) -> list[dict[str, Any]]:
-    return read(out)[0].to_table().to_pylist()
+    return read_rows(out)[0].to_table().to_pylist()
 
 
 # --- what a row says
@@ -165,7 +165,7 @@ def test_a_network_of_one_logit_in_grey_has_rows_too(photos: Path, tmp_path: Pat
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 1)).eval()
     grey = inspector.Classifier.wrap(network, size=8, mean=(0.5,), std=(0.5,))
     run_dataset(photos, grey, tmp_path / "out")
-    dataset, about = read(tmp_path / "out")
+    dataset, about = read_rows(tmp_path / "out")
     assert (about["top"], about["probability"], about["grid"]) == (1, "sigmoid", [6, 6])
     assert dataset.to_table().to_pylist()[0]["classes"] == [0]
 
@@ -182,7 +182,7 @@ def test_the_schema_and_the_metadata_are_as_promised(
     assert files == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet", "run.json"]
     assert [pq.read_metadata(out / name).num_rows for name in files[:3]] == [4, 4, 2]
     assert pq.read_metadata(out / files[0]).row_group(0).column(0).compression == "ZSTD"
-    dataset, about = read(out)
+    dataset, about = read_rows(out)
     assert {field.name: str(field.type) for field in dataset.schema} == SCHEMA
     assert about == json.loads((out / "run.json").read_text())
     expected = {
@@ -235,13 +235,13 @@ def test_where_nothing_can_be_written_is_told(photos: Path, tmp_path: Path, clas
 
 def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"No shards in .*; a folder that `inspector batch` wrote would do."):
-        read(tmp_path)
+        read_rows(tmp_path)
     pq.write_table(pa.table({"a": [1]}), tmp_path / "part-00000.parquet")
     with pytest.raises(ExportError, match=r"The shards in .* are not those of `inspector batch`: "):
-        read(tmp_path)
+        read_rows(tmp_path)
     (tmp_path / "part-00000.parquet").write_bytes(b"PAR1")
     with pytest.raises(ExportError, match=r"The shards in .* are not those of `inspector batch`: "):
-        read(tmp_path)
+        read_rows(tmp_path)
 
 
 def test_without_pyarrow_it_is_told_what_to_install(
@@ -350,15 +350,15 @@ def test_counts_that_do_not_add_up_are_an_error(photos: Path, tmp_path: Path, cl
     kept = (out / "part-00001.parquet").read_bytes()
     (out / "part-00001.parquet").write_bytes((out / "part-00000.parquet").read_bytes())  # four rows, of other images
     with pytest.raises(ExportError, match=r"1 shards of .* do not hold .*\(part-00001.parquet\). Delete these files"):
-        count(out, 10, 4)
+        count_rows(out, 10, 4)
     (out / "part-00001.parquet").write_bytes(kept)
     (out / "part-00003.parquet").write_bytes(kept)
     with pytest.raises(ExportError, match=r"\(part-00003.parquet\)"):
-        count(out, 10, 4)
+        count_rows(out, 10, 4)
     (out / "part-00003.parquet").rename(out / "other.parquet")
     (out / "part-00002.parquet").write_bytes(b"PAR1")
     with pytest.raises(ExportError, match=r"\(part-00002.parquet\)"):
-        count(out, 10, 4)
+        count_rows(out, 10, 4)
 
 
 @pytest.mark.parametrize("overlays", [False, True])
@@ -369,7 +369,7 @@ def test_at_any_moment_all_shards_but_the_one_in_work_are_on_the_disk(
     told: list[tuple[int, int]] = []
     run_dataset(
         photos, classifier, out, shard_size=3, batch_size=1, overlays=overlays,
-        tell=lambda done, _: told.append((done, written(out))),
+        tell=lambda done, _: told.append((done, list_written_shards(out))),
     )  # fmt: skip
     assert told == [(done, max(0, done - 1) // 3) for done in range(11)]
 
@@ -383,7 +383,7 @@ def test_a_shard_that_cannot_be_written_stops_the_run(
     monkeypatch.setattr(run_module, "write_shard", full)
     with pytest.raises(ExportError, match="no space left"):
         run_dataset(photos, classifier, tmp_path / "out", shard_size=1)
-    assert written(tmp_path / "out") == 0
+    assert list_written_shards(tmp_path / "out") == 0
 
 
 # --- bounded memory
@@ -456,7 +456,7 @@ MANY = 400
 @pytest.fixture(scope="module")
 def boots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("boots")
-    images = [path.read_bytes() for path in examples("fashion_mnist").values()]
+    images = [path.read_bytes() for path in list_examples("fashion_mnist").values()]
     for number in range(MANY):
         (folder / f"{number:03}.png").write_bytes(images[number % len(images)] if number % 50 else b"no image")
     return folder
@@ -484,8 +484,8 @@ def started(boots: Path, out: Path) -> subprocess.Popen[str]:
 
 
 def goes_on(boots: Path, out: Path, unbroken: list[dict[str, Any]]) -> None:
-    whole = written(out)
-    assert 2 <= whole < len(shards_of(MANY, 8)), "it was not stopped in the middle"
+    whole = list_written_shards(out)
+    assert 2 <= whole < len(split_into_shards(MANY, 8)), "it was not stopped in the middle"
     kept: Mapping[str, bytes] = {path.name: path.read_bytes() for path in out.glob("part-*.parquet")}
     counts = run_dataset(boots, inspector.load("fashion_gap"), out, batch_size=1, shard_size=8, resume=True)
     assert counts == Counts(MANY, MANY - MANY // 50, MANY // 50, MANY // 8)
@@ -511,9 +511,7 @@ def test_ctrl_c_ends_it_with_a_sentence_and_it_goes_on(
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130, told
-    sentence = (
-        f"Stopped: {written(tmp_path / 'out')} shards are whole in {tmp_path / 'out'}; the same command with --resume"
-    )
+    sentence = f"Stopped: {list_written_shards(tmp_path / 'out')} shards are whole in {tmp_path / 'out'}; the same command with --resume"
     assert sentence in " ".join(told.split())
     assert "Traceback" not in told
     goes_on(boots, tmp_path / "out", unbroken)
@@ -580,7 +578,7 @@ def test_another_backend_gives_the_same_rows(
     monkeypatch.setenv("INSPECTOR_CACHE", str(tmp_path / "cache"))
     run_dataset(photos, classifier, tmp_path / "eager")
     run_dataset(photos, classifier, tmp_path / "quick", backend="auto")
-    assert read(tmp_path / "quick")[1]["backend"] == "onnxruntime"  # which one it was
+    assert read_rows(tmp_path / "quick")[1]["backend"] == "onnxruntime"  # which one it was
     for row, other in zip(rows_of(tmp_path / "quick"), rows_of(tmp_path / "eager"), strict=True):
         assert row["classes"] == other["classes"]
         assert row["logits"] == (other["logits"] and pytest.approx(other["logits"], abs=1e-4))

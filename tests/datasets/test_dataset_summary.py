@@ -19,10 +19,10 @@ from inspector.cli.dataset_summary import survey as survey_command
 from inspector.datasets import index as dataset_index
 from inspector.datasets.index import Filters
 from inspector.datasets.results import Results, read_image_of, read_results
-from inspector.datasets.statistics import border_share, even_border, positions
-from inspector.datasets.stored_maps import receptive_field_of, view_of
-from inspector.datasets.summarize import survey
-from inspector.datasets.summary import AverageMaps, is_of, read_survey
+from inspector.datasets.statistics import count_effective_positions, measure_border_share, uniform_border_share
+from inspector.datasets.stored_maps import stored_receptive_field, stored_view
+from inspector.datasets.summarize import summarize
+from inspector.datasets.summary import AverageMaps, belongs_to, read_summary
 from inspector.errors import ExportError, InspectorError, LocalizationError
 from inspector.explain.classifier import Classifier
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
@@ -64,19 +64,19 @@ def results(tmp_path: Path) -> Path:
 
 def test_shares_at_the_border_and_positions_are_those_worked_out_by_hand() -> None:
     maps = np.stack([MIDDLE, CORNER, EVEN, MIDDLE + 3 * CORNER, np.zeros(GRID), at(1, 1, math.inf)])
-    assert border_share(maps)[:4].tolist() == pytest.approx([0, 1, 8 / 9, 3 / 4])
-    assert np.isnan(border_share(maps)[4:]).all()
+    assert measure_border_share(maps)[:4].tolist() == pytest.approx([0, 1, 8 / 9, 3 / 4])
+    assert np.isnan(measure_border_share(maps)[4:]).all()
     entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
-    assert positions(maps)[:4].tolist() == pytest.approx([1, 1, 9, math.exp(entropy)])
-    assert np.isnan(positions(maps)[4:]).all()
-    assert positions(-maps[:4]).tolist() == positions(maps[:4]).tolist()
+    assert count_effective_positions(maps)[:4].tolist() == pytest.approx([1, 1, 9, math.exp(entropy)])
+    assert np.isnan(count_effective_positions(maps)[4:]).all()
+    assert count_effective_positions(-maps[:4]).tolist() == count_effective_positions(maps[:4]).tolist()
     # Of two rows all cells are at the border.
-    assert border_share(np.ones((1, 2, 5))).tolist() == [1]
-    assert even_border((7, 7)) == pytest.approx(24 / 49)
+    assert measure_border_share(np.ones((1, 2, 5))).tolist() == [1]
+    assert uniform_border_share((7, 7)) == pytest.approx(24 / 49)
 
 
 def test_counts_and_accuracy_are_those_of_the_images(results: Path, tmp_path: Path) -> None:
-    found = survey(results, tmp_path / "out")
+    found = summarize(results, tmp_path / "out")
     said = found.summary
     assert (said.images, said.errors, said.labelled, said.classed) == (7, 1, 5, 4)
     assert (said.top1, said.top5) == (0.5, 1.0)
@@ -90,7 +90,7 @@ def test_counts_and_accuracy_are_those_of_the_images(results: Path, tmp_path: Pa
 
 
 def test_average_maps_are_the_means_of_the_images_they_name(results: Path, tmp_path: Path) -> None:
-    found = survey(results, tmp_path / "out")
+    found = summarize(results, tmp_path / "out")
     assert found.predicted.counts.tolist() == [4, 2, 0]
     assert found.labelled.counts.tolist() == [2, 0, 2]
     np.testing.assert_allclose(found.predicted.mean()[0], (4 * MIDDLE + 3 * CORNER) / 4)
@@ -101,7 +101,7 @@ def test_average_maps_are_the_means_of_the_images_they_name(results: Path, tmp_p
 
 
 def test_a_confusion_has_the_mean_of_its_images_contrast_maps(results: Path, tmp_path: Path) -> None:
-    found = survey(results, tmp_path / "out")
+    found = summarize(results, tmp_path / "out")
     assert found.pairs.tolist() == [[2, 0]]
     assert found.contrasts.counts.tolist() == [2]
     np.testing.assert_allclose(found.contrasts.mean()[0], (3 * CORNER - EVEN - at(2, 2, 4)) / 2)
@@ -118,7 +118,7 @@ def test_many_images_give_the_sums_of_a_plain_loop(tmp_path: Path) -> None:
         if label == third:
             maps[third] = random.integers(-9, 9, GRID).astype(float)
         images.append(Image(f"{number}.png", maps, label=label, rank=number % 3))
-    found = survey(write_results(tmp_path / "results", images, about(NAMES, GRID), each=7), tmp_path / "out")
+    found = summarize(write_results(tmp_path / "results", images, about(NAMES, GRID), each=7), tmp_path / "out")
     for k in range(3):
         own = sum(image.maps[k] for image in images if next(iter(image.maps)) == k)
         np.testing.assert_array_equal(found.predicted.sums[k], own)
@@ -133,8 +133,8 @@ def test_many_images_give_the_sums_of_a_plain_loop(tmp_path: Path) -> None:
 
 
 def test_every_image_of_the_index_leads_to_its_maps(results: Path, tmp_path: Path) -> None:
-    found, opened = survey(results, tmp_path / "out"), read_results(results)
-    rows = dataset_index.images(found.index)
+    found, opened = summarize(results, tmp_path / "out"), read_results(results)
+    rows = dataset_index.list_index_images(found.index)
     assert [row["index"] for row in rows] == list(range(7))
     for one, made in zip(rows, hand_made(), strict=True):
         assert one["error"] == made.error
@@ -167,26 +167,27 @@ def test_every_image_of_the_index_leads_to_its_maps(results: Path, tmp_path: Pat
 def test_filters_choose_the_images_that_they_name(
     results: Path, tmp_path: Path, chosen: Filters, expected: list[int]
 ) -> None:
-    index = survey(results, tmp_path / "out").index
-    assert [row["index"] for row in dataset_index.images(index, chosen)] == expected
-    assert dataset_index.count(index, chosen) == len(expected)
+    index = summarize(results, tmp_path / "out").index
+    assert [row["index"] for row in dataset_index.list_index_images(index, chosen)] == expected
+    assert dataset_index.count_images(index, chosen) == len(expected)
 
 
 def test_images_come_sorted_in_pages_those_without_a_number_last(results: Path, tmp_path: Path) -> None:
-    index = survey(results, tmp_path / "out").index
+    index = summarize(results, tmp_path / "out").index
     ascending, descending = (
-        [row["index"] for row in dataset_index.images(index, order="border", descending=down)] for down in (False, True)
+        [row["index"] for row in dataset_index.list_index_images(index, order="border", descending=down)]
+        for down in (False, True)
     )
     assert ascending == [0, 1, 4, 6, 2, 3, 5]
     assert descending == [2, 3, 4, 6, 0, 1, 5]
-    page = dataset_index.images(index, order="border", limit=2, offset=3)
+    page = dataset_index.list_index_images(index, order="border", limit=2, offset=3)
     assert [row["index"] for row in page] == [6, 2]
-    assert [row["index"] for row in dataset_index.most(index, "positions", True, 2)] == [4, 6]
-    assert [row["index"] for row in dataset_index.most(index, "positions", False)] == [0, 1, 2, 3, 4, 6]
-    assert dataset_index.image(index, 3)["path"] == "photos/d.png"  # type: ignore[index]
-    assert dataset_index.image(index, 7) is None
-    assert dataset_index.labels(index) == ["cat", "fox", "wolf"]
-    counts = dataset_index.histogram(index, "border")
+    assert [row["index"] for row in dataset_index.list_extremes(index, "positions", True, 2)] == [4, 6]
+    assert [row["index"] for row in dataset_index.list_extremes(index, "positions", False)] == [0, 1, 2, 3, 4, 6]
+    assert dataset_index.find_index_image(index, 3)["path"] == "photos/d.png"  # type: ignore[index]
+    assert dataset_index.find_index_image(index, 7) is None
+    assert dataset_index.list_labels(index) == ["cat", "fox", "wolf"]
+    counts = dataset_index.count_bins(index, "border")
     assert (counts[0], counts[17], counts[19], sum(counts)) == (2, 2, 2, 6)
 
 
@@ -196,7 +197,7 @@ def test_the_worst_verdict_stands_for_all(tmp_path: Path) -> None:
     rows[1]["verdict"] = "not exact"
     rows[2]["verdict"] = "exact for this image"
     rows[2]["residual"] = math.nan
-    found = survey(write_results(tmp_path / "results", [], told, rows=rows), tmp_path / "out")
+    found = summarize(write_results(tmp_path / "results", [], told, rows=rows), tmp_path / "out")
     assert found.verdict == "not exact"
     # A miss that is no number stays one.
     assert math.isnan(found.summary.residual or 0)
@@ -217,7 +218,7 @@ def test_the_share_inside_objects_is_that_of_the_class_maps_at_hand(
     }
     told = about(NAMES, values.shape[1:], size=[10, 10], receptive_field=axes)
     image = Image("photos/a.png", {k: values[k], other: values[other]}, label=k, size=(20, 30), box=maps.view.box)
-    found = survey(
+    found = summarize(
         write_results(tmp_path / "results", [image, *_one_more(values.shape[1:])], told), tmp_path / "out", regions
     )
     mask = find_object_mask(regions, "a.png", (20, 30))
@@ -234,34 +235,34 @@ def _one_more(grid: tuple[int, int]) -> list[Image]:
 def test_a_stored_map_knows_its_view_and_receptive_fields(results: Path, pixels: np.ndarray) -> None:
     opened = read_results(results)
     photo = read_image(pixels)
-    view = view_of(photo, (0, 0, 30, 20), opened)
+    view = stored_view(photo, (0, 0, 30, 20), opened)
     assert view.photo is photo
     assert view.pixels.shape[:2] == (20, 30)
-    assert receptive_field_of(opened).x.stride == 10
+    assert stored_receptive_field(opened).x.stride == 10
     unbounded = {axis: {"centre": 1, "stride": 2, "size": None} for axis in "yx"}
     write_results(results, hand_made(), about(NAMES, GRID, receptive_field=unbounded))
-    assert math.isinf(receptive_field_of(read_results(results)).y.size)
+    assert math.isinf(stored_receptive_field(read_results(results)).y.size)
 
 
 def test_what_was_kept_is_read_back_and_known_to_be_of_these_results(results: Path, tmp_path: Path) -> None:
     heard: list[float] = []
-    found = survey(results, tmp_path / "out", tell=heard.append)
+    found = summarize(results, tmp_path / "out", tell=heard.append)
     assert heard == sorted(heard)
     assert heard[-1] == 1
-    again = read_survey(tmp_path / "out")
+    again = read_summary(tmp_path / "out")
     assert again.summary == found.summary
     assert again.class_names == NAMES
     np.testing.assert_array_equal(again.predicted.sums, found.predicted.sums)
-    assert is_of(tmp_path / "out", read_results(results))
+    assert belongs_to(tmp_path / "out", read_results(results))
     write_results(results, [*hand_made(), *_one_more(GRID)], about(NAMES, GRID))
-    assert not is_of(tmp_path / "out", read_results(results))
-    assert not is_of(tmp_path, read_results(results))
+    assert not belongs_to(tmp_path / "out", read_results(results))
+    assert not belongs_to(tmp_path, read_results(results))
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"images.parquet", "survey.json", "average-maps.npz"}
 
 
 def test_images_that_could_not_be_read_are_surveyed_too(tmp_path: Path) -> None:
     broken = [Image(f"{n}.png", {}, error="broken") for n in range(3)]
-    found = survey(write_results(tmp_path / "results", broken, about(NAMES, GRID)), tmp_path / "out")
+    found = summarize(write_results(tmp_path / "results", broken, about(NAMES, GRID)), tmp_path / "out")
     assert (found.summary.images, found.summary.errors, found.summary.top1) == (3, 3, None)
     assert found.verdict is None
     assert ("could not be read", "3") in found.lines()
@@ -309,34 +310,34 @@ def test_results_without_a_mistake_or_an_image_that_was_read_have_a_report_too(t
 
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InspectorError, match=r"No results in .*: no file there is named part-\*.parquet. `inspector"):
-        survey(tmp_path, tmp_path / "out")
+        summarize(tmp_path, tmp_path / "out")
 
 
 def test_a_parquet_file_from_elsewhere_is_refused(results: Path, tmp_path: Path) -> None:
     table = pq.read_table(results / "part-00000.parquet").replace_schema_metadata(None)
     pq.write_table(table, results / "part-00000.parquet")
     with pytest.raises(InspectorError, match=r"part-00000.parquet does not say what it was made with"):
-        survey(results, tmp_path / "out")
+        summarize(results, tmp_path / "out")
 
 
 def test_a_file_that_is_no_parquet_is_refused(results: Path, tmp_path: Path) -> None:
     (results / "part-00001.parquet").write_bytes(b"no Parquet at all")
     with pytest.raises(InspectorError, match=r"Cannot read .*part-00001.parquet .* `inspector batch --resume`"):
-        survey(results, tmp_path / "out")
+        summarize(results, tmp_path / "out")
 
 
 def test_a_part_that_lacks_a_column_is_refused(results: Path, tmp_path: Path) -> None:
     table = pq.read_table(results / "part-00000.parquet").drop_columns(["label_rank"])
     pq.write_table(table, results / "part-00000.parquet")
     with pytest.raises(InspectorError, match=r"part-00000.parquet lacks label_rank: a Parquet file that this version"):
-        survey(results, tmp_path / "out")
+        summarize(results, tmp_path / "out")
 
 
 def test_metadata_that_lacks_an_entry_is_refused(results: Path, tmp_path: Path) -> None:
     table = pq.read_table(results / "part-00000.parquet").replace_schema_metadata({b"inspector": b'{"network": "a"}'})
     pq.write_table(table, results / "part-00000.parquet")
     with pytest.raises(InspectorError, match=r"part-00000.parquet lacks network_sha256, class_names, grid"):
-        survey(results, tmp_path / "out")
+        summarize(results, tmp_path / "out")
 
 
 def test_results_of_two_networks_are_refused(results: Path, tmp_path: Path) -> None:
@@ -347,13 +348,13 @@ def test_results_of_two_networks_are_refused(results: Path, tmp_path: Path) -> N
     with pytest.raises(
         InspectorError, match=r"made with another network sha256 than part-00000.parquet: results of one"
     ):
-        survey(results, tmp_path / "out")
+        summarize(results, tmp_path / "out")
 
 
 def test_empty_results_are_refused(tmp_path: Path) -> None:
     empty = write_results(tmp_path / "results", [], about(NAMES, GRID))
     with pytest.raises(InspectorError, match="are empty: one image or more would do"):
-        survey(empty, tmp_path / "out")
+        summarize(empty, tmp_path / "out")
 
 
 def test_an_image_without_the_map_of_its_likeliest_class_is_refused(tmp_path: Path) -> None:
@@ -361,35 +362,35 @@ def test_an_image_without_the_map_of_its_likeliest_class_is_refused(tmp_path: Pa
     rows[0]["map_classes"] = [2, 1]
     broken = write_results(tmp_path / "results", [], about(NAMES, GRID), rows=rows)
     with pytest.raises(InspectorError, match="has an image without the map of its likeliest class"):
-        survey(broken, tmp_path / "out")
+        summarize(broken, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_objects_of_other_images_are_refused(results: Path, tmp_path: Path) -> None:
     with pytest.raises(InspectorError, match=r"No object is known of the 7 images in .* from photos on"):
-        survey(results, tmp_path / "out", Regions({"elsewhere.png": [(0, 0, 5, 5)]}))
+        summarize(results, tmp_path / "out", Regions({"elsewhere.png": [(0, 0, 5, 5)]}))
     with pytest.raises(LocalizationError, match="has 30 x 20 pixels, but a box 0, 0, 50, 5"):
-        survey(results, tmp_path / "out", Regions({"photos/a.png": [(0, 0, 50, 5)]}))
+        summarize(results, tmp_path / "out", Regions({"photos/a.png": [(0, 0, 50, 5)]}))
 
 
 def test_a_folder_that_cannot_be_written_is_named(results: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(ExportError, match=r"Cannot write .*out \(.*\): another folder would do"):
-        survey(results, tmp_path / "out")
+        summarize(results, tmp_path / "out")
 
 
 def test_a_survey_that_is_absent_or_broken_is_one_sentence(results: Path, tmp_path: Path) -> None:
     with pytest.raises(InspectorError, match=r"No survey in .*: `inspector survey RESULTS"):
-        read_survey(tmp_path)
-    survey(results, tmp_path / "out")
+        read_summary(tmp_path)
+    summarize(results, tmp_path / "out")
     for name in ("average-maps.npz", "survey.json"):
         (tmp_path / "out" / name).write_bytes(b"{}")
         with pytest.raises(InspectorError, match=r"The survey in .* cannot be read"):
-            read_survey(tmp_path / "out")
-        assert not is_of(tmp_path / "out", read_results(results)) or name == "average-maps.npz"
+            read_summary(tmp_path / "out")
+        assert not belongs_to(tmp_path / "out", read_results(results)) or name == "average-maps.npz"
     (tmp_path / "out" / "images.parquet").write_bytes(b"")
     with pytest.raises(InspectorError, match=r"Cannot read the index .*; `inspector survey` anew would do"):
-        dataset_index.summary(tmp_path / "out" / "images.parquet")
+        dataset_index.read_counts(tmp_path / "out" / "images.parquet")
 
 
 def test_maps_that_went_away_are_one_sentence(results: Path) -> None:
@@ -404,16 +405,16 @@ def test_maps_that_went_away_are_one_sentence(results: Path) -> None:
 
 
 def test_a_missing_library_is_one_sentence(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = survey(results, tmp_path / "out").index
+    index = summarize(results, tmp_path / "out").index
     monkeypatch.setitem(sys.modules, "duckdb", None)
     with pytest.raises(InspectorError, match=r"Surveys need duckdb .*: pip install 'inspector\[data\]'"):
-        dataset_index.count(index)
+        dataset_index.count_images(index)
 
 
 def test_a_map_is_drawn_over_its_photo_as_where_it_was_made(pixels: np.ndarray) -> None:
     view = make_view(read_image(pixels), Preprocessing((10, 10), (0.5,), (0.5,), (12, 12)))
     field = ReceptiveField(Axis(1, 3, 3), Axis(1, 3, 3))
-    again = view_of(view.photo, view.box, Results(Path(), (), (), about(NAMES, GRID, size=[10, 10])))
+    again = stored_view(view.photo, view.box, Results(Path(), (), (), about(NAMES, GRID, size=[10, 10])))
     own, stored = (resample_on_photo(at(0, 2), one, field, (20, 30), smooth=True) for one in (view, again))
     assert own.any()
     np.testing.assert_array_equal(own, stored)

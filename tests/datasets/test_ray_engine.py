@@ -16,9 +16,9 @@ import pytest
 import inspector
 from inspector.datasets import run as run_module
 from inspector.datasets.ray_engine import run_dataset_on_ray
-from inspector.datasets.table import Counts, read, written
+from inspector.datasets.table import Counts, list_written_shards, read_rows
 from inspector.errors import ImageError, InspectorError, NetworkError
-from inspector.images.examples import examples
+from inspector.images.examples import list_examples
 
 NETWORK = "fashion_gap"
 MANY, SHARD = 96, 4
@@ -32,7 +32,7 @@ with warnings.catch_warnings():
 @pytest.fixture(scope="module")
 def boots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("boots")
-    images = [path.read_bytes() for path in examples("fashion_mnist").values()]
+    images = [path.read_bytes() for path in list_examples("fashion_mnist").values()]
     for number in range(MANY):
         (folder / f"{number:03}.png").write_bytes(images[number % len(images)] if number % 24 else b"no image")
     return folder
@@ -57,7 +57,7 @@ def cluster() -> Iterator[None]:
 
 
 def rows_of(out: Path | str) -> list[dict[str, Any]]:
-    return read(out)[0].to_table().to_pylist()
+    return read_rows(out)[0].to_table().to_pylist()
 
 
 def same(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> bool:
@@ -119,11 +119,11 @@ def test_a_worker_killed_in_the_middle_loses_and_doubles_nothing(
     killed: list[int] = []
 
     def kill() -> None:
-        while written(out) < 3:
+        while list_written_shards(out) < 3:
             time.sleep(0.002)
         (worker,) = {int(path.name) for path in signed.iterdir()} - {os.getpid()}
         os.kill(worker, signal.SIGKILL)
-        killed.append(written(out))
+        killed.append(list_written_shards(out))
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()

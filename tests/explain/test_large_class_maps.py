@@ -27,8 +27,8 @@ from inspector.explain.classifier import Classifier
 from inspector.explain.large_class_maps import LargeMaps, large_class_maps
 from inspector.explain.tiling import make_tiles, verify_tiling
 from inspector.images import large
-from inspector.images.examples import examples
-from inspector.images.large import open_large
+from inspector.images.examples import list_examples
+from inspector.images.large import open_large_image
 from inspector.networks.builtin import cifar_resnet
 from inspector.output.overlay import resample_on_photo
 
@@ -184,7 +184,7 @@ def test_networks_of_torchvision(name: str) -> None:
 
 
 def test_a_photo_by_the_network_that_comes_with_us() -> None:
-    with Image.open(examples("photos")["Astronaut"]) as photo:
+    with Image.open(list_examples("photos")["Astronaut"]) as photo:
         image = np.asarray(photo.convert("RGB").resize((901, 705)))
     classifier = inspector.load("efficientnet_lite0")
     maps = large_class_maps(classifier, image, tile=448)
@@ -361,7 +361,7 @@ def image() -> np.ndarray:
 
 
 def window_of(source: object) -> np.ndarray:
-    return open_large(source).read(slice(5, 20), slice(2, 33))  # type: ignore[arg-type]
+    return open_large_image(source).read(slice(5, 20), slice(2, 33))  # type: ignore[arg-type]
 
 
 def test_arrays_and_files_are_read_window_by_window(
@@ -373,7 +373,7 @@ def test_arrays_and_files_are_read_window_by_window(
     monkeypatch.setattr(Image, "open", None)  # nothing is decoded
     expected = image[5:20, 2:33]
     for source in (image, tmp_path / "image.npy", str(tmp_path / "image.tif")):
-        assert open_large(source).size == (41, 33)
+        assert open_large_image(source).size == (41, 33)
         assert np.array_equal(window_of(source), expected)
     assert np.array_equal(window_of(tmp_path / "grey.tiff"), np.repeat(expected[..., :1], 3, 2))
     assert np.array_equal(window_of(image[..., 1]), np.repeat(expected[..., 1:2], 3, 2))
@@ -413,7 +413,7 @@ def test_a_bad_file_gets_one_sentence(name: str, content: bytes | None, sentence
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ImageError, match=sentence):
-        open_large(tmp_path / name)
+        open_large_image(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -424,16 +424,16 @@ def test_a_bad_file_gets_one_sentence(name: str, content: bytes | None, sentence
 def test_an_array_that_is_no_image_is_refused(array: np.ndarray, tmp_path: Path) -> None:
     told = re.escape(f"must be (H, W, 3) or (H, W) of uint8 in 0-255; it is {array.shape} of {array.dtype}.")
     with pytest.raises(ImageError, match=f"^array {told}"):
-        open_large(array)
+        open_large_image(array)
     np.save(tmp_path / "image.npy", array)
     with pytest.raises(ImageError, match=rf"^image.npy {told}"):
-        open_large(tmp_path / "image.npy")
+        open_large_image(tmp_path / "image.npy")
 
 
 def test_an_array_of_objects_is_not_unpickled(tmp_path: Path) -> None:
     np.save(tmp_path / "image.npy", np.array([[{}]]), allow_pickle=True)
     with pytest.raises(ImageError, match=r"image\.npy is broken or cut off"):
-        open_large(tmp_path / "image.npy")
+        open_large_image(tmp_path / "image.npy")
 
 
 def test_what_can_only_be_decoded_whole_has_a_limit(
@@ -442,7 +442,7 @@ def test_what_can_only_be_decoded_whole_has_a_limit(
     Image.fromarray(image).save(tmp_path / "image.png")
     monkeypatch.setattr(large, "MAX_DECODED", 41 * 33 - 1)
     with pytest.raises(ImageError, match=r"image.png has 33 x 41 pixels, .* an uncompressed TIFF or an .npy file"):
-        open_large(tmp_path / "image.png")
+        open_large_image(tmp_path / "image.png")
 
 
 def test_transparency_is_read_in_small_images_only(
@@ -452,23 +452,23 @@ def test_transparency_is_read_in_small_images_only(
     assert (window_of(tmp_path / "image.png") == 255).all()
     monkeypatch.setattr(large, "MAX_PIXELS", 1000)
     with pytest.raises(ImageError, match=r"image.png has pixels of the kind RGBA, which are read up to 0 megapixels"):
-        open_large(tmp_path / "image.png")
+        open_large_image(tmp_path / "image.png")
 
 
 def test_the_preview_is_the_mean_of_squares(image: np.ndarray) -> None:
-    pixels, factor = open_large(image).preview(11)
+    pixels, factor = open_large_image(image).preview(11)
     assert factor == 4
     assert pixels.shape == (11, 9, 3)
     assert np.abs(pixels[3, 2] - image[12:16, 8:12].mean((0, 1))).max() <= 0.5
     assert np.abs(pixels[10, 8] - image[40:, 32:].mean((0, 1))).max() <= 0.5
-    pixels, factor = open_large(image).preview()
+    pixels, factor = open_large_image(image).preview()
     assert factor == 1
     assert np.array_equal(pixels, image)
 
 
 def test_the_preview_is_the_same_in_strips() -> None:
     image = noise(3000, 2100)
-    pixels, factor = open_large(image).preview(1000)
+    pixels, factor = open_large_image(image).preview(1000)
     assert factor == 3
     assert np.array_equal(pixels, np.asarray(Image.fromarray(image).reduce(3)))
 

@@ -1,12 +1,12 @@
 import pytest
 
 from inspector import read_image
-from inspector.images.examples import examples
+from inspector.images.examples import list_examples
 
 
 @pytest.mark.parametrize(("kind", "count"), [("photos", 6), ("fashion_mnist", 10)])
 def test_every_example_is_an_image_with_a_caption(kind, count):
-    found = examples(kind)
+    found = list_examples(kind)
     assert len(found) == count
     for caption, path in found.items():
         assert caption[0].isupper()
@@ -16,4 +16,4 @@ def test_every_example_is_an_image_with_a_caption(kind, count):
 
 
 def test_of_an_unknown_kind_there_are_none():
-    assert examples("nothing") == {}
+    assert list_examples("nothing") == {}

@@ -16,7 +16,7 @@ from tiny_photos import write_photos
 
 from inspector.errors import ImageError
 from inspector.images.photo import read_image
-from inspector.images.sources import Item, digest, list_images, read_item
+from inspector.images.sources import Item, hash_items, list_images, read_item
 
 
 def jpeg(seed: int = 0) -> bytes:
@@ -246,8 +246,8 @@ def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
 def test_the_digest_knows_order_labels_and_places() -> None:
     a, b = Item("a.jpg", None, "a.jpg"), Item("b.jpg", "cat", "b.jpg")
     lists = [[a, b], [b, a], [a], [a, Item("b.jpg", "dog", "b.jpg")], [a, Item("b.jpg", "cat", "b.jpg", 5)]]
-    assert len({digest(items) for items in lists}) == len(lists)
-    assert digest([a, b]) == digest(copied([a, b]))
+    assert len({hash_items(items) for items in lists}) == len(lists)
+    assert hash_items([a, b]) == hash_items(copied([a, b]))
 
 
 def copied(items: list[Item]) -> list[Item]:

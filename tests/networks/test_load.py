@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from inspector import NetworkError, class_maps, class_maps_of_batch, load
-from inspector.images.examples import examples
+from inspector.images.examples import list_examples
 from inspector.images.photo import Preprocessing, make_view, read_image
 from inspector.networks.build import build
 from inspector.networks.builtin import fashion_convnet
@@ -187,7 +187,7 @@ def test_every_network_that_is_shipped_is_exact_on_its_examples(name):
     classifier = load(name)
     card = list_models()[name]
     assert classifier.class_names == card.classes
-    caption, path = next(iter(examples(card.examples).items()))
+    caption, path = next(iter(list_examples(card.examples).items()))
     maps = class_maps(classifier, path)
     assert maps.verdict == "exact", caption
     sums = maps.values.sum((1, 2)) + maps.bias
@@ -199,7 +199,7 @@ def test_every_network_that_is_shipped_is_exact_on_its_examples(name):
 @pytest.mark.parametrize("name", [name for name in list_models() if name.startswith("fashion")])
 def test_the_examples_of_fashion_mnist_are_recognised(name):
     classifier = load(name)
-    files = examples("fashion_mnist")
+    files = list_examples("fashion_mnist")
     hits = [class_maps(classifier, path).top(1)[0][1].replace("/top", "").lower() for path in files.values()]
     right = sum(caption.lower() == hit for caption, hit in zip(files, hits, strict=True))
     assert right >= 8

@@ -12,7 +12,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from inspector import Classifier, InspectorError, class_maps, class_maps_of_batch, load, read_image
-from inspector.images.examples import examples
+from inspector.images.examples import list_examples
 from inspector.output.export import figure_bytes
 from inspector.output.figure import COLORMAPS, FigureStyle, all_maps_figure, class_map_figure, find_contrast
 from inspector.output.overlay import diverging_colormap
@@ -133,7 +133,7 @@ def test_of_a_long_name_the_beginning_is_shown(hand_made_gap, pixels):
 @pytest.mark.parametrize("name", ["fashion_gap", "fashion_gmp"])
 @pytest.mark.parametrize("dense", [False, True])
 def test_all_class_maps_stand_side_by_side_and_the_winner_is_marked(name, dense):
-    maps = class_maps(load(name), examples("fashion_mnist")["Trouser"])
+    maps = class_maps(load(name), list_examples("fashion_mnist")["Trouser"])
     figure = all_maps_figure(maps, dense)
     grid = panels(figure)
     winner = int(maps.logits.argmax())

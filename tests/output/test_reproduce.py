@@ -17,13 +17,13 @@ from PIL import Image
 from inspector import FigureStyle, InspectorError, NetworkError, class_maps, load
 from inspector.cli import main
 from inspector.explain.backends.accelerate import accelerate
-from inspector.images.examples import examples
+from inspector.images.examples import list_examples
 from inspector.networks.build import build
 from inspector.output.export import FILES, zip_bytes
 from inspector.output.figure import MM
 from inspector.output.reproduce import rebuild
 
-BAG = examples("fashion_mnist")["Bag"]
+BAG = list_examples("fashion_mnist")["Bag"]
 STYLE = FigureStyle(
     ("photo", "classes", "contrast"), columns=2, width=4, dpi=80, colours="RdBu_r", dark=True, title="T"
 )
@@ -109,8 +109,8 @@ def test_another_photo_is_refused(export: Path, tmp_path: Path) -> None:
     with pytest.raises(
         InspectorError, match=r"^coat\.png is not the photo of this figure: its SHA-256 is [0-9a-f]{12}"
     ):
-        rebuild(export, tmp_path / "again", photo=examples("fashion_mnist")["Coat"])
-    shutil.copy(examples("fashion_mnist")["Coat"], export / "photo.png")
+        rebuild(export, tmp_path / "again", photo=list_examples("fashion_mnist")["Coat"])
+    shutil.copy(list_examples("fashion_mnist")["Coat"], export / "photo.png")
     with pytest.raises(
         InspectorError, match=r"^photo\.png is not the photo of this figure: .*, and that of bag\.png was"
     ):

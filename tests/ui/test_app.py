@@ -8,7 +8,7 @@ import pytest
 from made_up_runs import write_runs
 from streamlit.testing.v1 import AppTest
 
-from inspector.images.examples import examples
+from inspector.images.examples import list_examples
 from inspector.training.compare_runs import group
 from inspector.training.read_run import read_run
 from inspector.ui.components.charts import curve_rows
@@ -96,7 +96,7 @@ def test_networks_with_few_classes_show_all_maps() -> None:
 
 def test_an_upload_takes_the_place_of_the_example() -> None:
     app = opened(network="fashion_gap")
-    app.file_uploader[0].set_value(("bag.png", examples("fashion_mnist")["Bag"].read_bytes(), "image/png")).run()
+    app.file_uploader[0].set_value(("bag.png", list_examples("fashion_mnist")["Bag"].read_bytes(), "image/png")).run()
     assert headings(app)[0] == "Bag"
 
 
@@ -104,7 +104,7 @@ def test_an_upload_takes_the_place_of_the_example() -> None:
     ("data", "sentence"),
     [
         (b"no image at all", "broken.png is not an image that can be read."),
-        (examples("fashion_mnist")["Bag"].read_bytes()[:150], "broken.png is broken or cut off"),
+        (list_examples("fashion_mnist")["Bag"].read_bytes()[:150], "broken.png is broken or cut off"),
     ],
 )
 def test_a_bad_upload_gets_one_sentence_and_no_old_map(data: bytes, sentence: str) -> None:
@@ -190,7 +190,7 @@ def test_photos_that_a_head_took_for_another_class_can_be_chosen(
 def test_a_photo_of_ones_own_takes_the_place_of_the_test_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = laboratory(monkeypatch, write_runs(tmp_path, photos=False))
     assert "photo ankle_boot.png" in pictures(app), "without test photos, the examples of the network"
-    bag = examples("fashion_mnist")["Bag"].read_bytes()
+    bag = list_examples("fashion_mnist")["Bag"].read_bytes()
     app.file_uploader(key="own photo").set_value(("mine.png", bag, "image/png")).run()
     assert "photo mine.png" in pictures(app)
     assert app.selectbox(key="head_class").placeholder == "Bag (the first network's likeliest)"
@@ -201,7 +201,7 @@ def test_a_test_photo_outside_the_folder_of_photos_is_not_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
     runs = write_runs(tmp_path)
-    shutil.copy(examples("fashion_mnist")["Bag"], tmp_path / "secret.png")
+    shutil.copy(list_examples("fashion_mnist")["Bag"], tmp_path / "secret.png")
     (tmp_path / "photos" / "link.png").symlink_to(tmp_path / "secret.png")
     for tested in runs.rglob("test.csv"):
         tested.write_text(f"file,label,predicted,probability,inside\n{file},Bag,Bag,0.9,\n")

@@ -10,12 +10,12 @@ from streamlit.testing.v1 import AppTest
 from inspector import class_maps, load
 from inspector.analysis.positions import Winners
 from inspector.explain.class_maps import ClassMaps
-from inspector.images.examples import examples
+from inspector.images.examples import list_examples
 from inspector.ui.components.html import legend
 from inspector.ui.components.photo import Chosen, Picture, _checked
 from inspector.ui.state.selection import class_labels
 
-BOOT = examples("fashion_mnist")["Ankle boot"]
+BOOT = list_examples("fashion_mnist")["Ankle boot"]
 
 
 def opened(**link: str) -> AppTest:

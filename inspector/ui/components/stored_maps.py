@@ -46,15 +46,15 @@ def stored_image(folder: Path, changed: int, part: str, row_group: int, row: int
 
 def picture(results: Results, stored: StoredImage, values: "ArrayLike", side: int) -> tuple[bytes, str]:
     """A map over its photo, the longer side `side` pixels, or as its grid; and why it is no photo, if it is none."""
-    from inspector.datasets.stored_maps import receptive_field_of, view_of
+    from inspector.datasets.stored_maps import stored_receptive_field, stored_view
     from inspector.output.overlay import common_scale, dimmed_photo, overlay_map, resample_on_photo
 
     photo, why = _photo(results, stored)
     if photo is None:
         return grid(values, common_scale([values])), why
-    view = view_of(photo, stored.box, results)
+    view = stored_view(photo, stored.box, results)
     canvas = dimmed_photo(view, side)
-    drawn = resample_on_photo(values, view, receptive_field_of(results), canvas.shape[:2], smooth=True)
+    drawn = resample_on_photo(values, view, stored_receptive_field(results), canvas.shape[:2], smooth=True)
     exact = max(photo.size) < 100
     return html.encoded(overlay_map(canvas, drawn, common_scale([values]), _OPACITY), exact), ""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from inspector.errors import InspectorError
-from inspector.images.examples import examples
+from inspector.images.examples import list_examples
 from inspector.images.photo import MAX_BYTES, Photo
 from inspector.networks.catalog import list_models
 from inspector.ui.components import html
@@ -93,7 +93,7 @@ def _networks(first: Choice, photo: Photo, scale: float | None) -> "list[tuple[s
 
 def _photos(choice: Choice, scale: float | None) -> "list[tuple[str, ClassMaps]]":
     """The class maps of each photo chosen; a photo that cannot be read is a sentence, and the others are shown."""
-    offered = examples(choice.examples)
+    offered = list_examples(choice.examples)
     with st.container(horizontal=True, vertical_alignment="top", gap="medium"):
         uploads = st.file_uploader(
             "Your photos", type=["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"],

@@ -8,8 +8,8 @@ import streamlit as st
 
 from inspector.datasets import index as dataset_index
 from inspector.datasets.index import ORDERS, Filters
-from inspector.datasets.results import Results, StoredImage, read_results, state_of
-from inspector.datasets.summary import NUMBERS, DataSurvey, is_of, read_survey
+from inspector.datasets.results import Results, StoredImage, read_results, read_state
+from inspector.datasets.summary import NUMBERS, DatasetSummary, belongs_to, read_summary
 from inspector.errors import InspectorError
 from inspector.ui.components import html, stored_maps
 from inspector.ui.pages import dataset_panels
@@ -63,7 +63,7 @@ def _open(typed: str) -> Results:
         try:
             if not folder.is_dir():
                 raise InspectorError(f"No folder {typed} here; one that `inspector batch` wrote would do.")
-            return _results(folder, state_of(folder))
+            return _results(folder, read_state(folder))
         except (OSError, ValueError) as error:
             raise InspectorError(f"Cannot open {typed}; a folder that `inspector batch` wrote would do.") from error
 
@@ -73,33 +73,33 @@ def _results(folder: Path, state: list[list[Any]]) -> Results:
     return read_results(folder)
 
 
-def _survey(results: Results) -> DataSurvey:
+def _survey(results: Results) -> DatasetSummary:
     """The survey that lies beside the results, made now where there is none or they have changed."""
     out = results.folder / "survey"
-    if not is_of(out, results):
+    if not belongs_to(out, results):
         said = f"Reading the class maps of {results.images:,} images, this once ..."
         bar = st.progress(0.0, said)
-        from inspector.datasets.summarize import survey
+        from inspector.datasets.summarize import summarize
 
         def tell(done: float) -> None:
             bar.progress(done, said)
 
-        survey(results.folder, out, tell=tell)
+        summarize(results.folder, out, tell=tell)
         bar.empty()
     return _kept(out, cache.changed(out / NUMBERS))
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the survey ...")
-def _kept(out: Path, changed: int) -> DataSurvey:
-    return read_survey(out)
+def _kept(out: Path, changed: int) -> DatasetSummary:
+    return read_summary(out)
 
 
-def _overview(survey: DataSurvey) -> None:
+def _overview(survey: DatasetSummary) -> None:
     st.html(stored_maps.numbers(survey.lines()))
 
 
 @st.fragment
-def _images(results: Results, survey: DataSurvey) -> None:
+def _images(results: Results, survey: DatasetSummary) -> None:
     st.subheader("Images", anchor=False)
     try:
         changed = cache.changed(survey.index)
@@ -126,7 +126,7 @@ def _images(results: Results, survey: DataSurvey) -> None:
                     "Image number", 0, value=None, key="image", bind="query-params", width=200,
                     placeholder=str(rows[0]["index"]),
                 )  # fmt: skip
-                row = rows[0] if number is None else dataset_index.image(survey.index, number)
+                row = rows[0] if number is None else dataset_index.find_index_image(survey.index, number)
                 if row is None:
                     st.info(f"There is no image number {number}.", icon=":material/photo_library:")
                 else:
@@ -135,7 +135,7 @@ def _images(results: Results, survey: DataSurvey) -> None:
         st.error(str(error), icon=":material/error:")
 
 
-def _choose(survey: DataSurvey, changed: int) -> tuple[Filters, str, bool]:
+def _choose(survey: DatasetSummary, changed: int) -> tuple[Filters, str, bool]:
     """Which images, sorted by which column, and whether the highest come first."""
     titles = labels_of(survey.class_names)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
@@ -169,7 +169,7 @@ def _first_image() -> None:
     st.session_state["image"] = None
 
 
-def _table(survey: DataSurvey, rows: Sequence[dict[str, Any]]) -> None:
+def _table(survey: DatasetSummary, rows: Sequence[dict[str, Any]]) -> None:
     def follow() -> None:
         if chosen := st.session_state[key]["selection"]["rows"]:
             st.session_state["image"] = rows[chosen[0]]["index"]
@@ -215,7 +215,7 @@ def _table(survey: DataSurvey, rows: Sequence[dict[str, Any]]) -> None:
     )
 
 
-def _image(results: Results, survey: DataSurvey, row: dict[str, Any]) -> None:
+def _image(results: Results, survey: DatasetSummary, row: dict[str, Any]) -> None:
     """One image with the class maps that are stored of it."""
     st.markdown(f"**{html.plain(Path(row['path']).name)}**  \n{html.plain(row['path'])}")
     if row["error"] is not None:
@@ -254,14 +254,14 @@ def _equation(stored: StoredImage, k: int) -> str:
 def _rows(
     index: Path, changed: int, chosen: Filters, order: str, descending: bool, offset: int
 ) -> list[dict[str, Any]]:
-    return dataset_index.images(index, chosen, order, descending, _PAGE, offset)
+    return dataset_index.list_index_images(index, chosen, order, descending, _PAGE, offset)
 
 
 @st.cache_data(max_entries=128, show_spinner=False)
 def _count(index: Path, changed: int, chosen: Filters) -> int:
-    return dataset_index.count(index, chosen)
+    return dataset_index.count_images(index, chosen)
 
 
 @st.cache_data(max_entries=8, show_spinner=False)
 def _labels(index: Path, changed: int) -> list[str]:
-    return dataset_index.labels(index)
+    return dataset_index.list_labels(index)

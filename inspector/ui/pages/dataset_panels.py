@@ -7,7 +7,7 @@ import streamlit as st
 
 from inspector.datasets import index as dataset_index
 from inspector.datasets.results import Results, StoredImage
-from inspector.datasets.summary import DataSurvey
+from inspector.datasets.summary import DatasetSummary
 from inspector.errors import InspectorError
 from inspector.ui.components import html, stored_maps
 from inspector.ui.state import cache
@@ -24,7 +24,7 @@ GALLERIES = {
 
 
 @st.fragment
-def average_maps(survey: DataSurvey) -> None:
+def average_maps(survey: DatasetSummary) -> None:
     titles = labels_of(survey.class_names)
     heading = st.empty()
     often = int(survey.predicted.counts.argmax())
@@ -42,7 +42,7 @@ def average_maps(survey: DataSurvey) -> None:
 
 
 @st.fragment
-def confusions(survey: DataSurvey) -> None:
+def confusions(survey: DatasetSummary) -> None:
     from inspector.output.overlay import common_scale
 
     st.subheader("What is taken for what, and why?", anchor=False)
@@ -70,7 +70,7 @@ def confusions(survey: DataSurvey) -> None:
 
 
 @st.fragment
-def gallery(results: Results, survey: DataSurvey) -> None:
+def gallery(results: Results, survey: DatasetSummary) -> None:
     st.subheader("Images that stand out", anchor=False)
     which = st.segmented_control(
         "Evidence", list(GALLERIES), default=next(iter(GALLERIES)), required=True, key="gallery", bind="query-params"
@@ -78,13 +78,13 @@ def gallery(results: Results, survey: DataSurvey) -> None:
     column, descending = GALLERIES[which]
     try:
         with st.spinner("Drawing ..."):
-            rows = dataset_index.most(survey.index, column, descending, _TILES)
+            rows = dataset_index.list_extremes(survey.index, column, descending, _TILES)
             st.html(html.tiles([_tile(results, survey, row, column) for row in rows], "clamp(9rem, 13vw, 14rem)"))
     except InspectorError as error:
         st.error(str(error), icon=":material/error:")
 
 
-def _tile(results: Results, survey: DataSurvey, row: dict[str, Any], column: str) -> tuple[bytes, str, str, str]:
+def _tile(results: Results, survey: DatasetSummary, row: dict[str, Any], column: str) -> tuple[bytes, str, str, str]:
     stored = stored_of(results, survey, row)
     image, _ = stored_maps.picture(results, stored, stored.maps[row["predicted"]], _SMALL)
     value = f"{row[column]:.1f} positions" if column == "positions" else f"{row[column]:.0%} at the border"
@@ -92,7 +92,7 @@ def _tile(results: Results, survey: DataSurvey, row: dict[str, Any], column: str
     return image, name, f"{value}, number {row['index']}", f"class map of {name} over {Path(row['path']).name}"
 
 
-def stored_of(results: Results, survey: DataSurvey, row: dict[str, Any]) -> StoredImage:
+def stored_of(results: Results, survey: DatasetSummary, row: dict[str, Any]) -> StoredImage:
     """What is kept of an image of the index."""
     changed = cache.changed(survey.index)
     place = row["part"], row["row_group"], row["row"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from inspector.errors import ImageError, InspectorError
-from inspector.images.examples import examples
+from inspector.images.examples import list_examples
 from inspector.images.photo import MAX_BYTES, Photo
 from inspector.networks.catalog import find_model_card
 from inspector.training.compare_runs import Group
@@ -123,7 +123,7 @@ def _choose_tested(tests: Sequence[Tested], disabled: bool) -> Tested | None:
 def _examples(network: str) -> dict[str, Path]:
     """The examples that fit a network."""
     with suppress(InspectorError):
-        return examples(find_model_card(network).examples)
+        return list_examples(find_model_card(network).examples)
     return {}
 
 

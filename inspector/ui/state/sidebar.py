@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from inspector.images.examples import examples
+from inspector.images.examples import list_examples
 from inspector.images.photo import MAX_BYTES, Photo
 from inspector.networks.catalog import list_models
 from inspector.ui.state import cache
@@ -28,7 +28,7 @@ class Choice:
     key: str  # under which it is cached for all sessions: of a session's own nobody else can know it
     name: str
     title: str
-    examples: str  # which photos fit it
+    list_examples: str  # which photos fit it
     load: "Callable[[], Classifier]"
 
 
@@ -62,7 +62,7 @@ def choose_photo(choice: Choice) -> Photo:
         max_upload_size=MAX_BYTES // 1_000_000,
         help="It stays in this server's memory, is never written to disk, and no other session sees it.",
     )
-    offered = examples(choice.examples)
+    offered = list_examples(choice.examples)
     example = st.pills(
         "or an example", list(offered), default=next(iter(offered)), required=True, key="example",
         bind="query-params", disabled=upload is not None,
