@@ -16,7 +16,7 @@ from inspector.networks.catalog import DEFAULT
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from inspector.training.compare_runs import Group
+    from inspector.training.compare_runs import RunGroup
 
 
 @cli.command()
@@ -99,7 +99,9 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders with finished runs, at any depth.", show_default=False)],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Receives table.md and, as PNG and SVG, curves, confusion and average-maps."),
+        typer.Option(
+            "--out", "-o", help="Receives table_rows.md and, as PNG and SVG, curves, confusion and average-maps."
+        ),
     ] = None,
     photo: Annotated[
         list[Path] | None,
@@ -120,7 +122,7 @@ def compare(
 
     * `inspector compare runs/flowers --out comparison --photo daffodil.jpg --class Daffodil`
     """
-    from inspector.training.compare_runs import caption, group, header, markdown, table
+    from inspector.training.compare_runs import caption, group_runs, markdown_table, table_header, table_rows
     from inspector.training.read_run import find_runs, read_run
 
     photos = {path.stem: path for path in photo or ()}
@@ -128,8 +130,8 @@ def compare(
         raise InspectorError("Two photos have one name, and their figures would too: rename one of them.")
     if (photos and out is None) or (label is not None and not photos):
         raise InspectorError("--class needs --photo, and --photo needs --out, the folder for its figure.")
-    groups = group(read_run(folder) for folder in find_runs(runs))
-    columns = list(zip(header(groups), *table(groups), strict=True))
+    groups = group_runs(read_run(folder) for folder in find_runs(runs))
+    columns = list(zip(table_header(groups), *table_rows(groups), strict=True))
     widths = accumulate(max(map(len, column)) + 2 for column in columns)
     fitting = max(1, sum(width <= screen.width + 2 for width in widths))
     shown = Table(box=None, header_style="bold", pad_edge=False)
@@ -149,7 +151,7 @@ def compare(
 
         figures = _comparison(groups) | _heads(groups, photos, label, own_scales)
         command = f"inspector compare {' '.join(map(str, runs))} --out {out}"
-        files = {"table.md": markdown(groups, command).encode()}
+        files = {"table.md": markdown_table(groups, command).encode()}
         files |= {
             f"{name}.{suffix}": figure_bytes(figure, suffix)
             for name, figure in figures.items()
@@ -164,11 +166,11 @@ def compare(
     screen.print(f"written: {out}", soft_wrap=True)
 
 
-def _comparison(groups: Sequence["Group"]) -> dict[str, "Figure"]:
+def _comparison(groups: Sequence["RunGroup"]) -> dict[str, "Figure"]:
     """The figures of runs by name, those that they know enough for."""
-    from inspector.training.figures import average_maps_figure, confusion_figure, learning_curves
+    from inspector.training.figures import average_maps_figure, confusion_figure, learning_curves_figure
 
-    figures = {"curves": learning_curves(groups)}
+    figures = {"curves": learning_curves_figure(groups)}
     if any(group.confusion() for group in groups):
         figures["confusion"] = confusion_figure(groups)
     if any(group.average_maps() is not None for group in groups):
@@ -177,7 +179,7 @@ def _comparison(groups: Sequence["Group"]) -> dict[str, "Figure"]:
 
 
 def _heads(
-    groups: Sequence["Group"], photos: Mapping[str, Path], label: str | None, own_scales: bool
+    groups: Sequence["RunGroup"], photos: Mapping[str, Path], label: str | None, own_scales: bool
 ) -> dict[str, "Figure"]:
     """A figure a photo: the class map of one class by the network of each recipe's first seed."""
     if not photos:
@@ -186,13 +188,13 @@ def _heads(
     from inspector.explain.class_maps import class_maps
     from inspector.images.photo import read_image
     from inspector.networks.load import load
-    from inspector.training.figures import side_by_side
-    from inspector.training.read_run import network_of
+    from inspector.training.figures import side_by_side_figure
+    from inspector.training.read_run import find_network
 
     pictures = {stem: read_image(path) for stem, path in photos.items()}
     networks = {}
     for group in groups:
-        if (name := network_of(group.runs[0])) is None:
+        if (name := find_network(group.runs[0])) is None:
             continue
         try:
             networks[f"{group.label}, seed {group.runs[0].seed}"] = load(name)
@@ -205,5 +207,5 @@ def _heads(
     for stem, picture in pictures.items():
         maps = [class_maps(classifier, picture) for classifier in networks.values()]
         likeliest = statistics.mode(one.top(1)[0][1] for one in maps)
-        figures[f"heads-{stem}"] = side_by_side(maps, label or likeliest, list(networks), own_scales)
+        figures[f"heads-{stem}"] = side_by_side_figure(maps, label or likeliest, list(networks), own_scales)
     return figures

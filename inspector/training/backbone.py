@@ -57,16 +57,16 @@ def load_backbone(name: str, weights: Path | None, feeding: PreprocessingOverrid
     return Backbone(classifier, architecture, options, packaged)
 
 
-def arguments_of(backbone: Backbone, head: HeadKind) -> dict[str, Any]:
+def transfer_arguments(backbone: Backbone, head: HeadKind) -> dict[str, Any]:
     """What architectures.transfer takes, but the number of classes."""
     size = list(backbone.classifier.preprocessing.size)
     said = {"backbone": backbone.architecture, "head": head, "size": size}
     return said | {"options": dict(backbone.options)} if backbone.options else said
 
 
-def build_on(backbone: Backbone, head: HeadKind, classes: int) -> nn.Module:
+def build_with_head(backbone: Backbone, head: HeadKind, classes: int) -> nn.Module:
     """The backbone's trunk with its weights under a new head with random ones; parts `trunk` and `head`."""
-    network = build("transfer", classes, arguments_of(backbone, head))
+    network = build("transfer", classes, transfer_arguments(backbone, head))
     inner = network.get_submodule("trunk.network")
     state = backbone.classifier.network.state_dict()
     inner.load_state_dict({name: state[name] for name in inner.state_dict()})

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspector.errors import TrainingError
-from inspector.training.read_run import Confusion, Run, average_maps, confusion
+from inspector.training.read_run import Confusion, Run, read_average_maps, read_confusion
 
 Score = Literal["training_loss", "validation_loss", "top1", "top2", "seconds"]
 
 
 @dataclass(frozen=True)
-class Group:
+class RunGroup:
     """The runs of one recipe, one a seed, in the seeds' order."""
 
     label: str
@@ -26,7 +26,7 @@ class Group:
     def curve(self, score: Score) -> list[tuple[float, float]]:
         """Mean and spread over the seeds after each epoch."""
         columns = zip(*(run.history for run in self.runs), strict=True)
-        return [mean_and_spread(getattr(row, score) for row in rows) for rows in columns]
+        return [mean_and_deviation(getattr(row, score) for row in rows) for rows in columns]
 
     def final(self, score: Score) -> tuple[float, float]:
         """Mean and spread over the seeds after the last epoch."""
@@ -35,7 +35,7 @@ class Group:
     def gap(self) -> tuple[float, float]:
         """Validation loss less training loss in the last epoch, mean and spread over the seeds, in nats."""
         last = [run.history[-1] for run in self.runs]
-        return mean_and_spread(row.validation_loss - row.training_loss for row in last)
+        return mean_and_deviation(row.validation_loss - row.training_loss for row in last)
 
     def seconds(self) -> float:
         """The median over all epochs of all seeds."""
@@ -45,7 +45,7 @@ class Group:
         """The share of positive evidence inside the object, mean and spread; None unless all seeds know it."""
         known = [run.class_maps["inside"] for run in self.runs if run.class_maps]
         shares = [float(inside["share"]) for inside in known if inside]
-        return mean_and_spread(shares) if len(shares) == len(self.runs) else None
+        return mean_and_deviation(shares) if len(shares) == len(self.runs) else None
 
     def verdict(self) -> str | None:
         """What the class maps are, all that was found where seeds differ; None unless all seeds know it."""
@@ -54,7 +54,7 @@ class Group:
 
     def confusion(self) -> Confusion | None:
         """The confusion matrix summed over the seeds; None unless all have one."""
-        read = [confusion(run) for run in self.runs]
+        read = [read_confusion(run) for run in self.runs]
         known = [one for one in read if one is not None]
         if len(known) < len(read):
             return None
@@ -63,7 +63,7 @@ class Group:
 
     def average_maps(self) -> NDArray[np.float32] | None:
         """The average class maps, the mean over the seeds, (K, h, w) in logits; None unless all have them."""
-        read = [average_maps(run) for run in self.runs]
+        read = [read_average_maps(run) for run in self.runs]
         known = [one for one in read if one is not None]
         if len(known) < len(read):
             return None
@@ -80,7 +80,7 @@ class Group:
                 )
 
 
-def mean_and_spread(values: Iterable[float]) -> tuple[float, float]:
+def mean_and_deviation(values: Iterable[float]) -> tuple[float, float]:
     """The mean and the standard deviation with n - 1 below it; 0 for a single value, nan where one is not finite."""
     all_values = list(values)
     if not all(map(math.isfinite, all_values)):
@@ -88,7 +88,7 @@ def mean_and_spread(values: Iterable[float]) -> tuple[float, float]:
     return statistics.fmean(all_values), statistics.stdev(all_values) if len(all_values) > 1 else 0.0
 
 
-def group(runs: Iterable[Run]) -> tuple[Group, ...]:
+def group_runs(runs: Iterable[Run]) -> tuple[RunGroup, ...]:
     """The runs by recipe, sorted by name; TrainingError where two of one name have two recipes, or one seed."""
     named: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
@@ -106,47 +106,47 @@ def group(runs: Iterable[Run]) -> tuple[Group, ...]:
                     f"{one.folder} and {other.folder} have one name and two recipes "
                     f"({', '.join(differing) or 'the epochs'} differ): name one of them."
                 )
-        groups.append(Group(f"{experiment}/{name}" if several else name, tuple(members)))
+        groups.append(RunGroup(f"{experiment}/{name}" if several else name, tuple(members)))
     return tuple(groups)
 
 
-def header(groups: Sequence[Group]) -> tuple[str, ...]:
+def table_header(groups: Sequence[RunGroup]) -> tuple[str, ...]:
     """What the columns of the table are: those on class maps only where a run knows of them."""
     return tuple(_columns(groups))
 
 
-def table(groups: Sequence[Group]) -> list[tuple[str, ...]]:
+def table_rows(groups: Sequence[RunGroup]) -> list[tuple[str, ...]]:
     """A row a group, as the header says."""
     return [tuple(cell(group) for cell in _columns(groups).values()) for group in groups]
 
 
-def _columns(groups: Sequence[Group]) -> dict[str, Callable[[Group], str]]:
-    columns: dict[str, Callable[[Group], str]] = {
+def _columns(groups: Sequence[RunGroup]) -> dict[str, Callable[[RunGroup], str]]:
+    columns: dict[str, Callable[[RunGroup], str]] = {
         "run": lambda group: group.label,
         "seeds": lambda group: str(len(group.runs)),
         "head": lambda group: f"{group.runs[0].head_parameters:,}",
         "in all": lambda group: f"{group.runs[0].parameters:,}",
-        "top-1": lambda group: with_spread(group, group.final("top1")),
-        "top-2": lambda group: with_spread(group, group.final("top2")),
+        "top-1": lambda group: format_with_deviation(group, group.final("top1")),
+        "top-2": lambda group: format_with_deviation(group, group.final("top2")),
         "best epoch": lambda group: ", ".join(str(run.best_epoch()) for run in group.runs),
-        "loss gap": lambda group: with_spread(group, group.gap()),
+        "loss gap": lambda group: format_with_deviation(group, group.gap()),
         "seconds an epoch": lambda group: f"{group.seconds():.1f}",
     }
     if any(group.inside() for group in groups):
-        columns["inside"] = lambda group: with_spread(group, group.inside())
+        columns["inside"] = lambda group: format_with_deviation(group, group.inside())
     if any(group.verdict() for group in groups):
         columns["class maps"] = lambda group: group.verdict() or ""
     return columns
 
 
-def with_spread(group: Group, value: tuple[float, float] | None) -> str:
+def format_with_deviation(group: RunGroup, value: tuple[float, float] | None) -> str:
     """A mean and its spread as text; one seed has no spread, and no number is better than 0."""
     if value is None:
         return ""
     return f"{value[0]:.4f} \N{PLUS-MINUS SIGN} {value[1]:.4f}" if len(group.runs) > 1 else f"{value[0]:.4f}"
 
 
-def caption(groups: Sequence[Group]) -> str:
+def caption(groups: Sequence[RunGroup]) -> str:
     """What the numbers of the table are."""
     said = (
         "Head and in all: parameters. Scores: mean and standard deviation over the seeds after the last epoch. Best "
@@ -160,8 +160,8 @@ def caption(groups: Sequence[Group]) -> str:
     return said
 
 
-def markdown(groups: Sequence[Group], command: str) -> str:
+def markdown_table(groups: Sequence[RunGroup], command: str) -> str:
     """table.md: the command that makes it, the table and what its numbers are."""
-    columns = header(groups)
-    lines = [columns, ("---",) * len(columns), *table(groups)]
+    columns = table_header(groups)
+    lines = [columns, ("---",) * len(columns), *table_rows(groups)]
     return f"    {command}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{caption(groups)}\n"

@@ -25,7 +25,7 @@ def find_device(name: str) -> torch.device:
 
 
 @contextmanager
-def joined(name: str) -> Iterator[torch.device]:
+def join_processes(name: str) -> Iterator[torch.device]:
     """The device of this process: of a name, or under torchrun one of several, a process each."""
     if "LOCAL_RANK" not in os.environ:
         yield find_device(name)
@@ -44,7 +44,7 @@ def is_first() -> bool:
     return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
-def in_parallel(network: nn.Module) -> nn.Module:
+def parallelize(network: nn.Module) -> nn.Module:
     """The network, its gradients averaged over all processes."""
     return nn.parallel.DistributedDataParallel(network) if distributed.is_initialized() else network
 
@@ -57,7 +57,7 @@ def share(batch: Tensor) -> tuple[Tensor, float]:
     return part, len(part) * processes / len(batch)
 
 
-def averaged(losses: Tensor) -> Tensor:
+def average_losses(losses: Tensor) -> Tensor:
     """The mean over all processes."""
     if distributed.is_initialized():
         distributed.all_reduce(losses)

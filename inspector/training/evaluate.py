@@ -18,13 +18,13 @@ from inspector.explain.classifier import Classifier
 from inspector.images.photo import read_image
 from inspector.networks.load import load
 from inspector.training.data import DataSet
-from inspector.training.write_run import csv_of, write_file
+from inspector.training.write_run import csv_bytes, write_file
 
 MOST = 1000  # test images whose class maps are made: the first of each class, as many of each
 _BATCH = 50
 
 
-def examine(folder: Path, data: DataSet, logits: Tensor, regions: Regions | None, finished: int) -> dict[str, Any]:
+def evaluate_run(folder: Path, data: DataSet, logits: Tensor, regions: Regions | None, finished: int) -> dict[str, Any]:
     """Write confusion.csv, average_maps.safetensors and, of photos, test.csv; return what run.json tells of them.
 
     `logits` (N, K) are the test images'. The class maps are those of the folder's network as the inspector opens it.
@@ -58,7 +58,7 @@ def examine(folder: Path, data: DataSet, logits: Tensor, regions: Regions | None
         }
         for n, file in enumerate(data.files)
     ]
-    write_file(folder / "test.csv", csv_of(rows), finished)
+    write_file(folder / "test.csv", csv_bytes(rows), finished)
     photos = {"training": len(data.training), "test": len(data.test), "skipped": list(data.skipped)}
     return {"images": str(data.folder), "photos": photos, **about}
 

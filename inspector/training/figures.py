@@ -16,7 +16,7 @@ from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps
 from inspector.output.figure import COLORS, PANEL, exactness_line, panel, shorten_name
 from inspector.output.overlay import common_scale, dimmed_photo, overlay_map, resample_on_photo
-from inspector.training.compare_runs import Group, Score, with_spread
+from inspector.training.compare_runs import RunGroup, Score, format_with_deviation
 from inspector.training.read_run import Confusion
 
 # Okabe and Ito's, which colour-blind readers tell apart; less the yellow, which is faint on white.
@@ -27,7 +27,7 @@ _NAMED = 120  # classes: of more, names at an axis do
 _GAP = 0.1  # between two average maps, a part of a map's height
 
 
-def learning_curves(groups: Sequence[Group]) -> Figure:
+def learning_curves_figure(groups: Sequence[RunGroup]) -> Figure:
     """Top-1 and loss after each epoch, a line a recipe: the mean over its seeds, in a band of one spread each way."""
     if len(groups) > 2 * len(_LINES):
         raise InspectorError(f"{len(groups)} curves cannot be told apart: {2 * len(_LINES)} recipes or fewer would do.")
@@ -49,7 +49,7 @@ def learning_curves(groups: Sequence[Group]) -> Figure:
     return figure
 
 
-def _curve(axis: Axes, group: Group, score: Score, colour: str, marker: str, style: str, label: str = "") -> None:
+def _curve(axis: Axes, group: RunGroup, score: Score, colour: str, marker: str, style: str, label: str = "") -> None:
     epochs = [row.epoch for row in group.runs[0].history]
     means, spreads = np.array(group.curve(score)).T
     # Every epoch is marked where few are: a run of one epoch would be no line at all.
@@ -59,7 +59,7 @@ def _curve(axis: Axes, group: Group, score: Score, colour: str, marker: str, sty
         axis.fill_between(epochs, means - spreads, means + spreads, color=colour, alpha=0.15, linewidth=0)
 
 
-def confusion_figure(groups: Sequence[Group]) -> Figure:
+def confusion_figure(groups: Sequence[RunGroup]) -> Figure:
     """The confusion matrix of each recipe that knows one, over all its seeds; every row adds up to 1."""
     read = [(group, found) for group in groups if (found := group.confusion()) is not None]
     if not read:
@@ -73,7 +73,9 @@ def confusion_figure(groups: Sequence[Group]) -> Figure:
         axis.set_axis_off()
     for number, (axis, (group, found)) in enumerate(zip(axes, read, strict=False)):
         _matrix(axis, found, side)
-        axis.set_title(f"{group.label}\ntop-1 {with_spread(group, group.final('top1'))}", fontsize=9, parse_math=False)
+        axis.set_title(
+            f"{group.label}\ntop-1 {format_with_deviation(group, group.final('top1'))}", fontsize=9, parse_math=False
+        )
         # Names stand once a row and once a column of panels, unless a neighbour's are others.
         if number % columns and read[number - 1][1].classes == found.classes:
             axis.tick_params(labelleft=False)
@@ -110,7 +112,7 @@ def _matrix(axis: Axes, found: Confusion, side: float) -> None:
     axis.tick_params(length=0)
 
 
-def average_maps_figure(groups: Sequence[Group]) -> Figure:
+def average_maps_figure(groups: Sequence[RunGroup]) -> Figure:
     """The average class maps of each recipe that knows them: a row a class, a column a recipe, a scale a column."""
     read = [(group, maps, _names(group, len(maps))) for group in groups if (maps := group.average_maps()) is not None]
     if not read:
@@ -143,7 +145,7 @@ def average_maps_figure(groups: Sequence[Group]) -> Figure:
     return figure
 
 
-def _names(group: Group, classes: int) -> tuple[str, ...]:
+def _names(group: RunGroup, classes: int) -> tuple[str, ...]:
     found = group.confusion()
     return found.classes if found is not None and len(found.classes) == classes else tuple(map(str, range(classes)))
 
@@ -178,7 +180,7 @@ def _bar(figure: Figure, scale: float, axes: list[Axes]) -> None:
     bar.ax.tick_params(labelsize=7 if one else 10)
 
 
-def side_by_side(
+def side_by_side_figure(
     maps: Sequence[ClassMaps],
     classes: str | Sequence[str | int],
     names: Sequence[str],

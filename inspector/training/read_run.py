@@ -112,7 +112,7 @@ def _read_class_maps(about: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return entry
 
 
-def confusion(run: Run) -> Confusion | None:
+def read_confusion(run: Run) -> Confusion | None:
     """The confusion matrix of the test images; None where a run left none. TrainingError if it is broken."""
     path = run.folder / "confusion.csv"
     if not path.exists():
@@ -128,7 +128,7 @@ def confusion(run: Run) -> Confusion | None:
         return Confusion(tuple(classes), counts)
 
 
-def average_maps(run: Run) -> NDArray[np.float32] | None:
+def read_average_maps(run: Run) -> NDArray[np.float32] | None:
     """Each class's own class map, the mean over its test images, (K, h, w) in logits; None where the run left none."""
     path = run.folder / "average_maps.safetensors"
     if not path.exists():
@@ -140,7 +140,7 @@ def average_maps(run: Run) -> NDArray[np.float32] | None:
         return maps.astype(np.float32, copy=False)
 
 
-def test_photos(run: Run) -> tuple[TestPhoto, ...]:
+def read_test_photos(run: Run) -> tuple[TestPhoto, ...]:
     """The photos that a run was tested with, in its order; none where it left no test.csv."""
     path = run.folder / "test.csv"
     if not path.exists():
@@ -155,7 +155,7 @@ def test_photos(run: Run) -> tuple[TestPhoto, ...]:
         )  # fmt: skip
 
 
-def network_of(run: Run) -> str | None:
+def find_network(run: Run) -> str | None:
     """What inspector.load takes for a run's network: its folder, or its name in models/; None where no weights lie."""
     if (run.folder / "weights.safetensors").is_file():
         return str(run.folder)

@@ -27,17 +27,17 @@ from inspector.analysis.localization import Regions
 from inspector.errors import TrainingError
 from inspector.networks.build import OURS
 from inspector.networks.load import PreprocessingOverrides
-from inspector.training.backbone import Backbone, build_on, load_backbone
+from inspector.training.backbone import Backbone, build_with_head, load_backbone
 from inspector.training.data import MAX_MEMORY, DataSet, Images, read_known, read_photos
-from inspector.training.devices import averaged, in_parallel, is_first, joined, share
-from inspector.training.evaluate import check_objects, examine
+from inspector.training.devices import average_losses, is_first, join_processes, parallelize, share
+from inspector.training.evaluate import check_objects, evaluate_run
 from inspector.training.recipe import Loss, Optimizer, Recipe
 from inspector.training.write_run import (
     Training,
     check_finished,
-    keep,
+    load_checkpoint,
     make_folder,
-    resume,
+    save_checkpoint,
     write_network,
     write_results,
 )
@@ -84,7 +84,7 @@ def train(
     columns = (TextColumn("{task.description}", markup=False), BarColumn(12), told, TimeRemainingColumn())
     progress = Progress(*columns, disable=not is_first())
     # Networks that are read, before and after, are built with random weights first.
-    with joined(device) as place, torch.random.fork_rng(()), progress:
+    with join_processes(device) as place, torch.random.fork_rng(()), progress:
         for recipe in [recipes] if isinstance(recipes, Recipe) else recipes:
             if recipe.data == "folder" and (out / recipe.experiment).resolve().is_relative_to(data.resolve()):
                 where = out / recipe.experiment
@@ -96,7 +96,7 @@ def train(
             if gathered is None or not recipe.learns_from_the_same_as(gathered[0]):
                 task = progress.add_task(f"{recipe.experiment}/{recipe.run}: reading", total=None, told="")
                 gathered = None  # frees what the last recipe learned from
-                gathered = recipe, gather(recipe, data, weights, place)
+                gathered = recipe, prepare_material(recipe, data, weights, place)
                 progress.remove_task(task)
                 if is_first():
                     _tell_data(gathered[1].data, progress.console)
@@ -119,7 +119,7 @@ def _tell_data(data: DataSet, console: Console) -> None:
         console.print(f"Skipped: {sentence}", markup=False, highlight=False, soft_wrap=True)
 
 
-def gather(recipe: Recipe, folder: Path, weights: Path | None, device: torch.device) -> Material:
+def prepare_material(recipe: Recipe, folder: Path, weights: Path | None, device: torch.device) -> Material:
     """Read the data set and the backbone, and make the feature maps that a frozen trunk gives."""
     if recipe.data != "folder":
         data = read_known(recipe.data, folder, device)
@@ -128,12 +128,12 @@ def gather(recipe: Recipe, folder: Path, weights: Path | None, device: torch.dev
     data = read_photos(folder, backbone.classifier.preprocessing, device)
     if not recipe.frozen:
         return Material(data, backbone, data.training, data.test)
-    trunk = build(recipe, data.classes, backbone).get_submodule("trunk").to(device)
-    return Material(data, backbone, features(trunk, data.training), features(trunk, data.test))
+    trunk = build_network(recipe, data.classes, backbone).get_submodule("trunk").to(device)
+    return Material(data, backbone, compute_features(trunk, data.training), compute_features(trunk, data.test))
 
 
 @torch.inference_mode()
-def features(trunk: nn.Module, images: Images) -> Images:
+def compute_features(trunk: nn.Module, images: Images) -> Images:
     """The feature maps that a trunk gives of images, to learn a head from."""
     trunk.eval().to(memory_format=torch.channels_last)
     first = trunk(images.inputs(slice(1)))
@@ -169,24 +169,24 @@ def train_seed(
     with torch.random.fork_rng(range(torch.cuda.device_count()) if device.type == "cuda" else ()):
         torch.manual_seed(seed)
         # Channels last: on one core an epoch of fashion_convnet takes 14 s in place of 21.
-        network = build(recipe, material.data.classes, material.backbone).to(device)
+        network = build_network(recipe, material.data.classes, material.backbone).to(device)
         network = network.to(memory_format=torch.channels_last)
         learner = network.get_submodule("head") if recipe.frozen else network
         _check_fits(learner, recipe, material)
         make_folder(folder)
         run = Training(learner, OPTIMIZERS[recipe.optimizer](learner.parameters(), lr=recipe.rate), [], [])
-        resume(run, folder / "checkpoint.pt", settings)
+        load_checkpoint(run, folder / "checkpoint.pt", settings)
         for epoch in range(len(run.history) + 1, recipe.epochs + 1):
             train_epoch(run, recipe, epoch, material.training, material.test, precision, tell)
             if is_first():
-                keep(run, folder, settings)
+                save_checkpoint(run, folder, settings)
     if not is_first():
         return
     finished = f"epoch {recipe.epochs}/{recipe.epochs}"
     tell(recipe.epochs, recipe.epochs, f"{finished}  splitting the logits of test images")
     write_network(network, run.history[-1], recipe, seed, material.data, material.backbone, folder)
-    logits = logits_of(learner, material.test, precision)
-    about = examine(folder, material.data, logits, regions, recipe.epochs)
+    logits = predict_logits(learner, material.test, precision)
+    about = evaluate_run(folder, material.data, logits, regions, recipe.epochs)
     write_results(run, network, recipe.title, settings, about, folder, device)
     tell(recipe.epochs, recipe.epochs, f"{finished}  top-1 {run.history[-1]['top1']:.4f}")
 
@@ -203,14 +203,14 @@ def train_epoch(
     """One pass over the training images in a new order, then the test images; adds to the run's history."""
     start = time.perf_counter()
     run.network.train()
-    network = in_parallel(run.network)
+    network = parallelize(run.network)
     losses: list[Tensor] = []
     order = torch.randperm(len(training)).to(training.pixels.device).split(recipe.batch)
     chunk = math.ceil(len(order) / 100)
     for number, batch in enumerate(order, 1):
         part, weight = share(batch)
         with _precision(precision, training.pixels.device):
-            loss = loss_of(network(training.inputs(part)), training.labels[part], recipe.loss) * weight
+            loss = make_loss(network(training.inputs(part)), training.labels[part], recipe.loss) * weight
         run.optimizer.zero_grad()
         loss.backward()
         run.optimizer.step()
@@ -220,18 +220,18 @@ def train_epoch(
             done = (epoch - 1) * len(order) + number
             told = f"epoch {epoch}/{recipe.epochs}  loss {loss.item():.4f}  {speed:,.0f} images/s"
             tell(done, recipe.epochs * len(order), told)
-    values: list[float] = averaged(torch.stack(losses)).tolist()
+    values: list[float] = average_losses(torch.stack(losses)).tolist()
     training_loss = sum(value * len(batch) for value, batch in zip(values, order, strict=True)) / len(training)
     if not math.isfinite(training_loss):
         raise TrainingError(
             f"The loss of {recipe.run} is {training_loss} in epoch {epoch}: a rate below {recipe.rate} may do."
         )
-    run.batches.extend({"epoch": epoch} | row for row in thinned(values, chunk))
+    run.batches.extend({"epoch": epoch} | row for row in thin_losses(values, chunk))
     row = {"epoch": epoch, "training_loss": training_loss} | evaluate(run.network, test, recipe.loss, precision)
     run.history.append(row | {"seconds": round(time.perf_counter() - start, 2)})
 
 
-def thinned(losses: list[float], chunk: int) -> list[dict[str, float]]:
+def thin_losses(losses: list[float], chunk: int) -> list[dict[str, float]]:
     """A row a chunk of batches: the number of its last batch, and their mean."""
     chunks = [losses[first : first + chunk] for first in range(0, len(losses), chunk)]
     return [
@@ -242,13 +242,13 @@ def thinned(losses: list[float], chunk: int) -> list[dict[str, float]]:
 
 def evaluate(network: nn.Module, images: Images, loss: Loss, precision: Precision) -> dict[str, float]:
     """Loss in nats, top-1 and top-2 as parts of 1."""
-    logits = logits_of(network, images, precision)
+    logits = predict_logits(network, images, precision)
     top1, top2 = (multiclass_accuracy(logits, images.labels, logits.shape[1], "micro", top_k=k).item() for k in (1, 2))
-    return {"validation_loss": loss_of(logits, images.labels, loss).item(), "top1": top1, "top2": top2}
+    return {"validation_loss": make_loss(logits, images.labels, loss).item(), "top1": top1, "top2": top2}
 
 
 @torch.inference_mode()
-def logits_of(network: nn.Module, images: Images, precision: Precision) -> Tensor:
+def predict_logits(network: nn.Module, images: Images, precision: Precision) -> Tensor:
     """(N, K), in evaluation mode."""
     network.eval()
     # A thousand small images at once, fewer photos.
@@ -258,7 +258,7 @@ def logits_of(network: nn.Module, images: Images, precision: Precision) -> Tenso
     return torch.cat(parts).float()
 
 
-def loss_of(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
+def make_loss(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
     return nn.functional.cross_entropy(logits.sigmoid() if loss == "sigmoid_cross_entropy" else logits, labels)
 
 
@@ -266,7 +266,7 @@ def _precision(precision: Precision, device: torch.device) -> AbstractContextMan
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def build(recipe: Recipe, classes: Sequence[str], backbone: Backbone | None) -> nn.Module:
+def build_network(recipe: Recipe, classes: Sequence[str], backbone: Backbone | None) -> nn.Module:
     """The network of a recipe with its first weights; TrainingError for a name or an argument that it has not."""
     if recipe.factory not in OURS:
         nearest = get_close_matches(recipe.factory, OURS) or OURS
@@ -283,7 +283,7 @@ def build(recipe: Recipe, classes: Sequence[str], backbone: Backbone | None) -> 
             would_do = " or ".join(map(repr, allowed))
             raise TrainingError(f"{recipe.factory}: {name} is {value!r}; {would_do} would do.")
     if backbone is not None:
-        return build_on(backbone, recipe.arguments["head"], len(classes))
+        return build_with_head(backbone, recipe.arguments["head"], len(classes))
     try:
         return factory(**recipe.arguments)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import nn
 
 from inspector.errors import TrainingError
-from inspector.training.backbone import Backbone, arguments_of
+from inspector.training.backbone import Backbone, transfer_arguments
 from inspector.training.data import DataSet
 from inspector.training.recipe import HEADS, Recipe, recipe_for_photos
 
@@ -38,7 +38,7 @@ def parameter_counts(network: nn.Module) -> dict[str, int]:
     return {name: sum(p.numel() for p in part.parameters()) for name, part in (("head", head), ("all", network))}
 
 
-def keep(run: Training, folder: Path, settings: Mapping[str, Any]) -> None:
+def save_checkpoint(run: Training, folder: Path, settings: Mapping[str, Any]) -> None:
     """Write the checkpoint, then the histories in it as CSV."""
     buffer = io.BytesIO()  # torch.save into a full disk raises another error than a plain write
     device = next(run.network.parameters()).device
@@ -56,11 +56,11 @@ def keep(run: Training, folder: Path, settings: Mapping[str, Any]) -> None:
     )
     finished = len(run.history) - 1
     write_file(folder / "checkpoint.pt", buffer.getvalue(), finished)
-    write_file(folder / "history.csv", csv_of(run.history), finished + 1)
-    write_file(folder / "batches.csv", csv_of(run.batches), finished + 1)
+    write_file(folder / "history.csv", csv_bytes(run.history), finished + 1)
+    write_file(folder / "batches.csv", csv_bytes(run.batches), finished + 1)
 
 
-def resume(run: Training, checkpoint: Path, settings: Mapping[str, Any]) -> None:
+def load_checkpoint(run: Training, checkpoint: Path, settings: Mapping[str, Any]) -> None:
     """Bring a new run to where its checkpoint is, if there is one."""
     if not checkpoint.exists():
         return
@@ -117,7 +117,7 @@ def write_network(
 ) -> None:
     """Write the weights and a model.json that the inspector opens."""
     state = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
-    card = describe(recipe, seed, last, data, backbone)
+    card = describe_network(recipe, seed, last, data, backbone)
     if not isinstance(card["weights"], str):  # the trunk's come from their package
         state = {name: tensor for name, tensor in state.items() if name.startswith("head.")}
     write_file(folder / "weights.safetensors", save(state), recipe.epochs)
@@ -148,13 +148,13 @@ def write_results(
         | {name: version(name) for name in ("inspector", "torch", "torchvision")},
         **examined,
     }
-    write_file(folder / "history.csv", csv_of(run.history), epochs)
-    write_file(folder / "batches.csv", csv_of(run.batches), epochs)
+    write_file(folder / "history.csv", csv_bytes(run.history), epochs)
+    write_file(folder / "batches.csv", csv_bytes(run.batches), epochs)
     write_file(folder / "run.json", _json(about), epochs)
     (folder / "checkpoint.pt").unlink(missing_ok=True)
 
 
-def describe(
+def describe_network(
     recipe: Recipe, seed: int, last: Mapping[str, float], data: DataSet, backbone: Backbone | None
 ) -> dict[str, Any]:
     """A model.json: how to build, feed and read the network."""
@@ -163,7 +163,7 @@ def describe(
     weights: object = "weights.safetensors"
     source = f"Trained here on {data.source}"
     if backbone is not None:
-        arguments = arguments_of(backbone, recipe.arguments["head"])
+        arguments = transfer_arguments(backbone, recipe.arguments["head"])
         architecture = {"factory": recipe.factory, "classes": len(data.classes), "arguments": arguments}
         source += f" On top of {recipe.arguments['backbone']}{', frozen' if recipe.frozen else ', all of it trained'}."
         if recipe.frozen and backbone.packaged:
@@ -216,7 +216,7 @@ def write_file(path: Path, content: bytes, finished: int) -> None:
         raise TrainingError(f"Cannot write {path}: {error.strerror}; {kept}.") from error
 
 
-def csv_of(rows: Sequence[Mapping[str, object]]) -> bytes:
+def csv_bytes(rows: Sequence[Mapping[str, object]]) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

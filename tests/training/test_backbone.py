@@ -12,7 +12,7 @@ from torch import nn
 from inspector import HeadError, NetworkError
 from inspector.networks.build import build
 from inspector.networks.load import PreprocessingOverrides
-from inspector.training.backbone import arguments_of, build_on, load_backbone
+from inspector.training.backbone import build_with_head, load_backbone, transfer_arguments
 
 
 @pytest.fixture
@@ -35,13 +35,13 @@ def trunk_state(network: nn.Module) -> dict[str, torch.Tensor]:
 def test_a_network_in_models_is_a_backbone_with_its_weights_to_the_bit(models: Path) -> None:
     backbone = load_backbone(BACKBONE, None, PreprocessingOverrides())
     assert backbone.architecture == "cifar_resnet"
-    assert arguments_of(backbone, "max") == {
+    assert transfer_arguments(backbone, "max") == {
         "backbone": "cifar_resnet",
         "head": "max",
         "size": [16, 16],
         "options": {"depth": 8, "classes": 4},
     }
-    network = build_on(backbone, "max", 3)
+    network = build_with_head(backbone, "max", 3)
     kept = load_file(models / BACKBONE / "weights.safetensors")
     state = trunk_state(network)
     assert kept.keys() - state.keys() == {"linear.weight", "linear.bias"}
@@ -53,9 +53,11 @@ def test_a_bare_name_is_torchvision_s_and_a_file_has_its_weights(models: Path, t
     backbone = load_backbone("resnet18", path, PreprocessingOverrides(size=(64, 96)))
     assert (backbone.architecture, backbone.packaged) == ("torchvision:resnet18", None)
     assert backbone.classifier.preprocessing.size == (64, 96)
-    assert arguments_of(backbone, "average")["size"] == [64, 96]
+    assert transfer_arguments(backbone, "average")["size"] == [64, 96]
     kept = load_file(path)
-    assert all(torch.equal(value, kept[name]) for name, value in trunk_state(build_on(backbone, "average", 3)).items())
+    assert all(
+        torch.equal(value, kept[name]) for name, value in trunk_state(build_with_head(backbone, "average", 3)).items()
+    )
 
 
 def test_weights_for_other_classes_than_the_library_s_fit_where_the_last_maps_are_the_classes(
@@ -64,7 +66,7 @@ def test_weights_for_other_classes_than_the_library_s_fit_where_the_last_maps_ar
     # SqueezeNet's last feature maps are one a class.
     path = weights_of("torchvision:squeezenet1_1", tmp_path / "mine.safetensors", classes=7)
     backbone = load_backbone("squeezenet1_1", path, PreprocessingOverrides(size=64))
-    assert build_on(backbone, "average", 3).get_submodule("head")[1].in_features == 7
+    assert build_with_head(backbone, "average", 3).get_submodule("head")[1].in_features == 7
 
 
 def test_the_head_is_as_random_as_the_seed_says(models: Path) -> None:
@@ -72,7 +74,7 @@ def test_the_head_is_as_random_as_the_seed_says(models: Path) -> None:
 
     def head(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
-        return build_on(backbone, "average", 3).get_submodule("head")[1].weight
+        return build_with_head(backbone, "average", 3).get_submodule("head")[1].weight
 
     assert torch.equal(head(1), head(1))
     assert not torch.equal(head(1), head(2))
@@ -105,7 +107,7 @@ def test_a_network_for_grey_images_is_no_backbone() -> None:
 def test_a_network_that_was_made_from_a_backbone_is_none(models: Path) -> None:
     folder = models / "trained"
     folder.mkdir()
-    network = build_on(load_backbone(BACKBONE, None, PreprocessingOverrides()), "average", 4)
+    network = build_with_head(load_backbone(BACKBONE, None, PreprocessingOverrides()), "average", 4)
     save_file(network.state_dict(), folder / "weights.safetensors")
     card = json.loads((models / BACKBONE / "model.json").read_text())
     arguments = {"backbone": "cifar_resnet", "head": "average", "size": [16, 16], "options": {"depth": 8}}

@@ -18,8 +18,15 @@ from inspector.cli import cli
 from inspector.errors import HeadError, InspectorError, TrainingError
 from inspector.networks.builtin import FACTORIES
 from inspector.training import read_run as read_run_module
-from inspector.training.compare_runs import caption, group, header, markdown, mean_and_spread, table
-from inspector.training.read_run import average_maps, confusion, find_runs, network_of, read_run
+from inspector.training.compare_runs import (
+    caption,
+    group_runs,
+    markdown_table,
+    mean_and_deviation,
+    table_header,
+    table_rows,
+)
+from inspector.training.read_run import find_network, find_runs, read_average_maps, read_confusion, read_run
 
 # epoch, training_loss, validation_loss, top1, top2, seconds
 ONE = [(1, 1.0, 1.5, 0.5, 0.75, 2.0), (2, 0.5, 0.75, 0.75, 0.875, 4.0)]
@@ -77,21 +84,21 @@ def write_network(folder: Path, favourite: int) -> None:
 
 
 def compared(*folders: Path):
-    return group(read_run(folder) for folder in find_runs(folders))
+    return group_runs(read_run(folder) for folder in find_runs(folders))
 
 
 def test_the_spread_is_the_standard_deviation_with_n_minus_1():
     # Deviations -2, 0, 2: (4 + 0 + 4) / 2 = 4.
-    assert mean_and_spread([1, 3, 5]) == (3, 2)
-    assert mean_and_spread([7]) == (7, 0)
+    assert mean_and_deviation([1, 3, 5]) == (3, 2)
+    assert mean_and_deviation([7]) == (7, 0)
 
 
 def test_the_table_has_the_numbers_worked_out_by_hand(tmp_path: Path):
     write_run(tmp_path, 0, ONE)
     write_run(tmp_path, 1, OTHER)
     groups = compared(tmp_path)
-    ((row),) = table(groups)
-    assert dict(zip(header(groups), row, strict=True)) == {
+    ((row),) = table_rows(groups)
+    assert dict(zip(table_header(groups), row, strict=True)) == {
         "run": "a",
         "seeds": "2",
         "head": "170",
@@ -106,7 +113,7 @@ def test_the_table_has_the_numbers_worked_out_by_hand(tmp_path: Path):
 
 def test_one_seed_shows_no_spread(tmp_path: Path):
     write_run(tmp_path)
-    assert table(compared(tmp_path))[0][4] == "0.7500"
+    assert table_rows(compared(tmp_path))[0][4] == "0.7500"
 
 
 def test_a_curve_is_the_mean_after_each_epoch(tmp_path: Path):
@@ -175,12 +182,12 @@ def test_one_name_for_two_recipes_is_refused(tmp_path: Path):
 
 def test_a_run_that_knows_nothing_of_class_maps_is_as_before(tmp_path: Path):
     run = read_run(write_run(tmp_path))
-    (one,) = group([run])
-    assert (run.images, run.class_maps, network_of(run)) == (None, None, None)
-    assert (confusion(run), average_maps(run), read_run_module.test_photos(run)) == (None, None, ())
+    (one,) = group_runs([run])
+    assert (run.images, run.class_maps, find_network(run)) == (None, None, None)
+    assert (read_confusion(run), read_average_maps(run), read_run_module.read_test_photos(run)) == (None, None, ())
     assert (one.confusion(), one.average_maps(), one.inside(), one.verdict()) == (None, None, None, None)
-    assert "inside" not in header([one])
-    assert "class maps" not in header([one])
+    assert "inside" not in table_header([one])
+    assert "class maps" not in table_header([one])
     assert "object" not in caption([one])
 
 
@@ -198,14 +205,14 @@ def test_the_table_says_what_runs_know_of_class_maps(tmp_path: Path):
     write_run(tmp_path, 0, name="c")
     write_run(tmp_path, 1, name="c", known=class_maps(0.5))
     groups = compared(tmp_path)
-    assert header(groups)[-2:] == ("inside", "class maps")
+    assert table_header(groups)[-2:] == ("inside", "class maps")
     # Of 0.75 and 0.25: sqrt(2 * 0.25**2). A mean over some of the seeds would be no mean over the seeds.
-    assert [row[-2:] for row in table(groups)] == [
+    assert [row[-2:] for row in table_rows(groups)] == [
         ("0.5000 ± 0.3536", "exact or exact for this image"),
         ("", "exact"),
         ("", ""),
     ]
-    text = markdown(groups, "command")
+    text = markdown_table(groups, "command")
     assert "| inside | class maps |\n" in text
     assert "inside the object" in text
 
@@ -214,7 +221,7 @@ def test_a_confusion_matrix_is_read_and_summed_over_the_seeds(tmp_path: Path):
     write_results(write_run(tmp_path, 0), 'a,"b, or c"\n1,1\n0,2\n')
     write_results(write_run(tmp_path, 1), 'a,"b, or c"\n2,0\n1,1\n')
     (one,) = compared(tmp_path)
-    first, summed = confusion(one.runs[0]), one.confusion()
+    first, summed = read_confusion(one.runs[0]), one.confusion()
     assert first is not None
     assert summed is not None
     assert first.classes == summed.classes == ("a", "b, or c")
@@ -254,7 +261,7 @@ def test_the_photos_of_a_test_are_read(tmp_path: Path):
     (folder / "test.csv").write_text(
         'file,label,predicted,probability,inside\nd/1.jpg,"a, b",c,0.5,0.25\n../2.jpg,c,c,1.0,\n'
     )
-    one, other = read_run_module.test_photos(read_run(folder))
+    one, other = read_run_module.read_test_photos(read_run(folder))
     assert (one.file, one.label, one.predicted, one.probability, one.inside) == ("d/1.jpg", "a, b", "c", 0.5, 0.25)
     assert (other.file, other.inside) == ("../2.jpg", None)
 
@@ -265,24 +272,24 @@ MATRIX = "below 2 class names should stand as many rows of as many counts"
 @pytest.mark.parametrize(
     ("file", "content", "read", "sentence"),
     [
-        ("confusion.csv", b"", confusion, "below 0 class names"),
-        ("confusion.csv", b"a,b\n1,2\n", confusion, MATRIX),
-        ("confusion.csv", b"a,b\n1,2\n3\n", confusion, MATRIX),
-        ("confusion.csv", b"a,b\n1,2\n3,x\n", confusion, "invalid literal for int"),
-        ("confusion.csv", b"a,b\n1,2\n3,-1\n", confusion, "a count is below 0"),
-        ("confusion.csv", b"a,b\n1,2\n3,\xff\n", confusion, "confusion.csv cannot be read: 'utf-8' codec"),
-        ("average_maps.safetensors", b"junk", average_maps, "average_maps.safetensors cannot be read"),
-        ("test.csv", b"file,label\na,b\n", read_run_module.test_photos, "test.csv lacks the entry 'predicted'"),
+        ("confusion.csv", b"", read_confusion, "below 0 class names"),
+        ("confusion.csv", b"a,b\n1,2\n", read_confusion, MATRIX),
+        ("confusion.csv", b"a,b\n1,2\n3\n", read_confusion, MATRIX),
+        ("confusion.csv", b"a,b\n1,2\n3,x\n", read_confusion, "invalid literal for int"),
+        ("confusion.csv", b"a,b\n1,2\n3,-1\n", read_confusion, "a count is below 0"),
+        ("confusion.csv", b"a,b\n1,2\n3,\xff\n", read_confusion, "confusion.csv cannot be read: 'utf-8' codec"),
+        ("average_maps.safetensors", b"junk", read_average_maps, "average_maps.safetensors cannot be read"),
+        ("test.csv", b"file,label\na,b\n", read_run_module.read_test_photos, "test.csv lacks the entry 'predicted'"),
         (
             "test.csv",
             b"file,label,predicted,probability,inside\na,b,c\n",
-            read_run_module.test_photos,
+            read_run_module.read_test_photos,
             "test.csv cannot be read",
         ),
         (
             "test.csv",
             b"file,label,predicted,probability,inside\na,b,c,x,\n",
-            read_run_module.test_photos,
+            read_run_module.read_test_photos,
             "to float: 'x'",
         ),
     ],
@@ -306,7 +313,7 @@ def test_average_maps_that_are_none_get_one_sentence(tmp_path: Path, tensors, se
     folder = write_run(tmp_path)
     save_file(tensors, folder / "average_maps.safetensors")
     with pytest.raises(TrainingError, match=sentence):
-        average_maps(read_run(folder))
+        read_average_maps(read_run(folder))
 
 
 @pytest.mark.parametrize(
@@ -332,7 +339,12 @@ def test_a_run_with_weights_names_its_folder_and_one_without_its_network_in_mode
     write_network(kept, 3)
     (tmp_path / "models" / "e_a").mkdir(parents=True)
     write_network(tmp_path / "models" / "e_a", 3)
-    assert [network_of(read_run(folder)) for folder in (kept, first, second, unknown)] == [str(kept), "e_a", None, None]
+    assert [find_network(read_run(folder)) for folder in (kept, first, second, unknown)] == [
+        str(kept),
+        "e_a",
+        None,
+        None,
+    ]
     assert load(str(kept)).class_names == load("e_a").class_names
 
 
@@ -432,6 +444,6 @@ def test_options_that_do_not_fit_each_other_are_refused(tmp_path: Path, options:
 
 
 def test_a_diverged_run_has_a_mean_that_is_not_finite_and_no_spread() -> None:
-    mean, spread = mean_and_spread([1.0, float("inf")])
+    mean, spread = mean_and_deviation([1.0, float("inf")])
     assert mean == float("inf")
     assert math.isnan(spread)

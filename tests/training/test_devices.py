@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from inspector.errors import TrainingError
-from inspector.training.devices import averaged, find_device, in_parallel, is_first, share
+from inspector.training.devices import average_losses, find_device, is_first, parallelize, share
 from inspector.training.recipe import read_recipe
 from inspector.training.train import train
 
@@ -55,9 +55,9 @@ def test_one_process_takes_all_and_writes() -> None:
     part, weight = share(batch)
     assert torch.equal(part, batch)
     assert weight == 1
-    assert in_parallel(network) is network
+    assert parallelize(network) is network
     assert is_first()
-    assert torch.equal(averaged(batch), batch)
+    assert torch.equal(average_losses(batch), batch)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from inspector.errors import TrainingError
 from inspector.training.recipe import HEADS, read_recipe, recipe_for_photos
-from inspector.training.train import build
+from inspector.training.train import build_network
 from inspector.training.write_run import parameter_counts
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -30,7 +30,7 @@ def test_every_recipe_can_be_read_and_built(path: Path) -> None:
         # Its network waits for a backbone's weights.
         assert (recipe.factory, recipe.arguments["head"] in HEADS.values()) == ("transfer", True)
     else:
-        assert parameter_counts(build(recipe, (), None))["all"] > 0
+        assert parameter_counts(build_network(recipe, (), None))["all"] > 0
 
 
 @pytest.mark.parametrize("kept", sorted(EXPERIMENTS.glob("*/results/*/seed0/run.json")), ids=lambda p: p.parts[-3])
@@ -61,14 +61,16 @@ def test_kept_runs_are_still_runs_of_their_recipes(kept: Path) -> None:
     ],
 )
 def test_lenets_have_the_parameters_counted_by_hand(run: str, trunk: int, head: int, said: int) -> None:
-    counts = parameter_counts(build(read_recipe(EXPERIMENTS / "lenet" / f"{run}.toml"), (), None))
+    counts = parameter_counts(build_network(read_recipe(EXPERIMENTS / "lenet" / f"{run}.toml"), (), None))
     assert counts == {"head": head, "all": trunk + head}
     assert counts["all"] == said
 
 
 def test_the_head_of_a_plain_stack_is_its_last_layer_with_weights() -> None:
     # The 1x1 convolution from 32 maps to 10 classes.
-    assert parameter_counts(build(read_recipe(EXPERIMENTS / "fashion" / "gap.toml"), (), None))["head"] == 10 * (32 + 1)
+    assert parameter_counts(build_network(read_recipe(EXPERIMENTS / "fashion" / "gap.toml"), (), None))[
+        "head"
+    ] == 10 * (32 + 1)
 
 
 def test_titles_and_seeds_make_no_other_recipe() -> None:

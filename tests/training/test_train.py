@@ -24,10 +24,10 @@ from inspector.cli import cli
 from inspector.errors import InspectorError, TrainingError
 from inspector.images.photo import Preprocessing
 from inspector.networks.load import PreprocessingOverrides
-from inspector.training.backbone import build_on, load_backbone
+from inspector.training.backbone import build_with_head, load_backbone
 from inspector.training.data import read_known, read_photos
 from inspector.training.recipe import HEADS, Recipe, read_recipe, recipe_for_photos
-from inspector.training.train import evaluate, loss_of, thinned, train
+from inspector.training.train import evaluate, make_loss, thin_losses, train
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -109,7 +109,7 @@ def test_batches_are_thinned_to_means_that_give_the_loss_of_the_epoch(
 
 
 def test_the_last_row_of_an_epoch_may_stand_for_fewer_batches() -> None:
-    rows = thinned([1.0, 3.0, 5.0, 7.0, 2.0], 2)
+    rows = thin_losses([1.0, 3.0, 5.0, 7.0, 2.0], 2)
     assert [(row["batch"], row["training_loss"]) for row in rows] == [(2, 2), (4, 6), (5, 2)]
 
 
@@ -269,8 +269,8 @@ def test_the_article_s_loss_is_cross_entropy_of_the_softmax_of_sigmoids() -> Non
     logits, labels = torch.tensor([[0.0, 0.0], [800.0, -800.0]]), torch.tensor([0, 0])
     # log(2), and log(1 + 1/e) where the sigmoids are 1 and 0: it cannot fall below that.
     expected = (np.log(2) + np.log(1 + np.exp(-1))) / 2
-    assert loss_of(logits, labels, "sigmoid_cross_entropy").item() == pytest.approx(expected)
-    assert loss_of(logits, labels, "cross_entropy").item() == pytest.approx(np.log(2) / 2)
+    assert make_loss(logits, labels, "sigmoid_cross_entropy").item() == pytest.approx(expected)
+    assert make_loss(logits, labels, "cross_entropy").item() == pytest.approx(np.log(2) / 2)
 
 
 def test_scores_are_those_counted_by_hand(data: Path) -> None:
@@ -409,7 +409,7 @@ def test_training_on_feature_maps_is_training_the_head_on_photos(head: str, phot
     images = read_photos(photos, backbone.classifier.preprocessing, torch.device("cpu")).training
     with torch.random.fork_rng(()):
         torch.manual_seed(4)
-        network = build_on(backbone, recipe.arguments["head"], 2).eval()
+        network = build_with_head(backbone, recipe.arguments["head"], 2).eval()
         optimizer = torch.optim.Adam(network.get_submodule("head").parameters(), lr=1e-3)
         for _ in range(3):
             for batch in torch.randperm(len(images)).split(5):

@@ -13,8 +13,13 @@ from safetensors.numpy import save_file
 
 from inspector import Classifier, InspectorError, class_maps, class_maps_of_batch, read_image
 from inspector.output.export import figure_bytes
-from inspector.training.compare_runs import Group
-from inspector.training.figures import average_maps_figure, confusion_figure, learning_curves, side_by_side
+from inspector.training.compare_runs import RunGroup
+from inspector.training.figures import (
+    average_maps_figure,
+    confusion_figure,
+    learning_curves_figure,
+    side_by_side_figure,
+)
 from inspector.training.read_run import Epoch, Run
 
 NAMES = ("red", "green", "neither")
@@ -22,23 +27,23 @@ ONE = (Epoch(1, 1.0, 1.5, 0.5, 0.75, 2.0), Epoch(2, 0.5, 0.75, 0.75, 0.875, 4.0)
 OTHER = (Epoch(1, 1.0, 1.5, 0.625, 0.75, 3.0), Epoch(2, 0.5, 1.25, 0.25, 0.875, 5.0))
 
 
-def make_group(folder: Path, label: str = "a", *histories: tuple[Epoch, ...]) -> Group:
+def make_group(folder: Path, label: str = "a", *histories: tuple[Epoch, ...]) -> RunGroup:
     """A group in folders of its own, a seed a history."""
     runs = []
     for seed, history in enumerate(histories or (ONE,)):
         here = folder / label.replace("/", "_") / f"seed{seed}"
         here.mkdir(parents=True)
         runs.append(Run(here, "e", label, seed, {}, 170, 2742, history))
-    return Group(label, tuple(runs))
+    return RunGroup(label, tuple(runs))
 
 
-def write_matrix(group: Group, counts: Sequence[Sequence[int]], classes: Sequence[str] = NAMES) -> None:
+def write_matrix(group: RunGroup, counts: Sequence[Sequence[int]], classes: Sequence[str] = NAMES) -> None:
     for run in group.runs:
         with (run.folder / "confusion.csv").open("w", newline="") as file:
             csv.writer(file).writerows([classes, *counts])
 
 
-def write_maps(group: Group, maps: np.ndarray) -> None:
+def write_maps(group: RunGroup, maps: np.ndarray) -> None:
     for run in group.runs:
         save_file({"average_maps": maps.astype(np.float32)}, run.folder / "average_maps.safetensors")
 
@@ -58,7 +63,7 @@ def names_of(axis, which: str) -> list[str]:
 
 
 def test_curves_have_a_line_a_recipe_and_a_band_over_the_seeds(tmp_path: Path):
-    figure = learning_curves([make_group(tmp_path, "a", ONE, OTHER), make_group(tmp_path, "b")])
+    figure = learning_curves_figure([make_group(tmp_path, "a", ONE, OTHER), make_group(tmp_path, "b")])
     accuracy, loss = figure.axes
     assert [line.get_label() for line in accuracy.lines] == ["a (2 seeds)", "b (1 seed)"]
     assert list(accuracy.lines[0].get_ydata()) == [0.5625, 0.5]
@@ -70,7 +75,7 @@ def test_curves_have_a_line_a_recipe_and_a_band_over_the_seeds(tmp_path: Path):
 def test_more_curves_than_colours_are_refused(tmp_path: Path):
     groups = [make_group(tmp_path, f"run{number}") for number in range(15)]
     with pytest.raises(InspectorError, match="15 curves cannot be told apart: 14 recipes or fewer would do"):
-        learning_curves(groups)
+        learning_curves_figure(groups)
 
 
 def test_a_confusion_matrix_shows_each_row_in_parts_of_1(tmp_path: Path):
@@ -198,7 +203,7 @@ def heads(hand_made_gap, hand_made_gmp, pixels):
 
 
 def test_heads_stand_side_by_side_on_one_scale_with_what_they_add_up_to(heads):
-    figure = side_by_side(heads, "green", ["average", "max"])
+    figure = side_by_side_figure(heads, "green", ["average", "max"])
     photo, *rest = panels(figure)
     assert photo.get_title().strip() == "my $photo$.png"
     for name, maps, panel in zip(("average", "max"), heads, rest, strict=True):
@@ -214,7 +219,7 @@ def test_heads_stand_side_by_side_on_one_scale_with_what_they_add_up_to(heads):
 
 def test_photos_stand_side_by_side_each_with_a_class_of_its_own(heads, hand_made_gap, pixels):
     other = class_maps(heads[0].classifier, read_image(255 - pixels, "other.png"))
-    figure = side_by_side([heads[0], other], [0, 1], ["first", "second"], smooth=False)
+    figure = side_by_side_figure([heads[0], other], [0, 1], ["first", "second"], smooth=False)
     titles = [panel.get_title().strip() for panel in panels(figure)]
     names = heads[0].classifier.class_names
     assert titles == [
@@ -226,7 +231,7 @@ def test_photos_stand_side_by_side_each_with_a_class_of_its_own(heads, hand_made
 
 @pytest.mark.parametrize(("networks", "grid"), [(1, (1, 2)), (3, (1, 4)), (4, (2, 3)), (7, (2, 4))])
 def test_many_heads_are_wrapped_evenly(heads, networks: int, grid: tuple[int, int]):
-    figure = side_by_side(heads[:1] * networks, "red", ["one"] * networks)
+    figure = side_by_side_figure(heads[:1] * networks, "red", ["one"] * networks)
     assert len(panels(figure)) == 1 + networks
     assert panels(figure)[0].get_gridspec().get_geometry() == grid
 
@@ -235,4 +240,4 @@ def test_heads_need_a_photo(hand_made_gap, heads):
     (of_a_tensor,) = class_maps_of_batch(Classifier.wrap(hand_made_gap, NAMES, size=2), torch.zeros(1, 3, 2, 2))
     for maps in ([], [*heads, of_a_tensor]):
         with pytest.raises(InspectorError, match="Class maps side by side need a photo"):
-            side_by_side(maps, "red", ["one"] * len(maps))
+            side_by_side_figure(maps, "red", ["one"] * len(maps))

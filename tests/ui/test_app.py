@@ -9,7 +9,7 @@ from made_up_runs import write_runs
 from streamlit.testing.v1 import AppTest
 
 from inspector.images.examples import list_examples
-from inspector.training.compare_runs import group
+from inspector.training.compare_runs import group_runs
 from inspector.training.read_run import read_run
 from inspector.ui.components.charts import curve_rows
 from inspector.ui.state import cache
@@ -263,6 +263,6 @@ def test_a_run_that_diverged_leaves_a_gap_in_its_line(tmp_path: Path) -> None:
     (folder / "history.csv").write_text(
         "epoch,training_loss,validation_loss,top1,top2,seconds\n1,2.5,2.25,0.5,0.5,1\n2,nan,inf,0.1,0.1,1\n"
     )
-    (diverged,) = group([read_run(folder)])
+    (diverged,) = group_runs([read_run(folder)])
     assert [row["mean"] for row in curve_rows(diverged, "test images", "validation_loss")] == [2.25, None]
     assert [row["mean"] for row in curve_rows(diverged, "training images", "training_loss")] == [2.5, None]

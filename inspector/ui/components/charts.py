@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from inspector.training.compare_runs import Group, Score, with_spread
+from inspector.training.compare_runs import RunGroup, Score, format_with_deviation
 from inspector.training.read_run import Confusion
 
 if TYPE_CHECKING:
@@ -31,15 +31,15 @@ def marks_of(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
     return dict(zip(labels, marks, strict=False))
 
 
-def top1_chart(groups: Sequence[Group], marks: Mapping[str, tuple[str, str]]) -> "Chart":
+def top1_chart(groups: Sequence[RunGroup], marks: Mapping[str, tuple[str, str]]) -> "Chart":
     return _curves(groups, {_TEST: "top1"}, marks)
 
 
-def loss_chart(groups: Sequence[Group], marks: Mapping[str, tuple[str, str]]) -> "Chart":
+def loss_chart(groups: Sequence[RunGroup], marks: Mapping[str, tuple[str, str]]) -> "Chart":
     return _curves(groups, {_TEST: "validation_loss", _TRAINING: "training_loss"}, marks)
 
 
-def _curves(groups: Sequence[Group], scores: Mapping[str, Score], marks: Mapping[str, tuple[str, str]]) -> "Chart":
+def _curves(groups: Sequence[RunGroup], scores: Mapping[str, Score], marks: Mapping[str, tuple[str, str]]) -> "Chart":
     """Lines of the mean over the seeds in a band of one spread each way; a click in the legend brings a run forward."""
     import altair as alt
 
@@ -85,14 +85,14 @@ def _curves(groups: Sequence[Group], scores: Mapping[str, Score], marks: Mapping
     return alt.layer(band, line, point).add_params(chosen).properties(height=380 + 10 * len(groups))
 
 
-def curve_rows(group: Group, images: str, score: Score) -> Iterator[dict[str, Any]]:
+def curve_rows(group: RunGroup, images: str, score: Score) -> Iterator[dict[str, Any]]:
     """A row an epoch: the mean over the seeds, one spread below and above it, and both in words."""
     for epoch, (mean, spread) in zip(group.runs[0].history, group.curve(score), strict=True):
         # The loss of a run that diverged is no number, and JSON knows none such: the line has a gap there.
         low, middle, high = (x if math.isfinite(x) else None for x in (mean - spread, mean, mean + spread))
         yield {
             "run": group.label, "epoch": epoch.epoch, "images": images, "mean": middle, "low": low, "high": high,
-            "number": with_spread(group, (mean, spread)), "seeds": len(group.runs),
+            "number": format_with_deviation(group, (mean, spread)), "seeds": len(group.runs),
         }  # fmt: skip
 
 

@@ -194,11 +194,11 @@ def _downloads(columns: Sequence[Column], own_scales: bool, smooth: bool) -> Non
     def maker(suffix: "Format") -> Callable[[], bytes]:
         def make() -> bytes:
             from inspector.output.export import figure_bytes
-            from inspector.training.figures import side_by_side
+            from inspector.training.figures import side_by_side_figure
 
             maps, classes = [column.maps for column in columns], [column.k for column in columns]
             titles = [column.title for column in columns]
-            return figure_bytes(side_by_side(maps, classes, titles, own_scales, smooth), suffix)
+            return figure_bytes(side_by_side_figure(maps, classes, titles, own_scales, smooth), suffix)
 
         return make
 

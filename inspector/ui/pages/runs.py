@@ -12,7 +12,7 @@ import streamlit as st
 
 from inspector.errors import InspectorError
 from inspector.networks.catalog import models_folder
-from inspector.training.compare_runs import Group, caption, group, header, mean_and_spread, table
+from inspector.training.compare_runs import RunGroup, caption, group_runs, mean_and_deviation, table_header, table_rows
 from inspector.training.read_run import Confusion, Run, find_runs, read_run
 from inspector.ui.components import charts, html
 from inspector.ui.pages import runs_photo
@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 class Found:
     """What lies in the folders of runs."""
 
-    experiments: Mapping[str, tuple[Group, ...]]
+    experiments: Mapping[str, tuple[RunGroup, ...]]
     problems: tuple[str, ...]  # a sentence each
 
 
@@ -53,10 +53,10 @@ def show() -> None:
         _curves(groups, marks)
         _table(groups)
         _evidence(groups)
-        confusions = _known(groups, Group.confusion)
+        confusions = _known(groups, RunGroup.confusion)
         if confusions:
             _confusions(groups, confusions)
-        if maps := _known(groups, Group.average_maps):
+        if maps := _known(groups, RunGroup.average_maps):
             _average_maps(maps, _class_names(maps, confusions))
         runs_photo.show(groups)
 
@@ -72,7 +72,7 @@ def run_folders() -> list[Path]:
 
 def find(folders: Iterable[Path]) -> Found:
     """The experiments in the folders and what was wrong there; an experiment of one name in two folders is two."""
-    experiments: dict[str, tuple[Group, ...]] = {}
+    experiments: dict[str, tuple[RunGroup, ...]] = {}
     problems: list[str] = []
     for folder in folders:
         if not next(folder.rglob("run.json"), None):
@@ -92,16 +92,16 @@ def _readable(folders: Iterable[Path], problems: list[str]) -> Iterator[Run]:
             problems.append(str(error))
 
 
-def _grouped(runs: Iterable[Run], problems: list[str]) -> Iterator[Group]:
+def _grouped(runs: Iterable[Run], problems: list[str]) -> Iterator[RunGroup]:
     # By name: one that cannot be grouped does not take the others with it.
     for _, members in groupby(runs, lambda run: run.name):
         try:
-            yield from group(members)
+            yield from group_runs(members)
         except InspectorError as error:
             problems.append(str(error))
 
 
-def _choose(experiments: Mapping[str, tuple[Group, ...]]) -> tuple[list[Group], dict[str, tuple[str, str]]]:
+def _choose(experiments: Mapping[str, tuple[RunGroup, ...]]) -> tuple[list[RunGroup], dict[str, tuple[str, str]]]:
     """The groups from the sidebar, and the colours and shapes of all of their experiment."""
     experiment = st.selectbox("Experiment", list(experiments), key="experiment", bind="query-params")
     groups = {group.label: group for group in experiments[experiment]}
@@ -117,7 +117,7 @@ def _choose(experiments: Mapping[str, tuple[Group, ...]]) -> tuple[list[Group], 
     return [groups[label] for label in chosen], charts.marks_of(labels if len(labels) <= charts.MOST_RUNS else chosen)
 
 
-def _curves(groups: Sequence[Group], marks: Mapping[str, tuple[str, str]]) -> None:
+def _curves(groups: Sequence[RunGroup], marks: Mapping[str, tuple[str, str]]) -> None:
     left, right = st.columns(2, gap="large")
     with left:
         st.subheader("Top-1 of the test images", anchor=False)
@@ -131,13 +131,13 @@ def _curves(groups: Sequence[Group], marks: Mapping[str, tuple[str, str]]) -> No
     )
 
 
-def _table(groups: Sequence[Group]) -> None:
-    rows = [dict(zip(header(groups), row, strict=True)) for row in table(groups)]
+def _table(groups: Sequence[RunGroup]) -> None:
+    rows = [dict(zip(table_header(groups), row, strict=True)) for row in table_rows(groups)]
     st.dataframe(rows, hide_index=True, alt="The scores of each run")
     st.caption(caption(groups))
 
 
-def _evidence(groups: Sequence[Group]) -> None:
+def _evidence(groups: Sequence[RunGroup]) -> None:
     rows = [row for group in groups if (row := evidence(group)) is not None]
     if not rows:
         return
@@ -154,7 +154,7 @@ def _evidence(groups: Sequence[Group]) -> None:
     )
 
 
-def evidence(group: Group) -> dict[str, Any] | None:
+def evidence(group: RunGroup) -> dict[str, Any] | None:
     """How much of the evidence lies inside the object, mean over the seeds; None where a seed does not know it."""
     if (share := group.inside()) is None:
         return None
@@ -163,12 +163,12 @@ def evidence(group: Group) -> dict[str, Any] | None:
         "run": group.label,
         "inside the object": share[0],
         "spread": f"\N{PLUS-MINUS SIGN} {100 * share[1]:.1f} %" if len(measured) > 1 else "",
-        "pointing game": mean_and_spread(float(inside["pointing"]) for inside in measured)[0],
+        "pointing game": mean_and_deviation(float(inside["pointing"]) for inside in measured)[0],
         "images": measured[0].get("images"),
     }
 
 
-def _known(groups: Sequence[Group], read: Callable[[Group], _T | None]) -> dict[str, _T]:
+def _known(groups: Sequence[RunGroup], read: Callable[[RunGroup], _T | None]) -> dict[str, _T]:
     """What is read of each group that knows it; what is broken is one sentence."""
     known = {}
     for one in groups:
@@ -181,7 +181,7 @@ def _known(groups: Sequence[Group], read: Callable[[Group], _T | None]) -> dict[
 
 
 @st.fragment
-def _confusions(groups: Sequence[Group], known: Mapping[str, Confusion]) -> None:
+def _confusions(groups: Sequence[RunGroup], known: Mapping[str, Confusion]) -> None:
     st.subheader("Which classes are taken for which?", anchor=False)
     label = st.selectbox("Run", list(known), key="matrix", bind="query-params", width=280)
     confusion = known[label]

@@ -12,8 +12,8 @@ from inspector.errors import ImageError, InspectorError
 from inspector.images.examples import list_examples
 from inspector.images.photo import MAX_BYTES, Photo
 from inspector.networks.catalog import find_model_card
-from inspector.training.compare_runs import Group
-from inspector.training.read_run import Run, network_of
+from inspector.training.compare_runs import RunGroup
+from inspector.training.read_run import Run, find_network
 from inspector.ui.components import html
 from inspector.ui.state import cache
 
@@ -44,7 +44,7 @@ class Tested:
 
 
 @st.fragment
-def show(groups: Sequence[Group]) -> None:
+def show(groups: Sequence[RunGroup]) -> None:
     st.subheader("One photo, every head", anchor=False)
     try:
         known = [(group.label, *found) for group in groups if (found := _with_network(group)) is not None]
@@ -65,12 +65,12 @@ def show(groups: Sequence[Group]) -> None:
         st.error(str(error), icon=":material/error:")
 
 
-def _with_network(group: Group) -> tuple[str, Run] | None:
+def _with_network(group: RunGroup) -> tuple[str, Run] | None:
     """The first seed whose network is there, and what loads it."""
-    return next(((name, run) for run in group.runs if (name := network_of(run)) is not None), None)
+    return next(((name, run) for run in group.runs if (name := find_network(run)) is not None), None)
 
 
-def _choose_photo(groups: Sequence[Group], network: str) -> tuple[Photo | None, str | None]:
+def _choose_photo(groups: Sequence[RunGroup], network: str) -> tuple[Photo | None, str | None]:
     """A photo, and its class where it is known: a test photo or an example, or the user's own."""
     tests = tested_photos(groups)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
@@ -127,7 +127,7 @@ def _examples(network: str) -> dict[str, Path]:
     return {}
 
 
-def tested_photos(groups: Sequence[Group]) -> list[Tested]:
+def tested_photos(groups: Sequence[RunGroup]) -> list[Tested]:
     """The test photos of the runs whose folder of photos is on this disk, and which runs took them for what."""
     found: dict[str, tuple[Path, str]] = {}
     taken_for: dict[str, dict[str, str]] = {}

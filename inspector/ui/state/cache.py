@@ -13,7 +13,7 @@ import streamlit as st
 
 from inspector.errors import InspectorError
 from inspector.images.photo import Photo, read_image
-from inspector.training.read_run import Run, TestPhoto, test_photos
+from inspector.training.read_run import Run, TestPhoto, read_test_photos
 
 if TYPE_CHECKING:
     from streamlit.runtime.uploaded_file_manager import UploadedFile
@@ -148,7 +148,7 @@ def methods_of(key: MapsKey, k: int) -> "dict[Task, Any]":
 
 @st.cache_resource(max_entries=64, show_spinner=False)
 def tested(folder: Path, changed: int, _run: Run) -> tuple[TestPhoto, ...]:
-    return test_photos(_run)
+    return read_test_photos(_run)
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
