@@ -5,7 +5,7 @@ import streamlit as st
 from inspector.ui.pages import channels, class_maps, compare, dataset, export, layers, methods, network, runs
 from inspector.ui.state import streamlit_fixes
 
-streamlit_fixes.keep_answers()
+streamlit_fixes.apply_streamlit_fixes()
 st.set_page_config(page_title="Inspector: exact class maps", page_icon=":material/grid_view:", layout="wide")
 # Streamlit leaves six empty lines above every page, and beside the sidebar columns too narrow to read.
 st.html(

@@ -38,8 +38,8 @@ from inspector.explain.class_maps import ClassMaps
 from inspector.images.examples import list_examples
 from inspector.images.photo import View
 from inspector.output.overlay import common_scale, dimmed_photo, overlay_map, resample_on_photo
-from inspector.ui.components.html import data_url, encoded
-from inspector.ui.components.map_canvas import cells
+from inspector.ui.components.html import encode_image, make_data_url
+from inspector.ui.components.map_canvas import encode_cells
 
 WIDTH, HEIGHT = 500, 375
 QUICK = ("onnxruntime", "openvino")
@@ -112,7 +112,9 @@ def as_png(classifier: inspector.Classifier, jpeg: bytes) -> list[bytes]:
 
 def as_grids(classifier: inspector.Classifier, jpeg: bytes) -> tuple[str, list[str]]:
     _, view, top, scale = explained(classifier, jpeg)
-    return data_url(encoded(dimmed_photo(view, WIDTH), exact=False)), [cells(values, scale) for values in top]
+    return make_data_url(encode_image(dimmed_photo(view, WIDTH), exact=False)), [
+        encode_cells(values, scale) for values in top
+    ]
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def test_the_app_opens_with_a_network_and_a_photo_loaded() -> None:
 
 def test_a_network_is_heard_through_the_backend_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INSPECTOR_CACHE", str(tmp_path))
-    cache.quick_network.clear()
+    cache.accelerated_network.clear()
     cache.class_maps_of.clear()
     shown = {}
     for backend in ("eager", "onnxruntime", "abacus"):
@@ -52,7 +52,7 @@ def test_a_network_is_heard_through_the_backend_that_is_named(tmp_path: Path, mo
         shown[backend] = [headings(app), lines(app)] if not app.error else [error.value for error in app.error]
         helps = " ".join(markdown.help or "" for markdown in app.markdown)
         assert ("The pass ran through onnxruntime." in helps) == (backend == "onnxruntime")
-        cache.quick_network.clear()
+        cache.accelerated_network.clear()
         cache.class_maps_of.clear()
     assert len(list(tmp_path.glob("*.onnx"))) == 1
     assert shown["eager"][0] == shown["onnxruntime"][0]

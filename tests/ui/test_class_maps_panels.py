@@ -11,9 +11,9 @@ from inspector import class_maps, load
 from inspector.analysis.positions import Winners
 from inspector.explain.class_maps import ClassMaps
 from inspector.images.examples import list_examples
-from inspector.ui.components.html import legend
+from inspector.ui.components.html import winners_legend
 from inspector.ui.components.photo import Chosen, Picture, _checked
-from inspector.ui.state.selection import class_labels
+from inspector.ui.state.selection import label_classes
 
 BOOT = list_examples("fashion_mnist")["Ankle boot"]
 
@@ -87,7 +87,7 @@ def test_classes_beyond_the_first_seven_share_the_last_colour() -> None:
     maps = maps_of("fashion_gap")
     # Class 0 at two positions, the classes 1 to 8 at one each: of these the last two are the others.
     won = Winners(tuple(range(9)), torch.tensor([[0, 0, 1, 2, 3], [4, 5, 6, 7, 8]]), torch.zeros(2, 5))
-    shown = legend(maps, won)
+    shown = winners_legend(maps, won)
     assert '2 other classes <span style="opacity: .7">2</span>' in shown
     assert maps.classifier.class_names[6] in shown
     assert maps.classifier.class_names[7] not in shown
@@ -152,4 +152,4 @@ def test_what_the_browser_tells_counts_as_far_as_it_fits(told: object, expected:
 
 def test_classes_of_one_name_are_told_apart_by_their_numbers() -> None:
     three = SimpleNamespace(classifier=SimpleNamespace(class_names=("crane", "ant", "crane")))
-    assert class_labels(three) == ["crane (0)", "ant", "crane (2)"]
+    assert label_classes(three) == ["crane (0)", "ant", "crane (2)"]

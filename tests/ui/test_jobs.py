@@ -8,7 +8,7 @@ import pytest
 
 from inspector.errors import AttributionError, Cancelled
 from inspector.ui.state import jobs
-from inspector.ui.state.jobs import Job, guarded
+from inspector.ui.state.jobs import Job, translate_memory_error
 
 
 def until(stopped: Any) -> None:
@@ -88,6 +88,6 @@ def test_what_fails_leaves_a_sentence(caplog: pytest.LogCaptureFixture) -> None:
         raise ZeroDivisionError
 
     results: dict[tuple[str, ...], Any] = {}
-    Job({("a",): guarded(refuse), ("b",): guarded(crash)}, results).thread.join(5)
+    Job({("a",): translate_memory_error(refuse), ("b",): translate_memory_error(crash)}, results).thread.join(5)
     assert results == {("a",): "LRP has no rule.", ("b",): "It failed; the server's log says why."}
     assert "ZeroDivisionError" in caplog.text

@@ -4,12 +4,12 @@ import pytest
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.runtime.forward_msg_queue import ForwardMsgQueue
 
-from inspector.ui.state.streamlit_fixes import keep_answers
+from inspector.ui.state.streamlit_fixes import apply_streamlit_fixes
 
 
 @pytest.mark.parametrize("fragments", [None, ["one"]])
 def test_a_new_run_throws_no_answer_to_an_upload_away(fragments: list[str] | None) -> None:
-    keep_answers()
+    apply_streamlit_fixes()
     queue = ForwardMsgQueue()
     answer, element, started = ForwardMsg(), ForwardMsg(), ForwardMsg()
     answer.file_urls_response.response_id = "asked"

@@ -134,11 +134,11 @@ class Tile:
     label: str  # all of it, for those who hear the page and those who point
 
 
-def channel_grid(maps: "Tensor", tiles: Sequence[Tile], scale: float | None, chosen: int, label: str) -> None:
+def show_channel_grid(maps: "Tensor", tiles: Sequence[Tile], scale: float | None, chosen: int, label: str) -> None:
     """Draw the maps (n, h, w) of these channels, on one scale, or each on its own; a click becomes the channel."""
     image, tile = mosaic(maps.numpy(force=True), scale)
     data: dict[str, Any] = {
-        "image": html.data_url(image),
+        "image": html.make_data_url(image),
         "tile": tile,
         "columns": _COLUMNS,
         "channels": [tile.channel for tile in tiles],
@@ -168,7 +168,7 @@ def mosaic(maps: NDArray[np.float32], scale: float | None) -> tuple[bytes, tuple
         drawn = one if factor == 1 else cv2.resize(one, tile[::-1], interpolation=cv2.INTER_AREA)
         y, x = i // _COLUMNS * tile[0], i % _COLUMNS * tile[1]
         canvas[y : y + tile[0], x : x + tile[1]] = grid_image(drawn, common_scale([one]) if scale is None else scale)
-    return html.encoded(canvas, exact=True), tile
+    return html.encode_image(canvas, exact=True), tile
 
 
 def over_photo(values: "Tensor", view: "View", field: "ReceptiveField", side: int, scale: float, smooth: bool) -> bytes:
@@ -177,7 +177,7 @@ def over_photo(values: "Tensor", view: "View", field: "ReceptiveField", side: in
 
     canvas = dimmed_photo(view, side)
     drawn = resample_on_photo(values.numpy(force=True), view, field, canvas.shape[:2], smooth)
-    return html.encoded(overlay_map(canvas, drawn, scale, 0.85), max(view.photo.size) < 100)
+    return html.encode_image(overlay_map(canvas, drawn, scale, 0.85), max(view.photo.size) < 100)
 
 
 def activation_bar(scale: float, signed: bool) -> str:

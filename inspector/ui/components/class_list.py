@@ -103,7 +103,7 @@ class Row:
     logit: str
 
 
-def class_list(rows: Sequence[Row], chosen: int, on_chosen: Callable[[int], None]) -> None:
+def show_class_list(rows: Sequence[Row], chosen: int, on_chosen: Callable[[int], None]) -> None:
     """Draw the list; `on_chosen` hears of the class that the user takes before the page runs."""
     data: dict[str, Any] = {"rows": [asdict(row) for row in rows], "chosen": chosen}
     listed = {row.k for row in rows}

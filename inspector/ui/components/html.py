@@ -21,19 +21,19 @@ _SIDE = 480  # pixels of the longer side of a tile
 _WINNERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#8C8C8C")
 
 
-def encoded(pixels: Pixels, exact: bool) -> bytes:
+def encode_image(pixels: Pixels, exact: bool) -> bytes:
     """A PNG where every pixel counts (maps, tiny images), else a JPEG, which is ten times as quick to make."""
     suffix, settings = (".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]) if exact else (".jpg", [cv2.IMWRITE_JPEG_QUALITY, 92])
     _, data = cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), settings)
     return data.tobytes()
 
 
-def data_url(image: bytes) -> str:
+def make_data_url(image: bytes) -> str:
     kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
-def overlays_of(
+def draw_overlays(
     maps: "ClassMaps", read: "Iterable[ClassMap]", side: int, scale: float, smooth: bool, opacity: float
 ) -> Iterator[bytes]:
     """Class maps over the whole photo, its longer side `side` pixels, as encoded images."""
@@ -46,10 +46,10 @@ def overlays_of(
         drawn = resample_on_photo(
             class_map.values, maps.view, maps.classifier.receptive_field, canvas.shape[:2], smooth
         )
-        yield encoded(overlay_map(canvas, drawn, scale, opacity), exact)
+        yield encode_image(overlay_map(canvas, drawn, scale, opacity), exact)
 
 
-def winning_classes(maps: "ClassMaps", winners: "Winners", side: int, opacity: float) -> bytes:
+def draw_winning_classes(maps: "ClassMaps", winners: "Winners", side: int, opacity: float) -> bytes:
     """The photo, its longer side `side` pixels, with every cell in the colour of the class that wins there."""
     from inspector.output.overlay import dimmed_photo, paint_classes, resample_on_photo
 
@@ -62,10 +62,10 @@ def winning_classes(maps: "ClassMaps", winners: "Winners", side: int, opacity: f
     colours = [[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in _WINNERS]
     # Every cell is painted, and the photo is to be seen all the same.
     image = paint_classes(canvas, drawn.round().astype(int) - 1, colours, 0.6 * opacity)
-    return encoded(image, max(maps.view.photo.size) < 100)
+    return encode_image(image, max(maps.view.photo.size) < 100)
 
 
-def legend(maps: "ClassMaps", winners: "Winners") -> str:
+def winners_legend(maps: "ClassMaps", winners: "Winners") -> str:
     """The classes that win somewhere, in their colours, with the number of positions; the last colour is the rest's."""
     own, rest = winners.classes[: len(_WINNERS) - 1], winners.classes[len(_WINNERS) - 1 :]
     places = {k: int((winners.grid == k).sum()) for k in winners.classes}
@@ -99,14 +99,14 @@ def colour_bar(scale: float, unit: str) -> str:
 
 
 def _signed(value: float) -> str:
-    return minus(f"{value:+.3g}") if value else "0"
+    return true_minus(f"{value:+.3g}") if value else "0"
 
 
-def minus(number: str) -> str:
+def true_minus(number: str) -> str:
     return number.replace("-", "\N{MINUS SIGN}")
 
 
-def all_class_maps(maps: "ClassMaps") -> str:
+def draw_all_class_maps(maps: "ClassMaps") -> str:
     """Every class map before pooling as its raw grid, with its pooled value, the winner marked."""
     from inspector.output.overlay import common_scale, grid_image
 
@@ -116,15 +116,15 @@ def all_class_maps(maps: "ClassMaps") -> str:
     winner = int(maps.logits.argmax())
     tiles = []
     for k, name in enumerate(map(escape, maps.classifier.class_names)):
-        image = encoded(grid_image(values[k], scale), exact=True)
+        image = encode_image(grid_image(values[k], scale), exact=True)
         border = "3px solid #c81428" if k == winner else "1px solid rgba(128, 128, 128, .5)"
         caption = f"<b>{name}</b> (winner)" if k == winner else name
-        pooled = minus(f"pooled {maps.logits[k]:.3f}")
+        pooled = true_minus(f"pooled {maps.logits[k]:.3f}")
         tiles.append(_tile(image, name, caption, pooled, f"image-rendering: pixelated; border: {border}"))
     return f'{_grid(tiles, "7.5rem")}<div style="margin-top: 1rem">{colour_bar(scale, "logits a position")}</div>'
 
 
-def average_maps(maps: "Mapping[str, tuple[NDArray[Any], int]]") -> str:
+def draw_average_maps(maps: "Mapping[str, tuple[NDArray[Any], int]]") -> str:
     """Of each run's (K, h, w) maps that of one class as its raw grid, on the scale of all the run's classes."""
     from inspector.output.overlay import common_scale, grid_image
 
@@ -132,13 +132,13 @@ def average_maps(maps: "Mapping[str, tuple[NDArray[Any], int]]") -> str:
     for label, (values, k) in maps.items():
         name, scale = escape(label), common_scale([values])
         line = f"scale \N{PLUS-MINUS SIGN}{scale:.3g} logits a position<br>sum {_signed(float(values[k].sum()))} logits"
-        image = encoded(grid_image(values[k], scale), exact=True)
+        image = encode_image(grid_image(values[k], scale), exact=True)
         style = "image-rendering: pixelated; border: 1px solid rgba(128, 128, 128, .5)"
         tiles.append(_tile(image, name, f"<b>{name}</b>", line, style))
     return _grid(tiles, "8.5rem")
 
 
-def heads(
+def draw_network_maps(
     maps: "Mapping[str, ClassMaps]", name: str, smooth: bool, label: str | None, own_scales: bool, opacity: float = 0.85
 ) -> str:
     """A photo and over it the class map of one class by each network, with what they add up to.
@@ -152,15 +152,15 @@ def heads(
     view = next(iter(maps.values())).view
     assert view is not None, "the app shows photos only"
     photo, own = escape(view.photo.name), escape(label or "")
-    image = encoded(dimmed_photo(view, _SIDE), max(view.photo.size) < 100)
+    image = encode_image(dimmed_photo(view, _SIDE), max(view.photo.size) < 100)
     tiles = [_tile(image, photo, f"<b>{photo}</b>", f"its class: {own}" if own else "", alt=f"photo {photo}")]
     for title, class_map in read.items():
         one, k = maps[title], maps[title].classifier.class_names.index(name)
         own_scale = common_scale([class_map.values])
-        (image,) = overlays_of(one, [class_map], _SIDE, own_scale if own_scales else scale, smooth, opacity)
+        (image,) = draw_overlays(one, [class_map], _SIDE, own_scale if own_scales else scale, smooth, opacity)
         top = escape(one.top(1)[0][1])
         taken = "" if top == escape(name) else f", likeliest: {top}"
-        checked = f"{one.verdict}, miss {minus(f'{one.residual:.0e}')}"
+        checked = f"{one.verdict}, miss {true_minus(f'{one.residual:.0e}')}"
         lines = f"{class_map.equation()}<br>{one.probabilities[k]:.1%}{taken}<br>{checked}"
         lines += f"<br>densest colour {own_scale:.2g} logits" if own_scales else ""
         tiles.append(_tile(image, escape(title), f"<b>{escape(title)}</b>", lines))
@@ -181,7 +181,7 @@ def tiles(pictured: Iterable[tuple[bytes, str, str, str]], narrowest: str = "9re
     )
 
 
-def plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """A name as Markdown that shows it as it is."""
     return re.sub(r"([\\`*_{}\[\]()<>#+!|~$:-])", r"\\\1", text)
 
@@ -190,7 +190,7 @@ def _tile(image: bytes, name: str, caption: str, line: str, style: str = "", alt
     """A small picture, usually a class map, with its caption; the texts are HTML."""
     return (
         '<figure style="margin: 0">'
-        f'<img src="{data_url(image)}" alt="{alt or f"class map of {name}"}" style="width: 100%; {style}">'
+        f'<img src="{make_data_url(image)}" alt="{alt or f"class map of {name}"}" style="width: 100%; {style}">'
         f'<figcaption style="font-size: .85rem; line-height: 1.3">{caption}<br>'
         f'<span style="opacity: .7">{line}</span></figcaption></figure>'
     )

@@ -82,17 +82,17 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class MapDrawing:
     """A map over the photo, with what stands below it, all plain text."""
 
-    cells: str  # from cells()
+    encode_cells: str  # from cells()
     alt: str
     name: str = ""
     note: str = ""
     line: str = ""
 
 
-def frame(
+def make_frame(
     grid: Sequence[int], view: "View", field: "ReceptiveField", side: int, smooth: bool, opacity: float = 0.85
 ) -> Frame:
     """Of maps on a grid (h, w) over the photo, its longer side drawn with `side` pixels."""
@@ -102,34 +102,34 @@ def frame(
     return Frame(fit_size(view.photo, side), (grid[0], grid[1]), astuple(down), astuple(across), smooth, opacity)
 
 
-def cells(values: ArrayLike, scale: float) -> str:
+def encode_cells(values: ArrayLike, scale: float) -> str:
     """A map (h, w) as the browser reads it: 16 bits a cell, row by row, in base64; `scale` is the densest colour."""
     parts = np.clip(np.asarray(values, np.float32) / np.float32(scale or 1.0), -1, 1)
     return base64.b64encode(np.rint(parts * _CELL).astype("<i2").tobytes()).decode()
 
 
 @lru_cache(maxsize=32)
-def photo_url(view: "View", side: int) -> str:
+def make_photo_url(view: "View", side: int) -> str:
     """What the maps are drawn on, its longer side with `side` pixels."""
     from inspector.output.overlay import dimmed_photo
 
-    return html.data_url(html.encoded(dimmed_photo(view, side), exact=max(view.photo.size) < 100))
+    return html.make_data_url(html.encode_image(dimmed_photo(view, side), exact=max(view.photo.size) < 100))
 
 
-def drawings(
+def show_maps(
     key: str,
     view: "View",
     frame: Frame,
-    drawn: Sequence[Drawing],
+    drawn: Sequence[MapDrawing],
     narrowest: str = "10rem",
-    ahead: Mapping[int, Drawing] | None = None,
+    ahead: Mapping[int, MapDrawing] | None = None,
 ) -> None:
     """Maps over one photo side by side, as many in a row as are at least `narrowest` wide.
 
     Where a channel of `ahead` is clicked on the page, the browser draws it in place of the first at once.
     """
     data: dict[str, Any] = {
-        "photo": photo_url(view, max(frame.size)),
+        "photo": make_photo_url(view, max(frame.size)),
         "frame": asdict(frame),
         "drawings": [asdict(one) for one in drawn],
         "narrowest": narrowest,

@@ -247,7 +247,9 @@ class Chosen:
     masked: tuple[tuple[int, int], ...]
 
 
-def photo(picture: Picture, start: tuple[int, int] | None, revision: str, masked: Sequence[tuple[int, int]]) -> Chosen:
+def show_photo(
+    picture: Picture, start: tuple[int, int] | None, revision: str, masked: Sequence[tuple[int, int]]
+) -> Chosen:
     """Draw it; `start` is chosen when it first appears, and `masked` is masked when the revision is a new one."""
     data = asdict(replace(picture, maps={})) | {
         "class": str(picture.k),

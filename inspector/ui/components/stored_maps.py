@@ -56,7 +56,7 @@ def picture(results: Results, stored: StoredImage, values: "ArrayLike", side: in
     canvas = dimmed_photo(view, side)
     drawn = resample_on_photo(values, view, stored_receptive_field(results), canvas.shape[:2], smooth=True)
     exact = max(photo.size) < 100
-    return html.encoded(overlay_map(canvas, drawn, common_scale([values]), _OPACITY), exact), ""
+    return html.encode_image(overlay_map(canvas, drawn, common_scale([values]), _OPACITY), exact), ""
 
 
 def grid(values: "ArrayLike", scale: float) -> bytes:
@@ -67,7 +67,7 @@ def grid(values: "ArrayLike", scale: float) -> bytes:
 
     cells = grid_image(values, scale)
     factor = max(1, _GRID // max(cells.shape[:2]))
-    return html.encoded(np.kron(cells, np.ones((factor, factor, 1), np.uint8)), exact=True)
+    return html.encode_image(np.kron(cells, np.ones((factor, factor, 1), np.uint8)), exact=True)
 
 
 def _photo(results: Results, stored: StoredImage) -> tuple[Photo | None, str]:

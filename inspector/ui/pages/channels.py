@@ -9,10 +9,10 @@ from inspector.errors import InspectorError
 from inspector.images.photo import MAX_BYTES
 from inspector.ui.components import html
 from inspector.ui.components.channel_grid import activation_bar, number, photo_tiles
-from inspector.ui.components.map_canvas import Drawing, cells, drawings, frame
+from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_frame, show_maps
 from inspector.ui.state import cache
-from inspector.ui.state.selection import choose_channel, choose_class, choose_reading, look
-from inspector.ui.state.sidebar import Choice
+from inspector.ui.state.selection import choose_channel, choose_class, choose_reading, read_selection
+from inspector.ui.state.sidebar import NetworkChoice
 from inspector.ui.state.streamlit_fixes import fragment
 
 if TYPE_CHECKING:
@@ -29,14 +29,14 @@ FOR, AGAINST, SUM = "#D1243F", "#3B6FE0", "#8C8C8C"
 
 def show() -> None:
     try:
-        choice, key, maps = look()
+        choice, key, maps = read_selection()
         _explore(choice, key, maps)
     except InspectorError as error:
         st.error(str(error), icon=":material/error:")
 
 
 @fragment
-def _explore(choice: Choice, key: cache.MapsKey, maps: "ClassMaps") -> None:
+def _explore(choice: NetworkChoice, key: cache.MapsKey, maps: "ClassMaps") -> None:
     from inspector.analysis.channels import compute_channel_contributions
 
     try:
@@ -194,8 +194,8 @@ def _channel(maps: "ClassMaps", book: "ChannelContributions", c: int, raw: bool)
     rank, part = book.order.tolist().index(c) + 1, _signed(float(book.parts[c]))
     st.subheader(f"Channel {c}", anchor=False)
     scale = common_scale([values.numpy(force=True)])
-    how = frame(values.shape, view, maps.classifier.receptive_field, 640, not raw)
-    drawings("the channel", view, how, [Drawing(cells(values, scale), f"channel {c} on the photo")])
+    how = make_frame(values.shape, view, maps.classifier.receptive_field, 640, not raw)
+    show_maps("the channel", view, how, [MapDrawing(encode_cells(values, scale), f"channel {c} on the photo")])
     st.html(activation_bar(scale, bool((values < 0).any())))
     if book.weight is None:
         st.markdown(f"It brings **{part}** logits: every position has a weight of its own.")
@@ -206,13 +206,13 @@ def _channel(maps: "ClassMaps", book: "ChannelContributions", c: int, raw: bool)
             help="The pooled value is what the pooling makes of the map: its mean, or its maximum. The weight is what "
             "the class gives for it; of a difference, the difference of the weights.",
         )
-    st.caption(f"Number {rank} of {len(book.parts)} by size for {html.plain(book.title)}.")
+    st.caption(f"Number {rank} of {len(book.parts)} by size for {html.plain_text(book.title)}.")
     if (liked := classes_with_highest_weight(maps, c, 5)) and not maps.classifier.head.per_class:
-        names = ", ".join(f"{html.plain(name)} ({_signed(weight, 3)})" for _, name, weight in liked)
+        names = ", ".join(f"{html.plain_text(name)} ({_signed(weight, 3)})" for _, name, weight in liked)
         st.markdown(f"**Classes with its highest weights**: {names}")
 
 
-def _folder(choice: Choice, channel: int) -> None:
+def _folder(choice: NetworkChoice, channel: int) -> None:
     """The photos of the user's own on which the channel is strongest."""
     st.subheader(f"Photos that channel {channel} answers to", anchor=False)
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -236,14 +236,14 @@ def _folder(choice: Choice, channel: int) -> None:
         with st.expander(
             "One file was skipped" if len(bad) == 1 else f"{len(bad)} files were skipped", icon=":material/warning:"
         ):
-            st.markdown("\n".join(f"- {html.plain(sentence)}" for sentence in bad))
+            st.markdown("\n".join(f"- {html.plain_text(sentence)}" for sentence in bad))
     if heard:
         best = sorted(heard, key=lambda one: -float(one.pooled[channel]))[:TILES]
         st.caption(f"The highest {len(best)} of {len(heard)} photos, all on one scale, as the network sees them.")
         st.html(photo_tiles(best, channel, choice.load().receptive_field))
 
 
-def _heard(choice: Choice, uploads: "Sequence[UploadedFile]") -> "tuple[list[PhotoChannels], list[str]]":
+def _heard(choice: NetworkChoice, uploads: "Sequence[UploadedFile]") -> "tuple[list[PhotoChannels], list[str]]":
     """What the channels make of each photo, and a sentence for each that cannot be used."""
     heard: list[PhotoChannels] = []
     bad: list[str] = []
@@ -251,7 +251,7 @@ def _heard(choice: Choice, uploads: "Sequence[UploadedFile]") -> "tuple[list[Pho
     new = st.session_state.get("heard") != (choice.key, [upload.file_id for upload in uploads])
     bar = st.progress(0.0, f"Running {choice.name} on {len(uploads)} photos ...") if new else None
     for n, upload in enumerate(uploads):
-        one = cache.heard_of(choice.key, upload.file_id, upload.name, upload, choice.load)
+        one = cache.photo_channels_of(choice.key, upload.file_id, upload.name, upload, choice.load)
         (bad if isinstance(one, str) else heard).append(one)  # type: ignore[arg-type]
         if bar is not None:
             bar.progress((n + 1) / len(uploads), f"{n + 1} of {len(uploads)} photos")

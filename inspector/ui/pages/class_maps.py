@@ -7,12 +7,12 @@ import streamlit as st
 
 from inspector.errors import InspectorError
 from inspector.ui.components import html, photo
-from inspector.ui.components.class_list import Row, class_list
-from inspector.ui.components.map_canvas import Drawing, cells, drawings, frame, photo_url
+from inspector.ui.components.class_list import Row, show_class_list
+from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_frame, make_photo_url, show_maps
 from inspector.ui.pages import class_maps_panels
 from inspector.ui.pages.network import badge
 from inspector.ui.state import cache
-from inspector.ui.state.selection import choose_class, choose_reading, class_labels, look, photo_width
+from inspector.ui.state.selection import choose_class, choose_reading, label_classes, photo_width, read_selection
 from inspector.ui.state.streamlit_fixes import fragment
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ MAP, WINNERS, WHAT_IF = "class map", "winning class", "what if"
 
 def show() -> None:
     try:
-        _, key, maps = look()
+        _, key, maps = read_selection()
         _page(maps, key)
     except InspectorError as error:
         st.error(str(error), icon=":material/error:")
@@ -74,7 +74,7 @@ def _show(maps: "ClassMaps", key: cache.MapsKey) -> None:
     if len(maps.values) <= FEW_CLASSES:
         st.subheader("All class maps before pooling", anchor=False)
         st.caption("Each class's score at every position. Pooled over all positions they are the logits.")
-        st.html(html.all_class_maps(maps))
+        st.html(html.draw_all_class_maps(maps))
         _download_buttons(maps, shown, {"PNG": "all-maps.png", "PDF": "all-maps.pdf", "SVG": "all-maps.svg"})
 
 
@@ -118,19 +118,20 @@ def _picture(
     how = None
     if mode == WINNERS:
         won = find_winners(maps)
-        image = html.data_url(html.winning_classes(maps, won, side, opacity))
+        image = html.make_data_url(html.draw_winning_classes(maps, won, side, opacity))
         grids = {k: photo.Map("winning classes", won.values, None)}
         # The last note is that of NOBODY, which is -1.
         notes = [f" for {maps.classifier.class_names[j]}" for j in won.classes] + [": nobody wins"]
         place = {j: i for i, j in enumerate(won.classes)}
         note_of = [place.get(j, len(notes) - 1) for j in won.grid.flatten().tolist()]
-        below = html.legend(maps, won)
+        below = html.winners_legend(maps, won)
     else:
-        image = photo_url(maps.view, side)
+        image = make_photo_url(maps.view, side)
         grids = {
-            j: photo.Map(f"class map: {one.title}", one.values, cells(one.values, scale)) for j, one in read.items()
+            j: photo.Map(f"class map: {one.title}", one.values, encode_cells(one.values, scale))
+            for j, one in read.items()
         }
-        how = frame(maps.values.shape[1:], maps.view, maps.classifier.receptive_field, side, smooth, opacity)
+        how = make_frame(maps.values.shape[1:], maps.view, maps.classifier.receptive_field, side, smooth, opacity)
         below = html.colour_bar(scale, f"logits a position: {reading}")
         if has_deciding_positions(maps):
             note_of = find_decisions(maps).votes.flatten().tolist()
@@ -148,7 +149,7 @@ def _photo(
     class_map: "ClassMap", start: tuple[int, int] | None,
 ) -> None:  # fmt: skip
     """The photo, and what belongs to the position chosen on it: a click runs no more of the page than this."""
-    chosen = photo.photo(picture, start, *class_maps_panels.preset(key, maps))
+    chosen = photo.show_photo(picture, start, *class_maps_panels.preset(key, maps))
     _link(chosen.cell)
     st.html(below)
     if mode == WINNERS:
@@ -201,28 +202,28 @@ def _sum(maps: "ClassMaps", class_map: "ClassMap") -> None:
 
 def _predictions(maps: "ClassMaps", listed: tuple[int, ...], k: int) -> None:
     """The likeliest classes; choosing one switches the class."""
-    labels = class_labels(maps)
+    labels = label_classes(maps)
 
     def choose(j: int) -> None:
         st.session_state["class"] = labels[j]
 
-    rows = [Row(j, labels[j], float(maps.probabilities[j]), html.minus(f"{maps.logits[j]:.3f}")) for j in listed]
-    class_list(rows, k, choose)
+    rows = [Row(j, labels[j], float(maps.probabilities[j]), html.true_minus(f"{maps.logits[j]:.3f}")) for j in listed]
+    show_class_list(rows, k, choose)
 
 
 def _side_by_side(maps: "ClassMaps", read: "dict[int, ClassMap]", scale: float, smooth: bool, opacity: float) -> None:
     """Several class maps over the photo on one scale, with what they add up to."""
     assert maps.view is not None, "the app shows photos only"
-    how = frame(maps.values.shape[1:], maps.view, maps.classifier.receptive_field, 360, smooth, opacity)
+    how = make_frame(maps.values.shape[1:], maps.view, maps.classifier.receptive_field, 360, smooth, opacity)
     names = maps.classifier.class_names
     drawn = [
-        Drawing(
-            cells(one.values, scale), f"class map of {names[j]}", names[j], f"{maps.probabilities[j]:.1%}",
+        MapDrawing(
+            encode_cells(one.values, scale), f"class map of {names[j]}", names[j], f"{maps.probabilities[j]:.1%}",
             one.equation(),
         )
         for j, one in read.items()
     ]  # fmt: skip
-    drawings("the likeliest", maps.view, how, drawn)
+    show_maps("the likeliest", maps.view, how, drawn)
 
 
 def _download_buttons(maps: "ClassMaps", shown: "FigureContent", names: dict[str, str]) -> None:

@@ -54,7 +54,7 @@ def position(maps: "ClassMaps", cell: Cell, k: int, listed: tuple[int, ...]) -> 
 
 
 def _name(maps: "ClassMaps", k: int) -> str:
-    return html.plain(maps.classifier.class_names[k])
+    return html.plain_text(maps.classifier.class_names[k])
 
 
 def _signed(value: float) -> str:

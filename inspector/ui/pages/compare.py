@@ -13,7 +13,7 @@ from inspector.images.photo import MAX_BYTES, Photo
 from inspector.networks.catalog import list_models
 from inspector.ui.components import html
 from inspector.ui.state import cache
-from inspector.ui.state.sidebar import SIZES, Choice, choices, choose_network, choose_photo, choose_size
+from inspector.ui.state.sidebar import SIZES, NetworkChoice, choose_network, choose_photo, choose_size, list_choices
 from inspector.ui.state.streamlit_fixes import fragment
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def show() -> None:
         _columns(compared, mode)
 
 
-def _fitting(first: Choice) -> list[str]:
+def _fitting(first: NetworkChoice) -> list[str]:
     """The other networks of models/ that know the same classes."""
     cards = list_models()
     if first.key not in cards:
@@ -65,13 +65,13 @@ def _fitting(first: Choice) -> list[str]:
     return [name for name, card in cards.items() if card.classes == cards[first.key].classes and name != first.name]
 
 
-def _networks(first: Choice, photo: Photo, scale: float | None) -> "list[tuple[str, ClassMaps]]":
+def _networks(first: NetworkChoice, photo: Photo, scale: float | None) -> "list[tuple[str, ClassMaps]]":
     """The class maps of one photo by each network chosen; what fails is a sentence, and the others are shown."""
-    offered = choices()
+    offered = list_choices()
     fitting = _fitting(first)
     # The box keeps what was chosen in it when the first network becomes one of them.
     chosen = st.multiselect(
-        f"{html.plain(first.name)} and", list(offered), default=fitting[: MOST_NETWORKS - 1], key="with",
+        f"{html.plain_text(first.name)} and", list(offered), default=fitting[: MOST_NETWORKS - 1], key="with",
         bind="query-params", max_selections=MOST_NETWORKS - 1,
         help="The first network is that of the sidebar. More are added on the page Network, for this session, or by "
         "`inspector add`.",
@@ -91,7 +91,7 @@ def _networks(first: Choice, photo: Photo, scale: float | None) -> "list[tuple[s
     return _made(asked, scale)
 
 
-def _photos(choice: Choice, scale: float | None) -> "list[tuple[str, ClassMaps]]":
+def _photos(choice: NetworkChoice, scale: float | None) -> "list[tuple[str, ClassMaps]]":
     """The class maps of each photo chosen; a photo that cannot be read is a sentence, and the others are shown."""
     offered = list_examples(choice.examples)
     with st.container(horizontal=True, vertical_alignment="top", gap="medium"):
@@ -119,14 +119,14 @@ def _photos(choice: Choice, scale: float | None) -> "list[tuple[str, ClassMaps]]
     return _made([(photo.name, choice, photo) for photo in photos[:MOST_PHOTOS]], scale)
 
 
-def _made(asked: Sequence[tuple[str, Choice, Photo]], scale: float | None) -> "list[tuple[str, ClassMaps]]":
+def _made(asked: Sequence[tuple[str, NetworkChoice, Photo]], scale: float | None) -> "list[tuple[str, ClassMaps]]":
     made = []
     for number, (title, choice, photo) in enumerate(asked, 1):
         try:
             with st.spinner(f"Splitting the logits of {photo.name} by {choice.name}, {number} of {len(asked)} ..."):
                 maps = cache.class_maps_of(choice.key, photo.sha256, photo.name, scale, photo, choice.load)
         except InspectorError as error:
-            st.warning(f"{html.plain(title)}: {error}", icon=":material/warning:")
+            st.warning(f"{html.plain_text(title)}: {error}", icon=":material/warning:")
         else:
             made.append((title, maps))
     return made
@@ -173,7 +173,7 @@ def _tiles(columns: Iterable[Column], scale: float | None, smooth: bool) -> Iter
 
     for column in columns:
         one, own = column.maps, common_scale([column.class_map.values])
-        (image,) = html.overlays_of(one, [column.class_map], _SIDE, own if scale is None else scale, smooth, _OPACITY)
+        (image,) = html.draw_overlays(one, [column.class_map], _SIDE, own if scale is None else scale, smooth, _OPACITY)
         words = [
             f"{column.class_map.title} {one.probabilities[column.k]:.1%}",
             column.class_map.equation(),
@@ -263,4 +263,4 @@ def _agreement(columns: Sequence[Column]) -> None:
             "a common factor; the rank correlation only which cells have more."
         )
     if apart:
-        st.caption(html.plain(f"Not compared cell by cell, since their grids differ: {'; '.join(apart)}."))
+        st.caption(html.plain_text(f"Not compared cell by cell, since their grids differ: {'; '.join(apart)}."))

@@ -14,7 +14,7 @@ from inspector.errors import InspectorError
 from inspector.ui.components import html, stored_maps
 from inspector.ui.pages import dataset_panels
 from inspector.ui.state import cache
-from inspector.ui.state.selection import labels_of
+from inspector.ui.state.selection import label_names
 
 _PAGE = 50  # images in the table
 _SIDE = 720  # pixels of the longer side of a picture
@@ -42,7 +42,7 @@ def show() -> None:
         results = _open(typed.strip())
         survey = _survey(results)
         with st.sidebar:
-            st.caption(f"{html.plain(survey.network)}, {len(survey.class_names):,} classes")
+            st.caption(f"{html.plain_text(survey.network)}, {len(survey.class_names):,} classes")
         _overview(survey)
         _images(results, survey)
         dataset_panels.average_maps(survey)
@@ -137,7 +137,7 @@ def _images(results: Results, survey: DatasetSummary) -> None:
 
 def _choose(survey: DatasetSummary, changed: int) -> tuple[Filters, str, bool]:
     """Which images, sorted by which column, and whether the highest come first."""
-    titles = labels_of(survey.class_names)
+    titles = label_names(survey.class_names)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         which = st.segmented_control(
             "Images", [ALL, MISTAKEN, UNREAD], default=ALL, required=True, key="which", bind="query-params",
@@ -217,26 +217,26 @@ def _table(survey: DatasetSummary, rows: Sequence[dict[str, Any]]) -> None:
 
 def _image(results: Results, survey: DatasetSummary, row: dict[str, Any]) -> None:
     """One image with the class maps that are stored of it."""
-    st.markdown(f"**{html.plain(Path(row['path']).name)}**  \n{html.plain(row['path'])}")
+    st.markdown(f"**{html.plain_text(Path(row['path']).name)}**  \n{html.plain_text(row['path'])}")
     if row["error"] is not None:
         st.error(row["error"], icon=":material/error:")
         return
     stored = dataset_panels.stored_of(results, survey, row)
     names = survey.class_names
-    titles = {k: labels_of(names)[k] for k in stored.maps}
+    titles = {k: label_names(names)[k] for k in stored.maps}
     k = st.radio(
-        "Class map of", list(titles), format_func=lambda k: html.plain(titles[k]), horizontal=True,
+        "Class map of", list(titles), format_func=lambda k: html.plain_text(titles[k]), horizontal=True,
         key=f"class_of_{row['index']}",
     )  # fmt: skip
     image, why = stored_maps.picture(results, stored, stored.maps[k], _SIDE)
     st.html(html.tiles([(image, names[k], _equation(stored, k), f"class map of {names[k]}")], "min(100%, 24rem)"))
     if why:
         st.caption(why)
-    label = "no label" if row["label"] is None else f"label {html.plain(row['label'])}"
+    label = "no label" if row["label"] is None else f"label {html.plain_text(row['label'])}"
     if row["label_rank"] is not None:
         label += f", number {row['label_rank'] + 1} with {row['label_probability']:.1%}"
     st.caption(
-        f"{label}; likeliest {html.plain(names[row['predicted']])} with {row['probability']:.1%}; "
+        f"{label}; likeliest {html.plain_text(names[row['predicted']])} with {row['probability']:.1%}; "
         f"{row['verdict']}, largest miss {row['residual']:.1e} logits"
     )
 

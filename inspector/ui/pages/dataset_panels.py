@@ -11,7 +11,7 @@ from inspector.datasets.summary import DatasetSummary
 from inspector.errors import InspectorError
 from inspector.ui.components import html, stored_maps
 from inspector.ui.state import cache
-from inspector.ui.state.selection import labels_of
+from inspector.ui.state.selection import label_names
 
 _TILES = 12
 _SMALL = 320  # pixels of the longer side of a picture
@@ -25,11 +25,11 @@ GALLERIES = {
 
 @st.fragment
 def average_maps(survey: DatasetSummary) -> None:
-    titles = labels_of(survey.class_names)
+    titles = label_names(survey.class_names)
     heading = st.empty()
     often = int(survey.predicted.counts.argmax())
     title = st.selectbox("Class", titles, index=often, key="average", bind="query-params", width=280)
-    heading.subheader(f"Where does the network look for {html.plain(title)}?", anchor=False)
+    heading.subheader(f"Where does the network look for {html.plain_text(title)}?", anchor=False)
     k = titles.index(title)
     kinds = {"taken for it": survey.predicted, "labelled so": survey.labelled}
     known = {f"{what}: {maps.counts[k]:,} images": maps for what, maps in kinds.items() if maps.counts[k]}
@@ -37,7 +37,7 @@ def average_maps(survey: DatasetSummary) -> None:
         st.info("No image is taken for it or labelled so.", icon=":material/photo_library:")
         return
     with st.spinner("Drawing ..."):
-        st.html(html.average_maps({what: (maps.mean(), k) for what, maps in known.items()}))
+        st.html(html.draw_average_maps({what: (maps.mean(), k) for what, maps in known.items()}))
     st.caption("The mean of this class's own map, cell by cell: red speaks for the class, blue against it.")
 
 
@@ -46,7 +46,7 @@ def confusions(survey: DatasetSummary) -> None:
     from inspector.output.overlay import common_scale
 
     st.subheader("What is taken for what, and why?", anchor=False)
-    titles = labels_of(survey.class_names)
+    titles = label_names(survey.class_names)
     mistaken = [titles[k] for k in dict.fromkeys(survey.pairs[:, 0].tolist())]
     label = st.selectbox(
         "Label", mistaken, index=None, placeholder="any", key="mistaken", bind="query-params", width=280

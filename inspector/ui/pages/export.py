@@ -8,7 +8,7 @@ import streamlit as st
 
 from inspector.errors import InspectorError
 from inspector.ui.state import cache
-from inspector.ui.state.selection import choose_reading, class_labels, look
+from inspector.ui.state.selection import choose_reading, label_classes, read_selection
 from inspector.ui.state.streamlit_fixes import fragment
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _DOTS = 120  # an inch, in the preview and on the screen
 
 def show() -> None:
     try:
-        _, key, maps = look()
+        _, key, maps = read_selection()
     except InspectorError as error:
         st.error(str(error), icon=":material/error:")
         return
@@ -70,7 +70,7 @@ def _build(maps: "ClassMaps", key: cache.MapsKey) -> None:
 
 
 def _choose_maps(maps: "ClassMaps") -> "FigureContent":
-    labels = class_labels(maps)
+    labels = label_classes(maps)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         classes = st.multiselect(
             "Classes", labels, key="classes", bind="query-params", width=420, max_selections=20,

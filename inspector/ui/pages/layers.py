@@ -7,11 +7,11 @@ import streamlit as st
 
 from inspector.errors import InspectorError
 from inspector.ui.components import html
-from inspector.ui.components.channel_grid import Tile, activation_bar, channel_grid, number
-from inspector.ui.components.map_canvas import Drawing, cells, drawings, frame
+from inspector.ui.components.channel_grid import Tile, activation_bar, number, show_channel_grid
+from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_frame, show_maps
 from inspector.ui.state import cache
-from inspector.ui.state.selection import choose_channel, choose_class, look
-from inspector.ui.state.sidebar import Choice
+from inspector.ui.state.selection import choose_channel, choose_class, read_selection
+from inspector.ui.state.sidebar import NetworkChoice
 from inspector.ui.state.streamlit_fixes import fragment
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ INDEX, MEAN, HIGHEST, CONTRIBUTION = "number", "mean", "highest", "contribution"
 
 def show() -> None:
     try:
-        choice, key, maps = look()
+        choice, key, maps = read_selection()
         with st.spinner(f"Looking at the layers of {choice.name} ..."):
             known = cache.layers_of(choice.key, choice.load)
         _explore(choice, key, maps, known)
@@ -34,7 +34,7 @@ def show() -> None:
 
 
 @fragment
-def _explore(choice: Choice, key: cache.MapsKey, maps: "ClassMaps", known: "tuple[Layer, ...]") -> None:
+def _explore(choice: NetworkChoice, key: cache.MapsKey, maps: "ClassMaps", known: "tuple[Layer, ...]") -> None:
     try:
         layer, sort, k, own, raw = _controls(maps, known)
         _tree(choice, known, layer)
@@ -95,7 +95,7 @@ def _forget_channel() -> None:
     st.session_state["channel"] = None
 
 
-def _tree(choice: Choice, known: "tuple[Layer, ...]", chosen: "Layer") -> None:
+def _tree(choice: NetworkChoice, known: "tuple[Layer, ...]", chosen: "Layer") -> None:
     """All modules in the order in which they begin; choosing a row of feature maps chooses the layer."""
 
     def follow() -> None:
@@ -168,7 +168,7 @@ def _channels(
         _depth(of, raw)
     with wide:
         tiles = [_tile(c, told, brought, sort, of.layer.ceiling) for c in shown]
-        channel_grid(of.maps[shown], tiles, scale, channel, f"Feature maps of {of.layer.label}")
+        show_channel_grid(of.maps[shown], tiles, scale, channel, f"Feature maps of {of.layer.label}")
         if scale is not None:
             st.html(activation_bar(scale, of.signed))
 
@@ -205,7 +205,7 @@ def _about(of: "LayerMaps", told: "Facts", brought: "Contributions | None", maps
     if full := int((told.saturated > 0).sum()):
         words.append(f"{full} are saturated somewhere: at {number(of.layer.ceiling or 0)}, the most that passes.")
     if brought is not None and k is not None:
-        name = html.plain(maps.classifier.class_names[k])
+        name = html.plain_text(maps.classifier.class_names[k])
         if brought.how == "first order":
             words.append(
                 f"Contributions to the logit of {name} are gradient x activation: to first order, and in no exact sum."
@@ -239,14 +239,14 @@ def _channel(
 
     grids = of.maps.numpy(force=True)
 
-    def drawing(j: int) -> Drawing:
+    def drawing(j: int) -> MapDrawing:
         densest = common_scale([grids[j]]) if scale is None else scale
-        return Drawing(cells(grids[j], densest), f"channel {j} of {of.layer.label}")
+        return MapDrawing(encode_cells(grids[j], densest), f"channel {j} of {of.layer.label}")
 
     st.subheader(f"Channel {c}", anchor=False)
-    how = frame(grids[c].shape, of.view, of.receptive_field, 640, not raw)
+    how = make_frame(grids[c].shape, of.view, of.receptive_field, 640, not raw)
     ahead = {j: drawing(j) for j in shown} if grids[c].size <= _SMALL else {}
-    drawings("the channel", of.view, how, [drawing(c)], ahead=ahead)
+    show_maps("the channel", of.view, how, [drawing(c)], ahead=ahead)
     st.html(activation_bar(common_scale([grids[c]]) if scale is None else scale, of.signed))
     lines = [f"mean **{number(float(told.mean[c]))}**", f"highest **{number(float(told.highest[c]))}**"]
     lines.append("**dead**: 0 everywhere" if told.dead[c] else f"0 at **{float(told.zeros[c]):.0%}** of the positions")
@@ -254,7 +254,7 @@ def _channel(
         lines.append(f"saturated, at {number(of.layer.ceiling)}, at **{float(told.saturated[c]):.0%}**")
     if brought is not None and k is not None:
         part = f"{float(brought.values[c]):+.4f}".replace("-", "\N{MINUS SIGN}")
-        lines.append(f"brings **{part}** logits to {html.plain(maps.classifier.class_names[k])} ({brought.how})")
+        lines.append(f"brings **{part}** logits to {html.plain_text(maps.classifier.class_names[k])} ({brought.how})")
     st.markdown(", ".join(lines))
 
 
@@ -266,12 +266,12 @@ def _depth(of: "LayerMaps", raw: bool) -> None:
         help="Depth pooling: at every position the mean, or the maximum, over all channels. It tells where the layer "
         "is active at all, for whatever class.",
     )
-    how = frame(of.maps.shape[1:], of.view, of.receptive_field, 360, not raw)
+    how = make_frame(of.maps.shape[1:], of.view, of.receptive_field, 360, not raw)
     both = []
     for name, values in (("mean", of.depth("average")), ("highest", of.depth("max"))):
         # From the lowest on: the highest of many channels is high everywhere, and from zero on all would be red.
         low, high = float(values.min()), float(values.max())
         line = f"{name} over the channels: from {number(low)}, clear, to {number(high)}, red"
         alt = f"{name} over all channels of {of.layer.label}"
-        both.append(Drawing(cells(values - low, high - low), alt, line=line))
-    drawings("all channels", of.view, how, both, "8rem")
+        both.append(MapDrawing(encode_cells(values - low, high - low), alt, line=line))
+    show_maps("all channels", of.view, how, both, "8rem")

@@ -14,8 +14,8 @@ from inspector.ui.components import html
 from inspector.ui.components.channel_grid import over_photo
 from inspector.ui.components.charts import COLOURS
 from inspector.ui.state import cache
-from inspector.ui.state.jobs import Job, Task, Work, guarded
-from inspector.ui.state.selection import choose_class, look
+from inspector.ui.state.jobs import Job, Task, Work, translate_memory_error
+from inspector.ui.state.selection import choose_class, read_selection
 
 if TYPE_CHECKING:
     import altair as alt
@@ -45,7 +45,7 @@ class Asked:
 
 def show() -> None:
     try:
-        _, key, maps = look()
+        _, key, maps = read_selection()
         # Captum takes two seconds to import, the first time.
         with st.spinner("Loading the methods ..."):
             from inspector.analysis.attribution.methods import METHODS
@@ -169,7 +169,7 @@ def _works(maps: "ClassMaps", asked: Asked) -> dict[Task, Work]:
                         other(), inputs, k, made, tell, stopped
                     ),
                 )
-    return {task: guarded(work) for task, work in works.items()}
+    return {task: translate_memory_error(work) for task, work in works.items()}
 
 
 def _progress(job: Job | None, shown: int) -> None:
@@ -246,7 +246,7 @@ def _picture(maps: "ClassMaps", made: "Attribution") -> tuple[str, float]:
     values = made.values.numpy(force=True)
     scale = common_scale([values]) if METHODS[made.name].grid == "cells" else robust_scale(values)
     data = over_photo(made.values, maps.view, made.field, _SIDE, scale, True)
-    return f'<img src="{html.data_url(data)}" alt="{escape(made.name)} over the photo">', scale
+    return f'<img src="{html.make_data_url(data)}" alt="{escape(made.name)} over the photo">', scale
 
 
 def _told(made: "Attribution", scale: float) -> Iterable[str]:

@@ -9,7 +9,7 @@ import streamlit as st
 
 from inspector.errors import InspectorError, NetworkError
 from inspector.ui.state import cache
-from inspector.ui.state.sidebar import OWN, Choice, choose_network
+from inspector.ui.state.sidebar import OWN, NetworkChoice, choose_network
 
 if TYPE_CHECKING:
     from inspector.analysis.summary import NetworkSummary
@@ -32,7 +32,7 @@ def show() -> None:
         st.success(note, icon=":material/check:")
     try:
         with st.spinner(f"Looking into {choice.name} ..."):
-            anatomy = cache.anatomy_of(choice.key, choice.load)
+            anatomy = cache.summary_of(choice.key, choice.load)
         _anatomy(anatomy)
     except InspectorError as error:
         st.error(str(error), icon=":material/error:")
@@ -149,10 +149,10 @@ def _add(checkpoint: object, labels: object, arch: str | None, size: int | None,
     except InspectorError as error:
         st.error(str(error), icon=":material/error:")
         return
-    own: dict[str, Choice] = st.session_state.setdefault(OWN, {})
+    own: dict[str, NetworkChoice] = st.session_state.setdefault(OWN, {})
     name = f"{classifier.name} (yours)"
     kind = "photos" if len(classifier.preprocessing.mean) == 3 else "fashion_mnist"
-    own[name] = Choice(uuid.uuid4().hex, name, arch or checkpoint.name, kind, lambda: classifier)
+    own[name] = NetworkChoice(uuid.uuid4().hex, name, arch or checkpoint.name, kind, lambda: classifier)
     for oldest in list(own)[:-MAX_OWN]:
         del own[oldest]
     st.session_state["note"] = f"{checkpoint.name} is loaded: choose it as the network on any page."

@@ -108,7 +108,7 @@ def _choose(experiments: Mapping[str, tuple[RunGroup, ...]]) -> tuple[list[RunGr
     labels = list(groups)
     chosen = st.pills(
         "Runs", labels, selection_mode="multi", default=labels[: charts.MOST_RUNS], key=f"runs_{experiment}",
-        format_func=html.plain, bind="query-params", help="One a recipe, over all its seeds.",
+        format_func=html.plain_text, bind="query-params", help="One a recipe, over all its seeds.",
     )  # fmt: skip
     if len(chosen) > charts.MOST_RUNS:
         st.info(f"The first {charts.MOST_RUNS} of {len(chosen)} runs are shown: more cannot be told apart.")
@@ -210,10 +210,10 @@ def _average_maps(maps: "Mapping[str, NDArray[Any]]", names: Mapping[str, tuple[
     every = list(dict.fromkeys(name for some in names.values() for name in some))
     heading = st.empty()
     name = st.selectbox("Class", every, key="average", bind="query-params", width=280)
-    heading.subheader(f"Where does each network look for {html.plain(name)}?", anchor=False)
+    heading.subheader(f"Where does each network look for {html.plain_text(name)}?", anchor=False)
     with st.spinner("Drawing ..."):
         of_class = {label: some.index(name) for label, some in names.items() if name in some}
-        st.html(html.average_maps({label: (maps[label], k) for label, k in of_class.items()}))
+        st.html(html.draw_average_maps({label: (maps[label], k) for label, k in of_class.items()}))
     st.caption(
         "The mean of this class's own map over its test images, cell by cell: red speaks for the class, blue against "
         "it. Each run has its own scale, for all its classes: heads differ in the size of their logits."

@@ -169,7 +169,7 @@ def _compare(networks: Mapping[str, str], photo: Photo, label: str | None) -> No
             with st.spinner(f"Splitting the logits of {photo.name} with {title}, {number} of {len(networks)} ..."):
                 maps[title] = _class_maps(name, photo)
         except InspectorError as error:
-            st.warning(f"{html.plain(title)}: {error}", icon=":material/warning:")
+            st.warning(f"{html.plain_text(title)}: {error}", icon=":material/warning:")
     if not maps:
         return
     names = list(dict.fromkeys(name for one in maps.values() for name in one.classifier.class_names))
@@ -185,7 +185,7 @@ def _compare(networks: Mapping[str, str], photo: Photo, label: str | None) -> No
             help="On one scale the few cells of max pooling outshine what average pooling spreads over the object.",
         )  # fmt: skip
     of_class = {title: one for title, one in maps.items() if (chosen or usual) in one.classifier.class_names}
-    st.html(html.heads(of_class, chosen or usual, smooth, label, own_scales))
+    st.html(html.draw_network_maps(of_class, chosen or usual, smooth, label, own_scales))
     kinds = {kind for one in maps.values() for kind in one.classifier.head.pooling.split(" + ")}
     st.markdown("  \n".join(text for kind, text in LOOK_FOR.items() if kind in kinds))
 

@@ -58,7 +58,7 @@ def example_photo(path: Path) -> Photo:
 
 # Few: each is a second copy of the weights.
 @st.cache_resource(max_entries=4, show_spinner=False)
-def quick_network(network_key: str, _load: "Callable[[], Classifier]") -> "Classifier":
+def accelerated_network(network_key: str, _load: "Callable[[], Classifier]") -> "Classifier":
     """The network itself at first, and heard through the quickest backend as soon as that is built."""
     from inspector.explain.backends.accelerate import accelerate, has_fast_backend
 
@@ -79,7 +79,7 @@ def class_maps_of(
     # The name is part of the key: whoever sends the same bytes under another name does not see the first one's.
     from inspector.explain.class_maps import class_maps
 
-    classifier = quick_network(network_key, _load)
+    classifier = accelerated_network(network_key, _load)
     if scale is None:
         return class_maps(classifier, _photo, "native")
     height, width = (round(scale * side) for side in classifier.preprocessing.size)
@@ -97,7 +97,7 @@ def what_if_of(
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
-def anatomy_of(network_key: str, _load: "Callable[[], Classifier]") -> "NetworkSummary":
+def summary_of(network_key: str, _load: "Callable[[], Classifier]") -> "NetworkSummary":
     from inspector.analysis.summary import describe
 
     return describe(_load())
@@ -127,7 +127,7 @@ def contributions_of(key: MapsKey, label: str, k: int, _maps: "ClassMaps", _of: 
 
 
 @st.cache_resource(max_entries=400, show_spinner=False)
-def heard_of(
+def photo_channels_of(
     network_key: str, file_id: str, name: str, _upload: "UploadedFile", _load: "Callable[[], Classifier]"
 ) -> "PhotoChannels | str":
     """What the channels make of a photo; a sentence where it cannot be used."""

@@ -28,7 +28,7 @@ class Job:
     done: float = 0.0  # of that piece, 0-1
     finished: int = 0  # pieces
     stop: threading.Event = field(default_factory=threading.Event)
-    looked: float = field(default_factory=time.monotonic)
+    polled: float = field(default_factory=time.monotonic)
     thread: threading.Thread = field(init=False)
 
     def __post_init__(self) -> None:
@@ -45,10 +45,10 @@ class Job:
 
     def look(self) -> None:
         """Tell it that somebody still waits for it."""
-        self.looked = time.monotonic()
+        self.polled = time.monotonic()
 
     def stopped(self) -> bool:
-        return self.stop.is_set() or time.monotonic() - self.looked > _LEFT_ALONE
+        return self.stop.is_set() or time.monotonic() - self.polled > _LEFT_ALONE
 
     def _tell(self, done: float) -> None:
         self.done = done
@@ -72,7 +72,7 @@ class Job:
             _turns.release()
 
 
-def guarded(work: Work) -> Work:
+def translate_memory_error(work: Work) -> Work:
     """The same, with a sentence as its result where it fails."""
 
     def run(tell: Callable[[float], None], stopped: Callable[[], bool]) -> Any:

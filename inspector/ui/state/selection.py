@@ -8,7 +8,7 @@ import streamlit as st
 
 from inspector.images.photo import Photo
 from inspector.ui.state import cache
-from inspector.ui.state.sidebar import SIZES, Choice, choose_network, choose_photo, choose_size
+from inspector.ui.state.sidebar import SIZES, NetworkChoice, choose_network, choose_photo, choose_size
 
 if TYPE_CHECKING:
     from inspector.explain.class_maps import ClassMaps
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LOGIT, AVERAGE, CLASS = "logit", "against the average", "against a class"
 
 
-def look() -> "tuple[Choice, cache.MapsKey, ClassMaps]":
+def read_selection() -> "tuple[NetworkChoice, cache.MapsKey, ClassMaps]":
     """Of the sidebar, which it fills. Raises InspectorError where the photo or the network cannot be used."""
     with st.sidebar:
         choice = choose_network()
@@ -43,12 +43,12 @@ def photo_width(photo: Photo) -> int:
     return max(40, min(900, round(560 * width / height)))
 
 
-def class_labels(maps: "ClassMaps") -> list[str]:
+def label_classes(maps: "ClassMaps") -> list[str]:
     """The names of its classes as they are listed."""
-    return labels_of(maps.classifier.class_names)
+    return label_names(maps.classifier.class_names)
 
 
-def labels_of(names: Sequence[str]) -> list[str]:
+def label_names(names: Sequence[str]) -> list[str]:
     """The names of classes, those that two classes share with their numbers: ImageNet has two cranes."""
     times = Counter(names)
     return [name if times[name] == 1 else f"{name} ({k})" for k, name in enumerate(names)]
@@ -56,7 +56,7 @@ def labels_of(names: Sequence[str]) -> list[str]:
 
 def choose_class(maps: "ClassMaps") -> int:
     """A class, by a box to type into; the likeliest while it is empty."""
-    labels, likeliest = class_labels(maps), maps.top(1)[0][0]
+    labels, likeliest = label_classes(maps), maps.top(1)[0][0]
     label = st.selectbox(
         "Class", labels, index=None, placeholder=f"{labels[likeliest]} (the likeliest)", key="class",
         bind="query-params", width=280, help="Type to search. Empty follows the likeliest class of each photo.",
@@ -73,7 +73,7 @@ def choose_reading(maps: "ClassMaps", k: int) -> int | str | None:
     )  # fmt: skip
     if reading != CLASS:
         return None if reading == LOGIT else "average"
-    labels = class_labels(maps)
+    labels = label_classes(maps)
     # The likeliest other class: against itself nothing is left.
     other = next((j for j, _, _ in maps.top(2) if j != k), k)
     return labels.index(st.selectbox("Against", labels, index=other, key="against", bind="query-params", width=280))

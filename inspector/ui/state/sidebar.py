@@ -22,7 +22,7 @@ SIZES: dict[str, float | None] = {AS_TRAINED: 1, "1.5 times": 1.5, "twice": 2, "
 
 
 @dataclass(frozen=True)
-class Choice:
+class NetworkChoice:
     """A network, before it is loaded."""
 
     key: str  # under which it is cached for all sessions: of a session's own nobody else can know it
@@ -32,15 +32,15 @@ class Choice:
     load: "Callable[[], Classifier]"
 
 
-def choices() -> dict[str, Choice]:
+def list_choices() -> dict[str, NetworkChoice]:
     """The networks of models/ and those of this session."""
-    own: dict[str, Choice] = st.session_state.get(OWN, {})
+    own: dict[str, NetworkChoice] = st.session_state.get(OWN, {})
     return {name: _of_card(name, card.title, card.examples) for name, card in list_models().items()} | own
 
 
-def choose_network() -> Choice:
+def choose_network() -> NetworkChoice:
     """The network from the sidebar."""
-    offered = choices()
+    offered = list_choices()
     st.title("Inspector", anchor=False)
     st.caption("Which pixels brought which part of a logit, in numbers that add up.")
     # Kept, with its link, on whatever page one is.
@@ -49,11 +49,11 @@ def choose_network() -> Choice:
     return offered[name]
 
 
-def _of_card(name: str, title: str, kind: str) -> Choice:
-    return Choice(name, name, title, kind, lambda: cache.network(name))
+def _of_card(name: str, title: str, kind: str) -> NetworkChoice:
+    return NetworkChoice(name, name, title, kind, lambda: cache.network(name))
 
 
-def choose_photo(choice: Choice) -> Photo:
+def choose_photo(choice: NetworkChoice) -> Photo:
     """The photo from the sidebar: an upload, or an example."""
     upload = st.file_uploader(
         "Your photo",

@@ -39,7 +39,7 @@ def _outside() -> list[Any]:
 
 
 @cache
-def keep_answers() -> None:
+def apply_streamlit_fixes() -> None:
     """Let no run of a page throw away the answers to the browser's uploads.
 
     The browser asks where to send a file, and waits. A run that starts before the answer is on its way empties the
