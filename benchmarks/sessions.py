@@ -75,7 +75,7 @@ def expected(classifier: inspector.Classifier, session: int, number: int) -> Exp
     photo.save(buffer, "PNG")
     maps = inspector.class_maps(classifier, buffer.getvalue())
     k = maps.top(1)[0][0]
-    read = {name: maps.read(k, against) for name, against in READINGS.items()}
+    read = {name: maps.class_map(k, against) for name, against in READINGS.items()}
     sums = {name: (float(one.values.sum()), one.bias, one.total or 0.0) for name, one in read.items()}
     return Expected(f"session-{session}-photo-{number}.png", buffer.getvalue(), sums)
 

@@ -1,4 +1,4 @@
-from .analysis.summary import NetworkSummary, describe
+from .analysis.summary import Anatomy, NetworkSummary, describe
 from .errors import ClassError, ExportError, HeadError, ImageError, InspectorError, NetworkError
 from .explain.backends.accelerate import accelerate
 from .explain.class_maps import ClassMap, ClassMaps, class_maps, class_maps_of_batch
@@ -35,6 +35,7 @@ __all__ = [
     "InspectorError",
     "LargeMaps",
     "NetworkError",
+    "NetworkSummary",
     "Photo",
     "Preprocessing",
     "ReceptiveField",

@@ -23,7 +23,7 @@ class AverageClassMaps:
     residual: float  # the largest of all images, in logits
     verdict: Verdict  # the worst of all images
     images: int
-    measure_inside: tuple[Inside | None, ...]  # one an image, in their order; None where its objects are not known
+    inside: tuple[Inside | None, ...]  # one an image, in their order; None where its objects are not known
 
 
 def average_class_maps(images: Iterable[tuple[ClassMaps, int, Mask | None]], tolerance: float = 0) -> AverageClassMaps:

@@ -63,7 +63,7 @@ def compute_channel_contributions(
     maps: ClassMaps, k: str | int, against: str | int | None = None
 ) -> ChannelContributions:
     """Of class k, or of k against another class or against "average"."""
-    read, split = maps.read(k, against), maps.decomposition
+    read, split = maps.class_map(k, against), maps.decomposition
     k = maps.classifier.class_index(k)
     row = split.weight([k])[0]
     if against == AVERAGE:

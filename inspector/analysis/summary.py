@@ -98,6 +98,9 @@ class NetworkSummary:
         return "It returns one value a class, but pools no map of positions on the way."
 
 
+Anatomy = NetworkSummary  # the first version's name
+
+
 def describe(
     model: Classifier | nn.Module,
     size: int | Sequence[int] = 224,

@@ -117,7 +117,7 @@ def explain(
 
     for note in picture.notes:
         screen.print(note)
-    read = [maps.read(k, against, dense) for k in shown.classes]
+    read = [maps.class_map(k, against, dense) for k in shown.classes]
     table = Table("class", "probability", box=None, header_style="bold")
     for column in (
         ("highest score",) if dense else ("sum of the map", "bias", "logit" if against is None else "difference")

@@ -77,7 +77,7 @@ ALL = Filters()
 class SummaryCounts:
     """What the index says of all images; means are over those that know the number, None where none does."""
 
-    list_index_images: int
+    images: int
     errors: int  # could not be read
     labelled: int  # have a label, whether or not it is a class
     classed: int  # were read, and their label is a class

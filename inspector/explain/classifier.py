@@ -31,7 +31,7 @@ class Classifier:
     head: Head = field(repr=False)
     receptive_field: ReceptiveField  # of the feature maps before pooling
     probability: Probability
-    make_feature_capture: FeatureCapture = field(repr=False)  # where the feature maps before pooling are heard
+    capture: FeatureCapture = field(repr=False)  # where the feature maps before pooling are heard
 
     @staticmethod
     def wrap(

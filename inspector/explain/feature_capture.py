@@ -51,7 +51,7 @@ class FeatureCapture:
 
 
 def make_feature_capture(
-    network: nn.Module, example: Tensor, calls: Sequence[int], pooled: bool = False, slopes: bool = False
+    network: nn.Module, example: Tensor, calls: Sequence[int], pooled: bool = False, needs_derivative: bool = False
 ) -> FeatureCapture:
     """A tap at the reductions with these indices, set up with one example input (1, channels, H, W).
 
@@ -64,18 +64,18 @@ def make_feature_capture(
     kept = [values for module in modules for values in (module._parameters, module._buffers)]
     state = [(values, name, tensor) for values in kept for name, tensor in values.items()]
     # A hook before the pooling hears no pooled values, no derivatives, and no logits behind a softmax.
-    one = len(calls) == 1 and not pooled and not slopes and find_output_activation(network, example) is None
+    one = len(calls) == 1 and not pooled and not needs_derivative and find_output_activation(network, example) is None
     listener = copy_sharing_parameters(network) if one else None
     # The network too: a closure may lead from the copy back to it.
     with eval_mode(network):
         module = None if listener is None else _module_that_reduces(listener, example, calls[0])
     if module is None:
-        return FeatureCapture(network, tuple(calls), slopes, None, False, heard, state, modules)
+        return FeatureCapture(network, tuple(calls), needs_derivative, None, False, heard, state, modules)
     assert listener is not None, "the module is one of its"
     hooked = any(one._forward_hooks or one._forward_pre_hooks for one in listener.modules())
     # A clone: what follows the pooling may write into its input.
     module.register_forward_pre_hook(lambda _, inputs: setattr(heard, "feature_maps", inputs[0].clone()))
-    return FeatureCapture(network, tuple(calls), slopes, listener, hooked, heard, state, modules)
+    return FeatureCapture(network, tuple(calls), needs_derivative, listener, hooked, heard, state, modules)
 
 
 def capture_pass(tap: FeatureCapture, inputs: Tensor) -> CapturedPass:

@@ -129,7 +129,7 @@ def logits_csv(maps: ClassMaps) -> bytes:
 
 def contributions_csv(maps: ClassMaps, shown: FigureContent) -> bytes:
     """A row a class shown and position: what the position adds, in logits, as the figure shows it."""
-    read = [(k, maps.read(k, shown.against, shown.dense)) for k in shown.classes]
+    read = [(k, maps.class_map(k, shown.against, shown.dense)) for k in shown.classes]
     cells = ((k, one.title, *yx, part) for k, one in read for yx, part in np.ndenumerate(one.values.numpy(force=True)))
     return _csv(("index", "class", "y", "x", "contribution"), cells)
 

@@ -153,7 +153,7 @@ def _drawings(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> Iter
             yield _Drawing(maps.view.photo.name, "", exactness_line(maps), None)
         elif kind == "classes":
             for k in shown.classes:
-                one = maps.read(k, shown.against, shown.dense)
+                one = maps.class_map(k, shown.against, shown.dense)
                 yield _Drawing(names[k], f" ({maps.probabilities[k]:.1%})", one.equation(), one.values)
         elif kind == "contrast":
             one = find_contrast(maps, shown)
@@ -165,7 +165,7 @@ def _drawings(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> Iter
                     f"All {len(names)} class maps are too many for one figure: panels of single classes would do."
                 )
             for k, name in enumerate(names):
-                one = maps.read(k, None, shown.dense)
+                one = maps.class_map(k, None, shown.dense)
                 logit = f"logit {maps.logits[k]:.2f}".replace("-", "\N{MINUS SIGN}")
                 marked = logit + (", winner" if k == winner else "")
                 yield _Drawing(name, "", marked, one.values, grid=True, bold=k == winner)
@@ -177,7 +177,7 @@ def find_contrast(maps: ClassMaps, shown: FigureContent) -> ClassMap:
         raise InspectorError("A contrast needs two classes: one more among those shown would do.")
     first, *others = shown.classes
     other = next((k for k in (*others, *(k for k, _, _ in maps.top(2))) if k != first), None)
-    return maps.read(first, other, shown.dense)
+    return maps.class_map(first, other, shown.dense)
 
 
 def _layout_panels(

@@ -55,7 +55,7 @@ def report_html(
     if view is None:
         raise InspectorError("These class maps came from a tensor: there is no photo to report on.")
     names = maps.classifier.class_names
-    read = [(k, maps.read(k, shown.against, shown.dense)) for k in shown.classes]
+    read = [(k, maps.class_map(k, shown.against, shown.dense)) for k in shown.classes]
     drawn = [(one, f"{maps.probabilities[k]:.1%}") for k, one in read]
     if "contrast" in style.panels:
         drawn.append((find_contrast(maps, shown), ""))

@@ -197,7 +197,7 @@ def side_by_side_figure(
     if not views or len(views) < len(maps):
         raise InspectorError("Class maps side by side need a photo: maps of a tensor, or none at all, have none.")
     wanted = [classes] * len(maps) if isinstance(classes, str) else list(classes)
-    read = [one.read(k) for one, k in zip(maps, wanted, strict=True)]
+    read = [one.class_map(k) for one, k in zip(maps, wanted, strict=True)]
     scale = common_scale([class_map.values for class_map in read])
     shared = len({view.photo.sha256 for view in views}) == 1
     panels = len(read) + shared

@@ -156,10 +156,10 @@ def test_poolings_of_two_grids_say_that_positions_differ():
 def test_above_a_share_are_the_values_higher_than_that_share_of_the_highest(hand_made_gap):
     maps = maps_of(hand_made_gap)
     # [[0.25, 0.5], [0.75, 1]]
-    assert positions_above(maps.read(0), 0.5).tolist() == [[False, False], [True, True]]
-    assert positions_above(maps.read(0), 0).tolist() == [[True, True], [True, True]]
+    assert positions_above(maps.class_map(0), 0.5).tolist() == [[False, False], [True, True]]
+    assert positions_above(maps.class_map(0), 0).tolist() == [[True, True], [True, True]]
     # [[-0.375, 0], [-0.75, -1.375]]: nothing speaks for the class.
-    assert positions_above(maps.read(2), 0).tolist() == [[False, False], [False, False]]
+    assert positions_above(maps.class_map(2), 0).tolist() == [[False, False], [False, False]]
 
 
 @pytest.fixture

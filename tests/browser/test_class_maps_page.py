@@ -117,7 +117,7 @@ def test_the_browser_draws_what_render_draws(page: Page, app_url: str, smooth: b
     drawn = np.array(data[2:], float).reshape(data[0], data[1], 4)
     maps = class_maps(load("efficientnet_lite0"), COFFEE)
     assert maps.view is not None
-    read = [maps.read(k) for k, _, _ in maps.top(5)]
+    read = [maps.class_map(k) for k, _, _ in maps.top(5)]
     scale = common_scale([one.values for one in read])
     base = dimmed_photo(maps.view, max(data[:2]))
     values = resample_on_photo(read[0].values, maps.view, maps.classifier.receptive_field, base.shape[:2], smooth)

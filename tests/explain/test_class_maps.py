@@ -156,7 +156,7 @@ def test_position_scores_are_what_each_position_alone_would_bring(maps, pooling)
 
 def test_a_flattened_head_scores_no_position_alone():
     (maps,) = class_maps_of_batch(flattened(), IMAGE)
-    for ask in (maps.position_scores, lambda: maps.read(0, dense=True)):
+    for ask in (maps.position_scores, lambda: maps.class_map(0, dense=True)):
         with pytest.raises(InspectorError, match=r"^A position is scored alone only where .* head's is flatten"):
             ask()
 
@@ -175,7 +175,7 @@ def test_a_map_is_read_with_its_title_and_what_it_sums_to(maps, pooling, against
     other = {None: (0, 0, 0), AVERAGE: (values.mean(0), sum(BIAS) / 3, sum(logits) / 3)}.get(
         against, (values[2], BIAS[2], logits[2])
     )
-    read = maps.read("red", against)
+    read = maps.class_map("red", against)
     assert isinstance(read, ClassMap)
     assert read.title == title
     np.testing.assert_allclose(read.values.numpy(), values[0] - other[0], atol=1e-6)
@@ -185,10 +185,10 @@ def test_a_map_is_read_with_its_title_and_what_it_sums_to(maps, pooling, against
 
 
 def test_dense_maps_are_scores_that_sum_to_no_logit(maps):
-    read = maps.read("green", dense=True)
+    read = maps.class_map("green", dense=True)
     assert read.values.tolist() == DENSE[1]
     assert read.total is None
-    against = maps.read("green", "red", dense=True)
+    against = maps.class_map("green", "red", dense=True)
     assert against.values.tolist() == [[-3, 6], [-3, -10]]
     assert against.total is None
 

@@ -54,7 +54,7 @@ def test_panels_have_the_name_the_probability_and_the_sum(maps):
     for (k, name, probability), panel in zip(maps.top(3), rest, strict=True):
         assert panel.get_title().strip() == f"{name} ({100 * probability:.1f}%)"
         (line,) = [text.get_text() for text in panel.texts]
-        assert line == maps.read(k).equation()
+        assert line == maps.class_map(k).equation()
         total, bias, logit = (float(n) for n in re.findall(r"[-\d.]+", line.replace("\N{MINUS SIGN}", "-")))
         assert total + bias == pytest.approx(logit, abs=2e-4)
         assert logit == pytest.approx(float(maps.logits[k]), abs=1e-4)
@@ -204,9 +204,9 @@ def panels_of(maps, panels) -> list:
 
 def test_the_contrast_of_one_class_is_with_the_likeliest_other(maps):
     winner, second, least = (k for k, _, _ in maps.top(3))
-    assert find_contrast(maps, maps.figure_content([winner])).title == maps.read(winner, second).title
-    assert find_contrast(maps, maps.figure_content([least])).title == maps.read(least, winner).title
-    assert find_contrast(maps, maps.figure_content([least, second])).title == maps.read(least, second).title
+    assert find_contrast(maps, maps.figure_content([winner])).title == maps.class_map(winner, second).title
+    assert find_contrast(maps, maps.figure_content([least])).title == maps.class_map(least, winner).title
+    assert find_contrast(maps, maps.figure_content([least, second])).title == maps.class_map(least, second).title
 
 
 def test_among_all_class_maps_the_winner_is_bold_and_all_share_one_scale(maps):

@@ -89,9 +89,9 @@ def test_verdict_equations_scale_and_settings_are_told(maps):
     assert "exact: What follows the pooling is affine" in text
     assert f"{maps.residual:.1e} logits" in text
     for k in shown.classes:
-        assert maps.read(k, "average").equation() in text
+        assert maps.class_map(k, "average").equation() in text
     assert "logit less the average logit" in text
-    scale = max(float(maps.read(k, "average").values.abs().max()) for k in shown.classes)
+    scale = max(float(maps.class_map(k, "average").values.abs().max()) for k in shown.classes)
     assert f"+{scale:.3g}" in text
     assert json.loads(text[text.index("{") : text.rindex("}") + 1]) == json.loads(json.dumps(settings))
 

@@ -209,7 +209,10 @@ def test_heads_stand_side_by_side_on_one_scale_with_what_they_add_up_to(heads):
     for name, maps, panel in zip(("average", "max"), heads, rest, strict=True):
         assert panel.get_title().strip() == f"{name} ({float(maps.probabilities[1]):.1%})"
         (lines,) = [text.get_text() for text in panel.texts]
-        assert lines.splitlines() == [maps.read("green").equation(), f"verdict: exact, residual {maps.residual:.1e}"]
+        assert lines.splitlines() == [
+            maps.class_map("green").equation(),
+            f"verdict: exact, residual {maps.residual:.1e}",
+        ]
     scale = max(float(maps.values[1].abs().max()) for maps in heads)
     bar = next(axis for axis in figure.axes if axis.get_ylabel() == "logits a position")
     assert bar.get_ylim() == pytest.approx((-scale, scale))

@@ -167,18 +167,18 @@ def capture_poolings(
     network: nn.Module,
     inputs: Tensor,
     only: Sequence[int] | None = None,
-    slopes: bool = False,
+    needs_derivative: bool = False,
     recorder: OpRecorder | None = None,
 ) -> tuple[list[CapturedPooling], Tensor]:
     """The reductions of one pass in order, or those with the indices in `only`, and the logits (N, K).
 
-    With `slopes` also the derivative of each. What follows these reductions is told to the recorder.
+    With `needs_derivative` also the derivative of each. What follows these reductions is told to the recorder.
     """
     found: list[CapturedPooling] = []
 
     def keep(seen: PoolingCall) -> Tensor:
         if only is None or seen.index in only:
-            slope = seen.derivative() if slopes else None
+            slope = seen.derivative() if needs_derivative else None
             lay = seen.layout
             found.append(
                 CapturedPooling(seen.index, seen.feature_maps(), seen.pooled(), slope, lay.tokens, lay.grid is not None)
@@ -195,21 +195,25 @@ def capture_poolings(
 
 
 def capture_chosen_poolings(
-    network: nn.Module, inputs: Tensor, calls: Sequence[int], slopes: bool = False, recorder: OpRecorder | None = None
+    network: nn.Module,
+    inputs: Tensor,
+    calls: Sequence[int],
+    needs_derivative: bool = False,
+    recorder: OpRecorder | None = None,
 ) -> tuple[list[CapturedPooling], Tensor]:
     """The reductions with these indices in one pass, and the logits (N, K). NetworkError where one is not reached."""
-    found, logits = capture_poolings(network, inputs, calls, slopes, recorder)
+    found, logits = capture_poolings(network, inputs, calls, needs_derivative, recorder)
     if len(found) < len(calls):
         raise pooling_not_reached(inputs)
     return found, logits
 
 
 def capture_and_record(
-    network: nn.Module, inputs: Tensor, calls: Sequence[int], slopes: bool = False
+    network: nn.Module, inputs: Tensor, calls: Sequence[int], needs_derivative: bool = False
 ) -> tuple[list[CapturedPooling], Tensor, OpRecording | None]:
     """The same as `capture`, and what led from these reductions to the logits."""
     recorder = OpRecorder()
-    found, logits = capture_chosen_poolings(network, inputs, calls, slopes, recorder)
+    found, logits = capture_chosen_poolings(network, inputs, calls, needs_derivative, recorder)
     return found, logits, recorder.recording(logits)
 
 
@@ -286,7 +290,7 @@ class ModuleOutput:
 
     name: str  # the module's place in the network, as in "layer4.1.relu"
     module: nn.Module
-    forward: int  # how many times it had run in this pass before
+    run: int  # how many times it had run in this pass before
     started: int  # how many runs of modules had begun before this one: a block begins before what is inside it
     output: Any
 

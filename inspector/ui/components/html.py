@@ -147,7 +147,7 @@ def draw_network_maps(
     """
     from inspector.output.overlay import common_scale, dimmed_photo
 
-    read = {title: one.read(one.classifier.class_names.index(name)) for title, one in maps.items()}
+    read = {title: one.class_map(one.classifier.class_names.index(name)) for title, one in maps.items()}
     scale = common_scale([class_map.values for class_map in read.values()])
     view = next(iter(maps.values())).view
     assert view is not None, "the app shows photos only"

@@ -85,7 +85,7 @@ class Frame:
 class MapDrawing:
     """A map over the photo, with what stands below it, all plain text."""
 
-    encode_cells: str  # from cells()
+    cells: str  # from cells()
     alt: str
     name: str = ""
     note: str = ""

@@ -55,7 +55,7 @@ def _show(maps: "ClassMaps", key: cache.MapsKey) -> None:
     k, against, mode, dense, smooth, opacity = _controls(maps)
     top = [j for j, _, _ in maps.top(TOP)]
     listed = tuple(dict.fromkeys([*top, k]))
-    read = {j: maps.read(j, against, dense) for j in listed}
+    read = {j: maps.class_map(j, against, dense) for j in listed}
     scale = common_scale([class_map.values for class_map in read.values()])
     shown = maps.figure_content(listed, against, dense, smooth, opacity)
 

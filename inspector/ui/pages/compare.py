@@ -156,7 +156,7 @@ def _columns(compared: "Sequence[tuple[str, ClassMaps]]", mode: str) -> None:
         )
     name = chosen or usual
     classes = find_same_class(maps, name) if name or mode == NETWORKS else [int(one.logits.argmax()) for one in maps]
-    columns = [Column(title, one, k, one.read(k)) for (title, one), k in zip(compared, classes, strict=True)]
+    columns = [Column(title, one, k, one.class_map(k)) for (title, one), k in zip(compared, classes, strict=True)]
     scale = common_scale([column.class_map.values for column in columns])
     st.html(html.tiles(_tiles(columns, None if own_scales else scale, smooth), "clamp(10rem, 13vw, 20rem)"))
     if not own_scales:

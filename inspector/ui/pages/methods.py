@@ -40,7 +40,7 @@ class Asked:
     k: int
     names: tuple[str, ...]
     curves: bool
-    shuffle_weights: bool
+    shuffled: bool
 
 
 def show() -> None:

@@ -28,7 +28,7 @@ class NetworkChoice:
     key: str  # under which it is cached for all sessions: of a session's own nobody else can know it
     name: str
     title: str
-    list_examples: str  # which photos fit it
+    examples: str  # which photos fit it
     load: "Callable[[], Classifier]"
 
 
