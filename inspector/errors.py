@@ -1,13 +1,27 @@
-"""Our own errors: one sentence each, that says what was wrong, what was got and what would do."""
+"""The errors that a user can cause and correct, and the two places where other libraries' errors become ours.
+
+    InspectorError
+    ├── ImageError         an image
+    ├── NetworkError       a network or its weights
+    ├── HeadError          what follows the last feature maps
+    ├── ClassError         the name or number of a class
+    ├── AttributionError   an attribution method
+    ├── LocalizationError  boxes and masks of objects
+    ├── TrainingError      a recipe, a run, a comparison of runs
+    ├── ExportError        files to be written
+    └── Cancelled          work that was stopped on request
+
+Every message says in one or two plain sentences what is wrong, what was got and what to do.
+"""
+
+import importlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 
 class InspectorError(Exception):
-    """The base of every error that a user can cause and mend."""
-
-
-def summarize_reason(error: Exception) -> str:
-    """What an error of another library says, in one line, to be part of a sentence of ours."""
-    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+    """Base of every error that a user can cause and correct."""
 
 
 class ImageError(InspectorError):
@@ -19,28 +33,77 @@ class NetworkError(InspectorError):
 
 
 class HeadError(InspectorError):
-    """No pooled map of positions reaches the logits of the network, or more than it does."""
+    """The logits are not a function of pooled feature maps, or not of these alone."""
 
 
 class ClassError(InspectorError):
-    """No class has this name or number, or several might be meant."""
+    """No class has this name or number, or several classes match it."""
+
+
+class AttributionError(InspectorError):
+    """The attribution method does not exist, or does not apply to this network."""
+
+
+class LocalizationError(InspectorError):
+    """The objects of the photos cannot be read, or do not fit the photos."""
 
 
 class TrainingError(InspectorError):
     """The experiment cannot be read, run or compared."""
 
 
-class LocalizationError(InspectorError):
-    """Where the objects of photos are cannot be read, or does not fit the photos."""
-
-
 class ExportError(InspectorError):
-    """The files cannot be written where they were asked for."""
-
-
-class AttributionError(InspectorError):
-    """The method of attribution does not exist, or does not apply to the network."""
+    """The files cannot be written to the given place."""
 
 
 class Cancelled(InspectorError):
-    """What was under way was stopped, as asked."""
+    """The work was stopped on request."""
+
+
+def summarize_reason(error: BaseException) -> str:
+    """Return the message of another library's error in one line, to be quoted in a message of ours."""
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+
+
+@contextmanager
+def translate_errors(
+    to: type[InspectorError], message: str, cases: Mapping[type[BaseException], str] | None = None
+) -> Iterator[None]:
+    """Raise whatever a foreign reader raises inside as one error of ours.
+
+    Readers of broken files raise nearly every exception there is, so all of them are caught. Our own errors and
+    MemoryError pass through unchanged.
+
+    Args:
+        to: class of the error to raise.
+        message: its message; "{reason}" stands for the original message in one line.
+        cases: messages for single exception classes, tried in this order before ``message``.
+    """
+    try:
+        yield
+    except (InspectorError, MemoryError):
+        raise
+    except Exception as error:
+        chosen = next((text for kind, text in (cases or {}).items() if isinstance(error, kind)), message)
+        raise to(chosen.replace("{reason}", summarize_reason(error))) from error
+
+
+def require(*modules: str, extra: str, purpose: str, error: type[InspectorError] = InspectorError) -> Any:
+    """Import modules of an optional library and return the first.
+
+    Args:
+        modules: full names, as in "pyarrow", "pyarrow.parquet".
+        extra: the extra of this package that installs the library, as in "data".
+        purpose: what needs it; begins the message.
+        error: class of the error to raise.
+
+    Raises:
+        InspectorError: of class ``error``, with the command that installs the library.
+    """
+    try:
+        return [importlib.import_module(name) for name in modules][0]
+    except ImportError as missing:
+        library = modules[0].split(".")[0]
+        raise error(
+            f"{purpose} needs {library} ({summarize_reason(missing)}). Use pip install 'inspector[{extra}]'."
+        ) from missing

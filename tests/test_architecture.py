@@ -1,134 +1,145 @@
-"""The modules stand in one order and import only from those before them; who may run, draw and show what."""
+"""Nine stages in one order: each imports only from those before it. Who may run networks, draw and show them."""
 
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "inspector"
 
-ORDER = (
-    "errors", "memory", "image", "large_image", "catalogue", "examples", "recipe", "runs", "laboratory",
-    "batch.sources", "batch.table", "batch.results", "batch.evidence", "batch.survey_index", "batch.data_survey",
-    "pooling", "networks", "reductions", "tape", "capture", "tail", "tap", "head", "receptive_field",
-    "classifier", "locality", "checkpoint", "transfer", "architectures", "keras_network", "onnx_graph", "onnx_network",
-    "programs", "loading", "adding", "backbone", "decomposition", "maps", "tiles", "comparison",
-    "weights", "graph", "folding", "quick_networks", "backends", "serving",
-    "positions", "what_if", "layers", "ledger",
-    "anatomy", "attribution", "faithfulness", "render", "localisation", "batch.stored_maps", "batch.survey",
-    "survey", "figure", "run_figures", "batch.survey_figures", "batch.gallery", "report", "export", "rebuild",
-    "batch.survey_report", "data_sets", "run_folder", "examination", "devices", "train", "batch.pipeline",
-    "batch.ray_engine", "cli", "ui",
-)  # fmt: skip
-SHELLS = ORDER[ORDER.index("train") :]
-TORCHLESS = ORDER[: ORDER.index("pooling")]
-
-# Imports inside a function: what may be put off, and by whom. Shells may put off what they like.
-PUT_OFF = {
-    "quick_networks": {"onnxruntime", "openvino", "onnxscript"},
-    "batch.survey_index": {"duckdb"},
-    "batch.table": {"pyarrow", "pyarrow.dataset", "pyarrow.parquet"},
-    "maps": {"inspector.output.figure", "inspector.output.export"},
-    "networks": {"efficientnet_lite_pytorch.model"},
-    "transfer": {"torchvision.models.feature_extraction"},
-    "architectures": {"torchvision", "timm"},
-    "programs": {"torch._export.converter"},
-    "keras_network": {"keras", "h5py"},
-    "onnx_network": {"onnx", "onnx.helper", "onnx.numpy_helper", "onnx.utils", "onnxruntime"},
-    "onnx_graph": {"onnx", "onnx.helper", "onnx.numpy_helper", "onnxruntime"},
+# Each stage with those that it may import from. errors.py and files.py are the floor: every stage may use them.
+STAGES = {
+    "images": (),
+    "explain": ("images",),
+    "networks": ("images", "explain"),
+    "analysis": ("images", "explain"),
+    "output": ("images", "explain", "networks", "analysis"),
+    "datasets": ("images", "explain", "networks", "analysis", "output"),
+    "training": ("images", "explain", "networks", "analysis", "output", "datasets"),
+    "cli": ("images", "explain", "networks", "analysis", "output", "datasets", "training"),
+    "ui": ("images", "explain", "networks", "analysis", "output", "datasets", "training"),
 }
+FLOOR = {"errors": (), "files": ("errors",)}
+# The two calls of the public face that look up: ClassMaps.figure and ClassMaps.save.
+FACADE = {"explain/class_maps.py": {"inspector.output.figure", "inspector.output.export", "inspector.output.style"}}
 
-FACES = {PACKAGE / "__init__.py", PACKAGE / "batch" / "__init__.py"}  # hold no code
-FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path not in FACES]
+# What works without torch: the command line's help and the app's first paint are quick.
+TORCH_FREE = (
+    "errors.py", "files.py", "images", "explain/kinds.py", "explain/memory.py", "networks/catalog.py",
+    "datasets/table.py", "datasets/results.py", "datasets/statistics.py", "datasets/index.py", "datasets/summary.py",
+    "training/recipe.py", "training/read_run.py", "training/compare_runs.py",
+)  # fmt: skip
 
-
-def place_of(parts: Sequence[str]) -> str:
-    """The name in ORDER: a folder's own for all that lies in it, where it has a place itself."""
-    return parts[0] if parts[0] in ORDER else ".".join(parts[:2])
-
-
-def module_of(path: Path) -> str:
-    return place_of(path.relative_to(PACKAGE).with_suffix("").parts)
-
-
-CORE = [path for path in FILES if module_of(path) not in SHELLS]
-
-
-def imported(nodes: list[ast.stmt], within: str = "module") -> Iterator[tuple[str, str]]:
-    """(dotted name, "module" or "function") of every import that runs; those for type checkers do not."""
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, within) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are written out from inspector on"
-            yield from _from(node, within)
-        elif not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
-            inner = "function" if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else within
-            for name in ("body", "orelse", "finalbody"):
-                yield from imported(getattr(node, name, []), inner)
-            for handler in getattr(node, "handlers", []):
-                yield from imported(handler.body, inner)
-
-
-def _from(node: ast.ImportFrom, within: str) -> Iterator[tuple[str, str]]:
-    for alias in node.names:
-        # `from inspector import networks` imports a module of ours.
-        ours = node.module in ("inspector", "inspector.batch")
-        yield (f"{node.module}.{alias.name}" if ours else str(node.module)), within
-
-
-def imports_of(path: Path) -> list[tuple[str, str]]:
-    return list(imported(ast.parse(path.read_text()).body))
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent.name == "cli")
 
 
 def identify(path: Path) -> str:
     return path.relative_to(PACKAGE).as_posix()
 
 
-def test_every_module_has_its_place_in_the_order():
-    assert {module_of(path) for path in FILES} <= set(ORDER)
-    assert {"capture", "head", "maps", "render", "figure", "export"} <= {module_of(path) for path in FILES}
+def stage_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports(nodes: list[ast.stmt], within: str = "module") -> Iterator[tuple[str, str]]:
+    """(dotted module, "module" or "function") of every import that runs; those for type checkers do not."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, within) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are written out from inspector on"
+            yield str(node.module), within
+        elif not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            inner = "function" if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else within
+            for name in ("body", "orelse", "finalbody"):
+                yield from imports(getattr(node, name, []), inner)
+            for handler in getattr(node, "handlers", []):
+                yield from imports(handler.body, inner)
+
+
+def imports_of(path: Path) -> list[tuple[str, str]]:
+    return list(imports(ast.parse(path.read_text()).body))
+
+
+def test_the_package_has_these_stages_and_no_other_modules():
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+    assert folders == set(STAGES)
+    assert {path.stem for path in PACKAGE.glob("*.py")} == {"__init__", *FLOOR}
 
 
 @pytest.mark.parametrize("path", FILES, ids=identify)
-def test_a_module_imports_only_from_those_before_it(path):
-    own = ORDER.index(module_of(path))
+def test_a_stage_imports_only_from_those_before_it(path):
+    stage = stage_of(path)
+    allowed = {stage, *FLOOR, *STAGES[stage]} if stage in STAGES else set(FLOOR[stage])
     for name, where in imports_of(path):
         parts = name.split(".")
-        if parts[0] != "inspector" or (where == "function" and name in PUT_OFF.get(module_of(path), ())):
+        if parts[0] != "inspector" or (where == "function" and name in FACADE.get(identify(path), ())):
             continue
-        if len(parts) == 1 or place_of(parts[1:]) not in ORDER:
-            # The package's public face: for shells only.
-            assert module_of(path) in SHELLS, f"{path.name} imports {name}"
-        elif place_of(parts[1:]) != module_of(path):
-            assert ORDER.index(place_of(parts[1:])) < own, f"{path.name} imports {name}"
+        if len(parts) == 1:
+            assert stage in ("cli", "ui"), f"{identify(path)} imports the public face"
         else:
-            assert parts[1] in ("cli", "ui"), f"{path.name} imports itself"
+            assert parts[1] in allowed, f"{identify(path)} imports {name}"
 
 
-@pytest.mark.parametrize("path", CORE, ids=identify)
-def test_imports_stand_at_the_top_but_for_those_named_here(path):
-    inside = {name for name, where in imports_of(path) if where == "function"}
-    assert inside <= PUT_OFF.get(module_of(path), set())
+def test_no_modules_import_each_other_in_a_circle():
+    modules = {"inspector." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in FILES}
+    before = {
+        module: {name for name, where in imports_of(path) if name in modules and where == "module"}
+        for module, path in modules.items()
+    }
+    while free := [module for module, needed in before.items() if not needed & before.keys()]:
+        for module in free:
+            del before[module]
+    assert not before
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*/**/__init__.py")), ids=identify)
+def test_the_init_of_a_folder_holds_no_code(path):
+    body = ast.parse(path.read_text()).body
+    documented = [node for node in body if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))]
+    assert stage_of(path) == "cli" or not documented
+
+
+@pytest.mark.parametrize("path", FILES, ids=identify)
+def test_no_module_is_longer_than_350_lines(path):
+    assert len(path.read_text().splitlines()) <= 350
 
 
 @pytest.mark.parametrize(
-    ("library", "modules"),
+    "path", [path for path in FILES if stage_of(path) in (*FLOOR, *list(STAGES)[:6])], ids=identify
+)
+def test_our_own_modules_are_imported_at_the_top(path):
+    ours = {name for name, where in imports_of(path) if where == "function" and name.startswith("inspector")}
+    assert ours <= FACADE.get(identify(path), set())
+
+
+@pytest.mark.parametrize(
+    ("library", "places"),
     [
-        ("matplotlib", {"figure", "run_figures", "batch.survey_figures", "export"}),
+        (
+            "matplotlib",
+            {
+                "output/figure.py",
+                "output/export.py",
+                "output/comparison_figure.py",
+                "datasets/figures.py",
+                "training/figures.py",
+            },
+        ),
         ("streamlit", {"ui"}),
-        ("captum", {"attribution"}),
-        ("cv2", {"render", "ui"}),
-        ("lightning", {"train"}),
+        ("captum", {"analysis/attribution"}),
+        ("cv2", {"output/overlay.py", "ui"}),
+        ("jinja2", {"output/templates.py"}),
         ("typer", {"cli"}),
     ],
 )
-def test_a_library_is_imported_only_where_it_belongs(library, modules):
-    importers = {module_of(path) for path in FILES for name, _ in imports_of(path) if name.split(".")[0] == library}
-    assert importers <= modules
+def test_a_library_is_imported_only_where_it_belongs(library, places):
+    for path in FILES:
+        if any(name.split(".")[0] == library for name, _ in imports_of(path)):
+            assert {identify(path), *(parent.as_posix() for parent in Path(identify(path)).parents)} & places, path
 
 
 def test_pyplot_is_imported_nowhere():
@@ -142,14 +153,17 @@ def calls_a_network(tree: ast.AST) -> bool:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and node not in own:
             called = ast.unparse(node.func)
-            if called.split(".")[-1] in ("network", "forward"):
+            if called.split(".")[-1] in ("network", "forward") and called != "forward":
                 return True
     return False
 
 
-@pytest.mark.parametrize("path", [*CORE, PACKAGE / "train.py"], ids=identify)
-def test_only_capture_and_training_run_a_network(path):
-    assert calls_a_network(ast.parse(path.read_text())) == (module_of(path) in ("capture", "train"))
+RUNS_NETWORKS = ("explain/tracing/forward.py", "training/train.py")
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if stage_of(path) not in ("cli", "ui")], ids=identify)
+def test_only_the_module_forward_and_training_run_a_network(path):
+    assert calls_a_network(ast.parse(path.read_text())) == (identify(path) in RUNS_NETWORKS)
 
 
 @pytest.mark.parametrize(
@@ -158,18 +172,25 @@ def test_only_capture_and_training_run_a_network(path):
         ("network(x)", True),
         ("classifier.network(x)", True),
         ("self.network.forward(x)", True),
-        ("watch(network, x)", False),
+        ("forward(network, x)", False),
         ("network.eval()", False),
         ("def forward(self, x): self.network(x)", False),
     ],
 )
-def test_a_call_of_a_network_is_told_from_its_mention(code, expected):
+def test_a_call_of_a_network_is_distinguished_from_its_mention(code, expected):
     assert calls_a_network(ast.parse(code)) is expected
 
 
-@pytest.mark.parametrize("path", [PACKAGE / f"{name.replace('.', '/')}.py" for name in TORCHLESS])
-def test_descriptions_and_images_need_no_torch(path):
-    assert not [name for name, _ in imports_of(path) if name.split(".")[0] in ("torch", "torchvision", "timm")]
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if any(identify(path).startswith(place) for place in TORCH_FREE)], ids=identify
+)
+def test_descriptions_images_and_stored_results_need_no_torch(path):
+    modules = [name for name, where in imports_of(path) if where == "module"]
+    assert not [name for name in modules if name.split(".")[0] in ("torch", "torchvision", "timm")]
+    for name in modules:
+        if name.startswith("inspector."):
+            place = name.removeprefix("inspector.").replace(".", "/")
+            assert any(f"{place}.py".startswith(free) for free in TORCH_FREE), name
 
 
 @pytest.mark.parametrize(
@@ -186,7 +207,7 @@ def test_descriptions_and_images_need_no_torch(path):
         ),
     ],
 )
-def test_an_import_brings_no_library_that_it_does_not_need(statement, absent):
+def test_an_import_loads_no_library_that_it_does_not_need(statement, absent):
     code = f"import sys\n{statement}\nprint(*sorted(set({absent!r}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

@@ -11,7 +11,7 @@ from inspector.analysis.localization import Inside, Mask, measure_inside
 from inspector.datasets.summary import FROM_BEST
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps
-from inspector.explain.head import Verdict
+from inspector.explain.kinds import Verdict
 
 
 @dataclass(frozen=True, eq=False)

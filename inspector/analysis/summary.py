@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from inspector.errors import HeadError, NetworkError
 from inspector.explain.classifier import Classifier, match_parameters
-from inspector.explain.head import Head, Verdict, find_head
+from inspector.explain.head import Head, find_head
+from inspector.explain.kinds import Verdict
 from inspector.explain.tracing.forward import Layer, capture_poolings, eval_mode, trace
 from inspector.images.photo import as_pair
 

@@ -18,7 +18,7 @@ from inspector.datasets.statistics import Floats, uniform_border_share
 from inspector.errors import InspectorError, summarize_reason
 
 if TYPE_CHECKING:
-    from inspector.explain.head import Verdict
+    from inspector.explain.kinds import Verdict
 
 INDEX, NUMBERS, MAPS = "images.parquet", "survey.json", "average-maps.npz"
 FROM_BEST: "tuple[Verdict, ...]" = ("exact", "exact for this image", "not unique", "not exact")  # the verdicts

@@ -18,7 +18,8 @@ from inspector.errors import InspectorError
 from inspector.explain.classifier import Classifier
 from inspector.explain.decomposition import Decomposition, decompose
 from inspector.explain.feature_capture import capture_pass
-from inspector.explain.head import Verdict, relative_error
+from inspector.explain.head import relative_error
+from inspector.explain.kinds import Verdict
 from inspector.images.photo import ImageSource, Photo, View, make_view, read_image
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from inspector.errors import ClassError, NetworkError
 from inspector.explain.feature_capture import FeatureCapture, make_feature_capture
 from inspector.explain.head import Head, find_head
+from inspector.explain.kinds import OutputActivation
 from inspector.explain.tracing.forward import find_output_activation
 from inspector.explain.tracing.receptive_field import ReceptiveField, receptive_field
 from inspector.images.photo import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, View, as_pair
-from inspector.networks.catalog import Probability
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Classifier:
     class_names: tuple[str, ...] = field(repr=False)  # (K,)
     head: Head = field(repr=False)
     receptive_field: ReceptiveField  # of the feature maps before pooling
-    probability: Probability
+    probability: OutputActivation
     capture: FeatureCapture = field(repr=False)  # where the feature maps before pooling are heard
 
     @staticmethod
@@ -43,7 +43,7 @@ class Classifier:
         resize: int | Sequence[int] | None = None,
         interpolation: Interpolation = "bilinear",
         name: str = "network",
-        probability: Probability | None = None,
+        probability: OutputActivation | None = None,
     ) -> "Classifier":
         """A classifier from a network in hand, which comes back unchanged.
 
@@ -105,7 +105,7 @@ def wrap(
     preprocessing: Preprocessing,
     class_names: Sequence[str] | None,
     name: str,
-    probability: Probability | None,
+    probability: OutputActivation | None,
 ) -> Classifier:
     """`Classifier.wrap` for a preprocessing that exists already."""
     channels = len(preprocessing.mean)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from inspector.explain.head import Head
 from inspector.explain.head_function import HeadFunction
+from inspector.explain.kinds import Pooling
 from inspector.explain.pooling import (
-    Pooling,
     position_contributions,
     position_scores,
     position_shares,

@@ -13,18 +13,16 @@ image reaches the logits, is checked on inputs it was not read from. No name or 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from inspector.errors import HeadError
 from inspector.explain.head_function import HeadFunction
-from inspector.explain.pooling import Pooling, identify_pooling, position_shares
+from inspector.explain.kinds import Pooling, Verdict
+from inspector.explain.pooling import identify_pooling, position_shares
 from inspector.explain.tracing.forward import CapturedPooling, capture_chosen_poolings, find_poolings_reaching_logits
 from inspector.explain.tracing.recording import OpRecording
-
-Verdict = Literal["exact", "exact for this image", "not unique", "not exact"]
 
 TOLERANCE = 1e-5  # of the sum of all that was added up, in float32
 NOISE_SCALES = (1, -10, 100)  # of the values that a head is tried with: one that bends bends somewhere far out

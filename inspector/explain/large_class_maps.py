@@ -27,9 +27,9 @@ from inspector.errors import HeadError, InspectorError
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.classifier import Classifier, match_parameters
 from inspector.explain.decomposition import Decomposition
-from inspector.explain.head import Verdict, relative_error
+from inspector.explain.head import relative_error
+from inspector.explain.kinds import Pooling, Verdict
 from inspector.explain.memory import give_back_freed_memory
-from inspector.explain.pooling import Pooling
 from inspector.explain.tiling import Tile, Tiling, compute_feature_maps, make_tiles, verify_tiling
 from inspector.explain.tracing.receptive_field import even_field
 from inspector.images.large import LargeImage, LargeSource, open_large_image

@@ -18,7 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Pooling = Literal["average", "max", "flatten", "linear", "other"]
+from inspector.explain.kinds import Pooling
+
 Reduction = Literal["average", "max"]
 
 

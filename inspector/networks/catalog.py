@@ -10,16 +10,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from inspector.errors import NetworkError
+from inspector.explain.kinds import OutputActivation
 from inspector.images.photo import Interpolation, Preprocessing, as_pair
-
-Probability = Literal["softmax", "sigmoid"]
 
 DEFAULT = "efficientnet_lite0"
 
-_ALLOWED = {"interpolation": get_args(Interpolation), "probability": get_args(Probability)}
+_ALLOWED = {"interpolation": get_args(Interpolation), "probability": get_args(OutputActivation)}
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class ModelCard:
     weights: str | Mapping[str, str] | Sequence[str | Mapping[str, str]]
     classes: tuple[str, ...]
     preprocessing: Preprocessing
-    probability: Probability
+    probability: OutputActivation
     examples: str  # which photos fit it, see examples.py
     centre: tuple[float, float] | None = None  # y, x of the middle of cell (0, 0) where measured; geometry says it else
     about: Mapping[str, Any] = field(default_factory=dict)  # source, licence, training, scores, as they stand

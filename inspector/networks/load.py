@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from inspector.errors import NetworkError
 from inspector.explain.classifier import Classifier, wrap
+from inspector.explain.kinds import OutputActivation
 from inspector.images.photo import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, as_pair
 from inspector.networks.build import build, build_pretrained, find_preprocessing
 from inspector.networks.builtin import FACTORIES
-from inspector.networks.catalog import ModelCard, Probability, find_model_card, models_folder
+from inspector.networks.catalog import ModelCard, find_model_card, models_folder
 from inspector.networks.checkpoint import MAX_BYTES, count_classes, detect_kind, load_weights, read_state
 from inspector.networks.keras_model import read_keras
 from inspector.networks.onnx_model import OnnxNetwork, read_onnx
@@ -67,7 +68,7 @@ def load(
     std: Sequence[float] | None = None,
     resize: int | Sequence[int] | str | None = None,
     interpolation: Interpolation | None = None,
-    probability: Probability | None = None,
+    probability: OutputActivation | None = None,
     trust: bool = False,
 ) -> Classifier:
     """A classifier from
@@ -93,7 +94,7 @@ def load_fed(
     arch: str | None,
     class_names: Sequence[str] | None,
     feeding: PreprocessingOverrides,
-    probability: Probability | None,
+    probability: OutputActivation | None,
     trust: bool,
 ) -> Classifier:
     """`load` with all that is said of the input in one piece."""
@@ -172,7 +173,7 @@ def wrap_read(
     preprocessing: Preprocessing,
     class_names: Sequence[str] | None,
     name: str,
-    probability: Probability | None,
+    probability: OutputActivation | None,
 ) -> Classifier:
     """`classifier.wrap` for a network that was read from a file."""
     onnx = network if isinstance(network, OnnxNetwork) else None

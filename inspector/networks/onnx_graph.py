@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from inspector.errors import InspectorError, NetworkError, summarize_reason
+from inspector.explain.kinds import OutputActivation
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-OutputActivation = Literal["softmax", "sigmoid"]
 Layout = Literal["channels first", "channels last"]
 
 MAX_BYTES = 1_000_000_000  # protobuf itself ends at 2 GB

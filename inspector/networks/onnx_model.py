@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from inspector.errors import HeadError, NetworkError, summarize_reason
-from inspector.explain.pooling import GlobalAveragePooling, GlobalMaxPooling, Pooling, identify_pooling
+from inspector.explain.kinds import Pooling
+from inspector.explain.pooling import GlobalAveragePooling, GlobalMaxPooling, identify_pooling
 from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.networks.onnx_graph import (
     MAX_BYTES,

@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any, Literal
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from inspector.errors import NetworkError
+from inspector.explain.kinds import OutputActivation
 from inspector.explain.tracing.pooling_calls import (
     Handler,
     PoolingCall,
@@ -29,10 +30,8 @@ from inspector.explain.tracing.pooling_calls import (
 )
 from inspector.explain.tracing.recording import OpRecorder, OpRecording
 
-Ending = Literal["softmax", "sigmoid"]
-
 # Functions that make probabilities of logits, and those that only lay a tensor out anew.
-_ENDINGS: dict[str, Ending] = {
+_ENDINGS: dict[str, OutputActivation] = {
     "softmax": "softmax", "log_softmax": "softmax", "sigmoid": "sigmoid", "logsigmoid": "sigmoid",
 }  # fmt: skip
 # What a network raises on inputs that it does not take.
@@ -102,7 +101,7 @@ def forward_logits(
     return as_logits(logits, len(inputs) if rows is None else rows)
 
 
-def find_output_activation(network: nn.Module, inputs: Tensor) -> Ending | None:
+def find_output_activation(network: nn.Module, inputs: Tensor) -> OutputActivation | None:
     """Whether the network ends in softmax or sigmoid."""
     ends = _Ends(call_unchanged)
     with torch.no_grad(), eval_mode(network), TensorCallMode(ends.perform):
@@ -115,7 +114,9 @@ class _Ends:
 
     def __init__(self, handler: Handler) -> None:
         self.handler = handler
-        self.found: dict[int, tuple[Any, Ending, Any]] = {}  # the probabilities too: an id is a name while they live
+        self.found: dict[
+            int, tuple[Any, OutputActivation, Any]
+        ] = {}  # the probabilities too: an id is a name while they live
 
     def perform(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         result = self.handler(function, args, kwargs)

@@ -17,7 +17,7 @@ from inspector.ui.state.streamlit_fixes import fragment
 
 if TYPE_CHECKING:
     from inspector.explain.class_maps import ClassMap, ClassMaps, FigureContent
-    from inspector.explain.head import Verdict
+    from inspector.explain.kinds import Verdict
     from inspector.ui.components.photo import Picture
 
 TOP = 5
