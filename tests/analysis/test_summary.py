@@ -240,15 +240,15 @@ class Returns(nn.Module):
 )
 def test_whether_there_is_pooling_to_add_is_answered(function, answer):
     anatomy = describe(made(lambda: Returns(function)), (10, 12), sizes=())
-    assert anatomy.backbone == answer
+    assert anatomy.pooling_advice == answer
     assert dict(anatomy.lines())["pooling to add"] == answer
 
 
 def test_the_backbone_of_resnet18_returns_maps_and_with_its_pooling_features():
     children = list(made(lambda: models.resnet18()).children())
-    answer = describe(nn.Sequential(*children[:-2]), (64, 96), sizes=()).backbone
+    answer = describe(nn.Sequential(*children[:-2]), (64, 96), sizes=()).pooling_advice
     assert answer.startswith("It does not pool: it returns feature maps (1, 512, 2, 3). Add global average pooling")
-    answer = describe(nn.Sequential(*children[:-1]), (64, 96), sizes=()).backbone
+    answer = describe(nn.Sequential(*children[:-1]), (64, 96), sizes=()).pooling_advice
     assert answer.startswith("It already pools: it returns (1, 512, 1, 1), its last feature maps pooled")
 
 
@@ -329,5 +329,5 @@ def test_a_backbone_with_its_channels_last_is_told_by_what_the_input_size_moves(
 
     anatomy = describe(ChannelsLast(), (8, 12), sizes=((16, 12), (2, 2)))
     assert anatomy.output == (1, 2, 3, 5)
-    assert "from 5 features" in anatomy.backbone
+    assert "from 5 features" in anatomy.pooling_advice
     assert anatomy.grids == (((8, 12), (2, 3)), ((16, 12), (4, 3)), ((2, 2), None))

@@ -83,7 +83,7 @@ def test_a_folded_network_gives_the_same_maps_and_leaves_the_network_alone(make:
 def test_folding_leaves_no_batch_norm_and_puts_the_channels_last() -> None:
     from inspector.explain.backends.export_graph import feature_graph
 
-    graph = runtimes.folded(feature_graph(average()))
+    graph = runtimes.fold_batchnorm(feature_graph(average()))
     assert not [node for node in graph.network.graph.nodes if "batch_norm" in str(node.target)]
     weights = [value for value in graph.state_dict().values() if value.ndim == 4 and value.shape[1] > 1]
     assert weights
@@ -94,7 +94,7 @@ def test_folding_leaves_no_batch_norm_and_puts_the_channels_last() -> None:
 def test_other_runtimes_give_the_same_maps_to_several_threads_at_once(backend: str, cache: Path) -> None:
     classifier = average()
     quick = accelerate(classifier, backend, cache)
-    assert quick.capture.accelerated.note == f"Heard through {backend}."
+    assert quick.capture.accelerated.status == f"Heard through {backend}."
     batches = [noise(classifier, 1 + n % 3) * (1 + n) for n in range(12)]
     expected = [class_maps_of_batch(quick, inputs) for inputs in batches]
     for inputs in batches[:3]:
@@ -149,7 +149,7 @@ def test_a_network_that_was_changed_is_heard_itself(change: str) -> None:
         else:
             classifier.network[1].running_mean.add_(1)
     assert not hears(quick, inputs)
-    assert "was changed after folded was built" in quick.capture.accelerated.note
+    assert "was changed after folded was built" in quick.capture.accelerated.status
 
 
 def test_another_size_goes_through_the_network_itself() -> None:
@@ -184,7 +184,7 @@ def test_a_backend_whose_logits_are_not_those_of_its_maps_is_refused(monkeypatch
 def test_built_networks_are_kept_and_broken_ones_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     classifier, built = average(), []
     write = accelerate_module.write_onnx
-    monkeypatch.setattr(accelerate, "write_onnx", lambda *args: (built.append(1), write(*args)))
+    monkeypatch.setattr(accelerate_module, "write_onnx", lambda *args: (built.append(1), write(*args)))
     accelerate(classifier, "onnxruntime", tmp_path)
     (file,) = tmp_path.iterdir()
     accelerate(average(), "onnxruntime", tmp_path)
@@ -226,12 +226,12 @@ def test_auto_hears_the_network_until_the_quick_one_is_ready(monkeypatch: pytest
     quick, inputs = accelerate(classifier), noise(classifier, 2)
     assert not hears(quick, inputs)
     alike(quick, classifier, inputs, 1e-6)
-    assert quick.capture.accelerated.note == "The network itself is heard while folded is being built."
+    assert quick.capture.accelerated.status == "The network itself is heard while folded is being built."
     ready.set()
     assert quick.capture.accelerated.wait(60)
     assert hears(quick, inputs)
     alike(quick, classifier, inputs)
-    assert quick.capture.accelerated.note == "Heard through folded."
+    assert quick.capture.accelerated.status == "Heard through folded."
 
 
 def test_auto_begins_when_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +253,7 @@ def test_auto_stays_with_the_network_where_nothing_can_be_built(monkeypatch: pyt
     quick = accelerate(classifier)
     assert not quick.capture.accelerated.wait(60)
     alike(quick, classifier, noise(classifier, 1), 1e-6)
-    assert quick.capture.accelerated.note.startswith(
+    assert quick.capture.accelerated.status.startswith(
         "The network itself is heard, for folded was not built: The network holds"
     )
 

@@ -193,7 +193,7 @@ def test_dense_maps_are_scores_that_sum_to_no_logit(maps):
     assert against.total is None
 
 
-@pytest.mark.parametrize("ask", ["parts", "channels", "contrast", "read"])
+@pytest.mark.parametrize("ask", ["parts", "channels", "contrast", "class_map"])
 def test_an_unknown_class_is_told(maps, ask):
     with pytest.raises(ClassError, match=r"^No class 'blau'\.$"):
         getattr(maps, ask)("blau")

@@ -223,10 +223,10 @@ READERS = {"onnx": by_onnxruntime, "openvino": by_openvino, "pt2": by_torch}
 
 
 def test_a_file_that_gives_other_numbers_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from inspector.explain.backends import export_network
+    from inspector.explain.backends import export_network as export_module
 
     monkeypatch.setitem(
-        export_network._READERS,
+        export_module._READERS,
         "pt2",
         lambda file: lambda inputs: [torch.ones(len(inputs), 3), torch.zeros(len(inputs), 3, 6, 7)],
     )

@@ -93,7 +93,7 @@ def test_the_network_keeps_its_modes_and_gets_no_hooks() -> None:
 def test_nothing_that_was_heard_is_kept() -> None:
     heard = make_feature_capture(seeded(module_pooled), IMAGE[:1], [0])
     capture_pass(heard, IMAGE)
-    assert heard.heard.__dict__ == {}
+    assert heard.captured.__dict__ == {}
 
 
 def test_a_hook_of_the_users_keeps_a_tensor_that_can_be_used_in_training() -> None:

@@ -484,7 +484,7 @@ def test_the_maps_are_drawn_where_their_positions_look() -> None:
     assert small.view.photo.size == (22, 32)  # a third
     assert small.view.box == pytest.approx((0, 0, 32, 64 / 3))
     assert small.classifier.class_names == ("class 3", "class 0")
-    shown = small.read(0)
+    shown = small.class_map(0)
     assert torch.equal(shown.values, maps.values[0])
     assert shown.total == pytest.approx(float(maps.logits[3]))
     drawn = resample_on_photo(maps.values[0], small.view, small.classifier.receptive_field, (66, 96), smooth=False)

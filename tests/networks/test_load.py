@@ -556,7 +556,7 @@ def test_timms_weights_that_cannot_be_fetched_are_told_in_one_sentence(monkeypat
     [("timm:test_resnet", "ResNet"), ("cifar_resnet", "CifarResNet"), ("mine", "Sequential")],
 )
 def test_a_network_to_describe_needs_no_weights_of_a_library(mine, monkeypatch, name, kind):
-    monkeypatch.setattr("inspector.networks.load.pretrained", None)
+    monkeypatch.setattr("inspector.networks.load.build_pretrained", None)
     built, recipe = load_untrained(name, None, PreprocessingOverrides((32, 48)), trust=False)
     assert (type(built).__name__, recipe.size) == (kind, (32, 48))
 

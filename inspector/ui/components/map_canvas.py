@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from inspector.explain.tracing.receptive_field import ReceptiveField
     from inspector.images.photo import View
 
-DRAW = Path(__file__).with_name("drawing.js").read_text()
+DRAW = (Path(__file__).parent / "frontend" / "drawing.js").read_text()
 _CELL = 32767  # what the densest colour is in 16 bits
 
 _HTML = '<div class="inspector-drawings"></div>'
