@@ -61,7 +61,7 @@ def test_a_network_is_heard_through_the_backend_that_is_named(tmp_path: Path, mo
 
 def test_a_link_reopens_network_class_and_reading() -> None:
     app = opened(
-        network="fashion_gmp", example="Sandal", describe_reading="against a class", **{"class": "Bag"}, against="Dress"
+        network="fashion_gmp", example="Sandal", reading="against a class", **{"class": "Bag"}, against="Dress"
     )
     assert headings(app)[0] == "Bag against Dress"
 
