@@ -32,7 +32,8 @@ from inspector.analysis.attribution.methods import (
 from inspector.analysis.similarity import rank_correlation
 from inspector.errors import AttributionError, Cancelled
 from inspector.explain.classifier import Classifier, wrap
-from inspector.explain.tracing.forward import forward, trace
+from inspector.explain.tracing.forward import forward
+from inspector.explain.tracing.module_hooks import trace
 from inspector.explain.tracing.receptive_field import Axis
 
 Kind: TypeAlias = Literal["insertion", "deletion"]

@@ -21,7 +21,7 @@ from inspector.errors import NetworkError
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.classifier import Classifier, match_parameters
 from inspector.explain.pooling import Reduction, global_depth
-from inspector.explain.tracing.forward import ModuleOutput, hook_modules, output_and_gradient
+from inspector.explain.tracing.module_hooks import ModuleOutput, hook_modules, output_and_gradient
 from inspector.explain.tracing.pooling_calls import FeatureLayout
 from inspector.explain.tracing.receptive_field import ReceptiveField, even_field, follow
 from inspector.images.photo import ImageSource, Photo, View, make_view, read_image

@@ -11,7 +11,8 @@ from inspector.errors import HeadError, NetworkError
 from inspector.explain.classifier import Classifier, match_parameters
 from inspector.explain.head import Head, find_head
 from inspector.explain.kinds import Verdict
-from inspector.explain.tracing.forward import Layer, capture_poolings, eval_mode, trace
+from inspector.explain.tracing.forward import capture_poolings, eval_mode
+from inspector.explain.tracing.module_hooks import Layer, trace
 from inspector.images.photo import as_pair
 
 SIZES = ((208, 208), (104, 208), (256, 408))  # height, width: more than one stride, and neither square

@@ -25,7 +25,7 @@ from inspector.analysis.layers import (
     pooled_layer,
 )
 from inspector.errors import NetworkError
-from inspector.explain.tracing.forward import output_and_gradient
+from inspector.explain.tracing.module_hooks import output_and_gradient
 from inspector.images.photo import make_view, read_image
 
 
