@@ -62,6 +62,8 @@ class Cancelled(InspectorError):
 
 def summarize_reason(error: BaseException) -> str:
     """Return the message of another library's error in one line, to be quoted in a message of ours."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror  # without its number and without the path, which our message names
     return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
 
@@ -101,7 +103,8 @@ def require(*modules: str, extra: str, purpose: str, error: type[InspectorError]
         InspectorError: of class ``error``, with the command that installs the library.
     """
     try:
-        return [importlib.import_module(name) for name in modules][0]
+        first, *_ = [importlib.import_module(name) for name in modules]
+        return first
     except ImportError as missing:
         library = modules[0].split(".")[0]
         raise error(

@@ -1,4 +1,4 @@
-"""What finished runs left in their folders, read when it is asked for. Imports no torch."""
+"""Read what finished training runs wrote into their folders. Imports no torch."""
 
 import csv
 import json
@@ -10,89 +10,105 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from inspector.errors import TrainingError
+from inspector.errors import TrainingError, translate_errors
 from inspector.networks.catalog import models_folder
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """A row of history.csv."""
+    """One row of history.csv."""
 
     epoch: int
-    training_loss: float  # nats, the mean over the epoch while the weights moved
-    validation_loss: float  # nats, with the weights after it
-    top1: float  # of the test images, a part of 1
+    training_loss: float  # nats, mean over the epoch while the weights changed
+    validation_loss: float  # nats, with the weights at the end of the epoch
+    top1: float  # top-1 accuracy on the test images, 0-1
     top2: float
-    seconds: float  # training and testing
+    seconds: float  # for training and testing
 
 
 @dataclass(frozen=True)
 class Run:
-    """A folder <experiment>/<run>/seed<N>: its run.json and its history.csv."""
+    """One finished run: run.json and history.csv of a folder <experiment>/<run>/seed<N>."""
 
     folder: Path
     experiment: str
     name: str
     seed: int
-    settings: Mapping[str, Any]  # the recipe, the seed and the precision
+    settings: Mapping[str, Any]  # recipe, seed and precision
     head_parameters: int
     parameters: int
     history: tuple[Epoch, ...]
-    images: Path | None = None  # the folder of the photos, as it was called where the network was trained
-    class_maps: Mapping[str, Any] | None = None  # verdict, residual, images; inside: share, pointing, images or None
+    images: Path | None = None  # the folder of the photos, on the machine where the network was trained
+    class_maps: Mapping[str, Any] | None = None  # verdict, residual, images, inside (share, pointing, images) or None
 
     def best_epoch(self) -> int:
-        """The epoch with the highest top-1, the first of equals."""
+        """Return the first epoch with the highest top-1 accuracy."""
         return max(self.history, key=lambda row: row.top1).epoch
 
 
 @dataclass(frozen=True, eq=False)
 class Confusion:
-    """How often the test images of each class were taken for each class."""
+    """Confusion matrix: how often the test images of each class were predicted as each class."""
 
     classes: tuple[str, ...]
-    counts: NDArray[np.int64]  # (K, K): rows are true, columns predicted
+    counts: NDArray[np.int64]  # (K, K): rows are true classes, columns predicted classes
 
 
 @dataclass(frozen=True)
 class TestPhoto:
-    """A row of test.csv."""
+    """One row of test.csv."""
 
-    file: str  # relative to the folder of the photos; of a run from elsewhere it may be any text
+    file: str  # relative to the folder of the photos; may be any text in a file from elsewhere
     label: str
     predicted: str
     probability: float  # of the predicted class, 0-1
-    inside: float | None  # the share of the label's positive evidence inside the object, 0-1; None where none is known
+    inside: (
+        float | None
+    )  # share of the label's positive contributions inside the object, 0-1; None if no object is known
 
 
 def find_runs(folders: Iterable[Path]) -> tuple[Path, ...]:
-    """Every folder in these, or these themselves, that holds a finished run."""
-    found: dict[Path, None] = {}
+    """List all folders with a finished run in or below the given folders.
+
+    Raises:
+        TrainingError: one of the folders holds no finished run.
+    """
+    runs: dict[Path, None] = {}
     for folder in folders:
         here = [path.parent.resolve() for path in sorted(folder.rglob("run.json"))]
         if not here:
             raise TrainingError(f"No finished run in {folder}: none of its folders has a run.json.")
-        found |= dict.fromkeys(here)
-    return tuple(found)
+        runs |= dict.fromkeys(here)
+    return tuple(runs)
 
 
 def read_run(folder: Path) -> Run:
-    """The run in a folder; TrainingError if it is not one."""
-    with _broken(f"The run in {folder}"):
-        about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
-            history = tuple(_read_epoch(row) for row in csv.DictReader(file))
+    """Read the run in a folder.
+
+    Raises:
+        TrainingError: the folder holds no finished run, or a broken one.
+    """
+    with _translate_read_errors(folder / "history.csv") as path, path.open(encoding="utf-8", newline="") as file:
+        history = tuple(_read_epoch(row) for row in csv.DictReader(file))
         if not history:
-            raise ValueError("history.csv has no epoch")
+            raise ValueError("it has no epoch")
+    with _translate_read_errors(folder / "run.json") as path:
+        about = json.loads(path.read_text(encoding="utf-8"))
         settings, parameters = about["settings"], about["parameters"]
         return Run(
-            folder, settings["experiment"], settings["run"], settings["seed"], settings,
-            int(parameters["head"]), int(parameters["all"]), history,
-            Path(about["images"]) if about.get("images") is not None else None, _read_class_maps(about),
-        )  # fmt: skip
+            folder=folder,
+            experiment=settings["experiment"],
+            name=settings["run"],
+            seed=settings["seed"],
+            settings=settings,
+            head_parameters=int(parameters["head"]),
+            parameters=int(parameters["all"]),
+            history=history,
+            images=Path(about["images"]) if about.get("images") is not None else None,
+            class_maps=_read_class_maps(about),
+        )
 
 
 def _read_epoch(row: Mapping[str, str]) -> Epoch:
@@ -105,7 +121,7 @@ def _read_class_maps(about: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if entry is None:
         return None
     if not isinstance(entry["verdict"], str):
-        raise TypeError("the verdict of its class maps is no text")
+        raise TypeError("the verdict of its class maps is not a string")
     if (inside := entry["inside"]) is not None:
         for part in ("share", "pointing"):
             float(inside[part])
@@ -113,50 +129,75 @@ def _read_class_maps(about: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def read_confusion(run: Run) -> Confusion | None:
-    """The confusion matrix of the test images; None where a run left none. TrainingError if it is broken."""
+    """Read the confusion matrix of the test images.
+
+    Returns:
+        The matrix, or None if the run wrote none.
+
+    Raises:
+        TrainingError: the file is broken.
+    """
     path = run.folder / "confusion.csv"
     if not path.exists():
         return None
-    with _broken(str(path)):
+    with _translate_read_errors(path):
         with path.open(encoding="utf-8", newline="") as file:
             classes, *rows = list(csv.reader(file)) or [[]]
         if not classes or len(rows) != len(classes) or any(len(row) != len(classes) for row in rows):
-            raise ValueError(f"below {len(classes)} class names should stand as many rows of as many counts")
+            raise ValueError(f"expected {len(classes)} rows of {len(classes)} counts below the class names")
         counts = np.array([[int(count) for count in row] for row in rows], np.int64)
         if (counts < 0).any():
-            raise ValueError("a count is below 0")
+            raise ValueError("a count is negative")
         return Confusion(tuple(classes), counts)
 
 
 def read_average_maps(run: Run) -> NDArray[np.float32] | None:
-    """Each class's own class map, the mean over its test images, (K, h, w) in logits; None where the run left none."""
+    """Read the average class maps: for each class, the mean of its class map over its test images.
+
+    Returns:
+        (K, h, w) float32, in logits; None if the run wrote none.
+
+    Raises:
+        TrainingError: the file is broken.
+    """
     path = run.folder / "average_maps.safetensors"
     if not path.exists():
         return None
-    with _broken(str(path)):
+    with _translate_read_errors(path):
         maps = load(path.read_bytes())["average_maps"]
         if maps.ndim != 3 or not maps.size or not np.isfinite(maps).all():
-            raise ValueError(f"finite numbers (classes, height, width) would do, got a shape of {maps.shape}")
+            raise ValueError(f"expected finite numbers of shape (classes, height, width), got shape {maps.shape}")
         return maps.astype(np.float32, copy=False)
 
 
 def read_test_photos(run: Run) -> tuple[TestPhoto, ...]:
-    """The photos that a run was tested with, in its order; none where it left no test.csv."""
+    """Read the predictions on the test photos, in file order; empty if the run wrote no test.csv.
+
+    Raises:
+        TrainingError: the file is broken.
+    """
     path = run.folder / "test.csv"
     if not path.exists():
         return ()
-    with _broken(str(path)), path.open(encoding="utf-8", newline="") as file:
+    with _translate_read_errors(path), path.open(encoding="utf-8", newline="") as file:
         return tuple(
             TestPhoto(
-                row["file"], row["label"], row["predicted"], float(row["probability"]),
+                row["file"],
+                row["label"],
+                row["predicted"],
+                float(row["probability"]),
                 float(row["inside"]) if row["inside"] else None,
             )
             for row in csv.DictReader(file)
-        )  # fmt: skip
+        )
 
 
 def find_network(run: Run) -> str | None:
-    """What inspector.load takes for a run's network: its folder, or its name in models/; None where no weights lie."""
+    """Return what ``inspector.load`` needs for the run's network: its folder or its name in models/.
+
+    Returns:
+        None if the weights are in neither place.
+    """
     if (run.folder / "weights.safetensors").is_file():
         return str(run.folder)
     # Networks in models/ are those of seed 0.
@@ -165,13 +206,11 @@ def find_network(run: Run) -> str | None:
 
 
 @contextmanager
-def _broken(what: str) -> Iterator[None]:
-    """Make one sentence of whatever a broken file does to its reader."""
-    try:
-        yield
-    except KeyError as error:
-        raise TrainingError(f"{what} lacks the entry {error}.") from error
-    except OSError as error:
-        raise TrainingError(f"Cannot read {error.filename}: {error.strerror}.") from error
-    except (ValueError, TypeError, AttributeError, csv.Error, SafetensorError) as error:
-        raise TrainingError(f"{what} cannot be read: {error}.") from error
+def _translate_read_errors(path: Path) -> Iterator[Path]:
+    """Raise a TrainingError that names the file for whatever a broken file does to its reader."""
+    cases: dict[type[BaseException], str] = {
+        KeyError: f"{path} has no entry {{reason}}.",
+        OSError: f"Cannot read {path}: {{reason}}.",
+    }
+    with translate_errors(TrainingError, f"{path} cannot be read: {{reason}}.", cases):
+        yield path

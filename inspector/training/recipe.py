@@ -1,4 +1,4 @@
-"""The recipe of a run: a small TOML file, experiments/<experiment>/<run>.toml, or made for photos of one's own.
+"""The recipe of a training run: a TOML file experiments/<experiment>/<run>.toml, or the default for a photo folder.
 
 Imports no torch.
 """
@@ -10,13 +10,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from inspector.errors import TrainingError
+from inspector.errors import TrainingError, translate_errors
 from inspector.images.photo import Interpolation, as_pair
 
-# Folder: a folder of class folders with photos.
+# "folder": a folder of class folders with photos.
 Data = Literal["fashion_mnist", "mnist", "folder"]
 Optimizer = Literal["adam", "rmsprop", "sgd"]
-# Through a sigmoid: as the article on Fashion-MNIST did, cross-entropy of the softmax of sigmoids.
+# "sigmoid_cross_entropy": cross-entropy of the softmax of sigmoids, as in the article on Fashion-MNIST.
 Loss = Literal["cross_entropy", "sigmoid_cross_entropy"]
 
 _ALLOWED = {"data": get_args(Data), "optimizer": get_args(Optimizer), "loss": get_args(Loss)}
@@ -24,47 +24,47 @@ _ALLOWED = {"data": get_args(Data), "optimizer": get_args(Optimizer), "loss": ge
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a run's history depends on but its seed, the device and the precision."""
+    """All settings that determine a training run, except seed, device and precision."""
 
-    experiment: str  # the name of the file's folder
-    run: str  # the file's own name
+    experiment: str  # name of the file's folder
+    run: str  # name of the file
     title: str
     data: Data
-    factory: str  # a name in networks.FACTORIES
+    factory: str  # a name in networks.builtin.FACTORIES, or "transfer"
     arguments: Mapping[str, Any]
     epochs: int
     batch: int
     optimizer: Optimizer
-    rate: float  # of learning
+    rate: float  # learning rate
     loss: Loss
     seeds: tuple[int, ...]
-    frozen: bool = False  # of transfer: train the head only, on feature maps that are computed once
-    # How photos are fed where it is not as the backbone expects them: size, resize, mean, std, interpolation.
+    frozen: bool = False  # transfer learning: train the head only, on feature maps that are computed once
+    # Preprocessing that differs from the backbone's: size, resize, mean, std, interpolation.
     input: Mapping[str, Any] = field(default_factory=dict)
-    command: str = ""  # that trains it, but the folder of the data and the seed
+    command: str = ""  # the command line that trains it, without data folder and seed
 
     def settings(self) -> dict[str, Any]:
-        """What two runs must share to be runs of one recipe: all but the title and the seeds."""
+        """Return what two runs must share to be runs of the same recipe: everything but title and seeds."""
         settings = asdict(self)
         del settings["title"], settings["seeds"], settings["command"]
         return settings if self.data == "folder" else {k: settings[k] for k in settings if k not in _OPTIONAL}
 
-    def learns_from_the_same_as(self, other: "Recipe") -> bool:
-        """Whether images, or the feature maps of a frozen backbone, that were read for one serve the other."""
+    def shares_training_data_with(self, other: "Recipe") -> bool:
+        """Return whether both recipes train on the same images, or on the same feature maps of a frozen backbone."""
 
-        def source(recipe: Recipe) -> tuple[Any, ...]:
+        def identify_data(recipe: Recipe) -> tuple[Any, ...]:
             return recipe.data, recipe.arguments.get("backbone"), recipe.frozen, recipe.input
 
-        return source(self) == source(other)
+        return identify_data(self) == identify_data(other)
 
 
-# What stands in the file: the fields of a Recipe but its two names, the last two within [architecture].
+# The keys of the file: the fields of Recipe except its two names; two of them are in the table [architecture].
 _ARCHITECTURE = ("factory", "arguments")
 _OPTIONAL = ("frozen", "input")
 _NOT_KEYS = ("experiment", "run", "command", *_ARCHITECTURE, *_OPTIONAL)
 _KEYS = tuple(f.name for f in fields(Recipe) if f.name not in _NOT_KEYS)
 
-# The names of the heads on the command line, in the names of runs, and in the architecture.
+# Head names on the command line and in run names, with the value that the architecture takes.
 HEADS = {"gap": "average", "gmp": "max", "fc": "connected"}
 HEAD_TITLES = {"gap": "global average pooling", "gmp": "global max pooling", "fc": "fully connected"}
 
@@ -78,9 +78,19 @@ def recipe_for_photos(
     seeds: tuple[int, ...] = (0,),
     size: int | Sequence[int] | None = None,
 ) -> Recipe:
-    """The default recipe for a folder of class folders: `head` is a key of HEADS, `size` (height, width).
+    """Make the default recipe for a folder of photos.
 
-    Frozen, 50 epochs of Adam at 1e-3 on feature maps that are computed once; else 10 of Adam at 1e-4 through all.
+    With a frozen backbone: 50 epochs of Adam at 1e-3 on feature maps that are computed once. Fine-tuned: 10 epochs of
+    Adam at 1e-4 on all weights.
+
+    Args:
+        folder: a folder with one folder of photos per class.
+        backbone: name of a network in models/, or "torchvision:NAME", "timm:NAME".
+        head: a key of ``HEADS``.
+        frozen: train the head only.
+        epochs: number of epochs. Default: 50 or 10, as above.
+        seeds: one run per seed.
+        size: network input size (height, width). Default: the backbone's.
     """
     short = backbone.split(":")[-1].split(".")[0]
     title = f"{folder.resolve().name}, {short} {'frozen' if frozen else 'fine-tuned'}, {HEAD_TITLES[head]}"
@@ -103,29 +113,33 @@ def recipe_for_photos(
 
 
 def read_recipe(path: Path) -> Recipe:
-    """The recipe in a TOML file; TrainingError with one sentence if it is not one."""
-    try:
-        text = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise TrainingError(f"Cannot read {path}: {error.strerror}.") from error
-    except ValueError as error:  # UnicodeDecodeError and TOMLDecodeError
-        raise TrainingError(f"{path} is not TOML: {error}.") from error
-    _check_keys(text, (*_KEYS, "architecture"), str(path), _OPTIONAL)
-    if not isinstance(text["architecture"], dict):
-        raise TrainingError(f"{path}: architecture is {text['architecture']!r}; a table with a factory would do.")
-    architecture = {"arguments": {}} | text.pop("architecture")
+    """Read a recipe from a TOML file.
+
+    Raises:
+        TrainingError: the file cannot be read, is not TOML, or has an unknown, missing or wrong entry.
+    """
+    with translate_errors(
+        TrainingError, f"{path} is not TOML: {{reason}}.", {OSError: f"Cannot read {path}: {{reason}}."}
+    ):
+        table = tomllib.loads(path.read_text())
+    _check_keys(table, (*_KEYS, "architecture"), str(path), _OPTIONAL)
+    if not isinstance(table["architecture"], dict):
+        raise TrainingError(f"{path}: expected a table with a factory for architecture, got {table['architecture']!r}.")
+    architecture = {"arguments": {}} | table.pop("architecture")
     _check_keys(architecture, _ARCHITECTURE, f"{path}, [architecture]")
-    entries = text | architecture
+    entries = table | architecture
     _check_values(entries, _CHECKS, str(path))
     if (entries["data"] == "folder") != (entries["factory"] == "transfer"):
         raise TrainingError(
-            f'{path}: data is {entries["data"]!r} and factory {entries["factory"]!r}; photos, "folder", go with '
-            '"transfer".'
+            f'{path}: data is {entries["data"]!r} and factory is {entries["factory"]!r}. Use data = "folder" together '
+            'with factory = "transfer".'
         )
     if entries["data"] == "folder":
         _check_keys(entries["arguments"], ("backbone", "head"), f"{path}, arguments")
     elif photos_only := [key for key in _OPTIONAL if key in entries]:
-        raise TrainingError(f'{path}: {photos_only[0]} is for photos, data = "folder"; data is {entries["data"]!r}.')
+        raise TrainingError(
+            f'{path}: {photos_only[0]} applies only to photos (data = "folder"), got data = {entries["data"]!r}.'
+        )
     _check_keys(entries.get("input", {}), (), f"{path}, [input]", tuple(_INPUT_CHECKS))
     _check_values(entries.get("input", {}), _INPUT_CHECKS, f"{path}, [input]")
     place = path.resolve()
@@ -141,20 +155,20 @@ def _check_keys(table: Mapping[str, Any], keys: tuple[str, ...], where: str, opt
             nearest = get_close_matches(key, known, n=1) or known
             raise TrainingError(f"{where} has an unknown key {key!r}. Nearest keys: {', '.join(nearest)}.")
     if missing := [key for key in keys if key not in table]:
-        raise TrainingError(f"{where} lacks {', '.join(missing)}.")
+        raise TrainingError(f"{where} has no {', '.join(missing)}. Add the missing entries.")
 
 
 def _check_values(table: Mapping[str, Any], checks: Mapping[str, tuple[Any, str]], where: str) -> None:
-    for key, (fits, would_do) in checks.items():
-        if key in table and not fits(table[key]):
-            raise TrainingError(f"{where}: {key} is {table[key]!r}; {would_do} would do.")
+    for key, (is_valid, expected) in checks.items():
+        if key in table and not is_valid(table[key]):
+            raise TrainingError(f"{where}: expected {expected} for {key}, got {table[key]!r}.")
 
 
 def _is_size(value: object) -> bool:
     return _is_whole(value, 1) or (isinstance(value, list) and len(value) == 2 and all(_is_whole(v, 1) for v in value))
 
 
-def _is_colour(value: object) -> bool:
+def _is_color(value: object) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(type(v) in (int, float) for v in value)
 
 
@@ -169,19 +183,19 @@ _CHECKS: dict[str, tuple[Any, str]] = {
     "arguments": (lambda value: isinstance(value, dict), "a table"),
     "frozen": (lambda value: isinstance(value, bool), "true or false"),
     "input": (lambda value: isinstance(value, dict), "a table"),
-    "epochs": (lambda value: _is_whole(value, 1), "a whole number from 1 on"),
-    "batch": (lambda value: _is_whole(value, 1), "a whole number from 1 on"),
+    "epochs": (lambda value: _is_whole(value, 1), "a whole number of at least 1"),
+    "batch": (lambda value: _is_whole(value, 1), "a whole number of at least 1"),
     "rate": (lambda value: type(value) in (int, float) and 0 < value < float("inf"), "a number above 0"),
     "seeds": (
         lambda value: isinstance(value, list) and value and all(_is_whole(seed, 0) for seed in value),
-        "a list of whole numbers from 0 on",
+        "a list of whole numbers of at least 0",
     ),
 }
 
 _INPUT_CHECKS: dict[str, tuple[Any, str]] = {
     "size": (_is_size, "224 or [224, 224] (height, width)"),
     "resize": (lambda value: value == "squeeze" or _is_size(value), '256, [256, 256] or "squeeze"'),
-    "mean": (_is_colour, "a list of three numbers"),
-    "std": (_is_colour, "a list of three numbers"),
+    "mean": (_is_color, "a list of three numbers"),
+    "std": (_is_color, "a list of three numbers"),
     "interpolation": (get_args(Interpolation).__contains__, " or ".join(map(repr, get_args(Interpolation)))),
 }

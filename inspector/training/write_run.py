@@ -99,8 +99,9 @@ def _check_same(settings: Mapping[str, Any], found: Mapping[str, Any], folder: P
             f"{folder} holds a run on other photos (some were added, removed or renamed since): name another --out, or "
             "remove it."
         )
-    if differing := [f"{key} {found.get(key)!r} there, {value!r} here" for key, value in settings.items()
-                     if found.get(key) != value]:  # fmt: skip
+    if differing := [
+        f"{key} {found.get(key)!r} there, {value!r} here" for key, value in settings.items() if found.get(key) != value
+    ]:
         raise TrainingError(
             f"{folder} holds a run of another recipe ({'; '.join(differing)}): name another --out, or remove it."
         )
