@@ -1,26 +1,30 @@
 """The page of channels: the ledger of a logit, one channel on the photo, and on photos of the user's own."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import altair as alt
 import streamlit as st
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
+from inspector.analysis.channels import (
+    ChannelContributions,
+    PhotoChannels,
+    classes_with_highest_weight,
+    compute_channel_contributions,
+)
 from inspector.errors import InspectorError
+from inspector.explain.class_maps import ClassMaps
 from inspector.images.photo import MAX_BYTES
+from inspector.output.overlay import common_scale
 from inspector.ui.components import html
 from inspector.ui.components.channel_grid import activation_bar, number, photo_tiles
+from inspector.ui.components.charts import Chart
 from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_frame, show_maps
 from inspector.ui.state import cache
 from inspector.ui.state.selection import choose_channel, choose_class, choose_reading, read_selection
 from inspector.ui.state.sidebar import NetworkChoice
 from inspector.ui.state.streamlit_fixes import fragment
-
-if TYPE_CHECKING:
-    from streamlit.runtime.uploaded_file_manager import UploadedFile
-
-    from inspector.analysis.channels import ChannelContributions, PhotoChannels
-    from inspector.explain.class_maps import ClassMaps
-    from inspector.ui.components.charts import Chart
 
 MOST = 200  # photos of a folder
 TILES = 12  # of them shown
@@ -36,9 +40,7 @@ def show() -> None:
 
 
 @fragment
-def _explore(choice: NetworkChoice, key: cache.MapsKey, maps: "ClassMaps") -> None:
-    from inspector.analysis.channels import compute_channel_contributions
-
+def _explore(choice: NetworkChoice, key: cache.MapsKey, maps: ClassMaps) -> None:
     try:
         k, against, count, raw, place = _controls(maps)
         book = compute_channel_contributions(maps, k, against)
@@ -55,7 +57,7 @@ def _explore(choice: NetworkChoice, key: cache.MapsKey, maps: "ClassMaps") -> No
         st.error(str(error), icon=":material/error:")
 
 
-def _controls(maps: "ClassMaps") -> "tuple[int, int | str | None, int, bool, Any]":
+def _controls(maps: ClassMaps) -> tuple[int, int | str | None, int, bool, Any]:
     """The class, what it is read against, how many bars, raw or not, and the place of the channel among them."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         k = choose_class(maps)
@@ -69,8 +71,8 @@ def _controls(maps: "ClassMaps") -> "tuple[int, int | str | None, int, bool, Any
 
 def _book(
     key: cache.MapsKey,
-    maps: "ClassMaps",
-    book: "ChannelContributions",
+    maps: ClassMaps,
+    book: ChannelContributions,
     k: int,
     against: int | str | None,
     count: int,
@@ -130,19 +132,18 @@ def _book(
 # Altair takes a tenth of a second for a chart, which the choice of a channel leaves as it is.
 @st.cache_data(max_entries=64, show_spinner=False)
 def _spec(
-    key: cache.MapsKey, k: int, against: int | str | None, count: int, _book: "ChannelContributions"
+    key: cache.MapsKey, k: int, against: int | str | None, count: int, _book: ChannelContributions
 ) -> dict[str, Any]:
     spec: dict[str, Any] = ledger_chart(_book, count).to_dict()
     return spec
 
 
-def ledger_chart(book: "ChannelContributions", count: int) -> "Chart":
+def ledger_chart(book: ChannelContributions, count: int) -> Chart:
     """Bars from the bias down to the total, each from where the one before ended, with its number and the sum.
 
     The channel that is `chosen`, a parameter that is left to whoever shows the chart, is brought forward.
     """
     # Here: it takes half a second to import.
-    import altair as alt
 
     rows: list[dict[str, Any]] = [
         {
@@ -184,11 +185,8 @@ def ledger_chart(book: "ChannelContributions", count: int) -> "Chart":
     return alt.layer(bars, value, running, rows_to_click.add_params(click)).properties(height=20 * len(rows) + 50)
 
 
-def _channel(maps: "ClassMaps", book: "ChannelContributions", c: int, raw: bool) -> None:
+def _channel(maps: ClassMaps, book: ChannelContributions, c: int, raw: bool) -> None:
     """One channel over the photo, and what it brings."""
-    from inspector.analysis.channels import classes_with_highest_weight
-    from inspector.output.overlay import common_scale
-
     values, view = maps.feature_maps[c], maps.view
     assert view is not None, "the app shows photos only"
     rank, part = book.order.tolist().index(c) + 1, _signed(float(book.parts[c]))
@@ -243,7 +241,7 @@ def _folder(choice: NetworkChoice, channel: int) -> None:
         st.html(photo_tiles(best, channel, choice.load().receptive_field))
 
 
-def _heard(choice: NetworkChoice, uploads: "Sequence[UploadedFile]") -> "tuple[list[PhotoChannels], list[str]]":
+def _heard(choice: NetworkChoice, uploads: Sequence[UploadedFile]) -> tuple[list[PhotoChannels], list[str]]:
     """What the channels make of each photo, and a sentence for each that cannot be used."""
     heard: list[PhotoChannels] = []
     bad: list[str] = []

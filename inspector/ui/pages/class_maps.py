@@ -1,28 +1,27 @@
 """The page of class maps: a photo, a network, and which pixels brought which part of a logit."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from inspector.analysis.positions import cell_extents, find_decisions, find_winners, has_deciding_positions
 from inspector.errors import InspectorError
+from inspector.explain.class_maps import ClassMap, ClassMaps, FigureContent
+from inspector.explain.kinds import Verdict
+from inspector.output.overlay import common_scale
 from inspector.ui.components import html, photo
 from inspector.ui.components.class_list import Row, show_class_list
 from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_frame, make_photo_url, show_maps
+from inspector.ui.components.photo import Picture
 from inspector.ui.pages import class_maps_panels
 from inspector.ui.pages.network import badge
 from inspector.ui.state import cache
 from inspector.ui.state.selection import choose_class, choose_reading, label_classes, photo_width, read_selection
 from inspector.ui.state.streamlit_fixes import fragment
 
-if TYPE_CHECKING:
-    from inspector.explain.class_maps import ClassMap, ClassMaps, FigureContent
-    from inspector.explain.kinds import Verdict
-    from inspector.ui.components.photo import Picture
-
 TOP = 5
 FEW_CLASSES = 20  # with more, all class maps side by side say nothing
-_WORDS: "dict[Verdict, str]" = {
+_WORDS: dict[Verdict, str] = {
     "exact": "What follows the pooling is affine: the sum holds on every image.",
     "exact for this image": "What follows the pooling reads statistics of the image, or opens gates with it. While "
     "these are held, it is affine, and the sum exact.",
@@ -42,16 +41,14 @@ def show() -> None:
 
 
 @fragment
-def _page(maps: "ClassMaps", key: cache.MapsKey) -> None:
+def _page(maps: ClassMaps, key: cache.MapsKey) -> None:
     try:
         _show(maps, key)
     except InspectorError as error:
         st.error(str(error), icon=":material/error:")
 
 
-def _show(maps: "ClassMaps", key: cache.MapsKey) -> None:
-    from inspector.output.overlay import common_scale
-
+def _show(maps: ClassMaps, key: cache.MapsKey) -> None:
     k, against, mode, dense, smooth, opacity = _controls(maps)
     top = [j for j, _, _ in maps.top(TOP)]
     listed = tuple(dict.fromkeys([*top, k]))
@@ -78,7 +75,7 @@ def _show(maps: "ClassMaps", key: cache.MapsKey) -> None:
         _download_buttons(maps, shown, {"PNG": "all-maps.png", "PDF": "all-maps.pdf", "SVG": "all-maps.svg"})
 
 
-def _controls(maps: "ClassMaps") -> tuple[int, int | str | None, str, bool, bool, float]:
+def _controls(maps: ClassMaps) -> tuple[int, int | str | None, str, bool, bool, float]:
     """The class shown, what it is contrasted with, what the photo shows, dense or not, smooth or not, opacity."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         k = choose_class(maps)
@@ -103,12 +100,10 @@ def _controls(maps: "ClassMaps") -> tuple[int, int | str | None, str, bool, bool
 
 
 def _picture(
-    maps: "ClassMaps", k: int, read: "dict[int, ClassMap]", mode: str, scale: float, smooth: bool, opacity: float,
+    maps: ClassMaps, k: int, read: dict[int, ClassMap], mode: str, scale: float, smooth: bool, opacity: float,
     reading: str,
-) -> "tuple[Picture, str]":  # fmt: skip
+) -> tuple[Picture, str]:  # fmt: skip
     """What the browser draws on the photo, and what explains its colours, as HTML."""
-    from inspector.analysis.positions import cell_extents, find_decisions, find_winners, has_deciding_positions
-
     assert maps.view is not None, "the app shows photos only"
     height, width = maps.view.photo.size
     shown = photo_width(maps.view.photo)
@@ -145,8 +140,8 @@ def _picture(
 
 @fragment
 def _photo(
-    maps: "ClassMaps", key: cache.MapsKey, picture: "Picture", below: str, mode: str, k: int, listed: tuple[int, ...],
-    class_map: "ClassMap", start: tuple[int, int] | None,
+    maps: ClassMaps, key: cache.MapsKey, picture: Picture, below: str, mode: str, k: int, listed: tuple[int, ...],
+    class_map: ClassMap, start: tuple[int, int] | None,
 ) -> None:  # fmt: skip
     """The photo, and what belongs to the position chosen on it: a click runs no more of the page than this."""
     chosen = photo.show_photo(picture, start, *class_maps_panels.preset(key, maps))
@@ -187,7 +182,7 @@ def _link(cell: tuple[int, int] | None) -> None:
         st.query_params["position"] = told
 
 
-def _sum(maps: "ClassMaps", class_map: "ClassMap") -> None:
+def _sum(maps: ClassMaps, class_map: ClassMap) -> None:
     st.subheader(class_map.title, anchor=False)
     st.markdown(f"**{class_map.equation()}** logits")
     if class_map.total is None:
@@ -200,7 +195,7 @@ def _sum(maps: "ClassMaps", class_map: "ClassMap") -> None:
     )
 
 
-def _predictions(maps: "ClassMaps", listed: tuple[int, ...], k: int) -> None:
+def _predictions(maps: ClassMaps, listed: tuple[int, ...], k: int) -> None:
     """The likeliest classes; choosing one switches the class."""
     labels = label_classes(maps)
 
@@ -211,7 +206,7 @@ def _predictions(maps: "ClassMaps", listed: tuple[int, ...], k: int) -> None:
     show_class_list(rows, k, choose)
 
 
-def _side_by_side(maps: "ClassMaps", read: "dict[int, ClassMap]", scale: float, smooth: bool, opacity: float) -> None:
+def _side_by_side(maps: ClassMaps, read: dict[int, ClassMap], scale: float, smooth: bool, opacity: float) -> None:
     """Several class maps over the photo on one scale, with what they add up to."""
     assert maps.view is not None, "the app shows photos only"
     how = make_frame(maps.values.shape[1:], maps.view, maps.classifier.receptive_field, 360, smooth, opacity)
@@ -226,7 +221,7 @@ def _side_by_side(maps: "ClassMaps", read: "dict[int, ClassMap]", scale: float, 
     show_maps("the likeliest", maps.view, how, drawn)
 
 
-def _download_buttons(maps: "ClassMaps", shown: "FigureContent", names: dict[str, str]) -> None:
+def _download_buttons(maps: ClassMaps, shown: FigureContent, names: dict[str, str]) -> None:
     """Files of the export by label; made when pressed, and matplotlib imported only then: each takes a second."""
 
     def maker(name: str) -> Callable[[], bytes]:

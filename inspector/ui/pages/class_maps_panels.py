@@ -1,18 +1,22 @@
 """Below the photo: what the chosen position adds, sees and decides; and what if positions were not there."""
 
 from html import escape
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import streamlit as st
 
+from inspector.analysis.masking import Change, MaskedOutcome, make_mask, mask_at_head, positions_above
+from inspector.analysis.positions import (
+    Position,
+    cell_extents,
+    find_decisions,
+    has_deciding_positions,
+    inspect_position,
+)
 from inspector.errors import InspectorError
+from inspector.explain.class_maps import ClassMap, ClassMaps
 from inspector.ui.components import html
 from inspector.ui.state import cache
-
-if TYPE_CHECKING:
-    from inspector.analysis.masking import Change, MaskedOutcome
-    from inspector.analysis.positions import Position
-    from inspector.explain.class_maps import ClassMap, ClassMaps
 
 CHANNELS = 5  # shown of a position
 Cell: TypeAlias = tuple[int, int]  # row, column
@@ -23,13 +27,11 @@ _TABLE = """<style>
 .what-if th:first-child { text-align: left } .what-if th[colspan] { text-align: center }
 .what-if tr:nth-child(-n + 2) th { opacity: .7 }
 </style>"""
-_DONE: "dict[Change, str]" = {"blur": "blurred", "grey": "greyed"}
+_DONE: dict[Change, str] = {"blur": "blurred", "grey": "greyed"}
 
 
-def position(maps: "ClassMaps", cell: Cell, k: int, listed: tuple[int, ...]) -> None:
+def position(maps: ClassMaps, cell: Cell, k: int, listed: tuple[int, ...]) -> None:
     """What the chosen position sees, adds to class k and to others, and decides."""
-    from inspector.analysis.positions import cell_extents, has_deciding_positions, inspect_position
-
     row, column = cell
     # Where the weight changes with the image it is read with a pass of the network.
     with st.spinner("Reading the channels of this position ..."):
@@ -53,7 +55,7 @@ def position(maps: "ClassMaps", cell: Cell, k: int, listed: tuple[int, ...]) -> 
         (_deciding_channels if decided else _channels)(maps, here, k)
 
 
-def _name(maps: "ClassMaps", k: int) -> str:
+def _name(maps: ClassMaps, k: int) -> str:
     return html.plain_text(maps.classifier.class_names[k])
 
 
@@ -61,7 +63,7 @@ def _signed(value: float) -> str:
     return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _classes(maps: "ClassMaps", here: "Position") -> None:
+def _classes(maps: ClassMaps, here: Position) -> None:
     st.dataframe(
         {
             "class": [maps.classifier.class_names[j] for j, _ in here.parts],
@@ -78,7 +80,7 @@ def _classes(maps: "ClassMaps", here: "Position") -> None:
     st.caption("What this position adds to each class: its part of the logit.")
 
 
-def _channels(maps: "ClassMaps", here: "Position", k: int) -> None:
+def _channels(maps: ClassMaps, here: Position, k: int) -> None:
     st.dataframe(
         {"channel": [str(c) for c, _ in here.channels], "logits here": [value for _, value in here.channels]},
         hide_index=True,
@@ -89,10 +91,8 @@ def _channels(maps: "ClassMaps", here: "Position", k: int) -> None:
     st.caption(f"The strongest channels for {_name(maps, k)} here; the other {others} add {_signed(here.rest)}.")
 
 
-def _votes(maps: "ClassMaps", here: "Position", k: int) -> int:
+def _votes(maps: ClassMaps, here: Position, k: int) -> int:
     """How many channels the position decides, shown and returned."""
-    from inspector.analysis.positions import find_decisions
-
     made = find_decisions(maps)
     votes, channels = int(made.votes[here.row, here.column]), len(made.positions)
     silent = int((made.positions < 0).sum())
@@ -112,10 +112,8 @@ def _votes(maps: "ClassMaps", here: "Position", k: int) -> int:
     return votes
 
 
-def _deciding_channels(maps: "ClassMaps", here: "Position", k: int) -> None:
+def _deciding_channels(maps: ClassMaps, here: Position, k: int) -> None:
     """The channels that the position decides, and how far it is ahead."""
-    from inspector.analysis.positions import find_decisions
-
     made, width = find_decisions(maps), maps.values.shape[2]
     ahead = []
     for c, _ in here.channels:
@@ -137,7 +135,7 @@ def _deciding_channels(maps: "ClassMaps", here: "Position", k: int) -> None:
     )
 
 
-def preset(key: cache.MapsKey, maps: "ClassMaps") -> tuple[str, tuple[Cell, ...]]:
+def preset(key: cache.MapsKey, maps: ClassMaps) -> tuple[str, tuple[Cell, ...]]:
     """What the buttons masked last, with its revision before it; of another photo or network nothing."""
     about = f"{key} {tuple(maps.values.shape[1:])}"
     kept: tuple[str, int, tuple[Cell, ...]] = st.session_state.get("mask", ("", 0, ()))
@@ -152,7 +150,7 @@ def _mask(cells: tuple[Cell, ...]) -> None:
 
 
 def what_if(
-    maps: "ClassMaps", key: cache.MapsKey, masked: tuple[Cell, ...], listed: tuple[int, ...], class_map: "ClassMap"
+    maps: ClassMaps, key: cache.MapsKey, masked: tuple[Cell, ...], listed: tuple[int, ...], class_map: ClassMap
 ) -> None:
     """The logits without the masked positions, at the head and with the photo changed there."""
     change = _what_if_controls(masked, class_map)
@@ -180,9 +178,7 @@ def what_if(
         )
 
 
-def _what_if_controls(masked: tuple[Cell, ...], class_map: "ClassMap") -> "Change":
-    from inspector.analysis.masking import positions_above
-
+def _what_if_controls(masked: tuple[Cell, ...], class_map: ClassMap) -> Change:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         change: Change = st.segmented_control(
             "In the photo", list(_DONE), default="blur", required=True, key="change", bind="query-params",
@@ -198,9 +194,7 @@ def _what_if_controls(masked: tuple[Cell, ...], class_map: "ClassMap") -> "Chang
     return change
 
 
-def _without(maps: "ClassMaps", masked: tuple[Cell, ...]) -> "MaskedOutcome | None":
-    from inspector.analysis.masking import make_mask, mask_at_head
-
+def _without(maps: ClassMaps, masked: tuple[Cell, ...]) -> MaskedOutcome | None:
     try:
         return mask_at_head(maps, make_mask(maps, masked))
     except InspectorError as error:
@@ -208,9 +202,7 @@ def _without(maps: "ClassMaps", masked: tuple[Cell, ...]) -> "MaskedOutcome | No
         return None
 
 
-def _before_and_after(
-    maps: "ClassMaps", outcomes: "dict[str, ClassMaps | MaskedOutcome]", listed: tuple[int, ...]
-) -> None:
+def _before_and_after(maps: ClassMaps, outcomes: dict[str, ClassMaps | MaskedOutcome], listed: tuple[int, ...]) -> None:
     """A table that wraps, since a narrow window has no room for seven columns of Streamlit's."""
     # What comes out on top belongs here too.
     shown = list(dict.fromkeys([*listed, *(int(one.logits.argmax()) for one in outcomes.values())]))

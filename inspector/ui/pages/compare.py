@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from inspector.analysis.similarity import common_name, compare_maps, find_same_class
 from inspector.errors import InspectorError
+from inspector.explain.class_maps import ClassMap, ClassMaps
 from inspector.images.examples import list_examples
 from inspector.images.photo import MAX_BYTES, Photo
 from inspector.networks.catalog import list_models
+from inspector.output.overlay import common_scale
 from inspector.ui.components import html
 from inspector.ui.state import cache
 from inspector.ui.state.sidebar import SIZES, NetworkChoice, choose_network, choose_photo, choose_size, list_choices
 from inspector.ui.state.streamlit_fixes import fragment
 
 if TYPE_CHECKING:
-    from inspector.explain.class_maps import ClassMap, ClassMaps
     from inspector.output.export import Format
 
 NETWORKS, PHOTOS = "networks", "photos"
@@ -32,9 +34,9 @@ class Column:
     """One of what is compared: a network or a photo, and the class of it that is shown."""
 
     title: str
-    maps: "ClassMaps"
+    maps: ClassMaps
     k: int
-    class_map: "ClassMap"
+    class_map: ClassMap
 
 
 def show() -> None:
@@ -65,7 +67,7 @@ def _fitting(first: NetworkChoice) -> list[str]:
     return [name for name, card in cards.items() if card.classes == cards[first.key].classes and name != first.name]
 
 
-def _networks(first: NetworkChoice, photo: Photo, scale: float | None) -> "list[tuple[str, ClassMaps]]":
+def _networks(first: NetworkChoice, photo: Photo, scale: float | None) -> list[tuple[str, ClassMaps]]:
     """The class maps of one photo by each network chosen; what fails is a sentence, and the others are shown."""
     offered = list_choices()
     fitting = _fitting(first)
@@ -91,7 +93,7 @@ def _networks(first: NetworkChoice, photo: Photo, scale: float | None) -> "list[
     return _made(asked, scale)
 
 
-def _photos(choice: NetworkChoice, scale: float | None) -> "list[tuple[str, ClassMaps]]":
+def _photos(choice: NetworkChoice, scale: float | None) -> list[tuple[str, ClassMaps]]:
     """The class maps of each photo chosen; a photo that cannot be read is a sentence, and the others are shown."""
     offered = list_examples(choice.examples)
     with st.container(horizontal=True, vertical_alignment="top", gap="medium"):
@@ -119,7 +121,7 @@ def _photos(choice: NetworkChoice, scale: float | None) -> "list[tuple[str, Clas
     return _made([(photo.name, choice, photo) for photo in photos[:MOST_PHOTOS]], scale)
 
 
-def _made(asked: Sequence[tuple[str, NetworkChoice, Photo]], scale: float | None) -> "list[tuple[str, ClassMaps]]":
+def _made(asked: Sequence[tuple[str, NetworkChoice, Photo]], scale: float | None) -> list[tuple[str, ClassMaps]]:
     made = []
     for number, (title, choice, photo) in enumerate(asked, 1):
         try:
@@ -133,10 +135,7 @@ def _made(asked: Sequence[tuple[str, NetworkChoice, Photo]], scale: float | None
 
 
 @fragment
-def _columns(compared: "Sequence[tuple[str, ClassMaps]]", mode: str) -> None:
-    from inspector.analysis.similarity import common_name, find_same_class
-    from inspector.output.overlay import common_scale
-
+def _columns(compared: Sequence[tuple[str, ClassMaps]], mode: str) -> None:
     maps = [one for _, one in compared]
     # Photos differ in what is on them: each shows its own likeliest class. Networks are asked about the same one.
     usual = common_name(maps) if mode == NETWORKS else None
@@ -169,8 +168,6 @@ def _columns(compared: "Sequence[tuple[str, ClassMaps]]", mode: str) -> None:
 
 def _tiles(columns: Iterable[Column], scale: float | None, smooth: bool) -> Iterable[tuple[bytes, str, str, str]]:
     """The map of each over its photo; without a scale each on its own, which then stands below it."""
-    from inspector.output.overlay import common_scale
-
     for column in columns:
         one, own = column.maps, common_scale([column.class_map.values])
         (image,) = html.draw_overlays(one, [column.class_map], _SIDE, own if scale is None else scale, smooth, _OPACITY)
@@ -240,8 +237,6 @@ def _table(columns: Sequence[Column], mode: str) -> None:
 
 def _agreement(columns: Sequence[Column]) -> None:
     """How alike the maps of one class are, pair by pair, where their grids are the same."""
-    from inspector.analysis.similarity import compare_maps
-
     rows, apart = [], []
     for a, b in combinations(columns, 2):
         if a.class_map.title.casefold() != b.class_map.title.casefold():

@@ -9,6 +9,7 @@ import streamlit as st
 from inspector.datasets import index as dataset_index
 from inspector.datasets.index import ORDERS, Filters
 from inspector.datasets.results import Results, StoredImage, read_results, read_state
+from inspector.datasets.summarize import summarize
 from inspector.datasets.summary import NUMBERS, DatasetSummary, belongs_to, read_summary
 from inspector.errors import InspectorError
 from inspector.ui.components import html, stored_maps
@@ -79,7 +80,6 @@ def _survey(results: Results) -> DatasetSummary:
     if not belongs_to(out, results):
         said = f"Reading the class maps of {results.images:,} images, this once ..."
         bar = st.progress(0.0, said)
-        from inspector.datasets.summarize import summarize
 
         def tell(done: float) -> None:
             bar.progress(done, said)

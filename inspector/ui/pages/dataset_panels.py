@@ -9,6 +9,7 @@ from inspector.datasets import index as dataset_index
 from inspector.datasets.results import Results, StoredImage
 from inspector.datasets.summary import DatasetSummary
 from inspector.errors import InspectorError
+from inspector.output.overlay import common_scale
 from inspector.ui.components import html, stored_maps
 from inspector.ui.state import cache
 from inspector.ui.state.selection import label_names
@@ -43,8 +44,6 @@ def average_maps(survey: DatasetSummary) -> None:
 
 @st.fragment
 def confusions(survey: DatasetSummary) -> None:
-    from inspector.output.overlay import common_scale
-
     st.subheader("What is taken for what, and why?", anchor=False)
     titles = label_names(survey.class_names)
     mistaken = [titles[k] for k in dict.fromkeys(survey.pairs[:, 0].tolist())]

@@ -2,18 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import streamlit as st
 
 from inspector.errors import InspectorError
+from inspector.explain.class_maps import ClassMaps, FigureContent
+from inspector.output.figure import COLORMAPS, DEFAULT_STYLE, MM, PANELS, FigureStyle
 from inspector.ui.state import cache
 from inspector.ui.state.selection import choose_reading, label_classes, read_selection
 from inspector.ui.state.streamlit_fixes import fragment
-
-if TYPE_CHECKING:
-    from inspector.explain.class_maps import ClassMaps, FigureContent
-    from inspector.output.figure import FigureStyle
 
 FILES = {
     "PNG": "figure.png",
@@ -38,14 +35,14 @@ def show() -> None:
 
 
 @fragment
-def _builder(maps: "ClassMaps", key: cache.MapsKey) -> None:
+def _builder(maps: ClassMaps, key: cache.MapsKey) -> None:
     try:
         _build(maps, key)
     except InspectorError as error:
         st.error(str(error), icon=":material/error:")
 
 
-def _build(maps: "ClassMaps", key: cache.MapsKey) -> None:
+def _build(maps: ClassMaps, key: cache.MapsKey) -> None:
     shown = _choose_maps(maps)
     wide, narrow = st.columns([3, 2], gap="large")
     with narrow:
@@ -69,7 +66,7 @@ def _build(maps: "ClassMaps", key: cache.MapsKey) -> None:
         )
 
 
-def _choose_maps(maps: "ClassMaps") -> "FigureContent":
+def _choose_maps(maps: ClassMaps) -> FigureContent:
     labels = label_classes(maps)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         classes = st.multiselect(
@@ -94,9 +91,7 @@ def _choose_maps(maps: "ClassMaps") -> "FigureContent":
     return maps.figure_content(chosen or count, against, dense, smooth, opacity)
 
 
-def _choose_style() -> "FigureStyle":
-    from inspector.output.figure import COLORMAPS, DEFAULT_STYLE, MM, PANELS, FigureStyle
-
+def _choose_style() -> FigureStyle:
     st.subheader("What it looks like", anchor=False)
     panels = st.pills(
         "Panels", PANELS, selection_mode="multi", default=DEFAULT_STYLE.panels, key="panels", bind="query-params",
@@ -158,13 +153,11 @@ def _choose_style() -> "FigureStyle":
 
 def _convert_width() -> None:
     """The same width in the unit that was just chosen."""
-    from inspector.output.figure import MM
-
     if (width := st.session_state["width"]) is not None:
         st.session_state["width"] = round(width / MM if st.session_state["unit"] == "mm" else width * MM, 2)
 
 
-def _download_buttons(maps: "ClassMaps", shown: "FigureContent", style: "FigureStyle") -> None:
+def _download_buttons(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> None:
     """Made when pressed: each file takes up to a second, and matplotlib one more."""
 
     def maker(name: str) -> Callable[[], bytes]:

@@ -1,11 +1,13 @@
 """The page of layers: the network as a tree, and the feature maps of any layer on the photo, channel by channel."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from inspector.analysis.layers import Contributions, Facts, Layer, LayerMaps, facts, find_layer, pooled_layer
 from inspector.errors import InspectorError
+from inspector.explain.class_maps import ClassMaps
+from inspector.output.overlay import common_scale
 from inspector.ui.components import html
 from inspector.ui.components.channel_grid import Tile, activation_bar, number, show_channel_grid
 from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_frame, show_maps
@@ -13,10 +15,6 @@ from inspector.ui.state import cache
 from inspector.ui.state.selection import choose_channel, choose_class, read_selection
 from inspector.ui.state.sidebar import NetworkChoice
 from inspector.ui.state.streamlit_fixes import fragment
-
-if TYPE_CHECKING:
-    from inspector.analysis.layers import Contributions, Facts, Layer, LayerMaps
-    from inspector.explain.class_maps import ClassMaps
 
 PAGE = 64  # channels shown at once
 _SMALL = 28 * 28  # positions: a page of channels with more is no quick message
@@ -34,7 +32,7 @@ def show() -> None:
 
 
 @fragment
-def _explore(choice: NetworkChoice, key: cache.MapsKey, maps: "ClassMaps", known: "tuple[Layer, ...]") -> None:
+def _explore(choice: NetworkChoice, key: cache.MapsKey, maps: ClassMaps, known: tuple[Layer, ...]) -> None:
     try:
         layer, sort, k, own, raw = _controls(maps, known)
         _tree(choice, known, layer)
@@ -45,10 +43,8 @@ def _explore(choice: NetworkChoice, key: cache.MapsKey, maps: "ClassMaps", known
         st.error(str(error), icon=":material/error:")
 
 
-def _controls(maps: "ClassMaps", known: "tuple[Layer, ...]") -> "tuple[Layer, str, int | None, bool, bool]":
+def _controls(maps: ClassMaps, known: tuple[Layer, ...]) -> tuple[Layer, str, int | None, bool, bool]:
     """The layer, what its channels are sorted by and for which class, each on its own scale or not, raw or not."""
-    from inspector.analysis.layers import find_layer, pooled_layer
-
     labels = [layer.label for layer in known if layer.size is not None]
     last = pooled_layer(maps.classifier, known).label
     if st.session_state.get("layer") not in (None, *labels):
@@ -95,7 +91,7 @@ def _forget_channel() -> None:
     st.session_state["channel"] = None
 
 
-def _tree(choice: NetworkChoice, known: "tuple[Layer, ...]", chosen: "Layer") -> None:
+def _tree(choice: NetworkChoice, known: tuple[Layer, ...], chosen: Layer) -> None:
     """All modules in the order in which they begin; choosing a row of feature maps chooses the layer."""
 
     def follow() -> None:
@@ -123,7 +119,7 @@ def _tree(choice: NetworkChoice, known: "tuple[Layer, ...]", chosen: "Layer") ->
         )
 
 
-def _row(layer: "Layer", chosen: bool) -> dict[str, str]:
+def _row(layer: Layer, chosen: bool) -> dict[str, str]:
     mark = " \N{BLACK LEFT-POINTING TRIANGLE}" if chosen else ""
     return {
         "layer": "\N{EM SPACE}" * layer.depth + layer.label + mark,
@@ -133,7 +129,7 @@ def _row(layer: "Layer", chosen: bool) -> dict[str, str]:
     }
 
 
-def _sees(layer: "Layer") -> str:
+def _sees(layer: Layer) -> str:
     if layer.size is None:
         return ""
     if layer.field is None or layer.field.y.size == float("inf"):
@@ -143,11 +139,8 @@ def _sees(layer: "Layer") -> str:
 
 @fragment
 def _channels(
-    key: cache.MapsKey, maps: "ClassMaps", of: "LayerMaps", sort: str, k: int | None, own: bool, raw: bool
+    key: cache.MapsKey, maps: ClassMaps, of: LayerMaps, sort: str, k: int | None, own: bool, raw: bool
 ) -> None:
-    from inspector.analysis.layers import facts
-    from inspector.output.overlay import common_scale
-
     told, brought = facts(of), None
     if k is not None:
         with st.spinner(f"Following the logit of {maps.classifier.class_names[k]} back to {of.layer.label} ..."):
@@ -173,7 +166,7 @@ def _channels(
             st.html(activation_bar(scale, of.signed))
 
 
-def _order(told: "Facts", brought: "Contributions | None", sort: str) -> list[int]:
+def _order(told: Facts, brought: Contributions | None, sort: str) -> list[int]:
     """The channels as they are shown, those with the highest value first."""
     if sort == INDEX:
         return list(range(len(told.mean)))
@@ -192,7 +185,7 @@ def _page(order: Sequence[int], channel: int, sorted_by: object) -> int:
     return st.pagination(pages, default=place, key=f"page of {channel} {sorted_by}", max_visible_pages=5)
 
 
-def _about(of: "LayerMaps", told: "Facts", brought: "Contributions | None", maps: "ClassMaps", k: int | None) -> str:
+def _about(of: LayerMaps, told: Facts, brought: Contributions | None, maps: ClassMaps, k: int | None) -> str:
     channels, height, width = of.maps.shape
     words = [f"{of.layer.kind}: {channels} feature maps of {height} x {width} positions."]
     if (field := of.layer.field) is not None and field.y.size != float("inf"):
@@ -218,7 +211,7 @@ def _about(of: "LayerMaps", told: "Facts", brought: "Contributions | None", maps
     return " ".join(words)
 
 
-def _tile(channel: int, told: "Facts", brought: "Contributions | None", sort: str, ceiling: float | None) -> Tile:
+def _tile(channel: int, told: Facts, brought: Contributions | None, sort: str, ceiling: float | None) -> Tile:
     if sort == CONTRIBUTION and brought is not None:
         value = f"{float(brought.values[channel]):+.2g}".replace("-", "\N{MINUS SIGN}")
     else:
@@ -231,12 +224,10 @@ def _tile(channel: int, told: "Facts", brought: "Contributions | None", sort: st
 
 
 def _channel(
-    maps: "ClassMaps", of: "LayerMaps", c: int, told: "Facts", brought: "Contributions | None", k: int | None,
+    maps: ClassMaps, of: LayerMaps, c: int, told: Facts, brought: Contributions | None, k: int | None,
     scale: float | None, raw: bool, shown: Sequence[int],
 ) -> None:  # fmt: skip
     """One channel large over the photo, with what is known of it."""
-    from inspector.output.overlay import common_scale
-
     grids = of.maps.numpy(force=True)
 
     def drawing(j: int) -> MapDrawing:
@@ -258,7 +249,7 @@ def _channel(
     st.markdown(", ".join(lines))
 
 
-def _depth(of: "LayerMaps", raw: bool) -> None:
+def _depth(of: LayerMaps, raw: bool) -> None:
     """All channels as one map: their mean, and the highest of them."""
 
     st.markdown(

@@ -5,24 +5,34 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import altair as alt
 import streamlit as st
 
+from inspector.analysis.attribution.methods import METHODS, Attribution, compute_attribution
+from inspector.analysis.faithfulness import (
+    ALL,
+    LAST,
+    Curve,
+    Faithfulness,
+    Kind,
+    RandomBaseline,
+    Randomized,
+    compute_random_baseline,
+    measure_faithfulness,
+    measure_randomization,
+    shuffle_weights,
+)
 from inspector.errors import InspectorError
+from inspector.explain.class_maps import ClassMaps
+from inspector.output.overlay import common_scale, robust_scale
 from inspector.ui.components import html
 from inspector.ui.components.channel_grid import over_photo
 from inspector.ui.components.charts import COLOURS
 from inspector.ui.state import cache
 from inspector.ui.state.jobs import Job, Task, Work, translate_memory_error
 from inspector.ui.state.selection import choose_class, read_selection
-
-if TYPE_CHECKING:
-    import altair as alt
-
-    from inspector.analysis.attribution.methods import Attribution
-    from inspector.analysis.faithfulness import Curve, Faithfulness, Kind, RandomBaseline, Randomized
-    from inspector.explain.class_maps import ClassMaps
 
 USUAL = ("Exact map", "Grad-CAM", "Saliency", "Integrated gradients")
 _JOB = "methods job"
@@ -46,10 +56,6 @@ class Asked:
 def show() -> None:
     try:
         _, key, maps = read_selection()
-        # Captum takes two seconds to import, the first time.
-        with st.spinner("Loading the methods ..."):
-            from inspector.analysis.attribution.methods import METHODS
-
         asked = _controls(maps, key, list(METHODS))
         if not asked.names:
             st.info("Choose a method above, and its map of the photo appears here.", icon=":material/compare:")
@@ -59,7 +65,7 @@ def show() -> None:
         st.error(str(error), icon=":material/error:")
 
 
-def _controls(maps: "ClassMaps", key: cache.MapsKey, names: list[str]) -> Asked:
+def _controls(maps: ClassMaps, key: cache.MapsKey, names: list[str]) -> Asked:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         k = choose_class(maps)
         curves = st.toggle(
@@ -76,7 +82,7 @@ def _controls(maps: "ClassMaps", key: cache.MapsKey, names: list[str]) -> Asked:
     return Asked(key, k, tuple(name for name in names if name in chosen), curves, shuffled)
 
 
-def _page(maps: "ClassMaps", asked: Asked) -> None:
+def _page(maps: ClassMaps, asked: Asked) -> None:
     results = cache.methods_of(asked.key, asked.k)
     job = _job(maps, asked, results)
     _progress(job, len(results))
@@ -98,7 +104,7 @@ def _page(maps: "ClassMaps", asked: Asked) -> None:
 # The work
 
 
-def _job(maps: "ClassMaps", asked: Asked, results: dict[Task, Any]) -> Job | None:
+def _job(maps: ClassMaps, asked: Asked, results: dict[Task, Any]) -> Job | None:
     """The work under way for what is asked; that for something else is stopped."""
     before: tuple[Asked, Job] | None = st.session_state.get(_JOB)
     works = _works(maps, asked)
@@ -117,17 +123,7 @@ def _job(maps: "ClassMaps", asked: Asked, results: dict[Task, Any]) -> Job | Non
     return job
 
 
-def _works(maps: "ClassMaps", asked: Asked) -> dict[Task, Work]:
-    from inspector.analysis.attribution.methods import METHODS, compute_attribution
-    from inspector.analysis.faithfulness import (
-        ALL,
-        LAST,
-        compute_random_baseline,
-        measure_faithfulness,
-        measure_randomization,
-        shuffle_weights,
-    )
-
+def _works(maps: ClassMaps, asked: Asked) -> dict[Task, Work]:
     assert maps.view is not None, "the app shows photos only"
     classifier, inputs, k = maps.classifier, maps.classifier.inputs(maps.view), asked.k
     results = cache.methods_of(asked.key, k)
@@ -220,9 +216,7 @@ def _doing(job: Job) -> str:
 # What is shown
 
 
-def _tiles(maps: "ClassMaps", asked: Asked, found: dict[Task, Any]) -> str:
-    from inspector.analysis.attribution.methods import METHODS
-
+def _tiles(maps: ClassMaps, asked: Asked, found: dict[Task, Any]) -> str:
     tiles = []
     for name in asked.names:
         made, method = found.get((MAP, name)), METHODS[name]
@@ -237,11 +231,8 @@ def _tiles(maps: "ClassMaps", asked: Asked, found: dict[Task, Any]) -> str:
     return _grid(tiles, "13rem" if len(tiles) <= _MANY else "9rem")
 
 
-def _picture(maps: "ClassMaps", made: "Attribution") -> tuple[str, float]:
+def _picture(maps: ClassMaps, made: Attribution) -> tuple[str, float]:
     """The map over the photo as an HTML image, and the value of its densest colour."""
-    from inspector.analysis.attribution.methods import METHODS
-    from inspector.output.overlay import common_scale, robust_scale
-
     assert maps.view is not None, "the app shows photos only"
     values = made.values.numpy(force=True)
     scale = common_scale([values]) if METHODS[made.name].grid == "cells" else robust_scale(values)
@@ -249,7 +240,7 @@ def _picture(maps: "ClassMaps", made: "Attribution") -> tuple[str, float]:
     return f'<img src="{html.make_data_url(data)}" alt="{escape(made.name)} over the photo">', scale
 
 
-def _told(made: "Attribution", scale: float) -> Iterable[str]:
+def _told(made: Attribution, scale: float) -> Iterable[str]:
     yield f"scale \N{PLUS-MINUS SIGN}{scale:.3g} ({escape(made.unit)}), {made.seconds:.2f} s"
     told = made.completeness
     if told is None:
@@ -306,13 +297,11 @@ def _curves(asked: Asked, found: dict[Task, Any]) -> None:
         st.altair_chart(curves_chart(curves, luck, kind), alt=f"{kind} curves of {', '.join(curves)}")
 
 
-def curves_chart(curves: "dict[str, Faithfulness]", luck: "dict[str, RandomBaseline]", kind: "Kind") -> "alt.Chart":
+def curves_chart(curves: dict[str, Faithfulness], luck: dict[str, RandomBaseline], kind: Kind) -> alt.Chart:
     """The probability of the class over the part of the photo that is covered or uncovered, a line a method.
 
     In grey the mean of random maps. The first line is broad, so that another upon it is seen.
     """
-    import altair as alt
-
     drawn: dict[str, Curve] = {name: getattr(both, kind) for name, both in curves.items()}
     drawn |= {name: made.mean(kind) for name, made in luck.items()}
     rows = [
@@ -348,8 +337,6 @@ def curves_chart(curves: "dict[str, Faithfulness]", luck: "dict[str, RandomBasel
 
 
 def _table(asked: Asked, found: dict[Task, Any]) -> None:
-    from inspector.analysis.attribution.methods import METHODS
-
     rows = [row for name in asked.names if (row := _row(name, METHODS[name].grid, asked, found)) is not None]
     if not rows:
         return
@@ -397,9 +384,7 @@ def _with_spread(mean: float, spread: float) -> str:
     return f"{mean:.3f} \N{PLUS-MINUS SIGN} {spread:.3f}"
 
 
-def _shuffling(maps: "ClassMaps", asked: Asked, found: dict[Task, Any]) -> None:
-    from inspector.analysis.faithfulness import ALL, LAST
-
+def _shuffling(maps: ClassMaps, asked: Asked, found: dict[Task, Any]) -> None:
     st.subheader("Does a map change when the network does?", anchor=False)
     st.caption(
         "The weights of the last layer, then of all layers, are put in random order, so that nothing learned is left. "

@@ -3,17 +3,16 @@
 import tempfile
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import streamlit as st
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
+from inspector.analysis.summary import NetworkSummary
 from inspector.errors import InspectorError, NetworkError
+from inspector.explain.classifier import Classifier
+from inspector.networks.load import KERAS, ONNX, PreprocessingOverrides, parse_labels, read_network, wrap_read
 from inspector.ui.state import cache
 from inspector.ui.state.sidebar import OWN, NetworkChoice, choose_network
-
-if TYPE_CHECKING:
-    from inspector.analysis.summary import NetworkSummary
-    from inspector.explain.classifier import Classifier
 
 MAX_UPLOAD = 500_000_000  # bytes
 MAX_OWN = 3  # networks kept in a session
@@ -44,7 +43,7 @@ def badge(verdict: str) -> str:
     return f":{_COLOURS.get(verdict, 'red')}-badge[{verdict}]"
 
 
-def _anatomy(anatomy: "NetworkSummary") -> None:
+def _anatomy(anatomy: NetworkSummary) -> None:
     st.subheader(anatomy.name, anchor=False)
     st.markdown(f"{badge(anatomy.verdict)} {anatomy.reason[0].upper()}{anatomy.reason[1:].rstrip('.')}.")
     wide, narrow = st.columns([3, 2], gap="large")
@@ -70,7 +69,7 @@ def _anatomy(anatomy: "NetworkSummary") -> None:
     )
 
 
-def _layers(anatomy: "NetworkSummary") -> list[dict[str, str]]:
+def _layers(anatomy: NetworkSummary) -> list[dict[str, str]]:
     rows: list[dict[str, str]] = []
     for number, layer in enumerate(anatomy.layers):
         if number == anatomy.pooled_after:
@@ -133,8 +132,6 @@ _SCALINGS: dict[str, tuple[tuple[float, ...], tuple[float, ...]] | None] = {
 
 
 def _add(checkpoint: object, labels: object, arch: str | None, size: int | None, scaling: str) -> None:
-    from streamlit.runtime.uploaded_file_manager import UploadedFile
-
     if not isinstance(checkpoint, UploadedFile):
         st.error("Choose a checkpoint first.", icon=":material/error:")
         return
@@ -161,9 +158,7 @@ def _add(checkpoint: object, labels: object, arch: str | None, size: int | None,
 
 def _loaded(
     name: str, data: bytes, arch: str | None, labels: str | None, labels_name: str, size: int | None, scaling: str
-) -> "Classifier":
-    from inspector.networks.load import KERAS, ONNX, PreprocessingOverrides, parse_labels, read_network, wrap_read
-
+) -> Classifier:
     if arch is None and Path(name).suffix.lower() not in (*ONNX, *KERAS):
         raise NetworkError(f"Choose the architecture of {name}: a checkpoint holds weights, and does not say which.")
     names = None if labels is None else parse_labels(labels, labels_name)

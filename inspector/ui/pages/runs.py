@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import streamlit as st
+from numpy.typing import NDArray
 
 from inspector.errors import InspectorError
 from inspector.networks.catalog import models_folder
@@ -16,9 +17,6 @@ from inspector.training.compare_runs import RunGroup, caption, group_runs, mean_
 from inspector.training.read_run import Confusion, Run, find_runs, read_run
 from inspector.ui.components import charts, html
 from inspector.ui.pages import runs_photo
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _T = TypeVar("_T")
 
@@ -206,7 +204,7 @@ def _confusions(groups: Sequence[RunGroup], known: Mapping[str, Confusion]) -> N
 
 
 @st.fragment
-def _average_maps(maps: "Mapping[str, NDArray[Any]]", names: Mapping[str, tuple[str, ...]]) -> None:
+def _average_maps(maps: Mapping[str, NDArray[Any]], names: Mapping[str, tuple[str, ...]]) -> None:
     every = list(dict.fromkeys(name for some in names.values() for name in some))
     heading = st.empty()
     name = st.selectbox("Class", every, key="average", bind="query-params", width=280)
@@ -220,7 +218,7 @@ def _average_maps(maps: "Mapping[str, NDArray[Any]]", names: Mapping[str, tuple[
     )
 
 
-def _class_names(maps: "Mapping[str, NDArray[Any]]", confusions: Mapping[str, Confusion]) -> dict[str, tuple[str, ...]]:
+def _class_names(maps: Mapping[str, NDArray[Any]], confusions: Mapping[str, Confusion]) -> dict[str, tuple[str, ...]]:
     """The class names of each run's maps; numbers where the run does not tell."""
     names = {}
     for label, values in maps.items():

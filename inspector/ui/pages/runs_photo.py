@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING
 
 import streamlit as st
 
 from inspector.errors import ImageError, InspectorError
+from inspector.explain.class_maps import ClassMaps
 from inspector.images.examples import list_examples
 from inspector.images.photo import MAX_BYTES, Photo
 from inspector.networks.catalog import find_model_card
@@ -16,9 +16,6 @@ from inspector.training.compare_runs import RunGroup
 from inspector.training.read_run import Run, find_network
 from inspector.ui.components import html
 from inspector.ui.state import cache
-
-if TYPE_CHECKING:
-    from inspector.explain.class_maps import ClassMaps
 
 ALL, CONFUSED, ONE_CLASS = "all", "taken for another class", "of one class"
 LOOK_FOR = {
@@ -190,7 +187,7 @@ def _compare(networks: Mapping[str, str], photo: Photo, label: str | None) -> No
     st.markdown("  \n".join(text for kind, text in LOOK_FOR.items() if kind in kinds))
 
 
-def _class_maps(network: str, photo: Photo) -> "ClassMaps":
+def _class_maps(network: str, photo: Photo) -> ClassMaps:
     changed = cache.changed(Path(network) / "weights.safetensors")
     key = f"{network} {changed}"
     return cache.class_maps_of(
