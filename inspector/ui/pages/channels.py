@@ -19,7 +19,6 @@ from inspector.images.photo import MAX_BYTES
 from inspector.output.overlay import common_scale
 from inspector.ui.components import html
 from inspector.ui.components.channel_grid import activation_bar, number, photo_tiles
-from inspector.ui.components.charts import Chart
 from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_frame, show_maps
 from inspector.ui.state import cache
 from inspector.ui.state.selection import choose_channel, choose_class, choose_reading, read_selection
@@ -138,7 +137,7 @@ def _spec(
     return spec
 
 
-def ledger_chart(book: ChannelContributions, count: int) -> Chart:
+def ledger_chart(book: ChannelContributions, count: int) -> alt.LayerChart:
     """Bars from the bias down to the total, each from where the one before ended, with its number and the sum.
 
     The channel that is `chosen`, a parameter that is left to whoever shows the chart, is brought forward.
