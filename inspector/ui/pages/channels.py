@@ -137,7 +137,7 @@ def _spec(
     return spec
 
 
-def ledger_chart(book: ChannelContributions, count: int) -> alt.LayerChart:
+def ledger_chart(book: ChannelContributions, count: int) -> alt.LayerChart | alt.FacetChart:
     """Bars from the bias down to the total, each from where the one before ended, with its number and the sum.
 
     The channel that is `chosen`, a parameter that is left to whoever shows the chart, is brought forward.
