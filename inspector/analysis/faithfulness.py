@@ -27,7 +27,6 @@ from inspector.analysis.attribution.methods import (
     OnProgress,
     ShouldStop,
     compute_attribution,
-    probabilities,
 )
 from inspector.analysis.similarity import rank_correlation
 from inspector.errors import AttributionError, Cancelled
@@ -170,7 +169,7 @@ def patch_curves(
         logits.append(forward(classifier.network, torch.stack(images)))
         tell(min(1.0, (start + _CHUNK) / len(jobs)))
     every = torch.cat(logits)
-    of_class = probabilities(classifier, every)[:, k].cpu().chunk(2), every[:, k].cpu().chunk(2)
+    of_class = classifier.probabilities(every)[:, k].cpu().chunk(2), every[:, k].cpu().chunk(2)
     insertion, deletion = (Curve(fractions, *both) for both in zip(*of_class, strict=True))
     return Faithfulness(insertion, deletion)
 

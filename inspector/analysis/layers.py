@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from inspector.errors import NetworkError
 from inspector.explain.class_maps import ClassMaps
-from inspector.explain.classifier import Classifier, match_parameters
+from inspector.explain.classifier import Classifier
 from inspector.explain.pooling import Reduction, global_depth
 from inspector.explain.tracing.module_hooks import ModuleOutput, hook_modules, output_and_gradient
 from inspector.explain.tracing.pooling_calls import FeatureLayout
@@ -107,9 +107,7 @@ class Contributions:
 
 def layers(classifier: Classifier) -> tuple[Layer, ...]:
     """All modules as they run on an input of the classifier's size, a block before what is inside it."""
-    channels, size = len(classifier.preprocessing.mean), classifier.preprocessing.size
-    noise = torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(0))
-    example = match_parameters(classifier.network, noise)
+    size, example = classifier.preprocessing.size, classifier.noise_input()
     perform, field_of = follow(example)
     grids: dict[int, tuple[int, int]] = {}  # the last grid of so many positions: tokens have lost theirs
     heard: list[tuple[int, Layer]] = []

@@ -77,9 +77,7 @@ def mask_at_head(maps: ClassMaps, mask: Tensor) -> MaskedOutcome:
 
 
 def _outcome(maps: ClassMaps, logits: Tensor, pixels: Pixels | None = None) -> MaskedOutcome:
-    return MaskedOutcome(
-        logits, logits.softmax(0) if maps.classifier.probability == "softmax" else logits.sigmoid(), pixels
-    )
+    return MaskedOutcome(logits, maps.classifier.probabilities(logits), pixels)
 
 
 def _change(branch: BranchInput, mask: Tensor) -> Tensor:

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from inspector.errors import HeadError, NetworkError
-from inspector.explain.classifier import Classifier, match_parameters
+from inspector.explain.classifier import Classifier
 from inspector.explain.head import Head, find_head
 from inspector.explain.kinds import Verdict
-from inspector.explain.tracing.forward import capture_poolings, eval_mode
+from inspector.explain.tracing.forward import capture_poolings, eval_mode, noise_input
 from inspector.explain.tracing.module_hooks import Layer, trace
 from inspector.images.photo import as_pair
 
@@ -120,9 +119,7 @@ def describe(
         height_width, channels = model.preprocessing.size, len(model.preprocessing.mean)
     else:
         network, own, height_width = model, type(model).__name__, as_pair(size)
-    example = match_parameters(
-        network, torch.randn(1, channels, *height_width, generator=torch.Generator().manual_seed(0))
-    )
+    example = noise_input(network, (1, channels, *height_width))
     # A closure may lead from the copy that is traced back to the network, whose modes count then.
     with eval_mode(network):
         head, reason = (model.head, "") if isinstance(model, Classifier) else _head(network, example)

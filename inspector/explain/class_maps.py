@@ -232,7 +232,7 @@ def native_size(photo: Photo) -> tuple[int, int]:
 def class_maps_of_batch(classifier: Classifier, inputs: Tensor, views: Sequence[View] | None = None) -> list[ClassMaps]:
     """The class maps of each image of a batch of normalised inputs, (N, channels, H, W)."""
     heard, logits, tape, backend = capture_pass(classifier.capture, inputs)
-    probabilities = logits.softmax(1) if classifier.probability == "softmax" else logits.sigmoid()
+    probabilities = classifier.probabilities(logits)
     made = []
     for n, split in enumerate(decompose(classifier.network, classifier.head, inputs, heard, tape)):
         residual, adds_up = _check(split, logits[n])

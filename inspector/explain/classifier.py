@@ -15,7 +15,7 @@ from inspector.errors import ClassError, NetworkError
 from inspector.explain.feature_capture import FeatureCapture, make_feature_capture
 from inspector.explain.head import Head, find_head
 from inspector.explain.kinds import OutputActivation
-from inspector.explain.tracing.forward import find_output_activation
+from inspector.explain.tracing.forward import find_output_activation, match_parameters, noise_input
 from inspector.explain.tracing.receptive_field import ReceptiveField, receptive_field
 from inspector.images.photo import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, View, as_pair
 
@@ -91,6 +91,30 @@ class Classifier:
         normalised /= std[:, None, None]
         return match_parameters(self.network, torch.from_numpy(normalised)[None])
 
+    def noise_input(self, images: int = 1, seed: int = 0, size: Sequence[int] | None = None) -> Tensor:
+        """Return seeded standard normal noise in place of normalized images.
+
+        Args:
+            images: number of images N.
+            seed: seed of the random numbers.
+            size: (height, width) in pixels. Default: the input size of the classifier.
+
+        Returns:
+            Tensor (N, channels, H, W) in the network's dtype and on its device.
+        """
+        pixels = self.preprocessing
+        return noise_input(self.network, (images, len(pixels.mean), *(size or pixels.size)), seed)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Compute class probabilities (..., K) from logits (..., K), by softmax or sigmoid as the network does."""
+        return logits.softmax(-1) if self.probability == "softmax" else logits.sigmoid()
+
+    @property
+    def backend_status(self) -> str:
+        """Say in one sentence which backend runs the network, and why."""
+        accelerated = self.capture.accelerated
+        return "The network itself runs (eager)." if accelerated is None else accelerated.status
+
     def sha256(self) -> str:
         """Of the names and values of all parameters and buffers."""
         digest = hashlib.sha256()
@@ -113,8 +137,7 @@ def wrap(
         raise NetworkError(
             f"mean and std must both have one value (grey) or three (RGB); got {channels} and {len(preprocessing.std)}."
         )
-    noise = torch.randn(1, channels, *preprocessing.size, generator=torch.Generator().manual_seed(0))
-    example = match_parameters(network, noise)
+    example = noise_input(network, (1, channels, *preprocessing.size))
     head = find_head(network, example)
     classes = head.classes
     names = tuple(f"class {k}" for k in range(classes)) if class_names is None else tuple(class_names)
@@ -125,11 +148,6 @@ def wrap(
     seen = receptive_field(network, example, head.finest_branch.call)
     listener = make_feature_capture(network, example, head.calls, head.needs_pooled, head.needs_derivative)
     return Classifier(name, network, preprocessing, names, head, seen, probability, listener)
-
-
-def match_parameters(network: nn.Module, inputs: Tensor) -> Tensor:
-    parameter = next((p for p in network.parameters() if p.is_floating_point()), None)
-    return inputs if parameter is None else inputs.to(parameter.device, parameter.dtype)
 
 
 def find_class_index(class_names: Sequence[str], name_or_number: str | int) -> int:

@@ -2,9 +2,9 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,15 @@ class CapturedPass(NamedTuple):
     backend: str = "eager"  # what ran the network; with its dtype where that is not float32: "folded bfloat16"
 
 
+class Accelerator(Protocol):
+    """Another implementation of the same forward pass, such as a compiled network."""
+
+    status: str  # one sentence: which backend runs, and why
+
+    def __call__(self, inputs: Tensor) -> CapturedPass | None:
+        """Run the pass; None if these inputs are not supported or the network was changed."""
+
+
 @dataclass(frozen=True, eq=False)
 class FeatureCapture:
     """The places in a network where its feature maps can be heard on the way to the logits."""
@@ -46,8 +55,7 @@ class FeatureCapture:
     # Where the network keeps each parameter and buffer, its name there, and what was there.
     state: list[tuple[dict[str, Any], str, Any]]
     modules: list[nn.Module]  # of the network
-    # Another way to hear the same, by a network built anew (backends.py); None from it: not these inputs, not now.
-    accelerated: Callable[[Tensor], CapturedPass | None] | None = None
+    accelerated: Accelerator | None = None
 
 
 def make_feature_capture(

@@ -25,12 +25,13 @@ from torch import Tensor
 
 from inspector.errors import HeadError, InspectorError
 from inspector.explain.class_maps import ClassMaps
-from inspector.explain.classifier import Classifier, match_parameters
+from inspector.explain.classifier import Classifier
 from inspector.explain.decomposition import Decomposition
 from inspector.explain.head import relative_error
 from inspector.explain.kinds import Pooling, Verdict
 from inspector.explain.memory import give_back_freed_memory
 from inspector.explain.tiling import Tile, Tiling, compute_feature_maps, make_tiles, verify_tiling
+from inspector.explain.tracing.forward import match_parameters
 from inspector.explain.tracing.receptive_field import even_field
 from inspector.images.large import LargeImage, LargeSource, open_large_image
 from inspector.images.photo import Photo, View
@@ -140,7 +141,7 @@ def large_class_maps(
         classes=tuple(chosen),
         bias=bias,
         logits=logits,
-        probabilities=logits.softmax(0) if classifier.probability == "softmax" else logits.sigmoid(),
+        probabilities=classifier.probabilities(logits),
         residual=residual,
         verdict=head.verdict if adds_up else "not exact",
         tiling=locality,

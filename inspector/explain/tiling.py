@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from inspector.errors import NetworkError
-from inspector.explain.classifier import Classifier, match_parameters
+from inspector.explain.classifier import Classifier
 from inspector.explain.feature_capture import capture_pass
 from inspector.explain.head import TOLERANCE
 
@@ -189,5 +189,4 @@ def _maps(classifier: Classifier, inputs: Tensor) -> list[Tensor]:
 
 
 def _noise(classifier: Classifier, size: Sequence[int]) -> Tensor:
-    shape = (1, len(classifier.preprocessing.mean), *size)
-    return match_parameters(classifier.network, torch.randn(shape, generator=torch.Generator().manual_seed(2)))
+    return classifier.noise_input(seed=2, size=size)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from inspector.errors import NetworkError
-from inspector.explain.classifier import match_parameters
+from inspector.explain.tracing.forward import match_parameters
 from inspector.networks.checkpoint import Kind, make_printable
 
 

@@ -1,4 +1,5 @@
 import copy
+import math
 import re
 
 import numpy as np
@@ -157,3 +158,24 @@ def test_a_name_that_two_classes_have_may_mean_either(given):
 @pytest.mark.parametrize("number", [np.int64(2), np.argmax(np.array([0, 1, 5]))])
 def test_a_number_of_numpys_is_a_number(number):
     assert find_class_index(NAMES, number) == 2
+
+
+def test_probabilities_follow_the_output_activation_along_the_last_axis(hand_made_gap):
+    logits = torch.tensor([[0.0, math.log(3)], [0.0, 0.0]])
+    softmax, sigmoid = (Classifier.wrap(hand_made_gap, size=8, probability=p) for p in ("softmax", "sigmoid"))
+    assert torch.allclose(softmax.probabilities(logits), torch.tensor([[0.25, 0.75], [0.5, 0.5]]))
+    assert torch.allclose(sigmoid.probabilities(logits[0]), torch.tensor([0.5, 0.75]))
+
+
+def test_noise_input_has_the_shape_of_the_input_and_depends_on_the_seed_only(hand_made_gap):
+    classifier = Classifier.wrap(hand_made_gap.double(), size=(8, 6))
+    noise = classifier.noise_input(2, seed=5)
+    assert noise.shape == (2, 3, 8, 6)
+    assert noise.dtype == torch.float64
+    assert torch.equal(noise, classifier.noise_input(2, seed=5))
+    assert not torch.equal(noise, classifier.noise_input(2, seed=6))
+    assert classifier.noise_input(size=(4, 5)).shape == (1, 3, 4, 5)
+
+
+def test_the_backend_status_of_a_plain_classifier_says_that_the_network_itself_runs(hand_made_gap):
+    assert Classifier.wrap(hand_made_gap, size=8).backend_status == "The network itself runs (eager)."

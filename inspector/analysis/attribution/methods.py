@@ -187,10 +187,6 @@ def _frozen(network: nn.Module) -> nn.Module:
     return network if copy is None else copy
 
 
-def probabilities(classifier: Classifier, logits: Tensor) -> Tensor:
-    return logits.softmax(1) if classifier.probability == "softmax" else logits.sigmoid()
-
-
 # Class activation maps
 
 
@@ -291,7 +287,7 @@ def _score_cam(case: Case) -> MethodResult:
     for some in masks.split(_CHUNK):
         case.step(len(some))
         logits = forward(case.network, some * case.inputs)
-        scores.append(probabilities(case.classifier, logits)[:, case.k])
+        scores.append(case.classifier.probabilities(logits)[:, case.k])
     values = (torch.cat(scores)[:, None, None] * maps).sum(0).relu()
     some_only = f"The {SCORED} most varied of {len(feature_maps)} channels: each takes a pass of the network."
     return MethodResult(values, note=some_only if len(feature_maps) > SCORED else "")

@@ -64,7 +64,7 @@ def accelerate(
     """The same classifier, heard through a quick network; the one given stays as it is.
 
     "auto" builds onnxruntime, else openvino, else folded ("cuda" on a GPU) in a thread of its own, `delay` seconds from
-    now: until it is ready, and where that fails, the network itself is heard; `classifier.tap.quick.note` tells. Every
+    now: until it is ready, and where that fails, the network itself is heard; `classifier.backend_status` tells. Every
     other backend is built now, in seconds (compiled: half a minute); "eager" takes a quick network away. Networks built
     for openvino and onnxruntime are kept in `cache`, $INSPECTOR_CACHE or ~/.cache/inspector, by the hash of the
     weights. `dtype` float16 or bfloat16 is for folded, compiled and cuda: all before pooling runs in it, what follows

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from torch.nn.functional import conv2d
 
 from inspector.errors import HeadError, NetworkError, summarize_reason
-from inspector.explain.classifier import Classifier, match_parameters
+from inspector.explain.classifier import Classifier
 from inspector.explain.head import Head
 from inspector.explain.pooling import resample_conserving
 from inspector.explain.tracing.forward import capture_chosen_poolings, copy_sharing_parameters
@@ -117,9 +117,7 @@ def export_program(module: nn.Module, inputs: Tensor) -> torch.export.ExportedPr
 
 def noise(classifier: Classifier, images: int) -> Tensor:
     """Seeded noise in the place of images, (images, channels, H, W)."""
-    pixels = classifier.preprocessing
-    drawn = torch.randn(images, len(pixels.mean), *pixels.size, generator=torch.Generator().manual_seed(3))
-    return match_parameters(classifier.network, drawn)
+    return classifier.noise_input(images, seed=3)
 
 
 def _graph(classifier: Classifier, class_maps: nn.Module | None, feature_maps: bool) -> LogitsAndMaps:

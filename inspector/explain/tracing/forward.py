@@ -217,6 +217,18 @@ def capture_and_record(
     return found, logits, recorder.recording(logits)
 
 
+def match_parameters(network: nn.Module, inputs: Tensor) -> Tensor:
+    """Move inputs to the device and dtype of the network's parameters."""
+    parameter = next((p for p in network.parameters() if p.is_floating_point()), None)
+    return inputs if parameter is None else inputs.to(parameter.device, parameter.dtype)
+
+
+def noise_input(network: nn.Module, shape: Sequence[int], seed: int = 0) -> Tensor:
+    """Return standard normal noise of a shape as a network's input; the same noise for the same seed."""
+    noise = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
+    return match_parameters(network, noise)
+
+
 def pooling_not_reached(inputs: Tensor) -> NetworkError:
     shape = tuple(inputs.shape)
     return NetworkError(f"The pooling was not reached with an input of shape {shape}: it may be too small to pool.")
