@@ -38,7 +38,8 @@ from inspector.datasets import run
 from inspector.explain.backends.accelerate import accelerate
 from inspector.explain.memory import keep_freed_memory
 from inspector.images.examples import list_examples
-from inspector.images.photo import make_view, read_image
+from inspector.images.photo import read_image
+from inspector.images.preprocessing import make_view
 from inspector.images.sources import list_images
 
 WIDTH, HEIGHT = 500, 375

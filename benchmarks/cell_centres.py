@@ -26,7 +26,7 @@ from rich.progress import track
 
 import inspector
 from inspector.explain.tracing.receptive_field import receptive_field
-from inspector.images.photo import make_view
+from inspector.images.preprocessing import make_view
 
 STRONG = 0.6  # of the maximum
 HEADER = ("network", "axis", "geometric", "even division", "measured mean", "median", "standard error", "photos")

@@ -37,7 +37,8 @@ from inspector.analysis.faithfulness import (
 )
 from inspector.errors import AttributionError
 from inspector.images.examples import list_examples
-from inspector.images.photo import make_view, read_image
+from inspector.images.photo import read_image
+from inspector.images.preprocessing import make_view
 
 NETWORK = "efficientnet_lite0"
 SCORES = (

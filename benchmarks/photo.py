@@ -36,7 +36,7 @@ import inspector
 from inspector.explain.backends.accelerate import accelerate
 from inspector.explain.class_maps import ClassMaps
 from inspector.images.examples import list_examples
-from inspector.images.photo import View
+from inspector.images.preprocessing import View
 from inspector.output.overlay import common_scale, dimmed_photo, overlay_map, resample_on_photo
 from inspector.ui.components.html import encode_image, make_data_url
 from inspector.ui.components.map_canvas import encode_cells

@@ -25,7 +25,7 @@ from report import table, write
 from rich.progress import track
 
 import inspector
-from inspector.images.photo import Interpolation
+from inspector.images.preprocessing import Interpolation
 
 HEADER = ("network", "arch", "verdict", "photos", "top-1", "largest residual / sum of absolute parts")
 MEAN_128 = "0.50196078"  # (x - 128) / 128, of x in 0-255

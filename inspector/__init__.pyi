@@ -14,7 +14,8 @@ from .explain.pooling import (
     global_max,
 )
 from .explain.tracing.receptive_field import ReceptiveField
-from .images.photo import Photo, Preprocessing, View, read_image
+from .images.photo import Photo, read_image
+from .images.preprocessing import Preprocessing, View
 from .networks.load import load
 from .output.figure import FigureStyle
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from inspector.explain.class_maps import AVERAGE, ClassMaps, class_maps
 from inspector.explain.classifier import Classifier
-from inspector.images.photo import Photo, View, read_image
+from inspector.images.photo import Photo, read_image
+from inspector.images.preprocessing import View, make_whole_view
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,5 @@ def read_photo_channels(classifier: Classifier, photo: Photo) -> PhotoChannels:
     maps = class_maps(classifier, photo)
     assert maps.view is not None, "a photo was given"
     seen = maps.view.pixels
-    height, width = seen.shape[:2]
-    alone = View(read_image(seen, photo.name), seen, (0, 0, width, height))
+    alone = make_whole_view(read_image(seen, photo.name), seen)
     return PhotoChannels(photo.name, pooled_values(maps), maps.feature_maps.half(), alone)

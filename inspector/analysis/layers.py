@@ -24,7 +24,8 @@ from inspector.explain.pooling import Reduction, global_depth
 from inspector.explain.tracing.module_hooks import ModuleOutput, hook_modules, output_and_gradient
 from inspector.explain.tracing.pooling_calls import FeatureLayout
 from inspector.explain.tracing.receptive_field import ReceptiveField, even_field, follow
-from inspector.images.photo import ImageSource, Photo, View, make_view, read_image
+from inspector.images.photo import ImageSource, Photo, read_image
+from inspector.images.preprocessing import View, make_view
 
 How = Literal["exact", "exact for this image", "first order"]
 

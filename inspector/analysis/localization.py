@@ -24,7 +24,8 @@ from PIL import Image
 from inspector.errors import LocalizationError, summarize_reason
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.tracing.receptive_field import ReceptiveField
-from inspector.images.photo import MAX_BYTES, MAX_PIXELS, View
+from inspector.images.photo import MAX_BYTES, MAX_PIXELS
+from inspector.images.preprocessing import View
 from inspector.output.overlay import resample_on_photo
 
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the photo

@@ -26,7 +26,8 @@ from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMap, ClassMaps
 from inspector.explain.decomposition import BranchInput
 from inspector.explain.tracing.forward import forward
-from inspector.images.photo import Pixels, View
+from inspector.images.photo import Pixels
+from inspector.images.preprocessing import View
 
 Change = Literal["blur", "grey"]
 

@@ -12,7 +12,7 @@ from inspector.explain.head import Head, find_head
 from inspector.explain.kinds import Verdict
 from inspector.explain.tracing.forward import capture_poolings, eval_mode, noise_input
 from inspector.explain.tracing.module_hooks import Layer, trace
-from inspector.images.photo import as_pair
+from inspector.images.preprocessing import as_pair
 
 SIZES = ((208, 208), (104, 208), (256, 408))  # height, width: more than one stride, and neither square
 

@@ -11,7 +11,7 @@ from inspector.errors import InspectorError
 
 if TYPE_CHECKING:
     from inspector.explain.classifier import Classifier
-    from inspector.networks.load import PreprocessingOverrides
+    from inspector.images.preprocessing import PreprocessingOverrides
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -64,7 +64,7 @@ def read_feeding(
     size: str | None, mean: str | None, std: str | None, resize: str | None, interpolation: str | None
 ) -> "PreprocessingOverrides":
     """What was typed of the input; InspectorError with what would do where it cannot be read."""
-    from inspector.networks.load import PreprocessingOverrides
+    from inspector.images.preprocessing import PreprocessingOverrides
 
     if interpolation not in (None, "bilinear", "bicubic"):
         raise InspectorError(f"--interpolation is {interpolation!r}; bilinear or bicubic would do.")

@@ -11,7 +11,8 @@ from PIL import Image
 
 from inspector.datasets.table import read_rows
 from inspector.explain.tracing.receptive_field import ReceptiveField
-from inspector.images.photo import Pixels, View
+from inspector.images.photo import Pixels
+from inspector.images.preprocessing import View
 from inspector.output.overlay import common_scale, dimmed_photo, overlay_map, resample_on_photo
 
 _SIDE = 360  # pixels of the longer side of an overlay

@@ -38,7 +38,8 @@ from inspector.explain.class_maps import ClassMaps, class_maps_of_batch
 from inspector.explain.classifier import Classifier
 from inspector.explain.tracing.forward import match_parameters
 from inspector.explain.tracing.receptive_field import ReceptiveField
-from inspector.images.photo import Pixels, View, make_view
+from inspector.images.photo import Pixels
+from inspector.images.preprocessing import View, make_view
 from inspector.images.sources import Item, hash_items, list_images, read_item
 
 SHARD_SIZE = 1024

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 from inspector.analysis.localization import Box, Regions, find_object_mask, measure_inside_map
 from inspector.datasets.results import Results
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
-from inspector.images.photo import Photo, Pixels, View
+from inspector.images.photo import Photo, Pixels
+from inspector.images.preprocessing import Crop, View
 
 
 def stored_receptive_field(results: Results) -> ReceptiveField:
@@ -28,7 +29,8 @@ def _axis(told: Mapping[str, Any]) -> Axis:
 
 def stored_view(photo: Photo, box: Box, results: Results) -> View:
     """What the network saw of a photo, to draw maps over; its pixels as the network saw them are not stored."""
-    return View(photo, _no_pixels(results.about["size"]), box)
+    size: tuple[int, int] = results.about["size"]
+    return View(photo, _no_pixels(size), Crop(photo.size, box, size))
 
 
 def _no_pixels(size: tuple[int, int]) -> Pixels:

@@ -20,7 +20,8 @@ from inspector.explain.decomposition import Decomposition, decompose
 from inspector.explain.feature_capture import capture_pass
 from inspector.explain.head import relative_error
 from inspector.explain.kinds import Verdict
-from inspector.images.photo import ImageSource, Photo, View, make_view, read_image
+from inspector.images.photo import ImageSource, Photo, read_image
+from inspector.images.preprocessing import View, make_view
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

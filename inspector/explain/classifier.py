@@ -17,7 +17,7 @@ from inspector.explain.head import Head, find_head
 from inspector.explain.kinds import OutputActivation
 from inspector.explain.tracing.forward import find_output_activation, match_parameters, noise_input
 from inspector.explain.tracing.receptive_field import ReceptiveField, receptive_field
-from inspector.images.photo import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, View, as_pair
+from inspector.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, View, as_pair
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,8 @@ from inspector.explain.tiling import Tile, Tiling, compute_feature_maps, make_ti
 from inspector.explain.tracing.forward import match_parameters
 from inspector.explain.tracing.receptive_field import even_field
 from inspector.images.large import LargeImage, LargeSource, open_large_image
-from inspector.images.photo import Photo, View
+from inspector.images.photo import Photo
+from inspector.images.preprocessing import Crop, View, make_whole_view
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +87,7 @@ class LargeMaps:
             verdict=self.verdict,
             decomposition=Decomposition(values, self.bias, (), classifier.head, None, None),
             classifier=replace(classifier, class_names=names, receptive_field=field),
-            view=View(photo, seen, (0, 0, width / factor, height / factor)),
+            view=View(photo, seen, Crop(photo.size, (0, 0, width / factor, height / factor), (height, width))),
         )
 
 
@@ -207,7 +208,7 @@ def _kept(classifier: Classifier, image: LargeImage, tile: Tile) -> list[Tensor]
     if len(classifier.preprocessing.mean) == 1:
         window = np.asarray(Image.fromarray(window).convert("L"))  # as make_view makes grey
     sized = replace(classifier, preprocessing=replace(classifier.preprocessing, size=size, resize=None))
-    inputs = sized.inputs(View(Photo(window, image.name, ""), window, (0, 0, size[1], size[0])))
+    inputs = sized.inputs(make_whole_view(Photo(window, image.name, ""), window))
     return [maps[0][:, *tile.kept].cpu() for maps in compute_feature_maps(classifier, inputs)]
 
 

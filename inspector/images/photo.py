@@ -1,17 +1,12 @@
-"""Read an image safely, make the view that the network sees, and map the view's coordinates back to the photo.
-
-    file -> Photo (upright RGB pixels) -> View (resized, centre-cropped)
-
-Pixels are RGB uint8. Points are (x, y) and sizes (height, width), both in pixels; the edge of the first pixel is 0.
-"""
+"""Read an image safely: upright RGB pixels from a file, encoded bytes, a PIL image or an array."""
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +19,6 @@ ImageSource: TypeAlias = str | Path | bytes | Image.Image | Pixels
 
 MAX_BYTES = 50_000_000
 MAX_PIXELS = 80_000_000  # below the size at which Pillow itself begins to warn
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-Interpolation = Literal["bilinear", "bicubic"]
-_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,26 +33,6 @@ class Photo:
     @property
     def size(self) -> tuple[int, int]:
         return self.pixels.shape[0], self.pixels.shape[1]
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """From a photo to the network's input: scaled until it covers `resize`, centre crop, (x / 255 - mean) / std."""
-
-    size: tuple[int, int]  # of the network's input
-    mean: tuple[float, ...]  # one value a channel; one channel means grey
-    std: tuple[float, ...]
-    resize: tuple[int, int] | None  # at least `size`; None: the whole photo is squeezed into `size`
-    interpolation: Interpolation = "bilinear"
-
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """What the network sees of a photo."""
-
-    photo: Photo
-    pixels: Pixels  # (H, W, 3), or (H, W) where the network sees grey
-    box: tuple[float, float, float, float]  # left, top, right, bottom in pixels of the photo; may exceed it
 
 
 def read_image(source: ImageSource, name: str | None = None) -> Photo:
@@ -166,37 +135,3 @@ def _to_rgb(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
-
-
-def make_view(photo: Photo, preprocessing: Preprocessing) -> View:
-    """The part of the photo that the network sees, at the network's size, with torchvision's rounding."""
-    height, width = photo.size
-    out_height, out_width = preprocessing.size
-    resized_height, resized_width = _resized(photo.size, preprocessing)
-    if resized_height * resized_width > MAX_PIXELS:
-        raise ImageError(f"{photo.name} is too thin for this network: {width} x {height} pixels. Crop it first.")
-    top = round((resized_height - out_height) / 2)
-    left = round((resized_width - out_width) / 2)
-    image = Image.fromarray(photo.pixels)
-    if len(preprocessing.mean) == 1:
-        image = image.convert("L")
-    image = image.resize((resized_width, resized_height), _RESAMPLING[preprocessing.interpolation])
-    image = image.crop((left, top, left + out_width, top + out_height))
-    across, down = width / resized_width, height / resized_height
-    box = (left * across, top * down, (left + out_width) * across, (top + out_height) * down)
-    return View(photo, np.asarray(image), box)
-
-
-def _resized(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
-    if preprocessing.resize is None:
-        return preprocessing.size
-    (height, width), (cover_height, cover_width) = size, preprocessing.resize
-    if cover_height * width >= cover_width * height:
-        return cover_height, int(cover_height * width / height)
-    return int(cover_width * height / width), cover_width
-
-
-def as_pair(size: int | Sequence[int]) -> tuple[int, int]:
-    """(height, width) from one number or two."""
-    height, width = (size, size) if isinstance(size, int) else size
-    return height, width

@@ -17,7 +17,7 @@ from typing import Any, get_args
 from torch import nn
 
 from inspector.errors import NetworkError
-from inspector.images.photo import Interpolation, Preprocessing, as_pair
+from inspector.images.preprocessing import Interpolation, Preprocessing, as_pair
 from inspector.networks.builtin import FACTORIES
 from inspector.networks.checkpoint import summarize_error
 from inspector.networks.transfer import HeadKind, add_head

@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from inspector.errors import NetworkError
 from inspector.explain.kinds import OutputActivation
-from inspector.images.photo import Interpolation, Preprocessing, as_pair
+from inspector.images.preprocessing import Interpolation, Preprocessing, as_pair
 
 DEFAULT = "efficientnet_lite0"
 

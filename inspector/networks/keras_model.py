@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from inspector.errors import InspectorError, NetworkError, summarize_reason
-from inspector.images.photo import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from inspector.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 MAX_BYTES = 2_000_000_000
 _MAX_CONFIG_BYTES = 20_000_000

@@ -5,9 +5,8 @@ name or file -> network -> weights -> preprocessing and class names -> Classifie
 
 import importlib.util
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,13 @@ from torch import Tensor, nn
 from inspector.errors import NetworkError
 from inspector.explain.classifier import Classifier, wrap
 from inspector.explain.kinds import OutputActivation
-from inspector.images.photo import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, as_pair
+from inspector.images.preprocessing import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Interpolation,
+    Preprocessing,
+    PreprocessingOverrides,
+)
 from inspector.networks.build import build, build_pretrained, find_preprocessing
 from inspector.networks.builtin import FACTORIES
 from inspector.networks.catalog import ModelCard, find_model_card, models_folder
@@ -28,35 +33,6 @@ from inspector.networks.torch_program import read_torch_program
 _LIBRARIES = ("torchvision:", "timm:")
 KERAS, ONNX = (".keras", ".h5", ".hdf5"), (".onnx",)
 FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".pt2", ".ts", ".torchscript", *KERAS, *ONNX)
-
-
-@dataclass(frozen=True)
-class PreprocessingOverrides:
-    """What is said of the input; None for what is not said."""
-
-    size: int | Sequence[int] | None = None  # (height, width) of the network's input
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
-    resize: int | Sequence[int] | str | None = None  # what the photo is scaled to before the crop; "squeeze": no crop
-    interpolation: Interpolation | None = None
-
-    def apply_to(self, usual: Preprocessing) -> Preprocessing:
-        """The usual preprocessing with what is said in place of it. Of another size the crop is the same share."""
-        size = usual.size if self.size is None else as_pair(self.size)
-        resize = usual.resize
-        if self.resize is not None:
-            resize = None if self.resize == "squeeze" else as_pair(self.resize)  # type: ignore[arg-type]
-            if resize is not None and (resize[0] < size[0] or resize[1] < size[1]):
-                raise NetworkError(
-                    f"A photo that is scaled to {resize[0]}x{resize[1]} cannot be cropped to {size[0]}x{size[1]}: the "
-                    'size, more, or "squeeze" would do for resize.'
-                )
-        elif resize is not None and size != usual.size:
-            resize = (round(resize[0] * size[0] / usual.size[0]), round(resize[1] * size[1] / usual.size[1]))
-        mean, std = self.mean or usual.mean, self.std or usual.std
-        if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
-            raise NetworkError(f"mean and std must be numbers, std above 0; got {tuple(mean)} and {tuple(std)}.")
-        return Preprocessing(size, tuple(mean), tuple(std), resize, self.interpolation or usual.interpolation)
 
 
 def load(

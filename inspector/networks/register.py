@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 
 from inspector.errors import ExportError, NetworkError
 from inspector.explain.classifier import Classifier
+from inspector.images.preprocessing import PreprocessingOverrides
 from inspector.networks.catalog import models_folder
 from inspector.networks.checkpoint import Kind, detect_kind, make_printable
-from inspector.networks.load import FILES, KERAS, ONNX, PreprocessingOverrides, load_fed, read_network
+from inspector.networks.load import FILES, KERAS, ONNX, load_fed, read_network
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMap, ClassMaps, FigureContent
-from inspector.images.photo import Pixels, View
+from inspector.images.photo import Pixels
+from inspector.images.preprocessing import View
 from inspector.output.overlay import (
     common_scale,
     dimmed_photo,

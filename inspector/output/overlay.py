@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
-from inspector.images.photo import Photo, Pixels, View
+from inspector.images.photo import Photo, Pixels
+from inspector.images.preprocessing import View
 
 _LEVELS = 255  # odd, so that there is a middle
 _FOR, _AGAINST = (200, 20, 40), (20, 70, 200)  # red and blue, told apart by all kinds of colour vision

@@ -16,7 +16,8 @@ from inspector.explain.backends.accelerate import with_backend
 from inspector.explain.class_maps import AVERAGE, ClassMaps, FigureContent, class_maps
 from inspector.explain.classifier import Classifier
 from inspector.images.photo import MAX_BYTES, Photo, read_image
-from inspector.networks.load import PreprocessingOverrides, load_fed
+from inspector.images.preprocessing import PreprocessingOverrides
+from inspector.networks.load import load_fed
 from inspector.output.export import names_sha256, pixels_sha256, save_class_maps
 from inspector.output.figure import FigureStyle
 

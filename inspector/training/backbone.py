@@ -9,10 +9,11 @@ from torch import nn
 
 from inspector.errors import NetworkError
 from inspector.explain.classifier import Classifier
+from inspector.images.preprocessing import PreprocessingOverrides
 from inspector.networks.build import build
 from inspector.networks.builtin import FACTORIES
 from inspector.networks.catalog import find_model_card, models_folder
-from inspector.networks.load import PreprocessingOverrides, load_fed
+from inspector.networks.load import load_fed
 from inspector.networks.transfer import HeadKind
 
 

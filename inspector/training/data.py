@@ -11,7 +11,8 @@ from torch import Tensor
 from torchvision.datasets import MNIST, FashionMNIST, ImageFolder
 
 from inspector.errors import ImageError, TrainingError, summarize_reason
-from inspector.images.photo import Pixels, Preprocessing, make_view, read_image
+from inspector.images.photo import Pixels, read_image
+from inspector.images.preprocessing import Preprocessing, make_view
 from inspector.training.recipe import Data
 
 MAX_MEMORY = 8e9  # bytes

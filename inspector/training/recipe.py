@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from inspector.errors import TrainingError, translate_errors
-from inspector.images.photo import Interpolation, as_pair
+from inspector.images.preprocessing import Interpolation, as_pair
 
 # "folder": a folder of class folders with photos.
 Data = Literal["fashion_mnist", "mnist", "folder"]

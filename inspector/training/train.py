@@ -25,8 +25,8 @@ from torchmetrics.functional.classification import multiclass_accuracy
 
 from inspector.analysis.localization import Regions
 from inspector.errors import TrainingError
+from inspector.images.preprocessing import PreprocessingOverrides
 from inspector.networks.build import OURS
-from inspector.networks.load import PreprocessingOverrides
 from inspector.training.backbone import Backbone, build_with_head, load_backbone
 from inspector.training.data import MAX_MEMORY, DataSet, Images, read_known, read_photos
 from inspector.training.devices import average_losses, is_first, join_processes, parallelize, share

@@ -26,7 +26,8 @@ from inspector.analysis.layers import (
 )
 from inspector.errors import NetworkError
 from inspector.explain.tracing.module_hooks import output_and_gradient
-from inspector.images.photo import make_view, read_image
+from inspector.images.photo import read_image
+from inspector.images.preprocessing import make_view
 
 
 class Twice(nn.Module):

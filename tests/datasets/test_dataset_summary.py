@@ -26,7 +26,8 @@ from inspector.datasets.summary import AverageMaps, belongs_to, read_summary
 from inspector.errors import ExportError, InspectorError, LocalizationError
 from inspector.explain.classifier import Classifier
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
-from inspector.images.photo import Preprocessing, make_view, read_image
+from inspector.images.photo import read_image
+from inspector.images.preprocessing import Preprocessing, make_view
 from inspector.output.overlay import resample_on_photo
 from inspector.ui.components import stored_maps
 

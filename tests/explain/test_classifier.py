@@ -9,7 +9,8 @@ from torch import nn
 
 from inspector import ClassError, Classifier, NetworkError
 from inspector.explain.classifier import find_class_index
-from inspector.images.photo import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, make_view, read_image
+from inspector.images.photo import read_image
+from inspector.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, make_view
 
 
 def test_wrapping_says_how_the_network_is_to_be_fed(hand_made_gap):

@@ -12,7 +12,8 @@ from torchvision.transforms.v2 import functional as transforms
 
 from inspector.errors import ImageError
 from inspector.images import photo as image_module
-from inspector.images.photo import Photo, Preprocessing, as_pair, make_view, read_image
+from inspector.images.photo import Photo, read_image
+from inspector.images.preprocessing import Preprocessing, as_pair, make_view
 
 
 def encoded(image: Image.Image, format: str = "PNG", **how: object) -> bytes:

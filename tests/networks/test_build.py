@@ -9,7 +9,8 @@ from PIL import Image
 from torch import nn
 
 from inspector import NetworkError
-from inspector.images.photo import Preprocessing, make_view, read_image
+from inspector.images.photo import read_image
+from inspector.images.preprocessing import Preprocessing, make_view
 from inspector.networks.build import build, build_pretrained, find_preprocessing
 from inspector.networks.checkpoint import count_classes
 

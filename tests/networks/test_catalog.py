@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from inspector import NetworkError
-from inspector.images.photo import Preprocessing
+from inspector.images.preprocessing import Preprocessing
 from inspector.networks.catalog import DEFAULT, find_model_card, list_models, models_folder, read_model_card
 
 REPOSITORY = Path(__file__).parents[2]

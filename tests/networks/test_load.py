@@ -14,11 +14,12 @@ from safetensors.torch import save_file
 
 from inspector import NetworkError, class_maps, class_maps_of_batch, load
 from inspector.images.examples import list_examples
-from inspector.images.photo import Preprocessing, make_view, read_image
+from inspector.images.photo import read_image
+from inspector.images.preprocessing import Preprocessing, PreprocessingOverrides, make_view
 from inspector.networks.build import build
 from inspector.networks.builtin import fashion_convnet
 from inspector.networks.catalog import list_models
-from inspector.networks.load import PreprocessingOverrides, load_untrained, read_labels
+from inspector.networks.load import load_untrained, read_labels
 
 CARD = {
     "title": "A network",

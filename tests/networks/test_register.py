@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from inspector import Classifier, HeadError, NetworkError, class_maps_of_batch, describe, load
 from inspector.errors import ExportError
+from inspector.images.preprocessing import PreprocessingOverrides
 from inspector.networks.build import build
 from inspector.networks.catalog import list_models, read_model_card
 from inspector.networks.keras_model import import_keras
-from inspector.networks.load import PreprocessingOverrides
 from inspector.networks.register import add_model
 
 SIZE = (64, 64)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
-from inspector.images.photo import Preprocessing, View, make_view, read_image
+from inspector.images.photo import read_image
+from inspector.images.preprocessing import Preprocessing, View, make_view, make_whole_view
 from inspector.output.overlay import (
     common_scale,
     dimmed_photo,
@@ -200,14 +201,14 @@ def test_the_backdrop_is_the_whole_photo_dimmed_where_the_network_did_not_look()
 )
 def test_the_longer_side_of_the_backdrop_is_given(size, drawn):
     pixels = np.full((*size, 3), 9, np.uint8)
-    view = View(read_image(pixels), pixels[:1, :1], (0, 0, size[1], size[0]))
+    view = make_whole_view(read_image(pixels), pixels)
     assert dimmed_photo(view).shape == (*drawn, 3)
     assert (dimmed_photo(view) == 9).all()
 
 
 def test_enlarged_pixels_stay_pixels():
     pixels = PHOTO[:4, :4]
-    view = View(read_image(pixels), pixels, (0, 0, 4, 4))
+    view = make_whole_view(read_image(pixels), pixels)
     assert np.array_equal(dimmed_photo(view, side=20), pixels.repeat(5, 0).repeat(5, 1))
 
 

@@ -10,8 +10,8 @@ from tiny_photos import BACKBONE, write_backbone
 from torch import nn
 
 from inspector import HeadError, NetworkError
+from inspector.images.preprocessing import PreprocessingOverrides
 from inspector.networks.build import build
-from inspector.networks.load import PreprocessingOverrides
 from inspector.training.backbone import build_with_head, load_backbone, transfer_arguments
 
 

@@ -22,8 +22,7 @@ from typer.testing import CliRunner
 import inspector
 from inspector.cli import cli
 from inspector.errors import InspectorError, TrainingError
-from inspector.images.photo import Preprocessing
-from inspector.networks.load import PreprocessingOverrides
+from inspector.images.preprocessing import Preprocessing, PreprocessingOverrides
 from inspector.training.backbone import build_with_head, load_backbone
 from inspector.training.data import read_known, read_photos
 from inspector.training.recipe import HEADS, Recipe, read_recipe, recipe_for_photos

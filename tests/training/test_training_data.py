@@ -10,7 +10,7 @@ from PIL import Image
 from tiny_photos import write_photos
 
 from inspector.errors import TrainingError
-from inspector.images.photo import Preprocessing
+from inspector.images.preprocessing import Preprocessing
 from inspector.training import data
 from inspector.training.data import DataSet, Images, read_photos
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from inspector.analysis.channels import PhotoChannels
     from inspector.explain.tracing.receptive_field import ReceptiveField
-    from inspector.images.photo import View
+    from inspector.images.preprocessing import View
 
 _COLUMNS = 8  # of the mosaic; on the page as many as fit stand side by side
 _SIDE = 64  # pixels of a picture at most: no more than that is seen of it

@@ -18,7 +18,7 @@ from inspector.ui.components import html
 
 if TYPE_CHECKING:
     from inspector.explain.tracing.receptive_field import ReceptiveField
-    from inspector.images.photo import View
+    from inspector.images.preprocessing import View
 
 DRAW = (Path(__file__).parent / "frontend" / "drawing.js").read_text()
 _CELL = 32767  # what the densest colour is in 16 bits

@@ -10,7 +10,8 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 from inspector.analysis.summary import NetworkSummary
 from inspector.errors import InspectorError, NetworkError
 from inspector.explain.classifier import Classifier
-from inspector.networks.load import KERAS, ONNX, PreprocessingOverrides, parse_labels, read_network, wrap_read
+from inspector.images.preprocessing import PreprocessingOverrides
+from inspector.networks.load import KERAS, ONNX, parse_labels, read_network, wrap_read
 from inspector.ui.state import cache
 from inspector.ui.state.sidebar import OWN, NetworkChoice, choose_network
 

@@ -1,0 +1,138 @@
+"""From a photo to the network's input, and back: resize, center crop, and where the crop lies on the photo.
+
+    Photo -> View: the pixels that the network sees, and the Crop that says where they were
+
+Points are (x, y) and sizes (height, width), both in pixels; the edge of the first pixel is 0.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from inspector.errors import ImageError, NetworkError
+from inspector.images.photo import MAX_PIXELS, Photo, Pixels
+
+Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the photo
+Interpolation = Literal["bilinear", "bicubic"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a photo becomes the network's input: resize until it covers `resize`, center crop, (x / 255 - mean) / std."""
+
+    size: tuple[int, int]  # (height, width) of the network's input
+    mean: tuple[float, ...]  # one value per channel; one channel means gray
+    std: tuple[float, ...]
+    resize: tuple[int, int] | None  # at least `size`; None: the whole photo is resized to `size`, without a crop
+    interpolation: Interpolation = "bilinear"
+
+
+@dataclass(frozen=True)
+class PreprocessingOverrides:
+    """Settings that replace those of a preprocessing; None keeps the default."""
+
+    size: int | Sequence[int] | None = None  # (height, width) of the network's input
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    resize: int | Sequence[int] | str | None = None  # size of the photo before the crop; "squeeze": no crop
+    interpolation: Interpolation | None = None
+
+    def apply_to(self, default: Preprocessing) -> Preprocessing:
+        """Return a preprocessing with these settings in place of its own.
+
+        If only the size changes, the same share of the photo is cropped away.
+
+        Raises:
+            NetworkError: `resize` is smaller than the input, or `mean` or `std` is not usable.
+        """
+        size = default.size if self.size is None else as_pair(self.size)
+        resize = default.resize
+        if self.resize is not None:
+            resize = None if self.resize == "squeeze" else as_pair(self.resize)  # type: ignore[arg-type]
+            if resize is not None and (resize[0] < size[0] or resize[1] < size[1]):
+                raise NetworkError(
+                    f"A photo that is scaled to {resize[0]}x{resize[1]} cannot be cropped to {size[0]}x{size[1]}: the "
+                    'size, more, or "squeeze" would do for resize.'
+                )
+        elif resize is not None and size != default.size:
+            resize = (round(resize[0] * size[0] / default.size[0]), round(resize[1] * size[1] / default.size[1]))
+        mean, std = self.mean or default.mean, self.std or default.std
+        if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
+            raise NetworkError(f"mean and std must be numbers, std above 0; got {tuple(mean)} and {tuple(std)}.")
+        return Preprocessing(size, tuple(mean), tuple(std), resize, self.interpolation or default.interpolation)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Where the network's input lies on the photo: all that is needed to draw a map over it."""
+
+    photo_size: tuple[int, int]  # (height, width)
+    box: Box  # the crop on the photo; may reach beyond its edges
+    input_size: tuple[int, int]  # (height, width) of the network's input
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """The pixels that the network sees of a photo."""
+
+    photo: Photo
+    pixels: Pixels  # (H, W, 3), or (H, W) where the network sees gray
+    crop: Crop
+
+    @property
+    def box(self) -> Box:
+        """The crop on the photo: left, top, right, bottom in pixels of the photo."""
+        return self.crop.box
+
+
+def make_view(photo: Photo, preprocessing: Preprocessing) -> View:
+    """Resize and crop a photo to the network's input size, with torchvision's rounding.
+
+    Raises:
+        ImageError: the photo is so thin that it would have more than MAX_PIXELS once it covers `resize`.
+    """
+    height, width = photo.size
+    out_height, out_width = preprocessing.size
+    resized_height, resized_width = _compute_resized(photo.size, preprocessing)
+    if resized_height * resized_width > MAX_PIXELS:
+        raise ImageError(f"{photo.name} is too thin for this network: {width} x {height} pixels. Crop it first.")
+    top = round((resized_height - out_height) / 2)
+    left = round((resized_width - out_width) / 2)
+    image = Image.fromarray(photo.pixels)
+    if len(preprocessing.mean) == 1:
+        image = image.convert("L")
+    image = image.resize((resized_width, resized_height), _RESAMPLING[preprocessing.interpolation])
+    image = image.crop((left, top, left + out_width, top + out_height))
+    across, down = width / resized_width, height / resized_height
+    box = (left * across, top * down, (left + out_width) * across, (top + out_height) * down)
+    return View(photo, np.asarray(image), Crop(photo.size, box, preprocessing.size))
+
+
+def make_whole_view(photo: Photo, pixels: Pixels) -> View:
+    """Return a view of the whole photo at its own size; `pixels` are the photo's, in RGB (H, W, 3) or gray (H, W)."""
+    height, width = size = (pixels.shape[0], pixels.shape[1])
+    return View(photo, pixels, Crop(size, (0, 0, width, height), size))
+
+
+def _compute_resized(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+    if preprocessing.resize is None:
+        return preprocessing.size
+    (height, width), (cover_height, cover_width) = size, preprocessing.resize
+    if cover_height * width >= cover_width * height:
+        return cover_height, int(cover_height * width / height)
+    return int(cover_width * height / width), cover_width
+
+
+def as_pair(size: int | Sequence[int]) -> tuple[int, int]:
+    """Return (height, width) from one number or two."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
