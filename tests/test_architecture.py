@@ -29,6 +29,7 @@ FACADE = {"explain/class_maps.py": {"inspector.output.figure", "inspector.output
 # What works without torch: the command line's help and the app's first paint are quick.
 TORCH_FREE = (
     "errors.py", "files.py", "images", "explain/kinds.py", "explain/memory.py", "networks/catalog.py",
+    "output/text.py", "output/style.py", "output/templates.py",
     "datasets/table.py", "datasets/results.py", "datasets/statistics.py", "datasets/index.py", "datasets/summary.py",
     "training/recipe.py", "training/read_run.py", "training/compare_runs.py",
 )  # fmt: skip
