@@ -25,7 +25,8 @@ from torch import Tensor
 from torchcam.metrics import DeletionInsertionMetric
 
 import inspector
-from inspector.analysis.attribution.methods import METHODS, PIXELS, Attribution, compute_attribution
+from inspector.analysis.attribution.case import PIXELS, Attribution
+from inspector.analysis.attribution.methods import METHODS, compute_attribution
 from inspector.analysis.faithfulness import (
     STEPS,
     blur_inputs,
@@ -91,7 +92,7 @@ def main(photos: Annotated[int, typer.Option(min=1, max=6, help="How many of the
                 "below": float(curves.deletion.area < random.deletion[0]),
             }
             if told is not None:
-                row["miss"] = told.miss / abs(told.target)
+                row["miss"] = told.error / abs(told.target)
             if other is not None:
                 correlation = measure_randomization(other, inputs, k, one).correlation
                 row |= {} if correlation is None else {"shuffled": correlation}

@@ -22,12 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms.functional import gaussian_blur
 
-from inspector.analysis.attribution.methods import (
-    Attribution,
-    OnProgress,
-    ShouldStop,
-    compute_attribution,
-)
+from inspector.analysis.attribution.case import Attribution, OnProgress, ShouldStop
+from inspector.analysis.attribution.methods import compute_attribution
 from inspector.analysis.similarity import rank_correlation
 from inspector.errors import AttributionError, Cancelled
 from inspector.explain.classifier import Classifier, wrap
@@ -98,8 +94,8 @@ def measure_faithfulness(
     attribution: Attribution,
     patch: int | None = None,
     steps: int = STEPS,
-    tell: OnProgress = lambda done: None,
-    cancelled: ShouldStop = lambda: False,
+    on_progress: OnProgress = lambda done: None,
+    should_stop: ShouldStop = lambda: False,
 ) -> Faithfulness:
     """Insertion and deletion of an input (1, channels, H, W) in the order of a map, its highest values first."""
     height, width = inputs.shape[2:]
@@ -108,7 +104,7 @@ def measure_faithfulness(
     # The last patches of a row or column may be cut off: the mean over what they have.
     means = functional.avg_pool2d(values[None, None], patch, ceil_mode=True)[0, 0]
     order = means.flatten().argsort(descending=True, stable=True)
-    return patch_curves(classifier, inputs, k, order, patch, steps, tell, cancelled)
+    return patch_curves(classifier, inputs, k, order, patch, steps, on_progress, should_stop)
 
 
 def compute_random_baseline(
@@ -119,8 +115,8 @@ def compute_random_baseline(
     patch: int | None = None,
     steps: int = STEPS,
     seeds: Sequence[int] = SEEDS,
-    tell: OnProgress = lambda done: None,
-    cancelled: ShouldStop = lambda: False,
+    on_progress: OnProgress = lambda done: None,
+    should_stop: ShouldStop = lambda: False,
 ) -> RandomBaseline:
     """The same for maps of random values, one a seed, on the grid of the map that they are compared with.
 
@@ -131,10 +127,10 @@ def compute_random_baseline(
         values = torch.rand(like.values.shape, generator=torch.Generator().manual_seed(seed)).to(like.values)
 
         def part(done: float, n: int = n) -> None:
-            tell((n + done) / len(seeds))
+            on_progress((n + done) / len(seeds))
 
         random = replace(like, values=values)
-        curves.append(measure_faithfulness(classifier, inputs, k, random, patch, steps, part, cancelled))
+        curves.append(measure_faithfulness(classifier, inputs, k, random, patch, steps, part, should_stop))
     return RandomBaseline(tuple(curves))
 
 
@@ -145,8 +141,8 @@ def patch_curves(
     order: Tensor,
     patch: int,
     steps: int = STEPS,
-    tell: OnProgress = lambda done: None,
-    cancelled: ShouldStop = lambda: False,
+    on_progress: OnProgress = lambda done: None,
+    should_stop: ShouldStop = lambda: False,
 ) -> Faithfulness:
     """Insertion and deletion of patches in this order, their numbers row by row; at most `steps` of as many patches."""
     patches = len(order)
@@ -159,7 +155,7 @@ def patch_curves(
     logits: list[Tensor] = []
     jobs = [(n, inserting) for inserting in (True, False) for n in range(len(counts))]
     for start in range(0, len(jobs), _CHUNK):
-        if cancelled():
+        if should_stop():
             raise Cancelled("Insertion and deletion were stopped.")
         # Made as they are needed: all at once would fill the memory at large sizes.
         images = [
@@ -167,7 +163,7 @@ def patch_curves(
             for n, inserting in jobs[start : start + _CHUNK]
         ]
         logits.append(forward(classifier.network, torch.stack(images)))
-        tell(min(1.0, (start + _CHUNK) / len(jobs)))
+        on_progress(min(1.0, (start + _CHUNK) / len(jobs)))
     every = torch.cat(logits)
     of_class = classifier.probabilities(every)[:, k].cpu().chunk(2), every[:, k].cpu().chunk(2)
     insertion, deletion = (Curve(fractions, *both) for both in zip(*of_class, strict=True))
@@ -230,11 +226,11 @@ def measure_randomization(
     inputs: Tensor,
     k: int,
     attribution: Attribution,
-    tell: OnProgress = lambda done: None,
-    cancelled: ShouldStop = lambda: False,
+    on_progress: OnProgress = lambda done: None,
+    should_stop: ShouldStop = lambda: False,
 ) -> Randomized:
     """The map of a class by the same method when the network is `other`, one with shuffled weights."""
-    again = compute_attribution(other, inputs, k, attribution.name, tell, cancelled)
+    again = compute_attribution(other, inputs, k, attribution.name, on_progress, should_stop)
     return Randomized(again, rank_correlation(attribution.values, again.values))
 
 

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from inspector import Classifier, class_maps_of_batch
-from inspector.analysis.attribution.methods import METHODS, WINDOWS, Attribution, compute_attribution
+from inspector.analysis.attribution.case import Attribution
+from inspector.analysis.attribution.methods import METHODS, compute_attribution
+from inspector.analysis.attribution.pixels import WINDOWS
 from inspector.errors import AttributionError, Cancelled
 
 H, W = 8, 10
@@ -68,7 +70,7 @@ def adds_up(attribution: Attribution) -> bool:
     told = attribution.completeness
     assert told is not None
     assert told.sum == pytest.approx(float(attribution.values.double().sum()))
-    return told.miss < 1e-4
+    return told.error < 1e-4
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -126,7 +128,7 @@ def test_with_relu_and_max_pooling_lrp_is_input_times_gradient(awkward, inputs):
     assert torch.allclose(lrp.values, product.values, atol=1e-5)
     assert product.values.abs().max() > 0.01
     assert lrp.completeness is not None
-    assert lrp.completeness.what == "logit"
+    assert lrp.completeness.target_name == "logit"
     assert lrp.completeness.target == pytest.approx(float(class_maps_of_batch(awkward, inputs)[0].logits[0]))
 
 
@@ -173,7 +175,7 @@ def test_integrated_gradients_and_shap_come_near_on_a_network_that_bends(awkward
     for name, near in (("Integrated gradients", 0.05), ("Gradient SHAP", 0.3)):
         told = compute_attribution(awkward, inputs, 0, name).completeness
         assert told is not None
-        assert told.miss < near * abs(told.target)
+        assert told.error < near * abs(told.target)
 
 
 @pytest.mark.parametrize("name", ["Grad-CAM", "Grad-CAM++", "LayerCAM", "Saliency", "Occlusion", "Guided Grad-CAM"])

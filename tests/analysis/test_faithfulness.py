@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from inspector import Classifier
-from inspector.analysis.attribution.methods import PIXELS, Attribution, compute_attribution
+from inspector.analysis.attribution.case import PIXELS, Attribution
+from inspector.analysis.attribution.methods import compute_attribution
 from inspector.analysis.faithfulness import (
     ALL,
     LAST,
@@ -154,11 +155,11 @@ def test_insertion_and_deletion_agree_with_torchcam(classifier, inputs, steps):
 
 def test_the_curves_tell_how_far_they_are_and_stop_when_told_to(classifier, inputs):
     told: list[float] = []
-    compute_random_baseline(classifier, inputs, 0, pixel_map(torch.zeros(8, 8)), seeds=(0, 1), tell=told.append)
+    compute_random_baseline(classifier, inputs, 0, pixel_map(torch.zeros(8, 8)), seeds=(0, 1), on_progress=told.append)
     assert told == sorted(told)
     assert told[-1] == 1
     with pytest.raises(Cancelled, match="Insertion and deletion were stopped"):
-        measure_faithfulness(classifier, inputs, 0, pixel_map(torch.zeros(8, 8)), cancelled=lambda: True)
+        measure_faithfulness(classifier, inputs, 0, pixel_map(torch.zeros(8, 8)), should_stop=lambda: True)
 
 
 # Weight randomisation

@@ -10,7 +10,8 @@ from typing import Any
 import altair as alt
 import streamlit as st
 
-from inspector.analysis.attribution.methods import METHODS, Attribution, compute_attribution
+from inspector.analysis.attribution.case import Attribution
+from inspector.analysis.attribution.methods import METHODS, compute_attribution
 from inspector.analysis.faithfulness import (
     ALL,
     LAST,
@@ -145,13 +146,13 @@ def _works(maps: ClassMaps, asked: Asked) -> dict[Task, Work]:
             works[CURVES, name] = after(
                 (MAP, name),
                 lambda made, tell, stopped: measure_faithfulness(
-                    classifier, inputs, k, made, tell=tell, cancelled=stopped
+                    classifier, inputs, k, made, on_progress=tell, should_stop=stopped
                 ),
             )
             works[CHANCE, METHODS[name].grid] = after(
                 (MAP, name),
                 lambda made, tell, stopped: compute_random_baseline(
-                    classifier, inputs, k, made, tell=tell, cancelled=stopped
+                    classifier, inputs, k, made, on_progress=tell, should_stop=stopped
                 ),
             )
     if asked.shuffled:
@@ -220,7 +221,7 @@ def _tiles(maps: ClassMaps, asked: Asked, found: dict[Task, Any]) -> str:
     tiles = []
     for name in asked.names:
         made, method = found.get((MAP, name)), METHODS[name]
-        lines = f"{escape(method.line)} <i>{escape(method.paper)}</i>"
+        lines = f"{escape(method.summary)} <i>{escape(method.paper)}</i>"
         if made is None:
             tiles.append(_tile("<div>...</div>", name, lines))
         elif isinstance(made, str):
@@ -247,7 +248,7 @@ def _told(made: Attribution, scale: float) -> Iterable[str]:
         yield "does not claim to add up"
     else:
         word = "adds up" if told.holds else "<b>does not add up</b>"
-        yield f"{word}: {_number(told.sum)} of {_number(told.target)} ({escape(told.what)})"
+        yield f"{word}: {_number(told.sum)} of {_number(told.target)} ({escape(told.target_name)})"
     if made.note:
         yield escape(made.note)
 

@@ -1,0 +1,125 @@
+"""Class activation maps: the feature maps F before pooling, (C, h, w), weighted, mostly by g = d logit / d F.
+
+Where the head is affine two of them must coincide with the exact map, because g is weight / (h * w) there: with average
+pooling Grad-CAM before its ReLU, and with every pooling HiResCAM.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from inspector.analysis.attribution.case import CHUNK, Case, MethodResult
+from inspector.errors import AttributionError
+from inspector.explain.pooling import resample_conserving
+from inspector.explain.tracing.forward import capture_chosen_poolings, forward, forward_logits
+from inspector.explain.tracing.pooling_calls import PoolingCall, on_pooling_calls
+
+SCORED_CHANNELS = 128  # of Score-CAM: each of an EfficientNet's 1280 would take a pass
+_ROWS = 256  # of pooled values at a time
+
+
+def compute_exact_map(case: Case) -> MethodResult:
+    maps = case.compute_class_maps()
+    note = "" if maps.verdict == "exact" else f"The verdict on this map is: {maps.verdict}."
+    return MethodResult(maps.values[case.k], float(maps.logits[case.k] - maps.bias[case.k]), note)
+
+
+def weighted_feature_maps(case: Case, weigh: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The sum over channels of what `weigh` makes of F and g, both (C, h, w), over all poolings: (h, w)."""
+    poolings: dict[int, PoolingCall] = {}
+
+    def keep(call: PoolingCall) -> Tensor:
+        if call.index in case.classifier.head.calls:
+            poolings[call.index] = call
+        return call.result
+
+    case.count_images(1)
+    logits = forward_logits(case.network, case.inputs.clone().requires_grad_(), on_pooling_calls(keep))
+    gradients = torch.autograd.grad(logits[0, case.k], [call.source for call in poolings.values()])
+    maps = [
+        weigh(*(call.layout.feature_maps(tensor.detach())[0] for tensor in (call.source, gradient))).sum(0)
+        for call, gradient in zip(poolings.values(), gradients, strict=True)
+    ]
+    return sum_on_finest_grid(maps)
+
+
+def sum_on_finest_grid(maps: Sequence[Tensor]) -> Tensor:
+    height, width = max((values.shape for values in maps), key=lambda shape: shape.numel())
+    return torch.stack([resample_conserving(values, (height, width)) for values in maps]).sum(0)
+
+
+def compute_grad_cam(case: Case) -> MethodResult:
+    values = weighted_feature_maps(case, lambda maps, gradient: gradient.mean((1, 2), keepdim=True) * maps).relu()
+    head = case.classifier.head
+    if head.pooling == "average" and head.verdict == "exact":
+        return MethodResult(values, note="With average pooling it is the exact map, cut off below zero by its ReLU.")
+    return MethodResult(values)
+
+
+def compute_hires_cam(case: Case) -> MethodResult:
+    values = weighted_feature_maps(case, lambda maps, gradient: gradient * maps)
+    head = case.classifier.head
+    # Elsewhere nobody says that it adds up.
+    if head.verdict == "exact" and head.pooling in ("average", "max", "flatten"):
+        maps = case.compute_class_maps()
+        target = float(maps.logits[case.k] - maps.bias[case.k])
+        return MethodResult(values, target, "What follows the feature maps is affine, so it is the exact map.")
+    return MethodResult(values)
+
+
+def compute_grad_cam_plus_plus(case: Case) -> MethodResult:
+    def weigh(maps: Tensor, gradient: Tensor) -> Tensor:
+        denominator = 2 * gradient**2 + maps.sum((1, 2), keepdim=True) * gradient**3
+        alpha = torch.where(denominator == 0, 0, gradient**2 / denominator)
+        return (alpha * gradient.relu()).sum((1, 2), keepdim=True) * maps
+
+    return MethodResult(weighted_feature_maps(case, weigh).relu())
+
+
+def compute_layer_cam(case: Case) -> MethodResult:
+    return MethodResult(weighted_feature_maps(case, lambda maps, gradient: gradient.relu() * maps).relu())
+
+
+def compute_ablation_cam(case: Case) -> MethodResult:
+    """Each channel weighs what the logit loses without it; only what follows the pooling runs for that."""
+    head = case.classifier.head
+    if not {branch.pooling for branch in head.branches} <= {"average", "max", "flatten"}:
+        raise AttributionError(
+            f"Ablation-CAM takes a channel away by setting what was pooled of it to zero, and with {head.pooling} "
+            "pooling that is not the same."
+        )
+    captured, logits = capture_chosen_poolings(case.network, case.inputs, head.calls)
+    case.count_images(1)
+    head_function, start, maps = head.head_function(case.network, case.inputs), 0, []
+    pooled = torch.cat([pooling.pooled for pooling in captured if pooling.pooled is not None], 1)
+    for branch, pooling in zip(head.branches, captured, strict=True):
+        channels = pooling.feature_maps.shape[1]
+        masks = torch.eye(channels, dtype=torch.bool).repeat_interleave(branch.width // channels, 1).to(pooled.device)
+        ablated = functional.pad(masks, (start, pooled.shape[1] - start - branch.width))  # (C, P)
+        drops = [
+            logits[0, case.k] - head_function.logits(pooled.where(~rows, 0))[:, case.k] for rows in ablated.split(_ROWS)
+        ]
+        maps.append((torch.cat(drops)[:, None, None] * pooling.feature_maps[0]).sum(0))
+        start += branch.width
+    return MethodResult(sum_on_finest_grid(maps).relu())
+
+
+def compute_score_cam(case: Case) -> MethodResult:
+    """Each channel weighs as much as the class is probable on a photo that shows only where the channel is active."""
+    feature_maps = case.compute_class_maps().feature_maps
+    most_varied = feature_maps.flatten(1).std(1, correction=0).argsort(descending=True, stable=True)
+    maps = feature_maps[most_varied[:SCORED_CHANNELS]]
+    lowest, highest = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    # A channel that is the same everywhere shows the photo nowhere.
+    masks = torch.where(highest > lowest, (maps - lowest) / (highest - lowest), 0)[:, None]
+    masks = functional.interpolate(masks, case.inputs.shape[2:], mode="bilinear")
+    scores = []
+    for chunk in masks.split(CHUNK):
+        case.count_images(len(chunk))
+        logits = forward(case.network, chunk * case.inputs)
+        scores.append(case.classifier.probabilities(logits)[:, case.k])
+    values = (torch.cat(scores)[:, None, None] * maps).sum(0).relu()
+    note = f"The {SCORED_CHANNELS} most varied of {len(feature_maps)} channels: each takes a pass of the network."
+    return MethodResult(values, note=note if len(feature_maps) > SCORED_CHANNELS else "")

@@ -1,0 +1,159 @@
+"""Methods that give every pixel of the input a value.
+
+Some claim that the values add up:
+
+    integrated gradients, DeepLIFT, SHAP         sum = logit - logit of the baseline
+    LRP                                          sum = logit, less what the biases take
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from captum.attr import LRP, DeepLift, GuidedBackprop, InputXGradient, IntegratedGradients, Occlusion, Saliency
+from torch import Tensor
+from torch.nn import functional
+
+from inspector.analysis.attribution.cams import compute_grad_cam
+from inspector.analysis.attribution.captum_modules import (
+    MakeModule,
+    ModularNetwork,
+    extend_captum_tables,
+    make_affine_or_relu,
+    make_nonlinearity,
+    make_relu,
+)
+from inspector.analysis.attribution.case import CHUNK, Case, Completeness, MethodResult
+from inspector.errors import AttributionError
+from inspector.explain.tracing.forward import forward
+
+STEPS = 50  # of integrated gradients, as Captum does by default
+DRAWS = 33  # of gradient SHAP, which takes three baselines in turn, and SmoothGrad
+WINDOWS = 7  # of occlusion side by side; each is moved by half its side
+
+
+def _run_captum(case: Case, attribute: Callable[[Tensor], Any]) -> Tensor:
+    """What Captum gives every value of the input, summed over its channels: (H, W)."""
+    leaf = case.inputs.clone().requires_grad_()
+    # It warns of every hook that it sets.
+    with warnings.catch_warnings(), extend_captum_tables():
+        warnings.simplefilter("ignore", UserWarning)
+        values: Tensor = attribute(leaf).detach().sum((0, 1))
+    return values
+
+
+def compute_saliency(case: Case) -> MethodResult:
+    leaf = case.inputs.clone().requires_grad_()
+    return MethodResult(Saliency(case.compute_logits).attribute(leaf).detach()[0].amax(0))
+
+
+def compute_smooth_grad(case: Case) -> MethodResult:
+    """Noise of 15 % of the input's range."""
+    generator = torch.Generator().manual_seed(0)
+    deviation = 0.15 * float(case.inputs.max() - case.inputs.min())
+    total = torch.zeros_like(case.inputs)
+    for count in _chunk_sizes(DRAWS):
+        noise = torch.randn(count, *case.inputs.shape[1:], generator=generator).to(case.inputs)
+        total += case.compute_gradients(case.inputs + deviation * noise).sum(0, keepdim=True)
+    return MethodResult((total / DRAWS)[0].abs().amax(0))
+
+
+def _chunk_sizes(count: int) -> Iterator[int]:
+    return (min(CHUNK, count - start) for start in range(0, count, CHUNK))
+
+
+def compute_input_x_gradient(case: Case) -> MethodResult:
+    return MethodResult(_run_captum(case, InputXGradient(case.compute_logits).attribute))
+
+
+def compute_integrated_gradients(case: Case) -> MethodResult:
+    method: Any = IntegratedGradients(case.compute_logits)
+    values = _run_captum(case, lambda leaf: method.attribute(leaf, n_steps=STEPS, internal_batch_size=CHUNK))
+    return MethodResult(values, _difference_from_baselines(case, torch.zeros_like(case.inputs)))
+
+
+def compute_gradient_shap(case: Case) -> MethodResult:
+    """Own code: Captum's draws from the generators of the process, which all sessions share."""
+    generator = torch.Generator().manual_seed(0)
+    baselines = _uniform_baselines(case)
+    total = torch.zeros_like(case.inputs)
+    # Each baseline in turn, and one point in each part of the way: that varies less than free draws.
+    turns = torch.arange(DRAWS)
+    points = (turns + torch.rand(DRAWS, generator=generator)) / DRAWS
+    for turn, fractions in zip(turns.split(CHUNK), points.to(case.inputs).split(CHUNK), strict=True):
+        chosen = baselines[turn % len(baselines)]
+        path = case.inputs - chosen
+        gradients = case.compute_gradients(chosen + fractions[:, None, None, None] * path)
+        total += (gradients * path).sum(0, keepdim=True)
+    target = _difference_from_baselines(case, baselines)
+    return MethodResult((total / DRAWS).sum((0, 1)), target, f"An estimate from {DRAWS} draws.")
+
+
+def _uniform_baselines(case: Case) -> Tensor:
+    """Photos of one color, the mean, black and white: (3, channels, H, W)."""
+    preprocessing = case.classifier.preprocessing
+    colors = [[0.0] * len(preprocessing.mean)] + [
+        [(light - mean) / std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)]
+        for light in (0, 1)
+    ]
+    return torch.tensor(colors).to(case.inputs)[:, :, None, None].expand(-1, *case.inputs.shape[1:])
+
+
+def _difference_from_baselines(case: Case, baselines: Tensor) -> float:
+    """The logit less the mean of those of the baselines."""
+    with torch.no_grad():
+        logits = case.compute_logits(torch.cat([case.inputs, baselines]))
+    return float(logits[0] - logits[1:].mean())
+
+
+def compute_occlusion(case: Case) -> MethodResult:
+    channels, *size = case.inputs.shape[1:]
+    height, width = (max(1, side // WINDOWS) for side in size)
+    stride = (channels, max(1, height // 2), max(1, width // 2))
+    method: Any = Occlusion(case.compute_logits)
+    with torch.no_grad():
+        window = (channels, height, width)
+        values = method.attribute(case.inputs, window, stride, perturbations_per_eval=CHUNK)
+    # All channels of a pixel have its one value.
+    return MethodResult(values[0, 0], note=f"Windows of {height} x {width} pixels.")
+
+
+def compute_deep_lift(case: Case) -> MethodResult:
+    method: Any = DeepLift(_make_modular(case, make_nonlinearity))
+    values = _run_captum(case, lambda leaf: method.attribute(leaf, torch.zeros_like(leaf), target=case.k))
+    target = _difference_from_baselines(case, torch.zeros_like(case.inputs))
+    complete = Completeness(float(values.double().sum()), target, "").holds
+    note = "" if complete else "It has no rule for what multiplies or normalises: gates, attention, LayerNorm."
+    return MethodResult(values, target, note)
+
+
+def compute_guided_grad_cam(case: Case) -> MethodResult:
+    modular = _make_modular(case, make_relu)
+    if not modular.calls:
+        raise AttributionError("Guided Grad-CAM changes the gradient of ReLUs, and this network has none.")
+    method: Any = GuidedBackprop(modular)
+    guided = _run_captum(case, lambda leaf: method.attribute(leaf, target=case.k))
+    coarse = compute_grad_cam(case).values[None, None]
+    return MethodResult(guided * functional.interpolate(coarse, guided.shape, mode="bilinear")[0, 0])
+
+
+def compute_lrp(case: Case) -> MethodResult:
+    method: Any = LRP(_make_modular(case, make_affine_or_relu))
+    values = _run_captum(case, lambda leaf: method.attribute(leaf, target=case.k))
+    with torch.no_grad():
+        target = float(case.compute_logits(case.inputs))
+    note = (
+        "What is missing is what biases took. Where all that bends is ReLU and max pooling, this is input x gradient "
+        "(Ancona et al., ICLR 2018)."
+    )
+    return MethodResult(values, target, note)
+
+
+def _make_modular(case: Case, make_module: MakeModule) -> ModularNetwork:
+    modular = ModularNetwork(case.network, make_module)
+    case.count_images(2)
+    logits = modular(case.inputs.clone().requires_grad_())
+    if not torch.allclose(logits, forward(case.network, case.inputs), rtol=1e-3, atol=1e-3):
+        raise AttributionError("This network works in place where nobody sees it: Captum's hooks change its logits.")
+    return modular
