@@ -4,7 +4,7 @@ The photos: crops of scikit-image's and of the app's examples, 500x375 pixels, a
 
 - decoding and resizing alone, with the threads of the run,
 - the network alone: all class maps of batches that are ready,
-- end to end: `inspector.datasets.run.run`, from the files to the Parquet shards,
+- end to end: `inspector.datasets.run.run_dataset`, from the files to the Parquet shards,
 - with --peer, a plain loop with pytorch-grad-cam: decode, resize, one map of the predicted class, batches as large.
 
 glibc is told to keep freed memory, for all of them. Reported are medians over the rounds, and the median of the ratios
@@ -123,7 +123,7 @@ def parts(
 
     def whole() -> None:
         with tempfile.TemporaryDirectory(dir=temporary) as out:
-            counts = run.run_dataset(folder, classifier, out, batch_size=batch_size, workers=workers)
+            counts = run.run_dataset(folder, classifier, out, run.RunOptions(batch_size=batch_size, workers=workers))
             assert counts.explained == len(items)
 
     return {DECODING: decode, f"{NETWORK}, {backend}": explain, f"{WHOLE}, {backend}": whole}

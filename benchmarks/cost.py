@@ -37,7 +37,7 @@ from report import RESULTS, peak_above, table, write
 from torch import nn
 
 import inspector
-from inspector.datasets.run import BATCH_SIZE, run_dataset
+from inspector.datasets.run import RunOptions, run_dataset
 from inspector.explain.backends.accelerate import accelerate
 from inspector.explain.memory import keep_freed_memory
 
@@ -106,7 +106,8 @@ def in_process(work: str, who: str, amount: int, folder: str) -> Point:
 def of_photos(who: str, amount: int, folder: Path) -> tuple[float, int]:
     photos, classifier = folder / PHOTOS / str(amount), inspector.load(MODEL)
     if who == LOOP:
-        return timed(plain_loop(classifier, sorted(photos.glob("*.jpg")), TARGETS[MODEL], BATCH_SIZE), calls=1)
+        loop = plain_loop(classifier, sorted(photos.glob("*.jpg")), TARGETS[MODEL], RunOptions().batch_size)
+        return timed(loop, calls=1)
     if who == QUICK:
         classifier = accelerate(classifier, "onnxruntime")
     with tempfile.TemporaryDirectory(dir=folder) as out:

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 import typer
 from report import table, write
 
+from inspector.datasets import index as dataset_index
 from inspector.datasets.index import Filters
 from inspector.datasets.results import read_image_of, read_results
 from inspector.datasets.table import make_schema, shard_name
@@ -85,21 +86,27 @@ def _questions(index: Path, folder: Path, images: int) -> dict[str, Callable[[],
     results = read_results(folder)
 
     def one_image() -> object:
-        row = index.image(index, int(random.integers(images)))
+        row = dataset_index.find_index_image(index, int(random.integers(images)))
         assert row is not None
         return read_image_of(results, row["part"], row["row_group"], row["row"])
 
     middle = max(0, images // 2 - 50)
     return {
-        "the numbers of all images": lambda: index.summary(index),
-        "the first page": lambda: index.images(index),
-        "the first page by positions": lambda: index.images(index, order="positions", descending=True),
-        "a page in the middle": lambda: index.images(index, offset=middle),
-        "a page in the middle by probability": lambda: index.images(index, order="probability", offset=middle),
-        "the mistaken ones of a class, counted": lambda: index.count(index, Filters(7, wrong=True)),
-        "the mistaken ones of a class, by border": lambda: index.images(index, Filters(7, wrong=True), "border"),
-        "a text in the paths, counted": lambda: index.count(index, Filters(text="0999")),
-        "a text in the paths": lambda: index.images(index, Filters(text="0999")),
+        "the numbers of all images": lambda: dataset_index.read_counts(index),
+        "the first page": lambda: dataset_index.list_index_images(index),
+        "the first page by positions": lambda: dataset_index.list_index_images(
+            index, order="positions", descending=True
+        ),
+        "a page in the middle": lambda: dataset_index.list_index_images(index, offset=middle),
+        "a page in the middle by probability": lambda: dataset_index.list_index_images(
+            index, order="probability", offset=middle
+        ),
+        "the mistaken ones of a class, counted": lambda: dataset_index.count_images(index, Filters(7, wrong=True)),
+        "the mistaken ones of a class, by border": lambda: dataset_index.list_index_images(
+            index, Filters(7, wrong=True), "border"
+        ),
+        "a text in the paths, counted": lambda: dataset_index.count_images(index, Filters(text="0999")),
+        "a text in the paths": lambda: dataset_index.list_index_images(index, Filters(text="0999")),
         "any image with its maps": one_image,
     }
 

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from inspector.analysis.localization import Inside, Mask, measure_inside
-from inspector.datasets.summary import FROM_BEST
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps
-from inspector.explain.kinds import Verdict
+from inspector.explain.kinds import Verdict, worst_verdict
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +32,7 @@ def average_class_maps(images: Iterable[tuple[ClassMaps, int, Mask | None]], tol
     that of the pointing game. Raises InspectorError where there is no image, and for maps of several grids.
     """
     totals, counts = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
-    residual, verdict = 0.0, FROM_BEST[0]
+    residual, verdict = 0.0, worst_verdict()
     found: list[Inside | None] = []
     for maps, label, mask in images:
         if not found:
@@ -49,7 +48,7 @@ def average_class_maps(images: Iterable[tuple[ClassMaps, int, Mask | None]], tol
         counts[k] += 1
         # Not max(): a miss that is no number must stay one.
         residual = float(np.maximum(residual, maps.residual))
-        verdict = max(verdict, maps.verdict, key=FROM_BEST.index)
+        verdict = worst_verdict(verdict, maps.verdict)
         found.append(None if mask is None else measure_inside(maps, k, mask, tolerance))
     if not found:
         raise InspectorError("No image, so no average class map; one image or more would do.")

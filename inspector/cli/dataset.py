@@ -58,9 +58,7 @@ def batch(
     ] = False,
     backend: Annotated[str, typer.Option(help="What runs the network: `eager`, `auto` or another one.")] = "eager",
     engine: Annotated[str, typer.Option(help="`local`, or `ray`: on this machine or a cluster.")] = "local",
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run_dataset in --out that broke off.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out that broke off.")] = False,
     arch: Arch = None,
     labels: Labels = None,
     size: Size = None,
@@ -90,32 +88,39 @@ def batch(
     if overlays and (engine == "ray" or "://" in out):
         raise InspectorError("Overlays are drawn by the local engine, into a folder here: leave out --overlays.")
     with progress.status(f"Loading {model} and listing {' '.join(source[:3])} ..."):
-        from inspector.datasets.run import run_dataset
+        from inspector.datasets.run import RunOptions, run_dataset
         from inspector.explain.memory import keep_freed_memory
 
         said = read_feeding(size, mean, std, resize, interpolation)
         load = partial(load_network, model, arch, labels, said, trust)
         classifier = load() if engine == "local" else None
+    options = RunOptions(
+        top=top,
+        batch_size=batch_size,
+        workers=workers,
+        shard_size=shard_size,
+        overlays=overlays,
+        backend=backend,
+        resume=resume,
+    )
     keep_freed_memory()
     shown = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     try:
         with Progress(*shown, console=progress) as bar:
             task = bar.add_task("explaining", total=None, visible=False)
 
-            def tell(done: int, images: int) -> None:
+            def show_progress(done: int, images: int) -> None:
                 if bar.tasks[task].total is None:
                     # What an earlier run did says nothing about the rate of this one.
                     bar.reset(task, total=images, completed=done, visible=True)
                 bar.update(task, completed=done)
 
             if classifier is None:
-                from inspector.datasets.ray_engine import run_dataset_on_ray as run_on_ray
+                from inspector.datasets.ray_engine import run_dataset_on_ray
 
-                counts = run_on_ray(source, load, out, top, batch_size, workers, shard_size, backend, resume, tell)
+                counts = run_dataset_on_ray(source, load, out, options, on_progress=show_progress)
             else:
-                counts = run_dataset(
-                    source, classifier, out, top, batch_size, workers, shard_size, overlays, backend, resume, tell
-                )
+                counts = run_dataset(source, classifier, out, options, on_progress=show_progress)
     except KeyboardInterrupt:
         from inspector.datasets.table import list_written_shards
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inspector.errors import InspectorError, summarize_reason
+from inspector.errors import InspectorError, require, translate_errors
 
 # The index's columns. `predicted` is the likeliest class, `inside` is null where no object is known; of an image that
 # could not be read all but index, path, label, error and its place are null.
@@ -189,17 +189,11 @@ def _ask(index: Path, question: str, values: Sequence[Any] = ()) -> list[dict[st
 
 
 def _run(question: str, values: Sequence[Any], index: Path | None = None) -> Any:
-    try:
-        import duckdb
-    except ModuleNotFoundError as error:
-        raise InspectorError(f"Surveys need duckdb ({error}): pip install 'inspector[data]'.") from error
-    try:
+    duckdb = require("duckdb", extra="data", purpose="The summary of a data set")
+    message = "Cannot read the index ({reason}); `inspector survey` anew would do."
+    with translate_errors(InspectorError, message):
         # One for each question: they are not safe in threads, and cost a hundredth of a second.
         connection = duckdb.connect()
         if index is not None:
             connection.read_parquet(str(index)).create_view("images")
         return connection.execute(question, list(values))
-    except (duckdb.Error, OSError) as error:
-        raise InspectorError(
-            f"Cannot read the index ({summarize_reason(error)}); `inspector survey` anew would do."
-        ) from error

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from inspector.datasets.run import (
-    BATCH_SIZE,
-    SHARD_SIZE,
+    DEFAULT_OPTIONS,
     Batch,
     OnProgress,
+    RunOptions,
     accelerate_for_dataset,
     describe_run,
     explain_batches,
@@ -28,26 +28,22 @@ from inspector.datasets.run import (
     split_into_batches,
 )
 from inspector.datasets.table import Counts, begin_run, split_into_shards, write_shard
-from inspector.errors import InspectorError
+from inspector.errors import InspectorError, require
 from inspector.explain.classifier import Classifier
 from inspector.explain.memory import keep_freed_memory
 from inspector.images.sources import Item, list_images
 
 _PROCESSORS = 4  # of an actor, where a machine has so many: beyond, a second network is quicker than more threads
-_QUIET = "RAY_BACKEND_LOG_LEVEL"
+_LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 
 
 def run_dataset_on_ray(
     source: str | Path | Sequence[str | Path],
     load: Callable[[], Classifier],
     out: str | Path,
-    top: int = 5,
-    batch_size: int = BATCH_SIZE,
-    workers: int | None = None,
-    shard_size: int = SHARD_SIZE,
-    backend: str = "eager",
-    resume: bool = False,
-    tell: OnProgress | None = None,
+    options: RunOptions = DEFAULT_OPTIONS,
+    *,
+    on_progress: OnProgress = lambda done, images: None,
 ) -> Counts:
     """As `batch.run`, on the cluster that $RAY_ADDRESS names, else on this machine.
 
@@ -55,27 +51,29 @@ def run_dataset_on_ray(
     or functools.partial of one. `workers` processors are an actor's, 4 unless said. Paths must mean the same on every
     machine; `out` may be any URL that fsspec knows. Raises what `batch.run` does, and InspectorError where Ray fails.
     """
+    if options.overlays:
+        raise InspectorError("Overlays are drawn by the local engine, into a folder here: leave out --overlays.")
     items = list_images(source)
     # Those GPUs are the actors'; the machine that starts them may have none.
-    on_gpus = backend.startswith("cuda")
-    about = describe_run(
-        load() if on_gpus else accelerate_for_dataset(load(), backend), items, source, top, batch_size, shard_size
-    )
+    on_gpus = options.backend.startswith("cuda")
+    classifier = load() if on_gpus else accelerate_for_dataset(load(), options.backend)
+    about = describe_run(classifier, items, source, options)
     if on_gpus:
-        about["backend"] = backend
-    missing = begin_run(out, about, resume)
-    shards = split_into_shards(len(items), shard_size)
+        about["backend"] = options.backend
+    missing = begin_run(out, about, options.resume)
+    shards = split_into_shards(len(items), options.shard_size)
     done = len(items) - sum(len(shards[number]) for number in missing)
     place = str(out) if "://" in str(out) else str(Path(out).absolute())
-    tasks = [{"number": n, "images": pickle.dumps([(i, _anywhere(items[i])) for i in shards[n]])} for n in missing]
-    if tell is not None:
-        tell(done, len(items))
+    tasks = [
+        {"number": number, "images": pickle.dumps([(i, _make_path_absolute(items[i])) for i in shards[number]])}
+        for number in missing
+    ]
+    on_progress(done, len(items))
     if tasks:
-        with _started() as ray:
-            for number in _made(ray, tasks, (load, backend, place, about, batch_size), workers, backend):
+        with _start_ray() as ray:
+            for number in _run_tasks(ray, tasks, (load, place, about, options), options):
                 done += len(shards[number])
-                if tell is not None:
-                    tell(done, len(items))
+                on_progress(done, len(items))
     return finish_run(out, about)
 
 
@@ -85,34 +83,31 @@ class Explainer:
     def __init__(
         self,
         load: Callable[[], Classifier],
-        backend: str,
         out: str,
         about: Mapping[str, Any],
-        batch_size: int,
+        options: RunOptions,
         processors: int,
     ) -> None:
         keep_freed_memory()
-        self.classifier = accelerate_for_dataset(load(), backend)
-        self.out, self.about, self.batch_size, self.processors = out, about, batch_size, processors
+        self.classifier = accelerate_for_dataset(load(), options.backend)
+        self.out, self.about, self.batch_size, self.processors = out, about, options.batch_size, processors
 
     def __call__(self, tasks: Mapping[str, Any]) -> dict[str, list[int]]:
         for number, pickled in zip(tasks["number"], tasks["images"], strict=True):
             images: Batch = pickle.loads(pickled)  # by `run`, and by nobody else
             batches = split_into_batches(images, self.batch_size)
-            made = explain_batches(self.classifier, batches, self.about["top"], self.processors)
-            write_shard(self.out, int(number), [row for batch in made for _, row in batch], self.about)
+            explained = explain_batches(self.classifier, batches, self.about["top"], self.processors)
+            write_shard(self.out, int(number), [row for batch in explained for _, row in batch], self.about)
         return {"number": [int(number) for number in tasks["number"]]}
 
 
-def _made(
-    ray: Any, tasks: list[dict[str, Any]], arguments: tuple[Any, ...], workers: int | None, backend: str
-) -> Iterator[int]:
+def _run_tasks(ray: Any, tasks: list[dict[str, Any]], arguments: tuple[Any, ...], options: RunOptions) -> Iterator[int]:
     """The number of each shard once it is written."""
     machines = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
     # More than any machine has would be waited for for ever.
-    processors = max(1, int(min(workers or _PROCESSORS, max(machines, default=1))))
+    processors = max(1, int(min(options.workers or _PROCESSORS, max(machines, default=1))))
     actors = max(1, int(sum(machines)) // processors)
-    made = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
+    finished = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
         Explainer,
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(
@@ -120,10 +115,10 @@ def _made(
         ),
         fn_constructor_args=(*arguments, processors),
         num_cpus=processors,
-        num_gpus=1 if backend.startswith("cuda") else None,
+        num_gpus=1 if options.backend.startswith("cuda") else None,
     )
     try:
-        for row in made.iter_rows():
+        for row in finished.iter_rows():
             yield int(row["number"])
     except ray.exceptions.RayError as error:
         # What went wrong in the worker ends the text, below where.
@@ -131,36 +126,32 @@ def _made(
         raise InspectorError(f"A worker of Ray failed ({reason}); mended, --resume goes on where it ended.") from error
 
 
-def _anywhere(item: Item) -> Item:
+def _make_path_absolute(item: Item) -> Item:
     """The same with a path that does not depend on where a process runs."""
     return item if "://" in item.file else replace(item, file=os.path.abspath(item.file))  # noqa: PTH100 - no links
 
 
 @contextmanager
-def _started() -> Iterator[Any]:
+def _start_ray() -> Iterator[Any]:
     """Ray, running and quiet; what was started here is stopped."""
-    try:
-        import ray
-        import ray.data
-    except ModuleNotFoundError as error:
-        raise InspectorError(f"--engine ray needs Ray ({error}): pip install 'inspector[scale]'.") from error
-    data_log = logging.getLogger("ray.data")
-    level, own = data_log.level, not ray.is_initialized()
-    said = os.environ.get(_QUIET)
+    ray = require("ray", "ray.data", extra="scale", purpose="--engine ray")
+    logger = logging.getLogger("ray.data")
+    level, starts_here = logger.level, not ray.is_initialized()
+    log_level = os.environ.get(_LOG_LEVEL)
     with warnings.catch_warnings():
         # Ray warns of changes in what it does itself.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
         try:
-            if own:
-                os.environ.setdefault(_QUIET, "fatal")
+            if starts_here:
+                os.environ.setdefault(_LOG_LEVEL, "fatal")
                 ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-            data_log.setLevel(logging.CRITICAL)
+            logger.setLevel(logging.CRITICAL)
             ray.data.DataContext.get_current().enable_progress_bars = False
             yield ray
         finally:
-            data_log.setLevel(level)
-            if own:
+            logger.setLevel(level)
+            if starts_here:
                 ray.shutdown()
-                if said is None:
-                    os.environ.pop(_QUIET, None)
+                if log_level is None:
+                    os.environ.pop(_LOG_LEVEL, None)

@@ -1,7 +1,6 @@
 """The tables and figures of a survey of a data set, beside what `read_survey` reads."""
 
-import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from inspector.datasets import index as dataset_index
 from inspector.datasets.figures import average_maps_figure, border_figure, contrasts_figure
 from inspector.datasets.summary import DatasetSummary
 from inspector.errors import ExportError
+from inspector.files import csv_bytes
 from inspector.output.export import figure_bytes
 
 _OF_AN_IMAGE = ("index", "path", "label", "class", "probability", "positions", "border", "inside", "residual")
@@ -27,6 +27,11 @@ def write_report(survey: DatasetSummary, out: Path) -> None:
         {"label": names[label], "taken for": names[predicted], "images": count}
         for (label, predicted), count in zip(survey.pairs, survey.contrasts.counts, strict=True)
     ]
+    tables: dict[str, tuple[Sequence[str], list[dict[str, Any]]]] = {
+        "classes": (("class", "labelled", "recognised", "predicted", "border", "positions", "inside"), classes),
+        "images": (("which", *_OF_AN_IMAGE), images),
+        "confusions": (("label", "taken for", "images"), confusions),
+    }
     figures = {"border": border_figure(survey)}
     if survey.predicted.counts.any():
         figures["average-maps"] = average_maps_figure(survey)
@@ -34,18 +39,9 @@ def write_report(survey: DatasetSummary, out: Path) -> None:
         figures["confusions"] = contrasts_figure(survey)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        columns = ("class", "labelled", "recognised", "predicted", "border", "positions", "inside")
-        _write(out / "classes.csv", columns, classes)
-        _write(out / "images.csv", ("which", *_OF_AN_IMAGE), images)
-        _write(out / "confusions.csv", ("label", "taken for", "images"), confusions)
+        for name, (columns, rows) in tables.items():
+            (out / f"{name}.csv").write_bytes(csv_bytes(columns, [[row[column] for column in columns] for row in rows]))
         for name, figure in figures.items():
             (out / f"{name}.png").write_bytes(figure_bytes(figure, "png"))
     except OSError as error:
         raise ExportError(f"Cannot write {out}: {error.strerror}.") from error
-
-
-def _write(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, columns, extrasaction="ignore")
-        table.writeheader()
-        table.writerows(rows)

@@ -7,6 +7,7 @@ torch.
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspector.datasets.table import KEY, import_arrow
-from inspector.errors import InspectorError, summarize_reason
+from inspector.errors import InspectorError, translate_errors
 
 COLUMNS = frozenset(
     (
@@ -122,12 +123,8 @@ def read_image_of(results: Results, part: str, row_group: int, row: int) -> Stor
         "logits",
         "biases",
     ]
-    try:
-        with import_arrow().parquet.ParquetFile(path) as file:
-            stored = file.read_row_group(row_group, columns).slice(row, 1).to_pydict()
-    # pyarrow's own errors are OSError, ValueError or IndexError too.
-    except (OSError, ValueError, IndexError) as error:
-        raise _unreadable(path, error) from error
+    with _open_part(path) as file:
+        stored = file.read_row_group(row_group, columns).slice(row, 1).to_pydict()
     (one,) = (dict(zip(stored, values, strict=True)) for values in zip(*stored.values(), strict=True))
     maps = np.array(one["maps"], np.float32).reshape(-1, *results.grid)
     left, top, right, bottom = one["box"]
@@ -159,15 +156,12 @@ def iterate_batches(results: Results) -> Iterator[Batch]:
     height, width = results.grid
     at_once = min(8192, max(16, _AT_ONCE // (height * width * (int(results.about.get("top", 5)) + 1))))
     for part in results.parts:
-        try:
-            with import_arrow().parquet.ParquetFile(part) as file:
-                for group in range(file.num_row_groups):
-                    first = 0
-                    for rows in file.iter_batches(at_once, row_groups=[group], columns=sorted(COLUMNS)):
-                        yield Batch(rows, part, group, first)
-                        first += rows.num_rows
-        except (OSError, ValueError) as error:
-            raise _unreadable(part, error) from error
+        with _open_part(part) as file:
+            for group in range(file.num_row_groups):
+                first = 0
+                for rows in file.iter_batches(at_once, row_groups=[group], columns=sorted(COLUMNS)):
+                    yield Batch(rows, part, group, first)
+                    first += rows.num_rows
 
 
 def unpack_maps(rows: Any, classes: NDArray[np.int64], grid: tuple[int, int]) -> tuple[NDArray[np.int64], Floats]:
@@ -185,16 +179,13 @@ def unpack_maps(rows: Any, classes: NDArray[np.int64], grid: tuple[int, int]) ->
 
 def _read_about(part: Path) -> tuple[int, Mapping[str, Any]]:
     """How many images a part has, and what it was made with."""
-    try:
-        with import_arrow().parquet.ParquetFile(part) as file:
-            schema, rows = file.schema_arrow, file.metadata.num_rows
-        about = json.loads((schema.metadata or {})[KEY])
-    except KeyError as error:
-        raise InspectorError(
-            f"{part} does not say what it was made with: a Parquet file that `inspector batch` wrote would do."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise _unreadable(part, error) from error
+    with _open_part(part) as file:
+        schema, rows = file.schema_arrow, file.metadata.num_rows
+        if KEY not in (schema.metadata or {}):
+            raise InspectorError(
+                f"{part} does not say what it was made with: a Parquet file that `inspector batch` wrote would do."
+            )
+        about = json.loads(schema.metadata[KEY])
     if lacking := sorted(COLUMNS - set(schema.names)) or [key for key in _SAME if key not in about]:
         raise InspectorError(
             f"{part} lacks {', '.join(lacking)}: a Parquet file that this version of `inspector batch` wrote would do."
@@ -202,5 +193,10 @@ def _read_about(part: Path) -> tuple[int, Mapping[str, Any]]:
     return rows, about
 
 
-def _unreadable(part: Path, error: Exception) -> InspectorError:
-    return InspectorError(f"Cannot read {part} ({summarize_reason(error)}); `inspector batch --resume` writes it anew.")
+@contextmanager
+def _open_part(part: Path) -> Iterator[Any]:
+    """A part as a pyarrow ParquetFile; whatever fails while it is read is one InspectorError."""
+    parquet = import_arrow().parquet
+    message = f"Cannot read {part} ({{reason}}); `inspector batch --resume` writes it anew."
+    with translate_errors(InspectorError, message), parquet.ParquetFile(part) as file:
+        yield file

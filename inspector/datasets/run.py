@@ -34,6 +34,7 @@ from inspector.datasets.table import (
     write_shard,
 )
 from inspector.errors import ImageError, InspectorError
+from inspector.explain.backends.accelerate import AcceleratedNetwork, accelerate
 from inspector.explain.class_maps import ClassMaps, class_maps_of_batch
 from inspector.explain.classifier import Classifier
 from inspector.explain.tracing.forward import match_parameters
@@ -42,13 +43,32 @@ from inspector.images.photo import Pixels
 from inspector.images.preprocessing import View, make_view
 from inspector.images.sources import Item, hash_items, list_images, read_item
 
-SHARD_SIZE = 1024
-BATCH_SIZE = 32
 _AHEAD = 2  # batches that are decoded while one is in the network
 _BEHIND = 4  # batches whose overlays may wait to be drawn
 
 Batch = Sequence[tuple[int, Item]]  # images with their indices
 OnProgress = Callable[[int, int], None]  # how many images are done, of how many
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run goes through a data set."""
+
+    top: int = 5  # likeliest classes whose maps are kept
+    batch_size: int = 32  # images in one pass of the network
+    workers: int | None = None  # threads that decode; None: one per processor. With Ray: processors per actor
+    shard_size: int = 1024  # images in one Parquet file
+    overlays: bool = False
+    backend: str = "eager"
+    resume: bool = False  # keep the whole shards of a run that broke off
+
+    def __post_init__(self) -> None:
+        for name in ("top", "batch_size", "shard_size"):
+            if getattr(self, name) < 1:
+                raise InspectorError(f"{name} is {getattr(self, name)}; 1 or more would do.")
+
+
+DEFAULT_OPTIONS = RunOptions()
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,47 +87,39 @@ def run_dataset(
     source: str | Path | Sequence[str | Path],
     classifier: Classifier,
     out: str | Path,
-    top: int = 5,
-    batch_size: int = BATCH_SIZE,
-    workers: int | None = None,
-    shard_size: int = SHARD_SIZE,
-    overlays: bool = False,
-    backend: str = "eager",
-    resume: bool = False,
-    tell: OnProgress | None = None,
+    options: RunOptions = DEFAULT_OPTIONS,
+    *,
+    on_progress: OnProgress = lambda done, images: None,
 ) -> Counts:
     """Explain every image of a source (as `sources.list_images` takes it) into a folder of Parquet shards.
 
-    `workers` threads decode; as many as there are processors, unless said. An image that cannot be read is a row with
-    its error. With `resume` the shards stay that a broken run left whole. Raises ExportError where `out` is not empty
+    An image that cannot be read is a row with its error. Raises ExportError where `out` is not empty
     or holds another run, ImageError where there is no image, NetworkError where the network does not run.
     """
     items = list_images(source)
-    classifier = accelerate_for_dataset(classifier, backend)
-    about = describe_run(classifier, items, source, top, batch_size, shard_size, overlays)
-    missing = begin_run(out, about, resume)
-    shards = split_into_shards(len(items), shard_size)
+    classifier = accelerate_for_dataset(classifier, options.backend)
+    about = describe_run(classifier, items, source, options)
+    missing = begin_run(out, about, options.resume)
+    shards = split_into_shards(len(items), options.shard_size)
     done = len(items) - sum(len(shards[number]) for number in missing)
-    if tell is not None:
-        tell(done, len(items))
+    on_progress(done, len(items))
     batches = (
         batch
         for number in missing
-        for batch in split_into_batches([(index, items[index]) for index in shards[number]], batch_size)
+        for batch in split_into_batches([(index, items[index]) for index in shards[number]], options.batch_size)
     )
-    made = explain_batches(classifier, batches, about["top"], workers, overlays)
-    with _behind() as later, closing(made):
+    explained = explain_batches(classifier, batches, about["top"], options.workers, options.overlays)
+    with _run_in_background() as submit, closing(explained):
         for number in missing:
             rows: list[Row] = []
-            for batch in islice(made, -(-len(shards[number]) // batch_size)):
+            for batch in islice(explained, -(-len(shards[number]) // options.batch_size)):
                 rows += [row for _, row in batch]
-                if overlays:
-                    later(_draw, Path(out), classifier.receptive_field, about["grid"], batch)
-                if tell is not None:
-                    tell(done + len(rows), len(items))
+                if options.overlays:
+                    submit(_draw_overlays, Path(out), classifier.receptive_field, about["grid"], batch)
+                on_progress(done + len(rows), len(items))
             done += len(rows)
             # Waited for: of a run that is killed only one shard is not on the disk yet. Decoding goes on meanwhile.
-            later(write_shard, out, number, rows, about).result()
+            submit(write_shard, out, number, rows, about).result()
     return finish_run(out, about)
 
 
@@ -115,18 +127,12 @@ def describe_run(
     classifier: Classifier,
     items: Sequence[Item],
     source: str | Path | Sequence[str | Path],
-    top: int,
-    batch_size: int,
-    shard_size: int,
-    overlays: bool = False,
+    options: RunOptions,
 ) -> dict[str, Any]:
     """What run.json and every shard say of a run. The network runs once: a size that it does not take fails here."""
     import_arrow()
-    for name, value in {"top": top, "batch_size": batch_size, "shard_size": shard_size}.items():
-        if value < 1:
-            raise InspectorError(f"{name} is {value}; 1 or more would do.")
-    usual = classifier.preprocessing
-    blank = match_parameters(classifier.network, torch.zeros(1, len(usual.mean), *usual.size))
+    preprocessing = classifier.preprocessing
+    blank = match_parameters(classifier.network, torch.zeros(1, len(preprocessing.mean), *preprocessing.size))
     (maps,) = class_maps_of_batch(classifier, blank)
     return {
         "version": version("inspector"),
@@ -134,20 +140,20 @@ def describe_run(
         "network_sha256": classifier.sha256(),
         "class_names": list(classifier.class_names),
         "grid": list(maps.values.shape[1:]),
-        "size": list(usual.size),
+        "size": list(preprocessing.size),
         "pooling": classifier.head.pooling,
         "verdict": classifier.head.verdict,
-        "top": min(top, len(classifier.class_names)),
+        "top": min(options.top, len(classifier.class_names)),
         "probability": classifier.probability,
         "receptive_field": {
             name: replace_non_finite(axis) for name, axis in asdict(classifier.receptive_field).items()
         },
-        "preprocessing": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(usual).items()},
+        "preprocessing": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(preprocessing).items()},
         "source": str(source) if isinstance(source, str | Path) else " ".join(map(str, source)),
         "images": len(items),
-        "shard_size": shard_size,
+        "shard_size": options.shard_size,
         "backend": maps.backend,
-        "overlays": overlays,
+        "overlays": options.overlays,
         "list_sha256": hash_items(items),
     }
 
@@ -165,18 +171,18 @@ def explain_batches(
     classifier: Classifier, batches: Iterable[Batch], top: int, workers: int | None, overlays: bool = False
 ) -> Generator[list[tuple[DecodedImage, Row]], None, None]:
     """The rows of each batch of images, in order."""
-    numbers = _class_numbers(classifier.class_names)
+    class_numbers = _number_classes(classifier.class_names)
     workers = workers or os.cpu_count() or 1
     # Threads and not processes: Pillow decodes and resizes without the interpreter's lock, and nothing is sent over.
     pool = ThreadPoolExecutor(workers, "decode")
     try:
         for batch in decode_ahead(pool, batches, workers, classifier, overlays):
-            inputs = [ready.inputs for ready in batch if ready.inputs is not None]
+            inputs = [image.inputs for image in batch if image.inputs is not None]
             maps: Iterator[ClassMaps] = iter(())
             if inputs:
-                views = [ready.view for ready in batch if ready.view is not None]
+                views = [image.view for image in batch if image.view is not None]
                 maps = iter(class_maps_of_batch(classifier, torch.cat(inputs), views))
-            yield [(one, _row(one, next(maps) if one.view else None, top, numbers)) for one in batch]
+            yield [(image, _make_row(image, next(maps) if image.view else None, top, class_numbers)) for image in batch]
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -190,24 +196,24 @@ def accelerate_for_dataset(classifier: Classifier, backend: str) -> Classifier:
     """The classifier, heard through another backend."""
     if backend == "eager":
         return classifier
-    from inspector.explain.backends.accelerate import AcceleratedNetwork, accelerate
-
-    quick = accelerate(classifier, backend)
-    if isinstance(quick.capture.accelerated, AcceleratedNetwork):
+    accelerated = accelerate(classifier, backend)
+    if isinstance(accelerated.capture.accelerated, AcceleratedNetwork):
         # One network for all rows, and not another from the moment on that it is built.
-        quick.capture.accelerated.wait()
-    return quick
+        accelerated.capture.accelerated.wait()
+    return accelerated
 
 
-def _draw(out: Path, field: ReceptiveField, grid: tuple[int, int], batch: Sequence[tuple[DecodedImage, Row]]) -> None:
+def _draw_overlays(
+    out: Path, field: ReceptiveField, grid: tuple[int, int], batch: Sequence[tuple[DecodedImage, Row]]
+) -> None:
     """The overlays of a batch: of each image the class map of its likeliest class."""
-    for ready, row in batch:
-        if ready.view is not None and ready.canvas is not None:
+    for image, row in batch:
+        if image.view is not None and image.canvas is not None:
             values = row["maps"][: grid[0] * grid[1]].reshape(grid)
-            draw_overlay(out / overlay_path(ready.index), ready.view, ready.canvas, values, field)
+            draw_overlay(out / overlay_path(image.index), image.view, image.canvas, values, field)
 
 
-def _prepare(index: int, item: Item, classifier: Classifier, overlays: bool) -> DecodedImage:
+def _decode_image(index: int, item: Item, classifier: Classifier, overlays: bool) -> DecodedImage:
     try:
         photo = read_item(item)
         view = make_view(photo, classifier.preprocessing)
@@ -224,7 +230,7 @@ def decode_ahead(
 ) -> Iterator[list[DecodedImage]]:
     waiting: deque[list[Future[DecodedImage]]] = deque()
     for batch in batches:
-        waiting.append([pool.submit(_prepare, index, item, classifier, overlays) for index, item in batch])
+        waiting.append([pool.submit(_decode_image, index, item, classifier, overlays) for index, item in batch])
         # Of small batches enough that every worker has something to do.
         if len(waiting) > _AHEAD and sum(map(len, waiting)) > 2 * workers:
             yield [future.result() for future in waiting.popleft()]
@@ -233,61 +239,61 @@ def decode_ahead(
 
 
 @contextmanager
-def _behind() -> Iterator[Callable[..., Future[None]]]:
-    """A function that has work done in a thread, piece by piece in order; it waits where too much does already.
+def _run_in_background() -> Iterator[Callable[..., Future[None]]]:
+    """A function that has work done in a thread, piece by piece in order; it waits where too much does alimage.
 
     What was handed over is finished, also when the block ends with an error.
     """
     waiting: deque[Future[None]] = deque()
     with ThreadPoolExecutor(1, "write") as pool:
 
-        def later(work: Callable[..., None], *arguments: Any) -> Future[None]:
+        def submit(work: Callable[..., None], *arguments: Any) -> Future[None]:
             if len(waiting) >= _BEHIND:
                 waiting.popleft().result()
             waiting.append(pool.submit(work, *arguments))
             return waiting[-1]
 
-        yield later
+        yield submit
         for future in waiting:
             future.result()
 
 
-def _class_numbers(class_names: Sequence[str]) -> dict[str, int | None]:
+def _number_classes(class_names: Sequence[str]) -> dict[str, int | None]:
     """The class that a label means, by its name or its number; None for a name that several classes have."""
     numbers: dict[str, int | None] = {str(k): k for k in range(len(class_names))}
-    times = Counter(class_names)
-    return numbers | {name: k if times[name] == 1 else None for k, name in enumerate(class_names)}
+    occurrences = Counter(class_names)
+    return numbers | {name: k if occurrences[name] == 1 else None for k, name in enumerate(class_names)}
 
 
-def _row(ready: DecodedImage, maps: ClassMaps | None, top: int, numbers: Mapping[str, int | None]) -> Row:
-    row: dict[str, Any] = {"index": ready.index, "path": ready.item.path, "label": ready.item.label}
-    if maps is None or ready.view is None:
-        return row | {"error": ready.error}
+def _make_row(image: DecodedImage, maps: ClassMaps | None, top: int, class_numbers: Mapping[str, int | None]) -> Row:
+    row: dict[str, Any] = {"index": image.index, "path": image.item.path, "label": image.item.label}
+    if maps is None or image.view is None:
+        return row | {"error": image.error}
     order = maps.logits.argsort(descending=True, stable=True).tolist()
-    label = numbers.get(ready.item.label) if ready.item.label is not None else None
-    likeliest = order[:top]
-    drawn = likeliest if label is None or label in likeliest else [*likeliest, label]
-    photo = ready.view.photo
+    label = class_numbers.get(image.item.label) if image.item.label is not None else None
+    classes = order[:top]
+    map_classes = classes if label is None or label in classes else [*classes, label]
+    photo = image.view.photo
     return row | {
         "height": photo.size[0],
         "width": photo.size[1],
         "sha256": photo.sha256,
-        "classes": likeliest,
-        "probabilities": _numbers(maps.probabilities[likeliest], np.float32),
-        "logits": _numbers(maps.logits[likeliest], np.float32),
-        "biases": _numbers(maps.bias[likeliest], np.float32),
+        "classes": classes,
+        "probabilities": _to_numpy(maps.probabilities[classes], np.float32),
+        "logits": _to_numpy(maps.logits[classes], np.float32),
+        "biases": _to_numpy(maps.bias[classes], np.float32),
         "label_class": label,
         "label_rank": None if label is None else order.index(label),
         "label_probability": None if label is None else float(maps.probabilities[label]),
-        "maps": _numbers(maps.values[drawn].flatten(), np.float16),
-        "map_classes": drawn,
-        "box": ready.view.box,
+        "maps": _to_numpy(maps.values[map_classes].flatten(), np.float16),
+        "map_classes": map_classes,
+        "box": image.view.box,
         "residual": maps.residual,
         "verdict": maps.verdict,
     }
 
 
-def _numbers(values: torch.Tensor, dtype: type[np.floating[Any]]) -> NDArray[Any]:
+def _to_numpy(values: torch.Tensor, dtype: type[np.floating[Any]]) -> NDArray[Any]:
     # A logit beyond the largest float16 becomes an infinity, which says so.
     with np.errstate(over="ignore"):
         return values.numpy(force=True).astype(dtype)

@@ -5,8 +5,6 @@
 What the numbers are stands in `evidence`; questions to the index in `survey_index`.
 """
 
-import json
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,18 +23,19 @@ from inspector.datasets.stored_maps import measure_inside_objects
 from inspector.datasets.summary import INDEX, MAPS, NUMBERS, AverageMaps, DatasetSummary, Ints, read_summary
 from inspector.datasets.table import import_arrow
 from inspector.errors import ExportError, InspectorError, summarize_reason
+from inspector.files import json_bytes
 
 _PAIRS = 1000  # confusions whose contrast maps are made, the most frequent ones
 _ROW_GROUP = 30_000  # rows of the index: so few that one image is found quickly
 
 
 def summarize(
-    folder: Path, out: Path, objects: Regions | None = None, tell: Callable[[float], None] = lambda done: None
+    folder: Path, out: Path, objects: Regions | None = None, on_progress: Callable[[float], None] = lambda done: None
 ) -> DatasetSummary:
     """Survey the results in a folder, and keep what was found in `out`, where `read_survey` has it at once.
 
-    `objects` says where the objects of the photos are; `tell` hears how much is done, 0-1. Raises InspectorError for
-    results that cannot be read or have no image, LocalisationError for objects that do not fit the photos, and
+    `objects` says where the objects of the photos are; `on_progress` gets how much is done, 0-1. Raises
+    InspectorError for results that cannot be read or have no image, LocalisationError for objects that do not fit the photos, and
     ExportError where `out` cannot be written.
     """
     results = read_results(folder)
@@ -60,7 +59,7 @@ def summarize(
                 contrasts.add(pair, (maps[rows] - of_label)[which])
                 write(_index_rows(batch, read, likeliest, maps, objects, results))
                 done += batch.rows.num_rows
-                tell(done / results.images)
+                on_progress(done / results.images)
         found = read_counts(unfinished / INDEX)
         if objects is not None and not found.with_objects:
             raise InspectorError(
@@ -75,7 +74,7 @@ def summarize(
             pairs=pairs, contrast_sums=contrasts.sums, contrast_counts=contrasts.counts,
         )  # fmt: skip
         about = {"network": results.about["network"], "state": results.state(), "summary": asdict(found)}
-        (unfinished / NUMBERS).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        (unfinished / NUMBERS).write_bytes(json_bytes(about))
     return read_summary(out)
 
 
@@ -170,13 +169,10 @@ def _new_files(out: Path) -> Iterator[Path]:
     """A folder whose files go into `out` when all are written, NUMBERS the last, so that none is without the others."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=".survey-", dir=out))
-        try:
-            yield unfinished
+        with tempfile.TemporaryDirectory(prefix=".survey-", dir=out, ignore_cleanup_errors=True) as unfinished:
+            yield Path(unfinished)
             (out / NUMBERS).unlink(missing_ok=True)
             for name in (INDEX, MAPS, NUMBERS):
-                (unfinished / name).replace(out / name)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+                (Path(unfinished) / name).replace(out / name)
     except OSError as error:
         raise ExportError(f"Cannot write {out} ({summarize_reason(error)}): another folder would do.") from error

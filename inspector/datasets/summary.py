@@ -4,10 +4,8 @@
 """
 
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +13,10 @@ from numpy.typing import NDArray
 from inspector.datasets.index import SummaryCounts
 from inspector.datasets.results import Results
 from inspector.datasets.statistics import Floats, uniform_border_share
-from inspector.errors import InspectorError, summarize_reason
-
-if TYPE_CHECKING:
-    from inspector.explain.kinds import Verdict
+from inspector.errors import InspectorError, translate_errors
+from inspector.explain.kinds import VERDICTS
 
 INDEX, NUMBERS, MAPS = "images.parquet", "survey.json", "average-maps.npz"
-FROM_BEST: "tuple[Verdict, ...]" = ("exact", "exact for this image", "not unique", "not exact")  # the verdicts
 
 Ints = NDArray[np.int64]
 
@@ -69,7 +64,7 @@ class DatasetSummary:
     def verdict(self) -> str | None:
         """The worst of all images; None where none was read."""
         # A word that is not known here promises nothing.
-        rank: dict[str, int] = {verdict: number for number, verdict in enumerate(FROM_BEST)}
+        rank: dict[str, int] = {verdict: number for number, verdict in enumerate(VERDICTS)}
         return max(self.summary.verdicts, key=lambda verdict: rank.get(verdict, len(rank)), default=None)
 
     def lines(self) -> list[tuple[str, str]]:
@@ -96,7 +91,8 @@ def read_summary(out: Path) -> DatasetSummary:
     """What `survey` kept in a folder; InspectorError if it kept nothing there, or it is broken."""
     if not (out / NUMBERS).is_file():
         raise InspectorError(f"No survey in {out}: `inspector survey RESULTS -o {out}` makes one.")
-    try:
+    message = f"The survey in {out} cannot be read ({{reason}}): `inspector survey` anew would do."
+    with translate_errors(InspectorError, message):
         about = json.loads((out / NUMBERS).read_text(encoding="utf-8"))
         with np.load(out / MAPS, allow_pickle=False) as kept:
             predicted, labelled, contrasts = (
@@ -107,10 +103,6 @@ def read_summary(out: Path) -> DatasetSummary:
             pairs = kept["pairs"]
         numbers = SummaryCounts(**about["summary"])
         return DatasetSummary(about["network"], names, numbers, predicted, labelled, pairs, contrasts, out / INDEX)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise InspectorError(
-            f"The survey in {out} cannot be read ({summarize_reason(error)}): `inspector survey` anew would do."
-        ) from error
 
 
 def belongs_to(out: Path, results: Results) -> bool:

@@ -6,7 +6,6 @@ its name says which images it holds. Imports no torch.
 
 import json
 import math
-import os
 import re
 import uuid
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,8 @@ from typing import Any
 import fsspec
 import numpy as np
 
-from inspector.errors import ExportError, InspectorError, summarize_reason
+from inspector.errors import ExportError, require, translate_errors
+from inspector.files import json_bytes, write_atomic
 
 KEY = b"inspector"  # of the schema's metadata
 RUN = "run.json"
@@ -57,13 +57,7 @@ class Counts:
 
 def import_arrow() -> Any:
     """The module pyarrow; InspectorError with what to install where it is not there."""
-    try:
-        import pyarrow
-        import pyarrow.dataset
-        import pyarrow.parquet
-    except ModuleNotFoundError as error:
-        raise InspectorError(f"Tables of class maps need pyarrow ({error}): pip install 'inspector[data]'.") from error
-    return pyarrow
+    return require("pyarrow", "pyarrow.dataset", "pyarrow.parquet", extra="data", purpose="A table of class maps")
 
 
 def make_schema(about: Mapping[str, Any]) -> Any:
@@ -109,7 +103,7 @@ def begin_run(out: str | Path, about: Mapping[str, Any], resume: bool) -> list[i
     folder with files in it, unless resumed, or one whose run.json differs in what its rows depend on.
     """
     system, folder = open_folder(out)
-    present = set(_names(system, folder))
+    present = set(_list_names(system, folder))
     if present and not resume:
         raise ExportError(f"{out} is not empty; --resume to go on with the run in it, or another folder, would do.")
     if present and RUN not in present:
@@ -120,7 +114,7 @@ def begin_run(out: str | Path, about: Mapping[str, Any], resume: bool) -> list[i
     if RUN in present:
         _refuse_other(out, json.loads(system.cat_file(f"{folder}/{RUN}")), about)
     else:
-        _put(system, folder, RUN, json.dumps(about, indent=2, ensure_ascii=False).encode())
+        _write_file(system, folder, RUN, json_bytes(about, ascii_only=False))
     remove_temporary_files(out)
     return [
         number
@@ -135,7 +129,7 @@ def write_shard(out: str | Path, number: int, rows: Sequence[Row], about: Mappin
     table = pa.table({name: [row.get(name) for row in rows] for name in columns.names}, schema=columns)
     sink = pa.BufferOutputStream()
     pa.parquet.write_table(table, sink, compression="zstd", use_dictionary=["label", "verdict"])
-    _put(*open_folder(out), shard_name(number), sink.getvalue().to_pybytes())
+    _write_file(*open_folder(out), shard_name(number), sink.getvalue().to_pybytes())
 
 
 def count_rows(out: str | Path, images: int, shard_size: int) -> Counts:
@@ -155,7 +149,7 @@ def count_rows(out: str | Path, images: int, shard_size: int) -> Counts:
         unreadable += len(table) - table["error"].null_count
         not_exact += table["verdict"].to_pylist().count("not exact")
     known = {shard_name(number) for number in range(len(shards))}
-    wrong += [name for name in _names(system, folder) if _SHARD.fullmatch(name) and name not in known]
+    wrong += [name for name in _list_names(system, folder) if _SHARD.fullmatch(name) and name not in known]
     if wrong:
         some = ", ".join(wrong[:5]) + (", ..." if len(wrong) > 5 else "")
         raise ExportError(
@@ -168,40 +162,34 @@ def count_rows(out: str | Path, images: int, shard_size: int) -> Counts:
 def read_rows(out: str | Path) -> tuple[Any, dict[str, Any]]:
     """The shards in a folder as a pyarrow Dataset, in the order of the images, and what made them (the run.json)."""
     pa, (system, folder) = import_arrow(), open_folder(out)
-    names = sorted((name for name in _names(system, folder) if _SHARD.fullmatch(name)), key=_number)
+    names = sorted((name for name in _list_names(system, folder) if _SHARD.fullmatch(name)), key=_shard_number)
     if not names:
         raise ExportError(f"No shards in {out}; a folder that `inspector batch` wrote would do.")
     paths = [f"{folder}/{name}" for name in names]
-    try:
+    with translate_errors(ExportError, f"The shards in {out} are not those of `inspector batch`: {{reason}}."):
         # With the schema of the first shard, which all share; the others are opened when they are read.
         dataset = pa.dataset.dataset(paths, filesystem=None if _is_local(system) else system)
         about = json.loads(dataset.schema.metadata[KEY])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ExportError(
-            f"The shards in {out} are not those of `inspector batch`: {summarize_reason(error)}."
-        ) from error
     return dataset, about
 
 
 def list_written_shards(out: str | Path) -> int:
     """How many shards are there."""
-    return sum(_SHARD.fullmatch(name) is not None for name in _names(*open_folder(out)))
+    return sum(_SHARD.fullmatch(name) is not None for name in _list_names(*open_folder(out)))
 
 
 def remove_temporary_files(out: str | Path) -> None:
     """Remove what killed runs left under temporary names."""
     system, folder = open_folder(out)
-    for name in _names(system, folder):
+    for name in _list_names(system, folder):
         if name.endswith(_TEMPORARY):
             system.rm(f"{folder}/{name}")
 
 
 def open_folder(out: str | Path) -> tuple[Any, str]:
     """The file system of a path or URL, and the path in it."""
-    try:
+    with translate_errors(ExportError, f"{out} cannot be written to: {{reason}}."):
         system, path = fsspec.core.url_to_fs(str(out))
-    except (ValueError, ImportError) as error:
-        raise ExportError(f"{out} cannot be written to: {summarize_reason(error)}.") from error
     return system, path.rstrip("/")
 
 
@@ -210,20 +198,18 @@ def replace_non_finite(values: Mapping[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
-def _number(name: str) -> int:
+def _shard_number(name: str) -> int:
     return int(name.removeprefix("part-").removesuffix(".parquet"))
 
 
-def _names(system: Any, folder: str) -> list[str]:
+def _list_names(system: Any, folder: str) -> list[str]:
     """The names of what lies in a folder; none where there is no folder."""
     system.invalidate_cache()
-    try:
-        return [path.rstrip("/").rsplit("/", 1)[-1] for path in system.ls(folder, detail=False)]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    # Remote file systems have errors of their own.
-    except Exception as error:
-        raise ExportError(f"{folder} cannot be listed: {summarize_reason(error)}.") from error
+    with translate_errors(ExportError, f"{folder} cannot be listed: {{reason}}."):
+        try:
+            return [path.rstrip("/").rsplit("/", 1)[-1] for path in system.ls(folder, detail=False)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
 
 
 def _is_whole(system: Any, path: str, rows: int) -> bool:
@@ -239,35 +225,18 @@ def _is_local(system: Any) -> bool:
     return "file" in ((system.protocol,) if isinstance(system.protocol, str) else system.protocol)
 
 
-def _put(system: Any, folder: str, name: str, content: bytes) -> None:
+def _write_file(system: Any, folder: str, name: str, content: bytes) -> None:
     path = f"{folder}/{name}"
-    # Each attempt has a name of its own: a worker that was given up may still be writing.
-    temporary = f"{path}.{uuid.uuid4().hex}{_TEMPORARY}"
-    try:
+    with translate_errors(ExportError, f"Cannot write {path}: {{reason}}."):
         system.makedirs(folder, exist_ok=True)
         if _is_local(system):
-            _replace(Path(path), Path(temporary), content)
+            # On the disk before it gets its name: a machine that loses power keeps no empty shard.
+            write_atomic(Path(path), content, durable=True)
         else:
+            # Each attempt has a name of its own: a worker that was given up may still be writing.
+            temporary = f"{path}.{uuid.uuid4().hex}{_TEMPORARY}"
             system.pipe_file(temporary, content)
             system.mv(temporary, path)
-    # Remote file systems have errors of their own.
-    except Exception as error:
-        raise ExportError(f"Cannot write {path}: {summarize_reason(error)}.") from error
-
-
-def _replace(path: Path, temporary: Path, content: bytes) -> None:
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        # On the disk before it gets its name: a machine that loses power keeps no empty shard.
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    if os.name != "nt":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _refuse_other(out: str | Path, was: Mapping[str, Any], about: Mapping[str, Any]) -> None:

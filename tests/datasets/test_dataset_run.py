@@ -24,7 +24,7 @@ from torch import nn
 import inspector
 from inspector.datasets import gallery
 from inspector.datasets import run as run_module
-from inspector.datasets.run import run_dataset
+from inspector.datasets.run import RunOptions, run_dataset
 from inspector.datasets.table import Counts, count_rows, list_written_shards, read_rows, split_into_shards
 from inspector.errors import ExportError, ImageError, InspectorError, NetworkError
 from inspector.explain import memory
@@ -64,7 +64,7 @@ def rows_of(out: Path | str) -> list[dict[str, Any]]:
 def test_a_row_is_what_class_maps_says_of_the_photo(
     photos: Path, tmp_path: Path, classifier: inspector.Classifier
 ) -> None:
-    run_dataset(photos, classifier, tmp_path / "out", top=2, batch_size=4)
+    run_dataset(photos, classifier, tmp_path / "out", RunOptions(top=2, batch_size=4))
     rows = rows_of(tmp_path / "out")
     assert [row["index"] for row in rows] == list(range(10))
     for row in rows:
@@ -92,7 +92,7 @@ def test_a_label_among_the_classes_is_ranked_and_has_its_map(
 ) -> None:
     names = ("cat", "bird", "dog")  # green dogs look like birds to it
     classifier = inspector.Classifier.wrap(hand_made_gap, class_names=names, size=(6, 8))
-    run_dataset(photos, classifier, tmp_path / "out", top=1)
+    run_dataset(photos, classifier, tmp_path / "out", RunOptions(top=1))
     ranks = set()
     for row in rows_of(tmp_path / "out"):
         if row["error"] is not None or row["label"] == "fish":
@@ -124,7 +124,7 @@ def test_labels_are_names_or_numbers_and_two_of_a_name_are_none(
 def test_an_image_that_cannot_be_read_is_a_row_with_its_error(
     photos: Path, tmp_path: Path, classifier: inspector.Classifier
 ) -> None:
-    counts = run_dataset(photos, classifier, tmp_path / "out", batch_size=1, shard_size=4)
+    counts = run_dataset(photos, classifier, tmp_path / "out", RunOptions(batch_size=1, shard_size=4))
     assert counts == Counts(10, 9, 1, 3)
     assert str(counts) == "10 images: 9 explained, 1 could not be read; 10 rows in 3 shards"
     row = rows_of(tmp_path / "out")[5]
@@ -177,7 +177,7 @@ def test_the_schema_and_the_metadata_are_as_promised(
     photos: Path, tmp_path: Path, classifier: inspector.Classifier
 ) -> None:
     out = tmp_path / "out"
-    run_dataset(photos, classifier, out, top=2, shard_size=4)
+    run_dataset(photos, classifier, out, RunOptions(top=2, shard_size=4))
     files = sorted(path.name for path in out.iterdir())
     assert files == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet", "run.json"]
     assert [pq.read_metadata(out / name).num_rows for name in files[:3]] == [4, 4, 2]
@@ -217,12 +217,12 @@ def test_a_receptive_field_without_bounds_is_null(
 
 def test_a_table_may_lie_elsewhere(photos: Path, tmp_path: Path, classifier: inspector.Classifier) -> None:
     out = f"memory://{tmp_path.name}/out"
-    run_dataset(photos, classifier, out, shard_size=4)
-    run_dataset(photos, classifier, tmp_path / "out", shard_size=4)
+    run_dataset(photos, classifier, out, RunOptions(shard_size=4))
+    run_dataset(photos, classifier, tmp_path / "out", RunOptions(shard_size=4))
     assert rows_of(out) == rows_of(tmp_path / "out")
-    assert run_dataset(photos, classifier, out, shard_size=4, resume=True) == Counts(10, 9, 1, 3)
+    assert run_dataset(photos, classifier, out, RunOptions(shard_size=4, resume=True)) == Counts(10, 9, 1, 3)
     with pytest.raises(ExportError, match=r"memory://.* is not empty"):
-        run_dataset(photos, classifier, out, shard_size=4)
+        run_dataset(photos, classifier, out, RunOptions(shard_size=4))
 
 
 def test_where_nothing_can_be_written_is_told(photos: Path, tmp_path: Path, classifier: inspector.Classifier) -> None:
@@ -248,7 +248,7 @@ def test_without_pyarrow_it_is_told_what_to_install(
     photos: Path, tmp_path: Path, classifier: inspector.Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(InspectorError, match=r"Tables of class maps need pyarrow .*pip install 'inspector\[data\]'"):
+    with pytest.raises(InspectorError, match=r"A table of class maps needs pyarrow .*pip install 'inspector\[data\]'"):
         run_dataset(photos, classifier, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -259,7 +259,7 @@ def test_nothing_of_something_is_refused(
 ) -> None:
     wrong: dict[str, Any] = {name: 0}
     with pytest.raises(InspectorError, match=f"{name} is 0; 1 or more would do."):
-        run_dataset(photos, classifier, tmp_path / "out", **wrong)
+        run_dataset(photos, classifier, tmp_path / "out", RunOptions(**wrong))
 
 
 def test_what_cannot_work_leaves_no_folder(photos: Path, tmp_path: Path, classifier: inspector.Classifier) -> None:
@@ -284,7 +284,7 @@ def test_a_folder_with_files_in_it_is_left_alone(
     with pytest.raises(ExportError, match=r"out is not empty; --resume to go on"):
         run_dataset(photos, classifier, out)
     with pytest.raises(ExportError, match=r"out holds files and no run.json, so no run to resume"):
-        run_dataset(photos, classifier, out, resume=True)
+        run_dataset(photos, classifier, out, RunOptions(resume=True))
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
 
 
@@ -292,7 +292,7 @@ def test_a_run_may_begin_with_resume(photos: Path, tmp_path: Path, classifier: i
     out = tmp_path / "out"
     out.mkdir()
     (out / "run.json.0123.tmp").write_text("{")  # of a run that was killed as it began
-    assert run_dataset(photos, classifier, out, resume=True) == Counts(10, 9, 1, 1)
+    assert run_dataset(photos, classifier, out, RunOptions(resume=True)) == Counts(10, 9, 1, 1)
     assert sorted(path.name for path in out.iterdir()) == ["part-00000.parquet", "run.json"]
 
 
@@ -300,7 +300,7 @@ def test_only_what_is_missing_is_made_again(
     photos: Path, tmp_path: Path, classifier: inspector.Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    run_dataset(photos, classifier, out, shard_size=2)
+    run_dataset(photos, classifier, out, RunOptions(shard_size=2))
     before = rows_of(out)
     (out / "part-00001.parquet").unlink()
     whole = (out / "part-00003.parquet").read_bytes()
@@ -310,7 +310,9 @@ def test_only_what_is_missing_is_made_again(
     read_item = run_module.read_item
     monkeypatch.setattr(run_module, "read_item", lambda item: (decoded.append(item.path), read_item(item))[1])
     told: list[tuple[int, int]] = []
-    counts = run_dataset(photos, classifier, out, shard_size=2, resume=True, tell=lambda *done: told.append(done))
+    counts = run_dataset(
+        photos, classifier, out, RunOptions(shard_size=2, resume=True), on_progress=lambda *done: told.append(done)
+    )
     assert counts == Counts(10, 9, 1, 5)
     assert sorted(decoded) == [before[index]["path"] for index in (2, 3, 6, 7)]
     assert told == [(6, 10), (8, 10), (10, 10)]
@@ -320,33 +322,33 @@ def test_only_what_is_missing_is_made_again(
 
 def test_another_run_is_not_resumed(photos: Path, tmp_path: Path, classifier: inspector.Classifier) -> None:
     out = tmp_path / "out"
-    run_dataset(photos, classifier, out, top=2, shard_size=4)
+    run_dataset(photos, classifier, out, RunOptions(top=2, shard_size=4))
     other = inspector.Classifier.wrap(classifier.network, class_names=NAMES, size=(6, 8), name="other")
     renamed = inspector.Classifier.wrap(classifier.network, class_names=["a", "b", "c"], size=(6, 8), name="by hand")
     with pytest.raises(ExportError, match=r"with another --top \(2 then, 3 now\); the command that began it with"):
-        run_dataset(photos, classifier, out, top=3, shard_size=4, resume=True)
+        run_dataset(photos, classifier, out, RunOptions(top=3, shard_size=4, resume=True))
     with pytest.raises(ExportError, match=r"with another --shard-size \(4 then, 5 now\)"):
-        run_dataset(photos, classifier, out, top=2, shard_size=5, resume=True)
+        run_dataset(photos, classifier, out, RunOptions(top=2, shard_size=5, resume=True))
     with pytest.raises(ExportError, match=r"with another network \(by hand then, other now\)"):
-        run_dataset(photos, other, out, top=2, shard_size=4, resume=True)
+        run_dataset(photos, other, out, RunOptions(top=2, shard_size=4, resume=True))
     with pytest.raises(ExportError, match=r"with another class names"):
-        run_dataset(photos, renamed, out, top=2, shard_size=4, resume=True)
+        run_dataset(photos, renamed, out, RunOptions(top=2, shard_size=4, resume=True))
     with pytest.raises(ExportError, match=r"with another preprocessing"):
-        run_dataset(photos, classifier.with_input_size((7, 8)), out, top=2, shard_size=4, resume=True)
+        run_dataset(photos, classifier.with_input_size((7, 8)), out, RunOptions(top=2, shard_size=4, resume=True))
     with pytest.raises(ExportError, match=r"with another choice of --overlays"):
-        run_dataset(photos, classifier, out, top=2, shard_size=4, overlays=True, resume=True)
+        run_dataset(photos, classifier, out, RunOptions(top=2, shard_size=4, overlays=True, resume=True))
     (photos / "cat" / "00.png").rename(photos / "cat" / "07.png")
     with pytest.raises(ExportError, match=r"with another list of images"):
-        run_dataset(photos, classifier, out, top=2, shard_size=4, resume=True)
+        run_dataset(photos, classifier, out, RunOptions(top=2, shard_size=4, resume=True))
     with torch.no_grad():
         classifier.network.linear.bias += 1
     with pytest.raises(ExportError, match=r"with another weights of the network"):
-        run_dataset(photos, classifier, out, top=2, shard_size=4, resume=True)
+        run_dataset(photos, classifier, out, RunOptions(top=2, shard_size=4, resume=True))
 
 
 def test_counts_that_do_not_add_up_are_an_error(photos: Path, tmp_path: Path, classifier: inspector.Classifier) -> None:
     out = tmp_path / "out"
-    run_dataset(photos, classifier, out, shard_size=4)
+    run_dataset(photos, classifier, out, RunOptions(shard_size=4))
     kept = (out / "part-00001.parquet").read_bytes()
     (out / "part-00001.parquet").write_bytes((out / "part-00000.parquet").read_bytes())  # four rows, of other images
     with pytest.raises(ExportError, match=r"1 shards of .* do not hold .*\(part-00001.parquet\). Delete these files"):
@@ -368,9 +370,12 @@ def test_at_any_moment_all_shards_but_the_one_in_work_are_on_the_disk(
     out = tmp_path / "out"
     told: list[tuple[int, int]] = []
     run_dataset(
-        photos, classifier, out, shard_size=3, batch_size=1, overlays=overlays,
-        tell=lambda done, _: told.append((done, list_written_shards(out))),
-    )  # fmt: skip
+        photos,
+        classifier,
+        out,
+        RunOptions(shard_size=3, batch_size=1, overlays=overlays),
+        on_progress=lambda done, _: told.append((done, list_written_shards(out))),
+    )
     assert told == [(done, max(0, done - 1) // 3) for done in range(11)]
 
 
@@ -382,7 +387,7 @@ def test_a_shard_that_cannot_be_written_stops_the_run(
 
     monkeypatch.setattr(run_module, "write_shard", full)
     with pytest.raises(ExportError, match="no space left"):
-        run_dataset(photos, classifier, tmp_path / "out", shard_size=1)
+        run_dataset(photos, classifier, tmp_path / "out", RunOptions(shard_size=1))
     assert list_written_shards(tmp_path / "out") == 0
 
 
@@ -413,7 +418,7 @@ def test_decoding_runs_ahead_of_the_network_by_a_bounded_number(
 
     monkeypatch.setattr(run_module, "read_item", reading)
     monkeypatch.setattr(run_module, "class_maps_of_batch", slowly)
-    run_dataset(folder, classifier, tmp_path / "out", batch_size=4, workers=2, shard_size=8)
+    run_dataset(folder, classifier, tmp_path / "out", RunOptions(batch_size=4, workers=2, shard_size=8))
     assert len(begun) == explained == 60
     assert 4 < most <= 4 * (run_module._AHEAD + 1)
 
@@ -428,7 +433,7 @@ def test_overlays_and_their_gallery_show_every_image(
     (folder / "cat" / "00.png").write_bytes(b"no image")
     monkeypatch.setattr(gallery, "_PAGE", 2)
     out = tmp_path / "out"
-    run_dataset(folder, classifier, out, shard_size=3, batch_size=2, overlays=True)
+    run_dataset(folder, classifier, out, RunOptions(shard_size=3, batch_size=2, overlays=True))
     pictures = sorted(path.name for path in (out / "overlays").iterdir())
     assert pictures == ["00000000.jpg", "00000001.jpg", "00000002.jpg", "00000004.jpg"]
     with Image.open(out / "overlays" / pictures[0]) as picture:
@@ -465,7 +470,7 @@ def boots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def unbroken(boots: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     out = tmp_path_factory.mktemp("unbroken") / "out"
-    run_dataset(boots, inspector.load("fashion_gap"), out, batch_size=1, shard_size=8)
+    run_dataset(boots, inspector.load("fashion_gap"), out, RunOptions(batch_size=1, shard_size=8))
     return rows_of(out)
 
 
@@ -487,7 +492,7 @@ def goes_on(boots: Path, out: Path, unbroken: list[dict[str, Any]]) -> None:
     whole = list_written_shards(out)
     assert 2 <= whole < len(split_into_shards(MANY, 8)), "it was not stopped in the middle"
     kept: Mapping[str, bytes] = {path.name: path.read_bytes() for path in out.glob("part-*.parquet")}
-    counts = run_dataset(boots, inspector.load("fashion_gap"), out, batch_size=1, shard_size=8, resume=True)
+    counts = run_dataset(boots, inspector.load("fashion_gap"), out, RunOptions(batch_size=1, shard_size=8, resume=True))
     assert counts == Counts(MANY, MANY - MANY // 50, MANY // 50, MANY // 8)
     assert all((out / name).read_bytes() == content for name, content in kept.items())
     assert rows_of(out) == unbroken
@@ -511,7 +516,8 @@ def test_ctrl_c_ends_it_with_a_sentence_and_it_goes_on(
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130, told
-    sentence = f"Stopped: {list_written_shards(tmp_path / 'out')} shards are whole in {tmp_path / 'out'}; the same command with --resume"
+    shards, out = list_written_shards(tmp_path / "out"), tmp_path / "out"
+    sentence = f"Stopped: {shards} shards are whole in {out}; the same command with --resume"
     assert sentence in " ".join(told.split())
     assert "Traceback" not in told
     goes_on(boots, tmp_path / "out", unbroken)
@@ -577,7 +583,7 @@ def test_another_backend_gives_the_same_rows(
 ) -> None:
     monkeypatch.setenv("INSPECTOR_CACHE", str(tmp_path / "cache"))
     run_dataset(photos, classifier, tmp_path / "eager")
-    run_dataset(photos, classifier, tmp_path / "quick", backend="auto")
+    run_dataset(photos, classifier, tmp_path / "quick", RunOptions(backend="auto"))
     assert read_rows(tmp_path / "quick")[1]["backend"] == "onnxruntime"  # which one it was
     for row, other in zip(rows_of(tmp_path / "quick"), rows_of(tmp_path / "eager"), strict=True):
         assert row["classes"] == other["classes"]
@@ -589,5 +595,5 @@ def test_a_backend_that_is_none_leaves_no_folder(
     photos: Path, tmp_path: Path, classifier: inspector.Classifier
 ) -> None:
     with pytest.raises(NetworkError, match="No backend 'quickest'; there are auto"):
-        run_dataset(photos, classifier, tmp_path / "out", backend="quickest")
+        run_dataset(photos, classifier, tmp_path / "out", RunOptions(backend="quickest"))
     assert not (tmp_path / "out").exists()

@@ -247,7 +247,7 @@ def test_a_stored_map_knows_its_view_and_receptive_fields(results: Path, pixels:
 
 def test_what_was_kept_is_read_back_and_known_to_be_of_these_results(results: Path, tmp_path: Path) -> None:
     heard: list[float] = []
-    found = summarize(results, tmp_path / "out", tell=heard.append)
+    found = summarize(results, tmp_path / "out", on_progress=heard.append)
     assert heard == sorted(heard)
     assert heard[-1] == 1
     again = read_summary(tmp_path / "out")
@@ -408,7 +408,9 @@ def test_maps_that_went_away_are_one_sentence(results: Path) -> None:
 def test_a_missing_library_is_one_sentence(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = summarize(results, tmp_path / "out").index
     monkeypatch.setitem(sys.modules, "duckdb", None)
-    with pytest.raises(InspectorError, match=r"Surveys need duckdb .*: pip install 'inspector\[data\]'"):
+    with pytest.raises(
+        InspectorError, match=r"The summary of a data set needs duckdb .*Use pip install 'inspector\[data\]'"
+    ):
         dataset_index.count_images(index)
 
 

@@ -16,6 +16,7 @@ import pytest
 import inspector
 from inspector.datasets import run as run_module
 from inspector.datasets.ray_engine import run_dataset_on_ray
+from inspector.datasets.run import RunOptions
 from inspector.datasets.table import Counts, list_written_shards, read_rows
 from inspector.errors import ImageError, InspectorError, NetworkError
 from inspector.images.examples import list_examples
@@ -41,7 +42,7 @@ def boots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def local(boots: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     out = tmp_path_factory.mktemp("local") / "out"
-    run_module.run_dataset(boots, inspector.load(NETWORK), out, batch_size=2, shard_size=SHARD)
+    run_module.run_dataset(boots, inspector.load(NETWORK), out, RunOptions(batch_size=2, shard_size=SHARD))
     return rows_of(out)
 
 
@@ -95,7 +96,11 @@ def test_the_rows_are_those_of_the_local_engine_without_any_set_up(
     told: list[tuple[int, int]] = []
     load = partial(inspector.load, NETWORK)
     counts = run_dataset_on_ray(
-        os.path.relpath(boots), load, "out", batch_size=2, shard_size=SHARD, tell=lambda *now: told.append(now)
+        os.path.relpath(boots),
+        load,
+        "out",
+        RunOptions(batch_size=2, shard_size=SHARD),
+        on_progress=lambda *now: told.append(now),
     )
     assert counts == COUNTS
     assert sorted(told) == told
@@ -107,7 +112,9 @@ def test_the_rows_are_those_of_the_local_engine_without_any_set_up(
     assert not ray.is_initialized()
     # Nothing is left to do: Ray is not started for it.
     monkeypatch.setitem(sys.modules, "ray", None)
-    resumed = run_dataset_on_ray(os.path.relpath(boots), load, "out", batch_size=2, shard_size=SHARD, resume=True)
+    resumed = run_dataset_on_ray(
+        os.path.relpath(boots), load, "out", RunOptions(batch_size=2, shard_size=SHARD, resume=True)
+    )
     assert resumed == COUNTS
 
 
@@ -128,7 +135,7 @@ def test_a_worker_killed_in_the_middle_loses_and_doubles_nothing(
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     counts = run_dataset_on_ray(
-        boots, partial(load_and_sign, str(signed)), out, batch_size=2, workers=2, shard_size=SHARD
+        boots, partial(load_and_sign, str(signed)), out, RunOptions(batch_size=2, workers=2, shard_size=SHARD)
     )
     killer.join(10)
     assert counts == COUNTS
@@ -141,7 +148,7 @@ def test_a_worker_killed_in_the_middle_loses_and_doubles_nothing(
 def test_a_worker_that_cannot_work_is_told_in_a_sentence(boots: Path, tmp_path: Path, cluster: None) -> None:
     with pytest.raises(InspectorError, match=r"A worker of Ray failed \(.*The weights are not on this machine"):
         run_dataset_on_ray(
-            boots, partial(load_here_only, os.getpid()), tmp_path / "out", batch_size=2, shard_size=SHARD
+            boots, partial(load_here_only, os.getpid()), tmp_path / "out", RunOptions(batch_size=2, shard_size=SHARD)
         )
 
 
@@ -151,5 +158,7 @@ def test_what_is_wrong_from_the_start_needs_no_ray(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImageError, match="No images at nowhere"):
         run_dataset_on_ray("nowhere", partial(inspector.load, NETWORK), tmp_path / "out")
-    with pytest.raises(InspectorError, match=r"--engine ray needs Ray .*pip install 'inspector\[scale\]'"):
+    with pytest.raises(InspectorError, match="Overlays are drawn by the local engine"):
+        run_dataset_on_ray(boots, partial(inspector.load, NETWORK), tmp_path / "out", RunOptions(overlays=True))
+    with pytest.raises(InspectorError, match=r"--engine ray needs ray .*pip install 'inspector\[scale\]'"):
         run_dataset_on_ray(boots, partial(inspector.load, NETWORK), tmp_path / "out")

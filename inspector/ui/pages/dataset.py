@@ -84,7 +84,7 @@ def _survey(results: Results) -> DatasetSummary:
         def tell(done: float) -> None:
             bar.progress(done, said)
 
-        summarize(results.folder, out, tell=tell)
+        summarize(results.folder, out, on_progress=tell)
         bar.empty()
     return _kept(out, cache.changed(out / NUMBERS))
 
