@@ -35,8 +35,8 @@ def summarize(
     """Survey the results in a folder, and keep what was found in `out`, where `read_survey` has it at once.
 
     `objects` says where the objects of the photos are; `on_progress` gets how much is done, 0-1. Raises
-    InspectorError for results that cannot be read or have no image, LocalisationError for objects that do not fit the photos, and
-    ExportError where `out` cannot be written.
+    InspectorError for results that cannot be read or have no image, LocalizationError for objects that do not fit
+    the photos, and ExportError where `out` cannot be written.
     """
     results = read_results(folder)
     classes = len(results.class_names)
