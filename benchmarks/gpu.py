@@ -7,7 +7,6 @@ The GPU is waited for at the end of every call. Memory is the peak that torch al
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -17,7 +16,7 @@ from backends import HEADER, NETWORKS, built, compare, load, ours, products
 from report import interleaved, table, write
 
 import inspector
-from inspector.explain.classifier import wrap
+from inspector.explain.classifier import LoadedNetwork
 
 BACKENDS = ("eager", "folded", "cuda", "cuda float16", "cuda bfloat16")
 
@@ -48,8 +47,8 @@ def main(
 
 def on_gpu(classifier: inspector.Classifier) -> inspector.Classifier:
     """Wrapped anew, for the head's weight lies where the network does."""
-    preprocessing = replace(classifier.preprocessing)
-    return wrap(classifier.network.cuda(), preprocessing, classifier.class_names, classifier.name, None)
+    network, usual = classifier.network.cuda(), classifier.preprocessing
+    return inspector.Classifier.from_network(LoadedNetwork(classifier.name, network, usual, classifier.class_names))
 
 
 def waited_for(call: Callable[[], Any]) -> None:

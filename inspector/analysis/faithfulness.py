@@ -26,7 +26,7 @@ from inspector.analysis.attribution.case import Attribution, OnProgress, ShouldS
 from inspector.analysis.attribution.methods import compute_attribution
 from inspector.analysis.similarity import rank_correlation
 from inspector.errors import AttributionError, Cancelled
-from inspector.explain.classifier import Classifier, wrap
+from inspector.explain.classifier import Classifier, LoadedNetwork
 from inspector.explain.tracing.forward import forward
 from inspector.explain.tracing.module_hooks import trace
 from inspector.explain.tracing.receptive_field import Axis
@@ -253,4 +253,5 @@ def shuffle_weights(classifier: Classifier, inputs: Tensor, layers: str = ALL, s
             order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
             parameter.copy_(parameter.flatten()[order].view_as(parameter))
     usual = replace(classifier.preprocessing, size=(inputs.shape[2], inputs.shape[3]))
-    return wrap(network, usual, classifier.class_names, classifier.name, classifier.probability)
+    loaded = LoadedNetwork(classifier.name, network, usual, classifier.class_names, classifier.probability)
+    return Classifier.from_network(loaded)

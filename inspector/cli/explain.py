@@ -156,7 +156,7 @@ def rebuild(
     * `inspector rebuild class-maps.zip -o again -m mine.pth --arch torchvision:resnet18 --labels classes.txt`
     """
     with progress.status(f"Making the figure of {manifest} again ..."):
-        from inspector.networks.load import read_labels
+        from inspector.networks.labels import read_labels
         from inspector.output.reproduce import rebuild as make_again
 
         names = read_labels(labels) if labels else None

@@ -46,11 +46,13 @@ def describe(
         from inspector.analysis.summary import describe as look_into
         from inspector.explain.class_maps import native_size
         from inspector.images.photo import read_image
-        from inspector.networks.load import load_untrained
+        from inspector.networks.load import resolve
 
         sizes = (*SIZES, native_size(read_image(photo))) if photo else SIZES
-        network, feeding = load_untrained(model, arch, read_feeding(size, mean, None, None, None), trust)
-        anatomy = look_into(network, feeding.size, len(feeding.mean), sizes, model)
+        overrides = read_feeding(size, mean, None, None, None)
+        loaded = resolve(model, arch, overrides=overrides, trust=trust, allow_untrained=True)
+        channels = len(loaded.preprocessing.mean)
+        anatomy = look_into(loaded.network, loaded.preprocessing.size, channels, sizes, model)
     if layers:
         table = Table("layer", "kind", "output", "parameters", box=None, header_style="bold")
         for number, layer in enumerate(anatomy.layers):
@@ -86,7 +88,7 @@ def add(
     * `inspector add mine.pth --arch torchvision:resnet18 --labels classes.txt --name mine`
     """
     with progress.status(f"Reading {checkpoint.name} and proving its head ..."):
-        from inspector.networks.load import read_labels
+        from inspector.networks.labels import read_labels
         from inspector.networks.register import add_model as keep
 
         said = read_feeding(size, mean, std, resize, interpolation)

@@ -55,9 +55,11 @@ Trust = Annotated[bool, typer.Option("--trust", help="Run code of the architectu
 def load_network(
     model: str, arch: str | None, labels: Path | None, said: "PreprocessingOverrides", trust: bool
 ) -> "Classifier":
-    from inspector.networks.load import load_fed, read_labels
+    from inspector.explain.classifier import Classifier
+    from inspector.networks.labels import read_labels
+    from inspector.networks.load import resolve
 
-    return load_fed(model, arch, read_labels(labels) if labels else None, said, None, trust)
+    return Classifier.from_network(resolve(model, arch, read_labels(labels) if labels else None, said, trust=trust))
 
 
 def read_feeding(

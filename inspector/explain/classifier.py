@@ -21,6 +21,20 @@ from inspector.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpol
 
 
 @dataclass(frozen=True, eq=False)
+class LoadedNetwork:
+    """A network and what is known about it, before its head is read."""
+
+    name: str
+    network: nn.Module
+    preprocessing: Preprocessing
+    class_names: Sequence[str] | None = None  # (K,); None: class 0, class 1, ...
+    output_activation: OutputActivation | None = None  # None: the network's own, else softmax (sigmoid of one logit)
+    receptive_field: ReceptiveField | None = None  # None: followed through the network's operations
+    cell_center: tuple[float, float] | None = None  # (y, x) of the center of cell (0, 0), where it was measured
+    trained_size: tuple[int, int] | None = None  # input size at which the head is read; None: that of preprocessing
+
+
+@dataclass(frozen=True, eq=False)
 class Classifier:
     """A network that ends in global pooling, or in flatten and Linear, ready to be asked about images."""
 
@@ -57,7 +71,47 @@ class Classifier:
         height_width = as_pair(size)
         cover = height_width if resize is None else as_pair(resize)
         preprocessing = Preprocessing(height_width, tuple(mean), tuple(std), cover, interpolation)
-        return wrap(network, preprocessing, class_names, name, probability)
+        return Classifier.from_network(LoadedNetwork(name, network, preprocessing, class_names, probability))
+
+    @staticmethod
+    def from_network(loaded: LoadedNetwork) -> "Classifier":
+        """Read the head of a network and make a classifier of it.
+
+        Raises:
+            NetworkError: the network does not run on inputs of its size, or the class names do not fit.
+            HeadError: no pooling reaches its logits.
+        """
+        network, preprocessing = loaded.network, loaded.preprocessing
+        channels, size = len(preprocessing.mean), loaded.trained_size or preprocessing.size
+        if channels != len(preprocessing.std) or channels not in (1, 3):
+            raise NetworkError(
+                "mean and std must both have one value (grey) or three (RGB); got "
+                f"{channels} and {len(preprocessing.std)}."
+            )
+        example = noise_input(network, (1, channels, *size))
+        head = find_head(network, example)
+        names = loaded.class_names
+        names = tuple(f"class {k}" for k in range(head.classes)) if names is None else tuple(names)
+        if len(names) != head.classes:
+            raise NetworkError(f"The network has {head.classes} classes, but {len(names)} names were given.")
+        activation = loaded.output_activation or find_output_activation(network, example)
+        field = loaded.receptive_field or receptive_field(network, example, head.finest_branch.call)
+        if loaded.cell_center is not None:
+            y, x = loaded.cell_center
+            field = replace(field, y=replace(field.y, centre=y), x=replace(field.x, centre=x))
+        classifier = Classifier(
+            name=loaded.name,
+            network=network,
+            preprocessing=replace(preprocessing, size=size),
+            class_names=names,
+            head=head,
+            receptive_field=field,
+            probability=activation or ("sigmoid" if head.classes == 1 else "softmax"),
+            capture=make_feature_capture(network, example, head.calls, head.needs_pooled, head.needs_derivative),
+        )
+        if size == preprocessing.size:
+            return classifier
+        return replace(classifier.with_input_size(preprocessing.size), preprocessing=preprocessing)
 
     def class_index(self, name_or_number: str | int) -> int:
         return find_class_index(self.class_names, name_or_number)
@@ -122,32 +176,6 @@ class Classifier:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
-
-
-def wrap(
-    network: nn.Module,
-    preprocessing: Preprocessing,
-    class_names: Sequence[str] | None,
-    name: str,
-    probability: OutputActivation | None,
-) -> Classifier:
-    """`Classifier.wrap` for a preprocessing that exists already."""
-    channels = len(preprocessing.mean)
-    if channels != len(preprocessing.std) or channels not in (1, 3):
-        raise NetworkError(
-            f"mean and std must both have one value (grey) or three (RGB); got {channels} and {len(preprocessing.std)}."
-        )
-    example = noise_input(network, (1, channels, *preprocessing.size))
-    head = find_head(network, example)
-    classes = head.classes
-    names = tuple(f"class {k}" for k in range(classes)) if class_names is None else tuple(class_names)
-    if len(names) != classes:
-        raise NetworkError(f"The network has {classes} classes, but {len(names)} names were given.")
-    if probability is None:
-        probability = find_output_activation(network, example) or ("sigmoid" if classes == 1 else "softmax")
-    seen = receptive_field(network, example, head.finest_branch.call)
-    listener = make_feature_capture(network, example, head.calls, head.needs_pooled, head.needs_derivative)
-    return Classifier(name, network, preprocessing, names, head, seen, probability, listener)
 
 
 def find_class_index(class_names: Sequence[str], name_or_number: str | int) -> int:

@@ -16,7 +16,7 @@ from inspector.explain.classifier import Classifier
 from inspector.images.preprocessing import PreprocessingOverrides
 from inspector.networks.catalog import models_folder
 from inspector.networks.checkpoint import Kind, detect_kind, make_printable
-from inspector.networks.load import FILES, KERAS, ONNX, load_fed, read_network
+from inspector.networks.load import FILES, KERAS, ONNX, resolve
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -51,7 +51,8 @@ def add_model(
             f"{checkpoint} is a program ({kind}), which runs its own code: it is not kept in models/. Save its state "
             "dict, or export it to ONNX; or name the file itself each time, with --trust."
         )
-    classifier = load_fed(checkpoint, arch, class_names, feeding or PreprocessingOverrides(), None, trust)
+    loaded = resolve(checkpoint, arch, class_names, feeding or PreprocessingOverrides(), trust=trust)
+    classifier = Classifier.from_network(loaded)
     card = _card(classifier, checkpoint, arch, title, len(classifier.class_names))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +82,7 @@ def add_model(
 def _check_copy(copy: Path, checkpoint: Path) -> None:
     if copy.suffix in ONNX:
         try:
-            read_network(copy, None, None, PreprocessingOverrides(), trust=False)
+            resolve(copy)
         except NetworkError as error:
             raise NetworkError(
                 f"{checkpoint} keeps its weights in other files, and in models/ a network has one: write it anew with "

@@ -17,7 +17,7 @@ from inspector.explain.class_maps import AVERAGE, ClassMaps, FigureContent, clas
 from inspector.explain.classifier import Classifier
 from inspector.images.photo import MAX_BYTES, Photo, read_image
 from inspector.images.preprocessing import PreprocessingOverrides
-from inspector.networks.load import load_fed
+from inspector.networks.load import resolve
 from inspector.output.export import names_sha256, pixels_sha256, save_class_maps
 from inspector.output.figure import FigureStyle
 
@@ -61,7 +61,8 @@ def rebuild(
         before = {"inspector": told["inspector"]} | told["versions"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _no_manifest(manifest, error) from error
-    classifier = load_fed(model or name, arch, class_names, feeding, told.get("probability"), trust)
+    loaded = resolve(model or name, arch, class_names, feeding, told.get("probability"), trust)
+    classifier = Classifier.from_network(loaded)
     _same_network(classifier, name, network_hash, names_hash and names_hash["sha256"])
     maps = class_maps(with_backend(replace(classifier, name=name), backend), picture)
     save_class_maps(maps, folder, _of_maps(maps, shown), style)

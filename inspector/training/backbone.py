@@ -13,7 +13,7 @@ from inspector.images.preprocessing import PreprocessingOverrides
 from inspector.networks.build import build
 from inspector.networks.builtin import FACTORIES
 from inspector.networks.catalog import find_model_card, models_folder
-from inspector.networks.load import load_fed
+from inspector.networks.load import resolve
 from inspector.networks.transfer import HeadKind
 
 
@@ -38,19 +38,18 @@ def load_backbone(name: str, weights: Path | None, feeding: PreprocessingOverrid
         if weights is not None:
             raise NetworkError(f"{name} in models/ has its weights; name an architecture for {weights.name}.")
         card = find_model_card(name)
-        classifier = load_fed(name, None, None, feeding, None, trust=False)
+        loaded = resolve(name, overrides=feeding)
         architecture, options = card.architecture["factory"], dict(card.architecture.get("arguments", {}))
         if ":" in architecture and "classes" in card.architecture:
             options["num_classes"] = card.architecture["classes"]
         packaged = card.weights if isinstance(card.weights, Mapping) else None
     else:
         architecture, packaged = name if ":" in name else f"torchvision:{name}", None
-        classifier = load_fed(
-            weights or architecture, architecture if weights else None, None, feeding, None, trust=False
-        )
-        if weights is not None:
-            # SqueezeNet's last feature maps are one a class.
-            options["num_classes"] = len(classifier.class_names)
+        loaded = resolve(weights or architecture, architecture if weights else None, overrides=feeding)
+    classifier = Classifier.from_network(loaded)
+    if weights is not None:
+        # SqueezeNet's last feature maps are one a class.
+        options["num_classes"] = len(classifier.class_names)
     if architecture not in FACTORIES and not architecture.startswith(("torchvision:", "timm:")):
         raise NetworkError(f"{name} is no backbone: a convolutional network of torchvision, timm or ours would do.")
     if len(classifier.preprocessing.mean) != 3:

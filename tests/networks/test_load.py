@@ -12,14 +12,15 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from inspector import NetworkError, class_maps, class_maps_of_batch, load
+from inspector import Classifier, NetworkError, class_maps, class_maps_of_batch, load
 from inspector.images.examples import list_examples
 from inspector.images.photo import read_image
 from inspector.images.preprocessing import Preprocessing, PreprocessingOverrides, make_view
 from inspector.networks.build import build
 from inspector.networks.builtin import fashion_convnet
 from inspector.networks.catalog import list_models
-from inspector.networks.load import load_untrained, read_labels
+from inspector.networks.labels import read_labels
+from inspector.networks.load import resolve
 
 CARD = {
     "title": "A network",
@@ -558,14 +559,30 @@ def test_timms_weights_that_cannot_be_fetched_are_told_in_one_sentence(monkeypat
 )
 def test_a_network_to_describe_needs_no_weights_of_a_library(mine, monkeypatch, name, kind):
     monkeypatch.setattr("inspector.networks.load.build_pretrained", None)
-    built, recipe = load_untrained(name, None, PreprocessingOverrides((32, 48)), trust=False)
-    assert (type(built).__name__, recipe.size) == (kind, (32, 48))
+    loaded = resolve(name, overrides=PreprocessingOverrides((32, 48)), allow_untrained=True)
+    assert (type(loaded.network).__name__, loaded.preprocessing.size) == (kind, (32, 48))
 
 
 def test_a_factory_of_ones_own_is_described_with_trust_alone(tmp_path, monkeypatch):
     (tmp_path / "my_backbone.py").write_text("from torch import nn\nbackbone = nn.Conv2d(3, 4, 3)\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(NetworkError, match=r"^'my_backbone:backbone' would run the code of the module my_backbone\. "):
-        load_untrained("my_backbone:backbone", None, PreprocessingOverrides(), trust=False)
-    built, recipe = load_untrained("my_backbone:backbone", None, PreprocessingOverrides(), trust=True)
-    assert (type(built).__name__, recipe.size) == ("Conv2d", (224, 224))
+        resolve("my_backbone:backbone", allow_untrained=True)
+    loaded = resolve("my_backbone:backbone", trust=True, allow_untrained=True)
+    assert (type(loaded.network).__name__, loaded.preprocessing.size) == ("Conv2d", (224, 224))
+
+
+def test_resolve_and_from_network_together_are_load(mine):
+    loaded = resolve("mine", overrides=PreprocessingOverrides(56, resize="squeeze"))
+    assert (loaded.name, loaded.trained_size, loaded.class_names) == ("mine", (28, 28), ("a", "b", "c"))
+    two_steps, one_step = Classifier.from_network(loaded), load("mine", size=56, resize="squeeze")
+    assert two_steps.preprocessing == one_step.preprocessing == loaded.preprocessing
+    assert two_steps.receptive_field == one_step.receptive_field
+    assert two_steps.sha256() == one_step.sha256()
+
+
+def test_a_measured_cell_center_replaces_that_of_the_receptive_field_and_keeps_its_size(mine):
+    loaded = resolve("mine")
+    traced = Classifier.from_network(loaded).receptive_field
+    measured = Classifier.from_network(replace(loaded, cell_center=(1.5, 2.5))).receptive_field
+    assert (measured.y, measured.x) == (replace(traced.y, centre=1.5), replace(traced.x, centre=2.5))

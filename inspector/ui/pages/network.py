@@ -11,7 +11,8 @@ from inspector.analysis.summary import NetworkSummary
 from inspector.errors import InspectorError, NetworkError
 from inspector.explain.classifier import Classifier
 from inspector.images.preprocessing import PreprocessingOverrides
-from inspector.networks.load import KERAS, ONNX, parse_labels, read_network, wrap_read
+from inspector.networks.labels import parse_labels
+from inspector.networks.load import KERAS, ONNX, resolve
 from inspector.ui.state import cache
 from inspector.ui.state.sidebar import OWN, NetworkChoice, choose_network
 
@@ -171,7 +172,7 @@ def _loaded(
         path = Path(folder) / Path(name).name
         path.write_bytes(data)
         try:
-            network, usual = read_network(path, arch, names, feeding, trust=False, limit=MAX_UPLOAD)
+            loaded = resolve(path, arch, names, feeding, max_bytes=MAX_UPLOAD)
         except InspectorError as error:
             raise type(error)(str(error).replace(str(path), name)) from error
-    return wrap_read(network, feeding.apply_to(usual), names, Path(name).stem, None)
+    return Classifier.from_network(loaded)
