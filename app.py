@@ -1,9 +1,12 @@
 """The app: `streamlit run app.py`."""
 
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
 import streamlit as st
 
-from inspector.ui.pages import channels, class_maps, compare, dataset, export, layers, methods, network, runs
-from inspector.ui.state import streamlit_fixes
+from inspector.errors import InspectorError
+from inspector.ui.state import sidebar, streamlit_fixes
 
 streamlit_fixes.apply_streamlit_fixes()
 st.set_page_config(page_title="Inspector: exact class maps", page_icon=":material/grid_view:", layout="wide")
@@ -15,15 +18,45 @@ st.html(
     [data-testid=stColumn] [data-testid=stColumn] { min-width: min(100%, 13.5rem) }
     </style>"""
 )
+
+
+def make_page(name: str, read: Callable[[Callable[[], object]], Sequence[object]]) -> Callable[[], None]:
+    """Make a page of a module of inspector.ui.pages.
+
+    Most of these modules import torch, which takes seconds the first time. So `read` draws the sidebar, then imports
+    the module, and returns the arguments of the page.
+    """
+    module = f"inspector.ui.pages.{name}"
+
+    def run() -> None:
+        try:
+            arguments = read(lambda: import_module(module))
+            import_module(module).show(*arguments)
+        except InspectorError as error:
+            st.error(str(error), icon=":material/error:")
+
+    return run
+
+
 pages = [
-    st.Page(class_maps.show, title="Class maps", icon=":material/grid_view:", default=True),
-    st.Page(layers.show, title="Layers", icon=":material/layers:", url_path="layers"),
-    st.Page(channels.show, title="Channels", icon=":material/bar_chart:", url_path="channels"),
-    st.Page(compare.show, title="Compare", icon=":material/compare:", url_path="compare"),
-    st.Page(export.show, title="Export", icon=":material/download:", url_path="export"),
-    st.Page(methods.show, title="Methods", icon=":material/balance:", url_path="methods"),
-    st.Page(network.show, title="Network", icon=":material/account_tree:", url_path="network"),
-    st.Page(runs.show, title="Laboratory", icon=":material/science:", url_path="laboratory"),
-    st.Page(dataset.show, title="Data set", icon=":material/photo_library:", url_path="survey"),
+    st.Page(
+        make_page("class_maps", sidebar.read_sidebar), title="Class maps", icon=":material/grid_view:", default=True
+    ),
+    st.Page(make_page("layers", sidebar.read_sidebar), title="Layers", icon=":material/layers:", url_path="layers"),
+    st.Page(
+        make_page("channels", sidebar.read_sidebar), title="Channels", icon=":material/bar_chart:", url_path="channels"
+    ),
+    st.Page(make_page("compare", sidebar.read_network), title="Compare", icon=":material/compare:", url_path="compare"),
+    st.Page(make_page("export", sidebar.read_sidebar), title="Export", icon=":material/download:", url_path="export"),
+    st.Page(make_page("methods", sidebar.read_sidebar), title="Methods", icon=":material/balance:", url_path="methods"),
+    st.Page(
+        make_page("network", sidebar.read_network), title="Network", icon=":material/account_tree:", url_path="network"
+    ),
+    st.Page(
+        make_page("runs", sidebar.read_nothing), title="Laboratory", icon=":material/science:", url_path="laboratory"
+    ),
+    st.Page(
+        make_page("dataset", sidebar.read_nothing), title="Data set", icon=":material/photo_library:", url_path="survey"
+    ),
 ]
 st.navigation(pages, position="top").run()

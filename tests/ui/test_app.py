@@ -216,11 +216,11 @@ def test_a_test_photo_outside_the_folder_of_photos_is_not_opened(
 @pytest.mark.parametrize(
     ("file", "sentence"),
     [
-        ("run.json", "lacks the entry 'settings'"),
-        ("history.csv", "lacks the entry"),
+        ("run.json", "has no entry 'settings'"),
+        ("history.csv", "has no entry"),
         ("confusion.csv", "cannot be read"),
         ("average_maps.safetensors", "cannot be read"),
-        ("test.csv", "lacks the entry 'file'"),
+        ("test.csv", "has no entry 'file'"),
     ],
 )
 def test_a_broken_run_gets_one_sentence_and_the_others_are_shown(

@@ -29,8 +29,9 @@ def opened(**link: str) -> AppTest:
 
 def _page() -> None:
     from inspector.ui.pages import class_maps
+    from inspector.ui.state.sidebar import read_sidebar
 
-    class_maps.show()
+    class_maps.show(*read_sidebar())
 
 
 def lines(app: AppTest) -> str:

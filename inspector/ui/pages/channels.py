@@ -21,8 +21,8 @@ from inspector.ui.components import html
 from inspector.ui.components.channel_grid import activation_bar, number, photo_tiles
 from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_frame, show_maps
 from inspector.ui.state import cache
-from inspector.ui.state.selection import choose_channel, choose_class, choose_reading, read_selection
-from inspector.ui.state.sidebar import NetworkChoice
+from inspector.ui.state.selection import choose_channel, choose_class, choose_reading
+from inspector.ui.state.sidebar import NetworkChoice, SidebarSelection
 from inspector.ui.state.streamlit_fixes import fragment
 
 MOST = 200  # photos of a folder
@@ -30,12 +30,8 @@ TILES = 12  # of them shown
 FOR, AGAINST, SUM = "#D1243F", "#3B6FE0", "#8C8C8C"
 
 
-def show() -> None:
-    try:
-        choice, key, maps = read_selection()
-        _explore(choice, key, maps)
-    except InspectorError as error:
-        st.error(str(error), icon=":material/error:")
+def show(selection: SidebarSelection) -> None:
+    _explore(selection.network, selection.key, selection.maps)
 
 
 @fragment

@@ -16,7 +16,8 @@ from inspector.ui.components.photo import Picture
 from inspector.ui.pages import class_maps_panels
 from inspector.ui.pages.network import badge
 from inspector.ui.state import cache
-from inspector.ui.state.selection import choose_class, choose_reading, label_classes, photo_width, read_selection
+from inspector.ui.state.selection import choose_class, choose_reading, label_classes
+from inspector.ui.state.sidebar import SidebarSelection, photo_width
 from inspector.ui.state.streamlit_fixes import fragment
 
 TOP = 5
@@ -32,12 +33,8 @@ _WORDS: dict[Verdict, str] = {
 MAP, WINNERS, WHAT_IF = "class map", "winning class", "what if"
 
 
-def show() -> None:
-    try:
-        _, key, maps = read_selection()
-        _page(maps, key)
-    except InspectorError as error:
-        st.error(str(error), icon=":material/error:")
+def show(selection: SidebarSelection) -> None:
+    _page(selection.maps, selection.key)
 
 
 @fragment

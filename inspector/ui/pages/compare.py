@@ -16,7 +16,7 @@ from inspector.networks.catalog import list_models
 from inspector.output.overlay import common_scale
 from inspector.ui.components import html
 from inspector.ui.state import cache
-from inspector.ui.state.sidebar import SIZES, NetworkChoice, choose_network, choose_photo, choose_size, list_choices
+from inspector.ui.state.sidebar import NetworkChoice, choose_photo, choose_size, list_choices
 from inspector.ui.state.streamlit_fixes import fragment
 
 if TYPE_CHECKING:
@@ -39,10 +39,8 @@ class Column:
     class_map: ClassMap
 
 
-def show() -> None:
+def show(choice: NetworkChoice) -> None:
     try:
-        with st.sidebar:
-            choice = choose_network()
         mode = st.segmented_control(
             "Compare", [NETWORKS, PHOTOS], default=NETWORKS if _fitting(choice) else PHOTOS, required=True,
             key="compare", bind="query-params",
@@ -50,7 +48,7 @@ def show() -> None:
         )  # fmt: skip
         with st.sidebar:
             photo = choose_photo(choice) if mode == NETWORKS else None
-            scale = SIZES[choose_size()]
+            scale = choose_size()
         compared = _photos(choice, scale) if photo is None else _networks(choice, photo, scale)
     except InspectorError as error:
         st.error(str(error), icon=":material/error:")

@@ -9,7 +9,8 @@ from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps, FigureContent
 from inspector.output.figure import COLORMAPS, DEFAULT_STYLE, MM, PANELS, FigureStyle
 from inspector.ui.state import cache
-from inspector.ui.state.selection import choose_reading, label_classes, read_selection
+from inspector.ui.state.selection import choose_reading, label_classes
+from inspector.ui.state.sidebar import SidebarSelection
 from inspector.ui.state.streamlit_fixes import fragment
 
 FILES = {
@@ -25,13 +26,8 @@ FILES = {
 _DOTS = 120  # an inch, in the preview and on the screen
 
 
-def show() -> None:
-    try:
-        _, key, maps = read_selection()
-    except InspectorError as error:
-        st.error(str(error), icon=":material/error:")
-        return
-    _builder(maps, key)
+def show(selection: SidebarSelection) -> None:
+    _builder(selection.maps, selection.key)
 
 
 @fragment

@@ -12,8 +12,8 @@ from inspector.ui.components import html
 from inspector.ui.components.channel_grid import Tile, activation_bar, number, show_channel_grid
 from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_frame, show_maps
 from inspector.ui.state import cache
-from inspector.ui.state.selection import choose_channel, choose_class, read_selection
-from inspector.ui.state.sidebar import NetworkChoice
+from inspector.ui.state.selection import choose_channel, choose_class
+from inspector.ui.state.sidebar import NetworkChoice, SidebarSelection
 from inspector.ui.state.streamlit_fixes import fragment
 
 PAGE = 64  # channels shown at once
@@ -21,14 +21,11 @@ _SMALL = 28 * 28  # positions: a page of channels with more is no quick message
 INDEX, MEAN, HIGHEST, CONTRIBUTION = "number", "mean", "highest", "contribution"
 
 
-def show() -> None:
-    try:
-        choice, key, maps = read_selection()
-        with st.spinner(f"Looking at the layers of {choice.name} ..."):
-            known = cache.layers_of(choice.key, choice.load)
-        _explore(choice, key, maps, known)
-    except InspectorError as error:
-        st.error(str(error), icon=":material/error:")
+def show(selection: SidebarSelection) -> None:
+    choice = selection.network
+    with st.spinner(f"Looking at the layers of {choice.name} ..."):
+        known = cache.layers_of(choice.key, choice.load)
+    _explore(choice, selection.key, selection.maps, known)
 
 
 @fragment

@@ -25,7 +25,6 @@ from inspector.analysis.faithfulness import (
     measure_randomization,
     shuffle_weights,
 )
-from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps
 from inspector.output.overlay import common_scale, robust_scale
 from inspector.ui.components import html
@@ -33,7 +32,8 @@ from inspector.ui.components.channel_grid import over_photo
 from inspector.ui.components.charts import COLOURS
 from inspector.ui.state import cache
 from inspector.ui.state.jobs import Job, Task, Work, translate_memory_error
-from inspector.ui.state.selection import choose_class, read_selection
+from inspector.ui.state.selection import choose_class
+from inspector.ui.state.sidebar import SidebarSelection
 
 USUAL = ("Exact map", "Grad-CAM", "Saliency", "Integrated gradients")
 _JOB = "methods job"
@@ -54,16 +54,12 @@ class Asked:
     shuffled: bool
 
 
-def show() -> None:
-    try:
-        _, key, maps = read_selection()
-        asked = _controls(maps, key, list(METHODS))
-        if not asked.names:
-            st.info("Choose a method above, and its map of the photo appears here.", icon=":material/compare:")
-            return
-        _page(maps, asked)
-    except InspectorError as error:
-        st.error(str(error), icon=":material/error:")
+def show(selection: SidebarSelection) -> None:
+    asked = _controls(selection.maps, selection.key, list(METHODS))
+    if not asked.names:
+        st.info("Choose a method above, and its map of the photo appears here.", icon=":material/compare:")
+        return
+    _page(selection.maps, asked)
 
 
 def _controls(maps: ClassMaps, key: cache.MapsKey, names: list[str]) -> Asked:

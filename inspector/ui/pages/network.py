@@ -14,7 +14,8 @@ from inspector.images.preprocessing import PreprocessingOverrides
 from inspector.networks.labels import parse_labels
 from inspector.networks.load import KERAS, ONNX, resolve
 from inspector.ui.state import cache
-from inspector.ui.state.sidebar import OWN, NetworkChoice, choose_network
+from inspector.ui.state.keys import OWN_NETWORKS
+from inspector.ui.state.sidebar import NetworkChoice
 
 MAX_UPLOAD = 500_000_000  # bytes
 MAX_OWN = 3  # networks kept in a session
@@ -26,9 +27,7 @@ ARCHITECTURES = (
 _COLOURS = {"exact": "green", "exact for this image": "green", "not unique": "orange"}
 
 
-def show() -> None:
-    with st.sidebar:
-        choice = choose_network()
+def show(choice: NetworkChoice) -> None:
     if (note := st.session_state.pop("note", None)) is not None:
         st.success(note, icon=":material/check:")
     try:
@@ -148,7 +147,7 @@ def _add(checkpoint: object, labels: object, arch: str | None, size: int | None,
     except InspectorError as error:
         st.error(str(error), icon=":material/error:")
         return
-    own: dict[str, NetworkChoice] = st.session_state.setdefault(OWN, {})
+    own: dict[str, NetworkChoice] = st.session_state.setdefault(OWN_NETWORKS, {})
     name = f"{classifier.name} (yours)"
     kind = "photos" if len(classifier.preprocessing.mean) == 3 else "fashion_mnist"
     own[name] = NetworkChoice(uuid.uuid4().hex, name, arch or checkpoint.name, kind, lambda: classifier)

@@ -1,4 +1,7 @@
-"""What is looked at: a network of models/ or of this session's own, a photo, an input size. It fills the sidebar."""
+"""The sidebar: a network of models/ or of this session, a photo and an input size; and the class maps that they give.
+
+It is drawn before torch is imported, so that the page can be used at once.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,73 +12,153 @@ import streamlit as st
 from inspector.images.examples import list_examples
 from inspector.images.photo import MAX_BYTES, Photo
 from inspector.networks.catalog import list_models
-from inspector.ui.state import cache
+from inspector.ui.state import cache, keys
 
 if TYPE_CHECKING:
+    from inspector.explain.class_maps import ClassMaps
     from inspector.explain.classifier import Classifier
 
-OWN = "own networks"  # in the session's state: what was uploaded in it, by name
+PHOTO_TYPES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
 
 AS_TRAINED = "as trained"
-# Where the words of the choice stand in a link: height and width are multiplied by so much.
+# Choice, as links have it -> factor of the height and width of training; None is the size of the photo.
 SIZES: dict[str, float | None] = {AS_TRAINED: 1, "1.5 times": 1.5, "twice": 2, "the photo's own": None}
 
 
 @dataclass(frozen=True)
 class NetworkChoice:
-    """A network, before it is loaded."""
+    """A network that can be chosen, before it is loaded."""
 
-    key: str  # under which it is cached for all sessions: of a session's own nobody else can know it
+    key: str  # of the cache that all sessions share: nobody can guess that of a network of one session
     name: str
     title: str
     examples: str  # which photos fit it
     load: "Callable[[], Classifier]"
 
 
+@dataclass(frozen=True, eq=False)
+class SidebarSelection:
+    """What most pages show: the class maps of the chosen network, photo and input size."""
+
+    network: NetworkChoice
+    key: cache.MapsKey
+    maps: "ClassMaps"
+
+
 def list_choices() -> dict[str, NetworkChoice]:
-    """The networks of models/ and those of this session."""
-    own: dict[str, NetworkChoice] = st.session_state.get(OWN, {})
-    return {name: _of_card(name, card.title, card.examples) for name, card in list_models().items()} | own
+    """Return the networks of models/ and those of this session, by name."""
+    own: dict[str, NetworkChoice] = st.session_state.get(keys.OWN_NETWORKS, {})
+    return {name: _make_choice(name, card.title, card.examples) for name, card in list_models().items()} | own
+
+
+def _make_choice(name: str, title: str, examples: str) -> NetworkChoice:
+    return NetworkChoice(name, name, title, examples, lambda: cache.network(name))
 
 
 def choose_network() -> NetworkChoice:
-    """The network from the sidebar."""
+    """Show the choice of networks. Its state and its link stay on every page."""
     offered = list_choices()
     st.title("Inspector", anchor=False)
     st.caption("Which pixels brought which part of a logit, in numbers that add up.")
-    # Kept, with its link, on whatever page one is.
-    name = st.selectbox("Network", list(offered), key="network", bind="query-params")
+    name = st.selectbox("Network", list(offered), key=keys.NETWORK, bind="query-params")
     st.caption(offered[name].title)
     return offered[name]
 
 
-def _of_card(name: str, title: str, kind: str) -> NetworkChoice:
-    return NetworkChoice(name, name, title, kind, lambda: cache.network(name))
-
-
 def choose_photo(choice: NetworkChoice) -> Photo:
-    """The photo from the sidebar: an upload, or an example."""
+    """Show the choice of photos: an upload, or an example that fits the network.
+
+    Raises:
+        ImageError: the upload cannot be read.
+    """
     upload = st.file_uploader(
         "Your photo",
-        type=["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"],
-        key="photo",
+        type=PHOTO_TYPES,
+        key=keys.UPLOADED_PHOTO,
         max_upload_size=MAX_BYTES // 1_000_000,
         help="It stays in this server's memory, is never written to disk, and no other session sees it.",
     )
     offered = list_examples(choice.examples)
     example = st.pills(
-        "or an example", list(offered), default=next(iter(offered)), required=True, key="example",
-        bind="query-params", disabled=upload is not None,
-    )  # fmt: skip
+        "or an example",
+        list(offered),
+        default=next(iter(offered)),
+        required=True,
+        key=keys.EXAMPLE,
+        bind="query-params",
+        disabled=upload is not None,
+    )
     if upload is not None:
         return cache.uploaded_photo(upload.file_id, upload.name, upload.getvalue())
     return cache.example_photo(offered[example])
 
 
-def choose_size() -> str:
-    """One of SIZES, from the sidebar."""
-    return st.selectbox(
-        "Input size", list(SIZES), key="size", bind="query-params",
-        help="Global pooling takes maps of any size: a larger input gives finer class maps, and other logits. "
-        "Networks are at their best at the size that they were trained with.",
-    )  # fmt: skip
+def choose_size() -> float | None:
+    """Show the choice of input sizes. Return a factor of the height and width of training; None: the photo's size."""
+    return SIZES[
+        st.selectbox(
+            "Input size",
+            list(SIZES),
+            key=keys.INPUT_SIZE,
+            bind="query-params",
+            help="Global pooling takes maps of any size: a larger input gives finer class maps, and other logits. "
+            "Networks are at their best at the size that they were trained with.",
+        )
+    ]
+
+
+def read_nothing(import_page: Callable[[], object]) -> tuple[()]:
+    """Import a page that draws its own sidebar."""
+    _show_spinner_during(import_page)
+    return ()
+
+
+def read_network(import_page: Callable[[], object]) -> tuple[NetworkChoice]:
+    """Draw the part of the sidebar that chooses a network, then import the page."""
+    with st.sidebar:
+        network = choose_network()
+    _show_spinner_during(import_page)
+    return (network,)
+
+
+def _show_spinner_during(import_page: Callable[[], object]) -> None:
+    # The placeholder is there in every run: if it came and went, everything below would move.
+    with st.empty(), st.spinner("Importing PyTorch ..."):
+        import_page()
+
+
+def read_sidebar(import_page: Callable[[], object] = lambda: None) -> tuple[SidebarSelection]:
+    """Draw the sidebar, import the page, and compute the class maps of what is chosen.
+
+    Args:
+        import_page: called once the sidebar and the photo are on the screen; imports take seconds the first time.
+
+    Raises:
+        InspectorError: the photo or the network cannot be used.
+    """
+    with st.sidebar:
+        network = choose_network()
+        photo = choose_photo(network)
+        scale = choose_size()
+    for note in photo.notes:
+        st.info(note, icon=":material/info:")
+    key = network.key, photo.sha256, photo.name, scale
+    # The placeholder is there in every run: if it came and went, everything below would move and the widgets in use
+    # would lose what was typed.
+    place = st.empty()
+    if st.session_state.get(keys.SHOWN_MAPS) == key:
+        import_page()
+        return (SidebarSelection(network, key, cache.class_maps_of(*key, photo, network.load)),)
+    with place.container(), st.spinner(f"Loading {network.name} and splitting the logits of {photo.name} ..."):
+        st.image(photo.pixels, width=photo_width(photo))
+        import_page()
+        maps = cache.class_maps_of(*key, photo, network.load)
+    place.empty()
+    st.session_state[keys.SHOWN_MAPS] = key
+    return (SidebarSelection(network, key, maps),)
+
+
+def photo_width(photo: Photo) -> int:
+    """Return the width of a photo on the page, in CSS pixels; a tall photo leaves room for the rest of the page."""
+    height, width = photo.size
+    return max(40, min(900, round(560 * width / height)))

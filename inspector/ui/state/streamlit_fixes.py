@@ -6,8 +6,7 @@ from typing import Any, ParamSpec
 
 import streamlit as st
 
-# What is chosen outside the fragments of a page, by its key.
-OUTSIDE = ("network", "photo", "example", "size", "compare", "with", "photos compared", "examples")
+from inspector.ui.state import keys
 
 P = ParamSpec("P")
 
@@ -35,7 +34,7 @@ def fragment(part: Callable[P, None]) -> Callable[P, None]:
 
 
 def _outside() -> list[Any]:
-    return [st.session_state.get(key) for key in OUTSIDE]
+    return [st.session_state.get(key) for key in keys.OUTSIDE_FRAGMENTS]
 
 
 @cache
