@@ -9,23 +9,12 @@ from torch import Tensor, nn
 from inspector.errors import HeadError, NetworkError
 from inspector.explain.classifier import Classifier
 from inspector.explain.head import Head, find_head
-from inspector.explain.kinds import Verdict
+from inspector.explain.kinds import VERDICTS, Verdict
 from inspector.explain.tracing.forward import capture_poolings, eval_mode, noise_input
 from inspector.explain.tracing.module_hooks import Layer, trace
 from inspector.images.preprocessing import as_pair
 
 SIZES = ((208, 208), (104, 208), (256, 408))  # height, width: more than one stride, and neither square
-
-_SAYS: dict[Verdict | Literal["none"], str] = {
-    "exact": "what follows the pooling is affine, so every logit is an exact sum over positions, on every image",
-    "exact for this image": (
-        "what follows the pooling is affine while the statistics that it reads from an image, or the gates that the "
-        "image opens, are held: every logit of an image is an exact sum over positions, with a weight of that image"
-    ),
-    "not unique": (
-        "what follows the pooling bends, so a logit may be shared out in more than one way: the split is to first order"
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -130,9 +119,11 @@ def describe(
         else:
             axis, grids = 1, [_grid(network, example, one, head) for one in tried]
     verdict: Verdict | Literal["none"] = "none" if head is None else head.verdict
+    if verdict != "none":
+        reason = VERDICTS[verdict].sentence
     return NetworkSummary(
         name or own, tuple(example.shape), seen.output, seen.layers, sum(p.numel() for p in network.parameters()), head,
-        seen.before, seen.after, verdict, reason or _SAYS[verdict], tuple(zip(tried, grids, strict=True)), axis,
+        seen.before, seen.after, verdict, reason, tuple(zip(tried, grids, strict=True)), axis,
     )  # fmt: skip
 
 

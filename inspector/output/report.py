@@ -11,6 +11,7 @@ from PIL import Image
 
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMap, ClassMaps, FigureContent
+from inspector.explain.kinds import VERDICTS
 from inspector.images.photo import Pixels
 from inspector.output.figure import COLORMAPS, DEFAULT_STYLE, FigureStyle, find_contrast
 from inspector.output.overlay import common_scale, dimmed_photo, grid_image, overlay_map, resample_on_photo
@@ -19,14 +20,6 @@ _SIDE = 560  # pixels of the longer side of a picture
 _FEW = 20  # classes: as many are all shown
 _LIKELIEST = 10
 
-VERDICTS = {
-    "exact": "What follows the pooling is affine: the sum holds on every image.",
-    "exact for this image": "What follows the pooling reads statistics of the image or opens gates with it; while "
-    "these are held, the sum is exact.",
-    "not unique": "What follows the pooling bends: the logit may be shared out in more than one way, and this is the "
-    "split to first order. What it leaves over stands in the bias.",
-    "not exact": "The sum misses the logit: do not trust these maps.",
-}
 # Should a name ever get past the escaping, the browser still loads and runs nothing.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = """
@@ -67,7 +60,7 @@ def report_html(
         f"<p>{escape(maps.classifier.name)} takes it for <b>{escape(names[maps.top(1)[0][0]])}</b> "
         f"({maps.top(1)[0][2]:.1%}). Each map shows {escape(maps.describe_reading(shown.dense, shown.against))}: {warm} speaks "
         f"for the class, {cold} against it.</p>",
-        f'<p><span class="verdict">{escape(maps.verdict)}</span>: {escape(VERDICTS[maps.verdict])} Largest miss over '
+        f'<p><span class="verdict">{escape(maps.verdict)}</span>: {escape(VERDICTS[maps.verdict].sentence)} Largest miss over '
         f"all {len(names)} classes: {maps.residual:.1e} logits.</p>",
         *(f'<p class="small">{escape(note)}</p>' for note in view.photo.notes),
         f'<div class="tiles">{"".join(_tiles(maps, drawn, shown, style, scale))}</div>',

@@ -222,7 +222,7 @@ def test_describe_tells_layers_pooling_and_grids(own: Path, run_here: Run) -> No
     assert described(done, "input and output") == "(1, 3, 64, 64) -> (1, 1000)"
     assert described(done, "pooling") == "average over 2 x 2 positions"
     assert described(done, "what follows it") == "linear"
-    assert described(done, "class maps").startswith("exact: what follows the pooling is affine")
+    assert described(done, "class maps").startswith("exact: What follows the pooling is affine")
     assert described(done, "pooling to add") == "It already pools, and ends in 1000 logits: there is no pooling to add."
     # The photo's own size, too.
     assert described(done, "input size -> grid of the class maps") == (

@@ -7,7 +7,7 @@ import streamlit as st
 from inspector.analysis.positions import cell_extents, find_decisions, find_winners, has_deciding_positions
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMap, ClassMaps, FigureContent
-from inspector.explain.kinds import Verdict
+from inspector.explain.kinds import VERDICTS
 from inspector.output.overlay import common_scale
 from inspector.ui.components import html, photo
 from inspector.ui.components.class_list import Row, show_class_list
@@ -22,14 +22,6 @@ from inspector.ui.state.streamlit_fixes import fragment
 
 TOP = 5
 FEW_CLASSES = 20  # with more, all class maps side by side say nothing
-_WORDS: dict[Verdict, str] = {
-    "exact": "What follows the pooling is affine: the sum holds on every image.",
-    "exact for this image": "What follows the pooling reads statistics of the image, or opens gates with it. While "
-    "these are held, it is affine, and the sum exact.",
-    "not unique": "What follows the pooling bends: the logit may be shared out in more than one way, and this is the "
-    "split to first order. What it leaves over stands in the bias.",
-    "not exact": "The sum misses the logit: do not trust this map.",
-}
 MAP, WINNERS, WHAT_IF = "class map", "winning class", "what if"
 
 
@@ -188,7 +180,8 @@ def _sum(maps: ClassMaps, class_map: ClassMap) -> None:
     st.markdown(
         f"{badge(maps.verdict)} {miss}",
         help="For every class, map and bias are added up and compared with the logit that the network gave. "
-        f"{_WORDS[maps.verdict]}" + ("" if maps.backend == "eager" else f" The pass ran through {maps.backend}."),
+        f"{VERDICTS[maps.verdict].sentence}"
+        + ("" if maps.backend == "eager" else f" The pass ran through {maps.backend}."),
     )
 
 

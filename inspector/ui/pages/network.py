@@ -3,6 +3,7 @@
 import tempfile
 import uuid
 from pathlib import Path
+from typing import Literal
 
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
@@ -10,6 +11,7 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 from inspector.analysis.summary import NetworkSummary
 from inspector.errors import InspectorError, NetworkError
 from inspector.explain.classifier import Classifier
+from inspector.explain.kinds import VERDICTS, Verdict
 from inspector.images.preprocessing import PreprocessingOverrides
 from inspector.networks.labels import parse_labels
 from inspector.networks.load import KERAS, ONNX, resolve
@@ -24,7 +26,6 @@ ARCHITECTURES = (
     "torchvision:densenet121", "torchvision:convnext_tiny", "torchvision:swin_t", "torchvision:vgg16", "timm:resnet50",
     "timm:convnext_nano", "cifar_resnet",
 )  # fmt: skip
-_COLOURS = {"exact": "green", "exact for this image": "green", "not unique": "orange"}
 
 
 def show(choice: NetworkChoice) -> None:
@@ -39,14 +40,15 @@ def show(choice: NetworkChoice) -> None:
     _own_network()
 
 
-def badge(verdict: str) -> str:
+def badge(verdict: Verdict | Literal["none"]) -> str:
     """The verdict as Markdown, in its colour."""
-    return f":{_COLOURS.get(verdict, 'red')}-badge[{verdict}]"
+    color = "red" if verdict == "none" else VERDICTS[verdict].color
+    return f":{color}-badge[{verdict}]"
 
 
 def _anatomy(anatomy: NetworkSummary) -> None:
     st.subheader(anatomy.name, anchor=False)
-    st.markdown(f"{badge(anatomy.verdict)} {anatomy.reason[0].upper()}{anatomy.reason[1:].rstrip('.')}.")
+    st.markdown(f"{badge(anatomy.verdict)} {anatomy.reason.rstrip('.')}.")
     wide, narrow = st.columns([3, 2], gap="large")
     told = dict(anatomy.lines())
     with wide:
