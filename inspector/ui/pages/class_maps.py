@@ -1,227 +1,287 @@
-"""The page of class maps: a photo, a network, and which pixels brought which part of a logit."""
+"""The page Class maps: the class map of one photo by one network, over the photo and in numbers."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import streamlit as st
 
 from inspector.analysis.positions import cell_extents, find_decisions, find_winners, has_deciding_positions
-from inspector.errors import InspectorError
-from inspector.explain.class_maps import ClassMap, ClassMaps, FigureContent
+from inspector.explain.class_maps import ClassMap, ClassMaps
 from inspector.explain.kinds import VERDICTS
 from inspector.output.overlay import common_scale
+from inspector.output.text import format_number
 from inspector.ui.components import html, photo
 from inspector.ui.components.class_list import Row, show_class_list
-from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_frame, make_photo_url, show_maps
-from inspector.ui.components.photo import Picture
+from inspector.ui.components.downloads import show_download_buttons
+from inspector.ui.components.map_canvas import (
+    Frame,
+    MapDrawing,
+    encode_cells,
+    make_frame,
+    make_photo_url,
+    show_maps,
+)
+from inspector.ui.components.messages import show_errors, verdict_badge
 from inspector.ui.pages import class_maps_panels
-from inspector.ui.pages.network import badge
-from inspector.ui.state import cache
-from inspector.ui.state.selection import choose_class, choose_reading, label_classes
+from inspector.ui.pages.class_maps_panels import Cell, ShownMaps
+from inspector.ui.state import cache, keys
+from inspector.ui.state.selection import MapSelection, View, choose_class, choose_reading, label_classes
 from inspector.ui.state.sidebar import SidebarSelection, photo_width
 from inspector.ui.state.streamlit_fixes import fragment
 
 TOP = 5
-FEW_CLASSES = 20  # with more, all class maps side by side say nothing
-MAP, WINNERS, WHAT_IF = "class map", "winning class", "what if"
+FEW_CLASSES = 20  # with more classes, all class maps side by side are too many to read
+MAP: View = "class map"
+WINNERS: View = "winning class"
+WHAT_IF: View = "what if"
+_SIDE = 360  # longer side of the small maps, in pixels
+_FILES = {
+    "PNG": "figure.png",
+    "PDF": "figure.pdf",
+    "SVG": "figure.svg",
+    "NPZ": "maps.npz",
+    "All (ZIP)": "class-maps.zip",
+}
+_ALL_MAPS_FILES = {"PNG": "all-maps.png", "PDF": "all-maps.pdf", "SVG": "all-maps.svg"}
 
 
 def show(selection: SidebarSelection) -> None:
-    _page(selection.maps, selection.key)
+    """Draw the page."""
+    _show_page(selection.maps, selection.key)
 
 
 @fragment
-def _page(maps: ClassMaps, key: cache.MapsKey) -> None:
-    try:
-        _show(maps, key)
-    except InspectorError as error:
-        st.error(str(error), icon=":material/error:")
+def _show_page(maps: ClassMaps, key: cache.MapsKey) -> None:
+    with show_errors():
+        _show_class_maps(_choose(maps, key))
 
 
-def _show(maps: ClassMaps, key: cache.MapsKey) -> None:
-    k, against, mode, dense, smooth, opacity = _controls(maps)
-    top = [j for j, _, _ in maps.top(TOP)]
-    listed = tuple(dict.fromkeys([*top, k]))
-    read = {j: maps.class_map(j, against, dense) for j in listed}
-    scale = common_scale([class_map.values for class_map in read.values()])
-    shown = maps.figure_content(listed, against, dense, smooth, opacity)
+def _show_class_maps(shown: ShownMaps) -> None:
+    maps, selection = shown.maps, shown.selection
+    content = maps.figure_content(
+        shown.listed, selection.against, selection.dense, selection.smooth, selection.opacity
+    )
+
+    def make_file(name: str) -> bytes:
+        # matplotlib takes a second to import.
+        from inspector.output import export
+
+        return export.make_file(name, maps, content)
 
     wide, narrow = st.columns([3, 2], gap="large")
     with wide:
-        picture, below = _picture(maps, k, read, mode, scale, smooth, opacity, maps.describe_reading(dense, against))
-        _photo(maps, key, picture, below, mode, k, listed, read[k], _linked())
+        picture, legend = _draw_winners(shown) if selection.view == WINNERS else _draw_map(shown)
+        _show_photo(shown, picture, legend, _read_cell_of_link())
     with narrow:
-        _sum(maps, read[k])
-        _predictions(maps, listed, k)
-        st.caption("Download the figure, the numbers with their manifest, or everything")
-        names = {"PNG": "figure.png", "PDF": "figure.pdf", "SVG": "figure.svg", "NPZ": "maps.npz"}
-        _download_buttons(maps, shown, names | {"All (ZIP)": "class-maps.zip"})
-    st.subheader(f"The {TOP} likeliest classes on the same scale", anchor=False)
-    _side_by_side(maps, {j: read[j] for j in top}, scale, smooth, opacity)
+        _show_sum(maps, shown.class_maps[selection.k])
+        _show_predictions(maps, shown.listed, selection.k)
+        st.caption("Download the figure (PNG, PDF, SVG), the numbers (NPZ), or everything")
+        show_download_buttons(_FILES, make_file)
+    st.subheader(f"The top {TOP} classes on one scale", anchor=False)
+    _show_side_by_side(shown, [j for j, _, _ in maps.top(TOP)])
     if len(maps.values) <= FEW_CLASSES:
         st.subheader("All class maps before pooling", anchor=False)
-        st.caption("Each class's score at every position. Pooled over all positions they are the logits.")
+        st.caption("The scores of every class per cell. Pooled over all cells, they give the logits.")
         st.html(html.draw_all_class_maps(maps))
-        _download_buttons(maps, shown, {"PNG": "all-maps.png", "PDF": "all-maps.pdf", "SVG": "all-maps.svg"})
+        show_download_buttons(_ALL_MAPS_FILES, make_file)
 
 
-def _controls(maps: ClassMaps) -> tuple[int, int | str | None, str, bool, bool, float]:
-    """The class shown, what it is contrasted with, what the photo shows, dense or not, smooth or not, opacity."""
+def _choose(maps: ClassMaps, key: cache.MapsKey) -> ShownMaps:
+    """Show the controls, and compute what the page shows."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         k = choose_class(maps)
         against = choose_reading(maps, k)
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
-        mode = st.segmented_control(
-            "On the photo", [MAP, WINNERS, WHAT_IF], default=MAP, required=True, key="show", bind="query-params",
+        view: View = st.segmented_control(
+            "Shown on the photo",
+            [MAP, WINNERS, WHAT_IF],
+            default=MAP,
+            required=True,
+            key=keys.VIEW,
+            bind="query-params",
             label_visibility="collapsed",
-            help="The class map; or at every position the class to which it gives most; or click positions away "
-            "and read the logits without them.",
-        )  # fmt: skip
+            help="Class map: what each cell adds to the logit. Winning class: the class to which each cell adds most. "
+            "What if: click cells to mask them, and read the logits without them.",
+        )
         smooth = not st.toggle(
-            "Raw grid", key="grid", bind="query-params", help="The cells as they are, not interpolated."
+            "Raw grid", key=keys.RAW_GRID, bind="query-params", help="Show the cells without interpolation."
         )
         dense = maps.classifier.head.pooling == "max" and st.toggle(
-            "Score every position", key="dense", bind="query-params",
-            help="Max pooling takes one position a channel: those parts sum to the logit. Switched on, every position "
-            "is scored as if it alone were pooled: easier to read, but it sums to no logit.",
-        )  # fmt: skip
-        opacity = st.slider("Opacity", 0.0, 1.0, 0.85, 0.05, key="opacity", width=220)
-    return k, against, mode, dense, smooth, opacity
+            "Score every cell",
+            key=keys.POSITION_SCORES,
+            bind="query-params",
+            help="Max pooling reads one cell per channel, so most cells add nothing to the logit. Switched on, each "
+            "cell has the score that it would get if it alone were pooled. This is easier to read, but these scores "
+            "do not sum to the logit.",
+        )
+        opacity = st.slider("Opacity", 0.0, 1.0, 0.85, 0.05, key=keys.OPACITY, width=220)
+    listed = tuple(dict.fromkeys([*(j for j, _, _ in maps.top(TOP)), k]))
+    class_maps = {j: maps.class_map(j, against, dense) for j in listed}
+    scale = common_scale([class_map.values for class_map in class_maps.values()])
+    rows, columns = cell_extents(maps)
+    return ShownMaps(
+        maps=maps,
+        key=key,
+        selection=MapSelection(k, against, dense, view, smooth, opacity, scale),
+        listed=listed,
+        class_maps=class_maps,
+        rows=rows,
+        columns=columns,
+        decisions=find_decisions(maps) if has_deciding_positions(maps) else None,
+    )
 
 
-def _picture(
-    maps: ClassMaps, k: int, read: dict[int, ClassMap], mode: str, scale: float, smooth: bool, opacity: float,
-    reading: str,
-) -> tuple[Picture, str]:  # fmt: skip
-    """What the browser draws on the photo, and what explains its colours, as HTML."""
+def _draw_map(shown: ShownMaps) -> tuple[photo.Picture, str]:
+    """Return the class maps over the photo, as the browser draws them, and their color bar as HTML."""
+    maps, selection = shown.maps, shown.selection
+    assert maps.view is not None, "the app shows photos only"
+    side = _longer_side(maps)
+    grids = {
+        j: photo.Map(f"class map: {one.title}", one.values, encode_cells(one.values, selection.scale))
+        for j, one in shown.class_maps.items()
+    }
+    frame = make_frame(
+        maps.values.shape[1:], maps.view, maps.classifier.receptive_field, side, selection.smooth, selection.opacity
+    )
+    notes, note_of = [], []
+    if shown.decisions is not None:
+        note_of = shown.decisions.votes.flatten().tolist()
+        notes = [f", maximum of {votes} channel{'' if votes == 1 else 's'}" for votes in range(max(note_of) + 1)]
+    picture = _make_picture(shown, make_photo_url(maps.view, side), grids, frame, notes, note_of)
+    return picture, html.colour_bar(
+        selection.scale, f"logits per cell: {maps.describe_reading(selection.dense, selection.against)}"
+    )
+
+
+def _draw_winners(shown: ShownMaps) -> tuple[photo.Picture, str]:
+    """Return the photo in the colors of the winning classes, and the legend as HTML."""
+    maps = shown.maps
+    winners = find_winners(maps)
+    image = html.draw_winning_classes(maps, winners, _longer_side(maps), shown.selection.opacity)
+    grids = {shown.selection.k: photo.Map("winning classes", winners.values, None)}
+    # The last note is for cells where all classes are equal: their class is -1.
+    notes = [f" for {maps.classifier.class_names[j]}" for j in winners.classes] + [": no class wins"]
+    place = {j: i for i, j in enumerate(winners.classes)}
+    note_of = [place.get(j, len(notes) - 1) for j in winners.grid.flatten().tolist()]
+    picture = _make_picture(shown, html.make_data_url(image), grids, None, notes, note_of)
+    return picture, html.winners_legend(maps, winners)
+
+
+def _longer_side(maps: ClassMaps) -> int:
+    """Return the longer side of the photo as it is drawn, in pixels."""
     assert maps.view is not None, "the app shows photos only"
     height, width = maps.view.photo.size
-    shown = photo_width(maps.view.photo)
-    side = round(shown * max(1, height / width))
-    notes: list[str] = []
-    note_of: list[int] = []
-    how = None
-    if mode == WINNERS:
-        won = find_winners(maps)
-        image = html.make_data_url(html.draw_winning_classes(maps, won, side, opacity))
-        grids = {k: photo.Map("winning classes", won.values, None)}
-        # The last note is that of NOBODY, which is -1.
-        notes = [f" for {maps.classifier.class_names[j]}" for j in won.classes] + [": nobody wins"]
-        place = {j: i for i, j in enumerate(won.classes)}
-        note_of = [place.get(j, len(notes) - 1) for j in won.grid.flatten().tolist()]
-        below = html.winners_legend(maps, won)
-    else:
-        image = make_photo_url(maps.view, side)
-        grids = {
-            j: photo.Map(f"class map: {one.title}", one.values, encode_cells(one.values, scale))
-            for j, one in read.items()
-        }
-        how = make_frame(maps.values.shape[1:], maps.view, maps.classifier.receptive_field, side, smooth, opacity)
-        below = html.colour_bar(scale, f"logits a position: {reading}")
-        if has_deciding_positions(maps):
-            note_of = find_decisions(maps).votes.flatten().tolist()
-            notes = [f", decides {votes} channel{'' if votes == 1 else 's'}" for votes in range(max(note_of) + 1)]
-    rows, columns = cell_extents(maps)
-    picture = photo.Picture(
-        image, grids, k, how, shown, height, width, rows, columns, "logits", notes, note_of, mode == WHAT_IF
-    )  # fmt: skip
-    return picture, below
+    return round(photo_width(maps.view.photo) * max(1, height / width))
+
+
+def _make_picture(
+    shown: ShownMaps,
+    image: str,
+    grids: Mapping[int, photo.Map],
+    frame: Frame | None,
+    notes: list[str],
+    note_of: list[int],
+) -> photo.Picture:
+    view = shown.maps.view
+    assert view is not None, "the app shows photos only"
+    height, width = view.photo.size
+    return photo.Picture(
+        image,
+        grids,
+        shown.selection.k,
+        frame,
+        photo_width(view.photo),
+        height=height,
+        width=width,
+        rows=shown.rows,
+        columns=shown.columns,
+        unit="logits",
+        notes=notes,
+        note_of=note_of,
+        masking=shown.selection.view == WHAT_IF,
+    )
 
 
 @fragment
-def _photo(
-    maps: ClassMaps, key: cache.MapsKey, picture: Picture, below: str, mode: str, k: int, listed: tuple[int, ...],
-    class_map: ClassMap, start: tuple[int, int] | None,
-) -> None:  # fmt: skip
-    """The photo, and what belongs to the position chosen on it: a click runs no more of the page than this."""
-    chosen = photo.show_photo(picture, start, *class_maps_panels.preset(key, maps))
-    _link(chosen.cell)
-    st.html(below)
-    if mode == WINNERS:
+def _show_photo(shown: ShownMaps, picture: photo.Picture, legend: str, start: Cell | None) -> None:
+    """Show the photo, and what belongs to the cell chosen on it. A click runs only this part of the page."""
+    maps, view = shown.maps, shown.selection.view
+    chosen = photo.show_photo(picture, start, *class_maps_panels.read_mask(shown))
+    _write_cell_to_link(chosen.cell)
+    st.html(legend)
+    if view == WINNERS:
         st.caption(
-            "The class to which each position gives the most logits, bias left out, with the number of positions where "
-            "it wins."
+            "The class to which each cell adds the most logits, without the bias, and the number of cells where each "
+            "class wins."
             + (
-                " Of max pooling: as if the position alone were pooled."
+                " With max pooling, each cell is scored as if it alone were pooled."
                 if maps.classifier.head.pooling == "max"
                 else ""
             )
         )
-    try:
-        if mode == WHAT_IF:
-            class_maps_panels.what_if(maps, key, chosen.masked, listed, class_map)
+    with show_errors():
+        if view == WHAT_IF:
+            class_maps_panels.show_what_if(shown, chosen.masked)
         if chosen.cell is not None:
-            class_maps_panels.position(maps, chosen.cell, k, listed)
-    except InspectorError as error:
-        st.error(str(error), icon=":material/error:")
+            class_maps_panels.show_cell(shown, chosen.cell)
 
 
-def _linked() -> tuple[int, int] | None:
-    """The position that the link names, if it names one."""
-    parts = st.query_params.get("position", "").split(",")
+def _read_cell_of_link() -> Cell | None:
+    parts = st.query_params.get(keys.CELL, "").split(",")
     return (int(parts[0]), int(parts[1])) if len(parts) == 2 and all(part.isdecimal() for part in parts) else None
 
 
-def _link(cell: tuple[int, int] | None) -> None:
-    told = None if cell is None else f"{cell[0]},{cell[1]}"
-    if st.query_params.get("position") == told:
+def _write_cell_to_link(cell: Cell | None) -> None:
+    text = None if cell is None else f"{cell[0]},{cell[1]}"
+    if st.query_params.get(keys.CELL) == text:
         return
-    if told is None:
-        del st.query_params["position"]
+    if text is None:
+        del st.query_params[keys.CELL]
     else:
-        st.query_params["position"] = told
+        st.query_params[keys.CELL] = text
 
 
-def _sum(maps: ClassMaps, class_map: ClassMap) -> None:
+def _show_sum(maps: ClassMaps, class_map: ClassMap) -> None:
+    """Show the sum of map and bias, the verdict and the residual."""
     st.subheader(class_map.title, anchor=False)
     st.markdown(f"**{class_map.equation()}** logits")
     if class_map.total is None:
-        st.caption("Scores of positions sum to no logit. The parts, with the switch off, do:")
-    miss = f"Largest miss over all {len(maps.values)} classes: {maps.residual:.1e} logits."
+        st.caption("These scores do not sum to the logit. With *Score every cell* off, the contributions do:")
+    residual = f"Largest residual over all {len(maps.values)} classes: {maps.residual:.1e} logits."
+    backend = "" if maps.backend == "eager" else f" The forward pass ran through {maps.backend}."
     st.markdown(
-        f"{badge(maps.verdict)} {miss}",
-        help="For every class, map and bias are added up and compared with the logit that the network gave. "
-        f"{VERDICTS[maps.verdict].sentence}"
-        + ("" if maps.backend == "eager" else f" The pass ran through {maps.backend}."),
+        f"{verdict_badge(maps.verdict)} {residual}",
+        help="For every class, the sum of map and bias is compared with the logit of the network. "
+        f"{VERDICTS[maps.verdict].sentence}{backend}",
     )
 
 
-def _predictions(maps: ClassMaps, listed: tuple[int, ...], k: int) -> None:
-    """The likeliest classes; choosing one switches the class."""
+def _show_predictions(maps: ClassMaps, listed: tuple[int, ...], k: int) -> None:
+    """List the top classes. Choosing one of them changes the class of the page."""
     labels = label_classes(maps)
 
     def choose(j: int) -> None:
-        st.session_state["class"] = labels[j]
+        st.session_state[keys.CLASS] = labels[j]
 
-    rows = [Row(j, labels[j], float(maps.probabilities[j]), html.true_minus(f"{maps.logits[j]:.3f}")) for j in listed]
+    rows = [Row(j, labels[j], float(maps.probabilities[j]), format_number(maps.logits[j], ".3f")) for j in listed]
     show_class_list(rows, k, choose)
 
 
-def _side_by_side(maps: ClassMaps, read: dict[int, ClassMap], scale: float, smooth: bool, opacity: float) -> None:
-    """Several class maps over the photo on one scale, with what they add up to."""
+def _show_side_by_side(shown: ShownMaps, classes: list[int]) -> None:
+    """Show the maps of several classes over the photo on one scale, with their sums."""
+    maps, selection = shown.maps, shown.selection
     assert maps.view is not None, "the app shows photos only"
-    how = make_frame(maps.values.shape[1:], maps.view, maps.classifier.receptive_field, 360, smooth, opacity)
+    frame = make_frame(
+        maps.values.shape[1:], maps.view, maps.classifier.receptive_field, _SIDE, selection.smooth, selection.opacity
+    )
     names = maps.classifier.class_names
-    drawn = [
+    drawings = [
         MapDrawing(
-            encode_cells(one.values, scale), f"class map of {names[j]}", names[j], f"{maps.probabilities[j]:.1%}",
-            one.equation(),
+            encode_cells(shown.class_maps[j].values, selection.scale),
+            f"class map of {names[j]}",
+            names[j],
+            f"{maps.probabilities[j]:.1%}",
+            shown.class_maps[j].equation(),
         )
-        for j, one in read.items()
-    ]  # fmt: skip
-    show_maps("the likeliest", maps.view, how, drawn)
-
-
-def _download_buttons(maps: ClassMaps, shown: FigureContent, names: dict[str, str]) -> None:
-    """Files of the export by label; made when pressed, and matplotlib imported only then: each takes a second."""
-
-    def maker(name: str) -> Callable[[], bytes]:
-        def make() -> bytes:
-            from inspector.output import export
-
-            return export.make_file(name, maps, shown)
-
-        return make
-
-    with st.container(horizontal=True, gap="small"):
-        for label, name in names.items():
-            st.download_button(label, maker(name), name, key=name, on_click="ignore")
+        for j in classes
+    ]
+    show_maps(keys.TOP_MAPS, maps.view, frame, drawings)

@@ -1,217 +1,244 @@
-"""Below the photo: what the chosen position adds, sees and decides; and what if positions were not there."""
+"""Below the photo of the page Class maps: the chosen cell in numbers, and the logits without masked cells."""
 
-from html import escape
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import streamlit as st
 
 from inspector.analysis.masking import Change, MaskedOutcome, make_mask, mask_at_head, positions_above
-from inspector.analysis.positions import (
-    Position,
-    cell_extents,
-    find_decisions,
-    has_deciding_positions,
-    inspect_position,
-)
+from inspector.analysis.positions import CellExtent, Decisions, Position, inspect_position
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMap, ClassMaps
+from inspector.output.text import format_number
 from inspector.ui.components import html
-from inspector.ui.state import cache
+from inspector.ui.components.messages import show_error
+from inspector.ui.components.tables import make_grouped_table
+from inspector.ui.state import cache, keys
+from inspector.ui.state.selection import MapSelection
 
-CHANNELS = 5  # shown of a position
+CHANNELS = 5  # listed for a cell
 Cell: TypeAlias = tuple[int, int]  # row, column
-_TABLE = """<style>
-.what-if { border-collapse: collapse; width: 100%; max-width: 46rem; font-size: .85rem; line-height: 1.3 }
-.what-if th, .what-if td { border: 0; border-bottom: 1px solid rgba(128, 128, 128, .3); padding: .3rem .15rem }
-.what-if td, .what-if th { text-align: right; font-weight: 400; font-variant-numeric: tabular-nums }
-.what-if th:first-child { text-align: left } .what-if th[colspan] { text-align: center }
-.what-if tr:nth-child(-n + 2) th { opacity: .7 }
-</style>"""
-_DONE: dict[Change, str] = {"blur": "blurred", "grey": "greyed"}
+_CHANGED: dict[Change, str] = {"blur": "blurred", "grey": "gray"}
+_FROM_CELL = "from this cell"
+_SIGNED = st.column_config.NumberColumn(format="%+.3f")
 
 
-def position(maps: ClassMaps, cell: Cell, k: int, listed: tuple[int, ...]) -> None:
-    """What the chosen position sees, adds to class k and to others, and decides."""
-    row, column = cell
-    # Where the weight changes with the image it is read with a pass of the network.
-    with st.spinner("Reading the channels of this position ..."):
-        here = inspect_position(maps, row, column, k, listed, CHANNELS)
-    rows, columns = cell_extents(maps)
-    down, across = rows[row], columns[column]
+@dataclass(frozen=True, eq=False)
+class ShownMaps:
+    """What the page shows. A click on the photo uses it again."""
+
+    maps: ClassMaps
+    key: cache.MapsKey
+    selection: MapSelection
+    listed: tuple[int, ...]  # the top classes, and the chosen one
+    class_maps: Mapping[int, ClassMap]  # of the listed classes
+    rows: tuple[CellExtent, ...]  # where the cells lie on the photo
+    columns: tuple[CellExtent, ...]
+    decisions: Decisions | None  # which cell has the maximum of each channel; None unless all pooling is max pooling
+
+
+def show_cell(shown: ShownMaps, cell: Cell) -> None:
+    """Show what the chosen cell sees, what it adds to the listed classes, and through which channels."""
+    maps, (row, column) = shown.maps, cell
+    # Where the weights depend on the image, this runs the network.
+    with st.spinner("Reading the channels of this cell ..."):
+        inspected = inspect_position(maps, row, column, shown.selection.k, shown.listed, CHANNELS)
+    y, x = shown.rows[row], shown.columns[column]
     st.markdown(
-        f"**Position ({row}, {column})** sees the photo's pixels x {across.first:.0f} to {across.last:.0f}, "
-        f"y {down.first:.0f} to {down.last:.0f} (dashed), around ({across.centre:.0f}, {down.centre:.0f}).",
+        f"**Cell ({row}, {column})** sees the pixels x {x.first:.0f} to {x.last:.0f}, y {y.first:.0f} to "
+        f"{y.last:.0f} of the photo (dashed frame). Their center is ({x.centre:.0f}, {y.centre:.0f}).",
         help="Row and column count from 0, as in `maps.values[:, row, column]`. The dashed frame is the receptive "
-        "field, as far as the network saw the photo: no pixel outside it can change this position. The solid frame is "
-        "the cell, the pixels that are nearer to this centre than to any other.",
+        "field, cut off at the border of the network's input: no pixel outside it can change this cell. The solid "
+        "frame is the cell: the pixels that are nearer to its center than to that of any other cell.",
     )
-    decided = has_deciding_positions(maps)
-    if decided and not _votes(maps, here, k):
+    if shown.decisions is not None and not _show_votes(shown, shown.decisions, inspected):
         return
     left, right = st.columns([5, 4])
     with left:
-        _classes(maps, here)
+        _show_classes(maps, inspected)
     with right:
-        (_deciding_channels if decided else _channels)(maps, here, k)
+        if shown.decisions is None:
+            _show_channels(shown, inspected)
+        else:
+            _show_deciding_channels(shown, shown.decisions, inspected)
 
 
-def _name(maps: ClassMaps, k: int) -> str:
-    return html.plain_text(maps.classifier.class_names[k])
+def _escape_name(shown: ShownMaps) -> str:
+    return html.plain_text(shown.maps.classifier.class_names[shown.selection.k])
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _classes(maps: ClassMaps, here: Position) -> None:
+def _show_classes(maps: ClassMaps, inspected: Position) -> None:
     st.dataframe(
         {
-            "class": [maps.classifier.class_names[j] for j, _ in here.parts],
-            "logits here": [value for _, value in here.parts],
-            "whole logit": [float(maps.logits[j]) for j, _ in here.parts],
+            "class": [maps.classifier.class_names[j] for j, _ in inspected.parts],
+            _FROM_CELL: [value for _, value in inspected.parts],
+            "logit": [float(maps.logits[j]) for j, _ in inspected.parts],
         },
         hide_index=True,
-        column_config={
-            "logits here": st.column_config.NumberColumn(format="%+.3f"),
-            "whole logit": st.column_config.NumberColumn(format="%.3f"),
-        },
-        alt="What this position adds to each class",
+        column_config={_FROM_CELL: _SIGNED, "logit": st.column_config.NumberColumn(format="%.3f")},
+        alt="What this cell adds to the logit of each class",
     )
-    st.caption("What this position adds to each class: its part of the logit.")
+    st.caption("What this cell adds to the logit of each class.")
 
 
-def _channels(maps: ClassMaps, here: Position, k: int) -> None:
+def _show_channels(shown: ShownMaps, inspected: Position) -> None:
     st.dataframe(
-        {"channel": [str(c) for c, _ in here.channels], "logits here": [value for _, value in here.channels]},
+        {
+            "channel": [str(c) for c, _ in inspected.channels],
+            _FROM_CELL: [value for _, value in inspected.channels],
+        },
         hide_index=True,
-        column_config={"logits here": st.column_config.NumberColumn(format="%+.3f")},
-        alt="The strongest channels at this position",
+        column_config={_FROM_CELL: _SIGNED},
+        alt="The channels with the largest contributions in this cell",
     )
-    others = len(maps.feature_maps) - len(here.channels)
-    st.caption(f"The strongest channels for {_name(maps, k)} here; the other {others} add {_signed(here.rest)}.")
+    others = len(shown.maps.feature_maps) - len(inspected.channels)
+    rest = format_number(inspected.rest, "+.3f")
+    st.caption(
+        f"The channels of this cell with the largest contributions to {_escape_name(shown)}. The other {others} add "
+        f"{rest} together."
+    )
 
 
-def _votes(maps: ClassMaps, here: Position, k: int) -> int:
-    """How many channels the position decides, shown and returned."""
-    made = find_decisions(maps)
-    votes, channels = int(made.votes[here.row, here.column]), len(made.positions)
-    silent = int((made.positions < 0).sum())
-    unheard = f" {silent} channels are silent (maximum 0): nobody decides them." if silent else ""
+def _show_votes(shown: ShownMaps, decisions: Decisions, inspected: Position) -> int:
+    """Show and return of how many channels the cell has the maximum."""
+    votes, channels = int(decisions.votes[inspected.row, inspected.column]), len(decisions.positions)
+    silent = int((decisions.positions < 0).sum())
+    silent_note = f" {silent} channels are silent: their maximum is 0, which no cell decides." if silent else ""
     if not votes:
         st.markdown(
-            f"It **decides none of {channels} channels**: max pooling takes of each channel its maximum, and all have "
-            f"theirs elsewhere.{unheard} What it would score alone is told with *Score every position* on."
+            f"It **has the maximum of none of the {channels} channels**. Max pooling reads only the maximum of each "
+            f"channel, and these are in other cells.{silent_note} Switch on *Score every cell* to see what it would "
+            "score alone."
         )
         return votes
-    part = _signed(float(maps.values[k, here.row, here.column]))
-    logit = f"{float(maps.logits[k]):.3f}".replace("-", "\N{MINUS SIGN}")
+    k = shown.selection.k
+    contribution = format_number(float(shown.maps.values[k, inspected.row, inspected.column]), "+.3f")
+    logit = format_number(float(shown.maps.logits[k]), ".3f")
     st.markdown(
-        f"It **decides {votes} of {channels} channels**: it holds their maximum, which is all that max pooling takes "
-        f"of them. Together they add {part} to the logit {logit} of {_name(maps, k)}.{unheard}"
+        f"It **has the maximum of {votes} of {channels} channels**, and max pooling reads nothing else of them. "
+        f"Together they add {contribution} to the logit {logit} of {_escape_name(shown)}.{silent_note}"
     )
     return votes
 
 
-def _deciding_channels(maps: ClassMaps, here: Position, k: int) -> None:
-    """The channels that the position decides, and how far it is ahead."""
-    made, width = find_decisions(maps), maps.values.shape[2]
-    ahead = []
-    for c, _ in here.channels:
-        place, gap = int(made.runners_up[c]), float(made.gaps[c])
-        ahead.append(f"{gap:.3g} of ({place // width}, {place % width})" if place >= 0 else "the only one")
+def _show_deciding_channels(shown: ShownMaps, decisions: Decisions, inspected: Position) -> None:
+    """Show the channels whose maximum is in the cell, and by how much it exceeds all other cells."""
+    width, margins = shown.maps.values.shape[2], []
+    for c, _ in inspected.channels:
+        other, gap = int(decisions.runners_up[c]), float(decisions.gaps[c])
+        margins.append(f"{gap:.3g} over ({other // width}, {other % width})" if other >= 0 else "the only cell")
     st.dataframe(
         {
-            "channel": [str(c) for c, _ in here.channels],
-            "logits here": [value for _, value in here.channels],
-            "ahead by": ahead,
+            "channel": [str(c) for c, _ in inspected.channels],
+            _FROM_CELL: [value for _, value in inspected.channels],
+            "margin": margins,
         },
         hide_index=True,
-        column_config={"logits here": st.column_config.NumberColumn(format="%+.3f")},
-        alt="The strongest channels that this position decides",
+        column_config={_FROM_CELL: _SIGNED},
+        alt="The channels whose maximum is in this cell",
     )
     st.caption(
-        f"The strongest channels for {_name(maps, k)} that it decides, and how far it is ahead of which position, in "
-        "the feature map's unit. A tie, 0, goes to the first position, row by row."
+        f"The channels whose maximum is in this cell, with the largest contributions to {_escape_name(shown)} first. "
+        "Margin: how much the maximum exceeds that of the next cell, in units of the feature map. In a tie, margin 0, "
+        "the first cell counts, row by row."
     )
 
 
-def preset(key: cache.MapsKey, maps: ClassMaps) -> tuple[str, tuple[Cell, ...]]:
-    """What the buttons masked last, with its revision before it; of another photo or network nothing."""
-    about = f"{key} {tuple(maps.values.shape[1:])}"
-    kept: tuple[str, int, tuple[Cell, ...]] = st.session_state.get("mask", ("", 0, ()))
-    if kept[0] != about:
-        kept = st.session_state["mask"] = (about, 0, ())
-    return f"{kept[0]} {kept[1]}", kept[2]
+def read_mask(shown: ShownMaps) -> tuple[str, tuple[Cell, ...]]:
+    """Return what the buttons masked last, after a text that changes with every press of them.
+
+    A mask belongs to one photo, network and grid: for any other it is empty.
+    """
+    about = f"{shown.key} {tuple(shown.maps.values.shape[1:])}"
+    mask: tuple[str, int, tuple[Cell, ...]] = st.session_state.get(keys.MASK, ("", 0, ()))
+    if mask[0] != about:
+        mask = st.session_state[keys.MASK] = (about, 0, ())
+    return f"{mask[0]} {mask[1]}", mask[2]
 
 
-def _mask(cells: tuple[Cell, ...]) -> None:
-    about, number, _ = st.session_state["mask"]
-    st.session_state["mask"] = (about, number + 1, cells)
+def _write_mask(cells: tuple[Cell, ...]) -> None:
+    about, revision, _ = st.session_state[keys.MASK]
+    st.session_state[keys.MASK] = (about, revision + 1, cells)
 
 
-def what_if(
-    maps: ClassMaps, key: cache.MapsKey, masked: tuple[Cell, ...], listed: tuple[int, ...], class_map: ClassMap
-) -> None:
-    """The logits without the masked positions, at the head and with the photo changed there."""
-    change = _what_if_controls(masked, class_map)
+def show_what_if(shown: ShownMaps, masked: tuple[Cell, ...]) -> None:
+    """Show the logits without the masked cells: left out of the pooling, and changed in the photo."""
+    maps = shown.maps
+    change = _choose_mask(shown, masked)
     if not masked:
         st.info(
-            "Click positions on the photo to mask them, or walk there with the arrow keys and press Enter.",
+            "Click cells on the photo to mask them, or select one with the arrow keys and press Enter.",
             icon=":material/touch_app:",
         )
         return
-    head = _without(maps, masked)
-    with st.spinner("Running the network on the changed photo ..."):
-        photo = cache.what_if_of(key, tuple(sorted(masked)), change, maps)
-    outcomes = {"now": maps, "head": head, "photo": photo}
-    _before_and_after(maps, {how: one for how, one in outcomes.items() if one is not None}, listed)
+    head = _mask_at_head(maps, masked)
+    with st.spinner("Running the network on the masked photo ..."):
+        photo = cache.what_if_of(shown.key, tuple(sorted(masked)), change, maps)
+    outcomes: dict[str, ClassMaps | MaskedOutcome | None] = {"original": maps, "head": head, "photo": photo}
+    _show_outcomes(shown, {name: outcome for name, outcome in outcomes.items() if outcome is not None})
     left, right = st.columns([3, 4], vertical_alignment="center")
     with left:
-        assert photo.pixels is not None, "it was run on them"
-        st.image(photo.pixels, width=180, output_format="PNG", alt="what the network saw")
+        assert photo.pixels is not None, "the network ran on them"
+        st.image(photo.pixels, width=180, output_format="PNG", alt="masked input of the network")
     with right:
         st.caption(
-            "**Head**: these positions are left out where the feature maps are pooled, and nothing else changes. It is "
-            "exact, and nothing is run. **Photo**: the network is run on the photo with these cells "
-            f"{_DONE[change]}. The two differ because receptive fields overlap: every position that sees a masked "
-            f"pixel changes too, and what is {_DONE[change]} is again something that the network sees."
+            "**Head**: the masked cells are left out of the pooling, and nothing else changes. This is exact and needs "
+            f"no forward pass. **Photo**: the network runs on the photo with these cells {_CHANGED[change]}. The two "
+            "differ because receptive fields overlap: every cell that sees a masked pixel changes too, and the masked "
+            "region is again something that the network responds to."
         )
 
 
-def _what_if_controls(masked: tuple[Cell, ...], class_map: ClassMap) -> Change:
+def _choose_mask(shown: ShownMaps, masked: tuple[Cell, ...]) -> Change:
+    """Show the controls of the mask. Return how masked cells are changed in the photo."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         change: Change = st.segmented_control(
-            "In the photo", list(_DONE), default="blur", required=True, key="change", bind="query-params",
-            help="Blurred, so that what stood in a cell cannot be told; or as grey as the mean that the network "
-            "subtracts.",
-        )  # fmt: skip
-        share = st.number_input(
-            "Where above, %", 0, 99, 50, 10, key="above", width=150, help="Of the highest value of the class map."
+            "In the photo",
+            list(_CHANGED),
+            default="blur",
+            required=True,
+            key=keys.MASK_CHANGE,
+            bind="query-params",
+            help="Masked cells are blurred until nothing can be recognized in them; or set to the mean color that the "
+            "network subtracts.",
         )
-        cells = tuple((int(y), int(x)) for y, x in positions_above(class_map, share / 100).nonzero().tolist())
-        st.button("Mask there", on_click=_mask, args=(cells,), disabled=not cells)
-        st.button("Clear", on_click=_mask, args=((),), disabled=not masked)
+        percent = st.number_input(
+            "Cells above, %",
+            0,
+            99,
+            50,
+            10,
+            key=keys.MASK_ABOVE,
+            width=150,
+            help="In percent of the highest value of the class map.",
+        )
+        above = positions_above(shown.class_maps[shown.selection.k], percent / 100)
+        cells = tuple((int(y), int(x)) for y, x in above.nonzero().tolist())
+        st.button("Mask these cells", on_click=_write_mask, args=(cells,), disabled=not cells)
+        st.button("Clear", on_click=_write_mask, args=((),), disabled=not masked)
     return change
 
 
-def _without(maps: ClassMaps, masked: tuple[Cell, ...]) -> MaskedOutcome | None:
+def _mask_at_head(maps: ClassMaps, masked: tuple[Cell, ...]) -> MaskedOutcome | None:
     try:
         return mask_at_head(maps, make_mask(maps, masked))
     except InspectorError as error:
-        st.error(str(error), icon=":material/error:")
+        show_error(error)
         return None
 
 
-def _before_and_after(maps: ClassMaps, outcomes: dict[str, ClassMaps | MaskedOutcome], listed: tuple[int, ...]) -> None:
-    """A table that wraps, since a narrow window has no room for seven columns of Streamlit's."""
-    # What comes out on top belongs here too.
-    shown = list(dict.fromkeys([*listed, *(int(one.logits.argmax()) for one in outcomes.values())]))
-    groups = "".join(f'<th colspan="{len(outcomes)}">{score}</th>' for score in ("logit", "probability"))
-    titles = "".join(f"<th>{how}</th>" for how in (*outcomes, *outcomes))
-    rows = ""
-    for j in shown:
-        logits = [f"{float(one.logits[j]):.3f}".replace("-", "\N{MINUS SIGN}") for one in outcomes.values()]
-        probabilities = [f"{float(one.probabilities[j]):.1%}" for one in outcomes.values()]
-        cells = "".join(f"<td>{number}</td>" for number in (*logits, *probabilities))
-        rows += f"<tr><th scope=row>{escape(maps.classifier.class_names[j])}</th>{cells}</tr>"
-    st.html(f"{_TABLE}<table class=what-if><tr><th></th>{groups}</tr><tr><th></th>{titles}</tr>{rows}</table>")
+def _show_outcomes(shown: ShownMaps, outcomes: Mapping[str, ClassMaps | MaskedOutcome]) -> None:
+    """Show logits and probabilities of the listed classes, and of the top-1 class of every outcome."""
+    listed = dict.fromkeys([*shown.listed, *(int(outcome.logits.argmax()) for outcome in outcomes.values())])
+    rows = [
+        (
+            shown.maps.classifier.class_names[j],
+            [
+                *(format_number(float(outcome.logits[j]), ".3f") for outcome in outcomes.values()),
+                *(f"{float(outcome.probabilities[j]):.1%}" for outcome in outcomes.values()),
+            ],
+        )
+        for j in listed
+    ]
+    st.html(make_grouped_table(["logit", "probability"], list(outcomes), rows))

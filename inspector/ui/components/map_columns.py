@@ -1,0 +1,105 @@
+"""Class maps side by side, each with its network or photo: on one scale, or each on its own."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import streamlit as st
+
+from inspector.errors import InspectorError
+from inspector.explain.class_maps import ClassMap, ClassMaps
+from inspector.images.photo import Photo
+from inspector.output.overlay import common_scale, dimmed_photo
+from inspector.output.text import format_number
+from inspector.ui.components import html
+from inspector.ui.state import cache
+from inspector.ui.state.sidebar import NetworkChoice
+
+_SIDE = 480  # longer side of a picture, in pixels
+_OPACITY = 0.85
+
+
+@dataclass(frozen=True)
+class MapRequest:
+    """The class maps of one photo by one network."""
+
+    title: str
+    network: NetworkChoice
+    photo: Photo
+    scale: float | None = 1  # of the network's input size; None: the size of the photo
+
+
+@dataclass(frozen=True, eq=False)
+class MapColumn:
+    """The class map of one class."""
+
+    title: str
+    maps: ClassMaps
+    k: int
+    class_map: ClassMap
+
+
+def compute_requests(requests: Sequence[MapRequest]) -> list[tuple[str, ClassMaps]]:
+    """Compute class maps one after the other. A request that fails is a warning on the page.
+
+    Returns:
+        Title and class maps of each request that succeeds, in order.
+    """
+    computed = []
+    for number, request in enumerate(requests, 1):
+        network, photo = request.network, request.photo
+        progress = f"{number} of {len(requests)}"
+        try:
+            with st.spinner(f"Computing the class maps of {photo.name} by {network.name}, {progress} ..."):
+                maps = cache.class_maps_of(network.key, photo.sha256, photo.name, request.scale, photo, network.load)
+        except InspectorError as error:
+            st.warning(f"{html.plain_text(request.title)}: {error}", icon=":material/warning:")
+        else:
+            computed.append((request.title, maps))
+    return computed
+
+
+def show_map_columns(
+    columns: Sequence[MapColumn], own_scales: bool, smooth: bool, photo_line: str | None = None
+) -> None:
+    """Show class maps over their photos, with their sums, and the color bar where they share one.
+
+    Args:
+        columns: the class maps, at least one.
+        own_scales: each map has its own scale, which stands below it.
+        smooth: interpolated, or the raw grid.
+        photo_line: if given, the photo of the first column stands before the maps, with this line below.
+    """
+    scale = None if own_scales else common_scale([column.class_map.values for column in columns])
+    tiles = [_draw_column(column, scale, smooth) for column in columns]
+    if photo_line is not None:
+        tiles.insert(0, _draw_photo(columns[0].maps, photo_line))
+    st.html(html.tiles(tiles, "clamp(10rem, 13vw, 20rem)"))
+    if scale is not None:
+        st.html(html.colour_bar(scale, "logits per cell, the same scale for all maps"))
+
+
+def _draw_photo(maps: ClassMaps, line: str) -> tuple[bytes, str, str, str]:
+    assert maps.view is not None, "the app shows photos only"
+    photo = maps.view.photo
+    image = html.encode_image(dimmed_photo(maps.view, _SIDE), exact=max(photo.size) < 100)
+    return image, photo.name, line, f"photo {photo.name}"
+
+
+def _draw_column(column: MapColumn, scale: float | None, smooth: bool) -> tuple[bytes, str, str, str]:
+    """Return image, title, line and alternative text of one class map; without a scale it has its own."""
+    maps, class_map = column.maps, column.class_map
+    own_scale = common_scale([class_map.values])
+    (image,) = html.draw_overlays(maps, [class_map], _SIDE, own_scale if scale is None else scale, smooth, _OPACITY)
+    alt = f"class map of {column.title}: {class_map.title}"
+    return image, column.title, " \N{MIDDLE DOT} ".join(_list_numbers(column, own_scale, scale is None)), alt
+
+
+def _list_numbers(column: MapColumn, own_scale: float, with_scale: bool) -> Iterator[str]:
+    maps, top = column.maps, int(column.maps.logits.argmax())
+    yield f"{column.class_map.title} {maps.probabilities[column.k]:.1%}"
+    if top != column.k:
+        yield f"top-1: {maps.classifier.class_names[top]}"
+    yield column.class_map.equation()
+    yield f"{maps.verdict}, residual {format_number(maps.residual, '.0e')}"
+    if with_scale:
+        yield f"strongest color at {format_number(own_scale, '.2g')} logits per cell"
