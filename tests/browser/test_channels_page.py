@@ -1,4 +1,4 @@
-"""The page of channels in a real browser: the ledger of a logit, a channel, and photos that it answers to."""
+"""The page Channels in a real browser: channel contributions, one channel, and photos that activate it."""
 
 import re
 
@@ -20,15 +20,15 @@ def number(text: str) -> float:
 
 
 def sums(page: Page) -> tuple[float, float, float]:
-    """Bias, channels and logit, as the page says them."""
+    """Bias, channels and logit, as the page shows them."""
     line = page.get_by_text(re.compile("^bias .* channels .* = ")).inner_text()
     bias, parts, total = re.findall(r"[+\N{MINUS SIGN}]\d+\.\d{4}", line)
     return number(bias), number(parts), number(total)
 
 
-def test_the_ledger_adds_up_and_a_line_leads_to_its_channel(page: Page, app_url: str) -> None:
+def test_contributions_and_bias_sum_to_the_logit_and_a_row_opens_its_channel(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/channels")
-    heading(page, "The ledger of tiger cat")
+    heading(page, "Channel contributions to tiger cat")
     bias, parts, total = sums(page)
     assert bias + parts == pytest.approx(total, abs=2e-4)
     chart = page.get_by_test_id("stVegaLiteChart")
@@ -43,17 +43,17 @@ def test_the_ledger_adds_up_and_a_line_leads_to_its_channel(page: Page, app_url:
     assert chosen is not None
     assert f"Channel {chosen[1]}" != first
     heading(page, f"Channel {chosen[1]}")
-    expect(page.get_by_text(re.compile("Number 2 of 1280 by size for tiger cat"))).to_be_visible()
+    expect(page.get_by_text(re.compile("Rank 2 of 1280 by absolute contribution to tiger cat"))).to_be_visible()
     line = page.get_by_text(re.compile("^weight .* x pooled value ")).inner_text()
     weight, pooled, part = (number(text) for text in re.findall(r"[+\N{MINUS SIGN}]?\d+\.\d+", line))
     assert weight * pooled == pytest.approx(part, rel=0.01)
 
 
-def test_a_class_against_another_is_a_ledger_too_and_a_link_reopens_it(page: Page, app_url: str) -> None:
+def test_a_contrast_has_channel_contributions_too_and_a_link_reopens_it(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/channels")
-    heading(page, "The ledger of tiger cat")
+    heading(page, "Channel contributions to tiger cat")
     page.get_by_role("radio", name="against a class").click()
-    heading(page, "The ledger of tiger cat against Egyptian cat")
+    heading(page, "Channel contributions to tiger cat against Egyptian cat")
     bias, parts, total = sums(page)
     assert bias + parts == pytest.approx(total, abs=2e-4)
     page.get_by_role("spinbutton", name="Channel").fill("112")
@@ -62,7 +62,7 @@ def test_a_class_against_another_is_a_ledger_too_and_a_link_reopens_it(page: Pag
     link = page.url
     page.goto("about:blank")
     page.goto(link)
-    heading(page, "The ledger of tiger cat against Egyptian cat")
+    heading(page, "Channel contributions to tiger cat against Egyptian cat")
     heading(page, "Channel 112")
 
 

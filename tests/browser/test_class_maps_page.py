@@ -169,7 +169,7 @@ def told(page: Page) -> Locator:
     return page.locator(".inspector-line")
 
 
-def panel(page: Page, text: str = "Position (") -> Locator:
+def panel(page: Page, text: str = "Cell (") -> Locator:
     return page.get_by_test_id("stMain").get_by_text(text)
 
 
@@ -205,7 +205,7 @@ def test_pointing_tells_the_value_of_a_position_at_once_and_clicking_chooses_it(
     expect(told(page)).to_have_text(f"Row 1, column 2: {value_at(1, 2)} logits")
     expect(panel(page)).to_have_count(0)
     page.mouse.click(*point(page, 4 / 28, 22 / 28))
-    expect(panel(page, "Position (2, 0)")).to_be_visible()
+    expect(panel(page, "Cell (2, 0)")).to_be_visible()
     assert "position=2%2C0" in page.url
     assert marks(page, "cell") == marks(page, "sees") == marks(page, "centre") == 1
     # The numbers of another class, with the same position chosen.
@@ -213,7 +213,7 @@ def test_pointing_tells_the_value_of_a_position_at_once_and_clicking_chooses_it(
     page.keyboard.type("Bag")
     page.keyboard.press("Enter")
     heading(page, "Bag")
-    expect(panel(page, "Position (2, 0)")).to_be_visible()
+    expect(panel(page, "Cell (2, 0)")).to_be_visible()
     assert marks(page, "cell") == 1
 
 
@@ -230,7 +230,7 @@ def test_outside_what_the_network_saw_there_is_no_position(page: Page, app_url: 
 
 def test_the_arrow_keys_walk_and_escape_clears(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/?{BOOT}&position=0,0")
-    expect(panel(page, "Position (0, 0)")).to_be_visible()
+    expect(panel(page, "Cell (0, 0)")).to_be_visible()
     heading(page, "All class maps before pooling")
     expect(page.get_by_test_id("stStatusWidget")).to_have_count(0)
     # Until the page is whole, what is drawn anew may take the focus away.
@@ -244,7 +244,7 @@ def test_the_arrow_keys_walk_and_escape_clears(page: Page, app_url: str) -> None
     for key in ("ArrowRight", "ArrowDown", "ArrowDown", "ArrowDown", "ArrowLeft", "ArrowRight"):
         page.keyboard.press(key)
     # The third step down ends at the edge.
-    expect(panel(page, "Position (2, 1)")).to_be_visible()
+    expect(panel(page, "Cell (2, 1)")).to_be_visible()
     expect(told(page)).to_have_text(f"Row 2, column 1: {value_at(2, 1)} logits")
     link = page.url
     page.keyboard.press("Escape")
@@ -252,7 +252,7 @@ def test_the_arrow_keys_walk_and_escape_clears(page: Page, app_url: str) -> None
     assert marks(page, "cell") == 0
     assert "position" not in page.url
     page.goto(link)
-    expect(panel(page, "Position (2, 1)")).to_be_visible()
+    expect(panel(page, "Cell (2, 1)")).to_be_visible()
 
 
 def test_a_click_runs_no_more_than_what_belongs_to_the_photo(page: Page, app_url: str) -> None:
@@ -261,7 +261,7 @@ def test_a_click_runs_no_more_than_what_belongs_to_the_photo(page: Page, app_url
     photo(page).evaluate("element => { element.seen = true; element.querySelector('img').seen = true }")
     source = photo(page).locator("img").get_attribute("src")
     page.mouse.click(*point(page, 0.5, 0.5))
-    expect(panel(page, "Position (1, 1)")).to_be_visible()
+    expect(panel(page, "Cell (1, 1)")).to_be_visible()
     # The same elements with the same picture: nothing was taken away and put back.
     assert photo(page).evaluate("element => element.seen && element.querySelector('img').seen")
     assert photo(page).locator("img").get_attribute("src") == source
@@ -269,7 +269,7 @@ def test_a_click_runs_no_more_than_what_belongs_to_the_photo(page: Page, app_url
 
 def test_what_if_shows_the_head_and_the_photo_without_the_masked_positions(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/?{BOOT}&show=what+if")
-    expect(panel(page, "Click positions on the photo")).to_be_visible()
+    expect(panel(page, "Click cells on the photo")).to_be_visible()
     table = page.locator("table.what-if")
     page.mouse.click(*point(page, 4 / 28, 4 / 28))
     maps = class_maps(load("fashion_gap"), list_examples("fashion_mnist")["Ankle boot"])
@@ -287,17 +287,17 @@ def test_what_if_shows_the_head_and_the_photo_without_the_masked_positions(page:
     page.keyboard.press("Enter")
     expect(told(page)).not_to_contain_text("masked")
     blurred = table.inner_text()
-    expect(page.get_by_role("img", name="what the network saw")).to_be_visible()
+    expect(page.get_by_role("img", name="masked input of the network")).to_be_visible()
     page.get_by_role("radio", name="grey").click()
     expect(table).not_to_have_text(blurred, use_inner_text=True)
     page.get_by_role("button", name="Clear").click()
-    expect(panel(page, "Click positions on the photo")).to_be_visible()
+    expect(panel(page, "Click cells on the photo")).to_be_visible()
     assert marks(page, "masked") == 0
 
 
 def test_of_quick_clicks_none_is_lost(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/?{BOOT}&show=what+if")
-    expect(panel(page, "Click positions on the photo")).to_be_visible()
+    expect(panel(page, "Click cells on the photo")).to_be_visible()
     places = [point(page, x / 28, y / 28) for x in (4, 12, 22) for y in (4, 12)]
     for place in places:
         page.mouse.click(*place)
@@ -318,9 +318,9 @@ def test_what_lies_below_the_photo_is_not_cut_off(
     context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
     page.goto(f"{app_url}/?network=flowers17_gmp&position=3,3&show={show}")
-    expect(panel(page, "Position (3, 3)")).to_be_visible()
+    expect(panel(page, "Cell (3, 3)")).to_be_visible()
     if show == "what if":
-        page.get_by_role("button", name="Mask there").click()
+        page.get_by_role("button", name="Mask these cells").click()
         expect(page.locator("table.what-if")).to_be_visible()
     assert_nothing_is_cut_off(page)
     for element in page.locator(".inspector-photo, .what-if, .inspector-line").all():

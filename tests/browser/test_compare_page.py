@@ -21,20 +21,20 @@ def test_one_photo_is_seen_by_networks_that_know_the_same_classes(page: Page, ap
     page.goto(f"{app_url}/compare?network=fashion_gap&example=Bag")
     for name in ("fashion_gap", "fashion_gmp", "fashion_gap_sigmoid", "fashion_gmp_sigmoid"):
         tile(page, name, "Bag")
-    expect(page.get_by_text("logits a position, the same for all maps")).to_be_visible()
-    expect(page.get_by_text("The cosine compares the cells' logits")).to_be_visible()
+    expect(page.get_by_text("logits per cell, the same scale for all maps")).to_be_visible()
+    expect(page.get_by_text("The cosine compares the logits of the cells")).to_be_visible()
     page.get_by_role("combobox", name="Class").click()
     page.keyboard.type("Dress")
     page.keyboard.press("Enter")
     tile(page, "fashion_gmp", "Dress")
-    page.get_by_text("Each on its own scale", exact=True).click()
-    expect(page.get_by_text("densest colour")).to_have_count(4)
-    expect(page.get_by_text("the same for all maps")).to_have_count(0)
+    page.get_by_text("One scale per map", exact=True).click()
+    expect(page.get_by_text("strongest color")).to_have_count(4)
+    expect(page.get_by_text("the same scale for all maps")).to_have_count(0)
     link = page.url
     page.goto("about:blank")
     page.goto(link)
     tile(page, "fashion_gmp", "Dress")
-    expect(page.get_by_text("densest colour")).to_have_count(4)
+    expect(page.get_by_text("strongest color")).to_have_count(4)
 
 
 def test_the_comparison_is_taken_away_as_a_figure(page: Page, app_url: str) -> None:
@@ -54,13 +54,13 @@ def test_networks_with_other_classes_show_their_own_likeliest_and_are_not_said_t
     page.goto(f"{app_url}/compare?compare=networks&network=fashion_gap&example=Bag&with=efficientnet_lite0")
     tile(page, "fashion_gap", "Bag")
     expect(page.get_by_role("img", name="class map of efficientnet_lite0:")).to_be_visible()
-    expect(page.get_by_placeholder("each one's own likeliest")).to_be_visible()
+    expect(page.get_by_placeholder("top-1 of each")).to_be_visible()
     expect(page.get_by_text("cosine")).to_have_count(0)
 
 
 def test_a_network_alone_says_what_to_do(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/compare?compare=networks&network=efficientnet_lite0&example=Cat")
-    expect(page.get_by_role("status")).to_contain_text("None there knows the same classes")
+    expect(page.get_by_role("status")).to_contain_text("No other network here has the same classes")
     tile(page, "efficientnet_lite0", "tiger cat")
 
 

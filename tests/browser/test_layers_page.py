@@ -20,7 +20,7 @@ def heading(page: Page, text: str) -> None:
 def test_a_channel_is_chosen_by_mouse_and_keys_and_a_link_reopens_it(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/layers{GAP}&layer=8&sort=number")
     heading(page, "8")
-    expect(page.get_by_text("ReLU: 16 feature maps of 14 x 14 positions.")).to_be_visible()
+    expect(page.get_by_text("ReLU: 16 feature maps of 14 x 14 cells.")).to_be_visible()
     expect(page.get_by_role("option")).to_have_count(16)
     page.get_by_role("option", name="channel 5,").click()
     heading(page, "Channel 5")
@@ -39,14 +39,14 @@ def test_a_layer_is_chosen_by_steps_and_in_the_tree(page: Page, app_url: str) ->
     page.goto(f"{app_url}/layers{GAP}")
     # What is pooled.
     heading(page, "15")
-    page.get_by_role("button", name="Layer before").click()
+    page.get_by_role("button", name="Previous layer").click()
     heading(page, "14")
-    expect(page.get_by_text("MaxPool2d: 32 feature maps of 3 x 3 positions.")).to_be_visible()
+    expect(page.get_by_text("MaxPool2d: 32 feature maps of 3 x 3 cells.")).to_be_visible()
     table = page.get_by_test_id("stDataFrame").bounding_box()
     assert table is not None
     page.mouse.click(table["x"] + 20, table["y"] + 52)  # the box of the first row
     heading(page, "0")
-    expect(page.get_by_role("button", name="Layer before")).to_be_disabled()
+    expect(page.get_by_role("button", name="Previous layer")).to_be_disabled()
 
 
 def test_the_maps_are_drawn_and_dead_channels_marked(page: Page, app_url: str) -> None:
@@ -71,9 +71,9 @@ def test_the_maps_are_drawn_and_dead_channels_marked(page: Page, app_url: str) -
 def test_contributions_to_a_class_are_named_by_how_they_are_known(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/layers{GAP}&sort=contribution&class=Sneaker")
     expect(page.get_by_text("Contributions to the logit of Sneaker are exact")).to_be_visible()
-    page.get_by_role("button", name="Layer before").click()
+    page.get_by_role("button", name="Previous layer").click()
     expect(page.get_by_text("gradient x activation")).to_be_visible()
-    expect(page.get_by_text(re.compile(r"brings .* logits to Sneaker \(first order\)"))).to_be_visible()
+    expect(page.get_by_text(re.compile(r"adds .* logits to Sneaker \(first order\)"))).to_be_visible()
 
 
 def test_a_layer_of_another_network_gives_way_to_what_is_pooled(page: Page, app_url: str) -> None:

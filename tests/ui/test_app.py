@@ -51,7 +51,7 @@ def test_a_network_is_heard_through_the_backend_that_is_named(tmp_path: Path, mo
         app = opened(network="fashion_gap", example="Bag")
         shown[backend] = [headings(app), lines(app)] if not app.error else [error.value for error in app.error]
         helps = " ".join(markdown.help or "" for markdown in app.markdown)
-        assert ("The pass ran through onnxruntime." in helps) == (backend == "onnxruntime")
+        assert ("The forward pass ran through onnxruntime." in helps) == (backend == "onnxruntime")
         cache.accelerated_network.clear()
         cache.class_maps_of.clear()
     assert len(list(tmp_path.glob("*.onnx"))) == 1

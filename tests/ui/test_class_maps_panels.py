@@ -52,9 +52,9 @@ def told(number: float) -> str:
 
 def test_a_link_names_a_position_and_below_the_photo_is_what_it_adds() -> None:
     app, maps = opened(position="1,2"), maps_of("fashion_gap")
-    assert "**Position (1, 2)** sees the photo's pixels" in lines(app)
-    (classes,) = (table.value for table in app.dataframe if "whole logit" in table.value)
-    by_name = dict(zip(classes["class"], classes["logits here"], strict=True))
+    assert "**Cell (1, 2)** sees the pixels" in lines(app)
+    (classes,) = (table.value for table in app.dataframe if "logit" in table.value)
+    by_name = dict(zip(classes["class"], classes["from this cell"], strict=True))
     assert by_name == {name: pytest.approx(float(maps.values[k, 1, 2])) for k, name, _ in maps.top(5)}
 
 
@@ -62,7 +62,7 @@ def test_a_link_names_a_position_and_below_the_photo_is_what_it_adds() -> None:
 def test_a_link_to_no_position_shows_none(position: str) -> None:
     app = opened(position=position)
     assert not app.error
-    assert "**Position" not in lines(app)
+    assert "**Cell" not in lines(app)
     assert "position" not in app.query_params
 
 
@@ -71,10 +71,10 @@ def test_for_max_pooling_a_position_tells_what_it_decides() -> None:
     deciders = [int(channel.argmax()) for channel in maps.feature_maps]
     k = maps.top(1)[0][0]  # the feature maps are the class maps themselves
     app = opened(network="fashion_gmp", position=f"{deciders[k] // 3},{deciders[k] % 3}")
-    assert f"**decides {deciders.count(deciders[k])} of 10 channels**" in lines(app)
+    assert f"**has the maximum of {deciders.count(deciders[k])} of 10 channels**" in lines(app)
     nowhere = next(place for place in range(9) if place not in deciders)
     app = opened(network="fashion_gmp", position=f"{nowhere // 3},{nowhere % 3}")
-    assert "**decides none of 10 channels**" in lines(app)
+    assert "**has the maximum of none of the 10 channels**" in lines(app)
 
 
 def test_the_winning_classes_stand_in_a_legend_with_their_positions() -> None:
@@ -96,12 +96,12 @@ def test_classes_beyond_the_first_seven_share_the_last_colour() -> None:
 
 
 def test_what_if_without_a_mask_says_what_to_do() -> None:
-    assert "Click positions on the photo" in opened(show="what if").info[0].value
+    assert "Click cells on the photo" in opened(show="what if").info[0].value
 
 
 def test_positions_above_a_share_are_masked_and_their_part_is_gone_from_the_logit() -> None:
     app, maps = opened(show="what if"), maps_of("fashion_gap")
-    button = next(button for button in app.button if button.label == "Mask there")
+    button = next(button for button in app.button if button.label == "Mask these cells")
     button.click().run()
     k = maps.top(1)[0][0]
     high = maps.values[k] > 0.5 * maps.values[k].max()
@@ -112,7 +112,7 @@ def test_positions_above_a_share_are_masked_and_their_part_is_gone_from_the_logi
         )
         assert f"<th scope=row>{maps.classifier.class_names[j]}</th>{cells}" in rows
     next(button for button in app.button if button.label == "Clear").click().run()
-    assert "Click positions on the photo" in app.info[0].value
+    assert "Click cells on the photo" in app.info[0].value
 
 
 def test_max_pooling_without_any_position_gets_one_sentence_and_the_photo_is_asked_all_the_same() -> None:
@@ -121,12 +121,12 @@ def test_max_pooling_without_any_position_gets_one_sentence_and_the_photo_is_ask
     app.session_state["mask"] = about, number + 1, tuple((y, x) for y in range(3) for x in range(3))
     app.run()
     assert [error.value.startswith("All positions are masked") for error in app.error] == [True]
-    assert "<th>now</th><th>photo</th>" in pictures(app)
+    assert "<th>original</th><th>photo</th>" in pictures(app)
 
 
 def test_another_photo_begins_without_a_mask() -> None:
     app = opened(show="what if")
-    next(button for button in app.button if button.label == "Mask there").click().run()
+    next(button for button in app.button if button.label == "Mask these cells").click().run()
     assert "table class=what-if" in pictures(app)
     app.pills(key="example").set_value("Bag").run()
     assert "table class=what-if" not in pictures(app)

@@ -45,9 +45,7 @@ def contribution_chart(contributions: ChannelContributions, count: int) -> alt.L
         color=color,
         opacity=alt.condition("datum.channel === chosen", alt.value(1), alt.value(0.72)),
     )
-    values = base.mark_text(align="left", dx=5, color=_GRAY, fontWeight="bold").encode(
-        x="far:Q", text="contribution:N"
-    )
+    values = base.mark_text(align="left", dx=5, color=_GRAY, fontWeight="bold").encode(x="far:Q", text="contribution:N")
     running = base.mark_text(align="right", color=_GRAY).encode(x=alt.datum(high), text="sum:N")
     # A click anywhere in a row counts: a bar may be only a pixel wide.
     click = alt.selection_point(name="bar", fields=["channel"], on="click", empty=False)

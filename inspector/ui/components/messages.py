@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import streamlit as st
 
@@ -23,6 +24,7 @@ def show_error(error: InspectorError | str) -> None:
     st.error(str(error), icon=":material/error:")
 
 
-def verdict_badge(verdict: Verdict) -> str:
-    """Return a verdict as a colored badge, in Markdown."""
-    return f":{VERDICTS[verdict].color}-badge[{verdict}]"
+def verdict_badge(verdict: Verdict | Literal["none"]) -> str:
+    """Return a verdict as a colored badge, in Markdown; "none" is that of a network without class maps."""
+    color = "red" if verdict == "none" else VERDICTS[verdict].color
+    return f":{color}-badge[{verdict}]"

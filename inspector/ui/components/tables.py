@@ -12,9 +12,7 @@ _STYLE = """<style>
 </style>"""
 
 
-def make_grouped_table(
-    groups: Sequence[str], columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]
-) -> str:
+def make_grouped_table(groups: Sequence[str], columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
     """Return a table as HTML whose columns stand below every group heading. Its texts wrap in narrow windows.
 
     Args:

@@ -160,7 +160,10 @@ def _show_channel(maps: ClassMaps, contributions: ChannelContributions, channel:
     if contributions.weight is None:
         st.markdown(f"It adds **{contribution}** logits. Every cell has a weight of its own.")
     else:
-        weight, pooled = _format(float(contributions.weight[channel])), format_number(float(contributions.pooled[channel]))
+        weight, pooled = (
+            _format(float(contributions.weight[channel])),
+            format_number(float(contributions.pooled[channel])),
+        )
         st.markdown(
             f"weight **{weight}** x pooled value **{pooled}** = **{contribution}** logits",
             help="The pooled value is the mean of the map, or its maximum, depending on the pooling. The weight is "

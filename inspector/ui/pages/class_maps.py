@@ -57,9 +57,7 @@ def _show_page(maps: ClassMaps, key: cache.MapsKey) -> None:
 
 def _show_class_maps(shown: ShownMaps) -> None:
     maps, selection = shown.maps, shown.selection
-    content = maps.figure_content(
-        shown.listed, selection.against, selection.dense, selection.smooth, selection.opacity
-    )
+    content = maps.figure_content(shown.listed, selection.against, selection.dense, selection.smooth, selection.opacity)
 
     def make_file(name: str) -> bytes:
         # matplotlib takes a second to import.
@@ -80,7 +78,7 @@ def _show_class_maps(shown: ShownMaps) -> None:
     _show_side_by_side(shown, [j for j, _, _ in maps.top(TOP)])
     if len(maps.values) <= FEW_CLASSES:
         st.subheader("All class maps before pooling", anchor=False)
-        st.caption("The scores of every class per cell. Pooled over all cells, they give the logits.")
+        st.caption("The score of each class in each cell. Pooled over all cells, the scores give the logits.")
         st.html(html.draw_all_class_maps(maps))
         show_download_buttons(_ALL_MAPS_FILES, make_file)
 
@@ -262,7 +260,9 @@ def _show_predictions(maps: ClassMaps, listed: tuple[int, ...], k: int) -> None:
     def choose(j: int) -> None:
         st.session_state[keys.CLASS] = labels[j]
 
-    rows = [Row(j, labels[j], float(maps.probabilities[j]), format_number(maps.logits[j], ".3f")) for j in listed]
+    rows = [
+        Row(j, labels[j], float(maps.probabilities[j]), format_number(float(maps.logits[j]), ".3f")) for j in listed
+    ]
     show_class_list(rows, k, choose)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
@@ -19,10 +20,14 @@ from inspector.ui.state import cache, keys
 from inspector.ui.state.sidebar import PHOTO_TYPES, NetworkChoice, choose_photo, choose_size, list_choices
 from inspector.ui.state.streamlit_fixes import fragment
 
+if TYPE_CHECKING:
+    from inspector.output.export import Format
+
 NETWORKS, PHOTOS = "networks", "photos"
 MAX_NETWORKS = 4
 MAX_PHOTOS = 12
-_FILES = {suffix.upper(): f"comparison.{suffix}" for suffix in ("png", "pdf", "svg")}
+_FILES = {"PNG": "comparison.png", "PDF": "comparison.pdf", "SVG": "comparison.svg"}
+_FORMATS: "dict[str, Format]" = {"comparison.png": "png", "comparison.pdf": "pdf", "comparison.svg": "svg"}
 
 
 def show(network: NetworkChoice) -> None:
@@ -43,9 +48,7 @@ def show(network: NetworkChoice) -> None:
     except InspectorError as error:
         show_error(error)
         return
-    requests = (
-        _choose_photos(network, scale) if photo is None else _choose_networks(network, photo, scale)
-    )
+    requests = _choose_photos(network, scale) if photo is None else _choose_networks(network, photo, scale)
     if compared := compute_requests(requests):
         _show_comparison(compared, mode)
 
@@ -77,9 +80,13 @@ def _choose_networks(network: NetworkChoice, photo: Photo, scale: float | None) 
         st.info(note, icon=":material/info:")
     others = [offered[name] for name in names if name != network.name]
     if not others:
-        hint = "" if same_classes else (
-            " No other network here has the same classes: load your own on the page Network, add one with "
-            "`inspector add`, or compare several photos by this network."
+        hint = (
+            ""
+            if same_classes
+            else (
+                " No other network here has the same classes: load your own on the page Network, add one with "
+                "`inspector add`, or compare several photos by this network."
+            )
         )
         st.info(f"Choose one more network in the box above.{hint}", icon=":material/compare:")
     return [MapRequest(choice.name, choice, photo, scale) for choice in (network, *others)]
@@ -161,14 +168,12 @@ def _show_comparison(compared: Sequence[tuple[str, ClassMaps]], mode: str) -> No
 def _show_downloads(columns: Sequence[MapColumn], own_scales: bool, smooth: bool) -> None:
     def make_file(name: str) -> bytes:
         # matplotlib takes a second to import.
-        from inspector.training.figures import side_by_side_figure
         from inspector.output.export import figure_bytes
+        from inspector.training.figures import side_by_side_figure
 
         maps, classes = [column.maps for column in columns], [column.k for column in columns]
         figure = side_by_side_figure(maps, classes, [column.title for column in columns], own_scales, smooth)
-        suffix = name.split(".")[1]
-        assert suffix in ("png", "pdf", "svg")
-        return figure_bytes(figure, suffix)
+        return figure_bytes(figure, _FORMATS[name])
 
     show_download_buttons(_FILES, make_file, "Download the figure")
 

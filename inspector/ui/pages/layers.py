@@ -1,13 +1,10 @@
 """The page Layers: the network as a tree, and the feature maps of any layer on the photo, channel by channel."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import streamlit as st
 
 from inspector.analysis.layers import (
-    Contributions,
-    Facts,
     Layer,
     LayerMaps,
     facts,
@@ -16,50 +13,26 @@ from inspector.analysis.layers import (
 )
 from inspector.explain.class_maps import ClassMaps
 from inspector.output.overlay import common_scale
-from inspector.output.text import format_number
-from inspector.ui.components import html
-from inspector.ui.components.channel_grid import Tile, activation_bar, show_channel_grid
-from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_frame, show_maps
+from inspector.ui.components.channel_grid import activation_bar, show_channel_grid
 from inspector.ui.components.messages import show_errors
+from inspector.ui.pages.layers_panels import (
+    CONTRIBUTION,
+    HIGHEST,
+    INDEX,
+    MEAN,
+    LayerSelection,
+    ShownLayer,
+    describe_layer,
+    make_tile,
+    show_channel,
+    show_depth,
+)
 from inspector.ui.state import cache, keys
 from inspector.ui.state.selection import choose_channel, choose_class
 from inspector.ui.state.sidebar import NetworkChoice, SidebarSelection
 from inspector.ui.state.streamlit_fixes import fragment
 
 PAGE = 64  # channels shown at once
-_SMALL = 28 * 28  # cells: larger maps of a whole page of channels make a slow message
-_SIDE, _DEPTH_SIDE = 640, 360  # longer sides of the drawn maps, in pixels
-INDEX, MEAN, HIGHEST, CONTRIBUTION = "number", "mean", "highest", "contribution"  # values in links
-
-
-@dataclass(frozen=True)
-class LayerSelection:
-    """What the controls of the page choose."""
-
-    layer: Layer
-    order: str  # by what the channels are sorted
-    k: int | None  # the class of the contributions
-    own_scales: bool  # each channel on its own scale
-    smooth: bool  # interpolated, or the raw grid
-
-
-@dataclass(frozen=True, eq=False)
-class ShownLayer:
-    """What the page shows of a layer."""
-
-    key: cache.MapsKey
-    maps: ClassMaps
-    layer_maps: LayerMaps
-    selection: LayerSelection
-    statistics: Facts
-    contributions: Contributions | None  # to the logit of the chosen class
-    scale: float | None  # of all channels; None: each its own
-
-    @property
-    def class_name(self) -> str:
-        """Name of the class of the contributions, as Markdown."""
-        assert self.selection.k is not None, "there is a class where there are contributions"
-        return html.plain_text(self.maps.classifier.class_names[self.selection.k])
 
 
 def show(selection: SidebarSelection) -> None:
@@ -211,17 +184,17 @@ def _show_channels(key: cache.MapsKey, maps: ClassMaps, layer_maps: LayerMaps, s
     wide, narrow = st.columns([3, 2], gap="large")
     with wide:
         st.subheader(label, anchor=False)
-        st.caption(_describe(shown))
+        st.caption(describe_layer(shown))
         with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
             channel = choose_channel(len(order), order[0])
             page = _choose_page(order, channel, (key, label, selection.order, selection.k))
     on_page = order[(page - 1) * PAGE : page * PAGE]
     # Draw what the user clicked for first.
     with narrow:
-        _show_channel(shown, channel, on_page)
-        _show_depth(layer_maps, selection.smooth)
+        show_channel(shown, channel, on_page)
+        show_depth(layer_maps, selection.smooth)
     with wide:
-        tiles = [_make_tile(shown, c) for c in on_page]
+        tiles = [make_tile(shown, c) for c in on_page]
         show_channel_grid(layer_maps.maps[on_page], tiles, scale, channel, f"Feature maps of {label}")
         if scale is not None:
             st.html(activation_bar(scale, layer_maps.signed))
@@ -245,106 +218,3 @@ def _choose_page(order: Sequence[int], channel: int, sorted_by: object) -> int:
         return 1
     place = order.index(channel) // PAGE + 1
     return st.pagination(pages, default=place, key=f"page of {channel} {sorted_by}", max_visible_pages=5)
-
-
-def _describe(shown: ShownLayer) -> str:
-    """Return a few sentences on the layer and its channels on this photo."""
-    layer, statistics = shown.layer_maps.layer, shown.statistics
-    channels, height, width = shown.layer_maps.maps.shape
-    sentences = [f"{layer.kind}: {channels} feature maps of {height} x {width} cells."]
-    if (field := layer.field) is not None and field.y.size != float("inf"):
-        sentences.append(
-            f"A cell sees {field.y.size:.0f} x {field.x.size:.0f} pixels of the network's input; the stride is "
-            f"{field.y.stride:.0f} pixels."
-        )
-    if dead := int(statistics.dead.sum()):
-        sentences.append(f"{dead} channels are dead on this photo: 0 in every cell.")
-    if saturated := int((statistics.saturated > 0).sum()):
-        ceiling = format_number(layer.ceiling or 0)
-        sentences.append(f"{saturated} channels are saturated in some cells, at the maximum of {ceiling}.")
-    if shown.contributions is not None:
-        if shown.contributions.how == "first order":
-            sentences.append(
-                f"Contributions to the logit of {shown.class_name} are gradient x activation: a first-order "
-                "approximation, which does not sum to the logit."
-            )
-        else:
-            sentences.append(
-                f"Contributions to the logit of {shown.class_name} are {shown.contributions.how}: these maps are "
-                "pooled, and the contributions sum to the logit minus the bias."
-            )
-    return " ".join(sentences)
-
-
-def _make_tile(shown: ShownLayer, channel: int) -> Tile:
-    statistics, order = shown.statistics, shown.selection.order
-    if order == CONTRIBUTION and shown.contributions is not None:
-        value = format_number(float(shown.contributions.values[channel]), "+.2g")
-    else:
-        value = format_number(float((statistics.highest if order == HIGHEST else statistics.mean)[channel]))
-    saturated = float(statistics.saturated[channel])
-    mark = ""
-    if statistics.dead[channel]:
-        mark = "dead"
-    elif saturated:
-        mark = f"{saturated:.0%} at {format_number(shown.layer_maps.layer.ceiling or 0)}"
-    label = f"channel {channel}, {order if order != INDEX else MEAN} {value}"
-    return Tile(channel, value, mark, label + (f", {mark}" if mark else ""))
-
-
-def _show_channel(shown: ShownLayer, channel: int, on_page: Sequence[int]) -> None:
-    """Show one channel large over the photo, with its statistics."""
-    layer_maps = shown.layer_maps
-    grids = layer_maps.maps.numpy(force=True)
-
-    def draw(c: int) -> MapDrawing:
-        scale = common_scale([grids[c]]) if shown.scale is None else shown.scale
-        return MapDrawing(encode_cells(grids[c], scale), f"channel {c} of {layer_maps.layer.label}")
-
-    st.subheader(f"Channel {channel}", anchor=False)
-    frame = make_frame(
-        grids[channel].shape, layer_maps.view, layer_maps.receptive_field, _SIDE, shown.selection.smooth
-    )
-    ahead = {c: draw(c) for c in on_page} if grids[channel].size <= _SMALL else {}
-    show_maps(keys.CHANNEL_MAP, layer_maps.view, frame, [draw(channel)], ahead=ahead)
-    scale = common_scale([grids[channel]]) if shown.scale is None else shown.scale
-    st.html(activation_bar(scale, layer_maps.signed))
-    st.markdown(", ".join(_list_statistics(shown, channel)))
-
-
-def _list_statistics(shown: ShownLayer, channel: int) -> list[str]:
-    """Return what is known of a channel, as phrases in Markdown."""
-    statistics, ceiling = shown.statistics, shown.layer_maps.layer.ceiling
-    phrases = [
-        f"mean **{format_number(float(statistics.mean[channel]))}**",
-        f"highest **{format_number(float(statistics.highest[channel]))}**",
-        "**dead**: 0 in every cell"
-        if statistics.dead[channel]
-        else f"0 in **{float(statistics.zeros[channel]):.0%}** of the cells",
-    ]
-    if ceiling is not None:
-        phrases.append(
-            f"saturated at {format_number(ceiling)} in **{float(statistics.saturated[channel]):.0%}** of the cells"
-        )
-    if shown.contributions is not None:
-        contribution = format_number(float(shown.contributions.values[channel]), "+.4f")
-        phrases.append(f"adds **{contribution}** logits to {shown.class_name} ({shown.contributions.how})")
-    return phrases
-
-
-def _show_depth(layer_maps: LayerMaps, smooth: bool) -> None:
-    """Show all channels as one map: their mean, and their maximum."""
-    st.markdown(
-        "**All channels in one map**",
-        help="Depth pooling: the mean, or the maximum, over all channels in each cell. It shows where the layer is "
-        "active, for whatever class.",
-    )
-    frame = make_frame(layer_maps.maps.shape[1:], layer_maps.view, layer_maps.receptive_field, _DEPTH_SIDE, smooth)
-    drawings = []
-    for name, values in (("mean", layer_maps.depth("average")), ("highest", layer_maps.depth("max"))):
-        # The scale starts at the lowest value: the maximum of many channels is far from zero everywhere.
-        low, high = float(values.min()), float(values.max())
-        line = f"{name} over the channels: from {format_number(low)} (clear) to {format_number(high)} (red)"
-        alt = f"{name} over all channels of {layer_maps.layer.label}"
-        drawings.append(MapDrawing(encode_cells(values - low, high - low), alt, line=line))
-    show_maps(keys.DEPTH_MAPS, layer_maps.view, frame, drawings, "8rem")

@@ -3,7 +3,6 @@
 import tempfile
 import uuid
 from pathlib import Path
-from typing import Literal
 
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
@@ -11,10 +10,10 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 from inspector.analysis.summary import NetworkSummary
 from inspector.errors import InspectorError, NetworkError
 from inspector.explain.classifier import Classifier
-from inspector.explain.kinds import VERDICTS, Verdict
 from inspector.images.preprocessing import PreprocessingOverrides
 from inspector.networks.labels import parse_labels
 from inspector.networks.load import KERAS, ONNX, resolve
+from inspector.ui.components.messages import verdict_badge
 from inspector.ui.state import cache
 from inspector.ui.state.keys import OWN_NETWORKS
 from inspector.ui.state.sidebar import NetworkChoice
@@ -40,15 +39,9 @@ def show(choice: NetworkChoice) -> None:
     _own_network()
 
 
-def badge(verdict: Verdict | Literal["none"]) -> str:
-    """The verdict as Markdown, in its colour."""
-    color = "red" if verdict == "none" else VERDICTS[verdict].color
-    return f":{color}-badge[{verdict}]"
-
-
 def _anatomy(anatomy: NetworkSummary) -> None:
     st.subheader(anatomy.name, anchor=False)
-    st.markdown(f"{badge(anatomy.verdict)} {anatomy.reason.rstrip('.')}.")
+    st.markdown(f"{verdict_badge(anatomy.verdict)} {anatomy.reason.rstrip('.')}.")
     wide, narrow = st.columns([3, 2], gap="large")
     told = dict(anatomy.lines())
     with wide:

@@ -1,0 +1,151 @@
+"""What the page Layers says about a layer, and about one of its channels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import streamlit as st
+
+from inspector.analysis.layers import Contributions, Facts, Layer, LayerMaps
+from inspector.explain.class_maps import ClassMaps
+from inspector.output.overlay import common_scale
+from inspector.output.text import format_number
+from inspector.ui.components import html
+from inspector.ui.components.channel_grid import Tile, activation_bar
+from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_frame, show_maps
+from inspector.ui.state import cache, keys
+
+INDEX, MEAN, HIGHEST, CONTRIBUTION = "number", "mean", "highest", "contribution"  # values in links
+_SMALL = 28 * 28  # cells: larger maps of a whole page of channels make a slow message
+_SIDE, _DEPTH_SIDE = 640, 360  # longer sides of the drawn maps, in pixels
+
+
+@dataclass(frozen=True)
+class LayerSelection:
+    """What the controls of the page choose."""
+
+    layer: Layer
+    order: str  # by what the channels are sorted
+    k: int | None  # the class of the contributions
+    own_scales: bool  # each channel on its own scale
+    smooth: bool  # interpolated, or the raw grid
+
+
+@dataclass(frozen=True, eq=False)
+class ShownLayer:
+    """What the page shows of a layer."""
+
+    key: cache.MapsKey
+    maps: ClassMaps
+    layer_maps: LayerMaps
+    selection: LayerSelection
+    statistics: Facts
+    contributions: Contributions | None  # to the logit of the chosen class
+    scale: float | None  # of all channels; None: each its own
+
+    @property
+    def class_name(self) -> str:
+        """Name of the class of the contributions, as Markdown."""
+        assert self.selection.k is not None, "there is a class where there are contributions"
+        return html.plain_text(self.maps.classifier.class_names[self.selection.k])
+
+
+def describe_layer(shown: ShownLayer) -> str:
+    """Return a few sentences on the layer and its channels on this photo."""
+    layer, statistics = shown.layer_maps.layer, shown.statistics
+    channels, height, width = shown.layer_maps.maps.shape
+    sentences = [f"{layer.kind}: {channels} feature maps of {height} x {width} cells."]
+    if (field := layer.field) is not None and field.y.size != float("inf"):
+        sentences.append(
+            f"A cell sees {field.y.size:.0f} x {field.x.size:.0f} pixels of the network's input; the stride is "
+            f"{field.y.stride:.0f} pixels."
+        )
+    if dead := int(statistics.dead.sum()):
+        sentences.append(f"{dead} channels are dead on this photo: 0 in every cell.")
+    if saturated := int((statistics.saturated > 0).sum()):
+        ceiling = format_number(layer.ceiling or 0)
+        sentences.append(f"{saturated} channels are saturated in some cells, at the maximum of {ceiling}.")
+    if shown.contributions is not None:
+        if shown.contributions.how == "first order":
+            sentences.append(
+                f"Contributions to the logit of {shown.class_name} are gradient x activation: a first-order "
+                "approximation, which does not sum to the logit."
+            )
+        else:
+            sentences.append(
+                f"Contributions to the logit of {shown.class_name} are {shown.contributions.how}: these maps are "
+                "pooled, and the contributions sum to the logit minus the bias."
+            )
+    return " ".join(sentences)
+
+
+def make_tile(shown: ShownLayer, channel: int) -> Tile:
+    """Return what stands below the map of a channel in the grid."""
+    statistics, order = shown.statistics, shown.selection.order
+    if order == CONTRIBUTION and shown.contributions is not None:
+        value = format_number(float(shown.contributions.values[channel]), "+.2g")
+    else:
+        value = format_number(float((statistics.highest if order == HIGHEST else statistics.mean)[channel]))
+    saturated = float(statistics.saturated[channel])
+    mark = ""
+    if statistics.dead[channel]:
+        mark = "dead"
+    elif saturated:
+        mark = f"{saturated:.0%} at {format_number(shown.layer_maps.layer.ceiling or 0)}"
+    label = f"channel {channel}, {order if order != INDEX else MEAN} {value}"
+    return Tile(channel, value, mark, label + (f", {mark}" if mark else ""))
+
+
+def show_channel(shown: ShownLayer, channel: int, on_page: Sequence[int]) -> None:
+    """Show one channel large over the photo, with its statistics."""
+    layer_maps = shown.layer_maps
+    grids = layer_maps.maps.numpy(force=True)
+
+    def draw(c: int) -> MapDrawing:
+        scale = common_scale([grids[c]]) if shown.scale is None else shown.scale
+        return MapDrawing(encode_cells(grids[c], scale), f"channel {c} of {layer_maps.layer.label}")
+
+    st.subheader(f"Channel {channel}", anchor=False)
+    frame = make_frame(grids[channel].shape, layer_maps.view, layer_maps.receptive_field, _SIDE, shown.selection.smooth)
+    ahead = {c: draw(c) for c in on_page} if grids[channel].size <= _SMALL else {}
+    show_maps(keys.CHANNEL_MAP, layer_maps.view, frame, [draw(channel)], ahead=ahead)
+    scale = common_scale([grids[channel]]) if shown.scale is None else shown.scale
+    st.html(activation_bar(scale, layer_maps.signed))
+    st.markdown(", ".join(_list_statistics(shown, channel)))
+
+
+def _list_statistics(shown: ShownLayer, channel: int) -> list[str]:
+    """Return what is known of a channel, as phrases in Markdown."""
+    statistics, ceiling = shown.statistics, shown.layer_maps.layer.ceiling
+    phrases = [
+        f"mean **{format_number(float(statistics.mean[channel]))}**",
+        f"highest **{format_number(float(statistics.highest[channel]))}**",
+        "**dead**: 0 in every cell"
+        if statistics.dead[channel]
+        else f"0 in **{float(statistics.zeros[channel]):.0%}** of the cells",
+    ]
+    if ceiling is not None:
+        phrases.append(
+            f"saturated at {format_number(ceiling)} in **{float(statistics.saturated[channel]):.0%}** of the cells"
+        )
+    if shown.contributions is not None:
+        contribution = format_number(float(shown.contributions.values[channel]), "+.4f")
+        phrases.append(f"adds **{contribution}** logits to {shown.class_name} ({shown.contributions.how})")
+    return phrases
+
+
+def show_depth(layer_maps: LayerMaps, smooth: bool) -> None:
+    """Show all channels as one map: their mean, and their maximum."""
+    st.markdown(
+        "**All channels in one map**",
+        help="Depth pooling: the mean, or the maximum, over all channels in each cell. It shows where the layer is "
+        "active, for whatever class.",
+    )
+    frame = make_frame(layer_maps.maps.shape[1:], layer_maps.view, layer_maps.receptive_field, _DEPTH_SIDE, smooth)
+    drawings = []
+    for name, values in (("mean", layer_maps.depth("average")), ("highest", layer_maps.depth("max"))):
+        # The scale starts at the lowest value: the maximum of many channels is far from zero everywhere.
+        low, high = float(values.min()), float(values.max())
+        line = f"{name} over the channels: from {format_number(low)} (clear) to {format_number(high)} (red)"
+        alt = f"{name} over all channels of {layer_maps.layer.label}"
+        drawings.append(MapDrawing(encode_cells(values - low, high - low), alt, line=line))
+    show_maps(keys.DEPTH_MAPS, layer_maps.view, frame, drawings, "8rem")
