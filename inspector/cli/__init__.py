@@ -1,4 +1,4 @@
-"""The command line: what is typed becomes a call; each kind of command has a module of its own."""
+"""The command line: each module holds the commands of one kind."""
 
 import subprocess
 import sys
@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-# Imported for its commands, in the order in which the help lists them.
-from inspector.cli import dataset, dataset_summary, explain, export_network, large, networks, train
-from inspector.cli.options import cli, progress, screen
+# Imported for their commands, in the order in which the help lists them.
+from inspector.cli import dataset, explain, large, networks, train
+from inspector.cli.console import progress, screen
+from inspector.cli.options import cli, command
 from inspector.errors import InspectorError
 
-__all__ = ["cli", "dataset", "dataset_summary", "explain", "export_network", "large", "main", "networks", "train"]
+__all__ = ["cli", "dataset", "explain", "large", "main", "networks", "train"]
 
 
 def main() -> None:
@@ -25,7 +26,7 @@ def main() -> None:
         sys.exit(1)
 
 
-@cli.command()
+@command
 def app(
     port: Annotated[int, typer.Option(help="The port to serve on.")] = 8501,
     address: Annotated[
@@ -35,12 +36,12 @@ def app(
     """Open the app in the browser."""
     package = Path(__file__).parent.parent
     script = package / "app.py" if (package / "app.py").is_file() else package.parent / "app.py"
-    command = [sys.executable, "-m", "streamlit", "run", str(script), f"--server.port={port}"]
-    sys.exit(subprocess.call([*command, f"--server.address={address}"], cwd=script.parent))
+    streamlit = [sys.executable, "-m", "streamlit", "run", str(script), f"--server.port={port}"]
+    sys.exit(subprocess.call([*streamlit, f"--server.address={address}"], cwd=script.parent))
 
 
 @cli.callback(invoke_without_command=True)
-def _options(
+def print_version(
     show_version: Annotated[bool, typer.Option("--version", help="Show the version and leave.", is_eager=True)] = False,
 ) -> None:
     if show_version:

@@ -1,37 +1,29 @@
-"""`inspector describe`, `add` and `models`: networks."""
+"""`inspector describe`, `add`, `models` and `export-network`: networks."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from inspector.cli.options import (
-    Arch,
-    Interpolation,
-    Labels,
-    Mean,
-    Resize,
-    Size,
-    Std,
-    Trust,
-    cli,
-    progress,
-    read_feeding,
-    screen,
-)
+from inspector.cli import options
+from inspector.cli.console import print_written, progress, screen
+from inspector.errors import InspectorError
 from inspector.networks.catalog import list_models
 
+if TYPE_CHECKING:
+    from inspector.analysis.summary import NetworkSummary
 
-@cli.command()
+
+@options.command
 def describe(
     model: Annotated[str, typer.Argument(help="As for `explain --model`; of a library, no weights are fetched.")],
     photo: Annotated[Path | None, typer.Option(help="Tell the grid for this photo at its own size too.")] = None,
     layers: Annotated[bool, typer.Option("--layers", help="List every layer in the order in which it runs.")] = False,
-    arch: Arch = None,
-    size: Size = None,
-    mean: Mean = None,
-    trust: Trust = False,
+    arch: options.Arch = None,
+    size: options.Size = None,
+    mean: options.Mean = None,
+    trust: options.Trust = False,
 ) -> None:
     """Tell what a network is made of: layers, where space is pooled away, what follows, and how exact its maps are.
 
@@ -43,43 +35,41 @@ def describe(
     """
     with progress.status(f"Looking into {model} ..."):
         from inspector.analysis.summary import SIZES
-        from inspector.analysis.summary import describe as look_into
+        from inspector.analysis.summary import describe as summarize_network
         from inspector.explain.class_maps import native_size
         from inspector.images.photo import read_image
         from inspector.networks.load import resolve
 
         sizes = (*SIZES, native_size(read_image(photo))) if photo else SIZES
-        overrides = read_feeding(size, mean, None, None, None)
+        overrides = options.NetworkOptions(size=size, mean=mean).overrides()
         loaded = resolve(model, arch, overrides=overrides, trust=trust, allow_untrained=True)
-        channels = len(loaded.preprocessing.mean)
-        anatomy = look_into(loaded.network, loaded.preprocessing.size, channels, sizes, model)
+        preprocessing = loaded.preprocessing
+        summary = summarize_network(loaded.network, preprocessing.size, len(preprocessing.mean), sizes, model)
     if layers:
-        table = Table("layer", "kind", "output", "parameters", box=None, header_style="bold")
-        for number, layer in enumerate(anatomy.layers):
-            if number == anatomy.pooled_after:
-                table.add_row("", f"-- {anatomy.pooling} --", "", "", style="bold")
-            shape = " x ".join(map(str, layer.shape)) if layer.shape else ""
-            times = f" (runs {layer.runs} times)" if layer.runs > 1 else ""
-            table.add_row(layer.name, layer.kind + times, shape, f"{layer.parameters:,}" if layer.parameters else "")
-        screen.print(table)
-    for name, line in anatomy.lines():
+        _print_layers(summary)
+    for name, line in summary.lines():
         screen.print(f"[bold]{name}[/bold]: ", end="")
         screen.print(line, markup=False)
 
 
-@cli.command()
+def _print_layers(summary: "NetworkSummary") -> None:
+    table = Table("layer", "kind", "output", "parameters", box=None, header_style="bold")
+    for number, layer in enumerate(summary.layers):
+        if number == summary.pooled_after:
+            table.add_row("", f"-- {summary.pooling} --", "", "", style="bold")
+        shape = " x ".join(map(str, layer.shape)) if layer.shape else ""
+        times = f" (runs {layer.runs} times)" if layer.runs > 1 else ""
+        table.add_row(layer.name, layer.kind + times, shape, f"{layer.parameters:,}" if layer.parameters else "")
+    screen.print(table)
+
+
+@options.command
 def add(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, .onnx, .keras or .h5 file.", show_default=False)],
     name: Annotated[str, typer.Option(help="What to call it: the name of its folder in models/.")],
-    arch: Arch = None,
-    labels: Labels = None,
-    size: Size = None,
-    mean: Mean = None,
-    std: Std = None,
-    resize: Resize = None,
-    interpolation: Interpolation = None,
+    *,
     title: Annotated[str | None, typer.Option(help="One line about it, for lists.")] = None,
-    trust: Trust = False,
+    network: options.NetworkOptions,
 ) -> None:
     """Keep a network of your own in models/: the app lists it at once, and --model takes its name.
 
@@ -88,18 +78,17 @@ def add(
     * `inspector add mine.pth --arch torchvision:resnet18 --labels classes.txt --name mine`
     """
     with progress.status(f"Reading {checkpoint.name} and proving its head ..."):
-        from inspector.networks.labels import read_labels
-        from inspector.networks.register import add_model as keep
+        from inspector.networks.register import add_model
 
-        said = read_feeding(size, mean, std, resize, interpolation)
-        names = read_labels(labels) if labels else None
-        folder, classifier = keep(checkpoint, name, arch, names, said, title, trust)
+        folder, classifier = add_model(
+            checkpoint, name, network.arch, network.class_names(), network.overrides(), title, network.trust
+        )
     head = classifier.head
     screen.print(f"{name}: {head.classes} classes, {head.pooling} pooling, class maps {head.verdict}")
-    screen.print(f"written: {folder}", soft_wrap=True)
+    print_written(folder)
 
 
-@cli.command()
+@options.command
 def models() -> None:
     """List the networks that can be named with --model."""
     table = Table("name", "what it is", "classes", "input", "accuracy", box=None, header_style="bold")
@@ -109,3 +98,36 @@ def models() -> None:
         size = f"{card.preprocessing.size[0]}x{card.preprocessing.size[1]}"
         table.add_row(name, card.title, str(len(card.classes)), size, accuracy)
     screen.print(table)
+
+
+@options.command
+def export_network(
+    model: Annotated[str, typer.Argument(help="As for `explain --model`.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new file: .onnx, .xml (OpenVINO) or .pt2 (torch).")],
+    *,
+    format: Annotated[str, typer.Option(help="`onnx`, `openvino` or `pt2`.")] = "onnx",
+    network: options.NetworkOptions,
+) -> None:
+    """Write a network as one file that returns logits and class maps, for products that serve them without Inspector.
+
+    The file is read back by its own runtime and compared with the network before it gets its name. Class names,
+    preprocessing and bias lie in its metadata; `maps.sum((2, 3)) + bias == logits`.
+
+    Example:
+
+    * `inspector export-network efficientnet_lite0 --format onnx -o efficientnet.onnx`
+    """
+    if network.size == "native":
+        raise InspectorError("--size is 'native'; a file takes images of one size: 224 or 208x408 would do.")
+    with progress.status(f"Reading {model} ..."):
+        from inspector.explain.backends.export_network import export_network as write_network
+
+        classifier = network.load(model)
+    with progress.status(f"Writing {out.name} and comparing it with the network ..."):
+        file = write_network(classifier, out, format)
+    height, width = classifier.preprocessing.size
+    screen.print(
+        f"inputs (N, {len(classifier.preprocessing.mean)}, {height}, {width}) -> logits (N, {classifier.head.classes}) "
+        "and maps, equal to the network's own"
+    )
+    print_written(file)

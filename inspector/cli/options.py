@@ -1,11 +1,21 @@
-"""What the commands share: the command line they join, its two consoles, and the options several of them ask for."""
+"""The command line, and the options that several commands take.
+
+    from inspector.cli import options
+
+    @options.command
+    def explain(photo: Annotated[Path, typer.Argument()], *, network: options.NetworkOptions) -> None: ...
+
+A parameter whose type is a dataclass is a group: each field of the dataclass becomes an option of the command.
+"""
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, get_type_hints
 
 import typer
-from rich.console import Console
 
 from inspector.errors import InspectorError
 
@@ -13,16 +23,15 @@ if TYPE_CHECKING:
     from inspector.explain.classifier import Classifier
     from inspector.images.preprocessing import PreprocessingOverrides
 
+P = ParamSpec("P")
+
 cli = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
     help="Exact class maps of classifiers that end in global pooling: which pixels brought which part of a logit.",
 )
-screen = Console(highlight=False)
-progress = Console(stderr=True, highlight=False)
 
-# What several commands ask for.
 Model = Annotated[
     str,
     typer.Option(
@@ -31,6 +40,10 @@ Model = Annotated[
         help="A name from `inspector models`, a folder, `torchvision:resnet18`, `timm:resnet18`, or a file: a "
         "checkpoint (with --arch), .onnx, .keras, .h5, and with --trust .pt2 and TorchScript.",
     ),
+]
+Classes = Annotated[
+    str,
+    typer.Option("--classes", "-c", help="`topN` for the N likeliest, or names or numbers with commas between."),
 ]
 Arch = Annotated[
     str | None,
@@ -45,51 +58,110 @@ Size = Annotated[
 ]
 Mean = Annotated[str | None, typer.Option(help="Of each channel, 0-1: `0.5,0.5,0.5`, or `0.5` for a grey network.")]
 Std = Annotated[str | None, typer.Option(help="Of each channel, as --mean.")]
-Resize = Annotated[
-    str | None, typer.Option(help="What a photo is scaled to before it is cropped to --size: `256`, or `squeeze`.")
-]
-Interpolation = Annotated[str | None, typer.Option(help="`bilinear` or `bicubic`.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Run code of the architecture or the file: only if you know it.")]
+Objects = Annotated[
+    Path | None,
+    typer.Option(help="Where the objects are: a CSV of boxes (file,x1,y1,x2,y2), or a folder of masks."),
+]
 
 
-def load_network(
-    model: str, arch: str | None, labels: Path | None, said: "PreprocessingOverrides", trust: bool
-) -> "Classifier":
-    from inspector.explain.classifier import Classifier
-    from inspector.networks.labels import read_labels
-    from inspector.networks.load import resolve
+def command(function: Callable[P, None]) -> Callable[P, None]:
+    """Add a function to the command line under its own name; it comes back unchanged.
 
-    return Classifier.from_network(resolve(model, arch, read_labels(labels) if labels else None, said, trust=trust))
+    Args:
+        function: its parameters are the arguments and options of the command. A parameter whose type is a dataclass
+            stands for one option per field.
+    """
+    types = get_type_hints(function, include_extras=True)
+    groups: dict[str, Any] = {name: kind for name, kind in types.items() if is_dataclass(kind)}
+    parameters: list[Parameter] = []
+    for name, parameter in signature(function).parameters.items():
+        if name in groups:
+            types_of_fields = get_type_hints(groups[name], include_extras=True)
+            parameters += [
+                Parameter(one.name, Parameter.KEYWORD_ONLY, default=one.default, annotation=types_of_fields[one.name])
+                for one in fields(groups[name])
+            ]
+        else:
+            parameters.append(parameter.replace(kind=Parameter.KEYWORD_ONLY, annotation=types[name]))
+
+    def run(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{one.name: values.pop(one.name) for one in fields(group)})
+        function(**values)  # type: ignore[call-arg]
+
+    run.__name__, run.__doc__ = function.__name__, function.__doc__
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    cli.command()(run)
+    return function
 
 
-def read_feeding(
-    size: str | None, mean: str | None, std: str | None, resize: str | None, interpolation: str | None
-) -> "PreprocessingOverrides":
-    """What was typed of the input; InspectorError with what would do where it cannot be read."""
-    from inspector.images.preprocessing import PreprocessingOverrides
+@dataclass(frozen=True)
+class NetworkOptions:
+    """What is given beside the name of a network: its architecture, its class names and its preprocessing."""
 
-    if interpolation not in (None, "bilinear", "bicubic"):
-        raise InspectorError(f"--interpolation is {interpolation!r}; bilinear or bicubic would do.")
-    return PreprocessingOverrides(
-        read_sides(size, "--size"),
-        _numbers(mean, "--mean"),
-        _numbers(std, "--std"),
-        resize if resize == "squeeze" else read_sides(resize, "--resize"),
-        interpolation,  # type: ignore[arg-type]
-    )
+    arch: Arch = None
+    labels: Labels = None
+    size: Size = None
+    mean: Mean = None
+    std: Std = None
+    resize: Annotated[
+        str | None, typer.Option(help="What a photo is scaled to before it is cropped to --size: `256`, or `squeeze`.")
+    ] = None
+    interpolation: Annotated[str | None, typer.Option(help="`bilinear` or `bicubic`.")] = None
+    trust: Trust = False
+
+    def load(self, model: str) -> "Classifier":
+        """Load the network that --model names."""
+        from inspector.explain.classifier import Classifier
+        from inspector.networks.load import resolve
+
+        loaded = resolve(model, self.arch, self.class_names(), self.overrides(), trust=self.trust)
+        return Classifier.from_network(loaded)
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """Return the class names of --labels, None without it."""
+        from inspector.networks.labels import read_labels
+
+        return read_labels(self.labels) if self.labels else None
+
+    def overrides(self) -> "PreprocessingOverrides":
+        """Return what replaces the usual preprocessing; None for options that were not given.
+
+        Raises:
+            InspectorError: an option cannot be parsed.
+        """
+        from inspector.images.preprocessing import PreprocessingOverrides
+
+        if self.interpolation not in (None, "bilinear", "bicubic"):
+            raise InspectorError(f"--interpolation is {self.interpolation!r}; bilinear or bicubic would do.")
+        return PreprocessingOverrides(
+            size=parse_size(self.size, "--size"),
+            mean=_parse_numbers(self.mean, "--mean"),
+            std=_parse_numbers(self.std, "--std"),
+            resize=self.resize if self.resize == "squeeze" else parse_size(self.resize, "--resize"),
+            interpolation=self.interpolation,  # type: ignore[arg-type]
+        )
 
 
-def read_sides(text: str | None, option: str) -> tuple[int, int] | None:
-    if text is None:
+def parse_classes(classes: str) -> int | list[str]:
+    """Parse --classes: a number of classes for "topN", else their names or numbers."""
+    top = re.fullmatch(r"top[ -]?(\d+)", classes.strip())
+    return int(top[1]) if top else classes.split(",")
+
+
+def parse_size(size: str | None, option: str) -> tuple[int, int] | None:
+    """Parse (height, width) in pixels from "224" or "208x408"; None stays None."""
+    if size is None:
         return None
-    sides = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    sides = re.fullmatch(r"(\d+)(?:x(\d+))?", size)
     if sides is None or not 0 < int(sides[1]) <= 8192 or not 0 < int(sides[2] or sides[1]) <= 8192:
-        raise InspectorError(f"{option} is {text!r}; 224 or 208x408 (height x width, in pixels) would do.")
+        raise InspectorError(f"{option} is {size!r}; 224 or 208x408 (height x width, in pixels) would do.")
     return int(sides[1]), int(sides[2] or sides[1])
 
 
-def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+def _parse_numbers(numbers: str | None, option: str) -> tuple[float, ...] | None:
     try:
-        return None if text is None else tuple(float(number) for number in text.split(","))
+        return None if numbers is None else tuple(float(number) for number in numbers.split(","))
     except ValueError:
-        raise InspectorError(f"{option} is {text!r}; numbers like 0.485,0.456,0.406 would do.") from None
+        raise InspectorError(f"{option} is {numbers!r}; numbers like 0.485,0.456,0.406 would do.") from None

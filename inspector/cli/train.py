@@ -1,7 +1,8 @@
-"""`inspector train` and `compare`: the laboratory of heads."""
+"""`inspector train` and `compare`: heads on backbones, and how they compare."""
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,17 +10,52 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from inspector.cli.options import Size, cli, progress, read_sides, screen
-from inspector.errors import InspectorError
+from inspector.cli import options
+from inspector.cli.console import print_written, progress, screen
+from inspector.errors import HeadError, InspectorError
 from inspector.networks.catalog import DEFAULT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from inspector.training.compare_runs import RunGroup
+    from inspector.training.recipe import Recipe
 
 
-@cli.command()
+@dataclass(frozen=True)
+class PhotosOptions:
+    """The options that go with --images, in place of a recipe."""
+
+    backbone: Annotated[
+        str, typer.Option(help="With --images: a name in `inspector models`, `torchvision:NAME` or `timm:NAME`.")
+    ] = DEFAULT
+    head: Annotated[str, typer.Option(help="With --images: some of `gap`, `gmp`, `fc`, with commas between.")] = "gap"
+    finetune: Annotated[bool, typer.Option("--finetune", help="With --images: train the backbone too.")] = False
+    epochs: Annotated[int | None, typer.Option(help="With --images: 50, or 10 with --finetune.", min=1)] = None
+    size: options.Size = None
+
+    def refuse_with_recipe(self) -> None:
+        """Raise InspectorError if one of these options was given."""
+        given = [one.name for one in fields(self) if getattr(self, one.name) != one.default]
+        if given:
+            raise InspectorError(f"--{given[0]} goes with --images: a recipe says it itself, in its file.")
+
+    def recipes(self, images: Path) -> list["Recipe"]:
+        """Return the default recipe of each head for a folder of photos."""
+        from inspector.training.recipe import HEADS, recipe_for_photos
+
+        heads = [name.strip() for name in self.head.split(",")]
+        if unknown := [name for name in heads if name not in HEADS]:
+            raise InspectorError(
+                f"--head is {unknown[0]!r}; some of {', '.join(HEADS)}, with commas between, would do."
+            )
+        size = options.parse_size(self.size, "--size")
+        return [
+            recipe_for_photos(images, self.backbone, name, not self.finetune, self.epochs, (0,), size) for name in heads
+        ]
+
+
+@options.command
 def train(
     config: Annotated[
         list[Path] | None, typer.Argument(help="Recipes: `experiments/EXPERIMENT/RUN.toml`.", show_default=False)
@@ -31,20 +67,12 @@ def train(
     images: Annotated[
         Path | None, typer.Option(help="In place of a recipe: your own folder, with a folder of photos for each class.")
     ] = None,
-    backbone: Annotated[
-        str, typer.Option(help="With --images: a name in `inspector models`, `torchvision:NAME` or `timm:NAME`.")
-    ] = DEFAULT,
-    head: Annotated[str, typer.Option(help="With --images: some of `gap`, `gmp`, `fc`, with commas between.")] = "gap",
-    finetune: Annotated[bool, typer.Option("--finetune", help="With --images: train the backbone too.")] = False,
-    epochs: Annotated[int | None, typer.Option(help="With --images: 50, or 10 with --finetune.", min=1)] = None,
-    size: Size = None,
+    *,
+    photos: PhotosOptions,
     weights: Annotated[
         Path | None, typer.Option(help="A file with the backbone's weights, in place of those its library fetches.")
     ] = None,
-    objects: Annotated[
-        Path | None,
-        typer.Option(help="Where the objects are: a CSV of boxes (file,x1,y1,x2,y2), or a folder of masks."),
-    ] = None,
+    objects: options.Objects = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Receives `EXPERIMENT/RUN/seedN/`.")] = Path("runs"),
     seed: Annotated[list[int] | None, typer.Option(help="Only this seed; may be said several times.", min=0)] = None,
     device: Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, or one of several: `cuda:1`.")] = "auto",
@@ -60,7 +88,7 @@ def train(
 
     * `inspector train --images flowers --head gap,gmp,fc --backbone torchvision:resnet50`
     """
-    from inspector.training.recipe import HEADS, read_recipe, recipe_for_photos
+    from inspector.training.recipe import read_recipe
 
     if bool(config) == bool(images) or (images and data):
         raise InspectorError("Say what to train: a recipe with --data FOLDER, or --images FOLDER; not both.")
@@ -68,40 +96,38 @@ def train(
     if folder is None:
         raise InspectorError("A recipe needs --data: the folder of its data set.")
     if images is None:
-        for_images = {"--backbone": backbone != DEFAULT, "--head": head != "gap", "--finetune": finetune}
-        for_images |= {"--epochs": epochs is not None, "--size": size is not None}
-        if said := [option for option, is_said in for_images.items() if is_said]:
-            raise InspectorError(f"{said[0]} goes with --images: a recipe says it itself, in its file.")
+        photos.refuse_with_recipe()
         recipes = [read_recipe(path) for path in config or ()]
     else:
-        heads = [name.strip() for name in head.split(",")]
-        if unknown := [name for name in heads if name not in HEADS]:
-            raise InspectorError(
-                f"--head is {unknown[0]!r}; some of {', '.join(HEADS)}, with commas between, would do."
-            )
-        sides = read_sides(size, "--size")
-        recipes = [recipe_for_photos(images, backbone, name, not finetune, epochs, (0,), sides) for name in heads]
+        recipes = photos.recipes(images)
     if precision not in ("float32", "bfloat16"):
         raise InspectorError(f"--precision is {precision!r}; float32 or bfloat16 would do.")
     try:
-        from inspector.training.train import train as run
+        from inspector.training.train import train as train_recipes
     except ModuleNotFoundError as error:
         raise InspectorError(f"Training needs torchmetrics ({error}): pip install 'inspector[train]'.") from error
     from inspector.analysis.localization import read_regions
 
-    regions = read_regions(objects) if objects else None
-    for written in run(recipes, folder, out, tuple(seed or ()), device, precision, weights, regions):  # type: ignore[arg-type]
-        screen.print(f"written: {written}", soft_wrap=True)
+    written = train_recipes(
+        recipes,
+        folder,
+        out,
+        seeds=tuple(seed or ()),
+        device=device,
+        precision=precision,  # type: ignore[arg-type]
+        weights=weights,
+        regions=read_regions(objects) if objects else None,
+    )
+    for run_folder in written:
+        print_written(run_folder)
 
 
-@cli.command()
+@options.command
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders with finished runs, at any depth.", show_default=False)],
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", "-o", help="Receives table_rows.md and, as PNG and SVG, curves, confusion and average-maps."
-        ),
+        typer.Option("--out", "-o", help="Receives table.md and, as PNG and SVG, curves, confusion and average-maps."),
     ] = None,
     photo: Annotated[
         list[Path] | None,
@@ -122,7 +148,7 @@ def compare(
 
     * `inspector compare runs/flowers --out comparison --photo daffodil.jpg --class Daffodil`
     """
-    from inspector.training.compare_runs import caption, group_runs, markdown_table, table_header, table_rows
+    from inspector.training.compare_runs import caption, group_runs, markdown_table
     from inspector.training.read_run import find_runs, read_run
 
     photos = {path.stem: path for path in photo or ()}
@@ -131,43 +157,37 @@ def compare(
     if (photos and out is None) or (label is not None and not photos):
         raise InspectorError("--class needs --photo, and --photo needs --out, the folder for its figure.")
     groups = group_runs(read_run(folder) for folder in find_runs(runs))
-    columns = list(zip(table_header(groups), *table_rows(groups), strict=True))
-    widths = accumulate(max(map(len, column)) + 2 for column in columns)
-    fitting = max(1, sum(width <= screen.width + 2 for width in widths))
-    shown = Table(box=None, header_style="bold", pad_edge=False)
-    for name, *_ in columns[:fitting]:
-        shown.add_column(name, justify="left" if name == "run" else "right", no_wrap=True)
-    for row in zip(*(values for _, *values in columns[:fitting]), strict=True):
-        shown.add_row(*row)
-    screen.print(shown)
-    if fitting < len(columns):
-        left_out = ", ".join(name for name, *_ in columns[fitting:])
-        screen.print(f"Left out at this width: {left_out}. With --out, table.md has all.")
+    _print_groups(groups)
     screen.print(caption(groups))
     if out is None:
         return
     with progress.status("Drawing ..."):
-        from inspector.output.export import figure_bytes
-
-        figures = _comparison(groups) | _heads(groups, photos, label, own_scales)
-        command = f"inspector compare {' '.join(map(str, runs))} --out {out}"
-        files = {"table.md": markdown_table(groups, command).encode()}
-        files |= {
-            f"{name}.{suffix}": figure_bytes(figure, suffix)
-            for name, figure in figures.items()
-            for suffix in ("png", "svg")
-        }
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            (out / name).write_bytes(content)
-    except OSError as error:
-        raise InspectorError(f"Cannot write {out}: {error.strerror}.") from error
-    screen.print(f"written: {out}", soft_wrap=True)
+        figures = _draw_comparison(groups) | _draw_photos(groups, photos, label, own_scales)
+    command = f"inspector compare {' '.join(map(str, runs))} --out {out}"
+    _write_comparison(out, markdown_table(groups, command), figures)
+    print_written(out)
 
 
-def _comparison(groups: Sequence["RunGroup"]) -> dict[str, "Figure"]:
-    """The figures of runs by name, those that they know enough for."""
+def _print_groups(groups: Sequence["RunGroup"]) -> None:
+    """Print the table of runs, with as many columns as fit on the screen."""
+    from inspector.training.compare_runs import table_header, table_rows
+
+    columns = list(zip(table_header(groups), *table_rows(groups), strict=True))
+    widths = accumulate(max(map(len, column)) + 2 for column in columns)
+    fitting = max(1, sum(width <= screen.width + 2 for width in widths))
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name, *_ in columns[:fitting]:
+        table.add_column(name, justify="left" if name == "run" else "right", no_wrap=True)
+    for row in zip(*(values for _, *values in columns[:fitting]), strict=True):
+        table.add_row(*row)
+    screen.print(table)
+    if fitting < len(columns):
+        left_out = ", ".join(name for name, *_ in columns[fitting:])
+        screen.print(f"Left out at this width: {left_out}. With --out, table.md has all.")
+
+
+def _draw_comparison(groups: Sequence["RunGroup"]) -> dict[str, "Figure"]:
+    """Return the figures by name for which the runs have the numbers."""
     from inspector.training.figures import average_maps_figure, confusion_figure, learning_curves_figure
 
     figures = {"curves": learning_curves_figure(groups)}
@@ -178,13 +198,12 @@ def _comparison(groups: Sequence["RunGroup"]) -> dict[str, "Figure"]:
     return figures
 
 
-def _heads(
+def _draw_photos(
     groups: Sequence["RunGroup"], photos: Mapping[str, Path], label: str | None, own_scales: bool
 ) -> dict[str, "Figure"]:
-    """A figure a photo: the class map of one class by the network of each recipe's first seed."""
+    """Return one figure per photo: the class map of one class by the network of each group's first seed."""
     if not photos:
         return {}
-    from inspector.errors import HeadError
     from inspector.explain.class_maps import class_maps
     from inspector.images.photo import read_image
     from inspector.networks.load import load
@@ -206,6 +225,21 @@ def _heads(
     figures = {}
     for stem, picture in pictures.items():
         maps = [class_maps(classifier, picture) for classifier in networks.values()]
-        likeliest = statistics.mode(one.top(1)[0][1] for one in maps)
-        figures[f"heads-{stem}"] = side_by_side_figure(maps, label or likeliest, list(networks), own_scales)
+        most_predicted = statistics.mode(one.top(1)[0][1] for one in maps)
+        figures[f"heads-{stem}"] = side_by_side_figure(maps, label or most_predicted, list(networks), own_scales)
     return figures
+
+
+def _write_comparison(out: Path, table: str, figures: Mapping[str, "Figure"]) -> None:
+    from inspector.output.export import figure_bytes
+
+    files = {"table.md": table.encode()}
+    for name, figure in figures.items():
+        files[f"{name}.png"] = figure_bytes(figure, "png")
+        files[f"{name}.svg"] = figure_bytes(figure, "svg")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (out / name).write_bytes(content)
+    except OSError as error:
+        raise InspectorError(f"Cannot write {out}: {error.strerror}.") from error

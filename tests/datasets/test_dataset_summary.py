@@ -15,7 +15,7 @@ from made_up_results import Image, about, row, write_results
 
 from inspector import class_maps
 from inspector.analysis.localization import Regions, find_object_mask, measure_inside
-from inspector.cli.dataset_summary import survey as survey_command
+from inspector.cli.dataset import survey as survey_command
 from inspector.datasets import index as dataset_index
 from inspector.datasets.index import Filters
 from inspector.datasets.results import Results, read_image_of, read_results

@@ -260,7 +260,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 def test_the_command_says_what_it_wrote(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    import inspector.cli.export_network  # noqa: F401
+    import inspector.cli.networks  # noqa: F401
     from inspector.cli.options import cli
 
     result = CliRunner().invoke(
@@ -274,7 +274,7 @@ def test_the_command_says_what_it_wrote(tmp_path: Path) -> None:
 def test_the_command_takes_one_size_only(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    import inspector.cli.export_network  # noqa: F401
+    import inspector.cli.networks  # noqa: F401
     from inspector.cli.options import cli
 
     result = CliRunner().invoke(cli, ["export-network", "fashion_gmp", "--size", "native", "-o", str(tmp_path / "x")])

@@ -529,7 +529,7 @@ def test_the_command_writes_the_figure_and_the_numbers(tmp_path: Path, image: np
     # A second time it is refused before any work, and an error leaves nothing.
     again = CliRunner().invoke(cli, [*arguments, "-o", str(folder)])
     assert isinstance(again.exception, ExportError)
-    assert "is there already and not empty" in str(again.exception)
+    assert "exists already and is not empty" in str(again.exception)
     assert isinstance(CliRunner().invoke(cli, [*arguments, "-c", "x", "-o", str(tmp_path / "x")]).exception, ClassError)
     assert {path.name for path in tmp_path.iterdir()} == {"image.npy", "out"}
 

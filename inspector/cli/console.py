@@ -1,0 +1,28 @@
+"""What the commands print: results on standard output, progress and errors on standard error."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+screen = Console(highlight=False)
+progress = Console(stderr=True, highlight=False)
+
+
+def print_class_table(columns: Sequence[str], rows: Iterable[tuple[str, float, Iterable[float]]]) -> None:
+    """Print one row per class: its name, its probability and one number per column."""
+    table = Table("class", "probability", box=None, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, probability, numbers in rows:
+        table.add_row(name, f"{probability:.1%}", *(f"{number:.4f}" for number in numbers))
+    screen.print(table)
+
+
+def print_verdict(verdict: str, residual: float) -> None:
+    screen.print(f"verdict: {verdict} (largest residual over all classes {residual:.1e} logits)")
+
+
+def print_written(path: str | Path) -> None:
+    screen.print(f"written: {path}", soft_wrap=True, markup=False)
