@@ -25,7 +25,7 @@ from report import table, write
 from rich.progress import track
 
 import inspector
-from inspector.explain.tracing.receptive_field import receptive_field
+from inspector.explain.tracing.receptive_field import find_receptive_field
 from inspector.images.preprocessing import make_view
 
 STRONG = 0.6  # of the maximum
@@ -40,7 +40,7 @@ def main(
     classifier = inspector.load(network)
     # Read from the layers anew: a model.json may hold centres that this script has measured.
     example = torch.zeros(1, len(classifier.preprocessing.mean), *classifier.preprocessing.size)
-    field = receptive_field(classifier.network, example, classifier.head.finest_branch.call)
+    field = find_receptive_field(classifier.network, example, classifier.head.finest_branch.call)
     axes = {"y": field.y, "x": field.x}
     measured: dict[str, list[float]] = {axis: [] for axis in axes}
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))

@@ -25,7 +25,7 @@ from torch import Tensor
 from torchcam.metrics import DeletionInsertionMetric
 
 import inspector
-from inspector.analysis.attribution.case import PIXELS, Attribution
+from inspector.analysis.attribution.case import Attribution
 from inspector.analysis.attribution.methods import METHODS, compute_attribution
 from inspector.analysis.faithfulness import (
     STEPS,
@@ -37,6 +37,7 @@ from inspector.analysis.faithfulness import (
     shuffle_weights,
 )
 from inspector.errors import AttributionError
+from inspector.explain.tracing.receptive_field import PIXELS
 from inspector.images.examples import list_examples
 from inspector.images.photo import read_image
 from inspector.images.preprocessing import make_view

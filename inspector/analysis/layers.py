@@ -23,7 +23,7 @@ from inspector.explain.classifier import Classifier
 from inspector.explain.pooling import Reduction, global_depth
 from inspector.explain.tracing.module_hooks import ModuleOutput, hook_modules, output_and_gradient
 from inspector.explain.tracing.pooling_calls import FeatureLayout
-from inspector.explain.tracing.receptive_field import ReceptiveField, even_field, follow
+from inspector.explain.tracing.receptive_field import ReceptiveField, ReceptiveFieldTracker, make_even_field
 from inspector.images.photo import ImageSource, Photo, read_image
 from inspector.images.preprocessing import View, make_view
 
@@ -109,7 +109,7 @@ class Contributions:
 def layers(classifier: Classifier) -> tuple[Layer, ...]:
     """All modules as they run on an input of the classifier's size, a block before what is inside it."""
     size, example = classifier.preprocessing.size, classifier.noise_input()
-    perform, field_of = follow(example)
+    tracker = ReceptiveFieldTracker(example)
     grids: dict[int, tuple[int, int]] = {}  # the last grid of so many positions: tokens have lost theirs
     heard: list[tuple[int, Layer]] = []
 
@@ -119,13 +119,13 @@ def layers(classifier: Classifier) -> tuple[Layer, ...]:
         if shape is not None and output.is_floating_point() and (layout := _layout(shape, size, grids)) is not None:
             assert layout.grid is not None
             grids[math.prod(layout.grid)] = layout.grid
-            field = field_of(output, layout.grid)
+            field = tracker.field_of(output, layout.grid)
         kind = type(returned.module).__name__
         layer = Layer(returned.name, kind, returned.run, 1, shape, layout, field, len(heard), _ceiling(returned.module))
         heard.append((returned.started, layer))
 
     with torch.no_grad():
-        hook_modules(classifier.network, example, note, perform)
+        hook_modules(classifier.network, example, note, tracker.handle)
     ordered = [layer for _, layer in sorted(heard, key=lambda one: one[0])]
     runs = {layer.name: layer.run + 1 for layer in sorted(ordered, key=lambda one: one.run)}
     return tuple(replace(layer, runs=runs[layer.name]) for layer in ordered)
@@ -167,7 +167,7 @@ def layer_maps(classifier: Classifier, image: ImageSource | Photo | View, layer:
     if not heard:
         raise NetworkError(f"The layer {layer.label} did not run on an input of {classifier.preprocessing.size}.")
     (maps,) = _maps_of(layer, heard[0], classifier)
-    field = layer.field or even_field(classifier.preprocessing.size, maps.shape[1:])
+    field = layer.field or make_even_field(classifier.preprocessing.size, maps.shape[1:])
     return LayerMaps(layer, maps, field, image)
 
 

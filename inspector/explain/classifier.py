@@ -16,7 +16,7 @@ from inspector.explain.feature_capture import FeatureCapture, make_feature_captu
 from inspector.explain.head import Head, find_head
 from inspector.explain.kinds import OutputActivation
 from inspector.explain.tracing.forward import find_output_activation, match_parameters, noise_input
-from inspector.explain.tracing.receptive_field import ReceptiveField, receptive_field
+from inspector.explain.tracing.receptive_field import ReceptiveField, find_receptive_field
 from inspector.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, View, as_pair
 
 
@@ -95,7 +95,7 @@ class Classifier:
         if len(names) != head.classes:
             raise NetworkError(f"The network has {head.classes} classes, but {len(names)} names were given.")
         activation = loaded.output_activation or find_output_activation(network, example)
-        field = loaded.receptive_field or receptive_field(network, example, head.finest_branch.call)
+        field = loaded.receptive_field or find_receptive_field(network, example, head.finest_branch.call)
         if loaded.cell_center is not None:
             y, x = loaded.cell_center
             field = replace(field, y=replace(field.y, centre=y), x=replace(field.x, centre=x))
@@ -131,7 +131,7 @@ class Classifier:
         if math.isinf(seen.y.size):
             # Where every position sees all, the cells divide the new input; else they lie as they did.
             example = match_parameters(self.network, torch.zeros(1, len(usual.mean), *size))
-            seen = receptive_field(self.network, example, self.head.finest_branch.call)
+            seen = find_receptive_field(self.network, example, self.head.finest_branch.call)
         return replace(self, preprocessing=replace(usual, size=size, resize=resize), receptive_field=seen)
 
     def inputs(self, view: View) -> Tensor:

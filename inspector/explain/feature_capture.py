@@ -20,7 +20,7 @@ from inspector.explain.tracing.forward import (
     pooling_not_reached,
     run_network,
 )
-from inspector.explain.tracing.pooling_calls import PoolingCall, on_pooling_calls
+from inspector.explain.tracing.pooling_calls import PoolingCall, PoolingCallDetector
 from inspector.explain.tracing.recording import OpRecording
 
 
@@ -136,7 +136,7 @@ def _module_that_reduces(network: nn.Module, example: Tensor, call: int) -> nn.M
     hooks += [module.register_forward_hook(leave) for module in network.modules()]
     try:
         with torch.no_grad():
-            forward_logits(network, example, on_pooling_calls(look))
+            forward_logits(network, example, PoolingCallDetector(look))
     finally:
         for hook in hooks:
             hook.remove()

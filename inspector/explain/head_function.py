@@ -23,8 +23,8 @@ from torch.utils import _pytree as pytree
 
 from inspector.errors import NetworkError
 from inspector.explain.tracing.forward import forward_with_pooled, replay_recording
-from inspector.explain.tracing.pooling_calls import Handler, call_unchanged, op_name
 from inspector.explain.tracing.recording import OpRecording
+from inspector.explain.tracing.tensor_calls import Handler, call_unchanged, op_name
 
 
 @dataclass(frozen=True, eq=False)

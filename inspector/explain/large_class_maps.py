@@ -32,7 +32,7 @@ from inspector.explain.kinds import Pooling, Verdict
 from inspector.explain.memory import give_back_freed_memory
 from inspector.explain.tiling import Tile, Tiling, compute_feature_maps, make_tiles, verify_tiling
 from inspector.explain.tracing.forward import match_parameters
-from inspector.explain.tracing.receptive_field import even_field
+from inspector.explain.tracing.receptive_field import make_even_field
 from inspector.images.large import LargeImage, LargeSource, open_large_image
 from inspector.images.photo import Photo
 from inspector.images.preprocessing import Crop, View, make_whole_view
@@ -76,7 +76,7 @@ class LargeMaps:
         classifier, values = self.classifier, self.values
         field = classifier.receptive_field
         if field.y.size == float("inf"):
-            field = even_field((height, width), values.shape[1:])
+            field = make_even_field((height, width), values.shape[1:])
         names = tuple(classifier.class_names[k] for k in chosen)
         return ClassMaps(
             values=values,

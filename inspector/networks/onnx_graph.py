@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from inspector.errors import InspectorError, NetworkError, summarize_reason
 from inspector.explain.kinds import OutputActivation
-from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
+from inspector.explain.tracing.receptive_field import PIXELS, ReceptiveField, slide_window
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
@@ -233,8 +233,7 @@ def find_receptive_field(graph: Graph, target: str, survey: Mapping[str, Any]) -
 
     `survey` holds the input of each node that asks for its size.
     """
-    pixel = Axis(centre=0.5, stride=1, size=1)
-    fields: dict[str, ReceptiveField | None] = {graph.start: ReceptiveField(pixel, pixel)}
+    fields: dict[str, ReceptiveField | None] = {graph.start: PIXELS}
     for node in nodes_between(graph, target):
         before = [fields[name] for name in node.input if name in fields]
         if before:
@@ -256,7 +255,7 @@ def _behind(
         windows = _padding(graph, node)
     if windows is None:
         return None
-    return ReceptiveField(_moved(known[0].y, *windows[0]), _moved(known[0].x, *windows[1]))
+    return ReceptiveField(slide_window(known[0].y, *windows[0]), slide_window(known[0].x, *windows[1]))
 
 
 def _meeting(known: Sequence[ReceptiveField], lost: bool) -> ReceptiveField:
@@ -265,12 +264,6 @@ def _meeting(known: Sequence[ReceptiveField], lost: bool) -> ReceptiveField:
     finest = min(known, key=lambda field: (field.y.stride, field.y.size))
     y, x = (math.inf if lost else max(getattr(field, axis).size for field in known) for axis in "yx")
     return ReceptiveField(replace(finest.y, size=y), replace(finest.x, size=x))
-
-
-def _moved(axis: Axis, kernel: int, stride: int, padding: int, dilation: int) -> Axis:
-    reach = (kernel - 1) * dilation
-    centre = axis.centre + (reach / 2 - padding) * axis.stride
-    return Axis(centre, axis.stride * stride, axis.size + reach * axis.stride)
 
 
 Window = tuple[int, int, int, int]  # kernel, stride, padding before, dilation

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from inspector import Classifier
-from inspector.analysis.attribution.case import PIXELS, Attribution
+from inspector.analysis.attribution.case import Attribution
 from inspector.analysis.attribution.methods import compute_attribution
 from inspector.analysis.faithfulness import (
     ALL,
@@ -26,7 +26,7 @@ from inspector.analysis.faithfulness import (
     shuffle_weights,
 )
 from inspector.errors import AttributionError, Cancelled
-from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
+from inspector.explain.tracing.receptive_field import PIXELS, Axis, ReceptiveField
 
 
 @pytest.fixture

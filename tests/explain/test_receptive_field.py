@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inspector.explain.head import find_head
-from inspector.explain.tracing.receptive_field import Axis, ReceptiveField, receptive_field
+from inspector.explain.tracing.receptive_field import Axis, ReceptiveField, find_receptive_field
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -27,7 +27,7 @@ class Pooled(nn.Module):
 
 def field_of(body: object, height: int = 24, width: int = 24) -> ReceptiveField:
     network, example = Pooled(body).eval(), noise(1, 3, height, width)
-    return receptive_field(network, example, find_head(network, example).finest_branch.call)
+    return find_receptive_field(network, example, find_head(network, example).finest_branch.call)
 
 
 def conv(kernel: object = 3, **how: object) -> nn.Conv2d:
@@ -169,7 +169,7 @@ def test_maps_that_are_laid_out_anew_are_followed_while_no_position_meets_anothe
 
     network, example = LaidOut(), noise(1, 3, 24, 32)
     axis = Axis(2.0, 4.0, size)
-    assert receptive_field(network, example, find_head(network, example).finest_branch.call) == ReceptiveField(
+    assert find_receptive_field(network, example, find_head(network, example).finest_branch.call) == ReceptiveField(
         axis, axis
     )
 
@@ -178,7 +178,7 @@ def test_the_receptive_field_of_resnet18_is_the_published_one():
     torch.manual_seed(0)
     network, example = torchvision.models.resnet18(weights=None).eval(), noise(1, 3, 224, 224)
     axis = Axis(0.5, 32, 435)
-    assert receptive_field(network, example, find_head(network, example).finest_branch.call) == ReceptiveField(
+    assert find_receptive_field(network, example, find_head(network, example).finest_branch.call) == ReceptiveField(
         axis, axis
     )
 
@@ -203,7 +203,7 @@ def test_gradients_of_positive_weights_fill_exactly_the_receptive_field(seed):
     body = nn.Sequential(*layers)
     network = Pooled(body).eval()
     image = torch.rand(1, 1, 150, 170, generator=generator)
-    field = receptive_field(network, image, find_head(network, image).finest_branch.call)
+    field = find_receptive_field(network, image, find_head(network, image).finest_branch.call)
 
     image.requires_grad_()
     maps = body(image)

@@ -14,7 +14,7 @@ from inspector.analysis.attribution.case import CHUNK, Case, MethodResult
 from inspector.errors import AttributionError
 from inspector.explain.pooling import resample_conserving
 from inspector.explain.tracing.forward import capture_chosen_poolings, forward, forward_logits
-from inspector.explain.tracing.pooling_calls import PoolingCall, on_pooling_calls
+from inspector.explain.tracing.pooling_calls import PoolingCall, PoolingCallDetector
 
 SCORED_CHANNELS = 128  # of Score-CAM: each of an EfficientNet's 1280 would take a pass
 _ROWS = 256  # of pooled values at a time
@@ -36,7 +36,7 @@ def weighted_feature_maps(case: Case, weigh: Callable[[Tensor, Tensor], Tensor])
         return call.result
 
     case.count_images(1)
-    logits = forward_logits(case.network, case.inputs.clone().requires_grad_(), on_pooling_calls(keep))
+    logits = forward_logits(case.network, case.inputs.clone().requires_grad_(), PoolingCallDetector(keep))
     gradients = torch.autograd.grad(logits[0, case.k], [call.source for call in poolings.values()])
     maps = [
         weigh(*(call.layout.feature_maps(tensor.detach())[0] for tensor in (call.source, gradient))).sum(0)

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from inspector.errors import AttributionError
 from inspector.explain.tracing.forward import forward_logits
-from inspector.explain.tracing.pooling_calls import op_name
+from inspector.explain.tracing.tensor_calls import op_name
 
 
 class CallModule(nn.Module):

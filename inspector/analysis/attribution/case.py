@@ -10,14 +10,12 @@ from torch import Tensor, nn
 from inspector.explain.class_maps import ClassMaps, class_maps_of_batch
 from inspector.explain.classifier import Classifier
 from inspector.explain.tracing.forward import copy_sharing_parameters, forward_logits
-from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
+from inspector.explain.tracing.receptive_field import ReceptiveField
 
 OnProgress = Callable[[float], None]  # is called with the part that is done, 0-1
 ShouldStop = Callable[[], bool]
 
 CHUNK = 4  # images per pass: more are no faster on a CPU, take more memory, and stop later
-_PIXEL = Axis(centre=0.5, stride=1, size=1)
-PIXELS = ReceptiveField(_PIXEL, _PIXEL)  # of a map that has one value per pixel of the input
 
 
 @dataclass(frozen=True)

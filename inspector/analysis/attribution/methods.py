@@ -16,7 +16,6 @@ from torch import Tensor
 
 from inspector.analysis.attribution import cams, pixels
 from inspector.analysis.attribution.case import (
-    PIXELS,
     Attribution,
     Case,
     Completeness,
@@ -28,6 +27,7 @@ from inspector.analysis.attribution.case import (
 from inspector.errors import AttributionError, Cancelled, translate_errors
 from inspector.explain.classifier import Classifier
 from inspector.explain.tracing.forward import eval_mode
+from inspector.explain.tracing.receptive_field import PIXELS
 
 
 def compute_attribution(

@@ -1,8 +1,8 @@
-"""Run a network and see what happens inside: the only module that runs one.
+"""Run a network and capture what happens inside: the only module that calls a network.
 
-Every tensor function that the network calls goes through a handler. Its stack belongs to the thread and what it sees
-goes only to the caller, so threads that share a network share nothing else. The network itself is never touched but
-for its modes, which are put back.
+Every tensor function that the network calls passes through a handler. The stack of handlers belongs to the thread, and
+captured values go to the caller only, so threads that share a network share no other state. The network itself is
+never changed except for its modes, which are restored.
 """
 
 import threading
@@ -18,58 +18,54 @@ from torch import Tensor, nn
 
 from inspector.errors import NetworkError
 from inspector.explain.kinds import OutputActivation
-from inspector.explain.tracing.pooling_calls import (
-    Handler,
-    PoolingCall,
-    TensorCallMode,
-    call_unchanged,
-    on_pooling_calls,
-    op_name,
-)
+from inspector.explain.tracing.pooling_calls import PoolingCall, PoolingCallDetector
 from inspector.explain.tracing.recording import OpRecorder, OpRecording
+from inspector.explain.tracing.tensor_calls import Handler, TensorCallMode, TensorNotes, call_unchanged, op_name
 
-# Functions that make probabilities of logits, and those that only lay a tensor out anew.
-_ENDINGS: dict[str, OutputActivation] = {
-    "softmax": "softmax", "log_softmax": "softmax", "sigmoid": "sigmoid", "logsigmoid": "sigmoid",
-}  # fmt: skip
-# What a network raises on inputs that it does not take.
+_OUTPUT_ACTIVATIONS: dict[str, OutputActivation] = {
+    "softmax": "softmax",
+    "log_softmax": "softmax",
+    "sigmoid": "sigmoid",
+    "logsigmoid": "sigmoid",
+}
+# What a network raises on inputs that it does not support.
 _FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, NotImplementedError)
-# Functions that only lay the values of a tensor out in another way.
+# Functions that change only the layout of a tensor, not its values.
 LAYOUT_OPS = ("squeeze", "unsqueeze", "flatten", "view", "reshape", "__getitem__", "contiguous", "clone", "to", "float")
 
 
 @dataclass(frozen=True, eq=False)
 class CapturedPooling:
-    """What went into and came out of a call that took feature maps to one value a channel, or flattened them."""
+    """Input and output of one pooling call: a call that reduced each channel to one value, or flattened the maps."""
 
-    index: int  # how many such calls came before it in the same pass
+    index: int  # number of such calls before it in the same pass
     feature_maps: Tensor  # (N, C, h, w)
-    pooled: Tensor | None  # (N, P); None where only the feature maps were heard
-    derivative: Tensor | None = None  # d pooled / d feature maps, (N, C, h, w), where it was asked for and exists
-    tokens: bool = False  # the positions lay on one axis
-    on_grid: bool = True  # False for tokens with a class token among them
-    class_maps: Tensor | None = None  # (N, K, h, w), in logits; where what ran the network made them on the way
+    pooled: Tensor | None  # (N, P); None where only the feature maps were captured
+    derivative: Tensor | None = None  # d pooled / d feature maps, (N, C, h, w), if requested and if it exists
+    tokens: bool = False  # all cells were on one axis
+    on_grid: bool = True  # False for tokens that include a class token
+    class_maps: Tensor | None = None  # (N, K, h, w) in logits; only where a backend computes them in its graph
 
 
 @dataclass
-class _Passes:
-    """The forward passes under way on one network, and the modes it had before the first of them."""
+class _RunningPasses:
+    """The forward passes in progress on one network."""
 
     count: int
-    training: list[nn.Module]
+    training: list[nn.Module]  # modules that were in training mode before the first pass
 
 
-_guard = threading.Lock()
-_under_way: WeakKeyDictionary[nn.Module, _Passes] = WeakKeyDictionary()
+_lock = threading.Lock()
+_running_passes: WeakKeyDictionary[nn.Module, _RunningPasses] = WeakKeyDictionary()
 
 
 @contextmanager
 def eval_mode(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; the modes as they were when the last thread leaves, also after an error."""
-    with _guard:
-        passes = _under_way.setdefault(network, _Passes(0, []))
+    """Put a network into evaluation mode; restore the modes when the last thread leaves, also after an error."""
+    with _lock:
+        passes = _running_passes.setdefault(network, _RunningPasses(0, []))
         if passes.count == 0:
-            # The flag and not eval(): networks override train() and eval(), with effects that cannot be undone.
+            # Set the flag instead of calling eval(): some networks override eval() with effects that cannot be undone.
             passes.training = [module for module in network.modules() if module.training]
             for module in passes.training:
                 module.training = False
@@ -77,60 +73,84 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        with _guard:
+        with _lock:
             passes.count -= 1
             if passes.count == 0:
                 for module in passes.training:
                     module.training = True
-                del _under_way[network]
+                del _running_passes[network]
+
+
+def forward(network: nn.Module, inputs: Tensor) -> Tensor:
+    """Return the logits (N, K) of a forward pass without gradients."""
+    with torch.no_grad():
+        return forward_logits(network, inputs)
 
 
 def forward_logits(
     network: nn.Module, inputs: Tensor, handler: Handler = call_unchanged, rows: int | None = None
 ) -> Tensor:
-    """The logits (N, K) of one pass in which every tensor function goes through `handler`.
+    """Run a network and return its logits, also if it ends in softmax or sigmoid.
 
-    Where the network ends in softmax or sigmoid, what went into it. `rows` is N where the handler changes it. Raises
-    NetworkError when the network cannot run on these inputs or returns no logits.
+    Args:
+        network: any classifier; it runs in evaluation mode.
+        inputs: normalized images (N, channels, H, W).
+        handler: calls each tensor function of the pass.
+        rows: number of rows of the output, if the handler changes it.
+
+    Returns:
+        Logits (N, K).
+
+    Raises:
+        NetworkError: the network does not support these inputs, or does not return logits.
     """
-    ends = _Ends(handler)
-    with eval_mode(network), TensorCallMode(ends.perform):
+    finder = _LogitsFinder(handler)
+    with eval_mode(network), TensorCallMode(finder.handle):
         output = run_network(network, inputs)
-    logits = ends.found[id(output)][0] if id(output) in ends.found else output
-    return as_logits(logits, len(inputs) if rows is None else rows)
+    source = finder.sources.get(output)
+    return as_logits(output if source is None else source.logits, len(inputs) if rows is None else rows)
 
 
 def find_output_activation(network: nn.Module, inputs: Tensor) -> OutputActivation | None:
-    """Whether the network ends in softmax or sigmoid."""
-    ends = _Ends(call_unchanged)
-    with torch.no_grad(), eval_mode(network), TensorCallMode(ends.perform):
+    """Return the activation that the network ends in; None if it returns logits."""
+    finder = _LogitsFinder(call_unchanged)
+    with torch.no_grad(), eval_mode(network), TensorCallMode(finder.handle):
         output = run_network(network, inputs)
-    return ends.found[id(output)][1] if id(output) in ends.found else None
+    source = finder.sources.get(output)
+    return None if source is None else source.activation
 
 
-class _Ends:
-    """The probabilities that a pass made of logits, each with the logits and the kind."""
+@dataclass(frozen=True, eq=False)
+class _ActivationInput:
+    """What probabilities were computed from."""
+
+    logits: Any
+    activation: OutputActivation
+
+
+class _LogitsFinder:
+    """A handler that notes the logits of all probabilities that are computed in a pass."""
 
     def __init__(self, handler: Handler) -> None:
-        self.handler = handler
-        self.found: dict[
-            int, tuple[Any, OutputActivation, Any]
-        ] = {}  # the probabilities too: an id is a name while they live
+        self._handler = handler
+        self.sources = TensorNotes[_ActivationInput]()  # by probabilities
 
-    def perform(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        result = self.handler(function, args, kwargs)
-        name, source = op_name(function), args[0] if args else kwargs.get("input")
-        # Of one value a class: not the weights of an attention, which would be kept alive to no end.
-        if name in _ENDINGS and isinstance(source, Tensor) and source.ndim and source[0].numel() in source.shape[:2]:
-            self.found[id(result)] = source, _ENDINGS[name], result
-        elif name in LAYOUT_OPS and id(source) in self.found:
-            logits, kind, _ = self.found[id(source)]
-            self.found[id(result)] = function(logits, *args[1:], **kwargs), kind, result
+    def handle(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        result = self._handler(function, args, kwargs)
+        name, argument = op_name(function), args[0] if args else kwargs.get("input")
+        if not isinstance(result, Tensor):
+            return result
+        if name in _OUTPUT_ACTIVATIONS and isinstance(argument, Tensor):
+            # One value per class only: attention weights would otherwise be kept alive.
+            if argument.ndim and argument[0].numel() in argument.shape[:2]:
+                self.sources[result] = _ActivationInput(argument, _OUTPUT_ACTIVATIONS[name])
+        elif name in LAYOUT_OPS and (source := self.sources.get(argument)) is not None:
+            self.sources[result] = _ActivationInput(function(source.logits, *args[1:], **kwargs), source.activation)
         return result
 
 
 def run_network(network: nn.Module, inputs: Tensor) -> Any:
-    """What the network returns: of a tuple the first, of a mapping the logits."""
+    """Call a network and return its output: the first of a tuple, the logits of a mapping."""
     try:
         output = network(inputs)
     except _FAILURES as error:
@@ -138,29 +158,23 @@ def run_network(network: nn.Module, inputs: Tensor) -> Any:
         raise NetworkError(f"The network cannot run on an input of shape {tuple(inputs.shape)}: {reason}") from error
     if isinstance(output, Mapping):
         tensors = {name: value for name, value in output.items() if isinstance(value, Tensor)}
-        named = next((name for name in ("logits", "out", "output", "preds") if name in tensors), None)
-        if named is None and len(tensors) != 1:
+        name = next((name for name in ("logits", "out", "output", "preds") if name in tensors), None)
+        if name is None and len(tensors) != 1:
             got = ", ".join(map(str, output))
             raise NetworkError(f"A classifier returns logits of shape (N, classes); this network returned {got}.")
-        return tensors[named] if named is not None else next(iter(tensors.values()))
+        return tensors[name] if name is not None else next(iter(tensors.values()))
     return output[0] if isinstance(output, tuple | list) and output else output
 
 
 def as_logits(output: Any, rows: int) -> Tensor:
-    """What a network returned as logits (N, K), where it is so many rows of them; NetworkError otherwise."""
-    # One logit an image often comes without an axis of its own.
+    """Return a network's output as logits (rows, K); NetworkError if it is something else."""
+    # A single logit per image often comes without an axis of its own.
     if isinstance(output, Tensor) and output.shape == (rows,):
         output = output[:, None]
     if not isinstance(output, Tensor) or output.ndim < 2 or output[0].numel() != output.shape[1]:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise NetworkError(f"A classifier returns logits of shape (N, classes); this network returned {got}.")
     return output.flatten(1)
-
-
-def forward(network: nn.Module, inputs: Tensor) -> Tensor:
-    """The logits (N, K) of a plain pass."""
-    with torch.no_grad():
-        return forward_logits(network, inputs)
 
 
 def capture_poolings(
@@ -170,28 +184,40 @@ def capture_poolings(
     needs_derivative: bool = False,
     recorder: OpRecorder | None = None,
 ) -> tuple[list[CapturedPooling], Tensor]:
-    """The reductions of one pass in order, or those with the indices in `only`, and the logits (N, K).
+    """Capture the pooling calls of one pass.
 
-    With `needs_derivative` also the derivative of each. What follows these reductions is told to the recorder.
+    Args:
+        network: any classifier.
+        inputs: normalized images (N, channels, H, W).
+        only: indices of the pooling calls to capture. Default: all.
+        needs_derivative: whether to compute d pooled / d feature maps too.
+        recorder: records the ops that follow the captured calls.
+
+    Returns:
+        The captured calls in order, and the logits (N, K).
     """
-    found: list[CapturedPooling] = []
+    captured: list[CapturedPooling] = []
 
-    def keep(seen: PoolingCall) -> Tensor:
-        if only is None or seen.index in only:
-            slope = seen.derivative() if needs_derivative else None
-            lay = seen.layout
-            found.append(
-                CapturedPooling(seen.index, seen.feature_maps(), seen.pooled(), slope, lay.tokens, lay.grid is not None)
+    def capture(call: PoolingCall) -> Tensor:
+        if only is None or call.index in only:
+            derivative = call.per_channel_derivative() if needs_derivative else None
+            pooling = CapturedPooling(
+                index=call.index,
+                feature_maps=call.feature_maps(),
+                pooled=call.pooled(),
+                derivative=derivative,
+                tokens=call.layout.tokens,
+                on_grid=call.layout.grid is not None,
             )
+            captured.append(pooling)
             if recorder is not None:
-                recorder.note_pooling(seen)
-        return seen.result
+                recorder.note_pooling(call)
+        return call.result
 
+    handler = call_unchanged if recorder is None else recorder.handle
     with torch.no_grad():
-        logits = forward_logits(
-            network, inputs, on_pooling_calls(keep, call_unchanged if recorder is None else recorder.perform)
-        )
-    return found, logits
+        logits = forward_logits(network, inputs, PoolingCallDetector(capture, handler))
+    return captured, logits
 
 
 def capture_chosen_poolings(
@@ -201,20 +227,20 @@ def capture_chosen_poolings(
     needs_derivative: bool = False,
     recorder: OpRecorder | None = None,
 ) -> tuple[list[CapturedPooling], Tensor]:
-    """The reductions with these indices in one pass, and the logits (N, K). NetworkError where one is not reached."""
-    found, logits = capture_poolings(network, inputs, calls, needs_derivative, recorder)
-    if len(found) < len(calls):
+    """Capture the pooling calls with these indices, and the logits (N, K); NetworkError if one is not reached."""
+    captured, logits = capture_poolings(network, inputs, calls, needs_derivative, recorder)
+    if len(captured) < len(calls):
         raise pooling_not_reached(inputs)
-    return found, logits
+    return captured, logits
 
 
 def capture_and_record(
     network: nn.Module, inputs: Tensor, calls: Sequence[int], needs_derivative: bool = False
 ) -> tuple[list[CapturedPooling], Tensor, OpRecording | None]:
-    """The same as `capture`, and what led from these reductions to the logits."""
+    """Capture pooling calls and logits as `capture_chosen_poolings` does, and record the ops between them."""
     recorder = OpRecorder()
-    found, logits = capture_chosen_poolings(network, inputs, calls, needs_derivative, recorder)
-    return found, logits, recorder.recording(logits)
+    captured, logits = capture_chosen_poolings(network, inputs, calls, needs_derivative, recorder)
+    return captured, logits, recorder.recording(logits)
 
 
 def match_parameters(network: nn.Module, inputs: Tensor) -> Tensor:
@@ -230,24 +256,25 @@ def noise_input(network: nn.Module, shape: Sequence[int], seed: int = 0) -> Tens
 
 
 def pooling_not_reached(inputs: Tensor) -> NetworkError:
+    """Return the error for a pass that does not reach a pooling call."""
     shape = tuple(inputs.shape)
     return NetworkError(f"The pooling was not reached with an input of shape {shape}: it may be too small to pool.")
 
 
 def find_poolings_reaching_logits(network: nn.Module, inputs: Tensor) -> list[int]:
-    """The indices of the reductions whose results reach the logits other than through another reduction."""
+    """Return the indices of the pooling calls whose results reach the logits other than through another pooling."""
     leaves: list[tuple[int, Tensor]] = []
 
-    def cut(seen: PoolingCall) -> Tensor:
-        # A fresh leaf for each: what reaches the logits through a later reduction ends there.
-        if not seen.result.is_floating_point():
-            return seen.result
-        leaf = seen.result.detach().clone().requires_grad_()
-        leaves.append((seen.index, leaf))
+    def detach(call: PoolingCall) -> Tensor:
+        # Each result becomes a new leaf, so that gradients of the logits end at the last pooling on the way.
+        if not call.result.is_floating_point():
+            return call.result
+        leaf = call.result.detach().clone().requires_grad_()
+        leaves.append((call.index, leaf))
         return leaf.clone()
 
     with torch.inference_mode(False), torch.enable_grad():
-        total = forward_logits(network, inputs, on_pooling_calls(cut)).sum()
+        total = forward_logits(network, inputs, PoolingCallDetector(detach)).sum()
         if not leaves or not total.requires_grad:
             return []
         gradients = torch.autograd.grad(total, [leaf for _, leaf in leaves], allow_unused=True)
@@ -255,42 +282,51 @@ def find_poolings_reaching_logits(network: nn.Module, inputs: Tensor) -> list[in
 
 
 def forward_with_pooled(
-    network: nn.Module, inputs: Tensor, pooled: Mapping[int, Tensor], perform: Handler = call_unchanged
+    network: nn.Module, inputs: Tensor, pooled: Mapping[int, Tensor], handler: Handler = call_unchanged
 ) -> Tensor:
-    """The logits of a pass in which `pooled[index]`, (R, P), stands where the reduction of that index gave its result.
+    """Run a network with other values in place of the results of its pooling calls.
 
-    R may be more than the images of `inputs`: what follows the pooling then runs on all rows. Gradients flow from the
-    logits to `pooled`; every other function goes through `perform`.
+    Args:
+        network: any classifier.
+        inputs: normalized images (N, channels, H, W).
+        pooled: values (R, P) by the index of the pooling call. R may differ from N: all that follows the pooling then
+            runs on R rows.
+        handler: calls each tensor function of the pass.
+
+    Returns:
+        Logits (R, K). Gradients flow from them to `pooled`.
     """
 
-    def replace(seen: PoolingCall) -> Tensor:
-        if seen.index not in pooled:
-            return seen.result
-        # A clone: an in-place operation that follows may not write into a leaf that asks for gradients.
-        return pooled[seen.index].reshape(-1, *seen.result.shape[1:]).clone()
+    def replace(call: PoolingCall) -> Tensor:
+        if call.index not in pooled:
+            return call.result
+        # A clone, because an in-place op that follows may not write into a leaf that requires gradients.
+        return pooled[call.index].reshape(-1, *call.result.shape[1:]).clone()
 
-    return forward_logits(network, inputs, on_pooling_calls(replace, perform), len(next(iter(pooled.values()))))
+    rows = len(next(iter(pooled.values())))
+    return forward_logits(network, inputs, PoolingCallDetector(replace, handler), rows)
 
 
-def replay_recording(tape: OpRecording, pooled: Mapping[int, Tensor], perform: Handler = call_unchanged) -> Tensor:
-    """The same from a tape, without the network before its poolings.
+def replay_recording(recording: OpRecording, pooled: Mapping[int, Tensor], handler: Handler = call_unchanged) -> Tensor:
+    """Return what `forward_with_pooled` returns from a recording, without running the network.
 
-    NetworkError where what follows them does not take so many rows.
+    Raises:
+        NetworkError: the recorded ops do not support this number of rows.
     """
     rows = len(next(iter(pooled.values())))
     try:
-        return as_logits(tape.replay(pooled, perform), rows)
+        return as_logits(recording.replay(pooled, handler), rows)
     except _FAILURES as error:
         raise NetworkError(f"What follows the pooling does not take {rows} rows: {error}") from error
 
 
 def copy_sharing_parameters(network: nn.Module) -> nn.Module | None:
-    """A copy, in evaluation mode, to put hooks on: the network itself is never touched. None if it cannot be copied."""
+    """Copy a network, with the same parameters and in evaluation mode, to put hooks on; None if it cannot be copied."""
     shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     try:
         copy = deepcopy(network, shared)
         for module in copy.modules():
             module.training = False
-    except Exception:  # whatever a network holds that cannot be copied: it is watched instead
+    except Exception:  # a network may hold anything that cannot be copied
         return None
     return copy

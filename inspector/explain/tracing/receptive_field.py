@@ -1,11 +1,13 @@
-"""Which pixels one position of a feature map sees, and where their centre lies.
+"""Find which pixels each cell of a feature map sees, and where their center lies.
 
-Every convolution and pooling on the way moves the grid by a rule that knows only its kernel k, stride s, padding p and
-dilation d (Araujo, Norris, Sim, "Computing receptive fields of convolutional neural networks", Distill 2019):
+Every convolution and pooling on the way changes the grid by a rule that depends only on its kernel size k, stride s,
+padding p and dilation d (Araujo, Norris, Sim, "Computing receptive fields of convolutional neural networks", Distill
+2019):
 
-    centre += ((k - 1) * d / 2 - p) * stride;   size += (k - 1) * d * stride;   stride *= s
+    center += ((k - 1) * d / 2 - p) * stride;   size += (k - 1) * d * stride;   stride *= s
 
-Resizing a class map to the image instead puts its cells in the wrong places: a ResNet's by 15.5 pixels of 224.
+Resizing a class map to the image instead puts its cells in the wrong places: those of a ResNet are off by 15.5 pixels
+of 224.
 """
 
 import math
@@ -18,159 +20,66 @@ import torch
 from torch import Tensor, nn
 
 from inspector.explain.tracing.forward import forward_logits, pooling_not_reached
-from inspector.explain.tracing.pooling_calls import Handler, PoolingCall, on_pooling_calls, op_name
+from inspector.explain.tracing.pooling_calls import PoolingCall, PoolingCallDetector
+from inspector.explain.tracing.tensor_calls import TensorNotes, op_name
 
 
 @dataclass(frozen=True)
 class Axis:
     """The receptive fields along one axis, in pixels of the input; the edge of the first pixel is 0."""
 
-    centre: float  # of the receptive field of position 0
-    stride: float  # from one position to the next
-    size: float  # math.inf where every position sees everything
+    centre: float  # of the receptive field of cell 0
+    stride: float  # from one cell to the next
+    size: float  # math.inf if every cell sees the whole image
 
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """The receptive fields of all positions of a feature map."""
+    """The receptive fields of all cells of a feature map."""
 
     y: Axis
     x: Axis
 
 
-def receptive_field(network: nn.Module, example: Tensor, pooling: int) -> ReceptiveField:
-    """The receptive fields of the feature maps that go into the reduction `pooling`, for an input (1, channels, H, W).
+PIXELS = ReceptiveField(Axis(centre=0.5, stride=1, size=1), Axis(centre=0.5, stride=1, size=1))  # of an image itself
 
-    Where an operation moves the grid in a way that no rule here knows, the positions are taken to divide the input
-    evenly and to see all of it.
+
+def find_receptive_field(network: nn.Module, example: Tensor, pooling: int) -> ReceptiveField:
+    """Find the receptive fields of the feature maps that a pooling call takes.
+
+    Args:
+        network: any classifier.
+        example: an input (1, channels, H, W).
+        pooling: index of the pooling call.
+
+    Returns:
+        The receptive fields. If some op changes the grid by a rule that is not known here, the cells divide the input
+        evenly and each sees all of it.
     """
-    perform, field_of = follow(example)
+    tracker = ReceptiveFieldTracker(example)
     found: list[ReceptiveField] = []
 
-    def look(seen: PoolingCall) -> Tensor:
-        if seen.index == pooling:
-            grid = seen.layout.grid or (1, 1)
-            found.append(field_of(seen.source, grid) or even_field(example.shape[-2:], grid))
-        return seen.result
+    def look_up(call: PoolingCall) -> Tensor:
+        if call.index == pooling:
+            grid = call.layout.grid or (1, 1)
+            found.append(tracker.field_of(call.source, grid) or make_even_field(example.shape[-2:], grid))
+        return call.result
 
     with torch.no_grad():
-        forward_logits(network, example, on_pooling_calls(look, perform))
+        forward_logits(network, example, PoolingCallDetector(look_up, tracker.handle))
     if not found:
         raise pooling_not_reached(example)
     return found[0]
 
 
-def follow(image: Tensor) -> tuple[Handler, Callable[[Tensor, tuple[int, int]], ReceptiveField | None]]:
-    """A handler that follows the receptive fields of one pass, and a look-up for what has come out of it so far.
-
-    The look-up takes a tensor and the grid (h, w) that its positions lie on, and gives None where no rule knew the way.
-    All that the pass makes is kept as long as they are.
-    """
-    tracks = _Tracks(image)
-
-    def field_of(tensor: Tensor, grid: tuple[int, int]) -> ReceptiveField | None:
-        followed = tracks.known.get(id(tensor))
-        return followed.field if followed is not None and followed.grid == grid else None
-
-    return tracks.perform, field_of
-
-
-def even_field(size: Sequence[int], grid: Sequence[int]) -> ReceptiveField:
-    """Of positions that divide an image (height, width) evenly and see all of it."""
-    axes = (Axis(whole / n / 2, whole / n, math.inf) for whole, n in zip(size, grid, strict=True))
+def make_even_field(size: Sequence[int], grid: Sequence[int]) -> ReceptiveField:
+    """Return receptive fields for cells that divide an image (height, width) evenly and each see all of it."""
+    axes = (Axis(pixels / n / 2, pixels / n, math.inf) for pixels, n in zip(size, grid, strict=True))
     return ReceptiveField(*axes)
 
 
-@dataclass(frozen=True, eq=False)
-class _Track:
-    """What is known of one tensor of a pass."""
-
-    tensor: Tensor  # kept: an id is a name only while its owner lives
-    field: ReceptiveField | None  # None: lost
-    grid: tuple[int, ...]  # h, w
-
-    @property
-    def laid_out_usually(self) -> bool:
-        """Whether its last two axes are the positions; not so with the channels last, or as tokens."""
-        return self.tensor.ndim >= 4 and tuple(self.tensor.shape[-2:]) == self.grid
-
-
-class _Tracks:
-    """The receptive fields of the tensors of one pass."""
-
-    def __init__(self, image: Tensor) -> None:
-        pixel = Axis(centre=0.5, stride=1, size=1)
-        self.known: dict[int, _Track] = {}
-        self._note(image, ReceptiveField(pixel, pixel), tuple(image.shape[-2:]))
-
-    def _note(self, tensor: Tensor, field: ReceptiveField | None, grid: tuple[int, ...]) -> None:
-        self.known[id(tensor)] = _Track(tensor, field, grid)
-
-    def perform(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """Call the function, and note the receptive fields of what it returns."""
-        sources = [self.known[id(tensor)] for tensor in _tensors([args, kwargs]) if id(tensor) in self.known]
-        # Before the call: one that works in place changes its argument.
-        usual = bool(sources) and all(source.laid_out_usually for source in sources)
-        shape = tuple(sources[0].tensor.shape) if sources else ()
-        result = function(*args, **kwargs)
-        for tensor in _tensors(result) if sources else ():
-            name, first = op_name(function), sources[0]
-            if move := _MOVES.get(name):
-                field = None if first.field is None else move(first.field, args, kwargs, usual)
-                self._note(tensor, field, _moved_grid(tensor, first, usual))
-            elif name in _VIEWS and tensor.numel() == math.prod(shape):
-                self._note(tensor, first.field, first.grid)
-            elif usual:
-                self._note(tensor, _met(sources, tuple(tensor.shape)), tuple(tensor.shape[-2:]))
-            else:
-                # Where maps lie in another way, attention, say, may bring positions together.
-                alone = name in _POINTWISE and tuple(tensor.shape[:-1]) == shape[:-1]
-                self._note(tensor, _widest(sources) if alone else None, first.grid)
-        return result
-
-
-def _moved_grid(result: Tensor, source: _Track, usual: bool) -> tuple[int, ...]:
-    return tuple(result.shape[-2:] if usual else result.shape[1:3]) if result.ndim == 4 else source.grid
-
-
-def _met(sources: Sequence[_Track], shape: tuple[int, ...]) -> ReceptiveField | None:
-    """Of what keeps the grid: where branches meet, a position sees what it saw in any of them."""
-    same = [source for source in sources if len(shape) >= 4 and source.grid == shape[-2:]]
-    return _widest([*same, *sources]) if same else None
-
-
-def _widest(sources: Sequence[_Track]) -> ReceptiveField | None:
-    """The first, as large as the largest; what was lost saw all, a gate of squeeze-and-excitation, say."""
-    first, fields = sources[0].field, [source.field for source in sources]
-    if first is None:
-        return None
-    return ReceptiveField(
-        replace(first.y, size=max(math.inf if field is None else field.y.size for field in fields)),
-        replace(first.x, size=max(math.inf if field is None else field.x.size for field in fields)),
-    )
-
-
-_VIEWS = (
-    "flatten", "unflatten", "view", "reshape", "permute", "transpose", "movedim", "contiguous", "to", "detach", "float",
-)  # fmt: skip
-_POINTWISE = (
-    "relu", "relu6", "gelu", "silu", "hardswish", "sigmoid", "clamp", "hardtanh", "leaky_relu", "elu", "dropout", "add",
-    "__add__", "add_", "iadd", "__iadd__", "mul", "multiply", "__mul__", "mul_", "sub", "subtract", "__sub__", "div",
-    "__truediv__", "batch_norm", "layer_norm", "linear",
-)  # fmt: skip
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _tensors(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
-
-
-def _moved(axis: Axis, kernel: int, stride: int, padding: float, dilation: int) -> Axis:
+def slide_window(axis: Axis, kernel: int, stride: int, padding: float, dilation: int) -> Axis:
+    """Return the receptive fields along an axis after a convolution or pooling."""
     reach = (kernel - 1) * dilation
     return Axis(
         centre=axis.centre + (reach / 2 - padding) * axis.stride,
@@ -179,58 +88,157 @@ def _moved(axis: Axis, kernel: int, stride: int, padding: float, dilation: int) 
     )
 
 
-def _convolution(
-    field: ReceptiveField, args: Sequence[Any], kwargs: dict[str, Any], usual: bool
-) -> ReceptiveField | None:
-    if not usual:
+@dataclass(frozen=True, eq=False)
+class _Track:
+    """What is known of one tensor of a pass."""
+
+    field: ReceptiveField | None  # None: unknown
+    grid: tuple[int, ...]  # h, w
+
+
+class ReceptiveFieldTracker:
+    """A handler that follows the receptive fields of all tensors of one pass."""
+
+    def __init__(self, image: Tensor) -> None:
+        self._tracks = TensorNotes[_Track]()
+        self._tracks[image] = _Track(PIXELS, tuple(image.shape[-2:]))
+
+    def field_of(self, tensor: Tensor, grid: tuple[int, int]) -> ReceptiveField | None:
+        """Return the receptive fields of a tensor whose cells form this grid (h, w); None if they are not known."""
+        track = self._tracks.get(tensor)
+        return track.field if track is not None and track.grid == grid else None
+
+    def handle(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Call the function, and note the receptive fields of its result."""
+        known = [(tensor, self._tracks.get(tensor)) for tensor in _find_tensors([args, kwargs])]
+        inputs = [(tensor, track) for tensor, track in known if track is not None]
+        # Before the call, because an in-place op changes its argument.
+        spatial_last = bool(inputs) and all(_is_spatial_last(tensor, track) for tensor, track in inputs)
+        shape = tuple(inputs[0][0].shape) if inputs else ()
+        tracks = [track for _, track in inputs]
+        result = function(*args, **kwargs)
+        for tensor in _find_tensors(result) if tracks else ():
+            name, first = op_name(function), tracks[0]
+            if rule := _WINDOW_RULES.get(name):
+                field = None if first.field is None else rule(first.field, args, kwargs, spatial_last)
+                track = _Track(field, _find_grid(tensor, first, spatial_last))
+            elif name in _LAYOUT_OPS and tensor.numel() == math.prod(shape):
+                track = first
+            elif spatial_last:
+                track = _Track(_merge_fields(tracks, tuple(tensor.shape)), tuple(tensor.shape[-2:]))
+            else:
+                # In another layout a matrix product, such as attention, may mix cells.
+                pointwise = name in _POINTWISE_OPS and tuple(tensor.shape[:-1]) == shape[:-1]
+                track = _Track(_widen_field(tracks) if pointwise else None, first.grid)
+            self._tracks[tensor] = track
+        return result
+
+
+def _is_spatial_last(tensor: Tensor, track: _Track) -> bool:
+    """Tell whether the last two axes are the grid: not for tokens, nor with the channels last."""
+    return tensor.ndim >= 4 and tuple(tensor.shape[-2:]) == track.grid
+
+
+def _find_grid(result: Tensor, source: _Track, spatial_last: bool) -> tuple[int, ...]:
+    return tuple(result.shape[-2:] if spatial_last else result.shape[1:3]) if result.ndim == 4 else source.grid
+
+
+def _merge_fields(tracks: Sequence[_Track], shape: tuple[int, ...]) -> ReceptiveField | None:
+    """Return the field of a merge on the same grid, such as a residual sum: as large as the largest input's."""
+    same_grid = [track for track in tracks if len(shape) >= 4 and track.grid == shape[-2:]]
+    return _widen_field([*same_grid, *tracks]) if same_grid else None
+
+
+def _widen_field(tracks: Sequence[_Track]) -> ReceptiveField | None:
+    """Return the first input's field with the largest size of all.
+
+    Unknown fields count as infinite, for example that of a squeeze-and-excitation gate.
+    """
+    first, fields = tracks[0].field, [track.field for track in tracks]
+    if first is None:
         return None
-    given = dict(zip(("input", "weight", "bias", "stride", "padding", "dilation"), args, strict=False)) | kwargs
-    kernel = given["weight"].shape[-2:]
-    dilation = _pair(given.get("dilation", 1))
-    padding = given.get("padding", 0)
-    if padding == "same":
-        padding = [(k - 1) * d // 2 for k, d in zip(kernel, dilation, strict=True)]
-    padding = (0, 0) if padding == "valid" else _pair(padding)
-    return _window(field, kernel, _pair(given.get("stride", 1)), padding, dilation)
-
-
-def _pooling(
-    field: ReceptiveField, args: Sequence[Any], kwargs: dict[str, Any], usual: bool, dilated: bool
-) -> ReceptiveField | None:
-    if not usual:
-        return None
-    # avg_pool2d has no dilation: ceil_mode stands in its place.
-    names = ("input", "kernel_size", "stride", "padding", "dilation")[: 5 if dilated else 4]
-    given = dict(zip(names, args, strict=False)) | kwargs
-    kernel = _pair(given["kernel_size"])
-    stride = given.get("stride")
-    dilation = _pair(given.get("dilation", 1))
-    return _window(field, kernel, _pair(stride) if stride else kernel, _pair(given.get("padding", 0)), dilation)
-
-
-def _padding(field: ReceptiveField, args: Sequence[Any], kwargs: dict[str, Any], usual: bool) -> ReceptiveField:
-    sides = (*(args[1] if len(args) > 1 else kwargs["pad"]), 0, 0, 0, 0)
-    # The last axis comes first: with the channels last, what is done to them.
-    left, _, top, _ = sides[:4] if usual else sides[2:6]
-    return _window(field, (1, 1), (1, 1), (top, left), (1, 1))
-
-
-def _window(field: ReceptiveField, *rules: Sequence[Any]) -> ReceptiveField:
-    (kernel, stride, padding, dilation) = rules
     return ReceptiveField(
-        _moved(field.y, kernel[0], stride[0], padding[0], dilation[0]),
-        _moved(field.x, kernel[1], stride[1], padding[1], dilation[1]),
+        replace(first.y, size=max(math.inf if field is None else field.y.size for field in fields)),
+        replace(first.x, size=max(math.inf if field is None else field.x.size for field in fields)),
     )
 
 
-def _pair(value: Any) -> Sequence[Any]:
+# fmt: off
+_LAYOUT_OPS = (
+    "flatten", "unflatten", "view", "reshape", "permute", "transpose", "movedim", "contiguous", "to", "detach", "float",
+)
+_POINTWISE_OPS = (
+    "relu", "relu6", "gelu", "silu", "hardswish", "sigmoid", "clamp", "hardtanh", "leaky_relu", "elu", "dropout", "add",
+    "__add__", "add_", "iadd", "__iadd__", "mul", "multiply", "__mul__", "mul_", "sub", "subtract", "__sub__", "div",
+    "__truediv__", "batch_norm", "layer_norm", "linear",
+)
+# fmt: on
+
+
+def _find_tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _find_tensors(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _find_tensors(item)
+
+
+def _follow_convolution(
+    field: ReceptiveField, args: Sequence[Any], kwargs: dict[str, Any], spatial_last: bool
+) -> ReceptiveField | None:
+    if not spatial_last:
+        return None
+    given = dict(zip(("input", "weight", "bias", "stride", "padding", "dilation"), args, strict=False)) | kwargs
+    kernel = given["weight"].shape[-2:]
+    dilation = _as_pair(given.get("dilation", 1))
+    padding = given.get("padding", 0)
+    if padding == "same":
+        padding = [(k - 1) * d // 2 for k, d in zip(kernel, dilation, strict=True)]
+    padding = (0, 0) if padding == "valid" else _as_pair(padding)
+    return _slide_windows(field, kernel, _as_pair(given.get("stride", 1)), padding, dilation)
+
+
+def _follow_pooling(
+    field: ReceptiveField, args: Sequence[Any], kwargs: dict[str, Any], spatial_last: bool, dilated: bool
+) -> ReceptiveField | None:
+    if not spatial_last:
+        return None
+    # avg_pool2d has no dilation: its fifth argument is ceil_mode.
+    names = ("input", "kernel_size", "stride", "padding", "dilation")[: 5 if dilated else 4]
+    given = dict(zip(names, args, strict=False)) | kwargs
+    kernel = _as_pair(given["kernel_size"])
+    stride = _as_pair(given["stride"]) if given.get("stride") else kernel
+    return _slide_windows(field, kernel, stride, _as_pair(given.get("padding", 0)), _as_pair(given.get("dilation", 1)))
+
+
+def _follow_padding(
+    field: ReceptiveField, args: Sequence[Any], kwargs: dict[str, Any], spatial_last: bool
+) -> ReceptiveField:
+    sides = (*(args[1] if len(args) > 1 else kwargs["pad"]), 0, 0, 0, 0)
+    # `pad` lists the last axis first, which is the channels in a channels-last layout.
+    left, _, top, _ = sides[:4] if spatial_last else sides[2:6]
+    return _slide_windows(field, (1, 1), (1, 1), (top, left), (1, 1))
+
+
+def _slide_windows(
+    field: ReceptiveField, kernel: Sequence[Any], stride: Sequence[Any], padding: Sequence[Any], dilation: Sequence[Any]
+) -> ReceptiveField:
+    return ReceptiveField(
+        slide_window(field.y, kernel[0], stride[0], padding[0], dilation[0]),
+        slide_window(field.x, kernel[1], stride[1], padding[1], dilation[1]),
+    )
+
+
+def _as_pair(value: Any) -> Sequence[Any]:
     values = tuple(value) if isinstance(value, list | tuple) else (value,)
     return values * 2 if len(values) == 1 else values
 
 
-_MOVES: dict[str, Callable[[ReceptiveField, Sequence[Any], dict[str, Any], bool], ReceptiveField | None]] = {
-    "conv2d": _convolution,
-    "max_pool2d": partial(_pooling, dilated=True),
-    "avg_pool2d": partial(_pooling, dilated=False),
-    "pad": _padding,
+_WINDOW_RULES: dict[str, Callable[[ReceptiveField, Sequence[Any], dict[str, Any], bool], ReceptiveField | None]] = {
+    "conv2d": _follow_convolution,
+    "max_pool2d": partial(_follow_pooling, dilated=True),
+    "avg_pool2d": partial(_follow_pooling, dilated=False),
+    "pad": _follow_padding,
 }

@@ -1,98 +1,113 @@
-"""What follows the pooling in one pass, kept as the tensor functions that were called: to run on other pooled values.
+"""Record the ops between the pooling and the logits of one pass, to run them again on other pooled values.
 
-A tail is a few functions behind a whole network. Without a tape the network runs again for each image whose tail is
-asked something, up to a pooling whose result is thrown away.
+These are few ops behind a whole network. Without a recording, every evaluation of the head would run the network again,
+up to a pooling whose result is replaced.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from inspector.explain.tracing.pooling_calls import Handler, PoolingCall, call_unchanged
+from inspector.explain.tracing.pooling_calls import PoolingCall
+from inspector.explain.tracing.tensor_calls import Handler, TensorNotes, call_unchanged
 
 
 @dataclass(frozen=True)
 class _TensorRef:
-    """Stands where a tensor stood that followed from the pooled values."""
+    """Stands for a tensor that was computed from the pooled values."""
 
     number: int
 
 
 @dataclass(frozen=True, eq=False)
 class _RecordedOp:
+    """One call of a tensor function."""
+
     function: Callable[..., Any]
-    leaves: list[Any]  # of (args, kwargs), with slots
+    leaves: list[Any]  # of (args, kwargs), with references
     spec: pytree.TreeSpec
-    results: list[int | None]  # the slots of the result's leaves; None for what is no tensor
+    results: list[int | None]  # reference numbers of the leaves of the result; None for what is no tensor
 
 
 @dataclass(frozen=True, eq=False)
 class OpRecording:
-    """The functions that led from pooled values to the logits. Parameters stand in it themselves, as they are now."""
+    """The ops from the pooled values to the logits. They hold the network's own parameters, not copies."""
 
-    pooled: dict[int, tuple[int, torch.Size]]  # of each reduction by its index: its slot, and its shape in the pass
-    calls: list[_RecordedOp]
-    logits: int  # their slot
+    pooled: dict[int, tuple[int, torch.Size]]  # by index of the pooling call: reference number, shape in the pass
+    ops: list[_RecordedOp]
+    logits: int  # reference number
 
-    def replay(self, pooled: Mapping[int, Tensor], perform: Handler = call_unchanged) -> Any:
-        """What stands where the logits stood, for pooled values (R, P) by the index of their reduction.
+    def replay(self, pooled: Mapping[int, Tensor], handler: Handler = call_unchanged) -> Any:
+        """Run the recorded ops on new pooled values.
 
-        Each function goes through `perform`. Raises what torch raises where the functions do not take so many rows.
+        Args:
+            pooled: new values (R, P) by the index of their pooling call.
+            handler: calls each op.
+
+        Returns:
+            The output in place of the logits, usually a Tensor (R, K). Errors of torch propagate if an op does not
+            support R rows.
         """
-        # A clone: an in-place operation that follows may not write into a leaf that asks for gradients.
-        values = {slot: pooled[index].reshape(-1, *shape[1:]).clone() for index, (slot, shape) in self.pooled.items()}
-        for one in self.calls:
-            leaves = [values[leaf.number] if isinstance(leaf, _TensorRef) else leaf for leaf in one.leaves]
-            args, kwargs = pytree.tree_unflatten(leaves, one.spec)
-            results = pytree.tree_leaves(perform(one.function, args, kwargs))
-            values |= {slot: result for slot, result in zip(one.results, results, strict=True) if slot is not None}
+        # A clone, because an in-place op that follows may not write into a leaf that requires gradients.
+        values = {number: pooled[n].reshape(-1, *shape[1:]).clone() for n, (number, shape) in self.pooled.items()}
+        for op in self.ops:
+            leaves = [values[leaf.number] if isinstance(leaf, _TensorRef) else leaf for leaf in op.leaves]
+            args, kwargs = pytree.tree_unflatten(leaves, op.spec)
+            results = pytree.tree_leaves(handler(op.function, args, kwargs))
+            values |= {n: result for n, result in zip(op.results, results, strict=True) if n is not None}
         return values[self.logits]
 
 
 class OpRecorder:
-    """Writes the tape of a pass: `perform` is the pass's handler, and is told of the reductions whose results count."""
+    """Records the ops of a pass as its handler, from the pooling calls on that it is given."""
 
     def __init__(self) -> None:
-        self._slots: dict[int, int] = {}  # of tensors that follow from the pooled values, by id
-        self._alive: list[Tensor] = []  # an id is a name while they live
+        self._numbers = TensorNotes[int]()  # of tensors that were computed from the pooled values
+        self._next_number = count()
         self._pooled: dict[int, tuple[int, torch.Size]] = {}
-        self._calls: list[_RecordedOp] = []
-        self._spoiled = False
+        self._ops: list[_RecordedOp] = []
+        self._overwritten = False  # whether an op wrote into a tensor that the recording holds
 
-    def perform(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        leaves, spec = pytree.tree_flatten((tuple(args), kwargs)) if self._slots else ([], None)
-        slots = [self._slots.get(id(leaf)) for leaf in leaves]
-        if spec is None or all(slot is None for slot in slots):
+    def handle(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Call the function, and record the call if an argument was computed from the pooled values."""
+        leaves, spec = pytree.tree_flatten((tuple(args), kwargs)) if self._pooled else ([], None)
+        numbers = [self._numbers.get(leaf) for leaf in leaves]
+        if spec is None or all(number is None for number in numbers):
             return function(*args, **kwargs)
-        kept = [leaf if slot is None else _TensorRef(slot) for leaf, slot in zip(leaves, slots, strict=True)]
-        before = [_version(leaf) for leaf in kept]
+        recorded = [leaf if n is None else _TensorRef(n) for leaf, n in zip(leaves, numbers, strict=True)]
+        versions = [_version(leaf) for leaf in recorded]
         result = function(*args, **kwargs)
-        # It wrote into a tensor that stands in the tape itself, as `logits[:, :5] = ...` does.
-        self._spoiled |= before != [_version(leaf) for leaf in kept]
-        self._calls.append(_RecordedOp(function, kept, spec, [self._slot(leaf) for leaf in pytree.tree_leaves(result)]))
+        # For example `logits[:, :5] = ...` on a tensor that was created before.
+        self._overwritten |= versions != [_version(leaf) for leaf in recorded]
+        results = [self._assign_number(leaf) for leaf in pytree.tree_leaves(result)]
+        self._ops.append(_RecordedOp(function, recorded, spec, results))
         return result
 
-    def note_pooling(self, seen: PoolingCall) -> None:
-        slot = self._slot(seen.result)
-        assert slot is not None
-        self._pooled[seen.index] = slot, seen.result.shape
+    def note_pooling(self, call: PoolingCall) -> None:
+        """Record from the result of this call on."""
+        number = self._assign_number(call.result)
+        assert number is not None
+        self._pooled[call.index] = number, call.result.shape
 
     def recording(self, logits: Tensor) -> OpRecording | None:
-        """None where the logits came about in another way than by functions of tensors, or were written into one."""
-        slot = self._slots.get(id(logits))
-        return None if slot is None or self._spoiled else OpRecording(self._pooled, self._calls, slot)
+        """Return the recording up to the logits; None if they were computed in a way that it cannot repeat."""
+        number = self._numbers.get(logits)
+        return None if number is None or self._overwritten else OpRecording(self._pooled, self._ops, number)
 
-    def _slot(self, value: Any) -> int | None:
+    def _assign_number(self, value: Any) -> int | None:
         if not isinstance(value, Tensor):
             return None
-        self._alive.append(value)
-        return self._slots.setdefault(id(value), len(self._slots))
+        number = self._numbers.get(value)
+        if number is None:
+            number = self._numbers[value] = next(self._next_number)
+        return number
 
 
 def _version(leaf: Any) -> int:
-    """How often torch counted that a tensor was written into."""
+    """Return torch's count of the writes into a tensor."""
     return leaf._version if isinstance(leaf, Tensor) and not leaf.is_inference() else 0
