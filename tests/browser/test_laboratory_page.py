@@ -15,20 +15,20 @@ def heading(page: Page, text: str) -> None:
 
 def test_runs_are_compared_by_curves_a_table_a_matrix_and_average_maps(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/laboratory")
-    for text in ("Top-1 of the test images", "Which classes are taken for which?", "One photo, every head"):
+    for text in ("Top-1 accuracy on the test images", "Confusion matrix", "One photo by every network"):
         heading(page, text)
     expect(page.get_by_text("Shirt taken for Coat: 8 of 20")).to_be_visible()
     # Of two charts of curves and a matrix.
     expect(page.locator("[data-testid=stVegaLiteChart] svg, [data-testid=stVegaLiteChart] canvas")).to_have_count(3)
-    heading(page, "Where does each network look for T-shirt/top?")
+    heading(page, "Average class map of T-shirt/top")
 
 
 def test_a_photo_that_one_head_took_for_another_class_is_seen_by_every_head(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/laboratory")
-    page.get_by_role("radio", name="taken for another class").click()
+    page.get_by_role("radio", name="misclassified").click()
     expect(page.get_by_role("img", name="class map of gap, seed 0")).to_be_visible()
     expect(page.get_by_role("img", name="photo shirt.png")).to_be_visible()
-    expect(page.get_by_text("its class: Shirt")).to_be_visible()
+    expect(page.get_by_text("true class: Shirt")).to_be_visible()
     link = page.url
     page.goto("about:blank")
     page.goto(link)
@@ -37,10 +37,10 @@ def test_a_photo_that_one_head_took_for_another_class_is_seen_by_every_head(page
 
 def test_ones_own_photo_is_seen_by_every_head(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/laboratory")
-    heading(page, "One photo, every head")
+    heading(page, "One photo by every network")
     page.locator("input[type=file]").set_input_files(list_examples("fashion_mnist")["Bag"])
     expect(page.get_by_role("img", name="photo bag.png")).to_be_visible()
-    expect(page.get_by_text("exact, miss")).to_have_count(2)
+    expect(page.get_by_text("exact, residual")).to_have_count(2)
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(380, "light"), (1400, "dark"), (2560, "light")])

@@ -146,9 +146,9 @@ def test_the_laboratory_compares_the_runs_and_their_heads(tmp_path: Path, monkey
     assert not app.exception
     assert not app.error
     assert headings(app) == [
-        "Top-1 of the test images", "Loss, in nats", "Is the evidence on the object?",
-        "Which classes are taken for which?", "Where does each network look for T\\-shirt/top?",
-        "One photo, every head",
+        "Top-1 accuracy on the test images", "Loss in nats", "Evidence inside the object",
+        "Confusion matrix", "Average class map of T\\-shirt/top",
+        "One photo by every network",
     ]  # fmt: skip
     assert list(app.dataframe[0].value["run"]) == ["connected", "gap", "gmp"]
     # 0.5 and 0.6 in the two seeds.
@@ -162,7 +162,7 @@ def test_the_laboratory_names_the_most_frequent_confusions(tmp_path: Path, monke
     # The second run takes three of ten shirts for coats, in each of two seeds.
     app = laboratory(monkeypatch, write_runs(tmp_path, weights=False), matrix="gmp")
     assert "<li>Shirt taken for Coat: 6 of 20</li>" in pictures(app)
-    assert "194 of 200 test images recognised, those of 2 seeds together." in [one.value for one in app.caption]
+    assert "194 of 200 test images classified correctly, summed over 2 seeds." in [one.value for one in app.caption]
     assert "None of these runs has its weights here" in app.info[0].value
 
 
@@ -178,13 +178,13 @@ def test_a_run_that_is_left_out_is_nowhere_on_the_page(tmp_path: Path, monkeypat
 def test_photos_that_a_head_took_for_another_class_can_be_chosen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app = laboratory(monkeypatch, write_runs(tmp_path), photos="taken for another class")
-    assert app.selectbox(key="photo").options == ["Shirt/shirt.png (taken for Coat by gmp)"]
-    assert app.selectbox(key="head_class").placeholder == "Shirt (the photo's own)"
+    app = laboratory(monkeypatch, write_runs(tmp_path), photos="misclassified")
+    assert app.selectbox(key="photo").options == ["Shirt/shirt.png (predicted as Coat by gmp)"]
+    assert app.selectbox(key="head_class").placeholder == "Shirt (true class)"
     # Max pooling's network finds the shirt a T-shirt, and the hyphen of its name stays one.
-    assert "likeliest: T-shirt/top" in pictures(app)
+    assert "top-1: T-shirt/top" in pictures(app)
     app.pills(key="runs_clothes").set_value(["gap"]).run()
-    assert "every one of these runs recognised every test photo" in app.info[0].value
+    assert "every run classified every test photo correctly" in app.info[0].value
 
 
 def test_a_photo_of_ones_own_takes_the_place_of_the_test_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +193,7 @@ def test_a_photo_of_ones_own_takes_the_place_of_the_test_photo(tmp_path: Path, m
     bag = list_examples("fashion_mnist")["Bag"].read_bytes()
     app.file_uploader(key="own photo").set_value(("mine.png", bag, "image/png")).run()
     assert "photo mine.png" in pictures(app)
-    assert app.selectbox(key="head_class").placeholder == "Bag (the first network's likeliest)"
+    assert app.selectbox(key="head_class").placeholder == "Bag (top-1 of the first network)"
 
 
 @pytest.mark.parametrize("file", ["../secret.png", "/etc/passwd", "Bag/../../secret.png", "link.png", "..\\secret.png"])
@@ -208,7 +208,7 @@ def test_a_test_photo_outside_the_folder_of_photos_is_not_opened(
     app = laboratory(monkeypatch, runs)
     assert not app.exception
     assert [error.value for error in app.error] == [
-        f"test.csv names {file!r}, which is not inside the folder of the photos: it is not opened."
+        f"test.csv names {file!r}, which is outside the folder of the photos, so it is not opened."
     ]
     assert "secret.png" not in pictures(app)
 
@@ -255,7 +255,7 @@ def test_one_name_in_two_folders_is_two_experiments(tmp_path: Path, monkeypatch:
 def test_the_laboratory_without_runs_says_how_to_make_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = laboratory(monkeypatch, tmp_path)
     assert not app.error
-    assert f"No finished run in {tmp_path}: `inspector train" in app.info[0].value
+    assert f"No finished run in {tmp_path}. Use `inspector train" in app.info[0].value
 
 
 def test_a_run_that_diverged_leaves_a_gap_in_its_line(tmp_path: Path) -> None:
@@ -266,3 +266,11 @@ def test_a_run_that_diverged_leaves_a_gap_in_its_line(tmp_path: Path) -> None:
     (diverged,) = group_runs([read_run(folder)])
     assert [row["mean"] for row in curve_rows(diverged, "test images", "validation_loss")] == [2.25, None]
     assert [row["mean"] for row in curve_rows(diverged, "training images", "training_loss")] == [2.5, None]
+
+
+def test_a_link_with_a_value_of_an_earlier_version_opens_the_same_view(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = laboratory(monkeypatch, write_runs(tmp_path), photos="taken for another class")
+    assert app.segmented_control(key="photos").value == "misclassified"
+    assert app.selectbox(key="photo").options == ["Shirt/shirt.png (predicted as Coat by gmp)"]

@@ -138,38 +138,6 @@ def draw_average_maps(maps: "Mapping[str, tuple[NDArray[Any], int]]") -> str:
     return _grid(tiles, "8.5rem")
 
 
-def draw_network_maps(
-    maps: "Mapping[str, ClassMaps]", name: str, smooth: bool, label: str | None, own_scales: bool, opacity: float = 0.85
-) -> str:
-    """A photo and over it the class map of one class by each network, with what they add up to.
-
-    All on one scale, or each on its own, which then stands beside it: few cells of max pooling outshine all others.
-    """
-    from inspector.output.overlay import common_scale, dimmed_photo
-
-    read = {title: one.class_map(one.classifier.class_names.index(name)) for title, one in maps.items()}
-    scale = common_scale([class_map.values for class_map in read.values()])
-    view = next(iter(maps.values())).view
-    assert view is not None, "the app shows photos only"
-    photo, own = escape(view.photo.name), escape(label or "")
-    image = encode_image(dimmed_photo(view, _SIDE), max(view.photo.size) < 100)
-    tiles = [_tile(image, photo, f"<b>{photo}</b>", f"its class: {own}" if own else "", alt=f"photo {photo}")]
-    for title, class_map in read.items():
-        one, k = maps[title], maps[title].classifier.class_names.index(name)
-        own_scale = common_scale([class_map.values])
-        (image,) = draw_overlays(one, [class_map], _SIDE, own_scale if own_scales else scale, smooth, opacity)
-        top = escape(one.top(1)[0][1])
-        taken = "" if top == escape(name) else f", likeliest: {top}"
-        checked = f"{one.verdict}, miss {true_minus(f'{one.residual:.0e}')}"
-        lines = f"{class_map.equation()}<br>{one.probabilities[k]:.1%}{taken}<br>{checked}"
-        lines += f"<br>densest colour {own_scale:.2g} logits" if own_scales else ""
-        tiles.append(_tile(image, escape(title), f"<b>{escape(title)}</b>", lines))
-    if own_scales:
-        return _grid(tiles, "clamp(10rem, 16vw, 15rem)")
-    bar = colour_bar(scale, f"logits a position for {name}, the same for all")
-    return f'{_grid(tiles, "clamp(10rem, 16vw, 15rem)")}<div style="margin-top: 1rem">{bar}</div>'
-
-
 def tiles(pictured: Iterable[tuple[bytes, str, str, str]], narrowest: str = "9rem") -> str:
     """Small pictures side by side, each with its name, a line below, both plain text, and what it is an image of."""
     return _grid(

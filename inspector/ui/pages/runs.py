@@ -1,4 +1,4 @@
-"""The page of the laboratory: what `inspector train` left, compared."""
+"""The page Training runs: the runs of `inspector train`, compared."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,212 +16,233 @@ from inspector.networks.catalog import models_folder
 from inspector.training.compare_runs import RunGroup, caption, group_runs, mean_and_deviation, table_header, table_rows
 from inspector.training.read_run import Confusion, Run, find_runs, read_run
 from inspector.ui.components import charts, html
+from inspector.ui.components.messages import show_error
 from inspector.ui.pages import runs_photo
+from inspector.ui.state import keys
+from inspector.ui.state.links import update_link
 
 _T = TypeVar("_T")
+_DEVIATION = "standard deviation"
 
 
 @dataclass(frozen=True)
-class Found:
-    """What lies in the folders of runs."""
+class FoundRuns:
+    """The finished runs in some folders."""
 
     experiments: Mapping[str, tuple[RunGroup, ...]]
-    problems: tuple[str, ...]  # a sentence each
+    errors: tuple[str, ...]  # why a run could not be read
 
 
 def show() -> None:
-    folders = run_folders()
-    found = find(folders)
+    """Draw the page."""
+    update_link()
+    folders = list_run_folders()
+    found = find_experiments(folders)
     with st.sidebar:
-        st.title("Laboratory", anchor=False)
-        st.caption("How trained networks and their heads compare.")
-        groups, marks = _choose(found.experiments) if found.experiments else ([], {})
-    for problem in found.problems:
-        st.error(problem, icon=":material/error:")
+        st.title("Training runs", anchor=False)
+        st.caption("Compare trained networks and their heads.")
+        groups, marks = _choose_runs(found.experiments) if found.experiments else ([], {})
+    for error in found.errors:
+        show_error(error)
     if not found.experiments:
         st.info(
-            f"No finished run in {' or '.join(map(str, folders)) or 'runs'}: "
-            "`inspector train experiments/lenet/stride_gap.toml --data data` makes some in `runs`, and this page then "
-            "compares them. Until then there are [the class maps](./) of the networks that come with it.",
+            f"No finished run in {' or '.join(map(str, folders)) or 'runs'}. Use `inspector train "
+            "experiments/lenet/stride_gap.toml --data data` to write some to `runs`; this page compares them. Until "
+            "then, see [the class maps](./) of the built-in networks.",
             icon=":material/science:",
         )
     elif not groups:
         st.info("Choose a run in the sidebar.", icon=":material/science:")
     else:
-        _curves(groups, marks)
-        _table(groups)
-        _evidence(groups)
-        confusions = _known(groups, RunGroup.confusion)
-        if confusions:
-            _confusions(groups, confusions)
-        if maps := _known(groups, RunGroup.average_maps):
-            _average_maps(maps, _class_names(maps, confusions))
-        runs_photo.show(groups)
+        _show_runs(groups, marks)
 
 
-def run_folders() -> list[Path]:
-    """Where runs lie: $INSPECTOR_RUNS, else ./runs and, in a checkout, the results beside the recipes."""
+def _show_runs(groups: Sequence[RunGroup], marks: Mapping[str, tuple[str, str]]) -> None:
+    _show_curves(groups, marks)
+    _show_scores(groups)
+    _show_evidence(groups)
+    confusions = _read_all(groups, RunGroup.confusion)
+    if confusions:
+        _show_confusion(groups, confusions)
+    if maps := _read_all(groups, RunGroup.average_maps):
+        _show_average_maps(maps, _name_classes(maps, confusions))
+    runs_photo.show_photo_panel(groups)
+
+
+def list_run_folders() -> list[Path]:
+    """Return the folders of runs: $INSPECTOR_RUNS, else ./runs and, in a checkout, the results beside the recipes."""
     if chosen := os.environ.get("INSPECTOR_RUNS"):
         return [Path(folder) for folder in chosen.split(os.pathsep) if folder]
-    usual = [Path("runs"), *sorted((models_folder().parent / "experiments").glob("*/results"))]
-    # Whether an unfinished run is all there is: then the folder is as good as empty.
-    return [folder for folder in usual if next(folder.rglob("run.json"), None)] or usual[:1]
+    folders = [Path("runs"), *sorted((models_folder().parent / "experiments").glob("*/results"))]
+    return [folder for folder in folders if next(folder.rglob("run.json"), None)] or folders[:1]
 
 
-def find(folders: Iterable[Path]) -> Found:
-    """The experiments in the folders and what was wrong there; an experiment of one name in two folders is two."""
+def find_experiments(folders: Iterable[Path]) -> FoundRuns:
+    """Find the experiments in some folders. One name in two folders is two experiments."""
     experiments: dict[str, tuple[RunGroup, ...]] = {}
-    problems: list[str] = []
+    errors: list[str] = []
     for folder in folders:
         if not next(folder.rglob("run.json"), None):
             continue
-        runs = sorted(_readable(find_runs([folder]), problems), key=lambda run: (run.experiment, run.name))
+        runs = sorted(_read_runs(find_runs([folder]), errors), key=lambda run: (run.experiment, run.name))
         for experiment, members in groupby(runs, lambda run: run.experiment):
-            if groups := tuple(_grouped(members, problems)):
+            if groups := tuple(_group_runs(members, errors)):
                 experiments[experiment if experiment not in experiments else f"{experiment} in {folder}"] = groups
-    return Found(experiments, tuple(problems))
+    return FoundRuns(experiments, tuple(errors))
 
 
-def _readable(folders: Iterable[Path], problems: list[str]) -> Iterator[Run]:
+def _read_runs(folders: Iterable[Path], errors: list[str]) -> Iterator[Run]:
+    """Yield the runs that can be read; add the messages of the others to `errors`."""
     for folder in folders:
         try:
             yield read_run(folder)
         except InspectorError as error:
-            problems.append(str(error))
+            errors.append(str(error))
 
 
-def _grouped(runs: Iterable[Run], problems: list[str]) -> Iterator[RunGroup]:
-    # By name: one that cannot be grouped does not take the others with it.
+def _group_runs(runs: Iterable[Run], errors: list[str]) -> Iterator[RunGroup]:
+    # By name, so that one name that cannot be grouped leaves the others.
     for _, members in groupby(runs, lambda run: run.name):
         try:
             yield from group_runs(members)
         except InspectorError as error:
-            problems.append(str(error))
+            errors.append(str(error))
 
 
-def _choose(experiments: Mapping[str, tuple[RunGroup, ...]]) -> tuple[list[RunGroup], dict[str, tuple[str, str]]]:
-    """The groups from the sidebar, and the colours and shapes of all of their experiment."""
-    experiment = st.selectbox("Experiment", list(experiments), key="experiment", bind="query-params")
+def _choose_runs(experiments: Mapping[str, tuple[RunGroup, ...]]) -> tuple[list[RunGroup], dict[str, tuple[str, str]]]:
+    """Show the choice of runs. Return the chosen ones, and color and shape of each run of their experiment."""
+    experiment = st.selectbox("Experiment", list(experiments), key=keys.EXPERIMENT, bind="query-params")
     groups = {group.label: group for group in experiments[experiment]}
     labels = list(groups)
     chosen = st.pills(
-        "Runs", labels, selection_mode="multi", default=labels[: charts.MOST_RUNS], key=f"runs_{experiment}",
-        format_func=html.plain_text, bind="query-params", help="One a recipe, over all its seeds.",
-    )  # fmt: skip
+        "Runs",
+        labels,
+        selection_mode="multi",
+        default=labels[: charts.MOST_RUNS],
+        key=f"runs_{experiment}",
+        format_func=html.plain_text,
+        bind="query-params",
+        help="One per recipe, with all its seeds.",
+    )
     if len(chosen) > charts.MOST_RUNS:
-        st.info(f"The first {charts.MOST_RUNS} of {len(chosen)} runs are shown: more cannot be told apart.")
+        st.info(
+            f"Only the first {charts.MOST_RUNS} of {len(chosen)} runs are shown: more cannot be told apart by their "
+            "marks."
+        )
     chosen = [label for label in labels if label in chosen][: charts.MOST_RUNS]
-    # As long as all fit, a run keeps its colour when others are left out.
+    # While all runs have a mark, each keeps it when others are left out.
     return [groups[label] for label in chosen], charts.marks_of(labels if len(labels) <= charts.MOST_RUNS else chosen)
 
 
-def _curves(groups: Sequence[RunGroup], marks: Mapping[str, tuple[str, str]]) -> None:
+def _show_curves(groups: Sequence[RunGroup], marks: Mapping[str, tuple[str, str]]) -> None:
     left, right = st.columns(2, gap="large")
     with left:
-        st.subheader("Top-1 of the test images", anchor=False)
-        st.altair_chart(charts.top1_chart(groups, marks), alt="Top-1 of the test images after each epoch")
+        st.subheader("Top-1 accuracy on the test images", anchor=False)
+        st.altair_chart(charts.top1_chart(groups, marks), alt="Top-1 accuracy on the test images after each epoch")
     with right:
-        st.subheader("Loss, in nats", anchor=False)
+        st.subheader("Loss in nats", anchor=False)
         st.altair_chart(charts.loss_chart(groups, marks), alt="Loss of the test and training images after each epoch")
     st.caption(
-        "Mean over the seeds in a band of one standard deviation each way. Point at a mark for its numbers; click a "
-        "name in the legend to bring it forward, twice to bring all back."
+        "Mean over the seeds; the band is one standard deviation wide on each side. Point at a mark for its numbers. "
+        "Click a name in the legend to highlight its run, double-click to show all runs again."
     )
 
 
-def _table(groups: Sequence[RunGroup]) -> None:
+def _show_scores(groups: Sequence[RunGroup]) -> None:
     rows = [dict(zip(table_header(groups), row, strict=True)) for row in table_rows(groups)]
     st.dataframe(rows, hide_index=True, alt="The scores of each run")
     st.caption(caption(groups))
 
 
-def _evidence(groups: Sequence[RunGroup]) -> None:
-    rows = [row for group in groups if (row := evidence(group)) is not None]
+def _show_evidence(groups: Sequence[RunGroup]) -> None:
+    rows = [row for group in groups if (row := make_evidence_row(group)) is not None]
     if not rows:
         return
-    st.subheader("Is the evidence on the object?", anchor=False)
+    st.subheader("Evidence inside the object", anchor=False)
     percent = {
         name: st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)
         for name in ("inside the object", "pointing game")
     }
-    st.dataframe(rows, hide_index=True, column_config=percent, alt="Evidence inside the object, a row a run")
+    st.dataframe(rows, hide_index=True, column_config=percent, alt="Evidence inside the object, one row per run")
     st.caption(
-        "Inside the object: how much of the positive evidence for an image's own class lies in its box or mask, the "
-        "mean over the test images and seeds; spread: the standard deviation over the seeds. Pointing game: at how "
-        "many images the map's highest value lies there."
+        "Inside the object: the share of the positive evidence for the true class that lies in the box or mask of the "
+        "object, the mean over test images and seeds, with the standard deviation over the seeds. Pointing game: the "
+        "share of images whose maximum lies there."
     )
 
 
-def evidence(group: RunGroup) -> dict[str, Any] | None:
-    """How much of the evidence lies inside the object, mean over the seeds; None where a seed does not know it."""
+def make_evidence_row(group: RunGroup) -> dict[str, Any] | None:
+    """Return the evidence inside the object of one group of runs; None where a seed has not measured it."""
     if (share := group.inside()) is None:
         return None
     measured = [run.class_maps["inside"] for run in group.runs if run.class_maps is not None]
     return {
         "run": group.label,
         "inside the object": share[0],
-        "spread": f"\N{PLUS-MINUS SIGN} {100 * share[1]:.1f} %" if len(measured) > 1 else "",
+        _DEVIATION: f"\N{PLUS-MINUS SIGN} {100 * share[1]:.1f} %" if len(measured) > 1 else "",
         "pointing game": mean_and_deviation(float(inside["pointing"]) for inside in measured)[0],
         "images": measured[0].get("images"),
     }
 
 
-def _known(groups: Sequence[RunGroup], read: Callable[[RunGroup], _T | None]) -> dict[str, _T]:
-    """What is read of each group that knows it; what is broken is one sentence."""
-    known = {}
-    for one in groups:
+def _read_all(groups: Sequence[RunGroup], read: Callable[[RunGroup], _T | None]) -> dict[str, _T]:
+    """Read something of each group, and leave out the groups that lack it. A broken file is an error on the page."""
+    values = {}
+    for group in groups:
         try:
-            if (value := read(one)) is not None:
-                known[one.label] = value
+            if (value := read(group)) is not None:
+                values[group.label] = value
         except InspectorError as error:
-            st.error(str(error), icon=":material/error:")
-    return known
+            show_error(error)
+    return values
 
 
 @st.fragment
-def _confusions(groups: Sequence[RunGroup], known: Mapping[str, Confusion]) -> None:
-    st.subheader("Which classes are taken for which?", anchor=False)
-    label = st.selectbox("Run", list(known), key="matrix", bind="query-params", width=280)
-    confusion = known[label]
+def _show_confusion(groups: Sequence[RunGroup], confusions: Mapping[str, Confusion]) -> None:
+    st.subheader("Confusion matrix", anchor=False)
+    label = st.selectbox("Run", list(confusions), key=keys.CONFUSION_RUN, bind="query-params", width=280)
+    confusion = confusions[label]
     wide, narrow = st.columns([3, 2], gap="large")
     with wide:
         if len(confusion.classes) <= charts.MOST_CLASSES:
             dark = st.context.theme.type == "dark"
-            # On a wide screen the cells would be bars.
+            # The width is limited: on a wide screen the cells would be bars.
             with st.container(width=170 + 44 * len(confusion.classes)):
                 st.altair_chart(charts.heat_map(confusion, dark), alt=f"Confusion matrix of {label}")
-            st.caption("A row a true class, in percent of its test images. Blue: recognised, orange: not.")
+            st.caption(
+                "One row per true class, in percent of its test images. Blue: classified correctly; orange: not."
+            )
         else:
             st.info(f"A matrix of {len(confusion.classes)} classes is too large to show.")
     with narrow:
         st.markdown("**Most frequent confusions**")
         lines = "".join(f"<li>{escape(line)}</li>" for line in charts.most_frequent(confusion))
-        st.html(f"<ol>{lines}</ol>" if lines else "None: every test image got its class.")
+        st.html(f"<ol>{lines}</ol>" if lines else "None: every test image is classified correctly.")
         seeds = next(len(group.runs) for group in groups if group.label == label)
-        right, images = int(confusion.counts.trace()), int(confusion.counts.sum())
-        over = f", those of {seeds} seeds together" if seeds > 1 else ""
-        st.caption(f"{right:,} of {images:,} test images recognised{over}.")
+        correct, images = int(confusion.counts.trace()), int(confusion.counts.sum())
+        pooled = f", summed over {seeds} seeds" if seeds > 1 else ""
+        st.caption(f"{correct:,} of {images:,} test images classified correctly{pooled}.")
 
 
 @st.fragment
-def _average_maps(maps: Mapping[str, NDArray[Any]], names: Mapping[str, tuple[str, ...]]) -> None:
-    every = list(dict.fromkeys(name for some in names.values() for name in some))
+def _show_average_maps(maps: Mapping[str, NDArray[Any]], names: Mapping[str, tuple[str, ...]]) -> None:
+    all_names = list(dict.fromkeys(name for of_run in names.values() for name in of_run))
     heading = st.empty()
-    name = st.selectbox("Class", every, key="average", bind="query-params", width=280)
-    heading.subheader(f"Where does each network look for {html.plain_text(name)}?", anchor=False)
+    name = st.selectbox("Class", all_names, key=keys.RUNS_CLASS, bind="query-params", width=280)
+    heading.subheader(f"Average class map of {html.plain_text(name)}", anchor=False)
     with st.spinner("Drawing ..."):
-        of_class = {label: some.index(name) for label, some in names.items() if name in some}
-        st.html(html.draw_average_maps({label: (maps[label], k) for label, k in of_class.items()}))
+        chosen = {label: (maps[label], of_run.index(name)) for label, of_run in names.items() if name in of_run}
+        st.html(html.draw_average_maps(chosen))
     st.caption(
-        "The mean of this class's own map over its test images, cell by cell: red speaks for the class, blue against "
-        "it. Each run has its own scale, for all its classes: heads differ in the size of their logits."
+        "The mean of the map of this class over its test images, cell by cell. Red is evidence for the class, blue "
+        "against it. Each run has one scale for all its classes, because heads differ in the size of their logits."
     )
 
 
-def _class_names(maps: Mapping[str, NDArray[Any]], confusions: Mapping[str, Confusion]) -> dict[str, tuple[str, ...]]:
-    """The class names of each run's maps; numbers where the run does not tell."""
+def _name_classes(maps: Mapping[str, NDArray[Any]], confusions: Mapping[str, Confusion]) -> dict[str, tuple[str, ...]]:
+    """Return the class names of the maps of each run; "class 0" and so on where the run has no names."""
     names = {}
     for label, values in maps.items():
-        told = confusions[label].classes if label in confusions else ()
-        names[label] = told if len(told) == len(values) else tuple(f"class {k}" for k in range(len(values)))
+        classes = confusions[label].classes if label in confusions else ()
+        names[label] = classes if len(classes) == len(values) else tuple(f"class {k}" for k in range(len(values)))
     return names
