@@ -68,7 +68,7 @@ def resolve(
     source: str | Path,
     arch: str | None = None,
     class_names: Sequence[str] | None = None,
-    overrides: PreprocessingOverrides = PreprocessingOverrides(),
+    overrides: PreprocessingOverrides | None = None,
     probability: OutputActivation | None = None,
     trust: bool = False,
     allow_untrained: bool = False,
@@ -89,7 +89,7 @@ def resolve(
     Raises:
         NetworkError: unknown name, or files that cannot be read or do not fit.
     """
-    name, path = str(source), Path(source)
+    name, path, overrides = str(source), Path(source), overrides or PreprocessingOverrides()
     from_library = name.startswith(_LIBRARIES)
     if allow_untrained and (from_library or _is_architecture(name)):
         loaded = LoadedNetwork(name, build(name, trust=trust), find_preprocessing(name) or _USUAL)
@@ -138,7 +138,7 @@ def _read_file(
             loaded,
             network=onnx,
             preprocessing=replace(plain, size=size, resize=size),
-            output_activation=onnx.ending,
+            output_activation=onnx.output_activation,
             receptive_field=onnx.receptive_field,
         )
     if suffix in KERAS:

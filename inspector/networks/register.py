@@ -26,7 +26,7 @@ def add_model(
     name: str,
     arch: str | None = None,
     class_names: Sequence[str] | None = None,
-    feeding: PreprocessingOverrides | None = None,
+    overrides: PreprocessingOverrides | None = None,
     title: str | None = None,
     trust: bool = False,
 ) -> tuple[Path, Classifier]:
@@ -51,7 +51,7 @@ def add_model(
             f"{checkpoint} is a program ({kind}), which runs its own code: it is not kept in models/. Save its state "
             "dict, or export it to ONNX; or name the file itself each time, with --trust."
         )
-    loaded = resolve(checkpoint, arch, class_names, feeding or PreprocessingOverrides(), trust=trust)
+    loaded = resolve(checkpoint, arch, class_names, overrides, trust=trust)
     classifier = Classifier.from_network(loaded)
     card = _card(classifier, checkpoint, arch, title, len(classifier.class_names))
     try:

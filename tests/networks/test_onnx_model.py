@@ -150,7 +150,7 @@ def test_every_way_to_pool_and_go_on_gives_the_maps_of_the_same_torch_network(wr
     if batch == "N" and any("shape_1" in name for _, ins, _, _ in nodes for name in ins):
         batch = 1  # such a graph takes one image only
     network = read_onnx(write([*TRUNK, *nodes], (batch, 3, HEIGHT, WIDTH)))
-    assert (network.size, network.channels, network.ending) == ((HEIGHT, WIDTH), 3, None)
+    assert (network.size, network.channels, network.output_activation) == ((HEIGHT, WIDTH), 3, None)
     assert_same_maps(network, Twin(kind))
 
 
@@ -188,7 +188,7 @@ def test_a_graph_with_the_channels_last_takes_images_and_gives_maps_like_every_o
 )
 def test_the_last_activation_is_cut_off_and_remembered(write, operator, ending):
     network = read_onnx(write([*TRUNK, *AVERAGE, *GEMM, (operator, ["y"], "probabilities", {})]))
-    assert network.ending == ending
+    assert network.output_activation == ending
     assert_same_maps(network, Twin())
 
 
@@ -231,7 +231,7 @@ def test_small_weights_beside_a_large_bias_keep_their_digits(write, monkeypatch)
     monkeypatch.setitem(CONSTANTS, "linear", LINEAR / 1000)
     monkeypatch.setitem(CONSTANTS, "bias", BIAS * 1000)
     network = read_onnx(write([*TRUNK, *AVERAGE, *GEMM]))
-    torch.testing.assert_close(network.matrix, LINEAR / 1000, rtol=1e-5, atol=0)
+    torch.testing.assert_close(network.jacobian, LINEAR / 1000, rtol=1e-5, atol=0)
 
 
 def test_gradients_flow_from_the_logits_to_the_pooled_values(write):

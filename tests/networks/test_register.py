@@ -98,7 +98,7 @@ def test_a_training_checkpoint_of_a_parallel_network_is_kept_as_plain_weights(mo
     torch.save({"epoch": 3, "state_dict": state, "optimizer": {}}, tmp_path / "last.ckpt")
     # The number of classes is that of the weights.
     folder, added = add_model(
-        tmp_path / "last.ckpt", "mine", "timm:test_resnet", feeding=PreprocessingOverrides(SIZE), title="Mine"
+        tmp_path / "last.ckpt", "mine", "timm:test_resnet", overrides=PreprocessingOverrides(SIZE), title="Mine"
     )
     classifier = assert_kept(folder, "mine", network, (3, *SIZE))
     assert classifier.class_names == added.class_names == ("class 0", "class 1", "class 2")
@@ -118,7 +118,7 @@ def test_weights_that_share_their_memory_are_kept(models, tmp_path):
 def test_one_of_our_own_architectures_is_kept(models, tmp_path):
     network = network_of("cifar_resnet", 10)
     folder, _ = add_model(
-        saved(network, tmp_path / "resnet20.pth"), "cifar", "cifar_resnet", feeding=PreprocessingOverrides(32)
+        saved(network, tmp_path / "resnet20.pth"), "cifar", "cifar_resnet", overrides=PreprocessingOverrides(32)
     )
     classifier = assert_kept(folder, "cifar", network, (3, 32, 32))
     # Strides of 2 after the first and the second stage.
@@ -156,7 +156,7 @@ def test_an_onnx_file_is_copied(models, tmp_path, size):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
     path = written_as_onnx(network, tmp_path / "mine.onnx")
-    folder, added = add_model(path, "mine", class_names=ABC, feeding=PreprocessingOverrides(size))
+    folder, added = add_model(path, "mine", class_names=ABC, overrides=PreprocessingOverrides(size))
     classifier = assert_kept(folder, "mine", network, (3, 5, 6))
     assert (folder / "network.onnx").read_bytes() == path.read_bytes()
     assert classifier.class_names == ABC
@@ -325,7 +325,7 @@ def test_a_program_is_refused_whoever_is_trusted(models, tmp_path, kind, trust):
         NetworkError,
         match=rf"^.*program\.pt is a program \({kind}\), which runs its own code: it is not kept in",
     ):
-        add_model(path, "mine", class_names=ABC, feeding=PreprocessingOverrides((5, 6)), trust=trust)
+        add_model(path, "mine", class_names=ABC, overrides=PreprocessingOverrides((5, 6)), trust=trust)
     assert_nothing_is_left(models)
 
 

@@ -1,0 +1,141 @@
+"""Find the last pooling of an ONNX graph, where it is cut in two.
+
+Which kind of pooling it is, and where the channels are, is decided by comparing the values before and after it on
+several noise images.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from inspector.errors import HeadError, NetworkError
+from inspector.explain.kinds import Pooling
+from inspector.explain.pooling import identify_pooling
+from inspector.networks.onnx_graph import (
+    ChannelOrder,
+    Graph,
+    depends_on_size,
+    find_channel_order,
+    find_nodes_between,
+    find_tensors_after,
+)
+from inspector.networks.onnx_parts import Values, extract_part, load_part
+
+_MAY_POOL = {
+    "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax", "AveragePool", "MaxPool", "Flatten", "Reshape",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where the graph is cut in two: at its last pooling."""
+
+    feature_maps: str  # name of the tensor before the pooling
+    pooled: str  # and of the tensor after it
+    pooling: Pooling
+    channel_order: ChannelOrder
+    maps_shape: tuple[int, ...]  # of one image, in the graph's channel order
+    pooled_shape: tuple[int, ...]
+
+
+def record_tensors(graph: Graph, examples: Sequence[Values]) -> list[dict[str, Any]]:
+    """Run the graph on each example and record tensors by name.
+
+    Recorded are the logits, the inputs and outputs of operators that may pool, and shapes that operators ask for.
+
+    Raises:
+        NetworkError: the logits are not finite.
+    """
+    from_image = find_tensors_after(graph, graph.start)
+    names = {graph.logits: None}  # in order, once each
+    for node in find_nodes_between(graph, graph.logits):
+        if node.op_type in _MAY_POOL or depends_on_size(node):
+            names |= dict.fromkeys((node.input[0], node.output[0]))
+        if node.op_type == "Shape":
+            names |= {node.output[0]: None}
+    names = {name: None for name in names if name in from_image}
+    whole = extract_part(graph.model, graph.start, [1, *graph.shape], list(names), {})
+    session = load_part(whole, batched=False).session
+    records = [
+        {graph.start: example} | dict(zip(names, session.run(None, {graph.start: example}), strict=True))
+        for example in examples
+    ]
+    if not all(np.isfinite(record[graph.logits]).all() for record in records):
+        raise NetworkError("The ONNX file gives logits for noise that are no finite numbers: its weights are broken.")
+    return records
+
+
+def find_cut(graph: Graph, records: Sequence[Mapping[str, Any]]) -> Cut:
+    """Find the last pooling before the logits.
+
+    Raises:
+        HeadError: there is none, or it is neither average nor max pooling nor a flattening.
+    """
+    for node in reversed(find_nodes_between(graph, graph.logits)):
+        if node.op_type not in _MAY_POOL or node.input[0] not in records[0]:
+            continue
+        pairs = [(record[node.input[0]], record[node.output[0]]) for record in records]
+        source, result = pairs[0]
+        orders = _list_channel_orders(graph, node.input[0], flat=result.ndim == 2)
+        orders = [order for order in orders if _is_pooled(source, result, order)]
+        for order in orders:
+            # Every pooling of a constant map gives the same, so all examples must agree.
+            kinds = [_identify_poolings(*pair, order) for pair in pairs]
+            if common := [kind for kind in kinds[0] if all(kind in others for others in kinds)]:
+                return Cut(node.input[0], node.output[0], common[0], order, source.shape[1:], result.shape[1:])
+        if orders:
+            raise HeadError(
+                f"The last feature maps in the ONNX file, {source.shape[1:]}, are pooled by {node.op_type} neither by "
+                "average, nor by maximum, nor flattened: their class maps would not be exact."
+            )
+    raise HeadError(
+        "No pooling was found in the ONNX file: no operator on the way to the logits takes every channel of a feature "
+        "map to one value. A network that ends in global average or max pooling, or in flatten and Gemm, would do."
+    )
+
+
+def find_frozen_shapes(graph: Graph, cut: Cut, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the shapes of tensors outside the head that the head asks for, by name.
+
+    Raises:
+        HeadError: the head asks for more of them than their shapes.
+    """
+    behind = {name for node in find_nodes_between(graph, graph.logits, [cut.pooled]) for name in node.output}
+    within = {cut.pooled} | find_tensors_after(graph, cut.pooled)
+    shapes = {name for name in behind if graph.producers[name].op_type == "Shape" and name not in within}
+    head = find_nodes_between(graph, graph.logits, [cut.pooled, *shapes])
+    if any(graph.start in node.input for node in head):
+        raise HeadError(
+            "More than the pooled feature maps reaches the logits in the ONNX file (another branch of the network "
+            "does): class maps of this pooling alone would not sum to the logits."
+        )
+    used = {name for node in head for name in node.input}
+    return {name: record[name] for name in shapes & used}
+
+
+def _list_channel_orders(graph: Graph, name: str, flat: bool) -> list[ChannelOrder]:
+    """Return candidate orders, the most probable first; flattened maps fit both, so only one is returned for them."""
+    probable = find_channel_order(graph, name)
+    other: ChannelOrder = "channels last" if probable == "channels first" else "channels first"
+    return [probable] if flat else [probable, other]
+
+
+def _is_pooled(source: Values, result: Values, order: ChannelOrder) -> bool:
+    """Whether ``source`` has several cells, and ``result`` one value per channel or all of them in a row."""
+    if source.ndim != 4:
+        return False
+    _, channels, height, width = source.shape if order == "channels first" else source.transpose(0, 3, 1, 2).shape
+    flattened = result.size == source.size and result.ndim == 2
+    return height * width > 1 and (result.size == channels or flattened)
+
+
+def _identify_poolings(source: Values, result: Values, order: ChannelOrder) -> list[Pooling]:
+    maps, pooled = torch.from_numpy(source), torch.from_numpy(result).reshape(1, -1)
+    if order == "channels last":
+        if result.size == source.size:
+            pooled = pooled.view_as(maps).permute(0, 3, 1, 2).flatten(1)
+        maps = maps.permute(0, 3, 1, 2)
+    return identify_pooling(maps, pooled)

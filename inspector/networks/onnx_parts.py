@@ -1,0 +1,131 @@
+"""Extract parts of an ONNX graph and run them in ONNX Runtime."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inspector.errors import summarize_reason
+from inspector.networks.onnx_graph import read_attribute
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+Values: TypeAlias = NDArray[np.float32]
+
+THREADS = 2
+
+
+@dataclass(frozen=True, eq=False)
+class OnnxPart:
+    """A part of the graph, from one tensor to another."""
+
+    session: Any
+    batched: bool  # False: it takes one image at a time
+    sha256: str
+
+    def run(self, values: Values) -> Values:
+        """Run the part: (N, ...) -> (N, ...), or (N, 1, ...) if it takes one image at a time."""
+        name = self.session.get_inputs()[0].name
+        try:
+            if self.batched:
+                result: Values = self.session.run(None, {name: values})[0]
+                return result
+            return np.stack([self.session.run(None, {name: image[None]})[0] for image in values])
+        except Exception as error:  # ONNX Runtime's own exceptions have no other base
+            raise RuntimeError(summarize_reason(error)) from error
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "OnnxPart":
+        return self  # a session cannot be copied, and has no state that would need it
+
+
+def make_part(
+    model: "ModelProto",
+    start: str,
+    shape: Sequence[int | None],
+    end: str,
+    frozen: Mapping[str, Any],
+    records: Sequence[Mapping[str, Any]],
+) -> OnnxPart:
+    """Make the part from ``start`` to ``end``; it takes any number of images if it gives the recorded values then.
+
+    Args:
+        model: the whole graph.
+        start: name of the tensor that is the part's input.
+        shape: its shape for one image; None for an open axis.
+        end: name of the tensor that is the part's output.
+        frozen: shapes of other tensors by name, which become constants.
+        records: values of both tensors by name, one mapping per image.
+    """
+    images, expected = (np.concatenate([record[name].ravel() for record in records]) for name in (start, end))
+    free_shapes = {name: _free_batch_size(values) for name, values in frozen.items()}
+    free = extract_part(model, start, ["N", *shape], [end], free_shapes)
+    _free_reshapes(free)
+    try:
+        part = load_part(free, batched=True)
+        result = part.run(images.reshape(len(records), *records[0][start].shape[1:])).ravel()
+        if np.allclose(result, expected, rtol=1e-3, atol=1e-5 * float(np.abs(expected).max())):
+            return part
+    except Exception:  # anything that ONNX Runtime raises; the part for one image works
+        pass
+    return load_part(extract_part(model, start, [1, *shape], [end], frozen), batched=False)
+
+
+def extract_part(
+    model: "ModelProto", start: str, shape: Sequence[int | str | None], ends: Sequence[str], frozen: Mapping[str, Any]
+) -> "ModelProto":
+    """Extract the part from ``start``, of this shape, to ``ends``, with constants in place of what is frozen."""
+    from onnx import TensorProto, ValueInfoProto
+    from onnx.helper import make_tensor_value_info
+    from onnx.numpy_helper import from_array
+    from onnx.utils import Extractor
+
+    extractor = Extractor(model)
+    # ONNX Runtime infers the types; those in the file are for its own number of images.
+    extractor.value_infos = {name: ValueInfoProto(name=name) for name in (*ends, *frozen)}
+    extractor.value_infos[start] = make_tensor_value_info(start, TensorProto.FLOAT, list(shape))
+    part = extractor.extract_model([start, *frozen], list(ends))
+    del part.graph.input[1:], part.graph.value_info[:]
+    part.graph.initializer.extend(from_array(values, name) for name, values in frozen.items())
+    # 4: constants need not be inputs. 11: the highest that our oldest ONNX Runtime reads.
+    part.ir_version = min(max(part.ir_version, 4), 11)
+    return part
+
+
+def load_part(model: "ModelProto", batched: bool) -> OnnxPart:
+    """Load a part into ONNX Runtime, on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    options.log_severity_level = 4  # errors are raised and need not be printed too
+    # A fallback would print, and try the same once more.
+    data = model.SerializeToString(deterministic=True)
+    session = onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"], enable_fallback=False)
+    return OnnxPart(session, batched, hashlib.sha256(data).hexdigest())
+
+
+def _free_batch_size(shape: NDArray[np.int64]) -> NDArray[np.int64]:
+    # In a Reshape, 0 keeps the size of the input's axis.
+    return np.concatenate([[0], shape[1:]]).astype(np.int64)
+
+
+def _free_reshapes(part: "ModelProto") -> None:
+    """Let reshapes to one image, as exporters write them, keep the number of images instead."""
+    from onnx.numpy_helper import from_array, to_array
+
+    constants = {tensor.name: tensor for tensor in part.graph.initializer}
+    constants |= {node.output[0]: read_attribute(node, "value", None) for node in part.graph.node if not node.input}
+    reached = {part.graph.input[0].name}
+    for node in part.graph.node:
+        if reached.isdisjoint(node.input):
+            continue
+        reached.update(node.output)
+        if node.op_type == "Reshape" and constants.get(node.input[1]) is not None:
+            shape = to_array(constants[node.input[1]])
+            if len(shape) > 1 and shape[0] == 1:
+                node.input[1] = f"{node.output[0]}/free_shape"
+                part.graph.initializer.append(from_array(_free_batch_size(shape), node.input[1]))
