@@ -1,7 +1,6 @@
 """The overlays of a batch run, and pages that show them: plain HTML files beside the pictures, read as one scrolls."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from html import escape
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,11 @@ from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.images.photo import Pixels
 from inspector.images.preprocessing import View
 from inspector.output.overlay import common_scale, dimmed_photo, overlay_map, resample_on_photo
+from inspector.output.templates import render_template
 
 _SIDE = 360  # pixels of the longer side of an overlay
 _PAGE = 200  # images
 _COLUMNS = ("index", "path", "label", "classes", "probabilities", "label_rank", "verdict", "error")
-# Should a name ever get past the escaping, the browser still runs nothing.
-_POLICY = "default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'"
-_STYLE = """
-:root { color-scheme: light dark; --line: light-dark(#d4d7de, #3a3f4b); --small: light-dark(#5b6270, #a3a9b6); }
-body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1.5rem; max-width: 90rem;
-  background: light-dark(#fff, #0e1117); color: light-dark(#1b1e25, #fafafa); overflow-wrap: anywhere; }
-h1 { font-size: 1.4rem } nav { margin: .6rem 0 } nav a { margin-right: 1rem }
-main { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(13rem, 100%), 1fr)) }
-figure { margin: 0 } img { width: 100%; aspect-ratio: 4 / 3; object-fit: contain; background: var(--line) }
-figcaption { font-size: .85rem } figcaption span { display: block; color: var(--small) }
-.error { border: 1px solid var(--line); padding: .6rem; font-size: .85rem }
-"""
 
 
 def overlay_path(index: int) -> str:
@@ -55,28 +43,35 @@ def draw_overlay(
 def write_gallery(out: Path) -> Path:
     """gallery-0001.html and so on, 200 images each, and gallery.html, which leads to them."""
     about = read_rows(out)[1]
-    names, images = about["class_names"], about["images"]
-    pages = -(-images // _PAGE)
-    links = []
-    for number, rows in enumerate(_pages(out), 1):
-        first, last = rows[0]["index"], rows[-1]["index"]
-        links.append(f'<li><a href="{_name(number)}">{first:,} to {last:,}</a>: {escape(rows[0]["path"])} ...</li>')
-        around = [("first", 1), ("before", number - 1), ("next", number + 1), ("last", pages)]
-        steps = "".join(f'<a href="{_name(n)}">{word}</a>' for word, n in around if 1 <= n <= pages and n != number)
-        nav = f'<nav><a href="gallery.html">all pages</a>{steps}</nav>'
-        shown = "\n".join(_shown(row, names) for row in rows)
-        title = f"Images {first:,} to {last:,} of {images:,}"
-        (out / _name(number)).write_text(_html(title, f"{nav}<main>{shown}</main>{nav}"), encoding="utf-8")
-    told = (
-        f"<p>{images:,} images by {escape(about['network'])}. Over each photo the class map of its likeliest class: "
-        "red speaks for it, blue against. Each picture has a scale of its own.</p>"
-    )
+    last_page = -(-about["images"] // _PAGE)
+    pages = []
+    for number, rows in enumerate(_iterate_pages(out), 1):
+        page = {
+            "file": _page_name(number),
+            "first": rows[0]["index"],
+            "last": rows[-1]["index"],
+            "path": rows[0]["path"],
+        }
+        neighbors = {"first": 1, "previous": number - 1, "next": number + 1, "last": last_page}
+        links = [(text, _page_name(n)) for text, n in neighbors.items() if 1 <= n <= last_page and n != number]
+        title = f"Images {page['first']:,} to {page['last']:,} of {about['images']:,}"
+        _write_page(
+            out / page["file"], "gallery_page.html", title,
+            rows=rows, links=links, class_names=about["class_names"], overlay_path=overlay_path,
+        )  # fmt: skip
+        pages.append(page)
     index = out / "gallery.html"
-    index.write_text(_html(f"Class maps of {about['source']}", f"{told}<ul>{''.join(links)}</ul>"), encoding="utf-8")
+    title = f"Class maps of {about['source']}"
+    _write_page(index, "gallery.html", title, pages=pages, images=about["images"], network=about["network"])
     return index
 
 
-def _pages(out: Path) -> Iterator[list[Mapping[str, Any]]]:
+def _write_page(file: Path, template: str, title: str, **values: Any) -> None:
+    html = render_template(template, title=title, image_sources="'self' file:", **values)
+    file.write_text(html, encoding="utf-8")
+
+
+def _iterate_pages(out: Path) -> Iterator[list[Mapping[str, Any]]]:
     rows: list[Mapping[str, Any]] = []
     # One shard after the other: a table of a million rows stays on the disk.
     for fragment in read_rows(out)[0].get_fragments():
@@ -88,29 +83,5 @@ def _pages(out: Path) -> Iterator[list[Mapping[str, Any]]]:
         yield rows
 
 
-def _name(number: int) -> str:
+def _page_name(number: int) -> str:
     return f"gallery-{number:04}.html"
-
-
-def _shown(row: Mapping[str, Any], names: Sequence[str]) -> str:
-    path, label = escape(row["path"]), escape(row["label"] or "")
-    if row["error"] is not None:
-        return f'<div class="error"><b>{path}</b><br>{escape(row["error"])}</div>'
-    name = escape(names[row["classes"][0]])
-    rank = row["label_rank"]
-    lines = [path, f"label: {label}" + (f" (place {rank + 1})" if rank is not None else "") if label else ""]
-    lines.append("" if row["verdict"].startswith("exact") else escape(row["verdict"]))
-    return (
-        f'<figure><img src="{overlay_path(row["index"])}" loading="lazy" alt="class map of {name}">'
-        f"<figcaption><b>{name}</b> {row['probabilities'][0]:.1%}"
-        f"{''.join(f'<span>{line}</span>' for line in lines if line)}</figcaption></figure>"
-    )
-
-
-def _html(title: str, body: str) -> str:
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>\n'
-        f"<body><h1>{escape(title)}</h1>\n{body}\n</body></html>\n"
-    )
