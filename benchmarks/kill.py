@@ -19,7 +19,7 @@ import typer
 from batch import make_photos
 from report import table, write
 
-from inspector.datasets.table import RUN, list_written_shards, read_rows, split_into_shards
+from inspector.datasets.table import RUN, count_written_shards, read_rows, split_into_shards
 
 
 def main(
@@ -57,7 +57,7 @@ def main(
             time.sleep(moment)
             process.kill()
             process.wait()
-            whole, left = list_written_shards(out), len(list(out.glob("*.tmp")))
+            whole, left = count_written_shards(out), len(list(out.glob("*.tmp")))
             assert start(out, "--resume").wait() == 0, "the resumed run failed"
             found = read_rows(out)[0].to_table()
             once = found["index"].to_pylist() == list(range(images))

@@ -26,8 +26,8 @@ from report import table, write
 
 from inspector.datasets import index as dataset_index
 from inspector.datasets.index import Filters
-from inspector.datasets.results import read_image_of, read_results
-from inspector.datasets.table import make_schema, shard_name
+from inspector.datasets.results import read_results, read_stored_image
+from inspector.datasets.table import format_shard_name, make_schema
 
 CLASSES, GRID, TOP, PART = 1000, (7, 7), 3, 10_000
 
@@ -86,27 +86,25 @@ def _questions(index: Path, folder: Path, images: int) -> dict[str, Callable[[],
     results = read_results(folder)
 
     def one_image() -> object:
-        row = dataset_index.find_index_image(index, int(random.integers(images)))
+        row = dataset_index.find_row(index, int(random.integers(images)))
         assert row is not None
-        return read_image_of(results, row["part"], row["row_group"], row["row"])
+        return read_stored_image(results, row["part"], row["row_group"], row["row"])
 
     middle = max(0, images // 2 - 50)
     return {
         "the numbers of all images": lambda: dataset_index.read_counts(index),
-        "the first page": lambda: dataset_index.list_index_images(index),
-        "the first page by positions": lambda: dataset_index.list_index_images(
-            index, order="positions", descending=True
-        ),
-        "a page in the middle": lambda: dataset_index.list_index_images(index, offset=middle),
-        "a page in the middle by probability": lambda: dataset_index.list_index_images(
+        "the first page": lambda: dataset_index.list_rows(index),
+        "the first page by positions": lambda: dataset_index.list_rows(index, order="positions", descending=True),
+        "a page in the middle": lambda: dataset_index.list_rows(index, offset=middle),
+        "a page in the middle by probability": lambda: dataset_index.list_rows(
             index, order="probability", offset=middle
         ),
         "the mistaken ones of a class, counted": lambda: dataset_index.count_images(index, Filters(7, wrong=True)),
-        "the mistaken ones of a class, by border": lambda: dataset_index.list_index_images(
+        "the mistaken ones of a class, by border": lambda: dataset_index.list_rows(
             index, Filters(7, wrong=True), "border"
         ),
         "a text in the paths, counted": lambda: dataset_index.count_images(index, Filters(text="0999")),
-        "a text in the paths": lambda: dataset_index.list_index_images(index, Filters(text="0999")),
+        "a text in the paths": lambda: dataset_index.list_rows(index, Filters(text="0999")),
         "any image with its maps": one_image,
     }
 
@@ -132,7 +130,7 @@ def _made_up(folder: Path, images: int) -> Path:
     for first in range(0, images, PART):
         rows = _rows(first, min(PART, images - first))
         pq.write_table(
-            pa.table(rows, schema=make_schema(about)), folder / shard_name(first // PART), compression="zstd"
+            pa.table(rows, schema=make_schema(about)), folder / format_shard_name(first // PART), compression="zstd"
         )
     return folder
 

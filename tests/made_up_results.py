@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from inspector.datasets.table import make_schema, shard_name
+from inspector.datasets.table import format_shard_name, make_schema
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,5 +72,5 @@ def write_results(
     for start in range(0, max(1, len(rows)), each):
         table = pa.Table.from_pylist(rows[start : start + each], make_schema(told))
         # Row groups of three, so that there are some.
-        pq.write_table(table, folder / shard_name(start // each), compression="zstd", row_group_size=3)
+        pq.write_table(table, folder / format_shard_name(start // each), compression="zstd", row_group_size=3)
     return folder

@@ -70,7 +70,7 @@ def batch(
         raise InspectorError("Overlays are drawn by the local engine, into a folder here: leave out --overlays.")
     with progress.status(f"Loading {model} and listing {' '.join(source[:3])} ..."):
         from inspector.datasets.run import RunOptions, run_dataset
-        from inspector.datasets.table import list_written_shards
+        from inspector.datasets.table import count_written_shards
         from inspector.explain.memory import keep_freed_memory
 
         classifier = network.load(model) if engine == "local" else None
@@ -94,7 +94,7 @@ def batch(
                 counts = run_dataset(source, classifier, out, how, on_progress=show)
     except KeyboardInterrupt:
         progress.print(
-            f"Stopped: {list_written_shards(out):,} shards are whole in {out}; the same command with --resume goes on."
+            f"Stopped: {count_written_shards(out):,} shards are whole in {out}; the same command with --resume goes on."
         )
         raise typer.Exit(_STOPPED) from None
     screen.print(f"{counts}", soft_wrap=True)
@@ -169,7 +169,7 @@ def _print_summary(summary: "DatasetSummary") -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
-    for name, value in summary.lines():
+    for name, value in summary.describe():
         table.add_row(name, value)
     names = summary.class_names
     for (label, predicted), count in list(zip(summary.pairs, summary.contrasts.counts, strict=True))[:5]:

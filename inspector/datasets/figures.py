@@ -1,4 +1,4 @@
-"""Matplotlib figures of a survey of a data set: where the network looks for a class, and why it mistakes two."""
+"""Matplotlib figures of a summary of a data set: where the network looks for a class, and why it mistakes two."""
 
 import math
 from collections.abc import Sequence
@@ -10,48 +10,48 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from inspector.datasets.index import BINS, count_bins
-from inspector.datasets.statistics import Floats, uniform_border_share
+from inspector.datasets.statistics import Floats, compute_uniform_border_share
 from inspector.datasets.summary import DatasetSummary
 from inspector.output.figure import COLORS, shorten_name
 from inspector.output.overlay import common_scale
 
-_MOST = 24  # maps in one figure
+_MAX_MAPS = 24  # maps in one figure
 _COLUMNS = 6
-_BAR, _LINE = "#0072B2", "#D55E00"  # Okabe and Ito's, which colour-blind readers tell apart
+_BAR_COLOR, _LINE_COLOR = "#0072B2", "#D55E00"  # Okabe and Ito's, which colour-blind readers tell apart
 
 
-def average_maps_figure(survey: DatasetSummary) -> Figure:
+def draw_average_maps(summary: DatasetSummary) -> Figure:
     """The average maps of the most frequent classes, each over the images whose likeliest class it is."""
-    maps, counts = survey.predicted.mean(), survey.predicted.counts
-    shown = [k for k in np.argsort(-counts, kind="stable")[:_MOST] if counts[k]]
-    titles = [f"{shorten_name(survey.class_names[k], 20)}\n{counts[k]:,} images" for k in shown]
-    return _maps_figure(
+    maps, counts = summary.predicted.mean(), summary.predicted.counts
+    shown = [k for k in np.argsort(-counts, kind="stable")[:_MAX_MAPS] if counts[k]]
+    titles = [f"{shorten_name(summary.class_names[k], 20)}\n{counts[k]:,} images" for k in shown]
+    return _draw_grids(
         [maps[k] for k in shown], titles, "Average class map of the images whose likeliest class it is", len(counts)
     )
 
 
-def contrasts_figure(survey: DatasetSummary) -> Figure:
+def draw_contrasts(summary: DatasetSummary) -> Figure:
     """The average contrast maps of the most frequent confusions."""
-    maps, counts = survey.contrasts.mean(), survey.contrasts.counts
-    names = [shorten_name(name, 20) for name in survey.class_names]
+    maps, counts = summary.contrasts.mean(), summary.contrasts.counts
+    names = [shorten_name(name, 20) for name in summary.class_names]
     titles = [
         f"{names[label]}\ntaken for {names[predicted]}\n{count:,} images"
-        for (label, predicted), count in zip(survey.pairs[:_MOST], counts, strict=False)
+        for (label, predicted), count in zip(summary.pairs[:_MAX_MAPS], counts, strict=False)
     ]
-    what = "What speaks for the class that was taken (red) and for the label (blue), on average"
-    return _maps_figure(list(maps[:_MOST]), titles, what, len(counts))
+    heading = "What speaks for the class that was taken (red) and for the label (blue), on average"
+    return _draw_grids(list(maps[:_MAX_MAPS]), titles, heading, len(counts))
 
 
-def border_figure(survey: DatasetSummary) -> Figure:
+def draw_border_shares(summary: DatasetSummary) -> Figure:
     """How many images have how much of their evidence at the border."""
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axis = figure.subplots()
-    axis.bar((np.arange(BINS) + 0.5) / BINS, count_bins(survey.index, "border"), 0.92 / BINS, color=_BAR)
-    even = uniform_border_share(survey.grid)
-    axis.axvline(even, color=_LINE, linewidth=1.5)
+    axis.bar((np.arange(BINS) + 0.5) / BINS, count_bins(summary.index, "border"), 0.92 / BINS, color=_BAR_COLOR)
+    uniform = compute_uniform_border_share(summary.grid)
+    axis.axvline(uniform, color=_LINE_COLOR, linewidth=1.5)
     axis.annotate(
-        f"evenly spread: {even:.0%}", (even, 1), (4, -4), xycoords=("data", "axes fraction"),
-        textcoords="offset points", va="top", fontsize=8, color=_LINE,
+        f"evenly spread: {uniform:.0%}", (uniform, 1), (4, -4), xycoords=("data", "axes fraction"),
+        textcoords="offset points", va="top", fontsize=8, color=_LINE_COLOR,
     )  # fmt: skip
     axis.set(
         xlim=(0, 1), xlabel="share of the likeliest class's evidence in the outermost ring of cells", ylabel="images"
@@ -60,13 +60,15 @@ def border_figure(survey: DatasetSummary) -> Figure:
     return figure
 
 
-def _maps_figure(maps: Sequence[Floats], titles: Sequence[str], what: str, of: int) -> Figure:
+def _draw_grids(maps: Sequence[Floats], titles: Sequence[str], heading: str, available: int) -> Figure:
     """Grids side by side on one scale."""
     columns = max(1, min(_COLUMNS, len(maps)))
     rows = max(1, math.ceil(len(maps) / columns))
     scale = common_scale(maps)
-    lines = max((title.count("\n") + 1 for title in titles), default=1)
-    figure = Figure(figsize=(max(5.0, 1.7 * columns + 1), (1.5 + 0.16 * lines) * rows + 0.9), layout="constrained")
+    title_lines = max((title.count("\n") + 1 for title in titles), default=1)
+    figure = Figure(
+        figsize=(max(5.0, 1.7 * columns + 1), (1.5 + 0.16 * title_lines) * rows + 0.9), layout="constrained"
+    )
     axes: list[Axes] = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for axis in axes[len(maps) :]:
         axis.set_axis_off()
@@ -79,6 +81,6 @@ def _maps_figure(maps: Sequence[Floats], titles: Sequence[str], what: str, of: i
     bar = figure.colorbar(ScalarMappable(ends, COLORS), ax=axes, shrink=0.8, aspect=30)
     bar.set_label("logits a position", fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    shown = f" ({len(maps)} most frequent of {of:,})" if len(maps) < of else ""
-    figure.suptitle(what + shown, fontsize=9)
+    suffix = f" ({len(maps)} most frequent of {available:,})" if len(maps) < available else ""
+    figure.suptitle(heading + suffix, fontsize=9)
     return figure

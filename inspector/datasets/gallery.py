@@ -20,7 +20,7 @@ _PAGE = 200  # images
 _COLUMNS = ("index", "path", "label", "classes", "probabilities", "label_rank", "verdict", "error")
 
 
-def overlay_path(index: int) -> str:
+def make_overlay_path(index: int) -> str:
     """Where an image's overlay lies, below the folder of the run."""
     return f"overlays/{index:08}.jpg"
 
@@ -57,7 +57,7 @@ def write_gallery(out: Path) -> Path:
         title = f"Images {page['first']:,} to {page['last']:,} of {about['images']:,}"
         _write_page(
             out / page["file"], "gallery_page.html", title,
-            rows=rows, links=links, class_names=about["class_names"], overlay_path=overlay_path,
+            rows=rows, links=links, class_names=about["class_names"], make_overlay_path=make_overlay_path,
         )  # fmt: skip
         pages.append(page)
     index = out / "gallery.html"

@@ -43,7 +43,7 @@ ORDERS = {
     "evidence inside the object": "inside",
     "residual": "residual",
 }
-_ROW = ", ".join(COLUMNS)
+_COLUMN_LIST = ", ".join(COLUMNS)
 BINS = 20  # of a histogram of shares
 
 
@@ -57,20 +57,20 @@ class Filters:
     errors: bool = False  # could not be read
     text: str = ""  # in the path, in whatever case
 
-    def condition(self) -> tuple[str, list[Any]]:
+    def make_condition(self) -> tuple[str, list[Any]]:
         """The SQL after WHERE, and the values of its question marks."""
-        told: list[tuple[str, list[Any], bool]] = [
+        conditions: list[tuple[str, list[Any], bool]] = [
             ("predicted = ?", [self.predicted], self.predicted is not None),
             ("label = ?", [self.label], self.label is not None),
             ("label_rank > 0", [], self.wrong),
             ("error IS NOT NULL", [], self.errors),
             ("contains(lower(path), lower(?))", [self.text], bool(self.text)),
         ]
-        said = [(sql, values) for sql, values, holds in told if holds]
-        return " AND ".join(sql for sql, _ in said) or "true", [value for _, values in said for value in values]
+        active = [(sql, values) for sql, values, is_set in conditions if is_set]
+        return " AND ".join(sql for sql, _ in active) or "true", [value for _, values in active for value in values]
 
 
-ALL = Filters()
+NO_FILTERS = Filters()
 
 
 @dataclass(frozen=True)
@@ -93,28 +93,28 @@ class SummaryCounts:
 
 
 def read_counts(index: Path) -> SummaryCounts:
-    (numbers,) = _ask(
+    (numbers,) = _query(
         index,
         "SELECT count(*) AS images, count(error) AS errors, count(label) AS labelled, count(label_rank) AS classed, "
         "avg((label_rank < 1)::INT) AS top1, avg((label_rank < 5)::INT) AS top5, max(residual) AS residual, "
         "avg(border) AS border, avg(border_positive) AS border_positive, avg(positions) AS positions, "
         "avg(inside) AS inside, count(inside) AS with_objects FROM images",
     )
-    verdicts = _ask(
+    verdicts = _query(
         index, "SELECT verdict, count(*) AS n FROM images WHERE verdict NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"
     )
     return SummaryCounts(**numbers, verdicts={row["verdict"]: row["n"] for row in verdicts})
 
 
-def count_images(index: Path, chosen: Filters = ALL) -> int:
-    condition, values = chosen.condition()
-    (row,) = _ask(index, f"SELECT count(*) AS n FROM images WHERE {condition}", values)
+def count_images(index: Path, filters: Filters = NO_FILTERS) -> int:
+    condition, values = filters.make_condition()
+    (row,) = _query(index, f"SELECT count(*) AS n FROM images WHERE {condition}", values)
     return int(row["n"])
 
 
-def list_index_images(
+def list_rows(
     index: Path,
-    chosen: Filters = ALL,
+    filters: Filters = NO_FILTERS,
     order: str = "index",
     descending: bool = False,
     limit: int = 50,
@@ -122,27 +122,29 @@ def list_index_images(
 ) -> list[dict[str, Any]]:
     """Some rows of the index, sorted by a column; those that do not know it come last."""
     assert order in COLUMNS
-    condition, values = chosen.condition()
-    sorted_so = f"ORDER BY {order} {'DESC' if descending else 'ASC'} NULLS LAST, index"
+    condition, values = filters.make_condition()
+    order_clause = f"ORDER BY {order} {'DESC' if descending else 'ASC'} NULLS LAST, index"
     # The numbers of the page first: else a page far down would sort the paths and all else of every row before it.
-    page = f"SELECT index FROM images WHERE {condition} {sorted_so} LIMIT ? OFFSET ?"
-    return _ask(index, f"SELECT {_ROW} FROM images WHERE index IN ({page}) {sorted_so}", [*values, limit, offset])
+    page = f"SELECT index FROM images WHERE {condition} {order_clause} LIMIT ? OFFSET ?"
+    return _query(
+        index, f"SELECT {_COLUMN_LIST} FROM images WHERE index IN ({page}) {order_clause}", [*values, limit, offset]
+    )
 
 
-def find_index_image(index: Path, number: int) -> dict[str, Any] | None:
+def find_row(index: Path, number: int) -> dict[str, Any] | None:
     """The row of the image with this number, None where there is none."""
-    return next(iter(_ask(index, f"SELECT {_ROW} FROM images WHERE index = ? LIMIT 1", [number])), None)
+    return next(iter(_query(index, f"SELECT {_COLUMN_LIST} FROM images WHERE index = ? LIMIT 1", [number])), None)
 
 
 def list_extremes(index: Path, column: str, descending: bool, limit: int = 50) -> list[dict[str, Any]]:
     """The images with the lowest or highest value of a column, among those that know it."""
-    found = list_index_images(index, order=column, descending=descending, limit=limit)
-    return [row for row in found if row[column] is not None]
+    rows = list_rows(index, order=column, descending=descending, limit=limit)
+    return [row for row in rows if row[column] is not None]
 
 
 def summarize_classes(index: Path) -> list[dict[str, Any]]:
     """A row for each class that is some image's label or likeliest class, by its number."""
-    return _ask(
+    return _query(
         index,
         "SELECT * FROM (SELECT predicted AS class, count(*) AS predicted, avg(border) AS border, avg(positions) AS "
         "positions, avg(inside) AS inside FROM images WHERE predicted NOT NULL GROUP BY 1) FULL JOIN (SELECT "
@@ -152,19 +154,19 @@ def summarize_classes(index: Path) -> list[dict[str, Any]]:
 
 
 def list_labels(index: Path, limit: int = 10_000) -> list[str]:
-    found = _ask(index, "SELECT DISTINCT label FROM images WHERE label NOT NULL ORDER BY 1 LIMIT ?", [limit])
-    return [row["label"] for row in found]
+    rows = _query(index, "SELECT DISTINCT label FROM images WHERE label NOT NULL ORDER BY 1 LIMIT ?", [limit])
+    return [row["label"] for row in rows]
 
 
 def count_bins(index: Path, column: str) -> list[int]:
     """How many images have a share (0-1) in each of BINS equal bins; 1 is in the last."""
     assert column in COLUMNS
-    found = _ask(
+    rows = _query(
         index,
         f"SELECT least(floor({column} * {BINS})::INT, {BINS - 1}) AS bin, count(*) AS n FROM images "
         f"WHERE {column} NOT NULL GROUP BY 1",
     )
-    counts = {row["bin"]: row["n"] for row in found}
+    counts = {row["bin"]: row["n"] for row in rows}
     return [counts.get(number, 0) for number in range(BINS)]
 
 
@@ -173,7 +175,7 @@ def count_confusions(parts: Sequence[Path], limit: int) -> list[tuple[int, int, 
 
     Asked of the results themselves, before they have an index.
     """
-    rows = _run(
+    rows = _execute(
         "SELECT label_class, classes[1], count(*) FROM read_parquet(?) WHERE label_class <> classes[1] "
         "GROUP BY ALL ORDER BY 3 DESC, 1, 2 LIMIT ?",
         [[str(part) for part in parts], limit],
@@ -181,14 +183,14 @@ def count_confusions(parts: Sequence[Path], limit: int) -> list[tuple[int, int, 
     return [(int(label), int(predicted), int(number)) for label, predicted, number in rows]
 
 
-def _ask(index: Path, question: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
+def _query(index: Path, sql: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
     """The rows that answer a question to the table `images`."""
-    answer = _run(question, values, index)
-    names = [column[0] for column in answer.description]
-    return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+    result = _execute(sql, values, index)
+    names = [column[0] for column in result.description]
+    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
 
-def _run(question: str, values: Sequence[Any], index: Path | None = None) -> Any:
+def _execute(sql: str, values: Sequence[Any], index: Path | None = None) -> Any:
     duckdb = require("duckdb", extra="data", purpose="The summary of a data set")
     message = "Cannot read the index ({reason}); `inspector survey` anew would do."
     with translate_errors(InspectorError, message):
@@ -196,4 +198,4 @@ def _run(question: str, values: Sequence[Any], index: Path | None = None) -> Any
         connection = duckdb.connect()
         if index is not None:
             connection.read_parquet(str(index)).create_view("images")
-        return connection.execute(question, list(values))
+        return connection.execute(sql, list(values))

@@ -26,8 +26,8 @@ COLUMNS = frozenset(
 )  # fmt: skip
 Floats = NDArray[np.float64]
 
-_AT_ONCE = 4_000_000  # numbers of class maps
-_SAME = ("network", "network_sha256", "class_names", "grid", "size", "pooling", "preprocessing")
+_VALUES_PER_BATCH = 4_000_000  # numbers of class maps
+_MUST_MATCH = ("network", "network_sha256", "class_names", "grid", "size", "pooling", "preprocessing")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class Results:
         height, width = self.about["grid"]
         return int(height), int(width)
 
-    def state(self) -> list[list[Any]]:
+    def read_state(self) -> list[list[Any]]:
         return read_state(self.folder)
 
 
@@ -73,16 +73,16 @@ class StoredImage:
 
 def read_state(folder: Path) -> list[list[Any]]:
     """Name and bytes of each part: what has another state are other results."""
-    return [[part.name, part.stat().st_size] for part in _parts(folder)]
+    return [[part.name, part.stat().st_size] for part in _list_parts(folder)]
 
 
-def _parts(folder: Path) -> tuple[Path, ...]:
+def _list_parts(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(folder.glob("part-*.parquet")))
 
 
 def read_results(folder: Path) -> Results:
     """The results in a folder; InspectorError where there are none, or those of two networks."""
-    parts = _parts(folder)
+    parts = _list_parts(folder)
     if not parts:
         raise InspectorError(
             f"No results in {folder}: no file there is named part-*.parquet. `inspector batch PHOTOS -o {folder}` "
@@ -91,10 +91,10 @@ def read_results(folder: Path) -> Results:
     about: Mapping[str, Any] = {}
     rows = []
     for part in parts:
-        count, told = _read_about(part)
+        count, part_about = _read_about(part)
         if not about:
-            about = told
-        elif differing := [key for key in _SAME if told[key] != about[key]]:
+            about = part_about
+        elif differing := [key for key in _MUST_MATCH if part_about[key] != about[key]]:
             raise InspectorError(
                 f"{part} was made with another {differing[0].replace('_', ' ')} than {parts[0].name}: results of one "
                 "run of `inspector batch`, in a folder of their own, would do."
@@ -105,7 +105,7 @@ def read_results(folder: Path) -> Results:
     return Results(folder, parts, tuple(rows), about)
 
 
-def read_image_of(results: Results, part: str, row_group: int, row: int) -> StoredImage:
+def read_stored_image(results: Results, part: str, row_group: int, row: int) -> StoredImage:
     """An image's maps, from its row in a row group of a part; InspectorError where the part cannot be read."""
     path = next((path for path in results.parts if path.name == part), None)
     if path is None:
@@ -138,7 +138,7 @@ def read_image_of(results: Results, part: str, row_group: int, row: int) -> Stor
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class RowBatch:
     """Some rows of a part, as pyarrow has them."""
 
     rows: Any  # a pyarrow.RecordBatch of COLUMNS
@@ -146,21 +146,21 @@ class Batch:
     row_group: int
     first: int  # the number, in the row group, of the first row
 
-    def read(self) -> Any:
+    def select_readable(self) -> Any:
         """The rows of images that could be read."""
         return self.rows.filter(self.rows.column("error").is_null())
 
 
-def iterate_batches(results: Results) -> Iterator[Batch]:
+def iterate_batches(results: Results) -> Iterator[RowBatch]:
     """All rows, so many at once that their maps fit into memory a few times; InspectorError for a broken part."""
     height, width = results.grid
-    at_once = min(8192, max(16, _AT_ONCE // (height * width * (int(results.about.get("top", 5)) + 1))))
+    batch_rows = min(8192, max(16, _VALUES_PER_BATCH // (height * width * (int(results.about.get("top", 5)) + 1))))
     for part in results.parts:
         with _open_part(part) as file:
             for group in range(file.num_row_groups):
                 first = 0
-                for rows in file.iter_batches(at_once, row_groups=[group], columns=sorted(COLUMNS)):
-                    yield Batch(rows, part, group, first)
+                for rows in file.iter_batches(batch_rows, row_groups=[group], columns=sorted(COLUMNS)):
+                    yield RowBatch(rows, part, group, first)
                     first += rows.num_rows
 
 
@@ -186,9 +186,9 @@ def _read_about(part: Path) -> tuple[int, Mapping[str, Any]]:
                 f"{part} does not say what it was made with: a Parquet file that `inspector batch` wrote would do."
             )
         about = json.loads(schema.metadata[KEY])
-    if lacking := sorted(COLUMNS - set(schema.names)) or [key for key in _SAME if key not in about]:
+    if missing := sorted(COLUMNS - set(schema.names)) or [key for key in _MUST_MATCH if key not in about]:
         raise InspectorError(
-            f"{part} lacks {', '.join(lacking)}: a Parquet file that this version of `inspector batch` wrote would do."
+            f"{part} lacks {', '.join(missing)}: a Parquet file that this version of `inspector batch` wrote would do."
         )
     return rows, about
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inspector.datasets.gallery import draw_overlay, make_canvas, overlay_path, write_gallery
+from inspector.datasets.gallery import draw_overlay, make_canvas, make_overlay_path, write_gallery
 from inspector.datasets.table import (
     Counts,
     Row,
@@ -210,7 +210,7 @@ def _draw_overlays(
     for image, row in batch:
         if image.view is not None and image.canvas is not None:
             values = row["maps"][: grid[0] * grid[1]].reshape(grid)
-            draw_overlay(out / overlay_path(image.index), image.view, image.canvas, values, field)
+            draw_overlay(out / make_overlay_path(image.index), image.view, image.canvas, values, field)
 
 
 def _decode_image(index: int, item: Item, classifier: Classifier, overlays: bool) -> DecodedImage:

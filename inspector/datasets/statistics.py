@@ -18,25 +18,25 @@ def measure_border_share(maps: Floats) -> Floats:
     """Which part of the maps' sums lies in the outermost ring of cells, 0-1, for maps without negative values."""
     total = maps.sum((1, 2))
     inner = maps[:, 1:-1, 1:-1].sum((1, 2))
-    return 1 - _divided(inner, total)
+    return 1 - _divide(inner, total)
 
 
-def uniform_border_share(grid: tuple[int, int]) -> float:
+def compute_uniform_border_share(grid: tuple[int, int]) -> float:
     """The border's share of a map that is the same everywhere: what to compare with."""
     return float(measure_border_share(np.ones((1, *grid)))[0])
 
 
-def count_effective_positions(maps: Floats) -> Floats:
+def count_effective_cells(maps: Floats) -> Floats:
     """On how many positions the evidence stands: as many as would have this entropy if it lay evenly on them."""
-    sizes = np.abs(maps).reshape(len(maps), maps.shape[1] * maps.shape[2])
-    parts = _divided(sizes, sizes.sum(1, keepdims=True))
+    magnitudes = np.abs(maps).reshape(len(maps), maps.shape[1] * maps.shape[2])
+    shares = _divide(magnitudes, magnitudes.sum(1, keepdims=True))
     # 0 log 0 is 0; nan stays.
-    logs = np.log(parts, where=parts != 0, out=np.zeros_like(parts))
-    number: Floats = np.exp(-(parts * logs).sum(1))
-    return number
+    logs = np.log(shares, where=shares != 0, out=np.zeros_like(shares))
+    count: Floats = np.exp(-(shares * logs).sum(1))
+    return count
 
 
-def _divided(parts: Floats, total: Floats) -> Floats:
-    none = np.full(np.broadcast_shapes(parts.shape, total.shape), np.nan)
-    quotient: Floats = np.divide(parts, total, out=none, where=(total > 0) & np.isfinite(total))
+def _divide(shares: Floats, total: Floats) -> Floats:
+    result = np.full(np.broadcast_shapes(shares.shape, total.shape), np.nan)
+    quotient: Floats = np.divide(shares, total, out=result, where=(total > 0) & np.isfinite(total))
     return quotient

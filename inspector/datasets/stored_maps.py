@@ -15,16 +15,16 @@ from inspector.images.photo import Photo, Pixels
 from inspector.images.preprocessing import Crop, View
 
 
-def stored_receptive_field(results: Results) -> ReceptiveField:
+def read_receptive_field(results: Results) -> ReceptiveField:
     """Of the positions of the stored maps."""
     y, x = (results.about["receptive_field"][axis] for axis in ("y", "x"))
-    return ReceptiveField(_axis(y), _axis(x))
+    return ReceptiveField(_read_axis(y), _read_axis(x))
 
 
-def _axis(told: Mapping[str, Any]) -> Axis:
-    size = told["size"]
+def _read_axis(stored: Mapping[str, Any]) -> Axis:
+    size = stored["size"]
     # JSON knows no infinity.
-    return Axis(told["centre"], told["stride"], math.inf if size is None else float(size))
+    return Axis(stored["centre"], stored["stride"], math.inf if size is None else float(size))
 
 
 def stored_view(photo: Photo, box: Box, results: Results) -> View:
@@ -45,16 +45,16 @@ def measure_inside_objects(
     nan where no object is known of it, or the map has no evidence. Objects are looked up under the path in the
     results, and under the path from the folder that was the source. Raises LocalisationError.
     """
-    names = dict.fromkeys((_within(path, results.about.get("source")), PurePath(path).as_posix()))
+    names = dict.fromkeys((_make_relative(path, results.about.get("source")), PurePath(path).as_posix()))
     mask = next((mask for name in names if (mask := find_object_mask(objects, name, size)) is not None), None)
     if mask is None:
         return math.nan
     view = stored_view(Photo(_no_pixels(size), path, ""), box, results)
-    share = measure_inside_map(values, view, stored_receptive_field(results), mask).share
+    share = measure_inside_map(values, view, read_receptive_field(results), mask).share
     return math.nan if share is None else share
 
 
-def _within(path: str, source: object) -> str:
+def _make_relative(path: str, source: object) -> str:
     """A path as seen from the folder that was the source, where it lies in it."""
     whole = PurePath(path)
     if isinstance(source, str) and whole.is_relative_to(source):

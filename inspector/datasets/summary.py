@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from inspector.datasets.index import SummaryCounts
 from inspector.datasets.results import Results
-from inspector.datasets.statistics import Floats, uniform_border_share
+from inspector.datasets.statistics import Floats, compute_uniform_border_share
 from inspector.errors import InspectorError, translate_errors
 from inspector.explain.kinds import VERDICTS
 
@@ -48,9 +48,9 @@ class DatasetSummary:
 
     network: str
     class_names: tuple[str, ...]  # (K,)
-    summary: SummaryCounts
+    counts: SummaryCounts
     predicted: AverageMaps  # (K, h, w): k's map over the images whose likeliest class is k
-    labelled: AverageMaps  # (K, h, w): k's map over the images whose label is k
+    labeled: AverageMaps  # (K, h, w): k's map over the images whose label is k
     pairs: Ints  # (P, 2): label and likeliest class of the most frequent confusions
     contrasts: AverageMaps  # (P, h, w): the likeliest class's map less the label's
     index: Path  # a row an image, for `survey_index`
@@ -65,26 +65,26 @@ class DatasetSummary:
         """The worst of all images; None where none was read."""
         # A word that is not known here promises nothing.
         rank: dict[str, int] = {verdict: number for number, verdict in enumerate(VERDICTS)}
-        return max(self.summary.verdicts, key=lambda verdict: rank.get(verdict, len(rank)), default=None)
+        return max(self.counts.verdicts, key=lambda verdict: rank.get(verdict, len(rank)), default=None)
 
-    def lines(self) -> list[tuple[str, str]]:
+    def describe(self) -> list[tuple[str, str]]:
         """What it says, in words: a name and a value each."""
-        found, (height, width) = self.summary, self.grid
-        told = [("images", f"{found.images:,}"), ("could not be read", f"{found.errors:,}")]
-        if found.top1 is not None and found.top5 is not None:
-            told.append(("top-1", f"{found.top1:.1%} of {found.classed:,} whose label is a class"))
+        counts, (height, width) = self.counts, self.grid
+        lines = [("images", f"{counts.images:,}"), ("could not be read", f"{counts.errors:,}")]
+        if counts.top1 is not None and counts.top5 is not None:
+            lines.append(("top-1", f"{counts.top1:.1%} of {counts.classed:,} whose label is a class"))
             if len(self.class_names) > 5:
-                told.append(("top-5", f"{found.top5:.1%}"))
+                lines.append(("top-5", f"{counts.top5:.1%}"))
         if self.verdict is not None:
-            told.append(("class maps", f"{self.verdict}, largest miss {found.residual:.1e} logits"))
-        if found.border is not None:
-            even = uniform_border_share(self.grid)
-            told.append(("evidence at the border", f"{found.border:.1%} (evenly spread: {even:.1%})"))
-        if found.positions is not None:
-            told.append(("evidence stands on", f"{found.positions:.1f} of {height * width} positions"))
-        if found.inside is not None:
-            told.append(("evidence inside the objects", f"{found.inside:.1%} of {found.with_objects:,} images"))
-        return told
+            lines.append(("class maps", f"{self.verdict}, largest miss {counts.residual:.1e} logits"))
+        if counts.border is not None:
+            uniform = compute_uniform_border_share(self.grid)
+            lines.append(("evidence at the border", f"{counts.border:.1%} (evenly spread: {uniform:.1%})"))
+        if counts.positions is not None:
+            lines.append(("evidence stands on", f"{counts.positions:.1f} of {height * width} positions"))
+        if counts.inside is not None:
+            lines.append(("evidence inside the objects", f"{counts.inside:.1%} of {counts.with_objects:,} images"))
+        return lines
 
 
 def read_summary(out: Path) -> DatasetSummary:
@@ -94,20 +94,20 @@ def read_summary(out: Path) -> DatasetSummary:
     message = f"The survey in {out} cannot be read ({{reason}}): `inspector survey` anew would do."
     with translate_errors(InspectorError, message):
         about = json.loads((out / NUMBERS).read_text(encoding="utf-8"))
-        with np.load(out / MAPS, allow_pickle=False) as kept:
-            predicted, labelled, contrasts = (
-                AverageMaps(kept[f"{name}_sums"], kept[f"{name}_counts"])
+        with np.load(out / MAPS, allow_pickle=False) as stored:
+            predicted, labeled, contrasts = (
+                AverageMaps(stored[f"{name}_sums"], stored[f"{name}_counts"])
                 for name in ("predicted", "labelled", "contrast")
             )
-            names = tuple(str(name) for name in kept["class_names"])
-            pairs = kept["pairs"]
+            names = tuple(str(name) for name in stored["class_names"])
+            pairs = stored["pairs"]
         numbers = SummaryCounts(**about["summary"])
-        return DatasetSummary(about["network"], names, numbers, predicted, labelled, pairs, contrasts, out / INDEX)
+        return DatasetSummary(about["network"], names, numbers, predicted, labeled, pairs, contrasts, out / INDEX)
 
 
 def belongs_to(out: Path, results: Results) -> bool:
     """Whether `out` keeps a survey of these results as they are now."""
     try:
-        return bool(json.loads((out / NUMBERS).read_text(encoding="utf-8"))["state"] == results.state())
+        return bool(json.loads((out / NUMBERS).read_text(encoding="utf-8"))["state"] == results.read_state())
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -21,10 +21,10 @@ from inspector.files import json_bytes, write_atomic
 
 KEY = b"inspector"  # of the schema's metadata
 RUN = "run.json"
-_SHARD = re.compile(r"part-(\d{5,})\.parquet")
-_TEMPORARY = ".tmp"
+_SHARD_NAME = re.compile(r"part-(\d{5,})\.parquet")
+_TEMPORARY_SUFFIX = ".tmp"
 # What a resumed run must share with the one that it resumes, as a sentence names it.
-_HELD = {
+_MUST_MATCH = {
     "network": "network",
     "network_sha256": "weights of the network",
     "preprocessing": "preprocessing",
@@ -51,8 +51,8 @@ class Counts:
     def __str__(self) -> str:
         images, rows = (f"{self.images:,} {word}{'s' * (self.images != 1)}" for word in ("image", "row"))
         shards = f"{self.shards:,} shard{'s' * (self.shards != 1)}"
-        told = f"{images}: {self.explained:,} explained, {self.unreadable:,} could not be read; {rows} in {shards}"
-        return told + (f"; the class maps of {self.not_exact:,} do not add up" if self.not_exact else "")
+        text = f"{images}: {self.explained:,} explained, {self.unreadable:,} could not be read; {rows} in {shards}"
+        return text + (f"; the class maps of {self.not_exact:,} do not add up" if self.not_exact else "")
 
 
 def import_arrow() -> Any:
@@ -87,7 +87,7 @@ def make_schema(about: Mapping[str, Any]) -> Any:
     return pa.schema(columns, {KEY: json.dumps(about)})
 
 
-def shard_name(number: int) -> str:
+def format_shard_name(number: int) -> str:
     return f"part-{number:05}.parquet"
 
 
@@ -108,7 +108,7 @@ def begin_run(out: str | Path, about: Mapping[str, Any], resume: bool) -> list[i
         raise ExportError(f"{out} is not empty; --resume to go on with the run in it, or another folder, would do.")
     if present and RUN not in present:
         # A run that was killed before its run.json was whole left nothing else.
-        if any(not name.endswith(_TEMPORARY) for name in present):
+        if any(not name.endswith(_TEMPORARY_SUFFIX) for name in present):
             raise ExportError(f"{out} holds files and no {RUN}, so no run to resume; another folder would do.")
         present = set()
     if RUN in present:
@@ -119,7 +119,8 @@ def begin_run(out: str | Path, about: Mapping[str, Any], resume: bool) -> list[i
     return [
         number
         for number, indices in enumerate(split_into_shards(about["images"], about["shard_size"]))
-        if shard_name(number) not in present or not _is_whole(system, f"{folder}/{shard_name(number)}", len(indices))
+        if format_shard_name(number) not in present
+        or not _is_whole(system, f"{folder}/{format_shard_name(number)}", len(indices))
     ]
 
 
@@ -129,7 +130,7 @@ def write_shard(out: str | Path, number: int, rows: Sequence[Row], about: Mappin
     table = pa.table({name: [row.get(name) for row in rows] for name in columns.names}, schema=columns)
     sink = pa.BufferOutputStream()
     pa.parquet.write_table(table, sink, compression="zstd", use_dictionary=["label", "verdict"])
-    _write_file(*open_folder(out), shard_name(number), sink.getvalue().to_pybytes())
+    _write_file(*open_folder(out), format_shard_name(number), sink.getvalue().to_pybytes())
 
 
 def count_rows(out: str | Path, images: int, shard_size: int) -> Counts:
@@ -139,22 +140,22 @@ def count_rows(out: str | Path, images: int, shard_size: int) -> Counts:
     shards = split_into_shards(images, shard_size)
     for number, indices in enumerate(shards):
         try:
-            with system.open(f"{folder}/{shard_name(number)}", "rb") as file:
+            with system.open(f"{folder}/{format_shard_name(number)}", "rb") as file:
                 table = pq.read_table(file, columns=["index", "error", "verdict"])
         except (OSError, ValueError):
-            wrong.append(shard_name(number))
+            wrong.append(format_shard_name(number))
             continue
         if not np.array_equal(table["index"].to_numpy(), np.arange(indices.start, indices.stop)):
-            wrong.append(shard_name(number))
+            wrong.append(format_shard_name(number))
         unreadable += len(table) - table["error"].null_count
         not_exact += table["verdict"].to_pylist().count("not exact")
-    known = {shard_name(number) for number in range(len(shards))}
-    wrong += [name for name in _list_names(system, folder) if _SHARD.fullmatch(name) and name not in known]
+    expected = {format_shard_name(number) for number in range(len(shards))}
+    wrong += [name for name in _list_names(system, folder) if _SHARD_NAME.fullmatch(name) and name not in expected]
     if wrong:
-        some = ", ".join(wrong[:5]) + (", ..." if len(wrong) > 5 else "")
+        examples = ", ".join(wrong[:5]) + (", ..." if len(wrong) > 5 else "")
         raise ExportError(
-            f"The counts do not add up: {len(wrong)} shards of {out} do not hold the images that they should ({some}). "
-            "Delete these files and run again with --resume."
+            f"The counts do not add up: {len(wrong)} shards of {out} do not hold the images that they should "
+            f"({examples}). Delete these files and run again with --resume."
         )
     return Counts(images, images - unreadable, unreadable, len(shards), not_exact)
 
@@ -162,7 +163,9 @@ def count_rows(out: str | Path, images: int, shard_size: int) -> Counts:
 def read_rows(out: str | Path) -> tuple[Any, dict[str, Any]]:
     """The shards in a folder as a pyarrow Dataset, in the order of the images, and what made them (the run.json)."""
     pa, (system, folder) = import_arrow(), open_folder(out)
-    names = sorted((name for name in _list_names(system, folder) if _SHARD.fullmatch(name)), key=_shard_number)
+    names = sorted(
+        (name for name in _list_names(system, folder) if _SHARD_NAME.fullmatch(name)), key=_parse_shard_number
+    )
     if not names:
         raise ExportError(f"No shards in {out}; a folder that `inspector batch` wrote would do.")
     paths = [f"{folder}/{name}" for name in names]
@@ -173,16 +176,16 @@ def read_rows(out: str | Path) -> tuple[Any, dict[str, Any]]:
     return dataset, about
 
 
-def list_written_shards(out: str | Path) -> int:
+def count_written_shards(out: str | Path) -> int:
     """How many shards are there."""
-    return sum(_SHARD.fullmatch(name) is not None for name in _list_names(*open_folder(out)))
+    return sum(_SHARD_NAME.fullmatch(name) is not None for name in _list_names(*open_folder(out)))
 
 
 def remove_temporary_files(out: str | Path) -> None:
     """Remove what killed runs left under temporary names."""
     system, folder = open_folder(out)
     for name in _list_names(system, folder):
-        if name.endswith(_TEMPORARY):
+        if name.endswith(_TEMPORARY_SUFFIX):
             system.rm(f"{folder}/{name}")
 
 
@@ -198,7 +201,7 @@ def replace_non_finite(values: Mapping[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
-def _shard_number(name: str) -> int:
+def _parse_shard_number(name: str) -> int:
     return int(name.removeprefix("part-").removesuffix(".parquet"))
 
 
@@ -234,17 +237,17 @@ def _write_file(system: Any, folder: str, name: str, content: bytes) -> None:
             write_atomic(Path(path), content, durable=True)
         else:
             # Each attempt has a name of its own: a worker that was given up may still be writing.
-            temporary = f"{path}.{uuid.uuid4().hex}{_TEMPORARY}"
+            temporary = f"{path}.{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}"
             system.pipe_file(temporary, content)
             system.mv(temporary, path)
 
 
-def _refuse_other(out: str | Path, was: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-    differing = [key for key in _HELD if was.get(key) != about[key]]
+def _refuse_other(out: str | Path, earlier: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    differing = [key for key in _MUST_MATCH if earlier.get(key) != about[key]]
     if differing:
         key = differing[0]
-        told = f" ({was.get(key)} then, {about[key]} now)" if key in ("network", "top", "shard_size") else ""
+        values = f" ({earlier.get(key)} then, {about[key]} now)" if key in ("network", "top", "shard_size") else ""
         raise ExportError(
-            f"The run in {out} was made with another {_HELD[key]}{told}; the command that began it with --resume, or "
-            "another folder, would do."
+            f"The run in {out} was made with another {_MUST_MATCH[key]}{values}. Use --resume with "
+            "the command that began it, or another folder."
         )

@@ -25,7 +25,7 @@ import inspector
 from inspector.datasets import gallery
 from inspector.datasets import run as run_module
 from inspector.datasets.run import RunOptions, run_dataset
-from inspector.datasets.table import Counts, count_rows, list_written_shards, read_rows, split_into_shards
+from inspector.datasets.table import Counts, count_rows, count_written_shards, read_rows, split_into_shards
 from inspector.errors import ExportError, ImageError, InspectorError, NetworkError
 from inspector.explain import memory
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
@@ -325,7 +325,9 @@ def test_another_run_is_not_resumed(photos: Path, tmp_path: Path, classifier: in
     run_dataset(photos, classifier, out, RunOptions(top=2, shard_size=4))
     other = inspector.Classifier.wrap(classifier.network, class_names=NAMES, size=(6, 8), name="other")
     renamed = inspector.Classifier.wrap(classifier.network, class_names=["a", "b", "c"], size=(6, 8), name="by hand")
-    with pytest.raises(ExportError, match=r"with another --top \(2 then, 3 now\); the command that began it with"):
+    with pytest.raises(
+        ExportError, match=r"with another --top \(2 then, 3 now\). Use --resume with the command that began it"
+    ):
         run_dataset(photos, classifier, out, RunOptions(top=3, shard_size=4, resume=True))
     with pytest.raises(ExportError, match=r"with another --shard-size \(4 then, 5 now\)"):
         run_dataset(photos, classifier, out, RunOptions(top=2, shard_size=5, resume=True))
@@ -374,7 +376,7 @@ def test_at_any_moment_all_shards_but_the_one_in_work_are_on_the_disk(
         classifier,
         out,
         RunOptions(shard_size=3, batch_size=1, overlays=overlays),
-        on_progress=lambda done, _: told.append((done, list_written_shards(out))),
+        on_progress=lambda done, _: told.append((done, count_written_shards(out))),
     )
     assert told == [(done, max(0, done - 1) // 3) for done in range(11)]
 
@@ -388,7 +390,7 @@ def test_a_shard_that_cannot_be_written_stops_the_run(
     monkeypatch.setattr(run_module, "write_shard", full)
     with pytest.raises(ExportError, match="no space left"):
         run_dataset(photos, classifier, tmp_path / "out", RunOptions(shard_size=1))
-    assert list_written_shards(tmp_path / "out") == 0
+    assert count_written_shards(tmp_path / "out") == 0
 
 
 # --- bounded memory
@@ -489,7 +491,7 @@ def started(boots: Path, out: Path) -> subprocess.Popen[str]:
 
 
 def goes_on(boots: Path, out: Path, unbroken: list[dict[str, Any]]) -> None:
-    whole = list_written_shards(out)
+    whole = count_written_shards(out)
     assert 2 <= whole < len(split_into_shards(MANY, 8)), "it was not stopped in the middle"
     kept: Mapping[str, bytes] = {path.name: path.read_bytes() for path in out.glob("part-*.parquet")}
     counts = run_dataset(boots, inspector.load("fashion_gap"), out, RunOptions(batch_size=1, shard_size=8, resume=True))
@@ -516,7 +518,7 @@ def test_ctrl_c_ends_it_with_a_sentence_and_it_goes_on(
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130, told
-    shards, out = list_written_shards(tmp_path / "out"), tmp_path / "out"
+    shards, out = count_written_shards(tmp_path / "out"), tmp_path / "out"
     sentence = f"Stopped: {shards} shards are whole in {out}; the same command with --resume"
     assert sentence in " ".join(told.split())
     assert "Traceback" not in told

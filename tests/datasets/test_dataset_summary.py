@@ -18,9 +18,9 @@ from inspector.analysis.localization import Regions, find_object_mask, measure_i
 from inspector.cli.dataset import survey as survey_command
 from inspector.datasets import index as dataset_index
 from inspector.datasets.index import Filters
-from inspector.datasets.results import Results, read_image_of, read_results
-from inspector.datasets.statistics import count_effective_positions, measure_border_share, uniform_border_share
-from inspector.datasets.stored_maps import stored_receptive_field, stored_view
+from inspector.datasets.results import Results, read_results, read_stored_image
+from inspector.datasets.statistics import compute_uniform_border_share, count_effective_cells, measure_border_share
+from inspector.datasets.stored_maps import read_receptive_field, stored_view
 from inspector.datasets.summarize import summarize
 from inspector.datasets.summary import AverageMaps, belongs_to, read_summary
 from inspector.errors import ExportError, InspectorError, LocalizationError
@@ -68,36 +68,36 @@ def test_shares_at_the_border_and_positions_are_those_worked_out_by_hand() -> No
     assert measure_border_share(maps)[:4].tolist() == pytest.approx([0, 1, 8 / 9, 3 / 4])
     assert np.isnan(measure_border_share(maps)[4:]).all()
     entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
-    assert count_effective_positions(maps)[:4].tolist() == pytest.approx([1, 1, 9, math.exp(entropy)])
-    assert np.isnan(count_effective_positions(maps)[4:]).all()
-    assert count_effective_positions(-maps[:4]).tolist() == count_effective_positions(maps[:4]).tolist()
+    assert count_effective_cells(maps)[:4].tolist() == pytest.approx([1, 1, 9, math.exp(entropy)])
+    assert np.isnan(count_effective_cells(maps)[4:]).all()
+    assert count_effective_cells(-maps[:4]).tolist() == count_effective_cells(maps[:4]).tolist()
     # Of two rows all cells are at the border.
     assert measure_border_share(np.ones((1, 2, 5))).tolist() == [1]
-    assert uniform_border_share((7, 7)) == pytest.approx(24 / 49)
+    assert compute_uniform_border_share((7, 7)) == pytest.approx(24 / 49)
 
 
 def test_counts_and_accuracy_are_those_of_the_images(results: Path, tmp_path: Path) -> None:
     found = summarize(results, tmp_path / "out")
-    said = found.summary
-    assert (said.images, said.errors, said.labelled, said.classed) == (7, 1, 5, 4)
-    assert (said.top1, said.top5) == (0.5, 1.0)
-    assert said.residual == pytest.approx(6e-6)
-    assert said.verdicts == {"exact": 6}
-    assert said.border == pytest.approx((0 + 0 + 1 + 1 + 8 / 9 + 8 / 9) / 6)
+    counts = found.counts
+    assert (counts.images, counts.errors, counts.labelled, counts.classed) == (7, 1, 5, 4)
+    assert (counts.top1, counts.top5) == (0.5, 1.0)
+    assert counts.residual == pytest.approx(6e-6)
+    assert counts.verdicts == {"exact": 6}
+    assert counts.border == pytest.approx((0 + 0 + 1 + 1 + 8 / 9 + 8 / 9) / 6)
     # Of the last map nothing is positive.
-    assert said.border_positive == pytest.approx((0 + 0 + 1 + 1 + 8 / 9) / 5)
-    assert said.positions == pytest.approx((1 + 1 + 1 + 1 + 9 + 9) / 6)
-    assert (said.inside, said.with_objects) == (None, 0)
+    assert counts.border_positive == pytest.approx((0 + 0 + 1 + 1 + 8 / 9) / 5)
+    assert counts.positions == pytest.approx((1 + 1 + 1 + 1 + 9 + 9) / 6)
+    assert (counts.inside, counts.with_objects) == (None, 0)
 
 
 def test_average_maps_are_the_means_of_the_images_they_name(results: Path, tmp_path: Path) -> None:
     found = summarize(results, tmp_path / "out")
     assert found.predicted.counts.tolist() == [4, 2, 0]
-    assert found.labelled.counts.tolist() == [2, 0, 2]
+    assert found.labeled.counts.tolist() == [2, 0, 2]
     np.testing.assert_allclose(found.predicted.mean()[0], (4 * MIDDLE + 3 * CORNER) / 4)
     np.testing.assert_allclose(found.predicted.mean()[1], 0 * EVEN)
-    np.testing.assert_allclose(found.labelled.mean()[0], 2 * MIDDLE)
-    np.testing.assert_allclose(found.labelled.mean()[2], (EVEN + at(2, 2, 4)) / 2)
+    np.testing.assert_allclose(found.labeled.mean()[0], 2 * MIDDLE)
+    np.testing.assert_allclose(found.labeled.mean()[2], (EVEN + at(2, 2, 4)) / 2)
     assert not found.predicted.mean()[2].any()
 
 
@@ -123,9 +123,7 @@ def test_many_images_give_the_sums_of_a_plain_loop(tmp_path: Path) -> None:
     for k in range(3):
         own = sum(image.maps[k] for image in images if next(iter(image.maps)) == k)
         np.testing.assert_array_equal(found.predicted.sums[k], own)
-        np.testing.assert_array_equal(
-            found.labelled.sums[k], sum(image.maps[k] for image in images if image.label == k)
-        )
+        np.testing.assert_array_equal(found.labeled.sums[k], sum(image.maps[k] for image in images if image.label == k))
     assert sorted(map(tuple, found.pairs.tolist())) == [(a, b) for a in range(3) for b in range(3) if a != b]
     assert found.contrasts.counts.tolist() == sorted(found.contrasts.counts.tolist(), reverse=True)
     for (label, predicted), values in zip(found.pairs, found.contrasts.sums, strict=True):
@@ -135,12 +133,12 @@ def test_many_images_give_the_sums_of_a_plain_loop(tmp_path: Path) -> None:
 
 def test_every_image_of_the_index_leads_to_its_maps(results: Path, tmp_path: Path) -> None:
     found, opened = summarize(results, tmp_path / "out"), read_results(results)
-    rows = dataset_index.list_index_images(found.index)
+    rows = dataset_index.list_rows(found.index)
     assert [row["index"] for row in rows] == list(range(7))
     for one, made in zip(rows, hand_made(), strict=True):
         assert one["error"] == made.error
         if made.error is None:
-            stored = read_image_of(opened, one["part"], one["row_group"], one["row"])
+            stored = read_stored_image(opened, one["part"], one["row_group"], one["row"])
             assert stored.path == one["path"] == made.path
             assert list(stored.maps) == list(made.maps)
             for k, values in made.maps.items():
@@ -169,24 +167,24 @@ def test_filters_choose_the_images_that_they_name(
     results: Path, tmp_path: Path, chosen: Filters, expected: list[int]
 ) -> None:
     index = summarize(results, tmp_path / "out").index
-    assert [row["index"] for row in dataset_index.list_index_images(index, chosen)] == expected
+    assert [row["index"] for row in dataset_index.list_rows(index, chosen)] == expected
     assert dataset_index.count_images(index, chosen) == len(expected)
 
 
 def test_images_come_sorted_in_pages_those_without_a_number_last(results: Path, tmp_path: Path) -> None:
     index = summarize(results, tmp_path / "out").index
     ascending, descending = (
-        [row["index"] for row in dataset_index.list_index_images(index, order="border", descending=down)]
+        [row["index"] for row in dataset_index.list_rows(index, order="border", descending=down)]
         for down in (False, True)
     )
     assert ascending == [0, 1, 4, 6, 2, 3, 5]
     assert descending == [2, 3, 4, 6, 0, 1, 5]
-    page = dataset_index.list_index_images(index, order="border", limit=2, offset=3)
+    page = dataset_index.list_rows(index, order="border", limit=2, offset=3)
     assert [row["index"] for row in page] == [6, 2]
     assert [row["index"] for row in dataset_index.list_extremes(index, "positions", True, 2)] == [4, 6]
     assert [row["index"] for row in dataset_index.list_extremes(index, "positions", False)] == [0, 1, 2, 3, 4, 6]
-    assert dataset_index.find_index_image(index, 3)["path"] == "photos/d.png"  # type: ignore[index]
-    assert dataset_index.find_index_image(index, 7) is None
+    assert dataset_index.find_row(index, 3)["path"] == "photos/d.png"  # type: ignore[index]
+    assert dataset_index.find_row(index, 7) is None
     assert dataset_index.list_labels(index) == ["cat", "fox", "wolf"]
     counts = dataset_index.count_bins(index, "border")
     assert (counts[0], counts[17], counts[19], sum(counts)) == (2, 2, 2, 6)
@@ -201,7 +199,7 @@ def test_the_worst_verdict_stands_for_all(tmp_path: Path) -> None:
     found = summarize(write_results(tmp_path / "results", [], told, rows=rows), tmp_path / "out")
     assert found.verdict == "not exact"
     # A miss that is no number stays one.
-    assert math.isnan(found.summary.residual or 0)
+    assert math.isnan(found.counts.residual or 0)
 
 
 def test_the_share_inside_objects_is_that_of_the_class_maps_at_hand(
@@ -225,8 +223,8 @@ def test_the_share_inside_objects_is_that_of_the_class_maps_at_hand(
     mask = find_object_mask(regions, "a.png", (20, 30))
     assert mask is not None
     expected = measure_inside(maps, k, mask).share
-    assert found.summary.with_objects == 1
-    assert found.summary.inside == pytest.approx(expected, abs=2e-3)  # half precision
+    assert found.counts.with_objects == 1
+    assert found.counts.inside == pytest.approx(expected, abs=2e-3)  # half precision
 
 
 def _one_more(grid: tuple[int, int]) -> list[Image]:
@@ -239,10 +237,10 @@ def test_a_stored_map_knows_its_view_and_receptive_fields(results: Path, pixels:
     view = stored_view(photo, (0, 0, 30, 20), opened)
     assert view.photo is photo
     assert view.pixels.shape[:2] == (20, 30)
-    assert stored_receptive_field(opened).x.stride == 10
+    assert read_receptive_field(opened).x.stride == 10
     unbounded = {axis: {"centre": 1, "stride": 2, "size": None} for axis in "yx"}
     write_results(results, hand_made(), about(NAMES, GRID, receptive_field=unbounded))
-    assert math.isinf(stored_receptive_field(read_results(results)).y.size)
+    assert math.isinf(read_receptive_field(read_results(results)).y.size)
 
 
 def test_what_was_kept_is_read_back_and_known_to_be_of_these_results(results: Path, tmp_path: Path) -> None:
@@ -251,7 +249,7 @@ def test_what_was_kept_is_read_back_and_known_to_be_of_these_results(results: Pa
     assert heard == sorted(heard)
     assert heard[-1] == 1
     again = read_summary(tmp_path / "out")
-    assert again.summary == found.summary
+    assert again.counts == found.counts
     assert again.class_names == NAMES
     np.testing.assert_array_equal(again.predicted.sums, found.predicted.sums)
     assert belongs_to(tmp_path / "out", read_results(results))
@@ -264,9 +262,9 @@ def test_what_was_kept_is_read_back_and_known_to_be_of_these_results(results: Pa
 def test_images_that_could_not_be_read_are_surveyed_too(tmp_path: Path) -> None:
     broken = [Image(f"{n}.png", {}, error="broken") for n in range(3)]
     found = summarize(write_results(tmp_path / "results", broken, about(NAMES, GRID)), tmp_path / "out")
-    assert (found.summary.images, found.summary.errors, found.summary.top1) == (3, 3, None)
+    assert (found.counts.images, found.counts.errors, found.counts.top1) == (3, 3, None)
     assert found.verdict is None
-    assert ("could not be read", "3") in found.lines()
+    assert ("could not be read", "3") in found.describe()
 
 
 def test_sums_add_up_over_repeated_and_absent_numbers() -> None:
@@ -362,7 +360,7 @@ def test_an_image_without_the_map_of_its_likeliest_class_is_refused(tmp_path: Pa
     rows = [row(n, image, NAMES) for n, image in enumerate(hand_made())]
     rows[0]["map_classes"] = [2, 1]
     broken = write_results(tmp_path / "results", [], about(NAMES, GRID), rows=rows)
-    with pytest.raises(InspectorError, match="has an image without the map of its likeliest class"):
+    with pytest.raises(InspectorError, match="has an image without the map of its top-1 class"):
         summarize(broken, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 
@@ -397,12 +395,12 @@ def test_a_survey_that_is_absent_or_broken_is_one_sentence(results: Path, tmp_pa
 def test_maps_that_went_away_are_one_sentence(results: Path) -> None:
     opened = read_results(results)
     with pytest.raises(InspectorError, match=r"has no part-00009.parquet any more"):
-        read_image_of(opened, "part-00009.parquet", 0, 0)
+        read_stored_image(opened, "part-00009.parquet", 0, 0)
     with pytest.raises(InspectorError, match=r"Cannot read .*part-00000.parquet"):
-        read_image_of(opened, "part-00000.parquet", 99, 0)
+        read_stored_image(opened, "part-00000.parquet", 99, 0)
     (results / "part-00000.parquet").unlink()
     with pytest.raises(InspectorError, match=r"Cannot read .*part-00000.parquet"):
-        read_image_of(opened, "part-00000.parquet", 0, 0)
+        read_stored_image(opened, "part-00000.parquet", 0, 0)
 
 
 def test_a_missing_library_is_one_sentence(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

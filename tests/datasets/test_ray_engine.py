@@ -17,7 +17,7 @@ import inspector
 from inspector.datasets import run as run_module
 from inspector.datasets.ray_engine import run_dataset_on_ray
 from inspector.datasets.run import RunOptions
-from inspector.datasets.table import Counts, list_written_shards, read_rows
+from inspector.datasets.table import Counts, count_written_shards, read_rows
 from inspector.errors import ImageError, InspectorError, NetworkError
 from inspector.images.examples import list_examples
 
@@ -126,11 +126,11 @@ def test_a_worker_killed_in_the_middle_loses_and_doubles_nothing(
     killed: list[int] = []
 
     def kill() -> None:
-        while list_written_shards(out) < 3:
+        while count_written_shards(out) < 3:
             time.sleep(0.002)
         (worker,) = {int(path.name) for path in signed.iterdir()} - {os.getpid()}
         os.kill(worker, signal.SIGKILL)
-        killed.append(list_written_shards(out))
+        killed.append(count_written_shards(out))
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()

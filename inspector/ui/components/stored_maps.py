@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from inspector.datasets.results import Results, StoredImage, read_image_of
+from inspector.datasets.results import Results, StoredImage, read_stored_image
 from inspector.errors import InspectorError
 from inspector.images.photo import Photo, read_image
 from inspector.ui.components import html
@@ -41,12 +41,12 @@ def may_open(path: Path) -> bool:
 
 @st.cache_data(max_entries=64, show_spinner=False)
 def stored_image(folder: Path, changed: int, part: str, row_group: int, row: int, _results: Results) -> StoredImage:
-    return read_image_of(_results, part, row_group, row)
+    return read_stored_image(_results, part, row_group, row)
 
 
 def picture(results: Results, stored: StoredImage, values: "ArrayLike", side: int) -> tuple[bytes, str]:
     """A map over its photo, the longer side `side` pixels, or as its grid; and why it is no photo, if it is none."""
-    from inspector.datasets.stored_maps import stored_receptive_field, stored_view
+    from inspector.datasets.stored_maps import read_receptive_field, stored_view
     from inspector.output.overlay import common_scale, dimmed_photo, overlay_map, resample_on_photo
 
     photo, why = _photo(results, stored)
@@ -54,7 +54,7 @@ def picture(results: Results, stored: StoredImage, values: "ArrayLike", side: in
         return grid(values, common_scale([values])), why
     view = stored_view(photo, stored.box, results)
     canvas = dimmed_photo(view, side)
-    drawn = resample_on_photo(values, view, stored_receptive_field(results), canvas.shape[:2], smooth=True)
+    drawn = resample_on_photo(values, view, read_receptive_field(results), canvas.shape[:2], smooth=True)
     exact = max(photo.size) < 100
     return html.encode_image(overlay_map(canvas, drawn, common_scale([values]), _OPACITY), exact), ""
 

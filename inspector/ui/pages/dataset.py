@@ -49,7 +49,7 @@ def show() -> None:
         dataset_panels.average_maps(survey)
         if len(survey.pairs):
             dataset_panels.confusions(survey)
-        if survey.summary.images > survey.summary.errors:
+        if survey.counts.images > survey.counts.errors:
             dataset_panels.gallery(results, survey)
     except InspectorError as error:
         st.error(str(error), icon=":material/error:")
@@ -95,7 +95,7 @@ def _kept(out: Path, changed: int) -> DatasetSummary:
 
 
 def _overview(survey: DatasetSummary) -> None:
-    st.html(stored_maps.numbers(survey.lines()))
+    st.html(stored_maps.numbers(survey.describe()))
 
 
 @st.fragment
@@ -126,7 +126,7 @@ def _images(results: Results, survey: DatasetSummary) -> None:
                     "Image number", 0, value=None, key="image", bind="query-params", width=200,
                     placeholder=str(rows[0]["index"]),
                 )  # fmt: skip
-                row = rows[0] if number is None else dataset_index.find_index_image(survey.index, number)
+                row = rows[0] if number is None else dataset_index.find_row(survey.index, number)
                 if row is None:
                     st.info(f"There is no image number {number}.", icon=":material/photo_library:")
                 else:
@@ -185,8 +185,8 @@ def _table(survey: DatasetSummary, rows: Sequence[dict[str, Any]]) -> None:
             "probability": row["probability"],
             "border": row["border"],
             "positions": row["positions"],
-            **({"inside": row["inside"]} if survey.summary.with_objects else {}),
-            **({"error": row["error"]} if survey.summary.errors else {}),
+            **({"inside": row["inside"]} if survey.counts.with_objects else {}),
+            **({"error": row["error"]} if survey.counts.errors else {}),
         }
         for row in rows
     ]
@@ -254,7 +254,7 @@ def _equation(stored: StoredImage, k: int) -> str:
 def _rows(
     index: Path, changed: int, chosen: Filters, order: str, descending: bool, offset: int
 ) -> list[dict[str, Any]]:
-    return dataset_index.list_index_images(index, chosen, order, descending, _PAGE, offset)
+    return dataset_index.list_rows(index, chosen, order, descending, _PAGE, offset)
 
 
 @st.cache_data(max_entries=128, show_spinner=False)

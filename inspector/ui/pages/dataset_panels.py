@@ -32,7 +32,7 @@ def average_maps(survey: DatasetSummary) -> None:
     title = st.selectbox("Class", titles, index=often, key="average", bind="query-params", width=280)
     heading.subheader(f"Where does the network look for {html.plain_text(title)}?", anchor=False)
     k = titles.index(title)
-    kinds = {"taken for it": survey.predicted, "labelled so": survey.labelled}
+    kinds = {"taken for it": survey.predicted, "labelled so": survey.labeled}
     known = {f"{what}: {maps.counts[k]:,} images": maps for what, maps in kinds.items() if maps.counts[k]}
     if not known:
         st.info("No image is taken for it or labelled so.", icon=":material/photo_library:")
@@ -58,7 +58,7 @@ def confusions(survey: DatasetSummary) -> None:
     for n, values in zip(shown, maps, strict=True):
         true, predicted = survey.pairs[n]
         name = f"{survey.class_names[true]} taken for {survey.class_names[predicted]}"
-        line = f"{survey.contrasts.counts[n]:,} of {survey.labelled.counts[true]:,} images"
+        line = f"{survey.contrasts.counts[n]:,} of {survey.labeled.counts[true]:,} images"
         tiles.append((stored_maps.grid(values, scale), name, line, f"contrast map of {name}"))
     st.html(html.tiles(tiles))
     st.html(html.colour_bar(scale, "logits a position for the class that was taken and against the label"))
