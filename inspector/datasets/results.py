@@ -165,16 +165,36 @@ def iterate_batches(results: Results) -> Iterator[RowBatch]:
 
 
 def unpack_maps(rows: Any, classes: NDArray[np.int64], grid: tuple[int, int]) -> tuple[NDArray[np.int64], Floats]:
-    """Of each row, a class's stored map: the numbers of the rows that have one, and the maps, (n, h, w) in logits."""
+    """Read one stored class map of each row.
+
+    Arrow keeps a column of lists as one flat array and the offset at which each row begins. For a grid of 1 x 2, a row
+    with maps a and b of the classes 4 and 7, and a row with map c of class 7:
+
+        map_classes    values [4, 7, 7]              offsets [0, 2, 3]
+        maps           values [a, a, b, b, c, c]     offsets [0, 4, 6]
+
+    Class 7 is map 1 of row 0 and map 0 of row 1, so for classes [7, 7] the maps begin at 0 + 1 * 2 = 2 (b, b) and at
+    4 + 0 * 2 = 4 (c, c).
+
+    Args:
+        rows: pyarrow.RecordBatch with the columns "map_classes" and "maps".
+        classes: class whose map is wanted, one per row.
+        grid: (h, w) of the maps.
+
+    Returns:
+        Indices (n,) of the rows that have that map, and the maps (n, h, w) in logits.
+    """
     height, width = grid
-    ends = rows.column("map_classes").offsets.to_numpy()
-    kept = rows.column("map_classes").values.to_numpy()[ends[0] : ends[-1]]
-    row_of = np.repeat(np.arange(len(classes)), np.diff(ends))
-    found, where = np.unique(row_of[kept == classes[row_of]], return_index=True)
-    where = np.flatnonzero(kept == classes[row_of])[where] - (ends[:-1] - ends[0])[found]
-    starts = rows.column("maps").offsets.to_numpy()[:-1][found] + where * height * width
-    numbers = rows.column("maps").values.to_numpy()
-    return found, numbers[starts[:, None] + np.arange(height * width)].reshape(-1, height, width).astype(np.float64)
+    offsets = rows.column("map_classes").offsets.to_numpy()
+    # The batch may be a slice of a longer one: its first offset is not 0 then.
+    map_classes = rows.column("map_classes").values.to_numpy()[offsets[0] : offsets[-1]]
+    row_of_map = np.repeat(np.arange(len(classes)), np.diff(offsets))
+    matches = np.flatnonzero(map_classes == classes[row_of_map])
+    found, first = np.unique(row_of_map[matches], return_index=True)
+    map_in_row = matches[first] - (offsets[found] - offsets[0])
+    starts = rows.column("maps").offsets.to_numpy()[found] + map_in_row * height * width
+    values = rows.column("maps").values.to_numpy()[starts[:, None] + np.arange(height * width)]
+    return found, values.reshape(-1, height, width).astype(np.float64)
 
 
 def _read_about(part: Path) -> tuple[int, Mapping[str, Any]]:

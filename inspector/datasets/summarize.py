@@ -96,14 +96,19 @@ def _take_first(lists: Any) -> NDArray[Any]:
 
 
 def _match_pairs(pairs: Ints, found: Ints, classes: int) -> tuple[Ints, Ints]:
-    """Which of the found pairs (N, 2) are among `pairs`, and their numbers there."""
+    """Return which of the found pairs (N, 2) are rows of `pairs` (P, 2), and of which index.
+
+    A pair becomes one number, its key: label * classes + predicted. With 10 classes `pairs` [[2, 0], [1, 3]] has the
+    keys [20, 13], and `found` [[1, 3], [4, 4], [2, 0]] has [13, 44, 20]. The result is ([0, 2], [1, 0]).
+    """
     if not len(pairs):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     pair_keys, found_keys = (rows[:, 0] * classes + rows[:, 1] for rows in (pairs, found))
     order = np.argsort(pair_keys)
-    place = order[np.searchsorted(pair_keys, found_keys, sorter=order) % len(pair_keys)]
-    which = np.flatnonzero(pair_keys[place] == found_keys)
-    return which, place[which]
+    # A key above all others would be placed behind the last pair: the remainder keeps the index valid.
+    nearest = order[np.searchsorted(pair_keys, found_keys, sorter=order) % len(pair_keys)]
+    matched = np.flatnonzero(pair_keys[nearest] == found_keys)
+    return matched, nearest[matched]
 
 
 def _make_index_rows(

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -18,10 +19,10 @@ from inspector.analysis.localization import Regions, find_object_mask, measure_i
 from inspector.cli.dataset import survey as survey_command
 from inspector.datasets import index as dataset_index
 from inspector.datasets.index import Filters
-from inspector.datasets.results import Results, read_results, read_stored_image
+from inspector.datasets.results import Results, read_results, read_stored_image, unpack_maps
 from inspector.datasets.statistics import compute_uniform_border_share, count_effective_cells, measure_border_share
 from inspector.datasets.stored_maps import read_receptive_field, stored_view
-from inspector.datasets.summarize import summarize
+from inspector.datasets.summarize import _match_pairs, summarize
 from inspector.datasets.summary import AverageMaps, belongs_to, read_summary
 from inspector.errors import ExportError, InspectorError, LocalizationError
 from inspector.explain.classifier import Classifier
@@ -129,6 +130,20 @@ def test_many_images_give_the_sums_of_a_plain_loop(tmp_path: Path) -> None:
     for (label, predicted), values in zip(found.pairs, found.contrasts.sums, strict=True):
         of_pair = [i for i in images if (i.label, next(iter(i.maps))) == (label, predicted)]
         np.testing.assert_array_equal(values, sum(i.maps[predicted] - i.maps[label] for i in of_pair))
+
+
+def test_maps_are_unpacked_from_a_slice_as_in_the_worked_example() -> None:
+    columns = {"map_classes": [[4], [4, 7], [7], [4]], "maps": [[0, 0], [1, 2, 3, 4], [5, 6], [7, 8]]}
+    rows = pa.RecordBatch.from_pydict(columns).slice(1)
+    found, maps = unpack_maps(rows, np.array([7, 7, 7]), (1, 2))
+    assert found.tolist() == [0, 1]
+    assert maps.tolist() == [[[3, 4]], [[5, 6]]]
+
+
+def test_pairs_are_matched_as_in_the_worked_example() -> None:
+    pairs, found = np.array([[2, 0], [1, 3]]), np.array([[1, 3], [4, 4], [2, 0], [9, 9]])
+    matched, numbers = _match_pairs(pairs, found, 10)
+    assert (matched.tolist(), numbers.tolist()) == ([0, 2], [1, 0])
 
 
 def test_every_image_of_the_index_leads_to_its_maps(results: Path, tmp_path: Path) -> None:
