@@ -53,7 +53,7 @@ pages = [
         make_page("network", sidebar.read_network), title="Network", icon=":material/account_tree:", url_path="network"
     ),
     st.Page(
-        make_page("runs", sidebar.read_nothing), title="Laboratory", icon=":material/science:", url_path="laboratory"
+        make_page("runs", sidebar.read_nothing), title="Training runs", icon=":material/science:", url_path="laboratory"
     ),
     st.Page(
         make_page("dataset", sidebar.read_nothing), title="Data set", icon=":material/photo_library:", url_path="survey"

@@ -1,4 +1,4 @@
-"""The page of methods in a real browser: maps, curves, stopping, shuffling, links and errors."""
+"""The page Methods in a real browser: maps, curves, stopping, shuffled weights, links and errors."""
 
 import re
 
@@ -21,22 +21,22 @@ def opened(page: Page, app_url: str, path: str = SMALL) -> None:
 
 
 def finished(page: Page) -> None:
-    expect(page.get_by_text("The sooner it falls, the better.")).to_be_visible()
+    expect(page.get_by_text("The sooner the curve falls, the better.")).to_be_visible()
     expect(page.get_by_role("button", name="Stop")).to_have_count(0)
 
 
-def test_the_usual_methods_stand_beside_the_exact_map_with_what_they_add_up_to(page: Page, app_url: str) -> None:
+def test_the_default_methods_are_shown_beside_the_exact_map_with_their_completeness(page: Page, app_url: str) -> None:
     opened(page, app_url)
     finished(page)
     for name in ("Grad-CAM", "Saliency", "Integrated gradients"):
         expect(page.get_by_role("img", name=f"{name} over the photo")).to_be_visible()
     tiles = page.locator(".methods").first
     exact = tiles.locator("figure").nth(0).inner_text()
-    told = re.search(r"adds up: ([\d.]+) of ([\d.]+) \(logit less bias\)", exact)
-    assert told is not None
-    assert told[1] == told[2]
+    numbers = re.search(r"sum is complete: ([\d.]+) of ([\d.]+) \(logit less bias\)", exact)
+    assert numbers is not None
+    assert numbers[1] == numbers[2]
     assert "it is the exact map, cut off below zero" in tiles.locator("figure").nth(1).inner_text()
-    assert "does not claim to add up" in tiles.locator("figure").nth(2).inner_text()
+    assert "makes no claim about its sum" in tiles.locator("figure").nth(2).inner_text()
     for kind in ("insertion", "deletion"):
         expect(page.get_by_role("button", name=f"Fullscreen: {kind} curves of Exact map, Grad-CAM")).to_be_attached()
 
@@ -70,14 +70,14 @@ def test_shuffled_weights_give_rank_correlations(page: Page, app_url: str) -> No
     expect(page.get_by_text(re.compile("^all layers shuffled: "))).to_have_count(4)
 
 
-def test_a_long_method_shows_its_progress_and_stops_and_goes_on(page: Page, app_url: str) -> None:
+def test_a_long_method_shows_its_progress_and_can_be_stopped_and_resumed(page: Page, app_url: str) -> None:
     opened(page, app_url, "methods?methods=Exact+map&methods=Occlusion&curves=false")
     expect(page.get_by_text("Occlusion ...")).to_be_visible()
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_text("Stopped.")).to_be_visible()
     expect(page.get_by_role("img", name="Exact map over the photo")).to_be_visible()
     expect(page.get_by_role("img", name="Occlusion over the photo")).to_have_count(0)
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Resume").click()
     expect(page.get_by_text("Occlusion ...")).to_be_visible()
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_text("Stopped.")).to_be_visible()

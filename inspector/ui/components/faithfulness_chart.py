@@ -1,0 +1,64 @@
+"""Curves of insertion and deletion, one line per attribution method."""
+
+from collections.abc import Mapping
+
+import altair as alt
+
+from inspector.analysis.faithfulness import Curve, Faithfulness, Kind, RandomBaseline
+from inspector.ui.components.charts import COLOURS
+
+_DASHES = [[1, 0], [5, 3], [2, 2]]
+_BASELINE_DASHES = [[8, 3], [2, 3]]
+
+
+def faithfulness_chart(
+    methods: Mapping[str, Faithfulness], baselines: Mapping[str, RandomBaseline], kind: Kind
+) -> alt.Chart:
+    """Draw the probability of the class over the part of the photo that is inserted or deleted.
+
+    Args:
+        methods: the curves of each method.
+        baselines: the curves of random maps, drawn in gray; at most two.
+        kind: "insertion" or "deletion".
+    """
+    curves: dict[str, Curve] = {name: getattr(both, kind) for name, both in methods.items()}
+    curves |= {name: baseline.mean(kind) for name, baseline in baselines.items()}
+    rows = [
+        # The first line is broad, so that it stays visible below another one.
+        {"method": name, "part of the photo": float(x), "probability": float(y), "width": 2 if n else 5}
+        for n, (name, curve) in enumerate(curves.items())
+        for x, y in zip(curve.fractions, curve.probabilities, strict=True)
+    ]
+    *colors, gray = COLOURS
+    count = len(methods)
+    line_colors = [colors[n % len(colors)] for n in range(count)] + [gray] * len(baselines)
+    dashes = [_DASHES[n // len(colors)] for n in range(count)] + _BASELINE_DASHES[: len(baselines)]
+    names = list(curves)
+    legend = alt.Legend(
+        orient="bottom",
+        columns=2,
+        columnPadding=6,
+        labelLimit=130,
+        labelFontSize=11,
+        title=None,
+        symbolOpacity=1,
+        symbolSize=100,
+    )
+    chart: alt.Chart = (
+        alt.Chart(alt.InlineData(rows))
+        .mark_line()
+        .encode(
+            x=alt.X("part of the photo:Q", axis=alt.Axis(format="%", grid=False)),
+            y=alt.Y("probability:Q", title=None, axis=alt.Axis(format="%"), scale=alt.Scale(zero=True)),
+            color=alt.Color("method:N", scale=alt.Scale(domain=names, range=line_colors), legend=legend),
+            strokeDash=alt.StrokeDash("method:N", scale=alt.Scale(domain=names, range=dashes), legend=legend),
+            strokeWidth=alt.StrokeWidth("width:Q", scale=None, legend=None),
+            tooltip=[
+                "method:N",
+                alt.Tooltip("part of the photo:Q", format=".0%"),
+                alt.Tooltip("probability:Q", format=".1%"),
+            ],
+        )
+        .properties(height=220 + 11 * len(names))
+    )
+    return chart

@@ -1,0 +1,198 @@
+"""What the page Methods shows: maps, curves of insertion and deletion, numbers, and the randomization test."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+import streamlit as st
+
+from inspector.analysis.attribution.case import Attribution
+from inspector.analysis.attribution.methods import METHODS
+from inspector.analysis.faithfulness import ALL, LAST, Faithfulness, Kind, RandomBaseline, Randomized
+from inspector.explain.class_maps import ClassMaps
+from inspector.output.overlay import common_scale, robust_scale
+from inspector.output.text import format_mean_and_deviation, format_number
+from inspector.ui.components.channel_grid import over_photo
+from inspector.ui.components.faithfulness_chart import faithfulness_chart
+from inspector.ui.components.method_tiles import MethodTile, make_method_grid
+from inspector.ui.state import cache, keys
+from inspector.ui.state.jobs import Task
+
+# Kinds of results; the first word of a task.
+MAP, CURVES, BASELINE, RANDOMIZED = "map", "curves", "random baseline", "randomized"
+
+Results: TypeAlias = dict[Task, Any]  # a str is the message of an error
+_T = TypeVar("_T")
+
+_SIDE = 480  # longer side of a picture, in pixels
+_MANY = 6  # methods; with more, the pictures are smaller
+_GRIDS = {"cells": "coarse random maps", "pixels": "fine random maps"}
+_KINDS: tuple[tuple[Kind, str], ...] = (
+    ("insertion", "A blurred photo is uncovered in the order of the map. The sooner the curve rises, the better."),
+    ("deletion", "The photo is covered in the order of the map. The sooner the curve falls, the better."),
+)
+
+
+@dataclass(frozen=True)
+class MethodsSelection:
+    """What the controls of the page choose."""
+
+    key: cache.MapsKey
+    k: int  # class index
+    names: tuple[str, ...]  # of the methods
+    curves: bool  # insertion and deletion too
+    is_randomized: bool  # the maps of networks with shuffled weights too
+
+
+def find_result(results: Results, task: Task, kind: type[_T]) -> _T | None:
+    """Return a result; None while it is missing, or if it failed."""
+    result = results.get(task)
+    return result if isinstance(result, kind) else None
+
+
+def show_maps(maps: ClassMaps, chosen: MethodsSelection, results: Results) -> None:
+    """Show the map of each method over the photo, with its completeness."""
+    tiles = [_make_tile(maps, name, results.get((MAP, name))) for name in chosen.names]
+    st.html(make_method_grid(tiles, "13rem" if len(tiles) <= _MANY else "9rem"))
+    st.caption(
+        "Red is evidence for the class, blue against it. Each map has its own scale. Units differ: only maps in logits "
+        "can be compared as numbers. Maps with one value per pixel are clipped at their 99th percentile."
+    )
+
+
+def _make_tile(maps: ClassMaps, name: str, result: Attribution | str | None) -> MethodTile:
+    method = METHODS[name]
+    if result is None or isinstance(result, str):
+        return MethodTile(name, result or "...", (method.summary,), method.paper)
+    picture, scale = _draw_map(maps, result)
+    return MethodTile(name, picture, (*_list_numbers(result, scale), method.summary), method.paper)
+
+
+def _draw_map(maps: ClassMaps, attribution: Attribution) -> tuple[bytes, float]:
+    """Return the map over the photo as an encoded image, and the value of its strongest color."""
+    assert maps.view is not None, "the app shows photos only"
+    values = attribution.values.numpy(force=True)
+    scale = common_scale([values]) if METHODS[attribution.name].grid == "cells" else robust_scale(values)
+    return over_photo(attribution.values, maps.view, attribution.field, _SIDE, scale, True), scale
+
+
+def _list_numbers(attribution: Attribution, scale: float) -> Iterator[str]:
+    yield f"scale \N{PLUS-MINUS SIGN}{scale:.3g} ({attribution.unit}), {attribution.seconds:.2f} s"
+    completeness = attribution.completeness
+    if completeness is None:
+        yield "makes no claim about its sum"
+    else:
+        verdict = "sum is complete" if completeness.holds else "sum is not complete"
+        numbers = f"{format_number(completeness.sum, '.3f')} of {format_number(completeness.target, '.3f')}"
+        yield f"{verdict}: {numbers} ({completeness.target_name})"
+    if attribution.note:
+        yield attribution.note
+
+
+def show_curves(chosen: MethodsSelection, results: Results) -> None:
+    """Show the curves of insertion and of deletion."""
+    curves = {
+        name: result
+        for name in chosen.names
+        if (result := find_result(results, (CURVES, name), Faithfulness)) is not None
+    }
+    if not curves:
+        st.caption("The curves of insertion and deletion appear here when they are computed.")
+        return
+    baselines = {
+        label: baseline
+        for grid, label in _GRIDS.items()
+        if (baseline := find_result(results, (BASELINE, grid), RandomBaseline)) is not None
+    }
+    for kind, explanation in _KINDS:
+        st.markdown(f"**{kind.capitalize()}**: probability of the class")
+        st.caption(explanation)
+        st.altair_chart(faithfulness_chart(curves, baselines, kind), alt=f"{kind} curves of {', '.join(curves)}")
+
+
+def show_numbers(chosen: MethodsSelection, results: Results) -> None:
+    """Show time, completeness and areas under the curves of each method."""
+    rows = [row for name in chosen.names if (row := _make_row(name, chosen, results)) is not None]
+    if not rows:
+        return
+    st.markdown("**The methods in numbers**")
+    three_digits = st.column_config.NumberColumn(format="%.3f")
+    settings: dict[str, Any] = {
+        "method": st.column_config.TextColumn(width="medium", pinned=True),
+        "seconds": st.column_config.NumberColumn(format="%.2f"),
+        "insertion": three_digits,
+        "deletion": three_digits,
+    }
+    st.dataframe(
+        rows,
+        hide_index=True,
+        column_config=settings,
+        height="content",
+        alt="Time, completeness, insertion and deletion",
+    )
+    if chosen.curves:
+        st.caption(
+            "Insertion and deletion are the areas under the curves: high is good for insertion, low for deletion. "
+            "Random: mean and standard deviation of four random maps on the same grid. Coarse and fine maps have "
+            "separate baselines, because scattered patches change a photo more than one connected region."
+        )
+
+
+def _make_row(name: str, chosen: MethodsSelection, results: Results) -> dict[str, Any] | None:
+    attribution = find_result(results, (MAP, name), Attribution)
+    if attribution is None:
+        return None
+    completeness = attribution.completeness
+    row: dict[str, Any] = {"method": name, "seconds": attribution.seconds, "completeness": "no claim"}
+    if completeness is not None:
+        row["completeness"] = f"{format_number(completeness.sum, '.3f')} of {format_number(completeness.target, '.3f')}"
+    if chosen.curves:
+        curves = find_result(results, (CURVES, name), Faithfulness)
+        baseline = find_result(results, (BASELINE, METHODS[name].grid), RandomBaseline)
+        for kind, _ in _KINDS:
+            row[kind] = None if curves is None else getattr(curves, kind).area
+            row[f"{kind}, random"] = "" if baseline is None else _format_baseline(baseline, kind)
+    return row
+
+
+def _format_baseline(baseline: RandomBaseline, kind: Kind) -> str:
+    mean, deviation = getattr(baseline, kind)
+    return format_mean_and_deviation(mean, deviation, ".3f")
+
+
+def show_randomization(maps: ClassMaps, chosen: MethodsSelection, results: Results) -> None:
+    """Show how far each map changes when the weights of the network are shuffled; at first, a button."""
+    st.subheader("Randomization test", anchor=False)
+    st.caption(
+        "The weights of the last layer, then of all layers, are shuffled, so that nothing learned is left. A map that "
+        "stays the same does not depend on what the network has learned (Adebayo et al., NeurIPS 2018). Rank "
+        "correlation: 1 is the same map, 0 an unrelated one."
+    )
+    if not chosen.is_randomized:
+        if st.button("Shuffle the weights", key=keys.SHUFFLE, icon=":material/shuffle:"):
+            st.session_state[keys.SHUFFLED] = chosen.key, chosen.k
+            st.rerun()
+        return
+    rows, tiles = [], []
+    for name in chosen.names:
+        row = {"method": name} | {layers: _format_correlation(results, layers, name) for layers in (LAST, ALL)}
+        rows.append(row)
+        randomized = find_result(results, (RANDOMIZED, ALL, name), Randomized)
+        if randomized is not None:
+            picture, _ = _draw_map(maps, randomized.attribution)
+            tiles.append(MethodTile(name, picture, (f"all layers shuffled: {row[ALL]}",)))
+    wide, narrow = st.columns([3, 2], gap="large")
+    with wide:
+        st.html(make_method_grid(tiles, "9rem"))
+    with narrow:
+        st.dataframe(rows, hide_index=True, alt="Rank correlations with the maps of networks with shuffled weights")
+
+
+def _format_correlation(results: Results, layers: str, name: str) -> str:
+    task = RANDOMIZED, layers, name
+    if task not in results:
+        return "..."
+    randomized = find_result(results, task, Randomized)
+    if randomized is None:
+        return "not applicable"
+    return "constant map" if randomized.correlation is None else format_number(randomized.correlation, ".3f")
