@@ -28,7 +28,7 @@ from inspector.analysis.similarity import rank_correlation
 from inspector.errors import AttributionError, Cancelled
 from inspector.explain.classifier import Classifier, LoadedNetwork
 from inspector.explain.tracing.forward import forward
-from inspector.explain.tracing.module_hooks import trace
+from inspector.explain.tracing.layer_trace import trace_layers
 from inspector.explain.tracing.receptive_field import Axis
 
 Kind: TypeAlias = Literal["insertion", "deletion"]
@@ -245,8 +245,8 @@ def shuffle_weights(classifier: Classifier, inputs: Tensor, layers: str = ALL, s
         raise AttributionError("Its weights cannot be shuffled: this network cannot be copied.") from error
     chosen: nn.Module = network
     if layers == LAST:
-        last = next(layer.name for layer in reversed(trace(network, inputs).layers) if layer.parameters)
-        chosen = network.get_submodule(last)
+        first_runs = [layer for layer in trace_layers(network, inputs).layers if layer.parameters and layer.run == 0]
+        chosen = network.get_submodule(max(first_runs, key=lambda layer: layer.ended).name)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in chosen.parameters():

@@ -10,59 +10,27 @@ al., "Not just a black box", 2016). Of different layers such parts do not agree,
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from inspector.errors import NetworkError
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.classifier import Classifier
 from inspector.explain.pooling import Reduction, global_depth
+from inspector.explain.tracing.layer_trace import Layer, trace_layers
 from inspector.explain.tracing.module_hooks import ModuleOutput, hook_modules, output_and_gradient
 from inspector.explain.tracing.pooling_calls import FeatureLayout
-from inspector.explain.tracing.receptive_field import ReceptiveField, ReceptiveFieldTracker, make_even_field
+from inspector.explain.tracing.receptive_field import ReceptiveField, make_even_field
 from inspector.images.photo import ImageSource, Photo, read_image
 from inspector.images.preprocessing import View, make_view
 
 How = Literal["exact", "exact for this image", "first order"]
 
 _NEAR = 0.999  # of the ceiling counts as at it: a sigmoid comes to 1 only by rounding
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A module in one of its runs in a pass."""
-
-    name: str  # its place in the network, as in "layer4.1.relu"
-    kind: str  # "ReLU"
-    run: int  # how many times it had run before
-    runs: int  # how many times it runs in a pass
-    shape: tuple[int, ...] | None  # of what it returned, the batch first; None for what is no tensor
-    layout: FeatureLayout | None  # how feature maps lie in that; None where it has none
-    field: ReceptiveField | None  # of its positions; None where they see all of the input
-    ended: int  # how many runs of modules had ended before this one: a block ends after what is inside it
-    ceiling: float | None  # the value above which it lets nothing through: 6 for ReLU6, 1 for sigmoid
-
-    @property
-    def label(self) -> str:
-        """Its name, with the run where there are several."""
-        return self.name if self.runs == 1 else f"{self.name} (run {self.run + 1})"
-
-    @property
-    def depth(self) -> int:
-        """How many modules it lies inside of."""
-        return self.name.count(".")
-
-    @property
-    def size(self) -> tuple[int, int, int] | None:
-        """(C, h, w) of its feature maps."""
-        if self.layout is None or self.shape is None:
-            return None
-        _, channels, height, width = self.layout.feature_maps(torch.empty(self.shape, device="meta")).shape
-        return channels, height, width
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,27 +76,7 @@ class Contributions:
 
 def layers(classifier: Classifier) -> tuple[Layer, ...]:
     """All modules as they run on an input of the classifier's size, a block before what is inside it."""
-    size, example = classifier.preprocessing.size, classifier.noise_input()
-    tracker = ReceptiveFieldTracker(example)
-    grids: dict[int, tuple[int, int]] = {}  # the last grid of so many positions: tokens have lost theirs
-    heard: list[tuple[int, Layer]] = []
-
-    def note(returned: ModuleOutput) -> None:
-        output, layout, field = returned.output, None, None
-        shape = tuple(output.shape) if isinstance(output, Tensor) else None
-        if shape is not None and output.is_floating_point() and (layout := _layout(shape, size, grids)) is not None:
-            assert layout.grid is not None
-            grids[math.prod(layout.grid)] = layout.grid
-            field = tracker.field_of(output, layout.grid)
-        kind = type(returned.module).__name__
-        layer = Layer(returned.name, kind, returned.run, 1, shape, layout, field, len(heard), _ceiling(returned.module))
-        heard.append((returned.started, layer))
-
-    with torch.no_grad():
-        hook_modules(classifier.network, example, note, tracker.handle)
-    ordered = [layer for _, layer in sorted(heard, key=lambda one: one[0])]
-    runs = {layer.name: layer.run + 1 for layer in sorted(ordered, key=lambda one: one.run)}
-    return tuple(replace(layer, runs=runs[layer.name]) for layer in ordered)
+    return trace_layers(classifier.network, classifier.noise_input()).layers
 
 
 def pooled_layer(classifier: Classifier, known: tuple[Layer, ...]) -> Layer:
@@ -239,34 +187,3 @@ def _grid_of_tokens(layer: Layer, output: Tensor, classifier: Classifier) -> tup
 def _outwards(middle: float) -> list[int]:
     """Whole numbers near the middle, the nearest first."""
     return sorted(range(max(1, int(middle) - 8), int(middle) + 10), key=lambda number: abs(number - middle))
-
-
-def _layout(shape: tuple[int, ...], size: tuple[int, int], grids: dict[int, tuple[int, int]]) -> FeatureLayout | None:
-    """How feature maps lie in a tensor, or None where it has none.
-
-    Positions have the proportions of the input, channels have not: of (1, 7, 7, 768) the first two axes are positions.
-    Tokens lie on the grid of a map that came before them and had as many positions.
-    """
-    if len(shape) == 4 and shape[0] == 1:
-        first, last = _disproportion(shape[2:], size), _disproportion(shape[1:3], size)
-        return (
-            FeatureLayout("first", (shape[2], shape[3]))
-            if first <= last
-            else FeatureLayout("last", (shape[1], shape[2]))
-        )
-    if len(shape) == 3 and shape[0] == 1:
-        if shape[1] > 1 and shape[1] in grids:
-            return FeatureLayout("last", grids[shape[1]], tokens=True)
-        if shape[2] > 1 and shape[2] in grids:
-            return FeatureLayout("first", grids[shape[2]], tokens=True)
-    return None
-
-
-def _disproportion(grid: tuple[int, ...], size: tuple[int, int]) -> float:
-    return abs(math.log(grid[0] / grid[1]) - math.log(size[0] / size[1])) if all(grid) else math.inf
-
-
-def _ceiling(module: nn.Module) -> float | None:
-    if isinstance(module, nn.Hardtanh):  # ReLU6 is one
-        return float(module.max_val)
-    return 1.0 if isinstance(module, nn.Sigmoid | nn.Hardsigmoid | nn.Tanh | nn.Softmax) else None

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from inspector.errors import HeadError, NetworkError
 from inspector.explain.classifier import Classifier
 from inspector.explain.head import Head, find_head
 from inspector.explain.kinds import VERDICTS, Verdict
-from inspector.explain.tracing.forward import capture_poolings, eval_mode, noise_input
-from inspector.explain.tracing.module_hooks import Layer, trace
+from inspector.explain.tracing.forward import capture_poolings, eval_mode, noise_input, run_network
+from inspector.explain.tracing.layer_trace import Layer, trace_layers
 from inspector.images.preprocessing import as_pair
 
 SIZES = ((208, 208), (104, 208), (256, 408))  # height, width: more than one stride, and neither square
@@ -24,10 +25,10 @@ class NetworkSummary:
     name: str
     input: tuple[int, ...]  # (1, channels, H, W)
     output: tuple[int, ...]
-    layers: tuple[Layer, ...]  # in the order in which they first ran
+    layers: tuple[Layer, ...]  # every run of every module, a block before what is inside it
     parameters: int
     head: Head | None
-    pooled_after: int | None  # how many layers had run when space was pooled away
+    pooled_after: int | None  # how many of the layers come before the pooling
     after: tuple[str, ...]  # the tensor functions that follow the pooling
     verdict: Verdict | Literal["none"]
     reason: str
@@ -47,10 +48,11 @@ class NetworkSummary:
 
     def lines(self) -> list[tuple[str, str]]:
         """What there is to tell but the layers: (subject, sentence)."""
+        layers = len({layer.name for layer in self.layers if not layer.is_block})
         runs = [f"{h} x {w} -> {grid[0]} x {grid[1]}" for (h, w), grid in self.grids if grid is not None]
         fails = [f"{h} x {w}" for (h, w), grid in self.grids if grid is None]
         told = [
-            ("network", f"{self.name}, {len(self.layers)} layers, {self.parameters:,} parameters"),
+            ("network", f"{self.name}, {layers} layers, {self.parameters:,} parameters"),
             ("input and output", f"{self.input} -> {self.output}"),
             ("pooling", self.pooling),
             ("what follows it", ", ".join(self.after) or "nothing"),
@@ -112,9 +114,9 @@ def describe(
     # A closure may lead from the copy that is traced back to the network, whose modes count then.
     with eval_mode(network):
         head, reason = (model.head, "") if isinstance(model, Classifier) else _head(network, example)
-        seen = trace(network, example, () if head is None else head.calls)
+        trace = trace_layers(network, example, () if head is None else head.calls)
         tried = list(dict.fromkeys([height_width, *sizes]))
-        if head is None and len(seen.output) == 4:
+        if head is None and len(trace.output) == 4:
             axis, grids = _of_backbone(network, example, tried)
         else:
             axis, grids = 1, [_grid(network, example, one, head) for one in tried]
@@ -122,9 +124,19 @@ def describe(
     if verdict != "none":
         reason = VERDICTS[verdict].sentence
     return NetworkSummary(
-        name or own, tuple(example.shape), seen.output, seen.layers, sum(p.numel() for p in network.parameters()), head,
-        seen.before, seen.after, verdict, reason, tuple(zip(tried, grids, strict=True)), axis,
-    )  # fmt: skip
+        name=name or own,
+        input=tuple(example.shape),
+        output=trace.output,
+        layers=trace.layers,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        head=head,
+        pooled_after=trace.pooled_after,
+        after=trace.functions_after,
+        verdict=verdict,
+        reason=reason,
+        grids=tuple(zip(tried, grids, strict=True)),
+        channels=axis,
+    )
 
 
 def _head(network: nn.Module, example: Tensor) -> tuple[Head | None, str]:
@@ -133,9 +145,15 @@ def _head(network: nn.Module, example: Tensor) -> tuple[Head | None, str]:
     except HeadError as error:
         return None, str(error)
     except NetworkError as error:
-        # A backbone runs, and returns something else than logits; what does not run is told by the trace.
-        trace(network, example)
+        # A backbone runs, and returns something else than logits; what does not run raises here.
+        _output_shape(network, example)
         return None, str(error)
+
+
+def _output_shape(network: nn.Module, inputs: Tensor) -> tuple[int, ...]:
+    with torch.no_grad():
+        output = run_network(network, inputs)
+    return tuple(output.shape) if isinstance(output, Tensor) else ()
 
 
 def _grid(network: nn.Module, example: Tensor, size: tuple[int, int], head: Head | None) -> tuple[int, int] | None:
@@ -157,7 +175,7 @@ def _of_backbone(
     shapes: list[tuple[int, ...] | None] = []
     for size in sizes:
         try:
-            shapes.append(trace(network, example.new_zeros(*example.shape[:2], *size)).output)
+            shapes.append(_output_shape(network, example.new_zeros(*example.shape[:2], *size)))
         except NetworkError:
             shapes.append(None)
     ran = [shape for shape in shapes if shape is not None]

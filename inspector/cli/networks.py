@@ -58,8 +58,7 @@ def _print_layers(summary: "NetworkSummary") -> None:
         if number == summary.pooled_after:
             table.add_row("", f"-- {summary.pooling} --", "", "", style="bold")
         shape = " x ".join(map(str, layer.shape)) if layer.shape else ""
-        times = f" (runs {layer.runs} times)" if layer.runs > 1 else ""
-        table.add_row(layer.name, layer.kind + times, shape, f"{layer.parameters:,}" if layer.parameters else "")
+        table.add_row(layer.label, layer.kind, shape, f"{layer.parameters:,}" if layer.parameters else "")
     screen.print(table)
 
 

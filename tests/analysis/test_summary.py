@@ -33,12 +33,15 @@ def made(build: object, seed: int = 0) -> nn.Module:
 
 def test_layers_stand_in_the_order_in_which_they_ran_with_their_shapes_and_parameters():
     anatomy = describe(made(HandMade), SIZE)
-    assert [(layer.name, layer.kind, layer.shape, layer.parameters, layer.runs) for layer in anatomy.layers] == [
+    assert [(layer.label, layer.kind, layer.shape, layer.parameters, layer.runs) for layer in anatomy.layers] == [
         ("stem", "Conv2d", (1, 4, 10, 15), 3 * 4 * 9 + 4, 1),
-        ("body.conv", "Conv2d", (1, 4, 10, 15), 4 * 4 * 9, 2),
+        ("body.conv (run 1)", "Conv2d", (1, 4, 10, 15), 4 * 4 * 9, 2),
+        ("body.conv (run 2)", "Conv2d", (1, 4, 10, 15), 4 * 4 * 9, 2),
         ("body.norm", "BatchNorm2d", (1, 4, 10, 15), 2 * 4, 1),
         ("linear", "Linear", (1, 3), 4 * 3 + 3, 1),
     ]
+    # A convolution that runs twice is one layer.
+    assert dict(anatomy.lines())["network"] == "HandMade, 4 layers, 279 parameters"
     assert anatomy.parameters == 112 + 144 + 8 + 15
     assert (anatomy.name, anatomy.input, anatomy.output) == ("HandMade", (1, 3, 20, 30), (1, 3))
     assert describe(made(HandMade), SIZE, name="mine").name == "mine"
@@ -48,7 +51,7 @@ def test_layers_stand_in_the_order_in_which_they_ran_with_their_shapes_and_param
 def test_the_place_of_the_pooling_is_the_layer_before_it_with_what_follows(pool):
     anatomy = describe(made(lambda: HandMade(pool)), SIZE)
     kind = "max" if isinstance(pool, nn.AdaptiveMaxPool2d) else "average"
-    assert anatomy.pooled_after == 3
+    assert anatomy.pooled_after == 4
     assert anatomy.layers[anatomy.pooled_after - 1].name == "body.norm"
     assert anatomy.layers[anatomy.pooled_after].name == ("linear" if pool is None else "pool")
     assert anatomy.after == ("linear",)
@@ -78,9 +81,19 @@ def test_two_branches_are_both_named_and_the_later_is_where_space_goes():
     ("tail", "after", "verdict", "says"),
     [
         ([nn.Linear(4, 3)], ("linear",), "exact", "on every image"),
-        ([nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)], ("linear", "relu", "linear"), "exact for this image", "gates"),
+        (
+            [nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)],
+            ("linear", "relu", "linear"),
+            "exact for this image",
+            "ReLU masks",
+        ),
         ([nn.LayerNorm(4), nn.Linear(4, 3)], ("layer_norm", "linear"), "exact for this image", "statistics"),
-        ([nn.Linear(4, 8), nn.Hardswish(), nn.Linear(8, 3)], ("linear", "hardswish", "linear"), "not unique", "bends"),
+        (
+            [nn.Linear(4, 8), nn.Hardswish(), nn.Linear(8, 3)],
+            ("linear", "hardswish", "linear"),
+            "not unique",
+            "nonlinear",
+        ),
         ([nn.Dropout(0.5), nn.Linear(4, 3), nn.Softmax(1)], ("linear", "softmax"), "exact", "on every image"),
     ],
 )
@@ -106,30 +119,39 @@ def own_parameters(network: nn.Module) -> dict[str, int]:
 def test_layers_of_torchvisions_networks_are_those_a_hook_sees(name):
     network = made(lambda: models.get_model(name, weights=None, num_classes=3))
     anatomy = describe(network, 64, sizes=())
-    counts, seen = own_parameters(network), []
-    leaves = {module: place for place, module in network.named_modules() if not list(module.children())}
-    for module in leaves:
-        module.register_forward_hook(lambda module, _, out: seen.append((leaves[module], tuple(out.shape))))
+    counts, began, ended = own_parameters(network), [], []
+    names = {module: name for name, module in network.named_modules() if name}
+    for module in names:
+        module.register_forward_pre_hook(lambda module, _: began.append(names[module]))
+        module.register_forward_hook(lambda module, _, out: ended.append((names[module], tuple(out.shape))))
     with torch.no_grad():
         network(torch.zeros(1, 3, 64, 64))
-    first = dict(reversed(seen))
-    order = list(dict.fromkeys(place for place, _ in seen))
-    assert [layer.name for layer in anatomy.layers] == order
-    assert {layer.name: layer.runs for layer in anatomy.layers} == {p: [q for q, _ in seen].count(p) for p in order}
-    assert [layer.shape for layer in anatomy.layers if layer.runs == 1] == [
-        first[layer.name] for layer in anatomy.layers if layer.runs == 1
-    ]
-    assert [layer.parameters for layer in anatomy.layers] == [counts.get(place, 0) for place in order]
+    assert [layer.name for layer in anatomy.layers] == began
+    # A module inside an unfinished block ends before it.
+    assert [(layer.name, layer.shape) for layer in sorted(anatomy.layers, key=lambda layer: layer.ended)] == ended
+    assert [layer.runs for layer in anatomy.layers] == [began.count(name) for name in began]
+    assert [layer.parameters for layer in anatomy.layers] == [counts.get(name, 0) for name in began]
+    blocks = {names[module] for module in names if list(module.children())}
+    assert {layer.name for layer in anatomy.layers if layer.is_block} == blocks & set(began)
     assert anatomy.parameters == sum(counts.values())
 
 
 def test_resnet18_pools_after_its_last_block():
     anatomy = describe(made(lambda: models.resnet18(num_classes=3)), 64, sizes=())
-    # 20 convolutions with their BatchNorms, nine ReLUs (the stem's, and one in each of eight blocks, which runs twice)
-    # and the stem's max pooling.
-    assert anatomy.pooled_after == 20 + 20 + 9 + 1
+    # 20 convolutions with their BatchNorms, 17 runs of ReLUs (the stem's, and two in each of eight blocks) and the
+    # stem's max pooling; four stages of two blocks each, three of them with a block that halves the grid.
+    assert anatomy.pooled_after == 20 + 20 + 17 + 1 + 4 + 8 + 3
     assert [layer.name for layer in anatomy.layers[anatomy.pooled_after :]] == ["avgpool", "fc"]
     assert anatomy.after == ("linear",)
+
+
+def test_a_pooling_inside_a_block_stands_before_the_block():
+    layers = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    anatomy = describe(made(lambda: nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3)), layers)), SIZE, sizes=())
+    assert [layer.name for layer in anatomy.layers] == ["0", "0.0", "1", "1.0", "1.1", "1.2"]
+    assert [layer.is_block for layer in anatomy.layers] == [True, False, True, False, False, False]
+    assert anatomy.pooled_after == 2
+    assert dict(anatomy.lines())["network"] == "Sequential, 4 layers, 127 parameters"
 
 
 # Halved five times, and rounded up each time: by a padded convolution of stride 2.

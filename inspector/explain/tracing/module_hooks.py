@@ -5,9 +5,9 @@ The hooks are on a copy of the network that shares its parameters, so the networ
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -15,15 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from inspector.errors import NetworkError
-from inspector.explain.tracing.forward import (
-    LAYOUT_OPS,
-    copy_sharing_parameters,
-    eval_mode,
-    forward_logits,
-    run_network,
-)
-from inspector.explain.tracing.pooling_calls import PoolingCall, PoolingCallDetector
-from inspector.explain.tracing.tensor_calls import Handler, TensorCallMode, call_unchanged, op_name
+from inspector.explain.tracing.forward import copy_sharing_parameters, eval_mode, forward_logits
 
 
 @contextmanager
@@ -57,25 +49,19 @@ class ModuleOutput:
     output: Any
 
 
-def hook_modules(
-    network: nn.Module,
-    inputs: Tensor,
-    on_output: Callable[[ModuleOutput], Tensor | None],
-    handler: Handler = call_unchanged,
-) -> Tensor:
-    """Run a network once and pass the output of every module to a function.
+@contextmanager
+def intercept_modules(network: nn.Module, on_output: Callable[[ModuleOutput], Tensor | None]) -> Iterator[nn.Module]:
+    """Pass the output of every module to a function, in the passes inside the ``with`` block.
 
     The hooks are on a copy that shares the parameters. If the network cannot be copied, they are on the network itself
-    for this pass, and ignore other threads.
+    until the block ends, and ignore other threads.
 
     Args:
-        network: any classifier.
-        inputs: normalized images (N, channels, H, W).
+        network: any network.
         on_output: gets each output, and may return another tensor to replace it.
-        handler: calls each tensor function of the pass.
 
-    Returns:
-        Logits (N, K).
+    Yields:
+        The network to run, in evaluation mode.
     """
     hooked = copy_sharing_parameters(network) or network
     names = {module: name for name, module in hooked.named_modules() if name}
@@ -95,7 +81,22 @@ def hook_modules(
 
     # The modes of the network count too: a closure in the copy may refer to it.
     with register_hooks(names, enter, leave), eval_mode(network):
-        return forward_logits(hooked, inputs, handler)
+        yield hooked
+
+
+def hook_modules(network: nn.Module, inputs: Tensor, on_output: Callable[[ModuleOutput], Tensor | None]) -> Tensor:
+    """Run a classifier once and pass the output of every module to a function.
+
+    Args:
+        network: any classifier.
+        inputs: normalized images (N, channels, H, W).
+        on_output: gets each output, and may return another tensor to replace it.
+
+    Returns:
+        Logits (N, K).
+    """
+    with intercept_modules(network, on_output) as hooked:
+        return forward_logits(hooked, inputs)
 
 
 def output_and_gradient(network: nn.Module, inputs: Tensor, name: str, run: int, k: int) -> tuple[Tensor, Tensor]:
@@ -137,61 +138,3 @@ def output_and_gradient(network: nn.Module, inputs: Tensor, name: str, run: int,
         (leaf,) = leaves
         gradient = torch.autograd.grad(logit, leaf, allow_unused=True)[0] if logit.requires_grad else None
     return leaf.detach(), torch.zeros_like(leaf) if gradient is None else gradient
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A module that has parameters of its own or no modules inside, as it ran."""
-
-    name: str  # as in "layer4.1.conv2"
-    kind: str  # "Conv2d"
-    shape: tuple[int, ...] | None  # of its first output, with the batch; None if that is no tensor
-    parameters: int  # without those of its children
-    runs: int  # in the pass
-
-
-@dataclass(frozen=True)
-class Trace:
-    """What happened in one pass."""
-
-    layers: tuple[Layer, ...]  # in the order in which they first ran
-    output: tuple[int, ...]  # shape of the network's output
-    before: int | None  # number of layers that had run at the last of the chosen pooling calls
-    after: tuple[str, ...]  # tensor functions called since then, except those that change only the layout
-
-
-def trace(network: nn.Module, inputs: Tensor, calls: Sequence[int] = ()) -> Trace:
-    """List the layers of one pass in order, and the ops after the last of the pooling calls with indices `calls`."""
-    hooked = copy_sharing_parameters(network) or network
-    parameters = {module: sum(p.numel() for p in module.parameters(recurse=False)) for module in hooked.modules()}
-    # A module with parameters of its own counts even if it has children: a convolution may hold a padding module.
-    names = {
-        module: name for name, module in hooked.named_modules() if parameters[module] or not any(module.children())
-    }
-    ran: dict[nn.Module, Layer] = {}
-    after: list[str] = []
-    before: int | None = None
-
-    def note_layer(module: nn.Module, _: Any, output: Any) -> None:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else None
-        first = ran.get(module, Layer(names[module], type(module).__name__, shape, parameters[module], 0))
-        ran[module] = replace(first, runs=first.runs + 1)
-
-    def note_pooling(call: PoolingCall) -> Tensor:
-        nonlocal before
-        if calls and call.index == max(calls):
-            before = len(ran)
-            after.clear()
-        return call.result
-
-    def note_op(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        name = op_name(function)
-        if name not in (*LAYOUT_OPS, "__get__", "dropout", "size", "dim", "permute", "transpose"):
-            after.append(name)
-        return function(*args, **kwargs)
-
-    mode = TensorCallMode(PoolingCallDetector(note_pooling, note_op))
-    with torch.no_grad(), register_hooks(names, after=note_layer), eval_mode(hooked), mode:
-        output = run_network(hooked, inputs)
-    shape = tuple(output.shape) if isinstance(output, Tensor) else ()
-    return Trace(tuple(ran.values()), shape, before, tuple(after) if before is not None else ())

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import streamlit as st
 
 from inspector.analysis.layers import (
-    Layer,
     LayerMaps,
     facts,
     find_layer,
     pooled_layer,
 )
 from inspector.explain.class_maps import ClassMaps
+from inspector.explain.tracing.layer_trace import Layer
 from inspector.output.overlay import common_scale
 from inspector.ui.components.channel_grid import activation_bar, show_channel_grid
 from inspector.ui.components.messages import show_errors

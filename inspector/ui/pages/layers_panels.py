@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from inspector.analysis.layers import Contributions, Facts, Layer, LayerMaps
+from inspector.analysis.layers import Contributions, Facts, LayerMaps
 from inspector.explain.class_maps import ClassMaps
+from inspector.explain.tracing.layer_trace import Layer
 from inspector.output.overlay import common_scale
 from inspector.output.text import format_number
 from inspector.ui.components import html

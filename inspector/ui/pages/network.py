@@ -73,7 +73,7 @@ def _layers(anatomy: NetworkSummary) -> list[dict[str, str]]:
         shape = " x ".join(map(str, layer.shape)) if layer.shape else ""
         rows.append(
             {
-                "layer": layer.name,
+                "layer": "\N{EM SPACE}" * layer.depth + layer.label,
                 "kind": layer.kind,
                 "output": shape,
                 "parameters": f"{layer.parameters:,}" if layer.parameters else "",

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from streamlit.runtime.uploaded_file_manager import UploadedFile
 
     from inspector.analysis.channels import PhotoChannels
-    from inspector.analysis.layers import Contributions, Layer, LayerMaps
+    from inspector.analysis.layers import Contributions, LayerMaps
     from inspector.analysis.masking import Change, MaskedOutcome
     from inspector.analysis.summary import NetworkSummary
     from inspector.explain.class_maps import ClassMaps, FigureContent
     from inspector.explain.classifier import Classifier
+    from inspector.explain.tracing.layer_trace import Layer
     from inspector.output.figure import FigureStyle
     from inspector.ui.state.jobs import Task
 

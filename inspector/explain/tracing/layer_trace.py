@@ -1,0 +1,162 @@
+"""List the layers of a network: every run of every module in one forward pass, with what it returns."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from inspector.explain.tracing.forward import LAYOUT_OPS, run_network
+from inspector.explain.tracing.module_hooks import ModuleOutput, intercept_modules
+from inspector.explain.tracing.pooling_calls import FeatureLayout, PoolingCall, PoolingCallDetector
+from inspector.explain.tracing.receptive_field import ReceptiveField, ReceptiveFieldTracker
+from inspector.explain.tracing.tensor_calls import TensorCallMode, op_name
+
+# What changes no value in evaluation mode.
+_NO_OPS = ("dropout", "permute", "transpose", "__get__", "size", "dim", "numel", "is_floating_point")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module in one of its runs in a pass."""
+
+    name: str  # its place in the network, as in "layer4.1.relu"
+    kind: str  # "ReLU"
+    run: int  # how many times it had run before
+    runs: int  # how many times it runs in a pass
+    parameters: int  # of its own, without those of the modules inside it
+    is_block: bool  # whether it only groups other modules and has no parameters of its own
+    shape: tuple[int, ...] | None  # of what it returned, the batch first; None for what is no tensor
+    layout: FeatureLayout | None  # how feature maps lie in that; None where it has none
+    field: ReceptiveField | None  # of its positions; None where they see all of the input
+    ended: int  # how many runs of modules had ended before this one: a block ends after what is inside it
+    ceiling: float | None  # the value above which it lets nothing through: 6 for ReLU6, 1 for sigmoid
+
+    @property
+    def label(self) -> str:
+        """Its name, with the run where there are several."""
+        return self.name if self.runs == 1 else f"{self.name} (run {self.run + 1})"
+
+    @property
+    def depth(self) -> int:
+        """How many modules it lies inside of."""
+        return self.name.count(".")
+
+    @property
+    def size(self) -> tuple[int, int, int] | None:
+        """(C, h, w) of its feature maps."""
+        if self.layout is None or self.shape is None:
+            return None
+        _, channels, height, width = self.layout.feature_maps(torch.empty(self.shape, device="meta")).shape
+        return channels, height, width
+
+
+@dataclass(frozen=True)
+class LayerTrace:
+    """The layers of one pass."""
+
+    layers: tuple[Layer, ...]  # every run of every module, in the order in which they began: a block before its modules
+    output: tuple[int, ...]  # the shape of what the network returned
+    pooled_after: int | None  # how many of the layers come before the last of the chosen poolings
+    functions_after: tuple[str, ...]  # the tensor functions that follow it, but for those that only change the layout
+
+
+def trace_layers(network: nn.Module, inputs: Tensor, calls: Sequence[int] = ()) -> LayerTrace:
+    """All modules as they run in one pass, and what follows the last of the poolings `calls`.
+
+    The network may return something else than logits.
+    """
+    size = (inputs.shape[2], inputs.shape[3])
+    tracker = ReceptiveFieldTracker(inputs)
+    grids: dict[int, tuple[int, int]] = {}  # the last grid of so many positions: tokens have lost theirs
+    traced: list[tuple[int, Layer]] = []
+    functions: list[str] = []
+    ended_before: int | None = None
+
+    def note_output(returned: ModuleOutput) -> None:
+        output, module, layout, field = returned.output, returned.module, None, None
+        shape = tuple(output.shape) if isinstance(output, Tensor) else None
+        if (
+            shape is not None
+            and output.is_floating_point()
+            and (layout := _find_layout(shape, size, grids)) is not None
+        ):
+            assert layout.grid is not None
+            grids[math.prod(layout.grid)] = layout.grid
+            field = tracker.field_of(output, layout.grid)
+        parameters = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        layer = Layer(
+            name=returned.name,
+            kind=type(module).__name__,
+            run=returned.run,
+            runs=1,
+            parameters=parameters,
+            is_block=parameters == 0 and any(True for _ in module.children()),
+            shape=shape,
+            layout=layout,
+            field=field,
+            ended=len(traced),
+            ceiling=_find_ceiling(module),
+        )
+        traced.append((returned.started, layer))
+
+    def note_pooling(call: PoolingCall) -> Tensor:
+        nonlocal ended_before
+        if calls and call.index == max(calls):
+            ended_before = len(traced)
+            functions.clear()
+        return call.result
+
+    def note_function(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        name = op_name(function)
+        if name not in (*LAYOUT_OPS, *_NO_OPS):
+            functions.append(name)
+        return tracker.handle(function, args, kwargs)
+
+    mode = TensorCallMode(PoolingCallDetector(note_pooling, note_function))
+    with torch.no_grad(), intercept_modules(network, note_output) as hooked, mode:
+        output = run_network(hooked, inputs)
+    ordered = [layer for _, layer in sorted(traced, key=lambda pair: pair[0])]
+    runs = Counter(layer.name for layer in ordered)
+    layers = tuple(replace(layer, runs=runs[layer.name]) for layer in ordered)
+    shape = tuple(output.shape) if isinstance(output, Tensor) else ()
+    if ended_before is None:
+        return LayerTrace(layers, shape, None, ())
+    pooled_after = max((n + 1 for n, layer in enumerate(layers) if layer.ended < ended_before), default=0)
+    return LayerTrace(layers, shape, pooled_after, tuple(functions))
+
+
+def _find_layout(
+    shape: tuple[int, ...], size: tuple[int, int], grids: Mapping[int, tuple[int, int]]
+) -> FeatureLayout | None:
+    """How feature maps lie in a tensor, or None where it has none.
+
+    Positions have the proportions of the input, channels have not: of (1, 7, 7, 768) the first two axes are positions.
+    Tokens lie on the grid of a map that came before them and had as many positions.
+    """
+    if len(shape) == 4 and shape[0] == 1:
+        first, last = _disproportion(shape[2:], size), _disproportion(shape[1:3], size)
+        return (
+            FeatureLayout("first", (shape[2], shape[3]))
+            if first <= last
+            else FeatureLayout("last", (shape[1], shape[2]))
+        )
+    if len(shape) == 3 and shape[0] == 1:
+        if shape[1] > 1 and shape[1] in grids:
+            return FeatureLayout("last", grids[shape[1]], tokens=True)
+        if shape[2] > 1 and shape[2] in grids:
+            return FeatureLayout("first", grids[shape[2]], tokens=True)
+    return None
+
+
+def _disproportion(grid: tuple[int, ...], size: tuple[int, int]) -> float:
+    return abs(math.log(grid[0] / grid[1]) - math.log(size[0] / size[1])) if all(grid) else math.inf
+
+
+def _find_ceiling(module: nn.Module) -> float | None:
+    if isinstance(module, nn.Hardtanh):  # ReLU6 is one
+        return float(module.max_val)
+    return 1.0 if isinstance(module, nn.Sigmoid | nn.Hardsigmoid | nn.Tanh | nn.Softmax) else None
