@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from inspector.datasets.statistics import Floats
 from inspector.datasets.table import KEY, import_arrow
 from inspector.errors import InspectorError, translate_errors
 
@@ -24,7 +25,6 @@ COLUMNS = frozenset(
         "label_rank", "label_probability", "maps", "map_classes", "box", "residual", "verdict", "error",
     )
 )  # fmt: skip
-Floats = NDArray[np.float64]
 
 _VALUES_PER_BATCH = 4_000_000  # numbers of class maps
 _MUST_MATCH = ("network", "network_sha256", "class_names", "grid", "size", "pooling", "preprocessing")

@@ -69,10 +69,14 @@ def summarize(
         np.savez_compressed(
             temporary / MAPS,
             class_names=np.array(results.class_names),
-            predicted_sums=predicted.sums, predicted_counts=predicted.counts,
-            labelled_sums=labeled.sums, labelled_counts=labeled.counts,
-            pairs=pairs, contrast_sums=contrasts.sums, contrast_counts=contrasts.counts,
-        )  # fmt: skip
+            predicted_sums=predicted.sums,
+            predicted_counts=predicted.counts,
+            labelled_sums=labeled.sums,
+            labelled_counts=labeled.counts,
+            pairs=pairs,
+            contrast_sums=contrasts.sums,
+            contrast_counts=contrasts.counts,
+        )
         about = {"network": results.about["network"], "state": results.read_state(), "summary": asdict(counts)}
         (temporary / NUMBERS).write_bytes(json_bytes(about))
     return read_summary(out)
