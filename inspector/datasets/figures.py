@@ -1,4 +1,4 @@
-"""Matplotlib figures of a summary of a data set: where the network looks for a class, and why it mistakes two."""
+"""Matplotlib figures of a data-set summary: average class maps, average contrasts, evidence at the border."""
 
 import math
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from inspector.datasets.summary import DatasetSummary
 from inspector.output.figure import COLORS, shorten_name
 from inspector.output.overlay import common_scale
 
-_MAX_MAPS = 24  # maps in one figure
+_MAX_MAPS = 24  # in one figure
 _COLUMNS = 6
-_BAR_COLOR, _LINE_COLOR = "#0072B2", "#D55E00"  # Okabe and Ito's, which colour-blind readers tell apart
+_BAR_COLOR, _LINE_COLOR = "#0072B2", "#D55E00"  # of Okabe and Ito, safe for color-blind readers
 
 
 def draw_average_maps(summary: DatasetSummary) -> Figure:
-    """The average maps of the most frequent classes, each over the images whose likeliest class it is."""
+    """Draw the average maps of the most frequent top-1 classes, each over the images with that top-1 class."""
     maps, counts = summary.predicted.mean(), summary.predicted.counts
     shown = [k for k in np.argsort(-counts, kind="stable")[:_MAX_MAPS] if counts[k]]
     titles = [f"{shorten_name(summary.class_names[k], 20)}\n{counts[k]:,} images" for k in shown]
@@ -31,7 +31,7 @@ def draw_average_maps(summary: DatasetSummary) -> Figure:
 
 
 def draw_contrasts(summary: DatasetSummary) -> Figure:
-    """The average contrast maps of the most frequent confusions."""
+    """Draw the average contrast maps of the most frequent confusions."""
     maps, counts = summary.contrasts.mean(), summary.contrasts.counts
     names = [shorten_name(name, 20) for name in summary.class_names]
     titles = [
@@ -43,7 +43,7 @@ def draw_contrasts(summary: DatasetSummary) -> Figure:
 
 
 def draw_border_shares(summary: DatasetSummary) -> Figure:
-    """How many images have how much of their evidence at the border."""
+    """Draw a histogram of the share of evidence at the border, over all images."""
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axis = figure.subplots()
     axis.bar((np.arange(BINS) + 0.5) / BINS, count_bins(summary.index, "border"), 0.92 / BINS, color=_BAR_COLOR)
@@ -61,7 +61,7 @@ def draw_border_shares(summary: DatasetSummary) -> Figure:
 
 
 def _draw_grids(maps: Sequence[Floats], titles: Sequence[str], heading: str, available: int) -> Figure:
-    """Grids side by side on one scale."""
+    """Draw maps side by side as raw grids on one scale."""
     columns = max(1, min(_COLUMNS, len(maps)))
     rows = max(1, math.ceil(len(maps) / columns))
     scale = common_scale(maps)
@@ -76,7 +76,7 @@ def _draw_grids(maps: Sequence[Floats], titles: Sequence[str], heading: str, ava
         axis.imshow(values, cmap=COLORS, vmin=-scale, vmax=scale)
         axis.set(xticks=[], yticks=[])
         axis.set_title(title, fontsize=7, parse_math=False)
-    # The colour bar of maps of zeros has two ends all the same.
+    # The color bar needs two different ends, also if all maps are zero.
     ends = Normalize(-(scale or 1.0), scale or 1.0)
     bar = figure.colorbar(ScalarMappable(ends, COLORS), ax=axes, shrink=0.8, aspect=30)
     bar.set_label("logits a position", fontsize=8)

@@ -1,7 +1,7 @@
-"""Questions to the index of a survey: a Parquet file with a row of numbers an image, without its maps.
+"""Query the index of a data-set summary: a Parquet file with one row of numbers per image, without its maps.
 
-DuckDB reads of it only the columns that a question needs, so that a page of fifty out of a million is there at once.
-Imports no torch.
+DuckDB reads only the columns that a query needs, so a page of fifty rows out of a million comes at once. Imports no
+torch.
 """
 
 from collections.abc import Sequence
@@ -11,20 +11,20 @@ from typing import Any
 
 from inspector.errors import InspectorError, require, translate_errors
 
-# The index's columns. `predicted` is the likeliest class, `inside` is null where no object is known; of an image that
-# could not be read all but index, path, label, error and its place are null.
+# The columns of the index. `predicted` is the top-1 class; `inside` is null where no object is known. For an image that
+# could not be read, all columns but index, path, label, error and its place are null.
 COLUMNS = {
     "index": "int64",
     "path": "string",
     "label": "string",
     "predicted": "int32",
-    "probability": "float32",  # of the likeliest class, 0-1
+    "probability": "float32",  # of the top-1 class, 0-1
     "label_class": "int32",
-    "label_rank": "int32",  # 0: the likeliest class is the label
+    "label_rank": "int32",  # 0: the top-1 class is the label
     "label_probability": "float32",
-    "border": "float32",  # share of |map| in the outermost ring, 0-1; of the likeliest class, as all that follow
+    "border": "float32",  # share of |map| in the outermost ring of cells, 0-1; of the top-1 class, as the next three
     "border_positive": "float32",  # the same of the positive part
-    "positions": "float32",  # on how many positions the evidence stands: 1 to h * w
+    "positions": "float32",  # effective number of cells with evidence: 1 to h * w
     "inside": "float32",  # share of the positive evidence inside the objects, 0-1
     "residual": "float64",
     "verdict": "string",
@@ -44,21 +44,21 @@ ORDERS = {
     "residual": "residual",
 }
 _COLUMN_LIST = ", ".join(COLUMNS)
-BINS = 20  # of a histogram of shares
+BINS = 20  # bins in a histogram of shares
 
 
 @dataclass(frozen=True)
 class Filters:
-    """Which images of an index; all that is said must hold."""
+    """Which images of an index to take; every filter that is set must hold."""
 
     predicted: int | None = None
     label: str | None = None
-    wrong: bool = False  # the label is a class, and not the likeliest
-    errors: bool = False  # could not be read
-    text: str = ""  # in the path, in whatever case
+    wrong: bool = False  # the label is a class, but not the top-1 class
+    errors: bool = False  # images that could not be read
+    text: str = ""  # part of the path, in upper or lower case
 
     def make_condition(self) -> tuple[str, list[Any]]:
-        """The SQL after WHERE, and the values of its question marks."""
+        """Return the SQL after WHERE, and the values of its question marks."""
         conditions: list[tuple[str, list[Any], bool]] = [
             ("predicted = ?", [self.predicted], self.predicted is not None),
             ("label = ?", [self.label], self.label is not None),
@@ -75,16 +75,16 @@ NO_FILTERS = Filters()
 
 @dataclass(frozen=True)
 class SummaryCounts:
-    """What the index says of all images; means are over those that know the number, None where none does."""
+    """Counts and means over all images of an index; a mean skips images without the number, and is None if all are."""
 
     images: int
     errors: int  # could not be read
-    labelled: int  # have a label, whether or not it is a class
-    classed: int  # were read, and their label is a class
-    top1: float | None  # of the classed
-    top5: float | None
-    residual: float | None  # the largest, in logits
-    verdicts: dict[str, int]  # images of each verdict
+    labelled: int  # images with a label, whether or not it is a class
+    classed: int  # images that were read and whose label is a class
+    top1: float | None  # share of `classed`, 0-1
+    top5: float | None  # share of `classed`, 0-1
+    residual: float | None  # the largest of all images, in logits
+    verdicts: dict[str, int]  # images per verdict
     border: float | None
     border_positive: float | None
     positions: float | None
@@ -93,6 +93,11 @@ class SummaryCounts:
 
 
 def read_counts(index: Path) -> SummaryCounts:
+    """Compute the counts and means over all images of an index.
+
+    Raises:
+        InspectorError: the index cannot be read, or DuckDB is not installed. So for every function here.
+    """
     (numbers,) = _query(
         index,
         "SELECT count(*) AS images, count(error) AS errors, count(label) AS labelled, count(label_rank) AS classed, "
@@ -107,6 +112,7 @@ def read_counts(index: Path) -> SummaryCounts:
 
 
 def count_images(index: Path, filters: Filters = NO_FILTERS) -> int:
+    """Count the images of an index that pass the filters."""
     condition, values = filters.make_condition()
     (row,) = _query(index, f"SELECT count(*) AS n FROM images WHERE {condition}", values)
     return int(row["n"])
@@ -120,11 +126,23 @@ def list_rows(
     limit: int = 50,
     offset: int = 0,
 ) -> list[dict[str, Any]]:
-    """Some rows of the index, sorted by a column; those that do not know it come last."""
+    """List one page of rows of the index, sorted by a column.
+
+    Args:
+        index: the Parquet file.
+        filters: which images to list.
+        order: column to sort by; rows in which it is null come last.
+        descending: highest values first.
+        limit: rows in the page.
+        offset: rows before the page.
+
+    Returns:
+        One dict per image, with the keys of COLUMNS.
+    """
     assert order in COLUMNS
     condition, values = filters.make_condition()
     order_clause = f"ORDER BY {order} {'DESC' if descending else 'ASC'} NULLS LAST, index"
-    # The numbers of the page first: else a page far down would sort the paths and all else of every row before it.
+    # First find the page's image numbers: otherwise a page far down would sort whole rows, with paths and all.
     page = f"SELECT index FROM images WHERE {condition} {order_clause} LIMIT ? OFFSET ?"
     return _query(
         index, f"SELECT {_COLUMN_LIST} FROM images WHERE index IN ({page}) {order_clause}", [*values, limit, offset]
@@ -132,18 +150,18 @@ def list_rows(
 
 
 def find_row(index: Path, number: int) -> dict[str, Any] | None:
-    """The row of the image with this number, None where there is none."""
+    """Return the row of the image with this number, or None."""
     return next(iter(_query(index, f"SELECT {_COLUMN_LIST} FROM images WHERE index = ? LIMIT 1", [number])), None)
 
 
 def list_extremes(index: Path, column: str, descending: bool, limit: int = 50) -> list[dict[str, Any]]:
-    """The images with the lowest or highest value of a column, among those that know it."""
+    """List the images with the lowest or highest values of a column, without those in which it is null."""
     rows = list_rows(index, order=column, descending=descending, limit=limit)
     return [row for row in rows if row[column] is not None]
 
 
 def summarize_classes(index: Path) -> list[dict[str, Any]]:
-    """A row for each class that is some image's label or likeliest class, by its number."""
+    """Return counts and means per class, for each class that is the label or the top-1 class of any image."""
     return _query(
         index,
         "SELECT * FROM (SELECT predicted AS class, count(*) AS predicted, avg(border) AS border, avg(positions) AS "
@@ -154,12 +172,13 @@ def summarize_classes(index: Path) -> list[dict[str, Any]]:
 
 
 def list_labels(index: Path, limit: int = 10_000) -> list[str]:
+    """List the labels in an index, sorted."""
     rows = _query(index, "SELECT DISTINCT label FROM images WHERE label NOT NULL ORDER BY 1 LIMIT ?", [limit])
     return [row["label"] for row in rows]
 
 
 def count_bins(index: Path, column: str) -> list[int]:
-    """How many images have a share (0-1) in each of BINS equal bins; 1 is in the last."""
+    """Count the images per bin of a share, in BINS equal bins from 0 to 1; a share of 1 is in the last."""
     assert column in COLUMNS
     rows = _query(
         index,
@@ -171,9 +190,11 @@ def count_bins(index: Path, column: str) -> list[int]:
 
 
 def count_confusions(parts: Sequence[Path], limit: int) -> list[tuple[int, int, int]]:
-    """(label, likeliest class, images) of results that were mistaken, the most frequent first; classes by number.
+    """Count confusions, most frequent first, as (class of the label, top-1 class, images).
 
-    Asked of the results themselves, before they have an index.
+    Args:
+        parts: Parquet files of the results; they have no index yet.
+        limit: most pairs to return.
     """
     rows = _execute(
         "SELECT label_class, classes[1], count(*) FROM read_parquet(?) WHERE label_class <> classes[1] "
@@ -184,7 +205,7 @@ def count_confusions(parts: Sequence[Path], limit: int) -> list[tuple[int, int, 
 
 
 def _query(index: Path, sql: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
-    """The rows that answer a question to the table `images`."""
+    """Run a query on the index as the table `images`."""
     result = _execute(sql, values, index)
     names = [column[0] for column in result.description]
     return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
@@ -194,7 +215,7 @@ def _execute(sql: str, values: Sequence[Any], index: Path | None = None) -> Any:
     duckdb = require("duckdb", extra="data", purpose="The summary of a data set")
     message = "Cannot read the index ({reason}); `inspector survey` anew would do."
     with translate_errors(InspectorError, message):
-        # One for each question: they are not safe in threads, and cost a hundredth of a second.
+        # One connection per query: they are not thread-safe, and one takes a hundredth of a second.
         connection = duckdb.connect()
         if index is not None:
             connection.read_parquet(str(index)).create_view("images")

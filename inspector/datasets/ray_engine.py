@@ -1,9 +1,9 @@
-"""The rows of `batch.run`, made by Ray: on the processors of this machine, or of a cluster.
+"""Explain a data set with Ray, on the processors of this machine or of a cluster; the rows are those of `run`.
 
-    list -> shards -> actors, each with a network of its own, that decode, explain and write -> which shard is done
+    list -> shards -> actors, each with its own network, that decode, explain and write -> numbers of finished shards
 
-A shard is a task that can be done again: whoever does it writes the same rows under the same name, whole or not at all.
-So a worker that dies loses no image and doubles none; Ray gives its shard to another.
+A shard is a task that can be repeated: every worker writes the same rows under the same name, whole or not at all. So
+if a worker dies, no image is lost or doubled; Ray gives its shard to another worker.
 """
 
 import logging
@@ -33,7 +33,7 @@ from inspector.explain.classifier import Classifier
 from inspector.explain.memory import keep_freed_memory
 from inspector.images.sources import Item, list_images
 
-_PROCESSORS = 4  # of an actor, where a machine has so many: beyond, a second network is quicker than more threads
+_PROCESSORS = 4  # per actor, if the machine has so many: beyond, a second network is faster than more threads
 _LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 
 
@@ -45,16 +45,23 @@ def run_dataset_on_ray(
     *,
     on_progress: OnProgress = lambda done, images: None,
 ) -> Counts:
-    """As `batch.run`, on the cluster that $RAY_ADDRESS names, else on this machine.
+    """Explain every image of a source, on the cluster that $RAY_ADDRESS names or on this machine.
 
-    `load` makes the classifier, here and once in each actor, so it is to be a function that pickle takes: of a module,
-    or functools.partial of one. `workers` processors are an actor's, 4 unless said. Paths must mean the same on every
-    machine; `out` may be any URL that fsspec knows. Raises what `batch.run` does, and InspectorError where Ray fails.
+    Args:
+        source: as for `run_dataset`; paths must mean the same on every machine.
+        load: returns the classifier; called here and once per actor, so pickle must be able to copy it: a function of
+            a module, or functools.partial of one.
+        out: folder on a shared file system, or URL that fsspec knows.
+        options: as for `run_dataset`; `workers` are the processors per actor (default 4), `overlays` must be False.
+        on_progress: called with the number of finished images and of all images.
+
+    Raises:
+        InspectorError: a worker fails, Ray is not installed, or an error of `run_dataset`.
     """
     if options.overlays:
         raise InspectorError("Overlays are drawn by the local engine, into a folder here: leave out --overlays.")
     items = list_images(source)
-    # Those GPUs are the actors'; the machine that starts them may have none.
+    # The actors have the GPUs; the machine that starts them may have none.
     on_gpus = options.backend.startswith("cuda")
     classifier = load() if on_gpus else accelerate_for_dataset(load(), options.backend)
     about = describe_run(classifier, items, source, options)
@@ -78,7 +85,7 @@ def run_dataset_on_ray(
 
 
 class Explainer:
-    """An actor: it loads the network once, and then makes one shard after the other."""
+    """Ray actor that loads the network once and then makes one shard after the other."""
 
     def __init__(
         self,
@@ -94,7 +101,7 @@ class Explainer:
 
     def __call__(self, tasks: Mapping[str, Any]) -> dict[str, list[int]]:
         for number, pickled in zip(tasks["number"], tasks["images"], strict=True):
-            images: Batch = pickle.loads(pickled)  # by `run`, and by nobody else
+            images: Batch = pickle.loads(pickled)  # made by run_dataset_on_ray above
             batches = split_into_batches(images, self.batch_size)
             explained = explain_batches(self.classifier, batches, self.about["top"], self.processors)
             write_shard(self.out, int(number), [row for batch in explained for _, row in batch], self.about)
@@ -102,9 +109,9 @@ class Explainer:
 
 
 def _run_tasks(ray: Any, tasks: list[dict[str, Any]], arguments: tuple[Any, ...], options: RunOptions) -> Iterator[int]:
-    """The number of each shard once it is written."""
+    """Yield the number of each shard once it is written."""
     machines = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
-    # More than any machine has would be waited for for ever.
+    # Ray would wait forever for more processors than any machine has.
     processors = max(1, int(min(options.workers or _PROCESSORS, max(machines, default=1))))
     actors = max(1, int(sum(machines)) // processors)
     finished = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
@@ -121,25 +128,25 @@ def _run_tasks(ray: Any, tasks: list[dict[str, Any]], arguments: tuple[Any, ...]
         for row in finished.iter_rows():
             yield int(row["number"])
     except ray.exceptions.RayError as error:
-        # What went wrong in the worker ends the text, below where.
+        # The last line of Ray's text is the error in the worker; the lines before are its traceback.
         reason = ([line for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1].strip()
         raise InspectorError(f"A worker of Ray failed ({reason}); mended, --resume goes on where it ended.") from error
 
 
 def _make_path_absolute(item: Item) -> Item:
-    """The same with a path that does not depend on where a process runs."""
+    """Return the item with a path that does not depend on the working directory."""
     return item if "://" in item.file else replace(item, file=os.path.abspath(item.file))  # noqa: PTH100 - no links
 
 
 @contextmanager
 def _start_ray() -> Iterator[Any]:
-    """Ray, running and quiet; what was started here is stopped."""
+    """Yield Ray, running and without output; a Ray that was started here is stopped."""
     ray = require("ray", "ray.data", extra="scale", purpose="--engine ray")
     logger = logging.getLogger("ray.data")
     level, starts_here = logger.level, not ray.is_initialized()
     log_level = os.environ.get(_LOG_LEVEL)
     with warnings.catch_warnings():
-        # Ray warns of changes in what it does itself.
+        # Ray warns of deprecations in its own code.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
         try:

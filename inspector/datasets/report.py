@@ -1,4 +1,4 @@
-"""The tables and figures of a summary of a data set, beside what `read_survey` reads."""
+"""Write the tables and figures of a data-set summary, beside the files that `read_summary` reads."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,11 @@ _IMAGE_COLUMNS = ("index", "path", "label", "class", "probability", "positions",
 
 
 def write_report(summary: DatasetSummary, out: Path) -> None:
-    """Write classes.csv, images.csv, confusions.csv and the figures into a folder; ExportError where it cannot be."""
+    """Write classes.csv, images.csv, confusions.csv and the figures into a folder.
+
+    Raises:
+        ExportError: the folder cannot be written.
+    """
     names = summary.class_names
     classes = [{**row, "class": names[row["class"]]} for row in dataset_index.summarize_classes(summary.index)]
     images = [

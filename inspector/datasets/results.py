@@ -1,8 +1,7 @@
-"""The results of a whole data set: the folder of Parquet files that `inspector batch` writes, read back.
+"""Read the results of a data set: the folder of Parquet files that `inspector batch` writes.
 
-`part-00000.parquet` and its neighbours hold a row an image: what it was taken for, the class maps of its likeliest
-classes, or the error that stood in their way. Each tells in its metadata what the results were made with. Imports no
-torch.
+`part-00000.parquet` and so on hold one row per image: its top classes with their class maps, or the error if it could
+not be read. The metadata of each file say what the results were made with. Imports no torch.
 """
 
 import json
@@ -26,53 +25,56 @@ COLUMNS = frozenset(
     )
 )  # fmt: skip
 
-_VALUES_PER_BATCH = 4_000_000  # numbers of class maps
+_VALUES_PER_BATCH = 4_000_000  # values of class maps that are in memory at once
 _MUST_MATCH = ("network", "network_sha256", "class_names", "grid", "size", "pooling", "preprocessing")
 
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """A folder of results, its files not yet read."""
+    """A folder of results. Only the metadata of its files are in memory."""
 
     folder: Path
     parts: tuple[Path, ...]
-    rows: tuple[int, ...]  # images of each part
-    about: Mapping[str, Any]  # what all were made with
+    rows: tuple[int, ...]  # images per part
+    about: Mapping[str, Any]  # what the results were made with, the content of run.json
 
     @property
     def images(self) -> int:
+        """Number of images."""
         return sum(self.rows)
 
     @property
     def class_names(self) -> tuple[str, ...]:
+        """Names of the network's classes, (K,)."""
         return tuple(self.about["class_names"])
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(h, w) of the class maps."""
+        """(h, w) of the class maps, in cells."""
         height, width = self.about["grid"]
         return int(height), int(width)
 
     def read_state(self) -> list[list[Any]]:
+        """Return name and size of each part as they are now."""
         return read_state(self.folder)
 
 
 @dataclass(frozen=True, eq=False)
 class StoredImage:
-    """What is stored of one image that was read."""
+    """The stored values of one image."""
 
     path: str
     sha256: str  # of the photo's file
     size: tuple[int, int]  # (H, W) of the photo
-    box: tuple[float, float, float, float]  # what the network saw: left, top, right, bottom in pixels of the photo
-    maps: Mapping[int, NDArray[np.float32]]  # (h, w) in logits by class, the likeliest first
+    box: tuple[float, float, float, float]  # the network's crop: left, top, right, bottom in pixels of the photo
+    maps: Mapping[int, NDArray[np.float32]]  # (h, w) in logits per class, the top-1 class first
     probabilities: Mapping[int, float]  # 0-1
     logits: Mapping[int, float]
     biases: Mapping[int, float]
 
 
 def read_state(folder: Path) -> list[list[Any]]:
-    """Name and bytes of each part: what has another state are other results."""
+    """Return name and size in bytes of each part; results that differ in it are not the same."""
     return [[part.name, part.stat().st_size] for part in _list_parts(folder)]
 
 
@@ -81,7 +83,11 @@ def _list_parts(folder: Path) -> tuple[Path, ...]:
 
 
 def read_results(folder: Path) -> Results:
-    """The results in a folder; InspectorError where there are none, or those of two networks."""
+    """Open the results in a folder.
+
+    Raises:
+        InspectorError: the folder has no results, or results of several networks or settings, or a broken file.
+    """
     parts = _list_parts(folder)
     if not parts:
         raise InspectorError(
@@ -106,7 +112,17 @@ def read_results(folder: Path) -> Results:
 
 
 def read_stored_image(results: Results, part: str, row_group: int, row: int) -> StoredImage:
-    """An image's maps, from its row in a row group of a part; InspectorError where the part cannot be read."""
+    """Read one image with its class maps.
+
+    Args:
+        results: the opened results.
+        part: name of the file that holds the image.
+        row_group: index of the row group in the file.
+        row: index of the row in the row group.
+
+    Raises:
+        InspectorError: the file is gone, or cannot be read.
+    """
     path = next((path for path in results.parts if path.name == part), None)
     if path is None:
         raise InspectorError(f"{results.folder} has no {part} any more: `inspector survey` anew would do.")
@@ -139,20 +155,24 @@ def read_stored_image(results: Results, part: str, row_group: int, row: int) -> 
 
 @dataclass(frozen=True, eq=False)
 class RowBatch:
-    """Some rows of a part, as pyarrow has them."""
+    """Some consecutive rows of a part."""
 
     rows: Any  # a pyarrow.RecordBatch of COLUMNS
     part: Path
     row_group: int
-    first: int  # the number, in the row group, of the first row
+    first: int  # index of the first row in the row group
 
     def select_readable(self) -> Any:
-        """The rows of images that could be read."""
+        """Return the rows of images that could be read, a pyarrow.RecordBatch."""
         return self.rows.filter(self.rows.column("error").is_null())
 
 
 def iterate_batches(results: Results) -> Iterator[RowBatch]:
-    """All rows, so many at once that their maps fit into memory a few times; InspectorError for a broken part."""
+    """Iterate over all rows, in batches whose maps fit into memory a few times.
+
+    Raises:
+        InspectorError: a part cannot be read.
+    """
     height, width = results.grid
     batch_rows = min(8192, max(16, _VALUES_PER_BATCH // (height * width * (int(results.about.get("top", 5)) + 1))))
     for part in results.parts:
@@ -198,7 +218,7 @@ def unpack_maps(rows: Any, classes: NDArray[np.int64], grid: tuple[int, int]) ->
 
 
 def _read_about(part: Path) -> tuple[int, Mapping[str, Any]]:
-    """How many images a part has, and what it was made with."""
+    """Return how many images a part has, and what it was made with."""
     with _open_part(part) as file:
         schema, rows = file.schema_arrow, file.metadata.num_rows
         if KEY not in (schema.metadata or {}):
@@ -215,7 +235,7 @@ def _read_about(part: Path) -> tuple[int, Mapping[str, Any]]:
 
 @contextmanager
 def _open_part(part: Path) -> Iterator[Any]:
-    """A part as a pyarrow ParquetFile; whatever fails while it is read is one InspectorError."""
+    """Open a part as a pyarrow ParquetFile; whatever fails while it is read becomes one InspectorError."""
     parquet = import_arrow().parquet
     message = f"Cannot read {part} ({{reason}}); `inspector batch --resume` writes it anew."
     with translate_errors(InspectorError, message), parquet.ParquetFile(part) as file:

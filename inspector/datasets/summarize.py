@@ -1,8 +1,8 @@
-"""From the results of a data set to its survey: one pass over the stored maps, in bounded memory.
+"""Summarize the results of a data set in one pass over the stored maps, in bounded memory.
 
-    results of `inspector batch` -> an index with a row of numbers an image, and average maps
+    results of `inspector batch` -> an index with one row of numbers per image, and average maps
 
-What the numbers are stands in `evidence`; questions to the index in `survey_index`.
+The numbers are defined in `statistics`; `index` queries the index.
 """
 
 import tempfile
@@ -25,18 +25,25 @@ from inspector.datasets.table import import_arrow
 from inspector.errors import ExportError, InspectorError, summarize_reason
 from inspector.files import json_bytes
 
-_PAIRS = 1000  # confusions whose contrast maps are made, the most frequent ones
-_ROW_GROUP = 30_000  # rows of the index: so few that one image is found quickly
+_PAIRS = 1000  # the most frequent confusions, whose contrast maps are averaged
+_ROW_GROUP = 30_000  # rows in a row group of the index: few enough to find one image quickly
 
 
 def summarize(
     folder: Path, out: Path, objects: Regions | None = None, on_progress: Callable[[float], None] = lambda done: None
 ) -> DatasetSummary:
-    """Survey the results in a folder, and keep what was found in `out`, where `read_survey` has it at once.
+    """Summarize the results in a folder, and keep the summary in `out`, from where `read_summary` reads it.
 
-    `objects` says where the objects of the photos are; `on_progress` gets how much is done, 0-1. Raises
-    InspectorError for results that cannot be read or have no image, LocalizationError for objects that do not fit
-    the photos, and ExportError where `out` cannot be written.
+    Args:
+        folder: the folder that `inspector batch` wrote.
+        out: folder for the summary; an earlier summary in it is replaced.
+        objects: boxes or masks of the objects in the photos, for the evidence inside them.
+        on_progress: called with the share of images that are done, 0-1.
+
+    Raises:
+        InspectorError: the results cannot be read or have no image, or no object is known of any image.
+        LocalizationError: a box or mask does not fit its photo.
+        ExportError: `out` cannot be written.
     """
     results = read_results(folder)
     classes = len(results.class_names)
@@ -83,7 +90,7 @@ def summarize(
 
 
 def _find_top1(readable: Any, batch: RowBatch, results: Results) -> tuple[Ints, Floats]:
-    """The top-1 class of every row, and its map."""
+    """Return the top-1 class of every row, and its map (N, h, w)."""
     top1 = _take_first(readable.column("classes")).astype(np.int64)
     rows, maps = unpack_maps(readable, top1, results.grid)
     if len(rows) < len(top1):
@@ -94,7 +101,7 @@ def _find_top1(readable: Any, batch: RowBatch, results: Results) -> tuple[Ints, 
 
 
 def _take_first(lists: Any) -> NDArray[Any]:
-    """The first value of each list of a pyarrow array."""
+    """Return the first value of each list of a pyarrow array of lists."""
     first: NDArray[Any] = lists.values.to_numpy()[lists.offsets.to_numpy()[:-1]]
     return first
 
@@ -118,7 +125,7 @@ def _match_pairs(pairs: Ints, found: Ints, classes: int) -> tuple[Ints, Ints]:
 def _make_index_rows(
     batch: RowBatch, readable: Any, top1: Ints, maps: Floats, objects: Regions | None, results: Results
 ) -> Any:
-    """The rows of the index for a batch, a pyarrow.Table."""
+    """Return the rows of the index for a batch, a pyarrow.Table."""
     pa = import_arrow()
     rows = batch.rows
     is_readable = rows.column("error").is_null().to_numpy(zero_copy_only=False)
@@ -146,7 +153,7 @@ def _make_index_rows(
 
 
 def _fill_nulls(values: NDArray[Any], is_readable: NDArray[np.bool_]) -> Any:
-    """An array of all rows from the numbers of those that were read; null for the others, and in place of nan."""
+    """Return a pyarrow array of all rows from the values of the readable ones; null for the others and for nan."""
     pa = import_arrow()
     values_of_all = np.full(len(is_readable), np.nan)
     values_of_all[is_readable] = values
@@ -155,11 +162,11 @@ def _fill_nulls(values: NDArray[Any], is_readable: NDArray[np.bool_]) -> Any:
 
 @contextmanager
 def _open_index_writer(path: Path) -> Iterator[Callable[[Any], None]]:
-    """A function that takes the tables of an index, of any size, and writes them in row groups of one size."""
+    """Yield a function that takes tables of index rows, of any size, and writes them in row groups of one size."""
     pa = import_arrow()
     pending: list[Any] = []
     schema = pa.schema([pa.field(name, getattr(pa, kind)()) for name, kind in COLUMNS.items()])
-    # Of the codecs the quickest to read.
+    # LZ4 is the fastest codec to read.
     with pa.parquet.ParquetWriter(path, schema, compression="lz4") as file:
 
         def write(table: Any, least: int = _ROW_GROUP) -> None:
@@ -174,7 +181,10 @@ def _open_index_writer(path: Path) -> Iterator[Callable[[Any], None]]:
 
 @contextmanager
 def _replace_files(out: Path) -> Iterator[Path]:
-    """A folder whose files go into `out` when all are written, NUMBERS the last, so that none is without the others."""
+    """Yield a temporary folder whose files are moved into `out` when all are written.
+
+    NUMBERS comes last: a summary without it is not complete, and is not read.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".survey-", dir=out, ignore_cleanup_errors=True) as temporary:

@@ -1,6 +1,6 @@
-"""What the class maps of a whole data set say, as `survey` found it and keeps it in a folder. Imports no torch.
+"""The summary of a data set: average class maps, confusions and counts, as `summarize` keeps it in a folder.
 
-(`inspector.analysis.averages` is the same for class maps at hand: of each image its own class.)
+Imports no torch. (`inspector.analysis.averages` averages class maps that are in memory, each image's true class.)
 """
 
 import json
@@ -23,18 +23,18 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class AverageMaps:
-    """Sums of class maps, so that those of several surveys can be added."""
+    """Sums of class maps; the sums of several summaries can be added."""
 
     sums: Floats  # (n, h, w), in logits
-    counts: Ints  # (n,), images in each sum
+    counts: Ints  # (n,), images per sum
 
     def mean(self) -> Floats:
-        """(n, h, w), in logits; zeros where there is no image."""
+        """Return the average maps (n, h, w) in logits; zeros where there is no image."""
         average: Floats = self.sums / np.maximum(1, self.counts)[:, None, None]
         return average
 
     def add(self, which: Ints, maps: Floats) -> None:
-        """Add each map (N, h, w) to the sum with its number."""
+        """Add each map (N, h, w) to the sum whose index `which` (N,) names."""
         order = np.argsort(which, kind="stable")
         numbers, starts, counts = np.unique(which[order], return_index=True, return_counts=True)
         if len(numbers):
@@ -44,31 +44,32 @@ class AverageMaps:
 
 @dataclass(frozen=True, eq=False)
 class DatasetSummary:
-    """What the results of a data set say."""
+    """Average maps, confusions and counts of a data set."""
 
     network: str
     class_names: tuple[str, ...]  # (K,)
     counts: SummaryCounts
-    predicted: AverageMaps  # (K, h, w): k's map over the images whose likeliest class is k
+    predicted: AverageMaps  # (K, h, w): k's map over the images whose top-1 class is k
     labeled: AverageMaps  # (K, h, w): k's map over the images whose label is k
-    pairs: Ints  # (P, 2): label and likeliest class of the most frequent confusions
-    contrasts: AverageMaps  # (P, h, w): the likeliest class's map less the label's
-    index: Path  # a row an image, for `survey_index`
+    pairs: Ints  # (P, 2): label and top-1 class of the most frequent confusions
+    contrasts: AverageMaps  # (P, h, w): map of the top-1 class minus map of the label
+    index: Path  # Parquet file with one row per image, see `index`
 
     @property
     def grid(self) -> tuple[int, int]:
+        """(h, w) of the class maps, in cells."""
         _, height, width = self.predicted.sums.shape
         return height, width
 
     @property
     def verdict(self) -> str | None:
-        """The worst of all images; None where none was read."""
-        # A word that is not known here promises nothing.
+        """The worst verdict of all images; None if no image was read."""
+        # A verdict of another version that is not known here counts as the worst.
         rank: dict[str, int] = {verdict: number for number, verdict in enumerate(VERDICTS)}
         return max(self.counts.verdicts, key=lambda verdict: rank.get(verdict, len(rank)), default=None)
 
     def describe(self) -> list[tuple[str, str]]:
-        """What it says, in words: a name and a value each."""
+        """Return the summary in words, as pairs of a name and a value."""
         counts, (height, width) = self.counts, self.grid
         lines = [("images", f"{counts.images:,}"), ("could not be read", f"{counts.errors:,}")]
         if counts.top1 is not None and counts.top5 is not None:
@@ -88,7 +89,11 @@ class DatasetSummary:
 
 
 def read_summary(out: Path) -> DatasetSummary:
-    """What `survey` kept in a folder; InspectorError if it kept nothing there, or it is broken."""
+    """Read the summary that `summarize` kept in a folder.
+
+    Raises:
+        InspectorError: the folder has no summary, or a broken one.
+    """
     if not (out / NUMBERS).is_file():
         raise InspectorError(f"No survey in {out}: `inspector survey RESULTS -o {out}` makes one.")
     message = f"The survey in {out} cannot be read ({{reason}}): `inspector survey` anew would do."
@@ -106,7 +111,7 @@ def read_summary(out: Path) -> DatasetSummary:
 
 
 def belongs_to(out: Path, results: Results) -> bool:
-    """Whether `out` keeps a survey of these results as they are now."""
+    """Return whether `out` has a summary of these results as they are now."""
     try:
         return bool(json.loads((out / NUMBERS).read_text(encoding="utf-8"))["state"] == results.read_state())
     except (OSError, ValueError, KeyError, TypeError):

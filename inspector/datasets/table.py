@@ -1,7 +1,7 @@
-"""The table that a batch run writes: Parquet shards of consecutive images, and a run.json that says what made them.
+"""Write and read the table of a run: Parquet shards of consecutive images, and run.json with what made them.
 
-A shard is written under another name and moved to its own when it is whole, so a file that is there is complete and
-its name says which images it holds. Imports no torch.
+A shard is written under a temporary name and renamed when it is whole. So every file is complete, and its name says
+which images it holds. Imports no torch.
 """
 
 import json
@@ -19,11 +19,11 @@ import numpy as np
 from inspector.errors import ExportError, require, translate_errors
 from inspector.files import json_bytes, write_atomic
 
-KEY = b"inspector"  # of the schema's metadata
+KEY = b"inspector"  # in the metadata of the schema
 RUN = "run.json"
 _SHARD_NAME = re.compile(r"part-(\d{5,})\.parquet")
 _TEMPORARY_SUFFIX = ".tmp"
-# What a resumed run must share with the one that it resumes, as a sentence names it.
+# What a resumed run must share with the run that it resumes, and how an error message names it.
 _MUST_MATCH = {
     "network": "network",
     "network_sha256": "weights of the network",
@@ -35,18 +35,18 @@ _MUST_MATCH = {
     "list_sha256": "list of images",
 }
 
-Row = Mapping[str, Any]  # a value for each column; None where it is left out
+Row = Mapping[str, Any]  # values by column name; a missing column is null
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What is in a finished table."""
+    """The numbers of a finished table."""
 
     images: int
     explained: int
     unreadable: int
     shards: int
-    not_exact: int = 0  # class maps that do not sum to the network's logits
+    not_exact: int = 0  # images whose class maps do not sum to the network's logits
 
     def __str__(self) -> str:
         images, rows = (f"{self.images:,} {word}{'s' * (self.images != 1)}" for word in ("image", "row"))
@@ -56,12 +56,16 @@ class Counts:
 
 
 def import_arrow() -> Any:
-    """The module pyarrow; InspectorError with what to install where it is not there."""
+    """Import pyarrow with its modules for data sets and Parquet files.
+
+    Raises:
+        InspectorError: it is not installed.
+    """
     return require("pyarrow", "pyarrow.dataset", "pyarrow.parquet", extra="data", purpose="A table of class maps")
 
 
 def make_schema(about: Mapping[str, Any]) -> Any:
-    """The columns, with `about` as JSON in the metadata; docs/batch.md says what each holds."""
+    """Return the pyarrow schema of a shard, `about` as JSON in its metadata; docs/batch.md explains the columns."""
     pa = import_arrow()
     columns = {
         "index": pa.int64(),
@@ -88,26 +92,35 @@ def make_schema(about: Mapping[str, Any]) -> Any:
 
 
 def format_shard_name(number: int) -> str:
+    """Return the file name of a shard, as in "part-00003.parquet"."""
     return f"part-{number:05}.parquet"
 
 
 def split_into_shards(images: int, shard_size: int) -> list[range]:
-    """The indices of the images in each shard."""
+    """Return the image indices per shard."""
     return [range(first, min(first + shard_size, images)) for first in range(0, images, shard_size)]
 
 
 def begin_run(out: str | Path, about: Mapping[str, Any], resume: bool) -> list[int]:
-    """Make `out` ready for a run, and say which shards are missing.
+    """Prepare the folder of a run: write run.json, or check the one of the run to resume.
 
-    Writes run.json first. Resumed, what is whole stays, and what broken runs left is removed. Raises ExportError for a
-    folder with files in it, unless resumed, or one whose run.json differs in what its rows depend on.
+    Args:
+        out: path, or URL that fsspec knows.
+        about: content of run.json; has "images" and "shard_size".
+        resume: keep the whole shards of an earlier run; its temporary files are removed.
+
+    Returns:
+        The numbers of the shards that are missing.
+
+    Raises:
+        ExportError: the folder is not empty and `resume` is False, or its run.json differs in what the rows depend on.
     """
     system, folder = open_folder(out)
     present = set(_list_names(system, folder))
     if present and not resume:
         raise ExportError(f"{out} is not empty; --resume to go on with the run in it, or another folder, would do.")
     if present and RUN not in present:
-        # A run that was killed before its run.json was whole left nothing else.
+        # A run that is killed before run.json is whole leaves only temporary files.
         if any(not name.endswith(_TEMPORARY_SUFFIX) for name in present):
             raise ExportError(f"{out} holds files and no {RUN}, so no run to resume; another folder would do.")
         present = set()
@@ -125,7 +138,7 @@ def begin_run(out: str | Path, about: Mapping[str, Any], resume: bool) -> list[i
 
 
 def write_shard(out: str | Path, number: int, rows: Sequence[Row], about: Mapping[str, Any]) -> None:
-    """Write a shard whole or not at all; one of this number that is there is replaced."""
+    """Write a shard whole or not at all; an earlier shard of this number is replaced."""
     pa, columns = import_arrow(), make_schema(about)
     table = pa.table({name: [row.get(name) for row in rows] for name in columns.names}, schema=columns)
     sink = pa.BufferOutputStream()
@@ -134,7 +147,16 @@ def write_shard(out: str | Path, number: int, rows: Sequence[Row], about: Mappin
 
 
 def count_rows(out: str | Path, images: int, shard_size: int) -> Counts:
-    """Read back which images the shards hold; ExportError unless it is each of them once."""
+    """Count the rows of all shards, from the files.
+
+    Args:
+        out: folder or URL of the run.
+        images: number of images in the list.
+        shard_size: images per shard.
+
+    Raises:
+        ExportError: the shards do not hold every image exactly once.
+    """
     pq, (system, folder) = import_arrow().parquet, open_folder(out)
     unreadable, not_exact, wrong = 0, 0, []
     shards = split_into_shards(images, shard_size)
@@ -161,7 +183,14 @@ def count_rows(out: str | Path, images: int, shard_size: int) -> Counts:
 
 
 def read_rows(out: str | Path) -> tuple[Any, dict[str, Any]]:
-    """The shards in a folder as a pyarrow Dataset, in the order of the images, and what made them (the run.json)."""
+    """Open the shards in a folder.
+
+    Returns:
+        A pyarrow Dataset in the order of the images, and what made them (the content of run.json).
+
+    Raises:
+        ExportError: the folder has no shards, or files of another origin.
+    """
     pa, (system, folder) = import_arrow(), open_folder(out)
     names = sorted(
         (name for name in _list_names(system, folder) if _SHARD_NAME.fullmatch(name)), key=_parse_shard_number
@@ -170,19 +199,19 @@ def read_rows(out: str | Path) -> tuple[Any, dict[str, Any]]:
         raise ExportError(f"No shards in {out}; a folder that `inspector batch` wrote would do.")
     paths = [f"{folder}/{name}" for name in names]
     with translate_errors(ExportError, f"The shards in {out} are not those of `inspector batch`: {{reason}}."):
-        # With the schema of the first shard, which all share; the others are opened when they are read.
+        # pyarrow takes the schema of the first shard, which all share, and opens the others when they are read.
         dataset = pa.dataset.dataset(paths, filesystem=None if _is_local(system) else system)
         about = json.loads(dataset.schema.metadata[KEY])
     return dataset, about
 
 
 def count_written_shards(out: str | Path) -> int:
-    """How many shards are there."""
+    """Count the shards in a folder."""
     return sum(_SHARD_NAME.fullmatch(name) is not None for name in _list_names(*open_folder(out)))
 
 
 def remove_temporary_files(out: str | Path) -> None:
-    """Remove what killed runs left under temporary names."""
+    """Remove the temporary files that killed runs left."""
     system, folder = open_folder(out)
     for name in _list_names(system, folder):
         if name.endswith(_TEMPORARY_SUFFIX):
@@ -190,7 +219,11 @@ def remove_temporary_files(out: str | Path) -> None:
 
 
 def open_folder(out: str | Path) -> tuple[Any, str]:
-    """The file system of a path or URL, and the path in it."""
+    """Return the fsspec file system of a path or URL, and the path in it.
+
+    Raises:
+        ExportError: fsspec does not know the protocol, or its library is not installed.
+    """
     with translate_errors(ExportError, f"{out} cannot be written to: {{reason}}."):
         system, path = fsspec.core.url_to_fs(str(out))
     return system, path.rstrip("/")
@@ -206,7 +239,7 @@ def _parse_shard_number(name: str) -> int:
 
 
 def _list_names(system: Any, folder: str) -> list[str]:
-    """The names of what lies in a folder; none where there is no folder."""
+    """List the names in a folder; none if the folder does not exist."""
     system.invalidate_cache()
     with translate_errors(ExportError, f"{folder} cannot be listed: {{reason}}."):
         try:
@@ -216,7 +249,7 @@ def _list_names(system: Any, folder: str) -> list[str]:
 
 
 def _is_whole(system: Any, path: str, rows: int) -> bool:
-    """Whether the file has a footer that says so many rows."""
+    """Return whether a file has a footer with this number of rows."""
     try:
         with system.open(path, "rb") as file:
             return bool(import_arrow().parquet.read_metadata(file).num_rows == rows)
@@ -233,10 +266,10 @@ def _write_file(system: Any, folder: str, name: str, content: bytes) -> None:
     with translate_errors(ExportError, f"Cannot write {path}: {{reason}}."):
         system.makedirs(folder, exist_ok=True)
         if _is_local(system):
-            # On the disk before it gets its name: a machine that loses power keeps no empty shard.
+            # Durable: a power failure must not leave an empty shard under a final name.
             write_atomic(Path(path), content, durable=True)
         else:
-            # Each attempt has a name of its own: a worker that was given up may still be writing.
+            # Each attempt has its own name: a worker that was given up may still be writing.
             temporary = f"{path}.{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}"
             system.pipe_file(temporary, content)
             system.mv(temporary, path)
