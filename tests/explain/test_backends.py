@@ -16,9 +16,13 @@ from inspector.errors import InspectorError, NetworkError
 from inspector.explain.backends import accelerate as accelerate_module
 from inspector.explain.backends import runtimes
 from inspector.explain.backends.accelerate import accelerate, find_cache_folder, with_backend
-from inspector.explain.backends.export_graph import noise
+from inspector.explain.backends.export_graph import feature_graph
 
 SIZE = (10, 12)
+
+
+def noise(classifier: Classifier, images: int) -> Tensor:
+    return classifier.noise_input(images, seed=3)
 
 
 def network(head: nn.Module) -> nn.Module:
@@ -81,8 +85,6 @@ def test_a_folded_network_gives_the_same_maps_and_leaves_the_network_alone(make:
 
 
 def test_folding_leaves_no_batch_norm_and_puts_the_channels_last() -> None:
-    from inspector.explain.backends.export_graph import feature_graph
-
     graph = runtimes.fold_batchnorm(feature_graph(average()))
     assert not [node for node in graph.network.graph.nodes if "batch_norm" in str(node.target)]
     weights = [value for value in graph.state_dict().values() if value.ndim == 4 and value.shape[1] > 1]
@@ -166,7 +168,7 @@ def test_a_backend_that_gives_other_numbers_is_refused_with_its_figure(monkeypat
         run = runtimes.run_folded(graph, dtype)
         return lambda inputs: [one * 1.001 for one in run(inputs)]
 
-    monkeypatch.setitem(accelerate_module._OF_GRAPH, "folded", off)
+    monkeypatch.setitem(accelerate_module._RUN_GRAPH, "folded", off)
     with pytest.raises(NetworkError, match=r"is refused: its logits miss the network's own by [\d.e-]+, where"):
         accelerate(average(), "folded")
 
@@ -176,7 +178,7 @@ def test_a_backend_whose_logits_are_not_those_of_its_maps_is_refused(monkeypatch
         run = runtimes.run_folded(graph, dtype)
         return lambda inputs: [one + 5e-5 * one.abs().max() * (n == 0) for n, one in enumerate(run(inputs))]
 
-    monkeypatch.setitem(accelerate_module._OF_GRAPH, "folded", off)
+    monkeypatch.setitem(accelerate_module._RUN_GRAPH, "folded", off)
     with pytest.raises(NetworkError, match=r"the class maps miss its logits by [\d.e-]+, more than rounding leaves"):
         accelerate(average(), "folded")
 
@@ -190,7 +192,7 @@ def test_built_networks_are_kept_and_broken_ones_built_anew(tmp_path: Path, monk
     accelerate(average(), "onnxruntime", tmp_path)
     assert len(built) == 1
     # Of equal weights, but another network.
-    assert accelerate_module._key(maximum()) != accelerate_module._key(classifier)
+    assert accelerate_module._cache_key(maximum()) != accelerate_module._cache_key(classifier)
     file.write_bytes(b"half of a fi")
     alike(accelerate(classifier, "onnxruntime", tmp_path), classifier, noise(classifier, 2))
     assert len(built) == 2
@@ -220,7 +222,7 @@ def test_auto_hears_the_network_until_the_quick_one_is_ready(monkeypatch: pytest
         assert ready.wait(60)
         return runtimes.run_folded(graph, dtype)
 
-    monkeypatch.setitem(accelerate_module._OF_GRAPH, "folded", late)
+    monkeypatch.setitem(accelerate_module._RUN_GRAPH, "folded", late)
     monkeypatch.setattr(accelerate_module.importlib.util, "find_spec", lambda name: None)
     classifier = average()
     quick, inputs = accelerate(classifier), noise(classifier, 2)
@@ -280,6 +282,17 @@ def test_class_maps_say_what_they_were_heard_through(cache: Path, monkeypatch: p
         with_backend(classifier, "folded float8")
 
 
+def test_the_oldest_input_shape_is_dropped_when_a_fifth_comes() -> None:
+    cache: dict[int, int] = {}
+    built: list[int] = []
+
+    def get(key: int) -> int:
+        return runtimes._get_or_make(cache, key, lambda: built.append(key) or -key)  # type: ignore[func-returns-value]
+
+    assert [get(key) for key in (1, 2, 3, 4, 1, 5, 2, 1)] == [-1, -2, -3, -4, -1, -5, -2, -1]
+    assert built == [1, 2, 3, 4, 5, 1]
+
+
 def test_eager_takes_the_quick_network_away() -> None:
     assert accelerate(accelerate(average(), "folded"), "eager").capture.accelerated is None
 
@@ -316,7 +329,7 @@ def test_without_a_compiler_compiled_is_refused(monkeypatch: pytest.MonkeyPatch)
 
 def test_without_its_library_a_backend_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
-    with pytest.raises(InspectorError, match=r"needs openvino: pip install 'inspector\[quick\]'"):
+    with pytest.raises(InspectorError, match=r"needs openvino .* pip install 'inspector\[quick\]'"):
         accelerate(average(), "openvino", tmp_path)
 
 

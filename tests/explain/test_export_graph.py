@@ -11,8 +11,12 @@ from torch import Tensor, nn
 
 from inspector import Classifier, class_maps_of_batch
 from inspector.errors import ExportError, HeadError, InspectorError, NetworkError
-from inspector.explain.backends.export_graph import class_map_graph, feature_graph, noise
+from inspector.explain.backends.export_graph import class_map_graph, feature_graph
 from inspector.explain.backends.export_network import export_network
+
+
+def noise(classifier: Classifier, images: int) -> Tensor:
+    return classifier.noise_input(images, seed=3)
 
 
 class Net(nn.Module):

@@ -1,10 +1,12 @@
-"""Quick networks behind one argument: another way to hear the feature maps and the logits of one pass.
+"""Run a classifier's network through a faster inference runtime.
 
-    classifier = accelerate(classifier, "openvino")        # and then inspector.class_maps(classifier, photo) as ever
+    accelerated = accelerate(classifier, "openvino")
+    maps = inspector.class_maps(accelerated, "cat.jpg")
 
-A quick network is proved when it is built, against the network itself on seeded noise, and refused with its figure.
-It serves inputs of the size that it was built for while the network is as it was; everything else goes the usual way.
-Class maps are made and checked as ever, on every image, against the logits that the quick network itself gave.
+A backend is verified when it is built: on seeded noise, its logits and feature maps are compared with those of the
+network in PyTorch, and NetworkError states the error if it exceeds the tolerance. It serves inputs of the size that it
+was built for, as long as the network is not changed; everything else runs on PyTorch. Class maps are computed and
+checked on every image as before, against the logits of the backend itself.
 """
 
 import hashlib
@@ -12,7 +14,7 @@ import importlib.util
 import os
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,7 +23,7 @@ import torch
 from torch import Tensor
 
 from inspector.errors import NetworkError, summarize_reason
-from inspector.explain.backends.export_graph import feature_graph, noise
+from inspector.explain.backends.export_graph import feature_graph
 from inspector.explain.backends.runtimes import (
     Run,
     import_runtime,
@@ -40,18 +42,20 @@ from inspector.explain.pooling import global_average, global_max
 from inspector.explain.tracing.forward import CapturedPooling, capture_and_record, capture_chosen_poolings
 from inspector.explain.tracing.recording import OpRecording
 from inspector.explain.weights import fingerprint_weights
+from inspector.files import write_atomic
 
 BACKENDS = ("auto", "eager", "folded", "compiled", "onnxruntime", "openvino", "cuda")
 
-# How far logits and feature maps may lie from the network's own, in parts of the largest of them.
+# Largest allowed error of logits and feature maps, as a part of their largest value.
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-_DTYPES = {dtype: str(dtype).removeprefix("torch.") for dtype in TOLERANCES}
-_OUTPUTS = "logits, feature maps, class maps"  # of the graphs kept: others are no use
-_TF32 = 5e-3  # float32 on a GPU whose convolutions round to ten bits, as torch lets them
-_aside = threading.Lock()  # held by who builds aside
+_TF32 = 5e-3  # the same for float32 on a GPU where torch lets convolutions round to ten bits
+_DTYPE_NAMES = {dtype: str(dtype).removeprefix("torch.") for dtype in TOLERANCES}
+_OUTPUTS = "logits, feature maps, class maps"  # of a cached graph; part of its key
+_SEED = 3  # of the noise that backends are verified on
+_one_build_at_a_time = threading.Lock()
 
-_OF_GRAPH: dict[str, Callable[..., Run]] = {"folded": run_folded, "compiled": run_compiled, "cuda": run_cuda}
-_OF_FILE: dict[str, Callable[[Path], Run]] = {"onnxruntime": run_onnxruntime, "openvino": run_openvino}
+_RUN_GRAPH: dict[str, Callable[..., Run]] = {"folded": run_folded, "compiled": run_compiled, "cuda": run_cuda}
+_RUN_FILE: dict[str, Callable[[Path], Run]] = {"onnxruntime": run_onnxruntime, "openvino": run_openvino}
 
 
 def accelerate(
@@ -61,75 +65,87 @@ def accelerate(
     dtype: torch.dtype = torch.float32,
     delay: float = 0,
 ) -> Classifier:
-    """The same classifier, heard through a quick network; the one given stays as it is.
+    """Return the classifier with another backend; the classifier given stays as it is.
 
-    "auto" builds onnxruntime, else openvino, else folded ("cuda" on a GPU) in a thread of its own, `delay` seconds from
-    now: until it is ready, and where that fails, the network itself is heard; `classifier.backend_status` tells. Every
-    other backend is built now, in seconds (compiled: half a minute); "eager" takes a quick network away. Networks built
-    for openvino and onnxruntime are kept in `cache`, $INSPECTOR_CACHE or ~/.cache/inspector, by the hash of the
-    weights. `dtype` float16 or bfloat16 is for folded, compiled and cuda: all before pooling runs in it, what follows
-    in float32, so that maps still add up; how far logits may then move is in TOLERANCES.
+    Args:
+        classifier: classifier whose network is in float32.
+        backend: one of BACKENDS. "auto" builds "onnxruntime", else "openvino", else "folded" ("cuda" on a GPU) in a
+            thread; until it is ready, and if that fails, PyTorch runs the network. Every other backend is built before
+            this function returns, in seconds ("compiled": half a minute). "eager" is PyTorch itself.
+        cache: folder for the ONNX files of "onnxruntime" and "openvino", named by the hash of the weights. Default:
+            $INSPECTOR_CACHE, else ~/.cache/inspector.
+        dtype: precision of everything before the pooling: torch.float32, or for "folded", "compiled" and "cuda" also
+            torch.float16 and torch.bfloat16. What follows the pooling runs in float32, so that class maps still sum to
+            the logits. TOLERANCES states how far the logits may move.
+        delay: seconds that "auto" waits before it builds.
 
-    Raises NetworkError for a backend that is unknown, cannot be built or misses its tolerance, InspectorError where
-    its library is not installed.
+    Returns:
+        Classifier that runs on the backend. ``backend_status`` says in one sentence what runs it.
+
+    Raises:
+        NetworkError: there is no such backend, it cannot be built, or it exceeds its tolerance.
+        InspectorError: the library of the backend is not installed.
     """
     if backend not in BACKENDS:
         raise NetworkError(f"No backend {backend!r}; there are {', '.join(BACKENDS)}.")
     if dtype not in TOLERANCES:
         raise NetworkError(f"No backend runs in {dtype}; torch.float32, torch.float16 and torch.bfloat16 would do.")
+    eager = _set_accelerated(classifier, None)
     if backend == "eager":
-        return replace(classifier, capture=replace(classifier.capture, accelerated=None))
-    eager = replace(classifier, capture=replace(classifier.capture, accelerated=None))
-    chosen = _best(classifier) if backend == "auto" else backend
-    quick = AcceleratedNetwork(eager, chosen, dtype, Path(cache) if cache is not None else find_cache_folder())
+        return eager
+    chosen = _choose_backend(classifier) if backend == "auto" else backend
+    accelerated = AcceleratedNetwork(eager, chosen, dtype, Path(cache) if cache is not None else find_cache_folder())
     if backend == "auto":
-        quick.build_in_background(delay)
+        accelerated.build_in_background(delay)
     else:
-        quick.build()
-    return replace(eager, capture=replace(eager.capture, accelerated=quick))
+        accelerated.build()
+    return _set_accelerated(eager, accelerated)
 
 
-def with_backend(classifier: Classifier, told: str) -> Classifier:
-    """The same classifier, heard through what `ClassMaps.backend` tells: "onnxruntime", "folded bfloat16".
+def with_backend(classifier: Classifier, name: str) -> Classifier:
+    """Return the classifier with the backend that `ClassMaps.backend` names: "onnxruntime", "folded bfloat16".
 
-    Raises as `accelerate` does.
+    Raises:
+        NetworkError, InspectorError: as `accelerate`.
     """
-    backend, _, name = told.partition(" ")
-    dtypes = {known: dtype for dtype, known in _DTYPES.items()}
-    if (name or "float32") not in dtypes:
-        raise NetworkError(f"No backend {told!r}: its dtype is none of {', '.join(dtypes)}.")
-    return accelerate(classifier, backend, dtype=dtypes[name or "float32"])
+    backend, _, dtype_name = name.partition(" ")
+    dtypes = {known: dtype for dtype, known in _DTYPE_NAMES.items()}
+    if (dtype_name or "float32") not in dtypes:
+        raise NetworkError(f"No backend {name!r}: its dtype is none of {', '.join(dtypes)}.")
+    return accelerate(classifier, backend, dtype=dtypes[dtype_name or "float32"])
 
 
 def has_fast_backend() -> bool:
-    """Whether a library is there with which "auto" is much quicker, and what writes networks for it."""
-    return _best_installed() is not None and importlib.util.find_spec("onnxscript") is not None
+    """Return whether onnxruntime or openvino is installed, and onnxscript, which writes networks for them."""
+    return _find_installed_runtime() is not None and importlib.util.find_spec("onnxscript") is not None
 
 
 def find_cache_folder() -> Path:
-    """Where built networks are kept: $INSPECTOR_CACHE, else ~/.cache/inspector."""
+    """Return the folder of built networks: $INSPECTOR_CACHE, else ~/.cache/inspector."""
     if chosen := os.environ.get("INSPECTOR_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "inspector"
 
 
 class AcceleratedNetwork:
-    """A network built anew for inputs of one size; None for whatever it does not hold for.
+    """A network built for another backend, for inputs of one size.
 
-    `note` says in a sentence who is heard, and why.
+    Attributes:
+        status: what runs the network, in one sentence.
     """
 
     def __init__(self, classifier: Classifier, backend: str, dtype: torch.dtype, cache: Path) -> None:
         self.status = f"The network itself is heard while {backend} is being built."
         self._classifier, self._backend, self._dtype, self._cache = classifier, backend, dtype, cache
-        self._name = backend if dtype == torch.float32 else f"{backend} {_DTYPES[dtype]}"
+        self._name = backend if dtype == torch.float32 else f"{backend} {_DTYPE_NAMES[dtype]}"
         self._shape = (len(classifier.preprocessing.mean), *classifier.preprocessing.size)
         self._weights = fingerprint_weights(classifier.capture)
         self._run: Run | None = None
-        self._tape: OpRecording | None = None  # of what follows the pooling, which no backend makes the maps of
+        self._recording: OpRecording | None = None  # of the ops after the pooling, for heads that need it
         self._thread: threading.Thread | None = None
 
     def __call__(self, inputs: Tensor) -> CapturedPass | None:
+        """Run one pass; None if the backend is not built for these inputs, or the network was changed."""
         run = self._run
         if run is None or inputs.shape[1:] != self._shape or inputs.dtype != torch.float32 or not len(inputs):
             return None
@@ -138,106 +154,117 @@ class AcceleratedNetwork:
                 f"The network was changed after {self._backend} was built: it is heard itself. Accelerate anew."
             )
             return None
-        return CapturedPass(*_reductions(self._classifier, run(inputs)), self._tape, self._name)
+        return CapturedPass(*_split_outputs(self._classifier, run(inputs)), self._recording, self._name)
 
     def build(self) -> None:
-        """Build and prove it. NetworkError or InspectorError where that fails."""
-        run = _built(self._classifier, self._backend, self._dtype, self._cache)
+        """Build and verify the backend.
+
+        Raises:
+            NetworkError, InspectorError: as `accelerate`.
+        """
+        run = _build(self._classifier, self._backend, self._dtype, self._cache)
         if self._classifier.head.needs_pooled:
-            _, _, self._tape = capture_and_record(
-                self._classifier.network, noise(self._classifier, 1), self._classifier.head.calls
-            )
+            example = self._classifier.noise_input(seed=_SEED)
+            _, _, self._recording = capture_and_record(self._classifier.network, example, self._classifier.head.calls)
         self._run, self.status = run, f"Heard through {self._backend}."
 
     def build_in_background(self, delay: float = 0) -> None:
-        """The same in a thread of its own, so many seconds from now; `note` tells of a failure."""
-        # No daemon: the interpreter may not go away under a compiler.
-        self._thread = threading.Thread(target=self._build_or_tell, name="inspector-backend")
+        """Build the backend in a thread after `delay` seconds; `status` reports a failure."""
+        # Not a daemon thread: the interpreter must not exit while a compiler is at work.
+        self._thread = threading.Thread(target=self._build_or_report, name="inspector-backend")
         if not delay:
             self._thread.start()
             return
         timer = threading.Timer(delay, self._thread.start)
-        timer.daemon = True  # it compiles nothing yet
+        timer.daemon = True  # nothing is compiled yet
         timer.start()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until it is built, or could not be; whether it is in use."""
-        if self._thread is not None and self._thread.ident is not None:  # begun
+        """Wait until the backend is built or has failed, and return whether it is in use."""
+        if self._thread is not None and self._thread.ident is not None:  # the thread was started
             self._thread.join(seconds)
         return self._run is not None
 
-    def _build_or_tell(self) -> None:
+    def _build_or_report(self) -> None:
         try:
-            # One network at a time: they would take the processors from whoever waits for class maps.
-            with _aside:
+            # Builds in parallel would take the processors away from whoever waits for class maps.
+            with _one_build_at_a_time:
                 self.build()
-        except Exception as error:  # of any library: the network itself serves on
+        except Exception as error:  # of any library: PyTorch goes on running the network
             self.status = f"The network itself is heard, for {self._backend} was not built: {summarize_reason(error)}."
 
 
-def _best(classifier: Classifier) -> str:
+def _set_accelerated(classifier: Classifier, accelerated: AcceleratedNetwork | None) -> Classifier:
+    return replace(classifier, capture=replace(classifier.capture, accelerated=accelerated))
+
+
+def _choose_backend(classifier: Classifier) -> str:
     if _device(classifier).type == "cuda":
         return "cuda"
-    return _best_installed() or "folded"
+    return _find_installed_runtime() or "folded"
 
 
-def _best_installed() -> str | None:
-    return next((name for name in _OF_FILE if importlib.util.find_spec(name) is not None), None)
+def _find_installed_runtime() -> str | None:
+    return next((name for name in _RUN_FILE if importlib.util.find_spec(name) is not None), None)
 
 
 def _device(classifier: Classifier) -> torch.device:
-    return noise(classifier, 1).device
+    return classifier.noise_input().device
 
 
-def _reductions(classifier: Classifier, outputs: list[Tensor]) -> tuple[list[CapturedPooling], Tensor]:
-    """What the outputs of a quick network are, as our own pass would have heard them."""
+def _split_outputs(classifier: Classifier, outputs: Sequence[Tensor]) -> tuple[list[CapturedPooling], Tensor]:
+    """Return the outputs of a backend as a pass in PyTorch would have captured them: poolings, and logits (N, K)."""
     head = classifier.head
-    logits, feature_maps, made = outputs[0], outputs[1 : 1 + len(head.branches)], outputs[1 + len(head.branches) :]
-    found = [
+    logits, feature_maps, class_maps = (
+        outputs[0],
+        outputs[1 : 1 + len(head.branches)],
+        outputs[1 + len(head.branches) :],
+    )
+    captured = [
         CapturedPooling(
             branch.call,
             maps,
-            _pooled(branch.pooling, maps) if head.needs_pooled else None,
-            class_maps=made[0] if made else None,
+            _pool(branch.pooling, maps) if head.needs_pooled else None,
+            class_maps=class_maps[0] if class_maps else None,
         )
         for branch, maps in zip(head.branches, feature_maps, strict=True)
     ]
-    return found, logits
+    return captured, logits
 
 
-def _pooled(pooling: str, feature_maps: Tensor) -> Tensor:
+def _pool(pooling: str, feature_maps: Tensor) -> Tensor:
     if pooling == "average":
         return global_average(feature_maps)
     return global_max(feature_maps) if pooling == "max" else feature_maps.flatten(1)
 
 
-def _built(classifier: Classifier, backend: str, dtype: torch.dtype, cache: Path) -> Run:
-    """A quick network that was proved."""
-    _refuse(classifier, backend, dtype)
-    if backend in _OF_GRAPH:
-        run = _OF_GRAPH[backend](feature_graph(classifier), dtype)
-        _prove(classifier, run, backend, dtype)
+def _build(classifier: Classifier, backend: str, dtype: torch.dtype, cache: Path) -> Run:
+    """Build and verify a backend, from the cache if it is there."""
+    _check_supported(classifier, backend, dtype)
+    if backend in _RUN_GRAPH:
+        run = _RUN_GRAPH[backend](feature_graph(classifier), dtype)
+        _verify(classifier, run, backend, dtype)
         return run
     import_runtime(backend)
-    file = cache / f"{_key(classifier)}.onnx"
-    if file.is_file():
+    cached = cache / f"{_cache_key(classifier)}.onnx"
+    if cached.is_file():
         try:
-            run = _OF_FILE[backend](file)
-            _prove(classifier, run, backend, dtype)
+            run = _RUN_FILE[backend](cached)
+            _verify(classifier, run, backend, dtype)
             return run
-        except Exception:  # a broken file, or one of another network with the same weights: built anew
+        except Exception:  # a broken file, or one of another network with the same weights: build it again
             pass
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        fresh = Path(folder) / "network.onnx"
-        write_onnx(feature_graph(classifier), noise(classifier, 2), fresh, {})
-        run = _OF_FILE[backend](fresh)
-        _prove(classifier, run, backend, dtype)
-        _keep(fresh, file)
+        file = Path(folder) / "network.onnx"
+        write_onnx(feature_graph(classifier), classifier.noise_input(2, _SEED), file, {})
+        run = _RUN_FILE[backend](file)
+        _verify(classifier, run, backend, dtype)
+        _write_cache(cached, file.read_bytes())
     return run
 
 
-def _refuse(classifier: Classifier, backend: str, dtype: torch.dtype) -> None:
-    example = noise(classifier, 1)
+def _check_supported(classifier: Classifier, backend: str, dtype: torch.dtype) -> None:
+    example = classifier.noise_input()
     if classifier.head.needs_derivative:
         raise NetworkError(
             f"The {classifier.head.pooling} pooling of this network is split by its derivative, which only the network "
@@ -245,60 +272,76 @@ def _refuse(classifier: Classifier, backend: str, dtype: torch.dtype) -> None:
         )
     if example.dtype != torch.float32:
         raise NetworkError(f"Backends are built from networks in float32; this one is in {example.dtype}.")
-    if backend in _OF_FILE and (example.device.type != "cpu" or dtype != torch.float32):
+    if backend in _RUN_FILE and (example.device.type != "cpu" or dtype != torch.float32):
         raise NetworkError(f"The backend {backend!r} runs in float32 on the CPU; got {dtype} on {example.device}.")
 
 
-def _prove(classifier: Classifier, run: Run, backend: str, dtype: torch.dtype) -> None:
-    """NetworkError with the figure where a quick network gives other logits or feature maps than the network."""
-    tolerance = TOLERANCES[dtype]
-    if _device(classifier).type == "cuda" and torch.backends.cudnn.allow_tf32:
-        tolerance = max(tolerance, _TF32)
+def _verify(classifier: Classifier, run: Run, backend: str, dtype: torch.dtype) -> None:
+    """Raise NetworkError if logits, feature maps or class maps of a backend differ from the network's."""
     for images in (1, 3):
-        inputs = noise(classifier, images)
-        heard, logits = _reductions(classifier, run(inputs))
-        seen, expected = capture_chosen_poolings(classifier.network, inputs, classifier.head.calls)
-        pairs = [("logits", logits, expected)]
-        pairs += [("feature maps", a.feature_maps, b.feature_maps) for a, b in zip(heard, seen, strict=True)]
-        for what, ours, own in pairs:
-            miss, scale = (float(x.abs().max()) for x in (ours - own, own)) if ours.shape == own.shape else (1.0, 0.0)
-            # Not >: what is not a number is no proof either.
-            if not miss <= tolerance * scale:
-                raise NetworkError(
-                    f"The backend {backend!r} is refused: its {what} miss the network's own by {miss:.2g}, where "
-                    f"{tolerance:.0e} of their largest, {tolerance * scale:.2g}, is allowed in {dtype}."
-                )
-        for split, own in zip(decompose(classifier.network, classifier.head, inputs, heard), logits, strict=True):
-            sums, total = split.values.sum((1, 2)) + split.bias, split.values.abs().sum((1, 2)) + split.bias.abs()
-            if classifier.head.verdict != "not unique" and not bool((relative_error(sums, own, total) <= 1).all()):
-                raise NetworkError(
-                    f"The backend {backend!r} is refused: the class maps miss its logits by "
-                    f"{float((sums - own).abs().max()):.2g}, more than rounding leaves."
-                )
+        inputs = classifier.noise_input(images, _SEED)
+        captured, logits = _split_outputs(classifier, run(inputs))
+        error = _find_other_values(classifier, inputs, captured, logits, dtype)
+        if error := error or _find_other_sums(classifier, inputs, captured, logits):
+            raise NetworkError(f"The backend {backend!r} is refused: {error}")
 
 
-def _key(classifier: Classifier) -> str:
-    """The same for the same weights, layers, input size and libraries."""
+def _find_other_values(
+    classifier: Classifier, inputs: Tensor, captured: Sequence[CapturedPooling], logits: Tensor, dtype: torch.dtype
+) -> str:
+    """Describe how logits or feature maps differ from those of the network; empty if they do not."""
+    tolerance = TOLERANCES[dtype]
+    if inputs.is_cuda and torch.backends.cudnn.allow_tf32:
+        tolerance = max(tolerance, _TF32)
+    poolings, exact = capture_chosen_poolings(classifier.network, inputs, classifier.head.calls)
+    pairs = [("logits", logits, exact)]
+    pairs += [("feature maps", a.feature_maps, b.feature_maps) for a, b in zip(captured, poolings, strict=True)]
+    for what, values, expected in pairs:
+        largest = float(expected.abs().max())
+        error = float((values - expected).abs().max()) if values.shape == expected.shape else float("inf")
+        # Not ">": NaN is an error too.
+        if not error <= tolerance * largest:
+            return (
+                f"its {what} miss the network's own by {error:.2g}, where {tolerance:.0e} of their largest, "
+                f"{tolerance * largest:.2g}, is allowed in {dtype}."
+            )
+    return ""
+
+
+def _find_other_sums(
+    classifier: Classifier, inputs: Tensor, captured: Sequence[CapturedPooling], logits: Tensor
+) -> str:
+    """Describe how the sums of the class maps differ from the logits; empty if they do not."""
+    if classifier.head.verdict == "not unique":
+        return ""
+    for split, exact in zip(decompose(classifier.network, classifier.head, inputs, captured), logits, strict=True):
+        sums = split.values.sum((1, 2)) + split.bias
+        total = split.values.abs().sum((1, 2)) + split.bias.abs()
+        if not bool((relative_error(sums, exact, total) <= 1).all()):
+            error = float((sums - exact).abs().max())
+            return f"the class maps miss its logits by {error:.2g}, more than rounding leaves."
+    return ""
+
+
+def _cache_key(classifier: Classifier) -> str:
+    """Return a hash of the weights, layers, input size and library versions."""
     network, size = classifier.network, classifier.preprocessing.size
-    versions = [_installed(name) for name in ("inspector", "torch", "onnx", "onnxscript")]
-    # Layers without weights too: weights alone tell no average from no maximum.
+    versions = [_find_version(name) for name in ("inspector", "torch", "onnx", "onnxscript")]
+    # With the layers that have no weights: average and max pooling have the same weights.
     parts = (classifier.sha256(), repr(network), classifier.head.calls, len(classifier.preprocessing.mean), size)
     return hashlib.sha256(repr((*parts, _OUTPUTS, versions)).encode()).hexdigest()[:32]
 
 
-def _installed(name: str) -> str:
+def _find_version(library: str) -> str:
     try:
-        return version(name)
+        return version(library)
     except PackageNotFoundError:
         return ""
 
 
-def _keep(fresh: Path, file: Path) -> None:
-    """Put a built network into the cache, whole or not at all; a cache that cannot be written is none."""
+def _write_cache(file: Path, content: bytes) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".part", delete=False) as part:
-            part.write(fresh.read_bytes())
-        Path(part.name).replace(file)
-    except OSError:
+        write_atomic(file, content)
+    except OSError:  # no cache, then: the backend is built again next time
         pass

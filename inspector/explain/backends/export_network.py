@@ -1,9 +1,9 @@
-"""Write a network as one file that returns logits and class maps, for products that serve them without us.
+"""Write a network as one file that returns logits and class maps, for products that serve them without Inspector.
 
     inputs (N, channels, H, W) -> logits (N, K), maps (N, K, h, w)        maps.sum((2, 3)) + bias == logits
 
-What is needed besides, class names, preprocessing and bias, lies in the file's own metadata. A file is read back by the
-runtime that will serve it and compared with the network itself before it gets its name.
+Class names, preprocessing and bias are in the file's own metadata. The file is read back by the runtime that will serve
+it and compared with the network before it gets its name.
 """
 
 import json
@@ -19,54 +19,70 @@ import torch
 from torch import Tensor
 
 from inspector.errors import ExportError
-from inspector.explain.backends.export_graph import LogitsAndMaps, class_map_graph, export_program, noise
+from inspector.explain.backends.export_graph import LogitsAndMaps, class_map_graph, export_program
 from inspector.explain.backends.runtimes import import_runtime, run_onnxruntime, run_openvino, write_onnx
 from inspector.explain.class_maps import class_maps_of_batch
 from inspector.explain.classifier import Classifier
 
-# Writes a network and what is to be known of it.
+# Writes a graph with an example input and metadata.
 _Writer: TypeAlias = Callable[[LogitsAndMaps, Tensor, Path, dict[str, str]], None]
+_Reader: TypeAlias = Callable[[Path], Callable[[Tensor], Sequence[Tensor]]]
 
-_ENDINGS: dict[str, str] = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
+_SUFFIXES: dict[str, str] = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
 _TOLERANCE = 1e-4  # of the largest logit, or the largest value of a class map
-_ABOUT = "inspector.json"  # inside a .pt2 file
+_METADATA = "inspector.json"  # inside a .pt2 file
+_SEED = 3  # of the noise that the file is verified on
 
 
 def export_network(classifier: Classifier, file: str | Path, format: str = "onnx") -> Path:
-    """Write the graph of logits and class maps to a new file: .onnx, .xml (and .bin beside it) or .pt2.
+    """Write the graph of logits and class maps to a new file, for any number of inputs of the classifier's size.
 
-    It takes any number of inputs of the classifier's size. Raises ExportError for a file that is there already or
-    cannot be written, or that does not give what the network gives; HeadError for a head that one graph cannot hold.
+    Args:
+        classifier: classifier to write.
+        file: a name that ends in .onnx, .xml (a .bin is written beside it) or .pt2.
+        format: "onnx", "openvino" or "pt2".
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        ExportError: the file exists or cannot be written, or its outputs differ from the network's.
+        HeadError: the head has no weight that holds for every image.
     """
     file = Path(file)
-    if format not in _ENDINGS:
-        raise ExportError(f"No format {format!r}; there are {', '.join(_ENDINGS)}.")
-    if file.suffix != _ENDINGS[format]:
-        raise ExportError(f"A network in the format {format} needs a name that ends in {_ENDINGS[format]}; got {file}.")
+    if format not in _SUFFIXES:
+        raise ExportError(f"No format {format!r}; there are {', '.join(_SUFFIXES)}.")
+    if file.suffix != _SUFFIXES[format]:
+        raise ExportError(
+            f"A network in the format {format} needs a name that ends in {_SUFFIXES[format]}; got {file}."
+        )
     names = [file, file.with_suffix(".bin")] if format == "openvino" else [file]
-    there = next((one for one in names if one.exists()), None)
-    if there is not None:
-        raise ExportError(f"{there} is there already; another name would do.")
-    graph, inputs = class_map_graph(classifier), noise(classifier, 2)
+    existing = next((one for one in names if one.exists()), None)
+    if existing is not None:
+        raise ExportError(f"{existing} is there already; another name would do.")
+    graph, inputs = class_map_graph(classifier), classifier.noise_input(2, _SEED)
     if format != "pt2":
         import_runtime("onnxruntime" if format == "onnx" else "openvino")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # Beside it, so that it gets its name in one step.
+        # In the same folder, so that renaming is one step.
         with tempfile.TemporaryDirectory(dir=file.parent, prefix=".inspector-") as folder:
-            fresh = [Path(folder) / one.name for one in names]
-            _WRITERS[format](graph, inputs, fresh[0], describe_export(classifier))
-            _check(classifier, _READERS[format](fresh[0]))
-            # What is read first comes last: who sees it finds the rest.
-            for new, name in reversed(list(zip(fresh, names, strict=True))):
-                new.replace(name)
+            unfinished = [Path(folder) / one.name for one in names]
+            _WRITERS[format](graph, inputs, unfinished[0], describe_export(classifier))
+            _verify(classifier, _READERS[format](unfinished[0]))
+            # The file that is opened first comes last: whoever sees it finds the other.
+            for temporary, name in reversed(list(zip(unfinished, names, strict=True))):
+                temporary.replace(name)
     except OSError as error:
         raise ExportError(f"{file} cannot be written: {error.strerror or error}.") from error
     return file
 
 
 def describe_export(classifier: Classifier) -> dict[str, str]:
-    """What whoever serves the network needs to know of it: everything but names is JSON."""
+    """Return the metadata of an exported file: class names, preprocessing, bias, pooling, hash.
+
+    Values that are not text are JSON.
+    """
     bias = classifier.head.bias
     values = {
         "class_names": list(classifier.class_names),
@@ -81,25 +97,21 @@ def describe_export(classifier: Classifier) -> dict[str, str]:
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
 
-def _write_onnx(graph: LogitsAndMaps, inputs: Tensor, file: Path, said: dict[str, str]) -> None:
-    write_onnx(graph, inputs, file, said)
-
-
-def _write_openvino(graph: LogitsAndMaps, inputs: Tensor, file: Path, said: dict[str, str]) -> None:
+def _write_openvino(graph: LogitsAndMaps, inputs: Tensor, file: Path, metadata: dict[str, str]) -> None:
     openvino = import_runtime("openvino")
     model = openvino.convert_model(export_program(graph, inputs))
     for output, name in zip(model.outputs, ("logits", "maps"), strict=True):
         output.get_tensor().set_names({name})
-    for name, value in said.items():
+    for name, value in metadata.items():
         model.set_rt_info(value, ["inspector", name])
-    # Halved weights would move the logits.
+    # Weights in half precision would change the logits.
     openvino.save_model(model, str(file), compress_to_fp16=False)
 
 
-def _write_pt2(graph: LogitsAndMaps, inputs: Tensor, file: Path, said: dict[str, str]) -> None:
+def _write_pt2(graph: LogitsAndMaps, inputs: Tensor, file: Path, metadata: dict[str, str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.export.save(export_program(graph, inputs), file, extra_files={_ABOUT: json.dumps(said)})
+        torch.export.save(export_program(graph, inputs), file, extra_files={_METADATA: json.dumps(metadata)})
 
 
 def _read_pt2(file: Path) -> Callable[[Tensor], Sequence[Tensor]]:
@@ -115,29 +127,25 @@ def _read_pt2(file: Path) -> Callable[[Tensor], Sequence[Tensor]]:
     return run
 
 
-_WRITERS: dict[str, _Writer] = {"onnx": _write_onnx, "openvino": _write_openvino, "pt2": _write_pt2}
-_READERS: dict[str, Callable[[Path], Callable[[Tensor], Sequence[Tensor]]]] = {
-    "onnx": run_onnxruntime,
-    "openvino": run_openvino,
-    "pt2": _read_pt2,
-}
+_WRITERS: dict[str, _Writer] = {"onnx": write_onnx, "openvino": _write_openvino, "pt2": _write_pt2}
+_READERS: dict[str, _Reader] = {"onnx": run_onnxruntime, "openvino": run_openvino, "pt2": _read_pt2}
 
 
-def _check(classifier: Classifier, run: Callable[[Tensor], Sequence[Tensor]]) -> None:
-    """ExportError with the figure where the file gives other logits or maps than the network."""
+def _verify(classifier: Classifier, run: Callable[[Tensor], Sequence[Tensor]]) -> None:
+    """Raise ExportError if the logits or class maps of the file differ from the network's."""
     for images in (1, 3):
-        inputs = noise(classifier, images)
+        inputs = classifier.noise_input(images, _SEED)
         expected = class_maps_of_batch(classifier, inputs)
-        wanted = {
+        pairs = {
             "logits": torch.stack([one.logits for one in expected]),
             "class maps": torch.stack([one.values for one in expected]),
         }
-        for (what, own), given in zip(wanted.items(), run(inputs), strict=True):
-            miss = float((given - own).abs().max()) if given.shape == own.shape else float("inf")
-            allowed = _TOLERANCE * float(own.abs().max())
-            # Not >: what is not a number is wrong too.
-            if not miss <= allowed:
+        for (what, exact), values in zip(pairs.items(), run(inputs), strict=True):
+            error = float((values - exact).abs().max()) if values.shape == exact.shape else float("inf")
+            allowed = _TOLERANCE * float(exact.abs().max())
+            # Not ">": NaN is an error too.
+            if not error <= allowed:
                 raise ExportError(
-                    f"Nothing was written: the file's {what} miss the network's own by {miss:.2g} for {images} "
+                    f"Nothing was written: the file's {what} miss the network's own by {error:.2g} for {images} "
                     f"image{'s' * (images > 1)}, where {allowed:.2g} is allowed."
                 )

@@ -1,4 +1,4 @@
-"""Rewrite the graph of a network so that it computes the same with less: BatchNorm inside convolutions, fewer bits."""
+"""Rewrite the graph of a network so that it runs faster: fold BatchNorm into convolutions, lower the precision."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -15,59 +15,62 @@ _NORMS = (torch.ops.aten._native_batch_norm_legit_no_training.default, torch.ops
 
 
 def fold_batchnorm(graph: LogitsAndMaps, dtype: torch.dtype = torch.float32) -> LogitsAndMaps:
-    """A copy with each BatchNorm inside the convolution before it, channels last; before the pooling in `dtype`.
+    """Return a copy with each BatchNorm folded into the convolution before it, in channels-last memory format.
 
-    From the feature maps on it stays in float32, so that class maps add up as exactly as ever.
+    Args:
+        graph: the network as `feature_graph` returns it.
+        dtype: precision of everything before the pooling. What follows it stays in float32, so that class maps sum
+            to the logits as exactly as before.
     """
-    quick = deepcopy(graph)
-    network = quick.network
+    folded = deepcopy(graph)
+    network = folded.network
     for norm in list(network.graph.nodes):
         if norm.target in _NORMS:
-            _fold(network, norm)
+            _fold_into_convolution(network, norm)
     network.graph.eliminate_dead_code()
     network.delete_all_unused_submodules()
     if dtype != torch.float32:
-        _lower(network, dtype)
+        _lower_precision(network, dtype)
     network.graph.lint()
     network.recompile()
-    return quick.to(memory_format=torch.channels_last).requires_grad_(False)
+    return folded.to(memory_format=torch.channels_last).requires_grad_(False)
 
 
-def _fold(network: fx.GraphModule, norm: fx.Node) -> None:
-    """Move a BatchNorm into the convolution before it, if nothing else reads that."""
+def _fold_into_convolution(network: fx.GraphModule, norm: fx.Node) -> None:
+    """Fold a BatchNorm into the convolution before it, if nothing else reads the convolution's output."""
     convolution, *constants = norm.args[:5]
     assert isinstance(convolution, fx.Node)
     if convolution.target is not torch.ops.aten.conv2d.default or len(convolution.users) > 1:
         return
-    scale, shift, mean, variance = (_constant(network, node) for node in constants)
-    weight, bias = (_constant(network, node) for node in (*convolution.args[1:3], None)[:2])
+    scale, shift, mean, variance = (_find_constant(network, node) for node in constants)
+    weight, bias = (_find_constant(network, node) for node in (*convolution.args[1:3], None)[:2])
     if weight is None or mean is None or variance is None:
         return
     eps = norm.args[6 if norm.target is _NORMS[0] else 7]
-    made = fuse_conv_bn_weights(weight, bias, mean, variance, eps, scale, shift)  # type: ignore[arg-type]
+    fused = fuse_conv_bn_weights(weight, bias, mean, variance, eps, scale, shift)  # type: ignore[arg-type]
     names = [f"{convolution.name}_{what}_folded" for what in ("weight", "bias")]
     with network.graph.inserting_before(convolution):
         nodes = []
-        for name, value in zip(names, made, strict=True):
+        for name, value in zip(names, fused, strict=True):
             network.register_buffer(name, value.detach())
             nodes.append(network.graph.get_attr(name))
     convolution.args = (convolution.args[0], *nodes, *convolution.args[3:])
-    whole = norm.target is _NORMS[1]
-    for node in [norm] if whole else [user for user in norm.users if user.args[1] == 0]:
+    returns_one_tensor = norm.target is _NORMS[1]
+    for node in [norm] if returns_one_tensor else [user for user in norm.users if user.args[1] == 0]:
         node.replace_all_uses_with(convolution)
         network.graph.erase_node(node)
 
 
-def _constant(network: fx.GraphModule, node: Any) -> Tensor | None:
-    """The parameter or buffer that a node stands for."""
+def _find_constant(network: fx.GraphModule, node: Any) -> Tensor | None:
+    """Return the parameter or buffer that a node reads, None if it reads none."""
     if not isinstance(node, fx.Node) or node.op != "get_attr":
         return None
     value = attrgetter(str(node.target))(network)
     return value if isinstance(value, Tensor) else None
 
 
-def _lower(network: fx.GraphModule, dtype: torch.dtype) -> None:
-    """Let all that leads to the feature maps run in another dtype."""
+def _lower_precision(network: fx.GraphModule, dtype: torch.dtype) -> None:
+    """Run everything that leads to the feature maps in another dtype."""
     graph = network.graph
     (output,) = graph.find_nodes(op="output")
     before: set[fx.Node] = set()
@@ -78,7 +81,7 @@ def _lower(network: fx.GraphModule, dtype: torch.dtype) -> None:
             before.add(node)
             waiting += node.all_input_nodes
     for node in list(graph.nodes):
-        value = _constant(network, node)
+        value = _find_constant(network, node)
         if node in before and (node.op == "placeholder" or (value is not None and value.is_floating_point())):
             _cast(graph, node, dtype, lambda user: user in before)
         elif node in before and node.op == "call_function" and _is_tensor(node):
@@ -91,7 +94,7 @@ def _is_tensor(node: fx.Node) -> bool:
 
 
 def _cast(graph: fx.Graph, node: fx.Node, dtype: torch.dtype, where: Callable[[fx.Node], bool]) -> None:
-    """Hand the nodes that `where` chooses a node's value in another dtype."""
+    """Pass a node's value in another dtype to those of its users for which `where` is true."""
     users = [user for user in node.users if where(user)]
     if users:
         with graph.inserting_after(node):
