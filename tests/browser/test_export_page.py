@@ -119,7 +119,7 @@ def test_a_figure_without_a_panel_says_what_to_do(page: Page, app_url: str) -> N
     page.goto(f"{app_url}/export?network=fashion_gap&panels=photo")
     preview(page)
     page.get_by_role("button", name="photo", exact=True).click()
-    expect(page.get_by_role("alert")).to_contain_text("A figure needs a panel: choose one of those above.")
+    expect(page.get_by_role("alert")).to_contain_text("A figure needs at least one panel. Choose one above.")
     page.get_by_role("button", name="classes", exact=True).click()
     preview(page)
 

@@ -25,7 +25,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def load(page: Page, checkpoint: Path, labels: Path | None = None, architecture: str | None = None) -> None:
-    expect(page.get_by_role("heading", name="A network of your own", exact=True)).to_be_visible()
+    expect(page.get_by_role("heading", name="Upload a network", exact=True)).to_be_visible()
     files = page.locator("input[type=file]")
     files.nth(0).set_input_files(checkpoint)
     expect(page.get_by_text(checkpoint.name, exact=True)).to_be_visible()
@@ -77,7 +77,7 @@ def test_a_checkpoint_that_would_run_code_or_does_not_fit_gets_one_sentence(
     page.goto(f"{app_url}/network")
     load(page, checkpoint)
     alert = page.get_by_role("alert")
-    expect(alert).to_contain_text("Choose the architecture of mine.pth")
+    expect(alert).to_contain_text("mine.pth contains weights but no architecture")
     whole = checkpoint.with_name("whole.pth")
     torch.save(nn.Linear(2, 2), whole)
     page.goto(f"{app_url}/network")
@@ -91,6 +91,6 @@ def test_nothing_is_cut_off(chromium: Browser, app_url: str, width: int, scheme:
     context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
     page.goto(f"{app_url}/network")
-    expect(page.get_by_role("heading", name="A network of your own", exact=True)).to_be_visible()
+    expect(page.get_by_role("heading", name="Upload a network", exact=True)).to_be_visible()
     assert_nothing_is_cut_off(page)
     context.close()
