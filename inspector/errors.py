@@ -78,7 +78,8 @@ def translate_errors(
 
     Args:
         to: class of the error to raise.
-        message: its message; "{reason}" stands for the original message in one line.
+        message: its message; "{type}" stands for the class of the original error, "{reason}" for its own message in
+            one line.
         cases: messages for single exception classes, tried in this order before ``message``.
     """
     try:
@@ -87,7 +88,8 @@ def translate_errors(
         raise
     except Exception as error:
         chosen = next((text for kind, text in (cases or {}).items() if isinstance(error, kind)), message)
-        raise to(chosen.replace("{reason}", summarize_reason(error))) from error
+        text = chosen.replace("{type}", type(error).__name__).replace("{reason}", summarize_reason(error))
+        raise to(text) from error
 
 
 def require(*modules: str, extra: str, purpose: str, error: type[InspectorError] = InspectorError) -> Any:

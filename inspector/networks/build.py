@@ -6,8 +6,8 @@ torchvision and timm are imported where they are needed: both take seconds, and 
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -16,10 +16,9 @@ from typing import Any, get_args
 
 from torch import nn
 
-from inspector.errors import NetworkError
+from inspector.errors import NetworkError, require, translate_errors
 from inspector.images.preprocessing import Interpolation, Preprocessing, as_pair
 from inspector.networks.builtin import FACTORIES
-from inspector.networks.checkpoint import summarize_error
 from inspector.networks.transfer import HeadKind, add_head
 
 # Arguments of torchvision and timm that fetch or read weights: `build` does neither.
@@ -36,17 +35,17 @@ def build(
 
     package.module:factory is imported and called, which runs its code: only with `trust`.
     """
-    given = dict(arguments or {})
+    options = dict(arguments or {})
     library, _, wanted = name.partition(":") if isinstance(name, str) else ("", "", "")
     if library in ("torchvision", "timm") and wanted:
-        network = _build_from_library(name, classes, given)
+        network = _build_from_library(name, classes, options)
     elif wanted:
-        network = _build_from_path(name, classes, given, trust)
+        network = _build_from_path(name, classes, options, trust)
     else:
         if name not in OURS:
             known = f"{', '.join(OURS)}, torchvision:NAME, timm:NAME and package.module:factory"
             raise NetworkError(f"No architecture {name!r}. There are {known}.")
-        network = _called(name, OURS[name], classes, given)
+        network = _call_factory(name, OURS[name], classes, options)
     return network.eval()
 
 
@@ -59,8 +58,9 @@ def transfer(
 ) -> nn.Module:
     """Another architecture, built with its own `options`, under a new head: see transfer.with_head."""
     # Trained weights of these two want it, and a state dict does not tell.
-    fed = {"transform_input": True} if backbone.lower() in ("torchvision:googlenet", "torchvision:inception_v3") else {}
-    return add_head(build(backbone, None, fed | dict(options or {})), head, classes, size)
+    transforms_input = backbone.lower() in ("torchvision:googlenet", "torchvision:inception_v3")
+    defaults = {"transform_input": True} if transforms_input else {}
+    return add_head(build(backbone, None, defaults | dict(options or {})), head, classes, size)
 
 
 # What a model.json or a recipe may name without a library before it.
@@ -71,12 +71,12 @@ def find_preprocessing(name: str) -> Preprocessing | None:
     """How torchvision:NAME or timm:NAME wants its photos; None where that is not known or we cannot do it."""
     library, _, wanted = name.partition(":")
     if library == "torchvision":
-        return _recipe_of_torchvision(_torchvision_weights(wanted).transforms())
+        return _read_torchvision_transforms(_find_torchvision_weights(wanted).transforms())
     if library == "timm":
-        timm = _timm()
+        timm = _import_timm()
         _check_timm_name(timm, wanted)
-        about = timm.get_pretrained_cfg(wanted)
-        return _recipe_of_timm(timm.data.resolve_data_config(pretrained_cfg=about.to_dict())) if about else None
+        config = timm.get_pretrained_cfg(wanted)
+        return _read_timm_config(timm.data.resolve_data_config(pretrained_cfg=config.to_dict())) if config else None
     return None
 
 
@@ -87,29 +87,29 @@ def build_pretrained(name: str) -> tuple[nn.Module, Preprocessing, tuple[str, ..
     """
     library, _, wanted = name.partition(":")
     if library == "torchvision":
-        return _pretrained_of_torchvision(name, wanted.lower())
+        return _fetch_from_torchvision(name, wanted.lower())
     if library == "timm":
-        return _pretrained_of_timm(name, wanted)
+        return _fetch_from_timm(name, wanted)
     raise NetworkError(f"No weights are known for {name!r}; torchvision:NAME and timm:NAME bring theirs.")
 
 
 def _build_from_library(name: str, classes: int | None, arguments: dict[str, Any]) -> nn.Module:
     library, _, wanted = name.partition(":")
-    if fetching := sorted(_WEIGHTS & arguments.keys()):
-        raise NetworkError(f"The arguments of {name} must not name weights: leave out {', '.join(fetching)}.")
+    if forbidden := sorted(_WEIGHTS & arguments.keys()):
+        raise NetworkError(f"The arguments of {name} must not name weights: leave out {', '.join(forbidden)}.")
     if classes is not None:
         arguments = {"num_classes": classes} | arguments
     if library == "timm":
-        timm = _timm()
+        timm = _import_timm()
         _check_timm_name(timm, wanted)
-        make = partial(timm.create_model, wanted, pretrained=False)
+        construct = partial(timm.create_model, wanted, pretrained=False)
     else:
-        models, wanted = _torchvision(), wanted.lower()
+        models, wanted = _import_torchvision(), wanted.lower()
         _check_name("torchvision", wanted, models.list_models(module=models))
         extras = _WITHOUT_EXTRAS if wanted in ("googlenet", "inception_v3") else {}
-        make = partial(models.get_model, wanted, weights=None, **extras)
-    with _told(name):
-        network: nn.Module = make(**arguments)
+        construct = partial(models.get_model, wanted, weights=None, **extras)
+    with _translate_building(name):
+        network: nn.Module = construct(**arguments)
     return network
 
 
@@ -118,58 +118,46 @@ def _build_from_path(name: str, classes: int | None, arguments: dict[str, Any], 
     if not trust:
         hint = "If you trust it, say so with --trust (trust=True in Python)"
         raise NetworkError(f"{name!r} would run the code of the module {module}. {hint}.")
-    with _working_folder_first():
-        found = _attribute_of(module, attribute)
+    with _import_from_working_folder():
+        found = _find_attribute(module, attribute)
         # Called, a network would want an image.
-        network = found if isinstance(found, nn.Module) else _called(name, found, classes, arguments)
+        network = found if isinstance(found, nn.Module) else _call_factory(name, found, classes, arguments)
     if not isinstance(network, nn.Module):
         raise NetworkError(f"{name} must return a torch.nn.Module; it returned a {type(network).__name__}.")
     return network
 
 
-def _attribute_of(module_name: str, attribute: str) -> Callable[..., Any]:
-    try:
+def _find_attribute(module_name: str, attribute: str) -> Callable[..., Any]:
+    # Anything may be raised, because the module's own code runs.
+    with translate_errors(NetworkError, f"The module {module_name} cannot be imported ({{type}}: {{reason}})."):
         module = importlib.import_module(module_name)
-    except Exception as error:  # the module's own code ran
-        reason = f"{type(error).__name__}: {summarize_error(error)}"
-        raise NetworkError(f"The module {module_name} cannot be imported ({reason}).") from error
     found: Any = getattr(module, attribute, None)
     if not callable(found):
-        nearest = get_close_matches(attribute, vars(module), n=3)
-        hint = f" Nearest names: {', '.join(nearest)}." if nearest else ""
+        hint = _list_nearest(attribute, vars(module))
         raise NetworkError(f"The module {module_name} has no function or class {attribute!r}.{hint}")
     return found  # type: ignore[no-any-return]
 
 
-def _called(name: str, factory: Callable[..., Any], classes: int | None, arguments: dict[str, Any]) -> Any:
-    """What the factory makes, told the number of classes if it asks for it."""
-    with _told(name):
-        asked = inspect.signature(factory)
+def _call_factory(name: str, factory: Callable[..., Any], classes: int | None, arguments: dict[str, Any]) -> Any:
+    """Call the factory, with the number of classes if it has a parameter for it."""
+    with _translate_building(name):
+        signature = inspect.signature(factory)
         for parameter in ("classes", "num_classes"):
-            if classes is not None and parameter in asked.parameters:
+            if classes is not None and parameter in signature.parameters:
                 arguments = {parameter: classes} | arguments
-        try:
-            asked.bind_partial(**arguments)  # names the argument that is too many, before those that lack
-            asked.bind(**arguments)
-        except TypeError as error:
-            raise NetworkError(f"The arguments of {name} do not fit: {summarize_error(error)}.") from error
+        with translate_errors(NetworkError, f"The arguments of {name} do not fit: {{reason}}."):
+            signature.bind_partial(**arguments)  # an unknown argument is named before a missing one
+            signature.bind(**arguments)
         return factory(**arguments)
 
 
-@contextmanager
-def _told(name: str) -> Iterator[None]:
-    """Whatever building raises inside becomes a NetworkError: the code is not ours, and arguments may be anything."""
-    try:
-        yield
-    except NetworkError:
-        raise
-    except Exception as error:
-        reason = f"{type(error).__name__}: {summarize_error(error)}"
-        raise NetworkError(f"{name} cannot be built with these arguments ({reason}).") from error
+def _translate_building(name: str) -> AbstractContextManager[None]:
+    # Anything may be raised: the code is not ours, and so are the arguments.
+    return translate_errors(NetworkError, f"{name} cannot be built with these arguments ({{type}}: {{reason}}).")
 
 
 @contextmanager
-def _working_folder_first() -> Iterator[None]:
+def _import_from_working_folder() -> Iterator[None]:
     """Modules in the working folder can be imported, as with python -m."""
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
@@ -179,28 +167,27 @@ def _working_folder_first() -> Iterator[None]:
         sys.path.remove(folder)
 
 
-def _torchvision() -> ModuleType:
+def _import_torchvision() -> ModuleType:
     from torchvision import models
 
     return models
 
 
-def _timm() -> ModuleType:
-    try:
-        import timm
-    except ImportError as error:
-        raise NetworkError("timm is an extra: pip install 'inspector[timm]'.") from error
-    return timm
+def _import_timm() -> Any:
+    return require("timm", extra="timm", purpose="A network of timm", error=NetworkError)
 
 
 def _check_name(library: str, wanted: str, known: list[str]) -> None:
     if wanted not in known:
-        nearest = get_close_matches(wanted, known, n=3)
-        hint = f" Nearest names: {', '.join(nearest)}." if nearest else ""
-        raise NetworkError(f"{library} has no classifier {wanted!r}.{hint}")
+        raise NetworkError(f"{library} has no classifier {wanted!r}.{_list_nearest(wanted, known)}")
 
 
-def _check_timm_name(timm: ModuleType, wanted: str) -> None:
+def _list_nearest(wanted: str, known: Iterable[str]) -> str:
+    nearest = get_close_matches(wanted, known, n=3)
+    return f" Nearest names: {', '.join(nearest)}." if nearest else ""
+
+
+def _check_timm_name(timm: Any, wanted: str) -> None:
     # A name may go on with the tag of its weights: resnet18.a1_in1k. timm also knows names that it no longer lists.
     base, _, tag = wanted.partition(".")
     if ":" in wanted or not timm.is_model(base):
@@ -209,13 +196,13 @@ def _check_timm_name(timm: ModuleType, wanted: str) -> None:
         _check_name("timm", wanted, timm.list_pretrained(f"{base}.*"))
 
 
-def _torchvision_weights(wanted: str) -> Any:
-    models = _torchvision()
+def _find_torchvision_weights(wanted: str) -> Any:
+    models = _import_torchvision()
     _check_name("torchvision", wanted.lower(), models.list_models(module=models))
     return models.get_model_weights(wanted.lower())["DEFAULT"]
 
 
-def _recipe_of_torchvision(recipe: Any) -> Preprocessing:
+def _read_torchvision_transforms(recipe: Any) -> Preprocessing:
     return Preprocessing(
         size=as_pair(recipe.crop_size[0]),
         resize=as_pair(recipe.resize_size[0]),
@@ -225,37 +212,37 @@ def _recipe_of_torchvision(recipe: Any) -> Preprocessing:
     )
 
 
-def _recipe_of_timm(recipe: Mapping[str, Any]) -> Preprocessing | None:
+def _read_timm_config(recipe: Mapping[str, Any]) -> Preprocessing | None:
     """None for what Preprocessing cannot say: black borders, squeezing and then cropping, other interpolations."""
     size = as_pair(recipe["input_size"][1:])
-    squeezed = recipe["crop_mode"] == "squash" and recipe["crop_pct"] == 1
-    if recipe["interpolation"] not in get_args(Interpolation) or not (squeezed or recipe["crop_mode"] == "center"):
+    squashed = recipe["crop_mode"] == "squash" and recipe["crop_pct"] == 1
+    if recipe["interpolation"] not in get_args(Interpolation) or not (squashed or recipe["crop_mode"] == "center"):
         return None
     height, width = (int(side / recipe["crop_pct"]) for side in size)
     return Preprocessing(
         size=size,
-        resize=None if squeezed else (height, width),
+        resize=None if squashed else (height, width),
         mean=tuple(recipe["mean"]),
         std=tuple(recipe["std"]),
         interpolation=recipe["interpolation"],
     )
 
 
-def _pretrained_of_torchvision(name: str, wanted: str) -> tuple[nn.Module, Preprocessing, tuple[str, ...] | None]:
-    weights = _torchvision_weights(wanted)
-    with _fetched(name):
-        network = _torchvision().get_model(wanted, weights=weights)
-    return network.eval(), _recipe_of_torchvision(weights.transforms()), tuple(weights.meta["categories"])
+def _fetch_from_torchvision(name: str, wanted: str) -> tuple[nn.Module, Preprocessing, tuple[str, ...] | None]:
+    weights = _find_torchvision_weights(wanted)
+    with _translate_download(name):
+        network = _import_torchvision().get_model(wanted, weights=weights)
+    return network.eval(), _read_torchvision_transforms(weights.transforms()), tuple(weights.meta["categories"])
 
 
-def _pretrained_of_timm(name: str, wanted: str) -> tuple[nn.Module, Preprocessing, tuple[str, ...] | None]:
-    timm = _timm()
+def _fetch_from_timm(name: str, wanted: str) -> tuple[nn.Module, Preprocessing, tuple[str, ...] | None]:
+    timm = _import_timm()
     _check_timm_name(timm, wanted)
-    with _fetched(name):
+    with _translate_download(name):
         network = timm.create_model(wanted, pretrained=True)
     if not network.num_classes:
         raise NetworkError(f"{name} was trained without classes: it has no logits to split.")
-    preprocessing = _recipe_of_timm(timm.data.resolve_model_data_config(network))
+    preprocessing = _read_timm_config(timm.data.resolve_model_data_config(network))
     if preprocessing is None:
         reason = "squeezed and then cropped, framed, or resized in a way of its own"
         raise NetworkError(f"{name} wants its photos {reason}, which is not known here.")
@@ -265,10 +252,6 @@ def _pretrained_of_timm(name: str, wanted: str) -> tuple[nn.Module, Preprocessin
     return network.eval(), preprocessing, names
 
 
-@contextmanager
-def _fetched(name: str) -> Iterator[None]:
-    """Whatever is raised inside becomes a NetworkError: huggingface's errors have no base in common with Python's."""
-    try:
-        yield
-    except Exception as error:
-        raise NetworkError(f"The weights of {name} could not be fetched: {summarize_error(error)}.") from error
+def _translate_download(name: str) -> AbstractContextManager[None]:
+    # huggingface's errors have no base in common with Python's.
+    return translate_errors(NetworkError, f"The weights of {name} could not be fetched: {{reason}}.")

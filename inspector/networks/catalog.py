@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
-from inspector.errors import NetworkError
+from inspector.errors import NetworkError, translate_errors
 from inspector.explain.kinds import OutputActivation
 from inspector.images.preprocessing import Interpolation, Preprocessing, as_pair
 
@@ -70,7 +70,8 @@ def find_model_card(name: str) -> ModelCard:
 def read_model_card(folder: Path) -> ModelCard:
     """The card in a folder; NetworkError if its model.json is broken or lacks an entry."""
     path = folder / "model.json"
-    try:
+    broken, incomplete = f"{path} cannot be read: {{reason}}.", f"{path} lacks the entry {{reason}}."
+    with translate_errors(NetworkError, broken, {KeyError: incomplete}):
         text = json.loads(path.read_text(encoding="utf-8"))
         for entry, allowed in _ALLOWED.items():
             if text[entry] not in allowed:
@@ -97,7 +98,3 @@ def read_model_card(folder: Path) -> ModelCard:
             centre=tuple(text["centre"]) if "centre" in text else None,
             about={key: text[key] for key in ("source", "licence", "training", "scores") if key in text},
         )
-    except KeyError as error:
-        raise NetworkError(f"{path} lacks the entry {error}.") from error
-    except (ValueError, TypeError, OSError) as error:
-        raise NetworkError(f"{path} cannot be read: {error}.") from error

@@ -10,7 +10,7 @@ import re
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from inspector.errors import InspectorError, NetworkError, summarize_reason
+from inspector.errors import NetworkError, require, translate_errors
 from inspector.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 MAX_BYTES = 2_000_000_000
@@ -51,7 +51,7 @@ class KerasNetwork(nn.Module):
         self.size: tuple[int, int] | None = (height, width) if height and width else None
         # Keras flattens with the channels last also where they lie first.
         flattening = {"Flatten"} if channels_first else {"Flatten", "Reshape"}
-        self._flattens = any(type(layer).__name__ in flattening for layer in _layers(model))
+        self._flattens = any(type(layer).__name__ in flattening for layer in _list_layers(model))
 
     def forward(self, inputs: Tensor) -> Tensor:
         images = inputs.flip(1) if self.bgr else inputs
@@ -93,10 +93,10 @@ def read_keras(path: Path, bgr: bool = False, max_bytes: int = MAX_BYTES) -> Ker
     `bgr`: it was trained on blue, green, red, as VGG and ResNet of keras.applications were. Raises NetworkError for
     what is no whole Keras model, or asks for more than Keras's own layers.
     """
-    config = _config(path, max_bytes)
-    _refuse_what_is_not_keras(path, config)
+    config = _read_config(path, max_bytes)
+    _check_config(path, config)
     keras = import_keras(path.name)
-    with _readable(path):
+    with _translate_reading(path):
         model = keras.saving.load_model(str(path.resolve()), compile=False, safe_mode=True)
     return wrap_keras(model, bgr=bgr)
 
@@ -109,12 +109,12 @@ def wrap_keras(model: Any, channels_first: bool | None = None, bgr: bool = False
         shapes = ", ".join(str(tuple(value.shape)) for value in inputs) or "unknown: call it once, or build it"
         raise NetworkError(f"A Keras model must have one input, a batch of images; its inputs are {shapes}.")
     if channels_first is None:
-        formats = [layer.data_format for layer in _layers(model) if hasattr(layer, "data_format")]
+        formats = [layer.data_format for layer in _list_layers(model) if hasattr(layer, "data_format")]
         channels_first = (formats or [keras.config.image_data_format()])[0] == "channels_first"
     return KerasNetwork(model, channels_first, bgr)
 
 
-def keras_preprocessing(mode: Mode, size: tuple[int, int]) -> Preprocessing:
+def make_keras_preprocessing(mode: Mode, size: tuple[int, int]) -> Preprocessing:
     """What keras.applications calls the modes of preprocess_input; "raw" where the network scales its input itself.
 
     "caffe" is for a network read with bgr=True.
@@ -133,10 +133,7 @@ def import_keras(wanted_for: str) -> Any:
     """Keras on its torch backend, which is chosen once for the whole process, by whoever imports Keras first."""
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = "torch"
-    try:
-        import keras
-    except ImportError as error:
-        raise NetworkError(f"To read {wanted_for}, keras is an extra: pip install 'inspector[keras]'.") from error
+    keras = require("keras", extra="keras", purpose=f"Reading {wanted_for}", error=NetworkError)
     if keras.config.backend() != "torch":
         raise NetworkError(
             f"Keras was imported with its {keras.config.backend()} backend; class maps need torch. Set "
@@ -145,38 +142,30 @@ def import_keras(wanted_for: str) -> Any:
     return keras
 
 
-def _layers(model: Any) -> Iterator[Any]:
+def _list_layers(model: Any) -> Iterator[Any]:
     """All layers, also those of models within the model."""
     for layer in getattr(model, "layers", []):
         yield layer
-        yield from _layers(layer)
+        yield from _list_layers(layer)
 
 
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Whatever zipfile, h5py, json and Keras raise inside becomes a NetworkError."""
-    try:
-        yield
-    except (InspectorError, MemoryError):
-        raise
-    except Exception as error:
-        raise NetworkError(
-            f"{path.name} is no Keras model, or is broken, cut off or of a version that the installed Keras cannot "
-            f"read ({summarize_reason(error)}): save it again with model.save('model.keras')."
-        ) from error
+def _translate_reading(path: Path) -> AbstractContextManager[None]:
+    message = (
+        f"{path.name} is no Keras model, or is broken, cut off or of a version that the installed Keras cannot read "
+        "({reason}): save it again with model.save('model.keras')."
+    )
+    return translate_errors(NetworkError, message)
 
 
-def _config(path: Path, max_bytes: int) -> Any:
+def _read_config(path: Path, max_bytes: int) -> Any:
     """What the file asks Keras to build, as JSON has it."""
-    try:
+    with translate_errors(NetworkError, f"Cannot read {path}: {{reason}}."):
         size = path.stat().st_size
-    except OSError as error:
-        raise NetworkError(f"Cannot read {path}: {error.strerror}.") from error
-    _refuse_size(path, size, max_bytes)
-    readers = {".keras": _config_in_zip, ".h5": _config_in_hdf5, ".hdf5": _config_in_hdf5}
+    _check_size(path, size, max_bytes)
+    readers = {".keras": _read_config_in_zip, ".h5": _read_config_in_hdf5, ".hdf5": _read_config_in_hdf5}
     if path.suffix not in readers:
         raise NetworkError(f"{path.name} must be a .keras or .h5 file: save the model with model.save('model.keras').")
-    with _readable(path):
+    with _translate_reading(path):
         text = readers[path.suffix](path, max_bytes)
         if text is None:
             raise NetworkError(
@@ -186,15 +175,15 @@ def _config(path: Path, max_bytes: int) -> Any:
         return json.loads(text)
 
 
-def _refuse_size(path: Path, size: int, limit: int) -> None:
+def _check_size(path: Path, size: int, limit: int) -> None:
     if size > limit:
         raise NetworkError(f"{path.name} has {size / 1e6:.1f} MB; at most {limit / 1e6:.1f} MB are read.")
 
 
-def _config_in_zip(path: Path, max_bytes: int) -> bytes | None:
+def _read_config_in_zip(path: Path, max_bytes: int) -> bytes | None:
     with zipfile.ZipFile(path) as archive:
         # Unpacked: a small archive may hold much.
-        _refuse_size(path, sum(entry.file_size for entry in archive.infolist()), max_bytes)
+        _check_size(path, sum(entry.file_size for entry in archive.infolist()), max_bytes)
         if "config.json" not in archive.namelist():
             return None if "model.weights.h5" in archive.namelist() else b""
         if archive.getinfo("config.json").file_size > _MAX_CONFIG_BYTES:
@@ -202,7 +191,7 @@ def _config_in_zip(path: Path, max_bytes: int) -> bytes | None:
         return archive.read("config.json")
 
 
-def _config_in_hdf5(path: Path, max_bytes: int) -> str | bytes | None:
+def _read_config_in_hdf5(path: Path, max_bytes: int) -> str | bytes | None:
     import h5py
 
     with h5py.File(path, "r") as file:
@@ -210,7 +199,7 @@ def _config_in_hdf5(path: Path, max_bytes: int) -> str | bytes | None:
         return config
 
 
-def _refuse_what_is_not_keras(path: Path, config: Any) -> None:
+def _check_config(path: Path, config: Any) -> None:
     if isinstance(config, dict):
         # How it was trained: never built, and often of the user's own making.
         config = {key: value for key, value in config.items() if key != "compile_config"}
@@ -221,14 +210,14 @@ def _refuse_what_is_not_keras(path: Path, config: Any) -> None:
             waiting += value
         elif isinstance(value, dict):
             waiting += value.values()
-            if (foreign := _foreign(value)) is not None:
+            if (foreign := _find_foreign(value)) is not None:
                 raise NetworkError(
                     f"{path.name} asks for {foreign}, which is not one of Keras's own layers and may run any code: "
                     "nothing was run. Build the model with Keras's own layers, or load it yourself and wrap it."
                 )
 
 
-def _foreign(value: dict[str, Any]) -> str | None:
+def _find_foreign(value: dict[str, Any]) -> str | None:
     """The name of what Keras would have to look for elsewhere, or should not build, if any."""
     name, module, registered = (value.get(key) for key in ("class_name", "module", "registered_name"))
     if name in _REFUSED:

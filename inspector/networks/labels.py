@@ -4,15 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from inspector.errors import NetworkError
+from inspector.errors import NetworkError, translate_errors
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
     """The class names in a text file, one a line, or in a JSON file: a list, or names by number."""
-    try:
+    with translate_errors(NetworkError, f"The labels in {path} cannot be read: {{reason}}."):
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise NetworkError(f"The labels in {path} cannot be read: {error}.") from error
     return parse_labels(text, path.name)
 
 
@@ -21,20 +19,17 @@ def parse_labels(text: str, name: str) -> tuple[str, ...]:
     if not name.lower().endswith(".json"):
         names = [line.strip() for line in text.splitlines() if line.strip()]
     else:
-        names = _labels_of_json(text, name)
+        names = _parse_json(text, name)
     if not names:
         raise NetworkError(f"The labels in {name} are none: one name a line would do, or a JSON list.")
     return tuple(names)
 
 
-def _labels_of_json(text: str, name: str) -> list[str]:
-    try:
+def _parse_json(text: str, name: str) -> list[str]:
+    message = f"The labels in {name} are not a JSON list of names, nor names by number from 0 on ({{reason}})."
+    with translate_errors(NetworkError, message):
         content: Any = json.loads(text)
         if isinstance(content, dict):
             content = [content[str(number)] for number in range(len(content))]
         # ImageNet's list gives each class its synset and its name.
         return [str(label[-1]) if isinstance(label, list) else str(label) for label in content]
-    except (ValueError, TypeError, KeyError, IndexError) as error:
-        raise NetworkError(
-            f"The labels in {name} are not a JSON list of names, nor names by number from 0 on ({error})."
-        ) from error

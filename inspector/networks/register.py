@@ -1,9 +1,7 @@
 """Keep a network of the user's own in models/, where it is named like those that came with the tool."""
 
-import json
 import re
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,11 +9,12 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from inspector.errors import ExportError, NetworkError
+from inspector.errors import NetworkError
 from inspector.explain.classifier import Classifier
+from inspector.files import json_bytes, new_folder
 from inspector.images.preprocessing import PreprocessingOverrides
 from inspector.networks.catalog import models_folder
-from inspector.networks.checkpoint import Kind, detect_kind, make_printable
+from inspector.networks.checkpoint import detect_kind, make_printable
 from inspector.networks.load import FILES, KERAS, ONNX, resolve
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -45,37 +44,25 @@ def add_model(
     if folder.exists():
         raise NetworkError(f"There is a network {name!r} already, in {folder}: choose another name, or remove it.")
     suffix = checkpoint.suffix.lower()
-    kind: Kind | None = None if suffix in (*ONNX, *KERAS) else detect_kind(checkpoint)
-    if kind in ("TorchScript", "torch.export"):
+    is_copied = suffix in (*ONNX, *KERAS)
+    if not is_copied and (kind := detect_kind(checkpoint)) in ("TorchScript", "torch.export"):
         raise NetworkError(
             f"{checkpoint} is a program ({kind}), which runs its own code: it is not kept in models/. Save its state "
             "dict, or export it to ONNX; or name the file itself each time, with --trust."
         )
     loaded = resolve(checkpoint, arch, class_names, overrides, trust=trust)
     classifier = Classifier.from_network(loaded)
-    card = _card(classifier, checkpoint, arch, title, len(classifier.class_names))
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=".adding-", dir=folder.parent))
-        try:
-            unfinished.chmod(0o755)
-            if kind is None:
-                shutil.copyfile(checkpoint, unfinished / card["weights"])
-                _check_copy(unfinished / card["weights"], checkpoint)
-            else:
-                state = classifier.network.state_dict()
-                # Copies: safetensors takes no two names for one piece of memory.
-                save_file(
-                    {key: value.clone().contiguous() for key, value in state.items()}, unfinished / card["weights"]
-                )
-            (unfinished / "model.json").write_text(
-                json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-            )
-            unfinished.rename(folder)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)  # gone already where it was renamed
-    except OSError as error:
-        raise ExportError(f"Cannot write {folder}: {error.strerror or error}. Nothing was left there.") from error
+    card = _make_card(classifier, checkpoint, arch, title)
+    with new_folder(folder) as unfinished:
+        weights = unfinished / card["weights"]
+        if is_copied:
+            shutil.copyfile(checkpoint, weights)
+            _check_copy(weights, checkpoint)
+        else:
+            # Copies, because safetensors refuses two names for the same memory.
+            state = {key: value.clone().contiguous() for key, value in classifier.network.state_dict().items()}
+            save_file(state, weights)
+        (unfinished / "model.json").write_bytes(json_bytes(card, ascii_only=False))
     return folder, classifier
 
 
@@ -90,23 +77,22 @@ def _check_copy(copy: Path, checkpoint: Path) -> None:
             ) from error
 
 
-def _card(
-    classifier: Classifier, checkpoint: Path, arch: str | None, title: str | None, classes: int
-) -> dict[str, Any]:
+def _make_card(classifier: Classifier, checkpoint: Path, arch: str | None, title: str | None) -> dict[str, Any]:
     suffix = checkpoint.suffix.lower()
     if suffix in ONNX or suffix in KERAS:
         architecture: dict[str, Any] = {"factory": "onnx" if suffix in ONNX else "keras"}
         weights = f"network{suffix}"
     else:
-        architecture, weights = {"factory": arch, "classes": classes}, "weights.safetensors"
-    feeding = asdict(classifier.preprocessing)
+        architecture = {"factory": arch, "classes": len(classifier.class_names)}
+        weights = "weights.safetensors"
+    preprocessing = asdict(classifier.preprocessing)
     return {
         "title": title or f"{checkpoint.name}" + (f", {arch}" if arch else ""),
         "architecture": architecture,
         "weights": weights,
         "probability": classifier.probability,
         "classes": classifier.class_names,
-        **{key: feeding[key] for key in ("size", "resize", "interpolation", "mean", "std")},
+        **{key: preprocessing[key] for key in ("size", "resize", "interpolation", "mean", "std")},
         "source": f"Added from {checkpoint.name}",
         "examples": "photos" if len(classifier.preprocessing.mean) == 3 else "fashion_mnist",
     }

@@ -1,7 +1,10 @@
 """Networks that are programs: files of torch.export (.pt2) and TorchScript, which run the code that is in them."""
 
 import logging
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ from torch import nn
 from inspector.errors import NetworkError
 from inspector.explain.tracing.forward import match_parameters
 from inspector.networks.checkpoint import Kind, make_printable
+
+_SILENCE = threading.Lock()
 
 
 def read_torch_program(path: Path, kind: Kind, example_shape: tuple[int, int, int], trust: bool) -> nn.Module:
@@ -25,30 +30,44 @@ def read_torch_program(path: Path, kind: Kind, example_shape: tuple[int, int, in
             "say so with --trust (trust=True in Python); a state dict or an ONNX file needs no trust."
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what torch itself uses and calls deprecated
+        with _silence("torch.export", "torch._export"):
             if kind == "torch.export":
-                logging.getLogger("torch.export").setLevel(logging.ERROR)  # it warns with whole tracebacks
                 return torch.export.load(path).module()
-            return _exported(torch.jit.load(path, map_location="cpu"), example_shape)
-    except Exception as error:  # anything, for it is the file's own code
-        raise NetworkError(f"{path} cannot be loaded as {kind}: {_reason(error)}.") from error
+            return _convert_script(torch.jit.load(path, map_location="cpu"), example_shape)
+    except Exception as error:  # anything, because the file's own code may run
+        raise NetworkError(f"{path} cannot be loaded as {kind}: {_describe_reason(error)}.") from error
 
 
-def _exported(script: Any, example_shape: tuple[int, int, int]) -> nn.Module:
+@contextmanager
+def _silence(*names: str) -> Iterator[None]:
+    """Silence torch's deprecation warnings, and loggers that would print whole tracebacks."""
+    # Warnings and levels are process-wide: two threads would restore each other's.
+    with _SILENCE, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loggers = [logging.getLogger(name) for name in names]
+        levels = [logger.level for logger in loggers]
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _convert_script(script: Any, example_shape: tuple[int, int, int]) -> nn.Module:
     from torch._export.converter import TS2EPConverter
 
-    logging.getLogger("torch._export").setLevel(logging.ERROR)
     script.eval()
-    # Two images: of one the exporter would make a constant.
+    # Two images, because the exporter makes a constant of the batch size 1.
     converter: Any = TS2EPConverter(script, (match_parameters(script, torch.zeros(2, *example_shape)),))
     network: nn.Module = converter.convert().module()
     # The converter makes buffers of the parameters, and a network without any has no dtype and no device.
     for name, parameter in script.named_parameters():
-        place, _, last = name.rpartition(".")
+        owner, _, last = name.rpartition(".")
         try:
-            module = network.get_submodule(place)
-        except AttributeError:  # unused, so it was left out
+            module = network.get_submodule(owner)
+        except AttributeError:  # an unused module, which the converter leaves out
             continue
         if last in module._buffers:
             delattr(module, last)
@@ -56,8 +75,8 @@ def _exported(script: Any, example_shape: tuple[int, int, int]) -> nn.Module:
     return network
 
 
-def _reason(error: Exception) -> str:
-    said = str(error).strip() or type(error).__name__
-    if "warnings above" in said:  # which are not shown
+def _describe_reason(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    if "warnings above" in text:  # which are not shown
         return "it is broken, made by another version of torch, or calls operators that are not there"
-    return make_printable(said.splitlines()[0], 160).rstrip(".: ")
+    return make_printable(text.splitlines()[0], 160).rstrip(".: ")

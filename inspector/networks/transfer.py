@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from inspector.errors import NetworkError
+from inspector.errors import NetworkError, translate_errors
 from inspector.explain.pooling import GlobalAveragePooling, GlobalMaxPooling
 
 HeadKind = Literal["average", "max", "connected"]
@@ -59,7 +59,7 @@ def extract_trunk(network: nn.Module, image: Tensor) -> Trunk:
         network._fc = nn.Identity()
         trunk = Trunk(network, "extract_features")
     else:
-        trunk = _cut(network, image)
+        trunk = _cut_before_head(network, image)
     maps = _run(trunk, image)
     kind = type(network).__name__
     if maps.ndim == 4 and min(maps.shape[2:]) < 2:
@@ -74,7 +74,7 @@ def extract_trunk(network: nn.Module, image: Tensor) -> Trunk:
     return trunk
 
 
-def _cut(network: nn.Module, image: Tensor) -> Trunk:
+def _cut_before_head(network: nn.Module, image: Tensor) -> Trunk:
     # Here and not above: torchvision takes a second to import, and networks that are only loaded may do without.
     from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
@@ -83,16 +83,15 @@ def _cut(network: nn.Module, image: Tensor) -> Trunk:
         image = torch.zeros(1, 3, *(max(side, _LARGE) for side in image.shape[2:]))
     # VGG and AlexNet pool to a fixed grid before they flatten, which blows small maps up.
     pools = {name for name, layer in network.named_modules() if isinstance(layer, nn.AdaptiveAvgPool2d)}
-    try:
+    message = (
+        f"{type(network).__name__} cannot be cut before its head ({{type}}): a network of torchvision or timm would do "
+        "as a backbone."
+    )
+    with translate_errors(NetworkError, message):  # tracing runs the network's own code
         names = get_graph_node_names(network)[1]
         results = _run(create_feature_extractor(network, names), image)
         maps = [name for name in names if name not in pools and _is_map(results[name])]
         return Trunk(create_feature_extractor(network, {maps[-1]: "maps"}), None)
-    except Exception as error:  # tracing runs the network's own code
-        raise NetworkError(
-            f"{type(network).__name__} cannot be cut before its head ({type(error).__name__}): a network of "
-            "torchvision or timm would do as a backbone."
-        ) from error
 
 
 def _is_map(result: object) -> bool:

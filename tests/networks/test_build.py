@@ -141,7 +141,9 @@ def test_arguments_that_do_not_fit_are_told(name, arguments, message):
 def test_timm_is_an_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     for use in (lambda name: build(name, 7), find_preprocessing, build_pretrained):
-        with pytest.raises(NetworkError, match=r"^timm is an extra: pip install 'inspector\[timm\]'\.$"):
+        with pytest.raises(
+            NetworkError, match=r"^A network of timm needs timm \(.*\)\. Use pip install 'inspector\[timm\]'\.$"
+        ):
             use("timm:resnet18")
 
 

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from inspector import Classifier, class_maps_of_batch
 from inspector.errors import NetworkError
-from inspector.networks.keras_model import KerasNetwork, import_keras, keras_preprocessing, read_keras, wrap_keras
+from inspector.networks.keras_model import KerasNetwork, import_keras, make_keras_preprocessing, read_keras, wrap_keras
 
 pytestmark = [
     # Of Keras, where it writes a model to a file.
@@ -152,7 +152,7 @@ def test_bgr_turns_the_channels_around(keras):
 
 @pytest.mark.parametrize("mode", ["tf", "torch", "caffe"])
 def test_inputs_are_those_of_keras_preprocess_input(keras, pixels, mode):
-    preprocessing = keras_preprocessing(mode, pixels.shape[:2])
+    preprocessing = make_keras_preprocessing(mode, pixels.shape[:2])
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
     ours = (torch.from_numpy(pixels).permute(2, 0, 1) / 255 - mean) / std
     ours = ours.flip(0) if mode == "caffe" else ours

@@ -547,7 +547,7 @@ def test_timms_weights_that_cannot_be_fetched_are_told_in_one_sentence(monkeypat
 
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(
-        NetworkError, match=r"^The weights of timm:test_resnet could not be fetched: offline\.$"
+        NetworkError, match=r"^The weights of timm:test_resnet could not be fetched: offline and more of it\.$"
     ) as raised:
         load("timm:test_resnet")
     assert_one_sentence(raised.value)

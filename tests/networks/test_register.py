@@ -330,7 +330,7 @@ def test_a_program_is_refused_whoever_is_trusted(models, tmp_path, kind, trust):
 
 
 @pytest.mark.parametrize(
-    "call", ["inspector.networks.register.save_file", "pathlib.Path.write_text", "pathlib.Path.rename"]
+    "call", ["inspector.networks.register.save_file", "pathlib.Path.write_bytes", "pathlib.Path.replace"]
 )
 def test_a_full_disk_is_told_and_leaves_nothing(models, tmp_path, monkeypatch, call):
     def full(*args: object, **kwargs: object) -> None:

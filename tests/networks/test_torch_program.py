@@ -177,3 +177,16 @@ def test_the_signs_of_a_program_go_before_its_name(tmp_path):
     path.rename(tmp_path / "network")
     with pytest.raises(NetworkError, match=r"network is a program \(TorchScript\)"):
         load(tmp_path / "network")
+
+
+def test_loggers_and_warnings_are_left_as_they_were(program):
+    path, _ = program
+    loggers = [logging.getLogger(name) for name in ("torch.export", "torch._export")]
+    levels, filters = [logger.level for logger in loggers], list(warnings.filters)
+    load(path, size=SIZE, trust=True)
+    assert [logger.level for logger in loggers] == levels
+    path.write_bytes(b"PK\x03\x04 constants.pkl")
+    with pytest.raises(NetworkError):
+        load(path, size=SIZE, trust=True)
+    assert [logger.level for logger in loggers] == levels
+    assert warnings.filters == filters
