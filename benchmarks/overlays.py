@@ -27,7 +27,7 @@ from torchcam.utils import overlay_mask
 import inspector
 from inspector.images.examples import list_examples
 from inspector.images.photo import Pixels
-from inspector.output.overlay import common_scale, dimmed_photo, overlay_map, resample_on_photo
+from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo
 
 WIDTH, HEIGHT = 500, 375
 
@@ -39,14 +39,14 @@ def main(rounds: Annotated[int, typer.Option(min=1, help="How often each is time
     maps = inspector.class_maps(classifier, photo)
     assert maps.view is not None
     view = maps.view
-    canvas = dimmed_photo(view, WIDTH)
+    canvas = dimmed_photo(view.photo, view.crop, WIDTH)
     top = [maps.values[k].numpy() for k, _, _ in maps.top(5)]
     scale = common_scale(top)
     masks = [Image.fromarray((values - values.min()) / np.ptp(values)) for values in top]
 
     def ours() -> list[Pixels]:
-        field, size = classifier.receptive_field, canvas.shape[:2]
-        return [overlay_map(canvas, resample_on_photo(values, view, field, size, smooth=True), scale) for values in top]
+        field = classifier.receptive_field
+        return [draw_map_on_photo(canvas, view.crop, values, field, scale) for values in top]
 
     def ours_as_png() -> None:
         for image in ours():

@@ -37,7 +37,7 @@ from inspector.explain.backends.accelerate import accelerate
 from inspector.explain.class_maps import ClassMaps
 from inspector.images.examples import list_examples
 from inspector.images.preprocessing import View
-from inspector.output.overlay import common_scale, dimmed_photo, overlay_map, resample_on_photo
+from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo
 from inspector.ui.components.html import encode_image, make_data_url
 from inspector.ui.components.map_canvas import encode_cells
 
@@ -105,14 +105,15 @@ def explained(classifier: inspector.Classifier, jpeg: bytes) -> tuple[ClassMaps,
 
 def as_png(classifier: inspector.Classifier, jpeg: bytes) -> list[bytes]:
     _, view, top, scale = explained(classifier, jpeg)
-    canvas = dimmed_photo(view, WIDTH)
-    drawn = (resample_on_photo(values, view, classifier.receptive_field, canvas.shape[:2], True) for values in top)
-    return [cv2.imencode(".png", overlay_map(canvas, one, scale)[..., ::-1])[1].tobytes() for one in drawn]
+    canvas = dimmed_photo(view.photo, view.crop, WIDTH)
+    field = classifier.receptive_field
+    drawn = (draw_map_on_photo(canvas, view.crop, values, field, scale) for values in top)
+    return [cv2.imencode(".png", image[..., ::-1])[1].tobytes() for image in drawn]
 
 
 def as_grids(classifier: inspector.Classifier, jpeg: bytes) -> tuple[str, list[str]]:
     _, view, top, scale = explained(classifier, jpeg)
-    return make_data_url(encode_image(dimmed_photo(view, WIDTH), exact=False)), [
+    return make_data_url(encode_image(dimmed_photo(view.photo, view.crop, WIDTH), exact=False)), [
         encode_cells(values, scale) for values in top
     ]
 

@@ -17,7 +17,7 @@ from .explain.tracing.receptive_field import ReceptiveField
 from .images.photo import Photo, read_image
 from .images.preprocessing import Preprocessing, View
 from .networks.load import load
-from .output.figure import FigureStyle
+from .output.style import FigureStyle
 
 __all__ = [
     "Anatomy",

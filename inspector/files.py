@@ -3,11 +3,12 @@
 import csv
 import io
 import json
+import math
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,12 @@ def new_folder(folder: Path, error: type[InspectorError] = ExportError) -> Itera
         InspectorError: of class ``error``, if ``folder`` holds files or cannot be written. Nothing is left there.
     """
     if "\0" in str(folder):
-        raise error(f"Cannot write {str(folder)!r}: the name has a null character.")
+        raise error(f"Cannot write {str(folder)!r}: the name has a null character. Nothing was left there.")
     unfinished: Path | None = None
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise error(f"{folder} exists already and is not empty: nothing was written. Use a new folder.")
+            state = "not empty" if folder.is_dir() else "not a folder"
+            raise error(f"{folder} exists already and is {state}: nothing was written. Use a new folder.")
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=".inspector-", dir=folder.parent))
         yield unfinished
@@ -86,3 +88,8 @@ def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
 def json_bytes(content: Any, ascii_only: bool = True) -> bytes:
     """Return JSON as UTF-8 bytes, indented by two spaces, with a newline at the end."""
     return (json.dumps(content, indent=2, ensure_ascii=ascii_only) + "\n").encode()
+
+
+def replace_non_finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    """Replace infinity and NaN by None: JSON has no such numbers."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}

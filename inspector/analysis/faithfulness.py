@@ -26,10 +26,10 @@ from inspector.analysis.attribution.case import Attribution, OnProgress, ShouldS
 from inspector.analysis.attribution.methods import compute_attribution
 from inspector.analysis.similarity import rank_correlation
 from inspector.errors import AttributionError, Cancelled
+from inspector.explain import grid
 from inspector.explain.classifier import Classifier, LoadedNetwork
 from inspector.explain.tracing.forward import forward
 from inspector.explain.tracing.layer_trace import trace_layers
-from inspector.explain.tracing.receptive_field import Axis
 
 Kind: TypeAlias = Literal["insertion", "deletion"]
 
@@ -175,24 +175,14 @@ def resample_on_input(attribution: Attribution, size: Sequence[int]) -> Tensor:
     values, field = attribution.values, attribution.field
     if tuple(values.shape) == tuple(size) and field.y.stride == field.x.stride == 1:
         return values
-    down, across = (
-        _weights(axis, cells, length).to(values)
-        for axis, cells, length in zip((field.y, field.x), values.shape, size, strict=True)
-    )
-    return down @ values @ across.T
-
-
-def _weights(axis: Axis, cells: int, length: int) -> Tensor:
-    """How much of each cell every pixel along one axis takes: (length, cells)."""
-    position = ((torch.arange(length) + 0.5 - axis.centre) / axis.stride).clamp(0, cells - 1)
-    return (1 - (position[:, None] - torch.arange(cells)).abs()).clamp(min=0)
+    return torch.from_numpy(grid.resample_on_input(values.numpy(force=True), field, size)).to(values)
 
 
 def _on_patches(values: Tensor, patch: int, size: Sequence[int]) -> Tensor:
     """A value a patch, row by row, at every pixel: (H, W)."""
     rows, columns = (math.ceil(side / patch) for side in size)
-    grid = values.view(rows, columns).repeat_interleave(patch, 0).repeat_interleave(patch, 1)
-    return grid[: size[0], : size[1]]
+    cells = values.view(rows, columns).repeat_interleave(patch, 0).repeat_interleave(patch, 1)
+    return cells[: size[0], : size[1]]
 
 
 def blur_inputs(inputs: Tensor) -> Tensor:

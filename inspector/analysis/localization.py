@@ -23,12 +23,11 @@ from PIL import Image
 
 from inspector.errors import LocalizationError, summarize_reason
 from inspector.explain.class_maps import ClassMaps
+from inspector.explain.grid import fit_size, resample_on_photo
 from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.images.photo import MAX_BYTES, MAX_PIXELS
-from inspector.images.preprocessing import View
-from inspector.output.overlay import resample_on_photo
+from inspector.images.preprocessing import Box, Crop
 
-Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the photo
 Mask: TypeAlias = NDArray[np.bool_]  # (H, W), true inside the object
 
 _SPELLINGS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"))
@@ -212,21 +211,20 @@ def measure_inside(maps: ClassMaps, k: str | int, mask: Mask, tolerance: float =
     if mask.shape != view.photo.size:
         raise LocalizationError(f"The mask is {mask.shape}, the photo {view.photo.size}; one of the photo would do.")
     values = maps.values[maps.classifier.class_index(k)].float().numpy(force=True)
-    return measure_inside_map(values, view, maps.classifier.receptive_field, mask, tolerance)
+    return measure_inside_map(values, view.crop, maps.classifier.receptive_field, mask, tolerance)
 
 
 def measure_inside_map(
-    values: ArrayLike, view: View, field: ReceptiveField, mask: Mask, tolerance: float = 0
+    values: ArrayLike, crop: Crop, field: ReceptiveField, mask: Mask, tolerance: float = 0
 ) -> Inside:
-    """The same of a map (h, w) that was kept; only the size of the view's photo is read, not its pixels."""
-    factor = min(1, _SIDE / max(view.photo.size))
-    height, width = (max(1, round(length * factor)) for length in view.photo.size)
-    drawn = resample_on_photo(values, view, field, (height, width), smooth=True)
+    """The same of a map (h, w) that was kept."""
+    height, width = fit_size(crop.photo_size, min(_SIDE, max(crop.photo_size)))
+    drawn = resample_on_photo(values, crop, field, (height, width), smooth=True)
     evidence = np.maximum(drawn, 0).astype(np.float64)
     if not evidence.any():
         return Inside(None, False)
     mask = _nearest(mask, (height, width))
-    away = _distance(mask, _highest(drawn)) * view.photo.size[0] / height
+    away = _distance(mask, _highest(drawn)) * crop.photo_size[0] / height
     return Inside(float(evidence[mask].sum() / evidence.sum()), away <= tolerance)
 
 

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from inspector.analysis.positions import nearest_cells
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMap, ClassMaps
 from inspector.explain.decomposition import BranchInput
+from inspector.explain.grid import nearest_cells
 from inspector.explain.tracing.forward import forward
 from inspector.images.photo import Pixels
 from inspector.images.preprocessing import View

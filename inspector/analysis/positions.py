@@ -11,28 +11,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.pooling import argmax_positions
-from inspector.explain.tracing.receptive_field import Axis
 
 NOBODY = -1  # the winner of a position that tells no class from another
-
-
-@dataclass(frozen=True)
-class CellExtent:
-    """One row, or one column, of positions, in pixels of the photo and no further than the network saw it."""
-
-    start: float  # between start and end no other centre is nearer: there its cell is drawn
-    end: float
-    centre: float  # of what it sees; may lie outside
-    first: float  # what it sees: its receptive field
-    last: float
 
 
 @dataclass(frozen=True)
@@ -63,42 +49,6 @@ class Winners:
     classes: tuple[int, ...]  # those that win somewhere, the one with the most positions first
     grid: Tensor  # (h, w), the winning class; NOBODY where all classes are equal
     values: Tensor  # (h, w), its value there, in logits, less bias
-
-
-def cell_extents(maps: ClassMaps) -> tuple[tuple[CellExtent, ...], tuple[CellExtent, ...]]:
-    """The rows and the columns of positions on the photo: cell (y, x) lies where row y and column x cross."""
-    assert maps.view is not None, "an input without a photo has no pixels to show"
-    left, top, right, bottom = maps.view.box
-    (height, width), (rows, columns) = maps.view.photo.size, maps.values.shape[1:]
-    field, (input_height, input_width) = maps.classifier.receptive_field, maps.view.pixels.shape[:2]
-    return (
-        _lines(field.y, rows, input_height, (top, bottom), height),
-        _lines(field.x, columns, input_width, (left, right), width),
-    )
-
-
-def _lines(axis: Axis, cells: int, length: int, edges: tuple[float, float], photo: int) -> tuple[CellExtent, ...]:
-    scale = (edges[1] - edges[0]) / length
-
-    def on_photo(place: float) -> float:
-        return min(max(edges[0] + min(max(place, 0), length) * scale, 0), photo)
-
-    found = []
-    for i in range(cells):
-        centre = axis.centre + i * axis.stride
-        # The first and the last cell take all that lies beyond them.
-        start = centre - axis.stride / 2 if i else -math.inf
-        end = centre + axis.stride / 2 if i < cells - 1 else math.inf
-        seen = (on_photo(centre - axis.size / 2), on_photo(centre + axis.size / 2))
-        found.append(CellExtent(on_photo(start), on_photo(end), edges[0] + centre * scale, *seen))
-    return tuple(found)
-
-
-def nearest_cells(axis: Axis, cells: int, length: int) -> NDArray[np.intp]:
-    """Of every pixel of the input along one axis the position with the nearest centre, of two the later: (length,)."""
-    places = np.floor((np.arange(length) + 0.5 - axis.centre) / axis.stride + 0.5)
-    found: NDArray[np.intp] = np.clip(places, 0, cells - 1).astype(np.intp)
-    return found
 
 
 def inspect_position(

@@ -14,7 +14,7 @@ from inspector.networks.catalog import DEFAULT
 
 if TYPE_CHECKING:
     from inspector.explain.class_maps import ClassMap, ClassMaps
-    from inspector.output.figure import FigureStyle
+    from inspector.output.style import FigureStyle
 
 _FIGURE = "The figure"  # the part of the help that lists the options of FigureOptions
 
@@ -56,7 +56,7 @@ class FigureOptions:
         Raises:
             InspectorError: an option cannot be parsed, or the figure cannot look so.
         """
-        from inspector.output.figure import MM, FigureStyle
+        from inspector.output.style import MM, FigureStyle
 
         width = None if self.width is None else re.fullmatch(r"(\d+(?:\.\d+)?) ?(mm|in)", self.width.strip())
         if self.width is not None and width is None:

@@ -11,8 +11,8 @@ from PIL import Image
 from inspector.datasets.table import read_rows
 from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.images.photo import Pixels
-from inspector.images.preprocessing import View
-from inspector.output.overlay import common_scale, dimmed_photo, overlay_map, resample_on_photo
+from inspector.images.preprocessing import Crop, View
+from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo
 from inspector.output.templates import render_template
 
 _SIDE = 360  # pixels of the longer side of an overlay
@@ -27,17 +27,14 @@ def make_overlay_path(index: int) -> str:
 
 def make_canvas(view: View) -> Pixels:
     """What an overlay is drawn on; of the photo nothing else is needed then."""
-    return dimmed_photo(view, _SIDE)
+    return dimmed_photo(view.photo, view.crop, _SIDE)
 
 
-def draw_overlay(
-    file: Path, view: View, canvas: Pixels, values: ArrayLike, field: ReceptiveField, opacity: float = 0.85
-) -> None:
+def draw_overlay(file: Path, crop: Crop, canvas: Pixels, values: ArrayLike, field: ReceptiveField) -> None:
     """A class map (h, w) over a canvas, on its own scale, as a JPEG."""
     grid = np.asarray(values, np.float32)
-    drawn = resample_on_photo(grid, view, field, canvas.shape[:2], smooth=True)
     file.parent.mkdir(exist_ok=True)
-    Image.fromarray(overlay_map(canvas, drawn, common_scale([grid]), opacity)).save(file, quality=90)
+    Image.fromarray(draw_map_on_photo(canvas, crop, grid, field, common_scale([grid]))).save(file, quality=90)
 
 
 def write_gallery(out: Path) -> Path:

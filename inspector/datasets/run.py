@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -29,7 +29,6 @@ from inspector.datasets.table import (
     count_rows,
     import_arrow,
     remove_temporary_files,
-    replace_non_finite,
     split_into_shards,
     write_shard,
 )
@@ -39,8 +38,9 @@ from inspector.explain.class_maps import ClassMaps, class_maps_of_batch
 from inspector.explain.classifier import Classifier
 from inspector.explain.tracing.forward import match_parameters
 from inspector.explain.tracing.receptive_field import ReceptiveField
+from inspector.files import replace_non_finite
 from inspector.images.photo import Pixels
-from inspector.images.preprocessing import View, make_view
+from inspector.images.preprocessing import Crop, make_view
 from inspector.images.sources import Item, hash_items, list_images, read_item
 
 _AHEAD = 2  # batches that are decoded while one is in the network
@@ -77,7 +77,8 @@ class DecodedImage:
 
     index: int
     item: Item
-    view: View | None  # its photo has a size and no pixels; None where the image could not be read
+    sha256: str  # of its file; "" where the image could not be read
+    crop: Crop | None  # None where the image could not be read
     inputs: torch.Tensor | None  # (1, channels, H, W)
     canvas: Pixels | None  # to draw an overlay on, where one is asked for
     error: str | None
@@ -180,9 +181,8 @@ def explain_batches(
             inputs = [image.inputs for image in batch if image.inputs is not None]
             maps: Iterator[ClassMaps] = iter(())
             if inputs:
-                views = [image.view for image in batch if image.view is not None]
-                maps = iter(class_maps_of_batch(classifier, torch.cat(inputs), views))
-            yield [(image, _make_row(image, next(maps) if image.view else None, top, class_numbers)) for image in batch]
+                maps = iter(class_maps_of_batch(classifier, torch.cat(inputs)))
+            yield [(image, _make_row(image, next(maps) if image.crop else None, top, class_numbers)) for image in batch]
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -208,9 +208,9 @@ def _draw_overlays(
 ) -> None:
     """The overlays of a batch: of each image the class map of its likeliest class."""
     for image, row in batch:
-        if image.view is not None and image.canvas is not None:
+        if image.crop is not None and image.canvas is not None:
             values = row["maps"][: grid[0] * grid[1]].reshape(grid)
-            draw_overlay(out / make_overlay_path(image.index), image.view, image.canvas, values, field)
+            draw_overlay(out / make_overlay_path(image.index), image.crop, image.canvas, values, field)
 
 
 def _decode_image(index: int, item: Item, classifier: Classifier, overlays: bool) -> DecodedImage:
@@ -218,11 +218,10 @@ def _decode_image(index: int, item: Item, classifier: Classifier, overlays: bool
         photo = read_item(item)
         view = make_view(photo, classifier.preprocessing)
     except ImageError as error:
-        return DecodedImage(index, item, None, None, None, str(error))
-    # From here on its size is enough: photos of 80 megapixels, some dozens of them ahead, would fill the memory.
-    empty = replace(photo, pixels=np.broadcast_to(np.uint8(0), photo.pixels.shape))
+        return DecodedImage(index, item, "", None, None, None, str(error))
     canvas = make_canvas(view) if overlays else None
-    return DecodedImage(index, item, replace(view, photo=empty), classifier.inputs(view), canvas, None)
+    # The photo is not kept: dozens of them with 80 megapixels each, decoded ahead, would fill the memory.
+    return DecodedImage(index, item, photo.sha256, view.crop, classifier.inputs(view), canvas, None)
 
 
 def decode_ahead(
@@ -267,17 +266,17 @@ def _number_classes(class_names: Sequence[str]) -> dict[str, int | None]:
 
 def _make_row(image: DecodedImage, maps: ClassMaps | None, top: int, class_numbers: Mapping[str, int | None]) -> Row:
     row: dict[str, Any] = {"index": image.index, "path": image.item.path, "label": image.item.label}
-    if maps is None or image.view is None:
+    if maps is None or image.crop is None:
         return row | {"error": image.error}
     order = maps.logits.argsort(descending=True, stable=True).tolist()
     label = class_numbers.get(image.item.label) if image.item.label is not None else None
     classes = order[:top]
     map_classes = classes if label is None or label in classes else [*classes, label]
-    photo = image.view.photo
+    height, width = image.crop.photo_size
     return row | {
-        "height": photo.size[0],
-        "width": photo.size[1],
-        "sha256": photo.sha256,
+        "height": height,
+        "width": width,
+        "sha256": image.sha256,
         "classes": classes,
         "probabilities": _to_numpy(maps.probabilities[classes], np.float32),
         "logits": _to_numpy(maps.logits[classes], np.float32),
@@ -287,7 +286,7 @@ def _make_row(image: DecodedImage, maps: ClassMaps | None, top: int, class_numbe
         "label_probability": None if label is None else float(maps.probabilities[label]),
         "maps": _to_numpy(maps.values[map_classes].flatten(), np.float16),
         "map_classes": map_classes,
-        "box": image.view.box,
+        "box": image.crop.box,
         "residual": maps.residual,
         "verdict": maps.verdict,
     }

@@ -1,18 +1,16 @@
-"""Stored class maps back on their photos: the view and the receptive fields that the results tell of."""
+"""Stored class maps back on their photos: the crop and the receptive fields that the results tell of."""
 
 import math
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
-from inspector.analysis.localization import Box, Regions, find_object_mask, measure_inside_map
+from inspector.analysis.localization import Regions, find_object_mask, measure_inside_map
 from inspector.datasets.results import Results
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
-from inspector.images.photo import Photo, Pixels
-from inspector.images.preprocessing import Crop, View
+from inspector.images.preprocessing import Box, Crop
 
 
 def read_receptive_field(results: Results) -> ReceptiveField:
@@ -27,14 +25,10 @@ def _read_axis(stored: Mapping[str, Any]) -> Axis:
     return Axis(stored["centre"], stored["stride"], math.inf if size is None else float(size))
 
 
-def stored_view(photo: Photo, box: Box, results: Results) -> View:
-    """What the network saw of a photo, to draw maps over; its pixels as the network saw them are not stored."""
-    size: tuple[int, int] = results.about["size"]
-    return View(photo, _no_pixels(size), Crop(photo.size, box, size))
-
-
-def _no_pixels(size: tuple[int, int]) -> Pixels:
-    return np.broadcast_to(np.uint8(0), (*size, 3))
+def make_crop(photo_size: tuple[int, int], box: Box, results: Results) -> Crop:
+    """Return where the network's input lay on a photo, to draw maps over it."""
+    height, width = results.about["size"]
+    return Crop(photo_size, box, (height, width))
 
 
 def measure_inside_objects(
@@ -49,8 +43,7 @@ def measure_inside_objects(
     mask = next((mask for name in names if (mask := find_object_mask(objects, name, size)) is not None), None)
     if mask is None:
         return math.nan
-    view = stored_view(Photo(_no_pixels(size), path, ""), box, results)
-    share = measure_inside_map(values, view, read_receptive_field(results), mask).share
+    share = measure_inside_map(values, make_crop(size, box, results), read_receptive_field(results), mask).share
     return math.nan if share is None else share
 
 

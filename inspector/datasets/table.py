@@ -5,7 +5,6 @@ which images it holds. Imports no torch.
 """
 
 import json
-import math
 import re
 import uuid
 from collections.abc import Mapping, Sequence
@@ -227,11 +226,6 @@ def open_folder(out: str | Path) -> tuple[Any, str]:
     with translate_errors(ExportError, f"{out} cannot be written to: {{reason}}."):
         system, path = fsspec.core.url_to_fs(str(out))
     return system, path.rstrip("/")
-
-
-def replace_non_finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON has no infinity: null for a size without bounds."""
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _parse_shard_number(name: str) -> int:

@@ -26,7 +26,7 @@ from inspector.images.preprocessing import View, make_view
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from inspector.output.figure import FigureStyle
+    from inspector.output.style import FigureStyle
 
 # Values that torch adds up on one thread. More wake the others, which then spin for longer than a quick network runs.
 _ALONE = 32_000
@@ -74,7 +74,7 @@ class ClassMaps:
     probabilities: Tensor  # (K,)
     residual: float  # the largest |values.sum((1, 2)) + bias - logits| over all classes, in logits
     verdict: Verdict
-    decomposition: Decomposition  # what the values were made of
+    split: Decomposition | None  # what the values were made of; None for a large image, whose feature maps are not kept
     classifier: Classifier
     view: View | None  # None where the input was a tensor and no photo
     backend: str = "eager"  # what ran the network (tap.Heard)
@@ -83,6 +83,19 @@ class ClassMaps:
         """(index, name, probability) of the classes with the highest logits, highest first."""
         order = self.logits.argsort(descending=True, stable=True)[:count].tolist()
         return [(k, self.classifier.class_names[k], float(self.probabilities[k])) for k in order]
+
+    @property
+    def decomposition(self) -> Decomposition:
+        """What the values were made of.
+
+        Raises:
+            InspectorError: these maps are of a large image, whose feature maps are not kept.
+        """
+        if self.split is None:
+            raise InspectorError(
+                "The feature maps of a large image are not kept. Use class_maps on a part of the image that matters."
+            )
+        return self.split
 
     @property
     def feature_maps(self) -> Tensor:
@@ -177,7 +190,8 @@ class ClassMaps:
         style: "FigureStyle | None" = None,
     ) -> "Figure":
         """A matplotlib figure of the photo and the class maps over it, on one scale, with the sums."""
-        from inspector.output.figure import DEFAULT_STYLE, class_map_figure
+        from inspector.output.figure import class_map_figure
+        from inspector.output.style import DEFAULT_STYLE
 
         return class_map_figure(
             self, self.figure_content(classes, against, dense, smooth, opacity), style or DEFAULT_STYLE
@@ -198,7 +212,7 @@ class ClassMaps:
         Raises ExportError if the folder is there already and not empty, or cannot be written.
         """
         from inspector.output.export import save_class_maps
-        from inspector.output.figure import DEFAULT_STYLE
+        from inspector.output.style import DEFAULT_STYLE
 
         return save_class_maps(
             self, Path(folder), self.figure_content(classes, against, dense, smooth, opacity), style or DEFAULT_STYLE
@@ -244,7 +258,7 @@ def class_maps_of_batch(classifier: Classifier, inputs: Tensor, views: Sequence[
             probabilities=probabilities[n],
             residual=residual,
             verdict=classifier.head.verdict if adds_up else "not exact",
-            decomposition=split,
+            split=split,
             classifier=classifier,
             view=views[n] if views is not None else None,
             backend=backend,

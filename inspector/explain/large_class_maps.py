@@ -26,7 +26,6 @@ from torch import Tensor
 from inspector.errors import HeadError, InspectorError
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.classifier import Classifier
-from inspector.explain.decomposition import Decomposition
 from inspector.explain.head import relative_error
 from inspector.explain.kinds import Pooling, Verdict
 from inspector.explain.memory import give_back_freed_memory
@@ -71,8 +70,6 @@ class LargeMaps:
         pixels, factor = self.image.preview(side)
         (height, width), chosen = self.image.size, list(self.classes)
         photo = Photo(pixels, self.image.name, "", (f"Shown at 1/{factor} of its size.",) if factor > 1 else ())
-        # What the network saw is told by its size alone: the pixels are never looked at, and take no memory.
-        seen = np.broadcast_to(np.zeros(3, np.uint8), (height, width, 3))
         classifier, values = self.classifier, self.values
         field = classifier.receptive_field
         if field.y.size == float("inf"):
@@ -85,9 +82,9 @@ class LargeMaps:
             probabilities=self.probabilities[chosen],
             residual=self.residual,
             verdict=self.verdict,
-            decomposition=Decomposition(values, self.bias, (), classifier.head, None, None),
+            split=None,
             classifier=replace(classifier, class_names=names, receptive_field=field),
-            view=View(photo, seen, Crop(photo.size, (0, 0, width / factor, height / factor), (height, width))),
+            view=View(photo, pixels, Crop(photo.size, (0, 0, width / factor, height / factor), (height, width))),
         )
 
 

@@ -4,18 +4,10 @@ The manifest names all that the figure was made from, photo and network by hash,
 (`rebuild.py`).
 """
 
-import csv
-import hashlib
 import io
 import json
-import math
-import shutil
-import tempfile
 import threading
 import zipfile
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,17 +18,16 @@ from PIL import Image
 
 from inspector.errors import ExportError
 from inspector.explain.class_maps import ClassMaps, FigureContent
-from inspector.images.photo import Pixels
-from inspector.output.figure import DEFAULT_STYLE, FigureStyle, all_maps_figure, class_map_figure
+from inspector.files import csv_bytes, new_folder
+from inspector.output.figure import all_maps_figure, class_map_figure
+from inspector.output.manifest import make_manifest, manifest_bytes
 from inspector.output.report import report_html
+from inspector.output.style import DEFAULT_STYLE, FigureStyle
 
 Format = Literal["png", "pdf", "svg"]
 FORMATS: tuple[Format, ...] = ("png", "pdf", "svg")
 _NUMBERS = ("maps.npz", "logits.csv", "contributions.csv")
 FILES = (*(f"figure.{format}" for format in FORMATS), *_NUMBERS, "report.html", "photo.png", "manifest.json")
-VERSIONS = ("torch", "torchvision", "numpy", "matplotlib", "opencv-python", "pillow")
-_LIBRARIES = ("onnxruntime", "openvino")  # backends that have versions of their own
-
 # Text stays text, and equal figures give equal bytes.
 _STYLE: Any = {"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "inspector"}
 _NO_DATE: dict[Format, dict[str, None]] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
@@ -51,57 +42,6 @@ def figure_bytes(figure: Figure, format: Format, dpi: int = DEFAULT_STYLE.dpi) -
     with _drawing, matplotlib.rc_context(_STYLE):
         figure.savefig(buffer, format=format, dpi=dpi, metadata=_NO_DATE[format], **_QUICK[format])
     return buffer.getvalue()
-
-
-def make_manifest(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> dict[str, Any]:
-    """All that the figure and the numbers were made from, as JSON takes it."""
-    classifier, view = maps.classifier, maps.view
-    photo = None
-    if view is not None:
-        photo = {
-            "name": view.photo.name,
-            "sha256": view.photo.sha256,
-            "pixels_sha256": pixels_sha256(view.photo.pixels),
-            "size": view.photo.size,
-            "seen": view.box,
-            "notes": view.photo.notes,
-        }
-    return {
-        "inspector": version("inspector"),
-        "versions": {name: version(name) for name in VERSIONS} | _library(maps.backend),
-        "network": {"name": classifier.name, "sha256": classifier.sha256(), "backend": maps.backend},
-        "class_names": {"count": len(classifier.class_names), "sha256": names_sha256(classifier.class_names)},
-        "probability": classifier.probability,
-        "preprocessing": asdict(classifier.preprocessing),
-        "head": {"pooling": classifier.head.pooling, "verdict": maps.verdict, "residual": maps.residual},
-        "receptive_field": {name: _finite(axis) for name, axis in asdict(classifier.receptive_field).items()},
-        "photo": photo,
-        "shown": asdict(shown),
-        "style": asdict(style),
-        "top": [{"class": k, "name": name, "probability": p} for k, name, p in maps.top(5)],
-    }
-
-
-def _library(backend: str) -> dict[str, str]:
-    """The version of a backend that is a library of its own, where it is installed under its usual name."""
-    try:
-        return {backend: version(backend)} if backend in _LIBRARIES else {}
-    except PackageNotFoundError:
-        return {}
-
-
-def pixels_sha256(pixels: Pixels) -> str:
-    """Of the upright photo's size and pixels: the same for every file that holds the same picture."""
-    return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
-
-
-def names_sha256(names: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()
-
-
-def _finite(axis: dict[str, float]) -> dict[str, float | None]:
-    """JSON has no infinity: null for a size without bounds."""
-    return {name: value if math.isfinite(value) else None for name, value in axis.items()}
 
 
 def numbers_bytes(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> bytes:
@@ -124,22 +64,14 @@ def logits_csv(maps: ClassMaps) -> bytes:
     numbers = (maps.probabilities, maps.logits, maps.bias, maps.values.sum((1, 2)))
     columns = [tensor.numpy(force=True) for tensor in numbers]
     rows = zip(range(len(maps.logits)), maps.classifier.class_names, *columns, strict=True)
-    return _csv(("index", "name", "probability", "logit", "bias", "map_sum"), rows)
+    return csv_bytes(("index", "name", "probability", "logit", "bias", "map_sum"), rows)
 
 
 def contributions_csv(maps: ClassMaps, shown: FigureContent) -> bytes:
     """A row a class shown and position: what the position adds, in logits, as the figure shows it."""
     read = [(k, maps.class_map(k, shown.against, shown.dense)) for k in shown.classes]
     cells = ((k, one.title, *yx, part) for k, one in read for yx, part in np.ndenumerate(one.values.numpy(force=True)))
-    return _csv(("index", "class", "y", "x", "contribution"), cells)
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue().encode()
+    return csv_bytes(("index", "class", "y", "x", "contribution"), cells)
 
 
 def photo_bytes(maps: ClassMaps) -> bytes:
@@ -149,10 +81,6 @@ def photo_bytes(maps: ClassMaps) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(maps.view.photo.pixels).save(buffer, "PNG", compress_level=4)
     return buffer.getvalue()
-
-
-def manifest_bytes(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> bytes:
-    return (json.dumps(make_manifest(maps, shown, style), indent=2) + "\n").encode()
 
 
 def zip_bytes(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> bytes:
@@ -197,22 +125,12 @@ def _format(suffix: str) -> Format:
 
 
 def save_class_maps(maps: ClassMaps, folder: Path, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> Path:
-    """Write the whole export into a new folder, all of it or nothing, and return the folder."""
-    if "\0" in str(folder):
-        raise ExportError(f"Cannot write {str(folder)!r}: a name holds no null character. Nothing was left there.")
-    unfinished: Path | None = None
-    try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ExportError(f"{folder} is there already and not empty: nothing was written. Name a new folder.")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=".inspector-", dir=folder.parent))
-        unfinished.chmod(0o755)
+    """Write the whole export into a new folder, all of it or nothing, and return the folder.
+
+    Raises:
+        ExportError: the folder is not empty, or cannot be written.
+    """
+    with new_folder(folder) as unfinished:
         for name in FILES:
             (unfinished / name).write_bytes(make_file(name, maps, shown, style))
-        unfinished.replace(folder)
-    except OSError as error:
-        raise ExportError(f"Cannot write {folder}: {error.strerror}. Nothing was left there.") from error
-    finally:
-        if unfinished is not None:
-            shutil.rmtree(unfinished, ignore_errors=True)  # gone already where it was renamed
     return folder

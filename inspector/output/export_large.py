@@ -12,8 +12,9 @@ import numpy as np
 
 from inspector.explain.large_class_maps import LargeMaps
 from inspector.files import csv_bytes, json_bytes
-from inspector.output.export import VERSIONS, figure_bytes, names_sha256
+from inspector.output.export import figure_bytes
 from inspector.output.figure import class_map_figure
+from inspector.output.manifest import VERSIONS, names_sha256
 
 
 def make_large_files(maps: LargeMaps, image: Path, tile: int) -> dict[str, bytes]:

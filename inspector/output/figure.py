@@ -4,10 +4,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Literal, get_args
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -25,79 +22,17 @@ from inspector.images.preprocessing import View
 from inspector.output.overlay import (
     common_scale,
     dimmed_photo,
-    diverging_colormap,
+    draw_map_on_photo,
     grid_image,
-    overlay_map,
-    resample_on_photo,
 )
+from inspector.output.style import DEFAULT_STYLE, MM, PANELS, FigureStyle, diverging_colormap
 
 COLORS = ListedColormap(diverging_colormap() / 255, name="class map")
 PANEL = 2.6  # inches
-MM = 1 / 25.4  # inches
-
-Panels = Literal["photo", "classes", "contrast", "all"]
-PANELS: tuple[Panels, ...] = get_args(Panels)
-# Diverging, zero in the middle, ends that colour-blind readers tell apart; what speaks for a class is the warm one.
-# Name -> the colours for and against; all but ours are matplotlib's.
-COLORMAPS = {
-    "inspector": ("red", "blue"),
-    "PuOr_r": ("orange", "purple"),
-    "RdBu_r": ("red", "blue"),
-    "BrBG_r": ("brown", "teal"),
-}
 MOST_PANELS = 60
 _MOST_PIXELS = 100_000_000  # of a PNG: an A4 page at 1000 dpi
 _DARK, _LIGHT = "#0e1117", "#fafafa"
 _SMALL_PRINT = "0.35"
-
-
-@dataclass(frozen=True)
-class FigureStyle:
-    """How a figure looks; with what it shows (`Shown`), the photo and the network enough to draw it again."""
-
-    # Of "photo", "classes" (those shown), "contrast" (the first of them against the second, or against the likeliest
-    # other) and "all" (every class map as its raw grid).
-    panels: tuple[Panels, ...] = ("photo", "classes")
-    columns: int | None = None  # None: three, or fewer
-    width: float | None = None  # inches; None: 2.6 a column
-    dpi: int = 200  # of a PNG, and of the photo in PDF and SVG
-    font_size: float = 9  # points, of the panels' titles: small print is a ninth less, the title a ninth more
-    colours: str = "inspector"  # one of COLOUR_MAPS
-    dark: bool = False
-    title: str | None = None  # None: the network and how to read its maps; "": no title
-    colour_bar: bool = True
-    equations: bool = True  # how each map adds up, and the verdict
-
-    def __post_init__(self) -> None:
-        if not self.panels or not set(self.panels) <= set(PANELS):
-            got = ", ".join(map(str, self.panels)) or "none"
-            raise InspectorError(f"A figure has panels, some of {', '.join(PANELS)}; got {got}.")
-        if self.colours not in COLORMAPS:
-            raise InspectorError(f"No colour map {self.colours!r}; {', '.join(COLORMAPS)} would do.")
-        for what, value, least, most in (
-            ("columns", self.columns, 1, 12),
-            ("a width in mm", None if self.width is None else self.width / MM, 20, 1500),
-            ("dots an inch", self.dpi, 30, 1200),
-            ("a font size in points", self.font_size, 3, 40),
-        ):
-            if value is not None and not least <= value <= most:
-                raise InspectorError(f"A figure has {what} from {least} to {most}; got {value:g}.")
-
-    @property
-    def palette(self) -> Pixels:
-        """The colour map, (255, 3), from against to for."""
-        return _palette(self.colours)
-
-
-DEFAULT_STYLE = FigureStyle()
-
-
-@lru_cache
-def _palette(name: str) -> Pixels:
-    if name == "inspector":
-        return diverging_colormap()
-    table: Pixels = (255 * mpl.colormaps[name](np.linspace(0, 1, 255))[:, :3]).round().astype(np.uint8)
-    return table
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +67,7 @@ def class_map_figure(maps: ClassMaps, shown: FigureContent, style: FigureStyle =
     for axis in axes:
         axis.set_axis_off()
     sharp = style.dpi * panel_width / (DEFAULT_STYLE.dpi * PANEL)
-    canvas = dimmed_photo(view, round(800 * min(4.0, max(1.0, sharp))))
+    canvas = dimmed_photo(view.photo, view.crop, round(800 * min(4.0, max(1.0, sharp))))
     for axis, drawing, title, small in zip(axes, drawings, titles, lines, strict=False):
         _draw(axis, drawing, maps, view, canvas, scale, shown, style)
         _write(axis, title, small, style.font_size)
@@ -245,20 +180,21 @@ def _draw(
     if drawing.values is None:
         axis.imshow(canvas)
     elif drawing.grid:
-        axis.imshow(grid_image(drawing.values.numpy(force=True), scale, style.palette), interpolation="nearest")
+        axis.imshow(grid_image(drawing.values.numpy(force=True), scale, style.colours), interpolation="nearest")
         axis.set_axis_on()
         axis.spines[:].set(linewidth=2 if drawing.bold else 0.5)
     else:
-        drawn = resample_on_photo(drawing.values, view, maps.classifier.receptive_field, canvas.shape[:2], shown.smooth)
-        palette = None if style.colours == DEFAULT_STYLE.colours else style.palette
-        axis.imshow(overlay_map(canvas, drawn, scale, shown.opacity, palette))
+        field = maps.classifier.receptive_field
+        axis.imshow(
+            draw_map_on_photo(
+                canvas, view.crop, drawing.values, field, scale, shown.smooth, shown.opacity, style.colours
+            )
+        )
 
 
 def _colour_bar(figure: Figure, axes: list[Axes], scale: float, style: FigureStyle) -> None:
     size = style.font_size * 10 / 9
-    colours = (
-        COLORS if style.colours == DEFAULT_STYLE.colours else ListedColormap(style.palette / 255, name=style.colours)
-    )
+    colours = ListedColormap(style.palette / 255, name=style.colours)
     bar = figure.colorbar(ScalarMappable(Normalize(-scale, scale), colours), ax=axes, shrink=0.7, aspect=30)
     bar.set_label("logits a position", fontsize=size)
     bar.ax.tick_params(labelsize=size)

@@ -13,8 +13,9 @@ from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMap, ClassMaps, FigureContent
 from inspector.explain.kinds import VERDICTS
 from inspector.images.photo import Pixels
-from inspector.output.figure import COLORMAPS, DEFAULT_STYLE, FigureStyle, find_contrast
-from inspector.output.overlay import common_scale, dimmed_photo, grid_image, overlay_map, resample_on_photo
+from inspector.output.figure import find_contrast
+from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo, grid_image, needs_lossless
+from inspector.output.style import COLORMAPS, DEFAULT_STYLE, FigureStyle
 
 _SIDE = 560  # pixels of the longer side of a picture
 _FEW = 20  # classes: as many are all shown
@@ -100,14 +101,13 @@ def _tiles(
 ) -> Iterator[str]:
     view = maps.view
     assert view is not None
-    canvas = dimmed_photo(view, _SIDE)
-    exact = max(view.photo.size) < 100
+    canvas = dimmed_photo(view.photo, view.crop, _SIDE)
+    exact = needs_lossless(view.photo.size)
     yield _tile(canvas, exact, "photo", view.photo.name, "dimmed where the network did not look")
     for one, probability in drawn:
         field = maps.classifier.receptive_field
-        over = resample_on_photo(one.values, view, field, canvas.shape[:2], shown.smooth)
-        image = overlay_map(
-            canvas, over, scale, shown.opacity, None if style.colours == DEFAULT_STYLE.colours else style.palette
+        image = draw_map_on_photo(
+            canvas, view.crop, one.values, field, scale, shown.smooth, shown.opacity, style.colours
         )
         yield _tile(image, exact, f"class map of {one.title}", f"{one.title} {probability}", one.equation())
 
@@ -116,7 +116,7 @@ def _cells(maps: ClassMaps, style: FigureStyle) -> Iterator[str]:
     scale, winner = common_scale([maps.values]), int(maps.logits.argmax())
     for k, name in enumerate(maps.classifier.class_names):
         line = f"logit {maps.logits[k]:.3f}".replace("-", "\N{MINUS SIGN}") + (", winner" if k == winner else "")
-        image = grid_image(maps.values[k].numpy(force=True), scale, style.palette)
+        image = grid_image(maps.values[k].numpy(force=True), scale, style.colours)
         yield _tile(image, True, f"cells of {name}", name, line)
 
 

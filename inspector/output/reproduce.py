@@ -18,8 +18,9 @@ from inspector.explain.classifier import Classifier
 from inspector.images.photo import MAX_BYTES, Photo, read_image
 from inspector.images.preprocessing import PreprocessingOverrides
 from inspector.networks.load import resolve
-from inspector.output.export import names_sha256, pixels_sha256, save_class_maps
-from inspector.output.figure import FigureStyle
+from inspector.output.export import save_class_maps
+from inspector.output.manifest import names_sha256, pixels_sha256
+from inspector.output.style import FigureStyle
 
 _MANIFEST, _PHOTO, _FIGURE = "manifest.json", "photo.png", "figure.png"
 

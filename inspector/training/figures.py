@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps
 from inspector.output.figure import COLORS, PANEL, exactness_line, panel, shorten_name
-from inspector.output.overlay import common_scale, dimmed_photo, overlay_map, resample_on_photo
+from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo
 from inspector.training.compare_runs import RunGroup, Score, format_with_deviation
 from inspector.training.read_run import Confusion
 
@@ -209,16 +209,21 @@ def side_by_side_figure(
     for axis in axes:
         axis.set_axis_off()
     if shared:
-        panel(axes[0], dimmed_photo(views[0]), shorten_name(views[0].photo.name), "", "")
+        panel(axes[0], dimmed_photo(views[0].photo, views[0].crop), shorten_name(views[0].photo.name), "", "")
     one_class = len({class_map.title for class_map in read}) == 1
     for axis, one, view, class_map, k, name in zip(axes[shared:], maps, views, read, wanted, names, strict=False):
-        canvas = dimmed_photo(view)
-        drawn = resample_on_photo(class_map.values, view, one.classifier.receptive_field, canvas.shape[:2], smooth)
+        canvas, field = dimmed_photo(view.photo, view.crop), one.classifier.receptive_field
         probability = one.probabilities[one.classifier.class_index(k)]
         what = shorten_name(name) if one_class else f"{shorten_name(name, 14)}: {shorten_name(class_map.title, 16)}"
         title = f"{what} ({probability:.1%})"
         ends = common_scale([class_map.values]) if own_scales else scale
-        panel(axis, overlay_map(canvas, drawn, ends), title, class_map.equation(), exactness_line(one))
+        panel(
+            axis,
+            draw_map_on_photo(canvas, view.crop, class_map.values, field, ends, smooth, 0.8),
+            title,
+            class_map.equation(),
+            exactness_line(one),
+        )
         if own_scales:
             _bar(figure, ends, [axis])
     if not own_scales:

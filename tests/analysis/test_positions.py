@@ -8,19 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from inspector import Classifier, InspectorError, class_maps, class_maps_of_batch
+from inspector import Classifier, ClassMaps, InspectorError, class_maps, class_maps_of_batch
 from inspector.analysis.positions import (
     NOBODY,
-    CellExtent,
-    cell_extents,
     find_decisions,
     find_winners,
     has_deciding_positions,
     inspect_position,
-    nearest_cells,
 )
+from inspector.explain.grid import CellExtent, cell_extents, nearest_cells, resample_on_photo
 from inspector.explain.tracing.receptive_field import Axis
-from inspector.output.overlay import resample_on_photo
 
 IMAGE = torch.tensor([[[1.0, 2], [3, 4]], [[0, 4], [0, 0]], [[1, 0], [0, 3]]])[None]
 
@@ -123,7 +120,7 @@ def test_only_max_pooling_decides(gap, gmp):
 def test_a_single_position_has_no_runner_up(gmp):
     (branch,) = gmp.decomposition.branches
     single = replace(branch, feature_maps=branch.feature_maps[:, 1:, 1:])
-    made = find_decisions(replace(gmp, decomposition=replace(gmp.decomposition, branches=(single,))))
+    made = find_decisions(replace(gmp, split=replace(gmp.decomposition, branches=(single,))))
     assert made.positions.tolist() == [0, 0]
     assert made.runners_up.tolist() == [-1, -1]
     assert made.gaps.tolist() == [math.inf, math.inf]
@@ -154,6 +151,11 @@ def photographed(network: nn.Module, height: int, width: int, resize: int | None
     return class_maps(classifier_of(network, size=8, resize=resize), photo)
 
 
+def extents_of(maps: ClassMaps) -> tuple[tuple[CellExtent, ...], tuple[CellExtent, ...]]:
+    assert maps.view is not None
+    return cell_extents(maps.values.shape[1:], maps.view.crop, maps.classifier.receptive_field)
+
+
 def strided() -> nn.Module:
     """Four rows and columns of an 8 x 8 input, centres 0.5, 2.5, 4.5 and 6.5, each of which sees 3 pixels."""
     torch.manual_seed(0)
@@ -162,24 +164,24 @@ def strided() -> nn.Module:
 
 def test_lines_lie_around_true_centres_and_see_no_further_than_the_photo():
     # The photo is twice as large as the input: 16 x 16 pixels for 8 x 8.
-    rows, columns = cell_extents(photographed(strided(), 16, 16))
+    rows, columns = extents_of(photographed(strided(), 16, 16))
     assert rows == columns
-    assert rows[0] == CellExtent(start=0, end=3, centre=1, first=0, last=4)
-    assert rows[1] == CellExtent(start=3, end=7, centre=5, first=2, last=8)
-    assert rows[3] == CellExtent(start=11, end=16, centre=13, first=10, last=16)
+    assert rows[0] == CellExtent(start=0, end=3, center=1, first=0, last=4)
+    assert rows[1] == CellExtent(start=3, end=7, center=5, first=2, last=8)
+    assert rows[3] == CellExtent(start=11, end=16, center=13, first=10, last=16)
 
 
 def test_lines_stay_inside_what_the_network_saw_of_the_photo():
     # A photo of 8 x 16: the middle 8 x 8 are seen.
-    rows, columns = cell_extents(photographed(strided(), 8, 16))
-    assert rows[0] == CellExtent(start=0, end=1.5, centre=0.5, first=0, last=2)
-    assert columns[0] == CellExtent(start=4, end=5.5, centre=4.5, first=4, last=6)
-    assert columns[3] == CellExtent(start=9.5, end=12, centre=10.5, first=9, last=12)
+    rows, columns = extents_of(photographed(strided(), 8, 16))
+    assert rows[0] == CellExtent(start=0, end=1.5, center=0.5, first=0, last=2)
+    assert columns[0] == CellExtent(start=4, end=5.5, center=4.5, first=4, last=6)
+    assert columns[3] == CellExtent(start=9.5, end=12, center=10.5, first=9, last=12)
 
 
 def test_a_position_that_sees_everything_sees_what_the_network_saw():
     network = nn.Sequential(Attending(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    _, columns = cell_extents(photographed(network, 8, 16))
+    _, columns = extents_of(photographed(network, 8, 16))
     assert {(line.first, line.last) for line in columns} == {(4, 12)}
 
 
@@ -194,9 +196,9 @@ class Attending(nn.Module):
 def test_cells_are_where_the_map_is_drawn():
     """The lines against the picture: every drawn pixel has the value of the cell whose lines hold its middle."""
     maps = photographed(strided(), 24, 40, resize=10)
-    rows, columns = cell_extents(maps)
+    rows, columns = extents_of(maps)
     numbers = torch.arange(1.0, 17).view(4, 4)
-    drawn = resample_on_photo(numbers, maps.view, maps.classifier.receptive_field, (24, 40), smooth=False)
+    drawn = resample_on_photo(numbers, maps.view.crop, maps.classifier.receptive_field, (24, 40), smooth=False)
     for y, x in np.ndindex(24, 40):
         row = [i for i, line in enumerate(rows) if line.start <= y + 0.5 < line.end]
         column = [i for i, line in enumerate(columns) if line.start <= x + 0.5 < line.end]

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from inspector import class_maps, load
 from inspector.images.examples import list_examples
-from inspector.output.overlay import common_scale, dimmed_photo, overlay_map, resample_on_photo
+from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo
 
 pytestmark = pytest.mark.browser
 
@@ -119,11 +119,12 @@ def test_the_browser_draws_what_render_draws(page: Page, app_url: str, smooth: b
     assert maps.view is not None
     read = [maps.class_map(k) for k, _, _ in maps.top(5)]
     scale = common_scale([one.values for one in read])
-    base = dimmed_photo(maps.view, max(data[:2]))
-    values = resample_on_photo(read[0].values, maps.view, maps.classifier.receptive_field, base.shape[:2], smooth)
+    base = dimmed_photo(maps.view.photo, maps.view.crop, max(data[:2]))
+    field = maps.classifier.receptive_field
+    expected = draw_map_on_photo(base, maps.view.crop, read[0].values, field, scale, smooth)
     part = drawn[..., 3:] / 255
     # Two roundings apart, and one level where a value falls between two.
-    assert np.abs(base * (1 - part) + drawn[..., :3] * part - overlay_map(base, values, scale, 0.85)).max() <= 4
+    assert np.abs(base * (1 - part) + drawn[..., :3] * part - expected).max() <= 4
 
 
 def test_a_class_in_the_list_is_drawn_before_the_server_is_asked(page: Page, app_url: str) -> None:

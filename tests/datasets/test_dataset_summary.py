@@ -21,15 +21,15 @@ from inspector.datasets import index as dataset_index
 from inspector.datasets.index import Filters
 from inspector.datasets.results import Results, read_results, read_stored_image, unpack_maps
 from inspector.datasets.statistics import compute_uniform_border_share, count_effective_cells, measure_border_share
-from inspector.datasets.stored_maps import read_receptive_field, stored_view
+from inspector.datasets.stored_maps import make_crop, read_receptive_field
 from inspector.datasets.summarize import _match_pairs, summarize
 from inspector.datasets.summary import AverageMaps, belongs_to, read_summary
 from inspector.errors import ExportError, InspectorError, LocalizationError
 from inspector.explain.classifier import Classifier
+from inspector.explain.grid import resample_on_photo
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 from inspector.images.photo import read_image
-from inspector.images.preprocessing import Preprocessing, make_view
-from inspector.output.overlay import resample_on_photo
+from inspector.images.preprocessing import Crop, Preprocessing, make_view
 from inspector.ui.components import stored_maps
 
 NAMES = ("cat", "dog", "fox")
@@ -246,12 +246,9 @@ def _one_more(grid: tuple[int, int]) -> list[Image]:
     return [Image("photos/unknown.png", {0: np.ones(grid), 1: np.zeros(grid)})]
 
 
-def test_a_stored_map_knows_its_view_and_receptive_fields(results: Path, pixels: np.ndarray) -> None:
+def test_a_stored_map_knows_its_crop_and_receptive_fields(results: Path) -> None:
     opened = read_results(results)
-    photo = read_image(pixels)
-    view = stored_view(photo, (0, 0, 30, 20), opened)
-    assert view.photo is photo
-    assert view.pixels.shape[:2] == (20, 30)
+    assert make_crop((40, 60), (0, 0, 30, 20), opened) == Crop((40, 60), (0, 0, 30, 20), (20, 30))
     assert read_receptive_field(opened).x.stride == 10
     unbounded = {axis: {"centre": 1, "stride": 2, "size": None} for axis in "yx"}
     write_results(results, hand_made(), about(NAMES, GRID, receptive_field=unbounded))
@@ -430,8 +427,8 @@ def test_a_missing_library_is_one_sentence(results: Path, tmp_path: Path, monkey
 def test_a_map_is_drawn_over_its_photo_as_where_it_was_made(pixels: np.ndarray) -> None:
     view = make_view(read_image(pixels), Preprocessing((10, 10), (0.5,), (0.5,), (12, 12)))
     field = ReceptiveField(Axis(1, 3, 3), Axis(1, 3, 3))
-    again = stored_view(view.photo, view.box, Results(Path(), (), (), about(NAMES, GRID, size=[10, 10])))
-    own, stored = (resample_on_photo(at(0, 2), one, field, (20, 30), smooth=True) for one in (view, again))
+    again = make_crop(view.photo.size, view.box, Results(Path(), (), (), about(NAMES, GRID, size=[10, 10])))
+    own, stored = (resample_on_photo(at(0, 2), one, field, (20, 30), smooth=True) for one in (view.crop, again))
     assert own.any()
     np.testing.assert_array_equal(own, stored)
 

@@ -24,13 +24,13 @@ from inspector.cli import large as large_command  # noqa: F401 (the command join
 from inspector.cli.options import cli
 from inspector.errors import ClassError, ExportError, HeadError, ImageError, InspectorError, NetworkError
 from inspector.explain.classifier import Classifier
+from inspector.explain.grid import resample_on_photo
 from inspector.explain.large_class_maps import LargeMaps, large_class_maps
 from inspector.explain.tiling import make_tiles, verify_tiling
 from inspector.images import large
 from inspector.images.examples import list_examples
 from inspector.images.large import open_large_image
 from inspector.networks.builtin import cifar_resnet
-from inspector.output.overlay import resample_on_photo
 
 
 class SameAsTensorFlow(nn.Module):
@@ -487,7 +487,7 @@ def test_the_maps_are_drawn_where_their_positions_look() -> None:
     shown = small.class_map(0)
     assert torch.equal(shown.values, maps.values[0])
     assert shown.total == pytest.approx(float(maps.logits[3]))
-    drawn = resample_on_photo(maps.values[0], small.view, small.classifier.receptive_field, (66, 96), smooth=False)
+    drawn = resample_on_photo(maps.values[0], small.view.crop, small.classifier.receptive_field, (66, 96), smooth=False)
     # A patch of 4 x 4 pixels a position: drawn at the size of the image, each is in its own place.
     assert np.array_equal(drawn[:64], np.kron(maps.values[0].numpy(), np.ones((4, 4), np.float32)))
     assert not drawn[64:].any()  # the last row of the reduced photo holds a third of a row more than there is

@@ -16,15 +16,8 @@ from PIL import Image
 from torch import nn
 
 from inspector import Classifier, ExportError, FigureStyle, class_maps, class_maps_of_batch
-from inspector.output.export import (
-    figure_bytes,
-    make_file,
-    make_manifest,
-    manifest_bytes,
-    numbers_bytes,
-    save_class_maps,
-    zip_bytes,
-)
+from inspector.output.export import figure_bytes, make_file, numbers_bytes, save_class_maps, zip_bytes
+from inspector.output.manifest import make_manifest, manifest_bytes
 
 FILES = (
     "figure.png", "figure.pdf", "figure.svg", "maps.npz", "logits.csv", "contributions.csv", "report.html", "photo.png",
@@ -191,14 +184,14 @@ def test_a_folder_that_is_not_empty_is_refused_and_left_alone(maps, tmp_path):
     folder.mkdir()
     (folder / "mine.txt").write_text("mine")
     before = contents(tmp_path)
-    with pytest.raises(ExportError, match=r"full is there already and not empty: nothing was written"):
+    with pytest.raises(ExportError, match=r"full exists already and is not empty: nothing was written"):
         maps.save(folder)
     assert contents(tmp_path) == before
 
 
 def test_a_file_in_the_way_is_refused_and_left_alone(maps, tmp_path):
     (tmp_path / "taken").write_text("mine")
-    with pytest.raises(ExportError, match=r"taken is there already"):
+    with pytest.raises(ExportError, match=r"taken exists already and is not a folder: nothing was written"):
         maps.save(tmp_path / "taken")
     assert (tmp_path / "taken").read_text() == "mine"
 

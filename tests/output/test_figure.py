@@ -14,8 +14,8 @@ from PIL import Image
 from inspector import Classifier, InspectorError, class_maps, class_maps_of_batch, load, read_image
 from inspector.images.examples import list_examples
 from inspector.output.export import figure_bytes
-from inspector.output.figure import COLORMAPS, FigureStyle, all_maps_figure, class_map_figure, find_contrast
-from inspector.output.overlay import diverging_colormap
+from inspector.output.figure import all_maps_figure, class_map_figure, find_contrast
+from inspector.output.style import COLORMAPS, FigureStyle, diverging_colormap
 
 NAMES = ("red", "green", "neither")
 

@@ -3,19 +3,12 @@ import math
 import numpy as np
 import pytest
 
+from inspector.explain.grid import resample_on_photo
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 from inspector.images.photo import read_image
 from inspector.images.preprocessing import Preprocessing, View, make_view, make_whole_view
-from inspector.output.overlay import (
-    common_scale,
-    dimmed_photo,
-    diverging_colormap,
-    grid_image,
-    overlay_map,
-    paint_classes,
-    resample_on_photo,
-    robust_scale,
-)
+from inspector.output.overlay import common_scale, dimmed_photo, grid_image, overlay_map, paint_classes, robust_scale
+from inspector.output.style import diverging_colormap
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
 RED, BLUE = (200, 20, 40), (20, 70, 200)
@@ -105,7 +98,7 @@ def test_a_flat_map_has_a_pixel_a_cell():
 @pytest.mark.parametrize("smooth", [True, False])
 def test_a_map_of_zeros_is_drawn_as_the_photo(smooth):
     view = view_of()
-    drawn = resample_on_photo(np.zeros((4, 4)), view, ReceptiveField(even(32, 4), even(32, 4)), (60, 80), smooth)
+    drawn = resample_on_photo(np.zeros((4, 4)), view.crop, ReceptiveField(even(32, 4), even(32, 4)), (60, 80), smooth)
     assert np.array_equal(overlay_map(PHOTO, drawn, common_scale([drawn])), PHOTO)
     assert grid_image(np.zeros((2, 2)), 0.0).min() >= 240
 
@@ -125,7 +118,7 @@ def test_a_cell_is_drawn_around_the_centre_of_its_receptive_field(cell, field):
     values = np.zeros((4, 4))
     values[cell] = 1
     height, width = 600, 800
-    drawn = resample_on_photo(values, view_of(), field, (height, width), smooth=True)
+    drawn = resample_on_photo(values, view_of().crop, field, (height, width), smooth=True)
     y, x = field.y.centre + cell[0] * field.y.stride, field.x.centre + cell[1] * field.x.stride
     across, down = 80 / 53, 60 / 40
     expected_y, expected_x = (4 + y) * down * 10, (10 + x) * across * 10
@@ -144,7 +137,7 @@ def test_between_centres_the_map_is_interpolated():
     pixels = np.zeros((1, 8, 3), np.uint8)
     view = view_of(size=(1, 8), resize=(1, 8), pixels=pixels)
     field = ReceptiveField(Axis(0.5, 1, 1), Axis(1.5, 4, 8))
-    drawn = resample_on_photo([[10.0, 50.0]], view, field, (1, 8), smooth=True)
+    drawn = resample_on_photo([[10.0, 50.0]], view.crop, field, (1, 8), smooth=True)
     # Centres at 1.5 and 5.5, pixels at 0.5, 1.5, ...; nothing is extrapolated.
     np.testing.assert_allclose(drawn, [[10, 10, 20, 30, 40, 50, 50, 50]], rtol=1e-6)
 
@@ -153,7 +146,7 @@ def test_without_smoothing_every_pixel_takes_its_nearest_cell():
     grid = np.arange(1.0, 13).reshape(3, 4)
     field = ReceptiveField(Axis(3.5, 10, 40), Axis(2.5, 9, 40))
     view = view_of(size=(32, 32), resize=(32, 32), pixels=np.zeros((32, 32, 3), np.uint8))
-    drawn = resample_on_photo(grid, view, field, (32, 32), smooth=False)
+    drawn = resample_on_photo(grid, view.crop, field, (32, 32), smooth=False)
     for y in range(32):
         for x in range(32):
             row = min(range(3), key=lambda i: abs(y + 0.5 - (3.5 + 10 * i)))
@@ -166,7 +159,7 @@ def test_without_smoothing_every_pixel_takes_its_nearest_cell():
 @pytest.mark.parametrize("smooth", [True, False])
 def test_outside_the_view_nothing_is_drawn(smooth):
     view = view_of()
-    drawn = resample_on_photo(np.ones((4, 4)), view, ReceptiveField(even(32, 4), even(32, 4)), (600, 800), smooth)
+    drawn = resample_on_photo(np.ones((4, 4)), view.crop, ReceptiveField(even(32, 4), even(32, 4)), (600, 800), smooth)
     left, top, right, bottom = (10 * edge for edge in view.box)
     y, x = np.mgrid[0:600, 0:800] + 0.5
     inside = (y > top) & (y < bottom) & (x > left) & (x < right)
@@ -180,13 +173,13 @@ def test_the_axes_are_not_mixed_up():
     pixels = np.zeros((20, 30, 3), np.uint8)
     view = view_of(size=(20, 30), resize=(20, 30), pixels=pixels)
     grid = np.arange(6.0).reshape(2, 3)
-    drawn = resample_on_photo(grid, view, ReceptiveField(even(20, 2), even(30, 3)), (20, 30), smooth=False)
+    drawn = resample_on_photo(grid, view.crop, ReceptiveField(even(20, 2), even(30, 3)), (20, 30), smooth=False)
     assert np.array_equal(drawn, np.kron(grid, np.ones((10, 10))))
 
 
 def test_the_backdrop_is_the_whole_photo_dimmed_where_the_network_did_not_look():
     view = view_of()
-    drawn = dimmed_photo(view, side=80)
+    drawn = dimmed_photo(view.photo, view.crop, side=80)
     left, top, right, bottom = (round(edge) for edge in view.box)
     assert drawn.shape == PHOTO.shape
     assert np.array_equal(drawn[top:bottom, left:right], PHOTO[top:bottom, left:right])
@@ -202,14 +195,14 @@ def test_the_backdrop_is_the_whole_photo_dimmed_where_the_network_did_not_look()
 def test_the_longer_side_of_the_backdrop_is_given(size, drawn):
     pixels = np.full((*size, 3), 9, np.uint8)
     view = make_whole_view(read_image(pixels), pixels)
-    assert dimmed_photo(view).shape == (*drawn, 3)
-    assert (dimmed_photo(view) == 9).all()
+    assert dimmed_photo(view.photo, view.crop).shape == (*drawn, 3)
+    assert (dimmed_photo(view.photo, view.crop) == 9).all()
 
 
 def test_enlarged_pixels_stay_pixels():
     pixels = PHOTO[:4, :4]
     view = make_whole_view(read_image(pixels), pixels)
-    assert np.array_equal(dimmed_photo(view, side=20), pixels.repeat(5, 0).repeat(5, 1))
+    assert np.array_equal(dimmed_photo(view.photo, view.crop, side=20), pixels.repeat(5, 0).repeat(5, 1))
 
 
 def test_pixels_are_painted_by_number_and_below_zero_stay():

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from inspector import Classifier, InspectorError, class_maps, class_maps_of_batch, read_image
-from inspector.output.export import make_manifest
-from inspector.output.figure import FigureStyle
+from inspector.output.manifest import make_manifest
 from inspector.output.report import report_html
+from inspector.output.style import FigureStyle
 
 NASTY = '<script>alert("1")</script>'
 

@@ -20,8 +20,8 @@ from inspector.explain.backends.accelerate import accelerate
 from inspector.images.examples import list_examples
 from inspector.networks.build import build
 from inspector.output.export import FILES, zip_bytes
-from inspector.output.figure import MM
 from inspector.output.reproduce import rebuild
+from inspector.output.style import MM
 
 BAG = list_examples("fashion_mnist")["Bag"]
 STYLE = FigureStyle(

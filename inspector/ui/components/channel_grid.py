@@ -173,11 +173,11 @@ def mosaic(maps: NDArray[np.float32], scale: float | None) -> tuple[bytes, tuple
 
 def over_photo(values: "Tensor", view: "View", field: "ReceptiveField", side: int, scale: float, smooth: bool) -> bytes:
     """A map (h, w) over the whole photo, its longer side `side` pixels, its cells where their receptive fields lie."""
-    from inspector.output.overlay import dimmed_photo, overlay_map, resample_on_photo
+    from inspector.output.overlay import dimmed_photo, draw_map_on_photo, needs_lossless
 
-    canvas = dimmed_photo(view, side)
-    drawn = resample_on_photo(values.numpy(force=True), view, field, canvas.shape[:2], smooth)
-    return html.encode_image(overlay_map(canvas, drawn, scale, 0.85), max(view.photo.size) < 100)
+    canvas = dimmed_photo(view.photo, view.crop, side)
+    image = draw_map_on_photo(canvas, view.crop, values.numpy(force=True), field, scale, smooth)
+    return html.encode_image(image, needs_lossless(view.photo.size))
 
 
 def activation_bar(scale: float, signed: bool) -> str:
@@ -186,7 +186,7 @@ def activation_bar(scale: float, signed: bool) -> str:
         return (
             '<div style="font-size: .8rem; opacity: .7">activation: 0 everywhere, so there is nothing to colour</div>'
         )
-    from inspector.output.overlay import diverging_colormap
+    from inspector.output.style import diverging_colormap
 
     colours = diverging_colormap()[0 if signed else len(diverging_colormap()) // 2 :: 42 if signed else 21]
     stops = ", ".join(f"rgb({r}, {g}, {b})" for r, g, b in colours)

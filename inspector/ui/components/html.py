@@ -37,32 +37,32 @@ def draw_overlays(
     maps: "ClassMaps", read: "Iterable[ClassMap]", side: int, scale: float, smooth: bool, opacity: float
 ) -> Iterator[bytes]:
     """Class maps over the whole photo, its longer side `side` pixels, as encoded images."""
-    from inspector.output.overlay import dimmed_photo, overlay_map, resample_on_photo
+    from inspector.output.overlay import dimmed_photo, draw_map_on_photo, needs_lossless
 
     assert maps.view is not None, "the app shows photos only"
-    canvas = dimmed_photo(maps.view, side)
-    exact = max(maps.view.photo.size) < 100
+    photo, crop, field = maps.view.photo, maps.view.crop, maps.classifier.receptive_field
+    canvas = dimmed_photo(photo, crop, side)
     for class_map in read:
-        drawn = resample_on_photo(
-            class_map.values, maps.view, maps.classifier.receptive_field, canvas.shape[:2], smooth
-        )
-        yield encode_image(overlay_map(canvas, drawn, scale, opacity), exact)
+        image = draw_map_on_photo(canvas, crop, class_map.values, field, scale, smooth, opacity)
+        yield encode_image(image, needs_lossless(photo.size))
 
 
 def draw_winning_classes(maps: "ClassMaps", winners: "Winners", side: int, opacity: float) -> bytes:
     """The photo, its longer side `side` pixels, with every cell in the colour of the class that wins there."""
-    from inspector.output.overlay import dimmed_photo, paint_classes, resample_on_photo
+    from inspector.explain.grid import resample_on_photo
+    from inspector.output.overlay import dimmed_photo, needs_lossless, paint_classes
 
     assert maps.view is not None, "the app shows photos only"
-    canvas, grid = dimmed_photo(maps.view, side), winners.grid.numpy(force=True)
+    photo, crop = maps.view.photo, maps.view.crop
+    canvas, grid = dimmed_photo(photo, crop, side), winners.grid.numpy(force=True)
     colour_of = {k: min(i, len(_WINNERS) - 1) for i, k in enumerate(winners.classes)}
     # From 1 on: 0 is outside what the network saw.
     numbers = [[1 + colour_of.get(int(k), -1) for k in row] for row in grid]
-    drawn = resample_on_photo(numbers, maps.view, maps.classifier.receptive_field, canvas.shape[:2], smooth=False)
+    drawn = resample_on_photo(numbers, crop, maps.classifier.receptive_field, canvas.shape[:2], smooth=False)
     colours = [[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in _WINNERS]
     # Every cell is painted, and the photo is to be seen all the same.
     image = paint_classes(canvas, drawn.round().astype(int) - 1, colours, 0.6 * opacity)
-    return encode_image(image, max(maps.view.photo.size) < 100)
+    return encode_image(image, needs_lossless(photo.size))
 
 
 def winners_legend(maps: "ClassMaps", winners: "Winners") -> str:
@@ -86,7 +86,7 @@ def winners_legend(maps: "ClassMaps", winners: "Winners") -> str:
 
 def colour_bar(scale: float, unit: str) -> str:
     """The colour bar under a map, its middle at zero."""
-    from inspector.output.overlay import diverging_colormap
+    from inspector.output.style import diverging_colormap
 
     stops = ", ".join(f"rgb({r}, {g}, {b})" for r, g, b in diverging_colormap()[::42])
     ticks = "".join(f"<span>{_signed(tick * scale)}</span>" for tick in (-1, -0.5, 0, 0.5, 1))

@@ -75,7 +75,7 @@ class Frame:
 
     size: tuple[int, int]  # height, width of the drawing, in pixels
     grid: tuple[int, int]
-    down: Sequence[float]  # render.Placing of the rows, and of the columns
+    down: Sequence[float]  # grid.AxisPlacement of the rows, and of the columns
     across: Sequence[float]
     smooth: bool
     opacity: float
@@ -96,10 +96,10 @@ def make_frame(
     grid: Sequence[int], view: "View", field: "ReceptiveField", side: int, smooth: bool, opacity: float = 0.85
 ) -> Frame:
     """Of maps on a grid (h, w) over the photo, its longer side drawn with `side` pixels."""
-    from inspector.output.overlay import axis_placements, fit_size
+    from inspector.explain.grid import axis_placements, fit_size
 
-    down, across = axis_placements(view, field)
-    return Frame(fit_size(view.photo, side), (grid[0], grid[1]), astuple(down), astuple(across), smooth, opacity)
+    down, across = axis_placements(view.crop, field)
+    return Frame(fit_size(view.photo.size, side), (grid[0], grid[1]), astuple(down), astuple(across), smooth, opacity)
 
 
 def encode_cells(values: ArrayLike, scale: float) -> str:
@@ -111,9 +111,11 @@ def encode_cells(values: ArrayLike, scale: float) -> str:
 @lru_cache(maxsize=32)
 def make_photo_url(view: "View", side: int) -> str:
     """What the maps are drawn on, its longer side with `side` pixels."""
-    from inspector.output.overlay import dimmed_photo
+    from inspector.output.overlay import dimmed_photo, needs_lossless
 
-    return html.make_data_url(html.encode_image(dimmed_photo(view, side), exact=max(view.photo.size) < 100))
+    return html.make_data_url(
+        html.encode_image(dimmed_photo(view.photo, view.crop, side), needs_lossless(view.photo.size))
+    )
 
 
 def show_maps(

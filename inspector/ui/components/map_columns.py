@@ -8,7 +8,7 @@ import streamlit as st
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMap, ClassMaps
 from inspector.images.photo import Photo
-from inspector.output.overlay import common_scale, dimmed_photo
+from inspector.output.overlay import common_scale, dimmed_photo, needs_lossless
 from inspector.output.text import format_number
 from inspector.ui.components import html
 from inspector.ui.state import cache
@@ -81,7 +81,7 @@ def show_map_columns(
 def _draw_photo(maps: ClassMaps, line: str) -> tuple[bytes, str, str, str]:
     assert maps.view is not None, "the app shows photos only"
     photo = maps.view.photo
-    image = html.encode_image(dimmed_photo(maps.view, _SIDE), exact=max(photo.size) < 100)
+    image = html.encode_image(dimmed_photo(photo, maps.view.crop, _SIDE), needs_lossless(photo.size))
     return image, photo.name, line, f"photo {photo.name}"
 
 

@@ -17,7 +17,7 @@ from inspector.ui.components.map_canvas import DRAW, Frame
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from inspector.analysis.positions import CellExtent
+    from inspector.explain.grid import CellExtent
 
 _HTML = """
 <div class="inspector-photo" tabindex="0" role="application">

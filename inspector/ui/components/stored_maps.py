@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 _GRID = 336  # pixels of the longer side of a grid, about
-_OPACITY = 0.85
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -46,17 +45,16 @@ def stored_image(folder: Path, changed: int, part: str, row_group: int, row: int
 
 def picture(results: Results, stored: StoredImage, values: "ArrayLike", side: int) -> tuple[bytes, str]:
     """A map over its photo, the longer side `side` pixels, or as its grid; and why it is no photo, if it is none."""
-    from inspector.datasets.stored_maps import read_receptive_field, stored_view
-    from inspector.output.overlay import common_scale, dimmed_photo, overlay_map, resample_on_photo
+    from inspector.datasets.stored_maps import make_crop, read_receptive_field
+    from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo, needs_lossless
 
     photo, why = _photo(results, stored)
     if photo is None:
         return grid(values, common_scale([values])), why
-    view = stored_view(photo, stored.box, results)
-    canvas = dimmed_photo(view, side)
-    drawn = resample_on_photo(values, view, read_receptive_field(results), canvas.shape[:2], smooth=True)
-    exact = max(photo.size) < 100
-    return html.encode_image(overlay_map(canvas, drawn, common_scale([values]), _OPACITY), exact), ""
+    crop, field = make_crop(photo.size, stored.box, results), read_receptive_field(results)
+    canvas = dimmed_photo(photo, crop, side)
+    image = draw_map_on_photo(canvas, crop, values, field, common_scale([values]))
+    return html.encode_image(image, needs_lossless(photo.size)), ""
 
 
 def grid(values: "ArrayLike", scale: float) -> bytes:

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 import streamlit as st
 
-from inspector.analysis.positions import cell_extents, find_decisions, find_winners, has_deciding_positions
+from inspector.analysis.positions import find_decisions, find_winners, has_deciding_positions
 from inspector.explain.class_maps import ClassMap, ClassMaps
+from inspector.explain.grid import cell_extents
 from inspector.explain.kinds import VERDICTS
 from inspector.output.overlay import common_scale
 from inspector.output.text import format_number
@@ -115,7 +116,8 @@ def _choose(maps: ClassMaps, key: cache.MapsKey) -> ShownMaps:
     listed = tuple(dict.fromkeys([*(j for j, _, _ in maps.top(TOP)), k]))
     class_maps = {j: maps.class_map(j, against, dense) for j in listed}
     scale = common_scale([class_map.values for class_map in class_maps.values()])
-    rows, columns = cell_extents(maps)
+    assert maps.view is not None, "the app shows photos only"
+    rows, columns = cell_extents(maps.values.shape[1:], maps.view.crop, maps.classifier.receptive_field)
     return ShownMaps(
         maps=maps,
         key=key,

@@ -7,9 +7,10 @@ from typing import TypeAlias
 import streamlit as st
 
 from inspector.analysis.masking import Change, MaskedOutcome, make_mask, mask_at_head, positions_above
-from inspector.analysis.positions import CellExtent, Decisions, Position, inspect_position
+from inspector.analysis.positions import Decisions, Position, inspect_position
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMap, ClassMaps
+from inspector.explain.grid import CellExtent
 from inspector.output.text import format_number
 from inspector.ui.components import html
 from inspector.ui.components.messages import show_error
@@ -47,7 +48,7 @@ def show_cell(shown: ShownMaps, cell: Cell) -> None:
     y, x = shown.rows[row], shown.columns[column]
     st.markdown(
         f"**Cell ({row}, {column})** sees the pixels x {x.first:.0f} to {x.last:.0f}, y {y.first:.0f} to "
-        f"{y.last:.0f} of the photo (dashed frame). Their center is ({x.centre:.0f}, {y.centre:.0f}).",
+        f"{y.last:.0f} of the photo (dashed frame). Their center is ({x.center:.0f}, {y.center:.0f}).",
         help="Row and column count from 0, as in `maps.values[:, row, column]`. The dashed frame is the receptive "
         "field, cut off at the border of the network's input: no pixel outside it can change this cell. The solid "
         "frame is the cell: the pixels that are nearer to its center than to that of any other cell.",

@@ -7,7 +7,7 @@ import streamlit as st
 from inspector.errors import ExportError
 from inspector.explain.class_maps import ClassMaps, FigureContent
 from inspector.output import export
-from inspector.output.figure import COLORMAPS, DEFAULT_STYLE, MM, PANELS, FigureStyle
+from inspector.output.style import COLORMAPS, DEFAULT_STYLE, MM, PANELS, FigureStyle
 from inspector.ui.components.downloads import show_download_buttons
 from inspector.ui.components.messages import show_errors
 from inspector.ui.state import cache, keys

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from inspector.explain.class_maps import ClassMaps, FigureContent
     from inspector.explain.classifier import Classifier
     from inspector.explain.tracing.layer_trace import Layer
-    from inspector.output.figure import FigureStyle
+    from inspector.output.style import FigureStyle
     from inspector.ui.state.jobs import Task
 
 _DELAY = 10  # seconds
