@@ -1,4 +1,4 @@
-"""The data sets of experiments/ and photos of one's own, whole in memory: no loader keeps a network waiting."""
+"""Data sets for training, held in memory: Fashion-MNIST, MNIST, or a folder of class folders with photos."""
 
 import hashlib
 import os
@@ -16,31 +16,31 @@ from inspector.images.preprocessing import Preprocessing, make_view
 from inspector.training.recipe import Data
 
 MAX_MEMORY = 8e9  # bytes
-_ONE_OF = 8  # photos are test photos
-_SHOWN = 10  # names in a sentence
+_TEST_SHARE = 1 / 8  # of the photos of each class
+_SHOWN_NAMES = 10  # in an error message
 
 
 @dataclass(frozen=True)
 class Images:
-    """Images in memory, or feature maps of theirs, and what they show."""
+    """Images in memory, or their feature maps, with labels."""
 
-    pixels: Tensor  # (N, channels, H, W): 0-1 as the network takes it, or uint8 photos
+    pixels: Tensor  # (N, channels, H, W): float 0-1 as network input, or uint8 photos
     labels: Tensor  # (N,)
-    mean: Tensor | None = None  # (3, 1, 1), of photos
+    mean: Tensor | None = None  # (3, 1, 1), for photos
     std: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def inputs(self, which: Tensor | slice) -> Tensor:
-        """What the network takes of these images."""
-        chosen = self.pixels[which]
+    def inputs(self, indices: Tensor | slice) -> Tensor:
+        """Return the network input of some images, (n, channels, H, W)."""
+        chosen = self.pixels[indices]
         return chosen if self.mean is None or self.std is None else (chosen / 255 - self.mean) / self.std
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Training and test images, and what a model.json tells of them."""
+    """Training and test images, with what a model.json records about them."""
 
     training: Images
     test: Images
@@ -48,29 +48,29 @@ class DataSet:
     preprocessing: Preprocessing
     examples: str
     source: str
-    folder: Path | None = None  # of photos
-    files: tuple[str, ...] = ()  # of the test photos, below the folder
-    skipped: tuple[str, ...] = ()  # files that are no photos, a sentence each
-    digest: str = ""  # of the names of all photos
+    folder: Path | None = None  # of the photos
+    files: tuple[str, ...] = ()  # test photos, relative to the folder
+    skipped: tuple[str, ...] = ()  # one sentence per file that is not a photo
+    digest: str = ""  # hash of the names of all photos
 
-    def balance(self) -> str:
-        """How many there are of each class, in a sentence."""
+    def describe_balance(self) -> str:
+        """Describe in one or two sentences how many images each class has."""
         counts = torch.bincount(self.training.labels.cpu(), minlength=len(self.classes))
         tests = torch.bincount(self.test.labels.cpu(), minlength=len(self.classes))
-        told = f"{len(self.classes)} classes, {len(self.training):,} training and {len(self.test):,} test images"
+        text = f"{len(self.classes)} classes, {len(self.training):,} training and {len(self.test):,} test images"
         least, most = int(counts.argmin()), int(counts.argmax())
         if counts[least] == counts[most] and tests.min() == tests.max():
-            return f"{told}: {counts[0]:,} and {tests[0]:,} of each class."
+            return f"{text}: {counts[0]:,} and {tests[0]:,} of each class."
         always = float(tests[most] / tests.sum())
         return (
-            f"{told}: from {counts[least]:,} ({self.classes[least]}) to {counts[most]:,} ({self.classes[most]}) "
-            f"training images a class. To answer {self.classes[most]} each time would have top-1 {always:.3f}."
+            f"{text}: from {counts[least]:,} ({self.classes[least]}) to {counts[most]:,} ({self.classes[most]}) "
+            f"training images per class. Always predicting {self.classes[most]} gives top-1 {always:.3f}."
         )
 
 
 @dataclass(frozen=True)
-class _Known:
-    """A data set of torchvision."""
+class _TorchvisionDataSet:
+    """A data set that torchvision can read."""
 
     title: str
     torchvision: type[MNIST]
@@ -79,126 +79,144 @@ class _Known:
     source: str
 
 
-_KNOWN: dict[Data, _Known] = {
-    "fashion_mnist": _Known(
+_DATA_SETS: dict[Data, _TorchvisionDataSet] = {
+    "fashion_mnist": _TorchvisionDataSet(
         "Fashion-MNIST",
         FashionMNIST,
         ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
         "fashion_mnist",
         "Fashion-MNIST (Xiao, Rasul, Vollgraf 2017), 60,000 training images.",
     ),
-    "mnist": _Known(
+    "mnist": _TorchvisionDataSet(
         "MNIST", MNIST, tuple("0123456789"), "none", "MNIST (LeCun, Cortes, Burges), 60,000 training images."
     ),
 }
 
 
-def read_known(name: Data, folder: Path, device: torch.device) -> DataSet:
-    """A data set in torchvision's folder; fetched when it is not there."""
-    known = _KNOWN[name]
+def read_torchvision_data(name: Data, folder: Path, device: torch.device) -> DataSet:
+    """Read a data set from torchvision's folder; it is downloaded if it is not there.
+
+    Raises:
+        TrainingError: it is neither there nor can it be downloaded, or its files are broken.
+    """
+    known = _DATA_SETS[name]
     training, test = (_read_part(known, folder, training, device) for training in (True, False))
     plain = Preprocessing((28, 28), (0.0,), (1.0,), (28, 28))
     return DataSet(training, test, known.classes, plain, known.examples, known.source)
 
 
-def _read_part(known: _Known, folder: Path, training: bool, device: torch.device) -> Images:
+def _read_part(known: _TorchvisionDataSet, folder: Path, training: bool, device: torch.device) -> Images:
     raw = folder / known.torchvision.__name__ / "raw"
     try:
         read = known.torchvision(folder, train=training, download=True)
         pixels = read.data[:, None].to(device) / 255
-    # torchvision tells broken files by assertions too.
+    # torchvision reports broken files by assertions too.
     except (OSError, RuntimeError, ValueError, AssertionError) as error:
         raise TrainingError(
-            f"No {known.title} in {raw}, nor could it be fetched ({str(error) or 'the files are broken'}); "
-            "a network connection or its four unzipped idx files there would do."
+            f"No {known.title} in {raw}, and it could not be downloaded ({str(error) or 'the files are broken'}). "
+            "Use a network connection, or put its four unzipped idx files there."
         ) from error
     return Images(pixels.to(memory_format=torch.channels_last), read.targets.to(device))
 
 
 def read_photos(folder: Path, preprocessing: Preprocessing, device: torch.device) -> DataSet:
-    """The photos of a folder of class folders, at the input size; every eighth of a class, drawn by chance, is a test.
+    """Read the photos of a folder of class folders, cropped and resized to the input size.
 
-    Files that cannot be read as images are skipped and listed. The split is the same each time, whatever the seed of a
-    run. TrainingError for a folder without two classes, or a class without two photos.
+    A random eighth of each class becomes the test set. The split depends on the files only, not on the seed of a run.
+    Files that cannot be read as images are skipped and listed.
+
+    Raises:
+        TrainingError: fewer than two classes, a class with fewer than two photos, or photos that do not fit in memory.
     """
     classes, samples = _list_photos(folder)
     height, width = preprocessing.size
     if (needed := len(samples) * 3 * height * width) > MAX_MEMORY:
         raise TrainingError(
-            f"The {len(samples):,} photos in {folder} take {needed / 1e9:.0f} GB at {height}x{width}, and at most "
-            f"{MAX_MEMORY / 1e9:.0f} GB are kept in memory: a smaller input size or fewer photos would do."
+            f"The {len(samples):,} photos in {folder} take {needed / 1e9:.0f} GB at {height}x{width}, but at most "
+            f"{MAX_MEMORY / 1e9:.0f} GB are kept in memory. Use a smaller input size or fewer photos."
         )
 
     def read(path: str) -> Pixels | ImageError:
         try:
-            # Through the inspector's own door, so that it is trained on what its maps are later drawn for.
+            # The same reader and crop as for class maps, so that training sees what the maps are later drawn on.
             return make_view(read_image(path), preprocessing).pixels
         except ImageError as error:
             return error
 
-    def below(path: str) -> str:
+    def relative_path(path: str) -> str:
         return Path(path).relative_to(folder).as_posix()
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without the interpreter's lock
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the interpreter lock while it decodes
         read_ones = list(pool.map(read, (path for path, _ in samples)))
     skipped = [
-        f"{below(path)}: {one}"
+        f"{relative_path(path)}: {one}"
         for (path, _), one in zip(samples, read_ones, strict=True)
         if isinstance(one, ImageError)
     ]
     kept = [
-        (below(path), torch.from_numpy(one.copy()), label)  # torch wants to write
+        (relative_path(path), torch.from_numpy(one.copy()), label)  # torch needs a writable array
         for (path, label), one in zip(samples, read_ones, strict=True)
         if not isinstance(one, ImageError)
     ]
     tests = _draw_tests([label for _, _, label in kept], classes, folder)
     mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
 
-    def part(test: bool) -> Images:
+    def select_part(test: bool) -> Images:
         chosen = [one for number, one in enumerate(kept) if (number in tests) == test]
-        pixels = torch.stack([pixels for _, pixels, _ in chosen]).permute(0, 3, 1, 2)  # channels last, as they lie
+        pixels = torch.stack([pixels for _, pixels, _ in chosen]).permute(
+            0, 3, 1, 2
+        )  # keeps the memory layout, channels last
         return Images(pixels.to(device), torch.tensor([label for *_, label in chosen], device=device), mean, std)
 
     files = tuple(file for number, (file, *_) in enumerate(kept) if number in tests)
     digest = hashlib.sha256("\n".join(file for file, *_ in kept).encode()).hexdigest()[:16]
     source = f"{len(kept) - len(tests):,} photos of {folder.resolve().name}."
     return DataSet(
-        part(False), part(True), classes, preprocessing, "photos", source, folder, files, tuple(skipped), digest
+        select_part(False),
+        select_part(True),
+        classes,
+        preprocessing,
+        "photos",
+        source,
+        folder,
+        files,
+        tuple(skipped),
+        digest,
     )
 
 
 def _list_photos(folder: Path) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
     if not folder.is_dir():
-        raise TrainingError(f"There is no folder {folder}; one with a folder of photos for each class would do.")
+        raise TrainingError(f"No folder {folder}. Use a folder that has one folder of photos per class.")
 
     def is_shown(path: str) -> bool:
         return not any(part.startswith(".") for part in Path(path).relative_to(folder).parts)
 
     try:
-        # Hidden files and folders (.DS_Store) are nobody's photos; what else is none is told when it is read.
+        # Hidden files (.DS_Store) are ignored here; other files that are not photos are reported when they are read.
         listed = ImageFolder(str(folder), is_valid_file=is_shown, allow_empty=True)
     except (OSError, ValueError) as error:
         raise TrainingError(f"{folder} holds no class folders ({summarize_reason(error)}).") from error
     classes = tuple(name for name in listed.classes if not name.startswith("."))
     number = {listed.class_to_idx[name]: k for k, name in enumerate(classes)}
     if len(classes) < 2:
-        found = f"one class folder only, {classes[0]}" if classes else "no class folders"
-        raise TrainingError(f"{folder} holds {found}; a folder of photos for each of two classes or more would do.")
+        found = f"only one class folder, {classes[0]}" if classes else "no class folders"
+        raise TrainingError(f"{folder} holds {found}. Use at least two folders, each with the photos of one class.")
     return classes, [(path, number[label]) for path, label in listed.samples]
 
 
 def _draw_tests(labels: list[int], classes: tuple[str, ...], folder: Path) -> set[int]:
-    """Which photos test, by number."""
+    """Choose the test photos: their indices."""
     drawn: set[int] = set()
     generator = torch.Generator().manual_seed(0)
     of_class = [[number for number, label in enumerate(labels) if label == k] for k in range(len(classes))]
     if few := [name for name, numbers in zip(classes, of_class, strict=True) if len(numbers) < 2]:
-        more = ", ..." if len(few) > _SHOWN else ""
+        more = ", ..." if len(few) > _SHOWN_NAMES else ""
         raise TrainingError(
-            f"Too few photos that can be read in {folder} of {', '.join(few[:_SHOWN])}{more}: a class needs one to "
-            "train on and one to test. Remove the folder, or add photos."
+            f"Too few readable photos in {folder} for {', '.join(few[:_SHOWN_NAMES])}{more}: a class needs at least one "
+            "training photo and one test photo. Add photos, or remove the folder."
         )
     for numbers in of_class:
         order = torch.randperm(len(numbers), generator=generator).tolist()
-        drawn.update(numbers[i] for i in order[: max(1, round(len(numbers) / _ONE_OF))])
+        drawn.update(numbers[i] for i in order[: max(1, round(len(numbers) * _TEST_SHARE))])
     return drawn

@@ -1,4 +1,4 @@
-"""Where training runs: on one device, or on several under torchrun, a process each (DistributedDataParallel)."""
+"""Choose the device of training: one device, or one per process under torchrun (DistributedDataParallel)."""
 
 import os
 from collections.abc import Iterator
@@ -11,22 +11,26 @@ from inspector.errors import TrainingError
 
 
 def find_device(name: str) -> torch.device:
-    """The device of a name: auto, cpu, cuda, or cuda:1; TrainingError where there is none."""
+    """Return the device with a name: "auto", "cpu", "cuda" or "cuda:1".
+
+    Raises:
+        TrainingError: the name is unknown, or this machine has no such device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, colon, number = name.partition(":")
     if kind not in ("cpu", "cuda") or (colon and not (kind == "cuda" and number.isdecimal())):
-        raise TrainingError(f"--device is {name!r}; auto, cpu, cuda or cuda:1 would do.")
+        raise TrainingError(f"Expected auto, cpu, cuda or cuda:1 for --device, got {name!r}.")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        there = "no GPU" if count == 0 else "one GPU" if count == 1 else f"{count} GPUs"
-        raise TrainingError(f"--device is {name!r}, but torch sees {there} here; cpu or auto would do.")
+        available = "no GPU" if count == 0 else "one GPU" if count == 1 else f"{count} GPUs"
+        raise TrainingError(f"--device is {name!r}, but torch finds {available} on this machine. Use cpu or auto.")
     return torch.device(name)
 
 
 @contextmanager
 def join_processes(name: str) -> Iterator[torch.device]:
-    """The device of this process: of a name, or under torchrun one of several, a process each."""
+    """Yield the device of this process; under torchrun, join the process group, one device per process."""
     if "LOCAL_RANK" not in os.environ:
         yield find_device(name)
         return
@@ -40,17 +44,20 @@ def join_processes(name: str) -> Iterator[torch.device]:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that shows and writes."""
+    """Return whether this process is the one that prints and writes."""
     return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
 def parallelize(network: nn.Module) -> nn.Module:
-    """The network, its gradients averaged over all processes."""
+    """Wrap the network so that its gradients are averaged over all processes."""
     return nn.parallel.DistributedDataParallel(network) if distributed.is_initialized() else network
 
 
-def share(batch: Tensor) -> tuple[Tensor, float]:
-    """This process's part of a batch (N,), and what its mean loss counts, so that all parts average to the batch's."""
+def split_batch(batch: Tensor) -> tuple[Tensor, float]:
+    """Return this process's part of a batch (N,) and the weight of its mean loss.
+
+    With these weights the losses of all processes average to the mean loss of the whole batch.
+    """
     if not distributed.is_initialized() or len(batch) < (processes := distributed.get_world_size()):
         return batch, 1.0
     part = batch[distributed.get_rank() :: processes]
@@ -58,7 +65,7 @@ def share(batch: Tensor) -> tuple[Tensor, float]:
 
 
 def average_losses(losses: Tensor) -> Tensor:
-    """The mean over all processes."""
+    """Average losses over all processes."""
     if distributed.is_initialized():
         distributed.all_reduce(losses)
         losses = losses / distributed.get_world_size()

@@ -1,7 +1,5 @@
-"""What a trained network does with the test images: which classes it takes for which, and where it sees them."""
+"""Evaluate a trained network on its test images: confusion matrix, average class maps, predictions."""
 
-import csv
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,41 +11,52 @@ from torch import Tensor
 from inspector.analysis.averages import AverageClassMaps, average_class_maps
 from inspector.analysis.localization import Mask, Regions, average_inside, find_object_mask
 from inspector.errors import HeadError, LocalizationError
+from inspector.files import csv_bytes
 from inspector.explain.class_maps import ClassMaps, class_maps, class_maps_of_batch
 from inspector.explain.classifier import Classifier
 from inspector.images.photo import read_image
 from inspector.networks.load import load
 from inspector.training.data import DataSet
-from inspector.training.write_run import csv_bytes, write_file
+from inspector.training.write_run import table_bytes, write_file
 
-MOST = 1000  # test images whose class maps are made: the first of each class, as many of each
+MAX_CLASS_MAPS = 1000  # test images whose class maps are computed: the first of each class, equally many of each
 _BATCH = 50
 
 
 def evaluate_run(folder: Path, data: DataSet, logits: Tensor, regions: Regions | None, finished: int) -> dict[str, Any]:
-    """Write confusion.csv, average_maps.safetensors and, of photos, test.csv; return what run.json tells of them.
+    """Write confusion.csv, average_maps.safetensors and, for photos, test.csv.
 
-    `logits` (N, K) are the test images'. The class maps are those of the folder's network as the inspector opens it.
+    The class maps are those of the run folder's network, loaded as users load it.
+
+    Args:
+        folder: of the run, with its weights and model.json.
+        data: its data set.
+        logits: (N, K), of the test images.
+        regions: objects on the photos, or None.
+        finished: number of finished epochs, for error messages.
+
+    Returns:
+        What run.json records about the evaluation.
     """
     labels = data.test.labels.cpu()
     probabilities, predicted = (one.cpu() for one in logits.softmax(1).max(1))
-    write_file(folder / "confusion.csv", _confusion(labels, predicted, data.classes), finished)
-    which = _first_of_each(labels, len(data.classes))
-    found = _survey(str(folder), data, which, regions)
+    write_file(folder / "confusion.csv", _confusion_bytes(labels, predicted, data.classes), finished)
+    indices = _first_of_each_class(labels, len(data.classes))
+    averages = _average_class_maps(str(folder), data, indices, regions)
     about: dict[str, Any] = {"class_maps": None}
-    if found is not None:
-        write_file(folder / "average_maps.safetensors", save({"average_maps": found.average_maps}), finished)
+    if averages is not None:
+        write_file(folder / "average_maps.safetensors", save({"average_maps": averages.average_maps}), finished)
         about["class_maps"] = {
-            "verdict": found.verdict,
-            "residual": found.residual,
-            "images": found.images,
-            "inside": average_inside(found.inside),
+            "verdict": averages.verdict,
+            "residual": averages.residual,
+            "images": averages.images,
+            "inside": average_inside(averages.inside),
         }
     if data.folder is None:
         return about
     shares: dict[int, float | None] = {}
-    if found is not None:
-        shares = {n: one.share for n, one in zip(which, found.inside, strict=True) if one is not None}
+    if averages is not None:
+        shares = {n: one.share for n, one in zip(indices, averages.inside, strict=True) if one is not None}
     rows = [
         {
             "file": file,
@@ -58,59 +67,67 @@ def evaluate_run(folder: Path, data: DataSet, logits: Tensor, regions: Regions |
         }
         for n, file in enumerate(data.files)
     ]
-    write_file(folder / "test.csv", csv_bytes(rows), finished)
+    write_file(folder / "test.csv", table_bytes(rows), finished)
     photos = {"training": len(data.training), "test": len(data.test), "skipped": list(data.skipped)}
     return {"images": str(data.folder), "photos": photos, **about}
 
 
 def check_objects(data: DataSet, regions: Regions) -> None:
-    """Before hours of training: whether the objects of the test photos can be read; LocalisationError if not."""
+    """Check before training that the objects of the test photos can be read.
+
+    Raises:
+        LocalizationError: a mask cannot be read, or no object belongs to any test photo.
+    """
     assert data.folder is not None
     masks = [find_object_mask(regions, file, read_image(data.folder / file).size) is not None for file in data.files]
     if not any(masks):
         raise LocalizationError(
-            f"No object is known of any of the {len(masks)} test photos; names relative to {data.folder}, like "
-            f"{data.files[0]}, would do."
+            f"No object is known for any of the {len(masks)} test photos. Use file names relative to {data.folder}, such "
+            f"as {data.files[0]}."
         )
 
 
-def _confusion(labels: Tensor, predicted: Tensor, classes: tuple[str, ...]) -> bytes:
-    """A row a true class, a column a predicted one."""
+def _confusion_bytes(labels: Tensor, predicted: Tensor, classes: tuple[str, ...]) -> bytes:
+    """Make confusion.csv: one row per true class, one column per predicted class."""
     k = len(classes)
-    text = io.StringIO(newline="")
     counts = torch.bincount(labels * k + predicted, minlength=k * k).view(k, k)
-    csv.writer(text, lineterminator="\n").writerows([classes, *counts.tolist()])
-    return text.getvalue().encode()
+    return csv_bytes(classes, counts.tolist())
 
 
-def _first_of_each(labels: Tensor, classes: int) -> list[int]:
-    """At most MOST images, by number."""
-    each = max(1, MOST // classes)
+def _first_of_each_class(labels: Tensor, classes: int) -> list[int]:
+    """Return the indices of the first images of each class, at most MAX_CLASS_MAPS in all."""
+    each = max(1, MAX_CLASS_MAPS // classes)
     return sorted(int(n) for k in range(classes) for n in (labels == k).nonzero().flatten()[:each])
 
 
-def _survey(name: str, data: DataSet, which: list[int], regions: Regions | None) -> AverageClassMaps | None:
+def _average_class_maps(
+    name: str, data: DataSet, indices: list[int], regions: Regions | None
+) -> AverageClassMaps | None:
     try:
         classifier = load(name)
     except HeadError:
-        return None  # no class maps: the run is a run all the same
+        return None  # a network without class maps is evaluated all the same
     return average_class_maps(
-        _of_photos(classifier, data, which, regions) if data.folder else _of_tensors(classifier, data, which)
+        _explain_photos(classifier, data, indices, regions)
+        if data.folder
+        else _explain_tensors(classifier, data, indices)
     )
 
 
-def _of_tensors(classifier: Classifier, data: DataSet, which: list[int]) -> Iterator[tuple[ClassMaps, int, None]]:
-    for chosen in torch.tensor(which).split(_BATCH):
+def _explain_tensors(
+    classifier: Classifier, data: DataSet, indices: list[int]
+) -> Iterator[tuple[ClassMaps, int, None]]:
+    for chosen in torch.tensor(indices).split(_BATCH):
         inputs = data.test.inputs(chosen.to(data.test.pixels.device)).cpu()
         for maps, n in zip(class_maps_of_batch(classifier, inputs), chosen, strict=True):
             yield maps, int(data.test.labels[n]), None
 
 
-def _of_photos(
-    classifier: Classifier, data: DataSet, which: list[int], regions: Regions | None
+def _explain_photos(
+    classifier: Classifier, data: DataSet, indices: list[int], regions: Regions | None
 ) -> Iterator[tuple[ClassMaps, int, Mask | None]]:
     assert data.folder is not None
-    for n in which:
+    for n in indices:
         photo = read_image(data.folder / data.files[n])
         mask = find_object_mask(regions, data.files[n], photo.size) if regions else None
         yield class_maps(classifier, photo), int(data.test.labels[n]), mask

@@ -1,9 +1,9 @@
-"""Train the networks of experiments/: one recipe, several seeds, a folder each that the inspector can open.
+"""Train networks from recipes: one run per seed, each in a folder that Inspector can open.
 
-The loop is torch's own and not Lightning's: networks this small take 1.11 times as long a batch in Lightning's, without
-its logger, checkpoints and bar (benchmarks/training.py), and a run that is to go on after a kill as if nothing had been
-needs the state of the random numbers after each epoch, which Lightning's checkpoints have not. The weights after the
-last epoch are kept: the test images choose nothing.
+The training loop is plain PyTorch and not Lightning, for two reasons. Lightning takes 1.11 times as long per batch for
+networks this small, even without its logger, checkpoints and progress bar (benchmarks/training.py). And a run that
+continues after a kill exactly as if it had never stopped needs the random state after each epoch, which Lightning's
+checkpoints do not hold. The weights of the last epoch are kept, so the test images select nothing.
 """
 
 import inspect
@@ -28,12 +28,12 @@ from inspector.errors import TrainingError
 from inspector.images.preprocessing import PreprocessingOverrides
 from inspector.networks.build import OURS
 from inspector.training.backbone import Backbone, build_with_head, load_backbone
-from inspector.training.data import MAX_MEMORY, DataSet, Images, read_known, read_photos
-from inspector.training.devices import average_losses, is_first, join_processes, parallelize, share
+from inspector.training.data import MAX_MEMORY, DataSet, Images, read_torchvision_data, read_photos
+from inspector.training.devices import average_losses, is_first, join_processes, parallelize, split_batch
 from inspector.training.evaluate import check_objects, evaluate_run
 from inspector.training.recipe import Loss, Optimizer, Recipe
 from inspector.training.write_run import (
-    Training,
+    TrainingState,
     check_finished,
     load_checkpoint,
     make_folder,
@@ -43,22 +43,23 @@ from inspector.training.write_run import (
 )
 
 Precision = Literal["float32", "bfloat16"]
+OnProgress = Callable[[int, int, str], None]  # (done, total, text)
 
 OPTIMIZERS: dict[Optimizer, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "rmsprop": torch.optim.RMSprop,
     "sgd": torch.optim.SGD,
 }
-_BATCH = 32  # photos at a time where nothing is learned from them
+_BATCH = 32  # photos per batch when no gradient is needed
 
 
 @dataclass(frozen=True)
-class Material:
-    """What the runs of a recipe share, whatever their seed."""
+class TrainingData:
+    """What all runs of a recipe share, independent of the seed."""
 
     data: DataSet
-    backbone: Backbone | None  # of transfer
-    training: Images  # what is learned from: the data's images, or the feature maps of a frozen trunk
+    backbone: Backbone | None  # of transfer learning
+    training: Images  # what the network trains on: images, or the feature maps of a frozen trunk
     test: Images
 
 
@@ -72,75 +73,103 @@ def train(
     weights: Path | None = None,
     regions: Regions | None = None,
 ) -> list[Path]:
-    """The folders <out>/<experiment>/<run>/seed<N>; finished runs are left as they are, broken off ones go on.
+    """Train every seed of some recipes. Finished runs are left as they are, interrupted runs continue.
 
-    `weights` are a backbone's own, in place of those that its library fetches; `regions` say where the objects of
-    photos are, so that the evidence inside them is told too.
+    Args:
+        recipes: one recipe or several.
+        data: folder of the data set, or of the class folders with photos.
+        out: folder of all runs.
+        seeds: seeds to train. Default: those of each recipe.
+        device: "auto", "cpu", "cuda" or "cuda:1".
+        precision: "bfloat16" trains under autocast.
+        weights: weights file of the backbone. Default: its library's pretrained weights.
+        regions: boxes or masks of the objects on the photos; adds the share of contributions inside them.
+
+    Returns:
+        The run folders <out>/<experiment>/<run>/seed<N>.
+
+    Raises:
+        TrainingError: a recipe does not fit the data, or the loss is not finite.
+        NetworkError: the backbone cannot be loaded.
+        LocalizationError: ``regions`` do not fit the photos.
     """
     folders: list[Path] = []
-    gathered: tuple[Recipe, Material] | None = None
-    told = TextColumn("{task.fields[told]}")
+    loaded: tuple[Recipe, TrainingData] | None = None
     # Names of folders may look like rich's markup.
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(12), told, TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(12),
+        TextColumn("{task.fields[text]}"),
+        TimeRemainingColumn(),
+    )
     progress = Progress(*columns, disable=not is_first())
-    # Networks that are read, before and after, are built with random weights first.
+    # Loading a network first builds it with random weights, which must not change the caller's random state.
     with join_processes(device) as place, torch.random.fork_rng(()), progress:
         for recipe in [recipes] if isinstance(recipes, Recipe) else recipes:
             if recipe.data == "folder" and (out / recipe.experiment).resolve().is_relative_to(data.resolve()):
                 where = out / recipe.experiment
-                raise TrainingError(f"Runs in {where} would be among the photos: another --out would do.")
+                raise TrainingError(f"Runs in {where} would be among the photos. Use another --out.")
             if recipe.data != "folder" and (weights or regions):
                 raise TrainingError(
-                    f"--weights and --objects are for photos, and {recipe.run} trains on {recipe.data}."
+                    f"--weights and --objects apply only to photos, but {recipe.run} trains on {recipe.data}."
                 )
-            if gathered is None or not recipe.learns_from_the_same_as(gathered[0]):
-                task = progress.add_task(f"{recipe.experiment}/{recipe.run}: reading", total=None, told="")
-                gathered = None  # frees what the last recipe learned from
-                gathered = recipe, prepare_material(recipe, data, weights, place)
+            if loaded is None or not recipe.shares_training_data_with(loaded[0]):
+                task = progress.add_task(f"{recipe.experiment}/{recipe.run}: reading", total=None, text="")
+                loaded = None  # frees the data of the previous recipe
+                loaded = recipe, prepare_training_data(recipe, data, weights, place)
                 progress.remove_task(task)
                 if is_first():
-                    _tell_data(gathered[1].data, progress.console)
-                if regions is not None and gathered[1].data.folder is not None:
-                    check_objects(gathered[1].data, regions)
+                    _print_data(loaded[1].data, progress.console)
+                if regions is not None and loaded[1].data.folder is not None:
+                    check_objects(loaded[1].data, regions)
             for seed in seeds or recipe.seeds:
-                task = progress.add_task(f"{recipe.experiment}/{recipe.run} seed {seed}", total=None, told="")
+                task = progress.add_task(f"{recipe.experiment}/{recipe.run} seed {seed}", total=None, text="")
 
-                def tell(done: int, total: int, told: str, task: Any = task) -> None:
-                    progress.update(task, completed=done, total=total, told=told)
+                def show_progress(done: int, total: int, text: str, task: Any = task) -> None:
+                    progress.update(task, completed=done, total=total, text=text)
 
                 folders.append(out / recipe.experiment / recipe.run / f"seed{seed}")
-                train_seed(recipe, seed, gathered[1], folders[-1], precision, tell, regions)
+                train_seed(recipe, seed, loaded[1], folders[-1], precision, show_progress, regions)
     return folders
 
 
-def _tell_data(data: DataSet, console: Console) -> None:
-    console.print(data.balance(), markup=False, highlight=False, soft_wrap=True)
+def _print_data(data: DataSet, console: Console) -> None:
+    console.print(data.describe_balance(), markup=False, highlight=False, soft_wrap=True)
     for sentence in data.skipped:
         console.print(f"Skipped: {sentence}", markup=False, highlight=False, soft_wrap=True)
 
 
-def prepare_material(recipe: Recipe, folder: Path, weights: Path | None, device: torch.device) -> Material:
-    """Read the data set and the backbone, and make the feature maps that a frozen trunk gives."""
+def prepare_training_data(recipe: Recipe, folder: Path, weights: Path | None, device: torch.device) -> TrainingData:
+    """Read the data set and the backbone, and compute the feature maps of a frozen trunk once.
+
+    Raises:
+        TrainingError: the data cannot be read.
+        NetworkError: the backbone cannot be loaded.
+    """
     if recipe.data != "folder":
-        data = read_known(recipe.data, folder, device)
-        return Material(data, None, data.training, data.test)
+        data = read_torchvision_data(recipe.data, folder, device)
+        return TrainingData(data, None, data.training, data.test)
     backbone = load_backbone(recipe.arguments["backbone"], weights, PreprocessingOverrides(**recipe.input))
     data = read_photos(folder, backbone.classifier.preprocessing, device)
     if not recipe.frozen:
-        return Material(data, backbone, data.training, data.test)
+        return TrainingData(data, backbone, data.training, data.test)
     trunk = build_network(recipe, data.classes, backbone).get_submodule("trunk").to(device)
-    return Material(data, backbone, compute_features(trunk, data.training), compute_features(trunk, data.test))
+    return TrainingData(data, backbone, compute_features(trunk, data.training), compute_features(trunk, data.test))
 
 
 @torch.inference_mode()
 def compute_features(trunk: nn.Module, images: Images) -> Images:
-    """The feature maps that a trunk gives of images, to learn a head from."""
+    """Compute the feature maps of all images, to train a head on.
+
+    Raises:
+        TrainingError: they would not fit in memory.
+    """
     trunk.eval().to(memory_format=torch.channels_last)
     first = trunk(images.inputs(slice(1)))
     if (needed := len(images) * first.numel() * 4) > MAX_MEMORY:
         raise TrainingError(
             f"The feature maps of {len(images):,} photos take {needed / 1e9:.0f} GB, and at most "
-            f"{MAX_MEMORY / 1e9:.0f} GB are kept in memory: a smaller input size, or no freezing, would do."
+            f"{MAX_MEMORY / 1e9:.0f} GB are kept in memory. Use a smaller input size, or --finetune."
         )
     maps = first.new_empty(len(images), *first.shape[1:])
     for start in range(0, len(images), _BATCH):
@@ -152,55 +181,59 @@ def compute_features(trunk: nn.Module, images: Images) -> Images:
 def train_seed(
     recipe: Recipe,
     seed: int,
-    material: Material,
+    shared: TrainingData,
     folder: Path,
     precision: Precision = "float32",
-    tell: Callable[[int, int, str], None] = lambda done, total, told: None,
+    on_progress: OnProgress = lambda done, total, text: None,
     regions: Regions | None = None,
 ) -> None:
-    """Train one network and write its folder, or go on after the last epoch that its checkpoint there has."""
-    device = material.training.pixels.device
+    """Train one network and write its run folder, continuing after the last epoch of a checkpoint there."""
+    device = shared.training.pixels.device
     settings: dict[str, Any] = recipe.settings() | {"seed": seed, "precision": precision}
-    if material.backbone:
-        settings["photos"] = material.data.digest
+    if shared.backbone:
+        settings["photos"] = shared.data.digest
     if check_finished(folder, settings):
-        tell(1, 1, "is finished")
+        on_progress(1, 1, "finished")
         return
     with torch.random.fork_rng(range(torch.cuda.device_count()) if device.type == "cuda" else ()):
         torch.manual_seed(seed)
-        # Channels last: on one core an epoch of fashion_convnet takes 14 s in place of 21.
-        network = build_network(recipe, material.data.classes, material.backbone).to(device)
+        # Channels last: on one core an epoch of fashion_convnet takes 14 s instead of 21 s.
+        network = build_network(recipe, shared.data.classes, shared.backbone).to(device)
         network = network.to(memory_format=torch.channels_last)
-        learner = network.get_submodule("head") if recipe.frozen else network
-        _check_fits(learner, recipe, material)
+        trained = network.get_submodule("head") if recipe.frozen else network
+        _check_shapes(trained, recipe, shared)
         make_folder(folder)
-        run = Training(learner, OPTIMIZERS[recipe.optimizer](learner.parameters(), lr=recipe.rate), [], [])
+        run = TrainingState(trained, OPTIMIZERS[recipe.optimizer](trained.parameters(), lr=recipe.rate), [], [])
         load_checkpoint(run, folder / "checkpoint.pt", settings)
         for epoch in range(len(run.history) + 1, recipe.epochs + 1):
-            train_epoch(run, recipe, epoch, material.training, material.test, precision, tell)
+            train_epoch(run, recipe, epoch, shared.training, shared.test, precision, on_progress)
             if is_first():
                 save_checkpoint(run, folder, settings)
     if not is_first():
         return
     finished = f"epoch {recipe.epochs}/{recipe.epochs}"
-    tell(recipe.epochs, recipe.epochs, f"{finished}  splitting the logits of test images")
-    write_network(network, run.history[-1], recipe, seed, material.data, material.backbone, folder)
-    logits = predict_logits(learner, material.test, precision)
-    about = evaluate_run(folder, material.data, logits, regions, recipe.epochs)
-    write_results(run, network, recipe.title, settings, about, folder, device)
-    tell(recipe.epochs, recipe.epochs, f"{finished}  top-1 {run.history[-1]['top1']:.4f}")
+    on_progress(recipe.epochs, recipe.epochs, f"{finished}  class maps of the test images")
+    write_network(network, run.history[-1], recipe, seed, shared.data, shared.backbone, folder)
+    logits = predict_logits(trained, shared.test, precision)
+    evaluation = evaluate_run(folder, shared.data, logits, regions, recipe.epochs)
+    write_results(run, network, recipe.title, settings, evaluation, folder, device)
+    on_progress(recipe.epochs, recipe.epochs, f"{finished}  top-1 {run.history[-1]['top1']:.4f}")
 
 
 def train_epoch(
-    run: Training,
+    run: TrainingState,
     recipe: Recipe,
     epoch: int,
     training: Images,
     test: Images,
     precision: Precision,
-    tell: Callable[[int, int, str], None],
+    on_progress: OnProgress,
 ) -> None:
-    """One pass over the training images in a new order, then the test images; adds to the run's history."""
+    """Train one epoch in a new random order, evaluate on the test images, and append both to the run's history.
+
+    Raises:
+        TrainingError: the training loss is not finite.
+    """
     start = time.perf_counter()
     run.network.train()
     network = parallelize(run.network)
@@ -208,9 +241,9 @@ def train_epoch(
     order = torch.randperm(len(training)).to(training.pixels.device).split(recipe.batch)
     chunk = math.ceil(len(order) / 100)
     for number, batch in enumerate(order, 1):
-        part, weight = share(batch)
-        with _precision(precision, training.pixels.device):
-            loss = make_loss(network(training.inputs(part)), training.labels[part], recipe.loss) * weight
+        part, weight = split_batch(batch)
+        with _autocast(precision, training.pixels.device):
+            loss = compute_loss(network(training.inputs(part)), training.labels[part], recipe.loss) * weight
         run.optimizer.zero_grad()
         loss.backward()
         run.optimizer.step()
@@ -218,13 +251,13 @@ def train_epoch(
         if number % chunk == 0 or number == len(order):
             speed = number * recipe.batch / (time.perf_counter() - start)
             done = (epoch - 1) * len(order) + number
-            told = f"epoch {epoch}/{recipe.epochs}  loss {loss.item():.4f}  {speed:,.0f} images/s"
-            tell(done, recipe.epochs * len(order), told)
+            text = f"epoch {epoch}/{recipe.epochs}  loss {loss.item():.4f}  {speed:,.0f} images/s"
+            on_progress(done, recipe.epochs * len(order), text)
     values: list[float] = average_losses(torch.stack(losses)).tolist()
     training_loss = sum(value * len(batch) for value, batch in zip(values, order, strict=True)) / len(training)
     if not math.isfinite(training_loss):
         raise TrainingError(
-            f"The loss of {recipe.run} is {training_loss} in epoch {epoch}: a rate below {recipe.rate} may do."
+            f"The loss of {recipe.run} is {training_loss} in epoch {epoch}. Use a learning rate below {recipe.rate}."
         )
     run.batches.extend({"epoch": epoch} | row for row in thin_losses(values, chunk))
     row = {"epoch": epoch, "training_loss": training_loss} | evaluate(run.network, test, recipe.loss, precision)
@@ -232,7 +265,7 @@ def train_epoch(
 
 
 def thin_losses(losses: list[float], chunk: int) -> list[dict[str, float]]:
-    """A row a chunk of batches: the number of its last batch, and their mean."""
+    """Average the losses over chunks of batches: one row per chunk, with the number of its last batch."""
     chunks = [losses[first : first + chunk] for first in range(0, len(losses), chunk)]
     return [
         {"batch": min((number + 1) * chunk, len(losses)), "training_loss": statistics.fmean(some)}
@@ -241,33 +274,37 @@ def thin_losses(losses: list[float], chunk: int) -> list[dict[str, float]]:
 
 
 def evaluate(network: nn.Module, images: Images, loss: Loss, precision: Precision) -> dict[str, float]:
-    """Loss in nats, top-1 and top-2 as parts of 1."""
+    """Evaluate a network: validation loss in nats, top-1 and top-2 accuracy (0-1)."""
     logits = predict_logits(network, images, precision)
     top1, top2 = (multiclass_accuracy(logits, images.labels, logits.shape[1], "micro", top_k=k).item() for k in (1, 2))
-    return {"validation_loss": make_loss(logits, images.labels, loss).item(), "top1": top1, "top2": top2}
+    return {"validation_loss": compute_loss(logits, images.labels, loss).item(), "top1": top1, "top2": top2}
 
 
 @torch.inference_mode()
 def predict_logits(network: nn.Module, images: Images, precision: Precision) -> Tensor:
-    """(N, K), in evaluation mode."""
+    """Compute the logits of all images in evaluation mode: (N, K) float32."""
     network.eval()
-    # A thousand small images at once, fewer photos.
+    # Up to a thousand small images per batch, but fewer photos.
     batch = max(_BATCH, min(1000, 5_000_000 // images.pixels[0].numel()))
-    with _precision(precision, images.pixels.device):
+    with _autocast(precision, images.pixels.device):
         parts = [network(images.inputs(slice(start, start + batch))) for start in range(0, len(images), batch)]
     return torch.cat(parts).float()
 
 
-def make_loss(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
+def compute_loss(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
     return nn.functional.cross_entropy(logits.sigmoid() if loss == "sigmoid_cross_entropy" else logits, labels)
 
 
-def _precision(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+def _autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def build_network(recipe: Recipe, classes: Sequence[str], backbone: Backbone | None) -> nn.Module:
-    """The network of a recipe with its first weights; TrainingError for a name or an argument that it has not."""
+    """Build the network of a recipe with its initial weights.
+
+    Raises:
+        TrainingError: the factory or one of its arguments does not exist, or has a wrong value.
+    """
     if recipe.factory not in OURS:
         nearest = get_close_matches(recipe.factory, OURS) or OURS
         raise TrainingError(f"No network {recipe.factory!r}. Nearest names: {', '.join(nearest)}.")
@@ -275,13 +312,13 @@ def build_network(recipe: Recipe, classes: Sequence[str], backbone: Backbone | N
     parameters = inspect.signature(factory).parameters
     for name, value in recipe.arguments.items():
         if name not in parameters:
-            would_do = ", ".join(parameters) or "none"
-            raise TrainingError(f"{recipe.factory} takes no argument {name!r}; it takes {would_do}.")
+            known = ", ".join(parameters) or "none"
+            raise TrainingError(f"{recipe.factory} has no argument {name!r}. Its arguments: {known}.")
         annotation = parameters[name].annotation
         allowed = get_args(annotation) if get_origin(annotation) is Literal else ()
         if allowed and value not in allowed:
-            would_do = " or ".join(map(repr, allowed))
-            raise TrainingError(f"{recipe.factory}: {name} is {value!r}; {would_do} would do.")
+            expected = " or ".join(map(repr, allowed))
+            raise TrainingError(f"{recipe.factory}: expected {expected} for {name}, got {value!r}.")
     if backbone is not None:
         return build_with_head(backbone, recipe.arguments["head"], len(classes))
     try:
@@ -290,14 +327,15 @@ def build_network(recipe: Recipe, classes: Sequence[str], backbone: Backbone | N
         raise TrainingError(f"{recipe.factory} cannot be built with {dict(recipe.arguments)}: {error}.") from error
 
 
-def _check_fits(network: nn.Module, recipe: Recipe, material: Material) -> None:
-    classes = len(material.data.classes)
+def _check_shapes(network: nn.Module, recipe: Recipe, shared: TrainingData) -> None:
+    """Raise TrainingError unless the network maps the training data to one logit per class."""
+    classes = len(shared.data.classes)
     network.eval()
     try:
         with torch.inference_mode():
-            shape = tuple(network(material.training.inputs(slice(2))).shape[1:])
+            shape = tuple(network(shared.training.inputs(slice(2))).shape[1:])
     except RuntimeError as error:
         first = str(error).splitlines()[0]
         raise TrainingError(f"{recipe.factory} cannot take the images of {recipe.data}: {first}") from error
     if shape != (classes,):
-        raise TrainingError(f"{recipe.factory} gives {shape} for an image; {recipe.data} needs ({classes},).")
+        raise TrainingError(f"{recipe.factory} returns shape {shape} per image, but {recipe.data} needs ({classes},).")

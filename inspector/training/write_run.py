@@ -1,6 +1,5 @@
-"""What a run leaves in its folder: a checkpoint while it runs, then its histories, weights and what it was made of."""
+"""Write the files of a training run: checkpoints while it runs, then histories, weights, model.json and run.json."""
 
-import csv
 import io
 import json
 import platform
@@ -15,32 +14,40 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from inspector.errors import TrainingError
+from inspector.errors import TrainingError, translate_errors
+from inspector.files import csv_bytes, json_bytes, write_atomic
 from inspector.training.backbone import Backbone, transfer_arguments
 from inspector.training.data import DataSet
 from inspector.training.recipe import HEADS, Recipe, recipe_for_photos
 
 
 @dataclass(frozen=True)
-class Training:
-    """What a checkpoint keeps: all that the next epoch depends on, and what was measured."""
+class TrainingState:
+    """What a checkpoint stores: everything that the next epoch depends on, and the measurements so far."""
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
-    history: list[dict[str, float]]  # a row an epoch
-    batches: list[dict[str, float]]  # up to 100 rows an epoch
+    history: list[dict[str, float]]  # one row per epoch
+    batches: list[dict[str, float]]  # up to 100 rows per epoch
 
 
-def parameter_counts(network: nn.Module) -> dict[str, int]:
-    """All weights, and those of the head: the network's part of that name, or else its last layer that has weights."""
+def count_parameters(network: nn.Module) -> dict[str, int]:
+    """Count the parameters of the whole network and of its head.
+
+    The head is the module named "head", else the last layer with parameters.
+    """
     weighted = [layer for layer in network.modules() if not list(layer.children()) and list(layer.parameters())]
     head = getattr(network, "head", weighted[-1])
     return {name: sum(p.numel() for p in part.parameters()) for name, part in (("head", head), ("all", network))}
 
 
-def save_checkpoint(run: Training, folder: Path, settings: Mapping[str, Any]) -> None:
-    """Write the checkpoint, then the histories in it as CSV."""
-    buffer = io.BytesIO()  # torch.save into a full disk raises another error than a plain write
+def save_checkpoint(run: TrainingState, folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write the checkpoint, then its histories as CSV files.
+
+    Raises:
+        TrainingError: a file cannot be written.
+    """
+    buffer = io.BytesIO()  # on a full disk torch.save raises another error than a plain write
     device = next(run.network.parameters()).device
     torch.save(
         {
@@ -56,54 +63,62 @@ def save_checkpoint(run: Training, folder: Path, settings: Mapping[str, Any]) ->
     )
     finished = len(run.history) - 1
     write_file(folder / "checkpoint.pt", buffer.getvalue(), finished)
-    write_file(folder / "history.csv", csv_bytes(run.history), finished + 1)
-    write_file(folder / "batches.csv", csv_bytes(run.batches), finished + 1)
+    write_file(folder / "history.csv", table_bytes(run.history), finished + 1)
+    write_file(folder / "batches.csv", table_bytes(run.batches), finished + 1)
 
 
-def load_checkpoint(run: Training, checkpoint: Path, settings: Mapping[str, Any]) -> None:
-    """Bring a new run to where its checkpoint is, if there is one."""
+def load_checkpoint(run: TrainingState, checkpoint: Path, settings: Mapping[str, Any]) -> None:
+    """Restore a run from its checkpoint, if there is one.
+
+    Raises:
+        TrainingError: the checkpoint is broken, or belongs to a run with other settings.
+    """
     if not checkpoint.exists():
         return
     device = next(run.network.parameters()).device
     try:
-        kept = torch.load(checkpoint, map_location=device, weights_only=True)
-        found = kept["settings"]
-    except Exception as error:  # over junk, torch's unpickler stumbles in many ways
-        raise TrainingError(f"{checkpoint} is broken; remove it to begin this run again.") from error
-    _check_same(settings, found, checkpoint.parent)
-    run.network.load_state_dict(kept["network"])
-    run.optimizer.load_state_dict(kept["optimizer"])
-    torch.set_rng_state(kept["random"].cpu())
-    if kept["random_cuda"] is not None and device.type == "cuda":
-        torch.cuda.set_rng_state(kept["random_cuda"].cpu(), device)
-    run.history.extend(kept["history"])
-    run.batches.extend(kept["batches"])
+        stored = torch.load(checkpoint, map_location=device, weights_only=True)
+        found = stored["settings"]
+    except Exception as error:  # torch's unpickler raises many kinds of errors on broken files
+        raise TrainingError(f"{checkpoint} is broken. Remove it to start this run again.") from error
+    _check_settings(settings, found, checkpoint.parent)
+    run.network.load_state_dict(stored["network"])
+    run.optimizer.load_state_dict(stored["optimizer"])
+    torch.set_rng_state(stored["random"].cpu())
+    if stored["random_cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(stored["random_cuda"].cpu(), device)
+    run.history.extend(stored["history"])
+    run.batches.extend(stored["batches"])
 
 
 def check_finished(folder: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether the run in a folder is finished; TrainingError if it is one of another recipe."""
+    """Return whether the run in a folder is finished.
+
+    Raises:
+        TrainingError: run.json is broken, or belongs to a run with other settings.
+    """
     path = folder / "run.json"
     if not path.exists():
         return False
     try:
         found = json.loads(path.read_text())["settings"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{path} is broken; remove its folder to begin this run again.") from error
-    _check_same(settings, found, folder)
+        raise TrainingError(f"{path} is broken. Remove its folder to start this run again.") from error
+    _check_settings(settings, found, folder)
     return True
 
 
-def _check_same(settings: Mapping[str, Any], found: Mapping[str, Any], folder: Path) -> None:
+def _check_settings(settings: Mapping[str, Any], found: Mapping[str, Any], folder: Path) -> None:
     if found.get("photos") != settings.get("photos") and found == {**settings, "photos": found.get("photos")}:
         raise TrainingError(
-            f"{folder} holds a run on other photos (some were added, removed or renamed since): name another --out, or "
+            f"{folder} holds a run on other photos (some were added, removed or renamed since). Use another --out, or "
             "remove it."
         )
     if differing := [
         f"{key} {found.get(key)!r} there, {value!r} here" for key, value in settings.items() if found.get(key) != value
     ]:
         raise TrainingError(
-            f"{folder} holds a run of another recipe ({'; '.join(differing)}): name another --out, or remove it."
+            f"{folder} holds a run of another recipe ({'; '.join(differing)}). Use another --out, or remove it."
         )
 
 
@@ -116,30 +131,40 @@ def write_network(
     backbone: Backbone | None,
     folder: Path,
 ) -> None:
-    """Write the weights and a model.json that the inspector opens."""
+    """Write weights.safetensors and a model.json, so that ``inspector.load`` opens the folder.
+
+    Args:
+        network: the trained network.
+        last: row of the last epoch, with top1 and top2.
+        recipe: what it was trained by.
+        seed: its seed.
+        data: what it was trained on.
+        backbone: of transfer learning, else None.
+        folder: of the run.
+    """
     state = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
     card = describe_network(recipe, seed, last, data, backbone)
-    if not isinstance(card["weights"], str):  # the trunk's come from their package
+    if not isinstance(card["weights"], str):  # the weights of the trunk stay in their package
         state = {name: tensor for name, tensor in state.items() if name.startswith("head.")}
     write_file(folder / "weights.safetensors", save(state), recipe.epochs)
-    write_file(folder / "model.json", _json(card), recipe.epochs)
+    write_file(folder / "model.json", json_bytes(card), recipe.epochs)
 
 
 def write_results(
-    run: Training,
+    run: TrainingState,
     network: nn.Module,
     title: str,
     settings: Mapping[str, Any],
-    examined: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
     folder: Path,
     device: torch.device,
 ) -> None:
-    """Write the histories and, last, run.json, which says that the run is finished."""
+    """Write the histories and, last, run.json, which marks the run as finished."""
     epochs = len(run.history)
     about = {
         "title": title,
         "settings": settings,
-        "parameters": parameter_counts(network),
+        "parameters": count_parameters(network),
         "final": {key: value for key, value in run.history[-1].items() if key != "seconds"},
         "best": {key: max(run.history, key=lambda row: row["top1"])[key] for key in ("epoch", "top1", "top2")},
         "seconds_an_epoch": round(statistics.median(row["seconds"] for row in run.history), 2),
@@ -147,19 +172,19 @@ def write_results(
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("inspector", "torch", "torchvision")},
-        **examined,
+        **evaluation,
     }
-    write_file(folder / "history.csv", csv_bytes(run.history), epochs)
-    write_file(folder / "batches.csv", csv_bytes(run.batches), epochs)
-    write_file(folder / "run.json", _json(about), epochs)
+    write_file(folder / "history.csv", table_bytes(run.history), epochs)
+    write_file(folder / "batches.csv", table_bytes(run.batches), epochs)
+    write_file(folder / "run.json", json_bytes(about), epochs)
     (folder / "checkpoint.pt").unlink(missing_ok=True)
 
 
 def describe_network(
     recipe: Recipe, seed: int, last: Mapping[str, float], data: DataSet, backbone: Backbone | None
 ) -> dict[str, Any]:
-    """A model.json: how to build, feed and read the network."""
-    feeding = asdict(data.preprocessing)
+    """Make the content of model.json: how to build the network, preprocess its input and name its outputs."""
+    preprocessing = asdict(data.preprocessing)
     architecture: dict[str, Any] = {"factory": recipe.factory, "arguments": dict(recipe.arguments)}
     weights: object = "weights.safetensors"
     source = f"Trained here on {data.source}"
@@ -175,22 +200,22 @@ def describe_network(
         "weights": weights,
         "probability": "sigmoid" if recipe.loss == "sigmoid_cross_entropy" else "softmax",
         "classes": data.classes,
-        **{key: feeding[key] for key in ("size", "resize", "interpolation", "mean", "std")},
+        **{key: preprocessing[key] for key in ("size", "resize", "interpolation", "mean", "std")},
         "examples": data.examples,
         "source": source,
-        "training": f"inspector train {_recipe_said(recipe)} --seed {seed}",
+        "training": f"inspector train {_format_command(recipe)} --seed {seed}",
         "scores": {"data": f"{len(data.test):,} test images"} | {key: round(last[key], 4) for key in ("top1", "top2")},
     }
 
 
-def _recipe_said(recipe: Recipe) -> str:
-    """How the command line is told of a recipe: by options if they make it, else by its file."""
+def _format_command(recipe: Recipe) -> str:
+    """Return the arguments of `inspector train` for a recipe: options where they suffice, else its file."""
     size = recipe.input.get("size")
     for head in HEADS if recipe.data == "folder" else ():
         backbone = recipe.arguments["backbone"]
-        # The folder that gave the recipe its title was named as the experiment is.
-        made = recipe_for_photos(Path(recipe.experiment), backbone, head, recipe.frozen, recipe.epochs, size=size)
-        if made.settings() == recipe.settings():
+        # The experiment is named after the folder that gave the recipe its title.
+        default = recipe_for_photos(Path(recipe.experiment), backbone, head, recipe.frozen, recipe.epochs, size=size)
+        if default.settings() == recipe.settings():
             options = f"--images FOLDER --backbone {backbone} --head {head} --epochs {recipe.epochs}"
             options += f" --size {size[0]}x{size[1]}" if size else ""
             return options if recipe.frozen else f"{options} --finetune"
@@ -198,32 +223,31 @@ def _recipe_said(recipe: Recipe) -> str:
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder of a run before hours are spent on what goes into it."""
-    try:
+    """Make the folder of a run, so that a wrong place is found before hours of training.
+
+    Raises:
+        TrainingError: the folder cannot be made.
+    """
+    with translate_errors(TrainingError, f"Cannot write {folder}: {{reason}}. Use another --out."):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(f"Cannot write {folder}: {error.strerror}; another --out would do.") from error
 
 
 def write_file(path: Path, content: bytes, finished: int) -> None:
-    """Write beside and rename, so that a file is old or new whenever the run is killed."""
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        kept = f"epochs up to {finished} are kept" if finished else "no epoch is kept"
-        raise TrainingError(f"Cannot write {path}: {error.strerror}; {kept}.") from error
+    """Write one file of a run atomically; it is old or new whenever the run is killed.
+
+    Args:
+        path: the file.
+        content: all its bytes.
+        finished: number of epochs that are stored already; the error message tells it.
+
+    Raises:
+        TrainingError: the file cannot be written.
+    """
+    stored = f"Epochs up to {finished} are stored." if finished else "No epoch is stored."
+    with translate_errors(TrainingError, f"Cannot write {path}: {{reason}}. {stored}"):
+        write_atomic(path, content)
 
 
-def csv_bytes(rows: Sequence[Mapping[str, object]]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
-
-
-def _json(content: object) -> bytes:
-    return (json.dumps(content, indent=2) + "\n").encode()
+def table_bytes(rows: Sequence[Mapping[str, object]]) -> bytes:
+    """Return rows with the same keys as a CSV table, with the keys as header."""
+    return csv_bytes(list(rows[0]), ([*row.values()] for row in rows))

@@ -144,10 +144,10 @@ def test_a_folder_without_a_finished_run_is_told(tmp_path: Path):
     ("file", "content", "sentence"),
     [
         ("run.json", "{", "cannot be read"),
-        ("run.json", "{}", "lacks the entry 'settings'"),
+        ("run.json", "{}", "has no entry 'settings'"),
         ("run.json", "[]", "cannot be read"),
-        ("history.csv", "epoch,training_loss\n1,2\n", "lacks the entry 'validation_loss'"),
-        ("history.csv", "", "history.csv has no epoch"),
+        ("history.csv", "epoch,training_loss\n1,2\n", "has no entry 'validation_loss'"),
+        ("history.csv", "", "history.csv cannot be read: it has no epoch"),
         (
             "history.csv",
             "epoch,training_loss,validation_loss,top1,top2,seconds\n1,x,1,1,1,1\n",
@@ -266,20 +266,20 @@ def test_the_photos_of_a_test_are_read(tmp_path: Path):
     assert (other.file, other.inside) == ("../2.jpg", None)
 
 
-MATRIX = "below 2 class names should stand as many rows of as many counts"
+MATRIX = "expected 2 rows of 2 counts below the class names"
 
 
 @pytest.mark.parametrize(
     ("file", "content", "read", "sentence"),
     [
-        ("confusion.csv", b"", read_confusion, "below 0 class names"),
+        ("confusion.csv", b"", read_confusion, "expected 0 rows"),
         ("confusion.csv", b"a,b\n1,2\n", read_confusion, MATRIX),
         ("confusion.csv", b"a,b\n1,2\n3\n", read_confusion, MATRIX),
         ("confusion.csv", b"a,b\n1,2\n3,x\n", read_confusion, "invalid literal for int"),
-        ("confusion.csv", b"a,b\n1,2\n3,-1\n", read_confusion, "a count is below 0"),
+        ("confusion.csv", b"a,b\n1,2\n3,-1\n", read_confusion, "a count is negative"),
         ("confusion.csv", b"a,b\n1,2\n3,\xff\n", read_confusion, "confusion.csv cannot be read: 'utf-8' codec"),
         ("average_maps.safetensors", b"junk", read_average_maps, "average_maps.safetensors cannot be read"),
-        ("test.csv", b"file,label\na,b\n", read_run_module.read_test_photos, "test.csv lacks the entry 'predicted'"),
+        ("test.csv", b"file,label\na,b\n", read_run_module.read_test_photos, "test.csv has no entry 'predicted'"),
         (
             "test.csv",
             b"file,label,predicted,probability,inside\na,b,c\n",
@@ -304,8 +304,8 @@ def test_a_broken_result_gets_one_sentence(tmp_path: Path, file: str, content: b
 @pytest.mark.parametrize(
     ("tensors", "sentence"),
     [
-        ({"maps": np.zeros((1, 1, 1), np.float32)}, "lacks the entry 'average_maps'"),
-        ({"average_maps": np.zeros((1, 1), np.float32)}, r"got a shape of \(1, 1\)"),
+        ({"maps": np.zeros((1, 1, 1), np.float32)}, "has no entry 'average_maps'"),
+        ({"average_maps": np.zeros((1, 1), np.float32)}, r"got shape \(1, 1\)"),
         ({"average_maps": np.full((1, 1, 1), np.nan, np.float32)}, "finite numbers"),
     ],
 )
@@ -321,9 +321,9 @@ def test_average_maps_that_are_none_get_one_sentence(tmp_path: Path, tensors, se
     [
         ({"images": 5}, "cannot be read"),
         ({"class_maps": []}, "cannot be read"),
-        ({"class_maps": {"verdict": "exact"}}, "lacks the entry 'inside'"),
-        ({"class_maps": {"verdict": 1, "inside": None}}, "the verdict of its class maps is no text"),
-        ({"class_maps": {"verdict": "exact", "inside": {"share": 1}}}, "lacks the entry 'pointing'"),
+        ({"class_maps": {"verdict": "exact"}}, "has no entry 'inside'"),
+        ({"class_maps": {"verdict": 1, "inside": None}}, "the verdict of its class maps is not a string"),
+        ({"class_maps": {"verdict": "exact", "inside": {"share": 1}}}, "has no entry 'pointing'"),
         ({"class_maps": {"verdict": "exact", "inside": {"share": "x", "pointing": 1}}}, "to float: 'x'"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from inspector.errors import TrainingError
-from inspector.training.devices import average_losses, find_device, is_first, parallelize, share
+from inspector.training.devices import average_losses, find_device, is_first, parallelize, split_batch
 from inspector.training.recipe import read_recipe
 from inspector.training.train import train
 
@@ -52,7 +52,7 @@ def test_two_processes_end_where_one_does(data: Path, tmp_path: Path) -> None:
 
 def test_one_process_takes_all_and_writes() -> None:
     batch, network = torch.arange(5), torch.nn.Linear(1, 1)
-    part, weight = share(batch)
+    part, weight = split_batch(batch)
     assert torch.equal(part, batch)
     assert weight == 1
     assert parallelize(network) is network

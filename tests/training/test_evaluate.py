@@ -131,7 +131,7 @@ def test_the_evidence_inside_is_told_where_the_object_is_known(photos: Path, mas
 def test_of_many_test_images_the_first_of_each_class_have_class_maps(
     photos: Path, masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "MOST", 3)
+    monkeypatch.setattr(evaluate, "MAX_CLASS_MAPS", 3)
     folder = trained(photos, tmp_path / "runs", masks=masks)
     assert json.loads((folder / "run.json").read_text())["class_maps"]["images"] == 3
     records = records_of(folder)

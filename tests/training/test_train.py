@@ -24,9 +24,9 @@ from inspector.cli import cli
 from inspector.errors import InspectorError, TrainingError
 from inspector.images.preprocessing import Preprocessing, PreprocessingOverrides
 from inspector.training.backbone import build_with_head, load_backbone
-from inspector.training.data import read_known, read_photos
+from inspector.training.data import read_torchvision_data, read_photos
 from inspector.training.recipe import HEADS, Recipe, read_recipe, recipe_for_photos
-from inspector.training.train import evaluate, make_loss, thin_losses, train
+from inspector.training.train import evaluate, compute_loss, thin_losses, train
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -261,15 +261,15 @@ def test_a_cut_off_data_file_gets_one_sentence(data: Path) -> None:
     path = data / "MNIST" / "raw" / "train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(TrainingError, match=r"No MNIST in .*raw"):
-        read_known("mnist", data, torch.device("cpu"))
+        read_torchvision_data("mnist", data, torch.device("cpu"))
 
 
 def test_the_article_s_loss_is_cross_entropy_of_the_softmax_of_sigmoids() -> None:
     logits, labels = torch.tensor([[0.0, 0.0], [800.0, -800.0]]), torch.tensor([0, 0])
     # log(2), and log(1 + 1/e) where the sigmoids are 1 and 0: it cannot fall below that.
     expected = (np.log(2) + np.log(1 + np.exp(-1))) / 2
-    assert make_loss(logits, labels, "sigmoid_cross_entropy").item() == pytest.approx(expected)
-    assert make_loss(logits, labels, "cross_entropy").item() == pytest.approx(np.log(2) / 2)
+    assert compute_loss(logits, labels, "sigmoid_cross_entropy").item() == pytest.approx(expected)
+    assert compute_loss(logits, labels, "cross_entropy").item() == pytest.approx(np.log(2) / 2)
 
 
 def test_scores_are_those_counted_by_hand(data: Path) -> None:
@@ -279,7 +279,7 @@ def test_scores_are_those_counted_by_hand(data: Path) -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return torch.arange(3.0).expand(len(images), 3)
 
-    images = replace(read_known("mnist", data, torch.device("cpu")).test, labels=torch.tensor([2, 2, 1, 0] * 2))
+    images = replace(read_torchvision_data("mnist", data, torch.device("cpu")).test, labels=torch.tensor([2, 2, 1, 0] * 2))
     scores = evaluate(Fixed(), images, "cross_entropy", "float32")
     assert (scores["top1"], scores["top2"]) == (0.5, 0.75)
     # log(1 + e + e^2) less the logit of the label, 2, 2, 1, 0.

@@ -112,13 +112,13 @@ def test_photos_in_folders_within_a_class_folder_are_read(tmp_path: Path) -> Non
 
 def test_an_even_set_says_how_many_there_are_of_each(tmp_path: Path) -> None:
     data = read(write_photos(tmp_path, {"a": 8, "b": 8}))
-    assert data.balance() == "2 classes, 14 training and 2 test images: 7 and 1 of each class."
+    assert data.describe_balance() == "2 classes, 14 training and 2 test images: 7 and 1 of each class."
 
 
 def test_an_uneven_set_says_what_it_is_worth_to_guess(tmp_path: Path) -> None:
     data = read(write_photos(tmp_path, {"a": 24, "b": 8}))
     # 3 of the 4 test photos are of class a.
-    assert data.balance() == (
+    assert data.describe_balance() == (
         "2 classes, 28 training and 4 test images: from 7 (b) to 21 (a) training images a class. To answer a each time "
         "would have top-1 0.750."
     )
@@ -127,8 +127,8 @@ def test_an_uneven_set_says_what_it_is_worth_to_guess(tmp_path: Path) -> None:
 def test_test_images_alone_may_be_uneven(tmp_path: Path) -> None:
     # round(12 / 8) is 2 and round(11 / 8) is 1: 10 and 10 train.
     data = read(write_photos(tmp_path, {"a": 12, "b": 11}))
-    assert "of each class" not in data.balance()
-    assert "20 training and 3 test images" in data.balance()
+    assert "of each class" not in data.describe_balance()
+    assert "20 training and 3 test images" in data.describe_balance()
 
 
 # Refusals
