@@ -158,13 +158,13 @@ def compare(
         raise InspectorError("--class needs --photo, and --photo needs --out, the folder for its figure.")
     groups = group_runs(read_run(folder) for folder in find_runs(runs))
     _print_groups(groups)
-    screen.print(caption(groups))
+    screen.print(make_caption(groups))
     if out is None:
         return
     with progress.status("Drawing ..."):
         figures = _draw_comparison(groups) | _draw_photos(groups, photos, label, own_scales)
     command = f"inspector compare {' '.join(map(str, runs))} --out {out}"
-    _write_comparison(out, markdown_table(groups, command), figures)
+    _write_comparison(out, make_markdown(groups, command), figures)
     print_written(out)
 
 
@@ -172,7 +172,7 @@ def _print_groups(groups: Sequence["RunGroup"]) -> None:
     """Print the table of runs, with as many columns as fit on the screen."""
     from inspector.training.compare_runs import table_header, table_rows
 
-    columns = list(zip(table_header(groups), *table_rows(groups), strict=True))
+    columns = list(zip(list_columns(groups), *format_rows(groups), strict=True))
     widths = accumulate(max(map(len, column)) + 2 for column in columns)
     fitting = max(1, sum(width <= screen.width + 2 for width in widths))
     table = Table(box=None, header_style="bold", pad_edge=False)

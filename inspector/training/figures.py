@@ -1,4 +1,7 @@
-"""Matplotlib figures of finished runs: how they learnt, what they confuse, where they look; never pyplot."""
+"""Matplotlib figures of finished runs: learning curves, confusion matrices, average class maps.
+
+Never pyplot, which is not thread-safe.
+"""
 
 import math
 from collections.abc import Sequence
@@ -19,26 +22,30 @@ from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_pho
 from inspector.training.compare_runs import RunGroup, Score, format_with_deviation
 from inspector.training.read_run import Confusion
 
-# Okabe and Ito's, which colour-blind readers tell apart; less the yellow, which is faint on white.
+# The palette of Okabe and Ito for color-blind readers, without yellow, which is faint on white.
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
-_NUMBERED = 20  # classes: of more, numbers in the cells of a confusion matrix run into each other
-_NAMED = 120  # classes: of more, names at an axis do
-_GAP = 0.1  # between two average maps, a part of a map's height
+_MAX_NUMBERED = 20  # classes: with more, the numbers in a confusion matrix would overlap
+_MAX_NAMED = 120  # classes: with more, the names at an axis would overlap
+_GAP = 0.1  # between two average maps, as a fraction of a map's height
 
 
 def learning_curves_figure(groups: Sequence[RunGroup]) -> Figure:
-    """Top-1 and loss after each epoch, a line a recipe: the mean over its seeds, in a band of one spread each way."""
+    """Draw top-1 and loss after each epoch: per recipe the mean over its seeds, with a band of one standard deviation.
+
+    Raises:
+        InspectorError: there are more recipes than distinguishable lines.
+    """
     if len(groups) > 2 * len(_LINES):
-        raise InspectorError(f"{len(groups)} curves cannot be told apart: {2 * len(_LINES)} recipes or fewer would do.")
+        raise InspectorError(f"{len(groups)} curves cannot be distinguished. Use at most {2 * len(_LINES)} recipes.")
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     accuracy, loss = figure.subplots(1, 2)
     for number, group in enumerate(groups):
-        colour, marker = _LINES[number % len(_LINES)], "os"[number // len(_LINES)]
+        color, marker = _LINES[number % len(_LINES)], "os"[number // len(_LINES)]
         seeds = "1 seed" if len(group.runs) == 1 else f"{len(group.runs)} seeds"
-        _curve(accuracy, group, "top1", colour, marker, "-", f"{group.label} ({seeds})")
-        _curve(loss, group, "validation_loss", colour, marker, "-")
-        _curve(loss, group, "training_loss", colour, marker, ":")
+        _draw_curve(accuracy, group, "top1", color, marker, "-", f"{group.label} ({seeds})")
+        _draw_curve(loss, group, "validation_loss", color, marker, "-")
+        _draw_curve(loss, group, "training_loss", color, marker, ":")
     accuracy.set(title="top-1 of the test images", xlabel="epoch", ylabel="top-1")
     loss.set(title="loss: test images (solid), training images (dotted)", xlabel="epoch", ylabel="nats", yscale="log")
     for axis in (accuracy, loss):
@@ -49,21 +56,25 @@ def learning_curves_figure(groups: Sequence[RunGroup]) -> Figure:
     return figure
 
 
-def _curve(axis: Axes, group: RunGroup, score: Score, colour: str, marker: str, style: str, label: str = "") -> None:
+def _draw_curve(axis: Axes, group: RunGroup, score: Score, color: str, marker: str, style: str, label: str = "") -> None:
     epochs = [row.epoch for row in group.runs[0].history]
-    means, spreads = np.array(group.curve(score)).T
-    # Every epoch is marked where few are: a run of one epoch would be no line at all.
+    means, deviations = np.array(group.curve(score)).T
+    # With few epochs each is marked: a run of one epoch has no line.
     shown = marker if len(epochs) <= 20 and style == "-" else ""
-    axis.plot(epochs, means, style, color=colour, marker=shown, markersize=3, linewidth=1.4, label=label or None)
+    axis.plot(epochs, means, style, color=color, marker=shown, markersize=3, linewidth=1.4, label=label or None)
     if len(group.runs) > 1:
-        axis.fill_between(epochs, means - spreads, means + spreads, color=colour, alpha=0.15, linewidth=0)
+        axis.fill_between(epochs, means - deviations, means + deviations, color=color, alpha=0.15, linewidth=0)
 
 
 def confusion_figure(groups: Sequence[RunGroup]) -> Figure:
-    """The confusion matrix of each recipe that knows one, over all its seeds; every row adds up to 1."""
+    """Draw the confusion matrix of each recipe that has one, summed over its seeds, each row normalized to 1.
+
+    Raises:
+        InspectorError: no run has a confusion matrix.
+    """
     read = [(group, found) for group in groups if (found := group.confusion()) is not None]
     if not read:
-        raise InspectorError("No run knows its confusion matrix: runs trained by this version of Inspector would do.")
+        raise InspectorError("No run has a confusion matrix. Use runs trained by this version of Inspector.")
     columns = min(3, len(read))
     rows = -(-len(read) // columns)
     side = min(8.0, max(2.4, 0.3 * max(len(found.classes) for _, found in read)))  # inches
@@ -72,86 +83,90 @@ def confusion_figure(groups: Sequence[RunGroup]) -> Figure:
     for axis in axes[len(read) :]:
         axis.set_axis_off()
     for number, (axis, (group, found)) in enumerate(zip(axes, read, strict=False)):
-        _matrix(axis, found, side)
+        _draw_matrix(axis, found, side)
         axis.set_title(
             f"{group.label}\ntop-1 {format_with_deviation(group, group.final('top1'))}", fontsize=9, parse_math=False
         )
-        # Names stand once a row and once a column of panels, unless a neighbour's are others.
+        # Class names appear once per row and column of panels, unless a neighbor has other classes.
         if number % columns and read[number - 1][1].classes == found.classes:
             axis.tick_params(labelleft=False)
         if number + columns < len(read) and read[number + columns][1].classes == found.classes:
             axis.tick_params(labelbottom=False)
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), "Blues"), ax=axes.tolist(), shrink=0.6, aspect=30)
-    bar.set_label("part of the true class's images")
-    said = "Rows: true class. Columns: predicted class."
-    if any(len(found.classes) <= _NUMBERED for _, found in read):
-        said += "\nNumbers: percent of the row; blank where it is below 0.5."
-    figure.suptitle(said, fontsize=9)
+    bar.set_label("share of the true class's images")
+    text = "Rows: true class. Columns: predicted class."
+    if any(len(found.classes) <= _MAX_NUMBERED for _, found in read):
+        text += "\nNumbers: percent of the row; blank below 0.5."
+    figure.suptitle(text, fontsize=9)
     return figure
 
 
-def _matrix(axis: Axes, found: Confusion, side: float) -> None:
-    classes = len(found.classes)
-    # A class without an image has an empty row.
-    parts = found.counts / np.maximum(1, found.counts.sum(1, keepdims=True))
-    axis.imshow(parts, cmap="Blues", vmin=0, vmax=1)
-    if classes <= _NUMBERED:
-        for (row, column), part in np.ndenumerate(parts):
-            if part >= 0.005:
-                colour = "white" if part > 0.5 else "black"
+def _draw_matrix(axis: Axes, confusion: Confusion, side: float) -> None:
+    classes = len(confusion.classes)
+    # A class without images has an empty row.
+    shares = confusion.counts / np.maximum(1, confusion.counts.sum(1, keepdims=True))
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if classes <= _MAX_NUMBERED:
+        for (row, column), share in np.ndenumerate(shares):
+            if share >= 0.005:
+                color = "white" if share > 0.5 else "black"
                 axis.text(
-                    column, row, f"{math.floor(100 * part + 0.5)}", ha="center", va="center", fontsize=7, color=colour
+                    column, row, f"{math.floor(100 * share + 0.5)}", ha="center", va="center", fontsize=7, color=color
                 )
-    if classes > _NAMED:
+    if classes > _MAX_NAMED:
         axis.set(xticks=[], yticks=[])
         return
     size = min(8.0, 0.85 * 72 * side / classes)
-    turned = 90 if max(map(len, found.classes)) > 2 else 0
-    axis.set_xticks(range(classes), found.classes, rotation=turned, fontsize=size, parse_math=False)
-    axis.set_yticks(range(classes), found.classes, fontsize=size, parse_math=False)
+    rotation = 90 if max(map(len, confusion.classes)) > 2 else 0
+    axis.set_xticks(range(classes), confusion.classes, rotation=rotation, fontsize=size, parse_math=False)
+    axis.set_yticks(range(classes), confusion.classes, fontsize=size, parse_math=False)
     axis.tick_params(length=0)
 
 
 def average_maps_figure(groups: Sequence[RunGroup]) -> Figure:
-    """The average class maps of each recipe that knows them: a row a class, a column a recipe, a scale a column."""
-    read = [(group, maps, _names(group, len(maps))) for group in groups if (maps := group.average_maps()) is not None]
+    """Draw the average class maps of each recipe that has them: one row per class, one column and scale per recipe.
+
+    Raises:
+        InspectorError: no run has average class maps.
+    """
+    read = [(group, maps, _find_class_names(group, len(maps))) for group in groups if (maps := group.average_maps()) is not None]
     if not read:
-        raise InspectorError("No run knows its average class maps: runs trained by this version of Inspector would do.")
+        raise InspectorError("No run has average class maps. Use runs trained by this version of Inspector.")
     most = max(len(names) for _, _, names in read)
-    # Many classes are wrapped into blocks side by side, so that the figure is about as wide as it is high.
+    # Many classes are wrapped into blocks side by side, so that the figure is about square.
     blocks = max(1, round(math.sqrt(1.3 * most / (len(read) + 1))))
     rows = -(-most // blocks)
     wide = max(maps.shape[2] / maps.shape[1] for _, maps, _ in read)
     cell = min(0.9, 26 / rows)  # inches
-    named = 0.3 + 0.065 * max(len(name) for _, _, names in read for name in names)  # inches, at 8 points
-    across = blocks * (len(read) * (cell * wide + 0.15) + named) + 0.3
+    name_width = 0.3 + 0.065 * max(len(name) for _, _, names in read for name in names)  # inches, at 8 points
+    across = blocks * (len(read) * (cell * wide + 0.15) + name_width) + 0.3
     figure = Figure(figsize=(max(6.6, across), rows * cell * (1 + _GAP) + 1.5), layout="constrained")
     for block, page in enumerate(figure.subfigures(1, blocks, squeeze=False)[0]):
         shown = slice(block * rows, (block + 1) * rows)
         before: tuple[str, ...] = ()
         for axis, (group, maps, names) in zip(page.subplots(1, len(read), squeeze=False)[0], read, strict=True):
-            _column_of_maps(axis, maps[shown], common_scale([maps]), rows)
-            # Of several experiments a name is too long for its column in one line.
+            _draw_column_of_maps(axis, maps[shown], common_scale([maps]), rows)
+            # With several experiments a label is too long for one line.
             title = "\n".join(shorten_name(part, 16) for part in group.label.split("/"))
             axis.set_title(title, fontsize=8, parse_math=False)
             labels = names[shown] if names != before else ()
             axis.set_yticks([k + 0.5 for k in range(len(labels))], labels, fontsize=8, parse_math=False)
             before = names
     figure.suptitle(
-        "Average class maps: for each class the mean of its own map over its test images, in logits a position.\n"
-        "Each column has its own scale, since the numbers of two heads differ in size.",
+        "Average class maps: for each class, the mean of its class map over its test images, in logits per cell.\n"
+        "Each column has its own scale, because the values of two heads differ in size.",
         fontsize=9,
     )
     return figure
 
 
-def _names(group: RunGroup, classes: int) -> tuple[str, ...]:
+def _find_class_names(group: RunGroup, classes: int) -> tuple[str, ...]:
     found = group.confusion()
     return found.classes if found is not None and len(found.classes) == classes else tuple(map(str, range(classes)))
 
 
-def _column_of_maps(axis: Axes, maps: NDArray[np.float32], scale: float, rows: int) -> None:
-    """Maps (K, h, w) one below the other, each of height 1 with its gap, over a colour bar."""
+def _draw_column_of_maps(axis: Axes, maps: NDArray[np.float32], scale: float, rows: int) -> None:
+    """Draw maps (K, h, w) one below the other, each of height 1 including its gap, above a color bar."""
     width = maps.shape[2] / maps.shape[1] * (1 - _GAP)
     for k, values in enumerate(maps):
         top, bottom = k + _GAP / 2, k + 1 - _GAP / 2
@@ -160,7 +175,7 @@ def _column_of_maps(axis: Axes, maps: NDArray[np.float32], scale: float, rows: i
     axis.set(xlim=(0, width), ylim=(rows, 0), xticks=[])
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)
-    # The colour bar of a map of zeros has two ends all the same.
+    # A map of zeros still needs a color bar with two ends.
     end = scale or 1.0
     bar = axis.figure.colorbar(
         ScalarMappable(Normalize(-end, end), COLORS), ax=axis, location="bottom", pad=0.02, aspect=10

@@ -19,12 +19,12 @@ from inspector.errors import HeadError, InspectorError, TrainingError
 from inspector.networks.builtin import FACTORIES
 from inspector.training import read_run as read_run_module
 from inspector.training.compare_runs import (
-    caption,
+    make_caption,
     group_runs,
-    markdown_table,
+    make_markdown,
     mean_and_deviation,
-    table_header,
-    table_rows,
+    list_columns,
+    format_rows,
 )
 from inspector.training.read_run import find_network, find_runs, read_average_maps, read_confusion, read_run
 
@@ -97,23 +97,23 @@ def test_the_table_has_the_numbers_worked_out_by_hand(tmp_path: Path):
     write_run(tmp_path, 0, ONE)
     write_run(tmp_path, 1, OTHER)
     groups = compared(tmp_path)
-    ((row),) = table_rows(groups)
-    assert dict(zip(table_header(groups), row, strict=True)) == {
+    ((row),) = format_rows(groups)
+    assert dict(zip(list_columns(groups), row, strict=True)) == {
         "run": "a",
         "seeds": "2",
-        "head": "170",
-        "in all": "2,742",
+        "head parameters": "170",
+        "all parameters": "2,742",
         "top-1": "0.5000 ± 0.3536",  # of 0.75 and 0.25: sqrt(2 * 0.25**2)
         "top-2": "0.8750 ± 0.0000",
         "best epoch": "2, 1",
         "loss gap": "0.5000 ± 0.3536",  # of 0.25 and 0.75
-        "seconds an epoch": "3.5",  # the median of 2, 3, 4, 5
+        "seconds per epoch": "3.5",  # the median of 2, 3, 4, 5
     }
 
 
 def test_one_seed_shows_no_spread(tmp_path: Path):
     write_run(tmp_path)
-    assert table_rows(compared(tmp_path))[0][4] == "0.7500"
+    assert format_rows(compared(tmp_path))[0][4] == "0.7500"
 
 
 def test_a_curve_is_the_mean_after_each_epoch(tmp_path: Path):
@@ -186,9 +186,9 @@ def test_a_run_that_knows_nothing_of_class_maps_is_as_before(tmp_path: Path):
     assert (run.images, run.class_maps, find_network(run)) == (None, None, None)
     assert (read_confusion(run), read_average_maps(run), read_run_module.read_test_photos(run)) == (None, None, ())
     assert (one.confusion(), one.average_maps(), one.inside(), one.verdict()) == (None, None, None, None)
-    assert "inside" not in table_header([one])
-    assert "class maps" not in table_header([one])
-    assert "object" not in caption([one])
+    assert "inside" not in list_columns([one])
+    assert "class maps" not in list_columns([one])
+    assert "object" not in make_caption([one])
 
 
 def test_a_run_knows_its_images_and_its_class_maps(tmp_path: Path):
@@ -205,14 +205,14 @@ def test_the_table_says_what_runs_know_of_class_maps(tmp_path: Path):
     write_run(tmp_path, 0, name="c")
     write_run(tmp_path, 1, name="c", known=class_maps(0.5))
     groups = compared(tmp_path)
-    assert table_header(groups)[-2:] == ("inside", "class maps")
+    assert list_columns(groups)[-2:] == ("inside", "class maps")
     # Of 0.75 and 0.25: sqrt(2 * 0.25**2). A mean over some of the seeds would be no mean over the seeds.
-    assert [row[-2:] for row in table_rows(groups)] == [
+    assert [row[-2:] for row in format_rows(groups)] == [
         ("0.5000 ± 0.3536", "exact or exact for this image"),
         ("", "exact"),
         ("", ""),
     ]
-    text = markdown_table(groups, "command")
+    text = make_markdown(groups, "command")
     assert "| inside | class maps |\n" in text
     assert "inside the object" in text
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from inspector.errors import InspectorError
 from inspector.networks.catalog import models_folder
-from inspector.training.compare_runs import RunGroup, caption, group_runs, mean_and_deviation, table_header, table_rows
+from inspector.training.compare_runs import RunGroup, make_caption, group_runs, mean_and_deviation, list_columns, format_rows
 from inspector.training.read_run import Confusion, Run, find_runs, read_run
 from inspector.ui.components import charts, html
 from inspector.ui.components.messages import show_error
@@ -149,9 +149,9 @@ def _show_curves(groups: Sequence[RunGroup], marks: Mapping[str, tuple[str, str]
 
 
 def _show_scores(groups: Sequence[RunGroup]) -> None:
-    rows = [dict(zip(table_header(groups), row, strict=True)) for row in table_rows(groups)]
+    rows = [dict(zip(list_columns(groups), row, strict=True)) for row in format_rows(groups)]
     st.dataframe(rows, hide_index=True, alt="The scores of each run")
-    st.caption(caption(groups))
+    st.caption(make_caption(groups))
 
 
 def _show_evidence(groups: Sequence[RunGroup]) -> None:
