@@ -46,24 +46,25 @@ def new_folder(folder: Path, error: type[InspectorError] = ExportError) -> Itera
             shutil.rmtree(unfinished, ignore_errors=True)  # gone already where it was renamed
 
 
-def write_atomic(path: Path, content: bytes, durable: bool = False) -> None:
+def write_atomic(path: Path, content: bytes, durable: bool = False, many_writers: bool = False) -> None:
     """Write a file beside its place and rename it, so that a reader finds the old content or the new.
 
     Args:
         path: where to write; its folder exists.
         content: all bytes of the file.
         durable: wait until the disk holds them, so that a power failure leaves no empty file either.
+        many_writers: other processes may write the same file at the same time. Each then uses a temporary name of its
+            own, which stays if its process is killed; otherwise the next write replaces what a killed one left.
 
     Raises:
         OSError: the file cannot be written. Nothing is left beside it.
     """
-    # A name of its own for each attempt: another process may be writing the same file.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    attempt = f".{uuid.uuid4().hex}" if many_writers else ""
+    temporary = path.with_name(f".{path.name}{attempt}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            if durable:
-                file.flush()
+        temporary.write_bytes(content)
+        if durable:
+            with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
         temporary.replace(path)
         if durable and os.name != "nt":

@@ -148,7 +148,7 @@ def compare(
 
     * `inspector compare runs/flowers --out comparison --photo daffodil.jpg --class Daffodil`
     """
-    from inspector.training.compare_runs import caption, group_runs, markdown_table
+    from inspector.training.compare_runs import group_runs, make_caption, make_markdown
     from inspector.training.read_run import find_runs, read_run
 
     photos = {path.stem: path for path in photo or ()}
@@ -170,7 +170,6 @@ def compare(
 
 def _print_groups(groups: Sequence["RunGroup"]) -> None:
     """Print the table of runs, with as many columns as fit on the screen."""
-    from inspector.training.compare_runs import table_header, table_rows
 
     columns = list(zip(list_columns(groups), *format_rows(groups), strict=True))
     widths = accumulate(max(map(len, column)) + 2 for column in columns)

@@ -120,7 +120,9 @@ def group_runs(runs: Iterable[Run]) -> tuple[RunGroup, ...]:
         members.sort(key=lambda run: run.seed)
         for one, other in pairwise(members):
             if one.seed == other.seed:
-                raise TrainingError(f"{one.folder} and {other.folder} are the same run, seed {one.seed}. Use only one of them.")
+                raise TrainingError(
+                    f"{one.folder} and {other.folder} are the same run, seed {one.seed}. Use only one of them."
+                )
             differing = [key for key in one.settings if key != "seed" and one.settings[key] != other.settings.get(key)]
             if differing or len(one.history) != len(other.history):
                 raise TrainingError(

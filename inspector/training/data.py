@@ -213,8 +213,8 @@ def _draw_tests(labels: list[int], classes: tuple[str, ...], folder: Path) -> se
     if few := [name for name, numbers in zip(classes, of_class, strict=True) if len(numbers) < 2]:
         more = ", ..." if len(few) > _SHOWN_NAMES else ""
         raise TrainingError(
-            f"Too few readable photos in {folder} for {', '.join(few[:_SHOWN_NAMES])}{more}: a class needs at least one "
-            "training photo and one test photo. Add photos, or remove the folder."
+            f"Too few readable photos in {folder} for {', '.join(few[:_SHOWN_NAMES])}{more}: a class needs at least "
+            "one training photo and one test photo. Add photos, or remove the folder."
         )
     for numbers in of_class:
         order = torch.randperm(len(numbers), generator=generator).tolist()

@@ -11,9 +11,9 @@ from torch import Tensor
 from inspector.analysis.averages import AverageClassMaps, average_class_maps
 from inspector.analysis.localization import Mask, Regions, average_inside, find_object_mask
 from inspector.errors import HeadError, LocalizationError
-from inspector.files import csv_bytes
 from inspector.explain.class_maps import ClassMaps, class_maps, class_maps_of_batch
 from inspector.explain.classifier import Classifier
+from inspector.files import csv_bytes
 from inspector.images.photo import read_image
 from inspector.networks.load import load
 from inspector.training.data import DataSet
@@ -82,8 +82,8 @@ def check_objects(data: DataSet, regions: Regions) -> None:
     masks = [find_object_mask(regions, file, read_image(data.folder / file).size) is not None for file in data.files]
     if not any(masks):
         raise LocalizationError(
-            f"No object is known for any of the {len(masks)} test photos. Use file names relative to {data.folder}, such "
-            f"as {data.files[0]}."
+            f"No object is known for any of the {len(masks)} test photos. Use file names relative to {data.folder}, "
+            f"such as {data.files[0]}."
         )
 
 

@@ -56,7 +56,9 @@ def learning_curves_figure(groups: Sequence[RunGroup]) -> Figure:
     return figure
 
 
-def _draw_curve(axis: Axes, group: RunGroup, score: Score, color: str, marker: str, style: str, label: str = "") -> None:
+def _draw_curve(
+    axis: Axes, group: RunGroup, score: Score, color: str, marker: str, style: str, label: str = ""
+) -> None:
     epochs = [row.epoch for row in group.runs[0].history]
     means, deviations = np.array(group.curve(score)).T
     # With few epochs each is marked: a run of one epoch has no line.
@@ -129,7 +131,11 @@ def average_maps_figure(groups: Sequence[RunGroup]) -> Figure:
     Raises:
         InspectorError: no run has average class maps.
     """
-    read = [(group, maps, _find_class_names(group, len(maps))) for group in groups if (maps := group.average_maps()) is not None]
+    read = [
+        (group, maps, _find_class_names(group, len(maps)))
+        for group in groups
+        if (maps := group.average_maps()) is not None
+    ]
     if not read:
         raise InspectorError("No run has average class maps. Use runs trained by this version of Inspector.")
     most = max(len(names) for _, _, names in read)

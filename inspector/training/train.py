@@ -28,7 +28,7 @@ from inspector.errors import TrainingError
 from inspector.images.preprocessing import PreprocessingOverrides
 from inspector.networks.build import OURS
 from inspector.training.backbone import Backbone, build_with_head, load_backbone
-from inspector.training.data import MAX_MEMORY, DataSet, Images, read_torchvision_data, read_photos
+from inspector.training.data import MAX_MEMORY, DataSet, Images, read_photos, read_torchvision_data
 from inspector.training.devices import average_losses, is_first, join_processes, parallelize, split_batch
 from inspector.training.evaluate import check_objects, evaluate_run
 from inspector.training.recipe import Loss, Optimizer, Recipe

@@ -19,12 +19,12 @@ from inspector.errors import HeadError, InspectorError, TrainingError
 from inspector.networks.builtin import FACTORIES
 from inspector.training import read_run as read_run_module
 from inspector.training.compare_runs import (
-    make_caption,
+    format_rows,
     group_runs,
+    list_columns,
+    make_caption,
     make_markdown,
     mean_and_deviation,
-    list_columns,
-    format_rows,
 )
 from inspector.training.read_run import find_network, find_runs, read_average_maps, read_confusion, read_run
 
@@ -135,7 +135,7 @@ def test_labels_name_the_experiment_only_where_there_are_several(tmp_path: Path)
     assert [one.label for one in compared(tmp_path)] == ["x/a", "y/a"]
 
 
-def test_a_folder_without_a_finished_run_is_told(tmp_path: Path):
+def test_a_folder_without_a_finished_run_is_reported(tmp_path: Path):
     with pytest.raises(TrainingError, match=r"No finished run in .*: none of its folders has a run.json"):
         find_runs([tmp_path])
 
@@ -169,14 +169,14 @@ def test_a_broken_run_gets_one_sentence(tmp_path: Path, file: str, content: str 
 def test_one_run_twice_is_refused(tmp_path: Path):
     write_run(tmp_path / "here")
     write_run(tmp_path / "there")
-    with pytest.raises(TrainingError, match="are the same run, seed 0: name one"):
+    with pytest.raises(TrainingError, match="are the same run, seed 0. Use only one"):
         compared(tmp_path)
 
 
 def test_one_name_for_two_recipes_is_refused(tmp_path: Path):
     write_run(tmp_path, 0)
     write_run(tmp_path, 1, rate=0.2)
-    with pytest.raises(TrainingError, match=r"have one name and two recipes \(rate differ"):
+    with pytest.raises(TrainingError, match=r"have the same name but different recipes \(rate differ"):
         compared(tmp_path)
 
 
@@ -250,9 +250,9 @@ def test_seeds_with_other_classes_or_grids_are_not_summed(tmp_path: Path):
     write_results(write_run(tmp_path, 0))
     write_results(write_run(tmp_path, 1), "a,c\n1,1\n0,2\n", width=4)
     (one,) = compared(tmp_path)
-    with pytest.raises(TrainingError, match=r"seed0 and .*seed1 are seeds of one recipe and have other classes"):
+    with pytest.raises(TrainingError, match=r"seed0 and .*seed1 are seeds of one recipe but have different classes"):
         one.confusion()
-    with pytest.raises(TrainingError, match="have other shapes of average class maps: name one of them"):
+    with pytest.raises(TrainingError, match="have different shapes of average class maps. Use only one of them"):
         one.average_maps()
 
 

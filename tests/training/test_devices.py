@@ -63,16 +63,16 @@ def test_one_process_takes_all_and_writes() -> None:
 @pytest.mark.parametrize(
     ("name", "there", "sentence"),
     [
-        ("cuda", 0, "--device is 'cuda', but torch sees no GPU here; cpu or auto would do"),
-        ("cuda:2", 2, "--device is 'cuda:2', but torch sees 2 GPUs here"),
-        ("gpu", 0, "--device is 'gpu'; auto, cpu, cuda or cuda:1 would do"),
-        ("cuda:1", 1, "--device is 'cuda:1', but torch sees one GPU here"),
-        ("cuda:", 1, "--device is 'cuda:'; auto"),
-        ("cuda:one", 2, "--device is 'cuda:one'; auto"),
-        ("cpu:0", 0, "--device is 'cpu:0'; auto"),
+        ("cuda", 0, "--device is 'cuda', but torch finds no GPU on this machine. Use cpu or auto"),
+        ("cuda:2", 2, "--device is 'cuda:2', but torch finds 2 GPUs on this machine"),
+        ("gpu", 0, "Expected auto, cpu, cuda or cuda:1 for --device, got 'gpu'"),
+        ("cuda:1", 1, "--device is 'cuda:1', but torch finds one GPU on this machine"),
+        ("cuda:", 1, "Expected auto, .* got 'cuda:'"),
+        ("cuda:one", 2, "Expected auto, .* got 'cuda:one'"),
+        ("cpu:0", 0, "Expected auto, .* got 'cpu:0'"),
     ],
 )
-def test_a_device_that_is_not_there_is_told(
+def test_a_device_that_is_not_there_is_reported(
     name: str, there: int, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: there)

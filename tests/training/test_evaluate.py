@@ -72,7 +72,9 @@ def test_the_confusion_counts_every_test_photo_and_its_diagonal_is_top_1(photos:
 
 
 @pytest.mark.parametrize("head", ["gap", "gmp", "fc"])
-def test_every_test_photo_is_told_as_the_inspector_sees_it(head: str, photos: Path, tmp_path: Path) -> None:
+def test_every_test_photo_is_recorded_as_the_loaded_network_predicts_it(
+    head: str, photos: Path, tmp_path: Path
+) -> None:
     folder = trained(photos, tmp_path / "runs", head)
     classifier = inspector.load(folder)
     records = records_of(folder)
@@ -105,7 +107,9 @@ def test_a_run_tells_its_photos_and_what_their_class_maps_are_worth(photos: Path
     assert 0 <= maps["residual"] < 1e-4
 
 
-def test_the_evidence_inside_is_told_where_the_object_is_known(photos: Path, masks: Path, tmp_path: Path) -> None:
+def test_the_share_inside_the_object_is_recorded_where_the_object_is_known(
+    photos: Path, masks: Path, tmp_path: Path
+) -> None:
     folder = trained(photos, tmp_path / "runs", masks=masks)
     classifier, regions = inspector.load(folder), read_regions(masks)
     found = []
@@ -122,10 +126,10 @@ def test_the_evidence_inside_is_told_where_the_object_is_known(photos: Path, mas
     assert len(found) == 4
     shares = [one.share for one in found if one.share is not None]
     assert shares
-    told = json.loads((folder / "run.json").read_text())["class_maps"]["inside"]
-    assert told["images"] == 4
-    assert told["share"] == pytest.approx(np.mean(shares))
-    assert told["pointing"] == pytest.approx(np.mean([one.pointing for one in found]))
+    inside = json.loads((folder / "run.json").read_text())["class_maps"]["inside"]
+    assert inside["images"] == 4
+    assert inside["share"] == pytest.approx(np.mean(shares))
+    assert inside["pointing"] == pytest.approx(np.mean([one.pointing for one in found]))
 
 
 def test_of_many_test_images_the_first_of_each_class_have_class_maps(
@@ -139,17 +143,18 @@ def test_of_many_test_images_the_first_of_each_class_have_class_maps(
     assert [record["inside"] != "" for record in records][1::2] == [False] * 3
 
 
-def test_objects_of_no_test_photo_are_told_before_training(photos: Path, tmp_path: Path) -> None:
+def test_objects_of_no_test_photo_are_reported_before_training(photos: Path, tmp_path: Path) -> None:
     boxes = tmp_path / "boxes.csv"
     boxes.write_text("file,x1,y1,x2,y2\nelsewhere.png,0,0,5,5\n")
     with pytest.raises(
-        LocalizationError, match=r"No object is known of any of the 6 test photos; names relative to .*, like apple/"
+        LocalizationError,
+        match=r"No object is known for any of the 6 test photos. Use file names relative to .*, such as apple/",
     ):
         trained(photos, tmp_path / "runs", masks=boxes)
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_box_outside_its_photo_is_told_before_training(photos: Path, tmp_path: Path) -> None:
+def test_a_box_outside_its_photo_is_reported_before_training(photos: Path, tmp_path: Path) -> None:
     boxes = tmp_path / "boxes.csv"
     files = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.png"))
     boxes.write_text("\n".join(["file,x1,y1,x2,y2", *(f'"{file}",0,0,50,5' for file in files), ""]))

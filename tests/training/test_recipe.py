@@ -33,19 +33,19 @@ def test_every_recipe_can_be_read_and_built(path: Path) -> None:
         assert count_parameters(build_network(recipe, (), None))["all"] > 0
 
 
-@pytest.mark.parametrize("kept", sorted(EXPERIMENTS.glob("*/results/*/seed0/run.json")), ids=lambda p: p.parts[-3])
-def test_kept_runs_are_still_runs_of_their_recipes(kept: Path) -> None:
-    settings = json.loads(kept.read_text())["settings"]
-    path = kept.parents[3] / f"{kept.parts[-3]}.toml"
+@pytest.mark.parametrize("finished", sorted(EXPERIMENTS.glob("*/results/*/seed0/run.json")), ids=lambda p: p.parts[-3])
+def test_finished_runs_are_still_runs_of_their_recipes(finished: Path) -> None:
+    settings = json.loads(finished.read_text())["settings"]
+    path = finished.parents[3] / f"{finished.parts[-3]}.toml"
     if path.exists():
         recipe = read_recipe(path)
     else:  # of inspector train --images
-        head, backbone = kept.parts[-3].split("_", 1)
-        recipe = recipe_for_photos(kept.parents[3], backbone, head, True, None, (0,))
-    told = recipe.settings() | {"seed": 0, "precision": "float32"}
+        head, backbone = finished.parts[-3].split("_", 1)
+        recipe = recipe_for_photos(finished.parents[3], backbone, head, True, None, (0,))
+    settings_again = recipe.settings() | {"seed": 0, "precision": "float32"}
     if recipe.data == "folder":  # which photos they were is not in the recipe
         settings.pop("photos")
-    assert settings == json.loads(json.dumps(told))
+    assert settings == json.loads(json.dumps(settings_again))
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,9 @@ from inspector.cli import cli
 from inspector.errors import InspectorError, TrainingError
 from inspector.images.preprocessing import Preprocessing, PreprocessingOverrides
 from inspector.training.backbone import build_with_head, load_backbone
-from inspector.training.data import read_torchvision_data, read_photos
+from inspector.training.data import read_photos, read_torchvision_data
 from inspector.training.recipe import HEADS, Recipe, read_recipe, recipe_for_photos
-from inspector.training.train import evaluate, compute_loss, thin_losses, train
+from inspector.training.train import compute_loss, evaluate, thin_losses, train
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -192,7 +192,7 @@ def test_a_full_disk_keeps_the_finished_epochs(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
         with pytest.raises(
-            TrainingError, match=r"Cannot write .*checkpoint.pt: No space left on device; epochs up to 1 are kept"
+            TrainingError, match=r"Cannot write .*checkpoint.pt: No space left on device\. Epochs up to 1 are stored"
         ):
             train(recipe, data, tmp_path / "full", device="cpu")
     (folder,) = train(recipe, data, tmp_path / "full", device="cpu")
@@ -201,26 +201,28 @@ def test_a_full_disk_keeps_the_finished_epochs(
     assert {file.name for file in folder.iterdir()} == {file.name for file in unbroken.iterdir()}
 
 
-def test_a_folder_that_cannot_be_made_is_told_before_training(recipe: Recipe, data: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported_before_training(recipe: Recipe, data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(TrainingError, match=r"Cannot write .*seed0: Not a directory; another --out would do"):
+    with pytest.raises(TrainingError, match=r"Cannot write .*seed0: Not a directory\. Use another --out"):
         train(recipe, data, tmp_path / "file", device="cpu")
 
 
 def test_a_folder_with_a_run_of_another_recipe_is_refused(recipe: Recipe, data: Path, tmp_path: Path) -> None:
     train(recipe, data, tmp_path, device="cpu")
     with pytest.raises(
-        TrainingError, match=r"seed0 holds a run of another recipe \(rate 0.001 there, 0.1 here\): name another --out"
+        TrainingError, match=r"seed0 holds a run of another recipe \(rate 0.001 there, 0.1 here\)\. Use another --out"
     ):
         train(replace(recipe, rate=0.1), data, tmp_path, device="cpu")
 
 
 @pytest.mark.parametrize(("name", "content"), [("checkpoint.pt", b"junk"), ("checkpoint.pt", b""), ("run.json", b"{")])
-def test_a_broken_file_of_a_run_is_told(name: str, content: bytes, recipe: Recipe, data: Path, tmp_path: Path) -> None:
+def test_a_broken_file_of_a_run_is_reported(
+    name: str, content: bytes, recipe: Recipe, data: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "lenet" / "stride_gap" / "seed0"
     folder.mkdir(parents=True)
     (folder / name).write_bytes(content)
-    with pytest.raises(TrainingError, match=f"{name} is broken; remove .* to begin this run again"):
+    with pytest.raises(TrainingError, match=rf"{name} is broken\. Remove .* to start this run again"):
         train(recipe, data, tmp_path, device="cpu")
 
 
@@ -230,13 +232,16 @@ def test_a_broken_file_of_a_run_is_told(name: str, content: bytes, recipe: Recip
         ({"factory": "lenat"}, r"No network 'lenat'. Nearest names: lenet\."),
         (
             {"arguments": {"trunc": "stride"}},
-            "lenet takes no argument 'trunc'; it takes trunk, head, activation, classes",
+            "lenet has no argument 'trunc'. Its arguments: trunk, head, activation, classes",
         ),
-        ({"arguments": {"trunk": "strides"}}, "lenet: trunk is 'strides'; 'pooling' or 'stride' would do"),
+        ({"arguments": {"trunk": "strides"}}, "lenet: expected 'pooling' or 'stride' for trunk, got 'strides'"),
         ({"arguments": {}}, "lenet cannot be built with {}: .*missing 1 required positional argument: 'trunk'"),
-        ({"arguments": {"trunk": "stride", "classes": 3}}, r"lenet gives \(3,\) for an image; mnist needs \(10,\)"),
+        (
+            {"arguments": {"trunk": "stride", "classes": 3}},
+            r"lenet returns shape \(3,\) per image, but mnist needs \(10,\)",
+        ),
         ({"factory": "cifar_resnet", "arguments": {}}, "cifar_resnet cannot take the images of mnist: .*channels"),
-        ({"rate": 1e30}, "The loss of stride_gap is nan in epoch 1: a rate below 1e[+]30 may do"),
+        ({"rate": 1e30}, "The loss of stride_gap is nan in epoch 1\. Use a learning rate below 1e[+]30"),
     ],
 )
 def test_a_network_that_cannot_be_trained_gets_one_sentence(
@@ -253,7 +258,7 @@ def test_no_data_and_no_connection_get_one_sentence(
         raise URLError("no route to host")
 
     monkeypatch.setattr(MNIST, "download", no_connection)
-    with pytest.raises(TrainingError, match=r"No MNIST in .*raw, nor could it be fetched \(.*no route to host"):
+    with pytest.raises(TrainingError, match=r"No MNIST in .*raw, and it could not be downloaded \(.*no route to host"):
         train(recipe, tmp_path / "nowhere", tmp_path)
 
 
@@ -279,7 +284,9 @@ def test_scores_are_those_counted_by_hand(data: Path) -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return torch.arange(3.0).expand(len(images), 3)
 
-    images = replace(read_torchvision_data("mnist", data, torch.device("cpu")).test, labels=torch.tensor([2, 2, 1, 0] * 2))
+    images = replace(
+        read_torchvision_data("mnist", data, torch.device("cpu")).test, labels=torch.tensor([2, 2, 1, 0] * 2)
+    )
     scores = evaluate(Fixed(), images, "cross_entropy", "float32")
     assert (scores["top1"], scores["top2"]) == (0.5, 0.75)
     # log(1 + e + e^2) less the logit of the label, 2, 2, 1, 0.
@@ -301,7 +308,7 @@ FROM = ("--data", "FOLDER")
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([STRIDE, *FROM, "--device", "gpu"], "--device is 'gpu'; auto, cpu, cuda or cuda:1 would do."),
+        ([STRIDE, *FROM, "--device", "gpu"], "Expected auto, cpu, cuda or cuda:1 for --device, got 'gpu'."),
         ([STRIDE, *FROM, "--precision", "half"], "--precision is 'half'; float32 or bfloat16 would do."),
         ([], WHAT),
         ([*FROM], WHAT),
@@ -310,7 +317,10 @@ FROM = ("--data", "FOLDER")
         ([STRIDE], "A recipe needs --data: the folder of its data set."),
         ([STRIDE, *FROM, "--head", "gmp"], "--head goes with --images: a recipe says it itself, in its file."),
         ([STRIDE, *FROM, "--epochs", "1"], "--epochs goes with --images: a recipe says it itself, in its file."),
-        ([STRIDE, *FROM, "--weights", "x.pth"], "--weights and --objects are for photos, and stride trains on mnist."),
+        (
+            [STRIDE, *FROM, "--weights", "x.pth"],
+            "--weights and --objects apply only to photos, but stride trains on mnist.",
+        ),
         (
             ["--images", "FOLDER", "--head", "gap,gpa"],
             "--head is 'gpa'; some of gap, gmp, fc, with commas between, would do.",
@@ -491,7 +501,7 @@ def test_other_photos_are_another_run(photos: Path, tmp_path: Path) -> None:
     (photos / "left" / "00.png").rename(photos / "left" / "new.png")
     with pytest.raises(
         TrainingError,
-        match=r"seed0 holds a run on other photos \(some were added, removed or renamed since\): name anot",
+        match=r"seed0 holds a run on other photos \(some were added, removed or renamed since\). Use anot",
     ):
         train(of_photos(photos), photos, tmp_path / "runs", device="cpu")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -501,13 +511,15 @@ def test_what_is_wrong_with_the_photos_leaves_nothing_behind(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one_class = write_photos(tmp_path / "one", {"a": 3})
-    with pytest.raises(TrainingError, match="one holds one class folder only, a"):
+    with pytest.raises(TrainingError, match="one holds only one class folder, a"):
         train(of_photos(one_class), one_class, tmp_path / "runs", device="cpu")
     monkeypatch.setattr("inspector.training.train.MAX_MEMORY", 19 * 64 * 16 * 4 - 1)
-    with pytest.raises(TrainingError, match=r"The feature maps of 19 photos take 0 GB, .* or no freezing, would do"):
+    with pytest.raises(
+        TrainingError, match=r"The feature maps of 19 photos take 0 GB, .* Use a smaller input size, or --finetune"
+    ):
         train(of_photos(photos), photos, tmp_path / "runs", device="cpu")
     assert not (tmp_path / "runs").exists()
-    with pytest.raises(TrainingError, match=r"Runs in .*photos would be among the photos: another --out would do"):
+    with pytest.raises(TrainingError, match=r"Runs in .*photos would be among the photos\. Use another --out"):
         train(of_photos(photos), photos, tmp_path, device="cpu")
     assert {path.name for path in photos.iterdir()} == {"left", "right"}
 

@@ -1,4 +1,4 @@
-"""Folders of photos read, skipped, split and told."""
+"""Folders of photos: read, skipped, split, described."""
 
 import shutil
 from pathlib import Path
@@ -81,7 +81,7 @@ def test_a_photo_more_is_another_set(tmp_path: Path) -> None:
     assert read(tmp_path).digest != before
 
 
-def test_what_is_no_photo_is_skipped_and_told_and_what_is_hidden_is_not(tmp_path: Path) -> None:
+def test_files_that_are_no_photos_are_skipped_and_reported_but_hidden_files_are_ignored(tmp_path: Path) -> None:
     write_photos(tmp_path, {"a": 4, "b": 4})
     whole = (tmp_path / "a" / "00.png").read_bytes()
     (tmp_path / "a" / "empty.jpg").write_bytes(b"")
@@ -135,7 +135,9 @@ def test_test_images_alone_may_be_uneven(tmp_path: Path) -> None:
 
 
 def test_folders_that_hold_no_photos_of_classes_get_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"There is no folder .*nowhere; one with a folder of photos for each"):
+    with pytest.raises(
+        TrainingError, match=r"No folder .*nowhere. Use a folder that has one folder of photos per class"
+    ):
         read(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(TrainingError, match="empty holds no class folders"):
@@ -150,7 +152,7 @@ def test_folders_that_hold_no_photos_of_classes_get_one_sentence(tmp_path: Path)
 def test_classes_with_too_few_photos_are_named(tmp_path: Path) -> None:
     write_photos(tmp_path, {"a": 3, "b": 1, "c": 0, "d": 2})
     (tmp_path / "b" / "broken.png").write_bytes(b"junk")
-    with pytest.raises(TrainingError, match=r"Too few photos that can be read in .* of b, c: a class needs one to tra"):
+    with pytest.raises(TrainingError, match=r"Too few readable photos in .* for b, c: a class needs at least one tra"):
         read(tmp_path)
 
 
@@ -161,7 +163,7 @@ def test_photos_that_fill_the_memory_are_refused_unread(tmp_path: Path, monkeypa
     assert len(read(tmp_path).test) == 2
     monkeypatch.setattr(data, "MAX_MEMORY", 3071)
     monkeypatch.setattr(data, "read_image", lambda path: pytest.fail("read"))
-    with pytest.raises(TrainingError, match=r"The 4 photos in .* take 0 GB at 16x16, and at most 0 GB are kept"):
+    with pytest.raises(TrainingError, match=r"The 4 photos in .* take 0 GB at 16x16, but at most 0 GB are kept"):
         read(tmp_path)
 
 

@@ -74,7 +74,7 @@ def test_curves_have_a_line_a_recipe_and_a_band_over_the_seeds(tmp_path: Path):
 
 def test_more_curves_than_colours_are_refused(tmp_path: Path):
     groups = [make_group(tmp_path, f"run{number}") for number in range(15)]
-    with pytest.raises(InspectorError, match="15 curves cannot be told apart: 14 recipes or fewer would do"):
+    with pytest.raises(InspectorError, match="15 curves cannot be distinguished. Use at most 14 recipes"):
         learning_curves_figure(groups)
 
 
@@ -159,7 +159,7 @@ def test_average_maps_have_a_column_a_recipe_with_a_scale_of_its_own(tmp_path: P
     assert [axis.get_title() for axis in (first, second)] == ["e\na", "e\nb"]
     shown = texts(figure)
     assert "Each column has its own scale" in shown
-    assert "logits a position" in shown
+    assert "logits per cell" in shown
     assert all(end in shown for end in ("\N{MINUS SIGN}6", "\N{MINUS SIGN}600"))
 
 
@@ -186,10 +186,10 @@ def test_average_maps_of_zeros_and_of_several_grids_can_be_drawn(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("draw", "what"), [(confusion_figure, "its confusion matrix"), (average_maps_figure, "its average class maps")]
+    ("draw", "what"), [(confusion_figure, "a confusion matrix"), (average_maps_figure, "average class maps")]
 )
 def test_runs_that_know_nothing_have_no_figure(tmp_path: Path, draw, what: str):
-    with pytest.raises(InspectorError, match=f"No run knows {what}"):
+    with pytest.raises(InspectorError, match=f"No run has {what}"):
         draw([make_group(tmp_path)])
 
 
@@ -214,7 +214,7 @@ def test_heads_stand_side_by_side_on_one_scale_with_what_they_add_up_to(heads):
             f"verdict: exact, residual {maps.residual:.1e}",
         ]
     scale = max(float(maps.values[1].abs().max()) for maps in heads)
-    bar = next(axis for axis in figure.axes if axis.get_ylabel() == "logits a position")
+    bar = next(axis for axis in figure.axes if axis.get_ylabel() == "logits per cell")
     assert bar.get_ylim() == pytest.approx((-scale, scale))
     assert "green: its class map by each network, on one scale" in texts(figure)
     assert not np.array_equal(*(panel.get_images()[0].get_array() for panel in rest))

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from inspector.errors import InspectorError
 from inspector.networks.catalog import models_folder
-from inspector.training.compare_runs import RunGroup, make_caption, group_runs, mean_and_deviation, list_columns, format_rows
+from inspector.training.compare_runs import (
+    RunGroup,
+    format_rows,
+    group_runs,
+    list_columns,
+    make_caption,
+    mean_and_deviation,
+)
 from inspector.training.read_run import Confusion, Run, find_runs, read_run
 from inspector.ui.components import charts, html
 from inspector.ui.components.messages import show_error
