@@ -170,6 +170,7 @@ def compare(
 
 def _print_groups(groups: Sequence["RunGroup"]) -> None:
     """Print the table of runs, with as many columns as fit on the screen."""
+    from inspector.training.compare_runs import format_rows, list_columns
 
     columns = list(zip(list_columns(groups), *format_rows(groups), strict=True))
     widths = accumulate(max(map(len, column)) + 2 for column in columns)

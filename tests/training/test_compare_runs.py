@@ -169,7 +169,7 @@ def test_a_broken_run_gets_one_sentence(tmp_path: Path, file: str, content: str 
 def test_one_run_twice_is_refused(tmp_path: Path):
     write_run(tmp_path / "here")
     write_run(tmp_path / "there")
-    with pytest.raises(TrainingError, match="are the same run, seed 0. Use only one"):
+    with pytest.raises(TrainingError, match=r"are the same run, seed 0\. Use only one"):
         compared(tmp_path)
 
 
@@ -252,7 +252,7 @@ def test_seeds_with_other_classes_or_grids_are_not_summed(tmp_path: Path):
     (one,) = compared(tmp_path)
     with pytest.raises(TrainingError, match=r"seed0 and .*seed1 are seeds of one recipe but have different classes"):
         one.confusion()
-    with pytest.raises(TrainingError, match="have different shapes of average class maps. Use only one of them"):
+    with pytest.raises(TrainingError, match=r"have different shapes of average class maps\. Use only one"):
         one.average_maps()
 
 

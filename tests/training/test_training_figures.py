@@ -74,7 +74,7 @@ def test_curves_have_a_line_a_recipe_and_a_band_over_the_seeds(tmp_path: Path):
 
 def test_more_curves_than_colours_are_refused(tmp_path: Path):
     groups = [make_group(tmp_path, f"run{number}") for number in range(15)]
-    with pytest.raises(InspectorError, match="15 curves cannot be distinguished. Use at most 14 recipes"):
+    with pytest.raises(InspectorError, match=r"15 curves cannot be distinguished\. Use at most 14 recipes"):
         learning_curves_figure(groups)
 
 
