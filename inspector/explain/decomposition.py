@@ -1,8 +1,8 @@
-"""Split the logits of images over the positions of their feature maps, as their head allows.
+"""Decompose the logits of images over the cells of their feature maps, as their head allows.
 
     logit[k] = bias[k] + sum over y, x of  values[k, y, x]
 
-Zhou et al. (CVPR 2016) for global average pooling and Linear; here for every pooling and what may follow it.
+Zhou et al. (CVPR 2016) for global average pooling and Linear; here for any pooling, and for what may follow it.
 """
 
 from collections.abc import Sequence
@@ -24,20 +24,20 @@ from inspector.explain.pooling import (
 from inspector.explain.tracing.forward import CapturedPooling
 from inspector.explain.tracing.recording import OpRecording
 
-_CHUNK = 256  # positions at a time: for each a flattened head takes in 25,088 values
+_CHUNK = 256  # cells per pass through the head: a flattened head takes 25,088 values for each
 
 
 @dataclass(frozen=True, eq=False)
 class BranchInput:
-    """What one pooling of one image took in."""
+    """The input of one pooling for one image."""
 
     pooling: Pooling
-    width: int  # how many pooled values it gave
+    width: int  # number of its pooled values
     feature_maps: Tensor  # (C, h, w)
     derivative: Tensor | None  # d pooled / d feature maps, (C, h, w), of linear and other poolings
 
     def shares(self) -> Tensor:
-        """What each position adds to each pooled value: (C, h, w)."""
+        """Compute what each cell adds to each pooled value: (C, h, w)."""
         return position_shares(
             self.pooling, self.feature_maps[None], None if self.derivative is None else self.derivative[None]
         )[0]
@@ -45,26 +45,26 @@ class BranchInput:
 
 @dataclass(frozen=True, eq=False)
 class Decomposition:
-    """All logits of one image as sums over positions."""
+    """All logits of one image as sums over cells."""
 
-    values: Tensor  # (K, h, w), in logits, on the finest grid of all branches
+    values: Tensor  # (K, h, w) in logits, on the finest grid of all branches
     bias: Tensor  # (K,)
     branches: tuple[BranchInput, ...]
     head: Head
-    pooled: Tensor | None  # (1, P), where weight and bias were read for this image
-    head_function: HeadFunction | None
+    pooled: Tensor | None  # (1, P); only if weight and bias depend on the image
+    head_function: HeadFunction | None  # likewise
 
     @property
     def feature_maps(self) -> Tensor:
-        """The feature maps before pooling, (C, h, w); of several branches one after the other, on the finest grid."""
+        """The feature maps before pooling, (C, h, w); those of several branches concatenated, on the finest grid."""
         grid = self.values.shape[1:]
-        # Values and not sums: a cell that is spread over four stands in each of them.
+        # Resampling divides a cell's value among the smaller cells. Activations are not divided: scale them back.
         return torch.cat(
-            [_on_grid(b.feature_maps, grid) * (grid.numel() / b.feature_maps[0].numel()) for b in self.branches]
+            [_resample(b.feature_maps, grid) * (grid.numel() / b.feature_maps[0].numel()) for b in self.branches]
         )
 
     def weight(self, classes: Sequence[int]) -> Tensor:
-        """d logits / d pooled values of some classes, (len(classes), P), where statistics and gates are held."""
+        """Return d logits / d pooled values of some classes: (len(classes), P), statistics and ReLU masks frozen."""
         if self.head.weight is not None:
             return self.head.weight[classes]
         assert self.head_function is not None
@@ -72,92 +72,139 @@ class Decomposition:
         return self.head_function.frozen_jacobian_rows(self.pooled, classes)
 
     def parts(self, k: int) -> Tensor:
-        """What each channel and position adds to one logit: (C, h, w), in logits; they sum to the logit less bias."""
+        """Compute what each channel adds to logit k in each cell.
+
+        Returns:
+            Tensor (C, h, w) in logits; its sum is the logit less the bias.
+        """
         return self.parts_by(self.weight([k])[0])
 
     def parts_by(self, weight: Tensor) -> Tensor:
-        """The same for a row of weights (P,): that of a class, or of one class less another's."""
+        """Compute the same for any row of weights (P,), such as the difference of two classes' rows."""
         columns = weight.split([branch.width for branch in self.branches])
         parts = []
         for branch, column in zip(self.branches, columns, strict=True):
-            brought = branch.shares()
-            brought = brought * (column.view_as(brought) if branch.pooling == "flatten" else column[:, None, None])
-            parts.append(_on_grid(brought, self.values.shape[1:]))
+            shares = branch.shares()
+            per_value = column.view_as(shares) if branch.pooling == "flatten" else column[:, None, None]
+            parts.append(_resample(shares * per_value, self.values.shape[1:]))
         return torch.cat(parts)
 
     def scores(self, classes: Sequence[int]) -> Tensor:
-        """The score of every position as if it alone were pooled, (len(classes), h, w), of one branch not flattened."""
+        """Compute the score of each cell as if it alone were pooled; the head must have one branch, not flattened.
+
+        Returns:
+            Tensor (len(classes), h, w) in logits, without the bias.
+        """
         (branch,) = self.branches
         return position_scores(branch.feature_maps[None], self.weight(classes))[0]
 
 
 def decompose(
-    network: nn.Module, head: Head, inputs: Tensor, heard: Sequence[CapturedPooling], tape: OpRecording | None = None
+    network: nn.Module,
+    head: Head,
+    inputs: Tensor,
+    poolings: Sequence[CapturedPooling],
+    recording: OpRecording | None = None,
 ) -> list[Decomposition]:
-    """Of each image of a batch (N, channels, H, W), from what was heard at the poolings of its head, and behind them.
+    """Decompose the logits of each image of a batch.
 
-    Without a tape, where one is needed, the network runs again for each image.
+    Args:
+        network: the classifier's network.
+        head: its head.
+        inputs: normalized images (N, channels, H, W).
+        poolings: what the poolings of the head took in and returned for these images.
+        recording: of what follows the poolings. Without one, a head without a weight runs the network again for each
+            image.
+
+    Returns:
+        N decompositions.
     """
     with torch.no_grad():
         if head.weight is not None:
-            return _with_fixed_weight(head, heard)
+            return _decompose_with_fixed_weight(head, poolings)
         return [
-            _of_image(head, head.head_function(network, inputs[n : n + 1], tape), heard, n) for n in range(len(inputs))
+            _decompose_with_own_weight(head, head.head_function(network, inputs[n : n + 1], recording), poolings, n)
+            for n in range(len(inputs))
         ]
 
 
-def _on_grid(maps: Tensor, grid: torch.Size) -> Tensor:
+def _resample(maps: Tensor, grid: torch.Size) -> Tensor:
     return maps if maps.shape[-2:] == grid else resample_conserving(maps, (grid[0], grid[1]))
 
 
-def _finest(heard: Sequence[CapturedPooling]) -> torch.Size:
-    return max((one.feature_maps.shape[2:] for one in heard), key=lambda grid: grid.numel())
+def _find_finest_grid(poolings: Sequence[CapturedPooling]) -> torch.Size:
+    return max((captured.feature_maps.shape[2:] for captured in poolings), key=lambda grid: grid.numel())
 
 
-def _branches(head: Head, heard: Sequence[CapturedPooling], n: int) -> tuple[BranchInput, ...]:
+def _select_image(head: Head, poolings: Sequence[CapturedPooling], n: int) -> tuple[BranchInput, ...]:
     return tuple(
         BranchInput(
-            branch.pooling, branch.width, one.feature_maps[n], None if one.derivative is None else one.derivative[n]
+            pooling=branch.pooling,
+            width=branch.width,
+            feature_maps=captured.feature_maps[n],
+            derivative=None if captured.derivative is None else captured.derivative[n],
         )
-        for branch, one in zip(head.branches, heard, strict=True)
+        for branch, captured in zip(head.branches, poolings, strict=True)
     )
 
 
-def _with_fixed_weight(head: Head, heard: Sequence[CapturedPooling]) -> list[Decomposition]:
+def _decompose_with_fixed_weight(head: Head, poolings: Sequence[CapturedPooling]) -> list[Decomposition]:
     assert head.weight is not None
     assert head.bias is not None
-    grid, images = _finest(heard), len(heard[0].feature_maps)
+    grid, images = _find_finest_grid(poolings), len(poolings[0].feature_maps)
     maps, biases = [], head.bias.expand(images, -1)
     columns = head.weight.split([branch.width for branch in head.branches], 1)
-    for branch, one, weight in zip(head.branches, heard, columns, strict=True):
-        brought = one.class_maps
-        if brought is None:
-            brought = position_contributions(
-                branch.pooling, one.feature_maps, None if head.per_class else weight, one.derivative
+    for branch, captured, weight in zip(head.branches, poolings, columns, strict=True):
+        contributions = captured.class_maps
+        if contributions is None:
+            contributions = position_contributions(
+                branch.pooling, captured.feature_maps, None if head.per_class else weight, captured.derivative
             )
-        maps.append(_on_grid(brought, grid))
-        if branch.pooling == "linear" and one.pooled is not None:
-            # What the pooling adds by itself belongs to no position.
-            constant = one.pooled - position_shares("linear", one.feature_maps, one.derivative).sum((2, 3))
-            biases = biases + constant @ weight.T
+        maps.append(_resample(contributions, grid))
+        if branch.pooling == "linear" and captured.pooled is not None:
+            # A constant that the pooling adds belongs to no cell.
+            shares = position_shares("linear", captured.feature_maps, captured.derivative)
+            biases = biases + (captured.pooled - shares.sum((2, 3))) @ weight.T
     values = sum(maps[1:], start=maps[0])
-    return [Decomposition(values[n], biases[n], _branches(head, heard, n), head, None, None) for n in range(images)]
-
-
-def _of_image(head: Head, tail: HeadFunction, heard: Sequence[CapturedPooling], n: int) -> Decomposition:
-    """With the weight of this image: what each position alone brings goes through the tail, statistics held."""
-    branches, grid = _branches(head, heard, n), _finest(heard)
-    pooled = torch.cat([one.pooled[n : n + 1] for one in heard if one.pooled is not None], 1)
-    rows = [stack_position_rows(branch.pooling, branch.shares()) for branch in branches]
-    # The shares of linear and other poolings need not sum to the pooled value: the rest belongs to no position.
-    sums = [
-        values if branch.derivative is None or branch.pooling not in ("linear", "other") else own.sum(0, keepdim=True)
-        for branch, own, values in zip(branches, rows, pooled.split([b.width for b in branches], 1), strict=True)
+    return [
+        Decomposition(values[n], biases[n], _select_image(head, poolings, n), head, None, None) for n in range(images)
     ]
-    whole_and_rows = torch.cat([torch.cat(sums, 1), torch.block_diag(*rows)])
-    passes = [tail.frozen_jvp(pooled.expand_as(some), some) for some in whole_and_rows.split(_CHUNK)]
-    logits, (whole, changes) = passes[0][0], torch.cat([changed for _, changed in passes]).tensor_split([1])
-    maps = []
-    for branch, changed in zip(branches, changes.split([len(own) for own in rows]), strict=True):
-        maps.append(_on_grid(changed.T.unflatten(1, branch.feature_maps.shape[1:]), grid))
-    return Decomposition(sum(maps[1:], start=maps[0]), logits[0] - whole[0], branches, head, pooled, tail)
+
+
+def _decompose_with_own_weight(
+    head: Head, function: HeadFunction, poolings: Sequence[CapturedPooling], n: int
+) -> Decomposition:
+    """Decompose image n, whose weight J is the Jacobian of the head at its pooled values p, statistics frozen.
+
+    A cell adds J s to the logits, where s is its share of p: zero in the pooled values of the other branches. The
+    shares of two branches with cells a1, a2 and b1 are the rows of
+
+        a1  0
+        a2  0
+        0   b1
+
+    J is not computed: products with it, one per cell, cost less.
+    """
+    branches, grid = _select_image(head, poolings, n), _find_finest_grid(poolings)
+    pooled = torch.cat([captured.pooled[n : n + 1] for captured in poolings if captured.pooled is not None], 1)
+    shares = [stack_position_rows(branch.pooling, branch.shares()) for branch in branches]  # (h * w, width) each
+    # The shares of linear and other poolings need not sum to the pooled values: the rest belongs to no cell.
+    totals = [
+        cells.sum(0, keepdim=True) if branch.pooling in ("linear", "other") else values
+        for branch, cells, values in zip(branches, shares, pooled.split([b.width for b in branches], 1), strict=True)
+    ]
+    logits, contributions = _multiply_by_jacobian(
+        function, pooled, torch.cat([torch.cat(totals, 1), torch.block_diag(*shares)])
+    )
+    total, contributions = contributions[0], contributions[1:]
+    maps = [
+        _resample(cells.T.unflatten(1, branch.feature_maps.shape[1:]), grid)
+        for branch, cells in zip(branches, contributions.split([len(cells) for cells in shares]), strict=True)
+    ]
+    return Decomposition(sum(maps[1:], start=maps[0]), logits - total, branches, head, pooled, function)
+
+
+def _multiply_by_jacobian(function: HeadFunction, pooled: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logits (K,) at pooled values (1, P), and the product of the Jacobian there with each row: (R, K)."""
+    passes = [function.frozen_jvp(pooled.expand_as(chunk), chunk) for chunk in rows.split(_CHUNK)]
+    return passes[0][0][0], torch.cat([products for _, products in passes])

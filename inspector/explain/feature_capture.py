@@ -1,9 +1,13 @@
-"""Hear the feature maps before pooling in every pass, without watching every call where a hook can do it."""
+"""Capture the feature maps before pooling, and the logits, in one forward pass.
+
+Where possible a module hook captures the feature maps, which costs nothing; elsewhere all tensor functions of the pass
+are intercepted, which costs 1 to 9 % of its time.
+"""
 
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -20,17 +24,18 @@ from inspector.explain.tracing.forward import (
     pooling_not_reached,
     run_network,
 )
+from inspector.explain.tracing.module_hooks import register_hooks
 from inspector.explain.tracing.pooling_calls import PoolingCall, PoolingCallDetector
 from inspector.explain.tracing.recording import OpRecording
 
 
 class CapturedPass(NamedTuple):
-    """What one pass gave."""
+    """What was captured in one pass."""
 
-    poolings: list[CapturedPooling]  # those at the tap, in order
+    poolings: list[CapturedPooling]  # those of the head, in order
     logits: Tensor  # (N, K)
-    recording: OpRecording | None = None  # of what followed the reductions, where the pass was watched
-    backend: str = "eager"  # what ran the network; with its dtype where that is not float32: "folded bfloat16"
+    recording: OpRecording | None = None  # of what follows the poolings, where the pass was recorded
+    backend: str = "eager"  # what ran the network, with the dtype unless float32: "folded bfloat16"
 
 
 class Accelerator(Protocol):
@@ -42,73 +47,99 @@ class Accelerator(Protocol):
         """Run the pass; None if these inputs are not supported or the network was changed."""
 
 
+class _Slot(NamedTuple):
+    """Where a module stores a parameter or buffer."""
+
+    tensors: dict[str, Any]  # the module's parameters or buffers by name
+    name: str
+    tensor: Tensor | None  # what was there
+
+    def holds_tensor(self) -> bool:
+        return self.tensors.get(self.name) is self.tensor
+
+
 @dataclass(frozen=True, eq=False)
 class FeatureCapture:
-    """The places in a network where its feature maps can be heard on the way to the logits."""
+    """How to capture what the poolings of a head take in. `make_feature_capture` makes one."""
 
     network: nn.Module
-    calls: tuple[int, ...]  # the reductions that take them in
-    needs_derivative: bool  # whether their derivatives are asked for
-    hooked_copy: nn.Module | None  # a copy of the network on its parameters, with a hook; None: watch every call
-    has_user_hooks: bool  # whether it has hooks of the user's too
-    captured: threading.local  # what the hook heard, a thread each
-    # Where the network keeps each parameter and buffer, its name there, and what was there.
-    state: list[tuple[dict[str, Any], str, Any]]
+    calls: tuple[int, ...]  # indices of the pooling calls
+    needs_derivative: bool
+    slots: list[_Slot]  # of all parameters and buffers of the network
     modules: list[nn.Module]  # of the network
+    hooked_copy: nn.Module | None = None  # shares the parameters; its hook writes to `captured`. None: no hook
+    has_user_hooks: bool = False  # whether the copy has hooks of the user too
+    captured: threading.local | None = None  # what the hook captured, per thread
     accelerated: Accelerator | None = None
 
 
 def make_feature_capture(
     network: nn.Module, example: Tensor, calls: Sequence[int], pooled: bool = False, needs_derivative: bool = False
 ) -> FeatureCapture:
-    """A tap at the reductions with these indices, set up with one example input (1, channels, H, W).
+    """Prepare to capture what some pooling calls take in.
 
-    It hears their feature maps, and their results and derivatives if asked for. Of a single one that is a module which
-    runs once in a pass, a hook hears the maps at no cost; watching every call costs 1 to 9 % of the pass. The hook sits
-    on a copy that shares the parameters: the network itself is never touched.
+    A hook is used for a single pooling call that is a module which runs once per pass. It is on a copy that shares the
+    parameters, so the network itself is never changed.
+
+    Args:
+        network: any classifier.
+        example: an input (1, channels, H, W).
+        calls: indices of the pooling calls.
+        pooled: whether to capture the pooled values too.
+        needs_derivative: whether to compute the derivatives of the poolings too.
     """
-    heard = threading.local()
     modules = list(network.modules())
-    kept = [values for module in modules for values in (module._parameters, module._buffers)]
-    state = [(values, name, tensor) for values in kept for name, tensor in values.items()]
-    # A hook before the pooling hears no pooled values, no derivatives, and no logits behind a softmax.
-    one = len(calls) == 1 and not pooled and not needs_derivative and find_output_activation(network, example) is None
-    listener = copy_sharing_parameters(network) if one else None
-    # The network too: a closure may lead from the copy back to it.
+    stores = [tensors for module in modules for tensors in (module._parameters, module._buffers)]
+    slots = [_Slot(tensors, name, tensor) for tensors in stores for name, tensor in tensors.items()]
+    capture = FeatureCapture(network, tuple(calls), needs_derivative, slots, modules)
+    # A hook before the pooling captures no pooled values, no derivatives, and no logits before a softmax.
+    if len(calls) > 1 or pooled or needs_derivative or find_output_activation(network, example) is not None:
+        return capture
+    copy = copy_sharing_parameters(network)
+    if copy is None:
+        return capture
+    # The modes of the network count too: a closure in the copy may refer to it.
     with eval_mode(network):
-        module = None if listener is None else _module_that_reduces(listener, example, calls[0])
+        module = _find_pooling_module(copy, example, calls[0])
     if module is None:
-        return FeatureCapture(network, tuple(calls), needs_derivative, None, False, heard, state, modules)
-    assert listener is not None, "the module is one of its"
-    hooked = any(one._forward_hooks or one._forward_pre_hooks for one in listener.modules())
-    # A clone: what follows the pooling may write into its input.
-    module.register_forward_pre_hook(lambda _, inputs: setattr(heard, "feature_maps", inputs[0].clone()))
-    return FeatureCapture(network, tuple(calls), needs_derivative, listener, hooked, heard, state, modules)
+        return capture
+    has_user_hooks = any(one._forward_hooks or one._forward_pre_hooks for one in copy.modules())
+    captured = threading.local()
+    # A clone, because what follows the pooling may write into its input.
+    module.register_forward_pre_hook(lambda _, inputs: setattr(captured, "feature_maps", inputs[0].clone()))
+    return replace(capture, hooked_copy=copy, has_user_hooks=has_user_hooks, captured=captured)
 
 
-def capture_pass(tap: FeatureCapture, inputs: Tensor) -> CapturedPass:
-    """The reductions at the tap, and the logits, of one pass."""
-    if tap.accelerated is not None and (heard := tap.accelerated(inputs)) is not None:
-        return heard
-    if tap.hooked_copy is None or not _as_it_was_copied(tap):
-        return CapturedPass(*capture_and_record(tap.network, inputs, tap.calls, tap.needs_derivative))
-    # A hook of the user's might keep an inference tensor, which knows no gradients; the clones below are ordinary ones.
-    with torch.no_grad() if tap.has_user_hooks else torch.inference_mode():
-        logits = as_logits(run_network(tap.hooked_copy, inputs), len(inputs))
-    feature_maps: Tensor | None = tap.captured.__dict__.pop("feature_maps", None)
+def capture_pass(capture: FeatureCapture, inputs: Tensor) -> CapturedPass:
+    """Run one pass and capture the poolings and the logits.
+
+    Args:
+        capture: what to capture.
+        inputs: normalized images (N, channels, H, W).
+
+    Raises:
+        NetworkError: the network does not support these inputs, or a pooling call is not reached.
+    """
+    if capture.accelerated is not None and (accelerated := capture.accelerated(inputs)) is not None:
+        return accelerated
+    if capture.hooked_copy is None or capture.captured is None or not _is_copy_valid(capture):
+        return CapturedPass(*capture_and_record(capture.network, inputs, capture.calls, capture.needs_derivative))
+    # A hook of the user might keep an inference tensor, which supports no gradients. What we return are clones.
+    with torch.no_grad() if capture.has_user_hooks else torch.inference_mode():
+        logits = as_logits(run_network(capture.hooked_copy, inputs), len(inputs))
+    feature_maps: Tensor | None = capture.captured.__dict__.pop("feature_maps", None)
     if feature_maps is None:
         raise pooling_not_reached(inputs)
-    return CapturedPass([CapturedPooling(tap.calls[0], feature_maps.clone(), None)], logits.clone())
+    return CapturedPass([CapturedPooling(capture.calls[0], feature_maps.clone(), None)], logits.clone())
 
 
-def _as_it_was_copied(tap: FeatureCapture) -> bool:
-    """Whether the network still has the same parameters, and is in evaluation mode as its copy is."""
-    same = all(values.get(name) is tensor for values, name, tensor in tap.state)
-    return same and not any(module.training for module in tap.modules)
+def _is_copy_valid(capture: FeatureCapture) -> bool:
+    """Tell whether the network still has the parameters of its copy, and is in evaluation mode as the copy is."""
+    return all(slot.holds_tensor() for slot in capture.slots) and not any(m.training for m in capture.modules)
 
 
-def _module_that_reduces(network: nn.Module, example: Tensor, call: int) -> nn.Module | None:
-    """The module whose input is what the reduction takes in, if it runs only once in a pass."""
+def _find_pooling_module(network: nn.Module, example: Tensor, call_index: int) -> nn.Module | None:
+    """Find the module whose input is what a pooling call takes; None if it runs more than once in a pass."""
     running: list[tuple[nn.Module, Any, int]] = []  # from the outermost in, each with its first input and its version
     runs: Counter[nn.Module] = Counter()
     found: list[nn.Module] = []
@@ -121,23 +152,62 @@ def _module_that_reduces(network: nn.Module, example: Tensor, call: int) -> nn.M
     def leave(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         running.pop()
 
-    def look(seen: PoolingCall) -> Tensor:
-        source = seen.source
-        if seen.index == call and source.ndim == 4 and seen.layout.channels == "first":
-            # A module that wrote into its input before it reduced it would be heard too early.
+    def find(call: PoolingCall) -> Tensor:
+        source = call.source
+        if call.index == call_index and source.ndim == 4 and call.layout.channels == "first":
+            # If a module wrote into its input before it pooled it, a hook would capture another state.
             found.extend(
                 module
                 for module, tensor, version in reversed(running)
                 if tensor is source and version == source._version
             )
-        return seen.result
+        return call.result
 
-    hooks = [module.register_forward_pre_hook(enter) for module in network.modules()]
-    hooks += [module.register_forward_hook(leave) for module in network.modules()]
-    try:
-        with torch.no_grad():
-            forward_logits(network, example, PoolingCallDetector(look))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with register_hooks(network.modules(), enter, leave), torch.no_grad():
+        forward_logits(network, example, PoolingCallDetector(find))
     return next((module for module in found if runs[module] == 1), None)
+
+
+@dataclass(frozen=True, eq=False)
+class WeightFingerprint:
+    """A best-effort check that a parameter or buffer is unchanged, which takes a microsecond.
+
+    It notices another tensor, memory or version (torch counts in-place writes), and another first value: writes to
+    `parameter.data` are not counted.
+    """
+
+    slot: _Slot
+    version: int
+    address: int
+    first_value: Any  # a NumPy view of the first value in memory; None if it is not float32 on the CPU
+    expected: float
+
+    def is_unchanged(self) -> bool:
+        """Tell whether the tensor is the same, as far as can be seen."""
+        tensor = self.slot.tensor
+        if not self.slot.holds_tensor():
+            return False
+        if tensor is not None and (_version(tensor) != self.version or tensor.data_ptr() != self.address):
+            return False
+        return self.first_value is None or bool(self.first_value[0] == self.expected)
+
+
+def fingerprint_weights(capture: FeatureCapture) -> list[WeightFingerprint]:
+    """Fingerprint all parameters and buffers of the captured network as they are now."""
+    return [_fingerprint(slot) for slot in capture.slots]
+
+
+def _fingerprint(slot: _Slot) -> WeightFingerprint:
+    tensor = slot.tensor
+    if tensor is None:
+        return WeightFingerprint(slot, 0, 0, None, 0)
+    first_value, expected = None, 0.0
+    if tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.numel():
+        # NumPy reads one value in a fiftieth of torch's time.
+        first_value = tensor.detach().as_strided((1,), (1,)).numpy()
+        expected = float(first_value[0])
+    return WeightFingerprint(slot, _version(tensor), tensor.data_ptr(), first_value, expected)
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version

@@ -1,14 +1,15 @@
-"""Find the pooling and what follows it, and prove both by number.
+"""Find the pooling and what follows it, and verify both numerically.
 
-The calls that take every channel to one value, and whose results reach the logits through no other such call, are
-the pooling. With their results p handed back as free variables, the rest of the network is a function from p to the
-logits. If that function is affine,
+The pooling is the set of calls that reduce every channel to one value, and whose results reach the logits through no
+other such call. With their results p as free variables, the rest of the network is a function from p to the logits. If
+that function is affine,
 
     logit[k] = bias[k] + sum over j of  weight[k, j] * p[j]
 
-then its Jacobian is the weight and its value at p = 0 is the bias. If it is affine only while this image's statistics
-and gates are held (tail.py), weight and bias are read for every image anew. All of it, and that nothing else of the
-image reaches the logits, is checked on inputs it was not read from. No name or type of a layer is asked for.
+then its Jacobian is the weight and its value at p = 0 is the bias. If it is affine only while the statistics and ReLU
+masks of an image are frozen (head_function.py), weight and bias are computed for every image. All of this, and that
+nothing else of the image reaches the logits, is verified on other inputs than those it was computed from. Names and
+types of layers play no role.
 """
 
 from collections.abc import Sequence
@@ -24,45 +25,46 @@ from inspector.explain.pooling import identify_pooling, position_shares
 from inspector.explain.tracing.forward import CapturedPooling, capture_chosen_poolings, find_poolings_reaching_logits
 from inspector.explain.tracing.recording import OpRecording
 
-TOLERANCE = 1e-5  # of the sum of all that was added up, in float32
-NOISE_SCALES = (1, -10, 100)  # of the values that a head is tried with: one that bends bends somewhere far out
-_STEP = 1e-5  # of the pooled values' size, to look for curvature with
-_STRAIGHT = 1e-7  # of a change: what curvature leaves is as large as the step, what rounding leaves is smaller
+TOLERANCE = 1e-5  # of the sum of the absolute values of all summands, in float32
+NOISE_SCALES = (1, -10, 100)  # of the inputs to verify with; nonlinearities often show only at large inputs
+_STEP = 1e-5  # of the root mean square of the pooled values: the step of the test for curvature
+_CURVATURE = 1e-7  # of a change: curvature leaves an error of the size of the step, rounding a smaller one
 
 
 @dataclass(frozen=True)
 class HeadBranch:
-    """One of the poolings whose results, side by side, are the pooled values."""
+    """One of the pooling calls whose results, concatenated, are the pooled values."""
 
-    call: int  # which of the network's reductions it is
+    call: int  # index of the pooling call in a pass
     pooling: Pooling
-    width: int  # how many pooled values it gives
-    grid: tuple[int, int]  # h, w of the feature maps of the example
+    width: int  # number of its pooled values
+    grid: tuple[int, int]  # (h, w) of the feature maps of the example
 
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """How the pooled feature maps become the logits."""
+    """How logits are computed from feature maps: the pooling, and the affine map that follows if there is one."""
 
     branches: tuple[HeadBranch, ...]
-    weight: Tensor | None  # (K, P), P = C or C * h * w where maps are flattened; None where it changes with the image
+    weight: Tensor | None  # (K, P), P = C, or C * h * w if flattened; None if it depends on the image
     bias: Tensor | None  # (K,)
     classes: int  # K
-    verdict: Verdict  # what its class maps can be
-    per_class: bool  # the feature maps are the class maps themselves: the weight is the identity
+    verdict: Verdict  # the best that its class maps can be
+    per_class: bool  # the weight is the identity, so each feature map is a class map
 
     @property
     def pooling(self) -> str:
-        """The kind of pooling, or the kinds of all branches: "average", "average + max"."""
+        """The kind of pooling, or the kinds of all branches, such as "average + max"."""
         return " + ".join(dict.fromkeys(branch.pooling for branch in self.branches))
 
     @property
     def calls(self) -> tuple[int, ...]:
+        """The index of each branch's pooling call."""
         return tuple(branch.call for branch in self.branches)
 
     @property
     def has_position_scores(self) -> bool:
-        """Whether every position can be scored as if it alone were pooled."""
+        """Whether each cell has a score of its own, as if it alone were pooled."""
         return self.pooling in ("average", "max") and len(self.branches) == 1
 
     @property
@@ -72,22 +74,31 @@ class Head:
 
     @property
     def needs_pooled(self) -> bool:
-        """Whether the split needs the pooled values, and not the feature maps alone."""
+        """Whether the decomposition needs the pooled values besides the feature maps."""
         return self.weight is None or self.needs_derivative
 
     @property
     def needs_derivative(self) -> bool:
-        """Whether the split needs the derivative of the pooling."""
+        """Whether the decomposition needs the derivative of the pooling."""
         return any(branch.pooling in ("linear", "other") for branch in self.branches)
 
-    def head_function(self, network: nn.Module, inputs: Tensor, tape: OpRecording | None = None) -> HeadFunction:
-        return HeadFunction(network, inputs, self.calls, tuple(branch.width for branch in self.branches), tape)
+    def head_function(self, network: nn.Module, inputs: Tensor, recording: OpRecording | None = None) -> HeadFunction:
+        """Return the head as a function from pooled values to logits, for one input (1, channels, H, W)."""
+        return HeadFunction(network, inputs, self.calls, tuple(branch.width for branch in self.branches), recording)
 
 
 def find_head(network: nn.Module, example: Tensor) -> Head:
-    """The head of a network, read with one example input (1, channels, H, W).
+    """Find the head of a network.
 
-    Raises HeadError where no pooling reaches the logits, or more than the pooled values does.
+    Args:
+        network: any classifier; no name or type of a layer is used.
+        example: an input (1, channels, H, W).
+
+    Returns:
+        The head, with a weight if what follows the pooling is affine for every image.
+
+    Raises:
+        HeadError: no pooling reaches the logits, or something besides the pooled values does.
     """
     calls = find_poolings_reaching_logits(network, example)
     if not calls:
@@ -95,176 +106,215 @@ def find_head(network: nn.Module, example: Tensor) -> Head:
             "No pooling was found: nothing on the way to the logits takes every channel of a feature map to one value. "
             "A network that ends in global average or global max pooling, or in flatten and Linear, would do."
         )
-    images = [example, *_noise(example.shape, example)]
+    images = [example, *_make_scaled_noise(example.shape, example)]
     passes = [capture_chosen_poolings(network, image, calls) for image in images]
     _refuse_tokens(passes[0][0])
-    kinds = [_known_kind(seen) for seen in zip(*(found for found, _ in passes), strict=True)]
-    if None in kinds:
-        # Derivatives take their time, and few poolings need them.
+    poolings = [_identify_from_values(captured) for captured in _group_by_call(passes)]
+    if None in poolings:
+        # Few poolings need derivatives, which take time to compute.
         passes = [capture_chosen_poolings(network, image, calls, needs_derivative=True) for image in images]
-        every = zip(*(found for found, _ in passes), strict=True)
-        kinds = [kind or _kind_by_slope(seen) for kind, seen in zip(kinds, every, strict=True)]
-    heard = [found for found, _ in passes]
+        poolings = [
+            pooling or _identify_from_derivatives(captured)
+            for pooling, captured in zip(poolings, _group_by_call(passes), strict=True)
+        ]
     branches = tuple(
-        HeadBranch(seen.index, kind, _pooled(seen).shape[1], _grid(seen))
-        for seen, kind in zip(heard[0], kinds, strict=True)
-        if kind is not None
+        HeadBranch(captured.index, pooling, _pooled_values(captured).shape[1], _grid_of(captured))
+        for captured, pooling in zip(passes[0][0], poolings, strict=True)
+        if pooling is not None
     )
-    tail = HeadFunction(network, example, tuple(calls), tuple(branch.width for branch in branches))
-    pooled = [torch.cat([_pooled(one) for one in found], 1) for found in heard]
-    if "other" not in kinds:
-        logits = [logits for _, logits in passes]
-        head = affine_head(tail, branches, pooled, logits)
-        if head is not None:
-            return head
-    _refuse_more(tail, pooled[0])
-    verdict = _verdict_of_image(tail, branches, heard)
-    return Head(branches, None, None, passes[0][1].shape[1], verdict, False)
+    function = HeadFunction(network, example, tuple(calls), tuple(branch.width for branch in branches))
+    pooled = [_concatenate_pooled(captured) for captured, _ in passes]
+    logits = [logits for _, logits in passes]
+    if "other" not in poolings and (head := affine_head(function, branches, pooled, logits)) is not None:
+        return head
+    _refuse_other_paths(function, pooled[0])
+    verdict = _find_verdict_per_image(function, branches, [captured for captured, _ in passes])
+    return Head(branches, None, None, logits[0].shape[1], verdict, False)
 
 
 def relative_error(predicted: Tensor, logits: Tensor, total: Tensor) -> Tensor:
-    """How far a sum lies from its logit in units of what may be: above 1 it is wrong. All (..., K).
+    """Compute the error of sums relative to what rounding explains: above 1 the sum is wrong.
 
-    `total` is the sum of the absolute values of what was added up, bias included.
+    Args:
+        predicted: sums (..., K), bias included.
+        logits: the network's logits (..., K).
+        total: sums of the absolute values of all summands (..., K), bias included.
+
+    Returns:
+        Tensor (..., K), without unit.
     """
     return (predicted - logits).abs() / (TOLERANCE * (total + 1))
 
 
-def _noise(shape: Sequence[int], like: Tensor) -> list[Tensor]:
+def _make_scaled_noise(shape: Sequence[int], like: Tensor) -> list[Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return [stretch * torch.randn(tuple(shape), generator=generator).to(like) for stretch in NOISE_SCALES]
+    return [scale * torch.randn(tuple(shape), generator=generator).to(like) for scale in NOISE_SCALES]
 
 
-def _pooled(seen: CapturedPooling) -> Tensor:
-    assert seen.pooled is not None, "captured, not only heard"
-    return seen.pooled
+def _group_by_call(passes: Sequence[tuple[list[CapturedPooling], Tensor]]) -> list[tuple[CapturedPooling, ...]]:
+    """Return, for each pooling call, what was captured in all passes."""
+    return list(zip(*(captured for captured, _ in passes), strict=True))
 
 
-def _grid(seen: CapturedPooling) -> tuple[int, int]:
-    height, width = seen.feature_maps.shape[2:]
+def _pooled_values(captured: CapturedPooling) -> Tensor:
+    assert captured.pooled is not None, "only a hook captures no pooled values"
+    return captured.pooled
+
+
+def _concatenate_pooled(captured: Sequence[CapturedPooling]) -> Tensor:
+    return torch.cat([_pooled_values(one) for one in captured], 1)
+
+
+def _grid_of(captured: CapturedPooling) -> tuple[int, int]:
+    height, width = captured.feature_maps.shape[2:]
     return height, width
 
 
-def _refuse_tokens(found: Sequence[CapturedPooling]) -> None:
-    for seen in found:
-        if not seen.tokens:
+def _remainder(captured: CapturedPooling) -> Tensor:
+    """Return what a pooled value has besides the sum of its first-order shares: (N, C)."""
+    shares = position_shares("other", captured.feature_maps, captured.derivative)
+    return _pooled_values(captured) - shares.sum((2, 3))
+
+
+def _refuse_tokens(poolings: Sequence[CapturedPooling]) -> None:
+    for captured in poolings:
+        if not captured.tokens:
             continue
-        tokens = seen.feature_maps[0, 0].numel()
-        first = torch.equal(seen.feature_maps[:, :, 0, 0], _pooled(seen))
-        if first and not identify_pooling(seen.feature_maps, _pooled(seen)):
+        tokens = captured.feature_maps[0, 0].numel()
+        takes_first = torch.equal(captured.feature_maps[:, :, 0, 0], _pooled_values(captured))
+        if takes_first and not identify_pooling(captured.feature_maps, _pooled_values(captured)):
             raise HeadError(
                 f"No spatial map reaches the logits: they are read from one of {tokens} tokens (a class token), and "
                 "what each position gave to it went through attention. A network that pools the tokens of all "
                 "positions would do."
             )
-        if not seen.on_grid:
+        if not captured.on_grid:
             raise HeadError(
                 f"No spatial map reaches the logits: the {tokens} tokens that are pooled lie on no grid of positions."
             )
 
 
-def _known_kind(seen: Sequence[CapturedPooling]) -> Pooling | None:
-    """The pooling that takes the feature maps of several images to their values, if it is one that is told by them."""
-    known = [identify_pooling(one.feature_maps, _pooled(one)) for one in seen]
-    # Feature maps that are the same everywhere, all silent after a ReLU say, are pooled alike by every pooling.
-    return next((kind for kind in known[0] if all(kind in kinds for kinds in known)), None)
+def _identify_from_values(images: Sequence[CapturedPooling]) -> Pooling | None:
+    """Return the pooling that explains the pooled values of several images; None if no known one does."""
+    candidates = [identify_pooling(captured.feature_maps, _pooled_values(captured)) for captured in images]
+    # All poolings agree on constant feature maps, for example if a ReLU makes them 0 everywhere.
+    return next((pooling for pooling in candidates[0] if all(pooling in others for others in candidates)), None)
 
 
-def _kind_by_slope(seen: Sequence[CapturedPooling]) -> Pooling:
-    """Whether a pooling is linear, with weights of its own, or another that keeps its channels apart."""
-    shape = tuple(seen[0].feature_maps.shape[1:])
-    slopes = [one.derivative for one in seen]
-    if any(slope is None for slope in slopes):
+def _identify_from_derivatives(images: Sequence[CapturedPooling]) -> Pooling:
+    """Return "linear" if derivative and constant are the same for several images, else "other"."""
+    derivatives = [captured.derivative for captured in images if captured.derivative is not None]
+    if len(derivatives) < len(images):
+        shape = tuple(images[0].feature_maps.shape[1:])
         raise HeadError(
             f"The last feature maps {shape} are pooled neither by average, nor by maximum, nor flattened, nor each "
             "channel by itself: their class maps would not be exact."
         )
-    rests = [_pooled(one) - position_shares("other", one.feature_maps, one.derivative).sum((2, 3)) for one in seen]
-    same_slope = all(_close(slope, slopes[0]) for slope in slopes if slope is not None)
-    # The rest of a large image is lost in rounding.
-    scales = [float(_pooled(one).abs().max()) for one in seen]
-    same_rest = all(
-        float((rest - rests[0]).abs().max()) <= TOLERANCE * (1 + scale + scales[0])
-        for rest, scale in zip(rests, scales, strict=True)
+    first = derivatives[0]
+    same_derivative = all(
+        torch.allclose(derivative, first, rtol=TOLERANCE, atol=TOLERANCE * float(first.abs().max()))
+        for derivative in derivatives
     )
-    return "linear" if same_slope and same_rest else "other"
-
-
-def _close(a: Tensor | None, b: Tensor | None) -> bool:
-    assert a is not None
-    assert b is not None
-    return torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE * float(b.abs().max()))
+    constants = [_remainder(captured) for captured in images]
+    # The constant of an image with large values is lost in rounding.
+    scales = [float(_pooled_values(captured).abs().max()) for captured in images]
+    same_constant = all(
+        float((constant - constants[0]).abs().max()) <= TOLERANCE * (1 + scale + scales[0])
+        for constant, scale in zip(constants, scales, strict=True)
+    )
+    return "linear" if same_derivative and same_constant else "other"
 
 
 def affine_head(
-    tail: HeadFunction, branches: tuple[HeadBranch, ...], pooled: Sequence[Tensor], logits: Sequence[Tensor]
+    function: HeadFunction, branches: tuple[HeadBranch, ...], pooled: Sequence[Tensor], logits: Sequence[Tensor]
 ) -> Head | None:
-    """The head with weight and bias that hold for every image, or None if what follows the pooling is not affine."""
-    tried = torch.cat(_noise(pooled[0].shape, pooled[0]))
-    zero, expected = tail.logits(torch.zeros_like(pooled[0])), tail.logits(tried)
-    # Sums of inputs give sums of outputs: far quicker seen than the Jacobian of a flattened head is read.
-    sums = tail.logits(tried.sum(0, keepdim=True)) - zero
+    """Return the head with a weight and a bias for every image; None if what follows the pooling is not affine.
+
+    Args:
+        function: what follows the pooling.
+        branches: its poolings.
+        pooled: pooled values (1, P) of several images; the Jacobian is computed at the first.
+        logits: the network's logits (1, K) of the same images.
+
+    Raises:
+        HeadError: what follows the pooling is affine, but does not explain the logits of all images.
+    """
+    trials = torch.cat(_make_scaled_noise(pooled[0].shape, pooled[0]))
+    zero, expected = function.logits(torch.zeros_like(pooled[0])), function.logits(trials)
+    # An affine function maps sums to sums. This test is much faster than the Jacobian of a flattened head.
+    sums = function.logits(trials.sum(0, keepdim=True)) - zero
     if (sums - (expected - zero).sum(0)).abs().max() > 1e-3 * (expected.abs().max() + 1):
         return None
-    weight, bias = tail.jacobian(pooled[0]), zero[0]
-    if not _predicts(weight, bias, tried, expected):
+    weight, bias = function.jacobian(pooled[0]), zero[0]
+    if not _predicts(weight, bias, trials, expected):
         return None
-    if not all(_predicts(weight, bias, *one) for one in zip(pooled, logits, strict=True)):
-        raise _more()
+    if not all(_predicts(weight, bias, values, own) for values, own in zip(pooled, logits, strict=True)):
+        raise _other_paths_error()
     identity = torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
     per_class = len(branches) == 1 and weight.shape == identity.shape and torch.equal(weight, identity)
     return Head(branches, weight, bias, len(bias), "exact", per_class)
 
 
 def _predicts(weight: Tensor, bias: Tensor, pooled: Tensor, logits: Tensor) -> bool:
+    """Tell whether weight and bias give these logits up to rounding."""
     total = pooled.abs() @ weight.abs().T + bias.abs()
     return bool((relative_error(pooled @ weight.T + bias, logits, total) <= 1).all())
 
 
-def _more() -> HeadError:
+def _other_paths_error() -> HeadError:
     return HeadError(
         "More than the pooled feature maps reaches the logits (another branch of the network does): "
         "class maps of this pooling alone would not sum to the logits."
     )
 
 
-def _refuse_more(tail: HeadFunction, pooled: Tensor) -> None:
-    """Raise HeadError if the same pooled values give other logits on another image."""
-    expected = tail.logits(pooled)
-    for image in _noise(tail.inputs.shape, tail.inputs):
-        logits = HeadFunction(tail.network, image, tail.calls, tail.widths).logits(pooled)
+def _refuse_other_paths(function: HeadFunction, pooled: Tensor) -> None:
+    """Raise HeadError if the same pooled values give other logits with another image."""
+    expected = function.logits(pooled)
+    for image in _make_scaled_noise(function.inputs.shape, function.inputs):
+        logits = HeadFunction(function.network, image, function.calls, function.widths).logits(pooled)
         if not torch.allclose(logits, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max())):
-            raise _more()
+            raise _other_paths_error()
 
 
-def _verdict_of_image(
-    tail: HeadFunction, branches: Sequence[HeadBranch], seen: Sequence[list[CapturedPooling]]
+def _find_verdict_per_image(
+    function: HeadFunction, branches: Sequence[HeadBranch], images: Sequence[list[CapturedPooling]]
 ) -> Verdict:
-    """Whether, statistics and gates held, the logits of every image that was seen are an exact sum."""
-    for found in seen:
-        for branch, one in zip(branches, found, strict=True):
-            if branch.pooling == "other":
-                rest = _pooled(one) - position_shares("other", one.feature_maps, one.derivative).sum((2, 3))
-                if rest.abs().max() > TOLERANCE * (_pooled(one).abs().max() + 1):
-                    return "not unique"
-    # The example, the image furthest from it, and one that is no image's: in double precision each takes its time.
-    points = [torch.cat([_pooled(one) for one in found], 1) for found in (seen[0], seen[-1])]
-    points += _noise(points[0].shape, points[0])[:1]
-    return "exact for this image" if all(is_locally_affine(tail, point) for point in points) else "not unique"
+    """Test whether, with statistics and ReLU masks frozen, the logits of all these images are exact sums."""
+    for poolings in images:
+        for branch, captured in zip(branches, poolings, strict=True):
+            tolerance = TOLERANCE * (_pooled_values(captured).abs().max() + 1)
+            if branch.pooling == "other" and _remainder(captured).abs().max() > tolerance:
+                return "not unique"
+    # The example, the noise with the largest values, and pooled values of no image. Not more, because the test runs in
+    # double precision.
+    points = [_concatenate_pooled(poolings) for poolings in (images[0], images[-1])]
+    points += _make_scaled_noise(points[0].shape, points[0])[:1]
+    return "exact for this image" if all(is_locally_affine(function, point) for point in points) else "not unique"
 
 
-def is_locally_affine(tail: HeadFunction, pooled: Tensor) -> bool:
-    """Whether the tail, statistics held, goes straight from here in one of four random directions.
+def is_locally_affine(function: HeadFunction, pooled: Tensor) -> bool:
+    """Test whether the head f is affine near pooled values p, with the statistics frozen.
 
-    One is enough: what bends does so in all of them, and a gate that happens to turn on the way spoils one.
+    For a step d in one of four random directions, with J d computed by forward-mode differentiation,
+
+        max over k of |f(p + d) - f(p) - J d|  <=  1e-7 * max over k of |J d|
+
+    has to hold. One direction is enough: a curved function fails in all of them, and in a piecewise affine one a ReLU
+    mask may change on the way along some.
+
+    Args:
+        function: the head f.
+        pooled: the pooled values p (1, P).
     """
-    generator = torch.Generator().manual_seed(2)
-    # Apple's GPUs have no double precision: there it needs luck to be called straight, and it is never wrongly.
+    # In double precision curvature and rounding differ by orders of magnitude. Apple's GPUs have single precision only:
+    # there an affine head may be missed, but a curved one is never accepted.
     pooled = pooled if pooled.device.type == "mps" else pooled.double()
-    directions = torch.randn(4, pooled.shape[1], generator=generator).to(pooled)
+    directions = torch.randn(4, pooled.shape[1], generator=torch.Generator().manual_seed(2)).to(pooled)
     steps = _STEP * pooled.square().mean().sqrt() * directions
-    # From where it is, the steps to first order; and behind them where they lead.
+    # The first four rows give f(p) and J d, the last four f(p + d).
     points = torch.cat([pooled.expand_as(steps), pooled + steps])
-    logits, changes = tail.frozen_jvp(points, torch.cat([steps, torch.zeros_like(steps)]))
-    bent = (logits[4:] - logits[:4] - changes[:4]).abs().amax(1)
-    return bool((bent <= _STRAIGHT * changes[:4].abs().amax(1)).any())
+    logits, changes = function.frozen_jvp(points, torch.cat([steps, torch.zeros_like(steps)]))
+    start, end, expected = logits[:4], logits[4:], changes[:4]
+    errors = (end - start - expected).abs().amax(1)
+    return bool((errors <= _CURVATURE * expected.abs().amax(1)).any())

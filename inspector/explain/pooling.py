@@ -1,12 +1,12 @@
-"""Global pooling, and how each kind splits a pooled value over positions.
+"""Global pooling, and how each kind decomposes a pooled value over cells.
 
     average   p[c] = sum over y, x of  F[c, y, x] / (h * w)
-    max       p[c] = F[c, y*, x*],  (y*, x*) the first position, row by row, that holds the maximum
-    flatten   p[c, y, x] = F[c, y, x]: nothing is pooled, every position keeps its own weight
-    linear    p[c] = sum over y, x of  S[c, y, x] * F[c, y, x] + constant: a sum, a convolution as large as the maps
-    other     the same to first order, S = dp / dF: generalised mean, log-sum-exp
+    max       p[c] = F[c, y*, x*],  (y*, x*) the first cell, row by row, with the maximum
+    flatten   p[c, y, x] = F[c, y, x]: nothing is pooled, every cell has weights of its own
+    linear    p[c] = sum over y, x of  S[c, y, x] * F[c, y, x] + constant, such as a depthwise convolution
+    other     the same to first order, S = dp / dF, such as generalized mean or log-sum-exp
 
-Each is a sum over positions, which is why a logit that is affine in p is one too.
+Each is a sum over cells, therefore a logit that is affine in p is one too.
 Lin, Chen, Yan, "Network in Network" (2013), for global average pooling; Oquab et al., "Is object localization
 for free?" (CVPR 2015), for global max pooling; Zhou et al., "Learning deep features for discriminative
 localization" (CVPR 2016), for the class maps that follow.
@@ -24,38 +24,38 @@ Reduction = Literal["average", "max"]
 
 
 def global_average(feature_maps: Tensor) -> Tensor:
-    """The mean of every channel: (N, C, H, W) -> (N, C)."""
+    """Compute the mean of each channel: (N, C, H, W) -> (N, C)."""
     return feature_maps.mean((2, 3))
 
 
 def global_max(feature_maps: Tensor) -> Tensor:
-    """The maximum of every channel: (N, C, H, W) -> (N, C)."""
+    """Compute the maximum of each channel: (N, C, H, W) -> (N, C)."""
     return feature_maps.amax((2, 3))
 
 
 def global_depth(feature_maps: Tensor, reduction: Reduction = "average") -> Tensor:
-    """The mean or maximum over all channels at every position: (N, C, H, W) -> (N, 1, H, W)."""
+    """Compute the mean or maximum over the channels in each cell: (N, C, H, W) -> (N, 1, H, W)."""
     if reduction == "average":
         return feature_maps.mean(1, keepdim=True)
     return feature_maps.amax(1, keepdim=True)
 
 
 class GlobalAveragePooling(nn.Module):
-    """(N, C, H, W) -> (N, C), each channel's mean."""
+    """The mean of each channel: (N, C, H, W) -> (N, C)."""
 
     def forward(self, feature_maps: Tensor) -> Tensor:
         return global_average(feature_maps)
 
 
 class GlobalMaxPooling(nn.Module):
-    """(N, C, H, W) -> (N, C), each channel's maximum."""
+    """The maximum of each channel: (N, C, H, W) -> (N, C)."""
 
     def forward(self, feature_maps: Tensor) -> Tensor:
         return global_max(feature_maps)
 
 
 class GlobalDepthPooling(nn.Module):
-    """(N, C, H, W) -> (N, 1, H, W), each position's mean or maximum over the channels."""
+    """The mean or maximum over the channels in each cell: (N, C, H, W) -> (N, 1, H, W)."""
 
     def __init__(self, reduction: Reduction = "average") -> None:
         super().__init__()
@@ -66,16 +66,21 @@ class GlobalDepthPooling(nn.Module):
 
 
 def identify_pooling(feature_maps: Tensor, pooled: Tensor) -> list[Pooling]:
-    """Which poolings take these feature maps (N, C, h, w) to `pooled` (N, P), told by the numbers.
+    """Find which poolings map feature maps to pooled values, by comparing numbers.
 
-    More than one where the maps are the same at every position; none for a pooling that is not known.
+    Args:
+        feature_maps: (N, C, h, w).
+        pooled: (N, P).
+
+    Returns:
+        All that agree: several if the maps are constant, none for an unknown pooling.
     """
     candidates: dict[Pooling, Callable[[Tensor], Tensor]] = {
         "average": global_average,
         "max": global_max,
         "flatten": lambda maps: maps.flatten(1),
     }
-    # Sums of many terms differ in their last digits from one implementation to the next.
+    # Implementations of the same sum differ by rounding.
     tolerance = 1e-5 * float(feature_maps.abs().max())
     expected = {name: pool(feature_maps) for name, pool in candidates.items()}
     return [
@@ -86,84 +91,114 @@ def identify_pooling(feature_maps: Tensor, pooled: Tensor) -> list[Pooling]:
 
 
 def argmax_positions(feature_maps: Tensor) -> Tensor:
-    """The position, counted row by row, that holds each channel's maximum: (N, C, h, w) -> (N, C).
+    """Find the cell with the maximum of each channel.
 
-    Of equal maxima the first. -1 for a channel whose maximum is 0: after a ReLU it is silent, and nothing decided.
+    Args:
+        feature_maps: (N, C, h, w).
+
+    Returns:
+        int64 Tensor (N, C): the index of the cell, row by row; the first of equal maxima; -1 if the maximum is 0, where
+        no cell decides (after a ReLU the channel is inactive).
     """
     maxima, positions = feature_maps.flatten(2).max(2)
     return torch.where(maxima == 0, -1, positions)
 
 
-def position_shares(pooling: Pooling, feature_maps: Tensor, slope: Tensor | None = None) -> Tensor:
-    """What each position adds to each pooled value: (N, C, h, w), from feature maps of that shape.
+def position_shares(pooling: Pooling, feature_maps: Tensor, derivative: Tensor | None = None) -> Tensor:
+    """Compute what each cell adds to each pooled value.
 
-    Their sum over positions is the pooled value; for flatten there is nothing to sum. `slope`, d pooled / d feature
-    maps, is for linear and other poolings, whose pooled values may have a constant besides.
+    Args:
+        pooling: the kind of pooling.
+        feature_maps: (N, C, h, w).
+        derivative: d pooled / d feature maps, (N, C, h, w); needed for linear and other poolings.
+
+    Returns:
+        Tensor (N, C, h, w). Its sum over the cells is the pooled value, but for a constant of linear and other
+        poolings. Flatten does not sum.
     """
     if pooling == "average":
         return feature_maps / (feature_maps.shape[2] * feature_maps.shape[3])
     if pooling == "max":
-        # A silent channel brings 0 wherever it is put.
+        # The share of an inactive channel is 0 in any cell.
         positions = argmax_positions(feature_maps).clamp(min=0)
-        parts = torch.zeros_like(feature_maps).flatten(2)
-        return parts.scatter_(2, positions[..., None], global_max(feature_maps)[..., None]).view_as(feature_maps)
+        shares = torch.zeros_like(feature_maps).flatten(2)
+        return shares.scatter_(2, positions[..., None], global_max(feature_maps)[..., None]).view_as(feature_maps)
     if pooling == "flatten":
         return feature_maps
-    assert slope is not None, "only the network knows how it pools"
-    return feature_maps * slope
+    assert derivative is not None, "linear and other poolings are decomposed by their derivative"
+    return feature_maps * derivative
 
 
 def position_contributions(
-    pooling: Pooling, feature_maps: Tensor, weight: Tensor | None, slope: Tensor | None = None
+    pooling: Pooling, feature_maps: Tensor, weight: Tensor | None, derivative: Tensor | None = None
 ) -> Tensor:
-    """What each position adds to each logit: feature maps (N, C, h, w) and weight (K, P) -> (N, K, h, w), in logits.
+    """Compute what each cell adds to each logit.
 
-    Without a weight every channel is a class of its own, K = C. The sum over positions is weight @ pooled, exactly.
-    For max pooling it is sparse: the deciding position of a channel gets all that the channel brings.
+    Args:
+        pooling: the kind of pooling.
+        feature_maps: (N, C, h, w).
+        weight: (K, P); None if every channel is a class of its own, K = C.
+        derivative: as for `position_shares`.
+
+    Returns:
+        Tensor (N, K, h, w) in logits, whose sum over the cells is weight @ pooled. For max pooling, a channel's whole
+        contribution is in the cell with its maximum.
     """
     images, channels, height, width = feature_maps.shape
     if weight is None:
-        return position_shares(pooling, feature_maps, slope)
+        return position_shares(pooling, feature_maps, derivative)
     if pooling == "max":
-        # For a thousand classes far less work than a product with the shares, which are nearly all zero.
+        # Nearly all shares are zero: for a thousand classes, this is far less work than a product with them.
         positions = argmax_positions(feature_maps).clamp(min=0)
-        brought = weight * global_max(feature_maps)[:, None]  # (N, K, C)
-        maps = brought.new_zeros(images, len(weight), height * width)
-        return maps.scatter_add_(2, positions[:, None].expand_as(brought), brought).view(*maps.shape[:2], height, width)
+        contributions = weight * global_max(feature_maps)[:, None]  # (N, K, C)
+        maps = contributions.new_zeros(images, len(weight), height * width)
+        maps.scatter_add_(2, positions[:, None].expand_as(contributions), contributions)
+        return maps.view(*maps.shape[:2], height, width)
     if pooling == "flatten":
-        # One image at a time: the products of a batch would be N times as large as the weight.
+        # One image at a time, because the products of a batch would be N times as large as the weight.
         products = (weight * maps.flatten() for maps in feature_maps)
         return torch.stack([product.view(-1, channels, height, width).sum(1) for product in products])
-    return position_scores(position_shares(pooling, feature_maps, slope), weight)
+    return position_scores(position_shares(pooling, feature_maps, derivative), weight)
 
 
-def stack_position_rows(pooling: Pooling, parts: Tensor) -> Tensor:
-    """The pooled values that each position alone gives: shares (C, h, w) -> (h * w, P)."""
-    rows = parts.flatten(1).T
+def stack_position_rows(pooling: Pooling, shares: Tensor) -> Tensor:
+    """Return the pooled values of each cell alone: shares (C, h, w) -> (h * w, P)."""
+    rows = shares.flatten(1).T
     if pooling != "flatten":
         return rows
-    # Every position keeps its own columns.
+    # With flatten every cell has columns of its own, which come channel by channel: zero the others.
     return (torch.eye(len(rows)).to(rows)[:, None] * rows[:, :, None]).flatten(1)
 
 
 def resample_conserving(maps: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Maps (..., h, w) on another grid over the same area, every cell's value spread evenly: the sum stays."""
-    down, across = (_overlap(old, new).to(maps) for old, new in zip(maps.shape[-2:], grid, strict=True))
-    return down @ maps @ across.T
+    """Resample maps (..., h, w) to another grid over the same area; every cell's value is divided by area.
+
+    Returns:
+        Tensor (..., *grid) with the same sum as `maps`.
+    """
+    vertical, horizontal = (_overlap(old, new).to(maps) for old, new in zip(maps.shape[-2:], grid, strict=True))
+    return vertical @ maps @ horizontal.T
 
 
 def _overlap(old: int, new: int) -> Tensor:
-    """What part of each of `old` cells of a line lies in each of `new` ones: (new, old), every column sums to 1."""
+    """Return which fraction of each of `old` equal intervals lies in each of `new` ones: (new, old)."""
     starts, ends = torch.arange(new)[:, None] / new, torch.arange(1, new + 1)[:, None] / new
     inside = torch.minimum(ends, torch.arange(1, old + 1) / old) - torch.maximum(starts, torch.arange(old) / old)
     return inside.clamp(min=0) * old
 
 
 def position_scores(feature_maps: Tensor, weight: Tensor) -> Tensor:
-    """The score of every position as if it alone were pooled: (N, C, h, w), (K, C) -> (N, K, h, w), in logits.
+    """Compute the score of each cell as if it alone were pooled.
 
-    The bias is not in them. The mean over positions of average pooling's scores is its logit less bias; with max
-    pooling they are the dense reading of Oquab et al. (2015), and sum to no logit.
+    For average pooling, the mean over the cells is the logit less the bias. For max pooling, these are the dense scores
+    of Oquab et al. (2015), which do not sum to the logit.
+
+    Args:
+        feature_maps: (N, C, h, w).
+        weight: (K, C).
+
+    Returns:
+        Tensor (N, K, h, w) in logits, without the bias.
     """
     maps: Tensor = (weight @ feature_maps.flatten(2)).view(len(feature_maps), len(weight), *feature_maps.shape[2:])
     return maps

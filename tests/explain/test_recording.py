@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from inspector import Classifier, class_maps_of_batch
 from inspector.errors import NetworkError
-from inspector.explain.head_function import frozen_handler
+from inspector.explain.frozen_ops import call_frozen
 from inspector.explain.tracing.forward import capture_and_record, forward_with_pooled, replay_recording
 
 CLASSES = 5
@@ -102,7 +102,7 @@ def test_a_tape_gives_what_the_network_gives(tail: str, rows: int) -> None:
         with pytest.raises(NetworkError, match="What follows the pooling does not take 7 rows: "):
             replay_recording(tape, other)
         return
-    for perform in (lambda function, args, kwargs: function(*args, **kwargs), frozen_handler):
+    for perform in (lambda function, args, kwargs: function(*args, **kwargs), call_frozen):
         expected = forward_with_pooled(network, images(rows), other, perform)
         torch.testing.assert_close(replay_recording(tape, other, perform), expected, rtol=0, atol=0)
 

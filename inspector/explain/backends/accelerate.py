@@ -36,12 +36,11 @@ from inspector.explain.backends.runtimes import (
 )
 from inspector.explain.classifier import Classifier
 from inspector.explain.decomposition import decompose
-from inspector.explain.feature_capture import CapturedPass
+from inspector.explain.feature_capture import CapturedPass, fingerprint_weights
 from inspector.explain.head import relative_error
 from inspector.explain.pooling import global_average, global_max
 from inspector.explain.tracing.forward import CapturedPooling, capture_and_record, capture_chosen_poolings
 from inspector.explain.tracing.recording import OpRecording
-from inspector.explain.weights import fingerprint_weights
 from inspector.files import write_atomic
 
 BACKENDS = ("auto", "eager", "folded", "compiled", "onnxruntime", "openvino", "cuda")
