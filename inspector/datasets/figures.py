@@ -26,7 +26,10 @@ def draw_average_maps(summary: DatasetSummary) -> Figure:
     shown = [k for k in np.argsort(-counts, kind="stable")[:_MAX_MAPS] if counts[k]]
     titles = [f"{shorten_name(summary.class_names[k], 20)}\n{counts[k]:,} images" for k in shown]
     return _draw_grids(
-        [maps[k] for k in shown], titles, "Average class map of the images whose likeliest class it is", len(counts)
+        [maps[k] for k in shown],
+        titles,
+        "Average class map per class, over the images with that top-1 class",
+        len(counts),
     )
 
 
@@ -35,10 +38,10 @@ def draw_contrasts(summary: DatasetSummary) -> Figure:
     maps, counts = summary.contrasts.mean(), summary.contrasts.counts
     names = [shorten_name(name, 20) for name in summary.class_names]
     titles = [
-        f"{names[label]}\ntaken for {names[predicted]}\n{count:,} images"
+        f"{names[label]}\npredicted as {names[predicted]}\n{count:,} images"
         for (label, predicted), count in zip(summary.pairs[:_MAX_MAPS], counts, strict=False)
     ]
-    heading = "What speaks for the class that was taken (red) and for the label (blue), on average"
+    heading = "Average contrast: evidence for the predicted class (red) and for the label (blue)"
     return _draw_grids(list(maps[:_MAX_MAPS]), titles, heading, len(counts))
 
 
@@ -50,12 +53,10 @@ def draw_border_shares(summary: DatasetSummary) -> Figure:
     uniform = compute_uniform_border_share(summary.grid)
     axis.axvline(uniform, color=_LINE_COLOR, linewidth=1.5)
     axis.annotate(
-        f"evenly spread: {uniform:.0%}", (uniform, 1), (4, -4), xycoords=("data", "axes fraction"),
+        f"uniform map: {uniform:.0%}", (uniform, 1), (4, -4), xycoords=("data", "axes fraction"),
         textcoords="offset points", va="top", fontsize=8, color=_LINE_COLOR,
     )  # fmt: skip
-    axis.set(
-        xlim=(0, 1), xlabel="share of the likeliest class's evidence in the outermost ring of cells", ylabel="images"
-    )
+    axis.set(xlim=(0, 1), xlabel="share of the top-1 class's evidence in the outermost ring of cells", ylabel="images")
     axis.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -79,7 +80,7 @@ def _draw_grids(maps: Sequence[Floats], titles: Sequence[str], heading: str, ava
     # The color bar needs two different ends, also if all maps are zero.
     ends = Normalize(-(scale or 1.0), scale or 1.0)
     bar = figure.colorbar(ScalarMappable(ends, COLORS), ax=axes, shrink=0.8, aspect=30)
-    bar.set_label("logits a position", fontsize=8)
+    bar.set_label("logits per cell", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     suffix = f" ({len(maps)} most frequent of {available:,})" if len(maps) < available else ""
     figure.suptitle(heading + suffix, fontsize=9)

@@ -213,7 +213,7 @@ def _query(index: Path, sql: str, values: Sequence[Any] = ()) -> list[dict[str, 
 
 def _execute(sql: str, values: Sequence[Any], index: Path | None = None) -> Any:
     duckdb = require("duckdb", extra="data", purpose="The summary of a data set")
-    message = "Cannot read the index ({reason}); `inspector survey` anew would do."
+    message = "Cannot read the index ({reason}). Use `inspector survey` to make it again."
     with translate_errors(InspectorError, message):
         # One connection per query: they are not thread-safe, and one takes a hundredth of a second.
         connection = duckdb.connect()

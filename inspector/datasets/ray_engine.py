@@ -59,7 +59,7 @@ def run_dataset_on_ray(
         InspectorError: a worker fails, Ray is not installed, or an error of `run_dataset`.
     """
     if options.overlays:
-        raise InspectorError("Overlays are drawn by the local engine, into a folder here: leave out --overlays.")
+        raise InspectorError("The Ray engine draws no overlays. Leave out --overlays, or use the local engine.")
     items = list_images(source)
     # The actors have the GPUs; the machine that starts them may have none.
     on_gpus = options.backend.startswith("cuda")
@@ -130,7 +130,7 @@ def _run_tasks(ray: Any, tasks: list[dict[str, Any]], arguments: tuple[Any, ...]
     except ray.exceptions.RayError as error:
         # The last line of Ray's text is the error in the worker; the lines before are its traceback.
         reason = ([line for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1].strip()
-        raise InspectorError(f"A worker of Ray failed ({reason}); mended, --resume goes on where it ended.") from error
+        raise InspectorError(f"A Ray worker failed ({reason}). Correct this and use --resume to continue.") from error
 
 
 def _make_path_absolute(item: Item) -> Item:

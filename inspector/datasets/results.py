@@ -91,8 +91,7 @@ def read_results(folder: Path) -> Results:
     parts = _list_parts(folder)
     if not parts:
         raise InspectorError(
-            f"No results in {folder}: no file there is named part-*.parquet. `inspector batch PHOTOS -o {folder}` "
-            "writes some."
+            f"No results in {folder}: no file there is named part-*.parquet. Use `inspector batch PHOTOS -o {folder}`."
         )
     about: Mapping[str, Any] = {}
     rows = []
@@ -102,12 +101,12 @@ def read_results(folder: Path) -> Results:
             about = part_about
         elif differing := [key for key in _MUST_MATCH if part_about[key] != about[key]]:
             raise InspectorError(
-                f"{part} was made with another {differing[0].replace('_', ' ')} than {parts[0].name}: results of one "
-                "run of `inspector batch`, in a folder of their own, would do."
+                f"{part} and {parts[0].name} differ in {differing[0].replace('_', ' ')}. Use one folder per run of "
+                "`inspector batch`."
             )
         rows.append(count)
     if not sum(rows):
-        raise InspectorError(f"The results in {folder} are empty: one image or more would do.")
+        raise InspectorError(f"The results in {folder} have no image. Expected one or more.")
     return Results(folder, parts, tuple(rows), about)
 
 
@@ -125,7 +124,9 @@ def read_stored_image(results: Results, part: str, row_group: int, row: int) -> 
     """
     path = next((path for path in results.parts if path.name == part), None)
     if path is None:
-        raise InspectorError(f"{results.folder} has no {part} any more: `inspector survey` anew would do.")
+        raise InspectorError(
+            f"{results.folder} no longer has {part}. Use `inspector survey` to make the summary again."
+        )
     columns = [
         "path",
         "sha256",
@@ -223,12 +224,12 @@ def _read_about(part: Path) -> tuple[int, Mapping[str, Any]]:
         schema, rows = file.schema_arrow, file.metadata.num_rows
         if KEY not in (schema.metadata or {}):
             raise InspectorError(
-                f"{part} does not say what it was made with: a Parquet file that `inspector batch` wrote would do."
+                f"{part} does not say what it was made with. Expected a Parquet file of `inspector batch`."
             )
         about = json.loads(schema.metadata[KEY])
     if missing := sorted(COLUMNS - set(schema.names)) or [key for key in _MUST_MATCH if key not in about]:
         raise InspectorError(
-            f"{part} lacks {', '.join(missing)}: a Parquet file that this version of `inspector batch` wrote would do."
+            f"{part} lacks {', '.join(missing)}. Expected a Parquet file of this version of `inspector batch`."
         )
     return rows, about
 
@@ -237,6 +238,6 @@ def _read_about(part: Path) -> tuple[int, Mapping[str, Any]]:
 def _open_part(part: Path) -> Iterator[Any]:
     """Open a part as a pyarrow ParquetFile; whatever fails while it is read becomes one InspectorError."""
     parquet = import_arrow().parquet
-    message = f"Cannot read {part} ({{reason}}); `inspector batch --resume` writes it anew."
+    message = f"Cannot read {part} ({{reason}}). Use `inspector batch --resume` to write it again."
     with translate_errors(InspectorError, message), parquet.ParquetFile(part) as file:
         yield file

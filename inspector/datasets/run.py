@@ -65,7 +65,7 @@ class RunOptions:
     def __post_init__(self) -> None:
         for name in ("top", "batch_size", "shard_size"):
             if getattr(self, name) < 1:
-                raise InspectorError(f"{name} is {getattr(self, name)}; 1 or more would do.")
+                raise InspectorError(f"Expected {name} of 1 or more, got {getattr(self, name)}.")
 
 
 DEFAULT_OPTIONS = RunOptions()

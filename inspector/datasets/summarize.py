@@ -70,8 +70,8 @@ def summarize(
         counts = read_counts(temporary / INDEX)
         if objects is not None and not counts.with_objects:
             raise InspectorError(
-                f"No object is known of the {results.images:,} images in {folder}: objects of files named as in the "
-                f"results, or as from {results.about.get('source')} on, would do."
+                f"No object is known for the {results.images:,} images in {folder}. Use file names as in the "
+                f"results, or relative to {results.about.get('source')}."
             )
         np.savez_compressed(
             temporary / MAPS,
@@ -193,4 +193,4 @@ def _replace_files(out: Path) -> Iterator[Path]:
             for name in (INDEX, MAPS, NUMBERS):
                 (Path(temporary) / name).replace(out / name)
     except OSError as error:
-        raise ExportError(f"Cannot write {out} ({summarize_reason(error)}): another folder would do.") from error
+        raise ExportError(f"Cannot write {out} ({summarize_reason(error)}). Use another folder.") from error

@@ -77,12 +77,12 @@ class DatasetSummary:
             if len(self.class_names) > 5:
                 lines.append(("top-5", f"{counts.top5:.1%}"))
         if self.verdict is not None:
-            lines.append(("class maps", f"{self.verdict}, largest miss {counts.residual:.1e} logits"))
+            lines.append(("class maps", f"{self.verdict}, largest residual {counts.residual:.1e} logits"))
         if counts.border is not None:
             uniform = compute_uniform_border_share(self.grid)
-            lines.append(("evidence at the border", f"{counts.border:.1%} (evenly spread: {uniform:.1%})"))
+            lines.append(("evidence at the border", f"{counts.border:.1%} (uniform map: {uniform:.1%})"))
         if counts.positions is not None:
-            lines.append(("evidence stands on", f"{counts.positions:.1f} of {height * width} positions"))
+            lines.append(("cells with evidence", f"{counts.positions:.1f} of {height * width}"))
         if counts.inside is not None:
             lines.append(("evidence inside the objects", f"{counts.inside:.1%} of {counts.with_objects:,} images"))
         return lines
@@ -95,8 +95,8 @@ def read_summary(out: Path) -> DatasetSummary:
         InspectorError: the folder has no summary, or a broken one.
     """
     if not (out / NUMBERS).is_file():
-        raise InspectorError(f"No survey in {out}: `inspector survey RESULTS -o {out}` makes one.")
-    message = f"The survey in {out} cannot be read ({{reason}}): `inspector survey` anew would do."
+        raise InspectorError(f"No summary in {out}. Use `inspector survey RESULTS -o {out}` to make one.")
+    message = f"Cannot read the summary in {out} ({{reason}}). Use `inspector survey` to make it again."
     with translate_errors(InspectorError, message):
         about = json.loads((out / NUMBERS).read_text(encoding="utf-8"))
         with np.load(out / MAPS, allow_pickle=False) as stored:

@@ -24,14 +24,14 @@ _SHARD_NAME = re.compile(r"part-(\d{5,})\.parquet")
 _TEMPORARY_SUFFIX = ".tmp"
 # What a resumed run must share with the run that it resumes, and how an error message names it.
 _MUST_MATCH = {
-    "network": "network",
-    "network_sha256": "weights of the network",
-    "preprocessing": "preprocessing",
-    "class_names": "class names",
+    "network": "the network",
+    "network_sha256": "the weights of the network",
+    "preprocessing": "the preprocessing",
+    "class_names": "the class names",
     "top": "--top",
     "shard_size": "--shard-size",
-    "overlays": "choice of --overlays",
-    "list_sha256": "list of images",
+    "overlays": "--overlays",
+    "list_sha256": "the list of images",
 }
 
 Row = Mapping[str, Any]  # values by column name; a missing column is null
@@ -117,11 +117,11 @@ def begin_run(out: str | Path, about: Mapping[str, Any], resume: bool) -> list[i
     system, folder = open_folder(out)
     present = set(_list_names(system, folder))
     if present and not resume:
-        raise ExportError(f"{out} is not empty; --resume to go on with the run in it, or another folder, would do.")
+        raise ExportError(f"{out} is not empty. Use --resume to continue the run in it, or another folder.")
     if present and RUN not in present:
         # A run that is killed before run.json is whole leaves only temporary files.
         if any(not name.endswith(_TEMPORARY_SUFFIX) for name in present):
-            raise ExportError(f"{out} holds files and no {RUN}, so no run to resume; another folder would do.")
+            raise ExportError(f"{out} has files but no {RUN}, so there is no run to resume. Use another folder.")
         present = set()
     if RUN in present:
         _refuse_other(out, json.loads(system.cat_file(f"{folder}/{RUN}")), about)
@@ -195,7 +195,7 @@ def read_rows(out: str | Path) -> tuple[Any, dict[str, Any]]:
         (name for name in _list_names(system, folder) if _SHARD_NAME.fullmatch(name)), key=_parse_shard_number
     )
     if not names:
-        raise ExportError(f"No shards in {out}; a folder that `inspector batch` wrote would do.")
+        raise ExportError(f"No shards in {out}. Expected a folder that `inspector batch` wrote.")
     paths = [f"{folder}/{name}" for name in names]
     with translate_errors(ExportError, f"The shards in {out} are not those of `inspector batch`: {{reason}}."):
         # pyarrow takes the schema of the first shard, which all share, and opens the others when they are read.
@@ -223,7 +223,7 @@ def open_folder(out: str | Path) -> tuple[Any, str]:
     Raises:
         ExportError: fsspec does not know the protocol, or its library is not installed.
     """
-    with translate_errors(ExportError, f"{out} cannot be written to: {{reason}}."):
+    with translate_errors(ExportError, f"Cannot write to {out}: {{reason}}."):
         system, path = fsspec.core.url_to_fs(str(out))
     return system, path.rstrip("/")
 
@@ -235,7 +235,7 @@ def _parse_shard_number(name: str) -> int:
 def _list_names(system: Any, folder: str) -> list[str]:
     """List the names in a folder; none if the folder does not exist."""
     system.invalidate_cache()
-    with translate_errors(ExportError, f"{folder} cannot be listed: {{reason}}."):
+    with translate_errors(ExportError, f"Cannot list {folder}: {{reason}}."):
         try:
             return [path.rstrip("/").rsplit("/", 1)[-1] for path in system.ls(folder, detail=False)]
         except (FileNotFoundError, NotADirectoryError):
@@ -275,6 +275,6 @@ def _refuse_other(out: str | Path, earlier: Mapping[str, Any], about: Mapping[st
         key = differing[0]
         values = f" ({earlier.get(key)} then, {about[key]} now)" if key in ("network", "top", "shard_size") else ""
         raise ExportError(
-            f"The run in {out} was made with another {_MUST_MATCH[key]}{values}. Use --resume with "
+            f"The run in {out} differs in {_MUST_MATCH[key]}{values}. Use --resume with "
             "the command that began it, or another folder."
         )

@@ -227,7 +227,7 @@ def test_a_table_may_lie_elsewhere(photos: Path, tmp_path: Path, classifier: ins
 
 
 def test_where_nothing_can_be_written_is_told(photos: Path, tmp_path: Path, classifier: inspector.Classifier) -> None:
-    with pytest.raises(ExportError, match=r"nothing://x cannot be written to: Protocol not known"):
+    with pytest.raises(ExportError, match=r"Cannot write to nothing://x: Protocol not known"):
         run_dataset(photos, classifier, "nothing://x")
     (tmp_path / "file").write_text("")
     with pytest.raises(ExportError, match=r"Cannot write .*file/below/run.json: .*Not a directory"):
@@ -235,7 +235,7 @@ def test_where_nothing_can_be_written_is_told(photos: Path, tmp_path: Path, clas
 
 
 def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"No shards in .*; a folder that `inspector batch` wrote would do."):
+    with pytest.raises(ExportError, match=r"No shards in .* Expected a folder that `inspector batch` wrote."):
         read_rows(tmp_path)
     pq.write_table(pa.table({"a": [1]}), tmp_path / "part-00000.parquet")
     with pytest.raises(ExportError, match=r"The shards in .* are not those of `inspector batch`: "):
@@ -259,7 +259,7 @@ def test_nothing_of_something_is_refused(
     photos: Path, tmp_path: Path, classifier: inspector.Classifier, name: str
 ) -> None:
     wrong: dict[str, Any] = {name: 0}
-    with pytest.raises(InspectorError, match=f"{name} is 0; 1 or more would do."):
+    with pytest.raises(InspectorError, match=f"Expected {name} of 1 or more, got 0."):
         run_dataset(photos, classifier, tmp_path / "out", RunOptions(**wrong))
 
 
@@ -282,9 +282,9 @@ def test_a_folder_with_files_in_it_is_left_alone(
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("mine")
-    with pytest.raises(ExportError, match=r"out is not empty; --resume to go on"):
+    with pytest.raises(ExportError, match=r"out is not empty. Use --resume to continue"):
         run_dataset(photos, classifier, out)
-    with pytest.raises(ExportError, match=r"out holds files and no run.json, so no run to resume"):
+    with pytest.raises(ExportError, match=r"out has files but no run.json, so there is no run to resume"):
         run_dataset(photos, classifier, out, RunOptions(resume=True))
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
 
@@ -327,25 +327,25 @@ def test_another_run_is_not_resumed(photos: Path, tmp_path: Path, classifier: in
     other = inspector.Classifier.wrap(classifier.network, class_names=NAMES, size=(6, 8), name="other")
     renamed = inspector.Classifier.wrap(classifier.network, class_names=["a", "b", "c"], size=(6, 8), name="by hand")
     with pytest.raises(
-        ExportError, match=r"with another --top \(2 then, 3 now\). Use --resume with the command that began it"
+        ExportError, match=r"differs in --top \(2 then, 3 now\). Use --resume with the command that began it"
     ):
         run_dataset(photos, classifier, out, RunOptions(top=3, shard_size=4, resume=True))
-    with pytest.raises(ExportError, match=r"with another --shard-size \(4 then, 5 now\)"):
+    with pytest.raises(ExportError, match=r"differs in --shard-size \(4 then, 5 now\)"):
         run_dataset(photos, classifier, out, RunOptions(top=2, shard_size=5, resume=True))
-    with pytest.raises(ExportError, match=r"with another network \(by hand then, other now\)"):
+    with pytest.raises(ExportError, match=r"differs in the network \(by hand then, other now\)"):
         run_dataset(photos, other, out, RunOptions(top=2, shard_size=4, resume=True))
-    with pytest.raises(ExportError, match=r"with another class names"):
+    with pytest.raises(ExportError, match=r"differs in the class names"):
         run_dataset(photos, renamed, out, RunOptions(top=2, shard_size=4, resume=True))
-    with pytest.raises(ExportError, match=r"with another preprocessing"):
+    with pytest.raises(ExportError, match=r"differs in the preprocessing"):
         run_dataset(photos, classifier.with_input_size((7, 8)), out, RunOptions(top=2, shard_size=4, resume=True))
-    with pytest.raises(ExportError, match=r"with another choice of --overlays"):
+    with pytest.raises(ExportError, match=r"differs in --overlays"):
         run_dataset(photos, classifier, out, RunOptions(top=2, shard_size=4, overlays=True, resume=True))
     (photos / "cat" / "00.png").rename(photos / "cat" / "07.png")
-    with pytest.raises(ExportError, match=r"with another list of images"):
+    with pytest.raises(ExportError, match=r"differs in the list of images"):
         run_dataset(photos, classifier, out, RunOptions(top=2, shard_size=4, resume=True))
     with torch.no_grad():
         classifier.network.linear.bias += 1
-    with pytest.raises(ExportError, match=r"with another weights of the network"):
+    with pytest.raises(ExportError, match=r"differs in the weights of the network"):
         run_dataset(photos, classifier, out, RunOptions(top=2, shard_size=4, resume=True))
 
 

@@ -146,7 +146,7 @@ def test_a_worker_killed_in_the_middle_loses_and_doubles_nothing(
 
 
 def test_a_worker_that_cannot_work_is_told_in_a_sentence(boots: Path, tmp_path: Path, cluster: None) -> None:
-    with pytest.raises(InspectorError, match=r"A worker of Ray failed \(.*The weights are not on this machine"):
+    with pytest.raises(InspectorError, match=r"A Ray worker failed \(.*The weights are not on this machine"):
         run_dataset_on_ray(
             boots, partial(load_here_only, os.getpid()), tmp_path / "out", RunOptions(batch_size=2, shard_size=SHARD)
         )
@@ -158,7 +158,7 @@ def test_what_is_wrong_from_the_start_needs_no_ray(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImageError, match="No images at nowhere"):
         run_dataset_on_ray("nowhere", partial(inspector.load, NETWORK), tmp_path / "out")
-    with pytest.raises(InspectorError, match="Overlays are drawn by the local engine"):
+    with pytest.raises(InspectorError, match="The Ray engine draws no overlays"):
         run_dataset_on_ray(boots, partial(inspector.load, NETWORK), tmp_path / "out", RunOptions(overlays=True))
     with pytest.raises(InspectorError, match=r"--engine ray needs ray .*pip install 'inspector\[scale\]'"):
         run_dataset_on_ray(boots, partial(inspector.load, NETWORK), tmp_path / "out")
