@@ -32,10 +32,9 @@ from inspector.analysis.faithfulness import (
     blur_inputs,
     compute_random_baseline,
     measure_faithfulness,
-    measure_randomization,
     resample_on_input,
-    shuffle_weights,
 )
+from inspector.analysis.randomization import measure_randomization, shuffle_weights
 from inspector.errors import AttributionError
 from inspector.explain.tracing.receptive_field import PIXELS
 from inspector.images.examples import list_examples

@@ -1,4 +1,4 @@
-"""Does the network use what a map points at? Insertion, deletion and weight randomisation.
+"""Does the network use what a map points at? Insertion and deletion.
 
 Deletion covers the photo with the mean colour, first where the map is highest: the sooner the probability of the class
 falls, the lower the area under its curve, the better the map. Insertion uncovers a blurred photo in the same order: the
@@ -6,30 +6,24 @@ higher the area, the better (Petsiuk, Das, Saenko, "RISE", BMVC 2018). Beside th
 
 Both go patch by patch, as region perturbation does (Samek et al., TNNLS 2017): single pixels would make a noise that
 misleads every network, and favour the maps that are noise themselves. A patch of one pixel is RISE's own measure.
-
-A map that stays as it is when the weights are shuffled does not explain the network (Adebayo et al., "Sanity checks for
-saliency maps", NeurIPS 2018).
 """
 
 import math
+import statistics
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms.functional import gaussian_blur
 
 from inspector.analysis.attribution.case import Attribution, OnProgress, ShouldStop
-from inspector.analysis.attribution.methods import compute_attribution
-from inspector.analysis.similarity import rank_correlation
-from inspector.errors import AttributionError, Cancelled
+from inspector.errors import Cancelled
 from inspector.explain import grid
-from inspector.explain.classifier import Classifier, LoadedNetwork
+from inspector.explain.classifier import Classifier
 from inspector.explain.tracing.forward import forward
-from inspector.explain.tracing.layer_trace import trace_layers
 
 Kind: TypeAlias = Literal["insertion", "deletion"]
 
@@ -63,17 +57,17 @@ class Faithfulness:
 
 @dataclass(frozen=True, eq=False)
 class RandomBaseline:
-    """What random maps get: mean and standard deviation of the areas."""
+    """What random maps get: mean and sample standard deviation (n - 1) of the areas."""
 
     curves: tuple[Faithfulness, ...]  # one a seed
 
     @property
     def insertion(self) -> tuple[float, float]:
-        return _mean_and_spread([one.insertion.area for one in self.curves])
+        return _mean_and_deviation([one.insertion.area for one in self.curves])
 
     @property
     def deletion(self) -> tuple[float, float]:
-        return _mean_and_spread([one.deletion.area for one in self.curves])
+        return _mean_and_deviation([one.deletion.area for one in self.curves])
 
     def mean(self, kind: Kind) -> Curve:
         """The mean of the curves."""
@@ -193,55 +187,5 @@ def blur_inputs(inputs: Tensor) -> Tensor:
     return gaussian_blur(gaussian_blur(inputs, [width, 1], [sigma, sigma]), [1, width], [sigma, sigma])
 
 
-def _mean_and_spread(areas: Sequence[float]) -> tuple[float, float]:
-    values = torch.tensor(areas, dtype=torch.float64)
-    return float(values.mean()), float(values.std(correction=0))
-
-
-# Weight randomisation
-
-LAST, ALL = "last layer", "all layers"
-
-
-@dataclass(frozen=True, eq=False)
-class Randomized:
-    """A method's map of a network with shuffled weights, and how far it kept its ranks."""
-
-    attribution: Attribution
-    correlation: float | None  # Spearman's, -1 to 1; None where one of the maps is the same everywhere
-
-
-def measure_randomization(
-    other: Classifier,
-    inputs: Tensor,
-    k: int,
-    attribution: Attribution,
-    on_progress: OnProgress = lambda done: None,
-    should_stop: ShouldStop = lambda: False,
-) -> Randomized:
-    """The map of a class by the same method when the network is `other`, one with shuffled weights."""
-    again = compute_attribution(other, inputs, k, attribution.name, on_progress, should_stop)
-    return Randomized(again, rank_correlation(attribution.values, again.values))
-
-
-def shuffle_weights(classifier: Classifier, inputs: Tensor, layers: str = ALL, seed: int = 0) -> Classifier:
-    """The classifier with the weights of its last layer that has some, or of all, in random order.
-
-    In place of new random values, so that what passes through stays about as large as it was.
-    """
-    try:
-        network = deepcopy(classifier.network)
-    except Exception as error:  # whatever a network holds that cannot be copied
-        raise AttributionError("Its weights cannot be shuffled: this network cannot be copied.") from error
-    chosen: nn.Module = network
-    if layers == LAST:
-        first_runs = [layer for layer in trace_layers(network, inputs).layers if layer.parameters and layer.run == 0]
-        chosen = network.get_submodule(max(first_runs, key=lambda layer: layer.ended).name)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in chosen.parameters():
-            order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
-            parameter.copy_(parameter.flatten()[order].view_as(parameter))
-    usual = replace(classifier.preprocessing, size=(inputs.shape[2], inputs.shape[3]))
-    loaded = LoadedNetwork(classifier.name, network, usual, classifier.class_names, classifier.probability)
-    return Classifier.from_network(loaded)
+def _mean_and_deviation(areas: Sequence[float]) -> tuple[float, float]:
+    return statistics.mean(areas), statistics.stdev(areas) if len(areas) > 1 else 0.0

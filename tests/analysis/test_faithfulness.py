@@ -1,4 +1,4 @@
-"""Insertion, deletion and weight randomisation, worked out by hand or by a second implementation."""
+"""Insertion and deletion, worked out by hand or by a second implementation."""
 
 import math
 from contextlib import nullcontext
@@ -14,18 +14,13 @@ from inspector import Classifier
 from inspector.analysis.attribution.case import Attribution
 from inspector.analysis.attribution.methods import compute_attribution
 from inspector.analysis.faithfulness import (
-    ALL,
-    LAST,
     compute_random_baseline,
     default_patch,
     measure_faithfulness,
-    measure_randomization,
     patch_curves,
-    rank_correlation,
     resample_on_input,
-    shuffle_weights,
 )
-from inspector.errors import AttributionError, Cancelled
+from inspector.errors import Cancelled
 from inspector.explain.tracing.receptive_field import PIXELS, Axis, ReceptiveField
 
 
@@ -113,13 +108,13 @@ def test_the_better_map_gets_the_better_areas(classifier, inputs):
     assert good.insertion.area > luck.insertion[0] > bad.insertion.area
 
 
-def test_chance_is_mean_and_spread_over_seeds_and_comes_out_the_same_again(classifier, inputs):
+def test_random_baseline_is_mean_and_standard_deviation_over_seeds_and_reproducible(classifier, inputs):
     like = pixel_map(torch.zeros(8, 8))
     made, again = (compute_random_baseline(classifier, inputs, 1, like, patch=2, seeds=(4, 5, 6)) for _ in range(2))
     areas = [one.deletion.area for one in made.curves]
     assert len(set(areas)) == 3
     mean = sum(areas) / 3
-    assert made.deletion == pytest.approx((mean, math.sqrt(sum((a - mean) ** 2 for a in areas) / 3)))
+    assert made.deletion == pytest.approx((mean, math.sqrt(sum((a - mean) ** 2 for a in areas) / 2)))
     assert again.insertion == made.insertion
     # The area of the mean is the mean of the areas.
     assert made.mean("deletion").area == pytest.approx(mean)
@@ -160,55 +155,6 @@ def test_the_curves_tell_how_far_they_are_and_stop_when_told_to(classifier, inpu
     assert told[-1] == 1
     with pytest.raises(Cancelled, match="Insertion and deletion were stopped"):
         measure_faithfulness(classifier, inputs, 0, pixel_map(torch.zeros(8, 8)), should_stop=lambda: True)
-
-
-# Weight randomisation
-
-
-def test_shuffling_keeps_the_values_and_the_callers_network(classifier, inputs):
-    before = {name: tensor.clone() for name, tensor in classifier.network.state_dict().items()}
-    last, every = (shuffle_weights(classifier, inputs, layers, seed=1) for layers in (LAST, ALL))
-    assert all(torch.equal(tensor, before[name]) for name, tensor in classifier.network.state_dict().items())
-    for name, tensor in before.items():
-        for other, changes in ((last, name.startswith("linear")), (every, True)):
-            now = other.network.state_dict()[name]
-            assert torch.equal(now.flatten().sort().values, tensor.flatten().sort().values)
-            assert torch.equal(now, tensor) != changes, name
-
-
-def test_a_map_of_the_same_network_keeps_all_ranks_and_of_a_shuffled_one_not(inputs):
-    torch.manual_seed(0)
-    layers = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
-    classifier = Classifier.wrap(nn.Sequential(*layers), size=8)
-    attribution = compute_attribution(classifier, inputs, 0, "Exact map")
-    assert measure_randomization(classifier, inputs, 0, attribution).correlation == pytest.approx(1)
-    other = shuffle_weights(classifier, inputs, seed=1)
-    made = measure_randomization(other, inputs, 0, attribution)
-    assert torch.equal(made.attribution.values, compute_attribution(other, inputs, 0, "Exact map").values)
-    assert made.correlation is not None
-    assert made.correlation < 0.9
-
-
-def test_what_cannot_be_copied_cannot_be_shuffled(hand_made_gap, inputs):
-    hand_made_gap.source = (n for n in range(3))
-    with pytest.raises(AttributionError, match="this network cannot be copied"):
-        shuffle_weights(Classifier.wrap(hand_made_gap, size=8), inputs)
-
-
-def test_ties_share_their_mean_rank():
-    # Ranks 1, 2.5, 2.5, 4 and 4, 2, 3, 1: covariances by hand.
-    a, b = [-1.5, 0, 0, 1.5], [1.5, -0.5, 0.5, -1.5]
-    product = sum(x * y for x, y in zip(a, b, strict=True))
-    expected = product / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
-    made = rank_correlation(torch.tensor([0.0, 7, 7, 9]), torch.tensor([8.0, -1, 3, -4]))
-    assert made == pytest.approx(expected)
-    assert rank_correlation(torch.zeros(4), torch.arange(4.0)) is None
-
-
-def test_rank_correlations_agree_with_scipy():
-    stats = pytest.importorskip("scipy.stats")
-    a, b = torch.randint(0, 6, (2, 50), generator=torch.Generator().manual_seed(0)).float()
-    assert rank_correlation(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
 
 
 def test_a_network_that_ends_in_a_sigmoid_is_scored_by_it(hand_made_gap, inputs):

@@ -1,5 +1,6 @@
 """Maps side by side: how far they agree, and which class of each network is the same."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -81,3 +82,19 @@ def test_every_network_shows_the_class_of_a_name_or_its_own_likeliest(maps_named
     assert find_same_class([one, other]) == [winner, "CBA".index(likeliest.upper())]
     assert common_name([one, other, stranger]) is None
     assert find_same_class([one, other, stranger]) == [winner, winner, winner]
+
+
+def test_ties_share_their_mean_rank():
+    # Ranks 1, 2.5, 2.5, 4 and 4, 2, 3, 1: covariances by hand.
+    a, b = [-1.5, 0, 0, 1.5], [1.5, -0.5, 0.5, -1.5]
+    product = sum(x * y for x, y in zip(a, b, strict=True))
+    expected = product / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
+    made = rank_correlation(torch.tensor([0.0, 7, 7, 9]), torch.tensor([8.0, -1, 3, -4]))
+    assert made == pytest.approx(expected)
+    assert rank_correlation(torch.zeros(4), torch.arange(4.0)) is None
+
+
+def test_rank_correlations_agree_with_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    a, b = torch.randint(0, 6, (2, 50), generator=torch.Generator().manual_seed(0)).float()
+    assert rank_correlation(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)

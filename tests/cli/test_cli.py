@@ -230,7 +230,7 @@ def test_describe_tells_layers_pooling_and_grids(own: Path, run_here: Run) -> No
     )
     table = done.stdout[: done.stdout.index("network: ")].splitlines()
     names = [line.split()[0] for line in table if line.split()]
-    assert names[:3] == ["layer", "conv1.0", "conv1.1"]
+    assert names[:3] == ["layer", "conv1", "conv1.0"]
     pooled = names.index("--")
     assert names[pooled - 1].startswith("layer4.")
     assert names[-1] == "fc"

@@ -10,13 +10,10 @@ import streamlit as st
 from inspector.analysis.attribution.case import Attribution, OnProgress, ShouldStop
 from inspector.analysis.attribution.methods import METHODS, compute_attribution
 from inspector.analysis.faithfulness import (
-    ALL,
-    LAST,
     compute_random_baseline,
     measure_faithfulness,
-    measure_randomization,
-    shuffle_weights,
 )
+from inspector.analysis.randomization import ALL, LAST, measure_randomization, shuffle_weights
 from inspector.explain.class_maps import ClassMaps
 from inspector.ui.pages.methods_panels import (
     BASELINE,

@@ -8,7 +8,8 @@ import streamlit as st
 
 from inspector.analysis.attribution.case import Attribution
 from inspector.analysis.attribution.methods import METHODS
-from inspector.analysis.faithfulness import ALL, LAST, Faithfulness, Kind, RandomBaseline, Randomized
+from inspector.analysis.faithfulness import Faithfulness, Kind, RandomBaseline
+from inspector.analysis.randomization import ALL, LAST, Randomized
 from inspector.explain.class_maps import ClassMaps
 from inspector.output.overlay import common_scale, robust_scale
 from inspector.output.text import format_mean_and_deviation, format_number
