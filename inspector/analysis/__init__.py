@@ -1,0 +1,1 @@
+"""Questions to class maps: cells, channels, layers, masking, other methods, faithfulness."""

@@ -1,0 +1,1 @@
+"""Class maps of whole data sets: Parquet tables, and summaries of them."""

@@ -1,0 +1,1 @@
+"""From a network and an image to exact class maps."""

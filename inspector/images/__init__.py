@@ -1,0 +1,1 @@
+"""Read photos safely and make the network's input."""

@@ -1,0 +1,1 @@
+"""Pictures and files: overlays, figures, reports, exports that can be rebuilt."""

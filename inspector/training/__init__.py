@@ -1,0 +1,1 @@
+"""Train heads on backbones and compare the runs."""

@@ -292,6 +292,7 @@ def predict_logits(network: nn.Module, images: Images, precision: Precision) -> 
 
 
 def compute_loss(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
+    """Compute the mean loss of logits (N, K) and labels (N,), in nats."""
     return nn.functional.cross_entropy(logits.sigmoid() if loss == "sigmoid_cross_entropy" else logits, labels)
 
 

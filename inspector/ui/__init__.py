@@ -1,1 +1,1 @@
-"""The pages of the app: shells, without a formula."""
+"""The Streamlit app. It holds no formula."""

@@ -1,0 +1,1 @@
+"""Attribution methods to compare the exact class map with."""

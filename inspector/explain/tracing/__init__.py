@@ -1,0 +1,1 @@
+"""Run a network and watch what it does: tensor calls, module outputs, receptive fields."""

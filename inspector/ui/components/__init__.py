@@ -1,0 +1,1 @@
+"""Parts of pages: the photo with its map, lists, grids, charts."""
