@@ -1,4 +1,4 @@
-"""Runs made up by hand, as `inspector train` leaves them: three heads, two seeds each, on ten tiny photos."""
+"""Invented training runs in the files of `inspector train`: three heads, two seeds each, ten tiny photos."""
 
 import csv
 import json
@@ -13,21 +13,21 @@ from inspector.networks.catalog import models_folder
 
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 NETWORKS = {"gap": "fashion_gap", "gmp": "fashion_gmp", "connected": None}
-OF_EACH_CLASS = 10  # test images in the confusion matrices, a seed
+IMAGES_PER_CLASS = 10  # test images per seed in the confusion matrices
 
 
 def write_runs(out: Path, photos: bool = True, weights: bool = True) -> Path:
-    """The folder of runs of an experiment "clothes"; of the third head no weights are kept."""
+    """Write the runs of an experiment "clothes" and return their folder. The third head has no weights."""
     files = {} if not photos else write_photos(out / "photos")
     for number, (name, network) in enumerate(NETWORKS.items()):
         for seed in (0, 1):
             folder = out / "runs" / "clothes" / name / f"seed{seed}"
             folder.mkdir(parents=True)
             _write_scores(folder, name, number, seed, out / "photos" if photos else None)
-            _write_csv(folder / "confusion.csv", [CLASSES, *confusion(number)])
-            save_file({"average_maps": _average_maps(number)}, folder / "average_maps.safetensors")
+            _write_csv(folder / "confusion.csv", [CLASSES, *make_confusion(number)])
+            save_file({"average_maps": _make_average_maps(number)}, folder / "average_maps.safetensors")
             if photos:
-                _write_csv(folder / "test.csv", _tested(files, name))
+                _write_csv(folder / "test.csv", _make_test_rows(files, name))
             if weights and network is not None:
                 for file in ("model.json", "weights.safetensors"):
                     shutil.copy(models_folder() / network / file, folder / file)
@@ -35,7 +35,7 @@ def write_runs(out: Path, photos: bool = True, weights: bool = True) -> Path:
 
 
 def write_photos(folder: Path) -> dict[str, str]:
-    """A photo a class, in a folder a class; file -> class."""
+    """Write one photo per class, each in a folder of its class. Return file -> class."""
     files = {}
     for caption, path in list_examples("fashion_mnist").items():
         label = "T-shirt/top" if caption == "T-shirt" else caption
@@ -46,11 +46,11 @@ def write_photos(folder: Path) -> dict[str, str]:
     return files
 
 
-def confusion(number: int) -> list[list[int]]:
-    """Of ten images a class all are right, but for `number + 2` shirts that are taken for coats."""
-    counts = np.eye(len(CLASSES), dtype=int) * OF_EACH_CLASS
+def make_confusion(number: int) -> list[list[int]]:
+    """Return a confusion matrix with ten images per class: all right but `number + 2` shirts predicted as coats."""
+    counts = np.eye(len(CLASSES), dtype=int) * IMAGES_PER_CLASS
     shirt, coat = CLASSES.index("Shirt"), CLASSES.index("Coat")
-    counts[shirt, [shirt, coat]] = OF_EACH_CLASS - number - 2, number + 2
+    counts[shirt, [shirt, coat]] = IMAGES_PER_CLASS - number - 2, number + 2
     rows: list[list[int]] = counts.tolist()
     return rows
 
@@ -78,15 +78,15 @@ def _write_scores(folder: Path, name: str, number: int, seed: int, images: Path 
     _write_csv(folder / "history.csv", rows)
 
 
-def _average_maps(number: int) -> np.ndarray:
-    """Class k's map is k + 1 in one cell, which moves from head to head."""
+def _make_average_maps(number: int) -> np.ndarray:
+    """Return maps where class k is k + 1 in one cell, another cell for every head."""
     maps = np.zeros((len(CLASSES), 3, 3), np.float32)
     maps[:, number, number] = np.arange(1, len(CLASSES) + 1)
     return maps
 
 
-def _tested(files: dict[str, str], name: str) -> list[tuple[object, ...]]:
-    """Max pooling takes the shirt for a coat; else all is right."""
+def _make_test_rows(files: dict[str, str], name: str) -> list[tuple[object, ...]]:
+    """Return the rows of test.csv: max pooling predicts coat for the shirt; all others are right."""
     rows: list[tuple[object, ...]] = [("file", "label", "predicted", "probability", "inside")]
     for file, label in files.items():
         rows.append((file, label, "Coat" if (name, label) == ("gmp", "Shirt") else label, 0.9, ""))

@@ -1,4 +1,4 @@
-"""A running app and a real Chromium."""
+"""Fixtures: the running app, and a real Chromium."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ expect.set_options(timeout=60_000)
 
 @pytest.fixture(scope="session")
 def app_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    environment = os.environ | {"INSPECTOR_RUNS": str(write_runs(tmp_path_factory.mktemp("laboratory")))}
+    environment = os.environ | {"INSPECTOR_RUNS": str(write_runs(tmp_path_factory.mktemp("runs")))}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -33,17 +33,17 @@ def app_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=quiet, stderr=quiet) as server:
         try:
-            yield _ready(f"http://127.0.0.1:{port}", server)
+            yield _wait_until_ready(f"http://127.0.0.1:{port}", server)
         finally:
             server.terminate()
 
 
-def _ready(url: str, server: subprocess.Popen[bytes]) -> str:
+def _wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> str:
     for _ in range(600):
-        assert server.poll() is None, "the app ended at once"
+        assert server.poll() is None, "the app stopped"
         try:
-            with urlopen(f"{url}/_stcore/health", timeout=5) as answer:
-                if answer.read() == b"ok":
+            with urlopen(f"{url}/_stcore/health", timeout=5) as response:
+                if response.read() == b"ok":
                     return url
         except URLError:
             time.sleep(0.1)
@@ -56,7 +56,7 @@ def chromium() -> Iterator[Browser]:
     arguments = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
     arguments += ["--disable-component-update", "--disable-sync"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
-        arguments.append("--no-sandbox")  # Chromium does not run as root with it
+        arguments.append("--no-sandbox")  # Chromium refuses its sandbox for root
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=installed, args=arguments)
         yield browser

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from layout import assert_nothing_is_cut_off
+from page_checks import assert_nothing_is_cut_off, expect_heading
 from playwright.sync_api import Browser, Page, expect
 
 from inspector.images.examples import list_examples
@@ -11,28 +11,24 @@ from inspector.images.examples import list_examples
 pytestmark = pytest.mark.browser
 
 
-def heading(page: Page, text: str) -> None:
-    expect(page.get_by_role("heading", name=text, exact=True)).to_be_visible()
-
-
-def number(text: str) -> float:
+def parse_number(text: str) -> float:
     return float(text.replace("\N{MINUS SIGN}", "-"))
 
 
-def sums(page: Page) -> tuple[float, float, float]:
-    """Bias, channels and logit, as the page shows them."""
+def read_sums(page: Page) -> tuple[float, float, float]:
+    """Return bias, channels and logit as the page shows them."""
     line = page.get_by_text(re.compile("^bias .* channels .* = ")).inner_text()
     bias, parts, total = re.findall(r"[+\N{MINUS SIGN}]\d+\.\d{4}", line)
-    return number(bias), number(parts), number(total)
+    return parse_number(bias), parse_number(parts), parse_number(total)
 
 
 def test_contributions_and_bias_sum_to_the_logit_and_a_row_opens_its_channel(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/channels")
-    heading(page, "Channel contributions to tiger cat")
-    bias, parts, total = sums(page)
+    expect_heading(page, "Channel contributions to tiger cat")
+    bias, parts, total = read_sums(page)
     assert bias + parts == pytest.approx(total, abs=2e-4)
     chart = page.get_by_test_id("stVegaLiteChart")
-    # The bias is the first line: the third is a channel, whatever the length of its bar.
+    # The bias is the first row; a click anywhere in the third row selects its channel.
     expect(chart.locator("svg, canvas")).to_have_count(1)
     first = page.get_by_role("heading", name=re.compile("^Channel ")).inner_text()
     box = chart.bounding_box()
@@ -42,33 +38,33 @@ def test_contributions_and_bias_sum_to_the_logit_and_a_row_opens_its_channel(pag
     chosen = re.search(r"channel=(\d+)", page.url)
     assert chosen is not None
     assert f"Channel {chosen[1]}" != first
-    heading(page, f"Channel {chosen[1]}")
+    expect_heading(page, f"Channel {chosen[1]}")
     expect(page.get_by_text(re.compile("Rank 2 of 1280 by absolute contribution to tiger cat"))).to_be_visible()
     line = page.get_by_text(re.compile("^weight .* x pooled value ")).inner_text()
-    weight, pooled, part = (number(text) for text in re.findall(r"[+\N{MINUS SIGN}]?\d+\.\d+", line))
+    weight, pooled, part = (parse_number(text) for text in re.findall(r"[+\N{MINUS SIGN}]?\d+\.\d+", line))
     assert weight * pooled == pytest.approx(part, rel=0.01)
 
 
 def test_a_contrast_has_channel_contributions_too_and_a_link_reopens_it(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/channels")
-    heading(page, "Channel contributions to tiger cat")
+    expect_heading(page, "Channel contributions to tiger cat")
     page.get_by_role("radio", name="against a class").click()
-    heading(page, "Channel contributions to tiger cat against Egyptian cat")
-    bias, parts, total = sums(page)
+    expect_heading(page, "Channel contributions to tiger cat against Egyptian cat")
+    bias, parts, total = read_sums(page)
     assert bias + parts == pytest.approx(total, abs=2e-4)
     page.get_by_role("spinbutton", name="Channel").fill("112")
     page.keyboard.press("Enter")
-    heading(page, "Channel 112")
+    expect_heading(page, "Channel 112")
     link = page.url
     page.goto("about:blank")
     page.goto(link)
-    heading(page, "Channel contributions to tiger cat against Egyptian cat")
-    heading(page, "Channel 112")
+    expect_heading(page, "Channel contributions to tiger cat against Egyptian cat")
+    expect_heading(page, "Channel 112")
 
 
-def test_photos_are_ranked_by_a_channel_and_bad_files_skipped(page: Page, app_url: str) -> None:
+def test_photos_are_ranked_by_a_channel_and_bad_files_are_skipped(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/channels?network=fashion_gap&class=Bag")
-    heading(page, "Channel 8")
+    expect_heading(page, "Channel 8")
     expect(page.get_by_text("No photos yet")).to_be_visible()
     photos = [
         {"name": path.name, "mimeType": "image/png", "buffer": path.read_bytes()}
@@ -79,7 +75,7 @@ def test_photos_are_ranked_by_a_channel_and_bad_files_skipped(page: Page, app_ur
     expect(page.get_by_text("The highest 10 of 10 photos")).to_be_visible()
     tiles = page.get_by_role("img", name=re.compile("^channel 8 on .*png"))
     expect(tiles).to_have_count(10)
-    # Channel 8 of this network is the class map of bags.
+    # Channel 8 of this network is the class map of the class Bag.
     expect(tiles.first).to_have_attribute("alt", "channel 8 on bag.png")
     page.get_by_text("One file was skipped").click()
     expect(page.get_by_text("broken.png is broken or cut off")).to_be_visible()
@@ -90,9 +86,9 @@ def test_photos_are_ranked_by_a_channel_and_bad_files_skipped(page: Page, app_ur
     )
 
 
-def test_a_broken_photo_gets_one_sentence(page: Page, app_url: str) -> None:
+def test_a_broken_photo_shows_one_error(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/channels?network=fashion_gap")
-    heading(page, "Channel 9")
+    expect_heading(page, "Channel 9")
     broken = {"name": "broken.png", "mimeType": "image/png", "buffer": b"no picture"}
     page.locator("input[type=file]").first.set_input_files(broken)
     expect(page.get_by_role("alert")).to_contain_text("broken.png is not an image that can be read")
@@ -103,7 +99,7 @@ def test_nothing_is_cut_off(chromium: Browser, app_url: str, width: int, scheme:
     context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
     page.goto(f"{app_url}/channels?network=fashion_gap")
-    heading(page, "Channel 9")
+    expect_heading(page, "Channel 9")
     assert_nothing_is_cut_off(page)
     chart = page.get_by_test_id("stVegaLiteChart").bounding_box()
     assert chart is not None

@@ -3,12 +3,11 @@
 import io
 import json
 import zipfile
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pytest
-from layout import assert_nothing_is_cut_off
+from page_checks import assert_nothing_is_cut_off, download_file, expect_heading
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
@@ -22,54 +21,44 @@ CAT = list_examples("photos")["Cat"]
 COFFEE = list_examples("photos")["Coffee"]
 
 
-def heading(page: Page, text: str) -> None:
-    expect(page.get_by_role("heading", name=text, exact=True)).to_be_visible()
-
-
-def downloaded(page: Page, label: str) -> bytes:
-    with page.expect_download() as download:
-        page.get_by_role("button", name=label, exact=True).click()
-    return Path(download.value.path()).read_bytes()
-
-
 def test_upload_to_map_to_download(page: Page, app_url: str) -> None:
     page.goto(app_url)
-    heading(page, "tiger cat")
+    expect_heading(page, "tiger cat")
     page.locator("input[type=file]").set_input_files(COFFEE)
-    heading(page, "espresso")
+    expect_heading(page, "espresso")
     expect(page.get_by_role("img", name="class map: espresso")).to_be_visible()
     assert "exact" in page.get_by_test_id("stMain").inner_text()
 
-    with Image.open(io.BytesIO(downloaded(page, "PNG"))) as figure:
+    with Image.open(io.BytesIO(download_file(page, "PNG"))) as figure:
         assert figure.width > 1000
-    assert downloaded(page, "PDF").startswith(b"%PDF")
-    assert b"espresso" in downloaded(page, "SVG")
-    numbers = np.load(io.BytesIO(downloaded(page, "NPZ")))
+    assert download_file(page, "PDF").startswith(b"%PDF")
+    assert b"espresso" in download_file(page, "SVG")
+    numbers = np.load(io.BytesIO(download_file(page, "NPZ")))
     assert numbers["class_names"][numbers["logits"].argmax()] == "espresso"
     assert np.allclose(numbers["values"].sum((1, 2)) + numbers["bias"], numbers["logits"], atol=1e-4)
-    with zipfile.ZipFile(io.BytesIO(downloaded(page, "All (ZIP)"))) as archive:
+    with zipfile.ZipFile(io.BytesIO(download_file(page, "All (ZIP)"))) as archive:
         manifest = json.loads(archive.read("manifest.json"))
     assert manifest["photo"]["name"] == COFFEE.name
 
 
-def test_a_link_reopens_what_was_seen(page: Page, app_url: str) -> None:
+def test_a_link_reopens_the_same_view(page: Page, app_url: str) -> None:
     page.goto(app_url)
-    heading(page, "tiger cat")
+    expect_heading(page, "tiger cat")
     page.get_by_role("radio", name="against the average").click()
-    heading(page, "tiger cat against the average class")
+    expect_heading(page, "tiger cat against the average class")
     page.get_by_role("combobox", name="Class").click()
     page.keyboard.type("golden ret")
     page.keyboard.press("Enter")
-    heading(page, "golden retriever against the average class")
+    expect_heading(page, "golden retriever against the average class")
     link = page.url
     page.goto("about:blank")
     page.goto(link)
-    heading(page, "golden retriever against the average class")
+    expect_heading(page, "golden retriever against the average class")
 
 
-def test_a_broken_upload_gets_one_sentence(page: Page, app_url: str) -> None:
+def test_a_broken_upload_shows_one_error(page: Page, app_url: str) -> None:
     page.goto(app_url)
-    heading(page, "tiger cat")
+    expect_heading(page, "tiger cat")
     broken = {"name": "broken.jpg", "mimeType": "image/jpeg", "buffer": CAT.read_bytes()[:5000]}
     page.locator("input[type=file]").set_input_files(broken)
     expect(page.get_by_role("alert")).to_contain_text("broken.jpg is broken or cut off")
@@ -80,11 +69,11 @@ def test_a_broken_upload_gets_one_sentence(page: Page, app_url: str) -> None:
 def test_nothing_is_cut_off_at_any_width(page: Page, app_url: str, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 900})
     page.goto(f"{app_url}/?network=fashion_gap")
-    heading(page, "All class maps before pooling")
+    expect_heading(page, "All class maps before pooling")
     assert_nothing_is_cut_off(page)
     name = page.get_by_role("radio", name="Ankle boot, probability").locator(".name").bounding_box()
     assert name is not None
-    assert name["height"] < 50  # two lines, and no letter to itself
+    assert name["height"] < 50  # at most two lines
     image = page.get_by_role("img", name="class map: Ankle boot").bounding_box()
     assert image is not None
     assert image["x"] >= 0
@@ -98,20 +87,20 @@ def test_sessions_do_not_see_each_others_photos(chromium: Browser, app_url: str)
     for page in pages:
         page.goto(app_url)
     for page in pages:
-        heading(page, "tiger cat")
+        expect_heading(page, "tiger cat")
     for page, (photo, _) in zip(pages, photos, strict=True):
         page.locator("input[type=file]").set_input_files(photo)
     for page, (photo, name) in zip(pages, photos, strict=True):
         expect(page.get_by_test_id("stSidebar").get_by_text(photo.name)).to_be_visible()
-        heading(page, name)
+        expect_heading(page, name)
     for context in contexts:
         context.close()
 
 
 @pytest.mark.parametrize("smooth", [True, False], ids=["smooth", "raw"])
-def test_the_browser_draws_what_render_draws(page: Page, app_url: str, smooth: bool) -> None:
+def test_the_browser_draws_the_same_pixels_as_the_library(page: Page, app_url: str, smooth: bool) -> None:
     page.goto(f"{app_url}/?example=Coffee&grid={str(not smooth).lower()}")
-    heading(page, "espresso")
+    expect_heading(page, "espresso")
     canvas = page.get_by_role("img", name="class map: espresso")
     data = canvas.evaluate("c => [c.height, c.width, ...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]")
     drawn = np.array(data[2:], float).reshape(data[0], data[1], 4)
@@ -123,15 +112,15 @@ def test_the_browser_draws_what_render_draws(page: Page, app_url: str, smooth: b
     field = maps.classifier.receptive_field
     expected = draw_map_on_photo(base, maps.view.crop, read[0].values, field, scale, smooth)
     part = drawn[..., 3:] / 255
-    # Two roundings apart, and one level where a value falls between two.
+    # The tolerance: two roundings, and one level where a value lies between two colors.
     assert np.abs(base * (1 - part) + drawn[..., :3] * part - expected).max() <= 4
 
 
-def test_a_class_in_the_list_is_drawn_before_the_server_is_asked(page: Page, app_url: str) -> None:
+def test_a_class_of_the_list_is_drawn_without_waiting_for_the_server(page: Page, app_url: str) -> None:
     page.goto(app_url)
-    heading(page, "tiger cat")
+    expect_heading(page, "tiger cat")
     expect(page.get_by_role("radio", name="tabby, probability")).to_be_visible()
-    # Within one turn of the browser's own loop, no answer can come.
+    # In one turn of the browser's event loop, no response can arrive.
     before, after = page.evaluate(
         """() => {
             const canvas = document.querySelector(".inspector-photo canvas");
@@ -143,12 +132,12 @@ def test_a_class_in_the_list_is_drawn_before_the_server_is_asked(page: Page, app
     )
     assert (before[0], after[0]) == ("class map: tiger cat", "class map: tabby")
     assert before[1] != after[1]
-    heading(page, "tabby")
+    expect_heading(page, "tabby")
     page.keyboard.press("ArrowUp")
-    heading(page, "Egyptian cat")
+    expect_heading(page, "Egyptian cat")
     expect(page.get_by_role("radio", name="Egyptian cat, probability")).to_be_focused()
     assert "class=Egyptian" in page.url
-    # However many runs came before, a class is drawn once.
+    # A class is drawn once, after any number of runs of the page.
     drawn = page.evaluate(
         """() => {
             const context = CanvasRenderingContext2D.prototype, put = context.putImageData;
@@ -166,7 +155,7 @@ def photo(page: Page) -> Locator:
     return page.get_by_role("application")
 
 
-def told(page: Page) -> Locator:
+def value_line(page: Page) -> Locator:
     return page.locator(".inspector-line")
 
 
@@ -175,7 +164,7 @@ def panel(page: Page, text: str = "Cell (") -> Locator:
 
 
 def point(page: Page, x: float, y: float) -> tuple[float, float]:
-    """A place on the photo in the window: from 0 at the left and the top to 1."""
+    """Return a place on the photo in pixels of the window; x and y are fractions of its width and height."""
     photo(page).scroll_into_view_if_needed()
     box = photo(page).bounding_box()
     assert box is not None
@@ -183,7 +172,7 @@ def point(page: Page, x: float, y: float) -> tuple[float, float]:
 
 
 def marks(page: Page, name: str) -> int:
-    """How many outlines are drawn of that name."""
+    """Return how many outlines of this name are drawn."""
     return (photo(page).locator(f"path.{name}").get_attribute("d") or "").count("M")
 
 
@@ -191,50 +180,50 @@ BOOT = "network=fashion_gap&example=Ankle+boot"
 
 
 def value_at(row: int, column: int) -> str:
-    """Of the boot's likeliest class, as the browser writes it."""
+    """Return the value of a cell for the top-1 class of the boot, as the browser writes it."""
     maps = class_maps(load("fashion_gap"), list_examples("fashion_mnist")["Ankle boot"])
     value = float(maps.values[maps.top(1)[0][0], row, column])
     return f"{float(f'{value:.3g}'):+g}".replace("-", "\N{MINUS SIGN}")
 
 
-def test_pointing_tells_the_value_of_a_position_at_once_and_clicking_chooses_it(page: Page, app_url: str) -> None:
+def test_pointing_shows_the_value_of_a_cell_and_a_click_selects_it(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/?{BOOT}")
-    heading(page, "Ankle boot")
-    expect(told(page)).to_contain_text("use the arrow keys")
-    # Cells of 8 pixels on 28, the last as wide as what is left: the middle of the right column is at 22.
+    expect_heading(page, "Ankle boot")
+    expect(value_line(page)).to_contain_text("use the arrow keys")
+    # Cells are 8 pixels wide, on 28 pixels; the last is wider: the center of the right column is at 22.
     page.mouse.move(*point(page, 22 / 28, 12 / 28))
-    expect(told(page)).to_have_text(f"Row 1, column 2: {value_at(1, 2)} logits")
+    expect(value_line(page)).to_have_text(f"Row 1, column 2: {value_at(1, 2)} logits")
     expect(panel(page)).to_have_count(0)
     page.mouse.click(*point(page, 4 / 28, 22 / 28))
     expect(panel(page, "Cell (2, 0)")).to_be_visible()
     assert "position=2%2C0" in page.url
     assert marks(page, "cell") == marks(page, "sees") == marks(page, "centre") == 1
-    # The numbers of another class, with the same position chosen.
+    # Another class keeps the selected cell.
     page.get_by_role("combobox", name="Class").click()
     page.keyboard.type("Bag")
     page.keyboard.press("Enter")
-    heading(page, "Bag")
+    expect_heading(page, "Bag")
     expect(panel(page, "Cell (2, 0)")).to_be_visible()
     assert marks(page, "cell") == 1
 
 
-def test_outside_what_the_network_saw_there_is_no_position(page: Page, app_url: str) -> None:
+def test_there_is_no_cell_outside_the_input_of_the_network(page: Page, app_url: str) -> None:
     page.goto(app_url)
-    heading(page, "tiger cat")
+    expect_heading(page, "tiger cat")
     page.mouse.move(*point(page, 0.01, 0.5))
-    expect(told(page)).to_have_text("The network did not look here.")
+    expect(value_line(page)).to_have_text("The network did not look here.")
     page.mouse.click(*point(page, 0.01, 0.5))
     page.mouse.move(*point(page, 0.5, 0.5))
-    expect(told(page)).to_contain_text("Row 3, column 3")
+    expect(value_line(page)).to_contain_text("Row 3, column 3")
     assert marks(page, "cell") == 0
 
 
-def test_the_arrow_keys_walk_and_escape_clears(page: Page, app_url: str) -> None:
+def test_the_arrow_keys_move_the_selection_and_escape_clears_it(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/?{BOOT}&position=0,0")
     expect(panel(page, "Cell (0, 0)")).to_be_visible()
-    heading(page, "All class maps before pooling")
+    expect_heading(page, "All class maps before pooling")
     expect(page.get_by_test_id("stStatusWidget")).to_have_count(0)
-    # Until the page is whole, what is drawn anew may take the focus away.
+    # While the page is still drawn, the focus may get lost.
     for _ in range(20):
         page.get_by_role("slider").press("Tab")
         page.wait_for_timeout(500)
@@ -244,9 +233,9 @@ def test_the_arrow_keys_walk_and_escape_clears(page: Page, app_url: str) -> None
     assert photo(page).evaluate("element => getComputedStyle(element).outlineStyle") == "solid"
     for key in ("ArrowRight", "ArrowDown", "ArrowDown", "ArrowDown", "ArrowLeft", "ArrowRight"):
         page.keyboard.press(key)
-    # The third step down ends at the edge.
+    # The third step down stops at the edge.
     expect(panel(page, "Cell (2, 1)")).to_be_visible()
-    expect(told(page)).to_have_text(f"Row 2, column 1: {value_at(2, 1)} logits")
+    expect(value_line(page)).to_have_text(f"Row 2, column 1: {value_at(2, 1)} logits")
     link = page.url
     page.keyboard.press("Escape")
     expect(panel(page)).to_have_count(0)
@@ -256,19 +245,19 @@ def test_the_arrow_keys_walk_and_escape_clears(page: Page, app_url: str) -> None
     expect(panel(page, "Cell (2, 1)")).to_be_visible()
 
 
-def test_a_click_runs_no_more_than_what_belongs_to_the_photo(page: Page, app_url: str) -> None:
+def test_a_click_runs_only_the_part_of_the_page_below_the_photo(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/?{BOOT}")
-    heading(page, "All class maps before pooling")
+    expect_heading(page, "All class maps before pooling")
     photo(page).evaluate("element => { element.seen = true; element.querySelector('img').seen = true }")
     source = photo(page).locator("img").get_attribute("src")
     page.mouse.click(*point(page, 0.5, 0.5))
     expect(panel(page, "Cell (1, 1)")).to_be_visible()
-    # The same elements with the same picture: nothing was taken away and put back.
+    # The elements and the picture are the same: nothing was removed and drawn again.
     assert photo(page).evaluate("element => element.seen && element.querySelector('img').seen")
     assert photo(page).locator("img").get_attribute("src") == source
 
 
-def test_what_if_shows_the_head_and_the_photo_without_the_masked_positions(page: Page, app_url: str) -> None:
+def test_what_if_shows_the_logits_without_the_masked_cells(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/?{BOOT}&show=what+if")
     expect(panel(page, "Click cells on the photo")).to_be_visible()
     table = page.locator("table.what-if")
@@ -283,10 +272,10 @@ def test_what_if_shows_the_head_and_the_photo_without_the_masked_positions(page:
         assert marks(page, "masked") == len(gone)
         page.keyboard.press("ArrowRight")
         page.keyboard.press("Enter")
-    # The third went with the last key press; Enter on it again takes it back.
-    expect(told(page)).to_contain_text("masked")
+    # The last key press masked a third cell; Enter unmasks it.
+    expect(value_line(page)).to_contain_text("masked")
     page.keyboard.press("Enter")
-    expect(told(page)).not_to_contain_text("masked")
+    expect(value_line(page)).not_to_contain_text("masked")
     blurred = table.inner_text()
     expect(page.get_by_role("img", name="masked input of the network")).to_be_visible()
     page.get_by_role("radio", name="grey").click()
@@ -296,7 +285,7 @@ def test_what_if_shows_the_head_and_the_photo_without_the_masked_positions(page:
     assert marks(page, "masked") == 0
 
 
-def test_of_quick_clicks_none_is_lost(page: Page, app_url: str) -> None:
+def test_no_click_is_lost_when_clicks_follow_quickly(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/?{BOOT}&show=what+if")
     expect(panel(page, "Click cells on the photo")).to_be_visible()
     places = [point(page, x / 28, y / 28) for x in (4, 12, 22) for y in (4, 12)]
@@ -313,7 +302,7 @@ def test_of_quick_clicks_none_is_lost(page: Page, app_url: str) -> None:
 
 @pytest.mark.parametrize(("width", "scheme"), [(380, "dark"), (2560, "light")])
 @pytest.mark.parametrize("show", ["winning class", "what if"])
-def test_what_lies_below_the_photo_is_not_cut_off(
+def test_nothing_below_the_photo_is_cut_off(
     chromium: Browser, app_url: str, width: int, scheme: Literal["dark", "light"], show: str
 ) -> None:
     context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)

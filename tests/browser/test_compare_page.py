@@ -1,9 +1,9 @@
-"""The page of comparison in a real browser: networks on one photo, photos by one network."""
+"""The page Compare in a real browser: several networks on one photo, several photos by one network."""
 
 from pathlib import Path
 
 import pytest
-from layout import assert_nothing_is_cut_off
+from page_checks import assert_nothing_is_cut_off
 from playwright.sync_api import Browser, Page, expect
 
 from inspector.images.examples import list_examples
@@ -13,33 +13,33 @@ pytestmark = pytest.mark.browser
 CLOTHES = list_examples("fashion_mnist")
 
 
-def tile(page: Page, title: str, shown: str) -> None:
-    expect(page.get_by_role("img", name=f"class map of {title}: {shown}", exact=True)).to_be_visible()
+def expect_tile(page: Page, title: str, class_name: str) -> None:
+    expect(page.get_by_role("img", name=f"class map of {title}: {class_name}", exact=True)).to_be_visible()
 
 
-def test_one_photo_is_seen_by_networks_that_know_the_same_classes(page: Page, app_url: str) -> None:
+def test_one_photo_is_compared_by_networks_with_the_same_classes(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/compare?network=fashion_gap&example=Bag")
     for name in ("fashion_gap", "fashion_gmp", "fashion_gap_sigmoid", "fashion_gmp_sigmoid"):
-        tile(page, name, "Bag")
+        expect_tile(page, name, "Bag")
     expect(page.get_by_text("logits per cell, the same scale for all maps")).to_be_visible()
     expect(page.get_by_text("The cosine compares the logits of the cells")).to_be_visible()
     page.get_by_role("combobox", name="Class").click()
     page.keyboard.type("Dress")
     page.keyboard.press("Enter")
-    tile(page, "fashion_gmp", "Dress")
+    expect_tile(page, "fashion_gmp", "Dress")
     page.get_by_text("One scale per map", exact=True).click()
     expect(page.get_by_text("strongest color")).to_have_count(4)
     expect(page.get_by_text("the same scale for all maps")).to_have_count(0)
     link = page.url
     page.goto("about:blank")
     page.goto(link)
-    tile(page, "fashion_gmp", "Dress")
+    expect_tile(page, "fashion_gmp", "Dress")
     expect(page.get_by_text("strongest color")).to_have_count(4)
 
 
-def test_the_comparison_is_taken_away_as_a_figure(page: Page, app_url: str) -> None:
+def test_the_comparison_is_downloaded_as_a_figure(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/compare?compare=photos&network=fashion_gap&examples=Bag&examples=Dress")
-    tile(page, "dress.png", "Dress")
+    expect_tile(page, "dress.png", "Dress")
     expect(page.get_by_text("A logit is the score")).to_be_visible()
     with page.expect_download() as download:
         page.get_by_role("button", name="SVG", exact=True).click()
@@ -48,11 +48,9 @@ def test_the_comparison_is_taken_away_as_a_figure(page: Page, app_url: str) -> N
     assert "dress.png: Dress (" in figure
 
 
-def test_networks_with_other_classes_show_their_own_likeliest_and_are_not_said_to_agree(
-    page: Page, app_url: str
-) -> None:
+def test_networks_with_other_classes_show_their_top_class_and_no_similarity(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/compare?compare=networks&network=fashion_gap&example=Bag&with=efficientnet_lite0")
-    tile(page, "fashion_gap", "Bag")
+    expect_tile(page, "fashion_gap", "Bag")
     expect(page.get_by_role("img", name="class map of efficientnet_lite0:")).to_be_visible()
     expect(page.get_by_placeholder("top-1 of each")).to_be_visible()
     expect(page.get_by_text("cosine")).to_have_count(0)
@@ -61,21 +59,21 @@ def test_networks_with_other_classes_show_their_own_likeliest_and_are_not_said_t
 def test_a_network_alone_says_what_to_do(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/compare?compare=networks&network=efficientnet_lite0&example=Cat")
     expect(page.get_by_role("status")).to_contain_text("No other network here has the same classes")
-    tile(page, "efficientnet_lite0", "tiger cat")
+    expect_tile(page, "efficientnet_lite0", "tiger cat")
 
 
 def test_photos_are_uploaded_together_and_a_broken_one_leaves_the_others(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/compare?compare=photos&network=fashion_gap&examples=Bag")
-    tile(page, "bag.png", "Bag")
+    expect_tile(page, "bag.png", "Bag")
     broken = {"name": "broken.png", "mimeType": "image/png", "buffer": CLOTHES["Coat"].read_bytes()[:150]}
     files = [
         {"name": f"my {name}.png", "mimeType": "image/png", "buffer": CLOTHES[name].read_bytes()}
         for name in ("Dress", "Trouser")
     ]
     page.locator("input[type=file]").set_input_files([files[0], broken, files[1]])
-    tile(page, "my Dress.png", "Dress")
-    tile(page, "my Trouser.png", "Trouser")
-    tile(page, "bag.png", "Bag")
+    expect_tile(page, "my Dress.png", "Dress")
+    expect_tile(page, "my Trouser.png", "Trouser")
+    expect_tile(page, "bag.png", "Bag")
     alert = page.get_by_role("alert")
     expect(alert).to_have_count(1)
     expect(alert).to_contain_text("broken.png is broken or cut off")
@@ -85,7 +83,7 @@ def test_photos_are_uploaded_together_and_a_broken_one_leaves_the_others(page: P
 
 def test_without_photos_the_page_says_what_to_do(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/compare?compare=photos&network=fashion_gap&examples=Bag")
-    tile(page, "bag.png", "Bag")
+    expect_tile(page, "bag.png", "Bag")
     page.get_by_role("button", name="Bag", exact=True).click()
     expect(page.get_by_role("status")).to_contain_text("Upload photos, or choose examples above.")
 

@@ -1,11 +1,11 @@
-"""The page of export in a real browser: build a figure, take it away, make it again."""
+"""The page Export in a real browser: design a figure, download it, rebuild it."""
 
 import io
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from layout import assert_nothing_is_cut_off
+from page_checks import assert_nothing_is_cut_off, download_file
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
@@ -14,40 +14,34 @@ from inspector.output.reproduce import rebuild
 pytestmark = pytest.mark.browser
 
 
-def downloaded(page: Page, label: str) -> bytes:
-    with page.expect_download() as download:
-        page.get_by_role("button", name=label, exact=True).click()
-    return Path(download.value.path()).read_bytes()
-
-
-def preview(page: Page) -> None:
+def expect_preview(page: Page) -> None:
     expect(page.get_by_role("img", name="preview of the figure")).to_be_visible()
 
 
-def redrawn(page: Page, act: Callable[[], None]) -> None:
-    """Until the preview is another than before the act."""
+def expect_redraw(page: Page, act: Callable[[], None]) -> None:
+    """Do something, and wait until the preview has changed."""
     image = page.get_by_role("img", name="preview of the figure")
     before = str(image.get_attribute("src"))
     act()
     expect(image).not_to_have_attribute("src", before)
 
 
-def test_a_figure_is_built_taken_away_and_made_again(page: Page, app_url: str, tmp_path: Path) -> None:
+def test_a_figure_is_designed_downloaded_and_rebuilt(page: Page, app_url: str, tmp_path: Path) -> None:
     page.goto(f"{app_url}/export?network=fashion_gap&example=Bag")
-    preview(page)
+    expect_preview(page)
     page.get_by_role("spinbutton", name="Columns").fill("6")
-    redrawn(page, lambda: page.keyboard.press("Enter"))
-    redrawn(page, lambda: page.get_by_role("button", name="contrast", exact=True).click())
-    redrawn(page, lambda: page.get_by_text("Dark", exact=True).click())
-    with Image.open(io.BytesIO(downloaded(page, "PNG"))) as figure:
+    expect_redraw(page, lambda: page.keyboard.press("Enter"))
+    expect_redraw(page, lambda: page.get_by_role("button", name="contrast", exact=True).click())
+    expect_redraw(page, lambda: page.get_by_text("Dark", exact=True).click())
+    with Image.open(io.BytesIO(download_file(page, "PNG"))) as figure:
         assert f"as PNG {figure.width} x {figure.height} pixels" in page.get_by_test_id("stMain").inner_text()
         assert max(figure.convert("RGB").getpixel((0, 0))) < 40
-    (tmp_path / "all.zip").write_bytes(downloaded(page, "All (ZIP)"))
+    (tmp_path / "all.zip").write_bytes(download_file(page, "All (ZIP)"))
     assert rebuild(tmp_path / "all.zip", tmp_path / "again").equal
-    assert (tmp_path / "again" / "contributions.csv").read_bytes() == downloaded(page, "Maps (CSV)")
-    assert downloaded(page, "PDF").startswith(b"%PDF")
-    assert b"Bag against" in downloaded(page, "SVG")
-    assert downloaded(page, "Logits (CSV)").startswith(b"index,name,probability,logit,bias,map_sum\n")
+    assert (tmp_path / "again" / "contributions.csv").read_bytes() == download_file(page, "Maps (CSV)")
+    assert download_file(page, "PDF").startswith(b"%PDF")
+    assert b"Bag against" in download_file(page, "SVG")
+    assert download_file(page, "Logits (CSV)").startswith(b"index,name,probability,logit,bias,map_sum\n")
 
 
 def test_a_link_reopens_the_figure_with_all_its_settings(page: Page, app_url: str) -> None:
@@ -56,19 +50,19 @@ def test_a_link_reopens_the_figure_with_all_its_settings(page: Page, app_url: st
         "network=fashion_gmp&example=Sandal&classes=Bag&classes=Dress&reading=against+a+class&against=Coat&heading=Ours"
     )
     page.goto(f"{app_url}/export?{what}&{settings}&bar=false&equations=false&grid=true&figure_opacity=0.5")
-    preview(page)
-    with Image.open(io.BytesIO(downloaded(page, "PNG"))) as figure:
+    expect_preview(page)
+    with Image.open(io.BytesIO(download_file(page, "PNG"))) as figure:
         assert figure.width == 1050
-    svg = downloaded(page, "SVG")
+    svg = download_file(page, "SVG")
     for words in (b"Ours", b"Bag (", b"Dress (", b"Ankle boot"):
         assert words in svg
     for words in (b"logits a position", b"verdict"):
         assert words not in svg
-    numbers = downloaded(page, "Maps (CSV)")
+    numbers = download_file(page, "Maps (CSV)")
     assert b"Bag against Coat" in numbers
 
 
-def test_a_width_stays_what_it_is_in_another_unit(page: Page, app_url: str) -> None:
+def test_a_width_is_converted_to_another_unit(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/export?network=fashion_gap&width=89")
     expect(page.get_by_text("89 x")).to_be_visible()
     page.get_by_role("radio", name="in", exact=True).click()
@@ -76,24 +70,24 @@ def test_a_width_stays_what_it_is_in_another_unit(page: Page, app_url: str) -> N
     expect(page.get_by_text("89 x")).to_be_visible()
 
 
-def test_the_report_opens_offline_and_asks_for_nothing(
+def test_the_report_opens_offline_and_requests_nothing(
     page: Page, app_url: str, chromium: Browser, tmp_path: Path
 ) -> None:
     page.goto(f"{app_url}/export?network=fashion_gap&example=Bag")
-    preview(page)
-    (tmp_path / "report.html").write_bytes(downloaded(page, "Report (HTML)"))
+    expect_preview(page)
+    (tmp_path / "report.html").write_bytes(download_file(page, "Report (HTML)"))
     for width, scheme in ((390, "dark"), (1400, "light")):
         context = chromium.new_context(offline=True, viewport={"width": width, "height": 900}, color_scheme=scheme)
         report = context.new_page()
-        asked: list[str] = []
-        report.on("request", lambda request, asked=asked: asked.append(request.url))
-        said: list[str] = []
-        report.on("console", lambda message, said=said: said.append(message.text))
+        requested: list[str] = []
+        report.on("request", lambda request, requested=requested: requested.append(request.url))
+        messages: list[str] = []
+        report.on("console", lambda message, messages=messages: messages.append(message.text))
         report.goto((tmp_path / "report.html").as_uri())
         expect(report.get_by_role("heading", name="bag.png")).to_be_visible()
         assert report.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
-        assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-        assert said == []
+        assert [url for url in requested if not url.startswith(("file:", "data:"))] == []
+        assert messages == []
         assert report.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
         context.close()
 
@@ -107,7 +101,7 @@ def test_the_report_opens_offline_and_asks_for_nothing(
         ("network=efficientnet_lite0&example=Cat&panels=all", "All 1000 class maps are too many for one figure"),
     ],
 )
-def test_a_figure_that_cannot_be_drawn_gets_one_sentence_and_no_file(
+def test_a_figure_that_cannot_be_drawn_shows_one_error_and_no_files(
     page: Page, app_url: str, settings: str, sentence: str
 ) -> None:
     page.goto(f"{app_url}/export?{settings}" + ("" if "network" in settings else "&network=fashion_gap&example=Bag"))
@@ -117,11 +111,11 @@ def test_a_figure_that_cannot_be_drawn_gets_one_sentence_and_no_file(
 
 def test_a_figure_without_a_panel_says_what_to_do(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/export?network=fashion_gap&panels=photo")
-    preview(page)
+    expect_preview(page)
     page.get_by_role("button", name="photo", exact=True).click()
     expect(page.get_by_role("alert")).to_contain_text("A figure needs at least one panel. Choose one above.")
     page.get_by_role("button", name="classes", exact=True).click()
-    preview(page)
+    expect_preview(page)
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(380, "dark"), (1400, "light"), (2560, "light")])
@@ -129,7 +123,7 @@ def test_nothing_is_cut_off(chromium: Browser, app_url: str, width: int, scheme:
     context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
     page.goto(f"{app_url}/export?network=fashion_gap&width=300")
-    preview(page)
+    expect_preview(page)
     assert_nothing_is_cut_off(page)
     for name in ("photo", "classes", "contrast", "all", "All (ZIP)"):
         box = page.get_by_role("button", name=name, exact=True).bounding_box()

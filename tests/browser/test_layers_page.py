@@ -1,9 +1,9 @@
-"""The page of layers in a real browser: a layer, its channels, one of them."""
+"""The page Layers in a real browser: a layer, its channels, one of them."""
 
 import re
 
 import pytest
-from layout import assert_nothing_is_cut_off
+from page_checks import assert_nothing_is_cut_off, expect_heading
 from playwright.sync_api import Browser, Page, expect
 
 from inspector.images.examples import list_examples
@@ -13,62 +13,58 @@ pytestmark = pytest.mark.browser
 GAP = "?network=fashion_gap"
 
 
-def heading(page: Page, text: str) -> None:
-    expect(page.get_by_role("heading", name=text, exact=True)).to_be_visible()
-
-
 def test_a_channel_is_chosen_by_mouse_and_keys_and_a_link_reopens_it(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/layers{GAP}&layer=8&sort=number")
-    heading(page, "8")
+    expect_heading(page, "8")
     expect(page.get_by_text("ReLU: 16 feature maps of 14 x 14 cells.")).to_be_visible()
     expect(page.get_by_role("option")).to_have_count(16)
     page.get_by_role("option", name="channel 5,").click()
-    heading(page, "Channel 5")
+    expect_heading(page, "Channel 5")
     page.keyboard.press("ArrowRight")
-    heading(page, "Channel 6")
+    expect_heading(page, "Channel 6")
     expect(page.get_by_role("option", name="channel 6,")).to_be_focused()
     expect(page).to_have_url(re.compile("channel=6"))
     link = page.url
     page.goto("about:blank")
     page.goto(link)
-    heading(page, "Channel 6")
+    expect_heading(page, "Channel 6")
     expect(page.get_by_role("option", name="channel 6,")).to_have_attribute("aria-selected", "true")
 
 
 def test_a_layer_is_chosen_by_steps_and_in_the_tree(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/layers{GAP}")
-    # What is pooled.
-    heading(page, "15")
+    # The layer that is pooled.
+    expect_heading(page, "15")
     page.get_by_role("button", name="Previous layer").click()
-    heading(page, "14")
+    expect_heading(page, "14")
     expect(page.get_by_text("MaxPool2d: 32 feature maps of 3 x 3 cells.")).to_be_visible()
     table = page.get_by_test_id("stDataFrame").bounding_box()
     assert table is not None
     page.mouse.click(table["x"] + 20, table["y"] + 52)  # the box of the first row
-    heading(page, "0")
+    expect_heading(page, "0")
     expect(page.get_by_role("button", name="Previous layer")).to_be_disabled()
 
 
-def test_the_maps_are_drawn_and_dead_channels_marked(page: Page, app_url: str) -> None:
+def test_the_maps_are_drawn_and_dead_channels_are_marked(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/layers?layer=_swish+%28run+2%29&sort=number")
-    heading(page, "_swish (run 2)")
+    expect_heading(page, "_swish (run 2)")
     expect(page.get_by_text(re.compile("channels are dead on this photo"))).to_be_visible()
-    # A canvas is 300 wide until something is drawn on it.
+    # An empty canvas is 300 pixels wide.
     page.wait_for_function("document.querySelector('[role=option] canvas')?.width === 7")
     red = page.get_by_role("option", name="channel 4,").locator("canvas")
     pixels = "canvas => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]"
     colours = red.evaluate(pixels)
     assert len(colours) == 7 * 7 * 4
-    # White is zero; of the densest colour, red is what is left.
+    # White is zero; the strongest color is red.
     assert max(colours[0::4]) - min(colours[1::4]) > 100
     dead = page.get_by_role("option", name=re.compile(", dead$")).first.locator("canvas").evaluate(pixels)
     assert min(dead) >= 250
-    # 1280 channels are twenty pages.
+    # 1280 channels fill twenty pages.
     page.get_by_role("button", name="Page 20").click()
     expect(page.get_by_role("option", name="channel 1279,")).to_be_visible()
 
 
-def test_contributions_to_a_class_are_named_by_how_they_are_known(page: Page, app_url: str) -> None:
+def test_contributions_say_whether_they_are_exact_or_of_first_order(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/layers{GAP}&sort=contribution&class=Sneaker")
     expect(page.get_by_text("Contributions to the logit of Sneaker are exact")).to_be_visible()
     page.get_by_role("button", name="Previous layer").click()
@@ -76,18 +72,18 @@ def test_contributions_to_a_class_are_named_by_how_they_are_known(page: Page, ap
     expect(page.get_by_text(re.compile(r"adds .* logits to Sneaker \(first order\)"))).to_be_visible()
 
 
-def test_a_layer_of_another_network_gives_way_to_what_is_pooled(page: Page, app_url: str) -> None:
+def test_another_network_opens_with_the_layer_that_is_pooled(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/layers{GAP}&layer=8")
-    heading(page, "8")
+    expect_heading(page, "8")
     page.get_by_role("combobox", name="Network").click()
     page.keyboard.type("efficientnet_lite0")
     page.keyboard.press("Enter")
-    heading(page, "_swish (run 2)")
+    expect_heading(page, "_swish (run 2)")
 
 
-def test_a_broken_upload_gets_one_sentence(page: Page, app_url: str) -> None:
+def test_a_broken_upload_shows_one_error(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/layers{GAP}")
-    heading(page, "15")
+    expect_heading(page, "15")
     bag = list_examples("fashion_mnist")["Bag"].read_bytes()
     broken = {"name": "broken.png", "mimeType": "image/png", "buffer": bag[:200]}
     page.locator("input[type=file]").set_input_files(broken)

@@ -3,31 +3,31 @@
 import re
 
 import pytest
-from layout import assert_nothing_is_cut_off
+from page_checks import assert_nothing_is_cut_off
 from playwright.sync_api import Page, expect
 
 from inspector.images.examples import list_examples
 
 pytestmark = pytest.mark.browser
 
-# Networks of 28 x 28 pixels: what takes minutes on a photo takes a second.
+# A network for 28 x 28 pixels is fast: methods that take minutes on a photo take a second.
 SMALL = "methods?network=fashion_gap"
 CAT = list_examples("photos")["Cat"]
 
 
-def opened(page: Page, app_url: str, path: str = SMALL) -> None:
+def open_page(page: Page, app_url: str, path: str = SMALL) -> None:
     page.goto(f"{app_url}/{path}")
     expect(page.get_by_role("img", name="Exact map over the photo")).to_be_visible()
 
 
-def finished(page: Page) -> None:
+def wait_for_results(page: Page) -> None:
     expect(page.get_by_text("The sooner the curve falls, the better.")).to_be_visible()
     expect(page.get_by_role("button", name="Stop")).to_have_count(0)
 
 
 def test_the_default_methods_are_shown_beside_the_exact_map_with_their_completeness(page: Page, app_url: str) -> None:
-    opened(page, app_url)
-    finished(page)
+    open_page(page, app_url)
+    wait_for_results(page)
     for name in ("Grad-CAM", "Saliency", "Integrated gradients"):
         expect(page.get_by_role("img", name=f"{name} over the photo")).to_be_visible()
     tiles = page.locator(".methods").first
@@ -41,9 +41,9 @@ def test_the_default_methods_are_shown_beside_the_exact_map_with_their_completen
         expect(page.get_by_role("button", name=f"Fullscreen: {kind} curves of Exact map, Grad-CAM")).to_be_attached()
 
 
-def test_a_method_that_is_added_comes_with_its_map_and_stays_in_the_link(page: Page, app_url: str) -> None:
-    opened(page, app_url)
-    finished(page)
+def test_an_added_method_shows_its_map_and_is_in_the_link(page: Page, app_url: str) -> None:
+    open_page(page, app_url)
+    wait_for_results(page)
     page.get_by_role("button", name="DeepLIFT", exact=True).click()
     expect(page.get_by_role("img", name="DeepLIFT over the photo")).to_be_visible()
     page.get_by_role("button", name="Saliency", exact=True).click()
@@ -57,21 +57,21 @@ def test_a_method_that_is_added_comes_with_its_map_and_stays_in_the_link(page: P
 
 
 def test_without_a_method_the_page_says_what_to_do(page: Page, app_url: str) -> None:
-    opened(page, app_url, f"{SMALL}&methods=Exact+map")
+    open_page(page, app_url, f"{SMALL}&methods=Exact+map")
     page.get_by_role("button", name="Exact map", exact=True).click()
     expect(page.get_by_text("Choose a method above")).to_be_visible()
 
 
 def test_shuffled_weights_give_rank_correlations(page: Page, app_url: str) -> None:
-    opened(page, app_url)
-    finished(page)
+    open_page(page, app_url)
+    wait_for_results(page)
     page.get_by_role("button", name="Shuffle the weights").click()
     expect(page.get_by_text(re.compile("^all layers shuffled: ")).first).to_be_visible()
     expect(page.get_by_text(re.compile("^all layers shuffled: "))).to_have_count(4)
 
 
 def test_a_long_method_shows_its_progress_and_can_be_stopped_and_resumed(page: Page, app_url: str) -> None:
-    opened(page, app_url, "methods?methods=Exact+map&methods=Occlusion&curves=false")
+    open_page(page, app_url, "methods?methods=Exact+map&methods=Occlusion&curves=false")
     expect(page.get_by_text("Occlusion ...")).to_be_visible()
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_text("Stopped.")).to_be_visible()
@@ -83,8 +83,8 @@ def test_a_long_method_shows_its_progress_and_can_be_stopped_and_resumed(page: P
     expect(page.get_by_text("Stopped.")).to_be_visible()
 
 
-def test_a_broken_upload_gets_one_sentence_and_no_old_map(page: Page, app_url: str) -> None:
-    opened(page, app_url)
+def test_a_broken_upload_shows_one_error_and_no_old_map(page: Page, app_url: str) -> None:
+    open_page(page, app_url)
     broken = {"name": "broken.jpg", "mimeType": "image/jpeg", "buffer": CAT.read_bytes()[:5000]}
     page.locator("input[type=file]").set_input_files(broken)
     expect(page.get_by_role("alert")).to_contain_text("broken.jpg is broken or cut off")
@@ -94,8 +94,8 @@ def test_a_broken_upload_gets_one_sentence_and_no_old_map(page: Page, app_url: s
 @pytest.mark.parametrize("width", [380, 1400, 2560])
 def test_nothing_is_cut_off_at_any_width(page: Page, app_url: str, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 900})
-    opened(page, app_url)
-    finished(page)
+    open_page(page, app_url)
+    wait_for_results(page)
     assert_nothing_is_cut_off(page)
     for name in ("Exact map", "Integrated gradients"):
         box = page.get_by_role("img", name=f"{name} over the photo").bounding_box()

@@ -1,10 +1,10 @@
-"""The page of the network in a real browser: what a network is made of, and one of the user's own."""
+"""The page Network in a real browser: the summary of a network, and an upload."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from layout import assert_nothing_is_cut_off
+from page_checks import assert_nothing_is_cut_off
 from playwright.sync_api import Browser, Page, expect
 from torch import nn
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A training checkpoint of our CIFAR ResNet, for three classes."""
+    """Write a training checkpoint of our CIFAR ResNet for three classes."""
     from inspector.networks.builtin import CifarResNet
 
     torch.manual_seed(0)
@@ -39,7 +39,7 @@ def load(page: Page, checkpoint: Path, labels: Path | None = None, architecture:
     page.get_by_role("button", name="Load", exact=True).click()
 
 
-def test_a_link_leads_to_what_a_network_is_made_of(page: Page, app_url: str) -> None:
+def test_a_link_opens_the_summary_of_a_network(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/network?network=fashion_gmp")
     expect(page.get_by_role("heading", name="fashion_gmp", exact=True)).to_be_visible()
     main = page.get_by_test_id("stMain")
@@ -47,7 +47,7 @@ def test_a_link_leads_to_what_a_network_is_made_of(page: Page, app_url: str) -> 
     expect(main).to_contain_text("It already pools")
 
 
-def test_a_network_of_ones_own_is_used_in_this_session_and_no_other(
+def test_an_uploaded_network_is_used_in_this_session_and_no_other(
     page: Page, app_url: str, checkpoint: Path, chromium: Browser
 ) -> None:
     page.goto(f"{app_url}/network")
@@ -71,7 +71,7 @@ def test_a_network_of_ones_own_is_used_in_this_session_and_no_other(
     stranger.close()
 
 
-def test_a_checkpoint_that_would_run_code_or_does_not_fit_gets_one_sentence(
+def test_a_checkpoint_that_would_run_code_or_does_not_fit_shows_one_error(
     page: Page, app_url: str, checkpoint: Path
 ) -> None:
     page.goto(f"{app_url}/network")

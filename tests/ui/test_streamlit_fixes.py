@@ -1,4 +1,4 @@
-"""What Streamlit would lose is kept; browser/test_at_once.py has the half that takes a browser."""
+"""What Streamlit would lose is kept; browser/test_simultaneous_events.py has the half that takes a browser."""
 
 import pytest
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg

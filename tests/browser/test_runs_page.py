@@ -1,7 +1,7 @@
-"""The page of the laboratory in a real browser: curves, a matrix, and one photo by every head."""
+"""The page Training runs in a real browser: curves, a confusion matrix, and one photo by every network."""
 
 import pytest
-from layout import assert_nothing_is_cut_off
+from page_checks import assert_nothing_is_cut_off, expect_heading
 from playwright.sync_api import Browser, Page, expect
 
 from inspector.images.examples import list_examples
@@ -9,21 +9,17 @@ from inspector.images.examples import list_examples
 pytestmark = pytest.mark.browser
 
 
-def heading(page: Page, text: str) -> None:
-    expect(page.get_by_role("heading", name=text, exact=True)).to_be_visible()
-
-
 def test_runs_are_compared_by_curves_a_table_a_matrix_and_average_maps(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/laboratory")
     for text in ("Top-1 accuracy on the test images", "Confusion matrix", "One photo by every network"):
-        heading(page, text)
+        expect_heading(page, text)
     expect(page.get_by_text("Shirt taken for Coat: 8 of 20")).to_be_visible()
-    # Of two charts of curves and a matrix.
+    # Two charts of curves, and one matrix.
     expect(page.locator("[data-testid=stVegaLiteChart] svg, [data-testid=stVegaLiteChart] canvas")).to_have_count(3)
-    heading(page, "Average class map of T-shirt/top")
+    expect_heading(page, "Average class map of T-shirt/top")
 
 
-def test_a_photo_that_one_head_took_for_another_class_is_seen_by_every_head(page: Page, app_url: str) -> None:
+def test_a_misclassified_photo_is_shown_by_every_network(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/laboratory")
     page.get_by_role("radio", name="misclassified").click()
     expect(page.get_by_role("img", name="class map of gap, seed 0")).to_be_visible()
@@ -35,9 +31,9 @@ def test_a_photo_that_one_head_took_for_another_class_is_seen_by_every_head(page
     expect(page.get_by_role("img", name="photo shirt.png")).to_be_visible()
 
 
-def test_ones_own_photo_is_seen_by_every_head(page: Page, app_url: str) -> None:
+def test_an_uploaded_photo_is_shown_by_every_network(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/laboratory")
-    heading(page, "One photo by every network")
+    expect_heading(page, "One photo by every network")
     page.locator("input[type=file]").set_input_files(list_examples("fashion_mnist")["Bag"])
     expect(page.get_by_role("img", name="photo bag.png")).to_be_visible()
     expect(page.get_by_text("exact, residual")).to_have_count(2)

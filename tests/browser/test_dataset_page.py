@@ -1,4 +1,4 @@
-"""The page of a data set in a real browser: from a folder of results to one image, in pages, and what it refuses."""
+"""The page Data set in a real browser: from a folder of results to one image, and its errors."""
 
 import hashlib
 import re
@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from layout import assert_nothing_is_cut_off
 from made_up_results import Image, about, write_results
+from page_checks import assert_nothing_is_cut_off, expect_heading
 from PIL import Image as Picture
 from playwright.sync_api import Browser, Page, expect
 
@@ -21,7 +21,7 @@ IMAGES = 60  # more than a page of the table
 
 @pytest.fixture(scope="session")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Cats, every tenth taken for a dog; then a crane, a photo that went away, one that changed, an error."""
+    """Write results of cats, every tenth predicted as dog; then a crane, a deleted photo, a changed one, an error."""
     folder = tmp_path_factory.mktemp("data set")
     random = np.random.default_rng(0)
     images = []
@@ -43,71 +43,69 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_results(folder / "results", images, about(NAMES, GRID), each=25)
 
 
-def address(app_url: str, folder: Path, **more: object) -> str:
-    asked = "".join(f"&{key}={quote(str(value))}" for key, value in more.items())
-    return f"{app_url}/survey?data={quote(str(folder))}{asked}"
+def make_url(app_url: str, folder: Path, **more: object) -> str:
+    query = "".join(f"&{key}={quote(str(value))}" for key, value in more.items())
+    return f"{app_url}/survey?data={quote(str(folder))}{query}"
 
 
-def heading(page: Page, text: str) -> None:
-    expect(page.get_by_role("heading", name=text, exact=True)).to_be_visible()
-
-
-def chosen(page: Page, photo: str) -> None:
+def expect_image(page: Page, photo: str) -> None:
     expect(page.get_by_role("strong").filter(has_text=photo)).to_be_visible()
 
 
 def test_a_typed_folder_shows_counts_average_maps_and_confusions(page: Page, app_url: str, results: Path) -> None:
     page.goto(f"{app_url}/survey")
-    expect(page.get_by_text("Explain a folder of photos")).to_be_visible()
+    expect(page.get_by_text("Compute the class maps of a folder of photos")).to_be_visible()
     expect(page.get_by_text("inspector batch PHOTOS")).to_be_visible()
     page.get_by_role("textbox", name="Folder of results").fill(str(results))
     page.keyboard.press("Enter")
-    heading(page, "Images that stand out")
-    # 6 of 59 were taken for dogs.
+    expect_heading(page, "Extreme images")
+    # 6 of 59 are predicted as dog.
     expect(page.get_by_text("89.8% of 59 whose label is a class")).to_be_visible()
-    heading(page, "Where does the network look for cat?")
-    expect(page.get_by_text("taken for it: 52 images")).to_be_visible()
-    expect(page.get_by_role("img", name="contrast map of cat taken for dog")).to_be_visible()
+    expect_heading(page, "Average class map of cat")
+    expect(page.get_by_text("predicted as this class: 52 images")).to_be_visible()
+    expect(page.get_by_role("img", name="contrast map of cat predicted as dog")).to_be_visible()
     expect(page.get_by_text("6 of 58 images")).to_be_visible()
     expect(page.get_by_role("img", name=re.compile("class map of .* over photo"))).to_have_count(12)
     expect(page).to_have_url(re.compile("data="))
     assert (results / "survey" / "images.parquet").is_file()
 
 
-def test_filters_pages_and_an_image_are_in_the_link(page: Page, app_url: str, results: Path) -> None:
-    page.goto(address(app_url, results))
+def test_filters_page_and_image_are_in_the_link(page: Page, app_url: str, results: Path) -> None:
+    page.goto(make_url(app_url, results))
     expect(page.get_by_text("Page of 2 with 60 images")).to_be_visible()
-    chosen(page, "photo00.png")
+    expect_image(page, "photo00.png")
     page.get_by_role("spinbutton", name="Page of 2").fill("2")
     page.keyboard.press("Enter")
-    chosen(page, "photo50.png")
-    page.get_by_role("radio", name="mistaken").click()
+    expect_image(page, "photo50.png")
+    page.get_by_role("radio", name="misclassified").click()
     expect(page.get_by_text("Page of 1 with 6 images")).to_be_visible()
-    chosen(page, "photo05.png")
-    expect(page.get_by_text("label cat, number 2 with 25.0%; likeliest dog with 50.0%")).to_be_visible()
+    expect_image(page, "photo05.png")
+    expect(page.get_by_text("label cat (rank 2, 25.0%); top-1 dog (50.0%)")).to_be_visible()
     page.get_by_role("spinbutton", name="Image number").fill("15")
     page.keyboard.press("Enter")
-    chosen(page, "photo15.png")
+    expect_image(page, "photo15.png")
     expect(page).to_have_url(re.compile("image=15"))
     link = page.url
     page.goto("about:blank")
     page.goto(link)
     expect(page.get_by_text("Page of 1 with 6 images")).to_be_visible()
-    chosen(page, "photo15.png")
+    expect_image(page, "photo15.png")
 
 
-def test_a_row_of_the_table_leads_to_its_image_and_another_class_map(page: Page, app_url: str, results: Path) -> None:
-    page.goto(address(app_url, results))
-    chosen(page, "photo00.png")
+def test_a_row_of_the_table_opens_its_image_and_another_class_map_can_be_chosen(
+    page: Page, app_url: str, results: Path
+) -> None:
+    page.goto(make_url(app_url, results))
+    expect_image(page, "photo00.png")
     table = page.get_by_test_id("stDataFrame").first
     expect(table.locator("canvas").first).to_be_visible()
     box = table.bounding_box()
     assert box is not None
-    # The box of the third row: a head of 35 pixels, rows of 35.
+    # The check box of the third row: the heading and each row are 35 pixels high.
     page.mouse.click(box["x"] + 20, box["y"] + 35 * 3.5)
-    chosen(page, "photo02.png")
+    expect_image(page, "photo02.png")
     expect(page.get_by_role("img", name="class map of cat", exact=True)).to_be_visible()
-    # The choice of the image before stays in the page until the new one is drawn.
+    # The radio button of the previous image stays until the new one is drawn.
     expect(page.get_by_test_id("stRadio")).to_have_count(1)
     page.get_by_test_id("stRadio").locator("label").filter(has_text=re.compile("^dog$")).click()
     expect(page.get_by_role("img", name="class map of dog", exact=True)).to_be_visible()
@@ -115,9 +113,9 @@ def test_a_row_of_the_table_leads_to_its_image_and_another_class_map(page: Page,
 
 
 @pytest.mark.parametrize(
-    ("number", "said"),
+    ("number", "text"),
     [
-        (IMAGES - 4, "likeliest crane with 50.0%"),
+        (IMAGES - 4, "top-1 crane (50.0%)"),
         (IMAGES - 3, "The photo is not where it was: its grid alone."),
         (IMAGES - 2, "The photo is another one by now: the grid alone."),
         (IMAGES - 1, "photo59.png is broken"),
@@ -125,35 +123,35 @@ def test_a_row_of_the_table_leads_to_its_image_and_another_class_map(page: Page,
     ],
     ids=["fine", "gone", "changed", "unread", "absent"],
 )
-def test_what_stands_in_the_way_of_a_photo_is_said(
-    page: Page, app_url: str, results: Path, number: int, said: str
+def test_a_photo_that_cannot_be_shown_has_its_reason(
+    page: Page, app_url: str, results: Path, number: int, text: str
 ) -> None:
-    page.goto(address(app_url, results, image=number))
-    expect(page.get_by_text(said).first).to_be_visible()
-    heading(page, "Images that stand out")
+    page.goto(make_url(app_url, results, image=number))
+    expect(page.get_by_text(text).first).to_be_visible()
+    expect_heading(page, "Extreme images")
 
 
-def test_two_classes_of_one_name_are_told_apart(page: Page, app_url: str, results: Path) -> None:
-    page.goto(address(app_url, results, predicted="crane (3)"))
-    expect(page.get_by_text("Page of 1 with 1 images")).to_be_visible()
-    page.goto(address(app_url, results, predicted="crane (2)"))
-    expect(page.get_by_text("No image is like this.")).to_be_visible()
+def test_two_classes_with_one_name_have_different_labels(page: Page, app_url: str, results: Path) -> None:
+    page.goto(make_url(app_url, results, predicted="crane (3)"))
+    expect(page.get_by_text("Page of 1 with 1 image")).to_be_visible()
+    page.goto(make_url(app_url, results, predicted="crane (2)"))
+    expect(page.get_by_text("No image matches these filters.")).to_be_visible()
 
 
-def test_results_that_grew_are_surveyed_anew(page: Page, app_url: str, tmp_path: Path) -> None:
+def test_results_that_grew_are_summarized_again(page: Page, app_url: str, tmp_path: Path) -> None:
     image = Image("a.png", {0: np.ones(GRID), 1: np.zeros(GRID)}, label=0)
     folder = write_results(tmp_path / "results", [image], about(NAMES, GRID))
-    page.goto(address(app_url, folder))
-    expect(page.get_by_text("Page of 1 with 1 images")).to_be_visible()
+    page.goto(make_url(app_url, folder))
+    expect(page.get_by_text("Page of 1 with 1 image")).to_be_visible()
     write_results(folder, [image] * 5, about(NAMES, GRID))
     page.reload()
     expect(page.get_by_text("Page of 1 with 5 images")).to_be_visible()
 
 
-def test_what_is_no_folder_of_results_is_one_sentence(page: Page, app_url: str, tmp_path: Path) -> None:
-    page.goto(address(app_url, tmp_path / "nowhere"))
-    expect(page.get_by_text(re.compile("^No folder .*nowhere here; one that"))).to_be_visible()
-    page.goto(address(app_url, tmp_path))
+def test_a_folder_without_results_shows_one_error(page: Page, app_url: str, tmp_path: Path) -> None:
+    page.goto(make_url(app_url, tmp_path / "nowhere"))
+    expect(page.get_by_text(re.compile("^No folder .*nowhere on this machine"))).to_be_visible()
+    page.goto(make_url(app_url, tmp_path))
     expect(page.get_by_text("no file there is named part-")).to_be_visible()
     (tmp_path / "part-00000.parquet").write_bytes(b"no Parquet")
     page.reload()
@@ -164,7 +162,7 @@ def test_what_is_no_folder_of_results_is_one_sentence(page: Page, app_url: str, 
 def test_nothing_is_cut_off(chromium: Browser, app_url: str, results: Path, width: int, scheme: str) -> None:
     context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
-    page.goto(address(app_url, results))
+    page.goto(make_url(app_url, results))
     expect(page.get_by_role("img", name=re.compile("class map of .* over photo")).first).to_be_visible()
     assert_nothing_is_cut_off(page)
     for picture in page.get_by_role("img", name=re.compile("^(class|contrast) map of")).all():

@@ -1,23 +1,24 @@
-"""Two things in one moment: neither is lost."""
+"""Two events at the same time: neither is lost."""
 
 from playwright.sync_api import Page, expect
 
 from inspector.images.examples import list_examples
 
 HOLD = """() => {
-    const [real, held] = [window.setTimeout, []]
-    window.setTimeout = (run, after, ...rest) => after ? real(run, after, ...rest) : held.push(run)
-    window.release = () => { window.setTimeout = real; held.forEach(run => run()) }
+    const [real, delayed] = [window.setTimeout, []]
+    window.setTimeout = (run, after, ...rest) => after ? real(run, after, ...rest) : delayed.push(run)
+    window.release = () => { window.setTimeout = real; delayed.forEach(run => run()) }
 }"""
 
 
-def test_a_photo_that_arrives_in_the_moment_of_a_click_is_shown(page: Page, app_url: str) -> None:
+def test_a_photo_that_arrives_at_the_same_time_as_a_click_is_shown(page: Page, app_url: str) -> None:
     page.goto(app_url)
     expect(page.get_by_role("heading", name="tiger cat", exact=True)).to_be_visible()
-    # Streamlit's browser side gathers for a moment what it tells the server: this makes the moment long.
+    # Streamlit's frontend collects messages to the server for a few milliseconds. Hold them back, so that both events
+    # are in one batch.
     page.evaluate(HOLD)
     page.get_by_role("radio", name="against the average", exact=True).click()
-    with page.expect_response(lambda answer: "upload_file" in answer.url):
+    with page.expect_response(lambda response: "upload_file" in response.url):
         page.locator("input[type=file]").set_input_files(list_examples("photos")["Coffee"])
     page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     page.evaluate("release()")

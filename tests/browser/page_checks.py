@@ -1,0 +1,45 @@
+"""What the browser tests of all pages share."""
+
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+# These widths leave the least room beside the sidebar; in narrower windows the sidebar is collapsed.
+NARROW = (1000, 800)
+
+# Wait until nothing has moved for half a second: the last element that is drawn may be the one that is too wide.
+_STILL = """element => new Promise(done => {
+    let [last, since] = ["", 0]
+    const check = now => {
+        const size = `${element.scrollWidth} ${element.clientWidth} ${element.scrollHeight}`
+        if (size !== last) [last, since] = [size, now]
+        now - since > 500 ? done() : requestAnimationFrame(check)
+    }
+    requestAnimationFrame(check)
+})"""
+
+
+def expect_heading(page: Page, text: str) -> None:
+    """Wait until a heading of exactly this text is visible."""
+    expect(page.get_by_role("heading", name=text, exact=True)).to_be_visible()
+
+
+def download_file(page: Page, label: str) -> bytes:
+    """Press a download button and return the bytes of the file."""
+    with page.expect_download() as download:
+        page.get_by_role("button", name=label, exact=True).click()
+    return Path(download.value.path()).read_bytes()
+
+
+def assert_nothing_is_cut_off(page: Page) -> None:
+    """Check that the page is not wider than its window, in this window and in narrower ones."""
+    size = page.viewport_size
+    assert size is not None
+    main = page.get_by_test_id("stMain")
+    for width in [size["width"], *(width for width in NARROW if width < size["width"])]:
+        page.set_viewport_size({"width": width, "height": size["height"]})
+        expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
+        main.evaluate(_STILL)
+        wide, room = main.evaluate("element => [element.scrollWidth, element.clientWidth]")
+        assert wide <= room + 1, f"{wide} pixels in {room} of a window of {width}"
+    page.set_viewport_size(size)
