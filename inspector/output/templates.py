@@ -13,13 +13,14 @@ def render_template(name: str, **values: Any) -> str:
         name: file name of the template, as in "report.html".
         values: what the template asks for; a name that it uses and does not get is an error.
     """
-    return _make_environment().get_template(name).render(values)
+    return make_environment("inspector.output", "templates").get_template(name).render(values)
 
 
 @cache
-def _make_environment() -> Environment:
+def make_environment(package: str, folder: str) -> Environment:
+    """Make the environment of the templates in a folder of a package."""
     return Environment(
-        loader=PackageLoader("inspector.output"),
+        loader=PackageLoader(package, folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

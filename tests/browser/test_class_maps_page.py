@@ -197,7 +197,7 @@ def test_pointing_shows_the_value_of_a_cell_and_a_click_selects_it(page: Page, a
     page.mouse.click(*point(page, 4 / 28, 22 / 28))
     expect(panel(page, "Cell (2, 0)")).to_be_visible()
     assert "position=2%2C0" in page.url
-    assert marks(page, "cell") == marks(page, "sees") == marks(page, "centre") == 1
+    assert marks(page, "cell") == marks(page, "field") == marks(page, "center") == 1
     # Another class keeps the selected cell.
     page.get_by_role("combobox", name="Class").click()
     page.keyboard.type("Bag")

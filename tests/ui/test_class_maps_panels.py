@@ -11,8 +11,8 @@ from inspector import class_maps, load
 from inspector.analysis.positions import Winners
 from inspector.explain.class_maps import ClassMaps
 from inspector.images.examples import list_examples
-from inspector.ui.components.html import winners_legend
-from inspector.ui.components.photo import Chosen, Picture, _checked
+from inspector.ui.components.html import make_class_legend
+from inspector.ui.components.photo import ChosenCells, Picture, read_chosen
 from inspector.ui.state.selection import label_classes
 
 BOOT = list_examples("fashion_mnist")["Ankle boot"]
@@ -88,7 +88,7 @@ def test_classes_beyond_the_first_seven_share_the_last_colour() -> None:
     maps = maps_of("fashion_gap")
     # Class 0 at two positions, the classes 1 to 8 at one each: of these the last two are the others.
     won = Winners(tuple(range(9)), torch.tensor([[0, 0, 1, 2, 3], [4, 5, 6, 7, 8]]), torch.zeros(2, 5))
-    shown = winners_legend(maps, won)
+    shown = make_class_legend(maps, won)
     assert '2 other classes <span style="opacity: .7">2</span>' in shown
     assert maps.classifier.class_names[6] in shown
     assert maps.classifier.class_names[7] not in shown
@@ -110,7 +110,7 @@ def test_positions_above_a_share_are_masked_and_their_part_is_gone_from_the_logi
         cells = (
             f"<td>{told(float(maps.logits[j]))}</td><td>{told(float(maps.logits[j] - maps.values[j][high].sum()))}</td>"
         )
-        assert f"<th scope=row>{maps.classifier.class_names[j]}</th>{cells}" in rows
+        assert f'<th scope="row">{maps.classifier.class_names[j]}</th>{cells}' in rows
     next(button for button in app.button if button.label == "Clear").click().run()
     assert "Click cells on the photo" in app.info[0].value
 
@@ -127,9 +127,9 @@ def test_max_pooling_without_any_position_gets_one_sentence_and_the_photo_is_ask
 def test_another_photo_begins_without_a_mask() -> None:
     app = opened(show="what if")
     next(button for button in app.button if button.label == "Mask these cells").click().run()
-    assert "table class=what-if" in pictures(app)
+    assert 'table class="what-if"' in pictures(app)
     app.pills(key="example").set_value("Bag").run()
-    assert "table class=what-if" not in pictures(app)
+    assert 'table class="what-if"' not in pictures(app)
 
 
 PICTURE = Picture("", {}, 0, None, 10, 10, 10, rows=[None] * 2, columns=[None] * 3, unit="logits")  # type: ignore[list-item]
@@ -138,17 +138,17 @@ PICTURE = Picture("", {}, 0, None, 10, 10, 10, rows=[None] * 2, columns=[None] *
 @pytest.mark.parametrize(
     ("told", "expected"),
     [
-        (None, Chosen((0, 1), ((1, 1),))),
-        ({"cell": None, "revision": "b", "masked": []}, Chosen(None, ())),
-        ({"cell": [1, 2], "revision": "b", "masked": [[0, 0], [1, 0]]}, Chosen((1, 2), ((0, 0), (1, 0)))),
+        (None, ChosenCells((0, 1), ((1, 1),))),
+        ({"cell": None, "revision": "b", "masked": []}, ChosenCells(None, ())),
+        ({"cell": [1, 2], "revision": "b", "masked": [[0, 0], [1, 0]]}, ChosenCells((1, 2), ((0, 0), (1, 0)))),
         # What was masked before the last word of the server no longer counts.
-        ({"cell": [1, 2], "revision": "a", "masked": [[0, 0]]}, Chosen((1, 2), ((1, 1),))),
+        ({"cell": [1, 2], "revision": "a", "masked": [[0, 0]]}, ChosenCells((1, 2), ((1, 1),))),
         # Of a photo with a larger grid.
-        ({"cell": [2, 0], "revision": "b", "masked": [[0, 3], [1, 0]]}, Chosen(None, ((1, 0),))),
+        ({"cell": [2, 0], "revision": "b", "masked": [[0, 3], [1, 0]]}, ChosenCells(None, ((1, 0),))),
     ],
 )
-def test_what_the_browser_tells_counts_as_far_as_it_fits(told: object, expected: Chosen) -> None:
-    assert _checked(told, PICTURE, (0, 1), "b", ((1, 1),)) == expected
+def test_what_the_browser_tells_counts_as_far_as_it_fits(told: object, expected: ChosenCells) -> None:
+    assert read_chosen(told, PICTURE, (0, 1), "b", ((1, 1),)) == expected
 
 
 def test_classes_of_one_name_are_told_apart_by_their_numbers() -> None:

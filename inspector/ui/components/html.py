@@ -1,169 +1,201 @@
-"""Pictures for the browser: encoded once, small, and laid out in HTML that wraps from narrow to wide windows."""
+"""Pictures and other HTML fragments for the browser. They wrap from wide windows to narrow ones."""
 
 import base64
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from html import escape
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import cv2
+from numpy.typing import ArrayLike, NDArray
 
-from inspector.images.photo import Pixels
+from inspector.analysis.positions import Winners
+from inspector.explain.class_maps import ClassMaps
+from inspector.explain.grid import resample_on_photo
+from inspector.explain.tracing.receptive_field import ReceptiveField
+from inspector.images.photo import Photo, Pixels
+from inspector.images.preprocessing import Crop
+from inspector.output.overlay import (
+    common_scale,
+    dimmed_photo,
+    draw_map_on_photo,
+    grid_image,
+    needs_lossless,
+    paint_classes,
+)
+from inspector.output.style import diverging_colormap
+from inspector.output.text import format_number
+from inspector.ui.components.assets import render_fragment
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+# Okabe and Ito's colors, which color-blind readers can tell apart; gray for all classes after the first seven.
+_WINNER_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#8C8C8C")
+_RAW_GRID = "image-rendering: pixelated; border: 1px solid rgba(128, 128, 128, .5)"
+_TOP_GRID = "image-rendering: pixelated; border: 3px solid #c81428"
+_BAR_STEPS = 6  # between the colors of a color bar
 
-    from inspector.analysis.positions import Winners
-    from inspector.explain.class_maps import ClassMap, ClassMaps
 
-_SIDE = 480  # pixels of the longer side of a tile
-# Okabe and Ito's, which colour-blind readers tell apart; grey for all classes beyond the first seven.
-_WINNERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#8C8C8C")
+@dataclass(frozen=True)
+class Tile:
+    """A small picture with a caption, all plain text."""
+
+    image: bytes
+    name: str
+    lines: Sequence[str]  # below the name
+    alt: str
+    note: str = ""  # follows the name
+    style: str = ""  # CSS of the picture
+
+    @property
+    def url(self) -> str:
+        """The picture as a data URL."""
+        return make_data_url(self.image)
 
 
 def encode_image(pixels: Pixels, exact: bool) -> bytes:
-    """A PNG where every pixel counts (maps, tiny images), else a JPEG, which is ten times as quick to make."""
+    """Encode pixels as PNG (exact), or as JPEG, which takes a tenth of the time."""
     suffix, settings = (".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]) if exact else (".jpg", [cv2.IMWRITE_JPEG_QUALITY, 92])
     _, data = cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), settings)
     return data.tobytes()
 
 
 def make_data_url(image: bytes) -> str:
+    """Return a PNG or a JPEG as a data URL."""
     kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
-def draw_overlays(
-    maps: "ClassMaps", read: "Iterable[ClassMap]", side: int, scale: float, smooth: bool, opacity: float
-) -> Iterator[bytes]:
-    """Class maps over the whole photo, its longer side `side` pixels, as encoded images."""
-    from inspector.output.overlay import dimmed_photo, draw_map_on_photo, needs_lossless
-
-    assert maps.view is not None, "the app shows photos only"
-    photo, crop, field = maps.view.photo, maps.view.crop, maps.classifier.receptive_field
-    canvas = dimmed_photo(photo, crop, side)
-    for class_map in read:
-        image = draw_map_on_photo(canvas, crop, class_map.values, field, scale, smooth, opacity)
-        yield encode_image(image, needs_lossless(photo.size))
-
-
-def draw_winning_classes(maps: "ClassMaps", winners: "Winners", side: int, opacity: float) -> bytes:
-    """The photo, its longer side `side` pixels, with every cell in the colour of the class that wins there."""
-    from inspector.explain.grid import resample_on_photo
-    from inspector.output.overlay import dimmed_photo, needs_lossless, paint_classes
-
-    assert maps.view is not None, "the app shows photos only"
-    photo, crop = maps.view.photo, maps.view.crop
-    canvas, grid = dimmed_photo(photo, crop, side), winners.grid.numpy(force=True)
-    colour_of = {k: min(i, len(_WINNERS) - 1) for i, k in enumerate(winners.classes)}
-    # From 1 on: 0 is outside what the network saw.
-    numbers = [[1 + colour_of.get(int(k), -1) for k in row] for row in grid]
-    drawn = resample_on_photo(numbers, crop, maps.classifier.receptive_field, canvas.shape[:2], smooth=False)
-    colours = [[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in _WINNERS]
-    # Every cell is painted, and the photo is to be seen all the same.
-    image = paint_classes(canvas, drawn.round().astype(int) - 1, colours, 0.6 * opacity)
-    return encode_image(image, needs_lossless(photo.size))
-
-
-def winners_legend(maps: "ClassMaps", winners: "Winners") -> str:
-    """The classes that win somewhere, in their colours, with the number of positions; the last colour is the rest's."""
-    own, rest = winners.classes[: len(_WINNERS) - 1], winners.classes[len(_WINNERS) - 1 :]
-    places = {k: int((winners.grid == k).sum()) for k in winners.classes}
-    names = [(escape(maps.classifier.class_names[k]), places[k]) for k in own]
-    if rest:
-        names.append((f"{len(rest)} other classes" if len(rest) > 1 else "1 other class", sum(places[k] for k in rest)))
-    entries = "".join(
-        f'<span style="white-space: nowrap"><span style="display: inline-block; width: .8rem; height: .8rem; '
-        f"border-radius: .2rem; vertical-align: -.08rem; margin-right: .35rem; border: 1px solid rgba(128, 128, 128, "
-        f'.6); background: {colour}"></span>{name} <span style="opacity: .7">{count}</span></span>'
-        for (name, count), colour in zip(names, [*_WINNERS[: len(own)], _WINNERS[-1]], strict=False)
-    )
-    return (
-        '<div role="list" aria-label="classes that win somewhere" style="display: flex; flex-wrap: wrap; '
-        f'gap: .2rem 1.1rem; font-size: .9rem; max-width: 56rem">{entries}</div>'
-    )
-
-
-def colour_bar(scale: float, unit: str) -> str:
-    """The colour bar under a map, its middle at zero."""
-    from inspector.output.style import diverging_colormap
-
-    stops = ", ".join(f"rgb({r}, {g}, {b})" for r, g, b in diverging_colormap()[::42])
-    ticks = "".join(f"<span>{_signed(tick * scale)}</span>" for tick in (-1, -0.5, 0, 0.5, 1))
-    return f"""
-    <div role="img" aria-label="colour bar from {-scale:.3g} to {scale:.3g} {escape(unit)}" style="max-width: 46rem">
-      <div style="height: .7rem; border-radius: .2rem; background: linear-gradient(to right, {stops})"></div>
-      <div style="display: flex; justify-content: space-between; font-size: .8rem; opacity: .85">{ticks}</div>
-      <div style="font-size: .8rem; opacity: .7">{escape(unit)}: red speaks for, blue against</div>
-    </div>"""
-
-
-def _signed(value: float) -> str:
-    return true_minus(f"{value:+.3g}") if value else "0"
-
-
-def true_minus(number: str) -> str:
-    return number.replace("-", "\N{MINUS SIGN}")
-
-
-def draw_all_class_maps(maps: "ClassMaps") -> str:
-    """Every class map before pooling as its raw grid, with its pooled value, the winner marked."""
-    from inspector.output.overlay import common_scale, grid_image
-
-    dense = maps.classifier.head.has_position_scores
-    values = (maps.position_scores() if dense else maps.values).numpy(force=True)
-    scale = common_scale([values])
-    winner = int(maps.logits.argmax())
-    tiles = []
-    for k, name in enumerate(map(escape, maps.classifier.class_names)):
-        image = encode_image(grid_image(values[k], scale), exact=True)
-        border = "3px solid #c81428" if k == winner else "1px solid rgba(128, 128, 128, .5)"
-        caption = f"<b>{name}</b> (winner)" if k == winner else name
-        pooled = true_minus(f"pooled {maps.logits[k]:.3f}")
-        tiles.append(_tile(image, name, caption, pooled, f"image-rendering: pixelated; border: {border}"))
-    return f'{_grid(tiles, "7.5rem")}<div style="margin-top: 1rem">{colour_bar(scale, "logits a position")}</div>'
-
-
-def draw_average_maps(maps: "Mapping[str, tuple[NDArray[Any], int]]") -> str:
-    """Of each run's (K, h, w) maps that of one class as its raw grid, on the scale of all the run's classes."""
-    from inspector.output.overlay import common_scale, grid_image
-
-    tiles = []
-    for label, (values, k) in maps.items():
-        name, scale = escape(label), common_scale([values])
-        line = f"scale \N{PLUS-MINUS SIGN}{scale:.3g} logits a position<br>sum {_signed(float(values[k].sum()))} logits"
-        image = encode_image(grid_image(values[k], scale), exact=True)
-        style = "image-rendering: pixelated; border: 1px solid rgba(128, 128, 128, .5)"
-        tiles.append(_tile(image, name, f"<b>{name}</b>", line, style))
-    return _grid(tiles, "8.5rem")
-
-
-def tiles(pictured: Iterable[tuple[bytes, str, str, str]], narrowest: str = "9rem") -> str:
-    """Small pictures side by side, each with its name, a line below, both plain text, and what it is an image of."""
-    return _grid(
-        [
-            _tile(image, "", f'<b style="overflow-wrap: anywhere">{escape(name)}</b>', escape(line), alt=escape(alt))
-            for image, name, line, alt in pictured
-        ],
-        narrowest,
-    )
-
-
-def plain_text(text: str) -> str:
-    """A name as Markdown that shows it as it is."""
+def escape_markdown(text: str) -> str:
+    """Escape a text so that Markdown shows it as it is."""
     return re.sub(r"([\\`*_{}\[\]()<>#+!|~$:-])", r"\\\1", text)
 
 
-def _tile(image: bytes, name: str, caption: str, line: str, style: str = "", alt: str = "") -> str:
-    """A small picture, usually a class map, with its caption; the texts are HTML."""
-    return (
-        '<figure style="margin: 0">'
-        f'<img src="{make_data_url(image)}" alt="{alt or f"class map of {name}"}" style="width: 100%; {style}">'
-        f'<figcaption style="font-size: .85rem; line-height: 1.3">{caption}<br>'
-        f'<span style="opacity: .7">{line}</span></figcaption></figure>'
+def encode_map_on_photo(
+    values: ArrayLike,
+    photo: Photo,
+    crop: Crop,
+    field: ReceptiveField,
+    side: int,
+    scale: float,
+    smooth: bool = True,
+) -> bytes:
+    """Draw a map over the whole photo and encode it.
+
+    Args:
+        values: the map (h, w).
+        photo: the photo.
+        crop: the part of it that the network saw.
+        field: receptive field of the map's cells.
+        side: longer side of the picture, in pixels.
+        scale: the |value| with the strongest color.
+        smooth: interpolated, or the raw grid.
+    """
+    image = draw_map_on_photo(dimmed_photo(photo, crop, side), crop, values, field, scale, smooth)
+    return encode_image(image, needs_lossless(photo.size))
+
+
+def draw_winning_classes(maps: ClassMaps, winners: Winners, side: int, opacity: float) -> bytes:
+    """Draw the photo, its longer side `side` pixels, with each cell in the color of the class that wins there."""
+    assert maps.view is not None, "the app shows photos only"
+    photo, crop = maps.view.photo, maps.view.crop
+    canvas, grid = dimmed_photo(photo, crop, side), winners.grid.numpy(force=True)
+    color_of = {k: min(i, len(_WINNER_COLORS) - 1) for i, k in enumerate(winners.classes)}
+    # Numbers start at 1: resampling writes 0 outside of what the network saw.
+    numbers = [[1 + color_of.get(int(k), -1) for k in row] for row in grid]
+    drawn = resample_on_photo(numbers, crop, maps.classifier.receptive_field, canvas.shape[:2], smooth=False)
+    colors = [[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in _WINNER_COLORS]
+    # Every cell is painted, so the paint is thinner than that of a map: the photo has to be visible.
+    image = paint_classes(canvas, drawn.round().astype(int) - 1, colors, 0.6 * opacity)
+    return encode_image(image, needs_lossless(photo.size))
+
+
+def make_class_legend(maps: ClassMaps, winners: Winners) -> str:
+    """Return the legend of the winning classes as HTML: color, name and number of cells; the rest shares one color."""
+    listed, rest = winners.classes[: len(_WINNER_COLORS) - 1], winners.classes[len(_WINNER_COLORS) - 1 :]
+    counts = {k: int((winners.grid == k).sum()) for k in winners.classes}
+    entries = [
+        {"name": maps.classifier.class_names[k], "count": counts[k], "color": color}
+        for k, color in zip(listed, _WINNER_COLORS, strict=False)
+    ]
+    if rest:
+        name = f"{len(rest)} other classes" if len(rest) > 1 else "1 other class"
+        entries.append({"name": name, "count": sum(counts[k] for k in rest), "color": _WINNER_COLORS[-1]})
+    return render_fragment("class_legend.html", entries=entries)
+
+
+def make_color_bar(scale: float, unit: str) -> str:
+    """Return the color bar of a map as HTML, with zero in the middle and `scale` at the end."""
+    ticks = [format_number(tick * scale, "+.3g") for tick in (-1, -0.5, 0, 0.5, 1)]
+    label = f"color bar from {-scale:.3g} to {scale:.3g} {unit}"
+    return _make_bar(diverging_colormap(), ticks, label, f"{unit}: red speaks for, blue against", "46rem")
+
+
+def make_activation_bar(scale: float, signed: bool) -> str:
+    """Return the color bar of feature maps as HTML: from zero, or with zero in the middle if some are negative."""
+    if not scale:
+        return render_fragment("no_color_bar.html", caption="activation: 0 everywhere, so there is nothing to color")
+    meaning = "red is positive, blue negative" if signed else "the redder, the higher"
+    values = [-scale, 0, scale] if signed else [0, scale]
+    colors = diverging_colormap()
+    return _make_bar(
+        colors if signed else colors[len(colors) // 2 :],
+        [format_number(value) for value in values],
+        f"color bar from {values[0]:.3g} to {scale:.3g}: {meaning}",
+        f"activation: {meaning}",
+        "24rem",
     )
 
 
-def _grid(tiles: list[str], narrowest: str) -> str:
-    columns = f"repeat(auto-fill, minmax({narrowest}, 1fr))"
-    return f'<div style="display: grid; gap: .8rem; grid-template-columns: {columns}">{"".join(tiles)}</div>'
+def _make_bar(colors: Pixels, ticks: Sequence[str], label: str, caption: str, max_width: str) -> str:
+    stops = [f"rgb({r}, {g}, {b})" for r, g, b in colors[:: (len(colors) - 1) // _BAR_STEPS]]
+    return render_fragment(
+        "color_bar.html", colors=stops, ticks=ticks, label=label, caption=caption, max_width=max_width
+    )
+
+
+def stack(*fragments: str) -> str:
+    """Join HTML fragments, one below the other."""
+    return "".join(f'<div style="margin-bottom: 1rem">{fragment}</div>' for fragment in fragments)
+
+
+def make_tiles(tiles: Iterable[Tile], min_width: str = "9rem") -> str:
+    """Return small pictures side by side as HTML, each at least `min_width` wide (a CSS length)."""
+    return render_fragment("tiles.html", tiles=list(tiles), min_width=min_width)
+
+
+def make_value_list(values: Sequence[tuple[str, str]]) -> str:
+    """Return names and values as HTML, as many side by side as fit."""
+    return render_fragment("values.html", values=values)
+
+
+def draw_all_class_maps(maps: ClassMaps) -> str:
+    """Draw the raw grid of every class map before pooling, on one scale, with its pooled value; as HTML."""
+    values = (maps.position_scores() if maps.classifier.head.has_position_scores else maps.values).numpy(force=True)
+    scale, top = common_scale([values]), int(maps.logits.argmax())
+    tiles = [
+        Tile(
+            encode_image(grid_image(values[k], scale), exact=True),
+            name,
+            [f"pooled {format_number(float(maps.logits[k]), '.3f')}"],
+            f"class map of {name}",
+            " (winner)" if k == top else "",
+            _TOP_GRID if k == top else _RAW_GRID,
+        )
+        for k, name in enumerate(maps.classifier.class_names)
+    ]
+    return stack(make_tiles(tiles, "7.5rem"), make_color_bar(scale, "logits a position"))
+
+
+def draw_average_maps(maps: Mapping[str, tuple[NDArray[Any], int]]) -> str:
+    """Draw the raw grid of one average class map of each run; as HTML.
+
+    Args:
+        maps: label of the run -> its average class maps (K, h, w), in logits, and the class to draw. All classes of a
+            run share one scale.
+    """
+    tiles = []
+    for label, (values, k) in maps.items():
+        scale, total = common_scale([values]), format_number(float(values[k].sum()), "+.3g")
+        image = encode_image(grid_image(values[k], scale), exact=True)
+        lines = [f"scale \N{PLUS-MINUS SIGN}{scale:.3g} logits a position", f"sum {total} logits"]
+        tiles.append(Tile(image, label, lines, f"class map of {label}", style=_RAW_GRID))
+    return make_tiles(tiles, "8.5rem")

@@ -15,7 +15,6 @@ from inspector.ui.state import cache
 from inspector.ui.state.sidebar import NetworkChoice
 
 _SIDE = 480  # longer side of a picture, in pixels
-_OPACITY = 0.85
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def compute_requests(requests: Sequence[MapRequest]) -> list[tuple[str, ClassMap
             with st.spinner(f"Computing the class maps of {photo.name} by {network.name}, {progress} ..."):
                 maps = cache.class_maps_of(network.key, photo.sha256, photo.name, request.scale, photo, network.load)
         except InspectorError as error:
-            st.warning(f"{html.plain_text(request.title)}: {error}", icon=":material/warning:")
+            st.warning(f"{html.escape_markdown(request.title)}: {error}", icon=":material/warning:")
         else:
             computed.append((request.title, maps))
     return computed
@@ -73,25 +72,34 @@ def show_map_columns(
     tiles = [_draw_column(column, scale, smooth) for column in columns]
     if photo_line is not None:
         tiles.insert(0, _draw_photo(columns[0].maps, photo_line))
-    st.html(html.tiles(tiles, "clamp(10rem, 13vw, 20rem)"))
+    st.html(html.make_tiles(tiles, "clamp(10rem, 13vw, 20rem)"))
     if scale is not None:
-        st.html(html.colour_bar(scale, "logits per cell, the same scale for all maps"))
+        st.html(html.make_color_bar(scale, "logits per cell, the same scale for all maps"))
 
 
-def _draw_photo(maps: ClassMaps, line: str) -> tuple[bytes, str, str, str]:
+def _draw_photo(maps: ClassMaps, line: str) -> html.Tile:
     assert maps.view is not None, "the app shows photos only"
     photo = maps.view.photo
     image = html.encode_image(dimmed_photo(photo, maps.view.crop, _SIDE), needs_lossless(photo.size))
-    return image, photo.name, line, f"photo {photo.name}"
+    return html.Tile(image, photo.name, [line], f"photo {photo.name}")
 
 
-def _draw_column(column: MapColumn, scale: float | None, smooth: bool) -> tuple[bytes, str, str, str]:
-    """Return image, title, line and alternative text of one class map; without a scale it has its own."""
+def _draw_column(column: MapColumn, scale: float | None, smooth: bool) -> html.Tile:
+    """Draw one class map, on its own scale where none is given."""
     maps, class_map = column.maps, column.class_map
+    assert maps.view is not None, "the app shows photos only"
     own_scale = common_scale([class_map.values])
-    (image,) = html.draw_overlays(maps, [class_map], _SIDE, own_scale if scale is None else scale, smooth, _OPACITY)
+    image = html.encode_map_on_photo(
+        class_map.values,
+        maps.view.photo,
+        maps.view.crop,
+        maps.classifier.receptive_field,
+        _SIDE,
+        own_scale if scale is None else scale,
+        smooth,
+    )
     alt = f"class map of {column.title}: {class_map.title}"
-    return image, column.title, " \N{MIDDLE DOT} ".join(_list_numbers(column, own_scale, scale is None)), alt
+    return html.Tile(image, column.title, list(_list_numbers(column, own_scale, scale is None)), alt)
 
 
 def _list_numbers(column: MapColumn, own_scale: float, with_scale: bool) -> Iterator[str]:

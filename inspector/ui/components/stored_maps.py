@@ -1,74 +1,75 @@
-"""Pictures of stored class maps: over their photos where these are still there and as they were, else as grids."""
+"""Pictures of stored class maps: over their photos, where these are still there and unchanged, else as raw grids."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
 import streamlit as st
+from numpy.typing import ArrayLike
 
-from inspector.datasets.results import Results, StoredImage, read_stored_image
+from inspector.datasets.results import Results, StoredImage
+from inspector.datasets.results import read_stored_image as read_row
+from inspector.datasets.stored_maps import make_crop, read_receptive_field
 from inspector.errors import InspectorError
 from inspector.images.photo import Photo, read_image
+from inspector.output.overlay import common_scale, grid_image
 from inspector.ui.components import html
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
-_GRID = 336  # pixels of the longer side of a grid, about
+_GRID = 336  # longer side of a raw grid, in pixels, about
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-def roots() -> list[Path] | None:
-    """The folders below which visitors may open results and photos: $INSPECTOR_DATA; None where there is no limit.
+def allowed_folders() -> list[Path] | None:
+    """Return the folders from which visitors may open results and photos; None if all are allowed.
 
-    Unless said, an app that serves this machine only has no limit, and one that serves others the folder it runs in.
+    They are those of $INSPECTOR_DATA. Without it, an app that serves only this machine allows all folders, and an app
+    that serves others allows the folder that it runs in.
     """
-    if chosen := os.environ.get("INSPECTOR_DATA"):
-        return [Path(folder) for folder in chosen.split(os.pathsep) if folder]
+    if names := os.environ.get("INSPECTOR_DATA"):
+        return [Path(name) for name in names.split(os.pathsep) if name]
     return None if st.get_option("server.address") in _LOOPBACK else [Path()]
 
 
 def may_open(path: Path) -> bool:
-    """Whether a path lies below one of the roots, also where links lead."""
-    allowed = roots()
+    """Tell whether a path lies in one of the allowed folders, links followed."""
+    allowed = allowed_folders()
     try:
-        return allowed is None or any(path.resolve().is_relative_to(root.resolve()) for root in allowed)
+        return allowed is None or any(path.resolve().is_relative_to(folder.resolve()) for folder in allowed)
     except (OSError, ValueError, RuntimeError):
         return False
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
-def stored_image(folder: Path, changed: int, part: str, row_group: int, row: int, _results: Results) -> StoredImage:
-    return read_stored_image(_results, part, row_group, row)
+def read_stored_image(
+    folder: Path, changed: int, part: str, row_group: int, row: int, _results: Results
+) -> StoredImage:
+    """Read one row of a folder of results, `changed` at that time."""
+    return read_row(_results, part, row_group, row)
 
 
-def picture(results: Results, stored: StoredImage, values: "ArrayLike", side: int) -> tuple[bytes, str]:
-    """A map over its photo, the longer side `side` pixels, or as its grid; and why it is no photo, if it is none."""
-    from inspector.datasets.stored_maps import make_crop, read_receptive_field
-    from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo, needs_lossless
+def draw_stored_map(results: Results, stored: StoredImage, values: ArrayLike, side: int) -> tuple[bytes, str]:
+    """Draw a stored map (h, w) over its photo, the longer side with `side` pixels, or as its raw grid.
 
-    photo, why = _photo(results, stored)
+    Returns:
+        The encoded image, and why the photo is missing; "" if it is there.
+    """
+    photo, reason = _find_photo(results, stored)
+    scale = common_scale([values])
     if photo is None:
-        return grid(values, common_scale([values])), why
+        return draw_raw_grid(values, scale), reason
     crop, field = make_crop(photo.size, stored.box, results), read_receptive_field(results)
-    canvas = dimmed_photo(photo, crop, side)
-    image = draw_map_on_photo(canvas, crop, values, field, common_scale([values]))
-    return html.encode_image(image, needs_lossless(photo.size)), ""
+    return html.encode_map_on_photo(values, photo, crop, field, side, scale), ""
 
 
-def grid(values: "ArrayLike", scale: float) -> bytes:
-    """A map as its cells, large enough that browsers do not blur them."""
-    import numpy as np
-
-    from inspector.output.overlay import grid_image
-
+def draw_raw_grid(values: ArrayLike, scale: float) -> bytes:
+    """Draw the cells of a map, large enough that browsers do not blur them."""
     cells = grid_image(values, scale)
     factor = max(1, _GRID // max(cells.shape[:2]))
     return html.encode_image(np.kron(cells, np.ones((factor, factor, 1), np.uint8)), exact=True)
 
 
-def _photo(results: Results, stored: StoredImage) -> tuple[Photo | None, str]:
+def _find_photo(results: Results, stored: StoredImage) -> tuple[Photo | None, str]:
+    """Return the photo of a stored map, or None and the reason."""
     source = results.about.get("source")
     named = Path(stored.path)
     places = [named] if not isinstance(source, str) or named.is_absolute() else [named, Path(source) / named]
@@ -91,16 +92,3 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
-
-
-def numbers(told: Sequence[tuple[str, str]]) -> str:
-    """Names and values side by side, as many in a row as there is room for."""
-    from html import escape
-
-    cells = "".join(
-        f'<div><div style="font-size: .8rem; opacity: .7">{escape(name)}</div>'
-        f'<div style="font-size: 1.15rem; overflow-wrap: anywhere">{escape(value)}</div></div>'
-        for name, value in told
-    )
-    columns = "repeat(auto-fill, minmax(min(100%, 11rem), 1fr))"
-    return f'<div style="display: grid; gap: .9rem 1.4rem; grid-template-columns: {columns}">{cells}</div>'

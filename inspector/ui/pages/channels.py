@@ -20,7 +20,7 @@ from inspector.images.photo import MAX_BYTES
 from inspector.output.overlay import common_scale
 from inspector.output.text import format_number
 from inspector.ui.components import html
-from inspector.ui.components.channel_grid import activation_bar, photo_tiles
+from inspector.ui.components.channel_grid import make_photo_tiles
 from inspector.ui.components.contribution_chart import contribution_chart
 from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_frame, show_maps
 from inspector.ui.components.messages import show_errors
@@ -155,7 +155,7 @@ def _show_channel(maps: ClassMaps, contributions: ChannelContributions, channel:
     frame = make_frame(values.shape, view, maps.classifier.receptive_field, _SIDE, smooth)
     drawing = MapDrawing(encode_cells(values, scale), f"channel {channel} on the photo")
     show_maps(keys.CHANNEL_MAP, view, frame, [drawing])
-    st.html(activation_bar(scale, bool((values < 0).any())))
+    st.html(html.make_activation_bar(scale, bool((values < 0).any())))
     contribution = _format(float(contributions.parts[channel]))
     if contributions.weight is None:
         st.markdown(f"It adds **{contribution}** logits. Every cell has a weight of its own.")
@@ -171,11 +171,12 @@ def _show_channel(maps: ClassMaps, contributions: ChannelContributions, channel:
         )
     rank = contributions.order.tolist().index(channel) + 1
     st.caption(
-        f"Rank {rank} of {len(contributions.parts)} by absolute contribution to {html.plain_text(contributions.title)}."
+        f"Rank {rank} of {len(contributions.parts)} by absolute contribution to "
+        f"{html.escape_markdown(contributions.title)}."
     )
     highest = classes_with_highest_weight(maps, channel, 5)
     if highest and not maps.classifier.head.per_class:
-        names = ", ".join(f"{html.plain_text(name)} ({_format(weight, 3)})" for _, name, weight in highest)
+        names = ", ".join(f"{html.escape_markdown(name)} ({_format(weight, 3)})" for _, name, weight in highest)
         st.markdown(f"**Classes with the highest weight for this channel**: {names}")
 
 
@@ -206,14 +207,14 @@ def _show_photos(network: NetworkChoice, channel: int) -> None:
     if errors:
         title = "One file was skipped" if len(errors) == 1 else f"{len(errors)} files were skipped"
         with st.expander(title, icon=":material/warning:"):
-            st.markdown("\n".join(f"- {html.plain_text(error)}" for error in errors))
+            st.markdown("\n".join(f"- {html.escape_markdown(error)}" for error in errors))
     if photos:
         best = sorted(photos, key=lambda photo: -float(photo.pooled[channel]))[:TILES]
         st.caption(
             f"The highest {len(best)} of {len(photos)} photos, all on one scale. Of each photo, only the part that the "
             "network sees is shown."
         )
-        st.html(photo_tiles(best, channel, network.load().receptive_field))
+        st.html(make_photo_tiles(best, channel, network.load().receptive_field))
 
 
 def _read_channels(network: NetworkChoice, uploads: Sequence[UploadedFile]) -> tuple[list[PhotoChannels], list[str]]:

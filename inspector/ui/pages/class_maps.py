@@ -136,7 +136,7 @@ def _draw_map(shown: ShownMaps) -> tuple[photo.Picture, str]:
     assert maps.view is not None, "the app shows photos only"
     side = _longer_side(maps)
     grids = {
-        j: photo.Map(f"class map: {one.title}", one.values, encode_cells(one.values, selection.scale))
+        j: photo.PhotoMap(f"class map: {one.title}", one.values, encode_cells(one.values, selection.scale))
         for j, one in shown.class_maps.items()
     }
     frame = make_frame(
@@ -147,7 +147,7 @@ def _draw_map(shown: ShownMaps) -> tuple[photo.Picture, str]:
         note_of = shown.decisions.votes.flatten().tolist()
         notes = [f", maximum of {votes} channel{'' if votes == 1 else 's'}" for votes in range(max(note_of) + 1)]
     picture = _make_picture(shown, make_photo_url(maps.view, side), grids, frame, notes, note_of)
-    return picture, html.colour_bar(
+    return picture, html.make_color_bar(
         selection.scale, f"logits per cell: {maps.describe_reading(selection.dense, selection.against)}"
     )
 
@@ -157,13 +157,13 @@ def _draw_winners(shown: ShownMaps) -> tuple[photo.Picture, str]:
     maps = shown.maps
     winners = find_winners(maps)
     image = html.draw_winning_classes(maps, winners, _longer_side(maps), shown.selection.opacity)
-    grids = {shown.selection.k: photo.Map("winning classes", winners.values, None)}
+    grids = {shown.selection.k: photo.PhotoMap("winning classes", winners.values, None)}
     # The last note is for cells where all classes are equal: their class is -1.
     notes = [f" for {maps.classifier.class_names[j]}" for j in winners.classes] + [": no class wins"]
     place = {j: i for i, j in enumerate(winners.classes)}
     note_of = [place.get(j, len(notes) - 1) for j in winners.grid.flatten().tolist()]
     picture = _make_picture(shown, html.make_data_url(image), grids, None, notes, note_of)
-    return picture, html.winners_legend(maps, winners)
+    return picture, html.make_class_legend(maps, winners)
 
 
 def _longer_side(maps: ClassMaps) -> int:
@@ -176,7 +176,7 @@ def _longer_side(maps: ClassMaps) -> int:
 def _make_picture(
     shown: ShownMaps,
     image: str,
-    grids: Mapping[int, photo.Map],
+    grids: Mapping[int, photo.PhotoMap],
     frame: Frame | None,
     notes: list[str],
     note_of: list[int],

@@ -66,7 +66,7 @@ def show_cell(shown: ShownMaps, cell: Cell) -> None:
 
 
 def _escape_name(shown: ShownMaps) -> str:
-    return html.plain_text(shown.maps.classifier.class_names[shown.selection.k])
+    return html.escape_markdown(shown.maps.classifier.class_names[shown.selection.k])
 
 
 def _show_classes(maps: ClassMaps, inspected: Position) -> None:

@@ -67,7 +67,7 @@ def _choose_networks(network: NetworkChoice, photo: Photo, scale: float | None) 
     offered, same_classes = list_choices(), _list_same_classes(network)
     # The box keeps its networks when the first network becomes one of them.
     names = st.multiselect(
-        f"{html.plain_text(network.name)} and",
+        f"{html.escape_markdown(network.name)} and",
         list(offered),
         default=same_classes[: MAX_NETWORKS - 1],
         key=keys.COMPARED_NETWORKS,
@@ -233,4 +233,4 @@ def _show_similarity(columns: Sequence[MapColumn]) -> None:
             "up to a common factor; the rank correlation compares only their order."
         )
     if other_grids:
-        st.caption(html.plain_text(f"Not compared, because their grids differ: {'; '.join(other_grids)}."))
+        st.caption(html.escape_markdown(f"Not compared, because their grids differ: {'; '.join(other_grids)}."))

@@ -43,7 +43,7 @@ def show() -> None:
         results = _open(typed.strip())
         survey = _survey(results)
         with st.sidebar:
-            st.caption(f"{html.plain_text(survey.network)}, {len(survey.class_names):,} classes")
+            st.caption(f"{html.escape_markdown(survey.network)}, {len(survey.class_names):,} classes")
         _overview(survey)
         _images(results, survey)
         dataset_panels.average_maps(survey)
@@ -58,7 +58,7 @@ def show() -> None:
 def _open(typed: str) -> Results:
     folder = Path(typed).expanduser()
     if not stored_maps.may_open(folder):
-        below = " or ".join(str(root.resolve()) for root in stored_maps.roots() or ())
+        below = " or ".join(str(root.resolve()) for root in stored_maps.allowed_folders() or ())
         raise InspectorError(f"This app opens folders below {below} only; $INSPECTOR_DATA names others to it.")
     with st.spinner("Opening the results ..."):
         try:
@@ -95,7 +95,7 @@ def _kept(out: Path, changed: int) -> DatasetSummary:
 
 
 def _overview(survey: DatasetSummary) -> None:
-    st.html(stored_maps.numbers(survey.describe()))
+    st.html(html.make_value_list(survey.describe()))
 
 
 @st.fragment
@@ -217,7 +217,7 @@ def _table(survey: DatasetSummary, rows: Sequence[dict[str, Any]]) -> None:
 
 def _image(results: Results, survey: DatasetSummary, row: dict[str, Any]) -> None:
     """One image with the class maps that are stored of it."""
-    st.markdown(f"**{html.plain_text(Path(row['path']).name)}**  \n{html.plain_text(row['path'])}")
+    st.markdown(f"**{html.escape_markdown(Path(row['path']).name)}**  \n{html.escape_markdown(row['path'])}")
     if row["error"] is not None:
         st.error(row["error"], icon=":material/error:")
         return
@@ -225,18 +225,22 @@ def _image(results: Results, survey: DatasetSummary, row: dict[str, Any]) -> Non
     names = survey.class_names
     titles = {k: label_names(names)[k] for k in stored.maps}
     k = st.radio(
-        "Class map of", list(titles), format_func=lambda k: html.plain_text(titles[k]), horizontal=True,
+        "Class map of", list(titles), format_func=lambda k: html.escape_markdown(titles[k]), horizontal=True,
         key=f"class_of_{row['index']}",
     )  # fmt: skip
-    image, why = stored_maps.picture(results, stored, stored.maps[k], _SIDE)
-    st.html(html.tiles([(image, names[k], _equation(stored, k), f"class map of {names[k]}")], "min(100%, 24rem)"))
+    image, why = stored_maps.draw_stored_map(results, stored, stored.maps[k], _SIDE)
+    st.html(
+        html.make_tiles(
+            [html.Tile(image, names[k], [_equation(stored, k)], f"class map of {names[k]}")], "min(100%, 24rem)"
+        )
+    )
     if why:
         st.caption(why)
-    label = "no label" if row["label"] is None else f"label {html.plain_text(row['label'])}"
+    label = "no label" if row["label"] is None else f"label {html.escape_markdown(row['label'])}"
     if row["label_rank"] is not None:
         label += f", number {row['label_rank'] + 1} with {row['label_probability']:.1%}"
     st.caption(
-        f"{label}; likeliest {html.plain_text(names[row['predicted']])} with {row['probability']:.1%}; "
+        f"{label}; likeliest {html.escape_markdown(names[row['predicted']])} with {row['probability']:.1%}; "
         f"{row['verdict']}, largest miss {row['residual']:.1e} logits"
     )
 

@@ -30,7 +30,7 @@ def average_maps(survey: DatasetSummary) -> None:
     heading = st.empty()
     often = int(survey.predicted.counts.argmax())
     title = st.selectbox("Class", titles, index=often, key="average", bind="query-params", width=280)
-    heading.subheader(f"Where does the network look for {html.plain_text(title)}?", anchor=False)
+    heading.subheader(f"Where does the network look for {html.escape_markdown(title)}?", anchor=False)
     k = titles.index(title)
     kinds = {"taken for it": survey.predicted, "labelled so": survey.labeled}
     known = {f"{what}: {maps.counts[k]:,} images": maps for what, maps in kinds.items() if maps.counts[k]}
@@ -59,9 +59,9 @@ def confusions(survey: DatasetSummary) -> None:
         true, predicted = survey.pairs[n]
         name = f"{survey.class_names[true]} taken for {survey.class_names[predicted]}"
         line = f"{survey.contrasts.counts[n]:,} of {survey.labeled.counts[true]:,} images"
-        tiles.append((stored_maps.grid(values, scale), name, line, f"contrast map of {name}"))
-    st.html(html.tiles(tiles))
-    st.html(html.colour_bar(scale, "logits a position for the class that was taken and against the label"))
+        tiles.append(html.Tile(stored_maps.draw_raw_grid(values, scale), name, [line], f"contrast map of {name}"))
+    st.html(html.make_tiles(tiles))
+    st.html(html.make_color_bar(scale, "logits a position for the class that was taken and against the label"))
     st.caption(
         "The map of the class that was taken less that of the label, the mean over their images, on one scale: red is "
         "where the mistake comes from."
@@ -78,21 +78,23 @@ def gallery(results: Results, survey: DatasetSummary) -> None:
     try:
         with st.spinner("Drawing ..."):
             rows = dataset_index.list_extremes(survey.index, column, descending, _TILES)
-            st.html(html.tiles([_tile(results, survey, row, column) for row in rows], "clamp(9rem, 13vw, 14rem)"))
+            st.html(html.make_tiles([_tile(results, survey, row, column) for row in rows], "clamp(9rem, 13vw, 14rem)"))
     except InspectorError as error:
         st.error(str(error), icon=":material/error:")
 
 
-def _tile(results: Results, survey: DatasetSummary, row: dict[str, Any], column: str) -> tuple[bytes, str, str, str]:
+def _tile(results: Results, survey: DatasetSummary, row: dict[str, Any], column: str) -> html.Tile:
     stored = stored_of(results, survey, row)
-    image, _ = stored_maps.picture(results, stored, stored.maps[row["predicted"]], _SMALL)
+    image, _ = stored_maps.draw_stored_map(results, stored, stored.maps[row["predicted"]], _SMALL)
     value = f"{row[column]:.1f} positions" if column == "positions" else f"{row[column]:.0%} at the border"
     name = survey.class_names[row["predicted"]]
-    return image, name, f"{value}, number {row['index']}", f"class map of {name} over {Path(row['path']).name}"
+    return html.Tile(
+        image, name, [f"{value}, number {row['index']}"], f"class map of {name} over {Path(row['path']).name}"
+    )
 
 
 def stored_of(results: Results, survey: DatasetSummary, row: dict[str, Any]) -> StoredImage:
     """What is kept of an image of the index."""
     changed = cache.changed(survey.index)
     place = row["part"], row["row_group"], row["row"]
-    return stored_maps.stored_image(results.folder, changed, *place, results)
+    return stored_maps.read_stored_image(results.folder, changed, *place, results)

@@ -13,7 +13,8 @@ from inspector.analysis.layers import (
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.tracing.layer_trace import Layer
 from inspector.output.overlay import common_scale
-from inspector.ui.components.channel_grid import activation_bar, show_channel_grid
+from inspector.ui.components import html
+from inspector.ui.components.channel_grid import show_channel_grid
 from inspector.ui.components.messages import show_errors
 from inspector.ui.pages.layers_panels import (
     CONTRIBUTION,
@@ -197,7 +198,7 @@ def _show_channels(key: cache.MapsKey, maps: ClassMaps, layer_maps: LayerMaps, s
         tiles = [make_tile(shown, c) for c in on_page]
         show_channel_grid(layer_maps.maps[on_page], tiles, scale, channel, f"Feature maps of {label}")
         if scale is not None:
-            st.html(activation_bar(scale, layer_maps.signed))
+            st.html(html.make_activation_bar(scale, layer_maps.signed))
 
 
 def _sort_channels(shown: ShownLayer) -> list[int]:

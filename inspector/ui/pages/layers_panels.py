@@ -11,7 +11,7 @@ from inspector.explain.tracing.layer_trace import Layer
 from inspector.output.overlay import common_scale
 from inspector.output.text import format_number
 from inspector.ui.components import html
-from inspector.ui.components.channel_grid import Tile, activation_bar
+from inspector.ui.components.channel_grid import ChannelTile
 from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_frame, show_maps
 from inspector.ui.state import cache, keys
 
@@ -47,7 +47,7 @@ class ShownLayer:
     def class_name(self) -> str:
         """Name of the class of the contributions, as Markdown."""
         assert self.selection.k is not None, "there is a class where there are contributions"
-        return html.plain_text(self.maps.classifier.class_names[self.selection.k])
+        return html.escape_markdown(self.maps.classifier.class_names[self.selection.k])
 
 
 def describe_layer(shown: ShownLayer) -> str:
@@ -79,7 +79,7 @@ def describe_layer(shown: ShownLayer) -> str:
     return " ".join(sentences)
 
 
-def make_tile(shown: ShownLayer, channel: int) -> Tile:
+def make_tile(shown: ShownLayer, channel: int) -> ChannelTile:
     """Return what stands below the map of a channel in the grid."""
     statistics, order = shown.statistics, shown.selection.order
     if order == CONTRIBUTION and shown.contributions is not None:
@@ -93,7 +93,7 @@ def make_tile(shown: ShownLayer, channel: int) -> Tile:
     elif saturated:
         mark = f"{saturated:.0%} at {format_number(shown.layer_maps.layer.ceiling or 0)}"
     label = f"channel {channel}, {order if order != INDEX else MEAN} {value}"
-    return Tile(channel, value, mark, label + (f", {mark}" if mark else ""))
+    return ChannelTile(channel, value, mark, label + (f", {mark}" if mark else ""))
 
 
 def show_channel(shown: ShownLayer, channel: int, on_page: Sequence[int]) -> None:
@@ -107,10 +107,10 @@ def show_channel(shown: ShownLayer, channel: int, on_page: Sequence[int]) -> Non
 
     st.subheader(f"Channel {channel}", anchor=False)
     frame = make_frame(grids[channel].shape, layer_maps.view, layer_maps.receptive_field, _SIDE, shown.selection.smooth)
-    ahead = {c: draw(c) for c in on_page} if grids[channel].size <= _SMALL else {}
-    show_maps(keys.CHANNEL_MAP, layer_maps.view, frame, [draw(channel)], ahead=ahead)
+    previews = {c: draw(c) for c in on_page} if grids[channel].size <= _SMALL else {}
+    show_maps(keys.CHANNEL_MAP, layer_maps.view, frame, [draw(channel)], previews=previews)
     scale = common_scale([grids[channel]]) if shown.scale is None else shown.scale
-    st.html(activation_bar(scale, layer_maps.signed))
+    st.html(html.make_activation_bar(scale, layer_maps.signed))
     st.markdown(", ".join(_list_statistics(shown, channel)))
 
 

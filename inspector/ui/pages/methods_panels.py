@@ -13,8 +13,8 @@ from inspector.analysis.randomization import ALL, LAST, Randomized
 from inspector.explain.class_maps import ClassMaps
 from inspector.output.overlay import common_scale, robust_scale
 from inspector.output.text import format_mean_and_deviation, format_number
-from inspector.ui.components.channel_grid import over_photo
 from inspector.ui.components.faithfulness_chart import faithfulness_chart
+from inspector.ui.components.html import encode_map_on_photo
 from inspector.ui.components.method_tiles import MethodTile, make_method_grid
 from inspector.ui.state import cache, keys
 from inspector.ui.state.jobs import Task
@@ -74,7 +74,9 @@ def _draw_map(maps: ClassMaps, attribution: Attribution) -> tuple[bytes, float]:
     assert maps.view is not None, "the app shows photos only"
     values = attribution.values.numpy(force=True)
     scale = common_scale([values]) if METHODS[attribution.name].grid == "cells" else robust_scale(values)
-    return over_photo(attribution.values, maps.view, attribution.field, _SIDE, scale, True), scale
+    return encode_map_on_photo(
+        attribution.values, maps.view.photo, maps.view.crop, attribution.field, _SIDE, scale
+    ), scale
 
 
 def _list_numbers(attribution: Attribution, scale: float) -> Iterator[str]:

@@ -127,7 +127,7 @@ def _choose_runs(experiments: Mapping[str, tuple[RunGroup, ...]]) -> tuple[list[
         selection_mode="multi",
         default=labels[: charts.MOST_RUNS],
         key=f"runs_{experiment}",
-        format_func=html.plain_text,
+        format_func=html.escape_markdown,
         bind="query-params",
         help="One per recipe, with all its seeds.",
     )
@@ -236,7 +236,7 @@ def _show_average_maps(maps: Mapping[str, NDArray[Any]], names: Mapping[str, tup
     all_names = list(dict.fromkeys(name for of_run in names.values() for name in of_run))
     heading = st.empty()
     name = st.selectbox("Class", all_names, key=keys.RUNS_CLASS, bind="query-params", width=280)
-    heading.subheader(f"Average class map of {html.plain_text(name)}", anchor=False)
+    heading.subheader(f"Average class map of {html.escape_markdown(name)}", anchor=False)
     with st.spinner("Drawing ..."):
         chosen = {label: (maps[label], of_run.index(name)) for label, of_run in names.items() if name in of_run}
         st.html(html.draw_average_maps(chosen))

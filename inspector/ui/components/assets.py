@@ -1,0 +1,52 @@
+"""Read the front end: the JavaScript, CSS and HTML of the components, and the templates of HTML fragments."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from inspector.output.templates import make_environment
+
+_FOLDER = Path(__file__).parent / "frontend"
+_IMPORT = re.compile(r'^import \{[^}]*\} from "\./([\w.]+)";\n', re.MULTILINE)
+
+
+def make_component(name: str) -> Any:
+    """Register a component of Streamlit from frontend/NAME.html, NAME.css and NAME.js."""
+    return st.components.v2.component(
+        f"inspector.{name}",
+        html=_read(f"{name}.html"),
+        css=_read(f"{name}.css"),
+        js=bundle_javascript(f"{name}.js"),
+        isolate_styles=False,
+    )
+
+
+def bundle_javascript(name: str) -> str:
+    """Join a module of frontend/ with the modules that it imports.
+
+    Streamlit takes one string per component, which can import nothing from beside it. So the imported modules stand
+    before the module, without their ``export``; all names at the top of these modules have to differ.
+    """
+    modules: dict[str, str] = {}
+
+    def add(file: str) -> None:
+        if file not in modules:
+            text = _read(file)
+            for imported in _IMPORT.findall(text):
+                add(imported)
+            modules[file] = _IMPORT.sub("", text)
+
+    add(name)
+    *imported, entry = modules.values()
+    return "\n".join([*(re.sub(r"^export ", "", text, flags=re.MULTILINE) for text in imported), entry])
+
+
+def render_fragment(name: str, **values: Any) -> str:
+    """Fill in a template of frontend/; every value is escaped."""
+    return make_environment("inspector.ui.components", "frontend").get_template(name).render(values)
+
+
+def _read(name: str) -> str:
+    return (_FOLDER / name).read_text("utf-8")

@@ -1,0 +1,70 @@
+// Feature maps as a grid of small pictures, cut from one image, that is clicked or walked with the arrow keys.
+
+import { makeElement, setChildCount } from "./elements.js";
+import { moveInList } from "./list_keys.js";
+
+const KEY_DELAY = 120; // milliseconds: a key that is held down reports where it comes to rest
+
+const makeTile = () => makeElement(
+  "button", { type: "button", role: "option" }, makeElement("canvas"), makeElement("span"), makeElement("span"),
+);
+
+export default function ({ data, parentElement, setTriggerValue }) {
+  const grid = parentElement.querySelector(".inspector-channels");
+  const { tiles, tile_size: [height, width], columns } = data;
+  grid.setAttribute("aria-label", data.label);
+  setChildCount(grid, tiles.length, makeTile);
+  const buttons = [...grid.children];
+  const mark = channel => {
+    const known = tiles.some(tile => tile.channel === channel);
+    buttons.forEach((button, i) => {
+      const chosen = tiles[i].channel === channel;
+      button.setAttribute("aria-selected", chosen);
+      // The Tab key stops once for all of them.
+      button.tabIndex = chosen || (!known && i === 0) ? 0 : -1;
+    });
+  };
+  const choose = (i, delay) => {
+    const { channel } = tiles[i];
+    mark(channel);
+    buttons[i].focus();
+    // The large map draws the channel at once, before the server is asked.
+    document.dispatchEvent(new CustomEvent("inspector-channel", { detail: String(channel) }));
+    clearTimeout(grid.timer);
+    grid.timer = setTimeout(() => setTriggerValue("chosen", channel), delay);
+  };
+  buttons.forEach((button, i) => {
+    const { channel, line, mark: warning, label } = tiles[i], [, number, text] = button.children;
+    button.className = warning === "dead" ? "dead" : "";
+    button.setAttribute("aria-label", label);
+    button.title = label;
+    number.textContent = channel;
+    text.className = warning ? "line mark" : "line";
+    text.textContent = warning || line;
+    button.onclick = () => choose(i, 0);
+    button.onkeydown = event => {
+      const across = getComputedStyle(grid).gridTemplateColumns.split(" ").length;
+      const next = moveInList(event.key, i, tiles.length, across);
+      if (next === null) return;
+      event.preventDefault();
+      event.stopPropagation();
+      choose(next, KEY_DELAY);
+    };
+  });
+  mark(data.chosen);
+  if (grid.drawn === data.image) return;
+  grid.drawn = data.image;
+  const mosaic = new Image();
+  mosaic.onload = () => {
+    // The image of a later run may have arrived first.
+    if (grid.drawn !== data.image) return;
+    buttons.forEach((button, i) => {
+      const canvas = button.firstChild;
+      canvas.width = width;
+      canvas.height = height;
+      const x = (i % columns) * width, y = Math.floor(i / columns) * height;
+      canvas.getContext("2d").drawImage(mosaic, x, y, width, height, 0, 0, width, height);
+    });
+  };
+  mosaic.src = data.image;
+}

@@ -1,0 +1,47 @@
+// The top classes as a list that is clicked or walked with the arrow keys.
+
+import { makeElement, setChildCount } from "./elements.js";
+import { moveInList } from "./list_keys.js";
+import { formatPercent } from "./numbers.js";
+
+const KEY_DELAY = 120; // milliseconds: a key that is held down reports where it comes to rest
+
+const makeRow = () => makeElement(
+  "button", { type: "button", role: "radio" }, makeElement("span", { class: "name" }),
+  makeElement("span", { class: "bar" }, makeElement("i"), makeElement("em")), makeElement("b"),
+);
+
+export default function ({ data, parentElement, setTriggerValue }) {
+  const list = parentElement.querySelector("[role=radiogroup]"), { rows } = data;
+  setChildCount(list, rows.length, makeRow);
+  const buttons = [...list.children];
+  const mark = chosen => buttons.forEach((button, i) => {
+    button.setAttribute("aria-checked", i === chosen);
+    button.tabIndex = i === chosen ? 0 : -1;
+  });
+  const choose = (i, delay) => {
+    mark(i);
+    buttons[i].focus();
+    // The photo draws the class at once, before the server is asked.
+    document.dispatchEvent(new CustomEvent("inspector-class", { detail: String(rows[i].k) }));
+    clearTimeout(list.timer);
+    list.timer = setTimeout(() => setTriggerValue("chosen", rows[i].k), delay);
+  };
+  buttons.forEach((button, i) => {
+    const { name, probability, logit } = rows[i], percent = formatPercent(probability);
+    button.querySelector(".name").textContent = name;
+    button.querySelector("i").style.setProperty("--part", percent);
+    button.querySelector("em").textContent = percent;
+    button.querySelector("b").textContent = logit;
+    button.setAttribute("aria-label", `${name}, probability ${percent}, logit ${logit}`);
+    button.onclick = () => choose(i, 0);
+    button.onkeydown = event => {
+      const next = moveInList(event.key, i, rows.length, 1);
+      if (next === null || event.ctrlKey || event.metaKey || event.altKey) return;
+      event.preventDefault();
+      event.stopPropagation();
+      choose(next, KEY_DELAY);
+    };
+  });
+  mark(rows.findIndex(row => row.k === data.chosen));
+}

@@ -1,0 +1,12 @@
+// Numbers as text, with a true minus sign.
+
+/** Three significant digits and a sign, as in "+0.12"; zero has no sign. */
+export function formatSigned(value) {
+  const text = String(Number(value.toPrecision(3))).replaceAll("-", "\u2212");
+  return value > 0 ? `+${text}` : text;
+}
+
+/** A share of 0 to 1 in percent, as in "12.5%". */
+export function formatPercent(share) {
+  return `${(100 * share).toFixed(1)}%`;
+}

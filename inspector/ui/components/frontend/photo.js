@@ -1,0 +1,121 @@
+// The photo with its class map: hovered, clicked and walked with the arrow keys.
+
+import {
+  describeCell, drawCell, drawCenter, drawReceptiveField, findCell, handleKey, isSameCell, keepOnGrid, toggleCell,
+} from "./cells.js";
+import { drawMap } from "./map_drawing.js";
+
+const KEY_DELAY = 120; // milliseconds: a key that is held down reports where it comes to rest
+
+export default function ({ data, parentElement, setStateValue }) {
+  const photo = parentElement.querySelector(".inspector-photo");
+  const line = parentElement.querySelector(".inspector-line");
+  const image = photo.querySelector("img"), canvas = photo.querySelector("canvas"), svg = photo.querySelector("svg");
+  const { rows, columns, height, width } = data;
+  // What was chosen in this browser stays through all runs of the page; a new revision carries the server's mask.
+  const state = (photo.inspector ??= {
+    chosen: data.start, masked: [], revision: null, hovered: null, timer: 0, serverClass: null, previewClass: null,
+    drawn: null, preview: null,
+  });
+  if (state.revision !== data.revision) {
+    state.revision = data.revision;
+    state.masked = data.masked;
+  }
+  state.chosen = keepOnGrid(state.chosen, rows, columns);
+  state.hovered = keepOnGrid(state.hovered, rows, columns);
+  // A class is shown before the server knows of it, until the server shows another class than before.
+  if (state.serverClass !== data.class) {
+    state.serverClass = data.class;
+    state.previewClass = null;
+  }
+
+  const paint = () => {
+    const { alt, values, cells } = data.maps[state.previewClass] ?? data.maps[data.class];
+    data.values = values;
+    photo.setAttribute("aria-label", `${alt}. ${data.keys}`);
+    // The element that carries the map has its name: screen readers read it once.
+    image.alt = cells ? "" : alt;
+    canvas.hidden = !cells;
+    canvas.setAttribute("aria-label", alt);
+    // Marks change far more often than the map, which is drawn only where it is another.
+    const drawn = cells && JSON.stringify([cells, data.frame]);
+    if (cells && state.drawn !== drawn) drawMap(canvas, data.frame, cells);
+    state.drawn = drawn;
+  };
+  const mark = () => {
+    const setPath = (name, path) => svg.querySelector(`.${name}`).setAttribute("d", path);
+    const { chosen, hovered, masked } = state;
+    const field = chosen ? drawReceptiveField(chosen, rows, columns) : "";
+    const cell = chosen ? drawCell(chosen, rows, columns) : "";
+    const center = chosen ? drawCenter(chosen, rows, columns) : "";
+    setPath("masked", data.masking ? masked.map(one => drawCell(one, rows, columns)).join("") : "");
+    setPath("field", field);
+    setPath("cell", cell);
+    setPath("halo", field + cell);
+    setPath("center", center);
+    setPath("center-halo", center);
+    setPath("hovered", hovered && !isSameCell(hovered, chosen) ? drawCell(hovered, rows, columns) : "");
+    const described = hovered || chosen;
+    line.textContent = described ? describeCell(described, data, masked) : data.hint;
+  };
+  const report = delay => {
+    clearTimeout(state.timer);
+    const chosen = { cell: state.chosen, revision: state.revision, masked: state.masked };
+    state.timer = setTimeout(() => setStateValue("chosen", chosen), delay);
+  };
+  const cellUnder = event => {
+    const frame = photo.getBoundingClientRect();
+    const x = (event.clientX - frame.left) * width / frame.width;
+    const y = (event.clientY - frame.top) * height / frame.height;
+    return findCell(x, y, rows, columns);
+  };
+
+  if (image.getAttribute("src") !== data.image) image.src = data.image;
+  photo.style.width = `${data.css_width}px`;
+  photo.style.aspectRatio = `${width} / ${height}`;
+  canvas.setAttribute("role", "img");
+  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+
+  photo.onpointermove = event => {
+    if (event.pointerType === "touch") return;
+    const cell = cellUnder(event);
+    if (isSameCell(cell, state.hovered)) return;
+    state.hovered = cell;
+    mark();
+    if (!cell) line.textContent = data.outside;
+  };
+  photo.onpointerleave = () => {
+    state.hovered = null;
+    mark();
+  };
+  photo.onclick = event => {
+    const cell = cellUnder(event);
+    if (!cell) return;
+    state.chosen = cell;
+    if (data.masking) state.masked = toggleCell(state.masked, cell);
+    mark();
+    report(0);
+  };
+  photo.onkeydown = event => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const next = handleKey(event.key, state, data);
+    if (!next) return;
+    event.preventDefault();
+    event.stopPropagation();
+    Object.assign(state, next, { hovered: null });
+    mark();
+    report(KEY_DELAY);
+  };
+  paint();
+  mark();
+
+  // Only the latest run listens: the handlers of earlier runs would draw their own maps first.
+  document.removeEventListener("inspector-class", state.preview);
+  state.preview = ({ detail }) => {
+    state.previewClass = detail in data.maps ? detail : null;
+    paint();
+    mark();
+  };
+  document.addEventListener("inspector-class", state.preview);
+  return () => document.removeEventListener("inspector-class", state.preview);
+}
