@@ -81,8 +81,7 @@ class ClassMaps:
 
     def top(self, count: int = 5) -> list[tuple[int, str, float]]:
         """(index, name, probability) of the classes with the highest logits, highest first."""
-        order = self.logits.argsort(descending=True, stable=True)[:count].tolist()
-        return [(k, self.classifier.class_names[k], float(self.probabilities[k])) for k in order]
+        return list_top_classes(self.classifier.class_names, self.logits, self.probabilities, count)
 
     @property
     def decomposition(self) -> Decomposition:
@@ -236,6 +235,14 @@ def class_maps(
     view = make_view(photo, classifier.preprocessing)
     (maps,) = class_maps_of_batch(classifier, classifier.inputs(view), [view])
     return maps
+
+
+def list_top_classes(
+    class_names: Sequence[str], logits: Tensor, probabilities: Tensor, count: int
+) -> list[tuple[int, str, float]]:
+    """Return (index, name, probability) of the `count` classes with the highest logits, highest first."""
+    order = logits.argsort(descending=True, stable=True)[:count].tolist()
+    return [(k, class_names[k], float(probabilities[k])) for k in order]
 
 
 def native_size(photo: Photo) -> tuple[int, int]:

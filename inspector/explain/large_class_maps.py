@@ -1,15 +1,16 @@
-"""The class maps of an image too large to pass through a network in one piece.
+"""Compute the class maps of an image too large to pass through a network in one piece.
 
-The network is run on tiles that overlap by as much as its positions see (`locality.py`), and of each tile only the
-positions are kept that are those of the one-piece pass. What is pooled is gathered on the way, in double precision:
+The network runs on tiles that overlap by as much as its cells see (`tiling.py`), and of each tile only those cells are
+kept that equal the cells of a pass over the whole image. Meanwhile the pooled values are accumulated, sums in double
+precision:
 
-    average   p[c] = (sum over tiles of the sum over their positions) / (h * w)
-    max       p[c] = the largest maximum of all tiles; of equal ones the first position of the whole grid, row by row
+    average   p[c] = (sum over tiles of the sum over their cells) / (h * w)
+    max       p[c] = the largest maximum of all tiles; of equal ones the first cell of the whole grid, row by row
 
-and handed to what follows the pooling in the network, which gives the logits. The likeliest classes are known only
-then. So with average pooling the feature maps of every tile wait in a temporary folder, 4 * C * h * w bytes, for the
-weights of these classes: a second pass over the image would take as long as the first. Max pooling needs its winners
-only.
+The network's own layers after the pooling turn them into logits. Only then are the classes with the highest logits
+known. So for average pooling the feature maps of every tile wait in a temporary folder, 4 * C * h * w bytes, for the
+weights of these classes: a second pass over the image would take as long as the first. Max pooling needs only the cells
+of its maxima.
 """
 
 import shutil
@@ -24,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from inspector.errors import HeadError, InspectorError
-from inspector.explain.class_maps import ClassMaps
+from inspector.explain.class_maps import ClassMaps, list_top_classes
 from inspector.explain.classifier import Classifier
 from inspector.explain.head import relative_error
 from inspector.explain.kinds import Pooling, Verdict
@@ -39,16 +40,15 @@ from inspector.images.preprocessing import Crop, View, make_whole_view
 
 @dataclass(frozen=True, eq=False)
 class LargeMaps:
-    """The logits of a large image, and some of them split over the positions of the last feature maps."""
+    """The logits of a large image, and the class maps of some classes."""
 
     values: Tensor  # (k, h, w), in logits: of the chosen classes only
     classes: tuple[int, ...]  # k of them, in the order of `values`
     bias: Tensor  # (k,)
-    logits: Tensor  # (K,), as what follows the pooling in the network gave them
+    logits: Tensor  # (K,), computed by the network's layers after the pooling
     probabilities: Tensor  # (K,)
-    residual: (
-        float  # the largest |weight @ pooled + bias - logit| of all classes and |values.sum() + ...| of the chosen
-    )
+    # The largest |weight @ pooled + bias - logit| of all classes and |values.sum() + bias - logit| of the chosen ones.
+    residual: float
     verdict: Verdict
     tiling: Tiling  # how the image was cut, and the proof that it may be
     tiles: int
@@ -57,16 +57,22 @@ class LargeMaps:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """h, w of the feature maps."""
+        """(h, w) of the feature maps."""
         return self.tiling.y.positions, self.tiling.x.positions
 
     def top(self, count: int = 5) -> list[tuple[int, str, float]]:
-        """(index, name, probability) of the classes with the highest logits, highest first."""
-        order = self.logits.argsort(descending=True, stable=True)[:count].tolist()
-        return [(k, self.classifier.class_names[k], float(self.probabilities[k])) for k in order]
+        """Return (index, name, probability) of the classes with the highest logits, highest first."""
+        return list_top_classes(self.classifier.class_names, self.logits, self.probabilities, count)
 
     def reduced(self, side: int = 2000) -> ClassMaps:
-        """The chosen classes, numbered 0 to k - 1, over the image reduced to at most `side` pixels: to draw them."""
+        """Return the class maps over a reduced image, to draw them.
+
+        Args:
+            side: the longer side of the reduced image has at most so many pixels.
+
+        Returns:
+            ClassMaps of the chosen classes only, numbered 0 to k - 1.
+        """
         pixels, factor = self.image.preview(side)
         (height, width), chosen = self.image.size, list(self.classes)
         photo = Photo(pixels, self.image.name, "", (f"Shown at 1/{factor} of its size.",) if factor > 1 else ())
@@ -74,7 +80,7 @@ class LargeMaps:
         field = classifier.receptive_field
         if field.y.size == float("inf"):
             field = make_even_field((height, width), values.shape[1:])
-        names = tuple(classifier.class_names[k] for k in chosen)
+        class_names = tuple(classifier.class_names[k] for k in chosen)
         return ClassMaps(
             values=values,
             bias=self.bias,
@@ -83,17 +89,17 @@ class LargeMaps:
             residual=self.residual,
             verdict=self.verdict,
             split=None,
-            classifier=replace(classifier, class_names=names, receptive_field=field),
+            classifier=replace(classifier, class_names=class_names, receptive_field=field),
             view=View(photo, pixels, Crop(photo.size, (0, 0, width / factor, height / factor), (height, width))),
         )
 
 
 @dataclass(frozen=True, eq=False)
-class _Pooled:
-    """What one pooling has taken in so far."""
+class _Accumulated:
+    """What one pooling has accumulated over the tiles."""
 
     values: Tensor  # (C,), sums in double precision, or maxima
-    places: Tensor  # (C,), where the maxima are, counted row by row over the whole grid; zeros for sums
+    cells: Tensor  # (C,), cells of the maxima, numbered row by row over the whole grid; zeros for sums
 
 
 def large_class_maps(
@@ -103,53 +109,60 @@ def large_class_maps(
     tile: int = 1024,
     progress: Callable[[int, int], None] | None = None,
 ) -> LargeMaps:
-    """The class maps of an image at its own size, however large: the same as in one piece, to float rounding.
+    """Compute the class maps of an image at its own size, however large: the same as in one piece, to float rounding.
 
-    `image` is a file or an array of uint8 that can be sliced (`open_large`); `classes` as many as are likeliest, or
-    their names or numbers. A tile gives the positions of `tile` x `tile` pixels; the network is shown these and as much
-    around them as they see, and no more at a time; after each, what the process has freed goes back to the system
-    (`memory.give_back_freed_memory`). `progress` is told how many tiles are done, and of how many.
-    Raises HeadError for a head that is not affine behind average or max pooling, NetworkError for a network whose
-    positions see all of the image, ImageError for a file that cannot be read.
+    Only one tile is in memory at a time. After each, freed memory goes back to the system.
+
+    Args:
+        classifier: classifier with an affine head behind average or max pooling.
+        image: file, or sliceable uint8 array (H, W, 3) or (H, W); see `open_large_image`.
+        classes: number of classes with the highest logits, or names or numbers of classes.
+        tile: side in pixels of the area whose cells one tile gives; the network also reads as much around it as the
+            cells see.
+        progress: called after each tile with the number of tiles done and of all tiles.
+
+    Raises:
+        HeadError: the head is not affine behind average or max pooling.
+        NetworkError: the network cannot be run on tiles.
+        ImageError: the file cannot be read.
+        ClassError: there is no such class.
+        InspectorError: `tile` or `classes` is below 1, or the disk has no room for the feature maps.
     """
     if tile < 1 or (isinstance(classes, int) and classes < 1):
         raise InspectorError(f"A tile has at least one pixel and one class is shown; got {tile} and {classes}.")
     large = open_large_image(image)
-    _refuse_other_heads(classifier)
+    _check_head(classifier)
     chosen = None if isinstance(classes, int) else [classifier.class_index(k) for k in classes]
-    locality = verify_tiling(classifier, large.size)
-    tiles = make_tiles(locality, tile)
+    tiling = verify_tiling(classifier, large.size)
+    tiles = make_tiles(tiling, tile)
     with tempfile.TemporaryDirectory(prefix="inspector-") as folder:
-        _refuse_without_room(Path(folder), classifier, locality)
-        branches = _pooled(classifier, large, tiles, locality, Path(folder), progress)
-        cells = locality.y.positions * locality.x.positions
-        average = [branch.pooling == "average" for branch in classifier.head.branches]
-        pooled = torch.cat([one.values / (cells if mean else 1) for mean, one in zip(average, branches, strict=True)])
-        logits = _logits(classifier, pooled)
+        _check_disk(Path(folder), classifier, tiling)
+        accumulated = _run_tiles(classifier, large, tiles, tiling, Path(folder), progress)
+        pooled = _pool(classifier, accumulated, tiling)
+        logits = _compute_logits(classifier, pooled)
         if chosen is None:
             assert isinstance(classes, int)
             chosen = logits.argsort(descending=True, stable=True)[:classes].tolist()
-        values = _values(classifier, chosen, branches, tiles, locality, Path(folder))
+        values = _compute_maps(classifier, chosen, accumulated, tiles, tiling, Path(folder))
     head = classifier.head
     assert head.bias is not None
-    bias = head.bias.to(values)[chosen]
-    residual, adds_up = _check(classifier, pooled, logits, chosen, values)
+    residual, within_rounding = _check_sums(classifier, pooled, logits, chosen, values)
     return LargeMaps(
         values=values,
         classes=tuple(chosen),
-        bias=bias,
+        bias=head.bias.to(values)[chosen],
         logits=logits,
         probabilities=classifier.probabilities(logits),
         residual=residual,
-        verdict=head.verdict if adds_up else "not exact",
-        tiling=locality,
+        verdict=head.verdict if within_rounding else "not exact",
+        tiling=tiling,
         tiles=len(tiles),
         image=large,
         classifier=classifier,
     )
 
 
-def _refuse_other_heads(classifier: Classifier) -> None:
+def _check_head(classifier: Classifier) -> None:
     head = classifier.head
     if head.weight is None:
         raise HeadError(
@@ -163,10 +176,10 @@ def _refuse_other_heads(classifier: Classifier) -> None:
         )
 
 
-def _refuse_without_room(folder: Path, classifier: Classifier, locality: Tiling) -> None:
-    """InspectorError before the work where the feature maps have no room on the disk."""
+def _check_disk(folder: Path, classifier: Classifier, tiling: Tiling) -> None:
+    """Raise InspectorError if the disk has no room for the feature maps."""
     channels = sum(branch.width for branch in classifier.head.branches if branch.pooling == "average")
-    needed = 4 * channels * locality.y.positions * locality.x.positions
+    needed = 4 * channels * tiling.y.positions * tiling.x.positions
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise InspectorError(
@@ -175,111 +188,125 @@ def _refuse_without_room(folder: Path, classifier: Classifier, locality: Tiling)
         )
 
 
-def _pooled(
+def _run_tiles(
     classifier: Classifier,
     image: LargeImage,
     tiles: Sequence[Tile],
-    locality: Tiling,
+    tiling: Tiling,
     folder: Path,
     progress: Callable[[int, int], None] | None,
-) -> list[_Pooled]:
-    """What each pooling of the head takes in of all tiles; average pooling leaves the feature maps in the folder."""
-    kinds = [branch.pooling for branch in classifier.head.branches]
-    so_far: list[_Pooled | None] = [None] * len(kinds)
+) -> list[_Accumulated]:
+    """Accumulate each pooling of the head over all tiles; the feature maps of average pooling stay in the folder."""
+    poolings = [branch.pooling for branch in classifier.head.branches]
+    accumulated: list[_Accumulated | None] = [None] * len(poolings)
     for n, tile in enumerate(tiles):
-        for b, maps in enumerate(_kept(classifier, image, tile)):
-            so_far[b] = _taken_in(kinds[b], so_far[b], maps, _places(tile, locality))
-            if kinds[b] == "average":
-                np.save(_file(folder, n, b), maps.numpy())
-        # Tiles are of several sizes: what one left does not fit the next, and would pile up.
+        for b, maps in enumerate(_run_tile(classifier, image, tile)):
+            accumulated[b] = _accumulate(poolings[b], accumulated[b], maps, _number_cells(tile, tiling))
+            if poolings[b] == "average":
+                np.save(_tile_path(folder, n, b), maps.numpy())
+        # Tiles have several sizes: memory that one freed does not fit the next, and would pile up.
         give_back_freed_memory()
         if progress is not None:
             progress(n + 1, len(tiles))
-    return [one for one in so_far if one is not None]
+    return [one for one in accumulated if one is not None]
 
 
-def _kept(classifier: Classifier, image: LargeImage, tile: Tile) -> list[Tensor]:
-    """The feature maps that a tile gives to each pooling: (C, rows, columns), in main memory."""
+def _run_tile(classifier: Classifier, image: LargeImage, tile: Tile) -> list[Tensor]:
+    """Compute the feature maps of each pooling that a tile gives: (C, rows, columns), in main memory."""
     window = image.read(*tile.pixels)
     size = window.shape[:2]
     if len(classifier.preprocessing.mean) == 1:
-        window = np.asarray(Image.fromarray(window).convert("L"))  # as make_view makes grey
+        window = np.asarray(Image.fromarray(window).convert("L"))  # gray as in make_view
     sized = replace(classifier, preprocessing=replace(classifier.preprocessing, size=size, resize=None))
     inputs = sized.inputs(make_whole_view(Photo(window, image.name, ""), window))
     return [maps[0][:, *tile.kept].cpu() for maps in compute_feature_maps(classifier, inputs)]
 
 
-def _places(tile: Tile, locality: Tiling) -> Tensor:
-    """The number of each of a tile's positions, counted row by row over the whole grid: (rows * columns,)."""
+def _number_cells(tile: Tile, tiling: Tiling) -> Tensor:
+    """Number a tile's cells row by row over the whole grid: (rows * columns,)."""
     rows, columns = (torch.arange(one.start, one.stop) for one in (tile.rows, tile.columns))
-    return (rows[:, None] * locality.x.positions + columns).flatten()
+    return (rows[:, None] * tiling.x.positions + columns).flatten()
 
 
-def _taken_in(pooling: Pooling, so_far: _Pooled | None, maps: Tensor, places: Tensor) -> _Pooled:
-    """What a pooling has taken in with the maps (C, rows, columns) of one more tile."""
+def _accumulate(pooling: Pooling, before: _Accumulated | None, maps: Tensor, cells: Tensor) -> _Accumulated:
+    """Add the feature maps (C, rows, columns) of one more tile to a pooling."""
     flat = maps.flatten(1)
     if pooling == "average":
         sums = flat.sum(1, dtype=torch.float64)
-        return _Pooled(sums if so_far is None else so_far.values + sums, torch.zeros(len(sums), dtype=torch.long))
+        return _Accumulated(sums if before is None else before.values + sums, torch.zeros(len(sums), dtype=torch.long))
     maxima, first = flat.max(1)
-    here = _Pooled(maxima, places[first])
-    if so_far is None:
-        return here
-    # The tiles do not come in the order of the whole grid's rows.
-    wins = (here.values > so_far.values) | ((here.values == so_far.values) & (here.places < so_far.places))
-    return _Pooled(torch.where(wins, here.values, so_far.values), torch.where(wins, here.places, so_far.places))
+    tile = _Accumulated(maxima, cells[first])
+    if before is None:
+        return tile
+    # Of equal maxima the first cell of the whole grid counts, and tiles do not come in the order of its rows.
+    is_first = (tile.values == before.values) & (tile.cells < before.cells)
+    wins = (tile.values > before.values) | is_first
+    return _Accumulated(torch.where(wins, tile.values, before.values), torch.where(wins, tile.cells, before.cells))
 
 
-def _logits(classifier: Classifier, pooled: Tensor) -> Tensor:
-    """The logits (K,) that the network itself makes of pooled values (P,)."""
+def _pool(classifier: Classifier, accumulated: Sequence[_Accumulated], tiling: Tiling) -> Tensor:
+    """Return the pooled values (P,) of all branches."""
+    cells = tiling.y.positions * tiling.x.positions
+    return torch.cat(
+        [
+            one.values / (cells if branch.pooling == "average" else 1)
+            for branch, one in zip(classifier.head.branches, accumulated, strict=True)
+        ]
+    )
+
+
+def _compute_logits(classifier: Classifier, pooled: Tensor) -> Tensor:
+    """Compute the logits (K,) of pooled values (P,) by the network's own layers."""
     shape = (1, len(classifier.preprocessing.mean), *classifier.preprocessing.size)
     example = match_parameters(classifier.network, torch.zeros(shape))
     row = match_parameters(classifier.network, pooled[None])
     return classifier.head.head_function(classifier.network, example).logits(row)[0].cpu()
 
 
-def _values(
+def _compute_maps(
     classifier: Classifier,
     chosen: Sequence[int],
-    pooled: Sequence[_Pooled],
+    accumulated: Sequence[_Accumulated],
     tiles: Sequence[Tile],
-    locality: Tiling,
+    tiling: Tiling,
     folder: Path,
 ) -> Tensor:
-    """What every position adds to the logits of the chosen classes: (k, h, w)."""
-    head, (h, w) = classifier.head, (locality.y.positions, locality.x.positions)
+    """Compute the class maps (k, h, w) of the chosen classes."""
+    head, (h, w) = classifier.head, (tiling.y.positions, tiling.x.positions)
     assert head.weight is not None
     weights = head.weight[list(chosen)].cpu().split([branch.width for branch in head.branches], 1)
     values: Tensor = weights[0].new_zeros(len(chosen), h, w)
-    for b, (branch, weight, one) in enumerate(zip(head.branches, weights, pooled, strict=True)):
+    for b, (branch, weight, one) in enumerate(zip(head.branches, weights, accumulated, strict=True)):
         if branch.pooling == "max":
-            brought = weight * one.values
-            values.flatten(1).scatter_add_(1, one.places.expand_as(brought), brought)
+            contributions = weight * one.values
+            values.flatten(1).scatter_add_(1, one.cells.expand_as(contributions), contributions)
             continue
         for n, tile in enumerate(tiles):
-            maps = torch.from_numpy(np.load(_file(folder, n, b))) / (h * w)
+            maps = torch.from_numpy(np.load(_tile_path(folder, n, b))) / (h * w)
             values[:, tile.rows, tile.columns] += (weight @ maps.flatten(1)).unflatten(1, maps.shape[1:])
     return values
 
 
-def _file(folder: str | Path, tile: int, branch: int) -> Path:
-    return Path(folder) / f"{tile}-{branch}.npy"
+def _tile_path(folder: Path, tile: int, branch: int) -> Path:
+    return folder / f"{tile}-{branch}.npy"
 
 
-def _check(
+def _check_sums(
     classifier: Classifier, pooled: Tensor, logits: Tensor, chosen: Sequence[int], values: Tensor
 ) -> tuple[float, bool]:
-    """The largest miss, in logits, and whether all are within rounding: of all classes as sums over channels, and of
-    the chosen ones as sums over positions."""
+    """Return the largest residual in logits, and whether all residuals are within rounding.
+
+    Logits are compared with the sums over channels for all classes, and with the sums over cells for the chosen ones.
+    """
     head = classifier.head
     assert head.weight is not None
     assert head.bias is not None
     weight, bias, exact = (tensor.cpu().double() for tensor in (head.weight, head.bias, logits))
-    of_all = weight @ pooled.double() + bias
-    of_chosen = values.sum((1, 2), dtype=torch.float64) + bias[chosen]
-    within = (relative_error(of_all, exact, weight.abs() @ pooled.double().abs() + bias.abs()) <= 1).all()
-    # By its absolute values: of the parts that were added up.
+    over_channels = weight @ pooled.double() + bias
+    over_cells = values.sum((1, 2), dtype=torch.float64) + bias[chosen]
+    within = (relative_error(over_channels, exact, weight.abs() @ pooled.double().abs() + bias.abs()) <= 1).all()
+    # Rounding grows with the absolute values of what was summed.
     total = values.abs().sum((1, 2), dtype=torch.float64) + bias[chosen].abs()
-    within &= (relative_error(of_chosen, exact[chosen], total) <= 1).all()
-    residual = torch.cat([of_all - exact, of_chosen - exact[chosen]]).abs().max()
+    within &= (relative_error(over_cells, exact[chosen], total) <= 1).all()
+    residual = torch.cat([over_channels - exact, over_cells - exact[chosen]]).abs().max()
     return float(residual), bool(within)

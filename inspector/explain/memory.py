@@ -1,36 +1,37 @@
-"""How freed memory is kept or given back. Settings of the whole process; where the system has none, nothing happens."""
+"""Keep freed memory or give it back. These are settings of the whole process; systems without them are left alone."""
 
 import ctypes
 import os
 import platform
 
-_THRESHOLDS = {"M_TRIM_THRESHOLD": -1, "M_MMAP_THRESHOLD": -3}  # glibc's numbers for them
-_KEPT = 1 << 30  # bytes
+_THRESHOLDS = {"M_TRIM_THRESHOLD": -1, "M_MMAP_THRESHOLD": -3}  # numbers of mallopt's parameters in glibc
+_KEPT_BYTES = 1 << 30
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep the memory that a batch gave back for the next one, which is to be of the same size.
+    """Let glibc keep freed memory for the next batch, which usually has the same size.
 
-    Else each batch's feature maps come from the kernel anew, page by page, which may take longer than the network.
+    By default the feature maps of each batch are fetched from the kernel again, page by page, which may take longer
+    than the network.
     """
-    if (libc := _glibc()) is not None:
+    if (libc := _load_glibc()) is not None:
         for parameter in _THRESHOLDS.values():
-            libc.mallopt(parameter, _KEPT)
+            libc.mallopt(parameter, _KEPT_BYTES)
 
 
 def give_back_freed_memory() -> None:
-    """Have glibc give all that is free back to the system: what lies between pieces that are in use it keeps."""
-    if (libc := _glibc()) is not None:
+    """Let glibc give all freed memory back to the system, also pieces between others that are in use."""
+    if (libc := _load_glibc()) is not None:
         libc.malloc_trim(0)
 
 
 def use_huge_pages() -> None:
-    """Have torch ask for large tensors in pages of 2 MB, of which few are many: Linux only.
+    """Let torch allocate large tensors in pages of 2 MB, which are fewer to manage: Linux only.
 
-    To be called before the first tensor is made. $THP_MEM_ALLOC_ENABLE, if it is set, is left as it is.
+    Call it before the first tensor is made. $THP_MEM_ALLOC_ENABLE is left as it is if it is set.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
-def _glibc() -> ctypes.CDLL | None:
+def _load_glibc() -> ctypes.CDLL | None:
     return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None

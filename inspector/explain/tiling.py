@@ -1,16 +1,15 @@
-"""Prove by number that the feature maps of a network can be made tile by tile, and find how far its positions see.
+"""Cut an image into tiles, and prove by numbers that the network's feature maps can be computed tile by tile.
 
-A tile that begins and ends inside the image is padded there with zeros, where the one-piece pass sees the image: so its
-outer positions are wrong. How many is read from a pass in which half of the image is no number: NaN goes through every
-convolution, pooling, gate and normalisation, and spoils just those positions that see the half, however little they
-see of it. If it spoils all, something inside brings all positions together, and there is no tiling.
+A tile that begins or ends inside the image is padded there with zeros, where a pass over the whole image reads pixels.
+So the outermost cells of the tile are wrong. How many is measured by a pass in which half of the pixels are NaN: NaN
+passes through every convolution, pooling, gate and normalization, and reaches exactly those cells that depend on that
+half, however weakly. If it reaches all cells, some layer mixes the whole image, and no tiling exists.
 
-Every image that is run has sides that leave the same rest, divided by the stride, as those of the image to come:
-"same" padding as TensorFlow counts it and ceil_mode depend on it.
+All images that are run have lengths that leave the same remainder, divided by the stride, as those of the image to be
+tiled: "same" padding as in TensorFlow and ceil_mode depend on it.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -22,77 +21,85 @@ from inspector.explain.classifier import Classifier
 from inspector.explain.feature_capture import capture_pass
 from inspector.explain.head import TOLERANCE
 
+_SEED = 2  # of the noise images
+
 
 @dataclass(frozen=True)
 class AxisTiling:
     """One axis of an image and of its feature maps."""
 
     length: int  # pixels
-    stride: int  # pixels from one position to the next
-    positions: int  # of the feature maps
-    before: int  # how many positions are wrong at the first edge of a tile that begins inside the image
-    after: int  # and at the last edge of a tile that ends inside
+    stride: int  # pixels from one cell to the next
+    positions: int  # cells of the feature maps
+    before: int  # cells that are wrong at the first edge of a tile that begins inside the image
+    after: int  # cells that are wrong at the last edge of a tile that ends inside the image
 
     def window(self, first: int, last: int) -> tuple[slice, slice]:
-        """The pixels whose tile has the positions from `first` to before `last` right, and where in it they are."""
+        """Return the pixels of a tile that gives the cells from `first` to before `last`, and these cells within it."""
         left_out = max(0, first - self.before)
         right_out = max(0, self.positions - last - self.after)
         pixels = slice(left_out * self.stride, self.length - right_out * self.stride)
         return pixels, slice(first - left_out, last - left_out)
 
     def with_positions(self, positions: int) -> "AxisTiling":
-        """Of a shorter or longer image, whose length leaves the same rest."""
+        """Return the axis with another number of cells; its length changes by multiples of the stride."""
         return replace(self, length=self.length + (positions - self.positions) * self.stride, positions=positions)
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """That, and how far, every position sees only what lies around it."""
+    """How an image is tiled, with the proof that its tiles give the feature maps of the whole."""
 
     y: AxisTiling
     x: AxisTiling
-    # The largest difference between tiles and the same noise in one piece, as a part of the largest value.
+    # Largest difference between the feature maps of tiles and of the whole on noise, as a part of the largest value.
     difference: float
 
 
 @dataclass(frozen=True)
 class Tile:
-    """The positions that one tile gives, in rows and columns of the whole grid, and how to come by them."""
+    """The cells that one tile gives, and how to compute them."""
 
-    rows: slice
+    rows: slice  # of the whole grid
     columns: slice
     pixels: tuple[slice, slice]  # of the image
-    kept: tuple[slice, slice]  # of the tile's own positions
+    kept: tuple[slice, slice]  # cells of the tile's own feature maps
 
 
-def make_tiles(locality: Tiling, side: int) -> list[Tile]:
-    """Tiles that together give every position once, row by row: those of about `side` x `side` pixels each."""
-    found = []
-    for rows in _parts(locality.y, side):
-        for columns in _parts(locality.x, side):
-            (top, keep_rows), (left, keep_columns) = locality.y.window(*rows), locality.x.window(*columns)
-            found.append(Tile(slice(*rows), slice(*columns), (top, left), (keep_rows, keep_columns)))
-    return found
+def make_tiles(tiling: Tiling, side: int) -> list[Tile]:
+    """Return tiles of about `side` x `side` pixels that together give every cell once, row by row."""
+    tiles = []
+    for rows in _split_axis(tiling.y, side):
+        for columns in _split_axis(tiling.x, side):
+            (top, keep_rows), (left, keep_columns) = tiling.y.window(*rows), tiling.x.window(*columns)
+            tiles.append(Tile(slice(*rows), slice(*columns), (top, left), (keep_rows, keep_columns)))
+    return tiles
 
 
-def _parts(span: AxisTiling, side: int) -> list[tuple[int, int]]:
-    """From which position to before which each tile goes; all about equally long."""
-    count = -(-span.positions // max(1, side // span.stride))
-    return list(pairwise(span.positions * n // count for n in range(count + 1)))
+def _split_axis(axis: AxisTiling, side: int) -> list[tuple[int, int]]:
+    """Return the first cell of each tile and the one after its last; all tiles are about equally long."""
+    count = -(-axis.positions // max(1, side // axis.stride))
+    return list(pairwise(axis.positions * n // count for n in range(count + 1)))
 
 
 def verify_tiling(classifier: Classifier, size: tuple[int, int]) -> Tiling:
-    """How images of a size (H, W) are cut into tiles whose feature maps are those of the one-piece pass.
+    """Measure how images of a size can be tiled, and verify it on noise.
 
-    Read from passes over strips, and proved on noise: tiles at both ends and inside must be equal to the noise in one
-    piece, to 1e-5 of its largest value. Raises NetworkError with the figures where they are not.
+    Tiles at both ends and inside must equal the noise image in one piece, to 1e-5 of its largest value.
+
+    Args:
+        classifier: classifier whose network will run on the tiles.
+        size: (height, width) of the image in pixels.
+
+    Raises:
+        NetworkError: the network cannot be run on tiles, or not on an image of this size.
     """
-    y, x = (_span(classifier, axis, size[axis]) for axis in (0, 1))
+    y, x = (_measure_axis(classifier, axis, size[axis]) for axis in (0, 1))
     if y.positions < 1 or x.positions < 1:
         raise NetworkError(
             f"An image of {size[1]} x {size[0]} pixels is too small for {classifier.name}: none of its positions fits."
         )
-    difference = _largest_difference(classifier, y, x)
+    difference = _compare_tiles(classifier, y, x)
     if not difference <= TOLERANCE:
         raise NetworkError(
             f"{classifier.name} cannot be run on tiles: their feature maps differ from those of the whole by "
@@ -103,79 +110,92 @@ def verify_tiling(classifier: Classifier, size: tuple[int, int]) -> Tiling:
 
 
 def compute_feature_maps(classifier: Classifier, inputs: Tensor) -> list[Tensor]:
-    """What each pooling of the head takes in: (N, C, h, w) each."""
+    """Compute the input of each pooling of the head, (N, C, h, w) each."""
     return [one.feature_maps for one in capture_pass(classifier.capture, inputs).poolings]
 
 
-def _span(classifier: Classifier, axis: int, length: int) -> AxisTiling:
-    """Read from strips as long as positions see, or as the last that was tried."""
+def _measure_axis(classifier: Classifier, axis: int, length: int) -> AxisTiling:
+    """Measure on strips that are as long as the receptive field, then four times as long."""
     field = (classifier.receptive_field.y, classifier.receptive_field.x)[axis]
-    # One that no rule knows is counted as infinite, be it or not.
-    least = field.size if math.isfinite(field.size) else 4 * classifier.preprocessing.size[axis]
+    # A field of unknown size counts as infinite, whether it is or not.
+    field_size = field.size if math.isfinite(field.size) else 4 * classifier.preprocessing.size[axis]
     stride = max(1, round(field.stride))
-    probe = 0
+    strip = 0
     for factor in (1, 4):
-        probe = math.ceil(factor * least / stride + 4) * stride + length % stride
-        span = _read(classifier, axis, probe, stride)
-        if span is not None:
-            return span.with_positions(span.positions + (length - probe) // stride)
+        strip = math.ceil(factor * field_size / stride + 4) * stride + length % stride
+        measured = _measure_strip(classifier, axis, strip, stride)
+        if measured is not None:
+            return measured.with_positions(measured.positions + (length - strip) // stride)
     raise NetworkError(
-        f"{classifier.name} cannot be run on tiles: pixels {probe // 2} px away still change its feature maps, so "
+        f"{classifier.name} cannot be run on tiles: pixels {strip // 2} px away still change its feature maps, so "
         "something inside brings all positions together, as squeeze-and-excitation, attention and normalisation over "
         "positions do. A network without would do, such as a ResNet, DenseNet, MobileNetV2 or EfficientNet-Lite."
     )
 
 
-def _read(classifier: Classifier, axis: int, length: int, stride: int) -> AxisTiling | None:
-    """How far positions see along one axis; None where all of a strip of this length see one half of it."""
+def _measure_strip(classifier: Classifier, axis: int, length: int, stride: int) -> AxisTiling | None:
+    """Measure how far cells see along one axis; None if all cells of a strip of this length depend on one half."""
     half = length // 2 // stride
-    from_first = _nan_reach(classifier, axis, length, slice(0, half * stride))
-    from_last = _nan_reach(classifier, axis, length, slice(length - half * stride, length))
+    from_first = nan_reach(classifier, axis, length, slice(0, half * stride))
+    from_last = nan_reach(classifier, axis, length, slice(length - half * stride, length))
     positions = len(from_first)
-    seen, unseen = from_first.nonzero(), from_last.nonzero()
-    before = int(seen.max()) + 1 - half if len(seen) else 0
-    after = positions - half - int(unseen.min()) if len(unseen) else 0
-    # Not where even those at the far edge see the half: the strip is too short, or no length would do.
+    reached_first, reached_last = from_first.nonzero(), from_last.nonzero()
+    before = int(reached_first.max()) + 1 - half if len(reached_first) else 0
+    after = positions - half - int(reached_last.min()) if len(reached_last) else 0
+    # The cells at the far edge are reached too: the strip is too short, or any strip is.
     if half + before >= positions or positions - half - after <= 0:
         return None
-    # One at least: a tile of a single position would have nothing to pool.
+    # One at least: a tile of a single cell would leave nothing to pool.
     return AxisTiling(length, stride, positions, max(1, before), max(1, after))
 
 
-def _nan_reach(classifier: Classifier, axis: int, length: int, pixels: slice) -> Tensor:
-    """Which positions along the axis see any of these pixels: (positions,)."""
-    sides = list(classifier.preprocessing.size)
-    sides[axis] = length
-    inputs = _noise(classifier, sides)
+def nan_reach(classifier: Classifier, axis: int, length: int, pixels: slice) -> Tensor:
+    """Find the cells along an axis that depend on some pixels, by setting these to NaN.
+
+    Args:
+        classifier: classifier whose feature maps are computed.
+        axis: 0 for rows, 1 for columns.
+        length: pixels of the noise image along the axis; along the other it has the classifier's input size.
+        pixels: those that are set to NaN.
+
+    Returns:
+        Tensor (cells,) of bool.
+    """
+    size = list(classifier.preprocessing.size)
+    size[axis] = length
+    inputs = classifier.noise_input(seed=_SEED, size=size)
     inputs.movedim(axis + 2, 0)[pixels] = math.nan
-    seen = [maps.isnan().any(0).any(0).any(1 - axis) for maps in _maps(classifier, inputs)]
-    return torch.stack(seen).any(0).cpu()
+    reached = [maps.isnan().any(0).any(0).any(1 - axis) for maps in _compute_on_one_grid(classifier, inputs)]
+    return torch.stack(reached).any(0).cpu()
 
 
-def _largest_difference(classifier: Classifier, y: AxisTiling, x: AxisTiling) -> float:
-    """Between tiles and the whole of an image just so large that a tile of two positions has edges inside it."""
-    y, x = (span.with_positions(span.before + span.after + 4) for span in (y, x))
-    image = _noise(classifier, (y.length, x.length))
-    whole = _maps(classifier, image)
+def _compare_tiles(classifier: Classifier, y: AxisTiling, x: AxisTiling) -> float:
+    """Return the largest difference between tiles and the whole, as a part of the largest value.
+
+    The image is just large enough for a tile of two cells that has its edges inside it.
+    """
+    y, x = (axis.with_positions(axis.before + axis.after + 4) for axis in (y, x))
+    image = classifier.noise_input(seed=_SEED, size=(y.length, x.length))
+    whole = _compute_on_one_grid(classifier, image)
     thirds = [((0, s.before + 1), (s.before + 1, s.before + 3), (s.before + 3, s.positions)) for s in (y, x)]
-    worst = 0.0
+    largest = 0.0
     # The diagonal of 3 x 3 tiles: along both axes a first, an inner and a last one.
     for rows, columns in zip(*thirds, strict=True):
         (top, keep_rows), (left, keep_columns) = y.window(*rows), x.window(*columns)
-        for one, expected in zip(_maps(classifier, image[..., top, left]), whole, strict=True):
-            kept = one[..., keep_rows, keep_columns]
+        for maps, expected in zip(_compute_on_one_grid(classifier, image[..., top, left]), whole, strict=True):
+            kept = maps[..., keep_rows, keep_columns]
             exact = expected[..., slice(*rows), slice(*columns)]
             if kept.shape != exact.shape:
                 raise NetworkError(
                     f"{classifier.name} cannot be run on tiles: a tile has {tuple(kept.shape[2:])} positions where the "
                     f"whole has {tuple(exact.shape[2:])}, so its grid does not move by {y.stride} x {x.stride} pixels."
                 )
-            worst = max(worst, float((kept - exact).abs().max() / expected.abs().max().clamp_min(1e-30)))
-    return worst
+            largest = max(largest, float((kept - exact).abs().max() / expected.abs().max().clamp_min(1e-30)))
+    return largest
 
 
-def _maps(classifier: Classifier, inputs: Tensor) -> list[Tensor]:
-    """As `feature_maps`; NetworkError where tiles of this size do not fit, or the poolings have more than one grid."""
+def _compute_on_one_grid(classifier: Classifier, inputs: Tensor) -> list[Tensor]:
+    """Compute the feature maps; NetworkError if the network refuses this size, or pools more than one grid."""
     try:
         maps = compute_feature_maps(classifier, inputs)
     except NetworkError as error:
@@ -186,7 +206,3 @@ def _maps(classifier: Classifier, inputs: Tensor) -> list[Tensor]:
             f"{classifier.name} cannot be run on tiles: it pools feature maps of different grids {grids}."
         )
     return maps
-
-
-def _noise(classifier: Classifier, size: Sequence[int]) -> Tensor:
-    return classifier.noise_input(seed=2, size=size)
