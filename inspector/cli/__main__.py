@@ -1,3 +1,5 @@
+"""Run the command line by `python -m inspector.cli`."""
+
 from inspector.cli import main
 
 main()

@@ -21,8 +21,10 @@ def print_class_table(columns: Sequence[str], rows: Iterable[tuple[str, float, I
 
 
 def print_verdict(verdict: str, residual: float) -> None:
+    """Print how exact the class maps are; `residual` is in logits."""
     screen.print(f"verdict: {verdict} (largest residual over all classes {residual:.1e} logits)")
 
 
 def print_written(path: str | Path) -> None:
+    """Print where the results are."""
     screen.print(f"written: {path}", soft_wrap=True, markup=False)

@@ -55,7 +55,6 @@ def batch(
     the same command with --resume goes on.
 
     Examples:
-
     * `inspector batch photos -m torchvision:resnet50 -o maps`
 
     * `inspector batch list.csv -o maps --overlays`
@@ -144,7 +143,6 @@ def survey(
     """Survey a data set: where the network looks for each class, what it mistakes for what, and which images stand out.
 
     Examples:
-
     * `inspector batch photos -m efficientnet_lite0 -o results` and then `inspector survey results`
 
     * `inspector survey results -o report --objects boxes.csv`

@@ -99,7 +99,6 @@ def explain(
     """Split the logits of a photo over its pixels and write the figure, the numbers, a report and a manifest.
 
     Examples:
-
     * `inspector explain cat.jpg -o cat`
 
     * `inspector explain cat.jpg -c "tabby,Egyptian cat" -a average -o cat-against-average`
@@ -158,7 +157,6 @@ def rebuild(
     """Make a figure again from its manifest: byte for byte on the same machine, or say what differs.
 
     Examples:
-
     * `inspector rebuild cat/manifest.json -o again`
 
     * `inspector rebuild class-maps.zip -o again -m mine.pth --arch torchvision:resnet18 --labels classes.txt`

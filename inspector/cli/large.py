@@ -46,7 +46,6 @@ def large(
     For networks without global operations before the pooling. Writes figure.png, maps.npz, logits.csv, manifest.json.
 
     Examples:
-
     * `inspector large slide.tif -m efficientnet_lite0 -o slide`
 
     * `inspector large orthophoto.npy -m mine.pth --arch torchvision:resnet18 -c "field,forest" --tile 2048 -o photo`

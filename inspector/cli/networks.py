@@ -28,7 +28,6 @@ def describe(
     """Tell what a network is made of: layers, where space is pooled away, what follows, and how exact its maps are.
 
     Examples:
-
     * `inspector describe torchvision:convnext_tiny --layers`
 
     * `inspector describe mypackage.networks:backbone --trust --size 128`
@@ -73,7 +72,6 @@ def add(
     """Keep a network of your own in models/: the app lists it at once, and --model takes its name.
 
     Example:
-
     * `inspector add mine.pth --arch torchvision:resnet18 --labels classes.txt --name mine`
     """
     with progress.status(f"Reading {checkpoint.name} and proving its head ..."):
@@ -113,7 +111,6 @@ def export_network(
     preprocessing and bias lie in its metadata; `maps.sum((2, 3)) + bias == logits`.
 
     Example:
-
     * `inspector export-network efficientnet_lite0 --format onnx -o efficientnet.onnx`
     """
     if network.size == "native":

@@ -83,7 +83,6 @@ def train(
     The same command goes on where a run broke off.
 
     Examples:
-
     * `inspector train experiments/lenet/stride_gap.toml --data data --seed 0`
 
     * `inspector train --images flowers --head gap,gmp,fc --backbone torchvision:resnet50`
@@ -143,7 +142,6 @@ def compare(
     """Compare finished runs: mean and spread over their seeds in a table, and with --out their figures.
 
     Examples:
-
     * `inspector compare experiments/lenet/results --out comparison`
 
     * `inspector compare runs/flowers --out comparison --photo daffodil.jpg --class Daffodil`

@@ -50,6 +50,7 @@ class ClassMapHead(nn.Module):
             self.register_buffer(f"weight_{n}", None if head.per_class else column.clone())
 
     def forward(self, feature_maps: Sequence[Tensor]) -> Tensor:
+        """Sum the contributions of all branches, on the grid of the finest."""
         finest = max(((one.shape[2], one.shape[3]) for one in feature_maps), key=math.prod)
         maps = []
         for n, (pooling, one) in enumerate(zip(self.poolings, feature_maps, strict=True)):
@@ -76,6 +77,7 @@ class LogitsAndMaps(nn.Module):
         self.feature_maps = feature_maps
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """Run the network and bring its results to the layout of feature maps."""
         logits, *results = self.network(inputs)
         maps = [_as_feature_maps(one, first, shape) for one, (first, shape) in zip(results, self.layouts, strict=True)]
         outputs = (logits.reshape(inputs.shape[0], -1), *(maps if self.feature_maps else ()))
