@@ -1,9 +1,9 @@
-"""Split every logit of an image over positions and channels.
+"""Class maps: every logit of an image as a sum over cells and channels.
 
     logit[k] = bias[k] + sum over y, x of  values[k, y, x]
 
-with one forward pass and no gradient. Zhou et al. (CVPR 2016) for global average pooling; here in logits, signed, for
-all classes at once, and checked against the network's own logits on every image.
+One forward pass, no gradients. Zhou et al. (CVPR 2016) introduced them for global average pooling; here they are
+signed, in logits, for all classes at once, and verified against the network's own logits on every image.
 """
 
 from collections.abc import Sequence
@@ -28,24 +28,25 @@ if TYPE_CHECKING:
 
     from inspector.output.style import FigureStyle
 
-# Values that torch adds up on one thread. More wake the others, which then spin for longer than a quick network runs.
-_ALONE = 32_000
-_NATIVE = 1024  # pixels: of more, the feature maps of a large network fill the memory
+# Number of values that torch sums on one thread. For more it wakes other threads, which then busy-wait for longer than
+# a fast network runs.
+_ONE_THREAD = 32_000
+_MAX_NATIVE = 1024  # pixels; for larger photos the feature maps of a large network may not fit in memory
 
-AVERAGE: Literal["average"] = "average"  # the average class, to contrast a class with
+AVERAGE: Literal["average"] = "average"  # contrasts a class with the average class
 
 
 @dataclass(frozen=True, eq=False)
 class ClassMap:
-    """One class map as it is shown: a class, or a class against another or against the average class."""
+    """One map to show: of a class, or of its contrast with another class or with the average class."""
 
     title: str
-    values: Tensor  # (h, w), in logits
+    values: Tensor  # (h, w) in logits
     bias: float
-    total: float | None  # values.sum() + bias: a logit or a difference of two; None for scores, which do not sum
+    total: float | None  # values.sum() + bias, a logit or a difference of logits; None for position scores
 
     def equation(self) -> str:
-        """How the map adds up, in numbers."""
+        """Return how the map sums to the logit, as text."""
         if self.total is None:
             line = f"highest score {float(self.values.max()):.4f}"
         else:
@@ -55,37 +56,37 @@ class ClassMap:
 
 @dataclass(frozen=True)
 class FigureContent:
-    """What a figure shows: with the photo and the network, enough to draw it again."""
+    """What a figure shows: together with the photo and the network, enough to draw it again."""
 
     classes: tuple[int, ...]
-    against: str | int | None  # another class, "average", or None for the class's own logit
-    dense: bool  # position scores in place of parts of the logit
-    smooth: bool  # interpolated between the cells' centres, or the raw grid
-    opacity: float  # of the densest colour, 0-1
+    against: str | int | None  # the class to contrast with, or "average"; None for no contrast
+    dense: bool  # position scores instead of contributions to the logit
+    smooth: bool  # interpolate between the centers of the cells
+    opacity: float  # of the strongest color, 0-1
 
 
 @dataclass(frozen=True, eq=False)
 class ClassMaps:
-    """Every logit of one image, split over the positions of the last feature maps."""
+    """Every logit of one image as a sum over the cells of the last feature maps."""
 
-    values: Tensor  # (K, h, w), in logits
+    values: Tensor  # (K, h, w) in logits
     bias: Tensor  # (K,)
-    logits: Tensor  # (K,), as the network gave them
+    logits: Tensor  # (K,), the network's own
     probabilities: Tensor  # (K,)
-    residual: float  # the largest |values.sum((1, 2)) + bias - logits| over all classes, in logits
+    residual: float  # largest |values.sum((1, 2)) + bias - logits| of all classes, in logits
     verdict: Verdict
-    split: Decomposition | None  # what the values were made of; None for a large image, whose feature maps are not kept
+    split: Decomposition | None  # None for a large image, whose feature maps are not kept
     classifier: Classifier
-    view: View | None  # None where the input was a tensor and no photo
-    backend: str = "eager"  # what ran the network (tap.Heard)
+    view: View | None  # the photo; None if the input was a tensor
+    backend: str = "eager"  # what ran the network, with the dtype unless float32
 
     def top(self, count: int = 5) -> list[tuple[int, str, float]]:
-        """(index, name, probability) of the classes with the highest logits, highest first."""
+        """Return (index, name, probability) of the classes with the highest logits, highest first."""
         return list_top_classes(self.classifier.class_names, self.logits, self.probabilities, count)
 
     @property
     def decomposition(self) -> Decomposition:
-        """What the values were made of.
+        """What the values were computed from.
 
         Raises:
             InspectorError: these maps are of a large image, whose feature maps are not kept.
@@ -98,30 +99,58 @@ class ClassMaps:
 
     @property
     def feature_maps(self) -> Tensor:
-        """The feature maps before pooling, (C, h, w); of several branches one after the other, on the finest grid."""
+        """The feature maps before pooling, (C, h, w); those of several branches concatenated, on the finest grid."""
         return self.decomposition.feature_maps
 
     def parts(self, k: str | int) -> Tensor:
-        """What each channel and position adds to one logit: (C, h, w), in logits; they sum to the logit less bias."""
+        """Compute what each channel adds to the logit of a class in each cell.
+
+        Args:
+            k: name or index of the class.
+
+        Returns:
+            Tensor (C, h, w) in logits; its sum is the logit less the bias.
+        """
         return self.decomposition.parts(self.classifier.class_index(k))
 
     def channels(self, k: str | int) -> Tensor:
-        """What each channel adds to one logit: (C,), in logits; they sum to the logit less bias."""
+        """Compute what each channel adds to the logit of a class.
+
+        Args:
+            k: name or index of the class.
+
+        Returns:
+            Tensor (C,) in logits; its sum is the logit less the bias.
+        """
         return self.parts(k).sum((1, 2))
 
     def contrast(self, a: str | int, b: str | int | None = None) -> Tensor:
-        """What speaks for class a and against class b, or against the average class: (h, w), in logits.
+        """Compute the evidence for class a rather than class b.
 
-        Sums, with the difference of the biases, to the difference of the logits.
+        Args:
+            a: name or index of a class.
+            b: name or index of another class. Default: the average of all classes.
+
+        Returns:
+            Tensor (h, w) in logits; its sum plus the difference of the biases is the difference of the logits.
         """
         other = self.values.mean(0) if b is None else self.values[self.classifier.class_index(b)]
         return self.values[self.classifier.class_index(a)] - other
 
     def position_scores(self, classes: Sequence[int] | None = None) -> Tensor:
-        """The dense reading: each position's score as if it alone were pooled, (K, h, w), in logits less bias.
+        """Compute the score of each cell as if it alone were pooled.
 
-        Of all classes, or of those named. For average pooling their mean is the logit less bias; for max pooling they
-        sum to no logit. InspectorError for a head that has no such scores.
+        For average pooling, the mean over the cells is the logit less the bias. For max pooling, these are the dense
+        scores of Oquab et al. (CVPR 2015), which do not sum to the logit.
+
+        Args:
+            classes: indices of classes. Default: all.
+
+        Returns:
+            Tensor (len(classes), h, w) in logits, without the bias.
+
+        Raises:
+            InspectorError: the head has more than one pooling, or one that is neither average nor max.
         """
         if not self.classifier.head.has_position_scores:
             raise InspectorError(
@@ -131,7 +160,17 @@ class ClassMaps:
         return self.decomposition.scores(range(len(self.logits)) if classes is None else classes)
 
     def class_map(self, k: str | int, against: str | int | None = None, dense: bool = False) -> ClassMap:
-        """One class map to show: class k, or k against another class or against "average"; dense: position scores."""
+        """Return one map to show, with its title.
+
+        Args:
+            k: name or index of the class.
+            against: name or index of a class to contrast with, or "average" for the average of all classes.
+            dense: position scores instead of contributions to the logit.
+
+        Raises:
+            ClassError: there is no such class.
+            InspectorError: `dense` for a head that has no position scores.
+        """
         k = self.classifier.class_index(k)
         name, others = self.classifier.class_names[k], []
         title = name
@@ -140,27 +179,28 @@ class ClassMaps:
         elif against is not None:
             others = [self.classifier.class_index(against)]
             title = f"{name} against {self.classifier.class_names[others[0]]}"
-        # The class first; a dense reading makes no more scores than are asked for.
-        wanted = [k, *others]
-        values = self.position_scores(wanted) if dense else self.values[wanted]
+        # Select before scoring, so that only the scores that are needed are computed.
+        selected = [k, *others]
+        values = self.position_scores(selected) if dense else self.values[selected]
         values, bias, logit = (
-            one[0] - one[1:].mean(0) if others else one[0] for one in (values, self.bias[wanted], self.logits[wanted])
+            rows[0] - rows[1:].mean(0) if others else rows[0]
+            for rows in (values, self.bias[selected], self.logits[selected])
         )
         return ClassMap(title, values, float(bias), None if dense else float(logit))
 
     def describe_reading(self, dense: bool = False, against: str | int | None = None) -> str:
-        """In words, what the positions of a map are parts of."""
+        """Return in words what the value of a cell means, for figures and reports."""
         if against is None:
-            what = "logit"
+            quantity = "logit"
         elif against == AVERAGE:
-            what = "logit less the average logit"
+            quantity = "logit less the average logit"
         else:
-            what = f"logit less that of {self.classifier.class_names[self.classifier.class_index(against)]}"
+            quantity = f"logit less that of {self.classifier.class_names[self.classifier.class_index(against)]}"
         if dense:
-            return f"score of every position as if it alone were pooled (does not sum to the {what})"
+            return f"score of every position as if it alone were pooled (does not sum to the {quantity})"
         if self.classifier.head.pooling == "max":
-            return f"each channel's part of the {what}, at the position that decided it"
-        return f"every position's part of the {what}"
+            return f"each channel's part of the {quantity}, at the position that decided it"
+        return f"every position's part of the {quantity}"
 
     def figure_content(
         self,
@@ -170,7 +210,18 @@ class ClassMaps:
         smooth: bool = True,
         opacity: float = 0.85,
     ) -> FigureContent:
-        """What a figure is to show: named or numbered classes, or as many of the top ones as `classes` says."""
+        """Return what a figure shows, with class indices in place of names.
+
+        Args:
+            classes: names or indices of classes, or how many of those with the highest logits.
+            against: name or index of a class to contrast with, or "average" for the average of all classes.
+            dense: position scores instead of contributions to the logit.
+            smooth: interpolate between the centers of the cells.
+            opacity: opacity of the strongest color, 0-1.
+
+        Raises:
+            ClassError: there is no such class.
+        """
         if isinstance(classes, int):
             chosen = tuple(k for k, _, _ in self.top(classes))
         else:
@@ -188,13 +239,27 @@ class ClassMaps:
         opacity: float = 0.85,
         style: "FigureStyle | None" = None,
     ) -> "Figure":
-        """A matplotlib figure of the photo and the class maps over it, on one scale, with the sums."""
-        from inspector.output.figure import class_map_figure
-        from inspector.output.style import DEFAULT_STYLE
+        """Draw the photo and its class maps, all on one scale, with the sums.
 
-        return class_map_figure(
-            self, self.figure_content(classes, against, dense, smooth, opacity), style or DEFAULT_STYLE
-        )
+        Args:
+            classes: names or indices of classes, or how many of those with the highest logits.
+            against: name or index of a class to contrast with, or "average" for the average of all classes.
+            dense: position scores instead of contributions to the logit.
+            smooth: interpolate between the centers of the cells.
+            opacity: opacity of the strongest color, 0-1.
+            style: colors, sizes and panels.
+
+        Returns:
+            A matplotlib Figure.
+
+        Raises:
+            ClassError: there is no such class.
+            InspectorError: the input was no photo, or the panels do not fit into the style's width.
+        """
+        from inspector.output.figure import class_map_figure
+
+        content = self.figure_content(classes, against, dense, smooth, opacity)
+        return class_map_figure(self, content, _choose_style(style))
 
     def save(
         self,
@@ -206,26 +271,48 @@ class ClassMaps:
         opacity: float = 0.85,
         style: "FigureStyle | None" = None,
     ) -> Path:
-        """Write figure, numbers, report, photo and a manifest into a new folder, from which all can be made again.
+        """Write figure, numbers, report and photo into a new folder, with a manifest to reproduce them.
 
-        Raises ExportError if the folder is there already and not empty, or cannot be written.
+        Args:
+            folder: the folder to create; it may exist if it is empty.
+            classes, against, dense, smooth, opacity, style: as for `figure`.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ExportError: the folder is not empty, or cannot be written.
         """
         from inspector.output.export import save_class_maps
-        from inspector.output.style import DEFAULT_STYLE
 
-        return save_class_maps(
-            self, Path(folder), self.figure_content(classes, against, dense, smooth, opacity), style or DEFAULT_STYLE
-        )
+        content = self.figure_content(classes, against, dense, smooth, opacity)
+        return save_class_maps(self, Path(folder), content, _choose_style(style))
+
+
+def _choose_style(style: "FigureStyle | None") -> "FigureStyle":
+    from inspector.output.style import DEFAULT_STYLE
+
+    return style or DEFAULT_STYLE
 
 
 def class_maps(
     classifier: Classifier, image: ImageSource | Photo, size: int | Sequence[int] | Literal["native"] | None = None
 ) -> ClassMaps:
-    """The class maps of one image: a path, a file's bytes, a PIL image or an (H, W, 3) uint8 array.
+    """Compute the class map of every class for one image.
 
-    At another input size the maps have another grid, and the logits are others: (height, width), or "native" for all
-    of the photo at its own resolution, up to 1024 pixels. Networks are at their best at the size that they were trained
-    with. Raises ImageError for an image that cannot be read, NetworkError for a size that the network does not take.
+    Args:
+        classifier: a classifier from `load` or `Classifier.wrap`.
+        image: path, encoded bytes, file object, PIL image or uint8 array (H, W, 3) in RGB.
+        size: input size (height, width) of the network, or "native" for the whole photo at its own resolution, up to
+            1024 pixels. Default: the size that the network was trained with, where it is at its best. Another size
+            changes the grid of the maps, and the logits.
+
+    Returns:
+        ClassMaps with ``values`` (K, h, w) in logits; ``values.sum((1, 2)) + bias`` equals ``logits``.
+
+    Raises:
+        ImageError: the image cannot be decoded.
+        NetworkError: the network does not support this size.
     """
     photo = image if isinstance(image, Photo) else read_image(image)
     if size == "native":
@@ -246,37 +333,51 @@ def list_top_classes(
 
 
 def native_size(photo: Photo) -> tuple[int, int]:
-    """The photo's own (height, width); of a larger one so scaled that its longer side has 1024 pixels."""
-    scale = min(1, _NATIVE / max(photo.size))
+    """Return the photo's own (height, width), scaled down if its longer side has more than 1024 pixels."""
+    scale = min(1, _MAX_NATIVE / max(photo.size))
     return round(photo.size[0] * scale), round(photo.size[1] * scale)
 
 
 def class_maps_of_batch(classifier: Classifier, inputs: Tensor, views: Sequence[View] | None = None) -> list[ClassMaps]:
-    """The class maps of each image of a batch of normalised inputs, (N, channels, H, W)."""
-    heard, logits, tape, backend = capture_pass(classifier.capture, inputs)
+    """Compute the class maps of each image of a batch.
+
+    Args:
+        classifier: a classifier from `load` or `Classifier.wrap`.
+        inputs: normalized images (N, channels, H, W), in the network's dtype and on its device.
+        views: the photos of the batch, which figures need.
+
+    Returns:
+        N ClassMaps.
+
+    Raises:
+        NetworkError: the network does not support these inputs.
+    """
+    poolings, logits, recording, backend = capture_pass(classifier.capture, inputs)
     probabilities = classifier.probabilities(logits)
-    made = []
-    for n, split in enumerate(decompose(classifier.network, classifier.head, inputs, heard, tape)):
-        residual, adds_up = _check(split, logits[n])
+    decompositions = decompose(classifier.network, classifier.head, inputs, poolings, recording)
+    results = []
+    for n, decomposition in enumerate(decompositions):
+        residual, is_exact = _compare_with_logits(decomposition, logits[n])
         maps = ClassMaps(
-            values=split.values,
-            bias=split.bias,
+            values=decomposition.values,
+            bias=decomposition.bias,
             logits=logits[n],
             probabilities=probabilities[n],
             residual=residual,
-            verdict=classifier.head.verdict if adds_up else "not exact",
-            split=split,
+            verdict=classifier.head.verdict if is_exact else "not exact",
+            split=decomposition,
             classifier=classifier,
             view=views[n] if views is not None else None,
             backend=backend,
         )
-        made.append(maps)
-    return made
+        results.append(maps)
+    return results
 
 
-def _check(split: Decomposition, logits: Tensor) -> tuple[float, bool]:
-    """The largest miss over all classes, in logits, and whether all are within rounding."""
-    rows = split.values.flatten(1).split(max(1, _ALONE // split.values[0].numel()))
-    sums = torch.cat([own.sum(1) for own in rows]) + split.bias
-    total = torch.cat([own.abs().sum(1) for own in rows]) + split.bias.abs()
+def _compare_with_logits(decomposition: Decomposition, logits: Tensor) -> tuple[float, bool]:
+    """Return the residual in logits, and whether rounding explains it for every class."""
+    values, bias = decomposition.values, decomposition.bias
+    chunks = values.flatten(1).split(max(1, _ONE_THREAD // values[0].numel()))
+    sums = torch.cat([chunk.sum(1) for chunk in chunks]) + bias
+    total = torch.cat([chunk.abs().sum(1) for chunk in chunks]) + bias.abs()
     return float((sums - logits).abs().max()), bool((relative_error(sums, logits, total) <= 1).all())

@@ -36,7 +36,7 @@ class LoadedNetwork:
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """A network that ends in global pooling, or in flatten and Linear, ready to be asked about images."""
+    """A network with all that is needed to compute class maps. Use `load` or `Classifier.wrap` to make one."""
 
     name: str
     network: nn.Module = field(repr=False)
@@ -45,7 +45,7 @@ class Classifier:
     head: Head = field(repr=False)
     receptive_field: ReceptiveField  # of the feature maps before pooling
     probability: OutputActivation
-    capture: FeatureCapture = field(repr=False)  # where the feature maps before pooling are heard
+    capture: FeatureCapture = field(repr=False)  # how the feature maps before pooling are captured
 
     @staticmethod
     def wrap(
@@ -59,14 +59,26 @@ class Classifier:
         name: str = "network",
         probability: OutputActivation | None = None,
     ) -> "Classifier":
-        """A classifier from a network in hand, which comes back unchanged.
+        """Make a classifier of a network, which is not changed.
 
-        `size` is the (height, width) of the input. A photo is scaled until it just covers `resize` (`size`, unless
-        said otherwise) and cropped to `size` around its centre; then (x / 255 - mean) / std with one value a channel,
-        a single one for grey. Unless said, probabilities are made as the network itself ends, by softmax or sigmoid; by
-        softmax if it ends in neither, by sigmoid of a single logit. The head is read now: wrap again when the network
-        was trained further. Raises NetworkError if the network does not run on such an input, HeadError if no pooling
-        reaches its logits.
+        The head is read now. Wrap again after training the network further.
+
+        Args:
+            network: a module that returns logits (N, K) or probabilities. It ends in global pooling and any head, or in
+                flatten and Linear.
+            class_names: K names. Default: "class 0", "class 1", ...
+            size: input size in pixels, (height, width) or one number for both.
+            mean, std: three values (RGB) or one (gray); the input is ``(pixels / 255 - mean) / std``.
+            resize: a photo is scaled until it just covers this (height, width), then cropped to `size` around its
+                center. Default: `size`.
+            interpolation: how a photo is scaled.
+            name: shown in figures and reports.
+            probability: "softmax" or "sigmoid". Default: what the network ends in; if it ends in neither, softmax, or
+                sigmoid for a single logit.
+
+        Raises:
+            NetworkError: the network does not support inputs of this size, or the number of names is wrong.
+            HeadError: no pooling reaches the logits.
         """
         height_width = as_pair(size)
         cover = height_width if resize is None else as_pair(resize)
@@ -114,36 +126,43 @@ class Classifier:
         return replace(classifier.with_input_size(preprocessing.size), preprocessing=preprocessing)
 
     def class_index(self, name_or_number: str | int) -> int:
+        """Return the index of a class; see `find_class_index`."""
         return find_class_index(self.class_names, name_or_number)
 
     def with_input_size(self, size: int | Sequence[int], crop: bool = True) -> "Classifier":
-        """The same for inputs of another (height, width), which global pooling allows: larger ones give finer maps.
+        """Return the same classifier for another input size. Larger inputs give finer maps.
 
-        The share of the photo that is cropped away stays; without `crop` the whole photo is squeezed into the size.
-        Whether the network runs on such an input shows when it does.
+        Whether the network supports the size shows when it runs.
+
+        Args:
+            size: (height, width) in pixels, or one number for both.
+            crop: crop the same share of a photo as before. False: scale the whole photo to `size`.
         """
-        size, usual = as_pair(size), self.preprocessing
+        size, preprocessing = as_pair(size), self.preprocessing
         resize = None
-        if crop and usual.resize is not None:
-            height, width = (round(r * new / old) for r, new, old in zip(usual.resize, size, usual.size, strict=True))
+        if crop and preprocessing.resize is not None:
+            sides = zip(preprocessing.resize, size, preprocessing.size, strict=True)
+            height, width = (round(side * new / old) for side, new, old in sides)
             resize = (height, width)
-        seen = self.receptive_field
-        if math.isinf(seen.y.size):
-            # Where every position sees all, the cells divide the new input; else they lie as they did.
-            example = match_parameters(self.network, torch.zeros(1, len(usual.mean), *size))
-            seen = find_receptive_field(self.network, example, self.head.finest_branch.call)
-        return replace(self, preprocessing=replace(usual, size=size, resize=resize), receptive_field=seen)
+        receptive_field = self.receptive_field
+        if math.isinf(receptive_field.y.size):
+            # Cells that see the whole image divide the new input evenly. Others keep their stride.
+            example = match_parameters(self.network, torch.zeros(1, len(preprocessing.mean), *size))
+            receptive_field = find_receptive_field(self.network, example, self.head.finest_branch.call)
+        return replace(
+            self, preprocessing=replace(preprocessing, size=size, resize=resize), receptive_field=receptive_field
+        )
 
     def inputs(self, view: View) -> Tensor:
-        """The normalised input, (1, channels, H, W), in the network's own dtype and on its device."""
-        # By NumPy: torch's threads would spin on for longer than a quick network runs. Planes first, so that no step
-        # jumps through memory.
+        """Return a photo as normalized input (1, channels, H, W), in the network's dtype and on its device."""
+        # NumPy, because torch's worker threads would busy-wait for longer than a fast network runs. Channels first, so
+        # that every step runs over contiguous memory.
         planes = view.pixels.reshape(*self.preprocessing.size, -1).transpose(2, 0, 1)
-        normalised: NDArray[np.float32] = np.divide(planes, 255, dtype=np.float32, order="C")
+        normalized: NDArray[np.float32] = np.divide(planes, 255, dtype=np.float32, order="C")
         mean, std = (np.array(values, np.float32) for values in (self.preprocessing.mean, self.preprocessing.std))
-        normalised -= mean[:, None, None]
-        normalised /= std[:, None, None]
-        return match_parameters(self.network, torch.from_numpy(normalised)[None])
+        normalized -= mean[:, None, None]
+        normalized /= std[:, None, None]
+        return match_parameters(self.network, torch.from_numpy(normalized)[None])
 
     def noise_input(self, images: int = 1, seed: int = 0, size: Sequence[int] | None = None) -> Tensor:
         """Return seeded standard normal noise in place of normalized images.
@@ -165,12 +184,12 @@ class Classifier:
 
     @property
     def backend_status(self) -> str:
-        """Say in one sentence which backend runs the network, and why."""
+        """One sentence on which backend runs the network, and why."""
         accelerated = self.capture.accelerated
         return "The network itself runs (eager)." if accelerated is None else accelerated.status
 
     def sha256(self) -> str:
-        """Of the names and values of all parameters and buffers."""
+        """Return the SHA-256 hash, in hexadecimal, of the names and values of all parameters and buffers."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.network.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -179,27 +198,35 @@ class Classifier:
 
 
 def find_class_index(class_names: Sequence[str], name_or_number: str | int) -> int:
-    """The number of a class from its number, its name, or a part of its name that no other name has.
+    """Find a class by its index, its name, or a part of its name that no other name has.
 
-    Raises ClassError with the nearest names otherwise.
+    Args:
+        class_names: (K,).
+        name_or_number: an index from 0, or text; upper and lower case are the same.
+
+    Returns:
+        The index of the class.
+
+    Raises:
+        ClassError: no class or several classes match; the message has the nearest names.
     """
     if not isinstance(name_or_number, str):
         if 0 <= name_or_number < len(class_names):
             return int(name_or_number)  # numpy's integers too
         raise ClassError(f"No class {name_or_number}; they are numbered 0 to {len(class_names) - 1}.")
-    wanted = name_or_number.strip().lower()
+    query = name_or_number.strip().lower()
     lower = [name.lower() for name in class_names]
-    holding = [k for k, name in enumerate(lower) if name == wanted]
-    if not holding and wanted.isdecimal():
-        return find_class_index(class_names, int(wanted))
-    if not holding:
-        holding = [k for k, name in enumerate(lower) if wanted and wanted in name]
-    if len(holding) == 1:
-        return holding[0]
-    if holding:
-        some = ", ".join(class_names[k] for k in holding[:8]) + (", ..." if len(holding) > 8 else "")
+    matches = [k for k, name in enumerate(lower) if name == query]
+    if not matches and query.isdecimal():
+        return find_class_index(class_names, int(query))
+    if not matches:
+        matches = [k for k, name in enumerate(lower) if query and query in name]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        listed = ", ".join(class_names[k] for k in matches[:8]) + (", ..." if len(matches) > 8 else "")
         raise ClassError(
-            f"{name_or_number!r} may mean {len(holding)} classes: {some}. Give the whole name, or the number."
+            f"{name_or_number!r} may mean {len(matches)} classes: {listed}. Give the whole name, or the number."
         )
-    nearest = [class_names[lower.index(name)] for name in get_close_matches(wanted, lower, n=3, cutoff=0.5)]
+    nearest = [class_names[lower.index(name)] for name in get_close_matches(query, lower, n=3, cutoff=0.5)]
     raise ClassError(f"No class {name_or_number!r}." + (f" Nearest names: {', '.join(nearest)}." if nearest else ""))
