@@ -30,8 +30,8 @@ export function findHighestCell(values, columnCount) {
 
 /** The cell that an arrow key moves to, which stays on the grid; null for any other key. */
 export function moveCell([row, column], key, rows, columns) {
+  if (!Object.hasOwn(STEPS, key)) return null;
   const step = STEPS[key];
-  if (!step) return null;
   const clip = (value, count) => Math.min(Math.max(value, 0), count - 1);
   return [clip(row + step[0], rows.length), clip(column + step[1], columns.length)];
 }
@@ -44,7 +44,7 @@ export function toggleCell(cells, cell) {
 
 /** What a key does to the chosen cell and the masked ones; null for a key that means nothing here. */
 export function handleKey(key, { chosen, masked }, { rows, columns, values, masking }) {
-  if (key in STEPS) {
+  if (Object.hasOwn(STEPS, key)) {
     const next = chosen ? moveCell(chosen, key, rows, columns) : findHighestCell(values, columns.length);
     return { chosen: next, masked };
   }

@@ -5,5 +5,5 @@ export function moveInList(key, i, count, across) {
   const targets = {
     ArrowLeft: i - 1, ArrowRight: i + 1, ArrowUp: i - across, ArrowDown: i + across, Home: 0, End: count - 1,
   };
-  return key in targets ? Math.min(Math.max(targets[key], 0), count - 1) : null;
+  return Object.hasOwn(targets, key) ? Math.min(Math.max(targets[key], 0), count - 1) : null;
 }

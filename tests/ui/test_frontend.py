@@ -1,0 +1,112 @@
+"""The JavaScript of the components: tests/frontend/ run by node, against the numbers of Python; and the bundles."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inspector.explain.grid import axis_placements, interpolation_weights
+from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
+from inspector.images.photo import Photo
+from inspector.images.preprocessing import Crop, View
+from inspector.output.overlay import OPACITY, draw_map_on_photo
+from inspector.output.style import diverging_colormap
+from inspector.ui.components import assets
+from inspector.ui.components.map_canvas import encode_cells, make_frame
+
+TESTS = sorted((Path(__file__).parents[1] / "frontend").glob("*.test.mjs"))
+FRONTEND = Path(assets.__file__).parent / "frontend"
+COMPONENTS = ("photo", "map_canvas", "class_list", "channel_grid")
+
+
+def list_weights() -> list[dict[str, Any]]:
+    """Weights of cells, for pixels along the sides of photos with and without a cropped border."""
+    cases = []
+    crops = (Crop((40, 60), (10.0, 0.0, 50.0, 40.0), (32, 32)), Crop((33, 20), (-3.0, 2.5, 24.0, 30.0), (64, 48)))
+    fields = (ReceptiveField(Axis(16, 32, 99), Axis(3.5, 7, 9)), ReceptiveField(Axis(-4, 16, 40), Axis(40, 8, 1)))
+    for crop, field, cells, smooth in product(crops, fields, (1, 2, 5), (True, False)):
+        for placement, length in zip(axis_placements(crop, field), (23, 31), strict=True):
+            places = (np.arange(length) + 0.5) / length
+            weights = interpolation_weights(placement.slope * places + placement.offset, cells, smooth)
+            weights[(places < placement.start) | (places > placement.end)] = 0
+            ends = (placement.slope, placement.offset, placement.start, placement.end)
+            cases.append(
+                {"placement": ends, "cells": cells, "length": length, "smooth": smooth, "weights": weights.tolist()}
+            )
+    return cases
+
+
+def draw_overlay(smooth: bool) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    pixels, values = rng.integers(0, 256, (18, 26, 3), np.uint8), rng.normal(size=(3, 4)).astype(np.float32)
+    crop = Crop((18, 26), (3.0, 0.0, 23.0, 18.0), (36, 40))
+    view = View(Photo(pixels, "noise.png", "0" * 64), pixels[:, 3:23], crop)
+    field, scale = ReceptiveField(Axis(6, 12, 20), Axis(5, 10, 20)), float(np.abs(values).max())
+    overlay = draw_map_on_photo(pixels, crop, values, field, scale, smooth)
+    frame = make_frame((3, 4), view, field, 26, smooth, OPACITY)
+    return {
+        "frame": {name: getattr(frame, name) for name in ("size", "grid", "down", "across", "smooth", "opacity")},
+        "cells": encode_cells(values, scale),
+        "canvas": pixels.flatten().tolist(),
+        "overlay": overlay.flatten().tolist(),
+    }
+
+
+@pytest.fixture
+def expected(tmp_path: Path) -> Path:
+    """A file with the numbers of Python that the JavaScript has to reproduce."""
+    colors = diverging_colormap()
+    numbers = {
+        "colors": {"for": colors[-1].tolist(), "against": colors[0].tolist()},
+        "encoded": {
+            "cells": encode_cells([[0.0, 1.0, -1.0], [0.5, -0.25, 3.0]], 2.0),
+            "values": [0, 16384, -16384, 8192, -4096, 32767],
+        },
+        "axes": list_weights(),
+        "drawings": [draw_overlay(smooth) for smooth in (True, False)],
+    }
+    file = tmp_path / "expected.json"
+    file.write_text(json.dumps(numbers))
+    return file
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_the_javascript_passes_its_own_tests(tmp_path: Path, expected: Path) -> None:
+    bundles = tmp_path / "bundles"
+    bundles.mkdir()
+    for name in COMPONENTS:
+        (bundles / f"{name}.mjs").write_text(assets.bundle_javascript(f"{name}.js"), "utf-8")
+    environment = os.environ | {"INSPECTOR_EXPECTED": str(expected), "INSPECTOR_BUNDLES": str(bundles)}
+    command = ["node", "--test", "--test-reporter=tap", *map(str, TESTS)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "# skipped 0" in done.stdout
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_a_bundle_holds_each_module_once_and_no_import(name: str) -> None:
+    bundle = assets.bundle_javascript(f"{name}.js")
+    assert not re.search(r"^import ", bundle, re.MULTILINE)
+    assert re.findall(r"^export .*", bundle, re.MULTILINE)[0].startswith("export default function")
+    functions = re.findall(r"^function (\w+)", bundle, re.MULTILINE)
+    assert len(functions) == len(set(functions))
+
+
+def test_every_file_of_the_front_end_is_used() -> None:
+    sources = "".join(path.read_text() for path in [*FRONTEND.glob("*.js"), *FRONTEND.parent.glob("*.py")])
+    for path in FRONTEND.iterdir():
+        named = path.stem in COMPONENTS or path.name == "package.json" or f'"{path.name}"' in sources
+        assert named or f'"./{path.name}"' in sources, path.name
+
+
+def test_templates_escape_every_value() -> None:
+    fragment = assets.render_fragment("values.html", values=[("<script>", "a & b")])
+    assert "&lt;script&gt;" in fragment
+    assert "a &amp; b" in fragment
