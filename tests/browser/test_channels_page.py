@@ -30,7 +30,7 @@ def test_contributions_and_bias_sum_to_the_logit_and_a_row_opens_its_channel(pag
     chart = page.get_by_test_id("stVegaLiteChart")
     # The bias is the first row; a click anywhere in the third row selects its channel.
     expect(chart.locator("svg, canvas")).to_have_count(1)
-    first = page.get_by_role("heading", name=re.compile("^Channel ")).inner_text()
+    first = page.get_by_role("heading", name=re.compile(r"^Channel \d")).inner_text()
     box = chart.bounding_box()
     assert box is not None
     page.mouse.click(box["x"] + 250, box["y"] + 48)
