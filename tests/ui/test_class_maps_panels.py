@@ -1,4 +1,4 @@
-"""The page of class maps in Streamlit's simulator: what lies below the photo. Clicks on it are the browser's."""
+"""The page Class maps in Streamlit's simulator: what is below the photo. Clicks are tested in a real browser."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ from inspector.ui.state.selection import label_classes
 BOOT = list_examples("fashion_mnist")["Ankle boot"]
 
 
-def opened(**link: str) -> AppTest:
+def open_page(**link: str) -> AppTest:
     app = AppTest.from_function(_page, default_timeout=120)
     for name, value in ({"network": "fashion_gap", "example": "Ankle boot"} | link).items():
         app.query_params[name] = value
@@ -46,12 +46,12 @@ def maps_of(network: str, photo: Path = BOOT) -> ClassMaps:
     return class_maps(load(network), photo)
 
 
-def told(number: float) -> str:
+def format_logit(number: float) -> str:
     return f"{number:.3f}".replace("-", "\N{MINUS SIGN}")
 
 
-def test_a_link_names_a_position_and_below_the_photo_is_what_it_adds() -> None:
-    app, maps = opened(position="1,2"), maps_of("fashion_gap")
+def test_a_cell_in_the_link_shows_what_it_adds_to_each_class() -> None:
+    app, maps = open_page(position="1,2"), maps_of("fashion_gap")
     assert "**Cell (1, 2)** sees the pixels" in lines(app)
     (classes,) = (table.value for table in app.dataframe if "logit" in table.value)
     by_name = dict(zip(classes["class"], classes["from this cell"], strict=True))
@@ -59,26 +59,26 @@ def test_a_link_names_a_position_and_below_the_photo_is_what_it_adds() -> None:
 
 
 @pytest.mark.parametrize("position", ["9,9", "0,3", "1", "one,two", "-1,0", "1,1,1", "\N{SUPERSCRIPT TWO},0"])
-def test_a_link_to_no_position_shows_none(position: str) -> None:
-    app = opened(position=position)
+def test_a_link_to_a_cell_that_does_not_exist_shows_none(position: str) -> None:
+    app = open_page(position=position)
     assert not app.error
     assert "**Cell" not in lines(app)
     assert "position" not in app.query_params
 
 
-def test_for_max_pooling_a_position_tells_what_it_decides() -> None:
+def test_max_pooling_shows_of_how_many_channels_a_cell_has_the_maximum() -> None:
     maps = maps_of("fashion_gmp")
     deciders = [int(channel.argmax()) for channel in maps.feature_maps]
     k = maps.top(1)[0][0]  # the feature maps are the class maps themselves
-    app = opened(network="fashion_gmp", position=f"{deciders[k] // 3},{deciders[k] % 3}")
+    app = open_page(network="fashion_gmp", position=f"{deciders[k] // 3},{deciders[k] % 3}")
     assert f"**has the maximum of {deciders.count(deciders[k])} of 10 channels**" in lines(app)
     nowhere = next(place for place in range(9) if place not in deciders)
-    app = opened(network="fashion_gmp", position=f"{nowhere // 3},{nowhere % 3}")
+    app = open_page(network="fashion_gmp", position=f"{nowhere // 3},{nowhere % 3}")
     assert "**has the maximum of none of the 10 channels**" in lines(app)
 
 
-def test_the_winning_classes_stand_in_a_legend_with_their_positions() -> None:
-    maps, app = maps_of("fashion_gap"), opened(show="winning class")
+def test_the_legend_lists_the_winning_classes_with_their_numbers_of_cells() -> None:
+    maps, app = maps_of("fashion_gap"), open_page(show="winning class")
     winning = [maps.classifier.class_names[int(k)] for k in maps.values.argmax(0).flatten()]
     for name in set(winning):
         assert f'{name} <span style="opacity: .7">{winning.count(name)}</span>' in pictures(app)
@@ -86,7 +86,7 @@ def test_the_winning_classes_stand_in_a_legend_with_their_positions() -> None:
 
 def test_classes_beyond_the_first_seven_share_the_last_colour() -> None:
     maps = maps_of("fashion_gap")
-    # Class 0 at two positions, the classes 1 to 8 at one each: of these the last two are the others.
+    # Class 0 wins in two cells, the classes 1 to 8 in one each; the last two share the last color.
     won = Winners(tuple(range(9)), torch.tensor([[0, 0, 1, 2, 3], [4, 5, 6, 7, 8]]), torch.zeros(2, 5))
     shown = make_class_legend(maps, won)
     assert '2 other classes <span style="opacity: .7">2</span>' in shown
@@ -96,27 +96,25 @@ def test_classes_beyond_the_first_seven_share_the_last_colour() -> None:
 
 
 def test_what_if_without_a_mask_says_what_to_do() -> None:
-    assert "Click cells on the photo" in opened(show="what if").info[0].value
+    assert "Click cells on the photo" in open_page(show="what if").info[0].value
 
 
-def test_positions_above_a_share_are_masked_and_their_part_is_gone_from_the_logit() -> None:
-    app, maps = opened(show="what if"), maps_of("fashion_gap")
+def test_cells_above_a_threshold_are_masked_and_their_contributions_leave_the_logit() -> None:
+    app, maps = open_page(show="what if"), maps_of("fashion_gap")
     button = next(button for button in app.button if button.label == "Mask these cells")
     button.click().run()
     k = maps.top(1)[0][0]
     high = maps.values[k] > 0.5 * maps.values[k].max()
     rows = pictures(app)
     for j in (k, maps.top(2)[1][0]):
-        cells = (
-            f"<td>{told(float(maps.logits[j]))}</td><td>{told(float(maps.logits[j] - maps.values[j][high].sum()))}</td>"
-        )
+        cells = f"<td>{format_logit(float(maps.logits[j]))}</td><td>{format_logit(float(maps.logits[j] - maps.values[j][high].sum()))}</td>"
         assert f'<th scope="row">{maps.classifier.class_names[j]}</th>{cells}' in rows
     next(button for button in app.button if button.label == "Clear").click().run()
     assert "Click cells on the photo" in app.info[0].value
 
 
-def test_max_pooling_without_any_position_gets_one_sentence_and_the_photo_is_asked_all_the_same() -> None:
-    app = opened(network="fashion_gmp", show="what if")
+def test_max_pooling_with_all_cells_masked_shows_one_error_and_the_masked_photo() -> None:
+    app = open_page(network="fashion_gmp", show="what if")
     about, number, _ = app.session_state["mask"]
     app.session_state["mask"] = about, number + 1, tuple((y, x) for y in range(3) for x in range(3))
     app.run()
@@ -124,8 +122,8 @@ def test_max_pooling_without_any_position_gets_one_sentence_and_the_photo_is_ask
     assert "<th>original</th><th>photo</th>" in pictures(app)
 
 
-def test_another_photo_begins_without_a_mask() -> None:
-    app = opened(show="what if")
+def test_another_photo_starts_without_a_mask() -> None:
+    app = open_page(show="what if")
     next(button for button in app.button if button.label == "Mask these cells").click().run()
     assert 'table class="what-if"' in pictures(app)
     app.pills(key="example").set_value("Bag").run()

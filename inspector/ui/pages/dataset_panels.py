@@ -1,4 +1,4 @@
-"""Of a data set: the average class maps, what is taken for what, and the images that stand out."""
+"""Below the images of a data set: average class maps, confusions with their contrast maps, and extreme images."""
 
 from pathlib import Path
 from typing import Any
@@ -6,16 +6,18 @@ from typing import Any
 import streamlit as st
 
 from inspector.datasets import index as dataset_index
-from inspector.datasets.results import Results, StoredImage
+from inspector.datasets.results import Results
 from inspector.datasets.summary import DatasetSummary
-from inspector.errors import InspectorError
 from inspector.output.overlay import common_scale
 from inspector.ui.components import html, stored_maps
-from inspector.ui.state import cache
+from inspector.ui.components.messages import show_errors
+from inspector.ui.pages.dataset_images import read_image_of
+from inspector.ui.state import keys
 from inspector.ui.state.selection import label_names
 
 _TILES = 12
-_SMALL = 320  # pixels of the longer side of a picture
+_SIDE = 320  # longer side of a picture, in pixels
+# Choice -> column of the index, and whether its highest values come first.
 GALLERIES = {
     "most concentrated": ("positions", False),
     "most diffuse": ("positions", True),
@@ -25,76 +27,78 @@ GALLERIES = {
 
 
 @st.fragment
-def average_maps(survey: DatasetSummary) -> None:
-    titles = label_names(survey.class_names)
+def show_average_maps(summary: DatasetSummary) -> None:
+    """Show the average map of a class, over the images predicted as it and over those labeled so."""
+    names = label_names(summary.class_names)
     heading = st.empty()
-    often = int(survey.predicted.counts.argmax())
-    title = st.selectbox("Class", titles, index=often, key="average", bind="query-params", width=280)
-    heading.subheader(f"Where does the network look for {html.escape_markdown(title)}?", anchor=False)
-    k = titles.index(title)
-    kinds = {"taken for it": survey.predicted, "labelled so": survey.labeled}
-    known = {f"{what}: {maps.counts[k]:,} images": maps for what, maps in kinds.items() if maps.counts[k]}
-    if not known:
-        st.info("No image is taken for it or labelled so.", icon=":material/photo_library:")
+    most_frequent = int(summary.predicted.counts.argmax())
+    name = st.selectbox("Class", names, index=most_frequent, key=keys.DATASET_CLASS, bind="query-params", width=280)
+    heading.subheader(f"Average class map of {html.escape_markdown(name)}", anchor=False)
+    k = names.index(name)
+    averages = {"predicted as this class": summary.predicted, "labeled as this class": summary.labeled}
+    maps = {
+        f"{title}: {average.counts[k]:,} images": (average.mean(), k)
+        for title, average in averages.items()
+        if average.counts[k]
+    }
+    if not maps:
+        st.info("No image is predicted or labeled as this class.", icon=":material/photo_library:")
         return
     with st.spinner("Drawing ..."):
-        st.html(html.draw_average_maps({what: (maps.mean(), k) for what, maps in known.items()}))
-    st.caption("The mean of this class's own map, cell by cell: red speaks for the class, blue against it.")
+        st.html(html.draw_average_maps(maps))
+    st.caption("The mean of the map of this class, cell by cell. Red is evidence for the class, blue against it.")
 
 
 @st.fragment
-def confusions(survey: DatasetSummary) -> None:
-    st.subheader("What is taken for what, and why?", anchor=False)
-    titles = label_names(survey.class_names)
-    mistaken = [titles[k] for k in dict.fromkeys(survey.pairs[:, 0].tolist())]
+def show_confusions(summary: DatasetSummary) -> None:
+    """Show the most frequent confusions, each with its average contrast map."""
+    st.subheader("Confusions and their contrast maps", anchor=False)
+    names = label_names(summary.class_names)
+    confused = [names[k] for k in dict.fromkeys(summary.pairs[:, 0].tolist())]
     label = st.selectbox(
-        "Label", mistaken, index=None, placeholder="any", key="mistaken", bind="query-params", width=280
+        "Label", confused, index=None, placeholder="any", key=keys.CONFUSED_LABEL, bind="query-params", width=280
     )
-    wanted = None if label is None else titles.index(label)
-    shown = [n for n, (true, _) in enumerate(survey.pairs) if wanted in (None, true)][:_TILES]
-    maps = survey.contrasts.mean()[shown]
+    wanted = None if label is None else names.index(label)
+    listed = [n for n, (true, _) in enumerate(summary.pairs) if wanted in (None, true)][:_TILES]
+    maps = summary.contrasts.mean()[listed]
     scale = common_scale(list(maps))
     tiles = []
-    for n, values in zip(shown, maps, strict=True):
-        true, predicted = survey.pairs[n]
-        name = f"{survey.class_names[true]} taken for {survey.class_names[predicted]}"
-        line = f"{survey.contrasts.counts[n]:,} of {survey.labeled.counts[true]:,} images"
-        tiles.append(html.Tile(stored_maps.draw_raw_grid(values, scale), name, [line], f"contrast map of {name}"))
+    for n, values in zip(listed, maps, strict=True):
+        true, predicted = summary.pairs[n]
+        title = f"{summary.class_names[true]} predicted as {summary.class_names[predicted]}"
+        line = f"{summary.contrasts.counts[n]:,} of {summary.labeled.counts[true]:,} images"
+        tiles.append(html.Tile(stored_maps.draw_raw_grid(values, scale), title, [line], f"contrast map of {title}"))
     st.html(html.make_tiles(tiles))
-    st.html(html.make_color_bar(scale, "logits a position for the class that was taken and against the label"))
+    st.html(html.make_color_bar(scale, "logits per cell, predicted class minus label"))
     st.caption(
-        "The map of the class that was taken less that of the label, the mean over their images, on one scale: red is "
-        "where the mistake comes from."
+        "The map of the predicted class minus that of the label, averaged over their images, on one scale. Red cells "
+        "are evidence for the wrong class."
     )
 
 
 @st.fragment
-def gallery(results: Results, survey: DatasetSummary) -> None:
-    st.subheader("Images that stand out", anchor=False)
+def show_gallery(results: Results, summary: DatasetSummary) -> None:
+    """Show the images whose class maps are the most concentrated, the most diffuse, and so on."""
+    st.subheader("Extreme images", anchor=False)
     which = st.segmented_control(
-        "Evidence", list(GALLERIES), default=next(iter(GALLERIES)), required=True, key="gallery", bind="query-params"
+        "Evidence",
+        list(GALLERIES),
+        default=next(iter(GALLERIES)),
+        required=True,
+        key=keys.GALLERY,
+        bind="query-params",
     )
     column, descending = GALLERIES[which]
-    try:
-        with st.spinner("Drawing ..."):
-            rows = dataset_index.list_extremes(survey.index, column, descending, _TILES)
-            st.html(html.make_tiles([_tile(results, survey, row, column) for row in rows], "clamp(9rem, 13vw, 14rem)"))
-    except InspectorError as error:
-        st.error(str(error), icon=":material/error:")
+    with show_errors(), st.spinner("Drawing ..."):
+        rows = dataset_index.list_extremes(summary.index, column, descending, _TILES)
+        tiles = [_make_tile(results, summary, row, column) for row in rows]
+        st.html(html.make_tiles(tiles, "clamp(9rem, 13vw, 14rem)"))
 
 
-def _tile(results: Results, survey: DatasetSummary, row: dict[str, Any], column: str) -> html.Tile:
-    stored = stored_of(results, survey, row)
-    image, _ = stored_maps.draw_stored_map(results, stored, stored.maps[row["predicted"]], _SMALL)
-    value = f"{row[column]:.1f} positions" if column == "positions" else f"{row[column]:.0%} at the border"
-    name = survey.class_names[row["predicted"]]
-    return html.Tile(
-        image, name, [f"{value}, number {row['index']}"], f"class map of {name} over {Path(row['path']).name}"
-    )
-
-
-def stored_of(results: Results, survey: DatasetSummary, row: dict[str, Any]) -> StoredImage:
-    """What is kept of an image of the index."""
-    changed = cache.changed(survey.index)
-    place = row["part"], row["row_group"], row["row"]
-    return stored_maps.read_stored_image(results.folder, changed, *place, results)
+def _make_tile(results: Results, summary: DatasetSummary, row: dict[str, Any], column: str) -> html.Tile:
+    stored = read_image_of(results, summary, row)
+    image, _ = stored_maps.draw_stored_map(results, stored, stored.maps[row["predicted"]], _SIDE)
+    value = f"{row[column]:.1f} cells" if column == "positions" else f"{row[column]:.0%} at the border"
+    name = summary.class_names[row["predicted"]]
+    alt = f"class map of {name} over {Path(row['path']).name}"
+    return html.Tile(image, name, [f"{value}, number {row['index']}"], alt)

@@ -1,0 +1,253 @@
+"""The images of a data set in a table with filters, and one of them with its stored class maps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from inspector.datasets import index as dataset_index
+from inspector.datasets.index import ORDERS, Filters
+from inspector.datasets.results import Results, StoredImage
+from inspector.datasets.summary import DatasetSummary
+from inspector.output.text import format_number, replace_minus
+from inspector.ui.components import html, stored_maps
+from inspector.ui.components.messages import show_error, show_errors
+from inspector.ui.state import cache, keys
+from inspector.ui.state.selection import label_names
+
+ALL, MISCLASSIFIED, UNREADABLE = "all", "misclassified", "unreadable"  # values in links
+_PAGE = 50  # images in the table
+_SIDE = 720  # longer side of a picture, in pixels
+_NO_IMAGE = ":material/photo_library:"
+
+
+@dataclass(frozen=True)
+class ImageSelection:
+    """Which images the table lists, and in which order."""
+
+    filters: Filters
+    column: str  # of the index
+    descending: bool
+
+
+@st.fragment
+def show_images(results: Results, summary: DatasetSummary) -> None:
+    """Show the table of images, and the chosen one beside it."""
+    st.subheader("Images", anchor=False)
+    with show_errors():
+        changed = cache.changed(summary.index)
+        selection = _choose(summary, changed)
+        with st.spinner("Reading the index ..."):
+            count = _count_images(summary.index, changed, selection.filters)
+            table, one = st.columns([3, 2], gap="large")
+            with table:
+                if not count:
+                    st.info("No image matches these filters.", icon=_NO_IMAGE)
+                    return
+                page = _choose_page(count)
+                rows = _list_rows(summary.index, changed, selection, _PAGE * (page - 1))
+                _show_table(summary, rows)
+            with one:
+                _show_chosen_image(results, summary, rows)
+
+
+def _choose(summary: DatasetSummary, changed: int) -> ImageSelection:
+    """Show the filters and the order."""
+    names = label_names(summary.class_names)
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        which = st.segmented_control(
+            "Images",
+            [ALL, MISCLASSIFIED, UNREADABLE],
+            default=ALL,
+            required=True,
+            key=keys.IMAGE_FILTER,
+            bind="query-params",
+            on_change=_open_first_page,
+        )
+        predicted = st.selectbox(
+            "Top-1 class",
+            names,
+            index=None,
+            placeholder="any",
+            key=keys.TOP_CLASS,
+            bind="query-params",
+            width=200,
+            on_change=_open_first_page,
+        )
+        label = st.selectbox(
+            "Label",
+            _list_labels(summary.index, changed),
+            index=None,
+            placeholder="any",
+            key=keys.LABEL,
+            bind="query-params",
+            width=200,
+            on_change=_open_first_page,
+        )
+        text = st.text_input("Path contains", key=keys.PATH, bind="query-params", width=200, on_change=_open_first_page)
+        order = st.selectbox(
+            "Sort by", list(ORDERS), key=keys.IMAGE_ORDER, bind="query-params", width=230, on_change=_open_first_page
+        )
+        descending = st.toggle("Descending", key=keys.DESCENDING, bind="query-params", on_change=_open_first_page)
+    filters = Filters(
+        predicted=None if predicted is None else names.index(predicted),
+        label=label,
+        wrong=which == MISCLASSIFIED,
+        errors=which == UNREADABLE,
+        text=text.strip(),
+    )
+    return ImageSelection(filters, ORDERS[order], descending)
+
+
+def _open_first_page() -> None:
+    st.session_state[keys.PAGE] = 1
+    _clear_image()
+
+
+def _clear_image() -> None:
+    st.session_state[keys.IMAGE] = None
+
+
+def _choose_page(count: int) -> int:
+    pages = max(1, -(-count // _PAGE))
+    # There may be fewer pages than before, and Streamlit refuses a number beyond the last.
+    if st.session_state.get(keys.PAGE, 1) > pages:
+        st.session_state[keys.PAGE] = pages
+    images = "1 image" if count == 1 else f"{count:,} images"
+    return st.number_input(
+        f"Page of {pages:,} with {images}",
+        1,
+        pages,
+        key=keys.PAGE,
+        bind="query-params",
+        width=280,
+        on_change=_clear_image,
+    )
+
+
+def _show_table(summary: DatasetSummary, rows: Sequence[dict[str, Any]]) -> None:
+    key = f"images_{rows[0]['index']}_{rows[-1]['index']}_{len(rows)}"
+
+    def follow() -> None:
+        if selected := st.session_state[key]["selection"]["rows"]:
+            st.session_state[keys.IMAGE] = rows[selected[0]]["index"]
+
+    percent = st.column_config.NumberColumn(format="percent", width="small")
+    st.dataframe(
+        [_make_row(summary, row) for row in rows],
+        key=key,
+        on_select=follow,
+        selection_mode="single-row",
+        hide_index=True,
+        height=min(460, 37 + 35 * len(rows)),
+        placeholder="",
+        column_config={
+            "number": st.column_config.NumberColumn(width="small"),
+            "probability": percent,
+            "border": percent,
+            "inside": percent,
+            "cells": st.column_config.NumberColumn(format="%.1f", width="small"),
+        },
+        alt="Images with their predictions and where the evidence lies",
+    )
+    st.caption(
+        "Border and cells describe the class map of the top-1 class. Border: the share of its absolute values in the "
+        f"outermost ring of cells. Cells: over how many of the {summary.grid[0] * summary.grid[1]} cells it extends "
+        "(the exponential of its entropy). Select a row to see its image."
+    )
+
+
+def _make_row(summary: DatasetSummary, row: dict[str, Any]) -> dict[str, Any]:
+    cells = {
+        "number": row["index"],
+        "image": Path(row["path"]).name,
+        "label": row["label"],
+        "top-1 class": None if row["predicted"] is None else summary.class_names[row["predicted"]],
+        "probability": row["probability"],
+        "border": row["border"],
+        "cells": row["positions"],
+    }
+    if summary.counts.with_objects:
+        cells["inside"] = row["inside"]
+    if summary.counts.errors:
+        cells["error"] = row["error"]
+    return cells
+
+
+def _show_chosen_image(results: Results, summary: DatasetSummary, rows: Sequence[dict[str, Any]]) -> None:
+    """Show the image of the number that is typed, or of the selected row; at first, that of the first row."""
+    number = st.number_input(
+        "Image number",
+        0,
+        value=None,
+        key=keys.IMAGE,
+        bind="query-params",
+        width=200,
+        placeholder=str(rows[0]["index"]),
+    )
+    row = rows[0] if number is None else dataset_index.find_row(summary.index, number)
+    if row is None:
+        st.info(f"There is no image number {number}.", icon=_NO_IMAGE)
+    else:
+        _show_image(results, summary, row)
+
+
+def _show_image(results: Results, summary: DatasetSummary, row: dict[str, Any]) -> None:
+    """Show one image with its stored class maps."""
+    st.markdown(f"**{html.escape_markdown(Path(row['path']).name)}**  \n{html.escape_markdown(row['path'])}")
+    if row["error"] is not None:
+        show_error(row["error"])
+        return
+    stored = read_image_of(results, summary, row)
+    names = summary.class_names
+    labels = label_names(names)
+    k = st.radio(
+        "Class map of",
+        list(stored.maps),
+        format_func=lambda k: html.escape_markdown(labels[k]),
+        horizontal=True,
+        key=f"class_of_{row['index']}",
+    )
+    image, problem = stored_maps.draw_stored_map(results, stored, stored.maps[k], _SIDE)
+    tile = html.Tile(image, names[k], [_format_sum(stored, k)], f"class map of {names[k]}")
+    st.html(html.make_tiles([tile], "min(100%, 24rem)"))
+    if problem:
+        st.caption(problem)
+    label = "no label" if row["label"] is None else f"label {html.escape_markdown(row['label'])}"
+    if row["label_rank"] is not None:
+        label += f" (rank {row['label_rank'] + 1}, {row['label_probability']:.1%})"
+    st.caption(
+        f"{label}; top-1 {html.escape_markdown(names[row['predicted']])} ({row['probability']:.1%}); "
+        f"{row['verdict']}, largest residual {row['residual']:.1e} logits"
+    )
+
+
+def _format_sum(stored: StoredImage, k: int) -> str:
+    total = float(stored.maps[k].sum())
+    if k not in stored.logits:
+        return f"map {format_number(total, '.3f')}"
+    return replace_minus(f"map {total:.3f} + bias {stored.biases[k]:.3f} = {stored.logits[k]:.3f}")
+
+
+def read_image_of(results: Results, summary: DatasetSummary, row: dict[str, Any]) -> StoredImage:
+    """Read what is stored of the image of one row of the index."""
+    place = row["part"], row["row_group"], row["row"]
+    return stored_maps.read_stored_image(results.folder, cache.changed(summary.index), *place, results)
+
+
+# Bounded caches of a few numbers per entry.
+@st.cache_data(max_entries=128, show_spinner=False)
+def _list_rows(index: Path, changed: int, selection: ImageSelection, offset: int) -> list[dict[str, Any]]:
+    return dataset_index.list_rows(index, selection.filters, selection.column, selection.descending, _PAGE, offset)
+
+
+@st.cache_data(max_entries=128, show_spinner=False)
+def _count_images(index: Path, changed: int, filters: Filters) -> int:
+    return dataset_index.count_images(index, filters)
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def _list_labels(index: Path, changed: int) -> list[str]:
+    return dataset_index.list_labels(index)
