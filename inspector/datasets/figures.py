@@ -5,14 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from inspector.datasets.index import BINS, count_bins
 from inspector.datasets.statistics import Floats, compute_uniform_border_share
 from inspector.datasets.summary import DatasetSummary
-from inspector.output.figure import COLORS, shorten_name
+from inspector.output.figure import COLORS, add_color_bar, shorten_name
 from inspector.output.overlay import common_scale
 
 _MAX_MAPS = 24  # in one figure
@@ -77,11 +75,7 @@ def _draw_grids(maps: Sequence[Floats], titles: Sequence[str], heading: str, ava
         axis.imshow(values, cmap=COLORS, vmin=-scale, vmax=scale)
         axis.set(xticks=[], yticks=[])
         axis.set_title(title, fontsize=7, parse_math=False)
-    # The color bar needs two different ends, also if all maps are zero.
-    ends = Normalize(-(scale or 1.0), scale or 1.0)
-    bar = figure.colorbar(ScalarMappable(ends, COLORS), ax=axes, shrink=0.8, aspect=30)
-    bar.set_label("logits per cell", fontsize=8)
-    bar.ax.tick_params(labelsize=7)
+    add_color_bar(axes, scale, font_size=8, shrink=0.8, aspect=30)
     suffix = f" ({len(maps)} most frequent of {available:,})" if len(maps) < available else ""
     figure.suptitle(heading + suffix, fontsize=9)
     return figure

@@ -4,11 +4,12 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
@@ -73,7 +74,7 @@ def class_map_figure(maps: ClassMaps, shown: FigureContent, style: FigureStyle =
         _write(axis, title, small, style.font_size)
         axis.title.set_fontweight("bold" if drawing.bold else "normal")
     if style.colour_bar and any(drawing.values is not None for drawing in drawings):
-        _colour_bar(figure, axes.tolist(), scale, style)
+        _colour_bar(axes.tolist(), scale, style)
     if style.dark:
         _darken(figure)
     return figure
@@ -192,12 +193,29 @@ def _draw(
         )
 
 
-def _colour_bar(figure: Figure, axes: list[Axes], scale: float, style: FigureStyle) -> None:
+def _colour_bar(axes: list[Axes], scale: float, style: FigureStyle) -> None:
     size = style.font_size * 10 / 9
     colours = ListedColormap(style.palette / 255, name=style.colours)
-    bar = figure.colorbar(ScalarMappable(Normalize(-scale, scale), colours), ax=axes, shrink=0.7, aspect=30)
-    bar.set_label("logits a position", fontsize=size)
-    bar.ax.tick_params(labelsize=size)
+    add_color_bar(axes, scale, colours, font_size=size, shrink=0.7, aspect=30)
+
+
+def add_color_bar(
+    axes: Sequence[Axes], scale: float, colormap: Colormap = COLORS, *, font_size: float, **layout: Any
+) -> None:
+    """Add one color bar for class maps that share a scale.
+
+    Args:
+        axes: the axes with the maps, at least one.
+        scale: value at the upper end, in logits; the lower end is its negative.
+        colormap: the colors of the maps.
+        font_size: of label and ticks, in points.
+        layout: options of matplotlib's Figure.colorbar, as shrink, aspect, location.
+    """
+    # A map of zeros still needs a color bar with two ends.
+    ends = Normalize(-(scale or 1.0), scale or 1.0)
+    bar = axes[0].figure.colorbar(ScalarMappable(ends, colormap), ax=list(axes), **layout)
+    bar.set_label("logits a position", fontsize=font_size)
+    bar.ax.tick_params(labelsize=font_size)
 
 
 def _darken(figure: Figure) -> None:
@@ -263,8 +281,7 @@ def all_maps_figure(maps: ClassMaps, dense: bool = False) -> Figure:
         axis.set_xlabel(f"logit {maps.logits[k]:.2f}" + ("  winner" if k == winner else ""), fontsize=8)
         for spine in axis.spines.values():
             spine.set(linewidth=3 if k == winner else 0.5)
-    bar = figure.colorbar(ScalarMappable(Normalize(-scale, scale), COLORS), ax=axes.tolist(), shrink=0.8, aspect=25)
-    bar.set_label("logits a position")
+    add_color_bar(axes.tolist(), scale, font_size=10, shrink=0.8, aspect=25)
     figure.suptitle(f"{maps.classifier.name}: {maps.describe_reading(dense)}", fontsize=10, parse_math=False)
     return figure
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps
-from inspector.output.figure import COLORS, PANEL, exactness_line, panel, shorten_name
+from inspector.output.figure import COLORS, PANEL, add_color_bar, exactness_line, panel, shorten_name
 from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo
 from inspector.training.compare_runs import RunGroup, Score, format_with_deviation
 from inspector.training.read_run import Confusion
@@ -192,15 +192,6 @@ def _draw_column_of_maps(axis: Axes, maps: NDArray[np.float32], scale: float, ro
     right.set_horizontalalignment("right")
 
 
-def _bar(figure: Figure, scale: float, axes: list[Axes]) -> None:
-    """The colour bar of one panel or of all."""
-    one = len(axes) == 1
-    colours = ScalarMappable(Normalize(-scale, scale), COLORS)
-    bar = figure.colorbar(colours, ax=axes, shrink=0.8 if one else 0.7, aspect=25 if one else 30)
-    bar.set_label("logits a position", fontsize=7 if one else 10)
-    bar.ax.tick_params(labelsize=7 if one else 10)
-
-
 def side_by_side_figure(
     maps: Sequence[ClassMaps],
     classes: str | Sequence[str | int],
@@ -246,9 +237,9 @@ def side_by_side_figure(
             exactness_line(one),
         )
         if own_scales:
-            _bar(figure, ends, [axis])
+            add_color_bar([axis], ends, font_size=7, shrink=0.8, aspect=25)
     if not own_scales:
-        _bar(figure, scale, axes.tolist())
+        add_color_bar(axes.tolist(), scale, font_size=10, shrink=0.7, aspect=30)
     what = f"{read[0].title}: its class map" if one_class else "class maps"
     by = "each network" if shared else maps[0].classifier.name
     scales = "each on its own scale" if own_scales else "on one scale"
