@@ -214,7 +214,7 @@ def add_color_bar(
     # A map of zeros still needs a color bar with two ends.
     ends = Normalize(-(scale or 1.0), scale or 1.0)
     bar = axes[0].figure.colorbar(ScalarMappable(ends, colormap), ax=list(axes), **layout)
-    bar.set_label("logits a position", fontsize=font_size)
+    bar.set_label("logits per cell", fontsize=font_size)
     bar.ax.tick_params(labelsize=font_size)
 
 

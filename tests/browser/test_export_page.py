@@ -56,7 +56,7 @@ def test_a_link_reopens_the_figure_with_all_its_settings(page: Page, app_url: st
     svg = download_file(page, "SVG")
     for words in (b"Ours", b"Bag (", b"Dress (", b"Ankle boot"):
         assert words in svg
-    for words in (b"logits a position", b"verdict"):
+    for words in (b"logits per cell", b"verdict"):
         assert words not in svg
     numbers = download_file(page, "Maps (CSV)")
     assert b"Bag against Coat" in numbers

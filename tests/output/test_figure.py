@@ -257,7 +257,7 @@ def test_a_dark_figure_has_light_text_on_a_dark_page(maps):
 def test_title_equations_and_colour_bar_can_be_left_out(maps):
     everything, nothing = styled(maps), styled(maps, title="", equations=False, colour_bar=False)
     said, left = "\n".join(texts(everything)), "\n".join(texts(nothing))
-    for words in ("part of the logit", "bias", "verdict", "logits a position"):
+    for words in ("part of the logit", "bias", "verdict", "logits per cell"):
         assert words in said
         assert words not in left
     assert "Ours" in texts(styled(maps, title="Ours"))
