@@ -100,7 +100,7 @@ def _run(file: Path, tile: int, logits: Path) -> dict[str, float]:
         found, count = in_tiles.logits, in_tiles.tiles
     else:
         pixels = np.load(file)
-        found, count = inspector.class_maps(classifier.with_input_size(pixels.shape[:2], crop=False), pixels).logits, 1
+        found, count = inspector.class_maps(classifier.resized(pixels.shape[:2], crop=False), pixels).logits, 1
     seconds = time.perf_counter() - start
     np.save(logits, found.numpy())
     return {"tiles": count, "seconds": seconds, "peak": _peak(), "before": before}

@@ -316,9 +316,9 @@ def class_maps(
     """
     photo = image if isinstance(image, Photo) else read_image(image)
     if size == "native":
-        classifier = classifier.with_input_size(native_size(photo), crop=False)
+        classifier = classifier.resized(native_size(photo), crop=False)
     elif size is not None:
-        classifier = classifier.with_input_size(size)
+        classifier = classifier.resized(size)
     view = make_view(photo, classifier.preprocessing)
     (maps,) = class_maps_of_batch(classifier, classifier.inputs(view), [view])
     return maps

@@ -123,13 +123,13 @@ class Classifier:
         )
         if size == preprocessing.size:
             return classifier
-        return replace(classifier.with_input_size(preprocessing.size), preprocessing=preprocessing)
+        return replace(classifier.resized(preprocessing.size), preprocessing=preprocessing)
 
     def class_index(self, name_or_number: str | int) -> int:
         """Return the index of a class; see `find_class_index`."""
         return find_class_index(self.class_names, name_or_number)
 
-    def with_input_size(self, size: int | Sequence[int], crop: bool = True) -> "Classifier":
+    def resized(self, size: int | Sequence[int], crop: bool = True) -> "Classifier":
         """Return the same classifier for another input size. Larger inputs give finer maps.
 
         Whether the network supports the size shows when it runs.

@@ -188,7 +188,7 @@ def test_channels_last_and_tokens_are_laid_out_as_maps():
     assert torch.allclose(norm, by_hand, atol=1e-5)
     assert torch.equal(tokens, norm)
     # At another size the tokens lie on another grid, of which only their number is known.
-    larger = layer_maps(classifier.with_input_size((12, 18)), image, find_layer(known, "tokens"))
+    larger = layer_maps(classifier.resized((12, 18)), image, find_layer(known, "tokens"))
     assert larger.maps.shape == (5, 6, 9)
     of = layer_maps(classifier, image, "mix")
     maps = class_maps(classifier, image)
@@ -350,5 +350,5 @@ def test_a_receptive_field_that_is_lost_divides_the_input_of_any_size():
         return of.receptive_field.y.centre, of.receptive_field.y.stride
 
     assert centres(layer_maps(classifier, image, "conv")) == (1, 2)
-    assert centres(layer_maps(classifier.with_input_size(16), image, "conv")) == (1, 2)
-    assert layer_maps(classifier.with_input_size(16), image, "conv").maps.shape == (4, 8, 8)
+    assert centres(layer_maps(classifier.resized(16), image, "conv")) == (1, 2)
+    assert layer_maps(classifier.resized(16), image, "conv").maps.shape == (4, 8, 8)

@@ -267,7 +267,7 @@ def test_what_cannot_work_leaves_no_folder(photos: Path, tmp_path: Path, classif
     with pytest.raises(ImageError, match="No images at nowhere"):
         run_dataset("nowhere", classifier, tmp_path / "out")
     network = nn.Sequential(nn.Conv2d(3, 2, 5), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3)).eval()
-    small = inspector.Classifier.wrap(network, size=8).with_input_size(4)
+    small = inspector.Classifier.wrap(network, size=8).resized(4)
     with pytest.raises(NetworkError, match="cannot run on an input"):
         run_dataset(photos, small, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -337,7 +337,7 @@ def test_another_run_is_not_resumed(photos: Path, tmp_path: Path, classifier: in
     with pytest.raises(ExportError, match=r"differs in the class names"):
         run_dataset(photos, renamed, out, RunOptions(top=2, shard_size=4, resume=True))
     with pytest.raises(ExportError, match=r"differs in the preprocessing"):
-        run_dataset(photos, classifier.with_input_size((7, 8)), out, RunOptions(top=2, shard_size=4, resume=True))
+        run_dataset(photos, classifier.resized((7, 8)), out, RunOptions(top=2, shard_size=4, resume=True))
     with pytest.raises(ExportError, match=r"differs in --overlays"):
         run_dataset(photos, classifier, out, RunOptions(top=2, shard_size=4, overlays=True, resume=True))
     (photos / "cat" / "00.png").rename(photos / "cat" / "07.png")

@@ -156,10 +156,10 @@ def test_a_network_that_was_changed_is_heard_itself(change: str) -> None:
 
 def test_another_size_goes_through_the_network_itself() -> None:
     classifier = average()
-    quick = accelerate(classifier, "folded").with_input_size((14, 16))
+    quick = accelerate(classifier, "folded").resized((14, 16))
     inputs = noise(quick, 2)
     assert not hears(quick, inputs)
-    alike(quick, classifier.with_input_size((14, 16)), inputs, 1e-6)
+    alike(quick, classifier.resized((14, 16)), inputs, 1e-6)
     assert hears(accelerate(quick, "folded"), inputs)
 
 
@@ -276,7 +276,7 @@ def test_class_maps_say_what_they_were_heard_through(cache: Path, monkeypatch: p
         assert torch.equal(class_maps_of_batch(again, inputs)[0].values, maps.values)
     assert maps.backend == "folded bfloat16"
     assert told(with_backend(quick, "eager")) == "eager"
-    (other,) = class_maps_of_batch(quick, noise(classifier.with_input_size(48), 1))
+    (other,) = class_maps_of_batch(quick, noise(classifier.resized(48), 1))
     assert other.backend == "eager"
     with pytest.raises(NetworkError, match="No backend 'folded float8': its dtype is none of float32, float16, bflo"):
         with_backend(classifier, "folded float8")

@@ -104,7 +104,7 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def assert_as_in_one_piece(maps: LargeMaps, classifier: Classifier, image: np.ndarray) -> None:
-    whole = inspector.class_maps(classifier.with_input_size(image.shape[:2], crop=False), image)
+    whole = inspector.class_maps(classifier.resized(image.shape[:2], crop=False), image)
     expected = whole.values[list(maps.classes)]
     assert maps.values.shape == expected.shape
     torch.testing.assert_close(maps.values, expected, rtol=0, atol=2e-6 * float(whole.values.abs().max()))

@@ -382,6 +382,6 @@ class Embedded(nn.Module):
 
 def test_what_is_made_of_parameters_alone_is_no_pooling_at_any_size():
     torch.manual_seed(0)
-    classifier = Classifier.wrap(Embedded().eval(), size=(4, 6)).with_input_size((8, 6))
+    classifier = Classifier.wrap(Embedded().eval(), size=(4, 6)).resized((8, 6))
     (maps,) = class_maps_of_batch(classifier, noise(1, 3, 8, 6))
     assert (maps.verdict, maps.values.shape) == ("exact", (3, 4, 3))
