@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inspector.analysis.localization import Inside, Mask, measure_inside
+from inspector.analysis.localization import EvidenceInside, Mask, measure_evidence_inside
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.kinds import Verdict, worst_verdict
@@ -22,7 +22,7 @@ class AverageClassMaps:
     residual: float  # the largest of all images, in logits
     verdict: Verdict  # the worst of all images
     images: int
-    inside: tuple[Inside | None, ...]  # one an image, in their order; None where its objects are not known
+    inside: tuple[EvidenceInside | None, ...]  # one an image, in their order; None where its objects are not known
 
 
 def average_class_maps(images: Iterable[tuple[ClassMaps, int, Mask | None]], tolerance: float = 0) -> AverageClassMaps:
@@ -33,15 +33,15 @@ def average_class_maps(images: Iterable[tuple[ClassMaps, int, Mask | None]], tol
     """
     totals, counts = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
     residual, verdict = 0.0, worst_verdict()
-    found: list[Inside | None] = []
+    inside: list[EvidenceInside | None] = []
     for maps, label, mask in images:
-        if not found:
+        if not inside:
             totals = torch.zeros(maps.values.shape, dtype=torch.float64)
             counts = torch.zeros(len(totals), dtype=torch.int64)
         elif maps.values.shape != totals.shape:
             raise InspectorError(
-                f"Class maps of {_shape(totals)} and of {_shape(maps.values)} have no average; images at one input "
-                "size, and one network, would do."
+                f"Class maps of {_describe_shape(totals)} and of {_describe_shape(maps.values)} have no average; "
+                "images at one input size, and one network, would do."
             )
         k = maps.classifier.class_index(label)
         totals[k] += maps.values[k].detach().double().cpu()
@@ -49,13 +49,13 @@ def average_class_maps(images: Iterable[tuple[ClassMaps, int, Mask | None]], tol
         # Not max(): a miss that is no number must stay one.
         residual = float(np.maximum(residual, maps.residual))
         verdict = worst_verdict(verdict, maps.verdict)
-        found.append(None if mask is None else measure_inside(maps, k, mask, tolerance))
-    if not found:
+        inside.append(None if mask is None else measure_evidence_inside(maps, k, mask, tolerance))
+    if not inside:
         raise InspectorError("No image, so no average class map; one image or more would do.")
     average = (totals / counts.clamp(min=1)[:, None, None]).float()
-    return AverageClassMaps(average, counts, residual, verdict, len(found), tuple(found))
+    return AverageClassMaps(average, counts, residual, verdict, len(inside), tuple(inside))
 
 
-def _shape(values: Tensor) -> str:
+def _describe_shape(values: Tensor) -> str:
     classes, height, width = values.shape
     return f"{classes} classes on {height} x {width} positions"

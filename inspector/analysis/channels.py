@@ -45,7 +45,7 @@ class ChannelContributions:
         """All channels, the largest part first, whatever its sign; of equal ones the lower number."""
         return self.parts.abs().argsort(descending=True, stable=True)
 
-    def lines(self, count: int) -> list[ContributionRow]:
+    def list_rows(self, count: int) -> list[ContributionRow]:
         """The bias, so many channels with the largest parts, and all others as one line; the sum is the total."""
         order = self.order
         shown, rest = order[:count], order[count:]
@@ -57,28 +57,33 @@ class ChannelContributions:
             texts.append(f"{len(rest)} other channels" if len(rest) > 1 else "1 other channel")
             values.append(float(self.parts[rest].double().sum()))
         sums = list(accumulate(values, initial=0.0))
-        return [ContributionRow(*one) for one in zip(channels, texts, values, sums[:-1], sums[1:], strict=True)]
+        return [ContributionRow(*row) for row in zip(channels, texts, values, sums[:-1], sums[1:], strict=True)]
 
 
 def compute_channel_contributions(
     maps: ClassMaps, k: str | int, against: str | int | None = None
 ) -> ChannelContributions:
     """Of class k, or of k against another class or against "average"."""
-    read, split = maps.class_map(k, against), maps.decomposition
+    class_map, decomposition = maps.class_map(k, against), maps.decomposition
     k = maps.classifier.class_index(k)
-    row = split.weight([k])[0]
+    row = decomposition.weight([k])[0]
     if against == AVERAGE:
-        row = row - split.weight(range(len(maps.logits))).mean(0)
+        row = row - decomposition.weight(range(len(maps.logits))).mean(0)
     elif against is not None:
-        row = row - split.weight([maps.classifier.class_index(against)])[0]
-    assert read.total is not None, "only scores of positions have none"
-    weight = None if _flattened(maps) else row
+        row = row - decomposition.weight([maps.classifier.class_index(against)])[0]
+    assert class_map.total is not None, "only scores of positions have none"
+    weight = None if _is_flattened(maps) else row
     return ChannelContributions(
-        read.title, split.parts_by(row).sum((1, 2)), weight, pooled_values(maps), read.bias, read.total
+        class_map.title,
+        decomposition.parts_by(row).sum((1, 2)),
+        weight,
+        compute_pooled_values(maps),
+        class_map.bias,
+        class_map.total,
     )
 
 
-def pooled_values(maps: ClassMaps) -> Tensor:
+def compute_pooled_values(maps: ClassMaps) -> Tensor:
     """What the pooling made of each channel, (C,); where maps are flattened and not pooled, each channel's mean."""
     return torch.cat(
         [
@@ -91,13 +96,13 @@ def pooled_values(maps: ClassMaps) -> Tensor:
 def classes_with_highest_weight(maps: ClassMaps, channel: int, count: int) -> list[tuple[int, str, float]]:
     """(index, name, weight) of the classes that a channel speaks for most; none where weights change with the image."""
     weight = maps.classifier.head.weight
-    if weight is None or _flattened(maps):
+    if weight is None or _is_flattened(maps):
         return []
     order = weight[:, channel].argsort(descending=True, stable=True)[:count].tolist()
     return [(k, maps.classifier.class_names[k], float(weight[k, channel])) for k in order]
 
 
-def _flattened(maps: ClassMaps) -> bool:
+def _is_flattened(maps: ClassMaps) -> bool:
     return any(branch.pooling == "flatten" for branch in maps.decomposition.branches)
 
 
@@ -114,6 +119,6 @@ class PhotoChannels:
 def read_photo_channels(classifier: Classifier, photo: Photo) -> PhotoChannels:
     maps = class_maps(classifier, photo)
     assert maps.view is not None, "a photo was given"
-    seen = maps.view.pixels
-    alone = make_whole_view(read_image(seen, photo.name), seen)
-    return PhotoChannels(photo.name, pooled_values(maps), maps.feature_maps.half(), alone)
+    pixels = maps.view.pixels
+    input_view = make_whole_view(read_image(pixels, photo.name), pixels)
+    return PhotoChannels(photo.name, compute_pooled_values(maps), maps.feature_maps.half(), input_view)

@@ -25,7 +25,7 @@ from inspector.explain import grid
 from inspector.explain.classifier import Classifier
 from inspector.explain.tracing.forward import forward
 
-Kind: TypeAlias = Literal["insertion", "deletion"]
+CurveKind: TypeAlias = Literal["insertion", "deletion"]
 
 STEPS = 16
 SEEDS = (0, 1, 2, 3)  # of the random maps
@@ -63,20 +63,20 @@ class RandomBaseline:
 
     @property
     def insertion(self) -> tuple[float, float]:
-        return _mean_and_deviation([one.insertion.area for one in self.curves])
+        return _compute_mean_and_deviation([curves.insertion.area for curves in self.curves])
 
     @property
     def deletion(self) -> tuple[float, float]:
-        return _mean_and_deviation([one.deletion.area for one in self.curves])
+        return _compute_mean_and_deviation([curves.deletion.area for curves in self.curves])
 
-    def mean(self, kind: Kind) -> Curve:
+    def mean(self, kind: CurveKind) -> Curve:
         """The mean of the curves."""
-        curves: list[Curve] = [getattr(one, kind) for one in self.curves]
+        curves: list[Curve] = [getattr(pair, kind) for pair in self.curves]
         means = (torch.stack([getattr(c, name) for c in curves]).mean(0) for name in ("probabilities", "logits"))
         return Curve(curves[0].fractions, *means)
 
 
-def default_patch(size: Sequence[int]) -> int:
+def choose_patch_size(size: Sequence[int]) -> int:
     """The side of a patch in pixels for an input (height, width)."""
     return max(1, round(min(size) / PATCHES))
 
@@ -93,19 +93,19 @@ def measure_faithfulness(
 ) -> Faithfulness:
     """Insertion and deletion of an input (1, channels, H, W) in the order of a map, its highest values first."""
     height, width = inputs.shape[2:]
-    patch = default_patch((height, width)) if patch is None else patch
+    patch = choose_patch_size((height, width)) if patch is None else patch
     values = resample_on_input(attribution, (height, width))
     # The last patches of a row or column may be cut off: the mean over what they have.
     means = functional.avg_pool2d(values[None, None], patch, ceil_mode=True)[0, 0]
     order = means.flatten().argsort(descending=True, stable=True)
-    return patch_curves(classifier, inputs, k, order, patch, steps, on_progress, should_stop)
+    return measure_patches(classifier, inputs, k, order, patch, steps, on_progress, should_stop)
 
 
 def compute_random_baseline(
     classifier: Classifier,
     inputs: Tensor,
     k: int,
-    like: Attribution,
+    attribution: Attribution,
     patch: int | None = None,
     steps: int = STEPS,
     seeds: Sequence[int] = SEEDS,
@@ -118,17 +118,19 @@ def compute_random_baseline(
     """
     curves = []
     for n, seed in enumerate(seeds):
-        values = torch.rand(like.values.shape, generator=torch.Generator().manual_seed(seed)).to(like.values)
+        values = torch.rand(attribution.values.shape, generator=torch.Generator().manual_seed(seed)).to(
+            attribution.values
+        )
 
-        def part(done: float, n: int = n) -> None:
+        def report_part(done: float, n: int = n) -> None:
             on_progress((n + done) / len(seeds))
 
-        random = replace(like, values=values)
-        curves.append(measure_faithfulness(classifier, inputs, k, random, patch, steps, part, should_stop))
+        random = replace(attribution, values=values)
+        curves.append(measure_faithfulness(classifier, inputs, k, random, patch, steps, report_part, should_stop))
     return RandomBaseline(tuple(curves))
 
 
-def patch_curves(
+def measure_patches(
     classifier: Classifier,
     inputs: Tensor,
     k: int,
@@ -141,11 +143,11 @@ def patch_curves(
     """Insertion and deletion of patches in this order, their numbers row by row; at most `steps` of as many patches."""
     patches = len(order)
     counts = torch.linspace(0, patches, min(steps, patches) + 1).round().long()
-    ranks = _on_patches(order.argsort(), patch, inputs.shape[2:]).to(inputs.device)
-    taken = (ranks < counts.to(ranks.device)[:, None, None])[:, None]  # (S, 1, H, W)
+    ranks = _expand_patches(order.argsort(), patch, inputs.shape[2:]).to(inputs.device)
+    selected = (ranks < counts.to(ranks.device)[:, None, None])[:, None]  # (S, 1, H, W)
     # By pixels and not by patches: those at the edge may be smaller.
-    fractions = taken.float().mean((1, 2, 3)).cpu()
-    veiled = blur_inputs(inputs)
+    fractions = selected.float().mean((1, 2, 3)).cpu()
+    blurred = blur_inputs(inputs)
     logits: list[Tensor] = []
     jobs = [(n, inserting) for inserting in (True, False) for n in range(len(counts))]
     for start in range(0, len(jobs), _CHUNK):
@@ -153,14 +155,16 @@ def patch_curves(
             raise Cancelled("Insertion and deletion were stopped.")
         # Made as they are needed: all at once would fill the memory at large sizes.
         images = [
-            torch.where(taken[n], inputs[0], veiled[0]) if inserting else inputs[0].masked_fill(taken[n], 0)
+            torch.where(selected[n], inputs[0], blurred[0]) if inserting else inputs[0].masked_fill(selected[n], 0)
             for n, inserting in jobs[start : start + _CHUNK]
         ]
         logits.append(forward(classifier.network, torch.stack(images)))
         on_progress(min(1.0, (start + _CHUNK) / len(jobs)))
-    every = torch.cat(logits)
-    of_class = classifier.probabilities(every)[:, k].cpu().chunk(2), every[:, k].cpu().chunk(2)
-    insertion, deletion = (Curve(fractions, *both) for both in zip(*of_class, strict=True))
+    all_logits = torch.cat(logits)
+    probabilities = classifier.probabilities(all_logits)[:, k].cpu().chunk(2)
+    insertion, deletion = (
+        Curve(fractions, *pair) for pair in zip(probabilities, all_logits[:, k].cpu().chunk(2), strict=True)
+    )
     return Faithfulness(insertion, deletion)
 
 
@@ -172,7 +176,7 @@ def resample_on_input(attribution: Attribution, size: Sequence[int]) -> Tensor:
     return torch.from_numpy(grid.resample_on_input(values.numpy(force=True), field, size)).to(values)
 
 
-def _on_patches(values: Tensor, patch: int, size: Sequence[int]) -> Tensor:
+def _expand_patches(values: Tensor, patch: int, size: Sequence[int]) -> Tensor:
     """A value a patch, row by row, at every pixel: (H, W)."""
     rows, columns = (math.ceil(side / patch) for side in size)
     cells = values.view(rows, columns).repeat_interleave(patch, 0).repeat_interleave(patch, 1)
@@ -187,5 +191,5 @@ def blur_inputs(inputs: Tensor) -> Tensor:
     return gaussian_blur(gaussian_blur(inputs, [width, 1], [sigma, sigma]), [1, width], [sigma, sigma])
 
 
-def _mean_and_deviation(areas: Sequence[float]) -> tuple[float, float]:
+def _compute_mean_and_deviation(areas: Sequence[float]) -> tuple[float, float]:
     return statistics.mean(areas), statistics.stdev(areas) if len(areas) > 1 else 0.0

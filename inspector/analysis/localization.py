@@ -45,14 +45,14 @@ class Regions:
 
 
 @dataclass(frozen=True)
-class Inside:
+class EvidenceInside:
     """How much of one class map's evidence is inside the object."""
 
     share: float | None  # of the evidence, 0-1; None where there is none: no value of the map is positive
     pointing: bool  # whether the highest value is inside; false where there is no evidence
 
 
-class MeanInside(TypedDict):
+class MeanEvidenceInside(TypedDict):
     """Means over images, as run.json holds them."""
 
     share: float | None  # over the images that have evidence
@@ -79,12 +79,12 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
-            edges = _edges(rows.fieldnames or (), path)
+            edges = _find_edge_columns(rows.fieldnames or (), path)
             for row in rows:
                 where = f"{path}, line {rows.line_num}"
                 if not row["file"]:
                     raise LocalizationError(f"{where} names no file; a photo's, relative to the images, would do.")
-                boxes.setdefault(PurePosixPath(row["file"]).as_posix(), []).append(_box(row, edges, where))
+                boxes.setdefault(PurePosixPath(row["file"]).as_posix(), []).append(_parse_box(row, edges, where))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LocalizationError(f"Cannot read {path} ({summarize_reason(error)}); a CSV of boxes would do.") from error
     if not boxes:
@@ -92,7 +92,7 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
     return boxes
 
 
-def _edges(columns: Sequence[str], path: Path) -> tuple[str, ...]:
+def _find_edge_columns(columns: Sequence[str], path: Path) -> tuple[str, ...]:
     for spelling in _SPELLINGS:
         if {"file", *spelling} <= set(columns):
             return spelling
@@ -102,7 +102,7 @@ def _edges(columns: Sequence[str], path: Path) -> tuple[str, ...]:
     )
 
 
-def _box(row: Mapping[str, str | None], edges: Sequence[str], where: str) -> Box:
+def _parse_box(row: Mapping[str, str | None], edges: Sequence[str], where: str) -> Box:
     try:
         left, top, right, bottom = (float(row[edge] or "") for edge in edges)
     except ValueError:
@@ -127,7 +127,7 @@ def find_object_mask(regions: Regions, file: str, size: tuple[int, int]) -> Mask
     if regions.masks is not None:
         path = regions.masks / PurePosixPath(file).with_suffix(".png")
         if path.is_file():
-            return _of_size(_read_mask(path), size, path)
+            return _fit_mask(_read_mask(path), size, path)
     boxes = regions.boxes.get(file)
     if boxes is None:
         return None
@@ -139,11 +139,11 @@ def find_object_mask(regions: Regions, file: str, size: tuple[int, int]) -> Mask
                 f"{file} has {width} x {height} pixels, but a box {left:g}, {top:g}, {right:g}, {bottom:g}; boxes in "
                 "pixels of the photo, inside it, would do."
             )
-        mask[_touched(top, bottom, height), _touched(left, right, width)] = True
+        mask[_find_touched_pixels(top, bottom, height), _find_touched_pixels(left, right, width)] = True
     return mask
 
 
-def _touched(start: float, end: float, length: int) -> slice:
+def _find_touched_pixels(start: float, end: float, length: int) -> slice:
     """At least one pixel, even of a box that lies in the slack."""
     return slice(min(max(math.floor(start), 0), length - 1), max(math.ceil(end), 1))
 
@@ -173,14 +173,15 @@ def _read_mask(path: Path) -> Mask:
         raise LocalizationError(f"Cannot read the mask {path} ({summarize_reason(error)}); a PNG would do.") from error
     mask: Mask = np.isin(values, _OBJECT)
     if not mask.any():
-        some = ", ".join(str(int(value)) for value in np.unique(values)[:8])
+        listed = ", ".join(str(int(value)) for value in np.unique(values)[:8])
         raise LocalizationError(
-            f"The mask {path} has no object: pixels of 1 or 255 would do, it has {some}; remove it if nothing is known."
+            f"The mask {path} has no object: pixels of 1 or 255 would do, it has {listed}; remove it if nothing "
+            "is known."
         )
     return mask
 
 
-def _of_size(mask: Mask, size: tuple[int, int], path: Path) -> Mask:
+def _fit_mask(mask: Mask, size: tuple[int, int], path: Path) -> Mask:
     """A mask of another size takes its photo's if its shape is the photo's, but for the rounding of either."""
     down, across = (length / wanted for length, wanted in zip(mask.shape, size, strict=True))
     if abs(mask.shape[0] - size[0] * across) > max(1, across) and abs(mask.shape[1] - size[1] * down) > max(1, down):
@@ -188,10 +189,10 @@ def _of_size(mask: Mask, size: tuple[int, int], path: Path) -> Mask:
             f"The mask {path} has {mask.shape[1]} x {mask.shape[0]} pixels, its photo {size[1]} x {size[0]}; "
             "a mask of the photo's size would do."
         )
-    return _nearest(mask, size)
+    return _resize_mask(mask, size)
 
 
-def _nearest(mask: Mask, size: tuple[int, int]) -> Mask:
+def _resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
     """The mask at another size (H, W): each pixel is what lies at its centre."""
     rows, columns = (
         ((np.arange(length) + 0.5) * old / length).astype(int) for old, length in zip(mask.shape, size, strict=True)
@@ -199,7 +200,7 @@ def _nearest(mask: Mask, size: tuple[int, int]) -> Mask:
     return mask[np.ix_(rows, columns)]
 
 
-def measure_inside(maps: ClassMaps, k: str | int, mask: Mask, tolerance: float = 0) -> Inside:
+def measure_evidence_inside(maps: ClassMaps, k: str | int, mask: Mask, tolerance: float = 0) -> EvidenceInside:
     """How much of a class's evidence is inside the object; `mask` is (H, W) of the photo.
 
     The pointing game counts a highest value up to `tolerance` pixels of the photo beside the object too: none here,
@@ -211,44 +212,44 @@ def measure_inside(maps: ClassMaps, k: str | int, mask: Mask, tolerance: float =
     if mask.shape != view.photo.size:
         raise LocalizationError(f"The mask is {mask.shape}, the photo {view.photo.size}; one of the photo would do.")
     values = maps.values[maps.classifier.class_index(k)].float().numpy(force=True)
-    return measure_inside_map(values, view.crop, maps.classifier.receptive_field, mask, tolerance)
+    return measure_evidence_inside_map(values, view.crop, maps.classifier.receptive_field, mask, tolerance)
 
 
-def measure_inside_map(
+def measure_evidence_inside_map(
     values: ArrayLike, crop: Crop, field: ReceptiveField, mask: Mask, tolerance: float = 0
-) -> Inside:
+) -> EvidenceInside:
     """The same of a map (h, w) that was kept."""
     height, width = fit_size(crop.photo_size, min(_SIDE, max(crop.photo_size)))
     drawn = resample_on_photo(values, crop, field, (height, width), smooth=True)
     evidence = np.maximum(drawn, 0).astype(np.float64)
     if not evidence.any():
-        return Inside(None, False)
-    mask = _nearest(mask, (height, width))
-    away = _distance(mask, _highest(drawn)) * crop.photo_size[0] / height
-    return Inside(float(evidence[mask].sum() / evidence.sum()), away <= tolerance)
+        return EvidenceInside(None, False)
+    mask = _resize_mask(mask, (height, width))
+    distance = _measure_distance(mask, _find_highest(drawn)) * crop.photo_size[0] / height
+    return EvidenceInside(float(evidence[mask].sum() / evidence.sum()), distance <= tolerance)
 
 
-def _highest(drawn: NDArray[np.float32]) -> tuple[int, int]:
+def _find_highest(drawn: NDArray[np.float32]) -> tuple[int, int]:
     """The highest pixel; of equals the one nearest to the middle of all, not the first, which is often a corner."""
     places = np.argwhere(drawn == drawn.max())
     y, x = places[np.abs(places - places.mean(0)).sum(1).argmin()]
     return int(y), int(x)
 
 
-def _distance(mask: Mask, place: tuple[int, int]) -> float:
+def _measure_distance(mask: Mask, place: tuple[int, int]) -> float:
     """From a pixel to the nearest inside the mask; infinite where the mask is empty."""
-    away = np.argwhere(mask) - place
-    return float(np.hypot(away[:, 0], away[:, 1]).min(initial=math.inf))
+    offsets = np.argwhere(mask) - place
+    return float(np.hypot(offsets[:, 0], offsets[:, 1]).min(initial=math.inf))
 
 
-def average_inside(found: Iterable[Inside | None]) -> MeanInside | None:
+def average_evidence_inside(evidence: Iterable[EvidenceInside | None]) -> MeanEvidenceInside | None:
     """Means over the images whose objects are known; None where there is no such image."""
-    known = [one for one in found if one is not None]
+    known = [inside for inside in evidence if inside is not None]
     if not known:
         return None
-    shares = [one.share for one in known if one.share is not None]
+    shares = [inside.share for inside in known if inside.share is not None]
     return {
         "share": statistics.fmean(shares) if shares else None,
-        "pointing": statistics.fmean(one.pointing for one in known),
+        "pointing": statistics.fmean(inside.pointing for inside in known),
         "images": len(known),
     }

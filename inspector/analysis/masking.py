@@ -29,7 +29,7 @@ from inspector.explain.tracing.forward import forward
 from inspector.images.photo import Pixels
 from inspector.images.preprocessing import View
 
-Change = Literal["blur", "grey"]
+PixelChange = Literal["blur", "grey"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,15 +41,15 @@ class MaskedOutcome:
     pixels: Pixels | None = None  # what it was shown, where it was run anew: (H, W, 3), or (H, W) of grey
 
 
-def make_mask(maps: ClassMaps, positions: Iterable[tuple[int, int]]) -> Tensor:
+def make_mask(maps: ClassMaps, cells: Iterable[tuple[int, int]]) -> Tensor:
     """Positions (row, column) as a mask: (h, w), true there."""
     mask = torch.zeros(maps.values.shape[1:], dtype=torch.bool)
-    for row, column in positions:
+    for row, column in cells:
         mask[row, column] = True
     return mask
 
 
-def positions_above(class_map: ClassMap, share: float) -> Tensor:
+def find_cells_above(class_map: ClassMap, share: float) -> Tensor:
     """The positions whose value is above a share, 0-1, of the map's highest value: (h, w), true there.
 
     None where no value is positive.
@@ -65,30 +65,30 @@ def mask_at_head(maps: ClassMaps, mask: Tensor) -> MaskedOutcome:
     without positions, for poolings of different grids, and for max pooling with every position masked.
     """
     assert mask.shape == maps.values.shape[1:]
-    split, head = maps.decomposition, maps.classifier.head
-    change = torch.cat([_change(branch, mask) for branch in split.branches])
+    decomposition, head = maps.decomposition, maps.classifier.head
+    change = torch.cat([_compute_change(branch, mask) for branch in decomposition.branches])
     with torch.no_grad():
         if head.weight is not None:
             logits = maps.logits + head.weight @ change
         else:
-            assert split.head_function is not None
-            assert split.pooled is not None
-            logits = split.head_function.logits(split.pooled + change)[0]
-    return _outcome(maps, logits)
+            assert decomposition.head_function is not None
+            assert decomposition.pooled is not None
+            logits = decomposition.head_function.logits(decomposition.pooled + change)[0]
+    return _make_outcome(maps, logits)
 
 
-def _outcome(maps: ClassMaps, logits: Tensor, pixels: Pixels | None = None) -> MaskedOutcome:
+def _make_outcome(maps: ClassMaps, logits: Tensor, pixels: Pixels | None = None) -> MaskedOutcome:
     return MaskedOutcome(logits, maps.classifier.probabilities(logits), pixels)
 
 
-def _change(branch: BranchInput, mask: Tensor) -> Tensor:
+def _compute_change(branch: BranchInput, mask: Tensor) -> Tensor:
     """What masking changes of the pooled values: (P,)."""
     feature_maps = branch.feature_maps
     mask = mask.to(feature_maps.device)
     if feature_maps.shape[1:] != mask.shape:
-        here, finest = (" x ".join(map(str, grid)) for grid in (feature_maps.shape[1:], mask.shape))
+        own, finest = (" x ".join(map(str, grid)) for grid in (feature_maps.shape[1:], mask.shape))
         raise InspectorError(
-            f"One pooling takes a grid of {here} positions and another one of {finest}: masked positions would have to "
+            f"One pooling takes a grid of {own} positions and another one of {finest}: masked positions would have to "
             "be the same in both."
         )
     if branch.pooling == "other":
@@ -102,36 +102,36 @@ def _change(branch: BranchInput, mask: Tensor) -> Tensor:
                 "All positions are masked, and max pooling has none left to take the maximum of: leave one or more."
             )
         return feature_maps.masked_fill(mask, -math.inf).amax((1, 2)) - feature_maps.amax((1, 2))
-    gone = -branch.shares() * mask
-    return gone.flatten() if branch.pooling == "flatten" else gone.sum((1, 2))
+    removed = -branch.shares() * mask
+    return removed.flatten() if branch.pooling == "flatten" else removed.sum((1, 2))
 
 
-def mask_in_photo(maps: ClassMaps, mask: Tensor, change: Change) -> MaskedOutcome:
+def mask_in_photo(maps: ClassMaps, mask: Tensor, change: PixelChange) -> MaskedOutcome:
     """The logits of the network run on the photo with the cells of some positions, (h, w), blurred or greyed."""
     view = make_masked_view(maps, mask, change)
-    return _outcome(maps, forward(maps.classifier.network, maps.classifier.inputs(view))[0], view.pixels)
+    return _make_outcome(maps, forward(maps.classifier.network, maps.classifier.inputs(view))[0], view.pixels)
 
 
-def make_masked_view(maps: ClassMaps, mask: Tensor, change: Change) -> View:
+def make_masked_view(maps: ClassMaps, mask: Tensor, change: PixelChange) -> View:
     """What the network is shown in place of the photo: the pixels nearest to masked positions changed.
 
     Blurred by a Gaussian whose standard deviation is a cell's width, so that what stood in a cell cannot be told; or as
     grey as the mean that the network subtracts, so that its input is zero there.
     """
     assert maps.view is not None, "an input without a photo has no pixels to change"
-    pixels, region = maps.view.pixels, find_photo_cells(maps, mask)
+    pixels, region = maps.view.pixels, find_masked_pixels(maps, mask)
     field = maps.classifier.receptive_field
     if change == "blur":
         deviation = min(field.x.stride, field.y.stride)
-        instead = np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(deviation)))
+        replacement = np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(deviation)))
     else:
         mean = np.asarray(maps.classifier.preprocessing.mean) * 255
-        instead = np.broadcast_to(mean.round().astype(np.uint8).reshape(pixels.shape[2:]), pixels.shape)
-    changed: Pixels = np.where(region.reshape(*region.shape, *[1] * (pixels.ndim - 2)), instead, pixels)
+        replacement = np.broadcast_to(mean.round().astype(np.uint8).reshape(pixels.shape[2:]), pixels.shape)
+    changed: Pixels = np.where(region.reshape(*region.shape, *[1] * (pixels.ndim - 2)), replacement, pixels)
     return replace(maps.view, pixels=changed)
 
 
-def find_photo_cells(maps: ClassMaps, mask: Tensor) -> NDArray[np.bool_]:
+def find_masked_pixels(maps: ClassMaps, mask: Tensor) -> NDArray[np.bool_]:
     """The pixels of the network's input that lie nearest to masked positions: (H, W), true there."""
     assert maps.view is not None, "an input without a photo has no pixels to change"
     (height, width), (rows, columns) = maps.view.pixels.shape[:2], mask.shape

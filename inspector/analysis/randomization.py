@@ -17,11 +17,11 @@ from inspector.errors import AttributionError
 from inspector.explain.classifier import Classifier, LoadedNetwork
 from inspector.explain.tracing.layer_trace import trace_layers
 
-LAST, ALL = "last layer", "all layers"
+LAST_LAYER, ALL_LAYERS = "last layer", "all layers"
 
 
 @dataclass(frozen=True, eq=False)
-class Randomized:
+class RandomizationResult:
     """A method's map of a network with shuffled weights, and how far it kept its ranks."""
 
     attribution: Attribution
@@ -29,19 +29,19 @@ class Randomized:
 
 
 def measure_randomization(
-    other: Classifier,
+    shuffled: Classifier,
     inputs: Tensor,
     k: int,
     attribution: Attribution,
     on_progress: OnProgress = lambda done: None,
     should_stop: ShouldStop = lambda: False,
-) -> Randomized:
-    """The map of a class by the same method when the network is `other`, one with shuffled weights."""
-    again = compute_attribution(other, inputs, k, attribution.name, on_progress, should_stop)
-    return Randomized(again, rank_correlation(attribution.values, again.values))
+) -> RandomizationResult:
+    """The map of a class by the same method when the network is `shuffled`, one with shuffled weights."""
+    recomputed = compute_attribution(shuffled, inputs, k, attribution.name, on_progress, should_stop)
+    return RandomizationResult(recomputed, rank_correlation(attribution.values, recomputed.values))
 
 
-def shuffle_weights(classifier: Classifier, inputs: Tensor, layers: str = ALL, seed: int = 0) -> Classifier:
+def shuffle_weights(classifier: Classifier, inputs: Tensor, layers: str = ALL_LAYERS, seed: int = 0) -> Classifier:
     """The classifier with the weights of its last layer that has some, or of all, in random order.
 
     In place of new random values, so that what passes through stays about as large as it was.
@@ -51,7 +51,7 @@ def shuffle_weights(classifier: Classifier, inputs: Tensor, layers: str = ALL, s
     except Exception as error:  # whatever a network holds that cannot be copied
         raise AttributionError("Its weights cannot be shuffled: this network cannot be copied.") from error
     chosen: nn.Module = network
-    if layers == LAST:
+    if layers == LAST_LAYER:
         first_runs = [layer for layer in trace_layers(network, inputs).layers if layer.parameters and layer.run == 0]
         chosen = network.get_submodule(max(first_runs, key=lambda layer: layer.ended).name)
     generator = torch.Generator().manual_seed(seed)

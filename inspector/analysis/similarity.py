@@ -21,20 +21,20 @@ def compare_maps(a: ClassMap, b: ClassMap) -> MapSimilarity | None:
     """How alike two maps are, cell by cell; None where their grids differ."""
     if a.values.shape != b.values.shape:
         return None
-    one, other = (values.detach().flatten().double().cpu() for values in (a.values, b.values))
-    size = one.norm() * other.norm()
-    return MapSimilarity(float(one @ other / size) if size > 0 else None, rank_correlation(one, other))
+    first, second = (values.detach().flatten().double().cpu() for values in (a.values, b.values))
+    norms = first.norm() * second.norm()
+    return MapSimilarity(float(first @ second / norms) if norms > 0 else None, rank_correlation(first, second))
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> float | None:
     """Spearman's correlation of two maps of one shape, ties sharing their mean rank; None where one is constant."""
-    ranks = torch.stack([_ranks(a.flatten()), _ranks(b.flatten())])
+    ranks = torch.stack([_compute_ranks(a.flatten()), _compute_ranks(b.flatten())])
     if (ranks.std(1) == 0).any():
         return None
     return float(torch.corrcoef(ranks)[0, 1])
 
 
-def _ranks(values: Tensor) -> Tensor:
+def _compute_ranks(values: Tensor) -> Tensor:
     _, places, counts = values.unique(return_inverse=True, return_counts=True)
     ranks: Tensor = counts.cumsum(0).double() - (counts - 1) / 2
     return ranks[places]
@@ -47,20 +47,24 @@ def find_same_class(maps: Sequence[ClassMaps], name: str | None = None) -> list[
     that does not know a name shows its own likeliest too.
     """
     if name is None:
-        name = common_name(maps)
-    found = (None if name is None else find_class_by_name(one.classifier.class_names, name) for one in maps)
-    return [int(one.logits.argmax()) if k is None else k for one, k in zip(maps, found, strict=True)]
+        name = find_common_class_name(maps)
+    return [_find_class_or_top1(network_maps, name) for network_maps in maps]
 
 
-def common_name(maps: Sequence[ClassMaps]) -> str | None:
+def _find_class_or_top1(maps: ClassMaps, name: str | None) -> int:
+    k = None if name is None else find_class_by_name(maps.classifier.class_names, name)
+    return int(maps.logits.argmax()) if k is None else k
+
+
+def find_common_class_name(maps: Sequence[ClassMaps]) -> str | None:
     """The name of the first one's likeliest class, if all networks know it."""
     name = maps[0].top(1)[0][1]
-    return name if all(find_class_by_name(one.classifier.class_names, name) is not None for one in maps) else None
+    return name if all(find_class_by_name(each.classifier.class_names, name) is not None for each in maps) else None
 
 
 def find_class_by_name(names: Sequence[str], name: str) -> int | None:
     """The class of this name, in upper or lower case; that in the same case where both are there."""
     if name in names:
         return names.index(name)
-    folded = name.casefold()
-    return next((k for k, one in enumerate(names) if one.casefold() == folded), None)
+    lowered = name.casefold()
+    return next((k for k, other in enumerate(names) if other.casefold() == lowered), None)

@@ -49,9 +49,9 @@ class NetworkSummary:
     def lines(self) -> list[tuple[str, str]]:
         """What there is to tell but the layers: (subject, sentence)."""
         layers = len({layer.name for layer in self.layers if not layer.is_block})
-        runs = [f"{h} x {w} -> {grid[0]} x {grid[1]}" for (h, w), grid in self.grids if grid is not None]
-        fails = [f"{h} x {w}" for (h, w), grid in self.grids if grid is None]
-        told = [
+        accepted = [f"{h} x {w} -> {grid[0]} x {grid[1]}" for (h, w), grid in self.grids if grid is not None]
+        refused = [f"{h} x {w}" for (h, w), grid in self.grids if grid is None]
+        rows = [
             ("network", f"{self.name}, {layers} layers, {self.parameters:,} parameters"),
             ("input and output", f"{self.input} -> {self.output}"),
             ("pooling", self.pooling),
@@ -59,13 +59,13 @@ class NetworkSummary:
             ("class maps", f"{self.verdict}: {self.reason}"),
             ("pooling to add", self.pooling_advice),
         ]
-        if runs:
-            told.append(
-                (f"input size -> grid of the {'feature' if self.head is None else 'class'} maps", "; ".join(runs))
+        if accepted:
+            rows.append(
+                (f"input size -> grid of the {'feature' if self.head is None else 'class'} maps", "; ".join(accepted))
             )
-            if fails:
-                told.append(("sizes that it does not take", ", ".join(fails)))
-        return told
+            if refused:
+                rows.append(("sizes that it does not take", ", ".join(refused)))
+        return rows
 
     @property
     def pooling_advice(self) -> str:
@@ -106,25 +106,25 @@ def describe(
     the network does not run on such an input.
     """
     if isinstance(model, Classifier):
-        network, own = model.network, model.name
+        network, default_name = model.network, model.name
         height_width, channels = model.preprocessing.size, len(model.preprocessing.mean)
     else:
-        network, own, height_width = model, type(model).__name__, as_pair(size)
+        network, default_name, height_width = model, type(model).__name__, as_pair(size)
     example = noise_input(network, (1, channels, *height_width))
     # A closure may lead from the copy that is traced back to the network, whose modes count then.
     with eval_mode(network):
-        head, reason = (model.head, "") if isinstance(model, Classifier) else _head(network, example)
+        head, reason = (model.head, "") if isinstance(model, Classifier) else _find_head_or_reason(network, example)
         trace = trace_layers(network, example, () if head is None else head.calls)
         tried = list(dict.fromkeys([height_width, *sizes]))
         if head is None and len(trace.output) == 4:
-            axis, grids = _of_backbone(network, example, tried)
+            axis, grids = _find_backbone_grids(network, example, tried)
         else:
-            axis, grids = 1, [_grid(network, example, one, head) for one in tried]
+            axis, grids = 1, [_find_grid(network, example, tried_size, head) for tried_size in tried]
     verdict: Verdict | Literal["none"] = "none" if head is None else head.verdict
     if verdict != "none":
         reason = VERDICTS[verdict].sentence
     return NetworkSummary(
-        name=name or own,
+        name=name or default_name,
         input=tuple(example.shape),
         output=trace.output,
         layers=trace.layers,
@@ -139,48 +139,48 @@ def describe(
     )
 
 
-def _head(network: nn.Module, example: Tensor) -> tuple[Head | None, str]:
+def _find_head_or_reason(network: nn.Module, example: Tensor) -> tuple[Head | None, str]:
     try:
         return find_head(network, example), ""
     except HeadError as error:
         return None, str(error)
     except NetworkError as error:
         # A backbone runs, and returns something else than logits; what does not run raises here.
-        _output_shape(network, example)
+        _find_output_shape(network, example)
         return None, str(error)
 
 
-def _output_shape(network: nn.Module, inputs: Tensor) -> tuple[int, ...]:
+def _find_output_shape(network: nn.Module, inputs: Tensor) -> tuple[int, ...]:
     with torch.no_grad():
         output = run_network(network, inputs)
     return tuple(output.shape) if isinstance(output, Tensor) else ()
 
 
-def _grid(network: nn.Module, example: Tensor, size: tuple[int, int], head: Head | None) -> tuple[int, int] | None:
+def _find_grid(network: nn.Module, example: Tensor, size: tuple[int, int], head: Head | None) -> tuple[int, int] | None:
     """The grid of the class maps for another input size; None if the network does not run on it as far as it pools."""
     if head is None:
         return None
     try:
-        found, _ = capture_poolings(network, example.new_zeros(*example.shape[:2], *size), head.calls)
+        captured, _ = capture_poolings(network, example.new_zeros(*example.shape[:2], *size), head.calls)
     except NetworkError:
         return None
-    grids = [(one.feature_maps.shape[2], one.feature_maps.shape[3]) for one in found]
-    return max(grids, key=lambda grid: grid[0] * grid[1]) if len(found) == len(head.calls) else None
+    grids = [(pooling.feature_maps.shape[2], pooling.feature_maps.shape[3]) for pooling in captured]
+    return max(grids, key=lambda grid: grid[0] * grid[1]) if len(captured) == len(head.calls) else None
 
 
-def _of_backbone(
+def _find_backbone_grids(
     network: nn.Module, example: Tensor, sizes: Sequence[tuple[int, int]]
 ) -> tuple[int, list[tuple[int, int] | None]]:
     """Which axis of its feature maps are the channels, and their grid for every input size."""
     shapes: list[tuple[int, ...] | None] = []
     for size in sizes:
         try:
-            shapes.append(_output_shape(network, example.new_zeros(*example.shape[:2], *size)))
+            shapes.append(_find_output_shape(network, example.new_zeros(*example.shape[:2], *size)))
         except NetworkError:
             shapes.append(None)
-    ran = [shape for shape in shapes if shape is not None]
+    known = [shape for shape in shapes if shape is not None]
     # Positions come and go with the size of the input; channels stay.
-    moving = [axis for axis in (1, 2, 3) if len({shape[axis] for shape in ran}) > 1]
-    axis = 3 if moving and 3 not in moving else 1
+    varying = [axis for axis in (1, 2, 3) if len({shape[axis] for shape in known}) > 1]
+    axis = 3 if varying and 3 not in varying else 1
     y, x = (1, 2) if axis == 3 else (2, 3)
     return axis, [None if shape is None else (shape[y], shape[x]) for shape in shapes]

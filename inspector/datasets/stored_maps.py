@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from inspector.analysis.localization import Regions, find_object_mask, measure_inside_map
+from inspector.analysis.localization import Regions, find_object_mask, measure_evidence_inside_map
 from inspector.datasets.results import Results
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 from inspector.images.preprocessing import Box, Crop
@@ -43,7 +43,9 @@ def measure_inside_objects(
     mask = next((mask for name in names if (mask := find_object_mask(objects, name, size)) is not None), None)
     if mask is None:
         return math.nan
-    share = measure_inside_map(values, make_crop(size, box, results), read_receptive_field(results), mask).share
+    share = measure_evidence_inside_map(
+        values, make_crop(size, box, results), read_receptive_field(results), mask
+    ).share
     return math.nan if share is None else share
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from inspector.analysis.averages import AverageClassMaps, average_class_maps
-from inspector.analysis.localization import Mask, Regions, average_inside, find_object_mask
+from inspector.analysis.localization import Mask, Regions, average_evidence_inside, find_object_mask
 from inspector.errors import HeadError, LocalizationError
 from inspector.explain.class_maps import ClassMaps, class_maps, class_maps_of_batch
 from inspector.explain.classifier import Classifier
@@ -50,7 +50,7 @@ def evaluate_run(folder: Path, data: DataSet, logits: Tensor, regions: Regions |
             "verdict": averages.verdict,
             "residual": averages.residual,
             "images": averages.images,
-            "inside": average_inside(averages.inside),
+            "inside": average_evidence_inside(averages.inside),
         }
     if data.folder is None:
         return about

@@ -11,7 +11,7 @@ import torch
 
 from inspector import Classifier, class_maps, class_maps_of_batch
 from inspector.analysis.averages import average_class_maps
-from inspector.analysis.localization import Inside
+from inspector.analysis.localization import EvidenceInside
 from inspector.errors import ClassError, InspectorError, LocalizationError
 
 NAMES = ("red", "green", "neither")
@@ -68,10 +68,12 @@ def test_photos_with_and_without_masks_are_surveyed_one_by_one(hand_made_gmp):
     cases = [(0, left), (0, upper), (0, None), (2, upper)]
     found = average_class_maps((class_maps(classifier, pixels), label, mask) for label, mask in cases)
     # Class "neither" has nothing but -1 there.
-    assert found.inside == (Inside(0, False), Inside(1, True), None, Inside(None, False))
+    assert found.inside == (EvidenceInside(0, False), EvidenceInside(1, True), None, EvidenceInside(None, False))
     assert found.average_maps.tolist() == [[[0, 1], [0, 0]], BLACK, [[0, -1], [0, 0]]]
     # From (1, 0) the left column is one pixel away.
-    assert average_class_maps([(class_maps(classifier, pixels), 0, left)], tolerance=1).inside == (Inside(0, True),)
+    assert average_class_maps([(class_maps(classifier, pixels), 0, left)], tolerance=1).inside == (
+        EvidenceInside(0, True),
+    )
 
 
 def test_the_verdict_is_the_worst_and_the_residual_the_largest(batch):

@@ -14,10 +14,10 @@ from inspector import Classifier
 from inspector.analysis.attribution.case import Attribution
 from inspector.analysis.attribution.methods import compute_attribution
 from inspector.analysis.faithfulness import (
+    choose_patch_size,
     compute_random_baseline,
-    default_patch,
     measure_faithfulness,
-    patch_curves,
+    measure_patches,
     resample_on_input,
 )
 from inspector.errors import Cancelled
@@ -67,7 +67,7 @@ def blurred(inputs: Tensor, sigma: float) -> Tensor:
 def test_insertion_uncovers_the_blurred_photo_in_the_same_order(classifier):
     inputs = torch.randn(1, 3, 40, 40, generator=torch.Generator().manual_seed(1))
     order = torch.tensor([2, 0, 3, 1])
-    made = patch_curves(classifier, inputs, 1, order, patch=20, steps=4).insertion
+    made = measure_patches(classifier, inputs, 1, order, patch=20, steps=4).insertion
     images = [blurred(inputs, 40 / 8)]
     for number in order.tolist():
         y, x = 20 * (number // 2), 20 * (number % 2)
@@ -80,8 +80,8 @@ def test_insertion_uncovers_the_blurred_photo_in_the_same_order(classifier):
 
 
 def test_patches_at_the_edge_are_smaller_and_the_fractions_know_it(classifier, inputs):
-    assert default_patch((28, 30)) == 2
-    made = patch_curves(classifier, inputs, 0, torch.arange(9), patch=3, steps=9)
+    assert choose_patch_size((28, 30)) == 2
+    made = measure_patches(classifier, inputs, 0, torch.arange(9), patch=3, steps=9)
     # 8 pixels in patches of 3, 3 and 2.
     sizes = torch.tensor([[a * b for b in (3, 3, 2)] for a in (3, 3, 2)]).flatten()
     assert torch.allclose(made.deletion.fractions, torch.cat([torch.zeros(1), sizes.cumsum(0) / 64]))
@@ -159,5 +159,5 @@ def test_the_curves_tell_how_far_they_are_and_stop_when_told_to(classifier, inpu
 
 def test_a_network_that_ends_in_a_sigmoid_is_scored_by_it(hand_made_gap, inputs):
     classifier = Classifier.wrap(nn.Sequential(hand_made_gap, nn.Sigmoid()), size=8)
-    made = patch_curves(classifier, inputs, 2, torch.arange(4), patch=4).deletion
+    made = measure_patches(classifier, inputs, 2, torch.arange(4), patch=4).deletion
     assert torch.allclose(made.probabilities, made.logits.sigmoid())

@@ -11,18 +11,18 @@ from inspector import Classifier, class_maps, load
 from inspector.analysis.channels import (
     classes_with_highest_weight,
     compute_channel_contributions,
-    pooled_values,
+    compute_pooled_values,
     read_photo_channels,
 )
 from inspector.analysis.layers import (
     LayerMaps,
-    contributions,
-    facts,
+    compute_channel_statistics,
+    compute_layer_contributions,
+    compute_layer_maps,
     find_layer,
+    find_pooled_layer,
     is_pooled,
-    layer_maps,
-    layers,
-    pooled_layer,
+    list_layers,
 )
 from inspector.errors import NetworkError
 from inspector.explain.tracing.module_hooks import output_and_gradient
@@ -67,7 +67,7 @@ def wrapped(network: nn.Module, size: int = 4) -> Classifier:
 
 
 def test_layers_are_listed_with_blocks_before_what_is_inside_and_every_run():
-    known = layers(wrapped(Twice()))
+    known = list_layers(wrapped(Twice()))
     assert [layer.label for layer in known] == [
         "stem", "act (run 1)", "block", "block.0", "act (run 2)", "pooling", "linear",
     ]  # fmt: skip
@@ -82,17 +82,17 @@ def test_layers_are_listed_with_blocks_before_what_is_inside_and_every_run():
 
 def test_a_layer_is_heard_in_the_run_that_was_asked_for_before_what_writes_into_it(photo):
     classifier = wrapped(Twice())
-    stem = layer_maps(classifier, photo, "stem").maps
+    stem = compute_layer_maps(classifier, photo, "stem").maps
     assert torch.allclose(stem[0, 0], torch.tensor([10.0, 2, 2, 2]))  # above 6: the ReLU6 in place came later
     assert torch.equal(stem[1], torch.full((4, 4), -1.0))
-    first = layer_maps(classifier, photo, "act").maps
+    first = compute_layer_maps(classifier, photo, "act").maps
     assert torch.allclose(first[0, 0], torch.tensor([6.0, 2, 2, 2]))
-    assert torch.allclose(layer_maps(classifier, photo, "block").maps[0, 0], torch.tensor([3.0, 2]))
-    assert torch.allclose(layer_maps(classifier, photo, "act (run 2)").maps[1], torch.zeros(2, 2))
+    assert torch.allclose(compute_layer_maps(classifier, photo, "block").maps[0, 0], torch.tensor([3.0, 2]))
+    assert torch.allclose(compute_layer_maps(classifier, photo, "act (run 2)").maps[1], torch.zeros(2, 2))
 
 
 def test_dead_and_saturated_channels_are_told(photo):
-    told = facts(layer_maps(wrapped(Twice()), photo, "act"))
+    told = compute_channel_statistics(compute_layer_maps(wrapped(Twice()), photo, "act"))
     assert told.dead.tolist() == [False, True]
     assert told.saturated.tolist() == [1 / 16, 0]
     assert told.zeros.tolist() == [0.5, 1]
@@ -101,21 +101,21 @@ def test_dead_and_saturated_channels_are_told(photo):
 
 
 def test_depth_pooling_is_the_mean_and_the_highest_over_the_channels(photo):
-    of = layer_maps(wrapped(Twice()), photo, "stem")
+    of = compute_layer_maps(wrapped(Twice()), photo, "stem")
     assert torch.allclose(of.depth("average")[0], torch.tensor([4.5, 0.5, 0.5, 0.5]))
     assert torch.allclose(of.depth("max")[3], torch.zeros(4))
-    assert of.signed
+    assert of.has_negatives
 
 
 def test_what_is_pooled_is_found_by_number_and_its_contributions_are_exact(photo):
     classifier = wrapped(Twice())
-    maps, known = class_maps(classifier, photo), layers(classifier)
-    of = layer_maps(classifier, photo, pooled_layer(classifier, known))
+    maps, known = class_maps(classifier, photo), list_layers(classifier)
+    of = compute_layer_maps(classifier, photo, find_pooled_layer(classifier, known))
     assert of.layer.label == "act (run 2)"
     assert is_pooled(maps, of)
-    brought = contributions(maps, of, 2)
+    brought = compute_layer_contributions(maps, of, 2)
     # Mean of 3, 2, 0, 0 times the weight 3; the other channel is dead.
-    assert brought.how == "exact"
+    assert brought.kind == "exact"
     assert brought.values.tolist() == pytest.approx([3.75, 0])
     assert float(brought.values.sum()) == pytest.approx(float(maps.logits[2] - maps.bias[2]))
 
@@ -123,12 +123,12 @@ def test_what_is_pooled_is_found_by_number_and_its_contributions_are_exact(photo
 def test_elsewhere_contributions_are_gradient_times_activation(photo):
     classifier = wrapped(Twice())
     maps = class_maps(classifier, photo)
-    brought = contributions(maps, layer_maps(classifier, photo, "act"), 0)
+    brought = compute_layer_contributions(maps, compute_layer_maps(classifier, photo, "act"), 0)
     # Every position reaches one of four pooled ones with 0.25, and those the logit with 1 / 4.
-    assert brought.how == "first order"
+    assert brought.kind == "first order"
     assert brought.values.tolist() == pytest.approx([(6 + 7 * 2) * 0.25 / 4, 0])
     # The stem's corner is cut off at 6: it moves nothing.
-    stem = contributions(maps, layer_maps(classifier, photo, "stem"), 0)
+    stem = compute_layer_contributions(maps, compute_layer_maps(classifier, photo, "stem"), 0)
     assert stem.values.tolist() == pytest.approx([7 * 2 * 0.25 / 4, 0])
 
 
@@ -137,12 +137,12 @@ def test_before_the_pooling_gradient_times_activation_is_the_exact_contribution(
     classifier = load(name)
     photo = np.random.default_rng(0).integers(0, 256, (28, 28, 3), dtype=np.uint8)
     maps = class_maps(classifier, photo)
-    of = layer_maps(classifier, photo, pooled_layer(classifier, layers(classifier)))
-    exact = contributions(maps, of, 3)
+    of = compute_layer_maps(classifier, photo, find_pooled_layer(classifier, list_layers(classifier)))
+    exact = compute_layer_contributions(maps, of, 3)
     output, gradient = output_and_gradient(
         classifier.network, classifier.inputs(maps.view), of.layer.name, of.layer.run, 3
     )
-    assert exact.how == "exact"
+    assert exact.kind == "exact"
     assert torch.allclose((output * gradient)[0].sum((1, 2)), exact.values, atol=1e-5)
 
 
@@ -179,28 +179,28 @@ class ChannelsLast(nn.Module):
 def test_channels_last_and_tokens_are_laid_out_as_maps():
     torch.manual_seed(0)
     classifier = Classifier.wrap(ChannelsLast().eval(), size=(8, 12))
-    known = layers(classifier)
+    known = list_layers(classifier)
     assert [layer.size for layer in known] == [(5, 4, 6), (5, 4, 6), (5, 4, 6), (7, 4, 6), None]
     image = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
-    norm, tokens = (layer_maps(classifier, image, name).maps for name in ("norm", "tokens"))
-    patches = layer_maps(classifier, image, "patches").maps
+    norm, tokens = (compute_layer_maps(classifier, image, name).maps for name in ("norm", "tokens"))
+    patches = compute_layer_maps(classifier, image, "patches").maps
     by_hand = torch.layer_norm(patches.permute(1, 2, 0), (5,)).permute(2, 0, 1)
     assert torch.allclose(norm, by_hand, atol=1e-5)
     assert torch.equal(tokens, norm)
     # At another size the tokens lie on another grid, of which only their number is known.
-    larger = layer_maps(classifier.resized((12, 18)), image, find_layer(known, "tokens"))
+    larger = compute_layer_maps(classifier.resized((12, 18)), image, find_layer(known, "tokens"))
     assert larger.maps.shape == (5, 6, 9)
-    of = layer_maps(classifier, image, "mix")
+    of = compute_layer_maps(classifier, image, "mix")
     maps = class_maps(classifier, image)
-    assert torch.allclose(contributions(maps, of, 1).values, maps.channels(1))
+    assert torch.allclose(compute_layer_contributions(maps, of, 1).values, maps.channels(1))
 
 
 def test_a_layer_that_does_not_exist_or_has_no_maps_gets_one_sentence(photo):
     classifier = wrapped(Twice())
     with pytest.raises(NetworkError, match=r"No layer 'stam'\. Nearest names: stem"):
-        layer_maps(classifier, photo, "stam")
+        compute_layer_maps(classifier, photo, "stam")
     with pytest.raises(NetworkError, match=r"linear returns a tensor \(1, 3\): no feature maps"):
-        layer_maps(classifier, photo, "linear")
+        compute_layer_maps(classifier, photo, "linear")
     with pytest.raises(NetworkError, match="No layer 'act' returned a tensor in its run 3"):
         output_and_gradient(classifier.network, torch.zeros(1, 3, 4, 4), "act", 2, 0)
 
@@ -243,16 +243,16 @@ def test_the_network_comes_back_as_it_was_also_after_an_error(pixels):
     network = Mixed()
     classifier = Classifier.wrap(network, size=8)
     before = left_behind(network)
-    known = layers(classifier)
+    known = list_layers(classifier)
     maps = class_maps(classifier, pixels)
     for layer in known:
         if layer.size is not None:
-            contributions(maps, layer_maps(classifier, pixels, layer), 1)
+            compute_layer_contributions(maps, compute_layer_maps(classifier, pixels, layer), 1)
     assert left_behind(network) == before
     network.break_it = True
     before = left_behind(network)
     with pytest.raises(NetworkError, match="broken on purpose"):
-        layer_maps(classifier, pixels, known[0])
+        compute_layer_maps(classifier, pixels, known[0])
     with pytest.raises(NetworkError, match="broken on purpose"):
         output_and_gradient(network, classifier.inputs(maps.view), "conv", 0, 0)
     assert left_behind(network) == before
@@ -267,15 +267,15 @@ class Stubborn(Twice):
 @pytest.mark.parametrize("network", [Twice, Stubborn])
 def test_threads_on_one_network_hear_only_themselves(network):
     classifier = wrapped(network())
-    known = layers(classifier)
+    known = list_layers(classifier)
     random = np.random.default_rng(0)
     images = [random.integers(0, 256, (4, 4, 3), dtype=np.uint8) for _ in range(12)]
     wanted = [find_layer(known, label) for label in ("stem", "act (run 1)", "block", "act (run 2)")]
 
     def work(n: int) -> tuple[Tensor, Tensor]:
         torch.set_num_threads(1)
-        of = layer_maps(classifier, images[n % 12], wanted[n % 4])
-        return of.maps, contributions(class_maps(classifier, images[n % 12]), of, n % 3).values
+        of = compute_layer_maps(classifier, images[n % 12], wanted[n % 4])
+        return of.maps, compute_layer_contributions(class_maps(classifier, images[n % 12]), of, n % 3).values
 
     alone = [work(n) for n in range(12)]
     with ThreadPoolExecutor(8) as pool:
@@ -288,14 +288,14 @@ def test_threads_on_one_network_hear_only_themselves(network):
 def test_a_ledger_sums_to_the_logit_line_by_line(photo):
     maps = class_maps(wrapped(Twice()), photo)
     book = compute_channel_contributions(maps, 2)
-    assert [(line.text, line.channel) for line in book.lines(1)] == [
+    assert [(line.text, line.channel) for line in book.list_rows(1)] == [
         ("bias", None), ("channel 0", 0), ("1 other channel", None),
     ]  # fmt: skip
-    assert [line.value for line in book.lines(1)] == pytest.approx([-1, 3.75, 0])
-    assert [line.after for line in book.lines(1)] == pytest.approx([-1, 2.75, 2.75])
+    assert [line.value for line in book.list_rows(1)] == pytest.approx([-1, 3.75, 0])
+    assert [line.after for line in book.list_rows(1)] == pytest.approx([-1, 2.75, 2.75])
     assert book.total == pytest.approx(float(maps.logits[2]))
     assert torch.allclose(book.weight * book.pooled, book.parts)
-    assert [line.text for line in book.lines(5)] == ["bias", "channel 0", "channel 1"]
+    assert [line.text for line in book.list_rows(5)] == ["bias", "channel 0", "channel 1"]
 
 
 @pytest.mark.parametrize("pooling", [nn.AdaptiveAvgPool2d(1), nn.AdaptiveMaxPool2d(1), nn.Flatten()])
@@ -310,10 +310,10 @@ def test_every_reading_sums_to_its_total_whatever_the_pooling(pooling, against, 
     logits = maps.logits.tolist()
     other = {None: 0, 2: logits[2], "average": sum(logits) / 3}[against]
     assert book.total == pytest.approx(logits[1] - other, abs=1e-5)
-    assert book.lines(1)[-1].after == pytest.approx(book.total, abs=1e-5)
+    assert book.list_rows(1)[-1].after == pytest.approx(book.total, abs=1e-5)
     assert (book.weight is None) == isinstance(pooling, nn.Flatten)
     if isinstance(pooling, nn.AdaptiveMaxPool2d):
-        assert pooled_values(maps).tolist() == pytest.approx([3, 0])
+        assert compute_pooled_values(maps).tolist() == pytest.approx([3, 0])
 
 
 def test_a_channel_names_the_classes_that_it_speaks_for_most(photo):
@@ -325,7 +325,7 @@ def test_what_is_kept_of_a_photo_is_what_its_class_maps_were_made_of(pixels):
     classifier = wrapped(Twice())
     heard = read_photo_channels(classifier, read_image(pixels, "noise.png"))
     maps = class_maps(classifier, pixels)
-    assert torch.equal(heard.pooled, pooled_values(maps))
+    assert torch.equal(heard.pooled, compute_pooled_values(maps))
     assert torch.allclose(heard.feature_maps.float(), maps.feature_maps, atol=1e-2)
     assert heard.view.photo.size == (4, 4)
     assert heard.name == "noise.png"
@@ -349,6 +349,6 @@ def test_a_receptive_field_that_is_lost_divides_the_input_of_any_size():
     def centres(of: LayerMaps) -> tuple[float, float]:
         return of.receptive_field.y.centre, of.receptive_field.y.stride
 
-    assert centres(layer_maps(classifier, image, "conv")) == (1, 2)
-    assert centres(layer_maps(classifier.resized(16), image, "conv")) == (1, 2)
-    assert layer_maps(classifier.resized(16), image, "conv").maps.shape == (4, 8, 8)
+    assert centres(compute_layer_maps(classifier, image, "conv")) == (1, 2)
+    assert centres(compute_layer_maps(classifier.resized(16), image, "conv")) == (1, 2)
+    assert compute_layer_maps(classifier.resized(16), image, "conv").maps.shape == (4, 8, 8)

@@ -10,11 +10,11 @@ from PIL import Image
 from inspector import Classifier, class_maps, class_maps_of_batch, read_image
 from inspector.analysis import localization
 from inspector.analysis.localization import (
-    Inside,
+    EvidenceInside,
     Regions,
-    average_inside,
+    average_evidence_inside,
     find_object_mask,
-    measure_inside,
+    measure_evidence_inside,
     read_boxes,
     read_regions,
 )
@@ -61,80 +61,86 @@ def write_mask(folder: Path, values: np.ndarray, name: str = "a/b.png", mode: st
     return folder
 
 
-# Inside
+# EvidenceInside
 
 
 def test_a_box_over_half_of_a_uniform_map_has_half_of_its_evidence(hand_made_gap):
     maps = class_maps(classifier_of(hand_made_gap), photo(red=np.s_[:]))
-    assert measure_inside(maps, "red", boxed(maps, (0, 0, 2, 4))).share == 0.5
-    assert measure_inside(maps, "red", boxed(maps, (0, 0, 2, 4), (1, 0, 3, 4))).share == 0.75
-    assert measure_inside(maps, "red", boxed(maps, (0, 0, 4, 4))) == Inside(1, True)
+    assert measure_evidence_inside(maps, "red", boxed(maps, (0, 0, 2, 4))).share == 0.5
+    assert measure_evidence_inside(maps, "red", boxed(maps, (0, 0, 2, 4), (1, 0, 3, 4))).share == 0.75
+    assert measure_evidence_inside(maps, "red", boxed(maps, (0, 0, 4, 4))) == EvidenceInside(1, True)
 
 
 def test_what_speaks_against_a_class_is_no_evidence(hand_made_gap):
     # Green at (0, 0) and (3, 3) adds 2/16 each, blue beside it takes as much away.
     maps = class_maps(classifier_of(hand_made_gap), photo(green=(np.array([0, 3]), np.array([0, 3])), blue=(0, 1)))
     assert maps.values[1, 0].tolist() == [0.125, -0.125, 0, 0]
-    assert measure_inside(maps, "green", boxed(maps, (0, 0, 2, 2))).share == 0.5
+    assert measure_evidence_inside(maps, "green", boxed(maps, (0, 0, 2, 2))).share == 0.5
 
 
 def test_no_evidence_has_no_share_and_points_nowhere(hand_made_gap):
     maps = class_maps(classifier_of(hand_made_gap), photo(red=np.s_[:]))
-    assert measure_inside(maps, "neither", boxed(maps, (0, 0, 4, 4))) == Inside(None, False)
+    assert measure_evidence_inside(maps, "neither", boxed(maps, (0, 0, 4, 4))) == EvidenceInside(None, False)
 
 
 def test_max_pooling_points_at_the_position_that_decided(hand_made_gmp):
     maps = class_maps(classifier_of(hand_made_gmp), photo(red=(1, 2)))
-    assert measure_inside(maps, "red", boxed(maps, (2, 1, 3, 2))) == Inside(1, True)
-    assert measure_inside(maps, "red", boxed(maps, (0, 0, 2, 4))) == Inside(0, False)
+    assert measure_evidence_inside(maps, "red", boxed(maps, (2, 1, 3, 2))) == EvidenceInside(1, True)
+    assert measure_evidence_inside(maps, "red", boxed(maps, (0, 0, 2, 4))) == EvidenceInside(0, False)
 
 
 def test_the_tolerance_reaches_the_nearest_pixel_of_the_object(hand_made_gmp):
     # From (x, y) = (3, 3) to the box's only pixel (0, 0): 3 * sqrt(2) = 4.24.
     maps = class_maps(classifier_of(hand_made_gmp), photo(red=(3, 3)))
     mask = boxed(maps, (0, 0, 1, 1))
-    assert not measure_inside(maps, "red", mask, tolerance=4.2).pointing
-    assert measure_inside(maps, "red", mask, tolerance=4.3).pointing
+    assert not measure_evidence_inside(maps, "red", mask, tolerance=4.2).pointing
+    assert measure_evidence_inside(maps, "red", mask, tolerance=4.3).pointing
 
 
 def test_a_large_photo_is_drawn_small_and_its_tolerance_stays_in_its_own_pixels(hand_made_gap):
     # Drawn at 400 the middle is at 199, the box begins at 210: 11 pixels there, 22 of the photo.
     maps = class_maps(classifier_of(hand_made_gap), photo(800, 800, red=np.s_[:]))
     mask = boxed(maps, (420, 0, 800, 800))
-    assert measure_inside(maps, "red", mask, tolerance=22) == Inside(pytest.approx(190 / 400), True)
-    assert not measure_inside(maps, "red", mask, tolerance=21).pointing
+    assert measure_evidence_inside(maps, "red", mask, tolerance=22) == EvidenceInside(pytest.approx(190 / 400), True)
+    assert not measure_evidence_inside(maps, "red", mask, tolerance=21).pointing
 
 
 def test_outside_what_the_network_saw_is_no_evidence(hand_made_gap):
     # Of 8 columns it sees those from 2 to 5.
     maps = class_maps(classifier_of(hand_made_gap), photo(4, 8, red=np.s_[:]))
-    assert measure_inside(maps, "red", boxed(maps, (0, 0, 2, 4), (6, 0, 8, 4))) == Inside(0, False)
-    assert measure_inside(maps, "red", boxed(maps, (0, 0, 3, 4))).share == 0.25
+    assert measure_evidence_inside(maps, "red", boxed(maps, (0, 0, 2, 4), (6, 0, 8, 4))) == EvidenceInside(0, False)
+    assert measure_evidence_inside(maps, "red", boxed(maps, (0, 0, 3, 4))).share == 0.25
 
 
 def test_a_cell_at_the_edge_points_at_its_middle_and_not_at_the_corner(hand_made_gmp):
     # 2 x 2 cells of 6 x 6 pixels: from the centre at 3 outwards the map is flat, so 3 x 3 pixels are the highest.
     maps = class_maps(classifier_of(hand_made_gmp, size=2), photo(12, 12, red=np.s_[:6, :6]))
-    assert measure_inside(maps, "red", boxed(maps, (1, 1, 2, 2))).pointing
-    assert not measure_inside(maps, "red", boxed(maps, (0, 0, 1, 1))).pointing
+    assert measure_evidence_inside(maps, "red", boxed(maps, (1, 1, 2, 2))).pointing
+    assert not measure_evidence_inside(maps, "red", boxed(maps, (0, 0, 1, 1))).pointing
 
 
 def test_maps_without_a_photo_and_masks_of_another_are_refused(hand_made_gap):
     classifier = classifier_of(hand_made_gap)
     (maps,) = class_maps_of_batch(classifier, torch.ones(1, 3, 4, 4))
     with pytest.raises(LocalizationError, match="came from a tensor: there is no photo that has objects"):
-        measure_inside(maps, 0, np.ones((4, 4), bool))
+        measure_evidence_inside(maps, 0, np.ones((4, 4), bool))
     maps = class_maps(classifier, photo())
     with pytest.raises(LocalizationError, match=r"The mask is \(4, 5\), the photo \(4, 4\)"):
-        measure_inside(maps, 0, np.ones((4, 5), bool))
+        measure_evidence_inside(maps, 0, np.ones((4, 5), bool))
 
 
 def test_means_are_over_the_images_whose_objects_are_known():
     # Without evidence an image has no share, but the pointing game is lost.
-    found = [Inside(0.5, True), None, Inside(None, False), Inside(1, True), Inside(0.75, True)]
-    assert average_inside(found) == {"share": 0.75, "pointing": 0.75, "images": 4}
-    assert average_inside([Inside(None, False)]) == {"share": None, "pointing": 0, "images": 1}
-    assert average_inside([None]) is None
+    found = [
+        EvidenceInside(0.5, True),
+        None,
+        EvidenceInside(None, False),
+        EvidenceInside(1, True),
+        EvidenceInside(0.75, True),
+    ]
+    assert average_evidence_inside(found) == {"share": 0.75, "pointing": 0.75, "images": 4}
+    assert average_evidence_inside([EvidenceInside(None, False)]) == {"share": None, "pointing": 0, "images": 1}
+    assert average_evidence_inside([None]) is None
 
 
 # Boxes

@@ -9,12 +9,12 @@ from torch import nn
 
 from inspector import Classifier, InspectorError, class_maps, class_maps_of_batch
 from inspector.analysis.masking import (
-    find_photo_cells,
+    find_cells_above,
+    find_masked_pixels,
     make_mask,
     make_masked_view,
     mask_at_head,
     mask_in_photo,
-    positions_above,
 )
 
 IMAGE = torch.tensor([[[1.0, 2], [3, 4]], [[0, 4], [0, 0]], [[1, 0], [0, 3]]])[None]
@@ -156,10 +156,10 @@ def test_poolings_of_two_grids_say_that_positions_differ():
 def test_above_a_share_are_the_values_higher_than_that_share_of_the_highest(hand_made_gap):
     maps = maps_of(hand_made_gap)
     # [[0.25, 0.5], [0.75, 1]]
-    assert positions_above(maps.class_map(0), 0.5).tolist() == [[False, False], [True, True]]
-    assert positions_above(maps.class_map(0), 0).tolist() == [[True, True], [True, True]]
+    assert find_cells_above(maps.class_map(0), 0.5).tolist() == [[False, False], [True, True]]
+    assert find_cells_above(maps.class_map(0), 0).tolist() == [[True, True], [True, True]]
     # [[-0.375, 0], [-0.75, -1.375]]: nothing speaks for the class.
-    assert positions_above(maps.class_map(2), 0).tolist() == [[False, False], [False, False]]
+    assert find_cells_above(maps.class_map(2), 0).tolist() == [[False, False], [False, False]]
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def patches():
 
 
 def test_the_cells_of_masked_positions_are_the_pixels_nearest_to_them(patches):
-    region = find_photo_cells(patches, make_mask(patches, [(0, 1)]))
+    region = find_masked_pixels(patches, make_mask(patches, [(0, 1)]))
     assert region.shape == (8, 8)
     assert region[:4, 4:].all()
     assert region.sum() == 16

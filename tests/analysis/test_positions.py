@@ -10,11 +10,11 @@ from torch import nn
 
 from inspector import Classifier, ClassMaps, InspectorError, class_maps, class_maps_of_batch
 from inspector.analysis.positions import (
-    NOBODY,
+    NO_WINNER,
     find_decisions,
     find_winners,
-    has_deciding_positions,
-    inspect_position,
+    has_deciding_cells,
+    inspect_cell,
 )
 from inspector.explain.grid import CellExtent, cell_extents, nearest_cells, resample_on_photo
 from inspector.explain.tracing.receptive_field import Axis
@@ -47,43 +47,43 @@ def gmp(hand_made_gmp):
 
 def test_a_position_adds_its_part_to_every_class_that_is_asked_for(gap):
     # At (1, 1): red 4 and green less blue -3, over four positions; weights (1, 0), (0, 2), (-1, 1/2).
-    assert inspect_position(gap, 1, 1, 0, [2, 0, 1]).parts == ((2, -1.375), (0, 1.0), (1, -1.5))
+    assert inspect_cell(gap, 1, 1, 0, [2, 0, 1]).parts == ((2, -1.375), (0, 1.0), (1, -1.5))
 
 
 def test_its_channels_come_with_the_largest_absolute_value_first(gap):
-    here = inspect_position(gap, 1, 1, 2)
+    here = inspect_cell(gap, 1, 1, 2)
     assert here.channels == ((0, -1.0), (1, -0.375))
     assert here.rest == 0
 
 
 def test_channels_that_are_not_named_are_summed(gap):
-    here = inspect_position(gap, 1, 1, 2, count=1)
+    here = inspect_cell(gap, 1, 1, 2, count=1)
     assert here.channels == ((0, -1.0),)
     assert here.rest == -0.375
 
 
 def test_a_channel_that_adds_nothing_is_not_named(gap):
     # Green less blue is 0 at (1, 0), and has no weight for class 0.
-    assert [c for c, _ in inspect_position(gap, 1, 0, 2).channels] == [0]
-    assert [c for c, _ in inspect_position(gap, 1, 1, 0).channels] == [0]
+    assert [c for c, _ in inspect_cell(gap, 1, 0, 2).channels] == [0]
+    assert [c for c, _ in inspect_cell(gap, 1, 1, 0).channels] == [0]
 
 
 @pytest.mark.parametrize(("row", "column"), [(2, 0), (0, 2), (-1, 0)])
 def test_a_position_outside_the_grid_is_refused(gap, row, column):
     with pytest.raises(InspectorError, match=r"rows go from 0 to 1 and columns from 0 to 1"):
-        inspect_position(gap, row, column, 0)
+        inspect_cell(gap, row, column, 0)
 
 
 def test_with_max_pooling_a_position_has_the_channels_that_it_decides(gmp):
-    assert inspect_position(gmp, 0, 1, 2, [2]).channels == ((1, 2.0),)
-    assert inspect_position(gmp, 1, 1, 2, [2]).channels == ((0, -4.0),)
-    assert inspect_position(gmp, 1, 0, 2, [2]).channels == ()
+    assert inspect_cell(gmp, 0, 1, 2, [2]).channels == ((1, 2.0),)
+    assert inspect_cell(gmp, 1, 1, 2, [2]).channels == ((0, -4.0),)
+    assert inspect_cell(gmp, 1, 0, 2, [2]).channels == ()
 
 
 def test_every_channel_is_decided_where_its_maximum_is_ahead_of_the_second_highest(gmp):
     made = find_decisions(gmp)
     # Red: 4 at (1, 1), then 3 at (1, 0). Green less blue: 4 at (0, 1), then 0 at (1, 0).
-    assert made.positions.tolist() == [3, 1]
+    assert made.cells.tolist() == [3, 1]
     assert made.gaps.tolist() == [1, 4]
     assert made.runners_up.tolist() == [2, 2]
     assert made.votes.tolist() == [[0, 1], [0, 1]]
@@ -91,7 +91,7 @@ def test_every_channel_is_decided_where_its_maximum_is_ahead_of_the_second_highe
 
 def test_a_tie_is_decided_by_the_first_position_and_its_gap_is_zero():
     made = find_decisions(max_pooled([[1.0, 5], [5, 5]], [[7.0, 7], [0, 0]], [[2.0, 1], [1, 0]]))
-    assert made.positions.tolist() == [1, 0, 0]
+    assert made.cells.tolist() == [1, 0, 0]
     assert made.gaps.tolist() == [0, 0, 1]
     assert made.runners_up.tolist() == [2, 1, 1]
     assert made.votes.tolist() == [[2, 1], [0, 0]]
@@ -99,20 +99,20 @@ def test_a_tie_is_decided_by_the_first_position_and_its_gap_is_zero():
 
 def test_a_silent_channel_is_decided_by_nobody():
     made = find_decisions(max_pooled([[0.0, 0], [0, 0]], [[0.0, -1], [-2, 0]], [[-1.0, -2], [-3, -4]]))
-    assert made.positions.tolist() == [-1, -1, 0]
+    assert made.cells.tolist() == [-1, -1, 0]
     assert int(made.votes.sum()) == 1
 
 
 def test_votes_are_as_many_as_channels_and_their_parts_sum_to_the_map(gmp):
     assert int(find_decisions(gmp).votes.sum()) == len(gmp.feature_maps)
     for k in range(3):
-        sums = [[sum(v for _, v in inspect_position(gmp, y, x, k).channels) for x in (0, 1)] for y in (0, 1)]
+        sums = [[sum(v for _, v in inspect_cell(gmp, y, x, k).channels) for x in (0, 1)] for y in (0, 1)]
         assert sums == gmp.values[k].tolist()
 
 
 def test_only_max_pooling_decides(gap, gmp):
-    assert has_deciding_positions(gmp)
-    assert not has_deciding_positions(gap)
+    assert has_deciding_cells(gmp)
+    assert not has_deciding_cells(gap)
     with pytest.raises(InspectorError, match="this head's is average"):
         find_decisions(gap)
 
@@ -121,7 +121,7 @@ def test_a_single_position_has_no_runner_up(gmp):
     (branch,) = gmp.decomposition.branches
     single = replace(branch, feature_maps=branch.feature_maps[:, 1:, 1:])
     made = find_decisions(replace(gmp, split=replace(gmp.decomposition, branches=(single,))))
-    assert made.positions.tolist() == [0, 0]
+    assert made.cells.tolist() == [0, 0]
     assert made.runners_up.tolist() == [-1, -1]
     assert made.gaps.tolist() == [math.inf, math.inf]
 
@@ -143,7 +143,7 @@ def test_with_max_pooling_the_winner_is_that_of_the_position_scores(gmp):
 
 def test_where_all_classes_are_equal_nobody_wins_and_of_some_the_first():
     maps = max_pooled([[0.0, 1], [2, 3]], [[0.0, 1], [2, 3]], [[0.0, 0], [5, 3]])
-    assert find_winners(maps).grid.tolist() == [[NOBODY, 0], [2, NOBODY]]
+    assert find_winners(maps).grid.tolist() == [[NO_WINNER, 0], [2, NO_WINNER]]
 
 
 def photographed(network: nn.Module, height: int, width: int, resize: int | None = None):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from inspector import Classifier
 from inspector.analysis.attribution.methods import compute_attribution
-from inspector.analysis.randomization import ALL, LAST, measure_randomization, shuffle_weights
+from inspector.analysis.randomization import ALL_LAYERS, LAST_LAYER, measure_randomization, shuffle_weights
 from inspector.errors import AttributionError
 
 
@@ -22,7 +22,7 @@ def inputs() -> Tensor:
 
 def test_shuffling_keeps_the_values_and_the_callers_network(classifier, inputs):
     before = {name: tensor.clone() for name, tensor in classifier.network.state_dict().items()}
-    last, every = (shuffle_weights(classifier, inputs, layers, seed=1) for layers in (LAST, ALL))
+    last, every = (shuffle_weights(classifier, inputs, layers, seed=1) for layers in (LAST_LAYER, ALL_LAYERS))
     assert all(torch.equal(tensor, before[name]) for name, tensor in classifier.network.state_dict().items())
     for name, tensor in before.items():
         for other, changes in ((last, name.startswith("linear")), (every, True)):

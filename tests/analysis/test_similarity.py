@@ -8,9 +8,9 @@ import torch
 
 from inspector import Classifier, class_maps
 from inspector.analysis.similarity import (
-    common_name,
     compare_maps,
     find_class_by_name,
+    find_common_class_name,
     find_same_class,
     rank_correlation,
 )
@@ -78,9 +78,9 @@ def test_every_network_shows_the_class_of_a_name_or_its_own_likeliest(maps_named
     one, other, stranger = maps_named("a", "b", "c"), maps_named("C", "B", "A"), maps_named("x", "y", "z")
     assert find_same_class([one, other, stranger], "a") == [0, 2, winner]
     likeliest = "abc"[winner]
-    assert common_name([one, other]) == likeliest
+    assert find_common_class_name([one, other]) == likeliest
     assert find_same_class([one, other]) == [winner, "CBA".index(likeliest.upper())]
-    assert common_name([one, other, stranger]) is None
+    assert find_common_class_name([one, other, stranger]) is None
     assert find_same_class([one, other, stranger]) == [winner, winner, winner]
 
 

@@ -15,7 +15,7 @@ import torch
 from made_up_results import Image, about, row, write_results
 
 from inspector import class_maps
-from inspector.analysis.localization import Regions, find_object_mask, measure_inside
+from inspector.analysis.localization import Regions, find_object_mask, measure_evidence_inside
 from inspector.cli.dataset import survey as survey_command
 from inspector.datasets import index as dataset_index
 from inspector.datasets.index import Filters
@@ -237,7 +237,7 @@ def test_the_share_inside_objects_is_that_of_the_class_maps_at_hand(
     )
     mask = find_object_mask(regions, "a.png", (20, 30))
     assert mask is not None
-    expected = measure_inside(maps, k, mask).share
+    expected = measure_evidence_inside(maps, k, mask).share
     assert found.counts.with_objects == 1
     assert found.counts.inside == pytest.approx(expected, abs=2e-3)  # half precision
 

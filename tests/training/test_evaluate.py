@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from tiny_photos import BACKBONE, write_backbone, write_photos
 
 import inspector
-from inspector.analysis.localization import find_object_mask, measure_inside, read_regions
+from inspector.analysis.localization import find_object_mask, measure_evidence_inside, read_regions
 from inspector.errors import LocalizationError
 from inspector.training import evaluate
 from inspector.training.data import read_photos
@@ -120,7 +120,7 @@ def test_the_share_inside_the_object_is_recorded_where_the_object_is_known(
         maps = inspector.class_maps(classifier, photos / record["file"])
         mask = find_object_mask(regions, record["file"], (18, 20))
         assert mask is not None
-        found.append(measure_inside(maps, record["label"], mask))
+        found.append(measure_evidence_inside(maps, record["label"], mask))
         share = found[-1].share
         assert record["inside"] == ("" if share is None else f"{share:.4f}")
     assert len(found) == 4

@@ -26,7 +26,7 @@ def compute_exact_map(case: Case) -> MethodResult:
     return MethodResult(maps.values[case.k], float(maps.logits[case.k] - maps.bias[case.k]), note)
 
 
-def weighted_feature_maps(case: Case, weigh: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def sum_weighted_maps(case: Case, weigh: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """The sum over channels of what `weigh` makes of F and g, both (C, h, w), over all poolings: (h, w)."""
     poolings: dict[int, PoolingCall] = {}
 
@@ -51,7 +51,7 @@ def sum_on_finest_grid(maps: Sequence[Tensor]) -> Tensor:
 
 
 def compute_grad_cam(case: Case) -> MethodResult:
-    values = weighted_feature_maps(case, lambda maps, gradient: gradient.mean((1, 2), keepdim=True) * maps).relu()
+    values = sum_weighted_maps(case, lambda maps, gradient: gradient.mean((1, 2), keepdim=True) * maps).relu()
     head = case.classifier.head
     if head.pooling == "average" and head.verdict == "exact":
         return MethodResult(values, note="With average pooling it is the exact map, cut off below zero by its ReLU.")
@@ -59,7 +59,7 @@ def compute_grad_cam(case: Case) -> MethodResult:
 
 
 def compute_hires_cam(case: Case) -> MethodResult:
-    values = weighted_feature_maps(case, lambda maps, gradient: gradient * maps)
+    values = sum_weighted_maps(case, lambda maps, gradient: gradient * maps)
     head = case.classifier.head
     # Elsewhere nobody says that it adds up.
     if head.verdict == "exact" and head.pooling in ("average", "max", "flatten"):
@@ -75,11 +75,11 @@ def compute_grad_cam_plus_plus(case: Case) -> MethodResult:
         alpha = torch.where(denominator == 0, 0, gradient**2 / denominator)
         return (alpha * gradient.relu()).sum((1, 2), keepdim=True) * maps
 
-    return MethodResult(weighted_feature_maps(case, weigh).relu())
+    return MethodResult(sum_weighted_maps(case, weigh).relu())
 
 
 def compute_layer_cam(case: Case) -> MethodResult:
-    return MethodResult(weighted_feature_maps(case, lambda maps, gradient: gradient.relu() * maps).relu())
+    return MethodResult(sum_weighted_maps(case, lambda maps, gradient: gradient.relu() * maps).relu())
 
 
 def compute_ablation_cam(case: Case) -> MethodResult:

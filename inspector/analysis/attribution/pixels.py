@@ -53,13 +53,13 @@ def compute_smooth_grad(case: Case) -> MethodResult:
     generator = torch.Generator().manual_seed(0)
     deviation = 0.15 * float(case.inputs.max() - case.inputs.min())
     total = torch.zeros_like(case.inputs)
-    for count in _chunk_sizes(DRAWS):
+    for count in _split_into_chunks(DRAWS):
         noise = torch.randn(count, *case.inputs.shape[1:], generator=generator).to(case.inputs)
         total += case.compute_gradients(case.inputs + deviation * noise).sum(0, keepdim=True)
     return MethodResult((total / DRAWS)[0].abs().amax(0))
 
 
-def _chunk_sizes(count: int) -> Iterator[int]:
+def _split_into_chunks(count: int) -> Iterator[int]:
     return (min(CHUNK, count - start) for start in range(0, count, CHUNK))
 
 
@@ -70,13 +70,13 @@ def compute_input_x_gradient(case: Case) -> MethodResult:
 def compute_integrated_gradients(case: Case) -> MethodResult:
     method: Any = IntegratedGradients(case.compute_logits)
     values = _run_captum(case, lambda leaf: method.attribute(leaf, n_steps=STEPS, internal_batch_size=CHUNK))
-    return MethodResult(values, _difference_from_baselines(case, torch.zeros_like(case.inputs)))
+    return MethodResult(values, _compute_difference(case, torch.zeros_like(case.inputs)))
 
 
 def compute_gradient_shap(case: Case) -> MethodResult:
     """Own code: Captum's draws from the generators of the process, which all sessions share."""
     generator = torch.Generator().manual_seed(0)
-    baselines = _uniform_baselines(case)
+    baselines = _make_uniform_baselines(case)
     total = torch.zeros_like(case.inputs)
     # Each baseline in turn, and one point in each part of the way: that varies less than free draws.
     turns = torch.arange(DRAWS)
@@ -86,11 +86,11 @@ def compute_gradient_shap(case: Case) -> MethodResult:
         path = case.inputs - chosen
         gradients = case.compute_gradients(chosen + fractions[:, None, None, None] * path)
         total += (gradients * path).sum(0, keepdim=True)
-    target = _difference_from_baselines(case, baselines)
+    target = _compute_difference(case, baselines)
     return MethodResult((total / DRAWS).sum((0, 1)), target, f"An estimate from {DRAWS} draws.")
 
 
-def _uniform_baselines(case: Case) -> Tensor:
+def _make_uniform_baselines(case: Case) -> Tensor:
     """Photos of one color, the mean, black and white: (3, channels, H, W)."""
     preprocessing = case.classifier.preprocessing
     colors = [[0.0] * len(preprocessing.mean)] + [
@@ -100,7 +100,7 @@ def _uniform_baselines(case: Case) -> Tensor:
     return torch.tensor(colors).to(case.inputs)[:, :, None, None].expand(-1, *case.inputs.shape[1:])
 
 
-def _difference_from_baselines(case: Case, baselines: Tensor) -> float:
+def _compute_difference(case: Case, baselines: Tensor) -> float:
     """The logit less the mean of those of the baselines."""
     with torch.no_grad():
         logits = case.compute_logits(torch.cat([case.inputs, baselines]))
@@ -122,7 +122,7 @@ def compute_occlusion(case: Case) -> MethodResult:
 def compute_deep_lift(case: Case) -> MethodResult:
     method: Any = DeepLift(_make_modular(case, make_nonlinearity))
     values = _run_captum(case, lambda leaf: method.attribute(leaf, torch.zeros_like(leaf), target=case.k))
-    target = _difference_from_baselines(case, torch.zeros_like(case.inputs))
+    target = _compute_difference(case, torch.zeros_like(case.inputs))
     complete = Completeness(float(values.double().sum()), target, "").holds
     note = "" if complete else "It has no rule for what multiplies or normalises: gates, attention, LayerNorm."
     return MethodResult(values, target, note)

@@ -138,7 +138,7 @@ def _find_layout(
     Tokens lie on the grid of a map that came before them and had as many positions.
     """
     if len(shape) == 4 and shape[0] == 1:
-        first, last = _disproportion(shape[2:], size), _disproportion(shape[1:3], size)
+        first, last = _measure_disproportion(shape[2:], size), _measure_disproportion(shape[1:3], size)
         return (
             FeatureLayout("first", (shape[2], shape[3]))
             if first <= last
@@ -152,7 +152,7 @@ def _find_layout(
     return None
 
 
-def _disproportion(grid: tuple[int, ...], size: tuple[int, int]) -> float:
+def _measure_disproportion(grid: tuple[int, ...], size: tuple[int, int]) -> float:
     return abs(math.log(grid[0] / grid[1]) - math.log(size[0] / size[1])) if all(grid) else math.inf
 
 

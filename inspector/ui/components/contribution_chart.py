@@ -66,7 +66,7 @@ def _make_rows(contributions: ChannelContributions, count: int) -> list[dict[str
             "sum": format_number(row.after, "+.3f"),
             "sign": "positive" if row.value >= 0 else "negative",
         }
-        for row in contributions.lines(count)
+        for row in contributions.list_rows(count)
     ]
     total = contributions.total
     rows.append(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import altair as alt
 
-from inspector.analysis.faithfulness import Curve, Faithfulness, Kind, RandomBaseline
+from inspector.analysis.faithfulness import Curve, CurveKind, Faithfulness, RandomBaseline
 from inspector.ui.components.charts import COLOURS
 
 _DASHES = [[1, 0], [5, 3], [2, 2]]
@@ -12,7 +12,7 @@ _BASELINE_DASHES = [[8, 3], [2, 3]]
 
 
 def faithfulness_chart(
-    methods: Mapping[str, Faithfulness], baselines: Mapping[str, RandomBaseline], kind: Kind
+    methods: Mapping[str, Faithfulness], baselines: Mapping[str, RandomBaseline], kind: CurveKind
 ) -> alt.Chart:
     """Draw the probability of the class over the part of the photo that is inserted or deleted.
 

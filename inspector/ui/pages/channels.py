@@ -119,7 +119,7 @@ def _show_contributions(
     )
     with st.expander("Show as a table"):
         st.dataframe(
-            [_make_row(row, contributions) for row in contributions.lines(chosen.count)],
+            [_make_row(row, contributions) for row in contributions.list_rows(chosen.count)],
             hide_index=True,
             column_config={name: st.column_config.NumberColumn(format="%.4f") for name in _TABLE_COLUMNS},
             alt="The channel contributions, row by row",

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import streamlit as st
 
-from inspector.analysis.positions import find_decisions, find_winners, has_deciding_positions
+from inspector.analysis.positions import find_decisions, find_winners, has_deciding_cells
 from inspector.explain.class_maps import ClassMap, ClassMaps
 from inspector.explain.grid import cell_extents
 from inspector.explain.kinds import VERDICTS
@@ -126,7 +126,7 @@ def _choose(maps: ClassMaps, key: cache.MapsKey) -> ShownMaps:
         class_maps=class_maps,
         rows=rows,
         columns=columns,
-        decisions=find_decisions(maps) if has_deciding_positions(maps) else None,
+        decisions=find_decisions(maps) if has_deciding_cells(maps) else None,
     )
 
 

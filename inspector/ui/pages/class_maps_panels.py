@@ -6,8 +6,8 @@ from typing import TypeAlias
 
 import streamlit as st
 
-from inspector.analysis.masking import Change, MaskedOutcome, make_mask, mask_at_head, positions_above
-from inspector.analysis.positions import Decisions, Position, inspect_position
+from inspector.analysis.masking import MaskedOutcome, PixelChange, find_cells_above, make_mask, mask_at_head
+from inspector.analysis.positions import CellContributions, Decisions, inspect_cell
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMap, ClassMaps
 from inspector.explain.grid import CellExtent
@@ -20,7 +20,7 @@ from inspector.ui.state.selection import MapSelection
 
 CHANNELS = 5  # listed for a cell
 Cell: TypeAlias = tuple[int, int]  # row, column
-_CHANGED: dict[Change, str] = {"blur": "blurred", "grey": "gray"}
+_CHANGED: dict[PixelChange, str] = {"blur": "blurred", "grey": "gray"}
 _FROM_CELL = "from this cell"
 _SIGNED = st.column_config.NumberColumn(format="%+.3f")
 
@@ -44,7 +44,7 @@ def show_cell(shown: ShownMaps, cell: Cell) -> None:
     maps, (row, column) = shown.maps, cell
     # Where the weights depend on the image, this runs the network.
     with st.spinner("Reading the channels of this cell ..."):
-        inspected = inspect_position(maps, row, column, shown.selection.k, shown.listed, CHANNELS)
+        inspected = inspect_cell(maps, row, column, shown.selection.k, shown.listed, CHANNELS)
     y, x = shown.rows[row], shown.columns[column]
     st.markdown(
         f"**Cell ({row}, {column})** sees the pixels x {x.first:.0f} to {x.last:.0f}, y {y.first:.0f} to "
@@ -69,7 +69,7 @@ def _escape_name(shown: ShownMaps) -> str:
     return html.escape_markdown(shown.maps.classifier.class_names[shown.selection.k])
 
 
-def _show_classes(maps: ClassMaps, inspected: Position) -> None:
+def _show_classes(maps: ClassMaps, inspected: CellContributions) -> None:
     st.dataframe(
         {
             "class": [maps.classifier.class_names[j] for j, _ in inspected.parts],
@@ -83,7 +83,7 @@ def _show_classes(maps: ClassMaps, inspected: Position) -> None:
     st.caption("What this cell adds to the logit of each class.")
 
 
-def _show_channels(shown: ShownMaps, inspected: Position) -> None:
+def _show_channels(shown: ShownMaps, inspected: CellContributions) -> None:
     st.dataframe(
         {
             "channel": [str(c) for c, _ in inspected.channels],
@@ -101,10 +101,10 @@ def _show_channels(shown: ShownMaps, inspected: Position) -> None:
     )
 
 
-def _show_votes(shown: ShownMaps, decisions: Decisions, inspected: Position) -> int:
+def _show_votes(shown: ShownMaps, decisions: Decisions, inspected: CellContributions) -> int:
     """Show and return of how many channels the cell has the maximum."""
-    votes, channels = int(decisions.votes[inspected.row, inspected.column]), len(decisions.positions)
-    silent = int((decisions.positions < 0).sum())
+    votes, channels = int(decisions.votes[inspected.row, inspected.column]), len(decisions.cells)
+    silent = int((decisions.cells < 0).sum())
     silent_note = f" {silent} channels are silent: their maximum is 0, which no cell decides." if silent else ""
     if not votes:
         st.markdown(
@@ -123,7 +123,7 @@ def _show_votes(shown: ShownMaps, decisions: Decisions, inspected: Position) -> 
     return votes
 
 
-def _show_deciding_channels(shown: ShownMaps, decisions: Decisions, inspected: Position) -> None:
+def _show_deciding_channels(shown: ShownMaps, decisions: Decisions, inspected: CellContributions) -> None:
     """Show the channels whose maximum is in the cell, and by how much it exceeds all other cells."""
     width, margins = shown.maps.values.shape[2], []
     for c, _ in inspected.channels:
@@ -191,10 +191,10 @@ def show_what_if(shown: ShownMaps, masked: tuple[Cell, ...]) -> None:
         )
 
 
-def _choose_mask(shown: ShownMaps, masked: tuple[Cell, ...]) -> Change:
+def _choose_mask(shown: ShownMaps, masked: tuple[Cell, ...]) -> PixelChange:
     """Show the controls of the mask. Return how masked cells are changed in the photo."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        change: Change = st.segmented_control(
+        change: PixelChange = st.segmented_control(
             "In the photo",
             list(_CHANGED),
             default="blur",
@@ -214,7 +214,7 @@ def _choose_mask(shown: ShownMaps, masked: tuple[Cell, ...]) -> Change:
             width=150,
             help="In percent of the highest value of the class map.",
         )
-        above = positions_above(shown.class_maps[shown.selection.k], percent / 100)
+        above = find_cells_above(shown.class_maps[shown.selection.k], percent / 100)
         cells = tuple((int(y), int(x)) for y, x in above.nonzero().tolist())
         st.button("Mask these cells", on_click=_write_mask, args=(cells,), disabled=not cells)
         st.button("Clear", on_click=_write_mask, args=((),), disabled=not masked)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from inspector.analysis.similarity import common_name, compare_maps, find_same_class
+from inspector.analysis.similarity import compare_maps, find_common_class_name, find_same_class
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps
 from inspector.images.examples import list_examples
@@ -133,7 +133,7 @@ def _show_comparison(compared: Sequence[tuple[str, ClassMaps]], mode: str) -> No
     """Show the maps of one class, or of the top-1 class of each photo, with their numbers."""
     maps = [one for _, one in compared]
     # Photos differ in their content: each has its own top-1 class. Networks are compared for the same class.
-    default = common_name(maps) if mode == NETWORKS else None
+    default = find_common_class_name(maps) if mode == NETWORKS else None
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         names = list(dict.fromkeys(name for one in maps for name in one.classifier.class_names))
         chosen = st.selectbox(

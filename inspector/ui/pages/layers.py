@@ -6,9 +6,9 @@ import streamlit as st
 
 from inspector.analysis.layers import (
     LayerMaps,
-    facts,
+    compute_channel_statistics,
     find_layer,
-    pooled_layer,
+    find_pooled_layer,
 )
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.tracing.layer_trace import Layer
@@ -57,7 +57,7 @@ def _show_page(network: NetworkChoice, key: cache.MapsKey, maps: ClassMaps, laye
 def _choose(maps: ClassMaps, layers: tuple[Layer, ...]) -> LayerSelection:
     """Show the controls."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        label = _choose_layer(layers, pooled_layer(maps.classifier, layers).label)
+        label = _choose_layer(layers, find_pooled_layer(maps.classifier, layers).label)
         order = st.segmented_control(
             "Sort channels by",
             [INDEX, MEAN, HIGHEST, CONTRIBUTION],
@@ -180,7 +180,7 @@ def _show_channels(key: cache.MapsKey, maps: ClassMaps, layer_maps: LayerMaps, s
         with st.spinner(f"Computing the contributions of {label} to the logit of {name} ..."):
             contributions = cache.contributions_of(key, label, selection.k, maps, layer_maps)
     scale = None if selection.own_scales else common_scale([layer_maps.maps.numpy(force=True)])
-    shown = ShownLayer(key, maps, layer_maps, selection, facts(layer_maps), contributions, scale)
+    shown = ShownLayer(key, maps, layer_maps, selection, compute_channel_statistics(layer_maps), contributions, scale)
     order = _sort_channels(shown)
     wide, narrow = st.columns([3, 2], gap="large")
     with wide:
@@ -198,7 +198,7 @@ def _show_channels(key: cache.MapsKey, maps: ClassMaps, layer_maps: LayerMaps, s
         tiles = [make_tile(shown, c) for c in on_page]
         show_channel_grid(layer_maps.maps[on_page], tiles, scale, channel, f"Feature maps of {label}")
         if scale is not None:
-            st.html(html.make_activation_bar(scale, layer_maps.signed))
+            st.html(html.make_activation_bar(scale, layer_maps.has_negatives))
 
 
 def _sort_channels(shown: ShownLayer) -> list[int]:

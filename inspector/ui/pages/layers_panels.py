@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from inspector.analysis.layers import Contributions, Facts, LayerMaps
+from inspector.analysis.layers import ChannelStatistics, LayerContributions, LayerMaps
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.tracing.layer_trace import Layer
 from inspector.output.overlay import common_scale
@@ -39,8 +39,8 @@ class ShownLayer:
     maps: ClassMaps
     layer_maps: LayerMaps
     selection: LayerSelection
-    statistics: Facts
-    contributions: Contributions | None  # to the logit of the chosen class
+    statistics: ChannelStatistics
+    contributions: LayerContributions | None  # to the logit of the chosen class
     scale: float | None  # of all channels; None: each its own
 
     @property
@@ -66,14 +66,14 @@ def describe_layer(shown: ShownLayer) -> str:
         ceiling = format_number(layer.ceiling or 0)
         sentences.append(f"{saturated} channels are saturated in some cells, at the maximum of {ceiling}.")
     if shown.contributions is not None:
-        if shown.contributions.how == "first order":
+        if shown.contributions.kind == "first order":
             sentences.append(
                 f"Contributions to the logit of {shown.class_name} are gradient x activation: a first-order "
                 "approximation, which does not sum to the logit."
             )
         else:
             sentences.append(
-                f"Contributions to the logit of {shown.class_name} are {shown.contributions.how}: these maps are "
+                f"Contributions to the logit of {shown.class_name} are {shown.contributions.kind}: these maps are "
                 "pooled, and the contributions sum to the logit minus the bias."
             )
     return " ".join(sentences)
@@ -110,7 +110,7 @@ def show_channel(shown: ShownLayer, channel: int, on_page: Sequence[int]) -> Non
     previews = {c: draw(c) for c in on_page} if grids[channel].size <= _SMALL else {}
     show_maps(keys.CHANNEL_MAP, layer_maps.view, frame, [draw(channel)], previews=previews)
     scale = common_scale([grids[channel]]) if shown.scale is None else shown.scale
-    st.html(html.make_activation_bar(scale, layer_maps.signed))
+    st.html(html.make_activation_bar(scale, layer_maps.has_negatives))
     st.markdown(", ".join(_list_statistics(shown, channel)))
 
 
@@ -130,7 +130,7 @@ def _list_statistics(shown: ShownLayer, channel: int) -> list[str]:
         )
     if shown.contributions is not None:
         contribution = format_number(float(shown.contributions.values[channel]), "+.4f")
-        phrases.append(f"adds **{contribution}** logits to {shown.class_name} ({shown.contributions.how})")
+        phrases.append(f"adds **{contribution}** logits to {shown.class_name} ({shown.contributions.kind})")
     return phrases
 
 

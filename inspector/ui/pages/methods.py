@@ -13,7 +13,7 @@ from inspector.analysis.faithfulness import (
     compute_random_baseline,
     measure_faithfulness,
 )
-from inspector.analysis.randomization import ALL, LAST, measure_randomization, shuffle_weights
+from inspector.analysis.randomization import ALL_LAYERS, LAST_LAYER, measure_randomization, shuffle_weights
 from inspector.explain.class_maps import ClassMaps
 from inspector.ui.pages.methods_panels import (
     BASELINE,
@@ -139,7 +139,7 @@ def _list_works(maps: ClassMaps, chosen: MethodsSelection) -> dict[Task, Work]:
             works[CURVES, name] = after_map(name, measure)
             works[BASELINE, METHODS[name].grid] = after_map(name, measure_random)
     if chosen.is_randomized:
-        for layers in (LAST, ALL):
+        for layers in (LAST_LAYER, ALL_LAYERS):
             # Shuffled when first needed, and once for all methods.
             shuffle = functools.cache(partial(shuffle_weights, classifier, inputs, layers))
 

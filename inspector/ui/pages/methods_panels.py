@@ -8,8 +8,8 @@ import streamlit as st
 
 from inspector.analysis.attribution.case import Attribution
 from inspector.analysis.attribution.methods import METHODS
-from inspector.analysis.faithfulness import Faithfulness, Kind, RandomBaseline
-from inspector.analysis.randomization import ALL, LAST, Randomized
+from inspector.analysis.faithfulness import CurveKind, Faithfulness, RandomBaseline
+from inspector.analysis.randomization import ALL_LAYERS, LAST_LAYER, RandomizationResult
 from inspector.explain.class_maps import ClassMaps
 from inspector.output.overlay import common_scale, robust_scale
 from inspector.output.text import format_mean_and_deviation, format_number
@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 _SIDE = 480  # longer side of a picture, in pixels
 _MANY = 6  # methods; with more, the pictures are smaller
 _GRIDS = {"cells": "coarse random maps", "pixels": "fine random maps"}
-_KINDS: tuple[tuple[Kind, str], ...] = (
+_KINDS: tuple[tuple[CurveKind, str], ...] = (
     ("insertion", "A blurred photo is uncovered in the order of the map. The sooner the curve rises, the better."),
     ("deletion", "The photo is covered in the order of the map. The sooner the curve falls, the better."),
 )
@@ -158,7 +158,7 @@ def _make_row(name: str, chosen: MethodsSelection, results: Results) -> dict[str
     return row
 
 
-def _format_baseline(baseline: RandomBaseline, kind: Kind) -> str:
+def _format_baseline(baseline: RandomBaseline, kind: CurveKind) -> str:
     mean, deviation = getattr(baseline, kind)
     return format_mean_and_deviation(mean, deviation, ".3f")
 
@@ -178,12 +178,14 @@ def show_randomization(maps: ClassMaps, chosen: MethodsSelection, results: Resul
         return
     rows, tiles = [], []
     for name in chosen.names:
-        row = {"method": name} | {layers: _format_correlation(results, layers, name) for layers in (LAST, ALL)}
+        row = {"method": name} | {
+            layers: _format_correlation(results, layers, name) for layers in (LAST_LAYER, ALL_LAYERS)
+        }
         rows.append(row)
-        randomized = find_result(results, (RANDOMIZED, ALL, name), Randomized)
+        randomized = find_result(results, (RANDOMIZED, ALL_LAYERS, name), RandomizationResult)
         if randomized is not None:
             picture, _ = _draw_map(maps, randomized.attribution)
-            tiles.append(MethodTile(name, picture, (f"all layers shuffled: {row[ALL]}",)))
+            tiles.append(MethodTile(name, picture, (f"all layers shuffled: {row[ALL_LAYERS]}",)))
     wide, narrow = st.columns([3, 2], gap="large")
     with wide:
         st.html(make_method_grid(tiles, "9rem"))
@@ -195,7 +197,7 @@ def _format_correlation(results: Results, layers: str, name: str) -> str:
     task = RANDOMIZED, layers, name
     if task not in results:
         return "..."
-    randomized = find_result(results, task, Randomized)
+    randomized = find_result(results, task, RandomizationResult)
     if randomized is None:
         return "not applicable"
     return "constant map" if randomized.correlation is None else format_number(randomized.correlation, ".3f")

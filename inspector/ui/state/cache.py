@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from streamlit.runtime.uploaded_file_manager import UploadedFile
 
     from inspector.analysis.channels import PhotoChannels
-    from inspector.analysis.layers import Contributions, LayerMaps
-    from inspector.analysis.masking import Change, MaskedOutcome
+    from inspector.analysis.layers import LayerContributions, LayerMaps
+    from inspector.analysis.masking import MaskedOutcome, PixelChange
     from inspector.analysis.summary import NetworkSummary
     from inspector.explain.class_maps import ClassMaps, FigureContent
     from inspector.explain.classifier import Classifier
@@ -89,7 +89,7 @@ def class_maps_of(
 
 @st.cache_resource(max_entries=32, show_spinner=False)
 def what_if_of(
-    key: MapsKey, masked: tuple[tuple[int, int], ...], change: "Change", _maps: "ClassMaps"
+    key: MapsKey, masked: tuple[tuple[int, int], ...], change: "PixelChange", _maps: "ClassMaps"
 ) -> "MaskedOutcome":
     """Of the network run on the photo with the cells (row, column) of some positions changed."""
     from inspector.analysis.masking import make_mask, mask_in_photo
@@ -106,25 +106,25 @@ def summary_of(network_key: str, _load: "Callable[[], Classifier]") -> "NetworkS
 
 @st.cache_resource(max_entries=8, show_spinner=False)
 def layers_of(network_key: str, _load: "Callable[[], Classifier]") -> "tuple[Layer, ...]":
-    from inspector.analysis.layers import layers
+    from inspector.analysis.layers import list_layers
 
-    return layers(_load())
+    return list_layers(_load())
 
 
 # Few: those of an early layer on a large photo are 70 MB.
 @st.cache_resource(max_entries=8, show_spinner=False)
 def layer_maps_of(key: MapsKey, label: str, _maps: "ClassMaps", _layer: "Layer") -> "LayerMaps":
-    from inspector.analysis.layers import layer_maps
+    from inspector.analysis.layers import compute_layer_maps
 
     assert _maps.view is not None, "the app shows photos only"
-    return layer_maps(_maps.classifier, _maps.view, _layer)
+    return compute_layer_maps(_maps.classifier, _maps.view, _layer)
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
-def contributions_of(key: MapsKey, label: str, k: int, _maps: "ClassMaps", _of: "LayerMaps") -> "Contributions":
-    from inspector.analysis.layers import contributions
+def contributions_of(key: MapsKey, label: str, k: int, _maps: "ClassMaps", _of: "LayerMaps") -> "LayerContributions":
+    from inspector.analysis.layers import compute_layer_contributions
 
-    return contributions(_maps, _of, k)
+    return compute_layer_contributions(_maps, _of, k)
 
 
 @st.cache_resource(max_entries=400, show_spinner=False)
