@@ -15,8 +15,8 @@ from inspector.images.preprocessing import Crop, View
 from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo
 from inspector.output.templates import render_template
 
-_SIDE = 360  # pixels of the longer side of an overlay
-_PAGE = 200  # images
+_OVERLAY_SIDE = 360  # pixels of the longer side of an overlay
+_IMAGES_PER_PAGE = 200  # images
 _COLUMNS = ("index", "path", "label", "classes", "probabilities", "label_rank", "verdict", "error")
 
 
@@ -27,7 +27,7 @@ def make_overlay_path(index: int) -> str:
 
 def make_canvas(view: View) -> Pixels:
     """What an overlay is drawn on; of the photo nothing else is needed then."""
-    return dimmed_photo(view.photo, view.crop, _SIDE)
+    return dimmed_photo(view.photo, view.crop, _OVERLAY_SIDE)
 
 
 def draw_overlay(file: Path, crop: Crop, canvas: Pixels, values: ArrayLike, field: ReceptiveField) -> None:
@@ -40,22 +40,27 @@ def draw_overlay(file: Path, crop: Crop, canvas: Pixels, values: ArrayLike, fiel
 def write_gallery(out: Path) -> Path:
     """gallery-0001.html and so on, 200 images each, and gallery.html, which leads to them."""
     about = read_rows(out)[1]
-    last_page = -(-about["images"] // _PAGE)
+    last_page = -(-about["images"] // _IMAGES_PER_PAGE)
     pages = []
     for number, rows in enumerate(_iterate_pages(out), 1):
         page = {
-            "file": _page_name(number),
+            "file": _format_page_name(number),
             "first": rows[0]["index"],
             "last": rows[-1]["index"],
             "path": rows[0]["path"],
         }
         neighbors = {"first": 1, "previous": number - 1, "next": number + 1, "last": last_page}
-        links = [(text, _page_name(n)) for text, n in neighbors.items() if 1 <= n <= last_page and n != number]
+        links = [(text, _format_page_name(n)) for text, n in neighbors.items() if 1 <= n <= last_page and n != number]
         title = f"Images {page['first']:,} to {page['last']:,} of {about['images']:,}"
         _write_page(
-            out / page["file"], "gallery_page.html", title,
-            rows=rows, links=links, class_names=about["class_names"], make_overlay_path=make_overlay_path,
-        )  # fmt: skip
+            out / page["file"],
+            "gallery_page.html",
+            title,
+            rows=rows,
+            links=links,
+            class_names=about["class_names"],
+            make_overlay_path=make_overlay_path,
+        )
         pages.append(page)
     index = out / "gallery.html"
     title = f"Class maps of {about['source']}"
@@ -73,12 +78,12 @@ def _iterate_pages(out: Path) -> Iterator[list[Mapping[str, Any]]]:
     # One shard after the other: a table of a million rows stays on the disk.
     for fragment in read_rows(out)[0].get_fragments():
         rows += fragment.to_table(columns=list(_COLUMNS)).to_pylist()
-        while len(rows) >= _PAGE:
-            yield rows[:_PAGE]
-            del rows[:_PAGE]
+        while len(rows) >= _IMAGES_PER_PAGE:
+            yield rows[:_IMAGES_PER_PAGE]
+            del rows[:_IMAGES_PER_PAGE]
     if rows:
         yield rows
 
 
-def _page_name(number: int) -> str:
+def _format_page_name(number: int) -> str:
     return f"gallery-{number:04}.html"

@@ -43,8 +43,8 @@ from inspector.images.photo import Pixels
 from inspector.images.preprocessing import Crop, make_view
 from inspector.images.sources import Item, hash_items, list_images, read_item
 
-_AHEAD = 2  # batches that are decoded while one is in the network
-_BEHIND = 4  # batches whose overlays may wait to be drawn
+_BATCHES_AHEAD = 2  # batches that are decoded while one is in the network
+_MAX_PENDING = 4  # batches whose overlays may wait to be drawn
 
 Batch = Sequence[tuple[int, Item]]  # images with their indices
 OnProgress = Callable[[int, int], None]  # how many images are done, of how many
@@ -227,14 +227,14 @@ def _decode_image(index: int, item: Item, classifier: Classifier, overlays: bool
 def decode_ahead(
     pool: ThreadPoolExecutor, batches: Iterable[Batch], workers: int, classifier: Classifier, overlays: bool
 ) -> Iterator[list[DecodedImage]]:
-    waiting: deque[list[Future[DecodedImage]]] = deque()
+    pending: deque[list[Future[DecodedImage]]] = deque()
     for batch in batches:
-        waiting.append([pool.submit(_decode_image, index, item, classifier, overlays) for index, item in batch])
+        pending.append([pool.submit(_decode_image, index, item, classifier, overlays) for index, item in batch])
         # Of small batches enough that every worker has something to do.
-        if len(waiting) > _AHEAD and sum(map(len, waiting)) > 2 * workers:
-            yield [future.result() for future in waiting.popleft()]
-    while waiting:
-        yield [future.result() for future in waiting.popleft()]
+        if len(pending) > _BATCHES_AHEAD and sum(map(len, pending)) > 2 * workers:
+            yield [future.result() for future in pending.popleft()]
+    while pending:
+        yield [future.result() for future in pending.popleft()]
 
 
 @contextmanager
@@ -243,17 +243,17 @@ def _run_in_background() -> Iterator[Callable[..., Future[None]]]:
 
     What was handed over is finished, also when the block ends with an error.
     """
-    waiting: deque[Future[None]] = deque()
+    pending: deque[Future[None]] = deque()
     with ThreadPoolExecutor(1, "write") as pool:
 
         def submit(work: Callable[..., None], *arguments: Any) -> Future[None]:
-            if len(waiting) >= _BEHIND:
-                waiting.popleft().result()
-            waiting.append(pool.submit(work, *arguments))
-            return waiting[-1]
+            if len(pending) >= _MAX_PENDING:
+                pending.popleft().result()
+            pending.append(pool.submit(work, *arguments))
+            return pending[-1]
 
         yield submit
-        for future in waiting:
+        for future in pending:
             future.result()
 
 

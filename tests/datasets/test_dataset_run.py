@@ -427,7 +427,7 @@ def test_decoding_runs_ahead_of_the_network_by_a_bounded_number(
     monkeypatch.setattr(run_module, "class_maps_of_batch", slowly)
     run_dataset(folder, classifier, tmp_path / "out", RunOptions(batch_size=4, workers=2, shard_size=8))
     assert len(begun) == explained == 60
-    assert 4 < most <= 4 * (run_module._AHEAD + 1)
+    assert 4 < most <= 4 * (run_module._BATCHES_AHEAD + 1)
 
 
 # --- overlays
@@ -438,7 +438,7 @@ def test_overlays_and_their_gallery_show_every_image(
 ) -> None:
     folder = write_photos(tmp_path / "photos", {"cat": 2, "<i>dog": 3})
     (folder / "cat" / "00.png").write_bytes(b"no image")
-    monkeypatch.setattr(gallery, "_PAGE", 2)
+    monkeypatch.setattr(gallery, "_IMAGES_PER_PAGE", 2)
     out = tmp_path / "out"
     run_dataset(folder, classifier, out, RunOptions(shard_size=3, batch_size=2, overlays=True))
     pictures = sorted(path.name for path in (out / "overlays").iterdir())
