@@ -1,4 +1,4 @@
-"""The overlays of a batch run, and pages that show them: plain HTML files beside the pictures, read as one scrolls."""
+"""Draw the overlays of a run, and write HTML pages that show them."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,24 +21,32 @@ _COLUMNS = ("index", "path", "label", "classes", "probabilities", "label_rank", 
 
 
 def make_overlay_path(index: int) -> str:
-    """Where an image's overlay lies, below the folder of the run."""
+    """Return the path of an image's overlay, relative to the folder of the run."""
     return f"overlays/{index:08}.jpg"
 
 
 def make_canvas(view: View) -> Pixels:
-    """What an overlay is drawn on; of the photo nothing else is needed then."""
+    """Return what an overlay is drawn on, so that the photo itself need not be kept."""
     return dimmed_photo(view.photo, view.crop, _OVERLAY_SIDE)
 
 
 def draw_overlay(file: Path, crop: Crop, canvas: Pixels, values: ArrayLike, field: ReceptiveField) -> None:
-    """A class map (h, w) over a canvas, on its own scale, as a JPEG."""
+    """Draw a class map over a canvas on its own scale, and write it as a JPEG.
+
+    Args:
+        file: where to write; its folder is made if it is missing.
+        crop: where the network's input lies on the photo.
+        canvas: what `make_canvas` returned.
+        values: map (h, w), in logits.
+        field: receptive field of the map's cells.
+    """
     grid = np.asarray(values, np.float32)
     file.parent.mkdir(exist_ok=True)
     Image.fromarray(draw_map_on_photo(canvas, crop, grid, field, common_scale([grid]))).save(file, quality=90)
 
 
 def write_gallery(out: Path) -> Path:
-    """gallery-0001.html and so on, 200 images each, and gallery.html, which leads to them."""
+    """Write gallery-0001.html and so on with 200 images each, and gallery.html with links to them; return its path."""
     about = read_rows(out)[1]
     last_page = -(-about["images"] // _IMAGES_PER_PAGE)
     pages = []
@@ -75,7 +83,7 @@ def _write_page(file: Path, template: str, title: str, **values: Any) -> None:
 
 def _iterate_pages(out: Path) -> Iterator[list[Mapping[str, Any]]]:
     rows: list[Mapping[str, Any]] = []
-    # One shard after the other: a table of a million rows stays on the disk.
+    # Shard by shard: a table of a million rows is never in memory as a whole.
     for fragment in read_rows(out)[0].get_fragments():
         rows += fragment.to_table(columns=list(_COLUMNS)).to_pylist()
         while len(rows) >= _IMAGES_PER_PAGE:

@@ -1,4 +1,4 @@
-"""Put a data set through a classifier: the likeliest classes of every image and their class maps, in Parquet.
+"""Explain a data set: the top classes of every image and their class maps, as Parquet files.
 
     list -> decode and resize (threads, ahead) -> network and class maps (this thread) -> overlays (behind) and shards
 
@@ -43,7 +43,7 @@ from inspector.images.photo import Pixels
 from inspector.images.preprocessing import Crop, make_view
 from inspector.images.sources import Item, hash_items, list_images, read_item
 
-_BATCHES_AHEAD = 2  # batches that are decoded while one is in the network
+_BATCHES_AHEAD = 2  # batches that may be decoded while one is in the network
 _MAX_PENDING = 4  # batches whose overlays may wait to be drawn
 
 Batch = Sequence[tuple[int, Item]]  # images with their indices
@@ -52,15 +52,19 @@ OnProgress = Callable[[int, int], None]  # how many images are done, of how many
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run goes through a data set."""
+    """How a run goes through a data set.
 
-    top: int = 5  # likeliest classes whose maps are kept
+    Raises:
+        InspectorError: top, batch_size or shard_size is below 1.
+    """
+
+    top: int = 5  # classes per image whose maps are kept
     batch_size: int = 32  # images in one pass of the network
     workers: int | None = None  # threads that decode; None: one per processor. With Ray: processors per actor
     shard_size: int = 1024  # images in one Parquet file
-    overlays: bool = False
-    backend: str = "eager"
-    resume: bool = False  # keep the whole shards of a run that broke off
+    overlays: bool = False  # draw the top-1 class map over each photo, and a gallery of these
+    backend: str = "eager"  # what runs the network, see `accelerate`
+    resume: bool = False  # keep the whole shards of an earlier run that was stopped
 
     def __post_init__(self) -> None:
         for name in ("top", "batch_size", "shard_size"):
@@ -73,14 +77,14 @@ DEFAULT_OPTIONS = RunOptions()
 
 @dataclass(frozen=True, eq=False)
 class DecodedImage:
-    """An image once it is decoded and resized."""
+    """An image after decoding and resizing."""
 
     index: int
     item: Item
-    sha256: str  # of its file; "" where the image could not be read
-    crop: Crop | None  # None where the image could not be read
+    sha256: str  # of its file; "" if the image could not be read
+    crop: Crop | None  # None if the image could not be read
     inputs: torch.Tensor | None  # (1, channels, H, W)
-    canvas: Pixels | None  # to draw an overlay on, where one is asked for
+    canvas: Pixels | None  # the photo to draw an overlay on; None without overlays
     error: str | None
 
 
@@ -92,10 +96,24 @@ def run_dataset(
     *,
     on_progress: OnProgress = lambda done, images: None,
 ) -> Counts:
-    """Explain every image of a source (as `sources.list_images` takes it) into a folder of Parquet shards.
+    """Explain every image of a source into a folder of Parquet shards.
 
-    An image that cannot be read is a row with its error. Raises ExportError where `out` is not empty
-    or holds another run, ImageError where there is no image, NetworkError where the network does not run.
+    An image that cannot be read gives a row with its error.
+
+    Args:
+        source: what `list_images` takes: folder, glob, CSV or tar shards, or several of them.
+        classifier: the network, with its preprocessing and class names.
+        out: new folder, or URL that fsspec knows (without overlays).
+        options: how the run goes.
+        on_progress: called with the number of finished images and of all images.
+
+    Returns:
+        The numbers of rows, counted from the files.
+
+    Raises:
+        ImageError: the source has no images.
+        NetworkError: the network does not run at its input size, or the backend does not exist or is not exact.
+        ExportError: `out` is not empty, has another run, or cannot be written.
     """
     items = list_images(source)
     classifier = accelerate_for_dataset(classifier, options.backend)
@@ -119,7 +137,7 @@ def run_dataset(
                     submit(_draw_overlays, Path(out), classifier.receptive_field, about["grid"], batch)
                 on_progress(done + len(rows), len(items))
             done += len(rows)
-            # Waited for: of a run that is killed only one shard is not on the disk yet. Decoding goes on meanwhile.
+            # Wait until it is on the disk, so that a killed run loses one shard at most. Decoding goes on meanwhile.
             submit(write_shard, out, number, rows, about).result()
     return finish_run(out, about)
 
@@ -130,7 +148,7 @@ def describe_run(
     source: str | Path | Sequence[str | Path],
     options: RunOptions,
 ) -> dict[str, Any]:
-    """What run.json and every shard say of a run. The network runs once: a size that it does not take fails here."""
+    """Return the content of run.json. The network runs once, so that an input size that it rejects fails here."""
     import_arrow()
     preprocessing = classifier.preprocessing
     blank = match_parameters(classifier.network, torch.zeros(1, len(preprocessing.mean), *preprocessing.size))
@@ -160,7 +178,7 @@ def describe_run(
 
 
 def finish_run(out: str | Path, about: Mapping[str, Any]) -> Counts:
-    """Clear up, count what was written, and make the gallery of the overlays if there are any."""
+    """Remove temporary files, count the rows, and write the gallery if there are overlays."""
     remove_temporary_files(out)
     counts = count_rows(out, about["images"], about["shard_size"])
     if about["overlays"]:
@@ -171,10 +189,18 @@ def finish_run(out: str | Path, about: Mapping[str, Any]) -> Counts:
 def explain_batches(
     classifier: Classifier, batches: Iterable[Batch], top: int, workers: int | None, overlays: bool = False
 ) -> Generator[list[tuple[DecodedImage, Row]], None, None]:
-    """The rows of each batch of images, in order."""
+    """Yield the images of each batch with their rows, in order.
+
+    Args:
+        classifier: the network.
+        batches: images with their indices.
+        top: classes per image whose maps are kept.
+        workers: threads that decode; None: one per processor.
+        overlays: keep what an overlay is drawn on.
+    """
     class_numbers = _number_classes(classifier.class_names)
     workers = workers or os.cpu_count() or 1
-    # Threads and not processes: Pillow decodes and resizes without the interpreter's lock, and nothing is sent over.
+    # Threads, not processes: Pillow decodes and resizes without the interpreter's lock, and no pixels are copied.
     pool = ThreadPoolExecutor(workers, "decode")
     try:
         for batch in decode_ahead(pool, batches, workers, classifier, overlays):
@@ -188,17 +214,17 @@ def explain_batches(
 
 
 def split_into_batches(images: Batch, batch_size: int) -> list[Batch]:
-    """The images of a shard, as they go through the network."""
+    """Split the images of a shard into the batches that go through the network."""
     return [images[first : first + batch_size] for first in range(0, len(images), batch_size)]
 
 
 def accelerate_for_dataset(classifier: Classifier, backend: str) -> Classifier:
-    """The classifier, heard through another backend."""
+    """Return the classifier with its network run by another backend."""
     if backend == "eager":
         return classifier
     accelerated = accelerate(classifier, backend)
     if isinstance(accelerated.capture.accelerated, AcceleratedNetwork):
-        # One network for all rows, and not another from the moment on that it is built.
+        # Wait, so that one backend makes all rows.
         accelerated.capture.accelerated.wait()
     return accelerated
 
@@ -206,7 +232,7 @@ def accelerate_for_dataset(classifier: Classifier, backend: str) -> Classifier:
 def _draw_overlays(
     out: Path, field: ReceptiveField, grid: tuple[int, int], batch: Sequence[tuple[DecodedImage, Row]]
 ) -> None:
-    """The overlays of a batch: of each image the class map of its likeliest class."""
+    """Draw the overlays of a batch: for each image the class map of its top-1 class."""
     for image, row in batch:
         if image.crop is not None and image.canvas is not None:
             values = row["maps"][: grid[0] * grid[1]].reshape(grid)
@@ -227,10 +253,11 @@ def _decode_image(index: int, item: Item, classifier: Classifier, overlays: bool
 def decode_ahead(
     pool: ThreadPoolExecutor, batches: Iterable[Batch], workers: int, classifier: Classifier, overlays: bool
 ) -> Iterator[list[DecodedImage]]:
+    """Yield the batches, decoded in order by the pool, while it decodes the next ones."""
     pending: deque[list[Future[DecodedImage]]] = deque()
     for batch in batches:
         pending.append([pool.submit(_decode_image, index, item, classifier, overlays) for index, item in batch])
-        # Of small batches enough that every worker has something to do.
+        # If the batches are small, keep enough of them pending that every worker has something to do.
         if len(pending) > _BATCHES_AHEAD and sum(map(len, pending)) > 2 * workers:
             yield [future.result() for future in pending.popleft()]
     while pending:
@@ -239,9 +266,9 @@ def decode_ahead(
 
 @contextmanager
 def _run_in_background() -> Iterator[Callable[..., Future[None]]]:
-    """A function that has work done in a thread, piece by piece in order; it waits where too much does alimage.
+    """Yield a function that submits work to one thread, which does it in order; it blocks if too much is pending.
 
-    What was handed over is finished, also when the block ends with an error.
+    All submitted work is finished at the end of the block, also after an error.
     """
     pending: deque[Future[None]] = deque()
     with ThreadPoolExecutor(1, "write") as pool:
@@ -258,7 +285,7 @@ def _run_in_background() -> Iterator[Callable[..., Future[None]]]:
 
 
 def _number_classes(class_names: Sequence[str]) -> dict[str, int | None]:
-    """The class that a label means, by its name or its number; None for a name that several classes have."""
+    """Return the class number for each label, a name or a number; None for a name that several classes have."""
     numbers: dict[str, int | None] = {str(k): k for k in range(len(class_names))}
     occurrences = Counter(class_names)
     return numbers | {name: k if occurrences[name] == 1 else None for k, name in enumerate(class_names)}
@@ -293,6 +320,6 @@ def _make_row(image: DecodedImage, maps: ClassMaps | None, top: int, class_numbe
 
 
 def _to_numpy(values: torch.Tensor, dtype: type[np.floating[Any]]) -> NDArray[Any]:
-    # A logit beyond the largest float16 becomes an infinity, which says so.
+    # A value beyond the largest float16 becomes an infinity, so a reader sees that it is out of range.
     with np.errstate(over="ignore"):
         return values.numpy(force=True).astype(dtype)

@@ -1,4 +1,4 @@
-"""Stored class maps back on their photos: the crop and the receptive fields that the results tell of."""
+"""Place stored class maps on their photos: the crop and the receptive fields in the results."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from inspector.images.preprocessing import Box, Crop
 
 
 def read_receptive_field(results: Results) -> ReceptiveField:
-    """Of the positions of the stored maps."""
+    """Return the receptive field of the cells of the stored maps."""
     y, x = (results.about["receptive_field"][axis] for axis in ("y", "x"))
     return ReceptiveField(_read_axis(y), _read_axis(x))
 
@@ -34,10 +34,21 @@ def make_crop(photo_size: tuple[int, int], box: Box, results: Results) -> Crop:
 def measure_inside_objects(
     values: ArrayLike, path: str, size: tuple[int, int], box: Box, objects: Regions, results: Results
 ) -> float:
-    """The share of a class map's evidence inside the objects of a photo of a size (H, W), 0-1, as in `localisation`.
+    """Measure which share of a stored class map's evidence is inside the objects of its photo.
 
-    nan where no object is known of it, or the map has no evidence. Objects are looked up under the path in the
-    results, and under the path from the folder that was the source. Raises LocalisationError.
+    Args:
+        values: class map (h, w), in logits.
+        path: the photo's path in the results. Objects are looked up by it, and by its path relative to the source.
+        size: (height, width) of the photo.
+        box: the network's crop on the photo.
+        objects: boxes or masks by path.
+        results: the results with the map.
+
+    Returns:
+        The share, 0-1, as `measure_inside` defines it; nan if no object is known, or the map has no evidence.
+
+    Raises:
+        LocalizationError: an object does not fit the photo.
     """
     names = dict.fromkeys((_make_relative(path, results.about.get("source")), PurePath(path).as_posix()))
     mask = next((mask for name in names if (mask := find_object_mask(objects, name, size)) is not None), None)
@@ -50,7 +61,7 @@ def measure_inside_objects(
 
 
 def _make_relative(path: str, source: object) -> str:
-    """A path as seen from the folder that was the source, where it lies in it."""
+    """Return a path relative to the folder that was the source, if it lies in it."""
     whole = PurePath(path)
     if isinstance(source, str) and whole.is_relative_to(source):
         whole = whole.relative_to(source)
