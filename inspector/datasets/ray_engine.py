@@ -100,6 +100,7 @@ class Explainer:
         self.out, self.about, self.batch_size, self.processors = out, about, options.batch_size, processors
 
     def __call__(self, tasks: Mapping[str, Any]) -> dict[str, list[int]]:
+        """Make shards; return their numbers under "number", as Ray's map_batches wants them."""
         for number, pickled in zip(tasks["number"], tasks["images"], strict=True):
             images: Batch = pickle.loads(pickled)  # made by run_dataset_on_ray above
             batches = split_into_batches(images, self.batch_size)
