@@ -93,7 +93,7 @@ def compute_pooled_values(maps: ClassMaps) -> Tensor:
     )
 
 
-def classes_with_highest_weight(maps: ClassMaps, channel: int, count: int) -> list[tuple[int, str, float]]:
+def find_classes_with_highest_weight(maps: ClassMaps, channel: int, count: int) -> list[tuple[int, str, float]]:
     """(index, name, weight) of the classes that a channel speaks for most; none where weights change with the image."""
     weight = maps.classifier.head.weight
     if weight is None or _is_flattened(maps):

@@ -46,7 +46,7 @@ class LayerMaps:
     def has_negatives(self) -> bool:
         return bool((self.maps < 0).any())
 
-    def depth(self, reduction: Reduction) -> Tensor:
+    def pool_channels(self, reduction: Reduction) -> Tensor:
         """The mean or maximum over all channels at every position: (h, w)."""
         return global_depth(self.maps[None], reduction)[0, 0]
 

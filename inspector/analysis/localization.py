@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from inspector.errors import LocalizationError, summarize_reason
+from inspector.errors import LocalizationError, translate_errors
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.grid import fit_size, resample_on_photo
 from inspector.explain.tracing.receptive_field import ReceptiveField
@@ -76,17 +76,15 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
     LocalisationError.
     """
     boxes: dict[str, list[Box]] = {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            edges = _find_edge_columns(rows.fieldnames or (), path)
-            for row in rows:
-                where = f"{path}, line {rows.line_num}"
-                if not row["file"]:
-                    raise LocalizationError(f"{where} names no file; a photo's, relative to the images, would do.")
-                boxes.setdefault(PurePosixPath(row["file"]).as_posix(), []).append(_parse_box(row, edges, where))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise LocalizationError(f"Cannot read {path} ({summarize_reason(error)}); a CSV of boxes would do.") from error
+    unreadable = f"Cannot read {path} ({{reason}}); a CSV of boxes would do."
+    with translate_errors(LocalizationError, unreadable), path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        edges = _find_edge_columns(rows.fieldnames or (), path)
+        for row in rows:
+            where = f"{path}, line {rows.line_num}"
+            if not row["file"]:
+                raise LocalizationError(f"{where} names no file; a photo's, relative to the images, would do.")
+            boxes.setdefault(PurePosixPath(row["file"]).as_posix(), []).append(_parse_box(row, edges, where))
     if not boxes:
         raise LocalizationError(f"{path} has no box; a row for each object would do.")
     return boxes
@@ -149,10 +147,10 @@ def _find_touched_pixels(start: float, end: float, length: int) -> slice:
 
 
 def _read_mask(path: Path) -> Mask:
-    try:
-        if (found := path.stat().st_size) > MAX_BYTES:
+    with translate_errors(LocalizationError, f"Cannot read the mask {path} ({{reason}}); a PNG would do."):
+        if (size := path.stat().st_size) > MAX_BYTES:
             raise LocalizationError(
-                f"The mask {path} has {found / 1e6:.0f} MB; at most {MAX_BYTES / 1e6:.0f} MB are read."
+                f"The mask {path} has {size / 1e6:.0f} MB; at most {MAX_BYTES / 1e6:.0f} MB are read."
             )
         with Image.open(path, formats=("PNG",)) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -166,11 +164,6 @@ def _read_mask(path: Path) -> Mask:
                 )
             # Of a palette image these are the indices, and no colours.
             values = np.asarray(image)
-    except LocalizationError:
-        raise
-    # Pillow's decoders raise OSError, ValueError, SyntaxError, DecompressionBombError, ... on bad files.
-    except Exception as error:
-        raise LocalizationError(f"Cannot read the mask {path} ({summarize_reason(error)}); a PNG would do.") from error
     mask: Mask = np.isin(values, _OBJECT)
     if not mask.any():
         listed = ", ".join(str(int(value)) for value in np.unique(values)[:8])

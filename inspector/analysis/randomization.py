@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from inspector.analysis.attribution.case import Attribution, OnProgress, ShouldStop
 from inspector.analysis.attribution.methods import compute_attribution
-from inspector.analysis.similarity import rank_correlation
+from inspector.analysis.similarity import compute_rank_correlation
 from inspector.errors import AttributionError
 from inspector.explain.classifier import Classifier, LoadedNetwork
 from inspector.explain.tracing.layer_trace import trace_layers
@@ -38,7 +38,7 @@ def measure_randomization(
 ) -> RandomizationResult:
     """The map of a class by the same method when the network is `shuffled`, one with shuffled weights."""
     recomputed = compute_attribution(shuffled, inputs, k, attribution.name, on_progress, should_stop)
-    return RandomizationResult(recomputed, rank_correlation(attribution.values, recomputed.values))
+    return RandomizationResult(recomputed, compute_rank_correlation(attribution.values, recomputed.values))
 
 
 def shuffle_weights(classifier: Classifier, inputs: Tensor, layers: str = ALL_LAYERS, seed: int = 0) -> Classifier:
@@ -53,7 +53,8 @@ def shuffle_weights(classifier: Classifier, inputs: Tensor, layers: str = ALL_LA
     chosen: nn.Module = network
     if layers == LAST_LAYER:
         first_runs = [layer for layer in trace_layers(network, inputs).layers if layer.parameters and layer.run == 0]
-        chosen = network.get_submodule(max(first_runs, key=lambda layer: layer.ended).name)
+        if first_runs:
+            chosen = network.get_submodule(max(first_runs, key=lambda layer: layer.ended).name)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in chosen.parameters():

@@ -23,10 +23,10 @@ def compare_maps(a: ClassMap, b: ClassMap) -> MapSimilarity | None:
         return None
     first, second = (values.detach().flatten().double().cpu() for values in (a.values, b.values))
     norms = first.norm() * second.norm()
-    return MapSimilarity(float(first @ second / norms) if norms > 0 else None, rank_correlation(first, second))
+    return MapSimilarity(float(first @ second / norms) if norms > 0 else None, compute_rank_correlation(first, second))
 
 
-def rank_correlation(a: Tensor, b: Tensor) -> float | None:
+def compute_rank_correlation(a: Tensor, b: Tensor) -> float | None:
     """Spearman's correlation of two maps of one shape, ties sharing their mean rank; None where one is constant."""
     ranks = torch.stack([_compute_ranks(a.flatten()), _compute_ranks(b.flatten())])
     if (ranks.std(1) == 0).any():

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from inspector import Classifier, class_maps, load
 from inspector.analysis.channels import (
-    classes_with_highest_weight,
     compute_channel_contributions,
     compute_pooled_values,
+    find_classes_with_highest_weight,
     read_photo_channels,
 )
 from inspector.analysis.layers import (
@@ -102,8 +102,8 @@ def test_dead_and_saturated_channels_are_told(photo):
 
 def test_depth_pooling_is_the_mean_and_the_highest_over_the_channels(photo):
     of = compute_layer_maps(wrapped(Twice()), photo, "stem")
-    assert torch.allclose(of.depth("average")[0], torch.tensor([4.5, 0.5, 0.5, 0.5]))
-    assert torch.allclose(of.depth("max")[3], torch.zeros(4))
+    assert torch.allclose(of.pool_channels("average")[0], torch.tensor([4.5, 0.5, 0.5, 0.5]))
+    assert torch.allclose(of.pool_channels("max")[3], torch.zeros(4))
     assert of.has_negatives
 
 
@@ -318,7 +318,7 @@ def test_every_reading_sums_to_its_total_whatever_the_pooling(pooling, against, 
 
 def test_a_channel_names_the_classes_that_it_speaks_for_most(photo):
     maps = class_maps(wrapped(Twice()), photo)
-    assert classes_with_highest_weight(maps, 0, 2) == [(2, "class 2", 3.0), (0, "class 0", 1.0)]
+    assert find_classes_with_highest_weight(maps, 0, 2) == [(2, "class 2", 3.0), (0, "class 0", 1.0)]
 
 
 def test_what_is_kept_of_a_photo_is_what_its_class_maps_were_made_of(pixels):

@@ -9,10 +9,10 @@ import torch
 from inspector import Classifier, class_maps
 from inspector.analysis.similarity import (
     compare_maps,
+    compute_rank_correlation,
     find_class_by_name,
     find_common_class_name,
     find_same_class,
-    rank_correlation,
 )
 from inspector.explain.class_maps import ClassMap
 
@@ -46,7 +46,9 @@ def test_the_rank_correlation_knows_the_order_of_the_cells_only():
 def test_equal_cells_share_their_rank():
     # Ranks 1.5, 1.5, 3 and 1, 2, 3: their deviations are (-0.5, -0.5, 1) and (-1, 0, 1).
     expected = 1.5 / (1.5 * 2) ** 0.5
-    assert rank_correlation(torch.tensor([7.0, 7.0, 9.0]), torch.tensor([1.0, 2.0, 3.0])) == pytest.approx(expected)
+    assert compute_rank_correlation(torch.tensor([7.0, 7.0, 9.0]), torch.tensor([1.0, 2.0, 3.0])) == pytest.approx(
+        expected
+    )
 
 
 def test_a_map_that_is_the_same_everywhere_agrees_with_none():
@@ -89,12 +91,12 @@ def test_ties_share_their_mean_rank():
     a, b = [-1.5, 0, 0, 1.5], [1.5, -0.5, 0.5, -1.5]
     product = sum(x * y for x, y in zip(a, b, strict=True))
     expected = product / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
-    made = rank_correlation(torch.tensor([0.0, 7, 7, 9]), torch.tensor([8.0, -1, 3, -4]))
+    made = compute_rank_correlation(torch.tensor([0.0, 7, 7, 9]), torch.tensor([8.0, -1, 3, -4]))
     assert made == pytest.approx(expected)
-    assert rank_correlation(torch.zeros(4), torch.arange(4.0)) is None
+    assert compute_rank_correlation(torch.zeros(4), torch.arange(4.0)) is None
 
 
 def test_rank_correlations_agree_with_scipy():
     stats = pytest.importorskip("scipy.stats")
     a, b = torch.randint(0, 6, (2, 50), generator=torch.Generator().manual_seed(0)).float()
-    assert rank_correlation(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
+    assert compute_rank_correlation(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)

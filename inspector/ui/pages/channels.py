@@ -12,8 +12,8 @@ from inspector.analysis.channels import (
     ChannelContributions,
     ContributionRow,
     PhotoChannels,
-    classes_with_highest_weight,
     compute_channel_contributions,
+    find_classes_with_highest_weight,
 )
 from inspector.explain.class_maps import ClassMaps
 from inspector.images.photo import MAX_BYTES
@@ -174,7 +174,7 @@ def _show_channel(maps: ClassMaps, contributions: ChannelContributions, channel:
         f"Rank {rank} of {len(contributions.parts)} by absolute contribution to "
         f"{html.escape_markdown(contributions.title)}."
     )
-    highest = classes_with_highest_weight(maps, channel, 5)
+    highest = find_classes_with_highest_weight(maps, channel, 5)
     if highest and not maps.classifier.head.per_class:
         names = ", ".join(f"{html.escape_markdown(name)} ({_format(weight, 3)})" for _, name, weight in highest)
         st.markdown(f"**Classes with the highest weight for this channel**: {names}")

@@ -143,7 +143,7 @@ def show_depth(layer_maps: LayerMaps, smooth: bool) -> None:
     )
     frame = make_frame(layer_maps.maps.shape[1:], layer_maps.view, layer_maps.receptive_field, _DEPTH_SIDE, smooth)
     drawings = []
-    for name, values in (("mean", layer_maps.depth("average")), ("highest", layer_maps.depth("max"))):
+    for name, values in (("mean", layer_maps.pool_channels("average")), ("highest", layer_maps.pool_channels("max"))):
         # The scale starts at the lowest value: the maximum of many channels is far from zero everywhere.
         low, high = float(values.min()), float(values.max())
         line = f"{name} over the channels: from {format_number(low)} (clear) to {format_number(high)} (red)"
