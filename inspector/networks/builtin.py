@@ -71,7 +71,7 @@ def efficientnet_lite0() -> nn.Module:
     # timm has it too, but timm and torchvision take five seconds to import, and this is the app's first network.
     from efficientnet_lite_pytorch.model import EfficientNet
 
-    class WithoutBatchSize(EfficientNet):
+    class BatchSizeFreeEfficientNet(EfficientNet):
         """Its own forward reshapes to the input's batch size, so its head could be read only a class at a time: 2 s."""
 
         def forward(self, inputs: Tensor) -> Tensor:
@@ -79,25 +79,27 @@ def efficientnet_lite0() -> nn.Module:
             logits: Tensor = self._fc(self._dropout(pooled))
             return logits
 
-    network: nn.Module = WithoutBatchSize.from_name("efficientnet-lite0")  # type: ignore[no-untyped-call]
+    network: nn.Module = BatchSizeFreeEfficientNet.from_name("efficientnet-lite0")  # type: ignore[no-untyped-call]
     return network
 
 
 class _CifarBlock(nn.Module):
-    def __init__(self, before: int, width: int, stride: int) -> None:
+    def __init__(self, channels_in: int, width: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(before, width, 3, stride, 1, bias=False)
+        self.conv1 = nn.Conv2d(channels_in, width, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.stride = stride
-        self.missing = width - before
+        self.added_channels = width - channels_in
 
     def forward(self, maps: Tensor) -> Tensor:
         out = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(maps)))))
         # Option A: the shortcut takes every second pixel, and zeros for the channels that it has not.
-        half = self.missing // 2
-        shortcut = functional.pad(maps[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, half, self.missing - half))
+        half = self.added_channels // 2
+        shortcut = functional.pad(
+            maps[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, half, self.added_channels - half)
+        )
         return functional.relu(out + shortcut)
 
 
@@ -109,14 +111,14 @@ class CifarResNet(nn.Module):
         self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         blocks = (depth - 2) // 6
-        self.layer1 = self._stage(16, 16, blocks)
-        self.layer2 = self._stage(16, 32, blocks)
-        self.layer3 = self._stage(32, 64, blocks)
+        self.layer1 = self._make_stage(16, 16, blocks)
+        self.layer2 = self._make_stage(16, 32, blocks)
+        self.layer3 = self._make_stage(32, 64, blocks)
         self.linear = nn.Linear(64, classes)
 
     @staticmethod
-    def _stage(before: int, width: int, blocks: int) -> nn.Sequential:
-        first = _CifarBlock(before, width, 1 if before == width else 2)
+    def _make_stage(channels_in: int, width: int, blocks: int) -> nn.Sequential:
+        first = _CifarBlock(channels_in, width, 1 if channels_in == width else 2)
         return nn.Sequential(first, *(_CifarBlock(width, width, 1) for _ in range(blocks - 1)))
 
     def forward(self, images: Tensor) -> Tensor:

@@ -35,7 +35,9 @@ class ModelCard:
     preprocessing: Preprocessing
     probability: OutputActivation
     examples: str  # which photos fit it, see examples.py
-    centre: tuple[float, float] | None = None  # y, x of the middle of cell (0, 0) where measured; geometry says it else
+    cell_center: tuple[float, float] | None = (
+        None  # y, x of the middle of cell (0, 0) where measured; geometry says it else
+    )
     about: Mapping[str, Any] = field(default_factory=dict)  # source, licence, training, scores, as they stand
 
 
@@ -72,29 +74,29 @@ def read_model_card(folder: Path) -> ModelCard:
     path = folder / "model.json"
     broken, incomplete = f"{path} cannot be read: {{reason}}.", f"{path} lacks the entry {{reason}}."
     with translate_errors(NetworkError, broken, {KeyError: incomplete}):
-        text = json.loads(path.read_text(encoding="utf-8"))
+        card = json.loads(path.read_text(encoding="utf-8"))
         for entry, allowed in _ALLOWED.items():
-            if text[entry] not in allowed:
-                raise ValueError(f"{entry} is {text[entry]!r}; {' or '.join(map(repr, allowed))} would do")
-        if not isinstance(text["architecture"], dict):
+            if card[entry] not in allowed:
+                raise ValueError(f"{entry} is {card[entry]!r}; {' or '.join(map(repr, allowed))} would do")
+        if not isinstance(card["architecture"], dict):
             raise TypeError("architecture must be an object with a factory")
-        size = as_pair(text["size"])
+        size = as_pair(card["size"])
         return ModelCard(
             name=folder.name,
             folder=folder,
-            title=text["title"],
-            architecture=text["architecture"],
-            weights=text["weights"],
-            classes=tuple(text["classes"]),
+            title=card["title"],
+            architecture=card["architecture"],
+            weights=card["weights"],
+            classes=tuple(card["classes"]),
             preprocessing=Preprocessing(
                 size=size,
-                resize=None if text["resize"] is None else as_pair(text["resize"]),
-                interpolation=text["interpolation"],
-                mean=tuple(text["mean"]),
-                std=tuple(text["std"]),
+                resize=None if card["resize"] is None else as_pair(card["resize"]),
+                interpolation=card["interpolation"],
+                mean=tuple(card["mean"]),
+                std=tuple(card["std"]),
             ),
-            probability=text["probability"],
-            examples=text["examples"],
-            centre=tuple(text["centre"]) if "centre" in text else None,
-            about={key: text[key] for key in ("source", "licence", "training", "scores") if key in text},
+            probability=card["probability"],
+            examples=card["examples"],
+            cell_center=tuple(card["centre"]) if "centre" in card else None,
+            about={key: card[key] for key in ("source", "licence", "training", "scores") if key in card},
         )

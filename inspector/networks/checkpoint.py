@@ -29,20 +29,20 @@ MAX_PICKLE_BYTES = 100_000_000  # what a pickle has beside its tensors; safetens
 
 Kind = Literal["safetensors", "zipped pickle", "pickle", "TorchScript", "torch.export", "other"]
 
-_PLAIN = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
-_EMA = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+_STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
+_EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 
 # What a pickle may name. torch's own list is longer: of it, bytearray(10**11) fills the memory, and torch.FloatTensor
 # takes as much as it says.
-_HARMLESS = re.compile(
+_ALLOWED = re.compile(
     r"collections\.(OrderedDict|Counter)|argparse\.Namespace|(__builtin__|builtins)\.set"
     r"|torch\._utils\._rebuild_(tensor(_v[23])?|parameter)|torch\.nn\.parameter\.Parameter"
     r"|torch\.(Size|device|(storage\.)?\w*Storage|(b?float|u?int|complex)\d\w*|bool|half|double|long|short)"
 )
 # torch keeps the classes that it admits in a global.
-_ADMITTING = threading.Lock()
+_SAFE_GLOBALS = threading.Lock()
 
-_SIGNS = (
+_SIGNATURES = (
     (rb"\s*<(!doctype|html|head|\?xml)", "it is a web page, so a download went wrong: fetch it again"),
     (rb"version https://git-lfs", "it is a git-lfs pointer and not the file itself: run git lfs pull"),
     (rb"(\x1f\x8b|BZh|\xfd7zXZ|.{257}ustar)", "it is an archive: unpack it, and give the file inside"),
@@ -52,33 +52,33 @@ _SIGNS = (
 )
 
 # Parts that only training needs: the side heads of GoogLeNet and Inception, and the counter of an averaged model.
-_SPARE = ("aux1.", "aux2.", "AuxLogits.", "n_averaged")
+_TRAINING_ONLY = ("aux1.", "aux2.", "AuxLogits.", "n_averaged")
 _HEAD = re.compile(r"_?(last_)?(fc|classif(ier)?|heads?|linear|logits?|out|output|cls|predictions?)_?\d*")
 
 
 def detect_kind(path: Path) -> Kind:
     """What a file of weights is, told by its first bytes and, of a zip, by the list of its files."""
-    with _readable(path):
-        start = _start(path)
+    with _translate_errors(path):
+        start = _read_start(path)
         if start[7:9] == b"\0{":  # the length of the header, in eight bytes of which the last is 0, and the header
             return "safetensors"
         if start.startswith(b"PK\x03\x04"):
-            return _kind_of_zip(path)
+            return _detect_zip_kind(path)
         return "pickle" if start.startswith(b"\x80") else "other"
 
 
-def read_state(path: Path, *, ema: bool = False, limit: int = MAX_BYTES) -> dict[str, Tensor]:
+def read_state(path: Path, *, ema: bool = False, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
     """The tensors of a state dict by name, also from inside a training checkpoint; no code in the file is run.
 
-    Where weights and their moving average (EMA) both stand, the weights, unless `ema`. Files above `limit` bytes are
+    Where weights and their moving average (EMA) both stand, the weights, unless `ema`. Files above `max_bytes` bytes are
     refused unread.
     """
     kind = detect_kind(path)
-    with _readable(path):
+    with _translate_errors(path):
         size = path.stat().st_size
-        if size > limit:
-            raise _refusal(path, f"it has {size / 1e6:.1f} MB, and at most {limit / 1e6:.1f} MB are read")
-        state = load_file(path) if kind == "safetensors" else _opened(path, _unpickled(path, kind), ema)
+        if size > max_bytes:
+            raise _make_refusal(path, f"it has {size / 1e6:.1f} MB, and at most {max_bytes / 1e6:.1f} MB are read")
+        state = load_file(path) if kind == "safetensors" else _find_state(path, _unpickle(path, kind), ema)
         _check_sizes(path, state, size)
         return {name: tensor.detach() for name, tensor in state.items()}
 
@@ -88,7 +88,7 @@ def count_classes(state: Mapping[str, Tensor]) -> int | None:
     names = [name for name, tensor in state.items() if _is_matrix(name, tensor)]
     if names == sorted(names):  # safetensors keeps the order of the alphabet, not that of the layers
         names.sort(key=lambda name: [part.zfill(6) if part.isdigit() else part for part in name.split(".")])
-    depths = {name: depth for name in names if (depth := _depth_of_head(name)) is not None}
+    depths = {name: depth for name in names if (depth := _find_head_depth(name)) is not None}
     heads = [name for name, depth in depths.items() if depth == min(depths.values())]
     # Beside a linear layer, a 1x1 convolution is not the last: it stands before the pooling.
     chosen = [name for name in heads if state[name].ndim == 2] or heads or names
@@ -100,26 +100,26 @@ def load_weights(state: Mapping[str, Tensor], network: nn.Module, name: str, pat
 
     First parts that all names share (module., model., ...) are cut where the network's own names ask for it.
     """
-    own = network.state_dict()
-    state = _named_as(own, state)
+    expected = network.state_dict()
+    state = _strip_prefixes(expected, state)
     weights = f"The weights at {path}" if path else "The weights"
-    for problem, names in _misfits(own, state).items():
+    for problem, names in _find_misfits(expected, state).items():
         if names:
-            said = f"they {problem} {_some(names)}{_shapes(own, state, names[0])}"
-            raise NetworkError(f"{weights} do not fit {name}'s architecture: {said}.")
+            misfit = f"they {problem} {_list_some(names)}{_describe_shapes(expected, state, names[0])}"
+            raise NetworkError(f"{weights} do not fit {name}'s architecture: {misfit}.")
     # Old checkpoints do not count batches, and inference does not ask.
-    ready = OrderedDict((key, state.get(key, tensor).to(tensor.dtype)) for key, tensor in own.items())
+    complete = OrderedDict((key, state.get(key, tensor).to(tensor.dtype)) for key, tensor in expected.items())
     # Some networks keep an infinite mask.
-    broken = [key for key, tensor in ready.items() if not _is_finite(tensor) and _is_finite(own[key])]
+    broken = [key for key, tensor in complete.items() if not _is_finite(tensor) and _is_finite(expected[key])]
     if broken:
         hint = "The training diverged: take an earlier checkpoint."
-        raise NetworkError(f"{weights} hold values that are NaN or infinite, in {_some(broken)}. {hint}")
+        raise NetworkError(f"{weights} hold values that are NaN or infinite, in {_list_some(broken)}. {hint}")
     # Some layers ask which version of them wrote the weights, which safetensors does not tell: shapes agree, so ours.
-    ready._metadata = getattr(own, "_metadata", {})  # type: ignore[attr-defined]
-    network.load_state_dict(ready)
+    complete._metadata = getattr(expected, "_metadata", {})  # type: ignore[attr-defined]
+    network.load_state_dict(complete)
 
 
-def summarize_error(error: BaseException) -> str:
+def _summarize_error(error: BaseException) -> str:
     """What an error of another library says, as the end of a sentence of ours."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if isinstance(error, LookupError):  # says but the key
@@ -127,14 +127,14 @@ def summarize_error(error: BaseException) -> str:
     return make_printable((text.splitlines() or [""])[0], 160).rstrip(".") or type(error).__name__
 
 
-def make_printable(text: str, most: int = 60) -> str:
+def make_printable(text: str, max_length: int = 60) -> str:
     """Text from a file, short enough for a sentence."""
-    clean = "".join(letter if letter.isprintable() else "?" for letter in text[: most + 1])
-    return clean if len(clean) <= most else clean[: most - 3] + "..."
+    clean = "".join(letter if letter.isprintable() else "?" for letter in text[: max_length + 1])
+    return clean if len(clean) <= max_length else clean[: max_length - 3] + "..."
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _translate_errors(path: Path) -> Iterator[None]:
     """Whatever is raised inside becomes a NetworkError."""
     try:
         yield
@@ -143,34 +143,36 @@ def _readable(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise NetworkError(f"No weights at {path}.") from error
     except UnpicklingError as error:
-        raise _more_than_tensors(path) from error
+        raise _make_code_refusal(path) from error
     except OSError as error:
-        raise _refusal(path, summarize_error(error)) from error
+        raise _make_refusal(path, _summarize_error(error)) from error
     # Bad files make torch raise RuntimeError, KeyError, AttributeError, AssertionError, struct.error and more.
     except Exception as error:
-        reason = summarize_error(error).removeprefix("Error while deserializing header: ")
-        raise _refusal(path, f"it is cut off or broken ({reason}); copy or fetch it again") from error
+        reason = _summarize_error(error).removeprefix("Error while deserializing header: ")
+        raise _make_refusal(path, f"it is cut off or broken ({reason}); copy or fetch it again") from error
 
 
-def _refusal(path: Path, reason: str) -> NetworkError:
+def _make_refusal(path: Path, reason: str) -> NetworkError:
     return NetworkError(f"The weights at {path} cannot be read: {reason}.")
 
 
-def _more_than_tensors(path: Path, named: str = "") -> NetworkError:
-    asks = f" It asks for {make_printable(named)}." if named else ""
+def _make_code_refusal(path: Path, named: str = "") -> NetworkError:
+    request = f" It asks for {make_printable(named)}." if named else ""
     hint = "Save a plain state dict, best as safetensors."
-    return NetworkError(f"The weights at {path} hold more than tensors, or are broken: nothing was run.{asks} {hint}")
+    return NetworkError(
+        f"The weights at {path} hold more than tensors, or are broken: nothing was run.{request} {hint}"
+    )
 
 
-def _start(path: Path) -> bytes:
+def _read_start(path: Path) -> bytes:
     # A pipe would be waited for, and a device never ends.
     if path.exists() and not path.is_file():
-        raise _refusal(path, "it is a folder" if path.is_dir() else "it is not a file")
+        raise _make_refusal(path, "it is a folder" if path.is_dir() else "it is not a file")
     with path.open("rb") as file:
         return file.read(512)
 
 
-def _kind_of_zip(path: Path) -> Kind:
+def _detect_zip_kind(path: Path) -> Kind:
     with ZipFile(path) as archive:
         names = {PurePosixPath(name).name for name in archive.namelist()}
     if "constants.pkl" in names:
@@ -181,26 +183,26 @@ def _kind_of_zip(path: Path) -> Kind:
     return "zipped pickle" if "data.pkl" in names else "other"
 
 
-def _unpickled(path: Path, kind: Kind) -> Any:
+def _unpickle(path: Path, kind: Kind) -> Any:
     """What the pickle holds, after a look at what it would call and how large it says that it is."""
     if kind in ("TorchScript", "torch.export"):
         reason = f"it is a {kind} archive, which holds a program and not only weights, and would run it"
-        raise _refusal(path, f"{reason}. If you trust it, load it by its path with --trust")
+        raise _make_refusal(path, f"{reason}. If you trust it, load it by its path with --trust")
     if kind == "other":
-        raise _refusal(path, _what_else(_start(path)))
+        raise _make_refusal(path, _describe_other_file(_read_start(path)))
     if path.suffix == ".safetensors":  # torch would go by its name
-        raise _refusal(path, "it is not what its name says, but a file of torch.save: rename it to .pth")
+        raise _make_refusal(path, "it is not what its name says, but a file of torch.save: rename it to .pth")
     (_check_zip if kind == "zipped pickle" else _check_file)(path)
-    with _ADMITTING, torch.serialization.safe_globals([Namespace]):
+    with _SAFE_GLOBALS, torch.serialization.safe_globals([Namespace]):
         # Mapped, the weights are in memory once: in the network.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "zipped pickle")
 
 
-def _what_else(start: bytes) -> str:
+def _describe_other_file(start: bytes) -> str:
     if not start:
         return "it is empty (0 bytes)"
     start = start.removeprefix(codecs.BOM_UTF8)
-    reasons = (reason for sign, reason in _SIGNS if re.match(sign, start, re.IGNORECASE | re.DOTALL))
+    reasons = (reason for sign, reason in _SIGNATURES if re.match(sign, start, re.IGNORECASE | re.DOTALL))
     return next(reasons, "it is neither safetensors nor what torch.save writes")
 
 
@@ -209,60 +211,60 @@ def _check_zip(path: Path) -> None:
         entries = archive.infolist()
         # A zip bomb needs them, torch.save never writes them, and torch would map their bytes as if they were weights.
         if any(entry.compress_type != ZIP_STORED for entry in entries):
-            raise _refusal(path, "its entries are compressed, which torch.save never does: save it again")
+            raise _make_refusal(path, "its entries are compressed, which torch.save never does: save it again")
         claimed, size = sum(entry.file_size for entry in entries), path.stat().st_size
         if claimed > size:
-            raise _refusal(path, f"its entries claim {claimed / 1e6:.1f} MB, but it has {size / 1e6:.1f} MB")
+            raise _make_refusal(path, f"its entries claim {claimed / 1e6:.1f} MB, but it has {size / 1e6:.1f} MB")
         for entry in entries:
             if PurePosixPath(entry.filename).name == "data.pkl":
                 with archive.open(entry) as stream:
-                    _check_names(path, _names_in_pickle(path, stream))
+                    _check_names(path, _list_pickle_names(path, stream))
 
 
 def _check_file(path: Path) -> None:
     with path.open("rb") as file:
         for _ in range(5):  # what marks torch's files, the format, the machine, the content, the names of the tensors
-            _check_names(path, _names_in_pickle(path, file))
+            _check_names(path, _list_pickle_names(path, file))
 
 
-def _names_in_pickle(path: Path, stream: IO[bytes]) -> set[str]:
+def _list_pickle_names(path: Path, stream: IO[bytes]) -> set[str]:
     """The classes and functions that the stream's next pickle would call; it is read, not run."""
     names, start = set(), stream.tell()
     for opcode, argument, _ in pickletools.genops(stream):
         if stream.tell() - start > MAX_PICKLE_BYTES:
-            raise _refusal(path, f"it holds more than {MAX_PICKLE_BYTES / 1e6:.0f} MB beside its tensors")
+            raise _make_refusal(path, f"it holds more than {MAX_PICKLE_BYTES / 1e6:.0f} MB beside its tensors")
         if opcode.name == "PROTO" and argument != 2:
-            raise _refusal(path, f"it was pickled with protocol {argument}; torch.save's own, 2, would do")
+            raise _make_refusal(path, f"it was pickled with protocol {argument}; torch.save's own, 2, would do")
         if opcode.name in ("GLOBAL", "INST"):
             names.add(str(argument).replace(" ", "."))
     return names
 
 
 def _check_names(path: Path, names: set[str]) -> None:
-    strange = sorted(name for name in names if not _HARMLESS.fullmatch(name))
-    if any(name.startswith("torch.nn.modules.") for name in strange):
+    forbidden = sorted(name for name in names if not _ALLOWED.fullmatch(name))
+    if any(name.startswith("torch.nn.modules.") for name in forbidden):
         reason = "it holds a whole pickled network, which would run code: save model.state_dict() instead"
-        raise _refusal(path, reason)
-    if strange:
-        raise _more_than_tensors(path, strange[0])
+        raise _make_refusal(path, reason)
+    if forbidden:
+        raise _make_code_refusal(path, forbidden[0])
 
 
-def _opened(path: Path, content: Any, ema: bool) -> dict[str, Tensor]:
+def _find_state(path: Path, content: Any, ema: bool) -> dict[str, Tensor]:
     """The state dict in what was unpickled: itself, or what stands under one of the usual names."""
-    if ema and not (isinstance(content, dict) and any(key in content for key in _EMA)):
-        raise _refusal(path, "it holds no moving average of the weights (EMA)")
+    if ema and not (isinstance(content, dict) and any(key in content for key in _EMA_KEYS)):
+        raise _make_refusal(path, "it holds no moving average of the weights (EMA)")
     state = content
     for _ in range(3):  # not for ever: a pickled dict may hold itself
         if _is_state(state) or not isinstance(state, dict):
             break
-        keys = _EMA + _PLAIN if ema else _PLAIN + _EMA
+        keys = _EMA_KEYS + _STATE_KEYS if ema else _STATE_KEYS + _EMA_KEYS
         state = next((state[key] for key in keys if isinstance(state.get(key), dict)), None)
     if _is_state(state):
         return dict(state)
-    held = f"a {type(content).__name__}"
+    kind = f"a {type(content).__name__}"
     if isinstance(content, dict):
-        held += f" of {', '.join(make_printable(str(key), 30) for key in list(content)[:5]) or 'nothing'}"
-    raise NetworkError(f"The weights at {path} must be tensors by name; the file holds {held}.")
+        kind += f" of {', '.join(make_printable(str(key), 30) for key in list(content)[:5]) or 'nothing'}"
+    raise NetworkError(f"The weights at {path} must be tensors by name; the file holds {kind}.")
 
 
 def _is_state(content: Any) -> bool:
@@ -275,15 +277,17 @@ def _is_state(content: Any) -> bool:
 
 def _check_sizes(path: Path, state: Mapping[str, Tensor], size: int) -> None:
     """Refuse tensors that would grow when they are copied: views with a stride of 0, storage that is in no file."""
-    held = {}
+    storages = {}
     for name, tensor in state.items():
         storage = tensor.untyped_storage()
-        held[storage.data_ptr()] = storage.nbytes()
+        storages[storage.data_ptr()] = storage.nbytes()
         if tensor.numel() * tensor.element_size() > storage.nbytes():
             claim = f"{make_printable(name)} claims the shape {make_printable(str(tuple(tensor.shape)))}"
-            raise _refusal(path, f"{claim}, but only {storage.nbytes()} bytes of it are stored")
-    if sum(held.values()) > size:
-        raise _refusal(path, f"its tensors claim {sum(held.values()) / 1e6:.1f} MB, but it has {size / 1e6:.1f} MB")
+            raise _make_refusal(path, f"{claim}, but only {storage.nbytes()} bytes of it are stored")
+    if sum(storages.values()) > size:
+        raise _make_refusal(
+            path, f"its tensors claim {sum(storages.values()) / 1e6:.1f} MB, but it has {size / 1e6:.1f} MB"
+        )
 
 
 def _is_matrix(name: str, tensor: Tensor) -> bool:
@@ -292,45 +296,45 @@ def _is_matrix(name: str, tensor: Tensor) -> bool:
     return last == "weight" and not spare and (tensor.ndim == 2 or (tensor.ndim == 4 and tensor.shape[2:] == (1, 1)))
 
 
-def _depth_of_head(name: str) -> int | None:
+def _find_head_depth(name: str) -> int | None:
     """At which part a parameter's name is that of a head; squeeze-and-excitation has an fc too, but deep inside."""
     return next((depth for depth, part in enumerate(name.split(".")) if _HEAD.fullmatch(part)), None)
 
 
-def _named_as(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _strip_prefixes(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state without spare parts, and without those shared first parts of its names that the network's lack."""
-    best = current = _without_spare(own, state)
+    best = current = _drop_training_parts(expected, state)
     for _ in range(4):  # module._orig_mod.model.backbone. is the longest that was seen
-        first = {name.partition(".")[0] for name in current}
-        if len(first) != 1 or not all("." in name for name in current):
+        prefixes = {name.partition(".")[0] for name in current}
+        if len(prefixes) != 1 or not all("." in name for name in current):
             break
         current = {name.partition(".")[2]: tensor for name, tensor in current.items()}
-        if len(current.keys() & own.keys()) > len(best.keys() & own.keys()):
+        if len(current.keys() & expected.keys()) > len(best.keys() & expected.keys()):
             best = current
-    return _without_spare(own, best)
+    return _drop_training_parts(expected, best)
 
 
-def _without_spare(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    spare = tuple(part for part in _SPARE if not any(name.startswith(part) for name in own))
-    return {name: tensor for name, tensor in state.items() if not name.startswith(spare)}
+def _drop_training_parts(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    dropped = tuple(part for part in _TRAINING_ONLY if not any(name.startswith(part) for name in expected))
+    return {name: tensor for name, tensor in state.items() if not name.startswith(dropped)}
 
 
-def _misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    shared = [name for name in own if name in state]
+def _find_misfits(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    shared = [name for name in expected if name in state]
     return {
-        "lack": sorted(name for name in own.keys() - state.keys() if not name.endswith("num_batches_tracked")),
-        "have too": sorted(state.keys() - own.keys()),
-        "have in another shape": [name for name in shared if own[name].shape != state[name].shape],
+        "lack": sorted(name for name in expected.keys() - state.keys() if not name.endswith("num_batches_tracked")),
+        "have too": sorted(state.keys() - expected.keys()),
+        "have in another shape": [name for name in shared if expected[name].shape != state[name].shape],
         "have in another kind of number": [
-            name for name in shared if own[name].is_floating_point() != state[name].is_floating_point()
+            name for name in shared if expected[name].is_floating_point() != state[name].is_floating_point()
         ],
     }
 
 
-def _shapes(own: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str) -> str:
-    if name not in own or name not in state or own[name].shape == state[name].shape:
+def _describe_shapes(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str) -> str:
+    if name not in expected or name not in state or expected[name].shape == state[name].shape:
         return ""
-    got, wanted = (make_printable(str(tuple(tensors[name].shape)), 30) for tensors in (state, own))
+    got, wanted = (make_printable(str(tuple(tensors[name].shape)), 30) for tensors in (state, expected))
     return f" ({make_printable(name)} is {got} and should be {wanted})"
 
 
@@ -339,6 +343,6 @@ def _is_finite(tensor: Tensor) -> bool:
     return tensor.numel() == 0 or all(bound.isfinite() for bound in tensor.aminmax())
 
 
-def _some(names: Iterable[str]) -> str:
+def _list_some(names: Iterable[str]) -> str:
     names = list(names)
     return ", ".join(map(make_printable, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

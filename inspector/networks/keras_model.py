@@ -24,7 +24,7 @@ from inspector.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preproce
 MAX_BYTES = 2_000_000_000
 _MAX_CONFIG_BYTES = 20_000_000
 
-_OWN = re.compile(
+_KERAS_MODULES = re.compile(
     r"keras(\.(src\.)?(layers|models|initializers|regularizers|constraints|activations|applications|dtype_policies"
     r"|quantizers|random|ops)(\.\w+)*)?"
 )
@@ -34,7 +34,7 @@ _REFUSED = {
     "TextVectorization", "StringLookup", "IntegerLookup",
 }  # fmt: skip
 
-Mode = Literal["tf", "torch", "caffe", "raw"]
+PreprocessingMode = Literal["tf", "torch", "caffe", "raw"]
 
 
 class KerasNetwork(nn.Module):
@@ -56,7 +56,7 @@ class KerasNetwork(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         images = inputs.flip(1) if self.bgr else inputs
         images = images if self.channels_first else images.permute(0, 2, 3, 1)
-        with _FlattenChannelsFirst() if self._flattens else nullcontext():
+        with _ChannelsFirstFlatten() if self._flattens else nullcontext():
             output: Tensor = self.model(images, training=False)
         return output
 
@@ -65,7 +65,7 @@ class KerasNetwork(nn.Module):
         raise TypeError("A Keras network cannot be copied together with its parameters.")
 
 
-class _FlattenChannelsFirst(TorchFunctionMode):
+class _ChannelsFirstFlatten(TorchFunctionMode):
     """Maps (N, h, w, C) are flattened with the channels first, and the values then put in the order that was asked for.
 
     Else whoever watches would take the rows of the maps for their channels.
@@ -114,7 +114,7 @@ def wrap_keras(model: Any, channels_first: bool | None = None, bgr: bool = False
     return KerasNetwork(model, channels_first, bgr)
 
 
-def make_keras_preprocessing(mode: Mode, size: tuple[int, int]) -> Preprocessing:
+def make_keras_preprocessing(mode: PreprocessingMode, size: tuple[int, int]) -> Preprocessing:
     """What keras.applications calls the modes of preprocess_input; "raw" where the network scales its input itself.
 
     "caffe" is for a network read with bgr=True.
@@ -129,11 +129,11 @@ def make_keras_preprocessing(mode: Mode, size: tuple[int, int]) -> Preprocessing
     return Preprocessing(size, mean, std, resize=None)
 
 
-def import_keras(wanted_for: str) -> Any:
+def import_keras(source: str) -> Any:
     """Keras on its torch backend, which is chosen once for the whole process, by whoever imports Keras first."""
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = "torch"
-    keras = require("keras", extra="keras", purpose=f"Reading {wanted_for}", error=NetworkError)
+    keras = require("keras", extra="keras", purpose=f"Reading {source}", error=NetworkError)
     if keras.config.backend() != "torch":
         raise NetworkError(
             f"Keras was imported with its {keras.config.backend()} backend; class maps need torch. Set "
@@ -222,7 +222,7 @@ def _find_foreign(value: dict[str, Any]) -> str | None:
     name, module, registered = (value.get(key) for key in ("class_name", "module", "registered_name"))
     if name in _REFUSED:
         return str(name)
-    if isinstance(module, str) and not _OWN.fullmatch(module):
+    if isinstance(module, str) and not _KERAS_MODULES.fullmatch(module):
         return f"{module}.{name}"
     if isinstance(registered, str) and ">" in registered:
         return registered

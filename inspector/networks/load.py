@@ -32,7 +32,7 @@ from inspector.networks.torch_program import read_torch_program
 _LIBRARIES = ("torchvision:", "timm:")
 KERAS, ONNX = (".keras", ".h5", ".hdf5"), (".onnx",)
 FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".pt2", ".ts", ".torchscript", *KERAS, *ONNX)
-_USUAL = Preprocessing((224, 224), IMAGENET_MEAN, IMAGENET_STD, (224, 224))  # where nothing else is known
+_DEFAULT = Preprocessing((224, 224), IMAGENET_MEAN, IMAGENET_STD, (224, 224))  # where nothing else is known
 
 
 def load(
@@ -92,7 +92,7 @@ def resolve(
     name, path, overrides = str(source), Path(source), overrides or PreprocessingOverrides()
     from_library = name.startswith(_LIBRARIES)
     if allow_untrained and (from_library or _is_architecture(name)):
-        loaded = LoadedNetwork(name, build(name, trust=trust), find_preprocessing(name) or _USUAL)
+        loaded = LoadedNetwork(name, build(name, trust=trust), find_preprocessing(name) or _DEFAULT)
     elif from_library:
         loaded = LoadedNetwork(name, *build_pretrained(name))
     elif _is_file(path):
@@ -127,7 +127,7 @@ def _read_file(
 ) -> LoadedNetwork:
     """Read the network in a file, with its usual preprocessing."""
     # The resize override is applied later, once the network's input size is known.
-    plain = replace(overrides, resize=None).apply_to(_USUAL)
+    plain = replace(overrides, resize=None).apply_to(_DEFAULT)
     loaded = LoadedNetwork(path.stem, nn.Identity(), plain, class_names)
     suffix = path.suffix.lower()
     if suffix in ONNX:
@@ -148,7 +148,7 @@ def _read_file(
     kind = detect_kind(path)
     if kind in ("TorchScript", "torch.export"):
         return replace(loaded, network=read_torch_program(path, kind, (len(plain.mean), *plain.size), trust))
-    state = read_state(path, limit=max_bytes)
+    state = read_state(path, max_bytes=max_bytes)
     if arch is None:
         raise NetworkError(
             f"{path} holds weights and no architecture. Name it with --arch (arch=... in Python): "
@@ -166,7 +166,7 @@ def _load_card(card: ModelCard, trust: bool) -> LoadedNetwork:
     trust = trust or card.folder.resolve().parent == models_folder().resolve()
     factory: Any = card.architecture.get("factory")
     parts = card.weights if isinstance(card.weights, Sequence) and not isinstance(card.weights, str) else [card.weights]
-    paths = [card.folder / part if isinstance(part, str) else _packaged_file(part) for part in parts]
+    paths = [card.folder / part if isinstance(part, str) else _find_packaged_file(part) for part in parts]
     field = None
     if factory in ("onnx", "keras"):
         loaded = _read_file(paths[0], None, card.classes, PreprocessingOverrides(card.preprocessing.size), trust=False)
@@ -186,7 +186,7 @@ def _load_card(card: ModelCard, trust: bool) -> LoadedNetwork:
         class_names=card.classes,
         output_activation=card.probability,
         receptive_field=field,
-        cell_center=card.centre,
+        cell_center=card.cell_center,
         trained_size=card.preprocessing.size,
     )
 
@@ -203,7 +203,7 @@ def _join_states(
     return joined
 
 
-def _packaged_file(weights: Mapping[str, str]) -> Path:
+def _find_packaged_file(weights: Mapping[str, str]) -> Path:
     try:
         package, file = weights["package"], weights["file"]
     except KeyError as error:

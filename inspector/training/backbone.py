@@ -27,7 +27,7 @@ class Backbone:
     packaged: Mapping[str, str] | None  # where an installed package keeps its weights
 
 
-def load_backbone(name: str, weights: Path | None, feeding: PreprocessingOverrides) -> Backbone:
+def load_backbone(name: str, weights: Path | None, overrides: PreprocessingOverrides) -> Backbone:
     """The backbone of a name: in models/, or torchvision:NAME or timm:NAME with its own weights or those of a file.
 
     A bare name that is not in models/ is torchvision's. Raises NetworkError for a name or weights that cannot be had
@@ -38,14 +38,14 @@ def load_backbone(name: str, weights: Path | None, feeding: PreprocessingOverrid
         if weights is not None:
             raise NetworkError(f"{name} in models/ has its weights; name an architecture for {weights.name}.")
         card = find_model_card(name)
-        loaded = resolve(name, overrides=feeding)
+        loaded = resolve(name, overrides=overrides)
         architecture, options = card.architecture["factory"], dict(card.architecture.get("arguments", {}))
         if ":" in architecture and "classes" in card.architecture:
             options["num_classes"] = card.architecture["classes"]
         packaged = card.weights if isinstance(card.weights, Mapping) else None
     else:
         architecture, packaged = name if ":" in name else f"torchvision:{name}", None
-        loaded = resolve(weights or architecture, architecture if weights else None, overrides=feeding)
+        loaded = resolve(weights or architecture, architecture if weights else None, overrides=overrides)
     classifier = Classifier.from_network(loaded)
     if weights is not None:
         # SqueezeNet's last feature maps are one a class.
@@ -57,17 +57,17 @@ def load_backbone(name: str, weights: Path | None, feeding: PreprocessingOverrid
     return Backbone(classifier, architecture, options, packaged)
 
 
-def transfer_arguments(backbone: Backbone, head: HeadKind) -> dict[str, Any]:
+def make_transfer_arguments(backbone: Backbone, head: HeadKind) -> dict[str, Any]:
     """What architectures.transfer takes, but the number of classes."""
     size = list(backbone.classifier.preprocessing.size)
-    said = {"backbone": backbone.architecture, "head": head, "size": size}
-    return said | {"options": dict(backbone.options)} if backbone.options else said
+    arguments = {"backbone": backbone.architecture, "head": head, "size": size}
+    return arguments | {"options": dict(backbone.options)} if backbone.options else arguments
 
 
 def build_with_head(backbone: Backbone, head: HeadKind, classes: int) -> nn.Module:
     """The backbone's trunk with its weights under a new head with random ones; parts `trunk` and `head`."""
-    network = build("transfer", classes, transfer_arguments(backbone, head))
-    inner = network.get_submodule("trunk.network")
+    network = build("transfer", classes, make_transfer_arguments(backbone, head))
+    trunk = network.get_submodule("trunk.network")
     state = backbone.classifier.network.state_dict()
-    inner.load_state_dict({name: state[name] for name in inner.state_dict()})
+    trunk.load_state_dict({name: state[name] for name in trunk.state_dict()})
     return network

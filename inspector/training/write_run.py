@@ -16,7 +16,7 @@ from torch import nn
 
 from inspector.errors import TrainingError, translate_errors
 from inspector.files import csv_bytes, json_bytes, write_atomic
-from inspector.training.backbone import Backbone, transfer_arguments
+from inspector.training.backbone import Backbone, make_transfer_arguments
 from inspector.training.data import DataSet
 from inspector.training.recipe import HEADS, Recipe, recipe_for_photos
 
@@ -189,7 +189,7 @@ def describe_network(
     weights: object = "weights.safetensors"
     source = f"Trained here on {data.source}"
     if backbone is not None:
-        arguments = transfer_arguments(backbone, recipe.arguments["head"])
+        arguments = make_transfer_arguments(backbone, recipe.arguments["head"])
         architecture = {"factory": recipe.factory, "classes": len(data.classes), "arguments": arguments}
         source += f" On top of {recipe.arguments['backbone']}{', frozen' if recipe.frozen else ', all of it trained'}."
         if recipe.frozen and backbone.packaged:

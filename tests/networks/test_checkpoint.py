@@ -316,7 +316,7 @@ def test_a_large_file_is_refused_unread(tmp_path, monkeypatch):
     assert read_state(path)["a"].shape == (10**6,)
     monkeypatch.setattr(torch, "load", None)
     with pytest.raises(NetworkError, match=r"cannot be read: it has 4\.0 MB, and at most 1\.0 MB are read\.$"):
-        read_state(path, limit=10**6)
+        read_state(path, max_bytes=10**6)
     with path.open("r+b") as file:
         file.truncate(checkpoint.MAX_BYTES + 1)  # a sparse file: it takes no room
         file.write(bytes(10))

@@ -12,7 +12,7 @@ from torch import nn
 from inspector import HeadError, NetworkError
 from inspector.images.preprocessing import PreprocessingOverrides
 from inspector.networks.build import build
-from inspector.training.backbone import build_with_head, load_backbone, transfer_arguments
+from inspector.training.backbone import build_with_head, load_backbone, make_transfer_arguments
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def trunk_state(network: nn.Module) -> dict[str, torch.Tensor]:
 def test_a_network_in_models_is_a_backbone_with_its_weights_to_the_bit(models: Path) -> None:
     backbone = load_backbone(BACKBONE, None, PreprocessingOverrides())
     assert backbone.architecture == "cifar_resnet"
-    assert transfer_arguments(backbone, "max") == {
+    assert make_transfer_arguments(backbone, "max") == {
         "backbone": "cifar_resnet",
         "head": "max",
         "size": [16, 16],
@@ -53,7 +53,7 @@ def test_a_bare_name_is_torchvision_s_and_a_file_has_its_weights(models: Path, t
     backbone = load_backbone("resnet18", path, PreprocessingOverrides(size=(64, 96)))
     assert (backbone.architecture, backbone.packaged) == ("torchvision:resnet18", None)
     assert backbone.classifier.preprocessing.size == (64, 96)
-    assert transfer_arguments(backbone, "average")["size"] == [64, 96]
+    assert make_transfer_arguments(backbone, "average")["size"] == [64, 96]
     kept = load_file(path)
     assert all(
         torch.equal(value, kept[name]) for name, value in trunk_state(build_with_head(backbone, "average", 3)).items()
