@@ -1,6 +1,6 @@
-"""Build a network from a name: one of ours, torchvision:NAME, timm:NAME, or package.module:factory of the user's own.
+"""Build a network from a name: one of ours, torchvision:NAME, timm:NAME, or the user's package.module:factory.
 
-torchvision and timm are imported where they are needed: both take seconds, and our own networks do without.
+torchvision and timm are imported only where they are needed: both take seconds, and our own networks use neither.
 """
 
 import importlib
@@ -21,19 +21,26 @@ from inspector.images.preprocessing import Interpolation, Preprocessing, as_pair
 from inspector.networks.builtin import FACTORIES
 from inspector.networks.transfer import HeadKind, add_head
 
-# Arguments of torchvision and timm that fetch or read weights: `build` does neither.
+# Arguments of torchvision and timm that download or read weights: `build` does neither.
 _WEIGHTS = {"weights", "pretrained", "pretrained_cfg", "checkpoint_path"}
 
-# Their own initialisation takes minutes, and their side heads only train.
+# GoogLeNet and Inception: their initialization takes minutes, and their auxiliary heads are for training only.
 _WITHOUT_EXTRAS = {"init_weights": False, "aux_logits": False}
 
 
 def build(
     name: str, classes: int | None = None, arguments: Mapping[str, Any] | None = None, trust: bool = False
 ) -> nn.Module:
-    """The network of a name with random weights, in evaluation mode; `classes` None leaves its own number.
+    """Build the network of a name with random weights, in evaluation mode.
 
-    package.module:factory is imported and called, which runs its code: only with `trust`.
+    Args:
+        name: one of our architectures, "torchvision:NAME", "timm:NAME" or "package.module:factory".
+        classes: number of logits; None keeps the default of the architecture.
+        arguments: further keyword arguments of the architecture.
+        trust: allow package.module:factory, whose code is run.
+
+    Raises:
+        NetworkError: unknown name, arguments that do not fit, or code that needs ``trust``.
     """
     options = dict(arguments or {})
     library, _, wanted = name.partition(":") if isinstance(name, str) else ("", "", "")
@@ -56,8 +63,16 @@ def transfer(
     size: Sequence[int] = (224, 224),
     options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """Another architecture, built with its own `options`, under a new head: see transfer.with_head."""
-    # Trained weights of these two want it, and a state dict does not tell.
+    """Build another architecture with a new head, see `transfer.add_head`.
+
+    Args:
+        backbone: name of the architecture, as for `build`.
+        head: kind of head.
+        classes: number of logits.
+        size: (height, width) of the input.
+        options: keyword arguments of the backbone.
+    """
+    # Their trained weights need it, and a state dict does not say so.
     transforms_input = backbone.lower() in ("torchvision:googlenet", "torchvision:inception_v3")
     defaults = {"transform_input": True} if transforms_input else {}
     return add_head(build(backbone, None, defaults | dict(options or {})), head, classes, size)
@@ -68,7 +83,11 @@ OURS: dict[str, Callable[..., nn.Module]] = FACTORIES | {"transfer": transfer}
 
 
 def find_preprocessing(name: str) -> Preprocessing | None:
-    """How torchvision:NAME or timm:NAME wants its photos; None where that is not known or we cannot do it."""
+    """Find the preprocessing of torchvision:NAME or timm:NAME; None if it is unknown or cannot be expressed here.
+
+    Raises:
+        NetworkError: the library does not know the name.
+    """
     library, _, wanted = name.partition(":")
     if library == "torchvision":
         return _read_torchvision_transforms(_find_torchvision_weights(wanted).transforms())
@@ -81,9 +100,13 @@ def find_preprocessing(name: str) -> Preprocessing | None:
 
 
 def build_pretrained(name: str) -> tuple[nn.Module, Preprocessing, tuple[str, ...] | None]:
-    """torchvision:NAME or timm:NAME with its best weights, which are fetched when they are not there.
+    """Build torchvision:NAME or timm:NAME with its best weights, which are downloaded if they are not cached.
 
-    The class names are None where the library does not tell them.
+    Returns:
+        The network in evaluation mode, its preprocessing, and its class names; None if the library has none.
+
+    Raises:
+        NetworkError: unknown name, failed download, or a preprocessing that cannot be expressed here.
     """
     library, _, wanted = name.partition(":")
     if library == "torchvision":
@@ -120,7 +143,7 @@ def _build_from_path(name: str, classes: int | None, arguments: dict[str, Any], 
         raise NetworkError(f"{name!r} would run the code of the module {module}. {hint}.")
     with _import_from_working_folder():
         found = _find_attribute(module, attribute)
-        # Called, a network would want an image.
+        # A network is callable too, but takes an image.
         network = found if isinstance(found, nn.Module) else _call_factory(name, found, classes, arguments)
     if not isinstance(network, nn.Module):
         raise NetworkError(f"{name} must return a torch.nn.Module; it returned a {type(network).__name__}.")
@@ -158,7 +181,7 @@ def _translate_building(name: str) -> AbstractContextManager[None]:
 
 @contextmanager
 def _import_from_working_folder() -> Iterator[None]:
-    """Modules in the working folder can be imported, as with python -m."""
+    """Allow imports from the working folder, as with python -m."""
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     try:
@@ -188,7 +211,7 @@ def _list_nearest(wanted: str, known: Iterable[str]) -> str:
 
 
 def _check_timm_name(timm: Any, wanted: str) -> None:
-    # A name may go on with the tag of its weights: resnet18.a1_in1k. timm also knows names that it no longer lists.
+    # A name may end with the tag of its weights: resnet18.a1_in1k. timm also knows names that it no longer lists.
     base, _, tag = wanted.partition(".")
     if ":" in wanted or not timm.is_model(base):
         _check_name("timm", base, timm.list_models())
@@ -213,7 +236,7 @@ def _read_torchvision_transforms(recipe: Any) -> Preprocessing:
 
 
 def _read_timm_config(recipe: Mapping[str, Any]) -> Preprocessing | None:
-    """None for what Preprocessing cannot say: black borders, squeezing and then cropping, other interpolations."""
+    """Return None for what Preprocessing cannot express: borders, squash and crop, other interpolations."""
     size = as_pair(recipe["input_size"][1:])
     squashed = recipe["crop_mode"] == "squash" and recipe["crop_pct"] == 1
     if recipe["interpolation"] not in get_args(Interpolation) or not (squashed or recipe["crop_mode"] == "center"):
@@ -246,7 +269,7 @@ def _fetch_from_timm(name: str, wanted: str) -> tuple[nn.Module, Preprocessing, 
     if preprocessing is None:
         reason = "squeezed and then cropped, framed, or resized in a way of its own"
         raise NetworkError(f"{name} wants its photos {reason}, which is not known here.")
-    # timm tells ImageNet and its larger kin by the number of classes.
+    # timm recognizes ImageNet and its supersets by the number of classes.
     subset = timm.data.infer_imagenet_subset(network)
     names = tuple(timm.data.ImageNetInfo(subset).label_descriptions()) if subset else None
     return network.eval(), preprocessing, names

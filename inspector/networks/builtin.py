@@ -1,4 +1,4 @@
-"""The architectures of the networks in models/ and experiments/."""
+"""Define the architectures of the networks in models/ and experiments/."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -11,10 +11,15 @@ from inspector.explain.pooling import GlobalAveragePooling, GlobalMaxPooling
 
 
 def fashion_convnet(pooling: Literal["average", "max"], classes: int = 10) -> nn.Sequential:
-    """Six 3x3 convolutions, a 1x1 convolution to one map a class, and a global pooling: (N, 1, 28, 28) -> (N, classes).
+    """Build a network whose last feature maps are its class maps: (N, 1, 28, 28) -> (N, classes).
 
-    8, 8, 16, 16, 32, 32 filters, each with ReLU, 2x2 max pooling after every second one. The last maps are 3x3 and
-    are the class maps themselves: their pooled values are the logits. Xavier weights, every bias 0.01.
+    Six 3x3 convolutions with ReLU and 8, 8, 16, 16, 32, 32 filters, 2x2 max pooling after every second one, then a 1x1
+    convolution to one 3x3 map per class, and a global pooling: the pooled values are the logits. Xavier weights, every
+    bias 0.01.
+
+    Args:
+        pooling: the global pooling.
+        classes: number of logits.
     """
     layers: list[nn.Module] = []
     previous = 1
@@ -39,10 +44,16 @@ def lenet(
     activation: Literal["relu", "none"] = "relu",
     classes: int = 10,
 ) -> nn.Sequential:
-    """LeNet with 2x2 max pooling or with strides, and one of three heads: (N, 1, 28, 28) -> (N, classes).
+    """Build a LeNet (LeCun et al., Proc. IEEE 1998) with one of three heads: (N, 1, 28, 28) -> (N, classes).
 
-    Both trunks end in 16 maps of 5x5. The connected head flattens them, 400-120-84-classes; the others pool each map
-    to one value, then Linear. ReLU after every layer but the last, or nowhere; torch's own initial weights.
+    Both trunks end in 16 maps of 5x5. Weights are initialized as torch does it.
+
+    Args:
+        trunk: downsampling by 2x2 max pooling or by strides.
+        head: "connected" flattens the maps into fully connected layers 400-120-84-classes; the others pool each map
+            to one value, then Linear.
+        activation: after every layer but the last.
+        classes: number of logits.
     """
     first = (nn.Conv2d(1, 6, 5, padding=2), nn.ReLU())
     rest: tuple[nn.Module, ...]
@@ -67,12 +78,15 @@ def lenet(
 
 
 def efficientnet_lite0() -> nn.Module:
-    """EfficientNet-Lite0 (Tan and Le, ICML 2019; Lite: no squeeze-and-excitation, ReLU6): (N, 3, H, W) -> (N, 1000)."""
+    """Build EfficientNet-Lite0: (N, 3, H, W) -> (N, 1000).
+
+    It is EfficientNet-B0 (Tan and Le, ICML 2019) without squeeze-and-excitation and with ReLU6.
+    """
     # timm has it too, but timm and torchvision take five seconds to import, and this is the app's first network.
     from efficientnet_lite_pytorch.model import EfficientNet
 
     class BatchSizeFreeEfficientNet(EfficientNet):
-        """Its own forward reshapes to the input's batch size, so its head could be read only a class at a time: 2 s."""
+        """EfficientNet without the reshape to the input's batch size, with which reading the head takes 2 s."""
 
         def forward(self, inputs: Tensor) -> Tensor:
             pooled = self._avg_pooling(self.extract_features(inputs)).flatten(1)  # type: ignore[no-untyped-call]
@@ -95,7 +109,7 @@ class _CifarBlock(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         out = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(maps)))))
-        # Option A: the shortcut takes every second pixel, and zeros for the channels that it has not.
+        # Option A of the paper: the shortcut takes every second pixel, and zeros for the added channels.
         half = self.added_channels // 2
         shortcut = functional.pad(
             maps[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, half, self.added_channels - half)
@@ -104,7 +118,7 @@ class _CifarBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """The ResNets for CIFAR-10 (He et al., CVPR 2016, section 4.2): (N, 3, 32, 32) -> (N, classes)."""
+    """ResNet for CIFAR-10 (He et al., CVPR 2016, section 4.2): (N, 3, 32, 32) -> (N, classes)."""
 
     def __init__(self, depth: int = 20, classes: int = 10) -> None:
         super().__init__()
@@ -122,13 +136,14 @@ class CifarResNet(nn.Module):
         return nn.Sequential(first, *(_CifarBlock(width, width, 1) for _ in range(blocks - 1)))
 
     def forward(self, images: Tensor) -> Tensor:
+        """Compute the logits (N, classes)."""
         maps = self.layer3(self.layer2(self.layer1(functional.relu(self.bn1(self.conv1(images))))))
         logits: Tensor = self.linear(maps.mean((2, 3)))
         return logits
 
 
 def cifar_resnet(depth: int = 20, classes: int = 10) -> CifarResNet:
-    """6 n + 2 layers deep, n blocks a stage."""
+    """Build a ResNet for CIFAR-10 of 6 n + 2 layers, with n blocks per stage."""
     return CifarResNet(depth, classes)
 
 

@@ -1,6 +1,6 @@
-"""The networks in models/: one folder each, with a model.json that says how to build, feed and read it.
+"""List the networks in models/: one folder each, with a model.json that describes how to build and use it.
 
-Reads descriptions only and imports no torch, so that a list of networks is there at once.
+Reads descriptions only and imports no torch, so that a list of networks is available at once.
 """
 
 import json
@@ -23,26 +23,25 @@ _ALLOWED = {"interpolation": get_args(Interpolation), "probability": get_args(Ou
 
 @dataclass(frozen=True)
 class ModelCard:
-    """A model.json."""
+    """The content of a model.json."""
 
     name: str
     folder: Path
     title: str
-    architecture: Mapping[str, Any]  # {"factory": a name in networks.FACTORIES, "arguments": {...}}
-    # A file beside it, or {"package": ..., "file": ...}, or several of both; {"into": ...} names a part of the network.
+    architecture: Mapping[str, Any]  # {"factory": a name in builtin.FACTORIES, "arguments": {...}}
+    # A file in the folder, or {"package": ..., "file": ...}, or several of both; {"into": ...} names a part of the
+    # network.
     weights: str | Mapping[str, str] | Sequence[str | Mapping[str, str]]
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     probability: OutputActivation
-    examples: str  # which photos fit it, see examples.py
-    cell_center: tuple[float, float] | None = (
-        None  # y, x of the middle of cell (0, 0) where measured; geometry says it else
-    )
-    about: Mapping[str, Any] = field(default_factory=dict)  # source, licence, training, scores, as they stand
+    examples: str  # which example photos fit it, see images/examples.py
+    cell_center: tuple[float, float] | None = None  # (y, x) of the center of cell (0, 0), if it was measured
+    about: Mapping[str, Any] = field(default_factory=dict)  # source, licence, training, scores, unchanged
 
 
 def models_folder() -> Path:
-    """Where the networks lie: $INSPECTOR_MODELS, else inside the installed package, else beside it in a checkout."""
+    """Return the folder of the networks: $INSPECTOR_MODELS, else in the package, else beside it (in a checkout)."""
     if chosen := os.environ.get("INSPECTOR_MODELS"):
         return Path(chosen)
     package = Path(__file__).parent.parent
@@ -50,14 +49,18 @@ def models_folder() -> Path:
 
 
 def list_models() -> dict[str, ModelCard]:
-    """The cards of all networks, the default first, then by name."""
+    """List the cards of all networks by name, the default network first."""
     folders = (path.parent for path in models_folder().glob("*/model.json"))
     names = sorted(folders, key=lambda folder: (folder.name != DEFAULT, folder.name))
     return {folder.name: read_model_card(folder) for folder in names}
 
 
 def find_model_card(name: str) -> ModelCard:
-    """The card of a network by its name in models/, or by the path of its folder."""
+    """Find the card of a network by its name in models/, or by the path of its folder.
+
+    Raises:
+        NetworkError: there is none; the message has the nearest names.
+    """
     folder = models_folder() / name
     for candidate in (folder, Path(name)):
         # A name may be longer than a path can be.
@@ -70,7 +73,11 @@ def find_model_card(name: str) -> ModelCard:
 
 
 def read_model_card(folder: Path) -> ModelCard:
-    """The card in a folder; NetworkError if its model.json is broken or lacks an entry."""
+    """Read the card in a folder.
+
+    Raises:
+        NetworkError: the model.json is broken or an entry is missing.
+    """
     path = folder / "model.json"
     broken, incomplete = f"{path} cannot be read: {{reason}}.", f"{path} lacks the entry {{reason}}."
     with translate_errors(NetworkError, broken, {KeyError: incomplete}):

@@ -1,6 +1,6 @@
 """Read the weights in a file that may be broken or hostile, and fit them to a network.
 
-    file -> kind (told by its first bytes, never by its name) -> tensors by name -> network
+    file -> kind (from its first bytes, never from its name) -> tensors by name -> network
 
 No code in the file runs, and no tensor may claim more values than the file holds.
 """
@@ -25,21 +25,21 @@ from torch import Tensor, nn
 from inspector.errors import NetworkError
 
 MAX_BYTES = 8_000_000_000
-MAX_PICKLE_BYTES = 100_000_000  # what a pickle has beside its tensors; safetensors draws the line there too
+MAX_PICKLE_BYTES = 100_000_000  # of a pickle without its tensors; safetensors has the same limit for its header
 
 Kind = Literal["safetensors", "zipped pickle", "pickle", "TorchScript", "torch.export", "other"]
 
 _STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
 _EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 
-# What a pickle may name. torch's own list is longer: of it, bytearray(10**11) fills the memory, and torch.FloatTensor
-# takes as much as it says.
+# What a pickle may name. torch's own list is longer, and not safe: bytearray(10**11) fills the memory, and
+# torch.FloatTensor allocates any size that it is given.
 _ALLOWED = re.compile(
     r"collections\.(OrderedDict|Counter)|argparse\.Namespace|(__builtin__|builtins)\.set"
     r"|torch\._utils\._rebuild_(tensor(_v[23])?|parameter)|torch\.nn\.parameter\.Parameter"
     r"|torch\.(Size|device|(storage\.)?\w*Storage|(b?float|u?int|complex)\d\w*|bool|half|double|long|short)"
 )
-# torch keeps the classes that it admits in a global.
+# torch keeps the classes that it admits in a global variable.
 _SAFE_GLOBALS = threading.Lock()
 
 _SIGNATURES = (
@@ -51,16 +51,20 @@ _SIGNATURES = (
     (rb"[\s\x20-\x7e]+\Z", "it is a text file"),
 )
 
-# Parts that only training needs: the side heads of GoogLeNet and Inception, and the counter of an averaged model.
+# Parts that only training needs: the auxiliary heads of GoogLeNet and Inception, the counter of an averaged model.
 _TRAINING_ONLY = ("aux1.", "aux2.", "AuxLogits.", "n_averaged")
 _HEAD = re.compile(r"_?(last_)?(fc|classif(ier)?|heads?|linear|logits?|out|output|cls|predictions?)_?\d*")
 
 
 def detect_kind(path: Path) -> Kind:
-    """What a file of weights is, told by its first bytes and, of a zip, by the list of its files."""
+    """Detect the kind of a file of weights from its first bytes and, for a zip archive, from the names of its files.
+
+    Raises:
+        NetworkError: there is no such file, or it cannot be read.
+    """
     with _translate_errors(path):
         start = _read_start(path)
-        if start[7:9] == b"\0{":  # the length of the header, in eight bytes of which the last is 0, and the header
+        if start[7:9] == b"\0{":  # eight bytes for the length of the header, of which the last is 0; then the header
             return "safetensors"
         if start.startswith(b"PK\x03\x04"):
             return _detect_zip_kind(path)
@@ -68,10 +72,18 @@ def detect_kind(path: Path) -> Kind:
 
 
 def read_state(path: Path, *, ema: bool = False, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
-    """The tensors of a state dict by name, also from inside a training checkpoint; no code in the file is run.
+    """Read the tensors of a state dict, also from inside a training checkpoint, without running code of the file.
 
-    Where weights and their moving average (EMA) both stand, the weights, unless `ema`. Files above `max_bytes` bytes are
-    refused unread.
+    Args:
+        path: a safetensors file, or a file of torch.save.
+        ema: return the moving average of the weights (EMA) instead of the weights.
+        max_bytes: size above which the file is refused unread.
+
+    Returns:
+        Tensors by parameter name.
+
+    Raises:
+        NetworkError: the file cannot be read, or holds more than tensors.
     """
     kind = detect_kind(path)
     with _translate_errors(path):
@@ -84,21 +96,33 @@ def read_state(path: Path, *, ema: bool = False, max_bytes: int = MAX_BYTES) -> 
 
 
 def count_classes(state: Mapping[str, Tensor]) -> int | None:
-    """The rows of what is, by its name and place, the last affine layer: a first guess, which `fit` proves."""
+    """Guess the number of classes: the output size of the last fully connected layer, chosen by name and order.
+
+    `load_weights` verifies the guess.
+    """
     names = [name for name, tensor in state.items() if _is_matrix(name, tensor)]
-    if names == sorted(names):  # safetensors keeps the order of the alphabet, not that of the layers
+    if names == sorted(names):  # safetensors sorts names by the alphabet, not by layer
         names.sort(key=lambda name: [part.zfill(6) if part.isdigit() else part for part in name.split(".")])
     depths = {name: depth for name in names if (depth := _find_head_depth(name)) is not None}
     heads = [name for name, depth in depths.items() if depth == min(depths.values())]
-    # Beside a linear layer, a 1x1 convolution is not the last: it stands before the pooling.
+    # If there is a linear layer too, a 1x1 convolution is not the last layer: it comes before the pooling.
     chosen = [name for name in heads if state[name].ndim == 2] or heads or names
     return state[chosen[-1]].shape[0] if chosen else None
 
 
 def load_weights(state: Mapping[str, Tensor], network: nn.Module, name: str, path: Path | None = None) -> None:
-    """Write the state into the network. Nothing is written when a tensor lacks, is too many or does not fit.
+    """Write weights into a network: all of them, or none if one is missing, unexpected or of another shape.
 
-    First parts that all names share (module., model., ...) are cut where the network's own names ask for it.
+    Prefixes that all names share (module., model., ...) are removed if the names then fit.
+
+    Args:
+        state: tensors by parameter name.
+        network: gets the weights.
+        name: the architecture, for messages.
+        path: the file of the weights, for messages.
+
+    Raises:
+        NetworkError: the weights do not fit, or hold values that are not finite.
     """
     expected = network.state_dict()
     state = _strip_prefixes(expected, state)
@@ -107,35 +131,35 @@ def load_weights(state: Mapping[str, Tensor], network: nn.Module, name: str, pat
         if names:
             misfit = f"they {problem} {_list_some(names)}{_describe_shapes(expected, state, names[0])}"
             raise NetworkError(f"{weights} do not fit {name}'s architecture: {misfit}.")
-    # Old checkpoints do not count batches, and inference does not ask.
+    # Old checkpoints have no batch counters, and inference does not need them.
     complete = OrderedDict((key, state.get(key, tensor).to(tensor.dtype)) for key, tensor in expected.items())
-    # Some networks keep an infinite mask.
+    # Some networks have a mask with infinite values.
     broken = [key for key, tensor in complete.items() if not _is_finite(tensor) and _is_finite(expected[key])]
     if broken:
         hint = "The training diverged: take an earlier checkpoint."
         raise NetworkError(f"{weights} hold values that are NaN or infinite, in {_list_some(broken)}. {hint}")
-    # Some layers ask which version of them wrote the weights, which safetensors does not tell: shapes agree, so ours.
+    # Some layers read the version that wrote the weights. safetensors has none; the shapes agree, so take ours.
     complete._metadata = getattr(expected, "_metadata", {})  # type: ignore[attr-defined]
     network.load_state_dict(complete)
 
 
 def _summarize_error(error: BaseException) -> str:
-    """What an error of another library says, as the end of a sentence of ours."""
+    """Return the first line of another library's message, which may quote the file, short and printable."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    if isinstance(error, LookupError):  # says but the key
+    if isinstance(error, LookupError):  # its message is only the key
         text = f"{type(error).__name__} {text}"
     return make_printable((text.splitlines() or [""])[0], 160).rstrip(".") or type(error).__name__
 
 
 def make_printable(text: str, max_length: int = 60) -> str:
-    """Text from a file, short enough for a sentence."""
+    """Return text from a file without control characters, cut to a length that fits in a sentence."""
     clean = "".join(letter if letter.isprintable() else "?" for letter in text[: max_length + 1])
     return clean if len(clean) <= max_length else clean[: max_length - 3] + "..."
 
 
 @contextmanager
 def _translate_errors(path: Path) -> Iterator[None]:
-    """Whatever is raised inside becomes a NetworkError."""
+    """Raise whatever is raised inside as NetworkError, MemoryError too: a hostile file may ask for any size."""
     try:
         yield
     except NetworkError:
@@ -146,7 +170,7 @@ def _translate_errors(path: Path) -> Iterator[None]:
         raise _make_code_refusal(path) from error
     except OSError as error:
         raise _make_refusal(path, _summarize_error(error)) from error
-    # Bad files make torch raise RuntimeError, KeyError, AttributeError, AssertionError, struct.error and more.
+    # Broken files make torch raise RuntimeError, KeyError, AttributeError, AssertionError, struct.error and more.
     except Exception as error:
         reason = _summarize_error(error).removeprefix("Error while deserializing header: ")
         raise _make_refusal(path, f"it is cut off or broken ({reason}); copy or fetch it again") from error
@@ -165,7 +189,7 @@ def _make_code_refusal(path: Path, named: str = "") -> NetworkError:
 
 
 def _read_start(path: Path) -> bytes:
-    # A pipe would be waited for, and a device never ends.
+    # Reading a pipe would block, and a device never ends.
     if path.exists() and not path.is_file():
         raise _make_refusal(path, "it is a folder" if path.is_dir() else "it is not a file")
     with path.open("rb") as file:
@@ -177,24 +201,24 @@ def _detect_zip_kind(path: Path) -> Kind:
         names = {PurePosixPath(name).name for name in archive.namelist()}
     if "constants.pkl" in names:
         return "TorchScript"
-    # The second is how torch wrote them before 2.7.
+    # torch wrote the second before version 2.7.
     if names & {"archive_format", "serialized_exported_program.json"}:
         return "torch.export"
     return "zipped pickle" if "data.pkl" in names else "other"
 
 
 def _unpickle(path: Path, kind: Kind) -> Any:
-    """What the pickle holds, after a look at what it would call and how large it says that it is."""
+    """Load a pickle, after checking the names that it would call and the sizes that it claims."""
     if kind in ("TorchScript", "torch.export"):
         reason = f"it is a {kind} archive, which holds a program and not only weights, and would run it"
         raise _make_refusal(path, f"{reason}. If you trust it, load it by its path with --trust")
     if kind == "other":
         raise _make_refusal(path, _describe_other_file(_read_start(path)))
-    if path.suffix == ".safetensors":  # torch would go by its name
+    if path.suffix == ".safetensors":  # torch would trust the name
         raise _make_refusal(path, "it is not what its name says, but a file of torch.save: rename it to .pth")
     (_check_zip if kind == "zipped pickle" else _check_file)(path)
     with _SAFE_GLOBALS, torch.serialization.safe_globals([Namespace]):
-        # Mapped, the weights are in memory once: in the network.
+        # With mmap the weights are in memory only once: in the network.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "zipped pickle")
 
 
@@ -209,7 +233,7 @@ def _describe_other_file(start: bytes) -> str:
 def _check_zip(path: Path) -> None:
     with ZipFile(path) as archive:
         entries = archive.infolist()
-        # A zip bomb needs them, torch.save never writes them, and torch would map their bytes as if they were weights.
+        # A zip bomb needs compression, torch.save never uses it, and torch would map the bytes as if they were weights.
         if any(entry.compress_type != ZIP_STORED for entry in entries):
             raise _make_refusal(path, "its entries are compressed, which torch.save never does: save it again")
         claimed, size = sum(entry.file_size for entry in entries), path.stat().st_size
@@ -223,12 +247,12 @@ def _check_zip(path: Path) -> None:
 
 def _check_file(path: Path) -> None:
     with path.open("rb") as file:
-        for _ in range(5):  # what marks torch's files, the format, the machine, the content, the names of the tensors
+        for _ in range(5):  # torch's magic number, the format, the machine, the content, the names of the tensors
             _check_names(path, _list_pickle_names(path, file))
 
 
 def _list_pickle_names(path: Path, stream: IO[bytes]) -> set[str]:
-    """The classes and functions that the stream's next pickle would call; it is read, not run."""
+    """List the classes and functions that the next pickle in the stream would call; it is read, not run."""
     names, start = set(), stream.tell()
     for opcode, argument, _ in pickletools.genops(stream):
         if stream.tell() - start > MAX_PICKLE_BYTES:
@@ -250,11 +274,11 @@ def _check_names(path: Path, names: set[str]) -> None:
 
 
 def _find_state(path: Path, content: Any, ema: bool) -> dict[str, Tensor]:
-    """The state dict in what was unpickled: itself, or what stands under one of the usual names."""
+    """Find the state dict in unpickled content: the content itself, or an entry with one of the usual names."""
     if ema and not (isinstance(content, dict) and any(key in content for key in _EMA_KEYS)):
         raise _make_refusal(path, "it holds no moving average of the weights (EMA)")
     state = content
-    for _ in range(3):  # not for ever: a pickled dict may hold itself
+    for _ in range(3):  # not forever: a pickled dict may contain itself
         if _is_state(state) or not isinstance(state, dict):
             break
         keys = _EMA_KEYS + _STATE_KEYS if ema else _STATE_KEYS + _EMA_KEYS
@@ -276,7 +300,7 @@ def _is_state(content: Any) -> bool:
 
 
 def _check_sizes(path: Path, state: Mapping[str, Tensor], size: int) -> None:
-    """Refuse tensors that would grow when they are copied: views with a stride of 0, storage that is in no file."""
+    """Refuse tensors that would grow when copied: views with a stride of 0, storage that is not in the file."""
     storages = {}
     for name, tensor in state.items():
         storage = tensor.untyped_storage()
@@ -297,14 +321,14 @@ def _is_matrix(name: str, tensor: Tensor) -> bool:
 
 
 def _find_head_depth(name: str) -> int | None:
-    """At which part a parameter's name is that of a head; squeeze-and-excitation has an fc too, but deep inside."""
+    """Return which part of a parameter's name is that of a head; squeeze-and-excitation has an fc too, but deeper."""
     return next((depth for depth, part in enumerate(name.split(".")) if _HEAD.fullmatch(part)), None)
 
 
 def _strip_prefixes(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state without spare parts, and without those shared first parts of its names that the network's lack."""
+    """Return the state without parts for training only, and without shared prefixes that the network does not have."""
     best = current = _drop_training_parts(expected, state)
-    for _ in range(4):  # module._orig_mod.model.backbone. is the longest that was seen
+    for _ in range(4):  # module._orig_mod.model.backbone. is the longest known prefix
         prefixes = {name.partition(".")[0] for name in current}
         if len(prefixes) != 1 or not all("." in name for name in current):
             break
@@ -339,7 +363,7 @@ def _describe_shapes(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    # Several times as fast as isfinite, which writes a mask as large as the tensor; NaN becomes a bound.
+    # Several times as fast as isfinite, which writes a mask as large as the tensor. A NaN becomes both bounds.
     return tensor.numel() == 0 or all(bound.isfinite() for bound in tensor.aminmax())
 
 

@@ -1,7 +1,7 @@
-"""A network from a Keras file, on Keras's torch backend, where its pooling is a call that torch sees.
+"""Load a Keras file on Keras's torch backend, where its pooling is a call that torch sees.
 
-Keras can run code that a file brings along. What a file asks for is read first, and Keras sees it only where that is
-nothing but Keras's own layers, activations and initialisers.
+Keras can run code in a file. So the file's configuration is read first, and Keras gets it only if it names nothing but
+Keras's own layers, activations and initializers.
 """
 
 import json
@@ -28,7 +28,7 @@ _KERAS_MODULES = re.compile(
     r"keras(\.(src\.)?(layers|models|initializers|regularizers|constraints|activations|applications|dtype_policies"
     r"|quantizers|random|ops)(\.\w+)*)?"
 )
-# Keras's own too, but they run what is in the file, or open other files.
+# Keras's own too, but they run code in the file, or open other files.
 _REFUSED = {
     "Lambda", "__lambda__", "function", "__typespec__", "TorchModuleWrapper", "FlaxLayer", "JaxLayer", "TFSMLayer",
     "TextVectorization", "StringLookup", "IntegerLookup",
@@ -38,7 +38,13 @@ PreprocessingMode = Literal["tf", "torch", "caffe", "raw"]
 
 
 class KerasNetwork(nn.Module):
-    """(N, channels, H, W), RGB, -> what the Keras model returns, whatever its data format."""
+    """A Keras model as a torch network: RGB images (N, channels, H, W) -> the model's output, in any data format.
+
+    Attributes:
+        channels: channels of the input.
+        size: (height, width) of the input; None if the model leaves it open.
+        bgr: whether the model takes blue, green, red.
+    """
 
     def __init__(self, model: Any, channels_first: bool, bgr: bool) -> None:
         super().__init__()
@@ -49,11 +55,12 @@ class KerasNetwork(nn.Module):
         self.channels: int = shape[0 if channels_first else -1] or 3
         height, width = shape[1:] if channels_first else shape[:2]
         self.size: tuple[int, int] | None = (height, width) if height and width else None
-        # Keras flattens with the channels last also where they lie first.
+        # Keras flattens with the channels last even if its data format has them first.
         flattening = {"Flatten"} if channels_first else {"Flatten", "Reshape"}
         self._flattens = any(type(layer).__name__ in flattening for layer in _list_layers(model))
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Run the model in inference mode."""
         images = inputs.flip(1) if self.bgr else inputs
         images = images if self.channels_first else images.permute(0, 2, 3, 1)
         with _ChannelsFirstFlatten() if self._flattens else nullcontext():
@@ -61,14 +68,14 @@ class KerasNetwork(nn.Module):
         return output
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "KerasNetwork":
-        # Keras would write the model out and read it again: the copy's parameters would not be these.
+        # Keras would serialize the model: the copy's parameters would be other objects.
         raise TypeError("A Keras network cannot be copied together with its parameters.")
 
 
 class _ChannelsFirstFlatten(TorchFunctionMode):
-    """Maps (N, h, w, C) are flattened with the channels first, and the values then put in the order that was asked for.
+    """Flatten maps (N, h, w, C) with the channels first, then reorder the values as Keras expects them.
 
-    Else whoever watches would take the rows of the maps for their channels.
+    Otherwise the capture of poolings would take the rows of the maps for their channels.
     """
 
     def __torch_function__(
@@ -88,10 +95,15 @@ class _ChannelsFirstFlatten(TorchFunctionMode):
 
 
 def read_keras(path: Path, bgr: bool = False, max_bytes: int = MAX_BYTES) -> KerasNetwork:
-    """The network in a .keras or .h5 file; no code in it is run.
+    """Read the network in a .keras or .h5 file, without running code of the file.
 
-    `bgr`: it was trained on blue, green, red, as VGG and ResNet of keras.applications were. Raises NetworkError for
-    what is no whole Keras model, or asks for more than Keras's own layers.
+    Args:
+        path: the file.
+        bgr: the network was trained on blue, green, red, as VGG and ResNet of keras.applications.
+        max_bytes: size above which the file is refused, also when unpacked.
+
+    Raises:
+        NetworkError: it is no complete Keras model, or uses more than Keras's own layers.
     """
     config = _read_config(path, max_bytes)
     _check_config(path, config)
@@ -102,7 +114,16 @@ def read_keras(path: Path, bgr: bool = False, max_bytes: int = MAX_BYTES) -> Ker
 
 
 def wrap_keras(model: Any, channels_first: bool | None = None, bgr: bool = False) -> KerasNetwork:
-    """A Keras model in hand. `channels_first` is its data format: None takes it from its layers."""
+    """Wrap a Keras model as a torch network.
+
+    Args:
+        model: a model on Keras's torch backend, with one image input.
+        channels_first: its data format; None takes it from its layers.
+        bgr: the network was trained on blue, green, red.
+
+    Raises:
+        NetworkError: the model has another input, or Keras another backend.
+    """
     keras = import_keras("a Keras model")
     inputs = getattr(model, "inputs", None) or []
     if len(inputs) != 1 or len(inputs[0].shape) != 4:
@@ -115,9 +136,12 @@ def wrap_keras(model: Any, channels_first: bool | None = None, bgr: bool = False
 
 
 def make_keras_preprocessing(mode: PreprocessingMode, size: tuple[int, int]) -> Preprocessing:
-    """What keras.applications calls the modes of preprocess_input; "raw" where the network scales its input itself.
+    """Return the preprocessing of keras.applications, for `Classifier.wrap` and `load`.
 
-    "caffe" is for a network read with bgr=True.
+    Args:
+        mode: as in preprocess_input: "tf" (-1 to 1), "torch" (ImageNet mean and std) or "caffe" (mean only, for
+            networks with bgr=True); "raw" (0 to 255) for networks that scale their input themselves.
+        size: (height, width) of the input.
     """
     caffe = (123.68 / 255, 116.779 / 255, 103.939 / 255)
     mean, std = {
@@ -130,7 +154,14 @@ def make_keras_preprocessing(mode: PreprocessingMode, size: tuple[int, int]) -> 
 
 
 def import_keras(source: str) -> Any:
-    """Keras on its torch backend, which is chosen once for the whole process, by whoever imports Keras first."""
+    """Import Keras on its torch backend. The first import in a process chooses the backend for good.
+
+    Args:
+        source: what is to be read, for the message.
+
+    Raises:
+        NetworkError: Keras is not installed, or was imported with another backend.
+    """
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = "torch"
     keras = require("keras", extra="keras", purpose=f"Reading {source}", error=NetworkError)
@@ -143,7 +174,7 @@ def import_keras(source: str) -> Any:
 
 
 def _list_layers(model: Any) -> Iterator[Any]:
-    """All layers, also those of models within the model."""
+    """Yield all layers, also those of nested models."""
     for layer in getattr(model, "layers", []):
         yield layer
         yield from _list_layers(layer)
@@ -158,7 +189,7 @@ def _translate_reading(path: Path) -> AbstractContextManager[None]:
 
 
 def _read_config(path: Path, max_bytes: int) -> Any:
-    """What the file asks Keras to build, as JSON has it."""
+    """Read the configuration from which Keras builds the model."""
     with translate_errors(NetworkError, f"Cannot read {path}: {{reason}}."):
         size = path.stat().st_size
     _check_size(path, size, max_bytes)
@@ -182,7 +213,7 @@ def _check_size(path: Path, size: int, limit: int) -> None:
 
 def _read_config_in_zip(path: Path, max_bytes: int) -> bytes | None:
     with zipfile.ZipFile(path) as archive:
-        # Unpacked: a small archive may hold much.
+        # The size when unpacked: a small archive may hold a lot.
         _check_size(path, sum(entry.file_size for entry in archive.infolist()), max_bytes)
         if "config.json" not in archive.namelist():
             return None if "model.weights.h5" in archive.namelist() else b""
@@ -201,7 +232,7 @@ def _read_config_in_hdf5(path: Path, max_bytes: int) -> str | bytes | None:
 
 def _check_config(path: Path, config: Any) -> None:
     if isinstance(config, dict):
-        # How it was trained: never built, and often of the user's own making.
+        # How it was trained: never built here, and often with the user's own code.
         config = {key: value for key, value in config.items() if key != "compile_config"}
     waiting = [config]
     while waiting:
@@ -218,7 +249,7 @@ def _check_config(path: Path, config: Any) -> None:
 
 
 def _find_foreign(value: dict[str, Any]) -> str | None:
-    """The name of what Keras would have to look for elsewhere, or should not build, if any."""
+    """Return the name of an object that is not Keras's own, or that may run code; None if there is none."""
     name, module, registered = (value.get(key) for key in ("class_name", "module", "registered_name"))
     if name in _REFUSED:
         return str(name)

@@ -8,14 +8,18 @@ from inspector.errors import NetworkError, translate_errors
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """The class names in a text file, one a line, or in a JSON file: a list, or names by number."""
+    """Read class names from a text file (one per line) or a JSON file (a list, or an object with numbers as keys).
+
+    Raises:
+        NetworkError: the file cannot be read, or has no names.
+    """
     with translate_errors(NetworkError, f"The labels in {path} cannot be read: {{reason}}."):
         text = path.read_text(encoding="utf-8-sig")
     return parse_labels(text, path.name)
 
 
 def parse_labels(text: str, name: str) -> tuple[str, ...]:
-    """`read_labels` for the text of a file of that name."""
+    """Parse class names as `read_labels` does, from the text of a file with this name."""
     if not name.lower().endswith(".json"):
         names = [line.strip() for line in text.splitlines() if line.strip()]
     else:
@@ -31,5 +35,5 @@ def _parse_json(text: str, name: str) -> list[str]:
         content: Any = json.loads(text)
         if isinstance(content, dict):
             content = [content[str(number)] for number in range(len(content))]
-        # ImageNet's list gives each class its synset and its name.
+        # In ImageNet's list each class has its synset and its name.
         return [str(label[-1]) if isinstance(label, list) else str(label) for label in content]

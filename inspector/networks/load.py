@@ -1,6 +1,6 @@
-"""Load a classifier: by name, from a folder of models/, or from a file of any kind that users have.
+"""Load a classifier by name, from a folder of models/, or from a file.
 
-name or file -> network -> weights -> preprocessing and class names -> Classifier
+name or file -> LoadedNetwork (network, weights, preprocessing, class names) -> Classifier
 """
 
 import importlib.util
@@ -32,7 +32,7 @@ from inspector.networks.torch_program import read_torch_program
 _LIBRARIES = ("torchvision:", "timm:")
 KERAS, ONNX = (".keras", ".h5", ".hdf5"), (".onnx",)
 FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".pt2", ".ts", ".torchscript", *KERAS, *ONNX)
-_DEFAULT = Preprocessing((224, 224), IMAGENET_MEAN, IMAGENET_STD, (224, 224))  # where nothing else is known
+_DEFAULT = Preprocessing((224, 224), IMAGENET_MEAN, IMAGENET_STD, (224, 224))  # if nothing else is known
 
 
 def load(
@@ -47,18 +47,36 @@ def load(
     probability: OutputActivation | None = None,
     trust: bool = False,
 ) -> Classifier:
-    """A classifier from
+    """Load a classifier.
 
-    * a name in models/, or a folder that holds a model.json;
-    * "torchvision:resnet18", "timm:resnet18.a1_in1k" and such, with their weights (fetched when they are not there),
-      their own preprocessing and class names;
-    * a checkpoint (.safetensors, .pt, .pth, .bin) with its architecture: arch="torchvision:resnet18", "timm:...", or
-      with trust=True "package.module:factory" of your own;
-    * .onnx, .keras, .h5; with trust=True also .pt2 (torch.export) and TorchScript, which run code in the file.
+    Args:
+        name: one of
+            a name in models/, or a folder with a model.json;
+            "torchvision:resnet18", "timm:resnet18.a1_in1k" and so on, with their weights (downloaded if they are not
+            cached), preprocessing and class names;
+            a checkpoint (.safetensors, .pt, .pth, .bin) together with ``arch``;
+            an .onnx, .keras or .h5 file; with ``trust`` also .pt2 (torch.export) and TorchScript, which run code in
+            the file.
+        arch: architecture of a checkpoint: "torchvision:resnet18", "timm:...", one of ours, or with ``trust`` your own
+            "package.module:factory".
+        class_names: one per class, in place of those that come with the network.
+        size: network input, pixels or (height, width). Default: that of the architecture, as for all that follow.
+        mean: one value per channel, 0 to 1; a single one for a gray network.
+        std: one value per channel, as ``mean``.
+        resize: what a photo is scaled to before the center crop, pixels or (height, width); "squeeze" for no crop.
+        interpolation: "bilinear" or "bicubic".
+        probability: "softmax" or "sigmoid". Default: the network's own output activation.
+        trust: allow code of the architecture or the file to run.
 
-    `size`, `mean`, `std`, `resize` ("squeeze" for no crop) and `interpolation` say how photos are fed, as for
-    Classifier.wrap; what is not said is as the architecture expects it. Raises NetworkError for an unknown name or
-    files that do not fit or cannot be had, HeadError for a network in which no pooling reaches the logits.
+    Returns:
+        The classifier, with its head read and verified.
+
+    Raises:
+        NetworkError: unknown name, or files that do not fit or cannot be read or downloaded.
+        HeadError: no pooling reaches the logits.
+
+    Example:
+        >>> load("mine.pth", arch="torchvision:resnet18", class_names=["cat", "dog"])
     """
     overrides = PreprocessingOverrides(size, mean, std, resize, interpolation)
     return Classifier.from_network(resolve(name, arch, class_names, overrides, probability, trust))
@@ -77,17 +95,20 @@ def resolve(
     """Find, build and load the network that a name or a file means.
 
     Args:
-        source: as `name` of `load`; with ``allow_untrained`` also one of our architectures or package.module:factory.
+        source: as ``name`` of `load`; with ``allow_untrained`` also one of our architectures or package.module:factory.
         arch: architecture of a checkpoint.
-        class_names: instead of those that come with the network.
-        overrides: instead of the usual preprocessing.
-        probability: instead of the network's own output activation.
-        trust: whether code of the architecture or the file may run.
+        class_names: in place of those that come with the network.
+        overrides: settings in place of the default preprocessing.
+        probability: in place of the network's own output activation.
+        trust: allow code of the architecture or the file to run.
         allow_untrained: build architectures with random weights; nothing is downloaded.
-        max_bytes: size from which a file is refused.
+        max_bytes: size above which a file is refused.
+
+    Returns:
+        The network, for `Classifier.from_network`.
 
     Raises:
-        NetworkError: unknown name, or files that cannot be read or do not fit.
+        NetworkError: unknown name, or files that do not fit or cannot be read or downloaded.
     """
     name, path, overrides = str(source), Path(source), overrides or PreprocessingOverrides()
     from_library = name.startswith(_LIBRARIES)
@@ -113,7 +134,7 @@ def _is_architecture(name: str) -> bool:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether a name is a file's: by its ending, or because one is there and no network in models/ is called so."""
+    """Whether a name means a file: by its ending, or because it exists and no network in models/ has this name."""
     return path.suffix.lower() in FILES or (path.is_file() and not (models_folder() / path / "model.json").is_file())
 
 
@@ -125,7 +146,7 @@ def _read_file(
     trust: bool,
     max_bytes: int = MAX_BYTES,
 ) -> LoadedNetwork:
-    """Read the network in a file, with its usual preprocessing."""
+    """Read the network in a file, with its default preprocessing."""
     # The resize override is applied later, once the network's input size is known.
     plain = replace(overrides, resize=None).apply_to(_DEFAULT)
     loaded = LoadedNetwork(path.stem, nn.Identity(), plain, class_names)
@@ -208,7 +229,7 @@ def _find_packaged_file(weights: Mapping[str, str]) -> Path:
         package, file = weights["package"], weights["file"]
     except KeyError as error:
         raise NetworkError(f"An entry of packaged weights lacks {error}.") from error
-    # find_spec of a name without dots imports nothing: no code of the package runs.
+    # For a name without dots find_spec imports nothing, so no code of the package runs.
     spec = importlib.util.find_spec(package) if "." not in package else None
     if spec is None or spec.origin is None:
         raise NetworkError(f"The weights are in the package {package.replace('_', '-')}, which is not installed.")

@@ -1,6 +1,7 @@
-"""Read an ONNX file safely, and walk its graph.
+"""Read an ONNX file safely, and search its graph.
 
-Nothing is run here: a file is parsed, what it keeps beside itself is read, and both are refused by their size first.
+Nothing is run here: the file is parsed, and the weights that it keeps in other files are read. Both are refused if
+they are too large.
 """
 
 import math
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 ChannelOrder = Literal["channels first", "channels last"]
 Window = tuple[int, int, int, int]  # kernel, stride, padding before, dilation
 
-MAX_BYTES = 1_000_000_000  # protobuf itself ends at 2 GB
+MAX_BYTES = 1_000_000_000  # protobuf's own limit is 2 GB
 
 _OUTPUT_ACTIVATIONS: dict[str, OutputActivation] = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
-# What leaves every position where it was.
+# Operators that keep the grid.
 _POINTWISE = {
     "Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Erf",
     "Gelu", "Mish", "Softplus", "Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Min", "Max", "Concat", "Identity",
@@ -31,12 +32,12 @@ _POINTWISE = {
 }  # fmt: skip
 _WINDOWS = {"Conv", "MaxPool", "AveragePool", "LpPool"}
 _RESHAPING = {"Identity", "Flatten", "Reshape", "Squeeze"}
-_CHANNELS_FIRST = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "BatchNormalization"}  # by ONNX's own rules
+_CHANNELS_FIRST = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "BatchNormalization"}  # as ONNX defines them
 
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """What the file holds, less its last activation."""
+    """The graph of an ONNX file, up to its logits."""
 
     model: "ModelProto"
     start: str  # name of the input
@@ -47,11 +48,12 @@ class Graph:
 
     @cached_property
     def producers(self) -> "dict[str, NodeProto]":
-        """The node that each tensor comes from."""
+        """The node that each tensor comes from, by the tensor's name."""
         return {name: node for node in self.model.graph.node for name in node.output if name}
 
     @cached_property
     def constants(self) -> "dict[str, TensorProto]":
+        """The constants by name."""
         nodes = {
             name: read_attribute(node, "value", None)
             for name, node in self.producers.items()
@@ -61,16 +63,26 @@ class Graph:
         return initializers | {name: tensor for name, tensor in nodes.items() if tensor is not None}
 
     def read_constant(self, name: str) -> Sequence[int] | None:
+        """Return the values of a constant; None if there is no constant of this name."""
         from onnx.numpy_helper import to_array
 
         return to_array(self.constants[name]).tolist() if name in self.constants else None
 
     def read_constant_shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a constant; () if there is no constant of this name."""
         return tuple(self.constants[name].dims) if name in self.constants else ()
 
 
 def read_graph(path: Path, max_bytes: int) -> Graph:
-    """The graph in a file of at most `max_bytes`, what it keeps in other files included."""
+    """Read the graph in a file, with the weights that it keeps in other files.
+
+    Args:
+        path: the file.
+        max_bytes: limit for all these files together.
+
+    Raises:
+        NetworkError: it is no ONNX file, is too large, or its input is not one batch of images.
+    """
     model = _parse(path, max_bytes)
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
@@ -78,7 +90,7 @@ def read_graph(path: Path, max_bytes: int) -> Graph:
         names = ", ".join(value.name for value in inputs[:5]) or "none"
         raise NetworkError(f"{path.name} must have one input, a batch of images; it has {len(inputs)}: {names}.")
     shape = _read_image_shape(path.name, inputs[0])
-    # RGB or grey in the last place and not in the first: TensorFlow's order.
+    # One or three channels in the last place and not in the first: TensorFlow's order.
     last = shape[2] in (1, 3) and shape[0] not in (1, 3)
     logits, activation = _find_logits(model)
     return Graph(model, inputs[0].name, logits, shape, "channels last" if last else "channels first", activation)
@@ -101,7 +113,7 @@ def _read_image_shape(name: str, value: "ValueInfoProto") -> tuple[int | None, .
 
 
 def _parse(path: Path, max_bytes: int) -> "ModelProto":
-    """The model with the data that lies beside it."""
+    """Parse the model, with the weights in other files."""
     onnx = require("onnx", "onnxruntime", extra="onnx", purpose=f"Reading {path.name}", error=NetworkError)
     broken = f"{path.name} is no ONNX file, or is broken or cut off ({{reason}}): export or copy it again."
     with translate_errors(NetworkError, broken, {OSError: f"Cannot read {path}: {{reason}}."}):
@@ -129,14 +141,14 @@ def _load_external_data(path: Path, model: "ModelProto", limit: int) -> None:
     with translate_errors(NetworkError, unreadable):  # onnx itself refuses links, and files in other folders
         outside = [tensor for tensor in external._get_all_tensors(model) if external.uses_external_data(tensor)]
         infos = [external.ExternalDataInfo(tensor) for tensor in outside]
-        # Each tensor counts: a file may be named many times over.
+        # Every tensor counts, because many may name the same file.
         sizes = [info.length or (path.parent / info.location).stat().st_size for info in infos]
         _check_size(path, sum(sizes), limit)
         external.load_external_data_for_model(model, str(path.parent))
 
 
 def _find_logits(model: "ModelProto") -> tuple[str, OutputActivation | None]:
-    """The tensor of the logits, and the activation that follows it."""
+    """Find the name of the tensor of logits, and the activation that follows it."""
     producers = {name: node for node in model.graph.node for name in node.output}
     output = name = model.graph.output[0].name
     for _ in model.graph.node:
@@ -152,13 +164,14 @@ def _find_logits(model: "ModelProto") -> tuple[str, OutputActivation | None]:
 
 
 def read_attribute(node: "NodeProto", name: str, default: Any) -> Any:
+    """Return the value of a node's attribute, or the default if the node does not have it."""
     from onnx.helper import get_attribute_value
 
     return next((get_attribute_value(attribute) for attribute in node.attribute if attribute.name == name), default)
 
 
 def find_nodes_between(graph: Graph, target: str, stops: Iterable[str] = ()) -> "list[NodeProto]":
-    """The nodes that `target` comes from, first to last; not those behind `stops`."""
+    """Find the nodes that compute the tensor ``target``, first to last, without those that compute ``stops``."""
     seen = set(stops)
     found: set[int] = set()
     waiting = [target]
@@ -174,15 +187,16 @@ def find_nodes_between(graph: Graph, target: str, stops: Iterable[str] = ()) -> 
 
 
 def find_tensors_after(graph: Graph, start: str) -> set[str]:
+    """Find the names of all tensors that depend on the tensor ``start``."""
     reached = {start}
-    for node in graph.model.graph.node:  # in an order in which they can run
+    for node in graph.model.graph.node:  # in topological order
         if not reached.isdisjoint(node.input):
             reached.update(node.output)
     return reached - {start}
 
 
 def find_channel_order(graph: Graph, name: str) -> ChannelOrder:
-    """How the channels of a tensor lie, by the nearest operator before it that has a rule for them."""
+    """Find the channel order of a tensor from the nearest operator before it that determines it."""
     while name in graph.producers:
         node = graph.producers[name]
         if node.op_type in _CHANNELS_FIRST:
@@ -190,20 +204,26 @@ def find_channel_order(graph: Graph, name: str) -> ChannelOrder:
         if node.op_type == "Transpose" and len(order := read_attribute(node, "perm", ())) == 4:
             return "channels last" if list(order) == [0, 2, 3, 1] else "channels first"
         before = [other for other in node.input if other == graph.start or other in graph.producers]
-        # A constant is made too, from nothing.
+        # Constants may be produced by a node too, one without inputs.
         name = next((other for other in before if other == graph.start or graph.producers[other].input), "")
     return graph.channel_order
 
 
 def depends_on_size(node: "NodeProto") -> bool:
-    """Whether the padding of a node depends on the size of what comes in."""
+    """Whether the padding of a node depends on the size of its input."""
     return node.op_type in _WINDOWS and read_attribute(node, "auto_pad", b"NOTSET").startswith(b"SAME")
 
 
 def find_receptive_field(graph: Graph, target: str, tensors: Mapping[str, Any]) -> ReceptiveField | None:
-    """Of the feature maps `target`; None where something on the way moves positions by no rule that is known here.
+    """Compute the receptive field of the feature maps ``target``.
 
-    `tensors` holds the input of each node that asks for its size.
+    Args:
+        graph: the graph.
+        target: name of the tensor.
+        tensors: recorded inputs of nodes whose padding depends on their size, by name.
+
+    Returns:
+        None if an operator on the way moves cells in a way that is not known here.
     """
     fields: dict[str, ReceptiveField | None] = {graph.start: PIXELS}
     for node in find_nodes_between(graph, target):
@@ -231,22 +251,22 @@ def _propagate(
 
 
 def _merge_branches(known: Sequence[ReceptiveField], lost: bool) -> ReceptiveField:
-    """Where branches meet: the finest grid, the largest size. A branch whose track was lost sees everything."""
-    # Of equal strides the smallest: a window as large as the maps leaves no grid.
+    """Merge branches: the finest grid and the largest size, which is infinite if the field of a branch is unknown."""
+    # At equal strides take the smallest size: a window as large as the maps leaves no grid.
     finest = min(known, key=lambda field: (field.y.stride, field.y.size))
     y, x = (math.inf if lost else max(getattr(field, axis).size for field in known) for axis in "yx")
     return ReceptiveField(replace(finest.y, size=y), replace(finest.x, size=x))
 
 
 def _read_windows(graph: Graph, node: "NodeProto", tensors: Mapping[str, Any]) -> tuple[Window, Window] | None:
-    """Of each axis."""
+    """Read kernel, stride, padding and dilation along y and x."""
     kernel = read_attribute(node, "kernel_shape", None) or graph.read_constant_shape(node.input[1])[2:]
     strides, dilations = (read_attribute(node, name, [1, 1]) for name in ("strides", "dilations"))
     pads = read_attribute(node, "pads", [0, 0, 0, 0])[:2]
     if len(kernel) != 2:
         return None
     if depends_on_size(node):
-        # What is odd goes behind, or in front where the rule says lower.
+        # An odd pixel of padding goes at the end for SAME_UPPER, at the start for SAME_LOWER.
         upper = read_attribute(node, "auto_pad", b"") == b"SAME_UPPER"
         reaches = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
         sizes = tensors[node.input[0]].shape[2:]

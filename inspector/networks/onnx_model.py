@@ -67,6 +67,7 @@ class OnnxNetwork(nn.Module):
         self.register_buffer("sha256", torch.frombuffer(bytearray(digest), dtype=torch.uint8))
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Compute the logits (N, K) of images (N, channels, H, W)."""
         if self.size and tuple(inputs.shape[2:]) != self.size:
             raise NetworkError(
                 f"The ONNX file takes images of {self.size[0]} x {self.size[1]} pixels (height x width) and no other "

@@ -1,4 +1,4 @@
-"""Keep a network of the user's own in models/, where it is named like those that came with the tool."""
+"""Add a user's network to models/, so that it can be loaded by name."""
 
 import re
 import shutil
@@ -29,11 +29,26 @@ def add_model(
     title: str | None = None,
     trust: bool = False,
 ) -> tuple[Path, Classifier]:
-    """A new folder in models/ for the network in a file, all of it or nothing; and its classifier.
+    """Add the network in a file to models/, completely or not at all.
 
-    The arguments are those of `load`, with what is said of the input in one piece. Weights are written as safetensors;
-    ONNX and Keras files are copied. Raises NetworkError for a name that is taken or a program, ExportError if models/
-    cannot be written.
+    Weights are written as safetensors; ONNX and Keras files are copied.
+
+    Args:
+        checkpoint: the file.
+        name: name of the new folder in models/.
+        arch: architecture of a checkpoint, as for `load`.
+        class_names: one per class; None numbers them.
+        overrides: settings in place of the default preprocessing.
+        title: one line about the network, for lists.
+        trust: allow code of the architecture to run.
+
+    Returns:
+        The new folder, and the classifier.
+
+    Raises:
+        NetworkError: the name is taken or not usable, the file is a program, or does not load.
+        HeadError: no pooling reaches the logits.
+        ExportError: models/ cannot be written.
     """
     if not _NAME.fullmatch(name):
         would_do = "up to 100 letters, digits, '.', '_' and '-', of which a letter or digit is the first, would do"

@@ -1,4 +1,4 @@
-"""Networks that are programs: files of torch.export (.pt2) and TorchScript, which run the code that is in them."""
+"""Load networks that are programs: files of torch.export (.pt2) and TorchScript, which run the code in them."""
 
 import logging
 import threading
@@ -19,10 +19,18 @@ _SILENCE = threading.Lock()
 
 
 def read_torch_program(path: Path, kind: Kind, example_shape: tuple[int, int, int], trust: bool) -> nn.Module:
-    """The network in such a file, as a module whose calls of tensor functions are seen.
+    """Load the network in such a file as a module whose calls of tensor functions are visible.
 
-    Loading it may run code that the file brings along: only with `trust`. A TorchScript file is first made into an
-    exported program with an example of this shape (channels, H, W), for its interpreter shows no calls.
+    A TorchScript program is converted to an exported program first, because its interpreter shows no calls.
+
+    Args:
+        path: the file.
+        kind: "torch.export" or "TorchScript".
+        example_shape: (channels, H, W) of an input, for the conversion.
+        trust: loading may run code of the file; without trust it is refused.
+
+    Raises:
+        NetworkError: no trust, or the file cannot be loaded or converted.
     """
     if not trust:
         raise NetworkError(
@@ -62,7 +70,7 @@ def _convert_script(script: Any, example_shape: tuple[int, int, int]) -> nn.Modu
     # Two images, because the exporter makes a constant of the batch size 1.
     converter: Any = TS2EPConverter(script, (match_parameters(script, torch.zeros(2, *example_shape)),))
     network: nn.Module = converter.convert().module()
-    # The converter makes buffers of the parameters, and a network without any has no dtype and no device.
+    # The converter turns parameters into buffers; without parameters a network has no dtype and no device.
     for name, parameter in script.named_parameters():
         owner, _, last = name.rpartition(".")
         try:
@@ -77,6 +85,6 @@ def _convert_script(script: Any, example_shape: tuple[int, int, int]) -> nn.Modu
 
 def _describe_reason(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
-    if "warnings above" in text:  # which are not shown
+    if "warnings above" in text:  # the warnings are silenced
         return "it is broken, made by another version of torch, or calls operators that are not there"
     return make_printable(text.splitlines()[0], 160).rstrip(".: ")

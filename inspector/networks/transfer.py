@@ -1,4 +1,4 @@
-"""Transfer learning: the trained part of a network up to its pooling, and a new head on its last feature maps.
+"""Put a new head on the last feature maps of a trained network (transfer learning).
 
 images (N, 3, H, W) -> trunk -> feature maps (N, C, h, w) -> head -> logits (N, K)
 """
@@ -16,11 +16,11 @@ from inspector.explain.pooling import GlobalAveragePooling, GlobalMaxPooling
 HeadKind = Literal["average", "max", "connected"]
 
 _HIDDEN = 512  # of the connected head
-_SMALL, _LARGE = 128, 256  # pixels of the shorter side
+_SMALL, _LARGE = 128, 256  # pixels of the shorter side; see _cut_before_head
 
 
 class Trunk(nn.Module):
-    """A network without its head: by a method of its own that stops there, or cut by torchvision."""
+    """A network without its head: its own method for features, or its graph cut by torchvision."""
 
     def __init__(self, network: nn.Module, method: str | None) -> None:
         super().__init__()
@@ -28,15 +28,23 @@ class Trunk(nn.Module):
         self.method = method
 
     def forward(self, images: Tensor) -> Tensor:
+        """Compute the last feature maps (N, C, h, w)."""
         maps: Tensor = getattr(self.network, self.method)(images) if self.method else self.network(images)["maps"]
         return maps
 
 
 def add_head(network: nn.Module, head: HeadKind, classes: int, size: Sequence[int]) -> nn.Sequential:
-    """The network's trunk under a new head with random weights.
+    """Put a new head with random weights on a network's trunk; the parts are called `trunk` and `head`.
 
-    average: GAP -> Linear. max: GMP -> Linear. connected: flatten -> Linear(512) -> ReLU -> Linear, which takes inputs
-    of the (height, width) `size` only. NetworkError for a network whose last feature maps cannot be told.
+    Args:
+        network: the backbone; it is changed.
+        head: "average": global average pooling -> Linear. "max": global max pooling -> Linear. "connected": flatten ->
+            Linear(512) -> ReLU -> Linear, which takes inputs of this ``size`` only.
+        classes: number of logits.
+        size: (height, width) of the input.
+
+    Raises:
+        NetworkError: the last feature maps of the network cannot be found.
     """
     image = torch.zeros(1, 3, *size)
     trunk = extract_trunk(network, image)
@@ -51,11 +59,19 @@ def add_head(network: nn.Module, head: HeadKind, classes: int, size: Sequence[in
 
 
 def extract_trunk(network: nn.Module, image: Tensor) -> Trunk:
-    """The part of a network that makes its last feature maps, (N, C, h, w), without what follows them."""
+    """Extract the part of a network that computes its last feature maps, (N, C, h, w).
+
+    Args:
+        network: it may be changed.
+        image: an input, (1, 3, H, W).
+
+    Raises:
+        NetworkError: the network cannot be cut, or its last feature maps are not (N, C, h, w) with several cells.
+    """
     if hasattr(network, "forward_features"):  # timm
         network.reset_classifier(0)  # type: ignore[operator]
         trunk = Trunk(network, "forward_features")
-    elif hasattr(network, "extract_features"):  # the packages of EfficientNets
+    elif hasattr(network, "extract_features"):  # the packages for EfficientNet
         network._fc = nn.Identity()
         trunk = Trunk(network, "extract_features")
     else:
@@ -65,7 +81,7 @@ def extract_trunk(network: nn.Module, image: Tensor) -> Trunk:
     if maps.ndim == 4 and min(maps.shape[2:]) < 2:
         small, size = ("x".join(map(str, sides)) for sides in (maps.shape[2:], image.shape[2:]))
         raise NetworkError(f"The last feature maps of {kind} are {small} at {size}: a larger input size would do.")
-    # timm's Swin gives its channels last.
+    # timm's Swin has its channels last.
     if maps.ndim != 4 or maps.shape[1] != getattr(network, "num_features", maps.shape[1]):
         raise NetworkError(
             f"The last feature maps of {kind} are {tuple(maps.shape[1:])}, not channels x height x "
@@ -75,13 +91,13 @@ def extract_trunk(network: nn.Module, image: Tensor) -> Trunk:
 
 
 def _cut_before_head(network: nn.Module, image: Tensor) -> Trunk:
-    # Here and not above: torchvision takes a second to import, and networks that are only loaded may do without.
+    # Imported here, because torchvision takes a second, and networks that are only loaded do not need it.
     from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-    # Maps of a small image end in one position, as pooled ones do: a larger image tells which they are.
+    # On a small image the last maps have one cell, as pooled maps do: a larger image tells them apart.
     if min(image.shape[2:]) < _SMALL:
         image = torch.zeros(1, 3, *(max(side, _LARGE) for side in image.shape[2:]))
-    # VGG and AlexNet pool to a fixed grid before they flatten, which blows small maps up.
+    # VGG and AlexNet pool to a fixed grid before they flatten, which enlarges small maps.
     pools = {name for name, layer in network.named_modules() if isinstance(layer, nn.AdaptiveAvgPool2d)}
     message = (
         f"{type(network).__name__} cannot be cut before its head ({{type}}): a network of torchvision or timm would do "

@@ -1,4 +1,4 @@
-"""A trained network to put a new head on: transfer learning's beginning."""
+"""Load a trained network to put a new head on (transfer learning)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,19 +19,25 @@ from inspector.networks.transfer import HeadKind
 
 @dataclass(frozen=True, eq=False)
 class Backbone:
-    """A classifier, and how its network is built again."""
+    """A classifier, and how to build its network again."""
 
     classifier: Classifier
-    architecture: str  # as architectures.build takes it, with its options
-    options: Mapping[str, Any]
-    packaged: Mapping[str, str] | None  # where an installed package keeps its weights
+    architecture: str  # as for networks.build.build
+    options: Mapping[str, Any]  # its keyword arguments
+    packaged: Mapping[str, str] | None  # package and file of its weights, if an installed package has them
 
 
 def load_backbone(name: str, weights: Path | None, overrides: PreprocessingOverrides) -> Backbone:
-    """The backbone of a name: in models/, or torchvision:NAME or timm:NAME with its own weights or those of a file.
+    """Load the backbone of a name, with its own weights or those of a file.
 
-    A bare name that is not in models/ is torchvision's. Raises NetworkError for a name or weights that cannot be had
-    or do not fit, HeadError for a network that pools no feature maps (a vision transformer).
+    Args:
+        name: a name in models/, "torchvision:NAME", "timm:NAME", or a name of torchvision alone.
+        weights: a checkpoint with other weights for this architecture.
+        overrides: settings in place of the default preprocessing.
+
+    Raises:
+        NetworkError: unknown name, weights that do not fit or cannot be read, or no convolutional network for RGB.
+        HeadError: the network pools no feature maps (a vision transformer).
     """
     options: dict[str, Any] = {}
     if (models_folder() / name / "model.json").is_file():
@@ -48,7 +54,7 @@ def load_backbone(name: str, weights: Path | None, overrides: PreprocessingOverr
         loaded = resolve(weights or architecture, architecture if weights else None, overrides=overrides)
     classifier = Classifier.from_network(loaded)
     if weights is not None:
-        # SqueezeNet's last feature maps are one a class.
+        # SqueezeNet has one last feature map per class.
         options["num_classes"] = len(classifier.class_names)
     if architecture not in FACTORIES and not architecture.startswith(("torchvision:", "timm:")):
         raise NetworkError(f"{name} is no backbone: a convolutional network of torchvision, timm or ours would do.")
@@ -58,14 +64,14 @@ def load_backbone(name: str, weights: Path | None, overrides: PreprocessingOverr
 
 
 def make_transfer_arguments(backbone: Backbone, head: HeadKind) -> dict[str, Any]:
-    """What architectures.transfer takes, but the number of classes."""
+    """Return the arguments of `build.transfer`, without the number of classes."""
     size = list(backbone.classifier.preprocessing.size)
     arguments = {"backbone": backbone.architecture, "head": head, "size": size}
     return arguments | {"options": dict(backbone.options)} if backbone.options else arguments
 
 
 def build_with_head(backbone: Backbone, head: HeadKind, classes: int) -> nn.Module:
-    """The backbone's trunk with its weights under a new head with random ones; parts `trunk` and `head`."""
+    """Build the backbone's trunk with its weights and a new head with random weights, as parts `trunk` and `head`."""
     network = build("transfer", classes, make_transfer_arguments(backbone, head))
     trunk = network.get_submodule("trunk.network")
     state = backbone.classifier.network.state_dict()
