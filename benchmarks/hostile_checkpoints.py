@@ -25,7 +25,8 @@ from torch import nn
 
 from inspector import NetworkError
 from inspector.networks.build import build
-from inspector.networks.checkpoint import load_weights, read_state
+from inspector.networks.checkpoint import read_state
+from inspector.networks.state_dict import load_weights
 
 HEADER = ("file", "what it is", "what is said", "peak memory grew by (MB)", "code ran")
 NOTE = (

@@ -24,9 +24,10 @@ from inspector.images.preprocessing import (
 from inspector.networks.build import build, build_pretrained, find_preprocessing
 from inspector.networks.builtin import FACTORIES
 from inspector.networks.catalog import ModelCard, find_model_card, models_folder
-from inspector.networks.checkpoint import MAX_BYTES, count_classes, detect_kind, load_weights, read_state
+from inspector.networks.checkpoint import MAX_BYTES, detect_kind, read_state
 from inspector.networks.keras_model import read_keras
 from inspector.networks.onnx_model import read_onnx
+from inspector.networks.state_dict import count_classes, load_weights
 from inspector.networks.torch_program import read_torch_program
 
 _LIBRARIES = ("torchvision:", "timm:")

@@ -12,7 +12,7 @@ from inspector import NetworkError
 from inspector.images.photo import read_image
 from inspector.images.preprocessing import Preprocessing, make_view
 from inspector.networks.build import build, build_pretrained, find_preprocessing
-from inspector.networks.checkpoint import count_classes
+from inspector.networks.state_dict import count_classes
 
 MODULE = """
 from torch import nn

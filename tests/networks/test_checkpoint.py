@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from inspector import NetworkError
 from inspector.networks import checkpoint
-from inspector.networks.checkpoint import count_classes, detect_kind, load_weights, read_state
+from inspector.networks.checkpoint import detect_kind, read_state
+from inspector.networks.state_dict import count_classes, load_weights
 
 Make = Callable[[Path], object]
 

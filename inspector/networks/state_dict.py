@@ -1,0 +1,121 @@
+"""Load a state dict into a network whose parameter names may have other prefixes."""
+
+import re
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from inspector.errors import NetworkError
+from inspector.networks.checkpoint import make_printable
+
+# Parts that only training needs: the auxiliary heads of GoogLeNet and Inception, the counter of an averaged model.
+_TRAINING_ONLY = ("aux1.", "aux2.", "AuxLogits.", "n_averaged")
+_HEAD = re.compile(r"_?(last_)?(fc|classif(ier)?|heads?|linear|logits?|out|output|cls|predictions?)_?\d*")
+
+
+def count_classes(state: Mapping[str, Tensor]) -> int | None:
+    """Guess the number of classes: the output size of the last fully connected layer, chosen by name and order.
+
+    `load_weights` verifies the guess.
+    """
+    names = [name for name, tensor in state.items() if _is_matrix(name, tensor)]
+    if names == sorted(names):  # safetensors sorts names by the alphabet, not by layer
+        names.sort(key=lambda name: [part.zfill(6) if part.isdigit() else part for part in name.split(".")])
+    depths = {name: depth for name in names if (depth := _find_head_depth(name)) is not None}
+    heads = [name for name, depth in depths.items() if depth == min(depths.values())]
+    # If there is a linear layer too, a 1x1 convolution is not the last layer: it comes before the pooling.
+    chosen = [name for name in heads if state[name].ndim == 2] or heads or names
+    return state[chosen[-1]].shape[0] if chosen else None
+
+
+def load_weights(state: Mapping[str, Tensor], network: nn.Module, name: str, path: Path | None = None) -> None:
+    """Write weights into a network: all of them, or none if one is missing, unexpected or of another shape.
+
+    Prefixes that all names share (module., model., ...) are removed if the names then fit.
+
+    Args:
+        state: tensors by parameter name.
+        network: gets the weights.
+        name: the architecture, for messages.
+        path: the file of the weights, for messages.
+
+    Raises:
+        NetworkError: the weights do not fit, or hold values that are not finite.
+    """
+    expected = network.state_dict()
+    state = _strip_prefixes(expected, state)
+    weights = f"The weights at {path}" if path else "The weights"
+    for problem, names in _find_misfits(expected, state).items():
+        if names:
+            misfit = f"they {problem} {_list_some(names)}{_describe_shapes(expected, state, names[0])}"
+            raise NetworkError(f"{weights} do not fit {name}'s architecture: {misfit}.")
+    # Old checkpoints have no batch counters, and inference does not need them.
+    complete = OrderedDict((key, state.get(key, tensor).to(tensor.dtype)) for key, tensor in expected.items())
+    # Some networks have a mask with infinite values.
+    broken = [key for key, tensor in complete.items() if not _is_finite(tensor) and _is_finite(expected[key])]
+    if broken:
+        hint = "The training diverged: take an earlier checkpoint."
+        raise NetworkError(f"{weights} hold values that are NaN or infinite, in {_list_some(broken)}. {hint}")
+    # Some layers read the version that wrote the weights. safetensors has none; the shapes agree, so take ours.
+    complete._metadata = getattr(expected, "_metadata", {})  # type: ignore[attr-defined]
+    network.load_state_dict(complete)
+
+
+def _is_matrix(name: str, tensor: Tensor) -> bool:
+    last = name.rpartition(".")[2]
+    spare = any(part.startswith(("aux", "AuxLogits", "head_dist", "pre_")) for part in name.split("."))
+    return last == "weight" and not spare and (tensor.ndim == 2 or (tensor.ndim == 4 and tensor.shape[2:] == (1, 1)))
+
+
+def _find_head_depth(name: str) -> int | None:
+    """Return which part of a parameter's name is that of a head; squeeze-and-excitation has an fc too, but deeper."""
+    return next((depth for depth, part in enumerate(name.split(".")) if _HEAD.fullmatch(part)), None)
+
+
+def _strip_prefixes(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state without parts for training only, and without shared prefixes that the network does not have."""
+    best = current = _drop_training_parts(expected, state)
+    for _ in range(4):  # module._orig_mod.model.backbone. is the longest known prefix
+        prefixes = {name.partition(".")[0] for name in current}
+        if len(prefixes) != 1 or not all("." in name for name in current):
+            break
+        current = {name.partition(".")[2]: tensor for name, tensor in current.items()}
+        if len(current.keys() & expected.keys()) > len(best.keys() & expected.keys()):
+            best = current
+    return _drop_training_parts(expected, best)
+
+
+def _drop_training_parts(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    dropped = tuple(part for part in _TRAINING_ONLY if not any(name.startswith(part) for name in expected))
+    return {name: tensor for name, tensor in state.items() if not name.startswith(dropped)}
+
+
+def _find_misfits(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    shared = [name for name in expected if name in state]
+    return {
+        "lack": sorted(name for name in expected.keys() - state.keys() if not name.endswith("num_batches_tracked")),
+        "have too": sorted(state.keys() - expected.keys()),
+        "have in another shape": [name for name in shared if expected[name].shape != state[name].shape],
+        "have in another kind of number": [
+            name for name in shared if expected[name].is_floating_point() != state[name].is_floating_point()
+        ],
+    }
+
+
+def _describe_shapes(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str) -> str:
+    if name not in expected or name not in state or expected[name].shape == state[name].shape:
+        return ""
+    got, wanted = (make_printable(str(tuple(tensors[name].shape)), 30) for tensors in (state, expected))
+    return f" ({make_printable(name)} is {got} and should be {wanted})"
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # Several times as fast as isfinite, which writes a mask as large as the tensor. A NaN becomes both bounds.
+    return tensor.numel() == 0 or all(bound.isfinite() for bound in tensor.aminmax())
+
+
+def _list_some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(map(make_printable, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
