@@ -107,7 +107,9 @@ def test_cells_above_a_threshold_are_masked_and_their_contributions_leave_the_lo
     high = maps.values[k] > 0.5 * maps.values[k].max()
     rows = pictures(app)
     for j in (k, maps.top(2)[1][0]):
-        cells = f"<td>{format_logit(float(maps.logits[j]))}</td><td>{format_logit(float(maps.logits[j] - maps.values[j][high].sum()))}</td>"
+        logit = float(maps.logits[j])
+        masked = logit - float(maps.values[j][high].sum())
+        cells = f"<td>{format_logit(logit)}</td><td>{format_logit(masked)}</td>"
         assert f'<th scope="row">{maps.classifier.class_names[j]}</th>{cells}' in rows
     next(button for button in app.button if button.label == "Clear").click().run()
     assert "Click cells on the photo" in app.info[0].value
