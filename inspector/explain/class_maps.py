@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from inspector.errors import InspectorError
-from inspector.explain.classifier import Classifier
+from inspector.explain.classifier import Classifier, list_top_classes
 from inspector.explain.decomposition import Decomposition, decompose
 from inspector.explain.feature_capture import capture_pass
 from inspector.explain.head import relative_error
@@ -86,11 +86,7 @@ class ClassMaps:
 
     @property
     def decomposition(self) -> Decomposition:
-        """What the values were computed from.
-
-        Raises:
-            InspectorError: these maps are of a large image, whose feature maps are not kept.
-        """
+        """What the values were computed from; InspectorError for a large image, whose feature maps are not kept."""
         if self.split is None:
             raise InspectorError(
                 "The feature maps of a large image are not kept. Use class_maps on a part of the image that matters."
@@ -114,14 +110,7 @@ class ClassMaps:
         return self.decomposition.parts(self.classifier.class_index(k))
 
     def channels(self, k: str | int) -> Tensor:
-        """Compute what each channel adds to the logit of a class.
-
-        Args:
-            k: name or index of the class.
-
-        Returns:
-            Tensor (C,) in logits; its sum is the logit less the bias.
-        """
+        """Compute what each channel adds to the logit of a class, in all cells together: (C,), in logits."""
         return self.parts(k).sum((1, 2))
 
     def contrast(self, a: str | int, b: str | int | None = None) -> Tensor:
@@ -154,7 +143,7 @@ class ClassMaps:
         """
         if not self.classifier.head.has_position_scores:
             raise InspectorError(
-                "A position is scored alone only where average or max pooling is the only one: this head's is "
+                "Position scores need a head with one pooling, average or max; the pooling of this head is "
                 f"{self.classifier.head.pooling}."
             )
         return self.decomposition.scores(range(len(self.logits)) if classes is None else classes)
@@ -197,10 +186,10 @@ class ClassMaps:
         else:
             quantity = f"logit less that of {self.classifier.class_names[self.classifier.class_index(against)]}"
         if dense:
-            return f"score of every position as if it alone were pooled (does not sum to the {quantity})"
+            return f"score of each cell as if it alone were pooled (does not sum to the {quantity})"
         if self.classifier.head.pooling == "max":
-            return f"each channel's part of the {quantity}, at the position that decided it"
-        return f"every position's part of the {quantity}"
+            return f"contribution of each channel to the {quantity}, in the cell with its maximum"
+        return f"contribution of each cell to the {quantity}"
 
     def figure_content(
         self,
@@ -210,18 +199,7 @@ class ClassMaps:
         smooth: bool = True,
         opacity: float = 0.85,
     ) -> FigureContent:
-        """Return what a figure shows, with class indices in place of names.
-
-        Args:
-            classes: names or indices of classes, or how many of those with the highest logits.
-            against: name or index of a class to contrast with, or "average" for the average of all classes.
-            dense: position scores instead of contributions to the logit.
-            smooth: interpolate between the centers of the cells.
-            opacity: opacity of the strongest color, 0-1.
-
-        Raises:
-            ClassError: there is no such class.
-        """
+        """Return what a figure shows, with class indices in place of names; the arguments are those of `figure`."""
         if isinstance(classes, int):
             chosen = tuple(k for k, _, _ in self.top(classes))
         else:
@@ -273,12 +251,7 @@ class ClassMaps:
     ) -> Path:
         """Write figure, numbers, report and photo into a new folder, with a manifest to reproduce them.
 
-        Args:
-            folder: the folder to create; it may exist if it is empty.
-            classes, against, dense, smooth, opacity, style: as for `figure`.
-
-        Returns:
-            The folder.
+        The folder may exist if it is empty, and is returned. The other arguments are those of `figure`.
 
         Raises:
             ExportError: the folder is not empty, or cannot be written.
@@ -322,14 +295,6 @@ def class_maps(
     view = make_view(photo, classifier.preprocessing)
     (maps,) = class_maps_of_batch(classifier, classifier.inputs(view), [view])
     return maps
-
-
-def list_top_classes(
-    class_names: Sequence[str], logits: Tensor, probabilities: Tensor, count: int
-) -> list[tuple[int, str, float]]:
-    """Return (index, name, probability) of the `count` classes with the highest logits, highest first."""
-    order = logits.argsort(descending=True, stable=True)[:count].tolist()
-    return [(k, class_names[k], float(probabilities[k])) for k in order]
 
 
 def native_size(photo: Photo) -> tuple[int, int]:

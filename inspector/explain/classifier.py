@@ -68,7 +68,8 @@ class Classifier:
                 flatten and Linear.
             class_names: K names. Default: "class 0", "class 1", ...
             size: input size in pixels, (height, width) or one number for both.
-            mean, std: three values (RGB) or one (gray); the input is ``(pixels / 255 - mean) / std``.
+            mean: three values (RGB) or one (gray); the input is ``(pixels / 255 - mean) / std``.
+            std: as many values as `mean`.
             resize: a photo is scaled until it just covers this (height, width), then cropped to `size` around its
                 center. Default: `size`.
             interpolation: how a photo is scaled.
@@ -97,7 +98,7 @@ class Classifier:
         channels, size = len(preprocessing.mean), loaded.trained_size or preprocessing.size
         if channels != len(preprocessing.std) or channels not in (1, 3):
             raise NetworkError(
-                "mean and std must both have one value (grey) or three (RGB); got "
+                "mean and std must both have one value (gray) or three (RGB); got "
                 f"{channels} and {len(preprocessing.std)}."
             )
         example = noise_input(network, (1, channels, *size))
@@ -230,3 +231,11 @@ def find_class_index(class_names: Sequence[str], name_or_number: str | int) -> i
         )
     nearest = [class_names[lower.index(name)] for name in get_close_matches(query, lower, n=3, cutoff=0.5)]
     raise ClassError(f"No class {name_or_number!r}." + (f" Nearest names: {', '.join(nearest)}." if nearest else ""))
+
+
+def list_top_classes(
+    class_names: Sequence[str], logits: Tensor, probabilities: Tensor, count: int
+) -> list[tuple[int, str, float]]:
+    """Return (index, name, probability) of the `count` classes with the highest logits, highest first."""
+    order = logits.argsort(descending=True, stable=True)[:count].tolist()
+    return [(k, class_names[k], float(probabilities[k])) for k in order]

@@ -103,8 +103,8 @@ def find_head(network: nn.Module, example: Tensor) -> Head:
     calls = find_poolings_reaching_logits(network, example)
     if not calls:
         raise HeadError(
-            "No pooling was found: nothing on the way to the logits takes every channel of a feature map to one value. "
-            "A network that ends in global average or global max pooling, or in flatten and Linear, would do."
+            "No pooling was found: no operation on the way to the logits reduces each channel of a feature map to one "
+            "value. Use a network that ends in global average or global max pooling, or in flatten and Linear."
         )
     images = [example, *_make_scaled_noise(example.shape, example)]
     passes = [capture_chosen_poolings(network, image, calls) for image in images]
@@ -185,12 +185,11 @@ def _refuse_tokens(poolings: Sequence[CapturedPooling]) -> None:
         if takes_first and not identify_pooling(captured.feature_maps, _pooled_values(captured)):
             raise HeadError(
                 f"No spatial map reaches the logits: they are read from one of {tokens} tokens (a class token), and "
-                "what each position gave to it went through attention. A network that pools the tokens of all "
-                "positions would do."
+                "all that other tokens contribute to it went through attention. Use a network that pools all tokens."
             )
         if not captured.on_grid:
             raise HeadError(
-                f"No spatial map reaches the logits: the {tokens} tokens that are pooled lie on no grid of positions."
+                f"No spatial map reaches the logits: the {tokens} tokens that are pooled form no grid of cells."
             )
 
 
@@ -207,8 +206,8 @@ def _identify_from_derivatives(images: Sequence[CapturedPooling]) -> Pooling:
     if len(derivatives) < len(images):
         shape = tuple(images[0].feature_maps.shape[1:])
         raise HeadError(
-            f"The last feature maps {shape} are pooled neither by average, nor by maximum, nor flattened, nor each "
-            "channel by itself: their class maps would not be exact."
+            f"The last feature maps {shape} are not pooled by average, max or flatten, nor by one function of each "
+            "channel, so their class maps would not be exact."
         )
     first = derivatives[0]
     same_derivative = all(
@@ -263,8 +262,8 @@ def _predicts(weight: Tensor, bias: Tensor, pooled: Tensor, logits: Tensor) -> b
 
 def _other_paths_error() -> HeadError:
     return HeadError(
-        "More than the pooled feature maps reaches the logits (another branch of the network does): "
-        "class maps of this pooling alone would not sum to the logits."
+        "The logits depend on more than the pooled feature maps (another branch of the network reaches them), so class "
+        "maps of this pooling alone would not sum to the logits."
     )
 
 

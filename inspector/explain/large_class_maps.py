@@ -25,8 +25,8 @@ from PIL import Image
 from torch import Tensor
 
 from inspector.errors import HeadError, InspectorError
-from inspector.explain.class_maps import ClassMaps, list_top_classes
-from inspector.explain.classifier import Classifier
+from inspector.explain.class_maps import ClassMaps
+from inspector.explain.classifier import Classifier, list_top_classes
 from inspector.explain.head import relative_error
 from inspector.explain.kinds import Pooling, Verdict
 from inspector.explain.memory import give_back_freed_memory

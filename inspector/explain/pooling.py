@@ -44,6 +44,7 @@ class GlobalAveragePooling(nn.Module):
     """The mean of each channel: (N, C, H, W) -> (N, C)."""
 
     def forward(self, feature_maps: Tensor) -> Tensor:
+        """Pool feature maps (N, C, H, W)."""
         return global_average(feature_maps)
 
 
@@ -51,6 +52,7 @@ class GlobalMaxPooling(nn.Module):
     """The maximum of each channel: (N, C, H, W) -> (N, C)."""
 
     def forward(self, feature_maps: Tensor) -> Tensor:
+        """Pool feature maps (N, C, H, W)."""
         return global_max(feature_maps)
 
 
@@ -62,6 +64,7 @@ class GlobalDepthPooling(nn.Module):
         self.reduction: Reduction = reduction
 
     def forward(self, feature_maps: Tensor) -> Tensor:
+        """Pool feature maps (N, C, H, W)."""
         return global_depth(feature_maps, self.reduction)
 
 

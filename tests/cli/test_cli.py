@@ -192,7 +192,7 @@ def test_native_size_explains_all_of_the_photo_at_its_own(own: Path, run_here: R
         ("--std", "", "--std is ''; numbers like 0.485,0.456,0.406 would do."),
         ("--std", "1,0,1", "mean and std must be numbers, std above 0"),
         ("--mean", "nan,0,0", "mean and std must be numbers, std above 0"),
-        ("--mean", "0.5", "mean and std must both have one value (grey) or three (RGB); got 1 and 3."),
+        ("--mean", "0.5", "mean and std must both have one value (gray) or three (RGB); got 1 and 3."),
         ("--interpolation", "nearest", "--interpolation is 'nearest'; bilinear or bicubic would do."),
         ("--labels", "nothing.txt", "The labels in nothing.txt cannot be read: "),
         ("--arch", "timm:test_resnett", "timm has no classifier 'test_resnett'. Nearest names: test_resnet"),

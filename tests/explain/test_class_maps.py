@@ -157,7 +157,9 @@ def test_position_scores_are_what_each_position_alone_would_bring(maps, pooling)
 def test_a_flattened_head_scores_no_position_alone():
     (maps,) = class_maps_of_batch(flattened(), IMAGE)
     for ask in (maps.position_scores, lambda: maps.class_map(0, dense=True)):
-        with pytest.raises(InspectorError, match=r"^A position is scored alone only where .* head's is flatten"):
+        with pytest.raises(
+            InspectorError, match=r"^Position scores need a head with one pooling, .* this head is flatten"
+        ):
             ask()
 
 
@@ -308,8 +310,8 @@ def test_the_equation_says_how_a_map_adds_up(class_map, line):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((False, None), ("part of the logit",)),
-        ((True, None), ("score of every position as if it alone were pooled", "does not sum")),
+        ((False, None), ("contribution of each c", " to the logit")),
+        ((True, None), ("score of each cell as if it alone were pooled", "does not sum")),
         ((False, "average"), ("logit less the average logit",)),
         ((False, 1), ("logit less that of green",)),
     ],
@@ -317,4 +319,4 @@ def test_the_equation_says_how_a_map_adds_up(class_map, line):
 def test_the_reading_says_what_is_shown(maps, pooling, arguments, words):
     reading = maps.describe_reading(*arguments)
     assert all(word in reading for word in words)
-    assert ("decided" in reading) == (pooling == "max" and not arguments[0])
+    assert ("with its maximum" in reading) == (pooling == "max" and not arguments[0])

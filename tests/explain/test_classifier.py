@@ -40,7 +40,7 @@ def test_a_wrong_number_of_names_is_refused(hand_made_gap, names):
     ("mean", "std"), [((0, 0, 0), (1,)), ((0,), (1, 1, 1)), ((0, 0), (1, 1)), ((), ()), ((0,) * 4,) * 2]
 )
 def test_mean_and_std_of_another_length_are_refused(hand_made_gap, mean, std):
-    message = rf"^mean and std must both have one value \(grey\) or three \(RGB\); got {len(mean)} and {len(std)}\.$"
+    message = rf"^mean and std must both have one value \(gray\) or three \(RGB\); got {len(mean)} and {len(std)}\.$"
     with pytest.raises(NetworkError, match=message):
         Classifier.wrap(hand_made_gap, size=8, mean=mean, std=std)
 

@@ -194,7 +194,7 @@ POOL = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
 @pytest.mark.parametrize("read", [lambda n: find_head(n, noise(1, 3, 5, 6)), lambda n: Classifier.wrap(n, size=(5, 6))])
 def test_what_reaches_the_logits_past_the_pooling_is_refused(read):
     torch.manual_seed(0)
-    with pytest.raises(HeadError, match="More than the pooled feature maps reaches the logits"):
+    with pytest.raises(HeadError, match="The logits depend on more than the pooled feature maps"):
         read(PastThePooling().eval())
 
 

@@ -99,7 +99,7 @@ def test_a_tape_gives_what_the_network_gives(tail: str, rows: int) -> None:
     torch.testing.assert_close(replay_recording(tape, own), logits, rtol=0, atol=0)
     other = {index: torch.randn(rows, one.shape[1]) for index, one in own.items()}
     if tail == "of its batch" and rows != 2:
-        with pytest.raises(NetworkError, match="What follows the pooling does not take 7 rows: "):
+        with pytest.raises(NetworkError, match="The head does not run on 7 rows: "):
             replay_recording(tape, other)
         return
     for perform in (lambda function, args, kwargs: function(*args, **kwargs), call_frozen):

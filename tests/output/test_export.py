@@ -323,7 +323,7 @@ def test_every_file_of_an_export_follows_the_style(maps, shown):
         with Image.open(io.BytesIO(archive.read("figure.png"))) as png:
             assert png.width == 400
             assert np.asarray(png.convert("L"))[0, 0] < 30, "a dark page"
-        assert b"part of the" not in archive.read("figure.svg")
+        assert b"contribution of each" not in archive.read("figure.svg")
         assert b"color-scheme: dark" in archive.read("report.html")
         assert strict(archive.read("manifest.json"))["style"]["dark"] is True
 

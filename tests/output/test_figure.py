@@ -59,7 +59,7 @@ def test_panels_have_the_name_the_probability_and_the_sum(maps):
         assert total + bias == pytest.approx(logit, abs=2e-4)
         assert logit == pytest.approx(float(maps.logits[k]), abs=1e-4)
     assert "by hand" in shown
-    assert "part of the logit" in shown
+    assert "contribution of each cell to the logit" in shown
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_a_dark_figure_has_light_text_on_a_dark_page(maps):
 def test_title_equations_and_colour_bar_can_be_left_out(maps):
     everything, nothing = styled(maps), styled(maps, title="", equations=False, colour_bar=False)
     said, left = "\n".join(texts(everything)), "\n".join(texts(nothing))
-    for words in ("part of the logit", "bias", "verdict", "logits per cell"):
+    for words in ("contribution of each", "bias", "verdict", "logits per cell"):
         assert words in said
         assert words not in left
     assert "Ours" in texts(styled(maps, title="Ours"))
@@ -284,7 +284,7 @@ def test_no_text_leaves_the_figure_or_runs_into_its_neighbour(hand_made_gap, pix
     style = FigureStyle(("photo", "classes", "contrast"), columns, width=120 / 25.4, font_size=font_size)
     figure = class_map_figure(maps, maps.figure_content(3, against), style)
     figure.draw_without_rendering()
-    lines = [figure.findobj(lambda text: isinstance(text, Text) and "part of" in text.get_text())[0]]
+    lines = [figure.findobj(lambda text: isinstance(text, Text) and "contribution of each" in text.get_text())[0]]
     lines += [line for panel in panels(figure) for line in (panel.title, *panel.texts)]
     boxes = [line.get_window_extent() for line in lines]
     page = figure.bbox

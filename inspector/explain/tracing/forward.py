@@ -317,7 +317,7 @@ def replay_recording(recording: OpRecording, pooled: Mapping[int, Tensor], handl
     try:
         return as_logits(recording.replay(pooled, handler), rows)
     except _FAILURES as error:
-        raise NetworkError(f"What follows the pooling does not take {rows} rows: {error}") from error
+        raise NetworkError(f"The head does not run on {rows} rows: {error}") from error
 
 
 def copy_sharing_parameters(network: nn.Module) -> nn.Module | None:

@@ -133,7 +133,7 @@ def output_and_gradient(network: nn.Module, inputs: Tensor, name: str, run: int,
         logit = hook_modules(network, inputs, detach)[:, k].sum()
         if not leaves:
             raise NetworkError(
-                f"No layer {name!r} returned a tensor in its run {run + 1}: its outputs cannot be heard."
+                f"Layer {name!r} returned no floating-point tensor in run {run + 1}, so its output cannot be captured."
             )
         (leaf,) = leaves
         gradient = torch.autograd.grad(logit, leaf, allow_unused=True)[0] if logit.requires_grad else None

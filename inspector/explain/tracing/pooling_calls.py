@@ -97,6 +97,7 @@ class PoolingCallDetector:
         self._constants = TensorNotes[bool]()
 
     def __call__(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Call the function, and pass the call to `on_call` if it pools feature maps."""
         result = self._handler(function, args, kwargs)
         # The input is mostly the first argument; einsum's is its equation.
         position = next((n for n, argument in enumerate(args) if isinstance(argument, Tensor)), None)
