@@ -12,10 +12,11 @@ from inspector.datasets.statistics import Floats, compute_uniform_border_share
 from inspector.datasets.summary import DatasetSummary
 from inspector.output.figure import COLORS, add_color_bar, shorten_name
 from inspector.output.overlay import common_scale
+from inspector.output.style import OKABE_ITO
 
 _MAX_MAPS = 24  # in one figure
 _COLUMNS = 6
-_BAR_COLOR, _LINE_COLOR = "#0072B2", "#D55E00"  # of Okabe and Ito, safe for color-blind readers
+_BAR_COLOR, _LINE_COLOR = OKABE_ITO[:2]
 
 
 def draw_average_maps(summary: DatasetSummary) -> Figure:

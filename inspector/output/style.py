@@ -12,6 +12,9 @@ from inspector.images.photo import Pixels
 MM = 1 / 25.4  # inches
 LEVELS = 255  # of a colormap; odd, so that there is a middle
 FOR, AGAINST = (200, 20, 40), (20, 70, 200)  # red and blue, which color-blind readers tell apart
+# Okabe and Ito's palette for color-blind readers; yellow, the last, is faint on white.
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+GRAY = "#8C8C8C"  # readable on white and on black
 
 Panels = Literal["photo", "classes", "contrast", "all"]
 PANELS: tuple[Panels, ...] = get_args(Panels)

@@ -19,11 +19,11 @@ from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps
 from inspector.output.figure import COLORS, PANEL, add_color_bar, exactness_line, panel, shorten_name
 from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo
+from inspector.output.style import OKABE_ITO
 from inspector.training.compare_runs import RunGroup, Score, format_with_deviation
 from inspector.training.read_run import Confusion
 
-# The palette of Okabe and Ito for color-blind readers, without yellow, which is faint on white.
-_LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_LINES = (*OKABE_ITO[:6], "#000000")
 
 _MAX_NUMBERED = 20  # classes: with more, the numbers in a confusion matrix would overlap
 _MAX_NAMED = 120  # classes: with more, the names at an axis would overlap

@@ -13,7 +13,7 @@ def test_runs_are_compared_by_curves_a_table_a_matrix_and_average_maps(page: Pag
     page.goto(f"{app_url}/laboratory")
     for text in ("Top-1 accuracy on the test images", "Confusion matrix", "One photo by every network"):
         expect_heading(page, text)
-    expect(page.get_by_text("Shirt taken for Coat: 8 of 20")).to_be_visible()
+    expect(page.get_by_text("Shirt predicted as Coat: 8 of 20")).to_be_visible()
     # Two charts of curves, and one matrix.
     expect(page.locator("[data-testid=stVegaLiteChart] svg, [data-testid=stVegaLiteChart] canvas")).to_have_count(3)
     expect_heading(page, "Average class map of T-shirt/top")

@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 from inspector.images.examples import list_examples
 from inspector.training.compare_runs import group_runs
 from inspector.training.read_run import read_run
-from inspector.ui.components.charts import curve_rows
+from inspector.ui.components.charts import make_curve_rows
 from inspector.ui.state import cache
 
 APP = Path(__file__).parents[2] / "app.py"
@@ -43,8 +43,8 @@ def test_the_app_opens_with_a_network_and_a_photo_loaded() -> None:
 
 def test_a_network_is_heard_through_the_backend_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INSPECTOR_CACHE", str(tmp_path))
-    cache.accelerated_network.clear()
-    cache.class_maps_of.clear()
+    cache.accelerate_network.clear()
+    cache.compute_class_maps.clear()
     shown = {}
     for backend in ("eager", "onnxruntime", "abacus"):
         monkeypatch.setenv(cache.BACKEND, backend)
@@ -52,8 +52,8 @@ def test_a_network_is_heard_through_the_backend_that_is_named(tmp_path: Path, mo
         shown[backend] = [headings(app), lines(app)] if not app.error else [error.value for error in app.error]
         helps = " ".join(markdown.help or "" for markdown in app.markdown)
         assert ("The forward pass ran through onnxruntime." in helps) == (backend == "onnxruntime")
-        cache.accelerated_network.clear()
-        cache.class_maps_of.clear()
+        cache.accelerate_network.clear()
+        cache.compute_class_maps.clear()
     assert len(list(tmp_path.glob("*.onnx"))) == 1
     assert shown["eager"][0] == shown["onnxruntime"][0]
     assert shown["abacus"][0].startswith("No backend 'abacus'; there are auto, eager,")
@@ -161,7 +161,7 @@ def test_the_laboratory_compares_the_runs_and_their_heads(tmp_path: Path, monkey
 def test_the_laboratory_names_the_most_frequent_confusions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The second run takes three of ten shirts for coats, in each of two seeds.
     app = laboratory(monkeypatch, write_runs(tmp_path, weights=False), matrix="gmp")
-    assert "<li>Shirt taken for Coat: 6 of 20</li>" in pictures(app)
+    assert "<li>Shirt predicted as Coat: 6 of 20</li>" in pictures(app)
     assert "194 of 200 test images classified correctly, summed over 2 seeds." in [one.value for one in app.caption]
     assert "None of these runs has its weights here" in app.info[0].value
 
@@ -264,8 +264,8 @@ def test_a_run_that_diverged_leaves_a_gap_in_its_line(tmp_path: Path) -> None:
         "epoch,training_loss,validation_loss,top1,top2,seconds\n1,2.5,2.25,0.5,0.5,1\n2,nan,inf,0.1,0.1,1\n"
     )
     (diverged,) = group_runs([read_run(folder)])
-    assert [row["mean"] for row in curve_rows(diverged, "test images", "validation_loss")] == [2.25, None]
-    assert [row["mean"] for row in curve_rows(diverged, "training images", "training_loss")] == [2.5, None]
+    assert [row["mean"] for row in make_curve_rows(diverged, "test images", "validation_loss")] == [2.25, None]
+    assert [row["mean"] for row in make_curve_rows(diverged, "training images", "training_loss")] == [2.5, None]
 
 
 def test_a_link_with_a_value_of_an_earlier_version_opens_the_same_view(

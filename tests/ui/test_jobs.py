@@ -8,7 +8,7 @@ import pytest
 
 from inspector.errors import AttributionError, Cancelled
 from inspector.ui.state import jobs
-from inspector.ui.state.jobs import Job, translate_memory_error
+from inspector.ui.state.jobs import Job, catch_errors
 
 
 def until(stopped: Any) -> None:
@@ -44,7 +44,7 @@ def test_it_tells_how_far_it_is_and_stops_between_and_within_pieces() -> None:
 
     job = Job({("a",): lambda tell, stopped: 1, ("b",): half, ("c",): lambda tell, stopped: 3}, results)
     assert halfway.wait(5)
-    assert job.at == ("b",)
+    assert job.task == ("b",)
     assert job.progress == pytest.approx(1.5 / 3)
     job.stop.set()
     job.thread.join(5)
@@ -53,11 +53,11 @@ def test_it_tells_how_far_it_is_and_stops_between_and_within_pieces() -> None:
 
 
 def test_work_that_nobody_looks_at_any_more_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "_LEFT_ALONE", 0.3)
+    monkeypatch.setattr(jobs, "_TIMEOUT", 0.3)
     job = Job({("a",): lambda tell, stopped: until(stopped)}, {})
     for _ in range(5):
         time.sleep(0.1)
-        job.look()
+        job.keep_alive()
     assert job.running
     job.thread.join(5)
     assert not job.running
@@ -69,7 +69,7 @@ def test_a_third_job_waits_for_its_turn_and_can_be_stopped_while_it_does() -> No
     third, fourth = (Job({("a",): lambda tell, stopped: 1}, made) for made in (results, {}))
     time.sleep(0.3)
     assert third.running
-    assert third.at == ()
+    assert third.task == ()
     fourth.stop.set()
     fourth.thread.join(5)
     assert not fourth.running
@@ -88,6 +88,6 @@ def test_what_fails_leaves_a_sentence(caplog: pytest.LogCaptureFixture) -> None:
         raise ZeroDivisionError
 
     results: dict[tuple[str, ...], Any] = {}
-    Job({("a",): translate_memory_error(refuse), ("b",): translate_memory_error(crash)}, results).thread.join(5)
+    Job({("a",): catch_errors(refuse), ("b",): catch_errors(crash)}, results).thread.join(5)
     assert results == {("a",): "LRP has no rule.", ("b",): "It failed; the server's log says why."}
     assert "ZeroDivisionError" in caplog.text

@@ -5,12 +5,13 @@ from typing import Any
 import altair as alt
 
 from inspector.analysis.channels import ChannelContributions
+from inspector.output.style import GRAY
 from inspector.output.text import format_number
 
-_POSITIVE, _NEGATIVE, _GRAY = "#D1243F", "#3B6FE0", "#8C8C8C"
+_POSITIVE, _NEGATIVE = "#D1243F", "#3B6FE0"
 
 
-def contribution_chart(contributions: ChannelContributions, count: int) -> alt.LayerChart | alt.FacetChart:
+def draw_contribution_chart(contributions: ChannelContributions, count: int) -> alt.LayerChart | alt.FacetChart:
     """Draw bars from the bias down to the total, each from where the one before it ends.
 
     The chart needs a parameter ``chosen``, the channel that is highlighted; whoever shows the chart adds it.
@@ -36,7 +37,7 @@ def contribution_chart(contributions: ChannelContributions, count: int) -> alt.L
     )
     color = alt.Color(
         "sign:N",
-        scale=alt.Scale(domain=["positive", "negative", "sum"], range=[_POSITIVE, _NEGATIVE, _GRAY]),
+        scale=alt.Scale(domain=["positive", "negative", "sum"], range=[_POSITIVE, _NEGATIVE, GRAY]),
         legend=None,
     )
     bars = base.mark_bar(cornerRadius=2, height={"band": 0.72}).encode(
@@ -45,8 +46,8 @@ def contribution_chart(contributions: ChannelContributions, count: int) -> alt.L
         color=color,
         opacity=alt.condition("datum.channel === chosen", alt.value(1), alt.value(0.72)),
     )
-    values = base.mark_text(align="left", dx=5, color=_GRAY, fontWeight="bold").encode(x="far:Q", text="contribution:N")
-    running = base.mark_text(align="right", color=_GRAY).encode(x=alt.datum(high), text="sum:N")
+    values = base.mark_text(align="left", dx=5, color=GRAY, fontWeight="bold").encode(x="far:Q", text="contribution:N")
+    running = base.mark_text(align="right", color=GRAY).encode(x=alt.datum(high), text="sum:N")
     # A click anywhere in a row counts: a bar may be only a pixel wide.
     click = alt.selection_point(name="bar", fields=["channel"], on="click", empty=False)
     targets = base.mark_bar(opacity=0, cursor="pointer").encode(x=alt.datum(low), x2=alt.datum(high))

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 import altair as alt
 
 from inspector.analysis.faithfulness import Curve, CurveKind, Faithfulness, RandomBaseline
-from inspector.ui.components.charts import COLOURS
+from inspector.ui.components.charts import COLORS
 
 _DASHES = [[1, 0], [5, 3], [2, 2]]
 _BASELINE_DASHES = [[8, 3], [2, 3]]
 
 
-def faithfulness_chart(
+def draw_faithfulness_chart(
     methods: Mapping[str, Faithfulness], baselines: Mapping[str, RandomBaseline], kind: CurveKind
 ) -> alt.Chart:
     """Draw the probability of the class over the part of the photo that is inserted or deleted.
@@ -29,7 +29,7 @@ def faithfulness_chart(
         for n, (name, curve) in enumerate(curves.items())
         for x, y in zip(curve.fractions, curve.probabilities, strict=True)
     ]
-    *colors, gray = COLOURS
+    *colors, gray = COLORS
     count = len(methods)
     line_colors = [colors[n % len(colors)] for n in range(count)] + [gray] * len(baselines)
     dashes = [_DASHES[n // len(colors)] for n in range(count)] + _BASELINE_DASHES[: len(baselines)]

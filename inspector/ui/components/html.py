@@ -23,12 +23,11 @@ from inspector.output.overlay import (
     needs_lossless,
     paint_classes,
 )
-from inspector.output.style import diverging_colormap
+from inspector.output.style import GRAY, OKABE_ITO, diverging_colormap
 from inspector.output.text import format_number
 from inspector.ui.components.assets import render_fragment
 
-# Okabe and Ito's colors, which color-blind readers can tell apart; gray for all classes after the first seven.
-_WINNER_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#8C8C8C")
+_WINNER_COLORS = (*OKABE_ITO, GRAY)  # gray for all classes after the first seven
 _RAW_GRID = "image-rendering: pixelated; border: 1px solid rgba(128, 128, 128, .5)"
 _TOP_GRID = "image-rendering: pixelated; border: 3px solid #c81428"
 _BAR_STEPS = 6  # between the colors of a color bar
@@ -160,6 +159,11 @@ def stack(*fragments: str) -> str:
 def make_tiles(tiles: Iterable[Tile], min_width: str = "9rem") -> str:
     """Return small pictures side by side as HTML, each at least `min_width` wide (a CSS length)."""
     return render_fragment("tiles.html", tiles=list(tiles), min_width=min_width)
+
+
+def make_ordered_list(lines: Sequence[str]) -> str:
+    """Return plain texts as a numbered list in HTML."""
+    return render_fragment("ordered_list.html", lines=lines)
 
 
 def make_value_list(values: Sequence[tuple[str, str]]) -> str:

@@ -49,7 +49,9 @@ def compute_requests(requests: Sequence[MapRequest]) -> list[tuple[str, ClassMap
         progress = f"{number} of {len(requests)}"
         try:
             with st.spinner(f"Computing the class maps of {photo.name} by {network.name}, {progress} ..."):
-                maps = cache.class_maps_of(network.key, photo.sha256, photo.name, request.scale, photo, network.load)
+                maps = cache.compute_class_maps(
+                    network.key, photo.sha256, photo.name, request.scale, photo, network.load
+                )
         except InspectorError as error:
             st.warning(f"{html.escape_markdown(request.title)}: {error}", icon=":material/warning:")
         else:

@@ -21,7 +21,7 @@ from inspector.output.overlay import common_scale
 from inspector.output.text import format_number
 from inspector.ui.components import html
 from inspector.ui.components.channel_grid import make_photo_tiles
-from inspector.ui.components.contribution_chart import contribution_chart
+from inspector.ui.components.contribution_chart import draw_contribution_chart
 from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_frame, show_maps
 from inspector.ui.components.messages import show_errors
 from inspector.ui.state import cache, keys
@@ -142,7 +142,7 @@ def _make_row(row: ContributionRow, contributions: ChannelContributions) -> dict
 def _chart_spec(
     key: cache.MapsKey, k: int, against: int | str | None, count: int, _contributions: ChannelContributions
 ) -> dict[str, Any]:
-    spec: dict[str, Any] = contribution_chart(_contributions, count).to_dict()
+    spec: dict[str, Any] = draw_contribution_chart(_contributions, count).to_dict()
     return spec
 
 
@@ -226,7 +226,7 @@ def _read_channels(network: NetworkChoice, uploads: Sequence[UploadedFile]) -> t
     is_new = st.session_state.get(keys.READ_PHOTOS) != current
     bar = st.progress(0.0, f"Running {network.name} on {len(uploads)} photos ...") if is_new else None
     for n, upload in enumerate(uploads):
-        result = cache.photo_channels_of(network.key, upload.file_id, upload.name, upload, network.load)
+        result = cache.read_channels(network.key, upload.file_id, upload.name, upload, network.load)
         if isinstance(result, str):
             errors.append(result)
         else:

@@ -175,7 +175,7 @@ def show_what_if(shown: ShownMaps, masked: tuple[Cell, ...]) -> None:
         return
     head = _mask_at_head(maps, masked)
     with st.spinner("Running the network on the masked photo ..."):
-        photo = cache.what_if_of(shown.key, tuple(sorted(masked)), change, maps)
+        photo = cache.mask_photo(shown.key, tuple(sorted(masked)), change, maps)
     outcomes: dict[str, ClassMaps | MaskedOutcome | None] = {"original": maps, "head": head, "photo": photo}
     _show_outcomes(shown, {name: outcome for name, outcome in outcomes.items() if outcome is not None})
     left, right = st.columns([3, 4], vertical_alignment="center")

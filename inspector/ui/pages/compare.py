@@ -116,11 +116,11 @@ def _choose_photos(network: NetworkChoice, scale: float | None) -> list[MapReque
     photos = []
     for upload in uploads:
         try:
-            photos.append(cache.uploaded_photo(upload.file_id, upload.name, upload.getvalue()))
+            photos.append(cache.read_upload(upload.file_id, upload.name, upload.getvalue()))
         except InspectorError as error:
             show_error(error)
     # A link may name examples of another network.
-    photos += [cache.example_photo(offered[name]) for name in names if name in offered]
+    photos += [cache.read_example(offered[name]) for name in names if name in offered]
     if not photos:
         st.info("Upload photos, or choose examples above.", icon=":material/compare:")
     if len(photos) > MAX_PHOTOS:

@@ -92,7 +92,7 @@ def _summarize(results: Results) -> DatasetSummary:
 
         summarize(results.folder, out, on_progress=show_progress)
         bar.empty()
-    return _read_summary(out, cache.changed(out / NUMBERS))
+    return _read_summary(out, cache.read_change_time(out / NUMBERS))
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the summary ...")

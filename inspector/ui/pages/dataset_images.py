@@ -37,7 +37,7 @@ def show_images(results: Results, summary: DatasetSummary) -> None:
     """Show the table of images, and the chosen one beside it."""
     st.subheader("Images", anchor=False)
     with show_errors():
-        changed = cache.changed(summary.index)
+        changed = cache.read_change_time(summary.index)
         selection = _choose(summary, changed)
         with st.spinner("Reading the index ..."):
             count = _count_images(summary.index, changed, selection.filters)
@@ -234,7 +234,7 @@ def _format_sum(stored: StoredImage, k: int) -> str:
 def read_image_of(results: Results, summary: DatasetSummary, row: dict[str, Any]) -> StoredImage:
     """Read what is stored of the image of one row of the index."""
     place = row["part"], row["row_group"], row["row"]
-    return stored_maps.read_stored_image(results.folder, cache.changed(summary.index), *place, results)
+    return stored_maps.read_stored_image(results.folder, cache.read_change_time(summary.index), *place, results)
 
 
 # Bounded caches of a few numbers per entry.

@@ -67,7 +67,7 @@ def _show_builder(maps: ClassMaps, key: cache.MapsKey) -> None:
         style = _choose_style()
     # Drawn before the buttons: a figure that cannot be drawn is an error on the page, and offers no files.
     with wide, st.spinner("Drawing the figure ..."):
-        image, inches = cache.figure_preview(
+        image, inches = cache.draw_figure_preview(
             repr((key, content, style)), maps, content, replace(style, dpi=_DPI), style.dpi
         )
     with wide:

@@ -40,7 +40,7 @@ def show(selection: SidebarSelection) -> None:
     """Draw the page."""
     network = selection.network
     with st.spinner(f"Reading the layers of {network.name} ..."):
-        layers = cache.layers_of(network.key, network.load)
+        layers = cache.list_network_layers(network.key, network.load)
     _show_page(network, selection.key, selection.maps, layers)
 
 
@@ -50,7 +50,7 @@ def _show_page(network: NetworkChoice, key: cache.MapsKey, maps: ClassMaps, laye
         selection = _choose(maps, layers)
         _show_tree(network, layers, selection.layer)
         with st.spinner(f"Running {network.name} up to {selection.layer.label} ..."):
-            layer_maps = cache.layer_maps_of(key, selection.layer.label, maps, selection.layer)
+            layer_maps = cache.compute_layer_maps(key, selection.layer.label, maps, selection.layer)
         _show_channels(key, maps, layer_maps, selection)
 
 
@@ -178,7 +178,7 @@ def _show_channels(key: cache.MapsKey, maps: ClassMaps, layer_maps: LayerMaps, s
     if selection.k is not None:
         name = maps.classifier.class_names[selection.k]
         with st.spinner(f"Computing the contributions of {label} to the logit of {name} ..."):
-            contributions = cache.contributions_of(key, label, selection.k, maps, layer_maps)
+            contributions = cache.compute_contributions(key, label, selection.k, maps, layer_maps)
     scale = None if selection.own_scales else common_scale([layer_maps.maps.numpy(force=True)])
     shown = ShownLayer(key, maps, layer_maps, selection, compute_channel_statistics(layer_maps), contributions, scale)
     order = _sort_channels(shown)

@@ -28,7 +28,7 @@ from inspector.ui.pages.methods_panels import (
     show_randomization,
 )
 from inspector.ui.state import cache, keys
-from inspector.ui.state.jobs import Job, Task, Work, translate_memory_error
+from inspector.ui.state.jobs import Job, Task, Work, catch_errors
 from inspector.ui.state.selection import choose_class
 from inspector.ui.state.sidebar import SidebarSelection
 
@@ -71,7 +71,7 @@ def _choose(maps: ClassMaps, key: cache.MapsKey) -> MethodsSelection:
 
 
 def _show_methods(maps: ClassMaps, chosen: MethodsSelection) -> None:
-    results = cache.methods_of(chosen.key, chosen.k)
+    results = cache.get_method_results(chosen.key, chosen.k)
     job = _start_job(maps, chosen, results)
     _show_progress(job, len(results))
     # A copy: the job goes on while this is drawn.
@@ -109,7 +109,7 @@ def _list_works(maps: ClassMaps, chosen: MethodsSelection) -> dict[Task, Work]:
     """Return everything that is to be computed, in this order."""
     assert maps.view is not None, "the app shows photos only"
     classifier, inputs, k = maps.classifier, maps.classifier.inputs(maps.view), chosen.k
-    results = cache.methods_of(chosen.key, k)
+    results = cache.get_method_results(chosen.key, k)
     works: dict[Task, Work] = {
         (MAP, name): partial(compute_attribution, classifier, inputs, k, name) for name in chosen.names
     }
@@ -150,7 +150,7 @@ def _list_works(maps: ClassMaps, chosen: MethodsSelection) -> dict[Task, Work]:
 
             for name in chosen.names:
                 works[RANDOMIZED, layers, name] = after_map(name, randomize)
-    return {task: translate_memory_error(work) for task, work in works.items()}
+    return {task: catch_errors(work) for task, work in works.items()}
 
 
 def _show_progress(job: Job | None, count: int) -> None:
@@ -170,11 +170,11 @@ def _show_progress(job: Job | None, count: int) -> None:
         return
 
     def watch() -> None:
-        job.look()
+        job.keep_alive()
         if not job.running or len(job.results) != count:
             st.rerun()
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.progress(job.progress, _describe_task(job.at))
+            st.progress(job.progress, _describe_task(job.task))
             if st.button("Stop", key=keys.STOP, icon=":material/stop:"):
                 job.stop.set()
                 job.thread.join(2)

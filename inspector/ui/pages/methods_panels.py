@@ -13,7 +13,7 @@ from inspector.analysis.randomization import ALL_LAYERS, LAST_LAYER, Randomizati
 from inspector.explain.class_maps import ClassMaps
 from inspector.output.overlay import common_scale, robust_scale
 from inspector.output.text import format_mean_and_deviation, format_number
-from inspector.ui.components.faithfulness_chart import faithfulness_chart
+from inspector.ui.components.faithfulness_chart import draw_faithfulness_chart
 from inspector.ui.components.html import encode_map_on_photo
 from inspector.ui.components.method_tiles import MethodTile, make_method_grid
 from inspector.ui.state import cache, keys
@@ -110,7 +110,7 @@ def show_curves(chosen: MethodsSelection, results: Results) -> None:
     for kind, explanation in _KINDS:
         st.markdown(f"**{kind.capitalize()}**: probability of the class")
         st.caption(explanation)
-        st.altair_chart(faithfulness_chart(curves, baselines, kind), alt=f"{kind} curves of {', '.join(curves)}")
+        st.altair_chart(draw_faithfulness_chart(curves, baselines, kind), alt=f"{kind} curves of {', '.join(curves)}")
 
 
 def show_numbers(chosen: MethodsSelection, results: Results) -> None:

@@ -60,7 +60,7 @@ def show(network: NetworkChoice) -> None:
         st.success(note, icon=":material/check:")
     with show_errors():
         with st.spinner(f"Analyzing {network.name} ..."):
-            summary = cache.summary_of(network.key, network.load)
+            summary = cache.summarize_network(network.key, network.load)
         _show_summary(summary)
     _show_upload()
 

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
@@ -125,30 +124,34 @@ def _choose_runs(experiments: Mapping[str, tuple[RunGroup, ...]]) -> tuple[list[
         "Runs",
         labels,
         selection_mode="multi",
-        default=labels[: charts.MOST_RUNS],
+        default=labels[: charts.MAX_RUNS],
         key=f"runs_{experiment}",
         format_func=html.escape_markdown,
         bind="query-params",
         help="One per recipe, with all its seeds.",
     )
-    if len(chosen) > charts.MOST_RUNS:
+    if len(chosen) > charts.MAX_RUNS:
         st.info(
-            f"Only the first {charts.MOST_RUNS} of {len(chosen)} runs are shown: more cannot be told apart by their "
+            f"Only the first {charts.MAX_RUNS} of {len(chosen)} runs are shown: more cannot be told apart by their "
             "marks."
         )
-    chosen = [label for label in labels if label in chosen][: charts.MOST_RUNS]
+    chosen = [label for label in labels if label in chosen][: charts.MAX_RUNS]
     # While all runs have a mark, each keeps it when others are left out.
-    return [groups[label] for label in chosen], charts.marks_of(labels if len(labels) <= charts.MOST_RUNS else chosen)
+    return [groups[label] for label in chosen], charts.assign_marks(
+        labels if len(labels) <= charts.MAX_RUNS else chosen
+    )
 
 
 def _show_curves(groups: Sequence[RunGroup], marks: Mapping[str, tuple[str, str]]) -> None:
     left, right = st.columns(2, gap="large")
     with left:
         st.subheader("Top-1 accuracy on the test images", anchor=False)
-        st.altair_chart(charts.top1_chart(groups, marks), alt="Top-1 accuracy on the test images after each epoch")
+        st.altair_chart(charts.draw_top1_chart(groups, marks), alt="Top-1 accuracy on the test images after each epoch")
     with right:
         st.subheader("Loss in nats", anchor=False)
-        st.altair_chart(charts.loss_chart(groups, marks), alt="Loss of the test and training images after each epoch")
+        st.altair_chart(
+            charts.draw_loss_chart(groups, marks), alt="Loss of the test and training images after each epoch"
+        )
     st.caption(
         "Mean over the seeds; the band is one standard deviation wide on each side. Point at a mark for its numbers. "
         "Click a name in the legend to highlight its run, double-click to show all runs again."
@@ -211,11 +214,11 @@ def _show_confusion(groups: Sequence[RunGroup], confusions: Mapping[str, Confusi
     confusion = confusions[label]
     wide, narrow = st.columns([3, 2], gap="large")
     with wide:
-        if len(confusion.classes) <= charts.MOST_CLASSES:
+        if len(confusion.classes) <= charts.MAX_CLASSES:
             dark = st.context.theme.type == "dark"
             # The width is limited: on a wide screen the cells would be bars.
             with st.container(width=170 + 44 * len(confusion.classes)):
-                st.altair_chart(charts.heat_map(confusion, dark), alt=f"Confusion matrix of {label}")
+                st.altair_chart(charts.draw_confusion_matrix(confusion, dark), alt=f"Confusion matrix of {label}")
             st.caption(
                 "One row per true class, in percent of its test images. Blue: classified correctly; orange: not."
             )
@@ -223,8 +226,8 @@ def _show_confusion(groups: Sequence[RunGroup], confusions: Mapping[str, Confusi
             st.info(f"A matrix of {len(confusion.classes)} classes is too large to show.")
     with narrow:
         st.markdown("**Most frequent confusions**")
-        lines = "".join(f"<li>{escape(line)}</li>" for line in charts.most_frequent(confusion))
-        st.html(f"<ol>{lines}</ol>" if lines else "None: every test image is classified correctly.")
+        lines = charts.list_confusions(confusion)
+        st.html(html.make_ordered_list(lines) if lines else "None: every test image is classified correctly.")
         seeds = next(len(group.runs) for group in groups if group.label == label)
         correct, images = int(confusion.counts.trace()), int(confusion.counts.sum())
         pooled = f", summed over {seeds} seeds" if seeds > 1 else ""

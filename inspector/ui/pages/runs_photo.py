@@ -94,13 +94,13 @@ def _choose_photo(groups: Sequence[RunGroup], network: str) -> tuple[Photo | Non
                 disabled=upload is not None or not offered,
             )
     if upload is not None:
-        return cache.uploaded_photo(upload.file_id, upload.name, upload.getvalue()), None
+        return cache.read_upload(upload.file_id, upload.name, upload.getvalue()), None
     if not tests:
-        return (cache.example_photo(offered[example]), None) if example else (None, None)
+        return (cache.read_example(offered[example]), None) if example else (None, None)
     if chosen is None:
         st.info("No such photo: every run classified every test photo correctly.", icon=":material/science:")
         return None, None
-    return cache.example_photo(resolve_inside(chosen.folder, chosen.file)), chosen.label
+    return cache.read_example(resolve_inside(chosen.folder, chosen.file)), chosen.label
 
 
 def _choose_test_photo(tests: Sequence[LocalTestPhoto], disabled: bool) -> LocalTestPhoto | None:
@@ -152,7 +152,7 @@ def list_test_photos(groups: Sequence[RunGroup]) -> list[LocalTestPhoto]:
         if run.images is None or not run.images.is_dir():
             continue
         try:
-            photos = cache.tested(run.folder, cache.changed(run.folder / "test.csv"), run)
+            photos = cache.read_tested_photos(run.folder, cache.read_change_time(run.folder / "test.csv"), run)
         except InspectorError as error:
             show_error(error)
             continue
@@ -221,5 +221,5 @@ def _show_class_maps(networks: Mapping[str, str], photo: Photo, label: str | Non
 
 def _make_choice(title: str, network: str) -> NetworkChoice:
     """Return the network of a run. New weights in its folder make it another one."""
-    changed = cache.changed(Path(network) / "weights.safetensors")
-    return NetworkChoice(f"{network} {changed}", title, network, "", lambda: cache.network(network, changed))
+    changed = cache.read_change_time(Path(network) / "weights.safetensors")
+    return NetworkChoice(f"{network} {changed}", title, network, "", lambda: cache.load_network(network, changed))

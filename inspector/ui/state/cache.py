@@ -1,6 +1,6 @@
-"""What the sessions share, bounded: loaded networks, decoded photos and class maps, each under the hash of its content.
+"""What all sessions share, bounded: networks, photos and results, each under a key made of its content.
 
-The heavy imports stand inside the functions, so that the page is there before torch is.
+Imports that need torch stand inside the functions: the sidebar is on the screen before torch is imported.
 """
 
 import gc
@@ -28,47 +28,52 @@ if TYPE_CHECKING:
     from inspector.output.style import FigureStyle
     from inspector.ui.state.jobs import Task
 
-_DELAY = 10  # seconds
-BACKEND = "INSPECTOR_BACKEND"  # names a backend in place of "auto", where the libraries for it are there
+_DELAY = 10  # seconds before a backend is built
+BACKEND = "INSPECTOR_BACKEND"  # environment variable with the name of a backend; "auto" if it is not set
 
-# Class maps are those of a network, a photo's hash and name, and a scale of the input size.
+# Network, hash and name of a photo, factor of the input size: these decide the class maps.
 MapsKey: TypeAlias = tuple[str, str, str, float | None]
 
 
-# As many as the laboratory compares at once, and two: with fewer, each photo there would load them all again.
+# As many as the page Training runs compares at once, and two: with fewer, each photo there would load them all again.
 @st.cache_resource(max_entries=16, show_spinner=False)
-def network(name: str, changed: int = 0) -> "Classifier":
+def load_network(name: str, changed: int = 0) -> "Classifier":
+    """Load a network, by name or path. `changed` is the time of its file, so that a new file is read."""
     from inspector.networks.load import load
 
     classifier = load(name)
-    # Streamlit collects garbage after every run; what lives as long as the server need not be walked each time.
+    # Streamlit collects garbage after every run of a page. That walks the 270,000 objects of torch and the networks and
+    # takes 160 ms, where a frozen object costs nothing. Networks are in no reference cycle: those that the cache drops
+    # are freed although they are frozen, which a test holds.
     gc.collect()
     gc.freeze()
     return classifier
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
-def uploaded_photo(file_id: str, name: str, _data: bytes) -> Photo:
+def read_upload(file_id: str, name: str, _data: bytes) -> Photo:
+    """Read an uploaded photo. Raises ImageError."""
     return read_image(_data, name)
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
-def example_photo(path: Path) -> Photo:
+def read_example(path: Path) -> Photo:
+    """Read a photo of this machine. Raises ImageError."""
     return read_image(path)
 
 
 # Few: each is a second copy of the weights.
 @st.cache_resource(max_entries=4, show_spinner=False)
-def accelerated_network(network_key: str, _load: "Callable[[], Classifier]") -> "Classifier":
-    """The network itself at first, and heard through the quickest backend as soon as that is built."""
+def accelerate_network(network_key: str, _load: "Callable[[], Classifier]") -> "Classifier":
+    """Return the network itself at first, and with the fastest backend as soon as that is built."""
     from inspector.explain.backends.accelerate import accelerate, has_fast_backend
 
-    # Building takes seconds of Python's one lock: not while the first photo is on its way.
+    # Building holds Python's lock for seconds: it waits until the first photo is explained.
     return accelerate(_load(), os.environ.get(BACKEND) or ("auto" if has_fast_backend() else "eager"), delay=_DELAY)
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
-def class_maps_of(
+def compute_class_maps(
     network_key: str,
     photo_sha256: str,
     photo_name: str,
@@ -76,11 +81,18 @@ def class_maps_of(
     _photo: Photo,
     _load: "Callable[[], Classifier]",
 ) -> "ClassMaps":
-    """At the network's own input size times `scale`; None: at the photo's own size."""
-    # The name is part of the key: whoever sends the same bytes under another name does not see the first one's.
+    """Compute the class maps of a photo.
+
+    Args:
+        network_key: with the next three arguments, a MapsKey. The name is part of it, so that nobody who sends the
+            same bytes under another name sees the first one.
+        photo_sha256: hash of the photo.
+        photo_name: its name.
+        scale: factor of the network's input size; None: the size of the photo.
+    """
     from inspector.explain.class_maps import class_maps
 
-    classifier = accelerated_network(network_key, _load)
+    classifier = accelerate_network(network_key, _load)
     if scale is None:
         return class_maps(classifier, _photo, "native")
     height, width = (round(scale * side) for side in classifier.preprocessing.size)
@@ -88,50 +100,56 @@ def class_maps_of(
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
-def what_if_of(
+def mask_photo(
     key: MapsKey, masked: tuple[tuple[int, int], ...], change: "PixelChange", _maps: "ClassMaps"
 ) -> "MaskedOutcome":
-    """Of the network run on the photo with the cells (row, column) of some positions changed."""
+    """Run the network on the photo with the masked cells (row, column) changed."""
     from inspector.analysis.masking import make_mask, mask_in_photo
 
     return mask_in_photo(_maps, make_mask(_maps, masked), change)
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
-def summary_of(network_key: str, _load: "Callable[[], Classifier]") -> "NetworkSummary":
+def summarize_network(network_key: str, _load: "Callable[[], Classifier]") -> "NetworkSummary":
+    """Summarize a network: its layers, its head and how exact its class maps are."""
     from inspector.analysis.summary import describe
 
     return describe(_load())
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
-def layers_of(network_key: str, _load: "Callable[[], Classifier]") -> "tuple[Layer, ...]":
-    from inspector.analysis.layers import list_layers
+def list_network_layers(network_key: str, _load: "Callable[[], Classifier]") -> "tuple[Layer, ...]":
+    """List the layers of a network in the order in which they run."""
+    from inspector.analysis import layers
 
-    return list_layers(_load())
+    return layers.list_layers(_load())
 
 
 # Few: those of an early layer on a large photo are 70 MB.
 @st.cache_resource(max_entries=8, show_spinner=False)
-def layer_maps_of(key: MapsKey, label: str, _maps: "ClassMaps", _layer: "Layer") -> "LayerMaps":
-    from inspector.analysis.layers import compute_layer_maps
+def compute_layer_maps(key: MapsKey, label: str, _maps: "ClassMaps", _layer: "Layer") -> "LayerMaps":
+    """Compute the feature maps of a layer on the photo."""
+    from inspector.analysis import layers
 
     assert _maps.view is not None, "the app shows photos only"
-    return compute_layer_maps(_maps.classifier, _maps.view, _layer)
+    return layers.compute_layer_maps(_maps.classifier, _maps.view, _layer)
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
-def contributions_of(key: MapsKey, label: str, k: int, _maps: "ClassMaps", _of: "LayerMaps") -> "LayerContributions":
-    from inspector.analysis.layers import compute_layer_contributions
+def compute_contributions(
+    key: MapsKey, label: str, k: int, _maps: "ClassMaps", _layer_maps: "LayerMaps"
+) -> "LayerContributions":
+    """Compute what each channel of a layer contributes to the logit of class k."""
+    from inspector.analysis import layers
 
-    return compute_layer_contributions(_maps, _of, k)
+    return layers.compute_layer_contributions(_maps, _layer_maps, k)
 
 
 @st.cache_resource(max_entries=400, show_spinner=False)
-def photo_channels_of(
+def read_channels(
     network_key: str, file_id: str, name: str, _upload: "UploadedFile", _load: "Callable[[], Classifier]"
 ) -> "PhotoChannels | str":
-    """What the channels make of a photo; a sentence where it cannot be used."""
+    """Return the channels of the network on an uploaded photo, or why it cannot be used."""
     from inspector.analysis.channels import read_photo_channels
 
     try:
@@ -142,21 +160,26 @@ def photo_channels_of(
 
 # Few: a map of every pixel of a large photo is 4 MB, and there are many methods.
 @st.cache_resource(max_entries=8, show_spinner=False)
-def methods_of(key: MapsKey, k: int) -> "dict[Task, Any]":
-    """What the page of methods found out so far of one class; empty at first, and filled as it comes."""
+def get_method_results(key: MapsKey, k: int) -> "dict[Task, Any]":
+    """Return what the page Methods has computed for class k: at first empty, then filled by a Job."""
     return {}
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
-def tested(folder: Path, changed: int, _run: Run) -> tuple[TestPhoto, ...]:
+def read_tested_photos(folder: Path, changed: int, _run: Run) -> tuple[TestPhoto, ...]:
+    """Read the test photos of a run. Raises InspectorError."""
     return read_test_photos(_run)
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
-def figure_preview(
+def draw_figure_preview(
     key: str, _maps: "ClassMaps", _shown: "FigureContent", _style: "FigureStyle", dpi: int
 ) -> tuple[bytes, tuple[float, float]]:
-    """The figure as a small PNG, and its (width, height) in inches; InspectorError where at `dpi` it has no room."""
+    """Draw a figure as a small PNG. Return it with its width and height in inches.
+
+    Raises:
+        ExportError: the figure is too large at `dpi`.
+    """
     from inspector.output.export import figure_bytes
     from inspector.output.figure import class_map_figure, fits
 
@@ -166,6 +189,6 @@ def figure_preview(
     return figure_bytes(figure, "png", _style.dpi), (float(width), float(height))
 
 
-def changed(path: Path) -> int:
-    """When a file was last written, in nanoseconds, 0 where there is none: part of a key, a new file is read anew."""
+def read_change_time(path: Path) -> int:
+    """Return when a file was last written, in nanoseconds; 0 if there is none. As part of a key, new files are read."""
     return path.stat().st_mtime_ns if path.is_file() else 0

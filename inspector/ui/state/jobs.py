@@ -1,4 +1,4 @@
-"""Work that outlasts a run of the page: in a thread of its own, with progress, stopped when told to or left alone."""
+"""Work that takes longer than a run of the page: in a thread, with progress, and stopped when nobody waits for it."""
 
 import logging
 import threading
@@ -9,26 +9,27 @@ from typing import Any, TypeAlias
 
 from inspector.errors import Cancelled, InspectorError
 
-Task: TypeAlias = tuple[str, ...]  # the name of a piece of work
-Work: TypeAlias = Callable[
-    [Callable[[float], None], Callable[[], bool]], Any
-]  # (tell how much is done, ask whether to stop)
+Task: TypeAlias = tuple[str, ...]  # name of a piece of work
+OnProgress: TypeAlias = Callable[[float], None]  # is told how much of the piece is done, 0-1
+ShouldStop: TypeAlias = Callable[[], bool]
+Work: TypeAlias = Callable[[OnProgress, ShouldStop], Any]
 
-_LEFT_ALONE = 90.0  # seconds without a look, after which a page is taken to be closed: hidden ones look once a minute
-_turns = threading.BoundedSemaphore(2)  # how many jobs of all sessions run at once
+# Seconds without a sign of the page until it counts as closed; browsers let hidden pages look once a minute.
+_TIMEOUT = 90.0
+_running_jobs = threading.BoundedSemaphore(2)  # of all sessions at once
 
 
 @dataclass(eq=False)
 class Job:
-    """Pieces of work done one after the other; a result, or a sentence on why there is none, goes into `results`."""
+    """Pieces of work done one after the other; the result of each, or why there is none, goes into `results`."""
 
     works: Mapping[Task, Work]
     results: dict[Task, Any]
-    at: Task = ()  # the piece under way; empty while other sessions have their turn
+    task: Task = ()  # the piece in progress; empty while the job waits for those of other sessions
     done: float = 0.0  # of that piece, 0-1
-    finished: int = 0  # pieces
+    finished: int = 0  # number of finished pieces
     stop: threading.Event = field(default_factory=threading.Event)
-    polled: float = field(default_factory=time.monotonic)
+    last_sign: float = field(default_factory=time.monotonic)  # of the page, in seconds
     thread: threading.Thread = field(init=False)
 
     def __post_init__(self) -> None:
@@ -37,47 +38,50 @@ class Job:
 
     @property
     def running(self) -> bool:
+        """Whether the job waits or works."""
         return self.thread.is_alive()
 
     @property
     def progress(self) -> float:
+        """How much of all pieces is done, 0-1."""
         return min(1.0, (self.finished + self.done) / max(1, len(self.works)))
 
-    def look(self) -> None:
-        """Tell it that somebody still waits for it."""
-        self.polled = time.monotonic()
+    def keep_alive(self) -> None:
+        """Tell the job that its page is still open."""
+        self.last_sign = time.monotonic()
 
-    def stopped(self) -> bool:
-        return self.stop.is_set() or time.monotonic() - self.polled > _LEFT_ALONE
+    def should_stop(self) -> bool:
+        """Return whether the job was stopped, or its page closed."""
+        return self.stop.is_set() or time.monotonic() - self.last_sign > _TIMEOUT
 
-    def _tell(self, done: float) -> None:
+    def _set_done(self, done: float) -> None:
         self.done = done
 
     def _run(self) -> None:
-        while not _turns.acquire(timeout=0.2):
-            if self.stopped():
+        while not _running_jobs.acquire(timeout=0.2):
+            if self.should_stop():
                 return
         try:
             for task, work in self.works.items():
-                if self.stopped():
+                if self.should_stop():
                     return
-                self.at, self.done = task, 0.0
-                # Another session may have done it meanwhile.
+                self.task, self.done = task, 0.0
+                # Another session may have computed it meanwhile.
                 if task not in self.results:
-                    self.results[task] = work(self._tell, self.stopped)
+                    self.results[task] = work(self._set_done, self.should_stop)
                 self.finished, self.done = self.finished + 1, 0.0
         except Cancelled:
             return
         finally:
-            _turns.release()
+            _running_jobs.release()
 
 
-def translate_memory_error(work: Work) -> Work:
-    """The same, with a sentence as its result where it fails."""
+def catch_errors(work: Work) -> Work:
+    """Make work that returns a sentence where it fails, instead of raising. Cancelled still ends the job."""
 
-    def run(tell: Callable[[float], None], stopped: Callable[[], bool]) -> Any:
+    def run(on_progress: OnProgress, should_stop: ShouldStop) -> Any:
         try:
-            return work(tell, stopped)
+            return work(on_progress, should_stop)
         except Cancelled:
             raise
         except InspectorError as error:

@@ -52,7 +52,7 @@ def list_choices() -> dict[str, NetworkChoice]:
 
 
 def _make_choice(name: str, title: str, examples: str) -> NetworkChoice:
-    return NetworkChoice(name, name, title, examples, lambda: cache.network(name))
+    return NetworkChoice(name, name, title, examples, lambda: cache.load_network(name))
 
 
 def choose_network() -> NetworkChoice:
@@ -89,8 +89,8 @@ def choose_photo(choice: NetworkChoice) -> Photo:
         disabled=upload is not None,
     )
     if upload is not None:
-        return cache.uploaded_photo(upload.file_id, upload.name, upload.getvalue())
-    return cache.example_photo(offered[example])
+        return cache.read_upload(upload.file_id, upload.name, upload.getvalue())
+    return cache.read_example(offered[example])
 
 
 def choose_size() -> float | None:
@@ -148,11 +148,11 @@ def read_sidebar(import_page: Callable[[], object] = lambda: None) -> tuple[Side
     place = st.empty()
     if st.session_state.get(keys.SHOWN_MAPS) == key:
         import_page()
-        return (SidebarSelection(network, key, cache.class_maps_of(*key, photo, network.load)),)
+        return (SidebarSelection(network, key, cache.compute_class_maps(*key, photo, network.load)),)
     with place.container(), st.spinner(f"Loading {network.name} and splitting the logits of {photo.name} ..."):
         st.image(photo.pixels, width=photo_width(photo))
         import_page()
-        maps = cache.class_maps_of(*key, photo, network.load)
+        maps = cache.compute_class_maps(*key, photo, network.load)
     place.empty()
     st.session_state[keys.SHOWN_MAPS] = key
     return (SidebarSelection(network, key, maps),)
