@@ -28,9 +28,9 @@ def main() -> None:
 
 @command
 def app(
-    port: Annotated[int, typer.Option(help="The port to serve on.")] = 8501,
+    port: Annotated[int, typer.Option(help="Port to serve on.")] = 8501,
     address: Annotated[
-        str, typer.Option(help="The address to serve on; this machine only, unless said.")
+        str, typer.Option(help="Address to serve on. The default is reachable from this machine only.")
     ] = "localhost",
 ) -> None:
     """Open the app in the browser."""
@@ -42,7 +42,7 @@ def app(
 
 @cli.callback(invoke_without_command=True)
 def print_version(
-    show_version: Annotated[bool, typer.Option("--version", help="Show the version and leave.", is_eager=True)] = False,
+    show_version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
 ) -> None:
     if show_version:
         screen.print(f"inspector {version('inspector')}")

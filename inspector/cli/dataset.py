@@ -27,32 +27,47 @@ def batch(
     source: Annotated[
         list[str],
         typer.Argument(
-            help="A folder (labels: its first folders), a glob in quotes, a CSV with the columns `path` and `label`, "
-            "or WebDataset shards: `'shards/{000..099}.tar'`.",
+            help="A folder (its first subfolders are the labels), a glob in quotes, a CSV with the columns `path` and "
+            "`label`, or WebDataset shards: `'shards/{000..099}.tar'`.",
             show_default=False,
         ),
     ],
-    out: Annotated[str, typer.Option("--out", "-o", help="A new folder for the Parquet shards; a URL with Ray.")],
+    out: Annotated[
+        str, typer.Option("--out", "-o", help="New folder for the Parquet shards. With --engine ray also a URL.")
+    ],
     *,
     model: options.Model = DEFAULT,
-    top: Annotated[int, typer.Option(help="How many of the likeliest classes to keep, with their maps.", min=1)] = 5,
-    batch_size: Annotated[int, typer.Option(help="Images in one pass of the network.", min=1)] = 32,
+    top: Annotated[
+        int, typer.Option(help="Number of classes with the highest logits to keep, with their maps.", min=1)
+    ] = 5,
+    batch_size: Annotated[int, typer.Option(help="Images per forward pass.", min=1)] = 32,
     workers: Annotated[
-        int | None, typer.Option(help="Threads that decode (with Ray: of each actor); else one a processor.", min=1)
+        int | None,
+        typer.Option(
+            help="Threads that decode (with Ray: processors per actor). Default: one per processor (with Ray: 4).",
+            min=1,
+        ),
     ] = None,
-    shard_size: Annotated[int, typer.Option(help="Images in one Parquet file.", min=1)] = 1024,
+    shard_size: Annotated[int, typer.Option(help="Images per Parquet file.", min=1)] = 1024,
     overlays: Annotated[
-        bool, typer.Option("--overlays", help="Draw the likeliest class's map over each photo, and a gallery of them.")
+        bool, typer.Option("--overlays", help="Draw the map of the top-1 class over each photo, and write a gallery.")
     ] = False,
-    backend: Annotated[str, typer.Option(help="What runs the network: `eager`, `auto` or another one.")] = "eager",
-    engine: Annotated[str, typer.Option(help="`local`, or `ray`: on this machine or a cluster.")] = "local",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out that broke off.")] = False,
+    backend: Annotated[
+        str,
+        typer.Option(
+            help="Runtime: `eager` (PyTorch), `auto`, `folded`, `compiled`, `onnxruntime`, `openvino`, `cuda`."
+        ),
+    ] = "eager",
+    engine: Annotated[
+        str, typer.Option(help="`local`, or `ray` for several processes on this machine or a cluster.")
+    ] = "local",
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in --out.")] = False,
     network: options.NetworkOptions,
 ) -> None:
-    """Explain a data set: top classes, probabilities and class maps of every image into Parquet files.
+    """Explain a data set: write top classes, probabilities and class maps of every image to Parquet files.
 
-    An image that cannot be read is a row with its error. Stopped or killed, at most the shards in work are lost:
-    the same command with --resume goes on.
+    An image that cannot be read becomes a row with its error. When the command is stopped or killed, at most the
+    unfinished shards are lost: the same command with --resume continues.
 
     Examples:
     * `inspector batch photos -m torchvision:resnet50 -o maps`
@@ -62,11 +77,11 @@ def batch(
     * `inspector batch 'shards/{000..099}.tar' -o maps --engine ray --resume`
     """
     if engine not in ("local", "ray"):
-        raise InspectorError(f"--engine is {engine!r}; local or ray would do.")
+        raise InspectorError(f"--engine is {engine!r}. Use local or ray.")
     if network.size == "native":
-        raise InspectorError("--size native gives every photo a grid of its own, and a table needs one; 448 would do.")
+        raise InspectorError("--size native gives every photo its own grid, but a table needs one grid. Use 448.")
     if overlays and (engine == "ray" or "://" in out):
-        raise InspectorError("Overlays are drawn by the local engine, into a folder here: leave out --overlays.")
+        raise InspectorError("Overlays are drawn by the local engine only, into a local folder. Leave out --overlays.")
     with progress.status(f"Loading {model} and listing {' '.join(source[:3])} ..."):
         from inspector.datasets.run import RunOptions, run_dataset
         from inspector.datasets.table import count_written_shards
@@ -93,7 +108,7 @@ def batch(
                 counts = run_dataset(source, classifier, out, how, on_progress=show)
     except KeyboardInterrupt:
         progress.print(
-            f"Stopped: {count_written_shards(out):,} shards are whole in {out}; the same command with --resume goes on."
+            f"Stopped: {count_written_shards(out):,} shards are complete in {out}. Use --resume to continue."
         )
         raise typer.Exit(_STOPPED) from None
     screen.print(f"{counts}", soft_wrap=True)
@@ -135,12 +150,14 @@ def survey(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="Receives tables, figures and the index; else RESULTS/survey, where the app looks too."
+            "--out",
+            "-o",
+            help="Folder for tables, figures and the index. Default: RESULTS/survey, where the app finds it.",
         ),
     ] = None,
     objects: options.Objects = None,
 ) -> None:
-    """Survey a data set: where the network looks for each class, what it mistakes for what, and which images stand out.
+    """Summarize a data set: where the network looks for each class, which classes it confuses, which images stand out.
 
     Examples:
     * `inspector batch photos -m efficientnet_lite0 -o results` and then `inspector survey results`
@@ -171,5 +188,5 @@ def _print_summary(summary: "DatasetSummary") -> None:
         table.add_row(name, value)
     names = summary.class_names
     for (label, predicted), count in list(zip(summary.pairs, summary.contrasts.counts, strict=True))[:5]:
-        table.add_row("mistaken", f"{names[label]} taken for {names[predicted]}: {count:,} times")
+        table.add_row("misclassified", f"{names[label]} predicted as {names[predicted]}: {count:,} times")
     screen.print(table)

@@ -26,28 +26,44 @@ class FigureOptions:
     panels: Annotated[
         str,
         typer.Option(
-            help="What the figure shows: some of `photo`, `classes`, `contrast` (the first class against the second) "
-            "and `all` (every class map as its grid).",
+            help="Panels of the figure, separated by commas: `photo`, `classes`, `contrast` (the first "
+            "class against the second) and `all` (every class map as its grid).",
             rich_help_panel=_FIGURE,
         ),
     ] = "photo,classes"
-    columns: Annotated[int | None, typer.Option(help="Panels in a row.", rich_help_panel=_FIGURE)] = None
-    width: Annotated[str | None, typer.Option(help="Of the figure: `89mm`, `3.5in`.", rich_help_panel=_FIGURE)] = None
-    dpi: Annotated[int, typer.Option(help="Dots an inch.", rich_help_panel=_FIGURE)] = 200
-    font_size: Annotated[float, typer.Option(help="In points.", rich_help_panel=_FIGURE)] = 9
-    colours: Annotated[
-        str, typer.Option(help="`inspector`, `PuOr_r`, `RdBu_r` or `BrBG_r`.", rich_help_panel=_FIGURE)
-    ] = "inspector"
-    dark: Annotated[bool, typer.Option("--dark", help="Light text on a dark page.", rich_help_panel=_FIGURE)] = False
-    title: Annotated[
-        str | None, typer.Option(help='In place of the usual one; `--title ""` for none.', rich_help_panel=_FIGURE)
+    columns: Annotated[int | None, typer.Option(help="Panels per row. Default: up to 3.", rich_help_panel=_FIGURE)] = (
+        None
+    )
+    width: Annotated[
+        str | None,
+        typer.Option(
+            help="Width of the figure: `89mm`, `3.5in`. Default: 2.6 inches per column.", rich_help_panel=_FIGURE
+        ),
     ] = None
-    bar: Annotated[bool, typer.Option("--bar/--no-bar", help="The colour bar.", rich_help_panel=_FIGURE)] = True
+    dpi: Annotated[int, typer.Option(help="Resolution in dots per inch.", rich_help_panel=_FIGURE)] = 200
+    font_size: Annotated[float, typer.Option(help="Font size in points.", rich_help_panel=_FIGURE)] = 9
+    colours: Annotated[
+        str, typer.Option(help="Color map: `inspector`, `PuOr_r`, `RdBu_r` or `BrBG_r`.", rich_help_panel=_FIGURE)
+    ] = "inspector"
+    dark: Annotated[bool, typer.Option("--dark", help="Light text on a dark background.", rich_help_panel=_FIGURE)] = (
+        False
+    )
+    title: Annotated[
+        str | None,
+        typer.Option(
+            help='Title. Default: the network and how to read its maps. Use `--title ""` for none.',
+            rich_help_panel=_FIGURE,
+        ),
+    ] = None
+    bar: Annotated[bool, typer.Option("--bar/--no-bar", help="Draw the color bar.", rich_help_panel=_FIGURE)] = True
     equations: Annotated[
-        bool, typer.Option("--equations/--no-equations", help="How each map adds up.", rich_help_panel=_FIGURE)
+        bool,
+        typer.Option(
+            "--equations/--no-equations", help="Write below each map how it sums to the logit.", rich_help_panel=_FIGURE
+        ),
     ] = True
     opacity: Annotated[
-        float, typer.Option(help="Of the densest colour, 0-1.", min=0, max=1, rich_help_panel=_FIGURE)
+        float, typer.Option(help="Opacity of the strongest color, 0-1.", min=0, max=1, rich_help_panel=_FIGURE)
     ] = 0.85
 
     def style(self) -> "FigureStyle":
@@ -60,7 +76,7 @@ class FigureOptions:
 
         width = None if self.width is None else re.fullmatch(r"(\d+(?:\.\d+)?) ?(mm|in)", self.width.strip())
         if self.width is not None and width is None:
-            raise InspectorError(f"--width is {self.width!r}; 89mm or 3.5in would do.")
+            raise InspectorError(f"--width is {self.width!r}. Use 89mm or 3.5in.")
         return FigureStyle(
             panels=tuple(name.strip() for name in self.panels.split(",")),  # type: ignore[misc]
             columns=self.columns,
@@ -77,26 +93,26 @@ class FigureOptions:
 
 @options.command
 def explain(
-    photo: Annotated[Path, typer.Argument(help="The image file to explain.", show_default=False)],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="A new folder for the figure, the numbers and the manifest.")
-    ],
+    photo: Annotated[Path, typer.Argument(help="Image file to explain.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the figure, the numbers and the manifest.")],
     *,
     model: options.Model = DEFAULT,
     classes: options.Classes = "top5",
     against: Annotated[
         str | None,
-        typer.Option("--against", "-a", help="Show what speaks for each class and against this one, or `average`."),
+        typer.Option(
+            "--against", "-a", help="Contrast each class with this one, or with `average`, the mean of all classes."
+        ),
     ] = None,
     dense: Annotated[
         bool,
-        typer.Option("--dense", help="Score every position as if it alone were pooled; does not sum to the logit."),
+        typer.Option("--dense", help="Score each cell as if it alone were pooled. The scores do not sum to the logit."),
     ] = False,
-    grid: Annotated[bool, typer.Option("--grid", help="Draw the raw cells, not interpolated.")] = False,
+    grid: Annotated[bool, typer.Option("--grid", help="Draw the raw cells, without interpolation.")] = False,
     network: options.NetworkOptions,
     figure: FigureOptions,
 ) -> None:
-    """Split the logits of a photo over its pixels and write the figure, the numbers, a report and a manifest.
+    """Write the class maps of a photo: figures, the numbers, a report and a manifest.
 
     Examples:
     * `inspector explain cat.jpg -o cat`
@@ -116,7 +132,7 @@ def explain(
         picture = read_image(photo)
         native = network.size == "native"
         classifier = (replace(network, size=None) if native else network).load(model)
-    with progress.status("Splitting the logits and drawing ..."):
+    with progress.status("Computing the class maps and drawing ..."):
         maps = class_maps(classifier, picture, "native" if native else None)
         content = maps.figure_content(options.parse_classes(classes), against, dense, not grid, figure.opacity)
         folder = maps.save(out, content.classes, against, dense, not grid, figure.opacity, style)
@@ -141,20 +157,21 @@ def _print_maps(maps: "ClassMaps", shown: dict[int, "ClassMap"], against: str | 
 @options.command
 def rebuild(
     manifest: Annotated[
-        Path, typer.Argument(help="A manifest.json, or the folder or ZIP that holds it.", show_default=False)
+        Path, typer.Argument(help="A manifest.json, or the folder or ZIP file that contains it.", show_default=False)
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the figure and all that goes with it.")],
-    photo: Annotated[
-        Path | None, typer.Option(help="The photo, where there is no photo.png beside the manifest.")
-    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="New folder for the figure and the other files of an export.")
+    ],
+    photo: Annotated[Path | None, typer.Option(help="The photo. Default: photo.png beside the manifest.")] = None,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="As for `explain`, where the manifest's name is not enough.")
+        str | None,
+        typer.Option("--model", "-m", help="The network, as for `explain`. Default: the one that the manifest names."),
     ] = None,
     arch: options.Arch = None,
     labels: options.Labels = None,
     trust: options.Trust = False,
 ) -> None:
-    """Make a figure again from its manifest: byte for byte on the same machine, or say what differs.
+    """Make a figure again from its manifest, byte for byte on the same machine, or report what differs.
 
     Examples:
     * `inspector rebuild cat/manifest.json -o again`

@@ -25,25 +25,29 @@ def large(
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for the figure and the numbers.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the figure and the numbers.")],
     model: options.Model = DEFAULT,
     classes: options.Classes = "top5",
     tile: Annotated[
         int,
-        typer.Option(help="Pixels of a tile's side; the network is shown as much more as its positions see.", min=1),
+        typer.Option(
+            help="Side of a tile in pixels. The network also reads as much around it as its cells see.", min=1
+        ),
     ] = 1024,
     arch: options.Arch = None,
     labels: options.Labels = None,
     size: Annotated[
-        str | None, typer.Option(help="The input size that the network was made for, `224`; the image keeps its own.")
+        str | None,
+        typer.Option(help="Input size that the network was trained with: `224`. The image keeps its own size."),
     ] = None,
     mean: options.Mean = None,
     std: options.Std = None,
     trust: options.Trust = False,
 ) -> None:
-    """Split the logits of a large image, at its own size, over its pixels: tile by tile, the same as in one piece.
+    """Compute the class maps of a large image at its own size, tile by tile.
 
-    For networks without global operations before the pooling. Writes figure.png, maps.npz, logits.csv, manifest.json.
+    The maps equal those of a pass over the whole image. The network must have no global operations before the pooling.
+    Writes figure.png, maps.npz, logits.csv, manifest.json.
 
     Examples:
     * `inspector large slide.tif -m efficientnet_lite0 -o slide`
@@ -60,7 +64,7 @@ def large(
 
             classifier = network.load(model)
         with Progress(console=progress, transient=True) as bar:
-            task = bar.add_task("Proving that tiles will do ...", total=None)
+            task = bar.add_task("Verifying the tiles ...", total=None)
             maps = large_class_maps(
                 classifier,
                 image,
@@ -89,8 +93,8 @@ def _print_maps(maps: "LargeMaps") -> None:
     )
     y, x = maps.tiling.y, maps.tiling.x
     screen.print(
-        f"{maps.tiles} tiles, {y.positions} x {x.positions} positions; each sees up to {y.before + y.after + 1} x "
-        f"{x.before + x.after + 1} positions' pixels",
+        f"{maps.tiles} tiles, {y.positions} x {x.positions} cells; each cell depends on the pixels of up to "
+        f"{y.before + y.after + 1} x {x.before + x.after + 1} cells",
         soft_wrap=True,
     )
     print_verdict(maps.verdict, maps.residual)

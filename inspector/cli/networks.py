@@ -17,22 +17,26 @@ if TYPE_CHECKING:
 
 @options.command
 def describe(
-    model: Annotated[str, typer.Argument(help="As for `explain --model`; of a library, no weights are fetched.")],
-    photo: Annotated[Path | None, typer.Option(help="Tell the grid for this photo at its own size too.")] = None,
-    layers: Annotated[bool, typer.Option("--layers", help="List every layer in the order in which it runs.")] = False,
+    model: Annotated[
+        str, typer.Argument(help="As for `explain --model`. No weights are downloaded for torchvision and timm.")
+    ],
+    photo: Annotated[
+        Path | None, typer.Option(help="Also state the grid of the class maps for this photo at its own size.")
+    ] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="List every layer, in the order in which they run.")] = False,
     arch: options.Arch = None,
     size: options.Size = None,
     mean: options.Mean = None,
     trust: options.Trust = False,
 ) -> None:
-    """Tell what a network is made of: layers, where space is pooled away, what follows, and how exact its maps are.
+    """Describe a network: its layers, where it pools, what follows, and how exact its class maps are.
 
     Examples:
     * `inspector describe torchvision:convnext_tiny --layers`
 
     * `inspector describe mypackage.networks:backbone --trust --size 128`
     """
-    with progress.status(f"Looking into {model} ..."):
+    with progress.status(f"Analyzing {model} ..."):
         from inspector.analysis.summary import SIZES
         from inspector.analysis.summary import describe as summarize_network
         from inspector.explain.class_maps import native_size
@@ -64,17 +68,17 @@ def _print_layers(summary: "NetworkSummary") -> None:
 @options.command
 def add(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, .onnx, .keras or .h5 file.", show_default=False)],
-    name: Annotated[str, typer.Option(help="What to call it: the name of its folder in models/.")],
+    name: Annotated[str, typer.Option(help="Name of the network, and of its folder in models/.")],
     *,
-    title: Annotated[str | None, typer.Option(help="One line about it, for lists.")] = None,
+    title: Annotated[str | None, typer.Option(help="One line about the network, for lists.")] = None,
     network: options.NetworkOptions,
 ) -> None:
-    """Keep a network of your own in models/: the app lists it at once, and --model takes its name.
+    """Add a network of your own to models/: the app lists it, and --model accepts its name.
 
     Example:
     * `inspector add mine.pth --arch torchvision:resnet18 --labels classes.txt --name mine`
     """
-    with progress.status(f"Reading {checkpoint.name} and proving its head ..."):
+    with progress.status(f"Reading {checkpoint.name} and verifying its head ..."):
         from inspector.networks.register import add_model
 
         folder, classifier = add_model(
@@ -100,21 +104,21 @@ def models() -> None:
 @options.command
 def export_network(
     model: Annotated[str, typer.Argument(help="As for `explain --model`.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A new file: .onnx, .xml (OpenVINO) or .pt2 (torch).")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New file: .onnx, .xml (OpenVINO) or .pt2 (torch.export).")],
     *,
-    format: Annotated[str, typer.Option(help="`onnx`, `openvino` or `pt2`.")] = "onnx",
+    format: Annotated[str, typer.Option(help="File format: `onnx`, `openvino` or `pt2`.")] = "onnx",
     network: options.NetworkOptions,
 ) -> None:
     """Write a network as one file that returns logits and class maps, for products that serve them without Inspector.
 
     The file is read back by its own runtime and compared with the network before it gets its name. Class names,
-    preprocessing and bias lie in its metadata; `maps.sum((2, 3)) + bias == logits`.
+    preprocessing and bias are in its metadata; `maps.sum((2, 3)) + bias == logits`.
 
     Example:
     * `inspector export-network efficientnet_lite0 --format onnx -o efficientnet.onnx`
     """
     if network.size == "native":
-        raise InspectorError("--size is 'native'; a file takes images of one size: 224 or 208x408 would do.")
+        raise InspectorError("--size is 'native', but a file takes images of one size. Use 224 or 208x408.")
     with progress.status(f"Reading {model} ..."):
         from inspector.explain.backends.export_network import export_network as write_network
 

@@ -29,7 +29,7 @@ cli = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
-    help="Exact class maps of classifiers that end in global pooling: which pixels brought which part of a logit.",
+    help="Exact class maps of classifiers that end in global pooling: how much each pixel contributes to each logit.",
 )
 
 Model = Annotated[
@@ -37,31 +37,50 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="A name from `inspector models`, a folder, `torchvision:resnet18`, `timm:resnet18`, or a file: a "
+        help="Network: a name from `inspector models`, a folder, `torchvision:resnet18`, `timm:resnet18`, or a file: a "
         "checkpoint (with --arch), .onnx, .keras, .h5, and with --trust .pt2 and TorchScript.",
     ),
 ]
 Classes = Annotated[
     str,
-    typer.Option("--classes", "-c", help="`topN` for the N likeliest, or names or numbers with commas between."),
+    typer.Option(
+        "--classes",
+        "-c",
+        help="`topN` for the N classes with the highest logits, or names or numbers of classes, separated by commas.",
+    ),
 ]
 Arch = Annotated[
     str | None,
     typer.Option(
-        help="The architecture of a checkpoint: `torchvision:NAME`, `timm:NAME`, one of ours, or with --trust "
-        "`package.module:factory` of your own."
+        help="Architecture of a checkpoint: `torchvision:NAME`, `timm:NAME`, one of Inspector's own, or with --trust "
+        "`package.module:factory` of yours."
     ),
 ]
-Labels = Annotated[Path | None, typer.Option(help="A file of class names: one a line, or a JSON list.")]
+Labels = Annotated[Path | None, typer.Option(help="File of class names: one per line, or a JSON list.")]
 Size = Annotated[
-    str | None, typer.Option(help="The input size: `224`, `208x408` (height x width), or `native`: the photo's own.")
+    str | None,
+    typer.Option(
+        help="Input size in pixels: `224`, `208x408` (height x width), or in `explain` also `native`, the photo's own. "
+        "Default: as the network was trained."
+    ),
 ]
-Mean = Annotated[str | None, typer.Option(help="Of each channel, 0-1: `0.5,0.5,0.5`, or `0.5` for a grey network.")]
-Std = Annotated[str | None, typer.Option(help="Of each channel, as --mean.")]
-Trust = Annotated[bool, typer.Option("--trust", help="Run code of the architecture or the file: only if you know it.")]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        help="Mean of each channel, 0-1: `0.5,0.5,0.5`, or `0.5` for a grayscale network. "
+        "Default: as the network was trained."
+    ),
+]
+Std = Annotated[str | None, typer.Option(help="Standard deviation of each channel, in the form of --mean.")]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Run code in the file or of the architecture. Use it only for sources that you trust."
+    ),
+]
 Objects = Annotated[
     Path | None,
-    typer.Option(help="Where the objects are: a CSV of boxes (file,x1,y1,x2,y2), or a folder of masks."),
+    typer.Option(help="Objects on the photos: a CSV of boxes (file,x1,y1,x2,y2) in pixels, or a folder of masks."),
 ]
 
 
@@ -106,9 +125,15 @@ class NetworkOptions:
     mean: Mean = None
     std: Std = None
     resize: Annotated[
-        str | None, typer.Option(help="What a photo is scaled to before it is cropped to --size: `256`, or `squeeze`.")
+        str | None,
+        typer.Option(
+            help="Size in pixels to which a photo is resized before it is cropped to --size: `256`, or `squeeze` to "
+            "resize the whole photo to --size."
+        ),
     ] = None
-    interpolation: Annotated[str | None, typer.Option(help="`bilinear` or `bicubic`.")] = None
+    interpolation: Annotated[str | None, typer.Option(help="Interpolation of the resize: `bilinear` or `bicubic`.")] = (
+        None
+    )
     trust: Trust = False
 
     def load(self, model: str) -> "Classifier":
@@ -134,7 +159,7 @@ class NetworkOptions:
         from inspector.images.preprocessing import PreprocessingOverrides
 
         if self.interpolation not in (None, "bilinear", "bicubic"):
-            raise InspectorError(f"--interpolation is {self.interpolation!r}; bilinear or bicubic would do.")
+            raise InspectorError(f"--interpolation is {self.interpolation!r}. Use bilinear or bicubic.")
         return PreprocessingOverrides(
             size=parse_size(self.size, "--size"),
             mean=_parse_numbers(self.mean, "--mean"),
@@ -156,7 +181,7 @@ def parse_size(size: str | None, option: str) -> tuple[int, int] | None:
         return None
     sides = re.fullmatch(r"(\d+)(?:x(\d+))?", size)
     if sides is None or not 0 < int(sides[1]) <= 8192 or not 0 < int(sides[2] or sides[1]) <= 8192:
-        raise InspectorError(f"{option} is {size!r}; 224 or 208x408 (height x width, in pixels) would do.")
+        raise InspectorError(f"{option} is {size!r}. Use 224 or 208x408 (height x width, in pixels).")
     return int(sides[1]), int(sides[2] or sides[1])
 
 
@@ -164,4 +189,4 @@ def _parse_numbers(numbers: str | None, option: str) -> tuple[float, ...] | None
     try:
         return None if numbers is None else tuple(float(number) for number in numbers.split(","))
     except ValueError:
-        raise InspectorError(f"{option} is {numbers!r}; numbers like 0.485,0.456,0.406 would do.") from None
+        raise InspectorError(f"{option} is {numbers!r}. Use numbers such as 0.485,0.456,0.406.") from None

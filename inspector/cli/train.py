@@ -12,7 +12,7 @@ from rich.table import Table
 
 from inspector.cli import options
 from inspector.cli.console import print_written, progress, screen
-from inspector.errors import HeadError, InspectorError
+from inspector.errors import HeadError, InspectorError, require
 from inspector.networks.catalog import DEFAULT
 
 if TYPE_CHECKING:
@@ -27,18 +27,22 @@ class PhotosOptions:
     """The options that go with --images, in place of a recipe."""
 
     backbone: Annotated[
-        str, typer.Option(help="With --images: a name in `inspector models`, `torchvision:NAME` or `timm:NAME`.")
+        str, typer.Option(help="With --images: a name from `inspector models`, `torchvision:NAME` or `timm:NAME`.")
     ] = DEFAULT
-    head: Annotated[str, typer.Option(help="With --images: some of `gap`, `gmp`, `fc`, with commas between.")] = "gap"
-    finetune: Annotated[bool, typer.Option("--finetune", help="With --images: train the backbone too.")] = False
-    epochs: Annotated[int | None, typer.Option(help="With --images: 50, or 10 with --finetune.", min=1)] = None
+    head: Annotated[
+        str, typer.Option(help="With --images: heads to train, some of `gap`, `gmp`, `fc`, separated by commas.")
+    ] = "gap"
+    finetune: Annotated[bool, typer.Option("--finetune", help="With --images: also train the backbone.")] = False
+    epochs: Annotated[
+        int | None, typer.Option(help="With --images: number of epochs. Default: 50, or 10 with --finetune.", min=1)
+    ] = None
     size: options.Size = None
 
     def refuse_with_recipe(self) -> None:
         """Raise InspectorError if one of these options was given."""
         given = [one.name for one in fields(self) if getattr(self, one.name) != one.default]
         if given:
-            raise InspectorError(f"--{given[0]} goes with --images: a recipe says it itself, in its file.")
+            raise InspectorError(f"--{given[0]} goes with --images: a recipe states it in its file.")
 
     def recipes(self, images: Path) -> list["Recipe"]:
         """Return the default recipe of each head for a folder of photos."""
@@ -46,9 +50,7 @@ class PhotosOptions:
 
         heads = [name.strip() for name in self.head.split(",")]
         if unknown := [name for name in heads if name not in HEADS]:
-            raise InspectorError(
-                f"--head is {unknown[0]!r}; some of {', '.join(HEADS)}, with commas between, would do."
-            )
+            raise InspectorError(f"--head is {unknown[0]!r}. Use some of {', '.join(HEADS)}, separated by commas.")
         size = options.parse_size(self.size, "--size")
         return [
             recipe_for_photos(images, self.backbone, name, not self.finetune, self.epochs, (0,), size) for name in heads
@@ -62,25 +64,31 @@ def train(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Of a recipe: where torchvision keeps the data set (fetched if not there), or the photos."),
+        typer.Option(
+            help="With a recipe: folder of the data set (torchvision downloads it if it is not there) or of the photos."
+        ),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="In place of a recipe: your own folder, with a folder of photos for each class.")
+        Path | None, typer.Option(help="Instead of a recipe: your own folder, with one folder of photos per class.")
     ] = None,
     *,
     photos: PhotosOptions,
     weights: Annotated[
-        Path | None, typer.Option(help="A file with the backbone's weights, in place of those its library fetches.")
+        Path | None, typer.Option(help="File with the backbone's weights. Default: those that its library downloads.")
     ] = None,
     objects: options.Objects = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Receives `EXPERIMENT/RUN/seedN/`.")] = Path("runs"),
-    seed: Annotated[list[int] | None, typer.Option(help="Only this seed; may be said several times.", min=0)] = None,
-    device: Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, or one of several: `cuda:1`.")] = "auto",
-    precision: Annotated[str, typer.Option(help="`float32`, or `bfloat16` through autocast.")] = "float32",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results: `EXPERIMENT/RUN/seedN/`.")] = Path(
+        "runs"
+    ),
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Train only this seed. Can be given several times.", min=0)
+    ] = None,
+    device: Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, or one GPU of several: `cuda:1`.")] = "auto",
+    precision: Annotated[str, typer.Option(help="`float32`, or `bfloat16` by autocast.")] = "float32",
 ) -> None:
-    """Train the networks of recipes, one for each seed, or heads for photos of your own.
+    """Train the networks of recipes, one per seed, or heads for photos of your own.
 
-    The same command goes on where a run broke off.
+    After an interruption the same command continues.
 
     Examples:
     * `inspector train experiments/lenet/stride_gap.toml --data data --seed 0`
@@ -90,22 +98,20 @@ def train(
     from inspector.training.recipe import read_recipe
 
     if bool(config) == bool(images) or (images and data):
-        raise InspectorError("Say what to train: a recipe with --data FOLDER, or --images FOLDER; not both.")
+        raise InspectorError("Expected either a recipe with --data FOLDER, or --images FOLDER.")
     folder = images or data
     if folder is None:
-        raise InspectorError("A recipe needs --data: the folder of its data set.")
+        raise InspectorError("A recipe needs the folder of its data set. Use --data FOLDER.")
     if images is None:
         photos.refuse_with_recipe()
         recipes = [read_recipe(path) for path in config or ()]
     else:
         recipes = photos.recipes(images)
     if precision not in ("float32", "bfloat16"):
-        raise InspectorError(f"--precision is {precision!r}; float32 or bfloat16 would do.")
-    try:
-        from inspector.training.train import train as train_recipes
-    except ModuleNotFoundError as error:
-        raise InspectorError(f"Training needs torchmetrics ({error}): pip install 'inspector[train]'.") from error
+        raise InspectorError(f"--precision is {precision!r}. Use float32 or bfloat16.")
+    require("torchmetrics.functional.classification", extra="train", purpose="Training")
     from inspector.analysis.localization import read_regions
+    from inspector.training.train import train as train_recipes
 
     written = train_recipes(
         recipes,
@@ -126,20 +132,26 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders with finished runs, at any depth.", show_default=False)],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Receives table.md and, as PNG and SVG, curves, confusion and average-maps."),
+        typer.Option(
+            "--out", "-o", help="Folder for table.md and, as PNG and SVG, curves, confusion and average-maps."
+        ),
     ] = None,
     photo: Annotated[
         list[Path] | None,
-        typer.Option(help="With --out: one class map of this photo by every network; may be said several times."),
+        typer.Option(help="With --out: draw one class map of this photo by every network. Can be given several times."),
     ] = None,
     label: Annotated[
-        str | None, typer.Option("--class", help="Of --photo; else the class that most networks think likeliest.")
+        str | None,
+        typer.Option("--class", help="Class of the maps of --photo. Default: the class that most networks predict."),
     ] = None,
     own_scales: Annotated[
-        bool, typer.Option("--own-scales", help="Draw each network's map of --photo on its own scale, not all on one.")
+        bool,
+        typer.Option(
+            "--own-scales", help="Draw each network's map of --photo on its own scale. Default: one scale for all."
+        ),
     ] = False,
 ) -> None:
-    """Compare finished runs: mean and spread over their seeds in a table, and with --out their figures.
+    """Compare finished runs: mean and standard deviation over their seeds in a table, and with --out their figures.
 
     Examples:
     * `inspector compare experiments/lenet/results --out comparison`
@@ -151,7 +163,7 @@ def compare(
 
     photos = {path.stem: path for path in photo or ()}
     if len(photos) < len(photo or ()):
-        raise InspectorError("Two photos have one name, and their figures would too: rename one of them.")
+        raise InspectorError("Two photos have the same name, and so would their figures. Rename one of them.")
     if (photos and out is None) or (label is not None and not photos):
         raise InspectorError("--class needs --photo, and --photo needs --out, the folder for its figure.")
     groups = group_runs(read_run(folder) for folder in find_runs(runs))

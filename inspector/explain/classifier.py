@@ -187,7 +187,7 @@ class Classifier:
     def backend_status(self) -> str:
         """One sentence on which backend runs the network, and why."""
         accelerated = self.capture.accelerated
-        return "The network itself runs (eager)." if accelerated is None else accelerated.status
+        return "Running on PyTorch." if accelerated is None else accelerated.status
 
     def sha256(self) -> str:
         """Return the SHA-256 hash, in hexadecimal, of the names and values of all parameters and buffers."""

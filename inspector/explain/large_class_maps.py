@@ -129,7 +129,7 @@ def large_class_maps(
         InspectorError: `tile` or `classes` is below 1, or the disk has no room for the feature maps.
     """
     if tile < 1 or (isinstance(classes, int) and classes < 1):
-        raise InspectorError(f"A tile has at least one pixel and one class is shown; got {tile} and {classes}.")
+        raise InspectorError(f"Expected a tile of at least 1 pixel and at least 1 class, got {tile} and {classes}.")
     large = open_large_image(image)
     _check_head(classifier)
     chosen = None if isinstance(classes, int) else [classifier.class_index(k) for k in classes]
@@ -166,13 +166,13 @@ def _check_head(classifier: Classifier) -> None:
     head = classifier.head
     if head.weight is None:
         raise HeadError(
-            f"What follows the pooling of {classifier.name} is not affine (its class maps are {head.verdict}): on "
-            "tiles runs a network whose class maps are exact, with one weight for every image."
+            f"What follows the pooling of {classifier.name} is not affine (its class maps are {head.verdict}). "
+            "Use a network whose class maps are exact, with one weight for every image."
         )
     if not {branch.pooling for branch in head.branches} <= {"average", "max"}:
         raise HeadError(
-            f"The head of {classifier.name} ({head.pooling}) is made for one size of image: global average or max "
-            "pooling can be gathered from tiles."
+            f"The head of {classifier.name} ({head.pooling}) takes images of one size only. Use a network with "
+            "global average or max pooling."
         )
 
 
@@ -183,8 +183,8 @@ def _check_disk(folder: Path, classifier: Classifier, tiling: Tiling) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise InspectorError(
-            f"The feature maps need {needed / 1e9:.1f} GB of disk for a while, and {folder.parent} has "
-            f"{free / 1e9:.1f} GB left: name a folder with more in the environment variable TMPDIR."
+            f"The feature maps need {needed / 1e9:.1f} GB of disk space for a while, but {folder.parent} has only "
+            f"{free / 1e9:.1f} GB. Set the environment variable TMPDIR to a folder with more."
         )
 
 

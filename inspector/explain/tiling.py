@@ -97,14 +97,15 @@ def verify_tiling(classifier: Classifier, size: tuple[int, int]) -> Tiling:
     y, x = (_measure_axis(classifier, axis, size[axis]) for axis in (0, 1))
     if y.positions < 1 or x.positions < 1:
         raise NetworkError(
-            f"An image of {size[1]} x {size[0]} pixels is too small for {classifier.name}: none of its positions fits."
+            f"An image of {size[1]} x {size[0]} pixels is too small for {classifier.name}: its feature maps would have "
+            "no cell."
         )
     difference = _compare_tiles(classifier, y, x)
     if not difference <= TOLERANCE:
         raise NetworkError(
-            f"{classifier.name} cannot be run on tiles: their feature maps differ from those of the whole by "
-            f"{difference:.1e} of the largest value, where at most {TOLERANCE:.0e} is rounding. What a position gives "
-            "depends on where it lies, as with position embeddings, or its network computes in low precision."
+            f"{classifier.name} cannot be run on tiles: their feature maps differ from those of the whole image by "
+            f"{difference:.1e} of the largest value, where at most {TOLERANCE:.0e} is rounding. The values of a cell "
+            "depend on where it lies, as with position embeddings, or the network computes in low precision."
         )
     return Tiling(y, x, difference)
 
@@ -128,8 +129,8 @@ def _measure_axis(classifier: Classifier, axis: int, length: int) -> AxisTiling:
             return measured.with_positions(measured.positions + (length - strip) // stride)
     raise NetworkError(
         f"{classifier.name} cannot be run on tiles: pixels {strip // 2} px away still change its feature maps, so "
-        "something inside brings all positions together, as squeeze-and-excitation, attention and normalisation over "
-        "positions do. A network without would do, such as a ResNet, DenseNet, MobileNetV2 or EfficientNet-Lite."
+        "some layer mixes all cells, as squeeze-and-excitation, attention and normalization over cells do. Use a "
+        "network without such layers, such as a ResNet, DenseNet, MobileNetV2 or EfficientNet-Lite."
     )
 
 
@@ -187,8 +188,9 @@ def _compare_tiles(classifier: Classifier, y: AxisTiling, x: AxisTiling) -> floa
             exact = expected[..., slice(*rows), slice(*columns)]
             if kept.shape != exact.shape:
                 raise NetworkError(
-                    f"{classifier.name} cannot be run on tiles: a tile has {tuple(kept.shape[2:])} positions where the "
-                    f"whole has {tuple(exact.shape[2:])}, so its grid does not move by {y.stride} x {x.stride} pixels."
+                    f"{classifier.name} cannot be run on tiles: a tile has {tuple(kept.shape[2:])} cells where the "
+                    f"whole image has {tuple(exact.shape[2:])}, so the grid does not move by {y.stride} x {x.stride} "
+                    "pixels."
                 )
             largest = max(largest, float((kept - exact).abs().max() / expected.abs().max().clamp_min(1e-30)))
     return largest

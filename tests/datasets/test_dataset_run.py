@@ -524,7 +524,7 @@ def test_ctrl_c_ends_it_with_a_sentence_and_it_goes_on(
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130, told
     shards, out = count_written_shards(tmp_path / "out"), tmp_path / "out"
-    sentence = f"Stopped: {shards} shards are whole in {out}; the same command with --resume"
+    sentence = f"Stopped: {shards} shards are complete in {out}. Use --resume"
     assert sentence in " ".join(told.split())
     assert "Traceback" not in told
     goes_on(boots, tmp_path / "out", unbroken)
@@ -569,8 +569,8 @@ def test_the_command_counts_at_the_end(boots: Path, tmp_path: Path, command: Any
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--engine", "spark"], "--engine is 'spark'; local or ray would do."),
-        (["--size", "native"], "--size native gives every photo a grid of its own"),
+        (["--engine", "spark"], "--engine is 'spark'. Use local or ray."),
+        (["--size", "native"], "--size native gives every photo its own grid"),
         (["--overlays", "--engine", "ray"], "Overlays are drawn by the local engine"),
         (["--overlays", "-o", "memory://out"], "Overlays are drawn by the local engine"),
         (["-m", "fashion_gab"], "No network 'fashion_gab'. Nearest names: fashion_gap"),

@@ -295,7 +295,7 @@ def test_the_command_writes_tables_and_figures_and_says_what_it_found(
     survey_command(results, tmp_path / "report", boxes)
     said = capsys.readouterr().out
     assert "50.0% of 4 whose label is a class" in said
-    assert "fox taken for cat: 2 times" in said
+    assert "fox predicted as cat: 2 times" in said
     assert "100.0% of 1 images" in said
     files = {path.name for path in (tmp_path / "report").iterdir()}
     assert files >= {"classes.csv", "images.csv", "confusions.csv", "average-maps.png", "confusions.png", "border.png"}

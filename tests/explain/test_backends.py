@@ -96,7 +96,7 @@ def test_folding_leaves_no_batch_norm_and_puts_the_channels_last() -> None:
 def test_other_runtimes_give_the_same_maps_to_several_threads_at_once(backend: str, cache: Path) -> None:
     classifier = average()
     quick = accelerate(classifier, backend, cache)
-    assert quick.capture.accelerated.status == f"Heard through {backend}."
+    assert quick.capture.accelerated.status == f"Running on {backend}."
     batches = [noise(classifier, 1 + n % 3) * (1 + n) for n in range(12)]
     expected = [class_maps_of_batch(quick, inputs) for inputs in batches]
     for inputs in batches[:3]:
@@ -169,7 +169,7 @@ def test_a_backend_that_gives_other_numbers_is_refused_with_its_figure(monkeypat
         return lambda inputs: [one * 1.001 for one in run(inputs)]
 
     monkeypatch.setitem(accelerate_module._RUN_GRAPH, "folded", off)
-    with pytest.raises(NetworkError, match=r"is refused: its logits miss the network's own by [\d.e-]+, where"):
+    with pytest.raises(NetworkError, match=r"is refused: its logits differ from the network's by [\d.e-]+; at most"):
         accelerate(average(), "folded")
 
 
@@ -179,7 +179,7 @@ def test_a_backend_whose_logits_are_not_those_of_its_maps_is_refused(monkeypatch
         return lambda inputs: [one + 5e-5 * one.abs().max() * (n == 0) for n, one in enumerate(run(inputs))]
 
     monkeypatch.setitem(accelerate_module._RUN_GRAPH, "folded", off)
-    with pytest.raises(NetworkError, match=r"the class maps miss its logits by [\d.e-]+, more than rounding leaves"):
+    with pytest.raises(NetworkError, match=r"its class maps sum to its logits with a residual of [\d.e-]+, more"):
         accelerate(average(), "folded")
 
 
@@ -228,12 +228,12 @@ def test_auto_hears_the_network_until_the_quick_one_is_ready(monkeypatch: pytest
     quick, inputs = accelerate(classifier), noise(classifier, 2)
     assert not hears(quick, inputs)
     alike(quick, classifier, inputs, 1e-6)
-    assert quick.capture.accelerated.status == "The network itself is heard while folded is being built."
+    assert quick.capture.accelerated.status == "Running on PyTorch while folded is being built."
     ready.set()
     assert quick.capture.accelerated.wait(60)
     assert hears(quick, inputs)
     alike(quick, classifier, inputs)
-    assert quick.capture.accelerated.status == "Heard through folded."
+    assert quick.capture.accelerated.status == "Running on folded."
 
 
 def test_auto_begins_when_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +256,7 @@ def test_auto_stays_with_the_network_where_nothing_can_be_built(monkeypatch: pyt
     assert not quick.capture.accelerated.wait(60)
     alike(quick, classifier, noise(classifier, 1), 1e-6)
     assert quick.capture.accelerated.status.startswith(
-        "The network itself is heard, for folded was not built: The network holds"
+        "Running on PyTorch, because folded could not be built: The network contains"
     )
 
 
@@ -305,7 +305,7 @@ class Sum(nn.Module):
 @pytest.mark.parametrize(
     ("backend", "dtype", "message"),
     [
-        ("tensorflow", torch.float32, "No backend 'tensorflow'; there are auto, eager, folded"),
+        ("tensorflow", torch.float32, "No backend 'tensorflow'. Use one of auto, eager, folded"),
         ("folded", torch.int8, r"No backend runs in torch.int8"),
         ("openvino", torch.bfloat16, r"'openvino' runs in float32 on the CPU; got torch.bfloat16 on cpu"),
     ],
@@ -317,7 +317,7 @@ def test_what_is_no_backend_is_told(backend: str, dtype: torch.dtype, message: s
 
 def test_without_a_gpu_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(NetworkError, match=r'"cuda" needs an NVIDIA GPU .* "openvino" would do'):
+    with pytest.raises(NetworkError, match=r'"cuda" needs an NVIDIA GPU .* Use "openvino" on a CPU'):
         accelerate(average(), "cuda")
 
 

@@ -179,4 +179,4 @@ def test_noise_input_has_the_shape_of_the_input_and_depends_on_the_seed_only(han
 
 
 def test_the_backend_status_of_a_plain_classifier_says_that_the_network_itself_runs(hand_made_gap):
-    assert Classifier.wrap(hand_made_gap, size=8).backend_status == "The network itself runs (eager)."
+    assert Classifier.wrap(hand_made_gap, size=8).backend_status == "Running on PyTorch."

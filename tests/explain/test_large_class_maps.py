@@ -290,13 +290,13 @@ class Quarters(nn.Module):
     [
         (
             Gate(),
-            r": pixels \d+ px away still change its feature maps, so something inside brings all positions together",
+            r": pixels \d+ px away still change its feature maps, so some layer mixes all cells",
         ),
-        (nn.GroupNorm(2, 4), ".*something inside brings all positions together"),
-        (nn.InstanceNorm2d(4), ".*something inside brings all positions together"),
+        (nn.GroupNorm(2, 4), ".*some layer mixes all cells"),
+        (nn.InstanceNorm2d(4), ".*some layer mixes all cells"),
         (
             Ramp(),
-            r": .*differ from those of the whole by \d.\de-\d\d of the largest value, where at most 1e-05 is rounding",
+            r": .*differ from those of the whole image by \d.\de-\d\d of the largest value, where at most 1e-05 is",
         ),
         (Quarters(), r" of an image of this size. The network cannot run on an input of shape"),
     ],
@@ -320,7 +320,7 @@ def test_networks_of_torchvision_with_squeeze_and_excitation_are_refused() -> No
 
 def test_a_head_made_for_one_size_is_refused() -> None:
     network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(2 * 64, 3))
-    with pytest.raises(HeadError, match=r"The head of network \(flatten\) is made for one size of image"):
+    with pytest.raises(HeadError, match=r"The head of network \(flatten\) takes images of one size only"):
         large_class_maps(Classifier.wrap(network, size=8), noise(50, 60))
 
 
@@ -333,7 +333,7 @@ def test_a_window_as_large_as_the_image_must_fit() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "sentence"),
     [
-        ({"tile": 0}, InspectorError, "at least one pixel and one class is shown; got 0 and 5"),
+        ({"tile": 0}, InspectorError, "at least 1 pixel and at least 1 class, got 0 and 5"),
         ({"classes": 0}, InspectorError, "got 1024 and 0"),
         ({"classes": ["class 9"]}, ClassError, "No class 'class 9'. Nearest names"),
     ],
@@ -347,7 +347,7 @@ def test_what_cannot_be_asked_gets_one_sentence(arguments: dict, error: type[Exc
 def test_a_full_disk_is_told_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage("/")._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(InspectorError, match=r"need 0.0 GB of disk .* in the environment variable TMPDIR"):
+    with pytest.raises(InspectorError, match=r"need 0.0 GB of disk space .* environment variable TMPDIR"):
         large_class_maps(classifier_of(trunk("1x1")), noise(50, 60))
     large_class_maps(classifier_of(trunk("1x1"), "max"), noise(50, 60))  # keeps its winners only
 
@@ -507,7 +507,7 @@ def test_the_command_writes_the_figure_and_the_numbers(tmp_path: Path, image: np
     done = CliRunner().invoke(cli, [*arguments, "-o", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     assert "verdict: exact" in done.stdout
-    assert "6 tiles, 12 x 9 positions" in done.stdout
+    assert "6 tiles, 12 x 9 cells" in done.stdout
     folder = tmp_path / "out"
     assert {path.name for path in folder.iterdir()} == {"figure.png", "maps.npz", "logits.csv", "manifest.json"}
     numbers = np.load(folder / "maps.npz")

@@ -253,7 +253,7 @@ def test_the_command_makes_the_figure_of_a_network_of_ones_own_again(
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--width", "wide"], "--width is 'wide'; 89mm or 3.5in would do."),
+        (["--width", "wide"], "--width is 'wide'. Use 89mm or 3.5in."),
         (["--panels", "phto"], "A figure has panels, some of photo, classes, contrast, all; got phto."),
         (["--colours", "jet"], "No colour map 'jet'"),
         (["--width", "30mm"], "has no room for"),

@@ -433,7 +433,7 @@ def test_without_weights_no_photo_is_drawn_and_a_sentence_says_so(tmp_path: Path
     [
         (["--photo", "x.png"], "--photo needs --out"),
         (["--out", "here", "--class", "a"], "--class needs --photo"),
-        (["--out", "here", "--photo", "a/x.png", "--photo", "b/x.jpg"], "Two photos have one name"),
+        (["--out", "here", "--photo", "a/x.png", "--photo", "b/x.jpg"], "Two photos have the same name"),
     ],
 )
 def test_options_that_do_not_fit_each_other_are_refused(tmp_path: Path, options: list[str], sentence: str):

@@ -301,7 +301,7 @@ def test_bfloat16_is_another_run_and_trains_too(recipe: Recipe, data: Path, tmp_
 
 
 STRIDE = str(EXPERIMENTS / "lenet" / "stride.toml")
-WHAT = "Say what to train: a recipe with --data FOLDER, or --images FOLDER; not both."
+WHAT = "Expected either a recipe with --data FOLDER, or --images FOLDER."
 FROM = ("--data", "FOLDER")
 
 
@@ -309,25 +309,25 @@ FROM = ("--data", "FOLDER")
     ("arguments", "sentence"),
     [
         ([STRIDE, *FROM, "--device", "gpu"], "Expected auto, cpu, cuda or cuda:1 for --device, got 'gpu'."),
-        ([STRIDE, *FROM, "--precision", "half"], "--precision is 'half'; float32 or bfloat16 would do."),
+        ([STRIDE, *FROM, "--precision", "half"], "--precision is 'half'. Use float32 or bfloat16."),
         ([], WHAT),
         ([*FROM], WHAT),
         ([STRIDE, "--images", "FOLDER"], WHAT),
         ([*FROM, "--images", "FOLDER"], WHAT),
-        ([STRIDE], "A recipe needs --data: the folder of its data set."),
-        ([STRIDE, *FROM, "--head", "gmp"], "--head goes with --images: a recipe says it itself, in its file."),
-        ([STRIDE, *FROM, "--epochs", "1"], "--epochs goes with --images: a recipe says it itself, in its file."),
+        ([STRIDE], "A recipe needs the folder of its data set. Use --data FOLDER."),
+        ([STRIDE, *FROM, "--head", "gmp"], "--head goes with --images: a recipe states it in its file."),
+        ([STRIDE, *FROM, "--epochs", "1"], "--epochs goes with --images: a recipe states it in its file."),
         (
             [STRIDE, *FROM, "--weights", "x.pth"],
             "--weights and --objects apply only to photos, but stride trains on mnist.",
         ),
         (
             ["--images", "FOLDER", "--head", "gap,gpa"],
-            "--head is 'gpa'; some of gap, gmp, fc, with commas between, would do.",
+            "--head is 'gpa'. Use some of gap, gmp, fc, separated by commas.",
         ),
         (
             ["--images", "FOLDER", "--size", "big"],
-            "--size is 'big'; 224 or 208x408 (height x width, in pixels) would do.",
+            "--size is 'big'. Use 224 or 208x408 (height x width, in pixels).",
         ),
     ],
 )

@@ -86,9 +86,9 @@ def accelerate(
         InspectorError: the library of the backend is not installed.
     """
     if backend not in BACKENDS:
-        raise NetworkError(f"No backend {backend!r}; there are {', '.join(BACKENDS)}.")
+        raise NetworkError(f"No backend {backend!r}. Use one of {', '.join(BACKENDS)}.")
     if dtype not in TOLERANCES:
-        raise NetworkError(f"No backend runs in {dtype}; torch.float32, torch.float16 and torch.bfloat16 would do.")
+        raise NetworkError(f"No backend runs in {dtype}. Use torch.float32, torch.float16 or torch.bfloat16.")
     eager = _set_accelerated(classifier, None)
     if backend == "eager":
         return eager
@@ -134,7 +134,7 @@ class AcceleratedNetwork:
     """
 
     def __init__(self, classifier: Classifier, backend: str, dtype: torch.dtype, cache: Path) -> None:
-        self.status = f"The network itself is heard while {backend} is being built."
+        self.status = f"Running on PyTorch while {backend} is being built."
         self._classifier, self._backend, self._dtype, self._cache = classifier, backend, dtype, cache
         self._name = backend if dtype == torch.float32 else f"{backend} {_DTYPE_NAMES[dtype]}"
         self._shape = (len(classifier.preprocessing.mean), *classifier.preprocessing.size)
@@ -150,7 +150,7 @@ class AcceleratedNetwork:
             return None
         if not all(weight.is_unchanged() for weight in self._weights):
             self.status = (
-                f"The network was changed after {self._backend} was built: it is heard itself. Accelerate anew."
+                f"The network was changed after {self._backend} was built, so PyTorch runs it. Call accelerate again."
             )
             return None
         return CapturedPass(*_split_outputs(self._classifier, run(inputs)), self._recording, self._name)
@@ -165,7 +165,7 @@ class AcceleratedNetwork:
         if self._classifier.head.needs_pooled:
             example = self._classifier.noise_input(seed=_SEED)
             _, _, self._recording = capture_and_record(self._classifier.network, example, self._classifier.head.calls)
-        self._run, self.status = run, f"Heard through {self._backend}."
+        self._run, self.status = run, f"Running on {self._backend}."
 
     def build_in_background(self, delay: float = 0) -> None:
         """Build the backend in a thread after `delay` seconds; `status` reports a failure."""
@@ -190,7 +190,7 @@ class AcceleratedNetwork:
             with _one_build_at_a_time:
                 self.build()
         except Exception as error:  # of any library: PyTorch goes on running the network
-            self.status = f"The network itself is heard, for {self._backend} was not built: {summarize_reason(error)}."
+            self.status = f"Running on PyTorch, because {self._backend} could not be built: {summarize_reason(error)}."
 
 
 def _set_accelerated(classifier: Classifier, accelerated: AcceleratedNetwork | None) -> Classifier:
@@ -266,11 +266,13 @@ def _check_supported(classifier: Classifier, backend: str, dtype: torch.dtype) -
     example = classifier.noise_input()
     if classifier.head.needs_derivative:
         raise NetworkError(
-            f"The {classifier.head.pooling} pooling of this network is split by its derivative, which only the network "
-            'itself tells: the backend "eager" would do.'
+            f"The {classifier.head.pooling} pooling of this network is split by its derivative, which only PyTorch "
+            'computes. Use the backend "eager".'
         )
     if example.dtype != torch.float32:
-        raise NetworkError(f"Backends are built from networks in float32; this one is in {example.dtype}.")
+        raise NetworkError(
+            f"Backends are built from networks in float32; this one is in {example.dtype}. Use network.float()."
+        )
     if backend in _RUN_FILE and (example.device.type != "cpu" or dtype != torch.float32):
         raise NetworkError(f"The backend {backend!r} runs in float32 on the CPU; got {dtype} on {example.device}.")
 
@@ -301,7 +303,7 @@ def _find_other_values(
         # Not ">": NaN is an error too.
         if not error <= tolerance * largest:
             return (
-                f"its {what} miss the network's own by {error:.2g}, where {tolerance:.0e} of their largest, "
+                f"its {what} differ from the network's by {error:.2g}; at most {tolerance:.0e} of their largest value, "
                 f"{tolerance * largest:.2g}, is allowed in {dtype}."
             )
     return ""
@@ -318,7 +320,7 @@ def _find_other_sums(
         total = split.values.abs().sum((1, 2)) + split.bias.abs()
         if not bool((relative_error(sums, exact, total) <= 1).all()):
             error = float((sums - exact).abs().max())
-            return f"the class maps miss its logits by {error:.2g}, more than rounding leaves."
+            return f"its class maps sum to its logits with a residual of {error:.2g}, more than rounding."
     return ""
 
 

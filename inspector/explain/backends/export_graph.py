@@ -121,7 +121,8 @@ def export_program(module: nn.Module, inputs: Tensor) -> torch.export.ExportedPr
         NetworkError: torch.export fails.
     """
     message = (
-        'torch.export cannot write this network down as one graph: {reason}. The backend "eager" serves every network.'
+        "torch.export cannot write this network as one graph: {reason}. "
+        'Use the backend "eager", which runs every network.'
     )
     with translate_errors(NetworkError, message), warnings.catch_warnings(), torch.no_grad():
         # torch warns about its own code, which a user cannot change.
@@ -137,8 +138,8 @@ def _make_graph(classifier: Classifier, class_maps: nn.Module | None, feature_ma
     copy = copy_sharing_parameters(network)
     if copy is None:
         raise NetworkError(
-            "The network holds something that cannot be copied, so no graph can be made of it. "
-            'The backend "eager" serves every network.'
+            "The network contains something that cannot be copied, so no graph can be made of it. "
+            'Use the backend "eager", which runs every network.'
         )
     images = classifier.noise_input(len(_NOISE_SCALES), _SEED)
     images = images * images.new_tensor(_NOISE_SCALES).view(-1, 1, 1, 1)
@@ -150,8 +151,8 @@ def _make_graph(classifier: Classifier, class_maps: nn.Module | None, feature_ma
     matches = [match for match in finder.matches if match is not None]
     if len(matches) < len(finder.matches):
         raise NetworkError(
-            "What torch.export wrote down of this network gives other feature maps or logits than the network does. "
-            'The backend "eager" serves every network.'
+            "The graph that torch.export makes of this network gives other feature maps or logits than the network. "
+            'Use the backend "eager", which runs every network.'
         )
     (output,) = graph.graph.find_nodes(op="output")
     output.args = (tuple(match.node for match in matches),)
@@ -228,8 +229,8 @@ def _require_fixed_weight(head: Head) -> None:
         else f"of {head.pooling} pooling need its derivative"
     )
     raise HeadError(
-        f"The class maps {why}, which one graph cannot hold. A network that ends in average or maximum pooling, or "
-        "flatten, with nothing but affine layers behind it would do."
+        f"The class maps {why}, which one graph cannot compute. Use a network that ends in average or maximum pooling, "
+        "or flatten, with only affine layers after it."
     )
 
 

@@ -51,7 +51,7 @@ def export_network(classifier: Classifier, file: str | Path, format: str = "onnx
     """
     file = Path(file)
     if format not in _SUFFIXES:
-        raise ExportError(f"No format {format!r}; there are {', '.join(_SUFFIXES)}.")
+        raise ExportError(f"No format {format!r}. Use one of {', '.join(_SUFFIXES)}.")
     if file.suffix != _SUFFIXES[format]:
         raise ExportError(
             f"A network in the format {format} needs a name that ends in {_SUFFIXES[format]}; got {file}."
@@ -59,7 +59,7 @@ def export_network(classifier: Classifier, file: str | Path, format: str = "onnx
     names = [file, file.with_suffix(".bin")] if format == "openvino" else [file]
     existing = next((one for one in names if one.exists()), None)
     if existing is not None:
-        raise ExportError(f"{existing} is there already; another name would do.")
+        raise ExportError(f"{existing} exists already. Use another name.")
     graph, inputs = class_map_graph(classifier), classifier.noise_input(2, _SEED)
     if format != "pt2":
         import_runtime("onnxruntime" if format == "onnx" else "openvino")
@@ -74,7 +74,7 @@ def export_network(classifier: Classifier, file: str | Path, format: str = "onnx
             for temporary, name in reversed(list(zip(unfinished, names, strict=True))):
                 temporary.replace(name)
     except OSError as error:
-        raise ExportError(f"{file} cannot be written: {error.strerror or error}.") from error
+        raise ExportError(f"Cannot write {file}: {error.strerror or error}.") from error
     return file
 
 
@@ -146,6 +146,6 @@ def _verify(classifier: Classifier, run: Callable[[Tensor], Sequence[Tensor]]) -
             # Not ">": NaN is an error too.
             if not error <= allowed:
                 raise ExportError(
-                    f"Nothing was written: the file's {what} miss the network's own by {error:.2g} for {images} "
-                    f"image{'s' * (images > 1)}, where {allowed:.2g} is allowed."
+                    f"Nothing was written: the file's {what} differ from the network's by {error:.2g} for {images} "
+                    f"image{'s' * (images > 1)}; at most {allowed:.2g} is allowed."
                 )

@@ -53,8 +53,8 @@ def run_compiled(graph: LogitsAndMaps, dtype: torch.dtype = torch.float32) -> Ru
     """
     if not any(shutil.which(name) for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++") if name):
         raise NetworkError(
-            'The backend "compiled" needs a C++ compiler, and none was found: install g++ or clang++, name it in $CXX, '
-            'or take the backend "openvino".'
+            'The backend "compiled" needs a C++ compiler, and none was found. Install g++ or clang++, name it in $CXX, '
+            'or use the backend "openvino".'
         )
     compiled = torch.compile(fold_batchnorm(graph, dtype), dynamic=True, options={"freezing": True})
     lock = threading.Lock()  # the first call with a new kind of shape compiles
@@ -75,11 +75,10 @@ def run_cuda(graph: LogitsAndMaps, dtype: torch.dtype = torch.float32) -> Run:
     """
     if not torch.cuda.is_available():
         raise NetworkError(
-            'The backend "cuda" needs an NVIDIA GPU and a torch that can use it, and there is none: "openvino" would '
-            "do on a CPU."
+            'The backend "cuda" needs an NVIDIA GPU and a torch that can use it. Use "openvino" on a CPU.'
         )
     if any(not tensor.is_cuda for tensor in graph.parameters()):
-        raise NetworkError('The backend "cuda" takes a network that is on the GPU: wrap network.cuda().')
+        raise NetworkError('The backend "cuda" needs a network on the GPU. Use Classifier.wrap(network.cuda()).')
     folded = fold_batchnorm(graph, dtype)
     recorded: dict[tuple[int, ...], _CudaGraph] = {}
     lock = threading.Lock()  # a CUDA graph has one buffer for its inputs
@@ -195,13 +194,13 @@ def write_onnx(graph: LogitsAndMaps, inputs: Tensor, file: Path, metadata: Mappi
     """
     import_runtime("onnxscript")
     if sum(tensor.nbytes for tensor in (*graph.parameters(), *graph.buffers())) > _MAX_ONNX_BYTES:
-        raise NetworkError("The network is larger than the 2 GB that an ONNX file can hold; pt2 would do.")
+        raise NetworkError("The network is larger than the 2 GB that an ONNX file can hold. Use the format pt2.")
     names = ["logits", *(f"feature_maps_{n}" for n in range(len(graph.layouts) * graph.feature_maps))]
     names += ["maps"] * (graph.class_maps is not None)
     program = export_program(graph, inputs)
     # torch.onnx and onnxscript raise errors of many kinds, and warn about their own code.
     with (
-        translate_errors(NetworkError, "The network cannot be written as ONNX: {reason}; pt2 would do."),
+        translate_errors(NetworkError, "The network cannot be written as ONNX: {reason}. Use the format pt2."),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")
