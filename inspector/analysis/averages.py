@@ -1,4 +1,4 @@
-"""What the class maps of a set of images say: the average map of each class, and whether all sums hold."""
+"""Class-map statistics over labeled images: each image contributes the map of its true class only."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,21 +15,31 @@ from inspector.explain.kinds import Verdict, worst_verdict
 
 @dataclass(frozen=True, eq=False)
 class AverageClassMaps:
-    """The class maps of a set of images, each image's own class."""
+    """Class-map statistics over labeled images."""
 
-    average_maps: Tensor  # (K, h, w) float32, in logits: the mean of k's map over the images of class k, or zeros
-    counts: Tensor  # (K,), images of each class
-    residual: float  # the largest of all images, in logits
-    verdict: Verdict  # the worst of all images
-    images: int
-    inside: tuple[EvidenceInside | None, ...]  # one an image, in their order; None where its objects are not known
+    average_maps: Tensor  # (K, h, w) float32 in logits: mean map of class k over the images of class k, zeros if none
+    counts: Tensor  # (K,), number of images per class
+    residual: float  # largest of all images, in logits
+    verdict: Verdict  # worst of all images
+    images: int  # number of images
+    inside: tuple[EvidenceInside | None, ...]  # per image; None if its objects are not known
 
 
 def average_class_maps(images: Iterable[tuple[ClassMaps, int, Mask | None]], tolerance: float = 0) -> AverageClassMaps:
-    """The survey of images: of each its class maps, its class, and where its object is, (H, W) of the photo, if known.
+    """Average class maps over labeled images.
 
-    Images are taken one by one, and no more than sums is kept of their maps: let a generator make them. `tolerance` is
-    that of the pointing game. Raises InspectorError where there is no image, and for maps of several grids.
+    Only sums of the maps are kept in memory, so `images` can be a generator.
+
+    Args:
+        images: for each image its class maps, the index of its true class, and the object mask (H, W) of the photo, or
+            None if it is not known.
+        tolerance: distance in pixels of the photo that the pointing game allows.
+
+    Returns:
+        Averages over the images of each class.
+
+    Raises:
+        InspectorError: there is no image, or the class maps have different grids or numbers of classes.
     """
     totals, counts = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
     residual, verdict = 0.0, worst_verdict()
@@ -46,7 +56,7 @@ def average_class_maps(images: Iterable[tuple[ClassMaps, int, Mask | None]], tol
         k = maps.classifier.class_index(label)
         totals[k] += maps.values[k].detach().double().cpu()
         counts[k] += 1
-        # Not max(): a miss that is no number must stay one.
+        # max() would drop a residual of NaN.
         residual = float(np.maximum(residual, maps.residual))
         verdict = worst_verdict(verdict, maps.verdict)
         inside.append(None if mask is None else measure_evidence_inside(maps, k, mask, tolerance))

@@ -1,9 +1,9 @@
-"""The ledger of a logit: what each channel before the pooling brings to it, and that it adds up.
+"""Split a logit into the contributions of the channels before the pooling.
 
     logit[k] = bias[k] + sum over c of  part[k, c],    part[k, c] = weight[k, c] * pooled[c]
 
-The same for the difference of two logits, and for a logit less the average one. Where maps are flattened, every
-position has a weight of its own, and a channel's part is the sum over its positions.
+The difference of two logits, and a logit minus the mean of all logits, are split in the same way. If the head flattens
+the feature maps, every cell has its own weight, and the contribution of a channel is the sum over its cells.
 """
 
 from dataclasses import dataclass
@@ -20,33 +20,40 @@ from inspector.images.preprocessing import View, make_whole_view
 
 @dataclass(frozen=True)
 class ContributionRow:
-    """A line of a ledger."""
+    """One row of the table of contributions: the bias, a channel, or all other channels."""
 
-    channel: int | None  # None for what is no single channel
+    channel: int | None  # None for the bias and for the sum of the other channels
     text: str
     value: float  # in logits
-    before: float  # the running sum before it, and after it
-    after: float
+    before: float  # running sum before this row, in logits
+    after: float  # running sum including this row, in logits
 
 
 @dataclass(frozen=True, eq=False)
 class ChannelContributions:
-    """A logit, or a logit less another or less the average one, as a sum over channels."""
+    """A logit, or a difference of logits, as a sum over channels."""
 
     title: str
-    parts: Tensor  # (C,), in logits
-    weight: Tensor | None  # (C,); None where a channel has many
-    pooled: Tensor  # (C,): the value of each channel that the weight is multiplied with
+    parts: Tensor  # (C,), contributions in logits
+    weight: Tensor | None  # (C,); None if each cell of a channel has its own weight
+    pooled: Tensor  # (C,), pooled value of each channel
     bias: float
-    total: float  # parts.sum() + bias, as the network gave it
+    total: float  # parts.sum() + bias: the logit of the network, or the difference of logits
 
     @property
     def order(self) -> Tensor:
-        """All channels, the largest part first, whatever its sign; of equal ones the lower number."""
+        """Return the channels (C,) by decreasing absolute contribution; ties by increasing number."""
         return self.parts.abs().argsort(descending=True, stable=True)
 
     def list_rows(self, count: int) -> list[ContributionRow]:
-        """The bias, so many channels with the largest parts, and all others as one line; the sum is the total."""
+        """Return one row for the bias, one per channel with the largest contributions, and one for all other channels.
+
+        Args:
+            count: number of channels with a row of their own.
+
+        Returns:
+            Rows whose values sum to ``total``.
+        """
         order = self.order
         shown, rest = order[:count], order[count:]
         channels: list[int | None] = [None, *shown.tolist()]
@@ -63,7 +70,16 @@ class ChannelContributions:
 def compute_channel_contributions(
     maps: ClassMaps, k: str | int, against: str | int | None = None
 ) -> ChannelContributions:
-    """Of class k, or of k against another class or against "average"."""
+    """Split the logit of a class into the contributions of the channels.
+
+    Args:
+        maps: class maps of one image.
+        k: name or index of the class.
+        against: name or index of a class whose logit is subtracted, or "average" for the mean of all logits.
+
+    Returns:
+        Contributions that sum with the bias to the logit, or to the difference.
+    """
     class_map, decomposition = maps.class_map(k, against), maps.decomposition
     k = maps.classifier.class_index(k)
     row = decomposition.weight([k])[0]
@@ -84,7 +100,7 @@ def compute_channel_contributions(
 
 
 def compute_pooled_values(maps: ClassMaps) -> Tensor:
-    """What the pooling made of each channel, (C,); where maps are flattened and not pooled, each channel's mean."""
+    """Return the pooled value of each channel, (C,); if the head flattens and does not pool, the channel mean."""
     return torch.cat(
         [
             branch.feature_maps.mean((1, 2)) if branch.pooling == "flatten" else branch.shares().sum((1, 2))
@@ -94,7 +110,16 @@ def compute_pooled_values(maps: ClassMaps) -> Tensor:
 
 
 def find_classes_with_highest_weight(maps: ClassMaps, channel: int, count: int) -> list[tuple[int, str, float]]:
-    """(index, name, weight) of the classes that a channel speaks for most; none where weights change with the image."""
+    """Find the classes with the highest head weight for a channel.
+
+    Args:
+        maps: class maps of any image.
+        channel: index of the channel.
+        count: number of classes.
+
+    Returns:
+        (index, name, weight) by decreasing weight; empty if the head has no fixed weight per channel.
+    """
     weight = maps.classifier.head.weight
     if weight is None or _is_flattened(maps):
         return []
@@ -108,15 +133,16 @@ def _is_flattened(maps: ClassMaps) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class PhotoChannels:
-    """What the channels make of one photo, small enough to keep hundreds of them."""
+    """Channel activations of one photo, small enough to keep hundreds of them."""
 
     name: str
-    pooled: Tensor  # (C,)
-    feature_maps: Tensor  # (C, h, w), in half precision: to look at, not to count with
-    view: View  # of what the network saw and nothing else
+    pooled: Tensor  # (C,), pooled values
+    feature_maps: Tensor  # (C, h, w) float16: for display only
+    view: View  # of the network's input alone, without the rest of the photo
 
 
 def read_photo_channels(classifier: Classifier, photo: Photo) -> PhotoChannels:
+    """Run a classifier on a photo and return its channel activations."""
     maps = class_maps(classifier, photo)
     assert maps.view is not None, "a photo was given"
     pixels = maps.view.pixels

@@ -1,11 +1,12 @@
-"""Does the network use what a map points at? Insertion and deletion.
+"""Insertion and deletion: does the network use the pixels that a map marks?
 
-Deletion covers the photo with the mean colour, first where the map is highest: the sooner the probability of the class
-falls, the lower the area under its curve, the better the map. Insertion uncovers a blurred photo in the same order: the
-higher the area, the better (Petsiuk, Das, Saenko, "RISE", BMVC 2018). Beside them stands what random maps get.
+Deletion covers the photo with the mean color, starting where the map is highest. The sooner the probability of the
+class falls, the lower is the area under the curve, and the better is the map. Insertion starts from a blurred photo and
+restores it in the same order; here a higher area is better (Petsiuk, Das and Saenko, "RISE", BMVC 2018). Random maps
+give the baseline.
 
-Both go patch by patch, as region perturbation does (Samek et al., TNNLS 2017): single pixels would make a noise that
-misleads every network, and favour the maps that are noise themselves. A patch of one pixel is RISE's own measure.
+Whole patches are covered or restored, as in region perturbation (Samek et al., TNNLS 2017). Single pixels would be
+noise that misleads every network and favors noisy maps. A patch size of one pixel gives the metric of RISE.
 """
 
 import math
@@ -27,29 +28,29 @@ from inspector.explain.tracing.forward import forward
 
 CurveKind: TypeAlias = Literal["insertion", "deletion"]
 
-STEPS = 16
+STEPS = 16  # of a curve
 SEEDS = (0, 1, 2, 3)  # of the random maps
-PATCHES = 14  # along the shorter side
-_CHUNK = 4  # images at a time
+PATCHES = 14  # along the shorter side of the input
+_CHUNK = 4  # images per pass
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """What becomes of a class while more and more of the photo is covered or uncovered."""
+    """Probability and logit of a class as a growing part of the photo is deleted or inserted."""
 
-    fractions: Tensor  # (S,), of the photo: 0 to 1
-    probabilities: Tensor  # (S,)
+    fractions: Tensor  # (S,), part of the photo, 0-1
+    probabilities: Tensor  # (S,), 0-1
     logits: Tensor  # (S,)
 
     @property
     def area(self) -> float:
-        """Under the probability, by the trapezoid rule: 0 to 1."""
+        """Return the area under the probability by the trapezoid rule, 0-1."""
         return float(torch.trapezoid(self.probabilities, self.fractions))
 
 
 @dataclass(frozen=True, eq=False)
 class Faithfulness:
-    """Both curves of one order."""
+    """Insertion and deletion curves of one map."""
 
     insertion: Curve
     deletion: Curve
@@ -57,27 +58,29 @@ class Faithfulness:
 
 @dataclass(frozen=True, eq=False)
 class RandomBaseline:
-    """What random maps get: mean and sample standard deviation (n - 1) of the areas."""
+    """Insertion and deletion of random maps."""
 
-    curves: tuple[Faithfulness, ...]  # one a seed
+    curves: tuple[Faithfulness, ...]  # one per seed
 
     @property
     def insertion(self) -> tuple[float, float]:
+        """Return mean and sample standard deviation (n - 1) of the areas of insertion."""
         return _compute_mean_and_deviation([curves.insertion.area for curves in self.curves])
 
     @property
     def deletion(self) -> tuple[float, float]:
+        """Return mean and sample standard deviation (n - 1) of the areas of deletion."""
         return _compute_mean_and_deviation([curves.deletion.area for curves in self.curves])
 
     def mean(self, kind: CurveKind) -> Curve:
-        """The mean of the curves."""
+        """Average the curves of all seeds."""
         curves: list[Curve] = [getattr(pair, kind) for pair in self.curves]
         means = (torch.stack([getattr(c, name) for c in curves]).mean(0) for name in ("probabilities", "logits"))
         return Curve(curves[0].fractions, *means)
 
 
 def choose_patch_size(size: Sequence[int]) -> int:
-    """The side of a patch in pixels for an input (height, width)."""
+    """Choose the side of a patch in pixels for an input of this (height, width)."""
     return max(1, round(min(size) / PATCHES))
 
 
@@ -91,11 +94,25 @@ def measure_faithfulness(
     on_progress: OnProgress = lambda done: None,
     should_stop: ShouldStop = lambda: False,
 ) -> Faithfulness:
-    """Insertion and deletion of an input (1, channels, H, W) in the order of a map, its highest values first."""
+    """Measure insertion and deletion in the order of a map, highest values first.
+
+    Args:
+        classifier: any classifier.
+        inputs: normalized image (1, channels, H, W).
+        k: index of the class.
+        attribution: the map that gives the order.
+        patch: side of a patch in pixels. Default: a fourteenth of the shorter side of the input.
+        steps: number of steps of a curve; fewer if there are fewer patches.
+        on_progress: gets the part that is done, 0-1.
+        should_stop: is asked before each pass.
+
+    Raises:
+        Cancelled: `should_stop` returned true.
+    """
     height, width = inputs.shape[2:]
     patch = choose_patch_size((height, width)) if patch is None else patch
     values = resample_on_input(attribution, (height, width))
-    # The last patches of a row or column may be cut off: the mean over what they have.
+    # Patches at the right and lower edge may be smaller: the mean is over the pixels that they have.
     means = functional.avg_pool2d(values[None, None], patch, ceil_mode=True)[0, 0]
     order = means.flatten().argsort(descending=True, stable=True)
     return measure_patches(classifier, inputs, k, order, patch, steps, on_progress, should_stop)
@@ -112,9 +129,24 @@ def compute_random_baseline(
     on_progress: OnProgress = lambda done: None,
     should_stop: ShouldStop = lambda: False,
 ) -> RandomBaseline:
-    """The same for maps of random values, one a seed, on the grid of the map that they are compared with.
+    """Measure insertion and deletion of random maps.
 
-    The grid matters: patches that lie scattered harm a photo far more than as many in one piece.
+    They have the grid of the map that they are compared with, because scattered patches change a photo much more than
+    the same number of adjacent ones.
+
+    Args:
+        classifier: any classifier.
+        inputs: normalized image (1, channels, H, W).
+        k: index of the class.
+        attribution: the map whose grid the random maps have.
+        patch: side of a patch in pixels. Default: a fourteenth of the shorter side of the input.
+        steps: number of steps of a curve; fewer if there are fewer patches.
+        seeds: one random map per seed.
+        on_progress: gets the part that is done, 0-1.
+        should_stop: is asked before each pass.
+
+    Raises:
+        Cancelled: `should_stop` returned true.
     """
     curves = []
     for n, seed in enumerate(seeds):
@@ -140,12 +172,26 @@ def measure_patches(
     on_progress: OnProgress = lambda done: None,
     should_stop: ShouldStop = lambda: False,
 ) -> Faithfulness:
-    """Insertion and deletion of patches in this order, their numbers row by row; at most `steps` of as many patches."""
+    """Measure insertion and deletion in a given order of patches.
+
+    Args:
+        classifier: any classifier.
+        inputs: normalized image (1, channels, H, W).
+        k: index of the class.
+        order: indices of all patches, counted row by row, (P,).
+        patch: side of a patch in pixels.
+        steps: number of steps of a curve; fewer if there are fewer patches.
+        on_progress: gets the part that is done, 0-1.
+        should_stop: is asked before each pass.
+
+    Raises:
+        Cancelled: `should_stop` returned true.
+    """
     patches = len(order)
     counts = torch.linspace(0, patches, min(steps, patches) + 1).round().long()
     ranks = _expand_patches(order.argsort(), patch, inputs.shape[2:]).to(inputs.device)
     selected = (ranks < counts.to(ranks.device)[:, None, None])[:, None]  # (S, 1, H, W)
-    # By pixels and not by patches: those at the edge may be smaller.
+    # Counted in pixels, because patches at the edge may be smaller.
     fractions = selected.float().mean((1, 2, 3)).cpu()
     blurred = blur_inputs(inputs)
     logits: list[Tensor] = []
@@ -153,7 +199,7 @@ def measure_patches(
     for start in range(0, len(jobs), _CHUNK):
         if should_stop():
             raise Cancelled("Insertion and deletion were stopped.")
-        # Made as they are needed: all at once would fill the memory at large sizes.
+        # Only a few images at a time: at large input sizes, all of them would fill the memory.
         images = [
             torch.where(selected[n], inputs[0], blurred[0]) if inserting else inputs[0].masked_fill(selected[n], 0)
             for n, inserting in jobs[start : start + _CHUNK]
@@ -169,7 +215,7 @@ def measure_patches(
 
 
 def resample_on_input(attribution: Attribution, size: Sequence[int]) -> Tensor:
-    """A map at every pixel of the input, (H, W): interpolated between the true centres of its cells."""
+    """Resample a map at every pixel of the input, (H, W), interpolated between the centers of its cells."""
     values, field = attribution.values, attribution.field
     if tuple(values.shape) == tuple(size) and field.y.stride == field.x.stride == 1:
         return values
@@ -177,17 +223,17 @@ def resample_on_input(attribution: Attribution, size: Sequence[int]) -> Tensor:
 
 
 def _expand_patches(values: Tensor, patch: int, size: Sequence[int]) -> Tensor:
-    """A value a patch, row by row, at every pixel: (H, W)."""
+    """Expand one value per patch, row by row, to every pixel: (H, W)."""
     rows, columns = (math.ceil(side / patch) for side in size)
     cells = values.view(rows, columns).repeat_interleave(patch, 0).repeat_interleave(patch, 1)
     return cells[: size[0], : size[1]]
 
 
 def blur_inputs(inputs: Tensor) -> Tensor:
-    """What is left when all detail is gone: a Gaussian whose standard deviation is an eighth of the shorter side."""
+    """Blur images (N, channels, H, W) by a Gaussian with a standard deviation of an eighth of the shorter side."""
     sigma = min(inputs.shape[2:]) / 8
     width = 2 * min(math.ceil(2 * sigma), min(inputs.shape[2:]) - 1) + 1
-    # One axis after the other: far fewer products.
+    # One axis after the other, which takes far fewer multiplications.
     return gaussian_blur(gaussian_blur(inputs, [width, 1], [sigma, sigma]), [1, width], [sigma, sigma])
 
 

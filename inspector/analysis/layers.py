@@ -1,12 +1,13 @@
-"""The feature maps of every layer on the way, and what each channel of them does on one photo.
+"""Feature maps of every layer for one photo, with statistics and contributions per channel.
 
-A layer is any module of the network, a block too, in one of its runs. Its channels' parts of a logit are known exactly
-only where nothing but the pooling and the head follows. Elsewhere they are told to first order, gradient x activation,
+A layer is one run of one module, which may be a block. The contributions of its channels to a logit are exact only if
+nothing but the pooling and the head follows. For all other layers they are a first-order estimate, gradient x
+activation (Shrikumar et al., "Not just a black box", 2016):
 
-    part[c] = sum over y, x of  F[c, y, x] * d logit / d F[c, y, x]
+    contribution[c] = sum over y, x of  F[c, y, x] * d logit / d F[c, y, x]
 
-which is what the logit would lose if it went on as straight as it starts while channel c is taken away (Shrikumar et
-al., "Not just a black box", 2016). Of different layers such parts do not agree, and they sum to no logit.
+This is how much the logit would drop without channel c if it were linear in F. The estimates of different layers do not
+agree with each other, and do not sum to the logit.
 """
 
 import math
@@ -30,12 +31,12 @@ from inspector.images.preprocessing import View, make_view
 
 ContributionKind: TypeAlias = Literal["exact", "exact for this image", "first order"]
 
-_SATURATED = 0.999  # of the ceiling counts as at it: a sigmoid comes to 1 only by rounding
+_SATURATED = 0.999  # part of the ceiling from which a value counts as saturated: a sigmoid reaches 1 only by rounding
 
 
 @dataclass(frozen=True, eq=False)
 class LayerMaps:
-    """The feature maps of one layer on one photo."""
+    """Feature maps of one layer for one photo."""
 
     layer: Layer
     maps: Tensor  # (C, h, w)
@@ -44,43 +45,63 @@ class LayerMaps:
 
     @property
     def has_negatives(self) -> bool:
+        """Tell whether any value is below zero."""
         return bool((self.maps < 0).any())
 
     def pool_channels(self, reduction: Reduction) -> Tensor:
-        """The mean or maximum over all channels at every position: (h, w)."""
+        """Pool over the channels at every cell.
+
+        Args:
+            reduction: "average" or "max".
+
+        Returns:
+            (h, w), in the unit of the feature maps.
+        """
         return global_depth(self.maps[None], reduction)[0, 0]
 
 
 @dataclass(frozen=True, eq=False)
 class ChannelStatistics:
-    """What each channel does on one photo; all (C,)."""
+    """Statistics of each channel of a layer for one photo; all (C,)."""
 
     mean: Tensor
     highest: Tensor
-    zeros: Tensor  # the share of positions that are exactly 0
-    saturated: Tensor  # the share of positions at the ceiling; 0 where there is none
+    zeros: Tensor  # share of the cells that are exactly 0, 0-1
+    saturated: Tensor  # share of the cells at the ceiling of the activation function, 0-1; 0 if it has none
 
     @property
     def dead(self) -> Tensor:
-        """Channels that are 0 at every position: after a ReLU, never active on this photo."""
+        """Return which channels are 0 in every cell, (C,) bool."""
         return self.zeros == 1
 
 
 @dataclass(frozen=True, eq=False)
 class LayerContributions:
-    """What each channel of a layer brings to one logit."""
+    """Contributions of the channels of a layer to one logit."""
 
     values: Tensor  # (C,), in logits
     kind: ContributionKind
 
 
 def list_layers(classifier: Classifier) -> tuple[Layer, ...]:
-    """All modules as they run on an input of the classifier's size, a block before what is inside it."""
+    """List every run of every module for one input of the classifier's size, in the order in which they start."""
     return trace_layers(classifier.network, classifier.noise_input()).layers
 
 
 def find_pooled_layer(classifier: Classifier, layers: tuple[Layer, ...]) -> Layer:
-    """Of those, the last to end that has as many channels and positions as the feature maps before pooling."""
+    """Find the layer whose output the head pools.
+
+    Args:
+        classifier: any classifier.
+        layers: its layers, from `list_layers`.
+
+    Returns:
+        The last layer to finish that has the grid and the number of channels of the pooled feature maps; else the last
+        on that grid, else the last with feature maps.
+
+    Raises:
+        NetworkError: no module returns feature maps.
+    """
     finest = classifier.head.finest_branch
     with_maps = sorted((layer for layer in layers if layer.size is not None), key=lambda layer: layer.ended)
     if not with_maps:
@@ -94,10 +115,19 @@ def find_pooled_layer(classifier: Classifier, layers: tuple[Layer, ...]) -> Laye
 
 
 def compute_layer_maps(classifier: Classifier, image: ImageSource | Photo | View, layer: str | Layer) -> LayerMaps:
-    """The feature maps of a layer, named or one of `layers`, in one pass.
+    """Compute the feature maps of a layer in one forward pass.
 
-    Of a module that runs several times its first run, unless the name says another: "layer4.1.relu (run 2)". Raises
-    NetworkError where no module has that name, or returns no feature maps.
+    Args:
+        classifier: any classifier.
+        image: a photo, or anything that `read_image` takes.
+        layer: one of `list_layers`, or its label. A name without a run, such as "layer4.1.relu", means the first run;
+            "layer4.1.relu (run 2)" means the second.
+
+    Returns:
+        Feature maps (C, h, w) with their receptive fields.
+
+    Raises:
+        NetworkError: no layer has that name, or it does not return feature maps.
     """
     if isinstance(layer, str):
         layer = find_layer(list_layers(classifier), layer)
@@ -107,7 +137,7 @@ def compute_layer_maps(classifier: Classifier, image: ImageSource | Photo | View
 
     def capture(returned: ModuleOutput) -> None:
         if (returned.name, returned.run) == (layer.name, layer.run):
-            # A copy: an in-place ReLU that follows would rewrite an alias.
+            # A copy, because an in-place op that follows would change the output.
             captured.append(returned.output.clone())
 
     with torch.no_grad():
@@ -120,7 +150,11 @@ def compute_layer_maps(classifier: Classifier, image: ImageSource | Photo | View
 
 
 def find_layer(layers: tuple[Layer, ...], label: str) -> Layer:
-    """The layer with this label; with a name alone, in its first run."""
+    """Find a layer by its label, or by its name for the first run.
+
+    Raises:
+        NetworkError: there is none; names the most similar ones.
+    """
     for layer in layers:
         if label == layer.label or (label == layer.name and layer.run == 0):
             return layer
@@ -130,6 +164,7 @@ def find_layer(layers: tuple[Layer, ...], label: str) -> Layer:
 
 
 def compute_channel_statistics(layer_maps: LayerMaps) -> ChannelStatistics:
+    """Compute mean, maximum, and shares of zero and saturated cells for each channel."""
     maps, ceiling = layer_maps.maps, layer_maps.layer.ceiling
     saturated = torch.zeros_like(maps) if ceiling is None else (maps >= _SATURATED * ceiling).to(maps)
     return ChannelStatistics(
@@ -138,10 +173,18 @@ def compute_channel_statistics(layer_maps: LayerMaps) -> ChannelStatistics:
 
 
 def compute_layer_contributions(maps: ClassMaps, layer_maps: LayerMaps, k: int) -> LayerContributions:
-    """What each channel of a layer brings to logit k of the same photo.
+    """Compute the contributions of the channels of a layer to one logit.
 
-    Exact, by the head, where the layer's maps are those that are pooled; else gradient x activation, to first order,
-    which takes one more pass and its gradient.
+    They are exact if the head pools the feature maps of this layer. Otherwise they are gradient x activation, which
+    takes one more forward and backward pass.
+
+    Args:
+        maps: class maps of the photo.
+        layer_maps: feature maps of the layer for the same photo.
+        k: index of the class.
+
+    Returns:
+        Contributions (C,) in logits.
     """
     if is_pooled(maps, layer_maps) and maps.verdict in ("exact", "exact for this image"):
         return LayerContributions(maps.channels(k), maps.verdict)
@@ -154,7 +197,7 @@ def compute_layer_contributions(maps: ClassMaps, layer_maps: LayerMaps, k: int) 
 
 
 def is_pooled(maps: ClassMaps, layer_maps: LayerMaps) -> bool:
-    """Whether the layer's maps are, by their numbers, the feature maps that the head pools."""
+    """Tell whether the feature maps of a layer are equal to those that the head pools."""
     return len(maps.decomposition.branches) == 1 and (
         layer_maps.maps.shape == maps.feature_maps.shape
         and torch.allclose(
@@ -164,7 +207,7 @@ def is_pooled(maps: ClassMaps, layer_maps: LayerMaps) -> bool:
 
 
 def _lay_out_maps(layer: Layer, output: Tensor, classifier: Classifier) -> Tensor:
-    """What a layer returned as (1, C, h, w), on an input of the classifier's size; that need not be the usual one."""
+    """Lay out the output of a layer as feature maps (1, C, h, w), for an input of the classifier's size."""
     layout = layer.layout
     if layout is None:
         shape = "no tensor" if layer.shape is None else f"a tensor {layer.shape}"
@@ -177,7 +220,7 @@ def _lay_out_maps(layer: Layer, output: Tensor, classifier: Classifier) -> Tenso
 
 
 def _find_token_grid(layer: Layer, output: Tensor, classifier: Classifier) -> tuple[int, int]:
-    """(h, w) of tokens, which divide the input as evenly as they did when their layout was found."""
+    """Find the grid (h, w) of tokens, with the aspect ratio of the input."""
     assert layer.layout is not None
     assert layer.layout.grid is not None
     positions = output.shape[1] if layer.layout.channels == "last" else output.shape[2]
@@ -191,5 +234,5 @@ def _find_token_grid(layer: Layer, output: Tensor, classifier: Classifier) -> tu
 
 
 def _list_nearest(value: float) -> list[int]:
-    """Whole numbers near the middle, the nearest first."""
+    """List the positive integers near a value, the nearest first."""
     return sorted(range(max(1, int(value) - 8), int(value) + 10), key=lambda number: abs(number - value))

@@ -1,12 +1,12 @@
-"""Is the evidence on the object? Objects of photos, known from boxes or masks, and the class maps drawn over them.
+"""Measure how much of a class map's evidence is inside the object, given as boxes or as a mask.
 
-Evidence is the positive part of a class map, in logits, drawn over the whole photo as figures draw it: smooth between
-the centres of the cells, zero outside what the network saw.
+Evidence is the positive part of a class map in logits, resampled over the whole photo as in figures: interpolated
+between the centers of the cells, zero outside the crop.
 
     share = sum of the evidence inside the object / sum of all evidence
 
-The pointing game asks only where the map is highest (Zhang et al., "Top-down Neural Attention by Excitation Backprop",
-IJCV 2018).
+The pointing game tests only whether the highest value is inside (Zhang et al., "Top-down neural attention by excitation
+backprop", ECCV 2016; IJCV 2018).
 """
 
 import csv
@@ -31,37 +31,41 @@ from inspector.images.preprocessing import Box, Crop
 Mask: TypeAlias = NDArray[np.bool_]  # (H, W), true inside the object
 
 _SPELLINGS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"))
-_SLACK = 2  # pixels that a box may reach out of its photo: annotators round, and some count from 1
+_SLACK = 2  # pixels by which a box may exceed its photo: annotators round, and some count from 1
 _OBJECT = (1, 255)  # 1 in trimaps (2 is background, 3 the border) and 0/1 masks, 255 in 0/255 masks
-_SIDE = 400  # pixels of the longer side: cells are larger than what is lost
+_SIDE = 400  # pixels of the longer side at which the evidence is summed; cells are much larger than one of these
 
 
 @dataclass(frozen=True)
 class Regions:
-    """Where the objects of photos are; a mask tells more than boxes and goes before them."""
+    """Objects on photos. If a photo has a mask, its boxes are not used."""
 
-    boxes: Mapping[str, Sequence[Box]]  # by the photo's file, relative to the folder of the images
-    masks: Path | None = None  # a folder with a/b.png for a photo a/b.jpg
+    boxes: Mapping[str, Sequence[Box]]  # by the file of the photo, relative to the folder of the images
+    masks: Path | None = None  # folder with a/b.png for the photo a/b.jpg
 
 
 @dataclass(frozen=True)
 class EvidenceInside:
-    """How much of one class map's evidence is inside the object."""
+    """How much of the evidence of one class map is inside the object."""
 
-    share: float | None  # of the evidence, 0-1; None where there is none: no value of the map is positive
-    pointing: bool  # whether the highest value is inside; false where there is no evidence
+    share: float | None  # of the evidence, 0-1; None if no value of the map is positive
+    pointing: bool  # whether the highest value is inside; false if there is no evidence
 
 
 class MeanEvidenceInside(TypedDict):
-    """Means over images, as run.json holds them."""
+    """Means over images, in the form of run.json."""
 
-    share: float | None  # over the images that have evidence
-    pointing: float  # over all images
-    images: int
+    share: float | None  # 0-1, over the images that have evidence
+    pointing: float  # 0-1, over all images
+    images: int  # number of images
 
 
 def read_regions(path: Path) -> Regions:
-    """The objects in a CSV of boxes, or those in a folder of masks; LocalisationError if it is neither."""
+    """Read the objects of photos from a CSV of boxes or a folder of masks.
+
+    Raises:
+        LocalizationError: the path is neither.
+    """
     if not path.is_dir():
         return Regions(read_boxes(path))
     if not any(path.rglob("*.png")):
@@ -70,10 +74,17 @@ def read_regions(path: Path) -> Regions:
 
 
 def read_boxes(path: Path) -> dict[str, list[Box]]:
-    """The boxes of each file: a CSV with the columns file and x1, y1, x2, y2 or xmin, ymin, xmax, ymax.
+    """Read the boxes of each photo from a CSV file.
 
-    Pixels of the upright photo; several rows of a file are several objects, and other columns are not read. Raises
-    LocalisationError.
+    Args:
+        path: CSV with the columns file and x1, y1, x2, y2 or xmin, ymin, xmax, ymax, in pixels of the upright photo.
+            Several rows with the same file are several objects. Other columns are ignored.
+
+    Returns:
+        Boxes by file.
+
+    Raises:
+        LocalizationError: the file cannot be read, or holds something else.
     """
     boxes: dict[str, list[Box]] = {}
     unreadable = f"Cannot read {path} ({{reason}}); a CSV of boxes would do."
@@ -117,10 +128,18 @@ def _parse_box(row: Mapping[str, str | None], edges: Sequence[str], where: str) 
 
 
 def find_object_mask(regions: Regions, file: str, size: tuple[int, int]) -> Mask | None:
-    """The object's pixels in a photo of a size (H, W): its mask, or else every pixel that one of its boxes touches.
+    """Find the pixels of the object on a photo: its mask, or every pixel that one of its boxes touches.
 
-    `file` is relative to the folder of the images, with / between folders. None where nothing is known of the photo.
-    Raises LocalisationError for a mask that cannot be read or is not the photo's, and for a box outside the photo.
+    Args:
+        regions: objects of all photos.
+        file: the photo, relative to the folder of the images, with / between folders.
+        size: (height, width) of the photo in pixels.
+
+    Returns:
+        Mask (H, W); None if no object of the photo is known.
+
+    Raises:
+        LocalizationError: the mask cannot be read or has another shape, or a box is outside the photo.
     """
     if regions.masks is not None:
         path = regions.masks / PurePosixPath(file).with_suffix(".png")
@@ -142,7 +161,7 @@ def find_object_mask(regions: Regions, file: str, size: tuple[int, int]) -> Mask
 
 
 def _find_touched_pixels(start: float, end: float, length: int) -> slice:
-    """At least one pixel, even of a box that lies in the slack."""
+    """Return the pixels that an interval touches, at least one even if it is just outside the photo."""
     return slice(min(max(math.floor(start), 0), length - 1), max(math.ceil(end), 1))
 
 
@@ -162,7 +181,7 @@ def _read_mask(path: Path) -> Mask:
                 raise LocalizationError(
                     f"The mask {path} has pixels of kind {image.mode}; one number from 0 to 255 a pixel would do."
                 )
-            # Of a palette image these are the indices, and no colours.
+            # For a palette image, these are the indices and not the colors.
             values = np.asarray(image)
     mask: Mask = np.isin(values, _OBJECT)
     if not mask.any():
@@ -175,7 +194,7 @@ def _read_mask(path: Path) -> Mask:
 
 
 def _fit_mask(mask: Mask, size: tuple[int, int], path: Path) -> Mask:
-    """A mask of another size takes its photo's if its shape is the photo's, but for the rounding of either."""
+    """Resize a mask to its photo; the aspect ratios may differ by the rounding of either size only."""
     down, across = (length / wanted for length, wanted in zip(mask.shape, size, strict=True))
     if abs(mask.shape[0] - size[0] * across) > max(1, across) and abs(mask.shape[1] - size[1] * down) > max(1, down):
         raise LocalizationError(
@@ -186,7 +205,7 @@ def _fit_mask(mask: Mask, size: tuple[int, int], path: Path) -> Mask:
 
 
 def _resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
-    """The mask at another size (H, W): each pixel is what lies at its centre."""
+    """Resize a mask to (H, W): each pixel takes the value at its center."""
     rows, columns = (
         ((np.arange(length) + 0.5) * old / length).astype(int) for old, length in zip(mask.shape, size, strict=True)
     )
@@ -194,10 +213,17 @@ def _resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
 
 
 def measure_evidence_inside(maps: ClassMaps, k: str | int, mask: Mask, tolerance: float = 0) -> EvidenceInside:
-    """How much of a class's evidence is inside the object; `mask` is (H, W) of the photo.
+    """Measure how much of the evidence for a class is inside the object.
 
-    The pointing game counts a highest value up to `tolerance` pixels of the photo beside the object too: none here,
-    15 in Zhang et al. Raises LocalisationError for class maps that have no photo, and for a mask of another size.
+    Args:
+        maps: class maps of a photo.
+        k: name or index of the class.
+        mask: (H, W) of the photo, true inside the object.
+        tolerance: distance in pixels of the photo by which the highest value may be outside the object in the pointing
+            game. Zhang et al. use 15.
+
+    Raises:
+        LocalizationError: the class maps have no photo, or the mask has another size.
     """
     view = maps.view
     if view is None:
@@ -211,7 +237,15 @@ def measure_evidence_inside(maps: ClassMaps, k: str | int, mask: Mask, tolerance
 def measure_evidence_inside_map(
     values: ArrayLike, crop: Crop, field: ReceptiveField, mask: Mask, tolerance: float = 0
 ) -> EvidenceInside:
-    """The same of a map (h, w) that was kept."""
+    """Measure how much of the evidence of a stored class map is inside the object.
+
+    Args:
+        values: class map (h, w) in logits.
+        crop: where the network's input lies on the photo.
+        field: receptive fields of the cells.
+        mask: (H, W) of the photo, true inside the object.
+        tolerance: as in `measure_evidence_inside`.
+    """
     height, width = fit_size(crop.photo_size, min(_SIDE, max(crop.photo_size)))
     drawn = resample_on_photo(values, crop, field, (height, width), smooth=True)
     evidence = np.maximum(drawn, 0).astype(np.float64)
@@ -223,20 +257,20 @@ def measure_evidence_inside_map(
 
 
 def _find_highest(drawn: NDArray[np.float32]) -> tuple[int, int]:
-    """The highest pixel; of equals the one nearest to the middle of all, not the first, which is often a corner."""
+    """Find the highest pixel; of equal ones, the nearest to their mean, because the first is often a corner."""
     places = np.argwhere(drawn == drawn.max())
     y, x = places[np.abs(places - places.mean(0)).sum(1).argmin()]
     return int(y), int(x)
 
 
 def _measure_distance(mask: Mask, place: tuple[int, int]) -> float:
-    """From a pixel to the nearest inside the mask; infinite where the mask is empty."""
+    """Measure the distance from a pixel to the nearest one inside the mask; infinite if the mask is empty."""
     offsets = np.argwhere(mask) - place
     return float(np.hypot(offsets[:, 0], offsets[:, 1]).min(initial=math.inf))
 
 
 def average_evidence_inside(evidence: Iterable[EvidenceInside | None]) -> MeanEvidenceInside | None:
-    """Means over the images whose objects are known; None where there is no such image."""
+    """Average over the images whose objects are known; return None if there is no such image."""
     known = [inside for inside in evidence if inside is not None]
     if not known:
         return None

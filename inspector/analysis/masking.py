@@ -1,13 +1,13 @@
-"""What if positions were not there? Masked exactly at the head, and in the photo with the network run on it.
+"""Mask cells and compute the new logits: exactly at the head, or in the photo with a new forward pass.
 
-At the head nothing but the masked positions changes. With p the pooled values and M the masked positions,
+At the head, only the masked cells M change. With p the pooled values,
 
-    average   p'[c] = p[c] - sum over M of  F[c, y, x] / (h * w)      (set to zero; the divisor stays)
-    max       p'[c] = the maximum of F[c, y, x] over the positions outside M
+    average   p'[c] = p[c] - sum over M of  F[c, y, x] / (h * w)      (masked cells are 0; the divisor is unchanged)
+    max       p'[c] = maximum of F[c, y, x] over the cells outside M
 
-and what follows the pooling gives the new logits: with a weight, logits + weight @ (p' - p); where it bends, by itself.
-In the photo the pixels under M change, and with them every position whose receptive field reaches them: what the
-network does is the cause, but what stands in their place is something that it sees, too.
+An affine head gives logits + weight @ (p' - p); any other head is run on p'. In the photo, the pixels of the masked
+cells change, and with them every cell whose receptive field contains these pixels. This shows what the network really
+does, but it also sees the pixels that replace the masked ones.
 """
 
 import math
@@ -34,15 +34,15 @@ PixelChange = Literal["blur", "grey"]
 
 @dataclass(frozen=True, eq=False)
 class MaskedOutcome:
-    """What the network would say."""
+    """Logits and probabilities with some cells masked."""
 
     logits: Tensor  # (K,)
     probabilities: Tensor  # (K,)
-    pixels: Pixels | None = None  # what it was shown, where it was run anew: (H, W, 3), or (H, W) of grey
+    pixels: Pixels | None = None  # masked input if the network was run again: (H, W, 3), or (H, W) if gray
 
 
 def make_mask(maps: ClassMaps, cells: Iterable[tuple[int, int]]) -> Tensor:
-    """Positions (row, column) as a mask: (h, w), true there."""
+    """Return a mask (h, w) that is true at cells given as (row, column)."""
     mask = torch.zeros(maps.values.shape[1:], dtype=torch.bool)
     for row, column in cells:
         mask[row, column] = True
@@ -50,19 +50,28 @@ def make_mask(maps: ClassMaps, cells: Iterable[tuple[int, int]]) -> Tensor:
 
 
 def find_cells_above(class_map: ClassMap, share: float) -> Tensor:
-    """The positions whose value is above a share, 0-1, of the map's highest value: (h, w), true there.
+    """Find the cells whose value is above a share (0-1) of the highest value of the map.
 
-    None where no value is positive.
+    Returns:
+        Mask (h, w); all false if no value is positive.
     """
     highest = float(class_map.values.max())
     return (class_map.values > max(share * highest, 0)) & (highest > 0)
 
 
 def mask_at_head(maps: ClassMaps, mask: Tensor) -> MaskedOutcome:
-    """The logits with some positions masked at the head, (h, w) and true where masked: exact, and nothing is run anew.
+    """Compute the logits with some cells masked at the head. This is exact, and needs no forward pass of the network.
 
-    Where what follows the pooling is not affine, it is asked itself. InspectorError for a pooling that cannot go
-    without positions, for poolings of different grids, and for max pooling with every position masked.
+    Args:
+        maps: class maps of one image.
+        mask: (h, w), true at the masked cells.
+
+    Returns:
+        Logits and probabilities (K,).
+
+    Raises:
+        InspectorError: the pooling is neither average nor max nor a weighted sum, several poolings have different
+            grids, or all cells are masked and the pooling is max.
     """
     assert mask.shape == maps.values.shape[1:]
     decomposition, head = maps.decomposition, maps.classifier.head
@@ -82,7 +91,7 @@ def _make_outcome(maps: ClassMaps, logits: Tensor, pixels: Pixels | None = None)
 
 
 def _compute_change(branch: BranchInput, mask: Tensor) -> Tensor:
-    """What masking changes of the pooled values: (P,)."""
+    """Compute by how much masking changes the pooled values: (P,)."""
     feature_maps = branch.feature_maps
     mask = mask.to(feature_maps.device)
     if feature_maps.shape[1:] != mask.shape:
@@ -107,16 +116,25 @@ def _compute_change(branch: BranchInput, mask: Tensor) -> Tensor:
 
 
 def mask_in_photo(maps: ClassMaps, mask: Tensor, change: PixelChange) -> MaskedOutcome:
-    """The logits of the network run on the photo with the cells of some positions, (h, w), blurred or greyed."""
+    """Run the network on the photo with the pixels of some cells blurred or gray.
+
+    Args:
+        maps: class maps of one photo.
+        mask: (h, w), true at the masked cells.
+        change: "blur", or "grey" for the mean color of the preprocessing.
+
+    Returns:
+        Logits and probabilities (K,), and the pixels that the network got.
+    """
     view = make_masked_view(maps, mask, change)
     return _make_outcome(maps, forward(maps.classifier.network, maps.classifier.inputs(view))[0], view.pixels)
 
 
 def make_masked_view(maps: ClassMaps, mask: Tensor, change: PixelChange) -> View:
-    """What the network is shown in place of the photo: the pixels nearest to masked positions changed.
+    """Return the view of the photo with the pixels of the masked cells changed.
 
-    Blurred by a Gaussian whose standard deviation is a cell's width, so that what stood in a cell cannot be told; or as
-    grey as the mean that the network subtracts, so that its input is zero there.
+    "blur" is a Gaussian whose standard deviation is the width of a cell, so that the content of a cell cannot be
+    recognized. "grey" is the mean that the preprocessing subtracts, so that the input is zero there.
     """
     assert maps.view is not None, "an input without a photo has no pixels to change"
     pixels, region = maps.view.pixels, find_masked_pixels(maps, mask)
@@ -132,7 +150,7 @@ def make_masked_view(maps: ClassMaps, mask: Tensor, change: PixelChange) -> View
 
 
 def find_masked_pixels(maps: ClassMaps, mask: Tensor) -> NDArray[np.bool_]:
-    """The pixels of the network's input that lie nearest to masked positions: (H, W), true there."""
+    """Find the pixels of the network's input whose nearest cell is masked: (H, W) bool."""
     assert maps.view is not None, "an input without a photo has no pixels to change"
     (height, width), (rows, columns) = maps.view.pixels.shape[:2], mask.shape
     field, chosen = maps.classifier.receptive_field, mask.numpy(force=True)

@@ -1,10 +1,10 @@
-"""One position of the class maps: what it adds, what it sees, which channels speak there, and what it decides.
+"""Single cells of the class maps: their contributions, the channels they decide, the class with the highest value.
 
-With global max pooling every channel is decided at one position, the first that holds its maximum, row by row:
+With global max pooling, one cell decides each channel: the first one, row by row, that has the channel's maximum.
 
-    gap[c] = F[c, y*, x*] - the highest F[c, y, x] at any other position
+    gap[c] = F[c, y*, x*] - highest F[c, y, x] at any other cell
 
-A gap of zero is a tie, which the first position decides.
+A gap of zero is a tie.
 """
 
 import math
@@ -18,45 +18,54 @@ from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.pooling import argmax_positions
 
-NO_WINNER = -1  # the winner of a position that tells no class from another
+NO_WINNER = -1  # winner of a cell in which all classes have the same value
 
 
 @dataclass(frozen=True)
 class CellContributions:
-    """What one position adds to the logits of some classes, and through which channels to that of one class."""
+    """Contributions of one cell to the logits of some classes, and of its channels to the logit of one class."""
 
     row: int
     column: int
-    parts: tuple[tuple[int, float], ...]  # (class, logits), in the order in which the classes were named
-    channels: tuple[tuple[int, float], ...]  # (channel, logits), the largest absolute value first; none of zero
-    rest: float  # what the other channels add, in logits
+    parts: tuple[tuple[int, float], ...]  # (class, logits), in the order of the given classes
+    channels: tuple[tuple[int, float], ...]  # (channel, logits) by decreasing absolute value, without zeros
+    rest: float  # contribution of all other channels, in logits
 
 
 @dataclass(frozen=True, eq=False)
 class Decisions:
-    """Which position decides each channel of global max pooling."""
+    """Which cell decides each channel of global max pooling."""
 
-    cells: Tensor  # (C,), counted row by row; -1 for a silent channel: its maximum is 0, and nothing decided
-    gaps: Tensor  # (C,), the maximum less the highest value elsewhere, in the feature map's unit; 0 is a tie
-    runners_up: Tensor  # (C,), the first position that holds the highest value elsewhere; -1 where there is none
-    votes: Tensor  # (h, w), how many channels each position decides
+    cells: Tensor  # (C,), indices row by row; -1 for a silent channel, whose maximum is 0
+    gaps: Tensor  # (C,), maximum minus the highest value at any other cell, in the unit of the feature map
+    runners_up: Tensor  # (C,), first cell with the highest value but the maximum; -1 if the map has one cell
+    votes: Tensor  # (h, w), number of channels that each cell decides
 
 
 @dataclass(frozen=True, eq=False)
 class Winners:
-    """The class that each position speaks for most."""
+    """The class with the highest value at each cell."""
 
-    classes: tuple[int, ...]  # those that win somewhere, the one with the most positions first
-    grid: Tensor  # (h, w), the winning class; NO_WINNER where all classes are equal
-    values: Tensor  # (h, w), its value there, in logits, less bias
+    classes: tuple[int, ...]  # classes that win at least one cell, by decreasing number of cells
+    grid: Tensor  # (h, w), index of the winning class; NO_WINNER if all classes have the same value
+    values: Tensor  # (h, w), value of the winning class in logits, without the bias
 
 
 def inspect_cell(
     maps: ClassMaps, row: int, column: int, k: str | int, classes: Sequence[int] = (), count: int = 5
 ) -> CellContributions:
-    """What a position adds to the logits of `classes`, and the `count` channels that add most to class k there.
+    """Return the contributions of one cell.
 
-    InspectorError for a position outside the grid.
+    Args:
+        maps: class maps of one image.
+        row: row of the cell.
+        column: column of the cell.
+        k: name or index of the class whose logit is split over channels.
+        classes: indices of the classes whose values are listed.
+        count: number of channels to list.
+
+    Raises:
+        InspectorError: the cell is outside the grid.
     """
     _, height, width = maps.values.shape
     if not (0 <= row < height and 0 <= column < width):
@@ -72,14 +81,15 @@ def inspect_cell(
 
 
 def has_deciding_cells(maps: ClassMaps) -> bool:
-    """Whether every channel is decided at one position: whether max pooling is the only pooling."""
+    """Tell whether one cell decides each channel: whether max pooling is the only pooling."""
     return maps.classifier.head.pooling == "max" and len(maps.decomposition.branches) == 1
 
 
 def find_decisions(maps: ClassMaps) -> Decisions:
-    """Which position decides each channel, and by how much; of equal values the first position, row by row, does.
+    """Find which cell decides each channel, and by how much.
 
-    InspectorError where not max pooling alone pools.
+    Raises:
+        InspectorError: max pooling is not the only pooling.
     """
     if not has_deciding_cells(maps):
         raise InspectorError(
@@ -98,10 +108,10 @@ def find_decisions(maps: ClassMaps) -> Decisions:
 
 
 def find_winners(maps: ClassMaps) -> Winners:
-    """The class that each position gives the most logits, bias left out: the argmax of all class maps.
+    """Find the class with the highest value at each cell: the argmax over all class maps, without the bias.
 
-    For max pooling of the position scores, since most positions have no part of any logit. Of equal classes the first
-    wins; where all are equal, nobody.
+    With max pooling, position scores are compared, because most cells contribute to no logit. Ties go to the class with
+    the lower index, unless all classes have the same value.
     """
     values = maps.position_scores() if has_deciding_cells(maps) else maps.values
     best, grid = values.max(0)

@@ -1,6 +1,6 @@
-"""Does a map change when the weights of the network are shuffled?
+"""Weight randomization test: does an attribution map change when the weights of the network are shuffled?
 
-A map that stays as it is does not explain the network (Adebayo et al., "Sanity checks for saliency maps", NeurIPS
+A map that stays the same does not explain the network (Adebayo et al., "Sanity checks for saliency maps", NeurIPS
 2018).
 """
 
@@ -22,10 +22,10 @@ LAST_LAYER, ALL_LAYERS = "last layer", "all layers"
 
 @dataclass(frozen=True, eq=False)
 class RandomizationResult:
-    """A method's map of a network with shuffled weights, and how far it kept its ranks."""
+    """Attribution map of a network with shuffled weights, and its rank correlation with the original map."""
 
     attribution: Attribution
-    correlation: float | None  # Spearman's, -1 to 1; None where one of the maps is the same everywhere
+    correlation: float | None  # Spearman's, -1 to 1; None if one of the maps is constant
 
 
 def measure_randomization(
@@ -36,19 +36,41 @@ def measure_randomization(
     on_progress: OnProgress = lambda done: None,
     should_stop: ShouldStop = lambda: False,
 ) -> RandomizationResult:
-    """The map of a class by the same method when the network is `shuffled`, one with shuffled weights."""
+    """Compute the map of a network with shuffled weights by the same method, and compare it with the original map.
+
+    Args:
+        shuffled: the classifier from `shuffle_weights`.
+        inputs: normalized image (1, channels, H, W).
+        k: index of the class.
+        attribution: map of the original network.
+        on_progress: gets the part that is done, 0-1.
+        should_stop: is asked before each pass.
+
+    Raises:
+        AttributionError: the method does not apply to the network.
+        Cancelled: `should_stop` returned true.
+    """
     recomputed = compute_attribution(shuffled, inputs, k, attribution.name, on_progress, should_stop)
     return RandomizationResult(recomputed, compute_rank_correlation(attribution.values, recomputed.values))
 
 
 def shuffle_weights(classifier: Classifier, inputs: Tensor, layers: str = ALL_LAYERS, seed: int = 0) -> Classifier:
-    """The classifier with the weights of its last layer that has some, or of all, in random order.
+    """Return a copy of a classifier with shuffled weights.
 
-    In place of new random values, so that what passes through stays about as large as it was.
+    Each parameter tensor is permuted, not drawn anew, so that activations keep their order of magnitude.
+
+    Args:
+        classifier: stays unchanged.
+        inputs: normalized image (1, channels, H, W); gives the order of the layers and the input size.
+        layers: LAST_LAYER, the last module with parameters, or ALL_LAYERS.
+        seed: of the permutations.
+
+    Raises:
+        AttributionError: the network cannot be copied.
     """
     try:
         network = deepcopy(classifier.network)
-    except Exception as error:  # whatever a network holds that cannot be copied
+    except Exception as error:  # deepcopy raises whatever the objects in the network raise
         raise AttributionError("Its weights cannot be shuffled: this network cannot be copied.") from error
     chosen: nn.Module = network
     if layers == LAST_LAYER:

@@ -1,4 +1,4 @@
-"""Class maps side by side: which class of each network is the same, and how far two maps agree."""
+"""Compare the class maps of several networks: find the same class in each, and measure how similar two maps are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from inspector.explain.class_maps import ClassMap, ClassMaps
 
 @dataclass(frozen=True)
 class MapSimilarity:
-    """How alike two maps on one grid are, from -1 to 1; None where one of them is the same everywhere."""
+    """Similarity of two maps on the same grid, -1 to 1; None if it is not defined."""
 
-    cosine: float | None  # signs and sizes count, a common factor does not
-    rank: float | None  # Spearman's correlation: only the order of the cells counts
+    cosine: float | None  # cosine similarity; None if one of the maps is zero
+    rank: float | None  # Spearman's rank correlation; None if one of the maps is constant
 
 
 def compare_maps(a: ClassMap, b: ClassMap) -> MapSimilarity | None:
-    """How alike two maps are, cell by cell; None where their grids differ."""
+    """Measure how similar two maps are, cell by cell; return None if their grids differ."""
     if a.values.shape != b.values.shape:
         return None
     first, second = (values.detach().flatten().double().cpu() for values in (a.values, b.values))
@@ -27,7 +27,11 @@ def compare_maps(a: ClassMap, b: ClassMap) -> MapSimilarity | None:
 
 
 def compute_rank_correlation(a: Tensor, b: Tensor) -> float | None:
-    """Spearman's correlation of two maps of one shape, ties sharing their mean rank; None where one is constant."""
+    """Compute Spearman's rank correlation of two maps of the same shape; ties share their mean rank.
+
+    Returns:
+        -1 to 1; None if one of the maps is constant.
+    """
     ranks = torch.stack([_compute_ranks(a.flatten()), _compute_ranks(b.flatten())])
     if (ranks.std(1) == 0).any():
         return None
@@ -41,10 +45,15 @@ def _compute_ranks(values: Tensor) -> Tensor:
 
 
 def find_same_class(maps: Sequence[ClassMaps], name: str | None = None) -> list[int]:
-    """For each of several class maps the class to show: that of a name, where its network knows it in any case.
+    """Choose the class to show for each of several class maps.
 
-    Without a name it is the first one's likeliest class if all know it, and else each one's own likeliest. A network
-    that does not know a name shows its own likeliest too.
+    Args:
+        maps: class maps, of the same or of different networks.
+        name: name of a class; upper and lower case are the same. Default: the top-1 class of the first maps, if all
+            networks have it.
+
+    Returns:
+        Index of the class for each of the maps; its own top-1 class where the network has no class of that name.
     """
     if name is None:
         name = find_common_class_name(maps)
@@ -57,13 +66,13 @@ def _find_class_or_top1(maps: ClassMaps, name: str | None) -> int:
 
 
 def find_common_class_name(maps: Sequence[ClassMaps]) -> str | None:
-    """The name of the first one's likeliest class, if all networks know it."""
+    """Return the name of the top-1 class of the first maps if all networks have it, else None."""
     name = maps[0].top(1)[0][1]
     return name if all(find_class_by_name(each.classifier.class_names, name) is not None for each in maps) else None
 
 
 def find_class_by_name(names: Sequence[str], name: str) -> int | None:
-    """The class of this name, in upper or lower case; that in the same case where both are there."""
+    """Find the index of a class by its name, without regard to case unless the exact name exists; None if absent."""
     if name in names:
         return names.index(name)
     lowered = name.casefold()

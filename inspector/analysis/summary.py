@@ -1,4 +1,4 @@
-"""What a network is made of: its layers as they run, where space is pooled away, what follows, how exact that is."""
+"""Summarize a network: its layers, the pooling, what follows it, and how exact its class maps are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,30 +15,30 @@ from inspector.explain.tracing.forward import capture_poolings, eval_mode, noise
 from inspector.explain.tracing.layer_trace import Layer, trace_layers
 from inspector.images.preprocessing import as_pair
 
-SIZES = ((208, 208), (104, 208), (256, 408))  # height, width: more than one stride, and neither square
+SIZES = ((208, 208), (104, 208), (256, 408))  # (height, width): several multiples of the usual strides, not all square
 
 
 @dataclass(frozen=True)
 class NetworkSummary:
-    """A network as it runs on one input size."""
+    """Summary of a network at one input size."""
 
     name: str
     input: tuple[int, ...]  # (1, channels, H, W)
-    output: tuple[int, ...]
-    layers: tuple[Layer, ...]  # every run of every module, a block before what is inside it
-    parameters: int
-    head: Head | None
-    pooled_after: int | None  # how many of the layers come before the pooling
-    after: tuple[str, ...]  # the tensor functions that follow the pooling
+    output: tuple[int, ...]  # shape; () if it is no tensor
+    layers: tuple[Layer, ...]  # every run of every module; a block stands before the modules inside it
+    parameters: int  # number of values
+    head: Head | None  # None if the network has no class maps
+    pooled_after: int | None  # number of layers before the pooling
+    after: tuple[str, ...]  # names of the tensor functions after the pooling
     verdict: Verdict | Literal["none"]
-    reason: str
-    # Input sizes, and the grid of the class maps, or of the feature maps of a backbone; None where it does not run.
+    reason: str  # why the class maps are exact, or are not
+    # (input size, grid of the class maps or of a backbone's feature maps); None if the network does not run at it.
     grids: tuple[tuple[tuple[int, int], tuple[int, int] | None], ...]
-    channels: int  # which axis of the output they are, where it is feature maps
+    channels: int  # axis of the channels, if the output is feature maps
 
     @property
     def pooling(self) -> str:
-        """Where space goes, in words."""
+        """Return the poolings with their grids, as text."""
         if self.head is None:
             return "none"
         branches = [
@@ -47,7 +47,7 @@ class NetworkSummary:
         return " and ".join(dict.fromkeys(branches))
 
     def lines(self) -> list[tuple[str, str]]:
-        """What there is to tell but the layers: (subject, sentence)."""
+        """Return all but the layers, as (subject, sentence)."""
         layers = len({layer.name for layer in self.layers if not layer.is_block})
         accepted = [f"{h} x {w} -> {grid[0]} x {grid[1]}" for (h, w), grid in self.grids if grid is not None]
         refused = [f"{h} x {w}" for (h, w), grid in self.grids if grid is None]
@@ -69,7 +69,7 @@ class NetworkSummary:
 
     @property
     def pooling_advice(self) -> str:
-        """Whether the network already pools, or global pooling has to be added."""
+        """Say whether the network already pools, or global pooling has to be added."""
         if len(self.output) == 4 and sum(side > 1 for side in self.output[1:]) > 1:
             return (
                 f"It does not pool: it returns feature maps {self.output}. Add global average pooling, and a Linear "
@@ -90,7 +90,7 @@ class NetworkSummary:
         return "It returns one value a class, but pools no map of positions on the way."
 
 
-Anatomy = NetworkSummary  # the first version's name
+Anatomy = NetworkSummary  # public name of the first version
 
 
 def describe(
@@ -100,10 +100,17 @@ def describe(
     sizes: Sequence[tuple[int, int]] = SIZES,
     name: str | None = None,
 ) -> NetworkSummary:
-    """The anatomy of a classifier, or of any network, classifier or backbone, on inputs (1, channels, height, width).
+    """Summarize a classifier, or any network, at one input size.
 
-    `sizes` are the input sizes (height, width) for which the grid of the class maps is told. Raises NetworkError if
-    the network does not run on such an input.
+    Args:
+        model: a classifier, or a network that returns logits or feature maps.
+        size: input size in pixels, (height, width) or one number for both. A classifier has its own.
+        channels: number of input channels. A classifier has its own.
+        sizes: input sizes (height, width) for which the grid of the maps is listed too.
+        name: shown in place of the classifier's own name, or of the network's type.
+
+    Raises:
+        NetworkError: the network does not run on such an input.
     """
     if isinstance(model, Classifier):
         network, default_name = model.network, model.name
@@ -111,7 +118,7 @@ def describe(
     else:
         network, default_name, height_width = model, type(model).__name__, as_pair(size)
     example = noise_input(network, (1, channels, *height_width))
-    # A closure may lead from the copy that is traced back to the network, whose modes count then.
+    # The modes of the network count too: a closure in the copy that is traced may refer to it.
     with eval_mode(network):
         head, reason = (model.head, "") if isinstance(model, Classifier) else _find_head_or_reason(network, example)
         trace = trace_layers(network, example, () if head is None else head.calls)
@@ -145,7 +152,7 @@ def _find_head_or_reason(network: nn.Module, example: Tensor) -> tuple[Head | No
     except HeadError as error:
         return None, str(error)
     except NetworkError as error:
-        # A backbone runs, and returns something else than logits; what does not run raises here.
+        # A backbone runs and returns no logits. A network that does not run raises here.
         _find_output_shape(network, example)
         return None, str(error)
 
@@ -157,7 +164,7 @@ def _find_output_shape(network: nn.Module, inputs: Tensor) -> tuple[int, ...]:
 
 
 def _find_grid(network: nn.Module, example: Tensor, size: tuple[int, int], head: Head | None) -> tuple[int, int] | None:
-    """The grid of the class maps for another input size; None if the network does not run on it as far as it pools."""
+    """Find the grid of the class maps at another input size; None if the network does not run up to its pooling."""
     if head is None:
         return None
     try:
@@ -171,7 +178,7 @@ def _find_grid(network: nn.Module, example: Tensor, size: tuple[int, int], head:
 def _find_backbone_grids(
     network: nn.Module, example: Tensor, sizes: Sequence[tuple[int, int]]
 ) -> tuple[int, list[tuple[int, int] | None]]:
-    """Which axis of its feature maps are the channels, and their grid for every input size."""
+    """Find the axis of the channels of a backbone's feature maps, and their grid at each input size."""
     shapes: list[tuple[int, ...] | None] = []
     for size in sizes:
         try:
@@ -179,7 +186,7 @@ def _find_backbone_grids(
         except NetworkError:
             shapes.append(None)
     known = [shape for shape in shapes if shape is not None]
-    # Positions come and go with the size of the input; channels stay.
+    # The number of cells changes with the input size, the number of channels does not.
     varying = [axis for axis in (1, 2, 3) if len({shape[axis] for shape in known}) > 1]
     axis = 3 if varying and 3 not in varying else 1
     y, x = (1, 2) if axis == 3 else (2, 3)

@@ -1,7 +1,8 @@
-"""Class activation maps: the feature maps F before pooling, (C, h, w), weighted, mostly by g = d logit / d F.
+"""Class activation maps: weighted sums of the feature maps F before the pooling, (C, h, w).
 
-Where the head is affine two of them must coincide with the exact map, because g is weight / (h * w) there: with average
-pooling Grad-CAM before its ReLU, and with every pooling HiResCAM.
+Most weights are functions of the gradient g = d logit / d F. If the head is affine, the sum over c of g[c] * F[c] is the
+exact map: this is HiResCAM. With average pooling, g is weight / (h * w) in every cell, so that Grad-CAM is the exact map
+too, apart from its ReLU.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,18 +17,27 @@ from inspector.explain.pooling import resample_conserving
 from inspector.explain.tracing.forward import capture_chosen_poolings, forward, forward_logits
 from inspector.explain.tracing.pooling_calls import PoolingCall, PoolingCallDetector
 
-SCORED_CHANNELS = 128  # of Score-CAM: each of an EfficientNet's 1280 would take a pass
-_ROWS = 256  # of pooled values at a time
+SCORED_CHANNELS = 128  # that Score-CAM uses: each takes a pass, and an EfficientNet has 1280
+_ROWS = 256  # of pooled values through the head at a time
 
 
 def compute_exact_map(case: Case) -> MethodResult:
+    """Compute the exact class map (Zhou et al., CVPR 2016; here signed and in logits)."""
     maps = case.compute_class_maps()
     note = "" if maps.verdict == "exact" else f"The verdict on this map is: {maps.verdict}."
     return MethodResult(maps.values[case.k], float(maps.logits[case.k] - maps.bias[case.k]), note)
 
 
 def sum_weighted_maps(case: Case, weigh: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """The sum over channels of what `weigh` makes of F and g, both (C, h, w), over all poolings: (h, w)."""
+    """Sum weighted feature maps over the channels of all poolings.
+
+    Args:
+        case: image and class.
+        weigh: takes feature maps F and gradient g, both (C, h, w), and returns weighted maps of the same shape.
+
+    Returns:
+        (h, w), on the finest grid of all poolings.
+    """
     poolings: dict[int, PoolingCall] = {}
 
     def keep(call: PoolingCall) -> Tensor:
@@ -46,11 +56,13 @@ def sum_weighted_maps(case: Case, weigh: Callable[[Tensor, Tensor], Tensor]) -> 
 
 
 def sum_on_finest_grid(maps: Sequence[Tensor]) -> Tensor:
+    """Sum maps (h, w) of several grids on the finest one, so that the total of each is kept."""
     height, width = max((values.shape for values in maps), key=lambda shape: shape.numel())
     return torch.stack([resample_conserving(values, (height, width)) for values in maps]).sum(0)
 
 
 def compute_grad_cam(case: Case) -> MethodResult:
+    """Compute Grad-CAM: relu(sum over c of mean(g[c]) * F[c]) (Selvaraju et al., ICCV 2017)."""
     values = sum_weighted_maps(case, lambda maps, gradient: gradient.mean((1, 2), keepdim=True) * maps).relu()
     head = case.classifier.head
     if head.pooling == "average" and head.verdict == "exact":
@@ -59,9 +71,10 @@ def compute_grad_cam(case: Case) -> MethodResult:
 
 
 def compute_hires_cam(case: Case) -> MethodResult:
+    """Compute HiResCAM: sum over c of g[c] * F[c] (Draelos and Carin, arXiv 2011.08891, 2020)."""
     values = sum_weighted_maps(case, lambda maps, gradient: gradient * maps)
     head = case.classifier.head
-    # Elsewhere nobody says that it adds up.
+    # For other heads, the method makes no claim about the sum.
     if head.verdict == "exact" and head.pooling in ("average", "max", "flatten"):
         maps = case.compute_class_maps()
         target = float(maps.logits[case.k] - maps.bias[case.k])
@@ -70,6 +83,11 @@ def compute_hires_cam(case: Case) -> MethodResult:
 
 
 def compute_grad_cam_plus_plus(case: Case) -> MethodResult:
+    """Compute Grad-CAM++ (Chattopadhay et al., WACV 2018).
+
+    weight[c] = sum over cells of alpha * relu(g[c]),  alpha = g[c]^2 / (2 g[c]^2 + sum(F[c]) * g[c]^3)
+    """
+
     def weigh(maps: Tensor, gradient: Tensor) -> Tensor:
         denominator = 2 * gradient**2 + maps.sum((1, 2), keepdim=True) * gradient**3
         alpha = torch.where(denominator == 0, 0, gradient**2 / denominator)
@@ -79,11 +97,15 @@ def compute_grad_cam_plus_plus(case: Case) -> MethodResult:
 
 
 def compute_layer_cam(case: Case) -> MethodResult:
+    """Compute LayerCAM: relu(sum over c of relu(g[c]) * F[c]) (Jiang et al., TIP 2021)."""
     return MethodResult(sum_weighted_maps(case, lambda maps, gradient: gradient.relu() * maps).relu())
 
 
 def compute_ablation_cam(case: Case) -> MethodResult:
-    """Each channel weighs what the logit loses without it; only what follows the pooling runs for that."""
+    """Compute Ablation-CAM: weight[c] is the drop of the logit without channel c (Desai and Ramaswamy, WACV 2020).
+
+    Only the head runs for each channel, on pooled values that are set to zero.
+    """
     head = case.classifier.head
     if not {branch.pooling for branch in head.branches} <= {"average", "max", "flatten"}:
         raise AttributionError(
@@ -107,12 +129,15 @@ def compute_ablation_cam(case: Case) -> MethodResult:
 
 
 def compute_score_cam(case: Case) -> MethodResult:
-    """Each channel weighs as much as the class is probable on a photo that shows only where the channel is active."""
+    """Compute Score-CAM: weight[c] is the probability of the class for the photo times the mask F[c], scaled to 0-1.
+
+    Wang et al., CVPR Workshops 2020. Only the channels with the largest standard deviation are used.
+    """
     feature_maps = case.compute_class_maps().feature_maps
     most_varied = feature_maps.flatten(1).std(1, correction=0).argsort(descending=True, stable=True)
     maps = feature_maps[most_varied[:SCORED_CHANNELS]]
     lowest, highest = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    # A channel that is the same everywhere shows the photo nowhere.
+    # A constant channel masks the whole photo.
     masks = torch.where(highest > lowest, (maps - lowest) / (highest - lowest), 0)[:, None]
     masks = functional.interpolate(masks, case.inputs.shape[2:], mode="bilinear")
     scores = []

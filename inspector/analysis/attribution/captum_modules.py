@@ -1,7 +1,7 @@
-"""The modules and rules for Captum's DeepLIFT, guided backpropagation and LRP, the only use of its private names.
+"""Modules and rules for Captum's DeepLIFT, guided backpropagation and LRP. The only use of Captum's private names.
 
-Captum reads a network through hooks on its modules, which misses what is a function, in place or used twice. So its
-hooks get modules of their own, one for each call of the pass; the caller's network has no part in it.
+Captum hooks the modules of a network. It misses functions, and fails for modules that work in place or run twice. So
+each call of a tensor function gets a module of its own here, and Captum hooks these; the network itself has no hooks.
 """
 
 import threading
@@ -22,9 +22,9 @@ from inspector.explain.tracing.tensor_calls import op_name
 
 
 class CallModule(nn.Module):
-    """One call of a function in a pass; what else than tensors of the pass went into it stays as it was."""
+    """One call of a tensor function. Arguments that do not depend on the input are constants of the module."""
 
-    rule: EpsilonRule  # where LRP is to go through it
+    rule: EpsilonRule  # set for LRP only
 
     def __init__(self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class CallModule(nn.Module):
         def reapply(*tensors: Tensor) -> Any:
             filled = list(constants)
             for place, tensor in zip(places, tensors, strict=True):
-                # A copy: in place it would spoil what the hooks keep.
+                # A copy, because an in-place function would change what the hooks keep.
                 filled[place] = tensor.clone()
             args, kwargs = tree_unflatten(filled, spec)
             return function(*args, **kwargs)
@@ -43,15 +43,16 @@ class CallModule(nn.Module):
         self.reapply = reapply
 
     def forward(self, *tensors: Tensor) -> Any:
+        """Call the function on new values of the tensors that depend on the input."""
         return self.reapply(*tensors)
 
 
 class ReluCall(CallModule, nn.ReLU):
-    """A ReLU or ReLU6."""
+    """A call of ReLU or ReLU6."""
 
 
 class MaxPoolingCall(CallModule):
-    """A max pooling."""
+    """A call of a max pooling."""
 
 
 def _depends_on_input(value: object) -> bool:
@@ -61,9 +62,18 @@ def _depends_on_input(value: object) -> bool:
 def propagate_max_pooling(
     module: MaxPoolingCall, inputs: Tensor, outputs: Tensor, grad_input: Tensor, grad_output: Tensor, eps: float
 ) -> Tensor:
-    """DeepLIFT's rule: the first half of a batch is the photo, the second the baseline.
+    """Compute DeepLIFT's multipliers of a max pooling. Captum's own rule is wrong if windows overlap.
 
-    Captum's own loses what windows that overlap share.
+    Args:
+        module: the pooling.
+        inputs: (2N, C, H, W); the first half is the images, the second the baselines.
+        outputs: (2N, C, h, w).
+        grad_input: gradient with respect to `inputs`.
+        grad_output: gradient with respect to `outputs`.
+        eps: differences of the inputs below this use the gradient.
+
+    Returns:
+        Multipliers with the shape of `inputs`.
     """
     (photo, baseline), (photo_output, baseline_output) = inputs.chunk(2), outputs.chunk(2)
     larger = torch.maximum(photo_output, baseline_output)
@@ -82,12 +92,12 @@ _DEEP_LIFT_RULES: dict[type[nn.Module], Callable[..., Tensor]] = {
     MaxPoolingCall: propagate_max_pooling,
 }
 _lock = threading.Lock()
-_users: list[int] = []  # the threads inside `extend_captum_tables`
+_users: list[int] = []  # ids of the threads inside `extend_captum_tables`
 
 
 @contextmanager
 def extend_captum_tables() -> Iterator[None]:
-    """Let Captum know the modules of calls inside; when the last thread leaves, its tables are as they were."""
+    """Add the modules above to Captum's tables inside the ``with`` block; the last thread to leave restores them."""
     with _lock:
         if not _users:
             SUPPORTED_NON_LINEAR.update(_DEEP_LIFT_RULES)
@@ -122,13 +132,14 @@ _LAYOUT_ONLY = (
 )
 # fmt: on
 
-# A module for a call of the function with this name, or None where there is no rule for it.
+# Takes name, function, positional and keyword arguments; returns a module, or None to call the function as it is.
 MakeModule = Callable[[str, Callable[..., Any], Sequence[Any], dict[str, Any]], CallModule | None]
 
 
 def make_relu(
     name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
 ) -> CallModule | None:
+    """Make a module for a call of ReLU or ReLU6, or of a clamp or hardtanh from 0."""
     lower = kwargs.get("min_val", kwargs.get("min", args[1] if len(args) > 1 else None))
     if name in _RELUS or (name in ("hardtanh", "hardtanh_", "clamp", "clamp_", "clamp_min") and lower == 0):
         return ReluCall(function, args, kwargs)
@@ -138,6 +149,7 @@ def make_relu(
 def make_nonlinearity(
     name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
 ) -> CallModule | None:
+    """Make a module for a call of an activation function or a max pooling."""
     if name in _MAX_POOLINGS:
         return MaxPoolingCall(function, args, kwargs)
     relu = make_relu(name, function, args, kwargs)
@@ -147,6 +159,11 @@ def make_nonlinearity(
 def make_affine_or_relu(
     name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
 ) -> CallModule | None:
+    """Make a module for a call that LRP has a rule for.
+
+    Raises:
+        AttributionError: there is no rule for the function.
+    """
     if name in (*_AFFINE, *_MAX_POOLINGS):
         call = CallModule(function, args, kwargs)
         call.rule = EpsilonRule()
@@ -160,15 +177,16 @@ def make_affine_or_relu(
 
 
 class ModularNetwork(nn.Module):
-    """A network's pass in which each call that `make_module` makes a module for goes through a module of its own."""
+    """A network whose calls of tensor functions go through modules, one per call, made in the first pass."""
 
     def __init__(self, network: nn.Module, make_module: MakeModule) -> None:
         super().__init__()
-        self.original = (network,)  # in a tuple it is no child: the hooks are for the calls
+        self.original = (network,)  # in a tuple, so that it is no child and gets no hooks
         self.make_module = make_module
         self.calls = nn.ModuleList()
 
     def forward(self, images: Tensor) -> Tensor:
+        """Compute logits (N, K)."""
         number = 0
 
         def perform(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -180,7 +198,7 @@ class ModularNetwork(nn.Module):
             number += 1
             if number > len(self.calls):
                 self.calls.append(module)
-            # Clones: of two hooks on one tensor, the earlier call's would get what the later call's has yet to change.
+            # Clones, because the hooks of two calls on the same tensor would disturb each other.
             return self.calls[number - 1](*(tensor.clone() for tensor in tensors))
 
         return forward_logits(self.original[0], images, perform)

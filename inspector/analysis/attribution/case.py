@@ -1,4 +1,4 @@
-"""What every attribution method is given, and what it returns."""
+"""The input and the result of an attribution method."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,41 +12,42 @@ from inspector.explain.classifier import Classifier
 from inspector.explain.tracing.forward import copy_sharing_parameters, forward_logits
 from inspector.explain.tracing.receptive_field import ReceptiveField
 
-OnProgress = Callable[[float], None]  # is called with the part that is done, 0-1
+OnProgress = Callable[[float], None]  # gets the part that is done, 0-1
 ShouldStop = Callable[[], bool]
 
-CHUNK = 4  # images per pass: more are no faster on a CPU, take more memory, and stop later
+CHUNK = 4  # images per pass; more are not faster on a CPU, take more memory, and stop later
 
 
 @dataclass(frozen=True)
 class Completeness:
-    """Whether a map adds up to what its method says that it does, in logits."""
+    """Whether the sum of a map is what its method claims, in logits."""
 
     sum: float
     target: float
-    target_name: str  # the target in words: "logit less bias"
+    target_name: str  # as in "logit minus bias"
 
     @property
     def error(self) -> float:
+        """Return the absolute difference of sum and target, in logits."""
         return abs(self.sum - self.target)
 
     @property
     def holds(self) -> bool:
-        """To 1 % of the target, or 0.01 logits."""
+        """Tell whether the error is at most 1 % of the target, or 0.01 logits."""
         return self.error <= max(0.01, 0.01 * abs(self.target))
 
 
 @dataclass(frozen=True, eq=False)
 class Attribution:
-    """What one method says about one class of one image."""
+    """Attribution map of one method for one class of one image."""
 
-    name: str  # in METHODS
-    values: Tensor  # (h, w), signed, in its own unit
+    name: str  # of the method, in METHODS
+    values: Tensor  # (h, w), signed, in `unit`
     unit: str
     seconds: float
-    completeness: Completeness | None  # None: the method makes no such claim
-    note: str  # what a reader of this map should know, or nothing
-    field: ReceptiveField  # where its cells lie on the input
+    completeness: Completeness | None  # None if the method does not claim that the values sum to anything
+    note: str  # to be shown with the map; may be empty
+    field: ReceptiveField  # of the cells, in pixels of the input
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,13 +55,13 @@ class Case:
     """One image and one class, as every method gets them."""
 
     classifier: Classifier
-    network: nn.Module  # the classifier's own, or a copy on its parameters that needs no gradients of them
+    network: nn.Module  # from `copy_without_gradients`
     inputs: Tensor  # (1, channels, H, W), normalized: 0 is the mean color, which is the baseline
-    k: int
-    count_images: Callable[[int], None]  # is called before so many images pass; raises Cancelled
+    k: int  # index of the class
+    count_images: Callable[[int], None]  # is called with the number of images before each pass; raises Cancelled
 
     def compute_logits(self, images: Tensor) -> Tensor:
-        """The class's logits (N,) of images (N, channels, H, W)."""
+        """Compute the logits (N,) of the class for images (N, channels, H, W)."""
         self.count_images(len(images))
         return forward_logits(self.network, images)[:, self.k]
 
@@ -70,6 +71,7 @@ class Case:
         return torch.autograd.grad(self.compute_logits(leaf).sum(), leaf)[0]
 
     def compute_class_maps(self) -> ClassMaps:
+        """Compute the exact class maps of the image."""
         (maps,) = class_maps_of_batch(self.classifier, self.inputs)
         self.count_images(1)
         return maps
@@ -77,28 +79,32 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class MethodResult:
-    """What a method made of a case."""
+    """Result of a method for one case."""
 
-    values: Tensor  # (h, w)
-    target: float | None = None  # what their sum should be, where the method says so
-    note: str = ""
+    values: Tensor  # (h, w), signed
+    target: float | None = None  # what the values should sum to, if the method claims it
+    note: str = ""  # to be shown with the map
 
 
 @dataclass(frozen=True)
 class Method:
-    """A line of the table."""
+    """One row of the table of methods."""
 
     compute: Callable[[Case], MethodResult]
-    grid: Literal["cells", "pixels"]  # the grid of the class maps, or that of the input
+    grid: Literal["cells", "pixels"]  # grid of the class maps, or of the input
     unit: str
-    target: str | None  # what the values add up to, in words
-    summary: str  # what it does, in one line
+    target: str | None  # what the values claim to sum to, in words; None if nothing
+    summary: str  # one sentence
     paper: str
-    images: int  # about how many pass through the network, for the progress
+    images: int  # approximate number of images that pass through the network, for the progress
 
 
 def copy_without_gradients(network: nn.Module) -> nn.Module:
-    """A copy on the same values that keeps nothing for gradients of its parameters; the network where none can be."""
+    """Copy a network so that its parameters share their values and require no gradients.
+
+    Returns:
+        The network itself if it cannot be copied.
+    """
     copy = copy_sharing_parameters(network)
     for module in () if copy is None else copy.modules():
         for name, parameter in module._parameters.items():

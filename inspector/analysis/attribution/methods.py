@@ -1,11 +1,12 @@
-"""The exact class map beside other attribution methods: the table of all of them, and how one is run.
+"""The table of attribution methods: the exact class map and others to compare it with.
 
-Two families: class activation maps weigh the feature maps before pooling (`cams.py`); the others give every pixel of
-the input a value (`pixels.py`). Some claim that the values add up, and whether they do is said with every map:
+Class activation maps are weighted sums of the feature maps before the pooling (`cams.py`). The other methods give a
+value per pixel of the input (`pixels.py`). Some methods claim that their values sum to a target, which is verified for
+every map:
 
     exact map, HiResCAM                          sum = logit - bias
     integrated gradients, DeepLIFT, SHAP         sum = logit - logit of the baseline
-    LRP                                          sum = logit, less what the biases take
+    LRP                                          sum = logit - contribution of the biases
 """
 
 import time
@@ -38,9 +39,19 @@ def compute_attribution(
     on_progress: OnProgress = lambda done: None,
     should_stop: ShouldStop = lambda: False,
 ) -> Attribution:
-    """What the method of this name says about class k of an input (1, channels, H, W).
+    """Compute the attribution map of one method. Random steps have fixed seeds.
 
-    Random steps have fixed seeds. Raises AttributionError where the method does not apply, Cancelled when told to stop.
+    Args:
+        classifier: any classifier.
+        inputs: normalized image (1, channels, H, W).
+        k: name or index of the class.
+        name: of the method, one of METHODS.
+        on_progress: gets the part that is done, 0-1.
+        should_stop: is asked before each pass.
+
+    Raises:
+        AttributionError: there is no method of this name, or it does not apply to the network.
+        Cancelled: `should_stop` returned true.
     """
     if name not in METHODS:
         raise AttributionError(f"No method {name!r}; there are {', '.join(METHODS)}.")
@@ -54,9 +65,8 @@ def compute_attribution(
         on_progress(min(1.0, passed / method.images))
 
     start = time.perf_counter()
-    # Captum asserts, and what it cannot hook fails in many ways.
     failure = f"{name} does not apply to {classifier.name}: {{reason}}."
-    # Ordinary tensors: those of an inference mode know no gradients.
+    # Tensors of inference mode have no gradients.
     with torch.inference_mode(False), torch.enable_grad(), eval_mode(classifier.network):
         network = copy_without_gradients(classifier.network)
         case = Case(classifier, network, inputs.clone(), classifier.class_index(k), count_images)

@@ -1,9 +1,9 @@
-"""Methods that give every pixel of the input a value.
+"""Attribution methods with a value per pixel of the input.
 
-Some claim that the values add up:
+Some claim a sum:
 
     integrated gradients, DeepLIFT, SHAP         sum = logit - logit of the baseline
-    LRP                                          sum = logit, less what the biases take
+    LRP                                          sum = logit - contribution of the biases
 """
 
 import warnings
@@ -28,15 +28,15 @@ from inspector.analysis.attribution.case import CHUNK, Case, Completeness, Metho
 from inspector.errors import AttributionError
 from inspector.explain.tracing.forward import forward
 
-STEPS = 50  # of integrated gradients, as Captum does by default
-DRAWS = 33  # of gradient SHAP, which takes three baselines in turn, and SmoothGrad
-WINDOWS = 7  # of occlusion side by side; each is moved by half its side
+STEPS = 50  # of integrated gradients: Captum's default
+DRAWS = 33  # of SmoothGrad and of Gradient SHAP, whose three baselines take turns
+WINDOWS = 7  # of occlusion along each side; they are moved by half their size
 
 
 def _run_captum(case: Case, attribute: Callable[[Tensor], Any]) -> Tensor:
-    """What Captum gives every value of the input, summed over its channels: (H, W)."""
+    """Run a method of Captum and sum its values over the channels of the input: (H, W)."""
     leaf = case.inputs.clone().requires_grad_()
-    # It warns of every hook that it sets.
+    # Captum warns about every hook that it sets.
     with warnings.catch_warnings(), extend_captum_tables():
         warnings.simplefilter("ignore", UserWarning)
         values: Tensor = attribute(leaf).detach().sum((0, 1))
@@ -44,12 +44,16 @@ def _run_captum(case: Case, attribute: Callable[[Tensor], Any]) -> Tensor:
 
 
 def compute_saliency(case: Case) -> MethodResult:
+    """Compute the largest absolute gradient of the channels of each pixel (Simonyan et al., arXiv 1312.6034, 2013)."""
     leaf = case.inputs.clone().requires_grad_()
     return MethodResult(Saliency(case.compute_logits).attribute(leaf).detach()[0].amax(0))
 
 
 def compute_smooth_grad(case: Case) -> MethodResult:
-    """Noise of 15 % of the input's range."""
+    """Compute the saliency of the mean gradient over noisy images (Smilkov et al., arXiv 1706.03825, 2017).
+
+    The standard deviation of the noise is 15 % of the range of the input.
+    """
     generator = torch.Generator().manual_seed(0)
     deviation = 0.15 * float(case.inputs.max() - case.inputs.min())
     total = torch.zeros_like(case.inputs)
@@ -64,21 +68,26 @@ def _split_into_chunks(count: int) -> Iterator[int]:
 
 
 def compute_input_x_gradient(case: Case) -> MethodResult:
+    """Compute input times gradient (Shrikumar et al., arXiv 1605.01713, 2016)."""
     return MethodResult(_run_captum(case, InputXGradient(case.compute_logits).attribute))
 
 
 def compute_integrated_gradients(case: Case) -> MethodResult:
+    """Compute integrated gradients from an image of the mean color (Sundararajan et al., ICML 2017)."""
     method: Any = IntegratedGradients(case.compute_logits)
     values = _run_captum(case, lambda leaf: method.attribute(leaf, n_steps=STEPS, internal_batch_size=CHUNK))
     return MethodResult(values, _compute_difference(case, torch.zeros_like(case.inputs)))
 
 
 def compute_gradient_shap(case: Case) -> MethodResult:
-    """Own code: Captum's draws from the generators of the process, which all sessions share."""
+    """Compute Gradient SHAP, the expectation of integrated gradients over baselines (Lundberg and Lee, NeurIPS 2017).
+
+    Captum's version draws from the global random generators, which all threads share. This one is seeded.
+    """
     generator = torch.Generator().manual_seed(0)
     baselines = _make_uniform_baselines(case)
     total = torch.zeros_like(case.inputs)
-    # Each baseline in turn, and one point in each part of the way: that varies less than free draws.
+    # Baselines take turns, and each part of the path gets one point: this varies less than independent draws.
     turns = torch.arange(DRAWS)
     points = (turns + torch.rand(DRAWS, generator=generator)) / DRAWS
     for turn, fractions in zip(turns.split(CHUNK), points.to(case.inputs).split(CHUNK), strict=True):
@@ -91,7 +100,7 @@ def compute_gradient_shap(case: Case) -> MethodResult:
 
 
 def _make_uniform_baselines(case: Case) -> Tensor:
-    """Photos of one color, the mean, black and white: (3, channels, H, W)."""
+    """Make images of one color, the mean, black and white: (3, channels, H, W)."""
     preprocessing = case.classifier.preprocessing
     colors = [[0.0] * len(preprocessing.mean)] + [
         [(light - mean) / std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)]
@@ -101,13 +110,14 @@ def _make_uniform_baselines(case: Case) -> Tensor:
 
 
 def _compute_difference(case: Case, baselines: Tensor) -> float:
-    """The logit less the mean of those of the baselines."""
+    """Compute the logit of the image minus the mean logit of the baselines."""
     with torch.no_grad():
         logits = case.compute_logits(torch.cat([case.inputs, baselines]))
     return float(logits[0] - logits[1:].mean())
 
 
 def compute_occlusion(case: Case) -> MethodResult:
+    """Compute the drop of the logit under a sliding window of the mean color (Zeiler and Fergus, ECCV 2014)."""
     channels, *size = case.inputs.shape[1:]
     height, width = (max(1, side // WINDOWS) for side in size)
     stride = (channels, max(1, height // 2), max(1, width // 2))
@@ -115,11 +125,12 @@ def compute_occlusion(case: Case) -> MethodResult:
     with torch.no_grad():
         window = (channels, height, width)
         values = method.attribute(case.inputs, window, stride, perturbations_per_eval=CHUNK)
-    # All channels of a pixel have its one value.
+    # All channels of a pixel have the same value.
     return MethodResult(values[0, 0], note=f"Windows of {height} x {width} pixels.")
 
 
 def compute_deep_lift(case: Case) -> MethodResult:
+    """Compute DeepLIFT with the rescale rule, from an image of the mean color (Shrikumar et al., ICML 2017)."""
     method: Any = DeepLift(_make_modular(case, make_nonlinearity))
     values = _run_captum(case, lambda leaf: method.attribute(leaf, torch.zeros_like(leaf), target=case.k))
     target = _compute_difference(case, torch.zeros_like(case.inputs))
@@ -129,6 +140,7 @@ def compute_deep_lift(case: Case) -> MethodResult:
 
 
 def compute_guided_grad_cam(case: Case) -> MethodResult:
+    """Compute guided backpropagation times Grad-CAM (Selvaraju et al., ICCV 2017)."""
     modular = _make_modular(case, make_relu)
     if not modular.calls:
         raise AttributionError("Guided Grad-CAM changes the gradient of ReLUs, and this network has none.")
@@ -139,6 +151,7 @@ def compute_guided_grad_cam(case: Case) -> MethodResult:
 
 
 def compute_lrp(case: Case) -> MethodResult:
+    """Compute layer-wise relevance propagation with the epsilon rule (Bach et al., PLoS ONE 2015)."""
     method: Any = LRP(_make_modular(case, make_affine_or_relu))
     values = _run_captum(case, lambda leaf: method.attribute(leaf, target=case.k))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""List the layers of a network: every run of every module in one forward pass, with what it returns."""
+"""List the layers of a network: every run of every module in one forward pass, with the shape of its output."""
 
 import math
 from collections import Counter
@@ -15,39 +15,39 @@ from inspector.explain.tracing.pooling_calls import FeatureLayout, PoolingCall, 
 from inspector.explain.tracing.receptive_field import ReceptiveField, ReceptiveFieldTracker
 from inspector.explain.tracing.tensor_calls import TensorCallMode, op_name
 
-# What changes no value in evaluation mode.
+# Functions that change no value in evaluation mode, besides those of LAYOUT_OPS.
 _NO_OPS = ("dropout", "permute", "transpose", "__get__", "size", "dim", "numel", "is_floating_point")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A module in one of its runs in a pass."""
+    """One run of a module in a forward pass."""
 
-    name: str  # its place in the network, as in "layer4.1.relu"
+    name: str  # of the module in the network, as in "layer4.1.relu"
     kind: str  # "ReLU"
-    run: int  # how many times it had run before
-    runs: int  # how many times it runs in a pass
-    parameters: int  # of its own, without those of the modules inside it
-    is_block: bool  # whether it only groups other modules and has no parameters of its own
-    shape: tuple[int, ...] | None  # of what it returned, the batch first; None for what is no tensor
-    layout: FeatureLayout | None  # how feature maps lie in that; None where it has none
-    field: ReceptiveField | None  # of its positions; None where they see all of the input
-    ended: int  # how many runs of modules had ended before this one: a block ends after what is inside it
-    ceiling: float | None  # the value above which it lets nothing through: 6 for ReLU6, 1 for sigmoid
+    run: int  # number of its runs before this one
+    runs: int  # number of its runs in the pass
+    parameters: int  # number of values, without those of the modules inside it
+    is_block: bool  # whether it has modules inside and no parameters of its own
+    shape: tuple[int, ...] | None  # of the output, with the batch; None if that is no tensor
+    layout: FeatureLayout | None  # of the feature maps in the output; None if there are none
+    field: ReceptiveField | None  # of the cells; None if they see the whole input
+    ended: int  # number of runs that ended before this one: a block ends after the modules inside it
+    ceiling: float | None  # upper limit of an activation function: 6 for ReLU6, 1 for sigmoid
 
     @property
     def label(self) -> str:
-        """Its name, with the run where there are several."""
+        """Return the name, with the number of the run if there are several."""
         return self.name if self.runs == 1 else f"{self.name} (run {self.run + 1})"
 
     @property
     def depth(self) -> int:
-        """How many modules it lies inside of."""
+        """Return the number of modules that contain it."""
         return self.name.count(".")
 
     @property
     def size(self) -> tuple[int, int, int] | None:
-        """(C, h, w) of its feature maps."""
+        """Return the shape (C, h, w) of the feature maps; None if there are none."""
         if self.layout is None or self.shape is None:
             return None
         _, channels, height, width = self.layout.feature_maps(torch.empty(self.shape, device="meta")).shape
@@ -58,20 +58,26 @@ class Layer:
 class LayerTrace:
     """The layers of one pass."""
 
-    layers: tuple[Layer, ...]  # every run of every module, in the order in which they began: a block before its modules
-    output: tuple[int, ...]  # the shape of what the network returned
-    pooled_after: int | None  # how many of the layers come before the last of the chosen poolings
-    functions_after: tuple[str, ...]  # the tensor functions that follow it, but for those that only change the layout
+    layers: tuple[Layer, ...]  # in the order in which they start: a block before its modules
+    output: tuple[int, ...]  # shape of the network's output; () if it is no tensor
+    pooled_after: int | None  # number of layers before the last of the chosen pooling calls
+    functions_after: tuple[str, ...]  # tensor functions after it, except those that change only the layout
 
 
 def trace_layers(network: nn.Module, inputs: Tensor, calls: Sequence[int] = ()) -> LayerTrace:
-    """All modules as they run in one pass, and what follows the last of the poolings `calls`.
+    """List every run of every module in one forward pass, and the functions after the last of some pooling calls.
 
-    The network may return something else than logits.
+    Args:
+        network: any network; it need not return logits.
+        inputs: normalized image (1, channels, H, W).
+        calls: indices of the pooling calls.
+
+    Raises:
+        NetworkError: the network does not run on such an input.
     """
     size = (inputs.shape[2], inputs.shape[3])
     tracker = ReceptiveFieldTracker(inputs)
-    grids: dict[int, tuple[int, int]] = {}  # the last grid of so many positions: tokens have lost theirs
+    grids: dict[int, tuple[int, int]] = {}  # last grid (h, w) of each number of cells, for tokens
     traced: list[tuple[int, Layer]] = []
     functions: list[str] = []
     ended_before: int | None = None
@@ -132,10 +138,10 @@ def trace_layers(network: nn.Module, inputs: Tensor, calls: Sequence[int] = ()) 
 def _find_layout(
     shape: tuple[int, ...], size: tuple[int, int], grids: Mapping[int, tuple[int, int]]
 ) -> FeatureLayout | None:
-    """How feature maps lie in a tensor, or None where it has none.
+    """Find the layout of the feature maps in a tensor; None if it has none.
 
-    Positions have the proportions of the input, channels have not: of (1, 7, 7, 768) the first two axes are positions.
-    Tokens lie on the grid of a map that came before them and had as many positions.
+    The grid has the aspect ratio of the input: in (1, 7, 7, 768), the axes before the last are the grid. Tokens have
+    the grid of earlier feature maps with the same number of cells.
     """
     if len(shape) == 4 and shape[0] == 1:
         first, last = _measure_disproportion(shape[2:], size), _measure_disproportion(shape[1:3], size)
