@@ -1,8 +1,8 @@
 """Class activation maps: weighted sums of the feature maps F before the pooling, (C, h, w).
 
-Most weights are functions of the gradient g = d logit / d F. If the head is affine, the sum over c of g[c] * F[c] is the
-exact map: this is HiResCAM. With average pooling, g is weight / (h * w) in every cell, so that Grad-CAM is the exact map
-too, apart from its ReLU.
+Most weights are functions of the gradient g = d logit / d F. If the head is affine, the sum over c of g[c] * F[c] is
+the exact map: this is HiResCAM. With average pooling, g is weight / (h * w) in every cell, so that Grad-CAM is the
+exact map too, apart from its ReLU.
 """
 
 from collections.abc import Callable, Sequence

@@ -66,7 +66,7 @@ class Case:
         return forward_logits(self.network, images)[:, self.k]
 
     def compute_gradients(self, images: Tensor) -> Tensor:
-        """D logit / d input, (N, channels, H, W)."""
+        """Compute d logit / d image, (N, channels, H, W)."""
         leaf = images.detach().clone().requires_grad_()
         return torch.autograd.grad(self.compute_logits(leaf).sum(), leaf)[0]
 
