@@ -1,4 +1,4 @@
-"""Results made up by hand, as `inspector batch` writes them: a row an image, in parts of Parquet files."""
+"""Hand-made results as `inspector batch` writes them: one row per image, in several Parquet files."""
 
 import json
 from collections.abc import Sequence
@@ -18,17 +18,19 @@ class Image:
     """One row, before it is written."""
 
     path: str
-    maps: dict[int, np.ndarray]  # of the classes, the likeliest first; one more than `top` if the label is not there
+    maps: dict[
+        int, np.ndarray
+    ]  # by class, the top-1 class first; one more than `top` if the label is not among the top classes
     label: int | None = None  # a class
-    text: str | None = None  # the label, where it is no class
+    text: str | None = None  # the label, if it is no class
     size: tuple[int, int] = (20, 30)  # (H, W) of the photo
     box: tuple[float, float, float, float] = (0, 0, 30, 20)
-    rank: int | None = None  # of the label, where it is not among the classes of the maps less the last
+    rank: int | None = None  # of the label, if it is not among the top classes
     error: str | None = None
     sha256: str = "0" * 64  # of the photo's file
 
 
-def about(class_names: Sequence[str], grid: tuple[int, int], **changed: Any) -> dict[str, Any]:
+def make_about(class_names: Sequence[str], grid: tuple[int, int], **changed: Any) -> dict[str, Any]:
     stride = [20 / grid[0], 30 / grid[1]]
     field = {axis: {"centre": s / 2, "stride": s, "size": s} for axis, s in zip("yx", stride, strict=True)}
     return {
@@ -40,11 +42,11 @@ def about(class_names: Sequence[str], grid: tuple[int, int], **changed: Any) -> 
     } | changed  # fmt: skip
 
 
-def row(number: int, image: Image, names: Sequence[str], top: int = 2) -> dict[str, Any]:
+def make_row(number: int, image: Image, names: Sequence[str], top: int = 2) -> dict[str, Any]:
     label = image.text if image.label is None else names[image.label]
-    own = {"index": number, "path": image.path, "label": label, "error": image.error}
+    common = {"index": number, "path": image.path, "label": label, "error": image.error}
     if image.error is not None:
-        return dict.fromkeys(make_schema({}).names) | own
+        return dict.fromkeys(make_schema({}).names) | common
     classes = list(image.maps)[:top]
     biases = [0.25] * len(classes)
     logits = [float(image.maps[k].sum()) + 0.25 for k in classes]
@@ -52,7 +54,7 @@ def row(number: int, image: Image, names: Sequence[str], top: int = 2) -> dict[s
     rank = image.rank
     if image.label is not None and rank is None:
         rank = classes.index(image.label)
-    return own | {
+    return common | {
         "height": image.size[0], "width": image.size[1], "sha256": image.sha256, "classes": classes,
         "probabilities": probabilities, "logits": logits, "biases": biases, "label_class": image.label,
         "label_rank": rank, "label_probability": None if rank is None else 0.5 ** (rank + 1),
@@ -62,15 +64,21 @@ def row(number: int, image: Image, names: Sequence[str], top: int = 2) -> dict[s
 
 
 def write_results(
-    folder: Path, images: Sequence[Image], told: dict[str, Any], each: int = 4, rows: list[dict[str, Any]] | None = None
+    folder: Path,
+    images: Sequence[Image],
+    about: dict[str, Any],
+    each: int = 4,
+    rows: list[dict[str, Any]] | None = None,
 ) -> Path:
-    """A folder of results with `each` images a part, and run.json."""
-    rows = [row(n, one, told["class_names"], told["top"]) for n, one in enumerate(images)] if rows is None else rows
+    """Write a folder of results with `each` images per part, and run.json."""
+    rows = (
+        [make_row(n, one, about["class_names"], about["top"]) for n, one in enumerate(images)] if rows is None else rows
+    )
     folder.mkdir(parents=True, exist_ok=True)
-    told = told | {"images": len(rows)}
-    (folder / "run.json").write_text(json.dumps(told))
+    about = about | {"images": len(rows)}
+    (folder / "run.json").write_text(json.dumps(about))
     for start in range(0, max(1, len(rows)), each):
-        table = pa.Table.from_pylist(rows[start : start + each], make_schema(told))
-        # Row groups of three, so that there are some.
+        table = pa.Table.from_pylist(rows[start : start + each], make_schema(about))
+        # Small row groups, so that there are several.
         pq.write_table(table, folder / format_shard_name(start // each), compression="zstd", row_group_size=3)
     return folder

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from made_up_results import Image, about, write_results
+from made_up_results import Image, make_about, write_results
 from page_checks import assert_nothing_is_cut_off, expect_heading
 from PIL import Image as Picture
 from playwright.sync_api import Browser, Page, expect
@@ -40,7 +40,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
             sha256 = "1" * 64
         error = "photo59.png is broken" if number == IMAGES - 1 else None
         images.append(Image(str(path), maps, label, None, (40, 60), (0, 0, 60, 40), error=error, sha256=sha256))
-    return write_results(folder / "results", images, about(NAMES, GRID), each=25)
+    return write_results(folder / "results", images, make_about(NAMES, GRID), each=25)
 
 
 def make_url(app_url: str, folder: Path, **more: object) -> str:
@@ -140,10 +140,10 @@ def test_two_classes_with_one_name_have_different_labels(page: Page, app_url: st
 
 def test_results_that_grew_are_summarized_again(page: Page, app_url: str, tmp_path: Path) -> None:
     image = Image("a.png", {0: np.ones(GRID), 1: np.zeros(GRID)}, label=0)
-    folder = write_results(tmp_path / "results", [image], about(NAMES, GRID))
+    folder = write_results(tmp_path / "results", [image], make_about(NAMES, GRID))
     page.goto(make_url(app_url, folder))
     expect(page.get_by_text("Page of 1 with 1 image")).to_be_visible()
-    write_results(folder, [image] * 5, about(NAMES, GRID))
+    write_results(folder, [image] * 5, make_about(NAMES, GRID))
     page.reload()
     expect(page.get_by_text("Page of 1 with 5 images")).to_be_visible()
 

@@ -1,4 +1,4 @@
-"""A data set into Parquet: each image once, equal to what inspector.class_maps says of it, whatever happens."""
+"""A run writes every image exactly once, with the values of inspector.class_maps, also after a kill."""
 
 import json
 import math
@@ -49,24 +49,22 @@ def classifier(hand_made_gap: nn.Module) -> inspector.Classifier:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Ten photos of 18 x 20 pixels, four of cats, three of dogs, three of fish; the second dog is broken."""
+    """Ten photos of 18 x 20 pixels: four cats, three dogs, three fish. The second dog is broken."""
     folder = write_photos(tmp_path / "photos", {"cat": 4, "dog": 3, "fish": 3})
     (folder / "dog" / "01.png").write_bytes(b"no image")
     return folder
 
 
-def rows_of(out: Path | str) -> list[dict[str, Any]]:
+def read_row_dicts(out: Path | str) -> list[dict[str, Any]]:
     return read_rows(out)[0].to_table().to_pylist()
 
 
-# --- what a row says
+# --- the values of a row
 
 
-def test_a_row_is_what_class_maps_says_of_the_photo(
-    photos: Path, tmp_path: Path, classifier: inspector.Classifier
-) -> None:
+def test_a_row_has_the_values_of_class_maps(photos: Path, tmp_path: Path, classifier: inspector.Classifier) -> None:
     run_dataset(photos, classifier, tmp_path / "out", RunOptions(top=2, batch_size=4))
-    rows = rows_of(tmp_path / "out")
+    rows = read_row_dicts(tmp_path / "out")
     assert [row["index"] for row in rows] == list(range(10))
     for row in rows:
         if row["error"] is not None:
@@ -88,14 +86,12 @@ def test_a_row_is_what_class_maps_says_of_the_photo(
         assert (row["residual"], row["verdict"]) == (pytest.approx(maps.residual), maps.verdict)
 
 
-def test_a_label_among_the_classes_is_ranked_and_has_its_map(
-    photos: Path, tmp_path: Path, hand_made_gap: nn.Module
-) -> None:
-    names = ("cat", "bird", "dog")  # green dogs look like birds to it
+def test_a_label_among_the_classes_has_a_rank_and_a_map(photos: Path, tmp_path: Path, hand_made_gap: nn.Module) -> None:
+    names = ("cat", "bird", "dog")  # the network confuses green dogs with birds
     classifier = inspector.Classifier.wrap(hand_made_gap, class_names=names, size=(6, 8))
     run_dataset(photos, classifier, tmp_path / "out", RunOptions(top=1))
     ranks = set()
-    for row in rows_of(tmp_path / "out"):
+    for row in read_row_dicts(tmp_path / "out"):
         if row["error"] is not None or row["label"] == "fish":
             assert row["label_class"] is row["label_rank"] is row["label_probability"] is None
             continue
@@ -110,7 +106,7 @@ def test_a_label_among_the_classes_is_ranked_and_has_its_map(
     assert ranks == {True, False}
 
 
-def test_labels_are_names_or_numbers_and_two_of_a_name_are_none(
+def test_labels_are_names_or_numbers_and_an_ambiguous_name_has_no_class(
     photos: Path, tmp_path: Path, hand_made_gap: nn.Module
 ) -> None:
     cat = photos / "cat" / "00.png"
@@ -119,25 +115,25 @@ def test_labels_are_names_or_numbers_and_two_of_a_name_are_none(
     )
     classifier = inspector.Classifier.wrap(hand_made_gap, class_names=["crane", "crane", "7"], size=8)
     run_dataset(tmp_path / "list.csv", classifier, tmp_path / "out")
-    assert [row["label_class"] for row in rows_of(tmp_path / "out")] == [None, 2, 0, 2, None, None]
+    assert [row["label_class"] for row in read_row_dicts(tmp_path / "out")] == [None, 2, 0, 2, None, None]
 
 
-def test_an_image_that_cannot_be_read_is_a_row_with_its_error(
+def test_an_image_that_cannot_be_read_gives_a_row_with_its_error(
     photos: Path, tmp_path: Path, classifier: inspector.Classifier
 ) -> None:
     counts = run_dataset(photos, classifier, tmp_path / "out", RunOptions(batch_size=1, shard_size=4))
     assert counts == Counts(10, 9, 1, 3)
     assert str(counts) == "10 images: 9 explained, 1 could not be read; 10 rows in 3 shards"
-    row = rows_of(tmp_path / "out")[5]
-    told = {"index": 5, "path": f"{photos}/dog/01.png", "label": "dog"}
-    assert {name: value for name, value in row.items() if value is not None} == told | {
+    row = read_row_dicts(tmp_path / "out")[5]
+    expected = {"index": 5, "path": f"{photos}/dog/01.png", "label": "dog"}
+    assert {name: value for name, value in row.items() if value is not None} == expected | {
         "error": "01.png is not an image that can be read. JPEG, PNG, WebP, GIF, BMP and TIFF can."
     }
 
 
-def test_maps_that_do_not_add_up_are_told(photos: Path, tmp_path: Path) -> None:
+def test_maps_that_do_not_add_up_are_counted(photos: Path, tmp_path: Path) -> None:
     class Stale(nn.Module):
-        """Its bias was trained further after its head was read."""
+        """A network whose bias changes after its head was read."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -152,20 +148,20 @@ def test_maps_that_do_not_add_up_are_told(photos: Path, tmp_path: Path) -> None:
         network.linear.bias += 1
     counts = run_dataset(photos / "cat", stale, tmp_path / "out")
     assert str(counts).endswith("4 rows in 1 shard; the class maps of 4 do not add up")
-    assert {row["verdict"] for row in rows_of(tmp_path / "out")} == {"not exact"}
-    assert rows_of(tmp_path / "out")[0]["residual"] == pytest.approx(1, abs=1e-5)
+    assert {row["verdict"] for row in read_row_dicts(tmp_path / "out")} == {"not exact"}
+    assert read_row_dicts(tmp_path / "out")[0]["residual"] == pytest.approx(1, abs=1e-5)
 
 
-def test_a_folder_of_broken_images_only_is_a_table_too(tmp_path: Path, classifier: inspector.Classifier) -> None:
+def test_a_folder_with_only_broken_images_gives_a_table(tmp_path: Path, classifier: inspector.Classifier) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_bytes(b"")
     assert run_dataset(tmp_path / "photos", classifier, tmp_path / "out") == Counts(1, 0, 1, 1)
 
 
-def test_a_network_of_one_logit_in_grey_has_rows_too(photos: Path, tmp_path: Path) -> None:
+def test_a_network_with_one_logit_and_a_gray_input_gives_rows(photos: Path, tmp_path: Path) -> None:
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 1)).eval()
-    grey = inspector.Classifier.wrap(network, size=8, mean=(0.5,), std=(0.5,))
-    run_dataset(photos, grey, tmp_path / "out")
+    gray = inspector.Classifier.wrap(network, size=8, mean=(0.5,), std=(0.5,))
+    run_dataset(photos, gray, tmp_path / "out")
     dataset, about = read_rows(tmp_path / "out")
     assert (about["top"], about["probability"], about["grid"]) == (1, "sigmoid", [6, 6])
     assert dataset.to_table().to_pylist()[0]["classes"] == [0]
@@ -174,9 +170,7 @@ def test_a_network_of_one_logit_in_grey_has_rows_too(photos: Path, tmp_path: Pat
 # --- the files
 
 
-def test_the_schema_and_the_metadata_are_as_promised(
-    photos: Path, tmp_path: Path, classifier: inspector.Classifier
-) -> None:
+def test_schema_and_metadata_are_as_documented(photos: Path, tmp_path: Path, classifier: inspector.Classifier) -> None:
     out = tmp_path / "out"
     run_dataset(photos, classifier, out, RunOptions(top=2, shard_size=4))
     files = sorted(path.name for path in out.iterdir())
@@ -206,27 +200,27 @@ def test_the_schema_and_the_metadata_are_as_promised(
     assert set(about) - set(expected) == {"version", "preprocessing", "backend", "overlays", "list_sha256"}
 
 
-def test_a_receptive_field_without_bounds_is_null(
-    photos: Path, tmp_path: Path, classifier: inspector.Classifier
-) -> None:
-    seen = ReceptiveField(Axis(0.5, 1, math.inf), Axis(0.5, 1, 3))
-    run_dataset(photos / "cat", replace(classifier, receptive_field=seen), tmp_path / "out")
+def test_an_unbounded_receptive_field_is_null(photos: Path, tmp_path: Path, classifier: inspector.Classifier) -> None:
+    field = ReceptiveField(Axis(0.5, 1, math.inf), Axis(0.5, 1, 3))
+    run_dataset(photos / "cat", replace(classifier, receptive_field=field), tmp_path / "out")
     text = (tmp_path / "out" / "run.json").read_text()
     fields = json.loads(text, parse_constant=pytest.fail)["receptive_field"]
     assert [fields[axis]["size"] for axis in "yx"] == [None, 3]
 
 
-def test_a_table_may_lie_elsewhere(photos: Path, tmp_path: Path, classifier: inspector.Classifier) -> None:
+def test_a_table_may_be_on_another_file_system(photos: Path, tmp_path: Path, classifier: inspector.Classifier) -> None:
     out = f"memory://{tmp_path.name}/out"
     run_dataset(photos, classifier, out, RunOptions(shard_size=4))
     run_dataset(photos, classifier, tmp_path / "out", RunOptions(shard_size=4))
-    assert rows_of(out) == rows_of(tmp_path / "out")
+    assert read_row_dicts(out) == read_row_dicts(tmp_path / "out")
     assert run_dataset(photos, classifier, out, RunOptions(shard_size=4, resume=True)) == Counts(10, 9, 1, 3)
     with pytest.raises(ExportError, match=r"memory://.* is not empty"):
         run_dataset(photos, classifier, out, RunOptions(shard_size=4))
 
 
-def test_where_nothing_can_be_written_is_told(photos: Path, tmp_path: Path, classifier: inspector.Classifier) -> None:
+def test_a_place_that_cannot_be_written_is_reported(
+    photos: Path, tmp_path: Path, classifier: inspector.Classifier
+) -> None:
     with pytest.raises(ExportError, match=r"Cannot write to nothing://x: Protocol not known"):
         run_dataset(photos, classifier, "nothing://x")
     (tmp_path / "file").write_text("")
@@ -234,7 +228,7 @@ def test_where_nothing_can_be_written_is_told(photos: Path, tmp_path: Path, clas
         run_dataset(photos, classifier, tmp_path / "file" / "below")
 
 
-def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"No shards in .* Expected a folder that `inspector batch` wrote."):
         read_rows(tmp_path)
     pq.write_table(pa.table({"a": [1]}), tmp_path / "part-00000.parquet")
@@ -245,7 +239,7 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
         read_rows(tmp_path)
 
 
-def test_without_pyarrow_it_is_told_what_to_install(
+def test_without_pyarrow_the_error_says_what_to_install(
     photos: Path, tmp_path: Path, classifier: inspector.Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
@@ -255,15 +249,17 @@ def test_without_pyarrow_it_is_told_what_to_install(
 
 
 @pytest.mark.parametrize("name", ["top", "batch_size", "shard_size"])
-def test_nothing_of_something_is_refused(
+def test_an_option_below_one_is_refused(
     photos: Path, tmp_path: Path, classifier: inspector.Classifier, name: str
 ) -> None:
-    wrong: dict[str, Any] = {name: 0}
+    options: dict[str, Any] = {name: 0}
     with pytest.raises(InspectorError, match=f"Expected {name} of 1 or more, got 0."):
-        run_dataset(photos, classifier, tmp_path / "out", RunOptions(**wrong))
+        run_dataset(photos, classifier, tmp_path / "out", RunOptions(**options))
 
 
-def test_what_cannot_work_leaves_no_folder(photos: Path, tmp_path: Path, classifier: inspector.Classifier) -> None:
+def test_a_run_that_cannot_start_leaves_no_folder(
+    photos: Path, tmp_path: Path, classifier: inspector.Classifier
+) -> None:
     with pytest.raises(ImageError, match="No images at nowhere"):
         run_dataset("nowhere", classifier, tmp_path / "out")
     network = nn.Sequential(nn.Conv2d(3, 2, 5), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3)).eval()
@@ -276,9 +272,7 @@ def test_what_cannot_work_leaves_no_folder(photos: Path, tmp_path: Path, classif
 # --- resume
 
 
-def test_a_folder_with_files_in_it_is_left_alone(
-    photos: Path, tmp_path: Path, classifier: inspector.Classifier
-) -> None:
+def test_a_folder_with_files_is_not_changed(photos: Path, tmp_path: Path, classifier: inspector.Classifier) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("mine")
@@ -289,20 +283,20 @@ def test_a_folder_with_files_in_it_is_left_alone(
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
 
 
-def test_a_run_may_begin_with_resume(photos: Path, tmp_path: Path, classifier: inspector.Classifier) -> None:
+def test_a_run_may_start_with_resume(photos: Path, tmp_path: Path, classifier: inspector.Classifier) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    (out / "run.json.0123.tmp").write_text("{")  # of a run that was killed as it began
+    (out / "run.json.0123.tmp").write_text("{")  # of a run that was killed at its start
     assert run_dataset(photos, classifier, out, RunOptions(resume=True)) == Counts(10, 9, 1, 1)
     assert sorted(path.name for path in out.iterdir()) == ["part-00000.parquet", "run.json"]
 
 
-def test_only_what_is_missing_is_made_again(
+def test_resume_makes_only_the_missing_shards(
     photos: Path, tmp_path: Path, classifier: inspector.Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
     run_dataset(photos, classifier, out, RunOptions(shard_size=2))
-    before = rows_of(out)
+    before = read_row_dicts(out)
     (out / "part-00001.parquet").unlink()
     whole = (out / "part-00003.parquet").read_bytes()
     (out / "part-00003.parquet").write_bytes(whole[:-100])
@@ -310,14 +304,14 @@ def test_only_what_is_missing_is_made_again(
     decoded: list[str] = []
     read_item = run_module.read_item
     monkeypatch.setattr(run_module, "read_item", lambda item: (decoded.append(item.path), read_item(item))[1])
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     counts = run_dataset(
-        photos, classifier, out, RunOptions(shard_size=2, resume=True), on_progress=lambda *done: told.append(done)
+        photos, classifier, out, RunOptions(shard_size=2, resume=True), on_progress=lambda *done: progress.append(done)
     )
     assert counts == Counts(10, 9, 1, 5)
     assert sorted(decoded) == [before[index]["path"] for index in (2, 3, 6, 7)]
-    assert told == [(6, 10), (8, 10), (10, 10)]
-    assert rows_of(out) == before
+    assert progress == [(6, 10), (8, 10), (10, 10)]
+    assert read_row_dicts(out) == before
     assert len(list(out.iterdir())) == 6
 
 
@@ -353,7 +347,7 @@ def test_counts_that_do_not_add_up_are_an_error(photos: Path, tmp_path: Path, cl
     out = tmp_path / "out"
     run_dataset(photos, classifier, out, RunOptions(shard_size=4))
     kept = (out / "part-00001.parquet").read_bytes()
-    (out / "part-00001.parquet").write_bytes((out / "part-00000.parquet").read_bytes())  # four rows, of other images
+    (out / "part-00001.parquet").write_bytes((out / "part-00000.parquet").read_bytes())  # four rows of other images
     with pytest.raises(ExportError, match=r"1 shards of .* do not hold .*\(part-00001.parquet\). Delete these files"):
         count_rows(out, 10, 4)
     (out / "part-00001.parquet").write_bytes(kept)
@@ -367,28 +361,28 @@ def test_counts_that_do_not_add_up_are_an_error(photos: Path, tmp_path: Path, cl
 
 
 @pytest.mark.parametrize("overlays", [False, True])
-def test_at_any_moment_all_shards_but_the_one_in_work_are_on_the_disk(
+def test_at_any_moment_all_finished_shards_are_on_the_disk(
     photos: Path, tmp_path: Path, classifier: inspector.Classifier, overlays: bool
 ) -> None:
     out = tmp_path / "out"
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     run_dataset(
         photos,
         classifier,
         out,
         RunOptions(shard_size=3, batch_size=1, overlays=overlays),
-        on_progress=lambda done, _: told.append((done, count_written_shards(out))),
+        on_progress=lambda done, _: progress.append((done, count_written_shards(out))),
     )
-    assert told == [(done, max(0, done - 1) // 3) for done in range(11)]
+    assert progress == [(done, max(0, done - 1) // 3) for done in range(11)]
 
 
 def test_a_shard_that_cannot_be_written_stops_the_run(
     photos: Path, tmp_path: Path, classifier: inspector.Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise ExportError("Cannot write: no space left.")
 
-    monkeypatch.setattr(run_module, "write_shard", full)
+    monkeypatch.setattr(run_module, "write_shard", fail)
     with pytest.raises(ExportError, match="no space left"):
         run_dataset(photos, classifier, tmp_path / "out", RunOptions(shard_size=1))
     assert count_written_shards(tmp_path / "out") == 0
@@ -408,13 +402,13 @@ def test_decoding_runs_ahead_of_the_network_by_a_bounded_number(
 
     photos: weakref.WeakSet[inspector.Photo] = weakref.WeakSet()
 
-    def reading(item: Any) -> Any:
+    def count_reads(item: Any) -> Any:
         begun.append(item.path)
         photo = read_item(item)
         photos.add(photo)
         return photo
 
-    def slowly(classifier: Any, inputs: Any) -> Any:
+    def explain_slowly(classifier: Any, inputs: Any) -> Any:
         nonlocal explained, most
         if begun:  # the first pass, before any photo is read, only asks for the grid
             time.sleep(0.02)
@@ -423,8 +417,8 @@ def test_decoding_runs_ahead_of_the_network_by_a_bounded_number(
             assert len(photos) <= 2, "more photos are kept than are being decoded"
         return class_maps_of_batch(classifier, inputs)
 
-    monkeypatch.setattr(run_module, "read_item", reading)
-    monkeypatch.setattr(run_module, "class_maps_of_batch", slowly)
+    monkeypatch.setattr(run_module, "read_item", count_reads)
+    monkeypatch.setattr(run_module, "class_maps_of_batch", explain_slowly)
     run_dataset(folder, classifier, tmp_path / "out", RunOptions(batch_size=4, workers=2, shard_size=8))
     assert len(begun) == explained == 60
     assert 4 < most <= 4 * (run_module._BATCHES_AHEAD + 1)
@@ -460,7 +454,7 @@ def test_overlays_and_their_gallery_show_every_image(
     assert 'href="gallery-0002.html">next' in pages[0]
 
 
-# --- killed and stopped, as a user runs it
+# --- killed and stopped runs of the command
 
 MANY = 400
 
@@ -475,15 +469,15 @@ def boots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def unbroken(boots: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    out = tmp_path_factory.mktemp("unbroken") / "out"
+def uninterrupted_rows(boots: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    out = tmp_path_factory.mktemp("uninterrupted_rows") / "out"
     run_dataset(boots, inspector.load("fashion_gap"), out, RunOptions(batch_size=1, shard_size=8))
-    return rows_of(out)
+    return read_row_dicts(out)
 
 
-def started(boots: Path, out: Path) -> subprocess.Popen[str]:
-    """The command, once it has written two shards."""
-    # A shell that starts the tests in the background has them ignore Ctrl-C, and what they start with them.
+def start_command(boots: Path, out: Path) -> subprocess.Popen[str]:
+    """Start the command, and return when it has written two shards."""
+    # If a shell starts the tests in the background, they and their child processes ignore Ctrl-C.
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     code += "from inspector.cli import dataset, main; main()"
     options = ["-m", "fashion_gap", "-o", str(out), "--batch-size", "1", "--shard-size", "8", "--workers", "1"]
@@ -495,39 +489,39 @@ def started(boots: Path, out: Path) -> subprocess.Popen[str]:
     return process
 
 
-def goes_on(boots: Path, out: Path, unbroken: list[dict[str, Any]]) -> None:
+def assert_resume_completes(boots: Path, out: Path, uninterrupted_rows: list[dict[str, Any]]) -> None:
     whole = count_written_shards(out)
     assert 2 <= whole < len(split_into_shards(MANY, 8)), "it was not stopped in the middle"
     kept: Mapping[str, bytes] = {path.name: path.read_bytes() for path in out.glob("part-*.parquet")}
     counts = run_dataset(boots, inspector.load("fashion_gap"), out, RunOptions(batch_size=1, shard_size=8, resume=True))
     assert counts == Counts(MANY, MANY - MANY // 50, MANY // 50, MANY // 8)
     assert all((out / name).read_bytes() == content for name, content in kept.items())
-    assert rows_of(out) == unbroken
+    assert read_row_dicts(out) == uninterrupted_rows
     assert not list(out.glob("*.tmp"))
 
 
-def test_killed_in_the_middle_it_goes_on_and_holds_every_image_once(
-    boots: Path, tmp_path: Path, unbroken: list[dict[str, Any]]
+def test_a_killed_run_resumes_and_has_every_image_once(
+    boots: Path, tmp_path: Path, uninterrupted_rows: list[dict[str, Any]]
 ) -> None:
-    process = started(boots, tmp_path / "out")
+    process = start_command(boots, tmp_path / "out")
     process.kill()
     process.communicate()
-    goes_on(boots, tmp_path / "out", unbroken)
+    assert_resume_completes(boots, tmp_path / "out", uninterrupted_rows)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Ctrl-C is no signal there")
-def test_ctrl_c_ends_it_with_a_sentence_and_it_goes_on(
-    boots: Path, tmp_path: Path, unbroken: list[dict[str, Any]]
+def test_a_run_stopped_by_ctrl_c_ends_with_a_sentence_and_resumes(
+    boots: Path, tmp_path: Path, uninterrupted_rows: list[dict[str, Any]]
 ) -> None:
-    process = started(boots, tmp_path / "out")
+    process = start_command(boots, tmp_path / "out")
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 130, told
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
     shards, out = count_written_shards(tmp_path / "out"), tmp_path / "out"
     sentence = f"Stopped: {shards} shards are complete in {out}. Use --resume"
-    assert sentence in " ".join(told.split())
-    assert "Traceback" not in told
-    goes_on(boots, tmp_path / "out", unbroken)
+    assert sentence in " ".join(errors.split())
+    assert "Traceback" not in errors
+    assert_resume_completes(boots, tmp_path / "out", uninterrupted_rows)
 
 
 # --- the command
@@ -540,13 +534,13 @@ def test_help_needs_neither_torch_nor_pyarrow() -> None:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """The command line in this process: exit status, output and errors, each in one line."""
+    """Return a function that runs the command in this process: exit status, output and errors, each in one line."""
     from inspector.cli import dataset, main
 
     assert dataset.batch
     monkeypatch.setattr(memory, "keep_freed_memory", lambda: None)
 
-    def command(*arguments: str | Path) -> tuple[int, str, str]:
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["inspector", "batch", *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:
@@ -554,10 +548,10 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         out, err = capsys.readouterr()
         return int(stopped.value.code or 0), " ".join(out.split()), " ".join(err.split())
 
-    return command
+    return run
 
 
-def test_the_command_counts_at_the_end(boots: Path, tmp_path: Path, command: Any) -> None:
+def test_the_command_prints_the_counts(boots: Path, tmp_path: Path, command: Any) -> None:
     some = [boots / f"{number:03}.png" for number in range(5)]
     status, out, err = command(*some, "-m", "fashion_gap", "-o", tmp_path / "out", "--overlays")
     assert status == 0, err
@@ -576,7 +570,7 @@ def test_the_command_counts_at_the_end(boots: Path, tmp_path: Path, command: Any
         (["-m", "fashion_gab"], "No network 'fashion_gab'. Nearest names: fashion_gap"),
     ],
 )
-def test_what_does_not_go_together_gets_one_sentence(
+def test_options_that_do_not_fit_together_get_one_sentence(
     boots: Path, tmp_path: Path, command: Any, options: list[str], sentence: str
 ) -> None:
     status, _, err = command(boots, "-m", "fashion_gap", "-o", tmp_path / "out", *options)
@@ -590,17 +584,15 @@ def test_another_backend_gives_the_same_rows(
 ) -> None:
     monkeypatch.setenv("INSPECTOR_CACHE", str(tmp_path / "cache"))
     run_dataset(photos, classifier, tmp_path / "eager")
-    run_dataset(photos, classifier, tmp_path / "quick", RunOptions(backend="auto"))
-    assert read_rows(tmp_path / "quick")[1]["backend"] == "onnxruntime"  # which one it was
-    for row, other in zip(rows_of(tmp_path / "quick"), rows_of(tmp_path / "eager"), strict=True):
+    run_dataset(photos, classifier, tmp_path / "accelerated", RunOptions(backend="auto"))
+    assert read_rows(tmp_path / "accelerated")[1]["backend"] == "onnxruntime"  # the backend that `auto` chose
+    for row, other in zip(read_row_dicts(tmp_path / "accelerated"), read_row_dicts(tmp_path / "eager"), strict=True):
         assert row["classes"] == other["classes"]
         assert row["logits"] == (other["logits"] and pytest.approx(other["logits"], abs=1e-4))
         assert row["verdict"] == other["verdict"]
 
 
-def test_a_backend_that_is_none_leaves_no_folder(
-    photos: Path, tmp_path: Path, classifier: inspector.Classifier
-) -> None:
+def test_an_unknown_backend_leaves_no_folder(photos: Path, tmp_path: Path, classifier: inspector.Classifier) -> None:
     with pytest.raises(NetworkError, match="No backend 'quickest'; there are auto"):
         run_dataset(photos, classifier, tmp_path / "out", RunOptions(backend="quickest"))
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""The survey of a data set: what it says of hand-made results, and what it refuses."""
+"""The summary of a data set, from hand-made results whose numbers are known."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from made_up_results import Image, about, row, write_results
+from made_up_results import Image, make_about, make_row, write_results
 
 from inspector import class_maps
 from inspector.analysis.localization import Regions, find_object_mask, measure_evidence_inside
@@ -36,23 +36,23 @@ NAMES = ("cat", "dog", "fox")
 GRID = (3, 3)
 
 
-def at(row: int, column: int, value: float = 1.0) -> np.ndarray:
-    """A map of one cell."""
+def one_cell(row: int, column: int, value: float = 1.0) -> np.ndarray:
+    """Return a map with one cell that is not zero."""
     cells = np.zeros(GRID)
     cells[row, column] = value
     return cells
 
 
-MIDDLE, CORNER, EVEN = at(1, 1), at(0, 0), np.ones(GRID)
+MIDDLE, CORNER, EVEN = one_cell(1, 1), one_cell(0, 0), np.ones(GRID)
 
 
-def hand_made() -> list[Image]:
-    """Two cats recognised; two foxes taken for cats, one of them with a third map; a label that is no class; none."""
+def make_images() -> list[Image]:
+    """Two cats predicted as cats, two foxes as cats (one with a third map), a label that is no class, others."""
     return [
         Image("photos/a.png", {0: MIDDLE, 1: CORNER}, label=0),
         Image("photos/b.png", {0: 3 * MIDDLE, 2: EVEN}, label=0),
         Image("photos/c.png", {0: CORNER, 2: EVEN}, label=2),
-        Image("photos/d.png", {0: 2 * CORNER, 1: MIDDLE, 2: at(2, 2, 4)}, label=2, rank=2),
+        Image("photos/d.png", {0: 2 * CORNER, 1: MIDDLE, 2: one_cell(2, 2, 4)}, label=2, rank=2),
         Image("photos/E.png", {1: EVEN, 0: MIDDLE}, text="wolf"),
         Image("photos/f.png", {}, error="f.png is broken"),
         Image("photos/g.png", {1: -EVEN, 0: np.zeros(GRID)}),
@@ -61,23 +61,23 @@ def hand_made() -> list[Image]:
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    return write_results(tmp_path / "results", hand_made(), about(NAMES, GRID))
+    return write_results(tmp_path / "results", make_images(), make_about(NAMES, GRID))
 
 
-def test_shares_at_the_border_and_positions_are_those_worked_out_by_hand() -> None:
-    maps = np.stack([MIDDLE, CORNER, EVEN, MIDDLE + 3 * CORNER, np.zeros(GRID), at(1, 1, math.inf)])
+def test_border_shares_and_effective_cells_equal_the_values_worked_out_by_hand() -> None:
+    maps = np.stack([MIDDLE, CORNER, EVEN, MIDDLE + 3 * CORNER, np.zeros(GRID), one_cell(1, 1, math.inf)])
     assert measure_border_share(maps)[:4].tolist() == pytest.approx([0, 1, 8 / 9, 3 / 4])
     assert np.isnan(measure_border_share(maps)[4:]).all()
     entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
     assert count_effective_cells(maps)[:4].tolist() == pytest.approx([1, 1, 9, math.exp(entropy)])
     assert np.isnan(count_effective_cells(maps)[4:]).all()
     assert count_effective_cells(-maps[:4]).tolist() == count_effective_cells(maps[:4]).tolist()
-    # Of two rows all cells are at the border.
+    # In a grid of two rows, all cells are at the border.
     assert measure_border_share(np.ones((1, 2, 5))).tolist() == [1]
     assert compute_uniform_border_share((7, 7)) == pytest.approx(24 / 49)
 
 
-def test_counts_and_accuracy_are_those_of_the_images(results: Path, tmp_path: Path) -> None:
+def test_counts_and_accuracy_match_the_images(results: Path, tmp_path: Path) -> None:
     found = summarize(results, tmp_path / "out")
     counts = found.counts
     assert (counts.images, counts.errors, counts.labelled, counts.classed) == (7, 1, 5, 4)
@@ -85,31 +85,31 @@ def test_counts_and_accuracy_are_those_of_the_images(results: Path, tmp_path: Pa
     assert counts.residual == pytest.approx(6e-6)
     assert counts.verdicts == {"exact": 6}
     assert counts.border == pytest.approx((0 + 0 + 1 + 1 + 8 / 9 + 8 / 9) / 6)
-    # Of the last map nothing is positive.
+    # The last map has no positive value.
     assert counts.border_positive == pytest.approx((0 + 0 + 1 + 1 + 8 / 9) / 5)
     assert counts.positions == pytest.approx((1 + 1 + 1 + 1 + 9 + 9) / 6)
     assert (counts.inside, counts.with_objects) == (None, 0)
 
 
-def test_average_maps_are_the_means_of_the_images_they_name(results: Path, tmp_path: Path) -> None:
+def test_average_maps_are_the_means_over_their_images(results: Path, tmp_path: Path) -> None:
     found = summarize(results, tmp_path / "out")
     assert found.predicted.counts.tolist() == [4, 2, 0]
     assert found.labeled.counts.tolist() == [2, 0, 2]
     np.testing.assert_allclose(found.predicted.mean()[0], (4 * MIDDLE + 3 * CORNER) / 4)
     np.testing.assert_allclose(found.predicted.mean()[1], 0 * EVEN)
     np.testing.assert_allclose(found.labeled.mean()[0], 2 * MIDDLE)
-    np.testing.assert_allclose(found.labeled.mean()[2], (EVEN + at(2, 2, 4)) / 2)
+    np.testing.assert_allclose(found.labeled.mean()[2], (EVEN + one_cell(2, 2, 4)) / 2)
     assert not found.predicted.mean()[2].any()
 
 
-def test_a_confusion_has_the_mean_of_its_images_contrast_maps(results: Path, tmp_path: Path) -> None:
+def test_a_confusion_has_the_mean_contrast_of_its_images(results: Path, tmp_path: Path) -> None:
     found = summarize(results, tmp_path / "out")
     assert found.pairs.tolist() == [[2, 0]]
     assert found.contrasts.counts.tolist() == [2]
-    np.testing.assert_allclose(found.contrasts.mean()[0], (3 * CORNER - EVEN - at(2, 2, 4)) / 2)
+    np.testing.assert_allclose(found.contrasts.mean()[0], (3 * CORNER - EVEN - one_cell(2, 2, 4)) / 2)
 
 
-def test_many_images_give_the_sums_of_a_plain_loop(tmp_path: Path) -> None:
+def test_sums_over_many_images_equal_those_of_a_plain_loop(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     images = []
     for number in range(60):
@@ -120,10 +120,10 @@ def test_many_images_give_the_sums_of_a_plain_loop(tmp_path: Path) -> None:
         if label == third:
             maps[third] = random.integers(-9, 9, GRID).astype(float)
         images.append(Image(f"{number}.png", maps, label=label, rank=number % 3))
-    found = summarize(write_results(tmp_path / "results", images, about(NAMES, GRID), each=7), tmp_path / "out")
+    found = summarize(write_results(tmp_path / "results", images, make_about(NAMES, GRID), each=7), tmp_path / "out")
     for k in range(3):
-        own = sum(image.maps[k] for image in images if next(iter(image.maps)) == k)
-        np.testing.assert_array_equal(found.predicted.sums[k], own)
+        expected = sum(image.maps[k] for image in images if next(iter(image.maps)) == k)
+        np.testing.assert_array_equal(found.predicted.sums[k], expected)
         np.testing.assert_array_equal(found.labeled.sums[k], sum(image.maps[k] for image in images if image.label == k))
     assert sorted(map(tuple, found.pairs.tolist())) == [(a, b) for a in range(3) for b in range(3) if a != b]
     assert found.contrasts.counts.tolist() == sorted(found.contrasts.counts.tolist(), reverse=True)
@@ -150,13 +150,13 @@ def test_every_image_of_the_index_leads_to_its_maps(results: Path, tmp_path: Pat
     found, opened = summarize(results, tmp_path / "out"), read_results(results)
     rows = dataset_index.list_rows(found.index)
     assert [row["index"] for row in rows] == list(range(7))
-    for one, made in zip(rows, hand_made(), strict=True):
-        assert one["error"] == made.error
-        if made.error is None:
+    for one, image in zip(rows, make_images(), strict=True):
+        assert one["error"] == image.error
+        if image.error is None:
             stored = read_stored_image(opened, one["part"], one["row_group"], one["row"])
-            assert stored.path == one["path"] == made.path
-            assert list(stored.maps) == list(made.maps)
-            for k, values in made.maps.items():
+            assert stored.path == one["path"] == image.path
+            assert list(stored.maps) == list(image.maps)
+            for k, values in image.maps.items():
                 np.testing.assert_array_equal(stored.maps[k], values)
             k = one["predicted"]
             assert stored.maps[k].sum() + stored.biases[k] == pytest.approx(stored.logits[k])
@@ -165,7 +165,7 @@ def test_every_image_of_the_index_leads_to_its_maps(results: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("chosen", "expected"),
+    ("filters", "expected"),
     [
         (Filters(), [0, 1, 2, 3, 4, 5, 6]),
         (Filters(predicted=0), [0, 1, 2, 3]),
@@ -176,17 +176,17 @@ def test_every_image_of_the_index_leads_to_its_maps(results: Path, tmp_path: Pat
         (Filters(text="%"), []),
         (Filters(predicted=0, label="cat", text="photos"), [0, 1]),
     ],
-    ids=["all", "class", "label", "mistaken", "not read", "path", "no pattern", "several"],
+    ids=["all", "class", "label", "misclassified", "unreadable", "path", "no pattern", "several"],
 )
-def test_filters_choose_the_images_that_they_name(
-    results: Path, tmp_path: Path, chosen: Filters, expected: list[int]
+def test_filters_select_the_matching_images(
+    results: Path, tmp_path: Path, filters: Filters, expected: list[int]
 ) -> None:
     index = summarize(results, tmp_path / "out").index
-    assert [row["index"] for row in dataset_index.list_rows(index, chosen)] == expected
-    assert dataset_index.count_images(index, chosen) == len(expected)
+    assert [row["index"] for row in dataset_index.list_rows(index, filters)] == expected
+    assert dataset_index.count_images(index, filters) == len(expected)
 
 
-def test_images_come_sorted_in_pages_those_without_a_number_last(results: Path, tmp_path: Path) -> None:
+def test_pages_are_sorted_with_missing_values_last(results: Path, tmp_path: Path) -> None:
     index = summarize(results, tmp_path / "out").index
     ascending, descending = (
         [row["index"] for row in dataset_index.list_rows(index, order="border", descending=down)]
@@ -205,19 +205,19 @@ def test_images_come_sorted_in_pages_those_without_a_number_last(results: Path, 
     assert (counts[0], counts[17], counts[19], sum(counts)) == (2, 2, 2, 6)
 
 
-def test_the_worst_verdict_stands_for_all(tmp_path: Path) -> None:
-    told = about(NAMES, GRID)
-    rows = [row(n, image, NAMES) for n, image in enumerate(hand_made()[:3])]
+def test_the_summary_has_the_worst_verdict(tmp_path: Path) -> None:
+    metadata = make_about(NAMES, GRID)
+    rows = [make_row(n, image, NAMES) for n, image in enumerate(make_images()[:3])]
     rows[1]["verdict"] = "not exact"
     rows[2]["verdict"] = "exact for this image"
     rows[2]["residual"] = math.nan
-    found = summarize(write_results(tmp_path / "results", [], told, rows=rows), tmp_path / "out")
+    found = summarize(write_results(tmp_path / "results", [], metadata, rows=rows), tmp_path / "out")
     assert found.verdict == "not exact"
-    # A miss that is no number stays one.
+    # A residual of nan is not dropped.
     assert math.isnan(found.counts.residual or 0)
 
 
-def test_the_share_inside_objects_is_that_of_the_class_maps_at_hand(
+def test_the_share_inside_objects_equals_that_of_the_class_maps_in_memory(
     tmp_path: Path, hand_made_gap: torch.nn.Module, pixels: np.ndarray
 ) -> None:
     classifier = Classifier.wrap(hand_made_gap, NAMES, size=(10, 10), name="hand_made")
@@ -230,10 +230,12 @@ def test_the_share_inside_objects_is_that_of_the_class_maps_at_hand(
         name: {"centre": axis.centre, "stride": axis.stride, "size": axis.size}
         for name, axis in (("y", classifier.receptive_field.y), ("x", classifier.receptive_field.x))
     }
-    told = about(NAMES, values.shape[1:], size=[10, 10], receptive_field=axes)
+    metadata = make_about(NAMES, values.shape[1:], size=[10, 10], receptive_field=axes)
     image = Image("photos/a.png", {k: values[k], other: values[other]}, label=k, size=(20, 30), box=maps.view.box)
     found = summarize(
-        write_results(tmp_path / "results", [image, *_one_more(values.shape[1:])], told), tmp_path / "out", regions
+        write_results(tmp_path / "results", [image, *make_unlabeled_image(values.shape[1:])], metadata),
+        tmp_path / "out",
+        regions,
     )
     mask = find_object_mask(regions, "a.png", (20, 30))
     assert mask is not None
@@ -242,38 +244,38 @@ def test_the_share_inside_objects_is_that_of_the_class_maps_at_hand(
     assert found.counts.inside == pytest.approx(expected, abs=2e-3)  # half precision
 
 
-def _one_more(grid: tuple[int, int]) -> list[Image]:
+def make_unlabeled_image(grid: tuple[int, int]) -> list[Image]:
     return [Image("photos/unknown.png", {0: np.ones(grid), 1: np.zeros(grid)})]
 
 
-def test_a_stored_map_knows_its_crop_and_receptive_fields(results: Path) -> None:
+def test_a_stored_map_has_its_crop_and_receptive_field(results: Path) -> None:
     opened = read_results(results)
     assert make_crop((40, 60), (0, 0, 30, 20), opened) == Crop((40, 60), (0, 0, 30, 20), (20, 30))
     assert read_receptive_field(opened).x.stride == 10
     unbounded = {axis: {"centre": 1, "stride": 2, "size": None} for axis in "yx"}
-    write_results(results, hand_made(), about(NAMES, GRID, receptive_field=unbounded))
+    write_results(results, make_images(), make_about(NAMES, GRID, receptive_field=unbounded))
     assert math.isinf(read_receptive_field(read_results(results)).y.size)
 
 
-def test_what_was_kept_is_read_back_and_known_to_be_of_these_results(results: Path, tmp_path: Path) -> None:
-    heard: list[float] = []
-    found = summarize(results, tmp_path / "out", on_progress=heard.append)
-    assert heard == sorted(heard)
-    assert heard[-1] == 1
+def test_a_summary_is_read_back_and_belongs_to_its_results(results: Path, tmp_path: Path) -> None:
+    progress: list[float] = []
+    found = summarize(results, tmp_path / "out", on_progress=progress.append)
+    assert progress == sorted(progress)
+    assert progress[-1] == 1
     again = read_summary(tmp_path / "out")
     assert again.counts == found.counts
     assert again.class_names == NAMES
     np.testing.assert_array_equal(again.predicted.sums, found.predicted.sums)
     assert belongs_to(tmp_path / "out", read_results(results))
-    write_results(results, [*hand_made(), *_one_more(GRID)], about(NAMES, GRID))
+    write_results(results, [*make_images(), *make_unlabeled_image(GRID)], make_about(NAMES, GRID))
     assert not belongs_to(tmp_path / "out", read_results(results))
     assert not belongs_to(tmp_path, read_results(results))
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"images.parquet", "survey.json", "average-maps.npz"}
 
 
-def test_images_that_could_not_be_read_are_surveyed_too(tmp_path: Path) -> None:
+def test_images_that_cannot_be_read_are_summarized(tmp_path: Path) -> None:
     broken = [Image(f"{n}.png", {}, error="broken") for n in range(3)]
-    found = summarize(write_results(tmp_path / "results", broken, about(NAMES, GRID)), tmp_path / "out")
+    found = summarize(write_results(tmp_path / "results", broken, make_about(NAMES, GRID)), tmp_path / "out")
     assert (found.counts.images, found.counts.errors, found.counts.top1) == (3, 3, None)
     assert found.verdict is None
     assert ("could not be read", "3") in found.describe()
@@ -287,16 +289,16 @@ def test_sums_add_up_over_repeated_and_absent_numbers() -> None:
     assert sums.counts.tolist() == [1, 0, 2]
 
 
-def test_the_command_writes_tables_and_figures_and_says_what_it_found(
+def test_the_command_writes_tables_and_figures_and_prints_the_summary(
     results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     boxes = tmp_path / "boxes.csv"
     boxes.write_text("file,x1,y1,x2,y2\na.png,0,0,30,20\n")
     survey_command(results, tmp_path / "report", boxes)
-    said = capsys.readouterr().out
-    assert "50.0% of 4 whose label is a class" in said
-    assert "fox predicted as cat: 2 times" in said
-    assert "100.0% of 1 images" in said
+    output = capsys.readouterr().out
+    assert "50.0% of 4 whose label is a class" in output
+    assert "fox predicted as cat: 2 times" in output
+    assert "100.0% of 1 images" in output
     files = {path.name for path in (tmp_path / "report").iterdir()}
     assert files >= {"classes.csv", "images.csv", "confusions.csv", "average-maps.png", "confusions.png", "border.png"}
     with (tmp_path / "report" / "classes.csv").open(newline="") as file:
@@ -311,8 +313,8 @@ def test_the_command_writes_tables_and_figures_and_says_what_it_found(
     assert images[6] == ("most diffuse", "4")
 
 
-def test_results_without_a_mistake_or_an_image_that_was_read_have_a_report_too(tmp_path: Path) -> None:
-    broken = write_results(tmp_path / "broken", [Image("a.png", {}, error="broken")], about(NAMES, GRID))
+def test_results_without_a_confusion_or_a_readable_image_have_a_report(tmp_path: Path) -> None:
+    broken = write_results(tmp_path / "broken", [Image("a.png", {}, error="broken")], make_about(NAMES, GRID))
     survey_command(broken, None, None)
     files = {path.name for path in (broken / "survey").iterdir()}
     assert "border.png" in files
@@ -356,24 +358,24 @@ def test_metadata_that_lacks_an_entry_is_refused(results: Path, tmp_path: Path) 
 
 
 def test_results_of_two_networks_are_refused(results: Path, tmp_path: Path) -> None:
-    other = about(NAMES, GRID, network_sha256="1" * 64)
+    other = make_about(NAMES, GRID, network_sha256="1" * 64)
     table = pq.read_table(results / "part-00001.parquet")
-    told = {b"inspector": json.dumps(other).encode()}
-    pq.write_table(table.replace_schema_metadata(told), results / "part-00001.parquet")
+    metadata = {b"inspector": json.dumps(other).encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), results / "part-00001.parquet")
     with pytest.raises(InspectorError, match=r"part-00001.parquet and part-00000.parquet differ in network sha256"):
         summarize(results, tmp_path / "out")
 
 
 def test_empty_results_are_refused(tmp_path: Path) -> None:
-    empty = write_results(tmp_path / "results", [], about(NAMES, GRID))
+    empty = write_results(tmp_path / "results", [], make_about(NAMES, GRID))
     with pytest.raises(InspectorError, match=r"have no image\. Expected one or more"):
         summarize(empty, tmp_path / "out")
 
 
-def test_an_image_without_the_map_of_its_likeliest_class_is_refused(tmp_path: Path) -> None:
-    rows = [row(n, image, NAMES) for n, image in enumerate(hand_made())]
+def test_an_image_without_the_map_of_its_top1_class_is_refused(tmp_path: Path) -> None:
+    rows = [make_row(n, image, NAMES) for n, image in enumerate(make_images())]
     rows[0]["map_classes"] = [2, 1]
-    broken = write_results(tmp_path / "results", [], about(NAMES, GRID), rows=rows)
+    broken = write_results(tmp_path / "results", [], make_about(NAMES, GRID), rows=rows)
     with pytest.raises(InspectorError, match="has an image without the map of its top-1 class"):
         summarize(broken, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
@@ -392,7 +394,7 @@ def test_a_folder_that_cannot_be_written_is_named(results: Path, tmp_path: Path)
         summarize(results, tmp_path / "out")
 
 
-def test_a_survey_that_is_absent_or_broken_is_one_sentence(results: Path, tmp_path: Path) -> None:
+def test_a_missing_or_broken_summary_gives_one_sentence(results: Path, tmp_path: Path) -> None:
     with pytest.raises(InspectorError, match=r"No summary in .* Use `inspector survey RESULTS"):
         read_summary(tmp_path)
     summarize(results, tmp_path / "out")
@@ -406,7 +408,7 @@ def test_a_survey_that_is_absent_or_broken_is_one_sentence(results: Path, tmp_pa
         dataset_index.read_counts(tmp_path / "out" / "images.parquet")
 
 
-def test_maps_that_went_away_are_one_sentence(results: Path) -> None:
+def test_deleted_results_give_one_sentence(results: Path) -> None:
     opened = read_results(results)
     with pytest.raises(InspectorError, match=r"no longer has part-00009.parquet"):
         read_stored_image(opened, "part-00009.parquet", 0, 0)
@@ -417,7 +419,7 @@ def test_maps_that_went_away_are_one_sentence(results: Path) -> None:
         read_stored_image(opened, "part-00000.parquet", 0, 0)
 
 
-def test_a_missing_library_is_one_sentence(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_gives_one_sentence(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = summarize(results, tmp_path / "out").index
     monkeypatch.setitem(sys.modules, "duckdb", None)
     with pytest.raises(
@@ -426,16 +428,18 @@ def test_a_missing_library_is_one_sentence(results: Path, tmp_path: Path, monkey
         dataset_index.count_images(index)
 
 
-def test_a_map_is_drawn_over_its_photo_as_where_it_was_made(pixels: np.ndarray) -> None:
+def test_a_stored_map_is_drawn_like_the_map_in_memory(pixels: np.ndarray) -> None:
     view = make_view(read_image(pixels), Preprocessing((10, 10), (0.5,), (0.5,), (12, 12)))
     field = ReceptiveField(Axis(1, 3, 3), Axis(1, 3, 3))
-    again = make_crop(view.photo.size, view.box, Results(Path(), (), (), about(NAMES, GRID, size=[10, 10])))
-    own, stored = (resample_on_photo(at(0, 2), one, field, (20, 30), smooth=True) for one in (view.crop, again))
-    assert own.any()
-    np.testing.assert_array_equal(own, stored)
+    again = make_crop(view.photo.size, view.box, Results(Path(), (), (), make_about(NAMES, GRID, size=[10, 10])))
+    direct, stored = (
+        resample_on_photo(one_cell(0, 2), one, field, (20, 30), smooth=True) for one in (view.crop, again)
+    )
+    assert direct.any()
+    np.testing.assert_array_equal(direct, stored)
 
 
-def test_an_app_that_serves_others_opens_only_the_folders_that_it_was_told(
+def test_an_app_for_other_machines_opens_only_the_allowed_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "open").mkdir()

@@ -1,4 +1,4 @@
-"""The rows of Ray are those of the local engine, also when a worker is killed in the middle."""
+"""Ray gives the rows of the local engine, also if a worker is killed."""
 
 import os
 import signal
@@ -40,15 +40,15 @@ def boots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def local(boots: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def local_rows(boots: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     out = tmp_path_factory.mktemp("local") / "out"
     run_module.run_dataset(boots, inspector.load(NETWORK), out, RunOptions(batch_size=2, shard_size=SHARD))
-    return rows_of(out)
+    return read_row_dicts(out)
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """A Ray that runs already, on two processors, whose workers find this file."""
+    """A running Ray on two processors, whose workers can import this file."""
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patched:
         patched.setenv("PYTHONPATH", str(Path(__file__).parent))
         warnings.simplefilter("ignore")
@@ -57,12 +57,12 @@ def cluster() -> Iterator[None]:
         ray.shutdown()
 
 
-def rows_of(out: Path | str) -> list[dict[str, Any]]:
+def read_row_dicts(out: Path | str) -> list[dict[str, Any]]:
     return read_rows(out)[0].to_table().to_pylist()
 
 
-def same(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> bool:
-    """Equal, numbers to rounding: another process may have other threads."""
+def rows_are_close(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> bool:
+    """Return whether rows are equal up to rounding: another process may use other threads."""
     return len(rows) == len(others) and all(
         row.keys() == other.keys()
         and all(
@@ -78,7 +78,7 @@ def _is_number(value: object) -> bool:
 
 
 def load_and_sign(folder: str) -> inspector.Classifier:
-    """The network, once the process has left its number in a folder."""
+    """Load the network after writing the process id into a folder."""
     (Path(folder) / str(os.getpid())).touch()
     return inspector.load(NETWORK)
 
@@ -89,26 +89,26 @@ def load_here_only(process: int) -> inspector.Classifier:
     return inspector.load(NETWORK)
 
 
-def test_the_rows_are_those_of_the_local_engine_without_any_set_up(
-    boots: Path, tmp_path: Path, local: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+def test_ray_gives_the_rows_of_the_local_engine_without_setup(
+    boots: Path, tmp_path: Path, local_rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     load = partial(inspector.load, NETWORK)
     counts = run_dataset_on_ray(
         os.path.relpath(boots),
         load,
         "out",
         RunOptions(batch_size=2, shard_size=SHARD),
-        on_progress=lambda *now: told.append(now),
+        on_progress=lambda *now: progress.append(now),
     )
     assert counts == COUNTS
-    assert sorted(told) == told
-    assert told[0] == (0, MANY)
-    assert told[-1] == (MANY, MANY)
-    rows = rows_of(tmp_path / "out")
-    assert [row.pop("path") for row in rows] == [os.path.relpath(row["path"]) for row in local]
-    assert same(rows, [{name: value for name, value in row.items() if name != "path"} for row in local])
+    assert sorted(progress) == progress
+    assert progress[0] == (0, MANY)
+    assert progress[-1] == (MANY, MANY)
+    rows = read_row_dicts(tmp_path / "out")
+    assert [row.pop("path") for row in rows] == [os.path.relpath(row["path"]) for row in local_rows]
+    assert rows_are_close(rows, [{name: value for name, value in row.items() if name != "path"} for row in local_rows])
     assert not ray.is_initialized()
     # Nothing is left to do: Ray is not started for it.
     monkeypatch.setitem(sys.modules, "ray", None)
@@ -118,8 +118,8 @@ def test_the_rows_are_those_of_the_local_engine_without_any_set_up(
     assert resumed == COUNTS
 
 
-def test_a_worker_killed_in_the_middle_loses_and_doubles_nothing(
-    boots: Path, tmp_path: Path, local: list[dict[str, Any]], cluster: None
+def test_a_killed_worker_loses_and_doubles_no_image(
+    boots: Path, tmp_path: Path, local_rows: list[dict[str, Any]], cluster: None
 ) -> None:
     signed, out = tmp_path / "signed", f"file://{tmp_path}/out"
     signed.mkdir()
@@ -141,20 +141,18 @@ def test_a_worker_killed_in_the_middle_loses_and_doubles_nothing(
     assert counts == COUNTS
     assert killed[0] < MANY // SHARD, "it was not killed in the middle"
     assert len(list(signed.iterdir())) == 3, "this process, the worker that was killed, and the one in its place"
-    assert same(rows_of(out), local)
+    assert rows_are_close(read_row_dicts(out), local_rows)
     assert not list((tmp_path / "out").glob("*.tmp"))
 
 
-def test_a_worker_that_cannot_work_is_told_in_a_sentence(boots: Path, tmp_path: Path, cluster: None) -> None:
+def test_a_worker_that_fails_gives_one_sentence(boots: Path, tmp_path: Path, cluster: None) -> None:
     with pytest.raises(InspectorError, match=r"A Ray worker failed \(.*The weights are not on this machine"):
         run_dataset_on_ray(
             boots, partial(load_here_only, os.getpid()), tmp_path / "out", RunOptions(batch_size=2, shard_size=SHARD)
         )
 
 
-def test_what_is_wrong_from_the_start_needs_no_ray(
-    boots: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_errors_before_the_start_need_no_ray(boots: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImageError, match="No images at nowhere"):
         run_dataset_on_ray("nowhere", partial(inspector.load, NETWORK), tmp_path / "out")
