@@ -217,7 +217,7 @@ def _draw_photos(
     from inspector.explain.class_maps import class_maps
     from inspector.images.photo import read_image
     from inspector.networks.load import load
-    from inspector.training.figures import side_by_side_figure
+    from inspector.output.comparison_figure import side_by_side_figure
     from inspector.training.read_run import find_network
 
     pictures = {stem: read_image(path) for stem, path in photos.items()}

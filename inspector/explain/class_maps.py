@@ -177,6 +177,18 @@ class ClassMaps:
         )
         return ClassMap(title, values, float(bias), None if dense else float(logit))
 
+    def contrast_map(self, classes: Sequence[int], dense: bool = False) -> ClassMap:
+        """Return the map of the first class against the second, or against the other top class if it is the only one.
+
+        Raises:
+            InspectorError: there are no two classes.
+        """
+        if not classes or len(self.logits) < 2:
+            raise InspectorError("A contrast needs two classes: one more among those shown would do.")
+        first, *others = classes
+        other = next((k for k in (*others, *(k for k, _, _ in self.top(2))) if k != first), None)
+        return self.class_map(first, other, dense)
+
     def describe_reading(self, dense: bool = False, against: str | int | None = None) -> str:
         """Return in words what the value of a cell means, for figures and reports."""
         if against is None:

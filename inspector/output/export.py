@@ -19,7 +19,7 @@ from PIL import Image
 from inspector.errors import ExportError
 from inspector.explain.class_maps import ClassMaps, FigureContent
 from inspector.files import csv_bytes, new_folder
-from inspector.output.figure import all_maps_figure, class_map_figure
+from inspector.output.figure import class_map_figure
 from inspector.output.manifest import make_manifest, manifest_bytes
 from inspector.output.report import report_html
 from inspector.output.style import DEFAULT_STYLE, FigureStyle
@@ -28,6 +28,8 @@ Format = Literal["png", "pdf", "svg"]
 FORMATS: tuple[Format, ...] = ("png", "pdf", "svg")
 _NUMBERS = ("maps.npz", "logits.csv", "contributions.csv")
 FILES = (*(f"figure.{format}" for format in FORMATS), *_NUMBERS, "report.html", "photo.png", "manifest.json")
+_ALL_MAPS = FigureStyle(("all",), columns=5)
+
 # Text stays text, and equal figures give equal bytes.
 _STYLE: Any = {"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "inspector"}
 _NO_DATE: dict[Format, dict[str, None]] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
@@ -112,8 +114,8 @@ def make_file(name: str, maps: ClassMaps, shown: FigureContent, style: FigureSty
         case ["class-maps", "zip"]:
             return zip_bytes(maps, shown, style)
         case ["all-maps", suffix]:
-            figure = all_maps_figure(maps, dense=maps.classifier.head.has_position_scores)
-            return figure_bytes(figure, _format(suffix))
+            all_maps = maps.figure_content(1, dense=maps.classifier.head.has_position_scores)
+            return figure_bytes(class_map_figure(maps, all_maps, _ALL_MAPS), _format(suffix))
         case ["figure", suffix]:
             return figure_bytes(class_map_figure(maps, shown, style), _format(suffix), style.dpi)
     raise ExportError(f"No file {name!r} in an export; {', '.join(FILES)} are.")

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, ListedColormap, Normalize
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
@@ -17,9 +16,8 @@ from matplotlib.textpath import text_to_path
 from torch import Tensor
 
 from inspector.errors import InspectorError
-from inspector.explain.class_maps import ClassMap, ClassMaps, FigureContent
+from inspector.explain.class_maps import ClassMaps, FigureContent
 from inspector.images.photo import Pixels
-from inspector.images.preprocessing import View
 from inspector.output.overlay import (
     common_scale,
     dimmed_photo,
@@ -27,6 +25,7 @@ from inspector.output.overlay import (
     grid_image,
 )
 from inspector.output.style import DEFAULT_STYLE, MM, PANELS, FigureStyle, diverging_colormap
+from inspector.output.text import format_number
 
 COLORS = ListedColormap(diverging_colormap() / 255, name="class map")
 PANEL = 2.6  # inches
@@ -37,15 +36,25 @@ _SMALL_PRINT = "0.35"
 
 
 @dataclass(frozen=True, eq=False)
-class _Drawing:
-    """What stands in one panel."""
+class _Panel:
+    """What one panel shows."""
 
     title: str
     suffix: str  # of the title, never cut off
     line: str
     values: Tensor | None  # (h, w), in logits; None: the photo
-    grid: bool = False  # as its cells, without the photo
+    grid: bool = False  # drawn as its cells, without the photo
     bold: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class _Layout:
+    """An empty figure as large as its panels and their text need."""
+
+    figure: Figure
+    panel_width: float  # inches
+    titles: list[str]  # of each panel, shortened to its width
+    lines: list[list[str]]  # small print of each panel, wrapped to its width
 
 
 def class_map_figure(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> Figure:
@@ -53,75 +62,68 @@ def class_map_figure(maps: ClassMaps, shown: FigureContent, style: FigureStyle =
 
     Raises InspectorError for maps without a photo, or a style in which they have no room.
     """
-    view = maps.view
-    if view is None:
+    if maps.view is None and set(style.panels) != {"all"}:
         raise InspectorError("These class maps came from a tensor: there is no photo to draw them on.")
-    drawings = list(_drawings(maps, shown, style))
-    if len(drawings) > MOST_PANELS:
-        raise InspectorError(f"{len(drawings)} panels are too many for one figure; at most {MOST_PANELS} would do.")
-    scale = common_scale([drawing.values for drawing in drawings if drawing.values is not None])
-    columns = min(style.columns or 3, len(drawings))
-    rows = -(-len(drawings) // columns)
-    panel_width, figure, titles, lines = _layout_panels(maps, shown, style, drawings, columns, rows)
+    panels = list(_list_panels(maps, shown, style))
+    if len(panels) > MOST_PANELS:
+        raise InspectorError(f"{len(panels)} panels are too many for one figure; at most {MOST_PANELS} would do.")
+    scale = common_scale([panel.values for panel in panels if panel.values is not None])
+    columns = min(style.columns or 3, len(panels))
+    rows = -(-len(panels) // columns)
+    layout = _layout_panels(maps, shown, style, panels, columns, rows)
     # Without ticks, even unseen ones: the layout would measure the text of each.
-    axes = np.atleast_1d(figure.subplots(rows, columns, subplot_kw={"xticks": [], "yticks": []})).ravel()
+    axes = layout.figure.subplots(rows, columns, squeeze=False, subplot_kw={"xticks": [], "yticks": []}).ravel()
     for axis in axes:
         axis.set_axis_off()
-    sharp = style.dpi * panel_width / (DEFAULT_STYLE.dpi * PANEL)
-    canvas = dimmed_photo(view.photo, view.crop, round(800 * min(4.0, max(1.0, sharp))))
-    for axis, drawing, title, small in zip(axes, drawings, titles, lines, strict=False):
-        _draw(axis, drawing, maps, view, canvas, scale, shown, style)
-        _write(axis, title, small, style.font_size)
-        axis.title.set_fontweight("bold" if drawing.bold else "normal")
-    if style.colour_bar and any(drawing.values is not None for drawing in drawings):
-        _colour_bar(axes.tolist(), scale, style)
+    images = _draw_images(maps, shown, style, panels, scale, layout.panel_width)
+    for axis, panel, image, title, lines in zip(axes, panels, images, layout.titles, layout.lines, strict=False):
+        show_image(axis, image, title, lines, style.font_size)
+        axis.title.set_fontweight("bold" if panel.bold else "normal")
+        if panel.grid:
+            axis.get_images()[0].set_interpolation("nearest")
+            axis.set_axis_on()
+            axis.spines[:].set(linewidth=2 if panel.bold else 0.5)
+    if style.colour_bar and any(panel.values is not None for panel in panels):
+        font_size = style.font_size * 10 / 9
+        add_color_bar(axes.tolist(), scale, style.colours, font_size=font_size, shrink=0.7, aspect=30)
     if style.dark:
-        _darken(figure)
-    return figure
+        _darken(layout.figure)
+    return layout.figure
 
 
-def _drawings(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> Iterator[_Drawing]:
-    assert maps.view is not None
+def _list_panels(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> Iterator[_Panel]:
     names = maps.classifier.class_names
     for kind in PANELS:
         if kind not in style.panels:
             continue
         if kind == "photo":
-            yield _Drawing(maps.view.photo.name, "", exactness_line(maps), None)
+            assert maps.view is not None
+            yield _Panel(maps.view.photo.name, "", exactness_line(maps), None)
         elif kind == "classes":
             for k in shown.classes:
-                one = maps.class_map(k, shown.against, shown.dense)
-                yield _Drawing(names[k], f" ({maps.probabilities[k]:.1%})", one.equation(), one.values)
+                class_map = maps.class_map(k, shown.against, shown.dense)
+                yield _Panel(names[k], f" ({maps.probabilities[k]:.1%})", class_map.equation(), class_map.values)
         elif kind == "contrast":
-            one = find_contrast(maps, shown)
-            yield _Drawing(one.title, "", one.equation(), one.values)
+            class_map = maps.contrast_map(shown.classes, shown.dense)
+            yield _Panel(class_map.title, "", class_map.equation(), class_map.values)
         else:
-            winner = int(maps.logits.argmax())
-            if len(names) > MOST_PANELS:
-                raise InspectorError(
-                    f"All {len(names)} class maps are too many for one figure: panels of single classes would do."
-                )
-            for k, name in enumerate(names):
-                one = maps.class_map(k, None, shown.dense)
-                logit = f"logit {maps.logits[k]:.2f}".replace("-", "\N{MINUS SIGN}")
-                marked = logit + (", winner" if k == winner else "")
-                yield _Drawing(name, "", marked, one.values, grid=True, bold=k == winner)
+            yield from _list_all_maps(maps, shown.dense)
 
 
-def find_contrast(maps: ClassMaps, shown: FigureContent) -> ClassMap:
-    """The first class shown against the second, or against the likeliest other where it is the only one."""
-    if not shown.classes or len(maps.logits) < 2:
-        raise InspectorError("A contrast needs two classes: one more among those shown would do.")
-    first, *others = shown.classes
-    other = next((k for k in (*others, *(k for k, _, _ in maps.top(2))) if k != first), None)
-    return maps.class_map(first, other, shown.dense)
+def _list_all_maps(maps: ClassMaps, dense: bool) -> Iterator[_Panel]:
+    names, winner = maps.classifier.class_names, int(maps.logits.argmax())
+    if len(names) > MOST_PANELS:
+        raise InspectorError(
+            f"All {len(names)} class maps are too many for one figure: panels of single classes would do."
+        )
+    for k, name in enumerate(names):
+        line = f"logit {format_number(float(maps.logits[k]), '.2f')}" + (", winner" if k == winner else "")
+        yield _Panel(name, "", line, maps.class_map(k, None, dense).values, grid=True, bold=k == winner)
 
 
 def _layout_panels(
-    maps: ClassMaps, shown: FigureContent, style: FigureStyle, drawings: Sequence[_Drawing], columns: int, rows: int
-) -> tuple[float, Figure, list[str], list[list[str]]]:
-    """A panel's width in inches, an empty figure as large as its panels and text need, and the text in lines."""
-    assert maps.view is not None
+    maps: ClassMaps, shown: FigureContent, style: FigureStyle, panels: Sequence[_Panel], columns: int, rows: int
+) -> _Layout:
     unit = style.font_size / DEFAULT_STYLE.font_size
     beside = (1.1 if style.colour_bar else 0.2) * unit
     panel_width = PANEL if style.width is None else (style.width - beside) / columns
@@ -134,25 +136,25 @@ def _layout_panels(
     width = PANEL * columns + beside if style.width is None else style.width
     # Wider text would make its panel narrower.
     room = panel_width - 0.15
-    titles = [_fit_text(d.title, d.suffix, style.font_size, room) for d in drawings]
-    lines = [_wrap_text(d.line, 8 * unit, room) if style.equations else [] for d in drawings]
-    said = _title(maps, shown, style)
-    over = _wrap_text(said, 10 * unit, width - 0.1) if said else []
-    photo_height, photo_width = maps.view.photo.size
-    tall = min(2.0, max(0.6, photo_height / photo_width))
-    most = max(map(len, lines))
-    # Of a panel's text beside its small print: in a width that was asked for, no more than it takes.
-    of_text = ((0.46 if style.width is None else 0.26) + 0.14 * most) * unit
-    height = (panel_width * tall + of_text) * rows + (0.12 + 0.18 * len(over)) * unit
-    fits(width, height, style.dpi)
+    titles = [_fit_text(panel.title, panel.suffix, style.font_size, room) for panel in panels]
+    lines = [_wrap_text(panel.line, 8 * unit, room) if style.equations else [] for panel in panels]
+    title = _make_title(maps, shown, style)
+    title_lines = _wrap_text(title, 10 * unit, width - 0.1) if title else []
+    # Without a photo the panels are as high as their grids.
+    rows_shown, columns_shown = maps.values.shape[1:] if maps.view is None else maps.view.photo.size
+    aspect = min(2.0, max(0.6, rows_shown / columns_shown))
+    # Height of a panel's text besides its small print; tighter where the figure's width is fixed.
+    text_height = ((0.46 if style.width is None else 0.26) + 0.14 * max(map(len, lines))) * unit
+    height = (panel_width * aspect + text_height) * rows + (0.12 + 0.18 * len(title_lines)) * unit
+    check_size(width, height, style.dpi)
     figure = Figure(figsize=(width, height), layout="constrained")
-    if over:
-        figure.suptitle("\n".join(over), fontsize=10 * unit, parse_math=False)
-    return panel_width, figure, titles, lines
+    if title_lines:
+        figure.suptitle("\n".join(title_lines), fontsize=10 * unit, parse_math=False)
+    return _Layout(figure, panel_width, titles, lines)
 
 
-def fits(width: float, height: float, dpi: int) -> None:
-    """InspectorError where a figure of this size in inches has more pixels than should be drawn."""
+def check_size(width: float, height: float, dpi: int) -> None:
+    """Raise InspectorError if a figure of this size in inches has more pixels than should be drawn."""
     if width * height * dpi**2 > _MOST_PIXELS:
         raise InspectorError(
             f"A figure of {width / MM:.0f} x {height / MM:.0f} mm at {dpi} dots an inch has too many pixels: "
@@ -160,7 +162,7 @@ def fits(width: float, height: float, dpi: int) -> None:
         )
 
 
-def _title(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> str:
+def _make_title(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> str:
     if style.title is not None:
         return style.title
     title = f"{maps.classifier.name}: {maps.describe_reading(shown.dense, shown.against)}"
@@ -168,52 +170,46 @@ def _title(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> str:
     return title if "photo" in style.panels or not style.equations else f"{title} \N{MIDDLE DOT} {exactness_line(maps)}"
 
 
-def _draw(
-    axis: Axes,
-    drawing: _Drawing,
+def _draw_images(
     maps: ClassMaps,
-    view: View,
-    canvas: Pixels,
-    scale: float,
     shown: FigureContent,
     style: FigureStyle,
-) -> None:
-    if drawing.values is None:
-        axis.imshow(canvas)
-    elif drawing.grid:
-        axis.imshow(grid_image(drawing.values.numpy(force=True), scale, style.colours), interpolation="nearest")
-        axis.set_axis_on()
-        axis.spines[:].set(linewidth=2 if drawing.bold else 0.5)
-    else:
-        field = maps.classifier.receptive_field
-        axis.imshow(
-            draw_map_on_photo(
-                canvas, view.crop, drawing.values, field, scale, shown.smooth, shown.opacity, style.colours
+    panels: Sequence[_Panel],
+    scale: float,
+    panel_width: float,
+) -> Iterator[Pixels]:
+    """Draw the image of each panel; the photo gets more pixels where a panel is printed larger or finer."""
+    view, field = maps.view, maps.classifier.receptive_field
+    if view is not None:
+        sharpness = style.dpi * panel_width / (DEFAULT_STYLE.dpi * PANEL)
+        canvas = dimmed_photo(view.photo, view.crop, round(800 * min(4.0, max(1.0, sharpness))))
+    for panel in panels:
+        if panel.values is None:
+            yield canvas
+        elif panel.grid or view is None:
+            yield grid_image(panel.values.numpy(force=True), scale, style.colours)
+        else:
+            yield draw_map_on_photo(
+                canvas, view.crop, panel.values, field, scale, shown.smooth, shown.opacity, style.colours
             )
-        )
-
-
-def _colour_bar(axes: list[Axes], scale: float, style: FigureStyle) -> None:
-    size = style.font_size * 10 / 9
-    colours = ListedColormap(style.palette / 255, name=style.colours)
-    add_color_bar(axes, scale, colours, font_size=size, shrink=0.7, aspect=30)
 
 
 def add_color_bar(
-    axes: Sequence[Axes], scale: float, colormap: Colormap = COLORS, *, font_size: float, **layout: Any
+    axes: Sequence[Axes], scale: float, colormap: str = "inspector", *, font_size: float, **layout: Any
 ) -> None:
     """Add one color bar for class maps that share a scale.
 
     Args:
         axes: the axes with the maps, at least one.
         scale: value at the upper end, in logits; the lower end is its negative.
-        colormap: the colors of the maps.
+        colormap: one of COLORMAPS.
         font_size: of label and ticks, in points.
         layout: options of matplotlib's Figure.colorbar, as shrink, aspect, location.
     """
+    colors = ListedColormap(diverging_colormap(colormap) / 255, name=colormap)
     # A map of zeros still needs a color bar with two ends.
     ends = Normalize(-(scale or 1.0), scale or 1.0)
-    bar = axes[0].figure.colorbar(ScalarMappable(ends, colormap), ax=list(axes), **layout)
+    bar = axes[0].figure.colorbar(ScalarMappable(ends, colors), ax=list(axes), **layout)
     bar.set_label("logits per cell", fontsize=font_size)
     bar.ax.tick_params(labelsize=font_size)
 
@@ -257,54 +253,23 @@ def _wrap_text(text: str, size: float, width: float) -> list[str]:
     return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
 
 
-def all_maps_figure(maps: ClassMaps, dense: bool = False) -> Figure:
-    """All class maps before pooling side by side with their pooled values, the winner marked; for few classes."""
-    values = maps.position_scores() if dense else maps.values
-    classes = len(values)
-    scale = common_scale([values])
-    columns = min(5, classes)
-    rows = -(-classes // columns)
-    figure = Figure(figsize=(1.75 * columns + 0.9, 2.25 * rows + 0.4), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
-    winner = int(maps.logits.argmax())
-    for axis in axes[classes:]:
-        axis.set_axis_off()
-    for k, axis in enumerate(axes[:classes]):
-        axis.imshow(values[k].numpy(force=True), cmap=COLORS, vmin=-scale, vmax=scale)
-        axis.set(xticks=[], yticks=[])
-        axis.set_title(
-            shorten_name(maps.classifier.class_names[k], 16),
-            parse_math=False,
-            fontsize=9,
-            fontweight="bold" if k == winner else "normal",
-        )
-        axis.set_xlabel(f"logit {maps.logits[k]:.2f}" + ("  winner" if k == winner else ""), fontsize=8)
-        for spine in axis.spines.values():
-            spine.set(linewidth=3 if k == winner else 0.5)
-    add_color_bar(axes.tolist(), scale, font_size=10, shrink=0.8, aspect=25)
-    figure.suptitle(f"{maps.classifier.name}: {maps.describe_reading(dense)}", fontsize=10, parse_math=False)
-    return figure
-
-
 def shorten_name(name: str, length: int = 28) -> str:
-    """The beginning of a long name."""
+    """Return the beginning of a long name, at most `length` characters."""
     return name if len(name) <= length else f"{name[: length - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def exactness_line(maps: ClassMaps) -> str:
-    """How exact the maps are, in words and as the largest miss."""
+    """Return the verdict and the residual in one line."""
     return f"verdict: {maps.verdict}, residual {maps.residual:.1e}"
 
 
-def panel(axis: Axes, image: np.ndarray, title: str, *lines: str) -> None:
-    """An image under its title and lines of small print."""
+def show_image(
+    axis: Axes, image: Pixels, title: str, lines: Sequence[str], font_size: float = DEFAULT_STYLE.font_size
+) -> None:
+    """Show an image with its title and lines of small print above it."""
     axis.imshow(image)
-    _write(axis, title, lines, DEFAULT_STYLE.font_size)
-
-
-def _write(axis: Axes, title: str, lines: Sequence[str], size: float) -> None:
-    axis.set_title(title + "\n" * len(lines), fontsize=size, parse_math=False)
+    axis.set_title(title + "\n" * len(lines), fontsize=font_size, parse_math=False)
     axis.text(
-        0.5, 1.02, "\n".join(lines), transform=axis.transAxes, ha="center", va="bottom", fontsize=size * 8 / 9,
+        0.5, 1.02, "\n".join(lines), transform=axis.transAxes, ha="center", va="bottom", fontsize=font_size * 8 / 9,
         color=_SMALL_PRINT,
     )  # fmt: skip

@@ -13,7 +13,6 @@ from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMap, ClassMaps, FigureContent
 from inspector.explain.kinds import VERDICTS
 from inspector.images.photo import Pixels
-from inspector.output.figure import find_contrast
 from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo, grid_image, needs_lossless
 from inspector.output.style import COLORMAPS, DEFAULT_STYLE, FigureStyle
 
@@ -52,7 +51,7 @@ def report_html(
     read = [(k, maps.class_map(k, shown.against, shown.dense)) for k in shown.classes]
     drawn = [(one, f"{maps.probabilities[k]:.1%}") for k, one in read]
     if "contrast" in style.panels:
-        drawn.append((find_contrast(maps, shown), ""))
+        drawn.append((maps.contrast_map(shown.classes, shown.dense), ""))
     scale = common_scale([one.values for one, _ in drawn])
     warm, cold = COLORMAPS[style.colours]
     title = f"{names[maps.top(1)[0][0]]}: {view.photo.name}"

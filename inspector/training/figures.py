@@ -16,9 +16,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from inspector.errors import InspectorError
-from inspector.explain.class_maps import ClassMaps
-from inspector.output.figure import COLORS, PANEL, add_color_bar, exactness_line, panel, shorten_name
-from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo
+from inspector.output.figure import COLORS, shorten_name
+from inspector.output.overlay import common_scale
 from inspector.output.style import OKABE_ITO
 from inspector.training.compare_runs import RunGroup, Score, format_with_deviation
 from inspector.training.read_run import Confusion
@@ -190,58 +189,3 @@ def _draw_column_of_maps(axis: Axes, maps: NDArray[np.float32], scale: float, ro
     left, right = bar.ax.get_xticklabels()
     left.set_horizontalalignment("left")
     right.set_horizontalalignment("right")
-
-
-def side_by_side_figure(
-    maps: Sequence[ClassMaps],
-    classes: str | Sequence[str | int],
-    names: Sequence[str],
-    own_scales: bool = False,
-    smooth: bool = True,
-) -> Figure:
-    """Class maps over their photos with what each adds up to: by several networks, or of several photos.
-
-    Of one class, or of one for each. A photo that all share stands before them. On one scale, or with `own_scales` each
-    on its own, with a colour bar each. `names` are what the panels are called. InspectorError where there is no map or
-    no photo, or a network knows no such class.
-    """
-    views = [one.view for one in maps if one.view is not None]
-    if not views or len(views) < len(maps):
-        raise InspectorError("Class maps side by side need a photo: maps of a tensor, or none at all, have none.")
-    wanted = [classes] * len(maps) if isinstance(classes, str) else list(classes)
-    read = [one.class_map(k) for one, k in zip(maps, wanted, strict=True)]
-    scale = common_scale([class_map.values for class_map in read])
-    shared = len({view.photo.sha256 for view in views}) == 1
-    panels = len(read) + shared
-    rows = -(-panels // 4)
-    columns = -(-panels // rows)
-    tall = min(2.0, max(0.6, max(view.photo.size[0] / view.photo.size[1] for view in views)))
-    figure = Figure(figsize=(PANEL * columns + 1.1, (PANEL * tall + 0.8) * rows + 0.4), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, subplot_kw={"xticks": [], "yticks": []}).ravel()
-    for axis in axes:
-        axis.set_axis_off()
-    if shared:
-        panel(axes[0], dimmed_photo(views[0].photo, views[0].crop), shorten_name(views[0].photo.name), "", "")
-    one_class = len({class_map.title for class_map in read}) == 1
-    for axis, one, view, class_map, k, name in zip(axes[shared:], maps, views, read, wanted, names, strict=False):
-        canvas, field = dimmed_photo(view.photo, view.crop), one.classifier.receptive_field
-        probability = one.probabilities[one.classifier.class_index(k)]
-        what = shorten_name(name) if one_class else f"{shorten_name(name, 14)}: {shorten_name(class_map.title, 16)}"
-        title = f"{what} ({probability:.1%})"
-        ends = common_scale([class_map.values]) if own_scales else scale
-        panel(
-            axis,
-            draw_map_on_photo(canvas, view.crop, class_map.values, field, ends, smooth, 0.8),
-            title,
-            class_map.equation(),
-            exactness_line(one),
-        )
-        if own_scales:
-            add_color_bar([axis], ends, font_size=7, shrink=0.8, aspect=25)
-    if not own_scales:
-        add_color_bar(axes.tolist(), scale, font_size=10, shrink=0.7, aspect=30)
-    what = f"{read[0].title}: its class map" if one_class else "class maps"
-    by = "each network" if shared else maps[0].classifier.name
-    scales = "each on its own scale" if own_scales else "on one scale"
-    figure.suptitle(f"{what} by {by}, {scales}", fontsize=10, parse_math=False)
-    return figure

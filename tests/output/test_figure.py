@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from matplotlib import colormaps
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -14,7 +15,8 @@ from PIL import Image
 from inspector import Classifier, InspectorError, class_maps, class_maps_of_batch, load, read_image
 from inspector.images.examples import list_examples
 from inspector.output.export import figure_bytes
-from inspector.output.figure import all_maps_figure, class_map_figure, find_contrast
+from inspector.output.figure import class_map_figure
+from inspector.output.overlay import grid_image
 from inspector.output.style import COLORMAPS, FigureStyle, diverging_colormap
 
 NAMES = ("red", "green", "neither")
@@ -103,6 +105,11 @@ def test_maps_of_a_tensor_have_no_photo_to_be_drawn_on(hand_made_gap):
         class_map_figure(maps, maps.figure_content())
 
 
+def test_all_maps_of_a_tensor_can_be_drawn_as_grids(hand_made_gap):
+    (maps,) = class_maps_of_batch(Classifier.wrap(hand_made_gap, size=2), torch.zeros(1, 3, 2, 2))
+    assert len(panels(all_maps_figure(maps))) == 3
+
+
 def test_maps_of_zeros_can_be_drawn(hand_made_gap):
     maps = maps_of(hand_made_gap, np.zeros((20, 30, 3), np.uint8), mean=(0.0,) * 3, std=(1.0,) * 3)
     assert maps.values.abs().max() == 0
@@ -130,6 +137,10 @@ def test_of_a_long_name_the_beginning_is_shown(hand_made_gap, pixels):
     assert f"{maps.probabilities[0]:.1%}" in first.get_title(), "a number is never cut off"
 
 
+def all_maps_figure(maps, dense: bool = False) -> Figure:
+    return maps.figure(1, dense=dense, style=FigureStyle(("all",), columns=5))
+
+
 @pytest.mark.parametrize("name", ["fashion_gap", "fashion_gmp"])
 @pytest.mark.parametrize("dense", [False, True])
 def test_all_class_maps_stand_side_by_side_and_the_winner_is_marked(name, dense):
@@ -141,12 +152,14 @@ def test_all_class_maps_stand_side_by_side_and_the_winner_is_marked(name, dense)
     scale = float(values.abs().max())
     assert len(grid) == 10
     for k, panel in enumerate(grid):
-        assert panel.get_title() == maps.classifier.class_names[k]
-        assert f"{float(maps.logits[k]):.2f}" in panel.get_xlabel().replace("\N{MINUS SIGN}", "-")
-        assert ("winner" in panel.get_xlabel()) == (k == winner)
+        assert panel.get_title().strip() == maps.classifier.class_names[k]
+        (line,) = [text.get_text() for text in panel.texts]
+        assert f"{float(maps.logits[k]):.2f}" in line.replace("\N{MINUS SIGN}", "-")
+        assert ("winner" in line) == (k == winner)
         (image,) = panel.get_images()
-        np.testing.assert_array_equal(image.get_array(), values[k].numpy())
-        assert image.get_clim() == pytest.approx((-scale, scale))
+        np.testing.assert_array_equal(image.get_array(), grid_image(values[k].numpy(), scale))
+    bar = next(axis for axis in figure.axes if axis.get_ylabel())
+    assert bar.get_ylim() == pytest.approx((-scale, scale))
     widths = [panel.spines["left"].get_linewidth() for panel in grid]
     assert widths.index(max(widths)) == winner
     assert sorted(widths)[-2] < max(widths)
@@ -204,9 +217,9 @@ def panels_of(maps, panels) -> list:
 
 def test_the_contrast_of_one_class_is_with_the_likeliest_other(maps):
     winner, second, least = (k for k, _, _ in maps.top(3))
-    assert find_contrast(maps, maps.figure_content([winner])).title == maps.class_map(winner, second).title
-    assert find_contrast(maps, maps.figure_content([least])).title == maps.class_map(least, winner).title
-    assert find_contrast(maps, maps.figure_content([least, second])).title == maps.class_map(least, second).title
+    assert maps.contrast_map([winner]).title == maps.class_map(winner, second).title
+    assert maps.contrast_map([least]).title == maps.class_map(least, winner).title
+    assert maps.contrast_map([least, second]).title == maps.class_map(least, second).title
 
 
 def test_among_all_class_maps_the_winner_is_bold_and_all_share_one_scale(maps):
@@ -224,6 +237,12 @@ def test_among_all_class_maps_the_winner_is_bold_and_all_share_one_scale(maps):
 def test_panels_stand_in_as_many_columns_as_were_asked_for(maps, columns, expected):
     grid = panels(styled(maps, 3, columns=columns))[0].get_gridspec()
     assert (grid.nrows, grid.ncols) == expected
+
+
+@pytest.mark.parametrize("name", [name for name in COLORMAPS if name != "inspector"])
+def test_the_other_colormaps_are_those_of_matplotlib(name):
+    expected = (255 * colormaps[name](np.linspace(0, 1, 255))[:, :3]).round().astype(np.uint8)
+    assert np.array_equal(FigureStyle(colours=name).palette, expected)
 
 
 @pytest.mark.parametrize("name", COLORMAPS)
@@ -337,4 +356,4 @@ def test_a_thousand_class_maps_are_too_many_for_one_figure(hand_made_gap, pixels
 def test_a_contrast_needs_two_classes(hand_made_gap, pixels):
     maps = maps_of(hand_made_gap, read_image(pixels))
     with pytest.raises(InspectorError, match=r"^A contrast needs two classes: one more among those shown would do\.$"):
-        find_contrast(maps, replace(maps.figure_content(1), classes=()))
+        maps.contrast_map(())

@@ -6,19 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from safetensors.numpy import save_file
 
-from inspector import Classifier, InspectorError, class_maps, class_maps_of_batch, read_image
+from inspector import InspectorError
 from inspector.output.export import figure_bytes
 from inspector.training.compare_runs import RunGroup
 from inspector.training.figures import (
     average_maps_figure,
     confusion_figure,
     learning_curves_figure,
-    side_by_side_figure,
 )
 from inspector.training.read_run import Epoch, Run
 
@@ -191,56 +189,3 @@ def test_average_maps_of_zeros_and_of_several_grids_can_be_drawn(tmp_path: Path)
 def test_runs_that_know_nothing_have_no_figure(tmp_path: Path, draw, what: str):
     with pytest.raises(InspectorError, match=f"No run has {what}"):
         draw([make_group(tmp_path)])
-
-
-@pytest.fixture
-def heads(hand_made_gap, hand_made_gmp, pixels):
-    """The class maps of one photo by two heads."""
-    photo = read_image(pixels, "my $photo$.png")
-    return [
-        class_maps(Classifier.wrap(network, NAMES, size=(20, 30)), photo) for network in (hand_made_gap, hand_made_gmp)
-    ]
-
-
-def test_heads_stand_side_by_side_on_one_scale_with_what_they_add_up_to(heads):
-    figure = side_by_side_figure(heads, "green", ["average", "max"])
-    photo, *rest = panels(figure)
-    assert photo.get_title().strip() == "my $photo$.png"
-    for name, maps, panel in zip(("average", "max"), heads, rest, strict=True):
-        assert panel.get_title().strip() == f"{name} ({float(maps.probabilities[1]):.1%})"
-        (lines,) = [text.get_text() for text in panel.texts]
-        assert lines.splitlines() == [
-            maps.class_map("green").equation(),
-            f"verdict: exact, residual {maps.residual:.1e}",
-        ]
-    scale = max(float(maps.values[1].abs().max()) for maps in heads)
-    bar = next(axis for axis in figure.axes if axis.get_ylabel() == "logits per cell")
-    assert bar.get_ylim() == pytest.approx((-scale, scale))
-    assert "green: its class map by each network, on one scale" in texts(figure)
-    assert not np.array_equal(*(panel.get_images()[0].get_array() for panel in rest))
-
-
-def test_photos_stand_side_by_side_each_with_a_class_of_its_own(heads, hand_made_gap, pixels):
-    other = class_maps(heads[0].classifier, read_image(255 - pixels, "other.png"))
-    figure = side_by_side_figure([heads[0], other], [0, 1], ["first", "second"], smooth=False)
-    titles = [panel.get_title().strip() for panel in panels(figure)]
-    names = heads[0].classifier.class_names
-    assert titles == [
-        f"{title}: {names[k]} ({float(maps.probabilities[k]):.1%})"
-        for k, (title, maps) in enumerate((("first", heads[0]), ("second", other)))
-    ]
-    assert "class maps by network, on one scale" in texts(figure)
-
-
-@pytest.mark.parametrize(("networks", "grid"), [(1, (1, 2)), (3, (1, 4)), (4, (2, 3)), (7, (2, 4))])
-def test_many_heads_are_wrapped_evenly(heads, networks: int, grid: tuple[int, int]):
-    figure = side_by_side_figure(heads[:1] * networks, "red", ["one"] * networks)
-    assert len(panels(figure)) == 1 + networks
-    assert panels(figure)[0].get_gridspec().get_geometry() == grid
-
-
-def test_heads_need_a_photo(hand_made_gap, heads):
-    (of_a_tensor,) = class_maps_of_batch(Classifier.wrap(hand_made_gap, NAMES, size=2), torch.zeros(1, 3, 2, 2))
-    for maps in ([], [*heads, of_a_tensor]):
-        with pytest.raises(InspectorError, match="Class maps side by side need a photo"):
-            side_by_side_figure(maps, "red", ["one"] * len(maps))

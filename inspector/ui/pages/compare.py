@@ -168,8 +168,8 @@ def _show_comparison(compared: Sequence[tuple[str, ClassMaps]], mode: str) -> No
 def _show_downloads(columns: Sequence[MapColumn], own_scales: bool, smooth: bool) -> None:
     def make_file(name: str) -> bytes:
         # matplotlib takes a second to import.
+        from inspector.output.comparison_figure import side_by_side_figure
         from inspector.output.export import figure_bytes
-        from inspector.training.figures import side_by_side_figure
 
         maps, classes = [column.maps for column in columns], [column.k for column in columns]
         figure = side_by_side_figure(maps, classes, [column.title for column in columns], own_scales, smooth)

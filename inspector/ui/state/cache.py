@@ -181,11 +181,11 @@ def draw_figure_preview(
         ExportError: the figure is too large at `dpi`.
     """
     from inspector.output.export import figure_bytes
-    from inspector.output.figure import class_map_figure, fits
+    from inspector.output.figure import check_size, class_map_figure
 
     figure = class_map_figure(_maps, _shown, _style)
     width, height = figure.get_size_inches()
-    fits(width, height, dpi)
+    check_size(width, height, dpi)
     return figure_bytes(figure, "png", _style.dpi), (float(width), float(height))
 
 

@@ -1,0 +1,74 @@
+"""A figure that compares class maps side by side: by several networks, or of several photos; never pyplot."""
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from inspector.errors import InspectorError
+from inspector.explain.class_maps import ClassMap, ClassMaps
+from inspector.output.figure import PANEL, add_color_bar, exactness_line, shorten_name, show_image
+from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo
+
+_OPACITY = 0.8
+
+
+def side_by_side_figure(
+    maps: Sequence[ClassMaps],
+    classes: str | Sequence[str | int],
+    names: Sequence[str],
+    own_scales: bool = False,
+    smooth: bool = True,
+) -> Figure:
+    """Draw class maps over their photos, with what each adds up to. A photo that all share stands before them.
+
+    Args:
+        maps: one per panel.
+        classes: the class of all panels, or one per panel.
+        names: title of each panel, such as the network.
+        own_scales: give each map its own scale and color bar; else all are on one scale.
+        smooth: interpolate between the cell centers.
+
+    Raises:
+        InspectorError: there is no map or no photo, or a network knows no such class.
+    """
+    views = [one.view for one in maps if one.view is not None]
+    if not views or len(views) < len(maps):
+        raise InspectorError("Class maps side by side need a photo: maps of a tensor, or none at all, have none.")
+    indices = [
+        one.classifier.class_index(k)
+        for one, k in zip(maps, [classes] * len(maps) if isinstance(classes, str) else classes, strict=True)
+    ]
+    class_maps = [one.class_map(k) for one, k in zip(maps, indices, strict=True)]
+    scale = common_scale([class_map.values for class_map in class_maps])
+    shared = len({view.photo.sha256 for view in views}) == 1
+    rows = -(-(len(maps) + shared) // 4)
+    columns = -(-(len(maps) + shared) // rows)
+    aspect = min(2.0, max(0.6, max(view.photo.size[0] / view.photo.size[1] for view in views)))
+    figure = Figure(figsize=(PANEL * columns + 1.1, (PANEL * aspect + 0.8) * rows + 0.4), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, subplot_kw={"xticks": [], "yticks": []}).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    if shared:
+        show_image(axes[0], dimmed_photo(views[0].photo, views[0].crop), shorten_name(views[0].photo.name), ["", ""])
+    one_class = len({class_map.title for class_map in class_maps}) == 1
+    for axis, one, view, class_map, k, name in zip(
+        axes[shared:], maps, views, class_maps, indices, names, strict=False
+    ):
+        field, ends = one.classifier.receptive_field, common_scale([class_map.values]) if own_scales else scale
+        canvas = dimmed_photo(view.photo, view.crop)
+        image = draw_map_on_photo(canvas, view.crop, class_map.values, field, ends, smooth, _OPACITY)
+        what = shorten_name(name) if one_class else f"{shorten_name(name, 14)}: {shorten_name(class_map.title, 16)}"
+        title = f"{what} ({one.probabilities[k]:.1%})"
+        show_image(axis, image, title, [class_map.equation(), exactness_line(one)])
+        if own_scales:
+            add_color_bar([axis], ends, font_size=7, shrink=0.8, aspect=25)
+    if not own_scales:
+        add_color_bar(axes.tolist(), scale, font_size=10, shrink=0.7, aspect=30)
+    title = _make_title(class_maps[0], one_class, "each network" if shared else maps[0].classifier.name, own_scales)
+    figure.suptitle(title, fontsize=10, parse_math=False)
+    return figure
+
+
+def _make_title(first: ClassMap, one_class: bool, by: str, own_scales: bool) -> str:
+    what = f"{first.title}: its class map" if one_class else "class maps"
+    return f"{what} by {by}, {'each on its own scale' if own_scales else 'on one scale'}"
