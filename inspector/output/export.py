@@ -21,7 +21,7 @@ from inspector.explain.class_maps import ClassMaps, FigureContent
 from inspector.files import csv_bytes, new_folder
 from inspector.output.figure import class_map_figure
 from inspector.output.manifest import make_manifest, manifest_bytes
-from inspector.output.report import report_html
+from inspector.output.report import make_report
 from inspector.output.style import DEFAULT_STYLE, FigureStyle
 
 Format = Literal["png", "pdf", "svg"]
@@ -106,7 +106,7 @@ def make_file(name: str, maps: ClassMaps, shown: FigureContent, style: FigureSty
         case ["contributions", "csv"]:
             return contributions_csv(maps, shown)
         case ["report", "html"]:
-            return report_html(maps, shown, style, make_manifest(maps, shown, style)).encode()
+            return make_report(maps, shown, style, make_manifest(maps, shown, style)).encode()
         case ["photo", "png"]:
             return photo_bytes(maps)
         case ["manifest", "json"]:

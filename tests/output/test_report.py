@@ -14,7 +14,7 @@ from PIL import Image
 
 from inspector import Classifier, InspectorError, class_maps, class_maps_of_batch, read_image
 from inspector.output.manifest import make_manifest
-from inspector.output.report import report_html
+from inspector.output.report import make_report
 from inspector.output.style import FigureStyle
 
 NASTY = '<script>alert("1")</script>'
@@ -70,22 +70,22 @@ def number(text: str) -> float:
 
 
 def test_the_table_shows_that_map_and_bias_are_the_logit(maps):
-    page = Read(report_html(maps, maps.figure_content(2)))
+    page = Read(make_report(maps, maps.figure_content(2)))
     header, *rows = page.rows
-    assert header == ["", "class", "probability", "map", "+ bias", "= logit", "miss"]
+    assert header == ["", "class", "probability", "map", "+ bias", "= logit", "residual"]
     assert [int(row[0]) for row in rows] == [k for k, _, _ in maps.top(3)]
-    for k, name, probability, total, bias, logit, miss in rows:
+    for k, name, probability, total, bias, logit, residual in rows:
         assert name == maps.classifier.class_names[int(k)]
         assert number(probability) == pytest.approx(100 * float(maps.probabilities[int(k)]), abs=0.01)
         assert number(total) + number(bias) == pytest.approx(number(logit), abs=2e-4)
         assert number(logit) == pytest.approx(float(maps.logits[int(k)]), abs=1e-4)
-        assert float(miss) <= maps.residual * 1.1
+        assert float(residual) <= maps.residual * 1.1
 
 
 def test_verdict_equations_scale_and_settings_are_told(maps):
     shown = maps.figure_content([0, 1], against="average")
     settings = make_manifest(maps, shown)
-    text = Read(report_html(maps, shown, manifest=settings)).text
+    text = Read(make_report(maps, shown, manifest=settings)).text
     assert "exact: What follows the pooling is affine" in text
     assert f"{maps.residual:.1e} logits" in text
     for k in shown.classes:
@@ -98,7 +98,7 @@ def test_verdict_equations_scale_and_settings_are_told(maps):
 
 def test_the_photo_and_every_map_are_in_the_file(maps):
     style = FigureStyle(("photo", "classes", "contrast"))
-    page = Read(report_html(maps, maps.figure_content([0, 2], opacity=0.0), style))
+    page = Read(make_report(maps, maps.figure_content([0, 2], opacity=0.0), style))
     photo, *drawn = page.images()
     names = [f"class map of {NASTY}", "class map of neither", f"class map of {NASTY} against neither"]
     assert [alt for alt, _ in [photo, *drawn[:3]]] == ["photo", *names]
@@ -112,7 +112,7 @@ def test_the_photo_and_every_map_are_in_the_file(maps):
 
 
 def test_the_file_asks_for_nothing_and_runs_nothing(maps):
-    text = report_html(maps, maps.figure_content(3), manifest=make_manifest(maps, maps.figure_content(3)))
+    text = make_report(maps, maps.figure_content(3), manifest=make_manifest(maps, maps.figure_content(3)))
     page = Read(text)
     assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "form", "a"}
     references = [value for _, attributes in page.tags for key, value in attributes.items() if key in ("src", "href")]
@@ -126,7 +126,7 @@ def test_the_file_asks_for_nothing_and_runs_nothing(maps):
 
 
 def test_names_stand_as_they_are_and_are_no_tags(maps):
-    text = report_html(maps, maps.figure_content(3), manifest=make_manifest(maps, maps.figure_content(3)))
+    text = make_report(maps, maps.figure_content(3), manifest=make_manifest(maps, maps.figure_content(3)))
     assert NASTY not in text
     shown = Read(text).text
     for name in (f"photo {NASTY}.png", "green & blue", "by <hand>"):
@@ -134,10 +134,10 @@ def test_names_stand_as_they_are_and_are_no_tags(maps):
 
 
 def test_colours_and_page_follow_the_style(maps):
-    text = report_html(maps, maps.figure_content(1), FigureStyle(colours="PuOr_r", dark=True))
-    assert "orange speaks for the class, purple against it" in Read(text).text
+    text = make_report(maps, maps.figure_content(1), FigureStyle(colours="PuOr_r", dark=True))
+    assert "orange is evidence for the class, purple evidence against it" in Read(text).text
     assert "color-scheme: dark;" in text
-    usual = report_html(maps, maps.figure_content(1))
+    usual = make_report(maps, maps.figure_content(1))
     assert "color-scheme: light dark;" in usual
     assert Read(text).images()[-1][1].tolist() != Read(usual).images()[-1][1].tolist()
 
@@ -153,7 +153,7 @@ def test_of_many_classes_the_likeliest_and_those_shown_are_in_the_table(maps):
         probabilities=torch.full((many,), 1 / many),
         classifier=replace(maps.classifier, class_names=names),
     )
-    page = Read(report_html(grown, grown.figure_content([33, 2])))
+    page = Read(make_report(grown, grown.figure_content([33, 2])))
     assert [row[0] for row in page.rows[1:]] == [*map(str, range(10)), "33"]
     assert "All 40 classes are in logits.csv" in page.text
 
@@ -161,4 +161,4 @@ def test_of_many_classes_the_likeliest_and_those_shown_are_in_the_table(maps):
 def test_maps_of_a_tensor_have_no_photo_to_report_on(hand_made_gap):
     (maps,) = class_maps_of_batch(Classifier.wrap(hand_made_gap, size=2), torch.zeros(1, 3, 2, 2))
     with pytest.raises(InspectorError, match=r"came from a tensor: there is no photo to report on"):
-        report_html(maps, maps.figure_content())
+        make_report(maps, maps.figure_content())
