@@ -22,6 +22,7 @@ CHANNELS = 5  # listed for a cell
 Cell: TypeAlias = tuple[int, int]  # row, column
 _CHANGED: dict[PixelChange, str] = {"blur": "blurred", "grey": "gray"}
 _FROM_CELL = "from this cell"
+_CHANNEL_WIDTH, _VALUE_WIDTH = 62, 84  # of columns, in CSS pixels: the margin needs the rest
 _SIGNED = st.column_config.NumberColumn(format="%+.3f")
 
 
@@ -55,7 +56,7 @@ def show_cell(shown: ShownMaps, cell: Cell) -> None:
     )
     if shown.decisions is not None and not _show_votes(shown, shown.decisions, inspected):
         return
-    left, right = st.columns([5, 4])
+    left, right = st.columns(2, gap="small")
     with left:
         _show_classes(maps, inspected)
     with right:
@@ -136,7 +137,10 @@ def _show_deciding_channels(shown: ShownMaps, decisions: Decisions, inspected: C
             "margin": margins,
         },
         hide_index=True,
-        column_config={_FROM_CELL: _SIGNED},
+        column_config={
+            "channel": st.column_config.TextColumn(width=_CHANNEL_WIDTH),
+            _FROM_CELL: st.column_config.NumberColumn(format="%+.3f", width=_VALUE_WIDTH),
+        },
         alt="The channels whose maximum is in this cell",
     )
     st.caption(
