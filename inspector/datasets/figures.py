@@ -52,9 +52,15 @@ def draw_border_shares(summary: DatasetSummary) -> Figure:
     uniform = compute_uniform_border_share(summary.grid)
     axis.axvline(uniform, color=_LINE_COLOR, linewidth=1.5)
     axis.annotate(
-        f"uniform map: {uniform:.0%}", (uniform, 1), (4, -4), xycoords=("data", "axes fraction"),
-        textcoords="offset points", va="top", fontsize=8, color=_LINE_COLOR,
-    )  # fmt: skip
+        f"uniform map: {uniform:.0%}",
+        (uniform, 1),
+        (4, -4),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        va="top",
+        fontsize=8,
+        color=_LINE_COLOR,
+    )
     axis.set(xlim=(0, 1), xlabel="share of the top-1 class's evidence in the outermost ring of cells", ylabel="images")
     axis.spines[["top", "right"]].set_visible(False)
     return figure

@@ -149,9 +149,15 @@ def read_stored_image(results: Results, part: str, row_group: int, row: int) -> 
         dict(zip(one["classes"], one[name], strict=True)) for name in ("probabilities", "logits", "biases")
     )
     return StoredImage(
-        one["path"], one["sha256"], (one["height"], one["width"]), (left, top, right, bottom),
-        dict(zip(one["map_classes"], maps, strict=True)), probabilities, logits, biases,
-    )  # fmt: skip
+        one["path"],
+        one["sha256"],
+        (one["height"], one["width"]),
+        (left, top, right, bottom),
+        dict(zip(one["map_classes"], maps, strict=True)),
+        probabilities,
+        logits,
+        biases,
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -62,7 +62,7 @@ def measure_inside_objects(
 
 def _make_relative(path: str, source: object) -> str:
     """Return a path relative to the folder that was the source, if it lies in it."""
-    whole = PurePath(path)
-    if isinstance(source, str) and whole.is_relative_to(source):
-        whole = whole.relative_to(source)
-    return whole.as_posix()
+    photo = PurePath(path)
+    if isinstance(source, str) and photo.is_relative_to(source):
+        photo = photo.relative_to(source)
+    return photo.as_posix()

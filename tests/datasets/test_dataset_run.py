@@ -593,6 +593,6 @@ def test_another_backend_gives_the_same_rows(
 
 
 def test_an_unknown_backend_leaves_no_folder(photos: Path, tmp_path: Path, classifier: inspector.Classifier) -> None:
-    with pytest.raises(NetworkError, match="No backend 'quickest'; there are auto"):
+    with pytest.raises(NetworkError, match=r"No backend 'quickest'\. Use one of auto"):
         run_dataset(photos, classifier, tmp_path / "out", RunOptions(backend="quickest"))
     assert not (tmp_path / "out").exists()
