@@ -1,9 +1,9 @@
-"""Photos to begin with: those that scikit-image ships, and ten Fashion-MNIST test images, one a class."""
+"""Example images: photos that scikit-image ships, and ten Fashion-MNIST test images, one per class."""
 
 import importlib.util
 from pathlib import Path
 
-# Of skimage.data, those that an ImageNet classifier has something to say about; captions are what they show.
+# Caption -> file in skimage.data, of photos whose objects an ImageNet classifier knows.
 _PHOTOS = {
     "Cat": "chelsea.png",
     "Coffee": "coffee.png",
@@ -12,14 +12,14 @@ _PHOTOS = {
     "Rocket": "rocket.jpg",
     "Astronaut": "astronaut.png",
 }
-_FASHION = Path(__file__).parent / "fashion_mnist"  # with its licence and notice
+_FASHION = Path(__file__).parent / "fashion_mnist"  # with its license and notice
 
 
 def list_examples(kind: str) -> dict[str, Path]:
-    """Caption -> file of the example images of a kind, "photos" or "fashion_mnist"; none for an unknown kind."""
+    """Return caption -> file of the examples of a kind, "photos" or "fashion_mnist"; none for another kind."""
     if kind == "fashion_mnist":
         return {path.stem.replace("_", " ").capitalize(): path for path in sorted(_FASHION.glob("*.png"))}
-    # find_spec imports nothing: scikit-image takes half a second.
+    # find_spec imports nothing: importing scikit-image takes half a second.
     spec = importlib.util.find_spec("skimage")
     if kind != "photos" or spec is None or spec.origin is None:
         return {}

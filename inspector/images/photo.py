@@ -2,8 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from inspector.errors import ImageError
+from inspector.errors import ImageError, translate_errors
 
 Pixels: TypeAlias = NDArray[np.uint8]
 ImageSource: TypeAlias = str | Path | bytes | Image.Image | Pixels
@@ -27,82 +26,82 @@ class Photo:
 
     pixels: Pixels  # (H, W, 3)
     name: str
-    sha256: str  # of the file, or of the pixels when there was no file
-    notes: tuple[str, ...] = ()  # what was done to it that a user should know, a sentence each
+    sha256: str  # of the file, or of the pixels if there was no file
+    notes: tuple[str, ...] = ()  # what was changed that a user should know, one sentence each
 
     @property
     def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
         return self.pixels.shape[0], self.pixels.shape[1]
 
 
 def read_image(source: ImageSource, name: str | None = None) -> Photo:
-    """The photo in a path, a file's bytes, a PIL image or an (H, W, 3) or (H, W) uint8 array.
+    """Read an image: turned upright by EXIF, first frame only, transparency on white, 16-bit gray scaled to 8 bits.
 
-    Turned upright by EXIF, first frame of an animation, transparency on white, 16-bit grey scaled to 8.
-    Raises ImageError for what is no image, broken, or larger than MAX_BYTES or MAX_PIXELS.
+    Args:
+        source: path, encoded bytes, PIL image or uint8 array (H, W, 3) in RGB or (H, W) in gray.
+        name: how to call the photo. Default: the file's name.
+
+    Raises:
+        ImageError: the source is not an image, is broken, or is larger than MAX_BYTES or MAX_PIXELS.
     """
     if isinstance(source, np.ndarray):
-        return _from_array(source, name or "array")
+        return _read_array(source, name or "array")
     if isinstance(source, Image.Image):
-        with _readable(name or "image"):
-            pixels, notes = _upright_rgb(source, name or "image")
-        return Photo(pixels, name or "image", hashlib.sha256(pixels.tobytes()).hexdigest(), notes)
+        name = name or "image"
+        with _translate_decoder_errors(name):
+            pixels, notes = _decode_upright(source, name)
+        return Photo(pixels, name, hashlib.sha256(pixels.tobytes()).hexdigest(), notes)
     if isinstance(source, str | Path):
         name = name or Path(source).name
-        source = _file_bytes(Path(source))
+        source = _read_bytes(Path(source))
     name = name or "image"
     if not source:
         raise ImageError(f"{name} is empty (0 bytes). Choose a photo, for example a JPEG or a PNG.")
-    if len(source) > MAX_BYTES:
-        raise ImageError(f"{name} has {len(source) / 1e6:.0f} MB; at most {MAX_BYTES / 1e6:.0f} MB are read.")
-    pixels, notes = _decode(source, name)
+    check_bytes(name, len(source))
+    with _translate_decoder_errors(name), Image.open(io.BytesIO(source)) as image:
+        pixels, notes = _decode_upright(image, name)
     return Photo(pixels, name, hashlib.sha256(source).hexdigest(), notes)
 
 
-def _file_bytes(path: Path) -> bytes:
-    try:
-        # Before reading: a file of many GB is refused by its size, not by running out of memory.
-        if path.stat().st_size > MAX_BYTES:
-            raise ImageError(
-                f"{path.name} has {path.stat().st_size / 1e6:.0f} MB; at most {MAX_BYTES / 1e6:.0f} MB are read."
-            )
+def check_bytes(name: str, length: int) -> None:
+    """Raise ImageError if a file has more than MAX_BYTES."""
+    if length > MAX_BYTES:
+        raise ImageError(f"{name} has {length / 1e6:.0f} MB; at most {MAX_BYTES / 1e6:.0f} MB are read.")
+
+
+def _read_bytes(path: Path) -> bytes:
+    with translate_errors(ImageError, f"Cannot read {path!s}: {{reason}}."):
+        # Before reading: a file of many GB is refused because of its size, not because memory runs out.
+        check_bytes(path.name, path.stat().st_size)
         return path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise ImageError(f"Cannot read {path!s}: {getattr(error, 'strerror', error)}.") from error
 
 
-def _from_array(pixels: Pixels, name: str) -> Photo:
-    grey = pixels.ndim == 2
-    if pixels.dtype != np.uint8 or not (grey or (pixels.ndim == 3 and pixels.shape[2] == 3)) or pixels.size == 0:
+def _read_array(pixels: Pixels, name: str) -> Photo:
+    gray = pixels.ndim == 2
+    if pixels.dtype != np.uint8 or not (gray or (pixels.ndim == 3 and pixels.shape[2] == 3)) or pixels.size == 0:
         raise ImageError(
-            f"An array must be (H, W, 3) or (H, W) of uint8 in 0-255; this one is {pixels.shape} of {pixels.dtype}."
+            f"Expected an array (H, W, 3) or (H, W) of uint8 in 0-255, got {pixels.shape} of {pixels.dtype}."
         )
-    pixels = np.repeat(pixels[..., None], 3, axis=2) if grey else pixels.copy()
+    pixels = np.repeat(pixels[..., None], 3, axis=2) if gray else pixels.copy()
     return Photo(pixels, name, hashlib.sha256(pixels.tobytes()).hexdigest())
 
 
-def _decode(data: bytes, name: str) -> tuple[Pixels, tuple[str, ...]]:
-    with _readable(name), Image.open(io.BytesIO(data)) as image:
-        return _upright_rgb(image, name)
+def _translate_decoder_errors(name: str) -> AbstractContextManager[None]:
+    return translate_errors(
+        ImageError,
+        f"{name} is broken or cut off ({{reason}}). Save it again or choose another.",
+        {
+            UnidentifiedImageError: f"{name} is not an image that can be read. JPEG, PNG, WebP, GIF, BMP and TIFF can.",
+            Image.DecompressionBombError: (
+                f"{name} has too many pixels; at most {MAX_PIXELS / 1e6:.0f} megapixels are read."
+            ),
+        },
+    )
 
 
-@contextmanager
-def _readable(name: str) -> Iterator[None]:
-    """Whatever Pillow raises inside becomes an ImageError."""
-    try:
-        yield
-    except ImageError:
-        raise
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{name} is not an image that can be read. JPEG, PNG, WebP, GIF, BMP and TIFF can.") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} has too many pixels; at most {MAX_PIXELS / 1e6:.0f} megapixels are read.") from error
-    # Pillow's decoders raise OSError, ValueError, TypeError, SyntaxError, NotImplementedError, ... on bad files.
-    except Exception as error:
-        raise ImageError(f"{name} is broken or cut off ({error}). Save it again or choose another.") from error
-
-
-def _upright_rgb(image: Image.Image, name: str) -> tuple[Pixels, tuple[str, ...]]:
+def _decode_upright(image: Image.Image, name: str) -> tuple[Pixels, tuple[str, ...]]:
+    """Return RGB pixels and notes."""
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(
             f"{name} has {image.width} x {image.height} pixels; at most {MAX_PIXELS / 1e6:.0f} megapixels are read."
@@ -114,23 +113,28 @@ def _upright_rgb(image: Image.Image, name: str) -> tuple[Pixels, tuple[str, ...]
     image.load()
     try:
         image = ImageOps.exif_transpose(image)
-    except Exception:  # a broken EXIF block breaks no picture
-        notes.append("Its EXIF block is broken, so it was not turned.")
-    return np.asarray(_to_rgb(image, name, notes)), tuple(notes)
+    except Exception:  # the picture is fine even if its EXIF block is broken
+        notes.append("The EXIF block is broken, so the photo was not rotated.")
+    return np.asarray(_convert_to_rgb(image, name, notes)), tuple(notes)
 
 
-def _to_rgb(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
+def _convert_to_rgb(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
     if image.mode.startswith("I"):
-        # convert("RGB") would clip: every value above 255 would turn white.
+        # convert("RGB") would clip: every value above 255 would become white.
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
-            raise ImageError(f"{name} has 32-bit pixels, whose white is unknown. Save it with 8 or 16 bits a channel.")
-        notes.append("Its 16 bits a pixel were scaled to 8.")
+            raise ImageError(
+                f"{name} has 32-bit pixels, so it is unknown which value is white. Save it with 8 or 16 bits per "
+                "channel."
+            )
+        notes.append("16 bits per pixel were scaled to 8.")
         return Image.fromarray((values // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise ImageError(f"{name} has float pixels, whose white is unknown. Save it with 8 or 16 bits a channel.")
+        raise ImageError(
+            f"{name} has float pixels, so it is unknown which value is white. Save it with 8 or 16 bits per channel."
+        )
     if image.has_transparency_data:
-        notes.append("Its transparent parts were laid on white.")
+        notes.append("Transparent parts are shown on white.")
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")

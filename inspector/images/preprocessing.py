@@ -60,8 +60,8 @@ class PreprocessingOverrides:
             resize = None if self.resize == "squeeze" else as_pair(self.resize)  # type: ignore[arg-type]
             if resize is not None and (resize[0] < size[0] or resize[1] < size[1]):
                 raise NetworkError(
-                    f"A photo that is scaled to {resize[0]}x{resize[1]} cannot be cropped to {size[0]}x{size[1]}: the "
-                    'size, more, or "squeeze" would do for resize.'
+                    f"A photo that is scaled to {resize[0]}x{resize[1]} cannot be cropped to {size[0]}x{size[1]}. "
+                    'Use that size or a larger one for resize, or "squeeze".'
                 )
         elif resize is not None and size != default.size:
             resize = (round(resize[0] * size[0] / default.size[0]), round(resize[1] * size[1] / default.size[1]))

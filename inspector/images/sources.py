@@ -1,7 +1,7 @@
-"""What images there are: a folder, a glob, a CSV list or WebDataset tar shards, listed in one order. Imports no torch.
+"""List the images of a folder, a glob, a CSV file or WebDataset tar shards in a fixed order. Imports no torch.
 
-A tar is read for its headers and labels only. Each image in it is known by the place of its bytes, so that any part of
-the list can be read at once, and nothing that lies in a tar is ever unpickled.
+Of a tar only headers and labels are read. Each image in it is known by the position of its bytes, so any part of the
+list can be read directly, and nothing in a tar is ever unpickled.
 """
 
 import csv
@@ -20,15 +20,13 @@ from typing import IO
 
 import fsspec
 
-from inspector.errors import ImageError, summarize_reason
-from inspector.images.photo import MAX_BYTES, Photo, read_image
+from inspector.errors import ImageError, summarize_reason, translate_errors
+from inspector.images.photo import Photo, check_bytes, read_image
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-_WOULD_DO = (
-    "a folder, a glob in quotes ('photos/*.jpg'), a CSV with a column path, or WebDataset shards (*.tar) would do"
-)
-_LABELS = ("cls", "txt", "json")  # endings of members that hold one, the first that is there
-_LABEL_KEYS = ("label", "cls", "class", "class_name")  # of a .json
+_EXPECTED = "Use a folder, a glob in quotes ('photos/*.jpg'), a CSV with a column path, or WebDataset shards (*.tar)."
+_LABELS = ("cls", "txt", "json")  # endings of tar members that hold a label; the first one that exists is read
+_LABEL_KEYS = ("label", "cls", "class", "class_name")  # in a .json
 _LABEL_BYTES = 65_536
 
 
@@ -36,32 +34,41 @@ _LABEL_BYTES = 65_536
 class Item:
     """One image of a source."""
 
-    path: str  # as a user would write it; `shard.tar/member.jpg` in a tar
+    path: str  # as a user writes it; `shard.tar/member.jpg` in a tar
     label: str | None
-    file: str  # where its bytes are: a path or a URL
-    start: int = 0  # of its bytes in the file
+    file: str  # path or URL of the file that holds its bytes
+    start: int = 0  # first byte in the file
     length: int | None = None  # None: all of the file
 
 
 def list_images(source: str | Path | Sequence[str | Path]) -> list[Item]:
-    """The images of a source, or of several one after the other; those of folders and globs are sorted by path.
+    """List the images of one or more sources, one source after the other.
 
-    Of a folder the images at any depth, labelled by the folder of the first level that they lie in; of a glob what it
-    matches; of a CSV the column `path` (or the first) and `label`, relative to the CSV; of *.tar, with braces
-    ({000..099}) and globs, the images in the order of the tar, labelled by a .cls, .txt or .json of the same name.
-    Files, CSVs and tars may be URLs that fsspec knows. Raises ImageError where there is no image, or no such source.
+    Args:
+        source: each is one of
+
+            - a folder: its images at any depth, sorted by path; the label is the folder of the first level.
+            - a glob: the files that it matches, sorted by path, without labels.
+            - a CSV file: the columns `path` (or the first one) and `label`; paths are relative to the CSV.
+            - a tar, with braces ({000..099}) and globs: the images in the order of the tar; the label is in a .cls,
+              .txt or .json member of the same name.
+
+            Image files, CSVs and tars may be URLs that fsspec knows.
+
+    Raises:
+        ImageError: a source does not exist or cannot be read, or there is no image.
     """
     sources = [source] if isinstance(source, str | Path) else source
-    items = [item for one in sources for item in _listed(str(one))]
+    items = [item for one in sources for item in _list_source(str(one))]
     if not items:
         raise ImageError(
-            f"No images in {' '.join(map(str, sources))}; files that end in {', '.join(ENDINGS)} would do."
+            f"No images in {' '.join(map(str, sources))}. Expected files that end in {', '.join(ENDINGS)}."
         )
     return items
 
 
 def hash_items(items: Iterable[Item]) -> str:
-    """SHA-256 of the list: of paths, labels and places in tars."""
+    """Return the SHA-256 of a list: of paths, labels and positions in tars."""
     hashed = hashlib.sha256()
     for item in items:
         line = json.dumps([item.path, item.label, item.start, item.length])
@@ -70,89 +77,93 @@ def hash_items(items: Iterable[Item]) -> str:
 
 
 def read_item(item: Item) -> Photo:
-    """The photo; ImageError where it cannot be read."""
+    """Read the photo of an item.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
     name = item.path.rsplit("/", 1)[-1]
     if item.length is None and not _is_url(item.file):
         return read_image(item.file, name)
-    if item.length is not None and item.length > MAX_BYTES:
-        raise ImageError(f"{name} has {item.length / 1e6:.0f} MB; at most {MAX_BYTES / 1e6:.0f} MB are read.")
-    return read_image(_bytes(item), name)
+    if item.length is not None:
+        check_bytes(name, item.length)
+    return read_image(_read_bytes(item), name)
 
 
-def _bytes(item: Item) -> bytes:
+def _read_bytes(item: Item) -> bytes:
     end = None if item.length is None else item.start + item.length
-    try:
+    with translate_errors(ImageError, f"Cannot read {item.path}: {{reason}}."):
         if _is_url(item.file):
             system, path = fsspec.core.url_to_fs(item.file)
             return bytes(system.cat_file(path, item.start, end))
-        with open(item.file, "rb") as file:  # noqa: PTH123 - a path for every image of a tar would cost more than it reads
+        with open(item.file, "rb") as file:  # noqa: PTH123 - making a Path takes longer than reading a small image
             file.seek(item.start)
             return file.read(item.length)
-    # A remote file system has errors of its own.
-    except Exception as error:
-        raise ImageError(f"Cannot read {item.path}: {summarize_reason(error)}.") from error
 
 
 def _is_url(file: str) -> bool:
     return "://" in file
 
 
-def _opened(file: str) -> IO[bytes]:
+def _open_file(file: str) -> IO[bytes]:
     if not _is_url(file):
         return Path(file).open("rb")
-    opened: IO[bytes] = fsspec.open(file, "rb").open()
-    return opened
+    stream: IO[bytes] = fsspec.open(file, "rb").open()
+    return stream
 
 
-def _listed(source: str) -> Iterator[Item]:
+def _list_source(source: str) -> Iterator[Item]:
     ending = Path(source).suffix.lower()
     if Path(source).is_dir():
-        return _of_folder(source)
+        return _list_folder(source)
     if ending == ".csv":
-        return _of_csv(source)
+        return _list_csv(source)
     if ending == ".tar":
-        return (item for file in _expanded(source) for item in _of_tar(file))
+        return (item for file in _expand_pattern(source) for item in _list_tar(file))
     if Path(source).is_file() and ending in ENDINGS:
-        return iter([_whole_file(source, None)])
+        return iter([_make_item(source, None)])
     if glob.has_magic(source):
-        matched = sorted(glob.iglob(source, recursive=True))  # noqa: PTH207 - kept as it was written
-        return (_whole_file(path, None) for path in matched if path.lower().endswith(ENDINGS) and Path(path).is_file())
-    raise ImageError(f"No images at {source}: {_WOULD_DO}.")
+        matched = sorted(glob.iglob(source, recursive=True))  # noqa: PTH207 - paths are listed as the user wrote them
+        return (_make_item(path, None) for path in matched if path.lower().endswith(ENDINGS) and Path(path).is_file())
+    raise ImageError(f"No images at {source}. {_EXPECTED}")
 
 
-def _whole_file(path: str, label: str | None) -> Item:
-    # A name that is no UTF-8 can be opened, but not be written down.
-    shown = path.encode("utf-8", "backslashreplace").decode()
-    return Item(path if shown == path else shown, label, path)
+def _make_item(path: str, label: str | None) -> Item:
+    return Item(_make_printable(path), label, path)
 
 
-def _of_folder(folder: str) -> Iterator[Item]:
-    found: list[str] = []
-    seen: set[str] = set()
-    # Class folders are often links; a link to a folder above would lead round and round.
+def _make_printable(path: str) -> str:
+    """Escape the bytes of a name that is not UTF-8: such a file can be opened, but its name cannot be written."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
+def _list_folder(folder: str) -> Iterator[Item]:
+    paths: list[str] = []
+    visited: set[str] = set()
+    # Class folders are often links. A link to a folder above would be followed without end.
     for where, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        if (real := os.path.realpath(where)) in seen:
+        if (real := os.path.realpath(where)) in visited:
             folders.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         below = Path(where).relative_to(folder).as_posix()
-        found += [
+        paths += [
             name if below == "." else f"{below}/{name}"
             for name in files
             if name.lower().endswith(ENDINGS) and not name.startswith(".")
         ]
-    found.sort()
-    for path in found:
+    paths.sort()
+    for path in paths:
         first, slash, _ = path.partition("/")
-        label = first.encode("utf-8", "backslashreplace").decode() if slash else None
-        yield _whole_file(os.path.join(folder, path), label and sys.intern(label))  # noqa: PTH118
+        label = _make_printable(first) if slash else None
+        yield _make_item(os.path.join(folder, path), label and sys.intern(label))  # noqa: PTH118
 
 
-def _of_csv(file: str) -> Iterator[Item]:
+def _list_csv(file: str) -> Iterator[Item]:
     try:
-        with _opened(file) as opened:
-            text = opened.read().decode("utf-8-sig")
+        with _open_file(file) as stream:
+            text = stream.read().decode("utf-8-sig")
         rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
     except (OSError, ValueError, csv.Error) as error:
         raise ImageError(f"The list {file} cannot be read: {summarize_reason(error)}.") from error
@@ -161,40 +172,40 @@ def _of_csv(file: str) -> Iterator[Item]:
     header = first if "path" in first or not (first and first[0].endswith(ENDINGS)) else []
     column = header.index("path") if "path" in header else 0
     labels = header.index("label") if "label" in header else None
-    folder = os.path.dirname(file)  # noqa: PTH120 - of a URL too
+    folder = os.path.dirname(file)  # noqa: PTH120 - it may be a URL
     for number, row in enumerate(rows[bool(header) :], 1 + bool(header)):
         if column >= len(row) or not row[column].strip():
-            raise ImageError(f"Row {number} of {file} names no file; a path in its column {column + 1} would do.")
+            raise ImageError(f"Row {number} of {file} names no file. Expected a path in column {column + 1}.")
         path = row[column].strip()
         label = row[labels].strip() if labels is not None and labels < len(row) else ""
-        placed = path if _is_url(path) else os.path.join(folder, path)  # noqa: PTH118
-        yield _whole_file(placed, sys.intern(label) if label else None)
+        file_path = path if _is_url(path) else os.path.join(folder, path)  # noqa: PTH118
+        yield _make_item(file_path, sys.intern(label) if label else None)
 
 
-def _expanded(pattern: str) -> list[str]:
-    """The files that a name with braces and globs stands for."""
+def _expand_pattern(pattern: str) -> list[str]:
+    """Return the files that a name with braces and globs stands for."""
     braces = re.search(r"\{([^{}]*)\}", pattern)
     if braces:
-        span = re.fullmatch(r"(\d+)\.\.(\d+)", braces[1])
-        if span:
-            numbers = range(int(span[1]), int(span[2]) + 1)
-            inner = [str(number).zfill(len(span[1])) for number in numbers]
+        interval = re.fullmatch(r"(\d+)\.\.(\d+)", braces[1])
+        if interval:
+            numbers = range(int(interval[1]), int(interval[2]) + 1)
+            inner = [str(number).zfill(len(interval[1])) for number in numbers]
         else:
             inner = braces[1].split(",")
         before, after = pattern[: braces.start()], pattern[braces.end() :]
-        return [file for one in inner for file in _expanded(f"{before}{one}{after}")]
+        return [file for one in inner for file in _expand_pattern(f"{before}{one}{after}")]
     if glob.has_magic(pattern) and not _is_url(pattern) and not Path(pattern).is_file():
         return sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
     return [pattern]
 
 
-def _of_tar(file: str) -> Iterator[Item]:
+def _list_tar(file: str) -> Iterator[Item]:
     images: list[tuple[str, str, int, int]] = []
-    labels: dict[str, tuple[int, str]] = {}  # the best of each sample
+    labels: dict[str, tuple[int, str]] = {}  # sample -> rank of the ending, and the label
     try:
-        with _opened(file) as opened, tarfile.open(fileobj=opened, mode="r:") as tar:
+        with _open_file(file) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
-                tar.members = []  # type: ignore[attr-defined]  # or all headers stay in memory
+                tar.members = []  # type: ignore[attr-defined]  # else all headers stay in memory
                 folder, _, name = member.name.rpartition("/")
                 stem, _, ending = name.partition(".")
                 if not member.isreg() or not stem:
@@ -202,7 +213,7 @@ def _of_tar(file: str) -> Iterator[Item]:
                 sample = f"{folder}/{stem}"
                 if f".{ending}".lower().endswith(ENDINGS):
                     images.append((member.name, sample, member.offset_data, member.size))
-                elif ending.lower() in _LABELS and (label := _label(tar.extractfile(member), ending.lower())):
+                elif ending.lower() in _LABELS and (label := _read_label(tar.extractfile(member), ending.lower())):
                     ranked = (_LABELS.index(ending.lower()), sys.intern(label))
                     labels[sample] = min(ranked, labels.get(sample, ranked))
     except (OSError, EOFError, ValueError, tarfile.TarError) as error:
@@ -210,11 +221,11 @@ def _of_tar(file: str) -> Iterator[Item]:
             f"The shard {file} cannot be read as an uncompressed tar: {summarize_reason(error)}."
         ) from error
     for name, sample, start, size in images:
-        path = f"{file}/{name}".encode("utf-8", "backslashreplace").decode()
+        path = _make_printable(f"{file}/{name}")
         yield Item(path, labels[sample][1] if sample in labels else None, file, start, size)
 
 
-def _label(member: IO[bytes] | None, ending: str) -> str | None:
+def _read_label(member: IO[bytes] | None, ending: str) -> str | None:
     text = member.read(_LABEL_BYTES).decode("utf-8", "replace").strip() if member is not None else ""
     if ending != "json":
         return text.splitlines()[0].strip() if text else None

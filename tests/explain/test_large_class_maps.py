@@ -422,7 +422,7 @@ def test_a_bad_file_gets_one_sentence(name: str, content: bytes | None, sentence
     ids=["float", "four channels", "empty", "one axis"],
 )
 def test_an_array_that_is_no_image_is_refused(array: np.ndarray, tmp_path: Path) -> None:
-    told = re.escape(f"must be (H, W, 3) or (H, W) of uint8 in 0-255; it is {array.shape} of {array.dtype}.")
+    told = re.escape(f"must be (H, W, 3) or (H, W) of uint8 in 0-255, got {array.shape} of {array.dtype}.")
     with pytest.raises(ImageError, match=f"^array {told}"):
         open_large_image(array)
     np.save(tmp_path / "image.npy", array)
@@ -441,7 +441,7 @@ def test_what_can_only_be_decoded_whole_has_a_limit(
 ) -> None:
     Image.fromarray(image).save(tmp_path / "image.png")
     monkeypatch.setattr(large, "MAX_DECODED", 41 * 33 - 1)
-    with pytest.raises(ImageError, match=r"image.png has 33 x 41 pixels, .* an uncompressed TIFF or an .npy file"):
+    with pytest.raises(ImageError, match=r"image.png has 33 x 41 pixels, .* Use an uncompressed TIFF or an .npy file"):
         open_large_image(tmp_path / "image.png")
 
 
@@ -451,7 +451,7 @@ def test_transparency_is_read_in_small_images_only(
     Image.fromarray(np.dstack([image, np.zeros((41, 33), np.uint8)])).save(tmp_path / "image.png")
     assert (window_of(tmp_path / "image.png") == 255).all()
     monkeypatch.setattr(large, "MAX_PIXELS", 1000)
-    with pytest.raises(ImageError, match=r"image.png has pixels of the kind RGBA, which are read up to 0 megapixels"):
+    with pytest.raises(ImageError, match=r"image.png has pixels of the mode RGBA, which are read up to 0 megapixels"):
         open_large_image(tmp_path / "image.png")
 
 

@@ -123,7 +123,7 @@ def test_a_transparent_palette_entry_is_laid_on_white():
     image.putpixel((1, 0), 1)
     photo = read_image(encoded(image, transparency=0))
     assert photo.pixels.tolist() == [[[255, 255, 255], [200, 100, 50]]]
-    assert photo.notes == ("Its transparent parts were laid on white.",)
+    assert photo.notes == ("Transparent parts are shown on white.",)
 
 
 def test_transparency_is_laid_on_white():
@@ -131,7 +131,7 @@ def test_transparency_is_laid_on_white():
     photo = read_image(encoded(Image.fromarray(rgba)))
     # A fifth of black over white: 255 * 0.8.
     assert photo.pixels.tolist() == [[[255, 255, 255], [10, 20, 30], [204, 204, 204]]]
-    assert photo.notes == ("Its transparent parts were laid on white.",)
+    assert photo.notes == ("Transparent parts are shown on white.",)
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
@@ -139,7 +139,7 @@ def test_sixteen_bits_are_scaled_and_not_clipped(format):
     values = np.array([[0, 255, 257, 32896, 65535]], np.uint16)
     photo = read_image(encoded(Image.fromarray(values), format))
     assert photo.pixels[..., 0].tolist() == [[0, 0, 1, 128, 255]]
-    assert photo.notes == ("Its 16 bits a pixel were scaled to 8.",)
+    assert photo.notes == ("16 bits per pixel were scaled to 8.",)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,9 @@ def test_sixteen_bits_are_scaled_and_not_clipped(format):
     ],
 )
 def test_pixels_whose_white_is_unknown_are_refused(pixels, kind):
-    with pytest.raises(ImageError, match=f"{kind} pixels, whose white is unknown. Save it with 8 or 16 bits"):
+    with pytest.raises(
+        ImageError, match=f"{kind} pixels, so it is unknown which value is white. Save it with 8 or 16 bits per"
+    ):
         read_image(encoded(Image.fromarray(pixels), "TIFF"))
 
 
@@ -258,7 +260,9 @@ def test_a_file_of_too_many_bytes_is_refused(monkeypatch, tmp_path, pixels):
     ],
 )
 def test_an_array_of_another_shape_or_dtype_is_refused(array, got):
-    with pytest.raises(ImageError, match=rf"must be \(H, W, 3\) or \(H, W\) of uint8 in 0-255; this one is {got}\.$"):
+    with pytest.raises(
+        ImageError, match=rf"^Expected an array \(H, W, 3\) or \(H, W\) of uint8 in 0-255, got {got}\.$"
+    ):
         read_image(array)
 
 

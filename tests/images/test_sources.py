@@ -113,10 +113,10 @@ def test_without_a_column_path_the_first_is_taken(tmp_path: Path, text: str) -> 
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"label,path\ncat,\n", r"Row 2 of .*list.csv names no file; a path in its column 2 would do."),
+        (b"label,path\ncat,\n", r"Row 2 of .*list.csv names no file\. Expected a path in column 2\."),
         (b"path\n\xff\xfe\n", r"The list .*list.csv cannot be read: 'utf-8' codec"),
-        (b"", "No images in .*list.csv; files that end in .jpg, "),
-        (b"path,label\n", "No images in .*list.csv; files that end in .jpg, "),
+        (b"", "No images in .*list.csv\\. Expected files that end in .jpg, "),
+        (b"path,label\n", "No images in .*list.csv\\. Expected files that end in .jpg, "),
     ],
     ids=["no path", "no text", "empty", "header only"],
 )
@@ -127,13 +127,13 @@ def test_a_broken_list_is_refused(tmp_path: Path, content: bytes, sentence: str)
 
 
 def test_a_source_that_is_not_there_is_told_what_would_do(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"No images at nowhere: a folder, a glob in quotes .* would do."):
+    with pytest.raises(ImageError, match=r"No images at nowhere\. Use a folder, a glob in quotes "):
         list_images("nowhere")
     with pytest.raises(ImageError, match=r"The list .*no.csv cannot be read: .*No such file"):
         list_images(tmp_path / "no.csv")
     with pytest.raises(ImageError, match=r"The shard .*no.tar cannot be read as an uncompressed tar: .*No such file"):
         list_images(tmp_path / "no.tar")
-    with pytest.raises(ImageError, match=r"No images in .*; files that end in .jpg"):
+    with pytest.raises(ImageError, match=r"No images in .*\. Expected files that end in .jpg"):
         list_images(tmp_path)
 
 
