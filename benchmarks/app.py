@@ -130,8 +130,8 @@ def until_new(page: Page, act: Callable[[], object], picture: str = CLASS_MAP) -
 
 
 def row(page: Page, number: int) -> None:
-    """Click a row, from 0 on, of the likeliest classes."""
-    page.get_by_role("radiogroup", name="The likeliest classes").get_by_role("radio").nth(number).click()
+    """Click a row, from 0 on, of the top classes."""
+    page.get_by_role("radiogroup", name="Top classes").get_by_role("radio").nth(number).click()
 
 
 def channel(page: Page, number: int) -> None:

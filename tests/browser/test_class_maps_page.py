@@ -211,7 +211,7 @@ def test_there_is_no_cell_outside_the_input_of_the_network(page: Page, app_url: 
     page.goto(app_url)
     expect_heading(page, "tiger cat")
     page.mouse.move(*point(page, 0.01, 0.5))
-    expect(value_line(page)).to_have_text("The network did not look here.")
+    expect(value_line(page)).to_have_text("The network does not see this part of the photo.")
     page.mouse.click(*point(page, 0.01, 0.5))
     page.mouse.move(*point(page, 0.5, 0.5))
     expect(value_line(page)).to_contain_text("Row 3, column 3")

@@ -116,8 +116,8 @@ def test_a_row_of_the_table_opens_its_image_and_another_class_map_can_be_chosen(
     ("number", "text"),
     [
         (IMAGES - 4, "top-1 crane (50.0%)"),
-        (IMAGES - 3, "The photo is not where it was: its grid alone."),
-        (IMAGES - 2, "The photo is another one by now: the grid alone."),
+        (IMAGES - 3, "The photo is not at its path any more. Only its grid is shown."),
+        (IMAGES - 2, "The file at the path of the photo has changed. Only the grid is shown."),
         (IMAGES - 1, "photo59.png is broken"),
         (999, "There is no image number 999."),
     ],

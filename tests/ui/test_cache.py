@@ -9,6 +9,7 @@ from inspector.ui.state import cache
 
 
 def test_a_network_that_the_cache_drops_is_freed_although_it_is_frozen() -> None:
+    cache.load_network.clear()  # results of other tests may hold the network that is in the cache
     classifier = cache.load_network("fashion_gap")
     maps = class_maps(classifier, list_examples("fashion_mnist")["Bag"])
     network = weakref.ref(classifier.network)

@@ -125,14 +125,16 @@ def make_color_bar(scale: float, unit: str) -> str:
     """Return the color bar of a map as HTML, with zero in the middle and `scale` at the end."""
     ticks = [format_number(tick * scale, "+.3g") for tick in (-1, -0.5, 0, 0.5, 1)]
     label = f"color bar from {-scale:.3g} to {scale:.3g} {unit}"
-    return _make_bar(diverging_colormap(), ticks, label, f"{unit}: red speaks for, blue against", "46rem")
+    return _make_bar(
+        diverging_colormap(), ticks, label, f"{unit}. Red is evidence for the class, blue against it.", "46rem"
+    )
 
 
 def make_activation_bar(scale: float, signed: bool) -> str:
     """Return the color bar of feature maps as HTML: from zero, or with zero in the middle if some are negative."""
     if not scale:
-        return render_fragment("no_color_bar.html", caption="activation: 0 everywhere, so there is nothing to color")
-    meaning = "red is positive, blue negative" if signed else "the redder, the higher"
+        return render_fragment("no_color_bar.html", caption="activation: 0 in every cell")
+    meaning = "red is positive, blue negative" if signed else "the stronger the red, the higher"
     values = [-scale, 0, scale] if signed else [0, scale]
     colors = diverging_colormap()
     return _make_bar(
@@ -181,12 +183,12 @@ def draw_all_class_maps(maps: ClassMaps) -> str:
             name,
             [f"pooled {format_number(float(maps.logits[k]), '.3f')}"],
             f"class map of {name}",
-            " (winner)" if k == top else "",
+            " (top-1)" if k == top else "",
             _TOP_GRID if k == top else _RAW_GRID,
         )
         for k, name in enumerate(maps.classifier.class_names)
     ]
-    return stack(make_tiles(tiles, "7.5rem"), make_color_bar(scale, "logits a position"))
+    return stack(make_tiles(tiles, "7.5rem"), make_color_bar(scale, "logits per cell"))
 
 
 def draw_average_maps(maps: Mapping[str, tuple[NDArray[Any], int]]) -> str:
@@ -200,6 +202,6 @@ def draw_average_maps(maps: Mapping[str, tuple[NDArray[Any], int]]) -> str:
     for label, (values, k) in maps.items():
         scale, total = common_scale([values]), format_number(float(values[k].sum()), "+.3g")
         image = encode_image(grid_image(values[k], scale), exact=True)
-        lines = [f"scale \N{PLUS-MINUS SIGN}{scale:.3g} logits a position", f"sum {total} logits"]
+        lines = [f"scale \N{PLUS-MINUS SIGN}{scale:.3g} logits per cell", f"sum {total} logits"]
         tiles.append(Tile(image, label, lines, f"class map of {label}", style=_RAW_GRID))
     return make_tiles(tiles, "8.5rem")

@@ -48,8 +48,8 @@ class Picture:
     notes: Sequence[str] = ()  # follow the unit in some cells
     note_of: Sequence[int] = ()  # index into `notes`, for each cell
     masking: bool = False  # clicks mask cells
-    hint: str = "Point at a position for its value, click it for more; or focus the photo and use the arrow keys."
-    outside: str = "The network did not look here."  # for the part of the photo that was cropped away
+    hint: str = "Point at a cell for its value. Click it for more, or focus the photo and use the arrow keys."
+    outside: str = "The network does not see this part of the photo."  # for the part of the photo that was cropped away
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ def show_photo(picture: Picture, start: Cell | None, revision: str, masked: Sequ
         "maps": {str(k): _encode_map(photo_map) for k, photo_map in picture.maps.items()},
         "rows": [_round_extent(extent) for extent in picture.rows],
         "columns": [_round_extent(extent) for extent in picture.columns],
-        "keys": "Arrow keys choose a position, Escape clears" + (", Enter masks it." if picture.masking else "."),
+        "keys": "Arrow keys choose a cell, Escape clears the choice"
+        + (", Enter masks the cell." if picture.masking else "."),
         "start": start,
         "revision": revision,
         "masked": masked,

@@ -75,15 +75,15 @@ def _find_photo(results: Results, stored: StoredImage) -> tuple[Photo | None, st
     places = [named] if not isinstance(source, str) or named.is_absolute() else [named, Path(source) / named]
     path = next((place for place in places if _is_file(place)), None)
     if path is None:
-        return None, "The photo is not where it was: its grid alone."
+        return None, "The photo is not at its path any more. Only its grid is shown."
     if not may_open(path):
-        return None, "The photo is not in a folder that this app may open: its grid alone."
+        return None, "The photo is not in a folder that this app may open. Only its grid is shown."
     try:
         photo = read_image(path)
     except InspectorError as error:
-        return None, f"{error} Its grid alone."
+        return None, f"{error} Only its grid is shown."
     if (photo.sha256, photo.size) != (stored.sha256, stored.size):
-        return None, "The photo is another one by now: the grid alone."
+        return None, "The file at the path of the photo has changed. Only the grid is shown."
     return photo, ""
 
 

@@ -88,6 +88,6 @@ def catch_errors(work: Work) -> Work:
             return str(error)
         except Exception:
             logging.getLogger(__name__).exception("A piece of work failed.")
-            return "It failed; the server's log says why."
+            return "An unexpected error occurred. The log of the server has the details."
 
     return run

@@ -29,7 +29,7 @@ MASK_CHANGE = "change"  # in the link
 MASK_ABOVE = "above"
 PHOTO_COMPONENT = "the photo"
 CLASS_LIST = "the classes"
-TOP_MAPS = "the likeliest"
+TOP_MAPS = "top maps"
 
 # Page Layers.
 LAYER = "layer"  # in the link

@@ -48,11 +48,11 @@ def choose_class(maps: "ClassMaps") -> int:
         "Class",
         labels,
         index=None,
-        placeholder=f"{labels[top]} (the likeliest)",
+        placeholder=f"{labels[top]} (top-1)",
         key=keys.CLASS,
         bind="query-params",
         width=280,
-        help="Type to search. Empty follows the likeliest class of each photo.",
+        help="Type to search. While it is empty, the top-1 class of each photo is shown.",
     )
     return top if label is None else labels.index(label)
 
@@ -70,8 +70,8 @@ def choose_reading(maps: "ClassMaps", k: int) -> int | str | None:
         required=True,
         key=keys.READING,
         bind="query-params",
-        help="A logit is the score that a class gets before softmax. Only differences of logits change "
-        "probabilities: so a class can also be read against the average class, or against another.",
+        help="A logit is the score of a class before softmax. Probabilities depend only on differences of logits, "
+        "so a class can also be contrasted with the average class or with another class.",
     )
     if reading != CLASS:
         return None if reading == LOGIT else "average"
@@ -96,6 +96,7 @@ def choose_channel(count: int, first: int) -> int:
         bind="query-params",
         width=150,
         placeholder=str(first),
-        help=f"A channel is one of the {count} maps. Click one, or type its number. Empty: the first that is shown.",
+        help=f"A channel is one of the {count} feature maps. Click one, or type its number. While it is empty, the "
+        "first one shown is chosen.",
     )
     return first if number is None else int(number)

@@ -59,7 +59,7 @@ def choose_network() -> NetworkChoice:
     """Show the choice of networks. Its state and its link stay on every page."""
     offered = list_choices()
     st.title("Inspector", anchor=False)
-    st.caption("Which pixels brought which part of a logit, in numbers that add up.")
+    st.caption("What each part of a photo contributes to a logit, in numbers that add up.")
     name = st.selectbox("Network", list(offered), key=keys.NETWORK, bind="query-params")
     st.caption(offered[name].title)
     return offered[name]
@@ -76,7 +76,7 @@ def choose_photo(choice: NetworkChoice) -> Photo:
         type=PHOTO_TYPES,
         key=keys.UPLOADED_PHOTO,
         max_upload_size=MAX_BYTES // 1_000_000,
-        help="It stays in this server's memory, is never written to disk, and no other session sees it.",
+        help="It stays in the memory of this server, is never written to disk, and no other session sees it.",
     )
     offered = list_examples(choice.examples)
     example = st.pills(
@@ -101,8 +101,8 @@ def choose_size() -> float | None:
             list(SIZES),
             key=keys.INPUT_SIZE,
             bind="query-params",
-            help="Global pooling takes maps of any size: a larger input gives finer class maps, and other logits. "
-            "Networks are at their best at the size that they were trained with.",
+            help="Global pooling accepts feature maps of any size. A larger input gives finer class maps, and other "
+            "logits. Most networks are most accurate at the size of their training.",
         )
     ]
 
@@ -149,7 +149,7 @@ def read_sidebar(import_page: Callable[[], object] = lambda: None) -> tuple[Side
     if st.session_state.get(keys.SHOWN_MAPS) == key:
         import_page()
         return (SidebarSelection(network, key, cache.compute_class_maps(*key, photo, network.load)),)
-    with place.container(), st.spinner(f"Loading {network.name} and splitting the logits of {photo.name} ..."):
+    with place.container(), st.spinner(f"Loading {network.name} and computing the class maps of {photo.name} ..."):
         st.image(photo.pixels, width=photo_width(photo))
         import_page()
         maps = cache.compute_class_maps(*key, photo, network.load)
