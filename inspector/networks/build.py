@@ -113,7 +113,7 @@ def build_pretrained(name: str) -> tuple[nn.Module, Preprocessing, tuple[str, ..
         return _fetch_from_torchvision(name, wanted.lower())
     if library == "timm":
         return _fetch_from_timm(name, wanted)
-    raise NetworkError(f"No weights are known for {name!r}; torchvision:NAME and timm:NAME bring theirs.")
+    raise NetworkError(f"There are no pretrained weights of {name!r}. Use torchvision:NAME or timm:NAME.")
 
 
 def _build_from_library(name: str, classes: int | None, arguments: dict[str, Any]) -> nn.Module:
@@ -267,8 +267,8 @@ def _fetch_from_timm(name: str, wanted: str) -> tuple[nn.Module, Preprocessing, 
         raise NetworkError(f"{name} was trained without classes: it has no logits to split.")
     preprocessing = _read_timm_config(timm.data.resolve_model_data_config(network))
     if preprocessing is None:
-        reason = "squeezed and then cropped, framed, or resized in a way of its own"
-        raise NetworkError(f"{name} wants its photos {reason}, which is not known here.")
+        unknown = "squeezing and cropping, borders, or another interpolation"
+        raise NetworkError(f"{name} needs a preprocessing of photos that is not available here: {unknown}.")
     # timm recognizes ImageNet and its supersets by the number of classes.
     subset = timm.data.infer_imagenet_subset(network)
     names = tuple(timm.data.ImageNetInfo(subset).label_descriptions()) if subset else None

@@ -84,7 +84,7 @@ def read_model_card(folder: Path) -> ModelCard:
         card = json.loads(path.read_text(encoding="utf-8"))
         for entry, allowed in _ALLOWED.items():
             if card[entry] not in allowed:
-                raise ValueError(f"{entry} is {card[entry]!r}; {' or '.join(map(repr, allowed))} would do")
+                raise ValueError(f"expected {entry} {' or '.join(map(repr, allowed))}, got {card[entry]!r}")
         if not isinstance(card["architecture"], dict):
             raise TypeError("architecture must be an object with a factory")
         size = as_pair(card["size"])

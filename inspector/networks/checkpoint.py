@@ -42,7 +42,7 @@ _ALLOWED = re.compile(
 _SAFE_GLOBALS = threading.Lock()
 
 _SIGNATURES = (
-    (rb"\s*<(!doctype|html|head|\?xml)", "it is a web page, so a download went wrong: fetch it again"),
+    (rb"\s*<(!doctype|html|head|\?xml)", "it is a web page, so the download went wrong: download it again"),
     (rb"version https://git-lfs", "it is a git-lfs pointer and not the file itself: run git lfs pull"),
     (rb"(\x1f\x8b|BZh|\xfd7zXZ|.{257}ustar)", "it is an archive: unpack it, and give the file inside"),
     (rb"PK\x03\x04", "it is a zip archive without weights in it, as torch.save writes them"),
@@ -120,7 +120,7 @@ def _translate_errors(path: Path) -> Iterator[None]:
     # Broken files make torch raise RuntimeError, KeyError, AttributeError, AssertionError, struct.error and more.
     except Exception as error:
         reason = _summarize_error(error).removeprefix("Error while deserializing header: ")
-        raise _make_refusal(path, f"it is cut off or broken ({reason}); copy or fetch it again") from error
+        raise _make_refusal(path, f"it is cut off or broken ({reason}); copy or download it again") from error
 
 
 def _make_refusal(path: Path, reason: str) -> NetworkError:
@@ -157,7 +157,7 @@ def _detect_zip_kind(path: Path) -> Kind:
 def _unpickle(path: Path, kind: Kind) -> Any:
     """Load a pickle, after checking the names that it would call and the sizes that it claims."""
     if kind in ("TorchScript", "torch.export"):
-        reason = f"it is a {kind} archive, which holds a program and not only weights, and would run it"
+        reason = f"it is a {kind} archive, which holds a program as well as weights, and would run it"
         raise _make_refusal(path, f"{reason}. If you trust it, load it by its path with --trust")
     if kind == "other":
         raise _make_refusal(path, _describe_other_file(_read_start(path)))
@@ -203,9 +203,9 @@ def _list_pickle_names(path: Path, stream: IO[bytes]) -> set[str]:
     names, start = set(), stream.tell()
     for opcode, argument, _ in pickletools.genops(stream):
         if stream.tell() - start > MAX_PICKLE_BYTES:
-            raise _make_refusal(path, f"it holds more than {MAX_PICKLE_BYTES / 1e6:.0f} MB beside its tensors")
+            raise _make_refusal(path, f"it holds more than {MAX_PICKLE_BYTES / 1e6:.0f} MB besides its tensors")
         if opcode.name == "PROTO" and argument != 2:
-            raise _make_refusal(path, f"it was pickled with protocol {argument}; torch.save's own, 2, would do")
+            raise _make_refusal(path, f"it was pickled with protocol {argument}; expected 2, as torch.save writes it")
         if opcode.name in ("GLOBAL", "INST"):
             names.add(str(argument).replace(" ", "."))
     return names

@@ -25,12 +25,14 @@ def parse_labels(text: str, name: str) -> tuple[str, ...]:
     else:
         names = _parse_json(text, name)
     if not names:
-        raise NetworkError(f"The labels in {name} are none: one name a line would do, or a JSON list.")
+        raise NetworkError(f"There are no class names in {name}. Use one name per line, or a JSON list.")
     return tuple(names)
 
 
 def _parse_json(text: str, name: str) -> list[str]:
-    message = f"The labels in {name} are not a JSON list of names, nor names by number from 0 on ({{reason}})."
+    message = (
+        f"The labels in {name} are neither a JSON list of names nor an object with the keys 0, 1, ... ({{reason}})."
+    )
     with translate_errors(NetworkError, message):
         content: Any = json.loads(text)
         if isinstance(content, dict):

@@ -64,7 +64,7 @@ def record_tensors(graph: Graph, examples: Sequence[Values]) -> list[dict[str, A
         for example in examples
     ]
     if not all(np.isfinite(record[graph.logits]).all() for record in records):
-        raise NetworkError("The ONNX file gives logits for noise that are no finite numbers: its weights are broken.")
+        raise NetworkError("The logits of the ONNX file are not finite on noise images: its weights are broken.")
     return records
 
 
@@ -92,8 +92,8 @@ def find_cut(graph: Graph, records: Sequence[Mapping[str, Any]]) -> Cut:
                 "average, nor by maximum, nor flattened: their class maps would not be exact."
             )
     raise HeadError(
-        "No pooling was found in the ONNX file: no operator on the way to the logits takes every channel of a feature "
-        "map to one value. A network that ends in global average or max pooling, or in flatten and Gemm, would do."
+        "No pooling was found in the ONNX file: no operator before the logits reduces every channel of a feature map "
+        "to one value. Use a network that ends in global average or max pooling, or in Flatten and Gemm."
     )
 
 
@@ -109,8 +109,8 @@ def find_frozen_shapes(graph: Graph, cut: Cut, record: Mapping[str, Any]) -> dic
     head = find_nodes_between(graph, graph.logits, [cut.pooled, *shapes])
     if any(graph.start in node.input for node in head):
         raise HeadError(
-            "More than the pooled feature maps reaches the logits in the ONNX file (another branch of the network "
-            "does): class maps of this pooling alone would not sum to the logits."
+            "In the ONNX file the logits depend on more than the pooled feature maps (on another branch of the "
+            "network): class maps of this pooling alone would not sum to the logits."
         )
     used = {name for node in head for name in node.input}
     return {name: record[name] for name in shapes & used}

@@ -108,14 +108,16 @@ def _read_image_shape(name: str, value: "ValueInfoProto") -> tuple[int | None, .
             f"{len(shape) + 1 if tensor.shape.dim else 'unknown'} axes of {kind}."
         )
     if batch not in (None, 1):
-        raise NetworkError(f"{name} takes {batch} images at once and no other number: export it for 1, or for any.")
+        raise NetworkError(
+            f"{name} takes batches of exactly {batch} images. Export it for batches of 1 or of any size."
+        )
     return tuple(shape)
 
 
 def _parse(path: Path, max_bytes: int) -> "ModelProto":
     """Parse the model, with the weights in other files."""
     onnx = require("onnx", "onnxruntime", extra="onnx", purpose=f"Reading {path.name}", error=NetworkError)
-    broken = f"{path.name} is no ONNX file, or is broken or cut off ({{reason}}): export or copy it again."
+    broken = f"{path.name} is no ONNX file, or is broken or cut off ({{reason}}). Export or copy it again."
     with translate_errors(NetworkError, broken, {OSError: f"Cannot read {path}: {{reason}}."}):
         size = path.stat().st_size
         _check_size(path, size, max_bytes)
@@ -136,7 +138,7 @@ def _load_external_data(path: Path, model: "ModelProto", limit: int) -> None:
 
     unreadable = (
         f"The weights that {path.name} keeps in other files cannot be read ({{reason}}): "
-        "they must lie beside it, under the names they were exported with."
+        "they must be in the same folder, under the names they were exported with."
     )
     with translate_errors(NetworkError, unreadable):  # onnx itself refuses links, and files in other folders
         outside = [tensor for tensor in external._get_all_tensors(model) if external.uses_external_data(tensor)]

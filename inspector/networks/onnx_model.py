@@ -70,8 +70,8 @@ class OnnxNetwork(nn.Module):
         """Compute the logits (N, K) of images (N, channels, H, W)."""
         if self.size and tuple(inputs.shape[2:]) != self.size:
             raise NetworkError(
-                f"The ONNX file takes images of {self.size[0]} x {self.size[1]} pixels (height x width) and no other "
-                f"size; got {inputs.shape[2]} x {inputs.shape[3]}. Say size={self.size}, or export with free axes."
+                f"The ONNX file takes images of {self.size[0]} x {self.size[1]} pixels (height x width) only; got "
+                f"{inputs.shape[2]} x {inputs.shape[3]}. Use size={self.size}, or export it with dynamic axes."
             )
         return self.compute_logits(self.pooling(run_onnx_trunk(inputs, self)))
 
@@ -125,8 +125,8 @@ class OnnxNetwork(nn.Module):
             plus, minus, zero = (self.run_head(rows) for rows in (point, -point, torch.zeros_like(point)))
             if not torch.allclose(plus + minus, 2 * zero, rtol=0, atol=1e-4 * float((plus - zero).abs().max())):
                 raise HeadError(
-                    "What follows the pooling in the ONNX file is not affine (an activation, a normalisation or "
-                    "several layers stand there): its logits do not split exactly over positions."
+                    "What follows the pooling in the ONNX file is not affine (an activation, a normalization or "
+                    "several layers): its logits do not split exactly over cells."
                 )
 
 
@@ -162,7 +162,7 @@ def read_onnx(path: Path, size: tuple[int, int] = (224, 224), max_bytes: int = M
         HeadError: the logits do not come from a single pooling.
     """
     not_run = (
-        f"{path.name} cannot be run by ONNX Runtime ({{reason}}): export it again, with standard operators and an "
+        f"{path.name} cannot be run by ONNX Runtime ({{reason}}). Export it again, with standard operators and an "
         "opset that the installed onnxruntime knows."
     )
     with translate_errors(NetworkError, not_run):

@@ -51,19 +51,19 @@ def add_model(
         ExportError: models/ cannot be written.
     """
     if not _NAME.fullmatch(name):
-        would_do = "up to 100 letters, digits, '.', '_' and '-', of which a letter or digit is the first, would do"
-        raise NetworkError(f"{make_printable(name, 30)!r} cannot be a network's name: {would_do}.")
+        hint = "Use up to 100 letters, digits, '.', '_' and '-', beginning with a letter or digit"
+        raise NetworkError(f"{make_printable(name, 30)!r} cannot be a network's name. {hint}.")
     if Path(name).suffix.lower() in FILES:
-        raise NetworkError(f"{name!r} cannot be a network's name: it would be taken for a file. Leave out the ending.")
+        raise NetworkError(f"{name!r} cannot be a network's name, because it looks like a file. Leave out the ending.")
     folder = models_folder() / name
     if folder.exists():
-        raise NetworkError(f"There is a network {name!r} already, in {folder}: choose another name, or remove it.")
+        raise NetworkError(f"There is a network {name!r} already, in {folder}. Choose another name, or remove it.")
     suffix = checkpoint.suffix.lower()
     is_copied = suffix in (*ONNX, *KERAS)
     if not is_copied and (kind := detect_kind(checkpoint)) in ("TorchScript", "torch.export"):
         raise NetworkError(
-            f"{checkpoint} is a program ({kind}), which runs its own code: it is not kept in models/. Save its state "
-            "dict, or export it to ONNX; or name the file itself each time, with --trust."
+            f"{checkpoint} is a program ({kind}), which runs its own code, so it is not added to models/. Save its "
+            "state dict, or export it to ONNX; or load it by its path each time, with --trust."
         )
     loaded = resolve(checkpoint, arch, class_names, overrides, trust=trust)
     classifier = Classifier.from_network(loaded)
@@ -87,8 +87,8 @@ def _check_copy(copy: Path, checkpoint: Path) -> None:
             resolve(copy)
         except NetworkError as error:
             raise NetworkError(
-                f"{checkpoint} keeps its weights in other files, and in models/ a network has one: write it anew with "
-                "onnx.save(onnx.load(path), path), which puts them inside."
+                f"{checkpoint} keeps its weights in other files, but in models/ a network is one file. Write it again "
+                "with onnx.save(onnx.load(path), path), which puts them inside."
             ) from error
 
 

@@ -96,9 +96,9 @@ def _find_misfits(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -
     shared = [name for name in expected if name in state]
     return {
         "lack": sorted(name for name in expected.keys() - state.keys() if not name.endswith("num_batches_tracked")),
-        "have too": sorted(state.keys() - expected.keys()),
-        "have in another shape": [name for name in shared if expected[name].shape != state[name].shape],
-        "have in another kind of number": [
+        "also have": sorted(state.keys() - expected.keys()),
+        "have another shape for": [name for name in shared if expected[name].shape != state[name].shape],
+        "have another kind of number for": [
             name for name in shared if expected[name].is_floating_point() != state[name].is_floating_point()
         ],
     }

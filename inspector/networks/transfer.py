@@ -80,12 +80,12 @@ def extract_trunk(network: nn.Module, image: Tensor) -> Trunk:
     kind = type(network).__name__
     if maps.ndim == 4 and min(maps.shape[2:]) < 2:
         small, size = ("x".join(map(str, sides)) for sides in (maps.shape[2:], image.shape[2:]))
-        raise NetworkError(f"The last feature maps of {kind} are {small} at {size}: a larger input size would do.")
+        raise NetworkError(f"The last feature maps of {kind} are {small} at {size}. Use a larger input size.")
     # timm's Swin has its channels last.
     if maps.ndim != 4 or maps.shape[1] != getattr(network, "num_features", maps.shape[1]):
         raise NetworkError(
             f"The last feature maps of {kind} are {tuple(maps.shape[1:])}, not channels x height x "
-            "width: a convolutional network would do as a backbone."
+            "width. Use a convolutional network as backbone."
         )
     return trunk
 
@@ -100,8 +100,8 @@ def _cut_before_head(network: nn.Module, image: Tensor) -> Trunk:
     # VGG and AlexNet pool to a fixed grid before they flatten, which enlarges small maps.
     pools = {name for name, layer in network.named_modules() if isinstance(layer, nn.AdaptiveAvgPool2d)}
     message = (
-        f"{type(network).__name__} cannot be cut before its head ({{type}}): a network of torchvision or timm would do "
-        "as a backbone."
+        f"{type(network).__name__} cannot be cut before its head ({{type}}). Use a network of torchvision or timm as "
+        "backbone."
     )
     with translate_errors(NetworkError, message):  # tracing runs the network's own code
         names = get_graph_node_names(network)[1]

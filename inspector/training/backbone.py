@@ -42,7 +42,7 @@ def load_backbone(name: str, weights: Path | None, overrides: PreprocessingOverr
     options: dict[str, Any] = {}
     if (models_folder() / name / "model.json").is_file():
         if weights is not None:
-            raise NetworkError(f"{name} in models/ has its weights; name an architecture for {weights.name}.")
+            raise NetworkError(f"{name} in models/ has weights already. Name an architecture for {weights.name}.")
         card = find_model_card(name)
         loaded = resolve(name, overrides=overrides)
         architecture, options = card.architecture["factory"], dict(card.architecture.get("arguments", {}))
@@ -57,9 +57,9 @@ def load_backbone(name: str, weights: Path | None, overrides: PreprocessingOverr
         # SqueezeNet has one last feature map per class.
         options["num_classes"] = len(classifier.class_names)
     if architecture not in FACTORIES and not architecture.startswith(("torchvision:", "timm:")):
-        raise NetworkError(f"{name} is no backbone: a convolutional network of torchvision, timm or ours would do.")
+        raise NetworkError(f"{name} cannot be a backbone. Use a convolutional network of torchvision, timm or ours.")
     if len(classifier.preprocessing.mean) != 3:
-        raise NetworkError(f"{name} sees grey images; a backbone for photos would do.")
+        raise NetworkError(f"{name} takes gray images. Use a backbone for RGB photos.")
     return Backbone(classifier, architecture, options, packaged)
 
 

@@ -255,7 +255,9 @@ def test_preprocessing_that_cannot_be_said_is_not_approached(monkeypatch, change
     assert find_preprocessing("timm:resnet18") is None
     create_model = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained: create_model(name, pretrained_cfg=about))
-    with pytest.raises(NetworkError, match=r"^timm:resnet18 wants its photos .* which is not known here\.$"):
+    with pytest.raises(
+        NetworkError, match=r"^timm:resnet18 needs a preprocessing of photos that is not available here: .*\.$"
+    ):
         build_pretrained("timm:resnet18")
 
 
@@ -333,5 +335,7 @@ def test_weights_that_cannot_be_fetched_are_told_in_one_sentence(tmp_path, monke
 
 
 def test_only_libraries_bring_weights():
-    with pytest.raises(NetworkError, match=r"^No weights are known for 'fashion_convnet'; torchvision:NAME and timm:"):
+    with pytest.raises(
+        NetworkError, match=r"^There are no pretrained weights of 'fashion_convnet'\. Use torchvision:NAME or timm:"
+    ):
         build_pretrained("fashion_convnet")

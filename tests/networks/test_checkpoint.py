@@ -219,7 +219,10 @@ def holds_itself() -> dict[str, object]:
     ("make", "message"),
     [
         (written(b""), r"it is empty \(0 bytes\)\.$"),
-        (written(b"\n<!DOCTYPE html><html>Not found</html>"), r"it is a web page, so a download went wrong: fetch it"),
+        (
+            written(b"\n<!DOCTYPE html><html>Not found</html>"),
+            r"it is a web page, so the download went wrong: fetch it",
+        ),
         (written(b"\xef\xbb\xbf<html>"), r"it is a web page"),
         (
             written(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
@@ -246,11 +249,14 @@ def holds_itself() -> dict[str, object]:
         ),
         (zipped({"x" * 10**6: 3}), r"must be tensors by name; the file holds a dict of x+\.\.\.\.$"),
         (zipped({"a\n\x1b": 3}), r"must be tensors by name; the file holds a dict of a\?\?\.$"),
-        (safetensors(b"{}", length=2**40), r"it is cut off or broken \(header too large\); copy or fetch it again\.$"),
+        (
+            safetensors(b"{}", length=2**40),
+            r"it is cut off or broken \(header too large\); copy or download it again\.$",
+        ),
         (safetensors(b"{}", length=90_000_000), r"it is cut off or broken \(invalid header length\)"),
         (
             safetensors(b"{" + b" " * 100_000_001),
-            r"it is cut off or broken \(header too large\); copy or fetch it again\.$",
+            r"it is cut off or broken \(header too large\); copy or download it again\.$",
         ),
         (safetensors({"a": entry([2], 0, 8)}, bytes(4)), r"incomplete metadata, file not fully covered\)"),
         (safetensors({"a": entry([2], 0, 8)}, bytes(12)), r"incomplete metadata, file not fully covered\)"),
@@ -276,7 +282,7 @@ def holds_itself() -> dict[str, object]:
             rezipped(lambda name, data: b"" if name.endswith("data.pkl") else data),
             r"pickle exhausted before seeing STOP",
         ),
-        (cut(zipped(STATE), 1000), r"it is cut off or broken \(File is not a zip file\); copy or fetch it again\.$"),
+        (cut(zipped(STATE), 1000), r"it is cut off or broken \(File is not a zip file\); copy or download it again\.$"),
         (cut(legacy(STATE), 300), r"cannot be read: .+"),
         (cut(legacy(STATE), -10), r"cannot be read: .+"),
         (
@@ -329,7 +335,7 @@ def test_a_large_file_is_refused_unread(tmp_path, monkeypatch):
 def test_a_pickle_that_is_long_beside_its_tensors_is_refused(tmp_path, monkeypatch, make):
     monkeypatch.setattr(checkpoint, "MAX_PICKLE_BYTES", 10**6)
     make({"state_dict": STATE, "log": list(range(10**6))})(tmp_path / "a.pth")
-    with pytest.raises(NetworkError, match=r"cannot be read: it holds more than 1 MB beside its tensors\.$"):
+    with pytest.raises(NetworkError, match=r"cannot be read: it holds more than 1 MB besides its tensors\.$"):
         read_state(tmp_path / "a.pth")
 
 
@@ -528,14 +534,14 @@ INFINITE = torch.full((3,), float("inf"))
     [
         (without("0.bias"), r"^The weights do not fit mine's architecture: they lack 0\.bias\.$"),
         ({}, r"^The weights do not fit .* they lack 0\.bias, 0\.weight, 1\.bias and 5 more\.$"),
-        (STATE | {"9.bias": torch.zeros(3)}, r"^The weights do not fit .* they have too 9\.bias\.$"),
-        (STATE | {"9\n" * 10**6: torch.zeros(3)}, r"^The weights do not fit .* they have too (9\?)+9?\.\.\.\.$"),
+        (STATE | {"9.bias": torch.zeros(3)}, r"^The weights do not fit .* they also have 9\.bias\.$"),
+        (STATE | {"9\n" * 10**6: torch.zeros(3)}, r"^The weights do not fit .* they also have (9\?)+9?\.\.\.\.$"),
         (
             network(4).state_dict(),
-            r"in another shape 5\.weight, 5\.bias \(5\.weight is \(4, 4\) and should be \(3, 4\)\)",
+            r"another shape for 5\.weight, 5\.bias \(5\.weight is \(4, 4\) and should be \(3, 4\)\)",
         ),
-        (STATE | {"0.bias": torch.ones(4, dtype=torch.int8)}, r"they have in another kind of number 0\.bias\.$"),
-        (STATE | {"0.bias": torch.ones(4, dtype=torch.complex64)}, r"they have in another kind of number 0\.bias\.$"),
+        (STATE | {"0.bias": torch.ones(4, dtype=torch.int8)}, r"they have another kind of number for 0\.bias\.$"),
+        (STATE | {"0.bias": torch.ones(4, dtype=torch.complex64)}, r"they have another kind of number for 0\.bias\.$"),
         (STATE | {"5.bias": INFINITE}, r"^The weights hold values that are NaN or infinite, in 5\.bias\. .* earlier"),
         (STATE | {"5.bias": INFINITE.nan_to_num(posinf=float("nan"))}, r"NaN or infinite, in 5\.bias\. "),
         (STATE | {"1.running_var": torch.full((4,), float("nan"))}, r"NaN or infinite, in 1\.running_var\. "),

@@ -101,12 +101,12 @@ def test_weights_that_were_cut_off_are_named(mine, file, kept):
     assert_one_sentence(raised.value)
 
 
-@pytest.mark.parametrize("kind", ["in another shape", "lack", "have too"])
+@pytest.mark.parametrize("kind", ["another shape for", "lack", "also have"])
 def test_weights_that_do_not_fit_are_told_in_one_sentence(mine, kind):
-    state = network(4 if kind == "in another shape" else 3).state_dict()
+    state = network(4 if kind == "another shape for" else 3).state_dict()
     if kind == "lack":
         del state["0.bias"]
-    if kind == "have too":
+    if kind == "also have":
         state["99.bias"] = torch.zeros(3)
     save_file(state, mine / "weights.safetensors")
     with pytest.raises(
@@ -354,12 +354,12 @@ def test_class_names_are_read_from_the_files_that_people_have(tmp_path, file):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("labels.txt", b"", r"^The labels in labels\.txt are none: one name a line would do, or a JSON list\.$"),
+        ("labels.txt", b"", r"^There are no class names in labels\.txt\. Use one name per line, or a JSON list\.$"),
         ("labels.txt", b"\n \n", r"are none"),
         ("labels.txt", b"caf\xe9\n", r"^The labels in .*labels\.txt cannot be read: .*utf-8"),
         ("labels.json", b"[]", r"are none"),
         ("labels.json", b"{}", r"are none"),
-        ("labels.json", b"a\nb", r"^The labels in labels\.json are not a JSON list of names, nor names by number"),
+        ("labels.json", b"a\nb", r"^The labels in labels\.json are neither a JSON list of names nor an object with"),
         ("labels.json", b'{"1": "a", "2": "b"}', r"nor names by number from 0 on \('0'\)"),
         ("labels.json", b'{"cat": 0, "dog": 1}', r"nor names by number from 0 on"),
         ("labels.json", b"3", r"are not a JSON list of names"),

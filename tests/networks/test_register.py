@@ -197,7 +197,7 @@ def test_an_onnx_file_with_its_weights_beside_it_is_refused_for_it_would_not_loa
     ):
         add_model(path, "mine")
     assert_nothing_is_left(models)
-    # What the sentence says would do, does.
+    # The advice in the message works.
     onnx.save(onnx.load(path), path)
     folder, _ = add_model(path, "mine")
     assert_kept(folder, "mine", network, (3, 5, 6))
@@ -221,7 +221,7 @@ def test_a_keras_file_is_copied(models, tmp_path, suffix):
 def test_a_strange_name_is_refused(models, tmp_path, name):
     path = saved(network_of("timm:test_resnet"), tmp_path / "mine.pth")
     with pytest.raises(
-        NetworkError, match=r"^'.*' cannot be a network's name: up to 100 letters, digits, .* would do\.$"
+        NetworkError, match=r"^'.*' cannot be a network's name\. Use up to 100 letters, digits, .* digit\.$"
     ) as raised:
         add_model(path, name, "timm:test_resnet", ABC, PreprocessingOverrides(SIZE))
     assert "\n" not in str(raised.value)
@@ -231,7 +231,7 @@ def test_a_strange_name_is_refused(models, tmp_path, name):
 @pytest.mark.parametrize("name", ["mine.pth", "mine.ONNX", "v1.tar"])
 def test_a_name_that_would_be_taken_for_a_file_is_refused(models, tmp_path, name):
     path = saved(network_of("timm:test_resnet"), tmp_path / "mine.pth")
-    with pytest.raises(NetworkError, match=r"cannot be a network's name: it would be taken for a file\. Leave out the"):
+    with pytest.raises(NetworkError, match=r"cannot be a network's name, because it looks like a file\. Leave out the"):
         add_model(path, name, "timm:test_resnet", ABC, PreprocessingOverrides(SIZE))
     assert_nothing_is_left(models)
 
@@ -240,7 +240,7 @@ def test_a_name_that_is_taken_is_refused_and_what_has_it_stays(models, tmp_path)
     path = saved(network_of("timm:test_resnet"), tmp_path / "mine.pth")
     folder, _ = add_model(path, "mine", "timm:test_resnet", ABC, PreprocessingOverrides(SIZE))
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
-    with pytest.raises(NetworkError, match=r"^There is a network 'mine' already, in .*mine: choose another name, or"):
+    with pytest.raises(NetworkError, match=r"^There is a network 'mine' already, in .*mine\. Choose another name, or"):
         add_model(path, "mine", "timm:test_resnet", ("x", "y", "z"), PreprocessingOverrides(SIZE))
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
@@ -262,13 +262,13 @@ def test_a_network_in_models_comes_before_a_file_of_the_same_name(models, tmp_pa
             "timm:test_resnet",
             ("a", "b"),
             NetworkError,
-            r"in another shape fc\.weight.* is \(3, 96\) and should be \(2",
+            r"another shape for fc\.weight.* is \(3, 96\) and should be \(2",
         ),
         (
             "timm:test_resnet",
             ("a",) * 4,
             NetworkError,
-            r"in another shape fc\.weight.* is \(3, 96\) and should be \(4",
+            r"another shape for fc\.weight.* is \(3, 96\) and should be \(4",
         ),
         ("torchvision:resnet18", ABC, NetworkError, r"do not fit torchvision:resnet18's architecture: they lack "),
         (
@@ -323,7 +323,7 @@ def test_a_program_is_refused_whoever_is_trusted(models, tmp_path, kind, trust):
             torch.jit.trace(network, noise(1, 3, 5, 6)).save(str(path))
     with pytest.raises(
         NetworkError,
-        match=rf"^.*program\.pt is a program \({kind}\), which runs its own code: it is not kept in",
+        match=rf"^.*program\.pt is a program \({kind}\), which runs its own code, so it is not added to",
     ):
         add_model(path, "mine", class_names=ABC, overrides=PreprocessingOverrides((5, 6)), trust=trust)
     assert_nothing_is_left(models)

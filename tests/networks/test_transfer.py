@@ -127,7 +127,7 @@ def test_a_connected_head_is_two_layers_on_every_value_of_the_maps():
 
 @pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:resnet18", "efficientnet_lite0"])
 def test_an_image_too_small_for_a_map_is_refused_and_no_earlier_layer_taken(name):
-    with pytest.raises(NetworkError, match=r"last feature maps of .* are 1x1 at 32x32: a larger input size would do"):
+    with pytest.raises(NetworkError, match=r"last feature maps of .* are 1x1 at 32x32\. Use a larger input size"):
         extract_trunk(network_of(name), noise(32, 32))
 
 
@@ -136,7 +136,9 @@ def test_an_image_too_small_for_a_map_is_refused_and_no_earlier_layer_taken(name
     [("timm:vit_tiny_patch16_224", r"\(197, 192\)"), ("timm:swin_tiny_patch4_window7_224", r"\(7, 7, 768\)")],
 )
 def test_transformers_of_timm_are_no_backbones(name, shape):
-    with pytest.raises(NetworkError, match=f"are {shape}, not channels x height x width: a convolutional network"):
+    with pytest.raises(
+        NetworkError, match=rf"are {shape}, not channels x height x width\. Use a convolutional network"
+    ):
         extract_trunk(network_of(name), noise(224, 224))
 
 
@@ -157,6 +159,6 @@ class Asking(nn.Module):
 )
 def test_a_network_that_cannot_be_cut_gets_one_sentence(network, reason):
     with pytest.raises(
-        NetworkError, match=rf"cannot be cut before its head \({reason}\): a network of torchvision or timm would do"
+        NetworkError, match=rf"cannot be cut before its head \({reason}\)\. Use a network of torchvision or timm"
     ):
         add_head(network, "average", 2, (8, 8))
