@@ -48,26 +48,26 @@ def assert_one_sentence(error: Exception) -> None:
     assert len(str(error)) < 400
 
 
-def outputs(network: nn.Module, size: int = 64) -> int:
+def count_outputs(network: nn.Module, size: int = 64) -> int:
     with torch.no_grad():
         return network(torch.zeros(1, 3, size, size)).shape[1]
 
 
-def test_a_network_of_ours_is_built_with_its_arguments_and_its_number_of_classes():
+def test_our_architectures_are_built_with_their_arguments_and_number_of_classes():
     network = build("fashion_convnet", 4, {"pooling": "max"})
     assert not network.training
     assert count_classes(network.state_dict()) == 4
 
 
-def test_a_network_of_ours_that_takes_no_number_of_classes_keeps_its_own():
+def test_an_architecture_without_a_parameter_for_classes_keeps_its_own_number():
     assert count_classes(build("efficientnet_lite0", 7).state_dict()) == 1000
 
 
 @pytest.mark.parametrize("name", ["torchvision:squeezenet1_1", "torchvision:ResNet18", "timm:resnet18.a1_in1k"])
-def test_a_network_of_a_library_is_built_with_the_number_of_classes(name):
+def test_a_library_network_is_built_with_the_number_of_classes(name):
     network = build(name, 7)
     assert not network.training
-    assert outputs(network) == 7
+    assert count_outputs(network) == 7
 
 
 def test_the_arguments_reach_the_library():
@@ -78,7 +78,7 @@ def test_the_arguments_reach_the_library():
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_side_heads_are_left_out_unless_they_are_asked_for(name):
+def test_auxiliary_heads_are_left_out_unless_they_are_requested(name):
     names = build(f"torchvision:{name}", 7).state_dict().keys()
     assert not any(key.startswith(("aux", "Aux")) for key in names)
     names = build(f"torchvision:{name}", 7, {"aux_logits": True}).state_dict().keys()
@@ -101,7 +101,7 @@ def test_side_heads_are_left_out_unless_they_are_asked_for(name):
         ("timm:local-dir:models", r"^timm has no classifier 'local-dir:models'\."),
     ],
 )
-def test_an_unknown_name_is_told_with_the_nearest(name, message):
+def test_an_unknown_name_is_reported_with_the_nearest(name, message):
     with pytest.raises(NetworkError, match=message) as raised:
         build(name, 7)
     assert_one_sentence(raised.value)
@@ -132,7 +132,7 @@ def test_an_unknown_name_is_told_with_the_nearest(name, message):
         ),
     ],
 )
-def test_arguments_that_do_not_fit_are_told(name, arguments, message):
+def test_arguments_that_do_not_fit_are_reported(name, arguments, message):
     with pytest.raises(NetworkError, match=message) as raised:
         build(name, 7, arguments)
     assert_one_sentence(raised.value)
@@ -150,13 +150,13 @@ def test_timm_is_an_extra(monkeypatch):
 def test_a_network_from_the_working_folder_is_built_when_it_is_trusted(folder):
     before = list(sys.path)
     network = build("mine_of_tests:small", 3, {"width": 4}, trust=True)
-    assert outputs(network) == 3
+    assert count_outputs(network) == 3
     assert not network.training
     assert sys.path == before
 
 
-def test_a_network_that_a_module_holds_ready_is_taken_as_it_is(folder):
-    assert outputs(build("mine_of_tests:made", 3, trust=True)) == 5
+def test_a_network_instance_in_a_module_is_used_unchanged(folder):
+    assert count_outputs(build("mine_of_tests:made", 3, trust=True)) == 5
 
 
 def test_no_module_is_imported_without_trust(folder):
@@ -183,20 +183,20 @@ def test_no_module_is_imported_without_trust(folder):
         ("mine_of_tests:broken", r"^mine_of_tests:broken cannot be built .*\(RuntimeError: no 3 today\)\.$"),
     ],
 )
-def test_a_module_that_does_not_serve_is_told(folder, name, message):
+def test_a_module_that_cannot_be_used_is_reported(folder, name, message):
     with pytest.raises(NetworkError, match=message) as raised:
         build(name, 3, trust=True)
     assert_one_sentence(raised.value)
 
 
-def test_wrong_arguments_of_a_factory_are_told_by_name(folder):
+def test_wrong_arguments_of_a_factory_are_reported_by_name(folder):
     with pytest.raises(NetworkError, match=r"^The arguments of mine_of_tests:small do not fit: .*'colour'\.$"):
         build("mine_of_tests:small", 3, {"colour": 1}, trust=True)
     with pytest.raises(NetworkError, match=r"^The arguments of mine_of_tests:small do not fit: .*'num_classes'\.$"):
         build("mine_of_tests:small", None, trust=True)
 
 
-def seen(image: Image.Image, preprocessing: Preprocessing) -> torch.Tensor:
+def make_input(image: Image.Image, preprocessing: Preprocessing) -> torch.Tensor:
     """The input as our own chain makes it: (3, H, W)."""
     pixels = torch.from_numpy(make_view(read_image(image), preprocessing).pixels.copy()).permute(2, 0, 1) / 255
     return (pixels - torch.tensor(preprocessing.mean)[:, None, None]) / torch.tensor(preprocessing.std)[:, None, None]
@@ -212,7 +212,7 @@ def test_preprocessing_agrees_with_that_of_torchvision(image, name):
     from torchvision import models
 
     expected = models.get_model_weights(name)["DEFAULT"].transforms()(image)
-    assert torch.allclose(seen(image, find_preprocessing(f"torchvision:{name}")), expected, atol=1e-5)
+    assert torch.allclose(make_input(image, find_preprocessing(f"torchvision:{name}")), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_preprocessing_agrees_with_that_of_timm(image, name):
 
     about = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
     expected = timm.data.create_transform(**about, is_training=False)(image)
-    assert torch.allclose(seen(image, find_preprocessing(f"timm:{name}")), expected, atol=1e-5)
+    assert torch.allclose(make_input(image, find_preprocessing(f"timm:{name}")), expected, atol=1e-5)
 
 
 def test_a_squeezed_photo_is_not_cropped():
@@ -238,7 +238,7 @@ def test_a_squeezed_photo_is_not_cropped():
 
 
 @pytest.mark.parametrize("name", ["fashion_convnet", "mine_of_tests:small"])
-def test_preprocessing_is_not_made_up(name):
+def test_unknown_preprocessing_is_none(name):
     assert find_preprocessing(name) is None
 
 
@@ -247,7 +247,7 @@ def test_preprocessing_is_not_made_up(name):
     [{"crop_mode": "border"}, {"crop_mode": "squash", "crop_pct": 0.9}, {"interpolation": "lanczos"}],
     ids=str,
 )
-def test_preprocessing_that_cannot_be_said_is_not_approached(monkeypatch, changes):
+def test_preprocessing_that_cannot_be_expressed_is_not_approximated(monkeypatch, changes):
     import timm
 
     about = timm.get_pretrained_cfg("resnet18").to_dict() | changes
@@ -261,7 +261,7 @@ def test_preprocessing_that_cannot_be_said_is_not_approached(monkeypatch, change
         build_pretrained("timm:resnet18")
 
 
-def test_torchvision_brings_weights_preprocessing_and_class_names(tmp_path, monkeypatch):
+def test_torchvision_networks_come_with_weights_preprocessing_and_class_names(tmp_path, monkeypatch):
     from torchvision import models
 
     # Weights that are there already are not fetched: random ones stand where torch.hub keeps the real ones.
@@ -278,7 +278,7 @@ def test_torchvision_brings_weights_preprocessing_and_class_names(tmp_path, monk
     assert (len(names), names[281]) == (1000, "tabby")
 
 
-def test_timm_brings_weights_preprocessing_and_class_names(monkeypatch):
+def test_timm_networks_come_with_weights_preprocessing_and_class_names(monkeypatch):
     import timm
 
     create_model, asked = timm.create_model, []
@@ -290,7 +290,7 @@ def test_timm_brings_weights_preprocessing_and_class_names(monkeypatch):
     assert (len(names), names[281]) == (1000, "tabby, tabby cat")
 
 
-def with_classes(monkeypatch, classes: int) -> None:
+def set_number_of_classes(monkeypatch, classes: int) -> None:
     """timm's next pretrained network has random weights and this many classes."""
     import timm
 
@@ -298,13 +298,13 @@ def with_classes(monkeypatch, classes: int) -> None:
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained: create_model(name, num_classes=classes))
 
 
-def test_class_names_that_timm_does_not_tell_are_not_made_up(monkeypatch):
-    with_classes(monkeypatch, 10)
+def test_class_names_that_timm_does_not_know_are_not_invented(monkeypatch):
+    set_number_of_classes(monkeypatch, 10)
     assert build_pretrained("timm:resnet18")[2] is None
 
 
-def test_a_network_of_timm_without_classes_is_told(monkeypatch):
-    with_classes(monkeypatch, 0)
+def test_a_timm_network_without_classes_is_refused(monkeypatch):
+    set_number_of_classes(monkeypatch, 0)
     with pytest.raises(NetworkError, match=r"^timm:resnet18 was trained without classes: it has no logits to split\.$"):
         build_pretrained("timm:resnet18")
 
@@ -323,7 +323,7 @@ class HuggingFaceError(Exception):
     ],
     ids=str,
 )
-def test_weights_that_cannot_be_fetched_are_told_in_one_sentence(tmp_path, monkeypatch, name, place, error):
+def test_weights_that_cannot_be_downloaded_are_reported_in_one_sentence(tmp_path, monkeypatch, name, place, error):
     def offline(*args: object, **kwargs: object) -> None:
         raise error
 
@@ -334,7 +334,7 @@ def test_weights_that_cannot_be_fetched_are_told_in_one_sentence(tmp_path, monke
     assert_one_sentence(raised.value)
 
 
-def test_only_libraries_bring_weights():
+def test_only_libraries_have_pretrained_weights():
     with pytest.raises(
         NetworkError, match=r"^There are no pretrained weights of 'fashion_convnet'\. Use torchvision:NAME or timm:"
     ):

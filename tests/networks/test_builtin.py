@@ -23,7 +23,7 @@ def test_the_convnet_has_the_parameters_counted_by_hand(network):
     assert sum(parameter.numel() for parameter in network.parameters()) == PARAMETERS == 18_370
 
 
-def test_the_convnet_takes_28_pixels_to_3x3_class_maps_and_10_logits(network):
+def test_the_convnet_maps_28_pixels_to_3x3_class_maps_and_10_logits(network):
     images = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     shapes = []
     for layer in network:
@@ -40,11 +40,11 @@ def test_the_convnet_takes_28_pixels_to_3x3_class_maps_and_10_logits(network):
 
 
 @pytest.mark.parametrize(("pooling", "layer"), [("average", GlobalAveragePooling), ("max", GlobalMaxPooling)])
-def test_the_convnet_ends_in_the_pooling_that_was_asked_for(pooling, layer):
+def test_the_convnet_ends_in_the_requested_pooling(pooling, layer):
     assert isinstance(fashion_convnet(pooling)[-1], layer)
 
 
-def test_weights_begin_as_xaviers_and_biases_as_a_hundredth(network):
+def test_initial_weights_are_xaviers_and_biases_a_hundredth(network):
     convolutions = [layer for layer in network if isinstance(layer, nn.Conv2d)]
     assert len(convolutions) == 7
     for layer in convolutions:

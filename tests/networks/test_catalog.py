@@ -32,14 +32,14 @@ def models(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def write(folder: Path, **changes: object) -> Path:
+def write_card(folder: Path, **changes: object) -> Path:
     folder.mkdir()
     (folder / "model.json").write_text(json.dumps(CARD | changes))
     return folder
 
 
-def test_a_card_says_all_that_its_file_says(models):
-    card = read_model_card(write(models / "mine"))
+def test_a_card_has_all_entries_of_its_file(models):
+    card = read_model_card(write_card(models / "mine"))
     assert (card.name, card.folder, card.title) == ("mine", models / "mine", "A network")
     assert (card.architecture, card.weights) == (CARD["architecture"], "weights.safetensors")
     assert card.classes == ("a", "b")
@@ -48,34 +48,34 @@ def test_a_card_says_all_that_its_file_says(models):
     assert card.about == {"source": "Made up.", "scores": {"top1": 0.5}}
 
 
-def test_without_a_resize_the_whole_photo_is_taken(models):
-    assert read_model_card(write(models / "mine", resize=None)).preprocessing.resize is None
+def test_without_a_resize_the_whole_photo_is_used(models):
+    assert read_model_card(write_card(models / "mine", resize=None)).preprocessing.resize is None
 
 
 def test_the_default_network_comes_first_and_then_the_names(models):
     for name in ("zebra", DEFAULT, "apple"):
-        write(models / name)
+        write_card(models / name)
     (models / "no network").mkdir()
     assert list(list_models()) == [DEFAULT, "apple", "zebra"]
 
 
 def test_a_network_is_found_by_name_and_by_path(models, tmp_path_factory):
-    write(models / "mine")
-    elsewhere = write(tmp_path_factory.mktemp("elsewhere") / "other")
+    write_card(models / "mine")
+    elsewhere = write_card(tmp_path_factory.mktemp("elsewhere") / "other")
     assert find_model_card("mine").folder == models / "mine"
     assert find_model_card(str(elsewhere)).name == "other"
 
 
-def test_an_unknown_name_is_told_with_the_nearest(models):
+def test_an_unknown_name_is_reported_with_the_nearest(models):
     for name in ("fashion_gap", "fashion_gmp", "zebra"):
-        write(models / name)
+        write_card(models / name)
     with pytest.raises(NetworkError, match=r"^No network 'fashion_gab'\. Nearest names: fashion_gap, fashion_gmp\.$"):
         find_model_card("fashion_gab")
     with pytest.raises(NetworkError, match=r"^No network '!'\. Nearest names: fashion_gap, fashion_gmp, zebra\.$"):
         find_model_card("!")
 
 
-def test_where_there_is_no_network_that_is_said(models):
+def test_an_empty_models_folder_is_reported(models):
     assert list_models() == {}
     with pytest.raises(NetworkError, match=r"^No network 'mine'\. Nearest names: none, models/ is empty\.$"):
         find_model_card("mine")
@@ -83,15 +83,15 @@ def test_where_there_is_no_network_that_is_said(models):
 
 @pytest.mark.parametrize("key", [key for key in CARD if key not in ("source", "scores")])
 def test_a_missing_entry_is_named(models, key):
-    folder = write(models / "mine")
+    folder = write_card(models / "mine")
     (folder / "model.json").write_text(json.dumps({name: value for name, value in CARD.items() if name != key}))
     with pytest.raises(NetworkError, match=rf"model\.json lacks the entry '{key}'\.$"):
         find_model_card("mine")
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[1, 2]", b'"text"', b"null", b"\xff\xfe\x00"])
-def test_a_file_that_is_no_description_is_named(models, text):
-    folder = write(models / "mine")
+def test_a_file_that_is_no_card_is_named(models, text):
+    folder = write_card(models / "mine")
     (folder / "model.json").write_bytes(text)
     with pytest.raises(NetworkError, match=r"mine.model\.json cannot be read: .*\.$"):
         find_model_card("mine")
@@ -112,7 +112,7 @@ def test_a_file_that_is_no_description_is_named(models, text):
     ids=str,
 )
 def test_an_entry_of_the_wrong_kind_is_refused(models, change):
-    write(models / "mine", **change)
+    write_card(models / "mine", **change)
     with pytest.raises(NetworkError, match=r"model\.json"):
         find_model_card("mine")
 

@@ -24,16 +24,16 @@ from inspector.networks.state_dict import count_classes, load_weights
 Make = Callable[[Path], object]
 
 
-def network(classes: int = 3, width: int = 4) -> nn.Sequential:
+def make_network(classes: int = 3, width: int = 4) -> nn.Sequential:
     torch.manual_seed(0)
     normed = (nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU())
     return nn.Sequential(*normed, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes)).eval()
 
 
-STATE = network().state_dict()
+STATE = make_network().state_dict()
 
 
-def same(state: dict[str, Tensor], other: dict[str, Tensor] = STATE) -> bool:
+def is_same(state: dict[str, Tensor], other: dict[str, Tensor] = STATE) -> bool:
     return state.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in state.items())
 
 
@@ -57,31 +57,31 @@ class NotOurs(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = network()
+        self.layers = make_network()
 
 
-def legacy(content: object) -> Make:
+def make_legacy(content: object) -> Make:
     return lambda path: torch.save(content, path, _use_new_zipfile_serialization=False)
 
 
-def zipped(content: object) -> Make:
+def make_zipped(content: object) -> Make:
     return lambda path: torch.save(content, path)
 
 
-def written(content: bytes) -> Make:
+def make_file(content: bytes) -> Make:
     return lambda path: path.write_bytes(content)
 
 
 def safetensors(header: object, data: bytes = b"", length: int | None = None) -> Make:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return written(struct.pack("<Q", len(text) if length is None else length) + text + data)
+    return make_file(struct.pack("<Q", len(text) if length is None else length) + text + data)
 
 
-def entry(shape: list[int], start: int, end: int, dtype: str = "F32") -> dict[str, object]:
+def make_entry(shape: list[int], start: int, end: int, dtype: str = "F32") -> dict[str, object]:
     return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
 
 
-def rezipped(change: Callable[[str, bytes], bytes], compression: int = zipfile.ZIP_STORED) -> Make:
+def change_zip(change: Callable[[str, bytes], bytes], compression: int = zipfile.ZIP_STORED) -> Make:
     """A state dict whose zip was written again."""
 
     def make(path: Path) -> None:
@@ -95,7 +95,7 @@ def rezipped(change: Callable[[str, bytes], bytes], compression: int = zipfile.Z
     return make
 
 
-def cut(make: Make, kept: int) -> Make:
+def cut_end(make: Make, kept: int) -> Make:
     def cut_off(path: Path) -> None:
         make(path)
         path.write_bytes(path.read_bytes()[:kept])
@@ -103,7 +103,7 @@ def cut(make: Make, kept: int) -> Make:
     return cut_off
 
 
-def with_larger_shape(name: str, data: bytes) -> bytes:
+def enlarge_shape(name: str, data: bytes) -> bytes:
     """The shape (3,) of a tensor that three values back becomes (10**9,)."""
     if not name.endswith("data.pkl"):
         return data
@@ -111,21 +111,21 @@ def with_larger_shape(name: str, data: bytes) -> bytes:
     return data[:place] + b"J" + struct.pack("<i", 10**9) + data[place + 2 :]
 
 
-def torchscript(path: Path) -> None:
+def write_torchscript(path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that TorchScript grows old; users' files do not go away
-        torch.jit.save(torch.jit.trace(network(), torch.zeros(1, 3, 8, 8)), path)
+        torch.jit.save(torch.jit.trace(make_network(), torch.zeros(1, 3, 8, 8)), path)
 
 
-def exported(path: Path) -> None:
+def write_exported(path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own code
-        program = torch.export.export(network(), (torch.zeros(1, 3, 8, 8),))
+        program = torch.export.export(make_network(), (torch.zeros(1, 3, 8, 8),))
         torch.export.save(program, path.with_suffix(".pt2"))
     path.with_suffix(".pt2").rename(path)
 
 
-def exported_before_2_7(path: Path) -> None:
+def write_exported_before_2_7(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for name in ("serialized_exported_program.json", "serialized_state_dict.pt", "version"):
             archive.writestr(name, b"{}")
@@ -134,7 +134,7 @@ def exported_before_2_7(path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".ckpt", ".tar", ""])
 @pytest.mark.parametrize(
     "make",
-    [lambda path: save_file(STATE, path), zipped(STATE), legacy(STATE)],
+    [lambda path: save_file(STATE, path), make_zipped(STATE), make_legacy(STATE)],
     ids=["safetensors", "zipped pickle", "pickle"],
 )
 def test_a_state_dict_is_read_whatever_its_file_is_called(tmp_path, make, suffix):
@@ -142,17 +142,17 @@ def test_a_state_dict_is_read_whatever_its_file_is_called(tmp_path, make, suffix
     make(path)
     state = read_state(path)
     assert type(state) is dict
-    assert same(state)
+    assert is_same(state)
 
 
-def test_torch_files_that_are_called_safetensors_are_told(tmp_path):
+def test_torch_files_that_are_called_safetensors_are_reported(tmp_path):
     torch.save(STATE, tmp_path / "a.safetensors")
     with pytest.raises(NetworkError, match=r"not what its name says, but a file of torch\.save: rename it to \.pth\.$"):
         read_state(tmp_path / "a.safetensors")
 
 
 def test_parameters_are_read_as_tensors(tmp_path):
-    torch.save(dict(network().named_parameters()), tmp_path / "a.pth")
+    torch.save(dict(make_network().named_parameters()), tmp_path / "a.pth")
     state = read_state(tmp_path / "a.pth")
     assert all(type(tensor) is Tensor and not tensor.requires_grad for tensor in state.values())
 
@@ -161,55 +161,55 @@ def test_parameters_are_read_as_tensors(tmp_path):
     ("make", "kind"),
     [
         (lambda path: save_file(STATE, path), "safetensors"),
-        (zipped(STATE), "zipped pickle"),
-        (legacy(STATE), "pickle"),
-        (torchscript, "TorchScript"),
-        (exported, "torch.export"),
-        (exported_before_2_7, "torch.export"),
-        (written(b""), "other"),
-        (written(b"\x08\x0bonnx" * 100), "other"),
-        (rezipped(lambda name, data: b""), "zipped pickle"),
+        (make_zipped(STATE), "zipped pickle"),
+        (make_legacy(STATE), "pickle"),
+        (write_torchscript, "TorchScript"),
+        (write_exported, "torch.export"),
+        (write_exported_before_2_7, "torch.export"),
+        (make_file(b""), "other"),
+        (make_file(b"\x08\x0bonnx" * 100), "other"),
+        (change_zip(lambda name, data: b""), "zipped pickle"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_the_kind_of_a_file_is_told_by_what_it_holds(tmp_path, make, kind):
+def test_the_kind_of_a_file_is_detected_from_its_content(tmp_path, make, kind):
     make(tmp_path / "file")
     assert detect_kind(tmp_path / "file") == kind
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "net", "network", "weights"])
-def test_a_checkpoint_is_opened_and_what_stands_beside_is_left(tmp_path, key):
+def test_the_state_dict_in_a_checkpoint_is_found_and_the_rest_ignored(tmp_path, key):
     beside = {"epoch": 3, "args": Namespace(lr=0.1), "optimizer": {"state": {0: torch.ones(3)}}, "best": None}
     torch.save({**beside, key: STATE}, tmp_path / "a.ckpt")
-    assert same(read_state(tmp_path / "a.ckpt"))
+    assert is_same(read_state(tmp_path / "a.ckpt"))
 
 
-def test_a_checkpoint_in_a_checkpoint_is_opened(tmp_path):
+def test_a_nested_checkpoint_is_found(tmp_path):
     torch.save({"model": {"state_dict": STATE, "epoch": 3}}, tmp_path / "a.ckpt")
-    assert same(read_state(tmp_path / "a.ckpt"))
+    assert is_same(read_state(tmp_path / "a.ckpt"))
 
 
 @pytest.mark.parametrize("key", ["state_dict_ema", "model_ema", "ema_state_dict", "ema"])
-def test_the_moving_average_is_read_where_it_is_asked_for_or_alone(tmp_path, key):
+def test_the_moving_average_is_read_if_requested_or_alone(tmp_path, key):
     averaged = {name: tensor + 1 for name, tensor in STATE.items()}
     torch.save({key: averaged, "state_dict": STATE}, tmp_path / "both.pth")
     torch.save({key: averaged}, tmp_path / "alone.pth")
     torch.save({"state_dict": STATE}, tmp_path / "without.pth")
-    assert same(read_state(tmp_path / "both.pth"))
-    assert same(read_state(tmp_path / "both.pth", ema=True), averaged)
-    assert same(read_state(tmp_path / "alone.pth"), averaged)
+    assert is_same(read_state(tmp_path / "both.pth"))
+    assert is_same(read_state(tmp_path / "both.pth", ema=True), averaged)
+    assert is_same(read_state(tmp_path / "alone.pth"), averaged)
     with pytest.raises(NetworkError, match=r"cannot be read: it holds no moving average of the weights \(EMA\)\.$"):
         read_state(tmp_path / "without.pth", ema=True)
 
 
-def test_what_is_admitted_for_reading_is_not_admitted_afterwards(tmp_path):
+def test_classes_that_are_allowed_for_reading_are_not_allowed_afterwards(tmp_path):
     torch.save({"state_dict": STATE, "args": Namespace(lr=0.1)}, tmp_path / "a.pth")
     before = set(torch.serialization.get_safe_globals())
     read_state(tmp_path / "a.pth")
     assert set(torch.serialization.get_safe_globals()) == before
 
 
-def holds_itself() -> dict[str, object]:
+def make_recursive_state() -> dict[str, object]:
     content: dict[str, object] = {}
     content["model"] = content
     return content
@@ -218,37 +218,40 @@ def holds_itself() -> dict[str, object]:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (written(b""), r"it is empty \(0 bytes\)\.$"),
+        (make_file(b""), r"it is empty \(0 bytes\)\.$"),
         (
-            written(b"\n<!DOCTYPE html><html>Not found</html>"),
-            r"it is a web page, so the download went wrong: fetch it",
+            make_file(b"\n<!DOCTYPE html><html>Not found</html>"),
+            r"it is a web page, so the download went wrong: download it again",
         ),
-        (written(b"\xef\xbb\xbf<html>"), r"it is a web page"),
+        (make_file(b"\xef\xbb\xbf<html>"), r"it is a web page"),
         (
-            written(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+            make_file(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
             r"git-lfs pointer.*: run git lfs pull",
         ),
-        (written(b"0.9 0.1\n"), r"it is a text file\.$"),
-        (written(b"\x1f\x8b\x08" + bytes(99)), r"it is an archive: unpack it"),
-        (written(b"\x89HDF\r\n\x1a\n"), r"it is an HDF5 file, as Keras writes\.$"),
-        (written(bytes(range(256))), r"it is neither safetensors nor what torch\.save writes\.$"),
+        (make_file(b"0.9 0.1\n"), r"it is a text file\.$"),
+        (make_file(b"\x1f\x8b\x08" + bytes(99)), r"it is an archive: unpack it"),
+        (make_file(b"\x89HDF\r\n\x1a\n"), r"it is an HDF5 file, as Keras writes\.$"),
+        (make_file(bytes(range(256))), r"it is neither safetensors nor what torch\.save writes\.$"),
         (lambda path: path.mkdir(), r"it is a folder\.$"),
         (os.mkfifo, r"it is not a file\.$"),
-        (exported, r"a torch\.export archive, which holds a program .* load it by its path with --trust\.$"),
-        (torchscript, r"a TorchScript archive, which holds a program .* load it by its path with --trust\.$"),
+        (write_exported, r"a torch\.export archive, which holds a program .* load it by its path with --trust\.$"),
+        (write_torchscript, r"a TorchScript archive, which holds a program .* load it by its path with --trust\.$"),
         (lambda path: zipfile.ZipFile(path, "w").close(), r"it is neither safetensors nor"),
-        (zipped(network()), r"it holds a whole pickled network, which would run code: save model\.state_dict\(\) inst"),
-        (zipped({"model": NotOurs(), "epoch": 3}), r"it holds a whole pickled network"),
-        (zipped([1, 2]), r"must be tensors by name; the file holds a list\.$"),
-        (zipped({}), r"must be tensors by name; the file holds a dict of nothing\.$"),
-        (zipped({0: torch.zeros(3)}), r"must be tensors by name; the file holds a dict of 0\.$"),
-        (zipped(holds_itself()), r"must be tensors by name; the file holds a dict of model\.$"),
         (
-            zipped({"epoch": 3, "optimizer": {"state": {}}}),
+            make_zipped(make_network()),
+            r"it holds a whole pickled network, which would run code: save model\.state_dict\(\) inst",
+        ),
+        (make_zipped({"model": NotOurs(), "epoch": 3}), r"it holds a whole pickled network"),
+        (make_zipped([1, 2]), r"must be tensors by name; the file holds a list\.$"),
+        (make_zipped({}), r"must be tensors by name; the file holds a dict of nothing\.$"),
+        (make_zipped({0: torch.zeros(3)}), r"must be tensors by name; the file holds a dict of 0\.$"),
+        (make_zipped(make_recursive_state()), r"must be tensors by name; the file holds a dict of model\.$"),
+        (
+            make_zipped({"epoch": 3, "optimizer": {"state": {}}}),
             r"must be tensors by name; .* a dict of epoch, optimizer\.$",
         ),
-        (zipped({"x" * 10**6: 3}), r"must be tensors by name; the file holds a dict of x+\.\.\.\.$"),
-        (zipped({"a\n\x1b": 3}), r"must be tensors by name; the file holds a dict of a\?\?\.$"),
+        (make_zipped({"x" * 10**6: 3}), r"must be tensors by name; the file holds a dict of x+\.\.\.\.$"),
+        (make_zipped({"a\n\x1b": 3}), r"must be tensors by name; the file holds a dict of a\?\?\.$"),
         (
             safetensors(b"{}", length=2**40),
             r"it is cut off or broken \(header too large\); copy or download it again\.$",
@@ -258,41 +261,56 @@ def holds_itself() -> dict[str, object]:
             safetensors(b"{" + b" " * 100_000_001),
             r"it is cut off or broken \(header too large\); copy or download it again\.$",
         ),
-        (safetensors({"a": entry([2], 0, 8)}, bytes(4)), r"incomplete metadata, file not fully covered\)"),
-        (safetensors({"a": entry([2], 0, 8)}, bytes(12)), r"incomplete metadata, file not fully covered\)"),
-        (safetensors({"a": entry([2], 0, 8), "b": entry([2], 4, 12)}, bytes(12)), r"invalid offset for tensor `b`\)"),
-        (safetensors({"a": entry([2], 0, 8), "b": entry([2], 0, 8)}, bytes(8)), r"invalid offset for tensor `[ab]`\)"),
-        (safetensors({"a": entry([2], 0, 8), "b": entry([1], 12, 16)}, bytes(16)), r"invalid offset for tensor `b`\)"),
-        (safetensors({"a": entry([10**6, 10**6], 0, 8)}, bytes(8)), r"invalid shape, data type, or offset for tensor"),
-        (safetensors({"a": entry([2**32, 2**32], 0, 0)}), r"overflow computing buffer size"),
+        (safetensors({"a": make_entry([2], 0, 8)}, bytes(4)), r"incomplete metadata, file not fully covered\)"),
+        (safetensors({"a": make_entry([2], 0, 8)}, bytes(12)), r"incomplete metadata, file not fully covered\)"),
         (
-            zipped({"a": torch.zeros(1).expand(10**6, 10**6)}),
+            safetensors({"a": make_entry([2], 0, 8), "b": make_entry([2], 4, 12)}, bytes(12)),
+            r"invalid offset for tensor `b`\)",
+        ),
+        (
+            safetensors({"a": make_entry([2], 0, 8), "b": make_entry([2], 0, 8)}, bytes(8)),
+            r"invalid offset for tensor `[ab]`\)",
+        ),
+        (
+            safetensors({"a": make_entry([2], 0, 8), "b": make_entry([1], 12, 16)}, bytes(16)),
+            r"invalid offset for tensor `b`\)",
+        ),
+        (
+            safetensors({"a": make_entry([10**6, 10**6], 0, 8)}, bytes(8)),
+            r"invalid shape, data type, or offset for tensor",
+        ),
+        (safetensors({"a": make_entry([2**32, 2**32], 0, 0)}), r"overflow computing buffer size"),
+        (
+            make_zipped({"a": torch.zeros(1).expand(10**6, 10**6)}),
             r"a claims the shape \(1000000, 1000000\), but only 4 bytes",
         ),
         (
-            legacy({"a": torch.zeros(1).expand(10**6, 10**6)}),
+            make_legacy({"a": torch.zeros(1).expand(10**6, 10**6)}),
             r"a claims the shape \(1000000, 1000000\), but only 4 byte",
         ),
-        (rezipped(with_larger_shape), r"broken \(Trying to resize storage that is not resizable\)"),
+        (change_zip(enlarge_shape), r"broken \(Trying to resize storage that is not resizable\)"),
         (
-            rezipped(lambda name, data: data, zipfile.ZIP_DEFLATED),
+            change_zip(lambda name, data: data, zipfile.ZIP_DEFLATED),
             r"its entries are compressed, which torch\.save never",
         ),
         (
-            rezipped(lambda name, data: b"" if name.endswith("data.pkl") else data),
+            change_zip(lambda name, data: b"" if name.endswith("data.pkl") else data),
             r"pickle exhausted before seeing STOP",
         ),
-        (cut(zipped(STATE), 1000), r"it is cut off or broken \(File is not a zip file\); copy or download it again\.$"),
-        (cut(legacy(STATE), 300), r"cannot be read: .+"),
-        (cut(legacy(STATE), -10), r"cannot be read: .+"),
+        (
+            cut_end(make_zipped(STATE), 1000),
+            r"it is cut off or broken \(File is not a zip file\); copy or download it again\.$",
+        ),
+        (cut_end(make_legacy(STATE), 300), r"cannot be read: .+"),
+        (cut_end(make_legacy(STATE), -10), r"cannot be read: .+"),
         (
             lambda path: torch.save(STATE, path, pickle_protocol=4),
-            r"pickled with protocol 4; torch\.save's own, 2, would",
+            r"pickled with protocol 4; expected 2, as torch\.save writes it",
         ),
-        (written(pickle.dumps(STATE, protocol=2)), r"nothing was run\. It asks for .*\. Save a plain state dict"),
+        (make_file(pickle.dumps(STATE, protocol=2)), r"nothing was run\. It asks for .*\. Save a plain state dict"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_told_in_one_sentence(tmp_path, make, message):
+def test_a_file_that_cannot_be_read_is_reported_in_one_sentence(tmp_path, make, message):
     path = tmp_path / "weights"
     make(path)
     with pytest.raises(NetworkError, match=rf"^The weights at .*weights .*{message}") as raised:
@@ -306,13 +324,13 @@ def test_missing_weights_are_named(tmp_path):
             use(tmp_path / "absent.pth")
 
 
-def test_weights_that_must_not_be_read_are_told(tmp_path, monkeypatch):
+def test_weights_that_must_not_be_read_are_reported(tmp_path, monkeypatch):
     # The tests may run as root, who may read all.
-    def locked(*args: object) -> None:
+    def refuse_access(*args: object) -> None:
         raise PermissionError(13, "Permission denied", "weights.pth")
 
     (tmp_path / "weights.pth").touch()
-    monkeypatch.setattr(Path, "open", locked)
+    monkeypatch.setattr(Path, "open", refuse_access)
     with pytest.raises(NetworkError, match=r"^The weights at .*weights\.pth cannot be read: Permission denied\.$"):
         read_state(tmp_path / "weights.pth")
 
@@ -331,8 +349,8 @@ def test_a_large_file_is_refused_unread(tmp_path, monkeypatch):
         read_state(path)
 
 
-@pytest.mark.parametrize("make", [zipped, legacy])
-def test_a_pickle_that_is_long_beside_its_tensors_is_refused(tmp_path, monkeypatch, make):
+@pytest.mark.parametrize("make", [make_zipped, make_legacy])
+def test_a_pickle_that_is_long_besides_its_tensors_is_refused(tmp_path, monkeypatch, make):
     monkeypatch.setattr(checkpoint, "MAX_PICKLE_BYTES", 10**6)
     make({"state_dict": STATE, "log": list(range(10**6))})(tmp_path / "a.pth")
     with pytest.raises(NetworkError, match=r"cannot be read: it holds more than 1 MB besides its tensors\.$"):
@@ -350,7 +368,9 @@ def test_a_zip_that_claims_more_than_it_has_is_refused(tmp_path):
         read_state(path)
 
 
-@pytest.mark.parametrize("make", [zipped, legacy, lambda content: written(pickle.dumps(content, protocol=2))])
+@pytest.mark.parametrize(
+    "make", [make_zipped, make_legacy, lambda content: make_file(pickle.dumps(content, protocol=2))]
+)
 @pytest.mark.parametrize("nested", [False, True])
 def test_code_in_a_checkpoint_is_not_run(tmp_path, make, nested):
     ran = tmp_path / "ran"
@@ -389,14 +409,14 @@ def test_torch_refuses_code_by_itself(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "payload", [Calls(bytearray, 10**10), Calls(torch.FloatTensor, 10**10), b"bytes"], ids=["bytes", "tensor", "encode"]
 )
-def test_what_torch_allows_and_fills_the_memory_is_refused(tmp_path, payload):
+def test_calls_that_torch_allows_but_fill_the_memory_are_refused(tmp_path, payload):
     torch.save({"a": payload}, tmp_path / "a.pth")
     with pytest.raises(NetworkError, match=r"nothing was run\. It asks for (__builtin__|torch|_codecs)\.\w+\. Save"):
         read_state(tmp_path / "a.pth")
 
 
-@pytest.mark.parametrize("make", [lambda path: save_file(STATE, path), zipped(STATE), legacy(STATE)])
-def test_broken_bytes_are_told_or_read_and_raise_nothing_else(tmp_path, make):
+@pytest.mark.parametrize("make", [lambda path: save_file(STATE, path), make_zipped(STATE), make_legacy(STATE)])
+def test_broken_bytes_are_reported_or_read_and_raise_nothing_else(tmp_path, make):
     make(tmp_path / "whole")
     data, dice = (tmp_path / "whole").read_bytes(), random.Random(0)
     for _ in range(200):
@@ -405,16 +425,16 @@ def test_broken_bytes_are_told_or_read_and_raise_nothing_else(tmp_path, make):
             broken[dice.randrange(len(data))] = dice.randrange(256)
         (tmp_path / "broken").write_bytes(broken)
         try:
-            load_weights(read_state(tmp_path / "broken"), network(), "mine")
+            load_weights(read_state(tmp_path / "broken"), make_network(), "mine")
         except NetworkError as error:
             assert_one_sentence(error)
 
 
-def test_the_two_moves_of_torch_that_need_our_checks_are_still_there(tmp_path):
+def test_the_two_behaviors_of_torch_that_need_our_checks_are_still_there(tmp_path):
     """Should torch refuse these by itself one day, our checks may go."""
     torch.save({"a": torch.zeros(1).expand(10, 10)}, tmp_path / "a.pth")
     assert torch.load(tmp_path / "a.pth", weights_only=True)["a"].shape == (10, 10)
-    rezipped(lambda name, data: data, zipfile.ZIP_DEFLATED)(tmp_path / "b.pth")
+    change_zip(lambda name, data: data, zipfile.ZIP_DEFLATED)(tmp_path / "b.pth")
     garbled = torch.load(tmp_path / "b.pth", weights_only=True, mmap=True)["a"]
     assert not torch.equal(garbled, torch.arange(3.0))
 
@@ -441,7 +461,7 @@ def libraries() -> object:
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_the_number_of_classes_is_read_off_the_weights(libraries, name):
+def test_the_number_of_classes_is_read_from_the_weights(libraries, name):
     library, _, wanted = name.partition(":")
     slow = {"init_weights": False} if wanted in ("googlenet", "inception_v3") else {}
     # Without memory for the weights: their shapes suffice.
@@ -464,40 +484,40 @@ def test_without_an_affine_layer_there_is_no_number_of_classes():
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.", "module._orig_mod.model.backbone."])
-def test_weights_are_given_to_the_network_without_their_shared_prefix(prefix):
-    other = network()
+def test_weights_are_loaded_without_their_shared_prefix(prefix):
+    other = make_network()
     nn.init.zeros_(other[0].weight)
     load_weights({prefix + name: tensor for name, tensor in STATE.items()}, other, "mine")
-    assert same(other.state_dict())
+    assert is_same(other.state_dict())
 
 
 def test_a_prefix_that_the_network_has_too_is_kept():
-    wrapped = nn.Sequential(OrderedDict(model=network(5)))
-    state = {f"model.{name}": tensor for name, tensor in network(5).state_dict().items()}
+    wrapped = nn.Sequential(OrderedDict(model=make_network(5)))
+    state = {f"model.{name}": tensor for name, tensor in make_network(5).state_dict().items()}
     load_weights(state, wrapped, "mine")
-    assert same(wrapped.model.state_dict(), network(5).state_dict())
+    assert is_same(wrapped.model.state_dict(), make_network(5).state_dict())
 
 
-def test_the_counter_of_an_averaged_model_is_left():
-    averaged = torch.optim.swa_utils.AveragedModel(network()).state_dict()
+def test_the_counter_of_an_averaged_model_is_ignored():
+    averaged = torch.optim.swa_utils.AveragedModel(make_network()).state_dict()
     assert "n_averaged" in averaged
-    other = network()
+    other = make_network()
     nn.init.zeros_(other[0].weight)
     load_weights(averaged, other, "mine")
-    assert same(other.state_dict())
+    assert is_same(other.state_dict())
 
 
 @pytest.mark.parametrize("side", ["aux1.fc.weight", "aux2.conv.bias", "AuxLogits.fc.weight"])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_side_heads_that_only_train_are_left(side, prefix):
-    other = network()
+def test_auxiliary_heads_for_training_are_ignored(side, prefix):
+    other = make_network()
     nn.init.zeros_(other[0].weight)
     load_weights({prefix + name: tensor for name, tensor in (STATE | {side: torch.zeros(3)}).items()}, other, "mine")
-    assert same(other.state_dict())
+    assert is_same(other.state_dict())
 
 
 def test_old_checkpoints_need_not_count_batches():
-    other = network()
+    other = make_network()
     other[1].num_batches_tracked += 5
     load_weights({name: tensor for name, tensor in STATE.items() if "num_batches" not in name}, other, "mine")
     assert other[1].num_batches_tracked == 5
@@ -505,24 +525,24 @@ def test_old_checkpoints_need_not_count_batches():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
 def test_weights_of_another_precision_are_converted(dtype):
-    other = network()
+    other = make_network()
     state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in STATE.items()}
     load_weights(state, other, "mine")
     assert all(tensor.dtype == STATE[name].dtype for name, tensor in other.state_dict().items())
-    assert same(other.state_dict(), {name: tensor.to(STATE[name].dtype) for name, tensor in state.items()})
+    assert is_same(other.state_dict(), {name: tensor.to(STATE[name].dtype) for name, tensor in state.items()})
 
 
 def test_a_layer_that_asks_for_its_version_gets_it(tmp_path):
-    """torchvision's MNASNet refuses weights whose version is not told, and safetensors tells none."""
+    """torchvision's MNASNet refuses weights without a version, and safetensors stores none."""
     from torchvision import models
 
     mine, other = models.mnasnet0_5(num_classes=3), models.mnasnet0_5(num_classes=3)
     save_file(mine.state_dict(), tmp_path / "a.safetensors")
     load_weights(read_state(tmp_path / "a.safetensors"), other, "mnasnet0_5")
-    assert same(other.state_dict(), mine.state_dict())
+    assert is_same(other.state_dict(), mine.state_dict())
 
 
-def without(name: str) -> dict[str, Tensor]:
+def remove_tensor(name: str) -> dict[str, Tensor]:
     return {key: tensor for key, tensor in STATE.items() if key != name}
 
 
@@ -532,12 +552,12 @@ INFINITE = torch.full((3,), float("inf"))
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        (without("0.bias"), r"^The weights do not fit mine's architecture: they lack 0\.bias\.$"),
+        (remove_tensor("0.bias"), r"^The weights do not fit mine's architecture: they lack 0\.bias\.$"),
         ({}, r"^The weights do not fit .* they lack 0\.bias, 0\.weight, 1\.bias and 5 more\.$"),
         (STATE | {"9.bias": torch.zeros(3)}, r"^The weights do not fit .* they also have 9\.bias\.$"),
         (STATE | {"9\n" * 10**6: torch.zeros(3)}, r"^The weights do not fit .* they also have (9\?)+9?\.\.\.\.$"),
         (
-            network(4).state_dict(),
+            make_network(4).state_dict(),
             r"another shape for 5\.weight, 5\.bias \(5\.weight is \(4, 4\) and should be \(3, 4\)\)",
         ),
         (STATE | {"0.bias": torch.ones(4, dtype=torch.int8)}, r"they have another kind of number for 0\.bias\.$"),
@@ -547,41 +567,41 @@ INFINITE = torch.full((3,), float("inf"))
         (STATE | {"1.running_var": torch.full((4,), float("nan"))}, r"NaN or infinite, in 1\.running_var\. "),
     ],
 )
-def test_weights_that_do_not_fit_are_told_and_not_written(state, message):
-    other = network()
+def test_weights_that_do_not_fit_are_reported_and_not_written(state, message):
+    other = make_network()
     nn.init.ones_(other[0].weight)
     before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
     with pytest.raises(NetworkError, match=message) as raised:
         load_weights(state, other, "mine")
     assert_one_sentence(raised.value)
-    assert same(other.state_dict(), before)
+    assert is_same(other.state_dict(), before)
 
 
-def test_the_file_of_weights_that_do_not_fit_is_told():
+def test_the_file_of_weights_that_do_not_fit_is_reported():
     with pytest.raises(NetworkError, match=r"^The weights at here/a\.pth do not fit mine's architecture: they lack"):
-        load_weights({}, network(), "mine", Path("here/a.pth"))
+        load_weights({}, make_network(), "mine", Path("here/a.pth"))
 
 
 def test_a_mask_may_be_infinite():
-    masked = network()
+    masked = make_network()
     masked.register_buffer("mask", torch.full((3,), float("-inf")))
     load_weights(masked.state_dict(), masked, "mine")
 
 
-def test_fitting_does_not_write_into_the_state():
+def test_loading_does_not_write_into_the_state():
     state = dict(STATE)
-    load_weights(state, network(), "mine")
-    assert same(state)
+    load_weights(state, make_network(), "mine")
+    assert is_same(state)
 
 
 def test_the_weights_stay_when_their_file_goes(tmp_path):
     path = tmp_path / "a.pth"
     torch.save(STATE, path)
-    other = network()
+    other = make_network()
     load_weights(read_state(path), other, "mine")
     path.write_bytes(bytes(path.stat().st_size))
     path.unlink()
-    assert same(other.state_dict())
+    assert is_same(other.state_dict())
 
 
 def test_files_are_read_without_the_rest_of_the_project():

@@ -17,7 +17,7 @@ from inspector.errors import NetworkError
 from inspector.networks.keras_model import KerasNetwork, import_keras, make_keras_preprocessing, read_keras, wrap_keras
 
 pytestmark = [
-    # Of Keras, where it writes a model to a file.
+    # Keras warns where it writes a model to a file.
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
 ]
 
@@ -33,7 +33,7 @@ def noise(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def small(keras, data_format="channels_last", pooling="average", activation=None):
+def make_small_model(keras, data_format="channels_last", pooling="average", activation=None):
     """A 3x3 convolution to four maps, a ReLU, a pooling, Dense to three classes."""
     layers, first = keras.layers, data_format == "channels_first"
     keras.utils.set_random_seed(0)
@@ -48,7 +48,7 @@ def small(keras, data_format="channels_last", pooling="average", activation=None
     return keras.Model(image, dense(pool(convolution(image))))
 
 
-def expected_maps(model, image: Tensor, pooling: str) -> Tensor:
+def compute_expected_maps(model, image: Tensor, pooling: str) -> Tensor:
     """(K, h, w) of one image (3, H, W), from the weights, by loops over classes and channels."""
     kernel, bias, weight, _ = (torch.from_numpy(np.array(values)) for values in model.get_weights())
     maps = torch.nn.functional.conv2d(image[None], kernel.permute(3, 2, 0, 1), bias, padding=1)[0].relu()
@@ -61,7 +61,7 @@ def expected_maps(model, image: Tensor, pooling: str) -> Tensor:
                 y, x = divmod(int(maps[c].argmax()), WIDTH)
                 expected[k, y, x] += weight[c, k] * maps[c, y, x]
             else:
-                # Keras flattens row by row, position by position, all channels of each.
+                # Keras flattens row by row, cell by cell, all channels of each.
                 expected[k] += weight.view(HEIGHT, WIDTH, 4, 3)[..., c, k] * maps[c]
     return expected
 
@@ -81,11 +81,11 @@ def assert_exact(network: KerasNetwork, size: tuple[int, int], images: int = 2):
 
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 @pytest.mark.parametrize("pooling", ["average", "max", "flatten"])
-def test_maps_are_those_worked_out_from_the_weights(keras, data_format, pooling):
-    model = small(keras, data_format, pooling)
+def test_maps_are_those_computed_by_hand_from_the_weights(keras, data_format, pooling):
+    model = make_small_model(keras, data_format, pooling)
     found = assert_exact(wrap_keras(model), (HEIGHT, WIDTH))
     for maps, image in zip(found, noise(2, 3, HEIGHT, WIDTH), strict=True):
-        torch.testing.assert_close(maps.values, expected_maps(model, image, pooling), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(maps.values, compute_expected_maps(model, image, pooling), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -111,20 +111,20 @@ def test_networks_of_keras_applications_have_exact_maps(keras, name, arguments, 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
-def test_a_model_comes_back_from_its_file(keras, tmp_path, suffix, data_format):
-    model = small(keras, data_format)
+def test_a_model_is_the_same_after_saving_and_reading(keras, tmp_path, suffix, data_format):
+    model = make_small_model(keras, data_format)
     model.compile(loss="mse")
     model.save(tmp_path / f"model{suffix}")
     network = read_keras(tmp_path / f"model{suffix}")
     assert network.channels_first == (data_format == "channels_first")
     image = noise(1, 3, HEIGHT, WIDTH)
     (maps,) = class_maps_of_batch(Classifier.wrap(network, size=(HEIGHT, WIDTH)), image)
-    torch.testing.assert_close(maps.values, expected_maps(model, image[0], "average"), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(maps.values, compute_expected_maps(model, image[0], "average"), rtol=1e-4, atol=1e-6)
 
 
 def test_gradients_flow_from_the_output_to_the_image(keras):
     image = noise(1, 3, HEIGHT, WIDTH).requires_grad_()
-    wrap_keras(small(keras))(image)[0, 0].backward()
+    wrap_keras(make_small_model(keras))(image)[0, 0].backward()
     assert image.grad.abs().sum() > 0
 
 
@@ -138,14 +138,14 @@ def test_a_last_activation_is_a_call_that_torch_functions_show(keras, activation
             calls.append((func.__name__, result))
             return result
 
-    network = wrap_keras(small(keras, activation=activation))
+    network = wrap_keras(make_small_model(keras, activation=activation))
     with Watch():
         output = network(noise(1, 3, HEIGHT, WIDTH))
     assert any(name == activation and result is output for name, result in calls)
 
 
-def test_bgr_turns_the_channels_around(keras):
-    model = small(keras)
+def test_bgr_reverses_the_channels(keras):
+    model = make_small_model(keras)
     image = noise(1, 3, HEIGHT, WIDTH)
     torch.testing.assert_close(wrap_keras(model, bgr=True)(image), wrap_keras(model)(image[:, [2, 1, 0]]))
 
@@ -160,7 +160,7 @@ def test_inputs_are_those_of_keras_preprocess_input(keras, pixels, mode):
     np.testing.assert_allclose(ours.permute(1, 2, 0), theirs, rtol=1e-4, atol=1e-4)
 
 
-def refused(path: Path, match: str, **kwargs: object) -> None:
+def assert_refused(path: Path, match: str, **kwargs: object) -> None:
     with pytest.raises(NetworkError, match=match) as caught:
         read_keras(path, **kwargs)
     assert "\n" not in str(caught.value)
@@ -171,28 +171,28 @@ def test_a_lambda_is_refused_and_not_run(keras, tmp_path, suffix):
     marker = tmp_path / "marker"
     layers = keras.layers
     image = keras.Input((HEIGHT, WIDTH, 3))
-    # Its own import: what is loaded from a file has no names of this module.
+    # With an import of its own, because code from a file has no names of this module.
     touch = layers.Lambda(lambda maps, file=str(marker): (__import__("pathlib").Path(file).touch(), maps)[1])
     touched = touch(image)
     model = keras.Model(image, layers.Dense(3)(layers.GlobalAveragePooling2D()(touched)))
     model.save(tmp_path / f"model{suffix}")
     marker.unlink()
-    refused(tmp_path / f"model{suffix}", "asks for Lambda, .* nothing was run")
+    assert_refused(tmp_path / f"model{suffix}", "asks for Lambda, .* nothing was run")
     assert not marker.exists()
 
 
 @pytest.fixture(scope="module")
 def saved(keras, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    model = small(keras)
+    model = make_small_model(keras)
     model.save(folder / "model.keras")
     model.save(folder / "model.h5")
     model.save_weights(folder / "model.weights.h5")
     return folder
 
 
-def with_config(source: Path, target: Path, change) -> Path:
-    """The .keras file with its config changed."""
+def change_config(source: Path, target: Path, change) -> Path:
+    """Copy a .keras file with a changed config."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         for name in old.namelist():
             data = old.read(name)
@@ -218,7 +218,7 @@ def with_config(source: Path, target: Path, change) -> Path:
     ],
 )
 @pytest.mark.parametrize("depth", ["layer", "activation"])
-def test_what_is_not_keras_own_is_refused_wherever_it_stands(saved, tmp_path, entry, named, depth):
+def test_objects_that_are_not_keras_own_are_refused_anywhere(saved, tmp_path, entry, named, depth):
     def change(config):
         dense = config["config"]["layers"][-1]
         if depth == "layer":
@@ -226,15 +226,15 @@ def test_what_is_not_keras_own_is_refused_wherever_it_stands(saved, tmp_path, en
         else:
             dense["config"]["activation"] = {"config": {}, **entry}
 
-    path = with_config(saved / "model.keras", tmp_path / "model.keras", change)
-    refused(path, f"model.keras asks for {named}.* nothing was run")
+    path = change_config(saved / "model.keras", tmp_path / "model.keras", change)
+    assert_refused(path, f"model.keras asks for {named}.* nothing was run")
 
 
-def test_how_a_model_was_trained_is_not_asked_about(saved, tmp_path):
+def test_the_training_configuration_is_not_checked(saved, tmp_path):
     def change(config):
         config["compile_config"] = {"loss": {"module": "builtins", "class_name": "function", "config": "my_loss"}}
 
-    read_keras(with_config(saved / "model.keras", tmp_path / "model.keras", change))
+    read_keras(change_config(saved / "model.keras", tmp_path / "model.keras", change))
 
 
 def test_a_lambda_in_an_old_file_is_refused_too(saved, tmp_path):
@@ -243,7 +243,7 @@ def test_a_lambda_in_an_old_file_is_refused_too(saved, tmp_path):
         config = json.loads(file.attrs["model_config"])
         config["config"]["layers"][1]["class_name"] = "Lambda"
         file.attrs["model_config"] = json.dumps(config)
-    refused(tmp_path / "model.h5", "asks for Lambda")
+    assert_refused(tmp_path / "model.h5", "asks for Lambda")
 
 
 @pytest.mark.parametrize("name", ["model.keras", "model.h5"])
@@ -251,28 +251,28 @@ def test_a_file_that_is_no_keras_model_is_refused(saved, tmp_path, name):
     whole = (saved / name).read_bytes()
     for content in (b"", b"no network at all", whole[: len(whole) // 2]):
         (tmp_path / name).write_bytes(content)
-        refused(tmp_path / name, f"{name} is no Keras model, or is broken, cut off")
+        assert_refused(tmp_path / name, f"{name} is no Keras model, or is broken, cut off")
 
 
 def test_weights_alone_are_refused(saved, tmp_path):
-    refused(saved / "model.weights.h5", "holds weights only")
+    assert_refused(saved / "model.weights.h5", "holds weights only")
     with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
         archive.writestr("model.weights.h5", b"")
-    refused(tmp_path / "model.keras", "holds weights only")
+    assert_refused(tmp_path / "model.keras", "holds weights only")
 
 
 def test_a_file_of_another_kind_or_place_is_refused(tmp_path):
     (tmp_path / "model.pb").write_bytes(b"")
-    refused(tmp_path / "model.pb", r"model.pb must be a .keras or .h5 file")
-    refused(tmp_path / "absent.keras", "Cannot read .*absent.keras: No such file")
+    assert_refused(tmp_path / "model.pb", r"model.pb must be a .keras or .h5 file")
+    assert_refused(tmp_path / "absent.keras", "Cannot read .*absent.keras: No such file")
 
 
 def test_a_file_that_is_too_large_is_refused_before_it_is_read(saved, tmp_path):
-    refused(saved / "model.h5", "at most 0.0 MB are read", max_bytes=100)
+    assert_refused(saved / "model.h5", "at most 0.0 MB are read", max_bytes=100)
     with zipfile.ZipFile(tmp_path / "model.keras", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("assets/zeros", bytes(3_000_000))
     assert (tmp_path / "model.keras").stat().st_size < 1_000_000
-    refused(tmp_path / "model.keras", "has 3.0 MB; at most 1.0 MB are read", max_bytes=1_000_000)
+    assert_refused(tmp_path / "model.keras", "has 3.0 MB; at most 1.0 MB are read", max_bytes=1_000_000)
 
 
 def test_a_model_of_several_inputs_is_refused(keras):
@@ -284,7 +284,7 @@ def test_a_model_of_several_inputs_is_refused(keras):
 
 def test_keras_on_another_backend_is_refused(saved, keras, monkeypatch):
     monkeypatch.setattr(keras.config, "backend", lambda: "jax")
-    refused(saved / "model.keras", "imported with its jax backend.* Set KERAS_BACKEND=torch before")
+    assert_refused(saved / "model.keras", "imported with its jax backend.* Set KERAS_BACKEND=torch before")
 
 
 def test_keras_is_imported_on_torch_whatever_the_environment_says(monkeypatch):
@@ -296,4 +296,4 @@ def test_keras_is_imported_on_torch_whatever_the_environment_says(monkeypatch):
 
 def test_without_keras_the_extra_is_named(saved, monkeypatch):
     monkeypatch.setitem(sys.modules, "keras", None)
-    refused(saved / "model.keras", r"pip install 'inspector\[keras\]'")
+    assert_refused(saved / "model.keras", r"pip install 'inspector\[keras\]'")

@@ -48,12 +48,12 @@ def mine(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("INSPECTOR_MODELS", str(tmp_path))
     folder = tmp_path / "mine"
     folder.mkdir()
-    describe(folder)
+    write_card(folder)
     save_file(network().state_dict(), folder / "weights.safetensors")
     return folder
 
 
-def describe(folder: Path, **changes: object) -> None:
+def write_card(folder: Path, **changes: object) -> None:
     (folder / "model.json").write_text(json.dumps(CARD | changes))
 
 
@@ -64,7 +64,7 @@ def assert_one_sentence(error: Exception) -> None:
 
 @pytest.mark.parametrize("file", ["weights.safetensors", "weights.pth"])
 def test_a_network_is_loaded_with_its_weights(mine, file):
-    describe(mine, weights=file)
+    write_card(mine, weights=file)
     if file.endswith(".pth"):
         torch.save(network().state_dict(), mine / file)
     classifier = load("mine")
@@ -89,7 +89,7 @@ def test_missing_weights_are_named(mine):
 @pytest.mark.parametrize("file", ["weights.safetensors", "weights.pth"])
 @pytest.mark.parametrize("kept", [0, 5, 1000, -100])
 def test_weights_that_were_cut_off_are_named(mine, file, kept):
-    describe(mine, weights=file)
+    write_card(mine, weights=file)
     if file.endswith(".pth"):
         torch.save(network().state_dict(), mine / file)
     data = (mine / file).read_bytes()
@@ -102,7 +102,7 @@ def test_weights_that_were_cut_off_are_named(mine, file, kept):
 
 
 @pytest.mark.parametrize("kind", ["another shape for", "lack", "also have"])
-def test_weights_that_do_not_fit_are_told_in_one_sentence(mine, kind):
+def test_weights_that_do_not_fit_are_reported_in_one_sentence(mine, kind):
     state = network(4 if kind == "another shape for" else 3).state_dict()
     if kind == "lack":
         del state["0.bias"]
@@ -118,7 +118,7 @@ def test_weights_that_do_not_fit_are_told_in_one_sentence(mine, kind):
 
 @pytest.mark.parametrize("content", [[1, 2, 3], {"0.weight": "text"}, torch.zeros(3)], ids=["list", "text", "tensor"])
 def test_a_checkpoint_that_holds_no_weights_is_refused(mine, content):
-    describe(mine, weights="weights.pth")
+    write_card(mine, weights="weights.pth")
     torch.save(content, mine / "weights.pth")
     with pytest.raises(NetworkError, match=r"[Ww]eights") as raised:
         load("mine")
@@ -126,7 +126,7 @@ def test_a_checkpoint_that_holds_no_weights_is_refused(mine, content):
 
 
 class Payload:
-    """What runs code when it is unpickled."""
+    """An object that runs code when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -138,7 +138,7 @@ class Payload:
 @pytest.mark.parametrize("how", ["pickle", "torch"])
 def test_code_in_a_checkpoint_is_not_run(mine, how):
     ran = mine / "ran"
-    describe(mine, weights="weights.pth")
+    write_card(mine, weights="weights.pth")
     if how == "pickle":
         (mine / "weights.pth").write_bytes(pickle.dumps(Payload(ran), protocol=2))
     else:
@@ -177,8 +177,8 @@ def test_code_in_a_checkpoint_is_not_run(mine, how):
     ],
     ids=str,
 )
-def test_a_description_that_does_not_fit_is_told(mine, changes, message):
-    describe(mine, **changes)
+def test_a_description_that_does_not_fit_is_reported(mine, changes, message):
+    write_card(mine, **changes)
     with pytest.raises(NetworkError, match=message) as raised:
         load("mine")
     assert_one_sentence(raised.value)
@@ -199,7 +199,7 @@ def test_every_network_that_is_shipped_is_exact_on_its_examples(name):
 
 
 @pytest.mark.parametrize("name", [name for name in list_models() if name.startswith("fashion")])
-def test_the_examples_of_fashion_mnist_are_recognised(name):
+def test_the_examples_of_fashion_mnist_are_recognized(name):
     classifier = load(name)
     files = list_examples("fashion_mnist")
     hits = [class_maps(classifier, path).top(1)[0][1].replace("/top", "").lower() for path in files.values()]
@@ -207,7 +207,7 @@ def test_the_examples_of_fashion_mnist_are_recognised(name):
     assert right >= 8
 
 
-def idx(path: Path) -> np.ndarray:
+def read_idx(path: Path) -> np.ndarray:
     """The array in a gzipped file of the MNIST kind: two zeros, dtype, dimensions, then big-endian sizes."""
     data = gzip.decompress(path.read_bytes())
     assert data[:3] == b"\0\0\x08"
@@ -218,8 +218,8 @@ def idx(path: Path) -> np.ndarray:
 @pytest.mark.shared
 @pytest.mark.parametrize("name", [name for name in list_models() if name.startswith("fashion")])
 def test_the_shipped_networks_reach_the_scores_on_their_cards(shared, name):
-    images = idx(shared / "fashion-mnist" / "t10k-images-idx3-ubyte.gz")
-    labels = torch.from_numpy(idx(shared / "fashion-mnist" / "t10k-labels-idx1-ubyte.gz").astype(np.int64))
+    images = read_idx(shared / "fashion-mnist" / "t10k-images-idx3-ubyte.gz")
+    labels = torch.from_numpy(read_idx(shared / "fashion-mnist" / "t10k-labels-idx1-ubyte.gz").astype(np.int64))
     network = load(name).network
     with torch.no_grad():
         batches = torch.from_numpy(images.copy())[:, None].div(255).split(1000)
@@ -236,7 +236,7 @@ def test_efficientnet_lite0_knows_what_is_on_imagenet_photos(shared, record_prop
     rows = [line.split("\t") for line in (shared / "imagenet_classes.tsv").read_text().splitlines()]
     index_of = {wnid: int(index) for index, wnid, _ in rows}
     classifier = load("efficientnet_lite0")
-    # Where ImageNet gives two classes one name, ours say more.
+    # Where two classes of ImageNet have the same name, ours are more specific.
     assert all(name.split()[0] in ours for (_, _, name), ours in zip(rows, classifier.class_names, strict=True))
     assert len(set(classifier.class_names)) == 1000
     photos = sorted((shared / "imagenet100").glob("*.JPEG"))
@@ -254,7 +254,7 @@ def test_efficientnet_lite0_knows_what_is_on_imagenet_photos(shared, record_prop
 def test_a_torchvision_network_comes_with_its_own_preprocessing_and_class_names(tmp_path, monkeypatch):
     from torchvision import models
 
-    # Weights that are there already are not fetched: random ones stand where torch.hub keeps the real ones.
+    # Cached weights are not downloaded: put random ones where torch.hub keeps the real ones.
     weights = models.SqueezeNet1_1_Weights.DEFAULT
     checkpoints = tmp_path / "hub" / "checkpoints"
     checkpoints.mkdir(parents=True)
@@ -271,12 +271,12 @@ def test_a_torchvision_network_comes_with_its_own_preprocessing_and_class_names(
     assert class_maps(classifier, image).verdict == "exact"
 
 
-def test_an_unknown_torchvision_network_is_told_with_the_nearest_names():
+def test_an_unknown_torchvision_network_is_reported_with_the_nearest_names():
     with pytest.raises(NetworkError, match=r"torchvision has no classifier 'resnet19'\. Nearest names: resnet18"):
         load("torchvision:resnet19")
 
 
-def test_weights_that_cannot_be_fetched_are_told_in_one_sentence(tmp_path, monkeypatch):
+def test_weights_that_cannot_be_downloaded_are_reported_in_one_sentence(tmp_path, monkeypatch):
     def offline(*args: object, **kwargs: object) -> None:
         raise URLError("no route to host")
 
@@ -290,8 +290,8 @@ def test_weights_that_cannot_be_fetched_are_told_in_one_sentence(tmp_path, monke
 # --- a checkpoint with the name of its architecture
 
 
-def checkpoint(folder: Path, arch: str, classes: int = 3, file: str = "mine.pth") -> tuple[Path, torch.nn.Module]:
-    """A file of an architecture's random weights, and the network that has them."""
+def save_checkpoint(folder: Path, arch: str, classes: int = 3, file: str = "mine.pth") -> tuple[Path, torch.nn.Module]:
+    """Save random weights of an architecture; return the file and the network."""
     torch.manual_seed(0)
     built = build(arch, classes)
     torch.save(built.state_dict(), folder / file)
@@ -301,7 +301,7 @@ def checkpoint(folder: Path, arch: str, classes: int = 3, file: str = "mine.pth"
 @pytest.mark.parametrize(
     ("arch", "size", "mean", "resize"),
     [
-        # 256 and 224 are torchvision's recipe for it; timm's is 160 pixels, 0.95 of the photo's shorter side.
+        # torchvision resizes to 256 and crops to 224 for it; timm crops 160 pixels, 0.95 of the photo's shorter side.
         ("torchvision:shufflenet_v2_x0_5", 224, (0.485, 0.456, 0.406), 256),
         ("timm:test_resnet", 160, (0.5, 0.5, 0.5), 168),
     ],
@@ -309,7 +309,7 @@ def checkpoint(folder: Path, arch: str, classes: int = 3, file: str = "mine.pth"
 def test_a_checkpoint_is_loaded_into_its_architecture_with_the_classes_of_its_weights(
     tmp_path, arch, size, mean, resize
 ):
-    path, built = checkpoint(tmp_path, arch, 5)
+    path, built = save_checkpoint(tmp_path, arch, 5)
     classifier = load(path, arch=arch)
     assert classifier.name == "mine"
     assert classifier.class_names == tuple(f"class {k}" for k in range(5))
@@ -321,8 +321,8 @@ def test_a_checkpoint_is_loaded_into_its_architecture_with_the_classes_of_its_we
     assert maps.verdict == "exact"
 
 
-def test_a_checkpoint_without_an_architecture_is_told_what_to_say(tmp_path):
-    path, _ = checkpoint(tmp_path, "timm:test_resnet")
+def test_a_checkpoint_without_an_architecture_is_refused_with_advice(tmp_path):
+    path, _ = save_checkpoint(tmp_path, "timm:test_resnet")
     with pytest.raises(
         NetworkError,
         match=r"mine\.pth holds weights and no architecture\. Name it with --arch \(arch=",
@@ -343,11 +343,11 @@ LABELS = {
 
 
 @pytest.mark.parametrize("file", LABELS)
-def test_class_names_are_read_from_the_files_that_people_have(tmp_path, file):
+def test_class_names_are_read_from_common_file_formats(tmp_path, file):
     (tmp_path / file).write_text(LABELS[file], encoding="utf-8")
     names = read_labels(tmp_path / file)
     assert names == ("tench", "goldfish", "great white shark")
-    path, _ = checkpoint(tmp_path, "timm:test_resnet")
+    path, _ = save_checkpoint(tmp_path, "timm:test_resnet")
     assert load(path, "timm:test_resnet", names, size=64).class_names == names
 
 
@@ -366,20 +366,20 @@ def test_class_names_are_read_from_the_files_that_people_have(tmp_path, file):
         ("labels.json", b"[[]]", r"are not a JSON list of names"),
     ],
 )
-def test_a_labels_file_that_is_none_is_told_in_one_sentence(tmp_path, file, content, message):
+def test_a_broken_labels_file_is_reported_in_one_sentence(tmp_path, file, content, message):
     (tmp_path / file).write_bytes(content)
     with pytest.raises(NetworkError, match=message) as raised:
         read_labels(tmp_path / file)
     assert_one_sentence(raised.value)
 
 
-def test_a_labels_file_that_is_not_there_is_told(tmp_path):
+def test_a_labels_file_that_is_not_there_is_reported(tmp_path):
     with pytest.raises(NetworkError, match=r"^The labels in .*nothing\.txt cannot be read: .*No such file"):
         read_labels(tmp_path / "nothing.txt")
 
 
-def test_class_names_wrong_in_number_are_told_by_the_shape_of_the_weights(tmp_path):
-    path, _ = checkpoint(tmp_path, "timm:test_resnet")
+def test_a_wrong_number_of_class_names_is_reported_by_the_shape_of_the_weights(tmp_path):
+    path, _ = save_checkpoint(tmp_path, "timm:test_resnet")
     with pytest.raises(NetworkError, match=r"fc\.weight is \(3, 96\) and should be \(2, 96\)"):
         load(path, "timm:test_resnet", ["a", "b"], size=64)
 
@@ -388,10 +388,10 @@ USUAL = Preprocessing((224, 320), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), (256, 400), 
 
 
 @pytest.mark.parametrize(
-    ("feeding", "expected"),
+    ("overrides", "expected"),
     [
         (PreprocessingOverrides(), USUAL),
-        # Half as large in both directions, and so is what it is cropped from.
+        # Half the size in both directions, so half the resize too.
         (PreprocessingOverrides((112, 160)), replace(USUAL, size=(112, 160), resize=(128, 200))),
         # 256 * 336 / 224 and 400 * 336 / 320.
         (PreprocessingOverrides(336), replace(USUAL, size=(336, 336), resize=(384, 420))),
@@ -405,8 +405,8 @@ USUAL = Preprocessing((224, 320), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), (256, 400), 
         (PreprocessingOverrides(interpolation="bilinear"), replace(USUAL, interpolation="bilinear")),
     ],
 )
-def test_what_is_said_of_the_input_goes_before_what_is_usual_and_keeps_the_share_of_the_crop(feeding, expected):
-    assert feeding.apply_to(USUAL) == expected
+def test_overrides_replace_the_default_preprocessing_and_keep_the_share_of_the_crop(overrides, expected):
+    assert overrides.apply_to(USUAL) == expected
 
 
 def test_a_photo_that_is_squeezed_stays_so_at_another_size():
@@ -416,7 +416,7 @@ def test_a_photo_that_is_squeezed_stays_so_at_another_size():
 
 
 @pytest.mark.parametrize(
-    ("feeding", "message"),
+    ("overrides", "message"),
     [
         (
             PreprocessingOverrides(resize=250),
@@ -438,16 +438,22 @@ def test_a_photo_that_is_squeezed_stays_so_at_another_size():
         (PreprocessingOverrides(std=(float("inf"), 1, 1)), r"^mean and std must be numbers, std above 0; "),
     ],
 )
-def test_what_cannot_be_done_to_a_photo_is_told(feeding, message):
+def test_impossible_overrides_are_reported(overrides, message):
     with pytest.raises(NetworkError, match=message) as raised:
-        feeding.apply_to(USUAL)
+        overrides.apply_to(USUAL)
     assert_one_sentence(raised.value)
 
 
-def test_a_checkpoint_is_fed_as_is_said(tmp_path):
-    path, _ = checkpoint(tmp_path, "timm:test_resnet")
-    said = {"size": (64, 96), "mean": [0, 0.5, 1], "std": [1, 0.5, 2], "resize": "squeeze", "interpolation": "bicubic"}
-    classifier = load(path, "timm:test_resnet", **said)
+def test_a_checkpoint_uses_the_given_preprocessing(tmp_path):
+    path, _ = save_checkpoint(tmp_path, "timm:test_resnet")
+    settings = {
+        "size": (64, 96),
+        "mean": [0, 0.5, 1],
+        "std": [1, 0.5, 2],
+        "resize": "squeeze",
+        "interpolation": "bicubic",
+    }
+    classifier = load(path, "timm:test_resnet", **settings)
     assert classifier.preprocessing == Preprocessing((64, 96), (0, 0.5, 1), (1, 0.5, 2), None, "bicubic")
     # White is 1 in each channel: (1 - mean) / std.
     inputs = classifier.inputs(make_view(read_image(np.full((9, 7, 3), 255, np.uint8)), classifier.preprocessing))
@@ -457,17 +463,17 @@ def test_a_checkpoint_is_fed_as_is_said(tmp_path):
         load(path, "timm:test_resnet", size=64, mean=[0.5])
 
 
-def test_what_a_photo_is_scaled_to_is_measured_by_the_size_of_the_architecture(tmp_path):
-    path, _ = checkpoint(tmp_path, "timm:test_resnet")
-    # timm's size for it is 160; of what has no size of its own it would be 224.
+def test_the_resize_override_is_checked_against_the_size_of_the_architecture(tmp_path):
+    path, _ = save_checkpoint(tmp_path, "timm:test_resnet")
+    # timm's size for it is 160; without a size of its own it would be 224.
     assert load(path, "timm:test_resnet", resize=180).preprocessing.resize == (180, 180)
     with pytest.raises(NetworkError, match=r"^A photo that is scaled to 159x159 cannot be cropped to 160x160\. "):
         load(path, "timm:test_resnet", resize=159)
 
 
-def test_a_network_of_models_is_fed_and_named_as_is_said(mine):
-    said = {"mean": [0.5], "std": [0.25], "resize": 32, "interpolation": "bicubic", "probability": "sigmoid"}
-    classifier = load("mine", class_names=["x", "y", "z"], **said)
+def test_a_network_in_models_uses_the_given_preprocessing_and_class_names(mine):
+    settings = {"mean": [0.5], "std": [0.25], "resize": 32, "interpolation": "bicubic", "probability": "sigmoid"}
+    classifier = load("mine", class_names=["x", "y", "z"], **settings)
     assert classifier.preprocessing == Preprocessing((28, 28), (0.5,), (0.25,), (32, 32), "bicubic")
     assert (classifier.class_names, classifier.probability) == (("x", "y", "z"), "sigmoid")
     # 28 is the whole photo, so 56 is too.
@@ -477,7 +483,7 @@ def test_a_network_of_models_is_fed_and_named_as_is_said(mine):
         load("mine", class_names=["x"])
 
 
-def test_a_folder_beside_a_file_of_models_name_is_found_though_it_is_called_like_a_file(mine, monkeypatch, tmp_path):
+def test_a_network_in_models_is_found_though_a_file_has_its_name(mine, monkeypatch, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "mine").write_text("a file that happens to have the name")
@@ -485,15 +491,15 @@ def test_a_folder_beside_a_file_of_models_name_is_found_though_it_is_called_like
     assert load("mine").class_names == ("a", "b", "c")
 
 
-@pytest.mark.parametrize(("said", "expected"), [(None, "sigmoid"), ("softmax", "softmax")])
-def test_a_network_of_one_logit_has_probabilities_by_sigmoid_unless_said(tmp_path, said, expected):
-    path, built = checkpoint(tmp_path, "timm:test_resnet", 1)
-    classifier = load(path, "timm:test_resnet", ["cat"], size=64, probability=said)
+@pytest.mark.parametrize(("probability", "expected"), [(None, "sigmoid"), ("softmax", "softmax")])
+def test_a_network_of_one_logit_has_probabilities_by_sigmoid_by_default(tmp_path, probability, expected):
+    path, built = save_checkpoint(tmp_path, "timm:test_resnet", 1)
+    classifier = load(path, "timm:test_resnet", ["cat"], size=64, probability=probability)
     assert (classifier.probability, classifier.class_names) == (expected, ("cat",))
     inputs = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     (maps,) = class_maps_of_batch(classifier, inputs)
     logit = built(inputs)[0].detach()
-    torch.testing.assert_close(maps.probabilities, logit.sigmoid() if said is None else torch.ones(1))
+    torch.testing.assert_close(maps.probabilities, logit.sigmoid() if probability is None else torch.ones(1))
 
 
 def test_a_network_that_ends_in_a_sigmoid_is_loaded_with_it(tmp_path, monkeypatch):
@@ -539,7 +545,7 @@ def test_a_timm_network_comes_with_its_own_preprocessing_and_class_names(monkeyp
     assert (again.class_names[7], again.preprocessing.size, again.preprocessing.resize) == ("7", (80, 80), None)
 
 
-def test_timms_weights_that_cannot_be_fetched_are_told_in_one_sentence(monkeypatch):
+def test_timms_weights_that_cannot_be_downloaded_are_reported_in_one_sentence(monkeypatch):
     import timm
 
     def offline(*args: object, **kwargs: object) -> None:
@@ -563,7 +569,7 @@ def test_a_network_to_describe_needs_no_weights_of_a_library(mine, monkeypatch, 
     assert (type(loaded.network).__name__, loaded.preprocessing.size) == (kind, (32, 48))
 
 
-def test_a_factory_of_ones_own_is_described_with_trust_alone(tmp_path, monkeypatch):
+def test_a_users_factory_is_described_only_with_trust(tmp_path, monkeypatch):
     (tmp_path / "my_backbone.py").write_text("from torch import nn\nbackbone = nn.Conv2d(3, 4, 3)\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(NetworkError, match=r"^'my_backbone:backbone' would run the code of the module my_backbone\. "):

@@ -43,9 +43,9 @@ Node = tuple  # operator, inputs, output, attributes
 class Twin(nn.Module):
     """The network that the graphs here describe, in torch."""
 
-    def __init__(self, kind: str = "average", ending: str | None = None) -> None:
+    def __init__(self, kind: str = "average", activation: str | None = None) -> None:
         super().__init__()
-        self.kind, self.ending = kind, ending
+        self.kind, self.activation = kind, activation
 
     def forward(self, inputs: Tensor) -> Tensor:
         maps = nn.functional.conv2d(inputs, CONV, padding=1).relu()
@@ -67,7 +67,7 @@ GEMM: list[Node] = [("Flatten", ["p"], "f", {}), ("Gemm", ["f", "linear", "bias"
 NCHW, NHWC = ("N", 3, HEIGHT, WIDTH), ("N", HEIGHT, WIDTH, 3)
 
 
-def reduced(operator: str, opset: int, axes: Sequence[int], keepdims: int) -> Node:
+def make_reduction(operator: str, opset: int, axes: Sequence[int], keepdims: int) -> Node:
     """ReduceMean and ReduceMax take their axes as an input from opset 18 on."""
     if opset >= 18:
         return operator, ["maps", f"axes_{'_'.join(map(str, axes))}"], "p", {"keepdims": keepdims}
@@ -115,7 +115,7 @@ def assert_same_maps(network: OnnxNetwork, twin: nn.Module, size: tuple[int, int
 @pytest.mark.parametrize("opset", [11, 13, 18, 21, 23])
 @pytest.mark.parametrize(("operator", "kind"), [("ReduceMean", "average"), ("ReduceMax", "max")])
 def test_maps_are_those_of_the_same_torch_network_in_every_opset(write, opset, operator, kind):
-    path = write([*TRUNK, reduced(operator, opset, (2, 3), 1), *GEMM], opset=opset)
+    path = write([*TRUNK, make_reduction(operator, opset, (2, 3), 1), *GEMM], opset=opset)
     assert_same_maps(read_onnx(path), Twin(kind))
 
 
@@ -146,7 +146,7 @@ WHOLE = {"kernel_shape": [HEIGHT, WIDTH]}
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("batch", [1, "N"])
-def test_every_way_to_pool_and_go_on_gives_the_maps_of_the_same_torch_network(write, nodes, kind, batch):
+def test_every_pooling_and_head_gives_the_maps_of_the_same_torch_network(write, nodes, kind, batch):
     if batch == "N" and any("shape_1" in name for _, ins, _, _ in nodes for name in ins):
         batch = 1  # such a graph takes one image only
     network = read_onnx(write([*TRUNK, *nodes], (batch, 3, HEIGHT, WIDTH)))
@@ -154,7 +154,7 @@ def test_every_way_to_pool_and_go_on_gives_the_maps_of_the_same_torch_network(wr
     assert_same_maps(network, Twin(kind))
 
 
-def test_class_maps_that_are_pooled_are_the_class_maps(write):
+def test_pooled_class_maps_are_the_class_maps(write):
     class_maps = ("Conv", ["maps", "linear_1x1", "bias"], "k", {})
     network = read_onnx(write([*TRUNK, class_maps, ("GlobalAveragePool", ["k"], "y", {})]))
     classifier = Classifier.wrap(network, size=(HEIGHT, WIDTH))
@@ -166,10 +166,13 @@ def test_class_maps_that_are_pooled_are_the_class_maps(write):
 
 
 @pytest.mark.parametrize(
-    ("tail", "kind"),
+    ("head", "kind"),
     [
-        ([reduced("ReduceMean", 18, (1, 2), 0), ("Gemm", ["p", "linear", "bias"], "y", {"transB": 1})], "average"),
-        ([reduced("ReduceMax", 18, (1, 2), 1), ("Reshape", ["p", "shape_-1_4"], "f", {}), GEMM[1]], "max"),
+        (
+            [make_reduction("ReduceMean", 18, (1, 2), 0), ("Gemm", ["p", "linear", "bias"], "y", {"transB": 1})],
+            "average",
+        ),
+        ([make_reduction("ReduceMax", 18, (1, 2), 1), ("Reshape", ["p", "shape_-1_4"], "f", {}), GEMM[1]], "max"),
         (
             [("Reshape", ["maps", "shape_-1_120"], "f", {}),
              ("Gemm", ["f", "linear_of_all_last", "bias"], "y", {"transB": 1})],
@@ -177,29 +180,29 @@ def test_class_maps_that_are_pooled_are_the_class_maps(write):
         ),
     ],
 )  # fmt: skip
-def test_a_graph_with_the_channels_last_takes_images_and_gives_maps_like_every_other(write, tail, kind):
-    network = read_onnx(write([*TRUNK_LAST, *tail], NHWC))
+def test_a_graph_with_the_channels_last_has_inputs_and_maps_with_the_channels_first(write, head, kind):
+    network = read_onnx(write([*TRUNK_LAST, *head], NHWC))
     assert (network.size, network.channels) == ((HEIGHT, WIDTH), 3)
     assert_same_maps(network, Twin(kind))
 
 
 @pytest.mark.parametrize(
-    ("operator", "ending"), [("Softmax", "softmax"), ("LogSoftmax", "softmax"), ("Sigmoid", "sigmoid")]
+    ("operator", "activation"), [("Softmax", "softmax"), ("LogSoftmax", "softmax"), ("Sigmoid", "sigmoid")]
 )
-def test_the_last_activation_is_cut_off_and_remembered(write, operator, ending):
+def test_the_output_activation_is_cut_off_and_recorded(write, operator, activation):
     network = read_onnx(write([*TRUNK, *AVERAGE, *GEMM, (operator, ["y"], "probabilities", {})]))
-    assert network.output_activation == ending
+    assert network.output_activation == activation
     assert_same_maps(network, Twin())
 
 
-def test_constants_may_be_reshaped_on_the_way(write):
+def test_constants_may_be_reshaped_in_the_graph(write):
     reshaped = ("Reshape", ["bias", "shape_1_3_1_1"], "b", {})
     last = [("Conv", ["p", "linear_1x1"], "z", {}), ("Add", ["z", "b"], "s", {}), ("Flatten", ["s"], "y", {})]
     network = read_onnx(write([reshaped, *TRUNK, *AVERAGE, *last], (1, 3, HEIGHT, WIDTH)))
     assert_same_maps(network, Twin())
 
 
-def test_height_and_width_may_be_left_open(write):
+def test_height_and_width_may_be_dynamic(write):
     network = read_onnx(write([*TRUNK, *AVERAGE, *GEMM], ("N", 3, "H", "W")), size=(8, 8))
     assert network.size is None
     assert_same_maps(network, Twin(), size=(7, 9))
@@ -207,7 +210,7 @@ def test_height_and_width_may_be_left_open(write):
 
 @pytest.mark.parametrize("stiff", [False, True])
 def test_a_file_made_for_one_image_takes_a_batch(write, stiff):
-    # Positions laid in rows: of more images than one these would be more rows than the file says.
+    # Cells as rows: a batch would have more rows than the file declares.
     rows = [("Reshape", ["maps", "shape_4_30"], "rows", {}), ("Reshape", ["rows", "shape_1_4_5_6"], "again", {})]
     pooling = [*rows, ("GlobalAveragePool", ["again"], "p", {})] if stiff else AVERAGE
     network = read_onnx(write([*TRUNK, *pooling, *GEMM], (1, 3, HEIGHT, WIDTH)))
@@ -216,14 +219,14 @@ def test_a_file_made_for_one_image_takes_a_batch(write, stiff):
     assert_same_maps(network, Twin())
 
 
-def test_the_number_of_images_may_be_asked_of_the_input(write):
+def test_the_graph_may_read_the_number_of_images_from_its_input(write):
     asking = [
         ("Shape", ["x"], "all", {"end": 1}),
         ("Concat", ["all", "axes_4"], "to", {"axis": 0}),
         ("Reshape", ["p", "to"], "f", {}),
     ]
     assert_same_maps(read_onnx(write([*TRUNK, *AVERAGE, *asking, GEMM[1]])), Twin())
-    # What else the shape may be used for is not looked into: the size stays that of the trial.
+    # Other uses of the shape are not analyzed: the size stays that of the examples.
     assert read_onnx(write([*TRUNK, *AVERAGE, *asking, GEMM[1]], ("N", 3, "H", "W")), size=(8, 9)).size == (8, 9)
 
 
@@ -244,7 +247,7 @@ def test_gradients_flow_from_the_logits_to_the_pooled_values(write):
     torch.testing.assert_close(gradient, LINEAR[1].expand(2, 4))
 
 
-# torch's newer exporter needs a package more.
+# torch's newer exporter needs another package.
 @pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript-based ONNX export:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The feature will be removed:DeprecationWarning")
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "mobilenet_v2"])
@@ -260,39 +263,42 @@ def test_maps_and_receptive_fields_of_torchvisions_networks_survive_their_export
 @pytest.mark.parametrize(
     ("rule", "start"),
     [
-        ({"auto_pad": "SAME_UPPER"}, 1.5),  # of 6 pixels a kernel of 3 steps over at 0, 2, 4: one is padded behind
+        (
+            {"auto_pad": "SAME_UPPER"},
+            1.5,
+        ),  # on 6 pixels a kernel of 3 starts at 0, 2, 4: one pixel padded at the end
         ({"auto_pad": "SAME_LOWER"}, 0.5),
         ({"auto_pad": "VALID"}, 1.5),
         ({"pads": [1, 1, 0, 0]}, 0.5),
     ],
 )
-def test_positions_lie_where_the_padding_puts_them(write, rule, start):
+def test_padding_moves_the_receptive_field(write, rule, start):
     network = read_onnx(write([("Conv", ["x", "conv"], "maps", {"strides": [2, 2], **rule}), *AVERAGE, *GEMM]))
     field = network.receptive_field
     assert (field.x.centre, field.x.stride, field.x.size) == (start, 2, 3)
 
 
-def test_padding_of_maps_with_the_channels_last_moves_them_too(write):
+def test_padding_of_maps_with_the_channels_last_moves_the_receptive_field(write):
     nodes = [("Pad", ["x", "axes_0_2_1_0_0_0_0_0"], "padded", {})]
     nodes += [(op, ["padded" if name == "x" else name for name in ins], *rest) for op, ins, *rest in TRUNK_LAST]
-    network = read_onnx(write([*nodes, reduced("ReduceMean", 18, (1, 2), 1), *GEMM], NHWC))
+    network = read_onnx(write([*nodes, make_reduction("ReduceMean", 18, (1, 2), 1), *GEMM], NHWC))
     field = network.receptive_field
     assert (field.y.centre, field.x.centre) == (0.5 - 2, 0.5 - 1)
 
 
-def test_squeeze_and_excitation_sees_everything_but_moves_nothing(write):
+def test_squeeze_and_excitation_sees_all_cells_but_keeps_the_grid(write):
     squeeze = [("AveragePool", ["maps"], "q", WHOLE), ("Sigmoid", ["q"], "g", {}), ("Mul", ["g", "maps"], "m", {})]
     network = read_onnx(write([*TRUNK, *squeeze, ("GlobalAveragePool", ["m"], "p", {}), *GEMM]))
     field = network.receptive_field
     assert (field.x.centre, field.x.stride, field.x.size) == (0.5, 1, 3 + WIDTH - 1)
 
 
-def test_weights_that_are_no_numbers_are_refused(write, monkeypatch):
+def test_weights_that_are_not_finite_are_refused(write, monkeypatch):
     monkeypatch.setitem(CONSTANTS, "bias", BIAS * float("nan"))
-    refused(write([*TRUNK, *AVERAGE, *GEMM]), "not finite")
+    assert_refused(write([*TRUNK, *AVERAGE, *GEMM]), "not finite")
 
 
-def test_networks_of_other_weights_are_told_apart_by_their_state(write, monkeypatch):
+def test_networks_with_other_weights_have_other_hashes(write, monkeypatch):
     nodes = [*TRUNK, *AVERAGE, *GEMM]
     first, again = read_onnx(write(nodes)), read_onnx(write(nodes))
     monkeypatch.setitem(CONSTANTS, "bias", BIAS + 1)
@@ -307,7 +313,7 @@ def test_a_copy_of_the_network_shares_its_sessions(write):
     assert torch.equal(copy.deepcopy(network)(image), network(image))
 
 
-def refused(path: Path, match: str, error: type[InspectorError] = NetworkError, **kwargs: object) -> None:
+def assert_refused(path: Path, match: str, error: type[InspectorError] = NetworkError, **kwargs: object) -> None:
     with pytest.raises(error, match=match) as caught:
         read_onnx(path, **kwargs)
     assert "\n" not in str(caught.value)
@@ -323,28 +329,32 @@ def test_two_layers_with_a_relu_between_have_no_exact_maps(write):
 
 def test_a_branch_beside_the_pooling_is_refused(write):
     beside = [("GlobalMaxPool", ["maps"], "q", {}), ("Add", ["p", "q"], "s", {}), ("Flatten", ["s"], "f", {}), GEMM[1]]
-    refused(write([*TRUNK, *AVERAGE, *beside]), "the logits depend on more than the pooled feature maps", HeadError)
+    assert_refused(
+        write([*TRUNK, *AVERAGE, *beside]), "the logits depend on more than the pooled feature maps", HeadError
+    )
 
 
 def test_a_pooling_that_is_no_average_and_no_maximum_is_refused(write):
-    # The middle of the maps, times the share of the kernel that lies in them.
+    # The center of the maps, times the share of the kernel that is inside them.
     odd = {"kernel_shape": [3, 3], "strides": [5, 5], "pads": [0, 0, 0, 0]}
-    refused(write([*TRUNK, ("AveragePool", ["maps"], "p", odd), *GEMM]), "neither by average", HeadError)
+    assert_refused(write([*TRUNK, ("AveragePool", ["maps"], "p", odd), *GEMM]), "neither by average", HeadError)
 
 
 def test_a_graph_without_a_pooling_is_refused(write):
-    refused(write([("Conv", ["x", "conv"], "y", {"strides": [9, 9], "pads": [1] * 4})]), "No pooling was", HeadError)
+    assert_refused(
+        write([("Conv", ["x", "conv"], "y", {"strides": [9, 9], "pads": [1] * 4})]), "No pooling was", HeadError
+    )
 
 
-def test_what_an_operator_of_somebody_elses_would_do_is_not_found_out(write):
-    refused(write([*TRUNK, ("Foreign", ["maps"], "p", {}), *GEMM]), "cannot be run by ONNX Runtime .*Foreign")
+def test_a_foreign_operator_is_refused_and_not_run(write):
+    assert_refused(write([*TRUNK, ("Foreign", ["maps"], "p", {}), *GEMM]), "cannot be run by ONNX Runtime .*Foreign")
 
 
 def test_an_opset_of_the_future_is_refused(tmp_path):
     model = make_model([*TRUNK, *AVERAGE, *GEMM])
     model.opset_import[0].version = 999
     onnx.save(model, tmp_path / "network.onnx")
-    refused(tmp_path / "network.onnx", "cannot be run by ONNX Runtime .*opset")
+    assert_refused(tmp_path / "network.onnx", "cannot be run by ONNX Runtime .*opset")
 
 
 @pytest.mark.parametrize(
@@ -357,7 +367,7 @@ def test_an_opset_of_the_future_is_refused(tmp_path):
     ],
 )
 def test_an_input_that_is_no_batch_of_images_is_refused(write, how, match):
-    refused(write([*TRUNK, *AVERAGE, *GEMM], **how), match)
+    assert_refused(write([*TRUNK, *AVERAGE, *GEMM], **how), match)
 
 
 def test_an_image_of_another_size_than_the_files_is_refused(write):
@@ -369,16 +379,16 @@ def test_a_file_that_is_no_onnx_is_refused(tmp_path):
     whole = make_model([*TRUNK, *AVERAGE, *GEMM]).SerializeToString()
     for content in (b"", b"no network at all", whole[: len(whole) // 2], whole[:-3]):
         (tmp_path / "network.onnx").write_bytes(content)
-        refused(tmp_path / "network.onnx", "network.onnx is no ONNX file, or is broken or cut off")
-    refused(tmp_path / "absent.onnx", "Cannot read .*absent.onnx: No such file")
+        assert_refused(tmp_path / "network.onnx", "network.onnx is no ONNX file, or is broken or cut off")
+    assert_refused(tmp_path / "absent.onnx", "Cannot read .*absent.onnx: No such file")
 
 
 def test_a_file_that_is_too_large_is_refused_before_it_is_read(write):
-    refused(write([*TRUNK, *AVERAGE, *GEMM]), r"network.onnx has 0.0 MB; at most 0.0 MB are read", max_bytes=100)
+    assert_refused(write([*TRUNK, *AVERAGE, *GEMM]), r"network.onnx has 0.0 MB; at most 0.0 MB are read", max_bytes=100)
 
 
-def with_data_beside(folder: Path) -> Path:
-    """A model whose constants lie in weights.bin."""
+def write_with_external_data(folder: Path) -> Path:
+    """Write a model whose constants are in weights.bin."""
     path = folder / "network.onnx"
     onnx.save(
         make_model([*TRUNK, *AVERAGE, *GEMM]), path, save_as_external_data=True, location="weights.bin",
@@ -388,19 +398,19 @@ def with_data_beside(folder: Path) -> Path:
 
 
 def test_weights_in_a_file_beside_are_read(tmp_path):
-    assert_same_maps(read_onnx(with_data_beside(tmp_path)), Twin())
+    assert_same_maps(read_onnx(write_with_external_data(tmp_path)), Twin())
 
 
 def test_weights_in_a_file_beside_count_towards_the_limit(tmp_path):
-    path = with_data_beside(tmp_path)
-    refused(path, "MB are read", max_bytes=path.stat().st_size + 100)
+    path = write_with_external_data(tmp_path)
+    assert_refused(path, "MB are read", max_bytes=path.stat().st_size + 100)
 
 
 @pytest.mark.parametrize("way", ["above", "absolute", "link", "absent"])
 def test_weights_are_read_from_nowhere_but_beside_the_file(tmp_path, way):
     folder = tmp_path / "folder"
     folder.mkdir()
-    path = with_data_beside(folder)
+    path = write_with_external_data(folder)
     secret = tmp_path / "secret.bin"
     (folder / "weights.bin").rename(secret)
     location = {"above": "../secret.bin", "absolute": str(secret), "link": "link.bin", "absent": "weights.bin"}[way]
@@ -409,9 +419,9 @@ def test_weights_are_read_from_nowhere_but_beside_the_file(tmp_path, way):
     for tensor in model.graph.initializer:
         next(entry for entry in tensor.external_data if entry.key == "location").value = location
     path.write_bytes(model.SerializeToString())
-    refused(path, "keeps in other files cannot be read .* must be in the same folder")
+    assert_refused(path, "keeps in other files cannot be read .* must be in the same folder")
 
 
 def test_without_onnx_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    refused(tmp_path / "network.onnx", r"pip install 'inspector\[onnx\]'")
+    assert_refused(tmp_path / "network.onnx", r"pip install 'inspector\[onnx\]'")

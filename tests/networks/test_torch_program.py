@@ -15,7 +15,7 @@ KINDS = {"exported": "torch.export", "exported for any batch": "torch.export", "
 
 
 class Small(nn.Module):
-    """A convolution with BatchNorm, a pooling by a method, Linear; dropout, and a branch that a trace does not see."""
+    """A convolution with BatchNorm, a pooling by a method, Linear; dropout, and a branch that a trace skips."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Small(nn.Module):
         return self.linear(self.dropout(maps.mean((2, 3))))
 
 
-def network_of() -> nn.Module:
+def make_network() -> nn.Module:
     torch.manual_seed(0)
     network = Small()
     network.norm.running_mean.uniform_(-1, 1)
@@ -39,7 +39,7 @@ def noise(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
-def written(network: nn.Module, how: str, path: Path) -> Path:
+def write_program(network: nn.Module, how: str, path: Path) -> Path:
     if how.startswith("exported"):
         inputs = noise(2, 3, *SIZE)
         dynamic = ({0: torch.export.Dim("n")},) if how.endswith("any batch") else None
@@ -58,8 +58,8 @@ def written(network: nn.Module, how: str, path: Path) -> Path:
 
 @pytest.fixture(params=KINDS)
 def program(request, tmp_path) -> tuple[Path, str]:
-    """A file of the network, and what its kind is called. Its name says nothing of what it is."""
-    return written(network_of(), request.param, tmp_path / "network.pt"), KINDS[request.param]
+    """A file of the network, and the name of its kind; the file name does not show the kind."""
+    return write_program(make_network(), request.param, tmp_path / "network.pt"), KINDS[request.param]
 
 
 def test_without_trust_a_program_is_refused_and_not_loaded(program, monkeypatch):
@@ -80,7 +80,7 @@ def test_without_trust_a_program_is_refused_and_not_loaded(program, monkeypatch)
 
 def test_a_program_that_is_trusted_has_the_logits_and_the_class_maps_of_its_network(program):
     path, _ = program
-    network, image = network_of(), noise(1, 3, *SIZE)
+    network, image = make_network(), noise(1, 3, *SIZE)
     classifier = load(path, size=SIZE, class_names=["a", "b", "c"], trust=True)
     (maps,) = class_maps_of_batch(classifier, image)
     features = network.norm(network.conv(image)).relu()[0].detach()
@@ -94,27 +94,27 @@ def test_a_program_that_is_trusted_has_the_logits_and_the_class_maps_of_its_netw
 def test_a_program_is_described_with_its_parameters_and_what_follows_its_pooling(program):
     path, _ = program
     anatomy = describe(load(path, size=SIZE, trust=True), sizes=())
-    assert anatomy.parameters == sum(parameter.numel() for parameter in network_of().parameters())
+    assert anatomy.parameters == sum(parameter.numel() for parameter in make_network().parameters())
     assert (anatomy.after, anatomy.pooling, anatomy.verdict) == (("linear",), "average over 5 x 6 positions", "exact")
 
 
 @pytest.mark.parametrize("how", ["traced", "scripted"])
 def test_torchscript_of_one_image_takes_a_batch_and_other_sizes(tmp_path, how):
-    network, images = network_of(), noise(3, 3, 8, 9)
-    classifier = load(written(network, how, tmp_path / "network.pt"), size=SIZE, trust=True)
+    network, images = make_network(), noise(3, 3, 8, 9)
+    classifier = load(write_program(network, how, tmp_path / "network.pt"), size=SIZE, trust=True)
     for maps, logits in zip(class_maps_of_batch(classifier, images), network(images), strict=True):
         torch.testing.assert_close(maps.logits, logits.detach())
         assert (maps.verdict, maps.values.shape) == ("exact", (3, 8, 9))
 
 
-def test_a_program_of_one_size_says_so_for_another(tmp_path):
-    path = written(network_of(), "exported", tmp_path / "network.pt2")
+def test_a_program_of_a_fixed_size_reports_another_size(tmp_path):
+    path = write_program(make_network(), "exported", tmp_path / "network.pt2")
     with pytest.raises(NetworkError, match=r"^The network cannot run on an input of shape \(1, 3, 224, 224\): Guard"):
         load(path, trust=True)
 
 
-def test_frozen_and_double_precision_parameters_of_torchscript_stay_what_they_are(tmp_path):
-    network = network_of().double()
+def test_frozen_and_double_precision_parameters_of_torchscript_are_kept(tmp_path):
+    network = make_network().double()
     network.conv.weight.requires_grad_(False)
     path = tmp_path / "network.pt"
     with warnings.catch_warnings():
@@ -128,13 +128,13 @@ def test_frozen_and_double_precision_parameters_of_torchscript_stay_what_they_ar
         assert torch.equal(parameters[name], parameter)
 
 
-def replaced(path: Path, old: bytes, new: bytes) -> None:
+def replace_bytes(path: Path, old: bytes, new: bytes) -> None:
     content = path.read_bytes()
     assert old in content
     path.write_bytes(content.replace(old, new))
 
 
-def test_a_program_that_is_cut_off_is_told_in_one_sentence(program):
+def test_a_program_that_is_cut_off_is_reported_in_one_sentence(program):
     path, _ = program
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(NetworkError, match=r"^The weights at .*network\.pt cannot be read: it is cut off or") as raised:
@@ -142,9 +142,9 @@ def test_a_program_that_is_cut_off_is_told_in_one_sentence(program):
     assert "\n" not in str(raised.value)
 
 
-def test_a_program_that_calls_what_is_not_there_is_told_in_one_sentence(program, caplog, capfd):
+def test_a_program_that_calls_a_missing_operator_is_reported_in_one_sentence(program, caplog, capfd):
     path, kind = program
-    replaced(path, b"conv", b"cnov")
+    replace_bytes(path, b"conv", b"cnov")
     with (
         caplog.at_level(logging.WARNING),
         pytest.raises(NetworkError, match=rf"^.*network\.pt cannot be loaded as {kind}: \w.*\w\W?\.$") as raised,
@@ -155,23 +155,23 @@ def test_a_program_that_calls_what_is_not_there_is_told_in_one_sentence(program,
     assert "Traceback" not in caplog.text + "".join(capfd.readouterr())
 
 
-def test_the_reason_is_torchs_own_where_it_gives_one(tmp_path):
-    path = written(network_of(), "scripted", tmp_path / "network.pt")
-    replaced(path, b"conv", b"cnov")
+def test_the_reason_is_torchs_own_if_it_gives_one(tmp_path):
+    path = write_program(make_network(), "scripted", tmp_path / "network.pt")
+    replace_bytes(path, b"conv", b"cnov")
     # Its own message begins with an empty line.
     with pytest.raises(NetworkError, match=r"cannot be loaded as TorchScript: Unknown \w+.*\.$"):
         load(path, size=SIZE, trust=True)
 
 
-def test_torchscript_that_runs_on_no_such_image_is_told_in_one_sentence(tmp_path):
-    path = written(network_of(), "scripted", tmp_path / "network.pt")
+def test_torchscript_that_runs_on_no_such_image_is_reported_in_one_sentence(tmp_path):
+    path = write_program(make_network(), "scripted", tmp_path / "network.pt")
     with pytest.raises(NetworkError, match=r"^.* cannot be loaded as TorchScript: .*channels.*\.$") as raised:
         load(path, size=SIZE, mean=[0.5], std=[0.5], trust=True)
     assert "\n" not in str(raised.value)
 
 
-def test_the_signs_of_a_program_go_before_its_name(tmp_path):
-    path = written(network_of(), "traced", tmp_path / "network.bin")
+def test_the_content_of_a_program_has_precedence_over_its_name(tmp_path):
+    path = write_program(make_network(), "traced", tmp_path / "network.bin")
     with pytest.raises(NetworkError, match=r"network\.bin is a program \(TorchScript\)"):
         load(path)
     path.rename(tmp_path / "network")

@@ -1,4 +1,4 @@
-"""Trunks of networks of every library against the networks themselves, and new heads against sums by hand."""
+"""Compare trunks of networks of every library with the networks, and new heads with sums by hand."""
 
 import copy
 
@@ -12,7 +12,7 @@ from inspector.networks.build import build
 from inspector.networks.transfer import add_head, extract_trunk
 
 
-def network_of(name: str, **arguments: object) -> nn.Module:
+def build_network(name: str, **arguments: object) -> nn.Module:
     torch.manual_seed(0)
     return build(name, 3, arguments)
 
@@ -36,8 +36,8 @@ def run(network: nn.Module, images: Tensor) -> Tensor:
         ("cifar_resnet", "linear", (8, 12)),
     ],
 )
-def test_the_head_of_a_network_on_its_pooled_trunk_gives_its_logits(name, classify, size):
-    network = network_of(name)
+def test_the_old_head_on_the_pooled_trunk_gives_the_logits(name, classify, size):
+    network = build_network(name)
     classifier = copy.deepcopy(network.get_submodule(classify))
     expected = run(network, noise(*size))
     maps = run(extract_trunk(network, noise(*size)), noise(*size))
@@ -46,7 +46,7 @@ def test_the_head_of_a_network_on_its_pooled_trunk_gives_its_logits(name, classi
 
 
 def test_the_trunk_of_efficientnet_lite0_is_without_its_head():
-    network = network_of("efficientnet_lite0")
+    network = build_network("efficientnet_lite0")
     network.load_state_dict({name: 10 * value for name, value in network.state_dict().items()})
     classifier = copy.deepcopy(network._fc)
     expected = run(network, noise(64, 64))
@@ -71,8 +71,8 @@ def test_vgg19_is_cut_before_the_pooling_to_a_fixed_grid(side):
     assert torch.equal(run(extract_trunk(network, images), images), expected)
 
 
-def test_inception_v3_keeps_the_input_that_its_trained_weights_want():
-    # In a model.json nothing but its name tells.
+def test_inception_v3_keeps_the_input_transform_of_its_trained_weights():
+    # A model.json shows it only by the name.
     made = build("transfer", 3, {"backbone": "torchvision:inception_v3", "head": "average", "size": [139, 139]})
     trained = build("torchvision:inception_v3", 3, {"transform_input": True})
     images = noise(139, 139)[:1]
@@ -84,7 +84,7 @@ def test_inception_v3_keeps_the_input_that_its_trained_weights_want():
 
 
 def test_a_trunk_trains_and_is_evaluated_as_its_network():
-    trunk = extract_trunk(network_of("torchvision:mobilenet_v2"), noise(64, 64))
+    trunk = extract_trunk(build_network("torchvision:mobilenet_v2"), noise(64, 64))
     before = trunk.state_dict()["network.features.0.1.running_mean"].clone()
     assert torch.equal(run(trunk, noise(64, 64)), run(trunk, noise(64, 64)))
     assert torch.equal(trunk.state_dict()["network.features.0.1.running_mean"], before)
@@ -95,8 +95,8 @@ def test_a_trunk_trains_and_is_evaluated_as_its_network():
 # Heads
 
 
-def trunk_by_hand() -> nn.Module:
-    """Feature maps that are red and green less blue, then a global pooling and Linear."""
+def build_trunk_by_hand() -> nn.Module:
+    """Build a network whose feature maps are red, and green minus blue, then global pooling and Linear."""
     convolution = nn.Conv2d(3, 2, 1, bias=False)
     with torch.no_grad():
         convolution.weight.copy_(torch.tensor([[1.0, 0, 0], [0, 1, -1]]).view(2, 3, 1, 1))
@@ -105,7 +105,7 @@ def trunk_by_hand() -> nn.Module:
 
 @pytest.mark.parametrize(("head", "pooled"), [("average", [0.5, -1.0]), ("max", [2.0, 0.0])])
 def test_a_pooled_head_is_linear_on_the_pooled_maps(head, pooled):
-    network = add_head(trunk_by_hand(), head, 4, (2, 2))
+    network = add_head(build_trunk_by_hand(), head, 4, (2, 2))
     image = torch.zeros(1, 3, 2, 2)
     image[0, 0, 0, 0], image[0, 2, 1, 1] = 2, 4
     linear = network.get_submodule("head")[1]
@@ -114,7 +114,7 @@ def test_a_pooled_head_is_linear_on_the_pooled_maps(head, pooled):
 
 
 def test_a_connected_head_is_two_layers_on_every_value_of_the_maps():
-    network = add_head(trunk_by_hand(), "connected", 4, (2, 3))
+    network = add_head(build_trunk_by_hand(), "connected", 4, (2, 3))
     hidden, last = (layer for layer in network.get_submodule("head") if isinstance(layer, nn.Linear))
     assert (hidden.in_features, hidden.out_features, last.out_features) == (2 * 2 * 3, 512, 4)
     image = noise(2, 3)[:1]
@@ -126,9 +126,9 @@ def test_a_connected_head_is_two_layers_on_every_value_of_the_maps():
 
 
 @pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:resnet18", "efficientnet_lite0"])
-def test_an_image_too_small_for_a_map_is_refused_and_no_earlier_layer_taken(name):
+def test_an_image_too_small_for_a_map_is_refused_and_no_earlier_layer_used(name):
     with pytest.raises(NetworkError, match=r"last feature maps of .* are 1x1 at 32x32\. Use a larger input size"):
-        extract_trunk(network_of(name), noise(32, 32))
+        extract_trunk(build_network(name), noise(32, 32))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_transformers_of_timm_are_no_backbones(name, shape):
     with pytest.raises(
         NetworkError, match=rf"are {shape}, not channels x height x width\. Use a convolutional network"
     ):
-        extract_trunk(network_of(name), noise(224, 224))
+        extract_trunk(build_network(name), noise(224, 224))
 
 
 def test_a_transformer_of_torchvision_has_no_maps_to_begin_with():
@@ -157,7 +157,7 @@ class Asking(nn.Module):
 @pytest.mark.parametrize(
     ("network", "reason"), [(Asking(), "TraceError"), (nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), ".*Error")]
 )
-def test_a_network_that_cannot_be_cut_gets_one_sentence(network, reason):
+def test_a_network_that_cannot_be_cut_is_reported_in_one_sentence(network, reason):
     with pytest.raises(
         NetworkError, match=rf"cannot be cut before its head \({reason}\)\. Use a network of torchvision or timm"
     ):

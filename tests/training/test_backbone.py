@@ -22,13 +22,13 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def weights_of(arch: str, path: Path, classes: int | None = 5) -> Path:
+def save_weights(arch: str, path: Path, classes: int | None = 5) -> Path:
     torch.manual_seed(0)
     save_file(build(arch, classes).state_dict(), path)
     return path
 
 
-def trunk_state(network: nn.Module) -> dict[str, torch.Tensor]:
+def get_trunk_state(network: nn.Module) -> dict[str, torch.Tensor]:
     return network.get_submodule("trunk.network").state_dict()
 
 
@@ -43,33 +43,34 @@ def test_a_network_in_models_is_a_backbone_with_its_weights_to_the_bit(models: P
     }
     network = build_with_head(backbone, "max", 3)
     kept = load_file(models / BACKBONE / "weights.safetensors")
-    state = trunk_state(network)
+    state = get_trunk_state(network)
     assert kept.keys() - state.keys() == {"linear.weight", "linear.bias"}
     assert all(torch.equal(value, kept[name]) for name, value in state.items())
 
 
-def test_a_bare_name_is_torchvision_s_and_a_file_has_its_weights(models: Path, tmp_path: Path) -> None:
-    path = weights_of("torchvision:resnet18", tmp_path / "mine.safetensors")
+def test_a_bare_name_is_from_torchvision_and_its_weights_from_a_file(models: Path, tmp_path: Path) -> None:
+    path = save_weights("torchvision:resnet18", tmp_path / "mine.safetensors")
     backbone = load_backbone("resnet18", path, PreprocessingOverrides(size=(64, 96)))
     assert (backbone.architecture, backbone.packaged) == ("torchvision:resnet18", None)
     assert backbone.classifier.preprocessing.size == (64, 96)
     assert make_transfer_arguments(backbone, "average")["size"] == [64, 96]
     kept = load_file(path)
     assert all(
-        torch.equal(value, kept[name]) for name, value in trunk_state(build_with_head(backbone, "average", 3)).items()
+        torch.equal(value, kept[name])
+        for name, value in get_trunk_state(build_with_head(backbone, "average", 3)).items()
     )
 
 
-def test_weights_for_other_classes_than_the_library_s_fit_where_the_last_maps_are_the_classes(
+def test_weights_for_another_number_of_classes_fit_a_network_with_one_last_map_per_class(
     models: Path, tmp_path: Path
 ) -> None:
     # SqueezeNet's last feature maps are one a class.
-    path = weights_of("torchvision:squeezenet1_1", tmp_path / "mine.safetensors", classes=7)
+    path = save_weights("torchvision:squeezenet1_1", tmp_path / "mine.safetensors", classes=7)
     backbone = load_backbone("squeezenet1_1", path, PreprocessingOverrides(size=64))
     assert build_with_head(backbone, "average", 3).get_submodule("head")[1].in_features == 7
 
 
-def test_the_head_is_as_random_as_the_seed_says(models: Path) -> None:
+def test_the_seed_determines_the_new_head(models: Path) -> None:
     backbone = load_backbone(BACKBONE, None, PreprocessingOverrides())
 
     def head(seed: int) -> torch.Tensor:
@@ -87,8 +88,8 @@ def test_the_package_of_a_backbone_s_weights_is_known() -> None:
     assert backbone.classifier.preprocessing.size == (64, 64)
 
 
-def test_names_and_weights_that_do_not_fit_get_one_sentence(models: Path, tmp_path: Path) -> None:
-    path = weights_of("cifar_resnet", tmp_path / "mine.safetensors")
+def test_names_and_weights_that_do_not_fit_are_reported(models: Path, tmp_path: Path) -> None:
+    path = save_weights("cifar_resnet", tmp_path / "mine.safetensors")
     with pytest.raises(
         NetworkError, match=r"tiny in models/ has weights already\. Name an architecture for mine\.safeten"
     ):
@@ -101,12 +102,12 @@ def test_names_and_weights_that_do_not_fit_get_one_sentence(models: Path, tmp_pa
         load_backbone("resnet18", tmp_path / "none.safetensors", PreprocessingOverrides())
 
 
-def test_a_network_for_grey_images_is_no_backbone() -> None:
+def test_a_network_for_gray_images_is_no_backbone() -> None:
     with pytest.raises(NetworkError, match=r"fashion_gap takes gray images\. Use a backbone for RGB"):
         load_backbone("fashion_gap", None, PreprocessingOverrides())
 
 
-def test_a_network_that_was_made_from_a_backbone_is_none(models: Path) -> None:
+def test_a_network_with_a_transferred_head_is_no_backbone(models: Path) -> None:
     folder = models / "trained"
     folder.mkdir()
     network = build_with_head(load_backbone(BACKBONE, None, PreprocessingOverrides()), "average", 4)
@@ -122,6 +123,6 @@ def test_a_network_that_was_made_from_a_backbone_is_none(models: Path) -> None:
 
 
 def test_a_vision_transformer_is_no_backbone(models: Path, tmp_path: Path) -> None:
-    path = weights_of("timm:vit_tiny_patch16_224", tmp_path / "mine.safetensors")
+    path = save_weights("timm:vit_tiny_patch16_224", tmp_path / "mine.safetensors")
     with pytest.raises(HeadError, match="No spatial map reaches the logits"):
         load_backbone("timm:vit_tiny_patch16_224", path, PreprocessingOverrides())
