@@ -50,8 +50,8 @@ def average_class_maps(images: Iterable[tuple[ClassMaps, int, Mask | None]], tol
             counts = torch.zeros(len(totals), dtype=torch.int64)
         elif maps.values.shape != totals.shape:
             raise InspectorError(
-                f"Class maps of {_describe_shape(totals)} and of {_describe_shape(maps.values)} have no average; "
-                "images at one input size, and one network, would do."
+                f"Class maps of {_describe_shape(totals)} and of {_describe_shape(maps.values)} cannot "
+                "be averaged. Use images of one input size and one network."
             )
         k = maps.classifier.class_index(label)
         totals[k] += maps.values[k].detach().double().cpu()
@@ -61,11 +61,11 @@ def average_class_maps(images: Iterable[tuple[ClassMaps, int, Mask | None]], tol
         verdict = worst_verdict(verdict, maps.verdict)
         inside.append(None if mask is None else measure_evidence_inside(maps, k, mask, tolerance))
     if not inside:
-        raise InspectorError("No image, so no average class map; one image or more would do.")
+        raise InspectorError("There is no image to average. Use at least one.")
     average = (totals / counts.clamp(min=1)[:, None, None]).float()
     return AverageClassMaps(average, counts, residual, verdict, len(inside), tuple(inside))
 
 
 def _describe_shape(values: Tensor) -> str:
     classes, height, width = values.shape
-    return f"{classes} classes on {height} x {width} positions"
+    return f"{classes} classes with {height} x {width} cells"

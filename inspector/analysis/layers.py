@@ -106,8 +106,8 @@ def find_pooled_layer(classifier: Classifier, layers: tuple[Layer, ...]) -> Laye
     with_maps = sorted((layer for layer in layers if layer.size is not None), key=lambda layer: layer.ended)
     if not with_maps:
         raise NetworkError(
-            f"No module of {classifier.name} returns feature maps (1, C, h, w): its layers are called as functions, "
-            "and only modules can be looked at."
+            f"No module of {classifier.name} returns feature maps (1, C, h, w). Layers that are called as functions "
+            "cannot be shown."
         )
     on_grid = [layer for layer in with_maps if layer.size is not None and layer.size[1:] == finest.grid]
     same_width = [layer for layer in on_grid if layer.size is not None and layer.size[0] == finest.width]
@@ -143,7 +143,7 @@ def compute_layer_maps(classifier: Classifier, image: ImageSource | Photo | View
     with torch.no_grad():
         hook_modules(classifier.network, classifier.inputs(image), capture)
     if not captured:
-        raise NetworkError(f"The layer {layer.label} did not run on an input of {classifier.preprocessing.size}.")
+        raise NetworkError(f"The layer {layer.label} does not run at the input size {classifier.preprocessing.size}.")
     (maps,) = _lay_out_maps(layer, captured[0], classifier)
     field = layer.field or make_even_field(classifier.preprocessing.size, maps.shape[1:])
     return LayerMaps(layer, maps, field, image)
@@ -211,9 +211,7 @@ def _lay_out_maps(layer: Layer, output: Tensor, classifier: Classifier) -> Tenso
     layout = layer.layout
     if layout is None:
         shape = "no tensor" if layer.shape is None else f"a tensor {layer.shape}"
-        raise NetworkError(
-            f"The layer {layer.label} returns {shape}: no feature maps (1, C, h, w) that could be shown."
-        )
+        raise NetworkError(f"The layer {layer.label} returns {shape}. Expected feature maps (1, C, h, w).")
     if layout.tokens:
         layout = FeatureLayout(layout.channels, _find_token_grid(layer, output, classifier), tokens=True)
     return layout.feature_maps(output)

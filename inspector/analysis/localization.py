@@ -69,7 +69,7 @@ def read_regions(path: Path) -> Regions:
     if not path.is_dir():
         return Regions(read_boxes(path))
     if not any(path.rglob("*.png")):
-        raise LocalizationError(f"No mask in {path}: a PNG named as its photo, a/b.png for a/b.jpg, would do.")
+        raise LocalizationError(f"No mask in {path}. Use PNG files named as the photos, a/b.png for a/b.jpg.")
     return Regions({}, path)
 
 
@@ -87,17 +87,17 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
         LocalizationError: the file cannot be read, or holds something else.
     """
     boxes: dict[str, list[Box]] = {}
-    unreadable = f"Cannot read {path} ({{reason}}); a CSV of boxes would do."
+    unreadable = f"Cannot read {path} ({{reason}}). Use a CSV of boxes."
     with translate_errors(LocalizationError, unreadable), path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
         edges = _find_edge_columns(rows.fieldnames or (), path)
         for row in rows:
             where = f"{path}, line {rows.line_num}"
             if not row["file"]:
-                raise LocalizationError(f"{where} names no file; a photo's, relative to the images, would do.")
+                raise LocalizationError(f"{where} names no file. Use a path relative to the folder of the images.")
             boxes.setdefault(PurePosixPath(row["file"]).as_posix(), []).append(_parse_box(row, edges, where))
     if not boxes:
-        raise LocalizationError(f"{path} has no box; a row for each object would do.")
+        raise LocalizationError(f"{path} has no box. Use one row per object.")
     return boxes
 
 
@@ -106,8 +106,8 @@ def _find_edge_columns(columns: Sequence[str], path: Path) -> tuple[str, ...]:
         if {"file", *spelling} <= set(columns):
             return spelling
     raise LocalizationError(
-        f"{path} has the columns {', '.join(columns) or '(none)'}; file and x1, y1, x2, y2 or file and "
-        "xmin, ymin, xmax, ymax would do."
+        f"{path} has the columns {', '.join(columns) or '(none)'}. Expected file and x1, y1, x2, y2, or file and xmin, "
+        "ymin, xmax, ymax."
     )
 
 
@@ -118,11 +118,11 @@ def _parse_box(row: Mapping[str, str | None], edges: Sequence[str], where: str) 
         left = math.nan
     if not math.isfinite(left) or not all(map(math.isfinite, (top, right, bottom))):
         got = ", ".join(str(row[edge] or "") for edge in edges)
-        raise LocalizationError(f"{where}: a box is four numbers, {', '.join(edges)}; got {got}.")
+        raise LocalizationError(f"{where}: expected four numbers, {', '.join(edges)}; got {got}.")
     if right <= left or bottom <= top:
         raise LocalizationError(
-            f"{where}: the box {left:g}, {top:g}, {right:g}, {bottom:g} is empty; the right edge beyond the left and "
-            "the lower beyond the upper would do."
+            f"{where}: the box {left:g}, {top:g}, {right:g}, {bottom:g} is empty. The right edge has to be larger "
+            "than the left, and the lower edge larger than the upper."
         )
     return left, top, right, bottom
 
@@ -153,8 +153,8 @@ def find_object_mask(regions: Regions, file: str, size: tuple[int, int]) -> Mask
     for left, top, right, bottom in boxes:
         if min(left, top) < -_SLACK or max(right - width, bottom - height, left - width + 1, top - height + 1) > _SLACK:
             raise LocalizationError(
-                f"{file} has {width} x {height} pixels, but a box {left:g}, {top:g}, {right:g}, {bottom:g}; boxes in "
-                "pixels of the photo, inside it, would do."
+                f"{file} has {width} x {height} pixels, but a box {left:g}, {top:g}, {right:g}, {bottom:g}. Use "
+                "boxes inside the photo, in its pixels."
             )
         mask[_find_touched_pixels(top, bottom, height), _find_touched_pixels(left, right, width)] = True
     return mask
@@ -166,20 +166,20 @@ def _find_touched_pixels(start: float, end: float, length: int) -> slice:
 
 
 def _read_mask(path: Path) -> Mask:
-    with translate_errors(LocalizationError, f"Cannot read the mask {path} ({{reason}}); a PNG would do."):
+    with translate_errors(LocalizationError, f"Cannot read the mask {path} ({{reason}}). Use a PNG file."):
         if (size := path.stat().st_size) > MAX_BYTES:
             raise LocalizationError(
-                f"The mask {path} has {size / 1e6:.0f} MB; at most {MAX_BYTES / 1e6:.0f} MB are read."
+                f"The mask {path} has {size / 1e6:.0f} MB. At most {MAX_BYTES / 1e6:.0f} MB are read."
             )
         with Image.open(path, formats=("PNG",)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise LocalizationError(
-                    f"The mask {path} has {image.width} x {image.height} pixels; at most {MAX_PIXELS / 1e6:.0f} "
+                    f"The mask {path} has {image.width} x {image.height} pixels. At most {MAX_PIXELS / 1e6:.0f} "
                     "megapixels are read."
                 )
             if image.mode not in ("1", "L", "P"):
                 raise LocalizationError(
-                    f"The mask {path} has pixels of kind {image.mode}; one number from 0 to 255 a pixel would do."
+                    f"The mask {path} has pixels of mode {image.mode}. Expected one number from 0 to 255 per pixel."
                 )
             # For a palette image, these are the indices and not the colors.
             values = np.asarray(image)
@@ -187,8 +187,8 @@ def _read_mask(path: Path) -> Mask:
     if not mask.any():
         listed = ", ".join(str(int(value)) for value in np.unique(values)[:8])
         raise LocalizationError(
-            f"The mask {path} has no object: pixels of 1 or 255 would do, it has {listed}; remove it if nothing "
-            "is known."
+            f"The mask {path} has no object: expected pixels of 1 or 255, got {listed}. Remove the file if the object "
+            "is not known."
         )
     return mask
 
@@ -198,8 +198,8 @@ def _fit_mask(mask: Mask, size: tuple[int, int], path: Path) -> Mask:
     down, across = (length / wanted for length, wanted in zip(mask.shape, size, strict=True))
     if abs(mask.shape[0] - size[0] * across) > max(1, across) and abs(mask.shape[1] - size[1] * down) > max(1, down):
         raise LocalizationError(
-            f"The mask {path} has {mask.shape[1]} x {mask.shape[0]} pixels, its photo {size[1]} x {size[0]}; "
-            "a mask of the photo's size would do."
+            f"The mask {path} has {mask.shape[1]} x {mask.shape[0]} pixels, its photo {size[1]} x {size[0]}. "
+            "Use a mask of the size of the photo."
         )
     return _resize_mask(mask, size)
 
@@ -227,9 +227,11 @@ def measure_evidence_inside(maps: ClassMaps, k: str | int, mask: Mask, tolerance
     """
     view = maps.view
     if view is None:
-        raise LocalizationError("These class maps came from a tensor: there is no photo that has objects.")
+        raise LocalizationError("These class maps were computed from a tensor. Use class maps of a photo.")
     if mask.shape != view.photo.size:
-        raise LocalizationError(f"The mask is {mask.shape}, the photo {view.photo.size}; one of the photo would do.")
+        raise LocalizationError(
+            f"The mask is {mask.shape}, the photo {view.photo.size}. Use a mask of the size of the photo."
+        )
     values = maps.values[maps.classifier.class_index(k)].float().numpy(force=True)
     return measure_evidence_inside_map(values, view.crop, maps.classifier.receptive_field, mask, tolerance)
 

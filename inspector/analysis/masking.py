@@ -97,19 +97,17 @@ def _compute_change(branch: BranchInput, mask: Tensor) -> Tensor:
     if feature_maps.shape[1:] != mask.shape:
         own, finest = (" x ".join(map(str, grid)) for grid in (feature_maps.shape[1:], mask.shape))
         raise InspectorError(
-            f"One pooling takes a grid of {own} positions and another one of {finest}: masked positions would have to "
-            "be the same in both."
+            f"The poolings have different grids, {own} and {finest} cells. Masking at the head needs a network whose "
+            "poolings have the same grid."
         )
     if branch.pooling == "other":
         raise InspectorError(
-            "The pooling of this head is neither average nor max nor a weighted sum: what it would give without some "
-            "positions is not known exactly. A network with one of those would do."
+            "The pooling of this head is neither average nor max nor a weighted sum, so its value without some cells "
+            "is not known exactly. Use a network with one of these."
         )
     if branch.pooling == "max":
         if mask.all():
-            raise InspectorError(
-                "All positions are masked, and max pooling has none left to take the maximum of: leave one or more."
-            )
+            raise InspectorError("All cells are masked, and max pooling needs at least one. Leave one cell unmasked.")
         return feature_maps.masked_fill(mask, -math.inf).amax((1, 2)) - feature_maps.amax((1, 2))
     removed = -branch.shares() * mask
     return removed.flatten() if branch.pooling == "flatten" else removed.sum((1, 2))

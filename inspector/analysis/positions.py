@@ -69,9 +69,7 @@ def inspect_cell(
     """
     _, height, width = maps.values.shape
     if not (0 <= row < height and 0 <= column < width):
-        raise InspectorError(
-            f"No position ({row}, {column}): rows go from 0 to {height - 1} and columns from 0 to {width - 1}."
-        )
+        raise InspectorError(f"No cell ({row}, {column}). Rows are 0 to {height - 1}, columns 0 to {width - 1}.")
     contributions = maps.parts(k)[:, row, column]
     order = contributions.abs().argsort(descending=True, stable=True)[:count]
     strongest = tuple((int(c), float(contributions[c])) for c in order if contributions[c] != 0)
@@ -92,10 +90,7 @@ def find_decisions(maps: ClassMaps) -> Decisions:
         InspectorError: max pooling is not the only pooling.
     """
     if not has_deciding_cells(maps):
-        raise InspectorError(
-            "Positions decide channels where max pooling is the only pooling: this head's is "
-            f"{maps.classifier.head.pooling}."
-        )
+        raise InspectorError(f"Expected a head whose only pooling is max pooling, got {maps.classifier.head.pooling}.")
     feature_maps = maps.decomposition.branches[0].feature_maps
     flat = feature_maps.flatten(1)
     cells = argmax_positions(feature_maps[None])[0]

@@ -71,7 +71,7 @@ def shuffle_weights(classifier: Classifier, inputs: Tensor, layers: str = ALL_LA
     try:
         network = deepcopy(classifier.network)
     except Exception as error:  # deepcopy raises whatever the objects in the network raise
-        raise AttributionError("Its weights cannot be shuffled: this network cannot be copied.") from error
+        raise AttributionError("The weights cannot be shuffled, because this network cannot be copied.") from error
     chosen: nn.Module = network
     if layers == LAST_LAYER:
         first_runs = [layer for layer in trace_layers(network, inputs).layers if layer.parameters and layer.run == 0]

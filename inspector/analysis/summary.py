@@ -41,9 +41,7 @@ class NetworkSummary:
         """Return the poolings with their grids, as text."""
         if self.head is None:
             return "none"
-        branches = [
-            f"{branch.pooling} over {branch.grid[0]} x {branch.grid[1]} positions" for branch in self.head.branches
-        ]
+        branches = [f"{branch.pooling} over {branch.grid[0]} x {branch.grid[1]} cells" for branch in self.head.branches]
         return " and ".join(dict.fromkeys(branches))
 
     def lines(self) -> list[tuple[str, str]]:
@@ -64,7 +62,7 @@ class NetworkSummary:
                 (f"input size -> grid of the {'feature' if self.head is None else 'class'} maps", "; ".join(accepted))
             )
             if refused:
-                rows.append(("sizes that it does not take", ", ".join(refused)))
+                rows.append(("unsupported input sizes", ", ".join(refused)))
         return rows
 
     @property
@@ -72,22 +70,22 @@ class NetworkSummary:
         """Say whether the network already pools, or global pooling has to be added."""
         if len(self.output) == 4 and sum(side > 1 for side in self.output[1:]) > 1:
             return (
-                f"It does not pool: it returns feature maps {self.output}. Add global average pooling, and a Linear "
-                f"from {self.output[self.channels]} features to the classes."
+                f"It does not pool: it returns feature maps {self.output}. Add global average pooling and a Linear "
+                f"layer from {self.output[self.channels]} features to the classes."
             )
         if len(self.output) == 3:
-            return f"It does not pool: it returns tokens {self.output}. Add their mean and a Linear to the classes."
+            return f"It does not pool: it returns tokens {self.output}. Add their mean and a Linear layer."
         if self.head is not None and self.head.per_class:
             return (
-                f"It already pools: it returns {self.output}, its last feature maps pooled, and nothing follows. If "
-                "they are features and not classes, add a Linear and no other pooling."
+                f"It already pools: it returns its pooled feature maps, {self.output}. If these are features and not "
+                "classes, add a Linear layer and no other pooling."
             )
         if self.head is not None:
             logits = "1 logit" if self.head.classes == 1 else f"{self.head.classes} logits"
-            return f"It already pools, and ends in {logits}: there is no pooling to add."
+            return f"It already pools and returns {logits}. No pooling is needed."
         if not self.output:
-            return "It returns neither logits nor feature maps: there is nothing to pool."
-        return "It returns one value a class, but pools no map of positions on the way."
+            return "It returns neither logits nor feature maps, so there is nothing to pool."
+        return "It returns one value per class, but does not pool feature maps."
 
 
 Anatomy = NetworkSummary  # public name of the first version

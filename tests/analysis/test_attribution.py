@@ -94,7 +94,7 @@ def test_with_average_pooling_grad_cam_is_the_exact_map_cut_off_at_zero(hand_mad
     assert expected.min() < 0 < expected.max(), "or nothing would be cut off"
     made = compute_attribution(classifier, inputs, k, "Grad-CAM")
     assert torch.allclose(made.values, expected.clamp(min=0), atol=1e-6)
-    assert "it is the exact map" in made.note
+    assert "this is the exact map" in made.note
 
 
 def test_a_map_of_which_nothing_is_left_says_so(hand_made_gap, inputs):
@@ -157,7 +157,7 @@ def test_deep_lift_says_where_it_has_no_rule(inputs):
     made = compute_attribution(wrapped(SqueezeAndExcitation()), 30 * inputs, 0, "DeepLIFT")
     assert made.completeness is not None
     assert not made.completeness.holds
-    assert "no rule for what multiplies" in made.note
+    assert "no rule for products" in made.note
 
 
 @pytest.mark.parametrize("name", ["Integrated gradients", "Gradient SHAP", "DeepLIFT", "Input x gradient"])
@@ -270,13 +270,13 @@ def test_guided_grad_cam_lets_only_positive_gradients_through(inputs):
     ("name", "network", "sentence"),
     [
         ("LRP", SqueezeAndExcitation(), "LRP has no rule for 'sigmoid', which this network calls"),
-        ("Guided Grad-CAM", SqueezeAndExcitation(), "changes the gradient of ReLUs, and this network has none"),
+        ("Guided Grad-CAM", SqueezeAndExcitation(), "changes the gradient of ReLU layers, and this network has none"),
         (
             "Ablation-CAM",
             nn.Sequential(nn.Conv2d(3, 4, 3), nn.LPPool2d(2, (6, 8)), nn.Flatten(), nn.Linear(4, 3)),
-            "with other pooling that is not the same",
+            "With other pooling, this does not remove the channel",
         ),
-        ("Grad-CAMP", SqueezeAndExcitation(), "No method 'Grad-CAMP'; there are Exact map, Grad-CAM, "),
+        ("Grad-CAMP", SqueezeAndExcitation(), "No method 'Grad-CAMP'. Expected one of Exact map, Grad-CAM, "),
     ],
 )
 def test_a_method_that_does_not_apply_says_why_in_one_sentence(inputs, name, network, sentence):

@@ -117,15 +117,15 @@ def test_a_survey_leaves_the_maps_as_they_were(batch):
 def test_maps_of_several_grids_are_refused(hand_made_gap, batch):
     other = class_maps_of_batch(classifier_of(hand_made_gap, (2, 3)), torch.ones(1, 3, 2, 3))
     with pytest.raises(
-        InspectorError, match="3 classes on 2 x 2 positions and of 3 classes on 2 x 3 positions have no average"
+        InspectorError, match="3 classes with 2 x 2 cells and of 3 classes with 2 x 3 cells cannot be averaged"
     ):
         average_class_maps(labelled([*batch, *other], (*LABELS, 0)))
 
 
 def test_no_image_an_unknown_class_and_a_mask_without_a_photo_are_refused(batch):
-    with pytest.raises(InspectorError, match="No image, so no average class map"):
+    with pytest.raises(InspectorError, match="There is no image to average"):
         average_class_maps([])
     with pytest.raises(ClassError, match="No class -1; they are numbered 0 to 2"):
         average_class_maps([(batch[0], -1, None)])
-    with pytest.raises(LocalizationError, match="there is no photo"):
+    with pytest.raises(LocalizationError, match="computed from a tensor"):
         average_class_maps([(batch[0], 0, np.ones((2, 2), bool))])

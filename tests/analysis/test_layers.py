@@ -199,7 +199,7 @@ def test_a_layer_that_does_not_exist_or_has_no_maps_gets_one_sentence(photo):
     classifier = wrapped(Twice())
     with pytest.raises(NetworkError, match=r"No layer 'stam'\. Nearest names: stem"):
         compute_layer_maps(classifier, photo, "stam")
-    with pytest.raises(NetworkError, match=r"linear returns a tensor \(1, 3\): no feature maps"):
+    with pytest.raises(NetworkError, match=r"linear returns a tensor \(1, 3\). Expected feature maps"):
         compute_layer_maps(classifier, photo, "linear")
     with pytest.raises(NetworkError, match="Layer 'act' returned no floating-point tensor in run 3"):
         output_and_gradient(classifier.network, torch.zeros(1, 3, 4, 4), "act", 2, 0)

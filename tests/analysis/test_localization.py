@@ -122,7 +122,7 @@ def test_a_cell_at_the_edge_points_at_its_middle_and_not_at_the_corner(hand_made
 def test_maps_without_a_photo_and_masks_of_another_are_refused(hand_made_gap):
     classifier = classifier_of(hand_made_gap)
     (maps,) = class_maps_of_batch(classifier, torch.ones(1, 3, 4, 4))
-    with pytest.raises(LocalizationError, match="came from a tensor: there is no photo that has objects"):
+    with pytest.raises(LocalizationError, match=r"were computed from a tensor\. Use class maps of a photo"):
         measure_evidence_inside(maps, 0, np.ones((4, 4), bool))
     maps = class_maps(classifier, photo())
     with pytest.raises(LocalizationError, match=r"The mask is \(4, 5\), the photo \(4, 4\)"):
@@ -159,11 +159,11 @@ def test_boxes_are_read_in_both_spellings_several_a_file(tmp_path: Path, edges):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("file,x1,y1,x2\n", "has the columns file, x1, y1, x2; file and x1, y1, x2, y2 or file and xmin"),
-        ("x1,y1,x2,y2\n1,2,3,4\n", "has the columns x1, y1, x2, y2; file and"),
+        ("file,x1,y1,x2\n", "has the columns file, x1, y1, x2. Expected file and x1, y1, x2, y2, or file and xmin"),
+        ("x1,y1,x2,y2\n1,2,3,4\n", "has the columns x1, y1, x2, y2. Expected file and"),
         ("", r"has the columns \(none\)"),
-        ("file,x1,y1,x2,y2\n", "has no box; a row for each object would do"),
-        ("file,x1,y1,x2,y2\na,1,2,3,4\na,1,2,three,4\n", r"line 3: a box is four numbers, .*; got 1, 2, three, 4"),
+        ("file,x1,y1,x2,y2\n", "has no box. Use one row per object"),
+        ("file,x1,y1,x2,y2\na,1,2,3,4\na,1,2,three,4\n", r"line 3: expected four numbers, .*; got 1, 2, three, 4"),
         ("file,x1,y1,x2,y2\na,1,2,3\n", r"line 2: .*; got 1, 2, 3, \."),
         ("file,x1,y1,x2,y2\na,nan,2,3,4\n", "line 2: .*; got nan, 2, 3, 4"),
         ("file,x1,y1,x2,y2\na,1,2,inf,4\n", "line 2: .*; got 1, 2, inf, 4"),
@@ -211,9 +211,7 @@ def test_a_box_that_reaches_out_by_rounding_is_cut(box, pixels):
 
 @pytest.mark.parametrize("box", [(0, 0, 40, 10), (0, 0, 20, 13), (-3, 0, 5, 5), (0, -3, 5, 5)])
 def test_a_box_outside_its_photo_is_refused(box):
-    with pytest.raises(
-        LocalizationError, match=r"a.jpg has 20 x 10 pixels, but a box .*; boxes in pixels of the photo"
-    ):
+    with pytest.raises(LocalizationError, match=r"a.jpg has 20 x 10 pixels, but a box .*. Use boxes inside the photo"):
         find_object_mask(Regions({"a.jpg": [box]}), "a.jpg", (10, 20))
 
 
@@ -259,16 +257,18 @@ def test_a_mask_of_a_scaled_photo_may_miss_its_shape_by_rounding(tmp_path: Path)
 
 def test_a_mask_of_another_shape_is_refused(tmp_path: Path):
     regions = Regions({}, write_mask(tmp_path, np.ones((30, 20), np.uint8)))
-    with pytest.raises(LocalizationError, match=r"b.png has 20 x 30 pixels, its photo 30 x 20; a mask of the photo's"):
+    with pytest.raises(
+        LocalizationError, match=r"b.png has 20 x 30 pixels, its photo 30 x 20. Use a mask of the size of the photo"
+    ):
         find_object_mask(regions, "a/b.jpg", (20, 30))
 
 
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        (np.zeros((2, 3, 3), np.uint8), "has pixels of kind RGB; one number from 0 to 255 a pixel would do"),
-        (np.full((2, 3), 65535, np.uint16), "has pixels of kind I;16"),
-        (np.array([[0, 5, 7]], np.uint8), "has no object: pixels of 1 or 255 would do, it has 0, 5, 7"),
+        (np.zeros((2, 3, 3), np.uint8), "has pixels of mode RGB. Expected one number from 0 to 255 per pixel"),
+        (np.full((2, 3), 65535, np.uint16), "has pixels of mode I;16"),
+        (np.array([[0, 5, 7]], np.uint8), "has no object: expected pixels of 1 or 255, got 0, 5, 7"),
     ],
 )
 def test_a_mask_that_does_not_say_where_the_object_is_is_refused(tmp_path: Path, values, sentence):
@@ -282,22 +282,24 @@ def test_a_mask_that_cannot_be_read_is_refused(tmp_path: Path):
     whole = path.read_bytes()
     for broken in (b"", b"GIF89a", whole[: len(whole) // 2]):
         path.write_bytes(broken)
-        with pytest.raises(LocalizationError, match=r"Cannot read the mask .*b.png \(.*\); a PNG would do"):
+        with pytest.raises(LocalizationError, match=r"Cannot read the mask .*b.png \(.*\). Use a PNG file"):
             find_object_mask(regions, "a/b.jpg", (64, 256))
 
 
 def test_a_mask_too_large_to_be_one_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch):
     regions = Regions({}, write_mask(tmp_path, TRIMAP))
     monkeypatch.setattr(localization, "MAX_PIXELS", 5)
-    with pytest.raises(LocalizationError, match="has 3 x 2 pixels; at most 0 megapixels are read"):
+    with pytest.raises(LocalizationError, match=r"has 3 x 2 pixels\. At most 0 megapixels are read"):
         find_object_mask(regions, "a/b.jpg", (2, 3))
     monkeypatch.setattr(localization, "MAX_BYTES", 5)
-    with pytest.raises(LocalizationError, match="MB; at most 0 MB are read"):
+    with pytest.raises(LocalizationError, match=r"MB\. At most 0 MB are read"):
         find_object_mask(regions, "a/b.jpg", (2, 3))
 
 
 def test_a_folder_without_masks_is_refused(tmp_path: Path):
-    with pytest.raises(LocalizationError, match=r"No mask in .*: a PNG named as its photo, a/b.png for a/b.jpg"):
+    with pytest.raises(
+        LocalizationError, match=r"No mask in .*. Use PNG files named as the photos, a/b.png for a/b.jpg"
+    ):
         read_regions(tmp_path)
 
 

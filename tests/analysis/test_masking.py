@@ -80,7 +80,7 @@ def test_without_all_positions_only_the_bias_is_left_of_average_pooling(hand_mad
 
 
 def test_max_pooling_needs_a_position(hand_made_gmp):
-    with pytest.raises(InspectorError, match="All positions are masked"):
+    with pytest.raises(InspectorError, match="All cells are masked"):
         mask_at_head(maps_of(hand_made_gmp), torch.ones(2, 2, dtype=torch.bool))
 
 
@@ -149,7 +149,7 @@ class TwoGrids(nn.Module):
 
 def test_poolings_of_two_grids_say_that_positions_differ():
     maps = maps_of(TwoGrids(), noise(1, 3, 4, 4))
-    with pytest.raises(InspectorError, match="a grid of 2 x 2 positions and another one of 4 x 4"):
+    with pytest.raises(InspectorError, match="different grids, 2 x 2 and 4 x 4 cells"):
         mask_at_head(maps, torch.zeros(4, 4, dtype=torch.bool))
 
 

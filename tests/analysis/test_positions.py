@@ -70,7 +70,7 @@ def test_a_channel_that_adds_nothing_is_not_named(gap):
 
 @pytest.mark.parametrize(("row", "column"), [(2, 0), (0, 2), (-1, 0)])
 def test_a_position_outside_the_grid_is_refused(gap, row, column):
-    with pytest.raises(InspectorError, match=r"rows go from 0 to 1 and columns from 0 to 1"):
+    with pytest.raises(InspectorError, match=r"Rows are 0 to 1, columns 0 to 1"):
         inspect_cell(gap, row, column, 0)
 
 
@@ -113,7 +113,7 @@ def test_votes_are_as_many_as_channels_and_their_parts_sum_to_the_map(gmp):
 def test_only_max_pooling_decides(gap, gmp):
     assert has_deciding_cells(gmp)
     assert not has_deciding_cells(gap)
-    with pytest.raises(InspectorError, match="this head's is average"):
+    with pytest.raises(InspectorError, match="only pooling is max pooling, got average"):
         find_decisions(gap)
 
 

@@ -55,7 +55,7 @@ def test_the_place_of_the_pooling_is_the_layer_before_it_with_what_follows(pool)
     assert anatomy.layers[anatomy.pooled_after - 1].name == "body.norm"
     assert anatomy.layers[anatomy.pooled_after].name == ("linear" if pool is None else "pool")
     assert anatomy.after == ("linear",)
-    assert (anatomy.verdict, anatomy.pooling) == ("exact", f"{kind} over 10 x 15 positions")
+    assert (anatomy.verdict, anatomy.pooling) == ("exact", f"{kind} over 10 x 15 cells")
 
 
 def test_two_branches_are_both_named_and_the_later_is_where_space_goes():
@@ -71,7 +71,7 @@ def test_two_branches_are_both_named_and_the_later_is_where_space_goes():
             return self.linear(torch.cat([early, self.second(maps).mean((2, 3))], 1))
 
     anatomy = describe(made(Both), (6, 8), sizes=[(10, 12)])
-    assert anatomy.pooling == "max over 6 x 8 positions and average over 3 x 4 positions"
+    assert anatomy.pooling == "max over 6 x 8 cells and average over 3 x 4 cells"
     assert anatomy.pooled_after == 2
     assert anatomy.after == ("cat", "linear")
     assert anatomy.grids == (((6, 8), (6, 8)), ((10, 12), (10, 12)))
@@ -169,7 +169,7 @@ def test_a_network_of_one_size_says_which_sizes_it_does_not_take():
     # Turned, it has as many values.
     assert anatomy.grids == ((SIZE, SIZE), ((208, 208), None), ((30, 20), (30, 20)), ((10, 10), None))
     lines = dict(anatomy.lines())
-    assert lines["sizes that it does not take"] == "208 x 208, 10 x 10"
+    assert lines["unsupported input sizes"] == "208 x 208, 10 x 10"
     assert lines["input size -> grid of the class maps"] == "20 x 30 -> 20 x 30; 30 x 20 -> 30 x 20"
     with pytest.raises(NetworkError, match=r"^The network cannot run on an input of shape \(1, 3, 64, 64\): "):
         describe(network, 64)
@@ -206,7 +206,7 @@ def test_a_class_token_leaves_no_class_maps_and_the_reason_is_told():
     lines = dict(anatomy.lines())
     assert lines["class maps"].startswith("none: No spatial map reaches the logits: ")
     assert lines["what follows it"] == "nothing"
-    assert lines["pooling to add"] == "It returns one value a class, but pools no map of positions on the way."
+    assert lines["pooling to add"] == "It returns one value per class, but does not pool feature maps."
     assert "input size -> grid of the class maps" not in lines
 
 
@@ -227,37 +227,37 @@ class Returns(nn.Module):
     [
         (
             lambda maps: maps,
-            "It does not pool: it returns feature maps (1, 4, 5, 6). Add global average pooling, and a Linear from 4 "
-            "features to the classes.",
+            "It does not pool: it returns feature maps (1, 4, 5, 6). Add global average pooling and a Linear layer "
+            "from 4 features to the classes.",
         ),
         (
             lambda maps: maps.flatten(2).transpose(1, 2),
-            "It does not pool: it returns tokens (1, 30, 4). Add their mean and a Linear to the classes.",
+            "It does not pool: it returns tokens (1, 30, 4). Add their mean and a Linear layer.",
         ),
         (
             lambda maps: maps.mean((2, 3)),
-            "It already pools: it returns (1, 4), its last feature maps pooled, and nothing follows. If they are "
-            "features and not classes, add a Linear and no other pooling.",
+            "It already pools: it returns its pooled feature maps, (1, 4). If these are features and not classes, "
+            "add a Linear layer and no other pooling.",
         ),
         (
             lambda maps: functional.adaptive_max_pool2d(maps, 1),
-            "It already pools: it returns (1, 4, 1, 1), its last feature maps pooled, and nothing follows. If they are "
-            "features and not classes, add a Linear and no other pooling.",
+            "It already pools: it returns its pooled feature maps, (1, 4, 1, 1). If these are features and not "
+            "classes, add a Linear layer and no other pooling.",
         ),
         (
             lambda maps: maps.mean((2, 3)) @ torch.ones(4, 3),
-            "It already pools, and ends in 3 logits: there is no pooling to add.",
+            "It already pools and returns 3 logits. No pooling is needed.",
         ),
         (
             lambda maps: maps.mean((1, 2, 3)),
-            "It returns one value a class, but pools no map of positions on the way.",
+            "It returns one value per class, but does not pool feature maps.",
         ),
         (
             lambda maps: (maps.mean((2, 3)) @ torch.ones(4, 1)).squeeze(1),
-            "It already pools, and ends in 1 logit: there is no pooling to add.",
+            "It already pools and returns 1 logit. No pooling is needed.",
         ),
-        (lambda maps: None, "It returns neither logits nor feature maps: there is nothing to pool."),
-        (lambda maps: maps.sum(), "It returns neither logits nor feature maps: there is nothing to pool."),
+        (lambda maps: None, "It returns neither logits nor feature maps, so there is nothing to pool."),
+        (lambda maps: maps.sum(), "It returns neither logits nor feature maps, so there is nothing to pool."),
     ],
 )
 def test_whether_there_is_pooling_to_add_is_answered(function, answer):
@@ -271,7 +271,7 @@ def test_the_backbone_of_resnet18_returns_maps_and_with_its_pooling_features():
     answer = describe(nn.Sequential(*children[:-2]), (64, 96), sizes=()).pooling_advice
     assert answer.startswith("It does not pool: it returns feature maps (1, 512, 2, 3). Add global average pooling")
     answer = describe(nn.Sequential(*children[:-1]), (64, 96), sizes=()).pooling_advice
-    assert answer.startswith("It already pools: it returns (1, 512, 1, 1), its last feature maps pooled")
+    assert answer.startswith("It already pools: it returns its pooled feature maps, (1, 512, 1, 1)")
 
 
 def test_a_classifier_is_described_at_its_own_size_under_its_own_name():

@@ -32,7 +32,7 @@ def test_the_default_methods_are_shown_beside_the_exact_map_with_their_completen
         expect(page.get_by_role("img", name=f"{name} over the photo")).to_be_visible()
     tiles = page.locator(".methods").first
     exact = tiles.locator("figure").nth(0).inner_text()
-    numbers = re.search(r"sum is complete: ([\d.]+) of ([\d.]+) \(logit less bias\)", exact)
+    numbers = re.search(r"sum is complete: ([\d.]+) of ([\d.]+) \(logit minus bias\)", exact)
     assert numbers is not None
     assert numbers[1] == numbers[2]
     assert "it is the exact map, cut off below zero" in tiles.locator("figure").nth(1).inner_text()

@@ -43,7 +43,7 @@ def test_a_link_opens_the_summary_of_a_network(page: Page, app_url: str) -> None
     page.goto(f"{app_url}/network?network=fashion_gmp")
     expect(page.get_by_role("heading", name="fashion_gmp", exact=True)).to_be_visible()
     main = page.get_by_test_id("stMain")
-    expect(main).to_contain_text("Pooling: max over 3 x 3 positions")
+    expect(main).to_contain_text("Pooling: max over 3 x 3 cells")
     expect(main).to_contain_text("It already pools")
 
 

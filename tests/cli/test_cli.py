@@ -220,10 +220,10 @@ def test_describe_tells_layers_pooling_and_grids(own: Path, run_here: Run) -> No
     done = run_here("describe", "timm:test_resnet", "--size", "64", "--layers", "--photo", own / "photo.png")
     assert done.returncode == 0, done.stderr
     assert described(done, "input and output") == "(1, 3, 64, 64) -> (1, 1000)"
-    assert described(done, "pooling") == "average over 2 x 2 positions"
+    assert described(done, "pooling") == "average over 2 x 2 cells"
     assert described(done, "what follows it") == "linear"
     assert described(done, "class maps").startswith("exact: What follows the pooling is affine")
-    assert described(done, "pooling to add") == "It already pools, and ends in 1000 logits: there is no pooling to add."
+    assert described(done, "pooling to add") == "It already pools and returns 1000 logits. No pooling is needed."
     # The photo's own size, too.
     assert described(done, "input size -> grid of the class maps") == (
         "64 x 64 -> 2 x 2; 208 x 208 -> 7 x 7; 104 x 208 -> 4 x 7; 256 x 408 -> 8 x 13; 60 x 90 -> 2 x 3"
@@ -260,7 +260,7 @@ def test_describe_tells_of_a_backbone_that_pooling_is_to_be_added(
     done = run_here("describe", "my_backbone_to_describe:build", "--size", "8", "--trust")
     assert done.returncode == 0, done.stderr
     assert described(done, "pooling to add") == (
-        "It does not pool: it returns feature maps (1, 8, 4, 4). Add global average pooling, and a Linear from 8 "
+        "It does not pool: it returns feature maps (1, 8, 4, 4). Add global average pooling and a Linear layer from 8 "
         "features to the classes."
     )
     assert described(done, "class maps").startswith("none: A classifier returns logits of shape (N, classes); this")

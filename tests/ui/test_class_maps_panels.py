@@ -120,7 +120,7 @@ def test_max_pooling_with_all_cells_masked_shows_one_error_and_the_masked_photo(
     about, number, _ = app.session_state["mask"]
     app.session_state["mask"] = about, number + 1, tuple((y, x) for y in range(3) for x in range(3))
     app.run()
-    assert [error.value.startswith("All positions are masked") for error in app.error] == [True]
+    assert [error.value.startswith("All cells are masked") for error in app.error] == [True]
     assert "<th>original</th><th>photo</th>" in pictures(app)
 
 

@@ -24,7 +24,7 @@ _ROWS = 256  # of pooled values through the head at a time
 def compute_exact_map(case: Case) -> MethodResult:
     """Compute the exact class map (Zhou et al., CVPR 2016; here signed and in logits)."""
     maps = case.compute_class_maps()
-    note = "" if maps.verdict == "exact" else f"The verdict on this map is: {maps.verdict}."
+    note = "" if maps.verdict == "exact" else f"Verdict: {maps.verdict}."
     return MethodResult(maps.values[case.k], float(maps.logits[case.k] - maps.bias[case.k]), note)
 
 
@@ -66,7 +66,7 @@ def compute_grad_cam(case: Case) -> MethodResult:
     values = sum_weighted_maps(case, lambda maps, gradient: gradient.mean((1, 2), keepdim=True) * maps).relu()
     head = case.classifier.head
     if head.pooling == "average" and head.verdict == "exact":
-        return MethodResult(values, note="With average pooling it is the exact map, cut off below zero by its ReLU.")
+        return MethodResult(values, note="With average pooling, this is the exact map without its negative values.")
     return MethodResult(values)
 
 
@@ -78,7 +78,7 @@ def compute_hires_cam(case: Case) -> MethodResult:
     if head.verdict == "exact" and head.pooling in ("average", "max", "flatten"):
         maps = case.compute_class_maps()
         target = float(maps.logits[case.k] - maps.bias[case.k])
-        return MethodResult(values, target, "What follows the feature maps is affine, so it is the exact map.")
+        return MethodResult(values, target, "The head is affine, so this is the exact map.")
     return MethodResult(values)
 
 
@@ -109,8 +109,8 @@ def compute_ablation_cam(case: Case) -> MethodResult:
     head = case.classifier.head
     if not {branch.pooling for branch in head.branches} <= {"average", "max", "flatten"}:
         raise AttributionError(
-            f"Ablation-CAM takes a channel away by setting what was pooled of it to zero, and with {head.pooling} "
-            "pooling that is not the same."
+            f"Ablation-CAM removes a channel by setting its pooled values to zero. With {head.pooling} pooling, "
+            "this does not remove the channel."
         )
     captured, logits = capture_chosen_poolings(case.network, case.inputs, head.calls)
     case.count_images(1)
@@ -146,5 +146,5 @@ def compute_score_cam(case: Case) -> MethodResult:
         logits = forward(case.network, chunk * case.inputs)
         scores.append(case.classifier.probabilities(logits)[:, case.k])
     values = (torch.cat(scores)[:, None, None] * maps).sum(0).relu()
-    note = f"The {SCORED_CHANNELS} most varied of {len(feature_maps)} channels: each takes a pass of the network."
+    note = f"Only the {SCORED_CHANNELS} most varied of {len(feature_maps)} channels, because each takes a forward pass."
     return MethodResult(values, note=note if len(feature_maps) > SCORED_CHANNELS else "")

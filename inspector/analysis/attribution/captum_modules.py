@@ -171,7 +171,8 @@ def make_affine_or_relu(
     relu = make_relu(name, function, args, kwargs)
     if relu is None and name not in _LAYOUT_ONLY:
         raise AttributionError(
-            f"LRP has no rule for {name!r}, which this network calls: it has them for layers and ReLU."
+            f"LRP has no rule for {name!r}, which this network calls. It has rules for affine layers, max pooling and "
+            "ReLU."
         )
     return relu
 

@@ -54,7 +54,7 @@ def compute_attribution(
         Cancelled: `should_stop` returned true.
     """
     if name not in METHODS:
-        raise AttributionError(f"No method {name!r}; there are {', '.join(METHODS)}.")
+        raise AttributionError(f"No method {name!r}. Expected one of {', '.join(METHODS)}.")
     method, passed = METHODS[name], 0
 
     def count_images(images: int) -> None:
@@ -81,76 +81,77 @@ def compute_attribution(
 
 
 LOGITS = "logits"
-DIFFERENCE = "logit less that of the baseline"
+DIFFERENCE = "logit minus logit of the baseline"
 METHODS: Mapping[str, Method] = {
     "Exact map": Method(
-        cams.compute_exact_map, "cells", LOGITS, "logit less bias",
-        "Every position's part of the logit, read off the head.", "Zhou et al., CVPR 2016", 1,
+        cams.compute_exact_map, "cells", LOGITS, "logit minus bias",
+        "Contribution of every cell to the logit, by the weights of the head.", "Zhou et al., CVPR 2016", 1,
     ),
     "Grad-CAM": Method(
         cams.compute_grad_cam, "cells", LOGITS, None,
-        "Feature maps weighed by their mean gradient, cut off below zero.", "Selvaraju et al., ICCV 2017", 1,
+        "Feature maps weighted by their mean gradient, without negative values.", "Selvaraju et al., ICCV 2017", 1,
     ),
     "Grad-CAM++": Method(
-        cams.compute_grad_cam_plus_plus, "cells", "its own", None,
-        "Grad-CAM with weights that favour positions with positive gradients.",
+        cams.compute_grad_cam_plus_plus, "cells", "arbitrary unit", None,
+        "Grad-CAM with larger weights for cells with positive gradients.",
         "Chattopadhay et al., WACV 2018", 1,
     ),
     "HiResCAM": Method(
-        cams.compute_hires_cam, "cells", LOGITS, "logit less bias",
-        "Feature maps times their gradient, position by position.", "Draelos and Carin, 2020", 2,
+        cams.compute_hires_cam, "cells", LOGITS, "logit minus bias",
+        "Feature maps times their gradient, cell by cell.", "Draelos and Carin, 2020", 2,
     ),
     "LayerCAM": Method(
         cams.compute_layer_cam, "cells", LOGITS, None,
-        "The same with positive gradients only.", "Jiang et al., TIP 2021", 1,
+        "Feature maps times their positive gradients, cell by cell.", "Jiang et al., TIP 2021", 1,
     ),
     "Ablation-CAM": Method(
-        cams.compute_ablation_cam, "cells", "its own", None,
-        "Feature maps weighed by what the logit loses without each.", "Desai and Ramaswamy, WACV 2020", 1,
+        cams.compute_ablation_cam, "cells", "arbitrary unit", None,
+        "Feature maps weighted by the drop of the logit without each of them.", "Desai and Ramaswamy, WACV 2020", 1,
     ),
     "Score-CAM": Method(
-        cams.compute_score_cam, "cells", "its own", None,
-        "Feature maps weighed by the probability of the photo behind each as a mask.", "Wang et al., CVPR 2020",
+        cams.compute_score_cam, "cells", "arbitrary unit", None,
+        "Feature maps weighted by the probability of the class for the photo masked by each of them.",
+        "Wang et al., CVPR Workshops 2020",
         cams.SCORED_CHANNELS,
     ),
     "Saliency": Method(
         pixels.compute_saliency, "pixels", "logits per unit of input", None,
-        "How strongly the logit answers to each pixel: the size of the gradient.", "Simonyan et al., 2013", 1,
+        "Absolute gradient of the logit at each pixel.", "Simonyan et al., 2013", 1,
     ),
     "SmoothGrad": Method(
         pixels.compute_smooth_grad, "pixels", "logits per unit of input", None,
-        "The gradient, averaged over photos with noise.", "Smilkov et al., 2017", pixels.DRAWS,
+        "Mean gradient over copies of the photo with noise.", "Smilkov et al., 2017", pixels.DRAWS,
     ),
     "Input x gradient": Method(
         pixels.compute_input_x_gradient, "pixels", LOGITS, None,
-        "What each pixel brings to first order.", "Shrikumar et al., 2016", 1,
+        "First-order estimate of the contribution of each pixel.", "Shrikumar et al., 2016", 1,
     ),
     "Integrated gradients": Method(
         pixels.compute_integrated_gradients, "pixels", LOGITS, DIFFERENCE,
-        "The gradient along the way from a photo of the mean colour, times the way.",
+        "Gradient along the path from an image of the mean color, times the path.",
         "Sundararajan et al., ICML 2017", pixels.STEPS + 2,
     ),
     "Gradient SHAP": Method(
-        pixels.compute_gradient_shap, "pixels", LOGITS, "logit less the mean of those of the baselines",
-        "The same from black, white and the mean colour, at random points of the way.",
+        pixels.compute_gradient_shap, "pixels", LOGITS, "logit minus mean logit of the baselines",
+        "Integrated gradients from black, white and the mean color, at random points of the path.",
         "Lundberg and Lee, NeurIPS 2017", pixels.DRAWS + 4,
     ),
     "DeepLIFT": Method(
         pixels.compute_deep_lift, "pixels", LOGITS, DIFFERENCE,
-        "Differences from the baseline, handed back layer by layer.", "Shrikumar et al., ICML 2017", 4,
+        "Difference from an image of the mean color, propagated back layer by layer.", "Shrikumar et al., ICML 2017", 4,
     ),
     "LRP": Method(
         pixels.compute_lrp, "pixels", LOGITS, "logit",
-        "The logit, handed back layer by layer in proportion to what came in (epsilon rule).",
+        "The logit, propagated back layer by layer in proportion to the inputs (epsilon rule).",
         "Bach et al., PLoS ONE 2015", 3,
     ),
     "Guided Grad-CAM": Method(
-        pixels.compute_guided_grad_cam, "pixels", "its own", None,
-        "Gradients that pass ReLUs only where positive, times Grad-CAM.", "Selvaraju et al., ICCV 2017", 3,
+        pixels.compute_guided_grad_cam, "pixels", "arbitrary unit", None,
+        "Gradients that pass ReLU layers only where positive, times Grad-CAM.", "Selvaraju et al., ICCV 2017", 3,
     ),
     "Occlusion": Method(
         pixels.compute_occlusion, "pixels", LOGITS, None,
-        "What the logit loses where a window of the mean colour lies.", "Zeiler and Fergus, ECCV 2014",
+        "Drop of the logit where a window of the mean color covers the photo.", "Zeiler and Fergus, ECCV 2014",
         (2 * pixels.WINDOWS) ** 2,
     ),
 }  # fmt: skip

@@ -135,7 +135,7 @@ def compute_deep_lift(case: Case) -> MethodResult:
     values = _run_captum(case, lambda leaf: method.attribute(leaf, torch.zeros_like(leaf), target=case.k))
     target = _compute_difference(case, torch.zeros_like(case.inputs))
     complete = Completeness(float(values.double().sum()), target, "").holds
-    note = "" if complete else "It has no rule for what multiplies or normalises: gates, attention, LayerNorm."
+    note = "" if complete else "It has no rule for products and normalization (gates, attention, LayerNorm)."
     return MethodResult(values, target, note)
 
 
@@ -143,7 +143,7 @@ def compute_guided_grad_cam(case: Case) -> MethodResult:
     """Compute guided backpropagation times Grad-CAM (Selvaraju et al., ICCV 2017)."""
     modular = _make_modular(case, make_relu)
     if not modular.calls:
-        raise AttributionError("Guided Grad-CAM changes the gradient of ReLUs, and this network has none.")
+        raise AttributionError("Guided Grad-CAM changes the gradient of ReLU layers, and this network has none.")
     method: Any = GuidedBackprop(modular)
     guided = _run_captum(case, lambda leaf: method.attribute(leaf, target=case.k))
     coarse = compute_grad_cam(case).values[None, None]
@@ -157,8 +157,8 @@ def compute_lrp(case: Case) -> MethodResult:
     with torch.no_grad():
         target = float(case.compute_logits(case.inputs))
     note = (
-        "What is missing is what biases took. Where all that bends is ReLU and max pooling, this is input x gradient "
-        "(Ancona et al., ICLR 2018)."
+        "The difference is the contribution of the biases. If ReLU and max pooling are the only nonlinear layers, this "
+        "is input x gradient (Ancona et al., ICLR 2018)."
     )
     return MethodResult(values, target, note)
 
@@ -168,5 +168,5 @@ def _make_modular(case: Case, make_module: MakeModule) -> ModularNetwork:
     case.count_images(2)
     logits = modular(case.inputs.clone().requires_grad_())
     if not torch.allclose(logits, forward(case.network, case.inputs), rtol=1e-3, atol=1e-3):
-        raise AttributionError("This network works in place where nobody sees it: Captum's hooks change its logits.")
+        raise AttributionError("Captum's hooks change the logits of this network, so the method cannot be used.")
     return modular
