@@ -158,6 +158,6 @@ def test_a_box_outside_its_photo_is_reported_before_training(photos: Path, tmp_p
     boxes = tmp_path / "boxes.csv"
     files = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.png"))
     boxes.write_text("\n".join(["file,x1,y1,x2,y2", *(f'"{file}",0,0,50,5' for file in files), ""]))
-    with pytest.raises(LocalizationError, match=r"has 20 x 18 pixels, but a box 0, 0, 50, 5; boxes in pixels of the"):
+    with pytest.raises(LocalizationError, match=r"has 20 x 18 pixels, but a box 0, 0, 50, 5\. Use boxes inside"):
         trained(photos, tmp_path / "runs", masks=boxes)
     assert not (tmp_path / "runs").exists()
