@@ -60,7 +60,7 @@ def test_class_maps_are_those_worked_out_by_hand(maps, pooling):
     assert maps.view is None
 
 
-def test_class_maps_ask_for_no_gradient_and_are_no_views_of_the_network(maps, classifier):
+def test_class_maps_need_no_gradient_and_share_no_memory_with_the_network(maps, classifier):
     for tensor in (maps.values, maps.bias, maps.logits, maps.probabilities, maps.feature_maps):
         assert not tensor.requires_grad
     before = [tensor.clone() for tensor in classifier.network.state_dict().values()]
@@ -78,7 +78,7 @@ def test_the_top_classes_come_highest_first_with_their_probabilities(maps, pooli
     assert len(maps.top()) == len(maps.top(99)) == 3
 
 
-def test_of_equal_logits_the_first_class_is_higher():
+def test_of_equal_logits_the_first_class_comes_first():
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     nn.init.ones_(network[0].weight)
     nn.init.zeros_(network[0].bias)
@@ -86,7 +86,7 @@ def test_of_equal_logits_the_first_class_is_higher():
     assert [k for k, _, _ in maps.top(4)] == [0, 1, 2, 3]
 
 
-def test_parts_are_what_each_channel_and_position_adds(maps, pooling):
+def test_parts_are_what_each_channel_adds_in_each_cell(maps, pooling):
     if pooling == "average":
         expected = [[[-0.25, -0.5], [-0.75, -1]], [[-0.125, 0.5], [0, -0.375]]]
     else:
@@ -102,7 +102,7 @@ def test_channels_sum_to_the_logit_less_its_bias(maps, pooling):
         assert float(maps.channels(k).sum()) == LOGITS[pooling][k] - BIAS[k]
 
 
-def test_parts_of_a_flattened_head_have_a_weight_for_every_position():
+def test_parts_of_a_flattened_head_have_a_weight_per_cell():
     (maps,) = class_maps_of_batch(flattened(), IMAGE)
     pixels, weight = IMAGE.flatten().tolist(), list(range(12, 24))
     assert maps.parts("b").flatten().tolist() == [w * p for w, p in zip(weight, pixels, strict=True)]
@@ -112,7 +112,7 @@ def test_parts_of_a_flattened_head_have_a_weight_for_every_position():
     assert maps.verdict == "exact"
 
 
-def test_a_silent_channel_brings_nothing_to_any_position(hand_made_gmp):
+def test_an_inactive_channel_adds_nothing_in_any_cell(hand_made_gmp):
     classifier = Classifier.wrap(hand_made_gmp, size=2)
     (maps,) = class_maps_of_batch(classifier, torch.zeros(1, 3, 2, 2))
     assert maps.values.abs().max() == 0
@@ -147,20 +147,20 @@ def test_only_contrasts_stay_when_a_vector_is_added_to_every_row_of_the_weight(h
     torch.testing.assert_close(after.contrast(0), before.contrast(0), atol=1e-5, rtol=0)
 
 
-def test_position_scores_are_what_each_position_alone_would_bring(maps, pooling):
+def test_position_scores_are_the_logits_of_each_cell_alone(maps, pooling):
     assert maps.position_scores().tolist() == DENSE
     if pooling == "average":
         means = maps.position_scores().mean((1, 2)) + maps.bias
         assert means.tolist() == LOGITS["average"]
 
 
-def test_a_flattened_head_scores_no_position_alone():
+def test_a_flattened_head_has_no_position_scores():
     (maps,) = class_maps_of_batch(flattened(), IMAGE)
-    for ask in (maps.position_scores, lambda: maps.class_map(0, dense=True)):
+    for read in (maps.position_scores, lambda: maps.class_map(0, dense=True)):
         with pytest.raises(
             InspectorError, match=r"^Position scores need a head with one pooling, .* this head is flatten"
         ):
-            ask()
+            read()
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_flattened_head_scores_no_position_alone():
         (AVERAGE, "red against the average class"),
     ],
 )
-def test_a_map_is_read_with_its_title_and_what_it_sums_to(maps, pooling, against, title):
+def test_a_class_map_has_a_title_and_its_sum(maps, pooling, against, title):
     values, logits = np.array(VALUES[pooling]), LOGITS[pooling]
     other = {None: (0, 0, 0), AVERAGE: (values.mean(0), sum(BIAS) / 3, sum(logits) / 3)}.get(
         against, (values[2], BIAS[2], logits[2])
@@ -195,15 +195,15 @@ def test_dense_maps_are_scores_that_sum_to_no_logit(maps):
     assert against.total is None
 
 
-@pytest.mark.parametrize("ask", ["parts", "channels", "contrast", "class_map"])
-def test_an_unknown_class_is_told(maps, ask):
+@pytest.mark.parametrize("read", ["parts", "channels", "contrast", "class_map"])
+def test_an_unknown_class_is_an_error(maps, read):
     with pytest.raises(ClassError, match=r"^No class 'blau'\.$"):
-        getattr(maps, ask)("blau")
+        getattr(maps, read)("blau")
     with pytest.raises(ClassError, match=r"^No class 3; they are numbered 0 to 2\.$"):
-        getattr(maps, ask)(3)
+        getattr(maps, read)(3)
 
 
-def test_what_is_shown_is_told_in_numbers(maps, pooling):
+def test_figure_content_holds_class_indices(maps, pooling):
     order = (0, 1, 2) if pooling == "average" else (1, 0, 2)
     assert maps.figure_content(2) == FigureContent(order[:2], None, False, True, 0.85)
     assert maps.figure_content(["neither", 0], "green", smooth=False, opacity=0.5) == FigureContent(
@@ -213,10 +213,10 @@ def test_what_is_shown_is_told_in_numbers(maps, pooling):
 
 
 @pytest.mark.parametrize("part", ["weight", "bias"])
-def test_a_wrong_head_withdraws_the_word_exact_and_shows_the_residual(classifier, part):
+def test_with_a_wrong_head_the_verdict_is_not_exact_and_the_residual_shows_it(classifier, part):
     head = classifier.head
     wrong = getattr(head, part).clone()
-    # Red's mean is 2.5 and its maximum 4.
+    # The mean of red is 2.5 and its maximum 4.
     wrong[(1, 0) if part == "weight" else 1] += 0.5
     broken = dataclasses.replace(classifier, head=dataclasses.replace(head, **{part: wrong}))
     (maps,) = class_maps_of_batch(broken, IMAGE)
@@ -225,10 +225,10 @@ def test_a_wrong_head_withdraws_the_word_exact_and_shows_the_residual(classifier
     assert maps.residual == pytest.approx(miss)
 
 
-def test_of_a_batch_only_the_images_that_miss_lose_the_word(hand_made_gap):
+def test_in_a_batch_only_images_with_a_residual_are_not_exact(hand_made_gap):
     classifier = Classifier.wrap(hand_made_gap, size=2)
     weight = classifier.head.weight.clone()
-    weight[0, 1] += 1  # what the image without green and blue has none of
+    weight[0, 1] += 1  # the second channel, which is zero in the image without green and blue
     broken = dataclasses.replace(classifier, head=dataclasses.replace(classifier.head, weight=weight))
     images = torch.stack([torch.tensor([1.0, 0, 0]), torch.tensor([0, 1.0, 0])])[..., None, None].expand(2, 3, 2, 2)
     assert [maps.verdict for maps in class_maps_of_batch(broken, images)] == ["exact", "not exact"]
@@ -254,7 +254,7 @@ def test_softmax_probabilities_sum_to_one(maps):
     assert float(maps.probabilities.sum()) == pytest.approx(1)
 
 
-def test_the_class_maps_of_a_photo_are_those_of_its_view(hand_made_gap, pixels, tmp_path):
+def test_the_class_maps_of_a_photo_are_those_of_its_input_crop(hand_made_gap, pixels, tmp_path):
     classifier = Classifier.wrap(hand_made_gap, NAMES, size=(20, 30), mean=(0.0,) * 3, std=(1.0,) * 3)
     maps = class_maps(classifier, pixels)
     red = pixels[..., 0] / 255
@@ -269,20 +269,20 @@ def test_the_class_maps_of_a_photo_are_those_of_its_view(hand_made_gap, pixels, 
     assert torch.equal(again.values, maps.values)
 
 
-def test_a_network_that_sees_grey_takes_colour_photos():
+def test_a_network_for_gray_images_accepts_color_photos():
     classifier = load("fashion_gap")
-    colour = np.zeros((40, 30, 3), np.uint8)
-    colour[10:30, 5:25] = (255, 128, 0)
-    maps = class_maps(classifier, colour)
-    grey = np.asarray(np.round(colour @ [0.299, 0.587, 0.114]), np.uint8)
+    color = np.zeros((40, 30, 3), np.uint8)
+    color[10:30, 5:25] = (255, 128, 0)
+    maps = class_maps(classifier, color)
+    gray = np.asarray(np.round(color @ [0.299, 0.587, 0.114]), np.uint8)
     assert maps.values.shape == (10, 3, 3)
     assert maps.verdict == "exact"
     assert maps.view is not None
     assert maps.view.pixels.shape == (28, 28)
-    torch.testing.assert_close(maps.logits, class_maps(classifier, grey).logits, atol=0.05, rtol=0)
+    torch.testing.assert_close(maps.logits, class_maps(classifier, gray).logits, atol=0.05, rtol=0)
 
 
-def test_a_batch_gives_each_image_what_it_gets_alone(classifier):
+def test_each_image_of_a_batch_gets_the_same_maps_as_alone(classifier):
     images = torch.stack([IMAGE[0], IMAGE[0].flip(2), IMAGE[0] * 2])
     for n, maps in enumerate(class_maps_of_batch(classifier, images)):
         (alone,) = class_maps_of_batch(classifier, images[n : n + 1])
@@ -290,7 +290,7 @@ def test_a_batch_gives_each_image_what_it_gets_alone(classifier):
         assert torch.equal(maps.logits, alone.logits)
 
 
-def test_an_input_that_the_network_cannot_take_is_told(classifier):
+def test_an_unsupported_input_is_an_error(classifier):
     with pytest.raises(NetworkError, match=r"cannot run on an input of shape \(1, 1, 2, 2\)"):
         class_maps_of_batch(classifier, torch.zeros(1, 1, 2, 2))
 
@@ -316,7 +316,7 @@ def test_the_equation_says_how_a_map_adds_up(class_map, line):
         ((False, 1), ("logit less that of green",)),
     ],
 )
-def test_the_reading_says_what_is_shown(maps, pooling, arguments, words):
+def test_the_reading_names_what_a_cell_holds(maps, pooling, arguments, words):
     reading = maps.describe_reading(*arguments)
     assert all(word in reading for word in words)
     assert ("with its maximum" in reading) == (pooling == "max" and not arguments[0])

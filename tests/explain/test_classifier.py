@@ -13,7 +13,7 @@ from inspector.images.photo import read_image
 from inspector.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, make_view
 
 
-def test_wrapping_says_how_the_network_is_to_be_fed(hand_made_gap):
+def test_wrap_uses_the_usual_preprocessing_by_default(hand_made_gap):
     classifier = Classifier.wrap(hand_made_gap, size=(6, 8))
     assert classifier.preprocessing == Preprocessing((6, 8), IMAGENET_MEAN, IMAGENET_STD, (6, 8), "bilinear")
     assert classifier.class_names == ("class 0", "class 1", "class 2")
@@ -21,7 +21,7 @@ def test_wrapping_says_how_the_network_is_to_be_fed(hand_made_gap):
     assert (classifier.name, classifier.probability) == ("network", "softmax")
 
 
-def test_wrapping_keeps_what_it_was_told(hand_made_gap):
+def test_wrap_keeps_its_arguments(hand_made_gap):
     classifier = Classifier.wrap(
         hand_made_gap, ["a", "b", "c"], 8, (0, 0.5, 1), (1, 2, 3), (9, 10), "bicubic", "mine", "sigmoid"
     )
@@ -45,18 +45,18 @@ def test_mean_and_std_of_another_length_are_refused(hand_made_gap, mean, std):
         Classifier.wrap(hand_made_gap, size=8, mean=mean, std=std)
 
 
-def test_channels_that_the_network_does_not_take_are_refused(hand_made_gap):
+def test_an_unsupported_number_of_channels_is_refused(hand_made_gap):
     with pytest.raises(NetworkError, match=r"cannot run on an input of shape \(1, 1, 8, 8\): .*channels"):
         Classifier.wrap(hand_made_gap, size=8, mean=(0,), std=(1,))
 
 
-def test_a_size_that_the_network_does_not_take_is_refused():
+def test_an_unsupported_size_is_refused():
     network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(2 * 16, 3))
     with pytest.raises(NetworkError, match=r"cannot run on an input of shape \(1, 3, 5, 5\)"):
         Classifier.wrap(network, size=5)
 
 
-def test_inputs_are_normalised_channel_by_channel(hand_made_gap, pixels):
+def test_inputs_are_normalized_per_channel(hand_made_gap, pixels):
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
     classifier = Classifier.wrap(hand_made_gap, size=(20, 30), mean=mean, std=std)
     inputs = classifier.inputs(make_view(read_image(pixels), classifier.preprocessing))
@@ -72,7 +72,7 @@ def test_inputs_have_the_networks_dtype(hand_made_gap, pixels):
     assert classifier.inputs(make_view(read_image(pixels), classifier.preprocessing)).dtype == torch.float64
 
 
-def test_one_mean_makes_a_grey_input():
+def test_a_single_mean_makes_a_gray_input():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     classifier = Classifier.wrap(network, size=4, mean=(0.5,), std=(0.5,))
@@ -83,7 +83,7 @@ def test_one_mean_makes_a_grey_input():
     torch.testing.assert_close(inputs, torch.full((1, 1, 4, 4), (76 / 255 - 0.5) / 0.5))
 
 
-def test_the_hash_of_a_network_changes_with_every_value_and_with_nothing_else(hand_made_gap):
+def test_the_hash_of_a_network_depends_on_its_values_only(hand_made_gap):
     first = Classifier.wrap(hand_made_gap, size=8).sha256()
     assert re.fullmatch("[0-9a-f]{64}", first)
     again = copy.deepcopy(hand_made_gap)
@@ -138,26 +138,26 @@ def test_a_classifier_finds_its_classes(hand_made_gap):
         ("", r"^No class ''\.$"),
     ],
 )
-def test_a_class_that_is_not_there_is_told_with_the_nearest_names(given, message):
+def test_an_unknown_class_is_an_error_with_the_nearest_names(given, message):
     with pytest.raises(ClassError, match=message):
         find_class_index(NAMES, given)
 
 
-def test_of_many_classes_that_may_be_meant_some_are_named():
+def test_of_many_matching_classes_some_are_named():
     names = tuple(f"dog {letter}" for letter in "abcdefghij")
     with pytest.raises(ClassError, match=r"may mean 10 classes: dog a, .*, dog h, \.\.\.\. Give the whole name"):
         find_class_index(names, "dog")
 
 
 @pytest.mark.parametrize("given", ["crane", "Crane"])
-def test_a_name_that_two_classes_have_may_mean_either(given):
+def test_a_name_of_two_classes_is_ambiguous(given):
     # ImageNet has two: a bird and a machine.
     with pytest.raises(ClassError, match=r"may mean 2 classes"):
         find_class_index(("tench", "crane", "hen", "crane"), given)
 
 
 @pytest.mark.parametrize("number", [np.int64(2), np.argmax(np.array([0, 1, 5]))])
-def test_a_number_of_numpys_is_a_number(number):
+def test_an_integer_of_numpy_is_an_index(number):
     assert find_class_index(NAMES, number) == 2
 
 

@@ -1,4 +1,4 @@
-"""A tap hears the feature maps without watching every call, and the network never notices."""
+"""A module hook captures the same as intercepting every call, and the network is not changed."""
 
 import threading
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class Functional(nn.Module):
 
 
 class OnePoolingTwice(nn.Module):
-    """The module that pools gates the channels too: its last run is not told from its first by a hook."""
+    """The pooling module is also used in a channel gate: a hook cannot tell its two runs apart."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,26 +58,28 @@ IMAGE = torch.rand(2, 3, 8, 9, generator=torch.Generator().manual_seed(1))
     ("make", "call", "hooked"),
     [(module_pooled, 0, True), (Functional, 0, False), (OnePoolingTwice, 1, False), (uncopyable, 0, False)],
 )
-def test_a_tap_hears_what_watching_every_call_sees(make: Callable[[], nn.Module], call: int, hooked: bool) -> None:
+def test_a_hook_captures_the_same_as_intercepting_every_call(
+    make: Callable[[], nn.Module], call: int, hooked: bool
+) -> None:
     network = seeded(make)
-    heard = make_feature_capture(network, IMAGE[:1], [call])
-    assert (heard.hooked_copy is not None) == hooked
-    (maps,), logits, *_ = capture_pass(heard, IMAGE)
-    (seen,), seen_logits = capture_chosen_poolings(network, IMAGE, [call])
-    assert torch.equal(maps.feature_maps, seen.feature_maps)
-    assert torch.equal(logits, seen_logits)
+    capture = make_feature_capture(network, IMAGE[:1], [call])
+    assert (capture.hooked_copy is not None) == hooked
+    (maps,), logits, *_ = capture_pass(capture, IMAGE)
+    (expected,), expected_logits = capture_chosen_poolings(network, IMAGE, [call])
+    assert torch.equal(maps.feature_maps, expected.feature_maps)
+    assert torch.equal(logits, expected_logits)
 
 
-def test_the_copy_shares_the_parameters_so_training_on_is_heard() -> None:
+def test_the_copy_shares_the_parameters_so_further_training_counts() -> None:
     network = seeded(module_pooled)
-    heard = make_feature_capture(network, IMAGE[:1], [0])
-    (before,), *_ = capture_pass(heard, IMAGE)
+    capture = make_feature_capture(network, IMAGE[:1], [0])
+    (before,), *_ = capture_pass(capture, IMAGE)
     with torch.no_grad():
         network[0][0].weight.mul_(2)
-    (after,), *_ = capture_pass(heard, IMAGE)
+    (after,), *_ = capture_pass(capture, IMAGE)
     assert not torch.equal(before.feature_maps, after.feature_maps)
-    assert heard.hooked_copy is not None
-    assert all(a is b for a, b in zip(network.parameters(), heard.hooked_copy.parameters(), strict=True))
+    assert capture.hooked_copy is not None
+    assert all(a is b for a, b in zip(network.parameters(), capture.hooked_copy.parameters(), strict=True))
 
 
 def test_the_network_keeps_its_modes_and_gets_no_hooks() -> None:
@@ -90,16 +92,16 @@ def test_the_network_keeps_its_modes_and_gets_no_hooks() -> None:
     assert not any(module._forward_pre_hooks for module in network.modules())
 
 
-def test_nothing_that_was_heard_is_kept() -> None:
-    heard = make_feature_capture(seeded(module_pooled), IMAGE[:1], [0])
-    capture_pass(heard, IMAGE)
-    assert heard.captured.__dict__ == {}
+def test_captured_tensors_are_not_kept() -> None:
+    capture = make_feature_capture(seeded(module_pooled), IMAGE[:1], [0])
+    capture_pass(capture, IMAGE)
+    assert capture.captured.__dict__ == {}
 
 
-def test_a_hook_of_the_users_keeps_a_tensor_that_can_be_used_in_training() -> None:
+def test_tensors_that_a_user_hook_keeps_can_be_used_in_training() -> None:
     network, kept = seeded(module_pooled), []
     network[0].register_forward_hook(lambda module, inputs, output: kept.append(output))
-    heard = make_feature_capture(network, IMAGE[:1], [0])
+    capture = make_feature_capture(network, IMAGE[:1], [0])
     kept.clear()
-    capture_pass(heard, IMAGE)
+    capture_pass(capture, IMAGE)
     assert [tensor.is_inference() for tensor in kept] == [False]

@@ -26,7 +26,7 @@ def seeded(network: type[nn.Module] | object, seed: int = 0) -> nn.Module:
 
 
 def state_of(network: nn.Module) -> dict[str, object]:
-    """All that a pass could leave behind."""
+    """Return everything that a pass could change."""
     return {
         "modes": [module.training for module in network.modules()],
         "values": [tensor.clone() for tensor in network.state_dict().values()],
@@ -54,7 +54,7 @@ def assert_same_state(before: dict[str, object], after: dict[str, object]) -> No
 
 
 class Mixed(nn.Module):
-    """With all that a pass could disturb: BatchNorm and dropout, some in training mode, a frozen layer, a hook."""
+    """Everything that a pass could change: BatchNorm and dropout, some in training mode, a frozen layer, a hook."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Mixed(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         pooled = self.dropout(self.norm(self.conv(inputs)).relu()).mean((2, 3))
         if self.break_it:
-            raise ValueError("broken on purpose\nand told in two lines")
+            raise ValueError("broken on purpose\nwith a message of two lines")
         return self.linear(pooled)
 
 
@@ -93,7 +93,7 @@ class SqueezeExcite(nn.Module):
 
 
 class InPlaceAfter(nn.Module):
-    """An in-place ReLU rewrites the feature maps after they were pooled."""
+    """An in-place ReLU overwrites the feature maps after pooling."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,14 +108,14 @@ class InPlaceAfter(nn.Module):
 
 
 class InPlaceBefore(InPlaceAfter):
-    """DenseNet's: ReLU in place, in no module, just before pooling."""
+    """A functional in-place ReLU directly before pooling, as in DenseNet."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         maps = nn.functional.relu(self.conv(inputs), inplace=True)
         return self.linear(nn.functional.adaptive_avg_pool2d(maps, (1, 1)).flatten(1))
 
 
-def test_every_global_pooling_is_seen_in_order():
+def test_every_global_pooling_is_found_in_order():
     network, inputs = seeded(SqueezeExcite), noise(2, 3, 5, 6)
     found, logits = capture_poolings(network, inputs)
     assert [reduction.index for reduction in found] == [0, 1]
@@ -125,7 +125,7 @@ def test_every_global_pooling_is_seen_in_order():
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_one_reduction_is_captured_by_its_number(index):
+def test_a_pooling_call_is_captured_by_its_index(index):
     network, inputs = seeded(SqueezeExcite), noise(2, 3, 5, 6)
     (reduction,), _ = capture_chosen_poolings(network, inputs, [index])
     expected = network.features(inputs) if index else network.conv(inputs)
@@ -134,14 +134,14 @@ def test_one_reduction_is_captured_by_its_number(index):
     torch.testing.assert_close(reduction.pooled, expected.detach().mean((2, 3)))
 
 
-def test_feature_maps_are_a_copy_that_a_later_in_place_operation_spares():
+def test_captured_feature_maps_are_a_copy():
     network, inputs = seeded(InPlaceAfter), noise(1, 3, 4, 4)
     (reduction,), _ = capture_chosen_poolings(network, inputs, [0])
     torch.testing.assert_close(reduction.feature_maps, network.conv(inputs).detach())
     assert (reduction.feature_maps < 0).any()
 
 
-def test_an_in_place_relu_before_pooling_is_in_the_feature_maps():
+def test_an_in_place_relu_before_pooling_shows_in_the_feature_maps():
     network, inputs = seeded(InPlaceBefore), noise(1, 3, 4, 4)
     (reduction,), _ = capture_chosen_poolings(network, inputs, [0])
     torch.testing.assert_close(reduction.feature_maps, network.conv(inputs).clamp(min=0).detach())
@@ -158,7 +158,7 @@ def test_an_in_place_relu_before_pooling_is_in_the_feature_maps():
         lambda x: nn.functional.avg_pool2d(x, (4, 5)).view(len(x), -1),
     ],
 )
-def test_a_pooling_is_seen_whatever_way_it_is_called(pool):
+def test_a_pooling_is_found_however_it_is_called(pool):
     class Network(nn.Module):
         def forward(self, inputs: Tensor) -> Tensor:
             return pool(inputs * 2)
@@ -170,7 +170,7 @@ def test_a_pooling_is_seen_whatever_way_it_is_called(pool):
     torch.testing.assert_close(logits, 2 * inputs.mean((2, 3)))
 
 
-def test_channels_last_maps_come_back_channels_first():
+def test_channels_last_maps_are_captured_channels_first():
     class Network(nn.Module):
         def forward(self, inputs: Tensor) -> Tensor:
             return inputs.permute(0, 2, 3, 1).mean((1, 2))
@@ -180,7 +180,7 @@ def test_channels_last_maps_come_back_channels_first():
     torch.testing.assert_close(reduction.feature_maps, inputs)
 
 
-def test_substituted_pooled_values_reach_the_logits_with_their_gradient():
+def test_logits_of_other_pooled_values_have_a_gradient():
     network, inputs = seeded(SqueezeExcite), noise(1, 3, 5, 6)
     pooled = noise(1, 4, seed=1).requires_grad_()
     logits = forward_with_pooled(network, inputs, {1: pooled})
@@ -203,7 +203,7 @@ def test_a_plain_pass_gives_the_logits_of_evaluation_mode():
     ids=["run", "reductions", "capture"],
 )
 @pytest.mark.parametrize("breaks", [False, True])
-def test_the_network_comes_back_as_it_was(work, breaks):
+def test_the_network_is_unchanged_after_a_pass(work, breaks):
     torch.manual_seed(0)
     network = Mixed()
     network.break_it = breaks
@@ -216,7 +216,7 @@ def test_the_network_comes_back_as_it_was(work, breaks):
     assert_same_state(before, state_of(network))
 
 
-def test_an_error_that_we_do_not_know_passes_and_the_modes_come_back():
+def test_an_unknown_error_propagates_and_the_modes_are_restored():
     class Interrupted(nn.Module):
         def forward(self, inputs: Tensor) -> Tensor:
             raise KeyboardInterrupt
@@ -292,7 +292,7 @@ def test_train_and_eval_of_the_network_are_not_called():
     assert network.training
 
 
-def test_one_thread_sees_nothing_of_another():
+def test_threads_capture_only_their_own_pass():
     inputs = {k: noise(1, 3, 6, 7, seed=k) for k in range(2)}
     barrier = threading.Barrier(2, timeout=30)
 
@@ -372,11 +372,11 @@ def test_an_input_too_small_to_pool_is_named():
         capture_chosen_poolings(network, noise(1, 3, 1, 1), [0])
 
 
-# --- from the network in hand to its class maps, whatever way the feature maps are heard
+# --- from the network in hand to its class maps, however the feature maps are captured
 
 
 def assert_exact(network: nn.Module, inputs: Tensor, expected: Tensor) -> None:
-    """Class maps that are exact, of the logits and feature maps expected."""
+    """Assert that the class maps are exact, with the expected logits and feature maps."""
     classifier = Classifier.wrap(network, size=tuple(inputs.shape[-2:]))
     for _ in range(2):
         for n, maps in enumerate(class_maps_of_batch(classifier, inputs)):
@@ -408,18 +408,18 @@ class Body(nn.Module):
 
 
 @pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool2d(1), nn.AdaptiveMaxPool2d(1), GlobalAveragePooling()])
-def test_class_maps_are_spared_by_an_in_place_operation_after_a_pooling_module(pool):
+def test_an_in_place_operation_after_a_pooling_module_does_not_change_class_maps(pool):
     network, inputs = seeded(lambda: Body(pool, spoil=True)), noise(2, 3, 4, 5)
     assert_exact(network, inputs, network.conv(inputs))
 
 
 @pytest.mark.parametrize("spoil", [False, True])
-def test_class_maps_know_of_an_in_place_operation_inside_the_pooling_module(spoil):
+def test_an_in_place_operation_inside_the_pooling_module_shows_in_class_maps(spoil):
     network, inputs = seeded(lambda: Body(ReLUInside(), spoil)), noise(2, 3, 4, 5)
     assert_exact(network, inputs, network.conv(inputs).relu())
 
 
-def test_a_pooling_module_that_is_used_twice_is_heard_the_second_time():
+def test_of_a_pooling_module_that_runs_twice_the_second_run_is_captured():
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -455,7 +455,7 @@ class Closure(nn.Module):
 
 
 @pytest.mark.parametrize("build", [Closure, Mixed])
-def test_class_maps_of_a_network_in_training_mode_are_those_of_evaluation_and_change_nothing(build):
+def test_class_maps_of_a_network_in_training_mode_are_those_of_evaluation_mode(build):
     torch.manual_seed(0)
     network, inputs = build().train(), noise(3, 3, 4, 4)
     before = state_of(network)
@@ -468,7 +468,7 @@ def test_class_maps_of_a_network_in_training_mode_are_those_of_evaluation_and_ch
         torch.testing.assert_close(maps.logits, logits.detach())
 
 
-def test_class_maps_follow_the_networks_own_weights():
+def test_class_maps_follow_changes_of_the_weights():
     network, inputs = seeded(lambda: Body(nn.AdaptiveAvgPool2d(1))), noise(2, 3, 4, 5)
     classifier = Classifier.wrap(network, size=(4, 5))
     with torch.no_grad():
@@ -478,7 +478,7 @@ def test_class_maps_follow_the_networks_own_weights():
         torch.testing.assert_close(maps.logits, logits.detach())
 
 
-def test_a_pass_that_does_not_reach_the_pooling_is_told():
+def test_a_pass_that_does_not_reach_the_pooling_is_an_error():
     class Turns(Body):
         def forward(self, inputs: Tensor) -> Tensor:
             return inputs[:, :2, 0, 0] if inputs.max() > 1000 else super().forward(inputs)

@@ -13,24 +13,24 @@ def noise(*shape: int, seed: int = 1) -> Tensor:
 
 
 class Network(nn.Module):
-    """A 3x3 convolution to four maps, a ReLU, then the tail."""
+    """A 3x3 convolution to four maps, a ReLU, then any head."""
 
-    def __init__(self, tail: nn.Module) -> None:
+    def __init__(self, head: nn.Module) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 3, padding=1)
-        self.head_function = tail
+        self.head_function = head
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.head_function(self.conv(inputs).relu())
 
 
-def network_with(*tail: nn.Module) -> nn.Module:
+def network_with(*head: nn.Module) -> nn.Module:
     torch.manual_seed(0)
-    for layer in tail:
+    for layer in head:
         for module in layer.modules():
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
-    return Network(nn.Sequential(*tail)).eval()
+    return Network(nn.Sequential(*head)).eval()
 
 
 def linear_of(network: nn.Module) -> nn.Linear:
@@ -81,7 +81,7 @@ def test_batch_norm_and_two_linear_layers_fold_into_one_weight():
     torch.testing.assert_close(head.bias, expected.detach())
 
 
-def test_class_maps_that_are_pooled_have_the_identity_as_their_weight_and_no_bias():
+def test_pooled_class_maps_have_the_identity_as_weight_and_no_bias():
     network = network_with(nn.Conv2d(4, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     head = find_head(network, noise(1, 3, 5, 6))
     assert head.per_class
@@ -103,7 +103,7 @@ class SqueezeExcite(nn.Module):
 
 
 class SideBranch(nn.Module):
-    """Pools once more, for something that does not reach the logits."""
+    """Pools a second time, for an output other than the logits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class SideBranch(nn.Module):
 
 
 @pytest.mark.parametrize(("network", "call"), [(SqueezeExcite, 1), (SideBranch, 0)])
-def test_a_pooling_that_is_not_the_last_on_the_way_to_the_logits_fools_nobody(network, call):
+def test_other_poolings_than_the_last_before_the_logits_are_not_the_head(network, call):
     torch.manual_seed(0)
     network = network().eval()
     head = find_head(network, noise(1, 3, 5, 6))
@@ -146,8 +146,8 @@ def test_maps_of_one_row_or_column_are_pooled_like_others(size):
 
 
 @pytest.mark.parametrize("silent", [0.0, -100.0])
-def test_max_pooling_is_not_taken_for_average_where_the_example_leaves_the_maps_silent(silent):
-    # Of maps that are constant for the example, all poolings give the same number.
+def test_max_pooling_is_not_mistaken_for_average_if_the_maps_of_the_example_are_constant(silent):
+    # All poolings of a constant map return the same number.
     network = network_with(nn.Conv2d(4, 2, 1), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten())
     with torch.no_grad():
         network.conv.weight.zero_()
@@ -164,7 +164,7 @@ def test_max_pooling_is_not_taken_for_average_where_the_example_leaves_the_maps_
 
 
 class PastThePooling(nn.Module):
-    """One pixel of the image reaches the logits, past the feature maps."""
+    """One pixel of the image is added to the logits directly."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,13 +192,13 @@ POOL = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
 @pytest.mark.parametrize("read", [lambda n: find_head(n, noise(1, 3, 5, 6)), lambda n: Classifier.wrap(n, size=(5, 6))])
-def test_what_reaches_the_logits_past_the_pooling_is_refused(read):
+def test_a_path_to_the_logits_besides_the_pooling_is_refused(read):
     torch.manual_seed(0)
     with pytest.raises(HeadError, match="The logits depend on more than the pooled feature maps"):
         read(PastThePooling().eval())
 
 
-def test_a_pooling_that_changes_with_the_image_is_exact_for_each():
+def test_a_pooling_that_depends_on_the_image_is_exact_for_each_image():
     torch.manual_seed(0)
     network = ChangesWithTheImage().eval()
     classifier = Classifier.wrap(network, size=(5, 6))
@@ -212,7 +212,7 @@ def test_a_pooling_that_changes_with_the_image_is_exact_for_each():
         torch.testing.assert_close(maps.values.sum((1, 2)) + maps.bias, maps.logits)
 
 
-def test_reading_the_head_leaves_the_network_as_it_was():
+def test_finding_the_head_does_not_change_the_network():
     norm = nn.BatchNorm1d(4)
     network = network_with(*POOL, norm, nn.Dropout(0.5), nn.Linear(4, 3))
     network.train()
@@ -239,7 +239,7 @@ def test_a_frozen_network_has_a_head_too():
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
-def test_a_miss_is_counted_in_units_of_the_tolerance():
+def test_relative_error_is_in_units_of_the_tolerance():
     predicted, logits = torch.tensor([1.0, 2.0], dtype=torch.float64), torch.tensor([1.0, 2.1], dtype=torch.float64)
     total = torch.tensor([5.0, 3.0], dtype=torch.float64)
     expected = [0.0, 0.1 / (1e-5 * 4)]
@@ -248,7 +248,7 @@ def test_a_miss_is_counted_in_units_of_the_tolerance():
 
 
 def torchvision_network(name: str, size: int, **arguments: object) -> nn.Module:
-    """With random weights, and running statistics of its own: without them the signal dies out on the way."""
+    """Build with random weights, and with running statistics that keep the signal from vanishing."""
     torch.manual_seed(0)
     network = torchvision.models.get_model(name, weights=None, num_classes=20, **arguments).train()
     for module in network.modules():
@@ -296,7 +296,7 @@ def test_torchvisions_networks_are_exact(name):
         ("mobilenet_v3_small", "not unique"),
     ],
 )
-def test_torchvisions_networks_whose_tails_bend_are_told_from_exact_ones(name, verdict):
+def test_torchvisions_networks_with_nonlinear_heads_get_another_verdict(name, verdict):
     network = torchvision_network(name, 64)
     classifier = Classifier.wrap(network, size=64)
     (maps,) = class_maps_of_batch(classifier, noise(1, 3, 64, 64))
@@ -304,7 +304,7 @@ def test_torchvisions_networks_whose_tails_bend_are_told_from_exact_ones(name, v
     torch.testing.assert_close(maps.values.sum((1, 2)) + maps.bias, maps.logits, rtol=1e-4, atol=1e-5)
 
 
-def test_torchvisions_vision_transformer_reads_a_class_token():
+def test_torchvisions_vision_transformer_has_no_spatial_map():
     with pytest.raises(HeadError, match=r"^No spatial map reaches the logits: .* one of 50 tokens \(a class token\)"):
         Classifier.wrap(torchvision_network("vit_b_32", 224), size=224)
 

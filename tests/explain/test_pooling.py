@@ -38,7 +38,7 @@ def test_global_pooling_is_the_mean_or_maximum_of_every_channel(shape):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("reduction", "of"), [("average", lambda v: math.fsum(v) / len(v)), ("max", max)])
-def test_depth_pooling_keeps_the_positions_and_pools_the_channels(shape, reduction, of):
+def test_depth_pooling_keeps_the_cells_and_pools_the_channels(shape, reduction, of):
     maps = random_maps(shape)
     images, channels, height, width = shape
     expected = torch.empty(images, 1, height, width, dtype=torch.float64)
@@ -51,13 +51,13 @@ def test_depth_pooling_keeps_the_positions_and_pools_the_channels(shape, reducti
         torch.testing.assert_close(pool(maps), expected)
 
 
-def test_depth_pooling_averages_unless_told_otherwise():
+def test_depth_pooling_averages_by_default():
     maps = torch.tensor([1.0, 3.0]).view(1, 2, 1, 1)
     assert GlobalDepthPooling()(maps).item() == global_depth(maps).item() == 2.0
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_average_pooling_is_split_evenly_over_positions(shape):
+def test_average_pooling_gives_each_cell_an_equal_share(shape):
     maps = random_maps(shape)
     weight = random_maps((3, shape[1]), seed=1)
     images, channels, height, width = shape
@@ -72,7 +72,7 @@ def test_average_pooling_is_split_evenly_over_positions(shape):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("weighted", [True, False])
-def test_max_pooling_gives_all_that_a_channel_brings_to_its_first_maximum(shape, weighted):
+def test_max_pooling_gives_the_whole_contribution_of_a_channel_to_its_first_maximum(shape, weighted):
     maps = random_maps(shape).round()  # whole numbers: ties are common
     images, channels, height, width = shape
     weight = random_maps((3, channels), seed=1) if weighted else torch.eye(channels, dtype=torch.float64)
@@ -87,7 +87,7 @@ def test_max_pooling_gives_all_that_a_channel_brings_to_its_first_maximum(shape,
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_flattened_head_splits_by_each_positions_own_weight(shape):
+def test_a_flattened_head_has_a_weight_per_cell(shape):
     maps = random_maps(shape)
     images, channels, height, width = shape
     weight = random_maps((2, channels * height * width), seed=1)
@@ -103,7 +103,7 @@ def test_a_flattened_head_splits_by_each_positions_own_weight(shape):
 
 
 @pytest.mark.parametrize("pooling", ["average", "max", "flatten"])
-def test_a_split_does_not_write_into_the_feature_maps(pooling):
+def test_contributions_share_no_memory_with_the_feature_maps(pooling):
     maps = random_maps((2, 2, 3, 4))
     before = maps.clone()
     weight = random_maps((5, 24 if pooling == "flatten" else 2), seed=1)
@@ -111,13 +111,13 @@ def test_a_split_does_not_write_into_the_feature_maps(pooling):
     assert torch.equal(maps, before)
 
 
-def test_of_equal_maxima_the_first_position_decides():
+def test_of_equal_maxima_the_first_cell_decides():
     maps = torch.tensor([[0.0, 2, 1], [2, 2, 0]]).view(1, 1, 2, 3)
     assert argmax_positions(maps).tolist() == [[1]]
     assert position_contributions("max", maps, None).tolist() == [[[[0, 2, 0], [0, 0, 0]]]]
 
 
-def test_a_channel_whose_maximum_is_zero_has_no_deciding_position():
+def test_a_channel_whose_maximum_is_zero_has_no_deciding_cell():
     maps = torch.tensor([[[0.0, 0], [0, 0]], [[-1, 0], [-2, -3]], [[-4, -3], [-2, -1]]])[None]
     assert argmax_positions(maps).tolist() == [[-1, -1, 3]]
     assert position_contributions("max", maps, None).tolist() == [
@@ -125,7 +125,7 @@ def test_a_channel_whose_maximum_is_zero_has_no_deciding_position():
     ]
 
 
-def test_position_scores_are_what_each_position_alone_would_give():
+def test_position_scores_are_the_logits_of_each_cell_alone():
     maps = torch.tensor([[[1.0, 2], [3, 4]], [[0, -1], [1, 2]]])[None]
     weight = torch.tensor([[1.0, 10], [2, 0]])
     assert position_scores(maps, weight).tolist() == [[[[1, -8], [13, 24]], [[2, 4], [6, 8]]]]
@@ -144,7 +144,7 @@ def test_position_scores_are_what_each_position_alone_would_give():
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_pooling_is_recognised_by_its_numbers(pooling, pool, dtype):
+def test_a_pooling_is_identified_from_numbers(pooling, pool, dtype):
     maps = random_maps((2, 3, 4, 5)).to(dtype)
     assert identify_pooling(maps, pool(maps)) == ([pooling] if pooling else [])
 

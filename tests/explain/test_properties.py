@@ -1,4 +1,4 @@
-"""The rule that earns the word "exact", over random networks of every kind of head."""
+"""Class maps of random networks are exact, for every kind of affine head."""
 
 from collections.abc import Callable
 
@@ -63,8 +63,8 @@ def body(channels: int, inplace: bool, stride: int) -> list[nn.Module]:
     return [nn.Conv2d(3, channels, 3, stride=stride, padding=1), nn.ReLU(inplace)]
 
 
-def lively(network: nn.Module) -> nn.Module:
-    """With running statistics that are not 0 and 1."""
+def randomize_statistics(network: nn.Module) -> nn.Module:
+    """Set running statistics other than 0 and 1."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm1d):
             module.running_mean.normal_()
@@ -74,20 +74,20 @@ def lively(network: nn.Module) -> nn.Module:
     return network
 
 
-def check(trunk: nn.Module, tail: nn.Module, setup: dict) -> None:
-    """Everything that a class map promises; `trunk` ends with the feature maps that `tail` pools."""
-    network = nn.Sequential(trunk, tail).to(setup["dtype"]).eval()
+def assert_exact(trunk: nn.Module, head: nn.Module, setup: dict) -> None:
+    """Assert everything that a class map promises; `trunk` returns the feature maps that `head` pools."""
+    network = nn.Sequential(trunk, head).to(setup["dtype"]).eval()
     inputs = torch.randn(setup["images"], 3, *setup["size"], dtype=setup["dtype"])
     classifier = Classifier.wrap(network, size=setup["size"], mean=(0.0,) * 3, std=(1.0,) * 3)
     found = class_maps_of_batch(classifier, inputs)
     assert len(found) == setup["images"]
 
     feature_maps = trunk(inputs.clone()).detach().requires_grad_()
-    for module in tail.modules():
+    for module in head.modules():
         if isinstance(module, Call) and module.name.startswith("max"):
-            # Of equal maxima the module's gradient goes to the first position; amax would hand each its share.
+            # The module passes the gradient to the first of equal maxima, amax a share to each.
             module.function = lambda x: nn.functional.adaptive_max_pool2d(x, 1).flatten(1)
-    logits = tail(feature_maps)
+    logits = head(feature_maps)
     for n, maps in enumerate(found):
         assert maps.verdict == "exact"
         assert maps.values.dtype == setup["dtype"]
@@ -111,18 +111,18 @@ def test_parts_and_bias_sum_to_the_logit_of_pooling_and_linear(pooling, setup, n
     torch.manual_seed(setup["seed"])
     trunk = nn.Sequential(*body(setup["channels"], setup["inplace"], setup["stride"]))
     between = [nn.BatchNorm1d(setup["channels"])] * norm + [nn.Dropout(0.5, setup["inplace"])] * dropout
-    tail = nn.Sequential(LINEAR_HEADS[pooling](), *between, nn.Linear(setup["channels"], setup["classes"]))
-    check(trunk, lively(tail), setup)
+    head = nn.Sequential(LINEAR_HEADS[pooling](), *between, nn.Linear(setup["channels"], setup["classes"]))
+    assert_exact(trunk, randomize_statistics(head), setup)
 
 
 @pytest.mark.parametrize("pooling", CLASS_MAP_HEADS)
 @given(setup=setups(), relu=st.booleans())
 @many
-def test_parts_sum_to_the_logit_where_the_feature_maps_are_the_class_maps(pooling, setup, relu):
+def test_parts_sum_to_the_logit_if_the_feature_maps_are_the_class_maps(pooling, setup, relu):
     torch.manual_seed(setup["seed"])
     layers = body(setup["channels"], setup["inplace"], setup["stride"])
     layers += [nn.Conv2d(setup["channels"], setup["classes"], 1)] + [nn.ReLU(setup["inplace"])] * relu
-    check(nn.Sequential(*layers), CLASS_MAP_HEADS[pooling](), setup)
+    assert_exact(nn.Sequential(*layers), CLASS_MAP_HEADS[pooling](), setup)
 
 
 @given(setup=setups(), norm=st.booleans(), dropout=st.booleans())
@@ -133,7 +133,9 @@ def test_parts_and_bias_sum_to_the_logit_of_flatten_and_linear(setup, norm, drop
     height, width = (-(-length // setup["stride"]) for length in setup["size"])
     values = setup["channels"] * height * width
     between = [nn.BatchNorm1d(values)] * norm + [nn.Dropout(0.5)] * dropout
-    check(trunk, lively(nn.Sequential(nn.Flatten(), *between, nn.Linear(values, setup["classes"]))), setup)
+    assert_exact(
+        trunk, randomize_statistics(nn.Sequential(nn.Flatten(), *between, nn.Linear(values, setup["classes"]))), setup
+    )
 
 
 @given(setup=setups(), maximum=st.booleans())
@@ -142,5 +144,5 @@ def test_parts_and_bias_sum_to_the_logit_of_a_1x1_convolution_after_pooling(setu
     torch.manual_seed(setup["seed"])
     trunk = nn.Sequential(*body(setup["channels"], setup["inplace"], setup["stride"]))
     pool = nn.AdaptiveMaxPool2d(1) if maximum else nn.AdaptiveAvgPool2d(1)
-    tail = nn.Sequential(pool, nn.Conv2d(setup["channels"], setup["classes"], 1), nn.Flatten())
-    check(trunk, tail, setup)
+    head = nn.Sequential(pool, nn.Conv2d(setup["channels"], setup["classes"], 1), nn.Flatten())
+    assert_exact(trunk, head, setup)

@@ -1,4 +1,4 @@
-"""Weights that were trained elsewhere, from the folder beside the project to class maps that add up."""
+"""Published weights, from a file to exact class maps."""
 
 import csv
 from pathlib import Path
@@ -10,7 +10,7 @@ from inspector.networks.register import add_model
 
 
 @pytest.mark.shared
-def test_squeezenets_own_weights_are_added_know_what_is_on_a_photo_and_add_up(
+def test_squeezenets_published_weights_predict_the_photo_with_exact_class_maps(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("INSPECTOR_MODELS", str(tmp_path / "models"))
@@ -31,6 +31,6 @@ def test_squeezenets_own_weights_are_added_know_what_is_on_a_photo_and_add_up(
     sums = maps.values.double().sum((1, 2)) + maps.bias
     total = maps.values.double().abs().sum((1, 2)) + maps.bias.abs()
     assert ((sums - maps.logits).abs() <= 1e-6 * (total + 1)).all()
-    # The map of the class itself is a ReLU's, and its bias is inside.
+    # The class map is the output of a ReLU, which includes the bias.
     assert (maps.values >= 0).all()
     assert (maps.bias == 0).all()

@@ -15,7 +15,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 class Pooled(nn.Module):
-    """A body, its global average, and that alone."""
+    """Any layers, then global average pooling."""
 
     def __init__(self, body: object) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ def conv(kernel: object = 3, **how: object) -> nn.Conv2d:
 
 WEIGHT = noise(4, 3, 3, 3)
 
-# (body, centre, stride, size), worked out by hand; the same along both axes.
+# (body, center, stride, size), worked out by hand; the same along both axes.
 # "same" pads an odd number of pixels by one more on the far side.
 BY_HAND = {
     "identity": (nn.ReLU(), 0.5, 1, 1),
@@ -82,7 +82,7 @@ BY_HAND = {
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize("case", BY_HAND)
-def test_centre_stride_and_size_are_those_worked_out_by_hand(case):
+def test_center_stride_and_size_are_those_worked_out_by_hand(case):
     body, *expected = BY_HAND[case]
     axis = Axis(*expected)
     assert field_of(body) == ReceptiveField(axis, axis)
@@ -90,10 +90,10 @@ def test_centre_stride_and_size_are_those_worked_out_by_hand(case):
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize("case", BY_HAND)
-def test_centre_and_size_are_where_the_gradient_says(case):
-    """The pixels that reach position (2, 2): their first and last row and column are the receptive field's edges."""
-    body, centre, stride, size = BY_HAND[case]
-    # A maximum hands its gradient to one pixel: many positions' worth of random images find them all.
+def test_center_and_size_agree_with_the_gradient(case):
+    """The first and last pixels with a gradient from cell (2, 2) are the edges of its receptive field."""
+    body, center, stride, size = BY_HAND[case]
+    # A maximum passes its gradient to one pixel, so many random images are needed to find them all.
     touched = torch.zeros(24, 24, dtype=torch.bool)
     for seed in range(100 if "max" in case or "ResNet" in case else 1):
         image = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(seed)).requires_grad_()
@@ -102,24 +102,24 @@ def test_centre_and_size_are_where_the_gradient_says(case):
         touched |= gradient[0].abs().sum(0) > 0
     for reached in (touched.any(0), touched.any(1)):
         first, last = int(reached.nonzero().min()), int(reached.nonzero().max())
-        left, right = centre + 2 * stride - size / 2, centre + 2 * stride + size / 2
+        left, right = center + 2 * stride - size / 2, center + 2 * stride + size / 2
         assert (first, last + 1) == (max(0, left), right)
 
 
-def test_the_axes_are_told_apart():
+def test_each_axis_has_a_field_of_its_own():
     body = nn.Sequential(conv((3, 5), stride=(1, 2), padding=(1, 0)), nn.MaxPool2d((2, 1)))
     # y: 0.5 stride 1 size 3, then + 0.5 -> 1.0, 2, 4.  x: 0.5 + 2 -> 2.5, 2, 5.
     assert field_of(body, 20, 31) == ReceptiveField(Axis(1.0, 2, 4), Axis(2.5, 2, 5))
 
 
-def test_padding_given_for_one_axis_leaves_the_other():
+def test_padding_of_one_axis_does_not_change_the_other():
     field = field_of(lambda x: F.conv2d(F.pad(x, (2, 0)), WEIGHT))
     assert field == ReceptiveField(Axis(1.5, 1, 3), Axis(-0.5, 1, 3))
 
 
 @pytest.mark.parametrize("meet", [torch.add, lambda a, b: torch.cat([a, b], 1), lambda a, b: a.mul_(b)])
 @pytest.mark.parametrize("turned", [False, True])
-def test_where_branches_meet_a_position_sees_the_larger_of_both(meet, turned):
+def test_a_merge_has_the_larger_field_of_its_branches(meet, turned):
     wide, narrow = conv(5, stride=2, padding=2), conv(1, stride=2)
 
     def body(inputs: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ def test_where_branches_meet_a_position_sees_the_larger_of_both(meet, turned):
     assert field_of(body) == ReceptiveField(axis, axis)
 
 
-def test_after_squeeze_and_excitation_a_position_sees_everything_from_where_it_was():
+def test_after_squeeze_and_excitation_a_cell_sees_everything_and_keeps_its_center():
     first, gate = conv(3, padding=1), conv(1, channels=4)
 
     def body(inputs: Tensor) -> Tensor:
@@ -145,14 +145,14 @@ def test_after_squeeze_and_excitation_a_position_sees_everything_from_where_it_w
     "body",
     [lambda x: F.interpolate(x, size=(6, 8)), nn.AdaptiveAvgPool2d((6, 8)), lambda x: x[:, :, ::4, ::4]],
 )
-def test_what_no_rule_knows_divides_the_input_evenly(body):
-    # 24 rows over 6 and 32 columns over 8: the first centre at 2, the next 4 on.
+def test_unknown_operations_give_cells_that_divide_the_input_evenly(body):
+    # 24 rows over 6 and 32 columns over 8: the first center at 2, the next 4 on.
     axis = Axis(2.0, 4.0, math.inf)
     assert field_of(body, 24, 32) == ReceptiveField(axis, axis)
 
 
 @pytest.mark.parametrize(
-    ("tail", "size"),
+    ("pool", "size"),
     [
         (lambda x: x.permute(0, 2, 3, 1).mean((1, 2)), 4),
         (lambda x: F.gelu(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).mean((2, 3)), 4),
@@ -162,10 +162,10 @@ def test_what_no_rule_knows_divides_the_input_evenly(body):
     ],
     ids=["channels last", "channels last and back", "tokens", "tokens that mix", "rolled"],
 )
-def test_maps_that_are_laid_out_anew_are_followed_while_no_position_meets_another(tail, size):
+def test_fields_are_followed_through_other_layouts_while_cells_do_not_mix(pool, size):
     class LaidOut(nn.Module):
         def forward(self, inputs: Tensor) -> Tensor:
-            return tail(F.avg_pool2d(inputs, 4))
+            return pool(F.avg_pool2d(inputs, 4))
 
     network, example = LaidOut(), noise(1, 3, 24, 32)
     axis = Axis(2.0, 4.0, size)
@@ -211,7 +211,7 @@ def test_gradients_of_positive_weights_fill_exactly_the_receptive_field(seed):
     (gradient,) = torch.autograd.grad(maps[0, 0, row, column], image)
     rows, columns = gradient[0, 0].nonzero().T
     for reached, axis, position in ((rows, field.y, row), (columns, field.x, column)):
-        centre = axis.centre + position * axis.stride
-        assert int(reached.min()) == centre - axis.size / 2
-        assert int(reached.max()) + 1 == centre + axis.size / 2
+        center = axis.centre + position * axis.stride
+        assert int(reached.min()) == center - axis.size / 2
+        assert int(reached.max()) + 1 == center + axis.size / 2
     assert len(rows) == field.y.size * field.x.size

@@ -1,4 +1,4 @@
-"""Ten threads on one network: each gets what it would have got alone."""
+"""Ten threads on one network: each gets the same result as alone."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,7 +12,7 @@ THREADS, CALLS, IMAGES = 10, 500, 25
 
 
 def in_training() -> Classifier:
-    """BatchNorm and dropout, left in training mode: evaluation mode is put on and off all the time."""
+    """BatchNorm and dropout in training mode, so that evaluation mode is entered and left all the time."""
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(1, 6, 3, padding=1),
@@ -30,17 +30,17 @@ def in_training() -> Classifier:
 
 
 @pytest.mark.parametrize("build", [lambda: load("fashion_gap"), lambda: load("fashion_gmp"), in_training])
-def test_each_of_ten_threads_gets_what_it_would_get_alone(build):
+def test_each_of_ten_threads_gets_the_same_as_alone(build):
     classifier = build()
     modes = [module.training for module in classifier.network.modules()]
     values = {name: tensor.clone() for name, tensor in classifier.network.state_dict().items()}
     generator = torch.Generator().manual_seed(0)
-    # Sizes differ too: what leaks from one call to the next would not even fit.
+    # Sizes differ too: a tensor of another call would not fit.
     inputs = [torch.rand(1 + n % 3, 1, 28 + 2 * (n % 5), 28, generator=generator) for n in range(IMAGES)]
     alone = [class_maps_of_batch(classifier, image) for image in inputs]
 
     def work(call: int) -> list:
-        # Sums of one thread: their order, and so their last digit, is the same in every call.
+        # torch sums on one thread, so that the order of the summands, and thus the last digit, is always the same.
         torch.set_num_threads(1)
         return class_maps_of_batch(classifier, inputs[call % IMAGES])
 

@@ -1,4 +1,4 @@
-"""A network that is looked at comes back as it was: of many families, and also when its forward pass fails."""
+"""Networks of many families are unchanged after their analysis, also when the forward pass fails."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ class Closure(nn.Module):
 
 
 class NoCopy(Closure):
-    """Cannot be copied: it holds what cannot be."""
+    """Cannot be copied, because it holds an object that cannot be."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class NoCopy(Closure):
 
 
 class Counting(Closure):
-    """Counts its passes in a buffer, as some do, and lends its weights to two layers."""
+    """Counts its passes in a buffer and shares a weight between two layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Counting(Closure):
 
 
 class ClassToken(nn.Module):
-    """Without class maps."""
+    """A network without class maps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,11 +91,11 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, str]] = {
 def case(request: pytest.FixtureRequest) -> tuple[nn.Module, int, str]:
     make, size, verdict = NETWORKS[request.param]
     torch.manual_seed(0)
-    return disturbed(make()), size, verdict
+    return add_state(make()), size, verdict
 
 
 class Stop:
-    """A user's hook that does nothing, until it is told to fail."""
+    """A hook of the user that fails on demand."""
 
     now = False
 
@@ -104,8 +104,8 @@ class Stop:
             raise ValueError("stopped on purpose\nin two lines")
 
 
-def disturbed(network: nn.Module) -> nn.Module:
-    """With all that looking could disturb: parts in training, frozen parts, gradients, statistics, hooks."""
+def add_state(network: nn.Module) -> nn.Module:
+    """Add everything that an analysis could change: training mode, frozen parts, gradients, statistics, hooks."""
     modules, parameters = list(network.modules()), list(network.parameters())
     for n, module in enumerate(modules):
         module.training = n % 3 == 0
@@ -119,7 +119,7 @@ def disturbed(network: nn.Module) -> nn.Module:
         module.register_forward_pre_hook(lambda module, inputs: None)
     last = [module for module in modules if isinstance(module, nn.Linear | nn.Conv2d)][-1]
     last.register_forward_hook(Stop())
-    if isinstance(last, nn.Linear):  # torch takes none where an operation in place follows
+    if isinstance(last, nn.Linear):  # torch allows no backward hook before an in-place operation
         last.register_full_backward_hook(lambda module, given, got: None)
         last.register_full_backward_pre_hook(lambda module, got: None)
     return network
@@ -131,9 +131,9 @@ def tensors_of(network: nn.Module) -> list[Tensor]:
 
 @contextmanager
 def unchanged(network: nn.Module) -> Iterator[None]:
-    """Fails if what is done inside leaves anything behind, in the network or in torch."""
+    """Assert that the code inside changes nothing in the network or in torch."""
 
-    def things() -> dict[str, object]:
+    def snapshot() -> dict[str, object]:
         modules = list(network.modules())
         kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
         return {
@@ -157,9 +157,9 @@ def unchanged(network: nn.Module) -> Iterator[None]:
             "seed": [torch.get_rng_state()],
         }
 
-    before, values_before = things(), values()
+    before, values_before = snapshot(), values()
     yield
-    for name, after in things().items():
+    for name, after in snapshot().items():
         assert after == before[name], name
     for name, tensors in values().items():
         for one, other in zip(tensors, values_before[name], strict=True):
@@ -178,7 +178,7 @@ def wrapped(network: nn.Module, size: int, verdict: str) -> Classifier | None:
     return Classifier.wrap(network, size=size)
 
 
-def test_a_network_comes_back_as_it_was(case):
+def test_a_network_is_unchanged(case):
     network, size, verdict = case
     inputs = noise(2, 3, size, size)
     kept = inputs.clone()
@@ -192,7 +192,7 @@ def test_a_network_comes_back_as_it_was(case):
     assert torch.equal(inputs, kept)
 
 
-def test_a_network_comes_back_as_it_was_when_its_forward_pass_fails(case, monkeypatch):
+def test_a_network_is_unchanged_when_its_forward_pass_fails(case, monkeypatch):
     network, size, verdict = case
     classifier = wrapped(network, size, verdict)
     inputs = noise(1, 3, size, size)
@@ -207,7 +207,7 @@ def test_a_network_comes_back_as_it_was_when_its_forward_pass_fails(case, monkey
             look()
 
 
-def test_a_network_can_be_trained_on_after_it_was_looked_at():
+def test_a_network_can_be_trained_after_its_analysis():
     torch.manual_seed(0)
     looked_at, other = Closure().train(), Closure().train()
     other.load_state_dict(looked_at.state_dict())
@@ -225,7 +225,7 @@ def test_a_network_can_be_trained_on_after_it_was_looked_at():
 
 @pytest.mark.parametrize("make", [Closure, NoCopy, of("torchvision:squeezenet1_1"), of("timm:test_resnet")])
 @pytest.mark.parametrize("training", [False, True])
-def test_hooks_of_the_user_run_once_a_batch_as_in_a_plain_pass(make, training):
+def test_hooks_of_the_user_run_once_per_batch_as_in_a_plain_pass(make, training):
     torch.manual_seed(0)
     network, inputs = make().train(training), noise(3, 3, 64, 64)
     forward, backward = [], []
@@ -237,10 +237,10 @@ def test_hooks_of_the_user_run_once_a_batch_as_in_a_plain_pass(make, training):
     forward.clear()
     backward.clear()
     class_maps_of_batch(classifier, inputs)
-    heard = list(forward)
+    with_class_maps = list(forward)
     forward.clear()
     with torch.no_grad():
         network.eval()(inputs)
-    assert heard == forward
+    assert with_class_maps == forward
     assert backward == []
     assert forward

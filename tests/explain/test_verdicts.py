@@ -1,4 +1,4 @@
-"""What may follow a pooling, and the word that its class maps get: weights worked out by hand."""
+"""What may follow a pooling, and the verdict on its class maps: weights worked out by hand."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def noise(*shape: int, seed: int = 1) -> Tensor:
 
 
 class Network(nn.Module):
-    """A 3x3 convolution to four maps, then a function of the maps and of layers that it names."""
+    """A 3x3 convolution to four maps, then a function of named layers and the maps."""
 
     def __init__(self, function: object, **layers: nn.Module) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ def maps_of(network: nn.Module, inputs: Tensor | None = None) -> ClassMaps:
 
 
 def features(network: Network) -> Tensor:
-    """(4, 5, 6)"""
+    """Return feature maps (4, 5, 6)."""
     return network.conv(noise(1, 3, *SIZE, seed=5)).relu()[0].detach()
 
 
@@ -59,8 +59,8 @@ AVERAGES = {
     "a window as large as the maps": lambda m, x: m["fc"](F.avg_pool2d(x, (5, 6)).flatten(1)),
     "one axis after the other": lambda m, x: m["fc"](x.mean(3).mean(2)),
     "the other axis first, kept": lambda m, x: m["fc"](x.mean(2, keepdim=True).mean(3).flatten(1)),
-    "flattened positions": lambda m, x: m["fc"](x.flatten(2).mean(2)),
-    "flattened positions by view": lambda m, x: m["fc"](x.view(len(x), 4, -1).mean(-1)),
+    "flattened cells": lambda m, x: m["fc"](x.flatten(2).mean(2)),
+    "flattened cells by view": lambda m, x: m["fc"](x.view(len(x), 4, -1).mean(-1)),
     "channels last": lambda m, x: m["fc"](x.permute(0, 2, 3, 1).mean((1, 2))),
     "channels last, one axis after the other": lambda m, x: m["fc"](x.permute(0, 2, 3, 1).mean(1).mean(1)),
     "tokens": lambda m, x: m["fc"](x.flatten(2).transpose(1, 2).mean(1)),
@@ -92,7 +92,7 @@ def test_an_average_is_found_however_it_is_written(case):
 @pytest.mark.parametrize(
     ("case", "probability"), [("softmax", "softmax"), ("sigmoid", "sigmoid"), ("a sum", "softmax")]
 )
-def test_probabilities_are_made_as_the_network_makes_them(case, probability):
+def test_probabilities_use_the_output_activation_of_the_network(case, probability):
     network = network_of(AVERAGES[case], fc=LINEAR)
     assert Classifier.wrap(network, size=SIZE).probability == probability
     if case != "a sum":
@@ -101,7 +101,7 @@ def test_probabilities_are_made_as_the_network_makes_them(case, probability):
 
 @pytest.mark.parametrize("squeezed", [True, False])
 @pytest.mark.parametrize("ending", [True, False])
-def test_one_logit_is_a_class_with_a_probability_by_sigmoid(squeezed, ending):
+def test_a_single_logit_is_a_class_with_a_sigmoid_probability(squeezed, ending):
     def function(layers: nn.ModuleDict, x: Tensor) -> Tensor:
         logit = layers["fc"](x.mean((2, 3)))
         logit = logit.sigmoid() if ending else logit
@@ -125,7 +125,7 @@ def test_average_plus_maximum_of_the_same_maps_is_exact():
     torch.testing.assert_close(maps.values.flatten(1), expected.detach())
 
 
-def test_concatenated_branches_on_grids_of_their_own_are_exact_on_the_finest():
+def test_concatenated_branches_on_different_grids_are_exact_on_the_finest():
     network = network_of(
         lambda m, x: m["fc"](torch.cat([F.max_pool2d(x, 2).amax((2, 3)), x.mean((2, 3))], 1)), fc=(nn.Linear, (8, 3))
     )
@@ -135,7 +135,7 @@ def test_concatenated_branches_on_grids_of_their_own_are_exact_on_the_finest():
     assert_sums(maps, network.layers["fc"](torch.cat([F.max_pool2d(x, 2).amax((1, 2)), x.mean((1, 2))])))
 
 
-def test_the_mean_of_the_image_beside_the_feature_maps_is_a_branch():
+def test_the_mean_of_the_image_itself_is_a_branch():
     network = network_of(lambda m, x: None, fc=LINEAR)
     network.forward = lambda inputs: (
         network.layers["fc"](network.conv(inputs).relu().mean((2, 3))) + inputs.mean((2, 3))
@@ -157,29 +157,29 @@ def test_a_global_depthwise_convolution_pools_with_weights_of_its_own():
     torch.testing.assert_close(maps.bias, (linear.weight @ pool.bias + linear.bias).detach())
 
 
-def test_relu_layers_are_affine_while_the_gates_of_the_image_are_held():
+def test_relu_layers_are_affine_with_the_relu_masks_of_the_image_frozen():
     network = network_of(
         lambda m, x: m["b"](F.relu(m["a"](x.mean((2, 3))), inplace=True)), a=(nn.Linear, (4, 8)), b=(nn.Linear, (8, 3))
     )
     maps, a, b, x = maps_of(network), network.layers["a"], network.layers["b"], features(network)
     assert maps.verdict == "exact for this image"
-    gates = (a(x.mean((1, 2))) > 0).float()
-    assert 0 < gates.sum() < 8
+    masks = (a(x.mean((1, 2))) > 0).float()
+    assert 0 < masks.sum() < 8
     assert_sums(maps, b(a(x.mean((1, 2))).relu()))
-    expected = torch.einsum("kc,chw->khw", b.weight * gates @ a.weight, x) / 30
+    expected = torch.einsum("kc,chw->khw", b.weight * masks @ a.weight, x) / 30
     torch.testing.assert_close(maps.values, expected.detach(), rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(maps.bias, (b.weight @ (gates * a.bias) + b.bias).detach(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(maps.bias, (b.weight @ (masks * a.bias) + b.bias).detach(), rtol=1e-4, atol=1e-6)
 
 
-def by_hand(m: nn.ModuleDict, p: Tensor) -> Tensor:
-    """A layer normalisation without weights, written out."""
-    centred = p - p.mean(1, keepdim=True)
-    return m["fc"](centred / torch.sqrt(centred.pow(2).mean(1, keepdim=True) + 1e-5))
+def layer_norm_by_hand(m: nn.ModuleDict, p: Tensor) -> Tensor:
+    """Layer normalization without weights, written out."""
+    centered = p - p.mean(1, keepdim=True)
+    return m["fc"](centered / torch.sqrt(centered.pow(2).mean(1, keepdim=True) + 1e-5))
 
 
-NORMALISATIONS = {
+NORMALIZATIONS = {
     "LayerNorm": (lambda m, p: m["fc"](F.layer_norm(p, (4,))), True),
-    "LayerNorm by hand": (by_hand, True),
+    "LayerNorm by hand": (layer_norm_by_hand, True),
     "variance": (
         lambda m, p: m["fc"]((p - p.mean(1, keepdim=True)) * (p.var(1, unbiased=False, keepdim=True) + 1e-5) ** -0.5),
         True,
@@ -191,29 +191,29 @@ NORMALISATIONS = {
 }
 
 
-@pytest.mark.parametrize("case", NORMALISATIONS)
-def test_normalisations_are_affine_while_the_statistics_of_the_image_are_held(case):
-    function, centred = NORMALISATIONS[case]
+@pytest.mark.parametrize("case", NORMALIZATIONS)
+def test_normalizations_are_affine_with_the_statistics_of_the_image_frozen(case):
+    function, centered = NORMALIZATIONS[case]
     network = network_of(lambda m, x: function(m, x.mean((2, 3))), fc=LINEAR)
     maps, linear, x = maps_of(network), network.layers["fc"], features(network)
     assert maps.verdict == "exact for this image"
     pooled = x.mean((1, 2))
-    x = x - x.mean(0) if centred else x
-    held = (pooled.var(unbiased=False) + 1e-5).sqrt() if centred else pooled.norm()
+    x = x - x.mean(0) if centered else x
+    statistic = (pooled.var(unbiased=False) + 1e-5).sqrt() if centered else pooled.norm()
     if case == "RMSNorm":
-        held = (pooled.square().mean() + 1e-5).sqrt()
-    expected = torch.einsum("kc,chw->khw", linear.weight, x) / 30 / held
+        statistic = (pooled.square().mean() + 1e-5).sqrt()
+    expected = torch.einsum("kc,chw->khw", linear.weight, x) / 30 / statistic
     torch.testing.assert_close(maps.values, expected.detach(), rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(maps.bias, linear.bias.detach(), rtol=1e-4, atol=1e-5)
     assert_sums(maps, function(network.layers, pooled[None])[0])
 
 
-def generalised_mean(m: nn.ModuleDict, x: Tensor) -> Tensor:
+def generalized_mean(m: nn.ModuleDict, x: Tensor) -> Tensor:
     return m["fc"](F.avg_pool2d(x.clamp(min=1e-6).pow(3), SIZE).pow(1 / 3).flatten(1))
 
 
-def test_a_generalised_mean_is_shared_out_by_powers():
-    network = network_of(generalised_mean, fc=LINEAR)
+def test_a_generalized_mean_is_divided_by_powers():
+    network = network_of(generalized_mean, fc=LINEAR)
     maps, linear, x = maps_of(network), network.layers["fc"], features(network).clamp(min=1e-6)
     assert maps.verdict == "exact for this image"
     pooled = x.pow(3).mean((1, 2)).pow(1 / 3)
@@ -224,7 +224,7 @@ def test_a_generalised_mean_is_shared_out_by_powers():
     assert_sums(maps, linear(pooled))
 
 
-def test_the_length_of_a_channel_is_shared_out_by_squares():
+def test_the_norm_of_a_channel_is_divided_by_squares():
     network = network_of(lambda m, x: m["fc"](x.norm(p=2, dim=(2, 3))), fc=LINEAR)
     maps, linear, x = maps_of(network), network.layers["fc"], features(network)
     assert (maps.verdict, maps.classifier.head.pooling) == ("exact for this image", "other")
@@ -232,9 +232,9 @@ def test_the_length_of_a_channel_is_shared_out_by_squares():
     torch.testing.assert_close(maps.values, expected.detach(), rtol=1e-4, atol=1e-6)
 
 
-BENT = {
+NONLINEAR = {
     "log-sum-exp pooling": lambda m, x: m["fc"](x.logsumexp((2, 3))),
-    "log-sum-exp of flattened positions": lambda m, x: m["fc"](torch.logsumexp(5 * x.flatten(2), 2) / 5),
+    "log-sum-exp of flattened cells": lambda m, x: m["fc"](torch.logsumexp(5 * x.flatten(2), 2) / 5),
     "tanh": lambda m, x: m["fc"](x.mean((2, 3)).tanh()),
     "hard-swish": lambda m, x: m["fc"](F.hardswish(x.mean((2, 3)))),
     "gelu": lambda m, x: m["fc"](F.gelu(x.mean((2, 3)))),
@@ -244,16 +244,16 @@ BENT = {
 }
 
 
-@pytest.mark.parametrize("case", BENT)
-def test_a_tail_that_bends_gets_a_split_to_first_order_under_that_name(case):
-    network = network_of(BENT[case], fc=LINEAR)
+@pytest.mark.parametrize("case", NONLINEAR)
+def test_a_nonlinear_head_gets_a_first_order_decomposition_and_the_verdict_not_unique(case):
+    network = network_of(NONLINEAR[case], fc=LINEAR)
     maps = maps_of(network)
     assert maps.verdict == "not unique"
     assert_sums(maps, network(noise(1, 3, *SIZE, seed=5))[0])
 
 
-def test_the_first_order_split_is_the_gradient_times_the_feature_maps():
-    network = network_of(BENT["tanh"], fc=LINEAR)
+def test_the_first_order_decomposition_is_gradient_times_feature_maps():
+    network = network_of(NONLINEAR["tanh"], fc=LINEAR)
     x = features(network)[None].requires_grad_()
     logits = network.function(network.layers, x)[0]
     expected = [(torch.autograd.grad(logits[k], x, retain_graph=True)[0] * x).sum(1)[0] for k in range(3)]
@@ -261,7 +261,7 @@ def test_the_first_order_split_is_the_gradient_times_the_feature_maps():
 
 
 class ClassToken(nn.Module):
-    """A patch embedding, a class token, attention, and a head on what `read` takes of the tokens."""
+    """A patch embedding, a class token, attention, and a linear layer on `read(tokens)`."""
 
     def __init__(self, read: object) -> None:
         super().__init__()
@@ -289,7 +289,7 @@ def test_a_class_token_has_no_spatial_map_and_pooled_tokens_have_one():
         Classifier.wrap(ClassToken(lambda x: x[:, 0] + x[:, 1:].mean(1)), size=(6, 8))
 
 
-def test_no_pooling_at_all_is_told():
+def test_a_network_without_pooling_is_an_error():
     network = network_of(
         lambda m, x: m["fc"](m["conv"](x).flatten(1)), conv=(nn.Conv2d, (4, 5, SIZE)), fc=(nn.Linear, (5, 3))
     )
@@ -299,7 +299,7 @@ def test_no_pooling_at_all_is_told():
         Classifier.wrap(network, size=SIZE)
 
 
-def test_maps_of_a_batch_are_those_of_its_images_where_the_weight_is_the_images():
+def test_maps_of_a_batch_are_those_of_its_images_if_the_weight_depends_on_the_image():
     network = network_of(lambda m, x: m["fc"](F.layer_norm(x.mean((2, 3)), (4,))), fc=LINEAR)
     classifier = Classifier.wrap(network, size=SIZE)
     inputs = noise(3, 3, *SIZE)
@@ -309,7 +309,7 @@ def test_maps_of_a_batch_are_those_of_its_images_where_the_weight_is_the_images(
         torch.testing.assert_close(maps.bias, alone.bias)
 
 
-def test_a_tail_that_reshapes_to_the_batch_size_of_its_input_is_split_too():
+def test_a_head_that_reshapes_to_the_batch_size_of_its_input_is_supported():
     class Reshaping(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -325,7 +325,7 @@ def test_a_tail_that_reshapes_to_the_batch_size_of_its_input_is_split_too():
     assert_sums(maps, network(noise(1, 3, *SIZE, seed=5))[0])
 
 
-def test_an_activation_that_knows_backward_mode_only_is_split_too():
+def test_an_activation_without_forward_mode_is_supported():
     class Gate(torch.autograd.Function):
         @staticmethod
         def forward(ctx: object, x: Tensor) -> Tensor:
@@ -344,7 +344,7 @@ def test_an_activation_that_knows_backward_mode_only_is_split_too():
     assert_sums(maps, network(noise(1, 3, *SIZE, seed=5))[0])
 
 
-def test_what_lost_an_axis_long_ago_is_not_taken_for_the_pooling():
+def test_an_earlier_reduction_of_one_axis_is_not_half_of_a_pooling():
     def function(m: nn.ModuleDict, x: Tensor) -> Tensor:
         columns = x.amax(2)  # (N, 4, 6), as Hiera pools between its stages
         return m["fc"](F.relu(m["mix"](columns.transpose(1, 2))).mean(1))
@@ -354,10 +354,10 @@ def test_what_lost_an_axis_long_ago_is_not_taken_for_the_pooling():
         Classifier.wrap(network, size=SIZE)
 
 
-def test_a_class_token_that_is_read_from_attention_with_one_query_is_told():
+def test_a_class_token_from_attention_with_one_query_is_an_error():
     def function(m: nn.ModuleDict, x: Tensor) -> Tensor:
         tokens = torch.cat([x.new_ones(len(x), 1, 4), x.flatten(2).transpose(1, 2)], 1)
-        # One row of 31 weights, which is no grid of positions.
+        # One row of 31 weights, which is not a grid.
         weights = (tokens[:, None, :1] @ tokens[:, None].transpose(2, 3)).softmax(3)
         return m["fc"](torch.cat([tokens[:, :1] + (weights @ tokens[:, None])[:, 0], tokens[:, 1:]], 1)[:, 0])
 
@@ -366,7 +366,7 @@ def test_a_class_token_that_is_read_from_attention_with_one_query_is_told():
 
 
 class Embedded(nn.Module):
-    """A convolution, a position for each place, taken out of a parameter as often as the size asks for it, a mean."""
+    """A convolution, a position embedding that is resized for other input sizes, and a mean."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -382,7 +382,7 @@ class Embedded(nn.Module):
         return self.fc((maps.flatten(2).transpose(1, 2) + embedding).mean(1))
 
 
-def test_what_is_made_of_parameters_alone_is_no_pooling_at_any_size():
+def test_tensors_of_parameters_only_are_not_poolings_at_any_size():
     torch.manual_seed(0)
     classifier = Classifier.wrap(Embedded().eval(), size=(4, 6)).resized((8, 6))
     (maps,) = class_maps_of_batch(classifier, noise(1, 3, 8, 6))
