@@ -62,9 +62,14 @@ def test_an_op_has_one_name_however_it_is_called(function: object) -> None:
 
 def test_hooks_are_removed_after_an_error_too() -> None:
     network = nn.Sequential(nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="broken"), register_hooks(network, after=lambda *_: None):
-        assert network[0]._forward_hooks
-        raise ValueError("broken")
+
+    def fail_inside() -> None:
+        with register_hooks(network, after=lambda *_: None):
+            assert network[0]._forward_hooks
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        fail_inside()
     assert not network[0]._forward_hooks
 
 
