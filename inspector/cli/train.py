@@ -241,12 +241,12 @@ def _draw_photos(
 
 
 def _write_comparison(out: Path, table: str, figures: Mapping[str, "Figure"]) -> None:
-    from inspector.output.export import figure_bytes
+    from inspector.output.export import encode_figure
 
     files = {"table.md": table.encode()}
     for name, figure in figures.items():
-        files[f"{name}.png"] = figure_bytes(figure, "png")
-        files[f"{name}.svg"] = figure_bytes(figure, "svg")
+        files[f"{name}.png"] = encode_figure(figure, "png")
+        files[f"{name}.svg"] = encode_figure(figure, "svg")
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():

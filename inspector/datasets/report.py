@@ -9,7 +9,7 @@ from inspector.datasets.figures import draw_average_maps, draw_border_shares, dr
 from inspector.datasets.summary import DatasetSummary
 from inspector.errors import ExportError
 from inspector.files import csv_bytes
-from inspector.output.export import figure_bytes
+from inspector.output.export import encode_figure
 
 _IMAGE_COLUMNS = ("index", "path", "label", "class", "probability", "positions", "border", "inside", "residual")
 
@@ -46,6 +46,6 @@ def write_report(summary: DatasetSummary, out: Path) -> None:
         for name, (columns, rows) in tables.items():
             (out / f"{name}.csv").write_bytes(csv_bytes(columns, [[row[column] for column in columns] for row in rows]))
         for name, figure in figures.items():
-            (out / f"{name}.png").write_bytes(figure_bytes(figure, "png"))
+            (out / f"{name}.png").write_bytes(encode_figure(figure, "png"))
     except OSError as error:
         raise ExportError(f"Cannot write {out}: {error.strerror}.") from error

@@ -184,7 +184,7 @@ class ClassMaps:
             InspectorError: there are no two classes.
         """
         if not classes or len(self.logits) < 2:
-            raise InspectorError("A contrast needs two classes: one more among those shown would do.")
+            raise InspectorError("A contrast needs two classes. Show one more class.")
         first, *others = classes
         other = next((k for k in (*others, *(k for k, _, _ in self.top(2))) if k != first), None)
         return self.class_map(first, other, dense)

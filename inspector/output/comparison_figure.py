@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMap, ClassMaps
-from inspector.output.figure import PANEL, add_color_bar, exactness_line, shorten_name, show_image
+from inspector.output.figure import PANEL, add_color_bar, describe_exactness, shorten_name, show_image
 from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo
 
 _OPACITY = 0.8
@@ -59,7 +59,7 @@ def side_by_side_figure(
         image = draw_map_on_photo(canvas, view.crop, class_map.values, field, ends, smooth, _OPACITY)
         what = shorten_name(name) if one_class else f"{shorten_name(name, 14)}: {shorten_name(class_map.title, 16)}"
         title = f"{what} ({one.probabilities[k]:.1%})"
-        show_image(axis, image, title, [class_map.equation(), exactness_line(one)])
+        show_image(axis, image, title, [class_map.equation(), describe_exactness(one)])
         if own_scales:
             add_color_bar([axis], ends, font_size=7, shrink=0.8, aspect=25)
     if not own_scales:

@@ -1,7 +1,6 @@
 """Write a figure and the numbers behind it: PNG, PDF, SVG, NPZ, CSV, a report, the photo and a manifest.
 
-The manifest names all that the figure was made from, photo and network by hash, so that it can be made again
-(`rebuild.py`).
+The manifest names all that the figure was computed from, so that it can be made again (`reproduce.py`).
 """
 
 import io
@@ -20,7 +19,7 @@ from inspector.errors import ExportError
 from inspector.explain.class_maps import ClassMaps, FigureContent
 from inspector.files import csv_bytes, new_folder
 from inspector.output.figure import class_map_figure
-from inspector.output.manifest import make_manifest, manifest_bytes
+from inspector.output.manifest import encode_manifest, make_manifest
 from inspector.output.report import make_report
 from inspector.output.style import DEFAULT_STYLE, FigureStyle
 
@@ -30,24 +29,24 @@ _NUMBERS = ("maps.npz", "logits.csv", "contributions.csv")
 FILES = (*(f"figure.{format}" for format in FORMATS), *_NUMBERS, "report.html", "photo.png", "manifest.json")
 _ALL_MAPS = FigureStyle(("all",), columns=5)
 
-# Text stays text, and equal figures give equal bytes.
-_STYLE: Any = {"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "inspector"}
+# Text is written as text, and equal figures are written as equal bytes.
+_RC: Any = {"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "inspector"}
 _NO_DATE: dict[Format, dict[str, None]] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
-# Half the time of a PNG would go into making it a seventh smaller.
-_QUICK: dict[Format, dict[str, Any]] = {"png": {"pil_kwargs": {"compress_level": 1}}, "pdf": {}, "svg": {}}
-_drawing = threading.Lock()  # matplotlib's settings belong to the whole process
+# Better compression would take as long as the rest of a PNG, and make it only a seventh smaller.
+_OPTIONS: dict[Format, dict[str, Any]] = {"png": {"pil_kwargs": {"compress_level": 1}}, "pdf": {}, "svg": {}}
+_rc_lock = threading.Lock()  # matplotlib's settings belong to the whole process
 
 
-def figure_bytes(figure: Figure, format: Format, dpi: int = DEFAULT_STYLE.dpi) -> bytes:
-    """The figure as the bytes of a file; `dpi` is that of a PNG, and of the photos in the others."""
+def encode_figure(figure: Figure, format: Format, dpi: int = DEFAULT_STYLE.dpi) -> bytes:
+    """Encode a figure as the bytes of a file; `dpi` is the resolution of a PNG, and of the photos in PDF and SVG."""
     buffer = io.BytesIO()
-    with _drawing, matplotlib.rc_context(_STYLE):
-        figure.savefig(buffer, format=format, dpi=dpi, metadata=_NO_DATE[format], **_QUICK[format])
+    with _rc_lock, matplotlib.rc_context(_RC):
+        figure.savefig(buffer, format=format, dpi=dpi, metadata=_NO_DATE[format], **_OPTIONS[format])
     return buffer.getvalue()
 
 
-def numbers_bytes(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> bytes:
-    """All class maps and what they sum to as an NPZ file, with the manifest inside as JSON."""
+def encode_numbers(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> bytes:
+    """Encode all class maps and their sums as an NPZ file, with the manifest inside as JSON."""
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
@@ -61,23 +60,31 @@ def numbers_bytes(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DE
     return buffer.getvalue()
 
 
-def logits_csv(maps: ClassMaps) -> bytes:
-    """A row a class: its number, name, probability, logit, bias and the sum of its map."""
+def make_logits_csv(maps: ClassMaps) -> bytes:
+    """Write one row per class: number, name, probability, logit, bias and the sum of its map."""
     numbers = (maps.probabilities, maps.logits, maps.bias, maps.values.sum((1, 2)))
     columns = [tensor.numpy(force=True) for tensor in numbers]
     rows = zip(range(len(maps.logits)), maps.classifier.class_names, *columns, strict=True)
     return csv_bytes(("index", "name", "probability", "logit", "bias", "map_sum"), rows)
 
 
-def contributions_csv(maps: ClassMaps, shown: FigureContent) -> bytes:
-    """A row a class shown and position: what the position adds, in logits, as the figure shows it."""
-    read = [(k, maps.class_map(k, shown.against, shown.dense)) for k in shown.classes]
-    cells = ((k, one.title, *yx, part) for k, one in read for yx, part in np.ndenumerate(one.values.numpy(force=True)))
-    return csv_bytes(("index", "class", "y", "x", "contribution"), cells)
+def make_contributions_csv(maps: ClassMaps, shown: FigureContent) -> bytes:
+    """Write one row per class shown and cell: the contribution of the cell in logits, as the figure shows it."""
+    class_maps = [(k, maps.class_map(k, shown.against, shown.dense)) for k in shown.classes]
+    rows = (
+        (k, class_map.title, y, x, contribution)
+        for k, class_map in class_maps
+        for (y, x), contribution in np.ndenumerate(class_map.values.numpy(force=True))
+    )
+    return csv_bytes(("index", "class", "y", "x", "contribution"), rows)
 
 
-def photo_bytes(maps: ClassMaps) -> bytes:
-    """The upright photo as a PNG, without what else its file told, such as the place where it was taken."""
+def encode_photo(maps: ClassMaps) -> bytes:
+    """Encode the upright photo as a PNG, without metadata such as the place where it was taken.
+
+    Raises:
+        ExportError: the maps came from a tensor.
+    """
     if maps.view is None:
         raise ExportError("These class maps came from a tensor: there is no photo to write.")
     buffer = io.BytesIO()
@@ -85,8 +92,8 @@ def photo_bytes(maps: ClassMaps) -> bytes:
     return buffer.getvalue()
 
 
-def zip_bytes(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> bytes:
-    """All files as one ZIP file."""
+def encode_zip(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> bytes:
+    """Pack all FILES into one ZIP file."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name in FILES:
@@ -97,37 +104,48 @@ def zip_bytes(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAUL
 
 
 def make_file(name: str, maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> bytes:
-    """The bytes of one file of an export by its name: one of FILES, class-maps.zip, or all-maps.png, .pdf or .svg."""
+    """Make the bytes of one file of an export.
+
+    Args:
+        name: one of FILES, class-maps.zip, or all-maps.png, .pdf or .svg.
+        maps: class maps of a photo.
+        shown: which maps, and how they are read.
+        style: how the figure looks.
+
+    Raises:
+        ExportError: an export has no such file, or there is no photo for it.
+        InspectorError: the figure cannot be drawn in this style.
+    """
     match name.split("."):
         case ["maps", "npz"]:
-            return numbers_bytes(maps, shown, style)
+            return encode_numbers(maps, shown, style)
         case ["logits", "csv"]:
-            return logits_csv(maps)
+            return make_logits_csv(maps)
         case ["contributions", "csv"]:
-            return contributions_csv(maps, shown)
+            return make_contributions_csv(maps, shown)
         case ["report", "html"]:
             return make_report(maps, shown, style, make_manifest(maps, shown, style)).encode()
         case ["photo", "png"]:
-            return photo_bytes(maps)
+            return encode_photo(maps)
         case ["manifest", "json"]:
-            return manifest_bytes(maps, shown, style)
+            return encode_manifest(maps, shown, style)
         case ["class-maps", "zip"]:
-            return zip_bytes(maps, shown, style)
+            return encode_zip(maps, shown, style)
         case ["all-maps", suffix]:
             all_maps = maps.figure_content(1, dense=maps.classifier.head.has_position_scores)
-            return figure_bytes(class_map_figure(maps, all_maps, _ALL_MAPS), _format(suffix))
+            return encode_figure(class_map_figure(maps, all_maps, _ALL_MAPS), _parse_format(suffix))
         case ["figure", suffix]:
-            return figure_bytes(class_map_figure(maps, shown, style), _format(suffix), style.dpi)
-    raise ExportError(f"No file {name!r} in an export; {', '.join(FILES)} are.")
+            return encode_figure(class_map_figure(maps, shown, style), _parse_format(suffix), style.dpi)
+    raise ExportError(f"No file {name!r} in an export. Use one of {', '.join(FILES)}.")
 
 
-def _format(suffix: str) -> Format:
+def _parse_format(suffix: str) -> Format:
     (format,) = (format for format in FORMATS if format == suffix)
     return format
 
 
 def save_class_maps(maps: ClassMaps, folder: Path, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> Path:
-    """Write the whole export into a new folder, all of it or nothing, and return the folder.
+    """Write all FILES into a new folder, or none of them, and return the folder.
 
     Raises:
         ExportError: the folder is not empty, or cannot be written.

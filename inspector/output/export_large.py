@@ -12,9 +12,9 @@ import numpy as np
 
 from inspector.explain.large_class_maps import LargeMaps
 from inspector.files import csv_bytes, json_bytes
-from inspector.output.export import figure_bytes
+from inspector.output.export import encode_figure
 from inspector.output.figure import class_map_figure
-from inspector.output.manifest import VERSIONS, names_sha256
+from inspector.output.manifest import VERSIONS, hash_names
 
 
 def make_large_files(maps: LargeMaps, image: Path, tile: int) -> dict[str, bytes]:
@@ -29,14 +29,14 @@ def make_large_files(maps: LargeMaps, image: Path, tile: int) -> dict[str, bytes
     reduced = maps.reduced()
     figure = class_map_figure(reduced, reduced.figure_content(range(len(maps.classes))))
     return {
-        "figure.png": figure_bytes(figure, "png"),
-        "maps.npz": _numbers_bytes(maps, manifest),
-        "logits.csv": _logits_csv(maps),
+        "figure.png": encode_figure(figure, "png"),
+        "maps.npz": _encode_numbers(maps, manifest),
+        "logits.csv": _make_logits_csv(maps),
         "manifest.json": json_bytes(manifest),
     }
 
 
-def _numbers_bytes(maps: LargeMaps, manifest: dict[str, Any]) -> bytes:
+def _encode_numbers(maps: LargeMaps, manifest: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
@@ -51,7 +51,7 @@ def _numbers_bytes(maps: LargeMaps, manifest: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _logits_csv(maps: LargeMaps) -> bytes:
+def _make_logits_csv(maps: LargeMaps) -> bytes:
     """Return one row per class; only the chosen classes have a map, and so a sum and a bias."""
     sums = {
         k: (float(values.double().sum()), float(bias))
@@ -73,7 +73,7 @@ def _make_manifest(maps: LargeMaps, image: Path, tile: int) -> dict[str, Any]:
         "inspector": version("inspector"),
         "versions": {name: version(name) for name in VERSIONS},
         "network": {"name": classifier.name, "sha256": classifier.sha256()},
-        "class_names": {"count": len(classifier.class_names), "sha256": names_sha256(classifier.class_names)},
+        "class_names": {"count": len(classifier.class_names), "sha256": hash_names(classifier.class_names)},
         "probability": classifier.probability,
         "mean": classifier.preprocessing.mean,
         "std": classifier.preprocessing.std,

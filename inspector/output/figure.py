@@ -29,8 +29,8 @@ from inspector.output.text import format_number
 
 COLORS = ListedColormap(diverging_colormap() / 255, name="class map")
 PANEL = 2.6  # inches
-MOST_PANELS = 60
-_MOST_PIXELS = 100_000_000  # of a PNG: an A4 page at 1000 dpi
+MAX_PANELS = 60
+_MAX_PIXELS = 100_000_000  # of a PNG: an A4 page at 1000 dpi
 _DARK, _LIGHT = "#0e1117", "#fafafa"
 _SMALL_PRINT = "0.35"
 
@@ -58,20 +58,26 @@ class _Layout:
 
 
 def class_map_figure(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> Figure:
-    """The photo and, over it, one class map a class on one shared scale, with the numbers that add up.
+    """Draw the photo and, over it, class maps on one shared scale, with the numbers that add up.
 
-    Raises InspectorError for maps without a photo, or a style in which they have no room.
+    Args:
+        maps: class maps of a photo.
+        shown: which maps, and how they are read.
+        style: panels, size, fonts and colors.
+
+    Raises:
+        InspectorError: the maps came from a tensor, or the panels do not fit into a figure of this style.
     """
     if maps.view is None and set(style.panels) != {"all"}:
         raise InspectorError("These class maps came from a tensor: there is no photo to draw them on.")
     panels = list(_list_panels(maps, shown, style))
-    if len(panels) > MOST_PANELS:
-        raise InspectorError(f"{len(panels)} panels are too many for one figure; at most {MOST_PANELS} would do.")
+    if len(panels) > MAX_PANELS:
+        raise InspectorError(f"{len(panels)} panels are too many for one figure. Use at most {MAX_PANELS}.")
     scale = common_scale([panel.values for panel in panels if panel.values is not None])
     columns = min(style.columns or 3, len(panels))
     rows = -(-len(panels) // columns)
     layout = _layout_panels(maps, shown, style, panels, columns, rows)
-    # Without ticks, even unseen ones: the layout would measure the text of each.
+    # Without ticks, not even invisible ones: the layout would measure the text of each.
     axes = layout.figure.subplots(rows, columns, squeeze=False, subplot_kw={"xticks": [], "yticks": []}).ravel()
     for axis in axes:
         axis.set_axis_off()
@@ -98,7 +104,7 @@ def _list_panels(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> I
             continue
         if kind == "photo":
             assert maps.view is not None
-            yield _Panel(maps.view.photo.name, "", exactness_line(maps), None)
+            yield _Panel(maps.view.photo.name, "", describe_exactness(maps), None)
         elif kind == "classes":
             for k in shown.classes:
                 class_map = maps.class_map(k, shown.against, shown.dense)
@@ -112,9 +118,9 @@ def _list_panels(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> I
 
 def _list_all_maps(maps: ClassMaps, dense: bool) -> Iterator[_Panel]:
     names, winner = maps.classifier.class_names, int(maps.logits.argmax())
-    if len(names) > MOST_PANELS:
+    if len(names) > MAX_PANELS:
         raise InspectorError(
-            f"All {len(names)} class maps are too many for one figure: panels of single classes would do."
+            f"All {len(names)} class maps are too many for one figure. Use the panel classes, which shows some of them."
         )
     for k, name in enumerate(names):
         line = f"logit {format_number(float(maps.logits[k]), '.2f')}" + (", winner" if k == winner else "")
@@ -128,10 +134,10 @@ def _layout_panels(
     beside = (1.1 if style.colour_bar else 0.2) * unit
     panel_width = PANEL if style.width is None else (style.width - beside) / columns
     if panel_width < 10 * MM:
-        most_columns = max(0, int(((style.width or 0) - beside) / MM) // 10)
+        max_columns = max(0, int(((style.width or 0) - beside) / MM) // 10)
         raise InspectorError(
-            f"A figure {(style.width or 0) / MM:.0f} mm wide has no room for {columns} columns beside its colour bar: "
-            + (f"at most {most_columns} would do." if most_columns else "a wider one or a smaller font would do.")
+            f"A figure {(style.width or 0) / MM:.0f} mm wide has no room for {columns} columns and a color bar. "
+            + (f"Use at most {max_columns} columns." if max_columns else "Use a larger width or a smaller font.")
         )
     width = PANEL * columns + beside if style.width is None else style.width
     # Wider text would make its panel narrower.
@@ -155,10 +161,10 @@ def _layout_panels(
 
 def check_size(width: float, height: float, dpi: int) -> None:
     """Raise InspectorError if a figure of this size in inches has more pixels than should be drawn."""
-    if width * height * dpi**2 > _MOST_PIXELS:
+    if width * height * dpi**2 > _MAX_PIXELS:
         raise InspectorError(
-            f"A figure of {width / MM:.0f} x {height / MM:.0f} mm at {dpi} dots an inch has too many pixels: "
-            f"{math.floor(math.sqrt(_MOST_PIXELS / (width * height)))} dots an inch would do."
+            f"A figure of {width / MM:.0f} x {height / MM:.0f} mm at {dpi} dpi has too many pixels. "
+            f"Use at most {math.floor(math.sqrt(_MAX_PIXELS / (width * height)))} dpi."
         )
 
 
@@ -166,8 +172,12 @@ def _make_title(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> st
     if style.title is not None:
         return style.title
     title = f"{maps.classifier.name}: {maps.describe_reading(shown.dense, shown.against)}"
-    # Where a map is shown, so is how exact it is.
-    return title if "photo" in style.panels or not style.equations else f"{title} \N{MIDDLE DOT} {exactness_line(maps)}"
+    # Every figure of a map says how exact it is.
+    return (
+        title
+        if "photo" in style.panels or not style.equations
+        else f"{title} \N{MIDDLE DOT} {describe_exactness(maps)}"
+    )
 
 
 def _draw_images(
@@ -215,7 +225,7 @@ def add_color_bar(
 
 
 def _darken(figure: Figure) -> None:
-    """Light text on a dark page; the maps keep their colours."""
+    """Set light text on a dark page; the maps keep their colors."""
     figure.set_facecolor(_DARK)
     for axis in figure.axes:
         axis.tick_params(color=_LIGHT, labelcolor=_LIGHT)
@@ -226,27 +236,27 @@ def _darken(figure: Figure) -> None:
         text.set_color("0.75" if text.get_color() == _SMALL_PRINT else _LIGHT)
 
 
-def _inches(text: str, size: float) -> float:
-    """How wide a line is in the figure's font at a size in points."""
+def _measure_inches(text: str, size: float) -> float:
+    """Return the width of a line in the figure's font at a size in points."""
     width, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)
     return float(width) / 72
 
 
 def _fit_text(name: str, suffix: str, size: float, width: float) -> str:
-    """A name shortened until it has room in a width in inches with its suffix, which stays whole."""
+    """Shorten a name until it fits into a width in inches together with its suffix, which is never cut."""
     for length in range(28, 4, -1):
-        if _inches(fitted := shorten_name(name, length) + suffix, size) <= width:
+        if _measure_inches(fitted := shorten_name(name, length) + suffix, size) <= width:
             return fitted
     return shorten_name(name, 4) + suffix
 
 
 def _wrap_text(text: str, size: float, width: float) -> list[str]:
-    """The lines of a text in a width in inches; a word stays with its number."""
+    """Wrap a text into lines of a width in inches; a word and its number stay on one line."""
     lines = [""]
-    kept = re.sub(r"(map|\+|bias|=|verdict:|residual|score|logit) (?=\S)", "\\1\N{NO-BREAK SPACE}", text)
-    for word in kept.split(" "):
+    joined = re.sub(r"(map|\+|bias|=|verdict:|residual|score|logit) (?=\S)", "\\1\N{NO-BREAK SPACE}", text)
+    for word in joined.split(" "):
         longer = f"{lines[-1]} {word}".strip(" ")
-        if lines[-1] and _inches(longer, size) > width:
+        if lines[-1] and _measure_inches(longer, size) > width:
             lines.append(word)
         else:
             lines[-1] = longer
@@ -258,7 +268,7 @@ def shorten_name(name: str, length: int = 28) -> str:
     return name if len(name) <= length else f"{name[: length - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
-def exactness_line(maps: ClassMaps) -> str:
+def describe_exactness(maps: ClassMaps) -> str:
     """Return the verdict and the residual in one line."""
     return f"verdict: {maps.verdict}, residual {maps.residual:.1e}"
 

@@ -1,6 +1,6 @@
-"""The manifest of an export: all that its figure and numbers were computed from, so that they can be computed again.
+"""The manifest of an export: all that its figure and numbers were computed from.
 
-Photo, network and class names are identified by SHA-256 (`reproduce.py` checks them).
+It identifies photo, network and class names by SHA-256, so that `reproduce.py` can check them.
 """
 
 import hashlib
@@ -19,14 +19,14 @@ _LIBRARIES = ("onnxruntime", "openvino")  # backends that have versions of their
 
 
 def make_manifest(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> dict[str, Any]:
-    """All that the figure and the numbers were made from, as JSON takes it."""
+    """Return what the figure and the numbers were computed from, in types that JSON knows."""
     classifier, view = maps.classifier, maps.view
     photo = None
     if view is not None:
         photo = {
             "name": view.photo.name,
             "sha256": view.photo.sha256,
-            "pixels_sha256": pixels_sha256(view.photo.pixels),
+            "pixels_sha256": hash_pixels(view.photo.pixels),
             "size": view.photo.size,
             "seen": view.box,
             "notes": view.photo.notes,
@@ -35,7 +35,7 @@ def make_manifest(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DE
         "inspector": version("inspector"),
         "versions": {name: version(name) for name in VERSIONS} | _find_library_version(maps.backend),
         "network": {"name": classifier.name, "sha256": classifier.sha256(), "backend": maps.backend},
-        "class_names": {"count": len(classifier.class_names), "sha256": names_sha256(classifier.class_names)},
+        "class_names": {"count": len(classifier.class_names), "sha256": hash_names(classifier.class_names)},
         "probability": classifier.probability,
         "preprocessing": asdict(classifier.preprocessing),
         "head": {"pooling": classifier.head.pooling, "verdict": maps.verdict, "residual": maps.residual},
@@ -50,21 +50,23 @@ def make_manifest(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DE
 
 
 def _find_library_version(backend: str) -> dict[str, str]:
-    """The version of a backend that is a library of its own, where it is installed under its usual name."""
+    """Return the version of a backend that is an installed library."""
     try:
         return {backend: version(backend)} if backend in _LIBRARIES else {}
     except PackageNotFoundError:
         return {}
 
 
-def pixels_sha256(pixels: Pixels) -> str:
-    """Of the upright photo's size and pixels: the same for every file that holds the same picture."""
+def hash_pixels(pixels: Pixels) -> str:
+    """Return the SHA-256 of a photo's size and pixels, which is the same for every file of the same picture."""
     return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
 
 
-def names_sha256(names: Sequence[str]) -> str:
+def hash_names(names: Sequence[str]) -> str:
+    """Return the SHA-256 of class names in their order."""
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
-def manifest_bytes(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> bytes:
+def encode_manifest(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> bytes:
+    """Return the manifest as a JSON file."""
     return json_bytes(make_manifest(maps, shown, style))

@@ -56,11 +56,11 @@ class FigureStyle:
             got = ", ".join(map(str, self.panels)) or "none"
             raise InspectorError(f"A figure has panels, some of {', '.join(PANELS)}; got {got}.")
         if self.colours not in COLORMAPS:
-            raise InspectorError(f"No colour map {self.colours!r}; {', '.join(COLORMAPS)} would do.")
+            raise InspectorError(f"No colormap {self.colours!r}. Use one of {', '.join(COLORMAPS)}.")
         for what, value, least, most in (
             ("columns", self.columns, 1, 12),
             ("a width in mm", None if self.width is None else self.width / MM, 20, 1500),
-            ("dots an inch", self.dpi, 30, 1200),
+            ("a resolution in dpi", self.dpi, 30, 1200),
             ("a font size in points", self.font_size, 3, 40),
         ):
             if value is not None and not least <= value <= most:

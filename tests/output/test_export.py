@@ -16,8 +16,8 @@ from PIL import Image
 from torch import nn
 
 from inspector import Classifier, ExportError, FigureStyle, class_maps, class_maps_of_batch
-from inspector.output.export import figure_bytes, make_file, numbers_bytes, save_class_maps, zip_bytes
-from inspector.output.manifest import make_manifest, manifest_bytes
+from inspector.output.export import encode_figure, encode_numbers, encode_zip, make_file, save_class_maps
+from inspector.output.manifest import encode_manifest, make_manifest
 
 FILES = (
     "figure.png", "figure.pdf", "figure.svg", "maps.npz", "logits.csv", "contributions.csv", "report.html", "photo.png",
@@ -63,16 +63,16 @@ def test_saving_writes_the_figure_the_numbers_and_a_manifest(maps, tmp_path):
 
 def test_png_pdf_and_svg_are_what_they_are_called(maps, shown):
     figure = maps.figure(2)
-    with Image.open(io.BytesIO(figure_bytes(figure, "png"))) as png:
+    with Image.open(io.BytesIO(encode_figure(figure, "png"))) as png:
         png.load()
         assert png.format == "PNG"
         assert min(png.size) > 300
-    assert figure_bytes(figure, "pdf").startswith(b"%PDF-")
-    assert ElementTree.fromstring(figure_bytes(figure, "svg")).tag == "{http://www.w3.org/2000/svg}svg"
+    assert encode_figure(figure, "pdf").startswith(b"%PDF-")
+    assert ElementTree.fromstring(encode_figure(figure, "svg")).tag == "{http://www.w3.org/2000/svg}svg"
 
 
 def test_text_in_an_svg_stays_text(maps):
-    root = ElementTree.fromstring(figure_bytes(maps.figure(["red"]), "svg"))
+    root = ElementTree.fromstring(encode_figure(maps.figure(["red"]), "svg"))
     shown = [(element.text or "").strip() for element in root.iter("{http://www.w3.org/2000/svg}text")]
     name, probability = "red & <round>", f"{maps.probabilities[0]:.1%}"
     assert f"{name} ({probability})" in shown
@@ -85,15 +85,15 @@ def test_equal_exports_give_equal_bytes(maps, shown, name):
 
 
 def test_equal_exports_give_equal_archives_at_any_time(maps, shown, monkeypatch):
-    first = zip_bytes(maps, shown)
+    first = encode_zip(maps, shown)
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 100_000)
-    assert zip_bytes(maps, shown) == first
+    assert encode_zip(maps, shown) == first
 
 
 def test_an_archive_holds_the_files_of_the_folder(maps, shown, tmp_path):
     folder = save_class_maps(maps, tmp_path / "export", shown)
-    with zipfile.ZipFile(io.BytesIO(zip_bytes(maps, shown))) as archive:
+    with zipfile.ZipFile(io.BytesIO(encode_zip(maps, shown))) as archive:
         assert archive.testzip() is None
         assert sorted(archive.namelist()) == sorted(FILES)
         assert all(archive.read(name) == (folder / name).read_bytes() for name in FILES)
@@ -113,7 +113,7 @@ def test_the_numbers_come_back_and_sum_to_the_logits(maps, shown, tmp_path):
 
 
 def test_the_manifest_names_the_photo_the_network_and_the_settings(maps, shown, photo):
-    written = strict(manifest_bytes(maps, shown))
+    written = strict(encode_manifest(maps, shown))
     assert written["photo"]["sha256"] == hashlib.sha256(photo.read_bytes()).hexdigest()
     assert written["photo"]["name"] == "my photo.png"
     assert written["photo"]["size"] == [20, 30]
@@ -157,13 +157,13 @@ def test_the_manifest_of_a_network_that_sees_everything_is_still_json(pixels):
     torch.manual_seed(0)
     maps = class_maps(Classifier.wrap(SeesEverything().eval(), size=(20, 30)), pixels)
     assert maps.verdict == "exact"
-    strict(manifest_bytes(maps, maps.figure_content()))
-    with np.load(io.BytesIO(numbers_bytes(maps, maps.figure_content()))) as numbers:
+    strict(encode_manifest(maps, maps.figure_content()))
+    with np.load(io.BytesIO(encode_numbers(maps, maps.figure_content()))) as numbers:
         strict(str(numbers["manifest"]))
 
 
 def test_a_figure_can_be_made_again_from_its_manifest(maps, shown, photo, hand_made_gap):
-    written = strict(manifest_bytes(maps, shown))
+    written = strict(encode_manifest(maps, shown))
     how = written["preprocessing"]
     classifier = Classifier.wrap(
         hand_made_gap, maps.classifier.class_names, how["size"], how["mean"], how["std"], how["resize"],
@@ -172,7 +172,7 @@ def test_a_figure_can_be_made_again_from_its_manifest(maps, shown, photo, hand_m
     assert classifier.sha256() == written["network"]["sha256"]
     again = class_maps(classifier, photo)
     figure = again.figure(**written["shown"])
-    assert figure_bytes(figure, "png") == make_file("figure.png", maps, shown)
+    assert encode_figure(figure, "png") == make_file("figure.png", maps, shown)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -310,16 +310,16 @@ def test_one_picture_in_two_files_has_one_hash_of_its_pixels(maps, shown, hand_m
 
 def test_the_manifest_says_how_the_figure_looks(maps, shown):
     style = FigureStyle(("photo", "contrast"), columns=2, width=3.5, dpi=300, colours="PuOr_r", title="Ours")
-    written = strict(manifest_bytes(maps, shown, style))
+    written = strict(encode_manifest(maps, shown, style))
     assert written["style"]["panels"] == ["photo", "contrast"]
     assert FigureStyle(**written["style"] | {"panels": ("photo", "contrast")}) == style
     assert written["class_names"]["count"] == 3
-    assert strict(manifest_bytes(maps, shown))["style"] != written["style"]
+    assert strict(encode_manifest(maps, shown))["style"] != written["style"]
 
 
 def test_every_file_of_an_export_follows_the_style(maps, shown):
     style = FigureStyle(width=4, dpi=100, dark=True, title="")
-    with zipfile.ZipFile(io.BytesIO(zip_bytes(maps, shown, style))) as archive:
+    with zipfile.ZipFile(io.BytesIO(encode_zip(maps, shown, style))) as archive:
         with Image.open(io.BytesIO(archive.read("figure.png"))) as png:
             assert png.width == 400
             assert np.asarray(png.convert("L"))[0, 0] < 30, "a dark page"
@@ -329,7 +329,7 @@ def test_every_file_of_an_export_follows_the_style(maps, shown):
 
 
 def test_a_file_that_is_not_part_of_an_export_is_told(maps, shown):
-    with pytest.raises(ExportError, match=r"^No file 'maps\.csv' in an export; figure\.png, "):
+    with pytest.raises(ExportError, match=r"^No file 'maps\.csv' in an export\. Use one of figure\.png, "):
         make_file("maps.csv", maps, shown)
 
 

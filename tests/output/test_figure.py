@@ -14,7 +14,7 @@ from PIL import Image
 
 from inspector import Classifier, InspectorError, class_maps, class_maps_of_batch, load, read_image
 from inspector.images.examples import list_examples
-from inspector.output.export import figure_bytes
+from inspector.output.export import encode_figure
 from inspector.output.figure import class_map_figure
 from inspector.output.overlay import grid_image
 from inspector.output.style import COLORMAPS, FigureStyle, diverging_colormap
@@ -113,14 +113,14 @@ def test_all_maps_of_a_tensor_can_be_drawn_as_grids(hand_made_gap):
 def test_maps_of_zeros_can_be_drawn(hand_made_gap):
     maps = maps_of(hand_made_gap, np.zeros((20, 30, 3), np.uint8), mean=(0.0,) * 3, std=(1.0,) * 3)
     assert maps.values.abs().max() == 0
-    assert Image.open(io.BytesIO(figure_bytes(maps.figure(2), "png"))).format == "PNG"
-    assert Image.open(io.BytesIO(figure_bytes(all_maps_figure(maps), "png"))).format == "PNG"
+    assert Image.open(io.BytesIO(encode_figure(maps.figure(2), "png"))).format == "PNG"
+    assert Image.open(io.BytesIO(encode_figure(all_maps_figure(maps), "png"))).format == "PNG"
 
 
 @pytest.mark.parametrize("name", ["a $5$ note.png", r"$\frac$.png", "50% $x_1.png", r"back\slash_{x}^y.png", "$"])
 def test_names_are_shown_as_they_stand_and_not_set_as_mathematics(hand_made_gap, pixels, name):
     maps = maps_of(hand_made_gap, read_image(pixels, name), names=(f"class {name}", "green", "neither"))
-    root = ElementTree.fromstring(figure_bytes(maps.figure(["green", 0]), "svg"))
+    root = ElementTree.fromstring(encode_figure(maps.figure(["green", 0]), "svg"))
     shown = [element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}text")]
     assert name in shown
     assert f"class {name} ({maps.probabilities[0]:.1%})" in shown
@@ -183,14 +183,14 @@ def styled(maps, count=3, **style) -> Figure:
 
 
 def test_a_figure_without_a_style_is_drawn_as_usual(maps):
-    usual = figure_bytes(maps.figure(2), "png")
-    assert figure_bytes(maps.figure(2, style=FigureStyle()), "png") == usual
-    assert figure_bytes(maps.figure(2, style=FigureStyle(colours="PuOr_r")), "png") != usual
+    usual = encode_figure(maps.figure(2), "png")
+    assert encode_figure(maps.figure(2, style=FigureStyle()), "png") == usual
+    assert encode_figure(maps.figure(2, style=FigureStyle(colours="PuOr_r")), "png") != usual
 
 
 @pytest.mark.parametrize(("width", "dpi"), [(89 / 25.4, 300), (183 / 25.4, 100), (3.5, 150)])
 def test_a_figure_is_as_wide_as_was_asked_for(maps, width, dpi):
-    png = Image.open(io.BytesIO(figure_bytes(styled(maps, width=width, font_size=6), "png", dpi)))
+    png = Image.open(io.BytesIO(encode_figure(styled(maps, width=width, font_size=6), "png", dpi)))
     assert png.width == pytest.approx(width * dpi, abs=1)
 
 
@@ -318,10 +318,10 @@ def test_no_text_leaves_the_figure_or_runs_into_its_neighbour(hand_made_gap, pix
     [
         ({"panels": ()}, r"^A figure has panels, some of photo, classes, contrast, all; got none\.$"),
         ({"panels": ("phto",)}, r"got phto\.$"),
-        ({"colours": "jet"}, r"^No colour map 'jet'; inspector, PuOr_r, RdBu_r, BrBG_r would do\.$"),
+        ({"colours": "jet"}, r"^No colormap 'jet'\. Use one of inspector, PuOr_r, RdBu_r, BrBG_r\.$"),
         ({"columns": 0}, r"^A figure has columns from 1 to 12; got 0\.$"),
         ({"width": 0.1}, r"a width in mm from 20 to 1500; got 2\.54\.$"),
-        ({"dpi": 5000}, r"dots an inch from 30 to 1200; got 5000\.$"),
+        ({"dpi": 5000}, r"a resolution in dpi from 30 to 1200; got 5000\.$"),
         ({"font_size": 1}, r"a font size in points from 3 to 40; got 1\.$"),
     ],
 )
@@ -331,16 +331,18 @@ def test_a_style_that_cannot_be_drawn_is_told(style, sentence):
 
 
 def test_a_figure_in_which_the_panels_have_no_room_says_how_many_would(maps):
-    with pytest.raises(InspectorError, match=r"60 mm wide has no room for 4 columns beside its colour bar: at most 3 "):
+    with pytest.raises(
+        InspectorError, match=r"60 mm wide has no room for 4 columns and a color bar\. Use at most 3 columns\."
+    ):
         styled(maps, columns=4, width=60 / 25.4)
     # 60 mm less the colour bar's 1.1 inches leave 32 mm, and a panel has at least 10.
     styled(maps, columns=3, width=60 / 25.4)
-    with pytest.raises(InspectorError, match=r"a wider one or a smaller font would do\.$"):
+    with pytest.raises(InspectorError, match=r"Use a larger width or a smaller font\.$"):
         styled(maps, width=1, font_size=20)
 
 
 def test_a_figure_of_too_many_pixels_says_how_many_dots_would_do(maps):
-    with pytest.raises(InspectorError, match=r"at 1200 dots an inch has too many pixels: (\d+) dots an inch would do"):
+    with pytest.raises(InspectorError, match=r"at 1200 dpi has too many pixels\. Use at most (\d+) dpi\."):
         styled(maps, width=20, dpi=1200)
 
 
@@ -349,11 +351,11 @@ def test_a_thousand_class_maps_are_too_many_for_one_figure(hand_made_gap, pixels
     many = replace(maps, classifier=replace(maps.classifier, class_names=NAMES * 30))
     with pytest.raises(InspectorError, match=r"^All 90 class maps are too many for one figure"):
         class_map_figure(many, maps.figure_content(1), FigureStyle(panels=("all",)))
-    with pytest.raises(InspectorError, match=r"^62 panels are too many for one figure; at most 60 would do\.$"):
+    with pytest.raises(InspectorError, match=r"^62 panels are too many for one figure\. Use at most 60\.$"):
         class_map_figure(maps, replace(maps.figure_content(1), classes=(0,) * 61), FigureStyle())
 
 
 def test_a_contrast_needs_two_classes(hand_made_gap, pixels):
     maps = maps_of(hand_made_gap, read_image(pixels))
-    with pytest.raises(InspectorError, match=r"^A contrast needs two classes: one more among those shown would do\.$"):
+    with pytest.raises(InspectorError, match=r"^A contrast needs two classes\. Show one more class\.$"):
         maps.contrast_map(())

@@ -19,7 +19,7 @@ from inspector.cli import main
 from inspector.explain.backends.accelerate import accelerate
 from inspector.images.examples import list_examples
 from inspector.networks.build import build
-from inspector.output.export import FILES, zip_bytes
+from inspector.output.export import FILES, encode_zip
 from inspector.output.reproduce import rebuild
 from inspector.output.style import MM
 
@@ -76,7 +76,7 @@ def test_a_figure_of_another_backend_comes_back_byte_for_byte_too(
 def test_a_manifest_from_before_there_were_backends_and_one_of_an_unknown_one(export: Path, tmp_path: Path) -> None:
     assert rebuild(changed(export, lambda told: told["network"].pop("backend")), tmp_path / "again").equal
     manifest = changed(export, lambda told: told["network"].update(backend="abacus"))
-    with pytest.raises(NetworkError, match="No backend 'abacus'; there are auto, eager,"):
+    with pytest.raises(NetworkError, match=r"No backend 'abacus'\. Use one of auto, eager,"):
         rebuild(manifest, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
@@ -94,9 +94,7 @@ def test_a_folder_and_a_zip_are_as_good_as_the_manifest_in_them(export: Path, tm
 
 def test_the_photo_may_be_the_file_that_it_was(export: Path, tmp_path: Path) -> None:
     (export / "photo.png").unlink()
-    with pytest.raises(
-        InspectorError, match=r"^There is no photo\.png beside .*: --photo FILE would do, with bag\.png"
-    ):
+    with pytest.raises(InspectorError, match=r"^There is no photo\.png beside .*\. Use --photo FILE with bag\.png"):
         rebuild(export, tmp_path / "without")
     assert rebuild(export, tmp_path / "again", photo=BAG).equal
     # Under another name, and in another format, it is the same picture.
@@ -131,7 +129,7 @@ def test_another_network_is_refused(export: Path, tmp_path: Path) -> None:
 
 def test_other_class_names_are_refused(export: Path, tmp_path: Path) -> None:
     names = [f"class {k}" for k in range(10)]
-    with pytest.raises(InspectorError, match=r"^fashion_gmp has other class names than fashion_gmp had: --labels"):
+    with pytest.raises(InspectorError, match=r"^fashion_gmp has other class names than fashion_gmp had\. Use --labels"):
         rebuild(export, tmp_path / "again", class_names=names)
 
 
@@ -142,7 +140,7 @@ def test_other_versions_are_told(export: Path, tmp_path: Path) -> None:
         told["versions"] |= {"torch": "1.0", "abacus": "3"}
 
     made = rebuild(changed(export, older), tmp_path / "again")
-    assert made.versions == (f"torch was 1.0 and is {now}.", "abacus was 3 and is not here.")
+    assert made.versions == (f"torch was 1.0 and is {now}.", "abacus was 3 and is not installed.")
     assert made.equal
 
 
@@ -170,16 +168,16 @@ def test_a_manifest_from_before_figures_had_styles_is_drawn_as_usual(tmp_path: P
     [
         (lambda told: told.pop("shown"), "it lacks the entry 'shown'"),
         (lambda told: told["network"].pop("sha256"), "it lacks the entry 'sha256'"),
-        (lambda told: told["shown"].update(classes=["Bag"]), "classes are numbers"),
-        (lambda told: told["shown"].update(opacity=7), "opacity is 7, and not from 0 to 1"),
+        (lambda told: told["shown"].update(classes=["Bag"]), "classes must be numbers"),
+        (lambda told: told["shown"].update(opacity=7), "opacity must be from 0 to 1, got 7"),
         (lambda told: told["style"].update(shadow=1), "the style has an entry 'shadow'"),
         (lambda told: told["style"].update(dpi="many"), "not supported between instances"),
-        (lambda told: told.update(photo=None), "it was made from a tensor, and has no photo"),
+        (lambda told: told.update(photo=None), "its input was a tensor, without a photo"),
         (lambda told: told.update(preprocessing=[]), "list indices must be integers"),
     ],
 )
 def test_a_manifest_that_is_broken_gets_one_sentence(export: Path, tmp_path: Path, change: Callable, why: str) -> None:
-    with pytest.raises(InspectorError, match=r"manifest\.json is no manifest of an export \(") as error:
+    with pytest.raises(InspectorError, match=r"manifest\.json is not a manifest of an export \(") as error:
         rebuild(changed(export, change), tmp_path / "again")
     assert why in str(error.value)
     assert "\n" not in str(error.value)
@@ -187,7 +185,7 @@ def test_a_manifest_that_is_broken_gets_one_sentence(export: Path, tmp_path: Pat
 
 
 def test_settings_that_cannot_be_drawn_are_told_as_for_a_new_figure(export: Path, tmp_path: Path) -> None:
-    with pytest.raises(InspectorError, match=r"^No colour map 'jet'; inspector, "):
+    with pytest.raises(InspectorError, match=r"^No colormap 'jet'\. Use one of inspector, "):
         rebuild(changed(export, lambda told: told["style"].update(colours="jet")), tmp_path / "again")
     manifest = changed(export, lambda told: told["style"].update(colours="inspector"))
     changed(export, lambda told: told["shown"].update(classes=[99]))
@@ -198,7 +196,7 @@ def test_settings_that_cannot_be_drawn_are_told_as_for_a_new_figure(export: Path
 @pytest.mark.parametrize("content", [b"", b"[]", b"no json", b"\xff\xfe"])
 def test_what_is_no_manifest_at_all_gets_one_sentence(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "manifest.json").write_bytes(content)
-    with pytest.raises(InspectorError, match=r"is no manifest of an export"):
+    with pytest.raises(InspectorError, match=r"is not a manifest of an export"):
         rebuild(tmp_path / "manifest.json", tmp_path / "again")
     with pytest.raises(InspectorError, match=r"^Cannot read .*nowhere\.json: No such file or directory\.$"):
         rebuild(tmp_path / "nowhere.json", tmp_path / "again")
@@ -238,7 +236,7 @@ def test_the_command_makes_the_figure_of_a_network_of_ones_own_again(
     ]  # fmt: skip
     assert run(monkeypatch, "explain", tmp_path / "photo.png", *own, *looks, "-o", tmp_path / "a") == 0
     with Image.open(tmp_path / "a" / "figure.png") as figure:
-        assert figure.width == 236  # 60 mm at 100 dots an inch
+        assert figure.width == 236  # 60 mm at 100 dpi
     style = json.loads((tmp_path / "a" / "manifest.json").read_text())["style"]
     assert FigureStyle(**style | {"panels": tuple(style["panels"])}) == FigureStyle(
         ("photo", "contrast"), 1, 60 * MM, 100, 6, "BrBG_r", True, "", False, False
@@ -255,7 +253,7 @@ def test_the_command_makes_the_figure_of_a_network_of_ones_own_again(
     [
         (["--width", "wide"], "--width is 'wide'. Use 89mm or 3.5in."),
         (["--panels", "phto"], "A figure has panels, some of photo, classes, contrast, all; got phto."),
-        (["--colours", "jet"], "No colour map 'jet'"),
+        (["--colours", "jet"], "No colormap 'jet'"),
         (["--width", "30mm"], "has no room for"),
     ],
 )
@@ -273,8 +271,8 @@ def test_a_figure_that_cannot_be_drawn_gets_one_sentence_and_leaves_nothing(
 
 def test_the_archive_of_the_app_can_be_rebuilt(tmp_path: Path) -> None:
     maps = class_maps(load("fashion_gap"), BAG)
-    (tmp_path / "class-maps.zip").write_bytes(zip_bytes(maps, maps.figure_content(1), STYLE))
+    (tmp_path / "class-maps.zip").write_bytes(encode_zip(maps, maps.figure_content(1), STYLE))
     made = rebuild(tmp_path / "class-maps.zip", tmp_path / "again")
     assert made.equal
-    with zipfile.ZipFile(io.BytesIO(zip_bytes(maps, maps.figure_content(1), STYLE))) as archive:
+    with zipfile.ZipFile(io.BytesIO(encode_zip(maps, maps.figure_content(1), STYLE))) as archive:
         assert archive.read("report.html") == (made.folder / "report.html").read_bytes()

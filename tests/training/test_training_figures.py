@@ -11,7 +11,7 @@ from matplotlib.text import Text
 from safetensors.numpy import save_file
 
 from inspector import InspectorError
-from inspector.output.export import figure_bytes
+from inspector.output.export import encode_figure
 from inspector.training.compare_runs import RunGroup
 from inspector.training.figures import (
     average_maps_figure,
@@ -180,7 +180,7 @@ def test_average_maps_of_zeros_and_of_several_grids_can_be_drawn(tmp_path: Path)
     one, other = make_group(tmp_path, "a"), make_group(tmp_path, "b")
     write_maps(one, np.zeros((12, 2, 3)))
     write_maps(other, np.ones((2, 4, 4)))
-    assert figure_bytes(average_maps_figure([one, other]), "png").startswith(b"\x89PNG")
+    assert encode_figure(average_maps_figure([one, other]), "png").startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

@@ -169,11 +169,11 @@ def _show_downloads(columns: Sequence[MapColumn], own_scales: bool, smooth: bool
     def make_file(name: str) -> bytes:
         # matplotlib takes a second to import.
         from inspector.output.comparison_figure import side_by_side_figure
-        from inspector.output.export import figure_bytes
+        from inspector.output.export import encode_figure
 
         maps, classes = [column.maps for column in columns], [column.k for column in columns]
         figure = side_by_side_figure(maps, classes, [column.title for column in columns], own_scales, smooth)
-        return figure_bytes(figure, _FORMATS[name])
+        return encode_figure(figure, _FORMATS[name])
 
     show_download_buttons(_FILES, make_file, "Download the figure")
 

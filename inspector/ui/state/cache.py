@@ -180,13 +180,13 @@ def draw_figure_preview(
     Raises:
         ExportError: the figure is too large at `dpi`.
     """
-    from inspector.output.export import figure_bytes
+    from inspector.output.export import encode_figure
     from inspector.output.figure import check_size, class_map_figure
 
     figure = class_map_figure(_maps, _shown, _style)
     width, height = figure.get_size_inches()
     check_size(width, height, dpi)
-    return figure_bytes(figure, "png", _style.dpi), (float(width), float(height))
+    return encode_figure(figure, "png", _style.dpi), (float(width), float(height))
 
 
 def read_change_time(path: Path) -> int:
