@@ -4,15 +4,19 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
+from typer.testing import CliRunner
 
 from inspector import class_maps, load
-from inspector.cli import main
+from inspector.cli import main, options
 from inspector.images.examples import list_examples
 from inspector.networks.build import build
 
@@ -82,6 +86,30 @@ def test_models_lists_every_network_with_its_accuracy() -> None:
     assert "top-1" in done.stdout
 
 
+@dataclass(frozen=True)
+class Group:
+    first: Annotated[int, typer.Option(help="A number.")] = 1
+    second_one: Annotated[bool, typer.Option("--second-one")] = False
+
+
+def test_a_group_of_options_becomes_one_option_per_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, Group, int]] = []
+
+    def example(name: str, *, group: Group, last: int = 0) -> None:
+        """Describe the example."""
+        calls.append((name, group, last))
+
+    monkeypatch.setattr(options, "cli", typer.Typer())
+    assert options.command(example) is example
+    options.cli.command("other")(lambda: None)  # a single command would not be called by its name
+    runner = CliRunner()
+    assert "A number." in runner.invoke(options.cli, ["example", "--help"]).output
+    for arguments in (["a"], ["b", "--first", "3", "--second-one", "--last", "5"]):
+        done = runner.invoke(options.cli, ["example", *arguments])
+        assert done.exit_code == 0, done.output
+    assert calls == [("a", Group(), 0), ("b", Group(3, True), 5)]
+
+
 def test_help_and_version_need_no_torch() -> None:
     code = "import sys, inspector.cli; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
@@ -89,11 +117,11 @@ def test_help_and_version_need_no_torch() -> None:
     assert run("--version").stdout.startswith("inspector ")
 
 
-# --- networks of one's own
+# --- the user's own networks
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a checkpoint, its class names and a photo of 60 x 90 pixels; models/ in it is not there yet."""
     monkeypatch.setenv("INSPECTOR_MODELS", str(tmp_path / "models"))
     torch.manual_seed(0)
@@ -109,7 +137,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def run_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """`run` in this process: each start costs seconds."""
+    """`run` in this process, because starting Python takes seconds."""
 
     def run_here(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         monkeypatch.setattr(sys, "argv", ["inspector", *map(str, arguments)])
@@ -121,62 +149,86 @@ def run_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     return run_here
 
 
-def told(done: subprocess.CompletedProcess[str]) -> str:
-    """What was written to standard error, on one line."""
+def error_line(done: subprocess.CompletedProcess[str]) -> str:
+    """Standard error on one line."""
     return " ".join(done.stderr.split())
 
 
 def described(done: subprocess.CompletedProcess[str], subject: str) -> str:
-    """The sentence of `describe` on a subject: until the next subject begins a line."""
+    """The sentence of `describe` on a subject, which ends where the next subject begins a line."""
     lines = done.stdout.splitlines()
     start = next(n for n, line in enumerate(lines) if line.startswith(f"{subject}: "))
     stop = next((n for n in range(start + 1, len(lines)) if ": " in lines[n][:40]), len(lines))
     return " ".join(" ".join(lines[start:stop]).split()).removeprefix(f"{subject}: ")
 
 
-def test_a_network_that_is_added_is_listed_and_explains_photos_by_its_name(own: Path) -> None:
-    fed = ["--arch", "timm:test_resnet", "--labels", own / "labels.txt", "--size", "64x96", "--resize", "squeeze"]
-    done = run("add", own / "mine.pth", "--name", "mine", *fed, "--title", "Three fish")
+def test_a_network_that_is_added_is_listed_and_explains_photos_by_its_name(workspace: Path) -> None:
+    preprocessing = [
+        "--arch",
+        "timm:test_resnet",
+        "--labels",
+        workspace / "labels.txt",
+        "--size",
+        "64x96",
+        "--resize",
+        "squeeze",
+    ]
+    done = run("add", workspace / "mine.pth", "--name", "mine", *preprocessing, "--title", "Three fish")
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
     assert done.stdout.splitlines() == [
         "mine: 3 classes, average pooling, class maps exact",
-        f"written: {own / 'models' / 'mine'}",
+        f"written: {workspace / 'models' / 'mine'}",
     ]
     listed = run("models").stdout
     assert "mine" in listed
     assert "Three fish" in listed
 
-    done = run("explain", own / "photo.png", "--model", "mine", "--classes", "goldfish,2", "-o", own / "out")
+    done = run(
+        "explain", workspace / "photo.png", "--model", "mine", "--classes", "goldfish,2", "-o", workspace / "out"
+    )
     assert done.returncode == 0, done.stderr
     assert "verdict: exact" in done.stdout
-    manifest = json.loads((own / "out" / "manifest.json").read_text())
+    manifest = json.loads((workspace / "out" / "manifest.json").read_text())
     assert (manifest["network"]["name"], manifest["shown"]["classes"]) == ("mine", [1, 2])
-    numbers = np.load(own / "out" / "maps.npz")
+    numbers = np.load(workspace / "out" / "maps.npz")
     # 64 and 96 pixels, halved five times.
     assert numbers["values"].shape == (3, 2, 3)
 
 
-def test_a_checkpoint_explains_photos_without_being_added(own: Path, run_here: Run) -> None:
-    network = ["-m", own / "mine.pth", "--arch", "timm:test_resnet", "--labels", own / "labels.txt"]
-    fed = ["--size", "96", "--mean", "0,0,0", "--std", "1,1,1", "--interpolation", "bicubic"]
-    done = run_here("explain", own / "photo.png", *network, *fed, "-c", "tench", "-a", "average", "-o", own / "out")
+def test_a_checkpoint_explains_photos_without_being_added(workspace: Path, run_here: Run) -> None:
+    network = ["-m", workspace / "mine.pth", "--arch", "timm:test_resnet", "--labels", workspace / "labels.txt"]
+    preprocessing = ["--size", "96", "--mean", "0,0,0", "--std", "1,1,1", "--interpolation", "bicubic"]
+    done = run_here(
+        "explain",
+        workspace / "photo.png",
+        *network,
+        *preprocessing,
+        "-c",
+        "tench",
+        "-a",
+        "average",
+        "-o",
+        workspace / "out",
+    )
     assert done.returncode == 0, done.stderr
     assert "tench against the average" in done.stdout
-    values = np.load(own / "out" / "maps.npz")["values"]
+    values = np.load(workspace / "out" / "maps.npz")["values"]
     assert values.shape == (3, 3, 3)
     classifier = load(
-        own / "mine.pth", "timm:test_resnet", size=96, mean=[0, 0, 0], std=[1, 1, 1], interpolation="bicubic"
+        workspace / "mine.pth", "timm:test_resnet", size=96, mean=[0, 0, 0], std=[1, 1, 1], interpolation="bicubic"
     )
-    assert np.allclose(class_maps(classifier, own / "photo.png").values, values, atol=1e-5)
-    assert not (own / "models").exists()
+    assert np.allclose(class_maps(classifier, workspace / "photo.png").values, values, atol=1e-5)
+    assert not (workspace / "models").exists()
 
 
-def test_native_size_explains_all_of_the_photo_at_its_own(own: Path, run_here: Run) -> None:
-    network = ["-m", own / "mine.pth", "--arch", "timm:test_resnet"]
-    done = run_here("explain", own / "photo.png", *network, "--size", "native", "-c", "0", "-o", own / "out")
+def test_native_size_explains_all_of_the_photo_at_its_own(workspace: Path, run_here: Run) -> None:
+    network = ["-m", workspace / "mine.pth", "--arch", "timm:test_resnet"]
+    done = run_here(
+        "explain", workspace / "photo.png", *network, "--size", "native", "-c", "0", "-o", workspace / "out"
+    )
     assert done.returncode == 0, done.stderr
     # 60 and 90 pixels, halved five times and rounded up.
-    assert np.load(own / "out" / "maps.npz")["values"].shape == (3, 2, 3)
+    assert np.load(workspace / "out" / "maps.npz")["values"].shape == (3, 2, 3)
 
 
 @pytest.mark.parametrize(
@@ -201,23 +253,23 @@ def test_native_size_explains_all_of_the_photo_at_its_own(own: Path, run_here: R
 )
 @pytest.mark.parametrize("command", ["explain", "add"])
 def test_bad_options_get_one_sentence_and_leave_nothing(
-    own: Path, run_here: Run, command: str, option: str, value: str, sentence: str
+    workspace: Path, run_here: Run, command: str, option: str, value: str, sentence: str
 ) -> None:
     options = {"--arch": "timm:test_resnet"} | {option: value}
     arguments = {
-        "explain": ["explain", own / "photo.png", "-m", own / "mine.pth", "-o", own / "out"],
-        "add": ["add", own / "mine.pth", "--name", "mine"],
+        "explain": ["explain", workspace / "photo.png", "-m", workspace / "mine.pth", "-o", workspace / "out"],
+        "add": ["add", workspace / "mine.pth", "--name", "mine"],
     }[command]
     done = run_here(*arguments, *(word for pair in options.items() for word in pair))
     assert done.returncode == 1
-    assert told(done).startswith("Error: ")
-    assert sentence in told(done)
-    assert not (own / "out").exists()
-    assert not (own / "models").exists()
+    assert error_line(done).startswith("Error: ")
+    assert sentence in error_line(done)
+    assert not (workspace / "out").exists()
+    assert not (workspace / "models").exists()
 
 
-def test_describe_tells_layers_pooling_and_grids(own: Path, run_here: Run) -> None:
-    done = run_here("describe", "timm:test_resnet", "--size", "64", "--layers", "--photo", own / "photo.png")
+def test_describe_lists_layers_pooling_and_grids(workspace: Path, run_here: Run) -> None:
+    done = run_here("describe", "timm:test_resnet", "--size", "64", "--layers", "--photo", workspace / "photo.png")
     assert done.returncode == 0, done.stderr
     assert described(done, "input and output") == "(1, 3, 64, 64) -> (1, 1000)"
     assert described(done, "pooling") == "average over 2 x 2 cells"
@@ -237,12 +289,14 @@ def test_describe_tells_layers_pooling_and_grids(own: Path, run_here: Run) -> No
     assert table[-1].split()[-1] == f"{96 * 1000 + 1000:,}"
 
 
-def test_describe_tells_what_a_checkpoint_and_a_network_of_models_are(own: Path, run_here: Run) -> None:
-    done = run_here("describe", own / "mine.pth", "--arch", "timm:test_resnet", "--size", "64")
+def test_describe_takes_checkpoints_and_networks_of_models(workspace: Path, run_here: Run) -> None:
+    done = run_here("describe", workspace / "mine.pth", "--arch", "timm:test_resnet", "--size", "64")
     assert done.returncode == 0, done.stderr
     assert described(done, "input and output") == "(1, 3, 64, 64) -> (1, 3)"
     assert (
-        run_here("add", own / "mine.pth", "--name", "mine", "--arch", "timm:test_resnet", "--size", "64").returncode
+        run_here(
+            "add", workspace / "mine.pth", "--name", "mine", "--arch", "timm:test_resnet", "--size", "64"
+        ).returncode
         == 0
     )
     again = run_here("describe", "mine")
@@ -250,11 +304,11 @@ def test_describe_tells_what_a_checkpoint_and_a_network_of_models_are(own: Path,
     assert "layer " not in again.stdout
 
 
-def test_describe_tells_of_a_backbone_that_pooling_is_to_be_added(
-    own: Path, run_here: Run, monkeypatch: pytest.MonkeyPatch
+def test_describe_advises_pooling_for_a_backbone(
+    workspace: Path, run_here: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(own)
-    (own / "my_backbone_to_describe.py").write_text(
+    monkeypatch.chdir(workspace)
+    (workspace / "my_backbone_to_describe.py").write_text(
         "from torch import nn\ndef build():\n    return nn.Sequential(nn.Conv2d(3, 8, 2, stride=2), nn.ReLU())\n"
     )
     done = run_here("describe", "my_backbone_to_describe:build", "--size", "8", "--trust")
@@ -266,10 +320,10 @@ def test_describe_tells_of_a_backbone_that_pooling_is_to_be_added(
     assert described(done, "class maps").startswith("none: A classifier returns logits of shape (N, classes); this")
     untrusted = run_here("describe", "my_backbone_to_describe:build")
     assert (untrusted.returncode, untrusted.stdout) == (1, "")
-    assert "'my_backbone_to_describe:build' would run the code of the module " in told(untrusted)
+    assert "'my_backbone_to_describe:build' would run the code of the module " in error_line(untrusted)
 
 
-def test_describe_of_what_is_not_there_is_one_sentence(own: Path, run_here: Run) -> None:
+def test_describe_of_a_missing_network_is_one_sentence(workspace: Path, run_here: Run) -> None:
     for name, sentence in (
         ("nothing", "No network 'nothing'. Nearest names: none, models/ is empty."),
         ("nothing.pth", "No weights at nothing.pth."),
@@ -277,5 +331,5 @@ def test_describe_of_what_is_not_there_is_one_sentence(own: Path, run_here: Run)
     ):
         done = run_here("describe", name)
         assert done.returncode == 1
-        assert sentence in told(done)
+        assert sentence in error_line(done)
         assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""A quick network gives what the network gives, is refused where it does not, and serves only what it holds."""
+"""A backend gives what the network gives, is refused if it does not, and runs only the inputs it was built for."""
 
 import threading
 import time
@@ -48,20 +48,22 @@ def maximum() -> Classifier:
     return classifier_of(nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(8, 5)))
 
 
-def normalised() -> Classifier:
+def normalized() -> Classifier:
     return classifier_of(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(8), nn.Linear(8, 5)))
 
 
-def alike(quick: Classifier, own: Classifier, inputs: Tensor, rtol: float = 1e-4) -> None:
-    for ours, expected in zip(class_maps_of_batch(quick, inputs), class_maps_of_batch(own, inputs), strict=True):
+def assert_same_maps(accelerated: Classifier, original: Classifier, inputs: Tensor, rtol: float = 1e-4) -> None:
+    for ours, expected in zip(
+        class_maps_of_batch(accelerated, inputs), class_maps_of_batch(original, inputs), strict=True
+    ):
         atol = rtol * float(expected.values.abs().max())
         torch.testing.assert_close(ours.values, expected.values, rtol=rtol, atol=atol)
         torch.testing.assert_close(ours.logits, expected.logits, rtol=rtol, atol=rtol)
         assert ours.verdict == expected.verdict != "not exact"
 
 
-def hears(classifier: Classifier, inputs: Tensor) -> bool:
-    """Whether the quick network is heard."""
+def runs_on_backend(classifier: Classifier, inputs: Tensor) -> bool:
+    """Whether the backend runs these inputs."""
     assert classifier.capture.accelerated is not None
     return classifier.capture.accelerated(inputs) is not None
 
@@ -71,15 +73,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.mark.parametrize("make", [average, maximum, normalised])
+@pytest.mark.parametrize("make", [average, maximum, normalized])
 def test_a_folded_network_gives_the_same_maps_and_leaves_the_network_alone(make: Callable[[], Classifier]) -> None:
     classifier = make()
     before = {name: value.clone() for name, value in classifier.network.state_dict().items()}
-    quick = accelerate(classifier, "folded")
+    accelerated = accelerate(classifier, "folded")
     for images in (1, 2, 5):
         inputs = noise(classifier, images)
-        assert hears(quick, inputs)
-        alike(quick, classifier, inputs)
+        assert runs_on_backend(accelerated, inputs)
+        assert_same_maps(accelerated, classifier, inputs)
     assert classifier.capture.accelerated is None
     assert all(torch.equal(value, before[name]) for name, value in classifier.network.state_dict().items())
 
@@ -95,48 +97,50 @@ def test_folding_leaves_no_batch_norm_and_puts_the_channels_last() -> None:
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_other_runtimes_give_the_same_maps_to_several_threads_at_once(backend: str, cache: Path) -> None:
     classifier = average()
-    quick = accelerate(classifier, backend, cache)
-    assert quick.capture.accelerated.status == f"Running on {backend}."
+    accelerated = accelerate(classifier, backend, cache)
+    assert accelerated.capture.accelerated.status == f"Running on {backend}."
     batches = [noise(classifier, 1 + n % 3) * (1 + n) for n in range(12)]
-    expected = [class_maps_of_batch(quick, inputs) for inputs in batches]
+    expected = [class_maps_of_batch(accelerated, inputs) for inputs in batches]
     for inputs in batches[:3]:
-        alike(quick, classifier, inputs)
+        assert_same_maps(accelerated, classifier, inputs)
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda n: class_maps_of_batch(quick, batches[n % 12]), range(120)))
+        together = list(pool.map(lambda n: class_maps_of_batch(accelerated, batches[n % 12]), range(120)))
     for n, found in enumerate(together):
         for one, alone in zip(found, expected[n % 12], strict=True):
             assert torch.equal(one.values, alone.values)
             assert torch.equal(one.logits, alone.logits)
 
 
-def test_a_head_of_this_images_own_weight_is_split_on_what_openvino_hears(cache: Path) -> None:
-    classifier = normalised()
-    alike(accelerate(classifier, "openvino", cache), classifier, noise(classifier, 2))
+def test_a_head_whose_weight_depends_on_the_image_is_split_on_feature_maps_of_openvino(cache: Path) -> None:
+    classifier = normalized()
+    assert_same_maps(accelerate(classifier, "openvino", cache), classifier, noise(classifier, 2))
 
 
 def test_a_compiled_network_gives_the_same_maps() -> None:
-    # As small as can be: it is compiled twice, for one image and for any number.
+    # A very small network: it is compiled twice, for one image and for any number.
     torch.manual_seed(0)
     head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3))
     classifier = Classifier.wrap(nn.Sequential(nn.Conv2d(3, 2, 1), *head).eval(), size=SIZE)
-    quick = accelerate(classifier, "compiled")
-    alike(quick, classifier, noise(classifier, 4))
+    accelerated = accelerate(classifier, "compiled")
+    assert_same_maps(accelerated, classifier, noise(classifier, 4))
 
 
-def test_in_lower_precision_the_maps_still_add_up_and_the_logits_move_little() -> None:
+def test_in_lower_precision_maps_still_sum_to_the_logits_which_change_little() -> None:
     classifier = average()
-    quick = accelerate(classifier, "folded", dtype=torch.bfloat16)
+    accelerated = accelerate(classifier, "folded", dtype=torch.bfloat16)
     inputs = noise(classifier, 3)
-    for ours, own in zip(class_maps_of_batch(quick, inputs), class_maps_of_batch(classifier, inputs), strict=True):
+    for ours, expected in zip(
+        class_maps_of_batch(accelerated, inputs), class_maps_of_batch(classifier, inputs), strict=True
+    ):
         assert ours.values.dtype == ours.logits.dtype == torch.float32
         assert ours.verdict == "exact"
-        assert 0 < float((ours.logits - own.logits).abs().max()) < 0.1 * float(own.logits.abs().max())
+        assert 0 < float((ours.logits - expected.logits).abs().max()) < 0.1 * float(expected.logits.abs().max())
 
 
 @pytest.mark.parametrize("change", ["in place", "data", "replaced", "loaded", "statistics"])
-def test_a_network_that_was_changed_is_heard_itself(change: str) -> None:
+def test_a_network_that_was_changed_runs_on_pytorch(change: str) -> None:
     classifier = average()
-    quick, inputs = accelerate(classifier, "folded"), noise(classifier, 2)
+    accelerated, inputs = accelerate(classifier, "folded"), noise(classifier, 2)
     convolution = classifier.network[0]
     with torch.no_grad():
         if change == "in place":
@@ -150,40 +154,42 @@ def test_a_network_that_was_changed_is_heard_itself(change: str) -> None:
             classifier.network.load_state_dict(state)
         else:
             classifier.network[1].running_mean.add_(1)
-    assert not hears(quick, inputs)
-    assert "was changed after folded was built" in quick.capture.accelerated.status
+    assert not runs_on_backend(accelerated, inputs)
+    assert "was changed after folded was built" in accelerated.capture.accelerated.status
 
 
-def test_another_size_goes_through_the_network_itself() -> None:
+def test_another_size_runs_on_pytorch() -> None:
     classifier = average()
-    quick = accelerate(classifier, "folded").resized((14, 16))
-    inputs = noise(quick, 2)
-    assert not hears(quick, inputs)
-    alike(quick, classifier.resized((14, 16)), inputs, 1e-6)
-    assert hears(accelerate(quick, "folded"), inputs)
+    accelerated = accelerate(classifier, "folded").resized((14, 16))
+    inputs = noise(accelerated, 2)
+    assert not runs_on_backend(accelerated, inputs)
+    assert_same_maps(accelerated, classifier.resized((14, 16)), inputs, 1e-6)
+    assert runs_on_backend(accelerate(accelerated, "folded"), inputs)
 
 
-def test_a_backend_that_gives_other_numbers_is_refused_with_its_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    def off(graph: nn.Module, dtype: torch.dtype) -> runtimes.Run:
+def test_a_backend_with_other_logits_is_refused_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_error(graph: nn.Module, dtype: torch.dtype) -> runtimes.Run:
         run = runtimes.run_folded(graph, dtype)
         return lambda inputs: [one * 1.001 for one in run(inputs)]
 
-    monkeypatch.setitem(accelerate_module._RUN_GRAPH, "folded", off)
+    monkeypatch.setitem(accelerate_module._RUN_GRAPH, "folded", with_error)
     with pytest.raises(NetworkError, match=r"is refused: its logits differ from the network's by [\d.e-]+; at most"):
         accelerate(average(), "folded")
 
 
 def test_a_backend_whose_logits_are_not_those_of_its_maps_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def off(graph: nn.Module, dtype: torch.dtype) -> runtimes.Run:
+    def with_error(graph: nn.Module, dtype: torch.dtype) -> runtimes.Run:
         run = runtimes.run_folded(graph, dtype)
         return lambda inputs: [one + 5e-5 * one.abs().max() * (n == 0) for n, one in enumerate(run(inputs))]
 
-    monkeypatch.setitem(accelerate_module._RUN_GRAPH, "folded", off)
+    monkeypatch.setitem(accelerate_module._RUN_GRAPH, "folded", with_error)
     with pytest.raises(NetworkError, match=r"its class maps sum to its logits with a residual of [\d.e-]+, more"):
         accelerate(average(), "folded")
 
 
-def test_built_networks_are_kept_and_broken_ones_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_built_networks_are_cached_and_broken_files_are_built_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     classifier, built = average(), []
     write = accelerate_module.write_onnx
     monkeypatch.setattr(accelerate_module, "write_onnx", lambda *args: (built.append(1), write(*args)))
@@ -191,10 +197,10 @@ def test_built_networks_are_kept_and_broken_ones_built_anew(tmp_path: Path, monk
     (file,) = tmp_path.iterdir()
     accelerate(average(), "onnxruntime", tmp_path)
     assert len(built) == 1
-    # Of equal weights, but another network.
+    # Another network with equal weights.
     assert accelerate_module._cache_key(maximum()) != accelerate_module._cache_key(classifier)
     file.write_bytes(b"half of a fi")
-    alike(accelerate(classifier, "onnxruntime", tmp_path), classifier, noise(classifier, 2))
+    assert_same_maps(accelerate(classifier, "onnxruntime", tmp_path), classifier, noise(classifier, 2))
     assert len(built) == 2
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
@@ -202,10 +208,12 @@ def test_built_networks_are_kept_and_broken_ones_built_anew(tmp_path: Path, monk
 def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     classifier = average()
-    alike(accelerate(classifier, "onnxruntime", tmp_path / "file" / "cache"), classifier, noise(classifier, 1))
+    assert_same_maps(
+        accelerate(classifier, "onnxruntime", tmp_path / "file" / "cache"), classifier, noise(classifier, 1)
+    )
 
 
-def test_the_cache_lies_where_it_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("INSPECTOR_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert find_cache_folder() == tmp_path / "inspector"
@@ -215,68 +223,71 @@ def test_the_cache_lies_where_it_is_told(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert find_cache_folder() == tmp_path / "own"
 
 
-def test_auto_hears_the_network_until_the_quick_one_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_runs_on_pytorch_until_the_backend_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     ready = threading.Event()
 
-    def late(graph: nn.Module, dtype: torch.dtype) -> runtimes.Run:
+    def wait_and_run(graph: nn.Module, dtype: torch.dtype) -> runtimes.Run:
         assert ready.wait(60)
         return runtimes.run_folded(graph, dtype)
 
-    monkeypatch.setitem(accelerate_module._RUN_GRAPH, "folded", late)
+    monkeypatch.setitem(accelerate_module._RUN_GRAPH, "folded", wait_and_run)
     monkeypatch.setattr(accelerate_module.importlib.util, "find_spec", lambda name: None)
     classifier = average()
-    quick, inputs = accelerate(classifier), noise(classifier, 2)
-    assert not hears(quick, inputs)
-    alike(quick, classifier, inputs, 1e-6)
-    assert quick.capture.accelerated.status == "Running on PyTorch while folded is being built."
+    accelerated, inputs = accelerate(classifier), noise(classifier, 2)
+    assert not runs_on_backend(accelerated, inputs)
+    assert_same_maps(accelerated, classifier, inputs, 1e-6)
+    assert accelerated.capture.accelerated.status == "Running on PyTorch while folded is being built."
     ready.set()
-    assert quick.capture.accelerated.wait(60)
-    assert hears(quick, inputs)
-    alike(quick, classifier, inputs)
-    assert quick.capture.accelerated.status == "Running on folded."
+    assert accelerated.capture.accelerated.wait(60)
+    assert runs_on_backend(accelerated, inputs)
+    assert_same_maps(accelerated, classifier, inputs)
+    assert accelerated.capture.accelerated.status == "Running on folded."
 
 
-def test_auto_begins_when_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_builds_after_its_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accelerate_module.importlib.util, "find_spec", lambda name: None)
     classifier = average()
-    quick, never = (accelerate(classifier, delay=delay) for delay in (0.2, 1000))
-    assert not quick.capture.accelerated.wait(0)
+    accelerated, never = (accelerate(classifier, delay=delay) for delay in (0.2, 1000))
+    assert not accelerated.capture.accelerated.wait(0)
     deadline = time.monotonic() + 60
-    while not quick.capture.accelerated.wait(0) and time.monotonic() < deadline:
+    while not accelerated.capture.accelerated.wait(0) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert hears(quick, noise(classifier, 1))
+    assert runs_on_backend(accelerated, noise(classifier, 1))
     assert not never.capture.accelerated.wait(0)
 
 
-def test_auto_stays_with_the_network_where_nothing_can_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_stays_on_pytorch_if_nothing_can_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accelerate_module.importlib.util, "find_spec", lambda name: None)
     classifier = average()
     classifier.network.source = (number for number in range(3))
-    quick = accelerate(classifier)
-    assert not quick.capture.accelerated.wait(60)
-    alike(quick, classifier, noise(classifier, 1), 1e-6)
-    assert quick.capture.accelerated.status.startswith(
+    accelerated = accelerate(classifier)
+    assert not accelerated.capture.accelerated.wait(60)
+    assert_same_maps(accelerated, classifier, noise(classifier, 1), 1e-6)
+    assert accelerated.capture.accelerated.status.startswith(
         "Running on PyTorch, because folded could not be built: The network contains"
     )
 
 
-def test_class_maps_say_what_they_were_heard_through(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_class_maps_name_their_backend(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INSPECTOR_CACHE", str(cache))
     classifier = average()
     inputs = noise(classifier, 1)
 
-    def told(one: Classifier) -> str:
+    def backend_of(one: Classifier) -> str:
         return class_maps_of_batch(one, inputs)[0].backend
 
-    assert told(classifier) == "eager"
-    for quick in (accelerate(classifier, "onnxruntime", cache), accelerate(classifier, "folded", dtype=torch.bfloat16)):
-        (maps,) = class_maps_of_batch(quick, inputs)
+    assert backend_of(classifier) == "eager"
+    for accelerated in (
+        accelerate(classifier, "onnxruntime", cache),
+        accelerate(classifier, "folded", dtype=torch.bfloat16),
+    ):
+        (maps,) = class_maps_of_batch(accelerated, inputs)
         again = with_backend(classifier, maps.backend)
-        assert told(again) == maps.backend
+        assert backend_of(again) == maps.backend
         assert torch.equal(class_maps_of_batch(again, inputs)[0].values, maps.values)
     assert maps.backend == "folded bfloat16"
-    assert told(with_backend(quick, "eager")) == "eager"
-    (other,) = class_maps_of_batch(quick, noise(classifier.resized(48), 1))
+    assert backend_of(with_backend(accelerated, "eager")) == "eager"
+    (other,) = class_maps_of_batch(accelerated, noise(classifier.resized(48), 1))
     assert other.backend == "eager"
     with pytest.raises(NetworkError, match="No backend 'folded float8': its dtype is none of float32, float16, bflo"):
         with_backend(classifier, "folded float8")
@@ -293,7 +304,7 @@ def test_the_oldest_input_shape_is_dropped_when_a_fifth_comes() -> None:
     assert built == [1, 2, 3, 4, 5, 1]
 
 
-def test_eager_takes_the_quick_network_away() -> None:
+def test_eager_removes_the_backend() -> None:
     assert accelerate(accelerate(average(), "folded"), "eager").capture.accelerated is None
 
 
@@ -310,7 +321,7 @@ class Sum(nn.Module):
         ("openvino", torch.bfloat16, r"'openvino' runs in float32 on the CPU; got torch.bfloat16 on cpu"),
     ],
 )
-def test_what_is_no_backend_is_told(backend: str, dtype: torch.dtype, message: str) -> None:
+def test_an_unknown_backend_or_dtype_is_refused(backend: str, dtype: torch.dtype, message: str) -> None:
     with pytest.raises(NetworkError, match=message):
         accelerate(average(), backend, dtype=dtype)
 

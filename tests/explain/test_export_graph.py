@@ -1,4 +1,4 @@
-"""One graph gives the logits and the class maps that the network and our own path give."""
+"""One graph gives the logits and class maps that class_maps_of_batch gives."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def noise(classifier: Classifier, images: int) -> Tensor:
 
 
 class Net(nn.Module):
-    """Convolution, BatchNorm and a ReLU that writes into its input, then whatever head."""
+    """Convolution, BatchNorm and a ReLU that writes into its input, then any head."""
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Net(nn.Module):
 
 
 class Branches(nn.Module):
-    """Average and maximum side by side, on grids of their own."""
+    """Average and maximum pooling side by side, on different grids."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Tokens(nn.Module):
 
 
 class BranchesOnValues(nn.Module):
-    """Asks what is in the image: no graph holds that."""
+    """Its control flow depends on the image: no graph can hold that."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ def softmaxed() -> nn.Module:
     return nn.Sequential(average(), nn.Softmax(1))
 
 
-def normalised() -> nn.Module:
+def normalized() -> nn.Module:
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(4), nn.Linear(4, 3))
 
 
@@ -103,7 +103,7 @@ def classifier_of(head: Callable[[], nn.Module]) -> Classifier:
 
 
 @pytest.mark.parametrize("head", [average, maximum, flattened, per_class, softmaxed, Branches, ChannelsLast, Tokens])
-def test_the_maps_of_the_graph_are_ours_and_sum_to_its_logits(head: Callable[[], nn.Module]) -> None:
+def test_the_maps_of_the_graph_equal_class_maps_and_sum_to_its_logits(head: Callable[[], nn.Module]) -> None:
     classifier = classifier_of(head)
     inputs = noise(classifier, 5)
     logits, maps = class_map_graph(classifier)(inputs)
@@ -114,7 +114,7 @@ def test_the_maps_of_the_graph_are_ours_and_sum_to_its_logits(head: Callable[[],
     torch.testing.assert_close(maps.sum((2, 3)) + classifier.head.bias, logits, rtol=1e-5, atol=1e-5)
 
 
-def test_of_equal_maxima_the_first_position_gets_all(hand_made_gmp: nn.Module) -> None:
+def test_of_equal_maxima_the_first_cell_gets_the_whole_contribution(hand_made_gmp: nn.Module) -> None:
     classifier = Classifier.wrap(hand_made_gmp, size=(2, 3))
     _, maps = class_map_graph(classifier)(torch.ones(1, 3, 2, 3))
     # Red is 1 everywhere: class 0 has weight 1 on it, class 2 has -1.
@@ -150,7 +150,7 @@ def test_torch_exports_the_graph_for_any_number_of_images() -> None:
 
 
 def test_a_head_whose_weight_changes_with_the_image_gives_feature_maps_but_no_class_maps() -> None:
-    classifier = classifier_of(normalised)
+    classifier = classifier_of(normalized)
     assert classifier.head.verdict == "exact for this image"
     with pytest.raises(HeadError, match="exact for this image: its weight changes with the image"):
         class_map_graph(classifier)
@@ -171,7 +171,7 @@ def test_a_pooling_that_needs_its_derivative_has_no_graph_of_maps() -> None:
         class_map_graph(classifier)
 
 
-def test_a_network_that_torch_cannot_write_down_is_refused_in_one_sentence() -> None:
+def test_a_network_that_torch_cannot_export_is_refused_in_one_sentence() -> None:
     with pytest.raises(NetworkError, match=r'^torch.export cannot write this network as .* "eager", which runs every'):
         class_map_graph(classifier_of(BranchesOnValues))
 
@@ -188,15 +188,15 @@ def test_a_written_file_serves_logits_and_maps_by_its_own_runtime(format: str, n
     classifier = classifier_of(maximum)
     file = export_network(classifier, tmp_path / name, format)
     inputs = noise(classifier, 4)
-    (logits, maps), said = READERS[format](file, inputs)
+    (logits, maps), metadata = READERS[format](file, inputs)
     expected = class_maps_of_batch(classifier, inputs)
     np.testing.assert_allclose(logits, torch.stack([one.logits for one in expected]), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(maps, torch.stack([one.values for one in expected]), rtol=1e-4, atol=1e-5)
-    assert json.loads(said["class_names"]) == ["a", "b", "c"]
-    assert json.loads(said["preprocessing"])["size"] == [8, 9]
-    np.testing.assert_allclose(maps.sum((2, 3)) + json.loads(said["bias"]), logits, rtol=1e-4, atol=1e-5)
-    assert said["sha256"] == classifier.sha256()
-    # Nothing half-made is left beside it.
+    assert json.loads(metadata["class_names"]) == ["a", "b", "c"]
+    assert json.loads(metadata["preprocessing"])["size"] == [8, 9]
+    np.testing.assert_allclose(maps.sum((2, 3)) + json.loads(metadata["bias"]), logits, rtol=1e-4, atol=1e-5)
+    assert metadata["sha256"] == classifier.sha256()
+    # No unfinished file is left beside it.
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted({name, *(["net.bin"] * (format == "openvino"))})
 
 
@@ -211,10 +211,10 @@ def by_openvino(file: Path, inputs: Tensor) -> tuple[list[np.ndarray], dict[str,
     import openvino
 
     model = openvino.Core().read_model(str(file))
-    # Left alone it computes in bfloat16 where the processor can.
+    # By default it computes in bfloat16 where the processor can.
     found = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(inputs.numpy())
-    said = {name: value.astype(str) for name, value in model.get_rt_info("inspector").astype(dict).items()}
-    return [found["logits"], found["maps"]], said
+    metadata = {name: value.astype(str) for name, value in model.get_rt_info("inspector").astype(dict).items()}
+    return [found["logits"], found["maps"]], metadata
 
 
 def by_torch(file: Path, inputs: Tensor) -> tuple[list[np.ndarray], dict[str, str]]:
@@ -249,19 +249,19 @@ def test_a_file_that_gives_other_numbers_is_not_written(tmp_path: Path, monkeypa
         ("there.onnx", "onnx", "exists already. Use another name"),
     ],
 )
-def test_what_cannot_be_asked_for_is_told(name: str, format: str, message: str, tmp_path: Path) -> None:
+def test_an_unknown_format_or_a_wrong_name_is_refused(name: str, format: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "there.onnx").touch()
     with pytest.raises(ExportError, match=message):
         export_network(classifier_of(average), tmp_path / name, format)
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ExportError, match="Cannot write"):
         export_network(classifier_of(average), tmp_path / "file" / "net.pt2", "pt2")
 
 
-def test_the_command_says_what_it_wrote(tmp_path: Path) -> None:
+def test_the_command_states_inputs_and_outputs_of_the_file(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
     import inspector.cli.networks  # noqa: F401

@@ -1,4 +1,4 @@
-"""Large images in tiles: the same class maps as in one piece, or one sentence why not."""
+"""Class maps of large images equal those in one piece, or an error says why not."""
 
 import csv
 import json
@@ -49,7 +49,7 @@ class SameAsTensorFlow(nn.Module):
 
 
 class Shifted(nn.Module):
-    """Two branches that see to different sides: one rule for the sum of both would tell too little."""
+    """Two branches that see to different sides: a rule for one of them would be too small for their sum."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,14 +79,14 @@ def trunk(name: str) -> nn.Sequential:
         "same": [SameAsTensorFlow(), relu, nn.Conv2d(4, 3, 1), SameAsTensorFlow()],
         "shifted": [Shifted(), nn.MaxPool2d(2)],
         "reflected": [nn.Conv2d(3, 4, 5, padding=2, padding_mode="reflect"), relu, nn.MaxPool2d(2)],
-        "normalised channels": [nn.Conv2d(3, 4, 3, 2, 1), nn.LocalResponseNorm(3), nn.BatchNorm2d(4), small],
+        "normalized channels": [nn.Conv2d(3, 4, 3, 2, 1), nn.LocalResponseNorm(3), nn.BatchNorm2d(4), small],
     }  # fmt: skip
     return nn.Sequential(*layers[name])
 
 
 NAMES = (
     "1x1", "stride 2", "stride 3", "patches", "unpadded", "even kernel", "one-sided", "too much padding", "dilated",
-    "max pooling", "ceil_mode", "average pooling", "same", "shifted", "reflected", "normalised channels",
+    "max pooling", "ceil_mode", "average pooling", "same", "shifted", "reflected", "normalized channels",
 )  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def assert_as_in_one_piece(maps: LargeMaps, classifier: Classifier, image: np.ndarray) -> None:
+def assert_equals_one_piece(maps: LargeMaps, classifier: Classifier, image: np.ndarray) -> None:
     whole = inspector.class_maps(classifier.resized(image.shape[:2], crop=False), image)
     expected = whole.values[list(maps.classes)]
     assert maps.values.shape == expected.shape
@@ -126,17 +126,17 @@ def test_tiles_give_the_class_maps_of_the_whole_image(name: str, pooling: str) -
         image = noise(height, width, seed)
         maps = large_class_maps(classifier, image, classes=4, tile=16)
         assert maps.tiles > 3
-        assert_as_in_one_piece(maps, classifier, image)
+        assert_equals_one_piece(maps, classifier, image)
 
 
-def test_a_shortcut_that_no_rule_follows_is_measured() -> None:
+def test_the_reach_of_a_shortcut_without_a_rule_is_measured() -> None:
     torch.manual_seed(0)
     classifier = Classifier.wrap(cifar_resnet(8), size=32)
     assert classifier.receptive_field.y.size == float("inf")
     image = noise(122, 149)
     maps = large_class_maps(classifier, image, tile=32)
     assert maps.tiles > 12
-    assert_as_in_one_piece(maps, classifier, image)
+    assert_equals_one_piece(maps, classifier, image)
 
 
 def test_max_and_average_pooling_side_by_side() -> None:
@@ -152,10 +152,10 @@ def test_max_and_average_pooling_side_by_side() -> None:
 
     classifier, image = Classifier.wrap(Both(), size=32), noise(61, 58)
     assert classifier.head.pooling == "max + average"
-    assert_as_in_one_piece(large_class_maps(classifier, image, tile=16), classifier, image)
+    assert_equals_one_piece(large_class_maps(classifier, image, tile=16), classifier, image)
 
 
-def test_of_equal_maxima_the_first_of_the_whole_grid_decides(hand_made_gmp: nn.Module) -> None:
+def test_of_equal_maxima_the_first_cell_of_the_whole_grid_counts(hand_made_gmp: nn.Module) -> None:
     classifier = Classifier.wrap(hand_made_gmp, size=8, mean=(0, 0, 0), std=(1, 1, 1))
     image = np.zeros((20, 30, 3), np.uint8)
     image[2, 27, 0] = image[3, 1, 0] = 255  # red: the tile on the left comes first, the row above decides
@@ -166,13 +166,13 @@ def test_of_equal_maxima_the_first_of_the_whole_grid_decides(hand_made_gmp: nn.M
     assert maps.values[1].nonzero().tolist() == [[11, 2]]
     assert maps.values[0, 2, 27] == 1
     assert maps.values[1, 11, 2] == 2
-    assert_as_in_one_piece(maps, classifier, image)
+    assert_equals_one_piece(maps, classifier, image)
 
 
 @pytest.mark.parametrize("name", ["fashion_gap", "fashion_gmp_sigmoid"])
-def test_grey_networks_see_grey_tiles(name: str) -> None:
+def test_grayscale_networks_get_grayscale_tiles(name: str) -> None:
     classifier, image = inspector.load(name), noise(101, 77)
-    assert_as_in_one_piece(large_class_maps(classifier, image, tile=40), classifier, image)
+    assert_equals_one_piece(large_class_maps(classifier, image, tile=40), classifier, image)
 
 
 @pytest.mark.parametrize("name", ["squeezenet1_1", "resnet18"])
@@ -180,7 +180,7 @@ def test_networks_of_torchvision(name: str) -> None:
     torch.manual_seed(0)
     classifier = Classifier.wrap(getattr(torchvision.models, name)().eval(), size=64, name=name)
     image = noise(300, 211)
-    assert_as_in_one_piece(large_class_maps(classifier, image, tile=160), classifier, image)
+    assert_equals_one_piece(large_class_maps(classifier, image, tile=160), classifier, image)
 
 
 def test_a_photo_by_the_network_that_comes_with_us() -> None:
@@ -189,27 +189,27 @@ def test_a_photo_by_the_network_that_comes_with_us() -> None:
     classifier = inspector.load("efficientnet_lite0")
     maps = large_class_maps(classifier, image, tile=448)
     assert maps.tiles == 4
-    assert_as_in_one_piece(maps, classifier, image)
+    assert_equals_one_piece(maps, classifier, image)
 
 
-def test_named_classes_come_in_the_order_in_which_they_were_named() -> None:
+def test_named_classes_keep_their_order() -> None:
     classifier, image = classifier_of(trunk("stride 2")), noise(50, 60)
     maps = large_class_maps(classifier, image, ["class 4", 1], tile=16)
     assert maps.classes == (4, 1)
-    assert_as_in_one_piece(maps, classifier, image)
+    assert_equals_one_piece(maps, classifier, image)
     assert len(large_class_maps(classifier, image, 99, tile=16).classes) == 6
 
 
-def test_every_position_comes_from_one_tile() -> None:
-    locality = verify_tiling(classifier_of(trunk("stride 2")), (70, 95))
-    count = np.zeros((locality.y.positions, locality.x.positions), int)
-    for tile in make_tiles(locality, 16):
+def test_every_cell_comes_from_one_tile() -> None:
+    tiling = verify_tiling(classifier_of(trunk("stride 2")), (70, 95))
+    count = np.zeros((tiling.y.positions, tiling.x.positions), int)
+    for tile in make_tiles(tiling, 16):
         count[tile.rows, tile.columns] += 1
     assert (count == 1).all()
 
 
-class Recorded:
-    """An image that exists only where it is looked at."""
+class ComputedImage:
+    """An image whose pixels are computed when they are read, and which records the windows read."""
 
     def __init__(self, height: int, width: int) -> None:
         self.shape, self.dtype = (height, width, 3), np.dtype(np.uint8)
@@ -221,27 +221,27 @@ class Recorded:
         return np.stack(np.broadcast_arrays(*(rows[:, None] * a + columns * b for a, b in ((1, 2), (3, 5), (7, 1)))), 2)
 
 
-def test_no_more_than_a_tile_and_its_surroundings_is_held() -> None:
-    seen: list[tuple[int, ...]] = []
+def test_no_more_than_a_tile_and_its_surroundings_is_in_memory() -> None:
+    input_sizes: list[tuple[int, ...]] = []
     layers = trunk("stride 2")
-    layers.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[2:])))
+    layers.register_forward_pre_hook(lambda _, inputs: input_sizes.append(tuple(inputs[0].shape[2:])))
     classifier = classifier_of(layers)
-    seen.clear()
-    image = Recorded(1500, 1100)
-    told: list[tuple[int, int]] = []
-    maps = large_class_maps(classifier, image, tile=128, progress=lambda done, total: told.append((done, total)))
+    input_sizes.clear()
+    image = ComputedImage(1500, 1100)
+    progress: list[tuple[int, int]] = []
+    maps = large_class_maps(classifier, image, tile=128, progress=lambda done, total: progress.append((done, total)))
     assert maps.grid == (375, 275)
-    assert told == [(n + 1, 12 * 9) for n in range(12 * 9)]
+    assert progress == [(n + 1, 12 * 9) for n in range(12 * 9)]
     assert len(image.windows) == 12 * 9
     most = 128 + (maps.tiling.y.before + maps.tiling.y.after) * 4
     assert most < 160
     assert max(max(window) for window in image.windows) <= most
-    assert max(max(window) for window in seen) <= most
+    assert max(max(window) for window in input_sizes) <= most
     maps.reduced(100)
     assert max(height * width for height, width in image.windows) <= 2_000_000
 
 
-def test_the_temporary_folder_goes_also_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_temporary_folder_is_removed_after_an_error_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     classifier, there = classifier_of(trunk("stride 2")), []
 
@@ -255,7 +255,7 @@ def test_the_temporary_folder_goes_also_after_an_error(tmp_path: Path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_network_trained_further_loses_its_verdict() -> None:
+def test_a_network_trained_further_is_not_exact() -> None:
     classifier = classifier_of(trunk("stride 2"))
     with torch.no_grad():
         classifier.network[3].weight[2] += 1  # type: ignore[index, union-attr, operator]
@@ -264,22 +264,22 @@ def test_a_network_trained_further_loses_its_verdict() -> None:
     assert maps.residual > 0.01
 
 
-class Gate(nn.Module):
-    """Squeeze-and-excitation."""
+class SqueezeExcitation(nn.Module):
+    """A gate computed from the mean of each channel."""
 
     def forward(self, maps: Tensor) -> Tensor:
         return maps * maps.mean((2, 3), keepdim=True).sigmoid()
 
 
-class Ramp(nn.Module):
-    """Positions embedded by where they lie."""
+class PositionEmbedding(nn.Module):
+    """Adds a value that depends on the column."""
 
     def forward(self, maps: Tensor) -> Tensor:
         return maps + torch.linspace(0, 1, maps.shape[3])
 
 
-class Quarters(nn.Module):
-    """Takes sides that are multiples of 4 only."""
+class MultiplesOfFour(nn.Module):
+    """Accepts only sides that are multiples of 4."""
 
     def forward(self, maps: Tensor) -> Tensor:
         return functional.interpolate(functional.max_pool2d(maps, 4), scale_factor=4.0) + maps
@@ -289,16 +289,16 @@ class Quarters(nn.Module):
     ("layer", "sentence"),
     [
         (
-            Gate(),
+            SqueezeExcitation(),
             r": pixels \d+ px away still change its feature maps, so some layer mixes all cells",
         ),
         (nn.GroupNorm(2, 4), ".*some layer mixes all cells"),
         (nn.InstanceNorm2d(4), ".*some layer mixes all cells"),
         (
-            Ramp(),
+            PositionEmbedding(),
             r": .*differ from those of the whole image by \d.\de-\d\d of the largest value, where at most 1e-05 is",
         ),
-        (Quarters(), r" of an image of this size. The network cannot run on an input of shape"),
+        (MultiplesOfFour(), r" of an image of this size. The network cannot run on an input of shape"),
     ],
     ids=["squeeze-and-excitation", "group norm", "instance norm", "position embedding", "multiples of 4"],
 )
@@ -310,12 +310,12 @@ def test_a_network_that_cannot_be_run_on_tiles_is_refused(layer: nn.Module, sent
 
 def test_networks_of_torchvision_with_squeeze_and_excitation_are_refused() -> None:
     torch.manual_seed(0)
-    bent = Classifier.wrap(torchvision.models.mobilenet_v3_small().eval(), size=64, name="mobilenet")
+    nonlinear = Classifier.wrap(torchvision.models.mobilenet_v3_small().eval(), size=64, name="mobilenet")
     with pytest.raises(HeadError, match=r"What follows the pooling of mobilenet is not affine \(.* not unique\)"):
-        large_class_maps(bent, noise(50, 60))
-    gated = Classifier.wrap(torchvision.models.regnet_y_400mf().eval(), size=64, name="regnet")
+        large_class_maps(nonlinear, noise(50, 60))
+    with_squeeze = Classifier.wrap(torchvision.models.regnet_y_400mf().eval(), size=64, name="regnet")
     with pytest.raises(NetworkError, match="regnet cannot be run on tiles: pixels"):
-        large_class_maps(gated, noise(50, 60))
+        large_class_maps(with_squeeze, noise(50, 60))
 
 
 def test_a_head_made_for_one_size_is_refused() -> None:
@@ -339,17 +339,17 @@ def test_a_window_as_large_as_the_image_must_fit() -> None:
     ],
     ids=["tile", "no classes", "unknown class"],
 )
-def test_what_cannot_be_asked_gets_one_sentence(arguments: dict, error: type[Exception], sentence: str) -> None:
+def test_impossible_arguments_get_one_sentence(arguments: dict, error: type[Exception], sentence: str) -> None:
     with pytest.raises(error, match=sentence):
         large_class_maps(classifier_of(trunk("1x1")), noise(50, 60), **arguments)
 
 
-def test_a_full_disk_is_told_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage("/")._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(InspectorError, match=r"need 0.0 GB of disk space .* environment variable TMPDIR"):
         large_class_maps(classifier_of(trunk("1x1")), noise(50, 60))
-    large_class_maps(classifier_of(trunk("1x1"), "max"), noise(50, 60))  # keeps its winners only
+    large_class_maps(classifier_of(trunk("1x1"), "max"), noise(50, 60))  # max pooling keeps no feature maps
 
 
 # Reading
@@ -369,13 +369,13 @@ def test_arrays_and_files_are_read_window_by_window(
 ) -> None:
     np.save(tmp_path / "image.npy", image)
     tifffile.imwrite(tmp_path / "image.tif", image, photometric="rgb")
-    tifffile.imwrite(tmp_path / "grey.tiff", image[..., 0], photometric="minisblack")
+    tifffile.imwrite(tmp_path / "gray.tiff", image[..., 0], photometric="minisblack")
     monkeypatch.setattr(Image, "open", None)  # nothing is decoded
     expected = image[5:20, 2:33]
     for source in (image, tmp_path / "image.npy", str(tmp_path / "image.tif")):
         assert open_large_image(source).size == (41, 33)
         assert np.array_equal(window_of(source), expected)
-    assert np.array_equal(window_of(tmp_path / "grey.tiff"), np.repeat(expected[..., :1], 3, 2))
+    assert np.array_equal(window_of(tmp_path / "gray.tiff"), np.repeat(expected[..., :1], 3, 2))
     assert np.array_equal(window_of(image[..., 1]), np.repeat(expected[..., 1:2], 3, 2))
 
 
@@ -422,11 +422,11 @@ def test_a_bad_file_gets_one_sentence(name: str, content: bytes | None, sentence
     ids=["float", "four channels", "empty", "one axis"],
 )
 def test_an_array_that_is_no_image_is_refused(array: np.ndarray, tmp_path: Path) -> None:
-    told = re.escape(f"must be (H, W, 3) or (H, W) of uint8 in 0-255, got {array.shape} of {array.dtype}.")
-    with pytest.raises(ImageError, match=f"^array {told}"):
+    message = re.escape(f"must be (H, W, 3) or (H, W) of uint8 in 0-255, got {array.shape} of {array.dtype}.")
+    with pytest.raises(ImageError, match=f"^array {message}"):
         open_large_image(array)
     np.save(tmp_path / "image.npy", array)
-    with pytest.raises(ImageError, match=rf"^image.npy {told}"):
+    with pytest.raises(ImageError, match=rf"^image.npy {message}"):
         open_large_image(tmp_path / "image.npy")
 
 
@@ -476,7 +476,7 @@ def test_the_preview_is_the_same_in_strips() -> None:
 # Drawing and the command line
 
 
-def test_the_maps_are_drawn_where_their_positions_look() -> None:
+def test_the_maps_are_drawn_where_their_cells_lie() -> None:
     classifier = classifier_of(trunk("patches"))
     maps = large_class_maps(classifier, noise(64, 96), [3, 0], tile=16)
     small = maps.reduced(32)
@@ -488,12 +488,12 @@ def test_the_maps_are_drawn_where_their_positions_look() -> None:
     assert torch.equal(shown.values, maps.values[0])
     assert shown.total == pytest.approx(float(maps.logits[3]))
     drawn = resample_on_photo(maps.values[0], small.view.crop, small.classifier.receptive_field, (66, 96), smooth=False)
-    # A patch of 4 x 4 pixels a position: drawn at the size of the image, each is in its own place.
+    # A patch of 4 x 4 pixels per cell: drawn at the size of the image, each is in its own place.
     assert np.array_equal(drawn[:64], np.kron(maps.values[0].numpy(), np.ones((4, 4), np.float32)))
     assert not drawn[64:].any()  # the last row of the reduced photo holds a third of a row more than there is
 
 
-def test_where_no_rule_knows_the_positions_they_divide_the_image() -> None:
+def test_cells_of_unknown_position_divide_the_image() -> None:
     torch.manual_seed(0)
     maps = large_class_maps(Classifier.wrap(cifar_resnet(8), size=32), noise(122, 149), tile=64)
     field = maps.reduced(32).classifier.receptive_field
@@ -534,7 +534,7 @@ def test_the_command_writes_the_figure_and_the_numbers(tmp_path: Path, image: np
     assert {path.name for path in tmp_path.iterdir()} == {"image.npy", "out"}
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     np.save(tmp_path / "image.npy", noise(60, 60))
     command = ["large", str(tmp_path / "image.npy"), "-m", "fashion_gmp", "-o", str(tmp_path / "file" / "out")]
@@ -543,7 +543,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     assert re.search(r"Cannot write .*out: .*\. Nothing was left there\.", str(done.exception))
 
 
-def test_the_command_is_described_without_torch() -> None:
+def test_the_help_of_the_command_needs_no_torch() -> None:
     code = "import sys, inspector.cli.large; print(*sorted({'torch', 'matplotlib', 'tifffile'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

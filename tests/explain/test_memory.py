@@ -1,4 +1,4 @@
-"""What is freed goes back when it is asked for, and huge pages are a choice."""
+"""Freed memory is given back on request, and huge pages can be switched off."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ import pytest
 
 from inspector.explain.memory import use_huge_pages
 
-# Large blocks are freed at once anyway: these are of the kind that glibc keeps between others.
+# Small blocks: glibc keeps these between others, while it frees large ones at once.
 FREED = """
 import numpy, resource
 from pathlib import Path
@@ -24,13 +24,13 @@ print(before - resident())
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps freed memory until it is told")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps freed memory until asked")
 def test_freed_memory_goes_back_to_the_system() -> None:
-    told = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True).stdout
-    assert float(told) > 200
+    output = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True).stdout
+    assert float(output) > 200
 
 
-def test_huge_pages_are_asked_for_unless_someone_decided_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_huge_pages_are_used_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
     use_huge_pages()
     assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
