@@ -39,11 +39,11 @@ def describe(
     with progress.status(f"Analyzing {model} ..."):
         from inspector.analysis.summary import SIZES
         from inspector.analysis.summary import describe as summarize_network
-        from inspector.explain.class_maps import native_size
         from inspector.images.photo import read_image
+        from inspector.images.preprocessing import find_native_size
         from inspector.networks.load import resolve
 
-        sizes = (*SIZES, native_size(read_image(photo))) if photo else SIZES
+        sizes = (*SIZES, find_native_size(read_image(photo).size)) if photo else SIZES
         overrides = options.NetworkOptions(size=size, mean=mean).overrides()
         loaded = resolve(model, arch, overrides=overrides, trust=trust, allow_untrained=True)
         preprocessing = loaded.preprocessing

@@ -21,7 +21,7 @@ from inspector.explain.feature_capture import capture_pass
 from inspector.explain.head import relative_error
 from inspector.explain.kinds import Verdict
 from inspector.images.photo import ImageSource, Photo, read_image
-from inspector.images.preprocessing import View, make_view
+from inspector.images.preprocessing import View, find_native_size, make_view
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 # Number of values that torch sums on one thread. For more it wakes other threads, which then busy-wait for longer than
 # a fast network runs.
 _ONE_THREAD = 32_000
-_MAX_NATIVE = 1024  # pixels; for larger photos the feature maps of a large network may not fit in memory
 
 AVERAGE: Literal["average"] = "average"  # contrasts a class with the average class
 
@@ -86,7 +85,7 @@ class ClassMaps:
 
     @property
     def decomposition(self) -> Decomposition:
-        """What the values were computed from; InspectorError for a large image, whose feature maps are not kept."""
+        """The sum that the values come from; InspectorError for a large image, whose feature maps are not kept."""
         if self.split is None:
             raise InspectorError(
                 "The feature maps of a large image are not kept. Use class_maps on a part of the image that matters."
@@ -178,11 +177,7 @@ class ClassMaps:
         return ClassMap(title, values, float(bias), None if dense else float(logit))
 
     def contrast_map(self, classes: Sequence[int], dense: bool = False) -> ClassMap:
-        """Return the map of the first class against the second, or against the other top class if it is the only one.
-
-        Raises:
-            InspectorError: there are no two classes.
-        """
+        """Return the first class against the second, or the other top class; InspectorError if there is no second."""
         if not classes or len(self.logits) < 2:
             raise InspectorError("A contrast needs two classes. Show one more class.")
         first, *others = classes
@@ -301,18 +296,12 @@ def class_maps(
     """
     photo = image if isinstance(image, Photo) else read_image(image)
     if size == "native":
-        classifier = classifier.resized(native_size(photo), crop=False)
+        classifier = classifier.resized(find_native_size(photo.size), crop=False)
     elif size is not None:
         classifier = classifier.resized(size)
     view = make_view(photo, classifier.preprocessing)
     (maps,) = class_maps_of_batch(classifier, classifier.inputs(view), [view])
     return maps
-
-
-def native_size(photo: Photo) -> tuple[int, int]:
-    """Return the photo's own (height, width), scaled down if its longer side has more than 1024 pixels."""
-    scale = min(1, _MAX_NATIVE / max(photo.size))
-    return round(photo.size[0] * scale), round(photo.size[1] * scale)
 
 
 def class_maps_of_batch(classifier: Classifier, inputs: Tensor, views: Sequence[View] | None = None) -> list[ClassMaps]:

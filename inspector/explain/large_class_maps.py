@@ -90,6 +90,7 @@ class LargeMaps:
             verdict=self.verdict,
             split=None,
             classifier=replace(classifier, class_names=class_names, receptive_field=field),
+            # The network saw the whole image at its own size; only the reduced pixels are kept.
             view=View(photo, pixels, Crop(photo.size, (0, 0, width / factor, height / factor), (height, width))),
         )
 

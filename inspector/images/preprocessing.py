@@ -22,6 +22,7 @@ Interpolation = Literal["bilinear", "bicubic"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+_MAX_NATIVE = 1024  # pixels; for larger inputs the feature maps of a large network may not fit in memory
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -130,6 +131,12 @@ def _compute_resized(size: tuple[int, int], preprocessing: Preprocessing) -> tup
     if cover_height * width >= cover_width * height:
         return cover_height, int(cover_height * width / height)
     return int(cover_width * height / width), cover_width
+
+
+def find_native_size(photo_size: tuple[int, int]) -> tuple[int, int]:
+    """Return the photo's own (height, width), scaled down if its longer side has more than 1024 pixels."""
+    scale = min(1, _MAX_NATIVE / max(photo_size))
+    return round(photo_size[0] * scale), round(photo_size[1] * scale)
 
 
 def as_pair(size: int | Sequence[int]) -> tuple[int, int]:

@@ -3,12 +3,11 @@
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from inspector import Classifier, ClassMaps, InspectorError, class_maps, class_maps_of_batch
+from inspector import Classifier, InspectorError, class_maps_of_batch
 from inspector.analysis.positions import (
     NO_WINNER,
     find_decisions,
@@ -16,8 +15,6 @@ from inspector.analysis.positions import (
     has_deciding_cells,
     inspect_cell,
 )
-from inspector.explain.grid import CellExtent, cell_extents, nearest_cells, resample_on_photo
-from inspector.explain.tracing.receptive_field import Axis
 
 IMAGE = torch.tensor([[[1.0, 2], [3, 4]], [[0, 4], [0, 0]], [[1, 0], [0, 3]]])[None]
 
@@ -144,71 +141,3 @@ def test_with_max_pooling_the_winner_is_that_of_the_position_scores(gmp):
 def test_where_all_classes_are_equal_nobody_wins_and_of_some_the_first():
     maps = max_pooled([[0.0, 1], [2, 3]], [[0.0, 1], [2, 3]], [[0.0, 0], [5, 3]])
     assert find_winners(maps).grid.tolist() == [[NO_WINNER, 0], [2, NO_WINNER]]
-
-
-def photographed(network: nn.Module, height: int, width: int, resize: int | None = None):
-    photo = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return class_maps(classifier_of(network, size=8, resize=resize), photo)
-
-
-def extents_of(maps: ClassMaps) -> tuple[tuple[CellExtent, ...], tuple[CellExtent, ...]]:
-    assert maps.view is not None
-    return cell_extents(maps.values.shape[1:], maps.view.crop, maps.classifier.receptive_field)
-
-
-def strided() -> nn.Module:
-    """Four rows and columns of an 8 x 8 input, centres 0.5, 2.5, 4.5 and 6.5, each of which sees 3 pixels."""
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 2, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-
-def test_lines_lie_around_true_centres_and_see_no_further_than_the_photo():
-    # The photo is twice as large as the input: 16 x 16 pixels for 8 x 8.
-    rows, columns = extents_of(photographed(strided(), 16, 16))
-    assert rows == columns
-    assert rows[0] == CellExtent(start=0, end=3, center=1, first=0, last=4)
-    assert rows[1] == CellExtent(start=3, end=7, center=5, first=2, last=8)
-    assert rows[3] == CellExtent(start=11, end=16, center=13, first=10, last=16)
-
-
-def test_lines_stay_inside_what_the_network_saw_of_the_photo():
-    # A photo of 8 x 16: the middle 8 x 8 are seen.
-    rows, columns = extents_of(photographed(strided(), 8, 16))
-    assert rows[0] == CellExtent(start=0, end=1.5, center=0.5, first=0, last=2)
-    assert columns[0] == CellExtent(start=4, end=5.5, center=4.5, first=4, last=6)
-    assert columns[3] == CellExtent(start=9.5, end=12, center=10.5, first=9, last=12)
-
-
-def test_a_position_that_sees_everything_sees_what_the_network_saw():
-    network = nn.Sequential(Attending(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    _, columns = extents_of(photographed(network, 8, 16))
-    assert {(line.first, line.last) for line in columns} == {(4, 12)}
-
-
-class Attending(nn.Module):
-    """Every position takes in all others."""
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        tokens = inputs.flatten(2)
-        return (tokens @ torch.ones(64, 64)).unflatten(2, (8, 8))
-
-
-def test_cells_are_where_the_map_is_drawn():
-    """The lines against the picture: every drawn pixel has the value of the cell whose lines hold its middle."""
-    maps = photographed(strided(), 24, 40, resize=10)
-    rows, columns = extents_of(maps)
-    numbers = torch.arange(1.0, 17).view(4, 4)
-    drawn = resample_on_photo(numbers, maps.view.crop, maps.classifier.receptive_field, (24, 40), smooth=False)
-    for y, x in np.ndindex(24, 40):
-        row = [i for i, line in enumerate(rows) if line.start <= y + 0.5 < line.end]
-        column = [i for i, line in enumerate(columns) if line.start <= x + 0.5 < line.end]
-        expected = float(numbers[row[0], column[0]]) if row and column else 0
-        on_edge = any(abs(y + 0.5 - line.start) < 1e-6 for line in rows)
-        on_edge |= any(abs(x + 0.5 - line.start) < 1e-6 for line in columns)
-        assert on_edge or drawn[y, x] == expected
-
-
-def test_every_pixel_of_the_input_has_a_nearest_centre():
-    # Centres 0.5, 2.5, 4.5, 6.5; the middle of pixel 1 is as near to the first as to the second.
-    assert nearest_cells(Axis(0.5, 2, 3), 4, 8).tolist() == [0, 1, 1, 2, 2, 3, 3, 3]
-    assert nearest_cells(Axis(4, 4, 4), 1, 5).tolist() == [0] * 5

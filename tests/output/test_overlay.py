@@ -7,7 +7,15 @@ from inspector.explain.grid import resample_on_photo
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 from inspector.images.photo import read_image
 from inspector.images.preprocessing import Preprocessing, View, make_view, make_whole_view
-from inspector.output.overlay import common_scale, dimmed_photo, grid_image, overlay_map, paint_classes, robust_scale
+from inspector.output.overlay import (
+    common_scale,
+    dimmed_photo,
+    draw_map_on_photo,
+    grid_image,
+    overlay_map,
+    paint_classes,
+    robust_scale,
+)
 from inspector.output.style import diverging_colormap
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
@@ -103,80 +111,6 @@ def test_a_map_of_zeros_is_drawn_as_the_photo(smooth):
     assert grid_image(np.zeros((2, 2)), 0.0).min() >= 240
 
 
-# 60 x 80 to 40 x 53, cropped to 32 x 32 from (4, 10): in the photo from y 6, x 10 * 80 / 53.
-@pytest.mark.parametrize("cell", [(0, 0), (1, 2), (3, 3), (2, 0)])
-@pytest.mark.parametrize(
-    "field",
-    [
-        ReceptiveField(even(32, 4), even(32, 4)),
-        ReceptiveField(Axis(0.5, 8, 91), Axis(0.5, 8, 91)),
-        ReceptiveField(Axis(2.5, 7, 40), Axis(6.5, 8, 40)),
-    ],
-    ids=["even", "like a ResNet", "unlike"],
-)
-def test_a_cell_is_drawn_around_the_centre_of_its_receptive_field(cell, field):
-    values = np.zeros((4, 4))
-    values[cell] = 1
-    height, width = 600, 800
-    drawn = resample_on_photo(values, view_of().crop, field, (height, width), smooth=True)
-    y, x = field.y.centre + cell[0] * field.y.stride, field.x.centre + cell[1] * field.x.stride
-    across, down = 80 / 53, 60 / 40
-    expected_y, expected_x = (4 + y) * down * 10, (10 + x) * across * 10
-    peak = drawn >= drawn.max() - 1e-6
-    rows, columns = np.nonzero(peak.any(1))[0] + 0.5, np.nonzero(peak.any(0))[0] + 0.5
-    # Outer cells are drawn to the border of the view: their peak is a plateau that begins at the centre.
-    assert rows.min() - 1 <= expected_y <= rows.max() + 1
-    assert columns.min() - 1 <= expected_x <= columns.max() + 1
-    if 0 < cell[0] < 3:
-        assert rows.max() - rows.min() <= 1
-    if 0 < cell[1] < 3:
-        assert columns.max() - columns.min() <= 1
-
-
-def test_between_centres_the_map_is_interpolated():
-    pixels = np.zeros((1, 8, 3), np.uint8)
-    view = view_of(size=(1, 8), resize=(1, 8), pixels=pixels)
-    field = ReceptiveField(Axis(0.5, 1, 1), Axis(1.5, 4, 8))
-    drawn = resample_on_photo([[10.0, 50.0]], view.crop, field, (1, 8), smooth=True)
-    # Centres at 1.5 and 5.5, pixels at 0.5, 1.5, ...; nothing is extrapolated.
-    np.testing.assert_allclose(drawn, [[10, 10, 20, 30, 40, 50, 50, 50]], rtol=1e-6)
-
-
-def test_without_smoothing_every_pixel_takes_its_nearest_cell():
-    grid = np.arange(1.0, 13).reshape(3, 4)
-    field = ReceptiveField(Axis(3.5, 10, 40), Axis(2.5, 9, 40))
-    view = view_of(size=(32, 32), resize=(32, 32), pixels=np.zeros((32, 32, 3), np.uint8))
-    drawn = resample_on_photo(grid, view.crop, field, (32, 32), smooth=False)
-    for y in range(32):
-        for x in range(32):
-            row = min(range(3), key=lambda i: abs(y + 0.5 - (3.5 + 10 * i)))
-            column = min(range(4), key=lambda j: abs(x + 0.5 - (2.5 + 9 * j)))
-            rows = {row} if (y + 0.5 - 3.5) % 10 != 5 else {row, row + 1}
-            columns = {column} if (x + 0.5 - 2.5) % 9 != 4.5 else {column, column + 1}
-            assert drawn[y, x] in [grid[i, j] for i in rows for j in columns if i < 3 and j < 4]
-
-
-@pytest.mark.parametrize("smooth", [True, False])
-def test_outside_the_view_nothing_is_drawn(smooth):
-    view = view_of()
-    drawn = resample_on_photo(np.ones((4, 4)), view.crop, ReceptiveField(even(32, 4), even(32, 4)), (600, 800), smooth)
-    left, top, right, bottom = (10 * edge for edge in view.box)
-    y, x = np.mgrid[0:600, 0:800] + 0.5
-    inside = (y > top) & (y < bottom) & (x > left) & (x < right)
-    np.testing.assert_allclose(drawn[inside], 1, rtol=1e-6)
-    assert (drawn[~inside] == 0).all()
-    assert inside.any()
-    assert not inside.all()
-
-
-def test_the_axes_are_not_mixed_up():
-    pixels = np.zeros((20, 30, 3), np.uint8)
-    view = view_of(size=(20, 30), resize=(20, 30), pixels=pixels)
-    grid = np.arange(6.0).reshape(2, 3)
-    drawn = resample_on_photo(grid, view.crop, ReceptiveField(even(20, 2), even(30, 3)), (20, 30), smooth=False)
-    assert np.array_equal(drawn, np.kron(grid, np.ones((10, 10))))
-
-
 def test_the_backdrop_is_the_whole_photo_dimmed_where_the_network_did_not_look():
     view = view_of()
     drawn = dimmed_photo(view.photo, view.crop, side=80)
@@ -218,3 +152,14 @@ def test_the_scale_of_a_map_of_pixels_leaves_out_the_few_that_outshine_all_other
     assert robust_scale(values) == pytest.approx(0.99, abs=0.01)
     # Of a map that is zero nearly everywhere, the highest is all there is.
     assert robust_scale(np.append(np.zeros(999), 3.0)) == 3
+
+
+@pytest.mark.parametrize("smooth", [True, False])
+def test_a_map_over_the_photo_is_resampled_and_then_colored(smooth):
+    view, field = view_of(), ReceptiveField(even(32, 4), even(32, 4))
+    values = np.random.default_rng(1).normal(size=(4, 4)).astype(np.float32)
+    canvas = dimmed_photo(view.photo, view.crop, side=80)
+    image = draw_map_on_photo(canvas, view.crop, values, field, 2.0, smooth, 0.7, "PuOr_r")
+    expected = resample_on_photo(values, view.crop, field, (60, 80), smooth)
+    assert np.array_equal(image, overlay_map(canvas, expected, 2.0, 0.7, "PuOr_r"))
+    assert not np.array_equal(image, draw_map_on_photo(canvas, view.crop, values, field, 2.0, smooth, 0.7))
