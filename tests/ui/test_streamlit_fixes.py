@@ -1,4 +1,4 @@
-"""What Streamlit would lose is kept. The half that needs a browser is in browser/test_at_once.py."""
+"""What Streamlit would lose is kept. The half that needs a browser is in browser/test_simultaneous_events.py."""
 
 import logging
 
