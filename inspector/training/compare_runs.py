@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from inspector.errors import TrainingError
 from inspector.training.read_run import Confusion, Run, read_average_maps, read_confusion
 
+T = TypeVar("T")
 Score = Literal["training_loss", "validation_loss", "top1", "top2", "seconds"]
 
 
@@ -64,9 +65,8 @@ class RunGroup:
         Raises:
             TrainingError: the seeds have different classes.
         """
-        read = [read_confusion(run) for run in self.runs]
-        known = [one for one in read if one is not None]
-        if len(known) < len(read):
+        known = self._read_all(read_confusion)
+        if known is None:
             return None
         self._check_same("classes", [one.classes for one in known])
         return Confusion(known[0].classes, sum((one.counts for one in known[1:]), start=known[0].counts))
@@ -77,13 +77,16 @@ class RunGroup:
         Raises:
             TrainingError: the seeds have maps of different shapes.
         """
-        read = [read_average_maps(run) for run in self.runs]
-        known = [one for one in read if one is not None]
-        if len(known) < len(read):
+        known = self._read_all(read_average_maps)
+        if known is None:
             return None
         self._check_same("shapes of average class maps", [one.shape for one in known])
         mean: NDArray[np.float32] = np.stack(known).mean(0, dtype=np.float32)
         return mean
+
+    def _read_all(self, read: Callable[[Run], T | None]) -> list[T] | None:
+        known = [result for run in self.runs if (result := read(run)) is not None]
+        return known if len(known) == len(self.runs) else None
 
     def _check_same(self, what: str, values: Sequence[object]) -> None:
         for run, one in zip(self.runs, values, strict=True):

@@ -1,12 +1,13 @@
 """Read what finished training runs wrote into their folders. Imports no torch."""
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,12 +138,10 @@ def read_confusion(run: Run) -> Confusion | None:
     Raises:
         TrainingError: the file is broken.
     """
-    path = run.folder / "confusion.csv"
-    if not path.exists():
-        return None
-    with _translate_read_errors(path):
-        with path.open(encoding="utf-8", newline="") as file:
-            classes, *rows = list(csv.reader(file)) or [[]]
+    with _open_result(run, "confusion.csv") as file:
+        if file is None:
+            return None
+        classes, *rows = list(csv.reader(_decode(file))) or [[]]
         if not classes or len(rows) != len(classes) or any(len(row) != len(classes) for row in rows):
             raise ValueError(f"expected {len(classes)} rows of {len(classes)} counts below the class names")
         counts = np.array([[int(count) for count in row] for row in rows], np.int64)
@@ -160,11 +159,10 @@ def read_average_maps(run: Run) -> NDArray[np.float32] | None:
     Raises:
         TrainingError: the file is broken.
     """
-    path = run.folder / "average_maps.safetensors"
-    if not path.exists():
-        return None
-    with _translate_read_errors(path):
-        maps = load(path.read_bytes())["average_maps"]
+    with _open_result(run, "average_maps.safetensors") as file:
+        if file is None:
+            return None
+        maps = load(file.read())["average_maps"]
         if maps.ndim != 3 or not maps.size or not np.isfinite(maps).all():
             raise ValueError(f"expected finite numbers of shape (classes, height, width), got shape {maps.shape}")
         return maps.astype(np.float32, copy=False)
@@ -176,20 +174,15 @@ def read_test_photos(run: Run) -> tuple[TestPhoto, ...]:
     Raises:
         TrainingError: the file is broken.
     """
-    path = run.folder / "test.csv"
-    if not path.exists():
-        return ()
-    with _translate_read_errors(path), path.open(encoding="utf-8", newline="") as file:
-        return tuple(
-            TestPhoto(
-                row["file"],
-                row["label"],
-                row["predicted"],
-                float(row["probability"]),
-                float(row["inside"]) if row["inside"] else None,
-            )
-            for row in csv.DictReader(file)
-        )
+    with _open_result(run, "test.csv") as file:
+        if file is None:
+            return ()
+        return tuple(_read_test_photo(row) for row in csv.DictReader(_decode(file)))
+
+
+def _read_test_photo(row: Mapping[str, str]) -> TestPhoto:
+    inside = float(row["inside"]) if row["inside"] else None
+    return TestPhoto(row["file"], row["label"], row["predicted"], float(row["probability"]), inside)
 
 
 def find_network(run: Run) -> str | None:
@@ -203,6 +196,20 @@ def find_network(run: Run) -> str | None:
     # Networks in models/ are those of seed 0.
     name = f"{run.experiment}_{run.name}"
     return name if run.seed == 0 and (models_folder() / name / "model.json").is_file() else None
+
+
+@contextmanager
+def _open_result(run: Run, name: str) -> Iterator[BinaryIO | None]:
+    """Open a file of the run for reading; yield None if the run wrote no such file."""
+    if not (run.folder / name).exists():
+        yield None
+        return
+    with _translate_read_errors(run.folder / name) as path, path.open("rb") as file:
+        yield file
+
+
+def _decode(file: BinaryIO) -> io.StringIO:
+    return io.StringIO(file.read().decode("utf-8"), newline="")
 
 
 @contextmanager
