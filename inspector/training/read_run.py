@@ -181,8 +181,8 @@ def read_test_photos(run: Run) -> tuple[TestPhoto, ...]:
 
 
 def _read_test_photo(row: Mapping[str, str]) -> TestPhoto:
-    inside = float(row["inside"]) if row["inside"] else None
-    return TestPhoto(row["file"], row["label"], row["predicted"], float(row["probability"]), inside)
+    texts, probability = (row["file"], row["label"], row["predicted"]), float(row["probability"])
+    return TestPhoto(*texts, probability, float(row["inside"]) if row["inside"] else None)
 
 
 def find_network(run: Run) -> str | None:
