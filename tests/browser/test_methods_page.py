@@ -35,7 +35,7 @@ def test_the_default_methods_are_shown_beside_the_exact_map_with_their_completen
     numbers = re.search(r"sum is complete: ([\d.]+) of ([\d.]+) \(logit minus bias\)", exact)
     assert numbers is not None
     assert numbers[1] == numbers[2]
-    assert "it is the exact map, cut off below zero" in tiles.locator("figure").nth(1).inner_text()
+    assert "this is the exact map without its negative values" in tiles.locator("figure").nth(1).inner_text()
     assert "makes no claim about its sum" in tiles.locator("figure").nth(2).inner_text()
     for kind in ("insertion", "deletion"):
         expect(page.get_by_role("button", name=f"Fullscreen: {kind} curves of Exact map, Grad-CAM")).to_be_attached()
