@@ -1,4 +1,4 @@
-"""Other methods beside the exact map: what adds up does, what must coincide does, and nothing is left behind."""
+"""Attribution methods: complete sums, equalities between methods, and nothing left behind on network or process."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,7 +16,7 @@ from inspector.errors import AttributionError, Cancelled
 H, W = 8, 10
 
 
-class Awkward(nn.Module):
+class HardToHook(nn.Module):
     """What Captum's hooks miss: a ReLU used twice and in place, functions, windows that overlap, a sum in place."""
 
     def __init__(self, last: nn.Module | None = None) -> None:
@@ -44,7 +44,7 @@ class SqueezeAndExcitation(nn.Module):
         return self.linear((maps * maps.mean((2, 3), keepdim=True).sigmoid()).mean((2, 3)))
 
 
-def wrapped(network: nn.Module, size: tuple[int, int] = (H, W)) -> Classifier:
+def wrap(network: nn.Module, size: tuple[int, int] = (H, W)) -> Classifier:
     return Classifier.wrap(network, size=size, mean=(0.5,) * 3, std=(0.25,) * 3)
 
 
@@ -56,71 +56,71 @@ def inputs() -> Tensor:
 @pytest.fixture
 def awkward() -> Classifier:
     torch.manual_seed(3)
-    network = Awkward()
+    network = HardToHook()
     network.norm.running_mean.normal_()
     network.norm.running_var.uniform_(0.5, 2)
-    return wrapped(network)
+    return wrap(network)
 
 
-def exact(classifier: Classifier, inputs: Tensor, k: int) -> Tensor:
+def compute_exact_map(classifier: Classifier, inputs: Tensor, k: int) -> Tensor:
     return class_maps_of_batch(classifier, inputs)[0].values[k]
 
 
 def adds_up(attribution: Attribution) -> bool:
-    told = attribution.completeness
-    assert told is not None
-    assert told.sum == pytest.approx(float(attribution.values.double().sum()))
-    return told.error < 1e-4
+    progress = attribution.completeness
+    assert progress is not None
+    assert progress.sum == pytest.approx(float(attribution.values.double().sum()))
+    return progress.error < 1e-4
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_gives_a_map_on_its_grid(awkward, inputs, name):
-    made = compute_attribution(awkward, inputs, 1, name)
+    attribution = compute_attribution(awkward, inputs, 1, name)
     grid = (4, 5) if METHODS[name].grid == "cells" else (H, W)
-    assert made.values.shape == grid
-    assert made.values.isfinite().all()
-    assert made.values.any()
-    assert not made.values.requires_grad
-    assert made.seconds > 0
+    assert attribution.values.shape == grid
+    assert attribution.values.isfinite().all()
+    assert attribution.values.any()
+    assert not attribution.values.requires_grad
+    assert attribution.seconds > 0
 
 
 # What must coincide
 
 
 @pytest.mark.parametrize("k", range(3))
-def test_with_average_pooling_grad_cam_is_the_exact_map_cut_off_at_zero(hand_made_gap, inputs, k):
-    classifier = wrapped(hand_made_gap)
-    expected = exact(classifier, inputs, k)
+def test_with_average_pooling_grad_cam_is_the_exact_map_without_negative_values(hand_made_gap, inputs, k):
+    classifier = wrap(hand_made_gap)
+    expected = compute_exact_map(classifier, inputs, k)
     assert expected.min() < 0 < expected.max(), "or nothing would be cut off"
-    made = compute_attribution(classifier, inputs, k, "Grad-CAM")
-    assert torch.allclose(made.values, expected.clamp(min=0), atol=1e-6)
-    assert "this is the exact map" in made.note
+    attribution = compute_attribution(classifier, inputs, k, "Grad-CAM")
+    assert torch.allclose(attribution.values, expected.clamp(min=0), atol=1e-6)
+    assert "this is the exact map" in attribution.note
 
 
-def test_a_map_of_which_nothing_is_left_says_so(hand_made_gap, inputs):
+def test_a_map_of_zeros_has_a_note(hand_made_gap, inputs):
     inputs[:, 0] = -1
-    assert "It is zero everywhere" in compute_attribution(wrapped(hand_made_gap), inputs, 0, "Grad-CAM").note
+    assert "It is zero everywhere" in compute_attribution(wrap(hand_made_gap), inputs, 0, "Grad-CAM").note
 
 
 def test_with_max_pooling_grad_cam_is_another_map(hand_made_gmp, inputs):
-    classifier = wrapped(hand_made_gmp)
+    classifier = wrap(hand_made_gmp)
     maps = hand_made_gmp.conv(inputs)[0].detach()
-    # The gradient of a maximum is 1 at one position of h * w: its mean 1 / (h * w). Class 2 weighs -1 and 0.5.
+    # The gradient of a maximum is 1 at one cell of h * w: its mean 1 / (h * w). Class 2 weighs -1 and 0.5.
     expected = ((-maps[0] + 0.5 * maps[1]) / (H * W)).clamp(min=0)
-    made = compute_attribution(classifier, inputs, 2, "Grad-CAM")
-    assert torch.allclose(made.values, expected, atol=1e-6)
-    assert not torch.allclose(made.values, exact(classifier, inputs, 2).clamp(min=0), atol=1e-2)
-    assert made.note == ""
+    attribution = compute_attribution(classifier, inputs, 2, "Grad-CAM")
+    assert torch.allclose(attribution.values, expected, atol=1e-6)
+    assert not torch.allclose(attribution.values, compute_exact_map(classifier, inputs, 2).clamp(min=0), atol=1e-2)
+    assert attribution.note == ""
 
 
 @pytest.mark.parametrize("pooling", [nn.AdaptiveAvgPool2d(1), nn.AdaptiveMaxPool2d(1), nn.Identity()])
 def test_with_an_affine_head_hires_cam_is_the_exact_map(inputs, pooling):
     torch.manual_seed(0)
     flat = 2 * H * W if isinstance(pooling, nn.Identity) else 2
-    classifier = wrapped(nn.Sequential(nn.Conv2d(3, 2, 1), pooling, nn.Flatten(), nn.Linear(flat, 3)))
-    made = compute_attribution(classifier, inputs, 1, "HiResCAM")
-    assert torch.allclose(made.values, exact(classifier, inputs, 1), atol=1e-6)
-    assert adds_up(made)
+    classifier = wrap(nn.Sequential(nn.Conv2d(3, 2, 1), pooling, nn.Flatten(), nn.Linear(flat, 3)))
+    attribution = compute_attribution(classifier, inputs, 1, "HiResCAM")
+    assert torch.allclose(attribution.values, compute_exact_map(classifier, inputs, 1), atol=1e-6)
+    assert adds_up(attribution)
 
 
 def test_with_relu_and_max_pooling_lrp_is_input_times_gradient(awkward, inputs):
@@ -136,50 +136,50 @@ def test_with_relu_and_max_pooling_lrp_is_input_times_gradient(awkward, inputs):
 
 
 @pytest.mark.parametrize("name", ["Exact map", "HiResCAM", "DeepLIFT"])
-def test_what_claims_to_add_up_does_where_the_network_bends(awkward, inputs, name):
+def test_complete_methods_sum_to_their_target_on_a_nonlinear_network(awkward, inputs, name):
     assert adds_up(compute_attribution(awkward, inputs, 3, name))
 
 
-@pytest.mark.parametrize("bend", [nn.ReLU6(), nn.SiLU(), nn.Sigmoid(), nn.MaxPool2d(2), nn.Hardswish(inplace=True)])
-def test_deep_lift_has_a_rule_for_whatever_bends(inputs, bend):
+@pytest.mark.parametrize("layer", [nn.ReLU6(), nn.SiLU(), nn.Sigmoid(), nn.MaxPool2d(2), nn.Hardswish(inplace=True)])
+def test_deep_lift_has_a_rule_for_every_activation_and_max_pooling(inputs, layer):
     torch.manual_seed(1)
-    classifier = wrapped(Awkward(bend))
-    made = compute_attribution(classifier, 3 * inputs, 1, "DeepLIFT")
+    classifier = wrap(HardToHook(layer))
+    attribution = compute_attribution(classifier, 3 * inputs, 1, "DeepLIFT")
     black = torch.zeros_like(inputs)
     (logits,), (without,) = ([m.logits[1] for m in class_maps_of_batch(classifier, x)] for x in (3 * inputs, black))
-    assert made.completeness is not None
-    assert made.completeness.target == pytest.approx(float(logits - without), abs=1e-5)
-    assert adds_up(made)
+    assert attribution.completeness is not None
+    assert attribution.completeness.target == pytest.approx(float(logits - without), abs=1e-5)
+    assert adds_up(attribution)
 
 
-def test_deep_lift_says_where_it_has_no_rule(inputs):
+def test_deep_lift_notes_products_that_it_has_no_rule_for(inputs):
     torch.manual_seed(0)
-    made = compute_attribution(wrapped(SqueezeAndExcitation()), 30 * inputs, 0, "DeepLIFT")
-    assert made.completeness is not None
-    assert not made.completeness.holds
-    assert "no rule for products" in made.note
+    attribution = compute_attribution(wrap(SqueezeAndExcitation()), 30 * inputs, 0, "DeepLIFT")
+    assert attribution.completeness is not None
+    assert not attribution.completeness.holds
+    assert "no rule for products" in attribution.note
 
 
 @pytest.mark.parametrize("name", ["Integrated gradients", "Gradient SHAP", "DeepLIFT", "Input x gradient"])
-def test_on_a_linear_network_all_give_the_same_and_right_parts(hand_made_gap, inputs, name):
-    made = compute_attribution(wrapped(hand_made_gap), inputs, 2, name)
+def test_on_a_linear_network_all_methods_give_the_exact_contributions(hand_made_gap, inputs, name):
+    attribution = compute_attribution(wrap(hand_made_gap), inputs, 2, name)
     # Class 2 weighs red by -1 and green less blue by 0.5; Gradient SHAP measures from the mean of its baselines: from
-    # the mean colour, 0, from black, (0 - 0.5) / 0.25 = -2, and from white, 2. That mean is 0 too.
+    # the mean color, 0, from black, (0 - 0.5) / 0.25 = -2, and from white, 2. That mean is 0 too.
     expected = (-inputs[0, 0] + 0.5 * (inputs[0, 1] - inputs[0, 2])) / (H * W)
-    assert torch.allclose(made.values, expected, atol=1e-5)
+    assert torch.allclose(attribution.values, expected, atol=1e-5)
     if name != "Input x gradient":
-        assert adds_up(made)
+        assert adds_up(attribution)
 
 
-def test_integrated_gradients_and_shap_come_near_on_a_network_that_bends(awkward, inputs):
+def test_integrated_gradients_and_shap_are_nearly_complete_on_a_nonlinear_network(awkward, inputs):
     for name, near in (("Integrated gradients", 0.05), ("Gradient SHAP", 0.3)):
-        told = compute_attribution(awkward, inputs, 0, name).completeness
-        assert told is not None
-        assert told.error < near * abs(told.target)
+        progress = compute_attribution(awkward, inputs, 0, name).completeness
+        assert progress is not None
+        assert progress.error < near * abs(progress.target)
 
 
 @pytest.mark.parametrize("name", ["Grad-CAM", "Grad-CAM++", "LayerCAM", "Saliency", "Occlusion", "Guided Grad-CAM"])
-def test_others_make_no_claim(awkward, inputs, name):
+def test_other_methods_claim_no_sum(awkward, inputs, name):
     assert compute_attribution(awkward, inputs, 0, name).completeness is None
 
 
@@ -187,15 +187,15 @@ def test_others_make_no_claim(awkward, inputs, name):
 
 
 def test_saliency_is_the_largest_gradient_of_a_pixels_channels(hand_made_gap, inputs):
-    classifier = wrapped(hand_made_gap)
+    classifier = wrap(hand_made_gap)
     for k, largest in ((0, 1), (1, 2), (2, 1)):
-        made = compute_attribution(classifier, inputs, k, "Saliency").values
-        assert torch.allclose(made, torch.full((H, W), largest / (H * W)))
+        attribution = compute_attribution(classifier, inputs, k, "Saliency").values
+        assert torch.allclose(attribution, torch.full((H, W), largest / (H * W)))
         # Noise changes no gradient of a linear network.
-        assert torch.allclose(compute_attribution(classifier, inputs, k, "SmoothGrad").values, made)
+        assert torch.allclose(compute_attribution(classifier, inputs, k, "SmoothGrad").values, attribution)
 
 
-def last_maps(network: Awkward, inputs: Tensor) -> Tensor:
+def compute_last_maps(network: HardToHook, inputs: Tensor) -> Tensor:
     with torch.no_grad():
         maps = functional.max_pool2d(network.norm(network.first(inputs)).relu(), 3, 2, 1)
         return (network.second(maps) + maps).relu()[0]
@@ -203,7 +203,7 @@ def last_maps(network: Awkward, inputs: Tensor) -> Tensor:
 
 def test_the_other_class_activation_maps_follow_their_formulas(awkward, inputs):
     network, k = awkward.network.eval(), 1
-    maps, weight = last_maps(network, inputs), network.linear.weight[k].detach()
+    maps, weight = compute_last_maps(network, inputs), network.linear.weight[k].detach()
     cells = maps[0].numel()
     plus_plus, layer, ablation = (torch.zeros(4, 5) for _ in range(3))
     for c in range(len(maps)):
@@ -219,9 +219,9 @@ def test_the_other_class_activation_maps_follow_their_formulas(awkward, inputs):
         )
 
 
-def test_score_cam_weighs_by_the_photo_behind_each_channel(awkward, inputs):
+def test_score_cam_weighs_channels_by_the_masked_photo(awkward, inputs):
     network, k = awkward.network.eval(), 1
-    maps, expected = last_maps(network, inputs), torch.zeros(4, 5)
+    maps, expected = compute_last_maps(network, inputs), torch.zeros(4, 5)
     for one in maps:
         if float(one.max()) == float(one.min()):
             continue
@@ -232,7 +232,7 @@ def test_score_cam_weighs_by_the_photo_behind_each_channel(awkward, inputs):
     assert torch.allclose(compute_attribution(awkward, inputs, k, "Score-CAM").values, expected.clamp(min=0), atol=1e-5)
 
 
-def test_occlusion_is_what_the_logit_loses_under_each_window(hand_made_gap):
+def test_occlusion_is_the_drop_of_the_logit_under_each_window(hand_made_gap):
     size, side = 14, 14 // WINDOWS
     inputs = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(1))
     parts = inputs[0, 0] / size**2  # of class 0, which is the mean of red
@@ -241,8 +241,8 @@ def test_occlusion_is_what_the_logit_loses_under_each_window(hand_made_gap):
         for x in range(size - side + 1):
             lost[y : y + side, x : x + side] += parts[y : y + side, x : x + side].sum()
             windows[y : y + side, x : x + side] += 1
-    made = compute_attribution(wrapped(hand_made_gap, (size, size)), inputs, 0, "Occlusion").values
-    assert torch.allclose(made, lost / windows, atol=1e-5)
+    attribution = compute_attribution(wrap(hand_made_gap, (size, size)), inputs, 0, "Occlusion").values
+    assert torch.allclose(attribution, lost / windows, atol=1e-5)
 
 
 def test_guided_grad_cam_lets_only_positive_gradients_through(inputs):
@@ -258,7 +258,7 @@ def test_guided_grad_cam_lets_only_positive_gradients_through(inputs):
         g = (linear.weight[1] / (H * W))[None, :, None, None].clamp(min=0) * ((b > 0) & (b < 6))
         g = (torch.einsum("oi,nohw->nihw", second.weight[..., 0, 0], g) * (a > 0)).clamp(min=0)
         guided = torch.einsum("oi,nohw->nihw", first.weight[..., 0, 0], g).sum((0, 1))
-    classifier = wrapped(network)
+    classifier = wrap(network)
     cam = compute_attribution(classifier, inputs, 1, "Grad-CAM").values
     assert torch.allclose(compute_attribution(classifier, inputs, 1, "Guided Grad-CAM").values, guided * cam, atol=1e-6)
 
@@ -279,48 +279,48 @@ def test_guided_grad_cam_lets_only_positive_gradients_through(inputs):
         ("Grad-CAMP", SqueezeAndExcitation(), "No method 'Grad-CAMP'. Expected one of Exact map, Grad-CAM, "),
     ],
 )
-def test_a_method_that_does_not_apply_says_why_in_one_sentence(inputs, name, network, sentence):
+def test_a_method_that_does_not_apply_gives_the_reason(inputs, name, network, sentence):
     with pytest.raises(AttributionError, match=sentence):
-        compute_attribution(wrapped(network), inputs, 0, name)
+        compute_attribution(wrap(network), inputs, 0, name)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_tells_how_far_it_is_and_stops_when_told_to(awkward, inputs, name):
-    told: list[float] = []
-    compute_attribution(awkward, inputs, 0, name, told.append)
-    assert told == sorted(told)
-    assert 0 < told[0] <= told[-1] <= 1
-    asked = iter([False] * (len(told) - 1) + [True])
-    before = len(told)
+def test_a_method_reports_progress_and_stops_on_request(awkward, inputs, name):
+    progress: list[float] = []
+    compute_attribution(awkward, inputs, 0, name, progress.append)
+    assert progress == sorted(progress)
+    assert 0 < progress[0] <= progress[-1] <= 1
+    answers = iter([False] * (len(progress) - 1) + [True])
+    before = len(progress)
     with pytest.raises(Cancelled, match=f"{name.replace('+', '.')} was stopped"):
-        compute_attribution(awkward, inputs, 0, name, told.append, lambda: next(asked))
-    assert len(told) - before == before - 1
+        compute_attribution(awkward, inputs, 0, name, progress.append, lambda: next(answers))
+    assert len(progress) - before == before - 1
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_network_and_the_generators_come_back_as_they_were(inputs, name):
     torch.manual_seed(5)
-    network = Awkward()
-    classifier = wrapped(network)
+    network = HardToHook()
+    classifier = wrap(network)
     for n, module in enumerate(network.modules()):
         module.training = n % 2 == 0
     for n, parameter in enumerate(network.parameters()):
         parameter.requires_grad = n % 3 != 1
         parameter.grad = torch.full_like(parameter, n) if n % 2 else None
     modes = [module.training for module in network.modules()]
-    wants = [parameter.requires_grad for parameter in network.parameters()]
+    requires_grad = [parameter.requires_grad for parameter in network.parameters()]
     gradients = [None if p.grad is None else p.grad.clone() for p in network.parameters()]
     values = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     versions = [tensor._version for tensor in network.state_dict().values()]
-    dice, given = torch.get_rng_state(), inputs.clone()
+    random_state, given = torch.get_rng_state(), inputs.clone()
 
-    once, twice = (compute_attribution(classifier, inputs, 1, name).values for _ in range(2))
+    first, second = (compute_attribution(classifier, inputs, 1, name).values for _ in range(2))
 
-    assert torch.equal(once, twice)
-    assert torch.equal(torch.get_rng_state(), dice)
+    assert torch.equal(first, second)
+    assert torch.equal(torch.get_rng_state(), random_state)
     assert torch.equal(inputs, given)
     assert [module.training for module in network.modules()] == modes
-    assert [parameter.requires_grad for parameter in network.parameters()] == wants
+    assert [parameter.requires_grad for parameter in network.parameters()] == requires_grad
     for parameter, gradient in zip(network.parameters(), gradients, strict=True):
         assert (parameter.grad is None) == (gradient is None)
         assert gradient is None or torch.equal(parameter.grad, gradient)

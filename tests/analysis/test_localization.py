@@ -30,14 +30,14 @@ def classifier_of(network, size=4) -> Classifier:
 
 
 def photo(height=4, width=4, **regions) -> np.ndarray:
-    """Black, but for the places given by colour."""
+    """Make a photo that is black except for the regions given by color."""
     pixels = np.zeros((height, width, 3), np.uint8)
     for name, place in regions.items():
         pixels[place] = {"red": RED, "green": GREEN, "blue": BLUE}[name]
     return pixels
 
 
-def boxed(maps, *boxes) -> np.ndarray:
+def mask_boxes(maps, *boxes) -> np.ndarray:
     assert maps.view is not None
     mask = find_object_mask(Regions({"a.jpg": boxes}), "a.jpg", maps.view.photo.size)
     assert mask is not None
@@ -54,7 +54,7 @@ def write_mask(folder: Path, values: np.ndarray, name: str = "a/b.png", mode: st
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(values)
     if mode == "P":
-        image.putpalette([255, 255, 255] * 256)  # all of one colour: only the indices tell them apart
+        image.putpalette([255, 255, 255] * 256)  # all entries have one color: only the indices differ
     elif mode == "1":
         image = image.point(lambda value: 255 * (value == 1), "1")
     image.save(path)
@@ -66,33 +66,33 @@ def write_mask(folder: Path, values: np.ndarray, name: str = "a/b.png", mode: st
 
 def test_a_box_over_half_of_a_uniform_map_has_half_of_its_evidence(hand_made_gap):
     maps = class_maps(classifier_of(hand_made_gap), photo(red=np.s_[:]))
-    assert measure_evidence_inside(maps, "red", boxed(maps, (0, 0, 2, 4))).share == 0.5
-    assert measure_evidence_inside(maps, "red", boxed(maps, (0, 0, 2, 4), (1, 0, 3, 4))).share == 0.75
-    assert measure_evidence_inside(maps, "red", boxed(maps, (0, 0, 4, 4))) == EvidenceInside(1, True)
+    assert measure_evidence_inside(maps, "red", mask_boxes(maps, (0, 0, 2, 4))).share == 0.5
+    assert measure_evidence_inside(maps, "red", mask_boxes(maps, (0, 0, 2, 4), (1, 0, 3, 4))).share == 0.75
+    assert measure_evidence_inside(maps, "red", mask_boxes(maps, (0, 0, 4, 4))) == EvidenceInside(1, True)
 
 
-def test_what_speaks_against_a_class_is_no_evidence(hand_made_gap):
+def test_negative_values_are_no_evidence(hand_made_gap):
     # Green at (0, 0) and (3, 3) adds 2/16 each, blue beside it takes as much away.
     maps = class_maps(classifier_of(hand_made_gap), photo(green=(np.array([0, 3]), np.array([0, 3])), blue=(0, 1)))
     assert maps.values[1, 0].tolist() == [0.125, -0.125, 0, 0]
-    assert measure_evidence_inside(maps, "green", boxed(maps, (0, 0, 2, 2))).share == 0.5
+    assert measure_evidence_inside(maps, "green", mask_boxes(maps, (0, 0, 2, 2))).share == 0.5
 
 
 def test_no_evidence_has_no_share_and_points_nowhere(hand_made_gap):
     maps = class_maps(classifier_of(hand_made_gap), photo(red=np.s_[:]))
-    assert measure_evidence_inside(maps, "neither", boxed(maps, (0, 0, 4, 4))) == EvidenceInside(None, False)
+    assert measure_evidence_inside(maps, "neither", mask_boxes(maps, (0, 0, 4, 4))) == EvidenceInside(None, False)
 
 
-def test_max_pooling_points_at_the_position_that_decided(hand_made_gmp):
+def test_max_pooling_points_at_the_deciding_cell(hand_made_gmp):
     maps = class_maps(classifier_of(hand_made_gmp), photo(red=(1, 2)))
-    assert measure_evidence_inside(maps, "red", boxed(maps, (2, 1, 3, 2))) == EvidenceInside(1, True)
-    assert measure_evidence_inside(maps, "red", boxed(maps, (0, 0, 2, 4))) == EvidenceInside(0, False)
+    assert measure_evidence_inside(maps, "red", mask_boxes(maps, (2, 1, 3, 2))) == EvidenceInside(1, True)
+    assert measure_evidence_inside(maps, "red", mask_boxes(maps, (0, 0, 2, 4))) == EvidenceInside(0, False)
 
 
 def test_the_tolerance_reaches_the_nearest_pixel_of_the_object(hand_made_gmp):
     # From (x, y) = (3, 3) to the box's only pixel (0, 0): 3 * sqrt(2) = 4.24.
     maps = class_maps(classifier_of(hand_made_gmp), photo(red=(3, 3)))
-    mask = boxed(maps, (0, 0, 1, 1))
+    mask = mask_boxes(maps, (0, 0, 1, 1))
     assert not measure_evidence_inside(maps, "red", mask, tolerance=4.2).pointing
     assert measure_evidence_inside(maps, "red", mask, tolerance=4.3).pointing
 
@@ -100,23 +100,25 @@ def test_the_tolerance_reaches_the_nearest_pixel_of_the_object(hand_made_gmp):
 def test_a_large_photo_is_drawn_small_and_its_tolerance_stays_in_its_own_pixels(hand_made_gap):
     # Drawn at 400 the middle is at 199, the box begins at 210: 11 pixels there, 22 of the photo.
     maps = class_maps(classifier_of(hand_made_gap), photo(800, 800, red=np.s_[:]))
-    mask = boxed(maps, (420, 0, 800, 800))
+    mask = mask_boxes(maps, (420, 0, 800, 800))
     assert measure_evidence_inside(maps, "red", mask, tolerance=22) == EvidenceInside(pytest.approx(190 / 400), True)
     assert not measure_evidence_inside(maps, "red", mask, tolerance=21).pointing
 
 
-def test_outside_what_the_network_saw_is_no_evidence(hand_made_gap):
-    # Of 8 columns it sees those from 2 to 5.
+def test_there_is_no_evidence_outside_the_crop(hand_made_gap):
+    # The crop is columns 2 to 5 of 8.
     maps = class_maps(classifier_of(hand_made_gap), photo(4, 8, red=np.s_[:]))
-    assert measure_evidence_inside(maps, "red", boxed(maps, (0, 0, 2, 4), (6, 0, 8, 4))) == EvidenceInside(0, False)
-    assert measure_evidence_inside(maps, "red", boxed(maps, (0, 0, 3, 4))).share == 0.25
+    assert measure_evidence_inside(maps, "red", mask_boxes(maps, (0, 0, 2, 4), (6, 0, 8, 4))) == EvidenceInside(
+        0, False
+    )
+    assert measure_evidence_inside(maps, "red", mask_boxes(maps, (0, 0, 3, 4))).share == 0.25
 
 
-def test_a_cell_at_the_edge_points_at_its_middle_and_not_at_the_corner(hand_made_gmp):
-    # 2 x 2 cells of 6 x 6 pixels: from the centre at 3 outwards the map is flat, so 3 x 3 pixels are the highest.
+def test_a_cell_at_the_edge_points_at_its_center_and_not_at_the_corner(hand_made_gmp):
+    # 2 x 2 cells of 6 x 6 pixels: from the center at 3 outwards the map is constant, so 3 x 3 pixels are the highest.
     maps = class_maps(classifier_of(hand_made_gmp, size=2), photo(12, 12, red=np.s_[:6, :6]))
-    assert measure_evidence_inside(maps, "red", boxed(maps, (1, 1, 2, 2))).pointing
-    assert not measure_evidence_inside(maps, "red", boxed(maps, (0, 0, 1, 1))).pointing
+    assert measure_evidence_inside(maps, "red", mask_boxes(maps, (1, 1, 2, 2))).pointing
+    assert not measure_evidence_inside(maps, "red", mask_boxes(maps, (0, 0, 1, 1))).pointing
 
 
 def test_maps_without_a_photo_and_masks_of_another_are_refused(hand_made_gap):
@@ -131,14 +133,14 @@ def test_maps_without_a_photo_and_masks_of_another_are_refused(hand_made_gap):
 
 def test_means_are_over_the_images_whose_objects_are_known():
     # Without evidence an image has no share, but the pointing game is lost.
-    found = [
+    measured = [
         EvidenceInside(0.5, True),
         None,
         EvidenceInside(None, False),
         EvidenceInside(1, True),
         EvidenceInside(0.75, True),
     ]
-    assert average_evidence_inside(found) == {"share": 0.75, "pointing": 0.75, "images": 4}
+    assert average_evidence_inside(measured) == {"share": 0.75, "pointing": 0.75, "images": 4}
     assert average_evidence_inside([EvidenceInside(None, False)]) == {"share": None, "pointing": 0, "images": 1}
     assert average_evidence_inside([None]) is None
 
@@ -147,7 +149,7 @@ def test_means_are_over_the_images_whose_objects_are_known():
 
 
 @pytest.mark.parametrize("edges", ["x1,y1,x2,y2", "xmin,ymin,xmax,ymax"])
-def test_boxes_are_read_in_both_spellings_several_a_file(tmp_path: Path, edges):
+def test_boxes_are_read_in_both_spellings_and_several_per_file(tmp_path: Path, edges):
     path = write(
         tmp_path / "boxes.csv",
         f"\ufeffclass,file,{edges}\ncat,a/b.jpg,1,2,3.5,4\ndog,c.jpg,0,0,1,1\n,a/b.jpg,5,6,7,8\n",
@@ -172,12 +174,12 @@ def test_boxes_are_read_in_both_spellings_several_a_file(tmp_path: Path, edges):
         ("x1,y1,x2,y2,file\n1,2,3,4\n", "line 2 names no file"),
     ],
 )
-def test_a_broken_file_of_boxes_gets_one_sentence(tmp_path: Path, text: str, sentence: str):
+def test_a_broken_file_of_boxes_is_refused(tmp_path: Path, text: str, sentence: str):
     with pytest.raises(LocalizationError, match=sentence):
         read_boxes(write(tmp_path / "boxes.csv", text))
 
 
-def test_boxes_that_cannot_be_read_get_one_sentence(tmp_path: Path):
+def test_boxes_that_cannot_be_read_are_refused(tmp_path: Path):
     with pytest.raises(LocalizationError, match=r"Cannot read .*none.csv \(.*No such file"):
         read_regions(tmp_path / "none.csv")
     (tmp_path / "latin.csv").write_bytes(b"file,x1,y1,x2,y2\n\xe9.jpg,1,2,3,4\n")
@@ -224,7 +226,7 @@ OBJECT = [[True, False, False], [False, True, True]]
 
 @pytest.mark.parametrize("mode", [None, "P", "1"])
 @pytest.mark.parametrize("values", [TRIMAP, np.where(TRIMAP == 1, 1, 0).astype(np.uint8)], ids=["trimap", "0 and 1"])
-def test_trimaps_and_masks_of_0_and_1_are_read_in_grey_palette_and_bits(tmp_path: Path, values, mode):
+def test_trimaps_and_masks_of_0_and_1_are_read_in_gray_palette_and_bits(tmp_path: Path, values, mode):
     regions = read_regions(write_mask(tmp_path, values, mode=mode))
     mask = find_object_mask(regions, "a/b.jpg", (2, 3))
     assert mask is not None
@@ -303,7 +305,7 @@ def test_a_folder_without_masks_is_refused(tmp_path: Path):
         read_regions(tmp_path)
 
 
-def test_photos_are_asked_for_their_size_as_they_are_read(tmp_path: Path):
+def test_masks_have_the_size_of_the_upright_photo(tmp_path: Path):
     # Turned by EXIF, a photo of 2 x 3 pixels is 3 x 2: its boxes are those of the upright one.
     exif = Image.Exif()
     exif[0x0112] = 6

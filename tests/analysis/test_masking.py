@@ -1,4 +1,4 @@
-"""Positions masked at the head and in the photo; feature maps of the 2 x 2 image by hand as in test_maps.py."""
+"""Cells masked at the head and in the photo; feature maps of the 2 x 2 image by hand as in test_class_maps.py."""
 
 import math
 
@@ -50,7 +50,7 @@ def linear(inputs: int = 6) -> nn.Linear:
     return nn.Linear(inputs, 4)
 
 
-def test_average_pooling_without_a_position_keeps_its_divisor(hand_made_gap):
+def test_average_pooling_without_a_cell_keeps_its_divisor(hand_made_gap):
     maps = maps_of(hand_made_gap)
     # Red (1 + 2 + 3) / 4 = 1.5 in place of 2.5, green less blue (-1 + 4) / 4 = 0.75 in place of 0; biases 1/2, -1/4, 0.
     after = mask_at_head(maps, make_mask(maps, [(1, 1)]))
@@ -59,7 +59,7 @@ def test_average_pooling_without_a_position_keeps_its_divisor(hand_made_gap):
     assert after.probabilities.tolist() == pytest.approx([odd / sum(odds) for odd in odds])
 
 
-def test_max_pooling_without_a_position_takes_the_highest_of_the_others(hand_made_gmp):
+def test_max_pooling_without_a_cell_takes_the_highest_of_the_others(hand_made_gmp):
     maps = maps_of(hand_made_gmp)
     # Without (1, 1) the maximum of red is 3, that of green less blue stays 4.
     assert mask_at_head(maps, make_mask(maps, [(1, 1)])).logits.tolist() == [3.5, 7.75, -1]
@@ -69,17 +69,17 @@ def test_max_pooling_without_a_position_takes_the_highest_of_the_others(hand_mad
     assert mask_at_head(maps, make_mask(maps, [(1, 1), (0, 1), (1, 0)])).logits.tolist() == [1.5, -2.25, -1.5]
 
 
-def test_with_max_pooling_a_position_that_decides_nothing_may_go(hand_made_gmp):
+def test_with_max_pooling_a_cell_that_decides_nothing_can_be_masked(hand_made_gmp):
     maps = maps_of(hand_made_gmp)
     assert torch.equal(mask_at_head(maps, make_mask(maps, [(0, 0), (1, 0)])).logits, maps.logits)
 
 
-def test_without_all_positions_only_the_bias_is_left_of_average_pooling(hand_made_gap):
+def test_with_all_cells_masked_average_pooling_leaves_only_the_bias(hand_made_gap):
     maps = maps_of(hand_made_gap)
     assert mask_at_head(maps, torch.ones(2, 2, dtype=torch.bool)).logits.tolist() == [0.5, -0.25, 0]
 
 
-def test_max_pooling_needs_a_position(hand_made_gmp):
+def test_max_pooling_needs_an_unmasked_cell(hand_made_gmp):
     with pytest.raises(InspectorError, match="All cells are masked"):
         mask_at_head(maps_of(hand_made_gmp), torch.ones(2, 2, dtype=torch.bool))
 
@@ -101,7 +101,7 @@ TAILS = {
 
 @pytest.mark.parametrize("tail", TAILS)
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_it_agrees_with_the_network_run_on_feature_maps_without_the_positions(pooling, tail):
+def test_it_agrees_with_the_network_run_on_feature_maps_without_the_cells(pooling, tail):
     pool, width = POOLINGS[pooling]
     network = Body(pool, TAILS[tail](width))
     image, mask = noise(1, 3, 5, 5), torch.zeros(5, 5, dtype=torch.bool)
@@ -109,7 +109,7 @@ def test_it_agrees_with_the_network_run_on_feature_maps_without_the_positions(po
     maps = maps_of(network, image)
     with torch.no_grad():
         features = network.conv(image)
-        # Max pooling leaves a position out, the others set it to zero.
+        # Max pooling leaves a cell out, the others set it to zero.
         emptied, left_out = features.masked_fill(mask, 0), features.masked_fill(mask, -math.inf)
         if pooling == "average and max":
             pooled = torch.cat([pool(emptied)[:, :6], pool(left_out)[:, 6:]], 1)
@@ -130,7 +130,7 @@ def test_probabilities_are_made_as_the_classifier_makes_them(hand_made_gap):
     assert after.probabilities.tolist() == pytest.approx([1 / (1 + math.exp(-logit)) for logit in (2, 1.25, -1.125)])
 
 
-def test_a_pooling_that_is_no_weighted_sum_says_that_it_cannot():
+def test_a_pooling_that_is_no_weighted_sum_is_refused():
     network = Body(lambda maps: maps.logsumexp((2, 3)), linear())
     maps = maps_of(network, noise(1, 3, 5, 5))
     assert maps.classifier.head.pooling == "other"
@@ -147,7 +147,7 @@ class TwoGrids(nn.Module):
         return self.linear(torch.cat([self.fine(inputs).mean((2, 3)), self.coarse(inputs).mean((2, 3))], 1))
 
 
-def test_poolings_of_two_grids_say_that_positions_differ():
+def test_poolings_with_different_grids_are_refused():
     maps = maps_of(TwoGrids(), noise(1, 3, 4, 4))
     with pytest.raises(InspectorError, match="different grids, 2 x 2 and 4 x 4 cells"):
         mask_at_head(maps, torch.zeros(4, 4, dtype=torch.bool))
@@ -158,13 +158,13 @@ def test_above_a_share_are_the_values_higher_than_that_share_of_the_highest(hand
     # [[0.25, 0.5], [0.75, 1]]
     assert find_cells_above(maps.class_map(0), 0.5).tolist() == [[False, False], [True, True]]
     assert find_cells_above(maps.class_map(0), 0).tolist() == [[True, True], [True, True]]
-    # [[-0.375, 0], [-0.75, -1.375]]: nothing speaks for the class.
+    # [[-0.375, 0], [-0.75, -1.375]]: no value is positive.
     assert find_cells_above(maps.class_map(2), 0).tolist() == [[False, False], [False, False]]
 
 
 @pytest.fixture
 def patches():
-    """Four positions of an 8 x 8 input, each of which sees the 4 x 4 pixels around its centre; a photo twice as large.
+    """Four cells of an 8 x 8 input, each with a receptive field of 4 x 4 pixels; a photo twice as large.
 
     The photo is dark on the left and light on the right.
     """
@@ -175,14 +175,14 @@ def patches():
     return class_maps(classifier_of(network, 8, mean=(0.5, 0.25, 0.2), std=(0.25,) * 3), photo)
 
 
-def test_the_cells_of_masked_positions_are_the_pixels_nearest_to_them(patches):
+def test_the_masked_pixels_are_those_nearest_to_masked_cells(patches):
     region = find_masked_pixels(patches, make_mask(patches, [(0, 1)]))
     assert region.shape == (8, 8)
     assert region[:4, 4:].all()
     assert region.sum() == 16
 
 
-def test_grey_is_where_the_input_is_zero_after_normalisation(patches):
+def test_gray_pixels_are_zero_after_normalization(patches):
     mask = make_mask(patches, [(0, 1)])
     view = make_masked_view(patches, mask, "grey")
     inputs = patches.classifier.inputs(view)[0]
@@ -216,8 +216,8 @@ def test_in_the_photo_is_the_network_run_on_the_changed_pixels(patches, change):
     assert not torch.allclose(photo.logits, patches.logits)
 
 
-def test_where_no_receptive_fields_overlap_the_photo_changes_its_own_position_only(patches):
-    """Grey where the mean is, in a network without bias before pooling: there head and photo are the same."""
+def test_where_no_receptive_fields_overlap_the_photo_changes_its_own_cell_only(patches):
+    """Gray is the mean. Without a bias before the pooling, head and photo give the same logits."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 5, 4, 4, bias=False), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     # A mean of 51 / 255 is a whole number, so the input is exactly zero.
@@ -234,7 +234,7 @@ def test_where_receptive_fields_overlap_head_and_photo_differ(patches):
     assert not torch.allclose(mask_in_photo(maps, mask, "grey").logits, mask_at_head(maps, mask).logits, atol=1e-3)
 
 
-def test_a_grey_network_is_shown_grey(hand_made_gap):
+def test_a_gray_network_gets_gray_pixels(hand_made_gap):
     network = nn.Sequential(nn.Conv2d(1, 3, 4, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     photo = np.full((8, 8, 3), 200, np.uint8)
     maps = class_maps(classifier_of(network, 8, mean=(0.4,), std=(1.0,)), photo)

@@ -1,4 +1,4 @@
-"""One position of the class maps, worked out by hand: red is [[1, 2], [3, 4]], green less blue [[-1, 4], [0, -3]]."""
+"""Single cells of the class maps, by hand: red is [[1, 2], [3, 4]], green less blue [[-1, 4], [0, -3]]."""
 
 import math
 from dataclasses import replace
@@ -23,8 +23,8 @@ def classifier_of(network: nn.Module, size: int | tuple[int, int] = 2, **how: ob
     return Classifier.wrap(network, size=size, mean=(0.0,) * 3, std=(1.0,) * 3, **how)
 
 
-def max_pooled(*channels: list[list[float]]):
-    """The class maps of feature maps given by hand, each channel a class of its own, under global max pooling."""
+def make_max_pooled(*channels: list[list[float]]):
+    """The class maps of feature maps given by hand, one class per channel, under global max pooling."""
     network = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())
     (maps,) = class_maps_of_batch(classifier_of(network), torch.tensor(channels)[None])
     return maps
@@ -42,8 +42,8 @@ def gmp(hand_made_gmp):
     return maps
 
 
-def test_a_position_adds_its_part_to_every_class_that_is_asked_for(gap):
-    # At (1, 1): red 4 and green less blue -3, over four positions; weights (1, 0), (0, 2), (-1, 1/2).
+def test_a_cell_lists_its_contribution_to_every_requested_class(gap):
+    # At (1, 1): red 4 and green less blue -3, over four cells; weights (1, 0), (0, 2), (-1, 1/2).
     assert inspect_cell(gap, 1, 1, 0, [2, 0, 1]).parts == ((2, -1.375), (0, 1.0), (1, -1.5))
 
 
@@ -53,51 +53,51 @@ def test_its_channels_come_with_the_largest_absolute_value_first(gap):
     assert here.rest == 0
 
 
-def test_channels_that_are_not_named_are_summed(gap):
+def test_channels_that_are_not_listed_are_summed(gap):
     here = inspect_cell(gap, 1, 1, 2, count=1)
     assert here.channels == ((0, -1.0),)
     assert here.rest == -0.375
 
 
-def test_a_channel_that_adds_nothing_is_not_named(gap):
+def test_a_channel_without_a_contribution_is_not_listed(gap):
     # Green less blue is 0 at (1, 0), and has no weight for class 0.
     assert [c for c, _ in inspect_cell(gap, 1, 0, 2).channels] == [0]
     assert [c for c, _ in inspect_cell(gap, 1, 1, 0).channels] == [0]
 
 
 @pytest.mark.parametrize(("row", "column"), [(2, 0), (0, 2), (-1, 0)])
-def test_a_position_outside_the_grid_is_refused(gap, row, column):
+def test_a_cell_outside_the_grid_is_refused(gap, row, column):
     with pytest.raises(InspectorError, match=r"Rows are 0 to 1, columns 0 to 1"):
         inspect_cell(gap, row, column, 0)
 
 
-def test_with_max_pooling_a_position_has_the_channels_that_it_decides(gmp):
+def test_with_max_pooling_a_cell_has_the_channels_that_it_decides(gmp):
     assert inspect_cell(gmp, 0, 1, 2, [2]).channels == ((1, 2.0),)
     assert inspect_cell(gmp, 1, 1, 2, [2]).channels == ((0, -4.0),)
     assert inspect_cell(gmp, 1, 0, 2, [2]).channels == ()
 
 
 def test_every_channel_is_decided_where_its_maximum_is_ahead_of_the_second_highest(gmp):
-    made = find_decisions(gmp)
+    result = find_decisions(gmp)
     # Red: 4 at (1, 1), then 3 at (1, 0). Green less blue: 4 at (0, 1), then 0 at (1, 0).
-    assert made.cells.tolist() == [3, 1]
-    assert made.gaps.tolist() == [1, 4]
-    assert made.runners_up.tolist() == [2, 2]
-    assert made.votes.tolist() == [[0, 1], [0, 1]]
+    assert result.cells.tolist() == [3, 1]
+    assert result.gaps.tolist() == [1, 4]
+    assert result.runners_up.tolist() == [2, 2]
+    assert result.votes.tolist() == [[0, 1], [0, 1]]
 
 
-def test_a_tie_is_decided_by_the_first_position_and_its_gap_is_zero():
-    made = find_decisions(max_pooled([[1.0, 5], [5, 5]], [[7.0, 7], [0, 0]], [[2.0, 1], [1, 0]]))
-    assert made.cells.tolist() == [1, 0, 0]
-    assert made.gaps.tolist() == [0, 0, 1]
-    assert made.runners_up.tolist() == [2, 1, 1]
-    assert made.votes.tolist() == [[2, 1], [0, 0]]
+def test_a_tie_is_decided_by_the_first_cell_and_its_gap_is_zero():
+    result = find_decisions(make_max_pooled([[1.0, 5], [5, 5]], [[7.0, 7], [0, 0]], [[2.0, 1], [1, 0]]))
+    assert result.cells.tolist() == [1, 0, 0]
+    assert result.gaps.tolist() == [0, 0, 1]
+    assert result.runners_up.tolist() == [2, 1, 1]
+    assert result.votes.tolist() == [[2, 1], [0, 0]]
 
 
-def test_a_silent_channel_is_decided_by_nobody():
-    made = find_decisions(max_pooled([[0.0, 0], [0, 0]], [[0.0, -1], [-2, 0]], [[-1.0, -2], [-3, -4]]))
-    assert made.cells.tolist() == [-1, -1, 0]
-    assert int(made.votes.sum()) == 1
+def test_no_cell_decides_a_silent_channel():
+    result = find_decisions(make_max_pooled([[0.0, 0], [0, 0]], [[0.0, -1], [-2, 0]], [[-1.0, -2], [-3, -4]]))
+    assert result.cells.tolist() == [-1, -1, 0]
+    assert int(result.votes.sum()) == 1
 
 
 def test_votes_are_as_many_as_channels_and_their_parts_sum_to_the_map(gmp):
@@ -114,16 +114,16 @@ def test_only_max_pooling_decides(gap, gmp):
         find_decisions(gap)
 
 
-def test_a_single_position_has_no_runner_up(gmp):
+def test_a_single_cell_has_no_runner_up(gmp):
     (branch,) = gmp.decomposition.branches
     single = replace(branch, feature_maps=branch.feature_maps[:, 1:, 1:])
-    made = find_decisions(replace(gmp, split=replace(gmp.decomposition, branches=(single,))))
-    assert made.cells.tolist() == [0, 0]
-    assert made.runners_up.tolist() == [-1, -1]
-    assert made.gaps.tolist() == [math.inf, math.inf]
+    result = find_decisions(replace(gmp, split=replace(gmp.decomposition, branches=(single,))))
+    assert result.cells.tolist() == [0, 0]
+    assert result.runners_up.tolist() == [-1, -1]
+    assert result.gaps.tolist() == [math.inf, math.inf]
 
 
-def test_the_winner_of_a_position_is_the_class_with_the_highest_map_there(gap):
+def test_the_winner_of_a_cell_is_the_class_with_the_highest_map_there(gap):
     # Maps: [[.25, .5], [.75, 1]], [[-.5, 2], [0, -1.5]], [[-.375, 0], [-.75, -1.375]].
     won = find_winners(gap)
     assert won.grid.tolist() == [[0, 1], [0, 0]]
@@ -138,6 +138,6 @@ def test_with_max_pooling_the_winner_is_that_of_the_position_scores(gmp):
     assert won.values.tolist() == [[1, 8], [3, 4]]
 
 
-def test_where_all_classes_are_equal_nobody_wins_and_of_some_the_first():
-    maps = max_pooled([[0.0, 1], [2, 3]], [[0.0, 1], [2, 3]], [[0.0, 0], [5, 3]])
+def test_equal_values_of_all_classes_have_no_winner_and_other_ties_go_to_the_first():
+    maps = make_max_pooled([[0.0, 1], [2, 3]], [[0.0, 1], [2, 3]], [[0.0, 0], [5, 3]])
     assert find_winners(maps).grid.tolist() == [[NO_WINNER, 0], [2, NO_WINNER]]

@@ -20,13 +20,13 @@ def inputs() -> Tensor:
     return torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 
 
-def test_shuffling_keeps_the_values_and_the_callers_network(classifier, inputs):
+def test_shuffling_permutes_the_values_and_keeps_the_callers_network(classifier, inputs):
     before = {name: tensor.clone() for name, tensor in classifier.network.state_dict().items()}
     last, every = (shuffle_weights(classifier, inputs, layers, seed=1) for layers in (LAST_LAYER, ALL_LAYERS))
     assert all(torch.equal(tensor, before[name]) for name, tensor in classifier.network.state_dict().items())
     for name, tensor in before.items():
-        for other, changes in ((last, name.startswith("linear")), (every, True)):
-            now = other.network.state_dict()[name]
+        for shuffled, changes in ((last, name.startswith("linear")), (every, True)):
+            now = shuffled.network.state_dict()[name]
             assert torch.equal(now.flatten().sort().values, tensor.flatten().sort().values)
             assert torch.equal(now, tensor) != changes, name
 
@@ -37,11 +37,11 @@ def test_a_map_of_the_same_network_keeps_all_ranks_and_of_a_shuffled_one_not(inp
     classifier = Classifier.wrap(nn.Sequential(*layers), size=8)
     attribution = compute_attribution(classifier, inputs, 0, "Exact map")
     assert measure_randomization(classifier, inputs, 0, attribution).correlation == pytest.approx(1)
-    other = shuffle_weights(classifier, inputs, seed=1)
-    made = measure_randomization(other, inputs, 0, attribution)
-    assert torch.equal(made.attribution.values, compute_attribution(other, inputs, 0, "Exact map").values)
-    assert made.correlation is not None
-    assert made.correlation < 0.9
+    shuffled = shuffle_weights(classifier, inputs, seed=1)
+    result = measure_randomization(shuffled, inputs, 0, attribution)
+    assert torch.equal(result.attribution.values, compute_attribution(shuffled, inputs, 0, "Exact map").values)
+    assert result.correlation is not None
+    assert result.correlation < 0.9
 
 
 def test_what_cannot_be_copied_cannot_be_shuffled(hand_made_gap, inputs):

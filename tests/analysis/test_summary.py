@@ -26,14 +26,14 @@ class HandMade(nn.Module):
         return self.linear(maps.mean((2, 3)) if self.pool is None else self.pool(maps).flatten(1))
 
 
-def made(build: object, seed: int = 0) -> nn.Module:
+def build_network(build: object, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     return build().eval()
 
 
-def test_layers_stand_in_the_order_in_which_they_ran_with_their_shapes_and_parameters():
-    anatomy = describe(made(HandMade), SIZE)
-    assert [(layer.label, layer.kind, layer.shape, layer.parameters, layer.runs) for layer in anatomy.layers] == [
+def test_layers_are_listed_in_the_order_of_their_runs_with_shapes_and_parameters():
+    summary = describe(build_network(HandMade), SIZE)
+    assert [(layer.label, layer.kind, layer.shape, layer.parameters, layer.runs) for layer in summary.layers] == [
         ("stem", "Conv2d", (1, 4, 10, 15), 3 * 4 * 9 + 4, 1),
         ("body.conv (run 1)", "Conv2d", (1, 4, 10, 15), 4 * 4 * 9, 2),
         ("body.conv (run 2)", "Conv2d", (1, 4, 10, 15), 4 * 4 * 9, 2),
@@ -41,24 +41,24 @@ def test_layers_stand_in_the_order_in_which_they_ran_with_their_shapes_and_param
         ("linear", "Linear", (1, 3), 4 * 3 + 3, 1),
     ]
     # A convolution that runs twice is one layer.
-    assert dict(anatomy.lines())["network"] == "HandMade, 4 layers, 279 parameters"
-    assert anatomy.parameters == 112 + 144 + 8 + 15
-    assert (anatomy.name, anatomy.input, anatomy.output) == ("HandMade", (1, 3, 20, 30), (1, 3))
-    assert describe(made(HandMade), SIZE, name="mine").name == "mine"
+    assert dict(summary.lines())["network"] == "HandMade, 4 layers, 279 parameters"
+    assert summary.parameters == 112 + 144 + 8 + 15
+    assert (summary.name, summary.input, summary.output) == ("HandMade", (1, 3, 20, 30), (1, 3))
+    assert describe(build_network(HandMade), SIZE, name="mine").name == "mine"
 
 
 @pytest.mark.parametrize("pool", [None, nn.AdaptiveAvgPool2d(1), nn.AdaptiveMaxPool2d(1)])
-def test_the_place_of_the_pooling_is_the_layer_before_it_with_what_follows(pool):
-    anatomy = describe(made(lambda: HandMade(pool)), SIZE)
+def test_the_pooling_stands_between_the_layers_before_and_after_it(pool):
+    summary = describe(build_network(lambda: HandMade(pool)), SIZE)
     kind = "max" if isinstance(pool, nn.AdaptiveMaxPool2d) else "average"
-    assert anatomy.pooled_after == 4
-    assert anatomy.layers[anatomy.pooled_after - 1].name == "body.norm"
-    assert anatomy.layers[anatomy.pooled_after].name == ("linear" if pool is None else "pool")
-    assert anatomy.after == ("linear",)
-    assert (anatomy.verdict, anatomy.pooling) == ("exact", f"{kind} over 10 x 15 cells")
+    assert summary.pooled_after == 4
+    assert summary.layers[summary.pooled_after - 1].name == "body.norm"
+    assert summary.layers[summary.pooled_after].name == ("linear" if pool is None else "pool")
+    assert summary.after == ("linear",)
+    assert (summary.verdict, summary.pooling) == ("exact", f"{kind} over 10 x 15 cells")
 
 
-def test_two_branches_are_both_named_and_the_later_is_where_space_goes():
+def test_both_of_two_poolings_are_named_and_the_later_one_counts():
     class Both(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -70,11 +70,11 @@ def test_two_branches_are_both_named_and_the_later_is_where_space_goes():
             early = maps.amax((2, 3))
             return self.linear(torch.cat([early, self.second(maps).mean((2, 3))], 1))
 
-    anatomy = describe(made(Both), (6, 8), sizes=[(10, 12)])
-    assert anatomy.pooling == "max over 6 x 8 cells and average over 3 x 4 cells"
-    assert anatomy.pooled_after == 2
-    assert anatomy.after == ("cat", "linear")
-    assert anatomy.grids == (((6, 8), (6, 8)), ((10, 12), (10, 12)))
+    summary = describe(build_network(Both), (6, 8), sizes=[(10, 12)])
+    assert summary.pooling == "max over 6 x 8 cells and average over 3 x 4 cells"
+    assert summary.pooled_after == 2
+    assert summary.after == ("cat", "linear")
+    assert summary.grids == (((6, 8), (6, 8)), ((10, 12), (10, 12)))
 
 
 @pytest.mark.parametrize(
@@ -97,14 +97,16 @@ def test_two_branches_are_both_named_and_the_later_is_where_space_goes():
         ([nn.Dropout(0.5), nn.Linear(4, 3), nn.Softmax(1)], ("linear", "softmax"), "exact", "on every image"),
     ],
 )
-def test_what_follows_the_pooling_is_named_and_so_is_what_it_makes_of_the_maps(tail, after, verdict, says):
-    network = made(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), *tail))
-    anatomy = describe(network, SIZE, sizes=())
-    assert (anatomy.after, anatomy.verdict) == (after, verdict)
-    assert says in anatomy.reason
+def test_the_functions_after_the_pooling_and_the_verdict_are_listed(tail, after, verdict, says):
+    network = build_network(
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), *tail)
+    )
+    summary = describe(network, SIZE, sizes=())
+    assert (summary.after, summary.verdict) == (after, verdict)
+    assert says in summary.reason
 
 
-def own_parameters(network: nn.Module) -> dict[str, int]:
+def count_own_parameters(network: nn.Module) -> dict[str, int]:
     """How many parameters stand under each module's name, counted from the names of the state dict."""
     counts: dict[str, int] = {}
     buffers = {name for name, _ in network.named_buffers()}
@@ -116,68 +118,70 @@ def own_parameters(network: nn.Module) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "shufflenet_v2_x0_5", "squeezenet1_1"])
-def test_layers_of_torchvisions_networks_are_those_a_hook_sees(name):
-    network = made(lambda: models.get_model(name, weights=None, num_classes=3))
-    anatomy = describe(network, 64, sizes=())
-    counts, began, ended = own_parameters(network), [], []
+def test_layers_of_torchvisions_networks_are_those_that_hooks_report(name):
+    network = build_network(lambda: models.get_model(name, weights=None, num_classes=3))
+    summary = describe(network, 64, sizes=())
+    counts, began, ended = count_own_parameters(network), [], []
     names = {module: name for name, module in network.named_modules() if name}
     for module in names:
         module.register_forward_pre_hook(lambda module, _: began.append(names[module]))
         module.register_forward_hook(lambda module, _, out: ended.append((names[module], tuple(out.shape))))
     with torch.no_grad():
         network(torch.zeros(1, 3, 64, 64))
-    assert [layer.name for layer in anatomy.layers] == began
+    assert [layer.name for layer in summary.layers] == began
     # A module inside an unfinished block ends before it.
-    assert [(layer.name, layer.shape) for layer in sorted(anatomy.layers, key=lambda layer: layer.ended)] == ended
-    assert [layer.runs for layer in anatomy.layers] == [began.count(name) for name in began]
-    assert [layer.parameters for layer in anatomy.layers] == [counts.get(name, 0) for name in began]
+    assert [(layer.name, layer.shape) for layer in sorted(summary.layers, key=lambda layer: layer.ended)] == ended
+    assert [layer.runs for layer in summary.layers] == [began.count(name) for name in began]
+    assert [layer.parameters for layer in summary.layers] == [counts.get(name, 0) for name in began]
     blocks = {names[module] for module in names if list(module.children())}
-    assert {layer.name for layer in anatomy.layers if layer.is_block} == blocks & set(began)
-    assert anatomy.parameters == sum(counts.values())
+    assert {layer.name for layer in summary.layers if layer.is_block} == blocks & set(began)
+    assert summary.parameters == sum(counts.values())
 
 
 def test_resnet18_pools_after_its_last_block():
-    anatomy = describe(made(lambda: models.resnet18(num_classes=3)), 64, sizes=())
+    summary = describe(build_network(lambda: models.resnet18(num_classes=3)), 64, sizes=())
     # 20 convolutions with their BatchNorms, 17 runs of ReLUs (the stem's, and two in each of eight blocks) and the
     # stem's max pooling; four stages of two blocks each, three of them with a block that halves the grid.
-    assert anatomy.pooled_after == 20 + 20 + 17 + 1 + 4 + 8 + 3
-    assert [layer.name for layer in anatomy.layers[anatomy.pooled_after :]] == ["avgpool", "fc"]
-    assert anatomy.after == ("linear",)
+    assert summary.pooled_after == 20 + 20 + 17 + 1 + 4 + 8 + 3
+    assert [layer.name for layer in summary.layers[summary.pooled_after :]] == ["avgpool", "fc"]
+    assert summary.after == ("linear",)
 
 
 def test_a_pooling_inside_a_block_stands_before_the_block():
     layers = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
-    anatomy = describe(made(lambda: nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3)), layers)), SIZE, sizes=())
-    assert [layer.name for layer in anatomy.layers] == ["0", "0.0", "1", "1.0", "1.1", "1.2"]
-    assert [layer.is_block for layer in anatomy.layers] == [True, False, True, False, False, False]
-    assert anatomy.pooled_after == 2
-    assert dict(anatomy.lines())["network"] == "Sequential, 4 layers, 127 parameters"
+    summary = describe(build_network(lambda: nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3)), layers)), SIZE, sizes=())
+    assert [layer.name for layer in summary.layers] == ["0", "0.0", "1", "1.0", "1.1", "1.2"]
+    assert [layer.is_block for layer in summary.layers] == [True, False, True, False, False, False]
+    assert summary.pooled_after == 2
+    assert dict(summary.lines())["network"] == "Sequential, 4 layers, 127 parameters"
 
 
 # Halved five times, and rounded up each time: by a padded convolution of stride 2.
 @pytest.mark.parametrize("name", ["resnet18", "shufflenet_v2_x0_5", "mobilenet_v2"])
 def test_the_grids_of_networks_with_a_stride_of_32_are_a_thirty_second_rounded_up(name):
-    anatomy = describe(made(lambda: models.get_model(name, weights=None, num_classes=3)), 64)
-    assert dict(anatomy.grids) == {(64, 64): (2, 2), (208, 208): (7, 7), (104, 208): (4, 7), (256, 408): (8, 13)}
+    summary = describe(build_network(lambda: models.get_model(name, weights=None, num_classes=3)), 64)
+    assert dict(summary.grids) == {(64, 64): (2, 2), (208, 208): (7, 7), (104, 208): (4, 7), (256, 408): (8, 13)}
     line = "64 x 64 -> 2 x 2; 208 x 208 -> 7 x 7; 104 x 208 -> 4 x 7; 256 x 408 -> 8 x 13"
-    assert dict(anatomy.lines())["input size -> grid of the class maps"] == line
+    assert dict(summary.lines())["input size -> grid of the class maps"] == line
 
 
-def test_a_network_of_one_size_says_which_sizes_it_does_not_take():
-    network = made(lambda: nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.Flatten(), nn.Linear(2 * 20 * 30, 3)))
-    anatomy = describe(network, SIZE, sizes=[(208, 208), (30, 20), (10, 10)])
+def test_a_network_of_one_size_lists_the_unsupported_sizes():
+    network = build_network(
+        lambda: nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.Flatten(), nn.Linear(2 * 20 * 30, 3))
+    )
+    summary = describe(network, SIZE, sizes=[(208, 208), (30, 20), (10, 10)])
     # Turned, it has as many values.
-    assert anatomy.grids == ((SIZE, SIZE), ((208, 208), None), ((30, 20), (30, 20)), ((10, 10), None))
-    lines = dict(anatomy.lines())
+    assert summary.grids == ((SIZE, SIZE), ((208, 208), None), ((30, 20), (30, 20)), ((10, 10), None))
+    lines = dict(summary.lines())
     assert lines["unsupported input sizes"] == "208 x 208, 10 x 10"
     assert lines["input size -> grid of the class maps"] == "20 x 30 -> 20 x 30; 30 x 20 -> 30 x 20"
     with pytest.raises(NetworkError, match=r"^The network cannot run on an input of shape \(1, 3, 64, 64\): "):
         describe(network, 64)
 
 
-def test_a_size_is_told_once():
+def test_a_size_is_listed_once():
     sizes = [SIZE, (40, 60), (40, 60)]
-    assert [size for size, _ in describe(made(HandMade), SIZE, sizes=sizes).grids] == [SIZE, (40, 60)]
+    assert [size for size, _ in describe(build_network(HandMade), SIZE, sizes=sizes).grids] == [SIZE, (40, 60)]
 
 
 class ClassToken(nn.Module):
@@ -195,15 +199,15 @@ class ClassToken(nn.Module):
         return self.fc(self.layer(torch.cat([self.token.expand(len(tokens), -1, -1), tokens], 1))[:, 0])
 
 
-def test_a_class_token_leaves_no_class_maps_and_the_reason_is_told():
-    network = made(ClassToken)
-    anatomy = describe(network, (6, 8))
-    assert (anatomy.verdict, anatomy.pooling, anatomy.head) == ("none", "none", None)
-    assert (anatomy.pooled_after, anatomy.after) == (None, ())
-    assert anatomy.reason.startswith("No spatial map reaches the logits: they are read from one of 13 tokens (a class")
-    assert anatomy.grids[0] == ((6, 8), None)
-    assert anatomy.parameters == sum(own_parameters(network).values())
-    lines = dict(anatomy.lines())
+def test_a_class_token_has_no_class_maps_and_the_reason_is_given():
+    network = build_network(ClassToken)
+    summary = describe(network, (6, 8))
+    assert (summary.verdict, summary.pooling, summary.head) == ("none", "none", None)
+    assert (summary.pooled_after, summary.after) == (None, ())
+    assert summary.reason.startswith("No spatial map reaches the logits: they are read from one of 13 tokens (a class")
+    assert summary.grids[0] == ((6, 8), None)
+    assert summary.parameters == sum(count_own_parameters(network).values())
+    lines = dict(summary.lines())
     assert lines["class maps"].startswith("none: No spatial map reaches the logits: ")
     assert lines["what follows it"] == "nothing"
     assert lines["pooling to add"] == "It returns one value per class, but does not pool feature maps."
@@ -260,14 +264,14 @@ class Returns(nn.Module):
         (lambda maps: maps.sum(), "It returns neither logits nor feature maps, so there is nothing to pool."),
     ],
 )
-def test_whether_there_is_pooling_to_add_is_answered(function, answer):
-    anatomy = describe(made(lambda: Returns(function)), (10, 12), sizes=())
-    assert anatomy.pooling_advice == answer
-    assert dict(anatomy.lines())["pooling to add"] == answer
+def test_the_pooling_advice_fits_the_output(function, answer):
+    summary = describe(build_network(lambda: Returns(function)), (10, 12), sizes=())
+    assert summary.pooling_advice == answer
+    assert dict(summary.lines())["pooling to add"] == answer
 
 
 def test_the_backbone_of_resnet18_returns_maps_and_with_its_pooling_features():
-    children = list(made(lambda: models.resnet18()).children())
+    children = list(build_network(lambda: models.resnet18()).children())
     answer = describe(nn.Sequential(*children[:-2]), (64, 96), sizes=()).pooling_advice
     assert answer.startswith("It does not pool: it returns feature maps (1, 512, 2, 3). Add global average pooling")
     answer = describe(nn.Sequential(*children[:-1]), (64, 96), sizes=()).pooling_advice
@@ -275,22 +279,22 @@ def test_the_backbone_of_resnet18_returns_maps_and_with_its_pooling_features():
 
 
 def test_a_classifier_is_described_at_its_own_size_under_its_own_name():
-    classifier = Classifier.wrap(made(HandMade), size=(12, 16), name="mine")
-    anatomy = describe(classifier, size=99, sizes=())
-    assert (anatomy.name, anatomy.input, anatomy.head) == ("mine", (1, 3, 12, 16), classifier.head)
-    assert anatomy.grids == (((12, 16), (6, 8)),)
+    classifier = Classifier.wrap(build_network(HandMade), size=(12, 16), name="mine")
+    summary = describe(classifier, size=99, sizes=())
+    assert (summary.name, summary.input, summary.head) == ("mine", (1, 3, 12, 16), classifier.head)
+    assert summary.grids == (((12, 16), (6, 8)),)
 
 
-def test_a_grey_network_is_described_with_one_channel():
-    network = made(lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+def test_a_gray_network_is_described_with_one_channel():
+    network = build_network(lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
     assert describe(network, 8, channels=1, sizes=()).input == (1, 1, 8, 8)
     with pytest.raises(NetworkError, match=r"^The network cannot run on an input of shape \(1, 3, 8, 8\): .*channels"):
         describe(network, 8)
 
 
 def test_double_precision_is_kept():
-    anatomy = describe(made(HandMade).double(), SIZE, sizes=())
-    assert anatomy.verdict == "exact"
+    summary = describe(build_network(HandMade).double(), SIZE, sizes=())
+    assert summary.verdict == "exact"
 
 
 class Fails(HandMade):
@@ -321,8 +325,8 @@ def test_a_network_in_training_comes_back_as_it_was(build, copies):
         tensors = [*network.parameters(), *network.buffers()]
         # Above 0 where something was written to it in place.
         versions = [tensor._version for tensor in tensors]
-        modes, asked = [m.training for m in parts], [p.requires_grad for p in network.parameters()]
-        return [modes, asked, hooks, versions, [tensor.clone() for tensor in tensors], [first.grad.clone()]]
+        modes, requires_grad = [m.training for m in parts], [p.requires_grad for p in network.parameters()]
+        return [modes, requires_grad, hooks, versions, [tensor.clone() for tensor in tensors], [first.grad.clone()]]
 
     before = state()
     if build is Fails:
@@ -340,7 +344,7 @@ def test_a_network_in_training_comes_back_as_it_was(build, copies):
     assert list(network.modules()) == parts
 
 
-def test_a_backbone_with_its_channels_last_is_told_by_what_the_input_size_moves():
+def test_a_backbone_with_channels_last_is_recognized_by_the_axes_that_change_with_the_input_size():
     class ChannelsLast(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -349,7 +353,7 @@ def test_a_backbone_with_its_channels_last_is_told_by_what_the_input_size_moves(
         def forward(self, inputs: Tensor) -> Tensor:
             return self.conv(inputs).permute(0, 2, 3, 1)
 
-    anatomy = describe(ChannelsLast(), (8, 12), sizes=((16, 12), (2, 2)))
-    assert anatomy.output == (1, 2, 3, 5)
-    assert "from 5 features" in anatomy.pooling_advice
-    assert anatomy.grids == (((8, 12), (2, 3)), ((16, 12), (4, 3)), ((2, 2), None))
+    summary = describe(ChannelsLast(), (8, 12), sizes=((16, 12), (2, 2)))
+    assert summary.output == (1, 2, 3, 5)
+    assert "from 5 features" in summary.pooling_advice
+    assert summary.grids == (((8, 12), (2, 3)), ((16, 12), (4, 3)), ((2, 2), None))
