@@ -99,10 +99,10 @@ def test_a_photo_is_turned_upright_by_its_exif_block(pixels, orientation, opened
     assert np.array_equal(read_image(Image.open(io.BytesIO(data)) if opened else data).pixels, pixels)
 
 
-def test_grey_becomes_three_equal_channels(pixels):
-    grey = pixels[..., 0]
-    for source in (encoded(Image.fromarray(grey)), grey, Image.fromarray(grey)):
-        assert np.array_equal(read_image(source).pixels, np.stack([grey] * 3, 2))
+def test_gray_becomes_three_equal_channels(pixels):
+    gray = pixels[..., 0]
+    for source in (encoded(Image.fromarray(gray)), gray, Image.fromarray(gray)):
+        assert np.array_equal(read_image(source).pixels, np.stack([gray] * 3, 2))
 
 
 def test_one_bit_becomes_black_and_white():
@@ -117,7 +117,7 @@ def test_a_palette_is_looked_up():
     assert read_image(encoded(image)).pixels.tolist() == [[[10, 20, 30], [200, 100, 50]]]
 
 
-def test_a_transparent_palette_entry_is_laid_on_white():
+def test_a_transparent_palette_entry_is_shown_on_white():
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 200, 100, 50])
     image.putpixel((1, 0), 1)
@@ -126,7 +126,7 @@ def test_a_transparent_palette_entry_is_laid_on_white():
     assert photo.notes == ("Transparent parts are shown on white.",)
 
 
-def test_transparency_is_laid_on_white():
+def test_transparency_is_shown_on_white():
     rgba = np.array([[[10, 20, 30, 0], [10, 20, 30, 255], [0, 0, 0, 51]]], np.uint8)
     photo = read_image(encoded(Image.fromarray(rgba)))
     # A fifth of black over white: 255 * 0.8.
@@ -164,15 +164,15 @@ def test_cmyk_becomes_rgb():
 
 
 @pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP"])
-def test_of_an_animation_the_first_frame_is_shown_and_said(format):
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "lime", "blue")]
+def test_of_an_animation_the_first_frame_is_shown_and_noted(format):
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "lime", "blue")]
     how = {"lossless": True} if format == "WEBP" else {}
     photo = read_image(encoded(frames[0], format, save_all=True, append_images=frames[1:], **how))
     assert photo.pixels[1, 1].tolist() == [255, 0, 0]
     assert photo.notes == ("The first of 3 frames is shown.",)
 
 
-def test_a_broken_exif_block_breaks_no_picture(pixels):
+def test_a_broken_exif_block_does_not_matter(pixels):
     data = encoded(Image.fromarray(pixels), exif=b"Exif\0\0MM\x13*\0\0\0\x08")
     photo = read_image(data)
     assert np.array_equal(photo.pixels, pixels)
@@ -280,7 +280,7 @@ SIZES = [(40, 60), (60, 40), (37, 91), (91, 37), (50, 50), (33, 34), (200, 25)]
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("photo_size", SIZES)
 @pytest.mark.parametrize(("resize", "crop"), [(32, 28), (32, 32), (33, 28), (64, 51)])
-def test_the_view_is_torchvisions_resize_and_centre_crop(interpolation, photo_size, resize, crop):
+def test_the_view_is_torchvisions_resize_and_center_crop(interpolation, photo_size, resize, crop):
     pixels = random_pixels(*photo_size)
     view = make_view(photo_of(pixels), preprocessing((crop, crop), (resize, resize), interpolation))
     mode = InterpolationMode.BILINEAR if interpolation == "bilinear" else InterpolationMode.BICUBIC
@@ -290,7 +290,7 @@ def test_the_view_is_torchvisions_resize_and_centre_crop(interpolation, photo_si
     assert np.array_equal(view.pixels, np.asarray(expected))
 
 
-def test_a_grey_view_is_torchvisions_too():
+def test_a_gray_view_is_torchvisions_too():
     pixels = random_pixels(40, 60)
     view = make_view(photo_of(pixels), preprocessing((28, 28), (32, 32), channels=1))
     expected = transforms.center_crop(transforms.resize(Image.fromarray(pixels).convert("L"), [32]), [28, 28])
@@ -299,20 +299,20 @@ def test_a_grey_view_is_torchvisions_too():
 
 
 @pytest.mark.parametrize("photo_size", SIZES)
-def test_without_a_resize_the_whole_photo_is_squeezed_in(photo_size):
+def test_without_a_resize_the_whole_photo_is_resized_to_the_input(photo_size):
     pixels = random_pixels(*photo_size)
     view = make_view(photo_of(pixels), preprocessing((24, 36)))
     assert np.array_equal(view.pixels, np.asarray(transforms.resize(Image.fromarray(pixels), [24, 36])))
     assert view.box == (0, 0, photo_size[1], photo_size[0])
 
 
-def test_a_photo_of_the_networks_size_is_seen_as_it_is(pixels):
+def test_a_photo_of_the_input_size_is_not_changed(pixels):
     view = make_view(read_image(pixels), preprocessing((20, 30), (20, 30)))
     assert np.array_equal(view.pixels, pixels)
     assert view.box == (0, 0, 30, 20)
 
 
-def test_the_box_is_worked_out_by_hand():
+def test_the_box_has_the_values_computed_by_hand():
     # 40 x 80 to height 20: 20 x 40, a factor of 2; of it the middle 16 x 16, from (2, 12) to (18, 28).
     view = make_view(photo_of(random_pixels(40, 80)), preprocessing((16, 16), (20, 20)))
     assert view.box == (24, 4, 56, 36)
@@ -353,7 +353,7 @@ def test_an_image_too_thin_for_the_network_is_refused():
         make_view(photo, preprocessing((224, 224), (256, 256)))
 
 
-def test_making_a_view_leaves_the_photo(pixels):
+def test_making_a_view_does_not_change_the_photo(pixels):
     photo = read_image(pixels)
     make_view(photo, preprocessing((8, 8), (10, 10)))
     assert np.array_equal(photo.pixels, pixels)
@@ -411,14 +411,14 @@ def test_hostile_files_end_as_the_manifest_says(shared, hostile):
 
 
 @pytest.mark.shared
-def test_sixteen_bit_grey_of_the_wild_is_not_white(shared):
+def test_sixteen_bit_gray_is_not_white(shared):
     photo = read_image(shared / "hostile" / "gray16.png")
     assert photo.pixels.min() == 0
     assert 100 < photo.pixels.mean() < 150
 
 
 @pytest.mark.shared
-def test_all_exif_orientations_of_the_wild_show_the_same_picture(shared):
+def test_all_exif_orientations_show_the_same_picture(shared):
     photos = [read_image(shared / "hostile" / f"exif_orient_{n}.jpg") for n in range(1, 9)]
     small = [make_view(photo, preprocessing((24, 36))).pixels.astype(int) for photo in photos]
     for photo, picture in zip(photos, small, strict=True):

@@ -43,7 +43,7 @@ def listed(*sources: str | Path) -> list[tuple[str, str | None]]:
 # --- folders and globs
 
 
-def test_a_folder_is_listed_by_path_and_labelled_by_its_first_level(tmp_path: Path) -> None:
+def test_a_folder_is_listed_by_path_and_labeled_by_its_first_level(tmp_path: Path) -> None:
     folder = write_photos(tmp_path / "photos", {"dog": 2, "cat/old": 1})
     Image.new("RGB", (4, 4)).save(folder / "alone.JPG", "JPEG")
     (folder / "notes.txt").write_text("no image")
@@ -58,7 +58,7 @@ def test_a_folder_is_listed_by_path_and_labelled_by_its_first_level(tmp_path: Pa
     ]
 
 
-def test_linked_class_folders_are_read_and_a_link_to_above_ends(tmp_path: Path) -> None:
+def test_linked_class_folders_are_read_and_a_link_to_a_folder_above_is_not_followed_without_end(tmp_path: Path) -> None:
     elsewhere = write_photos(tmp_path / "elsewhere", {"cat": 1})
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -83,7 +83,7 @@ def test_several_sources_follow_each_other_as_they_were_named(tmp_path: Path) ->
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
-def test_a_name_that_is_no_utf8_is_told_in_letters_that_can_be_written(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_is_listed_with_escapes(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.png")
     try:
         Image.new("RGB", (4, 4)).save(tmp_path / name)
@@ -126,7 +126,7 @@ def test_a_broken_list_is_refused(tmp_path: Path, content: bytes, sentence: str)
         list_images(tmp_path / "list.csv")
 
 
-def test_a_source_that_is_not_there_is_told_what_would_do(tmp_path: Path) -> None:
+def test_a_source_that_does_not_exist_is_refused_with_what_to_use(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"No images at nowhere\. Use a folder, a glob in quotes "):
         list_images("nowhere")
     with pytest.raises(ImageError, match=r"The list .*no.csv cannot be read: .*No such file"):
@@ -173,7 +173,7 @@ class Harm:
         return os.mkdir, ("harm",)
 
 
-def test_a_pickle_in_a_tar_stays_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickle_in_a_tar_is_never_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     bad = pickle.dumps(Harm())
     members = {"1.jpg": jpeg(), "1.pyd": bad, "1.pickle": bad, "1.cls": bad, "2.jpg": bad}
@@ -196,7 +196,7 @@ def test_braces_and_globs_name_many_tars(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["cut off", "compressed", "no tar"])
-def test_a_broken_or_compressed_tar_is_refused_before_anything_is_done(tmp_path: Path, kind: str) -> None:
+def test_a_broken_or_compressed_tar_is_refused_before_any_image_is_read(tmp_path: Path, kind: str) -> None:
     tar = write_tar(tmp_path / "a.tar", {"1.jpg": jpeg(), "2.jpg": jpeg()}, "w:gz" if kind == "compressed" else "w")
     if kind == "cut off":
         tar.write_bytes(tar.read_bytes()[:700])
@@ -216,7 +216,7 @@ def test_shards_that_webdataset_wrote_are_read(tmp_path: Path) -> None:
 # --- reading
 
 
-def test_lists_and_tars_may_lie_elsewhere(tmp_path: Path) -> None:
+def test_lists_and_tars_may_be_remote(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "a.tar", {"1.jpg": jpeg(1), "1.cls": b"3"})
     system = fsspec.filesystem("memory")
     system.pipe_file("/sources/a.tar", tar.read_bytes())
@@ -234,7 +234,7 @@ def test_lists_and_tars_may_lie_elsewhere(tmp_path: Path) -> None:
         read_item(items[2])
 
 
-def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
+def test_an_error_names_the_reason(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"Cannot read .*no.jpg: No such file or directory."):
         read_item(Item("no.jpg", None, str(tmp_path / "no.jpg")))
     with pytest.raises(ImageError, match=r"Cannot read a.tar/1.jpg: .*No such file"):
@@ -243,7 +243,7 @@ def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
         read_item(Item("a.tar/1.jpg", None, str(tmp_path / "a.tar"), 512, 60_000_000))
 
 
-def test_the_digest_knows_order_labels_and_places() -> None:
+def test_the_hash_depends_on_order_labels_and_positions() -> None:
     a, b = Item("a.jpg", None, "a.jpg"), Item("b.jpg", "cat", "b.jpg")
     lists = [[a, b], [b, a], [a], [a, Item("b.jpg", "dog", "b.jpg")], [a, Item("b.jpg", "cat", "b.jpg", 5)]]
     assert len({hash_items(items) for items in lists}) == len(lists)

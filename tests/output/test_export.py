@@ -61,7 +61,7 @@ def test_saving_writes_the_figure_the_numbers_and_a_manifest(maps, tmp_path):
     assert maps.save(str(tmp_path / "another"), classes=1) == tmp_path / "another"
 
 
-def test_png_pdf_and_svg_are_what_they_are_called(maps, shown):
+def test_png_pdf_and_svg_have_their_formats(maps, shown):
     figure = maps.figure(2)
     with Image.open(io.BytesIO(encode_figure(figure, "png"))) as png:
         png.load()
@@ -228,7 +228,7 @@ def test_a_failure_while_writing_leaves_nothing_half_written(maps, tmp_path, mon
 
 
 @pytest.mark.parametrize("name", ["a file/export", "x" * 300, "bad\0name"], ids=["below a file", "too long", "null"])
-def test_a_place_that_cannot_be_written_is_told(maps, tmp_path, name):
+def test_a_place_that_cannot_be_written_is_reported(maps, tmp_path, name):
     (tmp_path / "a file").write_text("mine")
     with pytest.raises(ExportError, match=r"^Cannot write .*: .*Nothing was left there\.$"):
         maps.save(tmp_path / name, classes=1)
@@ -236,7 +236,7 @@ def test_a_place_that_cannot_be_written_is_told(maps, tmp_path, name):
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is forbidden to root")
-def test_a_forbidden_place_is_told(maps, tmp_path):
+def test_a_forbidden_place_is_reported(maps, tmp_path):
     parent = tmp_path / "forbidden"
     parent.mkdir(mode=0o500)
     with pytest.raises(ExportError, match=r"^Cannot write .*: Permission denied\. Nothing was left there\.$"):
@@ -285,7 +285,7 @@ def test_names_with_commas_and_quotes_come_back_from_a_table(hand_made_gap, phot
     assert [row["name"] for row in rows_of(make_file("logits.csv", maps, maps.figure_content()))] == list(names)
 
 
-def test_the_photo_is_written_pixel_by_pixel_and_without_where_it_was_taken(hand_made_gap, pixels, tmp_path):
+def test_the_photo_is_written_pixel_by_pixel_and_without_metadata(hand_made_gap, pixels, tmp_path):
     exif = Image.Exif()
     exif[0x010E] = "the garden behind our house"  # its description
     Image.fromarray(pixels).save(tmp_path / "garden.png", exif=exif)
@@ -328,7 +328,7 @@ def test_every_file_of_an_export_follows_the_style(maps, shown):
         assert strict(archive.read("manifest.json"))["style"]["dark"] is True
 
 
-def test_a_file_that_is_not_part_of_an_export_is_told(maps, shown):
+def test_a_file_that_is_not_part_of_an_export_is_reported(maps, shown):
     with pytest.raises(ExportError, match=r"^No file 'maps\.csv' in an export\. Use one of figure\.png, "):
         make_file("maps.csv", maps, shown)
 

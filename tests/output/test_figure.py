@@ -40,11 +40,11 @@ def panels(figure: Figure) -> list:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_a_figure_has_the_photo_and_a_panel_a_class(maps, count):
+def test_a_figure_has_the_photo_and_a_panel_per_class(maps, count):
     figure = maps.figure(count)
     assert isinstance(figure, Figure)
     assert len(panels(figure)) == 1 + count
-    assert len(figure.axes) >= 2 + count, "and a colour bar"
+    assert len(figure.axes) >= 2 + count, "and a color bar"
 
 
 def test_panels_have_the_name_the_probability_and_the_sum(maps):
@@ -76,7 +76,7 @@ def test_a_figure_says_which_reading_it_shows(maps, how, words):
     assert words in "\n".join(texts(maps.figure(["red"], **how)))
 
 
-def test_all_panels_share_the_scale_of_the_colour_bar(maps):
+def test_all_panels_share_the_scale_of_the_color_bar(maps):
     figure = maps.figure(3)
     scale = float(maps.values.abs().max())
     bar = next(axis for axis in figure.axes if not axis.get_images() and axis.get_ylabel())
@@ -118,7 +118,7 @@ def test_maps_of_zeros_can_be_drawn(hand_made_gap):
 
 
 @pytest.mark.parametrize("name", ["a $5$ note.png", r"$\frac$.png", "50% $x_1.png", r"back\slash_{x}^y.png", "$"])
-def test_names_are_shown_as_they_stand_and_not_set_as_mathematics(hand_made_gap, pixels, name):
+def test_names_are_shown_literally_and_not_as_mathematics(hand_made_gap, pixels, name):
     maps = maps_of(hand_made_gap, read_image(pixels, name), names=(f"class {name}", "green", "neither"))
     root = ElementTree.fromstring(encode_figure(maps.figure(["green", 0]), "svg"))
     shown = [element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}text")]
@@ -182,14 +182,14 @@ def styled(maps, count=3, **style) -> Figure:
     return maps.figure(count, style=FigureStyle(**style))
 
 
-def test_a_figure_without_a_style_is_drawn_as_usual(maps):
+def test_a_figure_without_a_style_has_the_default_style(maps):
     usual = encode_figure(maps.figure(2), "png")
     assert encode_figure(maps.figure(2, style=FigureStyle()), "png") == usual
     assert encode_figure(maps.figure(2, style=FigureStyle(colours="PuOr_r")), "png") != usual
 
 
 @pytest.mark.parametrize(("width", "dpi"), [(89 / 25.4, 300), (183 / 25.4, 100), (3.5, 150)])
-def test_a_figure_is_as_wide_as_was_asked_for(maps, width, dpi):
+def test_a_figure_is_as_wide_as_the_style_says(maps, width, dpi):
     png = Image.open(io.BytesIO(encode_figure(styled(maps, width=width, font_size=6), "png", dpi)))
     assert png.width == pytest.approx(width * dpi, abs=1)
 
@@ -204,7 +204,7 @@ def test_a_figure_is_as_wide_as_was_asked_for(maps, width, dpi):
         (("all",), ["red", "green", "neither"]),
     ],
 )
-def test_a_figure_has_the_panels_that_were_asked_for(maps, panels, titles):
+def test_a_figure_has_the_panels_that_the_style_names(maps, panels, titles):
     (_, a, p), (_, b, q) = maps.top(2)
     names = {"A": f"{a} ({p:.1%})", "B": f"{b} ({q:.1%})", "A against B": f"{a} against {b}"}
     shown = [panel.get_title().strip() for panel in panels_of(maps, panels)]
@@ -215,7 +215,7 @@ def panels_of(maps, panels) -> list:
     return [axis for axis in styled(maps, 2, panels=panels).axes if axis.get_images()]
 
 
-def test_the_contrast_of_one_class_is_with_the_likeliest_other(maps):
+def test_the_contrast_of_one_class_is_with_the_other_top_class(maps):
     winner, second, least = (k for k, _, _ in maps.top(3))
     assert maps.contrast_map([winner]).title == maps.class_map(winner, second).title
     assert maps.contrast_map([least]).title == maps.class_map(least, winner).title
@@ -227,14 +227,14 @@ def test_among_all_class_maps_the_winner_is_bold_and_all_share_one_scale(maps):
     figure = styled(maps, panels=("all",))
     weights = [panel.title.get_fontweight() for panel in panels(figure)]
     assert [weight == "bold" for weight in weights] == [k == winner for k in range(3)]
-    # The densest cell of all maps has the colour at an end of the colour map, in its own panel.
+    # The densest cell of all maps has the color at an end of the colormap, in its own panel.
     k, y, x = np.unravel_index(int(maps.values.abs().argmax()), maps.values.shape)
     end = diverging_colormap()[-1 if maps.values[k, y, x] > 0 else 0]
     np.testing.assert_array_equal(panels(figure)[k].get_images()[0].get_array()[y, x], end)
 
 
 @pytest.mark.parametrize(("columns", "expected"), [(None, (2, 3)), (1, (4, 1)), (2, (2, 2)), (12, (1, 4))])
-def test_panels_stand_in_as_many_columns_as_were_asked_for(maps, columns, expected):
+def test_panels_stand_in_as_many_columns_as_the_style_says(maps, columns, expected):
     grid = panels(styled(maps, 3, columns=columns))[0].get_gridspec()
     assert (grid.nrows, grid.ncols) == expected
 
@@ -246,23 +246,23 @@ def test_the_other_colormaps_are_those_of_matplotlib(name):
 
 
 @pytest.mark.parametrize("name", COLORMAPS)
-def test_every_colour_map_has_a_light_middle_at_zero_and_a_warm_end_for_the_class(name):
+def test_every_colormap_has_a_light_middle_at_zero_and_a_warm_end_for_the_class(name):
     palette = FigureStyle(colours=name).palette.astype(int)
     assert palette.shape == (255, 3)
     assert palette[127].min() > 240
     against, in_favour = palette[0], palette[-1]
     assert in_favour[0] > in_favour[2]
     assert against[2] > against[0]
-    # Told apart in grey too, from the middle to both ends: printers have no colour.
+    # Distinguishable in gray too, from the middle to both ends: not every printer has color.
     assert (np.diff(palette[127:].sum(1)) <= 2).all()
     assert (np.diff(palette[:128].sum(1)) >= -2).all()
 
 
-def test_the_colour_bar_has_the_colours_of_the_maps(maps):
+def test_the_color_bar_has_the_colours_of_the_maps(maps):
     figure = styled(maps, colours="BrBG_r", panels=("all",))
     (bar,) = (axis for axis in figure.axes if axis.get_ylabel())
-    colours = bar.collections[-1].cmap(np.linspace(0, 1, 255))[:, :3] * 255
-    np.testing.assert_allclose(colours, FigureStyle(colours="BrBG_r").palette, atol=0.5)
+    colors = bar.collections[-1].cmap(np.linspace(0, 1, 255))[:, :3] * 255
+    np.testing.assert_allclose(colors, FigureStyle(colours="BrBG_r").palette, atol=0.5)
 
 
 def test_a_dark_figure_has_light_text_on_a_dark_page(maps):
@@ -273,16 +273,16 @@ def test_a_dark_figure_has_light_text_on_a_dark_page(maps):
     assert all(sum(to_rgb(text.get_color())) > 1.5 for text in drawn)
 
 
-def test_title_equations_and_colour_bar_can_be_left_out(maps):
+def test_title_equations_and_color_bar_can_be_left_out(maps):
     everything, nothing = styled(maps), styled(maps, title="", equations=False, colour_bar=False)
-    said, left = "\n".join(texts(everything)), "\n".join(texts(nothing))
+    everywhere, nowhere = "\n".join(texts(everything)), "\n".join(texts(nothing))
     for words in ("contribution of each", "bias", "verdict", "logits per cell"):
-        assert words in said
-        assert words not in left
+        assert words in everywhere
+        assert words not in nowhere
     assert "Ours" in texts(styled(maps, title="Ours"))
 
 
-def test_a_figure_without_the_photo_says_how_exact_it_is_all_the_same(maps):
+def test_a_figure_without_the_photo_says_how_exact_it_is_too(maps):
     (title,) = (text for text in texts(styled(maps, panels=("classes",), width=12)) if "verdict" in text)
     assert f"verdict: exact, residual {maps.residual:.1e}" in title
 
@@ -297,7 +297,7 @@ def test_the_font_size_is_that_of_the_panels_titles_and_the_rest_follows(maps):
 
 
 @pytest.mark.parametrize(("columns", "font_size", "against"), [(1, 5, None), (3, 5, "average"), (3, 9, None)])
-def test_no_text_leaves_the_figure_or_runs_into_its_neighbour(hand_made_gap, pixels, columns, font_size, against):
+def test_no_text_leaves_the_figure_or_overlaps_its_neighbor(hand_made_gap, pixels, columns, font_size, against):
     names = ("a class with a very long name indeed", "green", "neither of the two")
     maps = maps_of(hand_made_gap, read_image(pixels, "a photo with a long name.png"), names)
     style = FigureStyle(("photo", "classes", "contrast"), columns, width=120 / 25.4, font_size=font_size)
@@ -325,23 +325,23 @@ def test_no_text_leaves_the_figure_or_runs_into_its_neighbour(hand_made_gap, pix
         ({"font_size": 1}, r"a font size in points from 3 to 40; got 1\.$"),
     ],
 )
-def test_a_style_that_cannot_be_drawn_is_told(style, sentence):
+def test_a_style_that_cannot_be_drawn_is_refused(style, sentence):
     with pytest.raises(InspectorError, match=sentence):
         FigureStyle(**style)
 
 
-def test_a_figure_in_which_the_panels_have_no_room_says_how_many_would(maps):
+def test_a_figure_in_which_the_panels_do_not_fit_says_how_many_do(maps):
     with pytest.raises(
         InspectorError, match=r"60 mm wide has no room for 4 columns and a color bar\. Use at most 3 columns\."
     ):
         styled(maps, columns=4, width=60 / 25.4)
-    # 60 mm less the colour bar's 1.1 inches leave 32 mm, and a panel has at least 10.
+    # 60 mm less the color bar's 1.1 inches leave 32 mm, and a panel has at least 10.
     styled(maps, columns=3, width=60 / 25.4)
     with pytest.raises(InspectorError, match=r"Use a larger width or a smaller font\.$"):
         styled(maps, width=1, font_size=20)
 
 
-def test_a_figure_of_too_many_pixels_says_how_many_dots_would_do(maps):
+def test_a_figure_of_too_many_pixels_says_which_resolution_to_use(maps):
     with pytest.raises(InspectorError, match=r"at 1200 dpi has too many pixels\. Use at most (\d+) dpi\."):
         styled(maps, width=20, dpi=1200)
 

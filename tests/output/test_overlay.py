@@ -76,26 +76,26 @@ def test_compared_maps_share_the_largest_absolute_value_as_their_scale():
     assert common_scale([]) == 0
 
 
-def test_on_a_shared_scale_equal_values_have_equal_colours():
+def test_on_a_shared_scale_equal_values_have_equal_colors():
     small, large = np.array([[1.0, 0.0]]), np.array([[1.0, -4.0]])
     scale = common_scale([small, large])
     assert np.array_equal(grid_image(small, scale)[0, 0], grid_image(large, scale)[0, 0])
     assert not np.array_equal(grid_image(small, 1.0)[0, 0], grid_image(large, scale)[0, 0])
 
 
-def test_the_colour_map_has_zero_as_its_middle():
-    colours = diverging_colormap()
-    assert len(colours) % 2 == 1
-    assert colours[len(colours) // 2].min() >= 240
-    assert tuple(colours[-1]) == RED
-    assert tuple(colours[0]) == BLUE
-    brightness = colours.astype(int).sum(1)
-    middle = len(colours) // 2
+def test_the_colormap_has_zero_as_its_middle():
+    colors = diverging_colormap()
+    assert len(colors) % 2 == 1
+    assert colors[len(colors) // 2].min() >= 240
+    assert tuple(colors[-1]) == RED
+    assert tuple(colors[0]) == BLUE
+    brightness = colors.astype(int).sum(1)
+    middle = len(colors) // 2
     assert (np.diff(brightness[: middle + 1]) >= 0).all()
     assert (np.diff(brightness[middle:]) <= 0).all()
 
 
-def test_a_flat_map_has_a_pixel_a_cell():
+def test_a_grid_image_has_one_pixel_per_cell():
     drawn = grid_image(np.array([[-2.0, 0, 2], [9, -9, 1]]), 2.0)
     assert drawn.shape == (2, 3, 3)
     assert tuple(drawn[0, 0]) == tuple(drawn[1, 1]) == BLUE
@@ -111,7 +111,7 @@ def test_a_map_of_zeros_is_drawn_as_the_photo(smooth):
     assert grid_image(np.zeros((2, 2)), 0.0).min() >= 240
 
 
-def test_the_backdrop_is_the_whole_photo_dimmed_where_the_network_did_not_look():
+def test_the_canvas_is_the_whole_photo_dimmed_outside_the_crop():
     view = view_of()
     drawn = dimmed_photo(view.photo, view.crop, side=80)
     left, top, right, bottom = (round(edge) for edge in view.box)
@@ -126,7 +126,7 @@ def test_the_backdrop_is_the_whole_photo_dimmed_where_the_network_did_not_look()
 @pytest.mark.parametrize(
     ("size", "drawn"), [((60, 80), (600, 800)), ((80, 60), (800, 600)), ((1600, 40), (800, 20)), ((1, 5000), (1, 800))]
 )
-def test_the_longer_side_of_the_backdrop_is_given(size, drawn):
+def test_the_longer_side_of_the_canvas_is_given(size, drawn):
     pixels = np.full((*size, 3), 9, np.uint8)
     view = make_whole_view(read_image(pixels), pixels)
     assert dimmed_photo(view.photo, view.crop).shape == (*drawn, 3)
@@ -142,12 +142,12 @@ def test_enlarged_pixels_stay_pixels():
 def test_pixels_are_painted_by_number_and_below_zero_stay():
     canvas = np.full((1, 3, 3), 100, np.uint8)
     image = paint_classes(canvas, [[-1, 1, 0]], [(200, 0, 0), (0, 20, 100)], 0.25)
-    # Three quarters of 100 and a quarter of the colour.
+    # Three quarters of 100 and a quarter of the color.
     assert image.tolist() == [[[100, 100, 100], [75, 80, 100], [125, 75, 75]]]
     assert canvas.tolist() == [[[100] * 3] * 3]
 
 
-def test_the_scale_of_a_map_of_pixels_leaves_out_the_few_that_outshine_all_others():
+def test_the_scale_of_a_map_of_pixels_leaves_out_the_few_far_above_all_others():
     values = np.append(np.linspace(-1, 1, 999), 100.0)
     assert robust_scale(values) == pytest.approx(0.99, abs=0.01)
     # Of a map that is zero nearly everywhere, the highest is all there is.

@@ -82,7 +82,7 @@ def test_the_table_shows_that_map_and_bias_are_the_logit(maps):
         assert float(residual) <= maps.residual * 1.1
 
 
-def test_verdict_equations_scale_and_settings_are_told(maps):
+def test_verdict_equations_scale_and_settings_are_in_the_report(maps):
     shown = maps.figure_content([0, 1], against="average")
     settings = make_manifest(maps, shown)
     text = Read(make_report(maps, shown, manifest=settings)).text
@@ -104,14 +104,14 @@ def test_the_photo_and_every_map_are_in_the_file(maps):
     assert [alt for alt, _ in [photo, *drawn[:3]]] == ["photo", *names]
     # Without opacity a map is the photo; and a tiny one keeps every pixel.
     assert all(np.array_equal(image, photo[1]) for _, image in drawn[:3])
-    assert {tuple(colour) for colour in photo[1].reshape(-1, 3)} <= {
+    assert {tuple(color) for color in photo[1].reshape(-1, 3)} <= {
         tuple(c) for c in maps.view.photo.pixels.reshape(-1, 3)
     }
     cells = drawn[3:]
     assert [image.shape for _, image in cells] == [(20, 30, 3)] * 3
 
 
-def test_the_file_asks_for_nothing_and_runs_nothing(maps):
+def test_the_file_loads_nothing_and_runs_nothing(maps):
     text = make_report(maps, maps.figure_content(3), manifest=make_manifest(maps, maps.figure_content(3)))
     page = Read(text)
     assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "form", "a"}
@@ -125,7 +125,7 @@ def test_the_file_asks_for_nothing_and_runs_nothing(maps):
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def test_names_stand_as_they_are_and_are_no_tags(maps):
+def test_names_are_shown_literally_and_never_as_tags(maps):
     text = make_report(maps, maps.figure_content(3), manifest=make_manifest(maps, maps.figure_content(3)))
     assert NASTY not in text
     shown = Read(text).text
@@ -133,7 +133,7 @@ def test_names_stand_as_they_are_and_are_no_tags(maps):
         assert name in shown
 
 
-def test_colours_and_page_follow_the_style(maps):
+def test_colors_and_page_follow_the_style(maps):
     text = make_report(maps, maps.figure_content(1), FigureStyle(colours="PuOr_r", dark=True))
     assert "orange is evidence for the class, purple evidence against it" in Read(text).text
     assert "color-scheme: dark;" in text
@@ -142,7 +142,7 @@ def test_colours_and_page_follow_the_style(maps):
     assert Read(text).images()[-1][1].tolist() != Read(usual).images()[-1][1].tolist()
 
 
-def test_of_many_classes_the_likeliest_and_those_shown_are_in_the_table(maps):
+def test_of_many_classes_the_top_ones_and_those_shown_are_in_the_table(maps):
     many = 40
     names = tuple(f"class {k}" for k in range(many))
     grown = replace(

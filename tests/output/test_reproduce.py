@@ -31,7 +31,7 @@ STYLE = FigureStyle(
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export that has every setting other than usual."""
+    """An export in which every setting differs from the default."""
     folder = tmp_path_factory.mktemp("exports") / "bag"
     maps = class_maps(load("fashion_gmp"), BAG, size=(40, 44))
     return maps.save(folder, ["Bag", "Shirt"], "average", smooth=False, opacity=0.6, style=STYLE)
@@ -39,22 +39,22 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def export(exported: Path, tmp_path: Path) -> Path:
-    """A copy of one's own."""
+    """A copy for one test."""
     return Path(shutil.copytree(exported, tmp_path / "bag"))
 
 
 def changed(export: Path, change: Callable[[dict], None]) -> Path:
-    told = json.loads((export / "manifest.json").read_text())
-    change(told)
-    (export / "manifest.json").write_text(json.dumps(told))
+    settings = json.loads((export / "manifest.json").read_text())
+    change(settings)
+    (export / "manifest.json").write_text(json.dumps(settings))
     return export / "manifest.json"
 
 
 def test_every_file_comes_back_byte_for_byte(export: Path, tmp_path: Path) -> None:
-    made = rebuild(export / "manifest.json", tmp_path / "again")
-    assert (made.folder, made.versions, made.equal) == (tmp_path / "again", (), True)
+    result = rebuild(export / "manifest.json", tmp_path / "again")
+    assert (result.folder, result.versions, result.equal) == (tmp_path / "again", (), True)
     for name in FILES:
-        assert (made.folder / name).read_bytes() == (export / name).read_bytes(), name
+        assert (result.folder / name).read_bytes() == (export / name).read_bytes(), name
 
 
 def test_a_figure_of_another_backend_comes_back_byte_for_byte_too(
@@ -63,33 +63,33 @@ def test_a_figure_of_another_backend_comes_back_byte_for_byte_too(
     monkeypatch.setenv("INSPECTOR_CACHE", str(tmp_path / "cache"))
     maps = class_maps(accelerate(load("fashion_gap"), "onnxruntime"), BAG)
     export = maps.save(tmp_path / "bag")
-    told = json.loads((export / "manifest.json").read_text())
-    assert told["network"]["backend"] == "onnxruntime"
-    assert told["versions"]["onnxruntime"] == version("onnxruntime")
-    # Built anew, by another process as it were.
+    settings = json.loads((export / "manifest.json").read_text())
+    assert settings["network"]["backend"] == "onnxruntime"
+    assert settings["versions"]["onnxruntime"] == version("onnxruntime")
+    # Built again, as by another process.
     shutil.rmtree(tmp_path / "cache")
     assert rebuild(export, tmp_path / "again").equal
     for name in FILES:
         assert (tmp_path / "again" / name).read_bytes() == (export / name).read_bytes(), name
 
 
-def test_a_manifest_from_before_there_were_backends_and_one_of_an_unknown_one(export: Path, tmp_path: Path) -> None:
-    assert rebuild(changed(export, lambda told: told["network"].pop("backend")), tmp_path / "again").equal
-    manifest = changed(export, lambda told: told["network"].update(backend="abacus"))
+def test_a_manifest_without_a_backend_is_eager_and_an_unknown_backend_is_refused(export: Path, tmp_path: Path) -> None:
+    assert rebuild(changed(export, lambda settings: settings["network"].pop("backend")), tmp_path / "again").equal
+    manifest = changed(export, lambda settings: settings["network"].update(backend="abacus"))
     with pytest.raises(NetworkError, match=r"No backend 'abacus'\. Use one of auto, eager,"):
         rebuild(manifest, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
-def test_a_folder_and_a_zip_are_as_good_as_the_manifest_in_them(export: Path, tmp_path: Path) -> None:
+def test_a_folder_or_a_zip_may_stand_for_the_manifest_in_it(export: Path, tmp_path: Path) -> None:
     figure = (export / "figure.png").read_bytes()
     assert rebuild(export, tmp_path / "folder").equal
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         for name in FILES:
             archive.write(export / name, name)
-    made = rebuild(tmp_path / "all.zip", tmp_path / "zip")
-    assert made.equal
-    assert (made.folder / "figure.png").read_bytes() == figure
+    result = rebuild(tmp_path / "all.zip", tmp_path / "zip")
+    assert result.equal
+    assert (result.folder / "figure.png").read_bytes() == figure
 
 
 def test_the_photo_may_be_the_file_that_it_was(export: Path, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_another_photo_is_refused(export: Path, tmp_path: Path) -> None:
 def test_another_network_is_refused(export: Path, tmp_path: Path) -> None:
     with pytest.raises(InspectorError, match=r"^fashion_gap is not the network of this figure: the SHA-256 of its wei"):
         rebuild(export, tmp_path / "again", model="fashion_gap")
-    manifest = changed(export, lambda told: told["network"].update(name="fashion_gmp_sigmoid"))
+    manifest = changed(export, lambda settings: settings["network"].update(name="fashion_gmp_sigmoid"))
     with pytest.raises(
         InspectorError, match=r"^fashion_gmp_sigmoid is not the network .* that of fashion_gmp_sigmoid was"
     ):
@@ -133,29 +133,29 @@ def test_other_class_names_are_refused(export: Path, tmp_path: Path) -> None:
         rebuild(export, tmp_path / "again", class_names=names)
 
 
-def test_other_versions_are_told(export: Path, tmp_path: Path) -> None:
+def test_other_versions_are_reported(export: Path, tmp_path: Path) -> None:
     now = json.loads((export / "manifest.json").read_text())["versions"]["torch"]
 
-    def older(told: dict) -> None:
-        told["versions"] |= {"torch": "1.0", "abacus": "3"}
+    def older(settings: dict) -> None:
+        settings["versions"] |= {"torch": "1.0", "abacus": "3"}
 
-    made = rebuild(changed(export, older), tmp_path / "again")
-    assert made.versions == (f"torch was 1.0 and is {now}.", "abacus was 3 and is not installed.")
-    assert made.equal
+    result = rebuild(changed(export, older), tmp_path / "again")
+    assert result.versions == (f"torch was 1.0 and is {now}.", "abacus was 3 and is not installed.")
+    assert result.equal
 
 
-def test_a_figure_that_comes_out_otherwise_is_told(export: Path, tmp_path: Path) -> None:
-    made = rebuild(changed(export, lambda told: told["shown"].update(opacity=0.2)), tmp_path / "again")
-    assert made.equal is False
+def test_a_figure_that_differs_is_reported(export: Path, tmp_path: Path) -> None:
+    result = rebuild(changed(export, lambda settings: settings["shown"].update(opacity=0.2)), tmp_path / "again")
+    assert result.equal is False
     (export / "figure.png").unlink()
     assert rebuild(export, tmp_path / "third").equal is None
 
 
-def test_a_manifest_from_before_figures_had_styles_is_drawn_as_usual(tmp_path: Path) -> None:
+def test_a_manifest_without_a_style_has_the_default_style(tmp_path: Path) -> None:
     folder = class_maps(load("fashion_gap"), BAG).save(tmp_path / "bag", 2)
 
-    def older(told: dict) -> None:
-        del told["style"], told["class_names"], told["probability"], told["photo"]["pixels_sha256"]
+    def older(settings: dict) -> None:
+        del settings["style"], settings["class_names"], settings["probability"], settings["photo"]["pixels_sha256"]
 
     manifest = changed(folder, older)
     with pytest.raises(InspectorError, match=r"photo\.png is not the photo of this figure"):
@@ -166,14 +166,14 @@ def test_a_manifest_from_before_figures_had_styles_is_drawn_as_usual(tmp_path: P
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda told: told.pop("shown"), "it lacks the entry 'shown'"),
-        (lambda told: told["network"].pop("sha256"), "it lacks the entry 'sha256'"),
-        (lambda told: told["shown"].update(classes=["Bag"]), "classes must be numbers"),
-        (lambda told: told["shown"].update(opacity=7), "opacity must be from 0 to 1, got 7"),
-        (lambda told: told["style"].update(shadow=1), "the style has an entry 'shadow'"),
-        (lambda told: told["style"].update(dpi="many"), "not supported between instances"),
-        (lambda told: told.update(photo=None), "its input was a tensor, without a photo"),
-        (lambda told: told.update(preprocessing=[]), "list indices must be integers"),
+        (lambda settings: settings.pop("shown"), "it lacks the entry 'shown'"),
+        (lambda settings: settings["network"].pop("sha256"), "it lacks the entry 'sha256'"),
+        (lambda settings: settings["shown"].update(classes=["Bag"]), "classes must be numbers"),
+        (lambda settings: settings["shown"].update(opacity=7), "opacity must be from 0 to 1, got 7"),
+        (lambda settings: settings["style"].update(shadow=1), "the style has an entry 'shadow'"),
+        (lambda settings: settings["style"].update(dpi="many"), "not supported between instances"),
+        (lambda settings: settings.update(photo=None), "its input was a tensor, without a photo"),
+        (lambda settings: settings.update(preprocessing=[]), "list indices must be integers"),
     ],
 )
 def test_a_manifest_that_is_broken_gets_one_sentence(export: Path, tmp_path: Path, change: Callable, why: str) -> None:
@@ -184,17 +184,17 @@ def test_a_manifest_that_is_broken_gets_one_sentence(export: Path, tmp_path: Pat
     assert not (tmp_path / "again").exists()
 
 
-def test_settings_that_cannot_be_drawn_are_told_as_for_a_new_figure(export: Path, tmp_path: Path) -> None:
+def test_settings_that_cannot_be_drawn_are_refused_as_for_a_new_figure(export: Path, tmp_path: Path) -> None:
     with pytest.raises(InspectorError, match=r"^No colormap 'jet'\. Use one of inspector, "):
-        rebuild(changed(export, lambda told: told["style"].update(colours="jet")), tmp_path / "again")
-    manifest = changed(export, lambda told: told["style"].update(colours="inspector"))
-    changed(export, lambda told: told["shown"].update(classes=[99]))
+        rebuild(changed(export, lambda settings: settings["style"].update(colours="jet")), tmp_path / "again")
+    manifest = changed(export, lambda settings: settings["style"].update(colours="inspector"))
+    changed(export, lambda settings: settings["shown"].update(classes=[99]))
     with pytest.raises(InspectorError, match=r"^No class 99; they are numbered 0 to 9\.$"):
         rebuild(manifest, tmp_path / "again")
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"no json", b"\xff\xfe"])
-def test_what_is_no_manifest_at_all_gets_one_sentence(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_manifest_gets_one_sentence(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "manifest.json").write_bytes(content)
     with pytest.raises(InspectorError, match=r"is not a manifest of an export"):
         rebuild(tmp_path / "manifest.json", tmp_path / "again")
@@ -220,7 +220,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
     return int(stopped.value.code or 0)
 
 
-def test_the_command_makes_the_figure_of_a_network_of_ones_own_again(
+def test_the_command_makes_the_figure_of_a_users_own_network_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.manual_seed(0)
@@ -228,13 +228,13 @@ def test_the_command_makes_the_figure_of_a_network_of_ones_own_again(
     (tmp_path / "labels.txt").write_text("tench\ngoldfish\ngreat white shark\n")
     pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
-    own = ["-m", tmp_path / "mine.pth", "--arch", "timm:test_resnet", "--labels", tmp_path / "labels.txt"]
+    network_options = ["-m", tmp_path / "mine.pth", "--arch", "timm:test_resnet", "--labels", tmp_path / "labels.txt"]
     looks = [
         "--panels", "photo,contrast", "--width", "60mm", "--dpi", "100", "--font-size", "6", "--no-bar",
         "--opacity", "0.5", "--colours", "BrBG_r", "--dark", "--title", "", "--no-equations", "--columns", "1",
         "--size", "native",
     ]  # fmt: skip
-    assert run(monkeypatch, "explain", tmp_path / "photo.png", *own, *looks, "-o", tmp_path / "a") == 0
+    assert run(monkeypatch, "explain", tmp_path / "photo.png", *network_options, *looks, "-o", tmp_path / "a") == 0
     with Image.open(tmp_path / "a" / "figure.png") as figure:
         assert figure.width == 236  # 60 mm at 100 dpi
     style = json.loads((tmp_path / "a" / "manifest.json").read_text())["style"]
@@ -243,7 +243,7 @@ def test_the_command_makes_the_figure_of_a_network_of_ones_own_again(
     )
     assert run(monkeypatch, "rebuild", tmp_path / "a", "-o", tmp_path / "b") == 1
     assert "No network 'mine'" in capsys.readouterr().err
-    assert run(monkeypatch, "rebuild", tmp_path / "a", *own, "-o", tmp_path / "b") == 0
+    assert run(monkeypatch, "rebuild", tmp_path / "a", *network_options, "-o", tmp_path / "b") == 0
     assert "figure.png is the same as that beside the manifest, byte for byte." in capsys.readouterr().out
     assert (tmp_path / "a" / "manifest.json").read_bytes() == (tmp_path / "b" / "manifest.json").read_bytes()
 
@@ -272,7 +272,7 @@ def test_a_figure_that_cannot_be_drawn_gets_one_sentence_and_leaves_nothing(
 def test_the_archive_of_the_app_can_be_rebuilt(tmp_path: Path) -> None:
     maps = class_maps(load("fashion_gap"), BAG)
     (tmp_path / "class-maps.zip").write_bytes(encode_zip(maps, maps.figure_content(1), STYLE))
-    made = rebuild(tmp_path / "class-maps.zip", tmp_path / "again")
-    assert made.equal
+    result = rebuild(tmp_path / "class-maps.zip", tmp_path / "again")
+    assert result.equal
     with zipfile.ZipFile(io.BytesIO(encode_zip(maps, maps.figure_content(1), STYLE))) as archive:
-        assert archive.read("report.html") == (made.folder / "report.html").read_bytes()
+        assert archive.read("report.html") == (result.folder / "report.html").read_bytes()
