@@ -1,7 +1,9 @@
 """The page Class maps in Streamlit's simulator: what is below the photo. Clicks are tested in a real browser."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from inspector.explain.class_maps import ClassMaps
 from inspector.images.examples import list_examples
 from inspector.ui.components.html import make_class_legend
 from inspector.ui.components.photo import ChosenCells, Picture, read_chosen
+from inspector.ui.pages import class_maps as page
 from inspector.ui.state.selection import label_classes
 
 BOOT = list_examples("fashion_mnist")["Ankle boot"]
@@ -75,6 +78,20 @@ def test_max_pooling_shows_of_how_many_channels_a_cell_has_the_maximum() -> None
     nowhere = next(place for place in range(9) if place not in deciders)
     app = open_page(network="fashion_gmp", position=f"{nowhere // 3},{nowhere % 3}")
     assert "**has the maximum of none of the 10 channels**" in lines(app)
+
+
+def test_decisions_and_extents_of_cells_are_computed_once_per_run_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for name in ("find_decisions", "cell_extents"):
+        compute = getattr(page, name)
+
+        def count(*arguments: Any, name: str = name, compute: Callable[..., Any] = compute) -> Any:
+            calls.append(name)
+            return compute(*arguments)
+
+        monkeypatch.setattr(page, name, count)
+    open_page(network="fashion_gmp", position="1,1")
+    assert sorted(calls) == ["cell_extents", "find_decisions"]
 
 
 def test_the_legend_lists_the_winning_classes_with_their_numbers_of_cells() -> None:
