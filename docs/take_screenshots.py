@@ -1,0 +1,114 @@
+"""Take the screenshots of docs/images in a real Chromium: `python docs/take_screenshots.py [NAME ...]`.
+
+Starts the app with the runs of experiments/flowers17. Needs the test extras.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+from playwright.sync_api import Page, expect, sync_playwright
+
+ROOT = Path(__file__).parents[1]
+IMAGES = ROOT / "docs" / "images"
+CAT = {"network": "efficientnet_lite0", "example": "Cat", "class": "tiger cat"}
+
+
+@contextmanager
+def run_app() -> Iterator[str]:
+    """Start the app on a free port and yield its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.address=127.0.0.1"]
+    command += [f"--server.port={port}", "--server.headless=true", "--server.fileWatcherType=none"]
+    environment = os.environ | {"INSPECTOR_RUNS": str(ROOT / "experiments" / "flowers17")}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as server:
+        url = f"http://127.0.0.1:{port}"
+        try:
+            while True:
+                try:
+                    urlopen(f"{url}/_stcore/health", timeout=5)
+                    break
+                except URLError:
+                    time.sleep(0.2)
+            yield url
+        finally:
+            server.terminate()
+
+
+def wait_until_idle(page: Page) -> None:
+    """Wait until the run of the page has ended and what it shows is drawn."""
+    page.wait_for_timeout(2000)
+    expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached(timeout=120_000)
+    page.wait_for_timeout(1500)
+
+
+def click_cell(page: Page) -> None:
+    """Choose the cell in the middle of the photo."""
+    page.get_by_role("img", name="class map").first.click()
+    wait_until_idle(page)
+
+
+def crop_all_maps(page: Page) -> None:
+    """Scroll to all class maps before pooling."""
+    page.get_by_role("heading", name="All class maps before pooling").scroll_into_view_if_needed()
+
+
+def wait_for_methods(page: Page) -> None:
+    """Wait until the maps of the methods are there; the curves go on."""
+    page.wait_for_timeout(25_000)
+
+
+def nothing(page: Page) -> None:
+    """Do nothing before the screenshot."""
+
+
+# name: path of the page, parameters of the link, height of the window, what to do first
+SHOTS: dict[str, tuple[str, dict[str, str], int, Callable[[Page], None]]] = {
+    "app": ("", CAT, 900, nothing),
+    "position": ("", CAT | {"position": "3,3"}, 1350, nothing),
+    "layers": ("layers", CAT, 900, nothing),
+    "channels": ("channels", CAT, 960, nothing),
+    "compare": ("compare", CAT | {"compare": "photos", "examples": ["Coffee", "Rocket"]}, 900, nothing),
+    "methods": ("methods", CAT | {"curves": "true"}, 1540, wait_for_methods),
+    "export": ("export", CAT, 1270, nothing),
+    "network": ("network", {"network": "efficientnet_lite0"}, 1000, nothing),
+    "laboratory": ("laboratory", {}, 2433, nothing),
+    "all-maps": ("", {"network": "fashion_gmp", "example": "Sandal"}, 2000, crop_all_maps),
+}
+
+
+def main(names: list[str]) -> None:
+    """Take the named screenshots, or all."""
+    with run_app() as url, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        for name in names or SHOTS:
+            place, parameters, height, prepare = SHOTS[name]
+            page = browser.new_page(viewport={"width": 1400, "height": height})
+            page.goto(f"{url}/{place}?{urlencode(parameters, doseq=True)}")
+            wait_until_idle(page)
+            prepare(page)
+            file = IMAGES / f"{name}.png"
+            if name == "all-maps":
+                box = page.get_by_role("heading", name="All class maps before pooling").bounding_box()
+                clip = {"x": box["x"] - 10, "y": box["y"] - 10, "width": 1060, "height": min(560, height - box["y"])}
+                page.screenshot(path=file, clip=clip)
+            else:
+                page.screenshot(path=file)
+            print(file)
+            page.close()
+        browser.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
