@@ -27,13 +27,7 @@ from torchcam.metrics import DeletionInsertionMetric
 import inspector
 from inspector.analysis.attribution.case import Attribution
 from inspector.analysis.attribution.methods import METHODS, compute_attribution
-from inspector.analysis.faithfulness import (
-    STEPS,
-    blur_inputs,
-    compute_random_baseline,
-    measure_faithfulness,
-    resample_on_input,
-)
+from inspector.analysis.faithfulness import STEPS, PatchTest, blur_inputs, resample_on_input
 from inspector.analysis.randomization import measure_randomization, shuffle_weights
 from inspector.errors import AttributionError
 from inspector.explain.tracing.receptive_field import PIXELS
@@ -74,15 +68,14 @@ def main(photos: Annotated[int, typer.Option(min=1, max=6, help="How many of the
         inputs = classifier.inputs(make_view(read_image(path), classifier.preprocessing))
         k = int(inspector.class_maps_of_batch(classifier, inputs)[0].logits.argmax())
         made = dict(maps_of(classifier, inputs, k))
+        test = PatchTest(classifier, inputs, k)
         luck = {
-            grid: compute_random_baseline(
-                classifier, inputs, k, next(one for one in made.values() if METHODS[one.name].grid == grid)
-            )
+            grid: test.measure_random_maps(next(one for one in made.values() if METHODS[one.name].grid == grid))
             for grid in ("cells", "pixels")
         }
         other = shuffle_weights(classifier, inputs) if number == 0 else None
         for name, one in made.items():
-            curves, random = measure_faithfulness(classifier, inputs, k, one), luck[METHODS[name].grid]
+            curves, random = test.measure(one), luck[METHODS[name].grid]
             told = one.completeness
             row = {
                 "seconds": one.seconds,
@@ -135,7 +128,7 @@ def compared(
 ) -> tuple[object, ...]:
     values = resample_on_input(one, inputs.shape[2:])
     # 224 x 224 pixels in 16 steps: both take as many in each.
-    ours = measure_faithfulness(classifier, inputs, k, replace(one, values=values, field=PIXELS), patch=1)
+    ours = PatchTest(classifier, inputs, k, patch=1).measure(replace(one, values=values, field=PIXELS))
     cells: list[object] = [one.name]
     for kind, baseline in (("insertion", blur_inputs(inputs)), ("deletion", None)):
         metric = DeletionInsertionMetric(

@@ -84,134 +84,93 @@ def choose_patch_size(size: Sequence[int]) -> int:
     return max(1, round(min(size) / PATCHES))
 
 
-def measure_faithfulness(
-    classifier: Classifier,
-    inputs: Tensor,
-    k: int,
-    attribution: Attribution,
-    patch: int | None = None,
-    steps: int = STEPS,
-    on_progress: OnProgress = lambda done: None,
-    should_stop: ShouldStop = lambda: False,
-) -> Faithfulness:
-    """Measure insertion and deletion in the order of a map, highest values first.
+@dataclass(frozen=True, eq=False)
+class PatchTest:
+    """Insertion and deletion of the patches of one image, for one class."""
 
-    Args:
-        classifier: any classifier.
-        inputs: normalized image (1, channels, H, W).
-        k: index of the class.
-        attribution: the map that gives the order.
-        patch: side of a patch in pixels. Default: a fourteenth of the shorter side of the input.
-        steps: number of steps of a curve; fewer if there are fewer patches.
-        on_progress: gets the part that is done, 0-1.
-        should_stop: is asked before each pass.
+    classifier: Classifier
+    inputs: Tensor  # (1, channels, H, W), normalized
+    k: int  # index of the class
+    patch: int | None = None  # side of a patch in pixels; None: a fourteenth of the shorter side of the input
+    steps: int = STEPS  # of a curve; fewer if there are fewer patches
+    on_progress: OnProgress = lambda done: None
+    should_stop: ShouldStop = lambda: False  # is asked before each pass
 
-    Raises:
-        Cancelled: `should_stop` returned true.
-    """
-    height, width = inputs.shape[2:]
-    patch = choose_patch_size((height, width)) if patch is None else patch
-    values = resample_on_input(attribution, (height, width))
-    # Patches at the right and lower edge may be smaller: the mean is over the pixels that they have.
-    means = functional.avg_pool2d(values[None, None], patch, ceil_mode=True)[0, 0]
-    order = means.flatten().argsort(descending=True, stable=True)
-    return measure_patches(classifier, inputs, k, order, patch, steps, on_progress, should_stop)
+    @property
+    def side(self) -> int:
+        """Return the side of a patch in pixels."""
+        return choose_patch_size(self.inputs.shape[2:]) if self.patch is None else self.patch
 
+    def measure(self, attribution: Attribution) -> Faithfulness:
+        """Measure insertion and deletion in the order of a map, highest values first.
 
-def compute_random_baseline(
-    classifier: Classifier,
-    inputs: Tensor,
-    k: int,
-    attribution: Attribution,
-    patch: int | None = None,
-    steps: int = STEPS,
-    seeds: Sequence[int] = SEEDS,
-    on_progress: OnProgress = lambda done: None,
-    should_stop: ShouldStop = lambda: False,
-) -> RandomBaseline:
-    """Measure insertion and deletion of random maps.
+        Args:
+            attribution: the map that gives the order.
 
-    They have the grid of the map that they are compared with, because scattered patches change a photo much more than
-    the same number of adjacent ones.
+        Raises:
+            Cancelled: `should_stop` returned true.
+        """
+        values = resample_on_input(attribution, self.inputs.shape[2:])
+        # Patches at the right and lower edge may be smaller: the mean is over the pixels that they have.
+        means = functional.avg_pool2d(values[None, None], self.side, ceil_mode=True)
+        return self.measure_order(means.flatten().argsort(descending=True, stable=True))
 
-    Args:
-        classifier: any classifier.
-        inputs: normalized image (1, channels, H, W).
-        k: index of the class.
-        attribution: the map whose grid the random maps have.
-        patch: side of a patch in pixels. Default: a fourteenth of the shorter side of the input.
-        steps: number of steps of a curve; fewer if there are fewer patches.
-        seeds: one random map per seed.
-        on_progress: gets the part that is done, 0-1.
-        should_stop: is asked before each pass.
+    def measure_random_maps(self, attribution: Attribution, seeds: Sequence[int] = SEEDS) -> RandomBaseline:
+        """Measure insertion and deletion of random maps.
 
-    Raises:
-        Cancelled: `should_stop` returned true.
-    """
-    curves = []
-    for n, seed in enumerate(seeds):
-        values = torch.rand(attribution.values.shape, generator=torch.Generator().manual_seed(seed)).to(
-            attribution.values
-        )
+        They have the grid of the map that they are compared with, because scattered patches change a photo much more
+        than the same number of adjacent ones.
 
-        def report_part(done: float, n: int = n) -> None:
-            on_progress((n + done) / len(seeds))
+        Args:
+            attribution: the map whose grid the random maps have.
+            seeds: one random map per seed.
 
-        random = replace(attribution, values=values)
-        curves.append(measure_faithfulness(classifier, inputs, k, random, patch, steps, report_part, should_stop))
-    return RandomBaseline(tuple(curves))
+        Raises:
+            Cancelled: `should_stop` returned true.
+        """
+        curves = []
+        for n, seed in enumerate(seeds):
+            values = torch.rand(attribution.values.shape, generator=torch.Generator().manual_seed(seed))
 
+            def report_part(done: float, n: int = n) -> None:
+                self.on_progress((n + done) / len(seeds))
 
-def measure_patches(
-    classifier: Classifier,
-    inputs: Tensor,
-    k: int,
-    order: Tensor,
-    patch: int,
-    steps: int = STEPS,
-    on_progress: OnProgress = lambda done: None,
-    should_stop: ShouldStop = lambda: False,
-) -> Faithfulness:
-    """Measure insertion and deletion in a given order of patches.
+            random = replace(attribution, values=values.to(attribution.values))
+            curves.append(replace(self, on_progress=report_part).measure(random))
+        return RandomBaseline(tuple(curves))
 
-    Args:
-        classifier: any classifier.
-        inputs: normalized image (1, channels, H, W).
-        k: index of the class.
-        order: indices of all patches, counted row by row, (P,).
-        patch: side of a patch in pixels.
-        steps: number of steps of a curve; fewer if there are fewer patches.
-        on_progress: gets the part that is done, 0-1.
-        should_stop: is asked before each pass.
+    def measure_order(self, order: Tensor) -> Faithfulness:
+        """Measure insertion and deletion in a given order of patches.
 
-    Raises:
-        Cancelled: `should_stop` returned true.
-    """
-    patches = len(order)
-    counts = torch.linspace(0, patches, min(steps, patches) + 1).round().long()
-    ranks = _expand_patches(order.argsort(), patch, inputs.shape[2:]).to(inputs.device)
-    selected = (ranks < counts.to(ranks.device)[:, None, None])[:, None]  # (S, 1, H, W)
-    # Counted in pixels, because patches at the edge may be smaller.
-    fractions = selected.float().mean((1, 2, 3)).cpu()
-    blurred = blur_inputs(inputs)
-    logits: list[Tensor] = []
-    jobs = [(n, inserting) for inserting in (True, False) for n in range(len(counts))]
-    for start in range(0, len(jobs), _CHUNK):
-        if should_stop():
-            raise Cancelled("Insertion and deletion were stopped.")
-        # Only a few images at a time: at large input sizes, all of them would fill the memory.
-        images = [
-            torch.where(selected[n], inputs[0], blurred[0]) if inserting else inputs[0].masked_fill(selected[n], 0)
-            for n, inserting in jobs[start : start + _CHUNK]
-        ]
-        logits.append(forward(classifier.network, torch.stack(images)))
-        on_progress(min(1.0, (start + _CHUNK) / len(jobs)))
-    all_logits = torch.cat(logits)
-    probabilities = classifier.probabilities(all_logits)[:, k].cpu().chunk(2)
-    insertion, deletion = (
-        Curve(fractions, *pair) for pair in zip(probabilities, all_logits[:, k].cpu().chunk(2), strict=True)
-    )
-    return Faithfulness(insertion, deletion)
+        Args:
+            order: indices of all patches, counted row by row, (P,).
+
+        Raises:
+            Cancelled: `should_stop` returned true.
+        """
+        inputs, patches = self.inputs, len(order)
+        counts = torch.linspace(0, patches, min(self.steps, patches) + 1).round().long()
+        ranks = _expand_patches(order.argsort(), self.side, inputs.shape[2:]).to(inputs.device)
+        selected = (ranks < counts.to(ranks.device)[:, None, None])[:, None]  # (S, 1, H, W)
+        # Counted in pixels, because patches at the edge may be smaller.
+        fractions = selected.float().mean((1, 2, 3)).cpu()
+        blurred = blur_inputs(inputs)
+        chunks: list[Tensor] = []
+        jobs = [(n, inserting) for inserting in (True, False) for n in range(len(counts))]
+        for start in range(0, len(jobs), _CHUNK):
+            if self.should_stop():
+                raise Cancelled("Insertion and deletion were stopped.")
+            # Only a few images at a time: at large input sizes, all of them would fill the memory.
+            images = [
+                torch.where(selected[n], inputs[0], blurred[0]) if inserting else inputs[0].masked_fill(selected[n], 0)
+                for n, inserting in jobs[start : start + _CHUNK]
+            ]
+            chunks.append(forward(self.classifier.network, torch.stack(images)))
+            self.on_progress(min(1.0, (start + _CHUNK) / len(jobs)))
+        logits = torch.cat(chunks)
+        probabilities = self.classifier.probabilities(logits)[:, self.k].cpu().chunk(2)
+        pairs = zip(probabilities, logits[:, self.k].cpu().chunk(2), strict=True)
+        return Faithfulness(*(Curve(fractions, *pair) for pair in pairs))
 
 
 def resample_on_input(attribution: Attribution, size: Sequence[int]) -> Tensor:

@@ -13,13 +13,7 @@ from torch.nn import functional
 from inspector import Classifier
 from inspector.analysis.attribution.case import Attribution
 from inspector.analysis.attribution.methods import compute_attribution
-from inspector.analysis.faithfulness import (
-    choose_patch_size,
-    compute_random_baseline,
-    measure_faithfulness,
-    measure_patches,
-    resample_on_input,
-)
+from inspector.analysis.faithfulness import PatchTest, choose_patch_size, resample_on_input
 from inspector.errors import Cancelled
 from inspector.explain.tracing.receptive_field import PIXELS, Axis, ReceptiveField
 
@@ -44,7 +38,7 @@ def test_deletion_takes_the_highest_patches_first_and_covers_them_with_the_mean_
     red = torch.tensor([[4.0, 8], [-4, 0]])
     inputs = torch.zeros(1, 3, 4, 4)
     inputs[0, 0] = red.repeat_interleave(2, 0).repeat_interleave(2, 1)
-    measured = measure_faithfulness(classifier, inputs, 0, make_pixel_map(inputs[0, 0]), patch=2, steps=4).deletion
+    measured = PatchTest(classifier, inputs, 0, patch=2, steps=4).measure(make_pixel_map(inputs[0, 0])).deletion
     # 8 first, then 4, 0 and -4.
     means = [(4 + 8 - 4 + 0) / 4, (4 - 4) / 4, -4 / 4, -4 / 4, 0.0]
     assert measured.fractions.tolist() == [0, 0.25, 0.5, 0.75, 1]
@@ -67,7 +61,7 @@ def blur(inputs: Tensor, sigma: float) -> Tensor:
 def test_insertion_uncovers_the_blurred_photo_in_the_same_order(classifier):
     inputs = torch.randn(1, 3, 40, 40, generator=torch.Generator().manual_seed(1))
     order = torch.tensor([2, 0, 3, 1])
-    measured = measure_patches(classifier, inputs, 1, order, patch=20, steps=4).insertion
+    measured = PatchTest(classifier, inputs, 1, patch=20, steps=4).measure_order(order).insertion
     images = [blur(inputs, 40 / 8)]
     for number in order.tolist():
         y, x = 20 * (number // 2), 20 * (number % 2)
@@ -81,7 +75,7 @@ def test_insertion_uncovers_the_blurred_photo_in_the_same_order(classifier):
 
 def test_fractions_count_the_smaller_patches_at_the_edge(classifier, inputs):
     assert choose_patch_size((28, 30)) == 2
-    measured = measure_patches(classifier, inputs, 0, torch.arange(9), patch=3, steps=9)
+    measured = PatchTest(classifier, inputs, 0, patch=3, steps=9).measure_order(torch.arange(9))
     # 8 pixels in patches of 3, 3 and 2.
     sizes = torch.tensor([[a * b for b in (3, 3, 2)] for a in (3, 3, 2)]).flatten()
     assert torch.allclose(measured.deletion.fractions, torch.cat([torch.zeros(1), sizes.cumsum(0) / 64]))
@@ -98,11 +92,9 @@ def test_a_map_on_cells_is_interpolated_between_their_centers():
 
 def test_the_better_map_gets_the_better_areas(classifier, inputs):
     exact = make_pixel_map(compute_attribution(classifier, inputs, 0, "Exact map").values)
-    good, bad = (
-        measure_faithfulness(classifier, inputs, 0, replace(exact, values=sign * exact.values), patch=1)
-        for sign in (1, -1)
-    )
-    baseline = compute_random_baseline(classifier, inputs, 0, exact, patch=1)
+    test = PatchTest(classifier, inputs, 0, patch=1)
+    good, bad = (test.measure(replace(exact, values=sign * exact.values)) for sign in (1, -1))
+    baseline = test.measure_random_maps(exact)
     assert good.deletion.area < baseline.deletion[0] - 3 * baseline.deletion[1]
     assert bad.deletion.area > baseline.deletion[0] + 3 * baseline.deletion[1]
     assert good.insertion.area > baseline.insertion[0] > bad.insertion.area
@@ -110,7 +102,8 @@ def test_the_better_map_gets_the_better_areas(classifier, inputs):
 
 def test_random_baseline_is_mean_and_standard_deviation_over_seeds_and_reproducible(classifier, inputs):
     like = make_pixel_map(torch.zeros(8, 8))
-    measured, again = (compute_random_baseline(classifier, inputs, 1, like, patch=2, seeds=(4, 5, 6)) for _ in range(2))
+    test = PatchTest(classifier, inputs, 1, patch=2)
+    measured, again = (test.measure_random_maps(like, seeds=(4, 5, 6)) for _ in range(2))
     areas = [one.deletion.area for one in measured.curves]
     assert len(set(areas)) == 3
     mean = sum(areas) / 3
@@ -139,7 +132,7 @@ def test_insertion_and_deletion_agree_with_torchcam(classifier, inputs, steps):
 
     wide = functional.interpolate(inputs, (40, 40))
     values = functional.interpolate(values[None, None], (40, 40))[0, 0]
-    ours = measure_faithfulness(classifier, wide, 1, make_pixel_map(values), patch=1, steps=steps)
+    ours = PatchTest(classifier, wide, 1, patch=1, steps=steps).measure(make_pixel_map(values))
     for baseline, name in ((None, "deletion"), (blur(wide, 40 / 8), "insertion")):
         metric = metrics.DeletionInsertionMetric(
             GivenMap(), lambda logits: logits.softmax(1), steps=steps, baseline=baseline
@@ -150,16 +143,15 @@ def test_insertion_and_deletion_agree_with_torchcam(classifier, inputs, steps):
 
 def test_curves_report_progress_and_stop_on_request(classifier, inputs):
     progress: list[float] = []
-    compute_random_baseline(
-        classifier, inputs, 0, make_pixel_map(torch.zeros(8, 8)), seeds=(0, 1), on_progress=progress.append
-    )
+    zeros = make_pixel_map(torch.zeros(8, 8))
+    PatchTest(classifier, inputs, 0, on_progress=progress.append).measure_random_maps(zeros, seeds=(0, 1))
     assert progress == sorted(progress)
     assert progress[-1] == 1
     with pytest.raises(Cancelled, match="Insertion and deletion were stopped"):
-        measure_faithfulness(classifier, inputs, 0, make_pixel_map(torch.zeros(8, 8)), should_stop=lambda: True)
+        PatchTest(classifier, inputs, 0, should_stop=lambda: True).measure(zeros)
 
 
 def test_a_network_that_ends_in_a_sigmoid_is_measured_by_its_sigmoid(hand_made_gap, inputs):
     classifier = Classifier.wrap(nn.Sequential(hand_made_gap, nn.Sigmoid()), size=8)
-    measured = measure_patches(classifier, inputs, 2, torch.arange(4), patch=4).deletion
+    measured = PatchTest(classifier, inputs, 2, patch=4).measure_order(torch.arange(4)).deletion
     assert torch.allclose(measured.probabilities, measured.logits.sigmoid())

@@ -20,24 +20,21 @@ from inspector.errors import AttributionError
 from inspector.explain.tracing.forward import forward_logits
 from inspector.explain.tracing.tensor_calls import op_name
 
+_PLACE = object()  # of a tensor among the arguments of a call
+
 
 class CallModule(nn.Module):
     """One call of a tensor function. Arguments that do not depend on the input are constants of the module."""
 
-    rule: EpsilonRule  # set for LRP only
-
     def __init__(self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         super().__init__()
         leaves, spec = tree_flatten((tuple(args), dict(kwargs)))
-        places = [n for n, leaf in enumerate(leaves) if _depends_on_input(leaf)]
-        constants = [None if _depends_on_input(leaf) else leaf for leaf in leaves]
+        constants = [_PLACE if _depends_on_input(leaf) else leaf for leaf in leaves]
 
         def reapply(*tensors: Tensor) -> Any:
-            filled = list(constants)
-            for place, tensor in zip(places, tensors, strict=True):
-                # A copy, because an in-place function would change what the hooks keep.
-                filled[place] = tensor.clone()
-            args, kwargs = tree_unflatten(filled, spec)
+            # Copies, because an in-place function would change what the hooks keep.
+            copies = (tensor.clone() for tensor in tensors)
+            args, kwargs = tree_unflatten([next(copies) if leaf is _PLACE else leaf for leaf in constants], spec)
             return function(*args, **kwargs)
 
         self.reapply = reapply
@@ -53,6 +50,14 @@ class ReluCall(CallModule, nn.ReLU):
 
 class MaxPoolingCall(CallModule):
     """A call of a max pooling."""
+
+
+class RelevanceCall(CallModule):
+    """A call through which LRP propagates by the epsilon rule."""
+
+    def __init__(self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        super().__init__(function, args, kwargs)
+        self.rule = EpsilonRule()
 
 
 def _depends_on_input(value: object) -> bool:
@@ -132,43 +137,33 @@ _LAYOUT_ONLY = (
 )
 # fmt: on
 
-# Takes name, function, positional and keyword arguments; returns a module, or None to call the function as it is.
-MakeModule = Callable[[str, Callable[..., Any], Sequence[Any], dict[str, Any]], CallModule | None]
+# Takes name, positional and keyword arguments of a function; returns None to call the function as it is.
+ChooseModule = Callable[[str, Sequence[Any], Mapping[str, Any]], type[CallModule] | None]
 
 
-def make_relu(
-    name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
-) -> CallModule | None:
-    """Make a module for a call of ReLU or ReLU6, or of a clamp or hardtanh from 0."""
+def choose_relu(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> type[CallModule] | None:
+    """Choose the module for a call of ReLU or ReLU6, or of a clamp or hardtanh from 0."""
     lower = kwargs.get("min_val", kwargs.get("min", args[1] if len(args) > 1 else None))
-    if name in _RELUS or (name in ("hardtanh", "hardtanh_", "clamp", "clamp_", "clamp_min") and lower == 0):
-        return ReluCall(function, args, kwargs)
-    return None
+    starts_at_zero = name in ("hardtanh", "hardtanh_", "clamp", "clamp_", "clamp_min") and lower == 0
+    return ReluCall if name in _RELUS or starts_at_zero else None
 
 
-def make_nonlinearity(
-    name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
-) -> CallModule | None:
-    """Make a module for a call of an activation function or a max pooling."""
+def choose_nonlinearity(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> type[CallModule] | None:
+    """Choose the module for a call of an activation function or a max pooling."""
     if name in _MAX_POOLINGS:
-        return MaxPoolingCall(function, args, kwargs)
-    relu = make_relu(name, function, args, kwargs)
-    return CallModule(function, args, kwargs) if relu is None and name in _NONLINEARITIES else relu
+        return MaxPoolingCall
+    return choose_relu(name, args, kwargs) or (CallModule if name in _NONLINEARITIES else None)
 
 
-def make_affine_or_relu(
-    name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
-) -> CallModule | None:
-    """Make a module for a call that LRP has a rule for.
+def choose_affine_or_relu(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> type[CallModule] | None:
+    """Choose the module for a call that LRP has a rule for.
 
     Raises:
         AttributionError: there is no rule for the function.
     """
     if name in (*_AFFINE, *_MAX_POOLINGS):
-        call = CallModule(function, args, kwargs)
-        call.rule = EpsilonRule()
-        return call
-    relu = make_relu(name, function, args, kwargs)
+        return RelevanceCall
+    relu = choose_relu(name, args, kwargs)
     if relu is None and name not in _LAYOUT_ONLY:
         raise AttributionError(
             f"LRP has no rule for {name!r}, which this network calls. It has rules for affine layers, max pooling and "
@@ -180,10 +175,10 @@ def make_affine_or_relu(
 class ModularNetwork(nn.Module):
     """A network whose calls of tensor functions go through modules, one per call, made in the first pass."""
 
-    def __init__(self, network: nn.Module, make_module: MakeModule) -> None:
+    def __init__(self, network: nn.Module, choose_module: ChooseModule) -> None:
         super().__init__()
         self.original = (network,)  # in a tuple, so that it is no child and gets no hooks
-        self.make_module = make_module
+        self.choose_module = choose_module
         self.calls = nn.ModuleList()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -193,12 +188,12 @@ class ModularNetwork(nn.Module):
         def perform(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
             nonlocal number
             tensors = [leaf for leaf in tree_leaves((args, kwargs)) if _depends_on_input(leaf)]
-            module = self.make_module(op_name(function), function, args, kwargs) if tensors else None
-            if module is None:
+            kind = self.choose_module(op_name(function), args, kwargs) if tensors else None
+            if kind is None:
                 return function(*args, **kwargs)
             number += 1
             if number > len(self.calls):
-                self.calls.append(module)
+                self.calls.append(kind(function, args, kwargs))
             # Clones, because the hooks of two calls on the same tensor would disturb each other.
             return self.calls[number - 1](*(tensor.clone() for tensor in tensors))
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from inspector.explain.class_maps import ClassMaps, class_maps_of_batch
 from inspector.explain.classifier import Classifier
-from inspector.explain.tracing.forward import copy_sharing_parameters, forward_logits
+from inspector.explain.tracing.forward import forward_logits
 from inspector.explain.tracing.receptive_field import ReceptiveField
 
 OnProgress = Callable[[float], None]  # gets the part that is done, 0-1
@@ -55,7 +55,7 @@ class Case:
     """One image and one class, as every method gets them."""
 
     classifier: Classifier
-    network: nn.Module  # from `copy_without_gradients`
+    network: nn.Module  # its parameters require no gradients
     inputs: Tensor  # (1, channels, H, W), normalized: 0 is the mean color, which is the baseline
     k: int  # index of the class
     count_images: Callable[[int], None]  # is called with the number of images before each pass; raises Cancelled
@@ -94,20 +94,6 @@ class Method:
     grid: Literal["cells", "pixels"]  # grid of the class maps, or of the input
     unit: str
     target: str | None  # what the values claim to sum to, in words; None if nothing
-    summary: str  # one sentence
     paper: str
     images: int  # approximate number of images that pass through the network, for the progress
-
-
-def copy_without_gradients(network: nn.Module) -> nn.Module:
-    """Copy a network so that its parameters share their values and require no gradients.
-
-    Returns:
-        The network itself if it cannot be copied.
-    """
-    copy = copy_sharing_parameters(network)
-    for module in () if copy is None else copy.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                module._parameters[name] = nn.Parameter(parameter.data, requires_grad=False)
-    return network if copy is None else copy
+    summary: str  # one sentence

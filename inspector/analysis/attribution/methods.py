@@ -13,21 +13,13 @@ import time
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from inspector.analysis.attribution import cams, pixels
-from inspector.analysis.attribution.case import (
-    Attribution,
-    Case,
-    Completeness,
-    Method,
-    OnProgress,
-    ShouldStop,
-    copy_without_gradients,
-)
+from inspector.analysis.attribution.case import Attribution, Case, Completeness, Method, OnProgress, ShouldStop
 from inspector.errors import AttributionError, Cancelled, translate_errors
 from inspector.explain.classifier import Classifier
-from inspector.explain.tracing.forward import eval_mode
+from inspector.explain.tracing.forward import copy_sharing_parameters, eval_mode
 from inspector.explain.tracing.receptive_field import PIXELS
 
 
@@ -68,7 +60,7 @@ def compute_attribution(
     failure = f"{name} does not apply to {classifier.name}: {{reason}}."
     # Tensors of inference mode have no gradients.
     with torch.inference_mode(False), torch.enable_grad(), eval_mode(classifier.network):
-        network = copy_without_gradients(classifier.network)
+        network = _copy_without_gradients(classifier.network)
         case = Case(classifier, network, inputs.clone(), classifier.class_index(k), count_images)
         with translate_errors(AttributionError, failure):
             result = method.compute(case)
@@ -80,78 +72,56 @@ def compute_attribution(
     return Attribution(name, values, method.unit, time.perf_counter() - start, completeness, note, field)
 
 
-LOGITS = "logits"
-DIFFERENCE = "logit minus logit of the baseline"
+def _copy_without_gradients(network: nn.Module) -> nn.Module:
+    """Copy a network so that its parameters share their values and require no gradients; itself if it cannot be."""
+    copy = copy_sharing_parameters(network)
+    for module in () if copy is None else copy.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = nn.Parameter(parameter.data, requires_grad=False)
+    return network if copy is None else copy
+
+
+LOGITS, SENSITIVITY, ARBITRARY = "logits", "logits per unit of input", "arbitrary unit"
+BIAS, DIFFERENCE = "logit minus bias", "logit minus logit of the baseline"
+# fmt: off
 METHODS: Mapping[str, Method] = {
-    "Exact map": Method(
-        cams.compute_exact_map, "cells", LOGITS, "logit minus bias",
-        "Contribution of every cell to the logit, by the weights of the head.", "Zhou et al., CVPR 2016", 1,
-    ),
-    "Grad-CAM": Method(
-        cams.compute_grad_cam, "cells", LOGITS, None,
-        "Feature maps weighted by their mean gradient, without negative values.", "Selvaraju et al., ICCV 2017", 1,
-    ),
-    "Grad-CAM++": Method(
-        cams.compute_grad_cam_plus_plus, "cells", "arbitrary unit", None,
-        "Grad-CAM with larger weights for cells with positive gradients.",
-        "Chattopadhay et al., WACV 2018", 1,
-    ),
-    "HiResCAM": Method(
-        cams.compute_hires_cam, "cells", LOGITS, "logit minus bias",
-        "Feature maps times their gradient, cell by cell.", "Draelos and Carin, 2020", 2,
-    ),
-    "LayerCAM": Method(
-        cams.compute_layer_cam, "cells", LOGITS, None,
-        "Feature maps times their positive gradients, cell by cell.", "Jiang et al., TIP 2021", 1,
-    ),
-    "Ablation-CAM": Method(
-        cams.compute_ablation_cam, "cells", "arbitrary unit", None,
-        "Feature maps weighted by the drop of the logit without each of them.", "Desai and Ramaswamy, WACV 2020", 1,
-    ),
-    "Score-CAM": Method(
-        cams.compute_score_cam, "cells", "arbitrary unit", None,
-        "Feature maps weighted by the probability of the class for the photo masked by each of them.",
-        "Wang et al., CVPR Workshops 2020",
+    "Exact map": Method(cams.compute_exact_map, "cells", LOGITS, BIAS, "Zhou et al., CVPR 2016", 1,
+        "Contribution of every cell to the logit, by the weights of the head."),
+    "Grad-CAM": Method(cams.compute_grad_cam, "cells", LOGITS, None, "Selvaraju et al., ICCV 2017", 1,
+        "Feature maps weighted by their mean gradient, without negative values."),
+    "Grad-CAM++": Method(cams.compute_grad_cam_plus_plus, "cells", ARBITRARY, None, "Chattopadhay et al., WACV 2018", 1,
+        "Grad-CAM with larger weights for cells with positive gradients."),
+    "HiResCAM": Method(cams.compute_hires_cam, "cells", LOGITS, BIAS, "Draelos and Carin, 2020", 2,
+        "Feature maps times their gradient, cell by cell."),
+    "LayerCAM": Method(cams.compute_layer_cam, "cells", LOGITS, None, "Jiang et al., TIP 2021", 1,
+        "Feature maps times their positive gradients, cell by cell."),
+    "Ablation-CAM": Method(cams.compute_ablation_cam, "cells", ARBITRARY, None, "Desai and Ramaswamy, WACV 2020", 1,
+        "Feature maps weighted by the drop of the logit without each of them."),
+    "Score-CAM": Method(cams.compute_score_cam, "cells", ARBITRARY, None, "Wang et al., CVPR Workshops 2020",
         cams.SCORED_CHANNELS,
-    ),
-    "Saliency": Method(
-        pixels.compute_saliency, "pixels", "logits per unit of input", None,
-        "Absolute gradient of the logit at each pixel.", "Simonyan et al., 2013", 1,
-    ),
-    "SmoothGrad": Method(
-        pixels.compute_smooth_grad, "pixels", "logits per unit of input", None,
-        "Mean gradient over copies of the photo with noise.", "Smilkov et al., 2017", pixels.DRAWS,
-    ),
-    "Input x gradient": Method(
-        pixels.compute_input_x_gradient, "pixels", LOGITS, None,
-        "First-order estimate of the contribution of each pixel.", "Shrikumar et al., 2016", 1,
-    ),
-    "Integrated gradients": Method(
-        pixels.compute_integrated_gradients, "pixels", LOGITS, DIFFERENCE,
-        "Gradient along the path from an image of the mean color, times the path.",
+        "Feature maps weighted by the probability of the class for the photo masked by each of them."),
+    "Saliency": Method(pixels.compute_saliency, "pixels", SENSITIVITY, None, "Simonyan et al., 2013", 1,
+        "Absolute gradient of the logit at each pixel."),
+    "SmoothGrad": Method(pixels.compute_smooth_grad, "pixels", SENSITIVITY, None, "Smilkov et al., 2017", pixels.DRAWS,
+        "Mean gradient over copies of the photo with noise."),
+    "Input x gradient": Method(pixels.compute_input_x_gradient, "pixels", LOGITS, None, "Shrikumar et al., 2016", 1,
+        "First-order estimate of the contribution of each pixel."),
+    "Integrated gradients": Method(pixels.compute_integrated_gradients, "pixels", LOGITS, DIFFERENCE,
         "Sundararajan et al., ICML 2017", pixels.STEPS + 2,
-    ),
-    "Gradient SHAP": Method(
-        pixels.compute_gradient_shap, "pixels", LOGITS, "logit minus mean logit of the baselines",
-        "Integrated gradients from black, white and the mean color, at random points of the path.",
+        "Gradient along the path from an image of the mean color, times the path."),
+    "Gradient SHAP": Method(pixels.compute_gradient_shap, "pixels", LOGITS, "logit minus mean logit of the baselines",
         "Lundberg and Lee, NeurIPS 2017", pixels.DRAWS + 4,
-    ),
-    "DeepLIFT": Method(
-        pixels.compute_deep_lift, "pixels", LOGITS, DIFFERENCE,
-        "Difference from an image of the mean color, propagated back layer by layer.", "Shrikumar et al., ICML 2017", 4,
-    ),
-    "LRP": Method(
-        pixels.compute_lrp, "pixels", LOGITS, "logit",
-        "The logit, propagated back layer by layer in proportion to the inputs (epsilon rule).",
-        "Bach et al., PLoS ONE 2015", 3,
-    ),
-    "Guided Grad-CAM": Method(
-        pixels.compute_guided_grad_cam, "pixels", "arbitrary unit", None,
-        "Gradients that pass ReLU layers only where positive, times Grad-CAM.", "Selvaraju et al., ICCV 2017", 3,
-    ),
-    "Occlusion": Method(
-        pixels.compute_occlusion, "pixels", LOGITS, None,
-        "Drop of the logit where a window of the mean color covers the photo.", "Zeiler and Fergus, ECCV 2014",
+        "Integrated gradients from black, white and the mean color, at random points of the path."),
+    "DeepLIFT": Method(pixels.compute_deep_lift, "pixels", LOGITS, DIFFERENCE, "Shrikumar et al., ICML 2017", 4,
+        "Difference from an image of the mean color, propagated back layer by layer."),
+    "LRP": Method(pixels.compute_lrp, "pixels", LOGITS, "logit", "Bach et al., PLoS ONE 2015", 3,
+        "The logit, propagated back layer by layer in proportion to the inputs (epsilon rule)."),
+    "Guided Grad-CAM": Method(pixels.compute_guided_grad_cam, "pixels", ARBITRARY, None,
+        "Selvaraju et al., ICCV 2017", 3,
+        "Gradients that pass ReLU layers only where positive, times Grad-CAM."),
+    "Occlusion": Method(pixels.compute_occlusion, "pixels", LOGITS, None, "Zeiler and Fergus, ECCV 2014",
         (2 * pixels.WINDOWS) ** 2,
-    ),
-}  # fmt: skip
+        "Drop of the logit where a window of the mean color covers the photo."),
+}
+# fmt: on

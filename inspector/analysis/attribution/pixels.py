@@ -7,7 +7,7 @@ Some claim a sum:
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,15 +15,8 @@ from captum.attr import LRP, DeepLift, GuidedBackprop, InputXGradient, Integrate
 from torch import Tensor
 from torch.nn import functional
 
+from inspector.analysis.attribution import captum_modules
 from inspector.analysis.attribution.cams import compute_grad_cam
-from inspector.analysis.attribution.captum_modules import (
-    MakeModule,
-    ModularNetwork,
-    extend_captum_tables,
-    make_affine_or_relu,
-    make_nonlinearity,
-    make_relu,
-)
 from inspector.analysis.attribution.case import CHUNK, Case, Completeness, MethodResult
 from inspector.errors import AttributionError
 from inspector.explain.tracing.forward import forward
@@ -37,7 +30,7 @@ def _run_captum(case: Case, attribute: Callable[[Tensor], Any]) -> Tensor:
     """Run a method of Captum and sum its values over the channels of the input: (H, W)."""
     leaf = case.inputs.clone().requires_grad_()
     # Captum warns about every hook that it sets.
-    with warnings.catch_warnings(), extend_captum_tables():
+    with warnings.catch_warnings(), captum_modules.extend_captum_tables():
         warnings.simplefilter("ignore", UserWarning)
         values: Tensor = attribute(leaf).detach().sum((0, 1))
     return values
@@ -57,14 +50,10 @@ def compute_smooth_grad(case: Case) -> MethodResult:
     generator = torch.Generator().manual_seed(0)
     deviation = 0.15 * float(case.inputs.max() - case.inputs.min())
     total = torch.zeros_like(case.inputs)
-    for count in _split_into_chunks(DRAWS):
-        noise = torch.randn(count, *case.inputs.shape[1:], generator=generator).to(case.inputs)
+    for draws in torch.arange(DRAWS).split(CHUNK):
+        noise = torch.randn(len(draws), *case.inputs.shape[1:], generator=generator).to(case.inputs)
         total += case.compute_gradients(case.inputs + deviation * noise).sum(0, keepdim=True)
     return MethodResult((total / DRAWS)[0].abs().amax(0))
-
-
-def _split_into_chunks(count: int) -> Iterator[int]:
-    return (min(CHUNK, count - start) for start in range(0, count, CHUNK))
 
 
 def compute_input_x_gradient(case: Case) -> MethodResult:
@@ -85,10 +74,8 @@ def compute_gradient_shap(case: Case) -> MethodResult:
     Captum's version draws from the global random generators, which all threads share. This one is seeded.
     """
     generator = torch.Generator().manual_seed(0)
-    baselines = _make_uniform_baselines(case)
-    total = torch.zeros_like(case.inputs)
+    baselines, total, turns = _make_uniform_baselines(case), torch.zeros_like(case.inputs), torch.arange(DRAWS)
     # Baselines take turns, and each part of the path gets one point: this varies less than independent draws.
-    turns = torch.arange(DRAWS)
     points = (turns + torch.rand(DRAWS, generator=generator)) / DRAWS
     for turn, fractions in zip(turns.split(CHUNK), points.to(case.inputs).split(CHUNK), strict=True):
         chosen = baselines[turn % len(baselines)]
@@ -102,11 +89,9 @@ def compute_gradient_shap(case: Case) -> MethodResult:
 def _make_uniform_baselines(case: Case) -> Tensor:
     """Make images of one color, the mean, black and white: (3, channels, H, W)."""
     preprocessing = case.classifier.preprocessing
-    colors = [[0.0] * len(preprocessing.mean)] + [
-        [(light - mean) / std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)]
-        for light in (0, 1)
-    ]
-    return torch.tensor(colors).to(case.inputs)[:, :, None, None].expand(-1, *case.inputs.shape[1:])
+    mean, std = (torch.tensor(values, dtype=torch.float64) for values in (preprocessing.mean, preprocessing.std))
+    colors = torch.stack([torch.zeros_like(mean), -mean / std, (1 - mean) / std]).to(case.inputs)
+    return colors[:, :, None, None].expand(-1, *case.inputs.shape[1:])
 
 
 def _compute_difference(case: Case, baselines: Tensor) -> float:
@@ -131,7 +116,7 @@ def compute_occlusion(case: Case) -> MethodResult:
 
 def compute_deep_lift(case: Case) -> MethodResult:
     """Compute DeepLIFT with the rescale rule, from an image of the mean color (Shrikumar et al., ICML 2017)."""
-    method: Any = DeepLift(_make_modular(case, make_nonlinearity))
+    method: Any = DeepLift(_make_modular(case, captum_modules.choose_nonlinearity))
     values = _run_captum(case, lambda leaf: method.attribute(leaf, torch.zeros_like(leaf), target=case.k))
     target = _compute_difference(case, torch.zeros_like(case.inputs))
     complete = Completeness(float(values.double().sum()), target, "").holds
@@ -141,7 +126,7 @@ def compute_deep_lift(case: Case) -> MethodResult:
 
 def compute_guided_grad_cam(case: Case) -> MethodResult:
     """Compute guided backpropagation times Grad-CAM (Selvaraju et al., ICCV 2017)."""
-    modular = _make_modular(case, make_relu)
+    modular = _make_modular(case, captum_modules.choose_relu)
     if not modular.calls:
         raise AttributionError("Guided Grad-CAM changes the gradient of ReLU layers, and this network has none.")
     method: Any = GuidedBackprop(modular)
@@ -152,7 +137,7 @@ def compute_guided_grad_cam(case: Case) -> MethodResult:
 
 def compute_lrp(case: Case) -> MethodResult:
     """Compute layer-wise relevance propagation with the epsilon rule (Bach et al., PLoS ONE 2015)."""
-    method: Any = LRP(_make_modular(case, make_affine_or_relu))
+    method: Any = LRP(_make_modular(case, captum_modules.choose_affine_or_relu))
     values = _run_captum(case, lambda leaf: method.attribute(leaf, target=case.k))
     with torch.no_grad():
         target = float(case.compute_logits(case.inputs))
@@ -163,8 +148,8 @@ def compute_lrp(case: Case) -> MethodResult:
     return MethodResult(values, target, note)
 
 
-def _make_modular(case: Case, make_module: MakeModule) -> ModularNetwork:
-    modular = ModularNetwork(case.network, make_module)
+def _make_modular(case: Case, choose_module: captum_modules.ChooseModule) -> captum_modules.ModularNetwork:
+    modular = captum_modules.ModularNetwork(case.network, choose_module)
     case.count_images(2)
     logits = modular(case.inputs.clone().requires_grad_())
     if not torch.allclose(logits, forward(case.network, case.inputs), rtol=1e-3, atol=1e-3):

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,10 +10,7 @@ import streamlit as st
 
 from inspector.analysis.attribution.case import Attribution, OnProgress, ShouldStop
 from inspector.analysis.attribution.methods import METHODS, compute_attribution
-from inspector.analysis.faithfulness import (
-    compute_random_baseline,
-    measure_faithfulness,
-)
+from inspector.analysis.faithfulness import PatchTest
 from inspector.analysis.randomization import ALL_LAYERS, LAST_LAYER, measure_randomization, shuffle_weights
 from inspector.explain.class_maps import ClassMaps
 from inspector.ui.pages.methods_panels import (
@@ -126,15 +124,12 @@ def _list_works(maps: ClassMaps, chosen: MethodsSelection) -> dict[Task, Work]:
     if chosen.curves:
 
         def measure(attribution: Attribution, on_progress: OnProgress, should_stop: ShouldStop) -> Any:
-            return measure_faithfulness(
-                classifier, inputs, k, attribution, on_progress=on_progress, should_stop=should_stop
-            )
+            return replace(test, on_progress=on_progress, should_stop=should_stop).measure(attribution)
 
         def measure_random(attribution: Attribution, on_progress: OnProgress, should_stop: ShouldStop) -> Any:
-            return compute_random_baseline(
-                classifier, inputs, k, attribution, on_progress=on_progress, should_stop=should_stop
-            )
+            return replace(test, on_progress=on_progress, should_stop=should_stop).measure_random_maps(attribution)
 
+        test = PatchTest(classifier, inputs, k)
         for name in chosen.names:
             works[CURVES, name] = after_map(name, measure)
             works[BASELINE, METHODS[name].grid] = after_map(name, measure_random)
