@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from report import table, write
+from report import format_table, write_results
 from rich.progress import track
 from torchvision.datasets import FashionMNIST
 
@@ -39,37 +39,39 @@ HEADER = (
     "top-5",
     "verdict exact",
     "largest residual (logits)",
-    "article, top-1",
+    "top-1 in the article",
 )
 
 
 def main(
-    photos: Annotated[Path, typer.Option(help="Photos named by wnid.", exists=True, file_okay=False)],
+    photos: Annotated[Path, typer.Option(help="Photos whose names start with a wnid.", exists=True, file_okay=False)],
     classes: Annotated[Path, typer.Option(help="TSV: index, wnid, name.", exists=True, dir_okay=False)],
-    data: Annotated[Path, typer.Option(help="Where torchvision keeps Fashion-MNIST.", exists=True, file_okay=False)],
+    data: Annotated[
+        Path, typer.Option(help="Folder in which torchvision stores Fashion-MNIST.", exists=True, file_okay=False)
+    ],
 ) -> None:
     """Score the networks, and write results/accuracy.md."""
     with classes.open(newline="") as file:
         index = {wnid: int(number) for number, wnid, _ in csv.reader(file, delimiter="\t")}
-    labelled = [(path, index[path.name.split("_")[0]]) for path in sorted(photos.iterdir())]
-    rows = [(*score("efficientnet_lite0", labelled), "-")]
+    labeled = [(path, index[path.name.split("_")[0]]) for path in sorted(photos.iterdir())]
+    rows = [(*score_network("efficientnet_lite0", labeled), "-")]
     test = FashionMNIST(data, train=False)
-    garments = list(zip(test.data.numpy(), test.targets.tolist(), strict=True))
-    rows += [(*score(name, garments), article) for name, article in FASHION.items()]
+    fashion_images = list(zip(test.data.numpy(), test.targets.tolist(), strict=True))
+    rows += [(*score_network(name, fashion_images), article) for name, article in FASHION.items()]
     command = "python benchmarks/accuracy.py --photos FOLDER --classes imagenet_classes.tsv --data FOLDER"
-    write("accuracy", command, table(HEADER, rows))
+    write_results("accuracy", command, format_table(HEADER, rows))
 
 
-def score(name: str, labelled: Iterable[tuple[ImageSource, int]]) -> tuple[object, ...]:
+def score_network(name: str, labeled: Iterable[tuple[ImageSource, int]]) -> tuple[object, ...]:
     classifier = inspector.load(name)
     ranks, residuals, exact = [], [], 0
-    for image, label in track(labelled, name):
+    for image, label in track(labeled, name):
         maps = inspector.class_maps(classifier, image)
         ranks.append(int((maps.logits > maps.logits[label]).sum()))
         residuals.append(maps.residual)
         exact += maps.verdict == "exact"
-    hits = (f"{sum(rank < k for rank in ranks) / len(ranks):.2%}" for k in (1, 2, 5))
-    return (name, len(ranks), *hits, f"{exact} of {len(ranks)}", f"{max(residuals):.1e}")
+    accuracies = (f"{sum(rank < k for rank in ranks) / len(ranks):.2%}" for k in (1, 2, 5))
+    return (name, len(ranks), *accuracies, f"{exact} of {len(ranks)}", f"{max(residuals):.1e}")
 
 
 if __name__ == "__main__":

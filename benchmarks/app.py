@@ -26,7 +26,7 @@ from urllib.request import urlopen
 import torch
 import typer
 from playwright.sync_api import Page, expect, sync_playwright
-from report import table, write
+from report import format_table, write_results
 from torchvision.models import get_model
 
 from inspector.images.examples import list_examples
@@ -43,7 +43,7 @@ ACTIVE = (549, 451, 287, 345, 795, 977, 1044, 254, 1236, 241, 1156, 1144, 819, 1
 
 def main(
     starts: Annotated[int, typer.Option(min=1, help="How often the server is started.")] = 5,
-    tries: Annotated[int, typer.Option(min=1, help="How often each click is made.")] = 20,
+    tries: Annotated[int, typer.Option(min=1, help="How often each action is repeated.")] = 20,
 ) -> None:
     """Time the app and write results/app.md."""
     expect.set_options(timeout=120_000)
@@ -55,29 +55,34 @@ def main(
         for _ in range(starts):
             page = browser.new_context().new_page()
             start = time.perf_counter()
-            with served() as url:
+            with serve_app() as url:
                 page.goto(url)
                 page.get_by_text("Your photo").wait_for(timeout=120_000)
                 controls.append(time.perf_counter() - start)
                 page.get_by_role("img", name="class map: tiger cat").wait_for(timeout=120_000)
                 first_map.append(time.perf_counter() - start)
             page.context.close()
-        rows += [("start to controls", *figures(controls)), ("start to the first class map", *figures(first_map))]
-        with tempfile.TemporaryDirectory() as models, served(with_resnet50(Path(models))) as url:
+        rows += [
+            ("server start to controls", *summarize_times(controls)),
+            ("server start to the first class map", *summarize_times(first_map)),
+        ]
+        with tempfile.TemporaryDirectory() as models, serve_app(copy_models_with_resnet50(Path(models))) as url:
             page = browser.new_context(viewport={"width": 1400, "height": 900}).new_page()
             page.goto(url)
             page.get_by_role("button", name="All (ZIP)").wait_for(timeout=120_000)
             photos = [list_examples("photos")[name] for name in ("Coffee", "Rocket", "Astronaut", "Photographer")]
-            rows.append(("upload to class map", *figures([upload(page, photos[i % 4], i) for i in range(tries)])))
+            rows.append(
+                ("upload to class map", *summarize_times([time_upload(page, photos[i % 4], i) for i in range(tries)]))
+            )
             reading = ("against the average", "logit")
-            steps = ("Layer before", "Layer after")
+            steps = ("Previous layer", "Next layer")
             clicks: list[tuple[str, str, str, Callable[[int], object]]] = [
-                ("", CLASS_MAP, "click: another class", lambda i: row(page, 1 - i % 2)),
+                ("", CLASS_MAP, "click: another class", lambda i: click_class(page, 1 - i % 2)),
                 ("", CLASS_MAP, "click: another reading",
                  lambda i: page.get_by_role("radio", name=reading[i % 2], exact=True).click()),
                 ("", CLASS_MAP, "click: raw grid or smooth", lambda i: page.get_by_text("Raw grid").click()),
-                ("channels", CHANNEL, "another channel, by its number",
-                 lambda i: channel(page, i)),
+                ("channels", CHANNEL, "another channel, by number",
+                 lambda i: enter_channel(page, i)),
                 ("layers", CHANNEL, "click: another channel of a layer",
                  lambda i: page.get_by_role("option").nth(1 + i % 20).click()),
                 ("layers", CHANNEL, "click: another layer",
@@ -85,27 +90,27 @@ def main(
                 ("layers?network=resnet50", CHANNEL, "click: another layer, ResNet-50",
                  lambda i: page.get_by_role("button", name=steps[i // (tries // 2) % 2]).click()),
             ]  # fmt: skip
-            where = ""
+            current = ""
             for path, picture, name, click in clicks:
-                if path != where:
+                if path != current:
                     page.goto(f"{url}/{path}")
                     page.locator(picture).first.wait_for(timeout=120_000)
                     page.wait_for_timeout(3000)
-                    where = path
-                times = [until_new(page, lambda i=i, click=click: click(i), picture) for i in range(tries)]
-                rows.append((name, *figures(times)))
+                    current = path
+                times = [time_until_redrawn(page, lambda i=i, click=click: click(i), picture) for i in range(tries)]
+                rows.append((name, *summarize_times(times)))
             page.goto(url)
-            rows.append(("export as PNG, to the disk", *figures([png(page) for _ in range(tries)])))
+            rows.append(("export as PNG to disk", *summarize_times([time_png_download(page) for _ in range(tries)])))
         browser.close()
     command = f"python benchmarks/app.py --starts {starts} --tries {tries}"
-    write("app", command, table(("what", "tries", "median ms", "fastest ms", "slowest ms"), rows))
+    write_results("app", command, format_table(("action", "tries", "median ms", "fastest ms", "slowest ms"), rows))
 
 
-def figures(seconds: list[float]) -> tuple[object, ...]:
+def summarize_times(seconds: list[float]) -> tuple[object, ...]:
     return len(seconds), *(f"{1000 * value:.0f}" for value in (median(seconds), min(seconds), max(seconds)))
 
 
-def until_new(page: Page, act: Callable[[], object], picture: str = CLASS_MAP) -> float:
+def time_until_redrawn(page: Page, action: Callable[[], object], picture: str = CLASS_MAP) -> float:
     """Seconds from an action until another map is drawn and painted."""
     # A canvas that is drawn anew is given its size anew.
     page.evaluate(
@@ -122,25 +127,25 @@ def until_new(page: Page, act: Callable[[], object], picture: str = CLASS_MAP) -
         picture,
     )
     start = time.perf_counter()
-    act()
+    action()
     page.wait_for_function("window.painted", polling="raf")
     seconds = time.perf_counter() - start
     page.wait_for_timeout(600)  # the rest of the page
     return seconds
 
 
-def row(page: Page, number: int) -> None:
+def click_class(page: Page, number: int) -> None:
     """Click a row, from 0 on, of the top classes."""
     page.get_by_role("radiogroup", name="Top classes").get_by_role("radio").nth(number).click()
 
 
-def channel(page: Page, number: int) -> None:
+def enter_channel(page: Page, number: int) -> None:
     box = page.get_by_role("spinbutton", name="Channel")
     box.fill(str(ACTIVE[number % len(ACTIVE)]))
     box.press("Enter")
 
 
-def png(page: Page) -> float:
+def time_png_download(page: Page) -> float:
     button = page.get_by_role("button", name="PNG").first
     button.wait_for()
     start = time.perf_counter()
@@ -152,14 +157,14 @@ def png(page: Page) -> float:
     return seconds
 
 
-def upload(page: Page, photo: Path, number: int) -> float:
+def time_upload(page: Page, photo: Path, number: int) -> float:
     # Bytes that the server has not seen: a comment after the image's end changes the hash and no pixel.
     data = photo.read_bytes() + f"try {number}".encode()
     file = {"name": f"{number}-{photo.name}", "mimeType": "image/png", "buffer": data}
-    return until_new(page, lambda: page.locator("input[type=file]").set_input_files(file))
+    return time_until_redrawn(page, lambda: page.locator("input[type=file]").set_input_files(file))
 
 
-def with_resnet50(folder: Path) -> Path:
+def copy_models_with_resnet50(folder: Path) -> Path:
     """A folder of networks that has a ResNet-50 with random weights too."""
     shutil.copytree(ROOT / "models", folder / "models")
     torch.save(get_model("resnet50", weights=None).state_dict(), folder / "resnet50.pth")
@@ -172,14 +177,16 @@ def with_resnet50(folder: Path) -> Path:
 
 
 @contextmanager
-def served(models: Path | None = None) -> Iterator[str]:
+def serve_app(models: Path | None = None) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.headless=true", f"--server.port={port}"]
     command += ["--server.address=127.0.0.1", "--server.fileWatcherType=none"]
-    where = os.environ | ({"INSPECTOR_MODELS": str(models)} if models else {})
-    with subprocess.Popen(command, cwd=ROOT, env=where, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    environment = os.environ | ({"INSPECTOR_MODELS": str(models)} if models else {})
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as server:
         while True:
             try:
                 urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=5).close()

@@ -10,7 +10,7 @@ One round times, in turn and on the same network and input (224x224 noise, rando
 Before each timed call a contestant runs once untimed: torch's threads spin for milliseconds after a pass, and would
 slow whoever comes next. Reported are medians, their ratio to the bare pass and the median of the ratios of a round.
 
-The row "as a product of matrices" is no contestant: the multiplications of the pass and of all class maps at the rate
+The row "the same products as one matrix product" is no contestant: the multiplications of the pass and of all class maps at the rate
 at which torch multiplies two 2048 x 2048 matrices in the same round. What computes every convolution as it is written
 down gets hardly further on this processor, whatever the backend.
 
@@ -35,7 +35,7 @@ from typing import Annotated, Any
 import torch
 import torchvision
 import typer
-from report import interleaved, peak_above, table, write
+from report import format_table, measure_peak_memory, time_interleaved, write_results
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -55,17 +55,17 @@ NETWORKS = {
 }
 BARE = ("forward pass, inference_mode", "forward pass, no_grad")
 BACKENDS = ("eager", "folded", "compiled", "onnxruntime", "openvino")
-HEADER = ("network", "batch", "what", "rounds", "median ms", "ratio of medians", "median of paired ratios")
-SCALE, SQUARE = "as a product of matrices", 2048
+HEADER = ("network", "batch", "computation", "rounds", "median ms", "ratio of medians", "median of paired ratios")
+MATRICES, SQUARE = "the same products as one matrix product", 2048
 CLASS, FEW, CLASSES = 281, 5, 1000
 
 Contestants = dict[str, Callable[[], Any]]
 
 
 def main(
-    networks: Annotated[str, typer.Option(help="Names with commas between them.")] = ",".join(NETWORKS),
-    backends: Annotated[str, typer.Option(help="Names with commas between them.")] = ",".join(BACKENDS),
-    peers: Annotated[bool, typer.Option("--peers", help="Other packages too.")] = False,
+    networks: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join(NETWORKS),
+    backends: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join(BACKENDS),
+    peers: Annotated[bool, typer.Option("--peers", help="Also time other packages.")] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds at batch 1.")] = 40,
     batch_rounds: Annotated[int, typer.Option(min=0, help="Rounds at batch 32; 0: none.")] = 8,
     memory: Annotated[
@@ -78,34 +78,34 @@ def main(
         sys.exit(subprocess.call([sys.executable, *sys.argv], env=os.environ | TUNED))
     names, chosen = networks.split(","), backends.split(",")
     if only is not None:
-        print(peak_of(names[0], only))
+        print(measure_peak(names[0], only))
         return
     rows: list[tuple[object, ...]] = []
-    held: list[tuple[object, ...]] = []
+    peaks: list[tuple[object, ...]] = []
     for name in names:
-        classifier = load(name)
-        quick = built(classifier, chosen)
+        classifier = load_classifier(name)
+        accelerated = build_backends(classifier, chosen)
         for batch, repeats in ((1, rounds), (32, batch_rounds)):
             if repeats:
                 inputs = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-                contestants = ours(classifier, quick, inputs)
+                contestants = make_inspector_calls(classifier, accelerated, inputs)
                 if peers and batch == 1:
-                    contestants |= others(name, inputs)
-                times = interleaved(contestants, repeats, warm_up=1, after_itself=True)
-                rows += compare(name, batch, times, products(classifier, inputs))
-                print(table(HEADER, rows[-len(contestants) :]), flush=True)
+                    contestants |= make_peer_calls(name, inputs)
+                times = time_interleaved(contestants, repeats, warm_up=1, untimed_call_first=True)
+                rows += compare_times(name, batch, times, count_matrix_products(classifier, inputs))
+                print(format_table(HEADER, rows[-len(contestants) :]), flush=True)
         if name in memory.split(","):
-            who = [BARE[0], *(f"inspector, {backend}" for backend in chosen), *(PEERS if peers else ())]
-            held += [(name, 32, what, peak_in_process(name, what)) for what in who]
+            computations = [BARE[0], *(f"inspector, {backend}" for backend in chosen), *(PEERS if peers else ())]
+            peaks += [(name, 32, what, measure_peak_in_process(name, what)) for what in computations]
     command = f"python benchmarks/backends.py --networks {networks} --backends {backends} --rounds {rounds}"
     command += f" --batch-rounds {batch_rounds} --memory {memory or repr('')}" + " --peers" * peers
-    parts = [table(HEADER, rows)]
-    if held:
-        parts.append(table(("network", "batch", "what", "peak above what was loaded, MB"), held))
-    write("backends", command, *parts)
+    parts = [format_table(HEADER, rows)]
+    if peaks:
+        parts.append(format_table(("network", "batch", "computation", "peak memory above baseline, MB"), peaks))
+    write_results("backends", command, *parts)
 
 
-def load(name: str) -> inspector.Classifier:
+def load_classifier(name: str) -> inspector.Classifier:
     if name == "efficientnet_lite0":
         return inspector.load(name)
     # Random weights: they change no timing.
@@ -113,36 +113,38 @@ def load(name: str) -> inspector.Classifier:
     return inspector.Classifier.wrap(torchvision.models.get_model(name).eval(), name=name)
 
 
-def built(classifier: inspector.Classifier, backends: Iterable[str]) -> dict[str, inspector.Classifier]:
+def build_backends(classifier: inspector.Classifier, backends: Iterable[str]) -> dict[str, inspector.Classifier]:
     """The classifier through each backend; one that cannot be built is told and left out."""
-    quick = {}
+    accelerated = {}
     for backend in backends:
         name, _, dtype = backend.partition(" ")
         start = time.perf_counter()
         try:
-            quick[backend] = accelerate(classifier, name, dtype=getattr(torch, dtype or "float32"))
+            accelerated[backend] = accelerate(classifier, name, dtype=getattr(torch, dtype or "float32"))
         except inspector.InspectorError as error:
             print(f"{classifier.name}, {backend}: {error}", file=sys.stderr)
             continue
         print(f"{classifier.name}, {backend}: built in {time.perf_counter() - start:.1f} s", file=sys.stderr)
-    return quick
+    return accelerated
 
 
-def ours(classifier: inspector.Classifier, quick: Mapping[str, inspector.Classifier], inputs: Tensor) -> Contestants:
+def make_inspector_calls(
+    classifier: inspector.Classifier, accelerated: Mapping[str, inspector.Classifier], inputs: Tensor
+) -> Contestants:
     """The bare pass, all class maps through each backend, and a product of two matrices."""
     forward = classifier.network
     square = torch.randn(SQUARE, SQUARE, generator=torch.Generator().manual_seed(0)).to(inputs.device)
     contestants: Contestants = {
         BARE[0]: lambda: torch.inference_mode()(forward)(inputs),
         BARE[1]: lambda: torch.no_grad()(forward)(inputs),
-        SCALE: lambda: square @ square,
+        MATRICES: lambda: square @ square,
     }
-    for backend, one in quick.items():
+    for backend, one in accelerated.items():
         contestants[f"inspector, {backend}"] = lambda one=one: inspector.class_maps_of_batch(one, inputs)
     return contestants
 
 
-def products(classifier: inspector.Classifier, inputs: Tensor) -> float:
+def count_matrix_products(classifier: inspector.Classifier, inputs: Tensor) -> float:
     """The multiplications of a pass and of all class maps of a batch, in those of the product of two matrices."""
     example = inputs[:1]
     (maps,) = inspector.class_maps_of_batch(classifier, example)
@@ -153,13 +155,13 @@ def products(classifier: inspector.Classifier, inputs: Tensor) -> float:
     return len(inputs) * each / SQUARE**3
 
 
-def others(name: str, inputs: Tensor) -> Contestants:
+def make_peer_calls(name: str, inputs: Tensor) -> Contestants:
     """Other packages: one class, and five. One that fails on this network is told and left out."""
     contestants: Contestants = {}
     for peer, make in PEERS.items():
         target, head = NETWORKS[name]
         try:
-            explain = make(deepcopy(load(name).network), inputs, target, head)
+            explain = make(deepcopy(load_classifier(name).network), inputs, target, head)
             explain([CLASS])
         except Exception as error:  # of other packages: whatever they raise
             print(f"{name}, {peer}: {type(error).__name__}: {error}", file=sys.stderr)
@@ -169,7 +171,7 @@ def others(name: str, inputs: Tensor) -> Contestants:
     return contestants
 
 
-def torchcam_cam(network: nn.Module, inputs: Tensor, target: str, head: str) -> Callable[[Iterable[int]], None]:
+def prepare_torchcam_cam(network: nn.Module, inputs: Tensor, target: str, head: str) -> Callable[[Iterable[int]], None]:
     import torchcam.methods
 
     cam = torchcam.methods.CAM(network, target, head)
@@ -183,7 +185,9 @@ def torchcam_cam(network: nn.Module, inputs: Tensor, target: str, head: str) -> 
     return explain
 
 
-def torchcam_gradcam(network: nn.Module, inputs: Tensor, target: str, _: str) -> Callable[[Iterable[int]], None]:
+def prepare_torchcam_gradcam(
+    network: nn.Module, inputs: Tensor, target: str, _: str
+) -> Callable[[Iterable[int]], None]:
     import torchcam.methods
 
     gradients = torchcam.methods.GradCAM(network, target)
@@ -196,7 +200,7 @@ def torchcam_gradcam(network: nn.Module, inputs: Tensor, target: str, _: str) ->
     return explain
 
 
-def pytorch_gradcam(network: nn.Module, inputs: Tensor, target: str, _: str) -> Callable[[Iterable[int]], None]:
+def prepare_pytorch_gradcam(network: nn.Module, inputs: Tensor, target: str, _: str) -> Callable[[Iterable[int]], None]:
     import pytorch_grad_cam
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
@@ -209,7 +213,7 @@ def pytorch_gradcam(network: nn.Module, inputs: Tensor, target: str, _: str) -> 
     return explain
 
 
-def captum_gradcam(network: nn.Module, inputs: Tensor, target: str, _: str) -> Callable[[Iterable[int]], None]:
+def prepare_captum_gradcam(network: nn.Module, inputs: Tensor, target: str, _: str) -> Callable[[Iterable[int]], None]:
     import captum.attr
 
     layer = captum.attr.LayerGradCam(network, network.get_submodule(target))
@@ -222,18 +226,18 @@ def captum_gradcam(network: nn.Module, inputs: Tensor, target: str, _: str) -> C
 
 
 PEERS = {
-    "torchcam CAM": torchcam_cam,
-    "torchcam GradCAM": torchcam_gradcam,
-    "grad-cam GradCAM": pytorch_gradcam,
-    "captum LayerGradCam": captum_gradcam,
+    "torchcam CAM": prepare_torchcam_cam,
+    "torchcam GradCAM": prepare_torchcam_gradcam,
+    "grad-cam GradCAM": prepare_pytorch_gradcam,
+    "captum LayerGradCam": prepare_captum_gradcam,
 }
 
 
-def compare(name: str, batch: int, times: dict[str, list[float]], products: float) -> list[tuple[object, ...]]:
+def compare_times(name: str, batch: int, times: dict[str, list[float]], products: float) -> list[tuple[object, ...]]:
     bare = min((times[variant] for variant in BARE), key=median)
     rows: list[tuple[object, ...]] = []
     for what, values in times.items():
-        if what == SCALE:
+        if what == MATRICES:
             values = [value * products for value in values]
         if what.endswith(f", {FEW} classes"):
             # What is done once for all classes is in the cost of one.
@@ -248,24 +252,24 @@ def compare(name: str, batch: int, times: dict[str, list[float]], products: floa
     return rows
 
 
-def peak_in_process(name: str, what: str) -> str:
+def measure_peak_in_process(name: str, what: str) -> str:
     """`peak_of` in a process of its own; what it says where that fails."""
     command = [sys.executable, __file__, "--networks", name, "--only", what]
-    done = subprocess.run(command, env=os.environ | TUNED, capture_output=True, text=True, check=False)
-    return done.stdout.split()[-1] if done.returncode == 0 and done.stdout.split() else "fails"
+    finished = subprocess.run(command, env=os.environ | TUNED, capture_output=True, text=True, check=False)
+    return finished.stdout.split()[-1] if finished.returncode == 0 and finished.stdout.split() else "fails"
 
 
-def peak_of(name: str, what: str) -> int:
+def measure_peak(name: str, what: str) -> int:
     """The peak of the resident memory in two calls at batch 32, above what is resident before them, in MB."""
     inputs = torch.randn(32, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     if what in PEERS:
-        explain = PEERS[what](load(name).network, inputs, *NETWORKS[name])
+        explain = PEERS[what](load_classifier(name).network, inputs, *NETWORKS[name])
         call: Callable[[], Any] = lambda: explain([CLASS])  # noqa: E731
     else:
-        classifier = load(name)
-        quick = built(classifier, [what.removeprefix("inspector, ")] if what not in BARE else [])
-        call = ours(classifier, quick, inputs)[what]
-    return peak_above(lambda: (call(), call()))
+        classifier = load_classifier(name)
+        accelerated = build_backends(classifier, [what.removeprefix("inspector, ")] if what not in BARE else [])
+        call = make_inspector_calls(classifier, accelerated, inputs)[what]
+    return measure_peak_memory(lambda: (call(), call()))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -31,7 +32,7 @@ import skimage.data
 import torch
 import typer
 from PIL import Image
-from report import interleaved, table, write
+from report import format_table, time_interleaved, write_results
 
 import inspector
 from inspector.datasets import run
@@ -51,19 +52,21 @@ FEW = 1_000
 
 
 def main(
-    images: Annotated[int, typer.Option(min=1, help="Photos.")] = 1_000,
+    images: Annotated[int, typer.Option(min=1, help="Number of photos.")] = 1_000,
     model: Annotated[str, typer.Option(help="As for the command line.")] = "efficientnet_lite0",
     backends: Annotated[
-        str, typer.Option(help="What runs the network, but for the plain loop: names with commas between them.")
+        str, typer.Option(help="Backends that run the network, except in the plain loop; separated by commas.")
     ] = "eager,onnxruntime",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in a pass.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 32,
     workers: Annotated[int, typer.Option(min=1, help="Threads that decode.")] = os.cpu_count() or 1,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 3,
-    peer: Annotated[bool, typer.Option("--peer", help="The plain loop with pytorch-grad-cam too.")] = False,
-    peer_images: Annotated[int, typer.Option(min=1, help="So many photos in the plain loop.")] = 256,
-    memory: Annotated[int, typer.Option(min=0, help="Peak memory at 1,000 and so many images, instead.")] = 0,
+    peer: Annotated[bool, typer.Option("--peer", help="Also time the plain loop with pytorch-grad-cam.")] = False,
+    peer_images: Annotated[int, typer.Option(min=1, help="Photos in the plain loop.")] = 256,
+    memory: Annotated[
+        int, typer.Option(min=0, help="Measure peak memory at 1,000 and at this many images instead.")
+    ] = 0,
     memory_model: Annotated[
-        str, typer.Option(help="With --memory: a quick one, so that it takes minutes.")
+        str, typer.Option(help="Network for --memory: a fast one, so that it takes minutes.")
     ] = "fashion_gap",
 ) -> None:
     """Time a batch run, its parts and a plain loop, and write results/batch.md (or results/batch_memory.md)."""
@@ -76,16 +79,18 @@ def main(
         eager = inspector.load(model)
         contestants: dict[str, Callable[[], Any]] = {}
         for backend in backends.split(","):
-            contestants |= parts(accelerate(eager, backend), backend, folder, Path(temporary), batch_size, workers)
+            contestants |= make_contestants(
+                accelerate(eager, backend), backend, folder, Path(temporary), batch_size, workers
+            )
         if peer:
             some = sorted(folder.glob("*.jpg"))[:peer_images]
-            contestants[LOOP] = plain_loop(eager, some, TARGETS[model], batch_size)
-        times = interleaved(contestants, rounds, warm_up=1)
+            contestants[LOOP] = make_plain_loop(eager, some, TARGETS[model], batch_size)
+        times = time_interleaved(contestants, rounds, warm_up=1)
     counts = dict.fromkeys(contestants, images) | {LOOP: peer_images}
     rates = {what: [counts[what] / one * 1e3 for one in values] for what, values in times.items()}
     command = f"python benchmarks/batch.py --images {images} --model {model} --backends {backends} --rounds {rounds}"
     command += f" --batch-size {batch_size} --workers {workers}" + f" --peer --peer-images {peer_images}" * peer
-    write("batch", command, *(part for backend in backends.split(",") for part in report(rates, backend)))
+    write_results("batch", command, *(part for backend in backends.split(",") for part in report_rates(rates, backend)))
 
 
 def make_photos(folder: Path, images: int) -> Path:
@@ -104,7 +109,7 @@ def make_photos(folder: Path, images: int) -> Path:
     return folder
 
 
-def parts(
+def make_contestants(
     classifier: inspector.Classifier, backend: str, folder: Path, temporary: Path, batch_size: int, workers: int
 ) -> dict[str, Callable[[], Any]]:
     items = list(enumerate(list_images(folder)))
@@ -113,7 +118,7 @@ def parts(
     ready = torch.cat([classifier.inputs(view) for view in views])
 
     def decode() -> None:
-        with run.ThreadPoolExecutor(workers) as pool:
+        with ThreadPoolExecutor(workers) as pool:
             for _ in run.decode_ahead(pool, batches, workers, classifier, overlays=False):
                 pass
 
@@ -129,7 +134,9 @@ def parts(
     return {DECODING: decode, f"{NETWORK}, {backend}": explain, f"{WHOLE}, {backend}": whole}
 
 
-def plain_loop(classifier: inspector.Classifier, files: list[Path], target: str, batch_size: int) -> Callable[[], None]:
+def make_plain_loop(
+    classifier: inspector.Classifier, files: list[Path], target: str, batch_size: int
+) -> Callable[[], None]:
     from pytorch_grad_cam import GradCAM
 
     network = classifier.network
@@ -145,7 +152,7 @@ def plain_loop(classifier: inspector.Classifier, files: list[Path], target: str,
     return loop
 
 
-def report(rates: dict[str, list[float]], backend: str) -> list[str]:
+def report_rates(rates: dict[str, list[float]], backend: str) -> list[str]:
     """What the parts and the whole came to through one backend, in images a second."""
     network, whole = rates[f"{NETWORK}, {backend}"], rates[f"{WHOLE}, {backend}"]
     both = list(zip(rates[DECODING], network, strict=True))
@@ -154,16 +161,19 @@ def report(rates: dict[str, list[float]], backend: str) -> list[str]:
     if LOOP in rates:
         lines[LOOP] = rates[LOOP]
     rows = [
-        (what, f"{median(values):.1f}", f"{paired(values, list(map(min, both))):.2f}") for what, values in lines.items()
+        (what, f"{median(values):.1f}", f"{compute_paired_ratio(values, list(map(min, both))):.2f}")
+        for what, values in lines.items()
     ]
-    told = [table(("what", "images/s", "to the slower part"), rows)]
+    sentences = [format_table(("step", "images/s", "ratio to the slower part"), rows)]
     if LOOP in rates:
-        over = paired(whole, rates[LOOP])
-        told.append(f"End to end, all top classes: {over:.1f} times the images/s of the plain loop with one class.")
-    return told
+        ratio = compute_paired_ratio(whole, rates[LOOP])
+        sentences.append(
+            f"End to end, all top classes: {ratio:.1f} times the images/s of the plain loop with one class."
+        )
+    return sentences
 
 
-def paired(values: list[float], others: list[float]) -> float:
+def compute_paired_ratio(values: list[float], others: list[float]) -> float:
     return median(one / other for one, other in zip(values, others, strict=True))
 
 
@@ -178,14 +188,17 @@ def compare_memory(folder: Path, temporary: Path, many: int, model: str) -> None
             (within / f"{number:07}.jpg").hardlink_to(photos[number % len(photos)])
         out = temporary / f"out-{images}"
         command = [sys.executable, __file__, "--peak-of", str(copies), str(out), model]
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")
-        rows.append((f"{images:,}", told[0], told[1]))
+        peak, seconds = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        rows.append((f"{images:,}", peak, seconds))
     ratio = float(rows[1][1]) / float(rows[0][1])
-    parts = [table(("images", "peak memory, MB", "seconds"), rows), f"Ratio of the peaks: {ratio:.3f}"]
-    write("batch_memory", f"python benchmarks/batch.py --memory {many} --memory-model {model}", *parts)
+    parts = [
+        format_table(("images", "peak memory, MB", "seconds"), rows),
+        f"Ratio of the peaks: {ratio:.3f}",
+    ]
+    write_results("batch_memory", f"python benchmarks/batch.py --memory {many} --memory-model {model}", *parts)
 
 
-def peak_of(folder: str, out: str, model: str) -> None:
+def print_peak_memory(folder: str, out: str, model: str) -> None:
     """Print the peak memory of a run in this process, in MB, and its seconds."""
     import resource
     import time
@@ -198,6 +211,6 @@ def peak_of(folder: str, out: str, model: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--peak-of"]:
-        peak_of(*sys.argv[2:])
+        print_peak_memory(*sys.argv[2:])
     else:
         typer.run(main)

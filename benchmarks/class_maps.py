@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import torch
 import torchvision
 import typer
-from report import interleaved, table, write
+from report import format_table, time_interleaved, write_results
 from torch import Tensor, nn
 
 import inspector
@@ -31,40 +31,40 @@ import inspector
 NETWORKS = {"efficientnet_lite0": ("_bn1", "_fc"), "resnet18": ("layer4", "fc"), "resnet50": ("layer4", "fc")}
 BARE = ("forward pass, inference_mode", "forward pass, no_grad")
 OURS = "inspector, all 1000 classes"
-HEADER = ("network", "batch", "what", "rounds", "median ms", "ratio of medians", "median of paired ratios")
+HEADER = ("network", "batch", "computation", "rounds", "median ms", "ratio of medians", "median of paired ratios")
 CLASS = 281
 
 
 def main(
-    peers: Annotated[bool, typer.Option("--peers", help="Other packages too, one class at batch 1.")] = False,
+    peers: Annotated[bool, typer.Option("--peers", help="Also time other packages, one class at batch 1.")] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds at batch 1.")] = 40,
     batch_rounds: Annotated[int, typer.Option(min=1, help="Rounds at batch 32.")] = 8,
-    threads: Annotated[int, typer.Option(min=0, help="Threads of torch; 0: as many as it likes.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of torch; 0: its default.")] = 0,
 ) -> None:
     """Time all class maps against the bare forward pass, and write results/class_maps.md."""
     if threads:
         torch.set_num_threads(threads)
     rows: list[tuple[object, ...]] = []
     for name, (target, head) in NETWORKS.items():
-        classifier = load(name)
+        classifier = load_classifier(name)
         for batch, repeats in ((1, rounds), (32, batch_rounds)):
             inputs = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-            contestants = ours(classifier, inputs)
+            contestants = make_inspector_calls(classifier, inputs)
             if peers and batch == 1:
-                contestants |= others(classifier.network, inputs, target, head)
-            rows += compare(name, batch, interleaved(contestants, repeats))
+                contestants |= make_peer_calls(classifier.network, inputs, target, head)
+            rows += compare_times(name, batch, time_interleaved(contestants, repeats))
     command = f"python benchmarks/class_maps.py --rounds {rounds} --batch-rounds {batch_rounds} --threads {threads}"
-    write("class_maps", command + " --peers" * peers, table(HEADER, rows))
+    write_results("class_maps", command + " --peers" * peers, format_table(HEADER, rows))
 
 
-def load(name: str) -> inspector.Classifier:
+def load_classifier(name: str) -> inspector.Classifier:
     if name == "efficientnet_lite0":
         return inspector.load(name)
     # Random weights: they change no timing.
     return inspector.Classifier.wrap(torchvision.models.get_model(name).eval(), name=name)
 
 
-def ours(classifier: inspector.Classifier, inputs: Tensor) -> dict[str, Callable[[], Any]]:
+def make_inspector_calls(classifier: inspector.Classifier, inputs: Tensor) -> dict[str, Callable[[], Any]]:
     forward = classifier.network
     return {
         BARE[0]: lambda: torch.inference_mode()(forward)(inputs),
@@ -73,7 +73,7 @@ def ours(classifier: inspector.Classifier, inputs: Tensor) -> dict[str, Callable
     }
 
 
-def others(network: nn.Module, inputs: Tensor, target: str, head: str) -> dict[str, Callable[[], Any]]:
+def make_peer_calls(network: nn.Module, inputs: Tensor, target: str, head: str) -> dict[str, Callable[[], Any]]:
     """One map of one class."""
     import captum.attr
     import pytorch_grad_cam
@@ -99,7 +99,7 @@ def others(network: nn.Module, inputs: Tensor, target: str, head: str) -> dict[s
     }
 
 
-def compare(name: str, batch: int, times: dict[str, list[float]]) -> list[tuple[object, ...]]:
+def compare_times(name: str, batch: int, times: dict[str, list[float]]) -> list[tuple[object, ...]]:
     bare = min((times[variant] for variant in BARE), key=median)
     return [
         (
@@ -109,7 +109,7 @@ def compare(name: str, batch: int, times: dict[str, list[float]]) -> list[tuple[
             len(values),
             f"{median(values):.2f}",
             f"{median(values) / median(bare):.3f}",
-            f"{median(ours / base for ours, base in zip(values, bare, strict=True)):.3f}",
+            f"{median(time / base for time, base in zip(values, bare, strict=True)):.3f}",
         )
         for what, values in times.items()
     ]

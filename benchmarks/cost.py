@@ -29,11 +29,11 @@ from typing import Annotated, Any
 import matplotlib as mpl
 import torch
 import typer
-from backends import captum_gradcam, torchcam_cam
-from batch import TARGETS, make_photos, plain_loop
+from backends import prepare_captum_gradcam, prepare_torchcam_cam
+from batch import TARGETS, make_photos, make_plain_loop
 from matplotlib import pyplot as plt
 from matplotlib.ticker import StrMethodFormatter
-from report import RESULTS, peak_above, table, write
+from report import RESULTS, format_table, measure_peak_memory, write_results
 from torch import nn
 
 import inspector
@@ -44,49 +44,51 @@ from inspector.explain.memory import keep_freed_memory
 MODEL, CALLS, SLOW = "efficientnet_lite0", 5, 10  # seconds
 PHOTOS, CLASSES = "photos", "classes"
 AMOUNTS = {PHOTOS: (1, 10, 100, 1_000, 10_000), CLASSES: (10, 100, 1_000, 10_000)}
-EAGER, QUICK = "Inspector, eager", "Inspector, ONNX Runtime"
+EAGER, ONNX = "Inspector, eager", "Inspector, ONNX Runtime"
 LOOP, BARE, CAM, CAPTUM = "loop with pytorch-grad-cam", "bare forward pass", "torchcam CAM", "Captum LayerGradCam"
 # The most that each is asked for.
-WHO = {
-    PHOTOS: {EAGER: 10_000, QUICK: 10_000, LOOP: 1_000},
-    CLASSES: {BARE: 10_000, EAGER: 10_000, QUICK: 10_000, CAM: 10_000, CAPTUM: 1_000},
+LIMITS = {
+    PHOTOS: {EAGER: 10_000, ONNX: 10_000, LOOP: 1_000},
+    CLASSES: {BARE: 10_000, EAGER: 10_000, ONNX: 10_000, CAM: 10_000, CAPTUM: 1_000},
 }
-UNITS = {PHOTOS: ("seconds", 1.0), CLASSES: ("ms a photo, all classes", 1e3)}
-KEPT = RESULTS / "cost.json"
+UNITS = {PHOTOS: ("seconds", 1.0), CLASSES: ("ms per photo, all classes", 1e3)}
+POINTS = RESULTS / "cost.json"
 PICTURE = Path(__file__).parent.parent / "docs" / "images" / "cost.png"
 
 Point = tuple[int, float, int]  # amount, seconds, MB
 
 
 def main(
-    most: Annotated[int, typer.Option(min=1, help="No point beyond so many photos or classes.")] = 10_000,
+    most: Annotated[int, typer.Option(min=1, help="The largest number of photos or classes.")] = 10_000,
     work: Annotated[str, typer.Option(help="What to measure: `photos`, `classes`, or both.")] = f"{PHOTOS},{CLASSES}",
-    point: Annotated[str, typer.Option(help="Measure one: WORK,WHO,AMOUNT,FOLDER.", hidden=True)] = "",
+    point: Annotated[str, typer.Option(help="Measure one point: WORK|METHOD|AMOUNT|FOLDER.", hidden=True)] = "",
 ) -> None:
     """Measure cost against work, write results/cost.md and docs/images/cost.png."""
     if point:
-        kind, who, amount, folder = point.split("|")
+        kind, method, amount, folder = point.split("|")
         keep_freed_memory()
-        print(json.dumps(MEASURE[kind](who, int(amount), Path(folder))))
+        print(json.dumps(MEASURE[kind](method, int(amount), Path(folder))))
         return
-    measured: dict[str, dict[str, list[Point]]] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    measured: dict[str, dict[str, list[Point]]] = json.loads(POINTS.read_text()) if POINTS.exists() else {}
     with tempfile.TemporaryDirectory() as temporary:
         for kind in filter(None, work.split(",")):
             if kind == PHOTOS:
-                linked(make_photos(Path(temporary) / "made", min(1_000, most)), Path(temporary) / PHOTOS, most)
+                link_photos(
+                    make_photos(Path(temporary) / "originals", min(1_000, most)), Path(temporary) / PHOTOS, most
+                )
             measured[kind] = {
-                who: [in_process(kind, who, n, temporary) for n in AMOUNTS[kind] if n <= min(limit, most)]
-                for who, limit in WHO[kind].items()
+                method: [measure_in_process(kind, method, n, temporary) for n in AMOUNTS[kind] if n <= min(limit, most)]
+                for method, limit in LIMITS[kind].items()
             }
-    KEPT.write_text(json.dumps(measured) + "\n")
+    POINTS.write_text(json.dumps(measured) + "\n")
     command = f"python benchmarks/cost.py --most {most}"
-    write("cost", command, *(told(kind, lines) for kind, lines in measured.items()))
-    draw(measured)
+    write_results("cost", command, *(format_points(kind, lines) for kind, lines in measured.items()))
+    draw_figure(measured)
 
 
-def linked(made: Path, photos: Path, most: int) -> None:
+def link_photos(originals: Path, photos: Path, most: int) -> None:
     """For each amount a folder of links to the photos that were made."""
-    files = sorted(made.glob("*.jpg"))
+    files = sorted(originals.glob("*.jpg"))
     for amount in AMOUNTS[PHOTOS]:
         if amount <= most:
             folder = photos / str(amount)
@@ -95,45 +97,45 @@ def linked(made: Path, photos: Path, most: int) -> None:
                 (folder / f"{n:06}.jpg").hardlink_to(files[n % len(files)])
 
 
-def in_process(work: str, who: str, amount: int, folder: str) -> Point:
-    command = [sys.executable, __file__, "--point", f"{work}|{who}|{amount}|{folder}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    seconds, memory = json.loads(done.stdout.splitlines()[-1])
-    print(f"{work}, {who}, {amount:,}: {seconds:.3f} s, {memory} MB", file=sys.stderr, flush=True)
+def measure_in_process(work: str, method: str, amount: int, folder: str) -> Point:
+    command = [sys.executable, __file__, "--point", f"{work}|{method}|{amount}|{folder}"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds, memory = json.loads(finished.stdout.splitlines()[-1])
+    print(f"{work}, {method}, {amount:,}: {seconds:.3f} s, {memory} MB", file=sys.stderr, flush=True)
     return amount, seconds, memory
 
 
-def of_photos(who: str, amount: int, folder: Path) -> tuple[float, int]:
+def measure_photos(method: str, amount: int, folder: Path) -> tuple[float, int]:
     photos, classifier = folder / PHOTOS / str(amount), inspector.load(MODEL)
-    if who == LOOP:
-        loop = plain_loop(classifier, sorted(photos.glob("*.jpg")), TARGETS[MODEL], RunOptions().batch_size)
-        return timed(loop, calls=1)
-    if who == QUICK:
+    if method == LOOP:
+        loop = make_plain_loop(classifier, sorted(photos.glob("*.jpg")), TARGETS[MODEL], RunOptions().batch_size)
+        return time_calls(loop, calls=1)
+    if method == ONNX:
         classifier = accelerate(classifier, "onnxruntime")
     with tempfile.TemporaryDirectory(dir=folder) as out:
-        return timed(lambda: run_dataset(photos, classifier, out), calls=1)
+        return time_calls(lambda: run_dataset(photos, classifier, out), calls=1)
 
 
-def of_classes(who: str, amount: int, folder: Path) -> tuple[float, int]:
+def measure_classes(method: str, amount: int, folder: Path) -> tuple[float, int]:
     torch.manual_seed(0)
     network = inspector.load(MODEL).network
     network._fc = nn.Linear(network._fc.in_features, amount)
     inputs = torch.randn(1, 3, 224, 224)
-    if who == BARE:
-        return timed(lambda: torch.inference_mode()(network)(inputs))
-    if who in (CAM, CAPTUM):
-        explain = (torchcam_cam if who == CAM else captum_gradcam)(network, inputs, "_bn1", "_fc")
-        return timed(lambda: explain(range(amount)))
+    if method == BARE:
+        return time_calls(lambda: torch.inference_mode()(network)(inputs))
+    if method in (CAM, CAPTUM):
+        explain = (prepare_torchcam_cam if method == CAM else prepare_captum_gradcam)(network, inputs, "_bn1", "_fc")
+        return time_calls(lambda: explain(range(amount)))
     classifier = inspector.Classifier.wrap(network)
-    if who == QUICK:
+    if method == ONNX:
         classifier = accelerate(classifier, "onnxruntime", folder / "cache")
-    return timed(lambda: inspector.class_maps_of_batch(classifier, inputs))
+    return time_calls(lambda: inspector.class_maps_of_batch(classifier, inputs))
 
 
-MEASURE: dict[str, Callable[[str, int, Path], tuple[float, int]]] = {PHOTOS: of_photos, CLASSES: of_classes}
+MEASURE: dict[str, Callable[[str, int, Path], tuple[float, int]]] = {PHOTOS: measure_photos, CLASSES: measure_classes}
 
 
-def timed(work: Callable[[], Any], calls: int = CALLS) -> tuple[float, int]:
+def time_calls(work: Callable[[], Any], calls: int = CALLS) -> tuple[float, int]:
     """The seconds of a call, and the peak of the memory in the first one."""
     times: list[float] = []
 
@@ -142,7 +144,7 @@ def timed(work: Callable[[], Any], calls: int = CALLS) -> tuple[float, int]:
         work()
         times.append(time.perf_counter() - start)
 
-    memory = peak_above(call)
+    memory = measure_peak_memory(call)
     # What is done once, in the first of several calls, does not count.
     if calls > 1 and times[0] < SLOW:
         times.clear()
@@ -151,34 +153,34 @@ def timed(work: Callable[[], Any], calls: int = CALLS) -> tuple[float, int]:
     return median(times), memory
 
 
-def told(work: str, lines: dict[str, list[Point]]) -> str:
+def format_points(work: str, lines: dict[str, list[Point]]) -> str:
     unit, scale = UNITS[work]
     rows = [
-        (who, f"{amount:,}", f"{seconds * scale:.3g}", memory)
-        for who, points in lines.items()
+        (method, f"{amount:,}", f"{seconds * scale:.3g}", memory)
+        for method, points in lines.items()
         for amount, seconds, memory in points
     ]
-    return table(("what", work, unit, "peak above what was loaded, MB"), rows)
+    return format_table(("method", work, unit, "peak memory above baseline, MB"), rows)
 
 
-def draw(measured: dict[str, dict[str, list[Point]]]) -> None:
+def draw_figure(measured: dict[str, dict[str, list[Point]]]) -> None:
     mpl.use("agg")
     figure, axes = plt.subplots(2, 2, figsize=(12, 7.4), layout="constrained")
-    everyone = list(dict.fromkeys(who for lines in measured.values() for who in lines))
+    methods = list(dict.fromkeys(method for lines in measured.values() for method in lines))
     for row, (work, lines) in zip(axes, measured.items(), strict=True):
         unit, scale = UNITS[work]
-        for who, points in lines.items():
+        for method, points in lines.items():
             amounts: Iterable[int] = [amount for amount, _, _ in points]
-            ours = who.startswith("Inspector")
+            ours = method.startswith("Inspector")
             style = {
                 "marker": "o",
-                "label": who,
+                "label": method,
                 "linestyle": "-" if ours else "--",
-                "color": f"C{everyone.index(who)}",
+                "color": f"C{methods.index(method)}",
             }
             row[0].loglog(amounts, [seconds * scale for _, seconds, _ in points], **style)
             row[1].loglog(amounts, [max(1, memory) for _, _, memory in points], **style)
-        for axis, label in zip(row, (unit, "peak memory above what was loaded, MB"), strict=True):
+        for axis, label in zip(row, (unit, "peak memory above baseline, MB"), strict=True):
             axis.set(xlabel=work, ylabel=label)
             axis.grid(which="major", alpha=0.3)
             for side in (axis.xaxis, axis.yaxis):

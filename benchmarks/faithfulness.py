@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from report import table, write
+from report import format_table, write_results
 from torch import Tensor
 from torchcam.metrics import DeletionInsertionMetric
 
@@ -37,12 +37,13 @@ from inspector.images.preprocessing import make_view
 
 NETWORK = "efficientnet_lite0"
 SCORES = (
-    "method", "seconds", "misses its sum by", "insertion", "above chance", "deletion", "below chance", "shuffled",
+    "method", "seconds", "error of the sum", "insertion", "above chance", "deletion", "below chance",
+    "correlation, shuffled weights",
 )  # fmt: skip
-AGREEMENT = ("method", "insertion, ours", "torchcam", "deletion, ours", "torchcam")
+AGREEMENT = ("method", "insertion, Inspector", "insertion, torchcam", "deletion, Inspector", "deletion, torchcam")
 
 
-class Given:
+class FixedExtractor:
     """What torchcam takes for an extractor of maps, with a map in hand."""
 
     def __init__(self, network: torch.nn.Module, values: Tensor) -> None:
@@ -67,33 +68,36 @@ def main(photos: Annotated[int, typer.Option(min=1, max=6, help="How many of the
     for number, path in enumerate(list(list_examples("photos").values())[:photos]):
         inputs = classifier.inputs(make_view(read_image(path), classifier.preprocessing))
         k = int(inspector.class_maps_of_batch(classifier, inputs)[0].logits.argmax())
-        made = dict(maps_of(classifier, inputs, k))
+        attributions = dict(compute_maps(classifier, inputs, k))
         test = PatchTest(classifier, inputs, k)
-        luck = {
-            grid: test.measure_random_maps(next(one for one in made.values() if METHODS[one.name].grid == grid))
+        random_baselines = {
+            grid: test.measure_random_maps(next(a for a in attributions.values() if METHODS[a.name].grid == grid))
             for grid in ("cells", "pixels")
         }
-        other = shuffle_weights(classifier, inputs) if number == 0 else None
-        for name, one in made.items():
-            curves, random = test.measure(one), luck[METHODS[name].grid]
-            told = one.completeness
+        shuffled = shuffle_weights(classifier, inputs) if number == 0 else None
+        for name, attribution in attributions.items():
+            curves, random = test.measure(attribution), random_baselines[METHODS[name].grid]
+            completeness = attribution.completeness
             row = {
-                "seconds": one.seconds,
+                "seconds": attribution.seconds,
                 "insertion": curves.insertion.area,
                 "above": float(curves.insertion.area > random.insertion[0]),
                 "deletion": curves.deletion.area,
                 "below": float(curves.deletion.area < random.deletion[0]),
             }
-            if told is not None:
-                row["miss"] = told.error / abs(told.target)
-            if other is not None:
-                correlation = measure_randomization(other, inputs, k, one).correlation
-                row |= {} if correlation is None else {"shuffled": correlation}
-                agreement.append(compared(classifier, network, inputs, k, one))
+            if completeness is not None:
+                row["error"] = completeness.error / abs(completeness.target)
+            if shuffled is not None:
+                correlation = measure_randomization(shuffled, inputs, k, attribution).correlation
+                row |= {} if correlation is None else {"correlation": correlation}
+                agreement.append(compare_with_torchcam(classifier, network, inputs, k, attribution))
             rows[name].append(row)
-    parts = [table(SCORES, [line(name, some) for name, some in rows.items()]), table(AGREEMENT, agreement)]
+    parts = [
+        format_table(SCORES, [make_row(name, some) for name, some in rows.items()]),
+        format_table(AGREEMENT, agreement),
+    ]
     largest = max(abs(float(a) - float(b)) for row in agreement for a, b in (row[1:3], row[3:5]))  # type: ignore[arg-type]
-    write(
+    write_results(
         "faithfulness",
         f"python benchmarks/faithfulness.py --photos {photos}",
         *parts,
@@ -101,7 +105,7 @@ def main(photos: Annotated[int, typer.Option(min=1, max=6, help="How many of the
     )
 
 
-def maps_of(classifier: inspector.Classifier, inputs: Tensor, k: int) -> Any:
+def compute_maps(classifier: inspector.Classifier, inputs: Tensor, k: int) -> Any:
     for name in METHODS:
         try:
             yield name, compute_attribution(classifier, inputs, k, name)
@@ -109,30 +113,34 @@ def maps_of(classifier: inspector.Classifier, inputs: Tensor, k: int) -> Any:
             print(error)
 
 
-def line(name: str, rows: list[dict[str, float]]) -> tuple[object, ...]:
-    def of(key: str, form: str) -> str:
+def make_row(name: str, rows: list[dict[str, float]]) -> tuple[object, ...]:
+    def format_mean(key: str, form: str) -> str:
         values = [row[key] for row in rows if key in row]
         return format(mean(values), form) if values else ""
 
-    def often(key: str) -> str:
+    def format_count(key: str) -> str:
         return f"{sum(row[key] for row in rows):.0f} of {len(rows)}"
 
     return (
-        name, of("seconds", ".2f"), of("miss", ".1%"), of("insertion", ".3f"), often("above"), of("deletion", ".3f"),
-        often("below"), of("shuffled", ".2f"),
+        name, format_mean("seconds", ".2f"), format_mean("error", ".1%"), format_mean("insertion", ".3f"),
+        format_count("above"), format_mean("deletion", ".3f"), format_count("below"), format_mean("correlation", ".2f"),
     )  # fmt: skip
 
 
-def compared(
-    classifier: inspector.Classifier, network: torch.nn.Module, inputs: Tensor, k: int, one: Attribution
+def compare_with_torchcam(
+    classifier: inspector.Classifier, network: torch.nn.Module, inputs: Tensor, k: int, attribution: Attribution
 ) -> tuple[object, ...]:
-    values = resample_on_input(one, inputs.shape[2:])
+    values = resample_on_input(attribution, inputs.shape[2:])
     # 224 x 224 pixels in 16 steps: both take as many in each.
-    ours = PatchTest(classifier, inputs, k, patch=1).measure(replace(one, values=values, field=PIXELS))
-    cells: list[object] = [one.name]
+    ours = PatchTest(classifier, inputs, k, patch=1).measure(replace(attribution, values=values, field=PIXELS))
+    cells: list[object] = [attribution.name]
     for kind, baseline in (("insertion", blur_inputs(inputs)), ("deletion", None)):
         metric = DeletionInsertionMetric(
-            Given(network, values), lambda logits: logits.softmax(1), steps=STEPS, baseline=baseline, batch_size=8
+            FixedExtractor(network, values),
+            lambda logits: logits.softmax(1),
+            steps=STEPS,
+            baseline=baseline,
+            batch_size=8,
         )
         metric.update(inputs, k)
         cells += [f"{getattr(ours, kind).area:.6f}", f"{metric.summary()[f'{kind}_auc']:.6f}"]

@@ -12,8 +12,16 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from backends import HEADER, NETWORKS, built, compare, load, ours, products
-from report import interleaved, table, write
+from backends import (
+    HEADER,
+    NETWORKS,
+    build_backends,
+    compare_times,
+    count_matrix_products,
+    load_classifier,
+    make_inspector_calls,
+)
+from report import format_table, time_interleaved, write_results
 
 import inspector
 from inspector.explain.classifier import LoadedNetwork
@@ -22,41 +30,49 @@ BACKENDS = ("eager", "folded", "cuda", "cuda float16", "cuda bfloat16")
 
 
 def main(
-    networks: Annotated[str, typer.Option(help="Names with commas between them.")] = ",".join(NETWORKS),
+    networks: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join(NETWORKS),
     rounds: Annotated[int, typer.Option(min=1, help="Rounds at each batch size.")] = 40,
 ) -> None:
     """Time all class maps through each backend on the GPU, and write results/gpu.md."""
     if not torch.cuda.is_available():
-        sys.exit("This benchmark needs an NVIDIA GPU that torch can use, and there is none.")
+        sys.exit("This benchmark needs an NVIDIA GPU that torch can use; none was found.")
     rows: list[tuple[object, ...]] = []
-    held: list[tuple[object, ...]] = []
+    peaks: list[tuple[object, ...]] = []
     for name in networks.split(","):
-        classifier = on_gpu(load(name))
-        quick = built(classifier, BACKENDS)
+        classifier = move_to_gpu(load_classifier(name))
+        accelerated = build_backends(classifier, BACKENDS)
         for batch in (1, 32, 256):
             inputs = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0)).cuda()
-            contestants = {what: partial(waited_for, call) for what, call in ours(classifier, quick, inputs).items()}
-            times = interleaved(contestants, rounds, warm_up=1, after_itself=True)
-            rows += compare(name, batch, times, products(classifier, inputs))
-            held += [(name, batch, what, peak_of(call)) for what, call in contestants.items()]
-            print(table(HEADER, rows[-len(contestants) :]), flush=True)
-    parts = (table(HEADER, rows), table(("network", "batch", "what", "peak above what was loaded, MB"), held))
+            contestants = {
+                what: partial(call_and_synchronize, call)
+                for what, call in make_inspector_calls(classifier, accelerated, inputs).items()
+            }
+            times = time_interleaved(contestants, rounds, warm_up=1, untimed_call_first=True)
+            rows += compare_times(name, batch, times, count_matrix_products(classifier, inputs))
+            peaks += [(name, batch, what, measure_gpu_peak(call)) for what, call in contestants.items()]
+            print(format_table(HEADER, rows[-len(contestants) :]), flush=True)
+    parts = (
+        format_table(HEADER, rows),
+        format_table(("network", "batch", "computation", "peak memory above baseline, MB"), peaks),
+    )
     gpu = f"GPU: {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}."
-    write("gpu", f"python benchmarks/gpu.py --networks {networks} --rounds {rounds}", gpu, *parts)
+    write_results("gpu", f"python benchmarks/gpu.py --networks {networks} --rounds {rounds}", gpu, *parts)
 
 
-def on_gpu(classifier: inspector.Classifier) -> inspector.Classifier:
+def move_to_gpu(classifier: inspector.Classifier) -> inspector.Classifier:
     """Wrapped anew, for the head's weight lies where the network does."""
-    network, usual = classifier.network.cuda(), classifier.preprocessing
-    return inspector.Classifier.from_network(LoadedNetwork(classifier.name, network, usual, classifier.class_names))
+    network, preprocessing = classifier.network.cuda(), classifier.preprocessing
+    return inspector.Classifier.from_network(
+        LoadedNetwork(classifier.name, network, preprocessing, classifier.class_names)
+    )
 
 
-def waited_for(call: Callable[[], Any]) -> None:
+def call_and_synchronize(call: Callable[[], Any]) -> None:
     call()
     torch.cuda.synchronize()
 
 
-def peak_of(call: Callable[[], None]) -> int:
+def measure_gpu_peak(call: Callable[[], None]) -> int:
     """The most that torch allocates on the GPU in a call, above what it holds before, in MB."""
     call()
     before = torch.cuda.memory_allocated()

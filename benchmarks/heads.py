@@ -13,14 +13,23 @@ from pathlib import Path
 
 import torch
 import typer
-from report import table, write
+from report import format_table, write_results
 from rich.progress import track
 from torch import nn
 from torchvision import models
 
 import inspector
 
-HEADER = ("network", "pooling", "feature maps", "what follows", "verdict", "residual (logits)", "of the sum", "reason")
+HEADER = (
+    "network",
+    "pooling",
+    "feature maps",
+    "after the pooling",
+    "verdict",
+    "residual (logits)",
+    "relative residual",
+    "reason",
+)
 SIZE = 224  # many take no other
 OTHER_SIZES = {"inception_v3": 299}
 DOCS = Path(__file__).parent.parent / "docs"
@@ -29,26 +38,28 @@ TIMM = Path(__file__).with_name("timm_families.txt")
 
 def main(library: str) -> None:
     """Describe every network, split one random image, and write docs/<library>.md."""
-    names, build = {"torchvision": _torchvision, "timm": _timm}[library]()
-    rows = [row(name, build) for name in track(names)]
-    said = Counter(line[4] for line in rows)
-    summary = f"{len(rows)} networks: " + ", ".join(f"{count} {verdict}" for verdict, count in said.most_common()) + "."
-    write(library, f"python benchmarks/heads.py {library}", summary, table(HEADER, rows), folder=DOCS)
+    names, build = {"torchvision": _list_torchvision, "timm": _list_timm}[library]()
+    rows = [describe_network(name, build) for name in track(names)]
+    verdicts = Counter(line[4] for line in rows)
+    summary = (
+        f"{len(rows)} networks: " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()) + "."
+    )
+    write_results(library, f"python benchmarks/heads.py {library}", summary, format_table(HEADER, rows), folder=DOCS)
 
 
-def _torchvision() -> tuple[list[str], Callable[[str], nn.Module]]:
+def _list_torchvision() -> tuple[list[str], Callable[[str], nn.Module]]:
     # The initialisation of these two takes minutes.
     slow = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
     return models.list_models(module=models), lambda name: models.get_model(name, weights=None, **slow.get(name, {}))
 
 
-def _timm() -> tuple[list[str], Callable[[str], nn.Module]]:
+def _list_timm() -> tuple[list[str], Callable[[str], nn.Module]]:
     import timm
 
     return TIMM.read_text().split(), lambda name: timm.create_model(name, pretrained=False)
 
 
-def row(name: str, build: Callable[[str], nn.Module]) -> tuple[str, ...]:
+def describe_network(name: str, build: Callable[[str], nn.Module]) -> tuple[str, ...]:
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -60,11 +71,11 @@ def row(name: str, build: Callable[[str], nn.Module]) -> tuple[str, ...]:
     except inspector.InspectorError as error:
         return name, "", "", "", "none", "", "", str(error)
     (maps,) = inspector.class_maps_of_batch(classifier, torch.randn(1, 3, *classifier.preprocessing.size))
-    anatomy = inspector.describe(classifier, sizes=())
+    summary = inspector.describe(classifier, sizes=())
     shape = " x ".join(map(str, maps.feature_maps.shape))
     total = maps.values.abs().sum((1, 2)) + maps.bias.abs()
     share = (maps.values.sum((1, 2)) + maps.bias - maps.logits).abs() / (total + 1)
-    after = ", ".join(anatomy.after)
+    after = ", ".join(summary.after)
     return name, classifier.head.pooling, shape, after, maps.verdict, f"{maps.residual:.1e}", f"{share.max():.1e}", ""
 
 

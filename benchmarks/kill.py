@@ -17,17 +17,17 @@ from typing import Annotated
 import numpy as np
 import typer
 from batch import make_photos
-from report import table, write
+from report import format_table, write_results
 
 from inspector.datasets.table import RUN, count_written_shards, read_rows, split_into_shards
 
 
 def main(
-    images: Annotated[int, typer.Option(min=1, help="Photos.")] = 1_500,
-    kills: Annotated[int, typer.Option(min=1, help="How many runs are killed.")] = 10,
-    shard_size: Annotated[int, typer.Option(min=1, help="Images in a shard.")] = 16,
+    images: Annotated[int, typer.Option(min=1, help="Number of photos.")] = 1_500,
+    kills: Annotated[int, typer.Option(min=1, help="Number of runs that are killed.")] = 10,
+    shard_size: Annotated[int, typer.Option(min=1, help="Images per shard.")] = 16,
     model: Annotated[str, typer.Option(help="As for the command line.")] = "fashion_gap",
-    seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random moments.")] = 0,
 ) -> None:
     """Kill and resume, and write results/kill.md."""
     random = np.random.default_rng(seed)
@@ -44,20 +44,20 @@ def main(
 
         undisturbed = Path(temporary) / "undisturbed"
         process = start(undisturbed)
-        wait_for_begin(process, undisturbed)
-        began = time.perf_counter()
+        wait_for_start(process, undisturbed)
+        started = time.perf_counter()
         assert process.wait() == 0, "the undisturbed run failed"
-        duration = time.perf_counter() - began
+        duration = time.perf_counter() - started
         expected = read_rows(undisturbed)[0].to_table()
         for number in range(kills):
             out = Path(temporary) / f"killed-{number}"
             moment = random.uniform(0, duration)
             process = start(out)
-            wait_for_begin(process, out)
+            wait_for_start(process, out)
             time.sleep(moment)
             process.kill()
             process.wait()
-            whole, left = count_written_shards(out), len(list(out.glob("*.tmp")))
+            complete, temporary_files = count_written_shards(out), len(list(out.glob("*.tmp")))
             assert start(out, "--resume").wait() == 0, "the resumed run failed"
             found = read_rows(out)[0].to_table()
             once = found["index"].to_pylist() == list(range(images))
@@ -65,8 +65,8 @@ def main(
                 (
                     number + 1,
                     f"{moment:.2f}",
-                    f"{whole} of {shards}",
-                    left,
+                    f"{complete} of {shards}",
+                    temporary_files,
                     len(found),
                     "yes" if once else "NO",
                     "yes" if found.equals(expected) else "NO",
@@ -74,17 +74,17 @@ def main(
                 )
             )
     header = (
-        "kill", "at second", "shards whole", "temporary files", "rows after resuming", "every image once",
-        "equal to undisturbed", "temporary files left",
+        "kill", "killed after (s)", "complete shards", "temporary files after the kill", "rows after resuming",
+        "every image once", "rows equal to the undisturbed run", "temporary files left",
     )  # fmt: skip
     command = f"python benchmarks/kill.py --images {images} --kills {kills} --shard-size {shard_size} --model {model}"
-    told = f"The undisturbed run worked for {duration:.1f} s, less what it took to import and load."
-    write("kill", f"{command} --seed {seed}", told, table(header, rows))
+    sentence = f"The undisturbed run took {duration:.1f} s, without the time to import and load."
+    write_results("kill", f"{command} --seed {seed}", sentence, format_table(header, rows))
     if any("NO" in row for row in rows):
-        sys.exit("Some run lost or doubled an image, or has other rows.")
+        sys.exit("A run lost or repeated an image, or has different rows.")
 
 
-def wait_for_begin(process: "subprocess.Popen[bytes]", out: Path) -> None:
+def wait_for_start(process: "subprocess.Popen[bytes]", out: Path) -> None:
     while process.poll() is None and not (out / RUN).exists():
         time.sleep(0.001)
 

@@ -21,7 +21,7 @@ import numpy as np
 import typer
 from matplotlib.figure import Figure
 from PIL import Image
-from report import interleaved, table, write
+from report import format_table, time_interleaved, write_results
 from torchcam.utils import overlay_mask
 
 import inspector
@@ -44,15 +44,15 @@ def main(rounds: Annotated[int, typer.Option(min=1, help="How often each is time
     scale = common_scale(top)
     masks = [Image.fromarray((values - values.min()) / np.ptp(values)) for values in top]
 
-    def ours() -> list[Pixels]:
+    def draw_overlays() -> list[Pixels]:
         field = classifier.receptive_field
         return [draw_map_on_photo(canvas, view.crop, values, field, scale) for values in top]
 
-    def ours_as_png() -> None:
-        for image in ours():
+    def encode_overlays() -> None:
+        for image in draw_overlays():
             cv2.imencode(".png", image[..., ::-1])
 
-    def with_matplotlib() -> None:
+    def draw_with_matplotlib() -> None:
         for values in top:
             figure = Figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=100)
             axes = figure.add_axes((0, 0, 1, 1))
@@ -62,26 +62,26 @@ def main(rounds: Annotated[int, typer.Option(min=1, help="How often each is time
             axes.imshow(values, "RdBu_r", alpha=0.5, vmin=-scale, vmax=scale, interpolation="bilinear", extent=extent)
             figure.savefig(io.BytesIO(), format="png")
 
-    def with_torchcam() -> None:
+    def draw_with_torchcam() -> None:
         for mask in masks:
             overlay_mask(photo, mask)
 
-    times = interleaved(
+    times = time_interleaved(
         {
-            "inspector: spread + overlay": ours,
-            "inspector: spread + overlay + PNG": ours_as_png,
-            "matplotlib: imshow + PNG": with_matplotlib,
-            "torchcam 0.5: overlay_mask": with_torchcam,
+            "inspector: overlays": draw_overlays,
+            "inspector: overlays + PNG": encode_overlays,
+            "matplotlib: imshow + PNG": draw_with_matplotlib,
+            "torchcam 0.5: overlay_mask": draw_with_torchcam,
         },
         rounds,
     )
-    base = times["inspector: spread + overlay"]
+    base = times["inspector: overlays"]
     rows = [
         (what, rounds, f"{median(values):.2f}", f"{median(a / b for a, b in zip(values, base, strict=True)):.1f}")
         for what, values in times.items()
     ]
     header = ("five overlays", "rounds", "median ms", "median of paired ratios")
-    write("overlays", f"python benchmarks/overlays.py --rounds {rounds}", table(header, rows))
+    write_results("overlays", f"python benchmarks/overlays.py --rounds {rounds}", format_table(header, rows))
 
 
 if __name__ == "__main__":

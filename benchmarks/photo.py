@@ -29,7 +29,7 @@ from PIL import Image
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.image import show_cam_on_image
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-from report import interleaved, table, write
+from report import format_table, time_interleaved, write_results
 from torchvision.transforms import v2
 
 import inspector
@@ -42,7 +42,7 @@ from inspector.ui.components.html import encode_image, make_data_url
 from inspector.ui.components.map_canvas import encode_cells
 
 WIDTH, HEIGHT = 500, 375
-QUICK = ("onnxruntime", "openvino")
+BACKENDS = ("onnxruntime", "openvino")
 
 
 def main(rounds: Annotated[int, typer.Option(min=1, help="How often each is timed.")] = 40) -> None:
@@ -51,29 +51,35 @@ def main(rounds: Annotated[int, typer.Option(min=1, help="How often each is time
     Image.open(list_examples("photos")["Cat"]).convert("RGB").resize((WIDTH, HEIGHT)).save(buffer, "JPEG", quality=92)
     jpeg = buffer.getvalue()
     eager = inspector.load("efficientnet_lite0")
-    backends = {"eager": eager} | {name: accelerate(eager, name) for name in QUICK}
-    contestants: dict[str, Callable[[], Any]] = {"the usual way, 5 Grad-CAM, PNG": usual_way(eager, jpeg)}
+    backends = {"eager": eager} | {name: accelerate(eager, name) for name in BACKENDS}
+    contestants: dict[str, Callable[[], Any]] = {"the usual way, 5 Grad-CAM, PNG": make_usual_way(eager, jpeg)}
     for name, classifier in backends.items():
-        contestants[f"inspector, {name}, 5 overlays as PNG"] = lambda c=classifier: as_png(c, jpeg)
+        contestants[f"inspector, {name}, 5 overlays as PNG"] = lambda c=classifier: draw_png_overlays(c, jpeg)
     for name, classifier in backends.items():
-        contestants[f"inspector, {name}, photo and 5 grids"] = lambda c=classifier: as_grids(c, jpeg)
-    times = interleaved(contestants, rounds, after_itself=True)
-    usual, *_ = times.values()
+        contestants[f"inspector, {name}, photo and 5 grids"] = lambda c=classifier: encode_grids(c, jpeg)
+    times = time_interleaved(contestants, rounds, untimed_call_first=True)
+    baseline, *_ = times.values()
     rows = [
-        (what, rounds, f"{median(values):.1f}", f"{median(a / b for a, b in zip(values, usual, strict=True)):.3f}")
+        (
+            what,
+            rounds,
+            f"{median(values):.1f}",
+            f"{median(a / b for a, b in zip(values, baseline, strict=True)):.3f}",
+        )
         for what, values in times.items()
     ]
     header = ("from a photo's bytes to five class maps", "rounds", "median ms", "median of paired ratios")
-    write("photo", f"python benchmarks/photo.py --rounds {rounds}", table(header, rows))
+    write_results("photo", f"python benchmarks/photo.py --rounds {rounds}", format_table(header, rows))
 
 
-def usual_way(classifier: inspector.Classifier, jpeg: bytes) -> Callable[[], Any]:
-    usual = classifier.preprocessing
-    assert usual.resize is not None
+def make_usual_way(classifier: inspector.Classifier, jpeg: bytes) -> Callable[[], Any]:
+    preprocessing = classifier.preprocessing
+    assert preprocessing.resize is not None
     prepare = v2.Compose(
         [
-            v2.PILToTensor(), v2.Resize(usual.resize[0], v2.InterpolationMode.BICUBIC), v2.CenterCrop(usual.size),
-            v2.ToDtype(torch.float32, scale=True), v2.Normalize(usual.mean, usual.std),
+            v2.PILToTensor(), v2.Resize(preprocessing.resize[0], v2.InterpolationMode.BICUBIC),
+            v2.CenterCrop(preprocessing.size), v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(preprocessing.mean, preprocessing.std),
         ]
     )  # fmt: skip
     network = deepcopy(classifier.network)
@@ -83,36 +89,36 @@ def usual_way(classifier: inspector.Classifier, jpeg: bytes) -> Callable[[], Any
         inputs = prepare(Image.open(io.BytesIO(jpeg)).convert("RGB"))[None]
         with torch.inference_mode():
             top = network(inputs)[0].topk(5).indices.tolist()
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (usual.mean, usual.std))
-        seen = (inputs[0] * std + mean).clamp(0, 1).permute(1, 2, 0).numpy().astype(np.float32)
-        found = []
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+        shown = (inputs[0] * std + mean).clamp(0, 1).permute(1, 2, 0).numpy().astype(np.float32)
+        images = []
         for k in top:
-            (one,) = method(inputs, [ClassifierOutputTarget(k)])
+            (cam,) = method(inputs, [ClassifierOutputTarget(k)])
             png = io.BytesIO()
-            Image.fromarray(show_cam_on_image(seen, one, use_rgb=True)).save(png, "PNG")
-            found.append(png.getvalue())
-        return found
+            Image.fromarray(show_cam_on_image(shown, cam, use_rgb=True)).save(png, "PNG")
+            images.append(png.getvalue())
+        return images
 
     return run
 
 
-def explained(classifier: inspector.Classifier, jpeg: bytes) -> tuple[ClassMaps, View, list[Any], float]:
+def explain_photo(classifier: inspector.Classifier, jpeg: bytes) -> tuple[ClassMaps, View, list[Any], float]:
     maps = inspector.class_maps(classifier, jpeg)
     assert maps.view is not None
     top = [maps.values[k].numpy() for k, _, _ in maps.top(5)]
     return maps, maps.view, top, common_scale(top)
 
 
-def as_png(classifier: inspector.Classifier, jpeg: bytes) -> list[bytes]:
-    _, view, top, scale = explained(classifier, jpeg)
+def draw_png_overlays(classifier: inspector.Classifier, jpeg: bytes) -> list[bytes]:
+    _, view, top, scale = explain_photo(classifier, jpeg)
     canvas = dimmed_photo(view.photo, view.crop, WIDTH)
     field = classifier.receptive_field
     drawn = (draw_map_on_photo(canvas, view.crop, values, field, scale) for values in top)
     return [cv2.imencode(".png", image[..., ::-1])[1].tobytes() for image in drawn]
 
 
-def as_grids(classifier: inspector.Classifier, jpeg: bytes) -> tuple[str, list[str]]:
-    _, view, top, scale = explained(classifier, jpeg)
+def encode_grids(classifier: inspector.Classifier, jpeg: bytes) -> tuple[str, list[str]]:
+    _, view, top, scale = explain_photo(classifier, jpeg)
     return make_data_url(encode_image(dimmed_photo(view.photo, view.crop, WIDTH), exact=False)), [
         encode_cells(values, scale) for values in top
     ]

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from report import table, write
+from report import format_table, write_results
 from rich.progress import track
 
 import inspector
@@ -29,12 +29,12 @@ from inspector.images.preprocessing import Interpolation
 
 HEADER = ("network", "arch", "verdict", "photos", "top-1", "largest residual / sum of absolute parts")
 MEAN_128 = "0.50196078"  # (x - 128) / 128, of x in 0-255
-FED_225 = (
+PREPROCESSING_225 = (
     "--size", "225", "--mean", ",".join([MEAN_128] * 3), "--std", ",".join([MEAN_128] * 3), "--resize", "225",
     "--interpolation", "bicubic",
 )  # fmt: skip
 # How else photos may be brought to 225x225: nobody says how this network's were.
-WAYS: tuple[tuple[str, int | str, Interpolation], ...] = (
+RESIZINGS: tuple[tuple[str, int | str, Interpolation], ...] = (
     ("covering 225x225, bicubic", 225, "bicubic"),
     ("covering 256x256, bicubic", 256, "bicubic"),
     ("squeezed, bicubic", "squeeze", "bicubic"),
@@ -44,7 +44,7 @@ WAYS: tuple[tuple[str, int | str, Interpolation], ...] = (
 )
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # Which of the ImageNet photos show what CIFAR-10 has, by the end of their names.
-SHOW = {
+SHOWN = {
     "airplane": ("airliner",),
     "bird": ("indigo_bunting", "great_grey_owl", "peacock", "hummingbird", "crane", "pelican"),
     "cat": ("Siamese_cat",),
@@ -60,7 +60,7 @@ PARROT = "coral_parrot.jpg"
 
 
 @dataclass(frozen=True)
-class Scored:
+class Score:
     """What a network answered to photos."""
 
     verdicts: str
@@ -85,11 +85,11 @@ def main(
     """Add and score the networks, and write results/real_weights.md."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["INSPECTOR_MODELS"] = str(Path(folder) / "models")
-        rows, notes = measured(data, Path(folder))
-    write("real_weights", "python benchmarks/real_weights.py --data FOLDER", table(HEADER, rows), *notes)
+        rows, notes = measure_networks(data, Path(folder))
+    write_results("real_weights", "python benchmarks/real_weights.py --data FOLDER", format_table(HEADER, rows), *notes)
 
 
-def measured(data: Path, folder: Path) -> tuple[list[tuple[object, ...]], list[str]]:
+def measure_networks(data: Path, folder: Path) -> tuple[list[tuple[object, ...]], list[str]]:
     """The rows of the table, and what stands below it."""
     with (data / "imagenet_classes.tsv").open(newline="") as file:
         index = {wnid: (int(number), name) for number, wnid, name in csv.reader(file, delimiter="\t")}
@@ -97,47 +97,47 @@ def measured(data: Path, folder: Path) -> tuple[list[tuple[object, ...]], list[s
     imagenet.write_text("\n".join(name for _, name in index.values()))
     cifar.write_text("\n".join(CIFAR))
     photos = sorted((data / "imagenet100").iterdir())
-    labelled: list[tuple[Path, int | None]] = [(path, index[path.name.split("_")[0]][0]) for path in photos]
+    labeled: list[tuple[Path, int | None]] = [(path, index[path.name.split("_")[0]][0]) for path in photos]
     demo = sorted((data / "demo").iterdir())
 
     squeezenet, mobilenet = "squeezenet1_0_deepcompression_torchvision", "mobilenet_v2_tvcompatible"
-    add(data, "squeezenet", squeezenet, "torchvision:squeezenet1_0", imagenet)
-    add(data, "mobilenet", f"{mobilenet}_imagenet", "torchvision:mobilenet_v2", imagenet, *FED_225)
-    add(data, "birds", f"{mobilenet}_inat_bird", "torchvision:mobilenet_v2", birds, *FED_225)
-    add(data, "cifar", "cifar10_resnet20_akamaster", "cifar_resnet", cifar, "--size", "32")
+    add_network(data, "squeezenet", squeezenet, "torchvision:squeezenet1_0", imagenet)
+    add_network(data, "mobilenet", f"{mobilenet}_imagenet", "torchvision:mobilenet_v2", imagenet, *PREPROCESSING_225)
+    add_network(data, "birds", f"{mobilenet}_inat_bird", "torchvision:mobilenet_v2", birds, *PREPROCESSING_225)
+    add_network(data, "cifar", "cifar10_resnet20_akamaster", "cifar_resnet", cifar, "--size", "32")
 
-    shown = [(path, CIFAR.index(name)) for path in photos for name, ends in SHOW.items() if path.stem.endswith(ends)]
+    shown = [(path, CIFAR.index(name)) for path in photos for name, ends in SHOWN.items() if path.stem.endswith(ends)]
     shown += [(path, CIFAR.index(DEMO[path.name])) for path in demo if path.name in DEMO]
     networks = {
-        "squeezenet": ("SqueezeNet 1.0", "torchvision:squeezenet1_0", labelled),
-        "mobilenet": ("MobileNetV2", "torchvision:mobilenet_v2", labelled),
+        "squeezenet": ("SqueezeNet 1.0", "torchvision:squeezenet1_0", labeled),
+        "mobilenet": ("MobileNetV2", "torchvision:mobilenet_v2", labeled),
         "birds": ("MobileNetV2, 965 birds", "torchvision:mobilenet_v2", [(path, None) for path in demo]),
         "cifar": ("CIFAR ResNet-20", "cifar_resnet", shown),
     }
-    scores = {name: score(inspector.load(name), seen) for name, (_, _, seen) in networks.items()}
+    scores = {name: score_network(inspector.load(name), photos) for name, (_, _, photos) in networks.items()}
     rows = [
         (title, f"`{arch}`", scores[name].verdicts, scores[name].photos, scores[name].top1, scores[name].largest)
         for name, (title, arch, _) in networks.items()
     ]
-    ways = [
+    resizings = [
         (
-            way,
-            score(inspector.load("mobilenet", resize=resize, interpolation=interpolation), labelled).top1,
-            bird(data, resize, interpolation),
+            resizing,
+            score_network(inspector.load("mobilenet", resize=resize, interpolation=interpolation), labeled).top1,
+            name_bird(data, resize, interpolation),
         )
-        for way, resize, interpolation in WAYS
+        for resizing, resize, interpolation in RESIZINGS
     ]
-    return rows, said(ways, scores["cifar"].answers, len(demo))
+    return rows, write_notes(resizings, scores["cifar"].answers, len(demo))
 
 
-def add(data: Path, name: str, file: str, arch: str, labels: Path, *fed: str) -> None:
+def add_network(data: Path, name: str, file: str, arch: str, labels: Path, *options: str) -> None:
     """`inspector add`, as a user types it."""
     weights = data / "weights" / f"{file}.safetensors"
     command = [sys.executable, "-m", "inspector.cli", "add", weights, "--name", name, "--arch", arch]
-    subprocess.run([*map(str, command), "--labels", str(labels), *fed], check=True)
+    subprocess.run([*map(str, command), "--labels", str(labels), *options], check=True)
 
 
-def bird(data: Path, resize: int | str, interpolation: Interpolation) -> str:
+def name_bird(data: Path, resize: int | str, interpolation: Interpolation) -> str:
     maps = inspector.class_maps(
         inspector.load("birds", resize=resize, interpolation=interpolation), data / "demo" / PARROT
     )
@@ -145,21 +145,21 @@ def bird(data: Path, resize: int | str, interpolation: Interpolation) -> str:
     return f"{name}, {probability:.2f}"
 
 
-def score(classifier: inspector.Classifier, labelled: Iterable[tuple[Path, int | None]]) -> Scored:
+def score_network(classifier: inspector.Classifier, labeled: Iterable[tuple[Path, int | None]]) -> Score:
     verdicts, answers, right, known, residual = set(), {}, 0, 0, 0.0
-    for path, label in track(list(labelled), classifier.name):
+    for path, label in track(list(labeled), classifier.name):
         maps = inspector.class_maps(classifier, path)
         k = int(maps.logits.argmax())
         answers[path.name] = k, float(maps.probabilities[k])
         right, known = right + (k == label), known + (label is not None)
         verdicts.add(maps.verdict)
-        miss = (maps.values.sum((1, 2)) + maps.bias - maps.logits).abs()
-        residual = max(residual, float((miss / (maps.values.abs().sum((1, 2)) + maps.bias.abs())).max()))
-    return Scored(", ".join(sorted(verdicts)), len(answers), answers, right, known, residual)
+        errors = (maps.values.sum((1, 2)) + maps.bias - maps.logits).abs()
+        residual = max(residual, float((errors / (maps.values.abs().sum((1, 2)) + maps.bias.abs())).max()))
+    return Score(", ".join(sorted(verdicts)), len(answers), answers, right, known, residual)
 
 
-def said(
-    ways: Sequence[tuple[str, str, str]], answers: Mapping[str, tuple[int, float]], photos_of_birds: int
+def write_notes(
+    resizings: Sequence[tuple[str, str, str]], answers: Mapping[str, tuple[int, float]], photos_of_birds: int
 ) -> list[str]:
     """What stands below the table."""
     demo = ", ".join(
@@ -171,7 +171,7 @@ def said(
         f"photos are those of demo/, of which {PARROT} shows a macaw.",
         "Nobody says how the photos of the two MobileNets came to 225x225. The table has the first way, the best of "
         "these six, though on 100 photos a difference of a few points says little:",
-        table(("photos are scaled", "MobileNetV2, top-1", f"the birds' answer to {PARROT}"), ways),
+        format_table(("photos are scaled", "MobileNetV2, top-1", f"the birds' answer to {PARROT}"), resizings),
         "CIFAR ResNet-20 sees the ImageNet photos that show one of its ten classes (airliner, birds, Siamese cat, "
         f"dogs, boats, tow truck), and of demo/: {demo}. They are photos of another kind than it was trained with.",
     ]

@@ -14,20 +14,20 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
-def interleaved(
-    contestants: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 2, after_itself: bool = False
+def time_interleaved(
+    contestants: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 2, untimed_call_first: bool = False
 ) -> dict[str, list[float]]:
     """The milliseconds of each contestant in each round.
 
     Every round runs all of them one after the other, every second round in reverse: what else the machine does at
-    that moment slows all alike, and none always follows the same neighbour. With `after_itself` each runs once untimed
+    that moment slows all alike, and none always follows the same neighbour. With `untimed_call_first` each runs once untimed
     before it is timed: torch's threads spin for milliseconds after a pass, and slow whoever comes next.
     """
     times: dict[str, list[float]] = {name: [] for name in contestants}
     order = list(contestants)
     for turn in range(-warm_up, rounds):
         for name in order if turn % 2 else order[::-1]:
-            if after_itself:
+            if untimed_call_first:
                 contestants[name]()
             start = time.perf_counter()
             contestants[name]()
@@ -36,12 +36,12 @@ def interleaved(
     return times
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def write(name: str, command: str, *parts: str, folder: Path = RESULTS) -> None:
+def write_results(name: str, command: str, *parts: str, folder: Path = RESULTS) -> None:
     """Print the parts, and write them to <folder>/<name>.md below the command and a line on the machine."""
     machine = f"{os.cpu_count()} cores, torch {torch.__version__} on the CPU"
     machine += f" with {torch.get_num_threads()} threads, Python {sys.version.split()[0]}."
@@ -51,18 +51,18 @@ def write(name: str, command: str, *parts: str, folder: Path = RESULTS) -> None:
     print(text)
 
 
-def peak_above(work: Callable[[], Any]) -> int:
+def measure_peak_memory(work: Callable[[], Any]) -> int:
     """The peak of the resident memory while something runs, above what is resident before it, in MB (Linux only)."""
     # What loading freed would serve the work, and none of what that takes would be seen.
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
-    before = _resident("VmRSS")
+    before = _read_memory("VmRSS")
     # The peak starts anew: that of loading and building does not count.
     Path("/proc/self/clear_refs").write_text("5")
     work()
-    return _resident("VmHWM") - before
+    return _read_memory("VmHWM") - before
 
 
-def _resident(field: str) -> int:
+def _read_memory(field: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) // 1024 for line in lines if line.startswith(field))

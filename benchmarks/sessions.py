@@ -21,10 +21,10 @@ import torch
 import typer
 from PIL import Image
 from playwright.async_api import Page, async_playwright
-from report import table, write
+from report import format_table, write_results
 
 import inspector
-from app import FLAGS, served
+from app import FLAGS, serve_app
 from inspector.images.examples import list_examples
 from inspector.networks.catalog import DEFAULT
 
@@ -48,24 +48,24 @@ def main(
 ) -> None:
     """Run the sessions and write results/sessions.md."""
     classifier = inspector.load(DEFAULT)
-    photos = [[expected(classifier, s, p) for p in range(PHOTOS)] for s in range(sessions)]
-    right, wrong, waits, memory = asyncio.run(run(photos, seconds))
+    photos = [[compute_expected(classifier, s, p) for p in range(PHOTOS)] for s in range(sessions)]
+    right, wrong, waits, memory = asyncio.run(run_sessions(photos, seconds))
     minute = [mb for at, mb in memory if at <= 60]
     later = [mb for at, mb in memory if at > 60]
     rows = [
         ("sessions, seconds, photos", f"{sessions}, {seconds}, {sessions * PHOTOS}"),
         ("sums read and right", right),
         ("sums read and wrong", len(wrong)),
-        ("seconds from a switch to the right sum, median (2 cores, all sessions switching)", f"{median(waits):.2f}"),
+        ("median seconds from a switch to the right sum (2 cores, all sessions switching)", f"{median(waits):.2f}"),
         ("server memory after the first minute, MB", f"{minute[-1] if minute else 0:.0f}"),
-        ("highest after it, MB", f"{max(later, default=0):.0f}"),
-        ("at the end, MB", f"{memory[-1][1]:.0f}"),
+        ("highest server memory after that, MB", f"{max(later, default=0):.0f}"),
+        ("server memory at the end, MB", f"{memory[-1][1]:.0f}"),
     ]
-    write("sessions", f"python benchmarks/sessions.py --sessions {sessions} --seconds {seconds}",
-          table(("what", "measured"), rows), *(f"Wrong: {one}" for one in wrong[:5]))  # fmt: skip
+    write_results("sessions", f"python benchmarks/sessions.py --sessions {sessions} --seconds {seconds}",
+          format_table(("what", "measured"), rows), *(f"Wrong: {one}" for one in wrong[:5]))  # fmt: skip
 
 
-def expected(classifier: inspector.Classifier, session: int, number: int) -> Expected:
+def compute_expected(classifier: inspector.Classifier, session: int, number: int) -> Expected:
     """A piece of an example photo, another for each session and number."""
     random = np.random.default_rng([session, number])
     source = Image.open(list(list_examples("photos").values())[(session + number) % 5]).convert("RGB")
@@ -80,13 +80,13 @@ def expected(classifier: inspector.Classifier, session: int, number: int) -> Exp
     return Expected(f"session-{session}-photo-{number}.png", buffer.getvalue(), sums)
 
 
-async def run(
+async def run_sessions(
     photos: list[list[Expected]], seconds: int
 ) -> tuple[int, list[str], list[float], list[tuple[float, float]]]:
     """How many sums were right, which were wrong, seconds to each, and (seconds, MB of the server)."""
     right, wrong, waits = [0], list[str](), list[float]()
     memory: list[tuple[float, float]] = []
-    with served() as url:
+    with serve_app() as url:
         async with async_playwright() as playwright:
             chromium = shutil.which("chromium") or shutil.which("google-chrome")
             browser = await playwright.chromium.launch(executable_path=chromium, args=FLAGS)
@@ -100,8 +100,8 @@ async def run(
             watch = asyncio.create_task(watch_memory(start, memory))
             await asyncio.gather(
                 *(
-                    session(page, own, start + seconds, right, wrong, waits)
-                    for page, own in zip(pages, photos, strict=True)
+                    run_session(page, session_photos, start + seconds, right, wrong, waits)
+                    for page, session_photos in zip(pages, photos, strict=True)
                 )
             )
             watch.cancel()
@@ -109,28 +109,28 @@ async def run(
     return right[0], wrong, waits, memory
 
 
-async def session(
-    page: Page, own: list[Expected], end: float, right: list[int], wrong: list[str], waits: list[float]
+async def run_session(
+    page: Page, photos: list[Expected], end: float, right: list[int], wrong: list[str], waits: list[float]
 ) -> None:
     turn = 0
     while time.perf_counter() < end:
-        photo = own[turn % len(own)]
+        photo = photos[turn % len(photos)]
         file = {"name": photo.name, "mimeType": "image/png", "buffer": photo.png}
         await page.locator("input[type=file]").first.set_input_files(file)
         for reading, sums in photo.sums.items():
-            begun = time.perf_counter()
+            switched = time.perf_counter()
             await page.get_by_role("radio", name=reading, exact=True).click()
-            found = await settled(page, sums)
-            waits.append(time.perf_counter() - begun)
-            if found == "right":
+            shown = await wait_for_sums(page, sums)
+            waits.append(time.perf_counter() - switched)
+            if shown == "right":
                 right[0] += 1
             else:
-                wrong.append(f"{photo.name}, {reading}: expected {sums}, the page has {found}")
+                wrong.append(f"{photo.name}, {reading}: expected {sums}, the page shows {shown}")
         turn += 1
         await asyncio.sleep(1)
 
 
-async def settled(page: Page, sums: tuple[float, ...]) -> str:
+async def wait_for_sums(page: Page, sums: tuple[float, ...]) -> str:
     """`right` as soon as the page shows these sums; else what it shows after a minute."""
     found = ""
     for _ in range(300):

@@ -23,7 +23,7 @@ import numpy as np
 import typer
 from numpy.lib.format import write_array_header_1_0
 from PIL import Image
-from report import table, write
+from report import format_table, write_results
 
 import inspector
 from inspector.explain.large_class_maps import large_class_maps
@@ -34,49 +34,54 @@ MODEL = "efficientnet_lite0"
 
 
 def main(
-    sides: Annotated[str, typer.Option(help="Of the images, in pixels.")] = "2000,5000,20000",
-    tiles: Annotated[str, typer.Option(help="Of the tiles, in pixels.")] = "1024,2048",
-    whole: Annotated[int, typer.Option(help="The largest side that is tried in one piece.")] = 5000,
+    sides: Annotated[str, typer.Option(help="Sides of the images, in pixels.")] = "2000,5000,20000",
+    tiles: Annotated[str, typer.Option(help="Sides of the tiles, in pixels.")] = "1024,2048",
+    whole: Annotated[int, typer.Option(help="The largest side that is also run in one piece.")] = 5000,
     one: Annotated[str, typer.Option(help="Run one row: FILE,TILE,LOGITS; tile 0 is one piece.", hidden=True)] = "",
 ) -> None:
     """Time large images and their memory, and write results/tiles.md."""
     if one:
         file, tile, logits = one.split(",")
-        print(json.dumps(_run(Path(file), int(tile), Path(logits))))
+        print(json.dumps(_measure_run(Path(file), int(tile), Path(logits))))
         return
     rows: list[tuple[object, ...]] = []
     # glibc told to keep what is given back, as other benchmarks here tell it, would keep some of every tile: 16 GB.
     usual = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     with tempfile.TemporaryDirectory() as folder:
         for side in map(int, sides.split(",")):
-            file = _image(Path(folder) / "image.npy", side)
+            file = _write_image(Path(folder) / "image.npy", side)
             logits = {}
             for tile in (*([0] if side <= whole else []), *map(int, tiles.split(","))):
-                kept = Path(folder) / f"logits-{tile}.npy"
-                command = [sys.executable, __file__, "--one", f"{file},{tile},{kept}"]
+                logits_file = Path(folder) / f"logits-{tile}.npy"
+                command = [sys.executable, __file__, "--one", f"{file},{tile},{logits_file}"]
                 run = subprocess.run(command, capture_output=True, text=True, check=True, env=usual)
-                told = json.loads(run.stdout)
-                logits[tile] = np.load(kept)
-                apart = f"{np.abs(logits[tile] - logits[0]).max():.1e}" if tile and 0 in logits else ""
+                measured = json.loads(run.stdout)
+                logits[tile] = np.load(logits_file)
+                difference = f"{np.abs(logits[tile] - logits[0]).max():.1e}" if tile and 0 in logits else ""
                 rows.append(
                     (
                         f"{side} x {side}",
                         f"tiles of {tile}" if tile else "one piece",
-                        told["tiles"],
-                        f"{told['seconds']:.1f}",
-                        f"{told['seconds'] / side**2 * 1e6:.2f}",
-                        f"{told['peak']:.0f}",
-                        f"{told['before']:.0f}",
-                        apart,
+                        measured["tiles"],
+                        f"{measured['seconds']:.1f}",
+                        f"{measured['seconds'] / side**2 * 1e6:.2f}",
+                        f"{measured['peak']:.0f}",
+                        f"{measured['before']:.0f}",
+                        difference,
                     )
                 )
     header = (
-        "image", "how", "tiles", "seconds", "s a megapixel", "peak MB", "of which before", "largest difference, logits",
+        "image", "method", "tiles", "seconds", "s per megapixel", "peak MB", "MB before the run",
+        "largest difference (logits)",
     )  # fmt: skip
-    write("tiles", f"python benchmarks/tiles.py --sides {sides} --tiles {tiles} --whole {whole}", table(header, rows))
+    write_results(
+        "tiles",
+        f"python benchmarks/tiles.py --sides {sides} --tiles {tiles} --whole {whole}",
+        format_table(header, rows),
+    )
 
 
-def _image(file: Path, side: int) -> Path:
+def _write_image(file: Path, side: int) -> Path:
     """Photos side by side, each row of them rolled further."""
     photos = [np.asarray(Image.open(path).convert("RGB")) for path in list_examples("photos").values()]
     height = min(len(photo) for photo in photos)
@@ -90,23 +95,23 @@ def _image(file: Path, side: int) -> Path:
     return file
 
 
-def _run(file: Path, tile: int, logits: Path) -> dict[str, float]:
+def _measure_run(file: Path, tile: int, logits: Path) -> dict[str, float]:
     use_huge_pages()  # as the command does
     classifier = inspector.load(MODEL)
-    before = _peak()
+    before = _read_peak()
     start = time.perf_counter()
     if tile:
         in_tiles = large_class_maps(classifier, file, tile=tile)
-        found, count = in_tiles.logits, in_tiles.tiles
+        logits_now, count = in_tiles.logits, in_tiles.tiles
     else:
         pixels = np.load(file)
-        found, count = inspector.class_maps(classifier.resized(pixels.shape[:2], crop=False), pixels).logits, 1
+        logits_now, count = inspector.class_maps(classifier.resized(pixels.shape[:2], crop=False), pixels).logits, 1
     seconds = time.perf_counter() - start
-    np.save(logits, found.numpy())
-    return {"tiles": count, "seconds": seconds, "peak": _peak(), "before": before}
+    np.save(logits, logits_now.numpy())
+    return {"tiles": count, "seconds": seconds, "peak": _read_peak(), "before": before}
 
 
-def _peak() -> float:
+def _read_peak() -> float:
     """Megabytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 

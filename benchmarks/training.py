@@ -19,14 +19,14 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from report import interleaved, table, write
+from report import format_table, time_interleaved, write_results
 from torch import Tensor, nn
 
 from inspector.networks.builtin import lenet
 from inspector.training.data import Images
 from inspector.training.recipe import Recipe
 from inspector.training.train import train_epoch
-from inspector.training.write_run import Training
+from inspector.training.write_run import TrainingState
 
 BATCH = 64
 RECIPE = Recipe(
@@ -36,16 +36,16 @@ RECIPE = Recipe(
 
 def main(
     rounds: Annotated[int, typer.Option(min=1, help="How often each is timed.")] = 10,
-    batches: Annotated[int, typer.Option(min=1, help="Batches an epoch; MNIST has 938.")] = 200,
+    batches: Annotated[int, typer.Option(min=1, help="Batches per epoch; MNIST has 938.")] = 200,
 ) -> None:
     """Time the loops, and write results/training.md."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    training, test = (random_images(count) for count in (batches * BATCH, batches * BATCH // 6))
-    contestants = {"plain loop": plain(training, test), "inspector": ours(training, test)}
+    training, test = (make_random_images(count) for count in (batches * BATCH, batches * BATCH // 6))
+    contestants = {"plain loop": make_plain_epoch(training, test), "inspector": make_inspector_epoch(training, test)}
     if importlib.util.find_spec("lightning"):
-        contestants["Lightning, training only"] = with_lightning(training)
-    times = interleaved(contestants, rounds)
+        contestants["Lightning, training only"] = make_lightning_epoch(training)
+    times = time_interleaved(contestants, rounds)
     base = times["plain loop"]
     rows = [
         (
@@ -57,23 +57,25 @@ def main(
         for what, values in times.items()
     ]
     command = f"python benchmarks/training.py --rounds {rounds} --batches {batches}"
-    write("training", command, table(("loop", "rounds", "median ms a batch", "median of paired ratios"), rows))
+    write_results(
+        "training", command, format_table(("loop", "rounds", "median ms per batch", "median of paired ratios"), rows)
+    )
 
 
-def random_images(count: int) -> Images:
+def make_random_images(count: int) -> Images:
     pixels = torch.rand(count, 1, 28, 28).to(memory_format=torch.channels_last)
     return Images(pixels, torch.randint(0, 10, (count,)))
 
 
-def begin() -> tuple[nn.Module, torch.optim.Optimizer]:
+def start_training() -> tuple[nn.Module, torch.optim.Optimizer]:
     network = lenet("pooling", "average").to(memory_format=torch.channels_last)
     return network, torch.optim.Adam(network.parameters(), lr=1e-3)
 
 
-def plain(training: Images, test: Images) -> Callable[[], None]:
-    network, optimizer = begin()
+def make_plain_epoch(training: Images, test: Images) -> Callable[[], None]:
+    network, optimizer = start_training()
 
-    def epoch() -> None:
+    def run_epoch() -> None:
         network.train()
         for batch in torch.randperm(len(training)).split(BATCH):
             loss = nn.functional.cross_entropy(network(training.pixels[batch]), training.labels[batch])
@@ -85,15 +87,15 @@ def plain(training: Images, test: Images) -> Callable[[], None]:
             logits = torch.cat([network(pixels) for pixels in test.pixels.split(1000)])
             (logits.argmax(1) == test.labels).float().mean().item()
 
-    return epoch
+    return run_epoch
 
 
-def ours(training: Images, test: Images) -> Callable[[], None]:
-    run = Training(*begin(), [], [])
-    return lambda: train_epoch(run, RECIPE, len(run.history) + 1, training, test, "float32", lambda *told: None)
+def make_inspector_epoch(training: Images, test: Images) -> Callable[[], None]:
+    run = TrainingState(*start_training(), [], [])
+    return lambda: train_epoch(run, RECIPE, len(run.history) + 1, training, test, "float32", lambda *progress: None)
 
 
-def with_lightning(training: Images) -> Callable[[], None]:
+def make_lightning_epoch(training: Images) -> Callable[[], None]:
     import logging
     import warnings
 
@@ -113,7 +115,7 @@ def with_lightning(training: Images) -> Callable[[], None]:
     class Module(lightning.LightningModule):
         def __init__(self) -> None:
             super().__init__()
-            self.network, self.optimizer = begin()
+            self.network, self.optimizer = start_training()
 
         def training_step(self, batch: Any, index: int) -> Tensor:
             loss = nn.functional.cross_entropy(self.network(batch[0]), batch[1])
@@ -125,12 +127,12 @@ def with_lightning(training: Images) -> Callable[[], None]:
 
     module = Module()
 
-    def epoch() -> None:
+    def run_epoch() -> None:
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
         trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", enable_model_summary=False, **quiet)
         trainer.fit(module, Batches())
 
-    return epoch
+    return run_epoch
 
 
 if __name__ == "__main__":

@@ -200,7 +200,7 @@ def _load_card(card: ModelCard, trust: bool) -> LoadedNetwork:
             load_weights(states[0], network, card.name, paths[0])
         else:
             load_weights(_join_states(parts, states, network), network, card.name, card.folder)
-    # Some networks learn to look beside the center of their receptive field: benchmarks/cell_centres.py measures it.
+    # Some networks learn to look beside the center of their receptive field: benchmarks/cell_centers.py measures it.
     return LoadedNetwork(
         name=card.name,
         network=network,

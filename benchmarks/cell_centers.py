@@ -11,7 +11,7 @@ that the crop is exactly the mirrored one. Only images whose maximum lies in an 
 and in both images: at the border a region is cut off. Beside the measured centre stand the geometric one, the centre
 of the receptive field, and the one of cells that divide the input evenly.
 
-    python benchmarks/cell_centres.py FOLDER efficientnet_lite0
+    python benchmarks/cell_centers.py FOLDER efficientnet_lite0
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import typer
 from numpy.typing import NDArray
-from report import table, write
+from report import format_table, write_results
 from rich.progress import track
 
 import inspector
@@ -33,10 +33,12 @@ HEADER = ("network", "axis", "geometric", "even division", "measured mean", "med
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="Photos, also in folders below.", exists=True, file_okay=False)],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of photos, searched recursively.", exists=True, file_okay=False)
+    ],
     network: Annotated[str, typer.Argument(help="Any name for inspector.load.")],
 ) -> None:
-    """Measure the centre of cell 0 by mirroring, and write results/cell_centres_<network>.md."""
+    """Measure the centre of cell 0 by mirroring, and write results/cell_centers_<network>.md."""
     classifier = inspector.load(network)
     # Read from the layers anew: a model.json may hold centres that this script has measured.
     example = torch.zeros(1, len(classifier.preprocessing.mean), *classifier.preprocessing.size)
@@ -50,7 +52,7 @@ def main(
         maps, *mirrored = inspector.class_maps_of_batch(classifier, batch)
         top, _, _ = maps.top(1)[0]
         for dimension, axis in enumerate(axes):
-            pair = [strongest(one.values[top].numpy(), dimension) for one in (maps, mirrored[dimension])]
+            pair = [locate_strongest_region(one.values[top].numpy(), dimension) for one in (maps, mirrored[dimension])]
             if all(interior for _, interior in pair):
                 length = classifier.preprocessing.size[dimension]
                 measured[axis].append((length - axes[axis].stride * sum(centroid for centroid, _ in pair)) / 2)
@@ -62,15 +64,15 @@ def main(
         error = values.std(ddof=1) / len(values) ** 0.5
         numbers = (axes[axis].centre, even, values.mean(), np.median(values), error)
         rows.append((classifier.name, axis, *(f"{number:.1f}" for number in numbers), len(values)))
-    write(
-        f"cell_centres_{classifier.name}",
-        f"python benchmarks/cell_centres.py FOLDER {classifier.name}",
-        f"The centre of cell 0 in pixels of the input, from {len(paths)} photos; those with an interior maximum count.",
-        table(HEADER, rows),
+    write_results(
+        f"cell_centers_{classifier.name}",
+        f"python benchmarks/cell_centers.py FOLDER {classifier.name}",
+        f"The center of cell 0 in pixels of the input, from {len(paths)} photos; only those with an interior maximum count.",
+        format_table(HEADER, rows),
     )
 
 
-def strongest(values: NDArray[np.float32], dimension: int) -> tuple[float, bool]:
+def locate_strongest_region(values: NDArray[np.float32], dimension: int) -> tuple[float, bool]:
     """Along one dimension of a class map (h, w): the strongest region's centroid, and if the maximum is interior."""
     strong = np.where(values > STRONG * values.max(), values, 0).sum(1 - dimension)
     peak = np.unravel_index(values.argmax(), values.shape)[dimension]
