@@ -1,14 +1,14 @@
-"""How often are the networks of models/ right, and do their class maps sum to the logits on every image?
+"""Measure the accuracy of the networks in models/, and whether their class maps sum to the logits on every image.
 
-Each image goes through inspector.class_maps as a user's would: reading, view, forward pass, class maps, verdict.
-ImageNet networks see a folder of photos whose file names start with the wnid of their class; the Fashion-MNIST
-networks see all 10,000 test images. The last column is the article's top-1, which was trained with a sigmoid between
-the logits and the cross-entropy.
+Each image goes through inspector.class_maps, as in normal use: reading, preprocessing, forward pass, class maps,
+verdict. The ImageNet network gets a folder of photos whose file names start with the wnid of their class. The
+Fashion-MNIST networks get all 10,000 test images. The last column is the top-1 accuracy in the article, whose networks
+were trained with a sigmoid between the logits and the cross-entropy.
 
     python benchmarks/accuracy.py --photos FOLDER --classes imagenet_classes.tsv --data FOLDER
 
---photos and --classes (columns index, wnid, name) are for the ImageNet network, --data, the folder that torchvision's
-FashionMNIST reads, for the others.
+--photos and --classes (columns index, wnid, name) are for the ImageNet network. --data is the folder that torchvision's
+FashionMNIST reads, for the other networks.
 """
 
 import csv
@@ -24,7 +24,7 @@ from torchvision.datasets import FashionMNIST
 import inspector
 from inspector.images.photo import ImageSource
 
-# Network -> the article's top-1.
+# Network -> top-1 accuracy in the article.
 FASHION = {
     "fashion_gap": "-",
     "fashion_gmp": "-",
@@ -50,7 +50,7 @@ def main(
         Path, typer.Option(help="Folder in which torchvision stores Fashion-MNIST.", exists=True, file_okay=False)
     ],
 ) -> None:
-    """Score the networks, and write results/accuracy.md."""
+    """Measure the accuracy of the networks and write results/accuracy.md."""
     with classes.open(newline="") as file:
         index = {wnid: int(number) for number, wnid, _ in csv.reader(file, delimiter="\t")}
     labeled = [(path, index[path.name.split("_")[0]]) for path in sorted(photos.iterdir())]

@@ -1,9 +1,10 @@
-"""How quick the app is in a real browser, medians over several tries:
+"""Measure how fast the app is in a real browser. All times are medians over several tries:
 
-- from starting the server to the page's controls, and to the first class map (network loaded, photo explained),
-- from choosing a file to its class map on screen, the network loaded,
-- from a click to the new picture on screen: another class, another reading, the raw grid, a channel (no forward pass);
-  a layer (one forward pass), of EfficientNet-Lite0 and of a ResNet-50 with random weights; and to a PNG on the disk.
+- from the start of the server to the controls of the page, and to the first class map (network loaded, photo
+  explained),
+- from choosing a file to its class map on screen, with the network loaded,
+- from a click to the new image on screen: another class, another reading, the raw grid, a channel (no forward pass);
+  a layer (one forward pass), of EfficientNet-Lite0 and of a ResNet-50 with random weights; and to a PNG on disk.
 
     python benchmarks/app.py
 """
@@ -34,10 +35,10 @@ from inspector.networks.register import add_model
 
 ROOT = Path(__file__).parent.parent
 FLAGS = ("--disable-gpu", "--no-sandbox", "--disable-background-networking", "--disable-component-update")
-# Maps are drawn on these.
+# The canvases on which maps are drawn.
 CLASS_MAP, CHANNEL = 'canvas[aria-label^="class map: "]', 'canvas[aria-label^="channel "]'
 
-# Channels of EfficientNet-Lite0 that are active on the photo of the cat: dead ones all look alike.
+# Channels of EfficientNet-Lite0 that are active on the photo of the cat: all dead channels look the same.
 ACTIVE = (549, 451, 287, 345, 795, 977, 1044, 254, 1236, 241, 1156, 1144, 819, 1269, 420, 582, 899, 214, 745, 769)
 
 
@@ -111,8 +112,8 @@ def summarize_times(seconds: list[float]) -> tuple[object, ...]:
 
 
 def time_until_redrawn(page: Page, action: Callable[[], object], picture: str = CLASS_MAP) -> float:
-    """Seconds from an action until another map is drawn and painted."""
-    # A canvas that is drawn anew is given its size anew.
+    """Measure the seconds from an action until another map is drawn and painted."""
+    # The app sets the size of a canvas each time it draws on it.
     page.evaluate(
         """picture => {
             window.painted = false;
@@ -130,12 +131,12 @@ def time_until_redrawn(page: Page, action: Callable[[], object], picture: str = 
     action()
     page.wait_for_function("window.painted", polling="raf")
     seconds = time.perf_counter() - start
-    page.wait_for_timeout(600)  # the rest of the page
+    page.wait_for_timeout(600)  # time for the rest of the page to update
     return seconds
 
 
 def click_class(page: Page, number: int) -> None:
-    """Click a row, from 0 on, of the top classes."""
+    """Click a row of the top classes; the first is row 0."""
     page.get_by_role("radiogroup", name="Top classes").get_by_role("radio").nth(number).click()
 
 
@@ -158,14 +159,14 @@ def time_png_download(page: Page) -> float:
 
 
 def time_upload(page: Page, photo: Path, number: int) -> float:
-    # Bytes that the server has not seen: a comment after the image's end changes the hash and no pixel.
+    # Bytes that are new to the server: text after the end of the image changes the hash but no pixel.
     data = photo.read_bytes() + f"try {number}".encode()
     file = {"name": f"{number}-{photo.name}", "mimeType": "image/png", "buffer": data}
     return time_until_redrawn(page, lambda: page.locator("input[type=file]").set_input_files(file))
 
 
 def copy_models_with_resnet50(folder: Path) -> Path:
-    """A folder of networks that has a ResNet-50 with random weights too."""
+    """Copy models/ and add a ResNet-50 with random weights; return the new models folder."""
     shutil.copytree(ROOT / "models", folder / "models")
     torch.save(get_model("resnet50", weights=None).state_dict(), folder / "resnet50.pth")
     os.environ["INSPECTOR_MODELS"] = str(folder / "models")

@@ -1,24 +1,27 @@
-"""What do all class maps cost through each backend, beside the bare eager forward pass; in time and in memory?
+"""Measure the time and memory of all class maps through each backend, relative to the bare eager forward pass.
 
-One round times, in turn and on the same network and input (224x224 noise, random weights but for the first network):
+One round times the following, in turn and on the same network and input (224x224 noise; random weights for all networks
+but the first):
 
-- the bare forward pass, in torch.inference_mode and in torch.no_grad: the faster of the two counts,
-- inspector.class_maps_of_batch: the maps, probabilities and verdicts of all classes of every image, by the network
-  itself and by each backend,
-- with --peers, at batch 1, other packages: one class, and all 1000 as 200 times what five cost.
+- the bare forward pass, in torch.inference_mode and in torch.no_grad; the faster of the two is the baseline,
+- inspector.class_maps_of_batch: maps, probabilities and verdicts of all classes of every image, with the network itself
+  and with each backend,
+- with --peers, at batch 1, other packages: one class, and all 1000 classes, extrapolated from the time of five.
 
-Before each timed call a contestant runs once untimed: torch's threads spin for milliseconds after a pass, and would
-slow whoever comes next. Reported are medians, their ratio to the bare pass and the median of the ratios of a round.
+Before each timed call the same function runs once untimed: torch's threads spin for milliseconds after a pass, and
+would slow down the next function. The table has medians, their ratio to the baseline, and the median of the ratios
+within a round.
 
-The row "the same products as one matrix product" is no contestant: the multiplications of the pass and of all class maps at the rate
-at which torch multiplies two 2048 x 2048 matrices in the same round. What computes every convolution as it is written
-down gets hardly further on this processor, whatever the backend.
+The row "the same products as one matrix product" is a reference: the time of as many multiplications as the pass and
+all class maps have, at the rate at which torch multiplies two 2048 x 2048 matrices in the same round. A backend that
+computes every convolution directly can hardly be faster on this processor.
 
-Memory is the peak of the resident memory above what was resident when all was loaded and built, each contestant in a
-process of its own, over two calls (Linux only).
+Memory is the peak resident memory above the resident memory after loading and building, for two calls; each computation
+runs in a process of its own (Linux only).
 
-glibc gives freed memory back to the system and fetches it anew in every pass, which triples the time of a batch: all
-contestants run with $MALLOC_TRIM_THRESHOLD_ and $MALLOC_MMAP_THRESHOLD_ at 1 GB, in a process that this one starts.
+By default glibc returns freed memory to the system and requests it again in every pass, which triples the time of a
+batch. Everything therefore runs with $MALLOC_TRIM_THRESHOLD_ and $MALLOC_MMAP_THRESHOLD_ at 1 GB, in a process that
+this script starts.
 
     python benchmarks/backends.py --peers
 """
@@ -43,7 +46,7 @@ import inspector
 from inspector.explain.backends.accelerate import accelerate
 
 TUNED = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "1000000000"}
-# Network -> its last layer before the pooling and the layer after it: the other packages must be told.
+# Network -> its last layer before the pooling and the layer after it, which the other packages need.
 NETWORKS = {
     "efficientnet_lite0": ("_bn1", "_fc"),
     "resnet18": ("layer4", "fc"),
@@ -108,13 +111,13 @@ def main(
 def load_classifier(name: str) -> inspector.Classifier:
     if name == "efficientnet_lite0":
         return inspector.load(name)
-    # Random weights: they change no timing.
+    # Random weights do not change the timing.
     torch.manual_seed(0)
     return inspector.Classifier.wrap(torchvision.models.get_model(name).eval(), name=name)
 
 
 def build_backends(classifier: inspector.Classifier, backends: Iterable[str]) -> dict[str, inspector.Classifier]:
-    """The classifier through each backend; one that cannot be built is told and left out."""
+    """Build the classifier with each backend; print why a backend cannot be built, and skip it."""
     accelerated = {}
     for backend in backends:
         name, _, dtype = backend.partition(" ")
@@ -131,7 +134,7 @@ def build_backends(classifier: inspector.Classifier, backends: Iterable[str]) ->
 def make_inspector_calls(
     classifier: inspector.Classifier, accelerated: Mapping[str, inspector.Classifier], inputs: Tensor
 ) -> Contestants:
-    """The bare pass, all class maps through each backend, and a product of two matrices."""
+    """Make the bare forward passes, all class maps with each backend, and a product of two matrices."""
     forward = classifier.network
     square = torch.randn(SQUARE, SQUARE, generator=torch.Generator().manual_seed(0)).to(inputs.device)
     contestants: Contestants = {
@@ -145,25 +148,25 @@ def make_inspector_calls(
 
 
 def count_matrix_products(classifier: inspector.Classifier, inputs: Tensor) -> float:
-    """The multiplications of a pass and of all class maps of a batch, in those of the product of two matrices."""
+    """Count the multiplications of a pass and of all class maps of a batch, in products of two matrices."""
     example = inputs[:1]
     (maps,) = inspector.class_maps_of_batch(classifier, example)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         classifier.network(example)
-    # The counter counts two for a multiplication and its addition.
+    # The counter counts a multiplication and its addition as two.
     each = counter.get_total_flops() / 2 + maps.feature_maps.numel() * len(maps.logits)
     return len(inputs) * each / SQUARE**3
 
 
 def make_peer_calls(name: str, inputs: Tensor) -> Contestants:
-    """Other packages: one class, and five. One that fails on this network is told and left out."""
+    """Make the calls of other packages, for one class and for five; print errors, and skip packages that fail."""
     contestants: Contestants = {}
     for peer, make in PEERS.items():
         target, head = NETWORKS[name]
         try:
             explain = make(deepcopy(load_classifier(name).network), inputs, target, head)
             explain([CLASS])
-        except Exception as error:  # of other packages: whatever they raise
+        except Exception as error:  # other packages may raise anything
             print(f"{name}, {peer}: {type(error).__name__}: {error}", file=sys.stderr)
             continue
         contestants[f"{peer}, one class"] = lambda explain=explain: explain([CLASS])
@@ -240,9 +243,9 @@ def compare_times(name: str, batch: int, times: dict[str, list[float]], products
         if what == MATRICES:
             values = [value * products for value in values]
         if what.endswith(f", {FEW} classes"):
-            # What is done once for all classes is in the cost of one.
+            # The time of one class includes what is done once for all classes.
             one = times[what.replace(f"{FEW} classes", "one class")]
-            # Never less than nothing: where a class costs microseconds, other noise is larger.
+            # Not below zero: if a class takes only microseconds, the noise is larger than that.
             each = [max(0, few - single) / (FEW - 1) for few, single in zip(values, one, strict=True)]
             values = [single + (CLASSES - 1) * more for single, more in zip(one, each, strict=True)]
             what = what.replace(f"{FEW} classes", f"all {CLASSES} classes, extrapolated from {FEW}")
@@ -253,14 +256,14 @@ def compare_times(name: str, batch: int, times: dict[str, list[float]], products
 
 
 def measure_peak_in_process(name: str, what: str) -> str:
-    """`peak_of` in a process of its own; what it says where that fails."""
+    """Run `measure_peak` in a process of its own; return "fails" if that fails."""
     command = [sys.executable, __file__, "--networks", name, "--only", what]
     finished = subprocess.run(command, env=os.environ | TUNED, capture_output=True, text=True, check=False)
     return finished.stdout.split()[-1] if finished.returncode == 0 and finished.stdout.split() else "fails"
 
 
 def measure_peak(name: str, what: str) -> int:
-    """The peak of the resident memory in two calls at batch 32, above what is resident before them, in MB."""
+    """Measure the peak resident memory of two calls at batch 32, in MB above the resident memory before them."""
     inputs = torch.randn(32, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     if what in PEERS:
         explain = PEERS[what](load_classifier(name).network, inputs, *NETWORKS[name])

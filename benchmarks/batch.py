@@ -1,20 +1,20 @@
-"""How near does a batch run come to the speed of its slower part, and what does it cost beside a plain loop?
+"""Measure how close a batch run comes to the speed of its slower part, and its speed relative to a plain loop.
 
-The photos: crops of scikit-image's and of the app's examples, 500x375 pixels, as JPEGs, seeded. One round times:
+The photos are seeded crops of scikit-image's and the app's examples, 500x375 pixels, as JPEGs. One round times:
 
 - decoding and resizing alone, with the threads of the run,
 - the network alone: all class maps of batches that are ready,
 - end to end: `inspector.datasets.run.run_dataset`, from the files to the Parquet shards,
-- with --peer, a plain loop with pytorch-grad-cam: decode, resize, one map of the predicted class, batches as large.
+- with --peer, a plain loop with pytorch-grad-cam: decode, resize, one map of the predicted class, same batch size.
 
-glibc is told to keep freed memory, for all of them. Reported are medians over the rounds, and the median of the ratios
-within a round: of the run to its slower part (the target is 0.9), and to the plain loop (the target is 5). Where
-decoding and the network share the same processors, no run is quicker than both of them back to back: the table has it.
+glibc keeps freed memory in all of them. The table has medians over the rounds, and the median of the ratios within a
+round: of the run to its slower part (the target is 0.9), and to the plain loop (the target is 5). If decoding and the
+network share the same processors, no run can be faster than both parts one after the other; the table has that too.
 
     python benchmarks/batch.py --peer
     python benchmarks/batch.py --memory 100000
 
-`--memory` compares the peak memory of runs of 1,000 and so many images (hard links to the same photos) instead.
+`--memory` compares the peak memory of runs of 1,000 images and of this many (hard links to the same photos) instead.
 """
 
 import os
@@ -44,7 +44,7 @@ from inspector.images.preprocessing import make_view
 from inspector.images.sources import list_images
 
 WIDTH, HEIGHT = 500, 375
-# Network -> the layer before its pooling, which pytorch-grad-cam must be told.
+# Network -> the layer before its pooling, which pytorch-grad-cam needs.
 TARGETS = {"efficientnet_lite0": "_bn1", "torchvision:resnet18": "layer4", "torchvision:resnet50": "layer4"}
 SKIMAGE = ("astronaut", "coffee", "chelsea", "rocket")
 DECODING, NETWORK, WHOLE, LOOP = "decoding and resizing alone", "network alone", "end to end", "plain loop, grad-cam"
@@ -94,7 +94,7 @@ def main(
 
 
 def make_photos(folder: Path, images: int) -> Path:
-    """Random crops, so that no two photos are the same."""
+    """Write random crops of the examples, so that no two photos are the same."""
     folder.mkdir()
     random = np.random.default_rng(0)
     sources = [Image.fromarray(getattr(skimage.data, name)()) for name in SKIMAGE]
@@ -146,14 +146,14 @@ def make_plain_loop(
         for first in range(0, len(files), batch_size):
             some = files[first : first + batch_size]
             views = [make_view(read_image(file), classifier.preprocessing) for file in some]
-            # Without targets: the predicted class of each.
+            # Without targets pytorch-grad-cam takes the predicted class of each image.
             cam(torch.cat([classifier.inputs(view) for view in views]), None)
 
     return loop
 
 
 def report_rates(rates: dict[str, list[float]], backend: str) -> list[str]:
-    """What the parts and the whole came to through one backend, in images a second."""
+    """Report the speed of the parts and of the whole run with one backend, in images per second."""
     network, whole = rates[f"{NETWORK}, {backend}"], rates[f"{WHOLE}, {backend}"]
     both = list(zip(rates[DECODING], network, strict=True))
     lines = {DECODING: rates[DECODING], f"{NETWORK}, {backend}": network, f"{WHOLE}, {backend}": whole}
@@ -199,7 +199,7 @@ def compare_memory(folder: Path, temporary: Path, many: int, model: str) -> None
 
 
 def print_peak_memory(folder: str, out: str, model: str) -> None:
-    """Print the peak memory of a run in this process, in MB, and its seconds."""
+    """Print the peak memory (MB) and the duration (s) of a run in this process."""
     import resource
     import time
 

@@ -1,15 +1,15 @@
-"""Where do the cells of a network's class maps really stand, in pixels of its input?
+"""Measure where the cells of a network's class maps are located, in pixels of its input.
 
-Measured by mirroring. The strongest region of the top class (its cells above 0.6 of the maximum) has its centroid at
-x cells for an image, and at x' for its mirror image. If cell 0 stands at pixel c, with a stride of s pixels, and the
-input is L pixels long, then the same thing is seen at c + s x and at L - (c + s x'), so
+The measurement mirrors the input. The strongest region of the top class (its cells above 0.6 of the maximum) has its
+centroid at x cells for an image, and at x' cells for the mirrored image. If cell 0 is at pixel c, the stride is s
+pixels and the input is L pixels long, then the same object appears at c + s x and at L - (c + s x'), so
 
     c = (L - s (x + x')) / 2
 
-whatever the region shows. The same with y, mirrored up and down. The network's input is mirrored and not the photo, so
-that the crop is exactly the mirrored one. Only images whose maximum lies in an interior cell count, along that axis
-and in both images: at the border a region is cut off. Beside the measured centre stand the geometric one, the centre
-of the receptive field, and the one of cells that divide the input evenly.
+whatever the region shows. The same holds for y, mirrored vertically. The script mirrors the input of the network and
+not the photo, so that the crop is exactly the mirrored one. An image counts for an axis only if its maximum is in an
+interior cell along that axis, in both images: at the border the region is cut off. The table also has the geometric
+center, which is the center of the receptive field, and the center of cells that divide the input evenly.
 
     python benchmarks/cell_centers.py FOLDER efficientnet_lite0
 """
@@ -38,9 +38,9 @@ def main(
     ],
     network: Annotated[str, typer.Argument(help="Any name for inspector.load.")],
 ) -> None:
-    """Measure the centre of cell 0 by mirroring, and write results/cell_centers_<network>.md."""
+    """Measure the center of cell 0 by mirroring, and write results/cell_centers_<network>.md."""
     classifier = inspector.load(network)
-    # Read from the layers anew: a model.json may hold centres that this script has measured.
+    # Computed from the layers again, because a model.json may contain centers that this script measured.
     example = torch.zeros(1, len(classifier.preprocessing.mean), *classifier.preprocessing.size)
     field = find_receptive_field(classifier.network, example, classifier.head.finest_branch.call)
     axes = {"y": field.y, "x": field.x}
@@ -67,13 +67,14 @@ def main(
     write_results(
         f"cell_centers_{classifier.name}",
         f"python benchmarks/cell_centers.py FOLDER {classifier.name}",
-        f"The center of cell 0 in pixels of the input, from {len(paths)} photos; only those with an interior maximum count.",
+        f"The center of cell 0 in pixels of the input, from {len(paths)} photos; only those with an interior maximum "
+        "count.",
         format_table(HEADER, rows),
     )
 
 
 def locate_strongest_region(values: NDArray[np.float32], dimension: int) -> tuple[float, bool]:
-    """Along one dimension of a class map (h, w): the strongest region's centroid, and if the maximum is interior."""
+    """Return the centroid of the strongest region along one axis of a map (h, w), and if the maximum is interior."""
     strong = np.where(values > STRONG * values.max(), values, 0).sum(1 - dimension)
     peak = np.unravel_index(values.argmax(), values.shape)[dimension]
     return float(strong @ np.arange(len(strong)) / strong.sum()), bool(0 < peak < len(strong) - 1)

@@ -1,14 +1,14 @@
-"""What do all class maps of an image cost, beside the forward pass that they need anyway?
+"""Measure the time of all class maps of an image, relative to the forward pass that they need in any case.
 
-One round times, in turn and on the same network and input (224x224 noise):
+One round times the following, in turn and on the same network and input (224x224 noise):
 
-- the bare forward pass, in torch.inference_mode and in torch.no_grad: the faster of the two counts,
-- inspector.class_maps_of_batch: the maps, probabilities and verdicts of all classes of every image,
-- with --peers, at batch 1, one map of one class by other packages, each on a copy of the network of its own, because
-  their hooks stay on it. torchcam's CAM runs in inference_mode; Grad-CAM needs a backward pass.
+- the bare forward pass, in torch.inference_mode and in torch.no_grad; the faster of the two is the baseline,
+- inspector.class_maps_of_batch: maps, probabilities and verdicts of all classes of every image,
+- with --peers, at batch 1, one map of one class by other packages, each on its own copy of the network, because their
+  hooks stay on it. torchcam's CAM runs in inference_mode; Grad-CAM needs a backward pass.
 
-Reported are medians over the rounds, their ratio to the bare pass, and the median of the ratios within a round, which
-is what a busy machine disturbs least. The target is a ratio of at most 1.05.
+The table has medians over the rounds, their ratio to the baseline, and the median of the ratios within a round, which
+other work on the machine disturbs least. The target is a ratio of at most 1.05.
 
     python benchmarks/class_maps.py --peers
 """
@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 import inspector
 
-# Network -> its last layer before the pooling and the layer after it: the other packages must be told. EfficientNet's
-# last ReLU6 is one module that all blocks share, which their hooks cannot tell apart: the layer before it stands in.
+# Network -> its last layer before the pooling and the layer after it, which the other packages need. All blocks of
+# EfficientNet share one ReLU6 module, whose calls hooks cannot distinguish, so the layer before the last ReLU6 is used.
 NETWORKS = {"efficientnet_lite0": ("_bn1", "_fc"), "resnet18": ("layer4", "fc"), "resnet50": ("layer4", "fc")}
 BARE = ("forward pass, inference_mode", "forward pass, no_grad")
 OURS = "inspector, all 1000 classes"
@@ -60,7 +60,7 @@ def main(
 def load_classifier(name: str) -> inspector.Classifier:
     if name == "efficientnet_lite0":
         return inspector.load(name)
-    # Random weights: they change no timing.
+    # Random weights do not change the timing.
     return inspector.Classifier.wrap(torchvision.models.get_model(name).eval(), name=name)
 
 
@@ -74,7 +74,7 @@ def make_inspector_calls(classifier: inspector.Classifier, inputs: Tensor) -> di
 
 
 def make_peer_calls(network: nn.Module, inputs: Tensor, target: str, head: str) -> dict[str, Callable[[], Any]]:
-    """One map of one class."""
+    """Make the calls of other packages: one map of one class."""
     import captum.attr
     import pytorch_grad_cam
     import torchcam.methods

@@ -1,17 +1,18 @@
-"""How do time and memory grow with the work: 1 to 10,000 photos, 10 to 10,000 classes?
+"""Measure how time and memory grow with the work: 1 to 10,000 photos, 10 to 10,000 classes.
 
-Photos: `inspector batch` with efficientnet_lite0, from the files to the Parquet shards, eager and through ONNX Runtime;
-beside it a plain loop with pytorch-grad-cam, one class a photo, in batches of 32. The photos are those of batch.py;
-beyond 1,000 they are hard links.
+Photos: `inspector batch` with efficientnet_lite0, from the files to the Parquet shards, eager and with ONNX Runtime;
+and a plain loop with pytorch-grad-cam, one class per photo, in batches of 32. The photos are those of batch.py; beyond
+1,000 they are hard links.
 
-Classes: all class maps of one input of efficientnet_lite0, its last layer exchanged for one of so many classes (random
-weights change no timing); beside them the bare forward pass, torchcam's CAM and Captum's LayerGradCam, which make one
-class after the other. The median of five calls, of one where a call takes over ten seconds.
+Classes: all class maps of one input of efficientnet_lite0, whose last layer is replaced by one with this many classes
+(random weights do not change the timing); the bare forward pass; and torchcam's CAM and Captum's LayerGradCam, which
+compute one class after the other. Each time is the median of five calls, or of one call if it takes over ten seconds.
 
-Each point is a process of its own (Linux only). Its time begins when all is loaded and built; its memory is the peak of
-what is resident above what was then, once what loading had freed was given back. A point of other packages that would
-take many minutes is left out. ONNX Runtime keeps the memory of the passes that proved it: later ones seem to need none.
-The points are kept in results/cost.json: `--work classes` measures those anew, and `--work ''` draws all again.
+Each point is measured in a process of its own (Linux only). Its time starts when everything is loaded and built. Its
+memory is the peak resident memory above the resident memory at that moment, after the memory freed during loading was
+returned to the system. Points of other packages that would take many minutes are left out. ONNX Runtime keeps the
+memory of the passes that verified it, so later passes seem to need none. The points are stored in results/cost.json:
+`--work classes` measures only those again, and `--work ''` only draws the figure again.
 
     python benchmarks/cost.py
 """
@@ -46,7 +47,7 @@ PHOTOS, CLASSES = "photos", "classes"
 AMOUNTS = {PHOTOS: (1, 10, 100, 1_000, 10_000), CLASSES: (10, 100, 1_000, 10_000)}
 EAGER, ONNX = "Inspector, eager", "Inspector, ONNX Runtime"
 LOOP, BARE, CAM, CAPTUM = "loop with pytorch-grad-cam", "bare forward pass", "torchcam CAM", "Captum LayerGradCam"
-# The most that each is asked for.
+# The largest amount for each method.
 LIMITS = {
     PHOTOS: {EAGER: 10_000, ONNX: 10_000, LOOP: 1_000},
     CLASSES: {BARE: 10_000, EAGER: 10_000, ONNX: 10_000, CAM: 10_000, CAPTUM: 1_000},
@@ -87,7 +88,7 @@ def main(
 
 
 def link_photos(originals: Path, photos: Path, most: int) -> None:
-    """For each amount a folder of links to the photos that were made."""
+    """Make a folder of hard links to the original photos for each amount."""
     files = sorted(originals.glob("*.jpg"))
     for amount in AMOUNTS[PHOTOS]:
         if amount <= most:
@@ -136,7 +137,7 @@ MEASURE: dict[str, Callable[[str, int, Path], tuple[float, int]]] = {PHOTOS: mea
 
 
 def time_calls(work: Callable[[], Any], calls: int = CALLS) -> tuple[float, int]:
-    """The seconds of a call, and the peak of the memory in the first one."""
+    """Return the median seconds of a call, and the peak memory of the first call in MB."""
     times: list[float] = []
 
     def call() -> None:
@@ -145,7 +146,7 @@ def time_calls(work: Callable[[], Any], calls: int = CALLS) -> tuple[float, int]
         times.append(time.perf_counter() - start)
 
     memory = measure_peak_memory(call)
-    # What is done once, in the first of several calls, does not count.
+    # Work that only the first of several calls does is not counted.
     if calls > 1 and times[0] < SLOW:
         times.clear()
         for _ in range(calls):

@@ -1,14 +1,15 @@
-"""Does the network use what the methods point at, and do our insertion and deletion agree with another's?
+"""Measure the faithfulness of all methods, and compare insertion and deletion with a second implementation.
 
-The example photos, the likeliest class of efficientnet_lite0, every method. First table, means over the photos:
+The inputs are the example photos and the top-1 class of efficientnet_lite0, with every method. First table, means over
+the photos:
 
-- seconds of a map; how far it misses what it should add up to, in percent of that,
+- seconds per map; the error of its sum relative to the value that the sum should have, in percent,
 - insertion and deletion by patches of 16 x 16 pixels in 16 steps, and how often they are better than the mean of four
   random maps on the same grid,
-- the rank correlation with the map of the network with all weights shuffled, of the first photo.
+- the rank correlation with the map of the network with all weights shuffled, for the first photo.
 
-Second table: the areas of pixel-wise insertion and deletion of the first photo's maps, ours and those of torchcam's
-DeletionInsertionMetric, a second implementation, on the same pixel-wise maps and baselines.
+Second table: the areas of pixel-wise insertion and deletion of the first photo's maps, by Inspector and by torchcam's
+DeletionInsertionMetric, on the same pixel-wise maps and baselines.
 
     python benchmarks/faithfulness.py
 """
@@ -44,7 +45,7 @@ AGREEMENT = ("method", "insertion, Inspector", "insertion, torchcam", "deletion,
 
 
 class FixedExtractor:
-    """What torchcam takes for an extractor of maps, with a map in hand."""
+    """A map extractor for torchcam that always returns the same map."""
 
     def __init__(self, network: torch.nn.Module, values: Tensor) -> None:
         self.model, self.values = network, values
@@ -60,7 +61,7 @@ class FixedExtractor:
 
 
 def main(photos: Annotated[int, typer.Option(min=1, max=6, help="How many of the example photos.")] = 6) -> None:
-    """Score every method, and write results/faithfulness.md."""
+    """Score every method and write results/faithfulness.md."""
     classifier = inspector.load(NETWORK)
     network = classifier.network.eval()
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in METHODS}
@@ -131,7 +132,7 @@ def compare_with_torchcam(
     classifier: inspector.Classifier, network: torch.nn.Module, inputs: Tensor, k: int, attribution: Attribution
 ) -> tuple[object, ...]:
     values = resample_on_input(attribution, inputs.shape[2:])
-    # 224 x 224 pixels in 16 steps: both take as many in each.
+    # 224 x 224 pixels in 16 steps: both implementations change the same number of pixels per step.
     ours = PatchTest(classifier, inputs, k, patch=1).measure(replace(attribution, values=values, field=PIXELS))
     cells: list[object] = [attribution.name]
     for kind, baseline in (("insertion", blur_inputs(inputs)), ("deletion", None)):

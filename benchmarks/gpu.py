@@ -1,6 +1,7 @@
-"""The tables of backends.py on a GPU: all class maps beside the bare eager forward pass.
+"""Make the tables of backends.py on a GPU: all class maps relative to the bare eager forward pass.
 
-The GPU is waited for at the end of every call. Memory is the peak that torch allocates there above the network itself.
+Every timed call ends with a synchronization of the GPU. Memory is the peak that torch allocates on the GPU, above the
+network itself.
 
     python benchmarks/gpu.py
 """
@@ -60,7 +61,7 @@ def main(
 
 
 def move_to_gpu(classifier: inspector.Classifier) -> inspector.Classifier:
-    """Wrapped anew, for the head's weight lies where the network does."""
+    """Move the network to the GPU and wrap it again, so that the weight of the head is on the GPU too."""
     network, preprocessing = classifier.network.cuda(), classifier.preprocessing
     return inspector.Classifier.from_network(
         LoadedNetwork(classifier.name, network, preprocessing, classifier.class_names)
@@ -73,7 +74,7 @@ def call_and_synchronize(call: Callable[[], Any]) -> None:
 
 
 def measure_gpu_peak(call: Callable[[], None]) -> int:
-    """The most that torch allocates on the GPU in a call, above what it holds before, in MB."""
+    """Measure the peak memory that torch allocates on the GPU in a call, in MB above the allocation before it."""
     call()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()

@@ -1,9 +1,9 @@
-"""What does Inspector say of every torchvision classifier, and of one network of every family in timm?
+"""Describe the heads of all torchvision classifiers, and of one network of every family in timm.
 
-Random weights: they change no head. The row of a network is made by the code that a user runs.
+The networks have random weights, which do not change the head. The public functions of the package make each row.
 
-python benchmarks/heads.py torchvision
-python benchmarks/heads.py timm
+    python benchmarks/heads.py torchvision
+    python benchmarks/heads.py timm
 """
 
 import warnings
@@ -30,14 +30,14 @@ HEADER = (
     "relative residual",
     "reason",
 )
-SIZE = 224  # many take no other
+SIZE = 224  # the only size of many networks
 OTHER_SIZES = {"inception_v3": 299}
 DOCS = Path(__file__).parent.parent / "docs"
 TIMM = Path(__file__).with_name("timm_families.txt")
 
 
 def main(library: str) -> None:
-    """Describe every network, split one random image, and write docs/<library>.md."""
+    """Describe every network, compute the class maps of one random image, and write docs/<library>.md."""
     names, build = {"torchvision": _list_torchvision, "timm": _list_timm}[library]()
     rows = [describe_network(name, build) for name in track(names)]
     verdicts = Counter(line[4] for line in rows)
@@ -48,7 +48,7 @@ def main(library: str) -> None:
 
 
 def _list_torchvision() -> tuple[list[str], Callable[[str], nn.Module]]:
-    # The initialisation of these two takes minutes.
+    # The weight initialization of these two takes minutes.
     slow = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
     return models.list_models(module=models), lambda name: models.get_model(name, weights=None, **slow.get(name, {}))
 

@@ -1,4 +1,4 @@
-"""What does Inspector say of files of weights that are broken or mean harm, and what do they cost?
+"""Load broken and malicious weight files, and record the error messages and the memory that they cost.
 
 python benchmarks/hostile_checkpoints.py
 """
@@ -37,7 +37,7 @@ NETWORK = "fashion_convnet"
 
 
 class CallOnUnpickling:
-    """What calls a function when it is unpickled."""
+    """An object that calls a function when it is unpickled."""
 
     def __init__(self, function: Callable[..., object], *arguments: object) -> None:
         self.call = (function, arguments)
@@ -49,7 +49,7 @@ class CallOnUnpickling:
 def main() -> None:
     """Make each file, read it, and write results/hostile_checkpoints.md."""
     torch.manual_seed(0)
-    # A process that is forked from one that computed with several threads waits for ever.
+    # A process that is forked after torch used several threads can wait forever.
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, get_context("fork").Pool(1, maxtasksperchild=1) as pool:
         marker = Path(folder) / "ran"
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def try_to_load(path: Path) -> tuple[str, float]:
-    """What is said, and by how many MB the memory grew, at most."""
+    """Return the result of loading, and the increase of the peak memory in MB."""
     network = build(NETWORK, 3, {"pooling": "max"})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:

@@ -1,8 +1,9 @@
-"""Is every image in the output exactly once when a batch run is killed at any moment and resumed?
+"""Test that every image is in the output exactly once if a batch run is killed at a random moment and resumed.
 
-`inspector batch` runs once undisturbed, which gives its rows and how long it works, from its run.json to its end. Then,
-ten times: a new run is killed with SIGKILL at a random moment of that time (seeded), and resumed to its end. Then every
-index must be there once, every row equal the undisturbed run's, and no temporary file be left.
+`inspector batch` runs once undisturbed. This gives the expected rows and the duration, from the run.json file to the
+end. Then, ten times, a new run is killed with SIGKILL at a random moment within this duration (seeded) and resumed to
+its end. After that every index must be present once, every row must equal the row of the undisturbed run, and no
+temporary file may be left.
 
     python benchmarks/kill.py
 """
@@ -29,13 +30,13 @@ def main(
     model: Annotated[str, typer.Option(help="As for the command line.")] = "fashion_gap",
     seed: Annotated[int, typer.Option(help="Seed of the random moments.")] = 0,
 ) -> None:
-    """Kill and resume, and write results/kill.md."""
+    """Kill and resume runs, and write results/kill.md."""
     random = np.random.default_rng(seed)
     shards = len(split_into_shards(images, shard_size))
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = make_photos(Path(temporary) / "photos", images)
-        (folder / f"{images // 2:06}.jpg").write_bytes(b"no image")  # an error is a row too
+        (folder / f"{images // 2:06}.jpg").write_bytes(b"no image")  # errors are rows too
 
         def start(out: Path, *options: str) -> "subprocess.Popen[bytes]":
             command = [sys.executable, "-m", "inspector.cli", "batch", str(folder), "-o", str(out), "-m", model]

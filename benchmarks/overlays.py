@@ -1,13 +1,13 @@
-"""How long do five overlays of a 500x375 photo take?
+"""Measure the time of five overlays on a 500x375 photo.
 
-The class maps of the five top classes of efficientnet_lite0 over scikit-image's cat, resized to 500x375, on one
-scale. One round times, in turn:
+The maps are the class maps of the top five classes of efficientnet_lite0 for scikit-image's cat, resized to 500x375, on
+one scale. One round times, in turn:
 
-- render.spread + render.overlay, five times; also with each overlay written to a PNG buffer,
-- matplotlib: a Figure without pyplot, imshow of the photo, imshow of the map with a colour map, savefig as PNG,
-- torchcam's overlay_mask, which stretches the map over the whole photo; the map is scaled to 0-1 beforehand.
+- inspector.output.overlay.draw_map_on_photo, five times; also with each overlay encoded as PNG in memory,
+- matplotlib: a Figure without pyplot, imshow of the photo, imshow of the map with a colormap, savefig as PNG,
+- torchcam's overlay_mask, which resizes the map to the whole photo; the map is scaled to 0-1 beforehand.
 
-Reported are medians over the rounds and the median of the ratios to the first line within a round. The target is 5 ms.
+The table has medians over the rounds, and the median of the ratios to the first row within a round. The target is 5 ms.
 
     python benchmarks/overlays.py
 """

@@ -1,16 +1,17 @@
-"""From a photo's bytes to its five likeliest classes over it, as a web page shows them: how long, and the usual way?
+"""Measure the time from the bytes of a photo to the maps of its top five classes on a web page, and by the usual way.
 
-A JPEG of 500x375 (scikit-image's cat), efficientnet_lite0, one scale. One round times, in turn:
+The photo is a JPEG of 500x375 pixels (scikit-image's cat), the network efficientnet_lite0; all maps have one scale. One
+round times, in turn:
 
-- the usual way: Pillow, torchvision's transforms, the eager network, pytorch-grad-cam's Grad-CAM for each of the five
-  likeliest classes, its overlay, a PNG of each,
+- the usual way: Pillow, torchvision's transforms, the eager network, pytorch-grad-cam's Grad-CAM for each of the top
+  five classes, its overlay, one PNG each,
 - inspector with the eager network, five overlays as PNG,
-- the same with each quick backend,
-- what the app sends: the photo as one JPEG and the five grids, which the browser puts together; eager and quick.
+- the same with each backend,
+- what the app sends: the photo as one JPEG and the five grids, which the browser combines; eager and with each backend.
 
-Each runs once untimed before it is timed. Decoding, resizing and encoding are within; drawing in the browser (5 ms,
-benchmarks/app.py) is not. Reported are medians, and medians of the ratios to the usual way within a round. The target
-is 15 ms for what the app sends, once warm.
+Each runs once untimed before it is timed. The times include decoding, resizing and encoding, but not the drawing in the
+browser (5 ms, benchmarks/app.py). The table has medians, and medians of the ratios to the usual way within a round. The
+target is 15 ms for what the app sends, after the first calls.
 
     python benchmarks/photo.py
 """

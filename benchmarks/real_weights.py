@@ -1,12 +1,12 @@
-"""Do real weights from elsewhere load, know what is on photos, and split into class maps that add up?
+"""Test that real weights from other sources load, predict well on photos, and give class maps that sum to the logits.
 
-Every network is added through the command line, `inspector add`, to an empty models/, and loaded by its name. Each
-photo then goes through inspector.class_maps as a user's would. The largest residual is that of all photos and classes,
-over the sum of the absolute values of all that was added up.
+Every network is added with the command `inspector add` to an empty models/ folder, and loaded by its name. Each photo
+then goes through inspector.class_maps, as in normal use. The largest residual is that of all photos and classes,
+divided by the sum of the absolute values of all terms of the sum.
 
     python benchmarks/real_weights.py --data FOLDER
 
-FOLDER holds weights/, imagenet100/ (photos whose names start with the wnid of their class), imagenet_classes.tsv
+FOLDER contains weights/, imagenet100/ (photos whose names start with the wnid of their class), imagenet_classes.tsv
 (index, wnid, name) and demo/.
 """
 
@@ -28,12 +28,12 @@ import inspector
 from inspector.images.preprocessing import Interpolation
 
 HEADER = ("network", "arch", "verdict", "photos", "top-1", "largest residual / sum of absolute parts")
-MEAN_128 = "0.50196078"  # (x - 128) / 128, of x in 0-255
+MEAN_128 = "0.50196078"  # (x - 128) / 128 for x in 0-255
 PREPROCESSING_225 = (
     "--size", "225", "--mean", ",".join([MEAN_128] * 3), "--std", ",".join([MEAN_128] * 3), "--resize", "225",
     "--interpolation", "bicubic",
 )  # fmt: skip
-# How else photos may be brought to 225x225: nobody says how this network's were.
+# Ways to resize photos to 225x225: it is not documented which one this network was trained with.
 RESIZINGS: tuple[tuple[str, int | str, Interpolation], ...] = (
     ("covering 225x225, bicubic", 225, "bicubic"),
     ("covering 256x256, bicubic", 256, "bicubic"),
@@ -43,7 +43,7 @@ RESIZINGS: tuple[tuple[str, int | str, Interpolation], ...] = (
     ("squeezed, bilinear", "squeeze", "bilinear"),
 )
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-# Which of the ImageNet photos show what CIFAR-10 has, by the end of their names.
+# The ImageNet photos that show a class of CIFAR-10, by the end of their file names.
 SHOWN = {
     "airplane": ("airliner",),
     "bird": ("indigo_bunting", "great_grey_owl", "peacock", "hummingbird", "crane", "pelican"),
@@ -61,14 +61,14 @@ PARROT = "coral_parrot.jpg"
 
 @dataclass(frozen=True)
 class Score:
-    """What a network answered to photos."""
+    """Predictions of a network for photos."""
 
     verdicts: str
     photos: int
-    answers: Mapping[str, tuple[int, float]]  # photo -> likeliest class and its probability
-    right: int  # of those photos whose class is known
-    known: int
-    residual: float  # the largest, over the sum of the absolute parts
+    answers: Mapping[str, tuple[int, float]]  # photo -> top-1 class and its probability
+    right: int  # among the photos whose class is known
+    known: int  # photos whose class is known
+    residual: float  # the largest, divided by the sum of the absolute terms
 
     @property
     def largest(self) -> str:
@@ -90,7 +90,7 @@ def main(
 
 
 def measure_networks(data: Path, folder: Path) -> tuple[list[tuple[object, ...]], list[str]]:
-    """The rows of the table, and what stands below it."""
+    """Return the rows of the table, and the notes below it."""
     with (data / "imagenet_classes.tsv").open(newline="") as file:
         index = {wnid: (int(number), name) for number, wnid, name in csv.reader(file, delimiter="\t")}
     imagenet, cifar, birds = folder / "imagenet.txt", folder / "cifar.txt", data / "weights" / "inat_bird_labels.txt"
@@ -131,7 +131,7 @@ def measure_networks(data: Path, folder: Path) -> tuple[list[tuple[object, ...]]
 
 
 def add_network(data: Path, name: str, file: str, arch: str, labels: Path, *options: str) -> None:
-    """`inspector add`, as a user types it."""
+    """Run `inspector add`, as a user types it."""
     weights = data / "weights" / f"{file}.safetensors"
     command = [sys.executable, "-m", "inspector.cli", "add", weights, "--name", name, "--arch", arch]
     subprocess.run([*map(str, command), "--labels", str(labels), *options], check=True)
@@ -161,7 +161,7 @@ def score_network(classifier: inspector.Classifier, labeled: Iterable[tuple[Path
 def write_notes(
     resizings: Sequence[tuple[str, str, str]], answers: Mapping[str, tuple[int, float]], photos_of_birds: int
 ) -> list[str]:
-    """What stands below the table."""
+    """Return the paragraphs below the table."""
     demo = ", ".join(
         f"{photo} ({expected}): {CIFAR[answers[photo][0]]} {answers[photo][1]:.2f}" for photo, expected in DEMO.items()
     )

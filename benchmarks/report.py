@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved timing, and a Markdown table under the command that made it."""
+"""Functions that the benchmarks share: interleaved timing, and a Markdown table below the command that produced it."""
 
 import ctypes
 import os
@@ -17,11 +17,11 @@ RESULTS = Path(__file__).parent / "results"
 def time_interleaved(
     contestants: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 2, untimed_call_first: bool = False
 ) -> dict[str, list[float]]:
-    """The milliseconds of each contestant in each round.
+    """Measure the milliseconds of each contestant in each round.
 
-    Every round runs all of them one after the other, every second round in reverse: what else the machine does at
-    that moment slows all alike, and none always follows the same neighbour. With `untimed_call_first` each runs once untimed
-    before it is timed: torch's threads spin for milliseconds after a pass, and slow whoever comes next.
+    Every round runs all of them one after the other, and every second round in reverse order. Other work on the machine
+    then slows all of them equally, and none always follows the same other one. With `untimed_call_first` each runs once
+    untimed before it is timed: torch's threads spin for milliseconds after a pass, and slow down the next function.
     """
     times: dict[str, list[float]] = {name: [] for name in contestants}
     order = list(contestants)
@@ -42,7 +42,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str
 
 
 def write_results(name: str, command: str, *parts: str, folder: Path = RESULTS) -> None:
-    """Print the parts, and write them to <folder>/<name>.md below the command and a line on the machine."""
+    """Print the parts, and write them to <folder>/<name>.md below the command and a line about the machine."""
     machine = f"{os.cpu_count()} cores, torch {torch.__version__} on the CPU"
     machine += f" with {torch.get_num_threads()} threads, Python {sys.version.split()[0]}."
     text = "\n\n".join([f"    {command}", machine, *parts]) + "\n"
@@ -52,12 +52,12 @@ def write_results(name: str, command: str, *parts: str, folder: Path = RESULTS) 
 
 
 def measure_peak_memory(work: Callable[[], Any]) -> int:
-    """The peak of the resident memory while something runs, above what is resident before it, in MB (Linux only)."""
-    # What loading freed would serve the work, and none of what that takes would be seen.
+    """Measure the peak resident memory of a function, in MB above the resident memory before it (Linux only)."""
+    # Otherwise the function would reuse memory that loading freed, and its own memory would not be visible.
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
     before = _read_memory("VmRSS")
-    # The peak starts anew: that of loading and building does not count.
+    # Reset the peak, so that the peak of loading and building is not counted.
     Path("/proc/self/clear_refs").write_text("5")
     work()
     return _read_memory("VmHWM") - before

@@ -1,7 +1,8 @@
-"""Many sessions at once on one server: whether each sees its own photo's numbers, and whether memory stays flat.
+"""Test many sessions at once on one server: each shows the numbers of its own photo, and memory stays constant.
 
-Every session has a browser context of its own and uploads photos that no other has, one after the other; once a photo
-is shown it switches the reading, and each time compares the sum on its page with the one computed here for that photo.
+Every session has its own browser context and uploads photos that no other session has, one after the other. Once a
+photo is shown, the session switches the reading, and each time compares the sum on its page with the sum that this
+script computes for the photo.
 
     python benchmarks/sessions.py --sessions 20 --seconds 180
 """
@@ -29,13 +30,13 @@ from inspector.images.examples import list_examples
 from inspector.networks.catalog import DEFAULT
 
 READINGS = {"logit": None, "against the average": "average"}
-PHOTOS = 3  # a session
+PHOTOS = 3  # per session
 SUM = re.compile(r"map (\S+) \+ bias (\S+) = (\S+)")
 
 
 @dataclass(frozen=True)
 class Expected:
-    """A photo and, for each reading, the sum of its likeliest class."""
+    """A photo and, for each reading, the sum of its top-1 class."""
 
     name: str
     png: bytes
@@ -66,7 +67,7 @@ def main(
 
 
 def compute_expected(classifier: inspector.Classifier, session: int, number: int) -> Expected:
-    """A piece of an example photo, another for each session and number."""
+    """Make a crop of an example photo, different for each session and number, and compute its sums."""
     random = np.random.default_rng([session, number])
     source = Image.open(list(list_examples("photos").values())[(session + number) % 5]).convert("RGB")
     left, top = (int(random.integers(0, length // 4)) for length in source.size)
@@ -83,14 +84,14 @@ def compute_expected(classifier: inspector.Classifier, session: int, number: int
 async def run_sessions(
     photos: list[list[Expected]], seconds: int
 ) -> tuple[int, list[str], list[float], list[tuple[float, float]]]:
-    """How many sums were right, which were wrong, seconds to each, and (seconds, MB of the server)."""
+    """Return the number of right sums, the wrong ones, the seconds to each sum, and (seconds, MB of the server)."""
     right, wrong, waits = [0], list[str](), list[float]()
     memory: list[tuple[float, float]] = []
     with serve_app() as url:
         async with async_playwright() as playwright:
             chromium = shutil.which("chromium") or shutil.which("google-chrome")
             browser = await playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-            # The first session waits for torch and the network, so that the clock starts with a warm server.
+            # The first session loads torch and the network, so the time starts when the server is ready.
             pages = [await (await browser.new_context()).new_page() for _ in photos]
             for page in pages:
                 page.set_default_timeout(300_000)
@@ -131,10 +132,10 @@ async def run_session(
 
 
 async def wait_for_sums(page: Page, sums: tuple[float, ...]) -> str:
-    """`right` as soon as the page shows these sums; else what it shows after a minute."""
+    """Return "right" as soon as the page shows these sums, else what it shows after a minute."""
     found = ""
     for _ in range(300):
-        # While the page is made anew, it still shows what was asked for before.
+        # While the page is updated, it still shows the previous numbers.
         text = await page.get_by_test_id("stMain").inner_text()
         if match := SUM.search(text):
             found = match[0]

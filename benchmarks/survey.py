@@ -1,8 +1,9 @@
-"""What does a survey of a million images cost, and how quick is a page of its index?
+"""Measure the time of the summary of a million images, and of the queries to its index.
 
-Hand-made results, seeded: three class maps of 7x7 an image out of 1000 classes, a quarter mistaken, parts of 10,000
-images in a temporary folder. Measured are the survey (one pass over all maps, which writes the index), its peak memory
-in a process of its own, and the questions that the page "Data set" asks: median and 95th percentile over the rounds.
+The results are made up, with a seed: three class maps of 7x7 cells per image out of 1000 classes, a quarter of the
+images misclassified, parts of 10,000 images in a temporary folder. Measured are the summary (one pass over all maps,
+which writes the index), its peak memory in a process of its own, and the queries of the page "Data set": median and
+95th percentile over the rounds.
 
     python benchmarks/survey.py
 """
@@ -37,7 +38,7 @@ def main(
     rounds: Annotated[int, typer.Option(min=2, help="How often each query is run.")] = 30,
     worker: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Time a survey and the questions to its index, and write results/survey.md."""
+    """Time a summary and the queries to its index, and write results/survey.md."""
     if worker is not None:
         _measure_summary(worker)
         return
@@ -72,7 +73,7 @@ def main(
 
 
 def _measure_summary(folder: Path) -> None:
-    """Print the seconds of a survey, imports apart, and the peak memory of this process in MB."""
+    """Print the seconds of a summary without the imports, and the peak memory of this process in MB."""
     from inspector.datasets.summarize import summarize
 
     start = time.perf_counter()

@@ -1,10 +1,10 @@
-"""How long does a large image take in tiles, and how much memory?
+"""Measure the time and memory of large images in tiles.
 
-Images of SIDE x SIDE pixels, scikit-image's photos side by side, lie in .npy files and are mapped. Each row is a
-process of its own, which loads the network and then makes the class maps of the five likeliest classes: in tiles, or
-in one piece where that fits. Reported are the time of that and the largest resident memory of the process
-(ru_maxrss), of which so much was there before: Python, torch and the network. Where both were run, the largest
-difference of a logit.
+The images have SIDE x SIDE pixels, made of scikit-image's photos side by side, and are memory-mapped .npy files. Each
+row is measured in a process of its own, which loads the network and then computes the class maps of the top five
+classes: in tiles, or in one piece if that fits in memory. The table has the time, the peak resident memory of the
+process (ru_maxrss), and the part of it that was used before: Python, torch and the network. If both ways were run, it
+also has the largest difference of a logit.
 
     python benchmarks/tiles.py
 """
@@ -45,7 +45,7 @@ def main(
         print(json.dumps(_measure_run(Path(file), int(tile), Path(logits))))
         return
     rows: list[tuple[object, ...]] = []
-    # glibc told to keep what is given back, as other benchmarks here tell it, would keep some of every tile: 16 GB.
+    # Other benchmarks make glibc keep freed memory. Here it would keep a part of every tile: 16 GB.
     usual = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     with tempfile.TemporaryDirectory() as folder:
         for side in map(int, sides.split(",")):
@@ -82,11 +82,11 @@ def main(
 
 
 def _write_image(file: Path, side: int) -> Path:
-    """Photos side by side, each row of them rolled further."""
+    """Write an image of photos side by side, each row of them shifted further."""
     photos = [np.asarray(Image.open(path).convert("RGB")) for path in list_examples("photos").values()]
     height = min(len(photo) for photo in photos)
     line = np.concatenate([photo[:height] for photo in photos], 1)
-    # Written and not mapped: what this process has held counts as the peak of those that it starts.
+    # Written in rows and not mapped: the memory of this process counts for the peak of the processes that it starts.
     with file.open("wb") as out:
         write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": (side, side, 3)})
         for n, top in enumerate(range(0, side, height)):
@@ -96,7 +96,7 @@ def _write_image(file: Path, side: int) -> Path:
 
 
 def _measure_run(file: Path, tile: int, logits: Path) -> dict[str, float]:
-    use_huge_pages()  # as the command does
+    use_huge_pages()  # as `inspector large` does
     classifier = inspector.load(MODEL)
     before = _read_peak()
     start = time.perf_counter()
@@ -112,7 +112,7 @@ def _measure_run(file: Path, tile: int, logits: Path) -> dict[str, float]:
 
 
 def _read_peak() -> float:
-    """Megabytes."""
+    """Return the peak resident memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

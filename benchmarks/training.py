@@ -1,13 +1,14 @@
-"""How much does an epoch of `inspector train` take beside a plain PyTorch loop, and beside Lightning's?
+"""Measure the time of an epoch of `inspector train`, relative to a plain PyTorch loop, and the same for Lightning.
 
-LeNet with max pooling between its convolutions and average pooling in its head, on random images in memory, batches of
-64, Adam. One round times, in turn, an epoch of:
+The network is LeNet with max pooling between its convolutions and average pooling in its head, trained on random images
+in memory, batches of 64, with Adam. One round times, in turn, an epoch of:
 
 - the plain loop: forward pass, cross-entropy, backward pass, step, and then the test images,
 - inspector.training.train.train_epoch, with its history and progress,
-- Lightning, where it is installed, without logger, checkpoints, bar or test images: what its loop alone adds.
+- Lightning, if it is installed, without logger, checkpoints, progress bar or test images: the overhead of its loop
+  alone.
 
-Reported are medians over the rounds and the median of the ratios to the first line within a round. The target is 1.05.
+The table has medians over the rounds, and the median of the ratios to the first row within a round. The target is 1.05.
 
     python benchmarks/training.py
 """
