@@ -30,8 +30,8 @@ from inspector.networks.state_dict import load_weights
 
 HEADER = ("file", "content", "result", "increase of peak memory (MB)", "code ran")
 NOTE = (
-    "Peak memory is that of a process of its own, which reads the file and fits it to a network of 3 classes. Code ran "
-    "if the folder is there that the malicious files would make; unpickled without care, they do make it."
+    "Peak memory is that of a process of its own, which reads the file and loads it into a network of 3 classes. Code "
+    "ran if the folder exists that the malicious files would make; a plain unpickling does make it."
 )
 NETWORK = "fashion_convnet"
 
@@ -115,7 +115,7 @@ def make_malicious_files(marker: Path) -> list[Case]:
     beside = {"state_dict": make_weights(), "args": payload}
     return [
         ("code.pth", "a pickle that calls a function, zipped", _save_zipped(payload)),
-        ("code_beside.pth", "good weights beside such a pickle", _save_zipped(beside)),
+        ("code_beside.pth", "good weights with such a pickle", _save_zipped(beside)),
         ("code_legacy.pth", "the same, as torch wrote before 1.6", _save_legacy(beside)),
         ("code.bin", "a bare pickle that calls a function", _write_bytes(pickle.dumps(payload, protocol=2))),
         ("code_protocol_4.bin", "the same with protocol 4", _write_bytes(pickle.dumps(payload, protocol=4))),
@@ -133,12 +133,12 @@ def make_bombs() -> list[Case]:
         ("tensor.pth", "a pickle with FloatTensor(10**10), which torch allows", _save_zipped(_make_allocation())),
         (
             "stride_0.pth",
-            "a tensor of 10**12 values on the storage of one",
+            "a tensor of 10**12 values that stores one",
             _save_zipped(make_weights() | {"0.bias": huge}),
         ),
         ("stride_0_legacy.pth", "the same, as torch wrote before 1.6", _save_legacy(make_weights() | {"0.bias": huge})),
         ("zip_bomb.pth", "4 GB of zeros, zipped to 4 MB", _write_zip_bomb),
-        ("header_length.safetensors", "a header that says it has 2**55 bytes", _write_safetensors(b"{}", length=2**55)),
+        ("header_length.safetensors", "a header that claims 2**55 bytes", _write_safetensors(b"{}", length=2**55)),
         ("header_spaces.safetensors", "a header of 200 MB", _write_safetensors(b"{" + b" " * 200_000_000)),
         (
             "shape.safetensors",
@@ -156,11 +156,15 @@ def make_broken_files() -> list[Case]:
             _write_safetensors(b"{}", length=80_000_000),
         ),
         ("overlap.safetensors", "two tensors that share bytes", _write_safetensors(_make_entries((0, 8), (4, 12)), 12)),
-        ("outside.safetensors", "a tensor behind the end", _write_safetensors(_make_entries((0, 8), (8, 16)), 8)),
+        (
+            "outside.safetensors",
+            "a tensor beyond the end of the file",
+            _write_safetensors(_make_entries((0, 8), (8, 16)), 8),
+        ),
         ("cut.safetensors", "a state dict, cut off", _cut_off(lambda path: save_file(make_weights(), path))),
         ("cut.pth", "a state dict, cut off", _cut_off(_save_zipped(make_weights()))),
         ("cut_legacy.pth", "the same, as torch wrote before 1.6", _cut_off(_save_legacy(make_weights()))),
-        ("empty.pth", "no byte", _write_bytes(b"")),
+        ("empty.pth", "an empty file", _write_bytes(b"")),
         ("page.pth", "the web page of a download that failed", _write_bytes(b"<!DOCTYPE html>\n<html>404</html>")),
         (
             "pointer.safetensors",
@@ -168,7 +172,7 @@ def make_broken_files() -> list[Case]:
             _write_bytes(b"version https://git-lfs.github.com/spec/v1\noid x\n"),
         ),
         ("folder.pth", "a folder", Path.mkdir),
-        ("missing.pth", "nothing", lambda path: None),
+        ("missing.pth", "no file", lambda path: None),
     ]
 
 

@@ -35,11 +35,11 @@ PREPROCESSING_225 = (
 )  # fmt: skip
 # Ways to resize photos to 225x225: it is not documented which one this network was trained with.
 RESIZINGS: tuple[tuple[str, int | str, Interpolation], ...] = (
-    ("covering 225x225, bicubic", 225, "bicubic"),
-    ("covering 256x256, bicubic", 256, "bicubic"),
+    ("to cover 225x225, bicubic", 225, "bicubic"),
+    ("to cover 256x256, bicubic", 256, "bicubic"),
     ("squeezed, bicubic", "squeeze", "bicubic"),
-    ("covering 225x225, bilinear", 225, "bilinear"),
-    ("covering 256x256, bilinear", 256, "bilinear"),
+    ("to cover 225x225, bilinear", 225, "bilinear"),
+    ("to cover 256x256, bilinear", 256, "bilinear"),
     ("squeezed, bilinear", "squeeze", "bilinear"),
 )
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -166,14 +166,14 @@ def write_notes(
         f"{photo} ({expected}): {CIFAR[answers[photo][0]]} {answers[photo][1]:.2f}" for photo, expected in DEMO.items()
     )
     return [
-        "The 100 ImageNet photos are probably training photos: top-1 is a check of the loading, and optimistic. "
-        f"SqueezeNet sees them as torchvision's recipe says. The birds have no labelled set: the {photos_of_birds} "
-        f"photos are those of demo/, of which {PARROT} shows a macaw.",
-        "Nobody says how the photos of the two MobileNets came to 225x225. The table has the first way, the best of "
-        "these six, though on 100 photos a difference of a few points says little:",
-        format_table(("photos are scaled", "MobileNetV2, top-1", f"the birds' answer to {PARROT}"), resizings),
-        "CIFAR ResNet-20 sees the ImageNet photos that show one of its ten classes (airliner, birds, Siamese cat, "
-        f"dogs, boats, tow truck), and of demo/: {demo}. They are photos of another kind than it was trained with.",
+        "The 100 ImageNet photos are probably training photos: top-1 only checks the loading, and is optimistic. "
+        "SqueezeNet gets them with torchvision's preprocessing. There is no labeled set of birds: the "
+        f"{photos_of_birds} photos are those of demo/; {PARROT} shows a macaw.",
+        "It is not documented how the photos of the two MobileNets were resized to 225x225. The first table uses the "
+        "first way, the best of these six, though on 100 photos a difference of a few points says little:",
+        format_table(("resizing", "MobileNetV2, top-1", f"prediction of the birds network for {PARROT}"), resizings),
+        "CIFAR ResNet-20 gets the ImageNet photos that show one of its ten classes (airliner, birds, Siamese cat, "
+        f"dogs, boats, tow truck), and of demo/: {demo}. These photos differ from its training images.",
     ]
 
 
