@@ -15,17 +15,12 @@ from inspector.explain.grid import resample_on_photo
 from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.images.photo import Photo, Pixels
 from inspector.images.preprocessing import Crop
-from inspector.output.overlay import (
-    common_scale,
-    dimmed_photo,
-    draw_map_on_photo,
-    grid_image,
-    needs_lossless,
-    paint_classes,
-)
+from inspector.output import overlay
+from inspector.output.overlay import common_scale, dimmed_photo, grid_image, needs_lossless
 from inspector.output.style import GRAY, OKABE_ITO, diverging_colormap
 from inspector.output.text import format_number
 from inspector.ui.components.assets import render_fragment
+from inspector.ui.state.cache import get_view
 
 _WINNER_COLORS = (*OKABE_ITO, GRAY)  # gray for all classes after the first seven
 _RAW_GRID = "image-rendering: pixelated; border: 1px solid rgba(128, 128, 128, .5)"
@@ -50,6 +45,21 @@ class Tile:
         return make_data_url(self.image)
 
 
+@dataclass(frozen=True)
+class MethodTile:
+    """The map of one attribution method; all its texts are plain text."""
+
+    name: str
+    picture: bytes | str  # an encoded image, or a text in its place
+    lines: tuple[str, ...] = ()
+    reference: str = ""  # the paper, in italics
+
+    @property
+    def url(self) -> str | None:
+        """The image as a data URL; None if there is a text in its place."""
+        return make_data_url(self.picture) if isinstance(self.picture, bytes) else None
+
+
 def encode_image(pixels: Pixels, exact: bool) -> bytes:
     """Encode pixels as PNG (exact), or as JPEG, which takes a tenth of the time."""
     suffix, settings = (".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]) if exact else (".jpg", [cv2.IMWRITE_JPEG_QUALITY, 92])
@@ -69,13 +79,7 @@ def escape_markdown(text: str) -> str:
 
 
 def encode_map_on_photo(
-    values: ArrayLike,
-    photo: Photo,
-    crop: Crop,
-    field: ReceptiveField,
-    side: int,
-    scale: float,
-    smooth: bool = True,
+    values: ArrayLike, photo: Photo, crop: Crop, field: ReceptiveField, side: int, scale: float, smooth: bool = True
 ) -> bytes:
     """Draw a map over the whole photo and encode it.
 
@@ -88,14 +92,13 @@ def encode_map_on_photo(
         scale: the |value| with the strongest color.
         smooth: interpolated, or the raw grid.
     """
-    image = draw_map_on_photo(dimmed_photo(photo, crop, side), crop, values, field, scale, smooth)
+    image = overlay.draw_map_on_photo(dimmed_photo(photo, crop, side), crop, values, field, scale, smooth)
     return encode_image(image, needs_lossless(photo.size))
 
 
 def draw_winning_classes(maps: ClassMaps, winners: Winners, side: int, opacity: float) -> bytes:
     """Draw the photo, its longer side `side` pixels, with each cell in the color of the class that wins there."""
-    assert maps.view is not None, "the app shows photos only"
-    photo, crop = maps.view.photo, maps.view.crop
+    photo, crop = get_view(maps).photo, get_view(maps).crop
     canvas, grid = dimmed_photo(photo, crop, side), winners.grid.numpy(force=True)
     color_of = {k: min(i, len(_WINNER_COLORS) - 1) for i, k in enumerate(winners.classes)}
     # Numbers start at 1: resampling writes 0 outside of what the network saw.
@@ -103,7 +106,7 @@ def draw_winning_classes(maps: ClassMaps, winners: Winners, side: int, opacity: 
     drawn = resample_on_photo(numbers, crop, maps.classifier.receptive_field, canvas.shape[:2], smooth=False)
     colors = [[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in _WINNER_COLORS]
     # Every cell is painted, so the paint is thinner than that of a map: the photo has to be visible.
-    image = paint_classes(canvas, drawn.round().astype(int) - 1, colors, 0.6 * opacity)
+    image = overlay.paint_classes(canvas, drawn.round().astype(int) - 1, colors, 0.6 * opacity)
     return encode_image(image, needs_lossless(photo.size))
 
 
@@ -166,6 +169,22 @@ def make_tiles(tiles: Iterable[Tile], min_width: str = "9rem") -> str:
 def make_ordered_list(lines: Sequence[str]) -> str:
     """Return plain texts as a numbered list in HTML."""
     return render_fragment("ordered_list.html", lines=lines)
+
+
+def make_grouped_table(groups: Sequence[str], columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """Return a table as HTML whose columns stand below every group heading. Its texts wrap in narrow windows.
+
+    Args:
+        groups: the headings of the first line.
+        columns: the headings below each of them.
+        rows: the name of each row, and its ``len(groups) * len(columns)`` cells.
+    """
+    return render_fragment("grouped_table.html", groups=groups, columns=columns, rows=rows)
+
+
+def make_method_grid(tiles: Sequence[MethodTile], min_width: str) -> str:
+    """Return maps of attribution methods as HTML, as many in a row as are at least `min_width` wide."""
+    return render_fragment("method_tiles.html", tiles=tiles, min_width=min_width)
 
 
 def make_value_list(values: Sequence[tuple[str, str]]) -> str:

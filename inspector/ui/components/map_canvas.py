@@ -11,12 +11,14 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike
 
+from inspector.explain.class_maps import ClassMaps
 from inspector.explain.grid import axis_placements, fit_size
 from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.images.preprocessing import View
 from inspector.output.overlay import dimmed_photo, needs_lossless
 from inspector.ui.components import html
 from inspector.ui.components.assets import make_component
+from inspector.ui.state.cache import get_view
 
 _STRONGEST = 32767  # an encoded cell with the strongest color
 
@@ -52,6 +54,11 @@ def make_frame(
     """Make the frame of maps on a grid (h, w) over the photo, whose longer side is drawn with `side` pixels."""
     down, across = axis_placements(view.crop, field)
     return Frame(fit_size(view.photo.size, side), (grid[0], grid[1]), astuple(down), astuple(across), smooth, opacity)
+
+
+def make_class_map_frame(maps: ClassMaps, side: int, smooth: bool, opacity: float = 0.85) -> Frame:
+    """Make the frame of class maps or feature maps over their photo."""
+    return make_frame(maps.values.shape[1:], get_view(maps), maps.classifier.receptive_field, side, smooth, opacity)
 
 
 def encode_cells(values: ArrayLike, scale: float) -> str:

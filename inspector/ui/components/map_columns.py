@@ -49,9 +49,8 @@ def compute_requests(requests: Sequence[MapRequest]) -> list[tuple[str, ClassMap
         progress = f"{number} of {len(requests)}"
         try:
             with st.spinner(f"Computing the class maps of {photo.name} by {network.name}, {progress} ..."):
-                maps = cache.compute_class_maps(
-                    network.key, photo.sha256, photo.name, request.scale, photo, network.load
-                )
+                key = network.key, photo.sha256, photo.name, request.scale
+                maps = cache.compute_class_maps(*key, photo, network.load)
         except InspectorError as error:
             st.warning(f"{html.escape_markdown(request.title)}: {error}", icon=":material/warning:")
         else:
@@ -80,27 +79,18 @@ def show_map_columns(
 
 
 def _draw_photo(maps: ClassMaps, line: str) -> html.Tile:
-    assert maps.view is not None, "the app shows photos only"
-    photo = maps.view.photo
-    image = html.encode_image(dimmed_photo(photo, maps.view.crop, _SIDE), needs_lossless(photo.size))
+    view = cache.get_view(maps)
+    photo = view.photo
+    image = html.encode_image(dimmed_photo(photo, view.crop, _SIDE), needs_lossless(photo.size))
     return html.Tile(image, photo.name, [line], f"photo {photo.name}")
 
 
 def _draw_column(column: MapColumn, scale: float | None, smooth: bool) -> html.Tile:
     """Draw one class map, on its own scale where none is given."""
-    maps, class_map = column.maps, column.class_map
-    assert maps.view is not None, "the app shows photos only"
-    own_scale = common_scale([class_map.values])
-    image = html.encode_map_on_photo(
-        class_map.values,
-        maps.view.photo,
-        maps.view.crop,
-        maps.classifier.receptive_field,
-        _SIDE,
-        own_scale if scale is None else scale,
-        smooth,
-    )
-    alt = f"class map of {column.title}: {class_map.title}"
+    values, view, field = column.class_map.values, cache.get_view(column.maps), column.maps.classifier.receptive_field
+    own_scale = common_scale([values])
+    image = html.encode_map_on_photo(values, view.photo, view.crop, field, _SIDE, scale or own_scale, smooth)
+    alt = f"class map of {column.title}: {column.class_map.title}"
     return html.Tile(image, column.title, list(_list_numbers(column, own_scale, scale is None)), alt)
 
 

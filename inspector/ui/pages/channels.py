@@ -8,31 +8,25 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from inspector.analysis.channels import (
-    ChannelContributions,
-    ContributionRow,
-    PhotoChannels,
-    compute_channel_contributions,
-    find_classes_with_highest_weight,
-)
+from inspector.analysis import channels
+from inspector.analysis.channels import ChannelContributions, ContributionRow, PhotoChannels
 from inspector.explain.class_maps import ClassMaps
-from inspector.images.photo import MAX_BYTES
 from inspector.output.overlay import common_scale
 from inspector.output.text import format_number
 from inspector.ui.components import html
 from inspector.ui.components.channel_grid import make_photo_tiles
 from inspector.ui.components.contribution_chart import draw_contribution_chart
-from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_frame, show_maps
-from inspector.ui.components.messages import show_errors
+from inspector.ui.components.controls import choose_segment, show_errors, show_table, upload_photos
+from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_class_map_frame, show_maps
 from inspector.ui.state import cache, keys
-from inspector.ui.state.selection import choose_channel, choose_class, choose_reading
-from inspector.ui.state.sidebar import PHOTO_TYPES, NetworkChoice, SidebarSelection
+from inspector.ui.state.selection import choose_channel, choose_class, choose_interpolation, choose_reading
+from inspector.ui.state.sidebar import NetworkChoice, SidebarSelection
 from inspector.ui.state.streamlit_fixes import fragment
 
 MAX_PHOTOS = 200  # of a folder
 TILES = 12  # photos shown of it
 _SIDE = 640  # longer side of the channel's map, in pixels
-_TABLE_COLUMNS = ("weight", "pooled value", "contribution", "running sum")
+_FORMATS = dict.fromkeys(("weight", "pooled value", "contribution", "running sum"), "%.4f")
 
 
 @dataclass(frozen=True)
@@ -45,25 +39,22 @@ class ChannelSelection:
     smooth: bool  # interpolated, or the raw grid
 
 
+@fragment
+@show_errors()
 def show(selection: SidebarSelection) -> None:
     """Draw the page."""
-    _show_page(selection.network, selection.key, selection.maps)
-
-
-@fragment
-def _show_page(network: NetworkChoice, key: cache.MapsKey, maps: ClassMaps) -> None:
-    with show_errors():
-        chosen, place = _choose(maps)
-        contributions = compute_channel_contributions(maps, chosen.k, chosen.against)
-        with place:
-            channel = choose_channel(len(contributions.parts), int(contributions.order[0]))
-        wide, narrow = st.columns([3, 2], gap="large")
-        # Draw what the user clicked for first: the chart takes the browser a tenth of a second.
-        with narrow:
-            _show_channel(maps, contributions, channel, chosen.smooth)
-        with wide:
-            _show_contributions(key, maps, contributions, chosen, channel)
-        _show_photos(network, channel)
+    maps = selection.maps
+    chosen, place = _choose(maps)
+    contributions = channels.compute_channel_contributions(maps, chosen.k, chosen.against)
+    with place:
+        channel = choose_channel(len(contributions.parts), int(contributions.order[0]))
+    wide, narrow = st.columns([3, 2], gap="large")
+    # Draw what the user clicked for first: the chart takes the browser a tenth of a second.
+    with narrow:
+        _show_channel(maps, contributions, channel, chosen.smooth)
+    with wide:
+        _show_contributions(selection.key, maps, contributions, chosen, channel)
+    _show_photos(selection.network, channel)
 
 
 def _choose(maps: ClassMaps) -> tuple[ChannelSelection, DeltaGenerator]:
@@ -73,13 +64,9 @@ def _choose(maps: ClassMaps) -> tuple[ChannelSelection, DeltaGenerator]:
         against = choose_reading(maps, k)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         place = st.empty()
-        count = st.segmented_control(
-            "Bars", [10, 20, 40], default=20, required=True, key=keys.BARS, bind="query-params"
-        )
-        raw = st.toggle(
-            "Raw grid", key=keys.RAW_GRID, bind="query-params", help="Show the cells without interpolation."
-        )
-    return ChannelSelection(k, against, count, not raw), place
+        count = choose_segment("Bars", [10, 20, 40], key=keys.BARS, default=20)
+        smooth = choose_interpolation()
+    return ChannelSelection(k, against, count, smooth), place
 
 
 def _show_contributions(
@@ -87,9 +74,9 @@ def _show_contributions(
 ) -> None:
     """Show the sum of bias and channels as a chart and as a table."""
     st.subheader(f"Channel contributions to {contributions.title}", anchor=False)
-    channels = len(contributions.parts)
+    total, count = f"{contributions.total:.4f}", len(contributions.parts)
     st.markdown(
-        f"**bias {_format(contributions.bias)} and {channels} channels "
+        f"**bias {_format(contributions.bias)} and {count} channels "
         f"{_format(float(contributions.parts.double().sum()))} = {_format(contributions.total)}**"
     )
     if maps.classifier.head.per_class:
@@ -114,16 +101,11 @@ def _show_contributions(
         key=keys.CONTRIBUTION_CHART,
         on_select=follow,
         selection_mode="bar",
-        alt=f"The bias, the {chosen.count} largest of {channels} channel contributions and the rest; their sum is "
-        f"{contributions.total:.4f}",
+        alt=f"The bias, the {chosen.count} largest of {count} channel contributions and the rest; their sum is {total}",
     )
     with st.expander("Show as a table"):
-        st.dataframe(
-            [_make_row(row, contributions) for row in contributions.list_rows(chosen.count)],
-            hide_index=True,
-            column_config={name: st.column_config.NumberColumn(format="%.4f") for name in _TABLE_COLUMNS},
-            alt="The channel contributions, row by row",
-        )
+        rows = [_make_row(row, contributions) for row in contributions.list_rows(chosen.count)]
+        show_table(rows, "The channel contributions, row by row", _FORMATS)
 
 
 def _make_row(row: ContributionRow, contributions: ChannelContributions) -> dict[str, Any]:
@@ -148,22 +130,19 @@ def _chart_spec(
 
 def _show_channel(maps: ClassMaps, contributions: ChannelContributions, channel: int, smooth: bool) -> None:
     """Show one channel over the photo, and its contribution."""
-    values, view = maps.feature_maps[channel], maps.view
-    assert view is not None, "the app shows photos only"
+    values = maps.feature_maps[channel]
     st.subheader(f"Channel {channel}", anchor=False)
     scale = common_scale([values.numpy(force=True)])
-    frame = make_frame(values.shape, view, maps.classifier.receptive_field, _SIDE, smooth)
+    frame = make_class_map_frame(maps, _SIDE, smooth)
     drawing = MapDrawing(encode_cells(values, scale), f"channel {channel} on the photo")
-    show_maps(keys.CHANNEL_MAP, view, frame, [drawing])
+    show_maps(keys.CHANNEL_MAP, cache.get_view(maps), frame, [drawing])
     st.html(html.make_activation_bar(scale, bool((values < 0).any())))
     contribution = _format(float(contributions.parts[channel]))
     if contributions.weight is None:
         st.markdown(f"It adds **{contribution}** logits. Every cell has a weight of its own.")
     else:
-        weight, pooled = (
-            _format(float(contributions.weight[channel])),
-            format_number(float(contributions.pooled[channel])),
-        )
+        weight = _format(float(contributions.weight[channel]))
+        pooled = format_number(float(contributions.pooled[channel]))
         st.markdown(
             f"weight **{weight}** x pooled value **{pooled}** = **{contribution}** logits",
             help="The pooled value is the mean of the map, or its maximum, depending on the pooling. The weight is "
@@ -174,7 +153,7 @@ def _show_channel(maps: ClassMaps, contributions: ChannelContributions, channel:
         f"Rank {rank} of {len(contributions.parts)} by absolute contribution to "
         f"{html.escape_markdown(contributions.title)}."
     )
-    highest = find_classes_with_highest_weight(maps, channel, 5)
+    highest = channels.find_classes_with_highest_weight(maps, channel, 5)
     if highest and not maps.classifier.head.per_class:
         names = ", ".join(f"{html.escape_markdown(name)} ({_format(weight, 3)})" for _, name, weight in highest)
         st.markdown(f"**Classes with the highest weight for this channel**: {names}")
@@ -190,14 +169,8 @@ def _show_photos(network: NetworkChoice, channel: int) -> None:
             "and no other session sees them."
         )
         whole = st.toggle("Upload a folder", key=keys.WHOLE_FOLDER, help="Select a folder instead of single files.")
-    uploads = st.file_uploader(
-        "Photos",
-        type=PHOTO_TYPES,
-        accept_multiple_files="directory" if whole else True,
-        key=f"photos of channels {whole}",
-        max_upload_size=MAX_BYTES // 1_000_000,
-        label_visibility="collapsed",
-    )
+    key, several = f"photos of channels {whole}", "directory" if whole else True
+    uploads = upload_photos("Photos", key=key, several=several, label_visibility="collapsed")
     if not uploads:
         st.info("No photos yet. Upload some above.", icon=":material/photo_library:")
         return

@@ -1,6 +1,6 @@
 """The page Class maps: the class map of one photo by one network, over the photo and in numbers."""
 
-from collections.abc import Mapping
+from typing import Any
 
 import streamlit as st
 
@@ -12,20 +12,13 @@ from inspector.output.overlay import common_scale
 from inspector.output.text import format_number
 from inspector.ui.components import html, photo
 from inspector.ui.components.class_list import Row, show_class_list
-from inspector.ui.components.downloads import show_download_buttons
-from inspector.ui.components.map_canvas import (
-    Frame,
-    MapDrawing,
-    encode_cells,
-    make_frame,
-    make_photo_url,
-    show_maps,
-)
-from inspector.ui.components.messages import show_errors, verdict_badge
+from inspector.ui.components.controls import choose_segment, show_download_buttons, show_errors, verdict_badge
+from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_class_map_frame, make_photo_url, show_maps
 from inspector.ui.pages import class_maps_panels
 from inspector.ui.pages.class_maps_panels import Cell, ShownMaps
 from inspector.ui.state import cache, keys
-from inspector.ui.state.selection import MapSelection, View, choose_class, choose_reading, label_classes
+from inspector.ui.state import selection as controls
+from inspector.ui.state.selection import MapSelection, View
 from inspector.ui.state.sidebar import SidebarSelection, photo_width
 from inspector.ui.state.streamlit_fixes import fragment
 
@@ -35,28 +28,16 @@ MAP: View = "class map"
 WINNERS: View = "winning class"
 WHAT_IF: View = "what if"
 _SIDE = 360  # longer side of the small maps, in pixels
-_FILES = {
-    "PNG": "figure.png",
-    "PDF": "figure.pdf",
-    "SVG": "figure.svg",
-    "NPZ": "maps.npz",
-    "All (ZIP)": "class-maps.zip",
-}
+_FIGURES = {"PNG": "figure.png", "PDF": "figure.pdf", "SVG": "figure.svg"}
+_FILES = _FIGURES | {"NPZ": "maps.npz", "All (ZIP)": "class-maps.zip"}
 _ALL_MAPS_FILES = {"PNG": "all-maps.png", "PDF": "all-maps.pdf", "SVG": "all-maps.svg"}
 
 
-def show(selection: SidebarSelection) -> None:
-    """Draw the page."""
-    _show_page(selection.maps, selection.key)
-
-
 @fragment
-def _show_page(maps: ClassMaps, key: cache.MapsKey) -> None:
-    with show_errors():
-        _show_class_maps(_choose(maps, key))
-
-
-def _show_class_maps(shown: ShownMaps) -> None:
+@show_errors()
+def show(chosen: SidebarSelection) -> None:
+    """Draw the page."""
+    shown = _choose(chosen.maps, chosen.key)
     maps, selection = shown.maps, shown.selection
     content = maps.figure_content(shown.listed, selection.against, selection.dense, selection.smooth, selection.opacity)
 
@@ -87,136 +68,97 @@ def _show_class_maps(shown: ShownMaps) -> None:
 def _choose(maps: ClassMaps, key: cache.MapsKey) -> ShownMaps:
     """Show the controls, and compute what the page shows."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        k = choose_class(maps)
-        against = choose_reading(maps, k)
+        k = controls.choose_class(maps)
+        against = controls.choose_reading(maps, k)
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
-        view: View = st.segmented_control(
+        view = choose_segment(
             "Shown on the photo",
             [MAP, WINNERS, WHAT_IF],
-            default=MAP,
-            required=True,
             key=keys.VIEW,
-            bind="query-params",
             label_visibility="collapsed",
             help="Class map: what each cell adds to the logit. Winning class: the class to which each cell adds most. "
             "What if: click cells to mask them, and read the logits without them.",
         )
-        smooth = not st.toggle(
-            "Raw grid", key=keys.RAW_GRID, bind="query-params", help="Show the cells without interpolation."
-        )
-        dense = maps.classifier.head.pooling == "max" and st.toggle(
-            "Score every cell",
-            key=keys.POSITION_SCORES,
-            bind="query-params",
-            help="Max pooling reads one cell per channel, so most cells add nothing to the logit. Switched on, each "
-            "cell has the score that it would get if it alone were pooled. This is easier to read, but these scores "
-            "do not sum to the logit.",
-        )
+        smooth = controls.choose_interpolation()
+        dense = controls.choose_position_scores(maps)
         opacity = st.slider("Opacity", 0.0, 1.0, 0.85, 0.05, key=keys.OPACITY, width=220)
     listed = tuple(dict.fromkeys([*(j for j, _, _ in maps.top(TOP)), k]))
     class_maps = {j: maps.class_map(j, against, dense) for j in listed}
     scale = common_scale([class_map.values for class_map in class_maps.values()])
-    assert maps.view is not None, "the app shows photos only"
-    rows, columns = cell_extents(maps.values.shape[1:], maps.view.crop, maps.classifier.receptive_field)
-    return ShownMaps(
-        maps=maps,
-        key=key,
-        selection=MapSelection(k, against, dense, view, smooth, opacity, scale),
-        listed=listed,
-        class_maps=class_maps,
-        rows=rows,
-        columns=columns,
-        decisions=find_decisions(maps) if has_deciding_cells(maps) else None,
-    )
+    extents = cell_extents(maps.values.shape[1:], cache.get_view(maps).crop, maps.classifier.receptive_field)
+    decisions = find_decisions(maps) if has_deciding_cells(maps) else None
+    selection = MapSelection(k, against, dense, view, smooth, opacity, scale)
+    return ShownMaps(maps, key, selection, listed, class_maps, *extents, decisions)
 
 
 def _draw_map(shown: ShownMaps) -> tuple[photo.Picture, str]:
     """Return the class maps over the photo, as the browser draws them, and their color bar as HTML."""
     maps, selection = shown.maps, shown.selection
-    assert maps.view is not None, "the app shows photos only"
     side = _longer_side(maps)
     grids = {
         j: photo.PhotoMap(f"class map: {one.title}", one.values, encode_cells(one.values, selection.scale))
         for j, one in shown.class_maps.items()
     }
-    frame = make_frame(
-        maps.values.shape[1:], maps.view, maps.classifier.receptive_field, side, selection.smooth, selection.opacity
-    )
+    frame = make_class_map_frame(maps, side, selection.smooth, selection.opacity)
     notes, note_of = [], []
     if shown.decisions is not None:
         note_of = shown.decisions.votes.flatten().tolist()
         notes = [f", maximum of {votes} channel{'' if votes == 1 else 's'}" for votes in range(max(note_of) + 1)]
-    picture = _make_picture(shown, make_photo_url(maps.view, side), grids, frame, notes, note_of)
-    return picture, html.make_color_bar(
-        selection.scale, f"logits per cell: {maps.describe_reading(selection.dense, selection.against)}"
-    )
+    image = make_photo_url(cache.get_view(maps), side)
+    unit = f"logits per cell: {maps.describe_reading(selection.dense, selection.against)}"
+    picture = _make_picture(shown, image=image, maps=grids, frame=frame, notes=notes, note_of=note_of)
+    return picture, html.make_color_bar(selection.scale, unit)
 
 
 def _draw_winners(shown: ShownMaps) -> tuple[photo.Picture, str]:
     """Return the photo in the colors of the winning classes, and the legend as HTML."""
     maps = shown.maps
     winners = find_winners(maps)
-    image = html.draw_winning_classes(maps, winners, _longer_side(maps), shown.selection.opacity)
+    image = html.make_data_url(html.draw_winning_classes(maps, winners, _longer_side(maps), shown.selection.opacity))
     grids = {shown.selection.k: photo.PhotoMap("winning classes", winners.values, None)}
     # The last note is for cells where all classes are equal: their class is -1.
     notes = [f" for {maps.classifier.class_names[j]}" for j in winners.classes] + [": no class wins"]
     place = {j: i for i, j in enumerate(winners.classes)}
     note_of = [place.get(j, len(notes) - 1) for j in winners.grid.flatten().tolist()]
-    picture = _make_picture(shown, html.make_data_url(image), grids, None, notes, note_of)
+    picture = _make_picture(shown, image=image, maps=grids, frame=None, notes=notes, note_of=note_of)
     return picture, html.make_class_legend(maps, winners)
 
 
 def _longer_side(maps: ClassMaps) -> int:
     """Return the longer side of the photo as it is drawn, in pixels."""
-    assert maps.view is not None, "the app shows photos only"
-    height, width = maps.view.photo.size
-    return round(photo_width(maps.view.photo) * max(1, height / width))
+    photo = cache.get_view(maps).photo
+    height, width = photo.size
+    return round(photo_width(photo) * max(1, height / width))
 
 
-def _make_picture(
-    shown: ShownMaps,
-    image: str,
-    grids: Mapping[int, photo.PhotoMap],
-    frame: Frame | None,
-    notes: list[str],
-    note_of: list[int],
-) -> photo.Picture:
-    view = shown.maps.view
-    assert view is not None, "the app shows photos only"
-    height, width = view.photo.size
+def _make_picture(shown: ShownMaps, **drawn: Any) -> photo.Picture:
+    """Add what both pictures have in common to what is drawn."""
+    seen = cache.get_view(shown.maps).photo
     return photo.Picture(
-        image,
-        grids,
-        shown.selection.k,
-        frame,
-        photo_width(view.photo),
-        height=height,
-        width=width,
+        k=shown.selection.k,
+        css_width=photo_width(seen),
+        height=seen.size[0],
+        width=seen.size[1],
         rows=shown.rows,
         columns=shown.columns,
         unit="logits",
-        notes=notes,
-        note_of=note_of,
         masking=shown.selection.view == WHAT_IF,
+        **drawn,
     )
 
 
 @fragment
 def _show_photo(shown: ShownMaps, picture: photo.Picture, legend: str, start: Cell | None) -> None:
     """Show the photo, and what belongs to the cell chosen on it. A click runs only this part of the page."""
-    maps, view = shown.maps, shown.selection.view
+    view, pooling = shown.selection.view, shown.maps.classifier.head.pooling
     chosen = photo.show_photo(picture, start, *class_maps_panels.read_mask(shown))
     _write_cell_to_link(chosen.cell)
     st.html(legend)
     if view == WINNERS:
+        note = " With max pooling, each cell is scored as if it alone were pooled." if pooling == "max" else ""
         st.caption(
             "The class to which each cell adds the most logits, without the bias, and the number of cells where each "
-            "class wins."
-            + (
-                " With max pooling, each cell is scored as if it alone were pooled."
-                if maps.classifier.head.pooling == "max"
-                else ""
-            )
+            f"class wins.{note}"
         )
     with show_errors():
         if view == WHAT_IF:
@@ -257,7 +199,7 @@ def _show_sum(maps: ClassMaps, class_map: ClassMap) -> None:
 
 def _show_predictions(maps: ClassMaps, listed: tuple[int, ...], k: int) -> None:
     """List the top classes. Choosing one of them changes the class of the page."""
-    labels = label_classes(maps)
+    labels = controls.label_classes(maps)
 
     def choose(j: int) -> None:
         st.session_state[keys.CLASS] = labels[j]
@@ -271,10 +213,7 @@ def _show_predictions(maps: ClassMaps, listed: tuple[int, ...], k: int) -> None:
 def _show_side_by_side(shown: ShownMaps, classes: list[int]) -> None:
     """Show the maps of several classes over the photo on one scale, with their sums."""
     maps, selection = shown.maps, shown.selection
-    assert maps.view is not None, "the app shows photos only"
-    frame = make_frame(
-        maps.values.shape[1:], maps.view, maps.classifier.receptive_field, _SIDE, selection.smooth, selection.opacity
-    )
+    frame = make_class_map_frame(maps, _SIDE, selection.smooth, selection.opacity)
     names = maps.classifier.class_names
     drawings = [
         MapDrawing(
@@ -286,4 +225,4 @@ def _show_side_by_side(shown: ShownMaps, classes: list[int]) -> None:
         )
         for j in classes
     ]
-    show_maps(keys.TOP_MAPS, maps.view, frame, drawings)
+    show_maps(keys.TOP_MAPS, cache.get_view(maps), frame, drawings)

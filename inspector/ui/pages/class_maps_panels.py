@@ -2,19 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import streamlit as st
 
 from inspector.analysis.masking import MaskedOutcome, PixelChange, find_cells_above, make_mask, mask_at_head
 from inspector.analysis.positions import CellContributions, Decisions, inspect_cell
-from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMap, ClassMaps
 from inspector.explain.grid import CellExtent
 from inspector.output.text import format_number
 from inspector.ui.components import html
-from inspector.ui.components.messages import show_error
-from inspector.ui.components.tables import make_grouped_table
+from inspector.ui.components.controls import choose_segment, show_errors, show_table
 from inspector.ui.state import cache, keys
 from inspector.ui.state.selection import MapSelection
 
@@ -23,7 +21,6 @@ Cell: TypeAlias = tuple[int, int]  # row, column
 _CHANGED: dict[PixelChange, str] = {"blur": "blurred", "grey": "gray"}
 _FROM_CELL = "from this cell"
 _CHANNEL_WIDTH, _VALUE_WIDTH = 62, 84  # of columns, in CSS pixels: the margin needs the rest
-_SIGNED = st.column_config.NumberColumn(format="%+.3f")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,35 +68,31 @@ def _escape_name(shown: ShownMaps) -> str:
 
 
 def _show_classes(maps: ClassMaps, inspected: CellContributions) -> None:
-    st.dataframe(
-        {
-            "class": [maps.classifier.class_names[j] for j, _ in inspected.parts],
-            _FROM_CELL: [value for _, value in inspected.parts],
-            "logit": [float(maps.logits[j]) for j, _ in inspected.parts],
-        },
-        hide_index=True,
-        column_config={_FROM_CELL: _SIGNED, "logit": st.column_config.NumberColumn(format="%.3f")},
-        alt="What this cell adds to the logit of each class",
-    )
+    columns = {
+        "class": [maps.classifier.class_names[j] for j, _ in inspected.parts],
+        _FROM_CELL: [value for _, value in inspected.parts],
+        "logit": [float(maps.logits[j]) for j, _ in inspected.parts],
+    }
+    show_table(columns, "What this cell adds to the logit of each class", {_FROM_CELL: "%+.3f", "logit": "%.3f"})
     st.caption("What this cell adds to the logit of each class.")
 
 
 def _show_channels(shown: ShownMaps, inspected: CellContributions) -> None:
-    st.dataframe(
-        {
-            "channel": [str(c) for c, _ in inspected.channels],
-            _FROM_CELL: [value for _, value in inspected.channels],
-        },
-        hide_index=True,
-        column_config={_FROM_CELL: _SIGNED},
-        alt="The channels with the largest contributions in this cell",
-    )
+    alt = "The channels with the largest contributions in this cell"
+    show_table(_list_channels(inspected), alt, {_FROM_CELL: "%+.3f"})
     others = len(shown.maps.feature_maps) - len(inspected.channels)
     rest = format_number(inspected.rest, "+.3f")
     st.caption(
         f"The channels of this cell with the largest contributions to {_escape_name(shown)}. The other {others} add "
         f"{rest} together."
     )
+
+
+def _list_channels(inspected: CellContributions) -> dict[str, list[Any]]:
+    return {
+        "channel": [str(c) for c, _ in inspected.channels],
+        _FROM_CELL: [value for _, value in inspected.channels],
+    }
 
 
 def _show_votes(shown: ShownMaps, decisions: Decisions, inspected: CellContributions) -> int:
@@ -130,19 +123,12 @@ def _show_deciding_channels(shown: ShownMaps, decisions: Decisions, inspected: C
     for c, _ in inspected.channels:
         other, gap = int(decisions.runners_up[c]), float(decisions.gaps[c])
         margins.append(f"{gap:.3g} over ({other // width}, {other % width})" if other >= 0 else "the only cell")
-    st.dataframe(
-        {
-            "channel": [str(c) for c, _ in inspected.channels],
-            _FROM_CELL: [value for _, value in inspected.channels],
-            "margin": margins,
-        },
-        hide_index=True,
-        column_config={
-            "channel": st.column_config.TextColumn(width=_CHANNEL_WIDTH),
-            _FROM_CELL: st.column_config.NumberColumn(format="%+.3f", width=_VALUE_WIDTH),
-        },
-        alt="The channels whose maximum is in this cell",
-    )
+    settings = {
+        "channel": st.column_config.TextColumn(width=_CHANNEL_WIDTH),
+        _FROM_CELL: st.column_config.NumberColumn(format="%+.3f", width=_VALUE_WIDTH),
+    }
+    columns = _list_channels(inspected) | {"margin": margins}
+    show_table(columns, "The channels whose maximum is in this cell", settings)
     st.caption(
         f"The channels whose maximum is in this cell, with the largest contributions to {_escape_name(shown)} first. "
         "Margin: how much the maximum exceeds that of the next cell, in units of the feature map. In a tie, margin 0, "
@@ -172,16 +158,15 @@ def show_what_if(shown: ShownMaps, masked: tuple[Cell, ...]) -> None:
     maps = shown.maps
     change = _choose_mask(shown, masked)
     if not masked:
-        st.info(
-            "Click cells on the photo to mask them, or select one with the arrow keys and press Enter.",
-            icon=":material/touch_app:",
-        )
+        text = "Click cells on the photo to mask them, or select one with the arrow keys and press Enter."
+        st.info(text, icon=":material/touch_app:")
         return
-    head = _mask_at_head(maps, masked)
+    outcomes: dict[str, ClassMaps | MaskedOutcome] = {"original": maps}
+    with show_errors():
+        outcomes["head"] = mask_at_head(maps, make_mask(maps, masked))
     with st.spinner("Running the network on the masked photo ..."):
-        photo = cache.mask_photo(shown.key, tuple(sorted(masked)), change, maps)
-    outcomes: dict[str, ClassMaps | MaskedOutcome | None] = {"original": maps, "head": head, "photo": photo}
-    _show_outcomes(shown, {name: outcome for name, outcome in outcomes.items() if outcome is not None})
+        photo = outcomes["photo"] = cache.mask_photo(shown.key, tuple(sorted(masked)), change, maps)
+    _show_outcomes(shown, outcomes)
     left, right = st.columns([3, 4], vertical_alignment="center")
     with left:
         assert photo.pixels is not None, "the network ran on them"
@@ -198,39 +183,18 @@ def show_what_if(shown: ShownMaps, masked: tuple[Cell, ...]) -> None:
 def _choose_mask(shown: ShownMaps, masked: tuple[Cell, ...]) -> PixelChange:
     """Show the controls of the mask. Return how masked cells are changed in the photo."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        change: PixelChange = st.segmented_control(
-            "In the photo",
-            list(_CHANGED),
-            default="blur",
-            required=True,
-            key=keys.MASK_CHANGE,
-            bind="query-params",
-            help="Masked cells are blurred until nothing can be recognized in them; or set to the mean color that the "
-            "network subtracts.",
+        text = (
+            "Masked cells are blurred until nothing can be recognized in them; or set to the mean color that the "
+            "network subtracts."
         )
-        percent = st.number_input(
-            "Cells above, %",
-            0,
-            99,
-            50,
-            10,
-            key=keys.MASK_ABOVE,
-            width=150,
-            help="In percent of the highest value of the class map.",
-        )
+        change = choose_segment("In the photo", list(_CHANGED), key=keys.MASK_CHANGE, help=text)
+        text = "In percent of the highest value of the class map."
+        percent = st.number_input("Cells above, %", 0, 99, 50, 10, key=keys.MASK_ABOVE, width=150, help=text)
         above = find_cells_above(shown.class_maps[shown.selection.k], percent / 100)
         cells = tuple((int(y), int(x)) for y, x in above.nonzero().tolist())
         st.button("Mask these cells", on_click=_write_mask, args=(cells,), disabled=not cells)
         st.button("Clear", on_click=_write_mask, args=((),), disabled=not masked)
     return change
-
-
-def _mask_at_head(maps: ClassMaps, masked: tuple[Cell, ...]) -> MaskedOutcome | None:
-    try:
-        return mask_at_head(maps, make_mask(maps, masked))
-    except InspectorError as error:
-        show_error(error)
-        return None
 
 
 def _show_outcomes(shown: ShownMaps, outcomes: Mapping[str, ClassMaps | MaskedOutcome]) -> None:
@@ -246,4 +210,4 @@ def _show_outcomes(shown: ShownMaps, outcomes: Mapping[str, ClassMaps | MaskedOu
         )
         for j in listed
     ]
-    st.html(make_grouped_table(["logit", "probability"], list(outcomes), rows))
+    st.html(html.make_grouped_table(["logit", "probability"], list(outcomes), rows))

@@ -10,14 +10,14 @@ from inspector.analysis.similarity import compare_maps, find_common_class_name, 
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps
 from inspector.images.examples import list_examples
-from inspector.images.photo import MAX_BYTES, Photo
+from inspector.images.photo import Photo
 from inspector.networks.catalog import list_models
-from inspector.ui.components import html
-from inspector.ui.components.downloads import show_download_buttons
+from inspector.ui.components import controls, html
+from inspector.ui.components.controls import choose_segment, show_error, show_table, switch
 from inspector.ui.components.map_columns import MapColumn, MapRequest, compute_requests, show_map_columns
-from inspector.ui.components.messages import show_error
 from inspector.ui.state import cache, keys
-from inspector.ui.state.sidebar import PHOTO_TYPES, NetworkChoice, choose_photo, choose_size, list_choices
+from inspector.ui.state.selection import choose_interpolation
+from inspector.ui.state.sidebar import NetworkChoice, choose_photo, choose_size, list_choices
 from inspector.ui.state.streamlit_fixes import fragment
 
 if TYPE_CHECKING:
@@ -32,15 +32,9 @@ _FORMATS: "dict[str, Format]" = {"comparison.png": "png", "comparison.pdf": "pdf
 
 def show(network: NetworkChoice) -> None:
     """Draw the page."""
-    mode = st.segmented_control(
-        "Compare",
-        [NETWORKS, PHOTOS],
-        default=NETWORKS if _list_same_classes(network) else PHOTOS,
-        required=True,
-        key=keys.COMPARE,
-        bind="query-params",
-        help="Several networks on one photo, or several photos by one network.",
-    )
+    default = NETWORKS if _list_same_classes(network) else PHOTOS
+    text = "Several networks on one photo, or several photos by one network."
+    mode = choose_segment("Compare", [NETWORKS, PHOTOS], default=default, key=keys.COMPARE, help=text)
     try:
         with st.sidebar:
             photo = choose_photo(network) if mode == NETWORKS else None
@@ -80,15 +74,13 @@ def _choose_networks(network: NetworkChoice, photo: Photo, scale: float | None) 
         st.info(note, icon=":material/info:")
     others = [offered[name] for name in names if name != network.name]
     if not others:
-        hint = (
-            ""
-            if same_classes
-            else (
+        text = "Choose one more network in the box above."
+        if not same_classes:
+            text += (
                 " No other network here has the same classes: load your own on the page Network, add one with "
                 "`inspector add`, or compare several photos by this network."
             )
-        )
-        st.info(f"Choose one more network in the box above.{hint}", icon=":material/compare:")
+        st.info(text, icon=":material/compare:")
     return [MapRequest(choice.name, choice, photo, scale) for choice in (network, *others)]
 
 
@@ -96,29 +88,12 @@ def _choose_photos(network: NetworkChoice, scale: float | None) -> list[MapReque
     """Show the choice of photos. A photo that cannot be read is an error on the page."""
     offered = list_examples(network.examples)
     with st.container(horizontal=True, vertical_alignment="top", gap="medium"):
-        uploads = st.file_uploader(
-            "Your photos",
-            type=PHOTO_TYPES,
-            key=keys.COMPARED_UPLOADS,
-            accept_multiple_files=True,
-            max_upload_size=MAX_BYTES // 1_000_000,
-            width=380,
-            help="They stay in this server's memory, are never written to disk, and no other session sees them.",
-        )
-        names = st.pills(
-            "and examples",
-            list(offered),
-            selection_mode="multi",
-            default=list(offered)[:3],
-            key=keys.COMPARED_EXAMPLES,
-            bind="query-params",
-        )
+        uploads = controls.upload_photos("Your photos", key=keys.COMPARED_UPLOADS, several=True, width=380)
+        names = controls.choose_several("and examples", list(offered), list(offered)[:3], key=keys.COMPARED_EXAMPLES)
     photos = []
     for upload in uploads:
-        try:
+        with controls.show_errors():
             photos.append(cache.read_upload(upload.file_id, upload.name, upload.getvalue()))
-        except InspectorError as error:
-            show_error(error)
     # A link may name examples of another network.
     photos += [cache.read_example(offered[name]) for name in names if name in offered]
     if not photos:
@@ -136,30 +111,18 @@ def _show_comparison(compared: Sequence[tuple[str, ClassMaps]], mode: str) -> No
     default = find_common_class_name(maps) if mode == NETWORKS else None
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         names = list(dict.fromkeys(name for one in maps for name in one.classifier.class_names))
-        chosen = st.selectbox(
-            "Class",
-            names,
-            index=None,
-            key=f"class_of_{mode}",
-            bind="query-params",
-            width=320,
-            placeholder=f"{default} (top-1 of the first)" if default else "top-1 of each",
-            help="Type to search. A network without a class of this name shows its top-1 class.",
-        )
-        own_scales = st.toggle(
-            "One scale per map",
-            key=keys.OWN_SCALES,
-            bind="query-params",
-            help="Off: the same color is the same number of logits in all maps. On: faint maps are visible too.",
-        )
-        raw = st.toggle(
-            "Raw grid", key=keys.RAW_GRID, bind="query-params", help="Show the cells without interpolation."
-        )
+        placeholder = f"{default} (top-1 of the first)" if default else "top-1 of each"
+        text = "Type to search. A network without a class of this name shows its top-1 class."
+        key = f"class_of_{mode}"
+        chosen = controls.search_option("Class", names, placeholder, key=key, width=320, help=text)
+        text = "Off: the same color is the same number of logits in all maps. On: faint maps are visible too."
+        own_scales = switch("One scale per map", text, key=keys.OWN_SCALES)
+        smooth = choose_interpolation()
     name = chosen or default
     classes = find_same_class(maps, name) if name or mode == NETWORKS else [int(one.logits.argmax()) for one in maps]
     columns = [MapColumn(title, one, k, one.class_map(k)) for (title, one), k in zip(compared, classes, strict=True)]
-    show_map_columns(columns, own_scales, not raw)
-    _show_downloads(columns, own_scales, not raw)
+    show_map_columns(columns, own_scales, smooth)
+    _show_downloads(columns, own_scales, smooth)
     _show_numbers(columns, mode)
     if mode == NETWORKS:
         _show_similarity(columns)
@@ -175,13 +138,12 @@ def _show_downloads(columns: Sequence[MapColumn], own_scales: bool, smooth: bool
         figure = side_by_side_figure(maps, classes, [column.title for column in columns], own_scales, smooth)
         return encode_figure(figure, _FORMATS[name])
 
-    show_download_buttons(_FILES, make_file, "Download the figure")
+    controls.show_download_buttons(_FILES, make_file, "Download the figure")
 
 
 def _show_numbers(columns: Sequence[MapColumn], mode: str) -> None:
     top = [column.maps.top(1)[0] for column in columns]
-    three_digits = st.column_config.NumberColumn(format="%.3f")
-    st.dataframe(
+    show_table(
         {
             "network" if mode == NETWORKS else "photo": [column.title for column in columns],
             "class": [column.class_map.title for column in columns],
@@ -193,14 +155,8 @@ def _show_numbers(columns: Sequence[MapColumn], mode: str) -> None:
             "verdict": [column.maps.verdict for column in columns],
             "largest residual": [f"{column.maps.residual:.1e}" for column in columns],
         },
-        hide_index=True,
-        column_config={
-            "probability": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1),
-            "map": three_digits,
-            "+ bias": three_digits,
-            "= logit": three_digits,
-        },
-        alt="The compared class maps with classes, probabilities and logits",
+        "The compared class maps with classes, probabilities and logits",
+        {"probability": controls.SHARE, "map": "%.3f", "+ bias": "%.3f", "= logit": "%.3f"},
     )
     st.caption("A logit is the score of a class before softmax: the sum of its map, plus a bias.")
 
@@ -216,18 +172,11 @@ def _show_similarity(columns: Sequence[MapColumn]) -> None:
             grids = [" x ".join(map(str, column.class_map.values.shape)) for column in (a, b)]
             other_grids.append(f"{a.title} ({grids[0]}) and {b.title} ({grids[1]})")
         else:
-            rows.append(
-                {"maps": f"{a.title}, {b.title}", "cosine": similarity.cosine, "rank correlation": similarity.rank}
-            )
+            names = f"{a.title}, {b.title}"
+            rows.append({"maps": names, "cosine": similarity.cosine, "rank correlation": similarity.rank})
     if rows:
-        two_digits = st.column_config.NumberColumn(format="%.2f")
-        st.dataframe(
-            rows,
-            hide_index=True,
-            width="content",
-            column_config={"cosine": two_digits, "rank correlation": two_digits},
-            alt="Similarity of the maps",
-        )
+        formats = {"cosine": "%.2f", "rank correlation": "%.2f"}
+        show_table(rows, "Similarity of the maps", formats, width="content")
         st.caption(
             "1: the same map, 0: unrelated, \N{MINUS SIGN}1: the opposite. The cosine compares the logits of the cells "
             "up to a common factor; the rank correlation compares only their order."

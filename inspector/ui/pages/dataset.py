@@ -10,15 +10,14 @@ from inspector.datasets.summarize import summarize
 from inspector.datasets.summary import NUMBERS, DatasetSummary, belongs_to, read_summary
 from inspector.errors import InspectorError
 from inspector.ui.components import html, stored_maps
-from inspector.ui.components.messages import show_errors
+from inspector.ui.components.controls import show_errors
 from inspector.ui.pages import dataset_images, dataset_panels
 from inspector.ui.state import cache, keys
-from inspector.ui.state.links import update_link
 
 
 def show() -> None:
     """Draw the page."""
-    update_link()
+    keys.update_link()
     with st.sidebar:
         st.title("Data set", anchor=False)
         st.caption("Summary of the class maps of a whole data set.")

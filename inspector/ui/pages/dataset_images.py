@@ -13,7 +13,16 @@ from inspector.datasets.results import Results, StoredImage
 from inspector.datasets.summary import DatasetSummary
 from inspector.output.text import format_number, replace_minus
 from inspector.ui.components import html, stored_maps
-from inspector.ui.components.messages import show_error, show_errors
+from inspector.ui.components.controls import (
+    choose_option,
+    choose_segment,
+    enter_number,
+    search_option,
+    show_error,
+    show_errors,
+    show_table,
+    switch,
+)
 from inspector.ui.state import cache, keys
 from inspector.ui.state.selection import label_names
 
@@ -57,40 +66,15 @@ def _choose(summary: DatasetSummary, changed: int) -> ImageSelection:
     """Show the filters and the order."""
     names = label_names(summary.class_names)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        which = st.segmented_control(
-            "Images",
-            [ALL, MISCLASSIFIED, UNREADABLE],
-            default=ALL,
-            required=True,
-            key=keys.IMAGE_FILTER,
-            bind="query-params",
-            on_change=_open_first_page,
-        )
-        predicted = st.selectbox(
-            "Top-1 class",
-            names,
-            index=None,
-            placeholder="any",
-            key=keys.TOP_CLASS,
-            bind="query-params",
-            width=200,
-            on_change=_open_first_page,
-        )
-        label = st.selectbox(
-            "Label",
-            _list_labels(summary.index, changed),
-            index=None,
-            placeholder="any",
-            key=keys.LABEL,
-            bind="query-params",
-            width=200,
-            on_change=_open_first_page,
-        )
-        text = st.text_input("Path contains", key=keys.PATH, bind="query-params", width=200, on_change=_open_first_page)
-        order = st.selectbox(
-            "Sort by", list(ORDERS), key=keys.IMAGE_ORDER, bind="query-params", width=230, on_change=_open_first_page
-        )
-        descending = st.toggle("Descending", key=keys.DESCENDING, bind="query-params", on_change=_open_first_page)
+        settings: dict[str, Any] = {"on_change": _open_first_page}
+        narrow = settings | {"width": 200}
+        which = choose_segment("Images", [ALL, MISCLASSIFIED, UNREADABLE], key=keys.IMAGE_FILTER, **settings)
+        predicted = search_option("Top-1 class", names, "any", key=keys.TOP_CLASS, **narrow)
+        labels = _list_labels(summary.index, changed)
+        label = search_option("Label", labels, "any", key=keys.LABEL, **narrow)
+        text = st.text_input("Path contains", key=keys.PATH, bind="query-params", **narrow)
+        order = choose_option("Sort by", list(ORDERS), key=keys.IMAGE_ORDER, width=230, **settings)
+        descending = switch("Descending", key=keys.DESCENDING, **settings)
     filters = Filters(
         predicted=None if predicted is None else names.index(predicted),
         label=label,
@@ -116,41 +100,24 @@ def _choose_page(count: int) -> int:
     if st.session_state.get(keys.PAGE, 1) > pages:
         st.session_state[keys.PAGE] = pages
     images = "1 image" if count == 1 else f"{count:,} images"
-    return st.number_input(
-        f"Page of {pages:,} with {images}",
-        1,
-        pages,
-        key=keys.PAGE,
-        bind="query-params",
-        width=280,
-        on_change=_clear_image,
-    )
+    label = f"Page of {pages:,} with {images}"
+    page: int = enter_number(label, 1, pages, 1, key=keys.PAGE, width=280, on_change=_clear_image)
+    return page
 
 
 def _show_table(summary: DatasetSummary, rows: Sequence[dict[str, Any]]) -> None:
-    key = f"images_{rows[0]['index']}_{rows[-1]['index']}_{len(rows)}"
+    def choose_image(row: int) -> None:
+        st.session_state[keys.IMAGE] = rows[row]["index"]
 
-    def follow() -> None:
-        if selected := st.session_state[key]["selection"]["rows"]:
-            st.session_state[keys.IMAGE] = rows[selected[0]]["index"]
-
-    percent = st.column_config.NumberColumn(format="percent", width="small")
-    st.dataframe(
+    formats = {"number": None, "probability": "percent", "border": "percent", "inside": "percent", "cells": "%.1f"}
+    show_table(
         [_make_row(summary, row) for row in rows],
-        key=key,
-        on_select=follow,
-        selection_mode="single-row",
-        hide_index=True,
+        "Images with their predictions and where the evidence lies",
+        {name: st.column_config.NumberColumn(format=text, width="small") for name, text in formats.items()},
+        choose_image,
+        key=f"images_{rows[0]['index']}_{rows[-1]['index']}_{len(rows)}",
         height=min(460, 37 + 35 * len(rows)),
         placeholder="",
-        column_config={
-            "number": st.column_config.NumberColumn(width="small"),
-            "probability": percent,
-            "border": percent,
-            "inside": percent,
-            "cells": st.column_config.NumberColumn(format="%.1f", width="small"),
-        },
-        alt="Images with their predictions and where the evidence lies",
     )
     st.caption(
         "Border and cells describe the class map of the top-1 class. Border: the share of its absolute values in the "
@@ -178,15 +145,8 @@ def _make_row(summary: DatasetSummary, row: dict[str, Any]) -> dict[str, Any]:
 
 def _show_chosen_image(results: Results, summary: DatasetSummary, rows: Sequence[dict[str, Any]]) -> None:
     """Show the image of the number that is typed, or of the selected row; at first, that of the first row."""
-    number = st.number_input(
-        "Image number",
-        0,
-        value=None,
-        key=keys.IMAGE,
-        bind="query-params",
-        width=200,
-        placeholder=str(rows[0]["index"]),
-    )
+    first = str(rows[0]["index"])
+    number = enter_number("Image number", 0, None, None, key=keys.IMAGE, width=200, placeholder=first)
     row = rows[0] if number is None else dataset_index.find_row(summary.index, number)
     if row is None:
         st.info(f"There is no image number {number}.", icon=_NO_IMAGE)

@@ -10,7 +10,7 @@ from inspector.datasets.results import Results
 from inspector.datasets.summary import DatasetSummary
 from inspector.output.overlay import common_scale
 from inspector.ui.components import html, stored_maps
-from inspector.ui.components.messages import show_errors
+from inspector.ui.components.controls import choose_option, choose_segment, search_option, show_errors
 from inspector.ui.pages.dataset_images import read_image_of
 from inspector.ui.state import keys
 from inspector.ui.state.selection import label_names
@@ -32,7 +32,7 @@ def show_average_maps(summary: DatasetSummary) -> None:
     names = label_names(summary.class_names)
     heading = st.empty()
     most_frequent = int(summary.predicted.counts.argmax())
-    name = st.selectbox("Class", names, index=most_frequent, key=keys.DATASET_CLASS, bind="query-params", width=280)
+    name = choose_option("Class", names, index=most_frequent, key=keys.DATASET_CLASS)
     heading.subheader(f"Average class map of {html.escape_markdown(name)}", anchor=False)
     k = names.index(name)
     averages = {"predicted as this class": summary.predicted, "labeled as this class": summary.labeled}
@@ -55,9 +55,7 @@ def show_confusions(summary: DatasetSummary) -> None:
     st.subheader("Confusions and their contrast maps", anchor=False)
     names = label_names(summary.class_names)
     confused = [names[k] for k in dict.fromkeys(summary.pairs[:, 0].tolist())]
-    label = st.selectbox(
-        "Label", confused, index=None, placeholder="any", key=keys.CONFUSED_LABEL, bind="query-params", width=280
-    )
+    label = search_option("Label", confused, "any", key=keys.CONFUSED_LABEL)
     wanted = None if label is None else names.index(label)
     listed = [n for n, (true, _) in enumerate(summary.pairs) if wanted in (None, true)][:_TILES]
     maps = summary.contrasts.mean()[listed]
@@ -80,15 +78,7 @@ def show_confusions(summary: DatasetSummary) -> None:
 def show_gallery(results: Results, summary: DatasetSummary) -> None:
     """Show the images whose class maps are the most concentrated, the most diffuse, and so on."""
     st.subheader("Extreme images", anchor=False)
-    which = st.segmented_control(
-        "Evidence",
-        list(GALLERIES),
-        default=next(iter(GALLERIES)),
-        required=True,
-        key=keys.GALLERY,
-        bind="query-params",
-    )
-    column, descending = GALLERIES[which]
+    column, descending = GALLERIES[choose_segment("Evidence", list(GALLERIES), key=keys.GALLERY)]
     with show_errors(), st.spinner("Drawing ..."):
         rows = dataset_index.list_extremes(summary.index, column, descending, _TILES)
         tiles = [_make_tile(results, summary, row, column) for row in rows]

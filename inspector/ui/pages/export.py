@@ -1,6 +1,8 @@
 """The page Export: design a figure for a paper, and download it with its numbers."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import streamlit as st
 
@@ -8,10 +10,10 @@ from inspector.errors import ExportError
 from inspector.explain.class_maps import ClassMaps, FigureContent
 from inspector.output import export
 from inspector.output.style import COLORMAPS, DEFAULT_STYLE, MM, PANELS, FigureStyle
-from inspector.ui.components.downloads import show_download_buttons
-from inspector.ui.components.messages import show_errors
+from inspector.ui.components import controls
+from inspector.ui.components.controls import choose_segment, enter_number, show_errors, switch
 from inspector.ui.state import cache, keys
-from inspector.ui.state.selection import choose_reading, label_classes
+from inspector.ui.state.selection import choose_interpolation, choose_position_scores, choose_reading, label_classes
 from inspector.ui.state.sidebar import SidebarSelection
 from inspector.ui.state.streamlit_fixes import fragment
 
@@ -28,38 +30,11 @@ FILES = {
 _DPI = 120  # of the preview, and of the screen
 
 
-@dataclass(frozen=True)
-class FigureSize:
-    """Size and resolution of a figure."""
-
-    width: float | None  # in mm; None: as needed
-    columns: int | None
-    font_size: float  # in points
-    dpi: int
-
-
-@dataclass(frozen=True)
-class FigureParts:
-    """What a figure shows besides its maps."""
-
-    title: str | None  # "" shows none, None the default one
-    color_bar: bool
-    equations: bool
-    dark: bool
-
-
+@fragment
+@show_errors()
 def show(selection: SidebarSelection) -> None:
     """Draw the page."""
-    _show_page(selection.maps, selection.key)
-
-
-@fragment
-def _show_page(maps: ClassMaps, key: cache.MapsKey) -> None:
-    with show_errors():
-        _show_builder(maps, key)
-
-
-def _show_builder(maps: ClassMaps, key: cache.MapsKey) -> None:
+    maps = selection.maps
     content = _choose_content(maps)
     wide, narrow = st.columns([3, 2], gap="large")
     with narrow:
@@ -67,9 +42,8 @@ def _show_builder(maps: ClassMaps, key: cache.MapsKey) -> None:
         style = _choose_style()
     # Drawn before the buttons: a figure that cannot be drawn is an error on the page, and offers no files.
     with wide, st.spinner("Drawing the figure ..."):
-        image, inches = cache.draw_figure_preview(
-            repr((key, content, style)), maps, content, replace(style, dpi=_DPI), style.dpi
-        )
+        key, screen_style = repr((selection.key, content, style)), replace(style, dpi=_DPI)
+        image, inches = cache.draw_figure_preview(key, maps, content, screen_style, style.dpi)
     with wide:
         st.image(image, width=round(inches[0] * _DPI), output_format="PNG", alt="preview of the figure")
         width, height = (round(25.4 * side) for side in inches)
@@ -77,9 +51,10 @@ def _show_builder(maps: ClassMaps, key: cache.MapsKey) -> None:
         st.caption(
             f"{width} x {height} mm; as PNG {pixels[0]} x {pixels[1]} pixels. PDF and SVG are sharp at any zoom."
         )
+    make_file = partial(export.make_file, maps=maps, shown=content, style=style)
     with downloads:
         st.subheader("Download", anchor=False)
-        show_download_buttons(FILES, lambda name: export.make_file(name, maps, content, style), key_prefix="export ")
+        controls.show_download_buttons(FILES, make_file, key_prefix="export ")
         st.caption(
             "The ZIP holds all of these files, the photo and a manifest. `inspector rebuild class-maps.zip -o FOLDER` "
             "makes the same figure again, or reports which network, photo or version differs."
@@ -100,24 +75,14 @@ def _choose_content(maps: ClassMaps) -> FigureContent:
             placeholder="top classes",
             help="Type to search. Empty: the top classes, as many as the box beside it says.",
         )
-        count = st.number_input(
-            "Top classes", 1, 12, 5, key=keys.TOP_COUNT, bind="query-params", width=130, disabled=bool(classes)
-        )
+        count = enter_number("Top classes", 1, 12, 5, key=keys.TOP_COUNT, width=130, disabled=bool(classes))
         chosen = tuple(labels.index(label) for label in classes)
         against = choose_reading(maps, chosen[0] if chosen else maps.top(1)[0][0])
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
-        raw = st.toggle(
-            "Raw grid", key=keys.RAW_GRID, bind="query-params", help="Show the cells without interpolation."
-        )
-        dense = maps.classifier.head.pooling == "max" and st.toggle(
-            "Score every cell",
-            key=keys.POSITION_SCORES,
-            bind="query-params",
-            help="Each cell has the score that it would get if it alone were pooled. This is easier to read, but these "
-            "scores do not sum to the logit.",
-        )
+        smooth = choose_interpolation()
+        dense = choose_position_scores(maps)
         opacity = st.slider("Opacity", 0.0, 1.0, 0.85, 0.05, key=keys.FIGURE_OPACITY, bind="query-params", width=220)
-    return maps.figure_content(chosen or count, against, dense, not raw, opacity)
+    return maps.figure_content(chosen or count, against, dense, smooth, opacity)
 
 
 def _choose_style() -> FigureStyle:
@@ -127,79 +92,36 @@ def _choose_style() -> FigureStyle:
         ExportError: no panel is chosen.
     """
     st.subheader("Style", anchor=False)
-    panels = st.pills(
+    panels = controls.choose_several(
         "Panels",
         PANELS,
-        selection_mode="multi",
-        default=DEFAULT_STYLE.panels,
+        DEFAULT_STYLE.panels,
         key=keys.PANELS,
-        bind="query-params",
         width="stretch",
         help="contrast: evidence for the first class and against the second. all: the raw grids of all class maps "
         "before pooling, for networks with few classes.",
     )
-    size = _choose_size()
-    colors = _choose_colors()
-    parts = _choose_parts()
+    settings = _choose_size() | {"colours": _choose_colors()} | _choose_parts()
     if not panels:
         raise ExportError("A figure needs at least one panel. Choose one above.")
-    return FigureStyle(
-        panels=tuple(panels),
-        columns=size.columns,
-        width=size.width,
-        dpi=size.dpi,
-        font_size=size.font_size,
-        colours=colors,
-        dark=parts.dark,
-        title=parts.title,
-        colour_bar=parts.color_bar,
-        equations=parts.equations,
-    )
+    return FigureStyle(tuple(panels), **settings)
 
 
-def _choose_size() -> FigureSize:
+def _choose_size() -> dict[str, Any]:
+    """Show the controls of size and resolution. Return settings of the style."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        width = st.number_input(
-            "Width",
-            0.0,
-            None,
-            None,
-            1.0,
-            format="%g",
-            placeholder="as needed",
-            key=keys.WIDTH,
-            bind="query-params",
-            width=150,
-            help="A column of a journal is often 89 mm (3.5 in) wide, a page 183 mm (7.2 in). The height follows.",
+        text = "A column of a journal is often 89 mm (3.5 in) wide, a page 183 mm (7.2 in). The height follows."
+        width = enter_number(
+            "Width", 0.0, None, None, 1.0, format="%g", placeholder="as needed", key=keys.WIDTH, help=text
         )
-        unit = st.segmented_control(
-            "Unit",
-            ["mm", "in"],
-            default="mm",
-            required=True,
-            key=keys.UNIT,
-            bind="query-params",
-            on_change=_convert_width,
-        )
-        columns = st.number_input(
-            "Columns", 1, 12, None, placeholder="3", key=keys.COLUMNS, bind="query-params", width=120
-        )
+        unit = choose_segment("Unit", ["mm", "in"], key=keys.UNIT, on_change=_convert_width)
+        columns = enter_number("Columns", 1, 12, None, placeholder="3", key=keys.COLUMNS, width=120)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        font_size = st.number_input(
-            "Font size (pt)", 3.0, 40.0, 9.0, 0.5, format="%g", key=keys.FONT_SIZE, bind="query-params", width=150
-        )
-        dpi = st.number_input(
-            "Resolution (dpi)",
-            30,
-            1200,
-            200,
-            50,
-            key=keys.DPI,
-            bind="query-params",
-            width=150,
-            help="Pixels per inch, of a PNG and of the photo within PDF and SVG. Journals ask for 300 or more.",
-        )
-    return FigureSize(None if width is None else width * (MM if unit == "mm" else 1), columns, font_size, dpi)
+        font_size = enter_number("Font size (pt)", 3.0, 40.0, 9.0, 0.5, format="%g", key=keys.FONT_SIZE)
+        text = "Pixels per inch, of a PNG and of the photo within PDF and SVG. Journals ask for 300 or more."
+        dpi = enter_number("Resolution (dpi)", 30, 1200, 200, 50, key=keys.DPI, help=text)
+    inches = None if width is None else width * (MM if unit == "mm" else 1)
+    return {"width": inches, "columns": columns, "font_size": font_size, "dpi": dpi}
 
 
 def _convert_width() -> None:
@@ -210,30 +132,20 @@ def _convert_width() -> None:
 
 
 def _choose_colors() -> str:
-    colors = st.selectbox(
-        "Color map",
-        list(COLORMAPS),
-        key=keys.COLORMAP,
-        bind="query-params",
-        width=330,
-        help="All have zero in the middle, and ends that color-blind readers can tell apart.",
-    )
+    text = "All have zero in the middle, and ends that color-blind readers can tell apart."
+    colors = controls.choose_option("Color map", list(COLORMAPS), key=keys.COLORMAP, width=330, help=text)
     st.caption("{} is evidence for a class, {} against it.".format(*COLORMAPS[colors]).capitalize())
     return colors
 
 
-def _choose_parts() -> FigureParts:
+def _choose_parts() -> dict[str, Any]:
+    """Show the controls of what surrounds the maps. Return settings of the style; a title of "" shows none."""
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
-        has_title = st.toggle("Title", True, key=keys.TITLED, bind="query-params")
-        color_bar = st.toggle("Color bar", True, key=keys.COLOR_BAR, bind="query-params")
-        equations = st.toggle(
-            "Equations",
-            True,
-            key=keys.EQUATIONS,
-            bind="query-params",
-            help="The sum of each map and its bias, and the verdict.",
-        )
-        dark = st.toggle("Dark", key=keys.DARK, bind="query-params", help="Light text on a dark page, for slides.")
+        has_title = switch("Title", key=keys.TITLED, on=True)
+        color_bar = switch("Color bar", key=keys.COLOR_BAR, on=True)
+        text = "The sum of each map and its bias, and the verdict."
+        equations = switch("Equations", text, key=keys.EQUATIONS, on=True)
+        dark = switch("Dark", "Light text on a dark page, for slides.", key=keys.DARK)
     title = st.text_input(
         "Title instead of the default one",
         key=keys.HEADING,
@@ -242,4 +154,5 @@ def _choose_parts() -> FigureParts:
         max_chars=200,
         placeholder="the network and what its maps show",
     )
-    return FigureParts((title or None) if has_title else "", color_bar, equations, dark)
+    heading = (title or None) if has_title else ""
+    return {"title": heading, "colour_bar": color_bar, "equations": equations, "dark": dark}

@@ -4,83 +4,56 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from inspector.analysis.layers import (
-    LayerMaps,
-    compute_channel_statistics,
-    find_layer,
-    find_pooled_layer,
-)
+from inspector.analysis.layers import LayerMaps, compute_channel_statistics, find_layer, find_pooled_layer
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.tracing.layer_trace import Layer
 from inspector.output.overlay import common_scale
 from inspector.ui.components import html
 from inspector.ui.components.channel_grid import show_channel_grid
-from inspector.ui.components.messages import show_errors
-from inspector.ui.pages.layers_panels import (
-    CONTRIBUTION,
-    HIGHEST,
-    INDEX,
-    MEAN,
-    LayerSelection,
-    ShownLayer,
-    describe_layer,
-    make_tile,
-    show_channel,
-    show_depth,
-)
+from inspector.ui.components.controls import WIDE_TEXT, choose_segment, search_option, show_errors, show_table, switch
+from inspector.ui.pages import layers_panels as panels
+from inspector.ui.pages.layers_panels import CONTRIBUTION, HIGHEST, INDEX, MEAN, LayerSelection, ShownLayer
 from inspector.ui.state import cache, keys
-from inspector.ui.state.selection import choose_channel, choose_class
+from inspector.ui.state.selection import choose_channel, choose_class, choose_interpolation
 from inspector.ui.state.sidebar import NetworkChoice, SidebarSelection
 from inspector.ui.state.streamlit_fixes import fragment
 
 PAGE = 64  # channels shown at once
 
 
-def show(selection: SidebarSelection) -> None:
+@fragment
+@show_errors()
+def show(chosen: SidebarSelection) -> None:
     """Draw the page."""
-    network = selection.network
+    network, maps = chosen.network, chosen.maps
     with st.spinner(f"Reading the layers of {network.name} ..."):
         layers = cache.list_network_layers(network.key, network.load)
-    _show_page(network, selection.key, selection.maps, layers)
-
-
-@fragment
-def _show_page(network: NetworkChoice, key: cache.MapsKey, maps: ClassMaps, layers: tuple[Layer, ...]) -> None:
-    with show_errors():
-        selection = _choose(maps, layers)
-        _show_tree(network, layers, selection.layer)
-        with st.spinner(f"Running {network.name} up to {selection.layer.label} ..."):
-            layer_maps = cache.compute_layer_maps(key, selection.layer.label, maps, selection.layer)
-        _show_channels(key, maps, layer_maps, selection)
+    selection = _choose(maps, layers)
+    _show_tree(network, layers, selection.layer)
+    with st.spinner(f"Running {network.name} up to {selection.layer.label} ..."):
+        layer_maps = cache.compute_layer_maps(chosen.key, selection.layer.label, maps, selection.layer)
+    _show_channels(chosen.key, maps, layer_maps, selection)
 
 
 def _choose(maps: ClassMaps, layers: tuple[Layer, ...]) -> LayerSelection:
     """Show the controls."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         label = _choose_layer(layers, find_pooled_layer(maps.classifier, layers).label)
-        order = st.segmented_control(
+        order = choose_segment(
             "Sort channels by",
             [INDEX, MEAN, HIGHEST, CONTRIBUTION],
             default=MEAN,
-            required=True,
             key=keys.CHANNEL_ORDER,
-            bind="query-params",
             help="Mean: the mean activation over all cells. Highest: the activation of the strongest cell. "
             "Contribution: what the channel adds to the logit of a class; exact for the maps that are pooled, a "
             "first-order approximation elsewhere.",
         )
         k = choose_class(maps) if order == CONTRIBUTION else None
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
-        own_scales = st.toggle(
-            "One scale per channel",
-            key=keys.CHANNEL_SCALES,
-            bind="query-params",
-            help="Off: all channels share one scale, so that they can be compared. On: weak channels are visible too.",
-        )
-        raw = st.toggle(
-            "Raw grid", key=keys.RAW_GRID, bind="query-params", help="Show the cells without interpolation."
-        )
-    return LayerSelection(find_layer(layers, label), order, k, own_scales, not raw)
+        text = "Off: all channels share one scale, so that they can be compared. On: weak channels are visible too."
+        own_scales = switch("One scale per channel", text, key=keys.CHANNEL_SCALES)
+        smooth = choose_interpolation()
+    return LayerSelection(find_layer(layers, label), order, k, own_scales, smooth)
 
 
 def _choose_layer(layers: tuple[Layer, ...], pooled: str) -> str:
@@ -92,26 +65,16 @@ def _choose_layer(layers: tuple[Layer, ...], pooled: str) -> str:
     def step(by: int) -> None:
         _select_layer(labels[labels.index(st.session_state[keys.LAYER] or pooled) + by])
 
-    label: str = (
-        st.selectbox(
-            "Layer",
-            labels,
-            index=None,
-            placeholder=f"{pooled} (input of the pooling)",
-            key=keys.LAYER,
-            bind="query-params",
-            on_change=_clear_channel,
-            width=300,
-            help="Type to search. A layer is any module that returns feature maps, also a block of several. A module "
-            "that runs several times in a forward pass is listed once per run.",
-        )
-        or pooled
+    text = (
+        "Type to search. A layer is any module that returns feature maps, also a block of several. A module that runs "
+        "several times in a forward pass is listed once per run."
     )
-    for name, icon, by, end in (
-        ("Previous layer", "upward", -1, labels[0]),
-        ("Next layer", "downward", 1, labels[-1]),
-    ):
-        st.button(name, icon=f":material/arrow_{icon}:", on_click=step, args=(by,), disabled=label == end)
+    placeholder = f"{pooled} (input of the pooling)"
+    chosen = search_option("Layer", labels, placeholder, key=keys.LAYER, on_change=_clear_channel, width=300, help=text)
+    label = chosen or pooled
+    at_first, at_last = label == labels[0], label == labels[-1]
+    st.button("Previous layer", icon=":material/arrow_upward:", on_click=step, args=(-1,), disabled=at_first)
+    st.button("Next layer", icon=":material/arrow_downward:", on_click=step, args=(1,), disabled=at_last)
     return label
 
 
@@ -127,29 +90,23 @@ def _clear_channel() -> None:
 
 def _show_tree(network: NetworkChoice, layers: tuple[Layer, ...], chosen: Layer) -> None:
     """List all modules in the order in which they start. Selecting a row with feature maps selects its layer."""
-    key = f"tree of {network.key}"
 
-    def follow() -> None:
-        rows = st.session_state[key].selection.rows
-        if rows and layers[rows[0]].size is not None:
-            _select_layer(layers[rows[0]].label)
+    def select(row: int) -> None:
+        if layers[row].size is not None:
+            _select_layer(layers[row].label)
 
+    text = (
+        "Height x width, in pixels of the network's input: what one cell of the maps can depend on. It may extend "
+        "beyond the input."
+    )
     with st.expander("Modules of the network, in the order in which they run", expanded=True):
-        st.dataframe(
+        show_table(
             [_make_row(layer, layer is chosen) for layer in layers],
-            key=key,
-            on_select=follow,
-            selection_mode="single-row",
-            hide_index=True,
+            "The modules in the order in which they run, with the shapes of their outputs",
+            {"layer": WIDE_TEXT, "receptive field": st.column_config.TextColumn(help=text)},
+            select,
+            key=f"tree of {network.key}",
             height=214,
-            column_config={
-                "layer": st.column_config.TextColumn(width="medium"),
-                "receptive field": st.column_config.TextColumn(
-                    help="Height x width, in pixels of the network's input: what one cell of the maps can depend on. "
-                    "It may extend beyond the input."
-                ),
-            },
-            alt="The modules in the order in which they run, with the shapes of their outputs",
         )
 
 
@@ -185,17 +142,17 @@ def _show_channels(key: cache.MapsKey, maps: ClassMaps, layer_maps: LayerMaps, s
     wide, narrow = st.columns([3, 2], gap="large")
     with wide:
         st.subheader(label, anchor=False)
-        st.caption(describe_layer(shown))
+        st.caption(panels.describe_layer(shown))
         with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
             channel = choose_channel(len(order), order[0])
             page = _choose_page(order, channel, (key, label, selection.order, selection.k))
     on_page = order[(page - 1) * PAGE : page * PAGE]
     # Draw what the user clicked for first.
     with narrow:
-        show_channel(shown, channel, on_page)
-        show_depth(layer_maps, selection.smooth)
+        panels.show_channel(shown, channel, on_page)
+        panels.show_depth(layer_maps, selection.smooth)
     with wide:
-        tiles = [make_tile(shown, c) for c in on_page]
+        tiles = [panels.make_tile(shown, c) for c in on_page]
         show_channel_grid(layer_maps.maps[on_page], tiles, scale, channel, f"Feature maps of {label}")
         if scale is not None:
             st.html(html.make_activation_bar(scale, layer_maps.has_negatives))

@@ -66,16 +66,12 @@ def describe_layer(shown: ShownLayer) -> str:
         ceiling = format_number(layer.ceiling or 0)
         sentences.append(f"{saturated} channels are saturated in some cells, at the maximum of {ceiling}.")
     if shown.contributions is not None:
+        kind = (
+            f"{shown.contributions.kind}: these maps are pooled, and the contributions sum to the logit minus the bias"
+        )
         if shown.contributions.kind == "first order":
-            sentences.append(
-                f"Contributions to the logit of {shown.class_name} are gradient x activation: a first-order "
-                "approximation, which does not sum to the logit."
-            )
-        else:
-            sentences.append(
-                f"Contributions to the logit of {shown.class_name} are {shown.contributions.kind}: these maps are "
-                "pooled, and the contributions sum to the logit minus the bias."
-            )
+            kind = "gradient x activation: a first-order approximation, which does not sum to the logit"
+        sentences.append(f"Contributions to the logit of {shown.class_name} are {kind}.")
     return " ".join(sentences)
 
 

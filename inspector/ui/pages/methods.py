@@ -13,18 +13,9 @@ from inspector.analysis.attribution.methods import METHODS, compute_attribution
 from inspector.analysis.faithfulness import PatchTest
 from inspector.analysis.randomization import ALL_LAYERS, LAST_LAYER, measure_randomization, shuffle_weights
 from inspector.explain.class_maps import ClassMaps
-from inspector.ui.pages.methods_panels import (
-    BASELINE,
-    CURVES,
-    MAP,
-    RANDOMIZED,
-    MethodsSelection,
-    Results,
-    show_curves,
-    show_maps,
-    show_numbers,
-    show_randomization,
-)
+from inspector.ui.components.controls import choose_several, switch
+from inspector.ui.pages import methods_panels as panels
+from inspector.ui.pages.methods_panels import BASELINE, CURVES, MAP, RANDOMIZED, MethodsSelection, Results
 from inspector.ui.state import cache, keys
 from inspector.ui.state.jobs import Job, Task, Work, catch_errors
 from inspector.ui.state.selection import choose_class
@@ -46,24 +37,16 @@ def _choose(maps: ClassMaps, key: cache.MapsKey) -> MethodsSelection:
     """Show the controls."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         k = choose_class(maps)
-        curves = st.toggle(
-            "Insertion and deletion",
-            True,
-            key=keys.CURVES,
-            bind="query-params",
-            help="Does the network use what a map marks? The photo is deleted, or inserted, in the order of the map, "
-            "highest values first, while the probability of the class is measured.",
+        text = (
+            "Does the network use what a map marks? The photo is deleted, or inserted, in the order of the map, "
+            "highest values first, while the probability of the class is measured."
         )
-    names = st.pills(
-        "Methods",
-        list(METHODS),
-        selection_mode="multi",
-        default=list(DEFAULT_METHODS),
-        key=keys.METHODS,
-        bind="query-params",
-        help="The exact map is computed from the head of the network; the other methods approximate. Occlusion and "
-        "Score-CAM need more than a hundred forward passes.",
+        curves = switch("Insertion and deletion", text, key=keys.CURVES, on=True)
+    text = (
+        "The exact map is computed from the head of the network; the other methods approximate. Occlusion and "
+        "Score-CAM need more than a hundred forward passes."
     )
+    names = choose_several("Methods", list(METHODS), list(DEFAULT_METHODS), key=keys.METHODS, help=text)
     is_randomized = st.session_state.get(keys.SHUFFLED) == (key, k)
     return MethodsSelection(key, k, tuple(name for name in METHODS if name in names), curves, is_randomized)
 
@@ -76,12 +59,12 @@ def _show_methods(maps: ClassMaps, chosen: MethodsSelection) -> None:
     finished = dict(results)
     wide, narrow = st.columns([3, 2], gap="large")
     with wide:
-        show_maps(maps, chosen, finished)
+        panels.show_maps(maps, chosen, finished)
     with narrow:
         if chosen.curves:
-            show_curves(chosen, finished)
-    show_numbers(chosen, finished)
-    show_randomization(maps, chosen, finished)
+            panels.show_curves(chosen, finished)
+    panels.show_numbers(chosen, finished)
+    panels.show_randomization(maps, chosen, finished)
 
 
 def _start_job(maps: ClassMaps, chosen: MethodsSelection, results: Results) -> Job | None:
@@ -105,31 +88,32 @@ def _start_job(maps: ClassMaps, chosen: MethodsSelection, results: Results) -> J
 
 def _list_works(maps: ClassMaps, chosen: MethodsSelection) -> dict[Task, Work]:
     """Return everything that is to be computed, in this order."""
-    assert maps.view is not None, "the app shows photos only"
-    classifier, inputs, k = maps.classifier, maps.classifier.inputs(maps.view), chosen.k
+    classifier, inputs, k = maps.classifier, maps.classifier.inputs(cache.get_view(maps)), chosen.k
     results = cache.get_method_results(chosen.key, k)
     works: dict[Task, Work] = {
         (MAP, name): partial(compute_attribution, classifier, inputs, k, name) for name in chosen.names
     }
 
-    def after_map(name: str, compute: Callable[[Attribution, OnProgress, ShouldStop], Any]) -> Work:
+    def after_map(name: str, compute: Callable[..., Any]) -> Work:
         """Compute something from the map of a method; its error message if there is no map."""
 
         def run(on_progress: OnProgress, should_stop: ShouldStop) -> Any:
             result = results[MAP, name]
-            return result if isinstance(result, str) else compute(result, on_progress, should_stop)
+            if isinstance(result, str):
+                return result
+            return compute(attribution=result, on_progress=on_progress, should_stop=should_stop)
 
         return run
 
     if chosen.curves:
-
-        def measure(attribution: Attribution, on_progress: OnProgress, should_stop: ShouldStop) -> Any:
-            return replace(test, on_progress=on_progress, should_stop=should_stop).measure(attribution)
-
-        def measure_random(attribution: Attribution, on_progress: OnProgress, should_stop: ShouldStop) -> Any:
-            return replace(test, on_progress=on_progress, should_stop=should_stop).measure_random_maps(attribution)
-
         test = PatchTest(classifier, inputs, k)
+
+        def measure(attribution: Attribution, **signals: Any) -> Any:
+            return replace(test, **signals).measure(attribution)
+
+        def measure_random(attribution: Attribution, **signals: Any) -> Any:
+            return replace(test, **signals).measure_random_maps(attribution)
+
         for name in chosen.names:
             works[CURVES, name] = after_map(name, measure)
             works[BASELINE, METHODS[name].grid] = after_map(name, measure_random)
@@ -138,10 +122,8 @@ def _list_works(maps: ClassMaps, chosen: MethodsSelection) -> dict[Task, Work]:
             # Shuffled when first needed, and once for all methods.
             shuffle = functools.cache(partial(shuffle_weights, classifier, inputs, layers))
 
-            def randomize(
-                attribution: Attribution, on_progress: OnProgress, should_stop: ShouldStop, shuffle: Any = shuffle
-            ) -> Any:
-                return measure_randomization(shuffle(), inputs, k, attribution, on_progress, should_stop)
+            def randomize(shuffle: Any = shuffle, **arguments: Any) -> Any:
+                return measure_randomization(shuffle(), inputs, k, **arguments)
 
             for name in chosen.names:
                 works[RANDOMIZED, layers, name] = after_map(name, randomize)

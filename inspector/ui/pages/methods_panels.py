@@ -13,9 +13,9 @@ from inspector.analysis.randomization import ALL_LAYERS, LAST_LAYER, Randomizati
 from inspector.explain.class_maps import ClassMaps
 from inspector.output.overlay import common_scale, robust_scale
 from inspector.output.text import format_mean_and_deviation, format_number
+from inspector.ui.components.controls import show_table
 from inspector.ui.components.faithfulness_chart import draw_faithfulness_chart
-from inspector.ui.components.html import encode_map_on_photo
-from inspector.ui.components.method_tiles import MethodTile, make_method_grid
+from inspector.ui.components.html import MethodTile, encode_map_on_photo, make_method_grid
 from inspector.ui.state import cache, keys
 from inspector.ui.state.jobs import Task
 
@@ -71,12 +71,9 @@ def _make_tile(maps: ClassMaps, name: str, result: Attribution | str | None) -> 
 
 def _draw_map(maps: ClassMaps, attribution: Attribution) -> tuple[bytes, float]:
     """Return the map over the photo as an encoded image, and the value of its strongest color."""
-    assert maps.view is not None, "the app shows photos only"
-    values = attribution.values.numpy(force=True)
+    values, view = attribution.values.numpy(force=True), cache.get_view(maps)
     scale = common_scale([values]) if METHODS[attribution.name].grid == "cells" else robust_scale(values)
-    return encode_map_on_photo(
-        attribution.values, maps.view.photo, maps.view.crop, attribution.field, _SIDE, scale
-    ), scale
+    return encode_map_on_photo(values, view.photo, view.crop, attribution.field, _SIDE, scale), scale
 
 
 def _list_numbers(attribution: Attribution, scale: float) -> Iterator[str]:
@@ -94,19 +91,13 @@ def _list_numbers(attribution: Attribution, scale: float) -> Iterator[str]:
 
 def show_curves(chosen: MethodsSelection, results: Results) -> None:
     """Show the curves of insertion and of deletion."""
-    curves = {
-        name: result
-        for name in chosen.names
-        if (result := find_result(results, (CURVES, name), Faithfulness)) is not None
-    }
+    found = {name: find_result(results, (CURVES, name), Faithfulness) for name in chosen.names}
+    curves = {name: result for name, result in found.items() if result is not None}
     if not curves:
         st.caption("The curves of insertion and deletion appear here when they are computed.")
         return
-    baselines = {
-        label: baseline
-        for grid, label in _GRIDS.items()
-        if (baseline := find_result(results, (BASELINE, grid), RandomBaseline)) is not None
-    }
+    random = {label: find_result(results, (BASELINE, grid), RandomBaseline) for grid, label in _GRIDS.items()}
+    baselines = {label: baseline for label, baseline in random.items() if baseline is not None}
     for kind, explanation in _KINDS:
         st.markdown(f"**{kind.capitalize()}**: probability of the class")
         st.caption(explanation)
@@ -119,20 +110,9 @@ def show_numbers(chosen: MethodsSelection, results: Results) -> None:
     if not rows:
         return
     st.markdown("**The methods in numbers**")
-    three_digits = st.column_config.NumberColumn(format="%.3f")
-    settings: dict[str, Any] = {
-        "method": st.column_config.TextColumn(width="medium", pinned=True),
-        "seconds": st.column_config.NumberColumn(format="%.2f"),
-        "insertion": three_digits,
-        "deletion": three_digits,
-    }
-    st.dataframe(
-        rows,
-        hide_index=True,
-        column_config=settings,
-        height="content",
-        alt="Time, completeness, insertion and deletion",
-    )
+    name_column = st.column_config.TextColumn(width="medium", pinned=True)
+    columns = {"method": name_column, "seconds": "%.2f", "insertion": "%.3f", "deletion": "%.3f"}
+    show_table(rows, "Time, completeness, insertion and deletion", columns, height="content")
     if chosen.curves:
         st.caption(
             "Insertion and deletion are the areas under the curves: high is good for insertion, low for deletion. "
@@ -178,10 +158,8 @@ def show_randomization(maps: ClassMaps, chosen: MethodsSelection, results: Resul
         return
     rows, tiles = [], []
     for name in chosen.names:
-        row = {"method": name} | {
-            layers: _format_correlation(results, layers, name) for layers in (LAST_LAYER, ALL_LAYERS)
-        }
-        rows.append(row)
+        row = {layers: _format_correlation(results, layers, name) for layers in (LAST_LAYER, ALL_LAYERS)}
+        rows.append({"method": name} | row)
         randomized = find_result(results, (RANDOMIZED, ALL_LAYERS, name), RandomizationResult)
         if randomized is not None:
             picture, _ = _draw_map(maps, randomized.attribution)
@@ -190,7 +168,7 @@ def show_randomization(maps: ClassMaps, chosen: MethodsSelection, results: Resul
     with wide:
         st.html(make_method_grid(tiles, "9rem"))
     with narrow:
-        st.dataframe(rows, hide_index=True, alt="Rank correlations with the maps of networks with shuffled weights")
+        show_table(rows, "Rank correlations with the maps of networks with shuffled weights")
 
 
 def _format_correlation(results: Results, layers: str, name: str) -> str:

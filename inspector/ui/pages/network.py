@@ -14,7 +14,7 @@ from inspector.explain.classifier import Classifier
 from inspector.images.preprocessing import PreprocessingOverrides
 from inspector.networks.labels import parse_labels
 from inspector.networks.load import KERAS, ONNX, resolve
-from inspector.ui.components.messages import show_error, show_errors, verdict_badge
+from inspector.ui.components.controls import WIDE_TEXT, show_error, show_errors, show_table, verdict_badge
 from inspector.ui.state import cache, keys
 from inspector.ui.state.sidebar import NetworkChoice
 
@@ -81,15 +81,10 @@ def _show_summary(summary: NetworkSummary) -> None:
                 {"input": f"{h} x {w}", "class maps": f"{grid[0]} x {grid[1]}" if grid else "not supported"}
                 for (h, w), grid in summary.grids
             ]
-            st.dataframe(rows, hide_index=True, width="content", alt="Input sizes and the grids of their class maps")
+            show_table(rows, "Input sizes and the grids of their class maps", width="content")
     st.markdown("**Layers** in the order in which they run")
-    st.dataframe(
-        _make_rows(summary),
-        hide_index=True,
-        height=380,
-        column_config={"layer": st.column_config.TextColumn(width="medium")},
-        alt="The layers, their outputs and parameters",
-    )
+    alt = "The layers, their outputs and parameters"
+    show_table(_make_rows(summary), alt, {"layer": WIDE_TEXT}, height=380)
 
 
 def _make_rows(summary: NetworkSummary) -> list[dict[str, str]]:

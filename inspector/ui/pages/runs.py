@@ -12,20 +12,13 @@ from numpy.typing import NDArray
 
 from inspector.errors import InspectorError
 from inspector.networks.catalog import models_folder
-from inspector.training.compare_runs import (
-    RunGroup,
-    format_rows,
-    group_runs,
-    list_columns,
-    make_caption,
-    mean_and_deviation,
-)
+from inspector.training import compare_runs
+from inspector.training.compare_runs import RunGroup, group_runs
 from inspector.training.read_run import Confusion, Run, find_runs, read_run
 from inspector.ui.components import charts, html
-from inspector.ui.components.messages import show_error
+from inspector.ui.components.controls import SHARE, choose_option, choose_several, show_error, show_errors, show_table
 from inspector.ui.pages import runs_photo
 from inspector.ui.state import keys
-from inspector.ui.state.links import update_link
 
 _T = TypeVar("_T")
 _DEVIATION = "standard deviation"
@@ -41,7 +34,7 @@ class FoundRuns:
 
 def show() -> None:
     """Draw the page."""
-    update_link()
+    keys.update_link()
     folders = list_run_folders()
     found = find_experiments(folders)
     with st.sidebar:
@@ -117,29 +110,18 @@ def _group_runs(runs: Iterable[Run], errors: list[str]) -> Iterator[RunGroup]:
 
 def _choose_runs(experiments: Mapping[str, tuple[RunGroup, ...]]) -> tuple[list[RunGroup], dict[str, tuple[str, str]]]:
     """Show the choice of runs. Return the chosen ones, and color and shape of each run of their experiment."""
-    experiment = st.selectbox("Experiment", list(experiments), key=keys.EXPERIMENT, bind="query-params")
+    experiment = choose_option("Experiment", list(experiments), key=keys.EXPERIMENT, width="stretch")
     groups = {group.label: group for group in experiments[experiment]}
     labels = list(groups)
-    chosen = st.pills(
-        "Runs",
-        labels,
-        selection_mode="multi",
-        default=labels[: charts.MAX_RUNS],
-        key=f"runs_{experiment}",
-        format_func=html.escape_markdown,
-        bind="query-params",
-        help="One per recipe, with all its seeds.",
-    )
-    if len(chosen) > charts.MAX_RUNS:
-        st.info(
-            f"Only the first {charts.MAX_RUNS} of {len(chosen)} runs are shown: more cannot be told apart by their "
-            "marks."
-        )
-    chosen = [label for label in labels if label in chosen][: charts.MAX_RUNS]
+    most = charts.MAX_RUNS
+    settings = {"format_func": html.escape_markdown, "help": "One per recipe, with all its seeds."}
+    chosen = choose_several("Runs", labels, labels[:most], key=f"runs_{experiment}", **settings)
+    if len(chosen) > most:
+        st.info(f"Only the first {most} of {len(chosen)} runs are shown: more cannot be told apart by their marks.")
+    chosen = [label for label in labels if label in chosen][:most]
     # While all runs have a mark, each keeps it when others are left out.
-    return [groups[label] for label in chosen], charts.assign_marks(
-        labels if len(labels) <= charts.MAX_RUNS else chosen
-    )
+    marks = charts.assign_marks(labels if len(labels) <= most else chosen)
+    return [groups[label] for label in chosen], marks
 
 
 def _show_curves(groups: Sequence[RunGroup], marks: Mapping[str, tuple[str, str]]) -> None:
@@ -149,9 +131,8 @@ def _show_curves(groups: Sequence[RunGroup], marks: Mapping[str, tuple[str, str]
         st.altair_chart(charts.draw_top1_chart(groups, marks), alt="Top-1 accuracy on the test images after each epoch")
     with right:
         st.subheader("Loss in nats", anchor=False)
-        st.altair_chart(
-            charts.draw_loss_chart(groups, marks), alt="Loss of the test and training images after each epoch"
-        )
+        chart = charts.draw_loss_chart(groups, marks)
+        st.altair_chart(chart, alt="Loss of the test and training images after each epoch")
     st.caption(
         "Mean over the seeds; the band is one standard deviation wide on each side. Point at a mark for its numbers. "
         "Click a name in the legend to highlight its run, double-click to show all runs again."
@@ -159,9 +140,10 @@ def _show_curves(groups: Sequence[RunGroup], marks: Mapping[str, tuple[str, str]
 
 
 def _show_scores(groups: Sequence[RunGroup]) -> None:
-    rows = [dict(zip(list_columns(groups), row, strict=True)) for row in format_rows(groups)]
-    st.dataframe(rows, hide_index=True, alt="The scores of each run")
-    st.caption(make_caption(groups))
+    columns = compare_runs.list_columns(groups)
+    rows = [dict(zip(columns, row, strict=True)) for row in compare_runs.format_rows(groups)]
+    show_table(rows, "The scores of each run")
+    st.caption(compare_runs.make_caption(groups))
 
 
 def _show_evidence(groups: Sequence[RunGroup]) -> None:
@@ -169,11 +151,8 @@ def _show_evidence(groups: Sequence[RunGroup]) -> None:
     if not rows:
         return
     st.subheader("Evidence inside the object", anchor=False)
-    percent = {
-        name: st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)
-        for name in ("inside the object", "pointing game")
-    }
-    st.dataframe(rows, hide_index=True, column_config=percent, alt="Evidence inside the object, one row per run")
+    columns = {"inside the object": SHARE, "pointing game": SHARE}
+    show_table(rows, "Evidence inside the object, one row per run", columns)
     st.caption(
         "Inside the object: the share of the positive evidence for the true class that lies in the box or mask of the "
         "object, the mean over test images and seeds, with the standard deviation over the seeds. Pointing game: the "
@@ -190,7 +169,7 @@ def make_evidence_row(group: RunGroup) -> dict[str, Any] | None:
         "run": group.label,
         "inside the object": share[0],
         _DEVIATION: f"\N{PLUS-MINUS SIGN} {100 * share[1]:.1f} %" if len(measured) > 1 else "",
-        "pointing game": mean_and_deviation(float(inside["pointing"]) for inside in measured)[0],
+        "pointing game": compare_runs.mean_and_deviation(float(inside["pointing"]) for inside in measured)[0],
         "images": measured[0].get("images"),
     }
 
@@ -199,18 +178,16 @@ def _read_all(groups: Sequence[RunGroup], read: Callable[[RunGroup], _T | None])
     """Read something of each group, and leave out the groups that lack it. A broken file is an error on the page."""
     values = {}
     for group in groups:
-        try:
+        with show_errors():
             if (value := read(group)) is not None:
                 values[group.label] = value
-        except InspectorError as error:
-            show_error(error)
     return values
 
 
 @st.fragment
 def _show_confusion(groups: Sequence[RunGroup], confusions: Mapping[str, Confusion]) -> None:
     st.subheader("Confusion matrix", anchor=False)
-    label = st.selectbox("Run", list(confusions), key=keys.CONFUSION_RUN, bind="query-params", width=280)
+    label = choose_option("Run", list(confusions), key=keys.CONFUSION_RUN)
     confusion = confusions[label]
     wide, narrow = st.columns([3, 2], gap="large")
     with wide:
@@ -238,7 +215,7 @@ def _show_confusion(groups: Sequence[RunGroup], confusions: Mapping[str, Confusi
 def _show_average_maps(maps: Mapping[str, NDArray[Any]], names: Mapping[str, tuple[str, ...]]) -> None:
     all_names = list(dict.fromkeys(name for of_run in names.values() for name in of_run))
     heading = st.empty()
-    name = st.selectbox("Class", all_names, key=keys.RUNS_CLASS, bind="query-params", width=280)
+    name = choose_option("Class", all_names, key=keys.RUNS_CLASS)
     heading.subheader(f"Average class map of {html.escape_markdown(name)}", anchor=False)
     with st.spinner("Drawing ..."):
         chosen = {label: (maps[label], of_run.index(name)) for label, of_run in names.items() if name in of_run}

@@ -9,14 +9,15 @@ import streamlit as st
 
 from inspector.errors import ImageError, InspectorError
 from inspector.images.examples import list_examples
-from inspector.images.photo import MAX_BYTES, Photo
+from inspector.images.photo import Photo
 from inspector.networks.catalog import find_model_card
 from inspector.training.compare_runs import RunGroup
 from inspector.training.read_run import Run, find_network
+from inspector.ui.components import controls
+from inspector.ui.components.controls import choose_option, show_errors, switch
 from inspector.ui.components.map_columns import MapColumn, MapRequest, compute_requests, show_map_columns
-from inspector.ui.components.messages import show_error, show_errors
 from inspector.ui.state import cache, keys
-from inspector.ui.state.sidebar import PHOTO_TYPES, NetworkChoice
+from inspector.ui.state.sidebar import NetworkChoice
 
 ALL, MISCLASSIFIED, ONE_CLASS = "all", "misclassified", "one class"  # values in links
 HINTS = {
@@ -73,26 +74,13 @@ def _choose_photo(groups: Sequence[RunGroup], network: str) -> tuple[Photo | Non
     """Show the choice of photos: an upload, a test photo, or an example. Return it with its class, if known."""
     tests = list_test_photos(groups)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        upload = st.file_uploader(
-            "Your photo",
-            type=PHOTO_TYPES,
-            key=keys.RUNS_UPLOAD,
-            max_upload_size=MAX_BYTES // 1_000_000,
-            width=320,
-            help="It stays in this server's memory, is never written to disk, and no other session sees it.",
-        )
+        upload = controls.upload_photos("Your photo", key=keys.RUNS_UPLOAD, width=320)
         if tests:
             chosen = _choose_test_photo(tests, upload is not None)
         else:
             offered = _list_examples(network)
-            example = st.selectbox(
-                "or an example",
-                list(offered),
-                key=keys.RUNS_EXAMPLE,
-                bind="query-params",
-                width=280,
-                disabled=upload is not None or not offered,
-            )
+            disabled = upload is not None or not offered
+            example = choose_option("or an example", list(offered), key=keys.RUNS_EXAMPLE, disabled=disabled)
     if upload is not None:
         return cache.read_upload(upload.file_id, upload.name, upload.getvalue()), None
     if not tests:
@@ -104,36 +92,19 @@ def _choose_photo(groups: Sequence[RunGroup], network: str) -> tuple[Photo | Non
 
 
 def _choose_test_photo(tests: Sequence[LocalTestPhoto], disabled: bool) -> LocalTestPhoto | None:
-    which = st.segmented_control(
-        "or a test photo",
-        [ALL, MISCLASSIFIED, ONE_CLASS],
-        default=ALL,
-        required=True,
-        key=keys.RUNS_PHOTO_FILTER,
-        bind="query-params",
-        disabled=disabled,
-    )
+    kinds = [ALL, MISCLASSIFIED, ONE_CLASS]
+    which = controls.choose_segment("or a test photo", kinds, key=keys.RUNS_PHOTO_FILTER, disabled=disabled)
     if which == MISCLASSIFIED:
         tests = [test for test in tests if test.predictions]
     elif which == ONE_CLASS:
         labels = sorted({test.label for test in tests})
-        label = st.selectbox(
-            "True class", labels, key=keys.RUNS_PHOTO_CLASS, bind="query-params", width=200, disabled=disabled
-        )
+        label = choose_option("True class", labels, key=keys.RUNS_PHOTO_CLASS, width=200, disabled=disabled)
         tests = [test for test in tests if test.label == label]
     by_file = {test.file: test for test in tests}
     if not by_file:
         return None
-    file = st.selectbox(
-        "Test photo",
-        list(by_file),
-        format_func=lambda file: by_file[file].make_title(),
-        key=keys.RUNS_PHOTO,
-        bind="query-params",
-        width=420,
-        disabled=disabled,
-    )
-    return by_file[file]
+    settings = {"format_func": lambda file: by_file[file].make_title(), "width": 420, "disabled": disabled}
+    return by_file[choose_option("Test photo", list(by_file), key=keys.RUNS_PHOTO, **settings)]
 
 
 def _list_examples(network: str) -> dict[str, Path]:
@@ -151,15 +122,11 @@ def list_test_photos(groups: Sequence[RunGroup]) -> list[LocalTestPhoto]:
         run = (_find_network(group) or ("", group.runs[0]))[1]
         if run.images is None or not run.images.is_dir():
             continue
-        try:
-            photos = cache.read_tested_photos(run.folder, cache.read_change_time(run.folder / "test.csv"), run)
-        except InspectorError as error:
-            show_error(error)
-            continue
-        for photo in photos:
-            found.setdefault(photo.file, (run.images, photo.label))
-            if photo.predicted != photo.label:
-                predictions.setdefault(photo.file, {})[group.label] = photo.predicted
+        with show_errors():
+            for photo in cache.read_tested_photos(run.folder, cache.read_change_time(run.folder / "test.csv"), run):
+                found.setdefault(photo.file, (run.images, photo.label))
+                if photo.predicted != photo.label:
+                    predictions.setdefault(photo.file, {})[group.label] = photo.predicted
     return [LocalTestPhoto(folder, file, label, predictions.get(file, {})) for file, (folder, label) in found.items()]
 
 
@@ -192,22 +159,10 @@ def _show_class_maps(networks: Mapping[str, str], photo: Photo, label: str | Non
     default = label if label in names else computed[0][1].top(1)[0][1]
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         reason = "true class" if default == label else "top-1 of the first network"
-        chosen = st.selectbox(
-            "Class",
-            names,
-            index=None,
-            placeholder=f"{default} ({reason})",
-            key=keys.RUNS_PHOTO_MAP,
-            bind="query-params",
-            width=280,
-        )
-        raw = st.toggle("Raw grid", key=keys.RUNS_RAW_GRID, bind="query-params")
-        own_scales = st.toggle(
-            "One scale per map",
-            key=keys.RUNS_OWN_SCALES,
-            bind="query-params",
-            help="On one scale, the few strong cells of max pooling make the maps of average pooling look faint.",
-        )
+        chosen = controls.search_option("Class", names, f"{default} ({reason})", key=keys.RUNS_PHOTO_MAP)
+        raw = switch("Raw grid", key=keys.RUNS_RAW_GRID)
+        text = "On one scale, the few strong cells of max pooling make the maps of average pooling look faint."
+        own_scales = switch("One scale per map", text, key=keys.RUNS_OWN_SCALES)
     name = chosen or default
     columns = []
     for title, maps in computed:

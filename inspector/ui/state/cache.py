@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from inspector.explain.class_maps import ClassMaps, FigureContent
     from inspector.explain.classifier import Classifier
     from inspector.explain.tracing.layer_trace import Layer
+    from inspector.images.preprocessing import View
     from inspector.output.style import FigureStyle
     from inspector.ui.state.jobs import Task
 
@@ -131,8 +132,7 @@ def compute_layer_maps(key: MapsKey, label: str, _maps: "ClassMaps", _layer: "La
     """Compute the feature maps of a layer on the photo."""
     from inspector.analysis import layers
 
-    assert _maps.view is not None, "the app shows photos only"
-    return layers.compute_layer_maps(_maps.classifier, _maps.view, _layer)
+    return layers.compute_layer_maps(_maps.classifier, get_view(_maps), _layer)
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
@@ -187,6 +187,12 @@ def draw_figure_preview(
     width, height = figure.get_size_inches()
     check_size(width, height, dpi)
     return encode_figure(figure, "png", _style.dpi), (float(width), float(height))
+
+
+def get_view(maps: "ClassMaps") -> "View":
+    """Return what the network sees of the photo of class maps."""
+    assert maps.view is not None, "the app shows photos only"
+    return maps.view
 
 
 def read_change_time(path: Path) -> int:

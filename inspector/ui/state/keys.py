@@ -1,116 +1,83 @@
-"""Keys of the session state. Each is written once, here.
+"""Keys of the session state and of links. Each is written once, here.
 
 A widget with `bind="query-params"` writes its state into the link under its key: those keys are public and must stay.
 Streamlit forgets the widgets of a page when another page is opened, so two pages may use one key.
 """
 
-# The sidebar.
-NETWORK = "network"  # in the link
+import streamlit as st
+
+# The sidebar; in the link but for the upload.
+NETWORK, EXAMPLE, INPUT_SIZE = "network", "example", "size"
 UPLOADED_PHOTO = "uploaded photo"
-EXAMPLE = "example"  # in the link
-INPUT_SIZE = "size"  # in the link
 OWN_NETWORKS = "own networks"  # what was uploaded in this session: dict of names and NetworkChoice
 SHOWN_MAPS = "shown maps"  # the MapsKey whose class maps are on the screen
 
 # Several pages; all in the link.
-CLASS = "class"
-READING = "reading"
-AGAINST = "against"
-CHANNEL = "channel"
-RAW_GRID = "grid"
-POSITION_SCORES = "dense"
+CLASS, READING, AGAINST, CHANNEL = "class", "reading", "against", "channel"
+RAW_GRID, POSITION_SCORES = "grid", "dense"
 
-# Page Class maps.
-VIEW = "show"  # in the link
-OPACITY = "opacity"
-CELL = "position"  # in the link: row,column of the chosen cell
+# Page Class maps; the first row is in the link.
+VIEW, CELL, MASK_CHANGE = "show", "position", "change"  # a cell is row,column
+OPACITY, MASK_ABOVE = "opacity", "above"
 MASK = "mask"  # what the buttons masked: (about, revision, cells)
-MASK_CHANGE = "change"  # in the link
-MASK_ABOVE = "above"
-PHOTO_COMPONENT = "the photo"
-CLASS_LIST = "the classes"
-TOP_MAPS = "top maps"
+PHOTO_COMPONENT, CLASS_LIST, TOP_MAPS = "the photo", "the classes", "top maps"
 
-# Page Layers.
-LAYER = "layer"  # in the link
-CHANNEL_ORDER = "sort"  # in the link
-CHANNEL_SCALES = "own"  # in the link
-CHANNEL_GRID = "channels"
-CHANNEL_MAP = "the channel"  # also on page Channels
-DEPTH_MAPS = "all channels"
+# Page Layers; the first row is in the link. Page Channels has a CHANNEL_MAP, too.
+LAYER, CHANNEL_ORDER, CHANNEL_SCALES = "layer", "sort", "own"
+CHANNEL_GRID, CHANNEL_MAP, DEPTH_MAPS = "channels", "the channel", "all channels"
 
-# Page Channels.
-BARS = "bars"  # in the link
-CONTRIBUTION_CHART = "ledger"
-WHOLE_FOLDER = "whole folder"
+# Page Channels; the bars are in the link.
+BARS, CONTRIBUTION_CHART, WHOLE_FOLDER = "bars", "ledger", "whole folder"
 READ_PHOTOS = "heard"  # the network and the uploads whose channels are on the screen
 
 # Page Compare; all in the link but the uploads.
-COMPARE = "compare"
-COMPARED_NETWORKS = "with"
+COMPARE, COMPARED_NETWORKS, COMPARED_EXAMPLES, OWN_SCALES = "compare", "with", "examples", "own_scales"
 COMPARED_UPLOADS = "photos compared"
-COMPARED_EXAMPLES = "examples"
-OWN_SCALES = "own_scales"
 
 # Page Export; all in the link.
-FIGURE_CLASSES = "classes"
-TOP_COUNT = "likeliest"
-FIGURE_OPACITY = "figure_opacity"
-PANELS = "panels"
-WIDTH = "width"
-UNIT = "unit"
-COLUMNS = "columns"
-FONT_SIZE = "font"
-DPI = "dpi"
-COLORMAP = "colours"
-TITLED = "titled"
-COLOR_BAR = "bar"
-EQUATIONS = "equations"
-DARK = "dark"
-HEADING = "heading"
+FIGURE_CLASSES, TOP_COUNT, FIGURE_OPACITY, PANELS = "classes", "likeliest", "figure_opacity", "panels"
+WIDTH, UNIT, COLUMNS, FONT_SIZE, DPI = "width", "unit", "columns", "font", "dpi"
+COLORMAP, TITLED, COLOR_BAR, EQUATIONS = "colours", "titled", "bar", "equations"
+DARK, HEADING = "dark", "heading"
 
-# Page Methods.
-CURVES = "curves"  # in the link
-METHODS = "methods"  # in the link
+# Page Methods; the first row is in the link.
+CURVES, METHODS = "curves", "methods"
 SHUFFLED = "shuffled"  # (MapsKey, class) whose weights were shuffled
 METHODS_JOB = "methods job"  # what is computed, and the Job that computes it
-RESUME = "go on"
-STOP = "stop"
-SHUFFLE = "shuffle"
+RESUME, STOP, SHUFFLE = "go on", "stop", "shuffle"
 
 # Page Network.
 NETWORK_FORM = "own network"
 NOTE = "note"  # shown once, after an upload
 
-# Page Laboratory; all in the link but the upload. Its photo part is a fragment with keys of its own.
-EXPERIMENT = "experiment"
-CONFUSION_RUN = "matrix"
-RUNS_CLASS = "average"
-RUNS_UPLOAD = "own photo"
-RUNS_EXAMPLE = "head_example"
-RUNS_PHOTO_FILTER = "photos"
-RUNS_PHOTO_CLASS = "photo_class"
-RUNS_PHOTO = "photo"
-RUNS_PHOTO_MAP = "head_class"
-RUNS_RAW_GRID = "head_grid"
-RUNS_OWN_SCALES = "head_scales"
+# Page Training runs; all in the link but the upload. Its photo part is a fragment with keys of its own.
+EXPERIMENT, CONFUSION_RUN, RUNS_CLASS = "experiment", "matrix", "average"
+RUNS_UPLOAD, RUNS_EXAMPLE = "own photo", "head_example"
+RUNS_PHOTO_FILTER, RUNS_PHOTO_CLASS, RUNS_PHOTO = "photos", "photo_class", "photo"
+RUNS_PHOTO_MAP, RUNS_RAW_GRID, RUNS_OWN_SCALES = "head_class", "head_grid", "head_scales"
 
 # Page Data set; all in the link.
-RESULTS = "data"
-PAGE = "page"
-IMAGE = "image"
-IMAGE_FILTER = "which"
-TOP_CLASS = "predicted"
-LABEL = "label"
-PATH = "path"
-IMAGE_ORDER = "order"
-DESCENDING = "descending"
-DATASET_CLASS = "average"
-CONFUSED_LABEL = "mistaken"
-GALLERY = "gallery"
+RESULTS, PAGE, IMAGE = "data", "page", "image"
+IMAGE_FILTER, TOP_CLASS, LABEL, PATH = "which", "predicted", "label", "path"
+IMAGE_ORDER, DESCENDING = "order", "descending"
+DATASET_CLASS, CONFUSED_LABEL, GALLERY = "average", "mistaken", "gallery"
 
 # Widgets outside the fragments of a page: where one of them changes, the whole page has to run.
 OUTSIDE_FRAGMENTS = (
     *(NETWORK, UPLOADED_PHOTO, EXAMPLE, INPUT_SIZE),
     *(COMPARE, COMPARED_NETWORKS, COMPARED_UPLOADS, COMPARED_EXAMPLES),
 )
+
+# Key -> value in links of earlier versions -> the value that replaces it.
+_RENAMED_VALUES = {
+    RUNS_PHOTO_FILTER: {"taken for another class": "misclassified", "of one class": "one class"},
+    IMAGE_FILTER: {"mistaken": "misclassified", "not read": "unreadable"},
+}
+
+
+def update_link() -> None:
+    """Set the widgets whose values in the link have new names. Call it before the widgets are drawn."""
+    for key, renamed in _RENAMED_VALUES.items():
+        # Streamlit drops a value that it does not know from the link, so this happens once.
+        if (value := renamed.get(st.query_params.get(key, ""))) is not None:
+            st.session_state[key] = value

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Literal
 
 import streamlit as st
 
+from inspector.ui.components.controls import choose_option, choose_segment, enter_number, search_option, switch
 from inspector.ui.state import keys
 
 if TYPE_CHECKING:
     from inspector.explain.class_maps import ClassMaps
 
-LOGIT, AVERAGE, CLASS = "logit", "against the average", "against a class"
+LOGIT, AVERAGE, CLASS = "logit", "against the average", "against a class"  # values in links
 
 View = Literal["class map", "winning class", "what if"]
 
@@ -44,16 +45,8 @@ def label_names(names: Sequence[str]) -> list[str]:
 def choose_class(maps: "ClassMaps") -> int:
     """Show a box to search for a class. Return its index; that of the top-1 class while the box is empty."""
     labels, top = label_classes(maps), maps.top(1)[0][0]
-    label = st.selectbox(
-        "Class",
-        labels,
-        index=None,
-        placeholder=f"{labels[top]} (top-1)",
-        key=keys.CLASS,
-        bind="query-params",
-        width=280,
-        help="Type to search. While it is empty, the top-1 class of each photo is shown.",
-    )
+    text = "Type to search. While it is empty, the top-1 class of each photo is shown."
+    label = search_option("Class", labels, f"{labels[top]} (top-1)", key=keys.CLASS, help=text)
     return top if label is None else labels.index(label)
 
 
@@ -63,22 +56,33 @@ def choose_reading(maps: "ClassMaps", k: int) -> int | str | None:
     Returns:
         The index of another class, "average", or None for the logit of class k.
     """
-    reading = st.segmented_control(
-        "Reading",
-        [LOGIT, AVERAGE, CLASS],
-        default=LOGIT,
-        required=True,
-        key=keys.READING,
-        bind="query-params",
-        help="A logit is the score of a class before softmax. Probabilities depend only on differences of logits, "
-        "so a class can also be contrasted with the average class or with another class.",
+    text = (
+        "A logit is the score of a class before softmax. Probabilities depend only on differences of logits, "
+        "so a class can also be contrasted with the average class or with another class."
     )
+    reading = choose_segment("Reading", [LOGIT, AVERAGE, CLASS], key=keys.READING, help=text)
     if reading != CLASS:
         return None if reading == LOGIT else "average"
     labels = label_classes(maps)
     # The top class other than k: a class contrasted with itself is zero everywhere.
     other = next((j for j, _, _ in maps.top(2) if j != k), k)
-    return labels.index(st.selectbox("Against", labels, index=other, key=keys.AGAINST, bind="query-params", width=280))
+    return labels.index(choose_option("Against", labels, index=other, key=keys.AGAINST))
+
+
+def choose_interpolation() -> bool:
+    """Show the switch of the raw grid. Return whether maps are interpolated between the centers of their cells."""
+    return not switch("Raw grid", "Show the cells without interpolation.", key=keys.RAW_GRID)
+
+
+def choose_position_scores(maps: "ClassMaps") -> bool:
+    """Show the switch of the position scores, where the network has them."""
+    return maps.classifier.head.pooling == "max" and switch(
+        "Score every cell",
+        "Max pooling reads one cell per channel, so most cells add nothing to the logit. Switched on, each cell has "
+        "the score that it would get if it alone were pooled. This is easier to read, but these scores do not sum to "
+        "the logit.",
+        key=keys.POSITION_SCORES,
+    )
 
 
 def choose_channel(count: int, first: int) -> int:
@@ -87,16 +91,9 @@ def choose_channel(count: int, first: int) -> int:
     if previous is not None and not 0 <= previous < count:
         # It was chosen for another layer or network.
         st.session_state[keys.CHANNEL] = None
-    number = st.number_input(
-        "Channel",
-        0,
-        count - 1,
-        None,
-        key=keys.CHANNEL,
-        bind="query-params",
-        width=150,
-        placeholder=str(first),
-        help=f"A channel is one of the {count} feature maps. Click one, or type its number. While it is empty, the "
-        "first one shown is chosen.",
+    text = (
+        f"A channel is one of the {count} feature maps. Click one, or type its number. While it is empty, the first "
+        "one shown is chosen."
     )
+    number = enter_number("Channel", 0, count - 1, None, key=keys.CHANNEL, placeholder=str(first), help=text)
     return first if number is None else int(number)

@@ -5,24 +5,23 @@ It is drawn before torch is imported, so that the page can be used at once.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
 from inspector.images.examples import list_examples
-from inspector.images.photo import MAX_BYTES, Photo
+from inspector.images.photo import Photo
 from inspector.networks.catalog import list_models
+from inspector.ui.components.controls import choose_option, upload_photos
 from inspector.ui.state import cache, keys
 
 if TYPE_CHECKING:
     from inspector.explain.class_maps import ClassMaps
     from inspector.explain.classifier import Classifier
 
-PHOTO_TYPES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
-
-AS_TRAINED = "as trained"
 # Choice, as links have it -> factor of the height and width of training; None is the size of the photo.
-SIZES: dict[str, float | None] = {AS_TRAINED: 1, "1.5 times": 1.5, "twice": 2, "the photo's own": None}
+SIZES: dict[str, float | None] = {"as trained": 1, "1.5 times": 1.5, "twice": 2, "the photo's own": None}
 
 
 @dataclass(frozen=True)
@@ -48,11 +47,10 @@ class SidebarSelection:
 def list_choices() -> dict[str, NetworkChoice]:
     """Return the networks of models/ and those of this session, by name."""
     own: dict[str, NetworkChoice] = st.session_state.get(keys.OWN_NETWORKS, {})
-    return {name: _make_choice(name, card.title, card.examples) for name, card in list_models().items()} | own
-
-
-def _make_choice(name: str, title: str, examples: str) -> NetworkChoice:
-    return NetworkChoice(name, name, title, examples, lambda: cache.load_network(name))
+    return {
+        name: NetworkChoice(name, name, card.title, card.examples, partial(cache.load_network, name))
+        for name, card in list_models().items()
+    } | own
 
 
 def choose_network() -> NetworkChoice:
@@ -60,7 +58,7 @@ def choose_network() -> NetworkChoice:
     offered = list_choices()
     st.title("Inspector", anchor=False)
     st.caption("What each part of a photo contributes to a logit, in numbers that add up.")
-    name = st.selectbox("Network", list(offered), key=keys.NETWORK, bind="query-params")
+    name = choose_option("Network", list(offered), key=keys.NETWORK, width="stretch")
     st.caption(offered[name].title)
     return offered[name]
 
@@ -71,23 +69,10 @@ def choose_photo(choice: NetworkChoice) -> Photo:
     Raises:
         ImageError: the upload cannot be read.
     """
-    upload = st.file_uploader(
-        "Your photo",
-        type=PHOTO_TYPES,
-        key=keys.UPLOADED_PHOTO,
-        max_upload_size=MAX_BYTES // 1_000_000,
-        help="It stays in the memory of this server, is never written to disk, and no other session sees it.",
-    )
+    upload = upload_photos("Your photo", key=keys.UPLOADED_PHOTO)
     offered = list_examples(choice.examples)
-    example = st.pills(
-        "or an example",
-        list(offered),
-        default=next(iter(offered)),
-        required=True,
-        key=keys.EXAMPLE,
-        bind="query-params",
-        disabled=upload is not None,
-    )
+    settings: dict[str, Any] = {"required": True, "disabled": upload is not None, "bind": "query-params"}
+    example = st.pills("or an example", list(offered), default=next(iter(offered)), key=keys.EXAMPLE, **settings)
     if upload is not None:
         return cache.read_upload(upload.file_id, upload.name, upload.getvalue())
     return cache.read_example(offered[example])
@@ -95,16 +80,11 @@ def choose_photo(choice: NetworkChoice) -> Photo:
 
 def choose_size() -> float | None:
     """Show the choice of input sizes. Return a factor of the height and width of training; None: the photo's size."""
-    return SIZES[
-        st.selectbox(
-            "Input size",
-            list(SIZES),
-            key=keys.INPUT_SIZE,
-            bind="query-params",
-            help="Global pooling accepts feature maps of any size. A larger input gives finer class maps, and other "
-            "logits. Most networks are most accurate at the size of their training.",
-        )
-    ]
+    text = (
+        "Global pooling accepts feature maps of any size. A larger input gives finer class maps, and other logits. "
+        "Most networks are most accurate at the size of their training."
+    )
+    return SIZES[choose_option("Input size", list(SIZES), key=keys.INPUT_SIZE, width="stretch", help=text)]
 
 
 def read_nothing(import_page: Callable[[], object]) -> tuple[()]:
