@@ -17,7 +17,7 @@ from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_cl
 from inspector.ui.pages import class_maps_panels
 from inspector.ui.pages.class_maps_panels import Cell, ShownMaps
 from inspector.ui.state import cache, keys
-from inspector.ui.state import selection as controls
+from inspector.ui.state import selection as choices
 from inspector.ui.state.selection import MapSelection, View
 from inspector.ui.state.sidebar import SidebarSelection, photo_width
 from inspector.ui.state.streamlit_fixes import fragment
@@ -68,8 +68,8 @@ def show(chosen: SidebarSelection) -> None:
 def _choose(maps: ClassMaps, key: cache.MapsKey) -> ShownMaps:
     """Show the controls, and compute what the page shows."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        k = controls.choose_class(maps)
-        against = controls.choose_reading(maps, k)
+        k = choices.choose_class(maps)
+        against = choices.choose_reading(maps, k)
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         view = choose_segment(
             "Shown on the photo",
@@ -79,8 +79,8 @@ def _choose(maps: ClassMaps, key: cache.MapsKey) -> ShownMaps:
             help="Class map: what each cell adds to the logit. Winning class: the class to which each cell adds most. "
             "What if: click cells to mask them, and read the logits without them.",
         )
-        smooth = controls.choose_interpolation()
-        dense = controls.choose_position_scores(maps)
+        smooth = choices.choose_interpolation()
+        dense = choices.choose_position_scores(maps)
         opacity = st.slider("Opacity", 0.0, 1.0, 0.85, 0.05, key=keys.OPACITY, width=220)
     listed = tuple(dict.fromkeys([*(j for j, _, _ in maps.top(TOP)), k]))
     class_maps = {j: maps.class_map(j, against, dense) for j in listed}
@@ -199,7 +199,7 @@ def _show_sum(maps: ClassMaps, class_map: ClassMap) -> None:
 
 def _show_predictions(maps: ClassMaps, listed: tuple[int, ...], k: int) -> None:
     """List the top classes. Choosing one of them changes the class of the page."""
-    labels = controls.label_classes(maps)
+    labels = choices.label_classes(maps)
 
     def choose(j: int) -> None:
         st.session_state[keys.CLASS] = labels[j]
