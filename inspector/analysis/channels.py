@@ -7,7 +7,7 @@ the feature maps, every cell has its own weight, and the contribution of a chann
 """
 
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -54,17 +54,14 @@ class ChannelContributions:
         Returns:
             Rows whose values sum to ``total``.
         """
-        order = self.order
-        shown, rest = order[:count], order[count:]
-        channels: list[int | None] = [None, *shown.tolist()]
-        texts = ["bias", *(f"channel {c}" for c in shown.tolist())]
-        values = [self.bias, *self.parts[shown].tolist()]
+        shown, rest = self.order[:count].tolist(), self.order[count:]
+        entries: list[tuple[int | None, str, float]] = [(None, "bias", self.bias)]
+        entries += [(c, f"channel {c}", float(self.parts[c])) for c in shown]
         if len(rest):
-            channels.append(None)
-            texts.append(f"{len(rest)} other channels" if len(rest) > 1 else "1 other channel")
-            values.append(float(self.parts[rest].double().sum()))
-        sums = list(accumulate(values, initial=0.0))
-        return [ContributionRow(*row) for row in zip(channels, texts, values, sums[:-1], sums[1:], strict=True)]
+            text = f"{len(rest)} other channels" if len(rest) > 1 else "1 other channel"
+            entries.append((None, text, float(self.parts[rest].double().sum())))
+        sums = pairwise(accumulate((value for _, _, value in entries), initial=0.0))
+        return [ContributionRow(*entry, *before_after) for entry, before_after in zip(entries, sums, strict=True)]
 
 
 def compute_channel_contributions(
@@ -88,15 +85,9 @@ def compute_channel_contributions(
     elif against is not None:
         row = row - decomposition.weight([maps.classifier.class_index(against)])[0]
     assert class_map.total is not None, "only scores of positions have none"
+    parts, pooled = decomposition.parts_by(row).sum((1, 2)), compute_pooled_values(maps)
     weight = None if _is_flattened(maps) else row
-    return ChannelContributions(
-        class_map.title,
-        decomposition.parts_by(row).sum((1, 2)),
-        weight,
-        compute_pooled_values(maps),
-        class_map.bias,
-        class_map.total,
-    )
+    return ChannelContributions(class_map.title, parts, weight, pooled, class_map.bias, class_map.total)
 
 
 def compute_pooled_values(maps: ClassMaps) -> Tensor:

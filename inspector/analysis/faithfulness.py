@@ -79,11 +79,6 @@ class RandomBaseline:
         return Curve(curves[0].fractions, *means)
 
 
-def choose_patch_size(size: Sequence[int]) -> int:
-    """Choose the side of a patch in pixels for an input of this (height, width)."""
-    return max(1, round(min(size) / PATCHES))
-
-
 @dataclass(frozen=True, eq=False)
 class PatchTest:
     """Insertion and deletion of the patches of one image, for one class."""
@@ -99,7 +94,7 @@ class PatchTest:
     @property
     def side(self) -> int:
         """Return the side of a patch in pixels."""
-        return choose_patch_size(self.inputs.shape[2:]) if self.patch is None else self.patch
+        return max(1, round(min(self.inputs.shape[2:]) / PATCHES)) if self.patch is None else self.patch
 
     def measure(self, attribution: Attribution) -> Faithfulness:
         """Measure insertion and deletion in the order of a map, highest values first.

@@ -11,7 +11,7 @@ agree with each other, and do not sum to the logit.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Literal, TypeAlias
 
@@ -188,22 +188,19 @@ def compute_layer_contributions(maps: ClassMaps, layer_maps: LayerMaps, k: int) 
     """
     if is_pooled(maps, layer_maps) and maps.verdict in ("exact", "exact for this image"):
         return LayerContributions(maps.channels(k), maps.verdict)
-    inputs = maps.classifier.inputs(layer_maps.view)
-    output, gradient = output_and_gradient(
-        maps.classifier.network, inputs, layer_maps.layer.name, layer_maps.layer.run, k
-    )
-    (products,) = _lay_out_maps(layer_maps.layer, output * gradient, maps.classifier)
+    layer, classifier = layer_maps.layer, maps.classifier
+    inputs = classifier.inputs(layer_maps.view)
+    output, gradient = output_and_gradient(classifier.network, inputs, layer.name, layer.run, k)
+    (products,) = _lay_out_maps(layer, output * gradient, classifier)
     return LayerContributions(products.sum((1, 2)), "first order")
 
 
 def is_pooled(maps: ClassMaps, layer_maps: LayerMaps) -> bool:
     """Tell whether the feature maps of a layer are equal to those that the head pools."""
-    return len(maps.decomposition.branches) == 1 and (
-        layer_maps.maps.shape == maps.feature_maps.shape
-        and torch.allclose(
-            layer_maps.maps, maps.feature_maps, rtol=1e-5, atol=1e-6 * float(maps.feature_maps.abs().max())
-        )
-    )
+    values, pooled = layer_maps.maps, maps.feature_maps
+    if len(maps.decomposition.branches) > 1 or values.shape != pooled.shape:
+        return False
+    return torch.allclose(values, pooled, rtol=1e-5, atol=1e-6 * float(pooled.abs().max()))
 
 
 def _lay_out_maps(layer: Layer, output: Tensor, classifier: Classifier) -> Tensor:
@@ -213,24 +210,16 @@ def _lay_out_maps(layer: Layer, output: Tensor, classifier: Classifier) -> Tenso
         shape = "no tensor" if layer.shape is None else f"a tensor {layer.shape}"
         raise NetworkError(f"The layer {layer.label} returns {shape}. Expected feature maps (1, C, h, w).")
     if layout.tokens:
-        layout = FeatureLayout(layout.channels, _find_token_grid(layer, output, classifier), tokens=True)
+        layout = replace(layout, grid=_find_token_grid(layout, output, classifier.preprocessing.size))
     return layout.feature_maps(output)
 
 
-def _find_token_grid(layer: Layer, output: Tensor, classifier: Classifier) -> tuple[int, int]:
-    """Find the grid (h, w) of tokens, with the aspect ratio of the input."""
-    assert layer.layout is not None
-    assert layer.layout.grid is not None
-    positions = output.shape[1] if layer.layout.channels == "last" else output.shape[2]
-    if positions == math.prod(layer.layout.grid):
-        return layer.layout.grid
-    height, width = classifier.preprocessing.size
-    rows = next(
-        (rows for rows in _list_nearest(math.sqrt(positions * height / width)) if rows and positions % rows == 0), 1
-    )
-    return rows, positions // rows
-
-
-def _list_nearest(value: float) -> list[int]:
-    """List the positive integers near a value, the nearest first."""
-    return sorted(range(max(1, int(value) - 8), int(value) + 10), key=lambda number: abs(number - value))
+def _find_token_grid(layout: FeatureLayout, output: Tensor, size: tuple[int, int]) -> tuple[int, int]:
+    """Find the grid (h, w) of tokens whose aspect ratio is the nearest to that of the input."""
+    assert layout.grid is not None
+    cells = output.shape[1] if layout.channels == "last" else output.shape[2]
+    if cells == math.prod(layout.grid):
+        return layout.grid
+    ideal = math.sqrt(cells * size[0] / size[1])
+    rows = min((rows for rows in range(1, cells + 1) if cells % rows == 0), key=lambda rows: abs(rows - ideal))
+    return rows, cells // rows

@@ -90,7 +90,13 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
     unreadable = f"Cannot read {path} ({{reason}}). Use a CSV of boxes."
     with translate_errors(LocalizationError, unreadable), path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
-        edges = _find_edge_columns(rows.fieldnames or (), path)
+        columns = rows.fieldnames or ()
+        edges = next((spelling for spelling in _SPELLINGS if {"file", *spelling} <= set(columns)), None)
+        if edges is None:
+            raise LocalizationError(
+                f"{path} has the columns {', '.join(columns) or '(none)'}. Expected file and x1, y1, x2, y2, or file "
+                "and xmin, ymin, xmax, ymax."
+            )
         for row in rows:
             where = f"{path}, line {rows.line_num}"
             if not row["file"]:
@@ -101,24 +107,15 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
     return boxes
 
 
-def _find_edge_columns(columns: Sequence[str], path: Path) -> tuple[str, ...]:
-    for spelling in _SPELLINGS:
-        if {"file", *spelling} <= set(columns):
-            return spelling
-    raise LocalizationError(
-        f"{path} has the columns {', '.join(columns) or '(none)'}. Expected file and x1, y1, x2, y2, or file and xmin, "
-        "ymin, xmax, ymax."
-    )
-
-
 def _parse_box(row: Mapping[str, str | None], edges: Sequence[str], where: str) -> Box:
+    texts = [row[edge] or "" for edge in edges]
     try:
-        left, top, right, bottom = (float(row[edge] or "") for edge in edges)
+        box = [float(text) for text in texts]
     except ValueError:
-        left = math.nan
-    if not math.isfinite(left) or not all(map(math.isfinite, (top, right, bottom))):
-        got = ", ".join(str(row[edge] or "") for edge in edges)
-        raise LocalizationError(f"{where}: expected four numbers, {', '.join(edges)}; got {got}.")
+        box = [math.nan]
+    if not all(map(math.isfinite, box)):
+        raise LocalizationError(f"{where}: expected four numbers, {', '.join(edges)}; got {', '.join(texts)}.")
+    left, top, right, bottom = box
     if right <= left or bottom <= top:
         raise LocalizationError(
             f"{where}: the box {left:g}, {top:g}, {right:g}, {bottom:g} is empty. The right edge has to be larger "

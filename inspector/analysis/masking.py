@@ -151,7 +151,5 @@ def find_masked_pixels(maps: ClassMaps, mask: Tensor) -> NDArray[np.bool_]:
     """Find the pixels of the network's input whose nearest cell is masked: (H, W) bool."""
     assert maps.view is not None, "an input without a photo has no pixels to change"
     (height, width), (rows, columns) = maps.view.pixels.shape[:2], mask.shape
-    field, chosen = maps.classifier.receptive_field, mask.numpy(force=True)
-    down, across = nearest_cells(field.y, rows, height), nearest_cells(field.x, columns, width)
-    region: NDArray[np.bool_] = chosen[down][:, across]
-    return region
+    field, chosen = maps.classifier.receptive_field, np.asarray(mask.cpu(), np.bool_)
+    return chosen[np.ix_(nearest_cells(field.y, rows, height), nearest_cells(field.x, columns, width))]

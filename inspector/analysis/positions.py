@@ -94,12 +94,10 @@ def find_decisions(maps: ClassMaps) -> Decisions:
     feature_maps = maps.decomposition.branches[0].feature_maps
     flat = feature_maps.flatten(1)
     cells = argmax_positions(feature_maps[None])[0]
-    first = flat.argmax(1, keepdim=True)
-    others = flat.scatter(1, first, -math.inf)
-    second, runners_up = others.max(1)
-    has_one_cell = second == -math.inf
+    second, runners_up = flat.scatter(1, flat.argmax(1, keepdim=True), -math.inf).max(1)
+    runners_up = runners_up.where(second > -math.inf, -1)
     votes = torch.bincount(cells[cells >= 0], minlength=flat.shape[1]).view(feature_maps.shape[1:])
-    return Decisions(cells, flat.amax(1) - second, torch.where(has_one_cell, -1, runners_up), votes)
+    return Decisions(cells, flat.amax(1) - second, runners_up, votes)
 
 
 def find_winners(maps: ClassMaps) -> Winners:

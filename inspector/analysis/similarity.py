@@ -55,14 +55,9 @@ def find_same_class(maps: Sequence[ClassMaps], name: str | None = None) -> list[
     Returns:
         Index of the class for each of the maps; its own top-1 class where the network has no class of that name.
     """
-    if name is None:
-        name = find_common_class_name(maps)
-    return [_find_class_or_top1(network_maps, name) for network_maps in maps]
-
-
-def _find_class_or_top1(maps: ClassMaps, name: str | None) -> int:
-    k = None if name is None else find_class_by_name(maps.classifier.class_names, name)
-    return int(maps.logits.argmax()) if k is None else k
+    name = find_common_class_name(maps) if name is None else name
+    found = [None if name is None else find_class_by_name(each.classifier.class_names, name) for each in maps]
+    return [int(each.logits.argmax()) if k is None else k for each, k in zip(maps, found, strict=True)]
 
 
 def find_common_class_name(maps: Sequence[ClassMaps]) -> str | None:

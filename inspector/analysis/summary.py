@@ -1,6 +1,7 @@
 """Summarize a network: its layers, the pooling, what follows it, and how exact its class maps are."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,11 +59,10 @@ class NetworkSummary:
             ("pooling to add", self.pooling_advice),
         ]
         if accepted:
-            rows.append(
-                (f"input size -> grid of the {'feature' if self.head is None else 'class'} maps", "; ".join(accepted))
-            )
-            if refused:
-                rows.append(("unsupported input sizes", ", ".join(refused)))
+            kind = "feature" if self.head is None else "class"
+            rows.append((f"input size -> grid of the {kind} maps", "; ".join(accepted)))
+        if accepted and refused:
+            rows.append(("unsupported input sizes", ", ".join(refused)))
         return rows
 
     @property
@@ -124,10 +124,7 @@ def describe(
         if head is None and len(trace.output) == 4:
             axis, grids = _find_backbone_grids(network, example, tried)
         else:
-            axis, grids = 1, [_find_grid(network, example, tried_size, head) for tried_size in tried]
-    verdict: Verdict | Literal["none"] = "none" if head is None else head.verdict
-    if verdict != "none":
-        reason = VERDICTS[verdict].sentence
+            axis, grids = 1, [None if head is None else _find_grid(network, example, pair, head) for pair in tried]
     return NetworkSummary(
         name=name or default_name,
         input=tuple(example.shape),
@@ -137,8 +134,8 @@ def describe(
         head=head,
         pooled_after=trace.pooled_after,
         after=trace.functions_after,
-        verdict=verdict,
-        reason=reason,
+        verdict="none" if head is None else head.verdict,
+        reason=reason if head is None else VERDICTS[head.verdict].sentence,
         grids=tuple(zip(tried, grids, strict=True)),
         channels=axis,
     )
@@ -161,10 +158,8 @@ def _find_output_shape(network: nn.Module, inputs: Tensor) -> tuple[int, ...]:
     return tuple(output.shape) if isinstance(output, Tensor) else ()
 
 
-def _find_grid(network: nn.Module, example: Tensor, size: tuple[int, int], head: Head | None) -> tuple[int, int] | None:
+def _find_grid(network: nn.Module, example: Tensor, size: tuple[int, int], head: Head) -> tuple[int, int] | None:
     """Find the grid of the class maps at another input size; None if the network does not run up to its pooling."""
-    if head is None:
-        return None
     try:
         captured, _ = capture_poolings(network, example.new_zeros(*example.shape[:2], *size), head.calls)
     except NetworkError:
@@ -177,15 +172,12 @@ def _find_backbone_grids(
     network: nn.Module, example: Tensor, sizes: Sequence[tuple[int, int]]
 ) -> tuple[int, list[tuple[int, int] | None]]:
     """Find the axis of the channels of a backbone's feature maps, and their grid at each input size."""
-    shapes: list[tuple[int, ...] | None] = []
+    shapes: dict[tuple[int, int], tuple[int, ...]] = {}
     for size in sizes:
-        try:
-            shapes.append(_find_output_shape(network, example.new_zeros(*example.shape[:2], *size)))
-        except NetworkError:
-            shapes.append(None)
-    known = [shape for shape in shapes if shape is not None]
+        with suppress(NetworkError):
+            shapes[size] = _find_output_shape(network, example.new_zeros(*example.shape[:2], *size))
     # The number of cells changes with the input size, the number of channels does not.
-    varying = [axis for axis in (1, 2, 3) if len({shape[axis] for shape in known}) > 1]
+    varying = [axis for axis in (1, 2, 3) if len({shape[axis] for shape in shapes.values()}) > 1]
     axis = 3 if varying and 3 not in varying else 1
     y, x = (1, 2) if axis == 3 else (2, 3)
-    return axis, [None if shape is None else (shape[y], shape[x]) for shape in shapes]
+    return axis, [(shapes[size][y], shapes[size][x]) if size in shapes else None for size in sizes]

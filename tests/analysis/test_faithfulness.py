@@ -13,7 +13,7 @@ from torch.nn import functional
 from inspector import Classifier
 from inspector.analysis.attribution.case import Attribution
 from inspector.analysis.attribution.methods import compute_attribution
-from inspector.analysis.faithfulness import PatchTest, choose_patch_size, resample_on_input
+from inspector.analysis.faithfulness import PatchTest, resample_on_input
 from inspector.errors import Cancelled
 from inspector.explain.tracing.receptive_field import PIXELS, Axis, ReceptiveField
 
@@ -74,7 +74,7 @@ def test_insertion_uncovers_the_blurred_photo_in_the_same_order(classifier):
 
 
 def test_fractions_count_the_smaller_patches_at_the_edge(classifier, inputs):
-    assert choose_patch_size((28, 30)) == 2
+    assert PatchTest(classifier, torch.zeros(1, 3, 28, 30), 0).side == 2
     measured = PatchTest(classifier, inputs, 0, patch=3, steps=9).measure_order(torch.arange(9))
     # 8 pixels in patches of 3, 3 and 2.
     sizes = torch.tensor([[a * b for b in (3, 3, 2)] for a in (3, 3, 2)]).flatten()
