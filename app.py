@@ -5,7 +5,7 @@ from importlib import import_module
 
 import streamlit as st
 
-from inspector.errors import InspectorError
+from inspector.ui.components.controls import show_errors
 from inspector.ui.state import sidebar, streamlit_fixes
 
 streamlit_fixes.apply_streamlit_fixes()
@@ -28,12 +28,10 @@ def make_page(name: str, read: Callable[[Callable[[], object]], Sequence[object]
     """
     module = f"inspector.ui.pages.{name}"
 
+    @show_errors()
     def run() -> None:
-        try:
-            arguments = read(lambda: import_module(module))
-            import_module(module).show(*arguments)
-        except InspectorError as error:
-            st.error(str(error), icon=":material/error:")
+        arguments = read(lambda: import_module(module))
+        import_module(module).show(*arguments)
 
     return run
 

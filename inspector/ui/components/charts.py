@@ -28,6 +28,11 @@ def assign_marks(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
     return dict(zip(labels, marks, strict=False))
 
 
+def make_legend(**settings: Any) -> alt.Legend:
+    """Return a legend below a chart, in two columns."""
+    return alt.Legend(orient="bottom", columns=2, title=None, symbolOpacity=1, **settings)
+
+
 def draw_top1_chart(groups: Sequence[RunGroup], marks: Mapping[str, tuple[str, str]]) -> Chart:
     """Draw the top-1 accuracy on the test images over the epochs."""
     return _draw_curves(groups, {_TEST: "top1"}, marks)
@@ -51,16 +56,12 @@ def _draw_curves(
         # Where the deviation is as large as the mean, the band would reach zero, which a logarithmic axis cannot show.
         rows = [row | {"low": row["low"] and max(row["low"], min(means) / 2)} for row in rows]
     labels = [group.label for group in groups]
-    legend = alt.Legend(orient="bottom", columns=2, labelLimit=150, title=None, symbolOpacity=1, symbolSize=70)
+    legend = make_legend(labelLimit=150, symbolSize=70)
     colors, shapes = ([marks[label][part] for label in labels] for part in (0, 1))
     chosen = alt.selection_point(fields=["run"], bind="legend")
+    epochs = alt.Axis(tickMinStep=1, format="d", grid=False)
     base = alt.Chart(alt.InlineData(rows)).encode(
-        x=alt.X(
-            "epoch:Q",
-            title="epoch",
-            scale=alt.Scale(zero=False, nice=False),
-            axis=alt.Axis(tickMinStep=1, format="d", grid=False),
-        ),
+        x=alt.X("epoch:Q", title="epoch", scale=alt.Scale(zero=False, nice=False), axis=epochs),
         y=alt.Y("mean:Q", title=None, scale=alt.Scale(type="log" if log else "linear", zero=False, nice=not log)),
         color=alt.Color("run:N", scale=alt.Scale(domain=labels, range=colors), legend=legend),
         detail="images:N",
@@ -77,17 +78,12 @@ def _draw_curves(
         legend=alt.Legend(orient="top", title=None, symbolSize=600) if len(scores) > 1 else None,
     )
     line = base.mark_line(strokeWidth=1.6).encode(opacity=faded, strokeDash=dashes)
+    number = alt.Tooltip("number:N", title="mean and standard deviation")
     few_epochs = all(len(group.runs[0].history) <= 20 for group in groups)
     point = base.mark_point(filled=True, size=36 if few_epochs else 10).encode(
         opacity=faded,
         shape=alt.Shape("run:N", scale=alt.Scale(domain=labels, range=shapes), legend=legend),
-        tooltip=[
-            "run:N",
-            "epoch:Q",
-            "images:N",
-            alt.Tooltip("number:N", title="mean and standard deviation"),
-            "seeds:Q",
-        ],
+        tooltip=["run:N", "epoch:Q", "images:N", number, "seeds:Q"],
     )
     # The legend takes a line for every two runs.
     return alt.layer(band, line, point).add_params(chosen).properties(height=380 + 10 * len(groups))

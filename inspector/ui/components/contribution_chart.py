@@ -4,7 +4,7 @@ from typing import Any
 
 import altair as alt
 
-from inspector.analysis.channels import ChannelContributions
+from inspector.analysis.channels import ChannelContributions, ContributionRow
 from inspector.output.style import GRAY
 from inspector.output.text import format_number
 
@@ -29,21 +29,13 @@ def draw_contribution_chart(contributions: ChannelContributions, count: int) -> 
     names = alt.Axis(labelLimit=150, labelOverlap=False, labelBaseline="middle", labelFontWeight=bold, ticks=False)
     base = alt.Chart(alt.InlineData(rows)).encode(
         y=alt.Y("line:N", sort=None, title=None, axis=names),
-        tooltip=[
-            alt.Tooltip("line:N", title="term"),
-            alt.Tooltip("contribution:N"),
-            alt.Tooltip("sum:N", title="running sum"),
-        ],
+        tooltip=[alt.Tooltip("line:N", title="term"), "contribution:N", alt.Tooltip("sum:N", title="running sum")],
     )
-    color = alt.Color(
-        "sign:N",
-        scale=alt.Scale(domain=["positive", "negative", "sum"], range=[_POSITIVE, _NEGATIVE, GRAY]),
-        legend=None,
-    )
+    scale = alt.Scale(domain=["positive", "negative", "sum"], range=[_POSITIVE, _NEGATIVE, GRAY])
     bars = base.mark_bar(cornerRadius=2, height={"band": 0.72}).encode(
         x=alt.X("start:Q", title="logits", scale=alt.Scale(domain=[low, high], nice=False, zero=False)),
         x2="end:Q",
-        color=color,
+        color=alt.Color("sign:N", scale=scale, legend=None),
         opacity=alt.condition("datum.channel === chosen", alt.value(1), alt.value(0.72)),
     )
     values = base.mark_text(align="left", dx=5, color=GRAY, fontWeight="bold").encode(x="far:Q", text="contribution:N")
@@ -55,8 +47,9 @@ def draw_contribution_chart(contributions: ChannelContributions, count: int) -> 
 
 
 def _make_rows(contributions: ChannelContributions, count: int) -> list[dict[str, Any]]:
-    """Return the data of the chart, one row per bar."""
-    rows: list[dict[str, Any]] = [
+    """Return the data of the chart, one row per bar; the last one is the sum."""
+    total = ContributionRow(None, "sum", contributions.total, before=0.0, after=contributions.total)
+    return [
         {
             "line": row.text,
             "channel": row.channel,
@@ -64,22 +57,8 @@ def _make_rows(contributions: ChannelContributions, count: int) -> list[dict[str
             "end": row.after,
             "far": max(row.before, row.after),
             "contribution": format_number(row.value, "+.3f"),
-            "sum": format_number(row.after, "+.3f"),
-            "sign": "positive" if row.value >= 0 else "negative",
+            "sum": "" if row is total else format_number(row.after, "+.3f"),
+            "sign": "sum" if row is total else "positive" if row.value >= 0 else "negative",
         }
-        for row in contributions.list_rows(count)
+        for row in (*contributions.list_rows(count), total)
     ]
-    total = contributions.total
-    rows.append(
-        {
-            "line": "sum",
-            "channel": None,
-            "start": 0.0,
-            "end": total,
-            "far": max(0.0, total),
-            "contribution": format_number(total, "+.3f"),
-            "sum": "",
-            "sign": "sum",
-        }
-    )
-    return rows

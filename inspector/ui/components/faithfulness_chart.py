@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import altair as alt
 
 from inspector.analysis.faithfulness import Curve, CurveKind, Faithfulness, RandomBaseline
-from inspector.ui.components.charts import COLORS
+from inspector.ui.components.charts import COLORS, make_legend
 
 _DASHES = [[1, 0], [5, 3], [2, 2]]
 _BASELINE_DASHES = [[8, 3], [2, 3]]
@@ -34,31 +34,15 @@ def draw_faithfulness_chart(
     line_colors = [colors[n % len(colors)] for n in range(count)] + [gray] * len(baselines)
     dashes = [_DASHES[n // len(colors)] for n in range(count)] + _BASELINE_DASHES[: len(baselines)]
     names = list(curves)
-    legend = alt.Legend(
-        orient="bottom",
-        columns=2,
-        columnPadding=6,
-        labelLimit=130,
-        labelFontSize=11,
-        title=None,
-        symbolOpacity=1,
-        symbolSize=100,
+    legend = make_legend(columnPadding=6, labelLimit=130, labelFontSize=11, symbolSize=100)
+    part, probability = alt.Tooltip("part of the photo:Q", format=".0%"), alt.Tooltip("probability:Q", format=".1%")
+    lines = alt.Chart(alt.InlineData(rows)).mark_line()
+    chart: alt.Chart = lines.encode(
+        x=alt.X("part of the photo:Q", axis=alt.Axis(format="%", grid=False)),
+        y=alt.Y("probability:Q", title=None, axis=alt.Axis(format="%"), scale=alt.Scale(zero=True)),
+        color=alt.Color("method:N", scale=alt.Scale(domain=names, range=line_colors), legend=legend),
+        strokeDash=alt.StrokeDash("method:N", scale=alt.Scale(domain=names, range=dashes), legend=legend),
+        strokeWidth=alt.StrokeWidth("width:Q", scale=None, legend=None),
+        tooltip=["method:N", part, probability],
     )
-    chart: alt.Chart = (
-        alt.Chart(alt.InlineData(rows))
-        .mark_line()
-        .encode(
-            x=alt.X("part of the photo:Q", axis=alt.Axis(format="%", grid=False)),
-            y=alt.Y("probability:Q", title=None, axis=alt.Axis(format="%"), scale=alt.Scale(zero=True)),
-            color=alt.Color("method:N", scale=alt.Scale(domain=names, range=line_colors), legend=legend),
-            strokeDash=alt.StrokeDash("method:N", scale=alt.Scale(domain=names, range=dashes), legend=legend),
-            strokeWidth=alt.StrokeWidth("width:Q", scale=None, legend=None),
-            tooltip=[
-                "method:N",
-                alt.Tooltip("part of the photo:Q", format=".0%"),
-                alt.Tooltip("probability:Q", format=".1%"),
-            ],
-        )
-        .properties(height=220 + 11 * len(names))
-    )
-    return chart
+    return chart.properties(height=220 + 11 * len(names))

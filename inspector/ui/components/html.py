@@ -128,9 +128,8 @@ def make_color_bar(scale: float, unit: str) -> str:
     """Return the color bar of a map as HTML, with zero in the middle and `scale` at the end."""
     ticks = [format_number(tick * scale, "+.3g") for tick in (-1, -0.5, 0, 0.5, 1)]
     label = f"color bar from {-scale:.3g} to {scale:.3g} {unit}"
-    return _make_bar(
-        diverging_colormap(), ticks, label, f"{unit}. Red is evidence for the class, blue against it.", "46rem"
-    )
+    caption = f"{unit}. Red is evidence for the class, blue against it."
+    return _make_bar(diverging_colormap(), ticks, label, caption, "46rem")
 
 
 def make_activation_bar(scale: float, signed: bool) -> str:
@@ -140,20 +139,15 @@ def make_activation_bar(scale: float, signed: bool) -> str:
     meaning = "red is positive, blue negative" if signed else "the stronger the red, the higher"
     values = [-scale, 0, scale] if signed else [0, scale]
     colors = diverging_colormap()
-    return _make_bar(
-        colors if signed else colors[len(colors) // 2 :],
-        [format_number(value) for value in values],
-        f"color bar from {values[0]:.3g} to {scale:.3g}: {meaning}",
-        f"activation: {meaning}",
-        "24rem",
-    )
+    colors = colors if signed else colors[len(colors) // 2 :]
+    label = f"color bar from {values[0]:.3g} to {scale:.3g}: {meaning}"
+    return _make_bar(colors, [format_number(value) for value in values], label, f"activation: {meaning}", "24rem")
 
 
 def _make_bar(colors: Pixels, ticks: Sequence[str], label: str, caption: str, max_width: str) -> str:
     stops = [f"rgb({r}, {g}, {b})" for r, g, b in colors[:: (len(colors) - 1) // _BAR_STEPS]]
-    return render_fragment(
-        "color_bar.html", colors=stops, ticks=ticks, label=label, caption=caption, max_width=max_width
-    )
+    texts = {"ticks": ticks, "label": label, "caption": caption}
+    return render_fragment("color_bar.html", colors=stops, max_width=max_width, **texts)
 
 
 def stack(*fragments: str) -> str:

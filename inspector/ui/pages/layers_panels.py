@@ -97,33 +97,31 @@ def show_channel(shown: ShownLayer, channel: int, on_page: Sequence[int]) -> Non
     layer_maps = shown.layer_maps
     grids = layer_maps.maps.numpy(force=True)
 
+    def find_scale(c: int) -> float:
+        return common_scale([grids[c]]) if shown.scale is None else shown.scale
+
     def draw(c: int) -> MapDrawing:
-        scale = common_scale([grids[c]]) if shown.scale is None else shown.scale
-        return MapDrawing(encode_cells(grids[c], scale), f"channel {c} of {layer_maps.layer.label}")
+        return MapDrawing(encode_cells(grids[c], find_scale(c)), f"channel {c} of {layer_maps.layer.label}")
 
     st.subheader(f"Channel {channel}", anchor=False)
     frame = make_frame(grids[channel].shape, layer_maps.view, layer_maps.receptive_field, _SIDE, shown.selection.smooth)
     previews = {c: draw(c) for c in on_page} if grids[channel].size <= _SMALL else {}
     show_maps(keys.CHANNEL_MAP, layer_maps.view, frame, [draw(channel)], previews=previews)
-    scale = common_scale([grids[channel]]) if shown.scale is None else shown.scale
-    st.html(html.make_activation_bar(scale, layer_maps.has_negatives))
+    st.html(html.make_activation_bar(find_scale(channel), layer_maps.has_negatives))
     st.markdown(", ".join(_list_statistics(shown, channel)))
 
 
 def _list_statistics(shown: ShownLayer, channel: int) -> list[str]:
     """Return what is known of a channel, as phrases in Markdown."""
     statistics, ceiling = shown.statistics, shown.layer_maps.layer.ceiling
+    zeros, saturated = float(statistics.zeros[channel]), float(statistics.saturated[channel])
     phrases = [
         f"mean **{format_number(float(statistics.mean[channel]))}**",
         f"highest **{format_number(float(statistics.highest[channel]))}**",
-        "**dead**: 0 in every cell"
-        if statistics.dead[channel]
-        else f"0 in **{float(statistics.zeros[channel]):.0%}** of the cells",
+        "**dead**: 0 in every cell" if statistics.dead[channel] else f"0 in **{zeros:.0%}** of the cells",
     ]
     if ceiling is not None:
-        phrases.append(
-            f"saturated at {format_number(ceiling)} in **{float(statistics.saturated[channel]):.0%}** of the cells"
-        )
+        phrases.append(f"saturated at {format_number(ceiling)} in **{saturated:.0%}** of the cells")
     if shown.contributions is not None:
         contribution = format_number(float(shown.contributions.values[channel]), "+.4f")
         phrases.append(f"adds **{contribution}** logits to {shown.class_name} ({shown.contributions.kind})")

@@ -96,8 +96,8 @@ def show_curves(chosen: MethodsSelection, results: Results) -> None:
     if not curves:
         st.caption("The curves of insertion and deletion appear here when they are computed.")
         return
-    random = {label: find_result(results, (BASELINE, grid), RandomBaseline) for grid, label in _GRIDS.items()}
-    baselines = {label: baseline for label, baseline in random.items() if baseline is not None}
+    measured = {label: find_result(results, (BASELINE, grid), RandomBaseline) for grid, label in _GRIDS.items()}
+    baselines = {label: baseline for label, baseline in measured.items() if baseline is not None}
     for kind, explanation in _KINDS:
         st.markdown(f"**{kind.capitalize()}**: probability of the class")
         st.caption(explanation)
