@@ -52,9 +52,12 @@ def switch(label: str, help: str | None = None, *, key: str, on: bool = False, *
 
 
 def enter_number(
-    label: str, low: float, high: float | None, value: float | None, step: float | None = None, **settings: Any
+    label: str, low: float, high: float | None, value: Any = "min", step: float | None = None, **settings: Any
 ) -> Any:
-    """Show a field for a number from `low` to `high`; all int, or all float. Where `value` is None it may be empty."""
+    """Show a field for a number from `low` to `high`; all int, or all float. Where `value` is None it may be empty.
+
+    If code sets the number, it begins at "min": Streamlit warns of a second start value.
+    """
     return st.number_input(label, low, high, value, step, bind="query-params", **{"width": 150} | settings)
 
 

@@ -101,7 +101,7 @@ def _choose_page(count: int) -> int:
         st.session_state[keys.PAGE] = pages
     images = "1 image" if count == 1 else f"{count:,} images"
     label = f"Page of {pages:,} with {images}"
-    page: int = enter_number(label, 1, pages, 1, key=keys.PAGE, width=280, on_change=_clear_image)
+    page: int = enter_number(label, 1, pages, key=keys.PAGE, width=280, on_change=_clear_image)
     return page
 
 
