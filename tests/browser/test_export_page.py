@@ -95,7 +95,7 @@ def test_the_report_opens_offline_and_requests_nothing(
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ("width=40&columns=12", "A figure 40 mm wide has no room for 6 columns beside its colour bar"),
+        ("width=40&columns=12", "A figure 40 mm wide has no room for 6 columns and a color bar"),
         ("width=1000&dpi=1200", "has too many pixels"),
         ("width=3", "A figure has a width in mm from 20 to 1500; got 3."),
         ("network=efficientnet_lite0&example=Cat&panels=all", "All 1000 class maps are too many for one figure"),
