@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 # Imported for their commands, in the order in which the help lists them.
 from inspector.cli import dataset, explain, large, networks, train
@@ -28,9 +29,9 @@ def main() -> None:
 
 @command
 def app(
-    port: Annotated[int, typer.Option(help="Port to serve on.")] = 8501,
+    port: Annotated[int, Option(help="Port to serve on.")] = 8501,
     address: Annotated[
-        str, typer.Option(help="Address to serve on. The default is reachable from this machine only.")
+        str, Option(help="Address to serve on. The default is reachable from this machine only.")
     ] = "localhost",
 ) -> None:
     """Open the app in the browser."""
@@ -42,7 +43,7 @@ def app(
 
 @cli.callback(invoke_without_command=True)
 def print_version(
-    show_version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+    show_version: Annotated[bool, Option("--version", help="Show the version and exit.", is_eager=True)] = False,
 ) -> None:
     if show_version:
         screen.print(f"inspector {version('inspector')}")

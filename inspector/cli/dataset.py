@@ -10,6 +10,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+from typer import Argument, Option
 
 from inspector.cli import options
 from inspector.cli.console import print_written, progress, screen
@@ -26,42 +27,35 @@ _STOPPED = 130  # the exit status of a command that Ctrl-C ended
 def batch(
     source: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             help="A folder (its first subfolders are the labels), a glob in quotes, a CSV with the columns `path` and "
             "`label`, or WebDataset shards: `'shards/{000..099}.tar'`.",
             show_default=False,
         ),
     ],
-    out: Annotated[
-        str, typer.Option("--out", "-o", help="New folder for the Parquet shards. With --engine ray also a URL.")
-    ],
+    out: Annotated[str, Option("--out", "-o", help="New folder for the Parquet shards. With --engine ray also a URL.")],
     *,
     model: options.Model = DEFAULT,
-    top: Annotated[
-        int, typer.Option(help="Number of classes with the highest logits to keep, with their maps.", min=1)
-    ] = 5,
-    batch_size: Annotated[int, typer.Option(help="Images per forward pass.", min=1)] = 32,
+    top: Annotated[int, Option(help="Number of classes with the highest logits to keep, with their maps.", min=1)] = 5,
+    batch_size: Annotated[int, Option(help="Images per forward pass.", min=1)] = 32,
     workers: Annotated[
         int | None,
-        typer.Option(
+        Option(
             help="Threads that decode (with Ray: processors per actor). Default: one per processor (with Ray: 4).",
             min=1,
         ),
     ] = None,
-    shard_size: Annotated[int, typer.Option(help="Images per Parquet file.", min=1)] = 1024,
+    shard_size: Annotated[int, Option(help="Images per Parquet file.", min=1)] = 1024,
     overlays: Annotated[
-        bool, typer.Option("--overlays", help="Draw the map of the top-1 class over each photo, and write a gallery.")
+        bool, Option("--overlays", help="Draw the map of the top-1 class over each photo, and write a gallery.")
     ] = False,
     backend: Annotated[
-        str,
-        typer.Option(
-            help="Runtime: `eager` (PyTorch), `auto`, `folded`, `compiled`, `onnxruntime`, `openvino`, `cuda`."
-        ),
+        str, Option(help="Runtime: `eager` (PyTorch), `auto`, `folded`, `compiled`, `onnxruntime`, `openvino`, `cuda`.")
     ] = "eager",
     engine: Annotated[
-        str, typer.Option(help="`local`, or `ray` for several processes on this machine or a cluster.")
+        str, Option(help="`local`, or `ray` for several processes on this machine or a cluster.")
     ] = "local",
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in --out.")] = False,
+    resume: Annotated[bool, Option("--resume", help="Continue the interrupted run in --out.")] = False,
     network: options.NetworkOptions,
 ) -> None:
     """Explain a data set: write top classes, probabilities and class maps of every image to Parquet files.
@@ -88,15 +82,7 @@ def batch(
         from inspector.explain.memory import keep_freed_memory
 
         classifier = network.load(model) if engine == "local" else None
-    how = RunOptions(
-        top=top,
-        batch_size=batch_size,
-        workers=workers,
-        shard_size=shard_size,
-        overlays=overlays,
-        backend=backend,
-        resume=resume,
-    )
+    how = RunOptions(top, batch_size, workers, shard_size, overlays, backend, resume)
     keep_freed_memory()
     try:
         with _show_images_done() as show:
@@ -107,9 +93,8 @@ def batch(
             else:
                 counts = run_dataset(source, classifier, out, how, on_progress=show)
     except KeyboardInterrupt:
-        progress.print(
-            f"Stopped: {count_written_shards(out):,} shards are complete in {out}. Use --resume to continue."
-        )
+        shards = count_written_shards(out)
+        progress.print(f"Stopped: {shards:,} shards are complete in {out}. Use --resume to continue.")
         raise typer.Exit(_STOPPED) from None
     screen.print(f"{counts}", soft_wrap=True)
     print_written(out)
@@ -125,14 +110,8 @@ class _ImagesPerSecond(ProgressColumn):
 @contextmanager
 def _show_images_done() -> Iterator[Callable[[int, int], None]]:
     """Show a progress bar; the function that it yields takes the images done and all images."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _ImagesPerSecond(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=progress) as bar:
+    columns = (BarColumn(), MofNCompleteColumn(), _ImagesPerSecond(), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}"), *columns, console=progress) as bar:
         task = bar.add_task("explaining", total=None, visible=False)
 
         def show(done: int, images: int) -> None:
@@ -146,10 +125,10 @@ def _show_images_done() -> Iterator[Callable[[int, int], None]]:
 
 @options.command
 def survey(
-    results: Annotated[Path, typer.Argument(help="The folder that `inspector batch` wrote.", show_default=False)],
+    results: Annotated[Path, Argument(help="The folder that `inspector batch` wrote.", show_default=False)],
     out: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "--out",
             "-o",
             help="Folder for tables, figures and the index. Default: RESULTS/survey, where the app finds it.",
@@ -170,7 +149,7 @@ def survey(
         from inspector.datasets.summarize import summarize
 
         regions = read_regions(objects) if objects else None
-    out = results / "survey" if out is None else out
+    out = out or results / "survey"
     with Progress(console=progress, transient=True) as bar:
         task = bar.add_task("Reading class maps", total=1.0)
         summary = summarize(results, out, regions, lambda done: bar.update(task, completed=done))

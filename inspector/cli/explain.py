@@ -1,11 +1,12 @@
 """`inspector explain` and `rebuild`: the class maps of a photo."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from inspector.cli import options
 from inspector.cli.console import print_class_table, print_verdict, print_written, progress, screen
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from inspector.explain.class_maps import ClassMap, ClassMaps
     from inspector.output.style import FigureStyle
 
-_FIGURE = "The figure"  # the part of the help that lists the options of FigureOptions
+_figure_option: Any = partial(Option, rich_help_panel="The figure")
 
 
 @dataclass(frozen=True)
@@ -25,46 +26,30 @@ class FigureOptions:
 
     panels: Annotated[
         str,
-        typer.Option(
+        _figure_option(
             help="Panels of the figure, separated by commas: `photo`, `classes`, `contrast` (the first "
-            "class against the second) and `all` (every class map as its grid).",
-            rich_help_panel=_FIGURE,
+            "class against the second) and `all` (every class map as its grid)."
         ),
     ] = "photo,classes"
-    columns: Annotated[int | None, typer.Option(help="Panels per row. Default: up to 3.", rich_help_panel=_FIGURE)] = (
-        None
-    )
+    columns: Annotated[int | None, _figure_option(help="Panels per row. Default: up to 3.")] = None
     width: Annotated[
-        str | None,
-        typer.Option(
-            help="Width of the figure: `89mm`, `3.5in`. Default: 2.6 inches per column.", rich_help_panel=_FIGURE
-        ),
+        str | None, _figure_option(help="Width of the figure: `89mm`, `3.5in`. Default: 2.6 inches per column.")
     ] = None
-    dpi: Annotated[int, typer.Option(help="Resolution in dots per inch.", rich_help_panel=_FIGURE)] = 200
-    font_size: Annotated[float, typer.Option(help="Font size in points.", rich_help_panel=_FIGURE)] = 9
-    colours: Annotated[
-        str, typer.Option(help="Color map: `inspector`, `PuOr_r`, `RdBu_r` or `BrBG_r`.", rich_help_panel=_FIGURE)
-    ] = "inspector"
-    dark: Annotated[bool, typer.Option("--dark", help="Light text on a dark background.", rich_help_panel=_FIGURE)] = (
-        False
+    dpi: Annotated[int, _figure_option(help="Resolution in dots per inch.")] = 200
+    font_size: Annotated[float, _figure_option(help="Font size in points.")] = 9
+    colours: Annotated[str, _figure_option(help="Color map: `inspector`, `PuOr_r`, `RdBu_r` or `BrBG_r`.")] = (
+        "inspector"
     )
+    dark: Annotated[bool, _figure_option("--dark", help="Light text on a dark background.")] = False
     title: Annotated[
         str | None,
-        typer.Option(
-            help='Title. Default: the network and how to read its maps. Use `--title ""` for none.',
-            rich_help_panel=_FIGURE,
-        ),
+        _figure_option(help='Title. Default: the network and how to read its maps. Use `--title ""` for none.'),
     ] = None
-    bar: Annotated[bool, typer.Option("--bar/--no-bar", help="Draw the color bar.", rich_help_panel=_FIGURE)] = True
+    bar: Annotated[bool, _figure_option("--bar/--no-bar", help="Draw the color bar.")] = True
     equations: Annotated[
-        bool,
-        typer.Option(
-            "--equations/--no-equations", help="Write below each map how it sums to the logit.", rich_help_panel=_FIGURE
-        ),
+        bool, _figure_option("--equations/--no-equations", help="Write below each map how it sums to the logit.")
     ] = True
-    opacity: Annotated[
-        float, typer.Option(help="Opacity of the strongest color, 0-1.", min=0, max=1, rich_help_panel=_FIGURE)
-    ] = 0.85
+    opacity: Annotated[float, _figure_option(help="Opacity of the strongest color, 0-1.", min=0, max=1)] = 0.85
 
     def style(self) -> "FigureStyle":
         """Return the style of the figure.
@@ -77,38 +62,29 @@ class FigureOptions:
         width = None if self.width is None else re.fullmatch(r"(\d+(?:\.\d+)?) ?(mm|in)", self.width.strip())
         if self.width is not None and width is None:
             raise InspectorError(f"--width is {self.width!r}. Use 89mm or 3.5in.")
-        return FigureStyle(
-            panels=tuple(name.strip() for name in self.panels.split(",")),  # type: ignore[misc]
-            columns=self.columns,
-            width=None if width is None else float(width[1]) * (MM if width[2] == "mm" else 1),
-            dpi=self.dpi,
-            font_size=self.font_size,
-            colours=self.colours,
-            dark=self.dark,
-            title=self.title,
-            colour_bar=self.bar,
-            equations=self.equations,
-        )
+        values = {key: value for key, value in asdict(self).items() if key not in ("bar", "opacity")}
+        values["panels"] = tuple(name.strip() for name in self.panels.split(","))
+        values["width"] = None if width is None else float(width[1]) * (MM if width[2] == "mm" else 1)
+        return FigureStyle(**values, colour_bar=self.bar)
 
 
 @options.command
 def explain(
-    photo: Annotated[Path, typer.Argument(help="Image file to explain.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the figure, the numbers and the manifest.")],
+    photo: Annotated[Path, Argument(help="Image file to explain.", show_default=False)],
+    out: Annotated[Path, Option("--out", "-o", help="New folder for the figure, the numbers and the manifest.")],
     *,
     model: options.Model = DEFAULT,
     classes: options.Classes = "top5",
     against: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--against", "-a", help="Contrast each class with this one, or with `average`, the mean of all classes."
         ),
     ] = None,
     dense: Annotated[
-        bool,
-        typer.Option("--dense", help="Score each cell as if it alone were pooled. The scores do not sum to the logit."),
+        bool, Option("--dense", help="Score each cell as if it alone were pooled. The scores do not sum to the logit.")
     ] = False,
-    grid: Annotated[bool, typer.Option("--grid", help="Draw the raw cells, without interpolation.")] = False,
+    grid: Annotated[bool, Option("--grid", help="Draw the raw cells, without interpolation.")] = False,
     network: options.NetworkOptions,
     figure: FigureOptions,
 ) -> None:
@@ -157,15 +133,13 @@ def _print_maps(maps: "ClassMaps", shown: dict[int, "ClassMap"], against: str | 
 @options.command
 def rebuild(
     manifest: Annotated[
-        Path, typer.Argument(help="A manifest.json, or the folder or ZIP file that contains it.", show_default=False)
+        Path, Argument(help="A manifest.json, or the folder or ZIP file that contains it.", show_default=False)
     ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="New folder for the figure and the other files of an export.")
-    ],
-    photo: Annotated[Path | None, typer.Option(help="The photo. Default: photo.png beside the manifest.")] = None,
+    out: Annotated[Path, Option("--out", "-o", help="New folder for the figure and the other files of an export.")],
+    photo: Annotated[Path | None, Option(help="The photo. Default: photo.png beside the manifest.")] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="The network, as for `explain`. Default: the one that the manifest names."),
+        Option("--model", "-m", help="The network, as for `explain`. Default: the one that the manifest names."),
     ] = None,
     arch: options.Arch = None,
     labels: options.Labels = None,
@@ -173,15 +147,17 @@ def rebuild(
 ) -> None:
     """Make a figure again from its manifest, byte for byte on the same machine, or report what differs.
 
+    The manifest has no weights: name a network from a file of your own with --model.
+
     Examples:
     * `inspector rebuild cat/manifest.json -o again`
 
     * `inspector rebuild class-maps.zip -o again -m mine.pth --arch torchvision:resnet18 --labels classes.txt`
     """
+    class_names = options.NetworkOptions(labels=labels).class_names()
     with progress.status(f"Making the figure of {manifest} again ..."):
         from inspector.output.reproduce import rebuild as rebuild_export
 
-        class_names = options.NetworkOptions(labels=labels).class_names()
         result = rebuild_export(manifest, out, photo, model, arch, class_names, trust)
     for line in result.versions:
         screen.print(line, markup=False)

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.progress import Progress
+from typer import Argument, Option
 
 from inspector.cli import options
 from inspector.cli.console import print_class_table, print_verdict, print_written, progress, screen
@@ -20,25 +20,21 @@ if TYPE_CHECKING:
 def large(
     image: Annotated[
         Path,
-        typer.Argument(
+        Argument(
             help="An .npy file or uncompressed TIFF of any size, or another image of up to 500 megapixels.",
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the figure and the numbers.")],
+    out: Annotated[Path, Option("--out", "-o", help="New folder for the figure and the numbers.")],
     model: options.Model = DEFAULT,
     classes: options.Classes = "top5",
     tile: Annotated[
-        int,
-        typer.Option(
-            help="Side of a tile in pixels. The network also reads as much around it as its cells see.", min=1
-        ),
+        int, Option(help="Side of a tile in pixels. The network also reads as much around it as its cells see.", min=1)
     ] = 1024,
     arch: options.Arch = None,
     labels: options.Labels = None,
     size: Annotated[
-        str | None,
-        typer.Option(help="Input size that the network was trained with: `224`. The image keeps its own size."),
+        str | None, Option(help="Input size that the network was trained with: `224`. The image keeps its own size.")
     ] = None,
     mean: options.Mean = None,
     std: options.Std = None,
@@ -80,17 +76,11 @@ def large(
 
 
 def _print_maps(maps: "LargeMaps") -> None:
-    print_class_table(
-        ("sum of the map", "bias", "logit"),
-        (
-            (
-                maps.classifier.class_names[k],
-                float(maps.probabilities[k]),
-                (float(values.double().sum()), float(bias), float(maps.logits[k])),
-            )
-            for k, values, bias in zip(maps.classes, maps.values, maps.bias, strict=True)
-        ),
-    )
+    rows = []
+    for k, values, bias in zip(maps.classes, maps.values, maps.bias, strict=True):
+        numbers = float(values.double().sum()), float(bias), float(maps.logits[k])
+        rows.append((maps.classifier.class_names[k], float(maps.probabilities[k]), numbers))
+    print_class_table(("sum of the map", "bias", "logit"), rows)
     y, x = maps.tiling.y, maps.tiling.x
     screen.print(
         f"{maps.tiles} tiles, {y.positions} x {x.positions} cells; each cell depends on the pixels of up to "

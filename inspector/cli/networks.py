@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.table import Table
+from typer import Argument, Option
 
 from inspector.cli import options
 from inspector.cli.console import print_written, progress, screen
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 @options.command
 def describe(
     model: Annotated[
-        str, typer.Argument(help="As for `explain --model`. No weights are downloaded for torchvision and timm.")
+        str, Argument(help="As for `explain --model`. No weights are downloaded for torchvision and timm.")
     ],
     photo: Annotated[
-        Path | None, typer.Option(help="Also state the grid of the class maps for this photo at its own size.")
+        Path | None, Option(help="Also state the grid of the class maps for this photo at its own size.")
     ] = None,
-    layers: Annotated[bool, typer.Option("--layers", help="List every layer, in the order in which they run.")] = False,
+    layers: Annotated[bool, Option("--layers", help="List every layer, in the order in which they run.")] = False,
     arch: options.Arch = None,
     size: options.Size = None,
     mean: options.Mean = None,
@@ -67,10 +67,10 @@ def _print_layers(summary: "NetworkSummary") -> None:
 
 @options.command
 def add(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, .onnx, .keras or .h5 file.", show_default=False)],
-    name: Annotated[str, typer.Option(help="Name of the network, and of its folder in models/.")],
+    checkpoint: Annotated[Path, Argument(help="A checkpoint, .onnx, .keras or .h5 file.", show_default=False)],
+    name: Annotated[str, Option(help="Name of the network, and of its folder in models/.")],
     *,
-    title: Annotated[str | None, typer.Option(help="One line about the network, for lists.")] = None,
+    title: Annotated[str | None, Option(help="One line about the network, for lists.")] = None,
     network: options.NetworkOptions,
 ) -> None:
     """Add a network of your own to models/: the app lists it, and --model accepts its name.
@@ -81,9 +81,8 @@ def add(
     with progress.status(f"Reading {checkpoint.name} and verifying its head ..."):
         from inspector.networks.register import add_model
 
-        folder, classifier = add_model(
-            checkpoint, name, network.arch, network.class_names(), network.overrides(), title, network.trust
-        )
+        class_names, overrides = network.class_names(), network.overrides()
+        folder, classifier = add_model(checkpoint, name, network.arch, class_names, overrides, title, network.trust)
     head = classifier.head
     screen.print(f"{name}: {head.classes} classes, {head.pooling} pooling, class maps {head.verdict}")
     print_written(folder)
@@ -103,10 +102,10 @@ def models() -> None:
 
 @options.command
 def export_network(
-    model: Annotated[str, typer.Argument(help="As for `explain --model`.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="New file: .onnx, .xml (OpenVINO) or .pt2 (torch.export).")],
+    model: Annotated[str, Argument(help="As for `explain --model`.", show_default=False)],
+    out: Annotated[Path, Option("--out", "-o", help="New file: .onnx, .xml (OpenVINO) or .pt2 (torch.export).")],
     *,
-    format: Annotated[str, typer.Option(help="File format: `onnx`, `openvino` or `pt2`.")] = "onnx",
+    format: Annotated[str, Option(help="File format: `onnx`, `openvino` or `pt2`.")] = "onnx",
     network: options.NetworkOptions,
 ) -> None:
     """Write a network as one file that returns logits and class maps, for products that serve them without Inspector.

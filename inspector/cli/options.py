@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
+from typer import Option
 
 from inspector.errors import InspectorError
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from inspector.images.preprocessing import PreprocessingOverrides
 
 P = ParamSpec("P")
+
+_USUAL = "Default: as the network was trained."
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -34,7 +37,7 @@ cli = typer.Typer(
 
 Model = Annotated[
     str,
-    typer.Option(
+    Option(
         "--model",
         "-m",
         help="Network: a name from `inspector models`, a folder, `torchvision:resnet18`, `timm:resnet18`, or a file: a "
@@ -43,7 +46,7 @@ Model = Annotated[
 ]
 Classes = Annotated[
     str,
-    typer.Option(
+    Option(
         "--classes",
         "-c",
         help="`topN` for the N classes with the highest logits, or names or numbers of classes, separated by commas.",
@@ -51,36 +54,30 @@ Classes = Annotated[
 ]
 Arch = Annotated[
     str | None,
-    typer.Option(
+    Option(
         help="Architecture of a checkpoint: `torchvision:NAME`, `timm:NAME`, one of Inspector's own, or with --trust "
         "`package.module:factory` of yours."
     ),
 ]
-Labels = Annotated[Path | None, typer.Option(help="File of class names: one per line, or a JSON list.")]
+Labels = Annotated[Path | None, Option(help="File of class names: one per line, or a JSON list.")]
 Size = Annotated[
     str | None,
-    typer.Option(
+    Option(
         help="Input size in pixels: `224`, `208x408` (height x width), or in `explain` also `native`, the photo's own. "
-        "Default: as the network was trained."
+        + _USUAL
     ),
 ]
 Mean = Annotated[
     str | None,
-    typer.Option(
-        help="Mean of each channel, 0-1: `0.5,0.5,0.5`, or `0.5` for a grayscale network. "
-        "Default: as the network was trained."
-    ),
+    Option(help=f"Mean of each channel, 0-1: `0.5,0.5,0.5`, or `0.5` for a grayscale network. {_USUAL}"),
 ]
-Std = Annotated[str | None, typer.Option(help="Standard deviation of each channel, in the form of --mean.")]
+Std = Annotated[str | None, Option(help="Standard deviation of each channel, in the form of --mean.")]
 Trust = Annotated[
-    bool,
-    typer.Option(
-        "--trust", help="Run code in the file or of the architecture. Use it only for sources that you trust."
-    ),
+    bool, Option("--trust", help="Run code in the file or of the architecture. Use it only for sources that you trust.")
 ]
 Objects = Annotated[
     Path | None,
-    typer.Option(help="Objects on the photos: a CSV of boxes (file,x1,y1,x2,y2) in pixels, or a folder of masks."),
+    Option(help="Objects on the photos: a CSV of boxes (file,x1,y1,x2,y2) in pixels, or a folder of masks."),
 ]
 
 
@@ -91,18 +88,14 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         function: its parameters are the arguments and options of the command. A parameter whose type is a dataclass
             stands for one option per field.
     """
-    types = get_type_hints(function, include_extras=True)
-    groups: dict[str, Any] = {name: kind for name, kind in types.items() if is_dataclass(kind)}
+    groups: dict[str, Any] = {}
     parameters: list[Parameter] = []
-    for name, parameter in signature(function).parameters.items():
-        if name in groups:
-            types_of_fields = get_type_hints(groups[name], include_extras=True)
-            parameters += [
-                Parameter(one.name, Parameter.KEYWORD_ONLY, default=one.default, annotation=types_of_fields[one.name])
-                for one in fields(groups[name])
-            ]
+    for parameter in signature(function).parameters.values():
+        if is_dataclass(parameter.annotation):
+            groups[parameter.name] = parameter.annotation
+            parameters += signature(groups[parameter.name]).parameters.values()
         else:
-            parameters.append(parameter.replace(kind=Parameter.KEYWORD_ONLY, annotation=types[name]))
+            parameters.append(parameter)
 
     def run(**values: Any) -> None:
         for name, group in groups.items():
@@ -110,6 +103,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         function(**values)  # type: ignore[call-arg]
 
     run.__name__, run.__doc__ = function.__name__, function.__doc__
+    parameters = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in parameters]
     run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     cli.command()(run)
     return function
@@ -126,14 +120,12 @@ class NetworkOptions:
     std: Std = None
     resize: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="Size in pixels to which a photo is resized before it is cropped to --size: `256`, or `squeeze` to "
             "resize the whole photo to --size."
         ),
     ] = None
-    interpolation: Annotated[str | None, typer.Option(help="Interpolation of the resize: `bilinear` or `bicubic`.")] = (
-        None
-    )
+    interpolation: Annotated[str | None, Option(help="Interpolation of the resize: `bilinear` or `bicubic`.")] = None
     trust: Trust = False
 
     def load(self, model: str) -> "Classifier":

@@ -7,12 +7,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.table import Table
+from typer import Argument, Option
 
 from inspector.cli import options
 from inspector.cli.console import print_written, progress, screen
-from inspector.errors import HeadError, InspectorError, require
+from inspector.errors import HeadError, InspectorError, require, translate_errors
 from inspector.networks.catalog import DEFAULT
 
 if TYPE_CHECKING:
@@ -27,21 +27,20 @@ class PhotosOptions:
     """The options that go with --images, in place of a recipe."""
 
     backbone: Annotated[
-        str, typer.Option(help="With --images: a name from `inspector models`, `torchvision:NAME` or `timm:NAME`.")
+        str, Option(help="With --images: a name from `inspector models`, `torchvision:NAME` or `timm:NAME`.")
     ] = DEFAULT
     head: Annotated[
-        str, typer.Option(help="With --images: heads to train, some of `gap`, `gmp`, `fc`, separated by commas.")
+        str, Option(help="With --images: heads to train, some of `gap`, `gmp`, `fc`, separated by commas.")
     ] = "gap"
-    finetune: Annotated[bool, typer.Option("--finetune", help="With --images: also train the backbone.")] = False
+    finetune: Annotated[bool, Option("--finetune", help="With --images: also train the backbone.")] = False
     epochs: Annotated[
-        int | None, typer.Option(help="With --images: number of epochs. Default: 50, or 10 with --finetune.", min=1)
+        int | None, Option(help="With --images: number of epochs. Default: 50, or 10 with --finetune.", min=1)
     ] = None
     size: options.Size = None
 
     def refuse_with_recipe(self) -> None:
         """Raise InspectorError if one of these options was given."""
-        given = [one.name for one in fields(self) if getattr(self, one.name) != one.default]
-        if given:
+        if given := [one.name for one in fields(self) if getattr(self, one.name) != one.default]:
             raise InspectorError(f"--{given[0]} goes with --images: a recipe states it in its file.")
 
     def recipes(self, images: Path) -> list["Recipe"]:
@@ -60,31 +59,27 @@ class PhotosOptions:
 @options.command
 def train(
     config: Annotated[
-        list[Path] | None, typer.Argument(help="Recipes: `experiments/EXPERIMENT/RUN.toml`.", show_default=False)
+        list[Path] | None, Argument(help="Recipes: `experiments/EXPERIMENT/RUN.toml`.", show_default=False)
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="With a recipe: folder of the data set (torchvision downloads it if it is not there) or of the photos."
         ),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Instead of a recipe: your own folder, with one folder of photos per class.")
+        Path | None, Option(help="Instead of a recipe: your own folder, with one folder of photos per class.")
     ] = None,
     *,
     photos: PhotosOptions,
     weights: Annotated[
-        Path | None, typer.Option(help="File with the backbone's weights. Default: those that its library downloads.")
+        Path | None, Option(help="File with the backbone's weights. Default: those that its library downloads.")
     ] = None,
     objects: options.Objects = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results: `EXPERIMENT/RUN/seedN/`.")] = Path(
-        "runs"
-    ),
-    seed: Annotated[
-        list[int] | None, typer.Option(help="Train only this seed. Can be given several times.", min=0)
-    ] = None,
-    device: Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, or one GPU of several: `cuda:1`.")] = "auto",
-    precision: Annotated[str, typer.Option(help="`float32`, or `bfloat16` by autocast.")] = "float32",
+    out: Annotated[Path, Option("--out", "-o", help="Folder for the results: `EXPERIMENT/RUN/seedN/`.")] = Path("runs"),
+    seed: Annotated[list[int] | None, Option(help="Train only this seed. Can be given several times.", min=0)] = None,
+    device: Annotated[str, Option(help="`auto`, `cpu`, `cuda`, or one GPU of several: `cuda:1`.")] = "auto",
+    precision: Annotated[str, Option(help="`float32`, or `bfloat16` by autocast.")] = "float32",
 ) -> None:
     """Train the networks of recipes, one per seed, or heads for photos of your own.
 
@@ -113,42 +108,31 @@ def train(
     from inspector.analysis.localization import read_regions
     from inspector.training.train import train as train_recipes
 
-    written = train_recipes(
-        recipes,
-        folder,
-        out,
-        seeds=tuple(seed or ()),
-        device=device,
-        precision=precision,  # type: ignore[arg-type]
-        weights=weights,
-        regions=read_regions(objects) if objects else None,
-    )
+    regions = read_regions(objects) if objects else None
+    seeds = tuple(seed or ())
+    written = train_recipes(recipes, folder, out, seeds, device, precision, weights, regions)  # type: ignore[arg-type]
     for run_folder in written:
         print_written(run_folder)
 
 
 @options.command
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Folders with finished runs, at any depth.", show_default=False)],
+    runs: Annotated[list[Path], Argument(help="Folders with finished runs, at any depth.", show_default=False)],
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", "-o", help="Folder for table.md and, as PNG and SVG, curves, confusion and average-maps."
-        ),
+        Option("--out", "-o", help="Folder for table.md and, as PNG and SVG, curves, confusion and average-maps."),
     ] = None,
     photo: Annotated[
         list[Path] | None,
-        typer.Option(help="With --out: draw one class map of this photo by every network. Can be given several times."),
+        Option(help="With --out: draw one class map of this photo by every network. Can be given several times."),
     ] = None,
     label: Annotated[
         str | None,
-        typer.Option("--class", help="Class of the maps of --photo. Default: the class that most networks predict."),
+        Option("--class", help="Class of the maps of --photo. Default: the class that most networks predict."),
     ] = None,
     own_scales: Annotated[
         bool,
-        typer.Option(
-            "--own-scales", help="Draw each network's map of --photo on its own scale. Default: one scale for all."
-        ),
+        Option("--own-scales", help="Draw each network's map of --photo on its own scale. Default: one scale for all."),
     ] = False,
 ) -> None:
     """Compare finished runs: mean and standard deviation over their seeds in a table, and with --out their figures.
@@ -243,13 +227,9 @@ def _draw_photos(
 def _write_comparison(out: Path, table: str, figures: Mapping[str, "Figure"]) -> None:
     from inspector.output.export import encode_figure
 
-    files = {"table.md": table.encode()}
-    for name, figure in figures.items():
-        files[f"{name}.png"] = encode_figure(figure, "png")
-        files[f"{name}.svg"] = encode_figure(figure, "svg")
-    try:
+    files = {f"{name}.{kind}": encode_figure(figures[name], kind) for name in figures for kind in ("png", "svg")}
+    files["table.md"] = table.encode()
+    with translate_errors(InspectorError, f"Cannot write {out}: {{reason}}."):
         out.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             (out / name).write_bytes(content)
-    except OSError as error:
-        raise InspectorError(f"Cannot write {out}: {error.strerror}.") from error
