@@ -6,12 +6,11 @@ torchvision and timm are imported only where they are needed: both take seconds,
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any, get_args
 
 from torch import nn
@@ -48,11 +47,11 @@ def build(
         network = _build_from_library(name, classes, options)
     elif wanted:
         network = _build_from_path(name, classes, options, trust)
-    else:
-        if name not in OURS:
-            known = f"{', '.join(OURS)}, torchvision:NAME, timm:NAME and package.module:factory"
-            raise NetworkError(f"No architecture {name!r}. There are {known}.")
+    elif name in OURS:
         network = _call_factory(name, OURS[name], classes, options)
+    else:
+        known = f"{', '.join(OURS)}, torchvision:NAME, timm:NAME and package.module:factory"
+        raise NetworkError(f"No architecture {name!r}. There are {known}.")
     return network.eval()
 
 
@@ -73,8 +72,8 @@ def transfer(
         options: keyword arguments of the backbone.
     """
     # Their trained weights need it, and a state dict does not say so.
-    transforms_input = backbone.lower() in ("torchvision:googlenet", "torchvision:inception_v3")
-    defaults = {"transform_input": True} if transforms_input else {}
+    inception = backbone.lower() in ("torchvision:googlenet", "torchvision:inception_v3")
+    defaults = {"transform_input": True} if inception else {}
     return add_head(build(backbone, None, defaults | dict(options or {})), head, classes, size)
 
 
@@ -90,10 +89,10 @@ def find_preprocessing(name: str) -> Preprocessing | None:
     """
     library, _, wanted = name.partition(":")
     if library == "torchvision":
-        return _read_torchvision_transforms(_find_torchvision_weights(wanted).transforms())
+        models, wanted = _find_in_torchvision(wanted)
+        return _read_torchvision_transforms(models.get_model_weights(wanted)["DEFAULT"].transforms())
     if library == "timm":
-        timm = _import_timm()
-        _check_timm_name(timm, wanted)
+        timm = _find_in_timm(wanted)
         config = timm.get_pretrained_cfg(wanted)
         return _read_timm_config(timm.data.resolve_data_config(pretrained_cfg=config.to_dict())) if config else None
     return None
@@ -110,7 +109,7 @@ def build_pretrained(name: str) -> tuple[nn.Module, Preprocessing, tuple[str, ..
     """
     library, _, wanted = name.partition(":")
     if library == "torchvision":
-        return _fetch_from_torchvision(name, wanted.lower())
+        return _fetch_from_torchvision(name, wanted)
     if library == "timm":
         return _fetch_from_timm(name, wanted)
     raise NetworkError(f"There are no pretrained weights of {name!r}. Use torchvision:NAME or timm:NAME.")
@@ -123,12 +122,9 @@ def _build_from_library(name: str, classes: int | None, arguments: dict[str, Any
     if classes is not None:
         arguments = {"num_classes": classes} | arguments
     if library == "timm":
-        timm = _import_timm()
-        _check_timm_name(timm, wanted)
-        construct = partial(timm.create_model, wanted, pretrained=False)
+        construct = partial(_find_in_timm(wanted).create_model, wanted, pretrained=False)
     else:
-        models, wanted = _import_torchvision(), wanted.lower()
-        _check_name("torchvision", wanted, models.list_models(module=models))
+        models, wanted = _find_in_torchvision(wanted)
         extras = _WITHOUT_EXTRAS if wanted in ("googlenet", "inception_v3") else {}
         construct = partial(models.get_model, wanted, weights=None, **extras)
     with _translate_building(name):
@@ -141,10 +137,14 @@ def _build_from_path(name: str, classes: int | None, arguments: dict[str, Any], 
     if not trust:
         hint = "If you trust it, say so with --trust (trust=True in Python)"
         raise NetworkError(f"{name!r} would run the code of the module {module}. {hint}.")
-    with _import_from_working_folder():
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)  # as with python -m
+    try:
         found = _find_attribute(module, attribute)
         # A network is callable too, but takes an image.
         network = found if isinstance(found, nn.Module) else _call_factory(name, found, classes, arguments)
+    finally:
+        sys.path.remove(folder)
     if not isinstance(network, nn.Module):
         raise NetworkError(f"{name} must return a torch.nn.Module; it returned a {type(network).__name__}.")
     return network
@@ -179,25 +179,24 @@ def _translate_building(name: str) -> AbstractContextManager[None]:
     return translate_errors(NetworkError, f"{name} cannot be built with these arguments ({{type}}: {{reason}}).")
 
 
-@contextmanager
-def _import_from_working_folder() -> Iterator[None]:
-    """Allow imports from the working folder, as with python -m."""
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
-
-
-def _import_torchvision() -> ModuleType:
+def _find_in_torchvision(wanted: str) -> tuple[Any, str]:
+    """Return torchvision.models and the name in lower case, if it has a classifier of this name."""
     from torchvision import models
 
-    return models
+    _check_name("torchvision", wanted.lower(), models.list_models(module=models))
+    return models, wanted.lower()
 
 
-def _import_timm() -> Any:
-    return require("timm", extra="timm", purpose="A network of timm", error=NetworkError)
+def _find_in_timm(wanted: str) -> Any:
+    """Return timm, if it has a classifier of this name."""
+    timm = require("timm", extra="timm", purpose="A network of timm", error=NetworkError)
+    # A name may end with the tag of its weights: resnet18.a1_in1k. timm also knows names that it no longer lists.
+    base, _, tag = wanted.partition(".")
+    if ":" in wanted or not timm.is_model(base):
+        _check_name("timm", base, timm.list_models())
+    if tag:
+        _check_name("timm", wanted, timm.list_pretrained(f"{base}.*"))
+    return timm
 
 
 def _check_name(library: str, wanted: str, known: list[str]) -> None:
@@ -210,29 +209,9 @@ def _list_nearest(wanted: str, known: Iterable[str]) -> str:
     return f" Nearest names: {', '.join(nearest)}." if nearest else ""
 
 
-def _check_timm_name(timm: Any, wanted: str) -> None:
-    # A name may end with the tag of its weights: resnet18.a1_in1k. timm also knows names that it no longer lists.
-    base, _, tag = wanted.partition(".")
-    if ":" in wanted or not timm.is_model(base):
-        _check_name("timm", base, timm.list_models())
-    if tag:
-        _check_name("timm", wanted, timm.list_pretrained(f"{base}.*"))
-
-
-def _find_torchvision_weights(wanted: str) -> Any:
-    models = _import_torchvision()
-    _check_name("torchvision", wanted.lower(), models.list_models(module=models))
-    return models.get_model_weights(wanted.lower())["DEFAULT"]
-
-
 def _read_torchvision_transforms(recipe: Any) -> Preprocessing:
-    return Preprocessing(
-        size=as_pair(recipe.crop_size[0]),
-        resize=as_pair(recipe.resize_size[0]),
-        mean=tuple(recipe.mean),
-        std=tuple(recipe.std),
-        interpolation=recipe.interpolation.value,
-    )
+    size, resize = as_pair(recipe.crop_size[0]), as_pair(recipe.resize_size[0])
+    return Preprocessing(size, tuple(recipe.mean), tuple(recipe.std), resize, recipe.interpolation.value)
 
 
 def _read_timm_config(recipe: Mapping[str, Any]) -> Preprocessing | None:
@@ -241,26 +220,20 @@ def _read_timm_config(recipe: Mapping[str, Any]) -> Preprocessing | None:
     squashed = recipe["crop_mode"] == "squash" and recipe["crop_pct"] == 1
     if recipe["interpolation"] not in get_args(Interpolation) or not (squashed or recipe["crop_mode"] == "center"):
         return None
-    height, width = (int(side / recipe["crop_pct"]) for side in size)
-    return Preprocessing(
-        size=size,
-        resize=None if squashed else (height, width),
-        mean=tuple(recipe["mean"]),
-        std=tuple(recipe["std"]),
-        interpolation=recipe["interpolation"],
-    )
+    resize = None if squashed else as_pair([int(side / recipe["crop_pct"]) for side in size])
+    return Preprocessing(size, tuple(recipe["mean"]), tuple(recipe["std"]), resize, recipe["interpolation"])
 
 
 def _fetch_from_torchvision(name: str, wanted: str) -> tuple[nn.Module, Preprocessing, tuple[str, ...] | None]:
-    weights = _find_torchvision_weights(wanted)
+    models, wanted = _find_in_torchvision(wanted)
+    weights = models.get_model_weights(wanted)["DEFAULT"]
     with _translate_download(name):
-        network = _import_torchvision().get_model(wanted, weights=weights)
+        network = models.get_model(wanted, weights=weights)
     return network.eval(), _read_torchvision_transforms(weights.transforms()), tuple(weights.meta["categories"])
 
 
 def _fetch_from_timm(name: str, wanted: str) -> tuple[nn.Module, Preprocessing, tuple[str, ...] | None]:
-    timm = _import_timm()
-    _check_timm_name(timm, wanted)
+    timm = _find_in_timm(wanted)
     with _translate_download(name):
         network = timm.create_model(wanted, pretrained=True)
     if not network.num_classes:

@@ -33,8 +33,7 @@ def fashion_convnet(pooling: Literal["average", "max"], classes: int = 10) -> nn
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             nn.init.xavier_uniform_(layer.weight)
-            if layer.bias is not None:
-                nn.init.constant_(layer.bias, 0.01)
+            nn.init.constant_(layer.get_parameter("bias"), 0.01)
     return nn.Sequential(*layers)
 
 
@@ -111,10 +110,8 @@ class _CifarBlock(nn.Module):
         out = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(maps)))))
         # Option A of the paper: the shortcut takes every second pixel, and zeros for the added channels.
         half = self.added_channels // 2
-        shortcut = functional.pad(
-            maps[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, half, self.added_channels - half)
-        )
-        return functional.relu(out + shortcut)
+        thinned = maps[:, :, :: self.stride, :: self.stride]
+        return functional.relu(out + functional.pad(thinned, (0, 0, 0, 0, half, self.added_channels - half)))
 
 
 class CifarResNet(nn.Module):

@@ -87,23 +87,14 @@ def read_model_card(folder: Path) -> ModelCard:
                 raise ValueError(f"expected {entry} {' or '.join(map(repr, allowed))}, got {card[entry]!r}")
         if not isinstance(card["architecture"], dict):
             raise TypeError("architecture must be an object with a factory")
-        size = as_pair(card["size"])
+        size, resize = as_pair(card["size"]), None if card["resize"] is None else as_pair(card["resize"])
+        usual = Preprocessing(size, tuple(card["mean"]), tuple(card["std"]), resize, card["interpolation"])
         return ModelCard(
             name=folder.name,
             folder=folder,
-            title=card["title"],
-            architecture=card["architecture"],
-            weights=card["weights"],
+            **{key: card[key] for key in ("title", "architecture", "weights", "probability", "examples")},
             classes=tuple(card["classes"]),
-            preprocessing=Preprocessing(
-                size=size,
-                resize=None if card["resize"] is None else as_pair(card["resize"]),
-                interpolation=card["interpolation"],
-                mean=tuple(card["mean"]),
-                std=tuple(card["std"]),
-            ),
-            probability=card["probability"],
-            examples=card["examples"],
+            preprocessing=usual,
             cell_center=tuple(card["centre"]) if "centre" in card else None,
             about={key: card[key] for key in ("source", "licence", "training", "scores") if key in card},
         )

@@ -90,6 +90,12 @@ def read_state(path: Path, *, ema: bool = False, max_bytes: int = MAX_BYTES) -> 
         return {name: tensor.detach() for name, tensor in state.items()}
 
 
+def check_size(path: Path, size: int, limit: int) -> None:
+    """Raise NetworkError if a file, or what it holds when unpacked, is larger than the limit in bytes."""
+    if size > limit:
+        raise NetworkError(f"{path.name} has {size / 1e6:.1f} MB; at most {limit / 1e6:.1f} MB are read.")
+
+
 def _summarize_error(error: BaseException) -> str:
     """Return the first line of another library's message, which may quote the file, short and printable."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

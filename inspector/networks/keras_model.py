@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from inspector.errors import NetworkError, require, translate_errors
 from inspector.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from inspector.networks.checkpoint import check_size
 
 MAX_BYTES = 2_000_000_000
 _MAX_CONFIG_BYTES = 20_000_000
@@ -51,9 +52,9 @@ class KerasNetwork(nn.Module):
         self.model = model
         self.bgr = bgr
         self.channels_first = channels_first
-        _, *shape = model.input_shape
-        self.channels: int = shape[0 if channels_first else -1] or 3
-        height, width = shape[1:] if channels_first else shape[:2]
+        _, first, second, third = model.input_shape
+        channels, height, width = (first, second, third) if channels_first else (third, first, second)
+        self.channels: int = channels or 3
         self.size: tuple[int, int] | None = (height, width) if height and width else None
         # Keras flattens with the channels last even if its data format has them first.
         flattening = {"Flatten"} if channels_first else {"Flatten", "Reshape"}
@@ -192,29 +193,21 @@ def _read_config(path: Path, max_bytes: int) -> Any:
     """Read the configuration from which Keras builds the model."""
     with translate_errors(NetworkError, f"Cannot read {path}: {{reason}}."):
         size = path.stat().st_size
-    _check_size(path, size, max_bytes)
+    check_size(path, size, max_bytes)
     readers = {".keras": _read_config_in_zip, ".h5": _read_config_in_hdf5, ".hdf5": _read_config_in_hdf5}
     if path.suffix not in readers:
         raise NetworkError(f"{path.name} must be a .keras or .h5 file: save the model with model.save('model.keras').")
     with _translate_reading(path):
-        text = readers[path.suffix](path, max_bytes)
-        if text is None:
-            raise NetworkError(
-                f"{path.name} holds weights only, not the layers they belong to: save the whole model with "
-                "model.save('model.keras')."
-            )
+        if (text := readers[path.suffix](path, max_bytes)) is None:
+            hint = "save the whole model with model.save('model.keras')"
+            raise NetworkError(f"{path.name} holds weights only, not the layers they belong to: {hint}.")
         return json.loads(text)
-
-
-def _check_size(path: Path, size: int, limit: int) -> None:
-    if size > limit:
-        raise NetworkError(f"{path.name} has {size / 1e6:.1f} MB; at most {limit / 1e6:.1f} MB are read.")
 
 
 def _read_config_in_zip(path: Path, max_bytes: int) -> bytes | None:
     with zipfile.ZipFile(path) as archive:
         # The size when unpacked: a small archive may hold a lot.
-        _check_size(path, sum(entry.file_size for entry in archive.infolist()), max_bytes)
+        check_size(path, sum(entry.file_size for entry in archive.infolist()), max_bytes)
         if "config.json" not in archive.namelist():
             return None if "model.weights.h5" in archive.namelist() else b""
         if archive.getinfo("config.json").file_size > _MAX_CONFIG_BYTES:
@@ -233,7 +226,7 @@ def _read_config_in_hdf5(path: Path, max_bytes: int) -> str | bytes | None:
 def _check_config(path: Path, config: Any) -> None:
     if isinstance(config, dict):
         # How it was trained: never built here, and often with the user's own code.
-        config = {key: value for key, value in config.items() if key != "compile_config"}
+        config = config | {"compile_config": None}
     waiting = [config]
     while waiting:
         value = waiting.pop()
@@ -242,10 +235,9 @@ def _check_config(path: Path, config: Any) -> None:
         elif isinstance(value, dict):
             waiting += value.values()
             if (foreign := _find_foreign(value)) is not None:
-                raise NetworkError(
-                    f"{path.name} asks for {foreign}, which is not one of Keras's own layers and may run any code: "
-                    "nothing was run. Build the model with Keras's own layers, or load it yourself and wrap it."
-                )
+                reason = f"asks for {foreign}, which is not one of Keras's own layers and may run any code"
+                hint = "Build the model with Keras's own layers, or load it yourself and wrap it"
+                raise NetworkError(f"{path.name} {reason}: nothing was run. {hint}.")
 
 
 def _find_foreign(value: dict[str, Any]) -> str | None:

@@ -121,12 +121,9 @@ def resolve(
         loaded = _read_file(path, arch, class_names, overrides, trust, max_bytes)
     else:
         loaded = _load_card(find_model_card(name), trust)
-    return replace(
-        loaded,
-        preprocessing=overrides.apply_to(loaded.preprocessing),
-        class_names=class_names or loaded.class_names,
-        output_activation=probability or loaded.output_activation,
-    )
+    class_names, activation = class_names or loaded.class_names, probability or loaded.output_activation
+    preprocessing = overrides.apply_to(loaded.preprocessing)
+    return replace(loaded, preprocessing=preprocessing, class_names=class_names, output_activation=activation)
 
 
 def _is_architecture(name: str) -> bool:
@@ -145,31 +142,24 @@ def _read_file(
     class_names: Sequence[str] | None,
     overrides: PreprocessingOverrides,
     trust: bool,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: int,
 ) -> LoadedNetwork:
     """Read the network in a file, with its default preprocessing."""
     # The resize override is applied later, once the network's input size is known.
     plain = replace(overrides, resize=None).apply_to(_DEFAULT)
-    loaded = LoadedNetwork(path.stem, nn.Identity(), plain, class_names)
     suffix = path.suffix.lower()
     if suffix in ONNX:
         onnx = read_onnx(path, plain.size, max_bytes)
-        size = onnx.size or plain.size
+        usual = _replace_size(plain, onnx.size)
         # ONNX Runtime shows no operations, so the receptive field comes from the graph.
-        return replace(
-            loaded,
-            network=onnx,
-            preprocessing=replace(plain, size=size, resize=size),
-            output_activation=onnx.output_activation,
-            receptive_field=onnx.receptive_field,
-        )
+        return LoadedNetwork(path.stem, onnx, usual, class_names, onnx.output_activation, onnx.receptive_field)
     if suffix in KERAS:
         keras = read_keras(path, max_bytes=max_bytes)
-        size = keras.size or plain.size
-        return replace(loaded, network=keras, preprocessing=replace(plain, size=size, resize=size))
+        return LoadedNetwork(path.stem, keras, _replace_size(plain, keras.size), class_names)
     kind = detect_kind(path)
     if kind in ("TorchScript", "torch.export"):
-        return replace(loaded, network=read_torch_program(path, kind, (len(plain.mean), *plain.size), trust))
+        program = read_torch_program(path, kind, (len(plain.mean), *plain.size), trust)
+        return LoadedNetwork(path.stem, program, plain, class_names)
     state = read_state(path, max_bytes=max_bytes)
     if arch is None:
         raise NetworkError(
@@ -179,7 +169,11 @@ def _read_file(
     classes = len(class_names) if class_names is not None else count_classes(state)
     network = build(arch, classes, trust=trust)
     load_weights(state, network, arch, path)
-    return replace(loaded, network=network, preprocessing=find_preprocessing(arch) or plain)
+    return LoadedNetwork(path.stem, network, find_preprocessing(arch) or plain, class_names)
+
+
+def _replace_size(preprocessing: Preprocessing, size: tuple[int, int] | None) -> Preprocessing:
+    return replace(preprocessing, size=size or preprocessing.size, resize=size or preprocessing.size)
 
 
 def _load_card(card: ModelCard, trust: bool) -> LoadedNetwork:
@@ -189,9 +183,10 @@ def _load_card(card: ModelCard, trust: bool) -> LoadedNetwork:
     factory: Any = card.architecture.get("factory")
     parts = card.weights if isinstance(card.weights, Sequence) and not isinstance(card.weights, str) else [card.weights]
     paths = [card.folder / part if isinstance(part, str) else _find_packaged_file(part) for part in parts]
-    field = None
+    usual, field = card.preprocessing, None
     if factory in ("onnx", "keras"):
-        loaded = _read_file(paths[0], None, card.classes, PreprocessingOverrides(card.preprocessing.size), trust=False)
+        overrides = PreprocessingOverrides(usual.size)
+        loaded = _read_file(paths[0], None, card.classes, overrides, trust=False, max_bytes=MAX_BYTES)
         network, field = loaded.network, loaded.receptive_field
     else:
         states = [read_state(path) for path in paths]
@@ -201,16 +196,8 @@ def _load_card(card: ModelCard, trust: bool) -> LoadedNetwork:
         else:
             load_weights(_join_states(parts, states, network), network, card.name, card.folder)
     # Some networks learn to look beside the center of their receptive field: benchmarks/cell_centers.py measures it.
-    return LoadedNetwork(
-        name=card.name,
-        network=network,
-        preprocessing=card.preprocessing,
-        class_names=card.classes,
-        output_activation=card.probability,
-        receptive_field=field,
-        cell_center=card.cell_center,
-        trained_size=card.preprocessing.size,
-    )
+    loaded = LoadedNetwork(card.name, network, usual, card.classes, card.probability, field)
+    return replace(loaded, cell_center=card.cell_center, trained_size=usual.size)
 
 
 def _join_states(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from inspector.errors import NetworkError, require, translate_errors
 from inspector.explain.kinds import OutputActivation
 from inspector.explain.tracing.receptive_field import PIXELS, ReceptiveField, slide_window
+from inspector.networks.checkpoint import check_size
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
@@ -54,13 +55,11 @@ class Graph:
     @cached_property
     def constants(self) -> "dict[str, TensorProto]":
         """The constants by name."""
-        nodes = {
-            name: read_attribute(node, "value", None)
-            for name, node in self.producers.items()
-            if node.op_type == "Constant"
-        }
-        initializers = {tensor.name: tensor for tensor in self.model.graph.initializer}
-        return initializers | {name: tensor for name, tensor in nodes.items() if tensor is not None}
+        constants = {tensor.name: tensor for tensor in self.model.graph.initializer}
+        for name, node in self.producers.items():
+            if node.op_type == "Constant" and (value := read_attribute(node, "value", None)) is not None:
+                constants[name] = value
+        return constants
 
     def read_constant(self, name: str) -> Sequence[int] | None:
         """Return the values of a constant; None if there is no constant of this name."""
@@ -108,9 +107,8 @@ def _read_image_shape(name: str, value: "ValueInfoProto") -> tuple[int | None, .
             f"{len(shape) + 1 if tensor.shape.dim else 'unknown'} axes of {kind}."
         )
     if batch not in (None, 1):
-        raise NetworkError(
-            f"{name} takes batches of exactly {batch} images. Export it for batches of 1 or of any size."
-        )
+        hint = "Export it for batches of 1 or of any size"
+        raise NetworkError(f"{name} takes batches of exactly {batch} images. {hint}.")
     return tuple(shape)
 
 
@@ -120,17 +118,12 @@ def _parse(path: Path, max_bytes: int) -> "ModelProto":
     broken = f"{path.name} is no ONNX file, or is broken or cut off ({{reason}}). Export or copy it again."
     with translate_errors(NetworkError, broken, {OSError: f"Cannot read {path}: {{reason}}."}):
         size = path.stat().st_size
-        _check_size(path, size, max_bytes)
+        check_size(path, size, max_bytes)
         model: ModelProto = onnx.load_model_from_string(path.read_bytes())
         if not model.ir_version or not model.graph.node or not model.graph.output:
             raise ValueError("it holds no graph")
     _load_external_data(path, model, max_bytes - size)
     return model
-
-
-def _check_size(path: Path, size: int, limit: int) -> None:
-    if size > limit:
-        raise NetworkError(f"{path.name} has {size / 1e6:.1f} MB; at most {limit / 1e6:.1f} MB are read.")
 
 
 def _load_external_data(path: Path, model: "ModelProto", limit: int) -> None:
@@ -145,7 +138,7 @@ def _load_external_data(path: Path, model: "ModelProto", limit: int) -> None:
         infos = [external.ExternalDataInfo(tensor) for tensor in outside]
         # Every tensor counts, because many may name the same file.
         sizes = [info.length or (path.parent / info.location).stat().st_size for info in infos]
-        _check_size(path, sum(sizes), limit)
+        check_size(path, sum(sizes), limit)
         external.load_external_data_for_model(model, str(path.parent))
 
 
@@ -174,18 +167,13 @@ def read_attribute(node: "NodeProto", name: str, default: Any) -> Any:
 
 def find_nodes_between(graph: Graph, target: str, stops: Iterable[str] = ()) -> "list[NodeProto]":
     """Find the nodes that compute the tensor ``target``, first to last, without those that compute ``stops``."""
-    seen = set(stops)
-    found: set[int] = set()
-    waiting = [target]
-    while waiting:
-        name = waiting.pop()
-        node = None if name in seen else graph.producers.get(name)
-        seen.add(name)
-        if node is not None:
-            found.add(id(node))
-            waiting += node.input
-    nodes = {id(node): node for node in graph.producers.values()}
-    return [node for key, node in nodes.items() if key in found]
+    excluded = {"", *stops}  # "" stands for an optional input or output that is not used
+    needed, found = {target} - excluded, []
+    for node in reversed(graph.model.graph.node):  # in topological order
+        if not needed.isdisjoint(node.output):
+            found.append(node)
+            needed.update(set(node.input) - excluded)
+    return found[::-1]
 
 
 def find_tensors_after(graph: Graph, start: str) -> set[str]:
@@ -242,14 +230,10 @@ def _propagate(
     transposed = node.op_type == "Transpose" and list(read_attribute(node, "perm", ())) in ([0, 2, 3, 1], [0, 3, 1, 2])
     if known and (transposed or node.op_type in _POINTWISE):
         return _merge_branches(known, lost=len(known) < len(before))
-    windows = None
-    if known and node.op_type in _WINDOWS:
-        windows = _read_windows(graph, node, tensors)
-    if known and node.op_type == "Pad":
-        windows = _read_padding(graph, node)
-    if windows is None:
+    if not known or node.op_type not in (*_WINDOWS, "Pad"):
         return None
-    return ReceptiveField(slide_window(known[0].y, *windows[0]), slide_window(known[0].x, *windows[1]))
+    windows = _read_padding(graph, node) if node.op_type == "Pad" else _read_windows(graph, node, tensors)
+    return windows and ReceptiveField(slide_window(known[0].y, *windows[0]), slide_window(known[0].x, *windows[1]))
 
 
 def _merge_branches(known: Sequence[ReceptiveField], lost: bool) -> ReceptiveField:

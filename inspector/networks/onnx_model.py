@@ -7,7 +7,7 @@ gradients: the head's Jacobian is read from unit vectors, which is exact where t
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,21 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from inspector.errors import HeadError, NetworkError, translate_errors
-from inspector.explain.kinds import Pooling
 from inspector.explain.pooling import GlobalAveragePooling, GlobalMaxPooling
 from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.networks.onnx_cut import Cut, find_cut, find_frozen_shapes, record_tensors
 from inspector.networks.onnx_graph import MAX_BYTES, Graph, find_receptive_field, read_graph
 from inspector.networks.onnx_parts import OnnxPart, Values, make_part
 
-_POOLINGS: dict[Pooling, Callable[[], nn.Module]] = {
-    "average": GlobalAveragePooling,
-    "max": GlobalMaxPooling,
-    "flatten": nn.Flatten,
-}
+_POOLINGS = {"average": GlobalAveragePooling, "max": GlobalMaxPooling, "flatten": nn.Flatten}
 _NOISE_SCALES = (1, -10, 100)  # of the images on which the parts are compared with the whole
 _ROWS = 256  # of the head's Jacobian at a time
 
@@ -110,12 +106,8 @@ class OnnxNetwork(nn.Module):
         bias = self.run_head(torch.zeros(1, count))
         # Not 1: a large bias, added to the product, would cost small weights their last digits.
         unit = 2.0**20
-        columns = []
-        for first in range(0, count, _ROWS):
-            rows = torch.zeros(min(_ROWS, count - first), count)
-            rows[torch.arange(len(rows)), torch.arange(first, first + len(rows))] = unit
-            columns.append((self.run_head(rows) - bias) / unit)
-        return torch.cat(columns).T.contiguous()
+        rows = [self.run_head(unit * one_hot(part, count)) - bias for part in torch.arange(count).split(_ROWS)]
+        return (torch.cat(rows) / unit).T.contiguous()
 
     def _check_head_is_affine(self, count: int) -> None:
         """Raise HeadError unless f(x) + f(-x) = 2 f(0) on noise of several scales."""
@@ -212,6 +204,5 @@ def _verify_parts(
         expected = torch.from_numpy(record[graph.logits]).reshape(1, -1)
         largest = float(expected.abs().max())
         if logits.shape != expected.shape or not torch.allclose(logits, expected, rtol=0, atol=1e-4 * (largest + 1)):
-            raise NetworkError(
-                "The ONNX file could not be cut at its last pooling: the parts do not give the logits of the whole."
-            )
+            reason = "the parts do not give the logits of the whole"
+            raise NetworkError(f"The ONNX file could not be cut at its last pooling: {reason}.")

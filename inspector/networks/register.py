@@ -61,18 +61,17 @@ def add_model(
     suffix = checkpoint.suffix.lower()
     is_copied = suffix in (*ONNX, *KERAS)
     if not is_copied and (kind := detect_kind(checkpoint)) in ("TorchScript", "torch.export"):
-        raise NetworkError(
-            f"{checkpoint} is a program ({kind}), which runs its own code, so it is not added to models/. Save its "
-            "state dict, or export it to ONNX; or load it by its path each time, with --trust."
-        )
-    loaded = resolve(checkpoint, arch, class_names, overrides, trust=trust)
-    classifier = Classifier.from_network(loaded)
+        hint = "Save its state dict, or export it to ONNX; or load it by its path each time, with --trust"
+        reason = "which runs its own code, so it is not added to models/"
+        raise NetworkError(f"{checkpoint} is a program ({kind}), {reason}. {hint}.")
+    classifier = Classifier.from_network(resolve(checkpoint, arch, class_names, overrides, trust=trust))
     card = _make_card(classifier, checkpoint, arch, title)
     with new_folder(folder) as unfinished:
         weights = unfinished / card["weights"]
         if is_copied:
             shutil.copyfile(checkpoint, weights)
-            _check_copy(weights, checkpoint)
+            if suffix in ONNX:
+                _check_copy(weights, checkpoint)
         else:
             # Copies, because safetensors refuses two names for the same memory.
             state = {key: value.clone().contiguous() for key, value in classifier.network.state_dict().items()}
@@ -82,24 +81,20 @@ def add_model(
 
 
 def _check_copy(copy: Path, checkpoint: Path) -> None:
-    if copy.suffix in ONNX:
-        try:
-            resolve(copy)
-        except NetworkError as error:
-            raise NetworkError(
-                f"{checkpoint} keeps its weights in other files, but in models/ a network is one file. Write it again "
-                "with onnx.save(onnx.load(path), path), which puts them inside."
-            ) from error
+    try:
+        resolve(copy)
+    except NetworkError as error:
+        reason = "keeps its weights in other files, but in models/ a network is one file"
+        hint = "Write it again with onnx.save(onnx.load(path), path), which puts them inside"
+        raise NetworkError(f"{checkpoint} {reason}. {hint}.") from error
 
 
 def _make_card(classifier: Classifier, checkpoint: Path, arch: str | None, title: str | None) -> dict[str, Any]:
     suffix = checkpoint.suffix.lower()
-    if suffix in ONNX or suffix in KERAS:
-        architecture: dict[str, Any] = {"factory": "onnx" if suffix in ONNX else "keras"}
-        weights = f"network{suffix}"
-    else:
-        architecture = {"factory": arch, "classes": len(classifier.class_names)}
-        weights = "weights.safetensors"
+    weights: str = "weights.safetensors"
+    architecture: dict[str, Any] = {"factory": arch, "classes": len(classifier.class_names)}
+    if suffix in (*ONNX, *KERAS):
+        weights, architecture = f"network{suffix}", {"factory": "onnx" if suffix in ONNX else "keras"}
     preprocessing = asdict(classifier.preprocessing)
     return {
         "title": title or f"{checkpoint.name}" + (f", {arch}" if arch else ""),

@@ -3,6 +3,7 @@
 images (N, 3, H, W) -> trunk -> feature maps (N, C, h, w) -> head -> logits (N, K)
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -48,14 +49,14 @@ def add_head(network: nn.Module, head: HeadKind, classes: int, size: Sequence[in
     """
     image = torch.zeros(1, 3, *size)
     trunk = extract_trunk(network, image)
-    maps: Tensor = _run(trunk, image)
-    channels = maps.shape[1]
-    last: tuple[nn.Module, ...]
+    channels, *grid = _run(trunk, image).shape[1:]
     if head == "connected":
-        last = (nn.Flatten(), nn.Linear(maps[0].numel(), _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, classes))
+        hidden = nn.Linear(channels * math.prod(grid), _HIDDEN)
+        layers = nn.Sequential(nn.Flatten(), hidden, nn.ReLU(), nn.Linear(_HIDDEN, classes))
     else:
-        last = (GlobalAveragePooling() if head == "average" else GlobalMaxPooling(), nn.Linear(channels, classes))
-    return nn.Sequential(OrderedDict(trunk=trunk, head=nn.Sequential(*last)))
+        pooling = GlobalAveragePooling() if head == "average" else GlobalMaxPooling()
+        layers = nn.Sequential(pooling, nn.Linear(channels, classes))
+    return nn.Sequential(OrderedDict(trunk=trunk, head=layers))
 
 
 def extract_trunk(network: nn.Module, image: Tensor) -> Trunk:
@@ -83,10 +84,8 @@ def extract_trunk(network: nn.Module, image: Tensor) -> Trunk:
         raise NetworkError(f"The last feature maps of {kind} are {small} at {size}. Use a larger input size.")
     # timm's Swin has its channels last.
     if maps.ndim != 4 or maps.shape[1] != getattr(network, "num_features", maps.shape[1]):
-        raise NetworkError(
-            f"The last feature maps of {kind} are {tuple(maps.shape[1:])}, not channels x height x "
-            "width. Use a convolutional network as backbone."
-        )
+        got, hint = tuple(maps.shape[1:]), "Use a convolutional network as backbone"
+        raise NetworkError(f"The last feature maps of {kind} are {got}, not channels x height x width. {hint}.")
     return trunk
 
 
@@ -99,10 +98,8 @@ def _cut_before_head(network: nn.Module, image: Tensor) -> Trunk:
         image = torch.zeros(1, 3, *(max(side, _LARGE) for side in image.shape[2:]))
     # VGG and AlexNet pool to a fixed grid before they flatten, which enlarges small maps.
     pools = {name for name, layer in network.named_modules() if isinstance(layer, nn.AdaptiveAvgPool2d)}
-    message = (
-        f"{type(network).__name__} cannot be cut before its head ({{type}}). Use a network of torchvision or timm as "
-        "backbone."
-    )
+    hint = "Use a network of torchvision or timm as backbone"
+    message = f"{type(network).__name__} cannot be cut before its head ({{type}}). {hint}."
     with translate_errors(NetworkError, message):  # tracing runs the network's own code
         names = get_graph_node_names(network)[1]
         results = _run(create_feature_extractor(network, names), image)
