@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from torch import nn
 
@@ -108,11 +108,29 @@ def build_pretrained(name: str) -> tuple[nn.Module, Preprocessing, tuple[str, ..
         NetworkError: unknown name, failed download, or a preprocessing that cannot be expressed here.
     """
     library, _, wanted = name.partition(":")
+    # huggingface's errors have no base in common with Python's.
+    translated = translate_errors(NetworkError, f"The weights of {name} could not be fetched: {{reason}}.")
     if library == "torchvision":
-        return _fetch_from_torchvision(name, wanted)
-    if library == "timm":
-        return _fetch_from_timm(name, wanted)
-    raise NetworkError(f"There are no pretrained weights of {name!r}. Use torchvision:NAME or timm:NAME.")
+        models, wanted = _find_in_torchvision(wanted)
+        weights = models.get_model_weights(wanted)["DEFAULT"]
+        with translated:
+            network = models.get_model(wanted, weights=weights)
+        return network.eval(), _read_torchvision_transforms(weights.transforms()), tuple(weights.meta["categories"])
+    if library != "timm":
+        raise NetworkError(f"There are no pretrained weights of {name!r}. Use torchvision:NAME or timm:NAME.")
+    timm = _find_in_timm(wanted)
+    with translated:
+        network = timm.create_model(wanted, pretrained=True)
+    if not network.num_classes:
+        raise NetworkError(f"{name} was trained without classes: it has no logits to split.")
+    preprocessing = _read_timm_config(timm.data.resolve_model_data_config(network))
+    if preprocessing is None:
+        unknown = "squeezing and cropping, borders, or another interpolation"
+        raise NetworkError(f"{name} needs a preprocessing of photos that is not available here: {unknown}.")
+    # timm recognizes ImageNet and its supersets by the number of classes.
+    subset = timm.data.infer_imagenet_subset(network)
+    names = tuple(timm.data.ImageNetInfo(subset).label_descriptions()) if subset else None
+    return network.eval(), preprocessing, names
 
 
 def _build_from_library(name: str, classes: int | None, arguments: dict[str, Any]) -> nn.Module:
@@ -128,8 +146,7 @@ def _build_from_library(name: str, classes: int | None, arguments: dict[str, Any
         extras = _WITHOUT_EXTRAS if wanted in ("googlenet", "inception_v3") else {}
         construct = partial(models.get_model, wanted, weights=None, **extras)
     with _translate_building(name):
-        network: nn.Module = construct(**arguments)
-    return network
+        return cast(nn.Module, construct(**arguments))
 
 
 def _build_from_path(name: str, classes: int | None, arguments: dict[str, Any], trust: bool) -> nn.Module:
@@ -140,7 +157,12 @@ def _build_from_path(name: str, classes: int | None, arguments: dict[str, Any], 
     folder = str(Path.cwd())
     sys.path.insert(0, folder)  # as with python -m
     try:
-        found = _find_attribute(module, attribute)
+        # Anything may be raised, because the module's own code runs.
+        with translate_errors(NetworkError, f"The module {module} cannot be imported ({{type}}: {{reason}})."):
+            imported = importlib.import_module(module)
+        if not callable(found := getattr(imported, attribute, None)):
+            hint = _list_nearest(attribute, vars(imported))
+            raise NetworkError(f"The module {module} has no function or class {attribute!r}.{hint}")
         # A network is callable too, but takes an image.
         network = found if isinstance(found, nn.Module) else _call_factory(name, found, classes, arguments)
     finally:
@@ -148,17 +170,6 @@ def _build_from_path(name: str, classes: int | None, arguments: dict[str, Any], 
     if not isinstance(network, nn.Module):
         raise NetworkError(f"{name} must return a torch.nn.Module; it returned a {type(network).__name__}.")
     return network
-
-
-def _find_attribute(module_name: str, attribute: str) -> Callable[..., Any]:
-    # Anything may be raised, because the module's own code runs.
-    with translate_errors(NetworkError, f"The module {module_name} cannot be imported ({{type}}: {{reason}})."):
-        module = importlib.import_module(module_name)
-    found: Any = getattr(module, attribute, None)
-    if not callable(found):
-        hint = _list_nearest(attribute, vars(module))
-        raise NetworkError(f"The module {module_name} has no function or class {attribute!r}.{hint}")
-    return found  # type: ignore[no-any-return]
 
 
 def _call_factory(name: str, factory: Callable[..., Any], classes: int | None, arguments: dict[str, Any]) -> Any:
@@ -222,32 +233,3 @@ def _read_timm_config(recipe: Mapping[str, Any]) -> Preprocessing | None:
         return None
     resize = None if squashed else as_pair([int(side / recipe["crop_pct"]) for side in size])
     return Preprocessing(size, tuple(recipe["mean"]), tuple(recipe["std"]), resize, recipe["interpolation"])
-
-
-def _fetch_from_torchvision(name: str, wanted: str) -> tuple[nn.Module, Preprocessing, tuple[str, ...] | None]:
-    models, wanted = _find_in_torchvision(wanted)
-    weights = models.get_model_weights(wanted)["DEFAULT"]
-    with _translate_download(name):
-        network = models.get_model(wanted, weights=weights)
-    return network.eval(), _read_torchvision_transforms(weights.transforms()), tuple(weights.meta["categories"])
-
-
-def _fetch_from_timm(name: str, wanted: str) -> tuple[nn.Module, Preprocessing, tuple[str, ...] | None]:
-    timm = _find_in_timm(wanted)
-    with _translate_download(name):
-        network = timm.create_model(wanted, pretrained=True)
-    if not network.num_classes:
-        raise NetworkError(f"{name} was trained without classes: it has no logits to split.")
-    preprocessing = _read_timm_config(timm.data.resolve_model_data_config(network))
-    if preprocessing is None:
-        unknown = "squeezing and cropping, borders, or another interpolation"
-        raise NetworkError(f"{name} needs a preprocessing of photos that is not available here: {unknown}.")
-    # timm recognizes ImageNet and its supersets by the number of classes.
-    subset = timm.data.infer_imagenet_subset(network)
-    names = tuple(timm.data.ImageNetInfo(subset).label_descriptions()) if subset else None
-    return network.eval(), preprocessing, names
-
-
-def _translate_download(name: str) -> AbstractContextManager[None]:
-    # huggingface's errors have no base in common with Python's.
-    return translate_errors(NetworkError, f"The weights of {name} could not be fetched: {{reason}}.")

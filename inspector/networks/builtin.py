@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, cast
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -89,11 +89,9 @@ def efficientnet_lite0() -> nn.Module:
 
         def forward(self, inputs: Tensor) -> Tensor:
             pooled = self._avg_pooling(self.extract_features(inputs)).flatten(1)  # type: ignore[no-untyped-call]
-            logits: Tensor = self._fc(self._dropout(pooled))
-            return logits
+            return cast(Tensor, self._fc(self._dropout(pooled)))
 
-    network: nn.Module = BatchSizeFreeEfficientNet.from_name("efficientnet-lite0")  # type: ignore[no-untyped-call]
-    return network
+    return cast(nn.Module, BatchSizeFreeEfficientNet.from_name("efficientnet-lite0"))  # type: ignore[no-untyped-call]
 
 
 class _CifarBlock(nn.Module):
@@ -135,8 +133,7 @@ class CifarResNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Compute the logits (N, classes)."""
         maps = self.layer3(self.layer2(self.layer1(functional.relu(self.bn1(self.conv1(images))))))
-        logits: Tensor = self.linear(maps.mean((2, 3)))
-        return logits
+        return cast(Tensor, self.linear(maps.mean((2, 3))))
 
 
 def cifar_resnet(depth: int = 20, classes: int = 10) -> CifarResNet:

@@ -61,9 +61,16 @@ def detect_kind(path: Path) -> Kind:
         start = _read_start(path)
         if start[7:9] == b"\0{":  # eight bytes for the length of the header, of which the last is 0; then the header
             return "safetensors"
-        if start.startswith(b"PK\x03\x04"):
-            return _detect_zip_kind(path)
-        return "pickle" if start.startswith(b"\x80") else "other"
+        if not start.startswith(b"PK\x03\x04"):
+            return "pickle" if start.startswith(b"\x80") else "other"
+        with ZipFile(path) as archive:
+            names = {PurePosixPath(name).name for name in archive.namelist()}
+        if "constants.pkl" in names:
+            return "TorchScript"
+        # torch wrote the second before version 2.7.
+        if names & {"archive_format", "serialized_exported_program.json"}:
+            return "torch.export"
+        return "zipped pickle" if "data.pkl" in names else "other"
 
 
 def read_state(path: Path, *, ema: bool = False, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
@@ -135,10 +142,8 @@ def _make_refusal(path: Path, reason: str) -> NetworkError:
 
 def _make_code_refusal(path: Path, named: str = "") -> NetworkError:
     request = f" It asks for {make_printable(named)}." if named else ""
-    hint = "Save a plain state dict, best as safetensors."
-    return NetworkError(
-        f"The weights at {path} hold more than tensors, or are broken: nothing was run.{request} {hint}"
-    )
+    result = f"The weights at {path} hold more than tensors, or are broken: nothing was run.{request}"
+    return NetworkError(f"{result} Save a plain state dict, best as safetensors.")
 
 
 def _read_start(path: Path) -> bytes:
@@ -147,17 +152,6 @@ def _read_start(path: Path) -> bytes:
         raise _make_refusal(path, "it is a folder" if path.is_dir() else "it is not a file")
     with path.open("rb") as file:
         return file.read(512)
-
-
-def _detect_zip_kind(path: Path) -> Kind:
-    with ZipFile(path) as archive:
-        names = {PurePosixPath(name).name for name in archive.namelist()}
-    if "constants.pkl" in names:
-        return "TorchScript"
-    # torch wrote the second before version 2.7.
-    if names & {"archive_format", "serialized_exported_program.json"}:
-        return "torch.export"
-    return "zipped pickle" if "data.pkl" in names else "other"
 
 
 def _unpickle(path: Path, kind: Kind) -> Any:
@@ -245,11 +239,8 @@ def _find_state(path: Path, content: Any, ema: bool) -> dict[str, Tensor]:
 
 
 def _is_state(content: Any) -> bool:
-    return (
-        isinstance(content, dict)
-        and bool(content)
-        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items())
-    )
+    entries = content.items() if isinstance(content, dict) else ()
+    return bool(entries) and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in entries)
 
 
 def _check_sizes(path: Path, state: Mapping[str, Tensor], size: int) -> None:
@@ -261,7 +252,6 @@ def _check_sizes(path: Path, state: Mapping[str, Tensor], size: int) -> None:
         if tensor.numel() * tensor.element_size() > storage.nbytes():
             claim = f"{make_printable(name)} claims the shape {make_printable(str(tuple(tensor.shape)))}"
             raise _make_refusal(path, f"{claim}, but only {storage.nbytes()} bytes of it are stored")
-    if sum(storages.values()) > size:
-        raise _make_refusal(
-            path, f"its tensors claim {sum(storages.values()) / 1e6:.1f} MB, but it has {size / 1e6:.1f} MB"
-        )
+    claimed = sum(storages.values())
+    if claimed > size:
+        raise _make_refusal(path, f"its tensors claim {claimed / 1e6:.1f} MB, but it has {size / 1e6:.1f} MB")

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -65,8 +65,7 @@ class KerasNetwork(nn.Module):
         images = inputs.flip(1) if self.bgr else inputs
         images = images if self.channels_first else images.permute(0, 2, 3, 1)
         with _ChannelsFirstFlatten() if self._flattens else nullcontext():
-            output: Tensor = self.model(images, training=False)
-        return output
+            return cast(Tensor, self.model(images, training=False))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "KerasNetwork":
         # Keras would serialize the model: the copy's parameters would be other objects.
@@ -167,10 +166,8 @@ def import_keras(source: str) -> Any:
         os.environ["KERAS_BACKEND"] = "torch"
     keras = require("keras", extra="keras", purpose=f"Reading {source}", error=NetworkError)
     if keras.config.backend() != "torch":
-        raise NetworkError(
-            f"Keras was imported with its {keras.config.backend()} backend; class maps need torch. Set "
-            "KERAS_BACKEND=torch before Keras is imported."
-        )
+        problem = f"Keras was imported with its {keras.config.backend()} backend; class maps need torch"
+        raise NetworkError(f"{problem}. Set KERAS_BACKEND=torch before Keras is imported.")
     return keras
 
 
@@ -182,11 +179,8 @@ def _list_layers(model: Any) -> Iterator[Any]:
 
 
 def _translate_reading(path: Path) -> AbstractContextManager[None]:
-    message = (
-        f"{path.name} is no Keras model, or is broken, cut off or of a version that the installed Keras cannot read "
-        "({reason}): save it again with model.save('model.keras')."
-    )
-    return translate_errors(NetworkError, message)
+    problem = "is no Keras model, or is broken, cut off or of a version that the installed Keras cannot read ({reason})"
+    return translate_errors(NetworkError, f"{path.name} {problem}: save it again with model.save('model.keras').")
 
 
 def _read_config(path: Path, max_bytes: int) -> Any:
@@ -194,11 +188,11 @@ def _read_config(path: Path, max_bytes: int) -> Any:
     with translate_errors(NetworkError, f"Cannot read {path}: {{reason}}."):
         size = path.stat().st_size
     check_size(path, size, max_bytes)
-    readers = {".keras": _read_config_in_zip, ".h5": _read_config_in_hdf5, ".hdf5": _read_config_in_hdf5}
-    if path.suffix not in readers:
+    if path.suffix not in (".keras", ".h5", ".hdf5"):
         raise NetworkError(f"{path.name} must be a .keras or .h5 file: save the model with model.save('model.keras').")
     with _translate_reading(path):
-        if (text := readers[path.suffix](path, max_bytes)) is None:
+        text = _read_config_in_zip(path, max_bytes) if path.suffix == ".keras" else _read_config_in_hdf5(path)
+        if text is None:
             hint = "save the whole model with model.save('model.keras')"
             raise NetworkError(f"{path.name} holds weights only, not the layers they belong to: {hint}.")
         return json.loads(text)
@@ -215,12 +209,11 @@ def _read_config_in_zip(path: Path, max_bytes: int) -> bytes | None:
         return archive.read("config.json")
 
 
-def _read_config_in_hdf5(path: Path, max_bytes: int) -> str | bytes | None:
+def _read_config_in_hdf5(path: Path) -> str | bytes | None:
     import h5py
 
     with h5py.File(path, "r") as file:
-        config: str | bytes | None = file.attrs.get("model_config")
-        return config
+        return cast(str | bytes | None, file.attrs.get("model_config"))
 
 
 def _check_config(path: Path, config: Any) -> None:

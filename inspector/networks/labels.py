@@ -20,22 +20,15 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 def parse_labels(text: str, name: str) -> tuple[str, ...]:
     """Parse class names as `read_labels` does, from the text of a file with this name."""
-    if not name.lower().endswith(".json"):
-        names = [line.strip() for line in text.splitlines() if line.strip()]
-    else:
-        names = _parse_json(text, name)
+    names = [line.strip() for line in text.splitlines() if line.strip()]
+    if name.lower().endswith(".json"):
+        problem = "neither a JSON list of names nor an object with the keys 0, 1, ... ({reason})"
+        with translate_errors(NetworkError, f"The labels in {name} are {problem}."):
+            content: Any = json.loads(text)
+            if isinstance(content, dict):
+                content = [content[str(number)] for number in range(len(content))]
+            # In ImageNet's list each class has its synset and its name.
+            names = [str(label[-1]) if isinstance(label, list) else str(label) for label in content]
     if not names:
         raise NetworkError(f"There are no class names in {name}. Use one name per line, or a JSON list.")
     return tuple(names)
-
-
-def _parse_json(text: str, name: str) -> list[str]:
-    message = (
-        f"The labels in {name} are neither a JSON list of names nor an object with the keys 0, 1, ... ({{reason}})."
-    )
-    with translate_errors(NetworkError, message):
-        content: Any = json.loads(text)
-        if isinstance(content, dict):
-            content = [content[str(number)] for number in range(len(content))]
-        # In ImageNet's list each class has its synset and its name.
-        return [str(label[-1]) if isinstance(label, list) else str(label) for label in content]

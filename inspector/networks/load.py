@@ -162,10 +162,9 @@ def _read_file(
         return LoadedNetwork(path.stem, program, plain, class_names)
     state = read_state(path, max_bytes=max_bytes)
     if arch is None:
-        raise NetworkError(
-            f"{path} holds weights and no architecture. Name it with --arch (arch=... in Python): "
-            "torchvision:resnet18, timm:resnet18, or package.module:factory of your own."
-        )
+        hint = "torchvision:resnet18, timm:resnet18, or package.module:factory of your own"
+        problem = f"{path} holds weights and no architecture"
+        raise NetworkError(f"{problem}. Name it with --arch (arch=... in Python): {hint}.")
     classes = len(class_names) if class_names is not None else count_classes(state)
     network = build(arch, classes, trust=trust)
     load_weights(state, network, arch, path)
@@ -191,10 +190,8 @@ def _load_card(card: ModelCard, trust: bool) -> LoadedNetwork:
     else:
         states = [read_state(path) for path in paths]
         network = build(factory, card.architecture.get("classes"), card.architecture.get("arguments", {}), trust)
-        if len(states) == 1:
-            load_weights(states[0], network, card.name, paths[0])
-        else:
-            load_weights(_join_states(parts, states, network), network, card.name, card.folder)
+        state = states[0] if len(states) == 1 else _join_states(parts, states, network)
+        load_weights(state, network, card.name, paths[0] if len(states) == 1 else card.folder)
     # Some networks learn to look beside the center of their receptive field: benchmarks/cell_centers.py measures it.
     loaded = LoadedNetwork(card.name, network, usual, card.classes, card.probability, field)
     return replace(loaded, cell_center=card.cell_center, trained_size=usual.size)

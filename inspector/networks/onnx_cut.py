@@ -6,7 +6,7 @@ several noise images.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -87,14 +87,12 @@ def find_cut(graph: Graph, records: Sequence[Mapping[str, Any]]) -> Cut:
             if common := [kind for kind in kinds[0] if all(kind in others for others in kinds)]:
                 return Cut(node.input[0], node.output[0], common[0], order, source.shape[1:], result.shape[1:])
         if orders:
-            raise HeadError(
-                f"The last feature maps in the ONNX file, {source.shape[1:]}, are pooled by {node.op_type} neither by "
-                "average, nor by maximum, nor flattened: their class maps would not be exact."
-            )
-    raise HeadError(
-        "No pooling was found in the ONNX file: no operator before the logits reduces every channel of a feature map "
-        "to one value. Use a network that ends in global average or max pooling, or in Flatten and Gemm."
-    )
+            maps = f"The last feature maps in the ONNX file, {source.shape[1:]}, are pooled by {node.op_type}"
+            problem = "neither by average, nor by maximum, nor flattened: their class maps would not be exact"
+            raise HeadError(f"{maps} {problem}.")
+    problem = "no operator before the logits reduces every channel of a feature map to one value"
+    hint = "Use a network that ends in global average or max pooling, or in Flatten and Gemm"
+    raise HeadError(f"No pooling was found in the ONNX file: {problem}. {hint}.")
 
 
 def find_frozen_shapes(graph: Graph, cut: Cut, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,8 +117,7 @@ def find_frozen_shapes(graph: Graph, cut: Cut, record: Mapping[str, Any]) -> dic
 def _list_channel_orders(graph: Graph, name: str, flat: bool) -> list[ChannelOrder]:
     """Return candidate orders, the most probable first; flattened maps fit both, so only one is returned for them."""
     probable = find_channel_order(graph, name)
-    other: ChannelOrder = "channels last" if probable == "channels first" else "channels first"
-    return [probable] if flat else [probable, other]
+    return [probable, *(order for order in get_args(ChannelOrder) if order != probable and not flat)]
 
 
 def _is_pooled(source: Values, result: Values, order: ChannelOrder) -> bool:

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -83,8 +83,7 @@ class OnnxNetwork(nn.Module):
         """Compute the logits (N, K) from pooled values (N, P)."""
         if self._head is None:
             return pooled
-        logits: Tensor = _HeadFunction.apply(pooled, self)
-        return logits
+        return cast(Tensor, _HeadFunction.apply(pooled, self))
 
     def run_head(self, pooled: Tensor) -> Tensor:
         """Run the head in ONNX Runtime, without gradients: pooled values (N, P) -> logits (N, K)."""
@@ -116,10 +115,9 @@ class OnnxNetwork(nn.Module):
             point = scale * torch.randn(1, count, generator=generator)
             plus, minus, zero = (self.run_head(rows) for rows in (point, -point, torch.zeros_like(point)))
             if not torch.allclose(plus + minus, 2 * zero, rtol=0, atol=1e-4 * float((plus - zero).abs().max())):
-                raise HeadError(
-                    "What follows the pooling in the ONNX file is not affine (an activation, a normalization or "
-                    "several layers): its logits do not split exactly over cells."
-                )
+                problem = "is not affine (an activation, a normalization or several layers)"
+                consequence = "its logits do not split exactly over cells"
+                raise HeadError(f"What follows the pooling in the ONNX file {problem}: {consequence}.")
 
 
 class _HeadFunction(torch.autograd.Function):

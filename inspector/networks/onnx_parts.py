@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +32,7 @@ class OnnxPart:
         name = self.session.get_inputs()[0].name
         try:
             if self.batched:
-                result: Values = self.session.run(None, {name: values})[0]
-                return result
+                return cast(Values, self.session.run(None, {name: values})[0])
             return np.stack([self.session.run(None, {name: image[None]})[0] for image in values])
         except Exception as error:  # ONNX Runtime's own exceptions have no other base
             raise RuntimeError(summarize_reason(error)) from error

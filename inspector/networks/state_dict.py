@@ -2,7 +2,7 @@
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -94,13 +94,12 @@ def _drop_training_parts(expected: Mapping[str, Tensor], state: Mapping[str, Ten
 
 def _find_misfits(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, list[str]]:
     shared = [name for name in expected if name in state]
+    kinds = {name: (expected[name].is_floating_point(), state[name].is_floating_point()) for name in shared}
     return {
         "lack": sorted(name for name in expected.keys() - state.keys() if not name.endswith("num_batches_tracked")),
         "also have": sorted(state.keys() - expected.keys()),
         "have another shape for": [name for name in shared if expected[name].shape != state[name].shape],
-        "have another kind of number for": [
-            name for name in shared if expected[name].is_floating_point() != state[name].is_floating_point()
-        ],
+        "have another kind of number for": [name for name, (wanted, got) in kinds.items() if wanted != got],
     }
 
 
@@ -116,6 +115,5 @@ def _is_finite(tensor: Tensor) -> bool:
     return tensor.numel() == 0 or all(bound.isfinite() for bound in tensor.aminmax())
 
 
-def _list_some(names: Iterable[str]) -> str:
-    names = list(names)
+def _list_some(names: Sequence[str]) -> str:
     return ", ".join(map(make_printable, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

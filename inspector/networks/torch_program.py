@@ -71,13 +71,11 @@ def _convert_script(script: Any, example_shape: tuple[int, int, int]) -> nn.Modu
     converter: Any = TS2EPConverter(script, (match_parameters(script, torch.zeros(2, *example_shape)),))
     network: nn.Module = converter.convert().module()
     # The converter turns parameters into buffers; without parameters a network has no dtype and no device.
+    modules = dict(network.named_modules(remove_duplicate=False))
     for name, parameter in script.named_parameters():
         owner, _, last = name.rpartition(".")
-        try:
-            module = network.get_submodule(owner)
-        except AttributeError:  # an unused module, which the converter leaves out
-            continue
-        if last in module._buffers:
+        module = modules.get(owner)  # None: an unused module, which the converter leaves out
+        if module is not None and last in module._buffers:
             delattr(module, last)
             module.register_parameter(last, nn.Parameter(parameter.detach(), parameter.requires_grad))
     return network

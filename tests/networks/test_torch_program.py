@@ -93,9 +93,13 @@ def test_a_program_that_is_trusted_has_the_logits_and_the_class_maps_of_its_netw
 
 def test_a_program_is_described_with_its_parameters_and_what_follows_its_pooling(program):
     path, _ = program
-    anatomy = describe(load(path, size=SIZE, trust=True), sizes=())
-    assert anatomy.parameters == sum(parameter.numel() for parameter in make_network().parameters())
-    assert (anatomy.after, anatomy.pooling, anatomy.verdict) == (("linear",), "average over 5 x 6 positions", "exact")
+    description = describe(load(path, size=SIZE, trust=True), sizes=())
+    assert description.parameters == sum(parameter.numel() for parameter in make_network().parameters())
+    assert (description.after, description.pooling, description.verdict) == (
+        ("linear",),
+        "average over 5 x 6 cells",
+        "exact",
+    )
 
 
 @pytest.mark.parametrize("how", ["traced", "scripted"])
