@@ -54,26 +54,20 @@ def lenet(
         activation: after every layer but the last.
         classes: number of logits.
     """
-    first = (nn.Conv2d(1, 6, 5, padding=2), nn.ReLU())
-    rest: tuple[nn.Module, ...]
+    first: list[nn.Module] = [nn.Conv2d(1, 6, 5, padding=2), nn.ReLU()]
     if trunk == "pooling":
-        rest = (nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2))
+        first += [nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)]
     else:
-        rest = (
-            *(nn.Conv2d(6, 16, 5, stride=2), nn.ReLU()),
-            *(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()),
-            *(nn.Conv2d(16, 16, 3, stride=2), nn.ReLU()),
-        )
-    last: tuple[nn.Module, ...]
+        first += [nn.Conv2d(6, 16, 5, stride=2), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()]
+        first += [nn.Conv2d(16, 16, 3, stride=2), nn.ReLU()]
+    last: list[nn.Module]
     if head == "connected":
-        hidden = (nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU())
-        last = (nn.Flatten(), *hidden, nn.Linear(84, classes))
+        last = [nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, classes)]
     else:
-        last = (GlobalAveragePooling() if head == "average" else GlobalMaxPooling(), nn.Linear(16, classes))
-    parts = {"trunk": (*first, *rest), "head": last}
+        last = [GlobalAveragePooling() if head == "average" else GlobalMaxPooling(), nn.Linear(16, classes)]
     if activation == "none":
-        parts = {name: tuple(x for x in part if not isinstance(x, nn.ReLU)) for name, part in parts.items()}
-    return nn.Sequential(OrderedDict((name, nn.Sequential(*part)) for name, part in parts.items()))
+        first, last = ([layer for layer in part if not isinstance(layer, nn.ReLU)] for part in (first, last))
+    return nn.Sequential(OrderedDict(trunk=nn.Sequential(*first), head=nn.Sequential(*last)))
 
 
 def efficientnet_lite0() -> nn.Module:

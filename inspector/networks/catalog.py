@@ -61,12 +61,11 @@ def find_model_card(name: str) -> ModelCard:
     Raises:
         NetworkError: there is none; the message has the nearest names.
     """
-    folder = models_folder() / name
-    for candidate in (folder, Path(name)):
+    for folder in (models_folder() / name, Path(name)):
         # A name may be longer than a path can be.
         with suppress(OSError):
-            if (candidate / "model.json").is_file():
-                return read_model_card(candidate)
+            if (folder / "model.json").is_file():
+                return read_model_card(folder)
     known = [path.parent.name for path in models_folder().glob("*/model.json")]
     nearest = get_close_matches(name, known, n=3, cutoff=0.4) or sorted(known)
     raise NetworkError(f"No network {name!r}. Nearest names: {', '.join(nearest) or 'none, models/ is empty'}.")

@@ -186,8 +186,7 @@ def _translate_reading(path: Path) -> AbstractContextManager[None]:
 def _read_config(path: Path, max_bytes: int) -> Any:
     """Read the configuration from which Keras builds the model."""
     with translate_errors(NetworkError, f"Cannot read {path}: {{reason}}."):
-        size = path.stat().st_size
-    check_size(path, size, max_bytes)
+        check_size(path, path.stat().st_size, max_bytes)
     if path.suffix not in (".keras", ".h5", ".hdf5"):
         raise NetworkError(f"{path.name} must be a .keras or .h5 file: save the model with model.save('model.keras').")
     with _translate_reading(path):

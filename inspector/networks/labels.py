@@ -14,8 +14,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
         NetworkError: the file cannot be read, or has no names.
     """
     with translate_errors(NetworkError, f"The labels in {path} cannot be read: {{reason}}."):
-        text = path.read_text(encoding="utf-8-sig")
-    return parse_labels(text, path.name)
+        return parse_labels(path.read_text(encoding="utf-8-sig"), path.name)
 
 
 def parse_labels(text: str, name: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from inspector.errors import NetworkError
+from inspector.errors import NetworkError, translate_errors
 from inspector.explain.classifier import Classifier, LoadedNetwork
 from inspector.explain.kinds import OutputActivation
 from inspector.images.preprocessing import (
@@ -118,7 +118,9 @@ def resolve(
     elif from_library:
         loaded = LoadedNetwork(name, *build_pretrained(name))
     elif _is_file(path):
-        loaded = _read_file(path, arch, class_names, overrides, trust, max_bytes)
+        # The resize override is applied below, when the network's input size is known.
+        plain = replace(overrides, resize=None).apply_to(_DEFAULT)
+        loaded = _read_file(path, arch, class_names, plain, trust, max_bytes)
     else:
         loaded = _load_card(find_model_card(name), trust)
     class_names, activation = class_names or loaded.class_names, probability or loaded.output_activation
@@ -137,16 +139,9 @@ def _is_file(path: Path) -> bool:
 
 
 def _read_file(
-    path: Path,
-    arch: str | None,
-    class_names: Sequence[str] | None,
-    overrides: PreprocessingOverrides,
-    trust: bool,
-    max_bytes: int,
+    path: Path, arch: str | None, class_names: Sequence[str] | None, plain: Preprocessing, trust: bool, max_bytes: int
 ) -> LoadedNetwork:
-    """Read the network in a file, with its default preprocessing."""
-    # The resize override is applied later, once the network's input size is known.
-    plain = replace(overrides, resize=None).apply_to(_DEFAULT)
+    """Read the network in a file; its preprocessing is `plain` where the file and the architecture do not tell it."""
     suffix = path.suffix.lower()
     if suffix in ONNX:
         onnx = read_onnx(path, plain.size, max_bytes)
@@ -184,8 +179,7 @@ def _load_card(card: ModelCard, trust: bool) -> LoadedNetwork:
     paths = [card.folder / part if isinstance(part, str) else _find_packaged_file(part) for part in parts]
     usual, field = card.preprocessing, None
     if factory in ("onnx", "keras"):
-        overrides = PreprocessingOverrides(usual.size)
-        loaded = _read_file(paths[0], None, card.classes, overrides, trust=False, max_bytes=MAX_BYTES)
+        loaded = _read_file(paths[0], None, card.classes, usual, trust=False, max_bytes=MAX_BYTES)
         network, field = loaded.network, loaded.receptive_field
     else:
         states = [read_state(path) for path in paths]
@@ -210,10 +204,8 @@ def _join_states(
 
 
 def _find_packaged_file(weights: Mapping[str, str]) -> Path:
-    try:
+    with translate_errors(NetworkError, "An entry of packaged weights lacks {reason}."):
         package, file = weights["package"], weights["file"]
-    except KeyError as error:
-        raise NetworkError(f"An entry of packaged weights lacks {error}.") from error
     # For a name without dots find_spec imports nothing, so no code of the package runs.
     spec = importlib.util.find_spec(package) if "." not in package else None
     if spec is None or spec.origin is None:

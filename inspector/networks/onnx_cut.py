@@ -4,7 +4,7 @@ Which kind of pooling it is, and where the channels are, is decided by comparing
 several noise images.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -14,14 +14,7 @@ import torch
 from inspector.errors import HeadError, NetworkError
 from inspector.explain.kinds import Pooling
 from inspector.explain.pooling import identify_pooling
-from inspector.networks.onnx_graph import (
-    ChannelOrder,
-    Graph,
-    depends_on_size,
-    find_channel_order,
-    find_nodes_between,
-    find_tensors_after,
-)
+from inspector.networks.onnx_graph import ChannelOrder, Graph, Tensors, depends_on_size
 from inspector.networks.onnx_parts import Values, extract_part, load_part
 
 _MAY_POOL = {
@@ -49,9 +42,9 @@ def record_tensors(graph: Graph, examples: Sequence[Values]) -> list[dict[str, A
     Raises:
         NetworkError: the logits are not finite.
     """
-    from_image = find_tensors_after(graph, graph.start)
+    from_image = graph.find_tensors_after(graph.start)
     names = {graph.logits: None}  # in order, once each
-    for node in find_nodes_between(graph, graph.logits):
+    for node in graph.find_nodes_between(graph.logits):
         if node.op_type in _MAY_POOL or depends_on_size(node):
             names |= dict.fromkeys((node.input[0], node.output[0]))
         if node.op_type == "Shape":
@@ -59,22 +52,20 @@ def record_tensors(graph: Graph, examples: Sequence[Values]) -> list[dict[str, A
     names = {name: None for name in names if name in from_image}
     whole = extract_part(graph.model, graph.start, [1, *graph.shape], list(names), {})
     session = load_part(whole, batched=False).session
-    records = [
-        {graph.start: example} | dict(zip(names, session.run(None, {graph.start: example}), strict=True))
-        for example in examples
-    ]
+    inputs = [{graph.start: example} for example in examples]
+    records = [values | dict(zip(names, session.run(None, values), strict=True)) for values in inputs]
     if not all(np.isfinite(record[graph.logits]).all() for record in records):
         raise NetworkError("The logits of the ONNX file are not finite on noise images: its weights are broken.")
     return records
 
 
-def find_cut(graph: Graph, records: Sequence[Mapping[str, Any]]) -> Cut:
+def find_cut(graph: Graph, records: Sequence[Tensors]) -> Cut:
     """Find the last pooling before the logits.
 
     Raises:
         HeadError: there is none, or it is neither average nor max pooling nor a flattening.
     """
-    for node in reversed(find_nodes_between(graph, graph.logits)):
+    for node in reversed(graph.find_nodes_between(graph.logits)):
         if node.op_type not in _MAY_POOL or node.input[0] not in records[0]:
             continue
         pairs = [(record[node.input[0]], record[node.output[0]]) for record in records]
@@ -95,28 +86,27 @@ def find_cut(graph: Graph, records: Sequence[Mapping[str, Any]]) -> Cut:
     raise HeadError(f"No pooling was found in the ONNX file: {problem}. {hint}.")
 
 
-def find_frozen_shapes(graph: Graph, cut: Cut, record: Mapping[str, Any]) -> dict[str, Any]:
+def find_frozen_shapes(graph: Graph, cut: Cut, record: Tensors) -> dict[str, Any]:
     """Return the shapes of tensors outside the head that the head asks for, by name.
 
     Raises:
         HeadError: the head asks for more of them than their shapes.
     """
-    behind = {name for node in find_nodes_between(graph, graph.logits, [cut.pooled]) for name in node.output}
-    within = {cut.pooled} | find_tensors_after(graph, cut.pooled)
+    behind = {name for node in graph.find_nodes_between(graph.logits, [cut.pooled]) for name in node.output}
+    within = {cut.pooled} | graph.find_tensors_after(cut.pooled)
     shapes = {name for name in behind if graph.producers[name].op_type == "Shape" and name not in within}
-    head = find_nodes_between(graph, graph.logits, [cut.pooled, *shapes])
+    head = graph.find_nodes_between(graph.logits, [cut.pooled, *shapes])
     if any(graph.start in node.input for node in head):
-        raise HeadError(
-            "In the ONNX file the logits depend on more than the pooled feature maps (on another branch of the "
-            "network): class maps of this pooling alone would not sum to the logits."
-        )
+        problem = "depend on more than the pooled feature maps (on another branch of the network)"
+        consequence = "class maps of this pooling alone would not sum to the logits"
+        raise HeadError(f"In the ONNX file the logits {problem}: {consequence}.")
     used = {name for node in head for name in node.input}
     return {name: record[name] for name in shapes & used}
 
 
 def _list_channel_orders(graph: Graph, name: str, flat: bool) -> list[ChannelOrder]:
     """Return candidate orders, the most probable first; flattened maps fit both, so only one is returned for them."""
-    probable = find_channel_order(graph, name)
+    probable = graph.find_channel_order(name)
     return [probable, *(order for order in get_args(ChannelOrder) if order != probable and not flat)]
 
 

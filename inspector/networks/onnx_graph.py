@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 ChannelOrder = Literal["channels first", "channels last"]
+Tensors = Mapping[str, Any]  # values by the tensor's name
 Window = tuple[int, int, int, int]  # kernel, stride, padding before, dilation
 
 MAX_BYTES = 1_000_000_000  # protobuf's own limit is 2 GB
@@ -71,6 +72,37 @@ class Graph:
         """Return the shape of a constant; () if there is no constant of this name."""
         return tuple(self.constants[name].dims) if name in self.constants else ()
 
+    def find_nodes_between(self, target: str, stops: Iterable[str] = ()) -> "list[NodeProto]":
+        """Find the nodes that compute the tensor ``target``, first to last, without those that compute ``stops``."""
+        excluded = {"", *stops}  # "" stands for an optional input or output that is not used
+        needed, found = {target} - excluded, []
+        for node in reversed(self.model.graph.node):  # in topological order
+            if not needed.isdisjoint(node.output):
+                found.append(node)
+                needed.update(set(node.input) - excluded)
+        return found[::-1]
+
+    def find_tensors_after(self, start: str) -> set[str]:
+        """Find the names of all tensors that depend on the tensor ``start``."""
+        reached = {start}
+        for node in self.model.graph.node:  # in topological order
+            if not reached.isdisjoint(node.input):
+                reached.update(node.output)
+        return reached - {start}
+
+    def find_channel_order(self, name: str) -> ChannelOrder:
+        """Find the channel order of a tensor from the nearest operator before it that determines it."""
+        while name in self.producers:
+            node = self.producers[name]
+            if node.op_type in _CHANNELS_FIRST:
+                return "channels first"
+            if node.op_type == "Transpose" and len(order := read_attribute(node, "perm", ())) == 4:
+                return "channels last" if list(order) == [0, 2, 3, 1] else "channels first"
+            before = [other for other in node.input if other == self.start or other in self.producers]
+            # Constants may be produced by a node too, one without inputs.
+            name = next((other for other in before if other == self.start or self.producers[other].input), "")
+        return self.channel_order
+
 
 def read_graph(path: Path, max_bytes: int) -> Graph:
     """Read the graph in a file, with the weights that it keeps in other files.
@@ -102,10 +134,9 @@ def _read_image_shape(name: str, value: "ValueInfoProto") -> tuple[int | None, .
     kind = TensorProto.DataType.Name(tensor.elem_type)
     batch, *shape = [d.dim_value if d.dim_value > 0 else None for d in tensor.shape.dim] or [None]
     if len(shape) != 3 or tensor.elem_type != TensorProto.FLOAT:
-        raise NetworkError(
-            f"{name} must take float32 images of 4 axes, (N, C, H, W) or (N, H, W, C); its input {value.name} has "
-            f"{len(shape) + 1 if tensor.shape.dim else 'unknown'} axes of {kind}."
-        )
+        axes = len(shape) + 1 if tensor.shape.dim else "unknown"
+        expected = "must take float32 images of 4 axes, (N, C, H, W) or (N, H, W, C)"
+        raise NetworkError(f"{name} {expected}; its input {value.name} has {axes} axes of {kind}.")
     if batch not in (None, 1):
         hint = "Export it for batches of 1 or of any size"
         raise NetworkError(f"{name} takes batches of exactly {batch} images. {hint}.")
@@ -129,10 +160,8 @@ def _parse(path: Path, max_bytes: int) -> "ModelProto":
 def _load_external_data(path: Path, model: "ModelProto", limit: int) -> None:
     from onnx import external_data_helper as external
 
-    unreadable = (
-        f"The weights that {path.name} keeps in other files cannot be read ({{reason}}): "
-        "they must be in the same folder, under the names they were exported with."
-    )
+    hint = "they must be in the same folder, under the names they were exported with"
+    unreadable = f"The weights that {path.name} keeps in other files cannot be read ({{reason}}): {hint}."
     with translate_errors(NetworkError, unreadable):  # onnx itself refuses links, and files in other folders
         outside = [tensor for tensor in external._get_all_tensors(model) if external.uses_external_data(tensor)]
         infos = [external.ExternalDataInfo(tensor) for tensor in outside]
@@ -165,46 +194,12 @@ def read_attribute(node: "NodeProto", name: str, default: Any) -> Any:
     return next((get_attribute_value(attribute) for attribute in node.attribute if attribute.name == name), default)
 
 
-def find_nodes_between(graph: Graph, target: str, stops: Iterable[str] = ()) -> "list[NodeProto]":
-    """Find the nodes that compute the tensor ``target``, first to last, without those that compute ``stops``."""
-    excluded = {"", *stops}  # "" stands for an optional input or output that is not used
-    needed, found = {target} - excluded, []
-    for node in reversed(graph.model.graph.node):  # in topological order
-        if not needed.isdisjoint(node.output):
-            found.append(node)
-            needed.update(set(node.input) - excluded)
-    return found[::-1]
-
-
-def find_tensors_after(graph: Graph, start: str) -> set[str]:
-    """Find the names of all tensors that depend on the tensor ``start``."""
-    reached = {start}
-    for node in graph.model.graph.node:  # in topological order
-        if not reached.isdisjoint(node.input):
-            reached.update(node.output)
-    return reached - {start}
-
-
-def find_channel_order(graph: Graph, name: str) -> ChannelOrder:
-    """Find the channel order of a tensor from the nearest operator before it that determines it."""
-    while name in graph.producers:
-        node = graph.producers[name]
-        if node.op_type in _CHANNELS_FIRST:
-            return "channels first"
-        if node.op_type == "Transpose" and len(order := read_attribute(node, "perm", ())) == 4:
-            return "channels last" if list(order) == [0, 2, 3, 1] else "channels first"
-        before = [other for other in node.input if other == graph.start or other in graph.producers]
-        # Constants may be produced by a node too, one without inputs.
-        name = next((other for other in before if other == graph.start or graph.producers[other].input), "")
-    return graph.channel_order
-
-
 def depends_on_size(node: "NodeProto") -> bool:
     """Whether the padding of a node depends on the size of its input."""
     return node.op_type in _WINDOWS and read_attribute(node, "auto_pad", b"NOTSET").startswith(b"SAME")
 
 
-def find_receptive_field(graph: Graph, target: str, tensors: Mapping[str, Any]) -> ReceptiveField | None:
+def find_receptive_field(graph: Graph, target: str, tensors: Tensors) -> ReceptiveField | None:
     """Compute the receptive field of the feature maps ``target``.
 
     Args:
@@ -216,7 +211,7 @@ def find_receptive_field(graph: Graph, target: str, tensors: Mapping[str, Any]) 
         None if an operator on the way moves cells in a way that is not known here.
     """
     fields: dict[str, ReceptiveField | None] = {graph.start: PIXELS}
-    for node in find_nodes_between(graph, target):
+    for node in graph.find_nodes_between(target):
         before = [fields[name] for name in node.input if name in fields]
         if before:
             fields |= dict.fromkeys(node.output, _propagate(graph, node, before, tensors))
@@ -224,7 +219,7 @@ def find_receptive_field(graph: Graph, target: str, tensors: Mapping[str, Any]) 
 
 
 def _propagate(
-    graph: Graph, node: "NodeProto", before: Sequence[ReceptiveField | None], tensors: Mapping[str, Any]
+    graph: Graph, node: "NodeProto", before: Sequence[ReceptiveField | None], tensors: Tensors
 ) -> ReceptiveField | None:
     known = [field for field in before if field is not None]
     transposed = node.op_type == "Transpose" and list(read_attribute(node, "perm", ())) in ([0, 2, 3, 1], [0, 3, 1, 2])
@@ -244,7 +239,7 @@ def _merge_branches(known: Sequence[ReceptiveField], lost: bool) -> ReceptiveFie
     return ReceptiveField(replace(finest.y, size=y), replace(finest.x, size=x))
 
 
-def _read_windows(graph: Graph, node: "NodeProto", tensors: Mapping[str, Any]) -> tuple[Window, Window] | None:
+def _read_windows(graph: Graph, node: "NodeProto", tensors: Tensors) -> tuple[Window, Window] | None:
     """Read kernel, stride, padding and dilation along y and x."""
     kernel = read_attribute(node, "kernel_shape", None) or graph.read_constant_shape(node.input[1])[2:]
     strides, dilations = (read_attribute(node, name, [1, 1]) for name in ("strides", "dilations"))
@@ -266,6 +261,6 @@ def _read_padding(graph: Graph, node: "NodeProto") -> tuple[Window, Window] | No
     pads = read_attribute(node, "pads", None) or graph.read_constant(node.input[1] if len(node.input) > 1 else "")
     if pads is None or len(pads) != 8:
         return None
-    first = find_channel_order(graph, node.input[0]) == "channels first"
+    first = graph.find_channel_order(node.input[0]) == "channels first"
     top, left = (pads[2], pads[3]) if first else (pads[1], pads[2])
     return (1, 1, int(top), 1), (1, 1, int(left), 1)

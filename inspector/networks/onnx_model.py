@@ -7,7 +7,7 @@ gradients: the head's Jacobian is read from unit vectors, which is exact where t
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +22,7 @@ from inspector.errors import HeadError, NetworkError, translate_errors
 from inspector.explain.pooling import GlobalAveragePooling, GlobalMaxPooling
 from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.networks.onnx_cut import Cut, find_cut, find_frozen_shapes, record_tensors
-from inspector.networks.onnx_graph import MAX_BYTES, Graph, find_receptive_field, read_graph
+from inspector.networks.onnx_graph import MAX_BYTES, Graph, Tensors, find_receptive_field, read_graph
 from inspector.networks.onnx_parts import OnnxPart, Values, make_part
 
 _POOLINGS = {"average": GlobalAveragePooling, "max": GlobalMaxPooling, "flatten": nn.Flatten}
@@ -88,7 +88,11 @@ class OnnxNetwork(nn.Module):
     def run_head(self, pooled: Tensor) -> Tensor:
         """Run the head in ONNX Runtime, without gradients: pooled values (N, P) -> logits (N, K)."""
         assert self._head is not None
-        values = _reorder_flattened(pooled.detach().cpu().float(), self._cut)
+        values = pooled.detach().cpu().float()
+        if self._cut.pooling == "flatten" and self._cut.channel_order == "channels last":
+            # torch flattened with the channels first.
+            height, width, channels = self._cut.maps_shape
+            values = values.view(-1, channels, height, width).permute(0, 2, 3, 1)
         result = self._head.run(values.reshape(-1, *self._cut.pooled_shape).contiguous().numpy())
         return torch.from_numpy(result.reshape(len(pooled), -1))
 
@@ -151,10 +155,8 @@ def read_onnx(path: Path, size: tuple[int, int] = (224, 224), max_bytes: int = M
         NetworkError: it is no ONNX file, or its input is not a batch of images.
         HeadError: the logits do not come from a single pooling.
     """
-    not_run = (
-        f"{path.name} cannot be run by ONNX Runtime ({{reason}}). Export it again, with standard operators and an "
-        "opset that the installed onnxruntime knows."
-    )
+    hint = "Export it again, with standard operators and an opset that the installed onnxruntime knows"
+    not_run = f"{path.name} cannot be run by ONNX Runtime ({{reason}}). {hint}."
     with translate_errors(NetworkError, not_run):
         graph = read_graph(path, max_bytes)
         examples = list(_make_examples(graph, size))
@@ -183,17 +185,7 @@ def _make_examples(graph: Graph, size: tuple[int, int]) -> Iterator[Values]:
         yield (scale * torch.randn(1, *shape, generator=generator)).numpy()
 
 
-def _reorder_flattened(pooled: Tensor, cut: Cut) -> Tensor:
-    """Bring values that torch flattened with the channels first into the order of the graph."""
-    if cut.pooling != "flatten" or cut.channel_order == "channels first":
-        return pooled
-    height, width, channels = cut.maps_shape
-    return pooled.view(-1, channels, height, width).permute(0, 2, 3, 1)
-
-
-def _verify_parts(
-    network: OnnxNetwork, graph: Graph, examples: Sequence[Values], records: Sequence[Mapping[str, Any]]
-) -> None:
+def _verify_parts(network: OnnxNetwork, graph: Graph, examples: Sequence[Values], records: Sequence[Tensors]) -> None:
     """Raise NetworkError unless the parts together give the logits of the whole."""
     for example, record in zip(examples, records, strict=True):
         image = torch.from_numpy(example)

@@ -1,7 +1,7 @@
 """Extract parts of an ONNX graph and run them in ONNX Runtime."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspector.errors import summarize_reason
-from inspector.networks.onnx_graph import read_attribute
+from inspector.networks.onnx_graph import Tensors, read_attribute
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -42,12 +42,7 @@ class OnnxPart:
 
 
 def make_part(
-    model: "ModelProto",
-    start: str,
-    shape: Sequence[int | None],
-    end: str,
-    frozen: Mapping[str, Any],
-    records: Sequence[Mapping[str, Any]],
+    model: "ModelProto", start: str, shape: Sequence[int | None], end: str, frozen: Tensors, records: Sequence[Tensors]
 ) -> OnnxPart:
     """Make the part from ``start`` to ``end``; it takes any number of images if it gives the recorded values then.
 
@@ -74,7 +69,7 @@ def make_part(
 
 
 def extract_part(
-    model: "ModelProto", start: str, shape: Sequence[int | str | None], ends: Sequence[str], frozen: Mapping[str, Any]
+    model: "ModelProto", start: str, shape: Sequence[int | str | None], ends: Sequence[str], frozen: Tensors
 ) -> "ModelProto":
     """Extract the part from ``start``, of this shape, to ``ends``, with constants in place of what is frozen."""
     from onnx import TensorProto, ValueInfoProto

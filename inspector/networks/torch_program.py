@@ -33,10 +33,9 @@ def read_torch_program(path: Path, kind: Kind, example_shape: tuple[int, int, in
         NetworkError: no trust, or the file cannot be loaded or converted.
     """
     if not trust:
-        raise NetworkError(
-            f"{path} is a program ({kind}), and to load it may run code that is in it. If you trust whoever made it, "
-            "say so with --trust (trust=True in Python); a state dict or an ONNX file needs no trust."
-        )
+        problem = f"{path} is a program ({kind}), and to load it may run code that is in it"
+        hint = "say so with --trust (trust=True in Python); a state dict or an ONNX file needs no trust"
+        raise NetworkError(f"{problem}. If you trust whoever made it, {hint}.")
     try:
         with _silence("torch.export", "torch._export"):
             if kind == "torch.export":
@@ -52,14 +51,13 @@ def _silence(*names: str) -> Iterator[None]:
     # Warnings and levels are process-wide: two threads would restore each other's.
     with _SILENCE, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        loggers = [logging.getLogger(name) for name in names]
-        levels = [logger.level for logger in loggers]
+        levels = {logger: logger.level for logger in map(logging.getLogger, names)}
         try:
-            for logger in loggers:
+            for logger in levels:
                 logger.setLevel(logging.ERROR)
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
+            for logger, level in levels.items():
                 logger.setLevel(level)
 
 
