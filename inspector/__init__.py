@@ -5,10 +5,11 @@
 >>> maps = inspector.class_maps(classifier, "photo.jpg")
 >>> maps.top(5), maps.verdict, maps.residual
 
-The public names stand in __init__.pyi.
+The file __init__.pyi lists the public names.
 """
 
 import lazy_loader
 
-# On first use: torch takes seconds to import, and `inspector --help` or the app's first paint need none of it.
+# Import each name on first use: torch takes seconds to import, and `inspector --help` and the app's first page do
+# not need it.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,17 +1,17 @@
-"""The errors that a user can cause and correct, and the two places where other libraries' errors become ours.
+"""The errors that a user can cause and correct, and functions that turn errors of other libraries into them.
 
     InspectorError
-    ├── ImageError         an image
-    ├── NetworkError       a network or its weights
-    ├── HeadError          what follows the last feature maps
-    ├── ClassError         the name or number of a class
-    ├── AttributionError   an attribution method
-    ├── LocalizationError  boxes and masks of objects
-    ├── TrainingError      a recipe, a run, a comparison of runs
-    ├── ExportError        files to be written
-    └── Cancelled          work that was stopped on request
+    ├── ImageError         an image cannot be read
+    ├── NetworkError       a network or its weights cannot be found, loaded or run
+    ├── HeadError          the layers after the last feature maps do not allow class maps
+    ├── ClassError         the name or number of a class matches none, or several
+    ├── AttributionError   an attribution method does not exist, or does not suit the network
+    ├── LocalizationError  the boxes or masks of objects cannot be read, or do not fit the photos
+    ├── TrainingError      a recipe cannot be read or run, or its runs cannot be compared
+    ├── ExportError        files cannot be written
+    └── Cancelled          the work was stopped on request
 
-Every message says in one or two plain sentences what is wrong, what was got and what to do.
+Every message says in one or two plain sentences what is wrong, which value was found and what to do.
 """
 
 import importlib
@@ -25,7 +25,7 @@ class InspectorError(Exception):
 
 
 class ImageError(InspectorError):
-    """The image cannot be read, or not safely."""
+    """The image cannot be read, or would be unsafe to read because of its size."""
 
 
 class NetworkError(InspectorError):
@@ -33,7 +33,7 @@ class NetworkError(InspectorError):
 
 
 class HeadError(InspectorError):
-    """The logits are not a function of pooled feature maps, or not of these alone."""
+    """The logits do not depend on pooled feature maps, or not on these alone, so class maps cannot be computed."""
 
 
 class ClassError(InspectorError):
@@ -45,11 +45,11 @@ class AttributionError(InspectorError):
 
 
 class LocalizationError(InspectorError):
-    """The objects of the photos cannot be read, or do not fit the photos."""
+    """The boxes or masks of the objects cannot be read, or do not fit the photos."""
 
 
 class TrainingError(InspectorError):
-    """The experiment cannot be read, run or compared."""
+    """A recipe cannot be read or run, or its runs cannot be compared."""
 
 
 class ExportError(InspectorError):
@@ -61,9 +61,10 @@ class Cancelled(InspectorError):
 
 
 def summarize_reason(error: BaseException) -> str:
-    """Return the message of another library's error in one line, to be quoted in a message of ours."""
+    """Return the message of another library's error in one line, so that our own message can quote it."""
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror  # without its number and without the path, which our message names
+        # str(error) would add the error number and the path, but our message already names the path.
+        return error.strerror
     return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
 
@@ -71,16 +72,16 @@ def summarize_reason(error: BaseException) -> str:
 def translate_errors(
     to: type[InspectorError], message: str, cases: Mapping[type[BaseException], str] | None = None
 ) -> Iterator[None]:
-    """Raise whatever a foreign reader raises inside as one error of ours.
+    """Turn any exception of another library inside the `with` block into an InspectorError.
 
-    Readers of broken files raise nearly every exception there is, so all of them are caught. Our own errors and
-    MemoryError pass through unchanged.
+    Libraries that read a broken file may raise any exception, so all exceptions are caught. InspectorError and
+    MemoryError are not changed.
 
     Args:
         to: class of the error to raise.
-        message: its message; "{type}" stands for the class of the original error, "{reason}" for its own message in
-            one line.
-        cases: messages for single exception classes, tried in this order before ``message``.
+        message: message of that error. "{type}" is replaced by the class of the original error, and "{reason}" by the
+            original message in one line.
+        cases: messages for particular exception classes. The first class that matches is used, otherwise ``message``.
     """
     try:
         yield
@@ -93,16 +94,17 @@ def translate_errors(
 
 
 def require(*modules: str, extra: str, purpose: str, error: type[InspectorError] = InspectorError) -> Any:
-    """Import modules of an optional library and return the first.
+    """Import modules of an optional library and return the first module.
 
     Args:
-        modules: full names, as in "pyarrow", "pyarrow.parquet".
-        extra: the extra of this package that installs the library, as in "data".
-        purpose: what needs it; begins the message.
+        modules: full names of modules, such as "pyarrow" and "pyarrow.parquet".
+        extra: the extra of this package that installs the library, such as "data" in `inspector[data]`.
+        purpose: what needs the library, as in "A network of timm"; the error message begins with it.
         error: class of the error to raise.
 
     Raises:
-        InspectorError: of class ``error``, with the command that installs the library.
+        InspectorError: a module cannot be imported. The error has the class ``error``, and its message names the
+            command that installs the library.
     """
     try:
         first, *_ = [importlib.import_module(name) for name in modules]

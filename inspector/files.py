@@ -1,4 +1,4 @@
-"""Write files and folders so that they are there whole or not at all."""
+"""Write files and folders completely or not at all, and encode tables as CSV and JSON."""
 
 import csv
 import io
@@ -18,14 +18,15 @@ from inspector.errors import ExportError, InspectorError
 
 @contextmanager
 def new_folder(folder: Path, error: type[InspectorError] = ExportError) -> Iterator[Path]:
-    """Yield a temporary folder beside ``folder`` that takes its name when the block ends without an error.
+    """Yield a temporary folder, which is renamed to ``folder`` when the `with` block ends without an error.
 
     Args:
-        folder: the folder to be made; it may exist while it is empty. Missing parents are made.
+        folder: the folder to create. It may exist if it is empty. Missing parent folders are created.
         error: class of the error to raise.
 
     Raises:
-        InspectorError: of class ``error``, if ``folder`` holds files or cannot be written. Nothing is left there.
+        InspectorError: ``folder`` is not empty or cannot be written. The error has the class ``error``, and no
+            unfinished files are left behind.
     """
     if "\0" in str(folder):
         raise error(f"Cannot write {str(folder)!r}: the name has a null character. Nothing was left there.")
@@ -43,21 +44,22 @@ def new_folder(folder: Path, error: type[InspectorError] = ExportError) -> Itera
         raise error(f"Cannot write {folder}: {failure.strerror}. Nothing was left there.") from failure
     finally:
         if unfinished is not None:
-            shutil.rmtree(unfinished, ignore_errors=True)  # gone already where it was renamed
+            shutil.rmtree(unfinished, ignore_errors=True)  # after a success it is already renamed
 
 
 def write_atomic(path: Path, content: bytes, durable: bool = False, many_writers: bool = False) -> None:
-    """Write a file beside its place and rename it, so that a reader finds the old content or the new.
+    """Write a temporary file and rename it to ``path``, so that readers find the old or the new content, never a part.
 
     Args:
-        path: where to write; its folder exists.
+        path: the file to write; its folder must exist.
         content: all bytes of the file.
-        durable: wait until the disk holds them, so that a power failure leaves no empty file either.
-        many_writers: other processes may write the same file at the same time. Each then uses a temporary name of its
-            own, which stays if its process is killed; otherwise the next write replaces what a killed one left.
+        durable: wait until the bytes are on the disk, so that a power failure cannot leave an empty file.
+        many_writers: other processes may write the same file at the same time, so each write uses its own temporary
+            name. If a process is killed, its temporary file stays. Default: one fixed temporary name, so the next
+            write replaces the temporary file of a killed process.
 
     Raises:
-        OSError: the file cannot be written. Nothing is left beside it.
+        OSError: the file cannot be written. No temporary file is left behind.
     """
     attempt = f".{uuid.uuid4().hex}" if many_writers else ""
     temporary = path.with_name(f".{path.name}{attempt}.tmp")
@@ -74,11 +76,11 @@ def write_atomic(path: Path, content: bytes, durable: bool = False, many_writers
             finally:
                 os.close(folder)
     finally:
-        temporary.unlink(missing_ok=True)  # gone already where it was renamed
+        temporary.unlink(missing_ok=True)  # after a success it is already renamed
 
 
 def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
-    """Return a CSV table as UTF-8 bytes, with newlines as line ends."""
+    """Return a CSV table as UTF-8 bytes; its lines end with a single newline character on every system."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -87,10 +89,10 @@ def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
 
 
 def json_bytes(content: Any, ascii_only: bool = True) -> bytes:
-    """Return JSON as UTF-8 bytes, indented by two spaces, with a newline at the end."""
+    """Encode ``content`` as JSON in UTF-8, indented by two spaces, with a newline at the end."""
     return (json.dumps(content, indent=2, ensure_ascii=ascii_only) + "\n").encode()
 
 
 def replace_non_finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    """Replace infinity and NaN by None: JSON has no such numbers."""
+    """Replace infinity and NaN by None, because JSON cannot represent them."""
     return {name: value if math.isfinite(value) else None for name, value in values.items()}

@@ -1,1 +1,1 @@
-"""Read photos safely and make the network's input."""
+"""Read photos safely and turn them into the network's input."""

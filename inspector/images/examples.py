@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-# Caption -> file in skimage.data, of photos whose objects an ImageNet classifier knows.
+# Caption -> file in skimage.data. These photos show objects that ImageNet classifiers know.
 _PHOTOS = {
     "Cat": "chelsea.png",
     "Coffee": "coffee.png",
@@ -12,14 +12,14 @@ _PHOTOS = {
     "Rocket": "rocket.jpg",
     "Astronaut": "astronaut.png",
 }
-_FASHION = Path(__file__).parent / "fashion_mnist"  # with its license and notice
+_FASHION = Path(__file__).parent / "fashion_mnist"  # the folder also holds the license and the notice of the data set
 
 
 def list_examples(kind: str) -> dict[str, Path]:
-    """Return caption -> file of the examples of a kind, "photos" or "fashion_mnist"; none for another kind."""
+    """Return the example images of a kind, "photos" or "fashion_mnist", as caption -> file; {} for any other kind."""
     if kind == "fashion_mnist":
         return {path.stem.replace("_", " ").capitalize(): path for path in sorted(_FASHION.glob("*.png"))}
-    # find_spec imports nothing: importing scikit-image takes half a second.
+    # Find the folder without importing scikit-image, which would take half a second.
     spec = importlib.util.find_spec("skimage")
     if kind != "photos" or spec is None or spec.origin is None:
         return {}

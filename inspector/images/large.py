@@ -1,7 +1,7 @@
-"""An image too large to process in one piece, read window by window.
+"""Read images that are too large to process in one piece, window by window.
 
-Arrays that can be sliced, .npy files and uncompressed TIFF are never read whole. Any other file is decoded whole by
-Pillow, up to MAX_DECODED pixels at three bytes each.
+Sliceable arrays, .npy files and uncompressed TIFF files are never read as a whole. Pillow decodes any other file as a
+whole, if it has at most MAX_DECODED pixels (3 bytes each).
 """
 
 import threading
@@ -19,22 +19,22 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from inspector.errors import ImageError, translate_errors
 from inspector.images.photo import MAX_BYTES, MAX_PIXELS, Pixels, read_image
 
-MAX_DECODED = 500_000_000  # pixels of a file that Pillow must decode whole: 1.5 GB
+MAX_DECODED = 500_000_000  # largest number of pixels that Pillow decodes as a whole: 1.5 GB of RGB
 
 _RGB_MODES = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB", "HSV")  # modes that convert("RGB") converts correctly
-_pillow_limit = threading.Lock()  # Pillow's limit belongs to the whole process
+_pillow_limit = threading.Lock()  # Pillow's limit is a global variable: one thread at a time may change it
 
 
 class Sliceable(Protocol):
-    """An array that can be cut into windows: a numpy array or memmap, an h5py or zarr data set, ..."""
+    """An array from which windows can be sliced: a numpy array or memmap, an h5py or zarr data set, and so on."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(H, W, 3) or (H, W)."""
+        """Shape of the image: (H, W, 3) for RGB or (H, W) for gray."""
 
     @property
     def dtype(self) -> Any:
-        """It must equal numpy's uint8."""
+        """Data type of the pixels; it must compare equal to `numpy.uint8`."""
 
     def __getitem__(self, key: Any, /) -> Any: ...
 
@@ -48,37 +48,39 @@ class LargeImage:
 
     name: str
     size: tuple[int, int]  # (height, width)
-    read: Callable[[slice, slice], Pixels]  # rows and columns -> (h, w, 3)
+    read: Callable[[slice, slice], Pixels]  # reads a window: rows, columns -> RGB pixels (h, w, 3)
 
     def preview(self, side: int = 2000) -> tuple[Pixels, int]:
-        """Reduce the whole image by the smallest integer factor that leaves neither side above `side` pixels.
+        """Shrink the whole image by the smallest integer factor for which no side is longer than `side` pixels.
 
         Returns:
-            Pixels (h, w, 3), each the mean of a square (at the right and lower edge, of what is left of one), and the
-            factor.
+            The pixels (h, w, 3) and the factor. Each pixel is the mean of a square of factor x factor pixels; squares
+            at the right and lower edge may be cut off.
         """
         height, width = self.size
         factor = max(1, -(-max(self.size) // side))
-        rows = factor * max(1, 2_000_000 // (width * factor))  # a few megabytes at a time
+        # Rows per strip, a multiple of the factor: a strip has about 2 megapixels (6 MB).
+        rows = factor * max(1, 2_000_000 // (width * factor))
         strips = (self.read(slice(top, min(top + rows, height)), slice(0, width)) for top in range(0, height, rows))
         return np.concatenate([np.asarray(Image.fromarray(strip).reduce(factor)) for strip in strips]), factor
 
 
 def open_large_image(source: LargeSource) -> LargeImage:
-    """Open an image to be read window by window.
+    """Open an image so that it can be read window by window.
 
     Args:
-        source: a file, or an array (H, W, 3) or (H, W) of uint8 that can be sliced.
+        source: a file, or a sliceable uint8 array (H, W, 3) in RGB or (H, W) in gray.
 
     Raises:
-        ImageError: the source is no such image, or can only be decoded whole and has more than MAX_DECODED pixels.
+        ImageError: the source cannot be read or is not such an image; or it must be decoded as a whole and has more
+            than MAX_DECODED pixels.
     """
     if not isinstance(source, str | Path):
         return _make_large_image(source, "array", lambda: source)
     path = Path(source)
     with translate_errors(ImageError, f"Cannot read {path!s}: {{reason}}."), path.open("rb"):
         pass
-    # The file is mapped again for every window: what was read stays in memory as long as its mapping.
+    # Map the file again for every window: pages that were read stay in memory until their mapping is closed.
     if path.suffix.lower() == ".npy":
         with _translate_reader_errors(path.name):
             return _make_large_image(_map_npy(path), path.name, partial(_map_npy, path))
@@ -101,7 +103,7 @@ def _map_tiff(path: Path) -> Sliceable:
 
 
 def _can_be_mapped(path: Path) -> bool:
-    """Return whether the first page of a TIFF is upright and uncompressed, in gray or RGB."""
+    """Return whether the first image in a TIFF is uncompressed, upright, and in gray or RGB."""
     with tifffile.TiffFile(path) as file:
         page = file.series[0].keyframe
         plain = page.photometric in (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.MINISBLACK)
@@ -122,10 +124,10 @@ def _make_large_image(array: Sliceable, name: str, reopen: Callable[[], Sliceabl
 
 
 def _decode_whole(path: Path) -> Pixels:
-    """Decode a file to upright pixels (H, W, 3)."""
+    """Decode a whole file to upright RGB pixels (H, W, 3)."""
     with _translate_reader_errors(path.name), _without_pillow_limit(), Image.open(path) as image:
         width, height = image.size
-        # Image.open reads the header only. This check before any pixel is decoded takes the place of Pillow's limit.
+        # Image.open reads only the header, so no pixel is decoded yet. This check replaces Pillow's limit.
         if width * height > MAX_DECODED:
             raise ImageError(
                 f"{path.name} has {width} x {height} pixels, and at most {MAX_DECODED / 1e6:.0f} megapixels can be "
@@ -138,7 +140,7 @@ def _decode_whole(path: Path) -> Pixels:
                     "megapixels only. Use 8 bits per channel without transparency."
                 )
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    # Small enough to be read like any other photo.
+    # The file is small enough for the reader of photos, which handles all modes and transparency.
     return read_image(path).pixels
 
 
@@ -152,10 +154,10 @@ def _translate_reader_errors(name: str) -> AbstractContextManager[None]:
 
 @contextmanager
 def _without_pillow_limit() -> Iterator[None]:
-    """Lift Pillow's limit on pixels.
+    """Switch off Pillow's limit on the number of pixels inside the `with` block.
 
-    It belongs to the whole process, and other threads may be reading photos meanwhile. That is safe because
-    `read_image` checks MAX_PIXELS, a lower limit, itself before it decodes.
+    The limit is global, so it is also off for other threads that read photos at the same time. This is safe:
+    `read_image` checks its own, lower limit MAX_PIXELS before it decodes.
     """
     with _pillow_limit:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None

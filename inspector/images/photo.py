@@ -1,4 +1,4 @@
-"""Read an image safely: upright RGB pixels from a file, encoded bytes, a PIL image or an array."""
+"""Read an image safely: make upright RGB pixels from a file, encoded bytes, a PIL image or an array."""
 
 import hashlib
 import io
@@ -17,17 +17,17 @@ Pixels: TypeAlias = NDArray[np.uint8]
 ImageSource: TypeAlias = str | Path | bytes | Image.Image | Pixels
 
 MAX_BYTES = 50_000_000
-MAX_PIXELS = 80_000_000  # below the size at which Pillow itself begins to warn
+MAX_PIXELS = 80_000_000  # lower than the number of pixels at which Pillow warns
 
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """An upright image."""
+    """An upright RGB image."""
 
     pixels: Pixels  # (H, W, 3)
     name: str
-    sha256: str  # of the file, or of the pixels if there was no file
-    notes: tuple[str, ...] = ()  # what was changed that a user should know, one sentence each
+    sha256: str  # hash of the encoded file; of the pixels if the source was an array or a PIL image
+    notes: tuple[str, ...] = ()  # one sentence for each change that the user should know
 
     @property
     def size(self) -> tuple[int, int]:
@@ -36,11 +36,14 @@ class Photo:
 
 
 def read_image(source: ImageSource, name: str | None = None) -> Photo:
-    """Read an image: turned upright by EXIF, first frame only, transparency on white, 16-bit gray scaled to 8 bits.
+    """Read an image as upright RGB pixels.
+
+    The image is rotated as its EXIF data say. Only the first frame is read, transparent parts become white, and 16-bit
+    gray is scaled to 8 bits.
 
     Args:
         source: path, encoded bytes, PIL image or uint8 array (H, W, 3) in RGB or (H, W) in gray.
-        name: how to call the photo. Default: the file's name.
+        name: name of the photo, for messages and results. Default: the name of the file.
 
     Raises:
         ImageError: the source is not an image, is broken, or is larger than MAX_BYTES or MAX_PIXELS.
@@ -72,7 +75,7 @@ def check_bytes(name: str, length: int) -> None:
 
 def _read_bytes(path: Path) -> bytes:
     with translate_errors(ImageError, f"Cannot read {path!s}: {{reason}}."):
-        # Before reading: a file of many GB is refused because of its size, not because memory runs out.
+        # Check the size before reading, so that a file of many GB gets a clear message before memory runs out.
         check_bytes(path.name, path.stat().st_size)
         return path.read_bytes()
 
@@ -101,7 +104,7 @@ def _translate_decoder_errors(name: str) -> AbstractContextManager[None]:
 
 
 def _decode_upright(image: Image.Image, name: str) -> tuple[Pixels, tuple[str, ...]]:
-    """Return RGB pixels and notes."""
+    """Return the upright RGB pixels, and one sentence per change that the user should know."""
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(
             f"{name} has {image.width} x {image.height} pixels; at most {MAX_PIXELS / 1e6:.0f} megapixels are read."
@@ -113,14 +116,14 @@ def _decode_upright(image: Image.Image, name: str) -> tuple[Pixels, tuple[str, .
     image.load()
     try:
         image = ImageOps.exif_transpose(image)
-    except Exception:  # the picture is fine even if its EXIF block is broken
+    except Exception:  # a broken EXIF block does not damage the pixels, so go on
         notes.append("The EXIF block is broken, so the photo was not rotated.")
     return np.asarray(_convert_to_rgb(image, name, notes)), tuple(notes)
 
 
 def _convert_to_rgb(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
     if image.mode.startswith("I"):
-        # convert("RGB") would clip: every value above 255 would become white.
+        # Scale the values here: convert("RGB") would clip them, so every value above 255 would become white.
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise ImageError(

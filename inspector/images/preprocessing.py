@@ -1,8 +1,8 @@
-"""From a photo to the network's input, and back: resize, center crop, and where the crop lies on the photo.
+"""Resize and crop a photo to the network's input, and remember where the crop lies on the photo.
 
-    Photo -> View: the pixels that the network sees, and the Crop that says where they were
+    Photo -> View: the pixels that the network sees, and the Crop: their place on the photo
 
-Points are (x, y) and sizes (height, width), both in pixels; the edge of the first pixel is 0.
+Points are (x, y) and sizes are (height, width), in pixels. The outer edge of the first pixel has the coordinate 0.
 """
 
 import math
@@ -22,38 +22,42 @@ Interpolation = Literal["bilinear", "bicubic"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_MAX_NATIVE = 1024  # pixels; for larger inputs the feature maps of a large network may not fit in memory
+_MAX_NATIVE = 1024  # pixels of the longer side; for larger inputs, the feature maps may not fit in memory
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a photo becomes the network's input: resize until it covers `resize`, center crop, (x / 255 - mean) / std."""
+    """How a photo becomes the network's input.
+
+    Three steps: scale the photo until it covers `resize`, crop its center to `size`, compute (x / 255 - mean) / std.
+    """
 
     size: tuple[int, int]  # (height, width) of the network's input
-    mean: tuple[float, ...]  # one value per channel; one channel means gray
-    std: tuple[float, ...]
-    resize: tuple[int, int] | None  # at least `size`; None: the whole photo is resized to `size`, without a crop
+    mean: tuple[float, ...]  # one value per channel, 0-1; a single value: the network takes gray images
+    std: tuple[float, ...]  # one value per channel, in the same unit as `mean`
+    resize: tuple[int, int] | None  # not smaller than `size`; None: squeeze the whole photo to `size`, without a crop
     interpolation: Interpolation = "bilinear"
 
 
 @dataclass(frozen=True)
 class PreprocessingOverrides:
-    """Settings that replace those of a preprocessing; None keeps the default."""
+    """Settings that replace settings of a default preprocessing; None keeps the default."""
 
     size: int | Sequence[int] | None = None  # (height, width) of the network's input
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
-    resize: int | Sequence[int] | str | None = None  # size of the photo before the crop; "squeeze": no crop
+    resize: int | Sequence[int] | str | None = None  # size that the photo covers before the crop; "squeeze": no crop
     interpolation: Interpolation | None = None
 
     def apply_to(self, default: Preprocessing) -> Preprocessing:
-        """Return a preprocessing with these settings in place of its own.
+        """Return the default preprocessing with these settings in place of its own.
 
-        If only the size changes, the same share of the photo is cropped away.
+        If `size` changes but `resize` is not given, `resize` changes in proportion: the crop keeps the same part of
+        the photo.
 
         Raises:
-            NetworkError: `resize` is smaller than the input, or `mean` or `std` is not usable.
+            NetworkError: `resize` is smaller than the input, `mean` or `std` is not finite, or `std` is not positive.
         """
         size = default.size if self.size is None else as_pair(self.size)
         resize = default.resize
@@ -74,10 +78,10 @@ class PreprocessingOverrides:
 
 @dataclass(frozen=True)
 class Crop:
-    """Where the network's input lies on the photo: all that is needed to draw a map over it."""
+    """Where the network's input lies on the photo. Nothing else is needed to draw a map over the photo."""
 
     photo_size: tuple[int, int]  # (height, width)
-    box: Box  # the crop on the photo; may reach beyond its edges
+    box: Box  # the crop, in pixels of the photo; it may extend beyond the photo
     input_size: tuple[int, int]  # (height, width) of the network's input
 
 
@@ -86,7 +90,7 @@ class View:
     """The pixels that the network sees of a photo."""
 
     photo: Photo
-    pixels: Pixels  # (H, W, 3), or (H, W) where the network sees gray
+    pixels: Pixels  # (H, W, 3), or (H, W) if the network takes gray images
     crop: Crop
 
     @property
@@ -96,10 +100,10 @@ class View:
 
 
 def make_view(photo: Photo, preprocessing: Preprocessing) -> View:
-    """Resize and crop a photo to the network's input size, with torchvision's rounding.
+    """Resize and crop a photo to the network's input size. Sizes are rounded as in torchvision.
 
     Raises:
-        ImageError: the photo is so thin that it would have more than MAX_PIXELS once it covers `resize`.
+        ImageError: the photo is so thin that, resized to cover `resize`, it would have more than MAX_PIXELS.
     """
     height, width = photo.size
     out_height, out_width = preprocessing.size
@@ -119,7 +123,7 @@ def make_view(photo: Photo, preprocessing: Preprocessing) -> View:
 
 
 def make_whole_view(photo: Photo, pixels: Pixels) -> View:
-    """Return a view of the whole photo at its own size; `pixels` are the photo's, in RGB (H, W, 3) or gray (H, W)."""
+    """Return a View of the whole photo, without resize or crop; `pixels` are RGB (H, W, 3) or gray (H, W)."""
     height, width = size = (pixels.shape[0], pixels.shape[1])
     return View(photo, pixels, Crop(size, (0, 0, width, height), size))
 
@@ -140,6 +144,6 @@ def find_native_size(photo_size: tuple[int, int]) -> tuple[int, int]:
 
 
 def as_pair(size: int | Sequence[int]) -> tuple[int, int]:
-    """Return (height, width) from one number or two."""
+    """Return (height, width): one number gives a square, two numbers are taken as they are."""
     height, width = (size, size) if isinstance(size, int) else size
     return height, width

@@ -1,7 +1,7 @@
 """List the images of a folder, a glob, a CSV file or WebDataset tar shards in a fixed order. Imports no torch.
 
-Of a tar only headers and labels are read. Each image in it is known by the position of its bytes, so any part of the
-list can be read directly, and nothing in a tar is ever unpickled.
+To list a tar, only its headers and labels are read. The list stores where each image's bytes begin and how many they
+are, so any image can be read directly later. Nothing in a tar is ever unpickled.
 """
 
 import csv
@@ -25,38 +25,39 @@ from inspector.images.photo import Photo, check_bytes, read_image
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _EXPECTED = "Use a folder, a glob in quotes ('photos/*.jpg'), a CSV with a column path, or WebDataset shards (*.tar)."
-_LABELS = ("cls", "txt", "json")  # endings of tar members that hold a label; the first one that exists is read
-_LABEL_KEYS = ("label", "cls", "class", "class_name")  # in a .json
-_LABEL_BYTES = 65_536
+# Endings of tar members that hold a label. If an image has several such members, the first ending in this list counts.
+_LABELS = ("cls", "txt", "json")
+_LABEL_KEYS = ("label", "cls", "class", "class_name")  # keys of a .json that may hold the label; the first one counts
+_LABEL_BYTES = 65_536  # read at most, from each tar member that holds a label
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
     """One image of a source."""
 
-    path: str  # as a user writes it; `shard.tar/member.jpg` in a tar
+    path: str  # as the user wrote it; for an image in a tar, `shard.tar/member.jpg`
     label: str | None
-    file: str  # path or URL of the file that holds its bytes
-    start: int = 0  # first byte in the file
-    length: int | None = None  # None: all of the file
+    file: str  # path or URL of the file that holds the image's bytes: the image itself, or a tar
+    start: int = 0  # position of the image's first byte in the file
+    length: int | None = None  # number of bytes; None: the whole file
 
 
 def list_images(source: str | Path | Sequence[str | Path]) -> list[Item]:
     """List the images of one or more sources, one source after the other.
 
     Args:
-        source: each is one of
+        source: one source or several; each is one of
 
-            - a folder: its images at any depth, sorted by path; the label is the folder of the first level.
+            - a folder: its images at any depth, sorted by path; the label is the name of the first subfolder.
             - a glob: the files that it matches, sorted by path, without labels.
             - a CSV file: the columns `path` (or the first one) and `label`; paths are relative to the CSV.
-            - a tar, with braces ({000..099}) and globs: the images in the order of the tar; the label is in a .cls,
-              .txt or .json member of the same name.
+            - a tar, or several, named with braces ({000..099}) or globs: the images in the order of the tar; the
+              label is read from a .cls, .txt or .json member of the same name.
 
-            Image files, CSVs and tars may be URLs that fsspec knows.
+            Tars, CSVs and the images in a CSV may also be URLs that fsspec supports.
 
     Raises:
-        ImageError: a source does not exist or cannot be read, or there is no image.
+        ImageError: a source does not exist or cannot be read, or no source contains an image.
     """
     sources = [source] if isinstance(source, str | Path) else source
     items = [item for one in sources for item in _list_source(str(one))]
@@ -68,7 +69,7 @@ def list_images(source: str | Path | Sequence[str | Path]) -> list[Item]:
 
 
 def hash_items(items: Iterable[Item]) -> str:
-    """Return the SHA-256 of a list: of paths, labels and positions in tars."""
+    """Return the SHA-256 of a list of images: their paths, labels, and byte positions in tars."""
     hashed = hashlib.sha256()
     for item in items:
         line = json.dumps([item.path, item.label, item.start, item.length])
@@ -80,7 +81,7 @@ def read_item(item: Item) -> Photo:
     """Read the photo of an item.
 
     Raises:
-        ImageError: it cannot be read.
+        ImageError: the image cannot be read.
     """
     name = item.path.rsplit("/", 1)[-1]
     if item.length is None and not _is_url(item.file):
@@ -133,14 +134,14 @@ def _make_item(path: str, label: str | None) -> Item:
 
 
 def _make_printable(path: str) -> str:
-    """Escape the bytes of a name that is not UTF-8: such a file can be opened, but its name cannot be written."""
+    """Escape bytes of a path that are not UTF-8: such a file can be opened, but its path cannot be saved as text."""
     return path.encode("utf-8", "backslashreplace").decode()
 
 
 def _list_folder(folder: str) -> Iterator[Item]:
     paths: list[str] = []
     visited: set[str] = set()
-    # Class folders are often links. A link to a folder above would be followed without end.
+    # Follow links, because class folders are often links. Skip visited folders: a link to a parent would never end.
     for where, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         if (real := os.path.realpath(where)) in visited:
@@ -168,11 +169,11 @@ def _list_csv(file: str) -> Iterator[Item]:
     except (OSError, ValueError, csv.Error) as error:
         raise ImageError(f"The list {file} cannot be read: {summarize_reason(error)}.") from error
     first = [cell.strip().lower() for cell in rows[0]] if rows else []
-    # A first row that begins with an image is no header.
+    # A first row without the word "path" that begins with an image file is data, not a header.
     header = first if "path" in first or not (first and first[0].endswith(ENDINGS)) else []
     column = header.index("path") if "path" in header else 0
     labels = header.index("label") if "label" in header else None
-    folder = os.path.dirname(file)  # noqa: PTH120 - it may be a URL
+    folder = os.path.dirname(file)  # noqa: PTH120 - `file` may be a URL
     for number, row in enumerate(rows[bool(header) :], 1 + bool(header)):
         if column >= len(row) or not row[column].strip():
             raise ImageError(f"Row {number} of {file} names no file. Expected a path in column {column + 1}.")
@@ -183,7 +184,7 @@ def _list_csv(file: str) -> Iterator[Item]:
 
 
 def _expand_pattern(pattern: str) -> list[str]:
-    """Return the files that a name with braces and globs stands for."""
+    """Return the files that a name with braces or globs stands for, such as "shards/{000..099}.tar"."""
     braces = re.search(r"\{([^{}]*)\}", pattern)
     if braces:
         interval = re.fullmatch(r"(\d+)\.\.(\d+)", braces[1])
@@ -201,11 +202,11 @@ def _expand_pattern(pattern: str) -> list[str]:
 
 def _list_tar(file: str) -> Iterator[Item]:
     images: list[tuple[str, str, int, int]] = []
-    labels: dict[str, tuple[int, str]] = {}  # sample -> rank of the ending, and the label
+    labels: dict[str, tuple[int, str]] = {}  # path without ending -> (position of the label's ending in _LABELS, label)
     try:
         with _open_file(file) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
-                tar.members = []  # type: ignore[attr-defined]  # else all headers stay in memory
+                tar.members = []  # type: ignore[attr-defined]  # otherwise tarfile keeps all headers in memory
                 folder, _, name = member.name.rpartition("/")
                 stem, _, ending = name.partition(".")
                 if not member.isreg() or not stem:
