@@ -22,14 +22,11 @@ _BAR_COLOR, _LINE_COLOR = OKABE_ITO[:2]
 def draw_average_maps(summary: DatasetSummary) -> Figure:
     """Draw the average maps of the most frequent top-1 classes, each over the images with that top-1 class."""
     maps, counts = summary.predicted.mean(), summary.predicted.counts
-    shown = [k for k in np.argsort(-counts, kind="stable")[:_MAX_MAPS] if counts[k]]
+    order = np.argsort(-counts, kind="stable")[:_MAX_MAPS]
+    shown = order[counts[order] > 0]
     titles = [f"{shorten_name(summary.class_names[k], 20)}\n{counts[k]:,} images" for k in shown]
-    return _draw_grids(
-        [maps[k] for k in shown],
-        titles,
-        "Average class map per class, over the images with that top-1 class",
-        len(counts),
-    )
+    heading = "Average class map per class, over the images with that top-1 class"
+    return _draw_grids(maps[shown], titles, heading, len(counts))
 
 
 def draw_contrasts(summary: DatasetSummary) -> Figure:
@@ -41,7 +38,7 @@ def draw_contrasts(summary: DatasetSummary) -> Figure:
         for (label, predicted), count in zip(summary.pairs[:_MAX_MAPS], counts, strict=False)
     ]
     heading = "Average contrast: evidence for the predicted class (red) and for the label (blue)"
-    return _draw_grids(list(maps[:_MAX_MAPS]), titles, heading, len(counts))
+    return _draw_grids(maps[:_MAX_MAPS], titles, heading, len(counts))
 
 
 def draw_border_shares(summary: DatasetSummary) -> Figure:
@@ -51,30 +48,21 @@ def draw_border_shares(summary: DatasetSummary) -> Figure:
     axis.bar((np.arange(BINS) + 0.5) / BINS, count_bins(summary.index, "border"), 0.92 / BINS, color=_BAR_COLOR)
     uniform = compute_uniform_border_share(summary.grid)
     axis.axvline(uniform, color=_LINE_COLOR, linewidth=1.5)
-    axis.annotate(
-        f"uniform map: {uniform:.0%}",
-        (uniform, 1),
-        (4, -4),
-        xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        va="top",
-        fontsize=8,
-        color=_LINE_COLOR,
-    )
+    text, units = f"uniform map: {uniform:.0%}", (("data", "axes fraction"), "offset points")
+    axis.annotate(text, (uniform, 1), (4, -4), *units, va="top", fontsize=8, color=_LINE_COLOR)
     axis.set(xlim=(0, 1), xlabel="share of the top-1 class's evidence in the outermost ring of cells", ylabel="images")
     axis.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def _draw_grids(maps: Sequence[Floats], titles: Sequence[str], heading: str, available: int) -> Figure:
-    """Draw maps side by side as raw grids on one scale."""
+def _draw_grids(maps: Floats, titles: Sequence[str], heading: str, available: int) -> Figure:
+    """Draw maps (n, h, w) side by side as raw grids on one scale."""
     columns = max(1, min(_COLUMNS, len(maps)))
     rows = max(1, math.ceil(len(maps) / columns))
-    scale = common_scale(maps)
+    scale = common_scale(list(maps))
     title_lines = max((title.count("\n") + 1 for title in titles), default=1)
-    figure = Figure(
-        figsize=(max(5.0, 1.7 * columns + 1), (1.5 + 0.16 * title_lines) * rows + 0.9), layout="constrained"
-    )
+    size = max(5.0, 1.7 * columns + 1), (1.5 + 0.16 * title_lines) * rows + 0.9
+    figure = Figure(figsize=size, layout="constrained")
     axes: list[Axes] = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for axis in axes[len(maps) :]:
         axis.set_axis_off()

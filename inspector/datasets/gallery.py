@@ -49,26 +49,15 @@ def write_gallery(out: Path) -> Path:
     """Write gallery-0001.html and so on with 200 images each, and gallery.html with links to them; return its path."""
     about = read_rows(out)[1]
     last_page = -(-about["images"] // _IMAGES_PER_PAGE)
+    shared = {"class_names": about["class_names"], "make_overlay_path": make_overlay_path}
     pages = []
     for number, rows in enumerate(_iterate_pages(out), 1):
-        page = {
-            "file": _format_page_name(number),
-            "first": rows[0]["index"],
-            "last": rows[-1]["index"],
-            "path": rows[0]["path"],
-        }
+        name, first, last = _format_page_name(number), rows[0], rows[-1]
+        page = {"file": name, "first": first["index"], "last": last["index"], "path": first["path"]}
         neighbors = {"first": 1, "previous": number - 1, "next": number + 1, "last": last_page}
         links = [(text, _format_page_name(n)) for text, n in neighbors.items() if 1 <= n <= last_page and n != number]
         title = f"Images {page['first']:,} to {page['last']:,} of {about['images']:,}"
-        _write_page(
-            out / page["file"],
-            "gallery_page.html",
-            title,
-            rows=rows,
-            links=links,
-            class_names=about["class_names"],
-            make_overlay_path=make_overlay_path,
-        )
+        _write_page(out / name, "gallery_page.html", title, rows=rows, links=links, **shared)
         pages.append(page)
     index = out / "gallery.html"
     title = f"Class maps of {about['source']}"

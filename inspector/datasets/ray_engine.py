@@ -16,18 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from inspector.datasets.run import (
-    DEFAULT_OPTIONS,
-    Batch,
-    OnProgress,
-    RunOptions,
-    accelerate_for_dataset,
-    describe_run,
-    explain_batches,
-    finish_run,
-    split_into_batches,
-)
-from inspector.datasets.table import Counts, begin_run, split_into_shards, write_shard
+from inspector.datasets import run
+from inspector.datasets.table import Counts, begin_run, write_shard
 from inspector.errors import InspectorError, require
 from inspector.explain.classifier import Classifier
 from inspector.explain.memory import keep_freed_memory
@@ -41,9 +31,9 @@ def run_dataset_on_ray(
     source: str | Path | Sequence[str | Path],
     load: Callable[[], Classifier],
     out: str | Path,
-    options: RunOptions = DEFAULT_OPTIONS,
+    options: run.RunOptions = run.DEFAULT_OPTIONS,
     *,
-    on_progress: OnProgress = lambda done, images: None,
+    on_progress: run.OnProgress = lambda done, images: None,
 ) -> Counts:
     """Explain every image of a source, on the cluster that $RAY_ADDRESS names or on this machine.
 
@@ -63,25 +53,24 @@ def run_dataset_on_ray(
     items = list_images(source)
     # The actors have the GPUs; the machine that starts them may have none.
     on_gpus = options.backend.startswith("cuda")
-    classifier = load() if on_gpus else accelerate_for_dataset(load(), options.backend)
-    about = describe_run(classifier, items, source, options)
+    classifier = load() if on_gpus else run.accelerate_for_dataset(load(), options.backend)
+    about = run.describe_run(classifier, items, source, options)
     if on_gpus:
         about["backend"] = options.backend
     missing = begin_run(out, about, options.resume)
-    shards = split_into_shards(len(items), options.shard_size)
-    done = len(items) - sum(len(shards[number]) for number in missing)
+    done = len(items) - sum(map(len, missing.values()))
     place = str(out) if "://" in str(out) else str(Path(out).absolute())
     tasks = [
-        {"number": number, "images": pickle.dumps([(i, _make_path_absolute(items[i])) for i in shards[number]])}
-        for number in missing
+        {"number": number, "images": pickle.dumps([(i, _make_path_absolute(items[i])) for i in indices])}
+        for number, indices in missing.items()
     ]
     on_progress(done, len(items))
     if tasks:
         with _start_ray() as ray:
-            for number in _run_tasks(ray, tasks, (load, place, about, options), options):
-                done += len(shards[number])
+            for number in _run_tasks(ray, tasks, (load, place, about), options):
+                done += len(missing[number])
                 on_progress(done, len(items))
-    return finish_run(out, about)
+    return run.finish_run(out, about)
 
 
 class Explainer:
@@ -92,36 +81,36 @@ class Explainer:
         load: Callable[[], Classifier],
         out: str,
         about: Mapping[str, Any],
-        options: RunOptions,
+        options: run.RunOptions,
         processors: int,
     ) -> None:
         keep_freed_memory()
-        self.classifier = accelerate_for_dataset(load(), options.backend)
+        self.classifier = run.accelerate_for_dataset(load(), options.backend)
         self.out, self.about, self.batch_size, self.processors = out, about, options.batch_size, processors
 
     def __call__(self, tasks: Mapping[str, Any]) -> dict[str, list[int]]:
         """Make shards; return their numbers under "number", as Ray's map_batches wants them."""
         for number, pickled in zip(tasks["number"], tasks["images"], strict=True):
-            images: Batch = pickle.loads(pickled)  # made by run_dataset_on_ray above
-            batches = split_into_batches(images, self.batch_size)
-            explained = explain_batches(self.classifier, batches, self.about["top"], self.processors)
+            images: run.Batch = pickle.loads(pickled)  # made by run_dataset_on_ray above
+            batches = run.split_into_batches(images, self.batch_size)
+            explained = run.explain_batches(self.classifier, batches, self.about["top"], self.processors)
             write_shard(self.out, int(number), [row for batch in explained for _, row in batch], self.about)
         return {"number": [int(number) for number in tasks["number"]]}
 
 
-def _run_tasks(ray: Any, tasks: list[dict[str, Any]], arguments: tuple[Any, ...], options: RunOptions) -> Iterator[int]:
+def _run_tasks(
+    ray: Any, tasks: list[dict[str, Any]], arguments: tuple[Any, ...], options: run.RunOptions
+) -> Iterator[int]:
     """Yield the number of each shard once it is written."""
     machines = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
     # Ray would wait forever for more processors than any machine has.
     processors = max(1, int(min(options.workers or _PROCESSORS, max(machines, default=1))))
-    actors = max(1, int(sum(machines)) // processors)
+    actors = min(max(1, int(sum(machines)) // processors), len(tasks))
     finished = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
         Explainer,
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(
-            min_size=1, max_size=min(actors, len(tasks)), max_tasks_in_flight_per_actor=2
-        ),
-        fn_constructor_args=(*arguments, processors),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, max_tasks_in_flight_per_actor=2),
+        fn_constructor_args=(*arguments, options, processors),
         num_cpus=processors,
         num_gpus=1 if options.backend.startswith("cuda") else None,
     )

@@ -1,17 +1,18 @@
 """Write the tables and figures of a data-set summary, beside the files that `read_summary` reads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from inspector.datasets import index as dataset_index
 from inspector.datasets.figures import draw_average_maps, draw_border_shares, draw_contrasts
 from inspector.datasets.summary import DatasetSummary
-from inspector.errors import ExportError
+from inspector.errors import ExportError, translate_errors
 from inspector.files import csv_bytes
 from inspector.output.export import encode_figure
 
-_IMAGE_COLUMNS = ("index", "path", "label", "class", "probability", "positions", "border", "inside", "residual")
+_CLASS_COLUMNS = "class", "labelled", "recognised", "predicted", "border", "positions", "inside"
+_IMAGE_COLUMNS = "which", "index", "path", "label", "class", "probability", "positions", "border", "inside", "residual"
 
 
 def write_report(summary: DatasetSummary, out: Path) -> None:
@@ -27,25 +28,26 @@ def write_report(summary: DatasetSummary, out: Path) -> None:
         for which, descending in (("most concentrated", False), ("most diffuse", True))
         for row in dataset_index.list_extremes(summary.index, "positions", descending)
     ]
-    confusions = [
-        {"label": names[label], "taken for": names[predicted], "images": count}
+    confusions = (
+        (names[label], names[predicted], count)
         for (label, predicted), count in zip(summary.pairs, summary.contrasts.counts, strict=True)
-    ]
-    tables: dict[str, tuple[Sequence[str], list[dict[str, Any]]]] = {
-        "classes": (("class", "labelled", "recognised", "predicted", "border", "positions", "inside"), classes),
-        "images": (("which", *_IMAGE_COLUMNS), images),
-        "confusions": (("label", "taken for", "images"), confusions),
+    )
+    files = {
+        "classes.csv": _make_table(_CLASS_COLUMNS, classes),
+        "images.csv": _make_table(_IMAGE_COLUMNS, images),
+        "confusions.csv": csv_bytes(("label", "taken for", "images"), confusions),
     }
     figures = {"border": draw_border_shares(summary)}
     if summary.predicted.counts.any():
         figures["average-maps"] = draw_average_maps(summary)
     if len(summary.pairs):
         figures["confusions"] = draw_contrasts(summary)
-    try:
+    files |= {f"{name}.png": encode_figure(figure, "png") for name, figure in figures.items()}
+    with translate_errors(ExportError, f"Cannot write {out}: {{reason}}."):
         out.mkdir(parents=True, exist_ok=True)
-        for name, (columns, rows) in tables.items():
-            (out / f"{name}.csv").write_bytes(csv_bytes(columns, [[row[column] for column in columns] for row in rows]))
-        for name, figure in figures.items():
-            (out / f"{name}.png").write_bytes(encode_figure(figure, "png"))
-    except OSError as error:
-        raise ExportError(f"Cannot write {out}: {error.strerror}.") from error
+        for name, content in files.items():
+            (out / name).write_bytes(content)
+
+
+def _make_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> bytes:
+    return csv_bytes(columns, ([row[column] for column in columns] for row in rows))

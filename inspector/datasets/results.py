@@ -14,16 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from inspector.datasets import table
 from inspector.datasets.statistics import Floats
-from inspector.datasets.table import KEY, import_arrow
 from inspector.errors import InspectorError, translate_errors
 
-COLUMNS = frozenset(
-    (
-        "index", "path", "label", "height", "width", "classes", "probabilities", "logits", "biases", "label_class",
-        "label_rank", "label_probability", "maps", "map_classes", "box", "residual", "verdict", "error",
-    )
-)  # fmt: skip
+COLUMNS = frozenset(table.COLUMNS) - {"sha256"}
 
 _VALUES_PER_BATCH = 4_000_000  # values of class maps that are in memory at once
 _MUST_MATCH = ("network", "network_sha256", "class_names", "grid", "size", "pooling", "preprocessing")
@@ -35,13 +30,8 @@ class Results:
 
     folder: Path
     parts: tuple[Path, ...]
-    rows: tuple[int, ...]  # images per part
+    images: int
     about: Mapping[str, Any]  # what the results were made with, the content of run.json
-
-    @property
-    def images(self) -> int:
-        """Number of images."""
-        return sum(self.rows)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -53,10 +43,6 @@ class Results:
         """(h, w) of the class maps, in cells."""
         height, width = self.about["grid"]
         return int(height), int(width)
-
-    def read_state(self) -> list[list[Any]]:
-        """Return name and size of each part as they are now."""
-        return read_state(self.folder)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,21 +79,17 @@ def read_results(folder: Path) -> Results:
         raise InspectorError(
             f"No results in {folder}: no file there is named part-*.parquet. Use `inspector batch PHOTOS -o {folder}`."
         )
-    about: Mapping[str, Any] = {}
-    rows = []
-    for part in parts:
-        count, part_about = _read_about(part)
-        if not about:
-            about = part_about
-        elif differing := [key for key in _MUST_MATCH if part_about[key] != about[key]]:
+    counts, abouts = zip(*map(_read_about, parts), strict=True)
+    about = abouts[0]
+    for part, part_about in zip(parts, abouts, strict=True):
+        if differing := [key for key in _MUST_MATCH if part_about[key] != about[key]]:
             raise InspectorError(
                 f"{part} and {parts[0].name} differ in {differing[0].replace('_', ' ')}. Use one folder per run of "
                 "`inspector batch`."
             )
-        rows.append(count)
-    if not sum(rows):
+    if not sum(counts):
         raise InspectorError(f"The results in {folder} have no image. Expected one or more.")
-    return Results(folder, parts, tuple(rows), about)
+    return Results(folder, parts, sum(counts), about)
 
 
 def read_stored_image(results: Results, part: str, row_group: int, row: int) -> StoredImage:
@@ -127,37 +109,14 @@ def read_stored_image(results: Results, part: str, row_group: int, row: int) -> 
         raise InspectorError(
             f"{results.folder} no longer has {part}. Use `inspector survey` to make the summary again."
         )
-    columns = [
-        "path",
-        "sha256",
-        "height",
-        "width",
-        "box",
-        "map_classes",
-        "maps",
-        "classes",
-        "probabilities",
-        "logits",
-        "biases",
-    ]
+    numbers = ("probabilities", "logits", "biases")
+    columns = ["path", "sha256", "height", "width", "box", "map_classes", "maps", "classes", *numbers]
     with _open_part(path) as file:
-        stored = file.read_row_group(row_group, columns).slice(row, 1).to_pydict()
-    (one,) = (dict(zip(stored, values, strict=True)) for values in zip(*stored.values(), strict=True))
-    maps = np.array(one["maps"], np.float32).reshape(-1, *results.grid)
-    left, top, right, bottom = one["box"]
-    probabilities, logits, biases = (
-        dict(zip(one["classes"], one[name], strict=True)) for name in ("probabilities", "logits", "biases")
-    )
-    return StoredImage(
-        one["path"],
-        one["sha256"],
-        (one["height"], one["width"]),
-        (left, top, right, bottom),
-        dict(zip(one["map_classes"], maps, strict=True)),
-        probabilities,
-        logits,
-        biases,
-    )
+        (one,) = file.read_row_group(row_group, columns).slice(row, 1).to_pylist()
+    grids = np.array(one["maps"], np.float32).reshape(-1, *results.grid)
+    maps = dict(zip(one["map_classes"], grids, strict=True))
+    by_class = {name: dict(zip(one["classes"], one[name], strict=True)) for name in numbers}
+    return StoredImage(one["path"], one["sha256"], (one["height"], one["width"]), tuple(one["box"]), maps, **by_class)
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,11 +187,11 @@ def _read_about(part: Path) -> tuple[int, Mapping[str, Any]]:
     """Return how many images a part has, and what it was made with."""
     with _open_part(part) as file:
         schema, rows = file.schema_arrow, file.metadata.num_rows
-        if KEY not in (schema.metadata or {}):
+        if table.KEY not in (schema.metadata or {}):
             raise InspectorError(
                 f"{part} does not say what it was made with. Expected a Parquet file of `inspector batch`."
             )
-        about = json.loads(schema.metadata[KEY])
+        about = json.loads(schema.metadata[table.KEY])
     if missing := sorted(COLUMNS - set(schema.names)) or [key for key in _MUST_MATCH if key not in about]:
         raise InspectorError(
             f"{part} lacks {', '.join(missing)}. Expected a Parquet file of this version of `inspector batch`."
@@ -243,7 +202,7 @@ def _read_about(part: Path) -> tuple[int, Mapping[str, Any]]:
 @contextmanager
 def _open_part(part: Path) -> Iterator[Any]:
     """Open a part as a pyarrow ParquetFile; whatever fails while it is read becomes one InspectorError."""
-    parquet = import_arrow().parquet
+    parquet = table.import_arrow().parquet
     message = f"Cannot read {part} ({{reason}}). Use `inspector batch --resume` to write it again."
     with translate_errors(InspectorError, message), parquet.ParquetFile(part) as file:
         yield file

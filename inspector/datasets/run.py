@@ -29,7 +29,6 @@ from inspector.datasets.table import (
     count_rows,
     import_arrow,
     remove_temporary_files,
-    split_into_shards,
     write_shard,
 )
 from inspector.errors import ImageError, InspectorError
@@ -119,19 +118,15 @@ def run_dataset(
     classifier = accelerate_for_dataset(classifier, options.backend)
     about = describe_run(classifier, items, source, options)
     missing = begin_run(out, about, options.resume)
-    shards = split_into_shards(len(items), options.shard_size)
-    done = len(items) - sum(len(shards[number]) for number in missing)
+    done = len(items) - sum(map(len, missing.values()))
     on_progress(done, len(items))
-    batches = (
-        batch
-        for number in missing
-        for batch in split_into_batches([(index, items[index]) for index in shards[number]], options.batch_size)
-    )
+    shards = ([(index, items[index]) for index in indices] for indices in missing.values())
+    batches = (batch for shard in shards for batch in split_into_batches(shard, options.batch_size))
     explained = explain_batches(classifier, batches, about["top"], options.workers, options.overlays)
     with _run_in_background() as submit, closing(explained):
-        for number in missing:
+        for number, indices in missing.items():
             rows: list[Row] = []
-            for batch in islice(explained, -(-len(shards[number]) // options.batch_size)):
+            for batch in islice(explained, -(-len(indices) // options.batch_size)):
                 rows += [row for _, row in batch]
                 if options.overlays:
                     submit(_draw_overlays, Path(out), classifier.receptive_field, about["grid"], batch)
@@ -143,10 +138,7 @@ def run_dataset(
 
 
 def describe_run(
-    classifier: Classifier,
-    items: Sequence[Item],
-    source: str | Path | Sequence[str | Path],
-    options: RunOptions,
+    classifier: Classifier, items: Sequence[Item], source: str | Path | Sequence[str | Path], options: RunOptions
 ) -> dict[str, Any]:
     """Return the content of run.json. The network runs once, so that an input size that it rejects fails here."""
     import_arrow()
@@ -205,9 +197,7 @@ def explain_batches(
     try:
         for batch in decode_ahead(pool, batches, workers, classifier, overlays):
             inputs = [image.inputs for image in batch if image.inputs is not None]
-            maps: Iterator[ClassMaps] = iter(())
-            if inputs:
-                maps = iter(class_maps_of_batch(classifier, torch.cat(inputs)))
+            maps = iter(class_maps_of_batch(classifier, torch.cat(inputs)) if inputs else ())
             yield [(image, _make_row(image, next(maps) if image.crop else None, top, class_numbers)) for image in batch]
     finally:
         pool.shutdown(cancel_futures=True)
@@ -300,23 +290,15 @@ def _make_row(image: DecodedImage, maps: ClassMaps | None, top: int, class_numbe
     classes = order[:top]
     map_classes = classes if label is None or label in classes else [*classes, label]
     height, width = image.crop.photo_size
-    return row | {
-        "height": height,
-        "width": width,
-        "sha256": image.sha256,
-        "classes": classes,
-        "probabilities": _to_numpy(maps.probabilities[classes], np.float32),
-        "logits": _to_numpy(maps.logits[classes], np.float32),
-        "biases": _to_numpy(maps.bias[classes], np.float32),
-        "label_class": label,
-        "label_rank": None if label is None else order.index(label),
-        "label_probability": None if label is None else float(maps.probabilities[label]),
-        "maps": _to_numpy(maps.values[map_classes].flatten(), np.float16),
-        "map_classes": map_classes,
-        "box": image.crop.box,
-        "residual": maps.residual,
-        "verdict": maps.verdict,
-    }
+    row |= {"height": height, "width": width, "sha256": image.sha256, "box": image.crop.box}
+    row |= {"residual": maps.residual, "verdict": maps.verdict, "classes": classes, "map_classes": map_classes}
+    row["maps"] = _to_numpy(maps.values[map_classes].flatten(), np.float16)
+    for name, values in (("probabilities", maps.probabilities), ("logits", maps.logits), ("biases", maps.bias)):
+        row[name] = _to_numpy(values[classes], np.float32)
+    if label is not None:
+        probability = float(maps.probabilities[label])
+        row |= {"label_class": label, "label_rank": order.index(label), "label_probability": probability}
+    return row
 
 
 def _to_numpy(values: torch.Tensor, dtype: type[np.floating[Any]]) -> NDArray[Any]:

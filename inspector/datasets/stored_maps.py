@@ -1,9 +1,7 @@
 """Place stored class maps on their photos: the crop and the receptive fields in the results."""
 
 import math
-from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any
 
 from numpy.typing import ArrayLike
 
@@ -15,14 +13,12 @@ from inspector.images.preprocessing import Box, Crop
 
 def read_receptive_field(results: Results) -> ReceptiveField:
     """Return the receptive field of the cells of the stored maps."""
-    y, x = (results.about["receptive_field"][axis] for axis in ("y", "x"))
-    return ReceptiveField(_read_axis(y), _read_axis(x))
-
-
-def _read_axis(stored: Mapping[str, Any]) -> Axis:
-    size = stored["size"]
     # JSON knows no infinity.
-    return Axis(stored["centre"], stored["stride"], math.inf if size is None else float(size))
+    y, x = (
+        Axis(axis["centre"], axis["stride"], math.inf if axis["size"] is None else float(axis["size"]))
+        for axis in map(results.about["receptive_field"].get, ("y", "x"))
+    )
+    return ReceptiveField(y, x)
 
 
 def make_crop(photo_size: tuple[int, int], box: Box, results: Results) -> Crop:
@@ -54,9 +50,8 @@ def measure_inside_objects(
     mask = next((mask for name in names if (mask := find_object_mask(objects, name, size)) is not None), None)
     if mask is None:
         return math.nan
-    share = measure_evidence_inside_map(
-        values, make_crop(size, box, results), read_receptive_field(results), mask
-    ).share
+    crop, field = make_crop(size, box, results), read_receptive_field(results)
+    share = measure_evidence_inside_map(values, crop, field, mask).share
     return math.nan if share is None else share
 
 

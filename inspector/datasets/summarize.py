@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from inspector.analysis.localization import Regions
 from inspector.datasets.index import COLUMNS, count_confusions, read_counts
-from inspector.datasets.results import Results, RowBatch, iterate_batches, read_results, unpack_maps
+from inspector.datasets.results import Results, RowBatch, iterate_batches, read_results, read_state, unpack_maps
 from inspector.datasets.statistics import Floats, count_effective_cells, measure_border_share
 from inspector.datasets.stored_maps import measure_inside_objects
 from inspector.datasets.summary import INDEX, MAPS, NUMBERS, AverageMaps, DatasetSummary, Ints, read_summary
@@ -73,18 +73,11 @@ def summarize(
                 f"No object is known for the {results.images:,} images in {folder}. Use file names as in the "
                 f"results, or relative to {results.about.get('source')}."
             )
-        np.savez_compressed(
-            temporary / MAPS,
-            class_names=np.array(results.class_names),
-            predicted_sums=predicted.sums,
-            predicted_counts=predicted.counts,
-            labelled_sums=labeled.sums,
-            labelled_counts=labeled.counts,
-            pairs=pairs,
-            contrast_sums=contrasts.sums,
-            contrast_counts=contrasts.counts,
-        )
-        about = {"network": results.about["network"], "state": results.read_state(), "summary": asdict(counts)}
+        averages = {"predicted": predicted, "labelled": labeled, "contrast": contrasts}
+        arrays: dict[str, Any] = {f"{name}_sums": average.sums for name, average in averages.items()}
+        arrays |= {f"{name}_counts": average.counts for name, average in averages.items()}
+        np.savez_compressed(temporary / MAPS, class_names=np.array(results.class_names), pairs=pairs, **arrays)
+        about = {"network": results.about["network"], "state": read_state(folder), "summary": asdict(counts)}
         (temporary / NUMBERS).write_bytes(json_bytes(about))
     return read_summary(out)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspector.datasets.index import SummaryCounts
-from inspector.datasets.results import Results
+from inspector.datasets.results import Results, read_state
 from inspector.datasets.statistics import Floats, compute_uniform_border_share
 from inspector.errors import InspectorError, translate_errors
 from inspector.explain.kinds import VERDICTS
@@ -113,6 +113,6 @@ def read_summary(out: Path) -> DatasetSummary:
 def belongs_to(out: Path, results: Results) -> bool:
     """Return whether `out` has a summary of these results as they are now."""
     try:
-        return bool(json.loads((out / NUMBERS).read_text(encoding="utf-8"))["state"] == results.read_state())
+        return bool(json.loads((out / NUMBERS).read_text(encoding="utf-8"))["state"] == read_state(results.folder))
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -33,6 +33,16 @@ _MUST_MATCH = {
     "overlays": "--overlays",
     "list_sha256": "the list of images",
 }
+# The columns of a shard with their pyarrow types; "[float32]" is a list. docs/batch.md explains them.
+# fmt: off
+COLUMNS = {
+    "index": "int64", "path": "string", "label": "string", "height": "int32", "width": "int32", "sha256": "string",
+    "classes": "[int32]", "probabilities": "[float32]", "logits": "[float32]", "biases": "[float32]",
+    "label_class": "int32", "label_rank": "int32", "label_probability": "float32",
+    "maps": "[float16]", "map_classes": "[int32]", "box": "[float32]",
+    "residual": "float32", "verdict": "string", "error": "string",
+}
+# fmt: on
 
 Row = Mapping[str, Any]  # values by column name; a missing column is null
 
@@ -64,30 +74,11 @@ def import_arrow() -> Any:
 
 
 def make_schema(about: Mapping[str, Any]) -> Any:
-    """Return the pyarrow schema of a shard, `about` as JSON in its metadata; docs/batch.md explains the columns."""
+    """Return the pyarrow schema of a shard, with `about` as JSON in its metadata."""
     pa = import_arrow()
-    columns = {
-        "index": pa.int64(),
-        "path": pa.string(),
-        "label": pa.string(),
-        "height": pa.int32(),
-        "width": pa.int32(),
-        "sha256": pa.string(),
-        "classes": pa.list_(pa.int32()),
-        "probabilities": pa.list_(pa.float32()),
-        "logits": pa.list_(pa.float32()),
-        "biases": pa.list_(pa.float32()),
-        "label_class": pa.int32(),
-        "label_rank": pa.int32(),
-        "label_probability": pa.float32(),
-        "maps": pa.list_(pa.float16()),
-        "map_classes": pa.list_(pa.int32()),
-        "box": pa.list_(pa.float32()),
-        "residual": pa.float32(),
-        "verdict": pa.string(),
-        "error": pa.string(),
-    }
-    return pa.schema(columns, {KEY: json.dumps(about)})
+    single = {name: getattr(pa, kind.strip("[]"))() for name, kind in COLUMNS.items()}
+    types = {name: pa.list_(single[name]) if kind.startswith("[") else single[name] for name, kind in COLUMNS.items()}
+    return pa.schema(types, {KEY: json.dumps(about)})
 
 
 def format_shard_name(number: int) -> str:
@@ -100,7 +91,7 @@ def split_into_shards(images: int, shard_size: int) -> list[range]:
     return [range(first, min(first + shard_size, images)) for first in range(0, images, shard_size)]
 
 
-def begin_run(out: str | Path, about: Mapping[str, Any], resume: bool) -> list[int]:
+def begin_run(out: str | Path, about: Mapping[str, Any], resume: bool) -> dict[int, range]:
     """Prepare the folder of a run: write run.json, or check the one of the run to resume.
 
     Args:
@@ -109,7 +100,7 @@ def begin_run(out: str | Path, about: Mapping[str, Any], resume: bool) -> list[i
         resume: keep the whole shards of an earlier run; its temporary files are removed.
 
     Returns:
-        The numbers of the shards that are missing.
+        The shards that are missing: the number of each, with the indices of its images.
 
     Raises:
         ExportError: the folder is not empty and `resume` is False, or its run.json differs in what the rows depend on.
@@ -128,12 +119,11 @@ def begin_run(out: str | Path, about: Mapping[str, Any], resume: bool) -> list[i
     else:
         _write_file(system, folder, RUN, json_bytes(about, ascii_only=False))
     remove_temporary_files(out)
-    return [
-        number
+    return {
+        number: indices
         for number, indices in enumerate(split_into_shards(about["images"], about["shard_size"]))
-        if format_shard_name(number) not in present
-        or not _is_whole(system, f"{folder}/{format_shard_name(number)}", len(indices))
-    ]
+        if (name := format_shard_name(number)) not in present or not _is_whole(system, f"{folder}/{name}", len(indices))
+    }
 
 
 def write_shard(out: str | Path, number: int, rows: Sequence[Row], about: Mapping[str, Any]) -> None:
@@ -158,20 +148,19 @@ def count_rows(out: str | Path, images: int, shard_size: int) -> Counts:
     """
     pq, (system, folder) = import_arrow().parquet, open_folder(out)
     unreadable, not_exact, wrong = 0, 0, []
-    shards = split_into_shards(images, shard_size)
-    for number, indices in enumerate(shards):
+    shards = {format_shard_name(number): part for number, part in enumerate(split_into_shards(images, shard_size))}
+    for name, indices in shards.items():
         try:
-            with system.open(f"{folder}/{format_shard_name(number)}", "rb") as file:
+            with system.open(f"{folder}/{name}", "rb") as file:
                 table = pq.read_table(file, columns=["index", "error", "verdict"])
         except (OSError, ValueError):
-            wrong.append(format_shard_name(number))
+            wrong.append(name)
             continue
         if not np.array_equal(table["index"].to_numpy(), np.arange(indices.start, indices.stop)):
-            wrong.append(format_shard_name(number))
+            wrong.append(name)
         unreadable += len(table) - table["error"].null_count
         not_exact += table["verdict"].to_pylist().count("not exact")
-    expected = {format_shard_name(number) for number in range(len(shards))}
-    wrong += [name for name in _list_names(system, folder) if _SHARD_NAME.fullmatch(name) and name not in expected]
+    wrong += [name for name in _list_shards(system, folder) if name not in shards]
     if wrong:
         examples = ", ".join(wrong[:5]) + (", ..." if len(wrong) > 5 else "")
         raise ExportError(
@@ -191,12 +180,9 @@ def read_rows(out: str | Path) -> tuple[Any, dict[str, Any]]:
         ExportError: the folder has no shards, or files of another origin.
     """
     pa, (system, folder) = import_arrow(), open_folder(out)
-    names = sorted(
-        (name for name in _list_names(system, folder) if _SHARD_NAME.fullmatch(name)), key=_parse_shard_number
-    )
-    if not names:
+    paths = [f"{folder}/{name}" for name in _list_shards(system, folder)]
+    if not paths:
         raise ExportError(f"No shards in {out}. Expected a folder that `inspector batch` wrote.")
-    paths = [f"{folder}/{name}" for name in names]
     with translate_errors(ExportError, f"The shards in {out} are not those of `inspector batch`: {{reason}}."):
         # pyarrow takes the schema of the first shard, which all share, and opens the others when they are read.
         dataset = pa.dataset.dataset(paths, filesystem=None if _is_local(system) else system)
@@ -206,7 +192,7 @@ def read_rows(out: str | Path) -> tuple[Any, dict[str, Any]]:
 
 def count_written_shards(out: str | Path) -> int:
     """Count the shards in a folder."""
-    return sum(_SHARD_NAME.fullmatch(name) is not None for name in _list_names(*open_folder(out)))
+    return len(_list_shards(*open_folder(out)))
 
 
 def remove_temporary_files(out: str | Path) -> None:
@@ -228,8 +214,10 @@ def open_folder(out: str | Path) -> tuple[Any, str]:
     return system, path.rstrip("/")
 
 
-def _parse_shard_number(name: str) -> int:
-    return int(name.removeprefix("part-").removesuffix(".parquet"))
+def _list_shards(system: Any, folder: str) -> list[str]:
+    """List the names of the shards in a folder, in the order of their numbers."""
+    names = filter(_SHARD_NAME.fullmatch, _list_names(system, folder))
+    return sorted(names, key=lambda name: (len(name), name))
 
 
 def _list_names(system: Any, folder: str) -> list[str]:
@@ -270,11 +258,10 @@ def _write_file(system: Any, folder: str, name: str, content: bytes) -> None:
 
 
 def _refuse_other(out: str | Path, earlier: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-    differing = [key for key in _MUST_MATCH if earlier.get(key) != about[key]]
-    if differing:
+    if differing := [key for key in _MUST_MATCH if earlier.get(key) != about[key]]:
         key = differing[0]
         values = f" ({earlier.get(key)} then, {about[key]} now)" if key in ("network", "top", "shard_size") else ""
         raise ExportError(
-            f"The run in {out} differs in {_MUST_MATCH[key]}{values}. Use --resume with "
-            "the command that began it, or another folder."
+            f"The run in {out} differs in {_MUST_MATCH[key]}{values}. Use --resume with the command that began it, or "
+            "another folder."
         )

@@ -431,7 +431,7 @@ def test_a_missing_library_gives_one_sentence(results: Path, tmp_path: Path, mon
 def test_a_stored_map_is_drawn_like_the_map_in_memory(pixels: np.ndarray) -> None:
     view = make_view(read_image(pixels), Preprocessing((10, 10), (0.5,), (0.5,), (12, 12)))
     field = ReceptiveField(Axis(1, 3, 3), Axis(1, 3, 3))
-    again = make_crop(view.photo.size, view.box, Results(Path(), (), (), make_about(NAMES, GRID, size=[10, 10])))
+    again = make_crop(view.photo.size, view.box, Results(Path(), (), 0, make_about(NAMES, GRID, size=[10, 10])))
     direct, stored = (
         resample_on_photo(one_cell(0, 2), one, field, (20, 30), smooth=True) for one in (view.crop, again)
     )
