@@ -23,10 +23,11 @@ import typer
 from report import format_table, time_interleaved, write_results
 from torch import Tensor, nn
 
+from inspector.images.preprocessing import Preprocessing
 from inspector.networks.builtin import lenet
-from inspector.training.data import Images
+from inspector.training.data import DataSet, Images
 from inspector.training.recipe import Recipe
-from inspector.training.train import train_epoch
+from inspector.training.train import TrainingData, train_epoch
 from inspector.training.write_run import TrainingState
 
 BATCH = 64
@@ -92,8 +93,11 @@ def make_plain_epoch(training: Images, test: Images) -> Callable[[], None]:
 
 
 def make_inspector_epoch(training: Images, test: Images) -> Callable[[], None]:
-    run = TrainingState(*start_training(), [], [])
-    return lambda: train_epoch(run, RECIPE, len(run.history) + 1, training, test, "float32", lambda *progress: None)
+    run = TrainingState(*start_training(), {})
+    preprocessing = Preprocessing((28, 28), (0.0,), (1.0,), (28, 28))
+    data = DataSet(training, test, tuple("0123456789"), preprocessing, "none", "random images")
+    shared = TrainingData(data, None, training, test, None)
+    return lambda: train_epoch(run, RECIPE, len(run.history) + 1, shared, "float32", lambda *progress: None)
 
 
 def make_lightning_epoch(training: Images) -> Callable[[], None]:

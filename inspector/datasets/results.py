@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inspector.datasets import table
 from inspector.datasets.statistics import Floats
+from inspector.datasets.table import KEY, SHARD_COLUMNS, import_arrow
 from inspector.errors import InspectorError, translate_errors
 
-COLUMNS = frozenset(table.COLUMNS) - {"sha256"}
+COLUMNS = frozenset(SHARD_COLUMNS) - {"sha256"}
 
 _VALUES_PER_BATCH = 4_000_000  # values of class maps that are in memory at once
 _MUST_MATCH = ("network", "network_sha256", "class_names", "grid", "size", "pooling", "preprocessing")
@@ -187,11 +187,11 @@ def _read_about(part: Path) -> tuple[int, Mapping[str, Any]]:
     """Return how many images a part has, and what it was made with."""
     with _open_part(part) as file:
         schema, rows = file.schema_arrow, file.metadata.num_rows
-        if table.KEY not in (schema.metadata or {}):
+        if KEY not in (schema.metadata or {}):
             raise InspectorError(
                 f"{part} does not say what it was made with. Expected a Parquet file of `inspector batch`."
             )
-        about = json.loads(schema.metadata[table.KEY])
+        about = json.loads(schema.metadata[KEY])
     if missing := sorted(COLUMNS - set(schema.names)) or [key for key in _MUST_MATCH if key not in about]:
         raise InspectorError(
             f"{part} lacks {', '.join(missing)}. Expected a Parquet file of this version of `inspector batch`."
@@ -202,7 +202,7 @@ def _read_about(part: Path) -> tuple[int, Mapping[str, Any]]:
 @contextmanager
 def _open_part(part: Path) -> Iterator[Any]:
     """Open a part as a pyarrow ParquetFile; whatever fails while it is read becomes one InspectorError."""
-    parquet = table.import_arrow().parquet
+    parquet = import_arrow().parquet
     message = f"Cannot read {part} ({{reason}}). Use `inspector batch --resume` to write it again."
     with translate_errors(InspectorError, message), parquet.ParquetFile(part) as file:
         yield file

@@ -35,7 +35,7 @@ _MUST_MATCH = {
 }
 # The columns of a shard with their pyarrow types; "[float32]" is a list. docs/batch.md explains them.
 # fmt: off
-COLUMNS = {
+SHARD_COLUMNS = {
     "index": "int64", "path": "string", "label": "string", "height": "int32", "width": "int32", "sha256": "string",
     "classes": "[int32]", "probabilities": "[float32]", "logits": "[float32]", "biases": "[float32]",
     "label_class": "int32", "label_rank": "int32", "label_probability": "float32",
@@ -76,8 +76,10 @@ def import_arrow() -> Any:
 def make_schema(about: Mapping[str, Any]) -> Any:
     """Return the pyarrow schema of a shard, with `about` as JSON in its metadata."""
     pa = import_arrow()
-    single = {name: getattr(pa, kind.strip("[]"))() for name, kind in COLUMNS.items()}
-    types = {name: pa.list_(single[name]) if kind.startswith("[") else single[name] for name, kind in COLUMNS.items()}
+    single = {name: getattr(pa, kind.strip("[]"))() for name, kind in SHARD_COLUMNS.items()}
+    types = {
+        name: pa.list_(single[name]) if kind.startswith("[") else single[name] for name, kind in SHARD_COLUMNS.items()
+    }
     return pa.schema(types, {KEY: json.dumps(about)})
 
 

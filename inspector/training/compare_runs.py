@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -114,13 +114,11 @@ def group_runs(runs: Iterable[Run]) -> tuple[RunGroup, ...]:
     Raises:
         TrainingError: two runs of one name have the same seed or different recipes.
     """
-    by_name: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        by_name.setdefault((run.experiment, run.name), []).append(run)
-    several = len({experiment for experiment, _ in by_name}) > 1
+    ordered = sorted(runs, key=lambda run: (run.experiment, run.name, run.seed))
+    several = len({run.experiment for run in ordered}) > 1
     groups = []
-    for (experiment, name), members in sorted(by_name.items()):
-        members.sort(key=lambda run: run.seed)
+    for (experiment, name), recipe_runs in groupby(ordered, key=lambda run: (run.experiment, run.name)):
+        members = tuple(recipe_runs)
         for one, other in pairwise(members):
             if one.seed == other.seed:
                 raise TrainingError(
@@ -132,7 +130,7 @@ def group_runs(runs: Iterable[Run]) -> tuple[RunGroup, ...]:
                     f"{one.folder} and {other.folder} have the same name but different recipes "
                     f"({', '.join(differing) or 'the epochs'} differ). Use only one of them."
                 )
-        groups.append(RunGroup(f"{experiment}/{name}" if several else name, tuple(members)))
+        groups.append(RunGroup(f"{experiment}/{name}" if several else name, members))
     return tuple(groups)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.datasets import MNIST, FashionMNIST, ImageFolder
 
 from inspector.errors import ImageError, TrainingError, summarize_reason
-from inspector.images.photo import Pixels, read_image
+from inspector.images.photo import read_image
 from inspector.images.preprocessing import Preprocessing, make_view
 from inspector.training.recipe import Data
 
@@ -55,8 +55,7 @@ class DataSet:
 
     def describe_balance(self) -> str:
         """Describe in one or two sentences how many images each class has."""
-        counts = torch.bincount(self.training.labels.cpu(), minlength=len(self.classes))
-        tests = torch.bincount(self.test.labels.cpu(), minlength=len(self.classes))
+        counts, tests = (part.labels.cpu().bincount(minlength=len(self.classes)) for part in (self.training, self.test))
         text = f"{len(self.classes)} classes, {len(self.training):,} training and {len(self.test):,} test images"
         least, most = int(counts.argmin()), int(counts.argmax())
         if counts[least] == counts[most] and tests.min() == tests.max():
@@ -73,23 +72,17 @@ class _TorchvisionDataSet:
     """A data set that torchvision can read."""
 
     title: str
+    authors: str  # and year
     torchvision: type[MNIST]
     classes: tuple[str, ...]
     examples: str
-    source: str
 
 
 _DATA_SETS: dict[Data, _TorchvisionDataSet] = {
     "fashion_mnist": _TorchvisionDataSet(
-        "Fashion-MNIST",
-        FashionMNIST,
-        ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-        "fashion_mnist",
-        "Fashion-MNIST (Xiao, Rasul, Vollgraf 2017), 60,000 training images.",
+        "Fashion-MNIST", "Xiao, Rasul, Vollgraf 2017", FashionMNIST, tuple(FashionMNIST.classes), "fashion_mnist"
     ),
-    "mnist": _TorchvisionDataSet(
-        "MNIST", MNIST, tuple("0123456789"), "none", "MNIST (LeCun, Cortes, Burges), 60,000 training images."
-    ),
+    "mnist": _TorchvisionDataSet("MNIST", "LeCun, Cortes, Burges", MNIST, tuple("0123456789"), "none"),
 }
 
 
@@ -102,7 +95,8 @@ def read_torchvision_data(name: Data, folder: Path, device: torch.device) -> Dat
     known = _DATA_SETS[name]
     training, test = (_read_part(known, folder, training, device) for training in (True, False))
     plain = Preprocessing((28, 28), (0.0,), (1.0,), (28, 28))
-    return DataSet(training, test, known.classes, plain, known.examples, known.source)
+    source = f"{known.title} ({known.authors}), 60,000 training images."
+    return DataSet(training, test, known.classes, plain, known.examples, source)
 
 
 def _read_part(known: _TorchvisionDataSet, folder: Path, training: bool, device: torch.device) -> Images:
@@ -136,53 +130,34 @@ def read_photos(folder: Path, preprocessing: Preprocessing, device: torch.device
             f"{MAX_MEMORY / 1e9:.0f} GB are kept in memory. Use a smaller input size or fewer photos."
         )
 
-    def read(path: str) -> Pixels | ImageError:
+    def read(sample: tuple[str, int]) -> tuple[str, Tensor | ImageError, int]:
+        path, label = sample
+        file = Path(path).relative_to(folder).as_posix()
         try:
             # The same reader and crop as for class maps, so that training sees what the maps are later drawn on.
-            return make_view(read_image(path), preprocessing).pixels
+            pixels = make_view(read_image(path), preprocessing).pixels
         except ImageError as error:
-            return error
-
-    def relative_path(path: str) -> str:
-        return Path(path).relative_to(folder).as_posix()
+            return file, error, label
+        return file, torch.from_numpy(pixels.copy()), label  # torch needs a writable array
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the interpreter lock while it decodes
-        read_ones = list(pool.map(read, (path for path, _ in samples)))
-    skipped = [
-        f"{relative_path(path)}: {one}"
-        for (path, _), one in zip(samples, read_ones, strict=True)
-        if isinstance(one, ImageError)
-    ]
-    kept = [
-        (relative_path(path), torch.from_numpy(one.copy()), label)  # torch needs a writable array
-        for (path, label), one in zip(samples, read_ones, strict=True)
-        if not isinstance(one, ImageError)
-    ]
+        photos = list(pool.map(read, samples))
+    skipped = tuple(f"{file}: {error}" for file, error, _ in photos if isinstance(error, ImageError))
+    kept = [(file, pixels, label) for file, pixels, label in photos if isinstance(pixels, Tensor)]
     tests = _draw_tests([label for _, _, label in kept], classes, folder)
     mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
 
     def select_part(test: bool) -> Images:
         chosen = [one for number, one in enumerate(kept) if (number in tests) == test]
-        pixels = torch.stack([pixels for _, pixels, _ in chosen]).permute(
-            0, 3, 1, 2
-        )  # keeps the memory layout, channels last
+        # Permuting keeps the memory layout, channels last.
+        pixels = torch.stack([pixels for _, pixels, _ in chosen]).permute(0, 3, 1, 2)
         return Images(pixels.to(device), torch.tensor([label for *_, label in chosen], device=device), mean, std)
 
-    files = tuple(file for number, (file, *_) in enumerate(kept) if number in tests)
+    files = tuple(kept[number][0] for number in sorted(tests))
     digest = hashlib.sha256("\n".join(file for file, *_ in kept).encode()).hexdigest()[:16]
     source = f"{len(kept) - len(tests):,} photos of {folder.resolve().name}."
-    return DataSet(
-        select_part(False),
-        select_part(True),
-        classes,
-        preprocessing,
-        "photos",
-        source,
-        folder,
-        files,
-        tuple(skipped),
-        digest,
-    )
+    training, test = select_part(False), select_part(True)
+    return DataSet(training, test, classes, preprocessing, "photos", source, folder, files, skipped, digest)
 
 
 def _list_photos(folder: Path) -> tuple[tuple[str, ...], list[tuple[str, int]]]:

@@ -17,7 +17,7 @@ from inspector.files import csv_bytes
 from inspector.images.photo import read_image
 from inspector.networks.load import load
 from inspector.training.data import DataSet
-from inspector.training.write_run import table_bytes, write_file
+from inspector.training.write_run import write_file
 
 MAX_CLASS_MAPS = 1000  # test images whose class maps are computed: the first of each class, equally many of each
 _BATCH = 50
@@ -38,36 +38,26 @@ def evaluate_run(folder: Path, data: DataSet, logits: Tensor, regions: Regions |
     Returns:
         What run.json records about the evaluation.
     """
-    labels = data.test.labels.cpu()
+    classes, labels = data.classes, data.test.labels.cpu()
     probabilities, predicted = (one.cpu() for one in logits.softmax(1).max(1))
-    write_file(folder / "confusion.csv", _confusion_bytes(labels, predicted, data.classes), finished)
-    indices = _first_of_each_class(labels, len(data.classes))
-    averages = _average_class_maps(str(folder), data, indices, regions)
+    write_file(folder / "confusion.csv", _confusion_bytes(labels, predicted, classes), finished)
+    indices = _first_of_each_class(labels, len(classes))
+    averages = _average_class_maps(folder, data, indices, regions)
     about: dict[str, Any] = {"class_maps": None}
+    shares: dict[int, str] = {}
     if averages is not None:
         write_file(folder / "average_maps.safetensors", save({"average_maps": averages.average_maps}), finished)
-        about["class_maps"] = {
-            "verdict": averages.verdict,
-            "residual": averages.residual,
-            "images": averages.images,
-            "inside": average_evidence_inside(averages.inside),
-        }
+        about["class_maps"] = {name: getattr(averages, name) for name in ("verdict", "residual", "images")}
+        about["class_maps"]["inside"] = average_evidence_inside(averages.inside)
+        objects = zip(indices, averages.inside, strict=True)
+        shares = {n: f"{one.share:.4f}" for n, one in objects if one is not None and one.share is not None}
     if data.folder is None:
         return about
-    shares: dict[int, float | None] = {}
-    if averages is not None:
-        shares = {n: one.share for n, one in zip(indices, averages.inside, strict=True) if one is not None}
-    rows = [
-        {
-            "file": file,
-            "label": data.classes[int(labels[n])],
-            "predicted": data.classes[int(predicted[n])],
-            "probability": round(float(probabilities[n]), 4),
-            "inside": "" if shares.get(n) is None else f"{shares[n]:.4f}",
-        }
+    rows = (
+        (file, classes[labels[n]], classes[predicted[n]], round(float(probabilities[n]), 4), shares.get(n, ""))
         for n, file in enumerate(data.files)
-    ]
-    write_file(folder / "test.csv", table_bytes(rows), finished)
+    )
+    write_file(folder / "test.csv", csv_bytes(("file", "label", "predicted", "probability", "inside"), rows), finished)
     photos = {"training": len(data.training), "test": len(data.test), "skipped": list(data.skipped)}
     return {"images": str(data.folder), "photos": photos, **about}
 
@@ -101,17 +91,15 @@ def _first_of_each_class(labels: Tensor, classes: int) -> list[int]:
 
 
 def _average_class_maps(
-    name: str, data: DataSet, indices: list[int], regions: Regions | None
+    folder: Path, data: DataSet, indices: list[int], regions: Regions | None
 ) -> AverageClassMaps | None:
     try:
-        classifier = load(name)
+        classifier = load(str(folder))
     except HeadError:
         return None  # a network without class maps is evaluated all the same
-    return average_class_maps(
-        _explain_photos(classifier, data, indices, regions)
-        if data.folder
-        else _explain_tensors(classifier, data, indices)
-    )
+    if data.folder:
+        return average_class_maps(_explain_photos(classifier, data, indices, regions))
+    return average_class_maps(_explain_tensors(classifier, data, indices))
 
 
 def _explain_tensors(

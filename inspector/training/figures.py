@@ -26,6 +26,10 @@ _LINES = (*OKABE_ITO[:6], "#000000")
 
 _MAX_NUMBERED = 20  # classes: with more, the numbers in a confusion matrix would overlap
 _MAX_NAMED = 120  # classes: with more, the names at an axis would overlap
+_AVERAGES_TITLE = (
+    "Average class maps: for each class, the mean of its class map over its test images, in logits per cell.\n"
+    "Each column has its own scale, because the values of two heads differ in size."
+)
 _GAP = 0.1  # between two average maps, as a fraction of a map's height
 
 
@@ -85,9 +89,8 @@ def confusion_figure(groups: Sequence[RunGroup]) -> Figure:
         axis.set_axis_off()
     for number, (axis, (group, found)) in enumerate(zip(axes, read, strict=False)):
         _draw_matrix(axis, found, side)
-        axis.set_title(
-            f"{group.label}\ntop-1 {format_with_deviation(group, group.final('top1'))}", fontsize=9, parse_math=False
-        )
+        title = f"{group.label}\ntop-1 {format_with_deviation(group, group.final('top1'))}"
+        axis.set_title(title, fontsize=9, parse_math=False)
         # Class names appear once per row and column of panels, unless a neighbor has other classes.
         if number % columns and read[number - 1][1].classes == found.classes:
             axis.tick_params(labelleft=False)
@@ -110,10 +113,8 @@ def _draw_matrix(axis: Axes, confusion: Confusion, side: float) -> None:
     if classes <= _MAX_NUMBERED:
         for (row, column), share in np.ndenumerate(shares):
             if share >= 0.005:
-                color = "white" if share > 0.5 else "black"
-                axis.text(
-                    column, row, f"{math.floor(100 * share + 0.5)}", ha="center", va="center", fontsize=7, color=color
-                )
+                percent, color = f"{math.floor(100 * share + 0.5)}", "white" if share > 0.5 else "black"
+                axis.text(column, row, percent, ha="center", va="center", fontsize=7, color=color)
     if classes > _MAX_NAMED:
         axis.set(xticks=[], yticks=[])
         return
@@ -130,11 +131,8 @@ def average_maps_figure(groups: Sequence[RunGroup]) -> Figure:
     Raises:
         InspectorError: no run has average class maps.
     """
-    read = [
-        (group, maps, _find_class_names(group, len(maps)))
-        for group in groups
-        if (maps := group.average_maps()) is not None
-    ]
+    found = [(group, maps) for group in groups if (maps := group.average_maps()) is not None]
+    read = [(group, maps, _find_class_names(group, len(maps))) for group, maps in found]
     if not read:
         raise InspectorError("No run has average class maps. Use runs trained by this version of Inspector.")
     most = max(len(names) for _, _, names in read)
@@ -157,11 +155,7 @@ def average_maps_figure(groups: Sequence[RunGroup]) -> Figure:
             labels = names[shown] if names != before else ()
             axis.set_yticks([k + 0.5 for k in range(len(labels))], labels, fontsize=8, parse_math=False)
             before = names
-    figure.suptitle(
-        "Average class maps: for each class, the mean of its class map over its test images, in logits per cell.\n"
-        "Each column has its own scale, because the values of two heads differ in size.",
-        fontsize=9,
-    )
+    figure.suptitle(_AVERAGES_TITLE, fontsize=9)
     return figure
 
 
@@ -182,9 +176,8 @@ def _draw_column_of_maps(axis: Axes, maps: NDArray[np.float32], scale: float, ro
     axis.tick_params(length=0)
     # A map of zeros still needs a color bar with two ends.
     end = scale or 1.0
-    bar = axis.figure.colorbar(
-        ScalarMappable(Normalize(-end, end), COLORS), ax=axis, location="bottom", pad=0.02, aspect=10
-    )
+    colors = ScalarMappable(Normalize(-end, end), COLORS)
+    bar = axis.figure.colorbar(colors, ax=axis, location="bottom", pad=0.02, aspect=10)
     bar.set_ticks([-end, end], labels=[f"\N{MINUS SIGN}{end:.3g}", f"{end:.3g}"], fontsize=7)
     left, right = bar.ax.get_xticklabels()
     left.set_horizontalalignment("left")

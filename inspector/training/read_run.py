@@ -65,9 +65,8 @@ class TestPhoto:
     label: str
     predicted: str
     probability: float  # of the predicted class, 0-1
-    inside: (
-        float | None
-    )  # share of the label's positive contributions inside the object, 0-1; None if no object is known
+    # Share of the label's positive contributions inside the object, 0-1; None if no object is known.
+    inside: float | None
 
 
 def find_runs(folders: Iterable[Path]) -> tuple[Path, ...]:
@@ -78,10 +77,10 @@ def find_runs(folders: Iterable[Path]) -> tuple[Path, ...]:
     """
     runs: dict[Path, None] = {}
     for folder in folders:
-        here = [path.parent.resolve() for path in sorted(folder.rglob("run.json"))]
-        if not here:
+        found = dict.fromkeys(path.parent.resolve() for path in sorted(folder.rglob("run.json")))
+        if not found:
             raise TrainingError(f"No finished run in {folder}: none of its folders has a run.json.")
-        runs |= dict.fromkeys(here)
+        runs |= found
     return tuple(runs)
 
 
@@ -98,23 +97,15 @@ def read_run(folder: Path) -> Run:
     with _translate_read_errors(folder / "run.json") as path:
         about = json.loads(path.read_text(encoding="utf-8"))
         settings, parameters = about["settings"], about["parameters"]
-        return Run(
-            folder=folder,
-            experiment=settings["experiment"],
-            name=settings["run"],
-            seed=settings["seed"],
-            settings=settings,
-            head_parameters=int(parameters["head"]),
-            parameters=int(parameters["all"]),
-            history=history,
-            images=Path(about["images"]) if about.get("images") is not None else None,
-            class_maps=_read_class_maps(about),
-        )
+        experiment, name, seed = settings["experiment"], settings["run"], settings["seed"]
+        head, total = int(parameters["head"]), int(parameters["all"])
+        images = Path(about["images"]) if about.get("images") is not None else None
+        class_maps = _read_class_maps(about)
+        return Run(folder, experiment, name, seed, settings, head, total, history, images, class_maps)
 
 
 def _read_epoch(row: Mapping[str, str]) -> Epoch:
-    numbers = {f.name: float(row[f.name]) for f in fields(Epoch)}
-    return Epoch(int(row["epoch"]), *(number for name, number in numbers.items() if name != "epoch"))
+    return Epoch(int(row["epoch"]), *(float(row[field.name]) for field in fields(Epoch)[1:]))
 
 
 def _read_class_maps(about: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -51,11 +51,8 @@ class Recipe:
 
     def shares_training_data_with(self, other: "Recipe") -> bool:
         """Return whether both recipes train on the same images, or on the same feature maps of a frozen backbone."""
-
-        def identify_data(recipe: Recipe) -> tuple[Any, ...]:
-            return recipe.data, recipe.arguments.get("backbone"), recipe.frozen, recipe.input
-
-        return identify_data(self) == identify_data(other)
+        here, there = ((r.data, r.arguments.get("backbone"), r.frozen, r.input) for r in (self, other))
+        return here == there
 
 
 # The keys of the file: the fields of Recipe except its two names; two of them are in the table [architecture].
@@ -66,6 +63,8 @@ _KEYS = tuple(f.name for f in fields(Recipe) if f.name not in _NOT_KEYS)
 
 # Head names on the command line and in run names, with the value that the architecture takes.
 HEADS = {"gap": "average", "gmp": "max", "fc": "connected"}
+# What all default recipes for photos share.
+_FOR_PHOTOS: Any = {"data": "folder", "factory": "transfer", "batch": 32, "optimizer": "adam", "loss": "cross_entropy"}
 HEAD_TITLES = {"gap": "global average pooling", "gmp": "global max pooling", "fc": "fully connected"}
 
 
@@ -98,17 +97,13 @@ def recipe_for_photos(
         experiment=folder.resolve().name,
         run=f"{head}_{short}" if frozen else f"{head}_{short}_finetuned",
         title=title,
-        data="folder",
-        factory="transfer",
         arguments={"backbone": backbone, "head": HEADS[head]},
         epochs=epochs or (50 if frozen else 10),
-        batch=32,
-        optimizer="adam",
         rate=1e-3 if frozen else 1e-4,
-        loss="cross_entropy",
         seeds=seeds,
         frozen=frozen,
         input={} if size is None else {"size": list(as_pair(size))},  # a list, as JSON will have it
+        **_FOR_PHOTOS,
     )
 
 
@@ -118,9 +113,8 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         TrainingError: the file cannot be read, is not TOML, or has an unknown, missing or wrong entry.
     """
-    with translate_errors(
-        TrainingError, f"{path} is not TOML: {{reason}}.", {OSError: f"Cannot read {path}: {{reason}}."}
-    ):
+    unreadable: dict[type[BaseException], str] = {OSError: f"Cannot read {path}: {{reason}}."}
+    with translate_errors(TrainingError, f"{path} is not TOML: {{reason}}.", unreadable):
         table = tomllib.loads(path.read_text())
     _check_keys(table, (*_KEYS, "architecture"), str(path), _OPTIONAL)
     if not isinstance(table["architecture"], dict):
@@ -172,6 +166,10 @@ def _is_color(value: object) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(type(v) in (int, float) for v in value)
 
 
+def _are_seeds(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(_is_whole(seed, 0) for seed in value)
+
+
 def _is_whole(value: object, least: int) -> bool:
     return type(value) is int and value >= least  # a bool is an int too
 
@@ -180,22 +178,16 @@ _CHECKS: dict[str, tuple[Any, str]] = {
     **{key: (names.__contains__, " or ".join(map(repr, names))) for key, names in _ALLOWED.items()},
     "title": (lambda value: isinstance(value, str) and value.strip(), "one line of text"),
     "factory": (lambda value: isinstance(value, str), "the name of a network"),
-    "arguments": (lambda value: isinstance(value, dict), "a table"),
+    **dict.fromkeys(("arguments", "input"), (lambda value: isinstance(value, dict), "a table")),
+    **dict.fromkeys(("epochs", "batch"), (lambda value: _is_whole(value, 1), "a whole number of at least 1")),
     "frozen": (lambda value: isinstance(value, bool), "true or false"),
-    "input": (lambda value: isinstance(value, dict), "a table"),
-    "epochs": (lambda value: _is_whole(value, 1), "a whole number of at least 1"),
-    "batch": (lambda value: _is_whole(value, 1), "a whole number of at least 1"),
     "rate": (lambda value: type(value) in (int, float) and 0 < value < float("inf"), "a number above 0"),
-    "seeds": (
-        lambda value: isinstance(value, list) and value and all(_is_whole(seed, 0) for seed in value),
-        "a list of whole numbers of at least 0",
-    ),
+    "seeds": (_are_seeds, "a list of whole numbers of at least 0"),
 }
 
 _INPUT_CHECKS: dict[str, tuple[Any, str]] = {
     "size": (_is_size, "224 or [224, 224] (height, width)"),
     "resize": (lambda value: value == "squeeze" or _is_size(value), '256, [256, 256] or "squeeze"'),
-    "mean": (_is_color, "a list of three numbers"),
-    "std": (_is_color, "a list of three numbers"),
+    **dict.fromkeys(("mean", "std"), (_is_color, "a list of three numbers")),
     "interpolation": (get_args(Interpolation).__contains__, " or ".join(map(repr, get_args(Interpolation)))),
 }

@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -35,6 +35,7 @@ from inspector.training.recipe import Loss, Optimizer, Recipe
 from inspector.training.write_run import (
     TrainingState,
     check_finished,
+    describe_network,
     load_checkpoint,
     make_folder,
     save_checkpoint,
@@ -61,6 +62,7 @@ class TrainingData:
     backbone: Backbone | None  # of transfer learning
     training: Images  # what the network trains on: images, or the feature maps of a frozen trunk
     test: Images
+    regions: Regions | None  # objects on the photos
 
 
 def train(
@@ -96,19 +98,13 @@ def train(
     folders: list[Path] = []
     loaded: tuple[Recipe, TrainingData] | None = None
     # Names of folders may look like rich's markup.
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(12),
-        TextColumn("{task.fields[text]}"),
-        TimeRemainingColumn(),
-    )
-    progress = Progress(*columns, disable=not is_first())
+    name, text = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[text]}")
+    progress = Progress(name, BarColumn(12), text, TimeRemainingColumn(), disable=not is_first())
     # Loading a network first builds it with random weights, which must not change the caller's random state.
     with join_processes(device) as place, torch.random.fork_rng(()), progress:
         for recipe in [recipes] if isinstance(recipes, Recipe) else recipes:
             if recipe.data == "folder" and (out / recipe.experiment).resolve().is_relative_to(data.resolve()):
-                where = out / recipe.experiment
-                raise TrainingError(f"Runs in {where} would be among the photos. Use another --out.")
+                raise TrainingError(f"Runs in {out / recipe.experiment} would be among the photos. Use another --out.")
             if recipe.data != "folder" and (weights or regions):
                 raise TrainingError(
                     f"--weights and --objects apply only to photos, but {recipe.run} trains on {recipe.data}."
@@ -116,7 +112,7 @@ def train(
             if loaded is None or not recipe.shares_training_data_with(loaded[0]):
                 task = progress.add_task(f"{recipe.experiment}/{recipe.run}: reading", total=None, text="")
                 loaded = None  # frees the data of the previous recipe
-                loaded = recipe, prepare_training_data(recipe, data, weights, place)
+                loaded = recipe, prepare_training_data(recipe, data, weights, regions, place)
                 progress.remove_task(task)
                 if is_first():
                     _print_data(loaded[1].data, progress.console)
@@ -129,17 +125,18 @@ def train(
                     progress.update(task, completed=done, total=total, text=text)
 
                 folders.append(out / recipe.experiment / recipe.run / f"seed{seed}")
-                train_seed(recipe, seed, loaded[1], folders[-1], precision, show_progress, regions)
+                train_seed(recipe, seed, loaded[1], folders[-1], precision, show_progress)
     return folders
 
 
 def _print_data(data: DataSet, console: Console) -> None:
-    console.print(data.describe_balance(), markup=False, highlight=False, soft_wrap=True)
-    for sentence in data.skipped:
-        console.print(f"Skipped: {sentence}", markup=False, highlight=False, soft_wrap=True)
+    for sentence in (data.describe_balance(), *(f"Skipped: {reason}" for reason in data.skipped)):
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
-def prepare_training_data(recipe: Recipe, folder: Path, weights: Path | None, device: torch.device) -> TrainingData:
+def prepare_training_data(
+    recipe: Recipe, folder: Path, weights: Path | None, regions: Regions | None, device: torch.device
+) -> TrainingData:
     """Read the data set and the backbone, and compute the feature maps of a frozen trunk once.
 
     Raises:
@@ -148,13 +145,14 @@ def prepare_training_data(recipe: Recipe, folder: Path, weights: Path | None, de
     """
     if recipe.data != "folder":
         data = read_torchvision_data(recipe.data, folder, device)
-        return TrainingData(data, None, data.training, data.test)
+        return TrainingData(data, None, data.training, data.test, regions)
     backbone = load_backbone(recipe.arguments["backbone"], weights, PreprocessingOverrides(**recipe.input))
     data = read_photos(folder, backbone.classifier.preprocessing, device)
+    shared = TrainingData(data, backbone, data.training, data.test, regions)
     if not recipe.frozen:
-        return TrainingData(data, backbone, data.training, data.test)
+        return shared
     trunk = build_network(recipe, data.classes, backbone).get_submodule("trunk").to(device)
-    return TrainingData(data, backbone, compute_features(trunk, data.training), compute_features(trunk, data.test))
+    return replace(shared, training=compute_features(trunk, data.training), test=compute_features(trunk, data.test))
 
 
 @torch.inference_mode()
@@ -179,13 +177,7 @@ def compute_features(trunk: nn.Module, images: Images) -> Images:
 
 
 def train_seed(
-    recipe: Recipe,
-    seed: int,
-    shared: TrainingData,
-    folder: Path,
-    precision: Precision = "float32",
-    on_progress: OnProgress = lambda done, total, text: None,
-    regions: Regions | None = None,
+    recipe: Recipe, seed: int, shared: TrainingData, folder: Path, precision: Precision, on_progress: OnProgress
 ) -> None:
     """Train one network and write its run folder, continuing after the last epoch of a checkpoint there."""
     device = shared.training.pixels.device
@@ -203,31 +195,26 @@ def train_seed(
         trained = network.get_submodule("head") if recipe.frozen else network
         _check_shapes(trained, recipe, shared)
         make_folder(folder)
-        run = TrainingState(trained, OPTIMIZERS[recipe.optimizer](trained.parameters(), lr=recipe.rate), [], [])
-        load_checkpoint(run, folder / "checkpoint.pt", settings)
+        run = TrainingState(trained, OPTIMIZERS[recipe.optimizer](trained.parameters(), lr=recipe.rate), settings)
+        load_checkpoint(run, folder / "checkpoint.pt")
         for epoch in range(len(run.history) + 1, recipe.epochs + 1):
-            train_epoch(run, recipe, epoch, shared.training, shared.test, precision, on_progress)
+            train_epoch(run, recipe, epoch, shared, precision, on_progress)
             if is_first():
-                save_checkpoint(run, folder, settings)
+                save_checkpoint(run, folder)
     if not is_first():
         return
     finished = f"epoch {recipe.epochs}/{recipe.epochs}"
     on_progress(recipe.epochs, recipe.epochs, f"{finished}  class maps of the test images")
-    write_network(network, run.history[-1], recipe, seed, shared.data, shared.backbone, folder)
+    card = describe_network(recipe, seed, run.history[-1], shared.data, shared.backbone)
+    write_network(network, card, folder, recipe.epochs)
     logits = predict_logits(trained, shared.test, precision)
-    evaluation = evaluate_run(folder, shared.data, logits, regions, recipe.epochs)
-    write_results(run, network, recipe.title, settings, evaluation, folder, device)
+    evaluation = evaluate_run(folder, shared.data, logits, shared.regions, recipe.epochs)
+    write_results(run, network, recipe.title, evaluation, folder)
     on_progress(recipe.epochs, recipe.epochs, f"{finished}  top-1 {run.history[-1]['top1']:.4f}")
 
 
 def train_epoch(
-    run: TrainingState,
-    recipe: Recipe,
-    epoch: int,
-    training: Images,
-    test: Images,
-    precision: Precision,
-    on_progress: OnProgress,
+    run: TrainingState, recipe: Recipe, epoch: int, shared: TrainingData, precision: Precision, on_progress: OnProgress
 ) -> None:
     """Train one epoch in a new random order, evaluate on the test images, and append both to the run's history.
 
@@ -236,7 +223,7 @@ def train_epoch(
     """
     start = time.perf_counter()
     run.network.train()
-    network = parallelize(run.network)
+    network, training = parallelize(run.network), shared.training
     losses: list[Tensor] = []
     order = torch.randperm(len(training)).to(training.pixels.device).split(recipe.batch)
     chunk = math.ceil(len(order) / 100)
@@ -260,7 +247,7 @@ def train_epoch(
             f"The loss of {recipe.run} is {training_loss} in epoch {epoch}. Use a learning rate below {recipe.rate}."
         )
     run.batches.extend({"epoch": epoch} | row for row in thin_losses(values, chunk))
-    row = {"epoch": epoch, "training_loss": training_loss} | evaluate(run.network, test, recipe.loss, precision)
+    row = {"epoch": epoch, "training_loss": training_loss} | evaluate(run.network, shared.test, recipe.loss, precision)
     run.history.append(row | {"seconds": round(time.perf_counter() - start, 2)})
 
 

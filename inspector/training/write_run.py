@@ -5,7 +5,7 @@ import json
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ class TrainingState:
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
-    history: list[dict[str, float]]  # one row per epoch
-    batches: list[dict[str, float]]  # up to 100 rows per epoch
+    settings: Mapping[str, Any]  # recipe, seed and precision; a run with others cannot continue it
+    history: list[dict[str, float]] = field(default_factory=list)  # one row per epoch
+    batches: list[dict[str, float]] = field(default_factory=list)  # up to 100 rows per epoch
 
 
 def count_parameters(network: nn.Module) -> dict[str, int]:
@@ -41,7 +42,7 @@ def count_parameters(network: nn.Module) -> dict[str, int]:
     return {name: sum(p.numel() for p in part.parameters()) for name, part in (("head", head), ("all", network))}
 
 
-def save_checkpoint(run: TrainingState, folder: Path, settings: Mapping[str, Any]) -> None:
+def save_checkpoint(run: TrainingState, folder: Path) -> None:
     """Write the checkpoint, then its histories as CSV files.
 
     Raises:
@@ -49,25 +50,23 @@ def save_checkpoint(run: TrainingState, folder: Path, settings: Mapping[str, Any
     """
     buffer = io.BytesIO()  # on a full disk torch.save raises another error than a plain write
     device = next(run.network.parameters()).device
-    torch.save(
-        {
-            "settings": settings,
-            "network": run.network.state_dict(),
-            "optimizer": run.optimizer.state_dict(),
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-            "history": run.history,
-            "batches": run.batches,
-        },
-        buffer,
-    )
+    state = {
+        "settings": run.settings,
+        "network": run.network.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "random": torch.get_rng_state(),
+        "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "history": run.history,
+        "batches": run.batches,
+    }
+    torch.save(state, buffer)
     finished = len(run.history) - 1
     write_file(folder / "checkpoint.pt", buffer.getvalue(), finished)
     write_file(folder / "history.csv", table_bytes(run.history), finished + 1)
     write_file(folder / "batches.csv", table_bytes(run.batches), finished + 1)
 
 
-def load_checkpoint(run: TrainingState, checkpoint: Path, settings: Mapping[str, Any]) -> None:
+def load_checkpoint(run: TrainingState, checkpoint: Path) -> None:
     """Restore a run from its checkpoint, if there is one.
 
     Raises:
@@ -81,7 +80,7 @@ def load_checkpoint(run: TrainingState, checkpoint: Path, settings: Mapping[str,
         found = stored["settings"]
     except Exception as error:  # torch's unpickler raises many kinds of errors on broken files
         raise TrainingError(f"{checkpoint} is broken. Remove it to start this run again.") from error
-    _check_settings(settings, found, checkpoint.parent)
+    _check_settings(run.settings, found, checkpoint.parent)
     run.network.load_state_dict(stored["network"])
     run.optimizer.load_state_dict(stored["optimizer"])
     torch.set_rng_state(stored["random"].cpu())
@@ -122,48 +121,30 @@ def _check_settings(settings: Mapping[str, Any], found: Mapping[str, Any], folde
         )
 
 
-def write_network(
-    network: nn.Module,
-    last: Mapping[str, float],
-    recipe: Recipe,
-    seed: int,
-    data: DataSet,
-    backbone: Backbone | None,
-    folder: Path,
-) -> None:
+def write_network(network: nn.Module, card: Mapping[str, Any], folder: Path, finished: int) -> None:
     """Write weights.safetensors and a model.json, so that ``inspector.load`` opens the folder.
 
     Args:
         network: the trained network.
-        last: row of the last epoch, with top1 and top2.
-        recipe: what it was trained by.
-        seed: its seed.
-        data: what it was trained on.
-        backbone: of transfer learning, else None.
+        card: content of model.json, see `describe_network`.
         folder: of the run.
+        finished: number of finished epochs, for error messages.
     """
     state = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
-    card = describe_network(recipe, seed, last, data, backbone)
     if not isinstance(card["weights"], str):  # the weights of the trunk stay in their package
         state = {name: tensor for name, tensor in state.items() if name.startswith("head.")}
-    write_file(folder / "weights.safetensors", save(state), recipe.epochs)
-    write_file(folder / "model.json", json_bytes(card), recipe.epochs)
+    write_file(folder / "weights.safetensors", save(state), finished)
+    write_file(folder / "model.json", json_bytes(card), finished)
 
 
 def write_results(
-    run: TrainingState,
-    network: nn.Module,
-    title: str,
-    settings: Mapping[str, Any],
-    evaluation: Mapping[str, Any],
-    folder: Path,
-    device: torch.device,
+    run: TrainingState, network: nn.Module, title: str, evaluation: Mapping[str, Any], folder: Path
 ) -> None:
     """Write the histories and, last, run.json, which marks the run as finished."""
-    epochs = len(run.history)
+    epochs, device = len(run.history), next(network.parameters()).device
     about = {
         "title": title,
-        "settings": settings,
+        "settings": run.settings,
         "parameters": count_parameters(network),
         "final": {key: value for key, value in run.history[-1].items() if key != "seconds"},
         "best": {key: max(run.history, key=lambda row: row["top1"])[key] for key in ("epoch", "top1", "top2")},
@@ -183,7 +164,15 @@ def write_results(
 def describe_network(
     recipe: Recipe, seed: int, last: Mapping[str, float], data: DataSet, backbone: Backbone | None
 ) -> dict[str, Any]:
-    """Make the content of model.json: how to build the network, preprocess its input and name its outputs."""
+    """Make the content of model.json: how to build the network, preprocess its input and name its outputs.
+
+    Args:
+        recipe: what the network was trained by.
+        seed: its seed.
+        last: row of the last epoch, with top1 and top2.
+        data: what it was trained on.
+        backbone: of transfer learning, else None.
+    """
     preprocessing = asdict(data.preprocessing)
     architecture: dict[str, Any] = {"factory": recipe.factory, "arguments": dict(recipe.arguments)}
     weights: object = "weights.safetensors"
