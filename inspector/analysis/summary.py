@@ -165,7 +165,7 @@ def _find_grid(network: nn.Module, example: Tensor, size: tuple[int, int], head:
     except NetworkError:
         return None
     grids = [(pooling.feature_maps.shape[2], pooling.feature_maps.shape[3]) for pooling in captured]
-    return max(grids, key=lambda grid: grid[0] * grid[1]) if len(captured) == len(head.calls) else None
+    return max(grids, key=lambda grid: grid[0] * grid[1])
 
 
 def _find_backbone_grids(

@@ -103,6 +103,7 @@ def explain(
         # Not at the top of the module: torch takes seconds to import, and --help does not need it.
         from inspector.explain.class_maps import class_maps
         from inspector.images.photo import read_image
+        from inspector.output.export import save_class_maps
 
         style = figure.style()
         picture = read_image(photo)
@@ -110,8 +111,9 @@ def explain(
         classifier = (replace(network, size=None) if native else network).load(model)
     with progress.status("Computing the class maps and drawing ..."):
         maps = class_maps(classifier, picture, "native" if native else None)
-        content = maps.figure_content(options.parse_classes(classes), against, dense, not grid, figure.opacity)
-        folder = maps.save(out, content.classes, against, dense, not grid, figure.opacity, style)
+        chosen = options.parse_classes(classes)
+        content = maps.figure_content(chosen, against, dense=dense, smooth=not grid, opacity=figure.opacity)
+        folder = save_class_maps(maps, out, content, style)
     for note in picture.notes:
         screen.print(note)
     _print_maps(maps, {k: maps.class_map(k, against, dense) for k in content.classes}, against, dense)

@@ -9,16 +9,14 @@ signed, in logits, for all classes at once, and verified against the network's o
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
-import torch
 from torch import Tensor
 
 from inspector.errors import InspectorError
 from inspector.explain.classifier import Classifier, list_top_classes
 from inspector.explain.decomposition import Decomposition, decompose
 from inspector.explain.feature_capture import capture_pass
-from inspector.explain.head import relative_error
 from inspector.explain.kinds import Verdict
 from inspector.images.photo import ImageSource, Photo, read_image
 from inspector.images.preprocessing import View, find_native_size, make_view
@@ -28,9 +26,6 @@ if TYPE_CHECKING:
 
     from inspector.output.style import FigureStyle
 
-# Number of values that torch sums on one thread. For more it wakes other threads, which then busy-wait for longer than
-# a fast network runs.
-_ONE_THREAD = 32_000
 
 AVERAGE: Literal["average"] = "average"  # contrasts a class with the average class
 
@@ -62,6 +57,14 @@ class FigureContent:
     dense: bool  # position scores instead of contributions to the logit
     smooth: bool  # interpolate between the centers of the cells
     opacity: float  # of the strongest color, 0-1
+
+
+class Drawing(TypedDict, total=False):
+    """How maps are drawn: keywords of `ClassMaps.figure`."""
+
+    dense: bool
+    smooth: bool
+    opacity: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,12 +202,7 @@ class ClassMaps:
         return f"contribution of each cell to the {quantity}"
 
     def figure_content(
-        self,
-        classes: Sequence[str | int] | int = 5,
-        against: str | int | None = None,
-        dense: bool = False,
-        smooth: bool = True,
-        opacity: float = 0.85,
+        self, classes: Sequence[str | int] | int = 5, against: str | int | None = None, **drawing: Unpack[Drawing]
     ) -> FigureContent:
         """Return what a figure shows, with class indices in place of names; the arguments are those of `figure`."""
         if isinstance(classes, int):
@@ -213,7 +211,9 @@ class ClassMaps:
             chosen = tuple(self.classifier.class_index(k) for k in classes)
         if against is not None and against != AVERAGE:
             against = self.classifier.class_index(against)
-        return FigureContent(chosen, against, dense, smooth, opacity)
+        options: Drawing = {"dense": False, "smooth": True, "opacity": 0.85}
+        options.update(drawing)
+        return FigureContent(chosen, against, **options)
 
     def figure(
         self,
@@ -242,19 +242,19 @@ class ClassMaps:
             InspectorError: the input was no photo, or the panels do not fit into the style's width.
         """
         from inspector.output.figure import class_map_figure
+        from inspector.output.style import DEFAULT_STYLE
 
-        content = self.figure_content(classes, against, dense, smooth, opacity)
-        return class_map_figure(self, content, _choose_style(style))
+        content = self.figure_content(classes, against, dense=dense, smooth=smooth, opacity=opacity)
+        return class_map_figure(self, content, style or DEFAULT_STYLE)
 
     def save(
         self,
         folder: str | Path,
         classes: Sequence[str | int] | int = 5,
         against: str | int | None = None,
-        dense: bool = False,
-        smooth: bool = True,
-        opacity: float = 0.85,
+        *,
         style: "FigureStyle | None" = None,
+        **drawing: Unpack[Drawing],
     ) -> Path:
         """Write figure, numbers, report and photo into a new folder, with a manifest to reproduce them.
 
@@ -264,15 +264,10 @@ class ClassMaps:
             ExportError: the folder is not empty, or cannot be written.
         """
         from inspector.output.export import save_class_maps
+        from inspector.output.style import DEFAULT_STYLE
 
-        content = self.figure_content(classes, against, dense, smooth, opacity)
-        return save_class_maps(self, Path(folder), content, _choose_style(style))
-
-
-def _choose_style(style: "FigureStyle | None") -> "FigureStyle":
-    from inspector.output.style import DEFAULT_STYLE
-
-    return style or DEFAULT_STYLE
+        content = self.figure_content(classes, against, **drawing)
+        return save_class_maps(self, Path(folder), content, style or DEFAULT_STYLE)
 
 
 def class_maps(
@@ -318,32 +313,13 @@ def class_maps_of_batch(classifier: Classifier, inputs: Tensor, views: Sequence[
     Raises:
         NetworkError: the network does not support these inputs.
     """
-    poolings, logits, recording, backend = capture_pass(classifier.capture, inputs)
-    probabilities = classifier.probabilities(logits)
-    decompositions = decompose(classifier.network, classifier.head, inputs, poolings, recording)
+    captured, head = capture_pass(classifier.capture, inputs), classifier.head
+    probabilities = classifier.probabilities(captured.logits)
     results = []
-    for n, decomposition in enumerate(decompositions):
-        residual, is_exact = _compare_with_logits(decomposition, logits[n])
-        maps = ClassMaps(
-            values=decomposition.values,
-            bias=decomposition.bias,
-            logits=logits[n],
-            probabilities=probabilities[n],
-            residual=residual,
-            verdict=classifier.head.verdict if is_exact else "not exact",
-            split=decomposition,
-            classifier=classifier,
-            view=views[n] if views is not None else None,
-            backend=backend,
-        )
-        results.append(maps)
+    for n, split in enumerate(decompose(classifier.network, head, inputs, captured)):
+        logits, view = captured.logits[n], None if views is None else views[n]
+        residual, is_exact = split.compare_with_logits(logits)
+        verdict: Verdict = head.verdict if is_exact else "not exact"
+        outputs = (split.values, split.bias, logits, probabilities[n], residual, verdict)
+        results.append(ClassMaps(*outputs, split=split, classifier=classifier, view=view, backend=captured.backend))
     return results
-
-
-def _compare_with_logits(decomposition: Decomposition, logits: Tensor) -> tuple[float, bool]:
-    """Return the residual in logits, and whether rounding explains it for every class."""
-    values, bias = decomposition.values, decomposition.bias
-    chunks = values.flatten(1).split(max(1, _ONE_THREAD // values[0].numel()))
-    sums = torch.cat([chunk.sum(1) for chunk in chunks]) + bias
-    total = torch.cat([chunk.abs().sum(1) for chunk in chunks]) + bias.abs()
-    return float((sums - logits).abs().max()), bool((relative_error(sums, logits, total) <= 1).all())

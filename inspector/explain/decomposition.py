@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from inspector.explain.head import Head
+from inspector.explain.feature_capture import CapturedPass
+from inspector.explain.head import Head, relative_error
 from inspector.explain.head_function import HeadFunction
 from inspector.explain.kinds import Pooling
 from inspector.explain.pooling import (
@@ -22,9 +23,11 @@ from inspector.explain.pooling import (
     stack_position_rows,
 )
 from inspector.explain.tracing.forward import CapturedPooling
-from inspector.explain.tracing.recording import OpRecording
 
 _CHUNK = 256  # cells per pass through the head: a flattened head takes 25,088 values for each
+# Number of values that torch sums on one thread. For more it wakes other threads, which then busy-wait for longer than
+# a fast network runs.
+_ONE_THREAD = 32_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +74,13 @@ class Decomposition:
         assert self.pooled is not None
         return self.head_function.frozen_jacobian_rows(self.pooled, classes)
 
+    def compare_with_logits(self, logits: Tensor) -> tuple[float, bool]:
+        """Return the residual of all classes in logits, and whether rounding explains it for every class."""
+        chunks = self.values.flatten(1).split(max(1, _ONE_THREAD // self.values[0].numel()))
+        sums = torch.cat([chunk.sum(1) for chunk in chunks]) + self.bias
+        total = torch.cat([chunk.abs().sum(1) for chunk in chunks]) + self.bias.abs()
+        return float((sums - logits).abs().max()), bool((relative_error(sums, logits, total) <= 1).all())
+
     def parts(self, k: int) -> Tensor:
         """Compute what each channel adds to logit k in each cell.
 
@@ -81,9 +91,8 @@ class Decomposition:
 
     def parts_by(self, weight: Tensor) -> Tensor:
         """Compute the same for any row of weights (P,), such as the difference of two classes' rows."""
-        columns = weight.split([branch.width for branch in self.branches])
         parts = []
-        for branch, column in zip(self.branches, columns, strict=True):
+        for branch, column in zip(self.branches, weight.split(self.head.widths), strict=True):
             shares = branch.shares()
             per_value = column.view_as(shares) if branch.pooling == "flatten" else column[:, None, None]
             parts.append(_resample(shares * per_value, self.values.shape[1:]))
@@ -99,33 +108,24 @@ class Decomposition:
         return position_scores(branch.feature_maps[None], self.weight(classes))[0]
 
 
-def decompose(
-    network: nn.Module,
-    head: Head,
-    inputs: Tensor,
-    poolings: Sequence[CapturedPooling],
-    recording: OpRecording | None = None,
-) -> list[Decomposition]:
+def decompose(network: nn.Module, head: Head, inputs: Tensor, captured: CapturedPass) -> list[Decomposition]:
     """Decompose the logits of each image of a batch.
 
     Args:
         network: the classifier's network.
         head: its head.
         inputs: normalized images (N, channels, H, W).
-        poolings: what the poolings of the head took in and returned for these images.
-        recording: of what follows the poolings. Without one, a head without a weight runs the network again for each
-            image.
+        captured: what was captured for these images. Without a recording, a head without a weight runs the network
+            again for each image.
 
     Returns:
         N decompositions.
     """
     with torch.no_grad():
         if head.weight is not None:
-            return _decompose_with_fixed_weight(head, poolings)
-        return [
-            _decompose_with_own_weight(head, head.head_function(network, inputs[n : n + 1], recording), poolings, n)
-            for n in range(len(inputs))
-        ]
+            return _decompose_with_fixed_weight(head, captured)
+        functions = [head.head_function(network, image[None], captured.recording) for image in inputs]
+        return [_decompose_with_own_weight(head, one, captured.poolings, n) for n, one in enumerate(functions)]
 
 
 def _resample(maps: Tensor, grid: torch.Size) -> Tensor:
@@ -137,38 +137,30 @@ def _find_finest_grid(poolings: Sequence[CapturedPooling]) -> torch.Size:
 
 
 def _select_image(head: Head, poolings: Sequence[CapturedPooling], n: int) -> tuple[BranchInput, ...]:
-    return tuple(
-        BranchInput(
-            pooling=branch.pooling,
-            width=branch.width,
-            feature_maps=captured.feature_maps[n],
-            derivative=None if captured.derivative is None else captured.derivative[n],
-        )
-        for branch, captured in zip(head.branches, poolings, strict=True)
-    )
+    inputs = []
+    for branch, captured in zip(head.branches, poolings, strict=True):
+        derivative = None if captured.derivative is None else captured.derivative[n]
+        inputs.append(BranchInput(branch.pooling, branch.width, captured.feature_maps[n], derivative))
+    return tuple(inputs)
 
 
-def _decompose_with_fixed_weight(head: Head, poolings: Sequence[CapturedPooling]) -> list[Decomposition]:
-    assert head.weight is not None
-    assert head.bias is not None
-    grid, images = _find_finest_grid(poolings), len(poolings[0].feature_maps)
-    maps, biases = [], head.bias.expand(images, -1)
-    columns = head.weight.split([branch.width for branch in head.branches], 1)
-    for branch, captured, weight in zip(head.branches, poolings, columns, strict=True):
-        contributions = captured.class_maps
-        if contributions is None:
-            contributions = position_contributions(
-                branch.pooling, captured.feature_maps, None if head.per_class else weight, captured.derivative
-            )
-        maps.append(_resample(contributions, grid))
-        if branch.pooling == "linear" and captured.pooled is not None:
+def _decompose_with_fixed_weight(head: Head, captured: CapturedPass) -> list[Decomposition]:
+    poolings, values = captured.poolings, captured.class_maps
+    weight, bias = head.affine
+    grid, biases, maps = _find_finest_grid(poolings), bias.expand(len(captured.logits), -1), []
+    for branch, pooling, columns in zip(head.branches, poolings, weight.split(head.widths, 1), strict=True):
+        feature_maps, derivative = pooling.feature_maps, pooling.derivative
+        if values is None:
+            columns_or_none = None if head.per_class else columns
+            contributions = position_contributions(branch.pooling, feature_maps, columns_or_none, derivative)
+            maps.append(_resample(contributions, grid))
+        if branch.pooling == "linear":
             # A constant that the pooling adds belongs to no cell.
-            shares = position_shares("linear", captured.feature_maps, captured.derivative)
-            biases = biases + (captured.pooled - shares.sum((2, 3))) @ weight.T
-    values = sum(maps[1:], start=maps[0])
-    return [
-        Decomposition(values[n], biases[n], _select_image(head, poolings, n), head, None, None) for n in range(images)
-    ]
+            shares = position_shares("linear", feature_maps, derivative)
+            biases = biases + (pooling.pooled_values - shares.sum((2, 3))) @ columns.T
+    values = sum(maps[1:], start=maps[0]) if values is None else values
+    images = zip(values, biases, strict=True)
+    return [Decomposition(*image, _select_image(head, poolings, n), head, None, None) for n, image in enumerate(images)]
 
 
 def _decompose_with_own_weight(
@@ -186,25 +178,20 @@ def _decompose_with_own_weight(
     J is not computed: products with it, one per cell, cost less.
     """
     branches, grid = _select_image(head, poolings, n), _find_finest_grid(poolings)
-    pooled = torch.cat([captured.pooled[n : n + 1] for captured in poolings if captured.pooled is not None], 1)
+    pooled = torch.cat([captured.pooled_values[n : n + 1] for captured in poolings], 1)
     shares = [stack_position_rows(branch.pooling, branch.shares()) for branch in branches]  # (h * w, width) each
     # The shares of linear and other poolings need not sum to the pooled values: the rest belongs to no cell.
     totals = [
         cells.sum(0, keepdim=True) if branch.pooling in ("linear", "other") else values
-        for branch, cells, values in zip(branches, shares, pooled.split([b.width for b in branches], 1), strict=True)
+        for branch, cells, values in zip(branches, shares, pooled.split(head.widths, 1), strict=True)
     ]
-    logits, contributions = _multiply_by_jacobian(
-        function, pooled, torch.cat([torch.cat(totals, 1), torch.block_diag(*shares)])
-    )
-    total, contributions = contributions[0], contributions[1:]
+    rows = torch.cat([torch.cat(totals, 1), torch.block_diag(*shares)])
+    # The logits come with every product; those of one row are enough.
+    passes = [function.frozen_jvp(pooled.expand_as(chunk), chunk) for chunk in rows.split(_CHUNK)]
+    logits, products = passes[0][0][0], torch.cat([products for _, products in passes])
+    total, contributions = products[0], products[1:]
     maps = [
         _resample(cells.T.unflatten(1, branch.feature_maps.shape[1:]), grid)
         for branch, cells in zip(branches, contributions.split([len(cells) for cells in shares]), strict=True)
     ]
     return Decomposition(sum(maps[1:], start=maps[0]), logits - total, branches, head, pooled, function)
-
-
-def _multiply_by_jacobian(function: HeadFunction, pooled: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logits (K,) at pooled values (1, P), and the product of the Jacobian there with each row: (R, K)."""
-    passes = [function.frozen_jvp(pooled.expand_as(chunk), chunk) for chunk in rows.split(_CHUNK)]
-    return passes[0][0][0], torch.cat([products for _, products in passes])

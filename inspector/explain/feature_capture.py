@@ -26,7 +26,7 @@ from inspector.explain.tracing.forward import (
 )
 from inspector.explain.tracing.module_hooks import register_hooks
 from inspector.explain.tracing.pooling_calls import PoolingCall, PoolingCallDetector
-from inspector.explain.tracing.recording import OpRecording
+from inspector.explain.tracing.recording import OpRecording, count_writes
 
 
 class CapturedPass(NamedTuple):
@@ -35,6 +35,7 @@ class CapturedPass(NamedTuple):
     poolings: list[CapturedPooling]  # those of the head, in order
     logits: Tensor  # (N, K)
     recording: OpRecording | None = None  # of what follows the poolings, where the pass was recorded
+    class_maps: Tensor | None = None  # (N, K, h, w) in logits; only where a backend computes them in its graph
     backend: str = "eager"  # what ran the network, with the dtype unless float32: "folded bfloat16"
 
 
@@ -177,37 +178,30 @@ class WeightFingerprint:
     """
 
     slot: _Slot
-    version: int
-    address: int
+    state: tuple[int, int]  # version and address
     first_value: Any  # a NumPy view of the first value in memory; None if it is not float32 on the CPU
-    expected: float
+    expected: float | None
 
     def is_unchanged(self) -> bool:
         """Tell whether the tensor is the same, as far as can be seen."""
-        tensor = self.slot.tensor
-        if not self.slot.holds_tensor():
-            return False
-        if tensor is not None and (_version(tensor) != self.version or tensor.data_ptr() != self.address):
+        if not self.slot.holds_tensor() or _read_state(self.slot.tensor) != self.state:
             return False
         return self.first_value is None or bool(self.first_value[0] == self.expected)
 
 
 def fingerprint_weights(capture: FeatureCapture) -> list[WeightFingerprint]:
     """Fingerprint all parameters and buffers of the captured network as they are now."""
-    return [_fingerprint(slot) for slot in capture.slots]
+    fingerprints = []
+    for slot in capture.slots:
+        tensor, first_value, expected = slot.tensor, None, None
+        if tensor is not None and tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.numel():
+            # NumPy reads one value in a fiftieth of torch's time.
+            first_value = tensor.detach().as_strided((1,), (1,)).numpy()
+            expected = float(first_value[0])
+        fingerprints.append(WeightFingerprint(slot, _read_state(tensor), first_value, expected))
+    return fingerprints
 
 
-def _fingerprint(slot: _Slot) -> WeightFingerprint:
-    tensor = slot.tensor
-    if tensor is None:
-        return WeightFingerprint(slot, 0, 0, None, 0)
-    first_value, expected = None, 0.0
-    if tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.numel():
-        # NumPy reads one value in a fiftieth of torch's time.
-        first_value = tensor.detach().as_strided((1,), (1,)).numpy()
-        expected = float(first_value[0])
-    return WeightFingerprint(slot, _version(tensor), tensor.data_ptr(), first_value, expected)
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
+def _read_state(tensor: Tensor | None) -> tuple[int, int]:
+    """Return torch's count of the writes into a tensor, and its address."""
+    return (0, 0) if tensor is None else (count_writes(tensor), tensor.data_ptr())

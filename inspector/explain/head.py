@@ -22,7 +22,7 @@ from inspector.errors import HeadError
 from inspector.explain.head_function import HeadFunction
 from inspector.explain.kinds import Pooling, Verdict
 from inspector.explain.pooling import identify_pooling, position_shares
-from inspector.explain.tracing.forward import CapturedPooling, capture_chosen_poolings, find_poolings_reaching_logits
+from inspector.explain.tracing.forward import CapturedPooling, capture_poolings, find_poolings_reaching_logits
 from inspector.explain.tracing.recording import OpRecording
 
 TOLERANCE = 1e-5  # of the sum of the absolute values of all summands, in float32
@@ -63,6 +63,18 @@ class Head:
         return tuple(branch.call for branch in self.branches)
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """The number of pooled values of each branch."""
+        return tuple(branch.width for branch in self.branches)
+
+    @property
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of a head that has them for every image."""
+        assert self.weight is not None
+        assert self.bias is not None
+        return self.weight, self.bias
+
+    @property
     def has_position_scores(self) -> bool:
         """Whether each cell has a score of its own, as if it alone were pooled."""
         return self.pooling in ("average", "max") and len(self.branches) == 1
@@ -84,7 +96,7 @@ class Head:
 
     def head_function(self, network: nn.Module, inputs: Tensor, recording: OpRecording | None = None) -> HeadFunction:
         """Return the head as a function from pooled values to logits, for one input (1, channels, H, W)."""
-        return HeadFunction(network, inputs, self.calls, tuple(branch.width for branch in self.branches), recording)
+        return HeadFunction(network, inputs, self.calls, self.widths, recording)
 
 
 def find_head(network: nn.Module, example: Tensor) -> Head:
@@ -106,29 +118,26 @@ def find_head(network: nn.Module, example: Tensor) -> Head:
             "No pooling was found: no operation on the way to the logits reduces each channel of a feature map to one "
             "value. Use a network that ends in global average or global max pooling, or in flatten and Linear."
         )
-    images = [example, *_make_scaled_noise(example.shape, example)]
-    passes = [capture_chosen_poolings(network, image, calls) for image in images]
-    _refuse_tokens(passes[0][0])
-    poolings = [_identify_from_values(captured) for captured in _group_by_call(passes)]
+    images = [example, *_make_scaled_noise(example)]
+    passes, logits = zip(*(capture_poolings(network, image, calls) for image in images), strict=True)
+    _refuse_tokens(passes[0])
+    poolings = [_identify_from_values(captured) for captured in zip(*passes, strict=True)]
     if None in poolings:
         # Few poolings need derivatives, which take time to compute.
-        passes = [capture_chosen_poolings(network, image, calls, needs_derivative=True) for image in images]
-        poolings = [
-            pooling or _identify_from_derivatives(captured)
-            for pooling, captured in zip(poolings, _group_by_call(passes), strict=True)
-        ]
+        passes = tuple(capture_poolings(network, image, calls, needs_derivative=True)[0] for image in images)
+        by_call = zip(poolings, zip(*passes, strict=True), strict=True)
+        poolings = [pooling or _identify_from_derivatives(captured) for pooling, captured in by_call]
     branches = tuple(
-        HeadBranch(captured.index, pooling, _pooled_values(captured).shape[1], _grid_of(captured))
-        for captured, pooling in zip(passes[0][0], poolings, strict=True)
+        HeadBranch(captured.index, pooling, captured.pooled_values.shape[1], _grid_of(captured))
+        for captured, pooling in zip(passes[0], poolings, strict=True)
         if pooling is not None
     )
     function = HeadFunction(network, example, tuple(calls), tuple(branch.width for branch in branches))
-    pooled = [_concatenate_pooled(captured) for captured, _ in passes]
-    logits = [logits for _, logits in passes]
+    pooled = [_concatenate_pooled(captured) for captured in passes]
     if "other" not in poolings and (head := affine_head(function, branches, pooled, logits)) is not None:
         return head
     _refuse_other_paths(function, pooled[0])
-    verdict = _find_verdict_per_image(function, branches, [captured for captured, _ in passes])
+    verdict = _find_verdict_per_image(function, branches, passes)
     return Head(branches, None, None, logits[0].shape[1], verdict, False)
 
 
@@ -146,23 +155,13 @@ def relative_error(predicted: Tensor, logits: Tensor, total: Tensor) -> Tensor:
     return (predicted - logits).abs() / (TOLERANCE * (total + 1))
 
 
-def _make_scaled_noise(shape: Sequence[int], like: Tensor) -> list[Tensor]:
+def _make_scaled_noise(like: Tensor) -> list[Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return [scale * torch.randn(tuple(shape), generator=generator).to(like) for scale in NOISE_SCALES]
-
-
-def _group_by_call(passes: Sequence[tuple[list[CapturedPooling], Tensor]]) -> list[tuple[CapturedPooling, ...]]:
-    """Return, for each pooling call, what was captured in all passes."""
-    return list(zip(*(captured for captured, _ in passes), strict=True))
-
-
-def _pooled_values(captured: CapturedPooling) -> Tensor:
-    assert captured.pooled is not None, "only a hook captures no pooled values"
-    return captured.pooled
+    return [scale * torch.randn(like.shape, generator=generator).to(like) for scale in NOISE_SCALES]
 
 
 def _concatenate_pooled(captured: Sequence[CapturedPooling]) -> Tensor:
-    return torch.cat([_pooled_values(one) for one in captured], 1)
+    return torch.cat([one.pooled_values for one in captured], 1)
 
 
 def _grid_of(captured: CapturedPooling) -> tuple[int, int]:
@@ -173,21 +172,21 @@ def _grid_of(captured: CapturedPooling) -> tuple[int, int]:
 def _remainder(captured: CapturedPooling) -> Tensor:
     """Return what a pooled value has besides the sum of its first-order shares: (N, C)."""
     shares = position_shares("other", captured.feature_maps, captured.derivative)
-    return _pooled_values(captured) - shares.sum((2, 3))
+    return captured.pooled_values - shares.sum((2, 3))
 
 
 def _refuse_tokens(poolings: Sequence[CapturedPooling]) -> None:
     for captured in poolings:
-        if not captured.tokens:
+        if captured.layout is None or not captured.layout.tokens:
             continue
         tokens = captured.feature_maps[0, 0].numel()
-        takes_first = torch.equal(captured.feature_maps[:, :, 0, 0], _pooled_values(captured))
-        if takes_first and not identify_pooling(captured.feature_maps, _pooled_values(captured)):
+        takes_first = torch.equal(captured.feature_maps[:, :, 0, 0], captured.pooled_values)
+        if takes_first and not identify_pooling(captured.feature_maps, captured.pooled_values):
             raise HeadError(
                 f"No spatial map reaches the logits: they are read from one of {tokens} tokens (a class token), and "
                 "all that other tokens contribute to it went through attention. Use a network that pools all tokens."
             )
-        if not captured.on_grid:
+        if captured.layout.grid is None:
             raise HeadError(
                 f"No spatial map reaches the logits: the {tokens} tokens that are pooled form no grid of cells."
             )
@@ -195,7 +194,7 @@ def _refuse_tokens(poolings: Sequence[CapturedPooling]) -> None:
 
 def _identify_from_values(images: Sequence[CapturedPooling]) -> Pooling | None:
     """Return the pooling that explains the pooled values of several images; None if no known one does."""
-    candidates = [identify_pooling(captured.feature_maps, _pooled_values(captured)) for captured in images]
+    candidates = [identify_pooling(captured.feature_maps, captured.pooled_values) for captured in images]
     # All poolings agree on constant feature maps, for example if a ReLU makes them 0 everywhere.
     return next((pooling for pooling in candidates[0] if all(pooling in others for others in candidates)), None)
 
@@ -209,19 +208,17 @@ def _identify_from_derivatives(images: Sequence[CapturedPooling]) -> Pooling:
             f"The last feature maps {shape} are not pooled by average, max or flatten, nor by one function of each "
             "channel, so their class maps would not be exact."
         )
-    first = derivatives[0]
-    same_derivative = all(
-        torch.allclose(derivative, first, rtol=TOLERANCE, atol=TOLERANCE * float(first.abs().max()))
-        for derivative in derivatives
-    )
+    first, tolerance = derivatives[0], TOLERANCE * float(derivatives[0].abs().max())
+    if not all(torch.allclose(derivative, first, rtol=TOLERANCE, atol=tolerance) for derivative in derivatives):
+        return "other"
     constants = [_remainder(captured) for captured in images]
     # The constant of an image with large values is lost in rounding.
-    scales = [float(_pooled_values(captured).abs().max()) for captured in images]
+    scales = [float(captured.pooled_values.abs().max()) for captured in images]
     same_constant = all(
         float((constant - constants[0]).abs().max()) <= TOLERANCE * (1 + scale + scales[0])
         for constant, scale in zip(constants, scales, strict=True)
     )
-    return "linear" if same_derivative and same_constant else "other"
+    return "linear" if same_constant else "other"
 
 
 def affine_head(
@@ -238,7 +235,7 @@ def affine_head(
     Raises:
         HeadError: what follows the pooling is affine, but does not explain the logits of all images.
     """
-    trials = torch.cat(_make_scaled_noise(pooled[0].shape, pooled[0]))
+    trials = torch.cat(_make_scaled_noise(pooled[0]))
     zero, expected = function.logits(torch.zeros_like(pooled[0])), function.logits(trials)
     # An affine function maps sums to sums. This test is much faster than the Jacobian of a flattened head.
     sums = function.logits(trials.sum(0, keepdim=True)) - zero
@@ -270,7 +267,7 @@ def _other_paths_error() -> HeadError:
 def _refuse_other_paths(function: HeadFunction, pooled: Tensor) -> None:
     """Raise HeadError if the same pooled values give other logits with another image."""
     expected = function.logits(pooled)
-    for image in _make_scaled_noise(function.inputs.shape, function.inputs):
+    for image in _make_scaled_noise(function.inputs):
         logits = HeadFunction(function.network, image, function.calls, function.widths).logits(pooled)
         if not torch.allclose(logits, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max())):
             raise _other_paths_error()
@@ -282,13 +279,13 @@ def _find_verdict_per_image(
     """Test whether, with statistics and ReLU masks frozen, the logits of all these images are exact sums."""
     for poolings in images:
         for branch, captured in zip(branches, poolings, strict=True):
-            tolerance = TOLERANCE * (_pooled_values(captured).abs().max() + 1)
+            tolerance = TOLERANCE * (captured.pooled_values.abs().max() + 1)
             if branch.pooling == "other" and _remainder(captured).abs().max() > tolerance:
                 return "not unique"
     # The example, the noise with the largest values, and pooled values of no image. Not more, because the test runs in
     # double precision.
     points = [_concatenate_pooled(poolings) for poolings in (images[0], images[-1])]
-    points += _make_scaled_noise(points[0].shape, points[0])[:1]
+    points += _make_scaled_noise(points[0])[:1]
     return "exact for this image" if all(is_locally_affine(function, point) for point in points) else "not unique"
 
 

@@ -40,6 +40,14 @@ def global_depth(feature_maps: Tensor, reduction: Reduction = "average") -> Tens
     return feature_maps.amax(1, keepdim=True)
 
 
+# Poolings that take all maps (N, C, H, W) to pooled values (N, P) in the same way.
+POOL: dict[Pooling, Callable[[Tensor], Tensor]] = {
+    "average": global_average,
+    "max": global_max,
+    "flatten": lambda feature_maps: feature_maps.flatten(1),
+}
+
+
 class GlobalAveragePooling(nn.Module):
     """The mean of each channel: (N, C, H, W) -> (N, C)."""
 
@@ -78,14 +86,9 @@ def identify_pooling(feature_maps: Tensor, pooled: Tensor) -> list[Pooling]:
     Returns:
         All that agree: several if the maps are constant, none for an unknown pooling.
     """
-    candidates: dict[Pooling, Callable[[Tensor], Tensor]] = {
-        "average": global_average,
-        "max": global_max,
-        "flatten": lambda maps: maps.flatten(1),
-    }
     # Implementations of the same sum differ by rounding.
     tolerance = 1e-5 * float(feature_maps.abs().max())
-    expected = {name: pool(feature_maps) for name, pool in candidates.items()}
+    expected = {name: pool(feature_maps) for name, pool in POOL.items()}
     return [
         name
         for name, values in expected.items()
@@ -147,20 +150,19 @@ def position_contributions(
         Tensor (N, K, h, w) in logits, whose sum over the cells is weight @ pooled. For max pooling, a channel's whole
         contribution is in the cell with its maximum.
     """
-    images, channels, height, width = feature_maps.shape
     if weight is None:
         return position_shares(pooling, feature_maps, derivative)
     if pooling == "max":
         # Nearly all shares are zero: for a thousand classes, this is far less work than a product with them.
         positions = argmax_positions(feature_maps).clamp(min=0)
         contributions = weight * global_max(feature_maps)[:, None]  # (N, K, C)
-        maps = contributions.new_zeros(images, len(weight), height * width)
+        maps = contributions.new_zeros(*contributions.shape[:2], feature_maps[0, 0].numel())
         maps.scatter_add_(2, positions[:, None].expand_as(contributions), contributions)
-        return maps.view(*maps.shape[:2], height, width)
+        return maps.view(*maps.shape[:2], *feature_maps.shape[2:])
     if pooling == "flatten":
         # One image at a time, because the products of a batch would be N times as large as the weight.
         products = (weight * maps.flatten() for maps in feature_maps)
-        return torch.stack([product.view(-1, channels, height, width).sum(1) for product in products])
+        return torch.stack([product.unflatten(1, feature_maps.shape[1:]).sum(1) for product in products])
     return position_scores(position_shares(pooling, feature_maps, derivative), weight)
 
 
@@ -203,5 +205,5 @@ def position_scores(feature_maps: Tensor, weight: Tensor) -> Tensor:
     Returns:
         Tensor (N, K, h, w) in logits, without the bias.
     """
-    maps: Tensor = (weight @ feature_maps.flatten(2)).view(len(feature_maps), len(weight), *feature_maps.shape[2:])
-    return maps
+    scores: Tensor = (weight @ feature_maps.flatten(2)).unflatten(2, feature_maps.shape[2:])
+    return scores

@@ -75,7 +75,7 @@ def rebuild(
     _check_network(classifier, name, network_hash, names_hash)
     maps = class_maps(with_backend(replace(classifier, name=name), backend), original)
     # Checks the classes too, now that the network is known.
-    content = maps.figure_content(content.classes, content.against, content.dense, content.smooth, content.opacity)
+    maps.figure_content(content.classes, content.against)
     save_class_maps(maps, folder, content, style)
     figure = files[_FIGURE]
     equal = None if figure is None else (folder / _FIGURE).read_bytes() == figure

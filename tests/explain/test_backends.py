@@ -191,8 +191,8 @@ def test_built_networks_are_cached_and_broken_files_are_built_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     classifier, built = average(), []
-    write = accelerate_module.write_onnx
-    monkeypatch.setattr(accelerate_module, "write_onnx", lambda *args: (built.append(1), write(*args)))
+    write = runtimes.write_onnx
+    monkeypatch.setattr(runtimes, "write_onnx", lambda *args: (built.append(1), write(*args)))
     accelerate(classifier, "onnxruntime", tmp_path)
     (file,) = tmp_path.iterdir()
     accelerate(average(), "onnxruntime", tmp_path)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from inspector.explain.feature_capture import capture_pass, make_feature_capture
-from inspector.explain.tracing.forward import capture_chosen_poolings
+from inspector.explain.tracing.forward import capture_poolings
 
 
 def seeded(make: Callable[[], nn.Module]) -> nn.Module:
@@ -65,7 +65,7 @@ def test_a_hook_captures_the_same_as_intercepting_every_call(
     capture = make_feature_capture(network, IMAGE[:1], [call])
     assert (capture.hooked_copy is not None) == hooked
     (maps,), logits, *_ = capture_pass(capture, IMAGE)
-    (expected,), expected_logits = capture_chosen_poolings(network, IMAGE, [call])
+    (expected,), expected_logits = capture_poolings(network, IMAGE, [call])
     assert torch.equal(maps.feature_maps, expected.feature_maps)
     assert torch.equal(logits, expected_logits)
 

@@ -8,7 +8,6 @@ from inspector import Classifier, class_maps_of_batch
 from inspector.errors import NetworkError
 from inspector.explain.pooling import GlobalAveragePooling
 from inspector.explain.tracing.forward import (
-    capture_chosen_poolings,
     capture_poolings,
     eval_mode,
     forward,
@@ -127,7 +126,7 @@ def test_every_global_pooling_is_found_in_order():
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_pooling_call_is_captured_by_its_index(index):
     network, inputs = seeded(SqueezeExcite), noise(2, 3, 5, 6)
-    (reduction,), _ = capture_chosen_poolings(network, inputs, [index])
+    (reduction,), _ = capture_poolings(network, inputs, [index])
     expected = network.features(inputs) if index else network.conv(inputs)
     assert reduction.index == index
     torch.testing.assert_close(reduction.feature_maps, expected.detach())
@@ -136,14 +135,14 @@ def test_a_pooling_call_is_captured_by_its_index(index):
 
 def test_captured_feature_maps_are_a_copy():
     network, inputs = seeded(InPlaceAfter), noise(1, 3, 4, 4)
-    (reduction,), _ = capture_chosen_poolings(network, inputs, [0])
+    (reduction,), _ = capture_poolings(network, inputs, [0])
     torch.testing.assert_close(reduction.feature_maps, network.conv(inputs).detach())
     assert (reduction.feature_maps < 0).any()
 
 
 def test_an_in_place_relu_before_pooling_shows_in_the_feature_maps():
     network, inputs = seeded(InPlaceBefore), noise(1, 3, 4, 4)
-    (reduction,), _ = capture_chosen_poolings(network, inputs, [0])
+    (reduction,), _ = capture_poolings(network, inputs, [0])
     torch.testing.assert_close(reduction.feature_maps, network.conv(inputs).clamp(min=0).detach())
 
 
@@ -164,7 +163,7 @@ def test_a_pooling_is_found_however_it_is_called(pool):
             return pool(inputs * 2)
 
     inputs = noise(2, 3, 4, 5)
-    (reduction,), logits = capture_chosen_poolings(Network().eval(), inputs, [0])
+    (reduction,), logits = capture_poolings(Network().eval(), inputs, [0])
     torch.testing.assert_close(reduction.feature_maps, inputs * 2)
     torch.testing.assert_close(reduction.pooled, 2 * inputs.mean((2, 3)))
     torch.testing.assert_close(logits, 2 * inputs.mean((2, 3)))
@@ -176,7 +175,7 @@ def test_channels_last_maps_are_captured_channels_first():
             return inputs.permute(0, 2, 3, 1).mean((1, 2))
 
     inputs = noise(2, 3, 4, 5)
-    (reduction,), _ = capture_chosen_poolings(Network(), inputs, [0])
+    (reduction,), _ = capture_poolings(Network(), inputs, [0])
     torch.testing.assert_close(reduction.feature_maps, inputs)
 
 
@@ -199,7 +198,7 @@ def test_a_plain_pass_gives_the_logits_of_evaluation_mode():
 
 @pytest.mark.parametrize(
     "work",
-    [forward, capture_poolings, lambda n, x: capture_chosen_poolings(n, x, [0])],
+    [forward, capture_poolings, lambda n, x: capture_poolings(n, x, [0])],
     ids=["run", "reductions", "capture"],
 )
 @pytest.mark.parametrize("breaks", [False, True])
@@ -369,7 +368,7 @@ def test_an_input_that_does_not_fit_is_named_by_its_shape(shape):
 def test_an_input_too_small_to_pool_is_named():
     network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     with pytest.raises(NetworkError, match=r"pooling was not reached with an input of shape \(1, 3, 1, 1\)"):
-        capture_chosen_poolings(network, noise(1, 3, 1, 1), [0])
+        capture_poolings(network, noise(1, 3, 1, 1), [0])
 
 
 # --- from the network in hand to its class maps, however the feature maps are captured

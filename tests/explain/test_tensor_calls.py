@@ -64,7 +64,7 @@ def test_hooks_are_removed_after_an_error_too() -> None:
     network = nn.Sequential(nn.Linear(2, 2))
 
     def fail_inside() -> None:
-        with register_hooks(network, after=lambda *_: None):
+        with register_hooks(network, lambda *_: None, lambda *_: None):
             assert network[0]._forward_hooks
             raise ValueError("broken")
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from inspector.analysis.attribution.case import CHUNK, Case, MethodResult
 from inspector.errors import AttributionError
 from inspector.explain.pooling import resample_conserving
-from inspector.explain.tracing.forward import capture_chosen_poolings, forward, forward_logits
+from inspector.explain.tracing.forward import capture_poolings, forward, forward_logits
 from inspector.explain.tracing.pooling_calls import PoolingCall, PoolingCallDetector
 
 SCORED_CHANNELS = 128  # that Score-CAM uses: each takes a pass, and an EfficientNet has 1280
@@ -112,7 +112,7 @@ def compute_ablation_cam(case: Case) -> MethodResult:
             f"Ablation-CAM removes a channel by setting its pooled values to zero. With {head.pooling} pooling, "
             "this does not remove the channel."
         )
-    captured, logits = capture_chosen_poolings(case.network, case.inputs, head.calls)
+    captured, logits = capture_poolings(case.network, case.inputs, head.calls)
     case.count_images(1)
     head_function, start, maps = head.head_function(case.network, case.inputs), 0, []
     pooled = torch.cat([pooling.pooled for pooling in captured if pooling.pooled is not None], 1)

@@ -14,7 +14,8 @@ import importlib.util
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,23 +24,14 @@ import torch
 from torch import Tensor
 
 from inspector.errors import NetworkError, summarize_reason
-from inspector.explain.backends.export_graph import feature_graph
-from inspector.explain.backends.runtimes import (
-    Run,
-    import_runtime,
-    run_compiled,
-    run_cuda,
-    run_folded,
-    run_onnxruntime,
-    run_openvino,
-    write_onnx,
-)
+from inspector.explain.backends import runtimes
+from inspector.explain.backends.export_graph import compare_outputs, feature_graph
+from inspector.explain.backends.runtimes import Run
 from inspector.explain.classifier import Classifier
 from inspector.explain.decomposition import decompose
 from inspector.explain.feature_capture import CapturedPass, fingerprint_weights
-from inspector.explain.head import relative_error
-from inspector.explain.pooling import global_average, global_max
-from inspector.explain.tracing.forward import CapturedPooling, capture_and_record, capture_chosen_poolings
+from inspector.explain.pooling import POOL
+from inspector.explain.tracing.forward import CapturedPooling, capture_and_record, capture_poolings
 from inspector.explain.tracing.recording import OpRecording
 from inspector.files import write_atomic
 
@@ -53,8 +45,8 @@ _OUTPUTS = "logits, feature maps, class maps"  # of a cached graph; part of its 
 _SEED = 3  # of the noise that backends are verified on
 _one_build_at_a_time = threading.Lock()
 
-_RUN_GRAPH: dict[str, Callable[..., Run]] = {"folded": run_folded, "compiled": run_compiled, "cuda": run_cuda}
-_RUN_FILE: dict[str, Callable[[Path], Run]] = {"onnxruntime": run_onnxruntime, "openvino": run_openvino}
+_RUN_GRAPH = {"folded": runtimes.run_folded, "compiled": runtimes.run_compiled, "cuda": runtimes.run_cuda}
+_RUN_FILE = {"onnxruntime": runtimes.run_onnxruntime, "openvino": runtimes.run_openvino}
 
 
 def accelerate(
@@ -153,7 +145,8 @@ class AcceleratedNetwork:
                 f"The network was changed after {self._backend} was built, so PyTorch runs it. Call accelerate again."
             )
             return None
-        return CapturedPass(*_split_outputs(self._classifier, run(inputs)), self._recording, self._name)
+        captured = _split_outputs(self._classifier, run(inputs))
+        return captured._replace(recording=self._recording, backend=self._name)
 
     def build(self) -> None:
         """Build and verify the backend.
@@ -198,43 +191,23 @@ def _set_accelerated(classifier: Classifier, accelerated: AcceleratedNetwork | N
 
 
 def _choose_backend(classifier: Classifier) -> str:
-    if _device(classifier).type == "cuda":
-        return "cuda"
-    return _find_installed_runtime() or "folded"
+    return "cuda" if classifier.noise_input().is_cuda else _find_installed_runtime() or "folded"
 
 
 def _find_installed_runtime() -> str | None:
     return next((name for name in _RUN_FILE if importlib.util.find_spec(name) is not None), None)
 
 
-def _device(classifier: Classifier) -> torch.device:
-    return classifier.noise_input().device
-
-
-def _split_outputs(classifier: Classifier, outputs: Sequence[Tensor]) -> tuple[list[CapturedPooling], Tensor]:
-    """Return the outputs of a backend as a pass in PyTorch would have captured them: poolings, and logits (N, K)."""
+def _split_outputs(classifier: Classifier, outputs: Sequence[Tensor]) -> CapturedPass:
+    """Return the outputs of a backend as a pass in PyTorch would have captured them."""
     head = classifier.head
-    logits, feature_maps, class_maps = (
-        outputs[0],
-        outputs[1 : 1 + len(head.branches)],
-        outputs[1 + len(head.branches) :],
-    )
-    captured = [
-        CapturedPooling(
-            branch.call,
-            maps,
-            _pool(branch.pooling, maps) if head.needs_pooled else None,
-            class_maps=class_maps[0] if class_maps else None,
-        )
-        for branch, maps in zip(head.branches, feature_maps, strict=True)
+    logits, *maps = outputs
+    feature_maps, class_maps = maps[: len(head.branches)], maps[len(head.branches) :]
+    poolings = [
+        CapturedPooling(branch.call, one, POOL[branch.pooling](one) if head.needs_pooled else None)
+        for branch, one in zip(head.branches, feature_maps, strict=True)
     ]
-    return captured, logits
-
-
-def _pool(pooling: str, feature_maps: Tensor) -> Tensor:
-    if pooling == "average":
-        return global_average(feature_maps)
-    return global_max(feature_maps) if pooling == "max" else feature_maps.flatten(1)
+    return CapturedPass(poolings, logits, class_maps=class_maps[0] if class_maps else None)
 
 
 def _build(classifier: Classifier, backend: str, dtype: torch.dtype, cache: Path) -> Run:
@@ -244,21 +217,22 @@ def _build(classifier: Classifier, backend: str, dtype: torch.dtype, cache: Path
         run = _RUN_GRAPH[backend](feature_graph(classifier), dtype)
         _verify(classifier, run, backend, dtype)
         return run
-    import_runtime(backend)
+    runtimes.import_runtime(backend)
     cached = cache / f"{_cache_key(classifier)}.onnx"
     if cached.is_file():
-        try:
+        with suppress(Exception):  # a broken file, or one of another network with the same weights: build it again
             run = _RUN_FILE[backend](cached)
             _verify(classifier, run, backend, dtype)
             return run
-        except Exception:  # a broken file, or one of another network with the same weights: build it again
-            pass
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         file = Path(folder) / "network.onnx"
-        write_onnx(feature_graph(classifier), classifier.noise_input(2, _SEED), file, {})
+        runtimes.write_onnx(feature_graph(classifier), classifier.noise_input(2, _SEED), file, {})
         run = _RUN_FILE[backend](file)
         _verify(classifier, run, backend, dtype)
-        _write_cache(cached, file.read_bytes())
+        content = file.read_bytes()
+    with suppress(OSError):  # no cache, then: the backend is built again next time
+        cache.mkdir(parents=True, exist_ok=True)
+        write_atomic(cached, content)
     return run
 
 
@@ -281,46 +255,41 @@ def _verify(classifier: Classifier, run: Run, backend: str, dtype: torch.dtype) 
     """Raise NetworkError if logits, feature maps or class maps of a backend differ from the network's."""
     for images in (1, 3):
         inputs = classifier.noise_input(images, _SEED)
-        captured, logits = _split_outputs(classifier, run(inputs))
-        error = _find_other_values(classifier, inputs, captured, logits, dtype)
-        if error := error or _find_other_sums(classifier, inputs, captured, logits):
+        captured = _split_outputs(classifier, run(inputs))
+        error = _find_other_values(classifier, inputs, captured, dtype)
+        if error := error or _find_other_sums(classifier, inputs, captured):
             raise NetworkError(f"The backend {backend!r} is refused: {error}")
 
 
-def _find_other_values(
-    classifier: Classifier, inputs: Tensor, captured: Sequence[CapturedPooling], logits: Tensor, dtype: torch.dtype
-) -> str:
+def _find_other_values(classifier: Classifier, inputs: Tensor, captured: CapturedPass, dtype: torch.dtype) -> str:
     """Describe how logits or feature maps differ from those of the network; empty if they do not."""
     tolerance = TOLERANCES[dtype]
     if inputs.is_cuda and torch.backends.cudnn.allow_tf32:
         tolerance = max(tolerance, _TF32)
-    poolings, exact = capture_chosen_poolings(classifier.network, inputs, classifier.head.calls)
-    pairs = [("logits", logits, exact)]
-    pairs += [("feature maps", a.feature_maps, b.feature_maps) for a, b in zip(captured, poolings, strict=True)]
+    poolings, exact = capture_poolings(classifier.network, inputs, classifier.head.calls)
+    pairs = [("logits", captured.logits, exact)]
+    pairs += [
+        ("feature maps", a.feature_maps, b.feature_maps) for a, b in zip(captured.poolings, poolings, strict=True)
+    ]
     for what, values, expected in pairs:
-        largest = float(expected.abs().max())
-        error = float((values - expected).abs().max()) if values.shape == expected.shape else float("inf")
-        # Not ">": NaN is an error too.
-        if not error <= tolerance * largest:
+        error, allowed = compare_outputs(values, expected, tolerance)
+        if not error <= allowed:
             return (
                 f"its {what} differ from the network's by {error:.2g}; at most {tolerance:.0e} of their largest value, "
-                f"{tolerance * largest:.2g}, is allowed in {dtype}."
+                f"{allowed:.2g}, is allowed in {dtype}."
             )
     return ""
 
 
-def _find_other_sums(
-    classifier: Classifier, inputs: Tensor, captured: Sequence[CapturedPooling], logits: Tensor
-) -> str:
+def _find_other_sums(classifier: Classifier, inputs: Tensor, captured: CapturedPass) -> str:
     """Describe how the sums of the class maps differ from the logits; empty if they do not."""
     if classifier.head.verdict == "not unique":
         return ""
-    for split, exact in zip(decompose(classifier.network, classifier.head, inputs, captured), logits, strict=True):
-        sums = split.values.sum((1, 2)) + split.bias
-        total = split.values.abs().sum((1, 2)) + split.bias.abs()
-        if not bool((relative_error(sums, exact, total) <= 1).all()):
-            error = float((sums - exact).abs().max())
-            return f"its class maps sum to its logits with a residual of {error:.2g}, more than rounding."
+    splits = decompose(classifier.network, classifier.head, inputs, captured)
+    for split, logits in zip(splits, captured.logits, strict=True):
+        residual, is_exact = split.compare_with_logits(logits)
+        if not is_exact:
+            return f"its class maps sum to its logits with a residual of {residual:.2g}, more than rounding."
     return ""
 
 
@@ -338,11 +307,3 @@ def _find_version(library: str) -> str:
         return version(library)
     except PackageNotFoundError:
         return ""
-
-
-def _write_cache(file: Path, content: bytes) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, content)
-    except OSError:  # no cache, then: the backend is built again next time
-        pass

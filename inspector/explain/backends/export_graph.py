@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
@@ -22,7 +22,7 @@ from inspector.errors import HeadError, NetworkError, translate_errors
 from inspector.explain.classifier import Classifier
 from inspector.explain.head import Head
 from inspector.explain.pooling import resample_conserving
-from inspector.explain.tracing.forward import capture_chosen_poolings, copy_sharing_parameters
+from inspector.explain.tracing.forward import capture_poolings, copy_sharing_parameters
 
 _SEED = 3  # of the noise images
 _NOISE_SCALES = (1, -1, 10, -100)  # one per noise image: a clamp that has no effect on one has an effect on another
@@ -37,16 +37,26 @@ class _Match:
     channels_first: bool  # False: (N, h, w, C), or tokens (N, h * w, C)
 
 
+_Layout: TypeAlias = tuple[bool, Sequence[int]]  # channels first; (C, h, w) of the feature maps
+
+
 class ClassMapHead(nn.Module):
     """Feature maps of each branch, (N, C, h, w), -> class maps (N, K, h, w) in logits, for a head of fixed weight."""
 
     def __init__(self, head: Head) -> None:
         super().__init__()
-        _require_fixed_weight(head)
-        assert head.weight is not None
+        if not can_export_class_maps(head):
+            why = (
+                f"of this head are {head.verdict}: its weight changes with the image"
+                if head.weight is None
+                else f"of {head.pooling} pooling need its derivative"
+            )
+            raise HeadError(
+                f"The class maps {why}, which one graph cannot compute. Use a network that ends in average or maximum "
+                "pooling, or flatten, with only affine layers after it."
+            )
         self.poolings = [branch.pooling for branch in head.branches]
-        columns = head.weight.detach().split([branch.width for branch in head.branches], 1)
-        for n, column in enumerate(columns):
+        for n, column in enumerate(head.affine[0].detach().split(head.widths, 1)):
             self.register_buffer(f"weight_{n}", None if head.per_class else column.clone())
 
     def forward(self, feature_maps: Sequence[Tensor]) -> Tensor:
@@ -55,8 +65,7 @@ class ClassMapHead(nn.Module):
         maps = []
         for n, (pooling, one) in enumerate(zip(self.poolings, feature_maps, strict=True)):
             contributions = _split_pooling(pooling, one, getattr(self, f"weight_{n}"))
-            same_grid = contributions.shape[2:] == finest
-            maps.append(contributions if same_grid else resample_conserving(contributions, finest))
+            maps.append(contributions if one.shape[2:] == finest else resample_conserving(contributions, finest))
         return sum(maps[1:], start=maps[0])
 
 
@@ -64,17 +73,11 @@ class LogitsAndMaps(nn.Module):
     """(N, channels, H, W) -> logits (N, K), then, if asked for, the feature maps of each branch and the class maps."""
 
     def __init__(
-        self,
-        network: fx.GraphModule,
-        layouts: Sequence[tuple[bool, Sequence[int]]],
-        class_maps: nn.Module | None,
-        feature_maps: bool,
+        self, network: fx.GraphModule, layouts: list[_Layout], class_maps: nn.Module | None, feature_maps: bool
     ) -> None:
         super().__init__()
-        self.network = network  # returns the logits, then the feature maps in the layout that they have in it
-        self.layouts = [(first, tuple(shape)) for first, shape in layouts]  # channels first; (C, h, w)
-        self.class_maps = class_maps
-        self.feature_maps = feature_maps
+        self.network, self.layouts = network, layouts  # returns the logits, then the feature maps in these layouts
+        self.class_maps, self.feature_maps = class_maps, feature_maps
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Run the network and bring its results to the layout of feature maps."""
@@ -93,7 +96,6 @@ def class_map_graph(classifier: Classifier) -> LogitsAndMaps:
         HeadError: the head has no weight that holds for every image.
         NetworkError: torch.export fails.
     """
-    _require_fixed_weight(classifier.head)
     return _make_graph(classifier, ClassMapHead(classifier.head), feature_maps=False)
 
 
@@ -129,8 +131,7 @@ def export_program(module: nn.Module, inputs: Tensor) -> torch.export.ExportedPr
         warnings.simplefilter("ignore")
         any_number = ({0: torch.export.Dim.DYNAMIC},)
         exported: torch.export.ExportedProgram = torch.export.export(module, (inputs,), dynamic_shapes=any_number)
-        functional: torch.export.ExportedProgram = exported.run_decompositions({})
-        return functional
+        return exported.run_decompositions({})
 
 
 def _make_graph(classifier: Classifier, class_maps: nn.Module | None, feature_maps: bool) -> LogitsAndMaps:
@@ -143,7 +144,7 @@ def _make_graph(classifier: Classifier, class_maps: nn.Module | None, feature_ma
         )
     images = classifier.noise_input(len(_NOISE_SCALES), _SEED)
     images = images * images.new_tensor(_NOISE_SCALES).view(-1, 1, 1, 1)
-    captured, logits = capture_chosen_poolings(network, images, head.calls)
+    captured, logits = capture_poolings(network, images, head.calls)
     graph = _remove_guards(export_program(copy, images[:2]))
     with torch.no_grad():
         finder = _ValueFinder(graph, [logits, *(one.feature_maps for one in captured)])
@@ -158,9 +159,8 @@ def _make_graph(classifier: Classifier, class_maps: nn.Module | None, feature_ma
     output.args = (tuple(match.node for match in matches),)
     graph.graph.eliminate_dead_code()
     graph.recompile()
-    layouts = [
-        (match.channels_first, one.feature_maps.shape[1:]) for match, one in zip(matches[1:], captured, strict=True)
-    ]
+    pairs = zip(matches[1:], captured, strict=True)
+    layouts: list[_Layout] = [(match.channels_first, tuple(one.feature_maps.shape[1:])) for match, one in pairs]
     module = LogitsAndMaps(deepcopy(graph), layouts, class_maps, feature_maps)
     module.training = False  # not by eval(): exported graphs refuse it
     return module.requires_grad_(False)
@@ -205,9 +205,22 @@ def _find_layout(value: Tensor, target: Tensor) -> bool | None:
         return None
     if _is_close(value.reshape(target.shape), target):
         return True
-    if target.ndim == 4 and value.shape[-1] == target.shape[1]:
-        return False if _is_close(_as_feature_maps(value, False, target.shape[1:]), target) else None
-    return None
+    may_be_last = target.ndim == 4 and value.shape[-1] == target.shape[1]
+    return False if may_be_last and _is_close(_as_feature_maps(value, False, target.shape[1:]), target) else None
+
+
+def compare_outputs(values: Tensor, expected: Tensor, tolerance: float) -> tuple[float, float]:
+    """Return the largest error of an output, and the largest that a tolerance allows.
+
+    Use "not error <= allowed" to find errors, because NaN is one too.
+
+    Args:
+        values: the output.
+        expected: what it should be; the error of another shape is infinite.
+        tolerance: as a part of the largest value.
+    """
+    error = float((values - expected).abs().max()) if values.shape == expected.shape else math.inf
+    return error, tolerance * float(expected.abs().max())
 
 
 def _is_close(value: Tensor, target: Tensor) -> bool:
@@ -218,20 +231,6 @@ def _is_close(value: Tensor, target: Tensor) -> bool:
 def can_export_class_maps(head: Head) -> bool:
     """Return whether one graph can compute the class maps of every image."""
     return head.weight is not None and {branch.pooling for branch in head.branches} <= {"average", "max", "flatten"}
-
-
-def _require_fixed_weight(head: Head) -> None:
-    if can_export_class_maps(head):
-        return
-    why = (
-        f"of this head are {head.verdict}: its weight changes with the image"
-        if head.weight is None
-        else f"of {head.pooling} pooling need its derivative"
-    )
-    raise HeadError(
-        f"The class maps {why}, which one graph cannot compute. Use a network that ends in average or maximum pooling, "
-        "or flatten, with only affine layers after it."
-    )
 
 
 def _split_pooling(pooling: str, feature_maps: Tensor, weight: Tensor | None) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from inspector.errors import ExportError
-from inspector.explain.backends.export_graph import LogitsAndMaps, class_map_graph, export_program
+from inspector.explain.backends.export_graph import LogitsAndMaps, class_map_graph, compare_outputs, export_program
 from inspector.explain.backends.runtimes import import_runtime, run_onnxruntime, run_openvino, write_onnx
 from inspector.explain.class_maps import class_maps_of_batch
 from inspector.explain.classifier import Classifier
@@ -136,14 +136,9 @@ def _verify(classifier: Classifier, run: Callable[[Tensor], Sequence[Tensor]]) -
     for images in (1, 3):
         inputs = classifier.noise_input(images, _SEED)
         expected = class_maps_of_batch(classifier, inputs)
-        pairs = {
-            "logits": torch.stack([one.logits for one in expected]),
-            "class maps": torch.stack([one.values for one in expected]),
-        }
+        pairs = {"logits": [one.logits for one in expected], "class maps": [one.values for one in expected]}
         for (what, exact), values in zip(pairs.items(), run(inputs), strict=True):
-            error = float((values - exact).abs().max()) if values.shape == exact.shape else float("inf")
-            allowed = _TOLERANCE * float(exact.abs().max())
-            # Not ">": NaN is an error too.
+            error, allowed = compare_outputs(values, torch.stack(exact), _TOLERANCE)
             if not error <= allowed:
                 raise ExportError(
                     f"Nothing was written: the file's {what} differ from the network's by {error:.2g} for {images} "

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from inspector.errors import NetworkError
 from inspector.explain.kinds import OutputActivation
-from inspector.explain.tracing.pooling_calls import PoolingCall, PoolingCallDetector
+from inspector.explain.tracing.pooling_calls import FeatureLayout, PoolingCall, PoolingCallDetector
 from inspector.explain.tracing.recording import OpRecorder, OpRecording
 from inspector.explain.tracing.tensor_calls import Handler, TensorCallMode, TensorNotes, call_unchanged, op_name
 
@@ -42,9 +42,13 @@ class CapturedPooling:
     feature_maps: Tensor  # (N, C, h, w)
     pooled: Tensor | None  # (N, P); None where only the feature maps were captured
     derivative: Tensor | None = None  # d pooled / d feature maps, (N, C, h, w), if requested and if it exists
-    tokens: bool = False  # all cells were on one axis
-    on_grid: bool = True  # False for tokens that include a class token
-    class_maps: Tensor | None = None  # (N, K, h, w) in logits; only where a backend computes them in its graph
+    layout: FeatureLayout | None = None  # of the feature maps in the network; None where they were captured otherwise
+
+    @property
+    def pooled_values(self) -> Tensor:
+        """The pooled values (N, P), where they were captured."""
+        assert self.pooled is not None, "only a hook captures no pooled values"
+        return self.pooled
 
 
 @dataclass
@@ -104,49 +108,36 @@ def forward_logits(
     Raises:
         NetworkError: the network does not support these inputs, or does not return logits.
     """
-    finder = _LogitsFinder(handler)
-    with eval_mode(network), TensorCallMode(finder.handle):
-        output = run_network(network, inputs)
-    source = finder.sources.get(output)
-    return as_logits(output if source is None else source.logits, len(inputs) if rows is None else rows)
+    logits, _ = _run_to_logits(network, inputs, handler)
+    return as_logits(logits, len(inputs) if rows is None else rows)
 
 
 def find_output_activation(network: nn.Module, inputs: Tensor) -> OutputActivation | None:
     """Return the activation that the network ends in; None if it returns logits."""
-    finder = _LogitsFinder(call_unchanged)
-    with torch.no_grad(), eval_mode(network), TensorCallMode(finder.handle):
-        output = run_network(network, inputs)
-    source = finder.sources.get(output)
-    return None if source is None else source.activation
+    with torch.no_grad():
+        return _run_to_logits(network, inputs, call_unchanged)[1]
 
 
-@dataclass(frozen=True, eq=False)
-class _ActivationInput:
-    """What probabilities were computed from."""
+def _run_to_logits(network: nn.Module, inputs: Tensor, handler: Handler) -> tuple[Any, OutputActivation | None]:
+    """Run a network and return its logits, and the activation by which it turns them into its output."""
+    sources = TensorNotes[tuple[Any, OutputActivation]]()  # by probabilities: what they were computed from, and how
 
-    logits: Any
-    activation: OutputActivation
-
-
-class _LogitsFinder:
-    """A handler that notes the logits of all probabilities that are computed in a pass."""
-
-    def __init__(self, handler: Handler) -> None:
-        self._handler = handler
-        self.sources = TensorNotes[_ActivationInput]()  # by probabilities
-
-    def handle(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        result = self._handler(function, args, kwargs)
+    def note_activation(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        result = handler(function, args, kwargs)
         name, argument = op_name(function), args[0] if args else kwargs.get("input")
         if not isinstance(result, Tensor):
             return result
         if name in _OUTPUT_ACTIVATIONS and isinstance(argument, Tensor):
             # One value per class only: attention weights would otherwise be kept alive.
             if argument.ndim and argument[0].numel() in argument.shape[:2]:
-                self.sources[result] = _ActivationInput(argument, _OUTPUT_ACTIVATIONS[name])
-        elif name in LAYOUT_OPS and (source := self.sources.get(argument)) is not None:
-            self.sources[result] = _ActivationInput(function(source.logits, *args[1:], **kwargs), source.activation)
+                sources[result] = argument, _OUTPUT_ACTIVATIONS[name]
+        elif name in LAYOUT_OPS and (source := sources.get(argument)) is not None:
+            sources[result] = function(source[0], *args[1:], **kwargs), source[1]
         return result
+
+    with eval_mode(network), TensorCallMode(note_activation):
+        output = run_network(network, inputs)
+    return sources.get(output) or (output, None)
 
 
 def run_network(network: nn.Module, inputs: Tensor) -> Any:
@@ -158,11 +149,11 @@ def run_network(network: nn.Module, inputs: Tensor) -> Any:
         raise NetworkError(f"The network cannot run on an input of shape {tuple(inputs.shape)}: {reason}") from error
     if isinstance(output, Mapping):
         tensors = {name: value for name, value in output.items() if isinstance(value, Tensor)}
-        name = next((name for name in ("logits", "out", "output", "preds") if name in tensors), None)
-        if name is None and len(tensors) != 1:
+        named = [tensors[name] for name in ("logits", "out", "output", "preds") if name in tensors]
+        if not named and len(tensors) != 1:
             got = ", ".join(map(str, output))
             raise NetworkError(f"A classifier returns logits of shape (N, classes); this network returned {got}.")
-        return tensors[name] if name is not None else next(iter(tensors.values()))
+        return next(iter(named or tensors.values()))
     return output[0] if isinstance(output, tuple | list) and output else output
 
 
@@ -180,7 +171,7 @@ def as_logits(output: Any, rows: int) -> Tensor:
 def capture_poolings(
     network: nn.Module,
     inputs: Tensor,
-    only: Sequence[int] | None = None,
+    calls: Sequence[int] | None = None,
     needs_derivative: bool = False,
     recorder: OpRecorder | None = None,
 ) -> tuple[list[CapturedPooling], Tensor]:
@@ -189,26 +180,22 @@ def capture_poolings(
     Args:
         network: any classifier.
         inputs: normalized images (N, channels, H, W).
-        only: indices of the pooling calls to capture. Default: all.
+        calls: indices of the pooling calls to capture. Default: all.
         needs_derivative: whether to compute d pooled / d feature maps too.
         recorder: records the ops that follow the captured calls.
 
     Returns:
         The captured calls in order, and the logits (N, K).
+
+    Raises:
+        NetworkError: the network does not support these inputs, or one of the given calls is not reached.
     """
     captured: list[CapturedPooling] = []
 
     def capture(call: PoolingCall) -> Tensor:
-        if only is None or call.index in only:
+        if calls is None or call.index in calls:
             derivative = call.per_channel_derivative() if needs_derivative else None
-            pooling = CapturedPooling(
-                index=call.index,
-                feature_maps=call.feature_maps(),
-                pooled=call.pooled(),
-                derivative=derivative,
-                tokens=call.layout.tokens,
-                on_grid=call.layout.grid is not None,
-            )
+            pooling = CapturedPooling(call.index, call.feature_maps(), call.pooled(), derivative, call.layout)
             captured.append(pooling)
             if recorder is not None:
                 recorder.note_pooling(call)
@@ -217,19 +204,7 @@ def capture_poolings(
     handler = call_unchanged if recorder is None else recorder.handle
     with torch.no_grad():
         logits = forward_logits(network, inputs, PoolingCallDetector(capture, handler))
-    return captured, logits
-
-
-def capture_chosen_poolings(
-    network: nn.Module,
-    inputs: Tensor,
-    calls: Sequence[int],
-    needs_derivative: bool = False,
-    recorder: OpRecorder | None = None,
-) -> tuple[list[CapturedPooling], Tensor]:
-    """Capture the pooling calls with these indices, and the logits (N, K); NetworkError if one is not reached."""
-    captured, logits = capture_poolings(network, inputs, calls, needs_derivative, recorder)
-    if len(captured) < len(calls):
+    if calls is not None and len(captured) < len(calls):
         raise pooling_not_reached(inputs)
     return captured, logits
 
@@ -237,9 +212,9 @@ def capture_chosen_poolings(
 def capture_and_record(
     network: nn.Module, inputs: Tensor, calls: Sequence[int], needs_derivative: bool = False
 ) -> tuple[list[CapturedPooling], Tensor, OpRecording | None]:
-    """Capture pooling calls and logits as `capture_chosen_poolings` does, and record the ops between them."""
+    """Capture pooling calls and logits as `capture_poolings` does, and record the ops between them."""
     recorder = OpRecorder()
-    captured, logits = capture_chosen_poolings(network, inputs, calls, needs_derivative, recorder)
+    captured, logits = capture_poolings(network, inputs, calls, needs_derivative, recorder)
     return captured, logits, recorder.recording(logits)
 
 

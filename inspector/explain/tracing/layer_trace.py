@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -85,12 +86,9 @@ def trace_layers(network: nn.Module, inputs: Tensor, calls: Sequence[int] = ()) 
     def note_output(returned: ModuleOutput) -> None:
         output, module, layout, field = returned.output, returned.module, None, None
         shape = tuple(output.shape) if isinstance(output, Tensor) else None
-        if (
-            shape is not None
-            and output.is_floating_point()
-            and (layout := _find_layout(shape, size, grids)) is not None
-        ):
-            assert layout.grid is not None
+        if shape is not None and output.is_floating_point():
+            layout = _find_layout(shape, size, grids)
+        if layout is not None and layout.grid is not None:
             grids[math.prod(layout.grid)] = layout.grid
             field = tracker.field_of(output, layout.grid)
         parameters = sum(parameter.numel() for parameter in module.parameters(recurse=False))
@@ -125,9 +123,8 @@ def trace_layers(network: nn.Module, inputs: Tensor, calls: Sequence[int] = ()) 
     mode = TensorCallMode(PoolingCallDetector(note_pooling, note_function))
     with torch.no_grad(), intercept_modules(network, note_output) as hooked, mode:
         output = run_network(hooked, inputs)
-    ordered = [layer for _, layer in sorted(traced, key=lambda pair: pair[0])]
-    runs = Counter(layer.name for layer in ordered)
-    layers = tuple(replace(layer, runs=runs[layer.name]) for layer in ordered)
+    runs = Counter(layer.name for _, layer in traced)
+    layers = tuple(replace(layer, runs=runs[layer.name]) for _, layer in sorted(traced, key=itemgetter(0)))
     shape = tuple(output.shape) if isinstance(output, Tensor) else ()
     if ended_before is None:
         return LayerTrace(layers, shape, None, ())
@@ -145,11 +142,9 @@ def _find_layout(
     """
     if len(shape) == 4 and shape[0] == 1:
         first, last = _measure_disproportion(shape[2:], size), _measure_disproportion(shape[1:3], size)
-        return (
-            FeatureLayout("first", (shape[2], shape[3]))
-            if first <= last
-            else FeatureLayout("last", (shape[1], shape[2]))
-        )
+        if first <= last:
+            return FeatureLayout("first", (shape[2], shape[3]))
+        return FeatureLayout("last", (shape[1], shape[2]))
     if len(shape) == 3 and shape[0] == 1:
         if shape[1] > 1 and shape[1] in grids:
             return FeatureLayout("last", grids[shape[1]], tokens=True)

@@ -6,7 +6,7 @@ The hooks are on a copy of the network that shares its parameters, so the networ
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -20,22 +20,14 @@ from inspector.explain.tracing.forward import copy_sharing_parameters, eval_mode
 
 @contextmanager
 def register_hooks(
-    modules: Iterable[nn.Module],
-    before: Callable[[nn.Module, Any], None] | None = None,
-    after: Callable[[nn.Module, Any, Any], Any] | None = None,
+    modules: Iterable[nn.Module], before: Callable[[nn.Module, Any], None], after: Callable[[nn.Module, Any, Any], Any]
 ) -> Iterator[None]:
     """Register forward pre-hooks and forward hooks on modules; remove them at the end, also after an error."""
-    handles = []
-    try:
+    with ExitStack() as handles:
         for module in modules:
-            if before is not None:
-                handles.append(module.register_forward_pre_hook(before))
-            if after is not None:
-                handles.append(module.register_forward_hook(after))
+            handles.enter_context(module.register_forward_pre_hook(before))
+            handles.enter_context(module.register_forward_hook(after))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @dataclass(frozen=True, eq=False)

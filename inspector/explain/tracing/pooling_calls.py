@@ -131,18 +131,12 @@ class PoolingCallDetector:
 
 
 def _make_reapply(
-    function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], position: int | None
+    function: Callable[..., Tensor], args: Sequence[Any], kwargs: dict[str, Any], position: int | None
 ) -> Callable[[Tensor], Tensor]:
     """Return the same call as a function of its input, the argument at `position` or the keyword "input"."""
-
-    def call(maps: Tensor) -> Tensor:
-        if position is None:
-            result: Tensor = function(*args, **(kwargs | {"input": maps}))
-        else:
-            result = function(*args[:position], maps, *args[position + 1 :], **kwargs)
-        return result
-
-    return call
+    if position is None:
+        return lambda maps: function(*args, **(kwargs | {"input": maps}))
+    return lambda maps: function(*args[:position], maps, *args[position + 1 :], **kwargs)
 
 
 def _find_layout(source: torch.Size, result: torch.Size, grids: dict[int, tuple[int, int]]) -> FeatureLayout | None:

@@ -13,7 +13,6 @@ of 224.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -119,8 +118,10 @@ class ReceptiveFieldTracker:
         result = function(*args, **kwargs)
         for tensor in _find_tensors(result) if tracks else ():
             name, first = op_name(function), tracks[0]
-            if rule := _WINDOW_RULES.get(name):
-                field = None if first.field is None else rule(first.field, args, kwargs, spatial_last)
+            if name in _WINDOW_RULES:
+                rule, parameters = _WINDOW_RULES[name]
+                given = dict(zip(parameters, args, strict=False)) | kwargs
+                field = None if first.field is None else rule(first.field, given, spatial_last)
                 track = _Track(field, _find_grid(tensor, first, spatial_last))
             elif name in _LAYOUT_OPS and tensor.numel() == math.prod(shape):
                 track = first
@@ -154,13 +155,12 @@ def _widen_field(tracks: Sequence[_Track]) -> ReceptiveField | None:
 
     Unknown fields count as infinite, for example that of a squeeze-and-excitation gate.
     """
-    first, fields = tracks[0].field, [track.field for track in tracks]
+    first = tracks[0].field
     if first is None:
         return None
-    return ReceptiveField(
-        replace(first.y, size=max(math.inf if field is None else field.y.size for field in fields)),
-        replace(first.x, size=max(math.inf if field is None else field.x.size for field in fields)),
-    )
+    sizes = [(math.inf, math.inf) if one.field is None else (one.field.y.size, one.field.x.size) for one in tracks]
+    height, width = map(max, zip(*sizes, strict=True))
+    return ReceptiveField(replace(first.y, size=height), replace(first.x, size=width))
 
 
 # fmt: off
@@ -185,12 +185,9 @@ def _find_tensors(value: Any) -> Iterator[Tensor]:
             yield from _find_tensors(item)
 
 
-def _follow_convolution(
-    field: ReceptiveField, args: Sequence[Any], kwargs: dict[str, Any], spatial_last: bool
-) -> ReceptiveField | None:
+def _follow_convolution(field: ReceptiveField, given: dict[str, Any], spatial_last: bool) -> ReceptiveField | None:
     if not spatial_last:
         return None
-    given = dict(zip(("input", "weight", "bias", "stride", "padding", "dilation"), args, strict=False)) | kwargs
     kernel = given["weight"].shape[-2:]
     dilation = _as_pair(given.get("dilation", 1))
     padding = given.get("padding", 0)
@@ -200,23 +197,16 @@ def _follow_convolution(
     return _slide_windows(field, kernel, _as_pair(given.get("stride", 1)), padding, dilation)
 
 
-def _follow_pooling(
-    field: ReceptiveField, args: Sequence[Any], kwargs: dict[str, Any], spatial_last: bool, dilated: bool
-) -> ReceptiveField | None:
+def _follow_pooling(field: ReceptiveField, given: dict[str, Any], spatial_last: bool) -> ReceptiveField | None:
     if not spatial_last:
         return None
-    # avg_pool2d has no dilation: its fifth argument is ceil_mode.
-    names = ("input", "kernel_size", "stride", "padding", "dilation")[: 5 if dilated else 4]
-    given = dict(zip(names, args, strict=False)) | kwargs
     kernel = _as_pair(given["kernel_size"])
     stride = _as_pair(given["stride"]) if given.get("stride") else kernel
     return _slide_windows(field, kernel, stride, _as_pair(given.get("padding", 0)), _as_pair(given.get("dilation", 1)))
 
 
-def _follow_padding(
-    field: ReceptiveField, args: Sequence[Any], kwargs: dict[str, Any], spatial_last: bool
-) -> ReceptiveField:
-    sides = (*(args[1] if len(args) > 1 else kwargs["pad"]), 0, 0, 0, 0)
+def _follow_padding(field: ReceptiveField, given: dict[str, Any], spatial_last: bool) -> ReceptiveField:
+    sides = (*given["pad"], 0, 0, 0, 0)
     # `pad` lists the last axis first, which is the channels in a channels-last layout.
     left, _, top, _ = sides[:4] if spatial_last else sides[2:6]
     return _slide_windows(field, (1, 1), (1, 1), (top, left), (1, 1))
@@ -225,10 +215,7 @@ def _follow_padding(
 def _slide_windows(
     field: ReceptiveField, kernel: Sequence[Any], stride: Sequence[Any], padding: Sequence[Any], dilation: Sequence[Any]
 ) -> ReceptiveField:
-    return ReceptiveField(
-        slide_window(field.y, kernel[0], stride[0], padding[0], dilation[0]),
-        slide_window(field.x, kernel[1], stride[1], padding[1], dilation[1]),
-    )
+    return ReceptiveField(*map(slide_window, (field.y, field.x), kernel, stride, padding, dilation))
 
 
 def _as_pair(value: Any) -> Sequence[Any]:
@@ -236,9 +223,10 @@ def _as_pair(value: Any) -> Sequence[Any]:
     return values * 2 if len(values) == 1 else values
 
 
-_WINDOW_RULES: dict[str, Callable[[ReceptiveField, Sequence[Any], dict[str, Any], bool], ReceptiveField | None]] = {
-    "conv2d": _follow_convolution,
-    "max_pool2d": partial(_follow_pooling, dilated=True),
-    "avg_pool2d": partial(_follow_pooling, dilated=False),
-    "pad": _follow_padding,
+# The rule of each function, and the function's first parameters.
+_WINDOW_RULES: dict[str, tuple[Callable[..., ReceptiveField | None], tuple[str, ...]]] = {
+    "conv2d": (_follow_convolution, ("input", "weight", "bias", "stride", "padding", "dilation")),
+    "max_pool2d": (_follow_pooling, ("input", "kernel_size", "stride", "padding", "dilation")),
+    "avg_pool2d": (_follow_pooling, ("input", "kernel_size", "stride", "padding")),
+    "pad": (_follow_padding, ("input", "pad")),
 }

@@ -80,34 +80,31 @@ class OpRecorder:
         if spec is None or all(number is None for number in numbers):
             return function(*args, **kwargs)
         recorded = [leaf if n is None else _TensorRef(n) for leaf, n in zip(leaves, numbers, strict=True)]
-        versions = [_version(leaf) for leaf in recorded]
+        versions = [count_writes(leaf) for leaf in recorded]
         result = function(*args, **kwargs)
         # For example `logits[:, :5] = ...` on a tensor that was created before.
-        self._overwritten |= versions != [_version(leaf) for leaf in recorded]
-        results = [self._assign_number(leaf) for leaf in pytree.tree_leaves(result)]
-        self._ops.append(_RecordedOp(function, recorded, spec, results))
+        self._overwritten |= versions != [count_writes(leaf) for leaf in recorded]
+        results = pytree.tree_leaves(result)
+        assigned = [self._assign_number(leaf) if isinstance(leaf, Tensor) else None for leaf in results]
+        self._ops.append(_RecordedOp(function, recorded, spec, assigned))
         return result
 
     def note_pooling(self, call: PoolingCall) -> None:
         """Record from the result of this call on."""
-        number = self._assign_number(call.result)
-        assert number is not None
-        self._pooled[call.index] = number, call.result.shape
+        self._pooled[call.index] = self._assign_number(call.result), call.result.shape
 
     def recording(self, logits: Tensor) -> OpRecording | None:
         """Return the recording up to the logits; None if they were computed in a way that it cannot repeat."""
         number = self._numbers.get(logits)
         return None if number is None or self._overwritten else OpRecording(self._pooled, self._ops, number)
 
-    def _assign_number(self, value: Any) -> int | None:
-        if not isinstance(value, Tensor):
-            return None
-        number = self._numbers.get(value)
+    def _assign_number(self, tensor: Tensor) -> int:
+        number = self._numbers.get(tensor)
         if number is None:
-            number = self._numbers[value] = next(self._next_number)
+            number = self._numbers[tensor] = next(self._next_number)
         return number
 
 
-def _version(leaf: Any) -> int:
-    """Return torch's count of the writes into a tensor."""
+def count_writes(leaf: Any) -> int:
+    """Return torch's count of the writes into a tensor; 0 for anything else, and where torch does not count."""
     return leaf._version if isinstance(leaf, Tensor) and not leaf.is_inference() else 0

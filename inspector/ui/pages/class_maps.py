@@ -39,7 +39,9 @@ def show(chosen: SidebarSelection) -> None:
     """Draw the page."""
     shown = _choose(chosen.maps, chosen.key)
     maps, selection = shown.maps, shown.selection
-    content = maps.figure_content(shown.listed, selection.against, selection.dense, selection.smooth, selection.opacity)
+    content = maps.figure_content(
+        shown.listed, selection.against, dense=selection.dense, smooth=selection.smooth, opacity=selection.opacity
+    )
 
     def make_file(name: str) -> bytes:
         # matplotlib takes a second to import.

@@ -82,7 +82,7 @@ def _choose_content(maps: ClassMaps) -> FigureContent:
         smooth = choose_interpolation()
         dense = choose_position_scores(maps)
         opacity = st.slider("Opacity", 0.0, 1.0, 0.85, 0.05, key=keys.FIGURE_OPACITY, bind="query-params", width=220)
-    return maps.figure_content(chosen or count, against, dense, smooth, opacity)
+    return maps.figure_content(chosen or count, against, dense=dense, smooth=smooth, opacity=opacity)
 
 
 def _choose_style() -> FigureStyle:
