@@ -1,5 +1,6 @@
 """Summarize a network: its layers, the pooling, what follows it, and how exact its class maps are."""
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -164,8 +165,7 @@ def _find_grid(network: nn.Module, example: Tensor, size: tuple[int, int], head:
         captured, _ = capture_poolings(network, example.new_zeros(*example.shape[:2], *size), head.calls)
     except NetworkError:
         return None
-    grids = [(pooling.feature_maps.shape[2], pooling.feature_maps.shape[3]) for pooling in captured]
-    return max(grids, key=lambda grid: grid[0] * grid[1])
+    return max((pooling.grid for pooling in captured), key=math.prod)
 
 
 def _find_backbone_grids(

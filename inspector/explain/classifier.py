@@ -143,16 +143,14 @@ class Classifier:
         resize = None
         if crop and preprocessing.resize is not None:
             sides = zip(preprocessing.resize, size, preprocessing.size, strict=True)
-            height, width = (round(side * new / old) for side, new, old in sides)
-            resize = (height, width)
+            resize = as_pair([round(side * new / old) for side, new, old in sides])
         receptive_field = self.receptive_field
         if math.isinf(receptive_field.y.size):
             # Cells that see the whole image divide the new input evenly. Others keep their stride.
             example = match_parameters(self.network, torch.zeros(1, len(preprocessing.mean), *size))
             receptive_field = find_receptive_field(self.network, example, self.head.finest_branch.call)
-        return replace(
-            self, preprocessing=replace(preprocessing, size=size, resize=resize), receptive_field=receptive_field
-        )
+        preprocessing = replace(preprocessing, size=size, resize=resize)
+        return replace(self, preprocessing=preprocessing, receptive_field=receptive_field)
 
     def inputs(self, view: View) -> Tensor:
         """Return a photo as normalized input (1, channels, H, W), in the network's dtype and on its device."""

@@ -5,6 +5,7 @@
 Zhou et al. (CVPR 2016) for global average pooling and Linear; here for any pooling, and for what may follow it.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -61,10 +62,9 @@ class Decomposition:
     def feature_maps(self) -> Tensor:
         """The feature maps before pooling, (C, h, w); those of several branches concatenated, on the finest grid."""
         grid = self.values.shape[1:]
+        branches = [branch.feature_maps for branch in self.branches]
         # Resampling divides a cell's value among the smaller cells. Activations are not divided: scale them back.
-        return torch.cat(
-            [_resample(b.feature_maps, grid) * (grid.numel() / b.feature_maps[0].numel()) for b in self.branches]
-        )
+        return torch.cat([resample_conserving(maps, grid) * (grid.numel() / maps[0].numel()) for maps in branches])
 
     def weight(self, classes: Sequence[int]) -> Tensor:
         """Return d logits / d pooled values of some classes: (len(classes), P), statistics and ReLU masks frozen."""
@@ -95,7 +95,7 @@ class Decomposition:
         for branch, column in zip(self.branches, weight.split(self.head.widths), strict=True):
             shares = branch.shares()
             per_value = column.view_as(shares) if branch.pooling == "flatten" else column[:, None, None]
-            parts.append(_resample(shares * per_value, self.values.shape[1:]))
+            parts.append(resample_conserving(shares * per_value, self.values.shape[1:]))
         return torch.cat(parts)
 
     def scores(self, classes: Sequence[int]) -> Tensor:
@@ -128,12 +128,8 @@ def decompose(network: nn.Module, head: Head, inputs: Tensor, captured: Captured
         return [_decompose_with_own_weight(head, one, captured.poolings, n) for n, one in enumerate(functions)]
 
 
-def _resample(maps: Tensor, grid: torch.Size) -> Tensor:
-    return maps if maps.shape[-2:] == grid else resample_conserving(maps, (grid[0], grid[1]))
-
-
-def _find_finest_grid(poolings: Sequence[CapturedPooling]) -> torch.Size:
-    return max((captured.feature_maps.shape[2:] for captured in poolings), key=lambda grid: grid.numel())
+def _find_finest_grid(poolings: Sequence[CapturedPooling]) -> tuple[int, int]:
+    return max((captured.grid for captured in poolings), key=math.prod)
 
 
 def _select_image(head: Head, poolings: Sequence[CapturedPooling], n: int) -> tuple[BranchInput, ...]:
@@ -153,7 +149,7 @@ def _decompose_with_fixed_weight(head: Head, captured: CapturedPass) -> list[Dec
         if values is None:
             columns_or_none = None if head.per_class else columns
             contributions = position_contributions(branch.pooling, feature_maps, columns_or_none, derivative)
-            maps.append(_resample(contributions, grid))
+            maps.append(resample_conserving(contributions, grid))
         if branch.pooling == "linear":
             # A constant that the pooling adds belongs to no cell.
             shares = position_shares("linear", feature_maps, derivative)
@@ -191,7 +187,7 @@ def _decompose_with_own_weight(
     logits, products = passes[0][0][0], torch.cat([products for _, products in passes])
     total, contributions = products[0], products[1:]
     maps = [
-        _resample(cells.T.unflatten(1, branch.feature_maps.shape[1:]), grid)
+        resample_conserving(cells.T.unflatten(1, branch.feature_maps.shape[1:]), grid)
         for branch, cells in zip(branches, contributions.split([len(cells) for cells in shares]), strict=True)
     ]
     return Decomposition(sum(maps[1:], start=maps[0]), logits - total, branches, head, pooled, function)

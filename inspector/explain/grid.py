@@ -114,13 +114,17 @@ def _weigh_photo_pixels(placement: AxisPlacement, cells: int, length: int, smoot
 
 def axis_placements(crop: Crop, field: ReceptiveField) -> tuple[AxisPlacement, AxisPlacement]:
     """Return where the rows of cells lie down the photo, and the columns across it."""
+    rows, columns = (_place(*side) for side in _list_sides(crop, field))
+    return rows, columns
+
+
+def _list_sides(crop: Crop, field: ReceptiveField) -> list[tuple[Axis, float, float, int, int]]:
+    """Return for y and x: axis of the cells, start and end of the crop, length of the network's input and the photo."""
     left, top, right, bottom = crop.box
-    (height, width), (photo_height, photo_width) = crop.input_size, crop.photo_size
-    return _place(field.y, (top, bottom), height, photo_height), _place(field.x, (left, right), width, photo_width)
+    return list(zip((field.y, field.x), (top, left), (bottom, right), crop.input_size, crop.photo_size, strict=True))
 
 
-def _place(axis: Axis, edges: tuple[float, float], input_length: int, photo_length: int) -> AxisPlacement:
-    start, end = edges
+def _place(axis: Axis, start: float, end: float, input_length: int, photo_length: int) -> AxisPlacement:
     # From a part of the side to pixels of the network's input, and on to cells.
     scale = input_length / (end - start)
     slope, offset = photo_length * scale, -start * scale
@@ -133,21 +137,15 @@ def cell_extents(
     grid: Sequence[int], crop: Crop, field: ReceptiveField
 ) -> tuple[tuple[CellExtent, ...], tuple[CellExtent, ...]]:
     """Return the rows and the columns of cells of a grid (h, w); cell (y, x) is where row y and column x cross."""
-    left, top, right, bottom = crop.box
-    (height, width), (photo_height, photo_width) = crop.input_size, crop.photo_size
-    return (
-        _axis_extents(field.y, grid[0], height, (top, bottom), photo_height),
-        _axis_extents(field.x, grid[1], width, (left, right), photo_width),
-    )
+    rows, columns = (_find_extents(cells, *side) for cells, side in zip(grid, _list_sides(crop, field), strict=True))
+    return rows, columns
 
 
-def _axis_extents(
-    axis: Axis, cells: int, length: int, edges: tuple[float, float], photo: int
-) -> tuple[CellExtent, ...]:
-    scale = (edges[1] - edges[0]) / length
+def _find_extents(cells: int, axis: Axis, first: float, last: float, length: int, photo: int) -> tuple[CellExtent, ...]:
+    scale = (last - first) / length
 
     def on_photo(place: float) -> float:
-        return min(max(edges[0] + min(max(place, 0), length) * scale, 0), photo)
+        return min(max(first + min(max(place, 0), length) * scale, 0), photo)
 
     extents = []
     for i in range(cells):
@@ -156,7 +154,7 @@ def _axis_extents(
         start = center - axis.stride / 2 if i else -math.inf
         end = center + axis.stride / 2 if i < cells - 1 else math.inf
         seen = (on_photo(center - axis.size / 2), on_photo(center + axis.size / 2))
-        extents.append(CellExtent(on_photo(start), on_photo(end), edges[0] + center * scale, *seen))
+        extents.append(CellExtent(on_photo(start), on_photo(end), first + center * scale, *seen))
     return tuple(extents)
 
 

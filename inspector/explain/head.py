@@ -128,7 +128,7 @@ def find_head(network: nn.Module, example: Tensor) -> Head:
         by_call = zip(poolings, zip(*passes, strict=True), strict=True)
         poolings = [pooling or _identify_from_derivatives(captured) for pooling, captured in by_call]
     branches = tuple(
-        HeadBranch(captured.index, pooling, captured.pooled_values.shape[1], _grid_of(captured))
+        HeadBranch(captured.index, pooling, captured.pooled_values.shape[1], captured.grid)
         for captured, pooling in zip(passes[0], poolings, strict=True)
         if pooling is not None
     )
@@ -162,11 +162,6 @@ def _make_scaled_noise(like: Tensor) -> list[Tensor]:
 
 def _concatenate_pooled(captured: Sequence[CapturedPooling]) -> Tensor:
     return torch.cat([one.pooled_values for one in captured], 1)
-
-
-def _grid_of(captured: CapturedPooling) -> tuple[int, int]:
-    height, width = captured.feature_maps.shape[2:]
-    return height, width
 
 
 def _remainder(captured: CapturedPooling) -> Tensor:

@@ -120,6 +120,5 @@ class HeadFunction:
 @cache
 def _import_forward_mode() -> None:
     # The first dual tensor makes torch import a module that warns of a deprecation which users can do nothing about.
-    with warnings.catch_warnings(), forward_ad.dual_level():
-        warnings.simplefilter("ignore", FutureWarning)
+    with warnings.catch_warnings(action="ignore", category=FutureWarning), forward_ad.dual_level():
         forward_ad.make_dual(torch.zeros(1), torch.zeros(1))

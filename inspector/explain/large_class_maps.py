@@ -13,6 +13,7 @@ weights of these classes: a second pass over the image would take as long as the
 of its maxima.
 """
 
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -58,7 +59,7 @@ class LargeMaps:
     @property
     def grid(self) -> tuple[int, int]:
         """(h, w) of the feature maps."""
-        return self.tiling.y.positions, self.tiling.x.positions
+        return self.tiling.grid
 
     def top(self, count: int = 5) -> list[tuple[int, str, float]]:
         """Return (index, name, probability) of the classes with the highest logits, highest first."""
@@ -76,23 +77,15 @@ class LargeMaps:
         pixels, factor = self.image.preview(side)
         (height, width), chosen = self.image.size, list(self.classes)
         photo = Photo(pixels, self.image.name, "", (f"Shown at 1/{factor} of its size.",) if factor > 1 else ())
-        classifier, values = self.classifier, self.values
-        field = classifier.receptive_field
-        if field.y.size == float("inf"):
-            field = make_even_field((height, width), values.shape[1:])
-        class_names = tuple(classifier.class_names[k] for k in chosen)
-        return ClassMaps(
-            values=values,
-            bias=self.bias,
-            logits=self.logits[chosen],
-            probabilities=self.probabilities[chosen],
-            residual=self.residual,
-            verdict=self.verdict,
-            split=None,
-            classifier=replace(classifier, class_names=class_names, receptive_field=field),
-            # The network saw the whole image at its own size; only the reduced pixels are kept.
-            view=View(photo, pixels, Crop(photo.size, (0, 0, width / factor, height / factor), (height, width))),
-        )
+        # The network saw the whole image at its own size; only the reduced pixels are kept.
+        view = View(photo, pixels, Crop(photo.size, (0, 0, width / factor, height / factor), (height, width)))
+        field = self.classifier.receptive_field
+        if math.isinf(field.y.size):
+            field = make_even_field((height, width), self.grid)
+        class_names = tuple(self.classifier.class_names[k] for k in chosen)
+        classifier = replace(self.classifier, class_names=class_names, receptive_field=field)
+        outputs = (self.values, self.bias, self.logits[chosen], self.probabilities[chosen], self.residual, self.verdict)
+        return ClassMaps(*outputs, split=None, classifier=classifier, view=view)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +94,20 @@ class _Accumulated:
 
     values: Tensor  # (C,), sums in double precision, or maxima
     cells: Tensor  # (C,), cells of the maxima, numbered row by row over the whole grid; zeros for sums
+
+
+@dataclass(frozen=True, eq=False)
+class _TiledPass:
+    """A pass over an image in tiles."""
+
+    classifier: Classifier
+    image: LargeImage
+    tiling: Tiling
+    tiles: list[Tile]
+    folder: Path  # where the feature maps of average pooling wait
+
+    def maps_file(self, tile: int, branch: int) -> Path:
+        return self.folder / f"{tile}-{branch}.npy"
 
 
 def large_class_maps(
@@ -133,31 +140,29 @@ def large_class_maps(
         raise InspectorError(f"Expected a tile of at least 1 pixel and at least 1 class, got {tile} and {classes}.")
     large = open_large_image(image)
     _check_head(classifier)
-    chosen = None if isinstance(classes, int) else [classifier.class_index(k) for k in classes]
+    named = [] if isinstance(classes, int) else [classifier.class_index(k) for k in classes]
     tiling = verify_tiling(classifier, large.size)
-    tiles = make_tiles(tiling, tile)
     with tempfile.TemporaryDirectory(prefix="inspector-") as folder:
-        _check_disk(Path(folder), classifier, tiling)
-        accumulated = _run_tiles(classifier, large, tiles, tiling, Path(folder), progress)
+        tiled = _TiledPass(classifier, large, tiling, make_tiles(tiling, tile), Path(folder))
+        _check_disk(tiled)
+        accumulated = _run_tiles(tiled, progress)
         pooled = _pool(classifier, accumulated, tiling)
         logits = _compute_logits(classifier, pooled)
-        if chosen is None:
-            assert isinstance(classes, int)
-            chosen = logits.argsort(descending=True, stable=True)[:classes].tolist()
-        values = _compute_maps(classifier, chosen, accumulated, tiles, tiling, Path(folder))
-    head = classifier.head
-    assert head.bias is not None
+        highest = logits.argsort(descending=True, stable=True)
+        chosen = highest[:classes].tolist() if isinstance(classes, int) else named
+        values = _compute_maps(tiled, chosen, accumulated)
+    _, bias = classifier.head.affine
     residual, within_rounding = _check_sums(classifier, pooled, logits, chosen, values)
     return LargeMaps(
         values=values,
         classes=tuple(chosen),
-        bias=head.bias.to(values)[chosen],
+        bias=bias.to(values)[chosen],
         logits=logits,
         probabilities=classifier.probabilities(logits),
         residual=residual,
-        verdict=head.verdict if within_rounding else "not exact",
+        verdict=classifier.head.verdict if within_rounding else "not exact",
         tiling=tiling,
-        tiles=len(tiles),
+        tiles=len(tiled.tiles),
         image=large,
         classifier=classifier,
     )
@@ -177,39 +182,33 @@ def _check_head(classifier: Classifier) -> None:
         )
 
 
-def _check_disk(folder: Path, classifier: Classifier, tiling: Tiling) -> None:
+def _check_disk(tiled: _TiledPass) -> None:
     """Raise InspectorError if the disk has no room for the feature maps."""
-    channels = sum(branch.width for branch in classifier.head.branches if branch.pooling == "average")
-    needed = 4 * channels * tiling.y.positions * tiling.x.positions
-    free = shutil.disk_usage(folder).free
+    channels = sum(branch.width for branch in tiled.classifier.head.branches if branch.pooling == "average")
+    needed = 4 * channels * math.prod(tiled.tiling.grid)
+    free = shutil.disk_usage(tiled.folder).free
     if needed > free:
         raise InspectorError(
-            f"The feature maps need {needed / 1e9:.1f} GB of disk space for a while, but {folder.parent} has only "
-            f"{free / 1e9:.1f} GB. Set the environment variable TMPDIR to a folder with more."
+            f"The feature maps need {needed / 1e9:.1f} GB of disk space for a while, but {tiled.folder.parent} has "
+            f"only {free / 1e9:.1f} GB. Set the environment variable TMPDIR to a folder with more."
         )
 
 
-def _run_tiles(
-    classifier: Classifier,
-    image: LargeImage,
-    tiles: Sequence[Tile],
-    tiling: Tiling,
-    folder: Path,
-    progress: Callable[[int, int], None] | None,
-) -> list[_Accumulated]:
+def _run_tiles(tiled: _TiledPass, progress: Callable[[int, int], None] | None) -> list[_Accumulated]:
     """Accumulate each pooling of the head over all tiles; the feature maps of average pooling stay in the folder."""
-    poolings = [branch.pooling for branch in classifier.head.branches]
-    accumulated: list[_Accumulated | None] = [None] * len(poolings)
-    for n, tile in enumerate(tiles):
-        for b, maps in enumerate(_run_tile(classifier, image, tile)):
-            accumulated[b] = _accumulate(poolings[b], accumulated[b], maps, _number_cells(tile, tiling))
-            if poolings[b] == "average":
-                np.save(_tile_path(folder, n, b), maps.numpy())
+    accumulated: dict[int, _Accumulated] = {}  # by branch
+    for n, tile in enumerate(tiled.tiles):
+        cells = _number_cells(tile, tiled.tiling)
+        for b, maps in enumerate(_run_tile(tiled.classifier, tiled.image, tile)):
+            pooling = tiled.classifier.head.branches[b].pooling
+            accumulated[b] = _accumulate(pooling, accumulated.get(b), maps, cells)
+            if pooling == "average":
+                np.save(tiled.maps_file(n, b), maps.numpy())
         # Tiles have several sizes: memory that one freed does not fit the next, and would pile up.
         give_back_freed_memory()
         if progress is not None:
-            progress(n + 1, len(tiles))
-    return [one for one in accumulated if one is not None]
+            progress(n + 1, len(tiled.tiles))
+    return list(accumulated.values())
 
 
 def _run_tile(classifier: Classifier, image: LargeImage, tile: Tile) -> list[Tensor]:
@@ -247,62 +246,40 @@ def _accumulate(pooling: Pooling, before: _Accumulated | None, maps: Tensor, cel
 
 def _pool(classifier: Classifier, accumulated: Sequence[_Accumulated], tiling: Tiling) -> Tensor:
     """Return the pooled values (P,) of all branches."""
-    cells = tiling.y.positions * tiling.x.positions
-    return torch.cat(
-        [
-            one.values / (cells if branch.pooling == "average" else 1)
-            for branch, one in zip(classifier.head.branches, accumulated, strict=True)
-        ]
-    )
+    divisors = [math.prod(tiling.grid) if branch.pooling == "average" else 1 for branch in classifier.head.branches]
+    return torch.cat([one.values / divisor for one, divisor in zip(accumulated, divisors, strict=True)])
 
 
 def _compute_logits(classifier: Classifier, pooled: Tensor) -> Tensor:
     """Compute the logits (K,) of pooled values (P,) by the network's own layers."""
-    shape = (1, len(classifier.preprocessing.mean), *classifier.preprocessing.size)
-    example = match_parameters(classifier.network, torch.zeros(shape))
     row = match_parameters(classifier.network, pooled[None])
-    return classifier.head.head_function(classifier.network, example).logits(row)[0].cpu()
+    return classifier.head.head_function(classifier.network, classifier.noise_input()).logits(row)[0].cpu()
 
 
-def _compute_maps(
-    classifier: Classifier,
-    chosen: Sequence[int],
-    accumulated: Sequence[_Accumulated],
-    tiles: Sequence[Tile],
-    tiling: Tiling,
-    folder: Path,
-) -> Tensor:
+def _compute_maps(tiled: _TiledPass, chosen: list[int], accumulated: Sequence[_Accumulated]) -> Tensor:
     """Compute the class maps (k, h, w) of the chosen classes."""
-    head, (h, w) = classifier.head, (tiling.y.positions, tiling.x.positions)
-    assert head.weight is not None
-    weights = head.weight[list(chosen)].cpu().split([branch.width for branch in head.branches], 1)
-    values: Tensor = weights[0].new_zeros(len(chosen), h, w)
+    head, grid = tiled.classifier.head, tiled.tiling.grid
+    weights = head.affine[0][chosen].cpu().split(head.widths, 1)
+    values: Tensor = weights[0].new_zeros(len(chosen), *grid)
     for b, (branch, weight, one) in enumerate(zip(head.branches, weights, accumulated, strict=True)):
         if branch.pooling == "max":
             contributions = weight * one.values
             values.flatten(1).scatter_add_(1, one.cells.expand_as(contributions), contributions)
             continue
-        for n, tile in enumerate(tiles):
-            maps = torch.from_numpy(np.load(_tile_path(folder, n, b))) / (h * w)
+        for n, tile in enumerate(tiled.tiles):
+            maps = torch.from_numpy(np.load(tiled.maps_file(n, b))) / math.prod(grid)
             values[:, tile.rows, tile.columns] += (weight @ maps.flatten(1)).unflatten(1, maps.shape[1:])
     return values
 
 
-def _tile_path(folder: Path, tile: int, branch: int) -> Path:
-    return folder / f"{tile}-{branch}.npy"
-
-
 def _check_sums(
-    classifier: Classifier, pooled: Tensor, logits: Tensor, chosen: Sequence[int], values: Tensor
+    classifier: Classifier, pooled: Tensor, logits: Tensor, chosen: list[int], values: Tensor
 ) -> tuple[float, bool]:
     """Return the largest residual in logits, and whether all residuals are within rounding.
 
     Logits are compared with the sums over channels for all classes, and with the sums over cells for the chosen ones.
     """
-    head = classifier.head
-    assert head.weight is not None
-    assert head.bias is not None
-    weight, bias, exact = (tensor.cpu().double() for tensor in (head.weight, head.bias, logits))
+    weight, bias, exact = (tensor.cpu().double() for tensor in (*classifier.head.affine, logits))
     over_channels = weight @ pooled.double() + bias
     over_cells = values.sum((1, 2), dtype=torch.float64) + bias[chosen]
     within = (relative_error(over_channels, exact, weight.abs() @ pooled.double().abs() + bias.abs()) <= 1).all()

@@ -12,7 +12,7 @@ for free?" (CVPR 2015), for global max pooling; Zhou et al., "Learning deep feat
 localization" (CVPR 2016), for the class maps that follow.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -175,12 +175,14 @@ def stack_position_rows(pooling: Pooling, shares: Tensor) -> Tensor:
     return (torch.eye(len(rows)).to(rows)[:, None] * rows[:, :, None]).flatten(1)
 
 
-def resample_conserving(maps: Tensor, grid: tuple[int, int]) -> Tensor:
+def resample_conserving(maps: Tensor, grid: Sequence[int]) -> Tensor:
     """Resample maps (..., h, w) to another grid over the same area; every cell's value is divided by area.
 
     Returns:
         Tensor (..., *grid) with the same sum as `maps`.
     """
+    if maps.shape[-2:] == tuple(grid):
+        return maps
     vertical, horizontal = (_overlap(old, new).to(maps) for old, new in zip(maps.shape[-2:], grid, strict=True))
     return vertical @ maps @ horizontal.T
 

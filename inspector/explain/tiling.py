@@ -55,6 +55,11 @@ class Tiling:
     # Largest difference between the feature maps of tiles and of the whole on noise, as a part of the largest value.
     difference: float
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of the feature maps."""
+        return self.y.positions, self.x.positions
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -68,12 +73,13 @@ class Tile:
 
 def make_tiles(tiling: Tiling, side: int) -> list[Tile]:
     """Return tiles of about `side` x `side` pixels that together give every cell once, row by row."""
-    tiles = []
-    for rows in _split_axis(tiling.y, side):
-        for columns in _split_axis(tiling.x, side):
-            (top, keep_rows), (left, keep_columns) = tiling.y.window(*rows), tiling.x.window(*columns)
-            tiles.append(Tile(slice(*rows), slice(*columns), (top, left), (keep_rows, keep_columns)))
-    return tiles
+    y, x = tiling.y, tiling.x
+    return [_make_tile(y, x, rows, columns) for rows in _split_axis(y, side) for columns in _split_axis(x, side)]
+
+
+def _make_tile(y: AxisTiling, x: AxisTiling, rows: tuple[int, int], columns: tuple[int, int]) -> Tile:
+    (top, kept_rows), (left, kept_columns) = y.window(*rows), x.window(*columns)
+    return Tile(slice(*rows), slice(*columns), (top, left), (kept_rows, kept_columns))
 
 
 def _split_axis(axis: AxisTiling, side: int) -> list[tuple[int, int]]:
@@ -124,8 +130,7 @@ def _measure_axis(classifier: Classifier, axis: int, length: int) -> AxisTiling:
     strip = 0
     for factor in (1, 4):
         strip = math.ceil(factor * field_size / stride + 4) * stride + length % stride
-        measured = _measure_strip(classifier, axis, strip, stride)
-        if measured is not None:
+        if measured := _measure_strip(classifier, axis, strip, stride):
             return measured.with_positions(measured.positions + (length - strip) // stride)
     raise NetworkError(
         f"{classifier.name} cannot be run on tiles: pixels {strip // 2} px away still change its feature maps, so "
@@ -182,10 +187,9 @@ def _compare_tiles(classifier: Classifier, y: AxisTiling, x: AxisTiling) -> floa
     largest = 0.0
     # The diagonal of 3 x 3 tiles: along both axes a first, an inner and a last one.
     for rows, columns in zip(*thirds, strict=True):
-        (top, keep_rows), (left, keep_columns) = y.window(*rows), x.window(*columns)
-        for maps, expected in zip(_compute_on_one_grid(classifier, image[..., top, left]), whole, strict=True):
-            kept = maps[..., keep_rows, keep_columns]
-            exact = expected[..., slice(*rows), slice(*columns)]
+        tile = _make_tile(y, x, rows, columns)
+        for maps, expected in zip(_compute_on_one_grid(classifier, image[..., *tile.pixels]), whole, strict=True):
+            kept, exact = maps[..., *tile.kept], expected[..., tile.rows, tile.columns]
             if kept.shape != exact.shape:
                 raise NetworkError(
                     f"{classifier.name} cannot be run on tiles: a tile has {tuple(kept.shape[2:])} cells where the "

@@ -214,21 +214,16 @@ def _build(classifier: Classifier, backend: str, dtype: torch.dtype, cache: Path
     """Build and verify a backend, from the cache if it is there."""
     _check_supported(classifier, backend, dtype)
     if backend in _RUN_GRAPH:
-        run = _RUN_GRAPH[backend](feature_graph(classifier), dtype)
-        _verify(classifier, run, backend, dtype)
-        return run
+        return _verify(classifier, _RUN_GRAPH[backend](feature_graph(classifier), dtype), backend, dtype)
     runtimes.import_runtime(backend)
     cached = cache / f"{_cache_key(classifier)}.onnx"
     if cached.is_file():
         with suppress(Exception):  # a broken file, or one of another network with the same weights: build it again
-            run = _RUN_FILE[backend](cached)
-            _verify(classifier, run, backend, dtype)
-            return run
+            return _verify(classifier, _RUN_FILE[backend](cached), backend, dtype)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         file = Path(folder) / "network.onnx"
         runtimes.write_onnx(feature_graph(classifier), classifier.noise_input(2, _SEED), file, {})
-        run = _RUN_FILE[backend](file)
-        _verify(classifier, run, backend, dtype)
+        run = _verify(classifier, _RUN_FILE[backend](file), backend, dtype)
         content = file.read_bytes()
     with suppress(OSError):  # no cache, then: the backend is built again next time
         cache.mkdir(parents=True, exist_ok=True)
@@ -251,14 +246,15 @@ def _check_supported(classifier: Classifier, backend: str, dtype: torch.dtype) -
         raise NetworkError(f"The backend {backend!r} runs in float32 on the CPU; got {dtype} on {example.device}.")
 
 
-def _verify(classifier: Classifier, run: Run, backend: str, dtype: torch.dtype) -> None:
-    """Raise NetworkError if logits, feature maps or class maps of a backend differ from the network's."""
+def _verify(classifier: Classifier, run: Run, backend: str, dtype: torch.dtype) -> Run:
+    """Return `run`; raise NetworkError if its logits, feature maps or class maps differ from the network's."""
     for images in (1, 3):
         inputs = classifier.noise_input(images, _SEED)
         captured = _split_outputs(classifier, run(inputs))
         error = _find_other_values(classifier, inputs, captured, dtype)
         if error := error or _find_other_sums(classifier, inputs, captured):
             raise NetworkError(f"The backend {backend!r} is refused: {error}")
+    return run
 
 
 def _find_other_values(classifier: Classifier, inputs: Tensor, captured: CapturedPass, dtype: torch.dtype) -> str:

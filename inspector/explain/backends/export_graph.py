@@ -61,11 +61,11 @@ class ClassMapHead(nn.Module):
 
     def forward(self, feature_maps: Sequence[Tensor]) -> Tensor:
         """Sum the contributions of all branches, on the grid of the finest."""
-        finest = max(((one.shape[2], one.shape[3]) for one in feature_maps), key=math.prod)
+        finest = max((one.shape[2:] for one in feature_maps), key=math.prod)
         maps = []
         for n, (pooling, one) in enumerate(zip(self.poolings, feature_maps, strict=True)):
             contributions = _split_pooling(pooling, one, getattr(self, f"weight_{n}"))
-            maps.append(contributions if one.shape[2:] == finest else resample_conserving(contributions, finest))
+            maps.append(resample_conserving(contributions, finest))
         return sum(maps[1:], start=maps[0])
 
 
@@ -126,12 +126,12 @@ def export_program(module: nn.Module, inputs: Tensor) -> torch.export.ExportedPr
         "torch.export cannot write this network as one graph: {reason}. "
         'Use the backend "eager", which runs every network.'
     )
-    with translate_errors(NetworkError, message), warnings.catch_warnings(), torch.no_grad():
+    with translate_errors(NetworkError, message), warnings.catch_warnings(action="ignore"), torch.no_grad():
         # torch warns about its own code, which a user cannot change.
-        warnings.simplefilter("ignore")
         any_number = ({0: torch.export.Dim.DYNAMIC},)
-        exported: torch.export.ExportedProgram = torch.export.export(module, (inputs,), dynamic_shapes=any_number)
-        return exported.run_decompositions({})
+        exported = torch.export.export(module, (inputs,), dynamic_shapes=any_number)
+        functional: torch.export.ExportedProgram = exported.run_decompositions({})
+        return functional
 
 
 def _make_graph(classifier: Classifier, class_maps: nn.Module | None, feature_maps: bool) -> LogitsAndMaps:

@@ -57,8 +57,7 @@ def export_network(classifier: Classifier, file: str | Path, format: str = "onnx
             f"A network in the format {format} needs a name that ends in {_SUFFIXES[format]}; got {file}."
         )
     names = [file, file.with_suffix(".bin")] if format == "openvino" else [file]
-    existing = next((one for one in names if one.exists()), None)
-    if existing is not None:
+    if existing := next((one for one in names if one.exists()), None):
         raise ExportError(f"{existing} exists already. Use another name.")
     graph, inputs = class_map_graph(classifier), classifier.noise_input(2, _SEED)
     if format != "pt2":
@@ -109,14 +108,12 @@ def _write_openvino(graph: LogitsAndMaps, inputs: Tensor, file: Path, metadata: 
 
 
 def _write_pt2(graph: LogitsAndMaps, inputs: Tensor, file: Path, metadata: dict[str, str]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         torch.export.save(export_program(graph, inputs), file, extra_files={_METADATA: json.dumps(metadata)})
 
 
 def _read_pt2(file: Path) -> Callable[[Tensor], Sequence[Tensor]]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         program = torch.export.load(file).module()
 
     def run(inputs: Tensor) -> Sequence[Tensor]:

@@ -73,13 +73,10 @@ def _lower_precision(network: fx.GraphModule, dtype: torch.dtype) -> None:
     """Run everything that leads to the feature maps in another dtype."""
     graph = network.graph
     (output,) = graph.find_nodes(op="output")
-    before: set[fx.Node] = set()
-    waiting = list(output.args[0][1:])
-    while waiting:
-        node = waiting.pop()
-        if node not in before:
-            before.add(node)
-            waiting += node.all_input_nodes
+    before: set[fx.Node] = set(output.args[0][1:])
+    for node in reversed(graph.nodes):
+        if node in before:
+            before.update(node.all_input_nodes)
     for node in list(graph.nodes):
         value = _find_constant(network, node)
         if node in before and (node.op == "placeholder" or (value is not None and value.is_floating_point())):

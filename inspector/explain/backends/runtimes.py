@@ -60,8 +60,7 @@ def run_compiled(graph: LogitsAndMaps, dtype: torch.dtype = torch.float32) -> Ru
     lock = threading.Lock()  # the first call with a new kind of shape compiles
 
     def run(inputs: Tensor) -> list[Tensor]:
-        with lock, torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with lock, torch.no_grad(), warnings.catch_warnings(action="ignore"):
             return [one.clone() for one in compiled(inputs.contiguous(memory_format=torch.channels_last))]
 
     return run
@@ -201,9 +200,8 @@ def write_onnx(graph: LogitsAndMaps, inputs: Tensor, file: Path, metadata: Mappi
     # torch.onnx and onnxscript raise errors of many kinds, and warn about their own code.
     with (
         translate_errors(NetworkError, "The network cannot be written as ONNX: {reason}. Use the format pt2."),
-        warnings.catch_warnings(),
+        warnings.catch_warnings(action="ignore"),
     ):
-        warnings.simplefilter("ignore")
         exported = torch.onnx.export(
             program, dynamo=True, input_names=["inputs"], output_names=names, verbose=False, optimize=True
         )

@@ -45,6 +45,11 @@ class CapturedPooling:
     layout: FeatureLayout | None = None  # of the feature maps in the network; None where they were captured otherwise
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of the feature maps."""
+        return self.feature_maps.shape[2], self.feature_maps.shape[3]
+
+    @property
     def pooled_values(self) -> Tensor:
         """The pooled values (N, P), where they were captured."""
         assert self.pooled is not None, "only a hook captures no pooled values"

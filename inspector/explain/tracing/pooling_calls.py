@@ -155,9 +155,8 @@ def _find_map_layout(source: torch.Size, result: torch.Size, values: int) -> Fea
     _, channels, height, width = source
     if height * width > 1:
         # Flattened maps of one channel and one row are a map of one cell instead, with the channels last.
-        pooled, flattened = values == channels == result[1], values == source[1:].numel() and len(result) == 2
-        flattened = flattened and channels * height > 1
-        if pooled or flattened:
+        flattened = values == source[1:].numel() and len(result) == 2 and channels * height > 1
+        if flattened or values == channels == result[1]:
             return FeatureLayout("first", (height, width))
     if channels * height > 1 and width > 1 and values == width == result[-1]:
         return FeatureLayout("last", (channels, height))

@@ -11,12 +11,13 @@ of 224.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from inspector.explain.tracing.forward import forward_logits, pooling_not_reached
 from inspector.explain.tracing.pooling_calls import PoolingCall, PoolingCallDetector
@@ -175,14 +176,8 @@ _POINTWISE_OPS = (
 # fmt: on
 
 
-def _find_tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _find_tensors(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _find_tensors(item)
+def _find_tensors(value: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 def _follow_convolution(field: ReceptiveField, given: dict[str, Any], spatial_last: bool) -> ReceptiveField | None:
