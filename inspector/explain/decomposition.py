@@ -42,9 +42,8 @@ class BranchInput:
 
     def shares(self) -> Tensor:
         """Compute what each cell adds to each pooled value: (C, h, w)."""
-        return position_shares(
-            self.pooling, self.feature_maps[None], None if self.derivative is None else self.derivative[None]
-        )[0]
+        derivative = None if self.derivative is None else self.derivative[None]
+        return position_shares(self.pooling, self.feature_maps[None], derivative)[0]
 
 
 @dataclass(frozen=True, eq=False)

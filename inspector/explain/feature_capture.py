@@ -157,11 +157,8 @@ def _find_pooling_module(network: nn.Module, example: Tensor, call_index: int) -
         source = call.source
         if call.index == call_index and source.ndim == 4 and call.layout.channels == "first":
             # If a module wrote into its input before it pooled it, a hook would capture another state.
-            found.extend(
-                module
-                for module, tensor, version in reversed(running)
-                if tensor is source and version == source._version
-            )
+            version = source._version
+            found.extend([m for m, tensor, written in reversed(running) if tensor is source and written == version])
         return call.result
 
     with register_hooks(network.modules(), enter, leave), torch.no_grad():

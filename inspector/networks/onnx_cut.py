@@ -37,7 +37,7 @@ class Cut:
 def record_tensors(graph: Graph, examples: Sequence[Values]) -> list[dict[str, Any]]:
     """Run the graph on each example and record tensors by name.
 
-    Recorded are the logits, the inputs and outputs of operators that may pool, and shapes that operators ask for.
+    Recorded are the logits, the inputs and outputs of operators that may pool, and shapes that operators read.
 
     Raises:
         NetworkError: the logits are not finite.
@@ -55,7 +55,7 @@ def record_tensors(graph: Graph, examples: Sequence[Values]) -> list[dict[str, A
     inputs = [{graph.start: example} for example in examples]
     records = [values | dict(zip(names, session.run(None, values), strict=True)) for values in inputs]
     if not all(np.isfinite(record[graph.logits]).all() for record in records):
-        raise NetworkError("The logits of the ONNX file are not finite on noise images: its weights are broken.")
+        raise NetworkError("The logits of the ONNX file are not finite on noise images. Check its weights.")
     return records
 
 
@@ -79,27 +79,27 @@ def find_cut(graph: Graph, records: Sequence[Tensors]) -> Cut:
                 return Cut(node.input[0], node.output[0], common[0], order, source.shape[1:], result.shape[1:])
         if orders:
             maps = f"The last feature maps in the ONNX file, {source.shape[1:]}, are pooled by {node.op_type}"
-            problem = "neither by average, nor by maximum, nor flattened: their class maps would not be exact"
-            raise HeadError(f"{maps} {problem}.")
+            problem = "neither by average nor by maximum nor flattened, so their class maps would not be exact"
+            raise HeadError(f"{maps}, {problem}.")
     problem = "no operator before the logits reduces every channel of a feature map to one value"
     hint = "Use a network that ends in global average or max pooling, or in Flatten and Gemm"
     raise HeadError(f"No pooling was found in the ONNX file: {problem}. {hint}.")
 
 
 def find_frozen_shapes(graph: Graph, cut: Cut, record: Tensors) -> dict[str, Any]:
-    """Return the shapes of tensors outside the head that the head asks for, by name.
+    """Return the shapes of tensors outside the head that the head reads, by name.
 
     Raises:
-        HeadError: the head asks for more of them than their shapes.
+        HeadError: the head reads more of them than their shapes.
     """
     behind = {name for node in graph.find_nodes_between(graph.logits, [cut.pooled]) for name in node.output}
     within = {cut.pooled} | graph.find_tensors_after(cut.pooled)
     shapes = {name for name in behind if graph.producers[name].op_type == "Shape" and name not in within}
     head = graph.find_nodes_between(graph.logits, [cut.pooled, *shapes])
     if any(graph.start in node.input for node in head):
-        problem = "depend on more than the pooled feature maps (on another branch of the network)"
+        problem = "depend on more than the pooled feature maps (another branch of the network reaches them)"
         consequence = "class maps of this pooling alone would not sum to the logits"
-        raise HeadError(f"In the ONNX file the logits {problem}: {consequence}.")
+        raise HeadError(f"In the ONNX file, the logits {problem}, so {consequence}.")
     used = {name for node in head for name in node.input}
     return {name: record[name] for name in shapes & used}
 
@@ -111,7 +111,7 @@ def _list_channel_orders(graph: Graph, name: str, flat: bool) -> list[ChannelOrd
 
 
 def _is_pooled(source: Values, result: Values, order: ChannelOrder) -> bool:
-    """Whether ``source`` has several cells, and ``result`` one value per channel or all of them in a row."""
+    """Tell whether `source` has several cells, and `result` one value per channel or all of them in a row."""
     if source.ndim != 4:
         return False
     _, channels, height, width = source.shape if order == "channels first" else source.transpose(0, 3, 1, 2).shape

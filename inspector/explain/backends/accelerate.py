@@ -248,45 +248,38 @@ def _check_supported(classifier: Classifier, backend: str, dtype: torch.dtype) -
 
 def _verify(classifier: Classifier, run: Run, backend: str, dtype: torch.dtype) -> Run:
     """Return `run`; raise NetworkError if its logits, feature maps or class maps differ from the network's."""
+    head, tolerance = classifier.head, TOLERANCES[dtype]
     for images in (1, 3):
         inputs = classifier.noise_input(images, _SEED)
+        if inputs.is_cuda and torch.backends.cudnn.allow_tf32:
+            tolerance = max(tolerance, _TF32)
         captured = _split_outputs(classifier, run(inputs))
-        error = _find_other_values(classifier, inputs, captured, dtype)
-        if error := error or _find_other_sums(classifier, inputs, captured):
-            raise NetworkError(f"The backend {backend!r} is refused: {error}")
+        poolings, logits = capture_poolings(classifier.network, inputs, head.calls)
+        pairs = [("logits", captured.logits, logits)]
+        for pooling, expected in zip(captured.poolings, poolings, strict=True):
+            pairs.append(("feature maps", pooling.feature_maps, expected.feature_maps))
+        for what, values, exact in pairs:
+            error, allowed = compare_outputs(values, exact, tolerance)
+            if not error <= allowed:
+                raise NetworkError(
+                    f"The backend {backend!r} is refused: its {what} differ from the network's by {error:.2g}; at most "
+                    f"{tolerance:.0e} of their largest value, {allowed:.2g}, is allowed in {dtype}."
+                )
+        if head.verdict != "not unique":
+            _verify_sums(classifier, inputs, captured, backend)
     return run
 
 
-def _find_other_values(classifier: Classifier, inputs: Tensor, captured: CapturedPass, dtype: torch.dtype) -> str:
-    """Describe how logits or feature maps differ from those of the network; empty if they do not."""
-    tolerance = TOLERANCES[dtype]
-    if inputs.is_cuda and torch.backends.cudnn.allow_tf32:
-        tolerance = max(tolerance, _TF32)
-    poolings, exact = capture_poolings(classifier.network, inputs, classifier.head.calls)
-    pairs = [("logits", captured.logits, exact)]
-    pairs += [
-        ("feature maps", a.feature_maps, b.feature_maps) for a, b in zip(captured.poolings, poolings, strict=True)
-    ]
-    for what, values, expected in pairs:
-        error, allowed = compare_outputs(values, expected, tolerance)
-        if not error <= allowed:
-            return (
-                f"its {what} differ from the network's by {error:.2g}; at most {tolerance:.0e} of their largest value, "
-                f"{allowed:.2g}, is allowed in {dtype}."
-            )
-    return ""
-
-
-def _find_other_sums(classifier: Classifier, inputs: Tensor, captured: CapturedPass) -> str:
-    """Describe how the sums of the class maps differ from the logits; empty if they do not."""
-    if classifier.head.verdict == "not unique":
-        return ""
+def _verify_sums(classifier: Classifier, inputs: Tensor, captured: CapturedPass, backend: str) -> None:
+    """Raise NetworkError if the class maps do not sum to the logits."""
     splits = decompose(classifier.network, classifier.head, inputs, captured)
     for split, logits in zip(splits, captured.logits, strict=True):
         residual, is_exact = split.compare_with_logits(logits)
         if not is_exact:
-            return f"its class maps sum to its logits with a residual of {residual:.2g}, more than rounding."
-    return ""
+            raise NetworkError(
+                f"The backend {backend!r} is refused: its class maps sum to its logits with a residual of "
+                f"{residual:.2g}, more than rounding."
+            )
 
 
 def _cache_key(classifier: Classifier) -> str:

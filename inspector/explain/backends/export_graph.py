@@ -26,6 +26,7 @@ from inspector.explain.tracing.forward import capture_poolings, copy_sharing_par
 
 _SEED = 3  # of the noise images
 _NOISE_SCALES = (1, -1, 10, -100)  # one per noise image: a clamp that has no effect on one has an effect on another
+_USE_EAGER = 'Use the backend "eager", which runs every network.'
 _ROUNDING = 1e-4  # of an image's largest value: the graph only adds up in another order
 
 
@@ -46,11 +47,9 @@ class ClassMapHead(nn.Module):
     def __init__(self, head: Head) -> None:
         super().__init__()
         if not can_export_class_maps(head):
-            why = (
-                f"of this head are {head.verdict}: its weight changes with the image"
-                if head.weight is None
-                else f"of {head.pooling} pooling need its derivative"
-            )
+            why = f"of {head.pooling} pooling need its derivative"
+            if head.weight is None:
+                why = f"of this head are {head.verdict}: its weight changes with the image"
             raise HeadError(
                 f"The class maps {why}, which one graph cannot compute. Use a network that ends in average or maximum "
                 "pooling, or flatten, with only affine layers after it."
@@ -122,12 +121,9 @@ def export_program(module: nn.Module, inputs: Tensor) -> torch.export.ExportedPr
     Raises:
         NetworkError: torch.export fails.
     """
-    message = (
-        "torch.export cannot write this network as one graph: {reason}. "
-        'Use the backend "eager", which runs every network.'
-    )
+    message = "torch.export cannot write this network as one graph: {reason}. " + _USE_EAGER
+    # torch warns about its own code, which a user cannot change.
     with translate_errors(NetworkError, message), warnings.catch_warnings(action="ignore"), torch.no_grad():
-        # torch warns about its own code, which a user cannot change.
         any_number = ({0: torch.export.Dim.DYNAMIC},)
         exported = torch.export.export(module, (inputs,), dynamic_shapes=any_number)
         functional: torch.export.ExportedProgram = exported.run_decompositions({})
@@ -139,8 +135,7 @@ def _make_graph(classifier: Classifier, class_maps: nn.Module | None, feature_ma
     copy = copy_sharing_parameters(network)
     if copy is None:
         raise NetworkError(
-            "The network contains something that cannot be copied, so no graph can be made of it. "
-            'Use the backend "eager", which runs every network.'
+            "The network contains something that cannot be copied, so no graph can be made of it. " + _USE_EAGER
         )
     images = classifier.noise_input(len(_NOISE_SCALES), _SEED)
     images = images * images.new_tensor(_NOISE_SCALES).view(-1, 1, 1, 1)
@@ -153,7 +148,7 @@ def _make_graph(classifier: Classifier, class_maps: nn.Module | None, feature_ma
     if len(matches) < len(finder.matches):
         raise NetworkError(
             "The graph that torch.export makes of this network gives other feature maps or logits than the network. "
-            'Use the backend "eager", which runs every network.'
+            + _USE_EAGER
         )
     (output,) = graph.graph.find_nodes(op="output")
     output.args = (tuple(match.node for match in matches),)

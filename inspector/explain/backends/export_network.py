@@ -9,24 +9,18 @@ it and compared with the network before it gets its name.
 import json
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from inspector.errors import ExportError
 from inspector.explain.backends.export_graph import LogitsAndMaps, class_map_graph, compare_outputs, export_program
-from inspector.explain.backends.runtimes import import_runtime, run_onnxruntime, run_openvino, write_onnx
+from inspector.explain.backends.runtimes import Run, import_runtime, run_onnxruntime, run_openvino, write_onnx
 from inspector.explain.class_maps import class_maps_of_batch
 from inspector.explain.classifier import Classifier
-
-# Writes a graph with an example input and metadata.
-_Writer: TypeAlias = Callable[[LogitsAndMaps, Tensor, Path, dict[str, str]], None]
-_Reader: TypeAlias = Callable[[Path], Callable[[Tensor], Sequence[Tensor]]]
 
 _SUFFIXES: dict[str, str] = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
 _TOLERANCE = 1e-4  # of the largest logit, or the largest value of a class map
@@ -112,23 +106,22 @@ def _write_pt2(graph: LogitsAndMaps, inputs: Tensor, file: Path, metadata: dict[
         torch.export.save(export_program(graph, inputs), file, extra_files={_METADATA: json.dumps(metadata)})
 
 
-def _read_pt2(file: Path) -> Callable[[Tensor], Sequence[Tensor]]:
+def _read_pt2(file: Path) -> Run:
     with warnings.catch_warnings(action="ignore"):
         program = torch.export.load(file).module()
 
-    def run(inputs: Tensor) -> Sequence[Tensor]:
+    def run(inputs: Tensor) -> list[Tensor]:
         with torch.no_grad():
-            outputs: Sequence[Tensor] = program(inputs)
-            return outputs
+            return list(program(inputs))
 
     return run
 
 
-_WRITERS: dict[str, _Writer] = {"onnx": write_onnx, "openvino": _write_openvino, "pt2": _write_pt2}
-_READERS: dict[str, _Reader] = {"onnx": run_onnxruntime, "openvino": run_openvino, "pt2": _read_pt2}
+_WRITERS = {"onnx": write_onnx, "openvino": _write_openvino, "pt2": _write_pt2}
+_READERS = {"onnx": run_onnxruntime, "openvino": run_openvino, "pt2": _read_pt2}
 
 
-def _verify(classifier: Classifier, run: Callable[[Tensor], Sequence[Tensor]]) -> None:
+def _verify(classifier: Classifier, run: Run) -> None:
     """Raise ExportError if the logits or class maps of the file differ from the network's."""
     for images in (1, 3):
         inputs = classifier.noise_input(images, _SEED)
