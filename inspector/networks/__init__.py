@@ -1,1 +1,1 @@
-"""From a name or a file to a classifier."""
+"""Find, build and load networks, and make classifiers of them."""

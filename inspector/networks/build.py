@@ -1,6 +1,6 @@
 """Build a network from a name: one of ours, torchvision:NAME, timm:NAME, or the user's package.module:factory.
 
-torchvision and timm are imported only where they are needed: both take seconds, and our own networks use neither.
+torchvision and timm each take seconds to import and our own networks do not need them, so functions import them.
 """
 
 import importlib
@@ -20,26 +20,26 @@ from inspector.images.preprocessing import Interpolation, Preprocessing, as_pair
 from inspector.networks.builtin import FACTORIES
 from inspector.networks.transfer import HeadKind, add_head
 
-# Arguments of torchvision and timm that download or read weights: `build` does neither.
+# Arguments of torchvision and timm that load weights. `build` refuses them, because its networks have random weights.
 _WEIGHTS = {"weights", "pretrained", "pretrained_cfg", "checkpoint_path"}
 
-# GoogLeNet and Inception: their initialization takes minutes, and their auxiliary heads are for training only.
+# Arguments for GoogLeNet and Inception: initialization would take minutes; auxiliary heads only serve training.
 _WITHOUT_EXTRAS = {"init_weights": False, "aux_logits": False}
 
 
 def build(
     name: str, classes: int | None = None, arguments: Mapping[str, Any] | None = None, trust: bool = False
 ) -> nn.Module:
-    """Build the network of a name with random weights, in evaluation mode.
+    """Build the network with a given name, with random weights, in evaluation mode.
 
     Args:
         name: one of our architectures, "torchvision:NAME", "timm:NAME" or "package.module:factory".
         classes: number of logits; None keeps the default of the architecture.
         arguments: further keyword arguments of the architecture.
-        trust: allow package.module:factory, whose code is run.
+        trust: allow package.module:factory, which runs the code of that module.
 
     Raises:
-        NetworkError: unknown name, arguments that do not fit, or code that needs ``trust``.
+        NetworkError: the name is unknown, the arguments do not fit, or the name needs ``trust``.
     """
     options = dict(arguments or {})
     library, _, wanted = name.partition(":") if isinstance(name, str) else ("", "", "")
@@ -62,27 +62,30 @@ def transfer(
     size: Sequence[int] = (224, 224),
     options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """Build another architecture with a new head, see `transfer.add_head`.
+    """Build an architecture and replace its head by a new one, as `transfer.add_head` does.
 
     Args:
         backbone: name of the architecture, as for `build`.
-        head: kind of head.
+        head: kind of head: "average", "max" or "connected".
         classes: number of logits.
         size: (height, width) of the input.
         options: keyword arguments of the backbone.
     """
-    # Their trained weights need it, and a state dict does not say so.
+    # These two were trained with transform_input=True, which a state dict does not record.
     inception = backbone.lower() in ("torchvision:googlenet", "torchvision:inception_v3")
     defaults = {"transform_input": True} if inception else {}
     return add_head(build(backbone, None, defaults | dict(options or {})), head, classes, size)
 
 
-# What a model.json or a recipe may name without a library before it.
+# Architectures that a model.json or a recipe names without a library: no "torchvision:" or "timm:" before the name.
 OURS: dict[str, Callable[..., nn.Module]] = FACTORIES | {"transfer": transfer}
 
 
 def find_preprocessing(name: str) -> Preprocessing | None:
-    """Find the preprocessing of torchvision:NAME or timm:NAME; None if it is unknown or cannot be expressed here.
+    """Find the preprocessing of torchvision:NAME or timm:NAME.
+
+    Returns:
+        The preprocessing; None for other names, and if the library has none that Preprocessing can express.
 
     Raises:
         NetworkError: the library does not know the name.
@@ -102,13 +105,13 @@ def build_pretrained(name: str) -> tuple[nn.Module, Preprocessing, tuple[str, ..
     """Build torchvision:NAME or timm:NAME with its best weights, which are downloaded if they are not cached.
 
     Returns:
-        The network in evaluation mode, its preprocessing, and its class names; None if the library has none.
+        The network in evaluation mode, its preprocessing, and its class names (None if the library has no names).
 
     Raises:
-        NetworkError: unknown name, failed download, or a preprocessing that cannot be expressed here.
+        NetworkError: the name is unknown, the download failed, or Preprocessing cannot express the preprocessing.
     """
     library, _, wanted = name.partition(":")
-    # huggingface's errors have no base in common with Python's.
+    # Catch every exception: errors of huggingface's downloads share no base class with Python's.
     translated = translate_errors(NetworkError, f"The weights of {name} could not be fetched: {{reason}}.")
     if library == "torchvision":
         models, wanted = _find_in_torchvision(wanted)
@@ -127,7 +130,7 @@ def build_pretrained(name: str) -> tuple[nn.Module, Preprocessing, tuple[str, ..
     if preprocessing is None:
         unknown = "squeezing and cropping, borders, or another interpolation"
         raise NetworkError(f"{name} needs a preprocessing of photos that is not available here: {unknown}.")
-    # timm recognizes ImageNet and its supersets by the number of classes.
+    # timm has class names for ImageNet and its supersets; it recognizes them by the number of classes.
     subset = timm.data.infer_imagenet_subset(network)
     names = tuple(timm.data.ImageNetInfo(subset).label_descriptions()) if subset else None
     return network.eval(), preprocessing, names
@@ -155,15 +158,15 @@ def _build_from_path(name: str, classes: int | None, arguments: dict[str, Any], 
         hint = "If you trust it, say so with --trust (trust=True in Python)"
         raise NetworkError(f"{name!r} would run the code of the module {module}. {hint}.")
     folder = str(Path.cwd())
-    sys.path.insert(0, folder)  # as with python -m
+    sys.path.insert(0, folder)  # so that modules in the working folder can be imported, as with python -m
     try:
-        # Anything may be raised, because the module's own code runs.
+        # Translate every exception: importing the module runs its own code.
         with translate_errors(NetworkError, f"The module {module} cannot be imported ({{type}}: {{reason}})."):
             imported = importlib.import_module(module)
         if not callable(found := getattr(imported, attribute, None)):
             hint = _list_nearest(attribute, vars(imported))
             raise NetworkError(f"The module {module} has no function or class {attribute!r}.{hint}")
-        # A network is callable too, but takes an image.
+        # A network must not be called as a factory: it is callable too, but takes images.
         network = found if isinstance(found, nn.Module) else _call_factory(name, found, classes, arguments)
     finally:
         sys.path.remove(folder)
@@ -173,25 +176,25 @@ def _build_from_path(name: str, classes: int | None, arguments: dict[str, Any], 
 
 
 def _call_factory(name: str, factory: Callable[..., Any], classes: int | None, arguments: dict[str, Any]) -> Any:
-    """Call the factory, with the number of classes if it has a parameter for it."""
+    """Call the factory. It gets the number of classes if it has a parameter `classes` or `num_classes`."""
     with _translate_building(name):
         signature = inspect.signature(factory)
         for parameter in ("classes", "num_classes"):
             if classes is not None and parameter in signature.parameters:
                 arguments = {parameter: classes} | arguments
         with translate_errors(NetworkError, f"The arguments of {name} do not fit: {{reason}}."):
-            signature.bind_partial(**arguments)  # an unknown argument is named before a missing one
+            signature.bind_partial(**arguments)  # report an unknown argument before a missing one
             signature.bind(**arguments)
         return factory(**arguments)
 
 
 def _translate_building(name: str) -> AbstractContextManager[None]:
-    # Anything may be raised: the code is not ours, and so are the arguments.
+    # Translate every exception: neither the code nor the arguments are ours.
     return translate_errors(NetworkError, f"{name} cannot be built with these arguments ({{type}}: {{reason}}).")
 
 
 def _find_in_torchvision(wanted: str) -> tuple[Any, str]:
-    """Return torchvision.models and the name in lower case, if it has a classifier of this name."""
+    """Return torchvision.models and the name in lower case. NetworkError: it has no classifier of this name."""
     from torchvision import models
 
     _check_name("torchvision", wanted.lower(), models.list_models(module=models))
@@ -199,9 +202,9 @@ def _find_in_torchvision(wanted: str) -> tuple[Any, str]:
 
 
 def _find_in_timm(wanted: str) -> Any:
-    """Return timm, if it has a classifier of this name."""
+    """Return the module timm. NetworkError: it has no classifier of this name."""
     timm = require("timm", extra="timm", purpose="A network of timm", error=NetworkError)
-    # A name may end with the tag of its weights: resnet18.a1_in1k. timm also knows names that it no longer lists.
+    # A name may end with the tag of its weights, as in resnet18.a1_in1k. is_model also knows names that are not listed.
     base, _, tag = wanted.partition(".")
     if ":" in wanted or not timm.is_model(base):
         _check_name("timm", base, timm.list_models())
@@ -226,7 +229,7 @@ def _read_torchvision_transforms(recipe: Any) -> Preprocessing:
 
 
 def _read_timm_config(recipe: Mapping[str, Any]) -> Preprocessing | None:
-    """Return None for what Preprocessing cannot express: borders, squash and crop, other interpolations."""
+    """Convert timm's settings; None for borders, squash with crop, and interpolations that Preprocessing lacks."""
     size = as_pair(recipe["input_size"][1:])
     squashed = recipe["crop_mode"] == "squash" and recipe["crop_pct"] == 1
     if recipe["interpolation"] not in get_args(Interpolation) or not (squashed or recipe["crop_mode"] == "center"):

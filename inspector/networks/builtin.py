@@ -13,12 +13,12 @@ from inspector.explain.pooling import GlobalAveragePooling, GlobalMaxPooling
 def fashion_convnet(pooling: Literal["average", "max"], classes: int = 10) -> nn.Sequential:
     """Build a network whose last feature maps are its class maps: (N, 1, 28, 28) -> (N, classes).
 
-    Six 3x3 convolutions with ReLU and 8, 8, 16, 16, 32, 32 filters, 2x2 max pooling after every second one, then a 1x1
-    convolution to one 3x3 map per class, and a global pooling: the pooled values are the logits. Xavier weights, every
-    bias 0.01.
+    It has six 3x3 convolutions with ReLU and 8, 8, 16, 16, 32, 32 filters. A 2x2 max pooling follows every second
+    convolution. A 1x1 convolution then makes one 3x3 map per class, and global pooling of these maps gives the logits.
+    The weights have Xavier initialization; every bias is 0.01.
 
     Args:
-        pooling: the global pooling.
+        pooling: kind of the global pooling.
         classes: number of logits.
     """
     layers: list[nn.Module] = []
@@ -45,13 +45,13 @@ def lenet(
 ) -> nn.Sequential:
     """Build a LeNet (LeCun et al., Proc. IEEE 1998) with one of three heads: (N, 1, 28, 28) -> (N, classes).
 
-    Both trunks end in 16 maps of 5x5. Weights are initialized as torch does it.
+    Both trunks end in 16 feature maps of 5x5 cells. The weights have torch's default initialization.
 
     Args:
-        trunk: downsampling by 2x2 max pooling or by strides.
-        head: "connected" flattens the maps into fully connected layers 400-120-84-classes; the others pool each map
-            to one value, then Linear.
-        activation: after every layer but the last.
+        trunk: how the trunk reduces the resolution: by 2x2 max pooling, or by convolutions with stride 2.
+        head: "connected": flatten, then fully connected layers of sizes 400-120-84-classes. "average" and "max": pool
+            each map to one value, then one fully connected layer.
+        activation: activation after every convolution and fully connected layer except the last.
         classes: number of logits.
     """
     first: list[nn.Module] = [nn.Conv2d(1, 6, 5, padding=2), nn.ReLU()]
@@ -75,11 +75,11 @@ def efficientnet_lite0() -> nn.Module:
 
     It is EfficientNet-B0 (Tan and Le, ICML 2019) without squeeze-and-excitation and with ReLU6.
     """
-    # timm has it too, but timm and torchvision take five seconds to import, and this is the app's first network.
+    # Not from timm: timm and torchvision take five seconds to import, and the app shows this network first.
     from efficientnet_lite_pytorch.model import EfficientNet
 
     class BatchSizeFreeEfficientNet(EfficientNet):
-        """EfficientNet without the reshape to the input's batch size, with which reading the head takes 2 s."""
+        """EfficientNet without its reshape to the input's batch size, because that makes reading the head take 2 s."""
 
         def forward(self, inputs: Tensor) -> Tensor:
             pooled = self._avg_pooling(self.extract_features(inputs)).flatten(1)  # type: ignore[no-untyped-call]
@@ -100,7 +100,7 @@ class _CifarBlock(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         out = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(maps)))))
-        # Option A of the paper: the shortcut takes every second pixel, and zeros for the added channels.
+        # The paper's option A: the shortcut skips pixels as the stride does, and fills added channels with zeros.
         half = self.added_channels // 2
         thinned = maps[:, :, :: self.stride, :: self.stride]
         return functional.relu(out + functional.pad(thinned, (0, 0, 0, 0, half, self.added_channels - half)))
@@ -131,11 +131,11 @@ class CifarResNet(nn.Module):
 
 
 def cifar_resnet(depth: int = 20, classes: int = 10) -> CifarResNet:
-    """Build a ResNet for CIFAR-10 of 6 n + 2 layers, with n blocks per stage."""
+    """Build a ResNet for CIFAR-10 with `depth` = 6 n + 2 layers: n blocks in each of three stages."""
     return CifarResNet(depth, classes)
 
 
-# What a model.json or an experiment may name as its architecture.
+# Architectures by the name that a model.json or a recipe uses.
 FACTORIES: dict[str, Callable[..., nn.Module]] = {
     "cifar_resnet": cifar_resnet,
     "efficientnet_lite0": efficientnet_lite0,

@@ -1,6 +1,6 @@
 """List the networks in models/: one folder each, with a model.json that describes how to build and use it.
 
-Reads descriptions only and imports no torch, so that a list of networks is available at once.
+This module reads only the descriptions and does not import torch, so it can list the networks without delay.
 """
 
 import json
@@ -23,25 +23,25 @@ _ALLOWED = {"interpolation": get_args(Interpolation), "probability": get_args(Ou
 
 @dataclass(frozen=True)
 class ModelCard:
-    """The content of a model.json."""
+    """The description of a network: the content of its model.json."""
 
     name: str
     folder: Path
     title: str
-    architecture: Mapping[str, Any]  # {"factory": a name in builtin.FACTORIES, "arguments": {...}}
-    # A file in the folder, or {"package": ..., "file": ...}, or several of both; {"into": ...} names a part of the
-    # network.
+    architecture: Mapping[str, Any]  # {"factory": a name for `build`, "onnx" or "keras", "arguments": {...}}
+    # A file in the folder; or a file in an installed package, {"package": ..., "file": ...}; or a list of such entries.
+    # In a list, an entry {"into": PART, ...} holds the weights of this part of the network.
     weights: str | Mapping[str, str] | Sequence[str | Mapping[str, str]]
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     probability: OutputActivation
-    examples: str  # which example photos fit it, see images/examples.py
+    examples: str  # kind of example images for the network, as in images/examples.py
     cell_center: tuple[float, float] | None = None  # (y, x) of the center of cell (0, 0), if it was measured
-    about: Mapping[str, Any] = field(default_factory=dict)  # source, licence, training, scores, unchanged
+    about: Mapping[str, Any] = field(default_factory=dict)  # entries source, licence, training, scores, as in the file
 
 
 def models_folder() -> Path:
-    """Return the folder of the networks: $INSPECTOR_MODELS, else in the package, else beside it (in a checkout)."""
+    """Return the folder models/: $INSPECTOR_MODELS, or inside the package, or beside the package (in a checkout)."""
     if chosen := os.environ.get("INSPECTOR_MODELS"):
         return Path(chosen)
     package = Path(__file__).parent.parent
@@ -59,10 +59,10 @@ def find_model_card(name: str) -> ModelCard:
     """Find the card of a network by its name in models/, or by the path of its folder.
 
     Raises:
-        NetworkError: there is none; the message has the nearest names.
+        NetworkError: no network has this name. The message lists the nearest names.
     """
     for folder in (models_folder() / name, Path(name)):
-        # A name may be longer than a path can be.
+        # Checking the path raises OSError if the name is too long for a path.
         with suppress(OSError):
             if (folder / "model.json").is_file():
                 return read_model_card(folder)

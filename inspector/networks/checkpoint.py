@@ -1,8 +1,8 @@
-"""Read the weights in a file that may be broken or hostile.
+"""Read the weights in a file that may be broken or malicious.
 
     file -> kind (from its first bytes, never from its name) -> tensors by name
 
-No code in the file runs, and no tensor may claim more values than the file holds.
+No code in the file is run, and a file is refused if a tensor claims more values than the file holds.
 """
 
 import codecs
@@ -24,21 +24,21 @@ from torch import Tensor
 from inspector.errors import NetworkError
 
 MAX_BYTES = 8_000_000_000
-MAX_PICKLE_BYTES = 100_000_000  # of a pickle without its tensors; safetensors has the same limit for its header
+MAX_PICKLE_BYTES = 100_000_000  # limit for a pickle without its tensors; safetensors limits its header to the same size
 
 Kind = Literal["safetensors", "zipped pickle", "pickle", "TorchScript", "torch.export", "other"]
 
 _STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
 _EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 
-# What a pickle may name. torch's own list is longer, and not safe: bytearray(10**11) fills the memory, and
-# torch.FloatTensor allocates any size that it is given.
+# Classes and functions that a pickle may name. torch's own list is longer and not safe: a pickle could fill the memory
+# by bytearray(10**11), or by torch.FloatTensor of any size.
 _ALLOWED = re.compile(
     r"collections\.(OrderedDict|Counter)|argparse\.Namespace|(__builtin__|builtins)\.set"
     r"|torch\._utils\._rebuild_(tensor(_v[23])?|parameter)|torch\.nn\.parameter\.Parameter"
     r"|torch\.(Size|device|(storage\.)?\w*Storage|(b?float|u?int|complex)\d\w*|bool|half|double|long|short)"
 )
-# torch keeps the classes that it admits in a global variable.
+# torch keeps its list of allowed classes in a global variable, so one thread at a time may extend the list.
 _SAFE_GLOBALS = threading.Lock()
 
 _SIGNATURES = (
@@ -52,14 +52,14 @@ _SIGNATURES = (
 
 
 def detect_kind(path: Path) -> Kind:
-    """Detect the kind of a file of weights from its first bytes and, for a zip archive, from the names of its files.
+    """Detect the kind of a file of weights from its first bytes and, if it is a zip archive, from the names inside.
 
     Raises:
         NetworkError: there is no such file, or it cannot be read.
     """
     with _translate_errors(path):
         start = _read_start(path)
-        if start[7:9] == b"\0{":  # eight bytes for the length of the header, of which the last is 0; then the header
+        if start[7:9] == b"\0{":  # 8 bytes hold the header's length, the last of them is 0; the header begins with {
             return "safetensors"
         if not start.startswith(b"PK\x03\x04"):
             return "pickle" if start.startswith(b"\x80") else "other"
@@ -67,19 +67,19 @@ def detect_kind(path: Path) -> Kind:
             names = {PurePosixPath(name).name for name in archive.namelist()}
         if "constants.pkl" in names:
             return "TorchScript"
-        # torch wrote the second before version 2.7.
+        # archive_format is written by torch 2.7 and later, the other file by earlier versions.
         if names & {"archive_format", "serialized_exported_program.json"}:
             return "torch.export"
         return "zipped pickle" if "data.pkl" in names else "other"
 
 
 def read_state(path: Path, *, ema: bool = False, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
-    """Read the tensors of a state dict, also from inside a training checkpoint, without running code of the file.
+    """Read the tensors of a state dict, which may be inside a training checkpoint, without running code of the file.
 
     Args:
         path: a safetensors file, or a file of torch.save.
         ema: return the moving average of the weights (EMA) instead of the weights.
-        max_bytes: size above which the file is refused unread.
+        max_bytes: size above which the file is refused before it is read.
 
     Returns:
         Tensors by parameter name.
@@ -104,22 +104,22 @@ def check_size(path: Path, size: int, limit: int) -> None:
 
 
 def _summarize_error(error: BaseException) -> str:
-    """Return the first line of another library's message, which may quote the file, short and printable."""
+    """Return the first line of a library's error message, shortened and printable, because it may quote the file."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    if isinstance(error, LookupError):  # its message is only the key
+    if isinstance(error, LookupError):  # the message of a KeyError is only the key, so add the class
         text = f"{type(error).__name__} {text}"
     return make_printable((text.splitlines() or [""])[0], 160).rstrip(".") or type(error).__name__
 
 
 def make_printable(text: str, max_length: int = 60) -> str:
-    """Return text from a file without control characters, cut to a length that fits in a sentence."""
+    """Replace control characters in text from a file, and shorten it so that a message can quote it."""
     clean = "".join(letter if letter.isprintable() else "?" for letter in text[: max_length + 1])
     return clean if len(clean) <= max_length else clean[: max_length - 3] + "..."
 
 
 @contextmanager
 def _translate_errors(path: Path) -> Iterator[None]:
-    """Raise whatever is raised inside as NetworkError, MemoryError too: a hostile file may ask for any size."""
+    """Turn any exception in the `with` block into NetworkError; also MemoryError, as a file may claim any size."""
     try:
         yield
     except NetworkError:
@@ -130,7 +130,7 @@ def _translate_errors(path: Path) -> Iterator[None]:
         raise _make_code_refusal(path) from error
     except OSError as error:
         raise _make_refusal(path, _summarize_error(error)) from error
-    # Broken files make torch raise RuntimeError, KeyError, AttributeError, AssertionError, struct.error and more.
+    # Catch every exception: on broken files torch raises RuntimeError, KeyError, AssertionError, struct.error and more.
     except Exception as error:
         reason = _summarize_error(error).removeprefix("Error while deserializing header: ")
         raise _make_refusal(path, f"it is cut off or broken ({reason}); copy or download it again") from error
@@ -147,7 +147,7 @@ def _make_code_refusal(path: Path, named: str = "") -> NetworkError:
 
 
 def _read_start(path: Path) -> bytes:
-    # Reading a pipe would block, and a device never ends.
+    # Refuse pipes and devices: reading a pipe would block, and a device never ends.
     if path.exists() and not path.is_file():
         raise _make_refusal(path, "it is a folder" if path.is_dir() else "it is not a file")
     with path.open("rb") as file:
@@ -155,17 +155,17 @@ def _read_start(path: Path) -> bytes:
 
 
 def _unpickle(path: Path, kind: Kind) -> Any:
-    """Load a pickle, after checking the names that it would call and the sizes that it claims."""
+    """Load a pickle, after checking which classes and functions it would call and which sizes it claims."""
     if kind in ("TorchScript", "torch.export"):
         reason = f"it is a {kind} archive, which holds a program as well as weights, and would run it"
         raise _make_refusal(path, f"{reason}. If you trust it, load it by its path with --trust")
     if kind == "other":
         raise _make_refusal(path, _describe_other_file(_read_start(path)))
-    if path.suffix == ".safetensors":  # torch would trust the name
+    if path.suffix == ".safetensors":  # torch.load would read it by its name, not by its content
         raise _make_refusal(path, "it is not what its name says, but a file of torch.save: rename it to .pth")
     (_check_zip if kind == "zipped pickle" else _check_file)(path)
     with _SAFE_GLOBALS, torch.serialization.safe_globals([Namespace]):
-        # With mmap the weights are in memory only once: in the network.
+        # mmap avoids a second copy of the weights in memory beside the network's.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "zipped pickle")
 
 
@@ -180,7 +180,7 @@ def _describe_other_file(start: bytes) -> str:
 def _check_zip(path: Path) -> None:
     with ZipFile(path) as archive:
         entries = archive.infolist()
-        # A zip bomb needs compression, torch.save never uses it, and torch would map the bytes as if they were weights.
+        # Refuse compression: a zip bomb needs it, torch.save never uses it, and mmap would take its bytes for weights.
         if any(entry.compress_type != ZIP_STORED for entry in entries):
             raise _make_refusal(path, "its entries are compressed, which torch.save never does: save it again")
         claimed, size = sum(entry.file_size for entry in entries), path.stat().st_size
@@ -194,12 +194,12 @@ def _check_zip(path: Path) -> None:
 
 def _check_file(path: Path) -> None:
     with path.open("rb") as file:
-        for _ in range(5):  # torch's magic number, the format, the machine, the content, the names of the tensors
+        for _ in range(5):  # magic number, format version, byte order and such, the saved object, keys of its storages
             _check_names(path, _list_pickle_names(path, file))
 
 
 def _list_pickle_names(path: Path, stream: IO[bytes]) -> set[str]:
-    """List the classes and functions that the next pickle in the stream would call; it is read, not run."""
+    """List the classes and functions that the next pickle in the stream would call, without running the pickle."""
     names, start = set(), stream.tell()
     for opcode, argument, _ in pickletools.genops(stream):
         if stream.tell() - start > MAX_PICKLE_BYTES:
@@ -221,11 +221,11 @@ def _check_names(path: Path, names: set[str]) -> None:
 
 
 def _find_state(path: Path, content: Any, ema: bool) -> dict[str, Tensor]:
-    """Find the state dict in unpickled content: the content itself, or an entry with one of the usual names."""
+    """Find the state dict in unpickled content: it is the content itself, or an entry with one of the usual keys."""
     if ema and not (isinstance(content, dict) and any(key in content for key in _EMA_KEYS)):
         raise _make_refusal(path, "it holds no moving average of the weights (EMA)")
     state = content
-    for _ in range(3):  # not forever: a pickled dict may contain itself
+    for _ in range(3):  # at most three levels, because a pickled dict may contain itself
         if _is_state(state) or not isinstance(state, dict):
             break
         keys = _EMA_KEYS + _STATE_KEYS if ema else _STATE_KEYS + _EMA_KEYS
@@ -244,7 +244,7 @@ def _is_state(content: Any) -> bool:
 
 
 def _check_sizes(path: Path, state: Mapping[str, Tensor], size: int) -> None:
-    """Refuse tensors that would grow when copied: views with a stride of 0, storage that is not in the file."""
+    """Refuse tensors that claim more than the file holds: views larger than their storage, storages not in the file."""
     storages = {}
     for name, tensor in state.items():
         storage = tensor.untyped_storage()

@@ -1,7 +1,7 @@
-"""Load a Keras file on Keras's torch backend, where its pooling is a call that torch sees.
+"""Load a Keras file with Keras's torch backend, so that its pooling is a call of a torch function.
 
-Keras can run code in a file. So the file's configuration is read first, and Keras gets it only if it names nothing but
-Keras's own layers, activations and initializers.
+Keras may run code that is in a file. So the configuration in the file is read first. Keras loads the file only if the
+configuration names nothing but Keras's own objects, such as layers, activations and initializers.
 """
 
 import json
@@ -29,7 +29,7 @@ _KERAS_MODULES = re.compile(
     r"keras(\.(src\.)?(layers|models|initializers|regularizers|constraints|activations|applications|dtype_policies"
     r"|quantizers|random|ops)(\.\w+)*)?"
 )
-# Keras's own too, but they run code in the file, or open other files.
+# These are Keras's own, too, but they run code that is in the file, or open other files.
 _REFUSED = {
     "Lambda", "__lambda__", "function", "__typespec__", "TorchModuleWrapper", "FlaxLayer", "JaxLayer", "TFSMLayer",
     "TextVectorization", "StringLookup", "IntegerLookup",
@@ -39,12 +39,12 @@ PreprocessingMode = Literal["tf", "torch", "caffe", "raw"]
 
 
 class KerasNetwork(nn.Module):
-    """A Keras model as a torch network: RGB images (N, channels, H, W) -> the model's output, in any data format.
+    """A Keras model of any data format as a torch network: RGB images (N, channels, H, W) -> output of the model.
 
     Attributes:
         channels: channels of the input.
         size: (height, width) of the input; None if the model leaves it open.
-        bgr: whether the model takes blue, green, red.
+        bgr: whether the model expects the channels in the order blue, green, red.
     """
 
     def __init__(self, model: Any, channels_first: bool, bgr: bool) -> None:
@@ -56,26 +56,26 @@ class KerasNetwork(nn.Module):
         channels, height, width = (first, second, third) if channels_first else (third, first, second)
         self.channels: int = channels or 3
         self.size: tuple[int, int] | None = (height, width) if height and width else None
-        # Keras flattens with the channels last even if its data format has them first.
+        # Layers that may flatten maps (N, h, w, C). With channels first, only Flatten does: it moves the channels last.
         flattening = {"Flatten"} if channels_first else {"Flatten", "Reshape"}
         self._flattens = any(type(layer).__name__ in flattening for layer in _list_layers(model))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Run the model in inference mode."""
+        """Compute the model's output, with its layers in inference mode."""
         images = inputs.flip(1) if self.bgr else inputs
         images = images if self.channels_first else images.permute(0, 2, 3, 1)
         with _ChannelsFirstFlatten() if self._flattens else nullcontext():
             return cast(Tensor, self.model(images, training=False))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "KerasNetwork":
-        # Keras would serialize the model: the copy's parameters would be other objects.
+        # deepcopy makes Keras serialize the model, so the copy would not share its parameters.
         raise TypeError("A Keras network cannot be copied together with its parameters.")
 
 
 class _ChannelsFirstFlatten(TorchFunctionMode):
-    """Flatten maps (N, h, w, C) with the channels first, then reorder the values as Keras expects them.
+    """Flatten maps (N, h, w, C) with the channels first, then bring the values into the order that Keras expects.
 
-    Otherwise the capture of poolings would take the rows of the maps for their channels.
+    The code that captures poolings expects (N, C, h, w). Without this mode it would treat the rows as channels.
     """
 
     def __torch_function__(
@@ -99,11 +99,11 @@ def read_keras(path: Path, bgr: bool = False, max_bytes: int = MAX_BYTES) -> Ker
 
     Args:
         path: the file.
-        bgr: the network was trained on blue, green, red, as VGG and ResNet of keras.applications.
-        max_bytes: size above which the file is refused, also when unpacked.
+        bgr: the network expects channels in the order blue, green, red, as VGG and ResNet of keras.applications.
+        max_bytes: the file is refused if its size, or its size when unpacked, is larger.
 
     Raises:
-        NetworkError: it is no complete Keras model, or uses more than Keras's own layers.
+        NetworkError: the file is not a complete Keras model, or the model uses other objects than Keras's own.
     """
     config = _read_config(path, max_bytes)
     _check_config(path, config)
@@ -118,11 +118,11 @@ def wrap_keras(model: Any, channels_first: bool | None = None, bgr: bool = False
 
     Args:
         model: a model on Keras's torch backend, with one image input.
-        channels_first: its data format; None takes it from its layers.
-        bgr: the network was trained on blue, green, red.
+        channels_first: whether its data format is channels first. None: read it from the layers.
+        bgr: the network expects channels in the order blue, green, red.
 
     Raises:
-        NetworkError: the model has another input, or Keras another backend.
+        NetworkError: the input is not one batch of images, or Keras runs on another backend.
     """
     keras = import_keras("a Keras model")
     inputs = getattr(model, "inputs", None) or []
@@ -136,11 +136,11 @@ def wrap_keras(model: Any, channels_first: bool | None = None, bgr: bool = False
 
 
 def make_keras_preprocessing(mode: PreprocessingMode, size: tuple[int, int]) -> Preprocessing:
-    """Return the preprocessing of keras.applications, for `Classifier.wrap` and `load`.
+    """Return a preprocessing of keras.applications, for use with `Classifier.wrap` and `load`.
 
     Args:
-        mode: as in preprocess_input: "tf" (-1 to 1), "torch" (ImageNet mean and std) or "caffe" (mean only, for
-            networks with bgr=True); "raw" (0 to 255) for networks that scale their input themselves.
+        mode: as in Keras's preprocess_input: "tf" scales to -1..1; "torch" uses the mean and std of ImageNet; "caffe"
+            subtracts the mean only, for networks with bgr=True. "raw" keeps 0..255, for networks that scale themselves.
         size: (height, width) of the input.
     """
     caffe = (123.68 / 255, 116.779 / 255, 103.939 / 255)
@@ -154,10 +154,10 @@ def make_keras_preprocessing(mode: PreprocessingMode, size: tuple[int, int]) -> 
 
 
 def import_keras(source: str) -> Any:
-    """Import Keras on its torch backend. The first import in a process chooses the backend for good.
+    """Import Keras with its torch backend. The first import in a process fixes the backend.
 
     Args:
-        source: what is to be read, for the message.
+        source: what Keras is needed to read, for the error message.
 
     Raises:
         NetworkError: Keras is not installed, or was imported with another backend.
@@ -172,7 +172,7 @@ def import_keras(source: str) -> Any:
 
 
 def _list_layers(model: Any) -> Iterator[Any]:
-    """Yield all layers, also those of nested models."""
+    """Yield all layers of a model, including the layers of nested models."""
     for layer in getattr(model, "layers", []):
         yield layer
         yield from _list_layers(layer)
@@ -184,7 +184,7 @@ def _translate_reading(path: Path) -> AbstractContextManager[None]:
 
 
 def _read_config(path: Path, max_bytes: int) -> Any:
-    """Read the configuration from which Keras builds the model."""
+    """Read the configuration in the file, from which Keras builds the model."""
     with translate_errors(NetworkError, f"Cannot read {path}: {{reason}}."):
         check_size(path, path.stat().st_size, max_bytes)
     if path.suffix not in (".keras", ".h5", ".hdf5"):
@@ -199,7 +199,7 @@ def _read_config(path: Path, max_bytes: int) -> Any:
 
 def _read_config_in_zip(path: Path, max_bytes: int) -> bytes | None:
     with zipfile.ZipFile(path) as archive:
-        # The size when unpacked: a small archive may hold a lot.
+        # Check the unpacked size, too: a small archive may unpack to a very large file.
         check_size(path, sum(entry.file_size for entry in archive.infolist()), max_bytes)
         if "config.json" not in archive.namelist():
             return None if "model.weights.h5" in archive.namelist() else b""
@@ -217,7 +217,7 @@ def _read_config_in_hdf5(path: Path) -> str | bytes | None:
 
 def _check_config(path: Path, config: Any) -> None:
     if isinstance(config, dict):
-        # How it was trained: never built here, and often with the user's own code.
+        # Skip the settings of training: nothing here uses them, and they often name the user's own functions.
         config = config | {"compile_config": None}
     waiting = [config]
     while waiting:
@@ -233,7 +233,7 @@ def _check_config(path: Path, config: Any) -> None:
 
 
 def _find_foreign(value: dict[str, Any]) -> str | None:
-    """Return the name of an object that is not Keras's own, or that may run code; None if there is none."""
+    """Return the name of the object if it is not Keras's own or may run code, otherwise None."""
     name, module, registered = (value.get(key) for key in ("class_name", "module", "registered_name"))
     if name in _REFUSED:
         return str(name)

@@ -8,17 +8,17 @@ from inspector.errors import NetworkError, translate_errors
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """Read class names from a text file (one per line) or a JSON file (a list, or an object with numbers as keys).
+    """Read class names from a text file (one per line) or a JSON file (a list, or an object with keys 0, 1, ...).
 
     Raises:
-        NetworkError: the file cannot be read, or has no names.
+        NetworkError: the file cannot be read, or contains no names.
     """
     with translate_errors(NetworkError, f"The labels in {path} cannot be read: {{reason}}."):
         return parse_labels(path.read_text(encoding="utf-8-sig"), path.name)
 
 
 def parse_labels(text: str, name: str) -> tuple[str, ...]:
-    """Parse class names as `read_labels` does, from the text of a file with this name."""
+    """Parse the text of a labels file; `name`, the file's name, decides between JSON and one name per line."""
     names = [line.strip() for line in text.splitlines() if line.strip()]
     if name.lower().endswith(".json"):
         problem = "neither a JSON list of names nor an object with the keys 0, 1, ... ({reason})"
@@ -26,7 +26,7 @@ def parse_labels(text: str, name: str) -> tuple[str, ...]:
             content: Any = json.loads(text)
             if isinstance(content, dict):
                 content = [content[str(number)] for number in range(len(content))]
-            # In ImageNet's list each class has its synset and its name.
+            # In ImageNet's JSON file each class is a list [synset, name]: take the name.
             names = [str(label[-1]) if isinstance(label, list) else str(label) for label in content]
     if not names:
         raise NetworkError(f"There are no class names in {name}. Use one name per line, or a JSON list.")

@@ -33,7 +33,7 @@ from inspector.networks.torch_program import read_torch_program
 _LIBRARIES = ("torchvision:", "timm:")
 KERAS, ONNX = (".keras", ".h5", ".hdf5"), (".onnx",)
 FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".pt2", ".ts", ".torchscript", *KERAS, *ONNX)
-_DEFAULT = Preprocessing((224, 224), IMAGENET_MEAN, IMAGENET_STD, (224, 224))  # if nothing else is known
+_DEFAULT = Preprocessing((224, 224), IMAGENET_MEAN, IMAGENET_STD, (224, 224))  # for networks that state none
 
 
 def load(
@@ -61,20 +61,20 @@ def load(
         arch: architecture of a checkpoint: "torchvision:resnet18", "timm:...", one of ours, or with ``trust`` your own
             "package.module:factory".
         class_names: one per class, in place of those that come with the network.
-        size: network input, pixels or (height, width). Default: that of the architecture, as for all that follow.
-        mean: one value per channel, 0 to 1; a single one for a gray network.
-        std: one value per channel, as ``mean``.
-        resize: what a photo is scaled to before the center crop, pixels or (height, width); "squeeze" for no crop.
+        size: input size in pixels, one number or (height, width). Default, as for the next four: the network's own.
+        mean: one value per channel, 0-1; a single value for a network that takes gray images.
+        std: one value per channel, in the same unit as ``mean``.
+        resize: size that the photo covers before the center crop, one number or (height, width); "squeeze": no crop.
         interpolation: "bilinear" or "bicubic".
         probability: "softmax" or "sigmoid". Default: the network's own output activation.
         trust: allow code of the architecture or the file to run.
 
     Returns:
-        The classifier, with its head read and verified.
+        The classifier; its head has been read and verified.
 
     Raises:
         NetworkError: unknown name, or files that do not fit or cannot be read or downloaded.
-        HeadError: no pooling reaches the logits.
+        HeadError: the logits do not depend on a pooling of feature maps.
 
     Example:
         >>> load("mine.pth", arch="torchvision:resnet18", class_names=["cat", "dog"])
@@ -93,16 +93,16 @@ def resolve(
     allow_untrained: bool = False,
     max_bytes: int = MAX_BYTES,
 ) -> LoadedNetwork:
-    """Find, build and load the network that a name or a file means.
+    """Find, build and load a network by its name or file.
 
     Args:
-        source: as ``name`` of `load`; with ``allow_untrained`` also one of our architectures or package.module:factory.
+        source: as ``name`` in `load`; with ``allow_untrained`` also one of our architectures or package.module:factory.
         arch: architecture of a checkpoint.
-        class_names: in place of those that come with the network.
-        overrides: settings in place of the default preprocessing.
-        probability: in place of the network's own output activation.
+        class_names: names that replace the network's own.
+        overrides: settings that replace settings of the default preprocessing.
+        probability: output activation that replaces the network's own.
         trust: allow code of the architecture or the file to run.
-        allow_untrained: build architectures with random weights; nothing is downloaded.
+        allow_untrained: build architectures with random weights, and download nothing.
         max_bytes: size above which a file is refused.
 
     Returns:
@@ -118,7 +118,7 @@ def resolve(
     elif from_library:
         loaded = LoadedNetwork(name, *build_pretrained(name))
     elif _is_file(path):
-        # The resize override is applied below, when the network's input size is known.
+        # Apply `resize` only below: the network's input size must be known for it.
         plain = replace(overrides, resize=None).apply_to(_DEFAULT)
         loaded = _read_file(path, arch, class_names, plain, trust, max_bytes)
     else:
@@ -134,19 +134,19 @@ def _is_architecture(name: str) -> bool:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether a name means a file: by its ending, or because it exists and no network in models/ has this name."""
+    """Return whether a name means a file: it has a known ending, or exists and no network in models/ has this name."""
     return path.suffix.lower() in FILES or (path.is_file() and not (models_folder() / path / "model.json").is_file())
 
 
 def _read_file(
     path: Path, arch: str | None, class_names: Sequence[str] | None, plain: Preprocessing, trust: bool, max_bytes: int
 ) -> LoadedNetwork:
-    """Read the network in a file; its preprocessing is `plain` where the file and the architecture do not tell it."""
+    """Read the network in a file. `plain` is the preprocessing for what the file and the architecture do not state."""
     suffix = path.suffix.lower()
     if suffix in ONNX:
         onnx = read_onnx(path, plain.size, max_bytes)
         usual = _replace_size(plain, onnx.size)
-        # ONNX Runtime shows no operations, so the receptive field comes from the graph.
+        # The receptive field was computed from the graph: torch cannot trace the operations inside ONNX Runtime.
         return LoadedNetwork(path.stem, onnx, usual, class_names, onnx.output_activation, onnx.receptive_field)
     if suffix in KERAS:
         keras = read_keras(path, max_bytes=max_bytes)
@@ -172,7 +172,7 @@ def _replace_size(preprocessing: Preprocessing, size: tuple[int, int] | None) ->
 
 def _load_card(card: ModelCard, trust: bool) -> LoadedNetwork:
     """Load the network that a model.json describes."""
-    # What lies in models/ was put there to be run; what a downloaded folder names was not.
+    # The code that a network in models/ names is trusted; the code that any other folder names is not.
     trust = trust or card.folder.resolve().parent == models_folder().resolve()
     factory: Any = card.architecture.get("factory")
     parts = card.weights if isinstance(card.weights, Sequence) and not isinstance(card.weights, str) else [card.weights]
@@ -186,7 +186,8 @@ def _load_card(card: ModelCard, trust: bool) -> LoadedNetwork:
         network = build(factory, card.architecture.get("classes"), card.architecture.get("arguments", {}), trust)
         state = states[0] if len(states) == 1 else _join_states(parts, states, network)
         load_weights(state, network, card.name, paths[0] if len(states) == 1 else card.folder)
-    # Some networks learn to look beside the center of their receptive field: benchmarks/cell_centers.py measures it.
+    # In some networks a cell responds most to pixels away from the center of its receptive field, so the card may hold
+    # a center that benchmarks/cell_centers.py measured.
     loaded = LoadedNetwork(card.name, network, usual, card.classes, card.probability, field)
     return replace(loaded, cell_center=card.cell_center, trained_size=usual.size)
 
@@ -194,11 +195,11 @@ def _load_card(card: ModelCard, trust: bool) -> LoadedNetwork:
 def _join_states(
     parts: Sequence[str | Mapping[str, str]], states: Sequence[Mapping[str, Tensor]], network: nn.Module
 ) -> dict[str, Tensor]:
-    """Join the weights of several files; an entry with "into" holds those of one part of the network."""
+    """Join the weights of several files. An entry with "into" holds the weights of one part of the network."""
     expected, joined = network.state_dict(), dict[str, Tensor]()
     for part, state in zip(parts, states, strict=True):
         prefix = f"{part['into']}." if isinstance(part, Mapping) and "into" in part else ""
-        # A backbone's package holds its old head too, which the network does not have.
+        # The packaged weights include the backbone's old head. Drop it: this network has a new one.
         joined |= {prefix + key: tensor for key, tensor in state.items() if not prefix or prefix + key in expected}
     return joined
 
@@ -206,7 +207,7 @@ def _join_states(
 def _find_packaged_file(weights: Mapping[str, str]) -> Path:
     with translate_errors(NetworkError, "An entry of packaged weights lacks {reason}."):
         package, file = weights["package"], weights["file"]
-    # For a name without dots find_spec imports nothing, so no code of the package runs.
+    # Find the file without running code of the package: for a name without dots, find_spec imports nothing.
     spec = importlib.util.find_spec(package) if "." not in package else None
     if spec is None or spec.origin is None:
         raise NetworkError(f"The weights are in the package {package.replace('_', '-')}, which is not installed.")

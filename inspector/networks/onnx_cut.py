@@ -1,7 +1,7 @@
-"""Find the last pooling of an ONNX graph, where it is cut in two.
+"""Find the last pooling of an ONNX graph, because the graph is cut in two there.
 
-Which kind of pooling it is, and where the channels are, is decided by comparing the values before and after it on
-several noise images.
+The tensors before and after the pooling are recorded on several noise images. Comparing them shows the kind of pooling
+and which axis holds the channels.
 """
 
 from collections.abc import Sequence
@@ -24,26 +24,27 @@ _MAY_POOL = {
 
 @dataclass(frozen=True)
 class Cut:
-    """Where the graph is cut in two: at its last pooling."""
+    """The last pooling of a graph, where the graph is cut in two."""
 
     feature_maps: str  # name of the tensor before the pooling
-    pooled: str  # and of the tensor after it
+    pooled: str  # name of the tensor after the pooling
     pooling: Pooling
     channel_order: ChannelOrder
-    maps_shape: tuple[int, ...]  # of one image, in the graph's channel order
+    maps_shape: tuple[int, ...]  # shape for one image, in the graph's channel order
     pooled_shape: tuple[int, ...]
 
 
 def record_tensors(graph: Graph, examples: Sequence[Values]) -> list[dict[str, Any]]:
-    """Run the graph on each example and record tensors by name.
+    """Run the graph on each example and return, for each, the values of some tensors by name.
 
-    Recorded are the logits, the inputs and outputs of operators that may pool, and shapes that operators read.
+    These tensors are the logits, the inputs and outputs of operators that may pool or whose padding depends on the
+    input size, and the results of Shape operators.
 
     Raises:
         NetworkError: the logits are not finite.
     """
     from_image = graph.find_tensors_after(graph.start)
-    names = {graph.logits: None}  # in order, once each
+    names = {graph.logits: None}  # a dict as an ordered set
     for node in graph.find_nodes_between(graph.logits):
         if node.op_type in _MAY_POOL or depends_on_size(node):
             names |= dict.fromkeys((node.input[0], node.output[0]))
@@ -63,7 +64,7 @@ def find_cut(graph: Graph, records: Sequence[Tensors]) -> Cut:
     """Find the last pooling before the logits.
 
     Raises:
-        HeadError: there is none, or it is neither average nor max pooling nor a flattening.
+        HeadError: the graph has no pooling, or the last one is not average pooling, max pooling or flattening.
     """
     for node in reversed(graph.find_nodes_between(graph.logits)):
         if node.op_type not in _MAY_POOL or node.input[0] not in records[0]:
@@ -73,7 +74,7 @@ def find_cut(graph: Graph, records: Sequence[Tensors]) -> Cut:
         orders = _list_channel_orders(graph, node.input[0], flat=result.ndim == 2)
         orders = [order for order in orders if _is_pooled(source, result, order)]
         for order in orders:
-            # Every pooling of a constant map gives the same, so all examples must agree.
+            # On a constant map average and max pooling are equal, so keep only the kinds that fit all examples.
             kinds = [_identify_poolings(*pair, order) for pair in pairs]
             if common := [kind for kind in kinds[0] if all(kind in others for others in kinds)]:
                 return Cut(node.input[0], node.output[0], common[0], order, source.shape[1:], result.shape[1:])
@@ -87,10 +88,10 @@ def find_cut(graph: Graph, records: Sequence[Tensors]) -> Cut:
 
 
 def find_frozen_shapes(graph: Graph, cut: Cut, record: Tensors) -> dict[str, Any]:
-    """Return the shapes of tensors outside the head that the head reads, by name.
+    """Return, by name, the shapes of tensors outside the head that the head reads.
 
     Raises:
-        HeadError: the head reads more of them than their shapes.
+        HeadError: the head reads more than their shapes, so the logits depend on another branch of the network.
     """
     behind = {name for node in graph.find_nodes_between(graph.logits, [cut.pooled]) for name in node.output}
     within = {cut.pooled} | graph.find_tensors_after(cut.pooled)
@@ -105,13 +106,13 @@ def find_frozen_shapes(graph: Graph, cut: Cut, record: Tensors) -> dict[str, Any
 
 
 def _list_channel_orders(graph: Graph, name: str, flat: bool) -> list[ChannelOrder]:
-    """Return candidate orders, the most probable first; flattened maps fit both, so only one is returned for them."""
+    """Return the channel orders to try, the most probable first. Flattened maps fit both, so try only that one."""
     probable = graph.find_channel_order(name)
     return [probable, *(order for order in get_args(ChannelOrder) if order != probable and not flat)]
 
 
 def _is_pooled(source: Values, result: Values, order: ChannelOrder) -> bool:
-    """Tell whether `source` has several cells, and `result` one value per channel or all of them in a row."""
+    """Return whether `source` has several cells, and `result` has one value per channel or all values in a row."""
     if source.ndim != 4:
         return False
     _, channels, height, width = source.shape if order == "channels first" else source.transpose(0, 3, 1, 2).shape

@@ -1,7 +1,7 @@
 """Read an ONNX file safely, and search its graph.
 
-Nothing is run here: the file is parsed, and the weights that it keeps in other files are read. Both are refused if
-they are too large.
+This module runs no operators. It parses the file and reads weights that the file keeps in other files, and refuses
+files that are too large.
 """
 
 import math
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 ChannelOrder = Literal["channels first", "channels last"]
-Tensors = Mapping[str, Any]  # values by the tensor's name
-Window = tuple[int, int, int, int]  # kernel, stride, padding before, dilation
+Tensors = Mapping[str, Any]  # name of a tensor -> its values
+Window = tuple[int, int, int, int]  # kernel, stride, padding at the start, dilation; along one axis
 
-MAX_BYTES = 1_000_000_000  # protobuf's own limit is 2 GB
+MAX_BYTES = 1_000_000_000  # default limit for a file; protobuf itself allows up to 2 GB
 
 _OUTPUT_ACTIVATIONS: dict[str, OutputActivation] = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
-# Operators that keep the grid.
+# Operators that keep the grid: each cell of the output depends on the same cell of the inputs.
 _POINTWISE = {
     "Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Erf",
     "Gelu", "Mish", "Softplus", "Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Min", "Max", "Concat", "Identity",
@@ -34,7 +34,8 @@ _POINTWISE = {
 }  # fmt: skip
 _WINDOWS = {"Conv", "MaxPool", "AveragePool", "LpPool"}
 _RESHAPING = {"Identity", "Flatten", "Reshape", "Squeeze"}
-_CHANNELS_FIRST = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "BatchNormalization"}  # as ONNX defines them
+# ONNX defines these operators with channels first.
+_CHANNELS_FIRST = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "BatchNormalization"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,20 +43,20 @@ class Graph:
     """The graph of an ONNX file, up to its logits."""
 
     model: "ModelProto"
-    start: str  # name of the input
-    logits: str  # name of the tensor
-    shape: tuple[int | None, ...]  # of one image, in the graph's channel order
+    start: str  # name of the input tensor
+    logits: str  # name of the tensor of logits
+    shape: tuple[int | None, ...]  # shape of one input image, in the graph's channel order; None: any size
     channel_order: ChannelOrder
     output_activation: OutputActivation | None
 
     @cached_property
     def producers(self) -> "dict[str, NodeProto]":
-        """The node that each tensor comes from, by the tensor's name."""
+        """The node that computes each tensor, by the name of the tensor."""
         return {name: node for node in self.model.graph.node for name in node.output if name}
 
     @cached_property
     def constants(self) -> "dict[str, TensorProto]":
-        """The constants by name."""
+        """All constant tensors of the graph by name: weights and the outputs of Constant nodes."""
         constants = {tensor.name: tensor for tensor in self.model.graph.initializer}
         for name, node in self.producers.items():
             if node.op_type == "Constant" and (value := read_attribute(node, "value", None)) is not None:
@@ -73,10 +74,10 @@ class Graph:
         return tuple(self.constants[name].dims) if name in self.constants else ()
 
     def find_nodes_between(self, target: str, stops: Iterable[str] = ()) -> "list[NodeProto]":
-        """Find the nodes that compute the tensor ``target``, first to last, without those that compute ``stops``."""
-        excluded = {"", *stops}  # "" stands for an optional input or output that is not used
+        """Find all nodes needed to compute the tensor ``target`` from the tensors ``stops``, in order."""
+        excluded = {"", *stops}  # "" is the name of an optional input or output that is not used
         needed, found = {target} - excluded, []
-        for node in reversed(self.model.graph.node):  # in topological order
+        for node in reversed(self.model.graph.node):  # ONNX files list nodes in topological order
             if not needed.isdisjoint(node.output):
                 found.append(node)
                 needed.update(set(node.input) - excluded)
@@ -85,13 +86,13 @@ class Graph:
     def find_tensors_after(self, start: str) -> set[str]:
         """Find the names of all tensors that depend on the tensor ``start``."""
         reached = {start}
-        for node in self.model.graph.node:  # in topological order
+        for node in self.model.graph.node:  # ONNX files list nodes in topological order
             if not reached.isdisjoint(node.input):
                 reached.update(node.output)
         return reached - {start}
 
     def find_channel_order(self, name: str) -> ChannelOrder:
-        """Find the channel order of a tensor from the nearest operator before it that determines it."""
+        """Find the channel order of a tensor from the nearest operator before the tensor that fixes the order."""
         while name in self.producers:
             node = self.producers[name]
             if node.op_type in _CHANNELS_FIRST:
@@ -99,20 +100,20 @@ class Graph:
             if node.op_type == "Transpose" and len(order := read_attribute(node, "perm", ())) == 4:
                 return "channels last" if list(order) == [0, 2, 3, 1] else "channels first"
             before = [other for other in node.input if other == self.start or other in self.producers]
-            # Constants may be produced by a node too, one without inputs.
+            # Skip constants: a node may produce them, too, but such a node has no inputs.
             name = next((other for other in before if other == self.start or self.producers[other].input), "")
         return self.channel_order
 
 
 def read_graph(path: Path, max_bytes: int) -> Graph:
-    """Read the graph in a file, with the weights that it keeps in other files.
+    """Read the graph in an ONNX file, including weights that the file keeps in other files.
 
     Args:
         path: the file.
-        max_bytes: limit for all these files together.
+        max_bytes: limit for the total size of these files.
 
     Raises:
-        NetworkError: it is no ONNX file, is too large, or its input is not one batch of images.
+        NetworkError: the file is not an ONNX file or is too large, or its input is not one batch of images.
     """
     model = _parse(path, max_bytes)
     constants = {tensor.name for tensor in model.graph.initializer}
@@ -121,7 +122,7 @@ def read_graph(path: Path, max_bytes: int) -> Graph:
         names = ", ".join(value.name for value in inputs[:5]) or "none"
         raise NetworkError(f"{path.name} must have one input, a batch of images; it has {len(inputs)}: {names}.")
     shape = _read_image_shape(path.name, inputs[0])
-    # One or three channels in the last place and not in the first: TensorFlow's order.
+    # The last axis has 1 or 3 entries and the first does not, so the channels are last, as in TensorFlow.
     last = shape[2] in (1, 3) and shape[0] not in (1, 3)
     logits, activation = _find_logits(model)
     return Graph(model, inputs[0].name, logits, shape, "channels last" if last else "channels first", activation)
@@ -144,7 +145,7 @@ def _read_image_shape(name: str, value: "ValueInfoProto") -> tuple[int | None, .
 
 
 def _parse(path: Path, max_bytes: int) -> "ModelProto":
-    """Parse the model, with the weights in other files."""
+    """Parse the file, and load weights that it keeps in other files."""
     onnx = require("onnx", "onnxruntime", extra="onnx", purpose=f"Reading {path.name}", error=NetworkError)
     broken = f"{path.name} is no ONNX file, or is broken or cut off ({{reason}}). Export or copy it again."
     with translate_errors(NetworkError, broken, {OSError: f"Cannot read {path}: {{reason}}."}):
@@ -162,17 +163,17 @@ def _load_external_data(path: Path, model: "ModelProto", limit: int) -> None:
 
     hint = "they must be in the same folder, under the names they were exported with"
     unreadable = f"The weights that {path.name} keeps in other files cannot be read ({{reason}}): {hint}."
-    with translate_errors(NetworkError, unreadable):  # onnx itself refuses links, and files in other folders
+    with translate_errors(NetworkError, unreadable):  # onnx raises an error for links and for files in other folders
         outside = [tensor for tensor in external._get_all_tensors(model) if external.uses_external_data(tensor)]
         infos = [external.ExternalDataInfo(tensor) for tensor in outside]
-        # Every tensor counts, because many may name the same file.
+        # Add the sizes of all tensors: several may name the same file, and each then gets a copy.
         sizes = [info.length or (path.parent / info.location).stat().st_size for info in infos]
         check_size(path, sum(sizes), limit)
         external.load_external_data_for_model(model, str(path.parent))
 
 
 def _find_logits(model: "ModelProto") -> tuple[str, OutputActivation | None]:
-    """Find the name of the tensor of logits, and the activation that follows it."""
+    """Find the name of the tensor of logits, and the output activation that follows it (None if there is none)."""
     producers = {name: node for node in model.graph.node for name in node.output}
     output = name = model.graph.output[0].name
     for _ in model.graph.node:
@@ -195,7 +196,7 @@ def read_attribute(node: "NodeProto", name: str, default: Any) -> Any:
 
 
 def depends_on_size(node: "NodeProto") -> bool:
-    """Whether the padding of a node depends on the size of its input."""
+    """Return whether the padding of a node depends on the size of its input, as with SAME in TensorFlow."""
     return node.op_type in _WINDOWS and read_attribute(node, "auto_pad", b"NOTSET").startswith(b"SAME")
 
 
@@ -204,11 +205,11 @@ def find_receptive_field(graph: Graph, target: str, tensors: Tensors) -> Recepti
 
     Args:
         graph: the graph.
-        target: name of the tensor.
-        tensors: recorded inputs of nodes whose padding depends on their size, by name.
+        target: name of the tensor of feature maps.
+        tensors: recorded values by name; needed are the inputs of nodes whose padding depends on the input size.
 
     Returns:
-        None if an operator on the way moves cells in a way that is not known here.
+        The receptive field; None if an operator before ``target`` moves cells in a way that this module does not know.
     """
     fields: dict[str, ReceptiveField | None] = {graph.start: PIXELS}
     for node in graph.find_nodes_between(target):
@@ -232,22 +233,22 @@ def _propagate(
 
 
 def _merge_branches(known: Sequence[ReceptiveField], lost: bool) -> ReceptiveField:
-    """Merge branches: the finest grid and the largest size, which is infinite if the field of a branch is unknown."""
-    # At equal strides take the smallest size: a window as large as the maps leaves no grid.
+    """Merge fields of branches: take the finest grid and the largest size; an unknown field has infinite size."""
+    # Of fields with equal stride take the smallest: a branch pooled over the whole map has no grid.
     finest = min(known, key=lambda field: (field.y.stride, field.y.size))
     y, x = (math.inf if lost else max(getattr(field, axis).size for field in known) for axis in "yx")
     return ReceptiveField(replace(finest.y, size=y), replace(finest.x, size=x))
 
 
 def _read_windows(graph: Graph, node: "NodeProto", tensors: Tensors) -> tuple[Window, Window] | None:
-    """Read kernel, stride, padding and dilation along y and x."""
+    """Read a node's windows along y and x; None if it does not have two spatial axes."""
     kernel = read_attribute(node, "kernel_shape", None) or graph.read_constant_shape(node.input[1])[2:]
     strides, dilations = (read_attribute(node, name, [1, 1]) for name in ("strides", "dilations"))
     pads = read_attribute(node, "pads", [0, 0, 0, 0])[:2]
     if len(kernel) != 2:
         return None
     if depends_on_size(node):
-        # An odd pixel of padding goes at the end for SAME_UPPER, at the start for SAME_LOWER.
+        # If the padding is odd, the extra pixel is at the end with SAME_UPPER and at the start with SAME_LOWER.
         upper = read_attribute(node, "auto_pad", b"") == b"SAME_UPPER"
         reaches = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
         sizes = tensors[node.input[0]].shape[2:]

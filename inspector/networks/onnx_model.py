@@ -2,8 +2,9 @@
 
     image -> trunk (ONNX Runtime) -> feature maps -> pooling (torch) -> pooled values -> head (ONNX Runtime) -> logits
 
-The graph is cut at its last pooling. Together the parts must give the logits of the whole. ONNX Runtime has no
-gradients: the head's Jacobian is read from unit vectors, which is exact where the head is affine.
+The graph is cut at its last pooling, and the two parts together must give the logits of the whole graph. ONNX Runtime
+computes no gradients, so the head's Jacobian is measured with unit vectors. This is exact for an affine head; other
+heads are refused.
 """
 
 import hashlib
@@ -26,21 +27,21 @@ from inspector.networks.onnx_graph import MAX_BYTES, Graph, Tensors, find_recept
 from inspector.networks.onnx_parts import OnnxPart, Values, make_part
 
 _POOLINGS = {"average": GlobalAveragePooling, "max": GlobalMaxPooling, "flatten": nn.Flatten}
-_NOISE_SCALES = (1, -10, 100)  # of the images on which the parts are compared with the whole
-_ROWS = 256  # of the head's Jacobian at a time
+_NOISE_SCALES = (1, -10, 100)  # scales of the noise images on which the parts are compared with the whole graph
+_ROWS = 256  # unit vectors per run of the head, to measure its Jacobian
 
 
 class OnnxNetwork(nn.Module):
-    """A network in ONNX Runtime: (N, channels, H, W) -> logits (N, K), whatever the channel order of the file.
+    """A network in ONNX Runtime: images (N, channels, H, W) -> logits (N, K), for any channel order in the file.
 
-    Gradients flow from the pooled values to the logits.
+    Gradients flow back from the logits to the feature maps, but not through the trunk, which ONNX Runtime runs.
 
     Attributes:
         channels: channels of the input, 1 or 3.
-        size: (height, width) of the input; None if the file leaves it open.
-        output_activation: the activation after the logits in the file, which is cut off.
-        receptive_field: that of the feature maps; None if the graph does not tell it.
-        pooling: the pooling in torch.
+        size: (height, width) of the input; None if the file accepts any size.
+        output_activation: the activation that follows the logits in the file; it is cut off.
+        receptive_field: receptive field of the feature maps; None if the graph has an unknown operator.
+        pooling: torch module that replaces the pooling of the file.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class OnnxNetwork(nn.Module):
         self._trunk = trunk
         self._head = head
         digest = hashlib.sha256((trunk.sha256 + (head.sha256 if head else "")).encode()).digest()
-        # The weights are in ONNX Runtime; this buffer makes the state dicts of different networks differ.
+        # torch does not see the weights in ONNX Runtime. This buffer makes state dicts of different networks differ.
         self.register_buffer("sha256", torch.frombuffer(bytearray(digest), dtype=torch.uint8))
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -90,7 +91,7 @@ class OnnxNetwork(nn.Module):
         assert self._head is not None
         values = pooled.detach().cpu().float()
         if self._cut.pooling == "flatten" and self._cut.channel_order == "channels last":
-            # torch flattened with the channels first.
+            # torch flattened with the channels first: bring the values into the file's order.
             height, width, channels = self._cut.maps_shape
             values = values.view(-1, channels, height, width).permute(0, 2, 3, 1)
         result = self._head.run(values.reshape(-1, *self._cut.pooled_shape).contiguous().numpy())
@@ -98,22 +99,22 @@ class OnnxNetwork(nn.Module):
 
     @cached_property
     def jacobian(self) -> Tensor:
-        """The derivative of the logits by the pooled values, (K, P).
+        """The derivative of the logits with respect to the pooled values, (K, P).
 
         Raises:
             HeadError: the head is not affine.
         """
         count = int(np.prod(self._cut.pooled_shape))
-        # First, because the Jacobian of VGG's head takes minutes and would be useless.
+        # Check this first: for VGG's head, which is not affine, the Jacobian would take minutes and be useless.
         self._check_head_is_affine(count)
         bias = self.run_head(torch.zeros(1, count))
-        # Not 1: a large bias, added to the product, would cost small weights their last digits.
+        # Not 1: with a large bias, small weights would lose digits to rounding.
         unit = 2.0**20
         rows = [self.run_head(unit * one_hot(part, count)) - bias for part in torch.arange(count).split(_ROWS)]
         return (torch.cat(rows) / unit).T.contiguous()
 
     def _check_head_is_affine(self, count: int) -> None:
-        """Raise HeadError unless f(x) + f(-x) = 2 f(0) on noise of several scales."""
+        """Raise HeadError unless the head f has f(x) + f(-x) = 2 f(0) for noise x of several scales, as affine f do."""
         generator = torch.Generator().manual_seed(0)
         for scale in _NOISE_SCALES:
             point = scale * torch.randn(1, count, generator=generator)
@@ -136,7 +137,7 @@ class _HeadFunction(torch.autograd.Function):
 
 
 def run_onnx_trunk(inputs: Tensor, network: OnnxNetwork) -> Tensor:
-    """Compute the feature maps (N, C, h, w), in a call that a TorchFunctionMode sees as one operation."""
+    """Compute the feature maps (N, C, h, w). A TorchFunctionMode sees this call as one operation."""
     if has_torch_function_unary(inputs):
         maps: Tensor = handle_torch_function(run_onnx_trunk, (inputs,), inputs, network)
         return maps
@@ -144,16 +145,16 @@ def run_onnx_trunk(inputs: Tensor, network: OnnxNetwork) -> Tensor:
 
 
 def read_onnx(path: Path, size: tuple[int, int] = (224, 224), max_bytes: int = MAX_BYTES) -> OnnxNetwork:
-    """Read the network in an ONNX file. It runs only operators of ONNX and ONNX Runtime, and no code of the file.
+    """Read the network in an ONNX file. Only operators of ONNX Runtime are run, and no code that is in the file.
 
     Args:
         path: the file.
-        size: (height, width) of the images that it is tried with, where the file leaves them open.
-        max_bytes: size from which the file is refused, with the weights that it keeps in other files.
+        size: (height, width) of the noise images for the comparison, if the file accepts any size.
+        max_bytes: limit for the size of the file together with weights that it keeps in other files.
 
     Raises:
-        NetworkError: it is no ONNX file, or its input is not a batch of images.
-        HeadError: the logits do not come from a single pooling.
+        NetworkError: the file cannot be read or run, or its input is not one batch of images.
+        HeadError: the logits are not a function of one pooling's result.
     """
     hint = "Export it again, with standard operators and an opset that the installed onnxruntime knows"
     not_run = f"{path.name} cannot be run by ONNX Runtime ({{reason}}). {hint}."
@@ -171,13 +172,13 @@ def read_onnx(path: Path, size: tuple[int, int] = (224, 224), max_bytes: int = M
         network = OnnxNetwork(graph, cut, trunk, head, field).eval()
         _verify_parts(network, graph, examples, records)
         if frozen:
-            # They are the shapes for this size only.
+            # The frozen shapes are correct for this input size only.
             network.size = network.size or size
     return network
 
 
 def _make_examples(graph: Graph, size: tuple[int, int]) -> Iterator[Values]:
-    """Make noise images (1, ...) in the graph's channel order, at several scales."""
+    """Make one noise image, in the graph's channel order, for each of several scales."""
     generator = torch.Generator().manual_seed(0)
     default = (3, *size) if graph.channel_order == "channels first" else (*size, 3)
     shape = [known or other for known, other in zip(graph.shape, default, strict=True)]
@@ -186,7 +187,7 @@ def _make_examples(graph: Graph, size: tuple[int, int]) -> Iterator[Values]:
 
 
 def _verify_parts(network: OnnxNetwork, graph: Graph, examples: Sequence[Values], records: Sequence[Tensors]) -> None:
-    """Raise NetworkError unless the parts together give the logits of the whole."""
+    """Raise NetworkError unless the parts together give the logits of the whole graph."""
     for example, record in zip(examples, records, strict=True):
         image = torch.from_numpy(example)
         image = image if graph.channel_order == "channels first" else image.permute(0, 3, 1, 2)

@@ -21,38 +21,40 @@ THREADS = 2
 
 @dataclass(frozen=True, eq=False)
 class OnnxPart:
-    """A part of the graph, from one tensor to another."""
+    """A part of an ONNX graph, from one tensor to another, loaded into ONNX Runtime."""
 
     session: Any
-    batched: bool  # False: it takes one image at a time
+    batched: bool  # True: it takes any number of images; False: it takes one image at a time
     sha256: str
 
     def run(self, values: Values) -> Values:
-        """Run the part: (N, ...) -> (N, ...), or (N, 1, ...) if it takes one image at a time."""
+        """Run the part: (N, ...) -> (N, ...). If it takes one image at a time, the result is (N, 1, ...)."""
         name = self.session.get_inputs()[0].name
         try:
             if self.batched:
                 return cast(Values, self.session.run(None, {name: values})[0])
             return np.stack([self.session.run(None, {name: image[None]})[0] for image in values])
-        except Exception as error:  # ONNX Runtime's own exceptions have no other base
+        except Exception as error:  # the exceptions of ONNX Runtime share no narrower base class
             raise RuntimeError(summarize_reason(error)) from error
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "OnnxPart":
-        return self  # a session cannot be copied, and has no state that would need it
+        return self  # a session cannot be copied, and need not be: it has no state that changes
 
 
 def make_part(
     model: "ModelProto", start: str, shape: Sequence[int | None], end: str, frozen: Tensors, records: Sequence[Tensors]
 ) -> OnnxPart:
-    """Make the part from ``start`` to ``end``; it takes any number of images if it gives the recorded values then.
+    """Make the part from ``start`` to ``end`` for any number of images.
+
+    If such a part fails or does not give the recorded values, make the part for one image at a time.
 
     Args:
         model: the whole graph.
         start: name of the tensor that is the part's input.
-        shape: its shape for one image; None for an open axis.
+        shape: shape of that tensor for one image; None for an axis of any size.
         end: name of the tensor that is the part's output.
-        frozen: shapes of other tensors by name, which become constants.
-        records: values of both tensors by name, one mapping per image.
+        frozen: shapes of tensors outside the part by name; they become constants.
+        records: recorded values of ``start`` and ``end``, one mapping per image.
     """
     images, expected = (np.concatenate([record[name].ravel() for record in records]) for name in (start, end))
     free_shapes = {name: _free_batch_size(values) for name, values in frozen.items()}
@@ -63,7 +65,7 @@ def make_part(
         result = part.run(images.reshape(len(records), *records[0][start].shape[1:])).ravel()
         if np.allclose(result, expected, rtol=1e-3, atol=1e-5 * float(np.abs(expected).max())):
             return part
-    except Exception:  # anything that ONNX Runtime raises; the part for one image works
+    except Exception:  # whatever ONNX Runtime raises, try the part for one image
         pass
     return load_part(extract_part(model, start, [1, *shape], [end], frozen), batched=False)
 
@@ -71,20 +73,21 @@ def make_part(
 def extract_part(
     model: "ModelProto", start: str, shape: Sequence[int | str | None], ends: Sequence[str], frozen: Tensors
 ) -> "ModelProto":
-    """Extract the part from ``start``, of this shape, to ``ends``, with constants in place of what is frozen."""
+    """Extract the part from the tensor ``start`` to the tensors ``ends``. The tensors ``frozen`` become constants."""
     from onnx import TensorProto, ValueInfoProto
     from onnx.helper import make_tensor_value_info
     from onnx.numpy_helper import from_array
     from onnx.utils import Extractor
 
     extractor = Extractor(model)
-    # ONNX Runtime infers the types; those in the file are for its own number of images.
+    # Leave the shapes of intermediate tensors empty: ONNX Runtime infers them, and those in the file are for the file's
+    # own batch size.
     extractor.value_infos = {name: ValueInfoProto(name=name) for name in (*ends, *frozen)}
     extractor.value_infos[start] = make_tensor_value_info(start, TensorProto.FLOAT, list(shape))
     part = extractor.extract_model([start, *frozen], list(ends))
     del part.graph.input[1:], part.graph.value_info[:]
     part.graph.initializer.extend(from_array(values, name) for name, values in frozen.items())
-    # 4: constants need not be inputs. 11: the highest that our oldest ONNX Runtime reads.
+    # Version 4 allows constants that are not inputs. Version 11 is the highest that our oldest ONNX Runtime reads.
     part.ir_version = min(max(part.ir_version, 4), 11)
     return part
 
@@ -95,20 +98,20 @@ def load_part(model: "ModelProto", batched: bool) -> OnnxPart:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
-    options.log_severity_level = 4  # errors are raised and need not be printed too
-    # A fallback would print, and try the same once more.
+    options.log_severity_level = 4  # print nothing but fatal errors: errors are raised anyway
+    # Without enable_fallback=False, a failure would print a message and be tried again in the same way.
     data = model.SerializeToString(deterministic=True)
     session = onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"], enable_fallback=False)
     return OnnxPart(session, batched, hashlib.sha256(data).hexdigest())
 
 
 def _free_batch_size(shape: NDArray[np.int64]) -> NDArray[np.int64]:
-    # In a Reshape, 0 keeps the size of the input's axis.
+    # In the shape of a Reshape, 0 means: keep the size of this axis.
     return np.concatenate([[0], shape[1:]]).astype(np.int64)
 
 
 def _free_reshapes(part: "ModelProto") -> None:
-    """Let reshapes to one image, as exporters write them, keep the number of images instead."""
+    """Change Reshape nodes fixed to batch size 1, as exporters write them, to keep the batch size of their input."""
     from onnx.numpy_helper import from_array, to_array
 
     constants = {tensor.name: tensor for tensor in part.graph.initializer}

@@ -34,20 +34,20 @@ def add_model(
     Weights are written as safetensors; ONNX and Keras files are copied.
 
     Args:
-        checkpoint: the file.
+        checkpoint: the file with the network or its weights.
         name: name of the new folder in models/.
-        arch: architecture of a checkpoint, as for `load`.
-        class_names: one per class; None numbers them.
-        overrides: settings in place of the default preprocessing.
-        title: one line about the network, for lists.
+        arch: architecture of the network if the file holds only weights, as for `load`.
+        class_names: one name per class. None: numbers are the names.
+        overrides: settings that replace settings of the default preprocessing.
+        title: one line that describes the network in lists.
         trust: allow code of the architecture to run.
 
     Returns:
         The new folder, and the classifier.
 
     Raises:
-        NetworkError: the name is taken or not usable, the file is a program, or does not load.
-        HeadError: no pooling reaches the logits.
+        NetworkError: the name is taken or not allowed, or the file is a program or cannot be loaded.
+        HeadError: the logits do not depend on a pooling of feature maps.
         ExportError: models/ cannot be written.
     """
     if not _NAME.fullmatch(name):
@@ -73,7 +73,7 @@ def add_model(
             if suffix in ONNX:
                 _check_copy(weights, checkpoint)
         else:
-            # Copies, because safetensors refuses two names for the same memory.
+            # Copy the tensors: save_file refuses two names that share memory.
             state = {key: value.clone().contiguous() for key, value in classifier.network.state_dict().items()}
             save_file(state, weights)
         (unfinished / "model.json").write_bytes(json_bytes(card, ascii_only=False))

@@ -1,4 +1,4 @@
-"""Load a state dict into a network whose parameter names may have other prefixes."""
+"""Load a state dict into a network, even if its parameter names have additional prefixes."""
 
 import re
 from collections import OrderedDict
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from inspector.errors import NetworkError
 from inspector.networks.checkpoint import make_printable
 
-# Parts that only training needs: the auxiliary heads of GoogLeNet and Inception, the counter of an averaged model.
+# Entries that only training needs: auxiliary heads of GoogLeNet and Inception, the counter of an averaged model.
 _TRAINING_ONLY = ("aux1.", "aux2.", "AuxLogits.", "n_averaged")
 _HEAD = re.compile(r"_?(last_)?(fc|classif(ier)?|heads?|linear|logits?|out|output|cls|predictions?)_?\d*")
 
@@ -18,31 +18,31 @@ _HEAD = re.compile(r"_?(last_)?(fc|classif(ier)?|heads?|linear|logits?|out|outpu
 def count_classes(state: Mapping[str, Tensor]) -> int | None:
     """Guess the number of classes: the output size of the last fully connected layer, chosen by name and order.
 
-    `load_weights` verifies the guess.
+    A wrong guess does no harm: `load_weights` raises an error if the shapes do not fit.
     """
     names = [name for name, tensor in state.items() if _is_matrix(name, tensor)]
-    if names == sorted(names):  # safetensors sorts names by the alphabet, not by layer
+    if names == sorted(names):  # safetensors sorts alphabetically, so bring numbered layers into order
         names.sort(key=lambda name: [part.zfill(6) if part.isdigit() else part for part in name.split(".")])
     depths = {name: depth for name in names if (depth := _find_head_depth(name)) is not None}
     heads = [name for name, depth in depths.items() if depth == min(depths.values())]
-    # If there is a linear layer too, a 1x1 convolution is not the last layer: it comes before the pooling.
+    # Prefer linear layers: beside a linear layer, a 1x1 convolution comes before the pooling and is not the last layer.
     chosen = [name for name in heads if state[name].ndim == 2] or heads or names
     return state[chosen[-1]].shape[0] if chosen else None
 
 
 def load_weights(state: Mapping[str, Tensor], network: nn.Module, name: str, path: Path | None = None) -> None:
-    """Write weights into a network: all of them, or none if one is missing, unexpected or of another shape.
+    """Write weights into a network. If any is missing, unexpected or of another shape, no weight is written.
 
-    Prefixes that all names share (module., model., ...) are removed if the names then fit.
+    Prefixes that all names share (module., model., ...) are removed if the names fit better without them.
 
     Args:
         state: tensors by parameter name.
-        network: gets the weights.
-        name: the architecture, for messages.
-        path: the file of the weights, for messages.
+        network: the network that receives the weights.
+        name: name of the architecture, for error messages.
+        path: file of the weights, for error messages.
 
     Raises:
-        NetworkError: the weights do not fit, or hold values that are not finite.
+        NetworkError: the weights do not fit, or contain values that are not finite.
     """
     expected = network.state_dict()
     state = _strip_prefixes(expected, state)
@@ -51,14 +51,14 @@ def load_weights(state: Mapping[str, Tensor], network: nn.Module, name: str, pat
         if names:
             misfit = f"they {problem} {_list_some(names)}{_describe_shapes(expected, state, names[0])}"
             raise NetworkError(f"{weights} do not fit {name}'s architecture: {misfit}.")
-    # Old checkpoints have no batch counters, and inference does not need them.
+    # Take missing batch counters (num_batches_tracked) from the network: old checkpoints have none.
     complete = OrderedDict((key, state.get(key, tensor).to(tensor.dtype)) for key, tensor in expected.items())
-    # Some networks have a mask with infinite values.
+    # Some networks have infinite values on purpose (a mask): report only tensors that are finite in the network itself.
     broken = [key for key, tensor in complete.items() if not _is_finite(tensor) and _is_finite(expected[key])]
     if broken:
         hint = "The training diverged: take an earlier checkpoint."
         raise NetworkError(f"{weights} hold values that are NaN or infinite, in {_list_some(broken)}. {hint}")
-    # Some layers read the version that wrote the weights. safetensors has none; the shapes agree, so take ours.
+    # Some layers read their version from the weights. safetensors stores none, but the shapes agree: use the network's.
     complete._metadata = getattr(expected, "_metadata", {})  # type: ignore[attr-defined]
     network.load_state_dict(complete)
 
@@ -70,14 +70,14 @@ def _is_matrix(name: str, tensor: Tensor) -> bool:
 
 
 def _find_head_depth(name: str) -> int | None:
-    """Return which part of a parameter's name is that of a head; squeeze-and-excitation has an fc too, but deeper."""
+    """Return the index of the first part of a dotted name that can name a head; None if there is none."""
     return next((depth for depth, part in enumerate(name.split(".")) if _HEAD.fullmatch(part)), None)
 
 
 def _strip_prefixes(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state without parts for training only, and without shared prefixes that the network does not have."""
+    """Return the state without entries for training only, and without shared prefixes that the network lacks."""
     best = current = _drop_training_parts(expected, state)
-    for _ in range(4):  # module._orig_mod.model.backbone. is the longest known prefix
+    for _ in range(4):  # the longest known prefix has four parts: module._orig_mod.model.backbone.
         prefixes = {name.partition(".")[0] for name in current}
         if len(prefixes) != 1 or not all("." in name for name in current):
             break
@@ -111,7 +111,7 @@ def _describe_shapes(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    # Several times as fast as isfinite, which writes a mask as large as the tensor. A NaN becomes both bounds.
+    # Faster than isfinite, which allocates a mask; aminmax returns NaN if any value is NaN.
     return tensor.numel() == 0 or all(bound.isfinite() for bound in tensor.aminmax())
 
 

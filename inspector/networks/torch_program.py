@@ -1,4 +1,4 @@
-"""Load networks that are programs: files of torch.export (.pt2) and TorchScript, which run the code in them."""
+"""Load files of torch.export (.pt2) and TorchScript. They are programs, so loading or using them runs their code."""
 
 import logging
 import threading
@@ -19,18 +19,19 @@ _SILENCE = threading.Lock()
 
 
 def read_torch_program(path: Path, kind: Kind, example_shape: tuple[int, int, int], trust: bool) -> nn.Module:
-    """Load the network in such a file as a module whose calls of tensor functions are visible.
+    """Load the network in a program file as a module that calls torch functions.
 
-    A TorchScript program is converted to an exported program first, because its interpreter shows no calls.
+    Inspector traces these calls. The interpreter of TorchScript hides them, so a TorchScript program is converted to an
+    exported program.
 
     Args:
         path: the file.
         kind: "torch.export" or "TorchScript".
-        example_shape: (channels, H, W) of an input, for the conversion.
-        trust: loading may run code of the file; without trust it is refused.
+        example_shape: (channels, H, W) of an input; the conversion needs an example.
+        trust: allow code in the file to run.
 
     Raises:
-        NetworkError: no trust, or the file cannot be loaded or converted.
+        NetworkError: ``trust`` is False, or the file cannot be loaded or converted.
     """
     if not trust:
         problem = f"{path} is a program ({kind}), and to load it may run code that is in it"
@@ -41,14 +42,14 @@ def read_torch_program(path: Path, kind: Kind, example_shape: tuple[int, int, in
             if kind == "torch.export":
                 return torch.export.load(path).module()
             return _convert_script(torch.jit.load(path, map_location="cpu"), example_shape)
-    except Exception as error:  # anything, because the file's own code may run
+    except Exception as error:  # every exception, because code in the file may run
         raise NetworkError(f"{path} cannot be loaded as {kind}: {_describe_reason(error)}.") from error
 
 
 @contextmanager
 def _silence(*names: str) -> Iterator[None]:
-    """Silence torch's deprecation warnings, and loggers that would print whole tracebacks."""
-    # Warnings and levels are process-wide: two threads would restore each other's.
+    """Silence warnings, such as torch's deprecations, and these loggers, which would print whole tracebacks."""
+    # Use a lock: warning filters and log levels are global, and two threads would restore each other's settings.
     with _SILENCE, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         levels = {logger: logger.level for logger in map(logging.getLogger, names)}
@@ -65,14 +66,14 @@ def _convert_script(script: Any, example_shape: tuple[int, int, int]) -> nn.Modu
     from torch._export.converter import TS2EPConverter
 
     script.eval()
-    # Two images, because the exporter makes a constant of the batch size 1.
+    # Use two images: the converter would treat a batch size of 1 as a constant.
     converter: Any = TS2EPConverter(script, (match_parameters(script, torch.zeros(2, *example_shape)),))
     network: nn.Module = converter.convert().module()
-    # The converter turns parameters into buffers; without parameters a network has no dtype and no device.
+    # The converter turns parameters into buffers. Turn them back: dtype and device are read from the parameters.
     modules = dict(network.named_modules(remove_duplicate=False))
     for name, parameter in script.named_parameters():
         owner, _, last = name.rpartition(".")
-        module = modules.get(owner)  # None: an unused module, which the converter leaves out
+        module = modules.get(owner)  # None: the converter leaves out modules that are not used
         if module is not None and last in module._buffers:
             delattr(module, last)
             module.register_parameter(last, nn.Parameter(parameter.detach(), parameter.requires_grad))
@@ -81,6 +82,6 @@ def _convert_script(script: Any, example_shape: tuple[int, int, int]) -> nn.Modu
 
 def _describe_reason(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
-    if "warnings above" in text:  # the warnings are silenced
+    if "warnings above" in text:  # the message refers to warnings that _silence hides
         return "it is broken, made by another version of torch, or calls operators that are not there"
     return make_printable(text.splitlines()[0], 160).rstrip(".: ")

@@ -1,4 +1,4 @@
-"""Put a new head on the last feature maps of a trained network (transfer learning).
+"""Replace the head of a trained network by a new head (transfer learning).
 
 images (N, 3, H, W) -> trunk -> feature maps (N, C, h, w) -> head -> logits (N, K)
 """
@@ -16,12 +16,15 @@ from inspector.explain.pooling import GlobalAveragePooling, GlobalMaxPooling
 
 HeadKind = Literal["average", "max", "connected"]
 
-_HIDDEN = 512  # of the connected head
-_SMALL, _LARGE = 128, 256  # pixels of the shorter side; see _cut_before_head
+_HIDDEN = 512  # size of the hidden layer in the head "connected"
+_SMALL, _LARGE = 128, 256  # pixels: for the search in _cut_before_head, images below _SMALL become _LARGE
 
 
 class Trunk(nn.Module):
-    """A network without its head: its own method for features, or its graph cut by torchvision."""
+    """A network without its head.
+
+    It calls the network's own method for feature maps, or a graph that torchvision cut before the head.
+    """
 
     def __init__(self, network: nn.Module, method: str | None) -> None:
         super().__init__()
@@ -35,12 +38,12 @@ class Trunk(nn.Module):
 
 
 def add_head(network: nn.Module, head: HeadKind, classes: int, size: Sequence[int]) -> nn.Sequential:
-    """Put a new head with random weights on a network's trunk; the parts are called `trunk` and `head`.
+    """Put a new head with random weights on a network's trunk. The two parts of the result are `trunk` and `head`.
 
     Args:
-        network: the backbone; it is changed.
+        network: the backbone; the function changes it.
         head: "average": global average pooling -> Linear. "max": global max pooling -> Linear. "connected": flatten ->
-            Linear(512) -> ReLU -> Linear, which takes inputs of this ``size`` only.
+            Linear(512) -> ReLU -> Linear; the network then takes inputs of this ``size`` only.
         classes: number of logits.
         size: (height, width) of the input.
 
@@ -63,11 +66,11 @@ def extract_trunk(network: nn.Module, image: Tensor) -> Trunk:
     """Extract the part of a network that computes its last feature maps, (N, C, h, w).
 
     Args:
-        network: it may be changed.
-        image: an input, (1, 3, H, W).
+        network: the whole network; the function may change it.
+        image: an example input, (1, 3, H, W).
 
     Raises:
-        NetworkError: the network cannot be cut, or its last feature maps are not (N, C, h, w) with several cells.
+        NetworkError: the network cannot be cut, or its last feature maps are not (N, C, h, w) with h and w above 1.
     """
     if hasattr(network, "forward_features"):  # timm
         network.reset_classifier(0)  # type: ignore[operator]
@@ -82,7 +85,7 @@ def extract_trunk(network: nn.Module, image: Tensor) -> Trunk:
     if maps.ndim == 4 and min(maps.shape[2:]) < 2:
         small, size = ("x".join(map(str, sides)) for sides in (maps.shape[2:], image.shape[2:]))
         raise NetworkError(f"The last feature maps of {kind} are {small} at {size}. Use a larger input size.")
-    # timm's Swin has its channels last.
+    # Compare the channels, too: timm's Swin has maps with the channels last.
     if maps.ndim != 4 or maps.shape[1] != getattr(network, "num_features", maps.shape[1]):
         got, hint = tuple(maps.shape[1:]), "Use a convolutional network as backbone"
         raise NetworkError(f"The last feature maps of {kind} are {got}, not channels x height x width. {hint}.")
@@ -90,17 +93,17 @@ def extract_trunk(network: nn.Module, image: Tensor) -> Trunk:
 
 
 def _cut_before_head(network: nn.Module, image: Tensor) -> Trunk:
-    # Imported here, because torchvision takes a second, and networks that are only loaded do not need it.
+    # Import it here: torchvision takes a second to import, and most networks are loaded without it.
     from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-    # On a small image the last maps have one cell, as pooled maps do: a larger image tells them apart.
+    # On a small image the last maps may have one cell, as pooled maps do. A larger image distinguishes them.
     if min(image.shape[2:]) < _SMALL:
         image = torch.zeros(1, 3, *(max(side, _LARGE) for side in image.shape[2:]))
-    # VGG and AlexNet pool to a fixed grid before they flatten, which enlarges small maps.
+    # Exclude such poolings: VGG and AlexNet pool to a fixed grid before they flatten, which enlarges small maps.
     pools = {name for name, layer in network.named_modules() if isinstance(layer, nn.AdaptiveAvgPool2d)}
     hint = "Use a network of torchvision or timm as backbone"
     message = f"{type(network).__name__} cannot be cut before its head ({{type}}). {hint}."
-    with translate_errors(NetworkError, message):  # tracing runs the network's own code
+    with translate_errors(NetworkError, message):  # any exception: tracing runs the network's own code
         names = get_graph_node_names(network)[1]
         results = _run(create_feature_extractor(network, names), image)
         maps = [name for name in names if name not in pools and _is_map(results[name])]
