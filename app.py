@@ -1,4 +1,4 @@
-"""The app: `streamlit run app.py`."""
+"""The web app. Start it with `streamlit run app.py`."""
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -10,7 +10,7 @@ from inspector.ui.state import sidebar, streamlit_fixes
 
 streamlit_fixes.apply_streamlit_fixes()
 st.set_page_config(page_title="Inspector: exact class maps", page_icon=":material/grid_view:", layout="wide")
-# Streamlit leaves six empty lines above every page, and beside the sidebar columns too narrow to read.
+# Streamlit leaves six empty lines above every page. Columns beside the sidebar are too narrow to read.
 st.html(
     """<style>
     [data-testid=stMainBlockContainer] { padding-top: 4.5rem }
@@ -21,10 +21,12 @@ st.html(
 
 
 def make_page(name: str, read: Callable[[Callable[[], object]], Sequence[object]]) -> Callable[[], None]:
-    """Make a page of a module of inspector.ui.pages.
+    """Return the function that draws a page.
 
-    Most of these modules import torch, which takes seconds the first time. So `read` draws the sidebar, then imports
-    the module, and returns the arguments of the page.
+    Args:
+        name: module of inspector.ui.pages. Most of these modules import torch, which takes seconds the first time.
+        read: draws the sidebar, then calls its argument, which imports the module. Returns the arguments of the
+            module's function `show`.
     """
     module = f"inspector.ui.pages.{name}"
 

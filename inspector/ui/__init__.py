@@ -1,1 +1,1 @@
-"""The Streamlit app. It holds no formula."""
+"""The Streamlit app: pages, components and state. All formulas are in the other packages."""

@@ -1,6 +1,7 @@
-"""What all sessions share, bounded: networks, photos and results, each under a key made of its content.
+"""Caches that all sessions share: networks, photos and results. Each cache has a limited number of entries.
 
-Imports that need torch stand inside the functions: the sidebar is on the screen before torch is imported.
+Streamlit makes the key of an entry from all arguments whose names do not begin with an underscore. Modules that need
+torch are imported inside the functions, so that the sidebar is on the screen before torch is imported.
 """
 
 import gc
@@ -29,23 +30,25 @@ if TYPE_CHECKING:
     from inspector.output.style import FigureStyle
     from inspector.ui.state.jobs import Task
 
-_DELAY = 10  # seconds before a backend is built
-BACKEND = "INSPECTOR_BACKEND"  # environment variable with the name of a backend; "auto" if it is not set
+_DELAY = 10  # seconds that accelerate_network waits before it builds a backend
+BACKEND = "INSPECTOR_BACKEND"  # environment variable with the name of a backend, see accelerate_network
 
-# Network, hash and name of a photo, factor of the input size: these decide the class maps.
+# Key of the network, SHA-256 and name of the photo, factor of the input size (None: the size of the photo). These four
+# values determine the class maps.
 MapsKey: TypeAlias = tuple[str, str, str, float | None]
 
 
-# As many as the page Training runs compares at once, and two: with fewer, each photo there would load them all again.
+# The page Training runs shows a photo by up to 14 networks (MAX_RUNS in components/charts.py). With fewer entries than
+# that, every new photo would load all of these networks again.
 @st.cache_resource(max_entries=16, show_spinner=False)
 def load_network(name: str, changed: int = 0) -> "Classifier":
-    """Load a network, by name or path. `changed` is the time of its file, so that a new file is read."""
+    """Load a network by name or path. `changed` is the time of its file, so that a changed file is loaded again."""
     from inspector.networks.load import load
 
     classifier = load(name)
-    # Streamlit collects garbage after every run of a page. That walks the 270,000 objects of torch and the networks and
-    # takes 160 ms, where a frozen object costs nothing. Networks are in no reference cycle: those that the cache drops
-    # are freed although they are frozen, which a test holds.
+    # Streamlit collects garbage after every run of a page. This takes 160 ms, because torch and the networks have
+    # 270,000 objects. The collector skips frozen objects. A frozen network is still freed when the cache drops it,
+    # because networks are in no reference cycle.
     gc.collect()
     gc.freeze()
     return classifier
@@ -53,23 +56,26 @@ def load_network(name: str, changed: int = 0) -> "Classifier":
 
 @st.cache_resource(max_entries=32, show_spinner=False)
 def read_upload(file_id: str, name: str, _data: bytes) -> Photo:
-    """Read an uploaded photo. Raises ImageError."""
+    """Read an uploaded photo. Raises ImageError if it cannot be read."""
     return read_image(_data, name)
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
 def read_example(path: Path) -> Photo:
-    """Read a photo of this machine. Raises ImageError."""
+    """Read a photo from a file of the server. Raises ImageError if it cannot be read."""
     return read_image(path)
 
 
-# Few: each is a second copy of the weights.
+# Only 4 entries: each holds a second copy of the weights.
 @st.cache_resource(max_entries=4, show_spinner=False)
 def accelerate_network(network_key: str, _load: "Callable[[], Classifier]") -> "Classifier":
-    """Return the network itself at first, and with the fastest backend as soon as that is built."""
+    """Return the network with the backend that $INSPECTOR_BACKEND names.
+
+    Without the variable, the fastest backend is built in a thread; until it is ready, PyTorch runs the network.
+    """
     from inspector.explain.backends.accelerate import accelerate, has_fast_backend
 
-    # Building holds Python's lock for seconds: it waits until the first photo is explained.
+    # The build blocks all Python threads for seconds. The delay lets the page explain the first photo before that.
     return accelerate(_load(), os.environ.get(BACKEND) or ("auto" if has_fast_backend() else "eager"), delay=_DELAY)
 
 
@@ -85,10 +91,10 @@ def compute_class_maps(
     """Compute the class maps of a photo.
 
     Args:
-        network_key: with the next three arguments, a MapsKey. The name is part of it, so that nobody who sends the
-            same bytes under another name sees the first one.
+        network_key: key of the network. It and the next three arguments form a MapsKey.
         photo_sha256: hash of the photo.
-        photo_name: its name.
+        photo_name: name of the photo. It is part of the key, so that a user who uploads the same bytes under another
+            name does not see the name that the first user chose.
         scale: factor of the network's input size; None: the size of the photo.
     """
     from inspector.explain.class_maps import class_maps
@@ -126,7 +132,7 @@ def list_network_layers(network_key: str, _load: "Callable[[], Classifier]") -> 
     return layers.list_layers(_load())
 
 
-# Few: those of an early layer on a large photo are 70 MB.
+# Only 8 entries: the feature maps of an early layer on a large photo take 70 MB.
 @st.cache_resource(max_entries=8, show_spinner=False)
 def compute_layer_maps(key: MapsKey, label: str, _maps: "ClassMaps", _layer: "Layer") -> "LayerMaps":
     """Compute the feature maps of a layer on the photo."""
@@ -149,7 +155,7 @@ def compute_contributions(
 def read_channels(
     network_key: str, file_id: str, name: str, _upload: "UploadedFile", _load: "Callable[[], Classifier]"
 ) -> "PhotoChannels | str":
-    """Return the channels of the network on an uploaded photo, or why it cannot be used."""
+    """Return the network's channels on an uploaded photo, or an error message if the photo cannot be used."""
     from inspector.analysis.channels import read_photo_channels
 
     try:
@@ -158,16 +164,16 @@ def read_channels(
         return str(error)
 
 
-# Few: a map of every pixel of a large photo is 4 MB, and there are many methods.
+# Only 8 entries: each holds the maps of many methods, and a map with one value per pixel can take 4 MB.
 @st.cache_resource(max_entries=8, show_spinner=False)
 def get_method_results(key: MapsKey, k: int) -> "dict[Task, Any]":
-    """Return what the page Methods has computed for class k: at first empty, then filled by a Job."""
+    """Return the results of the page Methods for class k. The dict is empty at first; a Job fills it."""
     return {}
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
 def read_tested_photos(folder: Path, changed: int, _run: Run) -> tuple[TestPhoto, ...]:
-    """Read the test photos of a run. Raises InspectorError."""
+    """Read the list of test photos of a run. Raises InspectorError if its file cannot be read."""
     return read_test_photos(_run)
 
 
@@ -175,7 +181,7 @@ def read_tested_photos(folder: Path, changed: int, _run: Run) -> tuple[TestPhoto
 def draw_figure_preview(
     key: str, _maps: "ClassMaps", _shown: "FigureContent", _style: "FigureStyle", dpi: int
 ) -> tuple[bytes, tuple[float, float]]:
-    """Draw a figure as a small PNG. Return it with its width and height in inches.
+    """Draw a figure as a small PNG. Return the PNG, and (width, height) of the figure in inches.
 
     Raises:
         ExportError: the figure is too large at `dpi`.
@@ -190,11 +196,14 @@ def draw_figure_preview(
 
 
 def get_view(maps: "ClassMaps") -> "View":
-    """Return what the network sees of the photo of class maps."""
+    """Return the view of class maps: their photo, and the crop of it that the network sees."""
     assert maps.view is not None, "the app shows photos only"
     return maps.view
 
 
 def read_change_time(path: Path) -> int:
-    """Return when a file was last written, in nanoseconds; 0 if there is none. As part of a key, new files are read."""
+    """Return when a file was last written, in nanoseconds; 0 if there is no file.
+
+    Cache keys contain this time, so that a changed file is read again.
+    """
     return path.stat().st_mtime_ns if path.is_file() else 0

@@ -1,4 +1,4 @@
-"""Work that takes longer than a run of the page: in a thread, with progress, and stopped when nobody waits for it."""
+"""Work that takes longer than a run of the page. It runs in a thread and stops when its page is closed."""
 
 import logging
 import threading
@@ -9,27 +9,28 @@ from typing import Any, TypeAlias
 
 from inspector.errors import Cancelled, InspectorError
 
-Task: TypeAlias = tuple[str, ...]  # name of a piece of work
-OnProgress: TypeAlias = Callable[[float], None]  # is told how much of the piece is done, 0-1
+Task: TypeAlias = tuple[str, ...]  # name of a piece of work, in one or more words
+OnProgress: TypeAlias = Callable[[float], None]  # called with the share of the piece that is done, 0-1
 ShouldStop: TypeAlias = Callable[[], bool]
 Work: TypeAlias = Callable[[OnProgress, ShouldStop], Any]
 
-# Seconds without a sign of the page until it counts as closed; browsers let hidden pages look once a minute.
+# Seconds without a call of `keep_alive` after which the page counts as closed. Browsers refresh hidden pages only once
+# a minute, so this has to be longer.
 _TIMEOUT = 90.0
-_running_jobs = threading.BoundedSemaphore(2)  # of all sessions at once
+_running_jobs = threading.BoundedSemaphore(2)  # jobs that work at the same time, over all sessions
 
 
 @dataclass(eq=False)
 class Job:
-    """Pieces of work done one after the other; the result of each, or why there is none, goes into `results`."""
+    """A thread that does pieces of work one after the other, and stores what each piece returns in `results`."""
 
     works: Mapping[Task, Work]
     results: dict[Task, Any]
-    task: Task = ()  # the piece in progress; empty while the job waits for those of other sessions
-    done: float = 0.0  # of that piece, 0-1
+    task: Task = ()  # the piece in progress; empty while the job waits for jobs of other sessions
+    done: float = 0.0  # share of the piece in progress that is done, 0-1
     finished: int = 0  # number of finished pieces
     stop: threading.Event = field(default_factory=threading.Event)
-    last_sign: float = field(default_factory=time.monotonic)  # of the page, in seconds
+    last_sign: float = field(default_factory=time.monotonic)  # time of the last call of `keep_alive`, in seconds
     thread: threading.Thread = field(init=False)
 
     def __post_init__(self) -> None:
@@ -38,12 +39,12 @@ class Job:
 
     @property
     def running(self) -> bool:
-        """Whether the job waits or works."""
+        """Whether the job has not ended: it waits or works."""
         return self.thread.is_alive()
 
     @property
     def progress(self) -> float:
-        """How much of all pieces is done, 0-1."""
+        """Share of all pieces that is done, 0-1."""
         return min(1.0, (self.finished + self.done) / max(1, len(self.works)))
 
     def keep_alive(self) -> None:
@@ -51,7 +52,7 @@ class Job:
         self.last_sign = time.monotonic()
 
     def should_stop(self) -> bool:
-        """Return whether the job was stopped, or its page closed."""
+        """Return whether the job was stopped or its page was closed."""
         return self.stop.is_set() or time.monotonic() - self.last_sign > _TIMEOUT
 
     def _set_done(self, done: float) -> None:
@@ -66,7 +67,7 @@ class Job:
                 if self.should_stop():
                     return
                 self.task, self.done = task, 0.0
-                # Another session may have computed it meanwhile.
+                # All sessions share `results`, so another session may have computed this piece already.
                 if task not in self.results:
                     self.results[task] = work(self._set_done, self.should_stop)
                 self.finished, self.done = self.finished + 1, 0.0
@@ -77,7 +78,7 @@ class Job:
 
 
 def catch_errors(work: Work) -> Work:
-    """Make work that returns a sentence where it fails, instead of raising. Cancelled still ends the job."""
+    """Wrap work so that it returns an error message instead of raising; only Cancelled is raised and ends the job."""
 
     def run(on_progress: OnProgress, should_stop: ShouldStop) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""What is chosen on a page: a class, what it is contrasted with, a channel; and how the maps are shown."""
+"""Controls of several pages: class, contrast, channel, and how the maps are shown."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -23,11 +23,11 @@ class MapSelection:
     """Which class map is shown, and how."""
 
     k: int  # class index
-    against: int | str | None  # the other class of a contrast, "average", or None for the logit of class k
-    dense: bool  # position scores instead of contributions to the logit
+    against: int | str | None  # index of the class that k is contrasted with, or "average"; None: logit of k
+    dense: bool  # show position scores instead of contributions to the logit
     view: View  # what is drawn on the photo
-    smooth: bool  # interpolated between cell centers, or the raw grid
-    opacity: float  # of the strongest color, 0-1
+    smooth: bool  # interpolate between cell centers; False: show the raw grid
+    opacity: float  # opacity of the strongest color, 0-1
     scale: float  # the |value| that has the strongest color, in logits
 
 
@@ -43,7 +43,7 @@ def label_names(names: Sequence[str]) -> list[str]:
 
 
 def choose_class(maps: "ClassMaps") -> int:
-    """Show a box to search for a class. Return its index; that of the top-1 class while the box is empty."""
+    """Show a box to search for a class. Return the index of the class; while the box is empty, of the top-1 class."""
     labels, top = label_classes(maps), maps.top(1)[0][0]
     text = "Type to search. While it is empty, the top-1 class of each photo is shown."
     label = search_option("Class", labels, f"{labels[top]} (top-1)", key=keys.CLASS, help=text)
@@ -51,10 +51,10 @@ def choose_class(maps: "ClassMaps") -> int:
 
 
 def choose_reading(maps: "ClassMaps", k: int) -> int | str | None:
-    """Show what class k is contrasted with.
+    """Show the choice between the logit of class k and a contrast.
 
     Returns:
-        The index of another class, "average", or None for the logit of class k.
+        The index of the class that k is contrasted with, or "average"; None for the logit of class k.
     """
     text = (
         "A logit is the score of a class before softmax. Probabilities depend only on differences of logits, "
@@ -64,18 +64,18 @@ def choose_reading(maps: "ClassMaps", k: int) -> int | str | None:
     if reading != CLASS:
         return None if reading == LOGIT else "average"
     labels = label_classes(maps)
-    # The top class other than k: a class contrasted with itself is zero everywhere.
+    # Offer the top class other than k first: the contrast of a class with itself is zero in every cell.
     other = next((j for j, _, _ in maps.top(2) if j != k), k)
     return labels.index(choose_option("Against", labels, index=other, key=keys.AGAINST))
 
 
 def choose_interpolation() -> bool:
-    """Show the switch of the raw grid. Return whether maps are interpolated between the centers of their cells."""
+    """Show the switch "Raw grid". Return whether maps are interpolated between the centers of their cells."""
     return not switch("Raw grid", "Show the cells without interpolation.", key=keys.RAW_GRID)
 
 
 def choose_position_scores(maps: "ClassMaps") -> bool:
-    """Show the switch of the position scores, where the network has them."""
+    """Show the switch of position scores if the network has max pooling. Return whether they are shown."""
     return maps.classifier.head.pooling == "max" and switch(
         "Score every cell",
         "Max pooling reads one cell per channel, so most cells add nothing to the logit. Switched on, each cell has "
@@ -86,10 +86,10 @@ def choose_position_scores(maps: "ClassMaps") -> bool:
 
 
 def choose_channel(count: int, first: int) -> int:
-    """Show a box for the number of a channel. Return it; `first` while the box is empty."""
+    """Show a box for the number of a channel. Return the number; while the box is empty, `first`."""
     previous = st.session_state.get(keys.CHANNEL)
     if previous is not None and not 0 <= previous < count:
-        # It was chosen for another layer or network.
+        # This number was chosen for a layer or network with more channels.
         st.session_state[keys.CHANNEL] = None
     text = (
         f"A channel is one of the {count} feature maps. Click one, or type its number. While it is empty, the first "

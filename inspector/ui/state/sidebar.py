@@ -1,6 +1,6 @@
-"""The sidebar: a network of models/ or of this session, a photo and an input size; and the class maps that they give.
+"""The sidebar: the user chooses a network, a photo and an input size there. Together they determine the class maps.
 
-It is drawn before torch is imported, so that the page can be used at once.
+The sidebar is drawn before torch is imported, so that it is on the screen at once.
 """
 
 from collections.abc import Callable
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from inspector.explain.class_maps import ClassMaps
     from inspector.explain.classifier import Classifier
 
-# Choice, as links have it -> factor of the height and width of training; None is the size of the photo.
+# Choice, a value in links -> factor of the network's input size; None: the size of the photo.
 SIZES: dict[str, float | None] = {"as trained": 1, "1.5 times": 1.5, "twice": 2, "the photo's own": None}
 
 
 @dataclass(frozen=True)
 class NetworkChoice:
-    """A network that can be chosen, before it is loaded."""
+    """A network that the user can choose. It is loaded only when `load` is called."""
 
-    key: str  # of the cache that all sessions share: nobody can guess that of a network of one session
+    key: str  # key in the shared caches; random for an uploaded network: other sessions cannot guess it
     name: str
     title: str
-    examples: str  # which photos fit it
+    examples: str  # kind of example photos that fit the network, see list_examples
     load: "Callable[[], Classifier]"
 
 
 @dataclass(frozen=True, eq=False)
 class SidebarSelection:
-    """What most pages show: the class maps of the chosen network, photo and input size."""
+    """The chosen network, and the class maps of the chosen photo at the chosen input size."""
 
     network: NetworkChoice
     key: cache.MapsKey
@@ -45,7 +45,7 @@ class SidebarSelection:
 
 
 def list_choices() -> dict[str, NetworkChoice]:
-    """Return the networks of models/ and those of this session, by name."""
+    """Return the networks of models/ and the networks uploaded in this session, by name."""
     own: dict[str, NetworkChoice] = st.session_state.get(keys.OWN_NETWORKS, {})
     return {
         name: NetworkChoice(name, name, card.title, card.examples, partial(cache.load_network, name))
@@ -54,7 +54,7 @@ def list_choices() -> dict[str, NetworkChoice]:
 
 
 def choose_network() -> NetworkChoice:
-    """Show the choice of networks. Its state and its link stay on every page."""
+    """Show the choice of networks. The choice stays when the user opens another page."""
     offered = list_choices()
     st.title("Inspector", anchor=False)
     st.caption("What each part of a photo contributes to a logit, in numbers that add up.")
@@ -79,7 +79,7 @@ def choose_photo(choice: NetworkChoice) -> Photo:
 
 
 def choose_size() -> float | None:
-    """Show the choice of input sizes. Return a factor of the height and width of training; None: the photo's size."""
+    """Show the choice of input sizes. Return a factor of the network's input size; None: the size of the photo."""
     text = (
         "Global pooling accepts feature maps of any size. A larger input gives finer class maps, and other logits. "
         "Most networks are most accurate at the size of their training."
@@ -88,13 +88,13 @@ def choose_size() -> float | None:
 
 
 def read_nothing(import_page: Callable[[], object]) -> tuple[()]:
-    """Import a page that draws its own sidebar."""
+    """Import a page that draws its own sidebar. Its function `show` has no arguments."""
     _show_spinner_during(import_page)
     return ()
 
 
 def read_network(import_page: Callable[[], object]) -> tuple[NetworkChoice]:
-    """Draw the part of the sidebar that chooses a network, then import the page."""
+    """Draw the choice of networks in the sidebar, import the page, and return the chosen network."""
     with st.sidebar:
         network = choose_network()
     _show_spinner_during(import_page)
@@ -102,16 +102,16 @@ def read_network(import_page: Callable[[], object]) -> tuple[NetworkChoice]:
 
 
 def _show_spinner_during(import_page: Callable[[], object]) -> None:
-    # The placeholder is there in every run: if it came and went, everything below would move.
+    # Draw the placeholder in every run: if some runs had none, everything below would change its position.
     with st.empty(), st.spinner("Importing PyTorch ..."):
         import_page()
 
 
 def read_sidebar(import_page: Callable[[], object] = lambda: None) -> tuple[SidebarSelection]:
-    """Draw the sidebar, import the page, and compute the class maps of what is chosen.
+    """Draw the sidebar, import the page, and compute the class maps of the chosen photo.
 
     Args:
-        import_page: called once the sidebar and the photo are on the screen; imports take seconds the first time.
+        import_page: called when the sidebar and the photo are on the screen, because it can take seconds.
 
     Raises:
         InspectorError: the photo or the network cannot be used.
@@ -123,8 +123,8 @@ def read_sidebar(import_page: Callable[[], object] = lambda: None) -> tuple[Side
     for note in photo.notes:
         st.info(note, icon=":material/info:")
     key = network.key, photo.sha256, photo.name, scale
-    # The placeholder is there in every run: if it came and went, everything below would move and the widgets in use
-    # would lose what was typed.
+    # Draw the placeholder in every run: if some runs had none, everything below would change its position, and widgets
+    # would lose what the user has typed.
     place = st.empty()
     if st.session_state.get(keys.SHOWN_MAPS) == key:
         import_page()
@@ -139,6 +139,6 @@ def read_sidebar(import_page: Callable[[], object] = lambda: None) -> tuple[Side
 
 
 def photo_width(photo: Photo) -> int:
-    """Return the width of a photo on the page, in CSS pixels; a tall photo leaves room for the rest of the page."""
+    """Return the width of a photo on the page, in CSS pixels: less for a tall photo, so that it fits on the screen."""
     height, width = photo.size
     return max(40, min(900, round(560 * width / height)))

@@ -1,4 +1,4 @@
-"""Two faults of Streamlit, worked around: both lose what the user did, where two things happen at once."""
+"""Workarounds for two faults of Streamlit: it loses an action of the user when two things happen at once."""
 
 import inspect
 import logging
@@ -11,21 +11,21 @@ from streamlit.runtime import forward_msg_queue
 
 from inspector.ui.state import keys
 
-# The Streamlit versions (major, minor) whose queue of messages was read and tested: from the first to the last.
+# First and last Streamlit version (major, minor) with which the fix of the message queue was tested.
 FIRST_TESTED, LAST_TESTED = (1, 60), (1, 67)
 
 P = ParamSpec("P")
 
 
 def fragment(part: Callable[P, None]) -> Callable[P, None]:
-    """Decorate a part of a page like `st.fragment`, but run the whole page if a widget outside has changed as well.
+    """Decorate a part of a page like `st.fragment`, but run the whole page if a widget outside has changed, too.
 
-    The browser sends all changes of one moment together. If one of them is inside a fragment, it asks for a run of the
-    fragment only: a photo that arrives in the moment of a click would stay unseen.
+    The browser sends all changes of one moment together. If one of the changes is inside a fragment, the browser asks
+    Streamlit to run only this fragment. So a photo that arrives at the moment of a click would not be shown.
     """
 
     @st.fragment
-    @wraps(part)  # Streamlit identifies fragments by their names
+    @wraps(part)  # keeps the name: Streamlit identifies fragments by their names
     def run_part(outside: list[Any], /, *args: P.args, **kwargs: P.kwargs) -> None:
         if outside != _read_outside():
             st.rerun()
@@ -33,7 +33,8 @@ def fragment(part: Callable[P, None]) -> Callable[P, None]:
 
     @wraps(part)
     def run_with_page(*args: P.args, **kwargs: P.kwargs) -> None:
-        # Streamlit runs the fragment again with the arguments of the last run of the whole page.
+        # When only the fragment runs, Streamlit passes the arguments of the last run of the whole page again,
+        # so `outside` has the values of that run.
         run_part(_read_outside(), *args, **kwargs)
 
     return run_with_page
@@ -45,11 +46,11 @@ def _read_outside() -> list[Any]:
 
 @cache
 def apply_streamlit_fixes() -> None:
-    """Keep the answers to uploads in the queue of messages when a new run of the page clears it.
+    """Change Streamlit so that answers to uploads stay in its message queue when a new run of the page clears it.
 
-    The browser asks where to send a file, and waits for the answer. A run that starts before the answer is sent clears
-    the queue, and the file is lost without a message. `ForwardMsgQueue.clear` of Streamlit 1.67 keeps the messages of
-    a run's life cycle and toasts, but not this answer.
+    Before an upload, the browser asks where to send the file, and waits for the answer. A run that starts before the
+    answer is sent clears the queue, so the file is lost without an error message. `ForwardMsgQueue.clear` of Streamlit
+    1.67 keeps toasts and the messages of a run's life cycle, but not this answer.
     """
     queue = getattr(forward_msg_queue, "ForwardMsgQueue", None)
     if reason := find_obstacle(st.__version__, queue):
@@ -61,11 +62,11 @@ def apply_streamlit_fixes() -> None:
 
 
 def find_obstacle(version: str, queue: Any) -> str | None:
-    """Return why the queue of messages cannot be fixed; None if it can.
+    """Return why the message queue cannot be fixed; None if it can.
 
     Args:
-        version: of Streamlit.
-        queue: the class ForwardMsgQueue, or what this version has in its place.
+        version: version of Streamlit.
+        queue: the class ForwardMsgQueue; None if this version of Streamlit has none.
     """
     major, minor = (int(number) for number in version.split(".")[:2])
     if not FIRST_TESTED <= (major, minor) <= LAST_TESTED:
@@ -82,7 +83,10 @@ def find_obstacle(version: str, queue: Any) -> str | None:
 
 
 def keep_upload_answers(clear: Callable[..., None]) -> Callable[..., None]:
-    """Wrap `ForwardMsgQueue.clear` so that answers to uploads stay, unless the queue is cleared because it was sent."""
+    """Wrap `ForwardMsgQueue.clear` so that a new run of the page keeps answers to uploads.
+
+    A new run calls it with retain_lifecycle_msgs=True. Without this argument the messages were sent: nothing is kept.
+    """
 
     @wraps(clear)
     def clear_but_answers(queue: Any, retain_lifecycle_msgs: bool = False, *args: Any, **kwargs: Any) -> None:
