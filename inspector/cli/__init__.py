@@ -1,4 +1,4 @@
-"""The command line: each module holds the commands of one kind."""
+"""The command line `inspector`. Each module in this folder holds commands of one kind."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer import Option
 
-# Imported for their commands, in the order in which the help lists them.
+# Importing these modules adds their commands. The help lists the commands in this order.
 from inspector.cli import dataset, explain, large, networks, train
 from inspector.cli.console import progress, screen
 from inspector.cli.options import cli, command
@@ -19,7 +19,7 @@ __all__ = ["cli", "dataset", "explain", "large", "main", "networks", "train"]
 
 
 def main() -> None:
-    """Run the command line; our own errors become one sentence and exit status 1."""
+    """Run the command line. For an InspectorError print its message without a traceback and exit with status 1."""
     try:
         cli()
     except InspectorError as error:
@@ -34,7 +34,7 @@ def app(
         str, Option(help="Address to serve on. The default is reachable from this machine only.")
     ] = "localhost",
 ) -> None:
-    """Open the app in the browser."""
+    """Start the app and open it in the browser."""
     package = Path(__file__).parent.parent
     script = package / "app.py" if (package / "app.py").is_file() else package.parent / "app.py"
     streamlit = [sys.executable, "-m", "streamlit", "run", str(script), f"--server.port={port}"]

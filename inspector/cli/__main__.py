@@ -1,4 +1,4 @@
-"""Run the command line by `python -m inspector.cli`."""
+"""Allow `python -m inspector.cli` as another way to run the command line."""
 
 from inspector.cli import main
 

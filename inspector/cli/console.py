@@ -1,4 +1,4 @@
-"""What the commands print: results on standard output, progress and errors on standard error."""
+"""Print what the commands report: results on standard output, progress and errors on standard error."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ progress = Console(stderr=True, highlight=False)
 
 
 def print_class_table(columns: Sequence[str], rows: Iterable[tuple[str, float, Iterable[float]]]) -> None:
-    """Print one row per class: its name, its probability and one number per column."""
+    """Print a table with one row per class: name, probability, then one number for each of `columns`."""
     table = Table("class", "probability", box=None, header_style="bold")
     for column in columns:
         table.add_column(column, justify="right")
@@ -26,5 +26,5 @@ def print_verdict(verdict: str, residual: float) -> None:
 
 
 def print_written(path: str | Path) -> None:
-    """Print where the results are."""
+    """Print the path where the results were written."""
     screen.print(f"written: {path}", soft_wrap=True, markup=False)

@@ -1,4 +1,4 @@
-"""`inspector batch` and `survey`: the class maps of a data set, and their summary."""
+"""Commands `inspector batch` and `inspector survey`: compute the class maps of a data set, and summarize them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from inspector.networks.catalog import DEFAULT
 if TYPE_CHECKING:
     from inspector.datasets.summary import DatasetSummary
 
-_STOPPED = 130  # the exit status of a command that Ctrl-C ended
+_STOPPED = 130  # usual exit status of a command that was stopped by Ctrl-C
 
 
 @options.command
@@ -60,8 +60,8 @@ def batch(
 ) -> None:
     """Explain a data set: write top classes, probabilities and class maps of every image to Parquet files.
 
-    An image that cannot be read becomes a row with its error. When the command is stopped or killed, at most the
-    unfinished shards are lost: the same command with --resume continues.
+    For an image that cannot be read, the row holds the error. If the command is stopped or killed, only unfinished
+    shards are lost. To continue, run the same command with --resume.
 
     Examples:
     * `inspector batch photos -m torchvision:resnet50 -o maps`
@@ -109,14 +109,14 @@ class _ImagesPerSecond(ProgressColumn):
 
 @contextmanager
 def _show_images_done() -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar; the function that it yields takes the images done and all images."""
+    """Show a progress bar. Yield a function that updates it: show(images done, number of all images)."""
     columns = (BarColumn(), MofNCompleteColumn(), _ImagesPerSecond(), TimeRemainingColumn())
     with Progress(TextColumn("{task.description}"), *columns, console=progress) as bar:
         task = bar.add_task("explaining", total=None, visible=False)
 
         def show(done: int, images: int) -> None:
             if bar.tasks[task].total is None:
-                # The images of an earlier run do not count for the rate of this one.
+                # Start with the images of an earlier, resumed run, so that they do not count in the rate of this run.
                 bar.reset(task, total=images, completed=done, visible=True)
             bar.update(task, completed=done)
 

@@ -1,4 +1,4 @@
-"""`inspector explain` and `rebuild`: the class maps of a photo."""
+"""Commands `inspector explain` and `inspector rebuild`: write the class maps of a photo, and write them again."""
 
 import re
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +22,7 @@ _figure_option: Any = partial(Option, rich_help_panel="The figure")
 
 @dataclass(frozen=True)
 class FigureOptions:
-    """How the figure looks."""
+    """Options of the command line that decide how the figure looks."""
 
     panels: Annotated[
         str,
@@ -52,10 +52,10 @@ class FigureOptions:
     opacity: Annotated[float, _figure_option(help="Opacity of the strongest color, 0-1.", min=0, max=1)] = 0.85
 
     def style(self) -> "FigureStyle":
-        """Return the style of the figure.
+        """Return these options as the style of the figure.
 
         Raises:
-            InspectorError: an option cannot be parsed, or the figure cannot look so.
+            InspectorError: an option cannot be parsed or has a value that is not allowed.
         """
         from inspector.output.style import MM, FigureStyle
 
@@ -100,7 +100,7 @@ def explain(
     * `inspector explain cat.jpg -c "tabby,lynx" --panels classes,contrast --width 89mm --font-size 6 --dpi 300 -o cat`
     """
     with progress.status(f"Reading {photo.name} and loading {model} ..."):
-        # Not at the top of the module: torch takes seconds to import, and --help does not need it.
+        # Import these modules only here: they import torch, which takes seconds, and --help does not need it.
         from inspector.explain.class_maps import class_maps
         from inspector.images.photo import read_image
         from inspector.output.export import save_class_maps
@@ -147,9 +147,9 @@ def rebuild(
     labels: options.Labels = None,
     trust: options.Trust = False,
 ) -> None:
-    """Make a figure again from its manifest, byte for byte on the same machine, or report what differs.
+    """Make a figure again from its manifest. On the same machine it is equal byte for byte; differences are reported.
 
-    The manifest has no weights: name a network from a file of your own with --model.
+    The manifest holds no weights. If the network came from a file of your own, name that file with --model.
 
     Examples:
     * `inspector rebuild cat/manifest.json -o again`

@@ -1,4 +1,4 @@
-"""`inspector large`: the class maps of an image too large to pass through a network in one piece."""
+"""Command `inspector large`: compute class maps of an image that is too large for one pass through a network."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -42,8 +42,8 @@ def large(
 ) -> None:
     """Compute the class maps of a large image at its own size, tile by tile.
 
-    The maps equal those of a pass over the whole image. The network must have no global operations before the pooling.
-    Writes figure.png, maps.npz, logits.csv, manifest.json.
+    The result is the same as from one pass over the whole image, if the network has no global operations before the
+    pooling; other networks are refused. The command writes figure.png, maps.npz, logits.csv and manifest.json.
 
     Examples:
     * `inspector large slide.tif -m efficientnet_lite0 -o slide`
@@ -52,7 +52,7 @@ def large(
     """
     network = options.NetworkOptions(arch=arch, labels=labels, size=size, mean=mean, std=std, trust=trust)
     use_huge_pages()
-    # First of all: a folder that cannot be written is an error now, and not after an hour of work.
+    # Create the folder first: if it cannot be written, the error comes now and not after an hour of work.
     with new_folder(out) as folder:
         with progress.status(f"Loading {model} ..."):
             from inspector.explain.large_class_maps import large_class_maps

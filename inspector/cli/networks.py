@@ -1,4 +1,4 @@
-"""`inspector describe`, `add`, `models` and `export-network`: networks."""
+"""Commands `inspector describe`, `add`, `models` and `export-network`: describe, add, list and export networks."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,7 +29,7 @@ def describe(
     mean: options.Mean = None,
     trust: options.Trust = False,
 ) -> None:
-    """Describe a network: its layers, where it pools, what follows, and how exact its class maps are.
+    """Describe a network: its layers, its pooling, the head after the pooling, and how exact its class maps are.
 
     Examples:
     * `inspector describe torchvision:convnext_tiny --layers`
@@ -90,7 +90,7 @@ def add(
 
 @options.command
 def models() -> None:
-    """List the networks that can be named with --model."""
+    """List the networks in models/, whose names --model accepts."""
     table = Table("name", "what it is", "classes", "input", "accuracy", box=None, header_style="bold")
     for name, card in list_models().items():
         scores = card.about.get("scores", {})
@@ -110,8 +110,8 @@ def export_network(
 ) -> None:
     """Write a network as one file that returns logits and class maps, for products that serve them without Inspector.
 
-    The file is read back by its own runtime and compared with the network before it gets its name. Class names,
-    preprocessing and bias are in its metadata; `maps.sum((2, 3)) + bias == logits`.
+    Before the file gets its final name, its own runtime reads it, and its outputs are compared with the network's. The
+    metadata hold class names, preprocessing and bias, so that `maps.sum((2, 3)) + bias == logits`.
 
     Example:
     * `inspector export-network efficientnet_lite0 --format onnx -o efficientnet.onnx`

@@ -1,11 +1,11 @@
-"""The command line, and the options that several commands take.
+"""The command line, and the options that several commands share. A command is a decorated function.
 
     from inspector.cli import options
 
     @options.command
     def explain(photo: Annotated[Path, typer.Argument()], *, network: options.NetworkOptions) -> None: ...
 
-A parameter whose type is a dataclass is a group: each field of the dataclass becomes an option of the command.
+A parameter whose type is a dataclass is a group of options: each field becomes an option of the command.
 """
 
 import re
@@ -82,11 +82,11 @@ Objects = Annotated[
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:
-    """Add a function to the command line under its own name; it comes back unchanged.
+    """Add a function to the command line as a command with the function's name. Return the function unchanged.
 
     Args:
-        function: its parameters are the arguments and options of the command. A parameter whose type is a dataclass
-            stands for one option per field.
+        function: its parameters become the arguments and options of the command. If the type of a parameter is a
+            dataclass, each field becomes an option.
     """
     groups: dict[str, Any] = {}
     parameters: list[Parameter] = []
@@ -111,7 +111,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """What is given beside the name of a network: its architecture, its class names and its preprocessing."""
+    """Options that complete the name of a network: architecture, class names, preprocessing, and trust."""
 
     arch: Arch = None
     labels: Labels = None
@@ -137,13 +137,13 @@ class NetworkOptions:
         return Classifier.from_network(loaded)
 
     def class_names(self) -> tuple[str, ...] | None:
-        """Return the class names of --labels, None without it."""
+        """Return the class names in the file --labels; None if the option was not given."""
         from inspector.networks.labels import read_labels
 
         return read_labels(self.labels) if self.labels else None
 
     def overrides(self) -> "PreprocessingOverrides":
-        """Return what replaces the usual preprocessing; None for options that were not given.
+        """Return the settings that replace settings of the default preprocessing; None where no option was given.
 
         Raises:
             InspectorError: an option cannot be parsed.
@@ -162,13 +162,13 @@ class NetworkOptions:
 
 
 def parse_classes(classes: str) -> int | list[str]:
-    """Parse --classes: a number of classes for "topN", else their names or numbers."""
+    """Parse --classes: "topN" gives the number N, any other text a list of class names or numbers."""
     top = re.fullmatch(r"top[ -]?(\d+)", classes.strip())
     return int(top[1]) if top else classes.split(",")
 
 
 def parse_size(size: str | None, option: str) -> tuple[int, int] | None:
-    """Parse (height, width) in pixels from "224" or "208x408"; None stays None."""
+    """Parse (height, width) in pixels from text such as "224" or "208x408"; return None for None."""
     if size is None:
         return None
     sides = re.fullmatch(r"(\d+)(?:x(\d+))?", size)

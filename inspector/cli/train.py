@@ -1,4 +1,4 @@
-"""`inspector train` and `compare`: heads on backbones, and how they compare."""
+"""Commands `inspector train` and `inspector compare`: train heads on backbones, and compare the runs."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PhotosOptions:
-    """The options that go with --images, in place of a recipe."""
+    """Options that are allowed only with --images; they replace a recipe."""
 
     backbone: Annotated[
         str, Option(help="With --images: a name from `inspector models`, `torchvision:NAME` or `timm:NAME`.")
@@ -44,7 +44,7 @@ class PhotosOptions:
             raise InspectorError(f"--{given[0]} goes with --images: a recipe states it in its file.")
 
     def recipes(self, images: Path) -> list["Recipe"]:
-        """Return the default recipe of each head for a folder of photos."""
+        """Return one recipe per head in --head, for training on a folder of photos."""
         from inspector.training.recipe import HEADS, recipe_for_photos
 
         heads = [name.strip() for name in self.head.split(",")]
@@ -81,9 +81,9 @@ def train(
     device: Annotated[str, Option(help="`auto`, `cpu`, `cuda`, or one GPU of several: `cuda:1`.")] = "auto",
     precision: Annotated[str, Option(help="`float32`, or `bfloat16` by autocast.")] = "float32",
 ) -> None:
-    """Train the networks of recipes, one per seed, or heads for photos of your own.
+    """Train networks as recipes describe them, one per seed; or train heads on photos of your own.
 
-    After an interruption the same command continues.
+    If training was interrupted, run the same command to continue.
 
     Examples:
     * `inspector train experiments/lenet/stride_gap.toml --data data --seed 0`
@@ -135,7 +135,7 @@ def compare(
         Option("--own-scales", help="Draw each network's map of --photo on its own scale. Default: one scale for all."),
     ] = False,
 ) -> None:
-    """Compare finished runs: mean and standard deviation over their seeds in a table, and with --out their figures.
+    """Compare finished runs: print a table of means and standard deviations over seeds. With --out write figures, too.
 
     Examples:
     * `inspector compare experiments/lenet/results --out comparison`
@@ -163,7 +163,7 @@ def compare(
 
 
 def _print_groups(groups: Sequence["RunGroup"]) -> None:
-    """Print the table of runs, with as many columns as fit on the screen."""
+    """Print the table of runs with as many columns as fit on the screen, and name the other columns."""
     from inspector.training.compare_runs import format_rows, list_columns
 
     columns = list(zip(list_columns(groups), *format_rows(groups), strict=True))
@@ -181,7 +181,7 @@ def _print_groups(groups: Sequence["RunGroup"]) -> None:
 
 
 def _draw_comparison(groups: Sequence["RunGroup"]) -> dict[str, "Figure"]:
-    """Return the figures by name for which the runs have the numbers."""
+    """Return figures by name; leave out a figure if no run has the numbers for it."""
     from inspector.training.figures import average_maps_figure, confusion_figure, learning_curves_figure
 
     figures = {"curves": learning_curves_figure(groups)}
@@ -195,7 +195,7 @@ def _draw_comparison(groups: Sequence["RunGroup"]) -> dict[str, "Figure"]:
 def _draw_photos(
     groups: Sequence["RunGroup"], photos: Mapping[str, Path], label: str | None, own_scales: bool
 ) -> dict[str, "Figure"]:
-    """Return one figure per photo: the class map of one class by the network of each group's first seed."""
+    """Return one figure per photo. It shows the maps of one class by several networks: the first run of each group."""
     if not photos:
         return {}
     from inspector.explain.class_maps import class_maps
