@@ -13,7 +13,7 @@ _IMPORT = re.compile(r'^import \{[^}]*\} from "\./([\w.]+)";\n', re.MULTILINE)
 
 
 def make_component(name: str) -> Any:
-    """Register a component of Streamlit from frontend/NAME.html, NAME.css and NAME.js."""
+    """Register a Streamlit component made of frontend/NAME.html, NAME.css and NAME.js."""
     return st.components.v2.component(
         f"inspector.{name}",
         html=_read(f"{name}.html"),
@@ -26,8 +26,8 @@ def make_component(name: str) -> Any:
 def bundle_javascript(name: str) -> str:
     """Join a module of frontend/ with the modules that it imports.
 
-    Streamlit takes one string per component, which can import nothing from beside it. So the imported modules stand
-    before the module, without their ``export``; all names at the top of these modules have to differ.
+    Streamlit takes the JavaScript of a component as one string, which cannot import files. So the imported modules are
+    placed before the module, without their ``export``. All top-level names of these modules have to differ.
     """
     modules: dict[str, str] = {}
 
@@ -44,7 +44,7 @@ def bundle_javascript(name: str) -> str:
 
 
 def render_fragment(name: str, **values: Any) -> str:
-    """Fill in a template of frontend/; every value is escaped."""
+    """Fill in a template of frontend/ and return the HTML. Every value is escaped."""
     return make_environment("inspector.ui.components", "frontend").get_template(name).render(values)
 
 

@@ -1,6 +1,6 @@
-"""Feature maps as a grid of small pictures that are clicked or walked with the arrow keys.
+"""Feature maps as a grid of small pictures. A click or the arrow keys choose one of them.
 
-One image holds all maps of a page and the browser cuts it up: hundreds of channels cost one message.
+All maps are sent as one image, a mosaic, which the browser cuts into pictures: one message is enough for all channels.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ from inspector.ui.components import html
 from inspector.ui.components.assets import make_component
 from inspector.ui.state import keys
 
-_COLUMNS = 8  # of the mosaic; the page shows as many side by side as fit
-_SIDE = 64  # longer side of a picture, in pixels: more cannot be seen
-_TILE_SIDE = 240  # longer side of a photo below its channel, in pixels
+_COLUMNS = 8  # columns of the mosaic; on the page, the number of columns depends on the width
+_SIDE = 64  # longer side of a map in the mosaic, in pixels; the page shows it about as large
+_TILE_SIDE = 240  # longer side of a photo with the map of one channel, in pixels
 
 _show = make_component("channel_grid")
 
@@ -34,7 +34,7 @@ class ChannelTile:
     channel: int
     line: str
     mark: str  # replaces the line if the channel is dead or saturated
-    label: str  # everything, for screen readers and as a tooltip
+    label: str  # the full text, for screen readers and the tooltip
 
 
 def show_channel_grid(maps: Tensor, tiles: Sequence[ChannelTile], scale: float | None, chosen: int, label: str) -> None:
@@ -42,10 +42,10 @@ def show_channel_grid(maps: Tensor, tiles: Sequence[ChannelTile], scale: float |
 
     Args:
         maps: the feature maps (n, h, w).
-        tiles: the text of each.
-        scale: the |value| with the strongest color; None: each map has its own.
-        chosen: the channel that is shown.
-        label: of the whole grid, for screen readers.
+        tiles: the text below each map.
+        scale: the |value| with the strongest color; None: each map has its own scale.
+        chosen: the channel that is marked as chosen.
+        label: name of the whole grid, for screen readers.
     """
     image, size = make_mosaic(maps.numpy(force=True), scale)
     data = {
@@ -64,7 +64,7 @@ def show_channel_grid(maps: Tensor, tiles: Sequence[ChannelTile], scale: float |
 
 
 def make_mosaic(maps: NDArray[np.float32], scale: float | None) -> tuple[bytes, tuple[int, int]]:
-    """Draw maps (n, h, w) side by side in one PNG. Return it with the (height, width) of each map in it."""
+    """Draw maps (n, h, w) side by side in one PNG. Return the PNG, and (height, width) of a map in it."""
     height, width = maps.shape[1:]
     factor = min(1.0, _SIDE / max(height, width))
     tile = max(1, round(height * factor)), max(1, round(width * factor))
@@ -78,7 +78,7 @@ def make_mosaic(maps: NDArray[np.float32], scale: float | None) -> tuple[bytes, 
 
 
 def make_photo_tiles(photos: Sequence[PhotoChannels], channel: int, field: ReceptiveField) -> str:
-    """Return the map of one channel on several photos as HTML, on one scale, with the pooled values."""
+    """Return HTML with the map of one channel on each photo, all on one scale, with the pooled values."""
     maps = [photo.feature_maps[channel].float().numpy(force=True) for photo in photos]
     scale = common_scale(maps)
     tiles = [

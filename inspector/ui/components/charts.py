@@ -1,4 +1,4 @@
-"""Charts that respond to the mouse: learning curves and a confusion matrix, for light and dark pages."""
+"""Interactive charts for light and dark pages: learning curves and a confusion matrix."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,18 +12,18 @@ from inspector.training.read_run import Confusion
 
 Chart: TypeAlias = alt.LayerChart | alt.FacetChart
 
-# Without yellow, which cannot be read on white; gray can be read on white and on black.
+# Yellow is left out, because it is hard to see on white. Gray is visible on white and on black.
 COLORS = (*OKABE_ITO[:6], GRAY)
 SHAPES = ("circle", "square")
 MAX_RUNS = len(COLORS) * len(SHAPES)
-MAX_CLASSES = 60  # of a confusion matrix: with more, its cells are too small to point at
-_MAX_NUMBERED = 20  # with as many classes, a percentage fits into a cell
+MAX_CLASSES = 60  # classes of a confusion matrix; with more, its cells are too small to point at
+_MAX_NUMBERED = 20  # classes; with more, a percentage does not fit into a cell
 _TEST, _TRAINING = "test images", "training images"
 _CORRECT, _WRONG = OKABE_ITO[:2]
 
 
 def assign_marks(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Assign a color and a shape to each run; labels after MAX_RUNS get none."""
+    """Return label of a run -> (color, shape). Labels after the first MAX_RUNS are left out."""
     marks = [(color, shape) for shape in SHAPES for color in COLORS]
     return dict(zip(labels, marks, strict=False))
 
@@ -46,14 +46,14 @@ def draw_loss_chart(groups: Sequence[RunGroup], marks: Mapping[str, tuple[str, s
 def _draw_curves(
     groups: Sequence[RunGroup], scores: Mapping[str, Score], marks: Mapping[str, tuple[str, str]]
 ) -> Chart:
-    """Draw means over the seeds, in bands of one standard deviation; a click in the legend brings a run forward."""
+    """Draw means over the seeds with bands of one standard deviation. A click in the legend highlights a run."""
     rows = [
         row for group in groups for images, score in scores.items() for row in make_curve_rows(group, images, score)
     ]
     means = [row["mean"] for row in rows if row["mean"] is not None]
     log = len(scores) > 1 and min(means, default=0) > 0
     if log:
-        # Where the deviation is as large as the mean, the band would reach zero, which a logarithmic axis cannot show.
+        # A logarithmic axis cannot show zero, so cut off a band that would reach it.
         rows = [row | {"low": row["low"] and max(row["low"], min(means) / 2)} for row in rows]
     labels = [group.label for group in groups]
     legend = make_legend(labelLimit=150, symbolSize=70)
@@ -85,7 +85,7 @@ def _draw_curves(
         shape=alt.Shape("run:N", scale=alt.Scale(domain=labels, range=shapes), legend=legend),
         tooltip=["run:N", "epoch:Q", "images:N", number, "seeds:Q"],
     )
-    # The legend takes a line for every two runs.
+    # Add height for the legend, which has a line for every two runs.
     return alt.layer(band, line, point).add_params(chosen).properties(height=380 + 10 * len(groups))
 
 
@@ -93,12 +93,12 @@ def make_curve_rows(group: RunGroup, images: str, score: Score) -> Iterator[dict
     """Make a row for each epoch: the mean over the seeds, one standard deviation below and above it, and both as text.
 
     Args:
-        group: the run, over all its seeds.
-        images: what the score was measured on.
-        score: which column of the history.
+        group: the run with all its seeds.
+        images: name of the images that the score was measured on.
+        score: column of the history.
     """
     for epoch, (mean, deviation) in zip(group.runs[0].history, group.curve(score), strict=True):
-        # The loss of a run that diverged is not finite, which JSON cannot write: the line has a gap there.
+        # The loss of a diverged run is not finite. JSON has no such numbers, so write None: the line gets a gap there.
         low, middle, high = (x if math.isfinite(x) else None for x in (mean - deviation, mean, mean + deviation))
         yield {
             "run": group.label,
@@ -113,7 +113,7 @@ def make_curve_rows(group: RunGroup, images: str, score: Score) -> Iterator[dict
 
 
 def draw_confusion_matrix(confusion: Confusion, dark: bool) -> Chart:
-    """Draw a confusion matrix: a row per true class, a column per predicted one; strong colors are large shares."""
+    """Draw a confusion matrix: a row per true class, a column per predicted class. A strong color is a large share."""
     cells = list(list_confusion_cells(confusion))
     names = list(confusion.classes)
     axis = alt.Axis(labelLimit=130, labelOverlap=False, ticks=False, domain=False, grid=False)
@@ -122,7 +122,7 @@ def draw_confusion_matrix(confusion: Confusion, dark: bool) -> Chart:
         y=alt.Y("true:N", sort=names, scale=alt.Scale(domain=names), title=None, axis=axis),
         tooltip="text:N",
     )
-    # The square root, so that one image of a hundred is visible too.
+    # The square root makes small shares visible, too, such as one image of a hundred.
     opacity = alt.Opacity("share:Q", scale=alt.Scale(type="sqrt", domain=[0, 1], range=[0.02, 1]), legend=None)
     color = alt.Color("correct:N", scale=alt.Scale(domain=[True, False], range=[_CORRECT, _WRONG]), legend=None)
     layers: list[alt.Chart] = [base.mark_rect(cornerRadius=2).encode(opacity=opacity, color=color)]
@@ -136,7 +136,7 @@ def draw_confusion_matrix(confusion: Confusion, dark: bool) -> Chart:
 
 
 def list_confusion_cells(confusion: Confusion) -> Iterator[dict[str, Any]]:
-    """List the cells of a confusion matrix that are not zero, each with its share of its row."""
+    """List the nonzero cells of a confusion matrix, each with its share of the images of the true class."""
     for i, true in enumerate(confusion.classes):
         total = int(confusion.counts[i].sum())
         for j in confusion.counts[i].nonzero()[0]:
@@ -159,7 +159,7 @@ def describe_confusion(confusion: Confusion, true: int, predicted: int) -> str:
 
 
 def list_confusions(confusion: Confusion, count: int = 5) -> list[str]:
-    """Describe the most frequent confusions, those of the most images first."""
+    """Describe the `count` most frequent confusions, the most frequent one first."""
     classes = range(len(confusion.classes))
     wrong = [(i, j) for i in classes for j in classes if i != j and confusion.counts[i, j]]
     wrong.sort(key=lambda cell: -int(confusion.counts[cell]))

@@ -1,6 +1,6 @@
-"""The top classes as a list that is clicked or walked with the arrow keys; the photo follows in the browser.
+"""The top classes as a list. A click or the arrow keys choose a class, and the browser draws its map at once.
 
-Streamlit's own table reports a row only after 150 ms, and draws on a canvas that no screen reader can read.
+Streamlit's own table is not used: it reports a click only after 150 ms, and screen readers cannot read its canvas.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,12 +16,12 @@ _show = make_component("class_list")
 
 @dataclass(frozen=True)
 class Row:
-    """One class."""
+    """One class of the list."""
 
     k: int
     name: str
     probability: float
-    logit: str  # as text
+    logit: str  # a formatted number
 
 
 def show_class_list(rows: Sequence[Row], chosen: int, on_choice: Callable[[int], None]) -> None:
@@ -30,12 +30,12 @@ def show_class_list(rows: Sequence[Row], chosen: int, on_choice: Callable[[int],
     Args:
         rows: the classes.
         chosen: index of the class that is shown.
-        on_choice: is called with the index of the class that the user chooses, before the page runs.
+        on_choice: called with the index of the class that the user chooses, before the page runs again.
     """
     listed = {row.k for row in rows}
 
     def report() -> None:
-        # What the browser reports may be older than the list.
+        # The browser may report a class of an older list.
         if (k := st.session_state[keys.CLASS_LIST]["chosen"]) in listed:
             on_choice(k)
 

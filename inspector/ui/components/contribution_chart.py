@@ -12,18 +12,18 @@ _POSITIVE, _NEGATIVE = "#D1243F", "#3B6FE0"
 
 
 def draw_contribution_chart(contributions: ChannelContributions, count: int) -> alt.LayerChart | alt.FacetChart:
-    """Draw bars from the bias down to the total, each from where the one before it ends.
+    """Draw a bar per term, from the bias down to the total. Each bar starts where the bar above it ends.
 
-    The chart needs a parameter ``chosen``, the channel that is highlighted; whoever shows the chart adds it.
+    The caller has to add a parameter ``chosen`` to the chart: the number of the channel to highlight.
 
     Args:
         contributions: bias, channels and total.
-        count: how many channels get a bar of their own, the largest first.
+        count: number of channels with a bar of their own: those with the largest contributions.
     """
     rows = _make_rows(contributions, count)
     ends = [row[end] for row in rows for end in ("start", "end")]
     low, high = min(ends), max(ends)
-    # Room for the numbers on the right.
+    # Leave room for the numbers on the right.
     high += 0.55 * (high - low or 1)
     bold = alt.condition("datum.value === 'channel ' + chosen", alt.value("bold"), alt.value("normal"))
     names = alt.Axis(labelLimit=150, labelOverlap=False, labelBaseline="middle", labelFontWeight=bold, ticks=False)
@@ -40,14 +40,14 @@ def draw_contribution_chart(contributions: ChannelContributions, count: int) -> 
     )
     values = base.mark_text(align="left", dx=5, color=GRAY, fontWeight="bold").encode(x="far:Q", text="contribution:N")
     running = base.mark_text(align="right", color=GRAY).encode(x=alt.datum(high), text="sum:N")
-    # A click anywhere in a row counts: a bar may be only a pixel wide.
+    # A click anywhere in a row chooses its channel, because a bar may be only one pixel wide.
     click = alt.selection_point(name="bar", fields=["channel"], on="click", empty=False)
     targets = base.mark_bar(opacity=0, cursor="pointer").encode(x=alt.datum(low), x2=alt.datum(high))
     return alt.layer(bars, values, running, targets.add_params(click)).properties(height=20 * len(rows) + 50)
 
 
 def _make_rows(contributions: ChannelContributions, count: int) -> list[dict[str, Any]]:
-    """Return the data of the chart, one row per bar; the last one is the sum."""
+    """Return the data of the chart, one row per bar. The last row is the sum."""
     total = ContributionRow(None, "sum", contributions.total, before=0.0, after=contributions.total)
     return [
         {

@@ -1,6 +1,6 @@
-"""What all pages are made of: widgets, tables, download buttons, errors and verdicts.
+"""Building blocks of all pages: widgets, tables, download buttons, errors and verdicts.
 
-The value of every widget here is in the link of the page, but for uploads. Settings that are not named go to Streamlit.
+The link of the page contains the values of these widgets, except uploads. Additional settings are passed to Streamlit.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,47 +22,48 @@ T = TypeVar("T")
 
 
 def choose_segment(label: str, options: Sequence[T], *, key: str, default: T | None = None, **settings: Any) -> T:
-    """Show options side by side. One is always chosen: at first `default`, or the first option."""
+    """Show options side by side. One is always chosen: at first `default`; None means the first option."""
     settings |= {"default": options[0] if default is None else default, "required": True}
     chosen: T = st.segmented_control(label, options, key=key, bind="query-params", **settings)
     return chosen
 
 
 def choose_option(label: str, options: Sequence[T], *, key: str, **settings: Any) -> T:
-    """Show options in a box; at first, the first one is chosen."""
+    """Show options in a box. At first, the first option is chosen."""
     chosen: T = st.selectbox(label, options, key=key, bind="query-params", **{"width": 280} | settings)
     return chosen
 
 
 def search_option(label: str, options: Sequence[T], placeholder: str, *, key: str, **settings: Any) -> T | None:
-    """Show options in a box that is empty at first, and then shows the placeholder and returns None."""
+    """Show options in a box that is empty at first. While it is empty, it shows the placeholder and returns None."""
     return choose_option(label, options, key=key, index=None, placeholder=placeholder, **settings)
 
 
 def choose_several(label: str, options: Sequence[T], default: Sequence[T], *, key: str, **settings: Any) -> list[T]:
-    """Show options side by side, of which any number can be chosen."""
+    """Show options side by side. Any number of them can be chosen; at first, those in `default`."""
     settings |= {"default": default, "selection_mode": "multi"}
     chosen: list[T] = st.pills(label, options, key=key, bind="query-params", **settings)
     return chosen
 
 
 def switch(label: str, help: str | None = None, *, key: str, on: bool = False, **settings: Any) -> bool:
-    """Show a switch."""
+    """Show a switch. Return whether it is on."""
     return st.toggle(label, on, key=key, help=help, bind="query-params", **settings)
 
 
 def enter_number(
     label: str, low: float, high: float | None, value: Any = "min", step: float | None = None, **settings: Any
 ) -> Any:
-    """Show a field for a number from `low` to `high`; all int, or all float. Where `value` is None it may be empty.
+    """Show a field for a number from `low` to `high`. All arguments are int, or all are float.
 
-    If code sets the number, it begins at "min": Streamlit warns of a second start value.
+    `value` is the number at first: "min" is `low`; None leaves the field empty. For a key that code sets in the session
+    state, `value` has to be "min", because Streamlit warns about a second start value.
     """
     return st.number_input(label, low, high, value, step, bind="query-params", **{"width": 150} | settings)
 
 
 def upload_photos(label: str, *, key: str, several: bool | str = False, **settings: Any) -> Any:
-    """Show a field to upload photos. Return the file or None; a list of files if there may be several."""
+    """Show a field to upload photos. Return the file or None; with `several`, a list of files."""
     settings |= {"accept_multiple_files": several, "max_upload_size": MAX_BYTES // 1_000_000}
     text = "Photos stay in the memory of this server, are never written to disk, and no other session sees them."
     return st.file_uploader(label, PHOTO_TYPES, key=key, help=text, **settings)
@@ -82,10 +83,10 @@ def show_table(
     Args:
         rows: the rows, or the columns by name.
         alt: what the table shows, for screen readers.
-        columns: settings of columns by name; a text is the format of its numbers.
-        on_row: is called with the index of a row that the user selects, before the page runs. Needs `key`.
-        key: of the widget; "" for none.
-        settings: of st.dataframe.
+        columns: name of a column -> its settings; a string is the format of its numbers.
+        on_row: called with the index of a row that the user selects, before the page runs again. It needs a `key`.
+        key: key of the widget; "" for none.
+        settings: passed to st.dataframe.
     """
     formats = {
         name: st.column_config.NumberColumn(format=column) if isinstance(column, str) else column
@@ -104,13 +105,13 @@ def show_table(
 def show_download_buttons(
     files: Mapping[str, str], make_file: Callable[[str], bytes], title: str = "", key_prefix: str = ""
 ) -> None:
-    """Show a row of download buttons. A file is made when its button is pressed, and no earlier.
+    """Show a row of download buttons. A file is made only when its button is pressed.
 
     Args:
         files: label of a button -> name of its file.
         make_file: returns the bytes of a file, given its name.
-        title: stands before the buttons.
-        key_prefix: begins the widget keys, so that the rows of two pages have different ones.
+        title: text before the buttons.
+        key_prefix: beginning of the widget keys, so that the buttons of two pages have different keys.
     """
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
         if title:
@@ -129,11 +130,11 @@ def show_errors() -> Iterator[None]:
 
 
 def show_error(error: InspectorError | str) -> None:
-    """Show one error as a red box."""
+    """Show an error message in a red box."""
     st.error(str(error), icon=":material/error:")
 
 
 def verdict_badge(verdict: Verdict | Literal["none"]) -> str:
-    """Return a verdict as a colored badge, in Markdown; "none" is that of a network without class maps."""
+    """Return a verdict as a colored badge in Markdown. "none" stands for a network without class maps."""
     color = "red" if verdict == "none" else VERDICTS[verdict].color
     return f":{color}-badge[{verdict}]"

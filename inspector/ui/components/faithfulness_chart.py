@@ -14,17 +14,17 @@ _BASELINE_DASHES = [[8, 3], [2, 3]]
 def draw_faithfulness_chart(
     methods: Mapping[str, Faithfulness], baselines: Mapping[str, RandomBaseline], kind: CurveKind
 ) -> alt.Chart:
-    """Draw the probability of the class over the part of the photo that is inserted or deleted.
+    """Draw the probability of the class against the part of the photo that is inserted or deleted.
 
     Args:
-        methods: the curves of each method.
-        baselines: the curves of random maps, drawn in gray; at most two.
+        methods: name of a method -> its curves.
+        baselines: label -> mean curves of random maps, drawn in gray; at most two.
         kind: "insertion" or "deletion".
     """
     curves: dict[str, Curve] = {name: getattr(both, kind) for name, both in methods.items()}
     curves |= {name: baseline.mean(kind) for name, baseline in baselines.items()}
     rows = [
-        # The first line is broad, so that it stays visible below another one.
+        # The first line is wide, so that it stays visible if another line covers it.
         {"method": name, "part of the photo": float(x), "probability": float(y), "width": 2 if n else 5}
         for n, (name, curve) in enumerate(curves.items())
         for x, y in zip(curve.fractions, curve.probabilities, strict=True)

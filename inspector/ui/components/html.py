@@ -1,4 +1,4 @@
-"""Pictures and other HTML fragments for the browser. They wrap from wide windows to narrow ones."""
+"""Pictures and other HTML fragments for the browser. They adapt to the width of the window."""
 
 import base64
 import re
@@ -22,22 +22,22 @@ from inspector.output.text import format_number
 from inspector.ui.components.assets import render_fragment
 from inspector.ui.state.cache import get_view
 
-_WINNER_COLORS = (*OKABE_ITO, GRAY)  # gray for all classes after the first seven
+_WINNER_COLORS = (*OKABE_ITO, GRAY)  # all classes after the first seven are gray
 _RAW_GRID = "image-rendering: pixelated; border: 1px solid rgba(128, 128, 128, .5)"
 _TOP_GRID = "image-rendering: pixelated; border: 3px solid #c81428"
-_BAR_STEPS = 6  # between the colors of a color bar
+_BAR_STEPS = 6  # a color bar is drawn as a gradient with this many steps
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A small picture with a caption, all plain text."""
+    """A small picture with a caption. All texts are plain text, not HTML."""
 
     image: bytes
     name: str
     lines: Sequence[str]  # below the name
     alt: str
     note: str = ""  # follows the name
-    style: str = ""  # CSS of the picture
+    style: str = ""  # CSS style of the picture
 
     @property
     def url(self) -> str:
@@ -47,21 +47,21 @@ class Tile:
 
 @dataclass(frozen=True)
 class MethodTile:
-    """The map of one attribution method; all its texts are plain text."""
+    """The map of one attribution method. All texts are plain text, not HTML."""
 
     name: str
-    picture: bytes | str  # an encoded image, or a text in its place
+    picture: bytes | str  # an encoded image, or a text that is shown instead
     lines: tuple[str, ...] = ()
-    reference: str = ""  # the paper, in italics
+    reference: str = ""  # the paper of the method, shown in italics
 
     @property
     def url(self) -> str | None:
-        """The image as a data URL; None if there is a text in its place."""
+        """The image as a data URL; None if `picture` is a text."""
         return make_data_url(self.picture) if isinstance(self.picture, bytes) else None
 
 
 def encode_image(pixels: Pixels, exact: bool) -> bytes:
-    """Encode pixels as PNG (exact), or as JPEG, which takes a tenth of the time."""
+    """Encode pixels as PNG if `exact`, else as JPEG, which is ten times as fast."""
     suffix, settings = (".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]) if exact else (".jpg", [cv2.IMWRITE_JPEG_QUALITY, 92])
     _, data = cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), settings)
     return data.tobytes()
@@ -74,7 +74,7 @@ def make_data_url(image: bytes) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Escape a text so that Markdown shows it as it is."""
+    """Escape a text so that Markdown shows it unchanged."""
     return re.sub(r"([\\`*_{}\[\]()<>#+!|~$:-])", r"\\\1", text)
 
 
@@ -86,32 +86,32 @@ def encode_map_on_photo(
     Args:
         values: the map (h, w).
         photo: the photo.
-        crop: the part of it that the network saw.
+        crop: the part of the photo that the network saw.
         field: receptive field of the map's cells.
         side: longer side of the picture, in pixels.
         scale: the |value| with the strongest color.
-        smooth: interpolated, or the raw grid.
+        smooth: interpolate between the cells; False: draw the raw grid.
     """
     image = overlay.draw_map_on_photo(dimmed_photo(photo, crop, side), crop, values, field, scale, smooth)
     return encode_image(image, needs_lossless(photo.size))
 
 
 def draw_winning_classes(maps: ClassMaps, winners: Winners, side: int, opacity: float) -> bytes:
-    """Draw the photo, its longer side `side` pixels, with each cell in the color of the class that wins there."""
+    """Draw the photo with each cell in the color of its winning class. `side` is the longer side, in pixels."""
     photo, crop = get_view(maps).photo, get_view(maps).crop
     canvas, grid = dimmed_photo(photo, crop, side), winners.grid.numpy(force=True)
     color_of = {k: min(i, len(_WINNER_COLORS) - 1) for i, k in enumerate(winners.classes)}
-    # Numbers start at 1: resampling writes 0 outside of what the network saw.
+    # The numbers of the colors start at 1, because resampling writes 0 outside the part that the network saw.
     numbers = [[1 + color_of.get(int(k), -1) for k in row] for row in grid]
     drawn = resample_on_photo(numbers, crop, maps.classifier.receptive_field, canvas.shape[:2], smooth=False)
     colors = [[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in _WINNER_COLORS]
-    # Every cell is painted, so the paint is thinner than that of a map: the photo has to be visible.
+    # Every cell is painted, so the color is less opaque than in a class map: the photo has to stay visible.
     image = overlay.paint_classes(canvas, drawn.round().astype(int) - 1, colors, 0.6 * opacity)
     return encode_image(image, needs_lossless(photo.size))
 
 
 def make_class_legend(maps: ClassMaps, winners: Winners) -> str:
-    """Return the legend of the winning classes as HTML: color, name and number of cells; the rest shares one color."""
+    """Return the legend of the winning classes as HTML: color, name, number of cells. Gray classes share one entry."""
     listed, rest = winners.classes[: len(_WINNER_COLORS) - 1], winners.classes[len(_WINNER_COLORS) - 1 :]
     counts = {k: int((winners.grid == k).sum()) for k in winners.classes}
     entries = [
@@ -125,7 +125,7 @@ def make_class_legend(maps: ClassMaps, winners: Winners) -> str:
 
 
 def make_color_bar(scale: float, unit: str) -> str:
-    """Return the color bar of a map as HTML, with zero in the middle and `scale` at the end."""
+    """Return the color bar of a map as HTML, from -`scale` to `scale`."""
     ticks = [format_number(tick * scale, "+.3g") for tick in (-1, -0.5, 0, 0.5, 1)]
     label = f"color bar from {-scale:.3g} to {scale:.3g} {unit}"
     caption = f"{unit}. Red is evidence for the class, blue against it."
@@ -133,7 +133,7 @@ def make_color_bar(scale: float, unit: str) -> str:
 
 
 def make_activation_bar(scale: float, signed: bool) -> str:
-    """Return the color bar of feature maps as HTML: from zero, or with zero in the middle if some are negative."""
+    """Return the color bar of feature maps as HTML: from 0 to `scale`, or from -`scale` to `scale` if `signed`."""
     if not scale:
         return render_fragment("no_color_bar.html", caption="activation: 0 in every cell")
     meaning = "red is positive, blue negative" if signed else "the stronger the red, the higher"
@@ -166,28 +166,28 @@ def make_ordered_list(lines: Sequence[str]) -> str:
 
 
 def make_grouped_table(groups: Sequence[str], columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """Return a table as HTML whose columns stand below every group heading. Its texts wrap in narrow windows.
+    """Return a table as HTML with the same columns below each group heading. Its texts wrap in narrow windows.
 
     Args:
-        groups: the headings of the first line.
-        columns: the headings below each of them.
-        rows: the name of each row, and its ``len(groups) * len(columns)`` cells.
+        groups: group headings, in the first line.
+        columns: column headings, in the second line below each group heading.
+        rows: (name, cells) of each row; there are ``len(groups) * len(columns)`` cells.
     """
     return render_fragment("grouped_table.html", groups=groups, columns=columns, rows=rows)
 
 
 def make_method_grid(tiles: Sequence[MethodTile], min_width: str) -> str:
-    """Return maps of attribution methods as HTML, as many in a row as are at least `min_width` wide."""
+    """Return maps of attribution methods side by side as HTML, each at least `min_width` wide (a CSS length)."""
     return render_fragment("method_tiles.html", tiles=tiles, min_width=min_width)
 
 
 def make_value_list(values: Sequence[tuple[str, str]]) -> str:
-    """Return names and values as HTML, as many side by side as fit."""
+    """Return (name, value) pairs as HTML. As many as fit stand side by side."""
     return render_fragment("values.html", values=values)
 
 
 def draw_all_class_maps(maps: ClassMaps) -> str:
-    """Draw the raw grid of every class map before pooling, on one scale, with its pooled value; as HTML."""
+    """Return HTML with the raw grid of every class map before pooling, on one scale, and its pooled value."""
     values = (maps.position_scores() if maps.classifier.head.has_position_scores else maps.values).numpy(force=True)
     scale, top = common_scale([values]), int(maps.logits.argmax())
     tiles = [
@@ -205,11 +205,11 @@ def draw_all_class_maps(maps: ClassMaps) -> str:
 
 
 def draw_average_maps(maps: Mapping[str, tuple[NDArray[Any], int]]) -> str:
-    """Draw the raw grid of one average class map of each run; as HTML.
+    """Return HTML with the raw grid of one average class map of each run.
 
     Args:
-        maps: label of the run -> its average class maps (K, h, w), in logits, and the class to draw. All classes of a
-            run share one scale.
+        maps: label of the run -> (its average class maps (K, h, w) in logits, index of the class to draw). All classes
+            of a run share one scale.
     """
     tiles = []
     for label, (values, k) in maps.items():

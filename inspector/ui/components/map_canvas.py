@@ -1,6 +1,6 @@
-"""Maps over photos, drawn in the browser: the server sends the photo once, and only the grid of each map.
+"""Maps over photos, drawn in the browser. The server sends the photo once, and only the cells of each map.
 
-A grid of 7 x 7 takes 0.1 kB and an encoded overlay 100 kB; the browser draws the grid within one frame.
+A map of 7 x 7 cells takes 0.1 kB. If the server drew it, each encoded picture would take 100 kB.
 """
 
 import base64
@@ -20,7 +20,7 @@ from inspector.ui.components import html
 from inspector.ui.components.assets import make_component
 from inspector.ui.state.cache import get_view
 
-_STRONGEST = 32767  # an encoded cell with the strongest color
+_STRONGEST = 32767  # encoded value of a cell that has the strongest color
 
 _show = make_component("map_canvas")
 
@@ -31,18 +31,18 @@ class Frame:
 
     size: tuple[int, int]  # height and width of the drawing, in pixels
     grid: tuple[int, int]  # rows and columns
-    down: Sequence[float]  # fields of the AxisPlacement of the rows
-    across: Sequence[float]  # and of the columns
+    down: Sequence[float]  # the fields of AxisPlacement, for the rows
+    across: Sequence[float]  # the fields of AxisPlacement, for the columns
     smooth: bool
-    opacity: float  # of the strongest color, 0-1
+    opacity: float  # opacity of the strongest color, 0-1
 
 
 @dataclass(frozen=True)
 class MapDrawing:
-    """A map over the photo, and the text below it, all plain text."""
+    """A map over the photo, with its texts. They are plain text, not HTML."""
 
     cells: str  # from encode_cells
-    alt: str
+    alt: str  # alternative text, for screen readers
     name: str = ""
     note: str = ""  # follows the name
     line: str = ""  # below the name
@@ -51,7 +51,7 @@ class MapDrawing:
 def make_frame(
     grid: Sequence[int], view: View, field: ReceptiveField, side: int, smooth: bool, opacity: float = 0.85
 ) -> Frame:
-    """Make the frame of maps on a grid (h, w) over the photo, whose longer side is drawn with `side` pixels."""
+    """Make the frame of maps with a grid (h, w) over the photo. `side` is the longer side of the drawing, in pixels."""
     down, across = axis_placements(view.crop, field)
     return Frame(fit_size(view.photo.size, side), (grid[0], grid[1]), astuple(down), astuple(across), smooth, opacity)
 
@@ -74,7 +74,7 @@ def encode_cells(values: ArrayLike, scale: float) -> str:
 
 @lru_cache(maxsize=32)
 def make_photo_url(view: View, side: int) -> str:
-    """Return the photo below the maps as a data URL, its longer side with `side` pixels."""
+    """Return the photo under the maps as a data URL. `side` is its longer side, in pixels."""
     pixels = dimmed_photo(view.photo, view.crop, side)
     return html.make_data_url(html.encode_image(pixels, needs_lossless(view.photo.size)))
 
@@ -90,12 +90,12 @@ def show_maps(
     """Show maps over one photo, side by side.
 
     Args:
-        key: of the widget.
+        key: key of the widget.
         view: the photo.
         frame: how the maps are drawn.
         drawings: the maps.
-        min_width: of each map, as a CSS length; as many stand in a row as fit.
-        previews: channel -> its map, which replaces the first one as soon as the channel is clicked on the page.
+        min_width: width of each map at least, as a CSS length; as many maps as fit stand in a row.
+        previews: channel -> its map. When the user clicks the channel, this map replaces the first map at once.
     """
     data = {
         "photo": make_photo_url(view, max(frame.size)),

@@ -1,4 +1,4 @@
-"""Class maps side by side, each with its network or photo: on one scale, or each on its own."""
+"""Class maps side by side, each of another network or photo. They share one scale, or each has its own scale."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,17 +19,17 @@ _SIDE = 480  # longer side of a picture, in pixels
 
 @dataclass(frozen=True)
 class MapRequest:
-    """The class maps of one photo by one network."""
+    """A request for the class maps of one photo by one network."""
 
     title: str
     network: NetworkChoice
     photo: Photo
-    scale: float | None = 1  # of the network's input size; None: the size of the photo
+    scale: float | None = 1  # factor of the network's input size; None: the size of the photo
 
 
 @dataclass(frozen=True, eq=False)
 class MapColumn:
-    """The class map of one class."""
+    """The class map of one class, shown as one column."""
 
     title: str
     maps: ClassMaps
@@ -38,7 +38,7 @@ class MapColumn:
 
 
 def compute_requests(requests: Sequence[MapRequest]) -> list[tuple[str, ClassMaps]]:
-    """Compute class maps one after the other. A request that fails is a warning on the page.
+    """Compute class maps one after the other. If a request fails, show its error as a warning on the page.
 
     Returns:
         Title and class maps of each request that succeeds, in order.
@@ -61,13 +61,13 @@ def compute_requests(requests: Sequence[MapRequest]) -> list[tuple[str, ClassMap
 def show_map_columns(
     columns: Sequence[MapColumn], own_scales: bool, smooth: bool, photo_line: str | None = None
 ) -> None:
-    """Show class maps over their photos, with their sums, and the color bar where they share one.
+    """Show class maps over their photos, with their sums. If they share one scale, show its color bar.
 
     Args:
         columns: the class maps, at least one.
-        own_scales: each map has its own scale, which stands below it.
-        smooth: interpolated, or the raw grid.
-        photo_line: if given, the photo of the first column stands before the maps, with this line below.
+        own_scales: give each map its own scale, and write the scale below the map.
+        smooth: interpolate between the cells; False: draw the raw grid.
+        photo_line: text below the photo of the first column, which is shown before the maps; None: do not show it.
     """
     scale = None if own_scales else common_scale([column.class_map.values for column in columns])
     tiles = [_draw_column(column, scale, smooth) for column in columns]
@@ -86,7 +86,7 @@ def _draw_photo(maps: ClassMaps, line: str) -> html.Tile:
 
 
 def _draw_column(column: MapColumn, scale: float | None, smooth: bool) -> html.Tile:
-    """Draw one class map, on its own scale where none is given."""
+    """Draw one class map on `scale`; None: on a scale of its own."""
     values, view, field = column.class_map.values, cache.get_view(column.maps), column.maps.classifier.receptive_field
     own_scale = common_scale([values])
     image = html.encode_map_on_photo(values, view.photo, view.crop, field, _SIDE, scale or own_scale, smooth)

@@ -1,8 +1,8 @@
-"""The photo with its class map, as one component that is hovered, clicked and walked with the arrow keys.
+"""The photo with its class map, as one component. The mouse or the arrow keys choose a cell.
 
-The server sends the photo, the numbers of the grids and where the cells lie. The browser draws the map and the marks,
-and reports the chosen cell and the masked ones. It also has the maps of the other listed classes: a class that is
-chosen in the list of classes is drawn at once, before the server is asked.
+The server sends the photo, the maps of all listed classes and the places of the cells. The browser draws one map and
+the marks, and reports the chosen cell and the masked cells. When the user chooses another class in the list of classes,
+the browser draws its map at once, before the server answers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,37 +24,37 @@ Cell = tuple[int, int]  # row, column
 
 @dataclass(frozen=True, eq=False)
 class PhotoMap:
-    """A map on the photo: its numbers, and how it is drawn."""
+    """A map on the photo: the values that the page writes, and the encoded cells that the browser draws."""
 
     alt: str  # alternative text of the picture
     values: ArrayLike  # (h, w)
-    cells: str | None  # from map_canvas.encode_cells; None: the image shows the map
+    cells: str | None  # from map_canvas.encode_cells; None: Picture.image already shows the map
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """What the browser draws and writes."""
+    """What the browser draws on the photo and writes below it."""
 
     image: str  # data URL: the photo, with the map if `frame` is None
-    maps: Mapping[int, PhotoMap]  # of each listed class; of one class if `frame` is None
-    k: int  # the class that is shown
-    frame: Frame | None  # how its map is drawn; None: the image shows it
-    css_width: int  # in CSS pixels; less in a narrow window
-    height: int  # of the photo, in its pixels; all extents are in these
+    maps: Mapping[int, PhotoMap]  # class -> map, for all listed classes; only for class k if `frame` is None
+    k: int  # index of the class that is shown
+    frame: Frame | None  # how the maps are drawn; None: `image` already shows the map
+    css_width: int  # width on the page, in CSS pixels; less in a narrow window
+    height: int  # height of the photo, in its pixels; all extents are in pixels of the photo
     width: int
     rows: Sequence[CellExtent]
     columns: Sequence[CellExtent]
-    unit: str  # follows a value
-    notes: Sequence[str] = ()  # follow the unit in some cells
-    note_of: Sequence[int] = ()  # index into `notes`, for each cell
-    masking: bool = False  # clicks mask cells
+    unit: str  # written after a value
+    notes: Sequence[str] = ()  # texts that are written after the unit
+    note_of: Sequence[int] = ()  # for each cell, row by row: index of its text in `notes`
+    masking: bool = False  # whether clicks mask cells
     hint: str = "Point at a cell for its value. Click it for more, or focus the photo and use the arrow keys."
-    outside: str = "The network does not see this part of the photo."  # for the part of the photo that was cropped away
+    outside: str = "The network does not see this part of the photo."  # shown for the part that was cropped away
 
 
 @dataclass(frozen=True)
 class ChosenCells:
-    """What the user chose on the photo."""
+    """The cells that the user chose and masked on the photo."""
 
     cell: Cell | None
     masked: tuple[Cell, ...]
@@ -64,10 +64,10 @@ def show_photo(picture: Picture, start: Cell | None, revision: str, masked: Sequ
     """Show the photo with its class map.
 
     Args:
-        picture: what is drawn.
+        picture: what the browser draws and writes.
         start: the cell that is chosen when the photo first appears.
-        revision: name of the mask that the server chose. A new one replaces the mask of the browser.
-        masked: the cells of that mask.
+        revision: name of the mask of the server. When it changes, the browser replaces its mask by `masked`.
+        masked: the masked cells of this revision.
     """
     data = asdict(replace(picture, maps={})) | {
         "class": str(picture.k),
@@ -96,7 +96,7 @@ def _round_extent(extent: CellExtent) -> list[float]:
 def read_chosen(
     report: Any, picture: Picture, start: Cell | None, revision: str, masked: Sequence[Cell]
 ) -> ChosenCells:
-    """Read what the browser reported, as far as it fits this picture: the report may be older than the picture."""
+    """Read what the browser reported. Leave out cells outside the grid: the report may be older than the picture."""
 
     def keep_on_grid(cell: Any) -> Cell | None:
         y, x = cell if cell is not None else (-1, -1)

@@ -1,4 +1,4 @@
-"""Pictures of stored class maps: over their photos, where these are still there and unchanged, else as raw grids."""
+"""Pictures of stored class maps: over their photos if the photo files are unchanged, else as raw grids."""
 
 import os
 from pathlib import Path
@@ -15,14 +15,14 @@ from inspector.images.photo import Photo, read_image
 from inspector.output.overlay import common_scale, grid_image
 from inspector.ui.components import html
 
-_GRID = 336  # longer side of a raw grid, in pixels, about
+_GRID = 336  # approximate longer side of a raw grid, in pixels
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def allowed_folders() -> list[Path] | None:
     """Return the folders from which visitors may open results and photos; None if all are allowed.
 
-    They are those of $INSPECTOR_DATA. Without it, an app that serves only this machine allows all folders, and an app
+    $INSPECTOR_DATA lists these folders. If it is not set, an app that serves only this machine allows all folders, and an app
     that serves others allows the folder that it runs in.
     """
     if names := os.environ.get("INSPECTOR_DATA"):
@@ -31,7 +31,7 @@ def allowed_folders() -> list[Path] | None:
 
 
 def may_open(path: Path) -> bool:
-    """Tell whether a path lies in one of the allowed folders, links followed."""
+    """Return whether a path lies in an allowed folder after links are followed."""
     allowed = allowed_folders()
     try:
         return allowed is None or any(path.resolve().is_relative_to(folder.resolve()) for folder in allowed)
@@ -43,15 +43,15 @@ def may_open(path: Path) -> bool:
 def read_stored_image(
     folder: Path, changed: int, part: str, row_group: int, row: int, _results: Results
 ) -> StoredImage:
-    """Read one row of a folder of results, `changed` at that time."""
+    """Read one row of a folder of results. `changed` is the time of its index, so that new results are read."""
     return read_row(_results, part, row_group, row)
 
 
 def draw_stored_map(results: Results, stored: StoredImage, values: ArrayLike, side: int) -> tuple[bytes, str]:
-    """Draw a stored map (h, w) over its photo, the longer side with `side` pixels, or as its raw grid.
+    """Draw a stored map (h, w) over its photo, `side` pixels long; if the photo cannot be used, draw the raw grid.
 
     Returns:
-        The encoded image, and why the photo is missing; "" if it is there.
+        The encoded image, and the reason why it does not show the photo; "" if it does.
     """
     photo, reason = _find_photo(results, stored)
     scale = common_scale([values])
@@ -62,14 +62,14 @@ def draw_stored_map(results: Results, stored: StoredImage, values: ArrayLike, si
 
 
 def draw_raw_grid(values: ArrayLike, scale: float) -> bytes:
-    """Draw the cells of a map, large enough that browsers do not blur them."""
+    """Draw each cell of a map as a block of pixels, so that browsers do not blur the cells."""
     cells = grid_image(values, scale)
     factor = max(1, _GRID // max(cells.shape[:2]))
     return html.encode_image(np.kron(cells, np.ones((factor, factor, 1), np.uint8)), exact=True)
 
 
 def _find_photo(results: Results, stored: StoredImage) -> tuple[Photo | None, str]:
-    """Return the photo of a stored map, or None and the reason."""
+    """Return the photo of a stored map and ""; if the photo cannot be used, None and the reason."""
     source = results.about.get("source")
     named = Path(stored.path)
     places = [named] if not isinstance(source, str) or named.is_absolute() else [named, Path(source) / named]
