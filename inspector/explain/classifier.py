@@ -28,9 +28,13 @@ class LoadedNetwork:
     network: nn.Module
     preprocessing: Preprocessing
     class_names: Sequence[str] | None = None  # (K,); None: class 0, class 1, ...
-    output_activation: OutputActivation | None = None  # None: the network's own, else softmax (sigmoid of one logit)
-    receptive_field: ReceptiveField | None = None  # None: followed through the network's operations
-    cell_center: tuple[float, float] | None = None  # (y, x) of the center of cell (0, 0), where it was measured
+    output_activation: OutputActivation | None = (
+        None  # None: what the network ends in; otherwise softmax, or sigmoid for a single logit
+    )
+    receptive_field: ReceptiveField | None = None  # None: computed from the network's operations
+    cell_center: tuple[float, float] | None = (
+        None  # measured center (y, x) of cell (0, 0) in input pixels; None if it was not measured
+    )
     trained_size: tuple[int, int] | None = None  # input size at which the head is read; None: that of preprocessing
 
 
@@ -146,7 +150,7 @@ class Classifier:
             resize = as_pair([round(side * new / old) for side, new, old in sides])
         receptive_field = self.receptive_field
         if math.isinf(receptive_field.y.size):
-            # Cells that see the whole image divide the new input evenly. Others keep their stride.
+            # Cells that see the whole image divide the new input evenly. Other cells keep their stride and center.
             example = match_parameters(self.network, torch.zeros(1, len(preprocessing.mean), *size))
             receptive_field = find_receptive_field(self.network, example, self.head.finest_branch.call)
         preprocessing = replace(preprocessing, size=size, resize=resize)
@@ -211,7 +215,7 @@ def find_class_index(class_names: Sequence[str], name_or_number: str | int) -> i
     """
     if not isinstance(name_or_number, str):
         if 0 <= name_or_number < len(class_names):
-            return int(name_or_number)  # numpy's integers too
+            return int(name_or_number)  # int(...) because NumPy integers are accepted too
         raise ClassError(f"No class {name_or_number}; they are numbered 0 to {len(class_names) - 1}.")
     query = name_or_number.strip().lower()
     lower = [name.lower() for name in class_names]

@@ -2,7 +2,7 @@
 
     logit[k] = bias[k] + sum over y, x of  values[k, y, x]
 
-Zhou et al. (CVPR 2016) for global average pooling and Linear; here for any pooling, and for what may follow it.
+Zhou et al. (CVPR 2016) did this for global average pooling and Linear. Here it works for any pooling and any head.
 """
 
 import math
@@ -36,7 +36,7 @@ class BranchInput:
     """The input of one pooling for one image."""
 
     pooling: Pooling
-    width: int  # number of its pooled values
+    width: int  # number of pooled values
     feature_maps: Tensor  # (C, h, w)
     derivative: Tensor | None  # d pooled / d feature maps, (C, h, w), of linear and other poolings
 
@@ -55,14 +55,14 @@ class Decomposition:
     branches: tuple[BranchInput, ...]
     head: Head
     pooled: Tensor | None  # (1, P); only if weight and bias depend on the image
-    head_function: HeadFunction | None  # likewise
+    head_function: HeadFunction | None  # only if weight and bias depend on the image
 
     @property
     def feature_maps(self) -> Tensor:
         """The feature maps before pooling, (C, h, w); those of several branches concatenated, on the finest grid."""
         grid = self.values.shape[1:]
         branches = [branch.feature_maps for branch in self.branches]
-        # Resampling divides a cell's value among the smaller cells. Activations are not divided: scale them back.
+        # Resampling divides a cell's value among smaller cells. Activations must not be divided, so scale them back.
         return torch.cat([resample_conserving(maps, grid) * (grid.numel() / maps[0].numel()) for maps in branches])
 
     def weight(self, classes: Sequence[int]) -> Tensor:
@@ -89,7 +89,7 @@ class Decomposition:
         return self.parts_by(self.weight([k])[0])
 
     def parts_by(self, weight: Tensor) -> Tensor:
-        """Compute the same for any row of weights (P,), such as the difference of two classes' rows."""
+        """Compute what each channel adds in each cell to pooled @ weight, (C, h, w), for any weight row (P,)."""
         parts = []
         for branch, column in zip(self.branches, weight.split(self.head.widths), strict=True):
             shares = branch.shares()
@@ -181,7 +181,7 @@ def _decompose_with_own_weight(
         for branch, cells, values in zip(branches, shares, pooled.split(head.widths, 1), strict=True)
     ]
     rows = torch.cat([torch.cat(totals, 1), torch.block_diag(*shares)])
-    # The logits come with every product; those of one row are enough.
+    # Every product also returns the logits, which are the same for all rows.
     passes = [function.frozen_jvp(pooled.expand_as(chunk), chunk) for chunk in rows.split(_CHUNK)]
     logits, products = passes[0][0][0], torch.cat([products for _, products in passes])
     total, contributions = products[0], products[1:]

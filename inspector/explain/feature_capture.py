@@ -32,11 +32,13 @@ from inspector.explain.tracing.recording import OpRecording, count_writes
 class CapturedPass(NamedTuple):
     """What was captured in one pass."""
 
-    poolings: list[CapturedPooling]  # those of the head, in order
+    poolings: list[CapturedPooling]  # the poolings of the head, in order
     logits: Tensor  # (N, K)
-    recording: OpRecording | None = None  # of what follows the poolings, where the pass was recorded
+    recording: OpRecording | None = None  # the ops after the poolings; None if the pass was not recorded
     class_maps: Tensor | None = None  # (N, K, h, w) in logits; only where a backend computes them in its graph
-    backend: str = "eager"  # what ran the network, with the dtype unless float32: "folded bfloat16"
+    backend: str = (
+        "eager"  # name of the backend that ran the network, with its dtype if that is not float32: "folded bfloat16"
+    )
 
 
 class Accelerator(Protocol):
@@ -53,7 +55,7 @@ class _Slot(NamedTuple):
 
     tensors: dict[str, Any]  # the module's parameters or buffers by name
     name: str
-    tensor: Tensor | None  # what was there
+    tensor: Tensor | None  # the parameter or buffer that was stored when the slot was made
 
     def holds_tensor(self) -> bool:
         return self.tensors.get(self.name) is self.tensor
@@ -61,7 +63,7 @@ class _Slot(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class FeatureCapture:
-    """How to capture what the poolings of a head take in. `make_feature_capture` makes one."""
+    """How to capture the inputs of a head's poolings. Use `make_feature_capture` to make one."""
 
     network: nn.Module
     calls: tuple[int, ...]  # indices of the pooling calls
@@ -77,10 +79,10 @@ class FeatureCapture:
 def make_feature_capture(
     network: nn.Module, example: Tensor, calls: Sequence[int], pooled: bool = False, needs_derivative: bool = False
 ) -> FeatureCapture:
-    """Prepare to capture what some pooling calls take in.
+    """Prepare to capture the inputs of some pooling calls.
 
-    A hook is used for a single pooling call that is a module which runs once per pass. It is on a copy that shares the
-    parameters, so the network itself is never changed.
+    A hook is used if there is a single pooling call, and if it is a module that runs once per pass. The hook is on a
+    copy that shares the parameters, so the network itself is never changed.
 
     Args:
         network: any classifier.
@@ -99,7 +101,7 @@ def make_feature_capture(
     copy = copy_sharing_parameters(network)
     if copy is None:
         return capture
-    # The modes of the network count too: a closure in the copy may refer to it.
+    # Put the original network into evaluation mode too: a closure in the copy may still call its modules.
     with eval_mode(network):
         module = _find_pooling_module(copy, example, calls[0])
     if module is None:
@@ -125,7 +127,8 @@ def capture_pass(capture: FeatureCapture, inputs: Tensor) -> CapturedPass:
         return accelerated
     if capture.hooked_copy is None or capture.captured is None or not _is_copy_valid(capture):
         return CapturedPass(*capture_and_record(capture.network, inputs, capture.calls, capture.needs_derivative))
-    # A hook of the user might keep an inference tensor, which supports no gradients. What we return are clones.
+    # With hooks of the user use no_grad: a hook may keep a tensor, and inference tensors support no gradients. The
+    # clones that are returned are normal tensors.
     with torch.no_grad() if capture.has_user_hooks else torch.inference_mode():
         logits = as_logits(run_network(capture.hooked_copy, inputs), len(inputs))
     feature_maps: Tensor | None = capture.captured.__dict__.pop("feature_maps", None)
@@ -141,7 +144,9 @@ def _is_copy_valid(capture: FeatureCapture) -> bool:
 
 def _find_pooling_module(network: nn.Module, example: Tensor, call_index: int) -> nn.Module | None:
     """Find the module whose input is what a pooling call takes; None if it runs more than once in a pass."""
-    running: list[tuple[nn.Module, Any, int]] = []  # from the outermost in, each with its first input and its version
+    running: list[
+        tuple[nn.Module, Any, int]
+    ] = []  # running modules, outermost first, each with its first input and that input's version
     runs: Counter[nn.Module] = Counter()
     found: list[nn.Module] = []
 
@@ -156,7 +161,7 @@ def _find_pooling_module(network: nn.Module, example: Tensor, call_index: int) -
     def find(call: PoolingCall) -> Tensor:
         source = call.source
         if call.index == call_index and source.ndim == 4 and call.layout.channels == "first":
-            # If a module wrote into its input before it pooled it, a hook would capture another state.
+            # A module may write into its input before it pools it. A hook would then capture other values, so skip it.
             version = source._version
             found.extend([m for m, tensor, written in reversed(running) if tensor is source and written == version])
         return call.result
@@ -175,7 +180,7 @@ class WeightFingerprint:
     """
 
     slot: _Slot
-    state: tuple[int, int]  # version and address
+    state: tuple[int, int]  # count of in-place writes, and address in memory
     first_value: Any  # a NumPy view of the first value in memory; None if it is not float32 on the CPU
     expected: float | None
 
@@ -192,7 +197,7 @@ def fingerprint_weights(capture: FeatureCapture) -> list[WeightFingerprint]:
     for slot in capture.slots:
         tensor, first_value, expected = slot.tensor, None, None
         if tensor is not None and tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.numel():
-            # NumPy reads one value in a fiftieth of torch's time.
+            # NumPy reads one value 50 times as fast as torch.
             first_value = tensor.detach().as_strided((1,), (1,)).numpy()
             expected = float(first_value[0])
         fingerprints.append(WeightFingerprint(slot, _read_state(tensor), first_value, expected))

@@ -16,7 +16,7 @@ from inspector.explain.tracing.tensor_calls import op_name
 
 
 def call_frozen(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """Call a tensor function with the statistics of the first row frozen: a handler.
+    """Handler that calls a tensor function with the statistics of the first row frozen.
 
     If an argument is in double precision, all are converted to it, parameters included.
     """
@@ -43,7 +43,7 @@ def freeze_to_first_row(statistic: Tensor) -> Tensor:
 
 
 def _freeze_power(values: Tensor, result: Tensor) -> Tensor:
-    """Return x ** a as x times a frozen x ** (a - 1); the whole power is frozen if there is one value per row.
+    """Return x ** a as x times a frozen x ** (a - 1). If each row has a single value, the whole power is frozen.
 
     In generalized-mean pooling each cell then gets its share, x_i ** a / sum of all x ** a.
     """

@@ -23,11 +23,11 @@ from inspector.images.preprocessing import Crop
 
 @dataclass(frozen=True)
 class AxisPlacement:
-    """Where the cells lie along one side of a photo, from 0 to 1: place s is at the position `slope * s + offset`."""
+    """Where cells are along one side of a photo: place s (0 to 1) is at cell position `slope * s + offset`."""
 
     slope: float
     offset: float
-    start: float  # the part of the side that the network sees
+    start: float  # start and end of the part of the side that the network sees
     end: float
 
 
@@ -37,8 +37,8 @@ class CellExtent:
 
     start: float  # the cell is drawn from start to end, where no other center is nearer
     end: float
-    center: float  # of its receptive field; may lie outside
-    first: float  # its receptive field, from first to last
+    center: float  # center of its receptive field; may be outside the photo
+    first: float  # first and last pixel of its receptive field
     last: float
 
 
@@ -47,7 +47,7 @@ def interpolation_weights(positions: ArrayLike, cells: int, smooth: bool = True)
 
     Args:
         positions: (n,), in cells; 0 is the center of the first one.
-        cells: how many there are.
+        cells: number of cells.
         smooth: interpolate between the two nearest centers, or take the nearest cell alone.
 
     Returns:
@@ -125,7 +125,7 @@ def _list_sides(crop: Crop, field: ReceptiveField) -> list[tuple[Axis, float, fl
 
 
 def _place(axis: Axis, start: float, end: float, input_length: int, photo_length: int) -> AxisPlacement:
-    # From a part of the side to pixels of the network's input, and on to cells.
+    # Scale from the photo's side (0 to 1) to pixels of the network's input, and from these to cells.
     scale = input_length / (end - start)
     slope, offset = photo_length * scale, -start * scale
     return AxisPlacement(
@@ -150,7 +150,7 @@ def _find_extents(cells: int, axis: Axis, first: float, last: float, length: int
     extents = []
     for i in range(cells):
         center = axis.centre + i * axis.stride
-        # The first and the last cell take all that lies beyond them.
+        # The first and the last cell extend to the edges of the crop.
         start = center - axis.stride / 2 if i else -math.inf
         end = center + axis.stride / 2 if i < cells - 1 else math.inf
         seen = (on_photo(center - axis.size / 2), on_photo(center + axis.size / 2))

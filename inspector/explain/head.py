@@ -25,19 +25,19 @@ from inspector.explain.pooling import identify_pooling, position_shares
 from inspector.explain.tracing.forward import CapturedPooling, capture_poolings, find_poolings_reaching_logits
 from inspector.explain.tracing.recording import OpRecording
 
-TOLERANCE = 1e-5  # of the sum of the absolute values of all summands, in float32
-NOISE_SCALES = (1, -10, 100)  # of the inputs to verify with; nonlinearities often show only at large inputs
-_STEP = 1e-5  # of the root mean square of the pooled values: the step of the test for curvature
-_CURVATURE = 1e-7  # of a change: curvature leaves an error of the size of the step, rounding a smaller one
+TOLERANCE = 1e-5  # allowed residual in float32, relative to the sum of the absolute values of all summands
+NOISE_SCALES = (1, -10, 100)  # scales of the noise inputs; nonlinearities often show only at large inputs
+_STEP = 1e-5  # step of the curvature test, relative to the root mean square of the pooled values
+_CURVATURE = 1e-7  # largest deviation from linear, relative to the change; curvature exceeds it, rounding does not
 
 
 @dataclass(frozen=True)
 class HeadBranch:
     """One of the pooling calls whose results, concatenated, are the pooled values."""
 
-    call: int  # index of the pooling call in a pass
+    call: int  # index of the pooling call among all pooling calls of a pass
     pooling: Pooling
-    width: int  # number of its pooled values
+    width: int  # number of pooled values
     grid: tuple[int, int]  # (h, w) of the feature maps of the example
 
 
@@ -49,7 +49,7 @@ class Head:
     weight: Tensor | None  # (K, P), P = C, or C * h * w if flattened; None if it depends on the image
     bias: Tensor | None  # (K,)
     classes: int  # K
-    verdict: Verdict  # the best that its class maps can be
+    verdict: Verdict  # the best verdict that its class maps can get
     per_class: bool  # the weight is the identity, so each feature map is a class map
 
     @property
@@ -165,7 +165,7 @@ def _concatenate_pooled(captured: Sequence[CapturedPooling]) -> Tensor:
 
 
 def _remainder(captured: CapturedPooling) -> Tensor:
-    """Return what a pooled value has besides the sum of its first-order shares: (N, C)."""
+    """Return the pooled values minus the sums of their first-order shares: (N, C)."""
     shares = position_shares("other", captured.feature_maps, captured.derivative)
     return captured.pooled_values - shares.sum((2, 3))
 
@@ -207,7 +207,7 @@ def _identify_from_derivatives(images: Sequence[CapturedPooling]) -> Pooling:
     if not all(torch.allclose(derivative, first, rtol=TOLERANCE, atol=tolerance) for derivative in derivatives):
         return "other"
     constants = [_remainder(captured) for captured in images]
-    # The constant of an image with large values is lost in rounding.
+    # For an image with large values, rounding is larger than the constant, so the tolerance grows with the values.
     scales = [float(captured.pooled_values.abs().max()) for captured in images]
     same_constant = all(
         float((constant - constants[0]).abs().max()) <= TOLERANCE * (1 + scale + scales[0])
@@ -277,8 +277,8 @@ def _find_verdict_per_image(
             tolerance = TOLERANCE * (captured.pooled_values.abs().max() + 1)
             if branch.pooling == "other" and _remainder(captured).abs().max() > tolerance:
                 return "not unique"
-    # The example, the noise with the largest values, and pooled values of no image. Not more, because the test runs in
-    # double precision.
+    # Test at the example, at the noise with the largest values, and at random pooled values. The test runs in double
+    # precision, which is slow, so there are no more points.
     points = [_concatenate_pooled(poolings) for poolings in (images[0], images[-1])]
     points += _make_scaled_noise(points[0])[:1]
     return "exact for this image" if all(is_locally_affine(function, point) for point in points) else "not unique"
@@ -287,12 +287,12 @@ def _find_verdict_per_image(
 def is_locally_affine(function: HeadFunction, pooled: Tensor) -> bool:
     """Test whether the head f is affine near pooled values p, with the statistics frozen.
 
-    For a step d in one of four random directions, with J d computed by forward-mode differentiation,
+    For a step d in a random direction, with J d computed by differentiation, the condition is
 
         max over k of |f(p + d) - f(p) - J d|  <=  1e-7 * max over k of |J d|
 
-    has to hold. One direction is enough: a curved function fails in all of them, and in a piecewise affine one a ReLU
-    mask may change on the way along some.
+    The test passes if this holds in at least one of four random directions. A curved function fails in all of them. A
+    piecewise affine function may fail in some of them, where a ReLU mask changes on the way.
 
     Args:
         function: the head f.

@@ -33,12 +33,14 @@ class HeadFunction:
     inputs: Tensor  # (1, channels, H, W)
     calls: tuple[int, ...]  # indices of the pooling calls, one per branch
     widths: tuple[int, ...]  # number of pooled values of each branch
-    recording: OpRecording | None = None  # of a pass of the unchanged network, which then need not run again
+    recording: OpRecording | None = (
+        None  # the ops of a pass of the unchanged network; with it the network need not run again
+    )
 
     def evaluate(self, pooled: Tensor, handler: Handler = call_unchanged) -> Tensor:
         """Compute the logits (R, K) of pooled values (R, P), with gradients; `handler` calls each tensor function."""
         if self.recording is not None:
-            # Some networks need the number of rows that they were recorded with: those run again.
+            # Some heads only support the number of rows of the recorded pass. Then the network runs again.
             with suppress(NetworkError):
                 return replay_recording(self.recording, self._split_by_call(pooled), handler)
         try:
@@ -48,7 +50,7 @@ class HeadFunction:
         except NetworkError:
             if len(pooled) == 1:
                 raise
-        # The network reshapes to the batch size of its input, which therefore needs one image per row.
+        # The network reshapes to the batch size of its input, so its input needs one image per row.
         return self._run_network(pooled, self.inputs.expand(len(pooled), *self.inputs.shape[1:]), handler)
 
     def _run_network(self, pooled: Tensor, inputs: Tensor, handler: Handler) -> Tensor:

@@ -1,4 +1,4 @@
-"""The few words that the whole project shares: verdicts, poolings, output activations. Imports no torch."""
+"""Types used throughout the project: verdicts, kinds of pooling, output activations. Imports no torch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +16,7 @@ class VerdictText:
     color: Literal["green", "orange", "red"]
 
 
-# From best to worst.
+# Ordered from best to worst.
 VERDICTS: dict[Verdict, VerdictText] = {
     "exact": VerdictText(
         "What follows the pooling is affine, so every logit is an exact sum over cells, on every image.", "green"

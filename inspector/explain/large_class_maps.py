@@ -43,15 +43,15 @@ from inspector.images.preprocessing import Crop, View, make_whole_view
 class LargeMaps:
     """The logits of a large image, and the class maps of some classes."""
 
-    values: Tensor  # (k, h, w), in logits: of the chosen classes only
-    classes: tuple[int, ...]  # k of them, in the order of `values`
+    values: Tensor  # (k, h, w) in logits, for the chosen classes only
+    classes: tuple[int, ...]  # indices of the k chosen classes, in the order of `values`
     bias: Tensor  # (k,)
     logits: Tensor  # (K,), computed by the network's layers after the pooling
     probabilities: Tensor  # (K,)
     # The largest |weight @ pooled + bias - logit| of all classes and |values.sum() + bias - logit| of the chosen ones.
     residual: float
     verdict: Verdict
-    tiling: Tiling  # how the image was cut, and the proof that it may be
+    tiling: Tiling  # how the image was tiled, with the verified error
     tiles: int
     image: LargeImage
     classifier: Classifier
@@ -104,7 +104,7 @@ class _TiledPass:
     image: LargeImage
     tiling: Tiling
     tiles: list[Tile]
-    folder: Path  # where the feature maps of average pooling wait
+    folder: Path  # temporary folder for the feature maps of average pooling
 
     def maps_file(self, tile: int, branch: int) -> Path:
         return self.folder / f"{tile}-{branch}.npy"
@@ -196,7 +196,7 @@ def _check_disk(tiled: _TiledPass) -> None:
 
 def _run_tiles(tiled: _TiledPass, progress: Callable[[int, int], None] | None) -> list[_Accumulated]:
     """Accumulate each pooling of the head over all tiles; the feature maps of average pooling stay in the folder."""
-    accumulated: dict[int, _Accumulated] = {}  # by branch
+    accumulated: dict[int, _Accumulated] = {}  # index of the branch -> accumulated values
     for n, tile in enumerate(tiled.tiles):
         cells = _number_cells(tile, tiled.tiling)
         for b, maps in enumerate(_run_tile(tiled.classifier, tiled.image, tile)):
@@ -204,7 +204,7 @@ def _run_tiles(tiled: _TiledPass, progress: Callable[[int, int], None] | None) -
             accumulated[b] = _accumulate(pooling, accumulated.get(b), maps, cells)
             if pooling == "average":
                 np.save(tiled.maps_file(n, b), maps.numpy())
-        # Tiles have several sizes: memory that one freed does not fit the next, and would pile up.
+        # Tiles have several sizes, so memory that one tile freed does not fit the next. Without this it accumulates.
         give_back_freed_memory()
         if progress is not None:
             progress(n + 1, len(tiled.tiles))
@@ -216,7 +216,7 @@ def _run_tile(classifier: Classifier, image: LargeImage, tile: Tile) -> list[Ten
     window = image.read(*tile.pixels)
     size = window.shape[:2]
     if len(classifier.preprocessing.mean) == 1:
-        window = np.asarray(Image.fromarray(window).convert("L"))  # gray as in make_view
+        window = np.asarray(Image.fromarray(window).convert("L"))  # converted to gray as in make_view
     sized = replace(classifier, preprocessing=replace(classifier.preprocessing, size=size, resize=None))
     inputs = sized.inputs(make_whole_view(Photo(window, image.name, ""), window))
     return [maps[0][:, *tile.kept].cpu() for maps in compute_feature_maps(classifier, inputs)]
@@ -238,7 +238,7 @@ def _accumulate(pooling: Pooling, before: _Accumulated | None, maps: Tensor, cel
     tile = _Accumulated(maxima, cells[first])
     if before is None:
         return tile
-    # Of equal maxima the first cell of the whole grid counts, and tiles do not come in the order of its rows.
+    # Of equal maxima the first cell of the whole grid counts. Tiles do not come in the order of its rows.
     is_first = (tile.values == before.values) & (tile.cells < before.cells)
     wins = (tile.values > before.values) | is_first
     return _Accumulated(torch.where(wins, tile.values, before.values), torch.where(wins, tile.cells, before.cells))

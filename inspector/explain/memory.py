@@ -1,4 +1,4 @@
-"""Keep freed memory or give it back. These are settings of the whole process; systems without them are left alone."""
+"""Keep freed memory or return it to the system. These are settings of the whole process, for glibc only."""
 
 import ctypes
 import os
@@ -11,8 +11,8 @@ _KEPT_BYTES = 1 << 30
 def keep_freed_memory() -> None:
     """Let glibc keep freed memory for the next batch, which usually has the same size.
 
-    By default the feature maps of each batch are fetched from the kernel again, page by page, which may take longer
-    than the network.
+    By default the memory for the feature maps of each batch is requested from the kernel again, page by page, which
+    may take longer than the network.
     """
     if (libc := _load_glibc()) is not None:
         for parameter in _THRESHOLDS.values():
@@ -20,7 +20,7 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed_memory() -> None:
-    """Let glibc give all freed memory back to the system, also pieces between others that are in use."""
+    """Return all freed memory to the system, also blocks between blocks in use."""
     if (libc := _load_glibc()) is not None:
         libc.malloc_trim(0)
 
@@ -28,7 +28,7 @@ def give_back_freed_memory() -> None:
 def use_huge_pages() -> None:
     """Let torch allocate large tensors in pages of 2 MB, which are fewer to manage: Linux only.
 
-    Call it before the first tensor is made. $THP_MEM_ALLOC_ENABLE is left as it is if it is set.
+    Call it before the first tensor is made. If $THP_MEM_ALLOC_ENABLE is set already, it is not changed.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 

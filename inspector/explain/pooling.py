@@ -2,7 +2,7 @@
 
     average   p[c] = sum over y, x of  F[c, y, x] / (h * w)
     max       p[c] = F[c, y*, x*],  (y*, x*) the first cell, row by row, with the maximum
-    flatten   p[c, y, x] = F[c, y, x]: nothing is pooled, every cell has weights of its own
+    flatten   p[c, y, x] = F[c, y, x]: nothing is pooled, and every cell has its own weights
     linear    p[c] = sum over y, x of  S[c, y, x] * F[c, y, x] + constant, such as a depthwise convolution
     other     the same to first order, S = dp / dF, such as generalized mean or log-sum-exp
 
@@ -40,7 +40,7 @@ def global_depth(feature_maps: Tensor, reduction: Reduction = "average") -> Tens
     return feature_maps.amax(1, keepdim=True)
 
 
-# Poolings that take all maps (N, C, H, W) to pooled values (N, P) in the same way.
+# Poolings as functions from feature maps (N, C, H, W) to pooled values (N, P).
 POOL: dict[Pooling, Callable[[Tensor], Tensor]] = {
     "average": global_average,
     "max": global_max,
@@ -86,7 +86,7 @@ def identify_pooling(feature_maps: Tensor, pooled: Tensor) -> list[Pooling]:
     Returns:
         All that agree: several if the maps are constant, none for an unknown pooling.
     """
-    # Implementations of the same sum differ by rounding.
+    # Two implementations of the same sum differ by rounding, so compare with a tolerance.
     tolerance = 1e-5 * float(feature_maps.abs().max())
     expected = {name: pool(feature_maps) for name, pool in POOL.items()}
     return [
@@ -119,13 +119,13 @@ def position_shares(pooling: Pooling, feature_maps: Tensor, derivative: Tensor |
         derivative: d pooled / d feature maps, (N, C, h, w); needed for linear and other poolings.
 
     Returns:
-        Tensor (N, C, h, w). Its sum over the cells is the pooled value, but for a constant of linear and other
-        poolings. Flatten does not sum.
+        Tensor (N, C, h, w). Its sum over the cells is the pooled value; linear and other poolings may add a
+        constant. With flatten the shares are the pooled values themselves.
     """
     if pooling == "average":
         return feature_maps / (feature_maps.shape[2] * feature_maps.shape[3])
     if pooling == "max":
-        # The share of an inactive channel is 0 in any cell.
+        # An inactive channel has the index -1. Its share is 0 in every cell, so any cell will serve here.
         positions = argmax_positions(feature_maps).clamp(min=0)
         shares = torch.zeros_like(feature_maps).flatten(2)
         return shares.scatter_(2, positions[..., None], global_max(feature_maps)[..., None]).view_as(feature_maps)
@@ -171,7 +171,7 @@ def stack_position_rows(pooling: Pooling, shares: Tensor) -> Tensor:
     rows = shares.flatten(1).T
     if pooling != "flatten":
         return rows
-    # With flatten every cell has columns of its own, which come channel by channel: zero the others.
+    # With flatten every cell has its own columns, ordered channel by channel; the columns of other cells are zero.
     return (torch.eye(len(rows)).to(rows)[:, None] * rows[:, :, None]).flatten(1)
 
 
@@ -188,7 +188,7 @@ def resample_conserving(maps: Tensor, grid: Sequence[int]) -> Tensor:
 
 
 def _overlap(old: int, new: int) -> Tensor:
-    """Return which fraction of each of `old` equal intervals lies in each of `new` ones: (new, old)."""
+    """Return the fraction of each of `old` equal intervals that lies in each of `new` equal intervals: (new, old)."""
     starts, ends = torch.arange(new)[:, None] / new, torch.arange(1, new + 1)[:, None] / new
     inside = torch.minimum(ends, torch.arange(1, old + 1) / old) - torch.maximum(starts, torch.arange(old) / old)
     return inside.clamp(min=0) * old

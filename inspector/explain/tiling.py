@@ -21,7 +21,7 @@ from inspector.explain.classifier import Classifier
 from inspector.explain.feature_capture import capture_pass
 from inspector.explain.head import TOLERANCE
 
-_SEED = 2  # of the noise images
+_SEED = 2  # seed of the noise images
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class Tiling:
 class Tile:
     """The cells that one tile gives, and how to compute them."""
 
-    rows: slice  # of the whole grid
+    rows: slice  # cells of the whole grid
     columns: slice
-    pixels: tuple[slice, slice]  # of the image
+    pixels: tuple[slice, slice]  # pixels of the image
     kept: tuple[slice, slice]  # cells of the tile's own feature maps
 
 
@@ -122,9 +122,9 @@ def compute_feature_maps(classifier: Classifier, inputs: Tensor) -> list[Tensor]
 
 
 def _measure_axis(classifier: Classifier, axis: int, length: int) -> AxisTiling:
-    """Measure on strips that are as long as the receptive field, then four times as long."""
+    """Measure how far cells see, on a strip as long as the receptive field, and if needed on one four times as long."""
     field = (classifier.receptive_field.y, classifier.receptive_field.x)[axis]
-    # A field of unknown size counts as infinite, whether it is or not.
+    # An infinite size may only mean that the size is unknown, so start from four times the input size.
     field_size = field.size if math.isfinite(field.size) else 4 * classifier.preprocessing.size[axis]
     stride = max(1, round(field.stride))
     strip = 0
@@ -148,10 +148,10 @@ def _measure_strip(classifier: Classifier, axis: int, length: int, stride: int) 
     reached_first, reached_last = from_first.nonzero(), from_last.nonzero()
     before = int(reached_first.max()) + 1 - half if len(reached_first) else 0
     after = positions - half - int(reached_last.min()) if len(reached_last) else 0
-    # The cells at the far edge are reached too: the strip is too short, or any strip is.
+    # All cells depend on one half: this strip is too short, or the network mixes all cells at any length.
     if half + before >= positions or positions - half - after <= 0:
         return None
-    # One at least: a tile of a single cell would leave nothing to pool.
+    # At least one, because a tile of a single cell would leave nothing to pool.
     return AxisTiling(length, stride, positions, max(1, before), max(1, after))
 
 
@@ -185,7 +185,7 @@ def _compare_tiles(classifier: Classifier, y: AxisTiling, x: AxisTiling) -> floa
     whole = _compute_on_one_grid(classifier, image)
     thirds = [((0, s.before + 1), (s.before + 1, s.before + 3), (s.before + 3, s.positions)) for s in (y, x)]
     largest = 0.0
-    # The diagonal of 3 x 3 tiles: along both axes a first, an inner and a last one.
+    # The diagonal of 3 x 3 tiles: it has a first, an inner and a last tile along both axes.
     for rows, columns in zip(*thirds, strict=True):
         tile = _make_tile(y, x, rows, columns)
         for maps, expected in zip(_compute_on_one_grid(classifier, image[..., *tile.pixels]), whole, strict=True):

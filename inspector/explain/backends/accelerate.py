@@ -37,12 +37,12 @@ from inspector.files import write_atomic
 
 BACKENDS = ("auto", "eager", "folded", "compiled", "onnxruntime", "openvino", "cuda")
 
-# Largest allowed error of logits and feature maps, as a part of their largest value.
+# Largest allowed error of logits and feature maps, relative to their largest absolute value.
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-_TF32 = 5e-3  # the same for float32 on a GPU where torch lets convolutions round to ten bits
+_TF32 = 5e-3  # allowed error in float32 on a GPU where torch computes convolutions in TF32 (ten bits)
 _DTYPE_NAMES = {dtype: str(dtype).removeprefix("torch.") for dtype in TOLERANCES}
-_OUTPUTS = "logits, feature maps, class maps"  # of a cached graph; part of its key
-_SEED = 3  # of the noise that backends are verified on
+_OUTPUTS = "logits, feature maps, class maps"  # of a cached graph; part of its cache key
+_SEED = 3  # seed of the noise on which backends are verified
 _one_build_at_a_time = threading.Lock()
 
 _RUN_GRAPH = {"folded": runtimes.run_folded, "compiled": runtimes.run_compiled, "cuda": runtimes.run_cuda}
@@ -132,7 +132,9 @@ class AcceleratedNetwork:
         self._shape = (len(classifier.preprocessing.mean), *classifier.preprocessing.size)
         self._weights = fingerprint_weights(classifier.capture)
         self._run: Run | None = None
-        self._recording: OpRecording | None = None  # of the ops after the pooling, for heads that need it
+        self._recording: OpRecording | None = (
+            None  # the ops after the pooling, for heads whose weight depends on the image
+        )
         self._thread: threading.Thread | None = None
 
     def __call__(self, inputs: Tensor) -> CapturedPass | None:
@@ -168,7 +170,7 @@ class AcceleratedNetwork:
             self._thread.start()
             return
         timer = threading.Timer(delay, self._thread.start)
-        timer.daemon = True  # nothing is compiled yet
+        timer.daemon = True  # the interpreter may exit: nothing is compiled yet
         timer.start()
 
     def wait(self, seconds: float | None = None) -> bool:
@@ -182,7 +184,7 @@ class AcceleratedNetwork:
             # Builds in parallel would take the processors away from whoever waits for class maps.
             with _one_build_at_a_time:
                 self.build()
-        except Exception as error:  # of any library: PyTorch goes on running the network
+        except Exception as error:  # libraries raise errors of many kinds; PyTorch continues to run the network
             self.status = f"Running on PyTorch, because {self._backend} could not be built: {summarize_reason(error)}."
 
 
@@ -218,14 +220,16 @@ def _build(classifier: Classifier, backend: str, dtype: torch.dtype, cache: Path
     runtimes.import_runtime(backend)
     cached = cache / f"{_cache_key(classifier)}.onnx"
     if cached.is_file():
-        with suppress(Exception):  # a broken file, or one of another network with the same weights: build it again
+        with suppress(
+            Exception
+        ):  # the file is broken, or belongs to another network with the same weights: build it again
             return _verify(classifier, _RUN_FILE[backend](cached), backend, dtype)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         file = Path(folder) / "network.onnx"
         runtimes.write_onnx(feature_graph(classifier), classifier.noise_input(2, _SEED), file, {})
         run = _verify(classifier, _RUN_FILE[backend](file), backend, dtype)
         content = file.read_bytes()
-    with suppress(OSError):  # no cache, then: the backend is built again next time
+    with suppress(OSError):  # the cache cannot be written, so the backend is built again next time
         cache.mkdir(parents=True, exist_ok=True)
         write_atomic(cached, content)
     return run
@@ -286,7 +290,7 @@ def _cache_key(classifier: Classifier) -> str:
     """Return a hash of the weights, layers, input size and library versions."""
     network, size = classifier.network, classifier.preprocessing.size
     versions = [_find_version(name) for name in ("inspector", "torch", "onnx", "onnxscript")]
-    # With the layers that have no weights: average and max pooling have the same weights.
+    # repr(network) also names layers without weights: average and max pooling have the same weights.
     parts = (classifier.sha256(), repr(network), classifier.head.calls, len(classifier.preprocessing.mean), size)
     return hashlib.sha256(repr((*parts, _OUTPUTS, versions)).encode()).hexdigest()[:32]
 

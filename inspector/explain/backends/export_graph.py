@@ -24,15 +24,20 @@ from inspector.explain.head import Head
 from inspector.explain.pooling import resample_conserving
 from inspector.explain.tracing.forward import capture_poolings, copy_sharing_parameters
 
-_SEED = 3  # of the noise images
-_NOISE_SCALES = (1, -1, 10, -100)  # one per noise image: a clamp that has no effect on one has an effect on another
+_SEED = 3  # seed of the noise images
+_NOISE_SCALES = (
+    1,
+    -1,
+    10,
+    -100,
+)  # one per noise image: a clamp may change nothing on one image, but then it does on another
 _USE_EAGER = 'Use the backend "eager", which runs every network.'
-_ROUNDING = 1e-4  # of an image's largest value: the graph only adds up in another order
+_ROUNDING = 1e-4  # relative to an image's largest value; the graph differs only by the order of its sums
 
 
 @dataclass(frozen=True)
 class _Match:
-    """A result inside the graph that has the values searched for."""
+    """A node of the graph whose output equals a tensor that is searched for."""
 
     node: fx.Node
     channels_first: bool  # False: (N, h, w, C), or tokens (N, h * w, C)
@@ -75,7 +80,10 @@ class LogitsAndMaps(nn.Module):
         self, network: fx.GraphModule, layouts: list[_Layout], class_maps: nn.Module | None, feature_maps: bool
     ) -> None:
         super().__init__()
-        self.network, self.layouts = network, layouts  # returns the logits, then the feature maps in these layouts
+        self.network, self.layouts = (
+            network,
+            layouts,
+        )  # the network returns the logits, then the feature maps in the graph's own layouts
         self.class_maps, self.feature_maps = class_maps, feature_maps
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
@@ -122,7 +130,7 @@ def export_program(module: nn.Module, inputs: Tensor) -> torch.export.ExportedPr
         NetworkError: torch.export fails.
     """
     message = "torch.export cannot write this network as one graph: {reason}. " + _USE_EAGER
-    # torch warns about its own code, which a user cannot change.
+    # torch warns about its own code. Users cannot change that, so the warnings are hidden.
     with translate_errors(NetworkError, message), warnings.catch_warnings(action="ignore"), torch.no_grad():
         any_number = ({0: torch.export.Dim.DYNAMIC},)
         exported = torch.export.export(module, (inputs,), dynamic_shapes=any_number)
@@ -157,7 +165,7 @@ def _make_graph(classifier: Classifier, class_maps: nn.Module | None, feature_ma
     pairs = zip(matches[1:], captured, strict=True)
     layouts: list[_Layout] = [(match.channels_first, tuple(one.feature_maps.shape[1:])) for match, one in pairs]
     module = LogitsAndMaps(deepcopy(graph), layouts, class_maps, feature_maps)
-    module.training = False  # not by eval(): exported graphs refuse it
+    module.training = False  # exported graphs do not support eval()
     return module.requires_grad_(False)
 
 
@@ -171,7 +179,7 @@ def _remove_guards(program: torch.export.ExportedProgram) -> fx.GraphModule:
 
 
 class _ValueFinder(fx.Interpreter):
-    """Run a graph once, and note which node computed each of the tensors searched for last."""
+    """Run a graph once and note, for each target tensor, the last node that computed it."""
 
     def __init__(self, graph: fx.GraphModule, targets: Sequence[Tensor]) -> None:
         super().__init__(graph)
@@ -207,7 +215,7 @@ def _find_layout(value: Tensor, target: Tensor) -> bool | None:
 def compare_outputs(values: Tensor, expected: Tensor, tolerance: float) -> tuple[float, float]:
     """Return the largest error of an output, and the largest that a tolerance allows.
 
-    Use "not error <= allowed" to find errors, because NaN is one too.
+    Test for errors by "not error <= allowed", so that NaN counts as an error too.
 
     Args:
         values: the output.

@@ -3,7 +3,7 @@
     inputs (N, channels, H, W) -> logits (N, K), maps (N, K, h, w)        maps.sum((2, 3)) + bias == logits
 
 Class names, preprocessing and bias are in the file's own metadata. The file is read back by the runtime that will serve
-it and compared with the network before it gets its name.
+it, and its outputs are compared with the network's, before the file is renamed to its final name.
 """
 
 import json
@@ -23,9 +23,9 @@ from inspector.explain.class_maps import class_maps_of_batch
 from inspector.explain.classifier import Classifier
 
 _SUFFIXES: dict[str, str] = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
-_TOLERANCE = 1e-4  # of the largest logit, or the largest value of a class map
-_METADATA = "inspector.json"  # inside a .pt2 file
-_SEED = 3  # of the noise that the file is verified on
+_TOLERANCE = 1e-4  # largest allowed error, relative to the largest logit or the largest value of a class map
+_METADATA = "inspector.json"  # name of the metadata inside a .pt2 file
+_SEED = 3  # seed of the noise on which the file is verified
 
 
 def export_network(classifier: Classifier, file: str | Path, format: str = "onnx") -> Path:
@@ -58,12 +58,12 @@ def export_network(classifier: Classifier, file: str | Path, format: str = "onnx
         import_runtime("onnxruntime" if format == "onnx" else "openvino")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # In the same folder, so that renaming is one step.
+        # The temporary folder is in the same folder as the file, so that renaming is a single step.
         with tempfile.TemporaryDirectory(dir=file.parent, prefix=".inspector-") as folder:
             unfinished = [Path(folder) / one.name for one in names]
             _WRITERS[format](graph, inputs, unfinished[0], describe_export(classifier))
             _verify(classifier, _READERS[format](unfinished[0]))
-            # The file that is opened first comes last: whoever sees it finds the other.
+            # Rename the file that users open last (.xml after .bin), so that both exist once it is visible.
             for temporary, name in reversed(list(zip(unfinished, names, strict=True))):
                 temporary.replace(name)
     except OSError as error:

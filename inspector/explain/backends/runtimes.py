@@ -25,8 +25,8 @@ Run: TypeAlias = Callable[[Tensor], list[Tensor]]
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-_CACHED_SHAPES = 4  # input shapes that a network stays compiled for; each holds the memory of a pass
-_MAX_ONNX_BYTES = 2**31 - 1  # of an ONNX file with its weights inside
+_CACHED_SHAPES = 4  # number of input shapes for which a compiled network is kept; each holds the memory of a pass
+_MAX_ONNX_BYTES = 2**31 - 1  # largest ONNX file that can hold its weights inside
 
 
 def run_folded(graph: LogitsAndMaps, dtype: torch.dtype = torch.float32) -> Run:
@@ -57,7 +57,7 @@ def run_compiled(graph: LogitsAndMaps, dtype: torch.dtype = torch.float32) -> Ru
             'or use the backend "openvino".'
         )
     compiled = torch.compile(fold_batchnorm(graph, dtype), dynamic=True, options={"freezing": True})
-    lock = threading.Lock()  # the first call with a new kind of shape compiles
+    lock = threading.Lock()  # one thread at a time, because a call with a new kind of shape compiles
 
     def run(inputs: Tensor) -> list[Tensor]:
         with lock, torch.no_grad(), warnings.catch_warnings(action="ignore"):
@@ -80,7 +80,7 @@ def run_cuda(graph: LogitsAndMaps, dtype: torch.dtype = torch.float32) -> Run:
         raise NetworkError('The backend "cuda" needs a network on the GPU. Use Classifier.wrap(network.cuda()).')
     folded = fold_batchnorm(graph, dtype)
     recorded: dict[tuple[int, ...], _CudaGraph] = {}
-    lock = threading.Lock()  # a CUDA graph has one buffer for its inputs
+    lock = threading.Lock()  # one thread at a time, because a CUDA graph has one buffer for its inputs
 
     def run(inputs: Tensor) -> list[Tensor]:
         with lock, torch.no_grad():
@@ -88,7 +88,7 @@ def run_cuda(graph: LogitsAndMaps, dtype: torch.dtype = torch.float32) -> Run:
             cuda_graph.inputs.copy_(inputs)
             cuda_graph.graph.replay()
             outputs = [one.contiguous().clone() for one in cuda_graph.outputs]
-            # The caller may go on in another stream.
+            # Wait: the caller may use the outputs in another stream.
             torch.cuda.current_stream().synchronize()
         return outputs
 
@@ -108,7 +108,7 @@ def _record_cuda_graph(module: nn.Module, example: Tensor) -> _CudaGraph:
     inputs = example.clone(memory_format=torch.channels_last)
     warm_up = torch.cuda.Stream()
     warm_up.wait_stream(torch.cuda.current_stream())
-    # Libraries choose their kernels in the first passes, and a graph cannot record how they do.
+    # Libraries choose their kernels in the first passes. A CUDA graph cannot record this, so they run before.
     with torch.cuda.stream(warm_up):
         for _ in range(3):
             module(inputs)
@@ -137,15 +137,15 @@ def run_openvino(file: Path) -> Run:
     """Run an ONNX or OpenVINO file by OpenVINO on the CPU, in float32, with as many threads as torch has."""
     openvino = import_runtime("openvino")
     settings = {
-        # By default it computes in bfloat16 where the processor can, and logits are then off by up to 1.
+        # By default OpenVINO computes in bfloat16 if the processor supports it, which changes logits by up to 1.
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
     core = openvino.Core()
     model = core.read_model(str(file))
-    # Compiled once per number of images, in a tenth of a second: faster than one network for any number.
-    compiled: dict[int, tuple[Any, list[Any]]] = {}  # each with its idle requests
+    # Compile once for each batch size (0.1 s): this runs faster than one network for all sizes.
+    compiled: dict[int, tuple[Any, list[Any]]] = {}  # batch size -> network and its idle requests
     lock = threading.Lock()
 
     def compile_for(shape: torch.Size) -> tuple[Any, list[Any]]:

@@ -28,7 +28,7 @@ _OUTPUT_ACTIVATIONS: dict[str, OutputActivation] = {
     "sigmoid": "sigmoid",
     "logsigmoid": "sigmoid",
 }
-# What a network raises on inputs that it does not support.
+# Errors that a network raises on inputs that it does not support.
 _FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, NotImplementedError)
 # Functions that change only the layout of a tensor, not its values.
 LAYOUT_OPS = ("squeeze", "unsqueeze", "flatten", "view", "reshape", "__getitem__", "contiguous", "clone", "to", "float")
@@ -42,7 +42,9 @@ class CapturedPooling:
     feature_maps: Tensor  # (N, C, h, w)
     pooled: Tensor | None  # (N, P); None where only the feature maps were captured
     derivative: Tensor | None = None  # d pooled / d feature maps, (N, C, h, w), if requested and if it exists
-    layout: FeatureLayout | None = None  # of the feature maps in the network; None where they were captured otherwise
+    layout: FeatureLayout | None = (
+        None  # layout of the feature maps in the network; None if a hook or a backend captured them
+    )
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -125,7 +127,9 @@ def find_output_activation(network: nn.Module, inputs: Tensor) -> OutputActivati
 
 def _run_to_logits(network: nn.Module, inputs: Tensor, handler: Handler) -> tuple[Any, OutputActivation | None]:
     """Run a network and return its logits, and the activation by which it turns them into its output."""
-    sources = TensorNotes[tuple[Any, OutputActivation]]()  # by probabilities: what they were computed from, and how
+    sources = TensorNotes[
+        tuple[Any, OutputActivation]
+    ]()  # probabilities -> the logits that they were computed from, and the activation
 
     def note_activation(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         result = handler(function, args, kwargs)
@@ -133,7 +137,7 @@ def _run_to_logits(network: nn.Module, inputs: Tensor, handler: Handler) -> tupl
         if not isinstance(result, Tensor):
             return result
         if name in _OUTPUT_ACTIVATIONS and isinstance(argument, Tensor):
-            # One value per class only: attention weights would otherwise be kept alive.
+            # Only outputs with one value per class: attention weights, for example, need not be kept alive.
             if argument.ndim and argument[0].numel() in argument.shape[:2]:
                 sources[result] = argument, _OUTPUT_ACTIVATIONS[name]
         elif name in LAYOUT_OPS and (source := sources.get(argument)) is not None:
@@ -224,7 +228,7 @@ def capture_and_record(
 
 
 def match_parameters(network: nn.Module, inputs: Tensor) -> Tensor:
-    """Move inputs to the device and dtype of the network's parameters."""
+    """Convert inputs to the device and dtype of the network's parameters."""
     parameter = next((p for p in network.parameters() if p.is_floating_point()), None)
     return inputs if parameter is None else inputs.to(parameter.device, parameter.dtype)
 
@@ -246,7 +250,7 @@ def find_poolings_reaching_logits(network: nn.Module, inputs: Tensor) -> list[in
     leaves: list[tuple[int, Tensor]] = []
 
     def detach(call: PoolingCall) -> Tensor:
-        # Each result becomes a new leaf, so that gradients of the logits end at the last pooling on the way.
+        # Replace each result by a new leaf. The gradient of the logits then stops at the last pooling before them.
         if not call.result.is_floating_point():
             return call.result
         leaf = call.result.detach().clone().requires_grad_()
@@ -307,6 +311,6 @@ def copy_sharing_parameters(network: nn.Module) -> nn.Module | None:
         copy = deepcopy(network, shared)
         for module in copy.modules():
             module.training = False
-    except Exception:  # a network may hold anything that cannot be copied
+    except Exception:  # a network may hold objects that cannot be copied
         return None
     return copy

@@ -16,7 +16,7 @@ from inspector.explain.tracing.pooling_calls import FeatureLayout, PoolingCall, 
 from inspector.explain.tracing.receptive_field import ReceptiveField, ReceptiveFieldTracker
 from inspector.explain.tracing.tensor_calls import TensorCallMode, op_name
 
-# Functions that change no value in evaluation mode, besides those of LAYOUT_OPS.
+# Functions that change no value in evaluation mode, in addition to LAYOUT_OPS.
 _NO_OPS = ("dropout", "permute", "transpose", "__get__", "size", "dim", "numel", "is_floating_point")
 
 
@@ -24,26 +24,26 @@ _NO_OPS = ("dropout", "permute", "transpose", "__get__", "size", "dim", "numel",
 class Layer:
     """One run of a module in a forward pass."""
 
-    name: str  # of the module in the network, as in "layer4.1.relu"
-    kind: str  # "ReLU"
+    name: str  # name of the module in the network, as in "layer4.1.relu"
+    kind: str  # class name of the module, as in "ReLU"
     run: int  # number of its runs before this one
     runs: int  # number of its runs in the pass
-    parameters: int  # number of values, without those of the modules inside it
+    parameters: int  # number of its own parameters, without those of the modules inside it
     is_block: bool  # whether it has modules inside and no parameters of its own
-    shape: tuple[int, ...] | None  # of the output, with the batch; None if that is no tensor
-    layout: FeatureLayout | None  # of the feature maps in the output; None if there are none
-    field: ReceptiveField | None  # of the cells; None if they see the whole input
-    ended: int  # number of runs that ended before this one: a block ends after the modules inside it
+    shape: tuple[int, ...] | None  # shape of the output, batch axis included; None if the output is no tensor
+    layout: FeatureLayout | None  # layout of the feature maps in the output; None if it has none
+    field: ReceptiveField | None  # receptive field of the cells; None if they see the whole input
+    ended: int  # number of runs that ended before this run; a block ends after the modules inside it
     ceiling: float | None  # upper limit of an activation function: 6 for ReLU6, 1 for sigmoid
 
     @property
     def label(self) -> str:
-        """Return the name, with the number of the run if there are several."""
+        """Return the module's name, with the number of its run if the module runs more than once in a pass."""
         return self.name if self.runs == 1 else f"{self.name} (run {self.run + 1})"
 
     @property
     def depth(self) -> int:
-        """Return the number of modules that contain it."""
+        """Return the number of modules that contain this module."""
         return self.name.count(".")
 
     @property
@@ -59,10 +59,10 @@ class Layer:
 class LayerTrace:
     """The layers of one pass."""
 
-    layers: tuple[Layer, ...]  # in the order in which they start: a block before its modules
+    layers: tuple[Layer, ...]  # in the order in which they start, so a block comes before the modules inside it
     output: tuple[int, ...]  # shape of the network's output; () if it is no tensor
-    pooled_after: int | None  # number of layers before the last of the chosen pooling calls
-    functions_after: tuple[str, ...]  # tensor functions after it, except those that change only the layout
+    pooled_after: int | None  # number of layers that ended before the last chosen pooling call
+    functions_after: tuple[str, ...]  # tensor functions after that call, except those that change only the layout
 
 
 def trace_layers(network: nn.Module, inputs: Tensor, calls: Sequence[int] = ()) -> LayerTrace:
@@ -158,6 +158,6 @@ def _measure_disproportion(grid: tuple[int, ...], size: tuple[int, int]) -> floa
 
 
 def _find_ceiling(module: nn.Module) -> float | None:
-    if isinstance(module, nn.Hardtanh):  # ReLU6 is one
+    if isinstance(module, nn.Hardtanh):  # ReLU6 is a subclass of Hardtanh
         return float(module.max_val)
     return 1.0 if isinstance(module, nn.Sigmoid | nn.Hardsigmoid | nn.Tanh | nn.Softmax) else None

@@ -34,10 +34,10 @@ def register_hooks(
 class ModuleOutput:
     """What a module returned in a pass."""
 
-    name: str  # of the module in the network, as in "layer4.1.relu"
+    name: str  # name of the module in the network, as in "layer4.1.relu"
     module: nn.Module
-    run: int  # number of its runs before this one in the same pass
-    started: int  # number of module runs that started before this one: a block starts before the modules inside it
+    run: int  # number of earlier runs of this module in the same pass
+    started: int  # number of module runs that started before this run; a block starts before the modules inside it
     output: Any
 
 
@@ -71,7 +71,7 @@ def intercept_modules(network: nn.Module, on_output: Callable[[ModuleOutput], Te
         runs[module] += 1
         return on_output(ModuleOutput(names[module], module, runs[module] - 1, running.pop(), output))
 
-    # The modes of the network count too: a closure in the copy may refer to it.
+    # Put the original network into evaluation mode too: a closure in the copy may still call its modules.
     with register_hooks(names, enter, leave), eval_mode(network):
         yield hooked
 

@@ -1,4 +1,4 @@
-"""Find the calls in a forward pass that pool feature maps: that reduce each channel to one value, or flatten them.
+"""Find the calls in a forward pass that pool feature maps: calls that reduce each channel to one value, or flatten.
 
 Every function and method call on tensors is inspected, so a pooling is found whether it is a module, a function or a
 method, and whether the maps are laid out as (N, C, h, w), as (N, h, w, C), or as tokens, (N, h * w, C).
@@ -89,8 +89,10 @@ class PoolingCallDetector:
     def __init__(self, on_call: Callable[[PoolingCall], Tensor], handler: Handler = call_unchanged) -> None:
         self._on_call, self._handler = on_call, handler
         self._found = 0
-        self._grids: dict[int, tuple[int, int]] = {}  # last grid (h, w) by its number of cells: tokens have lost theirs
-        # Maps that one axis was reduced of, by the result: maps.mean(3).mean(2) pools in two calls.
+        self._grids: dict[
+            int, tuple[int, int]
+        ] = {}  # number of cells -> last grid (h, w); tokens get their grid from here
+        # Result of reducing one axis -> the maps before: maps.mean(3).mean(2) pools in two calls.
         self._half_pooled = TensorNotes[Tensor]()
         # Tensors computed from parameters only (e.g. a resized position embedding). They are not counted, since how
         # many there are depends on the input size.
@@ -99,7 +101,7 @@ class PoolingCallDetector:
     def __call__(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Call the function, and pass the call to `on_call` if it pools feature maps."""
         result = self._handler(function, args, kwargs)
-        # The input is mostly the first argument; einsum's is its equation.
+        # The input is the first argument that is a tensor; einsum's first argument is its equation.
         position = next((n for n, argument in enumerate(args) if isinstance(argument, Tensor)), None)
         given = kwargs.get("input") if position is None else args[position]
         if not isinstance(result, Tensor) or not isinstance(given, Tensor):
@@ -125,7 +127,7 @@ class PoolingCallDetector:
     def _note_grid(self, shape: torch.Size) -> None:
         if len(shape) == 4:
             for height, width in (shape[1:3], shape[2:]):
-                # The output of attention for a single query is no grid.
+                # One row or one column may be the output of attention for a single query: it is not taken as a grid.
                 if height > 1 and width > 1:
                     self._grids[height * width] = height, width
 
@@ -154,7 +156,7 @@ def _find_layout(source: torch.Size, result: torch.Size, grids: dict[int, tuple[
 def _find_map_layout(source: torch.Size, result: torch.Size, values: int) -> FeatureLayout | None:
     _, channels, height, width = source
     if height * width > 1:
-        # Flattened maps of one channel and one row are a map of one cell instead, with the channels last.
+        # One channel and one row: this is read as a map of one cell with the channels last, not as flattened maps.
         flattened = values == source[1:].numel() and len(result) == 2 and channels * height > 1
         if flattened or values == channels == result[1]:
             return FeatureLayout("first", (height, width))
@@ -169,7 +171,7 @@ def _find_token_layout(
     _, rows, columns = source
     if rows > 1 and columns > 1 and values == columns == result[-1]:
         return FeatureLayout("last", grids.get(rows), tokens=True)
-    # Without a known grid it is a sum over channels, which a normalization layer computes for each token.
+    # If the number of columns is no known grid, this is a reduction over channels, as in normalization.
     if columns in grids and columns > 1 and values == rows == result[1]:
         return FeatureLayout("first", grids[columns], tokens=True)
     return None

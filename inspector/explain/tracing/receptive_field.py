@@ -28,8 +28,8 @@ from inspector.explain.tracing.tensor_calls import TensorNotes, op_name
 class Axis:
     """The receptive fields along one axis, in pixels of the input; the edge of the first pixel is 0."""
 
-    centre: float  # of the receptive field of cell 0
-    stride: float  # from one cell to the next
+    centre: float  # center of the receptive field of cell 0
+    stride: float  # distance from one cell to the next
     size: float  # math.inf if every cell sees the whole image
 
 
@@ -41,7 +41,9 @@ class ReceptiveField:
     x: Axis
 
 
-PIXELS = ReceptiveField(Axis(centre=0.5, stride=1, size=1), Axis(centre=0.5, stride=1, size=1))  # of an image itself
+PIXELS = ReceptiveField(
+    Axis(centre=0.5, stride=1, size=1), Axis(centre=0.5, stride=1, size=1)
+)  # the receptive fields of the image's own pixels
 
 
 def find_receptive_field(network: nn.Module, example: Tensor, pooling: int) -> ReceptiveField:
@@ -92,7 +94,7 @@ def slide_window(axis: Axis, kernel: int, stride: int, padding: float, dilation:
 class _Track:
     """What is known of one tensor of a pass."""
 
-    field: ReceptiveField | None  # None: unknown
+    field: ReceptiveField | None  # None if it is unknown
     grid: tuple[int, ...]  # h, w
 
 
@@ -112,7 +114,7 @@ class ReceptiveFieldTracker:
         """Call the function, and note the receptive fields of its result."""
         known = [(tensor, self._tracks.get(tensor)) for tensor in _find_tensors([args, kwargs])]
         inputs = [(tensor, track) for tensor, track in known if track is not None]
-        # Before the call, because an in-place op changes its argument.
+        # Read before the call, because an in-place op changes its argument.
         spatial_last = bool(inputs) and all(_is_spatial_last(tensor, track) for tensor, track in inputs)
         shape = tuple(inputs[0][0].shape) if inputs else ()
         tracks = [track for _, track in inputs]
@@ -129,7 +131,7 @@ class ReceptiveFieldTracker:
             elif spatial_last:
                 track = _Track(_merge_fields(tracks, tuple(tensor.shape)), tuple(tensor.shape[-2:]))
             else:
-                # In another layout a matrix product, such as attention, may mix cells.
+                # If the grid is not in the last two axes, a matrix product (as in attention) may mix cells.
                 pointwise = name in _POINTWISE_OPS and tuple(tensor.shape[:-1]) == shape[:-1]
                 track = _Track(_widen_field(tracks) if pointwise else None, first.grid)
             self._tracks[tensor] = track
@@ -137,7 +139,7 @@ class ReceptiveFieldTracker:
 
 
 def _is_spatial_last(tensor: Tensor, track: _Track) -> bool:
-    """Tell whether the last two axes are the grid: not for tokens, nor with the channels last."""
+    """Tell whether the last two axes are the grid; they are not for tokens and for channels-last maps."""
     return tensor.ndim >= 4 and tuple(tensor.shape[-2:]) == track.grid
 
 
@@ -152,9 +154,9 @@ def _merge_fields(tracks: Sequence[_Track], shape: tuple[int, ...]) -> Receptive
 
 
 def _widen_field(tracks: Sequence[_Track]) -> ReceptiveField | None:
-    """Return the first input's field with the largest size of all.
+    """Return the first input's field, with its size replaced by the largest size of all inputs.
 
-    Unknown fields count as infinite, for example that of a squeeze-and-excitation gate.
+    An unknown field, for example of a squeeze-and-excitation gate, counts as infinite.
     """
     first = tracks[0].field
     if first is None:
@@ -202,7 +204,7 @@ def _follow_pooling(field: ReceptiveField, given: dict[str, Any], spatial_last: 
 
 def _follow_padding(field: ReceptiveField, given: dict[str, Any], spatial_last: bool) -> ReceptiveField:
     sides = (*given["pad"], 0, 0, 0, 0)
-    # `pad` lists the last axis first, which is the channels in a channels-last layout.
+    # `pad` lists the last axis first. In a channels-last layout the last axis is the channels.
     left, _, top, _ = sides[:4] if spatial_last else sides[2:6]
     return _slide_windows(field, (1, 1), (1, 1), (top, left), (1, 1))
 
@@ -218,7 +220,7 @@ def _as_pair(value: Any) -> Sequence[Any]:
     return values * 2 if len(values) == 1 else values
 
 
-# The rule of each function, and the function's first parameters.
+# The rule for each function, with the names of the function's first parameters.
 _WINDOW_RULES: dict[str, tuple[Callable[..., ReceptiveField | None], tuple[str, ...]]] = {
     "conv2d": (_follow_convolution, ("input", "weight", "bias", "stride", "padding", "dilation")),
     "max_pool2d": (_follow_pooling, ("input", "kernel_size", "stride", "padding", "dilation")),

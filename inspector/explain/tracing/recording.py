@@ -1,7 +1,7 @@
 """Record the ops between the pooling and the logits of one pass, to run them again on other pooled values.
 
-These are few ops behind a whole network. Without a recording, every evaluation of the head would run the network again,
-up to a pooling whose result is replaced.
+Only a few ops follow the pooling. Without a recording, each evaluation of the head runs the whole network again and
+replaces the pooling's result.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from inspector.explain.tracing.tensor_calls import Handler, TensorNotes, call_un
 
 @dataclass(frozen=True)
 class _TensorRef:
-    """Stands for a tensor that was computed from the pooled values."""
+    """A placeholder, in the recording, for a tensor that was computed from the pooled values."""
 
     number: int
 
@@ -29,18 +29,20 @@ class _RecordedOp:
     """One call of a tensor function."""
 
     function: Callable[..., Any]
-    leaves: list[Any]  # of (args, kwargs), with references
+    leaves: list[Any]  # flattened (args, kwargs); tensors that depend on the pooled values are replaced by references
     spec: pytree.TreeSpec
-    results: list[int | None]  # reference numbers of the leaves of the result; None for what is no tensor
+    results: list[int | None]  # reference number of each leaf of the result; None for a leaf that is no tensor
 
 
 @dataclass(frozen=True, eq=False)
 class OpRecording:
     """The ops from the pooled values to the logits. They hold the network's own parameters, not copies."""
 
-    pooled: dict[int, tuple[int, torch.Size]]  # by index of the pooling call: reference number, shape in the pass
+    pooled: dict[
+        int, tuple[int, torch.Size]
+    ]  # index of the pooling call -> reference number, shape in the recorded pass
     ops: list[_RecordedOp]
-    logits: int  # reference number
+    logits: int  # reference number of the logits
 
     def replay(self, pooled: Mapping[int, Tensor], handler: Handler = call_unchanged) -> Any:
         """Run the recorded ops on new pooled values.
@@ -64,10 +66,10 @@ class OpRecording:
 
 
 class OpRecorder:
-    """Records the ops of a pass as its handler, from the pooling calls on that it is given."""
+    """Handler that records all ops after the pooling calls passed to `note_pooling`."""
 
     def __init__(self) -> None:
-        self._numbers = TensorNotes[int]()  # of tensors that were computed from the pooled values
+        self._numbers = TensorNotes[int]()  # reference numbers of the tensors that were computed from the pooled values
         self._next_number = count()
         self._pooled: dict[int, tuple[int, torch.Size]] = {}
         self._ops: list[_RecordedOp] = []
@@ -82,7 +84,7 @@ class OpRecorder:
         recorded = [leaf if n is None else _TensorRef(n) for leaf, n in zip(leaves, numbers, strict=True)]
         versions = [count_writes(leaf) for leaf in recorded]
         result = function(*args, **kwargs)
-        # For example `logits[:, :5] = ...` on a tensor that was created before.
+        # An op may write into a tensor that was created earlier, as in `logits[:, :5] = ...`.
         self._overwritten |= versions != [count_writes(leaf) for leaf in recorded]
         results = pytree.tree_leaves(result)
         assigned = [self._assign_number(leaf) if isinstance(leaf, Tensor) else None for leaf in results]
@@ -90,7 +92,7 @@ class OpRecorder:
         return result
 
     def note_pooling(self, call: PoolingCall) -> None:
-        """Record from the result of this call on."""
+        """Start to record at the result of this pooling call."""
         self._pooled[call.index] = self._assign_number(call.result), call.result.shape
 
     def recording(self, logits: Tensor) -> OpRecording | None:

@@ -7,7 +7,7 @@ from weakref import ref
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-# Gets the function, its positional and its keyword arguments; calls it, and returns its result or another one.
+# A handler gets a function with its positional and keyword arguments, calls it, and returns its result or another.
 Handler = Callable[[Callable[..., Any], Sequence[Any], dict[str, Any]], Any]
 
 Note = TypeVar("Note")
