@@ -22,8 +22,8 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 def allowed_folders() -> list[Path] | None:
     """Return the folders from which visitors may open results and photos; None if all are allowed.
 
-    $INSPECTOR_DATA lists these folders. If it is not set, an app that serves only this machine allows all folders, and an app
-    that serves others allows the folder that it runs in.
+    $INSPECTOR_DATA lists these folders. If it is not set, an app that serves only this machine allows all folders; an
+    app that also serves other machines allows only the folder that it runs in.
     """
     if names := os.environ.get("INSPECTOR_DATA"):
         return [Path(name) for name in names.split(os.pathsep) if name]

@@ -1,11 +1,12 @@
-// Cells of the grid of a class map, each [row, column], and where they lie on the photo. No DOM.
-// rows and columns hold for each cell [start, end, center, first pixel seen, last pixel seen], in pixels of the photo.
+// Functions for the cells of a class map and their places on the photo, without the DOM. A cell is [row, column].
+// `rows` has one entry per row, and `columns` one per column: [start, end, center, first pixel seen, last pixel seen],
+// in pixels of the photo.
 
 import { formatSigned } from "./numbers.js";
 
 const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
-/** Whether a and b are one cell; no cell (null) equals none. */
+/** Whether a and b are the same cell; false if one of them is null. */
 export function isSameCell(a, b) {
   return Boolean(a && b) && a[0] === b[0] && a[1] === b[1];
 }
@@ -15,20 +16,20 @@ export function keepOnGrid(cell, rows, columns) {
   return cell && cell[0] < rows.length && cell[1] < columns.length ? cell : null;
 }
 
-/** The cell at a place (x, y) of the photo; null where the network saw nothing. */
+/** The cell at a place (x, y) of the photo; null outside the part that the network saw. */
 export function findCell(x, y, rows, columns) {
   const row = rows.findIndex(([start, end]) => start <= y && y < end);
   const column = columns.findIndex(([start, end]) => start <= x && x < end);
   return row < 0 || column < 0 ? null : [row, column];
 }
 
-/** The cell with the highest value; the first of several, row by row. */
+/** The cell with the highest value; if several cells have it, the first one, row by row. */
 export function findHighestCell(values, columnCount) {
   const i = values.indexOf(values.reduce((a, b) => Math.max(a, b)));
   return [Math.floor(i / columnCount), i % columnCount];
 }
 
-/** The cell that an arrow key moves to, which stays on the grid; null for any other key. */
+/** The cell that an arrow key moves to, limited to the grid; null for any other key. */
 export function moveCell([row, column], key, rows, columns) {
   if (!Object.hasOwn(STEPS, key)) return null;
   const step = STEPS[key];
@@ -36,13 +37,13 @@ export function moveCell([row, column], key, rows, columns) {
   return [clip(row + step[0], rows.length), clip(column + step[1], columns.length)];
 }
 
-/** The cells without this one, or with it if it was not among them. */
+/** A copy of the list of cells: without the cell if it was in the list, else with it. */
 export function toggleCell(cells, cell) {
   const others = cells.filter(one => !isSameCell(one, cell));
   return others.length < cells.length ? others : [...cells, cell];
 }
 
-/** What a key does to the chosen cell and the masked ones; null for a key that means nothing here. */
+/** The chosen cell and the masked cells after a key is pressed; null for a key that has no effect. */
 export function handleKey(key, { chosen, masked }, { rows, columns, values, masking }) {
   if (Object.hasOwn(STEPS, key)) {
     const next = chosen ? moveCell(chosen, key, rows, columns) : findHighestCell(values, columns.length);
@@ -60,7 +61,7 @@ export function drawCell([row, column], rows, columns) {
   return drawBox(columns[column][0], rows[row][0], columns[column][1], rows[row][1]);
 }
 
-/** SVG path of a cell's receptive field, as far as it lies on the photo. */
+/** SVG path of a cell's receptive field, limited to the part of the photo that the network saw. */
 export function drawReceptiveField([row, column], rows, columns) {
   return drawBox(columns[column][3], rows[row][3], columns[column][4], rows[row][4]);
 }
@@ -70,7 +71,7 @@ export function drawCenter([row, column], rows, columns) {
   return `M${columns[column][2]} ${rows[row][2]}h0`;
 }
 
-/** A cell in words: row, column, value, and what else is known of it. */
+/** A cell as text: row, column, value, its note, and whether it is masked. */
 export function describeCell([row, column], { columns, values, unit, notes, note_of: noteOf, masking }, masked) {
   const i = row * columns.length + column, note = notes.length ? notes[noteOf[i]] : "";
   const suffix = masking && masked.some(cell => isSameCell(cell, [row, column])) ? ", masked" : "";

@@ -1,9 +1,9 @@
-// Feature maps as a grid of small pictures, cut from one image, that is clicked or walked with the arrow keys.
+// Feature maps as a grid of small pictures, cut from one image. A click or the arrow keys choose a channel.
 
 import { makeElement, setChildCount } from "./elements.js";
 import { moveInList } from "./list_keys.js";
 
-const KEY_DELAY = 120; // milliseconds: a key that is held down reports where it comes to rest
+const KEY_DELAY = 120; // milliseconds to wait, so that a key held down reports only the last choice
 
 const makeTile = () => makeElement(
   "button", { type: "button", role: "option" }, makeElement("canvas"), makeElement("span"), makeElement("span"),
@@ -20,7 +20,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     buttons.forEach((button, i) => {
       const chosen = tiles[i].channel === channel;
       button.setAttribute("aria-selected", chosen);
-      // The Tab key stops once for all of them.
+      // The Tab key reaches only one button of the grid; the arrow keys reach the others.
       button.tabIndex = chosen || (!known && i === 0) ? 0 : -1;
     });
   };
@@ -28,7 +28,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     const { channel } = tiles[i];
     mark(channel);
     buttons[i].focus();
-    // The large map draws the channel at once, before the server is asked.
+    // map_canvas.js listens and draws the large map of the channel at once, before the server answers.
     document.dispatchEvent(new CustomEvent("inspector-channel", { detail: String(channel) }));
     clearTimeout(grid.timer);
     grid.timer = setTimeout(() => setTriggerValue("chosen", channel), delay);
@@ -56,7 +56,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
   grid.drawn = data.image;
   const mosaic = new Image();
   mosaic.onload = () => {
-    // The image of a later run may have arrived first.
+    // Ignore this image if a later run of the page has sent another one.
     if (grid.drawn !== data.image) return;
     buttons.forEach((button, i) => {
       const canvas = button.firstChild;

@@ -1,10 +1,10 @@
-// The top classes as a list that is clicked or walked with the arrow keys.
+// The top classes as a list. A click or the arrow keys choose a class.
 
 import { makeElement, setChildCount } from "./elements.js";
 import { moveInList } from "./list_keys.js";
 import { formatPercent } from "./numbers.js";
 
-const KEY_DELAY = 120; // milliseconds: a key that is held down reports where it comes to rest
+const KEY_DELAY = 120; // milliseconds to wait, so that a key held down reports only the last choice
 
 const makeRow = () => makeElement(
   "button", { type: "button", role: "radio" }, makeElement("span", { class: "name" }),
@@ -22,7 +22,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
   const choose = (i, delay) => {
     mark(i);
     buttons[i].focus();
-    // The photo draws the class at once, before the server is asked.
+    // photo.js listens and draws the map of the class at once, before the server answers.
     document.dispatchEvent(new CustomEvent("inspector-class", { detail: String(rows[i].k) }));
     clearTimeout(list.timer);
     list.timer = setTimeout(() => setTriggerValue("chosen", rows[i].k), delay);

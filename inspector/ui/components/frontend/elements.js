@@ -1,6 +1,6 @@
-// Elements of the page.
+// Functions that make elements of the page.
 
-/** An element with attributes and children. */
+/** Make an element with attributes and children. */
 export function makeElement(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   Object.entries(attributes).forEach(([name, value]) => element.setAttribute(name, value));
@@ -8,7 +8,7 @@ export function makeElement(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Give a parent this many children; those that are there stay, with their focus. */
+/** Add or remove children at the end until a parent has `count`. The others stay, so they keep the focus. */
 export function setChildCount(parent, count, makeChild) {
   while (parent.children.length > count) parent.lastChild.remove();
   while (parent.children.length < count) parent.append(makeChild());

@@ -1,6 +1,6 @@
-// Keys that walk a list, or a grid that is filled row by row. No DOM.
+// Keys that move through a list, or through a grid that is filled row by row. The function does not use the DOM.
 
-/** The index that a key moves to from index i of count items, `across` in a row; null for any other key. */
+/** The index after a key is pressed at index i; null for a key that does not move. `across` items are in a row. */
 export function moveInList(key, i, count, across) {
   const targets = {
     ArrowLeft: i - 1, ArrowRight: i + 1, ArrowUp: i - across, ArrowDown: i + across, Home: 0, End: count - 1,

@@ -23,7 +23,7 @@ export default function ({ data, parentElement }) {
     figure.querySelector("span").textContent = drawing.line;
   };
   data.drawings.forEach((drawing, i) => paint(figures.children[i], drawing));
-  // Only the latest run listens: the handlers of earlier runs would draw their own maps first.
+  // Remove the handler of the run before, because it would draw its own, older maps.
   document.removeEventListener("inspector-channel", figures.preview);
   figures.preview = ({ detail }) => {
     if (detail in data.previews) paint(figures.firstChild, data.previews[detail]);

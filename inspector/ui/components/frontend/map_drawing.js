@@ -1,21 +1,21 @@
-// Draws a class map over a photo in the browser, pixel by pixel as inspector/output/overlay.py does.
+// Draws a class map over a photo in the browser, with the same colors as inspector/output/overlay.py.
 
 export const COLOR_AGAINST = [20, 70, 200], COLOR_FOR = [200, 20, 40];
 const LEVELS = 127; // color levels on each side of zero
-const LARGEST = 32767; // an encoded cell that has the strongest color
+const LARGEST = 32767; // encoded value of a cell that has the strongest color
 
-/** Cells of a map from base64 of 16-bit integers, row by row. */
+/** Decode the cells of a map, row by row, from base64 of 16-bit integers. */
 export function decodeCells(cells) {
   const bytes = Uint8Array.from(atob(cells), character => character.charCodeAt(0));
   return new Int16Array(bytes.buffer);
 }
 
 /**
- * How the pixels along one side of the drawing interpolate the cells along that side.
+ * Find, for each pixel along one side of the drawing, the two cells that it lies between.
  *
- * placement: [slope, offset, start, end]. The place s (0 to 1 along the side) lies at cell slope * s + offset, and the
+ * placement: [slope, offset, start, end]. The place s (0 to 1 along the side) lies at cell slope * s + offset. The
  * network saw the places from start to end.
- * Returns [cell, weight of the next cell] for each pixel; null where the network saw nothing.
+ * Returns [first of the two cells, weight of the second] for each pixel; null for a pixel that the network did not see.
  */
 export function interpolate([slope, offset, start, end], cells, length, smooth) {
   return Array.from({ length }, (_, pixel) => {
@@ -28,7 +28,7 @@ export function interpolate([slope, offset, start, end], cells, length, smooth) 
   });
 }
 
-/** RGBA pixels (height * width * 4) of a map: the farther from zero, the more opaque. */
+/** RGBA pixels (height * width * 4) of a map. Values farther from zero are more opaque. */
 export function paintMap({ size: [height, width], grid: [h, w], down, across, smooth, opacity }, values) {
   const pixels = new Uint8ClampedArray(4 * height * width);
   const columns = interpolate(across, w, width, smooth), row = new Float32Array(w);

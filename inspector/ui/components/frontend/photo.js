@@ -1,18 +1,18 @@
-// The photo with its class map: hovered, clicked and walked with the arrow keys.
+// The photo with its class map. The mouse or the arrow keys choose a cell.
 
 import {
   describeCell, drawCell, drawCenter, drawReceptiveField, findCell, handleKey, isSameCell, keepOnGrid, toggleCell,
 } from "./cells.js";
 import { drawMap } from "./map_drawing.js";
 
-const KEY_DELAY = 120; // milliseconds: a key that is held down reports where it comes to rest
+const KEY_DELAY = 120; // milliseconds to wait, so that a key held down reports only the last choice
 
 export default function ({ data, parentElement, setStateValue }) {
   const photo = parentElement.querySelector(".inspector-photo");
   const line = parentElement.querySelector(".inspector-line");
   const image = photo.querySelector("img"), canvas = photo.querySelector("canvas"), svg = photo.querySelector("svg");
   const { rows, columns, height, width } = data;
-  // What was chosen in this browser stays through all runs of the page; a new revision carries the server's mask.
+  // The choices made in this browser outlast the runs of the page. Only a new revision replaces the mask.
   const state = (photo.inspector ??= {
     chosen: data.start, masked: [], revision: null, hovered: null, timer: 0, serverClass: null, previewClass: null,
     drawn: null, preview: null,
@@ -23,7 +23,7 @@ export default function ({ data, parentElement, setStateValue }) {
   }
   state.chosen = keepOnGrid(state.chosen, rows, columns);
   state.hovered = keepOnGrid(state.hovered, rows, columns);
-  // A class is shown before the server knows of it, until the server shows another class than before.
+  // A class chosen in the list is shown at once. This preview ends when the server sends another class than before.
   if (state.serverClass !== data.class) {
     state.serverClass = data.class;
     state.previewClass = null;
@@ -33,11 +33,11 @@ export default function ({ data, parentElement, setStateValue }) {
     const { alt, values, cells } = data.maps[state.previewClass] ?? data.maps[data.class];
     data.values = values;
     photo.setAttribute("aria-label", `${alt}. ${data.keys}`);
-    // The element that carries the map has its name: screen readers read it once.
+    // Only the element that shows the map gets the text, so that screen readers read it once.
     image.alt = cells ? "" : alt;
     canvas.hidden = !cells;
     canvas.setAttribute("aria-label", alt);
-    // Marks change far more often than the map, which is drawn only where it is another.
+    // Most runs of the page change only the marks, so draw the map only if it is another one than before.
     const drawn = cells && JSON.stringify([cells, data.frame]);
     if (cells && state.drawn !== drawn) drawMap(canvas, data.frame, cells);
     state.drawn = drawn;
@@ -109,7 +109,7 @@ export default function ({ data, parentElement, setStateValue }) {
   paint();
   mark();
 
-  // Only the latest run listens: the handlers of earlier runs would draw their own maps first.
+  // Remove the handler of the run before, because it would draw its own, older maps.
   document.removeEventListener("inspector-class", state.preview);
   state.preview = ({ detail }) => {
     state.previewClass = detail in data.maps ? detail : null;
