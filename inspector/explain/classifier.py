@@ -28,13 +28,11 @@ class LoadedNetwork:
     network: nn.Module
     preprocessing: Preprocessing
     class_names: Sequence[str] | None = None  # (K,); None: class 0, class 1, ...
-    output_activation: OutputActivation | None = (
-        None  # None: what the network ends in; otherwise softmax, or sigmoid for a single logit
-    )
+    # None: what the network ends in; otherwise softmax, or sigmoid for a single logit.
+    output_activation: OutputActivation | None = None
     receptive_field: ReceptiveField | None = None  # None: computed from the network's operations
-    cell_center: tuple[float, float] | None = (
-        None  # measured center (y, x) of cell (0, 0) in input pixels; None if it was not measured
-    )
+    # Measured center (y, x) of cell (0, 0) in input pixels; None if it was not measured.
+    cell_center: tuple[float, float] | None = None
     trained_size: tuple[int, int] | None = None  # input size at which the head is read; None: that of preprocessing
 
 

@@ -36,9 +36,8 @@ class CapturedPass(NamedTuple):
     logits: Tensor  # (N, K)
     recording: OpRecording | None = None  # the ops after the poolings; None if the pass was not recorded
     class_maps: Tensor | None = None  # (N, K, h, w) in logits; only where a backend computes them in its graph
-    backend: str = (
-        "eager"  # name of the backend that ran the network, with its dtype if that is not float32: "folded bfloat16"
-    )
+    # Name of the backend that ran the network, with its dtype if that is not float32: "folded bfloat16".
+    backend: str = "eager"
 
 
 class Accelerator(Protocol):

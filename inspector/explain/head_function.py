@@ -33,9 +33,8 @@ class HeadFunction:
     inputs: Tensor  # (1, channels, H, W)
     calls: tuple[int, ...]  # indices of the pooling calls, one per branch
     widths: tuple[int, ...]  # number of pooled values of each branch
-    recording: OpRecording | None = (
-        None  # the ops of a pass of the unchanged network; with it the network need not run again
-    )
+    # The ops of a pass of the unchanged network; with it the network need not run again.
+    recording: OpRecording | None = None
 
     def evaluate(self, pooled: Tensor, handler: Handler = call_unchanged) -> Tensor:
         """Compute the logits (R, K) of pooled values (R, P), with gradients; `handler` calls each tensor function."""

@@ -132,9 +132,8 @@ class AcceleratedNetwork:
         self._shape = (len(classifier.preprocessing.mean), *classifier.preprocessing.size)
         self._weights = fingerprint_weights(classifier.capture)
         self._run: Run | None = None
-        self._recording: OpRecording | None = (
-            None  # the ops after the pooling, for heads whose weight depends on the image
-        )
+        # The ops after the pooling, for heads whose weight depends on the image.
+        self._recording: OpRecording | None = None
         self._thread: threading.Thread | None = None
 
     def __call__(self, inputs: Tensor) -> CapturedPass | None:

@@ -42,9 +42,8 @@ class CapturedPooling:
     feature_maps: Tensor  # (N, C, h, w)
     pooled: Tensor | None  # (N, P); None where only the feature maps were captured
     derivative: Tensor | None = None  # d pooled / d feature maps, (N, C, h, w), if requested and if it exists
-    layout: FeatureLayout | None = (
-        None  # layout of the feature maps in the network; None if a hook or a backend captured them
-    )
+    # Layout of the feature maps in the network; None if a hook or a backend captured them.
+    layout: FeatureLayout | None = None
 
     @property
     def grid(self) -> tuple[int, int]:
