@@ -1,1 +1,1 @@
-"""Class maps of whole data sets: Parquet tables, and summaries of them."""
+"""Class maps of whole data sets: write them into Parquet tables, and summarize the tables."""

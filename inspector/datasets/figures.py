@@ -14,13 +14,16 @@ from inspector.output.figure import COLORS, add_color_bar, shorten_name
 from inspector.output.overlay import common_scale
 from inspector.output.style import OKABE_ITO
 
-_MAX_MAPS = 24  # in one figure
+_MAX_MAPS = 24  # most maps in one figure
 _COLUMNS = 6
 _BAR_COLOR, _LINE_COLOR = OKABE_ITO[:2]
 
 
 def draw_average_maps(summary: DatasetSummary) -> Figure:
-    """Draw the average maps of the most frequent top-1 classes, each over the images with that top-1 class."""
+    """Draw the average class maps of the most frequent top-1 classes.
+
+    Each class's map is averaged over the images that have this class as top-1 class.
+    """
     maps, counts = summary.predicted.mean(), summary.predicted.counts
     order = np.argsort(-counts, kind="stable")[:_MAX_MAPS]
     shown = order[counts[order] > 0]
@@ -30,7 +33,7 @@ def draw_average_maps(summary: DatasetSummary) -> Figure:
 
 
 def draw_contrasts(summary: DatasetSummary) -> Figure:
-    """Draw the average contrast maps of the most frequent confusions."""
+    """Draw the average contrast map (top-1 class minus label) of each of the most frequent confusions."""
     maps, counts = summary.contrasts.mean(), summary.contrasts.counts
     names = [shorten_name(name, 20) for name in summary.class_names]
     titles = [
@@ -42,7 +45,7 @@ def draw_contrasts(summary: DatasetSummary) -> Figure:
 
 
 def draw_border_shares(summary: DatasetSummary) -> Figure:
-    """Draw a histogram of the share of evidence at the border, over all images."""
+    """Draw a histogram, over all images, of the share of evidence in the outermost ring of cells."""
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axis = figure.subplots()
     axis.bar((np.arange(BINS) + 0.5) / BINS, count_bins(summary.index, "border"), 0.92 / BINS, color=_BAR_COLOR)
@@ -56,7 +59,7 @@ def draw_border_shares(summary: DatasetSummary) -> Figure:
 
 
 def _draw_grids(maps: Floats, titles: Sequence[str], heading: str, available: int) -> Figure:
-    """Draw maps (n, h, w) side by side as raw grids on one scale."""
+    """Draw maps (n, h, w) side by side as raw grids on one scale; `available` is how many there are in the summary."""
     columns = max(1, min(_COLUMNS, len(maps)))
     rows = max(1, math.ceil(len(maps) / columns))
     scale = common_scale(list(maps))

@@ -1,4 +1,4 @@
-"""Draw the overlays of a run, and write HTML pages that show them."""
+"""Draw overlays (class maps over photos) for a run, and write HTML pages that show the overlays."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,19 +26,19 @@ def make_overlay_path(index: int) -> str:
 
 
 def make_canvas(view: View) -> Pixels:
-    """Return what an overlay is drawn on, so that the photo itself need not be kept."""
+    """Return the small, dimmed photo that an overlay is drawn on, so that the full photo need not stay in memory."""
     return dimmed_photo(view.photo, view.crop, _OVERLAY_SIDE)
 
 
 def draw_overlay(file: Path, crop: Crop, canvas: Pixels, values: ArrayLike, field: ReceptiveField) -> None:
-    """Draw a class map over a canvas on its own scale, and write it as a JPEG.
+    """Draw one class map over a canvas, scaled to its own largest value, and write the image as a JPEG.
 
     Args:
-        file: where to write; its folder is made if it is missing.
+        file: the JPEG to write; its folder is made if it is missing.
         crop: where the network's input lies on the photo.
-        canvas: what `make_canvas` returned.
+        canvas: the dimmed photo from `make_canvas`.
         values: map (h, w), in logits.
-        field: receptive field of the map's cells.
+        field: receptive fields of the map's cells.
     """
     grid = np.asarray(values, np.float32)
     file.parent.mkdir(exist_ok=True)
@@ -46,7 +46,11 @@ def draw_overlay(file: Path, crop: Crop, canvas: Pixels, values: ArrayLike, fiel
 
 
 def write_gallery(out: Path) -> Path:
-    """Write gallery-0001.html and so on with 200 images each, and gallery.html with links to them; return its path."""
+    """Write gallery-0001.html, gallery-0002.html, ... with 200 images each, and gallery.html with links to these pages.
+
+    Returns:
+        The path of gallery.html.
+    """
     about = read_rows(out)[1]
     last_page = -(-about["images"] // _IMAGES_PER_PAGE)
     shared = {"class_names": about["class_names"], "make_overlay_path": make_overlay_path}
@@ -72,7 +76,7 @@ def _write_page(file: Path, template: str, title: str, **values: Any) -> None:
 
 def _iterate_pages(out: Path) -> Iterator[list[Mapping[str, Any]]]:
     rows: list[Mapping[str, Any]] = []
-    # Shard by shard: a table of a million rows is never in memory as a whole.
+    # Read shard by shard, so that a table of a million rows is never in memory as a whole.
     for fragment in read_rows(out)[0].get_fragments():
         rows += fragment.to_table(columns=list(_COLUMNS)).to_pylist()
         while len(rows) >= _IMAGES_PER_PAGE:

@@ -1,7 +1,7 @@
 """Query the index of a data-set summary: a Parquet file with one row of numbers per image, without its maps.
 
-DuckDB reads only the columns that a query needs, so a page of fifty rows out of a million comes at once. Imports no
-torch.
+DuckDB reads only the columns that a query needs, so listing 50 rows out of a million takes no
+noticeable time. This module does not import torch.
 """
 
 from collections.abc import Sequence
@@ -11,25 +11,25 @@ from typing import Any
 
 from inspector.errors import InspectorError, require, translate_errors
 
-# The columns of the index. `predicted` is the top-1 class; `inside` is null where no object is known. For an image that
-# could not be read, all columns but index, path, label, error and its place are null.
+# The columns of the index. `predicted` is the top-1 class; `inside` is null if no object is known in the image. For an
+# image that could not be read, only index, path, label, error, part, row_group and row have values.
 COLUMNS = {
     "index": "int64",
     "path": "string",
     "label": "string",
     "predicted": "int32",
-    "probability": "float32",  # of the top-1 class, 0-1
+    "probability": "float32",  # probability of the top-1 class, 0-1
     "label_class": "int32",
-    "label_rank": "int32",  # 0: the top-1 class is the label
+    "label_rank": "int32",  # place of the label in the order of logits; 0: the label is the top-1 class
     "label_probability": "float32",
-    "border": "float32",  # share of |map| in the outermost ring of cells, 0-1; of the top-1 class, as the next three
-    "border_positive": "float32",  # the same of the positive part
-    "positions": "float32",  # effective number of cells with evidence: 1 to h * w
+    "border": "float32",  # in the top-1 class's map: share of |values| in the outermost ring of cells, 0-1
+    "border_positive": "float32",  # share of the positive values in that ring, 0-1
+    "positions": "float32",  # effective number of cells with evidence, 1 to h * w
     "inside": "float32",  # share of the positive evidence inside the objects, 0-1
     "residual": "float64",
     "verdict": "string",
     "error": "string",
-    "part": "string",  # where the image's maps lie: the file, the row group in it, the row in that
+    "part": "string",  # file that holds the image's maps; next: row group in the file, row in the row group
     "row_group": "int32",
     "row": "int32",
 }
@@ -49,16 +49,16 @@ BINS = 20  # bins in a histogram of shares
 
 @dataclass(frozen=True)
 class Filters:
-    """Which images of an index to take; every filter that is set must hold."""
+    """Conditions that select images of an index; an image must meet all conditions that are set."""
 
     predicted: int | None = None
     label: str | None = None
     wrong: bool = False  # the label is a class, but not the top-1 class
     errors: bool = False  # images that could not be read
-    text: str = ""  # part of the path, in upper or lower case
+    text: str = ""  # part of the path; upper and lower case are equal
 
     def make_condition(self) -> tuple[str, list[Any]]:
-        """Return the SQL after WHERE, and the values of its question marks."""
+        """Return the SQL condition that follows WHERE, and the values for its question marks."""
         conditions: list[tuple[str, list[Any], bool]] = [
             ("predicted = ?", [self.predicted], self.predicted is not None),
             ("label = ?", [self.label], self.label is not None),
@@ -75,15 +75,18 @@ NO_FILTERS = Filters()
 
 @dataclass(frozen=True)
 class SummaryCounts:
-    """Counts and means over all images of an index; a mean skips images without the number, and is None if all are."""
+    """Counts and means over all images of an index.
+
+    A mean is over the images that have a value in its column; it is None if no image has a value.
+    """
 
     images: int
-    errors: int  # could not be read
-    labelled: int  # images with a label, whether or not it is a class
-    classed: int  # images that were read and whose label is a class
-    top1: float | None  # share of `classed`, 0-1
-    top5: float | None  # share of `classed`, 0-1
-    residual: float | None  # the largest of all images, in logits
+    errors: int  # images that could not be read
+    labelled: int  # images with a label, which may be no class of the network
+    classed: int  # images that could be read and whose label is a class of the network
+    top1: float | None  # share of the `classed` images whose label is the top-1 class, 0-1
+    top5: float | None  # share of the `classed` images whose label is among the top 5 classes, 0-1
+    residual: float | None  # largest residual of all images, in logits
     verdicts: dict[str, int]  # images per verdict
     border: float | None
     border_positive: float | None
@@ -96,7 +99,7 @@ def read_counts(index: Path) -> SummaryCounts:
     """Compute the counts and means over all images of an index.
 
     Raises:
-        InspectorError: the index cannot be read, or DuckDB is not installed. So for every function here.
+        InspectorError: the index cannot be read, or DuckDB is not installed. All functions here that query raise it.
     """
     (numbers,) = _query(
         index,
@@ -131,10 +134,10 @@ def list_rows(
     Args:
         index: the Parquet file.
         filters: which images to list.
-        order: column to sort by; rows in which it is null come last.
-        descending: highest values first.
-        limit: rows in the page.
-        offset: rows before the page.
+        order: column to sort by; rows with null in this column come last.
+        descending: list the highest values first.
+        limit: largest number of rows in the page.
+        offset: number of rows to skip before the page.
 
     Returns:
         One dict per image, with the keys of COLUMNS.
@@ -142,7 +145,7 @@ def list_rows(
     assert order in COLUMNS
     condition, values = filters.make_condition()
     order_clause = f"ORDER BY {order} {'DESC' if descending else 'ASC'} NULLS LAST, index"
-    # First find the page's image numbers: otherwise a page far down would sort whole rows, with paths and all.
+    # The inner query sorts image numbers only. Without it, a page far down would sort whole rows, paths included.
     page = f"SELECT index FROM images WHERE {condition} {order_clause} LIMIT ? OFFSET ?"
     return _query(
         index, f"SELECT {_COLUMN_LIST} FROM images WHERE index IN ({page}) {order_clause}", [*values, limit, offset]
@@ -150,18 +153,18 @@ def list_rows(
 
 
 def find_row(index: Path, number: int) -> dict[str, Any] | None:
-    """Return the row of the image with this number, or None."""
+    """Return the row of the image with this number, or None if there is no such image."""
     return next(iter(_query(index, f"SELECT {_COLUMN_LIST} FROM images WHERE index = ? LIMIT 1", [number])), None)
 
 
 def list_extremes(index: Path, column: str, descending: bool, limit: int = 50) -> list[dict[str, Any]]:
-    """List the images with the lowest or highest values of a column, without those in which it is null."""
+    """List the images with the lowest or highest values of a column; images with null in this column are left out."""
     rows = list_rows(index, order=column, descending=descending, limit=limit)
     return [row for row in rows if row[column] is not None]
 
 
 def summarize_classes(index: Path) -> list[dict[str, Any]]:
-    """Return counts and means per class, for each class that is the label or the top-1 class of any image."""
+    """Return counts and means per class, for each class that is the label or top-1 class of at least one image."""
     return _query(
         index,
         "SELECT * FROM (SELECT predicted AS class, count(*) AS predicted, avg(border) AS border, avg(positions) AS "
@@ -172,13 +175,13 @@ def summarize_classes(index: Path) -> list[dict[str, Any]]:
 
 
 def list_labels(index: Path, limit: int = 10_000) -> list[str]:
-    """List the labels in an index, sorted."""
+    """List the different labels in an index, sorted; at most `limit` labels."""
     rows = _query(index, "SELECT DISTINCT label FROM images WHERE label NOT NULL ORDER BY 1 LIMIT ?", [limit])
     return [row["label"] for row in rows]
 
 
 def count_bins(index: Path, column: str) -> list[int]:
-    """Count the images per bin of a share, in BINS equal bins from 0 to 1; a share of 1 is in the last."""
+    """Count the images in each of BINS equal bins from 0 to 1 of a column of shares; the last bin includes 1."""
     assert column in COLUMNS
     rows = _query(
         index,
@@ -190,11 +193,14 @@ def count_bins(index: Path, column: str) -> list[int]:
 
 
 def count_confusions(parts: Sequence[Path], limit: int) -> list[tuple[int, int, int]]:
-    """Count confusions, most frequent first, as (class of the label, top-1 class, images).
+    """Count the confusions: pairs of label and a different top-1 class.
 
     Args:
-        parts: Parquet files of the results; they have no index yet.
-        limit: most pairs to return.
+        parts: Parquet files of the results, which need no index.
+        limit: largest number of pairs to return.
+
+    Returns:
+        (class number of the label, number of the top-1 class, number of images), most frequent pair first.
     """
     rows = _execute(
         "SELECT label_class, classes[1], count(*) FROM read_parquet(?) WHERE label_class <> classes[1] "
@@ -205,7 +211,7 @@ def count_confusions(parts: Sequence[Path], limit: int) -> list[tuple[int, int, 
 
 
 def _query(index: Path, sql: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
-    """Run a query on the index as the table `images`."""
+    """Run a query in which the index is the table `images`; return one dict per row."""
     result = _execute(sql, values, index)
     names = [column[0] for column in result.description]
     return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
@@ -215,7 +221,7 @@ def _execute(sql: str, values: Sequence[Any], index: Path | None = None) -> Any:
     duckdb = require("duckdb", extra="data", purpose="The summary of a data set")
     message = "Cannot read the index ({reason}). Use `inspector survey` to make it again."
     with translate_errors(InspectorError, message):
-        # One connection per query: they are not thread-safe, and one takes a hundredth of a second.
+        # Open one connection per query: connections are not thread-safe, and opening one takes only 0.01 s.
         connection = duckdb.connect()
         if index is not None:
             connection.read_parquet(str(index)).create_view("images")

@@ -1,9 +1,9 @@
-"""Explain a data set with Ray, on the processors of this machine or of a cluster; the rows are those of `run`.
+"""Explain a data set with Ray, on the processors of this machine or of a cluster; writes the same rows as `run`.
 
-    list -> shards -> actors, each with its own network, that decode, explain and write -> numbers of finished shards
+    list -> shards -> actors (each has its own network; decodes, explains, writes) -> numbers of finished shards
 
-A shard is a task that can be repeated: every worker writes the same rows under the same name, whole or not at all. So
-if a worker dies, no image is lost or doubled; Ray gives its shard to another worker.
+Each shard is a task that can be repeated: every actor writes the same rows under the same file name, as a complete file
+or not at all. If an actor dies, Ray gives its shard to another actor, so no image is lost or written twice.
 """
 
 import logging
@@ -23,7 +23,7 @@ from inspector.explain.classifier import Classifier
 from inspector.explain.memory import keep_freed_memory
 from inspector.images.sources import Item, list_images
 
-_PROCESSORS = 4  # per actor, if the machine has so many: beyond, a second network is faster than more threads
+_PROCESSORS = 4  # per actor, if there are that many; with more processors, a second network is faster than more threads
 _LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 
 
@@ -35,23 +35,24 @@ def run_dataset_on_ray(
     *,
     on_progress: run.OnProgress = lambda done, images: None,
 ) -> Counts:
-    """Explain every image of a source, on the cluster that $RAY_ADDRESS names or on this machine.
+    """Explain every image of a source, on the cluster named by $RAY_ADDRESS, or else on this machine.
 
     Args:
-        source: as for `run_dataset`; paths must mean the same on every machine.
-        load: returns the classifier; called here and once per actor, so pickle must be able to copy it: a function of
-            a module, or functools.partial of one.
-        out: folder on a shared file system, or URL that fsspec knows.
-        options: as for `run_dataset`; `workers` are the processors per actor (default 4), `overlays` must be False.
-        on_progress: called with the number of finished images and of all images.
+        source: as for `run_dataset`; every machine must find the same files under these paths.
+        load: function that returns the classifier. It is called here and once per actor, so it must be picklable:
+            a function of a module, or functools.partial of such a function.
+        out: folder on a file system that all machines share, or a URL that fsspec knows.
+        options: as for `run_dataset`; `workers` is the number of processors per actor (default 4), and `overlays`
+            must be False.
+        on_progress: called with the numbers of finished images and of all images.
 
     Raises:
-        InspectorError: a worker fails, Ray is not installed, or an error of `run_dataset`.
+        InspectorError: an actor fails, Ray is not installed, or one of the errors that `run_dataset` raises occurs.
     """
     if options.overlays:
         raise InspectorError("The Ray engine draws no overlays. Leave out --overlays, or use the local engine.")
     items = list_images(source)
-    # The actors have the GPUs; the machine that starts them may have none.
+    # This machine may have no GPU, unlike the actors, so do not build the GPU backend here.
     on_gpus = options.backend.startswith("cuda")
     classifier = load() if on_gpus else run.accelerate_for_dataset(load(), options.backend)
     about = run.describe_run(classifier, items, source, options)
@@ -74,7 +75,7 @@ def run_dataset_on_ray(
 
 
 class Explainer:
-    """Ray actor that loads the network once and then makes one shard after the other."""
+    """Ray actor that loads the network once and then computes and writes one shard after the other."""
 
     def __init__(
         self,
@@ -89,9 +90,9 @@ class Explainer:
         self.out, self.about, self.batch_size, self.processors = out, about, options.batch_size, processors
 
     def __call__(self, tasks: Mapping[str, Any]) -> dict[str, list[int]]:
-        """Make shards; return their numbers under "number", as Ray's map_batches wants them."""
+        """Compute and write shards; return their numbers under "number": Ray's map_batches requires a dict."""
         for number, pickled in zip(tasks["number"], tasks["images"], strict=True):
-            images: run.Batch = pickle.loads(pickled)  # made by run_dataset_on_ray above
+            images: run.Batch = pickle.loads(pickled)  # safe to unpickle: run_dataset_on_ray above made it
             batches = run.split_into_batches(images, self.batch_size)
             explained = run.explain_batches(self.classifier, batches, self.about["top"], self.processors)
             write_shard(self.out, int(number), [row for batch in explained for _, row in batch], self.about)
@@ -101,9 +102,9 @@ class Explainer:
 def _run_tasks(
     ray: Any, tasks: list[dict[str, Any]], arguments: tuple[Any, ...], options: run.RunOptions
 ) -> Iterator[int]:
-    """Yield the number of each shard once it is written."""
+    """Yield the number of each shard as soon as the shard is written."""
     machines = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
-    # Ray would wait forever for more processors than any machine has.
+    # Never ask for more processors than the largest machine has: Ray would wait forever.
     processors = max(1, int(min(options.workers or _PROCESSORS, max(machines, default=1))))
     actors = min(max(1, int(sum(machines)) // processors), len(tasks))
     finished = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
@@ -118,7 +119,7 @@ def _run_tasks(
         for row in finished.iter_rows():
             yield int(row["number"])
     except ray.exceptions.RayError as error:
-        # The last line of Ray's text is the error in the worker; the lines before are its traceback.
+        # The last line of Ray's message is the error in the actor; the lines before are the traceback.
         reason = ([line for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1].strip()
         raise InspectorError(f"A Ray worker failed ({reason}). Correct this and use --resume to continue.") from error
 
@@ -130,13 +131,13 @@ def _make_path_absolute(item: Item) -> Item:
 
 @contextmanager
 def _start_ray() -> Iterator[Any]:
-    """Yield Ray, running and without output; a Ray that was started here is stopped."""
+    """Yield the module `ray`, running and without output. Ray is stopped at the end only if it was started here."""
     ray = require("ray", "ray.data", extra="scale", purpose="--engine ray")
     logger = logging.getLogger("ray.data")
     level, starts_here = logger.level, not ray.is_initialized()
     log_level = os.environ.get(_LOG_LEVEL)
     with warnings.catch_warnings():
-        # Ray warns of deprecations in its own code.
+        # Ray's own code causes deprecation warnings, which do not help a user.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
         try:

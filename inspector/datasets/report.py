@@ -1,4 +1,4 @@
-"""Write the tables and figures of a data-set summary, beside the files that `read_summary` reads."""
+"""Write the tables (CSV) and figures (PNG) of a data-set summary."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

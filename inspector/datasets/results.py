@@ -1,7 +1,8 @@
 """Read the results of a data set: the folder of Parquet files that `inspector batch` writes.
 
-`part-00000.parquet` and so on hold one row per image: its top classes with their class maps, or the error if it could
-not be read. The metadata of each file say what the results were made with. Imports no torch.
+`part-00000.parquet`, `part-00001.parquet`, ... hold one row per image: its top classes with their class maps, or an
+error if the image could not be read. The metadata of each file name the network and the settings that made the results.
+This module does not import torch.
 """
 
 import json
@@ -20,18 +21,18 @@ from inspector.errors import InspectorError, translate_errors
 
 COLUMNS = frozenset(SHARD_COLUMNS) - {"sha256"}
 
-_VALUES_PER_BATCH = 4_000_000  # values of class maps that are in memory at once
+_VALUES_PER_BATCH = 4_000_000  # largest number of class-map values in memory at once
 _MUST_MATCH = ("network", "network_sha256", "class_names", "grid", "size", "pooling", "preprocessing")
 
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """A folder of results. Only the metadata of its files are in memory."""
+    """An opened folder of results. Only the metadata of its files are in memory."""
 
     folder: Path
     parts: tuple[Path, ...]
     images: int
-    about: Mapping[str, Any]  # what the results were made with, the content of run.json
+    about: Mapping[str, Any]  # network and settings that made the results: the content of run.json
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -47,20 +48,20 @@ class Results:
 
 @dataclass(frozen=True, eq=False)
 class StoredImage:
-    """The stored values of one image."""
+    """The stored values of one image. Class numbers are the keys of the mappings."""
 
     path: str
-    sha256: str  # of the photo's file
+    sha256: str  # hash of the photo's file
     size: tuple[int, int]  # (H, W) of the photo
     box: tuple[float, float, float, float]  # the network's crop: left, top, right, bottom in pixels of the photo
-    maps: Mapping[int, NDArray[np.float32]]  # (h, w) in logits per class, the top-1 class first
+    maps: Mapping[int, NDArray[np.float32]]  # one map (h, w) per class, in logits; the top-1 class comes first
     probabilities: Mapping[int, float]  # 0-1
     logits: Mapping[int, float]
     biases: Mapping[int, float]
 
 
 def read_state(folder: Path) -> list[list[Any]]:
-    """Return name and size in bytes of each part; results that differ in it are not the same."""
+    """Return [name, size in bytes] of each part. If this list changes, the results have changed."""
     return [[part.name, part.stat().st_size] for part in _list_parts(folder)]
 
 
@@ -72,7 +73,7 @@ def read_results(folder: Path) -> Results:
     """Open the results in a folder.
 
     Raises:
-        InspectorError: the folder has no results, or results of several networks or settings, or a broken file.
+        InspectorError: the folder has no results, results of different networks or settings, or a broken file.
     """
     parts = _list_parts(folder)
     if not parts:
@@ -102,7 +103,7 @@ def read_stored_image(results: Results, part: str, row_group: int, row: int) -> 
         row: index of the row in the row group.
 
     Raises:
-        InspectorError: the file is gone, or cannot be read.
+        InspectorError: the file no longer exists or cannot be read.
     """
     path = next((path for path in results.parts if path.name == part), None)
     if path is None:
@@ -121,20 +122,20 @@ def read_stored_image(results: Results, part: str, row_group: int, row: int) -> 
 
 @dataclass(frozen=True, eq=False)
 class RowBatch:
-    """Some consecutive rows of a part."""
+    """Some consecutive rows of one part, all from the same row group."""
 
-    rows: Any  # a pyarrow.RecordBatch of COLUMNS
+    rows: Any  # pyarrow.RecordBatch with the columns COLUMNS
     part: Path
     row_group: int
     first: int  # index of the first row in the row group
 
     def select_readable(self) -> Any:
-        """Return the rows of images that could be read, a pyarrow.RecordBatch."""
+        """Return the rows of the images that could be read, as a pyarrow.RecordBatch."""
         return self.rows.filter(self.rows.column("error").is_null())
 
 
 def iterate_batches(results: Results) -> Iterator[RowBatch]:
-    """Iterate over all rows, in batches whose maps fit into memory a few times.
+    """Iterate over all rows, in batches so small that memory can hold several copies of their maps.
 
     Raises:
         InspectorError: a part cannot be read.
@@ -151,28 +152,28 @@ def iterate_batches(results: Results) -> Iterator[RowBatch]:
 
 
 def unpack_maps(rows: Any, classes: NDArray[np.int64], grid: tuple[int, int]) -> tuple[NDArray[np.int64], Floats]:
-    """Read one stored class map of each row.
+    """Get from each row the stored map of one class.
 
-    Arrow keeps a column of lists as one flat array and the offset at which each row begins. For a grid of 1 x 2, a row
-    with maps a and b of the classes 4 and 7, and a row with map c of class 7:
+    Arrow stores a column of lists as one flat array, plus the offset at which each row begins. Example: the grid is
+    1 x 2, row 0 has map a of class 4 and map b of class 7, and row 1 has map c of class 7.
 
         map_classes    values [4, 7, 7]              offsets [0, 2, 3]
         maps           values [a, a, b, b, c, c]     offsets [0, 4, 6]
 
-    Class 7 is map 1 of row 0 and map 0 of row 1, so for classes [7, 7] the maps begin at 0 + 1 * 2 = 2 (b, b) and at
+    Class 7 has map 1 of row 0 and map 0 of row 1. So for classes [7, 7] the maps begin at 0 + 1 * 2 = 2 (b, b) and at
     4 + 0 * 2 = 4 (c, c).
 
     Args:
         rows: pyarrow.RecordBatch with the columns "map_classes" and "maps".
-        classes: class whose map is wanted, one per row.
+        classes: (N,), for each row the class whose map to return.
         grid: (h, w) of the maps.
 
     Returns:
-        Indices (n,) of the rows that have that map, and the maps (n, h, w) in logits.
+        Indices (n,) of the rows that have the map of their class, and these maps (n, h, w) in logits.
     """
     height, width = grid
     offsets = rows.column("map_classes").offsets.to_numpy()
-    # The batch may be a slice of a longer one: its first offset is not 0 then.
+    # If the batch is a slice of a longer one, its first offset is not 0.
     map_classes = rows.column("map_classes").values.to_numpy()[offsets[0] : offsets[-1]]
     row_of_map = np.repeat(np.arange(len(classes)), np.diff(offsets))
     matches = np.flatnonzero(map_classes == classes[row_of_map])
@@ -184,7 +185,7 @@ def unpack_maps(rows: Any, classes: NDArray[np.int64], grid: tuple[int, int]) ->
 
 
 def _read_about(part: Path) -> tuple[int, Mapping[str, Any]]:
-    """Return how many images a part has, and what it was made with."""
+    """Return the number of images in a part, and the network and settings that made the part."""
     with _open_part(part) as file:
         schema, rows = file.schema_arrow, file.metadata.num_rows
         if KEY not in (schema.metadata or {}):
@@ -201,7 +202,7 @@ def _read_about(part: Path) -> tuple[int, Mapping[str, Any]]:
 
 @contextmanager
 def _open_part(part: Path) -> Iterator[Any]:
-    """Open a part as a pyarrow ParquetFile; whatever fails while it is read becomes one InspectorError."""
+    """Open a part as a pyarrow ParquetFile; any exception while the file is read becomes an InspectorError."""
     parquet = import_arrow().parquet
     message = f"Cannot read {part} ({{reason}}). Use `inspector batch --resume` to write it again."
     with translate_errors(InspectorError, message), parquet.ParquetFile(part) as file:

@@ -1,9 +1,10 @@
-"""Explain a data set: the top classes of every image and their class maps, as Parquet files.
+"""Explain a data set: write the top classes of every image and their class maps into Parquet files.
 
-    list -> decode and resize (threads, ahead) -> network and class maps (this thread) -> overlays (behind) and shards
+    list -> decode and resize (threads, in advance) -> network and class maps (this thread)
+         -> overlays and shards (later, in one thread)
 
-How far a part may run ahead of the next is bounded, so memory does not grow with the number of images. Batches do not
-cross the bounds of shards: a shard is the same whichever run, and whichever machine, makes it.
+Each stage may be only a few batches ahead of the next one, so memory does not grow with the number of images. No batch
+spans two shards, so a shard does not depend on the run or the machine.
 """
 
 import os
@@ -42,28 +43,28 @@ from inspector.images.photo import Pixels
 from inspector.images.preprocessing import Crop, make_view
 from inspector.images.sources import Item, hash_items, list_images, read_item
 
-_BATCHES_AHEAD = 2  # batches that may be decoded while one is in the network
-_MAX_PENDING = 4  # batches whose overlays may wait to be drawn
+_BATCHES_AHEAD = 2  # batches that are decoded in advance while the network runs on another
+_MAX_PENDING = 4  # tasks (overlays of a batch, or a shard) that may wait for the writing thread
 
 Batch = Sequence[tuple[int, Item]]  # images with their indices
-OnProgress = Callable[[int, int], None]  # how many images are done, of how many
+OnProgress = Callable[[int, int], None]  # (finished images, all images)
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run goes through a data set.
+    """Options of a run over a data set.
 
     Raises:
         InspectorError: top, batch_size or shard_size is below 1.
     """
 
-    top: int = 5  # classes per image whose maps are kept
+    top: int = 5  # number of classes per image whose maps are stored
     batch_size: int = 32  # images in one pass of the network
-    workers: int | None = None  # threads that decode; None: one per processor. With Ray: processors per actor
+    workers: int | None = None  # decoding threads; None: one per processor. With Ray: processors per actor
     shard_size: int = 1024  # images in one Parquet file
-    overlays: bool = False  # draw the top-1 class map over each photo, and a gallery of these
-    backend: str = "eager"  # what runs the network, see `accelerate`
-    resume: bool = False  # keep the whole shards of an earlier run that was stopped
+    overlays: bool = False  # draw the top-1 class map over each photo, and write a gallery of these images
+    backend: str = "eager"  # what runs the network: "eager" for PyTorch, or a backend of `accelerate`
+    resume: bool = False  # continue a stopped run: keep its complete shards
 
     def __post_init__(self) -> None:
         for name in ("top", "batch_size", "shard_size"):
@@ -80,11 +81,11 @@ class DecodedImage:
 
     index: int
     item: Item
-    sha256: str  # of its file; "" if the image could not be read
+    sha256: str  # hash of the image's file; "" if the image could not be read
     crop: Crop | None  # None if the image could not be read
-    inputs: torch.Tensor | None  # (1, channels, H, W)
-    canvas: Pixels | None  # the photo to draw an overlay on; None without overlays
-    error: str | None
+    inputs: torch.Tensor | None  # network input (1, channels, H, W); None if the image could not be read
+    canvas: Pixels | None  # dimmed photo to draw an overlay on; None if the run draws no overlays
+    error: str | None  # why the image could not be read
 
 
 def run_dataset(
@@ -95,24 +96,24 @@ def run_dataset(
     *,
     on_progress: OnProgress = lambda done, images: None,
 ) -> Counts:
-    """Explain every image of a source into a folder of Parquet shards.
+    """Explain every image of a source, and write the results into a folder of Parquet shards.
 
-    An image that cannot be read gives a row with its error.
+    For an image that cannot be read, the row contains the error.
 
     Args:
-        source: what `list_images` takes: folder, glob, CSV or tar shards, or several of them.
+        source: a folder, glob, CSV file or tar shards, or several of these, as `list_images` accepts them.
         classifier: the network, with its preprocessing and class names.
-        out: new folder, or URL that fsspec knows (without overlays).
-        options: how the run goes.
-        on_progress: called with the number of finished images and of all images.
+        out: new folder. A URL that fsspec knows is possible too, but only without overlays.
+        options: batch size, backend and the other options of the run.
+        on_progress: called with the numbers of finished images and of all images.
 
     Returns:
-        The numbers of rows, counted from the files.
+        The numbers of images and shards, counted in the written files.
 
     Raises:
         ImageError: the source has no images.
-        NetworkError: the network does not run at its input size, or the backend does not exist or is not exact.
-        ExportError: `out` is not empty, has another run, or cannot be written.
+        NetworkError: the network does not run at its input size, or the backend does not exist or changes the results.
+        ExportError: `out` is not empty, holds a different run, or cannot be written.
     """
     items = list_images(source)
     classifier = accelerate_for_dataset(classifier, options.backend)
@@ -132,7 +133,7 @@ def run_dataset(
                     submit(_draw_overlays, Path(out), classifier.receptive_field, about["grid"], batch)
                 on_progress(done + len(rows), len(items))
             done += len(rows)
-            # Wait until it is on the disk, so that a killed run loses one shard at most. Decoding goes on meanwhile.
+            # Wait until the shard is written, so that a killed run loses at most one. Decoding continues meanwhile.
             submit(write_shard, out, number, rows, about).result()
     return finish_run(out, about)
 
@@ -140,7 +141,7 @@ def run_dataset(
 def describe_run(
     classifier: Classifier, items: Sequence[Item], source: str | Path | Sequence[str | Path], options: RunOptions
 ) -> dict[str, Any]:
-    """Return the content of run.json. The network runs once, so that an input size that it rejects fails here."""
+    """Return the content of run.json. The network runs once, so that an unsuitable input size is an error here."""
     import_arrow()
     preprocessing = classifier.preprocessing
     blank = match_parameters(classifier.network, torch.zeros(1, len(preprocessing.mean), *preprocessing.size))
@@ -181,18 +182,18 @@ def finish_run(out: str | Path, about: Mapping[str, Any]) -> Counts:
 def explain_batches(
     classifier: Classifier, batches: Iterable[Batch], top: int, workers: int | None, overlays: bool = False
 ) -> Generator[list[tuple[DecodedImage, Row]], None, None]:
-    """Yield the images of each batch with their rows, in order.
+    """Yield one list per batch, in order: each image with its row of the table.
 
     Args:
         classifier: the network.
-        batches: images with their indices.
-        top: classes per image whose maps are kept.
-        workers: threads that decode; None: one per processor.
-        overlays: keep what an overlay is drawn on.
+        batches: each batch has some images with their indices.
+        top: number of classes per image whose maps are stored.
+        workers: number of decoding threads; None: one per processor.
+        overlays: keep the dimmed photo, for drawing an overlay on it.
     """
     class_numbers = _number_classes(classifier.class_names)
     workers = workers or os.cpu_count() or 1
-    # Threads, not processes: Pillow decodes and resizes without the interpreter's lock, and no pixels are copied.
+    # Threads, not processes: Pillow releases the interpreter lock, and threads need not copy pixels to each other.
     pool = ThreadPoolExecutor(workers, "decode")
     try:
         for batch in decode_ahead(pool, batches, workers, classifier, overlays):
@@ -209,12 +210,12 @@ def split_into_batches(images: Batch, batch_size: int) -> list[Batch]:
 
 
 def accelerate_for_dataset(classifier: Classifier, backend: str) -> Classifier:
-    """Return the classifier with its network run by another backend."""
+    """Return the classifier with a backend that runs its network; wait until the backend is ready."""
     if backend == "eager":
         return classifier
     accelerated = accelerate(classifier, backend)
     if isinstance(accelerated.capture.accelerated, AcceleratedNetwork):
-        # Wait, so that one backend makes all rows.
+        # Wait until it is compiled, so that the same backend computes all rows.
         accelerated.capture.accelerated.wait()
     return accelerated
 
@@ -222,7 +223,7 @@ def accelerate_for_dataset(classifier: Classifier, backend: str) -> Classifier:
 def _draw_overlays(
     out: Path, field: ReceptiveField, grid: tuple[int, int], batch: Sequence[tuple[DecodedImage, Row]]
 ) -> None:
-    """Draw the overlays of a batch: for each image the class map of its top-1 class."""
+    """Draw one overlay per image of a batch: the class map of the top-1 class."""
     for image, row in batch:
         if image.crop is not None and image.canvas is not None:
             values = row["maps"][: grid[0] * grid[1]].reshape(grid)
@@ -236,18 +237,18 @@ def _decode_image(index: int, item: Item, classifier: Classifier, overlays: bool
     except ImageError as error:
         return DecodedImage(index, item, "", None, None, None, str(error))
     canvas = make_canvas(view) if overlays else None
-    # The photo is not kept: dozens of them with 80 megapixels each, decoded ahead, would fill the memory.
+    # Do not keep the photo: dozens of photos of 80 megapixels, decoded in advance, would fill the memory.
     return DecodedImage(index, item, photo.sha256, view.crop, classifier.inputs(view), canvas, None)
 
 
 def decode_ahead(
     pool: ThreadPoolExecutor, batches: Iterable[Batch], workers: int, classifier: Classifier, overlays: bool
 ) -> Iterator[list[DecodedImage]]:
-    """Yield the batches, decoded in order by the pool, while it decodes the next ones."""
+    """Yield the decoded batches in order, while the pool decodes the next batches."""
     pending: deque[list[Future[DecodedImage]]] = deque()
     for batch in batches:
         pending.append([pool.submit(_decode_image, index, item, classifier, overlays) for index, item in batch])
-        # If the batches are small, keep enough of them pending that every worker has something to do.
+        # If the batches are small, keep enough batches pending that every worker has something to do.
         if len(pending) > _BATCHES_AHEAD and sum(map(len, pending)) > 2 * workers:
             yield [future.result() for future in pending.popleft()]
     while pending:
@@ -256,9 +257,10 @@ def decode_ahead(
 
 @contextmanager
 def _run_in_background() -> Iterator[Callable[..., Future[None]]]:
-    """Yield a function that submits work to one thread, which does it in order; it blocks if too much is pending.
+    """Yield a function that submits work to one thread, which does the work in order.
 
-    All submitted work is finished at the end of the block, also after an error.
+    The function waits if _MAX_PENDING tasks are pending. When the `with` block ends, also after an error, all submitted
+    work is done.
     """
     pending: deque[Future[None]] = deque()
     with ThreadPoolExecutor(1, "write") as pool:
@@ -275,7 +277,10 @@ def _run_in_background() -> Iterator[Callable[..., Future[None]]]:
 
 
 def _number_classes(class_names: Sequence[str]) -> dict[str, int | None]:
-    """Return the class number for each label, a name or a number; None for a name that several classes have."""
+    """Map each possible label (a class name, or a class number as text) to its class number.
+
+    A name that several classes share maps to None.
+    """
     numbers: dict[str, int | None] = {str(k): k for k in range(len(class_names))}
     occurrences = Counter(class_names)
     return numbers | {name: k if occurrences[name] == 1 else None for k, name in enumerate(class_names)}
@@ -302,6 +307,6 @@ def _make_row(image: DecodedImage, maps: ClassMaps | None, top: int, class_numbe
 
 
 def _to_numpy(values: torch.Tensor, dtype: type[np.floating[Any]]) -> NDArray[Any]:
-    # A value beyond the largest float16 becomes an infinity, so a reader sees that it is out of range.
+    # Values beyond the range of float16 become infinite, without a warning: a reader sees that they are out of range.
     with np.errstate(over="ignore"):
         return values.numpy(force=True).astype(dtype)

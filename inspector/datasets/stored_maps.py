@@ -1,4 +1,4 @@
-"""Place stored class maps on their photos: the crop and the receptive fields in the results."""
+"""Place stored class maps on their photos, by the crop and the receptive fields that the results contain."""
 
 import math
 from pathlib import PurePath
@@ -12,8 +12,8 @@ from inspector.images.preprocessing import Box, Crop
 
 
 def read_receptive_field(results: Results) -> ReceptiveField:
-    """Return the receptive field of the cells of the stored maps."""
-    # JSON knows no infinity.
+    """Return the receptive fields of the cells of the stored maps."""
+    # JSON has no infinity, so an infinite size is stored as null.
     y, x = (
         Axis(axis["centre"], axis["stride"], math.inf if axis["size"] is None else float(axis["size"]))
         for axis in map(results.about["receptive_field"].get, ("y", "x"))
@@ -22,7 +22,7 @@ def read_receptive_field(results: Results) -> ReceptiveField:
 
 
 def make_crop(photo_size: tuple[int, int], box: Box, results: Results) -> Crop:
-    """Return where the network's input lay on a photo, to draw maps over it."""
+    """Return the crop: where the network's input lies on a photo. It is needed to draw maps over the photo."""
     height, width = results.about["size"]
     return Crop(photo_size, box, (height, width))
 
@@ -34,14 +34,16 @@ def measure_inside_objects(
 
     Args:
         values: class map (h, w), in logits.
-        path: the photo's path in the results. Objects are looked up by it, and by its path relative to the source.
+        path: the photo's path in the results. Objects are looked up by this path and by the path
+            relative to the source.
         size: (height, width) of the photo.
         box: the network's crop on the photo.
-        objects: boxes or masks by path.
-        results: the results with the map.
+        objects: boxes or masks of the objects, by path of the photo.
+        results: the results that contain the map.
 
     Returns:
-        The share, 0-1, as `measure_inside` defines it; nan if no object is known, or the map has no evidence.
+        The share, 0-1, as `measure_evidence_inside_map` defines it; nan if the photo has no known object, or the map
+        has no positive value.
 
     Raises:
         LocalizationError: an object does not fit the photo.
@@ -56,7 +58,7 @@ def measure_inside_objects(
 
 
 def _make_relative(path: str, source: object) -> str:
-    """Return a path relative to the folder that was the source, if it lies in it."""
+    """Return the path relative to the source, if the source is a folder that contains it; else the path itself."""
     photo = PurePath(path)
     if isinstance(source, str) and photo.is_relative_to(source):
         photo = photo.relative_to(source)

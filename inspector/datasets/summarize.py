@@ -1,8 +1,8 @@
-"""Summarize the results of a data set in one pass over the stored maps, in bounded memory.
+"""Summarize the results of a data set, in one pass over the stored maps and with bounded memory.
 
     results of `inspector batch` -> an index with one row of numbers per image, and average maps
 
-The numbers are defined in `statistics`; `index` queries the index.
+Module `statistics` defines the numbers; module `index` queries the index.
 """
 
 import tempfile
@@ -25,23 +25,23 @@ from inspector.datasets.table import import_arrow
 from inspector.errors import ExportError, InspectorError, summarize_reason
 from inspector.files import json_bytes
 
-_PAIRS = 1000  # the most frequent confusions, whose contrast maps are averaged
-_ROW_GROUP = 30_000  # rows in a row group of the index: few enough to find one image quickly
+_PAIRS = 1000  # number of confusions whose contrast maps are averaged: the most frequent ones
+_ROW_GROUP = 30_000  # rows in a row group of the index; small, so that one image is found quickly
 
 
 def summarize(
     folder: Path, out: Path, objects: Regions | None = None, on_progress: Callable[[float], None] = lambda done: None
 ) -> DatasetSummary:
-    """Summarize the results in a folder, and keep the summary in `out`, from where `read_summary` reads it.
+    """Summarize the results in a folder, and write the summary into `out`. `read_summary` can read it again.
 
     Args:
-        folder: the folder that `inspector batch` wrote.
+        folder: the results, a folder that `inspector batch` wrote.
         out: folder for the summary; an earlier summary in it is replaced.
-        objects: boxes or masks of the objects in the photos, for the evidence inside them.
-        on_progress: called with the share of images that are done, 0-1.
+        objects: boxes or masks of the objects in the photos. If given, the evidence inside the objects is measured.
+        on_progress: called with the share of the images that are done, 0-1.
 
     Raises:
-        InspectorError: the results cannot be read or have no image, or no object is known of any image.
+        InspectorError: the results cannot be read or have no image, or `objects` has no object for any image.
         LocalizationError: a box or mask does not fit its photo.
         ExportError: `out` cannot be written.
     """
@@ -83,7 +83,7 @@ def summarize(
 
 
 def _find_top1(readable: Any, batch: RowBatch, results: Results) -> tuple[Ints, Floats]:
-    """Return the top-1 class of every row, and its map (N, h, w)."""
+    """Return the top-1 class of every row (N,), and its class map (N, h, w)."""
     top1 = _take_first(readable.column("classes")).astype(np.int64)
     rows, maps = unpack_maps(readable, top1, results.grid)
     if len(rows) < len(top1):
@@ -100,16 +100,17 @@ def _take_first(lists: Any) -> NDArray[Any]:
 
 
 def _match_pairs(pairs: Ints, found: Ints, classes: int) -> tuple[Ints, Ints]:
-    """Return which of the found pairs (N, 2) are rows of `pairs` (P, 2), and of which index.
+    """Return the indices of those `found` pairs (N, 2) that are in `pairs` (P, 2), and their indices in `pairs`.
 
-    A pair becomes one number, its key: label * classes + predicted. With 10 classes `pairs` [[2, 0], [1, 3]] has the
-    keys [20, 13], and `found` [[1, 3], [4, 4], [2, 0]] has [13, 44, 20]. The result is ([0, 2], [1, 0]).
+    Each pair is compared by one number, its key: label * classes + predicted. Example with 10 classes: the keys of
+    `pairs` [[2, 0], [1, 3]] are [20, 13], and the keys of `found` [[1, 3], [4, 4], [2, 0]] are [13, 44, 20]. The result
+    is ([0, 2], [1, 0]).
     """
     if not len(pairs):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     pair_keys, found_keys = (rows[:, 0] * classes + rows[:, 1] for rows in (pairs, found))
     order = np.argsort(pair_keys)
-    # A key above all others would be placed behind the last pair: the remainder keeps the index valid.
+    # searchsorted returns len(pairs) for a key above all others; the remainder keeps the index valid.
     nearest = order[np.searchsorted(pair_keys, found_keys, sorter=order) % len(pair_keys)]
     matched = np.flatnonzero(pair_keys[nearest] == found_keys)
     return matched, nearest[matched]
@@ -118,7 +119,7 @@ def _match_pairs(pairs: Ints, found: Ints, classes: int) -> tuple[Ints, Ints]:
 def _make_index_rows(
     batch: RowBatch, readable: Any, top1: Ints, maps: Floats, objects: Regions | None, results: Results
 ) -> Any:
-    """Return the rows of the index for a batch, a pyarrow.Table."""
+    """Return the rows of the index for a batch, as a pyarrow.Table."""
     pa = import_arrow()
     rows = batch.rows
     is_readable = rows.column("error").is_null().to_numpy(zero_copy_only=False)
@@ -146,7 +147,7 @@ def _make_index_rows(
 
 
 def _fill_nulls(values: NDArray[Any], is_readable: NDArray[np.bool_]) -> Any:
-    """Return a pyarrow array of all rows from the values of the readable ones; null for the others and for nan."""
+    """Return a pyarrow array for all rows, from the values of the readable rows; other rows and nan become null."""
     pa = import_arrow()
     values_of_all = np.full(len(is_readable), np.nan)
     values_of_all[is_readable] = values
@@ -155,11 +156,11 @@ def _fill_nulls(values: NDArray[Any], is_readable: NDArray[np.bool_]) -> Any:
 
 @contextmanager
 def _open_index_writer(path: Path) -> Iterator[Callable[[Any], None]]:
-    """Yield a function that takes tables of index rows, of any size, and writes them in row groups of one size."""
+    """Yield a function that accepts tables of index rows, of any length, and writes them in row groups of one size."""
     pa = import_arrow()
     pending: list[Any] = []
     schema = pa.schema([pa.field(name, getattr(pa, kind)()) for name, kind in COLUMNS.items()])
-    # LZ4 is the fastest codec to read.
+    # Use LZ4 because it decompresses fastest.
     with pa.parquet.ParquetWriter(path, schema, compression="lz4") as file:
 
         def write(table: Any, least: int = _ROW_GROUP) -> None:
@@ -174,9 +175,9 @@ def _open_index_writer(path: Path) -> Iterator[Callable[[Any], None]]:
 
 @contextmanager
 def _replace_files(out: Path) -> Iterator[Path]:
-    """Yield a temporary folder whose files are moved into `out` when all are written.
+    """Yield a temporary folder. After the `with` block its files are moved into `out`, unless there was an error.
 
-    NUMBERS comes last: a summary without it is not complete, and is not read.
+    NUMBERS is removed first and moved last: `read_summary` refuses a folder without this file as incomplete.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)

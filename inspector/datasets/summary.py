@@ -1,6 +1,7 @@
-"""The summary of a data set: average class maps, confusions and counts, as `summarize` keeps it in a folder.
+"""Read the summary of a data set (average class maps, confusions, counts) that `summarize` wrote into a folder.
 
-Imports no torch. (`inspector.analysis.averages` averages class maps that are in memory, each image's true class.)
+This module does not import torch. To average the class maps of a few images in memory, use
+`inspector.analysis.averages`.
 """
 
 import json
@@ -23,18 +24,18 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class AverageMaps:
-    """Sums of class maps; the sums of several summaries can be added."""
+    """Sums of class maps with the number of images in each sum; maps can be added batch by batch."""
 
     sums: Floats  # (n, h, w), in logits
-    counts: Ints  # (n,), images per sum
+    counts: Ints  # (n,), number of images in each sum
 
     def mean(self) -> Floats:
-        """Return the average maps (n, h, w) in logits; zeros where there is no image."""
+        """Return the average maps (n, h, w) in logits; a sum without images gives a map of zeros."""
         average: Floats = self.sums / np.maximum(1, self.counts)[:, None, None]
         return average
 
     def add(self, which: Ints, maps: Floats) -> None:
-        """Add each map (N, h, w) to the sum whose index `which` (N,) names."""
+        """Add each of `maps` (N, h, w) to one sum; `which` (N,) has the index of that sum for each map."""
         order = np.argsort(which, kind="stable")
         numbers, starts, counts = np.unique(which[order], return_index=True, return_counts=True)
         if len(numbers):
@@ -49,11 +50,11 @@ class DatasetSummary:
     network: str
     class_names: tuple[str, ...]  # (K,)
     counts: SummaryCounts
-    predicted: AverageMaps  # (K, h, w): k's map over the images whose top-1 class is k
-    labeled: AverageMaps  # (K, h, w): k's map over the images whose label is k
+    predicted: AverageMaps  # (K, h, w): map of class k, over the images whose top-1 class is k
+    labeled: AverageMaps  # (K, h, w): map of class k, over the images whose label is k
     pairs: Ints  # (P, 2): label and top-1 class of the most frequent confusions
     contrasts: AverageMaps  # (P, h, w): map of the top-1 class minus map of the label
-    index: Path  # Parquet file with one row per image, see `index`
+    index: Path  # Parquet file with one row per image, see `inspector.datasets.index`
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -64,12 +65,12 @@ class DatasetSummary:
     @property
     def verdict(self) -> str | None:
         """The worst verdict of all images; None if no image was read."""
-        # A verdict of another version that is not known here counts as the worst.
+        # Another version of Inspector may have written a verdict that is unknown here: it counts as the worst.
         rank: dict[str, int] = {verdict: number for number, verdict in enumerate(VERDICTS)}
         return max(self.counts.verdicts, key=lambda verdict: rank.get(verdict, len(rank)), default=None)
 
     def describe(self) -> list[tuple[str, str]]:
-        """Return the summary in words, as pairs of a name and a value."""
+        """Return the summary as text: pairs of a name and a value, one pair per line."""
         counts, (height, width) = self.counts, self.grid
         lines = [("images", f"{counts.images:,}"), ("could not be read", f"{counts.errors:,}")]
         if counts.top1 is not None and counts.top5 is not None:
@@ -89,10 +90,10 @@ class DatasetSummary:
 
 
 def read_summary(out: Path) -> DatasetSummary:
-    """Read the summary that `summarize` kept in a folder.
+    """Read the summary that `summarize` wrote into a folder.
 
     Raises:
-        InspectorError: the folder has no summary, or a broken one.
+        InspectorError: the folder has no summary, or the summary is broken.
     """
     if not (out / NUMBERS).is_file():
         raise InspectorError(f"No summary in {out}. Use `inspector survey RESULTS -o {out}` to make one.")
@@ -111,7 +112,7 @@ def read_summary(out: Path) -> DatasetSummary:
 
 
 def belongs_to(out: Path, results: Results) -> bool:
-    """Return whether `out` has a summary of these results as they are now."""
+    """Return whether `out` has a summary of these results, and the results have not changed since."""
     try:
         return bool(json.loads((out / NUMBERS).read_text(encoding="utf-8"))["state"] == read_state(results.folder))
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,7 +1,7 @@
-"""Write and read the table of a run: Parquet shards of consecutive images, and run.json with what made them.
+"""Write and read the table of a run: Parquet shards of consecutive images, and run.json with network and settings.
 
-A shard is written under a temporary name and renamed when it is whole. So every file is complete, and its name says
-which images it holds. Imports no torch.
+A shard is written under a temporary name and renamed when it is complete. So every file with a final name is complete,
+and the name tells which images the file holds. This module does not import torch.
 """
 
 import json
@@ -18,11 +18,11 @@ import numpy as np
 from inspector.errors import ExportError, require, translate_errors
 from inspector.files import json_bytes, write_atomic
 
-KEY = b"inspector"  # in the metadata of the schema
+KEY = b"inspector"  # key of the content of run.json in the metadata of the Parquet schema
 RUN = "run.json"
 _SHARD_NAME = re.compile(r"part-(\d{5,})\.parquet")
 _TEMPORARY_SUFFIX = ".tmp"
-# What a resumed run must share with the run that it resumes, and how an error message names it.
+# Keys of run.json that must be equal in the resumed run and the earlier run, and their names in error messages.
 _MUST_MATCH = {
     "network": "the network",
     "network_sha256": "the weights of the network",
@@ -33,7 +33,7 @@ _MUST_MATCH = {
     "overlays": "--overlays",
     "list_sha256": "the list of images",
 }
-# The columns of a shard with their pyarrow types; "[float32]" is a list. docs/batch.md explains them.
+# The columns of a shard with their pyarrow types; "[float32]" is a list. docs/batch.md explains the columns.
 # fmt: off
 SHARD_COLUMNS = {
     "index": "int64", "path": "string", "label": "string", "height": "int32", "width": "int32", "sha256": "string",
@@ -49,7 +49,7 @@ Row = Mapping[str, Any]  # values by column name; a missing column is null
 
 @dataclass(frozen=True)
 class Counts:
-    """The numbers of a finished table."""
+    """The numbers of images and shards in a finished table."""
 
     images: int
     explained: int
@@ -68,7 +68,7 @@ def import_arrow() -> Any:
     """Import pyarrow with its modules for data sets and Parquet files.
 
     Raises:
-        InspectorError: it is not installed.
+        InspectorError: pyarrow is not installed.
     """
     return require("pyarrow", "pyarrow.dataset", "pyarrow.parquet", extra="data", purpose="A table of class maps")
 
@@ -89,30 +89,30 @@ def format_shard_name(number: int) -> str:
 
 
 def split_into_shards(images: int, shard_size: int) -> list[range]:
-    """Return the image indices per shard."""
+    """Return for each shard the range of its image indices."""
     return [range(first, min(first + shard_size, images)) for first in range(0, images, shard_size)]
 
 
 def begin_run(out: str | Path, about: Mapping[str, Any], resume: bool) -> dict[int, range]:
-    """Prepare the folder of a run: write run.json, or check the one of the run to resume.
+    """Prepare the folder of a run: write run.json, or check the run.json of the run to resume.
 
     Args:
         out: path, or URL that fsspec knows.
-        about: content of run.json; has "images" and "shard_size".
-        resume: keep the whole shards of an earlier run; its temporary files are removed.
+        about: content of run.json, with at least the keys of _MUST_MATCH and "images".
+        resume: keep the complete shards of an earlier run, and remove its temporary files.
 
     Returns:
-        The shards that are missing: the number of each, with the indices of its images.
+        The shards that are missing: shard number -> indices of its images.
 
     Raises:
-        ExportError: the folder is not empty and `resume` is False, or its run.json differs in what the rows depend on.
+        ExportError: the folder is not empty and `resume` is False, or its run.json differs in a key of _MUST_MATCH.
     """
     system, folder = open_folder(out)
     present = set(_list_names(system, folder))
     if present and not resume:
         raise ExportError(f"{out} is not empty. Use --resume to continue the run in it, or another folder.")
     if present and RUN not in present:
-        # A run that is killed before run.json is whole leaves only temporary files.
+        # A run that was killed before run.json was complete leaves only temporary files: start again.
         if any(not name.endswith(_TEMPORARY_SUFFIX) for name in present):
             raise ExportError(f"{out} has files but no {RUN}, so there is no run to resume. Use another folder.")
         present = set()
@@ -129,7 +129,7 @@ def begin_run(out: str | Path, about: Mapping[str, Any], resume: bool) -> dict[i
 
 
 def write_shard(out: str | Path, number: int, rows: Sequence[Row], about: Mapping[str, Any]) -> None:
-    """Write a shard whole or not at all; an earlier shard of this number is replaced."""
+    """Write a shard, as a complete file or not at all. An earlier shard with the same number is replaced."""
     pa, columns = import_arrow(), make_schema(about)
     table = pa.table({name: [row.get(name) for row in rows] for name in columns.names}, schema=columns)
     sink = pa.BufferOutputStream()
@@ -138,7 +138,7 @@ def write_shard(out: str | Path, number: int, rows: Sequence[Row], about: Mappin
 
 
 def count_rows(out: str | Path, images: int, shard_size: int) -> Counts:
-    """Count the rows of all shards, from the files.
+    """Count the rows in the files of all shards, and check that no image is missing.
 
     Args:
         out: folder or URL of the run.
@@ -176,17 +176,17 @@ def read_rows(out: str | Path) -> tuple[Any, dict[str, Any]]:
     """Open the shards in a folder.
 
     Returns:
-        A pyarrow Dataset in the order of the images, and what made them (the content of run.json).
+        A pyarrow Dataset in the order of the images, and the content of run.json (network and settings).
 
     Raises:
-        ExportError: the folder has no shards, or files of another origin.
+        ExportError: the folder has no shards, or the shards were not written by `inspector batch`.
     """
     pa, (system, folder) = import_arrow(), open_folder(out)
     paths = [f"{folder}/{name}" for name in _list_shards(system, folder)]
     if not paths:
         raise ExportError(f"No shards in {out}. Expected a folder that `inspector batch` wrote.")
     with translate_errors(ExportError, f"The shards in {out} are not those of `inspector batch`: {{reason}}."):
-        # pyarrow takes the schema of the first shard, which all share, and opens the others when they are read.
+        # pyarrow reads the schema from the first shard only (all shards share it), and opens the other shards later.
         dataset = pa.dataset.dataset(paths, filesystem=None if _is_local(system) else system)
         about = json.loads(dataset.schema.metadata[KEY])
     return dataset, about
@@ -206,7 +206,7 @@ def remove_temporary_files(out: str | Path) -> None:
 
 
 def open_folder(out: str | Path) -> tuple[Any, str]:
-    """Return the fsspec file system of a path or URL, and the path in it.
+    """Return the fsspec file system of a path or URL, and the path inside this file system.
 
     Raises:
         ExportError: fsspec does not know the protocol, or its library is not installed.
@@ -223,7 +223,7 @@ def _list_shards(system: Any, folder: str) -> list[str]:
 
 
 def _list_names(system: Any, folder: str) -> list[str]:
-    """List the names in a folder; none if the folder does not exist."""
+    """List the names of the files in a folder; the list is empty if the folder does not exist."""
     system.invalidate_cache()
     with translate_errors(ExportError, f"Cannot list {folder}: {{reason}}."):
         try:
@@ -233,7 +233,7 @@ def _list_names(system: Any, folder: str) -> list[str]:
 
 
 def _is_whole(system: Any, path: str, rows: int) -> bool:
-    """Return whether a file has a footer with this number of rows."""
+    """Return whether a file is a complete Parquet file (its footer can be read) with this number of rows."""
     try:
         with system.open(path, "rb") as file:
             return bool(import_arrow().parquet.read_metadata(file).num_rows == rows)
@@ -250,10 +250,10 @@ def _write_file(system: Any, folder: str, name: str, content: bytes) -> None:
     with translate_errors(ExportError, f"Cannot write {path}: {{reason}}."):
         system.makedirs(folder, exist_ok=True)
         if _is_local(system):
-            # Durable: a power failure must not leave an empty shard under a final name.
+            # Write through to the disk: after a power failure no shard may be empty under its final name.
             write_atomic(Path(path), content, durable=True)
         else:
-            # Each attempt has its own name: a worker that was given up may still be writing.
+            # Use a new temporary name: an actor that Ray considers dead may still be writing the same shard.
             temporary = f"{path}.{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}"
             system.pipe_file(temporary, content)
             system.mv(temporary, path)
