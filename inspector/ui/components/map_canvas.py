@@ -94,7 +94,7 @@ def show_maps(
         view: the photo.
         frame: how the maps are drawn.
         drawings: the maps.
-        min_width: width of each map at least, as a CSS length; as many maps as fit stand in a row.
+        min_width: minimum width of each map, as a CSS length; as many maps as fit stand in a row.
         previews: channel -> its map. When the user clicks the channel, this map replaces the first map at once.
     """
     data = {

@@ -1,4 +1,4 @@
-"""The page Channels: a logit as a sum over channels, one channel on the photo, and on photos of the user."""
+"""The page Channels: a logit as a sum over channels, and one channel on the photo and on more photos of the user."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ from inspector.ui.state.selection import choose_channel, choose_class, choose_in
 from inspector.ui.state.sidebar import NetworkChoice, SidebarSelection
 from inspector.ui.state.streamlit_fixes import fragment
 
-MAX_PHOTOS = 200  # of a folder
-TILES = 12  # photos shown of it
+MAX_PHOTOS = 200  # photos that the network runs on
+TILES = 12  # photos that are shown
 _SIDE = 640  # longer side of the channel's map, in pixels
 _FORMATS = dict.fromkeys(("weight", "pooled value", "contribution", "running sum"), "%.4f")
 
@@ -34,9 +34,9 @@ class ChannelSelection:
     """What the controls of the page choose."""
 
     k: int  # class index
-    against: int | str | None  # the other class of a contrast, "average", or None
-    count: int  # bars of the chart
-    smooth: bool  # interpolated, or the raw grid
+    against: int | str | None  # index of the class that k is contrasted with, or "average"; None: logit of k
+    count: int  # number of channels with a bar in the chart
+    smooth: bool  # interpolate between the cells; False: show the raw grid
 
 
 @fragment
@@ -49,7 +49,7 @@ def show(selection: SidebarSelection) -> None:
     with place:
         channel = choose_channel(len(contributions.parts), int(contributions.order[0]))
     wide, narrow = st.columns([3, 2], gap="large")
-    # Draw what the user clicked for first: the chart takes the browser a tenth of a second.
+    # Draw the chosen channel first: the user waits for it, and the browser needs 0.1 s to draw the chart.
     with narrow:
         _show_channel(maps, contributions, channel, chosen.smooth)
     with wide:
@@ -58,7 +58,7 @@ def show(selection: SidebarSelection) -> None:
 
 
 def _choose(maps: ClassMaps) -> tuple[ChannelSelection, DeltaGenerator]:
-    """Show the controls. Return what they choose, and the place of the box for the channel among them."""
+    """Show the controls. Return the choices, and an empty place where the box for the channel is put later."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         k = choose_class(maps)
         against = choose_reading(maps, k)
@@ -119,7 +119,7 @@ def _make_row(row: ContributionRow, contributions: ChannelContributions) -> dict
     }
 
 
-# Altair takes a tenth of a second per chart, and the chart stays the same when another channel is chosen.
+# Cached, because Altair needs 0.1 s per chart, and the chart is the same for every chosen channel.
 @st.cache_data(max_entries=64, show_spinner=False)
 def _chart_spec(
     key: cache.MapsKey, k: int, against: int | str | None, count: int, _contributions: ChannelContributions
@@ -160,7 +160,7 @@ def _show_channel(maps: ClassMaps, contributions: ChannelContributions, channel:
 
 
 def _show_photos(network: NetworkChoice, channel: int) -> None:
-    """Show those photos of the user that activate the channel most."""
+    """Show the photos of the user on which the channel has the highest pooled values."""
     st.subheader(f"Photos with the highest activation of channel {channel}", anchor=False)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(
@@ -195,7 +195,7 @@ def _read_channels(network: NetworkChoice, uploads: Sequence[UploadedFile]) -> t
     photos: list[PhotoChannels] = []
     errors: list[str] = []
     current = network.key, [upload.file_id for upload in uploads]
-    # No progress bar where everything was read before: it would flicker.
+    # Show no progress bar if all photos were read before: it would only flicker.
     is_new = st.session_state.get(keys.READ_PHOTOS) != current
     bar = st.progress(0.0, f"Running {network.name} on {len(uploads)} photos ...") if is_new else None
     for n, upload in enumerate(uploads):

@@ -44,7 +44,7 @@ def show(chosen: SidebarSelection) -> None:
     )
 
     def make_file(name: str) -> bytes:
-        # matplotlib takes a second to import.
+        # Imported here, because matplotlib takes a second to import.
         from inspector.output import export
 
         return export.make_file(name, maps, content)
@@ -94,7 +94,7 @@ def _choose(maps: ClassMaps, key: cache.MapsKey) -> ShownMaps:
 
 
 def _draw_map(shown: ShownMaps) -> tuple[photo.Picture, str]:
-    """Return the class maps over the photo, as the browser draws them, and their color bar as HTML."""
+    """Return what the browser needs to draw the class maps over the photo, and their color bar as HTML."""
     maps, selection = shown.maps, shown.selection
     side = _longer_side(maps)
     grids = {
@@ -113,12 +113,12 @@ def _draw_map(shown: ShownMaps) -> tuple[photo.Picture, str]:
 
 
 def _draw_winners(shown: ShownMaps) -> tuple[photo.Picture, str]:
-    """Return the photo in the colors of the winning classes, and the legend as HTML."""
+    """Return the photo with each cell in the color of its winning class, and the legend as HTML."""
     maps = shown.maps
     winners = find_winners(maps)
     image = html.make_data_url(html.draw_winning_classes(maps, winners, _longer_side(maps), shown.selection.opacity))
     grids = {shown.selection.k: photo.PhotoMap("winning classes", winners.values, None)}
-    # The last note is for cells where all classes are equal: their class is -1.
+    # The last note is for cells in which all classes have the same value: the grid has the class -1 there.
     notes = [f" for {maps.classifier.class_names[j]}" for j in winners.classes] + [": no class wins"]
     place = {j: i for i, j in enumerate(winners.classes)}
     note_of = [place.get(j, len(notes) - 1) for j in winners.grid.flatten().tolist()]
@@ -134,7 +134,7 @@ def _longer_side(maps: ClassMaps) -> int:
 
 
 def _make_picture(shown: ShownMaps, **drawn: Any) -> photo.Picture:
-    """Add what both pictures have in common to what is drawn."""
+    """Make a picture from `drawn` and the fields that class maps and winning classes have in common."""
     seen = cache.get_view(shown.maps).photo
     return photo.Picture(
         k=shown.selection.k,
@@ -151,7 +151,7 @@ def _make_picture(shown: ShownMaps, **drawn: Any) -> photo.Picture:
 
 @fragment
 def _show_photo(shown: ShownMaps, picture: photo.Picture, legend: str, start: Cell | None) -> None:
-    """Show the photo, and what belongs to the cell chosen on it. A click runs only this part of the page."""
+    """Show the photo, and the numbers of the cell chosen on it. A click runs only this part of the page."""
     view, pooling = shown.selection.view, shown.maps.classifier.head.pooling
     chosen = photo.show_photo(picture, start, *class_maps_panels.read_mask(shown))
     _write_cell_to_link(chosen.cell)
@@ -185,7 +185,7 @@ def _write_cell_to_link(cell: Cell | None) -> None:
 
 
 def _show_sum(maps: ClassMaps, class_map: ClassMap) -> None:
-    """Show the sum of map and bias, the verdict and the residual."""
+    """Show the sum of the map and the bias, the verdict and the residual."""
     st.subheader(class_map.title, anchor=False)
     st.markdown(f"**{class_map.equation()}** logits")
     if class_map.total is None:

@@ -1,4 +1,4 @@
-"""Below the photo of the page Class maps: the chosen cell in numbers, and the logits without masked cells."""
+"""The panels below the photo of the page Class maps: the chosen cell in numbers, and logits without masked cells."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,22 +16,22 @@ from inspector.ui.components.controls import choose_segment, show_errors, show_t
 from inspector.ui.state import cache, keys
 from inspector.ui.state.selection import MapSelection
 
-CHANNELS = 5  # listed for a cell
+CHANNELS = 5  # number of channels listed for a cell
 Cell: TypeAlias = tuple[int, int]  # row, column
 _CHANGED: dict[PixelChange, str] = {"blur": "blurred", "grey": "gray"}
 _FROM_CELL = "from this cell"
-_CHANNEL_WIDTH, _VALUE_WIDTH = 62, 84  # of columns, in CSS pixels: the margin needs the rest
+_CHANNEL_WIDTH, _VALUE_WIDTH = 62, 84  # widths of columns, in CSS pixels; "margin" gets the rest
 
 
 @dataclass(frozen=True, eq=False)
 class ShownMaps:
-    """What the page shows. A click on the photo uses it again."""
+    """What the page shows. It is computed once; a click on the photo does not compute it again."""
 
     maps: ClassMaps
     key: cache.MapsKey
     selection: MapSelection
-    listed: tuple[int, ...]  # the top classes, and the chosen one
-    class_maps: Mapping[int, ClassMap]  # of the listed classes
+    listed: tuple[int, ...]  # the top classes and the chosen class
+    class_maps: Mapping[int, ClassMap]  # class -> map, for the listed classes
     rows: tuple[CellExtent, ...]  # where the cells lie on the photo
     columns: tuple[CellExtent, ...]
     decisions: Decisions | None  # which cell has the maximum of each channel; None unless all pooling is max pooling
@@ -40,7 +40,7 @@ class ShownMaps:
 def show_cell(shown: ShownMaps, cell: Cell) -> None:
     """Show what the chosen cell sees, what it adds to the listed classes, and through which channels."""
     maps, (row, column) = shown.maps, cell
-    # Where the weights depend on the image, this runs the network.
+    # If the weights of the head depend on the image, this runs the network.
     with st.spinner("Reading the channels of this cell ..."):
         inspected = inspect_cell(maps, row, column, shown.selection.k, shown.listed, CHANNELS)
     y, x = shown.rows[row], shown.columns[column]
@@ -96,7 +96,7 @@ def _list_channels(inspected: CellContributions) -> dict[str, list[Any]]:
 
 
 def _show_votes(shown: ShownMaps, decisions: Decisions, inspected: CellContributions) -> int:
-    """Show and return of how many channels the cell has the maximum."""
+    """Show and return the number of channels whose maximum is in the cell."""
     votes, channels = int(decisions.votes[inspected.row, inspected.column]), len(decisions.cells)
     silent = int((decisions.cells < 0).sum())
     silent_note = f" {silent} channels are silent: their maximum is 0, which no cell decides." if silent else ""
@@ -118,7 +118,7 @@ def _show_votes(shown: ShownMaps, decisions: Decisions, inspected: CellContribut
 
 
 def _show_deciding_channels(shown: ShownMaps, decisions: Decisions, inspected: CellContributions) -> None:
-    """Show the channels whose maximum is in the cell, and by how much it exceeds all other cells."""
+    """Show the channels whose maximum is in the cell, and how far it exceeds the values of all other cells."""
     width, margins = shown.maps.values.shape[2], []
     for c, _ in inspected.channels:
         other, gap = int(decisions.runners_up[c]), float(decisions.gaps[c])
@@ -137,9 +137,9 @@ def _show_deciding_channels(shown: ShownMaps, decisions: Decisions, inspected: C
 
 
 def read_mask(shown: ShownMaps) -> tuple[str, tuple[Cell, ...]]:
-    """Return what the buttons masked last, after a text that changes with every press of them.
+    """Return (revision, cells): the cells last masked by the buttons, and a text that changes with each press.
 
-    A mask belongs to one photo, network and grid: for any other it is empty.
+    A mask belongs to one photo, network and grid. For another photo, network or grid, the mask is empty at first.
     """
     about = f"{shown.key} {tuple(shown.maps.values.shape[1:])}"
     mask: tuple[str, int, tuple[Cell, ...]] = st.session_state.get(keys.MASK, ("", 0, ()))
@@ -154,7 +154,7 @@ def _write_mask(cells: tuple[Cell, ...]) -> None:
 
 
 def show_what_if(shown: ShownMaps, masked: tuple[Cell, ...]) -> None:
-    """Show the logits without the masked cells: left out of the pooling, and changed in the photo."""
+    """Show the logits when the masked cells are left out of the pooling, and when they are changed in the photo."""
     maps = shown.maps
     change = _choose_mask(shown, masked)
     if not masked:
@@ -198,7 +198,7 @@ def _choose_mask(shown: ShownMaps, masked: tuple[Cell, ...]) -> PixelChange:
 
 
 def _show_outcomes(shown: ShownMaps, outcomes: Mapping[str, ClassMaps | MaskedOutcome]) -> None:
-    """Show logits and probabilities of the listed classes, and of the top-1 class of every outcome."""
+    """Show logits and probabilities of the listed classes and of each outcome's top-1 class."""
     listed = dict.fromkeys([*shown.listed, *(int(outcome.logits.argmax()) for outcome in outcomes.values())])
     rows = [
         (

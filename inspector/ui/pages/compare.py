@@ -48,7 +48,7 @@ def show(network: NetworkChoice) -> None:
 
 
 def _list_same_classes(network: NetworkChoice) -> list[str]:
-    """Return the other networks of models/ with the same classes."""
+    """Return the names of the other networks in models/ that have the same classes."""
     cards = list_models()
     if network.key not in cards:
         return []
@@ -57,9 +57,9 @@ def _list_same_classes(network: NetworkChoice) -> list[str]:
 
 
 def _choose_networks(network: NetworkChoice, photo: Photo, scale: float | None) -> list[MapRequest]:
-    """Show the choice of the other networks."""
+    """Show the choice of the other networks. Return one request per network."""
     offered, same_classes = list_choices(), _list_same_classes(network)
-    # The box keeps its networks when the first network becomes one of them.
+    # Offer the network of the sidebar, too. Otherwise the box would lose a network that is chosen in the sidebar.
     names = st.multiselect(
         f"{html.escape_markdown(network.name)} and",
         list(offered),
@@ -85,7 +85,7 @@ def _choose_networks(network: NetworkChoice, photo: Photo, scale: float | None) 
 
 
 def _choose_photos(network: NetworkChoice, scale: float | None) -> list[MapRequest]:
-    """Show the choice of photos. A photo that cannot be read is an error on the page."""
+    """Show the choice of photos, and an error for each photo that cannot be read. Return one request per photo."""
     offered = list_examples(network.examples)
     with st.container(horizontal=True, vertical_alignment="top", gap="medium"):
         uploads = controls.upload_photos("Your photos", key=keys.COMPARED_UPLOADS, several=True, width=380)
@@ -94,7 +94,7 @@ def _choose_photos(network: NetworkChoice, scale: float | None) -> list[MapReque
     for upload in uploads:
         with controls.show_errors():
             photos.append(cache.read_upload(upload.file_id, upload.name, upload.getvalue()))
-    # A link may name examples of another network.
+    # A link may name examples that only another network has: leave them out.
     photos += [cache.read_example(offered[name]) for name in names if name in offered]
     if not photos:
         st.info("Upload photos, or choose examples above.", icon=":material/compare:")
@@ -105,9 +105,9 @@ def _choose_photos(network: NetworkChoice, scale: float | None) -> list[MapReque
 
 @fragment
 def _show_comparison(compared: Sequence[tuple[str, ClassMaps]], mode: str) -> None:
-    """Show the maps of one class, or of the top-1 class of each photo, with their numbers."""
+    """Show the maps of one class, or of each photo's top-1 class, with their numbers."""
     maps = [one for _, one in compared]
-    # Photos differ in their content: each has its own top-1 class. Networks are compared for the same class.
+    # At first, networks are compared for one class. Photos show different objects: each gets its own top-1 class.
     default = find_common_class_name(maps) if mode == NETWORKS else None
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         names = list(dict.fromkeys(name for one in maps for name in one.classifier.class_names))
@@ -130,7 +130,7 @@ def _show_comparison(compared: Sequence[tuple[str, ClassMaps]], mode: str) -> No
 
 def _show_downloads(columns: Sequence[MapColumn], own_scales: bool, smooth: bool) -> None:
     def make_file(name: str) -> bytes:
-        # matplotlib takes a second to import.
+        # Imported here, because matplotlib takes a second to import.
         from inspector.output.comparison_figure import side_by_side_figure
         from inspector.output.export import encode_figure
 
@@ -162,7 +162,7 @@ def _show_numbers(columns: Sequence[MapColumn], mode: str) -> None:
 
 
 def _show_similarity(columns: Sequence[MapColumn]) -> None:
-    """Show how similar the maps of one class are, pair by pair, where they have the same grid."""
+    """Show how similar the maps of one class are, pair by pair, if they have the same grid."""
     rows, other_grids = [], []
     for a, b in combinations(columns, 2):
         if a.class_map.title.casefold() != b.class_map.title.casefold():

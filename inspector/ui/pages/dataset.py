@@ -59,7 +59,7 @@ def _open_results(name: str) -> Results:
     """Open a folder of results.
 
     Raises:
-        InspectorError: the app may not open it, or it holds no results.
+        InspectorError: the app may not open the folder, or the folder holds no results.
     """
     folder = Path(name).expanduser()
     if not stored_maps.may_open(folder):
@@ -80,7 +80,7 @@ def _read_results(folder: Path, state: list[list[Any]]) -> Results:
 
 
 def _summarize(results: Results) -> DatasetSummary:
-    """Return the summary beside the results. It is written when it is missing, or older than the results."""
+    """Return the summary in the folder of results. If it is missing or older than the results, write it first."""
     out = results.folder / "survey"
     if not belongs_to(out, results):
         text = f"Reading the class maps of {results.images:,} images (only once) ..."

@@ -1,4 +1,4 @@
-"""The images of a data set in a table with filters, and one of them with its stored class maps."""
+"""The images of a data set in a table with filters, and one image with its stored class maps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from inspector.ui.state import cache, keys
 from inspector.ui.state.selection import label_names
 
 ALL, MISCLASSIFIED, UNREADABLE = "all", "misclassified", "unreadable"  # values in links
-_PAGE = 50  # images in the table
+_PAGE = 50  # images per page of the table
 _SIDE = 720  # longer side of a picture, in pixels
 _NO_IMAGE = ":material/photo_library:"
 
@@ -37,13 +37,13 @@ class ImageSelection:
     """Which images the table lists, and in which order."""
 
     filters: Filters
-    column: str  # of the index
+    column: str  # column of the index that sorts the images
     descending: bool
 
 
 @st.fragment
 def show_images(results: Results, summary: DatasetSummary) -> None:
-    """Show the table of images, and the chosen one beside it."""
+    """Show the table of images, and the chosen image beside it."""
     st.subheader("Images", anchor=False)
     with show_errors():
         changed = cache.read_change_time(summary.index)
@@ -63,7 +63,7 @@ def show_images(results: Results, summary: DatasetSummary) -> None:
 
 
 def _choose(summary: DatasetSummary, changed: int) -> ImageSelection:
-    """Show the filters and the order."""
+    """Show the controls of the filters and the order. Return the choices."""
     names = label_names(summary.class_names)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         settings: dict[str, Any] = {"on_change": _open_first_page}
@@ -96,7 +96,7 @@ def _clear_image() -> None:
 
 def _choose_page(count: int) -> int:
     pages = max(1, -(-count // _PAGE))
-    # There may be fewer pages than before, and Streamlit refuses a number beyond the last.
+    # Other filters can leave fewer pages than before, and Streamlit accepts no number above the last page.
     if st.session_state.get(keys.PAGE, 1) > pages:
         st.session_state[keys.PAGE] = pages
     images = "1 image" if count == 1 else f"{count:,} images"
@@ -144,7 +144,7 @@ def _make_row(summary: DatasetSummary, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _show_chosen_image(results: Results, summary: DatasetSummary, rows: Sequence[dict[str, Any]]) -> None:
-    """Show the image of the number that is typed, or of the selected row; at first, that of the first row."""
+    """Show the image whose number was typed or whose row was selected; at first, the image of the first row."""
     first = str(rows[0]["index"])
     number = enter_number("Image number", 0, None, None, key=keys.IMAGE, width=200, placeholder=first)
     row = rows[0] if number is None else dataset_index.find_row(summary.index, number)
@@ -192,12 +192,12 @@ def _format_sum(stored: StoredImage, k: int) -> str:
 
 
 def read_image_of(results: Results, summary: DatasetSummary, row: dict[str, Any]) -> StoredImage:
-    """Read what is stored of the image of one row of the index."""
+    """Read the stored class maps of the image that one row of the index describes."""
     place = row["part"], row["row_group"], row["row"]
     return stored_maps.read_stored_image(results.folder, cache.read_change_time(summary.index), *place, results)
 
 
-# Bounded caches of a few numbers per entry.
+# The next three caches are small. `changed`, the time of the index, is in their keys, so that a new index is read.
 @st.cache_data(max_entries=128, show_spinner=False)
 def _list_rows(index: Path, changed: int, selection: ImageSelection, offset: int) -> list[dict[str, Any]]:
     return dataset_index.list_rows(index, selection.filters, selection.column, selection.descending, _PAGE, offset)

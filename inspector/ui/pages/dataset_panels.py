@@ -1,4 +1,4 @@
-"""Below the images of a data set: average class maps, confusions with their contrast maps, and extreme images."""
+"""The panels below the images of a data set: average class maps, confusions with contrast maps, extreme images."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from inspector.ui.state.selection import label_names
 
 _TILES = 12
 _SIDE = 320  # longer side of a picture, in pixels
-# Choice -> column of the index, and whether its highest values come first.
+# Choice -> (column of the index that sorts the images, whether the highest values come first).
 GALLERIES = {
     "most concentrated": ("positions", False),
     "most diffuse": ("positions", True),
@@ -28,7 +28,7 @@ GALLERIES = {
 
 @st.fragment
 def show_average_maps(summary: DatasetSummary) -> None:
-    """Show the average map of a class, over the images predicted as it and over those labeled so."""
+    """Show two average maps of a class: over the images predicted as it, and over the images labeled as it."""
     names = label_names(summary.class_names)
     heading = st.empty()
     most_frequent = int(summary.predicted.counts.argmax())

@@ -27,7 +27,7 @@ FILES = {
     "Numbers (NPZ)": "maps.npz",
     "All (ZIP)": "class-maps.zip",
 }
-_DPI = 120  # of the preview, and of the screen
+_DPI = 120  # pixels per inch of the preview
 
 
 @fragment
@@ -40,7 +40,7 @@ def show(selection: SidebarSelection) -> None:
     with narrow:
         downloads = st.container()
         style = _choose_style()
-    # Drawn before the buttons: a figure that cannot be drawn is an error on the page, and offers no files.
+    # Draw the figure before the buttons: if it cannot be drawn, the page shows an error and offers no files.
     with wide, st.spinner("Drawing the figure ..."):
         key, screen_style = repr((selection.key, content, style)), replace(style, dpi=_DPI)
         image, inches = cache.draw_figure_preview(key, maps, content, screen_style, style.dpi)
@@ -62,7 +62,7 @@ def show(selection: SidebarSelection) -> None:
 
 
 def _choose_content(maps: ClassMaps) -> FigureContent:
-    """Show the controls of what the figure shows."""
+    """Show the controls for the content of the figure. Return the choices."""
     labels = label_classes(maps)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         classes = st.multiselect(
@@ -86,7 +86,7 @@ def _choose_content(maps: ClassMaps) -> FigureContent:
 
 
 def _choose_style() -> FigureStyle:
-    """Show the controls of how the figure looks.
+    """Show the controls for the style of the figure. Return the choices.
 
     Raises:
         ExportError: no panel is chosen.
@@ -108,7 +108,7 @@ def _choose_style() -> FigureStyle:
 
 
 def _choose_size() -> dict[str, Any]:
-    """Show the controls of size and resolution. Return settings of the style."""
+    """Show the controls for size and resolution. Return them as arguments of FigureStyle."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         text = "A column of a journal is often 89 mm (3.5 in) wide, a page 183 mm (7.2 in). The height follows."
         width = enter_number(
@@ -125,7 +125,7 @@ def _choose_size() -> dict[str, Any]:
 
 
 def _convert_width() -> None:
-    """Convert the width to the unit that was just chosen."""
+    """Convert the width after the user has chosen another unit."""
     if (width := st.session_state[keys.WIDTH]) is not None:
         converted = width / MM if st.session_state[keys.UNIT] == "mm" else width * MM
         st.session_state[keys.WIDTH] = round(converted, 2)
@@ -139,7 +139,7 @@ def _choose_colors() -> str:
 
 
 def _choose_parts() -> dict[str, Any]:
-    """Show the controls of what surrounds the maps. Return settings of the style; a title of "" shows none."""
+    """Show the controls for title, color bar, equations and colors of the page. Return arguments of FigureStyle."""
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         has_title = switch("Title", key=keys.TITLED, on=True)
         color_bar = switch("Color bar", key=keys.COLOR_BAR, on=True)

@@ -18,7 +18,7 @@ from inspector.ui.state.selection import choose_channel, choose_class, choose_in
 from inspector.ui.state.sidebar import NetworkChoice, SidebarSelection
 from inspector.ui.state.streamlit_fixes import fragment
 
-PAGE = 64  # channels shown at once
+PAGE = 64  # channels per page of the grid
 
 
 @fragment
@@ -57,10 +57,14 @@ def _choose(maps: ClassMaps, layers: tuple[Layer, ...]) -> LayerSelection:
 
 
 def _choose_layer(layers: tuple[Layer, ...], pooled: str) -> str:
-    """Show a box for a layer, and buttons for its neighbors. Return its label; `pooled` while the box is empty."""
+    """Show a box for a layer, and buttons for the layers before and after it.
+
+    Returns:
+        The label of the chosen layer; while the box is empty, `pooled`.
+    """
     labels = [layer.label for layer in layers if layer.size is not None]
     if st.session_state.get(keys.LAYER) not in (None, *labels):
-        st.session_state[keys.LAYER] = None  # a layer of another network
+        st.session_state[keys.LAYER] = None  # this label is of another network
 
     def step(by: int) -> None:
         _select_layer(labels[labels.index(st.session_state[keys.LAYER] or pooled) + by])
@@ -84,12 +88,12 @@ def _select_layer(label: str) -> None:
 
 
 def _clear_channel() -> None:
-    """Forget the channel: the channels of two layers are unrelated."""
+    """Clear the chosen channel, because equal channel numbers of two layers are unrelated."""
     st.session_state[keys.CHANNEL] = None
 
 
 def _show_tree(network: NetworkChoice, layers: tuple[Layer, ...], chosen: Layer) -> None:
-    """List all modules in the order in which they start. Selecting a row with feature maps selects its layer."""
+    """List all modules in the order in which they start. A click on a row with feature maps chooses this layer."""
 
     def select(row: int) -> None:
         if layers[row].size is not None:
@@ -130,7 +134,7 @@ def _describe_field(layer: Layer) -> str:
 
 @fragment
 def _show_channels(key: cache.MapsKey, maps: ClassMaps, layer_maps: LayerMaps, selection: LayerSelection) -> None:
-    """Show the channels of a layer as a grid, and one of them large."""
+    """Show the channels of a layer as a grid, and the chosen channel large."""
     label, contributions = layer_maps.layer.label, None
     if selection.k is not None:
         name = maps.classifier.class_names[selection.k]
@@ -147,7 +151,7 @@ def _show_channels(key: cache.MapsKey, maps: ClassMaps, layer_maps: LayerMaps, s
             channel = choose_channel(len(order), order[0])
             page = _choose_page(order, channel, (key, label, selection.order, selection.k))
     on_page = order[(page - 1) * PAGE : page * PAGE]
-    # Draw what the user clicked for first.
+    # Draw the chosen channel before the grid, because the user waits for it.
     with narrow:
         panels.show_channel(shown, channel, on_page)
         panels.show_depth(layer_maps, selection.smooth)
@@ -159,7 +163,7 @@ def _show_channels(key: cache.MapsKey, maps: ClassMaps, layer_maps: LayerMaps, s
 
 
 def _sort_channels(shown: ShownLayer) -> list[int]:
-    """Return the channels in the chosen order, highest values first."""
+    """Return the channels sorted by number, or with the highest values of the chosen order first."""
     order = shown.selection.order
     if order == INDEX:
         return list(range(len(shown.statistics.mean)))
@@ -170,7 +174,7 @@ def _sort_channels(shown: ShownLayer) -> list[int]:
 
 
 def _choose_page(order: Sequence[int], channel: int, sorted_by: object) -> int:
-    """Show the choice of pages. A newly chosen channel, or a new order, opens the page of the channel."""
+    """Show the choice of pages. Return the page; after a new channel or order, the page that contains the channel."""
     pages = -(-len(order) // PAGE)
     if pages == 1:
         return 1

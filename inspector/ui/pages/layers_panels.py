@@ -1,4 +1,4 @@
-"""What the page Layers says about a layer, and about one of its channels."""
+"""The panels and texts of the page Layers about a layer and about one of its channels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_fr
 from inspector.ui.state import cache, keys
 
 INDEX, MEAN, HIGHEST, CONTRIBUTION = "number", "mean", "highest", "contribution"  # values in links
-_SMALL = 28 * 28  # cells: larger maps of a whole page of channels make a slow message
+_SMALL = 28 * 28  # cells; with larger maps, the maps of a whole page of channels take too long to send
 _SIDE, _DEPTH_SIDE = 640, 360  # longer sides of the drawn maps, in pixels
 
 
@@ -25,10 +25,10 @@ class LayerSelection:
     """What the controls of the page choose."""
 
     layer: Layer
-    order: str  # by what the channels are sorted
-    k: int | None  # the class of the contributions
-    own_scales: bool  # each channel on its own scale
-    smooth: bool  # interpolated, or the raw grid
+    order: str  # what the channels are sorted by: INDEX, MEAN, HIGHEST or CONTRIBUTION
+    k: int | None  # index of the class that the channels contribute to; None: show no contributions
+    own_scales: bool  # give each channel its own scale
+    smooth: bool  # interpolate between the cells; False: show the raw grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +41,11 @@ class ShownLayer:
     selection: LayerSelection
     statistics: ChannelStatistics
     contributions: LayerContributions | None  # to the logit of the chosen class
-    scale: float | None  # of all channels; None: each its own
+    scale: float | None  # scale that all channels share; None: each channel has its own
 
     @property
     def class_name(self) -> str:
-        """Name of the class of the contributions, as Markdown."""
+        """Name of the class that the channels contribute to, escaped for Markdown."""
         assert self.selection.k is not None, "there is a class where there are contributions"
         return html.escape_markdown(self.maps.classifier.class_names[self.selection.k])
 
@@ -76,7 +76,7 @@ def describe_layer(shown: ShownLayer) -> str:
 
 
 def make_tile(shown: ShownLayer, channel: int) -> ChannelTile:
-    """Return what stands below the map of a channel in the grid."""
+    """Return the texts below the map of a channel in the grid."""
     statistics, order = shown.statistics, shown.selection.order
     if order == CONTRIBUTION and shown.contributions is not None:
         value = format_number(float(shown.contributions.values[channel]), "+.2g")
@@ -112,7 +112,7 @@ def show_channel(shown: ShownLayer, channel: int, on_page: Sequence[int]) -> Non
 
 
 def _list_statistics(shown: ShownLayer, channel: int) -> list[str]:
-    """Return what is known of a channel, as phrases in Markdown."""
+    """Return the statistics of a channel as phrases in Markdown."""
     statistics, ceiling = shown.statistics, shown.layer_maps.layer.ceiling
     zeros, saturated = float(statistics.zeros[channel]), float(statistics.saturated[channel])
     phrases = [
@@ -129,7 +129,7 @@ def _list_statistics(shown: ShownLayer, channel: int) -> list[str]:
 
 
 def show_depth(layer_maps: LayerMaps, smooth: bool) -> None:
-    """Show all channels as one map: their mean, and their maximum."""
+    """Show two maps over all channels: their mean in each cell, and their maximum in each cell."""
     st.markdown(
         "**All channels in one map**",
         help="Depth pooling: the mean, or the maximum, over all channels in each cell. It shows where the layer is "
@@ -138,7 +138,7 @@ def show_depth(layer_maps: LayerMaps, smooth: bool) -> None:
     frame = make_frame(layer_maps.maps.shape[1:], layer_maps.view, layer_maps.receptive_field, _DEPTH_SIDE, smooth)
     drawings = []
     for name, values in (("mean", layer_maps.pool_channels("average")), ("highest", layer_maps.pool_channels("max"))):
-        # The scale starts at the lowest value: the maximum of many channels is far from zero everywhere.
+        # Start the scale at the lowest value, not at zero: the maximum of many channels is far from zero in every cell.
         low, high = float(values.min()), float(values.max())
         line = f"{name} over the channels: from {format_number(low)} (clear) to {format_number(high)} (red)"
         alt = f"{name} over all channels of {layer_maps.layer.label}"

@@ -55,7 +55,7 @@ def _show_methods(maps: ClassMaps, chosen: MethodsSelection) -> None:
     results = cache.get_method_results(chosen.key, chosen.k)
     job = _start_job(maps, chosen, results)
     _show_progress(job, len(results))
-    # A copy: the job goes on while this is drawn.
+    # Use a copy, because the job adds results while the page is drawn.
     finished = dict(results)
     wide, narrow = st.columns([3, 2], gap="large")
     with wide:
@@ -68,7 +68,7 @@ def _show_methods(maps: ClassMaps, chosen: MethodsSelection) -> None:
 
 
 def _start_job(maps: ClassMaps, chosen: MethodsSelection, results: Results) -> Job | None:
-    """Return the job that computes what is chosen, after stopping that of an earlier choice; None if all is there."""
+    """Return the job that computes the missing results; None if none is missing. Stop the job of an earlier choice."""
     previous: tuple[MethodsSelection, Job] | None = st.session_state.get(keys.METHODS_JOB)
     missing = {task: work for task, work in _list_works(maps, chosen).items() if task not in results}
     if previous is not None:
@@ -81,13 +81,13 @@ def _start_job(maps: ClassMaps, chosen: MethodsSelection, results: Results) -> J
         return None
     job = Job(missing, results)
     st.session_state[keys.METHODS_JOB] = chosen, job
-    # Wait a moment: fast methods are then in the first picture.
+    # Wait a moment, so that this run of the page already shows the results of fast methods.
     job.thread.join(0.3)
     return job
 
 
 def _list_works(maps: ClassMaps, chosen: MethodsSelection) -> dict[Task, Work]:
-    """Return everything that is to be computed, in this order."""
+    """Return task -> work for all chosen results, in the order in which they are computed."""
     classifier, inputs, k = maps.classifier, maps.classifier.inputs(cache.get_view(maps)), chosen.k
     results = cache.get_method_results(chosen.key, k)
     works: dict[Task, Work] = {
@@ -95,7 +95,7 @@ def _list_works(maps: ClassMaps, chosen: MethodsSelection) -> dict[Task, Work]:
     }
 
     def after_map(name: str, compute: Callable[..., Any]) -> Work:
-        """Compute something from the map of a method; its error message if there is no map."""
+        """Make work that calls `compute` with the map of a method. If the map failed, return its error message."""
 
         def run(on_progress: OnProgress, should_stop: ShouldStop) -> Any:
             result = results[MAP, name]
@@ -119,7 +119,7 @@ def _list_works(maps: ClassMaps, chosen: MethodsSelection) -> dict[Task, Work]:
             works[BASELINE, METHODS[name].grid] = after_map(name, measure_random)
     if chosen.is_randomized:
         for layers in (LAST_LAYER, ALL_LAYERS):
-            # Shuffled when first needed, and once for all methods.
+            # Shuffle the weights when the first method needs them, and only once for all methods.
             shuffle = functools.cache(partial(shuffle_weights, classifier, inputs, layers))
 
             def randomize(shuffle: Any = shuffle, **arguments: Any) -> Any:
@@ -131,12 +131,12 @@ def _list_works(maps: ClassMaps, chosen: MethodsSelection) -> dict[Task, Work]:
 
 
 def _show_progress(job: Job | None, count: int) -> None:
-    """Show a progress bar and a button to stop. The page runs again for every new result beyond `count`."""
+    """Show a progress bar and a button to stop. Run the page again when there are more than `count` results."""
     place = st.empty()
     if job is None:
         return
     if not job.running:
-        # The job may have ended by itself since it was started.
+        # A job that was not stopped has ended by itself: there is nothing to resume.
         if not job.stop.is_set():
             return
         with place.container(horizontal=True, vertical_alignment="center"):

@@ -19,14 +19,14 @@ from inspector.ui.components.html import MethodTile, encode_map_on_photo, make_m
 from inspector.ui.state import cache, keys
 from inspector.ui.state.jobs import Task
 
-# Kinds of results; the first word of a task.
+# Kinds of results. A task begins with its kind.
 MAP, CURVES, BASELINE, RANDOMIZED = "map", "curves", "random baseline", "randomized"
 
-Results: TypeAlias = dict[Task, Any]  # a str is the message of an error
+Results: TypeAlias = dict[Task, Any]  # task -> result; a str is an error message
 _T = TypeVar("_T")
 
 _SIDE = 480  # longer side of a picture, in pixels
-_MANY = 6  # methods; with more, the pictures are smaller
+_MANY = 6  # number of methods; with more, the pictures are smaller
 _GRIDS = {"cells": "coarse random maps", "pixels": "fine random maps"}
 _KINDS: tuple[tuple[CurveKind, str], ...] = (
     ("insertion", "A blurred photo is uncovered in the order of the map. The sooner the curve rises, the better."),
@@ -40,13 +40,13 @@ class MethodsSelection:
 
     key: cache.MapsKey
     k: int  # class index
-    names: tuple[str, ...]  # of the methods
-    curves: bool  # insertion and deletion too
-    is_randomized: bool  # the maps of networks with shuffled weights too
+    names: tuple[str, ...]  # names of the methods
+    curves: bool  # whether insertion and deletion are measured, too
+    is_randomized: bool  # whether the maps of networks with shuffled weights are computed, too
 
 
 def find_result(results: Results, task: Task, kind: type[_T]) -> _T | None:
-    """Return a result; None while it is missing, or if it failed."""
+    """Return a result of type `kind`; None if it is missing or failed."""
     result = results.get(task)
     return result if isinstance(result, kind) else None
 
@@ -70,7 +70,7 @@ def _make_tile(maps: ClassMaps, name: str, result: Attribution | str | None) -> 
 
 
 def _draw_map(maps: ClassMaps, attribution: Attribution) -> tuple[bytes, float]:
-    """Return the map over the photo as an encoded image, and the value of its strongest color."""
+    """Return the map over the photo as an encoded image, and the |value| with the strongest color."""
     values, view = attribution.values.numpy(force=True), cache.get_view(maps)
     scale = common_scale([values]) if METHODS[attribution.name].grid == "cells" else robust_scale(values)
     return encode_map_on_photo(values, view.photo, view.crop, attribution.field, _SIDE, scale), scale
@@ -144,7 +144,7 @@ def _format_baseline(baseline: RandomBaseline, kind: CurveKind) -> str:
 
 
 def show_randomization(maps: ClassMaps, chosen: MethodsSelection, results: Results) -> None:
-    """Show how far each map changes when the weights of the network are shuffled; at first, a button."""
+    """Show how far each map changes when the weights are shuffled. At first, show only a button to start the test."""
     st.subheader("Randomization test", anchor=False)
     st.caption(
         "The weights of the last layer, then of all layers, are shuffled, so that nothing learned is left. A map that "

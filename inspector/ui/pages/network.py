@@ -1,4 +1,4 @@
-"""The page Network: the layers of a network, how exact its class maps are, and upload of a network."""
+"""The page Network: the layers of a network, how exact its class maps are, and a form to upload a network."""
 
 import tempfile
 import uuid
@@ -33,7 +33,7 @@ ARCHITECTURES = (
     "timm:convnext_nano",
     "cifar_resnet",
 )
-# Label -> mean and standard deviation of pixel values from 0 to 1.
+# Label -> mean and standard deviation of pixel values from 0 to 1; None: the values of the architecture.
 _NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]] | None] = {
     "as the architecture expects": None,
     "ImageNet mean and std": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -45,7 +45,7 @@ _NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]] | None] =
 
 @dataclass(frozen=True)
 class NetworkUpload:
-    """What the form collects."""
+    """The values of the upload form."""
 
     checkpoint: UploadedFile | None
     labels: UploadedFile | None
@@ -71,7 +71,7 @@ def _show_summary(summary: NetworkSummary) -> None:
     wide, narrow = st.columns([3, 2], gap="large")
     with wide:
         for subject, text in summary.lines():
-            # The badge and the table beside it show the others.
+            # The badge above and the table beside show the contents of the other lines.
             if not subject.startswith(("class maps", "input size", "sizes")):
                 st.markdown(f"**{subject.capitalize()}**: {text}")
     with narrow:
@@ -88,7 +88,7 @@ def _show_summary(summary: NetworkSummary) -> None:
 
 
 def _make_rows(summary: NetworkSummary) -> list[dict[str, str]]:
-    """Return the table of layers, with the pooling at its place."""
+    """Return the rows of the table of layers, with a row for the pooling where it runs."""
     rows: list[dict[str, str]] = []
     for number, layer in enumerate(summary.layers):
         if number == summary.pooled_after:
@@ -105,7 +105,7 @@ def _make_rows(summary: NetworkSummary) -> list[dict[str, str]]:
 
 
 def _show_upload() -> None:
-    """Show the form for a network of the user."""
+    """Show the form to upload a network."""
     st.subheader("Upload a network", anchor=False)
     st.caption(
         "Only this session sees it, and it is deleted when you close the page. Use `inspector add` to keep a network. "
@@ -148,7 +148,7 @@ def _show_upload() -> None:
 
 
 def _add_network(upload: NetworkUpload) -> None:
-    """Add the uploaded network to those of this session, and run the page again."""
+    """Add the uploaded network to the networks of this session, and run the page again."""
     if upload.checkpoint is None:
         show_error("No checkpoint. Choose a file first.")
         return
@@ -180,7 +180,7 @@ def _load(upload: NetworkUpload, checkpoint: UploadedFile) -> Classifier:
     class_names = None if upload.labels is None else parse_labels(_decode(upload.labels), upload.labels.name)
     mean, std = _NORMALIZATIONS[upload.normalization] or (None, None)
     overrides = PreprocessingOverrides(upload.size, mean, std)
-    # The loaders need a path: a temporary file, in memory where the system has /dev/shm.
+    # The loaders need a path, so write a temporary file: in memory if the system has /dev/shm.
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         path = Path(folder) / Path(name).name
@@ -188,7 +188,7 @@ def _load(upload: NetworkUpload, checkpoint: UploadedFile) -> Classifier:
         try:
             loaded = resolve(path, architecture, class_names, overrides, max_bytes=MAX_UPLOAD)
         except InspectorError as error:
-            # The message names the file as the user knows it.
+            # Replace the temporary path in the message by the name that the user knows.
             raise type(error)(str(error).replace(str(path), name)) from error
     return Classifier.from_network(loaded)
 

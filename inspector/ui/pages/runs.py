@@ -1,4 +1,4 @@
-"""The page Training runs: the runs of `inspector train`, compared."""
+"""The page Training runs: it compares runs of `inspector train`."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,10 +26,10 @@ _DEVIATION = "standard deviation"
 
 @dataclass(frozen=True)
 class FoundRuns:
-    """The finished runs in some folders."""
+    """The finished runs that were found in folders."""
 
-    experiments: Mapping[str, tuple[RunGroup, ...]]
-    errors: tuple[str, ...]  # why a run could not be read
+    experiments: Mapping[str, tuple[RunGroup, ...]]  # name of the experiment -> its runs
+    errors: tuple[str, ...]  # error messages of the runs that could not be read
 
 
 def show() -> None:
@@ -69,7 +69,7 @@ def _show_runs(groups: Sequence[RunGroup], marks: Mapping[str, tuple[str, str]])
 
 
 def list_run_folders() -> list[Path]:
-    """Return the folders of runs: $INSPECTOR_RUNS, else ./runs and, in a checkout, the results beside the recipes."""
+    """Return the folders of runs: $INSPECTOR_RUNS, else ./runs and, in a checkout, experiments/*/results."""
     if chosen := os.environ.get("INSPECTOR_RUNS"):
         return [Path(folder) for folder in chosen.split(os.pathsep) if folder]
     folders = [Path("runs"), *sorted((models_folder().parent / "experiments").glob("*/results"))]
@@ -77,7 +77,7 @@ def list_run_folders() -> list[Path]:
 
 
 def find_experiments(folders: Iterable[Path]) -> FoundRuns:
-    """Find the experiments in some folders. One name in two folders is two experiments."""
+    """Find the experiments in folders. Experiments of two folders stay separate, even if they have the same name."""
     experiments: dict[str, tuple[RunGroup, ...]] = {}
     errors: list[str] = []
     for folder in folders:
@@ -91,7 +91,7 @@ def find_experiments(folders: Iterable[Path]) -> FoundRuns:
 
 
 def _read_runs(folders: Iterable[Path], errors: list[str]) -> Iterator[Run]:
-    """Yield the runs that can be read; add the messages of the others to `errors`."""
+    """Yield the runs that can be read; add an error message to `errors` for each run that cannot."""
     for folder in folders:
         try:
             yield read_run(folder)
@@ -100,7 +100,7 @@ def _read_runs(folders: Iterable[Path], errors: list[str]) -> Iterator[Run]:
 
 
 def _group_runs(runs: Iterable[Run], errors: list[str]) -> Iterator[RunGroup]:
-    # By name, so that one name that cannot be grouped leaves the others.
+    # Group the runs of each name separately, so that an error in one name does not affect the others.
     for _, members in groupby(runs, lambda run: run.name):
         try:
             yield from group_runs(members)
@@ -109,7 +109,7 @@ def _group_runs(runs: Iterable[Run], errors: list[str]) -> Iterator[RunGroup]:
 
 
 def _choose_runs(experiments: Mapping[str, tuple[RunGroup, ...]]) -> tuple[list[RunGroup], dict[str, tuple[str, str]]]:
-    """Show the choice of runs. Return the chosen ones, and color and shape of each run of their experiment."""
+    """Show the choice of runs. Return the chosen runs, and label of a run -> (color, shape) of its marks."""
     experiment = choose_option("Experiment", list(experiments), key=keys.EXPERIMENT, width="stretch")
     groups = {group.label: group for group in experiments[experiment]}
     labels = list(groups)
@@ -119,7 +119,7 @@ def _choose_runs(experiments: Mapping[str, tuple[RunGroup, ...]]) -> tuple[list[
     if len(chosen) > most:
         st.info(f"Only the first {most} of {len(chosen)} runs are shown: more cannot be told apart by their marks.")
     chosen = [label for label in labels if label in chosen][:most]
-    # While all runs have a mark, each keeps it when others are left out.
+    # If there are enough marks, give one to every run, so that a run keeps its mark when others are left out.
     marks = charts.assign_marks(labels if len(labels) <= most else chosen)
     return [groups[label] for label in chosen], marks
 
@@ -161,7 +161,7 @@ def _show_evidence(groups: Sequence[RunGroup]) -> None:
 
 
 def make_evidence_row(group: RunGroup) -> dict[str, Any] | None:
-    """Return the evidence inside the object of one group of runs; None where a seed has not measured it."""
+    """Return the evidence inside the object of one group of runs; None if a seed has not measured it."""
     if (share := group.inside()) is None:
         return None
     measured = [run.class_maps["inside"] for run in group.runs if run.class_maps is not None]
@@ -175,7 +175,7 @@ def make_evidence_row(group: RunGroup) -> dict[str, Any] | None:
 
 
 def _read_all(groups: Sequence[RunGroup], read: Callable[[RunGroup], _T | None]) -> dict[str, _T]:
-    """Read something of each group, and leave out the groups that lack it. A broken file is an error on the page."""
+    """Call `read` with each group; leave out groups for which it returns None. Show an error for a broken file."""
     values = {}
     for group in groups:
         with show_errors():
@@ -193,7 +193,7 @@ def _show_confusion(groups: Sequence[RunGroup], confusions: Mapping[str, Confusi
     with wide:
         if len(confusion.classes) <= charts.MAX_CLASSES:
             dark = st.context.theme.type == "dark"
-            # The width is limited: on a wide screen the cells would be bars.
+            # Limit the width: on a wide screen, the cells would be much wider than high.
             with st.container(width=170 + 44 * len(confusion.classes)):
                 st.altair_chart(charts.draw_confusion_matrix(confusion, dark), alt=f"Confusion matrix of {label}")
             st.caption(
@@ -227,7 +227,7 @@ def _show_average_maps(maps: Mapping[str, NDArray[Any]], names: Mapping[str, tup
 
 
 def _name_classes(maps: Mapping[str, NDArray[Any]], confusions: Mapping[str, Confusion]) -> dict[str, tuple[str, ...]]:
-    """Return the class names of the maps of each run; "class 0" and so on where the run has no names."""
+    """Return the class names of the maps of each run; "class 0" and so on if the run has no names."""
     names = {}
     for label, values in maps.items():
         classes = confusions[label].classes if label in confusions else ()

@@ -1,4 +1,4 @@
-"""Below the training runs: one photo, and the class map of one class by every network of an experiment."""
+"""The panel below the training runs: one photo, and its map of one class by every network of an experiment."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -30,15 +30,15 @@ HINTS = {
 
 @dataclass(frozen=True)
 class LocalTestPhoto:
-    """A test photo that is on this disk."""
+    """A test photo whose file is on this disk."""
 
-    folder: Path  # of the photos
+    folder: Path  # folder of the photos
     file: str  # relative to the folder, as test.csv names it
     label: str  # the true class
     predictions: Mapping[str, str]  # run -> predicted class, for the runs that misclassified the photo
 
     def make_title(self) -> str:
-        """Return the file name with the wrong predictions, as a list shows it."""
+        """Return the file name with the wrong predictions, for the list of photos."""
         predictions = ", ".join(f"{predicted} by {run}" for run, predicted in self.predictions.items())
         return f"{self.file} (predicted as {predictions})" if predictions else self.file
 
@@ -66,12 +66,15 @@ def show_photo_panel(groups: Sequence[RunGroup]) -> None:
 
 
 def _find_network(group: RunGroup) -> tuple[str, Run] | None:
-    """Return the first seed whose weights are on this disk, after the name that loads them."""
+    """Return the first seed whose weights are on this disk, as (name that loads the weights, run); None if no seed."""
     return next(((name, run) for run in group.runs if (name := find_network(run)) is not None), None)
 
 
 def _choose_photo(groups: Sequence[RunGroup], network: str) -> tuple[Photo | None, str | None]:
-    """Show the choice of photos: an upload, a test photo, or an example. Return it with its class, if known."""
+    """Show the choice of photos: an upload, a test photo, or an example. Return (photo, true class).
+
+    The photo is None if there is none to show, and the class is None if it is unknown.
+    """
     tests = list_test_photos(groups)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         upload = controls.upload_photos("Your photo", key=keys.RUNS_UPLOAD, width=320)
@@ -108,7 +111,7 @@ def _choose_test_photo(tests: Sequence[LocalTestPhoto], disabled: bool) -> Local
 
 
 def _list_examples(network: str) -> dict[str, Path]:
-    """Return the examples that fit a network; none for a network without a model card."""
+    """Return the examples that fit a network. For a network without a model card there are none."""
     with suppress(InspectorError):
         return list_examples(find_model_card(network).examples)
     return {}
@@ -134,7 +137,7 @@ def resolve_inside(folder: Path, file: str) -> Path:
     """Return the path of a file that a test.csv names.
 
     Raises:
-        ImageError: the file is outside the folder, also through a link.
+        ImageError: the file is outside the folder, or a link leads out of the folder.
     """
     relative = PurePosixPath(file)
     is_outside = relative.is_absolute() or ".." in relative.parts or PureWindowsPath(file).drive or "\\" in file
@@ -149,7 +152,7 @@ def resolve_inside(folder: Path, file: str) -> Path:
 
 
 def _show_class_maps(networks: Mapping[str, str], photo: Photo, label: str | None) -> None:
-    """Show the map of one class by every network that has it."""
+    """Show the map of one class by every network that has this class."""
     computed = compute_requests(
         [MapRequest(title, _make_choice(title, name), photo) for title, name in networks.items()]
     )
@@ -175,6 +178,6 @@ def _show_class_maps(networks: Mapping[str, str], photo: Photo, label: str | Non
 
 
 def _make_choice(title: str, network: str) -> NetworkChoice:
-    """Return the network of a run. New weights in its folder make it another one."""
+    """Return the network of a run. Its key has the time of the weights, so that new weights are loaded."""
     changed = cache.read_change_time(Path(network) / "weights.safetensors")
     return NetworkChoice(f"{network} {changed}", title, network, "", lambda: cache.load_network(network, changed))

@@ -17,7 +17,7 @@ Work: TypeAlias = Callable[[OnProgress, ShouldStop], Any]
 # Seconds without a call of `keep_alive` after which the page counts as closed. Browsers refresh hidden pages only once
 # a minute, so this has to be longer.
 _TIMEOUT = 90.0
-_running_jobs = threading.BoundedSemaphore(2)  # jobs that work at the same time, over all sessions
+_running_jobs = threading.BoundedSemaphore(2)  # at most two jobs work at the same time, over all sessions
 
 
 @dataclass(eq=False)

@@ -1,4 +1,4 @@
-"""Keys of the session state and of links. No other module writes a key as a string.
+"""Keys of the session state and of links. Other modules make only keys that contain a changing value.
 
 A widget with `bind="query-params"` writes its value into the link of the page under its key. Users share such links, so
 these keys must not change. Streamlit forgets the widgets of a page when another page is opened, so two pages may use

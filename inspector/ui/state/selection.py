@@ -32,12 +32,12 @@ class MapSelection:
 
 
 def label_classes(maps: "ClassMaps") -> list[str]:
-    """Return the class names of the network as lists show them."""
+    """Return the class names of the network for lists, see label_names."""
     return label_names(maps.classifier.class_names)
 
 
 def label_names(names: Sequence[str]) -> list[str]:
-    """Return class names as lists show them; a name that two classes share gets its index, as in "crane (134)"."""
+    """Return class names for lists. A name that several classes share gets its index, as in "crane (134)"."""
     times = Counter(names)
     return [name if times[name] == 1 else f"{name} ({k})" for k, name in enumerate(names)]
 
