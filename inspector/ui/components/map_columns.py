@@ -67,7 +67,7 @@ def show_map_columns(
         columns: the class maps, at least one.
         own_scales: give each map its own scale, and write the scale below the map.
         smooth: interpolate between the cells; False: draw the raw grid.
-        photo_line: text below the photo of the first column, which is shown before the maps; None: do not show it.
+        photo_line: text below the photo of the first column, which is shown before the maps; None: no photo.
     """
     scale = None if own_scales else common_scale([column.class_map.values for column in columns])
     tiles = [_draw_column(column, scale, smooth) for column in columns]

@@ -48,7 +48,9 @@ def read_stored_image(
 
 
 def draw_stored_map(results: Results, stored: StoredImage, values: ArrayLike, side: int) -> tuple[bytes, str]:
-    """Draw a stored map (h, w) over its photo, `side` pixels long; if the photo cannot be used, draw the raw grid.
+    """Draw a stored map (h, w) over its photo, or as a raw grid if the photo cannot be used.
+
+    `side` is the longer side of the drawn photo, in pixels.
 
     Returns:
         The encoded image, and the reason why it does not show the photo; "" if it does.

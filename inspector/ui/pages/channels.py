@@ -34,7 +34,7 @@ class ChannelSelection:
     """What the controls of the page choose."""
 
     k: int  # class index
-    against: int | str | None  # index of the class that k is contrasted with, or "average"; None: logit of k
+    against: int | str | None  # index of the class that k is contrasted with, or "average"; None: the logit of k
     count: int  # number of channels with a bar in the chart
     smooth: bool  # interpolate between the cells; False: show the raw grid
 

@@ -36,7 +36,7 @@ def show(chosen: SidebarSelection) -> None:
 
 
 def _choose(maps: ClassMaps, layers: tuple[Layer, ...]) -> LayerSelection:
-    """Show the controls."""
+    """Show the controls. Return the choices."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         label = _choose_layer(layers, find_pooled_layer(maps.classifier, layers).label)
         order = choose_segment(
@@ -64,7 +64,7 @@ def _choose_layer(layers: tuple[Layer, ...], pooled: str) -> str:
     """
     labels = [layer.label for layer in layers if layer.size is not None]
     if st.session_state.get(keys.LAYER) not in (None, *labels):
-        st.session_state[keys.LAYER] = None  # this label is of another network
+        st.session_state[keys.LAYER] = None  # the label belongs to another network
 
     def step(by: int) -> None:
         _select_layer(labels[labels.index(st.session_state[keys.LAYER] or pooled) + by])

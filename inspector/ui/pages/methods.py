@@ -34,7 +34,7 @@ def show(selection: SidebarSelection) -> None:
 
 
 def _choose(maps: ClassMaps, key: cache.MapsKey) -> MethodsSelection:
-    """Show the controls."""
+    """Show the controls. Return the choices."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         k = choose_class(maps)
         text = (

@@ -227,7 +227,7 @@ def _show_average_maps(maps: Mapping[str, NDArray[Any]], names: Mapping[str, tup
 
 
 def _name_classes(maps: Mapping[str, NDArray[Any]], confusions: Mapping[str, Confusion]) -> dict[str, tuple[str, ...]]:
-    """Return the class names of the maps of each run; "class 0" and so on if the run has no names."""
+    """Return label of a run -> names of its classes; "class 0" and so on if the run has no names."""
     names = {}
     for label, values in maps.items():
         classes = confusions[label].classes if label in confusions else ()

@@ -66,7 +66,7 @@ def show_photo_panel(groups: Sequence[RunGroup]) -> None:
 
 
 def _find_network(group: RunGroup) -> tuple[str, Run] | None:
-    """Return the first seed whose weights are on this disk, as (name that loads the weights, run); None if no seed."""
+    """Return (name that loads the network, run) for the first seed whose weights are on this disk; None if none is."""
     return next(((name, run) for run in group.runs if (name := find_network(run)) is not None), None)
 
 

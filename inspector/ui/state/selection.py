@@ -23,7 +23,7 @@ class MapSelection:
     """Which class map is shown, and how."""
 
     k: int  # class index
-    against: int | str | None  # index of the class that k is contrasted with, or "average"; None: logit of k
+    against: int | str | None  # index of the class that k is contrasted with, or "average"; None: the logit of k
     dense: bool  # show position scores instead of contributions to the logit
     view: View  # what is drawn on the photo
     smooth: bool  # interpolate between cell centers; False: show the raw grid
