@@ -137,7 +137,11 @@ def _layout_panels(
         max_columns = max(0, int(((style.width or 0) - beside) / MM) // 10)
         raise InspectorError(
             f"A figure {(style.width or 0) / MM:.0f} mm wide has no room for {columns} columns and a color bar. "
-            + (f"Use at most {max_columns} columns." if max_columns else "Use a larger width or a smaller font.")
+            + (
+                f"Use at most {max_columns} column{'s' * (max_columns > 1)}."
+                if max_columns
+                else "Use a larger width or a smaller font."
+            )
         )
     width = PANEL * columns + beside if style.width is None else style.width
     # Wider text would make its panel narrower.

@@ -29,7 +29,7 @@ CHANNEL_GRID, CHANNEL_MAP, DEPTH_MAPS = "channels", "the channel", "all channels
 
 # Page Channels. Only BARS is in the link.
 BARS, CONTRIBUTION_CHART, WHOLE_FOLDER = "bars", "ledger", "whole folder"
-READ_PHOTOS = "heard"  # (key of the network, ids of the uploads) of the photos read last
+READ_PHOTOS = "read photos"  # (key of the network, ids of the uploads) of the photos read last
 
 # Page Compare. All keys are in the link, except COMPARED_UPLOADS.
 COMPARE, COMPARED_NETWORKS, COMPARED_EXAMPLES, OWN_SCALES = "compare", "with", "examples", "own_scales"
