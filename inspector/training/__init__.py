@@ -1,1 +1,1 @@
-"""Train heads on backbones and compare the runs."""
+"""Train networks from recipes, put new heads on backbones, and compare the finished runs."""

@@ -22,22 +22,23 @@ class Backbone:
     """A classifier, and how to build its network again."""
 
     classifier: Classifier
-    architecture: str  # as for networks.build.build
-    options: Mapping[str, Any]  # its keyword arguments
-    packaged: Mapping[str, str] | None  # package and file of its weights, if an installed package has them
+    architecture: str  # name that `networks.build.build` accepts
+    options: Mapping[str, Any]  # keyword arguments of the architecture
+    packaged: Mapping[str, str] | None  # package and file of the weights; None if no installed package has them
 
 
 def load_backbone(name: str, weights: Path | None, overrides: PreprocessingOverrides) -> Backbone:
-    """Load the backbone of a name, with its own weights or those of a file.
+    """Load a backbone by its name, with its pretrained weights or with the weights in a file.
 
     Args:
-        name: a name in models/, "torchvision:NAME", "timm:NAME", or a name of torchvision alone.
-        weights: a checkpoint with other weights for this architecture.
-        overrides: settings in place of the default preprocessing.
+        name: a name in models/, "torchvision:NAME", "timm:NAME", or a torchvision name without prefix.
+        weights: a checkpoint with other weights for this architecture. None: the pretrained weights.
+        overrides: settings that replace those of the default preprocessing.
 
     Raises:
-        NetworkError: unknown name, weights that do not fit or cannot be read, or no convolutional network for RGB.
-        HeadError: the network pools no feature maps (a vision transformer).
+        NetworkError: the name is unknown, the weights do not fit or cannot be read, or the network is not a
+            convolutional network for RGB images.
+        HeadError: the network pools no feature maps, such as a vision transformer.
     """
     options: dict[str, Any] = {}
     if (models_folder() / name / "model.json").is_file():
@@ -54,7 +55,7 @@ def load_backbone(name: str, weights: Path | None, overrides: PreprocessingOverr
         loaded = resolve(weights or architecture, architecture if weights else None, overrides=overrides)
     classifier = Classifier.from_network(loaded)
     if weights is not None:
-        # SqueezeNet has one last feature map per class.
+        # The number of classes is needed to rebuild SqueezeNet: it has one last feature map per class.
         options["num_classes"] = len(classifier.class_names)
     if architecture not in FACTORIES and not architecture.startswith(("torchvision:", "timm:")):
         raise NetworkError(f"{name} cannot be a backbone. Use a convolutional network of torchvision, timm or ours.")
@@ -64,14 +65,14 @@ def load_backbone(name: str, weights: Path | None, overrides: PreprocessingOverr
 
 
 def make_transfer_arguments(backbone: Backbone, head: HeadKind) -> dict[str, Any]:
-    """Return the arguments of `build.transfer`, without the number of classes."""
+    """Return the arguments of `inspector.networks.build.transfer`, except the number of classes."""
     size = list(backbone.classifier.preprocessing.size)
     arguments = {"backbone": backbone.architecture, "head": head, "size": size}
     return arguments | {"options": dict(backbone.options)} if backbone.options else arguments
 
 
 def build_with_head(backbone: Backbone, head: HeadKind, classes: int) -> nn.Module:
-    """Build the backbone's trunk with its weights and a new head with random weights, as parts `trunk` and `head`."""
+    """Build a network of two modules: `trunk`, with the weights of the backbone, and `head`, with random weights."""
     network = build("transfer", classes, make_transfer_arguments(backbone, head))
     trunk = network.get_submodule("trunk.network")
     state = backbone.classifier.network.state_dict()

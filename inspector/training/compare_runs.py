@@ -1,4 +1,7 @@
-"""Compare finished runs: group them by recipe and tabulate mean and standard deviation over seeds. Imports no torch."""
+"""Compare finished runs: group them by recipe and tabulate mean and standard deviation over seeds.
+
+This module does not import torch.
+"""
 
 import math
 import statistics
@@ -34,7 +37,7 @@ class RunGroup:
         return self.curve(score)[-1]
 
     def gap(self) -> tuple[float, float]:
-        """Return mean and standard deviation of validation minus training loss in the last epoch, in nats."""
+        """Return mean and standard deviation of validation loss minus training loss in the last epoch, in nats."""
         last = [run.history[-1] for run in self.runs]
         return mean_and_deviation(row.validation_loss - row.training_loss for row in last)
 
@@ -45,7 +48,7 @@ class RunGroup:
     def inside(self) -> tuple[float, float] | None:
         """Return mean and standard deviation of the share of positive contributions inside the object (0-1).
 
-        None unless all seeds measured it.
+        None if the share was not measured for all seeds.
         """
         known = [run.class_maps["inside"] for run in self.runs if run.class_maps]
         shares = [float(inside["share"]) for inside in known if inside]
@@ -54,13 +57,13 @@ class RunGroup:
     def verdict(self) -> str | None:
         """Return the verdict of the class maps; if seeds disagree, all verdicts joined by " or ".
 
-        None unless all seeds recorded one.
+        None if the verdict was not recorded for all seeds.
         """
         verdicts = [run.class_maps["verdict"] for run in self.runs if run.class_maps]
         return " or ".join(dict.fromkeys(verdicts)) if len(verdicts) == len(self.runs) else None
 
     def confusion(self) -> Confusion | None:
-        """Return the confusion matrix summed over the seeds; None unless all have one.
+        """Return the confusion matrix summed over the seeds; None if a seed has no matrix.
 
         Raises:
             TrainingError: the seeds have different classes.
@@ -72,7 +75,7 @@ class RunGroup:
         return Confusion(known[0].classes, sum((one.counts for one in known[1:]), start=known[0].counts))
 
     def average_maps(self) -> NDArray[np.float32] | None:
-        """Return the average class maps, mean over the seeds, (K, h, w) in logits; None unless all have them.
+        """Return the mean over the seeds of their average class maps, (K, h, w) in logits; None if a seed has no maps.
 
         Raises:
             TrainingError: the seeds have maps of different shapes.
@@ -100,7 +103,7 @@ class RunGroup:
 def mean_and_deviation(values: Iterable[float]) -> tuple[float, float]:
     """Return the mean and the sample standard deviation (n - 1).
 
-    The deviation of a single value is 0; it is nan if a value is not finite.
+    The deviation of a single value is 0. The deviation is nan if a value is not finite.
     """
     all_values = list(values)
     if not all(map(math.isfinite, all_values)):
@@ -112,7 +115,7 @@ def group_runs(runs: Iterable[Run]) -> tuple[RunGroup, ...]:
     """Group runs by recipe, sorted by name.
 
     Raises:
-        TrainingError: two runs of one name have the same seed or different recipes.
+        TrainingError: two runs with the same name have the same seed or different recipes.
     """
     ordered = sorted(runs, key=lambda run: (run.experiment, run.name, run.seed))
     several = len({run.experiment for run in ordered}) > 1
@@ -135,7 +138,7 @@ def group_runs(runs: Iterable[Run]) -> tuple[RunGroup, ...]:
 
 
 def list_columns(groups: Sequence[RunGroup]) -> tuple[str, ...]:
-    """Return the column headings; columns about class maps only if a run has measured them."""
+    """Return the column headings. Columns about class maps are included only if a group has values for them."""
     return tuple(_make_columns(groups))
 
 
@@ -164,14 +167,14 @@ def _make_columns(groups: Sequence[RunGroup]) -> dict[str, Callable[[RunGroup], 
 
 
 def format_with_deviation(group: RunGroup, value: tuple[float, float] | None) -> str:
-    """Format mean and standard deviation; the mean alone for a single seed, which has no deviation."""
+    """Format a mean with its standard deviation; for a group with one seed the mean only; "" for None."""
     if value is None:
         return ""
     return f"{value[0]:.4f} \N{PLUS-MINUS SIGN} {value[1]:.4f}" if len(group.runs) > 1 else f"{value[0]:.4f}"
 
 
 def make_caption(groups: Sequence[RunGroup]) -> str:
-    """Explain the columns of the table."""
+    """Return the text that explains the columns of the table."""
     text = (
         "Scores: mean and standard deviation (n - 1) over the seeds after the last epoch. Best epoch: the epoch with "
         "the highest top-1, one per seed. Loss gap: validation loss minus mean training loss in the last epoch, in "

@@ -1,4 +1,4 @@
-"""Data sets for training, held in memory: Fashion-MNIST, MNIST, or a folder of class folders with photos."""
+"""Read data sets for training into memory: Fashion-MNIST, MNIST, or a folder with one folder of photos per class."""
 
 import hashlib
 import os
@@ -15,18 +15,18 @@ from inspector.images.photo import read_image
 from inspector.images.preprocessing import Preprocessing, make_view
 from inspector.training.recipe import Data
 
-MAX_MEMORY = 8e9  # bytes
-_TEST_SHARE = 1 / 8  # of the photos of each class
-_SHOWN_NAMES = 10  # in an error message
+MAX_MEMORY = 8e9  # bytes that photos or feature maps may take in memory
+_TEST_SHARE = 1 / 8  # share of the photos of each class that become test photos
+_SHOWN_NAMES = 10  # most class names in an error message
 
 
 @dataclass(frozen=True)
 class Images:
-    """Images in memory, or their feature maps, with labels."""
+    """Images in memory, or the feature maps of images, with the labels."""
 
-    pixels: Tensor  # (N, channels, H, W): float 0-1 as network input, or uint8 photos
-    labels: Tensor  # (N,)
-    mean: Tensor | None = None  # (3, 1, 1), for photos
+    pixels: Tensor  # (N, channels, H, W): uint8 photos, or floats that are the network input already
+    labels: Tensor  # (N,), class numbers
+    mean: Tensor | None = None  # (3, 1, 1), to normalize photos; None: `pixels` need no change
     std: Tensor | None = None
 
     def __len__(self) -> int:
@@ -40,7 +40,7 @@ class Images:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Training and test images, with what a model.json records about them."""
+    """Training and test images, with the facts about them that model.json records."""
 
     training: Images
     test: Images
@@ -48,9 +48,9 @@ class DataSet:
     preprocessing: Preprocessing
     examples: str
     source: str
-    folder: Path | None = None  # of the photos
-    files: tuple[str, ...] = ()  # test photos, relative to the folder
-    skipped: tuple[str, ...] = ()  # one sentence per file that is not a photo
+    folder: Path | None = None  # folder of the photos; None if the data set is not a photo folder
+    files: tuple[str, ...] = ()  # paths of the test photos, relative to the folder
+    skipped: tuple[str, ...] = ()  # per file that cannot be read: its path and the reason
     digest: str = ""  # hash of the names of all photos
 
     def describe_balance(self) -> str:
@@ -72,7 +72,7 @@ class _TorchvisionDataSet:
     """A data set that torchvision can read."""
 
     title: str
-    authors: str  # and year
+    authors: str  # names, and the year if known
     torchvision: type[MNIST]
     classes: tuple[str, ...]
     examples: str
@@ -87,10 +87,10 @@ _DATA_SETS: dict[Data, _TorchvisionDataSet] = {
 
 
 def read_torchvision_data(name: Data, folder: Path, device: torch.device) -> DataSet:
-    """Read a data set from torchvision's folder; it is downloaded if it is not there.
+    """Read a data set in torchvision's layout from a folder. If its files are missing, download them first.
 
     Raises:
-        TrainingError: it is neither there nor can it be downloaded, or its files are broken.
+        TrainingError: the files are missing and cannot be downloaded, or are broken.
     """
     known = _DATA_SETS[name]
     training, test = (_read_part(known, folder, training, device) for training in (True, False))
@@ -104,7 +104,7 @@ def _read_part(known: _TorchvisionDataSet, folder: Path, training: bool, device:
     try:
         read = known.torchvision(folder, train=training, download=True)
         pixels = read.data[:, None].to(device) / 255
-    # torchvision reports broken files by assertions too.
+    # torchvision raises AssertionError for some broken files.
     except (OSError, RuntimeError, ValueError, AssertionError) as error:
         raise TrainingError(
             f"No {known.title} in {raw}, and it could not be downloaded ({str(error) or 'the files are broken'}). "
@@ -114,13 +114,14 @@ def _read_part(known: _TorchvisionDataSet, folder: Path, training: bool, device:
 
 
 def read_photos(folder: Path, preprocessing: Preprocessing, device: torch.device) -> DataSet:
-    """Read the photos of a folder of class folders, cropped and resized to the input size.
+    """Read photos from a folder with one folder per class, and crop and resize them to the network's input size.
 
-    A random eighth of each class becomes the test set. The split depends on the files only, not on the seed of a run.
+    A random eighth of each class becomes the test set. This split depends on the files only, not on the seed of a run.
     Files that cannot be read as images are skipped and listed.
 
     Raises:
-        TrainingError: fewer than two classes, a class with fewer than two photos, or photos that do not fit in memory.
+        TrainingError: there are fewer than two classes, a class has fewer than two photos, or the photos do not fit in
+            memory.
     """
     classes, samples = _list_photos(folder)
     height, width = preprocessing.size
@@ -134,13 +135,13 @@ def read_photos(folder: Path, preprocessing: Preprocessing, device: torch.device
         path, label = sample
         file = Path(path).relative_to(folder).as_posix()
         try:
-            # The same reader and crop as for class maps, so that training sees what the maps are later drawn on.
+            # Read and crop as for class maps, so that the network trains on the same pixels that the maps explain.
             pixels = make_view(read_image(path), preprocessing).pixels
         except ImageError as error:
             return file, error, label
         return file, torch.from_numpy(pixels.copy()), label  # torch needs a writable array
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the interpreter lock while it decodes
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # threads: Pillow decodes without the interpreter lock
         photos = list(pool.map(read, samples))
     skipped = tuple(f"{file}: {error}" for file, error, _ in photos if isinstance(error, ImageError))
     kept = [(file, pixels, label) for file, pixels, label in photos if isinstance(pixels, Tensor)]
@@ -149,7 +150,7 @@ def read_photos(folder: Path, preprocessing: Preprocessing, device: torch.device
 
     def select_part(test: bool) -> Images:
         chosen = [one for number, one in enumerate(kept) if (number in tests) == test]
-        # Permuting keeps the memory layout, channels last.
+        # permute does not move data, so the memory layout stays channels-last.
         pixels = torch.stack([pixels for _, pixels, _ in chosen]).permute(0, 3, 1, 2)
         return Images(pixels.to(device), torch.tensor([label for *_, label in chosen], device=device), mean, std)
 
@@ -168,7 +169,7 @@ def _list_photos(folder: Path) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
         return not any(part.startswith(".") for part in Path(path).relative_to(folder).parts)
 
     try:
-        # Hidden files (.DS_Store) are ignored here; other files that are not photos are reported when they are read.
+        # Ignore hidden files (.DS_Store) silently. Other files that are no photos are reported later, as skipped.
         listed = ImageFolder(str(folder), is_valid_file=is_shown, allow_empty=True)
     except (OSError, ValueError) as error:
         raise TrainingError(f"{folder} holds no class folders ({summarize_reason(error)}).") from error
@@ -181,7 +182,7 @@ def _list_photos(folder: Path) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
 
 
 def _draw_tests(labels: list[int], classes: tuple[str, ...], folder: Path) -> set[int]:
-    """Choose the test photos: their indices."""
+    """Choose the test photos at random, separately for each class; return their indices."""
     drawn: set[int] = set()
     generator = torch.Generator().manual_seed(0)
     of_class = [[number for number, label in enumerate(labels) if label == k] for k in range(len(classes))]

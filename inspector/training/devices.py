@@ -1,4 +1,4 @@
-"""Choose the device of training: one device, or one per process under torchrun (DistributedDataParallel)."""
+"""Choose the device for training: one device, or under torchrun one device per process (DistributedDataParallel)."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from inspector.errors import TrainingError
 
 
 def find_device(name: str) -> torch.device:
-    """Return the device with a name: "auto", "cpu", "cuda" or "cuda:1".
+    """Return the device for a name: "auto", "cpu", "cuda" or, for the second GPU, "cuda:1".
 
     Raises:
         TrainingError: the name is unknown, or this machine has no such device.
@@ -30,7 +30,7 @@ def find_device(name: str) -> torch.device:
 
 @contextmanager
 def join_processes(name: str) -> Iterator[torch.device]:
-    """Yield the device of this process; under torchrun, join the process group, one device per process."""
+    """Yield the device of this process. Under torchrun, also join the process group; each process has its own GPU."""
     if "LOCAL_RANK" not in os.environ:
         yield find_device(name)
         return
@@ -44,19 +44,19 @@ def join_processes(name: str) -> Iterator[torch.device]:
 
 
 def is_first() -> bool:
-    """Return whether this process is the one that prints and writes."""
+    """Return whether this process is the first one: only the first process prints and writes files."""
     return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
 def parallelize(network: nn.Module) -> nn.Module:
-    """Wrap the network so that its gradients are averaged over all processes."""
+    """Wrap the network so that its gradients are averaged over all processes; without torchrun return it unchanged."""
     return nn.parallel.DistributedDataParallel(network) if distributed.is_initialized() else network
 
 
 def split_batch(batch: Tensor) -> tuple[Tensor, float]:
-    """Return this process's part of a batch (N,) and the weight of its mean loss.
+    """Return the part of a batch (N,) for this process, and the weight to multiply its mean loss by.
 
-    With these weights the losses of all processes average to the mean loss of the whole batch.
+    With these weights, the average over all processes is the mean loss of the whole batch.
     """
     if not distributed.is_initialized() or len(batch) < (processes := distributed.get_world_size()):
         return batch, 1.0
@@ -65,7 +65,7 @@ def split_batch(batch: Tensor) -> tuple[Tensor, float]:
 
 
 def average_losses(losses: Tensor) -> Tensor:
-    """Average losses over all processes."""
+    """Average each loss over all processes."""
     if distributed.is_initialized():
         distributed.all_reduce(losses)
         losses = losses / distributed.get_world_size()

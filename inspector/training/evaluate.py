@@ -19,24 +19,24 @@ from inspector.networks.load import load
 from inspector.training.data import DataSet
 from inspector.training.write_run import write_file
 
-MAX_CLASS_MAPS = 1000  # test images whose class maps are computed: the first of each class, equally many of each
-_BATCH = 50
+MAX_CLASS_MAPS = 1000  # most test images whose class maps are computed: the same number for each class
+_BATCH = 50  # images per pass
 
 
 def evaluate_run(folder: Path, data: DataSet, logits: Tensor, regions: Regions | None, finished: int) -> dict[str, Any]:
-    """Write confusion.csv, average_maps.safetensors and, for photos, test.csv.
+    """Evaluate a run: write confusion.csv, average_maps.safetensors and, for photos, test.csv.
 
-    The class maps are those of the run folder's network, loaded as users load it.
+    The class maps are computed with the network in the run folder, loaded in the same way as users load it.
 
     Args:
-        folder: of the run, with its weights and model.json.
-        data: its data set.
-        logits: (N, K), of the test images.
-        regions: objects on the photos, or None.
+        folder: run folder, with weights and model.json.
+        data: data set of the run.
+        logits: logits of the test images, (N, K).
+        regions: boxes or masks of the objects in the photos, or None.
         finished: number of finished epochs, for error messages.
 
     Returns:
-        What run.json records about the evaluation.
+        The entries of run.json about the evaluation.
     """
     classes, labels = data.classes, data.test.labels.cpu()
     probabilities, predicted = (one.cpu() for one in logits.softmax(1).max(1))
@@ -63,10 +63,10 @@ def evaluate_run(folder: Path, data: DataSet, logits: Tensor, regions: Regions |
 
 
 def check_objects(data: DataSet, regions: Regions) -> None:
-    """Check before training that the objects of the test photos can be read.
+    """Check that the masks of the test photos can be read, so that an error comes before hours of training.
 
     Raises:
-        LocalizationError: a mask cannot be read, or no object belongs to any test photo.
+        LocalizationError: a mask cannot be read, or no test photo has a known object.
     """
     assert data.folder is not None
     masks = [find_object_mask(regions, file, read_image(data.folder / file).size) is not None for file in data.files]
@@ -85,7 +85,7 @@ def _confusion_bytes(labels: Tensor, predicted: Tensor, classes: tuple[str, ...]
 
 
 def _first_of_each_class(labels: Tensor, classes: int) -> list[int]:
-    """Return the indices of the first images of each class, at most MAX_CLASS_MAPS in all."""
+    """Return the indices of the first images of each class: MAX_CLASS_MAPS / classes images per class, at least one."""
     each = max(1, MAX_CLASS_MAPS // classes)
     return sorted(int(n) for k in range(classes) for n in (labels == k).nonzero().flatten()[:each])
 
@@ -96,7 +96,7 @@ def _average_class_maps(
     try:
         classifier = load(str(folder))
     except HeadError:
-        return None  # a network without class maps is evaluated all the same
+        return None  # the network has no class maps; its other results are still written
     if data.folder:
         return average_class_maps(_explain_photos(classifier, data, indices, regions))
     return average_class_maps(_explain_tensors(classifier, data, indices))

@@ -1,6 +1,6 @@
 """Matplotlib figures of finished runs: learning curves, confusion matrices, average class maps.
 
-Never pyplot, which is not thread-safe.
+Does not use pyplot, which is not thread-safe.
 """
 
 import math
@@ -24,20 +24,22 @@ from inspector.training.read_run import Confusion
 
 _LINES = (*OKABE_ITO[:6], "#000000")
 
-_MAX_NUMBERED = 20  # classes: with more, the numbers in a confusion matrix would overlap
-_MAX_NAMED = 120  # classes: with more, the names at an axis would overlap
+_MAX_NUMBERED = 20  # with more classes, the numbers in a confusion matrix would overlap
+_MAX_NAMED = 120  # with more classes, the names at an axis would overlap
 _AVERAGES_TITLE = (
     "Average class maps: for each class, the mean of its class map over its test images, in logits per cell.\n"
     "Each column has its own scale, because the values of two heads differ in size."
 )
-_GAP = 0.1  # between two average maps, as a fraction of a map's height
+_GAP = 0.1  # gap between two average maps, as a fraction of the distance between their tops
 
 
 def learning_curves_figure(groups: Sequence[RunGroup]) -> Figure:
-    """Draw top-1 and loss after each epoch: per recipe the mean over its seeds, with a band of one standard deviation.
+    """Draw top-1 and loss after each epoch: one line per recipe, the mean over its seeds.
+
+    If a recipe has several seeds, a band shows one standard deviation above and below the line.
 
     Raises:
-        InspectorError: there are more recipes than distinguishable lines.
+        InspectorError: there are too many recipes for lines that can be distinguished.
     """
     if len(groups) > 2 * len(_LINES):
         raise InspectorError(f"{len(groups)} curves cannot be distinguished. Use at most {2 * len(_LINES)} recipes.")
@@ -64,7 +66,7 @@ def _draw_curve(
 ) -> None:
     epochs = [row.epoch for row in group.runs[0].history]
     means, deviations = np.array(group.curve(score)).T
-    # With few epochs each is marked: a run of one epoch has no line.
+    # Mark each epoch if there are few, so that a run of one epoch, which has no line, is visible.
     shown = marker if len(epochs) <= 20 and style == "-" else ""
     axis.plot(epochs, means, style, color=color, marker=shown, markersize=3, linewidth=1.4, label=label or None)
     if len(group.runs) > 1:
@@ -91,7 +93,7 @@ def confusion_figure(groups: Sequence[RunGroup]) -> Figure:
         _draw_matrix(axis, found, side)
         title = f"{group.label}\ntop-1 {format_with_deviation(group, group.final('top1'))}"
         axis.set_title(title, fontsize=9, parse_math=False)
-        # Class names appear once per row and column of panels, unless a neighbor has other classes.
+        # Hide the class names of a panel if the panel at its left (or below it) shows the same names.
         if number % columns and read[number - 1][1].classes == found.classes:
             axis.tick_params(labelleft=False)
         if number + columns < len(read) and read[number + columns][1].classes == found.classes:
@@ -107,7 +109,7 @@ def confusion_figure(groups: Sequence[RunGroup]) -> Figure:
 
 def _draw_matrix(axis: Axes, confusion: Confusion, side: float) -> None:
     classes = len(confusion.classes)
-    # A class without images has an empty row.
+    # A class without images has a row of zeros; dividing by 1 leaves it so.
     shares = confusion.counts / np.maximum(1, confusion.counts.sum(1, keepdims=True))
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if classes <= _MAX_NUMBERED:
@@ -126,7 +128,7 @@ def _draw_matrix(axis: Axes, confusion: Confusion, side: float) -> None:
 
 
 def average_maps_figure(groups: Sequence[RunGroup]) -> Figure:
-    """Draw the average class maps of each recipe that has them: one row per class, one column and scale per recipe.
+    """Draw average class maps: one row per class, one column per recipe that has these maps, one scale per column.
 
     Raises:
         InspectorError: no run has average class maps.
@@ -136,7 +138,7 @@ def average_maps_figure(groups: Sequence[RunGroup]) -> Figure:
     if not read:
         raise InspectorError("No run has average class maps. Use runs trained by this version of Inspector.")
     most = max(len(names) for _, _, names in read)
-    # Many classes are wrapped into blocks side by side, so that the figure is about square.
+    # Split many classes into blocks that stand side by side, so that the figure is about square.
     blocks = max(1, round(math.sqrt(1.3 * most / (len(read) + 1))))
     rows = -(-most // blocks)
     wide = max(maps.shape[2] / maps.shape[1] for _, maps, _ in read)
@@ -149,7 +151,7 @@ def average_maps_figure(groups: Sequence[RunGroup]) -> Figure:
         before: tuple[str, ...] = ()
         for axis, (group, maps, names) in zip(page.subplots(1, len(read), squeeze=False)[0], read, strict=True):
             _draw_column_of_maps(axis, maps[shown], common_scale([maps]), rows)
-            # With several experiments a label is too long for one line.
+            # "experiment/recipe" is too long for one line.
             title = "\n".join(shorten_name(part, 16) for part in group.label.split("/"))
             axis.set_title(title, fontsize=8, parse_math=False)
             labels = names[shown] if names != before else ()
@@ -165,7 +167,7 @@ def _find_class_names(group: RunGroup, classes: int) -> tuple[str, ...]:
 
 
 def _draw_column_of_maps(axis: Axes, maps: NDArray[np.float32], scale: float, rows: int) -> None:
-    """Draw maps (K, h, w) one below the other, each of height 1 including its gap, above a color bar."""
+    """Draw maps (K, h, w) one below the other, with a color bar below them. One map and its gap have height 1."""
     width = maps.shape[2] / maps.shape[1] * (1 - _GAP)
     for k, values in enumerate(maps):
         top, bottom = k + _GAP / 2, k + 1 - _GAP / 2
@@ -174,7 +176,7 @@ def _draw_column_of_maps(axis: Axes, maps: NDArray[np.float32], scale: float, ro
     axis.set(xlim=(0, width), ylim=(rows, 0), xticks=[])
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)
-    # A map of zeros still needs a color bar with two ends.
+    # If all maps are zero, the color bar still needs two different ends.
     end = scale or 1.0
     colors = ScalarMappable(Normalize(-end, end), COLORS)
     bar = axis.figure.colorbar(colors, ax=axis, location="bottom", pad=0.02, aspect=10)

@@ -1,4 +1,4 @@
-"""Read what finished training runs wrote into their folders. Imports no torch."""
+"""Read the files that finished training runs wrote into their folders. This module does not import torch."""
 
 import csv
 import io
@@ -22,27 +22,27 @@ class Epoch:
     """One row of history.csv."""
 
     epoch: int
-    training_loss: float  # nats, mean over the epoch while the weights changed
+    training_loss: float  # nats, mean over the batches of the epoch, while the weights were changing
     validation_loss: float  # nats, with the weights at the end of the epoch
     top1: float  # top-1 accuracy on the test images, 0-1
-    top2: float
-    seconds: float  # for training and testing
+    top2: float  # share of the test images whose true class is among the top 2, 0-1
+    seconds: float  # duration of training and evaluation in this epoch
 
 
 @dataclass(frozen=True)
 class Run:
-    """One finished run: run.json and history.csv of a folder <experiment>/<run>/seed<N>."""
+    """One finished run, as read from run.json and history.csv in a folder <experiment>/<run>/seed<N>."""
 
     folder: Path
     experiment: str
     name: str
     seed: int
     settings: Mapping[str, Any]  # recipe, seed and precision
-    head_parameters: int
-    parameters: int
+    head_parameters: int  # number of parameters of the head
+    parameters: int  # number of parameters of the whole network
     history: tuple[Epoch, ...]
-    images: Path | None = None  # the folder of the photos, on the machine where the network was trained
-    class_maps: Mapping[str, Any] | None = None  # verdict, residual, images, inside (share, pointing, images) or None
+    images: Path | None = None  # folder of the photos, on the machine of the training
+    class_maps: Mapping[str, Any] | None = None  # keys verdict, residual, images, inside
 
     def best_epoch(self) -> int:
         """Return the first epoch with the highest top-1 accuracy."""
@@ -61,19 +61,19 @@ class Confusion:
 class TestPhoto:
     """One row of test.csv."""
 
-    file: str  # relative to the folder of the photos; may be any text in a file from elsewhere
+    file: str  # path relative to the photo folder; do not trust it: the run may come from another user
     label: str
     predicted: str
-    probability: float  # of the predicted class, 0-1
-    # Share of the label's positive contributions inside the object, 0-1; None if no object is known.
+    probability: float  # probability of the predicted class, 0-1
+    # Share of the positive contributions to the label that is inside the object, 0-1; None if not measured.
     inside: float | None
 
 
 def find_runs(folders: Iterable[Path]) -> tuple[Path, ...]:
-    """List all folders with a finished run in or below the given folders.
+    """List all folders with a finished run; searches the given folders and all folders in them.
 
     Raises:
-        TrainingError: one of the folders holds no finished run.
+        TrainingError: there is no finished run in one of the given folders.
     """
     runs: dict[Path, None] = {}
     for folder in folders:
@@ -88,7 +88,7 @@ def read_run(folder: Path) -> Run:
     """Read the run in a folder.
 
     Raises:
-        TrainingError: the folder holds no finished run, or a broken one.
+        TrainingError: a file of the run is missing or broken.
     """
     with _translate_read_errors(folder / "history.csv") as path, path.open(encoding="utf-8", newline="") as file:
         history = tuple(_read_epoch(row) for row in csv.DictReader(file))
@@ -124,7 +124,7 @@ def read_confusion(run: Run) -> Confusion | None:
     """Read the confusion matrix of the test images.
 
     Returns:
-        The matrix, or None if the run wrote none.
+        The matrix, or None if the run has no confusion.csv.
 
     Raises:
         TrainingError: the file is broken.
@@ -145,7 +145,7 @@ def read_average_maps(run: Run) -> NDArray[np.float32] | None:
     """Read the average class maps: for each class, the mean of its class map over its test images.
 
     Returns:
-        (K, h, w) float32, in logits; None if the run wrote none.
+        The maps (K, h, w), float32, in logits; None if the run has no such file.
 
     Raises:
         TrainingError: the file is broken.
@@ -160,7 +160,7 @@ def read_average_maps(run: Run) -> NDArray[np.float32] | None:
 
 
 def read_test_photos(run: Run) -> tuple[TestPhoto, ...]:
-    """Read the predictions on the test photos, in file order; empty if the run wrote no test.csv.
+    """Read the predictions on the test photos, in file order; empty if the run has no test.csv.
 
     Raises:
         TrainingError: the file is broken.
@@ -177,21 +177,21 @@ def _read_test_photo(row: Mapping[str, str]) -> TestPhoto:
 
 
 def find_network(run: Run) -> str | None:
-    """Return what ``inspector.load`` needs for the run's network: its folder or its name in models/.
+    """Find the network of a run.
 
     Returns:
-        None if the weights are in neither place.
+        The argument for ``inspector.load``: the run folder or a name in models/. None if the weights are in neither.
     """
     if (run.folder / "weights.safetensors").is_file():
         return str(run.folder)
-    # Networks in models/ are those of seed 0.
+    # The networks in models/ were trained with seed 0.
     name = f"{run.experiment}_{run.name}"
     return name if run.seed == 0 and (models_folder() / name / "model.json").is_file() else None
 
 
 @contextmanager
 def _open_result(run: Run, name: str) -> Iterator[BinaryIO | None]:
-    """Open a file of the run for reading; yield None if the run wrote no such file."""
+    """Open a file of the run for reading; yield None if the run has no such file."""
     if not (run.folder / name).exists():
         yield None
         return
@@ -205,7 +205,7 @@ def _decode(file: BinaryIO) -> io.StringIO:
 
 @contextmanager
 def _translate_read_errors(path: Path) -> Iterator[Path]:
-    """Raise a TrainingError that names the file for whatever a broken file does to its reader."""
+    """Turn any exception in the `with` block, such as for a broken file, into a TrainingError with the file's path."""
     cases: dict[type[BaseException], str] = {
         KeyError: f"{path} has no entry {{reason}}.",
         OSError: f"Cannot read {path}: {{reason}}.",

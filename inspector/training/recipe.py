@@ -1,6 +1,6 @@
 """The recipe of a training run: a TOML file experiments/<experiment>/<run>.toml, or the default for a photo folder.
 
-Imports no torch.
+This module does not import torch.
 """
 
 import tomllib
@@ -13,10 +13,10 @@ from typing import Any, Literal, get_args
 from inspector.errors import TrainingError, translate_errors
 from inspector.images.preprocessing import Interpolation, as_pair
 
-# "folder": a folder of class folders with photos.
+# "folder": a folder with one folder of photos per class.
 Data = Literal["fashion_mnist", "mnist", "folder"]
 Optimizer = Literal["adam", "rmsprop", "sgd"]
-# "sigmoid_cross_entropy": cross-entropy of the softmax of sigmoids, as in the article on Fashion-MNIST.
+# "sigmoid_cross_entropy": cross-entropy loss computed on sigmoid(logit) instead of the logit.
 Loss = Literal["cross_entropy", "sigmoid_cross_entropy"]
 
 _ALLOWED = {"data": get_args(Data), "optimizer": get_args(Optimizer), "loss": get_args(Loss)}
@@ -26,25 +26,25 @@ _ALLOWED = {"data": get_args(Data), "optimizer": get_args(Optimizer), "loss": ge
 class Recipe:
     """All settings that determine a training run, except seed, device and precision."""
 
-    experiment: str  # name of the file's folder
-    run: str  # name of the file
+    experiment: str  # name of the folder of the TOML file
+    run: str  # name of the TOML file, without .toml
     title: str
     data: Data
     factory: str  # a name in networks.builtin.FACTORIES, or "transfer"
-    arguments: Mapping[str, Any]
+    arguments: Mapping[str, Any]  # keyword arguments of the factory
     epochs: int
-    batch: int
+    batch: int  # images per batch
     optimizer: Optimizer
     rate: float  # learning rate
     loss: Loss
     seeds: tuple[int, ...]
-    frozen: bool = False  # transfer learning: train the head only, on feature maps that are computed once
-    # Preprocessing that differs from the backbone's: size, resize, mean, std, interpolation.
+    frozen: bool = False  # transfer learning: train only the head, on feature maps that are computed once
+    # Settings that replace the backbone's preprocessing; keys: size, resize, mean, std, interpolation.
     input: Mapping[str, Any] = field(default_factory=dict)
-    command: str = ""  # the command line that trains it, without data folder and seed
+    command: str = ""  # command line of the training, without the data folder and the seed
 
     def settings(self) -> dict[str, Any]:
-        """Return what two runs must share to be runs of the same recipe: everything but title and seeds."""
+        """Return the settings that are equal in all runs of a recipe: all fields except title, seeds and command."""
         settings = asdict(self)
         del settings["title"], settings["seeds"], settings["command"]
         return settings if self.data == "folder" else {k: settings[k] for k in settings if k not in _OPTIONAL}
@@ -55,15 +55,15 @@ class Recipe:
         return here == there
 
 
-# The keys of the file: the fields of Recipe except its two names; two of them are in the table [architecture].
+# Keys of the TOML file. Those in _ARCHITECTURE are in the table [architecture]; the others are at the top level.
 _ARCHITECTURE = ("factory", "arguments")
 _OPTIONAL = ("frozen", "input")
 _NOT_KEYS = ("experiment", "run", "command", *_ARCHITECTURE, *_OPTIONAL)
 _KEYS = tuple(f.name for f in fields(Recipe) if f.name not in _NOT_KEYS)
 
-# Head names on the command line and in run names, with the value that the architecture takes.
+# Head names on the command line and in run names -> the values of the factory's argument `head`.
 HEADS = {"gap": "average", "gmp": "max", "fc": "connected"}
-# What all default recipes for photos share.
+# Settings that all default recipes for photos share.
 _FOR_PHOTOS: Any = {"data": "folder", "factory": "transfer", "batch": 32, "optimizer": "adam", "loss": "cross_entropy"}
 HEAD_TITLES = {"gap": "global average pooling", "gmp": "global max pooling", "fc": "fully connected"}
 
@@ -79,17 +79,17 @@ def recipe_for_photos(
 ) -> Recipe:
     """Make the default recipe for a folder of photos.
 
-    With a frozen backbone: 50 epochs of Adam at 1e-3 on feature maps that are computed once. Fine-tuned: 10 epochs of
-    Adam at 1e-4 on all weights.
+    A frozen backbone: only the head is trained, with Adam for 50 epochs at a learning rate of 1e-3. Otherwise all
+    weights are trained, with Adam for 10 epochs at 1e-4.
 
     Args:
         folder: a folder with one folder of photos per class.
         backbone: name of a network in models/, or "torchvision:NAME", "timm:NAME".
         head: a key of ``HEADS``.
-        frozen: train the head only.
+        frozen: train only the head.
         epochs: number of epochs. Default: 50 or 10, as above.
-        seeds: one run per seed.
-        size: network input size (height, width). Default: the backbone's.
+        seeds: seeds to train; each gives one run.
+        size: network input size, one number or (height, width). Default: the input size of the backbone.
     """
     short = backbone.split(":")[-1].split(".")[0]
     title = f"{folder.resolve().name}, {short} {'frozen' if frozen else 'fine-tuned'}, {HEAD_TITLES[head]}"
@@ -102,7 +102,7 @@ def recipe_for_photos(
         rate=1e-3 if frozen else 1e-4,
         seeds=seeds,
         frozen=frozen,
-        input={} if size is None else {"size": list(as_pair(size))},  # a list, as JSON will have it
+        input={} if size is None else {"size": list(as_pair(size))},  # a list, because run.json is compared with it
         **_FOR_PHOTOS,
     )
 
@@ -111,7 +111,7 @@ def read_recipe(path: Path) -> Recipe:
     """Read a recipe from a TOML file.
 
     Raises:
-        TrainingError: the file cannot be read, is not TOML, or has an unknown, missing or wrong entry.
+        TrainingError: the file cannot be read or is not TOML, or an entry is unknown, missing or wrong.
     """
     unreadable: dict[type[BaseException], str] = {OSError: f"Cannot read {path}: {{reason}}."}
     with translate_errors(TrainingError, f"{path} is not TOML: {{reason}}.", unreadable):
@@ -171,7 +171,7 @@ def _are_seeds(value: object) -> bool:
 
 
 def _is_whole(value: object, least: int) -> bool:
-    return type(value) is int and value >= least  # a bool is an int too
+    return type(value) is int and value >= least  # not isinstance: True and False are ints too
 
 
 _CHECKS: dict[str, tuple[Any, str]] = {

@@ -1,9 +1,11 @@
 """Train networks from recipes: one run per seed, each in a folder that Inspector can open.
 
-The training loop is plain PyTorch and not Lightning, for two reasons. Lightning takes 1.11 times as long per batch for
-networks this small, even without its logger, checkpoints and progress bar (benchmarks/training.py). And a run that
-continues after a kill exactly as if it had never stopped needs the random state after each epoch, which Lightning's
-checkpoints do not hold. The weights of the last epoch are kept, so the test images select nothing.
+The training loop is plain PyTorch, not Lightning, for two reasons. First, with networks this small Lightning takes
+1.11 times as long per batch, even without its logger, checkpoints and progress bar (benchmarks/training.py). Second, a
+killed run must continue exactly as if it had not stopped. That needs the random state after each epoch, which
+Lightning's checkpoints do not contain.
+
+The final weights are those of the last epoch, not of the best one, so the test images do not influence the choice.
 """
 
 import inspect
@@ -51,18 +53,18 @@ OPTIMIZERS: dict[Optimizer, Callable[..., torch.optim.Optimizer]] = {
     "rmsprop": torch.optim.RMSprop,
     "sgd": torch.optim.SGD,
 }
-_BATCH = 32  # photos per batch when no gradient is needed
+_BATCH = 32  # photos per batch in evaluation, and smallest batch there
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What all runs of a recipe share, independent of the seed."""
+    """Data and backbone that all runs of a recipe share, because they do not depend on the seed."""
 
     data: DataSet
-    backbone: Backbone | None  # of transfer learning
-    training: Images  # what the network trains on: images, or the feature maps of a frozen trunk
+    backbone: Backbone | None  # the trained network in transfer learning, else None
+    training: Images  # images, or for a frozen trunk its feature maps
     test: Images
-    regions: Regions | None  # objects on the photos
+    regions: Regions | None  # boxes or masks of the objects in the photos
 
 
 def train(
@@ -75,17 +77,18 @@ def train(
     weights: Path | None = None,
     regions: Regions | None = None,
 ) -> list[Path]:
-    """Train every seed of some recipes. Finished runs are left as they are, interrupted runs continue.
+    """Train every seed of the recipes. Finished runs are skipped, interrupted runs continue.
 
     Args:
         recipes: one recipe or several.
-        data: folder of the data set, or of the class folders with photos.
-        out: folder of all runs.
-        seeds: seeds to train. Default: those of each recipe.
+        data: folder of the data set, or folder with one folder of photos per class.
+        out: folder into which all run folders are written.
+        seeds: seeds to train. Default: the seeds in each recipe.
         device: "auto", "cpu", "cuda" or "cuda:1".
         precision: "bfloat16" trains under autocast.
-        weights: weights file of the backbone. Default: its library's pretrained weights.
-        regions: boxes or masks of the objects on the photos; adds the share of contributions inside them.
+        weights: file with weights for the backbone. Default: its pretrained weights.
+        regions: boxes or masks of the objects in the photos. If given, the share of the contributions inside the
+            objects is measured.
 
     Returns:
         The run folders <out>/<experiment>/<run>/seed<N>.
@@ -97,10 +100,10 @@ def train(
     """
     folders: list[Path] = []
     loaded: tuple[Recipe, TrainingData] | None = None
-    # Names of folders may look like rich's markup.
+    # No markup: rich would read brackets in a folder's name as formatting.
     name, text = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[text]}")
     progress = Progress(name, BarColumn(12), text, TimeRemainingColumn(), disable=not is_first())
-    # Loading a network first builds it with random weights, which must not change the caller's random state.
+    # Loading a network first builds it with random weights; fork_rng keeps the caller's random state unchanged.
     with join_processes(device) as place, torch.random.fork_rng(()), progress:
         for recipe in [recipes] if isinstance(recipes, Recipe) else recipes:
             if recipe.data == "folder" and (out / recipe.experiment).resolve().is_relative_to(data.resolve()):
@@ -111,7 +114,7 @@ def train(
                 )
             if loaded is None or not recipe.shares_training_data_with(loaded[0]):
                 task = progress.add_task(f"{recipe.experiment}/{recipe.run}: reading", total=None, text="")
-                loaded = None  # frees the data of the previous recipe
+                loaded = None  # free the data of the previous recipe before the next are read
                 loaded = recipe, prepare_training_data(recipe, data, weights, regions, place)
                 progress.remove_task(task)
                 if is_first():
@@ -157,10 +160,10 @@ def prepare_training_data(
 
 @torch.inference_mode()
 def compute_features(trunk: nn.Module, images: Images) -> Images:
-    """Compute the feature maps of all images, to train a head on.
+    """Compute the feature maps of all images once; the head is then trained on these maps.
 
     Raises:
-        TrainingError: they would not fit in memory.
+        TrainingError: the feature maps would not fit in memory.
     """
     trunk.eval().to(memory_format=torch.channels_last)
     first = trunk(images.inputs(slice(1)))
@@ -179,7 +182,7 @@ def compute_features(trunk: nn.Module, images: Images) -> Images:
 def train_seed(
     recipe: Recipe, seed: int, shared: TrainingData, folder: Path, precision: Precision, on_progress: OnProgress
 ) -> None:
-    """Train one network and write its run folder, continuing after the last epoch of a checkpoint there."""
+    """Train one network and write its run folder. If the folder has a checkpoint, continue after its last epoch."""
     device = shared.training.pixels.device
     settings: dict[str, Any] = recipe.settings() | {"seed": seed, "precision": precision}
     if shared.backbone:
@@ -189,7 +192,7 @@ def train_seed(
         return
     with torch.random.fork_rng(range(torch.cuda.device_count()) if device.type == "cuda" else ()):
         torch.manual_seed(seed)
-        # Channels last: on one core an epoch of fashion_convnet takes 14 s instead of 21 s.
+        # Channels-last is faster: on one core an epoch of fashion_convnet takes 14 s instead of 21 s.
         network = build_network(recipe, shared.data.classes, shared.backbone).to(device)
         network = network.to(memory_format=torch.channels_last)
         trained = network.get_submodule("head") if recipe.frozen else network
@@ -216,7 +219,7 @@ def train_seed(
 def train_epoch(
     run: TrainingState, recipe: Recipe, epoch: int, shared: TrainingData, precision: Precision, on_progress: OnProgress
 ) -> None:
-    """Train one epoch in a new random order, evaluate on the test images, and append both to the run's history.
+    """Train one epoch in a new random order, evaluate on the test images, and append the results to the run's history.
 
     Raises:
         TrainingError: the training loss is not finite.
@@ -252,7 +255,7 @@ def train_epoch(
 
 
 def thin_losses(losses: list[float], chunk: int) -> list[dict[str, float]]:
-    """Average the losses over chunks of batches: one row per chunk, with the number of its last batch."""
+    """Average the losses over chunks of batches. Return one row per chunk, with the number of its last batch."""
     chunks = [losses[first : first + chunk] for first in range(0, len(losses), chunk)]
     return [
         {"batch": min((number + 1) * chunk, len(losses)), "training_loss": statistics.fmean(some)}
@@ -261,7 +264,7 @@ def thin_losses(losses: list[float], chunk: int) -> list[dict[str, float]]:
 
 
 def evaluate(network: nn.Module, images: Images, loss: Loss, precision: Precision) -> dict[str, float]:
-    """Evaluate a network: validation loss in nats, top-1 and top-2 accuracy (0-1)."""
+    """Evaluate a network on images. Return its validation loss in nats, and its top-1 and top-2 accuracy (0-1)."""
     logits = predict_logits(network, images, precision)
     top1, top2 = (multiclass_accuracy(logits, images.labels, logits.shape[1], "micro", top_k=k).item() for k in (1, 2))
     return {"validation_loss": compute_loss(logits, images.labels, loss).item(), "top1": top1, "top2": top2}
@@ -269,9 +272,9 @@ def evaluate(network: nn.Module, images: Images, loss: Loss, precision: Precisio
 
 @torch.inference_mode()
 def predict_logits(network: nn.Module, images: Images, precision: Precision) -> Tensor:
-    """Compute the logits of all images in evaluation mode: (N, K) float32."""
+    """Compute the logits of all images, with the network in evaluation mode; return (N, K) float32."""
     network.eval()
-    # Up to a thousand small images per batch, but fewer photos.
+    # Limit the values per batch to 5 million, so that memory holds 1000 small images or 33 photos of 224 x 224.
     batch = max(_BATCH, min(1000, 5_000_000 // images.pixels[0].numel()))
     with _autocast(precision, images.pixels.device):
         parts = [network(images.inputs(slice(start, start + batch))) for start in range(0, len(images), batch)]
@@ -279,7 +282,7 @@ def predict_logits(network: nn.Module, images: Images, precision: Precision) -> 
 
 
 def compute_loss(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
-    """Compute the mean loss of logits (N, K) and labels (N,), in nats."""
+    """Compute the mean loss in nats, for logits (N, K) and labels (N,)."""
     return nn.functional.cross_entropy(logits.sigmoid() if loss == "sigmoid_cross_entropy" else logits, labels)
 
 

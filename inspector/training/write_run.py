@@ -1,4 +1,4 @@
-"""Write the files of a training run: checkpoints while it runs, then histories, weights, model.json and run.json."""
+"""Write the files of a training run: during training checkpoints and histories, then weights, model.json, run.json."""
 
 import io
 import json
@@ -23,19 +23,22 @@ from inspector.training.recipe import HEADS, Recipe, recipe_for_photos
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What a checkpoint stores: everything that the next epoch depends on, and the measurements so far."""
+    """State of a run between two epochs: network, optimizer, settings, and the measurements so far.
+
+    A checkpoint stores this state and the random state, so that a run can continue from it.
+    """
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
-    settings: Mapping[str, Any]  # recipe, seed and precision; a run with others cannot continue it
+    settings: Mapping[str, Any]  # recipe, seed, precision; only a run with equal settings can continue
     history: list[dict[str, float]] = field(default_factory=list)  # one row per epoch
-    batches: list[dict[str, float]] = field(default_factory=list)  # up to 100 rows per epoch
+    batches: list[dict[str, float]] = field(default_factory=list)  # training losses, up to 100 rows per epoch
 
 
 def count_parameters(network: nn.Module) -> dict[str, int]:
     """Count the parameters of the whole network and of its head.
 
-    The head is the module named "head", else the last layer with parameters.
+    The head is the module named "head". If there is no such module, it is the last layer with parameters.
     """
     weighted = [layer for layer in network.modules() if not list(layer.children()) and list(layer.parameters())]
     head = getattr(network, "head", weighted[-1])
@@ -43,12 +46,12 @@ def count_parameters(network: nn.Module) -> dict[str, int]:
 
 
 def save_checkpoint(run: TrainingState, folder: Path) -> None:
-    """Write the checkpoint, then its histories as CSV files.
+    """Write the checkpoint, then the histories of epochs and batches as CSV files.
 
     Raises:
         TrainingError: a file cannot be written.
     """
-    buffer = io.BytesIO()  # on a full disk torch.save raises another error than a plain write
+    buffer = io.BytesIO()  # in memory, so that `write_file` does the writing and reports a full disk
     device = next(run.network.parameters()).device
     state = {
         "settings": run.settings,
@@ -67,10 +70,10 @@ def save_checkpoint(run: TrainingState, folder: Path) -> None:
 
 
 def load_checkpoint(run: TrainingState, checkpoint: Path) -> None:
-    """Restore a run from its checkpoint, if there is one.
+    """Restore a run from its checkpoint; without a checkpoint do nothing.
 
     Raises:
-        TrainingError: the checkpoint is broken, or belongs to a run with other settings.
+        TrainingError: the checkpoint is broken, or its run has other settings.
     """
     if not checkpoint.exists():
         return
@@ -78,7 +81,7 @@ def load_checkpoint(run: TrainingState, checkpoint: Path) -> None:
     try:
         stored = torch.load(checkpoint, map_location=device, weights_only=True)
         found = stored["settings"]
-    except Exception as error:  # torch's unpickler raises many kinds of errors on broken files
+    except Exception as error:  # torch.load raises many kinds of errors for broken files
         raise TrainingError(f"{checkpoint} is broken. Remove it to start this run again.") from error
     _check_settings(run.settings, found, checkpoint.parent)
     run.network.load_state_dict(stored["network"])
@@ -94,7 +97,7 @@ def check_finished(folder: Path, settings: Mapping[str, Any]) -> bool:
     """Return whether the run in a folder is finished.
 
     Raises:
-        TrainingError: run.json is broken, or belongs to a run with other settings.
+        TrainingError: run.json is broken, or its run has other settings.
     """
     path = folder / "run.json"
     if not path.exists():
@@ -122,16 +125,17 @@ def _check_settings(settings: Mapping[str, Any], found: Mapping[str, Any], folde
 
 
 def write_network(network: nn.Module, card: Mapping[str, Any], folder: Path, finished: int) -> None:
-    """Write weights.safetensors and a model.json, so that ``inspector.load`` opens the folder.
+    """Write weights.safetensors and model.json, so that ``inspector.load`` can open the folder.
 
     Args:
         network: the trained network.
-        card: content of model.json, see `describe_network`.
-        folder: of the run.
+        card: content of model.json, from `describe_network`.
+        folder: run folder.
         finished: number of finished epochs, for error messages.
     """
     state = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
-    if not isinstance(card["weights"], str):  # the weights of the trunk stay in their package
+    # Save the head only if the weights of the trunk are in an installed package.
+    if not isinstance(card["weights"], str):
         state = {name: tensor for name, tensor in state.items() if name.startswith("head.")}
     write_file(folder / "weights.safetensors", save(state), finished)
     write_file(folder / "model.json", json_bytes(card), finished)
@@ -140,7 +144,7 @@ def write_network(network: nn.Module, card: Mapping[str, Any], folder: Path, fin
 def write_results(
     run: TrainingState, network: nn.Module, title: str, evaluation: Mapping[str, Any], folder: Path
 ) -> None:
-    """Write the histories and, last, run.json, which marks the run as finished."""
+    """Write the histories, and at the end run.json: this file marks the run as finished. Remove the checkpoint."""
     epochs, device = len(run.history), next(network.parameters()).device
     about = {
         "title": title,
@@ -167,11 +171,11 @@ def describe_network(
     """Make the content of model.json: how to build the network, preprocess its input and name its outputs.
 
     Args:
-        recipe: what the network was trained by.
-        seed: its seed.
-        last: row of the last epoch, with top1 and top2.
-        data: what it was trained on.
-        backbone: of transfer learning, else None.
+        recipe: recipe of the training.
+        seed: seed of the run.
+        last: row of the history for the last epoch, with top1 and top2.
+        data: data set of the training.
+        backbone: the trained network in transfer learning, else None.
     """
     preprocessing = asdict(data.preprocessing)
     architecture: dict[str, Any] = {"factory": recipe.factory, "arguments": dict(recipe.arguments)}
@@ -198,11 +202,11 @@ def describe_network(
 
 
 def _format_command(recipe: Recipe) -> str:
-    """Return the arguments of `inspector train` for a recipe: options where they suffice, else its file."""
+    """Return the arguments of `inspector train`: options if they describe the recipe fully, else the recipe's file."""
     size = recipe.input.get("size")
     for head in HEADS if recipe.data == "folder" else ():
         backbone = recipe.arguments["backbone"]
-        # The experiment is named after the folder that gave the recipe its title.
+        # The experiment has the name of the photo folder, so the default recipe can be made again from it.
         default = recipe_for_photos(Path(recipe.experiment), backbone, head, recipe.frozen, recipe.epochs, size=size)
         if default.settings() == recipe.settings():
             options = f"--images FOLDER --backbone {backbone} --head {head} --epochs {recipe.epochs}"
@@ -212,7 +216,7 @@ def _format_command(recipe: Recipe) -> str:
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder of a run, so that a wrong place is found before hours of training.
+    """Make the run folder before training, so that a path that cannot be written is reported at once.
 
     Raises:
         TrainingError: the folder cannot be made.
@@ -222,12 +226,12 @@ def make_folder(folder: Path) -> None:
 
 
 def write_file(path: Path, content: bytes, finished: int) -> None:
-    """Write one file of a run atomically; it is old or new whenever the run is killed.
+    """Write one file of a run atomically: if the run is killed, the file has its old or its new content, never a mix.
 
     Args:
-        path: the file.
-        content: all its bytes.
-        finished: number of epochs that are stored already; the error message tells it.
+        path: path of the file.
+        content: full content of the file.
+        finished: number of epochs that are stored already; it is quoted in the error message.
 
     Raises:
         TrainingError: the file cannot be written.
@@ -238,5 +242,5 @@ def write_file(path: Path, content: bytes, finished: int) -> None:
 
 
 def table_bytes(rows: Sequence[Mapping[str, object]]) -> bytes:
-    """Return rows with the same keys as a CSV table, with the keys as header."""
+    """Return a CSV table of rows that all have the same keys; the keys are the header."""
     return csv_bytes(list(rows[0]), ([*row.values()] for row in rows))
