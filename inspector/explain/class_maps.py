@@ -9,7 +9,7 @@ signed, in logits, for all classes at once, and verified against the network's o
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
@@ -57,14 +57,6 @@ class FigureContent:
     dense: bool  # position scores instead of contributions to the logit
     smooth: bool  # interpolate between the centers of the cells
     opacity: float  # of the strongest color, 0-1
-
-
-class Drawing(TypedDict, total=False):
-    """How maps are drawn: keywords of `ClassMaps.figure`."""
-
-    dense: bool
-    smooth: bool
-    opacity: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +194,12 @@ class ClassMaps:
         return f"contribution of each cell to the {quantity}"
 
     def figure_content(
-        self, classes: Sequence[str | int] | int = 5, against: str | int | None = None, **drawing: Unpack[Drawing]
+        self,
+        classes: Sequence[str | int] | int = 5,
+        against: str | int | None = None,
+        dense: bool = False,
+        smooth: bool = True,
+        opacity: float = 0.85,
     ) -> FigureContent:
         """Return what a figure shows, with class indices in place of names; the arguments are those of `figure`."""
         if isinstance(classes, int):
@@ -211,9 +208,7 @@ class ClassMaps:
             chosen = tuple(self.classifier.class_index(k) for k in classes)
         if against is not None and against != AVERAGE:
             against = self.classifier.class_index(against)
-        options: Drawing = {"dense": False, "smooth": True, "opacity": 0.85}
-        options.update(drawing)
-        return FigureContent(chosen, against, **options)
+        return FigureContent(chosen, against, dense, smooth, opacity)
 
     def figure(
         self,
@@ -244,7 +239,7 @@ class ClassMaps:
         from inspector.output.figure import class_map_figure
         from inspector.output.style import DEFAULT_STYLE
 
-        content = self.figure_content(classes, against, dense=dense, smooth=smooth, opacity=opacity)
+        content = self.figure_content(classes, against, dense, smooth, opacity)
         return class_map_figure(self, content, style or DEFAULT_STYLE)
 
     def save(
@@ -252,9 +247,10 @@ class ClassMaps:
         folder: str | Path,
         classes: Sequence[str | int] | int = 5,
         against: str | int | None = None,
-        *,
+        dense: bool = False,
+        smooth: bool = True,
+        opacity: float = 0.85,
         style: "FigureStyle | None" = None,
-        **drawing: Unpack[Drawing],
     ) -> Path:
         """Write figure, numbers, report and photo into a new folder, with a manifest to reproduce them.
 
@@ -266,7 +262,7 @@ class ClassMaps:
         from inspector.output.export import save_class_maps
         from inspector.output.style import DEFAULT_STYLE
 
-        content = self.figure_content(classes, against, **drawing)
+        content = self.figure_content(classes, against, dense, smooth, opacity)
         return save_class_maps(self, Path(folder), content, style or DEFAULT_STYLE)
 
 
