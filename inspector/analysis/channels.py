@@ -92,12 +92,11 @@ def compute_channel_contributions(
 
 def compute_pooled_values(maps: ClassMaps) -> Tensor:
     """Return the pooled value of each channel, (C,); if the head flattens and does not pool, the channel mean."""
-    return torch.cat(
-        [
-            branch.feature_maps.mean((1, 2)) if branch.pooling == "flatten" else branch.shares().sum((1, 2))
-            for branch in maps.decomposition.branches
-        ]
-    )
+    pooled = [
+        branch.feature_maps.mean((1, 2)) if branch.pooling == "flatten" else branch.shares().sum((1, 2))
+        for branch in maps.decomposition.branches
+    ]
+    return torch.cat(pooled)
 
 
 def find_classes_with_highest_weight(maps: ClassMaps, channel: int, count: int) -> list[tuple[int, str, float]]:

@@ -167,9 +167,8 @@ def compute_channel_statistics(layer_maps: LayerMaps) -> ChannelStatistics:
     """Compute mean, maximum, and shares of zero and saturated cells for each channel."""
     maps, ceiling = layer_maps.maps, layer_maps.layer.ceiling
     saturated = torch.zeros_like(maps) if ceiling is None else (maps >= _SATURATED * ceiling).to(maps)
-    return ChannelStatistics(
-        maps.mean((1, 2)), maps.amax((1, 2)), (maps == 0).to(maps).mean((1, 2)), saturated.mean((1, 2))
-    )
+    zeros = (maps == 0).to(maps).mean((1, 2))
+    return ChannelStatistics(maps.mean((1, 2)), maps.amax((1, 2)), zeros, saturated.mean((1, 2)))
 
 
 def compute_layer_contributions(maps: ClassMaps, layer_maps: LayerMaps, k: int) -> LayerContributions:

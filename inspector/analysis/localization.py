@@ -251,20 +251,16 @@ def measure_evidence_inside_map(
     if not evidence.any():
         return EvidenceInside(None, False)
     mask = _resize_mask(mask, (height, width))
-    distance = _measure_distance(mask, _find_highest(drawn)) * crop.photo_size[0] / height
+    distance = _measure_distance(mask, drawn) * crop.photo_size[0] / height
     return EvidenceInside(float(evidence[mask].sum() / evidence.sum()), distance <= tolerance)
 
 
-def _find_highest(drawn: NDArray[np.float32]) -> tuple[int, int]:
-    """Find the highest pixel; of equal ones, the nearest to their mean, because the first is often a corner."""
+def _measure_distance(mask: Mask, drawn: NDArray[np.float32]) -> float:
+    """Measure the distance from the highest pixel to the nearest one inside the mask; infinite if the mask is empty."""
     places = np.argwhere(drawn == drawn.max())
-    y, x = places[np.abs(places - places.mean(0)).sum(1).argmin()]
-    return int(y), int(x)
-
-
-def _measure_distance(mask: Mask, place: tuple[int, int]) -> float:
-    """Measure the distance from a pixel to the nearest one inside the mask; infinite if the mask is empty."""
-    offsets = np.argwhere(mask) - place
+    # Of equal ones, the nearest to their mean, because the first is often a corner.
+    highest = places[np.abs(places - places.mean(0)).sum(1).argmin()]
+    offsets = np.argwhere(mask) - highest
     return float(np.hypot(offsets[:, 0], offsets[:, 1]).min(initial=math.inf))
 
 

@@ -76,30 +76,18 @@ def open_large_image(source: LargeSource) -> LargeImage:
             than MAX_DECODED pixels.
     """
     if not isinstance(source, str | Path):
-        return _make_large_image(source, "array", lambda: source)
+        return _make_large_image("array", lambda: source)
     path = Path(source)
     with translate_errors(ImageError, f"Cannot read {path!s}: {{reason}}."), path.open("rb"):
         pass
     # Map the file again for every window: pages that were read stay in memory until their mapping is closed.
-    if path.suffix.lower() == ".npy":
-        with _translate_reader_errors(path.name):
-            return _make_large_image(_map_npy(path), path.name, partial(_map_npy, path))
-    if path.suffix.lower() in (".tif", ".tiff"):
-        with _translate_reader_errors(path.name):
-            if _can_be_mapped(path):
-                return _make_large_image(_map_tiff(path), path.name, partial(_map_tiff, path))
+    with _translate_reader_errors(path.name):
+        if path.suffix.lower() == ".npy":
+            return _make_large_image(path.name, partial(np.load, path, mmap_mode="r", allow_pickle=False))
+        if path.suffix.lower() in (".tif", ".tiff") and _can_be_mapped(path):
+            return _make_large_image(path.name, partial(tifffile.memmap, path, mode="r"))
     pixels = _decode_whole(path)
-    return _make_large_image(pixels, path.name, lambda: pixels)
-
-
-def _map_npy(path: Path) -> Sliceable:
-    mapped: Sliceable = np.load(path, mmap_mode="r", allow_pickle=False)
-    return mapped
-
-
-def _map_tiff(path: Path) -> Sliceable:
-    mapped: Sliceable = tifffile.memmap(path, mode="r")
-    return mapped
+    return _make_large_image(path.name, lambda: pixels)
 
 
 def _can_be_mapped(path: Path) -> bool:
@@ -111,7 +99,8 @@ def _can_be_mapped(path: Path) -> bool:
         return file.series[0].dataoffset is not None and page.is_memmappable and plain and not rotated
 
 
-def _make_large_image(array: Sliceable, name: str, reopen: Callable[[], Sliceable]) -> LargeImage:
+def _make_large_image(name: str, reopen: Callable[[], Sliceable]) -> LargeImage:
+    array = reopen()
     shape = tuple(array.shape)
     if array.dtype != np.uint8 or len(shape) not in (2, 3) or shape[2:] not in ((), (3,)) or 0 in shape:
         raise ImageError(f"{name} must be (H, W, 3) or (H, W) of uint8 in 0-255, got {shape} of {array.dtype}.")

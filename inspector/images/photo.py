@@ -48,17 +48,16 @@ def read_image(source: ImageSource, name: str | None = None) -> Photo:
     Raises:
         ImageError: the source is not an image, is broken, or is larger than MAX_BYTES or MAX_PIXELS.
     """
-    if isinstance(source, np.ndarray):
-        return _read_array(source, name or "array")
-    if isinstance(source, Image.Image):
-        name = name or "image"
-        with _translate_decoder_errors(name):
-            pixels, notes = _decode_upright(source, name)
-        return Photo(pixels, name, hashlib.sha256(pixels.tobytes()).hexdigest(), notes)
     if isinstance(source, str | Path):
         name = name or Path(source).name
         source = _read_bytes(Path(source))
+    if isinstance(source, np.ndarray):
+        return _read_array(source, name or "array")
     name = name or "image"
+    if isinstance(source, Image.Image):
+        with _translate_decoder_errors(name):
+            pixels, notes = _decode_upright(source, name)
+        return Photo(pixels, name, hashlib.sha256(pixels.tobytes()).hexdigest(), notes)
     if not source:
         raise ImageError(f"{name} is empty (0 bytes). Choose a photo, for example a JPEG or a PNG.")
     check_bytes(name, len(source))
@@ -91,14 +90,13 @@ def _read_array(pixels: Pixels, name: str) -> Photo:
 
 
 def _translate_decoder_errors(name: str) -> AbstractContextManager[None]:
+    too_many = f"{name} has too many pixels; at most {MAX_PIXELS / 1e6:.0f} megapixels are read."
     return translate_errors(
         ImageError,
         f"{name} is broken or cut off ({{reason}}). Save it again or choose another.",
         {
             UnidentifiedImageError: f"{name} is not an image that can be read. JPEG, PNG, WebP, GIF, BMP and TIFF can.",
-            Image.DecompressionBombError: (
-                f"{name} has too many pixels; at most {MAX_PIXELS / 1e6:.0f} megapixels are read."
-            ),
+            Image.DecompressionBombError: too_many,
         },
     )
 
@@ -109,10 +107,8 @@ def _decode_upright(image: Image.Image, name: str) -> tuple[Pixels, tuple[str, .
         raise ImageError(
             f"{name} has {image.width} x {image.height} pixels; at most {MAX_PIXELS / 1e6:.0f} megapixels are read."
         )
-    notes: list[str] = []
     frames = getattr(image, "n_frames", 1)
-    if frames > 1:
-        notes.append(f"The first of {frames} frames is shown.")
+    notes = [f"The first of {frames} frames is shown."] if frames > 1 else []
     image.load()
     try:
         image = ImageOps.exif_transpose(image)
@@ -122,23 +118,17 @@ def _decode_upright(image: Image.Image, name: str) -> tuple[Pixels, tuple[str, .
 
 
 def _convert_to_rgb(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
+    unknown = "pixels, so it is unknown which value is white. Save it with 8 or 16 bits per channel."
     if image.mode.startswith("I"):
         # Scale the values here: convert("RGB") would clip them, so every value above 255 would become white.
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
-            raise ImageError(
-                f"{name} has 32-bit pixels, so it is unknown which value is white. Save it with 8 or 16 bits per "
-                "channel."
-            )
+            raise ImageError(f"{name} has 32-bit {unknown}")
         notes.append("16 bits per pixel were scaled to 8.")
         return Image.fromarray((values // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise ImageError(
-            f"{name} has float pixels, so it is unknown which value is white. Save it with 8 or 16 bits per channel."
-        )
+        raise ImageError(f"{name} has float {unknown}")
     if image.has_transparency_data:
         notes.append("Transparent parts are shown on white.")
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")

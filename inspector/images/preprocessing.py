@@ -23,7 +23,6 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _MAX_NATIVE = 1024  # pixels of the longer side; for larger inputs, the feature maps may not fit in memory
-_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def make_view(photo: Photo, preprocessing: Preprocessing) -> View:
     image = Image.fromarray(photo.pixels)
     if len(preprocessing.mean) == 1:
         image = image.convert("L")
-    image = image.resize((resized_width, resized_height), _RESAMPLING[preprocessing.interpolation])
+    image = image.resize((resized_width, resized_height), Image.Resampling[preprocessing.interpolation.upper()])
     image = image.crop((left, top, left + out_width, top + out_height))
     across, down = width / resized_width, height / resized_height
     box = (left * across, top * down, (left + out_width) * across, (top + out_height) * down)

@@ -20,7 +20,7 @@ from typing import IO
 
 import fsspec
 
-from inspector.errors import ImageError, summarize_reason, translate_errors
+from inspector.errors import ImageError, translate_errors
 from inspector.images.photo import Photo, check_bytes, read_image
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -149,11 +149,8 @@ def _list_folder(folder: str) -> Iterator[Item]:
             continue
         visited.add(real)
         below = Path(where).relative_to(folder).as_posix()
-        paths += [
-            name if below == "." else f"{below}/{name}"
-            for name in files
-            if name.lower().endswith(ENDINGS) and not name.startswith(".")
-        ]
+        prefix = "" if below == "." else f"{below}/"
+        paths += [prefix + name for name in files if name.lower().endswith(ENDINGS) and not name.startswith(".")]
     paths.sort()
     for path in paths:
         first, slash, _ = path.partition("/")
@@ -162,12 +159,9 @@ def _list_folder(folder: str) -> Iterator[Item]:
 
 
 def _list_csv(file: str) -> Iterator[Item]:
-    try:
-        with _open_file(file) as stream:
-            text = stream.read().decode("utf-8-sig")
+    with translate_errors(ImageError, f"The list {file} cannot be read: {{reason}}."), _open_file(file) as stream:
+        text = stream.read().decode("utf-8-sig")
         rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
-    except (OSError, ValueError, csv.Error) as error:
-        raise ImageError(f"The list {file} cannot be read: {summarize_reason(error)}.") from error
     first = [cell.strip().lower() for cell in rows[0]] if rows else []
     # A first row without the word "path" that begins with an image file is data, not a header.
     header = first if "path" in first or not (first and first[0].endswith(ENDINGS)) else []
@@ -187,12 +181,10 @@ def _expand_pattern(pattern: str) -> list[str]:
     """Return the files that a name with braces or globs stands for, such as "shards/{000..099}.tar"."""
     braces = re.search(r"\{([^{}]*)\}", pattern)
     if braces:
-        interval = re.fullmatch(r"(\d+)\.\.(\d+)", braces[1])
-        if interval:
+        inner = braces[1].split(",")
+        if interval := re.fullmatch(r"(\d+)\.\.(\d+)", braces[1]):
             numbers = range(int(interval[1]), int(interval[2]) + 1)
             inner = [str(number).zfill(len(interval[1])) for number in numbers]
-        else:
-            inner = braces[1].split(",")
         before, after = pattern[: braces.start()], pattern[braces.end() :]
         return [file for one in inner for file in _expand_pattern(f"{before}{one}{after}")]
     if glob.has_magic(pattern) and not _is_url(pattern) and not Path(pattern).is_file():
@@ -203,24 +195,20 @@ def _expand_pattern(pattern: str) -> list[str]:
 def _list_tar(file: str) -> Iterator[Item]:
     images: list[tuple[str, str, int, int]] = []
     labels: dict[str, tuple[int, str]] = {}  # path without ending -> (position of the label's ending in _LABELS, label)
-    try:
-        with _open_file(file) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
-            for member in tar:
-                tar.members = []  # type: ignore[attr-defined]  # otherwise tarfile keeps all headers in memory
-                folder, _, name = member.name.rpartition("/")
-                stem, _, ending = name.partition(".")
-                if not member.isreg() or not stem:
-                    continue
-                sample = f"{folder}/{stem}"
-                if f".{ending}".lower().endswith(ENDINGS):
-                    images.append((member.name, sample, member.offset_data, member.size))
-                elif ending.lower() in _LABELS and (label := _read_label(tar.extractfile(member), ending.lower())):
-                    ranked = (_LABELS.index(ending.lower()), sys.intern(label))
-                    labels[sample] = min(ranked, labels.get(sample, ranked))
-    except (OSError, EOFError, ValueError, tarfile.TarError) as error:
-        raise ImageError(
-            f"The shard {file} cannot be read as an uncompressed tar: {summarize_reason(error)}."
-        ) from error
+    translate = translate_errors(ImageError, f"The shard {file} cannot be read as an uncompressed tar: {{reason}}.")
+    with translate, _open_file(file) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+        for member in tar:
+            tar.members = []  # type: ignore[attr-defined]  # otherwise tarfile keeps all headers in memory
+            folder, _, name = member.name.rpartition("/")
+            stem, _, ending = name.partition(".")
+            if not member.isreg() or not stem:
+                continue
+            sample = f"{folder}/{stem}"
+            if f".{ending}".lower().endswith(ENDINGS):
+                images.append((member.name, sample, member.offset_data, member.size))
+            elif ending.lower() in _LABELS and (label := _read_label(tar.extractfile(member), ending.lower())):
+                ranked = (_LABELS.index(ending.lower()), sys.intern(label))
+                labels[sample] = min(ranked, labels.get(sample, ranked))
     for name, sample, start, size in images:
         path = _make_printable(f"{file}/{name}")
         yield Item(path, labels[sample][1] if sample in labels else None, file, start, size)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from inspector.errors import InspectorError
-from inspector.explain.class_maps import ClassMap, ClassMaps
-from inspector.output.figure import PANEL, add_color_bar, describe_exactness, shorten_name, show_image
+from inspector.explain.class_maps import ClassMaps
+from inspector.output.figure import PANEL, add_color_bar, add_empty_axes, describe_exactness, shorten_name, show_image
 from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo
 
 _OPACITY = 0.8
@@ -34,10 +34,8 @@ def side_by_side_figure(
     views = [one.view for one in maps if one.view is not None]
     if not views or len(views) < len(maps):
         raise InspectorError("Class maps side by side need a photo: maps of a tensor, or none at all, have none.")
-    indices = [
-        one.classifier.class_index(k)
-        for one, k in zip(maps, [classes] * len(maps) if isinstance(classes, str) else classes, strict=True)
-    ]
+    chosen = [classes] * len(maps) if isinstance(classes, str) else classes
+    indices = [one.classifier.class_index(k) for one, k in zip(maps, chosen, strict=True)]
     class_maps = [one.class_map(k) for one, k in zip(maps, indices, strict=True)]
     scale = common_scale([class_map.values for class_map in class_maps])
     shared = len({view.photo.sha256 for view in views}) == 1
@@ -45,15 +43,12 @@ def side_by_side_figure(
     columns = -(-(len(maps) + shared) // rows)
     aspect = min(2.0, max(0.6, max(view.photo.size[0] / view.photo.size[1] for view in views)))
     figure = Figure(figsize=(PANEL * columns + 1.1, (PANEL * aspect + 0.8) * rows + 0.4), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, subplot_kw={"xticks": [], "yticks": []}).ravel()
-    for axis in axes:
-        axis.set_axis_off()
+    axes = add_empty_axes(figure, rows, columns)
     if shared:
         show_image(axes[0], dimmed_photo(views[0].photo, views[0].crop), shorten_name(views[0].photo.name), ["", ""])
     one_class = len({class_map.title for class_map in class_maps}) == 1
-    for axis, one, view, class_map, k, name in zip(
-        axes[shared:], maps, views, class_maps, indices, names, strict=False
-    ):
+    panels = zip(axes[shared:], maps, views, class_maps, indices, names, strict=False)
+    for axis, one, view, class_map, k, name in panels:
         field, ends = one.classifier.receptive_field, common_scale([class_map.values]) if own_scales else scale
         canvas = dimmed_photo(view.photo, view.crop)
         image = draw_map_on_photo(canvas, view.crop, class_map.values, field, ends, smooth, _OPACITY)
@@ -63,12 +58,9 @@ def side_by_side_figure(
         if own_scales:
             add_color_bar([axis], ends, font_size=7, shrink=0.8, aspect=25)
     if not own_scales:
-        add_color_bar(axes.tolist(), scale, font_size=10, shrink=0.7, aspect=30)
-    title = _make_title(class_maps[0], one_class, "each network" if shared else maps[0].classifier.name, own_scales)
-    figure.suptitle(title, fontsize=10, parse_math=False)
+        add_color_bar(axes, scale, font_size=10, shrink=0.7, aspect=30)
+    what = f"{class_maps[0].title}: its class map" if one_class else "class maps"
+    by = "each network" if shared else maps[0].classifier.name
+    scales = "each on its own scale" if own_scales else "on one scale"
+    figure.suptitle(f"{what} by {by}, {scales}", fontsize=10, parse_math=False)
     return figure
-
-
-def _make_title(first: ClassMap, one_class: bool, by: str, own_scales: bool) -> str:
-    what = f"{first.title}: its class map" if one_class else "class maps"
-    return f"{what} by {by}, {'each on its own scale' if own_scales else 'on one scale'}"

@@ -7,6 +7,7 @@ import io
 import json
 import threading
 import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from PIL import Image
 
 from inspector.errors import ExportError
 from inspector.explain.class_maps import ClassMaps, FigureContent
+from inspector.explain.large_class_maps import LargeMaps
 from inspector.files import csv_bytes, new_folder
 from inspector.output.figure import class_map_figure
 from inspector.output.manifest import encode_manifest, make_manifest
@@ -47,16 +49,17 @@ def encode_figure(figure: Figure, format: Format, dpi: int = DEFAULT_STYLE.dpi) 
 
 def encode_numbers(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> bytes:
     """Encode all class maps and their sums as an NPZ file, with the manifest inside as JSON."""
+    return encode_npz(maps, maps.classifier.class_names, make_manifest(maps, shown, style))
+
+
+def encode_npz(maps: ClassMaps | LargeMaps, class_names: Sequence[str], manifest: Mapping[str, Any]) -> bytes:
+    """Encode class maps, bias, logits and probabilities as an NPZ file, with their class names and the manifest."""
+    arrays = {name: getattr(maps, name).numpy(force=True) for name in ("values", "bias", "logits", "probabilities")}
+    if isinstance(maps, LargeMaps):
+        arrays["classes"] = np.array(maps.classes)
+    arrays |= {"class_names": np.array(class_names), "manifest": np.array(json.dumps(manifest))}
     buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        values=maps.values.numpy(force=True),
-        bias=maps.bias.numpy(force=True),
-        logits=maps.logits.numpy(force=True),
-        probabilities=maps.probabilities.numpy(force=True),
-        class_names=np.array(maps.classifier.class_names),
-        manifest=np.array(json.dumps(make_manifest(maps, shown, style))),
-    )
+    np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
 
 
@@ -116,32 +119,24 @@ def make_file(name: str, maps: ClassMaps, shown: FigureContent, style: FigureSty
         ExportError: an export has no such file, or there is no photo for it.
         InspectorError: the figure cannot be drawn in this style.
     """
-    match name.split("."):
-        case ["maps", "npz"]:
-            return encode_numbers(maps, shown, style)
-        case ["logits", "csv"]:
-            return make_logits_csv(maps)
-        case ["contributions", "csv"]:
-            return make_contributions_csv(maps, shown)
-        case ["report", "html"]:
-            return make_report(maps, shown, style, make_manifest(maps, shown, style)).encode()
-        case ["photo", "png"]:
-            return encode_photo(maps)
-        case ["manifest", "json"]:
-            return encode_manifest(maps, shown, style)
-        case ["class-maps", "zip"]:
-            return encode_zip(maps, shown, style)
-        case ["all-maps", suffix]:
+    files: dict[str, Callable[[], bytes]] = {
+        "maps.npz": lambda: encode_numbers(maps, shown, style),
+        "logits.csv": lambda: make_logits_csv(maps),
+        "contributions.csv": lambda: make_contributions_csv(maps, shown),
+        "report.html": lambda: make_report(maps, shown, style, make_manifest(maps, shown, style)).encode(),
+        "photo.png": lambda: encode_photo(maps),
+        "manifest.json": lambda: encode_manifest(maps, shown, style),
+        "class-maps.zip": lambda: encode_zip(maps, shown, style),
+    }
+    if name in files:
+        return files[name]()
+    for format in FORMATS:
+        if name == f"figure.{format}":
+            return encode_figure(class_map_figure(maps, shown, style), format, style.dpi)
+        if name == f"all-maps.{format}":
             all_maps = maps.figure_content(1, dense=maps.classifier.head.has_position_scores)
-            return encode_figure(class_map_figure(maps, all_maps, _ALL_MAPS), _parse_format(suffix))
-        case ["figure", suffix]:
-            return encode_figure(class_map_figure(maps, shown, style), _parse_format(suffix), style.dpi)
+            return encode_figure(class_map_figure(maps, all_maps, _ALL_MAPS), format)
     raise ExportError(f"No file {name!r} in an export. Use one of {', '.join(FILES)}.")
-
-
-def _parse_format(suffix: str) -> Format:
-    (format,) = (format for format in FORMATS if format == suffix)
-    return format
 
 
 def save_class_maps(maps: ClassMaps, folder: Path, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> Path:

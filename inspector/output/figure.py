@@ -18,12 +18,7 @@ from torch import Tensor
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps, FigureContent
 from inspector.images.photo import Pixels
-from inspector.output.overlay import (
-    common_scale,
-    dimmed_photo,
-    draw_map_on_photo,
-    grid_image,
-)
+from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo, grid_image
 from inspector.output.style import DEFAULT_STYLE, MM, PANELS, FigureStyle, diverging_colormap
 from inspector.output.text import format_number
 
@@ -52,6 +47,7 @@ class _Layout:
     """An empty figure as large as its panels and their text need."""
 
     figure: Figure
+    axes: list[Axes]  # row by row, at least one per panel
     panel_width: float  # inches
     titles: list[str]  # of each panel, shortened to its width
     lines: list[list[str]]  # small print of each panel, wrapped to its width
@@ -74,15 +70,9 @@ def class_map_figure(maps: ClassMaps, shown: FigureContent, style: FigureStyle =
     if len(panels) > MAX_PANELS:
         raise InspectorError(f"{len(panels)} panels are too many for one figure. Use at most {MAX_PANELS}.")
     scale = common_scale([panel.values for panel in panels if panel.values is not None])
-    columns = min(style.columns or 3, len(panels))
-    rows = -(-len(panels) // columns)
-    layout = _layout_panels(maps, shown, style, panels, columns, rows)
-    # Without ticks, not even invisible ones: the layout would measure the text of each.
-    axes = layout.figure.subplots(rows, columns, squeeze=False, subplot_kw={"xticks": [], "yticks": []}).ravel()
-    for axis in axes:
-        axis.set_axis_off()
+    layout = _layout_panels(maps, shown, style, panels)
     images = _draw_images(maps, shown, style, panels, scale, layout.panel_width)
-    for axis, panel, image, title, lines in zip(axes, panels, images, layout.titles, layout.lines, strict=False):
+    for axis, panel, image, title, lines in zip(layout.axes, panels, images, layout.titles, layout.lines, strict=False):
         show_image(axis, image, title, lines, style.font_size)
         axis.title.set_fontweight("bold" if panel.bold else "normal")
         if panel.grid:
@@ -90,8 +80,7 @@ def class_map_figure(maps: ClassMaps, shown: FigureContent, style: FigureStyle =
             axis.set_axis_on()
             axis.spines[:].set(linewidth=2 if panel.bold else 0.5)
     if style.colour_bar and any(panel.values is not None for panel in panels):
-        font_size = style.font_size * 10 / 9
-        add_color_bar(axes.tolist(), scale, style.colours, font_size=font_size, shrink=0.7, aspect=30)
+        add_color_bar(layout.axes, scale, style.colours, font_size=style.font_size * 10 / 9, shrink=0.7, aspect=30)
     if style.dark:
         _darken(layout.figure)
     return layout.figure
@@ -99,9 +88,7 @@ def class_map_figure(maps: ClassMaps, shown: FigureContent, style: FigureStyle =
 
 def _list_panels(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> Iterator[_Panel]:
     names = maps.classifier.class_names
-    for kind in PANELS:
-        if kind not in style.panels:
-            continue
+    for kind in [kind for kind in PANELS if kind in style.panels]:
         if kind == "photo":
             assert maps.view is not None
             yield _Panel(maps.view.photo.name, "", describe_exactness(maps), None)
@@ -127,9 +114,9 @@ def _list_all_maps(maps: ClassMaps, dense: bool) -> Iterator[_Panel]:
         yield _Panel(name, "", line, maps.class_map(k, None, dense).values, grid=True, bold=k == winner)
 
 
-def _layout_panels(
-    maps: ClassMaps, shown: FigureContent, style: FigureStyle, panels: Sequence[_Panel], columns: int, rows: int
-) -> _Layout:
+def _layout_panels(maps: ClassMaps, shown: FigureContent, style: FigureStyle, panels: list[_Panel]) -> _Layout:
+    columns = min(style.columns or 3, len(panels))
+    rows = -(-len(panels) // columns)
     unit = style.font_size / DEFAULT_STYLE.font_size
     beside = (1.1 if style.colour_bar else 0.2) * unit
     panel_width = PANEL if style.width is None else (style.width - beside) / columns
@@ -160,7 +147,16 @@ def _layout_panels(
     figure = Figure(figsize=(width, height), layout="constrained")
     if title_lines:
         figure.suptitle("\n".join(title_lines), fontsize=10 * unit, parse_math=False)
-    return _Layout(figure, panel_width, titles, lines)
+    return _Layout(figure, add_empty_axes(figure, rows, columns), panel_width, titles, lines)
+
+
+def add_empty_axes(figure: Figure, rows: int, columns: int) -> list[Axes]:
+    """Add a grid of axes without ticks and frames, row by row."""
+    # Without ticks, not even invisible ones: the layout would measure the text of each.
+    axes = figure.subplots(rows, columns, squeeze=False, subplot_kw={"xticks": [], "yticks": []}).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    return list(axes)
 
 
 def check_size(width: float, height: float, dpi: int) -> None:
@@ -177,20 +173,12 @@ def _make_title(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> st
         return style.title
     title = f"{maps.classifier.name}: {maps.describe_reading(shown.dense, shown.against)}"
     # Every figure of a map says how exact it is.
-    return (
-        title
-        if "photo" in style.panels or not style.equations
-        else f"{title} \N{MIDDLE DOT} {describe_exactness(maps)}"
-    )
+    says_it_elsewhere = "photo" in style.panels or not style.equations
+    return title if says_it_elsewhere else f"{title} \N{MIDDLE DOT} {describe_exactness(maps)}"
 
 
 def _draw_images(
-    maps: ClassMaps,
-    shown: FigureContent,
-    style: FigureStyle,
-    panels: Sequence[_Panel],
-    scale: float,
-    panel_width: float,
+    maps: ClassMaps, shown: FigureContent, style: FigureStyle, panels: list[_Panel], scale: float, panel_width: float
 ) -> Iterator[Pixels]:
     """Draw the image of each panel; the photo gets more pixels where a panel is printed larger or finer."""
     view, field = maps.view, maps.classifier.receptive_field
@@ -283,7 +271,5 @@ def show_image(
     """Show an image with its title and lines of small print above it."""
     axis.imshow(image)
     axis.set_title(title + "\n" * len(lines), fontsize=font_size, parse_math=False)
-    axis.text(
-        0.5, 1.02, "\n".join(lines), transform=axis.transAxes, ha="center", va="bottom", fontsize=font_size * 8 / 9,
-        color=_SMALL_PRINT,
-    )  # fmt: skip
+    above: dict[str, Any] = {"transform": axis.transAxes, "ha": "center", "va": "bottom"}
+    axis.text(0.5, 1.02, "\n".join(lines), fontsize=font_size * 8 / 9, color=_SMALL_PRINT, **above)

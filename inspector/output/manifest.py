@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from inspector.explain.class_maps import ClassMaps, FigureContent
+from inspector.explain.classifier import Classifier
 from inspector.files import json_bytes, replace_non_finite
 from inspector.images.photo import Pixels
 from inspector.output.style import DEFAULT_STYLE, FigureStyle
@@ -20,7 +21,7 @@ _LIBRARIES = ("onnxruntime", "openvino")  # backends that have versions of their
 
 def make_manifest(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> dict[str, Any]:
     """Return what the figure and the numbers were computed from, in types that JSON knows."""
-    classifier, view = maps.classifier, maps.view
+    classifier, view, field = maps.classifier, maps.view, asdict(maps.classifier.receptive_field)
     photo = None
     if view is not None:
         photo = {
@@ -32,16 +33,10 @@ def make_manifest(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DE
             "notes": view.photo.notes,
         }
     return {
-        "inspector": version("inspector"),
-        "versions": {name: version(name) for name in VERSIONS} | _find_library_version(maps.backend),
-        "network": {"name": classifier.name, "sha256": classifier.sha256(), "backend": maps.backend},
-        "class_names": {"count": len(classifier.class_names), "sha256": hash_names(classifier.class_names)},
-        "probability": classifier.probability,
+        **describe_network(classifier, maps.backend),
         "preprocessing": asdict(classifier.preprocessing),
         "head": {"pooling": classifier.head.pooling, "verdict": maps.verdict, "residual": maps.residual},
-        "receptive_field": {
-            name: replace_non_finite(axis) for name, axis in asdict(classifier.receptive_field).items()
-        },
+        "receptive_field": {name: replace_non_finite(axis) for name, axis in field.items()},
         "photo": photo,
         "shown": asdict(shown),
         "style": asdict(style),
@@ -49,12 +44,24 @@ def make_manifest(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DE
     }
 
 
-def _find_library_version(backend: str) -> dict[str, str]:
-    """Return the version of a backend that is an installed library."""
+def describe_network(classifier: Classifier, backend: str | None = None) -> dict[str, Any]:
+    """Return the first entries of a manifest: versions, network and class names."""
+    packages = (*VERSIONS, *([backend] if backend in _LIBRARIES else []))
+    return {
+        "inspector": version("inspector"),
+        "versions": {name: found for name in packages if (found := find_version(name)) is not None},
+        "network": {"name": classifier.name, "sha256": classifier.sha256()} | ({"backend": backend} if backend else {}),
+        "class_names": {"count": len(classifier.class_names), "sha256": hash_names(classifier.class_names)},
+        "probability": classifier.probability,
+    }
+
+
+def find_version(package: str) -> str | None:
+    """Return the version of an installed package; None if there is none."""
     try:
-        return {backend: version(backend)} if backend in _LIBRARIES else {}
+        return version(package)
     except PackageNotFoundError:
-        return {}
+        return None
 
 
 def hash_pixels(pixels: Pixels) -> str:

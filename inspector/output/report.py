@@ -115,13 +115,7 @@ def _make_rows(maps: ClassMaps, shown: FigureContent) -> Iterator[list[str]]:
     for k in dict.fromkeys([*top, *shown.classes]):
         residual = abs(float(sums[k] + maps.bias[k] - maps.logits[k]))
         numbers = [format_number(float(tensor[k]), ".4f") for tensor in (sums, maps.bias, maps.logits)]
-        yield [
-            str(k),
-            maps.classifier.class_names[k],
-            f"{maps.probabilities[k]:.2%}",
-            *numbers,
-            f"{residual:.1e}",
-        ]
+        yield [str(k), maps.classifier.class_names[k], f"{maps.probabilities[k]:.2%}", *numbers, f"{residual:.1e}"]
 
 
 def _encode_url(pixels: Pixels, lossless: bool) -> str:

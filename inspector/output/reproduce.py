@@ -9,7 +9,6 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from inspector.images.photo import MAX_BYTES, Photo, read_image
 from inspector.images.preprocessing import PreprocessingOverrides
 from inspector.networks.load import resolve
 from inspector.output.export import save_class_maps
-from inspector.output.manifest import hash_names, hash_pixels
+from inspector.output.manifest import find_version, hash_names, hash_pixels
 from inspector.output.style import FigureStyle
 
 _MANIFEST, _PHOTO, _FIGURE = "manifest.json", "photo.png", "figure.png"
@@ -61,8 +60,10 @@ def rebuild(
         ExportError: the folder is not empty, or cannot be written.
     """
     files = _read_files(manifest)
-    settings = _parse_manifest(files[_MANIFEST], manifest)
     with _translate_broken_manifest(manifest):
+        settings = json.loads(files[_MANIFEST] or b"")
+        if not isinstance(settings, dict):
+            raise ValueError("it is not a JSON object")
         content, style, overrides = _parse_content(settings), _parse_style(settings), _parse_preprocessing(settings)
         name, network_hash = settings["network"]["name"], settings["network"]["sha256"]
         # Older manifests name no class names and no backend.
@@ -114,14 +115,6 @@ def _translate_broken_manifest(path: Path) -> AbstractContextManager[None]:
     return translate_errors(InspectorError, describe("{reason}"), {KeyError: describe("it lacks the entry {reason}")})
 
 
-def _parse_manifest(data: bytes | None, path: Path) -> dict[str, Any]:
-    with _translate_broken_manifest(path):
-        settings = json.loads(data or b"")
-        if not isinstance(settings, dict):
-            raise ValueError("it is not a JSON object")
-    return settings
-
-
 def _parse_content(settings: Mapping[str, Any]) -> FigureContent:
     content = FigureContent(**settings["shown"])
     classes = tuple(content.classes)
@@ -146,9 +139,8 @@ def _parse_style(settings: Mapping[str, Any]) -> FigureStyle:
 def _parse_preprocessing(settings: Mapping[str, Any]) -> PreprocessingOverrides:
     values = settings["preprocessing"]
     resize = "squeeze" if values["resize"] is None else tuple(values["resize"])
-    return PreprocessingOverrides(
-        tuple(values["size"]), tuple(values["mean"]), tuple(values["std"]), resize, values["interpolation"]
-    )
+    size, mean, std = (tuple(values[name]) for name in ("size", "mean", "std"))
+    return PreprocessingOverrides(size, mean, std, resize, values["interpolation"])
 
 
 def _find_photo(settings: Mapping[str, Any] | None, path: Path | None, beside: bytes | None, manifest: Path) -> Photo:
@@ -178,12 +170,5 @@ def _check_network(classifier: Classifier, name: str, sha256: str, names_sha256:
 
 
 def _compare_versions(before: Mapping[str, str]) -> list[str]:
-    changes = []
-    for package, old in before.items():
-        try:
-            new = version(package)
-        except PackageNotFoundError:
-            new = "not installed"
-        if new != old:
-            changes.append(f"{package} was {old} and is {new}.")
-    return changes
+    found = {package: find_version(package) or "not installed" for package in before}
+    return [f"{name} was {old} and is {found[name]}." for name, old in before.items() if found[name] != old]

@@ -76,9 +76,7 @@ def compute_hires_cam(case: Case) -> MethodResult:
     head = case.classifier.head
     # For other heads, the method makes no claim about the sum.
     if head.verdict == "exact" and head.pooling in ("average", "max", "flatten"):
-        maps = case.compute_class_maps()
-        target = float(maps.logits[case.k] - maps.bias[case.k])
-        return MethodResult(values, target, "The head is affine, so this is the exact map.")
+        return MethodResult(values, compute_exact_map(case).target, "The head is affine, so this is the exact map.")
     return MethodResult(values)
 
 
@@ -120,10 +118,9 @@ def compute_ablation_cam(case: Case) -> MethodResult:
         channels = pooling.feature_maps.shape[1]
         masks = torch.eye(channels, dtype=torch.bool).repeat_interleave(branch.width // channels, 1).to(pooled.device)
         ablated = functional.pad(masks, (start, pooled.shape[1] - start - branch.width))  # (C, P)
-        drops = [
-            logits[0, case.k] - head_function.logits(pooled.where(~rows, 0))[:, case.k] for rows in ablated.split(_ROWS)
-        ]
-        maps.append((torch.cat(drops)[:, None, None] * pooling.feature_maps[0]).sum(0))
+        lower = [head_function.logits(pooled.where(~rows, 0))[:, case.k] for rows in ablated.split(_ROWS)]
+        drops = logits[0, case.k] - torch.cat(lower)
+        maps.append((drops[:, None, None] * pooling.feature_maps[0]).sum(0))
         start += branch.width
     return MethodResult(sum_on_finest_grid(maps).relu())
 

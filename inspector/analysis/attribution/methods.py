@@ -57,12 +57,11 @@ def compute_attribution(
         on_progress(min(1.0, passed / method.images))
 
     start = time.perf_counter()
-    failure = f"{name} does not apply to {classifier.name}: {{reason}}."
     # Tensors of inference mode have no gradients.
     with torch.inference_mode(False), torch.enable_grad(), eval_mode(classifier.network):
         network = _copy_without_gradients(classifier.network)
         case = Case(classifier, network, inputs.clone(), classifier.class_index(k), count_images)
-        with translate_errors(AttributionError, failure):
+        with translate_errors(AttributionError, f"{name} does not apply to {classifier.name}: {{reason}}."):
             result = method.compute(case)
     values, completeness = result.values.detach(), None
     if result.target is not None and method.target is not None:

@@ -108,8 +108,7 @@ def compute_occlusion(case: Case) -> MethodResult:
     stride = (channels, max(1, height // 2), max(1, width // 2))
     method: Any = Occlusion(case.compute_logits)
     with torch.no_grad():
-        window = (channels, height, width)
-        values = method.attribute(case.inputs, window, stride, perturbations_per_eval=CHUNK)
+        values = method.attribute(case.inputs, (channels, height, width), stride, perturbations_per_eval=CHUNK)
     # All channels of a pixel have the same value.
     return MethodResult(values[0, 0], note=f"Windows of {height} x {width} pixels.")
 
