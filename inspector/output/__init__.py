@@ -1,1 +1,1 @@
-"""Pictures and files: overlays, figures, reports, exports that can be rebuilt."""
+"""Draw class maps and write files: overlays, figures, reports, and exports that can be made again later."""

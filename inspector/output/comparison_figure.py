@@ -1,4 +1,4 @@
-"""A figure that compares class maps side by side: by several networks, or of several photos; never pyplot."""
+"""Draw a figure that compares class maps side by side: of several networks, or of several photos."""
 
 from collections.abc import Sequence
 
@@ -19,17 +19,19 @@ def side_by_side_figure(
     own_scales: bool = False,
     smooth: bool = True,
 ) -> Figure:
-    """Draw class maps over their photos, with what each adds up to. A photo that all share stands before them.
+    """Draw class maps over their photos, each with its sum as an equation.
+
+    If all maps are of the same photo, the first panel shows this photo without a map.
 
     Args:
-        maps: one per panel.
-        classes: the class of all panels, or one per panel.
-        names: title of each panel, such as the network.
-        own_scales: give each map its own scale and color bar; else all are on one scale.
-        smooth: interpolate between the cell centers.
+        maps: one ClassMaps per panel.
+        classes: one class for all panels, or a list with one class per panel.
+        names: title of each panel, such as the name of the network.
+        own_scales: give each map its own scale and color bar; otherwise all maps share one scale.
+        smooth: interpolate between the cell centers; otherwise draw the raw grid.
 
     Raises:
-        InspectorError: there is no map or no photo, or a network knows no such class.
+        InspectorError: `maps` is empty, a map has no photo, or a network does not have the class.
     """
     views = [one.view for one in maps if one.view is not None]
     if not views or len(views) < len(maps):

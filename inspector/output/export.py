@@ -1,6 +1,6 @@
-"""Write a figure and the numbers behind it: PNG, PDF, SVG, NPZ, CSV, a report, the photo and a manifest.
+"""Write a figure (PNG, PDF, SVG), its numbers (NPZ, CSV), a report, the photo and a manifest.
 
-The manifest names all that the figure was computed from, so that it can be made again (`reproduce.py`).
+The manifest identifies everything that the figure was computed from, so that `reproduce.py` can make the figure again.
 """
 
 import io
@@ -31,16 +31,16 @@ _NUMBERS = ("maps.npz", "logits.csv", "contributions.csv")
 FILES = (*(f"figure.{format}" for format in FORMATS), *_NUMBERS, "report.html", "photo.png", "manifest.json")
 _ALL_MAPS = FigureStyle(("all",), columns=5)
 
-# Text is written as text, and equal figures are written as equal bytes.
+# Write text as text, not as outlines; no random ids and dates, so that equal figures give equal bytes.
 _RC: Any = {"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "inspector"}
 _NO_DATE: dict[Format, dict[str, None]] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
-# Better compression would take as long as the rest of a PNG, and make it only a seventh smaller.
+# A higher compression level doubles the time for a PNG, and makes the file only a seventh smaller.
 _OPTIONS: dict[Format, dict[str, Any]] = {"png": {"pil_kwargs": {"compress_level": 1}}, "pdf": {}, "svg": {}}
-_rc_lock = threading.Lock()  # matplotlib's settings belong to the whole process
+_rc_lock = threading.Lock()  # matplotlib's settings are global, so only one thread at a time may change them
 
 
 def encode_figure(figure: Figure, format: Format, dpi: int = DEFAULT_STYLE.dpi) -> bytes:
-    """Encode a figure as the bytes of a file; `dpi` is the resolution of a PNG, and of the photos in PDF and SVG."""
+    """Return a figure as the bytes of a file. `dpi` is the resolution of a PNG, and of the photos in PDF and SVG."""
     buffer = io.BytesIO()
     with _rc_lock, matplotlib.rc_context(_RC):
         figure.savefig(buffer, format=format, dpi=dpi, metadata=_NO_DATE[format], **_OPTIONS[format])
@@ -48,12 +48,12 @@ def encode_figure(figure: Figure, format: Format, dpi: int = DEFAULT_STYLE.dpi) 
 
 
 def encode_numbers(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> bytes:
-    """Encode all class maps and their sums as an NPZ file, with the manifest inside as JSON."""
+    """Return an NPZ file with all class maps, biases, logits and probabilities, and with the manifest as JSON."""
     return encode_npz(maps, maps.classifier.class_names, make_manifest(maps, shown, style))
 
 
 def encode_npz(maps: ClassMaps | LargeMaps, class_names: Sequence[str], manifest: Mapping[str, Any]) -> bytes:
-    """Encode class maps, bias, logits and probabilities as an NPZ file, with their class names and the manifest."""
+    """Return an NPZ file with class maps, biases, logits, probabilities, class names, and the manifest as JSON."""
     arrays = {name: getattr(maps, name).numpy(force=True) for name in ("values", "bias", "logits", "probabilities")}
     if isinstance(maps, LargeMaps):
         arrays["classes"] = np.array(maps.classes)
@@ -64,7 +64,7 @@ def encode_npz(maps: ClassMaps | LargeMaps, class_names: Sequence[str], manifest
 
 
 def make_logits_csv(maps: ClassMaps) -> bytes:
-    """Write one row per class: number, name, probability, logit, bias and the sum of its map."""
+    """Return a CSV file with one row per class: number, name, probability, logit, bias, and the sum of its map."""
     numbers = (maps.probabilities, maps.logits, maps.bias, maps.values.sum((1, 2)))
     columns = [tensor.numpy(force=True) for tensor in numbers]
     rows = zip(range(len(maps.logits)), maps.classifier.class_names, *columns, strict=True)
@@ -72,7 +72,7 @@ def make_logits_csv(maps: ClassMaps) -> bytes:
 
 
 def make_contributions_csv(maps: ClassMaps, shown: FigureContent) -> bytes:
-    """Write one row per class shown and cell: the contribution of the cell in logits, as the figure shows it."""
+    """Return a CSV file with one row per cell of each class shown: the contribution in logits that the figure shows."""
     class_maps = [(k, maps.class_map(k, shown.against, shown.dense)) for k in shown.classes]
     rows = (
         (k, class_map.title, y, x, contribution)
@@ -83,10 +83,10 @@ def make_contributions_csv(maps: ClassMaps, shown: FigureContent) -> bytes:
 
 
 def encode_photo(maps: ClassMaps) -> bytes:
-    """Encode the upright photo as a PNG, without metadata such as the place where it was taken.
+    """Return the upright photo as a PNG file, without metadata such as the GPS position.
 
     Raises:
-        ExportError: the maps came from a tensor.
+        ExportError: the maps were computed from a tensor, without a photo.
     """
     if maps.view is None:
         raise ExportError("These class maps came from a tensor: there is no photo to write.")
@@ -96,11 +96,11 @@ def encode_photo(maps: ClassMaps) -> bytes:
 
 
 def encode_zip(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> bytes:
-    """Pack all FILES into one ZIP file."""
+    """Return a ZIP file that contains all FILES."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name in FILES:
-            entry = zipfile.ZipInfo(name)  # without the time of day: equal exports are equal files
+            entry = zipfile.ZipInfo(name)  # no time stamp, so that equal exports give equal bytes
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, make_file(name, maps, shown, style))
     return buffer.getvalue()
@@ -110,13 +110,13 @@ def make_file(name: str, maps: ClassMaps, shown: FigureContent, style: FigureSty
     """Make the bytes of one file of an export.
 
     Args:
-        name: one of FILES, class-maps.zip, or all-maps.png, .pdf or .svg.
+        name: one of FILES, "class-maps.zip", or "all-maps.png" (also .pdf and .svg).
         maps: class maps of a photo.
-        shown: which maps, and how they are read.
+        shown: which maps to show, and how (contrast, opacity, ...).
         style: how the figure looks.
 
     Raises:
-        ExportError: an export has no such file, or there is no photo for it.
+        ExportError: an export has no file with this name, or the file needs a photo and there is none.
         InspectorError: the figure cannot be drawn in this style.
     """
     files: dict[str, Callable[[], bytes]] = {

@@ -13,12 +13,12 @@ from inspector.output.manifest import describe_network
 
 
 def make_large_files(maps: LargeMaps, image: Path, tile: int) -> dict[str, bytes]:
-    """Return the bytes of every file by its name: figure.png, maps.npz, logits.csv and manifest.json.
+    """Return the files of the export, name -> bytes: figure.png, maps.npz, logits.csv and manifest.json.
 
     Args:
         maps: class maps of the image.
-        image: the file that they were computed from.
-        tile: side of a tile in pixels.
+        image: file of the image.
+        tile: side of a tile, in pixels of the image.
     """
     manifest = _make_manifest(maps, image, tile)
     class_names = [maps.classifier.class_names[k] for k in maps.classes]
@@ -33,7 +33,7 @@ def make_large_files(maps: LargeMaps, image: Path, tile: int) -> dict[str, bytes
 
 
 def _make_logits_csv(maps: LargeMaps) -> bytes:
-    """Return one row per class; only the chosen classes have a map, and so a sum and a bias."""
+    """Return a CSV file with one row per class. Only the chosen classes have a map, so only these have sum and bias."""
     sums = {
         k: (float(values.double().sum()), float(bias))
         for k, values, bias in zip(maps.classes, maps.values, maps.bias, strict=True)
@@ -46,7 +46,7 @@ def _make_logits_csv(maps: LargeMaps) -> bytes:
 
 
 def _make_manifest(maps: LargeMaps, image: Path, tile: int) -> dict[str, Any]:
-    """Return what the numbers were computed from, in types of JSON."""
+    """Return the manifest: identifies all that the numbers were computed from, in types that JSON can store."""
     classifier = maps.classifier
     with image.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

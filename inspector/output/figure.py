@@ -1,4 +1,4 @@
-"""Matplotlib figures of class maps, for export; never pyplot, which is not thread-safe."""
+"""Matplotlib figures of class maps, for export. The module does not use pyplot, which is not thread-safe."""
 
 import math
 import re
@@ -23,9 +23,9 @@ from inspector.output.style import DEFAULT_STYLE, MM, PANELS, FigureStyle, diver
 from inspector.output.text import format_number
 
 COLORS = ListedColormap(diverging_colormap() / 255, name="class map")
-PANEL = 2.6  # inches
+PANEL = 2.6  # default width of a panel, in inches
 MAX_PANELS = 60
-_MAX_PIXELS = 100_000_000  # of a PNG: an A4 page at 1000 dpi
+_MAX_PIXELS = 100_000_000  # largest number of pixels in a PNG: about an A4 page at 1000 dpi
 _DARK, _LIGHT = "#0e1117", "#fafafa"
 _SMALL_PRINT = "0.35"
 
@@ -35,34 +35,35 @@ class _Panel:
     """What one panel shows."""
 
     title: str
-    suffix: str  # of the title, never cut off
+    suffix: str  # end of the title, which is never cut off
     line: str
-    values: Tensor | None  # (h, w), in logits; None: the photo
-    grid: bool = False  # drawn as its cells, without the photo
+    values: Tensor | None  # map (h, w) in logits; None: the panel shows the photo
+    grid: bool = False  # draw the cells of the map, without the photo
     bold: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class _Layout:
-    """An empty figure as large as its panels and their text need."""
+    """An empty figure, whose size fits its panels and their text."""
 
     figure: Figure
-    axes: list[Axes]  # row by row, at least one per panel
+    axes: list[Axes]  # axes of the panels, row by row; there may be more axes than panels
     panel_width: float  # inches
-    titles: list[str]  # of each panel, shortened to its width
-    lines: list[list[str]]  # small print of each panel, wrapped to its width
+    titles: list[str]  # title of each panel, shortened to the width of the panel
+    lines: list[list[str]]  # small print of each panel, wrapped to the width of the panel
 
 
 def class_map_figure(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> Figure:
-    """Draw the photo and, over it, class maps on one shared scale, with the numbers that add up.
+    """Draw a figure: the photo, and class maps over the photo. All maps share one scale; each has its sum as equation.
 
     Args:
         maps: class maps of a photo.
-        shown: which maps, and how they are read.
+        shown: which maps to show, and how (contrast, opacity, ...).
         style: panels, size, fonts and colors.
 
     Raises:
-        InspectorError: the maps came from a tensor, or the panels do not fit into a figure of this style.
+        InspectorError: the maps were computed from a tensor, without a photo, or the panels do not fit into a figure of
+            this style.
     """
     if maps.view is None and set(style.panels) != {"all"}:
         raise InspectorError("These class maps came from a tensor: there is no photo to draw them on.")
@@ -131,16 +132,16 @@ def _layout_panels(maps: ClassMaps, shown: FigureContent, style: FigureStyle, pa
             )
         )
     width = PANEL * columns + beside if style.width is None else style.width
-    # Wider text would make its panel narrower.
+    # Keep text narrower than its panel: constrained layout shrinks a panel with wider text.
     room = panel_width - 0.15
     titles = [_fit_text(panel.title, panel.suffix, style.font_size, room) for panel in panels]
     lines = [_wrap_text(panel.line, 8 * unit, room) if style.equations else [] for panel in panels]
     title = _make_title(maps, shown, style)
     title_lines = _wrap_text(title, 10 * unit, width - 0.1) if title else []
-    # Without a photo the panels are as high as their grids.
+    # Without a photo the panels have the aspect ratio of the grid.
     rows_shown, columns_shown = maps.values.shape[1:] if maps.view is None else maps.view.photo.size
     aspect = min(2.0, max(0.6, rows_shown / columns_shown))
-    # Height of a panel's text besides its small print; tighter where the figure's width is fixed.
+    # Height of a panel's title and small print in inches; less space around the title if the style sets a width.
     text_height = ((0.46 if style.width is None else 0.26) + 0.14 * max(map(len, lines))) * unit
     height = (panel_width * aspect + text_height) * rows + (0.12 + 0.18 * len(title_lines)) * unit
     check_size(width, height, style.dpi)
@@ -151,8 +152,8 @@ def _layout_panels(maps: ClassMaps, shown: FigureContent, style: FigureStyle, pa
 
 
 def add_empty_axes(figure: Figure, rows: int, columns: int) -> list[Axes]:
-    """Add a grid of axes without ticks and frames, row by row."""
-    # Without ticks, not even invisible ones: the layout would measure the text of each.
+    """Add a grid of axes without ticks and frames to a figure; return the axes row by row."""
+    # Remove the ticks; hidden ticks would cost time, because the layout measures the text of each.
     axes = figure.subplots(rows, columns, squeeze=False, subplot_kw={"xticks": [], "yticks": []}).ravel()
     for axis in axes:
         axis.set_axis_off()
@@ -160,7 +161,7 @@ def add_empty_axes(figure: Figure, rows: int, columns: int) -> list[Axes]:
 
 
 def check_size(width: float, height: float, dpi: int) -> None:
-    """Raise InspectorError if a figure of this size in inches has more pixels than should be drawn."""
+    """Raise InspectorError if a figure of this width and height (inches) has more than _MAX_PIXELS pixels at `dpi`."""
     if width * height * dpi**2 > _MAX_PIXELS:
         raise InspectorError(
             f"A figure of {width / MM:.0f} x {height / MM:.0f} mm at {dpi} dpi has too many pixels. "
@@ -172,7 +173,7 @@ def _make_title(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> st
     if style.title is not None:
         return style.title
     title = f"{maps.classifier.name}: {maps.describe_reading(shown.dense, shown.against)}"
-    # Every figure of a map says how exact it is.
+    # Every figure with equations shows the verdict: in the photo's panel, or else in the title.
     says_it_elsewhere = "photo" in style.panels or not style.equations
     return title if says_it_elsewhere else f"{title} \N{MIDDLE DOT} {describe_exactness(maps)}"
 
@@ -180,7 +181,7 @@ def _make_title(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> st
 def _draw_images(
     maps: ClassMaps, shown: FigureContent, style: FigureStyle, panels: list[_Panel], scale: float, panel_width: float
 ) -> Iterator[Pixels]:
-    """Draw the image of each panel; the photo gets more pixels where a panel is printed larger or finer."""
+    """Draw the image of each panel. The photo gets more pixels if the panels are larger or `dpi` is higher."""
     view, field = maps.view, maps.classifier.receptive_field
     if view is not None:
         sharpness = style.dpi * panel_width / (DEFAULT_STYLE.dpi * PANEL)
@@ -202,14 +203,14 @@ def add_color_bar(
     """Add one color bar for class maps that share a scale.
 
     Args:
-        axes: the axes with the maps, at least one.
-        scale: value at the upper end, in logits; the lower end is its negative.
+        axes: the axes that show the maps, at least one.
+        scale: value at the upper end of the bar, in logits; the lower end is -scale.
         colormap: one of COLORMAPS.
-        font_size: of label and ticks, in points.
-        layout: options of matplotlib's Figure.colorbar, as shrink, aspect, location.
+        font_size: font size of label and ticks, in points.
+        layout: options of matplotlib's Figure.colorbar, such as shrink, aspect, location.
     """
     colors = ListedColormap(diverging_colormap(colormap) / 255, name=colormap)
-    # A map of zeros still needs a color bar with two ends.
+    # If all maps are zero, the color bar still needs two different ends.
     ends = Normalize(-(scale or 1.0), scale or 1.0)
     bar = axes[0].figure.colorbar(ScalarMappable(ends, colors), ax=list(axes), **layout)
     bar.set_label("logits per cell", fontsize=font_size)
@@ -217,7 +218,7 @@ def add_color_bar(
 
 
 def _darken(figure: Figure) -> None:
-    """Set light text on a dark page; the maps keep their colors."""
+    """Change the figure to light text on a dark background; the maps keep their colors."""
     figure.set_facecolor(_DARK)
     for axis in figure.axes:
         axis.tick_params(color=_LIGHT, labelcolor=_LIGHT)
@@ -229,13 +230,13 @@ def _darken(figure: Figure) -> None:
 
 
 def _measure_inches(text: str, size: float) -> float:
-    """Return the width of a line in the figure's font at a size in points."""
+    """Return the width in inches of a line of text in the figure's font; `size` is in points."""
     width, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)
     return float(width) / 72
 
 
 def _fit_text(name: str, suffix: str, size: float, width: float) -> str:
-    """Shorten a name until it fits into a width in inches together with its suffix, which is never cut."""
+    """Shorten a name until the name and its suffix fit into a width in inches. The suffix is never cut."""
     for length in range(28, 4, -1):
         if _measure_inches(fitted := shorten_name(name, length) + suffix, size) <= width:
             return fitted
@@ -243,7 +244,7 @@ def _fit_text(name: str, suffix: str, size: float, width: float) -> str:
 
 
 def _wrap_text(text: str, size: float, width: float) -> list[str]:
-    """Wrap a text into lines of a width in inches; a word and its number stay on one line."""
+    """Wrap a text into lines that fit into a width in inches. A word and the number after it stay on one line."""
     lines = [""]
     joined = re.sub(r"(map|\+|bias|=|verdict:|residual|score|logit) (?=\S)", "\\1\N{NO-BREAK SPACE}", text)
     for word in joined.split(" "):
@@ -256,7 +257,7 @@ def _wrap_text(text: str, size: float, width: float) -> list[str]:
 
 
 def shorten_name(name: str, length: int = 28) -> str:
-    """Return the beginning of a long name, at most `length` characters."""
+    """Shorten a name to at most `length` characters; the last character is then an ellipsis."""
     return name if len(name) <= length else f"{name[: length - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
@@ -268,7 +269,7 @@ def describe_exactness(maps: ClassMaps) -> str:
 def show_image(
     axis: Axes, image: Pixels, title: str, lines: Sequence[str], font_size: float = DEFAULT_STYLE.font_size
 ) -> None:
-    """Show an image with its title and lines of small print above it."""
+    """Show an image. Above the image are its title and, below the title, the lines of small print."""
     axis.imshow(image)
     axis.set_title(title + "\n" * len(lines), fontsize=font_size, parse_math=False)
     above: dict[str, Any] = {"transform": axis.transAxes, "ha": "center", "va": "bottom"}

@@ -1,6 +1,6 @@
-"""The manifest of an export: all that its figure and numbers were computed from.
+"""Make the manifest of an export: a record of everything that its figure and numbers were computed from.
 
-It identifies photo, network and class names by SHA-256, so that `reproduce.py` can check them.
+The manifest identifies photo, network and class names by SHA-256, so that `reproduce.py` can check these inputs.
 """
 
 import hashlib
@@ -16,11 +16,11 @@ from inspector.images.photo import Pixels
 from inspector.output.style import DEFAULT_STYLE, FigureStyle
 
 VERSIONS = ("torch", "torchvision", "numpy", "matplotlib", "opencv-python", "pillow")
-_LIBRARIES = ("onnxruntime", "openvino")  # backends that have versions of their own
+_LIBRARIES = ("onnxruntime", "openvino")  # backends that are separate libraries, with their own versions
 
 
 def make_manifest(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> dict[str, Any]:
-    """Return what the figure and the numbers were computed from, in types that JSON knows."""
+    """Return the manifest: everything that figure and numbers were computed from, in types that JSON can store."""
     classifier, view, field = maps.classifier, maps.view, asdict(maps.classifier.receptive_field)
     photo = None
     if view is not None:
@@ -45,7 +45,7 @@ def make_manifest(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DE
 
 
 def describe_network(classifier: Classifier, backend: str | None = None) -> dict[str, Any]:
-    """Return the first entries of a manifest: versions, network and class names."""
+    """Return the entries of a manifest about versions, network, class names and output activation."""
     packages = (*VERSIONS, *([backend] if backend in _LIBRARIES else []))
     return {
         "inspector": version("inspector"),
@@ -57,7 +57,7 @@ def describe_network(classifier: Classifier, backend: str | None = None) -> dict
 
 
 def find_version(package: str) -> str | None:
-    """Return the version of an installed package; None if there is none."""
+    """Return the version of a package; None if the package is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -65,15 +65,15 @@ def find_version(package: str) -> str | None:
 
 
 def hash_pixels(pixels: Pixels) -> str:
-    """Return the SHA-256 of a photo's size and pixels, which is the same for every file of the same picture."""
+    """Return the SHA-256 of a photo's size and pixels: equal for all files that decode to the same pixels."""
     return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
 
 
 def hash_names(names: Sequence[str]) -> str:
-    """Return the SHA-256 of class names in their order."""
+    """Return the SHA-256 of the class names; it depends on their order."""
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def encode_manifest(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> bytes:
-    """Return the manifest as a JSON file."""
+    """Return the manifest as the bytes of a JSON file."""
     return json_bytes(make_manifest(maps, shown, style))

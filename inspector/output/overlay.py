@@ -1,7 +1,7 @@
-"""From a class map to colors: the only place that scales or colors a map.
+"""Turn class maps into colors. Only this module scales or colors a map.
 
-Zero is transparent, evidence for a class is red and evidence against it is blue; the further from zero, the denser.
-Maps that are compared share one scale. Outside the network's crop the photo is dimmed.
+Zero is transparent, evidence for a class is red, and evidence against the class is blue. The further a value is from
+zero, the denser is its color. Maps that are compared share one scale. The photo is dimmed outside the network's crop.
 """
 
 from collections.abc import Sequence
@@ -22,23 +22,26 @@ OPACITY = 0.85
 
 
 def common_scale(maps: Sequence[ArrayLike]) -> float:
-    """Return the value at both ends of the colormap for maps that are compared: their largest absolute value."""
+    """Return the shared scale of maps that are compared: the largest absolute value in all maps; 0 without maps."""
     return max((float(np.abs(np.asarray(values)).max()) for values in maps), default=0.0)
 
 
 def robust_scale(values: ArrayLike, part: float = 0.99) -> float:
-    """Return the quantile `part` of a map's absolute values: a few pixels of a gradient are far above all others."""
+    """Return a scale that ignores outliers: the quantile `part` of a map's absolute values.
+
+    It is for gradients, where a few pixels are far above all others. If the quantile is 0, return the largest value.
+    """
     sizes = np.abs(np.asarray(values))
     return float(np.quantile(sizes, part)) or float(sizes.max())
 
 
 def dimmed_photo(photo: Photo, crop: Crop, side: int = 800) -> Pixels:
-    """Draw the whole photo, its longer side `side` pixels long, dimmed outside the network's crop."""
+    """Draw the whole photo, dimmed outside the network's crop; the longer side gets `side` pixels."""
     height, width = fit_size(photo.size, side)
-    # Enlarged pixels stay pixels: nothing is invented between those of a small image.
+    # Enlarge a small image without interpolation, so that its real pixels stay visible.
     interpolation = cv2.INTER_AREA if side < max(photo.size) else cv2.INTER_NEAREST
     canvas = _as_pixels(cv2.resize(photo.pixels, (width, height), interpolation=interpolation))
-    # Per axis: one factor for both would round the box of a very thin photo to nothing.
+    # One factor per axis: with the same factor for both, the box of a very thin photo would round to nothing.
     across, down = width / photo.size[1], height / photo.size[0]
     left, right = (round(edge * across) for edge in crop.box[0::2])
     top, bottom = (round(edge * down) for edge in crop.box[1::2])
@@ -49,7 +52,7 @@ def dimmed_photo(photo: Photo, crop: Crop, side: int = 800) -> Pixels:
 
 
 def needs_lossless(photo_size: tuple[int, int]) -> bool:
-    """Return whether a photo is so small that single pixels show in its drawing, and JPEG would blur them."""
+    """Return whether a photo is so small that its drawing shows single pixels, which JPEG would blur."""
     return max(photo_size) < 100
 
 
@@ -63,20 +66,20 @@ def draw_map_on_photo(
     opacity: float = OPACITY,
     colormap: str = "inspector",
 ) -> Pixels:
-    """Draw a map over the whole photo, its cells around the centers of their receptive fields.
+    """Draw a map over the whole photo; each cell is centered on its receptive field.
 
     Args:
-        canvas: the photo (H, W, 3) of any size, as `dimmed_photo` draws it.
-        crop: where the network's input lies on the photo; nothing is drawn outside.
+        canvas: the photo (H, W, 3) at any size, from `dimmed_photo`.
+        crop: where the network's input lies on the photo; the map is not drawn outside the crop.
         values: map (h, w), in logits.
-        field: receptive field of the map's cells.
+        field: receptive fields of the map's cells.
         scale: absolute value that gets the densest color.
-        smooth: interpolate between the cell centers, or draw the raw grid.
-        opacity: of the densest color, 0-1.
+        smooth: interpolate between the cell centers; otherwise draw the raw grid.
+        opacity: opacity of the densest color, 0-1.
         colormap: one of COLORMAPS.
 
     Returns:
-        A new image of the size of the canvas.
+        A new image with the size of the canvas.
     """
     drawn = resample_on_photo(values, crop, field, (canvas.shape[0], canvas.shape[1]), smooth)
     return overlay_map(canvas, drawn, scale, opacity, colormap)
@@ -98,27 +101,30 @@ def grid_image(values: ArrayLike, scale: float, colormap: str = "inspector") -> 
 
 
 def paint_classes(canvas: Pixels, numbers: ArrayLike, colors: ArrayLike, opacity: float) -> Pixels:
-    """Paint the pixels of a canvas (H, W, 3) by number: (H, W) into `colors` (n, 3), 0-255; below 0 they stay."""
+    """Paint each pixel of a canvas (H, W, 3) in one of some colors.
+
+    `numbers` (H, W) is each pixel's index into `colors` (n, 3), 0-255. Pixels with a number below 0 keep their color.
+    """
     chosen, table = np.asarray(numbers), np.asarray(colors, np.uint8)
     layer = _as_pixels(cv2.addWeighted(canvas, 1 - opacity, table[np.maximum(chosen, 0)], opacity, 0))
     return np.where((chosen >= 0)[..., None], layer, canvas)
 
 
 def _as_pixels(image: Any) -> Pixels:
-    """Tell the type checker that OpenCV returns uint8 for uint8: its stubs know no dtypes."""
+    """Tell the type checker that OpenCV's result is uint8, because OpenCV's type stubs have no dtypes."""
     return np.asarray(image, np.uint8)
 
 
 def _find_levels(values: NDArray[np.float32], scale: float) -> Pixels:
     middle = LEVELS // 2
-    # A map of zeros has no scale of its own. Half a level is added and cut off with the rest: that rounds.
+    # The scale of a map of zeros is 0; use 1. Adding 0.5 before the cast to uint8 rounds.
     levels = values * np.float32(middle / (scale or 1.0)) + np.float32(middle + 0.5)
     return _as_pixels(np.clip(levels, 0, LEVELS - 1, out=levels).astype(np.uint8))
 
 
 @lru_cache(maxsize=64)
 def _make_tables(opacity: float, colormap: str) -> tuple[Pixels, Pixels]:
-    """Return for each level the color to add and how much of the photo is left in 255ths, both (256, 1, 3)."""
+    """Return for each level the color to add, and which part of the photo remains (0-255); both are (256, 1, 3)."""
     hues = inspector_hues() if colormap == "inspector" else diverging_colormap(colormap).astype(float)
     alpha = opacity * np.abs(signed_levels())
     tables = (hues * alpha, np.broadcast_to(255 * (1 - alpha), hues.shape))

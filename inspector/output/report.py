@@ -1,4 +1,4 @@
-"""A report on one photo as a single HTML file: it opens offline, holds its images, and loads nothing."""
+"""Make a report on one photo as a single HTML file, which contains its images and opens without a network."""
 
 import base64
 import io
@@ -18,9 +18,9 @@ from inspector.output.style import COLORMAPS, DEFAULT_STYLE, FigureStyle
 from inspector.output.templates import render_template
 from inspector.output.text import format_number
 
-_SIDE = 560  # pixels of the longer side of an image
-_FEW_CLASSES = 20  # up to this number, all classes are shown
-_TOP = 10
+_SIDE = 560  # pixels of the longer side of each image in the report
+_FEW_CLASSES = 20  # up to this number of classes, the report shows all classes
+_TOP = 10  # with more classes, the table lists so many top classes
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,19 @@ class _Tile:
 def make_report(
     maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE, manifest: Mapping[str, Any] | None = None
 ) -> str:
-    """Write the report: photo, class maps with what they sum to, logits, verdict and settings.
+    """Make the report: photo, class maps with their sums as equations, logits, verdict and settings.
 
     Args:
         maps: class maps of a photo.
-        shown: which maps, and how they are read.
-        style: colors, and whether the contrast is shown too.
-        manifest: the settings to append, as `make_manifest` returns them.
+        shown: which maps to show, and how (contrast, opacity, ...).
+        style: colors; the contrast map is added if "contrast" is one of the panels.
+        manifest: the settings to append, from `make_manifest`; None: append no settings.
 
     Returns:
-        An HTML page in which every name is escaped.
+        The HTML page. Names from the user are escaped, so they cannot change the page.
 
     Raises:
-        InspectorError: the maps came from a tensor, without a photo.
+        InspectorError: the maps were computed from a tensor, without a photo.
     """
     view = maps.view
     if view is None:
@@ -108,7 +108,7 @@ def _make_cells(maps: ClassMaps, style: FigureStyle) -> Iterator[_Tile]:
 
 
 def _make_rows(maps: ClassMaps, shown: FigureContent) -> Iterator[list[str]]:
-    """Yield the cells of the table for each top class and each class shown."""
+    """Yield one row of the table, as a list of texts, for each top class and each class shown."""
     classes = len(maps.logits)
     top = [k for k, _, _ in maps.top(classes if classes <= _FEW_CLASSES else _TOP)]
     sums = maps.values.sum((1, 2))
@@ -119,7 +119,7 @@ def _make_rows(maps: ClassMaps, shown: FigureContent) -> Iterator[list[str]]:
 
 
 def _encode_url(pixels: Pixels, lossless: bool) -> str:
-    """Encode a PNG, or a JPEG, which is a tenth as large, as a data URL."""
+    """Encode an image as a data URL: a PNG if `lossless`, otherwise a JPEG, which is a tenth as large."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG" if lossless else "JPEG", quality=90)
     return f"data:image/{'png' if lossless else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,7 +1,7 @@
-"""Make an export again from its manifest: the same network, photo and settings, and so the same figure.
+"""Make an export again from its manifest: the same network, photo and settings give the same figure.
 
-The network, the class names and the photo must have the hashes of the manifest. Other versions of libraries are
-reported.
+The network, the class names and the photo must have the same hashes as in the manifest. If the version of a library has
+changed, the result says so.
 """
 
 import json
@@ -28,11 +28,11 @@ _MANIFEST, _PHOTO, _FIGURE = "manifest.json", "photo.png", "figure.png"
 
 @dataclass(frozen=True)
 class RebuildResult:
-    """An export that was made again."""
+    """The result of making an export again."""
 
     folder: Path
-    versions: tuple[str, ...]  # one sentence for each library that has another version now
-    equal: bool | None  # whether its figure.png equals the one beside the manifest byte for byte; None: there is none
+    versions: tuple[str, ...]  # one sentence for each library whose version has changed
+    equal: bool | None  # new and old figure.png have equal bytes; None: there is no old figure.png
 
 
 def rebuild(
@@ -44,19 +44,21 @@ def rebuild(
     class_names: Sequence[str] | None = None,
     trust: bool = False,
 ) -> RebuildResult:
-    """Make the export of a manifest again, by the backend that it names: others give numbers that differ by rounding.
+    """Make an export again from its manifest.
+
+    The network runs on the backend that the manifest names, because results of other backends differ by rounding.
 
     Args:
-        manifest: a manifest.json, or a folder or ZIP that holds one.
+        manifest: a manifest.json, or a folder or ZIP file that contains a manifest.json.
         folder: the new folder to write.
-        photo: the photo's file. Default: the one beside the manifest.
-        model: name or file of the network, as `load` takes it. Default: the name in the manifest.
-        arch: architecture of a file of weights, as `load` takes it.
-        class_names: one per class, as `load` takes them.
-        trust: allow the code of the network's factory to run, as `load` takes it.
+        photo: file of the photo. Default: photo.png beside the manifest.
+        model: name or file of the network, as for `inspector.load`. Default: the name in the manifest.
+        arch: architecture for a file of weights, as for `inspector.load`.
+        class_names: one name per class, as for `inspector.load`.
+        trust: allow code of the architecture or the file to run, as for `inspector.load`.
 
     Raises:
-        InspectorError: network, class names or photo are not those of the manifest.
+        InspectorError: the manifest cannot be read, or the network, the class names or the photo differ from it.
         ExportError: the folder is not empty, or cannot be written.
     """
     files = _read_files(manifest)
@@ -66,7 +68,7 @@ def rebuild(
             raise ValueError("it is not a JSON object")
         content, style, overrides = _parse_content(settings), _parse_style(settings), _parse_preprocessing(settings)
         name, network_hash = settings["network"]["name"], settings["network"]["sha256"]
-        # Older manifests name no class names and no backend.
+        # Older manifests have no hash of the class names and no backend.
         names_hash = settings["class_names"]["sha256"] if settings.get("class_names") else None
         backend = str(settings["network"].get("backend", "eager"))
         versions = {"inspector": settings["inspector"]} | settings["versions"]
@@ -75,7 +77,7 @@ def rebuild(
     classifier = Classifier.from_network(loaded)
     _check_network(classifier, name, network_hash, names_hash)
     maps = class_maps(with_backend(replace(classifier, name=name), backend), original)
-    # Checks the classes too, now that the network is known.
+    # Check that the network has these classes: this was not possible before it was loaded.
     maps.figure_content(content.classes, content.against)
     save_class_maps(maps, folder, content, style)
     figure = files[_FIGURE]
@@ -84,7 +86,7 @@ def rebuild(
 
 
 def _read_files(path: Path) -> dict[str, bytes | None]:
-    """Read the manifest and the files beside it; None for a file that does not exist."""
+    """Read the manifest, the photo and the figure; the value for a file that does not exist is None."""
     with translate_errors(InspectorError, f"Cannot read {path}: {{reason}}."):
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -100,7 +102,7 @@ def _read_files(path: Path) -> dict[str, bytes | None]:
 def _unpack(archive: zipfile.ZipFile, name: str) -> bytes | None:
     if name not in archive.namelist():
         return None
-    # Measured by what is unpacked: the size that a ZIP bomb states is not true.
+    # Count the unpacked bytes: the size stated in the ZIP file may be false.
     with archive.open(name) as entry:
         data = entry.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
@@ -127,7 +129,7 @@ def _parse_content(settings: Mapping[str, Any]) -> FigureContent:
 
 
 def _parse_style(settings: Mapping[str, Any]) -> FigureStyle:
-    # Older manifests have no style: their figures have the default one.
+    # Older manifests have no style: their figures were drawn in the default style.
     values = dict(settings.get("style", {}))
     if unknown := set(values) - {field.name for field in fields(FigureStyle)}:
         raise ValueError(f"the style has an entry {min(unknown)!r} that this version does not know")
@@ -144,13 +146,13 @@ def _parse_preprocessing(settings: Mapping[str, Any]) -> PreprocessingOverrides:
 
 
 def _find_photo(settings: Mapping[str, Any] | None, path: Path | None, beside: bytes | None, manifest: Path) -> Photo:
-    """Read the photo, and give it the name and the notes of the manifest."""
+    """Read the photo, check its hash, and give it the name, hash and notes that the manifest states."""
     if settings is None:
         raise ValueError("its input was a tensor, without a photo")
     if path is None and beside is None:
         raise InspectorError(f"There is no {_PHOTO} beside {manifest}. Use --photo FILE with {settings['name']}.")
     photo = read_image(path) if path is not None else read_image(beside or b"", _PHOTO)
-    # The same picture in another file has another hash of the file, but the same pixels.
+    # Another file of the same picture, such as photo.png, has a different file hash but the same hash of the pixels.
     if photo.sha256 != settings["sha256"] and hash_pixels(photo.pixels) != settings.get("pixels_sha256"):
         raise InspectorError(
             f"{photo.name} is not the photo of this figure: its SHA-256 is {photo.sha256[:12]}..., and that of "

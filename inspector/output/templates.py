@@ -1,4 +1,4 @@
-"""HTML pages from the templates beside this module; values are escaped unless they are Markup. Imports no torch."""
+"""Make HTML pages from templates. Values are escaped unless they are Markup. This module does not import torch."""
 
 from functools import cache
 from typing import Any
@@ -7,18 +7,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
 def render_template(name: str, **values: Any) -> str:
-    """Fill in a template of output/templates.
+    """Fill in a template from the folder output/templates.
 
     Args:
         name: file name of the template, as in "report.html".
-        values: what the template asks for; a name that it uses and does not get is an error.
+        values: values of the names in the template; a name without a value is an error.
     """
     return make_environment("inspector.output", "templates").get_template(name).render(values)
 
 
 @cache
 def make_environment(package: str, folder: str) -> Environment:
-    """Make the environment of the templates in a folder of a package."""
+    """Make the Jinja environment for the templates in a folder of a package."""
     return Environment(
         loader=PackageLoader(package, folder),
         autoescape=True,

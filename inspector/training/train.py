@@ -5,7 +5,7 @@ The training loop is plain PyTorch, not Lightning, for two reasons. First, with 
 killed run must continue exactly as if it had not stopped. That needs the random state after each epoch, which
 Lightning's checkpoints do not contain.
 
-The final weights are those of the last epoch, not of the best one, so the test images do not influence the choice.
+A run keeps its weights after the last epoch, not after the best one, so the test images do not select the weights.
 """
 
 import inspect
