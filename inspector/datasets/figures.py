@@ -14,7 +14,7 @@ from inspector.output.figure import COLORS, add_color_bar, shorten_name
 from inspector.output.overlay import common_scale
 from inspector.output.style import OKABE_ITO
 
-_MAX_MAPS = 24  # most maps in one figure
+_MAX_MAPS = 24  # largest number of maps in one figure
 _COLUMNS = 6
 _BAR_COLOR, _LINE_COLOR = OKABE_ITO[:2]
 

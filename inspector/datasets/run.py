@@ -133,7 +133,7 @@ def run_dataset(
                     submit(_draw_overlays, Path(out), classifier.receptive_field, about["grid"], batch)
                 on_progress(done + len(rows), len(items))
             done += len(rows)
-            # Wait until the shard is written, so that a killed run loses at most one. Decoding continues meanwhile.
+            # Wait until the shard is written: a killed run then loses at most one shard. Decoding continues meanwhile.
             submit(write_shard, out, number, rows, about).result()
     return finish_run(out, about)
 
@@ -215,7 +215,7 @@ def accelerate_for_dataset(classifier: Classifier, backend: str) -> Classifier:
         return classifier
     accelerated = accelerate(classifier, backend)
     if isinstance(accelerated.capture.accelerated, AcceleratedNetwork):
-        # Wait until it is compiled, so that the same backend computes all rows.
+        # Wait until the network is compiled, so that the same backend computes all rows.
         accelerated.capture.accelerated.wait()
     return accelerated
 

@@ -46,7 +46,7 @@ def _make_logits_csv(maps: LargeMaps) -> bytes:
 
 
 def _make_manifest(maps: LargeMaps, image: Path, tile: int) -> dict[str, Any]:
-    """Return the manifest: identifies all that the numbers were computed from, in types that JSON can store."""
+    """Return the manifest: everything that the numbers were computed from, in types that JSON can store."""
     classifier = maps.classifier
     with image.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

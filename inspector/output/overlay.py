@@ -101,7 +101,7 @@ def grid_image(values: ArrayLike, scale: float, colormap: str = "inspector") -> 
 
 
 def paint_classes(canvas: Pixels, numbers: ArrayLike, colors: ArrayLike, opacity: float) -> Pixels:
-    """Paint each pixel of a canvas (H, W, 3) in one of some colors.
+    """Paint each pixel of a canvas (H, W, 3) in the color with its number.
 
     `numbers` (H, W) is each pixel's index into `colors` (n, 3), 0-255. Pixels with a number below 0 keep their color.
     """

@@ -1,4 +1,4 @@
-"""Make a report on one photo as a single HTML file, which contains its images and opens without a network."""
+"""Make a report on one photo as a single HTML file, which contains its images and opens offline."""
 
 import base64
 import io

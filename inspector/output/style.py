@@ -44,7 +44,7 @@ class FigureStyle:
     columns: int | None = None  # None: three, or fewer if there are fewer panels
     width: float | None = None  # width of the figure in inches; None: 2.6 per column
     dpi: int = 200  # resolution of a PNG, and of the photo in PDF and SVG
-    font_size: float = 9  # panel titles, in points; small print is a ninth smaller, the figure title larger
+    font_size: float = 9  # panel titles, in points; small print is a ninth smaller, the figure title a ninth larger
     colours: str = "inspector"  # one of COLORMAPS
     dark: bool = False
     title: str | None = None  # None: name of the network and meaning of the values; "": no title

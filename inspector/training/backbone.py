@@ -33,7 +33,7 @@ def load_backbone(name: str, weights: Path | None, overrides: PreprocessingOverr
     Args:
         name: a name in models/, "torchvision:NAME", "timm:NAME", or a torchvision name without prefix.
         weights: a checkpoint with other weights for this architecture. None: the pretrained weights.
-        overrides: settings that replace those of the default preprocessing.
+        overrides: settings that replace parts of the default preprocessing.
 
     Raises:
         NetworkError: the name is unknown, the weights do not fit or cannot be read, or the network is not a
@@ -55,7 +55,7 @@ def load_backbone(name: str, weights: Path | None, overrides: PreprocessingOverr
         loaded = resolve(weights or architecture, architecture if weights else None, overrides=overrides)
     classifier = Classifier.from_network(loaded)
     if weights is not None:
-        # The number of classes is needed to rebuild SqueezeNet: it has one last feature map per class.
+        # Rebuilding SqueezeNet needs the number of classes: it has one feature map per class before the pooling.
         options["num_classes"] = len(classifier.class_names)
     if architecture not in FACTORIES and not architecture.startswith(("torchvision:", "timm:")):
         raise NetworkError(f"{name} cannot be a backbone. Use a convolutional network of torchvision, timm or ours.")

@@ -17,7 +17,7 @@ from inspector.training.recipe import Data
 
 MAX_MEMORY = 8e9  # bytes that photos or feature maps may take in memory
 _TEST_SHARE = 1 / 8  # share of the photos of each class that become test photos
-_SHOWN_NAMES = 10  # most class names in an error message
+_SHOWN_NAMES = 10  # largest number of class names in an error message
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from inspector.networks.load import load
 from inspector.training.data import DataSet
 from inspector.training.write_run import write_file
 
-MAX_CLASS_MAPS = 1000  # most test images whose class maps are computed: the same number for each class
+MAX_CLASS_MAPS = 1000  # largest number of test images whose class maps are computed; equally many per class
 _BATCH = 50  # images per pass
 
 
