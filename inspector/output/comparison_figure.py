@@ -55,8 +55,7 @@ def side_by_side_figure(
         canvas = dimmed_photo(view.photo, view.crop)
         image = draw_map_on_photo(canvas, view.crop, class_map.values, field, ends, smooth, _OPACITY)
         what = shorten_name(name) if one_class else f"{shorten_name(name, 14)}: {shorten_name(class_map.title, 16)}"
-        title = f"{what} ({one.probabilities[k]:.1%})"
-        show_image(axis, image, title, [class_map.equation(), describe_exactness(one)])
+        show_image(axis, image, f"{what} ({one.probabilities[k]:.1%})", [class_map.equation(), describe_exactness(one)])
         if own_scales:
             add_color_bar([axis], ends, font_size=7, shrink=0.8, aspect=25)
     if not own_scales:

@@ -187,14 +187,13 @@ def _draw_images(
         sharpness = style.dpi * panel_width / (DEFAULT_STYLE.dpi * PANEL)
         canvas = dimmed_photo(view.photo, view.crop, round(800 * min(4.0, max(1.0, sharpness))))
     for panel in panels:
-        if panel.values is None:
+        values = panel.values
+        if values is None:
             yield canvas
         elif panel.grid or view is None:
-            yield grid_image(panel.values.numpy(force=True), scale, style.colours)
+            yield grid_image(values.numpy(force=True), scale, style.colours)
         else:
-            yield draw_map_on_photo(
-                canvas, view.crop, panel.values, field, scale, shown.smooth, shown.opacity, style.colours
-            )
+            yield draw_map_on_photo(canvas, view.crop, values, field, scale, shown.smooth, shown.opacity, style.colours)
 
 
 def add_color_bar(
