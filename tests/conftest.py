@@ -12,7 +12,7 @@ from torch import nn
 REPOSITORY = Path(__file__).parent.parent
 
 mpl.use("agg")
-# Of the app: whether a network is heard through another backend yet must not depend on how quick this machine is.
+# For the app: which backend runs a network must not depend on the speed of this machine.
 os.environ["INSPECTOR_BACKEND"] = "eager"
 # Small networks gain nothing from a second thread, and lose much where cores are shared.
 torch.set_num_threads(1)

@@ -34,12 +34,12 @@ def noise(*shape: int) -> torch.Tensor:
 
 
 class Body(nn.Module):
-    """A convolution, a pooling that is a function of the feature maps, and a tail."""
+    """A convolution, a pooling that is a function of the feature maps, and a head."""
 
-    def __init__(self, pooling, tail: nn.Module) -> None:
+    def __init__(self, pooling, head: nn.Module) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.conv, self.pooling, self.head_function = nn.Conv2d(3, 6, 3, padding=1), pooling, tail
+        self.conv, self.pooling, self.head_function = nn.Conv2d(3, 6, 3, padding=1), pooling, head
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return self.head_function(self.pooling(self.conv(inputs)))
@@ -91,7 +91,7 @@ POOLINGS = {
     "sum": (lambda maps: maps.sum((2, 3)), 6),
     "average and max": (lambda maps: torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1), 12),
 }
-TAILS = {
+HEADS = {
     "affine": lambda width: linear(width),
     "layer norm": lambda width: nn.Sequential(nn.LayerNorm(width), linear(width)),
     "gates": lambda width: nn.Sequential(linear(width), nn.ReLU(), nn.Linear(4, 3)),
@@ -99,11 +99,11 @@ TAILS = {
 }
 
 
-@pytest.mark.parametrize("tail", TAILS)
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_it_agrees_with_the_network_run_on_feature_maps_without_the_cells(pooling, tail):
+def test_it_agrees_with_the_network_run_on_feature_maps_without_the_cells(pooling, head):
     pool, width = POOLINGS[pooling]
-    network = Body(pool, TAILS[tail](width))
+    network = Body(pool, HEADS[head](width))
     image, mask = noise(1, 3, 5, 5), torch.zeros(5, 5, dtype=torch.bool)
     mask[1, 2] = mask[3] = True
     maps = maps_of(network, image)
@@ -120,7 +120,7 @@ def test_it_agrees_with_the_network_run_on_feature_maps_without_the_cells(poolin
 
 
 def test_nothing_masked_changes_nothing():
-    maps = maps_of(Body(POOLINGS["average"][0], TAILS["layer norm"](6)), noise(1, 3, 5, 5))
+    maps = maps_of(Body(POOLINGS["average"][0], HEADS["layer norm"](6)), noise(1, 3, 5, 5))
     assert torch.allclose(mask_at_head(maps, torch.zeros(5, 5, dtype=torch.bool)).logits, maps.logits, atol=1e-6)
 
 

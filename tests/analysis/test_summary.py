@@ -78,7 +78,7 @@ def test_both_of_two_poolings_are_named_and_the_later_one_counts():
 
 
 @pytest.mark.parametrize(
-    ("tail", "after", "verdict", "says"),
+    ("head", "after", "verdict", "says"),
     [
         ([nn.Linear(4, 3)], ("linear",), "exact", "on every image"),
         (
@@ -97,9 +97,9 @@ def test_both_of_two_poolings_are_named_and_the_later_one_counts():
         ([nn.Dropout(0.5), nn.Linear(4, 3), nn.Softmax(1)], ("linear", "softmax"), "exact", "on every image"),
     ],
 )
-def test_the_functions_after_the_pooling_and_the_verdict_are_listed(tail, after, verdict, says):
+def test_the_functions_after_the_pooling_and_the_verdict_are_listed(head, after, verdict, says):
     network = build_network(
-        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), *tail)
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), *head)
     )
     summary = describe(network, SIZE, sizes=())
     assert (summary.after, summary.verdict) == (after, verdict)
@@ -300,7 +300,7 @@ def test_double_precision_is_kept():
 class Fails(HandMade):
     def forward(self, inputs: Tensor) -> Tensor:
         super().forward(inputs)
-        raise ValueError("broken on purpose\nand told in two lines")
+        raise ValueError("broken on purpose\nwith a second line")
 
 
 @pytest.mark.parametrize("build", [HandMade, Fails, ClassToken])

@@ -220,9 +220,9 @@ def test_with_a_wrong_head_the_verdict_is_not_exact_and_the_residual_shows_it(cl
     wrong[(1, 0) if part == "weight" else 1] += 0.5
     broken = dataclasses.replace(classifier, head=dataclasses.replace(head, **{part: wrong}))
     (maps,) = class_maps_of_batch(broken, IMAGE)
-    miss = 0.5 if part == "bias" else 0.5 * (2.5 if head.pooling == "average" else 4)
+    residual = 0.5 if part == "bias" else 0.5 * (2.5 if head.pooling == "average" else 4)
     assert maps.verdict == "not exact"
-    assert maps.residual == pytest.approx(miss)
+    assert maps.residual == pytest.approx(residual)
 
 
 def test_in_a_batch_only_images_with_a_residual_are_not_exact(hand_made_gap):

@@ -153,7 +153,7 @@ PICTURE = Picture("", {}, 0, None, 10, 10, 10, rows=[None] * 2, columns=[None] *
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("answer", "expected"),
     [
         (None, ChosenCells((0, 1), ((1, 1),))),
         ({"cell": None, "revision": "b", "masked": []}, ChosenCells(None, ())),
@@ -164,8 +164,8 @@ PICTURE = Picture("", {}, 0, None, 10, 10, 10, rows=[None] * 2, columns=[None] *
         ({"cell": [2, 0], "revision": "b", "masked": [[0, 3], [1, 0]]}, ChosenCells(None, ((1, 0),))),
     ],
 )
-def test_what_the_browser_tells_counts_as_far_as_it_fits(told: object, expected: ChosenCells) -> None:
-    assert read_chosen(told, PICTURE, (0, 1), "b", ((1, 1),)) == expected
+def test_an_answer_of_the_browser_counts_as_far_as_it_fits(answer: object, expected: ChosenCells) -> None:
+    assert read_chosen(answer, PICTURE, (0, 1), "b", ((1, 1),)) == expected
 
 
 def test_classes_of_one_name_are_told_apart_by_their_numbers() -> None:

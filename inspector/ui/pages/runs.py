@@ -117,7 +117,7 @@ def _choose_runs(experiments: Mapping[str, tuple[RunGroup, ...]]) -> tuple[list[
     settings = {"format_func": html.escape_markdown, "help": "One per recipe, with all its seeds."}
     chosen = choose_several("Runs", labels, labels[:most], key=f"runs_{experiment}", **settings)
     if len(chosen) > most:
-        st.info(f"Only the first {most} of {len(chosen)} runs are shown: more cannot be told apart by their marks.")
+        st.info(f"Only the first {most} of {len(chosen)} runs are shown: more cannot be distinguished by their marks.")
     chosen = [label for label in labels if label in chosen][:most]
     # If there are enough marks, give one to every run, so that a run keeps its mark when others are left out.
     marks = charts.assign_marks(labels if len(labels) <= most else chosen)
