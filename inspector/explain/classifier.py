@@ -28,7 +28,7 @@ class LoadedNetwork:
     network: nn.Module
     preprocessing: Preprocessing
     class_names: Sequence[str] | None = None  # (K,); None: class 0, class 1, ...
-    # None: what the network ends in; otherwise softmax, or sigmoid for a single logit.
+    # None: the activation that the network ends in; if it ends in none, softmax, or sigmoid for a single logit.
     output_activation: OutputActivation | None = None
     receptive_field: ReceptiveField | None = None  # None: computed from the network's operations
     # Measured center (y, x) of cell (0, 0) in input pixels; None if it was not measured.

@@ -100,7 +100,7 @@ def make_feature_capture(
     copy = copy_sharing_parameters(network)
     if copy is None:
         return capture
-    # Put the original network into evaluation mode too: a closure in the copy may still call its modules.
+    # Put the original network into evaluation mode too: a closure in the copy may call modules of the original.
     with eval_mode(network):
         module = _find_pooling_module(copy, example, calls[0])
     if module is None:

@@ -80,7 +80,7 @@ def open_large_image(source: LargeSource) -> LargeImage:
     path = Path(source)
     with translate_errors(ImageError, f"Cannot read {path!s}: {{reason}}."), path.open("rb"):
         pass
-    # Map the file again for every window: pages that were read stay in memory until their mapping is closed.
+    # Memory-map the file anew for every window: pages that were read stay in memory until the memory map is closed.
     with _translate_reader_errors(path.name):
         if path.suffix.lower() == ".npy":
             return _make_large_image(path.name, partial(np.load, path, mmap_mode="r", allow_pickle=False))

@@ -25,7 +25,7 @@ def count_classes(state: Mapping[str, Tensor]) -> int | None:
         names.sort(key=lambda name: [part.zfill(6) if part.isdigit() else part for part in name.split(".")])
     depths = {name: depth for name in names if (depth := _find_head_depth(name)) is not None}
     heads = [name for name, depth in depths.items() if depth == min(depths.values())]
-    # Prefer linear layers: beside a linear layer, a 1x1 convolution comes before the pooling and is not the last layer.
+    # Prefer linear layers: if there are both, 1x1 convolutions come before the pooling and are not the last layer.
     chosen = [name for name in heads if state[name].ndim == 2] or heads or names
     return state[chosen[-1]].shape[0] if chosen else None
 

@@ -42,7 +42,7 @@ def read_torch_program(path: Path, kind: Kind, example_shape: tuple[int, int, in
             if kind == "torch.export":
                 return torch.export.load(path).module()
             return _convert_script(torch.jit.load(path, map_location="cpu"), example_shape)
-    except Exception as error:  # every exception, because code in the file may run
+    except Exception as error:  # every exception, because code in the file may run and raise anything
         raise NetworkError(f"{path} cannot be loaded as {kind}: {_describe_reason(error)}.") from error
 
 

@@ -30,7 +30,7 @@ _AVERAGES_TITLE = (
     "Average class maps: for each class, the mean of its class map over its test images, in logits per cell.\n"
     "Each column has its own scale, because the values of two heads differ in size."
 )
-_GAP = 0.1  # gap between two average maps, as a fraction of the distance between their tops
+_GAP = 0.1  # gap between two average maps, as a fraction of the height of one map and its gap
 
 
 def learning_curves_figure(groups: Sequence[RunGroup]) -> Figure:

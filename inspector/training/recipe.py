@@ -44,7 +44,10 @@ class Recipe:
     command: str = ""  # command line of the training, without the data folder and the seed
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings that are equal in all runs of a recipe: all fields except title, seeds and command."""
+        """Return the settings that are equal in all runs of a recipe: all fields except title, seeds and command.
+
+        Only recipes for a folder of photos include `frozen` and `input`.
+        """
         settings = asdict(self)
         del settings["title"], settings["seeds"], settings["command"]
         return settings if self.data == "folder" else {k: settings[k] for k in settings if k not in _OPTIONAL}
@@ -79,7 +82,7 @@ def recipe_for_photos(
 ) -> Recipe:
     """Make the default recipe for a folder of photos.
 
-    A frozen backbone: only the head is trained, with Adam for 50 epochs at a learning rate of 1e-3. Otherwise all
+    If `frozen`, only the head is trained, with Adam for 50 epochs at a learning rate of 1e-3. Otherwise all
     weights are trained, with Adam for 10 epochs at 1e-4.
 
     Args:

@@ -249,7 +249,8 @@ def find_poolings_reaching_logits(network: nn.Module, inputs: Tensor) -> list[in
     leaves: list[tuple[int, Tensor]] = []
 
     def detach(call: PoolingCall) -> Tensor:
-        # Replace each result by a new leaf. The gradient of the logits then stops at the last pooling before them.
+        # Replace the result of each pooling call by a new leaf, so that gradients reach only the last poolings
+        # before the logits.
         if not call.result.is_floating_point():
             return call.result
         leaf = call.result.detach().clone().requires_grad_()

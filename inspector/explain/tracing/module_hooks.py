@@ -71,7 +71,7 @@ def intercept_modules(network: nn.Module, on_output: Callable[[ModuleOutput], Te
         runs[module] += 1
         return on_output(ModuleOutput(names[module], module, runs[module] - 1, running.pop(), output))
 
-    # Put the original network into evaluation mode too: a closure in the copy may still call its modules.
+    # Put the original network into evaluation mode too: a closure in the copy may call modules of the original.
     with register_hooks(names, enter, leave), eval_mode(network):
         yield hooked
 

@@ -156,7 +156,7 @@ def _find_layout(source: torch.Size, result: torch.Size, grids: dict[int, tuple[
 def _find_map_layout(source: torch.Size, result: torch.Size, values: int) -> FeatureLayout | None:
     _, channels, height, width = source
     if height * width > 1:
-        # One channel and one row: this is read as a map of one cell with the channels last, not as flattened maps.
+        # Not for (N, 1, 1, W): these may be W channels of one cell, with the channels last, not flattened maps.
         flattened = values == source[1:].numel() and len(result) == 2 and channels * height > 1
         if flattened or values == channels == result[1]:
             return FeatureLayout("first", (height, width))

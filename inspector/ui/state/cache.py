@@ -155,7 +155,7 @@ def compute_contributions(
 def read_channels(
     network_key: str, file_id: str, name: str, _upload: "UploadedFile", _load: "Callable[[], Classifier]"
 ) -> "PhotoChannels | str":
-    """Return the network's channels on an uploaded photo, or an error message if the photo cannot be used."""
+    """Return the channel activations for an uploaded photo, or an error message if the photo cannot be used."""
     from inspector.analysis.channels import read_photo_channels
 
     try:
