@@ -1,1 +1,1 @@
-"""Questions to class maps: cells, channels, layers, masking, other methods, faithfulness."""
+"""Analyses of class maps: single cells, channels, layers, masking, other attribution methods, faithfulness."""

@@ -19,10 +19,10 @@ class AverageClassMaps:
 
     average_maps: Tensor  # (K, h, w) float32 in logits: mean map of class k over the images of class k, zeros if none
     counts: Tensor  # (K,), number of images per class
-    residual: float  # largest of all images, in logits
-    verdict: Verdict  # worst of all images
+    residual: float  # largest residual of all images, in logits
+    verdict: Verdict  # worst verdict of all images
     images: int  # number of images
-    inside: tuple[EvidenceInside | None, ...]  # per image; None if its objects are not known
+    inside: tuple[EvidenceInside | None, ...]  # one per image; None if the objects on the image are unknown
 
 
 def average_class_maps(images: Iterable[tuple[ClassMaps, int, Mask | None]], tolerance: float = 0) -> AverageClassMaps:
@@ -32,11 +32,11 @@ def average_class_maps(images: Iterable[tuple[ClassMaps, int, Mask | None]], tol
 
     Args:
         images: for each image its class maps, the index of its true class, and the object mask (H, W) of the photo, or
-            None if it is not known.
-        tolerance: distance in pixels of the photo that the pointing game allows.
+            None if the object is not known.
+        tolerance: in the pointing game, the highest value may be this far outside the object, in pixels of the photo.
 
     Returns:
-        Averages over the images of each class.
+        Average map of each class, with statistics over all images.
 
     Raises:
         InspectorError: there is no image, or the class maps have different grids or numbers of classes.
@@ -56,7 +56,7 @@ def average_class_maps(images: Iterable[tuple[ClassMaps, int, Mask | None]], tol
         k = maps.classifier.class_index(label)
         totals[k] += maps.values[k].detach().double().cpu()
         counts[k] += 1
-        # max() would drop a residual of NaN.
+        # np.maximum keeps a residual of NaN; max() could drop it.
         residual = float(np.maximum(residual, maps.residual))
         verdict = worst_verdict(verdict, maps.verdict)
         inside.append(None if mask is None else measure_evidence_inside(maps, k, mask, tolerance))

@@ -35,14 +35,14 @@ class ChannelContributions:
 
     title: str
     parts: Tensor  # (C,), contributions in logits
-    weight: Tensor | None  # (C,); None if each cell of a channel has its own weight
+    weight: Tensor | None  # (C,), weight of each channel; None if each cell of a channel has its own weight
     pooled: Tensor  # (C,), pooled value of each channel
     bias: float
     total: float  # parts.sum() + bias: the logit of the network, or the difference of logits
 
     @property
     def order(self) -> Tensor:
-        """Return the channels (C,) by decreasing absolute contribution; ties by increasing number."""
+        """Return the channel indices (C,) by decreasing absolute contribution; in a tie, the lower index first."""
         return self.parts.abs().argsort(descending=True, stable=True)
 
     def list_rows(self, count: int) -> list[ContributionRow]:
@@ -75,7 +75,7 @@ def compute_channel_contributions(
         against: name or index of a class whose logit is subtracted, or "average" for the mean of all logits.
 
     Returns:
-        Contributions that sum with the bias to the logit, or to the difference.
+        Contributions. Their sum plus the bias is the logit, or the difference of logits.
     """
     class_map, decomposition = maps.class_map(k, against), maps.decomposition
     k = maps.classifier.class_index(k)
@@ -91,7 +91,7 @@ def compute_channel_contributions(
 
 
 def compute_pooled_values(maps: ClassMaps) -> Tensor:
-    """Return the pooled value of each channel, (C,); if the head flattens and does not pool, the channel mean."""
+    """Return the pooled value of each channel, (C,). If the head flattens instead of pooling, return channel means."""
     pooled = [
         branch.feature_maps.mean((1, 2)) if branch.pooling == "flatten" else branch.shares().sum((1, 2))
         for branch in maps.decomposition.branches
@@ -123,12 +123,12 @@ def _is_flattened(maps: ClassMaps) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class PhotoChannels:
-    """Channel activations of one photo, small enough to keep hundreds of them."""
+    """Channel activations of one photo. They need little memory, so hundreds of photos can be kept."""
 
     name: str
     pooled: Tensor  # (C,), pooled values
     feature_maps: Tensor  # (C, h, w) float16: for display only
-    view: View  # of the network's input alone, without the rest of the photo
+    view: View  # shows the network's input only, without the rest of the photo
 
 
 def read_photo_channels(classifier: Classifier, photo: Photo) -> PhotoChannels:

@@ -3,10 +3,10 @@
 Deletion covers the photo with the mean color, starting where the map is highest. The sooner the probability of the
 class falls, the lower is the area under the curve, and the better is the map. Insertion starts from a blurred photo and
 restores it in the same order; here a higher area is better (Petsiuk, Das and Saenko, "RISE", BMVC 2018). Random maps
-give the baseline.
+are the baseline.
 
-Whole patches are covered or restored, as in region perturbation (Samek et al., TNNLS 2017). Single pixels would be
-noise that misleads every network and favors noisy maps. A patch size of one pixel gives the metric of RISE.
+Whole patches are covered or restored, as in region perturbation (Samek et al., TNNLS 2017). Changed single pixels
+would be noise, which misleads every network and favors noisy maps. A patch size of one pixel gives the metric of RISE.
 """
 
 import math
@@ -28,9 +28,9 @@ from inspector.explain.tracing.forward import forward
 
 CurveKind: TypeAlias = Literal["insertion", "deletion"]
 
-STEPS = 16  # of a curve
-SEEDS = (0, 1, 2, 3)  # of the random maps
-PATCHES = 14  # along the shorter side of the input
+STEPS = 16  # steps of a curve
+SEEDS = (0, 1, 2, 3)  # seeds of the random maps
+PATCHES = 14  # patches along the shorter side of the input
 _CHUNK = 4  # images per pass
 
 
@@ -38,13 +38,13 @@ _CHUNK = 4  # images per pass
 class Curve:
     """Probability and logit of a class as a growing part of the photo is deleted or inserted."""
 
-    fractions: Tensor  # (S,), part of the photo, 0-1
+    fractions: Tensor  # (S,), part of the photo that is deleted or inserted, 0-1
     probabilities: Tensor  # (S,), 0-1
     logits: Tensor  # (S,)
 
     @property
     def area(self) -> float:
-        """Return the area under the probability by the trapezoid rule, 0-1."""
+        """Return the area under the curve of the probability, by the trapezoid rule, 0-1."""
         return float(torch.trapezoid(self.probabilities, self.fractions))
 
 
@@ -58,22 +58,22 @@ class Faithfulness:
 
 @dataclass(frozen=True, eq=False)
 class RandomBaseline:
-    """Insertion and deletion of random maps."""
+    """Insertion and deletion curves of random maps."""
 
-    curves: tuple[Faithfulness, ...]  # one per seed
+    curves: tuple[Faithfulness, ...]  # one pair of curves per seed
 
     @property
     def insertion(self) -> tuple[float, float]:
-        """Return mean and sample standard deviation (n - 1) of the areas of insertion."""
+        """Return mean and sample standard deviation of the area under the insertion curve (n - 1, over random maps)."""
         return _compute_mean_and_deviation([curves.insertion.area for curves in self.curves])
 
     @property
     def deletion(self) -> tuple[float, float]:
-        """Return mean and sample standard deviation (n - 1) of the areas of deletion."""
+        """Return mean and sample standard deviation of the area under the deletion curve (n - 1, over random maps)."""
         return _compute_mean_and_deviation([curves.deletion.area for curves in self.curves])
 
     def mean(self, kind: CurveKind) -> Curve:
-        """Average the curves of all seeds."""
+        """Return the mean curve over all seeds."""
         curves: list[Curve] = [getattr(pair, kind) for pair in self.curves]
         means = (torch.stack([getattr(c, name) for c in curves]).mean(0) for name in ("probabilities", "logits"))
         return Curve(curves[0].fractions, *means)
@@ -81,15 +81,15 @@ class RandomBaseline:
 
 @dataclass(frozen=True, eq=False)
 class PatchTest:
-    """Insertion and deletion of the patches of one image, for one class."""
+    """A test that inserts and deletes patches of one image and computes the probability of one class."""
 
     classifier: Classifier
     inputs: Tensor  # (1, channels, H, W), normalized
     k: int  # index of the class
     patch: int | None = None  # side of a patch in pixels; None: a fourteenth of the shorter side of the input
-    steps: int = STEPS  # of a curve; fewer if there are fewer patches
+    steps: int = STEPS  # steps of a curve; fewer if there are fewer patches than steps
     on_progress: OnProgress = lambda done: None
-    should_stop: ShouldStop = lambda: False  # is asked before each pass
+    should_stop: ShouldStop = lambda: False  # is called before each pass; true stops the test
 
     @property
     def side(self) -> int:
@@ -106,18 +106,18 @@ class PatchTest:
             Cancelled: `should_stop` returned true.
         """
         values = resample_on_input(attribution, self.inputs.shape[2:])
-        # Patches at the right and lower edge may be smaller: the mean is over the pixels that they have.
+        # A patch at the right or lower edge may be smaller: ceil_mode=True averages only the pixels that exist.
         means = functional.avg_pool2d(values[None, None], self.side, ceil_mode=True)
         return self.measure_order(means.flatten().argsort(descending=True, stable=True))
 
     def measure_random_maps(self, attribution: Attribution, seeds: Sequence[int] = SEEDS) -> RandomBaseline:
         """Measure insertion and deletion of random maps.
 
-        They have the grid of the map that they are compared with, because scattered patches change a photo much more
-        than the same number of adjacent ones.
+        The random maps have the same grid as `attribution`, because scattered patches change a photo much more than the
+        same number of adjacent patches.
 
         Args:
-            attribution: the map whose grid the random maps have.
+            attribution: the map to compare the random maps with.
             seeds: one random map per seed.
 
         Raises:
@@ -147,7 +147,7 @@ class PatchTest:
         counts = torch.linspace(0, patches, min(self.steps, patches) + 1).round().long()
         ranks = _expand_patches(order.argsort(), self.side, inputs.shape[2:]).to(inputs.device)
         selected = (ranks < counts.to(ranks.device)[:, None, None])[:, None]  # (S, 1, H, W)
-        # Counted in pixels, because patches at the edge may be smaller.
+        # Count pixels, not patches, because patches at the edge may be smaller.
         fractions = selected.float().mean((1, 2, 3)).cpu()
         blurred = blur_inputs(inputs)
         chunks: list[Tensor] = []
@@ -169,7 +169,7 @@ class PatchTest:
 
 
 def resample_on_input(attribution: Attribution, size: Sequence[int]) -> Tensor:
-    """Resample a map at every pixel of the input, (H, W), interpolated between the centers of its cells."""
+    """Resample a map to the pixels of the input, (H, W): interpolate between the centers of its cells."""
     values, field = attribution.values, attribution.field
     if tuple(values.shape) == tuple(size) and field.y.stride == field.x.stride == 1:
         return values
@@ -177,17 +177,17 @@ def resample_on_input(attribution: Attribution, size: Sequence[int]) -> Tensor:
 
 
 def _expand_patches(values: Tensor, patch: int, size: Sequence[int]) -> Tensor:
-    """Expand one value per patch, row by row, to every pixel: (H, W)."""
+    """Give every pixel the value of its patch, (H, W). The values are ordered row by row."""
     rows, columns = (math.ceil(side / patch) for side in size)
     cells = values.view(rows, columns).repeat_interleave(patch, 0).repeat_interleave(patch, 1)
     return cells[: size[0], : size[1]]
 
 
 def blur_inputs(inputs: Tensor) -> Tensor:
-    """Blur images (N, channels, H, W) by a Gaussian with a standard deviation of an eighth of the shorter side."""
+    """Blur images (N, channels, H, W) with a Gaussian whose standard deviation is an eighth of the shorter side."""
     sigma = min(inputs.shape[2:]) / 8
     width = 2 * min(math.ceil(2 * sigma), min(inputs.shape[2:]) - 1) + 1
-    # One axis after the other, which takes far fewer multiplications.
+    # Blur one axis after the other: this takes far fewer multiplications than both at once.
     return gaussian_blur(gaussian_blur(inputs, [width, 1], [sigma, sigma]), [1, width], [sigma, sigma])
 
 

@@ -6,8 +6,8 @@ activation (Shrikumar et al., "Not just a black box", 2016):
 
     contribution[c] = sum over y, x of  F[c, y, x] * d logit / d F[c, y, x]
 
-This is how much the logit would drop without channel c if it were linear in F. The estimates of different layers do not
-agree with each other, and do not sum to the logit.
+This is how much the logit would drop without channel c if the logit were linear in F. The estimates of different layers
+do not agree with each other, and do not sum to the logit.
 """
 
 import math
@@ -31,7 +31,8 @@ from inspector.images.preprocessing import View, make_view
 
 ContributionKind: TypeAlias = Literal["exact", "exact for this image", "first order"]
 
-_SATURATED = 0.999  # part of the ceiling from which a value counts as saturated: a sigmoid reaches 1 only by rounding
+# A value counts as saturated from this fraction of the activation's upper limit: a sigmoid reaches 1 only by rounding.
+_SATURATED = 0.999
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,7 @@ class LayerMaps:
         return bool((self.maps < 0).any())
 
     def pool_channels(self, reduction: Reduction) -> Tensor:
-        """Pool over the channels at every cell.
+        """Pool the feature maps over the channels, in every cell.
 
         Args:
             reduction: "average" or "max".
@@ -62,12 +63,12 @@ class LayerMaps:
 
 @dataclass(frozen=True, eq=False)
 class ChannelStatistics:
-    """Statistics of each channel of a layer for one photo; all (C,)."""
+    """Statistics of each channel of a layer for one photo. Each tensor is (C,)."""
 
     mean: Tensor
     highest: Tensor
     zeros: Tensor  # share of the cells that are exactly 0, 0-1
-    saturated: Tensor  # share of the cells at the ceiling of the activation function, 0-1; 0 if it has none
+    saturated: Tensor  # share of the cells at the upper limit of the activation function, 0-1; 0 if it has no limit
 
     @property
     def dead(self) -> Tensor:
@@ -84,7 +85,7 @@ class LayerContributions:
 
 
 def list_layers(classifier: Classifier) -> tuple[Layer, ...]:
-    """List every run of every module for one input of the classifier's size, in the order in which they start."""
+    """List every run of every module for one input of the classifier's size, in the order in which the runs start."""
     return trace_layers(classifier.network, classifier.noise_input()).layers
 
 
@@ -93,11 +94,11 @@ def find_pooled_layer(classifier: Classifier, layers: tuple[Layer, ...]) -> Laye
 
     Args:
         classifier: any classifier.
-        layers: its layers, from `list_layers`.
+        layers: layers of the classifier, from `list_layers`.
 
     Returns:
-        The last layer to finish that has the grid and the number of channels of the pooled feature maps; else the last
-        on that grid, else the last with feature maps.
+        The last layer to end that has the grid and the number of channels of the pooled feature maps. If there is none,
+        the last layer with this grid; without such a layer, the last one with feature maps.
 
     Raises:
         NetworkError: no module returns feature maps.
@@ -120,8 +121,8 @@ def compute_layer_maps(classifier: Classifier, image: ImageSource | Photo | View
     Args:
         classifier: any classifier.
         image: a photo, or anything that `read_image` takes.
-        layer: one of `list_layers`, or its label. A name without a run, such as "layer4.1.relu", means the first run;
-            "layer4.1.relu (run 2)" means the second.
+        layer: a layer from `list_layers`, or its label. A name without a run, such as "layer4.1.relu", means the first
+            run; "layer4.1.relu (run 2)" means the second.
 
     Returns:
         Feature maps (C, h, w) with their receptive fields.
@@ -137,7 +138,7 @@ def compute_layer_maps(classifier: Classifier, image: ImageSource | Photo | View
 
     def capture(returned: ModuleOutput) -> None:
         if (returned.name, returned.run) == (layer.name, layer.run):
-            # A copy, because an in-place op that follows would change the output.
+            # Keep a copy: an in-place op that follows would change the output.
             captured.append(returned.output.clone())
 
     with torch.no_grad():
@@ -150,10 +151,10 @@ def compute_layer_maps(classifier: Classifier, image: ImageSource | Photo | View
 
 
 def find_layer(layers: tuple[Layer, ...], label: str) -> Layer:
-    """Find a layer by its label, or by its name for the first run.
+    """Find a layer by its label. The name of a module, without a run, means its first run.
 
     Raises:
-        NetworkError: there is none; names the most similar ones.
+        NetworkError: no layer has this label. The message lists the most similar names.
     """
     for layer in layers:
         if label == layer.label or (label == layer.name and layer.run == 0):
@@ -164,7 +165,7 @@ def find_layer(layers: tuple[Layer, ...], label: str) -> Layer:
 
 
 def compute_channel_statistics(layer_maps: LayerMaps) -> ChannelStatistics:
-    """Compute mean, maximum, and shares of zero and saturated cells for each channel."""
+    """Compute the mean, the maximum, and the shares of zero and of saturated cells of each channel."""
     maps, ceiling = layer_maps.maps, layer_maps.layer.ceiling
     saturated = torch.zeros_like(maps) if ceiling is None else (maps >= _SATURATED * ceiling).to(maps)
     zeros = (maps == 0).to(maps).mean((1, 2))
@@ -174,8 +175,8 @@ def compute_channel_statistics(layer_maps: LayerMaps) -> ChannelStatistics:
 def compute_layer_contributions(maps: ClassMaps, layer_maps: LayerMaps, k: int) -> LayerContributions:
     """Compute the contributions of the channels of a layer to one logit.
 
-    They are exact if the head pools the feature maps of this layer. Otherwise they are gradient x activation, which
-    takes one more forward and backward pass.
+    The contributions are exact if the head pools the feature maps of this layer and the class maps are exact. Otherwise
+    they are gradient x activation, which takes one more forward and backward pass.
 
     Args:
         maps: class maps of the photo.
@@ -195,7 +196,7 @@ def compute_layer_contributions(maps: ClassMaps, layer_maps: LayerMaps, k: int) 
 
 
 def is_pooled(maps: ClassMaps, layer_maps: LayerMaps) -> bool:
-    """Tell whether the feature maps of a layer are equal to those that the head pools."""
+    """Tell whether these feature maps are the only ones that the head pools; they may differ by rounding."""
     values, pooled = layer_maps.maps, maps.feature_maps
     if len(maps.decomposition.branches) > 1 or values.shape != pooled.shape:
         return False
@@ -203,7 +204,7 @@ def is_pooled(maps: ClassMaps, layer_maps: LayerMaps) -> bool:
 
 
 def _lay_out_maps(layer: Layer, output: Tensor, classifier: Classifier) -> Tensor:
-    """Lay out the output of a layer as feature maps (1, C, h, w), for an input of the classifier's size."""
+    """Return the output of a layer, for an input of the classifier's size, as feature maps (1, C, h, w)."""
     layout = layer.layout
     if layout is None:
         shape = "no tensor" if layer.shape is None else f"a tensor {layer.shape}"
@@ -214,7 +215,7 @@ def _lay_out_maps(layer: Layer, output: Tensor, classifier: Classifier) -> Tenso
 
 
 def _find_token_grid(layout: FeatureLayout, output: Tensor, size: tuple[int, int]) -> tuple[int, int]:
-    """Find the grid (h, w) of tokens whose aspect ratio is the nearest to that of the input."""
+    """Find the grid (h, w) of the tokens: the one with the aspect ratio nearest to the input's aspect ratio."""
     assert layout.grid is not None
     cells = output.shape[1] if layout.channels == "last" else output.shape[2]
     if cells == math.prod(layout.grid):

@@ -32,15 +32,15 @@ Mask: TypeAlias = NDArray[np.bool_]  # (H, W), true inside the object
 
 _SPELLINGS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"))
 _SLACK = 2  # pixels by which a box may exceed its photo: annotators round, and some count from 1
-_OBJECT = (1, 255)  # 1 in trimaps (2 is background, 3 the border) and 0/1 masks, 255 in 0/255 masks
-_SIDE = 400  # pixels of the longer side at which the evidence is summed; cells are much larger than one of these
+_OBJECT = (1, 255)  # object pixels: 1 in trimaps (2: background, 3: border) and in 0/1 masks, 255 in 0/255 masks
+_SIDE = 400  # longer side, in pixels, at which evidence is summed: a cell covers many pixels of this size
 
 
 @dataclass(frozen=True)
 class Regions:
     """Objects on photos. If a photo has a mask, its boxes are not used."""
 
-    boxes: Mapping[str, Sequence[Box]]  # by the file of the photo, relative to the folder of the images
+    boxes: Mapping[str, Sequence[Box]]  # by the path of the photo, relative to the image folder
     masks: Path | None = None  # folder with a/b.png for the photo a/b.jpg
 
 
@@ -48,15 +48,15 @@ class Regions:
 class EvidenceInside:
     """How much of the evidence of one class map is inside the object."""
 
-    share: float | None  # of the evidence, 0-1; None if no value of the map is positive
+    share: float | None  # share of the evidence inside, 0-1; None if no value of the map is positive
     pointing: bool  # whether the highest value is inside; false if there is no evidence
 
 
 class MeanEvidenceInside(TypedDict):
-    """Means over images, in the form of run.json."""
+    """Means of `EvidenceInside` over images, as a dict with the keys that run.json stores."""
 
-    share: float | None  # 0-1, over the images that have evidence
-    pointing: float  # 0-1, over all images
+    share: float | None  # mean share, 0-1, of the images that have evidence; None if there are none
+    pointing: float  # fraction of all images whose highest value is inside, 0-1
     images: int  # number of images
 
 
@@ -64,7 +64,7 @@ def read_regions(path: Path) -> Regions:
     """Read the objects of photos from a CSV of boxes or a folder of masks.
 
     Raises:
-        LocalizationError: the path is neither.
+        LocalizationError: the path is neither a CSV of boxes nor a folder of PNG masks.
     """
     if not path.is_dir():
         return Regions(read_boxes(path))
@@ -81,10 +81,10 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
             Several rows with the same file are several objects. Other columns are ignored.
 
     Returns:
-        Boxes by file.
+        Boxes (left, top, right, bottom) of each photo, by its path in the CSV.
 
     Raises:
-        LocalizationError: the file cannot be read, or holds something else.
+        LocalizationError: the file cannot be read, or is not a CSV of boxes.
     """
     boxes: dict[str, list[Box]] = {}
     unreadable = f"Cannot read {path} ({{reason}}). Use a CSV of boxes."
@@ -129,14 +129,14 @@ def find_object_mask(regions: Regions, file: str, size: tuple[int, int]) -> Mask
 
     Args:
         regions: objects of all photos.
-        file: the photo, relative to the folder of the images, with / between folders.
+        file: path of the photo, relative to the image folder, with / between folders.
         size: (height, width) of the photo in pixels.
 
     Returns:
         Mask (H, W); None if no object of the photo is known.
 
     Raises:
-        LocalizationError: the mask cannot be read or has another shape, or a box is outside the photo.
+        LocalizationError: the mask cannot be read or does not fit the photo, or a box is outside the photo.
     """
     if regions.masks is not None:
         path = regions.masks / PurePosixPath(file).with_suffix(".png")
@@ -158,7 +158,7 @@ def find_object_mask(regions: Regions, file: str, size: tuple[int, int]) -> Mask
 
 
 def _find_touched_pixels(start: float, end: float, length: int) -> slice:
-    """Return the pixels that an interval touches, at least one even if it is just outside the photo."""
+    """Return the pixels that an interval touches; for an interval just outside the photo, the nearest pixel."""
     return slice(min(max(math.floor(start), 0), length - 1), max(math.ceil(end), 1))
 
 
@@ -178,7 +178,7 @@ def _read_mask(path: Path) -> Mask:
                 raise LocalizationError(
                     f"The mask {path} has pixels of mode {image.mode}. Expected one number from 0 to 255 per pixel."
                 )
-            # For a palette image, these are the indices and not the colors.
+            # For a palette image, the values are indices and not colors.
             values = np.asarray(image)
     mask: Mask = np.isin(values, _OBJECT)
     if not mask.any():
@@ -191,7 +191,7 @@ def _read_mask(path: Path) -> Mask:
 
 
 def _fit_mask(mask: Mask, size: tuple[int, int], path: Path) -> Mask:
-    """Resize a mask to its photo; the aspect ratios may differ by the rounding of either size only."""
+    """Resize a mask to its photo. Raises an error if the aspect ratios differ by more than the rounding of sizes."""
     down, across = (length / wanted for length, wanted in zip(mask.shape, size, strict=True))
     if abs(mask.shape[0] - size[0] * across) > max(1, across) and abs(mask.shape[1] - size[1] * down) > max(1, down):
         raise LocalizationError(
@@ -243,7 +243,7 @@ def measure_evidence_inside_map(
         crop: where the network's input lies on the photo.
         field: receptive fields of the cells.
         mask: (H, W) of the photo, true inside the object.
-        tolerance: as in `measure_evidence_inside`.
+        tolerance: distance in pixels of the photo, as in `measure_evidence_inside`.
     """
     height, width = fit_size(crop.photo_size, min(_SIDE, max(crop.photo_size)))
     drawn = resample_on_photo(values, crop, field, (height, width), smooth=True)
@@ -256,16 +256,16 @@ def measure_evidence_inside_map(
 
 
 def _measure_distance(mask: Mask, drawn: NDArray[np.float32]) -> float:
-    """Measure the distance from the highest pixel to the nearest one inside the mask; infinite if the mask is empty."""
+    """Measure the distance from the pixel with the highest value to the nearest mask pixel; infinite without one."""
     places = np.argwhere(drawn == drawn.max())
-    # Of equal ones, the nearest to their mean, because the first is often a corner.
+    # Of several highest pixels, take the one nearest to their mean, because the first is often in a corner.
     highest = places[np.abs(places - places.mean(0)).sum(1).argmin()]
     offsets = np.argwhere(mask) - highest
     return float(np.hypot(offsets[:, 0], offsets[:, 1]).min(initial=math.inf))
 
 
 def average_evidence_inside(evidence: Iterable[EvidenceInside | None]) -> MeanEvidenceInside | None:
-    """Average over the images whose objects are known; return None if there is no such image."""
+    """Average `EvidenceInside` over the images whose objects are known; return None if there is no such image."""
     known = [inside for inside in evidence if inside is not None]
     if not known:
         return None

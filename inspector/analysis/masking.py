@@ -1,13 +1,13 @@
 """Mask cells and compute the new logits: exactly at the head, or in the photo with a new forward pass.
 
-At the head, only the masked cells M change. With p the pooled values,
+At the head, only the values of the masked cells M change. With p for the pooled values:
 
     average   p'[c] = p[c] - sum over M of  F[c, y, x] / (h * w)      (masked cells are 0; the divisor is unchanged)
     max       p'[c] = maximum of F[c, y, x] over the cells outside M
 
 An affine head gives logits + weight @ (p' - p); any other head is run on p'. In the photo, the pixels of the masked
 cells change, and with them every cell whose receptive field contains these pixels. This shows what the network really
-does, but it also sees the pixels that replace the masked ones.
+does, but the network also sees the pixels that replace the masked ones.
 """
 
 import math
@@ -38,11 +38,11 @@ class MaskedOutcome:
 
     logits: Tensor  # (K,)
     probabilities: Tensor  # (K,)
-    pixels: Pixels | None = None  # masked input if the network was run again: (H, W, 3), or (H, W) if gray
+    pixels: Pixels | None = None  # masked input (H, W, 3), or (H, W) if gray; None if masked at the head
 
 
 def make_mask(maps: ClassMaps, cells: Iterable[tuple[int, int]]) -> Tensor:
-    """Return a mask (h, w) that is true at cells given as (row, column)."""
+    """Return a mask (h, w) that is true at the given cells (row, column)."""
     mask = torch.zeros(maps.values.shape[1:], dtype=torch.bool)
     for row, column in cells:
         mask[row, column] = True
@@ -70,8 +70,8 @@ def mask_at_head(maps: ClassMaps, mask: Tensor) -> MaskedOutcome:
         Logits and probabilities (K,).
 
     Raises:
-        InspectorError: the pooling is neither average nor max nor a weighted sum, several poolings have different
-            grids, or all cells are masked and the pooling is max.
+        InspectorError: the pooling is neither average nor max nor a weighted sum; the network has several poolings with
+            different grids; or all cells are masked before a max pooling.
     """
     assert mask.shape == maps.values.shape[1:]
     decomposition, head = maps.decomposition, maps.classifier.head
@@ -91,7 +91,7 @@ def _make_outcome(maps: ClassMaps, logits: Tensor, pixels: Pixels | None = None)
 
 
 def _compute_change(branch: BranchInput, mask: Tensor) -> Tensor:
-    """Compute by how much masking changes the pooled values: (P,)."""
+    """Compute the new pooled values minus the old ones when cells are masked, (P,)."""
     feature_maps = branch.feature_maps
     mask = mask.to(feature_maps.device)
     if feature_maps.shape[1:] != mask.shape:
@@ -131,8 +131,8 @@ def mask_in_photo(maps: ClassMaps, mask: Tensor, change: PixelChange) -> MaskedO
 def make_masked_view(maps: ClassMaps, mask: Tensor, change: PixelChange) -> View:
     """Return the view of the photo with the pixels of the masked cells changed.
 
-    "blur" is a Gaussian whose standard deviation is the width of a cell, so that the content of a cell cannot be
-    recognized. "grey" is the mean that the preprocessing subtracts, so that the input is zero there.
+    "blur" is a Gaussian whose standard deviation is the width of a cell (the smaller side), so that the content
+    of a cell cannot be recognized. "grey" is the mean that the preprocessing subtracts, so the input is zero there.
     """
     assert maps.view is not None, "an input without a photo has no pixels to change"
     pixels, region = maps.view.pixels, find_masked_pixels(maps, mask)

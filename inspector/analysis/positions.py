@@ -4,7 +4,7 @@ With global max pooling, one cell decides each channel: the first one, row by ro
 
     gap[c] = F[c, y*, x*] - highest F[c, y, x] at any other cell
 
-A gap of zero is a tie.
+A gap of zero is a tie: two cells have the maximum.
 """
 
 import math
@@ -36,9 +36,9 @@ class CellContributions:
 class Decisions:
     """Which cell decides each channel of global max pooling."""
 
-    cells: Tensor  # (C,), indices row by row; -1 for a silent channel, whose maximum is 0
+    cells: Tensor  # (C,), index of the deciding cell, row by row; -1 for a silent channel, whose maximum is 0
     gaps: Tensor  # (C,), maximum minus the highest value at any other cell, in the unit of the feature map
-    runners_up: Tensor  # (C,), first cell with the highest value but the maximum; -1 if the map has one cell
+    runners_up: Tensor  # (C,), first cell with the highest value except the deciding cell; -1 if the map has one cell
     votes: Tensor  # (h, w), number of channels that each cell decides
 
 
@@ -62,7 +62,7 @@ def inspect_cell(
         column: column of the cell.
         k: name or index of the class whose logit is split over channels.
         classes: indices of the classes whose values are listed.
-        count: number of channels to list.
+        count: number of channels to list, those with the largest absolute contributions.
 
     Raises:
         InspectorError: the cell is outside the grid.
@@ -79,7 +79,7 @@ def inspect_cell(
 
 
 def has_deciding_cells(maps: ClassMaps) -> bool:
-    """Tell whether one cell decides each channel: whether max pooling is the only pooling."""
+    """Tell whether one cell decides each channel. This is so if max pooling is the only pooling."""
     return maps.classifier.head.pooling == "max" and len(maps.decomposition.branches) == 1
 
 
@@ -103,8 +103,8 @@ def find_decisions(maps: ClassMaps) -> Decisions:
 def find_winners(maps: ClassMaps) -> Winners:
     """Find the class with the highest value at each cell: the argmax over all class maps, without the bias.
 
-    With max pooling, position scores are compared, because most cells contribute to no logit. Ties go to the class with
-    the lower index, unless all classes have the same value.
+    With max pooling, position scores are compared instead of contributions, because most cells contribute to no logit.
+    In a tie, the class with the lower index wins, unless all classes have the same value.
     """
     values = maps.position_scores() if has_deciding_cells(maps) else maps.values
     best, grid = values.max(0)

@@ -43,8 +43,8 @@ def measure_randomization(
         inputs: normalized image (1, channels, H, W).
         k: index of the class.
         attribution: map of the original network.
-        on_progress: gets the part that is done, 0-1.
-        should_stop: is asked before each pass.
+        on_progress: is called with the share of the work that is done, 0-1.
+        should_stop: is called before each pass; true stops the method.
 
     Raises:
         AttributionError: the method does not apply to the network.
@@ -60,10 +60,10 @@ def shuffle_weights(classifier: Classifier, inputs: Tensor, layers: str = ALL_LA
     Each parameter tensor is permuted, not drawn anew, so that activations keep their order of magnitude.
 
     Args:
-        classifier: stays unchanged.
-        inputs: normalized image (1, channels, H, W); gives the order of the layers and the input size.
-        layers: LAST_LAYER, the last module with parameters, or ALL_LAYERS.
-        seed: of the permutations.
+        classifier: the original, which stays unchanged.
+        inputs: normalized image (1, channels, H, W). It sets the input size; a run with it finds the last layer.
+        layers: LAST_LAYER to shuffle only the last module with parameters, or ALL_LAYERS.
+        seed: seed of the permutations.
 
     Raises:
         AttributionError: the network cannot be copied.

@@ -27,7 +27,7 @@ def compare_maps(a: ClassMap, b: ClassMap) -> MapSimilarity | None:
 
 
 def compute_rank_correlation(a: Tensor, b: Tensor) -> float | None:
-    """Compute Spearman's rank correlation of two maps of the same shape; ties share their mean rank.
+    """Compute Spearman's rank correlation of two maps of the same shape; equal values get their mean rank.
 
     Returns:
         -1 to 1; None if one of the maps is constant.
@@ -49,11 +49,11 @@ def find_same_class(maps: Sequence[ClassMaps], name: str | None = None) -> list[
 
     Args:
         maps: class maps, of the same or of different networks.
-        name: name of a class; upper and lower case are the same. Default: the top-1 class of the first maps, if all
+        name: name of a class; upper and lower case do not matter. Default: the top-1 class of the first maps, if all
             networks have it.
 
     Returns:
-        Index of the class for each of the maps; its own top-1 class where the network has no class of that name.
+        Class index for each of the maps. If a network has no class of that name, it is the index of its top-1 class.
     """
     name = find_common_class_name(maps) if name is None else name
     found = [None if name is None else find_class_by_name(each.classifier.class_names, name) for each in maps]
@@ -67,7 +67,7 @@ def find_common_class_name(maps: Sequence[ClassMaps]) -> str | None:
 
 
 def find_class_by_name(names: Sequence[str], name: str) -> int | None:
-    """Find the index of a class by its name, without regard to case unless the exact name exists; None if absent."""
+    """Return the index of the class with this exact name, or else with this name in any letter case; None if absent."""
     if name in names:
         return names.index(name)
     lowered = name.casefold()

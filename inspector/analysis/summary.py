@@ -1,4 +1,4 @@
-"""Summarize a network: its layers, the pooling, what follows it, and how exact its class maps are."""
+"""Summarize a network: its layers, the pooling, what follows the pooling, and how exact its class maps are."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from inspector.explain.tracing.forward import capture_poolings, eval_mode, noise
 from inspector.explain.tracing.layer_trace import Layer, trace_layers
 from inspector.images.preprocessing import as_pair
 
-SIZES = ((208, 208), (104, 208), (256, 408))  # (height, width): several multiples of the usual strides, not all square
+SIZES = ((208, 208), (104, 208), (256, 408))  # (height, width); some sides are multiples of 32, others only of 16 or 8
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,17 @@ class NetworkSummary:
 
     name: str
     input: tuple[int, ...]  # (1, channels, H, W)
-    output: tuple[int, ...]  # shape; () if it is no tensor
+    output: tuple[int, ...]  # shape of the output; () if the output is not a tensor
     layers: tuple[Layer, ...]  # every run of every module; a block stands before the modules inside it
     parameters: int  # number of values
     head: Head | None  # None if the network has no class maps
-    pooled_after: int | None  # number of layers before the pooling
+    pooled_after: int | None  # number of layers before the pooling; None if there is no pooling
     after: tuple[str, ...]  # names of the tensor functions after the pooling
     verdict: Verdict | Literal["none"]
     reason: str  # why the class maps are exact, or are not
-    # (input size, grid of the class maps or of a backbone's feature maps); None if the network does not run at it.
+    # (input size, grid of the class maps or of a backbone's feature maps). The grid is None if this size does not run.
     grids: tuple[tuple[tuple[int, int], tuple[int, int] | None], ...]
-    channels: int  # axis of the channels, if the output is feature maps
+    channels: int  # axis of the channels in the output, if the output is feature maps
 
     @property
     def pooling(self) -> str:
@@ -47,7 +47,7 @@ class NetworkSummary:
         return " and ".join(dict.fromkeys(branches))
 
     def lines(self) -> list[tuple[str, str]]:
-        """Return all but the layers, as (subject, sentence)."""
+        """Return the summary without the list of layers, as pairs (subject, sentence)."""
         layers = len({layer.name for layer in self.layers if not layer.is_block})
         accepted = [f"{h} x {w} -> {grid[0]} x {grid[1]}" for (h, w), grid in self.grids if grid is not None]
         refused = [f"{h} x {w}" for (h, w), grid in self.grids if grid is None]
@@ -68,7 +68,7 @@ class NetworkSummary:
 
     @property
     def pooling_advice(self) -> str:
-        """Say whether the network already pools, or global pooling has to be added."""
+        """Return one sentence of advice: the network already pools, needs global pooling, or has nothing to pool."""
         if len(self.output) == 4 and sum(side > 1 for side in self.output[1:]) > 1:
             return (
                 f"It does not pool: it returns feature maps {self.output}. Add global average pooling and a Linear "
@@ -89,7 +89,7 @@ class NetworkSummary:
         return "It returns one value per class, but does not pool feature maps."
 
 
-Anatomy = NetworkSummary  # public name of the first version
+Anatomy = NetworkSummary  # public name in the first version, kept for existing code
 
 
 def describe(
@@ -103,13 +103,13 @@ def describe(
 
     Args:
         model: a classifier, or a network that returns logits or feature maps.
-        size: input size in pixels, (height, width) or one number for both. A classifier has its own.
-        channels: number of input channels. A classifier has its own.
+        size: input size in pixels, (height, width) or one number for both. Not used for a classifier.
+        channels: number of input channels. Not used for a classifier, which has its own.
         sizes: input sizes (height, width) for which the grid of the maps is listed too.
-        name: shown in place of the classifier's own name, or of the network's type.
+        name: name to show. Default: the name of the classifier, or the type of the network.
 
     Raises:
-        NetworkError: the network does not run on such an input.
+        NetworkError: the network does not run on an input of this size.
     """
     if isinstance(model, Classifier):
         network, default_name = model.network, model.name
@@ -117,7 +117,7 @@ def describe(
     else:
         network, default_name, height_width = model, type(model).__name__, as_pair(size)
     example = noise_input(network, (1, channels, *height_width))
-    # The modes of the network count too: a closure in the copy that is traced may refer to it.
+    # Put the original network into evaluation mode too: a closure in the traced copy may still call its modules.
     with eval_mode(network):
         head, reason = (model.head, "") if isinstance(model, Classifier) else _find_head_or_reason(network, example)
         trace = trace_layers(network, example, () if head is None else head.calls)
@@ -148,7 +148,7 @@ def _find_head_or_reason(network: nn.Module, example: Tensor) -> tuple[Head | No
     except HeadError as error:
         return None, str(error)
     except NetworkError as error:
-        # A backbone runs and returns no logits. A network that does not run raises here.
+        # A backbone runs, but returns no logits. If the network does not run at all, the next call raises.
         _find_output_shape(network, example)
         return None, str(error)
 
@@ -176,7 +176,7 @@ def _find_backbone_grids(
     for size in sizes:
         with suppress(NetworkError):
             shapes[size] = _find_output_shape(network, example.new_zeros(*example.shape[:2], *size))
-    # The number of cells changes with the input size, the number of channels does not.
+    # The number of cells changes with the input size, so if only axis 3 keeps its length, it holds the channels.
     varying = [axis for axis in (1, 2, 3) if len({shape[axis] for shape in shapes.values()}) > 1]
     axis = 3 if varying and 3 not in varying else 1
     y, x = (1, 2) if axis == 3 else (2, 3)

@@ -1,1 +1,1 @@
-"""Attribution methods to compare the exact class map with."""
+"""The exact class map, and other attribution methods to compare it with."""

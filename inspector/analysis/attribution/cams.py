@@ -17,8 +17,8 @@ from inspector.explain.pooling import resample_conserving
 from inspector.explain.tracing.forward import capture_poolings, forward, forward_logits
 from inspector.explain.tracing.pooling_calls import PoolingCall, PoolingCallDetector
 
-SCORED_CHANNELS = 128  # that Score-CAM uses: each takes a pass, and an EfficientNet has 1280
-_ROWS = 256  # of pooled values through the head at a time
+SCORED_CHANNELS = 128  # most channels that Score-CAM uses: each takes a pass, and an EfficientNet has 1280
+_ROWS = 256  # rows of pooled values per run of the head
 
 
 def compute_exact_map(case: Case) -> MethodResult:
@@ -29,7 +29,7 @@ def compute_exact_map(case: Case) -> MethodResult:
 
 
 def sum_weighted_maps(case: Case, weigh: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Sum weighted feature maps over the channels of all poolings.
+    """Weight the feature maps before each pooling, and sum them over all channels and poolings.
 
     Args:
         case: image and class.
@@ -56,7 +56,7 @@ def sum_weighted_maps(case: Case, weigh: Callable[[Tensor, Tensor], Tensor]) -> 
 
 
 def sum_on_finest_grid(maps: Sequence[Tensor]) -> Tensor:
-    """Sum maps (h, w) of several grids on the finest one, so that the total of each is kept."""
+    """Resample maps (h, w) to the finest of their grids, keeping the total of each map, and return their sum."""
     height, width = max((values.shape for values in maps), key=lambda shape: shape.numel())
     return torch.stack([resample_conserving(values, (height, width)) for values in maps]).sum(0)
 
@@ -74,7 +74,7 @@ def compute_hires_cam(case: Case) -> MethodResult:
     """Compute HiResCAM: sum over c of g[c] * F[c] (Draelos and Carin, arXiv 2011.08891, 2020)."""
     values = sum_weighted_maps(case, lambda maps, gradient: gradient * maps)
     head = case.classifier.head
-    # For other heads, the method makes no claim about the sum.
+    # For other heads, HiResCAM makes no claim about the sum of its map.
     if head.verdict == "exact" and head.pooling in ("average", "max", "flatten"):
         return MethodResult(values, compute_exact_map(case).target, "The head is affine, so this is the exact map.")
     return MethodResult(values)
@@ -102,7 +102,7 @@ def compute_layer_cam(case: Case) -> MethodResult:
 def compute_ablation_cam(case: Case) -> MethodResult:
     """Compute Ablation-CAM: weight[c] is the drop of the logit without channel c (Desai and Ramaswamy, WACV 2020).
 
-    Only the head runs for each channel, on pooled values that are set to zero.
+    For each channel, only the head runs again, with the pooled values of this channel set to zero.
     """
     head = case.classifier.head
     if not {branch.pooling for branch in head.branches} <= {"average", "max", "flatten"}:
@@ -126,7 +126,7 @@ def compute_ablation_cam(case: Case) -> MethodResult:
 
 
 def compute_score_cam(case: Case) -> MethodResult:
-    """Compute Score-CAM: weight[c] is the probability of the class for the photo times the mask F[c], scaled to 0-1.
+    """Compute Score-CAM: weight[c] is the class probability of the photo multiplied by F[c] scaled to 0-1.
 
     Wang et al., CVPR Workshops 2020. Only the channels with the largest standard deviation are used.
     """
@@ -134,7 +134,7 @@ def compute_score_cam(case: Case) -> MethodResult:
     most_varied = feature_maps.flatten(1).std(1, correction=0).argsort(descending=True, stable=True)
     maps = feature_maps[most_varied[:SCORED_CHANNELS]]
     lowest, highest = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    # A constant channel masks the whole photo.
+    # The mask of a constant channel is 0 everywhere, in place of 0 / 0: it hides the whole photo.
     masks = torch.where(highest > lowest, (maps - lowest) / (highest - lowest), 0)[:, None]
     masks = functional.interpolate(masks, case.inputs.shape[2:], mode="bilinear")
     scores = []

@@ -1,7 +1,7 @@
-"""Modules and rules for Captum's DeepLIFT, guided backpropagation and LRP. The only use of Captum's private names.
+"""Modules and rules for Captum's DeepLIFT, guided backpropagation and LRP. Only this file uses Captum's private names.
 
-Captum hooks the modules of a network. It misses functions, and fails for modules that work in place or run twice. So
-each call of a tensor function gets a module of its own here, and Captum hooks these; the network itself has no hooks.
+Captum sets hooks on the modules of a network. So it misses calls of functions, and fails for modules that work in
+place or run twice. Here each call of a tensor function gets a module of its own, and only these modules get hooks.
 """
 
 import threading
@@ -20,11 +20,11 @@ from inspector.errors import AttributionError
 from inspector.explain.tracing.forward import forward_logits
 from inspector.explain.tracing.tensor_calls import op_name
 
-_PLACE = object()  # of a tensor among the arguments of a call
+_PLACE = object()  # placeholder, among the stored arguments of a call, for a tensor that depends on the input
 
 
 class CallModule(nn.Module):
-    """One call of a tensor function. Arguments that do not depend on the input are constants of the module."""
+    """A call of a tensor function, as a module. Arguments that do not depend on the input stay constant."""
 
     def __init__(self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class CallModule(nn.Module):
         constants = [_PLACE if _depends_on_input(leaf) else leaf for leaf in leaves]
 
         def reapply(*tensors: Tensor) -> Any:
-            # Copies, because an in-place function would change what the hooks keep.
+            # Pass copies: an in-place function would change the tensors that the hooks keep.
             copies = (tensor.clone() for tensor in tensors)
             args, kwargs = tree_unflatten([next(copies) if leaf is _PLACE else leaf for leaf in constants], spec)
             return function(*args, **kwargs)
@@ -40,7 +40,7 @@ class CallModule(nn.Module):
         self.reapply = reapply
 
     def forward(self, *tensors: Tensor) -> Any:
-        """Call the function on new values of the tensors that depend on the input."""
+        """Call the function again, with new values of the tensors that depend on the input."""
         return self.reapply(*tensors)
 
 
@@ -53,7 +53,7 @@ class MaxPoolingCall(CallModule):
 
 
 class RelevanceCall(CallModule):
-    """A call through which LRP propagates by the epsilon rule."""
+    """A call through which LRP propagates relevance by the epsilon rule."""
 
     def __init__(self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         super().__init__(function, args, kwargs)
@@ -75,7 +75,7 @@ def propagate_max_pooling(
         outputs: (2N, C, h, w).
         grad_input: gradient with respect to `inputs`.
         grad_output: gradient with respect to `outputs`.
-        eps: differences of the inputs below this use the gradient.
+        eps: if image and baseline differ by less than this, the multiplier is the gradient.
 
     Returns:
         Multipliers with the shape of `inputs`.
@@ -102,7 +102,7 @@ _users: list[int] = []  # ids of the threads inside `extend_captum_tables`
 
 @contextmanager
 def extend_captum_tables() -> Iterator[None]:
-    """Add the modules above to Captum's tables inside the ``with`` block; the last thread to leave restores them."""
+    """Add the modules above to Captum's tables inside the ``with`` block. The last thread that leaves removes them."""
     with _lock:
         if not _users:
             SUPPORTED_NON_LINEAR.update(_DEEP_LIFT_RULES)
@@ -137,29 +137,29 @@ _LAYOUT_ONLY = (
 )
 # fmt: on
 
-# Takes name, positional and keyword arguments of a function; returns None to call the function as it is.
+# Takes the name, positional and keyword arguments of a call. Returns the type of its module; None: it needs no module.
 ChooseModule = Callable[[str, Sequence[Any], Mapping[str, Any]], type[CallModule] | None]
 
 
 def choose_relu(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> type[CallModule] | None:
-    """Choose the module for a call of ReLU or ReLU6, or of a clamp or hardtanh from 0."""
+    """Return the module type for ReLU, ReLU6, and a clamp or hardtanh whose lower limit is 0; None for other calls."""
     lower = kwargs.get("min_val", kwargs.get("min", args[1] if len(args) > 1 else None))
     starts_at_zero = name in ("hardtanh", "hardtanh_", "clamp", "clamp_", "clamp_min") and lower == 0
     return ReluCall if name in _RELUS or starts_at_zero else None
 
 
 def choose_nonlinearity(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> type[CallModule] | None:
-    """Choose the module for a call of an activation function or a max pooling."""
+    """Return the module type for an activation function or a max pooling; None for other calls."""
     if name in _MAX_POOLINGS:
         return MaxPoolingCall
     return choose_relu(name, args, kwargs) or (CallModule if name in _NONLINEARITIES else None)
 
 
 def choose_affine_or_relu(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> type[CallModule] | None:
-    """Choose the module for a call that LRP has a rule for.
+    """Return the module type for a call that LRP has a rule for; None if the call keeps all values, such as a reshape.
 
     Raises:
-        AttributionError: there is no rule for the function.
+        AttributionError: LRP has no rule for the function.
     """
     if name in (*_AFFINE, *_MAX_POOLINGS):
         return RelevanceCall
@@ -173,16 +173,16 @@ def choose_affine_or_relu(name: str, args: Sequence[Any], kwargs: Mapping[str, A
 
 
 class ModularNetwork(nn.Module):
-    """A network whose calls of tensor functions go through modules, one per call, made in the first pass."""
+    """A network in which each chosen call of a tensor function is a module. The first pass makes these modules."""
 
     def __init__(self, network: nn.Module, choose_module: ChooseModule) -> None:
         super().__init__()
-        self.original = (network,)  # in a tuple, so that it is no child and gets no hooks
+        self.original = (network,)  # in a tuple: so it is not a child module, and gets no hooks
         self.choose_module = choose_module
         self.calls = nn.ModuleList()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute logits (N, K)."""
+        """Compute the logits (N, K) of images (N, channels, H, W)."""
         number = 0
 
         def perform(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -194,7 +194,7 @@ class ModularNetwork(nn.Module):
             number += 1
             if number > len(self.calls):
                 self.calls.append(kind(function, args, kwargs))
-            # Clones, because the hooks of two calls on the same tensor would disturb each other.
+            # Pass clones: the hooks of two calls on the same tensor would disturb each other.
             return self.calls[number - 1](*(tensor.clone() for tensor in tensors))
 
         return forward_logits(self.original[0], images, perform)

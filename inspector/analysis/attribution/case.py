@@ -12,19 +12,19 @@ from inspector.explain.classifier import Classifier
 from inspector.explain.tracing.forward import forward_logits
 from inspector.explain.tracing.receptive_field import ReceptiveField
 
-OnProgress = Callable[[float], None]  # gets the part that is done, 0-1
+OnProgress = Callable[[float], None]  # is called with the share of the work that is done, 0-1
 ShouldStop = Callable[[], bool]
 
-CHUNK = 4  # images per pass; more are not faster on a CPU, take more memory, and stop later
+CHUNK = 4  # images per pass; larger passes are no faster on a CPU, need more memory, and delay a stop
 
 
 @dataclass(frozen=True)
 class Completeness:
-    """Whether the sum of a map is what its method claims, in logits."""
+    """The sum of a map, and the target that its method claims for this sum, in logits."""
 
     sum: float
     target: float
-    target_name: str  # as in "logit minus bias"
+    target_name: str  # what the target is, such as "logit minus bias"
 
     @property
     def error(self) -> float:
@@ -33,7 +33,7 @@ class Completeness:
 
     @property
     def holds(self) -> bool:
-        """Tell whether the error is at most 1 % of the target, or 0.01 logits."""
+        """Tell whether the error is at most 1 % of the target, or at most 0.01 logits."""
         return self.error <= max(0.01, 0.01 * abs(self.target))
 
 
@@ -41,24 +41,24 @@ class Completeness:
 class Attribution:
     """Attribution map of one method for one class of one image."""
 
-    name: str  # of the method, in METHODS
+    name: str  # name of the method, a key of METHODS
     values: Tensor  # (h, w), signed, in `unit`
     unit: str
     seconds: float
-    completeness: Completeness | None  # None if the method does not claim that the values sum to anything
-    note: str  # to be shown with the map; may be empty
-    field: ReceptiveField  # of the cells, in pixels of the input
+    completeness: Completeness | None  # None if the method claims no sum
+    note: str  # sentence to show with the map; may be empty
+    field: ReceptiveField  # receptive fields of the cells, in pixels of the input
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One image and one class, as every method gets them."""
+    """The input of every method: one image and one class."""
 
     classifier: Classifier
-    network: nn.Module  # its parameters require no gradients
-    inputs: Tensor  # (1, channels, H, W), normalized: 0 is the mean color, which is the baseline
+    network: nn.Module  # copy of the classifier's network without gradients of parameters, if a copy is possible
+    inputs: Tensor  # (1, channels, H, W), normalized: 0 is the mean color, the usual baseline
     k: int  # index of the class
-    count_images: Callable[[int], None]  # is called with the number of images before each pass; raises Cancelled
+    count_images: Callable[[int], None]  # gets the number of images per pass; raises Cancelled to stop the method
 
     def compute_logits(self, images: Tensor) -> Tensor:
         """Compute the logits (N,) of the class for images (N, channels, H, W)."""
@@ -66,7 +66,7 @@ class Case:
         return forward_logits(self.network, images)[:, self.k]
 
     def compute_gradients(self, images: Tensor) -> Tensor:
-        """Compute d logit / d image, (N, channels, H, W)."""
+        """Compute the gradient of the class's logit with respect to each image, (N, channels, H, W)."""
         leaf = images.detach().clone().requires_grad_()
         return torch.autograd.grad(self.compute_logits(leaf).sum(), leaf)[0]
 
@@ -82,18 +82,18 @@ class MethodResult:
     """Result of a method for one case."""
 
     values: Tensor  # (h, w), signed
-    target: float | None = None  # what the values should sum to, if the method claims it
-    note: str = ""  # to be shown with the map
+    target: float | None = None  # sum that the method claims for the values; None if it claims none
+    note: str = ""  # sentence to show with the map; may be empty
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the table of methods."""
+    """An attribution method, as the table METHODS lists it."""
 
     compute: Callable[[Case], MethodResult]
-    grid: Literal["cells", "pixels"]  # grid of the class maps, or of the input
+    grid: Literal["cells", "pixels"]  # places of the values: cells of the class maps, or pixels of the input
     unit: str
-    target: str | None  # what the values claim to sum to, in words; None if nothing
+    target: str | None  # name of the sum that the method claims for the values; None if it claims none
     paper: str
     images: int  # approximate number of images that pass through the network, for the progress
-    summary: str  # one sentence
+    summary: str  # description in one sentence

@@ -37,9 +37,9 @@ def compute_attribution(
         classifier: any classifier.
         inputs: normalized image (1, channels, H, W).
         k: name or index of the class.
-        name: of the method, one of METHODS.
-        on_progress: gets the part that is done, 0-1.
-        should_stop: is asked before each pass.
+        name: name of the method, a key of METHODS.
+        on_progress: is called with the share of the work that is done, 0-1.
+        should_stop: is called before each pass; true stops the method.
 
     Raises:
         AttributionError: there is no method of this name, or it does not apply to the network.
@@ -57,7 +57,7 @@ def compute_attribution(
         on_progress(min(1.0, passed / method.images))
 
     start = time.perf_counter()
-    # Tensors of inference mode have no gradients.
+    # Leave inference mode, because its tensors cannot have gradients.
     with torch.inference_mode(False), torch.enable_grad(), eval_mode(classifier.network):
         network = _copy_without_gradients(classifier.network)
         case = Case(classifier, network, inputs.clone(), classifier.class_index(k), count_images)
@@ -72,7 +72,10 @@ def compute_attribution(
 
 
 def _copy_without_gradients(network: nn.Module) -> nn.Module:
-    """Copy a network so that its parameters share their values and require no gradients; itself if it cannot be."""
+    """Return a copy of a network whose parameters share the original's values and require no gradients.
+
+    If the network cannot be copied, return it unchanged.
+    """
     copy = copy_sharing_parameters(network)
     for module in () if copy is None else copy.modules():
         for name, parameter in module._parameters.items():

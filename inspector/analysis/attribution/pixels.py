@@ -1,6 +1,6 @@
 """Attribution methods with a value per pixel of the input.
 
-Some claim a sum:
+Some of these methods claim a sum of their values:
 
     integrated gradients, DeepLIFT, SHAP         sum = logit - logit of the baseline
     LRP                                          sum = logit - contribution of the biases
@@ -21,13 +21,13 @@ from inspector.analysis.attribution.case import CHUNK, Case, Completeness, Metho
 from inspector.errors import AttributionError
 from inspector.explain.tracing.forward import forward
 
-STEPS = 50  # of integrated gradients: Captum's default
-DRAWS = 33  # of SmoothGrad and of Gradient SHAP, whose three baselines take turns
-WINDOWS = 7  # of occlusion along each side; they are moved by half their size
+STEPS = 50  # steps along the path of integrated gradients: Captum's default
+DRAWS = 33  # random draws of SmoothGrad and Gradient SHAP; a multiple of 3, the number of SHAP's baselines
+WINDOWS = 7  # occlusion windows along each side of the input; a window moves by half its size
 
 
 def _run_captum(case: Case, attribute: Callable[[Tensor], Any]) -> Tensor:
-    """Run a method of Captum and sum its values over the channels of the input: (H, W)."""
+    """Run a method of Captum, and return its values summed over the channels of the input, (H, W)."""
     leaf = case.inputs.clone().requires_grad_()
     # Captum warns about every hook that it sets.
     with warnings.catch_warnings(), captum_modules.extend_captum_tables():
@@ -37,15 +37,15 @@ def _run_captum(case: Case, attribute: Callable[[Tensor], Any]) -> Tensor:
 
 
 def compute_saliency(case: Case) -> MethodResult:
-    """Compute the largest absolute gradient of the channels of each pixel (Simonyan et al., arXiv 1312.6034, 2013)."""
+    """Compute each pixel's largest absolute gradient over the channels (Simonyan et al., arXiv 1312.6034, 2013)."""
     leaf = case.inputs.clone().requires_grad_()
     return MethodResult(Saliency(case.compute_logits).attribute(leaf).detach()[0].amax(0))
 
 
 def compute_smooth_grad(case: Case) -> MethodResult:
-    """Compute the saliency of the mean gradient over noisy images (Smilkov et al., arXiv 1706.03825, 2017).
+    """Compute saliency from the mean gradient of noisy copies of the image (Smilkov et al., arXiv 1706.03825, 2017).
 
-    The standard deviation of the noise is 15 % of the range of the input.
+    The standard deviation of the noise is 15 % of the range of the input (maximum minus minimum).
     """
     generator = torch.Generator().manual_seed(0)
     deviation = 0.15 * float(case.inputs.max() - case.inputs.min())
@@ -62,7 +62,7 @@ def compute_input_x_gradient(case: Case) -> MethodResult:
 
 
 def compute_integrated_gradients(case: Case) -> MethodResult:
-    """Compute integrated gradients from an image of the mean color (Sundararajan et al., ICML 2017)."""
+    """Compute integrated gradients, with the mean color as baseline (Sundararajan et al., ICML 2017)."""
     method: Any = IntegratedGradients(case.compute_logits)
     values = _run_captum(case, lambda leaf: method.attribute(leaf, n_steps=STEPS, internal_batch_size=CHUNK))
     return MethodResult(values, _compute_difference(case, torch.zeros_like(case.inputs)))
@@ -71,11 +71,11 @@ def compute_integrated_gradients(case: Case) -> MethodResult:
 def compute_gradient_shap(case: Case) -> MethodResult:
     """Compute Gradient SHAP, the expectation of integrated gradients over baselines (Lundberg and Lee, NeurIPS 2017).
 
-    Captum's version draws from the global random generators, which all threads share. This one is seeded.
+    Captum's version draws from the global random generators, which all threads share. This version uses its own.
     """
     generator = torch.Generator().manual_seed(0)
     baselines, total, turns = _make_uniform_baselines(case), torch.zeros_like(case.inputs), torch.arange(DRAWS)
-    # Baselines take turns, and each part of the path gets one point: this varies less than independent draws.
+    # Baselines take turns, and each part of the path gets one random point: independent draws would vary more.
     points = (turns + torch.rand(DRAWS, generator=generator)) / DRAWS
     for turn, fractions in zip(turns.split(CHUNK), points.to(case.inputs).split(CHUNK), strict=True):
         chosen = baselines[turn % len(baselines)]
@@ -87,7 +87,7 @@ def compute_gradient_shap(case: Case) -> MethodResult:
 
 
 def _make_uniform_baselines(case: Case) -> Tensor:
-    """Make images of one color, the mean, black and white: (3, channels, H, W)."""
+    """Make three images of one color each, (3, channels, H, W): the mean color, black and white."""
     preprocessing = case.classifier.preprocessing
     mean, std = (torch.tensor(values, dtype=torch.float64) for values in (preprocessing.mean, preprocessing.std))
     colors = torch.stack([torch.zeros_like(mean), -mean / std, (1 - mean) / std]).to(case.inputs)
@@ -102,19 +102,19 @@ def _compute_difference(case: Case, baselines: Tensor) -> float:
 
 
 def compute_occlusion(case: Case) -> MethodResult:
-    """Compute the drop of the logit under a sliding window of the mean color (Zeiler and Fergus, ECCV 2014)."""
+    """Compute the drop of the logit if a window of the mean color covers the image (Zeiler and Fergus, ECCV 2014)."""
     channels, *size = case.inputs.shape[1:]
     height, width = (max(1, side // WINDOWS) for side in size)
     stride = (channels, max(1, height // 2), max(1, width // 2))
     method: Any = Occlusion(case.compute_logits)
     with torch.no_grad():
         values = method.attribute(case.inputs, (channels, height, width), stride, perturbations_per_eval=CHUNK)
-    # All channels of a pixel have the same value.
+    # All channels of a pixel have the same value, so take the first channel.
     return MethodResult(values[0, 0], note=f"Windows of {height} x {width} pixels.")
 
 
 def compute_deep_lift(case: Case) -> MethodResult:
-    """Compute DeepLIFT with the rescale rule, from an image of the mean color (Shrikumar et al., ICML 2017)."""
+    """Compute DeepLIFT (rescale rule), with an image of the mean color as baseline (Shrikumar et al., ICML 2017)."""
     method: Any = DeepLift(_make_modular(case, captum_modules.choose_nonlinearity))
     values = _run_captum(case, lambda leaf: method.attribute(leaf, torch.zeros_like(leaf), target=case.k))
     target = _compute_difference(case, torch.zeros_like(case.inputs))
