@@ -106,6 +106,9 @@ UNDOCUMENTED_NAMES = (
 )
 
 
+NAMEDTUPLE_METHODS = {"_asdict", "_fields", "_make", "_replace"}  # public in spite of the underscore
+
+
 def is_private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__")
 
