@@ -65,6 +65,8 @@ def test_a_link_reopens_the_figure_with_all_its_settings(page: Page, app_url: st
 def test_a_width_is_converted_to_another_unit(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/export?network=fashion_gap&width=89")
     expect(page.get_by_text("89 x")).to_be_visible()
+    # A click while the first run still draws the page below may hit a radio button that is being replaced.
+    expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
     page.get_by_role("radio", name="in", exact=True).click()
     expect(page.get_by_role("spinbutton", name="Width")).to_have_value("3.5")
     expect(page.get_by_text("89 x")).to_be_visible()
