@@ -53,19 +53,13 @@ def wait_until_idle(page: Page) -> None:
     page.wait_for_timeout(1500)
 
 
-def click_cell(page: Page) -> None:
-    """Choose the cell in the middle of the photo."""
-    page.get_by_role("img", name="class map").first.click()
-    wait_until_idle(page)
-
-
 def crop_all_maps(page: Page) -> None:
     """Scroll to all class maps before pooling."""
     page.get_by_role("heading", name="All class maps before pooling").scroll_into_view_if_needed()
 
 
 def wait_for_methods(page: Page) -> None:
-    """Wait until the maps of the methods are there; the curves go on."""
+    """Wait for the maps of the methods and their curves."""
     page.wait_for_timeout(25_000)
 
 

@@ -110,7 +110,7 @@ NAMEDTUPLE_METHODS = {"_asdict", "_fields", "_make", "_replace"}  # public in sp
 
 
 def is_private(name: str) -> bool:
-    return name.startswith("_") and not name.startswith("__")
+    return name.startswith("_") and not name.startswith("__") and name not in NAMEDTUPLE_METHODS
 
 
 def find_own_names(tree: ast.Module) -> set[str]:
