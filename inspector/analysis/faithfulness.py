@@ -64,12 +64,12 @@ class RandomBaseline:
 
     @property
     def insertion(self) -> tuple[float, float]:
-        """Return mean and sample standard deviation of the area under the insertion curve (n - 1, over random maps)."""
+        """Return mean and standard deviation (n - 1), over random maps, of the area under the insertion curve."""
         return _compute_mean_and_deviation([curves.insertion.area for curves in self.curves])
 
     @property
     def deletion(self) -> tuple[float, float]:
-        """Return mean and sample standard deviation of the area under the deletion curve (n - 1, over random maps)."""
+        """Return mean and standard deviation (n - 1), over random maps, of the area under the deletion curve."""
         return _compute_mean_and_deviation([curves.deletion.area for curves in self.curves])
 
     def mean(self, kind: CurveKind) -> Curve:

@@ -127,7 +127,7 @@ class RowBatch:
     rows: Any  # pyarrow.RecordBatch with the columns COLUMNS
     part: Path
     row_group: int
-    first: int  # index of the first row in the row group
+    first: int  # index, within the row group, of this batch's first row
 
     def select_readable(self) -> Any:
         """Return the rows of the images that could be read, as a pyarrow.RecordBatch."""

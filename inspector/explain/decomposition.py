@@ -98,7 +98,7 @@ class Decomposition:
         return torch.cat(parts)
 
     def scores(self, classes: Sequence[int]) -> Tensor:
-        """Compute the score of each cell as if it alone were pooled. The head has one branch, not "flatten".
+        """Compute the score of each cell as if it alone were pooled, for a head with one branch that is not "flatten".
 
         Returns:
             Tensor (len(classes), h, w) in logits, without the bias.

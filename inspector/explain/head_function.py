@@ -95,7 +95,7 @@ class HeadFunction:
     def frozen_jvp(self, pooled: Tensor, changes: Tensor) -> tuple[Tensor, Tensor]:
         """Compute logits, and Jacobian-vector products by forward-mode differentiation.
 
-        The statistics of the first row are frozen for all rows. One row costs one pass through the head. Everything
+        Normalization statistics are constants (see `call_frozen`): those of the first row are used for all rows. One row costs one pass through the head. Everything
         runs in double precision if the pooled values are double.
 
         Args:

@@ -167,7 +167,7 @@ def position_contributions(
 
 
 def stack_position_rows(pooling: Pooling, shares: Tensor) -> Tensor:
-    """Return one row of pooled values per cell, with only that cell contributing: shares (C, h, w) -> (h * w, P)."""
+    """Return, for each cell, the pooled values that this cell alone gives, as one row: (C, h, w) -> (h * w, P)."""
     rows = shares.flatten(1).T
     if pooling != "flatten":
         return rows

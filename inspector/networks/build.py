@@ -1,6 +1,7 @@
 """Build a network from a name: one of ours, torchvision:NAME, timm:NAME, or the user's package.module:factory.
 
-torchvision and timm each take seconds to import and our own networks do not need them, so functions import them.
+torchvision and timm each take seconds to import, and our own networks do not need them. So they are imported inside the
+functions that use them, not at the top of this module.
 """
 
 import importlib

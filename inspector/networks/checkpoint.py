@@ -194,7 +194,9 @@ def _check_zip(path: Path) -> None:
 
 def _check_file(path: Path) -> None:
     with path.open("rb") as file:
-        for _ in range(5):  # magic number, format version, byte order and such, the saved object, keys of its storages
+        # The five pickles of a file of torch.save that is not a zip: magic number, format version, system information,
+        # the saved object, storage keys.
+        for _ in range(5):
             _check_names(path, _list_pickle_names(path, file))
 
 

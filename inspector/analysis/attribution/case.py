@@ -58,7 +58,7 @@ class Case:
     network: nn.Module  # copy of the classifier's network without gradients of parameters, if a copy is possible
     inputs: Tensor  # (1, channels, H, W), normalized: 0 is the mean color, the usual baseline
     k: int  # index of the class
-    count_images: Callable[[int], None]  # gets the number of images per pass; raises Cancelled to stop the method
+    count_images: Callable[[int], None]  # called at each pass with its number of images; may raise Cancelled
 
     def compute_logits(self, images: Tensor) -> Tensor:
         """Compute the logits (N,) of the class for images (N, channels, H, W)."""

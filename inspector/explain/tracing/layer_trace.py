@@ -32,7 +32,7 @@ class Layer:
     is_block: bool  # whether it has modules inside and no parameters of its own
     shape: tuple[int, ...] | None  # shape of the output, batch axis included; None if the output is no tensor
     layout: FeatureLayout | None  # layout of the feature maps in the output; None if it has none
-    field: ReceptiveField | None  # receptive field of the cells; None if they see the whole input
+    field: ReceptiveField | None  # receptive field of the cells; None if it is not known, or without feature maps
     ended: int  # number of runs that ended before this run; a block ends after the modules inside it
     ceiling: float | None  # upper limit of an activation function: 6 for ReLU6, 1 for sigmoid
 

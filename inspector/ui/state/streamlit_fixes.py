@@ -46,7 +46,7 @@ def _read_outside() -> list[Any]:
 
 @cache
 def apply_streamlit_fixes() -> None:
-    """Change Streamlit so that answers to uploads stay in its message queue when a new run of the page clears it.
+    """Change Streamlit so that a new run of the page, which clears the message queue, keeps answers to upload requests.
 
     Before an upload, the browser asks where to send the file, and waits for the answer. A run that starts before the
     answer is sent clears the queue, so the file is lost without an error message. `ForwardMsgQueue.clear` of Streamlit
@@ -83,7 +83,7 @@ def find_obstacle(version: str, queue: Any) -> str | None:
 
 
 def keep_upload_answers(clear: Callable[..., None]) -> Callable[..., None]:
-    """Wrap `ForwardMsgQueue.clear` so that a new run of the page keeps answers to uploads.
+    """Wrap `ForwardMsgQueue.clear` so that a new run of the page keeps answers to upload requests.
 
     A new run calls it with retain_lifecycle_msgs=True. Without this argument the messages were sent: nothing is kept.
     """
