@@ -256,7 +256,7 @@ def measure_evidence_inside_map(
 
 
 def _measure_distance(mask: Mask, drawn: NDArray[np.float32]) -> float:
-    """Measure the distance from the pixel with the highest value to the nearest mask pixel; infinite if the mask is empty."""
+    """Measure the distance from the pixel with the highest value to the mask; infinite if the mask is empty."""
     places = np.argwhere(drawn == drawn.max())
     # Of several highest pixels, take the one nearest to their mean, because the first is often in a corner.
     highest = places[np.abs(places - places.mean(0)).sum(1).argmin()]

@@ -95,8 +95,8 @@ class HeadFunction:
     def frozen_jvp(self, pooled: Tensor, changes: Tensor) -> tuple[Tensor, Tensor]:
         """Compute logits, and Jacobian-vector products by forward-mode differentiation.
 
-        Normalization statistics are constants (see `call_frozen`): those of the first row are used for all rows. One row costs one pass through the head. Everything
-        runs in double precision if the pooled values are double.
+        Normalization statistics are constants (see `call_frozen`): those of the first row are used for all rows. One
+        row costs one pass through the head. Everything runs in double precision if the pooled values are double.
 
         Args:
             pooled: pooled values (R, P).

@@ -1,6 +1,7 @@
 """Building blocks of all pages: widgets, tables, download buttons, errors and verdicts.
 
-The link of the page contains the values of these widgets, except uploads. The functions pass their additional keyword arguments to the Streamlit widget.
+The link of the page contains the values of these widgets, except uploads. The functions pass their additional keyword
+arguments to the Streamlit widget.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
