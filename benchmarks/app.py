@@ -44,7 +44,7 @@ ACTIVE = (549, 451, 287, 345, 795, 977, 1044, 254, 1236, 241, 1156, 1144, 819, 1
 
 def main(
     starts: Annotated[int, typer.Option(min=1, help="How often the server is started.")] = 5,
-    tries: Annotated[int, typer.Option(min=1, help="How often each action is repeated.")] = 20,
+    tries: Annotated[int, typer.Option(min=2, help="How often each action is repeated.")] = 20,
 ) -> None:
     """Time the app and write results/app.md."""
     expect.set_options(timeout=120_000)
