@@ -22,11 +22,14 @@ check: $(VENV)/.test
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-# The browser tests take a Chromium on the path, or Playwright's own.
+# The browser tests take a Chromium on the path, or Playwright's own; those of the JavaScript take Node.js.
 browser: $(VENV)/.test
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
 	if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then apt-get -qq update && apt-get -qq install -y chromium >/dev/null; \
 	else $(BIN)/python -m playwright install chromium; fi
+	@command -v node >/dev/null || \
+	if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then apt-get -qq update && apt-get -qq install -y nodejs >/dev/null; \
+	else echo "Node.js is not installed: the unit tests of the JavaScript are skipped."; fi
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("Inspector needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 app") if sys.version_info < (3, 11) else 0'

@@ -154,7 +154,7 @@ def find_uses() -> dict[str, set[str]]:
 
 def assert_there(library: str, name: str, exists: Callable[[], bool], places: list[str]) -> None:
     if find_spec(library) is None:
-        pytest.skip(f"{library} is not installed")
+        pytest.skip(f"{library}, whose private names are checked, is not installed")
     try:
         found = exists()
     except ImportError:

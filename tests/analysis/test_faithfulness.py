@@ -18,16 +18,6 @@ from inspector.errors import Cancelled
 from inspector.explain.tracing.receptive_field import PIXELS, Axis, ReceptiveField
 
 
-@pytest.fixture
-def classifier(hand_made_gap) -> Classifier:
-    return Classifier.wrap(hand_made_gap, size=8)
-
-
-@pytest.fixture
-def inputs() -> Tensor:
-    return torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(3))
-
-
 def make_pixel_map(values: Tensor) -> Attribution:
     return Attribution("Exact map", values, "logits", 0, None, "", PIXELS)
 

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from changeable_network import Mixed
 from torch import Tensor, nn
 
 from inspector import Classifier, class_maps, load
@@ -203,29 +204,6 @@ def test_a_layer_that_does_not_exist_or_has_no_maps_is_refused(photo):
         compute_layer_maps(classifier, photo, "linear")
     with pytest.raises(NetworkError, match="Layer 'act' returned no floating-point tensor in run 3"):
         output_and_gradient(classifier.network, torch.zeros(1, 3, 4, 4), "act", 2, 0)
-
-
-class Mixed(nn.Module):
-    """With all that a pass could disturb: BatchNorm and dropout, some in training mode, a frozen layer, a gradient."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3, padding=1)
-        self.norm = nn.BatchNorm2d(4)
-        self.dropout = nn.Dropout(0.5)
-        self.linear = nn.Linear(4, 2)
-        self.break_it = False
-        self.train()
-        self.linear.eval()
-        self.conv.bias.requires_grad_(False)
-        self.linear.weight.grad = torch.ones_like(self.linear.weight)
-        self.conv.register_forward_hook(lambda module, inputs, output: None)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        pooled = self.dropout(self.norm(self.conv(inputs)).relu()).mean((2, 3))
-        if self.break_it:
-            raise ValueError("broken on purpose")
-        return self.linear(pooled)
 
 
 def read_state(network: nn.Module) -> list[object]:

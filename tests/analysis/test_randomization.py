@@ -2,22 +2,12 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from inspector import Classifier
 from inspector.analysis.attribution.methods import compute_attribution
 from inspector.analysis.randomization import ALL_LAYERS, LAST_LAYER, measure_randomization, shuffle_weights
 from inspector.errors import AttributionError
-
-
-@pytest.fixture
-def classifier(hand_made_gap) -> Classifier:
-    return Classifier.wrap(hand_made_gap, size=8)
-
-
-@pytest.fixture
-def inputs() -> Tensor:
-    return torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 
 
 def test_shuffling_permutes_the_values_and_keeps_the_callers_network(classifier, inputs):

@@ -2,6 +2,7 @@ import threading
 
 import pytest
 import torch
+from changeable_network import Mixed
 from torch import Tensor, nn
 
 from inspector import Classifier, class_maps_of_batch
@@ -50,30 +51,6 @@ def assert_same_state(before: dict[str, object], after: dict[str, object]) -> No
         for one, other in zip(before[key], after[key], strict=True):
             assert (one is None) == (other is None)
             assert one is None or torch.equal(one, other), key
-
-
-class Mixed(nn.Module):
-    """Everything that a pass could change: BatchNorm and dropout, some in training mode, a frozen layer, a hook."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3, padding=1)
-        self.norm = nn.BatchNorm2d(4)
-        self.dropout = nn.Dropout(0.5)
-        self.linear = nn.Linear(4, 2)
-        self.break_it = False
-        self.seen = 0
-        self.train()
-        self.linear.eval()
-        self.conv.bias.requires_grad_(False)
-        self.linear.weight.grad = torch.ones_like(self.linear.weight)
-        self.conv.register_forward_hook(lambda module, inputs, output: None)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        pooled = self.dropout(self.norm(self.conv(inputs)).relu()).mean((2, 3))
-        if self.break_it:
-            raise ValueError("broken on purpose\nwith a message of two lines")
-        return self.linear(pooled)
 
 
 class SqueezeExcite(nn.Module):
@@ -199,7 +176,7 @@ def test_a_plain_pass_gives_the_logits_of_evaluation_mode():
 @pytest.mark.parametrize(
     "work",
     [forward, capture_poolings, lambda n, x: capture_poolings(n, x, [0])],
-    ids=["run", "reductions", "capture"],
+    ids=["logits", "all poolings", "chosen poolings"],
 )
 @pytest.mark.parametrize("breaks", [False, True])
 def test_the_network_is_unchanged_after_a_pass(work, breaks):

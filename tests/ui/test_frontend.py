@@ -77,7 +77,9 @@ def expected(tmp_path: Path) -> Path:
     return file
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+@pytest.mark.skipif(
+    shutil.which("node") is None, reason="Node.js, which runs the unit tests of the JavaScript, is not installed"
+)
 def test_the_javascript_passes_its_own_tests(tmp_path: Path, expected: Path) -> None:
     bundles = tmp_path / "bundles"
     bundles.mkdir()
