@@ -18,6 +18,7 @@ from inspector.explain.kinds import OutputActivation
 from inspector.explain.tracing.forward import find_output_activation, match_parameters, noise_input
 from inspector.explain.tracing.receptive_field import ReceptiveField, find_receptive_field
 from inspector.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, View, as_pair
+from inspector.printable import make_printable
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +107,7 @@ class Classifier:
         example = noise_input(network, (1, channels, *size))
         head = find_head(network, example)
         names = loaded.class_names
-        names = tuple(f"class {k}" for k in range(head.classes)) if names is None else tuple(names)
+        names = [f"class {k}" for k in range(head.classes)] if names is None else names
         if len(names) != head.classes:
             raise NetworkError(f"The network has {head.classes} classes, but {len(names)} names were given.")
         activation = loaded.output_activation or find_output_activation(network, example)
@@ -115,10 +116,10 @@ class Classifier:
             y, x = loaded.cell_center
             field = replace(field, y=replace(field.y, centre=y), x=replace(field.x, centre=x))
         classifier = Classifier(
-            name=loaded.name,
+            name=make_printable(loaded.name),
             network=network,
             preprocessing=replace(preprocessing, size=size),
-            class_names=names,
+            class_names=tuple(make_printable(str(name)) for name in names),
             head=head,
             receptive_field=field,
             probability=activation or ("sigmoid" if head.classes == 1 else "softmax"),

@@ -22,6 +22,7 @@ import fsspec
 
 from inspector.errors import ImageError, translate_errors
 from inspector.images.photo import Photo, check_bytes, read_image
+from inspector.printable import make_printable
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _EXPECTED = "Use a folder, a glob in quotes ('photos/*.jpg'), a CSV with a column path, or WebDataset shards (*.tar)."
@@ -130,10 +131,10 @@ def _list_source(source: str) -> Iterator[Item]:
 
 
 def _make_item(path: str, label: str | None) -> Item:
-    return Item(_make_printable(path), label, path)
+    return Item(_make_storable(path), label if label is None else sys.intern(make_printable(label)), path)
 
 
-def _make_printable(path: str) -> str:
+def _make_storable(path: str) -> str:
     """Escape bytes of a path that are not UTF-8: such a file can be opened, but its path cannot be saved as text."""
     return path.encode("utf-8", "backslashreplace").decode()
 
@@ -154,8 +155,7 @@ def _list_folder(folder: str) -> Iterator[Item]:
     paths.sort()
     for path in paths:
         first, slash, _ = path.partition("/")
-        label = _make_printable(first) if slash else None
-        yield _make_item(os.path.join(folder, path), label and sys.intern(label))  # noqa: PTH118
+        yield _make_item(os.path.join(folder, path), first if slash else None)  # noqa: PTH118
 
 
 def _list_csv(file: str) -> Iterator[Item]:
@@ -174,7 +174,7 @@ def _list_csv(file: str) -> Iterator[Item]:
         path = row[column].strip()
         label = row[labels].strip() if labels is not None and labels < len(row) else ""
         file_path = path if _is_url(path) else os.path.join(folder, path)  # noqa: PTH118
-        yield _make_item(file_path, sys.intern(label) if label else None)
+        yield _make_item(file_path, label or None)
 
 
 def _expand_pattern(pattern: str) -> list[str]:
@@ -207,10 +207,10 @@ def _list_tar(file: str) -> Iterator[Item]:
             if f".{ending}".lower().endswith(ENDINGS):
                 images.append((member.name, sample, member.offset_data, member.size))
             elif ending.lower() in _LABELS and (label := _read_label(tar.extractfile(member), ending.lower())):
-                ranked = (_LABELS.index(ending.lower()), sys.intern(label))
+                ranked = (_LABELS.index(ending.lower()), sys.intern(make_printable(label)))
                 labels[sample] = min(ranked, labels.get(sample, ranked))
     for name, sample, start, size in images:
-        path = _make_printable(f"{file}/{name}")
+        path = _make_storable(f"{file}/{name}")
         yield Item(path, labels[sample][1] if sample in labels else None, file, start, size)
 
 

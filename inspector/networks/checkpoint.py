@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from inspector.errors import NetworkError
+from inspector.printable import make_printable
 
 MAX_BYTES = 8_000_000_000
 MAX_PICKLE_BYTES = 100_000_000  # limit for a pickle without its tensors; safetensors limits its header to the same size
@@ -111,12 +112,6 @@ def _summarize_error(error: BaseException) -> str:
     return make_printable((text.splitlines() or [""])[0], 160).rstrip(".") or type(error).__name__
 
 
-def make_printable(text: str, max_length: int = 60) -> str:
-    """Replace control characters in text from a file, and shorten it so that a message can quote it."""
-    clean = "".join(letter if letter.isprintable() else "?" for letter in text[: max_length + 1])
-    return clean if len(clean) <= max_length else clean[: max_length - 3] + "..."
-
-
 @contextmanager
 def _translate_errors(path: Path) -> Iterator[None]:
     """Turn any exception in the `with` block into NetworkError; also MemoryError, as a file may claim any size."""
@@ -141,7 +136,7 @@ def _make_refusal(path: Path, reason: str) -> NetworkError:
 
 
 def _make_code_refusal(path: Path, named: str = "") -> NetworkError:
-    request = f" It asks for {make_printable(named)}." if named else ""
+    request = f" It asks for {make_printable(named, 60)}." if named else ""
     result = f"The weights at {path} hold more than tensors, or are broken: nothing was run.{request}"
     return NetworkError(f"{result} Save a plain state dict, best as safetensors.")
 
@@ -252,7 +247,7 @@ def _check_sizes(path: Path, state: Mapping[str, Tensor], size: int) -> None:
         storage = tensor.untyped_storage()
         storages[storage.data_ptr()] = storage.nbytes()
         if tensor.numel() * tensor.element_size() > storage.nbytes():
-            claim = f"{make_printable(name)} claims the shape {make_printable(str(tuple(tensor.shape)))}"
+            claim = f"{make_printable(name, 60)} claims the shape {make_printable(str(tuple(tensor.shape)), 60)}"
             raise _make_refusal(path, f"{claim}, but only {storage.nbytes()} bytes of it are stored")
     claimed = sum(storages.values())
     if claimed > size:

@@ -14,8 +14,9 @@ from inspector.explain.classifier import Classifier
 from inspector.files import json_bytes, new_folder
 from inspector.images.preprocessing import PreprocessingOverrides
 from inspector.networks.catalog import models_folder
-from inspector.networks.checkpoint import detect_kind, make_printable
+from inspector.networks.checkpoint import detect_kind
 from inspector.networks.load import FILES, KERAS, ONNX, resolve
+from inspector.printable import make_printable
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 

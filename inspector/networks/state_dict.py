@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from inspector.errors import NetworkError
-from inspector.networks.checkpoint import make_printable
+from inspector.printable import make_printable
 
 # Entries that only training needs: auxiliary heads of GoogLeNet and Inception, the counter of an averaged model.
 _TRAINING_ONLY = ("aux1.", "aux2.", "AuxLogits.", "n_averaged")
@@ -107,7 +107,7 @@ def _describe_shapes(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]
     if name not in expected or name not in state or expected[name].shape == state[name].shape:
         return ""
     got, wanted = (make_printable(str(tuple(tensors[name].shape)), 30) for tensors in (state, expected))
-    return f" ({make_printable(name)} is {got} and should be {wanted})"
+    return f" ({make_printable(name, 60)} is {got} and should be {wanted})"
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -116,4 +116,6 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def _list_some(names: Sequence[str]) -> str:
-    return ", ".join(map(make_printable, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(make_printable(name, 60) for name in names[:3]) + (
+        f" and {len(names) - 3} more" if len(names) > 3 else ""
+    )

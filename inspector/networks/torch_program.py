@@ -13,7 +13,8 @@ from torch import nn
 
 from inspector.errors import NetworkError
 from inspector.explain.tracing.forward import match_parameters
-from inspector.networks.checkpoint import Kind, make_printable
+from inspector.networks.checkpoint import Kind
+from inspector.printable import make_printable
 
 _SILENCE = threading.Lock()
 

@@ -251,7 +251,7 @@ def make_recursive_state() -> dict[str, object]:
             r"must be tensors by name; .* a dict of epoch, optimizer\.$",
         ),
         (make_zipped({"x" * 10**6: 3}), r"must be tensors by name; the file holds a dict of x+\.\.\.\.$"),
-        (make_zipped({"a\n\x1b": 3}), r"must be tensors by name; the file holds a dict of a\?\?\.$"),
+        (make_zipped({"a\n\x1b": 3}), r"must be tensors by name; the file holds a dict of a \\x1b\.$"),
         (
             safetensors(b"{}", length=2**40),
             r"it is cut off or broken \(header too large\); copy or download it again\.$",
@@ -555,7 +555,7 @@ INFINITE = torch.full((3,), float("inf"))
         (remove_tensor("0.bias"), r"^The weights do not fit mine's architecture: they lack 0\.bias\.$"),
         ({}, r"^The weights do not fit .* they lack 0\.bias, 0\.weight, 1\.bias and 5 more\.$"),
         (STATE | {"9.bias": torch.zeros(3)}, r"^The weights do not fit .* they also have 9\.bias\.$"),
-        (STATE | {"9\n" * 10**6: torch.zeros(3)}, r"^The weights do not fit .* they also have (9\?)+9?\.\.\.\.$"),
+        (STATE | {"9\n" * 10**6: torch.zeros(3)}, r"^The weights do not fit .* they also have (9 )+9?\.\.\.\.$"),
         (
             make_network(4).state_dict(),
             r"another shape for 5\.weight, 5\.bias \(5\.weight is \(4, 4\) and should be \(3, 4\)\)",
@@ -607,4 +607,4 @@ def test_the_weights_stay_when_their_file_goes(tmp_path):
 def test_files_are_read_without_the_rest_of_the_project():
     tree = ast.parse(Path(checkpoint.__file__).read_text())
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {name for name in imported if name.startswith("inspector")} == {"inspector.errors"}
+    assert {name for name in imported if name.startswith("inspector")} == {"inspector.errors", "inspector.printable"}
