@@ -1,8 +1,7 @@
-"""Find the pooling and what follows it, and verify both numerically.
+"""Find what follows the pooling, and verify it numerically.
 
-The pooling is the set of calls that reduce every channel to one value, and whose results reach the logits through no
-other such call. With their results p as free variables, the rest of the network is a function from p to the logits. If
-that function is affine,
+With the results p of the poolings (branches.py) as free variables, the rest of the network is a function from p to the
+logits. If that function is affine,
 
     logit[k] = bias[k] + sum over j of  weight[k, j] * p[j]
 
@@ -19,26 +18,20 @@ import torch
 from torch import Tensor, nn
 
 from inspector.errors import HeadError
+from inspector.explain.branches import (
+    TOLERANCE,
+    HeadBranch,
+    TrialPass,
+    compute_remainder,
+    find_branches,
+    make_scaled_noise,
+)
 from inspector.explain.head_function import HeadFunction
-from inspector.explain.kinds import Pooling, Verdict
-from inspector.explain.pooling import identify_pooling, position_shares
-from inspector.explain.tracing.forward import CapturedPooling, capture_poolings, find_poolings_reaching_logits
+from inspector.explain.kinds import Verdict
 from inspector.explain.tracing.recording import OpRecording
 
-TOLERANCE = 1e-5  # allowed residual in float32, relative to the sum of the absolute values of all summands
-NOISE_SCALES = (1, -10, 100)  # scales of the noise inputs; nonlinearities often show only at large inputs
 _STEP = 1e-5  # step of the curvature test, relative to the root mean square of the pooled values
 _CURVATURE = 1e-7  # largest deviation from linear, relative to the change; curvature exceeds it, rounding does not
-
-
-@dataclass(frozen=True)
-class HeadBranch:
-    """One of the pooling calls whose results, concatenated, are the pooled values."""
-
-    call: int  # index of the pooling call among all pooling calls of a pass
-    pooling: Pooling
-    width: int  # number of pooled values
-    grid: tuple[int, int]  # (h, w) of the feature maps of the example
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,33 +105,16 @@ def find_head(network: nn.Module, example: Tensor) -> Head:
     Raises:
         HeadError: no pooling reaches the logits, or something besides the pooled values does.
     """
-    calls = find_poolings_reaching_logits(network, example)
-    if not calls:
-        raise HeadError(
-            "No pooling was found: no operation on the way to the logits reduces each channel of a feature map to one "
-            "value. Use a network that ends in global average or global max pooling, or in flatten and Linear."
-        )
-    images = [example, *_make_scaled_noise(example)]
-    passes, logits = zip(*(capture_poolings(network, image, calls) for image in images), strict=True)
-    _refuse_tokens(passes[0])
-    poolings = [_identify_from_values(captured) for captured in zip(*passes, strict=True)]
-    if None in poolings:
-        # Few poolings need derivatives, which take time to compute.
-        passes = tuple(capture_poolings(network, image, calls, needs_derivative=True)[0] for image in images)
-        by_call = zip(poolings, zip(*passes, strict=True), strict=True)
-        poolings = [pooling or _identify_from_derivatives(captured) for pooling, captured in by_call]
-    branches = tuple(
-        HeadBranch(captured.index, pooling, captured.pooled_values.shape[1], captured.grid)
-        for captured, pooling in zip(passes[0], poolings, strict=True)
-        if pooling is not None
-    )
-    function = HeadFunction(network, example, tuple(calls), tuple(branch.width for branch in branches))
-    pooled = [_concatenate_pooled(captured) for captured in passes]
-    if "other" not in poolings and (head := affine_head(function, branches, pooled, logits)) is not None:
-        return head
-    _refuse_other_paths(function, pooled[0])
+    branches, passes = find_branches(network, example)
+    calls, widths = tuple(branch.call for branch in branches), tuple(branch.width for branch in branches)
+    function = HeadFunction(network, example, calls, widths)
+    if all(branch.pooling != "other" for branch in branches):
+        head = affine_head(function, branches, [one.pooled for one in passes], [one.logits for one in passes])
+        if head is not None:
+            return head
+    _refuse_other_paths(function, passes[0].pooled)
     verdict = _find_verdict_per_image(function, branches, passes)
-    return Head(branches, None, None, logits[0].shape[1], verdict, False)
+    return Head(branches, None, None, passes[0].logits.shape[1], verdict, False)
 
 
 def relative_error(predicted: Tensor, logits: Tensor, total: Tensor) -> Tensor:
@@ -155,67 +131,6 @@ def relative_error(predicted: Tensor, logits: Tensor, total: Tensor) -> Tensor:
     return (predicted - logits).abs() / (TOLERANCE * (total + 1))
 
 
-def _make_scaled_noise(like: Tensor) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return [scale * torch.randn(like.shape, generator=generator).to(like) for scale in NOISE_SCALES]
-
-
-def _concatenate_pooled(captured: Sequence[CapturedPooling]) -> Tensor:
-    return torch.cat([one.pooled_values for one in captured], 1)
-
-
-def _remainder(captured: CapturedPooling) -> Tensor:
-    """Return the pooled values minus the sums of their first-order shares: (N, C)."""
-    shares = position_shares("other", captured.feature_maps, captured.derivative)
-    return captured.pooled_values - shares.sum((2, 3))
-
-
-def _refuse_tokens(poolings: Sequence[CapturedPooling]) -> None:
-    for captured in poolings:
-        if captured.layout is None or not captured.layout.tokens:
-            continue
-        tokens = captured.feature_maps[0, 0].numel()
-        takes_first = torch.equal(captured.feature_maps[:, :, 0, 0], captured.pooled_values)
-        if takes_first and not identify_pooling(captured.feature_maps, captured.pooled_values):
-            raise HeadError(
-                f"No spatial map reaches the logits: they are read from one of {tokens} tokens (a class token), and "
-                "all that other tokens contribute to it went through attention. Use a network that pools all tokens."
-            )
-        if captured.layout.grid is None:
-            raise HeadError(
-                f"No spatial map reaches the logits: the {tokens} tokens that are pooled form no grid of cells."
-            )
-
-
-def _identify_from_values(images: Sequence[CapturedPooling]) -> Pooling | None:
-    """Return the pooling that explains the pooled values of several images; None if no known one does."""
-    candidates = [identify_pooling(captured.feature_maps, captured.pooled_values) for captured in images]
-    # All poolings agree on constant feature maps, for example if a ReLU makes them 0 everywhere.
-    return next((pooling for pooling in candidates[0] if all(pooling in others for others in candidates)), None)
-
-
-def _identify_from_derivatives(images: Sequence[CapturedPooling]) -> Pooling:
-    """Return "linear" if derivative and constant are the same for several images, else "other"."""
-    derivatives = [captured.derivative for captured in images if captured.derivative is not None]
-    if len(derivatives) < len(images):
-        shape = tuple(images[0].feature_maps.shape[1:])
-        raise HeadError(
-            f"The last feature maps {shape} are not pooled by average, max or flatten, nor by one function of each "
-            "channel, so their class maps would not be exact."
-        )
-    first, tolerance = derivatives[0], TOLERANCE * float(derivatives[0].abs().max())
-    if not all(torch.allclose(derivative, first, rtol=TOLERANCE, atol=tolerance) for derivative in derivatives):
-        return "other"
-    constants = [_remainder(captured) for captured in images]
-    # For an image with large values, rounding is larger than the constant, so the tolerance grows with the values.
-    scales = [float(captured.pooled_values.abs().max()) for captured in images]
-    same_constant = all(
-        float((constant - constants[0]).abs().max()) <= TOLERANCE * (1 + scale + scales[0])
-        for constant, scale in zip(constants, scales, strict=True)
-    )
-    return "linear" if same_constant else "other"
-
-
 def affine_head(
     function: HeadFunction, branches: tuple[HeadBranch, ...], pooled: Sequence[Tensor], logits: Sequence[Tensor]
 ) -> Head | None:
@@ -230,7 +145,7 @@ def affine_head(
     Raises:
         HeadError: what follows the pooling is affine, but does not explain the logits of all images.
     """
-    trials = torch.cat(_make_scaled_noise(pooled[0]))
+    trials = torch.cat(make_scaled_noise(pooled[0]))
     zero, expected = function.logits(torch.zeros_like(pooled[0])), function.logits(trials)
     # An affine function maps sums to sums. This test is much faster than the Jacobian of a flattened head.
     sums = function.logits(trials.sum(0, keepdim=True)) - zero
@@ -262,25 +177,25 @@ def _other_paths_error() -> HeadError:
 def _refuse_other_paths(function: HeadFunction, pooled: Tensor) -> None:
     """Raise HeadError if the same pooled values give other logits with another image."""
     expected = function.logits(pooled)
-    for image in _make_scaled_noise(function.inputs):
+    for image in make_scaled_noise(function.inputs):
         logits = HeadFunction(function.network, image, function.calls, function.widths).logits(pooled)
         if not torch.allclose(logits, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max())):
             raise _other_paths_error()
 
 
 def _find_verdict_per_image(
-    function: HeadFunction, branches: Sequence[HeadBranch], images: Sequence[list[CapturedPooling]]
+    function: HeadFunction, branches: Sequence[HeadBranch], passes: Sequence[TrialPass]
 ) -> Verdict:
     """Test whether, with statistics and ReLU masks frozen, the logits of all these images are exact sums."""
-    for poolings in images:
-        for branch, captured in zip(branches, poolings, strict=True):
+    for one in passes:
+        for branch, captured in zip(branches, one.poolings, strict=True):
             tolerance = TOLERANCE * (captured.pooled_values.abs().max() + 1)
-            if branch.pooling == "other" and _remainder(captured).abs().max() > tolerance:
+            if branch.pooling == "other" and compute_remainder(captured).abs().max() > tolerance:
                 return "not unique"
     # Test at the example, at the noise with the largest values, and at random pooled values. The test runs in double
     # precision, which is slow, so there are no more points.
-    points = [_concatenate_pooled(poolings) for poolings in (images[0], images[-1])]
-    points += _make_scaled_noise(points[0])[:1]
+    points = [passes[0].pooled, passes[-1].pooled]
+    points += make_scaled_noise(points[0])[:1]
     return "exact for this image" if all(is_locally_affine(function, point) for point in points) else "not unique"
 
 

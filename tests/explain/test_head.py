@@ -5,7 +5,8 @@ from torch import Tensor, nn
 
 from inspector import Classifier, class_maps_of_batch
 from inspector.errors import HeadError
-from inspector.explain.head import TOLERANCE, find_head, relative_error
+from inspector.explain.branches import TOLERANCE
+from inspector.explain.head import find_head, relative_error
 
 
 def noise(*shape: int, seed: int = 1) -> Tensor:
