@@ -1,50 +1,226 @@
 """Write files and folders completely or not at all, and encode tables as CSV and JSON."""
 
 import csv
-import io
+import errno
 import json
 import math
 import os
+import platform
+import re
 import shutil
 import tempfile
+import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from weakref import WeakValueDictionary
 
 from inspector.errors import ExportError, InspectorError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+# A spreadsheet takes a cell for a formula if it begins with one of these (OWASP, "CSV Injection"). A text that begins
+# with apostrophes and then one of these is quoted too, so that reading is the inverse of writing.
+_FORMULA = re.compile(
+    "'*[=+\\-@\t\r\n\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}\N{FULLWIDTH HYPHEN-MINUS}"
+    "\N{FULLWIDTH COMMERCIAL AT}]"
+)
+_QUOTED_FORMULA = re.compile(f"'{_FORMULA.pattern}")
+
+_TEMPORARY = ".inspector-"
+# The name of a temporary folder says which process writes in it.
+_TEMPORARY_NAME = re.compile(r"\.inspector-(?P<host>[A-Za-z0-9]*)-(?P<pid>\d{1,10})-[a-z0-9_]+")
+_thread_locks: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()  # one per folder, by its real path
+_thread_locks_lock = threading.Lock()
+
 
 @contextmanager
-def new_folder(folder: Path, error: type[InspectorError] = ExportError) -> Iterator[Path]:
+def new_folder(
+    folder: Path, error: type[InspectorError] = ExportError, is_ours: Callable[[str], bool] | None = None
+) -> Iterator[Path]:
     """Yield a temporary folder, which is renamed to ``folder`` when the `with` block ends without an error.
 
     Args:
         folder: the folder to create. It may exist if it is empty. Missing parent folders are created.
         error: class of the error to raise.
+        is_ours: as for `check_new_folder`. An earlier folder is replaced in two renames, after the new one is complete.
 
     Raises:
         InspectorError: ``folder`` is not empty or cannot be written. The error has the class ``error``, and no
             unfinished files are left behind.
     """
+    check_new_folder(folder, error, is_ours)
+    # If the folder is a link, its target is what gets replaced.
+    target = Path(os.path.realpath(folder))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(target.parent) as unfinished:
+            yield unfinished
+            unfinished.chmod(0o755)
+            _move_into_place(unfinished, target)
+    except OSError as failure:
+        raise error(f"Cannot write {folder}: {failure.strerror or failure}. Nothing was left there.") from failure
+
+
+def check_new_folder(
+    folder: Path, error: type[InspectorError] = ExportError, is_ours: Callable[[str], bool] | None = None
+) -> None:
+    """Check that a new folder can have this name; call it before work that takes long.
+
+    Args:
+        folder: the folder to create. It may exist if it is empty.
+        error: class of the error to raise.
+        is_ours: decides by its name whether a file in the folder was written by Inspector. If all were, the folder may
+            be replaced. None: a folder with files in it is never replaced.
+
+    Raises:
+        InspectorError: the name cannot be used, or a folder or file of this name must not be replaced.
+    """
     if "\0" in str(folder):
         raise error(f"Cannot write {str(folder)!r}: the name has a null character. Nothing was left there.")
-    unfinished: Path | None = None
     try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            state = "not empty" if folder.is_dir() else "not a folder"
-            raise error(f"{folder} exists already and is {state}: nothing was written. Use a new folder.")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=".inspector-", dir=folder.parent))
-        yield unfinished
-        unfinished.chmod(0o755)
-        unfinished.replace(folder)
+        _restore_replaced(folder)
+        if not folder.exists():
+            return
+        if not folder.is_dir():
+            raise error(f"{folder} exists already and is not a folder: nothing was written. Use a new folder.")
+        names = sorted(path.name for path in folder.iterdir())
     except OSError as failure:
         raise error(f"Cannot write {folder}: {failure.strerror}. Nothing was left there.") from failure
+    if is_ours is None and names:
+        raise error(
+            f"{folder} exists already and is not empty: nothing was written. Use a new folder, or --overwrite to "
+            "replace what Inspector wrote there."
+        )
+    if foreign := [name for name in names if is_ours is None or not is_ours(name)]:
+        raise error(
+            f"{folder} holds {foreign[0]}, which Inspector did not write there, so it is not replaced: nothing was "
+            "written. Use a new folder."
+        )
+
+
+@contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """Yield a new hidden folder in ``parent``, which is removed when the `with` block ends, if it is still there.
+
+    If the process is killed, its folder stays, and the next call with the same parent removes it.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    _remove_leftovers(parent)
+    folder = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{_find_host()}-{os.getpid()}-", dir=parent))
+    try:
+        with lock_folder(folder):
+            yield folder
     finally:
-        if unfinished is not None:
-            shutil.rmtree(unfinished, ignore_errors=True)  # after a success it is already renamed
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def lock_folder(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of a folder; other threads and processes that ask for it wait, or get BlockingIOError.
+
+    The lock leaves no file, and ends with the process. It is advice: only callers of this function respect it. Where
+    the system has no such locks (Windows, some network drives), only threads of this process wait.
+
+    Raises:
+        BlockingIOError: another holds the lock, and `wait` is False.
+        OSError: the folder cannot be opened.
+    """
+    with _thread_locks_lock:
+        thread_lock = _thread_locks.setdefault(os.path.realpath(folder), threading.Lock())
+    if not thread_lock.acquire(blocking=wait):
+        raise BlockingIOError(f"{folder} is in use")
+    try:
+        with _lock_for_processes(folder, wait):
+            yield
+    finally:
+        thread_lock.release()
+
+
+@contextmanager
+def _lock_for_processes(folder: Path, wait: bool) -> Iterator[None]:
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.EBADF):
+                raise
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """Remove the temporary folders of processes that no longer exist, and of no others."""
+    if os.name == "nt":  # os.kill(pid, 0) would end the process there
+        return
+    for folder in parent.glob(f"{_TEMPORARY}*"):
+        found = _TEMPORARY_NAME.fullmatch(folder.name)
+        if found is None or found["host"] != _find_host() or not folder.is_dir() or folder.is_symlink():
+            continue
+        # A number of a process means little in another container; there, the lock tells that it is alive.
+        with suppress(OSError):
+            if not _is_alive(int(found["pid"])):
+                with lock_folder(folder, wait=False):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _find_host() -> str:
+    return re.sub(r"[^A-Za-z0-9]", "", platform.node())[:32]
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True  # it belongs to another user
+    return True
+
+
+def _move_into_place(unfinished: Path, folder: Path) -> None:
+    """Rename a complete folder to its final name, in place of an earlier folder if there is one."""
+    earlier = _name_replaced(folder)
+    if not folder.exists() or not any(folder.iterdir()):
+        unfinished.replace(folder)
+        return
+    folder.replace(earlier)
+    try:
+        unfinished.replace(folder)
+    except BaseException:
+        earlier.replace(folder)
+        raise
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
+def _name_replaced(folder: Path) -> Path:
+    """Return the name that a folder has for the moment in which it is replaced."""
+    return folder.with_name(f".inspector-replaced-{folder.name}")
+
+
+def _restore_replaced(folder: Path) -> None:
+    """Give a folder its name back if the process was killed between the two renames that replace it."""
+    target = Path(os.path.realpath(folder))
+    if target.name and os.path.isdir(earlier := _name_replaced(target)):  # noqa: PTH112 - False for a name that is too long
+        if target.exists():
+            shutil.rmtree(earlier, ignore_errors=True)
+        else:
+            earlier.replace(target)
 
 
 def write_atomic(path: Path, content: bytes, durable: bool = False, many_writers: bool = False) -> None:
@@ -80,12 +256,26 @@ def write_atomic(path: Path, content: bytes, durable: bool = False, many_writers
 
 
 def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
-    """Return a CSV table as UTF-8 bytes; its lines end with a single newline character on every system."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue().encode()
+    """Return a CSV table as UTF-8 bytes; its lines end with a single newline character on every system.
+
+    A text that a spreadsheet would run as a formula, such as "=1+1", gets an apostrophe before it. `read_csv` removes
+    it again.
+    """
+    lines: list[str] = []
+    # The writer calls `append` once per row. Only with its own line ends does it quote a text that has a line end.
+    writer = csv.writer(SimpleNamespace(write=lines.append), lineterminator="\r\n")
+    writer.writerows([_quote_formula(cell) for cell in row] for row in (header, *rows))
+    return "".join(line.removesuffix("\r\n") + "\n" for line in lines).encode()
+
+
+def read_csv(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Read the rows of a CSV table, as `csv_bytes` writes it or as others do. The header is the first row."""
+    for row in csv.reader(lines):
+        yield [cell[1:] if _QUOTED_FORMULA.match(cell) else cell for cell in row]
+
+
+def _quote_formula(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
 
 
 def json_bytes(content: Any, ascii_only: bool = True) -> bytes:

@@ -4,7 +4,6 @@ To list a tar, only its headers and labels are read. The list stores where each 
 are, so any image can be read directly later. Nothing in a tar is ever unpickled.
 """
 
-import csv
 import glob
 import hashlib
 import io
@@ -21,6 +20,7 @@ from typing import IO
 import fsspec
 
 from inspector.errors import ImageError, translate_errors
+from inspector.files import read_csv
 from inspector.images.photo import Photo, check_bytes, read_image
 from inspector.printable import make_printable
 
@@ -30,6 +30,9 @@ _EXPECTED = "Use a folder, a glob in quotes ('photos/*.jpg'), a CSV with a colum
 _LABELS = ("cls", "txt", "json")
 _LABEL_KEYS = ("label", "cls", "class", "class_name")  # keys of a .json that may hold the label; the first one counts
 _LABEL_BYTES = 65_536  # read at most, from each tar member that holds a label
+# Kinds of addresses that a CSV may name. The list may come from somebody else, and fsspec has kinds that log in to
+# other machines, run commands or unpack archives.
+_PROTOCOLS = ("http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "file", "memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +164,7 @@ def _list_folder(folder: str) -> Iterator[Item]:
 def _list_csv(file: str) -> Iterator[Item]:
     with translate_errors(ImageError, f"The list {file} cannot be read: {{reason}}."), _open_file(file) as stream:
         text = stream.read().decode("utf-8-sig")
-        rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
+        rows = [row for row in read_csv(io.StringIO(text, newline="")) if row]
     first = [cell.strip().lower() for cell in rows[0]] if rows else []
     # A first row without the word "path" that begins with an image file is data, not a header.
     header = first if "path" in first or not (first and first[0].endswith(ENDINGS)) else []
@@ -172,6 +175,11 @@ def _list_csv(file: str) -> Iterator[Item]:
         if column >= len(row) or not row[column].strip():
             raise ImageError(f"Row {number} of {file} names no file. Expected a path in column {column + 1}.")
         path = row[column].strip()
+        if _is_url(path) and path.partition("://")[0].lower() not in _PROTOCOLS:
+            raise ImageError(
+                f"Row {number} of {file} names {make_printable(path, 100)}. A list may name files, and addresses that "
+                f"begin with {', '.join(_PROTOCOLS)}. Use one of these."
+            )
         label = row[labels].strip() if labels is not None and labels < len(row) else ""
         file_path = path if _is_url(path) else os.path.join(folder, path)  # noqa: PTH118
         yield _make_item(file_path, label or None)

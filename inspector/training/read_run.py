@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load
 
 from inspector.errors import TrainingError, translate_errors
+from inspector.files import read_csv
 from inspector.networks.catalog import models_folder
 
 
@@ -132,7 +133,7 @@ def read_confusion(run: Run) -> Confusion | None:
     with _open_result(run, "confusion.csv") as file:
         if file is None:
             return None
-        classes, *rows = list(csv.reader(_decode(file))) or [[]]
+        classes, *rows = list(read_csv(_decode(file))) or [[]]
         if not classes or len(rows) != len(classes) or any(len(row) != len(classes) for row in rows):
             raise ValueError(f"expected {len(classes)} rows of {len(classes)} counts below the class names")
         counts = np.array([[int(count) for count in row] for row in rows], np.int64)
@@ -168,7 +169,8 @@ def read_test_photos(run: Run) -> tuple[TestPhoto, ...]:
     with _open_result(run, "test.csv") as file:
         if file is None:
             return ()
-        return tuple(_read_test_photo(row) for row in csv.DictReader(_decode(file)))
+        header, *rows = list(read_csv(_decode(file))) or [[]]
+        return tuple(_read_test_photo(dict(zip(header, row, strict=True))) for row in rows if row)
 
 
 def _read_test_photo(row: Mapping[str, str]) -> TestPhoto:

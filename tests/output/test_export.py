@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 from inspector import Classifier, ExportError, FigureStyle, class_maps, class_maps_of_batch
+from inspector.files import read_csv
 from inspector.output.export import encode_figure, encode_numbers, encode_zip, make_file, save_class_maps
 from inspector.output.manifest import encode_manifest, make_manifest
 
@@ -280,9 +281,11 @@ def test_the_table_of_contributions_is_the_maps_that_are_shown(maps):
 
 
 def test_names_with_commas_and_quotes_come_back_from_a_table(hand_made_gap, photo):
-    names = ('a, "b"', "c\nd", ";")
+    names = ('a, "b"', "=c", ";")
     maps = class_maps(Classifier.wrap(hand_made_gap, names, size=(20, 30)), photo)
-    assert [row["name"] for row in rows_of(make_file("logits.csv", maps, maps.figure_content()))] == list(names)
+    table = make_file("logits.csv", maps, maps.figure_content()).decode()
+    assert [row[1] for row in read_csv(io.StringIO(table, newline=""))] == ["name", *names]
+    assert "\n1,'=c," in table, "a spreadsheet would run it"
 
 
 def test_the_photo_is_written_pixel_by_pixel_and_without_metadata(hand_made_gap, pixels, tmp_path):
