@@ -15,6 +15,7 @@ from inspector.analysis.attribution.methods import compute_attribution
 from inspector.analysis.similarity import compute_rank_correlation
 from inspector.errors import AttributionError
 from inspector.explain.classifier import Classifier, LoadedNetwork
+from inspector.explain.tracing.chosen_output import original_network
 from inspector.explain.tracing.layer_trace import trace_layers
 
 LAST_LAYER, ALL_LAYERS = "last layer", "all layers"
@@ -69,7 +70,7 @@ def shuffle_weights(classifier: Classifier, inputs: Tensor, layers: str = ALL_LA
         AttributionError: the network cannot be copied.
     """
     try:
-        network = deepcopy(classifier.network)
+        network = deepcopy(original_network(classifier.network))
     except Exception as error:  # deepcopy raises whatever the objects in the network raise
         raise AttributionError("The weights cannot be shuffled, because this network cannot be copied.") from error
     chosen: nn.Module = network
@@ -84,4 +85,4 @@ def shuffle_weights(classifier: Classifier, inputs: Tensor, layers: str = ALL_LA
             parameter.copy_(parameter.flatten()[order].view_as(parameter))
     usual = replace(classifier.preprocessing, size=(inputs.shape[2], inputs.shape[3]))
     loaded = LoadedNetwork(classifier.name, network, usual, classifier.class_names, classifier.probability)
-    return Classifier.from_network(loaded)
+    return Classifier.from_network(replace(loaded, output=classifier.output))

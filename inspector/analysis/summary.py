@@ -13,6 +13,7 @@ from inspector.errors import HeadError, NetworkError
 from inspector.explain.classifier import Classifier
 from inspector.explain.head import Head, find_head
 from inspector.explain.kinds import VERDICTS, Verdict
+from inspector.explain.tracing.chosen_output import choose_output
 from inspector.explain.tracing.forward import capture_poolings, eval_mode, noise_input, run_network
 from inspector.explain.tracing.layer_trace import Layer, trace_layers
 from inspector.images.preprocessing import as_pair
@@ -98,6 +99,7 @@ def describe(
     channels: int = 3,
     sizes: Sequence[tuple[int, int]] = SIZES,
     name: str | None = None,
+    output: str | int | None = None,
 ) -> NetworkSummary:
     """Summarize a classifier, or any network, at one input size.
 
@@ -107,9 +109,10 @@ def describe(
         channels: number of input channels. Not used for a classifier, which has its own.
         sizes: input sizes (height, width) for which the grid of the maps is listed too.
         name: name to show. Default: the name of the classifier, or the type of the network.
+        output: which output holds the logits, if the network returns several. Not used for a classifier.
 
     Raises:
-        NetworkError: the network does not run on an input of this size.
+        NetworkError: the network does not run on an input of this size, or has no such output.
     """
     if isinstance(model, Classifier):
         network, default_name = model.network, model.name
@@ -119,7 +122,7 @@ def describe(
     example = noise_input(network, (1, channels, *height_width))
     # Put the original network into evaluation mode too: a closure in the traced copy may still call its modules.
     with eval_mode(network):
-        head, reason = (model.head, "") if isinstance(model, Classifier) else _find_head_or_reason(network, example)
+        network, head, reason = _find_head_or_reason(model, example, output)
         trace = trace_layers(network, example, () if head is None else head.calls)
         tried = list(dict.fromkeys([height_width, *sizes]))
         if head is None and len(trace.output) == 4:
@@ -142,15 +145,24 @@ def describe(
     )
 
 
-def _find_head_or_reason(network: nn.Module, example: Tensor) -> tuple[Head | None, str]:
+def _find_head_or_reason(
+    model: Classifier | nn.Module, example: Tensor, output: str | int | None
+) -> tuple[nn.Module, Head | None, str]:
+    """Return the network, with its output chosen if possible, and its head or why it has none."""
+    if isinstance(model, Classifier):
+        return model.network, model.head, ""
+    network = model
     try:
-        return find_head(network, example), ""
+        network = choose_output(model, example, output)
+        return network, find_head(network, example), ""
     except HeadError as error:
-        return None, str(error)
+        return network, None, str(error)
     except NetworkError as error:
+        if output is not None:
+            raise
         # A backbone runs, but returns no logits. If the network does not run at all, the next call raises.
         _find_output_shape(network, example)
-        return None, str(error)
+        return network, None, str(error)
 
 
 def _find_output_shape(network: nn.Module, inputs: Tensor) -> tuple[int, ...]:

@@ -38,6 +38,7 @@ def large(
     ] = None,
     mean: options.Mean = None,
     std: options.Std = None,
+    output: options.Output = None,
     trust: options.Trust = False,
 ) -> None:
     """Compute the class maps of a large image at its own size, tile by tile.
@@ -50,7 +51,9 @@ def large(
 
     * `inspector large orthophoto.npy -m mine.pth --arch torchvision:resnet18 -c "field,forest" --tile 2048 -o photo`
     """
-    network = options.NetworkOptions(arch=arch, labels=labels, size=size, mean=mean, std=std, trust=trust)
+    network = options.NetworkOptions(
+        arch=arch, labels=labels, size=size, mean=mean, std=std, output=output, trust=trust
+    )
     use_huge_pages()
     # Create the folder first: if it cannot be written, the error comes now and not after an hour of work.
     with new_folder(out) as folder:

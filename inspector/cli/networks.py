@@ -27,6 +27,7 @@ def describe(
     arch: options.Arch = None,
     size: options.Size = None,
     mean: options.Mean = None,
+    output: options.Output = None,
     trust: options.Trust = False,
 ) -> None:
     """Describe a network: its layers, its pooling, the head after the pooling, and how exact its class maps are.
@@ -45,9 +46,9 @@ def describe(
 
         sizes = (*SIZES, find_native_size(read_image(photo).size)) if photo else SIZES
         overrides = options.NetworkOptions(size=size, mean=mean).overrides()
-        loaded = resolve(model, arch, overrides=overrides, trust=trust, allow_untrained=True)
+        loaded = resolve(model, arch, overrides=overrides, trust=trust, allow_untrained=True, output=output)
         preprocessing = loaded.preprocessing
-        summary = summarize_network(loaded.network, preprocessing.size, len(preprocessing.mean), sizes, model)
+        summary = summarize_network(loaded.network, preprocessing.size, len(preprocessing.mean), sizes, model, output)
     if layers:
         _print_layers(summary)
     for name, line in summary.lines():
@@ -82,7 +83,9 @@ def add(
         from inspector.networks.register import add_model
 
         class_names, overrides = network.class_names(), network.overrides()
-        folder, classifier = add_model(checkpoint, name, network.arch, class_names, overrides, title, network.trust)
+        folder, classifier = add_model(
+            checkpoint, name, network.arch, class_names, overrides, title, network.trust, network.output
+        )
     head = classifier.head
     screen.print(f"{name}: {head.classes} classes, {head.pooling} pooling, class maps {head.verdict}")
     print_written(folder)

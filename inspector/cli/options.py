@@ -72,6 +72,12 @@ Mean = Annotated[
     Option(help=f"Mean of each channel, 0-1: `0.5,0.5,0.5`, or `0.5` for a grayscale network. {_USUAL}"),
 ]
 Std = Annotated[str | None, Option(help="Standard deviation of each channel, in the form of --mean.")]
+Output = Annotated[
+    str | None,
+    Option(
+        help="Output that holds the logits, if the network returns several: an index, or a name such as `heads.age`."
+    ),
+]
 Trust = Annotated[
     bool, Option("--trust", help="Run code in the file or of the architecture. Use it only for sources that you trust.")
 ]
@@ -126,6 +132,7 @@ class NetworkOptions:
         ),
     ] = None
     interpolation: Annotated[str | None, Option(help="Interpolation of the resize: `bilinear` or `bicubic`.")] = None
+    output: Output = None
     trust: Trust = False
 
     def load(self, model: str) -> "Classifier":
@@ -133,7 +140,7 @@ class NetworkOptions:
         from inspector.explain.classifier import Classifier
         from inspector.networks.load import resolve
 
-        loaded = resolve(model, self.arch, self.class_names(), self.overrides(), trust=self.trust)
+        loaded = resolve(model, self.arch, self.class_names(), self.overrides(), trust=self.trust, output=self.output)
         return Classifier.from_network(loaded)
 
     def class_names(self) -> tuple[str, ...] | None:

@@ -157,6 +157,7 @@ def describe_run(
         "verdict": classifier.head.verdict,
         "top": min(options.top, len(classifier.class_names)),
         "probability": classifier.probability,
+        "output": classifier.output,
         "receptive_field": {
             name: replace_non_finite(axis) for name, axis in asdict(classifier.receptive_field).items()
         },

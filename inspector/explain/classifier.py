@@ -15,6 +15,7 @@ from inspector.errors import ClassError, NetworkError
 from inspector.explain.feature_capture import FeatureCapture, make_feature_capture
 from inspector.explain.head import Head, find_head
 from inspector.explain.kinds import OutputActivation
+from inspector.explain.tracing.chosen_output import ChosenOutput, choose_output, original_network
 from inspector.explain.tracing.forward import find_output_activation, match_parameters, noise_input
 from inspector.explain.tracing.receptive_field import ReceptiveField, find_receptive_field
 from inspector.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, View, as_pair
@@ -35,6 +36,7 @@ class LoadedNetwork:
     # Measured center (y, x) of cell (0, 0) in input pixels; None if it was not measured.
     cell_center: tuple[float, float] | None = None
     trained_size: tuple[int, int] | None = None  # input size at which the head is read; None: that of preprocessing
+    output: str | int | None = None  # name or index of the output that holds the logits; None: the only one that can
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +44,7 @@ class Classifier:
     """A network with all that is needed to compute class maps. Use `load` or `Classifier.wrap` to make one."""
 
     name: str
-    network: nn.Module = field(repr=False)
+    network: nn.Module = field(repr=False)  # returns the logits; see `original_network`
     preprocessing: Preprocessing
     class_names: tuple[str, ...] = field(repr=False)  # (K,)
     head: Head = field(repr=False)
@@ -61,6 +63,7 @@ class Classifier:
         interpolation: Interpolation = "bilinear",
         name: str = "network",
         probability: OutputActivation | None = None,
+        output: str | int | None = None,
     ) -> "Classifier":
         """Make a classifier of a network, which is not changed.
 
@@ -79,15 +82,20 @@ class Classifier:
             name: shown in figures and reports.
             probability: "softmax" or "sigmoid". Default: what the network ends in; if it ends in neither, softmax, or
                 sigmoid for a single logit.
+            output: which output holds the logits, if the network returns several: an index or a key, or a dotted path
+                such as "heads.age". Default: the only output that can hold them. Outputs from which another output is
+                computed are features.
 
         Raises:
-            NetworkError: the network does not support inputs of this size, or the number of names is wrong.
+            NetworkError: the network does not support inputs of this size, the number of names is wrong, or several
+                outputs may hold the logits.
             HeadError: no pooling reaches the logits.
         """
         height_width = as_pair(size)
         cover = height_width if resize is None else as_pair(resize)
         preprocessing = Preprocessing(height_width, tuple(mean), tuple(std), cover, interpolation)
-        return Classifier.from_network(LoadedNetwork(name, network, preprocessing, class_names, probability))
+        loaded = LoadedNetwork(name, network, preprocessing, class_names, probability, output=output)
+        return Classifier.from_network(loaded)
 
     @staticmethod
     def from_network(loaded: LoadedNetwork) -> "Classifier":
@@ -97,14 +105,15 @@ class Classifier:
             NetworkError: the network does not run on inputs of its size, or the class names do not fit.
             HeadError: no pooling reaches its logits.
         """
-        network, preprocessing = loaded.network, loaded.preprocessing
+        preprocessing = loaded.preprocessing
         channels, size = len(preprocessing.mean), loaded.trained_size or preprocessing.size
         if channels != len(preprocessing.std) or channels not in (1, 3):
             raise NetworkError(
                 "mean and std must both have one value (gray) or three (RGB); got "
                 f"{channels} and {len(preprocessing.std)}."
             )
-        example = noise_input(network, (1, channels, *size))
+        example = noise_input(loaded.network, (1, channels, *size))
+        network = choose_output(loaded.network, example, loaded.output)
         head = find_head(network, example)
         names = loaded.class_names
         names = [f"class {k}" for k in range(head.classes)] if names is None else names
@@ -185,6 +194,11 @@ class Classifier:
         return logits.softmax(-1) if self.probability == "softmax" else logits.sigmoid()
 
     @property
+    def output(self) -> str | None:
+        """Name of the output that holds the logits; None if the network's output shows which it is."""
+        return self.network.output if isinstance(self.network, ChosenOutput) else None
+
+    @property
     def backend_status(self) -> str:
         """One sentence on which backend runs the network, and why."""
         accelerated = self.capture.accelerated
@@ -193,7 +207,7 @@ class Classifier:
     def sha256(self) -> str:
         """Return the SHA-256 hash, in hexadecimal, of the names and values of all parameters and buffers."""
         digest = hashlib.sha256()
-        for name, tensor in sorted(self.network.state_dict().items()):
+        for name, tensor in sorted(original_network(self.network).state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from inspector.explain.tracing.forward import (
     CapturedPooling,
-    as_logits,
     capture_and_record,
     copy_sharing_parameters,
     eval_mode,
@@ -25,6 +24,7 @@ from inspector.explain.tracing.forward import (
     run_network,
 )
 from inspector.explain.tracing.module_hooks import register_hooks
+from inspector.explain.tracing.outputs import as_logits
 from inspector.explain.tracing.pooling_calls import PoolingCall, PoolingCallDetector
 from inspector.explain.tracing.recording import OpRecording, count_writes
 

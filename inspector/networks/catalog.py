@@ -37,6 +37,7 @@ class ModelCard:
     probability: OutputActivation
     examples: str  # kind of example images for the network, as in images/examples.py
     cell_center: tuple[float, float] | None = None  # (y, x) of the center of cell (0, 0), if it was measured
+    output: str | None = None  # name of the output that holds the logits, if the network returns several
     about: Mapping[str, Any] = field(default_factory=dict)  # entries source, licence, training, scores, as in the file
 
 
@@ -94,6 +95,7 @@ def read_model_card(folder: Path) -> ModelCard:
             **{key: card[key] for key in ("title", "architecture", "weights", "probability", "examples")},
             classes=tuple(card["classes"]),
             preprocessing=usual,
+            output=card.get("output"),
             cell_center=tuple(card["centre"]) if "centre" in card else None,
             about={key: card[key] for key in ("source", "licence", "training", "scores") if key in card},
         )

@@ -47,6 +47,7 @@ def load(
     interpolation: Interpolation | None = None,
     probability: OutputActivation | None = None,
     trust: bool = False,
+    output: str | int | None = None,
 ) -> Classifier:
     """Load a classifier.
 
@@ -68,6 +69,8 @@ def load(
         interpolation: "bilinear" or "bicubic".
         probability: "softmax" or "sigmoid". Default: the network's own output activation.
         trust: allow code of the architecture or the file to run.
+        output: which output holds the logits, if the network returns several: an index, a key, or a dotted path.
+            Default: the only one that can hold them.
 
     Returns:
         The classifier; its head has been read and verified.
@@ -80,7 +83,7 @@ def load(
         >>> load("mine.pth", arch="torchvision:resnet18", class_names=["cat", "dog"])
     """
     overrides = PreprocessingOverrides(size, mean, std, resize, interpolation)
-    return Classifier.from_network(resolve(name, arch, class_names, overrides, probability, trust))
+    return Classifier.from_network(resolve(name, arch, class_names, overrides, probability, trust, output=output))
 
 
 def resolve(
@@ -92,6 +95,7 @@ def resolve(
     trust: bool = False,
     allow_untrained: bool = False,
     max_bytes: int = MAX_BYTES,
+    output: str | int | None = None,
 ) -> LoadedNetwork:
     """Find, build and load a network by its name or file.
 
@@ -104,6 +108,7 @@ def resolve(
         trust: allow code of the architecture or the file to run.
         allow_untrained: build architectures with random weights, and download nothing.
         max_bytes: size above which a file is refused.
+        output: name or index of the output that holds the logits, in place of the network's own.
 
     Returns:
         The network, for `Classifier.from_network`.
@@ -124,8 +129,9 @@ def resolve(
     else:
         loaded = _load_card(find_model_card(name), trust)
     class_names, activation = class_names or loaded.class_names, probability or loaded.output_activation
-    preprocessing = overrides.apply_to(loaded.preprocessing)
-    return replace(loaded, preprocessing=preprocessing, class_names=class_names, output_activation=activation)
+    changed = replace(loaded, class_names=class_names, output_activation=activation)
+    output = loaded.output if output is None else output
+    return replace(changed, preprocessing=overrides.apply_to(loaded.preprocessing), output=output)
 
 
 def _is_architecture(name: str) -> bool:
@@ -189,7 +195,7 @@ def _load_card(card: ModelCard, trust: bool) -> LoadedNetwork:
     # In some networks a cell responds most to pixels away from the center of its receptive field, so the card may hold
     # a center that benchmarks/cell_centers.py measured.
     loaded = LoadedNetwork(card.name, network, usual, card.classes, card.probability, field)
-    return replace(loaded, cell_center=card.cell_center, trained_size=usual.size)
+    return replace(loaded, cell_center=card.cell_center, trained_size=usual.size, output=card.output)
 
 
 def _join_states(

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from inspector.errors import NetworkError
 from inspector.explain.classifier import Classifier
+from inspector.explain.tracing.chosen_output import original_network
 from inspector.files import json_bytes, new_folder
 from inspector.images.preprocessing import PreprocessingOverrides
 from inspector.networks.catalog import models_folder
@@ -29,6 +30,7 @@ def add_model(
     overrides: PreprocessingOverrides | None = None,
     title: str | None = None,
     trust: bool = False,
+    output: str | None = None,
 ) -> tuple[Path, Classifier]:
     """Add the network in a file to models/, completely or not at all.
 
@@ -42,6 +44,7 @@ def add_model(
         overrides: settings that replace settings of the default preprocessing.
         title: one line that describes the network in lists.
         trust: allow code of the architecture to run.
+        output: name or index of the output that holds the logits, if the network returns several.
 
     Returns:
         The new folder, and the classifier.
@@ -65,7 +68,7 @@ def add_model(
         hint = "Save its state dict, or export it to ONNX; or load it by its path each time, with --trust"
         reason = "which runs its own code, so it is not added to models/"
         raise NetworkError(f"{checkpoint} is a program ({kind}), {reason}. {hint}.")
-    classifier = Classifier.from_network(resolve(checkpoint, arch, class_names, overrides, trust=trust))
+    classifier = Classifier.from_network(resolve(checkpoint, arch, class_names, overrides, trust=trust, output=output))
     card = _make_card(classifier, checkpoint, arch, title)
     with new_folder(folder) as unfinished:
         weights = unfinished / card["weights"]
@@ -75,7 +78,10 @@ def add_model(
                 _check_copy(weights, checkpoint)
         else:
             # Copy the tensors: save_file refuses two names that share memory.
-            state = {key: value.clone().contiguous() for key, value in classifier.network.state_dict().items()}
+            state = {
+                key: value.clone().contiguous()
+                for key, value in original_network(classifier.network).state_dict().items()
+            }
             save_file(state, weights)
         (unfinished / "model.json").write_bytes(json_bytes(card, ascii_only=False))
     return folder, classifier
@@ -105,5 +111,6 @@ def _make_card(classifier: Classifier, checkpoint: Path, arch: str | None, title
         "classes": classifier.class_names,
         **{key: preprocessing[key] for key in ("size", "resize", "interpolation", "mean", "std")},
         "source": f"Added from {checkpoint.name}",
+        **({} if classifier.output is None else {"output": classifier.output}),
         "examples": "photos" if len(classifier.preprocessing.mean) == 3 else "fashion_mnist",
     }

@@ -53,6 +53,7 @@ def describe_network(classifier: Classifier, backend: str | None = None) -> dict
         "network": {"name": classifier.name, "sha256": classifier.sha256()} | ({"backend": backend} if backend else {}),
         "class_names": {"count": len(classifier.class_names), "sha256": hash_names(classifier.class_names)},
         "probability": classifier.probability,
+        **({} if classifier.output is None else {"output": classifier.output}),
     }
 
 

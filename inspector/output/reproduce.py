@@ -71,9 +71,10 @@ def rebuild(
         # Older manifests have no hash of the class names and no backend.
         names_hash = settings["class_names"]["sha256"] if settings.get("class_names") else None
         backend = str(settings["network"].get("backend", "eager"))
+        output = settings.get("output")
         versions = {"inspector": settings["inspector"]} | settings["versions"]
         original = _find_photo(settings["photo"], photo, files[_PHOTO], manifest)
-    loaded = resolve(model or name, arch, class_names, overrides, settings.get("probability"), trust)
+    loaded = resolve(model or name, arch, class_names, overrides, settings.get("probability"), trust, output=output)
     classifier = Classifier.from_network(loaded)
     _check_network(classifier, name, network_hash, names_hash)
     maps = class_maps(with_backend(replace(classifier, name=name), backend), original)

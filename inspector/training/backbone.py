@@ -9,6 +9,7 @@ from torch import nn
 
 from inspector.errors import NetworkError
 from inspector.explain.classifier import Classifier
+from inspector.explain.tracing.chosen_output import original_network
 from inspector.images.preprocessing import PreprocessingOverrides
 from inspector.networks.build import build
 from inspector.networks.builtin import FACTORIES
@@ -75,6 +76,6 @@ def build_with_head(backbone: Backbone, head: HeadKind, classes: int) -> nn.Modu
     """Build a network of two modules: `trunk`, with the weights of the backbone, and `head`, with random weights."""
     network = build("transfer", classes, make_transfer_arguments(backbone, head))
     trunk = network.get_submodule("trunk.network")
-    state = backbone.classifier.network.state_dict()
+    state = original_network(backbone.classifier.network).state_dict()
     trunk.load_state_dict({name: state[name] for name in trunk.state_dict()})
     return network

@@ -312,7 +312,7 @@ class Returns(nn.Module):
         (lambda x: x, r"\(2, 3, 4, 4\)"),
         (lambda x: x.sum(), r"\(\)"),
         (lambda x: x.mean((0, 2, 3)), r"\(3,\)"),
-        (lambda x: {"a": x.mean((2, 3)), "b": x.amax((2, 3))}, "a, b"),
+        (lambda x: {"a": x.mean((2, 3)), "b": x.amax((2, 3))}, r"'a' \(2, 3\), 'b' \(2, 3\)"),
         (lambda x: None, "NoneType"),
         (lambda x: (), "tuple"),
     ],
@@ -330,7 +330,7 @@ def test_a_network_that_returns_no_logits_is_named(function, got):
         lambda x: [x.mean((2, 3))],
     ],
 )
-def test_logits_may_keep_their_dimensions_or_come_first_in_a_tuple(function):
+def test_logits_may_keep_their_dimensions_or_stand_in_a_container(function):
     inputs = noise(2, 3, 4, 4)
     torch.testing.assert_close(forward(Returns(function), inputs), inputs.mean((2, 3)))
 

@@ -1,4 +1,5 @@
 import errno
+import importlib
 import json
 import os
 from pathlib import Path
@@ -411,3 +412,27 @@ def test_a_sigmoid_is_saved_as_the_output_activation(models, tmp_path):
     add_model(path, "one", "timm:test_resnet", ("yes",), PreprocessingOverrides(SIZE))
     assert load("one").probability == "sigmoid"
     assert describe(load("one"), sizes=()).output == (1, 1)
+
+
+def test_the_chosen_output_is_saved(models, tmp_path, monkeypatch):
+    (tmp_path / "two_headed_network.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Network(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.conv, self.age, self.sex = nn.Conv2d(3, 4, 3), nn.Linear(4, 3), nn.Linear(4, 2)\n"
+        "    def forward(self, x):\n"
+        "        pooled = self.conv(x).relu().mean((2, 3))\n"
+        "        return {'age': self.age(pooled), 'sex': self.sex(pooled)}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    arch, network = "two_headed_network:Network", importlib.import_module("two_headed_network").Network()
+    path = save_state(network, tmp_path / "mine.pth")
+    options = {"overrides": PreprocessingOverrides((5, 6)), "trust": True}
+    with pytest.raises(NetworkError, match=r"'age' \(1, 3\), 'sex' \(1, 2\)\. Choose one by its name or index"):
+        add_model(path, "mine", arch, **options)
+    folder, added = add_model(path, "mine", arch, **options, output="sex")
+    assert json.loads((folder / "model.json").read_text())["output"] == "sex"
+    assert load("mine").output == added.output == "sex"
+    assert load("mine").sha256() == added.sha256() == Classifier.wrap(network, size=(5, 6), output="age").sha256()
+    assert load("mine", output="age", class_names=ABC).head.classes == 3

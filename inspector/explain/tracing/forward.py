@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from inspector.errors import NetworkError
 from inspector.explain.kinds import OutputActivation
+from inspector.explain.tracing.outputs import as_logits, pick_output
 from inspector.explain.tracing.pooling_calls import FeatureLayout, PoolingCall, PoolingCallDetector
 from inspector.explain.tracing.recording import OpRecorder, OpRecording
 from inspector.explain.tracing.tensor_calls import Handler, TensorCallMode, TensorNotes, call_unchanged, op_name
@@ -148,32 +149,18 @@ def _run_to_logits(network: nn.Module, inputs: Tensor, handler: Handler) -> tupl
     return sources.get(output) or (output, None)
 
 
-def run_network(network: nn.Module, inputs: Tensor) -> Any:
-    """Call a network and return its output: the first of a tuple, the logits of a mapping."""
+def call_network(network: nn.Module, inputs: Tensor) -> Any:
+    """Call a network and return its output; NetworkError if it does not support the inputs."""
     try:
-        output = network(inputs)
+        return network(inputs)
     except _FAILURES as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NetworkError(f"The network cannot run on an input of shape {tuple(inputs.shape)}: {reason}") from error
-    if isinstance(output, Mapping):
-        tensors = {name: value for name, value in output.items() if isinstance(value, Tensor)}
-        named = [tensors[name] for name in ("logits", "out", "output", "preds") if name in tensors]
-        if not named and len(tensors) != 1:
-            got = ", ".join(map(str, output))
-            raise NetworkError(f"A classifier returns logits of shape (N, classes); this network returned {got}.")
-        return next(iter(named or tensors.values()))
-    return output[0] if isinstance(output, tuple | list) and output else output
 
 
-def as_logits(output: Any, rows: int) -> Tensor:
-    """Return a network's output as logits (rows, K); NetworkError if it is something else."""
-    # A single logit per image often comes without an axis of its own.
-    if isinstance(output, Tensor) and output.shape == (rows,):
-        output = output[:, None]
-    if not isinstance(output, Tensor) or output.ndim < 2 or output[0].numel() != output.shape[1]:
-        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise NetworkError(f"A classifier returns logits of shape (N, classes); this network returned {got}.")
-    return output.flatten(1)
+def run_network(network: nn.Module, inputs: Tensor) -> Any:
+    """Call a network and return its logits, or its whole output where it is not clear which tensor they are."""
+    return pick_output(call_network(network, inputs))
 
 
 def capture_poolings(

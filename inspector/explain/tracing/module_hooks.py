@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from inspector.errors import NetworkError
+from inspector.explain.tracing.chosen_output import original_network
 from inspector.explain.tracing.forward import copy_sharing_parameters, eval_mode, forward_logits
 
 
@@ -56,7 +57,7 @@ def intercept_modules(network: nn.Module, on_output: Callable[[ModuleOutput], Te
         The network to run, in evaluation mode.
     """
     hooked = copy_sharing_parameters(network) or network
-    names = {module: name for name, module in hooked.named_modules() if name}
+    names = {module: name for name, module in original_network(hooked).named_modules() if name}
     thread, runs = threading.get_ident(), Counter[nn.Module]()
     running: list[int] = []
     starts = count()
