@@ -67,7 +67,7 @@ def main(
             ("server start to controls", *summarize_times(controls)),
             ("server start to the first class map", *summarize_times(first_map)),
         ]
-        with tempfile.TemporaryDirectory() as models, serve_app(copy_models_with_resnet50(Path(models))) as url:
+        with tempfile.TemporaryDirectory() as models, serve_app(add_resnet50(Path(models))) as url:
             page = browser.new_context(viewport={"width": 1400, "height": 900}).new_page()
             page.goto(url)
             page.get_by_role("button", name="All (ZIP)").wait_for(timeout=120_000)
@@ -165,9 +165,8 @@ def time_upload(page: Page, photo: Path, number: int) -> float:
     return time_until_redrawn(page, lambda: page.locator("input[type=file]").set_input_files(file))
 
 
-def copy_models_with_resnet50(folder: Path) -> Path:
-    """Copy models/ and add a ResNet-50 with random weights; return the new models folder."""
-    shutil.copytree(ROOT / "models", folder / "models")
+def add_resnet50(folder: Path) -> Path:
+    """Add a ResNet-50 with random weights; return the new folder of the user's networks."""
     torch.save(get_model("resnet50", weights=None).state_dict(), folder / "resnet50.pth")
     os.environ["INSPECTOR_MODELS"] = str(folder / "models")
     try:

@@ -14,6 +14,8 @@ REPOSITORY = Path(__file__).parent.parent
 mpl.use("agg")
 # For the app: which backend runs a network must not depend on the speed of this machine.
 os.environ["INSPECTOR_BACKEND"] = "eager"
+# The networks that come with Inspector, and none that a user of this machine has added.
+os.environ["INSPECTOR_MODELS"] = str(REPOSITORY / "none")
 # Small networks gain nothing from a second thread, and lose much where cores are shared.
 torch.set_num_threads(1)
 

@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from inspector.images.examples import list_examples
-from inspector.networks.catalog import models_folder
+from inspector.networks.catalog import shipped_models
 
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 NETWORKS = {"gap": "fashion_gap", "gmp": "fashion_gmp", "connected": None}
@@ -30,7 +30,7 @@ def write_runs(out: Path, photos: bool = True, weights: bool = True) -> Path:
                 _write_csv(folder / "test.csv", _make_test_rows(files, name))
             if weights and network is not None:
                 for file in ("model.json", "weights.safetensors"):
-                    shutil.copy(models_folder() / network / file, folder / file)
+                    shutil.copy(shipped_models() / network / file, folder / file)
     return out / "runs"
 
 

@@ -9,7 +9,7 @@ from typer import Argument, Option
 from inspector.cli import options
 from inspector.cli.console import print_written, progress, screen
 from inspector.errors import InspectorError
-from inspector.networks.catalog import list_models
+from inspector.networks.catalog import list_broken_models, list_models
 
 if TYPE_CHECKING:
     from inspector.analysis.summary import NetworkSummary
@@ -69,12 +69,14 @@ def _print_layers(summary: "NetworkSummary") -> None:
 @options.command
 def add(
     checkpoint: Annotated[Path, Argument(help="A checkpoint, .onnx, .keras or .h5 file.", show_default=False)],
-    name: Annotated[str, Option(help="Name of the network, and of its folder in models/.")],
+    name: Annotated[str, Option(help="Name of the network, and of its folder.")],
     *,
     title: Annotated[str | None, Option(help="One line about the network, for lists.")] = None,
     network: options.NetworkOptions,
 ) -> None:
-    """Add a network of your own to models/: the app lists it, and --model accepts its name.
+    """Add a network of your own: the app lists it, and --model accepts its name.
+
+    It is kept in a folder of $INSPECTOR_MODELS, or of ~/.local/share/inspector/models.
 
     Example:
     * `inspector add mine.pth --arch torchvision:resnet18 --labels classes.txt --name mine`
@@ -93,7 +95,7 @@ def add(
 
 @options.command
 def models() -> None:
-    """List the networks in models/, whose names --model accepts."""
+    """List the networks that come with Inspector and your own, whose names --model accepts."""
     table = Table("name", "what it is", "classes", "input", "accuracy", box=None, header_style="bold")
     for name, card in list_models().items():
         scores = card.about.get("scores", {})
@@ -101,6 +103,8 @@ def models() -> None:
         size = f"{card.preprocessing.size[0]}x{card.preprocessing.size[1]}"
         table.add_row(name, card.title, str(len(card.classes)), size, accuracy)
     screen.print(table)
+    for broken in list_broken_models():
+        progress.print(f"{broken.name} is left out: {broken.reason}", style="yellow", markup=False)
 
 
 @options.command

@@ -5,7 +5,7 @@ error if the image could not be read. The metadata of each file name the network
 This module does not import torch.
 """
 
-import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from inspector.datasets.statistics import Floats
 from inspector.datasets.table import KEY, SHARD_COLUMNS, import_arrow
+from inspector.entries import Entries, parse_json
 from inspector.errors import InspectorError, translate_errors
 
 COLUMNS = frozenset(SHARD_COLUMNS) - {"sha256"}
@@ -114,9 +115,9 @@ def read_stored_image(results: Results, part: str, row_group: int, row: int) -> 
     columns = ["path", "sha256", "height", "width", "box", "map_classes", "maps", "classes", *numbers]
     with _open_part(path) as file:
         (one,) = file.read_row_group(row_group, columns).slice(row, 1).to_pylist()
-    grids = np.array(one["maps"], np.float32).reshape(-1, *results.grid)
-    maps = dict(zip(one["map_classes"], grids, strict=True))
-    by_class = {name: dict(zip(one["classes"], one[name], strict=True)) for name in numbers}
+        grids = np.array(one["maps"], np.float32).reshape(-1, *results.grid)
+        maps = dict(zip(one["map_classes"], grids, strict=True))
+        by_class = {name: dict(zip(one["classes"], one[name], strict=True)) for name in numbers}
     return StoredImage(one["path"], one["sha256"], (one["height"], one["width"]), tuple(one["box"]), maps, **by_class)
 
 
@@ -192,12 +193,31 @@ def _read_about(part: Path) -> tuple[int, Mapping[str, Any]]:
             raise InspectorError(
                 f"{part} does not say what it was made with. Expected a Parquet file of `inspector batch`."
             )
-        about = json.loads(schema.metadata[KEY])
+        about = parse_json(schema.metadata[KEY])
     if missing := sorted(COLUMNS - set(schema.names)) or [key for key in _MUST_MATCH if key not in about]:
         raise InspectorError(
             f"{part} lacks {', '.join(missing)}. Expected a Parquet file of this version of `inspector batch`."
         )
+    with translate_errors(InspectorError, f"{part} does not say truly what it was made with: {{reason}}."):
+        _check_about(Entries(about))
     return rows, about
+
+
+def _check_about(about: Entries) -> None:
+    """Raise KeyError or ValueError if an entry that is used has another type than `inspector batch` writes."""
+    about.text("network")
+    about.texts("class_names")
+    about.size("size")
+    if math.prod(about.size("grid")) > _VALUES_PER_BATCH:
+        about.refuse("grid", "a grid of class maps")
+    about.object("preprocessing")
+    if about.has("top"):
+        about.whole("top", least=1)
+    for axis in map(about.object("receptive_field").object, "yx"):
+        axis.number("centre")
+        axis.number("stride")
+        if axis.values["size"] is not None:  # infinite
+            axis.number("size")
 
 
 @contextmanager

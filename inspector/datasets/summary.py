@@ -4,7 +4,6 @@ This module does not import torch. To average the class maps of a few images in 
 `inspector.analysis.averages`.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from inspector.datasets.index import SummaryCounts
 from inspector.datasets.results import Results, read_state
 from inspector.datasets.statistics import Floats, compute_uniform_border_share
+from inspector.entries import Entries, parse_json
 from inspector.errors import InspectorError, translate_errors
 from inspector.explain.kinds import VERDICTS
 
@@ -99,7 +99,7 @@ def read_summary(out: Path) -> DatasetSummary:
         raise InspectorError(f"No summary in {out}. Use `inspector survey RESULTS -o {out}` to make one.")
     message = f"Cannot read the summary in {out} ({{reason}}). Use `inspector survey` to make it again."
     with translate_errors(InspectorError, message):
-        about = json.loads((out / NUMBERS).read_text(encoding="utf-8"))
+        about = Entries(parse_json((out / NUMBERS).read_bytes()))
         with np.load(out / MAPS, allow_pickle=False) as stored:
             predicted, labeled, contrasts = (
                 AverageMaps(stored[f"{name}_sums"], stored[f"{name}_counts"])
@@ -107,13 +107,13 @@ def read_summary(out: Path) -> DatasetSummary:
             )
             names = tuple(str(name) for name in stored["class_names"])
             pairs = stored["pairs"]
-        numbers = SummaryCounts(**about["summary"])
-        return DatasetSummary(about["network"], names, numbers, predicted, labeled, pairs, contrasts, out / INDEX)
+        numbers = SummaryCounts(**about.object("summary").values)
+        return DatasetSummary(about.text("network"), names, numbers, predicted, labeled, pairs, contrasts, out / INDEX)
 
 
 def belongs_to(out: Path, results: Results) -> bool:
     """Return whether `out` has a summary of these results, and the results have not changed since."""
     try:
-        return bool(json.loads((out / NUMBERS).read_text(encoding="utf-8"))["state"] == read_state(results.folder))
-    except (OSError, ValueError, KeyError, TypeError):
+        return bool(parse_json((out / NUMBERS).read_bytes())["state"] == read_state(results.folder))
+    except (OSError, ValueError, KeyError):
         return False

@@ -15,6 +15,7 @@ from typing import Any
 import fsspec
 import numpy as np
 
+from inspector.entries import parse_json
 from inspector.errors import ExportError, require, translate_errors
 from inspector.files import json_bytes, write_atomic
 
@@ -117,7 +118,9 @@ def begin_run(out: str | Path, about: Mapping[str, Any], resume: bool) -> dict[i
             raise ExportError(f"{out} has files but no {RUN}, so there is no run to resume. Use another folder.")
         present = set()
     if RUN in present:
-        _refuse_other(out, json.loads(system.cat_file(f"{folder}/{RUN}")), about)
+        with translate_errors(ExportError, f"{out}/{RUN} cannot be read: {{reason}}. Use another folder."):
+            earlier = parse_json(system.cat_file(f"{folder}/{RUN}"))
+        _refuse_other(out, earlier, about)
     else:
         _write_file(system, folder, RUN, json_bytes(about, ascii_only=False))
     remove_temporary_files(out)
@@ -188,7 +191,7 @@ def read_rows(out: str | Path) -> tuple[Any, dict[str, Any]]:
     with translate_errors(ExportError, f"The shards in {out} are not those of `inspector batch`: {{reason}}."):
         # pyarrow reads the schema from the first shard only (all shards share it), and opens the other shards later.
         dataset = pa.dataset.dataset(paths, filesystem=None if _is_local(system) else system)
-        about = json.loads(dataset.schema.metadata[KEY])
+        about = parse_json(dataset.schema.metadata[KEY])
     return dataset, about
 
 

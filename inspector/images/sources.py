@@ -19,6 +19,7 @@ from typing import IO
 
 import fsspec
 
+from inspector.entries import parse_json
 from inspector.errors import ImageError, translate_errors
 from inspector.files import read_csv
 from inspector.images.photo import Photo, check_bytes, read_image
@@ -227,7 +228,7 @@ def _read_label(member: IO[bytes] | None, ending: str) -> str | None:
     if ending != "json":
         return text.splitlines()[0].strip() if text else None
     try:
-        value = json.loads(text)
+        value = parse_json(text, kind=object)
     except ValueError:
         return None
     if isinstance(value, dict):

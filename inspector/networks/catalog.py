@@ -1,24 +1,25 @@
-"""List the networks in models/: one folder each, with a model.json that describes how to build and use it.
+"""List the networks that have a name: one folder each, with a model.json that describes how to build and use it.
 
-This module reads only the descriptions and does not import torch, so it can list the networks without delay.
+Networks come with the package, and users add their own in a folder beside them. This module reads only the descriptions
+and does not import torch, so it can list the networks without delay.
 """
 
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from pathlib import Path
-from typing import Any, get_args
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, cast, get_args
 
+from inspector.entries import Entries, parse_json
 from inspector.errors import NetworkError, translate_errors
 from inspector.explain.kinds import OutputActivation
-from inspector.images.preprocessing import Interpolation, Preprocessing, as_pair
+from inspector.images.preprocessing import Interpolation, Preprocessing
+from inspector.printable import make_printable
 
 DEFAULT = "efficientnet_lite0"
-
-_ALLOWED = {"interpolation": get_args(Interpolation), "probability": get_args(OutputActivation)}
+CARD = "model.json"
 
 
 @dataclass(frozen=True)
@@ -41,33 +42,67 @@ class ModelCard:
     about: Mapping[str, Any] = field(default_factory=dict)  # entries source, licence, training, scores, as in the file
 
 
-def models_folder() -> Path:
-    """Return the folder models/: $INSPECTOR_MODELS, or inside the package, or beside the package (in a checkout)."""
-    if chosen := os.environ.get("INSPECTOR_MODELS"):
-        return Path(chosen)
+@dataclass(frozen=True)
+class BrokenModel:
+    """A folder of a network whose model.json cannot be used."""
+
+    name: str
+    reason: str  # one sentence, with the path of the file
+
+
+def shipped_models() -> Path:
+    """Return the folder of the networks that come with Inspector: in the package, or beside it in a checkout."""
     package = Path(__file__).parent.parent
     return package / "models" if (package / "models").is_dir() else package.parent / "models"
 
 
+def user_models() -> Path:
+    """Return the folder of the user's networks: $INSPECTOR_MODELS, else ~/.local/share/inspector/models.
+
+    It may not exist. $XDG_DATA_HOME takes the place of ~/.local/share.
+    """
+    if chosen := os.environ.get("INSPECTOR_MODELS"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "inspector" / "models"
+
+
 def list_models() -> dict[str, ModelCard]:
-    """List the cards of all networks by name, the default network first."""
-    folders = (path.parent for path in models_folder().glob("*/model.json"))
-    names = sorted(folders, key=lambda folder: (folder.name != DEFAULT, folder.name))
-    return {folder.name: read_model_card(folder) for folder in names}
+    """List the cards of all networks by name, the default network first. Broken ones are left out."""
+    return {card.name: card for card in _read_models() if isinstance(card, ModelCard)}
+
+
+def list_broken_models() -> list[BrokenModel]:
+    """List the networks that `list_models` leaves out because their model.json is broken."""
+    return [model for model in _read_models() if isinstance(model, BrokenModel)]
+
+
+def find_model_folder(name: str) -> Path | None:
+    """Return the folder of the network of this name; None if there is none, as for a path."""
+    for models in (shipped_models(), user_models()):
+        # Checking the path raises OSError if the name is too long for a path, ValueError if it holds a null character.
+        with suppress(OSError, ValueError):
+            if Path(name).name == name and (models / name / CARD).is_file():  # a name, and no path out of the folder
+                return models / name
+    return None
+
+
+def is_trusted(folder: Path) -> bool:
+    """Return whether a folder is one of the networks with a name: their code is trusted like installed code."""
+    return folder.resolve().parent in (shipped_models().resolve(), user_models().resolve())
 
 
 def find_model_card(name: str) -> ModelCard:
-    """Find the card of a network by its name in models/, or by the path of its folder.
+    """Find the card of a network by its name, or by the path of its folder.
 
     Raises:
-        NetworkError: no network has this name. The message lists the nearest names.
+        NetworkError: no network has this name, or its card is broken. The message lists the nearest names.
     """
-    for folder in (models_folder() / name, Path(name)):
-        # Checking the path raises OSError if the name is too long for a path.
-        with suppress(OSError):
-            if (folder / "model.json").is_file():
-                return read_model_card(folder)
-    known = [path.parent.name for path in models_folder().glob("*/model.json")]
+    folder = find_model_folder(name)
+    with suppress(OSError, ValueError):
+        folder = folder or (Path(name) if (Path(name) / CARD).is_file() else None)
+    if folder is not None:
+        return read_model_card(folder)
+    known = [folder.name for folder in _list_folders()]
     nearest = get_close_matches(name, known, n=3, cutoff=0.4) or sorted(known)
     raise NetworkError(f"No network {name!r}. Nearest names: {', '.join(nearest) or 'none, models/ is empty'}.")
 
@@ -76,26 +111,86 @@ def read_model_card(folder: Path) -> ModelCard:
     """Read the card in a folder.
 
     Raises:
-        NetworkError: the model.json is broken or an entry is missing.
+        NetworkError: the model.json is broken, an entry is missing, or an entry has another type than it should.
     """
-    path = folder / "model.json"
+    path = folder / CARD
     broken, incomplete = f"{path} cannot be read: {{reason}}.", f"{path} lacks the entry {{reason}}."
     with translate_errors(NetworkError, broken, {KeyError: incomplete}):
-        card = json.loads(path.read_text(encoding="utf-8"))
-        for entry, allowed in _ALLOWED.items():
-            if card[entry] not in allowed:
-                raise ValueError(f"expected {entry} {' or '.join(map(repr, allowed))}, got {card[entry]!r}")
-        if not isinstance(card["architecture"], dict):
-            raise TypeError("architecture must be an object with a factory")
-        size, resize = as_pair(card["size"]), None if card["resize"] is None else as_pair(card["resize"])
-        usual = Preprocessing(size, tuple(card["mean"]), tuple(card["std"]), resize, card["interpolation"])
+        card = Entries(parse_json(path.read_bytes()))
         return ModelCard(
             name=folder.name,
             folder=folder,
-            **{key: card[key] for key in ("title", "architecture", "weights", "probability", "examples")},
-            classes=tuple(card["classes"]),
-            preprocessing=usual,
-            output=card.get("output"),
-            cell_center=tuple(card["centre"]) if "centre" in card else None,
-            about={key: card[key] for key in ("source", "licence", "training", "scores") if key in card},
+            title=make_printable(card.text("title"), 200),
+            architecture=_read_architecture(card.object("architecture")),
+            weights=_read_weights(card),
+            classes=tuple(map(make_printable, card.texts("classes"))),
+            preprocessing=_read_preprocessing(card),
+            probability=cast(OutputActivation, card.choice("probability", get_args(OutputActivation))),
+            examples=make_printable(card.text("examples")),
+            output=card.text("output") if card.has("output") else None,
+            cell_center=cast(tuple[float, float], card.numbers("centre", (2,))) if card.has("centre") else None,
+            about=_read_about(card),
         )
+
+
+def _list_folders() -> Iterator[Path]:
+    """Yield the folders of all networks by name, the default network first; a shipped one hides a user's namesake."""
+    folders: dict[str, Path] = {}
+    for models in (user_models(), shipped_models()):
+        with suppress(OSError):
+            # Hidden folders are unfinished: an `add` that was killed may leave one.
+            folders |= {path.parent.name: path.parent for path in models.glob(f"[!.]*/{CARD}")}
+    for name in sorted(folders, key=lambda name: (name != DEFAULT, name)):
+        yield folders[name]
+
+
+def _read_models() -> Iterator[ModelCard | BrokenModel]:
+    for folder in _list_folders():
+        try:
+            yield read_model_card(folder)
+        except NetworkError as error:
+            yield BrokenModel(make_printable(folder.name), make_printable(str(error)))
+
+
+def _read_architecture(entries: Entries) -> Mapping[str, Any]:
+    entries.text("factory")
+    if entries.has("classes"):
+        entries.whole("classes", least=1)
+    if entries.has("arguments"):
+        entries.object("arguments")
+    return {key: value for key, value in entries.values.items() if value is not None}
+
+
+def _read_weights(card: Entries) -> str | Mapping[str, str] | Sequence[str | Mapping[str, str]]:
+    weights = card.values["weights"]
+    parts = weights if isinstance(weights, list) else [weights]
+    for part in parts:
+        packaged = isinstance(part, dict) and {"package", "file"} <= part.keys() <= {"package", "file", "into"}
+        if not parts or not all(isinstance(text, str) for text in (part.values() if packaged else [part])):
+            card.refuse("weights", "the name of a file, an object with package and file, or a list of these")
+        file = part["file"] if packaged else part
+        for path in (PurePosixPath(file), PureWindowsPath(file)):
+            if path.is_absolute() or path.drive or ".." in path.parts or not path.parts or "\0" in file:
+                card.refuse("weights", "a file inside the folder of the network or of the package")
+    return cast("str | Mapping[str, str] | Sequence[str | Mapping[str, str]]", weights)
+
+
+def _read_preprocessing(card: Entries) -> Preprocessing:
+    size = card.size("size")
+    resize = None if card.values["resize"] is None else card.size("resize")
+    mean = card.numbers("mean")
+    std = card.numbers("std", counts=(len(mean),))
+    if not mean or min(std) <= 0:
+        card.refuse("std", "numbers above 0")
+    interpolation = cast(Interpolation, card.choice("interpolation", get_args(Interpolation)))
+    if resize is not None and (resize[0] < size[0] or resize[1] < size[1]):
+        card.refuse("resize", f"null, or at least the size {size[0]} x {size[1]}")
+    return Preprocessing(size, mean, std, resize, interpolation)
+
+
+def _read_about(card: Entries) -> Mapping[str, Any]:
+    about: dict[str, Any] = {key: card.text(key) for key in ("source", "licence", "training") if card.has(key)}
+    if card.has("scores"):
+        scores = card.object("scores")
+        about["scores"] = {key: scores.text(key) if key == "data" else scores.number(key) for key in scores.values}
+    return about

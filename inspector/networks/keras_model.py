@@ -4,7 +4,6 @@ Keras may run code that is in a file. So the configuration in the file is read f
 configuration names nothing but Keras's own objects, such as layers, activations and initializers.
 """
 
-import json
 import os
 import re
 import sys
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from inspector.entries import parse_json
 from inspector.errors import NetworkError, require, translate_errors
 from inspector.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from inspector.networks.checkpoint import check_size
@@ -194,7 +194,7 @@ def _read_config(path: Path, max_bytes: int) -> Any:
         if text is None:
             hint = "save the whole model with model.save('model.keras')"
             raise NetworkError(f"{path.name} holds weights only, not the layers they belong to: {hint}.")
-        return json.loads(text)
+        return parse_json(text)
 
 
 def _read_config_in_zip(path: Path, max_bytes: int) -> bytes | None:

@@ -1,9 +1,9 @@
 """Read class names from a text or JSON file."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from inspector.entries import parse_json
 from inspector.errors import NetworkError, translate_errors
 
 
@@ -23,7 +23,7 @@ def parse_labels(text: str, name: str) -> tuple[str, ...]:
     if name.lower().endswith(".json"):
         problem = "neither a JSON list of names nor an object with the keys 0, 1, ... ({reason})"
         with translate_errors(NetworkError, f"The labels in {name} are {problem}."):
-            content: Any = json.loads(text)
+            content: Any = parse_json(text, kind=object)
             if isinstance(content, dict):
                 content = [content[str(number)] for number in range(len(content))]
             # In ImageNet's JSON file each class is a list [synset, name]: take the name.

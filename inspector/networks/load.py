@@ -23,14 +23,14 @@ from inspector.images.preprocessing import (
 )
 from inspector.networks.build import build, build_pretrained, find_preprocessing
 from inspector.networks.builtin import FACTORIES
-from inspector.networks.catalog import ModelCard, find_model_card, models_folder
+from inspector.networks.catalog import ModelCard, find_model_card, find_model_folder, is_trusted
 from inspector.networks.checkpoint import MAX_BYTES, detect_kind, read_state
 from inspector.networks.keras_model import read_keras
 from inspector.networks.onnx_model import read_onnx
 from inspector.networks.state_dict import count_classes, load_weights
 from inspector.networks.torch_program import read_torch_program
 
-_LIBRARIES = ("torchvision:", "timm:")
+LIBRARIES = ("torchvision:", "timm:")
 KERAS, ONNX = (".keras", ".h5", ".hdf5"), (".onnx",)
 FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".pt2", ".ts", ".torchscript", *KERAS, *ONNX)
 _DEFAULT = Preprocessing((224, 224), IMAGENET_MEAN, IMAGENET_STD, (224, 224))  # for networks that state none
@@ -117,7 +117,7 @@ def resolve(
         NetworkError: unknown name, or files that do not fit or cannot be read or downloaded.
     """
     name, path, overrides = str(source), Path(source), overrides or PreprocessingOverrides()
-    from_library = name.startswith(_LIBRARIES)
+    from_library = name.startswith(LIBRARIES)
     if allow_untrained and (from_library or _is_architecture(name)):
         loaded = LoadedNetwork(name, build(name, trust=trust), find_preprocessing(name) or _DEFAULT)
     elif from_library:
@@ -135,13 +135,13 @@ def resolve(
 
 
 def _is_architecture(name: str) -> bool:
-    ours = name in FACTORIES and not (models_folder() / name).is_dir()
+    ours = name in FACTORIES and find_model_folder(name) is None
     return ours or (":" in name and not Path(name).exists())
 
 
 def _is_file(path: Path) -> bool:
     """Return whether a name means a file: it has a known ending, or exists and no network in models/ has this name."""
-    return path.suffix.lower() in FILES or (path.is_file() and not (models_folder() / path / "model.json").is_file())
+    return path.suffix.lower() in FILES or (path.is_file() and find_model_folder(str(path)) is None)
 
 
 def _read_file(
@@ -179,7 +179,7 @@ def _replace_size(preprocessing: Preprocessing, size: tuple[int, int] | None) ->
 def _load_card(card: ModelCard, trust: bool) -> LoadedNetwork:
     """Load the network that a model.json describes."""
     # The code that a network in models/ names is trusted; the code that any other folder names is not.
-    trust = trust or card.folder.resolve().parent == models_folder().resolve()
+    trust = trust or is_trusted(card.folder)
     factory: Any = card.architecture.get("factory")
     parts = card.weights if isinstance(card.weights, Sequence) and not isinstance(card.weights, str) else [card.weights]
     paths = [card.folder / part if isinstance(part, str) else _find_packaged_file(part) for part in parts]

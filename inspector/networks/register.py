@@ -14,7 +14,7 @@ from inspector.explain.classifier import Classifier
 from inspector.explain.tracing.chosen_output import original_network
 from inspector.files import json_bytes, new_folder
 from inspector.images.preprocessing import PreprocessingOverrides
-from inspector.networks.catalog import models_folder
+from inspector.networks.catalog import find_model_folder, user_models
 from inspector.networks.checkpoint import detect_kind
 from inspector.networks.load import FILES, KERAS, ONNX, resolve
 from inspector.printable import make_printable
@@ -59,9 +59,9 @@ def add_model(
         raise NetworkError(f"{make_printable(name, 30)!r} cannot be a network's name. {hint}.")
     if Path(name).suffix.lower() in FILES:
         raise NetworkError(f"{name!r} cannot be a network's name, because it looks like a file. Leave out the ending.")
-    folder = models_folder() / name
-    if folder.exists():
-        raise NetworkError(f"There is a network {name!r} already, in {folder}. Choose another name, or remove it.")
+    folder = user_models() / name
+    if taken := find_model_folder(name) or (folder if folder.exists() else None):
+        raise NetworkError(f"There is a network {name!r} already, in {taken}. Choose another name, or remove it.")
     suffix = checkpoint.suffix.lower()
     is_copied = suffix in (*ONNX, *KERAS)
     if not is_copied and (kind := detect_kind(checkpoint)) in ("TorchScript", "torch.export"):

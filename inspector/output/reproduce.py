@@ -4,26 +4,38 @@ The network, the class names and the photo must have the same hashes as in the m
 changed, the result says so.
 """
 
-import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
-from inspector.errors import InspectorError, translate_errors
+from inspector.entries import Entries, parse_json
+from inspector.errors import InspectorError, NetworkError, translate_errors
 from inspector.explain.backends.accelerate import with_backend
 from inspector.explain.class_maps import AVERAGE, FigureContent, class_maps
 from inspector.explain.classifier import Classifier
+from inspector.explain.kinds import OutputActivation
 from inspector.images.photo import MAX_BYTES, Photo, read_image
-from inspector.images.preprocessing import PreprocessingOverrides
-from inspector.networks.load import resolve
+from inspector.images.preprocessing import Interpolation, PreprocessingOverrides
+from inspector.networks.catalog import find_model_folder
+from inspector.networks.load import LIBRARIES, resolve
 from inspector.output.export import save_class_maps
 from inspector.output.manifest import find_version, hash_names, hash_pixels
 from inspector.output.style import FigureStyle
 
 _MANIFEST, _PHOTO, _FIGURE = "manifest.json", "photo.png", "figure.png"
+# How each entry of a style is read.
+STYLE_CHECKS: dict[str, Callable[[Entries, str], Any]] = {
+    "panels": Entries.texts,
+    "columns": Entries.whole,
+    **dict.fromkeys(("width", "font_size"), Entries.number),
+    "dpi": Entries.whole,
+    **dict.fromkeys(("colours", "title"), Entries.text),
+    **dict.fromkeys(("dark", "colour_bar", "equations"), Entries.flag),
+}
+_MAY_BE_NULL = ("columns", "width", "title")
 
 
 @dataclass(frozen=True)
@@ -63,18 +75,26 @@ def rebuild(
     """
     files = _read_files(manifest)
     with _translate_broken_manifest(manifest):
-        settings = json.loads(files[_MANIFEST] or b"")
-        if not isinstance(settings, dict):
-            raise ValueError("it is not a JSON object")
+        settings = Entries(parse_json(files[_MANIFEST] or b""))
         content, style, overrides = _parse_content(settings), _parse_style(settings), _parse_preprocessing(settings)
-        name, network_hash = settings["network"]["name"], settings["network"]["sha256"]
-        # Older manifests have no hash of the class names and no backend.
-        names_hash = settings["class_names"]["sha256"] if settings.get("class_names") else None
-        backend = str(settings["network"].get("backend", "eager"))
-        output = settings.get("output")
-        versions = {"inspector": settings["inspector"]} | settings["versions"]
-        original = _find_photo(settings["photo"], photo, files[_PHOTO], manifest)
-    loaded = resolve(model or name, arch, class_names, overrides, settings.get("probability"), trust, output=output)
+        network, versions = settings.object("network"), settings.object("versions")
+        name, network_hash = network.text("name"), network.text("sha256")
+        # Older manifests have no hash of the class names, no probability and no backend.
+        names_hash = settings.object("class_names").text("sha256") if settings.has("class_names") else None
+        backend = network.text("backend") if network.has("backend") else "eager"
+        probability = (
+            settings.choice("probability", get_args(OutputActivation)) if settings.has("probability") else None
+        )
+        known = {"inspector": settings.text("inspector")} | {
+            library: versions.text(library) for library in versions.values
+        }
+        output = settings.text("output") if settings.has("output") else None
+        original = _find_photo(settings, photo, files[_PHOTO], manifest)
+    if model is None and not (find_model_folder(name) or name.startswith(LIBRARIES)):
+        # A manifest may come from anybody, so it must not choose which files are read.
+        raise NetworkError(f"No network {name!r} here, which {manifest} names. Use --model with its file or folder.")
+    activation = cast(OutputActivation | None, probability)
+    loaded = resolve(model or name, arch, class_names, overrides, activation, trust, output=output)
     classifier = Classifier.from_network(loaded)
     _check_network(classifier, name, network_hash, names_hash)
     maps = class_maps(with_backend(replace(classifier, name=name), backend), original)
@@ -83,7 +103,7 @@ def rebuild(
     save_class_maps(maps, folder, content, style)
     figure = files[_FIGURE]
     equal = None if figure is None else (folder / _FIGURE).read_bytes() == figure
-    return RebuildResult(folder, tuple(_compare_versions(versions)), equal)
+    return RebuildResult(folder, tuple(_compare_versions(known)), equal)
 
 
 def _read_files(path: Path) -> dict[str, bytes | None]:
@@ -118,48 +138,57 @@ def _translate_broken_manifest(path: Path) -> AbstractContextManager[None]:
     return translate_errors(InspectorError, describe("{reason}"), {KeyError: describe("it lacks the entry {reason}")})
 
 
-def _parse_content(settings: Mapping[str, Any]) -> FigureContent:
-    content = FigureContent(**settings["shown"])
-    classes = tuple(content.classes)
-    numbers = [*classes, *([content.against] if content.against not in (None, AVERAGE) else [])]
-    if not all(type(k) is int for k in numbers) or not all(type(x) is bool for x in (content.dense, content.smooth)):
-        raise ValueError("classes must be numbers, dense and smooth true or false")
-    if not 0 <= content.opacity <= 1:
-        raise ValueError(f"opacity must be from 0 to 1, got {content.opacity}")
-    return replace(content, classes=classes)
+def _parse_content(settings: Entries) -> FigureContent:
+    shown = settings.object("shown")
+    against, opacity = shown.values["against"], shown.number("opacity")
+    if not 0 <= opacity <= 1:
+        shown.refuse("opacity", "a number from 0 to 1")
+    return FigureContent(
+        classes=shown.wholes("classes"),
+        against=against if against in (None, AVERAGE) else shown.whole("against"),
+        dense=shown.flag("dense"),
+        smooth=shown.flag("smooth"),
+        opacity=opacity,
+    )
 
 
-def _parse_style(settings: Mapping[str, Any]) -> FigureStyle:
+def _parse_style(settings: Entries) -> FigureStyle:
     # Older manifests have no style: their figures were drawn in the default style.
-    values = dict(settings.get("style", {}))
-    if unknown := set(values) - {field.name for field in fields(FigureStyle)}:
+    style = settings.object("style") if settings.has("style") else Entries({})
+    if unknown := style.values.keys() - STYLE_CHECKS.keys():
         raise ValueError(f"the style has an entry {min(unknown)!r} that this version does not know")
-    if "panels" in values:
-        values["panels"] = tuple(values["panels"])
+    values: dict[str, Any] = {
+        key: STYLE_CHECKS[key](style, key)
+        for key, value in style.values.items()
+        if value is not None or key not in _MAY_BE_NULL
+    }
     return FigureStyle(**values)
 
 
-def _parse_preprocessing(settings: Mapping[str, Any]) -> PreprocessingOverrides:
-    values = settings["preprocessing"]
-    resize = "squeeze" if values["resize"] is None else tuple(values["resize"])
-    size, mean, std = (tuple(values[name]) for name in ("size", "mean", "std"))
-    return PreprocessingOverrides(size, mean, std, resize, values["interpolation"])
+def _parse_preprocessing(settings: Entries) -> PreprocessingOverrides:
+    values = settings.object("preprocessing")
+    resize = "squeeze" if values.values["resize"] is None else values.size("resize")
+    mean, std, size = values.numbers("mean"), values.numbers("std"), values.size("size")
+    interpolation = cast(Interpolation, values.choice("interpolation", get_args(Interpolation)))
+    return PreprocessingOverrides(size, mean, std, resize, interpolation)
 
 
-def _find_photo(settings: Mapping[str, Any] | None, path: Path | None, beside: bytes | None, manifest: Path) -> Photo:
+def _find_photo(settings: Entries, path: Path | None, beside: bytes | None, manifest: Path) -> Photo:
     """Read the photo, check its hash, and give it the name, hash and notes that the manifest states."""
-    if settings is None:
+    if settings.values["photo"] is None:
         raise ValueError("its input was a tensor, without a photo")
+    entry = settings.object("photo")
+    name, sha256, notes = entry.text("name"), entry.text("sha256"), entry.texts("notes")
     if path is None and beside is None:
-        raise InspectorError(f"There is no {_PHOTO} beside {manifest}. Use --photo FILE with {settings['name']}.")
+        raise InspectorError(f"There is no {_PHOTO} beside {manifest}. Use --photo FILE with {name}.")
     photo = read_image(path) if path is not None else read_image(beside or b"", _PHOTO)
     # Another file of the same picture, such as photo.png, has a different file hash but the same hash of the pixels.
-    if photo.sha256 != settings["sha256"] and hash_pixels(photo.pixels) != settings.get("pixels_sha256"):
+    if photo.sha256 != sha256 and hash_pixels(photo.pixels) != entry.values.get("pixels_sha256"):
         raise InspectorError(
             f"{photo.name} is not the photo of this figure: its SHA-256 is {photo.sha256[:12]}..., and that of "
-            f"{settings['name']} was {settings['sha256'][:12]}.... Use the same file, or {_PHOTO} of the export."
+            f"{name} was {sha256[:12]}.... Use the same file, or {_PHOTO} of the export."
         )
-    return replace(photo, name=settings["name"], sha256=settings["sha256"], notes=tuple(settings["notes"]))
+    return replace(photo, name=name, sha256=sha256, notes=notes)
 
 
 def _check_network(classifier: Classifier, name: str, sha256: str, names_sha256: str | None) -> None:

@@ -13,7 +13,7 @@ from inspector.explain.tracing.chosen_output import original_network
 from inspector.images.preprocessing import PreprocessingOverrides
 from inspector.networks.build import build
 from inspector.networks.builtin import FACTORIES
-from inspector.networks.catalog import find_model_card, models_folder
+from inspector.networks.catalog import find_model_card, find_model_folder
 from inspector.networks.load import resolve
 from inspector.networks.transfer import HeadKind
 
@@ -42,7 +42,7 @@ def load_backbone(name: str, weights: Path | None, overrides: PreprocessingOverr
         HeadError: the network pools no feature maps, such as a vision transformer.
     """
     options: dict[str, Any] = {}
-    if (models_folder() / name / "model.json").is_file():
+    if find_model_folder(name) is not None:
         if weights is not None:
             raise NetworkError(f"{name} in models/ has weights already. Name an architecture for {weights.name}.")
         card = find_model_card(name)

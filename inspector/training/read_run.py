@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -13,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load
 
+from inspector.entries import Entries, parse_json
 from inspector.errors import TrainingError, translate_errors
 from inspector.files import read_csv
-from inspector.networks.catalog import models_folder
+from inspector.networks.catalog import find_model_folder
 
 
 @dataclass(frozen=True)
@@ -96,29 +96,29 @@ def read_run(folder: Path) -> Run:
         if not history:
             raise ValueError("it has no epoch")
     with _translate_read_errors(folder / "run.json") as path:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        settings, parameters = about["settings"], about["parameters"]
-        experiment, name, seed = settings["experiment"], settings["run"], settings["seed"]
-        head, total = int(parameters["head"]), int(parameters["all"])
-        images = Path(about["images"]) if about.get("images") is not None else None
+        about = Entries(parse_json(path.read_bytes()))
+        settings, parameters = about.object("settings"), about.object("parameters")
+        experiment, name, seed = settings.text("experiment"), settings.text("run"), settings.whole("seed")
+        head, total = parameters.whole("head"), parameters.whole("all")
+        images = Path(about.text("images")) if about.has("images") else None
         class_maps = _read_class_maps(about)
-        return Run(folder, experiment, name, seed, settings, head, total, history, images, class_maps)
+        return Run(folder, experiment, name, seed, settings.values, head, total, history, images, class_maps)
 
 
 def _read_epoch(row: Mapping[str, str]) -> Epoch:
     return Epoch(int(row["epoch"]), *(float(row[field.name]) for field in fields(Epoch)[1:]))
 
 
-def _read_class_maps(about: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    entry: Mapping[str, Any] | None = about.get("class_maps")
-    if entry is None:
+def _read_class_maps(about: Entries) -> Mapping[str, Any] | None:
+    if not about.has("class_maps"):
         return None
-    if not isinstance(entry["verdict"], str):
-        raise TypeError("the verdict of its class maps is not a string")
-    if (inside := entry["inside"]) is not None:
+    entry = about.object("class_maps")
+    entry.text("verdict")
+    if entry.values["inside"] is not None:
+        inside = entry.object("inside")
         for part in ("share", "pointing"):
-            float(inside[part])
-    return entry
+            inside.number(part)
+    return entry.values
 
 
 def read_confusion(run: Run) -> Confusion | None:
@@ -188,7 +188,7 @@ def find_network(run: Run) -> str | None:
         return str(run.folder)
     # The networks in models/ were trained with seed 0.
     name = f"{run.experiment}_{run.name}"
-    return name if run.seed == 0 and (models_folder() / name / "model.json").is_file() else None
+    return name if run.seed == 0 and find_model_folder(name) is not None else None
 
 
 @contextmanager

@@ -3,13 +3,13 @@
 This module does not import torch.
 """
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from inspector.entries import parse_toml
 from inspector.errors import TrainingError, translate_errors
 from inspector.images.preprocessing import Interpolation, as_pair
 
@@ -118,7 +118,7 @@ def read_recipe(path: Path) -> Recipe:
     """
     unreadable: dict[type[BaseException], str] = {OSError: f"Cannot read {path}: {{reason}}."}
     with translate_errors(TrainingError, f"{path} is not TOML: {{reason}}.", unreadable):
-        table = tomllib.loads(path.read_text())
+        table = parse_toml(path.read_text(encoding="utf-8"))
     _check_keys(table, (*_KEYS, "architecture"), str(path), _OPTIONAL)
     if not isinstance(table["architecture"], dict):
         raise TrainingError(f"{path}: expected a table with a factory for architecture, got {table['architecture']!r}.")

@@ -1,7 +1,6 @@
 """Write the files of a training run: during training checkpoints and histories, then weights, model.json, run.json."""
 
 import io
-import json
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from inspector.entries import Entries, parse_json
 from inspector.errors import TrainingError, translate_errors
 from inspector.files import csv_bytes, json_bytes, write_atomic
 from inspector.training.backbone import Backbone, make_transfer_arguments
@@ -102,10 +102,8 @@ def check_finished(folder: Path, settings: Mapping[str, Any]) -> bool:
     path = folder / "run.json"
     if not path.exists():
         return False
-    try:
-        found = json.loads(path.read_text())["settings"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{path} is broken. Remove its folder to start this run again.") from error
+    with translate_errors(TrainingError, f"{path} is broken. Remove its folder to start this run again."):
+        found = Entries(parse_json(path.read_bytes())).object("settings").values
     _check_settings(settings, found, folder)
     return True
 

@@ -1,11 +1,23 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from inspector import NetworkError
 from inspector.images.preprocessing import Preprocessing
-from inspector.networks.catalog import DEFAULT, find_model_card, list_models, models_folder, read_model_card
+from inspector.networks import catalog
+from inspector.networks.catalog import (
+    DEFAULT,
+    find_model_card,
+    find_model_folder,
+    is_trusted,
+    list_broken_models,
+    list_models,
+    read_model_card,
+    shipped_models,
+    user_models,
+)
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -28,8 +40,12 @@ CARD = {
 
 @pytest.fixture
 def models(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("INSPECTOR_MODELS", str(tmp_path))
-    return tmp_path
+    """The user's folder of networks, empty; the networks that come with Inspector are out of sight."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    monkeypatch.setenv("INSPECTOR_MODELS", str(folder))
+    monkeypatch.setattr(catalog, "shipped_models", lambda: tmp_path / "shipped")
+    return folder
 
 
 def write_card(folder: Path, **changes: object) -> Path:
@@ -108,19 +124,105 @@ def test_a_file_that_is_no_card_is_named(models, text):
         {"interpolation": "nearest"},
         {"probability": "tanh"},
         {"architecture": "fashion_convnet"},
+        {"resize": 20},
+        {"std": [0]},
+        {"std": [1, 1]},
+        {"mean": []},
+        {"scores": {"top1": "best"}},
+        {"centre": [1]},
     ],
     ids=str,
 )
 def test_an_entry_of_the_wrong_kind_is_refused(models, change):
     write_card(models / "mine", **change)
-    with pytest.raises(NetworkError, match=r"model\.json"):
+    with pytest.raises(NetworkError, match=r"mine.model\.json cannot be read: expected .* for \w+, got .*\.$"):
         find_model_card("mine")
 
 
-def test_the_networks_of_the_checkout_are_found_without_being_named(monkeypatch):
-    monkeypatch.delenv("INSPECTOR_MODELS", raising=False)
-    assert models_folder() == REPOSITORY / "models"
+JUNK = (None, True, 5, -5, 10**30, 1.5, "x", "\ud800\0", [], [5, -28], ["a", 1], [[1]], {}, {"a": None})
+
+
+@pytest.mark.parametrize("key", CARD)
+def test_no_value_of_an_entry_raises_anything_but_one_sentence(models, key):
+    folder = write_card(models / "mine")
+    for junk in JUNK:
+        (folder / "model.json").write_text(json.dumps(CARD | {key: junk}))
+        if list_models():
+            card = read_model_card(folder)
+            assert all("\ud800" not in text for text in (card.title, card.examples, *card.classes))
+        else:
+            (broken,) = list_broken_models()
+            assert re.search(r"model\.json (cannot be read: expected |lacks the entry )", broken.reason)
+            assert len(broken.reason) < 400
+
+
+@pytest.mark.parametrize(
+    "weights",
+    ["../a.pth", "/a.pth", "a/../../b.pth", "..", "", "C:\\a.pth", "\\\\host\\a.pth", "..\\a.pth", "a\0b"],
+)
+@pytest.mark.parametrize("packaged", [False, True])
+def test_weights_outside_the_folder_are_refused(models, weights, packaged):
+    entry = {"package": "timm", "file": weights} if packaged else weights
+    for written in (entry, [entry], ["a.pth", entry]):
+        write_card(models / "mine", weights=written)
+        with pytest.raises(
+            NetworkError, match=r"expected a file inside the folder of the network or of the package for"
+        ):
+            find_model_card("mine")
+        (models / "mine" / "model.json").unlink()
+        (models / "mine").rmdir()
+
+
+def test_a_broken_card_hides_no_other_and_is_listed_with_its_reason(models):
+    write_card(models / "good")
+    for name, text in {"cut": "{", "deep": "[" * 10**5, "empty": "", "list": "[1]"}.items():
+        (write_card(models / name) / "model.json").write_text(text)
+    assert list(list_models()) == ["good"]
+    broken = {model.name: model.reason for model in list_broken_models()}
+    assert list(broken) == ["cut", "deep", "empty", "list"]
+    assert all(f"{models / name / 'model.json'} cannot be read: " in reason for name, reason in broken.items())
+    assert "nested too deeply" in broken["deep"]
+
+
+def test_a_hidden_folder_is_no_network(models):
+    write_card(models / ".inspector-abc")
+    write_card(models / ".adding-mine")
+    assert list_models() == {}
+    assert list_broken_models() == []
+
+
+def test_a_path_is_not_a_name(models, tmp_path):
+    write_card(tmp_path / "elsewhere")
+    for name in (str(tmp_path / "elsewhere"), "../elsewhere", ".", "", "a\0", "x" * 5000):
+        assert find_model_folder(name) is None
+
+
+def test_the_users_networks_stand_beside_those_that_come_with_inspector(models, tmp_path):
+    shipped = tmp_path / "shipped"
+    shipped.mkdir()
+    for folder in (shipped / DEFAULT, shipped / "theirs", models / "mine", models / "theirs"):
+        write_card(folder)
+    assert list(list_models()) == [DEFAULT, "mine", "theirs"]
+    assert find_model_card("mine").folder == models / "mine"
+    assert find_model_card("theirs").folder == list_models()["theirs"].folder == shipped / "theirs"
+    write_card(tmp_path / "other")
+    trusted = {path.name: is_trusted(path) for path in (models / "mine", shipped / DEFAULT, tmp_path / "other")}
+    assert trusted == {"mine": True, DEFAULT: True, "other": False}
+
+
+def test_the_users_networks_are_in_the_home_folder_by_default(monkeypatch, tmp_path):
+    monkeypatch.delenv("INSPECTOR_MODELS")
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_models() == tmp_path / ".local" / "share" / "inspector" / "models"
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    assert user_models() == tmp_path / "data" / "inspector" / "models"
+
+
+def test_the_networks_of_the_checkout_are_found_wherever_the_users_are():
+    assert shipped_models() == REPOSITORY / "models"
     cards = list_models()
+    assert list_broken_models() == []
     assert next(iter(cards)) == DEFAULT
     assert {"fashion_gap", "fashion_gmp", "fashion_gap_sigmoid", "fashion_gmp_sigmoid"} <= set(cards)
     for name, card in cards.items():

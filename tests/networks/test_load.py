@@ -157,7 +157,7 @@ def test_code_in_a_checkpoint_is_not_run(mine, how):
     ("changes", "message"),
     [
         ({"architecture": {"factory": "nothing"}}, r"^No architecture 'nothing'\. There are .*fashion_convnet"),
-        ({"architecture": {}}, r"^No architecture None\. There are .*fashion_convnet"),
+        ({"architecture": {}}, r"model\.json lacks the entry 'factory'\.$"),
         ({"architecture": {"factory": "fashion_convnet", "arguments": {"colour": 1}}}, "colour"),
         ({"architecture": {"factory": "fashion_convnet"}}, "pooling"),
         (
@@ -171,7 +171,7 @@ def test_code_in_a_checkpoint_is_not_run(mine, how):
         ({"weights": {"package": "inspector", "file": "no.pth"}}, r"^No weights at .*no\.pth"),
         ({"weights": {"package": "inspector"}}, "file"),
         ({"classes": ["a"]}, r"^The network has 3 classes, but 1 names were given"),
-        ({"mean": [0, 0, 0]}, r"^mean and std must both have"),
+        ({"mean": [0, 0, 0]}, r"expected a list of 3 numbers for std, got \[1\.0\]\.$"),
         ({"mean": [0, 0, 0], "std": [1, 1, 1]}, r"cannot run on an input of shape \(1, 3, 28, 28\)"),
         ({"size": 4}, r"cannot run on an input of shape \(1, 1, 4, 4\)"),
     ],

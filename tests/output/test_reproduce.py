@@ -168,12 +168,18 @@ def test_a_manifest_without_a_style_has_the_default_style(tmp_path: Path) -> Non
     [
         (lambda settings: settings.pop("shown"), "it lacks the entry 'shown'"),
         (lambda settings: settings["network"].pop("sha256"), "it lacks the entry 'sha256'"),
-        (lambda settings: settings["shown"].update(classes=["Bag"]), "classes must be numbers"),
-        (lambda settings: settings["shown"].update(opacity=7), "opacity must be from 0 to 1, got 7"),
+        (
+            lambda settings: settings["shown"].update(classes=["Bag"]),
+            "expected a list of whole numbers of at least 0 for classes, got ['Bag']",
+        ),
+        (lambda settings: settings["shown"].update(opacity=7), "expected a number from 0 to 1 for opacity, got 7"),
         (lambda settings: settings["style"].update(shadow=1), "the style has an entry 'shadow'"),
-        (lambda settings: settings["style"].update(dpi="many"), "not supported between instances"),
+        (
+            lambda settings: settings["style"].update(dpi="many"),
+            "expected a whole number of at least 0 for dpi, got 'many'",
+        ),
         (lambda settings: settings.update(photo=None), "its input was a tensor, without a photo"),
-        (lambda settings: settings.update(preprocessing=[]), "list indices must be integers"),
+        (lambda settings: settings.update(preprocessing=[]), "expected an object for preprocessing, got []"),
     ],
 )
 def test_a_manifest_that_is_broken_gets_one_sentence(export: Path, tmp_path: Path, change: Callable, why: str) -> None:

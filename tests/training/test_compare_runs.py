@@ -322,9 +322,12 @@ def test_average_maps_that_are_none_get_one_sentence(tmp_path: Path, tensors, se
         ({"images": 5}, "cannot be read"),
         ({"class_maps": []}, "cannot be read"),
         ({"class_maps": {"verdict": "exact"}}, "has no entry 'inside'"),
-        ({"class_maps": {"verdict": 1, "inside": None}}, "the verdict of its class maps is not a string"),
+        ({"class_maps": {"verdict": 1, "inside": None}}, "expected a text for verdict, got 1"),
         ({"class_maps": {"verdict": "exact", "inside": {"share": 1}}}, "has no entry 'pointing'"),
-        ({"class_maps": {"verdict": "exact", "inside": {"share": "x", "pointing": 1}}}, "to float: 'x'"),
+        (
+            {"class_maps": {"verdict": "exact", "inside": {"share": "x", "pointing": 1}}},
+            "expected a number for share, got 'x'",
+        ),
     ],
 )
 def test_a_run_that_says_junk_of_its_class_maps_is_broken(tmp_path: Path, known, sentence: str):

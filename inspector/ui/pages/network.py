@@ -12,9 +12,11 @@ from inspector.analysis.summary import NetworkSummary
 from inspector.errors import InspectorError, NetworkError
 from inspector.explain.classifier import Classifier
 from inspector.images.preprocessing import PreprocessingOverrides
+from inspector.networks.catalog import list_broken_models
 from inspector.networks.labels import parse_labels
 from inspector.networks.load import KERAS, ONNX, resolve
 from inspector.ui.components.controls import WIDE_TEXT, show_error, show_errors, show_table, verdict_badge
+from inspector.ui.components.html import escape_markdown
 from inspector.ui.state import cache, keys
 from inspector.ui.state.sidebar import NetworkChoice
 
@@ -58,6 +60,8 @@ def show(network: NetworkChoice) -> None:
     """Draw the page."""
     if (note := st.session_state.pop(keys.NOTE, None)) is not None:
         st.success(note, icon=":material/check:")
+    for broken in list_broken_models():
+        st.warning(escape_markdown(f"{broken.name} is left out: {broken.reason}"), icon=":material/warning:")
     with show_errors():
         with st.spinner(f"Analyzing {network.name} ..."):
             summary = cache.summarize_network(network.key, network.load)

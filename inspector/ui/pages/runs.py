@@ -11,7 +11,7 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from inspector.errors import InspectorError
-from inspector.networks.catalog import models_folder
+from inspector.networks.catalog import shipped_models
 from inspector.training import compare_runs
 from inspector.training.compare_runs import RunGroup, group_runs
 from inspector.training.read_run import Confusion, Run, find_runs, read_run
@@ -72,7 +72,7 @@ def list_run_folders() -> list[Path]:
     """Return the folders of runs: $INSPECTOR_RUNS, else ./runs and, in a checkout, experiments/*/results."""
     if chosen := os.environ.get("INSPECTOR_RUNS"):
         return [Path(folder) for folder in chosen.split(os.pathsep) if folder]
-    folders = [Path("runs"), *sorted((models_folder().parent / "experiments").glob("*/results"))]
+    folders = [Path("runs"), *sorted((shipped_models().parent / "experiments").glob("*/results"))]
     return [folder for folder in folders if next(folder.rglob("run.json"), None)] or folders[:1]
 
 
