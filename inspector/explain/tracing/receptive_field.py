@@ -39,6 +39,8 @@ class ReceptiveField:
 
     y: Axis
     x: Axis
+    # Why the cells do not lie there: their place is unknown, and their map belongs on no photo. None: they lie there.
+    misplaced: str | None = None
 
 
 PIXELS = ReceptiveField(

@@ -1,0 +1,148 @@
+"""Check by measurement that the cells of a head's feature maps lie where they are said to lie.
+
+A few pairs of random images are tried. If the cells respond at their places to one of them, they lie there; chance
+would not order them. If they do for none, their place is unknown, with the reason.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from inspector.errors import NetworkError
+from inspector.explain.response import explain_misplacement, make_probes, measure_response
+from inspector.explain.tracing.forward import forward_logits, pooling_not_reached
+from inspector.explain.tracing.pooling_calls import PoolingCall, PoolingCallDetector
+from inspector.explain.tracing.receptive_field import ReceptiveField, make_even_field
+
+TRIALS = ((0, False), (1, True), (2, False))  # seed of the images, and if they are smooth
+_FEW, _MANY = 3, 6  # cells along an axis: with less than _FEW, larger inputs with _MANY cells are measured first
+_LARGEST = 4  # times the input size
+
+Capture = Callable[[Tensor], Sequence[Tensor]]  # input (1, channels, H, W) -> feature maps (1, C, h, w) in question
+
+
+@dataclass(frozen=True)
+class PlaceCheck:
+    """The outcome of the measurement for one set of feature maps."""
+
+    misplaced: str | None  # why the place of the cells is unknown; None if they respond at their places
+    sees_more: bool = False  # whether cells respond to pixels outside of their receptive fields
+    order: float = 1.0  # how well the cells' responses are ordered as their places, -1 to 1, along the worse axis
+
+
+def check_places(
+    capture: Capture, example: Tensor, fields: Sequence[ReceptiveField], trials: Sequence[tuple[int, bool]] = TRIALS
+) -> list[PlaceCheck]:
+    """Measure if the cells of feature maps respond at the places that their receptive fields say.
+
+    Args:
+        capture: runs the network on one image and returns the feature maps, laid out as assumed. Several layouts of the
+            same tensor can be compared: each is one entry.
+        example: an input (1, channels, H, W), which gives size, dtype and device.
+        fields: the assumed receptive fields of each entry.
+        trials: seed of the images and whether they are smooth, tried one after the other.
+
+    Returns:
+        One outcome per entry: that of the first trial in which the cells respond at their places, or of the trial with
+        the best order.
+    """
+    best: list[PlaceCheck | None] = [None] * len(fields)
+    for seed, smooth in trials:
+        probes = make_probes(example, seed, smooth)
+        captured = [[maps[0] for maps in capture(image)] for image in probes.images]
+        for n, field in enumerate(fields):
+            earlier = best[n]
+            if earlier is not None and earlier.misplaced is None:
+                continue
+            response = measure_response([maps[n] for maps in captured], probes, field)
+            order = -1.0 if response is None else min(axis.order for axis in response)
+            sees_more = response is None or any(axis.sees_more for axis in response)
+            found = PlaceCheck(explain_misplacement(response), sees_more, order)
+            if earlier is None or found.misplaced is None or order > earlier.order:
+                best[n] = found
+        if all(one is not None and one.misplaced is None for one in best):
+            break
+    return [one for one in best if one is not None]
+
+
+def place_branches(
+    network: nn.Module, example: Tensor, calls: Sequence[int], fields: Sequence[ReceptiveField]
+) -> tuple[ReceptiveField, ...]:
+    """Return the receptive fields of the branches of a head, each with what was measured about its place.
+
+    Args:
+        network: any classifier.
+        example: an input (1, channels, H, W).
+        calls: indices of the pooling calls.
+        fields: the receptive fields that follow from the operations of the network.
+
+    Returns:
+        The fields; `misplaced` says why the place of the cells is unknown. Where cells see more pixels than the
+        operations let expect, their size is infinite.
+    """
+
+    def capture(image: Tensor) -> list[Tensor]:
+        return capture_feature_maps(network, image, calls)
+
+    grids = [(maps.shape[2], maps.shape[3]) for maps in capture(example)]
+    few = min((cells for grid in grids for cells in grid if cells > 1), default=_FEW)
+    enlarged = None
+    if few < _FEW:
+        # Two cells that both see the whole image cannot be told apart. More cells of the same network can.
+        enlarged = _check_enlarged(capture, example, fields, grids, min(_LARGEST, -(-_MANY // few)))
+    checks = enlarged or check_places(capture, example, fields)
+    if enlarged is None and few < _MANY and any(check.misplaced for check in checks):
+        enlarged = _check_enlarged(capture, example, fields, grids, min(_LARGEST, -(-_MANY // few))) or checks
+        checks = [more if more.misplaced is None else own for own, more in zip(checks, enlarged, strict=True)]
+    return tuple(_apply(check, field) for check, field in zip(checks, fields, strict=True))
+
+
+def _check_enlarged(
+    capture: Capture, example: Tensor, fields: Sequence[ReceptiveField], grids: Sequence[tuple[int, int]], factor: int
+) -> list[PlaceCheck] | None:
+    """Check the places with larger inputs; None if the network does not take them."""
+    size = [side * factor for side in example.shape[2:]]
+    larger = example.new_zeros(*example.shape[:2], *size)
+    try:
+        maps = capture(larger)
+    except NetworkError:
+        return None
+    enlarged = []
+    for field, grid, one in zip(fields, grids, maps, strict=True):
+        even = field == make_even_field(example.shape[2:], grid)
+        enlarged.append(make_even_field(size, one.shape[2:]) if even else field)
+    if any(one.shape[2] <= grid[0] and one.shape[3] <= grid[1] for one, grid in zip(maps, grids, strict=True)):
+        return None
+    return check_places(capture, larger, enlarged)
+
+
+def _apply(check: PlaceCheck, field: ReceptiveField) -> ReceptiveField:
+    if check.sees_more:
+        field = replace(field, y=replace(field.y, size=float("inf")), x=replace(field.x, size=float("inf")))
+    return replace(field, misplaced=check.misplaced)
+
+
+def capture_feature_maps(network: nn.Module, image: Tensor, calls: Sequence[int]) -> list[Tensor]:
+    """Return the feature maps (1, C, h, w) of some pooling calls, also if what follows them does not take this size.
+
+    Raises:
+        NetworkError: a pooling is not reached.
+    """
+    captured: dict[int, Tensor] = {}
+
+    def note(call: PoolingCall) -> Tensor:
+        if call.index in calls:
+            captured[call.index] = call.feature_maps()
+        return call.result
+
+    try:
+        with torch.no_grad():
+            forward_logits(network, image, PoolingCallDetector(note))
+    except NetworkError:
+        if len(captured) < len(calls):
+            raise
+    if len(captured) < len(calls):
+        raise pooling_not_reached(image)
+    return [captured[index] for index in calls]
