@@ -18,6 +18,7 @@ from .images.photo import Photo, read_image
 from .images.preprocessing import Preprocessing, View
 from .networks.load import load
 from .output.style import FigureStyle
+from .version import __version__ as __version__
 
 __all__ = [
     "Anatomy",

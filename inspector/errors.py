@@ -19,6 +19,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+# Name for pip. The name `inspector` on the Python Package Index belongs to another program.
+DISTRIBUTION = "class-map-inspector"
+
 
 class InspectorError(Exception):
     """Base of every error that a user can cause and correct."""
@@ -98,7 +101,7 @@ def require(*modules: str, extra: str, purpose: str, error: type[InspectorError]
 
     Args:
         modules: full names of modules, such as "pyarrow" and "pyarrow.parquet".
-        extra: the extra of this package that installs the library, such as "data" in `inspector[data]`.
+        extra: the extra of this package that installs the library, such as "data" in `class-map-inspector[data]`.
         purpose: what needs the library, as in "A network of timm"; the error message begins with it.
         error: class of the error to raise.
 
@@ -112,5 +115,5 @@ def require(*modules: str, extra: str, purpose: str, error: type[InspectorError]
     except ImportError as missing:
         library = modules[0].split(".")[0]
         raise error(
-            f"{purpose} needs {library} ({summarize_reason(missing)}). Use pip install 'inspector[{extra}]'."
+            f"{purpose} needs {library} ({summarize_reason(missing)}). Use pip install '{DISTRIBUTION}[{extra}]'."
         ) from missing

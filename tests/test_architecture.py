@@ -22,13 +22,13 @@ STAGES = {
     "cli": ("images", "explain", "networks", "analysis", "output", "datasets", "training"),
     "ui": ("images", "explain", "networks", "analysis", "output", "datasets", "training"),
 }
-FLOOR = {"entries": (), "errors": (), "files": ("errors",), "printable": ()}
+FLOOR = {"entries": (), "errors": (), "files": ("errors",), "printable": (), "version": ()}
 # The two calls of the public face that look up: ClassMaps.figure and ClassMaps.save.
 FACADE = {"explain/class_maps.py": {"inspector.output.figure", "inspector.output.export", "inspector.output.style"}}
 
 # What works without torch: the command line's help and the app's first paint are quick.
 TORCH_FREE = (
-    "entries.py", "errors.py", "files.py", "printable.py",
+    "entries.py", "errors.py", "files.py", "printable.py", "version.py",
     "images", "explain/kinds.py", "explain/memory.py", "networks/catalog.py",
     "output/text.py", "output/style.py", "output/templates.py",
     "datasets/table.py", "datasets/results.py", "datasets/statistics.py", "datasets/index.py", "datasets/summary.py",

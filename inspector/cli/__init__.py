@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +13,7 @@ from inspector.cli import dataset, explain, large, networks, train
 from inspector.cli.console import progress, screen
 from inspector.cli.options import cli, command
 from inspector.errors import InspectorError
+from inspector.version import __version__
 
 __all__ = ["cli", "dataset", "explain", "large", "main", "networks", "train"]
 
@@ -46,5 +46,5 @@ def print_version(
     show_version: Annotated[bool, Option("--version", help="Show the version and exit.", is_eager=True)] = False,
 ) -> None:
     if show_version:
-        screen.print(f"inspector {version('inspector')}")
+        screen.print(f"inspector {__version__}")
         raise typer.Exit

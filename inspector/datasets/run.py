@@ -13,7 +13,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,7 @@ from inspector.files import replace_non_finite
 from inspector.images.photo import Pixels
 from inspector.images.preprocessing import Crop, make_view
 from inspector.images.sources import Item, hash_items, list_images, read_item
+from inspector.version import __version__
 
 _BATCHES_AHEAD = 2  # batches that are decoded in advance while the network runs on another
 _MAX_PENDING = 4  # tasks (overlays of a batch, or a shard) that may wait for the writing thread
@@ -147,7 +147,7 @@ def describe_run(
     blank = match_parameters(classifier.network, torch.zeros(1, len(preprocessing.mean), *preprocessing.size))
     (maps,) = class_maps_of_batch(classifier, blank)
     return {
-        "version": version("inspector"),
+        "version": __version__,
         "network": classifier.name,
         "network_sha256": classifier.sha256(),
         "class_names": list(classifier.class_names),

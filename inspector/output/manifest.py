@@ -14,6 +14,7 @@ from inspector.explain.classifier import Classifier
 from inspector.files import json_bytes, replace_non_finite
 from inspector.images.photo import Pixels
 from inspector.output.style import DEFAULT_STYLE, FigureStyle
+from inspector.version import __version__
 
 VERSIONS = ("torch", "torchvision", "numpy", "matplotlib", "opencv-python", "pillow")
 _LIBRARIES = ("onnxruntime", "openvino")  # backends that are separate libraries, with their own versions
@@ -48,7 +49,7 @@ def describe_network(classifier: Classifier, backend: str | None = None) -> dict
     """Return the entries of a manifest about versions, network, class names and output activation."""
     packages = (*VERSIONS, *([backend] if backend in _LIBRARIES else []))
     return {
-        "inspector": version("inspector"),
+        "inspector": __version__,
         "versions": {name: found for name in packages if (found := find_version(name)) is not None},
         "network": {"name": classifier.name, "sha256": classifier.sha256()} | ({"backend": backend} if backend else {}),
         "class_names": {"count": len(classifier.class_names), "sha256": hash_names(classifier.class_names)},
@@ -58,7 +59,9 @@ def describe_network(classifier: Classifier, backend: str | None = None) -> dict
 
 
 def find_version(package: str) -> str | None:
-    """Return the version of a package; None if the package is not installed."""
+    """Return the version of a package, or of Inspector; None if the package is not installed."""
+    if package == "inspector":
+        return __version__
     try:
         return version(package)
     except PackageNotFoundError:

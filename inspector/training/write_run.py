@@ -19,6 +19,7 @@ from inspector.files import csv_bytes, json_bytes, write_atomic
 from inspector.training.backbone import Backbone, make_transfer_arguments
 from inspector.training.data import DataSet
 from inspector.training.recipe import HEADS, Recipe, recipe_for_photos
+from inspector.version import __version__
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,8 @@ def write_results(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("inspector", "torch", "torchvision")},
+        | {"inspector": __version__}
+        | {name: version(name) for name in ("torch", "torchvision")},
         **evaluation,
     }
     write_file(folder / "history.csv", table_bytes(run.history), epochs)

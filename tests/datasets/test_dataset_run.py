@@ -243,7 +243,9 @@ def test_without_pyarrow_the_error_says_what_to_install(
     photos: Path, tmp_path: Path, classifier: inspector.Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(InspectorError, match=r"A table of class maps needs pyarrow .*pip install 'inspector\[data\]'"):
+    with pytest.raises(
+        InspectorError, match=r"A table of class maps needs pyarrow .*pip install 'class-map-inspector\[data\]'"
+    ):
         run_dataset(photos, classifier, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

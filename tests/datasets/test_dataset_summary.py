@@ -423,7 +423,7 @@ def test_a_missing_library_gives_one_sentence(results: Path, tmp_path: Path, mon
     index = summarize(results, tmp_path / "out").index
     monkeypatch.setitem(sys.modules, "duckdb", None)
     with pytest.raises(
-        InspectorError, match=r"The summary of a data set needs duckdb .*Use pip install 'inspector\[data\]'"
+        InspectorError, match=r"The summary of a data set needs duckdb .*Use pip install 'class-map-inspector\[data\]'"
     ):
         dataset_index.count_images(index)
 

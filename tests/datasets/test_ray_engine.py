@@ -158,5 +158,5 @@ def test_errors_before_the_start_need_no_ray(boots: Path, tmp_path: Path, monkey
         run_dataset_on_ray("nowhere", partial(inspector.load, NETWORK), tmp_path / "out")
     with pytest.raises(InspectorError, match="The Ray engine draws no overlays"):
         run_dataset_on_ray(boots, partial(inspector.load, NETWORK), tmp_path / "out", RunOptions(overlays=True))
-    with pytest.raises(InspectorError, match=r"--engine ray needs ray .*pip install 'inspector\[scale\]'"):
+    with pytest.raises(InspectorError, match=r"--engine ray needs ray .*pip install 'class-map-inspector\[scale\]'"):
         run_dataset_on_ray(boots, partial(inspector.load, NETWORK), tmp_path / "out")

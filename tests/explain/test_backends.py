@@ -340,7 +340,7 @@ def test_without_a_compiler_compiled_is_refused(monkeypatch: pytest.MonkeyPatch)
 
 def test_without_its_library_a_backend_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
-    with pytest.raises(InspectorError, match=r"needs openvino .* pip install 'inspector\[quick\]'"):
+    with pytest.raises(InspectorError, match=r"needs openvino .* pip install 'class-map-inspector\[quick\]'"):
         accelerate(average(), "openvino", tmp_path)
 
 

@@ -142,7 +142,8 @@ def test_timm_is_an_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     for use in (lambda name: build(name, 7), find_preprocessing, build_pretrained):
         with pytest.raises(
-            NetworkError, match=r"^A network of timm needs timm \(.*\)\. Use pip install 'inspector\[timm\]'\.$"
+            NetworkError,
+            match=r"^A network of timm needs timm \(.*\)\. Use pip install 'class-map-inspector\[timm\]'\.$",
         ):
             use("timm:resnet18")
 

@@ -296,4 +296,4 @@ def test_keras_is_imported_on_torch_whatever_the_environment_says(monkeypatch):
 
 def test_without_keras_the_extra_is_named(saved, monkeypatch):
     monkeypatch.setitem(sys.modules, "keras", None)
-    assert_refused(saved / "model.keras", r"pip install 'inspector\[keras\]'")
+    assert_refused(saved / "model.keras", r"pip install 'class-map-inspector\[keras\]'")

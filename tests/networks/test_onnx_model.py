@@ -424,4 +424,4 @@ def test_weights_are_read_from_nowhere_but_beside_the_file(tmp_path, way):
 
 def test_without_onnx_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    assert_refused(tmp_path / "network.onnx", r"pip install 'inspector\[onnx\]'")
+    assert_refused(tmp_path / "network.onnx", r"pip install 'class-map-inspector\[onnx\]'")

@@ -355,7 +355,7 @@ def test_without_the_extra_the_command_says_what_to_install(data: Path, monkeypa
     done = CliRunner().invoke(cli, ["train", str(path), "--data", str(data)])
     assert isinstance(done.exception, InspectorError)
     assert "Training needs torchmetrics" in str(done.exception)
-    assert "pip install 'inspector[train]'" in str(done.exception)
+    assert "pip install 'class-map-inspector[train]'" in str(done.exception)
 
 
 # Photos

@@ -34,6 +34,7 @@ from inspector.explain.pooling import POOL
 from inspector.explain.tracing.forward import CapturedPooling, capture_and_record, capture_poolings
 from inspector.explain.tracing.recording import OpRecording
 from inspector.files import write_atomic
+from inspector.version import __version__
 
 BACKENDS = ("auto", "eager", "folded", "compiled", "onnxruntime", "openvino", "cuda")
 
@@ -288,7 +289,7 @@ def _verify_sums(classifier: Classifier, inputs: Tensor, captured: CapturedPass,
 def _cache_key(classifier: Classifier) -> str:
     """Return a hash of the weights, layers, input size and library versions."""
     network, size = classifier.network, classifier.preprocessing.size
-    versions = [_find_version(name) for name in ("inspector", "torch", "onnx", "onnxscript")]
+    versions = [__version__, *(_find_version(name) for name in ("torch", "onnx", "onnxscript"))]
     # repr(network) also names layers without weights: average and max pooling have the same weights.
     parts = (classifier.sha256(), repr(network), classifier.head.calls, len(classifier.preprocessing.mean), size)
     return hashlib.sha256(repr((*parts, _OUTPUTS, versions)).encode()).hexdigest()[:32]

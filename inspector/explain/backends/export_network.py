@@ -10,7 +10,6 @@ import json
 import tempfile
 import warnings
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -21,6 +20,7 @@ from inspector.explain.backends.export_graph import LogitsAndMaps, class_map_gra
 from inspector.explain.backends.runtimes import Run, import_runtime, run_onnxruntime, run_openvino, write_onnx
 from inspector.explain.class_maps import class_maps_of_batch
 from inspector.explain.classifier import Classifier
+from inspector.version import __version__
 
 _SUFFIXES: dict[str, str] = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
 _TOLERANCE = 1e-4  # largest allowed error, relative to the largest logit or the largest value of a class map
@@ -85,7 +85,7 @@ def describe_export(classifier: Classifier) -> dict[str, str]:
         "sum": "maps.sum((2, 3)) + bias == logits",
         "pooling": classifier.head.pooling,
         "sha256": classifier.sha256(),
-        "inspector": version("inspector"),
+        "inspector": __version__,
     }
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
