@@ -28,7 +28,8 @@ from report import format_table, write_results
 from inspector.datasets import index as dataset_index
 from inspector.datasets.index import Filters
 from inspector.datasets.results import read_results, read_stored_image
-from inspector.datasets.table import format_shard_name, make_schema
+from inspector.datasets.shard_schema import make_schema
+from inspector.datasets.table import format_shard_name
 
 CLASSES, GRID, TOP, PART = 1000, (7, 7), 3, 10_000
 

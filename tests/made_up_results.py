@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from inspector.datasets.table import format_shard_name, make_schema
+from inspector.datasets.shard_schema import make_schema
+from inspector.datasets.table import format_shard_name
 
 
 @dataclass(frozen=True, eq=False)

@@ -145,16 +145,13 @@ def survey(
     """
     with progress.status("Opening the results ..."):
         from inspector.analysis.localization import read_regions
-        from inspector.datasets.report import write_report
         from inspector.datasets.summarize import summarize
 
         regions = read_regions(objects) if objects else None
     out = out or results / "survey"
     with Progress(console=progress, transient=True) as bar:
         task = bar.add_task("Reading class maps", total=1.0)
-        summary = summarize(results, out, regions, lambda done: bar.update(task, completed=done))
-    with progress.status("Drawing ..."):
-        write_report(summary, out)
+        summary = summarize(results, out, regions, lambda done: bar.update(task, completed=done), report=True)
     _print_summary(summary)
     print_written(out)
 

@@ -1,5 +1,6 @@
 """Draw overlays (class maps over photos) for a run, and write HTML pages that show the overlays."""
 
+import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from inspector.datasets.table import read_rows
+from inspector.errors import ExportError, translate_errors
 from inspector.explain.tracing.receptive_field import ReceptiveField
+from inspector.files import write_atomic
 from inspector.images.photo import Pixels
 from inspector.images.preprocessing import Crop, View
 from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo
@@ -39,10 +42,15 @@ def draw_overlay(file: Path, crop: Crop, canvas: Pixels, values: ArrayLike, fiel
         canvas: the dimmed photo from `make_canvas`.
         values: map (h, w), in logits.
         field: receptive fields of the map's cells.
+
+    Raises:
+        ExportError: the file cannot be written.
     """
     grid = np.asarray(values, np.float32)
-    file.parent.mkdir(exist_ok=True)
-    Image.fromarray(draw_map_on_photo(canvas, crop, grid, field, common_scale([grid]))).save(file, quality=90)
+    buffer = io.BytesIO()
+    picture = Image.fromarray(draw_map_on_photo(canvas, crop, grid, field, common_scale([grid])))
+    picture.save(buffer, "JPEG", quality=90)
+    _write_file(file, buffer.getvalue())
 
 
 def write_gallery(out: Path) -> Path:
@@ -50,6 +58,9 @@ def write_gallery(out: Path) -> Path:
 
     Returns:
         The path of gallery.html.
+
+    Raises:
+        ExportError: a page cannot be written.
     """
     about = read_rows(out)[1]
     last_page = -(-about["images"] // _IMAGES_PER_PAGE)
@@ -71,7 +82,13 @@ def write_gallery(out: Path) -> Path:
 
 def _write_page(file: Path, template: str, title: str, **values: Any) -> None:
     html = render_template(template, title=title, image_sources="'self' file:", **values)
-    file.write_text(html, encoding="utf-8")
+    _write_file(file, html.encode())
+
+
+def _write_file(file: Path, content: bytes) -> None:
+    with translate_errors(ExportError, f"Cannot write {file}: {{reason}}."):
+        file.parent.mkdir(exist_ok=True)
+        write_atomic(file, content)
 
 
 def _iterate_pages(out: Path) -> Iterator[list[Mapping[str, Any]]]:

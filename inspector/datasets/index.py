@@ -43,7 +43,8 @@ ORDERS = {
     "evidence inside the object": "inside",
     "residual": "residual",
 }
-_COLUMN_LIST = ", ".join(COLUMNS)
+_SQL = {name: f'"{name}"' for name in COLUMNS}
+_COLUMN_LIST = ", ".join(_SQL.values())
 BINS = 20  # bins in a histogram of shares
 
 
@@ -141,10 +142,14 @@ def list_rows(
 
     Returns:
         One dict per image, with the keys of COLUMNS.
+
+    Raises:
+        InspectorError: there is no such column, or `limit` or `offset` is below 0.
     """
-    assert order in COLUMNS
+    if limit < 0 or offset < 0:
+        raise InspectorError(f"Expected limit and offset of 0 or more, got {limit} and {offset}.")
     condition, values = filters.make_condition()
-    order_clause = f"ORDER BY {order} {'DESC' if descending else 'ASC'} NULLS LAST, index"
+    order_clause = f"ORDER BY {_find_column(order)} {'DESC' if descending else 'ASC'} NULLS LAST, index"
     # The inner query sorts image numbers only. Without it, a page far down would sort whole rows, paths included.
     page = f"SELECT index FROM images WHERE {condition} {order_clause} LIMIT ? OFFSET ?"
     return _query(
@@ -181,12 +186,18 @@ def list_labels(index: Path, limit: int = 10_000) -> list[str]:
 
 
 def count_bins(index: Path, column: str) -> list[int]:
-    """Count the images in each of BINS equal bins from 0 to 1 of a column of shares; the last bin includes 1."""
-    assert column in COLUMNS
+    """Count the images in each of BINS equal bins from 0 to 1 of a column of shares; the last bin includes 1.
+
+    Raises:
+        InspectorError: there is no such column of numbers.
+    """
+    sql = _find_column(column)
+    if COLUMNS[column] == "string":
+        raise InspectorError(f"The column {column!r} of the index holds texts. Use a column of shares, such as border.")
     rows = _query(
         index,
-        f"SELECT least(floor({column} * {BINS})::INT, {BINS - 1}) AS bin, count(*) AS n FROM images "
-        f"WHERE {column} NOT NULL GROUP BY 1",
+        f"SELECT least(floor({sql} * {BINS})::INT, {BINS - 1}) AS bin, count(*) AS n FROM images "
+        f"WHERE {sql} NOT NULL GROUP BY 1",
     )
     counts = {row["bin"]: row["n"] for row in rows}
     return [counts.get(number, 0) for number in range(BINS)]
@@ -206,20 +217,27 @@ def count_confusions(parts: Sequence[Path], limit: int) -> list[tuple[int, int, 
         "SELECT label_class, classes[1], count(*) FROM read_parquet(?) WHERE label_class <> classes[1] "
         "GROUP BY ALL ORDER BY 3 DESC, 1, 2 LIMIT ?",
         [[str(part) for part in parts], limit],
+        "Cannot read the results ({reason}). Use `inspector batch --resume` to write broken files again.",
     ).fetchall()
     return [(int(label), int(predicted), int(number)) for label, predicted, number in rows]
 
 
+def _find_column(name: str) -> str:
+    """Return the SQL for a column. Only texts of the table _SQL reach a query, never the name that was given."""
+    if name not in _SQL:
+        raise InspectorError(f"The index has no column {name!r}. Use one of {', '.join(COLUMNS)}.")
+    return _SQL[name]
+
+
 def _query(index: Path, sql: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
     """Run a query in which the index is the table `images`; return one dict per row."""
-    result = _execute(sql, values, index)
+    result = _execute(sql, values, "Cannot read the index ({reason}). Use `inspector survey` to make it again.", index)
     names = [column[0] for column in result.description]
     return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
 
-def _execute(sql: str, values: Sequence[Any], index: Path | None = None) -> Any:
+def _execute(sql: str, values: Sequence[Any], message: str, index: Path | None = None) -> Any:
     duckdb = require("duckdb", extra="data", purpose="The summary of a data set")
-    message = "Cannot read the index ({reason}). Use `inspector survey` to make it again."
     with translate_errors(InspectorError, message):
         # Open one connection per query: connections are not thread-safe, and opening one takes only 0.01 s.
         connection = duckdb.connect()

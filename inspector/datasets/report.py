@@ -1,25 +1,24 @@
-"""Write the tables (CSV) and figures (PNG) of a data-set summary."""
+"""Make the tables (CSV) and figures (PNG) of a data-set summary."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from inspector.datasets import index as dataset_index
 from inspector.datasets.figures import draw_average_maps, draw_border_shares, draw_contrasts
 from inspector.datasets.summary import DatasetSummary
-from inspector.errors import ExportError, translate_errors
 from inspector.files import csv_bytes
 from inspector.output.export import encode_figure
 
+REPORT_FILES = ("classes.csv", "images.csv", "confusions.csv", "border.png", "average-maps.png", "confusions.png")
 _CLASS_COLUMNS = "class", "labelled", "recognised", "predicted", "border", "positions", "inside"
 _IMAGE_COLUMNS = "which", "index", "path", "label", "class", "probability", "positions", "border", "inside", "residual"
 
 
-def write_report(summary: DatasetSummary, out: Path) -> None:
-    """Write classes.csv, images.csv, confusions.csv and the figures into a folder.
+def make_report(summary: DatasetSummary) -> dict[str, bytes]:
+    """Make classes.csv, images.csv, confusions.csv and the figures.
 
-    Raises:
-        ExportError: the folder cannot be written.
+    Returns:
+        The content of each file by its name, some of REPORT_FILES.
     """
     names = summary.class_names
     classes = [{**row, "class": names[row["class"]]} for row in dataset_index.summarize_classes(summary.index)]
@@ -43,11 +42,7 @@ def write_report(summary: DatasetSummary, out: Path) -> None:
         figures["average-maps"] = draw_average_maps(summary)
     if len(summary.pairs):
         figures["confusions"] = draw_contrasts(summary)
-    files |= {f"{name}.png": encode_figure(figure, "png") for name, figure in figures.items()}
-    with translate_errors(ExportError, f"Cannot write {out}: {{reason}}."):
-        out.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            (out / name).write_bytes(content)
+    return files | {f"{name}.png": encode_figure(figure, "png") for name, figure in figures.items()}
 
 
 def _make_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> bytes:

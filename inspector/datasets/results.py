@@ -5,7 +5,6 @@ error if the image could not be read. The metadata of each file name the network
 This module does not import torch.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,15 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from inspector.datasets.shard_schema import (
+    PER_TOP_CLASS,
+    REQUIRED,
+    SHARD_COLUMNS,
+    check_rows,
+    open_parquet,
+    read_about,
+)
 from inspector.datasets.statistics import Floats
-from inspector.datasets.table import KEY, SHARD_COLUMNS, import_arrow
-from inspector.entries import Entries, parse_json
 from inspector.errors import InspectorError, translate_errors
 
 COLUMNS = frozenset(SHARD_COLUMNS) - {"sha256"}
 
 _VALUES_PER_BATCH = 4_000_000  # largest number of class-map values in memory at once
-_MUST_MATCH = ("network", "network_sha256", "class_names", "grid", "size", "pooling", "preprocessing")
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +88,7 @@ def read_results(folder: Path) -> Results:
     counts, abouts = zip(*map(_read_about, parts), strict=True)
     about = abouts[0]
     for part, part_about in zip(parts, abouts, strict=True):
-        if differing := [key for key in _MUST_MATCH if part_about[key] != about[key]]:
+        if differing := [key for key in REQUIRED if part_about[key] != about[key]]:
             raise InspectorError(
                 f"{part} and {parts[0].name} differ in {differing[0].replace('_', ' ')}. Use one folder per run of "
                 "`inspector batch`."
@@ -111,14 +115,17 @@ def read_stored_image(results: Results, part: str, row_group: int, row: int) -> 
         raise InspectorError(
             f"{results.folder} no longer has {part}. Use `inspector survey` to make the summary again."
         )
-    numbers = ("probabilities", "logits", "biases")
-    columns = ["path", "sha256", "height", "width", "box", "map_classes", "maps", "classes", *numbers]
     with _open_part(path) as file:
-        (one,) = file.read_row_group(row_group, columns).slice(row, 1).to_pylist()
+        (rows,) = file.read_row_group(row_group).slice(row, 1).to_batches()
+        check_rows(rows, results.about)
+        (one,) = rows.to_pylist()
+        if one["error"] is not None:
+            raise ValueError(f"row {row} of row group {row_group} is of an image that was not read")
         grids = np.array(one["maps"], np.float32).reshape(-1, *results.grid)
         maps = dict(zip(one["map_classes"], grids, strict=True))
-        by_class = {name: dict(zip(one["classes"], one[name], strict=True)) for name in numbers}
-    return StoredImage(one["path"], one["sha256"], (one["height"], one["width"]), tuple(one["box"]), maps, **by_class)
+        by_class = {name: dict(zip(one["classes"], one[name], strict=True)) for name in PER_TOP_CLASS}
+        size, box = (one["height"], one["width"]), tuple(one["box"])
+        return StoredImage(one["path"], one["sha256"], size, box, maps, **by_class)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +155,7 @@ def iterate_batches(results: Results) -> Iterator[RowBatch]:
             for group in range(file.num_row_groups):
                 first = 0
                 for rows in file.iter_batches(batch_rows, row_groups=[group], columns=sorted(COLUMNS)):
+                    check_rows(rows, results.about)
                     yield RowBatch(rows, part, group, first)
                     first += rows.num_rows
 
@@ -187,43 +195,14 @@ def unpack_maps(rows: Any, classes: NDArray[np.int64], grid: tuple[int, int]) ->
 
 def _read_about(part: Path) -> tuple[int, Mapping[str, Any]]:
     """Return the number of images in a part, and the network and settings that made the part."""
-    with _open_part(part) as file:
-        schema, rows = file.schema_arrow, file.metadata.num_rows
-        if KEY not in (schema.metadata or {}):
-            raise InspectorError(
-                f"{part} does not say what it was made with. Expected a Parquet file of `inspector batch`."
-            )
-        about = parse_json(schema.metadata[KEY])
-    if missing := sorted(COLUMNS - set(schema.names)) or [key for key in _MUST_MATCH if key not in about]:
-        raise InspectorError(
-            f"{part} lacks {', '.join(missing)}. Expected a Parquet file of this version of `inspector batch`."
-        )
-    with translate_errors(InspectorError, f"{part} does not say truly what it was made with: {{reason}}."):
-        _check_about(Entries(about))
-    return rows, about
-
-
-def _check_about(about: Entries) -> None:
-    """Raise KeyError or ValueError if an entry that is used has another type than `inspector batch` writes."""
-    about.text("network")
-    about.texts("class_names")
-    about.size("size")
-    if math.prod(about.size("grid")) > _VALUES_PER_BATCH:
-        about.refuse("grid", "a grid of class maps")
-    about.object("preprocessing")
-    if about.has("top"):
-        about.whole("top", least=1)
-    for axis in map(about.object("receptive_field").object, "yx"):
-        axis.number("centre")
-        axis.number("stride")
-        if axis.values["size"] is not None:  # infinite
-            axis.number("size")
+    problem = f"{part} {{reason}}. Expected a Parquet file of this version of `inspector batch`."
+    with _open_part(part) as file, translate_errors(InspectorError, problem):
+        return file.metadata.num_rows, read_about(file.schema_arrow)
 
 
 @contextmanager
 def _open_part(part: Path) -> Iterator[Any]:
     """Open a part as a pyarrow ParquetFile; any exception while the file is read becomes an InspectorError."""
-    parquet = import_arrow().parquet
     message = f"Cannot read {part} ({{reason}}). Use `inspector batch --resume` to write it again."
-    with translate_errors(InspectorError, message), parquet.ParquetFile(part) as file:
+    with translate_errors(InspectorError, message), open_parquet(part) as file:
         yield file

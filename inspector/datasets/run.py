@@ -22,12 +22,12 @@ import torch
 from numpy.typing import NDArray
 
 from inspector.datasets.gallery import draw_overlay, make_canvas, make_overlay_path, write_gallery
+from inspector.datasets.shard_schema import import_arrow
 from inspector.datasets.table import (
     Counts,
     Row,
     begin_run,
     count_rows,
-    import_arrow,
     remove_temporary_files,
     write_shard,
 )
@@ -40,7 +40,8 @@ from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.files import replace_non_finite
 from inspector.images.photo import Pixels
 from inspector.images.preprocessing import Crop, make_view
-from inspector.images.sources import Item, hash_items, list_images, read_item
+from inspector.images.sources import Item, hash_items, list_images, make_storable, read_item
+from inspector.printable import make_printable
 from inspector.version import __version__
 
 _BATCHES_AHEAD = 2  # batches that are decoded in advance while the network runs on another
@@ -162,7 +163,7 @@ def describe_run(
             name: replace_non_finite(axis) for name, axis in asdict(classifier.receptive_field).items()
         },
         "preprocessing": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(preprocessing).items()},
-        "source": str(source) if isinstance(source, str | Path) else " ".join(map(str, source)),
+        "source": make_storable(str(source) if isinstance(source, str | Path) else " ".join(map(str, source))),
         "images": len(items),
         "shard_size": options.shard_size,
         "backend": maps.backend,
@@ -236,7 +237,7 @@ def _decode_image(index: int, item: Item, classifier: Classifier, overlays: bool
         photo = read_item(item)
         view = make_view(photo, classifier.preprocessing)
     except ImageError as error:
-        return DecodedImage(index, item, "", None, None, None, str(error))
+        return DecodedImage(index, item, "", None, None, None, make_printable(str(error)))
     canvas = make_canvas(view) if overlays else None
     # Do not keep the photo: dozens of photos of 80 megapixels, decoded in advance, would fill the memory.
     return DecodedImage(index, item, photo.sha256, view.crop, classifier.inputs(view), canvas, None)

@@ -5,7 +5,7 @@
 Module `statistics` defines the numbers; module `index` queries the index.
 """
 
-import tempfile
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -16,29 +16,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspector.analysis.localization import Regions
-from inspector.datasets.index import COLUMNS, count_confusions, read_counts
+from inspector.datasets.index import COLUMNS, SummaryCounts, count_confusions, read_counts
+from inspector.datasets.report import REPORT_FILES, make_report
 from inspector.datasets.results import Results, RowBatch, iterate_batches, read_results, read_state, unpack_maps
+from inspector.datasets.shard_schema import import_arrow
 from inspector.datasets.statistics import Floats, count_effective_cells, measure_border_share
 from inspector.datasets.stored_maps import measure_inside_objects
-from inspector.datasets.summary import INDEX, MAPS, NUMBERS, AverageMaps, DatasetSummary, Ints, read_summary
-from inspector.datasets.table import import_arrow
+from inspector.datasets.summary import INDEX, MAPS, NUMBERS, AverageMaps, DatasetSummary, Ints, belongs_to, read_summary
 from inspector.errors import ExportError, InspectorError, summarize_reason
-from inspector.files import json_bytes
+from inspector.files import json_bytes, lock_folder, temporary_folder
 
 _PAIRS = 1000  # number of confusions whose contrast maps are averaged: the most frequent ones
 _ROW_GROUP = 30_000  # rows in a row group of the index; small, so that one image is found quickly
 
 
 def summarize(
-    folder: Path, out: Path, objects: Regions | None = None, on_progress: Callable[[float], None] = lambda done: None
+    folder: Path,
+    out: Path,
+    objects: Regions | None = None,
+    on_progress: Callable[[float], None] = lambda done: None,
+    report: bool = False,
 ) -> DatasetSummary:
     """Summarize the results in a folder, and write the summary into `out`. `read_summary` can read it again.
 
     Args:
         folder: the results, a folder that `inspector batch` wrote.
-        out: folder for the summary; an earlier summary in it is replaced.
+        out: folder for the summary; an earlier summary in it is replaced when the new one is complete.
         objects: boxes or masks of the objects in the photos. If given, the evidence inside the objects is measured.
         on_progress: called with the share of the images that are done, 0-1.
+        report: also write the tables (CSV) and figures (PNG) of `make_report`.
 
     Raises:
         InspectorError: the results cannot be read or have no image, or `objects` has no object for any image.
@@ -46,40 +52,90 @@ def summarize(
         ExportError: `out` cannot be written.
     """
     results = read_results(folder)
+    with _translate_write_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with lock_folder(out):
+            _write_summary(results, out, objects, on_progress, report)
+            return read_summary(out)
+
+
+def open_summary(
+    results: Results, out: Path, on_progress: Callable[[float], None] = lambda done: None
+) -> DatasetSummary:
+    """Read the summary of some results from `out`; if it is missing or of other results, make it first.
+
+    Of several threads and processes that open the same results, one makes the summary, and the others wait for it.
+
+    Raises:
+        InspectorError: the results or the summary cannot be read.
+        ExportError: there is no summary yet, and `out` cannot be written.
+    """
+    with _translate_write_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with lock_folder(out):
+            if not belongs_to(out, results):
+                _write_summary(results, out, None, on_progress, report=False)
+            return read_summary(out)
+
+
+def _write_summary(
+    results: Results, out: Path, objects: Regions | None, on_progress: Callable[[float], None], report: bool
+) -> None:
+    with temporary_folder(out) as temporary:
+        counts = _write_index_and_maps(results, temporary, objects, on_progress)
+        if objects is not None and not counts.with_objects:
+            raise InspectorError(
+                f"No object is known for the {results.images:,} images in {results.folder}. Use file names as in the "
+                f"results, or relative to {results.about.get('source')}."
+            )
+        numbers, state = asdict(counts), read_state(results.folder)
+        if counts.residual is not None and not math.isfinite(counts.residual):
+            numbers["residual"] = str(counts.residual)  # JSON has no nan and no infinity
+        about = {"network": results.about["network"], "state": state, "summary": numbers}
+        (temporary / NUMBERS).write_bytes(json_bytes(about))
+        if report:
+            for name, content in make_report(read_summary(temporary)).items():
+                (temporary / name).write_bytes(content)
+        _replace_files(temporary, out)
+
+
+def _write_index_and_maps(
+    results: Results, temporary: Path, objects: Regions | None, on_progress: Callable[[float], None]
+) -> SummaryCounts:
     classes = len(results.class_names)
     confusions = np.array(count_confusions(results.parts, _PAIRS), np.int64).reshape(-1, 3)
     pairs = confusions[:, :2]
-    predicted, labeled, contrasts = (
-        AverageMaps(np.zeros((n, *results.grid)), np.zeros(n, np.int64)) for n in (classes, classes, len(pairs))
-    )
+    predicted, labeled, contrasts = (_make_averages(n, results) for n in (classes, classes, len(pairs)))
     done = 0
-    with _replace_files(out) as temporary:
-        with _open_index_writer(temporary / INDEX) as write:
-            for batch in iterate_batches(results):
-                readable = batch.select_readable()
-                top1, maps = _find_top1(readable, batch, results)
-                labels = readable.column("label_class").fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-                rows, label_maps = unpack_maps(readable, labels, results.grid)
-                predicted.add(top1, maps)
-                labeled.add(labels[rows], label_maps)
-                which, pair = _match_pairs(pairs, np.stack([labels[rows], top1[rows]], 1), classes)
-                contrasts.add(pair, (maps[rows] - label_maps)[which])
-                write(_make_index_rows(batch, readable, top1, maps, objects, results))
-                done += batch.rows.num_rows
-                on_progress(done / results.images)
-        counts = read_counts(temporary / INDEX)
-        if objects is not None and not counts.with_objects:
-            raise InspectorError(
-                f"No object is known for the {results.images:,} images in {folder}. Use file names as in the "
-                f"results, or relative to {results.about.get('source')}."
-            )
-        averages = {"predicted": predicted, "labelled": labeled, "contrast": contrasts}
-        arrays: dict[str, Any] = {f"{name}_sums": average.sums for name, average in averages.items()}
-        arrays |= {f"{name}_counts": average.counts for name, average in averages.items()}
-        np.savez_compressed(temporary / MAPS, class_names=np.array(results.class_names), pairs=pairs, **arrays)
-        about = {"network": results.about["network"], "state": read_state(folder), "summary": asdict(counts)}
-        (temporary / NUMBERS).write_bytes(json_bytes(about))
-    return read_summary(out)
+    with _open_index_writer(temporary / INDEX) as write:
+        for batch in iterate_batches(results):
+            readable = batch.select_readable()
+            top1, maps = _find_top1(readable, batch, results)
+            labels = readable.column("label_class").fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+            rows, label_maps = unpack_maps(readable, labels, results.grid)
+            predicted.add(top1, maps)
+            labeled.add(labels[rows], label_maps)
+            which, pair = _match_pairs(pairs, np.stack([labels[rows], top1[rows]], 1), classes)
+            contrasts.add(pair, (maps[rows] - label_maps)[which])
+            write(_make_index_rows(batch, readable, top1, maps, objects, results))
+            done += batch.rows.num_rows
+            on_progress(done / results.images)
+    averages = {"predicted": predicted, "labelled": labeled, "contrast": contrasts}
+    arrays: dict[str, Any] = {f"{name}_sums": average.sums for name, average in averages.items()}
+    arrays |= {f"{name}_counts": average.counts for name, average in averages.items()}
+    np.savez_compressed(temporary / MAPS, class_names=np.array(results.class_names), pairs=pairs, **arrays)
+    return read_counts(temporary / INDEX)
+
+
+def _make_averages(number: int, results: Results) -> AverageMaps:
+    try:
+        return AverageMaps(np.zeros((number, *results.grid)), np.zeros(number, np.int64))
+    except MemoryError as error:
+        height, width = results.grid
+        raise InspectorError(
+            f"There is not enough memory for {number:,} average maps of {height} x {width} cells, as the results in "
+            f"{results.folder} ask for."
+        ) from error
 
 
 def _find_top1(readable: Any, batch: RowBatch, results: Results) -> tuple[Ints, Floats]:
@@ -173,18 +229,20 @@ def _open_index_writer(path: Path) -> Iterator[Callable[[Any], None]]:
         write(schema.empty_table(), 0)
 
 
-@contextmanager
-def _replace_files(out: Path) -> Iterator[Path]:
-    """Yield a temporary folder. After the `with` block its files are moved into `out`, unless there was an error.
+def _replace_files(temporary: Path, out: Path) -> None:
+    """Move the files of a complete summary into `out`, and remove what is there of an earlier summary.
 
     NUMBERS is removed first and moved last: `read_summary` refuses a folder without this file as incomplete.
     """
+    for name in (NUMBERS, *REPORT_FILES):
+        (out / name).unlink(missing_ok=True)
+    for file in sorted(temporary.iterdir(), key=lambda file: file.name == NUMBERS):
+        file.replace(out / file.name)
+
+
+@contextmanager
+def _translate_write_errors(out: Path) -> Iterator[None]:
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".survey-", dir=out, ignore_cleanup_errors=True) as temporary:
-            yield Path(temporary)
-            (out / NUMBERS).unlink(missing_ok=True)
-            for name in (INDEX, MAPS, NUMBERS):
-                (Path(temporary) / name).replace(out / name)
+        yield
     except OSError as error:
         raise ExportError(f"Cannot write {out} ({summarize_reason(error)}). Use another folder.") from error

@@ -4,6 +4,7 @@ This module does not import torch. To average the class maps of a few images in 
 `inspector.analysis.averages`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,8 +108,25 @@ def read_summary(out: Path) -> DatasetSummary:
             )
             names = tuple(str(name) for name in stored["class_names"])
             pairs = stored["pairs"]
-        numbers = SummaryCounts(**about.object("summary").values)
-        return DatasetSummary(about.text("network"), names, numbers, predicted, labeled, pairs, contrasts, out / INDEX)
+        _check(predicted, labeled, contrasts, names, pairs)
+        numbers = dict(about.object("summary").values)
+        if isinstance(numbers["residual"], str):  # JSON has no nan and no infinity
+            numbers["residual"] = float(numbers["residual"])
+        return DatasetSummary(
+            about.text("network"), names, SummaryCounts(**numbers), predicted, labeled, pairs, contrasts, out / INDEX
+        )
+
+
+def _check(
+    predicted: AverageMaps, labeled: AverageMaps, contrasts: AverageMaps, names: Sequence[str], pairs: Ints
+) -> None:
+    """Raise ValueError if the stored arrays do not fit together."""
+    grid = predicted.sums.shape[1:]
+    for averages, count in ((predicted, len(names)), (labeled, len(names)), (contrasts, len(pairs))):
+        if averages.sums.shape != (count, *grid) or averages.counts.shape != (count,) or len(grid) != 2:
+            raise ValueError("its average maps are not of one grid, or not one for each class")
+    if pairs.shape != (len(pairs), 2) or (pairs.size and not 0 <= pairs.min() <= pairs.max() < len(names)):
+        raise ValueError("its confusions are not pairs of classes")
 
 
 def belongs_to(out: Path, results: Results) -> bool:

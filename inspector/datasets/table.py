@@ -1,28 +1,32 @@
 """Write and read the table of a run: Parquet shards of consecutive images, and run.json with network and settings.
 
 A shard is written under a temporary name and renamed when it is complete. So every file with a final name is complete,
-and the name tells which images the file holds. This module does not import torch.
+and the name tells which images the file holds. Pages and settings have checksums, so that damage is noticed when they
+are read. This module does not import torch.
 """
 
-import json
 import re
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import numpy as np
 
-from inspector.entries import parse_json
-from inspector.errors import ExportError, require, translate_errors
+from inspector.datasets.shard_schema import check_rows, import_arrow, make_schema, open_parquet, parse_about, read_about
+from inspector.errors import ExportError, translate_errors
 from inspector.files import json_bytes, write_atomic
 
-KEY = b"inspector"  # key of the content of run.json in the metadata of the Parquet schema
 RUN = "run.json"
 _SHARD_NAME = re.compile(r"part-(\d{5,})\.parquet")
-_TEMPORARY_SUFFIX = ".tmp"
+# A temporary file of ours: hidden on a local disk, and with a random number elsewhere.
+_TEMPORARY_NAME = re.compile(
+    r"\.(part-\d{5,}\.parquet|run\.json)\.tmp|(part-\d{5,}\.parquet|run\.json)\.[0-9a-f]{32}\.tmp"
+)
+_OTHER_NAMES = re.compile(r"run\.json|gallery(-\d{4,})?\.html|overlays|survey")
 # Keys of run.json that must be equal in the resumed run and the earlier run, and their names in error messages.
 _MUST_MATCH = {
     "network": "the network",
@@ -34,17 +38,6 @@ _MUST_MATCH = {
     "overlays": "--overlays",
     "list_sha256": "the list of images",
 }
-# The columns of a shard with their pyarrow types; "[float32]" is a list. docs/batch.md explains the columns.
-# fmt: off
-SHARD_COLUMNS = {
-    "index": "int64", "path": "string", "label": "string", "height": "int32", "width": "int32", "sha256": "string",
-    "classes": "[int32]", "probabilities": "[float32]", "logits": "[float32]", "biases": "[float32]",
-    "label_class": "int32", "label_rank": "int32", "label_probability": "float32",
-    "maps": "[float16]", "map_classes": "[int32]", "box": "[float32]",
-    "residual": "float32", "verdict": "string", "error": "string",
-}
-# fmt: on
-
 Row = Mapping[str, Any]  # values by column name; a missing column is null
 
 
@@ -56,32 +49,18 @@ class Counts:
     explained: int
     unreadable: int
     shards: int
-    not_exact: int = 0  # images whose class maps do not sum to the network's logits
+    verdicts: Mapping[str, int] = field(default_factory=dict, compare=False)  # images per verdict
+
+    @property
+    def not_exact(self) -> int:
+        """Number of images whose class maps do not sum to the network's logits."""
+        return self.verdicts.get("not exact", 0)
 
     def __str__(self) -> str:
         images, rows = (f"{self.images:,} {word}{'s' * (self.images != 1)}" for word in ("image", "row"))
         shards = f"{self.shards:,} shard{'s' * (self.shards != 1)}"
         text = f"{images}: {self.explained:,} explained, {self.unreadable:,} could not be read; {rows} in {shards}"
         return text + (f"; the class maps of {self.not_exact:,} do not add up" if self.not_exact else "")
-
-
-def import_arrow() -> Any:
-    """Import pyarrow with its modules for data sets and Parquet files.
-
-    Raises:
-        InspectorError: pyarrow is not installed.
-    """
-    return require("pyarrow", "pyarrow.dataset", "pyarrow.parquet", extra="data", purpose="A table of class maps")
-
-
-def make_schema(about: Mapping[str, Any]) -> Any:
-    """Return the pyarrow schema of a shard, with `about` as JSON in its metadata."""
-    pa = import_arrow()
-    single = {name: getattr(pa, kind.strip("[]"))() for name, kind in SHARD_COLUMNS.items()}
-    types = {
-        name: pa.list_(single[name]) if kind.startswith("[") else single[name] for name, kind in SHARD_COLUMNS.items()
-    }
-    return pa.schema(types, {KEY: json.dumps(about)})
 
 
 def format_shard_name(number: int) -> str:
@@ -100,26 +79,20 @@ def begin_run(out: str | Path, about: Mapping[str, Any], resume: bool) -> dict[i
     Args:
         out: path, or URL that fsspec knows.
         about: content of run.json, with at least the keys of _MUST_MATCH and "images".
-        resume: keep the complete shards of an earlier run, and remove its temporary files.
+        resume: keep the complete shards of an earlier run, after reading them; remove its temporary files.
 
     Returns:
         The shards that are missing: shard number -> indices of its images.
 
     Raises:
-        ExportError: the folder is not empty and `resume` is False, or its run.json differs in a key of _MUST_MATCH.
+        ExportError: as for `check_place`, or run.json is broken or differs in a key of _MUST_MATCH.
     """
     system, folder = open_folder(out)
-    present = set(_list_names(system, folder))
-    if present and not resume:
-        raise ExportError(f"{out} is not empty. Use --resume to continue the run in it, or another folder.")
-    if present and RUN not in present:
-        # A run that was killed before run.json was complete leaves only temporary files: start again.
-        if any(not name.endswith(_TEMPORARY_SUFFIX) for name in present):
-            raise ExportError(f"{out} has files but no {RUN}, so there is no run to resume. Use another folder.")
-        present = set()
+    present = check_place(out, resume)
     if RUN in present:
-        with translate_errors(ExportError, f"{out}/{RUN} cannot be read: {{reason}}. Use another folder."):
-            earlier = parse_json(system.cat_file(f"{folder}/{RUN}"))
+        problem = f"{out}/{RUN} cannot be read: {{reason}}. Use another folder, or delete {RUN} and all shards there."
+        with translate_errors(ExportError, problem):
+            earlier = parse_about(system.cat_file(f"{folder}/{RUN}"))
         _refuse_other(out, earlier, about)
     else:
         _write_file(system, folder, RUN, json_bytes(about, ascii_only=False))
@@ -127,8 +100,35 @@ def begin_run(out: str | Path, about: Mapping[str, Any], resume: bool) -> dict[i
     return {
         number: indices
         for number, indices in enumerate(split_into_shards(about["images"], about["shard_size"]))
-        if (name := format_shard_name(number)) not in present or not _is_whole(system, f"{folder}/{name}", len(indices))
+        if (name := format_shard_name(number)) not in present or not _is_whole(system, f"{folder}/{name}", indices)
     }
+
+
+def check_place(out: str | Path, resume: bool) -> set[str]:
+    """Check that a run can begin in a folder, or continue there; call it before work that takes long.
+
+    Returns:
+        The names of the files that an earlier run left in the folder; empty if there was none.
+
+    Raises:
+        ExportError: the folder is not empty and `resume` is False, or it holds other files and no run.json.
+    """
+    present = set(_list_names(*open_folder(out)))
+    if present and not resume:
+        raise ExportError(
+            f"{out} is not empty. Use --resume to continue the run in it, --overwrite to replace it, or another folder."
+        )
+    if present and RUN not in present:
+        # A run that was killed before run.json was complete leaves only temporary files: start again.
+        if not all(map(_TEMPORARY_NAME.fullmatch, present)):
+            raise ExportError(f"{out} has files but no {RUN}, so there is no run to resume. Use another folder.")
+        return set()
+    return present
+
+
+def is_file_of_run(name: str) -> bool:
+    """Return whether a run writes files or folders of this name into its folder."""
+    return any(pattern.fullmatch(name) for pattern in (_SHARD_NAME, _TEMPORARY_NAME, _OTHER_NAMES))
 
 
 def write_shard(out: str | Path, number: int, rows: Sequence[Row], about: Mapping[str, Any]) -> None:
@@ -136,7 +136,8 @@ def write_shard(out: str | Path, number: int, rows: Sequence[Row], about: Mappin
     pa, columns = import_arrow(), make_schema(about)
     table = pa.table({name: [row.get(name) for row in rows] for name in columns.names}, schema=columns)
     sink = pa.BufferOutputStream()
-    pa.parquet.write_table(table, sink, compression="zstd", use_dictionary=["label", "verdict"])
+    names = ["label", "verdict"]
+    pa.parquet.write_table(table, sink, compression="zstd", use_dictionary=names, write_page_checksum=True)
     _write_file(*open_folder(out), format_shard_name(number), sink.getvalue().to_pybytes())
 
 
@@ -151,20 +152,16 @@ def count_rows(out: str | Path, images: int, shard_size: int) -> Counts:
     Raises:
         ExportError: the shards do not hold every image exactly once.
     """
-    pq, (system, folder) = import_arrow().parquet, open_folder(out)
-    unreadable, not_exact, wrong = 0, 0, []
+    system, folder = open_folder(out)
+    unreadable, verdicts, wrong = 0, Counter[str](), []
     shards = {format_shard_name(number): part for number, part in enumerate(split_into_shards(images, shard_size))}
     for name, indices in shards.items():
-        try:
-            with system.open(f"{folder}/{name}", "rb") as file:
-                table = pq.read_table(file, columns=["index", "error", "verdict"])
-        except (OSError, ValueError):
+        table = _read_whole(system, f"{folder}/{name}", indices, ["index", "error", "verdict"])
+        if table is None:
             wrong.append(name)
             continue
-        if not np.array_equal(table["index"].to_numpy(), np.arange(indices.start, indices.stop)):
-            wrong.append(name)
         unreadable += len(table) - table["error"].null_count
-        not_exact += table["verdict"].to_pylist().count("not exact")
+        verdicts.update(table["verdict"].drop_null().to_pylist())
     wrong += [name for name in _list_shards(system, folder) if name not in shards]
     if wrong:
         examples = ", ".join(wrong[:5]) + (", ..." if len(wrong) > 5 else "")
@@ -172,7 +169,7 @@ def count_rows(out: str | Path, images: int, shard_size: int) -> Counts:
             f"The counts do not add up: {len(wrong)} shards of {out} do not hold the images that they should "
             f"({examples}). Delete these files and run again with --resume."
         )
-    return Counts(images, images - unreadable, unreadable, len(shards), not_exact)
+    return Counts(images, images - unreadable, unreadable, len(shards), dict(verdicts.most_common()))
 
 
 def read_rows(out: str | Path) -> tuple[Any, dict[str, Any]]:
@@ -190,9 +187,10 @@ def read_rows(out: str | Path) -> tuple[Any, dict[str, Any]]:
         raise ExportError(f"No shards in {out}. Expected a folder that `inspector batch` wrote.")
     with translate_errors(ExportError, f"The shards in {out} are not those of `inspector batch`: {{reason}}."):
         # pyarrow reads the schema from the first shard only (all shards share it), and opens the other shards later.
-        dataset = pa.dataset.dataset(paths, filesystem=None if _is_local(system) else system)
-        about = parse_json(dataset.schema.metadata[KEY])
-    return dataset, about
+        options = pa.dataset.ParquetFragmentScanOptions(page_checksum_verification=True)
+        parquet = pa.dataset.ParquetFileFormat(default_fragment_scan_options=options)
+        dataset = pa.dataset.dataset(paths, filesystem=None if _is_local(system) else system, format=parquet)
+        return dataset, read_about(dataset.schema)
 
 
 def count_written_shards(out: str | Path) -> int:
@@ -201,11 +199,12 @@ def count_written_shards(out: str | Path) -> int:
 
 
 def remove_temporary_files(out: str | Path) -> None:
-    """Remove the temporary files that killed runs left."""
+    """Remove the temporary files that killed runs left, and no others."""
     system, folder = open_folder(out)
-    for name in _list_names(system, folder):
-        if name.endswith(_TEMPORARY_SUFFIX):
-            system.rm(f"{folder}/{name}")
+    for name in filter(_TEMPORARY_NAME.fullmatch, _list_names(system, folder)):
+        if system.isfile(path := f"{folder}/{name}"):
+            with translate_errors(ExportError, f"Cannot remove {path}: {{reason}}."):
+                system.rm(path)
 
 
 def open_folder(out: str | Path) -> tuple[Any, str]:
@@ -235,13 +234,21 @@ def _list_names(system: Any, folder: str) -> list[str]:
             return []
 
 
-def _is_whole(system: Any, path: str, rows: int) -> bool:
-    """Return whether a file is a complete Parquet file (its footer can be read) with this number of rows."""
+def _is_whole(system: Any, path: str, indices: range) -> bool:
+    """Return whether a file holds all columns of these images without damage; all its bytes are read."""
+    return _read_whole(system, path, indices) is not None
+
+
+def _read_whole(system: Any, path: str, indices: range, columns: Sequence[str] | None = None) -> Any:
+    """Read columns of a shard as a pyarrow table; return None if they are damaged or of other images."""
     try:
-        with system.open(path, "rb") as file:
-            return bool(import_arrow().parquet.read_metadata(file).num_rows == rows)
-    except (OSError, ValueError):
-        return False
+        with system.open(path, "rb") as file, open_parquet(file) as shard:
+            about, table = read_about(shard.schema_arrow), shard.read(columns)
+            for rows in table.to_batches() if columns is None else ():
+                check_rows(rows, about)
+        return table if np.array_equal(table["index"].to_numpy(), np.arange(indices.start, indices.stop)) else None
+    except Exception:  # what a damaged file raises is not documented
+        return None
 
 
 def _is_local(system: Any) -> bool:
@@ -257,7 +264,7 @@ def _write_file(system: Any, folder: str, name: str, content: bytes) -> None:
             write_atomic(Path(path), content, durable=True)
         else:
             # Use a new temporary name: an actor that Ray considers dead may still be writing the same shard.
-            temporary = f"{path}.{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}"
+            temporary = f"{path}.{uuid.uuid4().hex}.tmp"
             system.pipe_file(temporary, content)
             system.mv(temporary, path)
 

@@ -135,10 +135,10 @@ def _list_source(source: str) -> Iterator[Item]:
 
 
 def _make_item(path: str, label: str | None) -> Item:
-    return Item(_make_storable(path), label if label is None else sys.intern(make_printable(label)), path)
+    return Item(make_storable(path), label if label is None else sys.intern(make_printable(label)), path)
 
 
-def _make_storable(path: str) -> str:
+def make_storable(path: str) -> str:
     """Escape bytes of a path that are not UTF-8: such a file can be opened, but its path cannot be saved as text."""
     return path.encode("utf-8", "backslashreplace").decode()
 
@@ -219,7 +219,7 @@ def _list_tar(file: str) -> Iterator[Item]:
                 ranked = (_LABELS.index(ending.lower()), sys.intern(make_printable(label)))
                 labels[sample] = min(ranked, labels.get(sample, ranked))
     for name, sample, start, size in images:
-        path = _make_storable(f"{file}/{name}")
+        path = make_storable(f"{file}/{name}")
         yield Item(path, labels[sample][1] if sample in labels else None, file, start, size)
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 import weakref
 from collections.abc import Mapping
 from dataclasses import replace
@@ -288,7 +289,9 @@ def test_a_folder_with_files_is_not_changed(photos: Path, tmp_path: Path, classi
 def test_a_run_may_start_with_resume(photos: Path, tmp_path: Path, classifier: inspector.Classifier) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    (out / "run.json.0123.tmp").write_text("{")  # of a run that was killed at its start
+    # Of runs that were killed at their start, here and on another file system.
+    (out / ".run.json.tmp").write_text("{")
+    (out / f"run.json.{uuid.uuid4().hex}.tmp").write_text("{")
     assert run_dataset(photos, classifier, out, RunOptions(resume=True)) == Counts(10, 9, 1, 1)
     assert sorted(path.name for path in out.iterdir()) == ["part-00000.parquet", "run.json"]
 
@@ -302,7 +305,7 @@ def test_resume_makes_only_the_missing_shards(
     (out / "part-00001.parquet").unlink()
     whole = (out / "part-00003.parquet").read_bytes()
     (out / "part-00003.parquet").write_bytes(whole[:-100])
-    (out / "part-00003.parquet.0123.tmp").write_bytes(whole[:50])
+    (out / f"part-00003.parquet.{uuid.uuid4().hex}.tmp").write_bytes(whole[:50])
     decoded: list[str] = []
     read_item = run_module.read_item
     monkeypatch.setattr(run_module, "read_item", lambda item: (decoded.append(item.path), read_item(item))[1])

@@ -6,8 +6,8 @@ from typing import Any
 import streamlit as st
 
 from inspector.datasets.results import Results, read_results, read_state
-from inspector.datasets.summarize import summarize
-from inspector.datasets.summary import NUMBERS, DatasetSummary, belongs_to, read_summary
+from inspector.datasets.summarize import open_summary
+from inspector.datasets.summary import NUMBERS, DatasetSummary, belongs_to
 from inspector.errors import InspectorError
 from inspector.ui.components import html, stored_maps
 from inspector.ui.components.controls import show_errors
@@ -89,11 +89,11 @@ def _summarize(results: Results) -> DatasetSummary:
         def show_progress(done: float) -> None:
             bar.progress(done, text)
 
-        summarize(results.folder, out, on_progress=show_progress)
+        open_summary(results, out, show_progress)
         bar.empty()
-    return _read_summary(out, cache.read_change_time(out / NUMBERS))
+    return _read_summary(out, cache.read_change_time(out / NUMBERS), results)
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the summary ...")
-def _read_summary(out: Path, changed: int) -> DatasetSummary:
-    return read_summary(out)
+def _read_summary(out: Path, changed: int, _results: Results) -> DatasetSummary:
+    return open_summary(_results, out)  # it waits while another visitor or process replaces the summary
