@@ -31,7 +31,8 @@ TORCH_FREE = (
     "entries.py", "errors.py", "files.py", "printable.py", "version.py",
     "images", "explain/kinds.py", "explain/memory.py", "networks/catalog.py",
     "output/text.py", "output/style.py", "output/templates.py",
-    "datasets/table.py", "datasets/results.py", "datasets/statistics.py", "datasets/index.py", "datasets/summary.py",
+    "datasets/table.py", "datasets/shard_schema.py", "datasets/results.py", "datasets/statistics.py",
+    "datasets/index.py", "datasets/summary.py",
     "training/recipe.py", "training/read_run.py", "training/compare_runs.py",
 )  # fmt: skip
 

@@ -160,7 +160,7 @@ def describe_run(
         "probability": classifier.probability,
         "output": classifier.output,
         "receptive_field": {
-            name: replace_non_finite(axis) for name, axis in asdict(classifier.receptive_field).items()
+            name: replace_non_finite(asdict(getattr(classifier.receptive_field, name))) for name in ("y", "x")
         },
         "preprocessing": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(preprocessing).items()},
         "source": make_storable(str(source) if isinstance(source, str | Path) else " ".join(map(str, source))),

@@ -22,7 +22,7 @@ _LIBRARIES = ("onnxruntime", "openvino")  # backends that are separate libraries
 
 def make_manifest(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> dict[str, Any]:
     """Return the manifest: everything that figure and numbers were computed from, in types that JSON can store."""
-    classifier, view, field = maps.classifier, maps.view, asdict(maps.classifier.receptive_field)
+    classifier, view, field = maps.classifier, maps.view, maps.classifier.receptive_field
     photo = None
     if view is not None:
         photo = {
@@ -37,7 +37,7 @@ def make_manifest(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DE
         **describe_network(classifier, maps.backend),
         "preprocessing": asdict(classifier.preprocessing),
         "head": {"pooling": classifier.head.pooling, "verdict": maps.verdict, "residual": maps.residual},
-        "receptive_field": {name: replace_non_finite(axis) for name, axis in field.items()},
+        "receptive_field": {name: replace_non_finite(asdict(getattr(field, name))) for name in ("y", "x")},
         "photo": photo,
         "shown": asdict(shown),
         "style": asdict(style),

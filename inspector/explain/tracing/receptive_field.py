@@ -78,8 +78,8 @@ def find_receptive_field(network: nn.Module, example: Tensor, pooling: int) -> R
 
 def make_even_field(size: Sequence[int], grid: Sequence[int]) -> ReceptiveField:
     """Return receptive fields for cells that divide an image (height, width) evenly and each see all of it."""
-    axes = (Axis(pixels / n / 2, pixels / n, math.inf) for pixels, n in zip(size, grid, strict=True))
-    return ReceptiveField(*axes)
+    y, x = (Axis(pixels / n / 2, pixels / n, math.inf) for pixels, n in zip(size, grid, strict=True))
+    return ReceptiveField(y, x)
 
 
 def slide_window(axis: Axis, kernel: int, stride: int, padding: float, dilation: int) -> Axis:
@@ -214,7 +214,8 @@ def _follow_padding(field: ReceptiveField, given: dict[str, Any], spatial_last: 
 def _slide_windows(
     field: ReceptiveField, kernel: Sequence[Any], stride: Sequence[Any], padding: Sequence[Any], dilation: Sequence[Any]
 ) -> ReceptiveField:
-    return ReceptiveField(*map(slide_window, (field.y, field.x), kernel, stride, padding, dilation))
+    y, x = map(slide_window, (field.y, field.x), kernel, stride, padding, dilation)
+    return ReceptiveField(y, x)
 
 
 def _as_pair(value: Any) -> Sequence[Any]:
