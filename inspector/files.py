@@ -255,6 +255,13 @@ def write_atomic(path: Path, content: bytes, durable: bool = False, many_writers
         temporary.unlink(missing_ok=True)  # after a success it is already renamed
 
 
+def find_cache_folder() -> Path:
+    """Return the folder of what can be made again, as built networks: $INSPECTOR_CACHE, else ~/.cache/inspector."""
+    if chosen := os.environ.get("INSPECTOR_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "inspector"
+
+
 def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
     """Return a CSV table as UTF-8 bytes; its lines end with a single newline character on every system.
 

@@ -106,11 +106,12 @@ UNDOCUMENTED_NAMES = (
 )
 
 
-NAMEDTUPLE_METHODS = {"_asdict", "_fields", "_make", "_replace"}  # public in spite of the underscore
+# Public in spite of the underscore: methods of named tuples, and os._exit.
+DOCUMENTED = {"_asdict", "_fields", "_make", "_replace", "_exit"}
 
 
 def is_private(name: str) -> bool:
-    return name.startswith("_") and not name.startswith("__") and name not in NAMEDTUPLE_METHODS
+    return name.startswith("_") and not name.startswith("__") and name not in DOCUMENTED
 
 
 def find_own_names(tree: ast.Module) -> set[str]:

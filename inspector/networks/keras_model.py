@@ -9,7 +9,7 @@ import re
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -24,6 +24,7 @@ from inspector.networks.checkpoint import check_size
 
 MAX_BYTES = 2_000_000_000
 _MAX_CONFIG_BYTES = 20_000_000
+_SPARE_BYTES = 1_000_000  # by which a file that is compressed may be smaller than its parameters
 
 _KERAS_MODULES = re.compile(
     r"keras(\.(src\.)?(layers|models|initializers|regularizers|constraints|activations|applications|dtype_policies"
@@ -108,6 +109,7 @@ def read_keras(path: Path, bgr: bool = False, max_bytes: int = MAX_BYTES) -> Ker
     config = _read_config(path, max_bytes)
     _check_config(path, config)
     keras = import_keras(path.name)
+    _check_parameters(path, config, keras)
     with _translate_reading(path):
         model = keras.saving.load_model(str(path.resolve()), compile=False, safe_mode=True)
     return wrap_keras(model, bgr=bgr)
@@ -230,6 +232,21 @@ def _check_config(path: Path, config: Any) -> None:
                 reason = f"asks for {foreign}, which is not one of Keras's own layers and may run any code"
                 hint = "Build the model with Keras's own layers, or load it yourself and wrap it"
                 raise NetworkError(f"{path.name} {reason}: nothing was run. {hint}.")
+
+
+def _check_parameters(path: Path, config: Any, keras: Any) -> None:
+    """Refuse a model that needs more parameters than the file has bytes, before memory is taken for them."""
+    count = 0
+    # Configurations of earlier versions cannot be read so. Keras itself reads them, or says why not.
+    with suppress(Exception), keras.device("meta"):
+        count = keras.saving.deserialize_keras_object(config).count_params()
+    size = path.stat().st_size
+    if path.suffix == ".keras":
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+    if count > size + _SPARE_BYTES:
+        problem = f"needs {count:,} parameters, but only {size:,} bytes are in it"
+        raise NetworkError(f"{path.name} {problem}: it is broken. Save it again with model.save('model.keras').")
 
 
 def _find_foreign(value: dict[str, Any]) -> str | None:

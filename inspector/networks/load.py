@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from inspector.errors import NetworkError, translate_errors
+from inspector.errors import InspectorError, NetworkError, translate_errors
 from inspector.explain.classifier import Classifier, LoadedNetwork
 from inspector.explain.kinds import OutputActivation
 from inspector.images.preprocessing import (
@@ -21,16 +21,16 @@ from inspector.images.preprocessing import (
     Preprocessing,
     PreprocessingOverrides,
 )
-from inspector.networks.build import build, build_pretrained, find_preprocessing
+from inspector.networks.build import LIBRARIES, build, build_pretrained, build_without_memory, find_preprocessing
 from inspector.networks.builtin import FACTORIES
 from inspector.networks.catalog import ModelCard, find_model_card, find_model_folder, is_trusted
-from inspector.networks.checkpoint import MAX_BYTES, detect_kind, read_state
+from inspector.networks.checkpoint import MAX_BYTES, detect_kind, is_small_safetensors, read_state
+from inspector.networks.isolation import ran_out_of_memory, try_in_child
 from inspector.networks.keras_model import read_keras
 from inspector.networks.onnx_model import read_onnx
-from inspector.networks.state_dict import count_classes, load_weights
+from inspector.networks.state_dict import check_weights, count_classes, load_weights
 from inspector.networks.torch_program import read_torch_program
 
-LIBRARIES = ("torchvision:", "timm:")
 KERAS, ONNX = (".keras", ".h5", ".hdf5"), (".onnx",)
 FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".pt2", ".ts", ".torchscript", *KERAS, *ONNX)
 _DEFAULT = Preprocessing((224, 224), IMAGENET_MEAN, IMAGENET_STD, (224, 224))  # for networks that state none
@@ -96,8 +96,11 @@ def resolve(
     allow_untrained: bool = False,
     max_bytes: int = MAX_BYTES,
     output: str | int | None = None,
+    remember: bool = True,
 ) -> LoadedNetwork:
     """Find, build and load a network by its name or file.
+
+    Without ``trust``, a file is tried in a separate process first, see `isolation.try_in_child`.
 
     Args:
         source: as ``name`` in `load`; with ``allow_untrained`` also one of our architectures or package.module:factory.
@@ -109,6 +112,7 @@ def resolve(
         allow_untrained: build architectures with random weights, and download nothing.
         max_bytes: size above which a file is refused.
         output: name or index of the output that holds the logits, in place of the network's own.
+        remember: keep the hash of a file that can be read in the cache folder, so that it is tried only once.
 
     Returns:
         The network, for `Classifier.from_network`.
@@ -125,6 +129,8 @@ def resolve(
     elif _is_file(path):
         # Apply `resize` only below: the network's input size must be known for it.
         plain = replace(overrides, resize=None).apply_to(_DEFAULT)
+        if not trust:
+            _try_file(path, plain, max_bytes, remember)
         loaded = _read_file(path, arch, class_names, plain, trust, max_bytes)
     else:
         loaded = _load_card(find_model_card(name), trust)
@@ -142,6 +148,35 @@ def _is_architecture(name: str) -> bool:
 def _is_file(path: Path) -> bool:
     """Return whether a name means a file: it has a known ending, or exists and no network in models/ has this name."""
     return path.suffix.lower() in FILES or (path.is_file() and find_model_folder(str(path)) is None)
+
+
+def _try_file(path: Path, plain: Preprocessing, max_bytes: int = MAX_BYTES, remember: bool = True) -> None:
+    """Try in a separate process whether a file crashes the library that reads it or exceeds the limits."""
+    suffix = path.suffix.lower()
+    if suffix in ONNX:
+        try_in_child(_try_network, path, plain, max_bytes, library="ONNX Runtime", remember=remember)
+    elif suffix in KERAS:
+        try_in_child(_try_network, path, plain, max_bytes, library="Keras", remember=remember)
+    elif not is_small_safetensors(path):
+        try_in_child(_try_weights, path, max_bytes, library="torch", remember=remember)
+
+
+def _try_network(path: Path, plain: Preprocessing, max_bytes: int) -> Sequence[str]:
+    """Do with a file all that follows if it is loaded. Return the names of the other files that it needs."""
+    loaded = _read_file(path, None, None, plain, trust=False, max_bytes=max_bytes)
+    try:
+        Classifier.from_network(loaded)
+    except (
+        InspectorError
+    ) as error:  # the user's settings may help, such as another output, and `describe` needs no head
+        if ran_out_of_memory(error):
+            raise
+    return getattr(loaded.network, "other_files", ())
+
+
+def _try_weights(path: Path, max_bytes: int) -> None:
+    if detect_kind(path) not in ("TorchScript", "torch.export"):  # programs are refused without being read
+        read_state(path, max_bytes=max_bytes)
 
 
 def _read_file(
@@ -167,6 +202,9 @@ def _read_file(
         problem = f"{path} holds weights and no architecture"
         raise NetworkError(f"{problem}. Name it with --arch (arch=... in Python): {hint}.")
     classes = len(class_names) if class_names is not None else count_classes(state)
+    if (skeleton := build_without_memory(arch, classes)) is not None:
+        # A small file may name a network that fills the memory: compare the shapes before any is taken.
+        check_weights(state, skeleton, arch, path)
     network = build(arch, classes, trust=trust)
     load_weights(state, network, arch, path)
     return LoadedNetwork(path.stem, network, find_preprocessing(arch) or plain, class_names)
@@ -184,6 +222,9 @@ def _load_card(card: ModelCard, trust: bool) -> LoadedNetwork:
     parts = card.weights if isinstance(card.weights, Sequence) and not isinstance(card.weights, str) else [card.weights]
     paths = [card.folder / part if isinstance(part, str) else _find_packaged_file(part) for part in parts]
     usual, field = card.preprocessing, None
+    if not trust:
+        for path in paths:
+            _try_file(path, usual)
     if factory in ("onnx", "keras"):
         loaded = _read_file(paths[0], None, card.classes, usual, trust=False, max_bytes=MAX_BYTES)
         network, field = loaded.network, loaded.receptive_field

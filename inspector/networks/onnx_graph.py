@@ -15,6 +15,7 @@ from inspector.errors import NetworkError, require, translate_errors
 from inspector.explain.kinds import OutputActivation
 from inspector.explain.tracing.receptive_field import PIXELS, ReceptiveField, slide_window
 from inspector.networks.checkpoint import check_size
+from inspector.networks.onnx_operators import check_operators
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
@@ -48,6 +49,7 @@ class Graph:
     shape: tuple[int | None, ...]  # shape of one input image, in the graph's channel order; None: any size
     channel_order: ChannelOrder
     output_activation: OutputActivation | None
+    other_files: tuple[str, ...]  # files beside this one that hold weights
 
     @cached_property
     def producers(self) -> "dict[str, NodeProto]":
@@ -115,7 +117,8 @@ def read_graph(path: Path, max_bytes: int) -> Graph:
     Raises:
         NetworkError: the file is not an ONNX file or is too large, or its input is not one batch of images.
     """
-    model = _parse(path, max_bytes)
+    model, other_files = _parse(path, max_bytes)
+    check_operators(model, path.name)
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
     if len(inputs) != 1:
@@ -125,7 +128,9 @@ def read_graph(path: Path, max_bytes: int) -> Graph:
     # The last axis has 1 or 3 entries and the first does not, so the channels are last, as in TensorFlow.
     last = shape[2] in (1, 3) and shape[0] not in (1, 3)
     logits, activation = _find_logits(model)
-    return Graph(model, inputs[0].name, logits, shape, "channels last" if last else "channels first", activation)
+    return Graph(
+        model, inputs[0].name, logits, shape, "channels last" if last else "channels first", activation, other_files
+    )
 
 
 def _read_image_shape(name: str, value: "ValueInfoProto") -> tuple[int | None, ...]:
@@ -144,9 +149,11 @@ def _read_image_shape(name: str, value: "ValueInfoProto") -> tuple[int | None, .
     return tuple(shape)
 
 
-def _parse(path: Path, max_bytes: int) -> "ModelProto":
-    """Parse the file, and load weights that it keeps in other files."""
-    onnx = require("onnx", "onnxruntime", extra="onnx", purpose=f"Reading {path.name}", error=NetworkError)
+def _parse(path: Path, max_bytes: int) -> "tuple[ModelProto, tuple[str, ...]]":
+    """Parse the file, and load weights that it keeps in other files. Return the model and the names of these files."""
+    onnx = require(
+        "onnx", "onnx.inliner", "onnxruntime", extra="onnx", purpose=f"Reading {path.name}", error=NetworkError
+    )
     broken = f"{path.name} is no ONNX file, or is broken or cut off ({{reason}}). Export or copy it again."
     with translate_errors(NetworkError, broken, {OSError: f"Cannot read {path}: {{reason}}."}):
         size = path.stat().st_size
@@ -154,11 +161,12 @@ def _parse(path: Path, max_bytes: int) -> "ModelProto":
         model: ModelProto = onnx.load_model_from_string(path.read_bytes())
         if not model.ir_version or not model.graph.node or not model.graph.output:
             raise ValueError("it holds no graph")
-    _load_external_data(path, model, max_bytes - size)
-    return model
+        if model.functions:
+            model = onnx.inliner.inline_local_functions(model)
+    return model, _load_external_data(path, model, max_bytes - size)
 
 
-def _load_external_data(path: Path, model: "ModelProto", limit: int) -> None:
+def _load_external_data(path: Path, model: "ModelProto", limit: int) -> tuple[str, ...]:
     from onnx import external_data_helper as external
 
     hint = "they must be in the same folder, under the names they were exported with"
@@ -170,6 +178,7 @@ def _load_external_data(path: Path, model: "ModelProto", limit: int) -> None:
         sizes = [info.length or (path.parent / info.location).stat().st_size for info in infos]
         check_size(path, sum(sizes), limit)
         external.load_external_data_for_model(model, str(path.parent))
+    return tuple(sorted({info.location for info in infos}))
 
 
 def _find_logits(model: "ModelProto") -> tuple[str, OutputActivation | None]:

@@ -40,6 +40,7 @@ class OnnxNetwork(nn.Module):
         channels: channels of the input, 1 or 3.
         size: (height, width) of the input; None if the file accepts any size.
         output_activation: the activation that follows the logits in the file; it is cut off.
+        other_files: names of the files beside the file that hold some of its weights.
         receptive_field: receptive field of the feature maps; None if the graph has an unknown operator.
         pooling: torch module that replaces the pooling of the file.
     """
@@ -54,6 +55,7 @@ class OnnxNetwork(nn.Module):
         self.size = (height, width) if height and width else None
         self.output_activation = graph.output_activation
         self.receptive_field = field
+        self.other_files = graph.other_files
         self.pooling = _POOLINGS[cut.pooling]()
         self._channel_order = graph.channel_order
         self._cut = cut

@@ -30,6 +30,32 @@ def count_classes(state: Mapping[str, Tensor]) -> int | None:
     return state[chosen[-1]].shape[0] if chosen else None
 
 
+def check_weights(
+    state: Mapping[str, Tensor], network: nn.Module, name: str, path: Path | None = None
+) -> dict[str, Tensor]:
+    """Check that weights fit a network by their names, shapes and kinds of numbers. No value is read.
+
+    Args:
+        state: tensors by parameter name.
+        network: the network, whose parameters may be on torch's device "meta".
+        name: name of the architecture, for error messages.
+        path: file of the weights, for error messages.
+
+    Returns:
+        The weights by the names in the network.
+
+    Raises:
+        NetworkError: the weights do not fit.
+    """
+    expected = network.state_dict()
+    state = _strip_prefixes(expected, state)
+    for problem, names in _find_misfits(expected, state).items():
+        if names:
+            misfit = f"they {problem} {_list_some(names)}{_describe_shapes(expected, state, names[0])}"
+            raise NetworkError(f"{_name_weights(path)} do not fit {name}'s architecture: {misfit}.")
+    return state
+
+
 def load_weights(state: Mapping[str, Tensor], network: nn.Module, name: str, path: Path | None = None) -> None:
     """Write weights into a network. If any is missing, unexpected or of another shape, no weight is written.
 
@@ -44,23 +70,23 @@ def load_weights(state: Mapping[str, Tensor], network: nn.Module, name: str, pat
     Raises:
         NetworkError: the weights do not fit, or contain values that are not finite.
     """
-    expected = network.state_dict()
-    state = _strip_prefixes(expected, state)
-    weights = f"The weights at {path}" if path else "The weights"
-    for problem, names in _find_misfits(expected, state).items():
-        if names:
-            misfit = f"they {problem} {_list_some(names)}{_describe_shapes(expected, state, names[0])}"
-            raise NetworkError(f"{weights} do not fit {name}'s architecture: {misfit}.")
+    state, expected = check_weights(state, network, name, path), network.state_dict()
     # Take missing batch counters (num_batches_tracked) from the network: old checkpoints have none.
     complete = OrderedDict((key, state.get(key, tensor).to(tensor.dtype)) for key, tensor in expected.items())
     # Some networks have infinite values on purpose (a mask): report only tensors that are finite in the network itself.
     broken = [key for key, tensor in complete.items() if not _is_finite(tensor) and _is_finite(expected[key])]
     if broken:
         hint = "The training diverged: take an earlier checkpoint."
-        raise NetworkError(f"{weights} hold values that are NaN or infinite, in {_list_some(broken)}. {hint}")
+        raise NetworkError(
+            f"{_name_weights(path)} hold values that are NaN or infinite, in {_list_some(broken)}. {hint}"
+        )
     # Some layers read their version from the weights. safetensors stores none, but the shapes agree: use the network's.
     complete._metadata = getattr(expected, "_metadata", {})  # type: ignore[attr-defined]
     network.load_state_dict(complete)
+
+
+def _name_weights(path: Path | None) -> str:
+    return f"The weights at {path}" if path else "The weights"
 
 
 def _is_matrix(name: str, tensor: Tensor) -> bool:

@@ -19,8 +19,9 @@ from inspector.explain.classifier import Classifier
 from inspector.explain.kinds import OutputActivation
 from inspector.images.photo import MAX_BYTES, Photo, read_image
 from inspector.images.preprocessing import Interpolation, PreprocessingOverrides
+from inspector.networks.build import LIBRARIES
 from inspector.networks.catalog import find_model_folder
-from inspector.networks.load import LIBRARIES, resolve
+from inspector.networks.load import resolve
 from inspector.output.export import save_class_maps
 from inspector.output.manifest import find_version, hash_names, hash_pixels
 from inspector.output.style import FigureStyle

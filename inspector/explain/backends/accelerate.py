@@ -11,7 +11,6 @@ checked on every image as before, against the logits of the backend itself.
 
 import hashlib
 import importlib.util
-import os
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -33,7 +32,7 @@ from inspector.explain.feature_capture import CapturedPass, fingerprint_weights
 from inspector.explain.pooling import POOL
 from inspector.explain.tracing.forward import CapturedPooling, capture_and_record, capture_poolings
 from inspector.explain.tracing.recording import OpRecording
-from inspector.files import write_atomic
+from inspector.files import find_cache_folder, write_atomic
 from inspector.version import __version__
 
 BACKENDS = ("auto", "eager", "folded", "compiled", "onnxruntime", "openvino", "cuda")
@@ -110,13 +109,6 @@ def with_backend(classifier: Classifier, name: str) -> Classifier:
 def has_fast_backend() -> bool:
     """Return whether onnxruntime or openvino is installed, and onnxscript, which writes networks for them."""
     return _find_installed_runtime() is not None and importlib.util.find_spec("onnxscript") is not None
-
-
-def find_cache_folder() -> Path:
-    """Return the folder of built networks: $INSPECTOR_CACHE, else ~/.cache/inspector."""
-    if chosen := os.environ.get("INSPECTOR_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "inspector"
 
 
 class AcceleratedNetwork:
