@@ -26,7 +26,7 @@ from torchcam.utils import overlay_mask
 
 import inspector
 from inspector.images.examples import list_examples
-from inspector.images.photo import Pixels
+from inspector.images.decode import Pixels
 from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo
 
 WIDTH, HEIGHT = 500, 375

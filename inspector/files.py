@@ -1,4 +1,4 @@
-"""Write files and folders completely or not at all, and encode tables as CSV and JSON."""
+"""Read ordinary files only; write files and folders completely or not at all; encode tables as CSV and JSON."""
 
 import csv
 import errno
@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import tempfile
 import threading
 import uuid
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO
 from weakref import WeakValueDictionary
 
 from inspector.errors import ExportError, InspectorError
@@ -38,6 +39,22 @@ _TEMPORARY = ".inspector-"
 _TEMPORARY_NAME = re.compile(r"\.inspector-(?P<host>[A-Za-z0-9]*)-(?P<pid>\d{1,10})-[a-z0-9_]+")
 _thread_locks: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()  # one per folder, by its real path
 _thread_locks_lock = threading.Lock()
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open an ordinary file for reading. A link is followed.
+
+    A pipe would block the reader, and a device such as /dev/zero never ends, although both have a size of 0 bytes.
+
+    Raises:
+        OSError: the path is no ordinary file, or the file cannot be opened.
+    """
+    # Without O_NONBLOCK, opening a pipe waits until another process writes to it.
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if stat.S_ISREG(os.fstat(file).st_mode):
+        return os.fdopen(file, "rb")
+    os.close(file)
+    raise OSError(errno.EINVAL, "it is not an ordinary file, but a folder, a pipe or a device")
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from inspector.errors import LocalizationError, translate_errors
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.grid import fit_size, resample_on_photo
 from inspector.explain.tracing.receptive_field import ReceptiveField
-from inspector.images.photo import MAX_BYTES, MAX_PIXELS
+from inspector.images.decode import MAX_BYTES, MAX_PIXELS
 from inspector.images.preprocessing import Box, Crop
 
 Mask: TypeAlias = NDArray[np.bool_]  # (H, W), true inside the object

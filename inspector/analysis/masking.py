@@ -26,7 +26,7 @@ from inspector.explain.class_maps import ClassMap, ClassMaps
 from inspector.explain.decomposition import BranchInput
 from inspector.explain.grid import nearest_cells
 from inspector.explain.tracing.forward import forward
-from inspector.images.photo import Pixels
+from inspector.images.decode import Pixels
 from inspector.images.preprocessing import View
 
 PixelChange = Literal["blur", "grey"]
@@ -135,16 +135,22 @@ def make_masked_view(maps: ClassMaps, mask: Tensor, change: PixelChange) -> View
     of a cell cannot be recognized. "grey" is the mean that the preprocessing subtracts, so the input is zero there.
     """
     assert maps.view is not None, "an input without a photo has no pixels to change"
-    pixels, region = maps.view.pixels, find_masked_pixels(maps, mask)
-    field = maps.classifier.receptive_field
+    view, region = maps.view, find_masked_pixels(maps, mask)
+    deviation = min(maps.classifier.receptive_field.x.stride, maps.classifier.receptive_field.y.stride)
+    mean = np.asarray(maps.classifier.preprocessing.mean, np.float32)
+    pixels, values = view.pixels, view.values
     if change == "blur":
-        deviation = min(field.x.stride, field.y.stride)
         replacement = np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(deviation)))
     else:
-        mean = np.asarray(maps.classifier.preprocessing.mean) * 255
-        replacement = np.broadcast_to(mean.round().astype(np.uint8).reshape(pixels.shape[2:]), pixels.shape)
+        color = mean * 255 if mean.size == math.prod(pixels.shape[2:]) else np.full(pixels.shape[2:], 128)
+        replacement = np.broadcast_to(color.round().astype(np.uint8).reshape(pixels.shape[2:]), pixels.shape)
     changed: Pixels = np.where(region.reshape(*region.shape, *[1] * (pixels.ndim - 2)), replacement, pixels)
-    return replace(maps.view, pixels=changed)
+    if values is not None:
+        from skimage.filters import gaussian  # here, because it takes long to import and few networks need it
+
+        filled = gaussian(values, deviation, channel_axis=2) if change == "blur" else mean
+        values = np.where(region[..., None], filled, values)
+    return replace(view, pixels=changed, values=values)
 
 
 def find_masked_pixels(maps: ClassMaps, mask: Tensor) -> NDArray[np.bool_]:

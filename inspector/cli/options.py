@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
 from typer import Option
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from inspector.images.preprocessing import PreprocessingOverrides
 
 P = ParamSpec("P")
+N = TypeVar("N", int, float)
 
 _USUAL = "Default: as the network was trained."
 
@@ -132,6 +133,19 @@ class NetworkOptions:
         ),
     ] = None
     interpolation: Annotated[str | None, Option(help="Interpolation of the resize: `bilinear` or `bicubic`.")] = None
+    window: Annotated[
+        str | None,
+        Option(
+            help="Values that become black and white in images of more than 8 bits: `0,4095`. Default: the range that "
+            "the image uses."
+        ),
+    ] = None
+    display: Annotated[
+        str | None,
+        Option(
+            help="Channels that are shown as red, green and blue in images of more than three: `3,2,1`, counted from 0."
+        ),
+    ] = None
     output: Output = None
     trust: Trust = False
 
@@ -165,6 +179,8 @@ class NetworkOptions:
             std=_parse_numbers(self.std, "--std"),
             resize=self.resize if self.resize == "squeeze" else parse_size(self.resize, "--resize"),
             interpolation=self.interpolation,  # type: ignore[arg-type]
+            window=_parse_numbers(self.window, "--window", "two numbers such as 0,4095"),
+            display=_parse_numbers(self.display, "--display", "three channel numbers such as 3,2,1", int),
         )
 
 
@@ -184,8 +200,13 @@ def parse_size(size: str | None, option: str) -> tuple[int, int] | None:
     return int(sides[1]), int(sides[2] or sides[1])
 
 
-def _parse_numbers(numbers: str | None, option: str) -> tuple[float, ...] | None:
+def _parse_numbers(
+    numbers: str | None,
+    option: str,
+    expected: str = "numbers such as 0.485,0.456,0.406",
+    kind: Callable[[str], N] = float,  # type: ignore[assignment]
+) -> tuple[N, ...] | None:
     try:
-        return None if numbers is None else tuple(float(number) for number in numbers.split(","))
+        return None if numbers is None else tuple(kind(number) for number in numbers.split(","))
     except ValueError:
-        raise InspectorError(f"{option} is {numbers!r}. Use numbers such as 0.485,0.456,0.406.") from None
+        raise InspectorError(f"{option} is {numbers!r}. Use {expected}.") from None

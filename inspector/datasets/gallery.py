@@ -13,7 +13,7 @@ from inspector.datasets.table import read_rows
 from inspector.errors import ExportError, translate_errors
 from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.files import write_atomic
-from inspector.images.photo import Pixels
+from inspector.images.decode import Pixels
 from inspector.images.preprocessing import Crop, View
 from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo
 from inspector.output.templates import render_template

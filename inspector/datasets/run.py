@@ -38,7 +38,7 @@ from inspector.explain.classifier import Classifier
 from inspector.explain.tracing.forward import match_parameters
 from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.files import replace_non_finite
-from inspector.images.photo import Pixels
+from inspector.images.decode import Pixels
 from inspector.images.preprocessing import Crop, make_view
 from inspector.images.sources import Item, hash_items, list_images, make_storable, read_item
 from inspector.printable import make_printable

@@ -18,7 +18,15 @@ from inspector.explain.kinds import OutputActivation
 from inspector.explain.tracing.chosen_output import ChosenOutput, choose_output, original_network
 from inspector.explain.tracing.forward import find_output_activation, match_parameters, noise_input
 from inspector.explain.tracing.receptive_field import ReceptiveField, find_receptive_field
-from inspector.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing, View, as_pair
+from inspector.images.preprocessing import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Interpolation,
+    Preprocessing,
+    PreprocessingOverrides,
+    View,
+    as_pair,
+)
 from inspector.printable import make_printable
 
 
@@ -64,6 +72,8 @@ class Classifier:
         name: str = "network",
         probability: OutputActivation | None = None,
         output: str | int | None = None,
+        window: Sequence[float] | None = None,
+        display: Sequence[int] | None = None,
     ) -> "Classifier":
         """Make a classifier of a network, which is not changed.
 
@@ -74,7 +84,8 @@ class Classifier:
                 flatten and Linear.
             class_names: K names. Default: "class 0", "class 1", ...
             size: input size in pixels, (height, width) or one number for both.
-            mean: three values (RGB) or one (gray); the input is ``(pixels / 255 - mean) / std``.
+            mean: three values (RGB) or one (gray); the input is ``(pixels / 255 - mean) / std``. Any other number: the
+                input has so many channels, as arrays and TIFF files have them, see `images.values.scale_values`.
             std: as many values as `mean`.
             resize: a photo is scaled until it just covers this (height, width), then cropped to `size` around its
                 center. Default: `size`.
@@ -85,6 +96,8 @@ class Classifier:
             output: which output holds the logits, if the network returns several: an index or a key, or a dotted path
                 such as "heads.age". Default: the only output that can hold them. Outputs from which another output is
                 computed are features.
+            window: the values that become 0 and 1 in images of more than 8 bits. Default: the range that an image uses.
+            display: which channels of images of more than three are shown as red, green and blue, counted from 0.
 
         Raises:
             NetworkError: the network does not support inputs of this size, the number of names is wrong, or several
@@ -93,7 +106,8 @@ class Classifier:
         """
         height_width = as_pair(size)
         cover = height_width if resize is None else as_pair(resize)
-        preprocessing = Preprocessing(height_width, tuple(mean), tuple(std), cover, interpolation)
+        plain = Preprocessing(height_width, tuple(mean), tuple(std), cover, interpolation)
+        preprocessing = PreprocessingOverrides(window=window, display=display).apply_to(plain)
         loaded = LoadedNetwork(name, network, preprocessing, class_names, probability, output=output)
         return Classifier.from_network(loaded)
 
@@ -107,9 +121,9 @@ class Classifier:
         """
         preprocessing = loaded.preprocessing
         channels, size = len(preprocessing.mean), loaded.trained_size or preprocessing.size
-        if channels != len(preprocessing.std) or channels not in (1, 3):
+        if channels != len(preprocessing.std) or channels == 0:
             raise NetworkError(
-                "mean and std must both have one value (gray) or three (RGB); got "
+                "mean and std must both have one value per channel of the network's input; got "
                 f"{channels} and {len(preprocessing.std)}."
             )
         example = noise_input(loaded.network, (1, channels, *size))
@@ -155,7 +169,8 @@ class Classifier:
         resize = None
         if crop and preprocessing.resize is not None:
             sides = zip(preprocessing.resize, size, preprocessing.size, strict=True)
-            resize = as_pair([round(side * new / old) for side, new, old in sides])
+            height, width = (round(side * new / old) for side, new, old in sides)
+            resize = (height, width)
         receptive_field = self.receptive_field
         if math.isinf(receptive_field.y.size):
             # Cells that see the whole image divide the new input evenly. Other cells keep their stride and center.
@@ -168,8 +183,9 @@ class Classifier:
         """Return a photo as normalized input (1, channels, H, W), in the network's dtype and on its device."""
         # NumPy, because torch's worker threads would busy-wait for longer than a fast network runs. Channels first, so
         # that every step runs over contiguous memory.
-        planes = view.pixels.reshape(*self.preprocessing.size, -1).transpose(2, 0, 1)
-        normalized: NDArray[np.float32] = np.divide(planes, 255, dtype=np.float32, order="C")
+        values, white = (view.pixels, 255) if view.values is None else (view.values, 1)
+        planes = values.reshape(*self.preprocessing.size, -1).transpose(2, 0, 1)
+        normalized: NDArray[np.float32] = np.divide(planes, white, dtype=np.float32, order="C")
         mean, std = (np.array(values, np.float32) for values in (self.preprocessing.mean, self.preprocessing.std))
         normalized -= mean[:, None, None]
         normalized /= std[:, None, None]

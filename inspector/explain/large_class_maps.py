@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from inspector.errors import HeadError, InspectorError
+from inspector.errors import HeadError, InspectorError, NetworkError
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.classifier import Classifier, list_top_classes
 from inspector.explain.head import relative_error
@@ -138,6 +138,9 @@ def large_class_maps(
     """
     if tile < 1 or (isinstance(classes, int) and classes < 1):
         raise InspectorError(f"Expected a tile of at least 1 pixel and at least 1 class, got {tile} and {classes}.")
+    channels = len(classifier.preprocessing.mean)
+    if channels not in (1, 3):
+        raise NetworkError(f"Large images are read in gray or RGB, and the network takes {channels} channels.")
     large = open_large_image(image)
     _check_head(classifier)
     named = [] if isinstance(classes, int) else [classifier.class_index(k) for k in classes]

@@ -14,10 +14,22 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import tifffile
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from inspector.errors import ImageError, translate_errors
-from inspector.images.photo import MAX_BYTES, MAX_PIXELS, Pixels, read_image
+from inspector.files import open_regular
+from inspector.images.decode import (
+    FORMATS,
+    MAX_BYTES,
+    MAX_PIXELS,
+    TIFF_STARTS,
+    Pixels,
+    convert_to_rgb,
+    find_orientation,
+    reserve_memory,
+    turn_upright,
+)
+from inspector.images.photo import read_image
 
 MAX_DECODED = 500_000_000  # largest number of pixels that Pillow decodes as a whole: 1.5 GB of RGB
 
@@ -78,14 +90,14 @@ def open_large_image(source: LargeSource) -> LargeImage:
     if not isinstance(source, str | Path):
         return _make_large_image("array", lambda: source)
     path = Path(source)
-    with translate_errors(ImageError, f"Cannot read {path!s}: {{reason}}."), path.open("rb"):
-        pass
+    with translate_errors(ImageError, f"Cannot read {path!s}: {{reason}}."), open_regular(path) as file:
+        is_tiff = file.read(4).startswith(TIFF_STARTS)
     # Memory-map the file anew for every window: pages that were read stay in memory until the memory map is closed.
     with _translate_reader_errors(path.name):
         if path.suffix.lower() == ".npy":
             return _make_large_image(path.name, partial(np.load, path, mmap_mode="r", allow_pickle=False))
-        if path.suffix.lower() in (".tif", ".tiff") and _can_be_mapped(path):
-            return _make_large_image(path.name, partial(tifffile.memmap, path, mode="r"))
+        if is_tiff and _can_be_mapped(path):
+            return _make_large_image(path.name, partial(tifffile.memmap, path, page=0, mode="r"))
     pixels = _decode_whole(path)
     return _make_large_image(path.name, lambda: pixels)
 
@@ -93,10 +105,10 @@ def open_large_image(source: LargeSource) -> LargeImage:
 def _can_be_mapped(path: Path) -> bool:
     """Return whether the first image in a TIFF is uncompressed, upright, and in gray or RGB."""
     with tifffile.TiffFile(path) as file:
-        page = file.series[0].keyframe
+        page = file.pages.first  # `file.series` would read all pages
         plain = page.photometric in (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.MINISBLACK)
         rotated = "Orientation" in page.tags and page.tags["Orientation"].value != 1
-        return file.series[0].dataoffset is not None and page.is_memmappable and plain and not rotated
+        return page.is_contiguous and page.is_memmappable and plain and not rotated
 
 
 def _make_large_image(name: str, reopen: Callable[[], Sliceable]) -> LargeImage:
@@ -114,7 +126,7 @@ def _make_large_image(name: str, reopen: Callable[[], Sliceable]) -> LargeImage:
 
 def _decode_whole(path: Path) -> Pixels:
     """Decode a whole file to upright RGB pixels (H, W, 3)."""
-    with _translate_reader_errors(path.name), _without_pillow_limit(), Image.open(path) as image:
+    with _translate_reader_errors(path.name), _without_pillow_limit(), Image.open(path, formats=FORMATS) as image:
         width, height = image.size
         # Image.open reads only the header, so no pixel is decoded yet. This check replaces Pillow's limit.
         if width * height > MAX_DECODED:
@@ -128,7 +140,10 @@ def _decode_whole(path: Path) -> Pixels:
                     f"{path.name} has pixels of the mode {image.mode}, which are read up to {MAX_PIXELS / 1e6:.0f} "
                     "megapixels only. Use 8 bits per channel without transparency."
                 )
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            with reserve_memory(image):
+                image.load()
+                pixels, _ = convert_to_rgb(image)
+                return turn_upright(pixels, find_orientation(image))
     # The file is small enough for the reader of photos, which handles all modes and transparency.
     return read_image(path).pixels
 
@@ -137,7 +152,10 @@ def _translate_reader_errors(name: str) -> AbstractContextManager[None]:
     return translate_errors(
         ImageError,
         f"{name} is broken or cut off ({{reason}}). Save it again or choose another.",
-        {UnidentifiedImageError: f"{name} is not an image that can be read. JPEG, PNG, TIFF and .npy can."},
+        {
+            UnidentifiedImageError: f"{name} is not an image that can be read. JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF "
+            "and .npy can."
+        },
     )
 
 

@@ -7,14 +7,18 @@ Points are (x, y) and sizes are (height, width), in pixels. The outer edge of th
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from dataclasses import dataclass, replace
+from operator import index
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from inspector.errors import ImageError, NetworkError
-from inspector.images.photo import MAX_PIXELS, Photo, Pixels
+from inspector.images.decode import MAX_PIXELS, Pixels
+from inspector.images.photo import Photo, apply_settings
+from inspector.images.values import Display, Window, check_display, check_window, scale_values
 
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the photo
 Interpolation = Literal["bilinear", "bicubic"]
@@ -22,6 +26,7 @@ Interpolation = Literal["bilinear", "bicubic"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+_MAX_SIDE = 8192  # pixels of a side of the network's input
 _MAX_NATIVE = 1024  # pixels of the longer side; for larger inputs, the feature maps may not fit in memory
 
 
@@ -33,10 +38,12 @@ class Preprocessing:
     """
 
     size: tuple[int, int]  # (height, width) of the network's input
-    mean: tuple[float, ...]  # one value per channel, 0-1; a single value: the network takes gray images
+    mean: tuple[float, ...]  # one value per channel, 0-1; one: the network takes gray images; three: RGB
     std: tuple[float, ...]  # one value per channel, in the same unit as `mean`
     resize: tuple[int, int] | None  # not smaller than `size`; None: squeeze the whole photo to `size`, without a crop
     interpolation: Interpolation = "bilinear"
+    window: Window | None = None  # values that become 0 and 1 in images of more than 8 bits; None: see `read_image`
+    display: Display | None = None  # channels shown as red, green and blue, of images of more than 3; None: the first 3
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,8 @@ class PreprocessingOverrides:
     std: Sequence[float] | None = None
     resize: int | Sequence[int] | str | None = None  # size that the photo covers before the crop; "squeeze": no crop
     interpolation: Interpolation | None = None
+    window: Sequence[float] | None = None  # values that become 0 and 1 in images of more than 8 bits
+    display: Sequence[int] | None = None  # channels shown as red, green and blue, in images of more than three
 
     def apply_to(self, default: Preprocessing) -> Preprocessing:
         """Return the default preprocessing with these settings in place of its own.
@@ -57,6 +66,7 @@ class PreprocessingOverrides:
 
         Raises:
             NetworkError: `resize` is smaller than the input, `mean` or `std` is not finite, or `std` is not positive.
+            ImageError: `window` or `display` has other numbers than it needs.
         """
         size = default.size if self.size is None else as_pair(self.size)
         resize = default.resize
@@ -70,9 +80,17 @@ class PreprocessingOverrides:
         elif resize is not None and size != default.size:
             resize = (round(resize[0] * size[0] / default.size[0]), round(resize[1] * size[1] / default.size[1]))
         mean, std = self.mean or default.mean, self.std or default.std
-        if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
+        if not all(map(math.isfinite, (*mean, *std))) or min(std, default=1) <= 0:
             raise NetworkError(f"mean and std must be numbers, std above 0; got {tuple(mean)} and {tuple(std)}.")
-        return Preprocessing(size, tuple(mean), tuple(std), resize, self.interpolation or default.interpolation)
+        return Preprocessing(
+            size,
+            tuple(mean),
+            tuple(std),
+            resize,
+            self.interpolation or default.interpolation,
+            default.window if self.window is None else check_window(self.window),
+            default.display if self.display is None else check_display(self.display),
+        )
 
 
 @dataclass(frozen=True)
@@ -91,6 +109,9 @@ class View:
     photo: Photo
     pixels: Pixels  # (H, W, 3), or (H, W) if the network takes gray images
     crop: Crop
+    # (H, W, channels) in the unit of mean and std: what the network gets where `pixels` cannot hold it, as they have
+    # 8 bits in 1 or 3 channels. None: it gets `pixels`.
+    values: NDArray[np.float32] | None = None
 
     @property
     def box(self) -> Box:
@@ -101,9 +122,14 @@ class View:
 def make_view(photo: Photo, preprocessing: Preprocessing) -> View:
     """Resize and crop a photo to the network's input size. Sizes are rounded as in torchvision.
 
+    A network of three channels gets the channels that are shown, and one of a single channel gets them in gray. Any
+    other network gets all channels of the image, which must be as many.
+
     Raises:
-        ImageError: the photo is so thin that, resized to cover `resize`, it would have more than MAX_PIXELS.
+        ImageError: the image has another number of channels than the network; or it is so thin that, resized to cover
+            `resize`, it would have more than MAX_PIXELS.
     """
+    photo = apply_settings(photo, preprocessing.window, preprocessing.display)
     height, width = photo.size
     out_height, out_width = preprocessing.size
     resized_height, resized_width = _compute_resized(photo.size, preprocessing)
@@ -111,14 +137,33 @@ def make_view(photo: Photo, preprocessing: Preprocessing) -> View:
         raise ImageError(f"{photo.name} is too thin for this network: {width} x {height} pixels. Crop it first.")
     top = round((resized_height - out_height) / 2)
     left = round((resized_width - out_width) / 2)
+
+    def resize_and_crop(image: Image.Image) -> NDArray[Any]:
+        resampling = Image.Resampling[preprocessing.interpolation.upper()]
+        image = image.resize((resized_width, resized_height), resampling)
+        return np.asarray(image.crop((left, top, left + out_width, top + out_height)))
+
+    channels, values = len(preprocessing.mean), None
+    if channels not in (1, 3):
+        scaled, note = _scale_channels(photo, channels, preprocessing)
+        values = np.stack([resize_and_crop(Image.fromarray(scaled[..., c])) for c in range(channels)], axis=2)
+        photo = replace(photo, notes=(*photo.notes, note))
     image = Image.fromarray(photo.pixels)
-    if len(preprocessing.mean) == 1:
-        image = image.convert("L")
-    image = image.resize((resized_width, resized_height), Image.Resampling[preprocessing.interpolation.upper()])
-    image = image.crop((left, top, left + out_width, top + out_height))
+    pixels = resize_and_crop(image.convert("L") if channels == 1 else image)
     across, down = width / resized_width, height / resized_height
     box = (left * across, top * down, (left + out_width) * across, (top + out_height) * down)
-    return View(photo, np.asarray(image), Crop(photo.size, box, preprocessing.size))
+    return View(photo, pixels, Crop(photo.size, box, preprocessing.size), values)
+
+
+def _scale_channels(photo: Photo, channels: int, preprocessing: Preprocessing) -> tuple[NDArray[np.float32], str]:
+    """Return all channels of an image in the unit of mean and std, (H, W, C), and a note on how they were scaled."""
+    values = photo.pixels if photo.values is None else np.atleast_3d(photo.values)
+    if values.shape[2] != channels:
+        raise ImageError(
+            f"{photo.name} has {values.shape[2]} channels, and the network takes {channels}. Use an array (H, W, "
+            f"{channels}) or a TIFF file with {channels} channels."
+        )
+    return scale_values(values, photo.window or preprocessing.window)
 
 
 def make_whole_view(photo: Photo, pixels: Pixels) -> View:
@@ -139,10 +184,21 @@ def _compute_resized(size: tuple[int, int], preprocessing: Preprocessing) -> tup
 def find_native_size(photo_size: tuple[int, int]) -> tuple[int, int]:
     """Return the photo's own (height, width), scaled down if its longer side has more than 1024 pixels."""
     scale = min(1, _MAX_NATIVE / max(photo_size))
-    return round(photo_size[0] * scale), round(photo_size[1] * scale)
+    return max(1, round(photo_size[0] * scale)), max(1, round(photo_size[1] * scale))
 
 
 def as_pair(size: int | Sequence[int]) -> tuple[int, int]:
-    """Return (height, width): one number gives a square, two numbers are taken as they are."""
-    height, width = (size, size) if isinstance(size, int) else size
+    """Return (height, width): one number gives a square, two numbers are taken as they are.
+
+    Raises:
+        NetworkError: these are not whole numbers of pixels from 1 to 8192.
+    """
+    try:
+        height, width = (index(side) for side in (size if isinstance(size, Sequence) else (size, size)))
+    except (TypeError, ValueError):
+        height = width = 0
+    if not (0 < height <= _MAX_SIDE and 0 < width <= _MAX_SIDE):
+        raise NetworkError(
+            f"Expected a size in pixels, one number or (height, width), each from 1 to {_MAX_SIDE}; got {size!r}."
+        )
     return height, width

@@ -15,21 +15,23 @@ import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 import fsspec
 
 from inspector.entries import parse_json
 from inspector.errors import ImageError, translate_errors
-from inspector.files import read_csv
-from inspector.images.photo import Photo, check_bytes, read_image
+from inspector.files import open_regular, read_csv
+from inspector.images.decode import check_bytes, read_limited
+from inspector.images.photo import Photo, read_image
 from inspector.printable import make_printable
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 _EXPECTED = "Use a folder, a glob in quotes ('photos/*.jpg'), a CSV with a column path, or WebDataset shards (*.tar)."
 # Endings of tar members that hold a label. If an image has several such members, the first ending in this list counts.
 _LABELS = ("cls", "txt", "json")
 _LABEL_KEYS = ("label", "cls", "class", "class_name")  # keys of a .json that may hold the label; the first one counts
+_LIST_BYTES = 500_000_000  # of a CSV: a line for each of five million images
 _LABEL_BYTES = 65_536  # read at most, from each tar member that holds a label
 # Kinds of addresses that a CSV may name. The list may come from somebody else, and fsspec has kinds that log in to
 # other machines, run commands or unpack archives.
@@ -93,28 +95,26 @@ def read_item(item: Item) -> Photo:
         return read_image(item.file, name)
     if item.length is not None:
         check_bytes(name, item.length)
-    return read_image(_read_bytes(item), name)
+    return read_image(_read_bytes(item, name), name)
 
 
-def _read_bytes(item: Item) -> bytes:
-    end = None if item.length is None else item.start + item.length
-    with translate_errors(ImageError, f"Cannot read {item.path}: {{reason}}."):
-        if _is_url(item.file):
-            system, path = fsspec.core.url_to_fs(item.file)
-            return bytes(system.cat_file(path, item.start, end))
-        with open(item.file, "rb") as file:  # noqa: PTH123 - making a Path takes longer than reading a small image
-            file.seek(item.start)
-            return file.read(item.length)
+def _read_bytes(item: Item, name: str) -> bytes:
+    with translate_errors(ImageError, f"Cannot read {item.path}: {{reason}}."), _open_file(item.file) as file:
+        if item.length is None:
+            return read_limited(file, name)
+        file.seek(item.start)
+        return file.read(item.length)
 
 
 def _is_url(file: str) -> bool:
     return "://" in file
 
 
-def _open_file(file: str) -> IO[bytes]:
+def _open_file(file: str) -> BinaryIO:
     if not _is_url(file):
-        return Path(file).open("rb")
-    stream: IO[bytes] = fsspec.open(file, "rb").open()
+        return open_regular(file)
+    # Without a cache, only the bytes that are read are requested: a tar may be large, and its images small.
+    stream: BinaryIO = fsspec.open(file, "rb", cache_type="none").open()
     return stream
 
 
@@ -164,7 +164,10 @@ def _list_folder(folder: str) -> Iterator[Item]:
 
 def _list_csv(file: str) -> Iterator[Item]:
     with translate_errors(ImageError, f"The list {file} cannot be read: {{reason}}."), _open_file(file) as stream:
-        text = stream.read().decode("utf-8-sig")
+        listed = stream.read(_LIST_BYTES + 1)
+        if len(listed) > _LIST_BYTES:
+            raise ImageError(f"The list {file} has more than {_LIST_BYTES / 1e6:.0f} MB. Split it into several.")
+        text = listed.decode("utf-8-sig")
         rows = [row for row in read_csv(io.StringIO(text, newline="")) if row]
     first = [cell.strip().lower() for cell in rows[0]] if rows else []
     # A first row without the word "path" that begins with an image file is data, not a header.

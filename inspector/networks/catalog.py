@@ -16,6 +16,7 @@ from inspector.entries import Entries, parse_json
 from inspector.errors import NetworkError, translate_errors
 from inspector.explain.kinds import OutputActivation
 from inspector.images.preprocessing import Interpolation, Preprocessing
+from inspector.images.values import Display, Window
 from inspector.printable import make_printable
 
 DEFAULT = "efficientnet_lite0"
@@ -185,7 +186,13 @@ def _read_preprocessing(card: Entries) -> Preprocessing:
     interpolation = cast(Interpolation, card.choice("interpolation", get_args(Interpolation)))
     if resize is not None and (resize[0] < size[0] or resize[1] < size[1]):
         card.refuse("resize", f"null, or at least the size {size[0]} x {size[1]}")
-    return Preprocessing(size, mean, std, resize, interpolation)
+    window = cast(Window, card.numbers("window", (2,))) if card.has("window") else None
+    if window is not None and window[0] >= window[1]:
+        card.refuse("window", "the value of black and a higher one of white")
+    display = cast(Display, card.wholes("display")) if card.has("display") else None
+    if display is not None and len(display) != 3:
+        card.refuse("display", "the numbers of three channels")
+    return Preprocessing(size, mean, std, resize, interpolation, window, display)
 
 
 def _read_about(card: Entries) -> Mapping[str, Any]:

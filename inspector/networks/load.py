@@ -48,6 +48,8 @@ def load(
     probability: OutputActivation | None = None,
     trust: bool = False,
     output: str | int | None = None,
+    window: Sequence[float] | None = None,
+    display: Sequence[int] | None = None,
 ) -> Classifier:
     """Load a classifier.
 
@@ -63,7 +65,8 @@ def load(
             "package.module:factory".
         class_names: one per class, in place of those that come with the network.
         size: input size in pixels, one number or (height, width). Default, as for the next four: the network's own.
-        mean: one value per channel, 0-1; a single value for a network that takes gray images.
+        mean: one value per channel, 0-1; a single value for a network that takes gray images; neither one nor three for
+            a network that takes all channels of arrays and TIFF files.
         std: one value per channel, in the same unit as ``mean``.
         resize: size that the photo covers before the center crop, one number or (height, width); "squeeze": no crop.
         interpolation: "bilinear" or "bicubic".
@@ -71,6 +74,8 @@ def load(
         trust: allow code of the architecture or the file to run.
         output: which output holds the logits, if the network returns several: an index, a key, or a dotted path.
             Default: the only one that can hold them.
+        window: the values that become 0 and 1 in images of more than 8 bits. Default: the range that an image uses.
+        display: which channels of images of more than three are shown as red, green and blue, counted from 0.
 
     Returns:
         The classifier; its head has been read and verified.
@@ -82,7 +87,7 @@ def load(
     Example:
         >>> load("mine.pth", arch="torchvision:resnet18", class_names=["cat", "dog"])
     """
-    overrides = PreprocessingOverrides(size, mean, std, resize, interpolation)
+    overrides = PreprocessingOverrides(size, mean, std, resize, interpolation, window, display)
     return Classifier.from_network(resolve(name, arch, class_names, overrides, probability, trust, output=output))
 
 

@@ -110,6 +110,7 @@ def _make_card(classifier: Classifier, checkpoint: Path, arch: str | None, title
         "probability": classifier.probability,
         "classes": classifier.class_names,
         **{key: preprocessing[key] for key in ("size", "resize", "interpolation", "mean", "std")},
+        **{key: preprocessing[key] for key in ("window", "display") if preprocessing[key] is not None},
         "source": f"Added from {checkpoint.name}",
         **({} if classifier.output is None else {"output": classifier.output}),
         "examples": "photos" if len(classifier.preprocessing.mean) == 3 else "fashion_mnist",

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps, FigureContent
-from inspector.images.photo import Pixels
+from inspector.images.decode import Pixels
 from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo, grid_image
 from inspector.output.style import DEFAULT_STYLE, MM, PANELS, FigureStyle, diverging_colormap
 from inspector.output.text import format_number

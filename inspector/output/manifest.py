@@ -12,7 +12,7 @@ from typing import Any
 from inspector.explain.class_maps import ClassMaps, FigureContent
 from inspector.explain.classifier import Classifier
 from inspector.files import json_bytes, replace_non_finite
-from inspector.images.photo import Pixels
+from inspector.images.decode import Pixels
 from inspector.output.style import DEFAULT_STYLE, FigureStyle
 from inspector.version import __version__
 
@@ -32,6 +32,8 @@ def make_manifest(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DE
             "size": view.photo.size,
             "seen": view.box,
             "notes": view.photo.notes,
+            # Only where the caller chose them; those of the network are in its preprocessing.
+            **{key: given for key in ("window", "display") if (given := getattr(view.photo, key)) is not None},
         }
     return {
         **describe_network(classifier, maps.backend),

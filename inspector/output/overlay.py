@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from inspector.explain.grid import fit_size, resample_on_photo
 from inspector.explain.tracing.receptive_field import ReceptiveField
-from inspector.images.photo import Photo, Pixels
+from inspector.images.decode import Pixels
+from inspector.images.photo import Photo
 from inspector.images.preprocessing import Crop
 from inspector.output.style import LEVELS, diverging_colormap, inspector_hues, signed_levels
 

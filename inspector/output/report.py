@@ -12,7 +12,7 @@ from PIL import Image
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMap, ClassMaps, FigureContent
 from inspector.explain.kinds import VERDICTS
-from inspector.images.photo import Pixels
+from inspector.images.decode import Pixels
 from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo, grid_image, needs_lossless
 from inspector.output.style import COLORMAPS, DEFAULT_STYLE, FigureStyle
 from inspector.output.templates import render_template

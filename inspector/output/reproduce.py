@@ -17,7 +17,8 @@ from inspector.explain.backends.accelerate import with_backend
 from inspector.explain.class_maps import AVERAGE, FigureContent, class_maps
 from inspector.explain.classifier import Classifier
 from inspector.explain.kinds import OutputActivation
-from inspector.images.photo import MAX_BYTES, Photo, read_image
+from inspector.images.decode import MAX_BYTES
+from inspector.images.photo import Photo, read_image
 from inspector.images.preprocessing import Interpolation, PreprocessingOverrides
 from inspector.networks.build import LIBRARIES
 from inspector.networks.catalog import find_model_folder
@@ -171,7 +172,10 @@ def _parse_preprocessing(settings: Entries) -> PreprocessingOverrides:
     resize = "squeeze" if values.values["resize"] is None else values.size("resize")
     mean, std, size = values.numbers("mean"), values.numbers("std"), values.size("size")
     interpolation = cast(Interpolation, values.choice("interpolation", get_args(Interpolation)))
-    return PreprocessingOverrides(size, mean, std, resize, interpolation)
+    # Older manifests have neither window nor display.
+    window = values.numbers("window", (2,)) if values.has("window") else None
+    display = values.wholes("display") if values.has("display") else None
+    return PreprocessingOverrides(size, mean, std, resize, interpolation, window, display)
 
 
 def _find_photo(settings: Entries, path: Path | None, beside: bytes | None, manifest: Path) -> Photo:
@@ -182,7 +186,10 @@ def _find_photo(settings: Entries, path: Path | None, beside: bytes | None, mani
     name, sha256, notes = entry.text("name"), entry.text("sha256"), entry.texts("notes")
     if path is None and beside is None:
         raise InspectorError(f"There is no {_PHOTO} beside {manifest}. Use --photo FILE with {name}.")
-    photo = read_image(path) if path is not None else read_image(beside or b"", _PHOTO)
+    window = entry.numbers("window", (2,)) if entry.has("window") else None
+    display = entry.wholes("display") if entry.has("display") else None
+    # photo.png beside the manifest has the pixels that were shown.
+    photo = read_image(path, None, window, display) if path is not None else read_image(beside or b"", _PHOTO)
     # Another file of the same picture, such as photo.png, has a different file hash but the same hash of the pixels.
     if photo.sha256 != sha256 and hash_pixels(photo.pixels) != entry.values.get("pixels_sha256"):
         raise InspectorError(

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from inspector.errors import InspectorError
-from inspector.images.photo import Pixels
+from inspector.images.decode import Pixels
 
 MM = 1 / 25.4  # inches
 LEVELS = 255  # number of colors in a colormap; odd, so that zero is the middle color

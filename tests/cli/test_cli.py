@@ -244,7 +244,7 @@ def test_native_size_explains_all_of_the_photo_at_its_own(workspace: Path, run_h
         ("--std", "", "--std is ''. Use numbers such as 0.485,0.456,0.406."),
         ("--std", "1,0,1", "mean and std must be numbers, std above 0"),
         ("--mean", "nan,0,0", "mean and std must be numbers, std above 0"),
-        ("--mean", "0.5", "mean and std must both have one value (gray) or three (RGB); got 1 and 3."),
+        ("--mean", "0.5", "mean and std must both have one value per channel of the network's input; got 1 and 3."),
         ("--interpolation", "nearest", "--interpolation is 'nearest'. Use bilinear or bicubic."),
         ("--labels", "nothing.txt", "The labels in nothing.txt cannot be read: "),
         ("--arch", "timm:test_resnett", "timm has no classifier 'test_resnett'. Nearest names: test_resnet"),

@@ -128,7 +128,7 @@ def test_an_image_that_cannot_be_read_gives_a_row_with_its_error(
     row = read_row_dicts(tmp_path / "out")[5]
     expected = {"index": 5, "path": f"{photos}/dog/01.png", "label": "dog"}
     assert {name: value for name, value in row.items() if value is not None} == expected | {
-        "error": "01.png is not an image that can be read. JPEG, PNG, WebP, GIF, BMP and TIFF can."
+        "error": "01.png is not an image that can be read. JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF can."
     }
 
 

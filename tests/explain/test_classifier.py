@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from inspector import ClassError, Classifier, NetworkError
+from inspector import ClassError, Classifier, NetworkError, class_maps
 from inspector.explain.classifier import find_class_index
 from inspector.images.photo import read_image
 from inspector.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, make_view
@@ -36,11 +36,10 @@ def test_a_wrong_number_of_names_is_refused(hand_made_gap, names):
         Classifier.wrap(hand_made_gap, names, size=8)
 
 
-@pytest.mark.parametrize(
-    ("mean", "std"), [((0, 0, 0), (1,)), ((0,), (1, 1, 1)), ((0, 0), (1, 1)), ((), ()), ((0,) * 4,) * 2]
-)
+@pytest.mark.parametrize(("mean", "std"), [((0, 0, 0), (1,)), ((0,), (1, 1, 1)), ((0, 0), (1, 1, 1)), ((), ())])
 def test_mean_and_std_of_another_length_are_refused(hand_made_gap, mean, std):
-    message = rf"^mean and std must both have one value \(gray\) or three \(RGB\); got {len(mean)} and {len(std)}\.$"
+    channels = f"got {len(mean)} and {len(std)}"
+    message = rf"^mean and std must both have one value per channel of the network's input; {channels}\.$"
     with pytest.raises(NetworkError, match=message):
         Classifier.wrap(hand_made_gap, size=8, mean=mean, std=std)
 
@@ -48,6 +47,27 @@ def test_mean_and_std_of_another_length_are_refused(hand_made_gap, mean, std):
 def test_an_unsupported_number_of_channels_is_refused(hand_made_gap):
     with pytest.raises(NetworkError, match=r"cannot run on an input of shape \(1, 1, 8, 8\): .*channels"):
         Classifier.wrap(hand_made_gap, size=8, mean=(0,), std=(1,))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 6, 13])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_a_network_of_any_number_of_channels_is_fed_normalized_values(channels, dtype):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(channels, 8, 3, 2), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    mean, std = np.linspace(0.2, 0.6, channels), np.linspace(0.3, 0.5, channels)
+    classifier = Classifier.wrap(network, size=16, mean=mean, std=std)
+    white = np.iinfo(dtype).max if dtype != np.float32 else 1
+    values = (np.random.default_rng(0).random((16, 16, channels)) * white).astype(dtype)
+    maps = class_maps(classifier, values)
+    assert maps.verdict == "exact"
+    expected = (torch.from_numpy(values / white) - torch.tensor(mean)) / torch.tensor(std)
+    inputs = classifier.inputs(maps.view)
+    # Networks of one and three channels are fed 8 bits.
+    tolerance = 1e-5 if channels not in (1, 3) else 0.02
+    torch.testing.assert_close(inputs[0], expected.permute(2, 0, 1).float(), atol=tolerance, rtol=0)
+    with torch.no_grad():
+        torch.testing.assert_close(maps.logits, network(inputs)[0])
+    assert maps.figure(classes=2) is not None
 
 
 def test_an_unsupported_size_is_refused():

@@ -406,7 +406,11 @@ def test_other_files_are_decoded_whole(
         ("absent.npy", None, r"Cannot read .*absent.npy: No such file or directory\."),
         ("cut.npy", b"\x93NUMPY\x01", r"cut.npy is broken or cut off \("),
         ("cut.tif", b"II*\0\x10", r"cut.tif is broken or cut off \("),
-        ("text.jpg", b"no image", r"text.jpg is not an image that can be read. JPEG, PNG, TIFF and .npy can\."),
+        (
+            "text.jpg",
+            b"no image",
+            r"text.jpg is not an image that can be read. JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF and .npy can\.",
+        ),
     ],
 )
 def test_a_bad_file_gets_one_sentence(name: str, content: bytes | None, sentence: str, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from inspector.errors import ImageError
-from inspector.images import photo as image_module
+from inspector.images import decode as image_module
 from inspector.images.photo import Photo, read_image
 from inspector.images.preprocessing import Preprocessing, as_pair, make_view
 
@@ -142,21 +142,6 @@ def test_sixteen_bits_are_scaled_and_not_clipped(format):
     assert photo.notes == ("16 bits per pixel were scaled to 8.",)
 
 
-@pytest.mark.parametrize(
-    ("pixels", "kind"),
-    [
-        (np.array([[0, 70_000]], np.int32), "32-bit"),
-        (np.array([[-1, 7]], np.int32), "32-bit"),
-        (np.array([[0.0, 0.5]], np.float32), "float"),
-    ],
-)
-def test_pixels_whose_white_is_unknown_are_refused(pixels, kind):
-    with pytest.raises(
-        ImageError, match=f"{kind} pixels, so it is unknown which value is white. Save it with 8 or 16 bits per"
-    ):
-        read_image(encoded(Image.fromarray(pixels), "TIFF"))
-
-
 def test_cmyk_becomes_rgb():
     cmyk = Image.new("CMYK", (2, 2), (255, 0, 0, 0))
     red, green, blue = read_image(encoded(cmyk, "TIFF")).pixels[0, 0].tolist()
@@ -169,7 +154,7 @@ def test_of_an_animation_the_first_frame_is_shown_and_noted(format):
     how = {"lossless": True} if format == "WEBP" else {}
     photo = read_image(encoded(frames[0], format, save_all=True, append_images=frames[1:], **how))
     assert photo.pixels[1, 1].tolist() == [255, 0, 0]
-    assert photo.notes == ("The first of 3 frames is shown.",)
+    assert photo.notes == ("Only the first frame is shown.",)
 
 
 def test_a_broken_exif_block_does_not_matter(pixels):
@@ -250,19 +235,18 @@ def test_a_file_of_too_many_bytes_is_refused(monkeypatch, tmp_path, pixels):
 @pytest.mark.parametrize(
     ("array", "got"),
     [
-        (np.zeros((4, 4, 3), np.float32), r"\(4, 4, 3\) of float32"),
-        (np.zeros((4, 4, 3), np.int64), r"\(4, 4, 3\) of int64"),
-        (np.zeros((4, 4, 4), np.uint8), r"\(4, 4, 4\) of uint8"),
-        (np.zeros((3, 4, 4), np.uint8), r"\(3, 4, 4\) of uint8"),
-        (np.zeros((1, 4, 4, 3), np.uint8), r"\(1, 4, 4, 3\) of uint8"),
+        (np.zeros((2, 4, 4, 3), np.uint8), r"\(2, 4, 4, 3\) of uint8"),
+        (np.zeros((9, 9, 9), np.uint8), r"\(9, 9, 9\) of uint8"),
         (np.zeros(4, np.uint8), r"\(4,\) of uint8"),
         (np.zeros((0, 4, 3), np.uint8), r"\(0, 4, 3\) of uint8"),
+        (np.zeros((4, 4), np.complex64), r"\(4, 4\) of complex64"),
+        (np.zeros((4, 4), "datetime64[s]"), r"\(4, 4\) of datetime64\[s\]"),
+        (np.array([["a"]]), r"\(1, 1\) of <U1"),
     ],
 )
 def test_an_array_of_another_shape_or_dtype_is_refused(array, got):
-    with pytest.raises(
-        ImageError, match=rf"^Expected an array \(H, W, 3\) or \(H, W\) of uint8 in 0-255, got {got}\.$"
-    ):
+    message = rf"^Expected an array \(H, W\), \(H, W, C\) or \(C, H, W\) of numbers, got {got}\.$"
+    with pytest.raises(ImageError, match=message):
         read_image(array)
 
 
@@ -400,6 +384,9 @@ def test_hostile_files_end_as_the_manifest_says(shared, hostile):
     for name, row in hostile.items():
         if name == "badrle.bmp":
             continue  # "refuse", but Pillow decodes it without a word: broken run lengths leave stray pixels
+        if name.endswith((".pbm", ".pgm", ".ppm", ".ico", ".jp2")):
+            assert isinstance(outcome(shared / "hostile" / name), ImageError), name  # formats that are not read
+            continue
         expect, got = row["expect"], outcome(shared / "hostile" / name)
         if expect.startswith("refuse") and "or" not in expect.split():
             assert isinstance(got, ImageError), name

@@ -13,7 +13,7 @@ import streamlit as st
 
 from inspector.errors import InspectorError
 from inspector.explain.kinds import VERDICTS, Verdict
-from inspector.images.photo import MAX_BYTES
+from inspector.images.decode import MAX_BYTES
 
 PHOTO_TYPES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
 SHARE = st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)

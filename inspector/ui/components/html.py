@@ -13,7 +13,8 @@ from inspector.analysis.positions import Winners
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.grid import resample_on_photo
 from inspector.explain.tracing.receptive_field import ReceptiveField
-from inspector.images.photo import Photo, Pixels
+from inspector.images.decode import Pixels
+from inspector.images.photo import Photo
 from inspector.images.preprocessing import Crop
 from inspector.output import overlay
 from inspector.output.overlay import common_scale, dimmed_photo, grid_image, needs_lossless
