@@ -86,6 +86,7 @@ PRIVATE_NAMES = (
     PrivateName("_buffers", "torch", instance_has(make_layer, "_buffers")),
     PrivateName("_forward_hooks", "torch", instance_has(make_layer, "_forward_hooks")),
     PrivateName("_forward_pre_hooks", "torch", instance_has(make_layer, "_forward_pre_hooks")),
+    PrivateName("_base", "torch", instance_has(make_tensor, "_base")),
     PrivateName("_version", "torch", instance_has(make_tensor, "_version")),
     PrivateName("_metadata", "torch", instance_has(make_state, "_metadata")),
     PrivateName("_get_all_tensors", "onnx", has("onnx.external_data_helper", "_get_all_tensors")),

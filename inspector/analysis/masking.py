@@ -80,9 +80,9 @@ def mask_at_head(maps: ClassMaps, mask: Tensor) -> MaskedOutcome:
         if head.weight is not None:
             logits = maps.logits + head.weight @ change
         else:
-            assert decomposition.head_function is not None
-            assert decomposition.pooled is not None
-            logits = decomposition.head_function.logits(decomposition.pooled + change)[0]
+            frozen = decomposition.frozen
+            assert frozen is not None
+            logits = frozen.function.widened_logits(frozen.pooled + change)[0]
     return _make_outcome(maps, logits)
 
 

@@ -139,7 +139,7 @@ def describe(
         pooled_after=trace.pooled_after,
         after=trace.functions_after,
         verdict="none" if head is None else head.verdict,
-        reason=reason if head is None else VERDICTS[head.verdict].sentence,
+        reason=reason if head is None else f"{VERDICTS[head.verdict].sentence} {head.note}".rstrip(),
         grids=tuple(zip(tried, grids, strict=True)),
         channels=axis,
     )

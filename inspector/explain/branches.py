@@ -14,10 +14,8 @@ from torch import Tensor, nn
 from inspector.errors import HeadError
 from inspector.explain.kinds import Pooling
 from inspector.explain.pooling import identify_pooling, position_shares
+from inspector.explain.precision import TOLERANCE
 from inspector.explain.tracing.forward import CapturedPooling, capture_poolings, find_poolings_reaching_logits
-
-TOLERANCE = 1e-5  # allowed residual in float32, relative to the sum of the absolute values of all summands
-NOISE_SCALES = (1, -10, 100)  # scales of the noise inputs; nonlinearities often show only at large inputs
 
 
 @dataclass(frozen=True)
@@ -62,9 +60,15 @@ def find_branches(network: nn.Module, example: Tensor) -> tuple[tuple[HeadBranch
             "No pooling was found: no operation on the way to the logits reduces each channel of a feature map to one "
             "value. Use a network that ends in global average or global max pooling, or in flatten and Linear."
         )
-    images = [example, *make_scaled_noise(example)]
+    images = [example, *make_trial_images(example)]
     passes = [TrialPass(*capture_poolings(network, image, calls)) for image in images]
+    _refuse_infinite(passes[0])
     _refuse_tokens(passes[0].poolings)
+    if any(len(_find_candidates(captured)) > 1 for captured in _by_call(passes)):
+        # All poolings agree on constant maps, as a ReLU makes them where an image does not wake it. What the network
+        # keeps of these unusual images is restored by whoever calls this.
+        images += [100 * images[1], -100 * images[1]]
+        passes += [TrialPass(*capture_poolings(network, image, calls)) for image in images[-2:]]
     poolings = [_identify_from_values(captured) for captured in _by_call(passes)]
     if None in poolings:
         # Few poolings need derivatives, which take time to compute.
@@ -79,10 +83,17 @@ def find_branches(network: nn.Module, example: Tensor) -> tuple[tuple[HeadBranch
     return branches, passes
 
 
-def make_scaled_noise(like: Tensor) -> list[Tensor]:
-    """Return seeded noise in the shape of a tensor, once at each of the NOISE_SCALES."""
+def make_trial_images(example: Tensor) -> list[Tensor]:
+    """Return seeded inputs like an example: noise, and smooth images, dark and bright, as photos are in part.
+
+    None is larger than a normalized photo, because a network may keep statistics of what it sees.
+    """
     generator = torch.Generator().manual_seed(1)
-    return [scale * torch.randn(like.shape, generator=generator).to(like) for scale in NOISE_SCALES]
+    noise, smooth = torch.randn(2, *example.shape, generator=generator).to(example)
+    height, width = example.shape[2:]
+    coarse = smooth[:, :, : max(2, height // 16), : max(2, width // 16)]
+    smooth = torch.nn.functional.interpolate(coarse.float(), (height, width), mode="bilinear").to(example)
+    return [noise, 1.5 * smooth - 1, -1.5 * smooth + 1]
 
 
 def compute_remainder(captured: CapturedPooling) -> Tensor:
@@ -94,6 +105,15 @@ def compute_remainder(captured: CapturedPooling) -> Tensor:
 def _by_call(passes: Sequence[TrialPass]) -> list[tuple[CapturedPooling, ...]]:
     """Return, for each pooling call, what was captured for all images."""
     return list(zip(*(one.poolings for one in passes), strict=True))
+
+
+def _refuse_infinite(one: TrialPass) -> None:
+    for what, tensor in (("pooled feature maps", one.pooled), ("logits", one.logits)):
+        if not tensor.isfinite().all():
+            raise HeadError(
+                f"The network gives NaN or infinite {what}, so they cannot be split. Look for NaN or infinite weights: "
+                "a training may have diverged."
+            )
 
 
 def _refuse_tokens(poolings: Sequence[CapturedPooling]) -> None:
@@ -113,11 +133,15 @@ def _refuse_tokens(poolings: Sequence[CapturedPooling]) -> None:
             )
 
 
+def _find_candidates(images: Sequence[CapturedPooling]) -> list[Pooling]:
+    """Return the poolings that explain the pooled values of several images."""
+    first, *others = [identify_pooling(captured.feature_maps, captured.pooled_values) for captured in images]
+    return [pooling for pooling in first if all(pooling in other for other in others)]
+
+
 def _identify_from_values(images: Sequence[CapturedPooling]) -> Pooling | None:
     """Return the pooling that explains the pooled values of several images; None if no known one does."""
-    candidates = [identify_pooling(captured.feature_maps, captured.pooled_values) for captured in images]
-    # All poolings agree on constant feature maps, for example if a ReLU makes them 0 everywhere.
-    return next((pooling for pooling in candidates[0] if all(pooling in others for others in candidates)), None)
+    return next(iter(_find_candidates(images)), None)
 
 
 def _identify_from_derivatives(images: Sequence[CapturedPooling]) -> Pooling:

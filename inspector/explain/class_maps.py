@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import torch
 from torch import Tensor
 
 from inspector.errors import InspectorError
@@ -18,6 +19,8 @@ from inspector.explain.classifier import Classifier, list_top_classes
 from inspector.explain.decomposition import Decomposition, decompose
 from inspector.explain.feature_capture import capture_pass
 from inspector.explain.kinds import Verdict
+from inspector.explain.precision import widen
+from inspector.explain.tracing.forward import capture_poolings
 from inspector.images.photo import ImageSource, Photo, read_image
 from inspector.images.preprocessing import View, find_native_size, make_view
 
@@ -310,12 +313,22 @@ def class_maps_of_batch(classifier: Classifier, inputs: Tensor, views: Sequence[
         NetworkError: the network does not support these inputs.
     """
     captured, head = capture_pass(classifier.capture, inputs), classifier.head
-    probabilities = classifier.probabilities(captured.logits)
+    probabilities = classifier.probabilities(widen(captured.logits))
     results = []
     for n, split in enumerate(decompose(classifier.network, head, inputs, captured)):
-        logits, view = captured.logits[n], None if views is None else views[n]
-        residual, is_exact = split.compare_with_logits(logits)
-        verdict: Verdict = head.verdict if is_exact else "not exact"
+        view = None if views is None else views[n]
+        residual, is_exact = split.compare_with_logits(captured.logits[n])
+        if not is_exact and split.frozen is None:
+            # Only here it matters how the network rounded its pooled values, which a hook does not see.
+            pooled = _pool_again(classifier, inputs[n : n + 1])
+            residual, is_exact = split.compare_with_logits(captured.logits[n], pooled)
+        logits, verdict = widen(captured.logits[n]), split.verdict if is_exact else "not exact"
         outputs = (split.values, split.bias, logits, probabilities[n], residual, verdict)
         results.append(ClassMaps(*outputs, split=split, classifier=classifier, view=view, backend=captured.backend))
     return results
+
+
+def _pool_again(classifier: Classifier, inputs: Tensor) -> Tensor:
+    """Return the network's own pooled values (1, P) of one image."""
+    captured, _ = capture_poolings(classifier.network, inputs, classifier.head.calls)
+    return torch.cat([one.pooled_values for one in captured], 1)

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from inspector.errors import NetworkError
 from inspector.explain.feature_capture import CapturedPass
-from inspector.explain.head import Head, relative_error
-from inspector.explain.head_function import HeadFunction
-from inspector.explain.kinds import Pooling
+from inspector.explain.head import Head
+from inspector.explain.head_checks import is_locally_affine
+from inspector.explain.head_function import FrozenHead, HeadFunction
+from inspector.explain.kinds import Pooling, Verdict
 from inspector.explain.pooling import (
     position_contributions,
     position_scores,
@@ -23,6 +25,7 @@ from inspector.explain.pooling import (
     resample_conserving,
     stack_position_rows,
 )
+from inspector.explain.precision import find_tolerance, find_widest, relative_error, widen
 from inspector.explain.tracing.forward import CapturedPooling
 
 _CHUNK = 256  # cells per pass through the head: a flattened head takes 25,088 values for each
@@ -37,13 +40,28 @@ class BranchInput:
 
     pooling: Pooling
     width: int  # number of pooled values
-    feature_maps: Tensor  # (C, h, w)
+    feature_maps: Tensor  # (C, h, w), in float32 or better
+    epsilon: float  # relative rounding of one number, in the type of the network
     derivative: Tensor | None  # d pooled / d feature maps, (C, h, w), of linear and other poolings
 
     def shares(self) -> Tensor:
         """Compute what each cell adds to each pooled value: (C, h, w)."""
         derivative = None if self.derivative is None else self.derivative[None]
         return position_shares(self.pooling, self.feature_maps[None], derivative)[0]
+
+    def summed_shares(self) -> Tensor:
+        """Compute the pooled values (P,) as the sums of the shares of all cells, in the widest type."""
+        shares = self.shares().to(find_widest(self.feature_maps.device))
+        return shares.flatten() if self.pooling == "flatten" else shares.sum((1, 2))
+
+    def rounding_of_pooled(self) -> Tensor:
+        """Return the largest error of the network's pooled values (P,) that rounding explains."""
+        maps = self.feature_maps.to(find_widest(self.feature_maps.device)).abs().flatten(1)
+        if self.pooling == "flatten":
+            return maps.flatten() * 0
+        # A sum of n numbers, one after the other, has an error of at most n / 2 units in the last place of its terms.
+        terms = maps.shape[1] if self.pooling == "average" else 0
+        return (terms / 2 + 1) * self.epsilon * maps.mean(1) if terms else maps[:, 0] * 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +72,8 @@ class Decomposition:
     bias: Tensor  # (K,)
     branches: tuple[BranchInput, ...]
     head: Head
-    pooled: Tensor | None  # (1, P); only if weight and bias depend on the image
-    head_function: HeadFunction | None  # only if weight and bias depend on the image
+    verdict: Verdict  # what the sums are, if they are the network's logits
+    frozen: FrozenHead | None = None  # the head with what it freezes; only if weight and bias depend on the image
 
     @property
     def feature_maps(self) -> Tensor:
@@ -68,17 +86,53 @@ class Decomposition:
     def weight(self, classes: Sequence[int]) -> Tensor:
         """Return d logits / d pooled values of some classes: (len(classes), P), statistics and ReLU masks frozen."""
         if self.head.weight is not None:
-            return self.head.weight[classes]
-        assert self.head_function is not None
-        assert self.pooled is not None
-        return self.head_function.frozen_jacobian_rows(self.pooled, classes)
+            return self.head.weight[list(classes)]
+        assert self.frozen is not None
+        return self.frozen.jacobian(classes)
 
-    def compare_with_logits(self, logits: Tensor) -> tuple[float, bool]:
-        """Return the residual of all classes in logits, and whether rounding explains it for every class."""
+    def compare_with_logits(self, logits: Tensor, pooled: Tensor | None = None) -> tuple[float, bool]:
+        """Compare the sums over the cells with the network's logits.
+
+        Args:
+            logits: (K,).
+            pooled: the network's own pooled values (1, P), if they are known.
+
+        Returns:
+            The largest residual of all classes, in logits, and whether rounding explains it for every class.
+        """
+        tolerance = max(self.head.tolerance, find_tolerance({logits.dtype}))
+        logits = widen(logits)
         chunks = self.values.flatten(1).split(max(1, _ONE_THREAD // self.values[0].numel()))
         sums = torch.cat([chunk.sum(1) for chunk in chunks]) + self.bias
         total = torch.cat([chunk.abs().sum(1) for chunk in chunks]) + self.bias.abs()
-        return float((sums - logits).abs().max()), bool((relative_error(sums, logits, total) <= 1).all())
+        residual = float((sums - logits).abs().max())
+        differs = (relative_error(sums, logits, total, tolerance) <= 1).logical_not()
+        if not differs.any():
+            return residual, True
+        classes = differs.nonzero()[:, 0].tolist()
+        return residual, self._is_rounding(sums[classes], logits[classes], classes, tolerance, pooled)
+
+    def _is_rounding(
+        self, sums: Tensor, logits: Tensor, classes: list[int], tolerance: float, pooled: Tensor | None
+    ) -> bool:
+        """Tell whether rounding explains differences between sums and logits that exceed that of the sums over cells.
+
+        The contributions of the channels may cancel in each cell, and the network rounds its pooled values: torch's
+        AvgPool2d adds one value after the other.
+        """
+        shares = torch.cat([branch.summed_shares() for branch in self.branches])
+        weight, bias = self.weight(classes).to(shares), self.bias[classes].to(shares)
+        sums, logits = sums.to(shares), logits.to(shares)
+        total = weight.abs() @ shares.abs() + bias.abs()
+        if (relative_error(sums, logits, total, tolerance) <= 1).all():
+            return True
+        pooled = pooled if self.frozen is None else self.frozen.pooled
+        if pooled is None or any(branch.pooling in ("linear", "other") for branch in self.branches):
+            return False
+        change = pooled[0].to(shares) - shares
+        allowed = torch.cat([branch.rounding_of_pooled() for branch in self.branches])
+        error = relative_error(sums + weight @ change, logits, total, tolerance)
+        return bool((change.abs() <= allowed).all() and (error <= 1).all())
 
     def parts(self, k: int) -> Tensor:
         """Compute what each channel adds to logit k in each cell.
@@ -123,8 +177,8 @@ def decompose(network: nn.Module, head: Head, inputs: Tensor, captured: Captured
     with torch.no_grad():
         if head.weight is not None:
             return _decompose_with_fixed_weight(head, captured)
-        functions = [head.head_function(network, image[None], captured.recording) for image in inputs]
-        return [_decompose_with_own_weight(head, one, captured.poolings, n) for n, one in enumerate(functions)]
+        function = head.head_function(network, inputs)
+        return [_decompose_with_own_weight(head, function, captured, n) for n in range(len(inputs))]
 
 
 def _find_finest_grid(poolings: Sequence[CapturedPooling]) -> tuple[int, int]:
@@ -134,8 +188,9 @@ def _find_finest_grid(poolings: Sequence[CapturedPooling]) -> tuple[int, int]:
 def _select_image(head: Head, poolings: Sequence[CapturedPooling], n: int) -> tuple[BranchInput, ...]:
     inputs = []
     for branch, captured in zip(head.branches, poolings, strict=True):
-        derivative = None if captured.derivative is None else captured.derivative[n]
-        inputs.append(BranchInput(branch.pooling, branch.width, captured.feature_maps[n], derivative))
+        derivative = None if captured.derivative is None else widen(captured.derivative[n])
+        epsilon = torch.finfo(captured.feature_maps.dtype).eps
+        inputs.append(BranchInput(branch.pooling, branch.width, widen(captured.feature_maps[n]), epsilon, derivative))
     return tuple(inputs)
 
 
@@ -144,7 +199,8 @@ def _decompose_with_fixed_weight(head: Head, captured: CapturedPass) -> list[Dec
     weight, bias = head.affine
     grid, biases, maps = _find_finest_grid(poolings), bias.expand(len(captured.logits), -1), []
     for branch, pooling, columns in zip(head.branches, poolings, weight.split(head.widths, 1), strict=True):
-        feature_maps, derivative = pooling.feature_maps, pooling.derivative
+        feature_maps = widen(pooling.feature_maps)
+        derivative = None if pooling.derivative is None else widen(pooling.derivative)
         if values is None:
             columns_or_none = None if head.per_class else columns
             contributions = position_contributions(branch.pooling, feature_maps, columns_or_none, derivative)
@@ -155,38 +211,99 @@ def _decompose_with_fixed_weight(head: Head, captured: CapturedPass) -> list[Dec
             biases = biases + (pooling.pooled_values - shares.sum((2, 3))) @ columns.T
     values = sum(maps[1:], start=maps[0]) if values is None else values
     images = zip(values, biases, strict=True)
-    return [Decomposition(*image, _select_image(head, poolings, n), head, None, None) for n, image in enumerate(images)]
+    return [
+        Decomposition(*image, _select_image(head, poolings, n), head, head.verdict) for n, image in enumerate(images)
+    ]
 
 
-def _decompose_with_own_weight(
-    head: Head, function: HeadFunction, poolings: Sequence[CapturedPooling], n: int
-) -> Decomposition:
-    """Decompose image n, whose weight J is the Jacobian of the head at its pooled values p, statistics frozen.
+def _decompose_with_own_weight(head: Head, function: HeadFunction, captured: CapturedPass, n: int) -> Decomposition:
+    """Decompose image n by the head as it was recorded on another image.
 
-    A cell adds J s to the logits, where s is its share of p: zero in the pooled values of the other branches. The
-    shares of two branches with cells a1, a2 and b1 are the rows of
+    If that gives other logits than the network, it is recorded again on noise, with the pooled values of this image:
+    the network may have been changed, or its code may depend on the pooled values. If the logits differ then too, more
+    of the image than its pooled values reaches them, and the sums are not the logits.
+    """
+    branches = _select_image(head, captured.poolings, n)
+    pooled = widen(torch.cat([one.pooled_values[n : n + 1] for one in captured.poolings], 1))
+    rows = _CellRows.of(branches, pooled)
+    grid = _find_finest_grid(captured.poolings)
+    if function.recorded is not None:
+        split = _split_by_rows(head, function, branches, rows, grid)
+        if function.recorded.ops is None or split.compare_with_logits(captured.logits[n])[1]:
+            return split
+    renewed, _ = function.record(pooled)
+    split = _split_by_rows(head, renewed, branches, rows, grid)
+    if function.recorded is None or split.compare_with_logits(captured.logits[n])[1]:
+        head.recording.current = renewed.recorded
+    return split
+
+
+@dataclass(frozen=True, eq=False)
+class _CellRows:
+    """The shares of all cells as rows of pooled values, zero in the pooled values of other branches.
+
+    The shares of two branches with cells a1, a2 and b1 are the rows of
 
         a1  0
         a2  0
         0   b1
-
-    J is not computed: products with it, one per cell, cost less.
     """
-    branches, grid = _select_image(head, poolings, n), _find_finest_grid(poolings)
-    pooled = torch.cat([captured.pooled_values[n : n + 1] for captured in poolings], 1)
-    shares = [stack_position_rows(branch.pooling, branch.shares()) for branch in branches]  # (h * w, width) each
-    # The shares of linear and other poolings need not sum to the pooled values: the rest belongs to no cell.
-    totals = [
-        cells.sum(0, keepdim=True) if branch.pooling in ("linear", "other") else values
-        for branch, cells, values in zip(branches, shares, pooled.split(head.widths, 1), strict=True)
-    ]
-    rows = torch.cat([torch.cat(totals, 1), torch.block_diag(*shares)])
-    # Every product also returns the logits, which are the same for all rows.
-    passes = [function.frozen_jvp(pooled.expand_as(chunk), chunk) for chunk in rows.split(_CHUNK)]
-    logits, products = passes[0][0][0], torch.cat([products for _, products in passes])
-    total, contributions = products[0], products[1:]
+
+    pooled: Tensor  # (1, P), the network's
+    cells: Tensor  # (number of cells of all branches, P)
+    rest: Tensor  # (1, P): what belongs to no cell, as linear and other poolings may add
+
+    @staticmethod
+    def of(branches: Sequence[BranchInput], pooled: Tensor) -> "_CellRows":
+        shares = [stack_position_rows(branch.pooling, branch.shares()) for branch in branches]  # (h * w, width) each
+        rest = [
+            values - cells.sum(0, keepdim=True) if branch.pooling in ("linear", "other") else torch.zeros_like(values)
+            for branch, cells, values in zip(
+                branches, shares, pooled.split([branch.width for branch in branches], 1), strict=True
+            )
+        ]
+        return _CellRows(pooled, torch.block_diag(*shares), torch.cat(rest, 1))
+
+
+def _split_by_rows(
+    head: Head, function: HeadFunction, branches: tuple[BranchInput, ...], rows: _CellRows, grid: tuple[int, int]
+) -> Decomposition:
+    """Split the logits that a head function gives for the pooled values of one image."""
+    frozen, verdict, found = function.freeze(rows.pooled), head.verdict, None
+    if verdict == "exact for this image":
+        found = _split_exactly(frozen, rows, head.tolerance)
+        if found is None and not is_locally_affine(function, rows.pooled.to(find_widest(rows.pooled.device))):
+            verdict = "not unique"
+    bias, contributions = _split_to_first_order(frozen, rows) if found is None else found
+    numbers = [branch.feature_maps[0].numel() for branch in branches]
     maps = [
         resample_conserving(cells.T.unflatten(1, branch.feature_maps.shape[1:]), grid)
-        for branch, cells in zip(branches, contributions.split([len(cells) for cells in shares]), strict=True)
+        for branch, cells in zip(branches, contributions.split(numbers), strict=True)
     ]
-    return Decomposition(sum(maps[1:], start=maps[0]), logits - total, branches, head, pooled, function)
+    return Decomposition(sum(maps[1:], start=maps[0]), bias, branches, head, verdict, frozen)
+
+
+def _split_exactly(frozen: FrozenHead, rows: _CellRows, tolerance: float) -> tuple[Tensor, Tensor] | None:
+    """Return the bias (K,) and what each cell adds, (cells, K); None if the frozen head is not affine.
+
+    An affine function g takes a cell's share s to g(s) = g(0) + weight s, and their sum, the pooled values, to the sum.
+    """
+    total = rows.rest + rows.cells.sum(0, keepdim=True)
+    # A share is small beside the bias. So that little is lost to rounding, its row is as long as the pooled values.
+    lengths = rows.cells.norm(dim=1, keepdim=True)
+    factors = torch.where(lengths > 0, total.norm() / lengths, 1)
+    trials = torch.cat([rows.rest, total, rows.rest + factors * rows.cells])
+    try:
+        logits = torch.cat([frozen.logits(chunk) for chunk in trials.split(_CHUNK)])
+    except NetworkError:
+        return None
+    bias, whole, contributions = logits[0], logits[1], (logits[2:] - logits[0]) / factors
+    sums, totals = bias + contributions.sum(0), bias.abs() + contributions.abs().sum(0)
+    return (bias, contributions) if (relative_error(sums, whole, totals, tolerance) <= 1).all() else None
+
+
+def _split_to_first_order(frozen: FrozenHead, rows: _CellRows) -> tuple[Tensor, Tensor]:
+    """Return the bias (K,) and what each cell adds, (cells, K), to first order around the pooled values."""
+    changes = torch.cat([rows.cells.sum(0, keepdim=True), rows.cells])
+    products = torch.cat([frozen.products(chunk) for chunk in changes.split(_CHUNK)])
+    return frozen.logits(rows.pooled)[0] - products[0], products[1:]

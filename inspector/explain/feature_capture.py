@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from inspector.explain.tracing.forward import (
     CapturedPooling,
-    capture_and_record,
+    capture_poolings,
     copy_sharing_parameters,
     eval_mode,
     find_output_activation,
@@ -26,7 +26,7 @@ from inspector.explain.tracing.forward import (
 from inspector.explain.tracing.module_hooks import register_hooks
 from inspector.explain.tracing.outputs import as_logits
 from inspector.explain.tracing.pooling_calls import PoolingCall, PoolingCallDetector
-from inspector.explain.tracing.recording import OpRecording, count_writes
+from inspector.explain.tracing.recording import count_writes
 
 
 class CapturedPass(NamedTuple):
@@ -34,7 +34,6 @@ class CapturedPass(NamedTuple):
 
     poolings: list[CapturedPooling]  # the poolings of the head, in order
     logits: Tensor  # (N, K)
-    recording: OpRecording | None = None  # the ops after the poolings; None if the pass was not recorded
     class_maps: Tensor | None = None  # (N, K, h, w) in logits; only where a backend computes them in its graph
     # Name of the backend that ran the network, with its dtype if that is not float32: "folded bfloat16".
     backend: str = "eager"
@@ -125,7 +124,7 @@ def capture_pass(capture: FeatureCapture, inputs: Tensor) -> CapturedPass:
     if capture.accelerated is not None and (accelerated := capture.accelerated(inputs)) is not None:
         return accelerated
     if capture.hooked_copy is None or capture.captured is None or not _is_copy_valid(capture):
-        return CapturedPass(*capture_and_record(capture.network, inputs, capture.calls, capture.needs_derivative))
+        return CapturedPass(*capture_poolings(capture.network, inputs, capture.calls, capture.needs_derivative))
     # With hooks of the user use no_grad: a hook may keep a tensor, and inference tensors support no gradients. The
     # clones that are returned are normal tensors.
     with torch.no_grad() if capture.has_user_hooks else torch.inference_mode():

@@ -5,33 +5,32 @@ logits. If that function is affine,
 
     logit[k] = bias[k] + sum over j of  weight[k, j] * p[j]
 
-then its Jacobian is the weight and its value at p = 0 is the bias. If it is affine only while the statistics and ReLU
-masks of an image are frozen (head_function.py), weight and bias are computed for every image. All of this, and that
-nothing else of the image reaches the logits, is verified on other inputs than those it was computed from. Names and
-types of layers play no role.
+then its Jacobian is the weight and its value at p = 0 is the bias. If it is affine only while the statistics and gates
+of an image are frozen (head_function.py), weight and bias are computed for every image. All of this, and that nothing
+else of the image reaches the logits, is verified on other inputs than those it was computed from (head_checks.py).
+Names and types of layers play no role.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from inspector.errors import HeadError
-from inspector.explain.branches import (
-    TOLERANCE,
-    HeadBranch,
-    TrialPass,
-    compute_remainder,
-    find_branches,
-    make_scaled_noise,
+from inspector.explain.branches import HeadBranch, TrialPass, find_branches
+from inspector.explain.head_checks import (
+    find_affine,
+    find_verdict_per_image,
+    refuse_other_paths,
+    refuse_random_outputs,
 )
-from inspector.explain.head_function import HeadFunction
+from inspector.explain.head_function import HeadFunction, HeadRecording
 from inspector.explain.kinds import Verdict
-from inspector.explain.tracing.recording import OpRecording
+from inspector.explain.precision import TOLERANCE, find_tolerance
+from inspector.explain.tracing.forward import capture_and_record
+from inspector.explain.tracing.preserve import preserve_state
 
-_STEP = 1e-5  # step of the curvature test, relative to the root mean square of the pooled values
-_CURVATURE = 1e-7  # largest deviation from linear, relative to the change; curvature exceeds it, rounding does not
+_ZERO_NOTE = "All weights of the head are zero, so every class map is zero: a verdict says nothing until it is trained."
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +43,9 @@ class Head:
     classes: int  # K
     verdict: Verdict  # the best verdict that its class maps can get
     per_class: bool  # the weight is the identity, so each feature map is a class map
+    tolerance: float = TOLERANCE  # residual that rounding explains, relative to the sum of all absolute summands
+    note: str = ""  # what a user should know besides the verdict
+    recording: HeadRecording = field(default_factory=HeadRecording)  # the ops after the pooling
 
     @property
     def pooling(self) -> str:
@@ -87,16 +89,23 @@ class Head:
         """Whether the decomposition needs the derivative of the pooling."""
         return any(branch.pooling in ("linear", "other") for branch in self.branches)
 
-    def head_function(self, network: nn.Module, inputs: Tensor, recording: OpRecording | None = None) -> HeadFunction:
-        """Return the head as a function from pooled values to logits, for one input (1, channels, H, W)."""
-        return HeadFunction(network, inputs, self.calls, self.widths, recording)
+    def head_function(self, network: nn.Module, inputs: Tensor) -> HeadFunction:
+        """Return the head as a function from pooled values to logits.
+
+        Args:
+            network: the network that this head was found in.
+            inputs: images (N, channels, H, W). Only their shape matters: the function does not depend on an image.
+        """
+        shape = tuple(inputs.shape[1:])
+        return HeadFunction(network, shape, self.calls, self.widths, self.recording.current)
 
 
 def find_head(network: nn.Module, example: Tensor) -> Head:
     """Find the head of a network.
 
     Args:
-        network: any classifier; no name or type of a layer is used.
+        network: any classifier; no name or type of a layer is used. What it keeps between passes is left as it is, and
+            so is torch's stream of random numbers.
         example: an input (1, channels, H, W).
 
     Returns:
@@ -105,122 +114,33 @@ def find_head(network: nn.Module, example: Tensor) -> Head:
     Raises:
         HeadError: no pooling reaches the logits, or something besides the pooled values does.
     """
-    branches, passes = find_branches(network, example)
-    calls, widths = tuple(branch.call for branch in branches), tuple(branch.width for branch in branches)
-    function = HeadFunction(network, example, calls, widths)
-    if all(branch.pooling != "other" for branch in branches):
-        head = affine_head(function, branches, [one.pooled for one in passes], [one.logits for one in passes])
-        if head is not None:
-            return head
-    _refuse_other_paths(function, passes[0].pooled)
-    verdict = _find_verdict_per_image(function, branches, passes)
-    return Head(branches, None, None, passes[0].logits.shape[1], verdict, False)
+    with preserve_state(network):
+        branches, passes = find_branches(network, example)
+        calls, widths = tuple(branch.call for branch in branches), tuple(branch.width for branch in branches)
+        _refuse_views(passes[0])
+        captured, logits, ops = capture_and_record(network, example, calls)
+        refuse_random_outputs(TrialPass(captured, logits), passes[0])
+        function = HeadFunction(network, tuple(example.shape[1:]), calls, widths).with_ops(ops, passes[0].pooled)
+        recording = HeadRecording(function.recorded)
+        refuse_other_paths(function, passes)
+        dtypes = frozenset() if ops is None else ops.dtypes
+        tolerance = find_tolerance(dtypes | {logits.dtype, *(one.feature_maps.dtype for one in captured)})
+        affine = None
+        if all(branch.pooling != "other" for branch in branches):
+            affine = find_affine(function, passes, tolerance)
+        if affine is None:
+            verdict = find_verdict_per_image(function, branches, passes)
+            return Head(branches, None, None, logits.shape[1], verdict, False, tolerance, "", recording)
+        weight, bias = affine
+        identity = torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
+        per_class = len(branches) == 1 and weight.shape == identity.shape and torch.equal(weight, identity)
+        note = "" if weight.any() else _ZERO_NOTE
+        return Head(branches, weight, bias, len(bias), "exact", per_class, tolerance, note, recording)
 
 
-def relative_error(predicted: Tensor, logits: Tensor, total: Tensor) -> Tensor:
-    """Compute the error of sums relative to what rounding explains: above 1 the sum is wrong.
-
-    Args:
-        predicted: sums (..., K), bias included.
-        logits: the network's logits (..., K).
-        total: sums of the absolute values of all summands (..., K), bias included.
-
-    Returns:
-        Tensor (..., K), without unit.
-    """
-    return (predicted - logits).abs() / (TOLERANCE * (total + 1))
-
-
-def affine_head(
-    function: HeadFunction, branches: tuple[HeadBranch, ...], pooled: Sequence[Tensor], logits: Sequence[Tensor]
-) -> Head | None:
-    """Return the head with a weight and a bias for every image; None if what follows the pooling is not affine.
-
-    Args:
-        function: what follows the pooling.
-        branches: its poolings.
-        pooled: pooled values (1, P) of several images; the Jacobian is computed at the first.
-        logits: the network's logits (1, K) of the same images.
-
-    Raises:
-        HeadError: what follows the pooling is affine, but does not explain the logits of all images.
-    """
-    trials = torch.cat(make_scaled_noise(pooled[0]))
-    zero, expected = function.logits(torch.zeros_like(pooled[0])), function.logits(trials)
-    # An affine function maps sums to sums. This test is much faster than the Jacobian of a flattened head.
-    sums = function.logits(trials.sum(0, keepdim=True)) - zero
-    if (sums - (expected - zero).sum(0)).abs().max() > 1e-3 * (expected.abs().max() + 1):
-        return None
-    weight, bias = function.jacobian(pooled[0]), zero[0]
-    if not _predicts(weight, bias, trials, expected):
-        return None
-    if not all(_predicts(weight, bias, values, own) for values, own in zip(pooled, logits, strict=True)):
-        raise _other_paths_error()
-    identity = torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
-    per_class = len(branches) == 1 and weight.shape == identity.shape and torch.equal(weight, identity)
-    return Head(branches, weight, bias, len(bias), "exact", per_class)
-
-
-def _predicts(weight: Tensor, bias: Tensor, pooled: Tensor, logits: Tensor) -> bool:
-    """Tell whether weight and bias give these logits up to rounding."""
-    total = pooled.abs() @ weight.abs().T + bias.abs()
-    return bool((relative_error(pooled @ weight.T + bias, logits, total) <= 1).all())
-
-
-def _other_paths_error() -> HeadError:
-    return HeadError(
-        "The logits depend on more than the pooled feature maps (another branch of the network reaches them), so class "
-        "maps of this pooling alone would not sum to the logits."
-    )
-
-
-def _refuse_other_paths(function: HeadFunction, pooled: Tensor) -> None:
-    """Raise HeadError if the same pooled values give other logits with another image."""
-    expected = function.logits(pooled)
-    for image in make_scaled_noise(function.inputs):
-        logits = HeadFunction(function.network, image, function.calls, function.widths).logits(pooled)
-        if not torch.allclose(logits, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max())):
-            raise _other_paths_error()
-
-
-def _find_verdict_per_image(
-    function: HeadFunction, branches: Sequence[HeadBranch], passes: Sequence[TrialPass]
-) -> Verdict:
-    """Test whether, with statistics and ReLU masks frozen, the logits of all these images are exact sums."""
-    for one in passes:
-        for branch, captured in zip(branches, one.poolings, strict=True):
-            tolerance = TOLERANCE * (captured.pooled_values.abs().max() + 1)
-            if branch.pooling == "other" and compute_remainder(captured).abs().max() > tolerance:
-                return "not unique"
-    # Test at the example, at the noise with the largest values, and at random pooled values. The test runs in double
-    # precision, which is slow, so there are no more points.
-    points = [passes[0].pooled, passes[-1].pooled]
-    points += make_scaled_noise(points[0])[:1]
-    return "exact for this image" if all(is_locally_affine(function, point) for point in points) else "not unique"
-
-
-def is_locally_affine(function: HeadFunction, pooled: Tensor) -> bool:
-    """Test whether the head f is affine near pooled values p, with the statistics frozen.
-
-    For a step d in a random direction, with J d computed by differentiation, the condition is
-
-        max over k of |f(p + d) - f(p) - J d|  <=  1e-7 * max over k of |J d|
-
-    The test passes if this holds in at least one of four random directions. A curved function fails in all of them. A
-    piecewise affine function may fail in some of them, where a ReLU mask changes on the way.
-
-    Args:
-        function: the head f.
-        pooled: the pooled values p (1, P).
-    """
-    # In double precision curvature and rounding differ by orders of magnitude. Apple's GPUs have single precision only:
-    # there an affine head may be missed, but a curved one is never accepted.
-    pooled = pooled if pooled.device.type == "mps" else pooled.double()
-    directions = torch.randn(4, pooled.shape[1], generator=torch.Generator().manual_seed(2)).to(pooled)
-    steps = _STEP * pooled.square().mean().sqrt() * directions
-    # The first four rows give f(p) and J d, the last four f(p + d).
-    points = torch.cat([pooled.expand_as(steps), pooled + steps])
-    logits, changes = function.frozen_jvp(points, torch.cat([steps, torch.zeros_like(steps)]))
-    start, end, expected = logits[:4], logits[4:], changes[:4]
-    errors = (end - start - expected).abs().amax(1)
-    return bool((errors <= _CURVATURE * expected.abs().amax(1)).any())
+def _refuse_views(one: TrialPass) -> None:
+    if len(one.pooled) != len(one.logits):
+        raise HeadError(
+            f"The network pools {len(one.pooled)} images for each input, for example several views of it, and class "
+            "maps of their sum have no place on the photo. Give the network that explains one view."
+        )

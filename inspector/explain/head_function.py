@@ -1,56 +1,118 @@
-"""The head as a function from the pooled values to the logits.
+"""The head as a function from the pooled values to the logits, and the same function with an image's statistics frozen.
 
-Where this function is not affine, it often is for one image: a normalization layer divides by a number that it computes
-from the image, and a ReLU masks values by their sign. With the statistics and the ReLU masks of the image frozen,
+Where the head f is not affine, it often is for one image: a normalization layer divides by a number that it computes
+from the image, and a ReLU masks values by their sign. With the statistics and the gates of the image frozen, this is a
+function g with
 
-    logit[k] = bias[k] + sum over j of  weight[k, j] * p[j],    weight = d logit / d p  with the statistics frozen
+    g[k](p) = g[k](0) + sum over j of  weight[k, j] * p[j]        for all p, and g = f at the image
 
-The weight with frozen ReLU masks is the gradient of a piecewise affine function.
+so its value at 0 is the bias, and its values at the shares of the cells give the class maps. Nothing is differentiated.
+Where g is not affine, its Jacobian gives a first-order split.
 """
 
-import warnings
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
-from inspector.errors import NetworkError
-from inspector.explain.frozen_ops import call_frozen
-from inspector.explain.tracing.forward import forward_with_pooled, replay_recording
-from inspector.explain.tracing.recording import OpRecording
+from inspector.errors import NetworkError, translate_errors
+from inspector.explain.frozen_ops import FrozenOps
+from inspector.explain.precision import call_widened, widen
+from inspector.explain.tracing.forward import forward_with_pooled, match_parameters, noise_input
+from inspector.explain.tracing.outputs import as_logits
+from inspector.explain.tracing.recording import OpRecorder, OpRecording
 from inspector.explain.tracing.tensor_calls import Handler, call_unchanged
+
+_SEED = 4  # seed of the noise image on which the network runs where its pooled values are replaced
+_MakeHandler = Callable[[], Handler]
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedHead:
+    """What a pass of the network called between the pooling and the logits."""
+
+    ops: OpRecording | None  # None: it cannot be repeated without the network
+    takes_rows: bool  # whether it computes each of several rows as if it were alone
+
+
+class HeadRecording:
+    """The last recording of a head. It is renewed where it no longer gives the network's logits."""
+
+    def __init__(self, current: RecordedHead | None = None) -> None:
+        self.current = current
+
+    def __reduce__(self) -> tuple[type["HeadRecording"], tuple[()]]:
+        # A copy of a recording would hold other parameters than the copy of the network, so a copy starts without.
+        return HeadRecording, ()
 
 
 @dataclass(frozen=True, eq=False)
 class HeadFunction:
-    """What a network computes from the pooled values of one image. The pooled values of all branches are one row."""
+    """What a network computes from pooled values, those of all branches in one row. It does not depend on an image."""
 
     network: nn.Module
-    inputs: Tensor  # (1, channels, H, W)
+    shape: tuple[int, ...]  # (channels, H, W) of the images
     calls: tuple[int, ...]  # indices of the pooling calls, one per branch
     widths: tuple[int, ...]  # number of pooled values of each branch
-    # The ops of a pass of the unchanged network; with it the network need not run again.
-    recording: OpRecording | None = None
+    recorded: RecordedHead | None = None  # with it the network need not run again
 
-    def evaluate(self, pooled: Tensor, handler: Handler = call_unchanged) -> Tensor:
-        """Compute the logits (R, K) of pooled values (R, P), with gradients; `handler` calls each tensor function."""
-        if self.recording is not None:
-            # Some heads only support the number of rows of the recorded pass. Then the network runs again.
-            with suppress(NetworkError):
-                return replay_recording(self.recording, self._split_by_call(pooled), handler)
+    @cached_property
+    def image(self) -> Tensor:
+        """Noise (1, channels, H, W), on which the network runs where its pooled values are replaced."""
+        return noise_input(self.network, (1, *self.shape), _SEED)
+
+    def record(self, pooled: Tensor) -> tuple["HeadFunction", Tensor]:
+        """Run the network with these pooled values (1, P) in place of its own, and record what follows the pooling.
+
+        Returns:
+            The function, and the logits (1, K).
+        """
+        recorder, parameter = OpRecorder(), match_parameters(self.network, pooled)
+        with torch.no_grad():
+            logits = forward_with_pooled(self.network, self.image, self._split_by_call(parameter), recorder=recorder)
+        return self.with_ops(recorder.recording(logits), pooled), logits
+
+    def with_ops(self, ops: OpRecording | None, pooled: Tensor) -> "HeadFunction":
+        """Return the function with other recorded ops; `pooled` (1, P) are values on which to try them."""
+        if ops is None or ops.has_fixed_rows:
+            return replace(self, recorded=RecordedHead(ops, takes_rows=ops is None))
+        function = replace(self, recorded=RecordedHead(ops, takes_rows=True))
+        # Some heads take the number of rows from the recorded pass, where it is one.
+        rows = widen(pooled) * torch.tensor([1.0, 1.25, 0.75], device=pooled.device)[:, None]
         try:
-            logits = self._run_network(pooled, self.inputs, handler)
+            together = function.widened_logits(rows)
+            alone = torch.cat([function.widened_logits(row) for row in rows.split(1)])
+            takes_rows = torch.allclose(together, alone, rtol=1e-3, atol=1e-4 * float(alone.abs().max()))
+        except NetworkError:
+            takes_rows = False
+        return replace(self, recorded=RecordedHead(ops, takes_rows))
+
+    def evaluate(self, pooled: Tensor, make_handler: _MakeHandler = lambda: call_unchanged) -> Tensor:
+        """Compute the logits (R, K) of pooled values (R, P), with gradients.
+
+        Args:
+            pooled: (R, P).
+            make_handler: makes the handler that calls each tensor function of a pass.
+        """
+        if self.recorded is not None and self.recorded.ops is not None:
+            if self.recorded.takes_rows or len(pooled) == 1:
+                return self._replay(self.recorded.ops, pooled, make_handler())
+            return torch.cat([self._replay(self.recorded.ops, row, make_handler()) for row in pooled.split(1)])
+        try:
+            logits = self._run_network(pooled, self.image, make_handler())
             if len(logits) == len(pooled):
                 return logits
         except NetworkError:
             if len(pooled) == 1:
                 raise
         # The network reshapes to the batch size of its input, so its input needs one image per row.
-        return self._run_network(pooled, self.inputs.expand(len(pooled), *self.inputs.shape[1:]), handler)
+        return self._run_network(pooled, self.image.expand(len(pooled), *self.shape), make_handler())
+
+    def _replay(self, ops: OpRecording, pooled: Tensor, handler: Handler) -> Tensor:
+        with translate_errors(NetworkError, f"The head does not run on {len(pooled)} rows: {{reason}}."):
+            return as_logits(ops.replay(self._split_by_call(pooled), handler), len(pooled))
 
     def _run_network(self, pooled: Tensor, inputs: Tensor, handler: Handler) -> Tensor:
         return forward_with_pooled(self.network, inputs, self._split_by_call(pooled), handler)
@@ -59,67 +121,115 @@ class HeadFunction:
         return dict(zip(self.calls, pooled.split(self.widths, 1), strict=True))
 
     def logits(self, pooled: Tensor) -> Tensor:
-        """Compute the logits (R, K) of pooled values (R, P), without gradients."""
+        """Compute the logits (R, K) of pooled values (R, P), without gradients and as the network does."""
         with torch.no_grad():
             return self.evaluate(pooled)
 
+    def widened_logits(self, pooled: Tensor) -> Tensor:
+        """Compute the logits (R, K) of pooled values (R, P) in the type of the pooled values, without gradients."""
+        with torch.no_grad():
+            return self.evaluate_widened(pooled)
+
+    def evaluate_widened(self, pooled: Tensor) -> Tensor:
+        """Compute the logits (R, K) of pooled values (R, P) in the type of the pooled values, with gradients.
+
+        A head that runs in another library may take its own type only, and returns logits of that type.
+        """
+        try:
+            return self.evaluate(pooled, lambda: call_widened)
+        except NetworkError:
+            if self.recorded is not None and self.recorded.ops is not None:
+                raise
+            return self.evaluate(match_parameters(self.network, pooled.float()))
+
     def jacobian(self, pooled: Tensor) -> Tensor:
-        """Compute d logits / d pooled, (K, P), at pooled values (1, P), with nothing frozen."""
-        classes = self.logits(pooled).shape[1]
+        """Compute d logits / d pooled, (K, P), at pooled values (1, P), in their type and with nothing frozen."""
+        classes = self.widened_logits(pooled).shape[1]
+        return FrozenHead(self, pooled, None).jacobian(range(classes))
+
+    def freeze(self, pooled: Tensor) -> "FrozenHead":
+        """Return the head with the statistics and gates of pooled values (1, P) frozen, in the type of the values.
+
+        Without a recording nothing can be frozen.
+        """
+        pooled = pooled.detach()
+        if self.recorded is None or self.recorded.ops is None:
+            return FrozenHead(self, pooled, None)
+        first = FrozenOps()
+        try:
+            with torch.no_grad():
+                self.evaluate(pooled, lambda: first)
+        except NetworkError:  # a function is called in a way that is not known
+            return FrozenHead(self, pooled, None)
+        return FrozenHead(self, pooled, first)
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenHead:
+    """The head with the statistics and gates of one image frozen."""
+
+    function: HeadFunction
+    pooled: Tensor  # (1, P), of the image
+    ops: FrozenOps | None  # what is frozen; None: nothing
+
+    def evaluate(self, rows: Tensor) -> Tensor:
+        """Compute the logits (R, K) of pooled values (R, P), with gradients."""
+        ops = self.ops
+        return self.function.evaluate_widened(rows) if ops is None else self.function.evaluate(rows, ops.reuse)
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """Compute the logits (R, K) of pooled values (R, P), without gradients."""
+        with torch.no_grad():
+            return self.evaluate(rows)
+
+    def jacobian(self, classes: Sequence[int]) -> Tensor:
+        """Compute d logits / d pooled of some classes at the pooled values of the image: (len(classes), P)."""
         with torch.inference_mode(False), torch.enable_grad():
             # One row per class, so that one backward pass computes all gradients. (torch's own batched gradients import
             # sympy, which takes a second.)
-            rows = pooled.repeat(classes, 1).requires_grad_()
-            try:
-                logits = self._run_network(rows, self.inputs, call_unchanged)
-                if logits.shape == (classes, classes):
-                    return torch.autograd.grad(logits.diagonal().sum(), rows)[0]
-            except NetworkError:
-                pass
-        return self._compute_gradients(pooled, range(classes), call_unchanged)
+            rows = self.pooled.repeat(len(classes), 1).requires_grad_()
+            if self.function.recorded is None or self.function.recorded.takes_rows:
+                try:
+                    logits = self.evaluate(rows)
+                    if len(logits) == len(classes):
+                        own = torch.tensor(list(classes), device=logits.device)[:, None]
+                        return _differentiate(logits.gather(1, own).sum(), rows)
+                except NetworkError:
+                    pass
+            row = self.pooled.clone().requires_grad_()
+            logits = self.evaluate(row)[0]
+            return torch.cat([_differentiate(logits[k], row) for k in classes])
 
-    def frozen_jacobian_rows(self, pooled: Tensor, classes: Sequence[int]) -> Tensor:
-        """Compute d logit / d pooled of some classes at pooled values (1, P), with the statistics frozen.
+    def products(self, changes: Tensor) -> Tensor:
+        """Compute products of the Jacobian J at the pooled values of the image with some changes of these values.
 
-        Returns:
-            Tensor (len(classes), P).
-        """
-        return self._compute_gradients(pooled, classes, call_frozen)
-
-    def _compute_gradients(self, pooled: Tensor, classes: Sequence[int], handler: Handler) -> Tensor:
-        with torch.inference_mode(False), torch.enable_grad():
-            row = pooled.detach().clone().requires_grad_()
-            logits = self.evaluate(row, handler)[0]
-            return torch.cat([torch.autograd.grad(logits[k], row, retain_graph=True)[0] for k in classes])
-
-    def frozen_jvp(self, pooled: Tensor, changes: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute logits, and Jacobian-vector products by forward-mode differentiation.
-
-        Normalization statistics are constants (see `call_frozen`): those of the first row are used for all rows. One
-        row costs one pass through the head. Everything runs in double precision if the pooled values are double.
+        Reverse mode is applied twice: g(u) = J^T u is linear in u, so the gradient of <g(u), change> with respect to u
+        is J change. It belongs to the thread; torch's forward mode is process-wide, and fails where two threads use it.
 
         Args:
-            pooled: pooled values (R, P).
-            changes: a change of each row (R, P).
+            changes: (R, P).
 
         Returns:
-            The logits (R, K), and their first-order changes (R, K).
+            Tensor (R, K).
         """
-        _import_forward_mode()
-        try:
-            with torch.inference_mode(False), torch.no_grad(), forward_ad.dual_level():
-                dual = forward_ad.make_dual(pooled.clone(), changes.clone())
-                logits, changed = forward_ad.unpack_dual(self.evaluate(dual, call_frozen))
-                return logits.clone(), torch.zeros_like(logits) if changed is None else changed.clone()
-        except NetworkError:  # for example a user's autograd.Function without forward mode
-            with torch.no_grad():
-                logits = self.evaluate(pooled, call_frozen)
-            weight = self._compute_gradients(pooled[:1], range(logits.shape[1]), call_frozen)
-            return logits, changes @ weight.T
+        with torch.inference_mode(False), torch.enable_grad():
+            rows = self.pooled.repeat(len(changes), 1).requires_grad_()
+            logits = self.evaluate(rows)
+            if not logits.requires_grad:
+                return torch.zeros_like(logits)
+            directions = torch.zeros_like(logits, requires_grad=True)
+            try:
+                (gradient,) = torch.autograd.grad(logits, rows, directions, create_graph=True)
+                if not gradient.requires_grad:
+                    return torch.zeros_like(logits)
+                (products,) = torch.autograd.grad(gradient, directions, changes.detach().clone())
+                return products
+            except RuntimeError:  # a function that can be differentiated once only
+                return changes @ self.jacobian(range(logits.shape[1])).T
 
 
-@cache
-def _import_forward_mode() -> None:
-    # The first dual tensor makes torch import a module that warns of a deprecation which users can do nothing about.
-    with warnings.catch_warnings(action="ignore", category=FutureWarning), forward_ad.dual_level():
-        forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
+def _differentiate(value: Tensor, leaf: Tensor) -> Tensor:
+    if not value.requires_grad:
+        return torch.zeros_like(leaf)
+    gradient = torch.autograd.grad(value, leaf, retain_graph=True, allow_unused=True)[0]
+    return torch.zeros_like(leaf) if gradient is None else gradient

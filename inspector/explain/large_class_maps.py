@@ -28,9 +28,9 @@ from torch import Tensor
 from inspector.errors import HeadError, InspectorError, NetworkError
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.classifier import Classifier, list_top_classes
-from inspector.explain.head import relative_error
 from inspector.explain.kinds import Pooling, Verdict
 from inspector.explain.memory import give_back_freed_memory
+from inspector.explain.precision import relative_error
 from inspector.explain.tiling import Tile, Tiling, compute_feature_maps, make_tiles, verify_tiling
 from inspector.explain.tracing.forward import match_parameters
 from inspector.explain.tracing.receptive_field import make_even_field

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from inspector.errors import NetworkError
-from inspector.explain.branches import TOLERANCE
 from inspector.explain.classifier import Classifier
 from inspector.explain.feature_capture import capture_pass
+from inspector.explain.precision import TOLERANCE
 
 _SEED = 2  # seed of the noise images
 

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from inspector import Classifier, class_maps_of_batch
 from inspector.errors import HeadError
-from inspector.explain.branches import TOLERANCE
-from inspector.explain.head import find_head, relative_error
+from inspector.explain.head import find_head
+from inspector.explain.precision import TOLERANCE, relative_error
 
 
 def noise(*shape: int, seed: int = 1) -> Tensor:
@@ -240,12 +240,13 @@ def test_a_frozen_network_has_a_head_too():
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
-def test_relative_error_is_in_units_of_the_tolerance():
-    predicted, logits = torch.tensor([1.0, 2.0], dtype=torch.float64), torch.tensor([1.0, 2.1], dtype=torch.float64)
-    total = torch.tensor([5.0, 3.0], dtype=torch.float64)
-    expected = [0.0, 0.1 / (1e-5 * 4)]
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e11])
+def test_relative_error_is_in_units_of_the_tolerance_whatever_the_size_of_the_logits(scale):
+    predicted = scale * torch.tensor([1.0, 2.0, 0.0], dtype=torch.float64)
+    logits = scale * torch.tensor([1.0, 2.1, 0.0], dtype=torch.float64)
+    total = scale * torch.tensor([5.0, 4.0, 0.0], dtype=torch.float64)
     assert TOLERANCE == 1e-5
-    assert relative_error(predicted, logits, total).tolist() == pytest.approx(expected)
+    assert relative_error(predicted, logits, total).tolist() == pytest.approx([0.0, 0.1 / (1e-5 * 4), 0.0])
 
 
 def torchvision_network(name: str, size: int, **arguments: object) -> nn.Module:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from inspector import Classifier, class_maps_of_batch
-from inspector.errors import NetworkError
-from inspector.explain.frozen_ops import call_frozen
-from inspector.explain.tracing.forward import capture_and_record, forward_with_pooled, replay_recording
+from inspector.explain.head_function import HeadFunction
+from inspector.explain.tracing.forward import capture_and_record, forward_with_pooled
+from inspector.explain.tracing.recording import OpRecording
 
 CLASSES = 5
 
@@ -88,31 +88,45 @@ def images(count: int) -> Tensor:
     return torch.randn(count, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 
 
+def record(network: nn.Module, calls: list[int]) -> tuple[HeadFunction, Tensor, Tensor]:
+    """Return the head function recorded on one image, and the pooled values and logits of that image."""
+    captured, logits, ops = capture_and_record(network, images(1), calls)
+    pooled = torch.cat([call.pooled_values for call in captured], 1)
+    widths = tuple(call.pooled_values.shape[1] for call in captured)
+    return HeadFunction(network, (3, 12, 12), tuple(calls), widths).with_ops(ops, pooled), pooled, logits
+
+
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("rows", [2, 7])
+@pytest.mark.parametrize("rows", [1, 2, 7])
 def test_a_recording_computes_the_logits_of_the_network(head: str, rows: int) -> None:
     network = network_with(head)
     calls = [0, 1] if head == "two branches" else [0]
-    captured, logits, recording = capture_and_record(network, images(2), calls)
-    assert recording is not None
-    pooled = {call.index: call.pooled for call in captured if call.pooled is not None}
-    torch.testing.assert_close(replay_recording(recording, pooled), logits, rtol=0, atol=0)
-    other = {index: torch.randn(rows, one.shape[1]) for index, one in pooled.items()}
-    if head == "fixed batch" and rows != 2:
-        with pytest.raises(NetworkError, match="The head does not run on 7 rows: "):
-            replay_recording(recording, other)
-        return
-    for handler in (lambda function, args, kwargs: function(*args, **kwargs), call_frozen):
-        expected = forward_with_pooled(network, images(rows), other, handler)
-        torch.testing.assert_close(replay_recording(recording, other, handler), expected, rtol=0, atol=0)
+    function, pooled, logits = record(network, calls)
+    assert isinstance(function.recorded.ops, OpRecording)
+    torch.testing.assert_close(function.logits(pooled), logits, rtol=0, atol=0)
+    other = torch.randn(rows, pooled.shape[1])
+    by_call = dict(zip(calls, other.split(function.widths, 1), strict=True))
+    before = network[0].runs
+    found, wide = function.logits(other), function.widened_logits(other.double())
+    assert network[0].runs == before
+    expected = forward_with_pooled(network, images(rows), by_call)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(wide, expected.double(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_widened_head_computes_in_double_precision() -> None:
+    network = network_with("nonlinear")
+    function, _, _ = record(network, [0])
+    other = torch.randn(5, 8, dtype=torch.float64)
+    wide = function.widened_logits(other)
+    torch.testing.assert_close(wide, network[2:].double()(other).detach(), rtol=1e-14, atol=1e-14)
 
 
 def test_gradients_flow_through_a_recording() -> None:
     network = network_with("in-place ReLU")
-    _, _, recording = capture_and_record(network, images(1), [0])
-    assert recording is not None
+    function, _, _ = record(network, [0])
     pooled = torch.randn(3, 8, requires_grad=True)
-    (found,) = torch.autograd.grad(replay_recording(recording, {0: pooled}).sum(), pooled)
+    (found,) = torch.autograd.grad(function.evaluate(pooled).sum(), pooled)
     (expected,) = torch.autograd.grad(forward_with_pooled(network, images(3), {0: pooled}).sum(), pooled)
     torch.testing.assert_close(found, expected)
 
@@ -132,12 +146,13 @@ def test_the_maps_of_a_batch_and_their_channels_cost_one_pass_of_the_network(hea
         torch.testing.assert_close(one.values.sum((1, 2)) + one.bias, one.logits, rtol=1e-5, atol=1e-5)
 
 
-def test_a_head_with_a_fixed_batch_size_runs_the_network() -> None:
-    network = network_with("fixed batch")
+@pytest.mark.parametrize("head", ["fixed batch", "probabilities"])
+def test_a_head_with_a_fixed_batch_size_runs_row_by_row_and_the_network_once(head: str) -> None:
+    network = network_with(head)
     classifier = Classifier.wrap(network, size=(12, 12))
     before = network[0].runs
     (maps,) = class_maps_of_batch(classifier, images(1))
-    assert network[0].runs > before + 1
+    assert network[0].runs == before + 1
     assert maps.verdict == "exact for this image"
     torch.testing.assert_close(maps.values.sum((1, 2)) + maps.bias, maps.logits, rtol=1e-5, atol=1e-5)
 
@@ -153,15 +168,74 @@ def test_a_recording_uses_the_current_weights() -> None:
         torch.testing.assert_close(maps.logits, network(images(1))[0])
 
 
-@pytest.mark.parametrize("head", [Accumulated, Written])
-def test_a_head_that_writes_into_another_tensor_runs_the_network(head: type[nn.Module]) -> None:
+class Viewed(Accumulated):
+    """Writes its logits through views of a tensor that was created in the pass, and reads an earlier view."""
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        logits = torch.zeros(len(pooled), CLASSES)
+        first, both = logits[:, :2], logits.view(-1)
+        both[:] = self.linear(self.norm(pooled)).flatten()
+        first *= 3
+        return torch.cat([first, logits[:, 2:]], 1)
+
+
+class Scattered(Accumulated):
+    def forward(self, pooled: Tensor) -> Tensor:
+        order = torch.arange(CLASSES - 1, -1, -1).expand(len(pooled), CLASSES)
+        return torch.zeros(len(pooled), CLASSES).scatter(1, order, self.linear(self.norm(pooled)))
+
+
+class Masked(Accumulated):
+    """Writes where a mask of the values says so."""
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        values = self.linear(self.norm(pooled))
+        logits, low = torch.empty(values.shape).fill_(0.5), values < 0
+        logits[low] = values[low] / 10
+        logits[~low] = values[~low] * 2
+        return logits
+
+
+class Out(Accumulated):
+    def forward(self, pooled: Tensor) -> Tensor:
+        logits = torch.empty(len(pooled), CLASSES)
+        torch.add(self.linear(self.norm(pooled)), 1, out=logits)
+        return logits.copy_(2 * logits)
+
+
+@pytest.mark.parametrize("head", [Accumulated, Written, Viewed, Scattered, Masked, Out])
+def test_a_head_that_writes_into_another_tensor_is_recorded(head: type[nn.Module]) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(Trunk(), Mean(), head()).eval()
-    _, _, recording = capture_and_record(network, images(1), [0])
-    assert recording is None
+    function, pooled, logits = record(network, [0])
+    assert function.recorded.ops is not None
+    other = torch.cat([torch.randn(4, 8), pooled])
+    with torch.no_grad():
+        expected = torch.cat([network[2](row) for row in other.split(1)])
+    torch.testing.assert_close(function.logits(other), expected)
+    torch.testing.assert_close(function.logits(other)[-1:], logits)
+    if head in (Viewed, Out):
+        return  # torch does not differentiate these, so no pooling is found
     for maps in class_maps_of_batch(Classifier.wrap(network, size=(12, 12)), images(2)):
         assert maps.verdict == "exact for this image"
         torch.testing.assert_close(maps.values.sum((1, 2)) + maps.bias, maps.logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_a_recurrent_layer_after_the_pooling_runs_row_by_row(kind: type[nn.Module]) -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.linear = kind(8, 6, batch_first=True), nn.Linear(6, CLASSES)
+
+        def forward(self, pooled: Tensor) -> Tensor:
+            return self.linear(self.layer(pooled[:, None])[0][:, 0])
+
+    torch.manual_seed(0)
+    network = nn.Sequential(Trunk(), Mean(), Recurrent()).eval()
+    (maps,) = class_maps_of_batch(Classifier.wrap(network, size=(12, 12)), images(1))
+    assert maps.verdict == "not unique"
+    torch.testing.assert_close(maps.logits, network(images(1))[0].detach())
 
 
 def test_logits_that_are_no_result_of_a_tensor_function_have_no_recording() -> None:

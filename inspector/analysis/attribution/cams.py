@@ -118,7 +118,7 @@ def compute_ablation_cam(case: Case) -> MethodResult:
         channels = pooling.feature_maps.shape[1]
         masks = torch.eye(channels, dtype=torch.bool).repeat_interleave(branch.width // channels, 1).to(pooled.device)
         ablated = functional.pad(masks, (start, pooled.shape[1] - start - branch.width))  # (C, P)
-        lower = [head_function.logits(pooled.where(~rows, 0))[:, case.k] for rows in ablated.split(_ROWS)]
+        lower = [head_function.widened_logits(pooled.where(~rows, 0))[:, case.k] for rows in ablated.split(_ROWS)]
         drops = logits[0, case.k] - torch.cat(lower)
         maps.append((drops[:, None, None] * pooling.feature_maps[0]).sum(0))
         start += branch.width

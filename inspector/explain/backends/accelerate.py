@@ -30,8 +30,7 @@ from inspector.explain.classifier import Classifier
 from inspector.explain.decomposition import decompose
 from inspector.explain.feature_capture import CapturedPass, fingerprint_weights
 from inspector.explain.pooling import POOL
-from inspector.explain.tracing.forward import CapturedPooling, capture_and_record, capture_poolings
-from inspector.explain.tracing.recording import OpRecording
+from inspector.explain.tracing.forward import CapturedPooling, capture_poolings
 from inspector.files import find_cache_folder, write_atomic
 from inspector.version import __version__
 
@@ -125,8 +124,6 @@ class AcceleratedNetwork:
         self._shape = (len(classifier.preprocessing.mean), *classifier.preprocessing.size)
         self._weights = fingerprint_weights(classifier.capture)
         self._run: Run | None = None
-        # The ops after the pooling, for heads whose weight depends on the image.
-        self._recording: OpRecording | None = None
         self._thread: threading.Thread | None = None
 
     def __call__(self, inputs: Tensor) -> CapturedPass | None:
@@ -140,7 +137,7 @@ class AcceleratedNetwork:
             )
             return None
         captured = _split_outputs(self._classifier, run(inputs))
-        return captured._replace(recording=self._recording, backend=self._name)
+        return captured._replace(backend=self._name)
 
     def build(self) -> None:
         """Build and verify the backend.
@@ -149,9 +146,6 @@ class AcceleratedNetwork:
             NetworkError, InspectorError: as `accelerate`.
         """
         run = _build(self._classifier, self._backend, self._dtype, self._cache)
-        if self._classifier.head.needs_pooled:
-            example = self._classifier.noise_input(seed=_SEED)
-            _, _, self._recording = capture_and_record(self._classifier.network, example, self._classifier.head.calls)
         self._run, self.status = run, f"Running on {self._backend}."
 
     def build_in_background(self, delay: float = 0) -> None:

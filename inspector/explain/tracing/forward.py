@@ -5,6 +5,7 @@ captured values go to the caller only, so threads that share a network share no 
 never changed except for its modes, which are restored.
 """
 
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -253,7 +254,11 @@ def find_poolings_reaching_logits(network: nn.Module, inputs: Tensor) -> list[in
 
 
 def forward_with_pooled(
-    network: nn.Module, inputs: Tensor, pooled: Mapping[int, Tensor], handler: Handler = call_unchanged
+    network: nn.Module,
+    inputs: Tensor,
+    pooled: Mapping[int, Tensor],
+    handler: Handler = call_unchanged,
+    recorder: OpRecorder | None = None,
 ) -> Tensor:
     """Run a network with other values in place of the results of its pooling calls.
 
@@ -263,6 +268,7 @@ def forward_with_pooled(
         pooled: values (R, P) by the index of the pooling call. R may differ from N: all that follows the pooling then
             runs on R rows.
         handler: calls each tensor function of the pass.
+        recorder: records the ops that follow; it takes the place of the handler.
 
     Returns:
         Logits (R, K). Gradients flow from them to `pooled`.
@@ -272,23 +278,14 @@ def forward_with_pooled(
         if call.index not in pooled:
             return call.result
         # A clone, because an in-place op that follows may not write into a leaf that requires gradients.
-        return pooled[call.index].reshape(-1, *call.result.shape[1:]).clone()
+        result = pooled[call.index].reshape(-1, *call.result.shape[1:]).clone()
+        if recorder is not None:
+            recorder.note_pooling(dataclasses.replace(call, result=result))
+        return result
 
     rows = len(next(iter(pooled.values())))
+    handler = handler if recorder is None else recorder.handle
     return forward_logits(network, inputs, PoolingCallDetector(replace, handler), rows)
-
-
-def replay_recording(recording: OpRecording, pooled: Mapping[int, Tensor], handler: Handler = call_unchanged) -> Tensor:
-    """Return what `forward_with_pooled` returns from a recording, without running the network.
-
-    Raises:
-        NetworkError: the recorded ops do not support this number of rows.
-    """
-    rows = len(next(iter(pooled.values())))
-    try:
-        return as_logits(recording.replay(pooled, handler), rows)
-    except _FAILURES as error:
-        raise NetworkError(f"The head does not run on {rows} rows: {error}") from error
 
 
 def copy_sharing_parameters(network: nn.Module) -> nn.Module | None:

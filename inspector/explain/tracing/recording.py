@@ -14,7 +14,12 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from inspector.explain.tracing.pooling_calls import PoolingCall
-from inspector.explain.tracing.tensor_calls import Handler, TensorNotes, call_unchanged
+from inspector.explain.tracing.tensor_calls import Handler, TensorNotes, call_unchanged, op_name
+
+# Their initial states have as many rows as the recorded pass. Called with more rows they write past the end of memory:
+# the check is in torch.nn.LSTM and not in the function.
+_FIXED_ROWS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+_WRITERS = ("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__")
 
 
 @dataclass(frozen=True)
@@ -38,25 +43,37 @@ class _RecordedOp:
 class OpRecording:
     """The ops from the pooled values to the logits. They hold the network's own parameters, not copies."""
 
-    pooled: dict[
-        int, tuple[int, torch.Size]
-    ]  # index of the pooling call -> reference number, shape in the recorded pass
+    # Index of the pooling call -> reference number, shape in the recorded pass.
+    pooled: dict[int, tuple[int, torch.Size]]
+    # Reference number -> contents of a tensor that was created before, when the first op wrote into it.
+    written: dict[int, Tensor]
     ops: list[_RecordedOp]
     logits: int  # reference number of the logits
+    dtypes: frozenset[torch.dtype]  # floating-point types of the results
+
+    @property
+    def has_fixed_rows(self) -> bool:
+        """Whether an op must not be called with another number of rows than in the recorded pass."""
+        return any(op_name(op.function) in _FIXED_ROWS for op in self.ops)
 
     def replay(self, pooled: Mapping[int, Tensor], handler: Handler = call_unchanged) -> Any:
         """Run the recorded ops on new pooled values.
 
         Args:
             pooled: new values (R, P) by the index of their pooling call.
-            handler: calls each op.
+            handler: calls each op, and the clone of the pooled values with which the recording begins.
 
         Returns:
             The output in place of the logits, usually a Tensor (R, K). Errors of torch propagate if an op does not
             support R rows.
         """
         # A clone, because an in-place op that follows may not write into a leaf that requires gradients.
-        values = {number: pooled[n].reshape(-1, *shape[1:]).clone() for n, (number, shape) in self.pooled.items()}
+        values = {
+            number: handler(Tensor.clone, (pooled[n].reshape(-1, *shape[1:]),), {})
+            for n, (number, shape) in self.pooled.items()
+        }
+        dtype = next(iter(values.values())).dtype
+        values |= {number: _clone_in(contents, dtype) for number, contents in self.written.items()}
         for op in self.ops:
             leaves = [values[leaf.number] if isinstance(leaf, _TensorRef) else leaf for leaf in op.leaves]
             args, kwargs = pytree.tree_unflatten(leaves, op.spec)
@@ -72,23 +89,32 @@ class OpRecorder:
         self._numbers = TensorNotes[int]()  # reference numbers of the tensors that were computed from the pooled values
         self._next_number = count()
         self._pooled: dict[int, tuple[int, torch.Size]] = {}
+        self._written: dict[int, Tensor] = {}
         self._ops: list[_RecordedOp] = []
-        self._overwritten = False  # whether an op wrote into a tensor that the recording holds
+        self._dtypes: set[torch.dtype] = set()
+        self._is_complete = True  # False: an op wrote into a tensor in a way that the recording cannot repeat
 
     def handle(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Call the function, and record the call if an argument was computed from the pooled values."""
-        leaves, spec = pytree.tree_flatten((tuple(args), kwargs)) if self._pooled else ([], None)
-        numbers = [self._numbers.get(leaf) for leaf in leaves]
-        if spec is None or all(number is None for number in numbers):
+        if not self._pooled:
             return function(*args, **kwargs)
+        leaves, spec = pytree.tree_flatten((tuple(args), kwargs))
+        for leaf in leaves:
+            self._note_view(leaf)
+        if all(self._numbers.get(leaf) is None for leaf in leaves):
+            return function(*args, **kwargs)
+        if is_writing(function, kwargs):
+            target = kwargs["out"] if isinstance(kwargs.get("out"), Tensor) else args[0]
+            self._note_written(target)
+        numbers = [self._numbers.get(leaf) for leaf in leaves]
         recorded = [leaf if n is None else _TensorRef(n) for leaf, n in zip(leaves, numbers, strict=True)]
         versions = [count_writes(leaf) for leaf in recorded]
         result = function(*args, **kwargs)
-        # An op may write into a tensor that was created earlier, as in `logits[:, :5] = ...`.
-        self._overwritten |= versions != [count_writes(leaf) for leaf in recorded]
-        results = pytree.tree_leaves(result)
-        assigned = [self._assign_number(leaf) if isinstance(leaf, Tensor) else None for leaf in results]
-        self._ops.append(_RecordedOp(function, recorded, spec, assigned))
+        # An op may write into a tensor that was created earlier, although its name does not say so.
+        self._is_complete &= versions == [count_writes(leaf) for leaf in recorded]
+        # Reading a shape or a number gives no tensor; the recording keeps what the network made of it.
+        if is_writing(function, kwargs) or any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(result)):
+            self._append(function, recorded, spec, result)
         return result
 
     def note_pooling(self, call: PoolingCall) -> None:
@@ -98,7 +124,33 @@ class OpRecorder:
     def recording(self, logits: Tensor) -> OpRecording | None:
         """Return the recording up to the logits; None if they were computed in a way that it cannot repeat."""
         number = self._numbers.get(logits)
-        return None if number is None or self._overwritten else OpRecording(self._pooled, self._ops, number)
+        if number is None or not self._is_complete:
+            return None
+        return OpRecording(self._pooled, self._written, self._ops, number, frozenset(self._dtypes))
+
+    def _append(self, function: Callable[..., Any], leaves: list[Any], spec: pytree.TreeSpec, result: Any) -> None:
+        results = pytree.tree_leaves(result)
+        self._dtypes |= {leaf.dtype for leaf in results if isinstance(leaf, Tensor) and leaf.is_floating_point()}
+        assigned = [self._assign_number(leaf) if isinstance(leaf, Tensor) else None for leaf in results]
+        self._ops.append(_RecordedOp(function, leaves, spec, assigned))
+
+    def _note_written(self, target: Tensor) -> None:
+        """Keep the contents of a tensor that was created before, as in `logits[:, :5] = ...`, at the first write."""
+        if self._numbers.get(target) is None:
+            base = _base_of(target)
+            base = target if base is None else base
+            self._written[self._assign_number(base)] = base.detach().clone()
+            self._note_view(target)
+
+    def _note_view(self, leaf: Any) -> None:
+        """Record how a tensor that is a view of another is made of it, if the other has been written into."""
+        base = _base_of(leaf)
+        number = None if base is None else self._numbers.get(base)
+        if number is None or self._numbers.get(leaf) is not None:
+            return
+        args = _TensorRef(number), leaf.shape, leaf.stride(), leaf.storage_offset()
+        no_kwargs: dict[str, Any] = {}
+        self._append(torch.as_strided, *pytree.tree_flatten((args, no_kwargs)), leaf)
 
     def _assign_number(self, tensor: Tensor) -> int:
         number = self._numbers.get(tensor)
@@ -107,6 +159,24 @@ class OpRecorder:
         return number
 
 
+def is_writing(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> bool:
+    """Tell whether a call writes into its first argument or into `out`, judged by its name and arguments."""
+    name = op_name(function)
+    in_place = name.endswith("_") and not name.endswith("__")
+    return in_place or name in _WRITERS or bool(kwargs.get("inplace")) or isinstance(kwargs.get("out"), Tensor)
+
+
 def count_writes(leaf: Any) -> int:
     """Return torch's count of the writes into a tensor; 0 for anything else, and where torch does not count."""
     return leaf._version if isinstance(leaf, Tensor) and not leaf.is_inference() else 0
+
+
+def _base_of(leaf: Any) -> Tensor | None:
+    """Return the tensor that a tensor is a view of."""
+    return leaf._base if isinstance(leaf, Tensor) and not leaf.is_inference() else None
+
+
+def _clone_in(contents: Tensor, dtype: torch.dtype) -> Tensor:
+    """Clone a tensor; floating-point numbers in a type that holds values of `dtype`."""
+    wide = torch.promote_types(contents.dtype, dtype) if contents.is_floating_point() else contents.dtype
+    return contents.to(wide, copy=True)
