@@ -25,8 +25,8 @@ from torch import nn
 
 from inspector import NetworkError
 from inspector.networks.build import build
-from inspector.networks.checkpoint import read_state
-from inspector.networks.state_dict import load_weights
+from inspector.networks.checkpoint import read_states
+from inspector.networks.load_checkpoint import Architecture, load_checkpoint
 
 HEADER = ("file", "content", "result", "increase of peak memory (MB)", "code ran")
 NOTE = (
@@ -78,10 +78,10 @@ def main() -> None:
 
 def try_to_load(path: Path) -> tuple[str, float]:
     """Return the result of loading, and the increase of the peak memory in MB."""
-    network = build(NETWORK, 3, {"pooling": "max"})
+    architecture = Architecture(NETWORK, 3, {"pooling": "max"})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
-        load_weights(read_state(path), network, NETWORK, path)
+        load_checkpoint(read_states(path), architecture, path)
         result = "loads"
     except NetworkError as error:
         result = str(error)

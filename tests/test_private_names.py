@@ -89,6 +89,7 @@ PRIVATE_NAMES = (
     PrivateName("_base", "torch", instance_has(make_tensor, "_base")),
     PrivateName("_version", "torch", instance_has(make_tensor, "_version")),
     PrivateName("_metadata", "torch", instance_has(make_state, "_metadata")),
+    PrivateName("_compat_pickle", "Python", has("_compat_pickle", "IMPORT_MAPPING", "NAME_MAPPING")),
     PrivateName("_get_all_tensors", "onnx", has("onnx.external_data_helper", "_get_all_tensors")),
     PrivateName("_avg_pooling", "efficientnet_lite_pytorch", instance_has(make_efficientnet, "_avg_pooling")),
     PrivateName("_dropout", "efficientnet_lite_pytorch", instance_has(make_efficientnet, "_dropout")),

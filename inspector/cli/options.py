@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 import typer
 from typer import Option
 
+from inspector.cli.console import progress
 from inspector.errors import InspectorError
 
 if TYPE_CHECKING:
@@ -155,6 +156,8 @@ class NetworkOptions:
         from inspector.networks.load import resolve
 
         loaded = resolve(model, self.arch, self.class_names(), self.overrides(), trust=self.trust, output=self.output)
+        for note in loaded.notes:
+            progress.print(note, markup=False)
         return Classifier.from_network(loaded)
 
     def class_names(self) -> tuple[str, ...] | None:

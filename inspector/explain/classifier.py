@@ -45,6 +45,7 @@ class LoadedNetwork:
     cell_center: tuple[float, float] | None = None
     trained_size: tuple[int, int] | None = None  # input size at which the head is read; None: that of preprocessing
     output: str | int | None = None  # name or index of the output that holds the logits; None: the only one that can
+    notes: tuple[str, ...] = ()  # sentences on how it was read from its file, for the user
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +60,7 @@ class Classifier:
     receptive_field: ReceptiveField  # of the feature maps before pooling
     probability: OutputActivation
     capture: FeatureCapture = field(repr=False)  # how the feature maps before pooling are captured
+    notes: tuple[str, ...] = field(default=(), repr=False)  # sentences on how the network was read from its file
 
     @staticmethod
     def wrap(
@@ -146,6 +148,7 @@ class Classifier:
             head=head,
             receptive_field=field,
             probability=activation or ("sigmoid" if head.classes == 1 else "softmax"),
+            notes=loaded.notes,
             capture=make_feature_capture(network, example, head.calls, head.needs_pooled, head.needs_derivative),
         )
         if size == preprocessing.size:

@@ -8,15 +8,13 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
 
-import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from inspector.errors import NetworkError, require, translate_errors
 from inspector.images.preprocessing import Interpolation, Preprocessing, as_pair
@@ -60,32 +58,9 @@ def build(
     return network.eval()
 
 
-def build_without_memory(
-    name: str, classes: int | None = None, arguments: Mapping[str, Any] | None = None
-) -> nn.Module | None:
-    """Build a network of torchvision or timm whose parameters have shapes but take no memory.
-
-    Args:
-        name: as for `build`.
-        classes: as for `build`.
-        arguments: as for `build`.
-
-    Returns:
-        The network; None if it cannot be built so, or belongs to no library: a user's code should not run twice.
-    """
-    if name.startswith(LIBRARIES):
-        with suppress(NetworkError), _ParametersWithoutMemory():
-            return build(name, classes, arguments)
-    return None
-
-
-class _ParametersWithoutMemory(TorchFunctionMode):
-    """Make parameters on torch's device "meta". Other tensors stay real: some architectures compute sizes with them."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        return func(*args, **(kwargs or {}) | ({"device": "meta"} if func is torch.empty else {}))
+def runs_users_code(name: str) -> bool:
+    """Return whether a name of an architecture means a function of the user: package.module:factory."""
+    return ":" in name and not name.startswith(LIBRARIES)
 
 
 def transfer(

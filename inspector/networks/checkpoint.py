@@ -6,15 +6,13 @@ No code in the file is run, and a file is refused if a tensor claims more values
 """
 
 import codecs
-import pickletools
 import re
 import threading
-from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from pickle import UnpicklingError
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, TypeAlias
 from zipfile import ZIP_STORED, ZipFile
 
 import torch
@@ -22,23 +20,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from inspector.errors import NetworkError
+from inspector.networks.pickle_names import PickleNames, PickleRefusedError, explain_whole_network, read_pickle_names
 from inspector.printable import make_printable
 
 MAX_BYTES = 8_000_000_000
-MAX_PICKLE_BYTES = 100_000_000  # limit for a pickle without its tensors; safetensors limits its header to the same size
+_MAX_LEVELS = 6  # dicts and lists around a state dict, at most
+
+State: TypeAlias = dict[str, Tensor]  # by parameter name
 
 Kind = Literal["safetensors", "zipped pickle", "pickle", "TorchScript", "torch.export", "other"]
 
-_STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
-_EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
-
-# Classes and functions that a pickle may name. torch's own list is longer and not safe: a pickle could fill the memory
-# by bytearray(10**11), or by torch.FloatTensor of any size.
-_ALLOWED = re.compile(
-    r"collections\.(OrderedDict|Counter)|argparse\.Namespace|(__builtin__|builtins)\.set"
-    r"|torch\._utils\._rebuild_(tensor(_v[23])?|parameter)|torch\.nn\.parameter\.Parameter"
-    r"|torch\.(Size|device|(storage\.)?\w*Storage|(b?float|u?int|complex)\d\w*|bool|half|double|long|short)"
-)
 # torch keeps its list of allowed classes in a global variable, so one thread at a time may extend the list.
 _SAFE_GLOBALS = threading.Lock()
 
@@ -84,28 +75,28 @@ def is_small_safetensors(path: Path) -> bool:
         return start[7:9] == b"\0{" and int.from_bytes(start[:8], "little") <= 1_000_000
 
 
-def read_state(path: Path, *, ema: bool = False, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
-    """Read the tensors of a state dict, which may be inside a training checkpoint, without running code of the file.
+def read_states(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, State]:
+    """Read all state dicts in a file, which may be a training checkpoint, without running code of the file.
 
     Args:
         path: a safetensors file, or a file of torch.save.
-        ema: return the moving average of the weights (EMA) instead of the weights.
         max_bytes: size above which the file is refused before it is read.
 
     Returns:
-        Tensors by parameter name.
+        Tensors by parameter name, for every dict in the file that holds tensors. The keys say where it lies:
+        "" for the outermost dict, "state_dict" or "model.ema" for dicts inside it, in the order of the file.
 
     Raises:
-        NetworkError: the file cannot be read, or holds more than tensors.
+        NetworkError: the file cannot be read, holds code to run, or holds no tensors by name.
     """
     kind = detect_kind(path)
     with _translate_errors(path):
         size = path.stat().st_size
         if size > max_bytes:
             raise _make_refusal(path, f"it has {size / 1e6:.1f} MB, and at most {max_bytes / 1e6:.1f} MB are read")
-        state = load_file(path) if kind == "safetensors" else _find_state(path, _unpickle(path, kind), ema)
-        _check_sizes(path, state, size)
-        return {name: tensor.detach() for name, tensor in state.items()}
+        states = {"": load_file(path)} if kind == "safetensors" else _find_states(path, *_unpickle(path, kind))
+        _check_sizes(path, states, size)
+        return {place: {name: tensor.detach() for name, tensor in state.items()} for place, state in states.items()}
 
 
 def check_size(path: Path, size: int, limit: int) -> None:
@@ -159,8 +150,8 @@ def _read_start(path: Path) -> bytes:
         return file.read(512)
 
 
-def _unpickle(path: Path, kind: Kind) -> Any:
-    """Load a pickle, after checking which classes and functions it would call and which sizes it claims."""
+def _unpickle(path: Path, kind: Kind) -> tuple[Any, PickleNames]:
+    """Load a pickle, after checking which classes and functions it names and which sizes it claims."""
     if kind in ("TorchScript", "torch.export"):
         reason = f"it is a {kind} archive, which holds a program as well as weights, and would run it"
         raise _make_refusal(path, f"{reason}. If you trust it, load it by its path with --trust")
@@ -168,10 +159,15 @@ def _unpickle(path: Path, kind: Kind) -> Any:
         raise _make_refusal(path, _describe_other_file(_read_start(path)))
     if path.suffix == ".safetensors":  # torch.load would read it by its name, not by its content
         raise _make_refusal(path, "it is not what its name says, but a file of torch.save: rename it to .pth")
-    (_check_zip if kind == "zipped pickle" else _check_file)(path)
-    with _SAFE_GLOBALS, torch.serialization.safe_globals([Namespace]):
-        # mmap avoids a second copy of the weights in memory beside the network's.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "zipped pickle")
+    names = PickleNames()
+    (_check_zip if kind == "zipped pickle" else _check_file)(path, names)
+    try:
+        with _SAFE_GLOBALS, torch.serialization.safe_globals(names.list_placeholders()):
+            # mmap avoids a second copy of the weights in memory beside the network's.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "zipped pickle"), names
+    except UnpicklingError:
+        _refuse_whole_network(path, names)
+        raise
 
 
 def _describe_other_file(start: bytes) -> str:
@@ -182,7 +178,7 @@ def _describe_other_file(start: bytes) -> str:
     return next(reasons, "it is neither safetensors nor what torch.save writes")
 
 
-def _check_zip(path: Path) -> None:
+def _check_zip(path: Path, names: PickleNames) -> None:
     with ZipFile(path) as archive:
         entries = archive.infolist()
         # Refuse compression: a zip bomb needs it, torch.save never uses it, and mmap would take its bytes for weights.
@@ -194,66 +190,66 @@ def _check_zip(path: Path) -> None:
         for entry in entries:
             if PurePosixPath(entry.filename).name == "data.pkl":
                 with archive.open(entry) as stream:
-                    _check_names(path, _list_pickle_names(path, stream))
+                    _read_names(path, stream, names)
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: Path, names: PickleNames) -> None:
     with path.open("rb") as file:
         # The five pickles of a file of torch.save that is not a zip: magic number, format version, system information,
         # the saved object, storage keys.
         for _ in range(5):
-            _check_names(path, _list_pickle_names(path, file))
+            _read_names(path, file, names)
 
 
-def _list_pickle_names(path: Path, stream: IO[bytes]) -> set[str]:
-    """List the classes and functions that the next pickle in the stream would call, without running the pickle."""
-    names, start = set(), stream.tell()
-    for opcode, argument, _ in pickletools.genops(stream):
-        if stream.tell() - start > MAX_PICKLE_BYTES:
-            raise _make_refusal(path, f"it holds more than {MAX_PICKLE_BYTES / 1e6:.0f} MB besides its tensors")
-        if opcode.name == "PROTO" and argument != 2:
-            raise _make_refusal(path, f"it was pickled with protocol {argument}; expected 2, as torch.save writes it")
-        if opcode.name in ("GLOBAL", "INST"):
-            names.add(str(argument).replace(" ", "."))
-    return names
+def _read_names(path: Path, stream: IO[bytes], names: PickleNames) -> None:
+    try:
+        read_pickle_names(stream, names)
+    except PickleRefusedError as error:
+        raise _make_refusal(path, str(error)) from error
+    _check_names(path, names)
 
 
-def _check_names(path: Path, names: set[str]) -> None:
-    forbidden = sorted(name for name in names if not _ALLOWED.fullmatch(name))
-    if any(name.startswith("torch.nn.modules.") for name in forbidden):
-        reason = "it holds a whole pickled network, which would run code: save model.state_dict() instead"
+def _check_names(path: Path, names: PickleNames) -> None:
+    if (forbidden := names.find_forbidden()) is not None:
+        _refuse_whole_network(path, names)
+        raise _make_code_refusal(path, forbidden)
+
+
+def _refuse_whole_network(path: Path, names: PickleNames) -> None:
+    if (reason := explain_whole_network(names.called)) is not None:
         raise _make_refusal(path, reason)
-    if forbidden:
-        raise _make_code_refusal(path, forbidden[0])
 
 
-def _find_state(path: Path, content: Any, ema: bool) -> dict[str, Tensor]:
-    """Find the state dict in unpickled content: it is the content itself, or an entry with one of the usual keys."""
-    if ema and not (isinstance(content, dict) and any(key in content for key in _EMA_KEYS)):
-        raise _make_refusal(path, "it holds no moving average of the weights (EMA)")
-    state = content
-    for _ in range(3):  # at most three levels, because a pickled dict may contain itself
-        if _is_state(state) or not isinstance(state, dict):
-            break
-        keys = _EMA_KEYS + _STATE_KEYS if ema else _STATE_KEYS + _EMA_KEYS
-        state = next((state[key] for key in keys if isinstance(state.get(key), dict)), None)
-    if _is_state(state):
-        return dict(state)
+def _find_states(path: Path, content: Any, names: PickleNames) -> dict[str, State]:
+    """Find all dicts that hold tensors by name, at any place in unpickled content."""
+    states: dict[str, State] = {}
+    seen: set[int] = set()  # a pickled dict may contain itself
+    level: list[tuple[tuple[str, ...], Any]] = [((), content)]
+    for _ in range(_MAX_LEVELS):
+        inner = []
+        for place, value in level:
+            if not isinstance(value, dict | list | tuple) or id(value) in seen:
+                continue
+            seen.add(id(value))
+            entries = list(value.items() if isinstance(value, dict) else enumerate(value))
+            tensors = {name: one for name, one in entries if isinstance(name, str) and isinstance(one, Tensor)}
+            if tensors:
+                states[".".join(place)] = tensors
+            inner += [((*place, make_printable(str(key), 30)), one) for key, one in entries]
+        level = inner
+    if states:
+        return states
+    _refuse_whole_network(path, names)
     kind = f"a {type(content).__name__}"
     if isinstance(content, dict):
         kind += f" of {', '.join(make_printable(str(key), 30) for key in list(content)[:5]) or 'nothing'}"
     raise NetworkError(f"The weights at {path} must be tensors by name; the file holds {kind}.")
 
 
-def _is_state(content: Any) -> bool:
-    entries = content.items() if isinstance(content, dict) else ()
-    return bool(entries) and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in entries)
-
-
-def _check_sizes(path: Path, state: Mapping[str, Tensor], size: int) -> None:
+def _check_sizes(path: Path, states: Mapping[str, State], size: int) -> None:
     """Refuse tensors that claim more than the file holds: views larger than their storage, storages not in the file."""
     storages = {}
-    for name, tensor in state.items():
+    for name, tensor in ((name, tensor) for state in states.values() for name, tensor in state.items()):
         storage = tensor.untyped_storage()
         storages[storage.data_ptr()] = storage.nbytes()
         if tensor.numel() * tensor.element_size() > storage.nbytes():

@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
-
 from inspector.errors import InspectorError, NetworkError, translate_errors
 from inspector.explain.classifier import Classifier, LoadedNetwork
 from inspector.explain.kinds import OutputActivation
@@ -21,14 +19,15 @@ from inspector.images.preprocessing import (
     Preprocessing,
     PreprocessingOverrides,
 )
-from inspector.networks.build import LIBRARIES, build, build_pretrained, build_without_memory, find_preprocessing
+from inspector.networks.build import LIBRARIES, build, build_pretrained, find_preprocessing
 from inspector.networks.builtin import FACTORIES
 from inspector.networks.catalog import ModelCard, find_model_card, find_model_folder, is_trusted
-from inspector.networks.checkpoint import MAX_BYTES, detect_kind, is_small_safetensors, read_state
+from inspector.networks.checkpoint import MAX_BYTES, State, detect_kind, is_small_safetensors, read_states
+from inspector.networks.fit_state import choose_usual
 from inspector.networks.isolation import ran_out_of_memory, try_in_child
 from inspector.networks.keras_model import read_keras
+from inspector.networks.load_checkpoint import Architecture, load_checkpoint
 from inspector.networks.onnx_model import read_onnx
-from inspector.networks.state_dict import check_weights, count_classes, load_weights
 from inspector.networks.torch_program import read_torch_program
 
 KERAS, ONNX = (".keras", ".h5", ".hdf5"), (".onnx",)
@@ -181,7 +180,7 @@ def _try_network(path: Path, plain: Preprocessing, max_bytes: int) -> Sequence[s
 
 def _try_weights(path: Path, max_bytes: int) -> None:
     if detect_kind(path) not in ("TorchScript", "torch.export"):  # programs are refused without being read
-        read_state(path, max_bytes=max_bytes)
+        read_states(path, max_bytes=max_bytes)
 
 
 def _read_file(
@@ -193,26 +192,47 @@ def _read_file(
         onnx = read_onnx(path, plain.size, max_bytes)
         usual = _replace_size(plain, onnx.size)
         # The receptive field was computed from the graph: torch cannot trace the operations inside ONNX Runtime.
-        return LoadedNetwork(path.stem, onnx, usual, class_names, onnx.output_activation, onnx.receptive_field)
+        loaded = LoadedNetwork(path.stem, onnx, usual, class_names, onnx.output_activation, onnx.receptive_field)
+        return _match_channels(loaded, onnx.channels, plain)
     if suffix in KERAS:
         keras = read_keras(path, max_bytes=max_bytes)
-        return LoadedNetwork(path.stem, keras, _replace_size(plain, keras.size), class_names)
+        loaded = LoadedNetwork(path.stem, keras, _replace_size(plain, keras.size), class_names)
+        return _match_channels(loaded, keras.channels, plain)
     kind = detect_kind(path)
     if kind in ("TorchScript", "torch.export"):
         program = read_torch_program(path, kind, (len(plain.mean), *plain.size), trust)
         return LoadedNetwork(path.stem, program, plain, class_names)
-    state = read_state(path, max_bytes=max_bytes)
+    states = read_states(path, max_bytes=max_bytes)
     if arch is None:
         hint = "torchvision:resnet18, timm:resnet18, or package.module:factory of your own"
         problem = f"{path} holds weights and no architecture"
         raise NetworkError(f"{problem}. Name it with --arch (arch=... in Python): {hint}.")
-    classes = len(class_names) if class_names is not None else count_classes(state)
-    if (skeleton := build_without_memory(arch, classes)) is not None:
-        # A small file may name a network that fills the memory: compare the shapes before any is taken.
-        check_weights(state, skeleton, arch, path)
-    network = build(arch, classes, trust=trust)
-    load_weights(state, network, arch, path)
-    return LoadedNetwork(path.stem, network, find_preprocessing(arch) or plain, class_names)
+    classes = len(class_names) if class_names is not None else None
+    checkpoint = load_checkpoint(states, Architecture(arch, classes, trust=trust), path)
+    loaded = LoadedNetwork(path.stem, checkpoint.network, find_preprocessing(arch) or plain, class_names)
+    return _match_channels(replace(loaded, notes=checkpoint.notes), checkpoint.channels, plain)
+
+
+def _match_channels(loaded: LoadedNetwork, channels: int | None, given: Preprocessing) -> LoadedNetwork:
+    """Give `mean` and `std` as many values as the network takes channels, and say so.
+
+    Args:
+        loaded: the network and its usual preprocessing.
+        channels: input channels of the network; None: those of the preprocessing.
+        given: the preprocessing with the user's settings, which come first.
+    """
+    usual = loaded.preprocessing
+    if channels is None or channels == len(usual.mean):
+        return loaded
+    if channels == len(given.mean):
+        return replace(loaded, preprocessing=replace(usual, mean=given.mean, std=given.std))
+    mean, std = (round(sum(values) / len(values), 4) for values in (usual.mean, usual.std))
+    images = "gray images" if channels == 1 else f"images of {channels} channels"
+    note = (
+        f"The network takes {images}. Unless given, mean is {mean:g} and std {std:g}, the averages of the usual three."
+    )
+    preprocessing = replace(usual, mean=(mean,) * channels, std=(std,) * channels)
+    return replace(loaded, preprocessing=preprocessing, notes=(*loaded.notes, note))
 
 
 def _replace_size(preprocessing: Preprocessing, size: tuple[int, int] | None) -> Preprocessing:
@@ -234,25 +254,27 @@ def _load_card(card: ModelCard, trust: bool) -> LoadedNetwork:
         loaded = _read_file(paths[0], None, card.classes, usual, trust=False, max_bytes=MAX_BYTES)
         network, field = loaded.network, loaded.receptive_field
     else:
-        states = [read_state(path) for path in paths]
-        network = build(factory, card.architecture.get("classes"), card.architecture.get("arguments", {}), trust)
-        state = states[0] if len(states) == 1 else _join_states(parts, states, network)
-        load_weights(state, network, card.name, paths[0] if len(states) == 1 else card.folder)
+        architecture = Architecture(
+            factory, card.architecture.get("classes"), card.architecture.get("arguments", {}), trust
+        )
+        states = [read_states(path) for path in paths]
+        found = states[0] if len(states) == 1 else {"": _join_states(parts, states)}
+        # Packaged weights include the old head of a backbone, which the network does not have.
+        spare = tuple(f"{part['into']}." for part in parts if isinstance(part, Mapping) and "into" in part)
+        path = paths[0] if len(states) == 1 else card.folder
+        network = load_checkpoint(found, architecture, path, card.name, spare).network
     # In some networks a cell responds most to pixels away from the center of its receptive field, so the card may hold
     # a center that benchmarks/cell_centers.py measured.
     loaded = LoadedNetwork(card.name, network, usual, card.classes, card.probability, field)
     return replace(loaded, cell_center=card.cell_center, trained_size=usual.size, output=card.output)
 
 
-def _join_states(
-    parts: Sequence[str | Mapping[str, str]], states: Sequence[Mapping[str, Tensor]], network: nn.Module
-) -> dict[str, Tensor]:
+def _join_states(parts: Sequence[str | Mapping[str, str]], states: Sequence[Mapping[str, State]]) -> State:
     """Join the weights of several files. An entry with "into" holds the weights of one part of the network."""
-    expected, joined = network.state_dict(), dict[str, Tensor]()
-    for part, state in zip(parts, states, strict=True):
+    joined: State = {}
+    for part, found in zip(parts, states, strict=True):
         prefix = f"{part['into']}." if isinstance(part, Mapping) and "into" in part else ""
-        # The packaged weights include the backbone's old head. Drop it: this network has a new one.
-        joined |= {prefix + key: tensor for key, tensor in state.items() if not prefix or prefix + key in expected}
+        joined |= {prefix + key: tensor for key, tensor in found[choose_usual(found)].items()}
     return joined
 
 

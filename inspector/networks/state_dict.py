@@ -1,4 +1,4 @@
-"""Load a state dict into a network, even if its parameter names have additional prefixes."""
+"""Load a state dict into a network, wherever the weights are in it, and say what does not fit."""
 
 import re
 from collections import OrderedDict
@@ -8,10 +8,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from inspector.errors import NetworkError
+from inspector.networks.fit_state import Fit, find_fit
 from inspector.printable import make_printable
 
-# Entries that only training needs: auxiliary heads of GoogLeNet and Inception, the counter of an averaged model.
-_TRAINING_ONLY = ("aux1.", "aux2.", "AuxLogits.", "n_averaged")
 _HEAD = re.compile(r"_?(last_)?(fc|classif(ier)?|heads?|linear|logits?|out|output|cls|predictions?)_?\d*")
 
 
@@ -30,36 +29,10 @@ def count_classes(state: Mapping[str, Tensor]) -> int | None:
     return state[chosen[-1]].shape[0] if chosen else None
 
 
-def check_weights(
-    state: Mapping[str, Tensor], network: nn.Module, name: str, path: Path | None = None
-) -> dict[str, Tensor]:
-    """Check that weights fit a network by their names, shapes and kinds of numbers. No value is read.
-
-    Args:
-        state: tensors by parameter name.
-        network: the network, whose parameters may be on torch's device "meta".
-        name: name of the architecture, for error messages.
-        path: file of the weights, for error messages.
-
-    Returns:
-        The weights by the names in the network.
-
-    Raises:
-        NetworkError: the weights do not fit.
-    """
-    expected = network.state_dict()
-    state = _strip_prefixes(expected, state)
-    for problem, names in _find_misfits(expected, state).items():
-        if names:
-            misfit = f"they {problem} {_list_some(names)}{_describe_shapes(expected, state, names[0])}"
-            raise NetworkError(f"{_name_weights(path)} do not fit {name}'s architecture: {misfit}.")
-    return state
-
-
-def load_weights(state: Mapping[str, Tensor], network: nn.Module, name: str, path: Path | None = None) -> None:
+def load_weights(state: Mapping[str, Tensor], network: nn.Module, name: str, path: Path | None = None) -> Fit:
     """Write weights into a network. If any is missing, unexpected or of another shape, no weight is written.
 
-    Prefixes that all names share (module., model., ...) are removed if the names fit better without them.
+    The weights are found wherever they are among the tensors, as by `find_fit`.
 
     Args:
         state: tensors by parameter name.
@@ -67,26 +40,72 @@ def load_weights(state: Mapping[str, Tensor], network: nn.Module, name: str, pat
         name: name of the architecture, for error messages.
         path: file of the weights, for error messages.
 
+    Returns:
+        Where the weights were found, and what was ignored.
+
     Raises:
         NetworkError: the weights do not fit, or contain values that are not finite.
     """
-    state, expected = check_weights(state, network, name, path), network.state_dict()
+    fit = find_fit({"": dict(state)}, network.state_dict())
+    check_fit(fit, network.state_dict(), name, path)
+    write_weights(fit.state, network, path)
+    return fit
+
+
+def check_fit(fit: Fit, expected: Mapping[str, Tensor], name: str, path: Path | None = None) -> None:
+    """Raise NetworkError if weights are missing, unexpected or of another shape.
+
+    Args:
+        fit: the weights that were found.
+        expected: the network's own state dict; only names, shapes and kinds of numbers matter.
+        name: name of the architecture, for error messages.
+        path: file of the weights, for error messages.
+    """
+    for problem, names in _find_misfits(expected, fit.state).items():
+        if names:
+            misfit = f"they {problem} {_list_some(names)}{_describe_shapes(expected, fit.state, names[0])}"
+            raise NetworkError(f"{_describe_place(fit, path)} do not fit {name}'s architecture: {misfit}.")
+
+
+def write_weights(state: Mapping[str, Tensor], network: nn.Module, path: Path | None = None) -> None:
+    """Write weights that fit into a network.
+
+    Raises:
+        NetworkError: the weights contain values that are not finite.
+    """
+    expected = network.state_dict()
     # Take missing batch counters (num_batches_tracked) from the network: old checkpoints have none.
     complete = OrderedDict((key, state.get(key, tensor).to(tensor.dtype)) for key, tensor in expected.items())
     # Some networks have infinite values on purpose (a mask): report only tensors that are finite in the network itself.
     broken = [key for key, tensor in complete.items() if not _is_finite(tensor) and _is_finite(expected[key])]
     if broken:
         hint = "The training diverged: take an earlier checkpoint."
-        raise NetworkError(
-            f"{_name_weights(path)} hold values that are NaN or infinite, in {_list_some(broken)}. {hint}"
-        )
+        weights = f"The weights at {path}" if path else "The weights"
+        raise NetworkError(f"{weights} hold values that are NaN or infinite, in {_list_some(broken)}. {hint}")
     # Some layers read their version from the weights. safetensors stores none, but the shapes agree: use the network's.
     complete._metadata = getattr(expected, "_metadata", {})  # type: ignore[attr-defined]
     network.load_state_dict(complete)
 
 
-def _name_weights(path: Path | None) -> str:
-    return f"The weights at {path}" if path else "The weights"
+def describe_fit(fit: Fit) -> tuple[str, ...]:
+    """Say in sentences where in a file the weights were found and what lies beside them; nothing if that is plain."""
+    notes = []
+    if fit.place and (fit.ignored or fit.copies):
+        notes.append(f"The weights were found at {fit.place}.")
+    if fit.copies:
+        notes.append(f"Weights that fit as well were not used: {_list_some(fit.copies)}.")
+    if beside := [name for name in fit.ignored if not name.startswith(tuple(_list_prefixes(fit.copies)))]:
+        notes.append(f"Not part of the network: {_list_some(beside)}.")
+    return tuple(notes)
+
+
+def _list_prefixes(places: Sequence[str]) -> list[str]:
+    return [place.rpartition(", ")[2].removesuffix("*") for place in places if place.endswith("*")]
+
+
+def _describe_place(fit: Fit, path: Path | None) -> str:
+    place = f" ({make_printable(fit.place, 80)})" if fit.place else ""
+    return f"The weights at {path}{place}" if path else "The weights"
 
 
 def _is_matrix(name: str, tensor: Tensor) -> bool:
@@ -98,24 +117,6 @@ def _is_matrix(name: str, tensor: Tensor) -> bool:
 def _find_head_depth(name: str) -> int | None:
     """Return the index of the first part of a dotted name that can name a head; None if there is none."""
     return next((depth for depth, part in enumerate(name.split(".")) if _HEAD.fullmatch(part)), None)
-
-
-def _strip_prefixes(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state without entries for training only, and without shared prefixes that the network lacks."""
-    best = current = _drop_training_parts(expected, state)
-    for _ in range(4):  # the longest known prefix has four parts: module._orig_mod.model.backbone.
-        prefixes = {name.partition(".")[0] for name in current}
-        if len(prefixes) != 1 or not all("." in name for name in current):
-            break
-        current = {name.partition(".")[2]: tensor for name, tensor in current.items()}
-        if len(current.keys() & expected.keys()) > len(best.keys() & expected.keys()):
-            best = current
-    return _drop_training_parts(expected, best)
-
-
-def _drop_training_parts(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    dropped = tuple(part for part in _TRAINING_ONLY if not any(name.startswith(part) for name in expected))
-    return {name: tensor for name, tensor in state.items() if not name.startswith(dropped)}
 
 
 def _find_misfits(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, list[str]]:

@@ -1,4 +1,5 @@
 import ast
+import codecs
 import json
 import os
 import pickle
@@ -17,8 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from inspector import NetworkError
-from inspector.networks import checkpoint
-from inspector.networks.checkpoint import detect_kind, read_state
+from inspector.networks import checkpoint, pickle_names
+from inspector.networks.checkpoint import detect_kind, read_states
+from inspector.networks.fit_state import choose_usual, find_fit
 from inspector.networks.state_dict import count_classes, load_weights
 
 Make = Callable[[Path], object]
@@ -31,6 +33,12 @@ def make_network(classes: int = 3, width: int = 4) -> nn.Sequential:
 
 
 STATE = make_network().state_dict()
+
+
+def read_state(path: Path, **options: int) -> dict[str, Tensor]:
+    """The weights in a file, by the usual keys."""
+    states = read_states(path, **options)
+    return states[choose_usual(states)]
 
 
 def is_same(state: dict[str, Tensor], other: dict[str, Tensor] = STATE) -> bool:
@@ -190,16 +198,16 @@ def test_a_nested_checkpoint_is_found(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["state_dict_ema", "model_ema", "ema_state_dict", "ema"])
-def test_the_moving_average_is_read_if_requested_or_alone(tmp_path, key):
+def test_the_moving_average_is_read_if_alone_and_named_if_not(tmp_path, key):
     averaged = {name: tensor + 1 for name, tensor in STATE.items()}
     torch.save({key: averaged, "state_dict": STATE}, tmp_path / "both.pth")
     torch.save({key: averaged}, tmp_path / "alone.pth")
-    torch.save({"state_dict": STATE}, tmp_path / "without.pth")
     assert is_same(read_state(tmp_path / "both.pth"))
-    assert is_same(read_state(tmp_path / "both.pth", ema=True), averaged)
+    fit = find_fit(read_states(tmp_path / "both.pth"), STATE)
+    assert is_same(fit.state)
+    assert (fit.place, fit.copies) == ("state_dict", (key,))
     assert is_same(read_state(tmp_path / "alone.pth"), averaged)
-    with pytest.raises(NetworkError, match=r"cannot be read: it holds no moving average of the weights \(EMA\)\.$"):
-        read_state(tmp_path / "without.pth", ema=True)
+    assert is_same(find_fit(read_states(tmp_path / "alone.pth"), STATE).state, averaged)
 
 
 def test_classes_that_are_allowed_for_reading_are_not_allowed_afterwards(tmp_path):
@@ -351,7 +359,7 @@ def test_a_large_file_is_refused_unread(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("make", [make_zipped, make_legacy])
 def test_a_pickle_that_is_long_besides_its_tensors_is_refused(tmp_path, monkeypatch, make):
-    monkeypatch.setattr(checkpoint, "MAX_PICKLE_BYTES", 10**6)
+    monkeypatch.setattr(pickle_names, "MAX_PICKLE_BYTES", 10**6)
     make({"state_dict": STATE, "log": list(range(10**6))})(tmp_path / "a.pth")
     with pytest.raises(NetworkError, match=r"cannot be read: it holds more than 1 MB besides its tensors\.$"):
         read_state(tmp_path / "a.pth")
@@ -399,6 +407,7 @@ def test_code_in_a_pickle_of_any_protocol_is_not_run(tmp_path, protocol):
 def test_torch_refuses_code_by_itself(tmp_path, monkeypatch):
     """Our look at the names stands before torch's own, not in its place."""
     monkeypatch.setattr(checkpoint, "_check_names", lambda path, names: None)
+    monkeypatch.setattr(pickle_names.PickleNames, "list_placeholders", lambda names: [])
     ran = tmp_path / "ran"
     torch.save({"a": Calls(os.mkdir, str(ran))}, tmp_path / "a.pth")
     with pytest.raises(NetworkError, match=r"hold more than tensors, or are broken: nothing was run\. Save a plain"):
@@ -407,11 +416,18 @@ def test_torch_refuses_code_by_itself(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "payload", [Calls(bytearray, 10**10), Calls(torch.FloatTensor, 10**10), b"bytes"], ids=["bytes", "tensor", "encode"]
+    "payload",
+    [
+        Calls(bytearray, 10**10),
+        Calls(torch.FloatTensor, 10**10),
+        Calls(codecs.encode, Calls(codecs.encode, "a" * 99, "latin1"), "hex"),
+        Calls(codecs.encode, "a" * 99, "rot13"),
+    ],
+    ids=["bytes", "tensor", "encodings", "encoding"],
 )
 def test_calls_that_torch_allows_but_fill_the_memory_are_refused(tmp_path, payload):
     torch.save({"a": payload}, tmp_path / "a.pth")
-    with pytest.raises(NetworkError, match=r"nothing was run\. It asks for (__builtin__|torch|_codecs)\.\w+\. Save"):
+    with pytest.raises(NetworkError, match=r"nothing was run\. It asks for (builtins|torch|_codecs)\.\w+\. Save"):
         read_state(tmp_path / "a.pth")
 
 
@@ -607,4 +623,8 @@ def test_the_weights_stay_when_their_file_goes(tmp_path):
 def test_files_are_read_without_the_rest_of_the_project():
     tree = ast.parse(Path(checkpoint.__file__).read_text())
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {name for name in imported if name.startswith("inspector")} == {"inspector.errors", "inspector.printable"}
+    assert {name for name in imported if name.startswith("inspector")} == {
+        "inspector.errors",
+        "inspector.printable",
+        "inspector.networks.pickle_names",
+    }

@@ -1,0 +1,150 @@
+"""Build the architecture that the weights in a file belong to, and load them.
+
+    state dicts of a file + name of an architecture -> number of classes and input channels -> network with its weights
+
+Names and shapes are compared before a network takes memory: a file of 1 kB cannot make a network of gigabytes. So the
+network is built without memory first, and a second time when the weights fit.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from inspector.errors import NetworkError
+from inspector.networks.build import build, runs_users_code
+from inspector.networks.checkpoint import State
+from inspector.networks.fit_state import Fit, choose_usual, find_fit
+from inspector.networks.state_dict import check_fit, count_classes, describe_fit, write_weights
+
+_FACTORIES = frozenset((torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn))
+# For a network that is built without memory:
+_SMALL = 100_000  # values of a tensor that gets memory all the same
+_MAX_VALUES = 50_000_000  # of all tensors that get memory
+_MAX_TENSORS = 100_000
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How to build a network, as `networks.build.build` takes it."""
+
+    name: str
+    classes: int | None = None  # number of logits; None: read it from the weights
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    trust: bool = False  # the code of package.module:factory may run
+
+    def build(self, classes: int | None) -> nn.Module:
+        """Build the network with random weights."""
+        return build(self.name, classes, self.arguments, self.trust)
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A network with its weights."""
+
+    network: nn.Module
+    notes: tuple[str, ...]  # sentences on where in the file the weights were found
+    channels: int | None  # input channels, if the first convolution was changed for another number of them
+
+
+def load_checkpoint(
+    states: Mapping[str, State],
+    architecture: Architecture,
+    path: Path,
+    title: str | None = None,
+    spare: tuple[str, ...] = (),
+) -> LoadedCheckpoint:
+    """Build an architecture and load the weights of a file into it.
+
+    Args:
+        states: state dicts by their place in the file, as `read_states` returns them.
+        architecture: what to build.
+        path: the file or folder, for error messages.
+        title: name for error messages. Default: that of the architecture.
+        spare: prefixes of weights that are dropped if the network has none of their name.
+
+    Raises:
+        NetworkError: the architecture is unknown, or the weights do not fit it; no memory was taken for it then.
+    """
+    title = title or architecture.name
+    if runs_users_code(architecture.name):
+        # This code may do anything while it builds a network, so it runs once, and its memory is its own matter.
+        network = architecture.build(architecture.classes or count_classes(states[choose_usual(states)]))
+        fit, channels = _fit(states, network, title, path, spare)
+    else:
+        classes = architecture.classes
+        if classes is None:
+            classes = count_classes(find_fit(states, _build_without_memory(architecture, None).state_dict()).state)
+        fit, channels = _fit(states, _build_without_memory(architecture, classes), title, path, spare)
+        network = architecture.build(classes)
+        adapt_input_channels(network, fit.state)
+    write_weights(fit.state, network, path)
+    return LoadedCheckpoint(network, describe_fit(fit), channels)
+
+
+def _fit(
+    states: Mapping[str, State], network: nn.Module, title: str, path: Path, spare: tuple[str, ...]
+) -> tuple[Fit, int | None]:
+    """Return the weights that fit a network, and its input channels if they were changed to those of the weights."""
+    fit = find_fit(states, network.state_dict())
+    channels = adapt_input_channels(network, fit.state)
+    expected = network.state_dict()
+    state = {name: one for name, one in fit.state.items() if name in expected or not name.startswith(spare)}
+    fit = replace(fit, state=state)
+    check_fit(fit, expected, title, path)
+    return fit, channels
+
+
+def adapt_input_channels(network: nn.Module, state: Mapping[str, Tensor]) -> int | None:
+    """Give the first convolution of a network for RGB images as many input channels as its weight has.
+
+    Returns:
+        The new number of channels; None if nothing was changed.
+    """
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.Conv2d) and layer.in_channels == 3 and layer.groups == 1:
+            weight = state.get(f"{name}.weight")
+            if weight is None or weight.ndim != 4 or weight.shape[1] == 3 or not weight.shape[1]:
+                return None
+            layer.in_channels = weight.shape[1]
+            shape = (layer.out_channels, layer.in_channels, *layer.kernel_size)
+            layer.weight = nn.Parameter(layer.weight.new_empty(shape).normal_())
+            return layer.in_channels
+    return None
+
+
+def _build_without_memory(architecture: Architecture, classes: int | None) -> nn.Module:
+    """Build a network whose large tensors have shapes and no values."""
+    with _LargeWithoutMemory():
+        return architecture.build(classes)
+
+
+class _LargeWithoutMemory(TorchFunctionMode):
+    """Make large tensors on the device "meta", where they have a shape and no values.
+
+    Layers make their weights by torch.empty. With other tensors, some networks compute their own structure, which needs
+    values; these are made as usual until they have taken as much memory as is allowed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors = self.values = 0
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Iterable[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        options = kwargs or {}
+        if func not in _FACTORIES or options.get("device") is not None:
+            return func(*args, **options)
+        self.tensors += 1
+        if self.tensors > _MAX_TENSORS:
+            raise NetworkError(f"The architecture has more than {_MAX_TENSORS:,} tensors, which no checkpoint has.")
+        made = func(*args, **options | {"device": "meta"})
+        if made.numel() > _SMALL and (func is torch.empty or self.values + made.numel() > _MAX_VALUES):
+            return made
+        self.values += made.numel()
+        return func(*args, **options)
