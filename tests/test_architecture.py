@@ -24,7 +24,7 @@ STAGES = {
 }
 FLOOR = {"entries": (), "errors": (), "files": ("errors",), "printable": (), "version": ()}
 # The two calls of the public face that look up: ClassMaps.figure and ClassMaps.save.
-FACADE = {"explain/class_maps.py": {"inspector.output.figure", "inspector.output.export", "inspector.output.style"}}
+FACADE = {"explain/image_maps.py": {"inspector.output.figure", "inspector.output.export", "inspector.output.style"}}
 
 # What works without torch: the command line's help and the app's first paint are quick.
 TORCH_FREE = (

@@ -134,7 +134,6 @@ class PhotoChannels:
 def read_photo_channels(classifier: Classifier, photo: Photo) -> PhotoChannels:
     """Run a classifier on a photo and return its channel activations."""
     maps = class_maps(classifier, photo)
-    assert maps.view is not None, "a photo was given"
     pixels = maps.view.pixels
     input_view = make_whole_view(read_image(pixels, photo.name), pixels)
     return PhotoChannels(photo.name, compute_pooled_values(maps), maps.feature_maps.half(), input_view)

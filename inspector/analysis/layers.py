@@ -21,13 +21,14 @@ from torch import Tensor
 from inspector.errors import NetworkError
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.classifier import Classifier
+from inspector.explain.inputs import make_input
 from inspector.explain.pooling import Reduction, global_depth
 from inspector.explain.tracing.layer_trace import Layer, trace_layers
 from inspector.explain.tracing.module_hooks import ModuleOutput, hook_modules, output_and_gradient
 from inspector.explain.tracing.pooling_calls import FeatureLayout
 from inspector.explain.tracing.receptive_field import ReceptiveField, make_even_field
-from inspector.images.photo import ImageSource, Photo, read_image
-from inspector.images.preprocessing import View, make_view
+from inspector.images.photo import ImageSource, Photo
+from inspector.images.preprocessing import View
 
 ContributionKind: TypeAlias = Literal["exact", "exact for this image", "first order"]
 
@@ -120,7 +121,7 @@ def compute_layer_maps(classifier: Classifier, image: ImageSource | Photo | View
 
     Args:
         classifier: any classifier.
-        image: a photo, or anything that `read_image` takes.
+        image: a photo, or anything that `class_maps` takes for one image.
         layer: a layer from `list_layers`, or its label. A name without a run, such as "layer4.1.relu", means the first
             run; "layer4.1.relu (run 2)" means the second.
 
@@ -133,7 +134,7 @@ def compute_layer_maps(classifier: Classifier, image: ImageSource | Photo | View
     if isinstance(layer, str):
         layer = find_layer(list_layers(classifier), layer)
     if not isinstance(image, View):
-        image = make_view(image if isinstance(image, Photo) else read_image(image), classifier.preprocessing)
+        classifier, _, image = make_input(classifier, image)
     captured: list[Tensor] = []
 
     def capture(returned: ModuleOutput) -> None:

@@ -220,11 +220,9 @@ def measure_evidence_inside(maps: ClassMaps, k: str | int, mask: Mask, tolerance
             game. Zhang et al. use 15.
 
     Raises:
-        LocalizationError: the class maps have no photo, or the mask has another size.
+        LocalizationError: the mask has another size.
     """
     view = maps.view
-    if view is None:
-        raise LocalizationError("These class maps were computed from a tensor. Use class maps of a photo.")
     if mask.shape != view.photo.size:
         raise LocalizationError(
             f"The mask is {mask.shape}, the photo {view.photo.size}. Use a mask of the size of the photo."

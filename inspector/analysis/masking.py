@@ -134,7 +134,6 @@ def make_masked_view(maps: ClassMaps, mask: Tensor, change: PixelChange) -> View
     "blur" is a Gaussian whose standard deviation is the width of a cell (the smaller side), so that the content
     of a cell cannot be recognized. "grey" is the mean that the preprocessing subtracts, so the input is zero there.
     """
-    assert maps.view is not None, "an input without a photo has no pixels to change"
     view, region = maps.view, find_masked_pixels(maps, mask)
     deviation = min(maps.classifier.receptive_field.x.stride, maps.classifier.receptive_field.y.stride)
     mean = np.asarray(maps.classifier.preprocessing.mean, np.float32)
@@ -155,7 +154,6 @@ def make_masked_view(maps: ClassMaps, mask: Tensor, change: PixelChange) -> View
 
 def find_masked_pixels(maps: ClassMaps, mask: Tensor) -> NDArray[np.bool_]:
     """Find the pixels of the network's input whose nearest cell is masked: (H, W) bool."""
-    assert maps.view is not None, "an input without a photo has no pixels to change"
     (height, width), (rows, columns) = maps.view.pixels.shape[:2], mask.shape
     field, chosen = maps.classifier.receptive_field, np.asarray(mask.cpu(), np.bool_)
     return chosen[np.ix_(nearest_cells(field.y, rows, height), nearest_cells(field.x, columns, width))]

@@ -85,7 +85,7 @@ class LargeMaps:
         class_names = tuple(self.classifier.class_names[k] for k in chosen)
         classifier = replace(self.classifier, class_names=class_names, receptive_field=field)
         outputs = (self.values, self.bias, self.logits[chosen], self.probabilities[chosen], self.residual, self.verdict)
-        return ClassMaps(*outputs, split=None, classifier=classifier, view=view)
+        return ClassMaps(*outputs, split=None, classifier=classifier, source=view)
 
 
 @dataclass(frozen=True, eq=False)

@@ -139,6 +139,23 @@ def apply_settings(photo: Photo, window: Window | None, display: Display | None)
     return replace(shown, window=photo.window, display=photo.display)
 
 
+def make_shown_photo(
+    shown: Values, name: str, values: Values, notes: tuple[str, ...], display: Display | None = None
+) -> Photo:
+    """Return a photo of values (H, W, C), to show an input that was not made from a photo.
+
+    Args:
+        shown: the values as they are shown.
+        name: name of the photo.
+        values: the values that the hash is made of.
+        notes: what the user should know.
+        display: channels shown as red, green and blue.
+    """
+    shown = shown[..., 0] if shown.shape[2] == 1 else shown
+    decoded = _Decoded(shown, notes)
+    return replace(_make_photo(decoded, name, _hash(_Decoded(values, ())), None, display), values=None)
+
+
 class _Decoded(NamedTuple):
     """An upright image before its values are scaled."""
 

@@ -112,6 +112,7 @@ class View:
     # (H, W, channels) in the unit of mean and std: what the network gets where `pixels` cannot hold it, as they have
     # 8 bits in 1 or 3 channels. None: it gets `pixels`.
     values: NDArray[np.float32] | None = None
+    is_input: bool = False  # the photo is the network's input itself, which came as a tensor
 
     @property
     def box(self) -> Box:
@@ -166,10 +167,16 @@ def _scale_channels(photo: Photo, channels: int, preprocessing: Preprocessing) -
     return scale_values(values, photo.window or preprocessing.window)
 
 
-def make_whole_view(photo: Photo, pixels: Pixels) -> View:
-    """Return a View of the whole photo, without resize or crop; `pixels` are RGB (H, W, 3) or gray (H, W)."""
+def make_whole_view(photo: Photo, pixels: Pixels, values: NDArray[np.float32] | None = None) -> View:
+    """Return a View of the whole photo, without resize or crop.
+
+    Args:
+        photo: the photo.
+        pixels: RGB (H, W, 3) or gray (H, W).
+        values: the input (H, W, channels) in the unit of mean and std, if it came as a tensor.
+    """
     height, width = size = (pixels.shape[0], pixels.shape[1])
-    return View(photo, pixels, Crop(size, (0, 0, width, height), size))
+    return View(photo, pixels, Crop(size, (0, 0, width, height), size), values, is_input=values is not None)
 
 
 def _compute_resized(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:

@@ -31,11 +31,11 @@ def side_by_side_figure(
         smooth: interpolate between the cell centers; otherwise draw the raw grid.
 
     Raises:
-        InspectorError: `maps` is empty, a map has no photo, or a network does not have the class.
+        InspectorError: `maps` is empty, or a network does not have the class.
     """
-    views = [one.view for one in maps if one.view is not None]
-    if not views or len(views) < len(maps):
-        raise InspectorError("Class maps side by side need a photo: maps of a tensor, or none at all, have none.")
+    views = [one.view for one in maps]
+    if not views:
+        raise InspectorError("There are no class maps to draw side by side.")
     chosen = [classes] * len(maps) if isinstance(classes, str) else classes
     indices = [one.classifier.class_index(k) for one, k in zip(maps, chosen, strict=True)]
     class_maps = [one.class_map(k) for one, k in zip(maps, indices, strict=True)]

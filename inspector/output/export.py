@@ -83,13 +83,7 @@ def make_contributions_csv(maps: ClassMaps, shown: FigureContent) -> bytes:
 
 
 def encode_photo(maps: ClassMaps) -> bytes:
-    """Return the upright photo as a PNG file, without metadata such as the GPS position.
-
-    Raises:
-        ExportError: the maps were computed from a tensor, without a photo.
-    """
-    if maps.view is None:
-        raise ExportError("These class maps came from a tensor: there is no photo to write.")
+    """Return the upright photo as a PNG file, without metadata such as the GPS position."""
     buffer = io.BytesIO()
     Image.fromarray(maps.view.photo.pixels).save(buffer, "PNG", compress_level=4)
     return buffer.getvalue()

@@ -62,11 +62,8 @@ def class_map_figure(maps: ClassMaps, shown: FigureContent, style: FigureStyle =
         style: panels, size, fonts and colors.
 
     Raises:
-        InspectorError: the maps were computed from a tensor, without a photo, or the panels do not fit into a figure of
-            this style.
+        InspectorError: the panels do not fit into a figure of this style.
     """
-    if maps.view is None and set(style.panels) != {"all"}:
-        raise InspectorError("These class maps came from a tensor: there is no photo to draw them on.")
     panels = list(_list_panels(maps, shown, style))
     if len(panels) > MAX_PANELS:
         raise InspectorError(f"{len(panels)} panels are too many for one figure. Use at most {MAX_PANELS}.")
@@ -91,7 +88,6 @@ def _list_panels(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> I
     names = maps.classifier.class_names
     for kind in [kind for kind in PANELS if kind in style.panels]:
         if kind == "photo":
-            assert maps.view is not None
             yield _Panel(maps.view.photo.name, "", describe_exactness(maps), None)
         elif kind == "classes":
             for k in shown.classes:
@@ -138,8 +134,7 @@ def _layout_panels(maps: ClassMaps, shown: FigureContent, style: FigureStyle, pa
     lines = [_wrap_text(panel.line, 8 * unit, room) if style.equations else [] for panel in panels]
     title = _make_title(maps, shown, style)
     title_lines = _wrap_text(title, 10 * unit, width - 0.1) if title else []
-    # Without a photo the panels have the aspect ratio of the grid.
-    rows_shown, columns_shown = maps.values.shape[1:] if maps.view is None else maps.view.photo.size
+    rows_shown, columns_shown = maps.view.photo.size
     aspect = min(2.0, max(0.6, rows_shown / columns_shown))
     # Height of a panel's title and small print in inches; less space around the title if the style sets a width.
     text_height = ((0.46 if style.width is None else 0.26) + 0.14 * max(map(len, lines))) * unit
@@ -183,14 +178,13 @@ def _draw_images(
 ) -> Iterator[Pixels]:
     """Draw the image of each panel. The photo gets more pixels if the panels are larger or `dpi` is higher."""
     view, field = maps.view, maps.classifier.receptive_field
-    if view is not None:
-        sharpness = style.dpi * panel_width / (DEFAULT_STYLE.dpi * PANEL)
-        canvas = dimmed_photo(view.photo, view.crop, round(800 * min(4.0, max(1.0, sharpness))))
+    sharpness = style.dpi * panel_width / (DEFAULT_STYLE.dpi * PANEL)
+    canvas = dimmed_photo(view.photo, view.crop, round(800 * min(4.0, max(1.0, sharpness))))
     for panel in panels:
         values = panel.values
         if values is None:
             yield canvas
-        elif panel.grid or view is None:
+        elif panel.grid:
             yield grid_image(values.numpy(force=True), scale, style.colours)
         else:
             yield draw_map_on_photo(canvas, view.crop, values, field, scale, shown.smooth, shown.opacity, style.colours)

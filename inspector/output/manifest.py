@@ -24,7 +24,7 @@ def make_manifest(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DE
     """Return the manifest: everything that figure and numbers were computed from, in types that JSON can store."""
     classifier, view, field = maps.classifier, maps.view, maps.classifier.receptive_field
     photo = None
-    if view is not None:
+    if not view.is_input:  # no photo makes the same tensor again
         photo = {
             "name": view.photo.name,
             "sha256": view.photo.sha256,

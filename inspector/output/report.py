@@ -9,7 +9,6 @@ from typing import Any
 
 from PIL import Image
 
-from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMap, ClassMaps, FigureContent
 from inspector.explain.kinds import VERDICTS
 from inspector.images.decode import Pixels
@@ -46,13 +45,8 @@ def make_report(
 
     Returns:
         The HTML page. Names from the user are escaped, so they cannot change the page.
-
-    Raises:
-        InspectorError: the maps were computed from a tensor, without a photo.
     """
     view = maps.view
-    if view is None:
-        raise InspectorError("These class maps came from a tensor: there is no photo to report on.")
     drawn = [(maps.class_map(k, shown.against, shown.dense), f"{maps.probabilities[k]:.1%}") for k in shown.classes]
     if "contrast" in style.panels:
         drawn.append((maps.contrast_map(shown.classes, shown.dense), ""))
@@ -87,7 +81,6 @@ def _make_tiles(
     maps: ClassMaps, drawn: list[tuple[ClassMap, str]], shown: FigureContent, style: FigureStyle, scale: float
 ) -> Iterator[_Tile]:
     view, field = maps.view, maps.classifier.receptive_field
-    assert view is not None
     canvas = dimmed_photo(view.photo, view.crop, _SIDE)
     lossless = needs_lossless(view.photo.size)
     yield _Tile(_encode_url(canvas, lossless), "photo", view.photo.name, "dimmed outside the network's crop")

@@ -127,5 +127,5 @@ def test_no_image_an_unknown_class_and_a_mask_without_a_photo_are_refused(batch)
         average_class_maps([])
     with pytest.raises(ClassError, match="No class -1; they are numbered 0 to 2"):
         average_class_maps([(batch[0], -1, None)])
-    with pytest.raises(LocalizationError, match="computed from a tensor"):
-        average_class_maps([(batch[0], 0, np.ones((2, 2), bool))])
+    with pytest.raises(LocalizationError, match="Use a mask of the size of the photo"):
+        average_class_maps([(batch[0], 0, np.ones((2, 3), bool))])

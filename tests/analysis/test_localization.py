@@ -121,11 +121,13 @@ def test_a_cell_at_the_edge_points_at_its_center_and_not_at_the_corner(hand_made
     assert not measure_evidence_inside(maps, "red", mask_boxes(maps, (0, 0, 1, 1))).pointing
 
 
-def test_maps_without_a_photo_and_masks_of_another_are_refused(hand_made_gap):
+def test_evidence_inside_a_mask_of_a_tensor_is_measured_too(hand_made_gap):
+    (maps,) = class_maps_of_batch(classifier_of(hand_made_gap), torch.ones(1, 3, 4, 4))
+    assert measure_evidence_inside(maps, 0, np.ones((4, 4), bool)).pointing
+
+
+def test_masks_of_another_photo_are_refused(hand_made_gap):
     classifier = classifier_of(hand_made_gap)
-    (maps,) = class_maps_of_batch(classifier, torch.ones(1, 3, 4, 4))
-    with pytest.raises(LocalizationError, match=r"were computed from a tensor\. Use class maps of a photo"):
-        measure_evidence_inside(maps, 0, np.ones((4, 4), bool))
     maps = class_maps(classifier, photo())
     with pytest.raises(LocalizationError, match=r"The mask is \(4, 5\), the photo \(4, 4\)"):
         measure_evidence_inside(maps, 0, np.ones((4, 5), bool))

@@ -57,7 +57,7 @@ def test_class_maps_are_those_worked_out_by_hand(maps, pooling):
     assert maps.residual == 0
     assert maps.verdict == "exact"
     assert maps.feature_maps.tolist() == [RED, GREEN_LESS_BLUE]
-    assert maps.view is None
+    assert maps.view.is_input
 
 
 def test_class_maps_need_no_gradient_and_share_no_memory_with_the_network(maps, classifier):

@@ -66,8 +66,11 @@ def test_many_heads_are_wrapped_evenly(heads, networks: int, grid: tuple[int, in
     assert panels(figure)[0].get_gridspec().get_geometry() == grid
 
 
-def test_heads_need_a_photo(hand_made_gap, heads):
+def test_maps_of_a_tensor_are_drawn_beside_others(hand_made_gap, heads):
     (of_a_tensor,) = class_maps_of_batch(Classifier.wrap(hand_made_gap, NAMES, size=2), torch.zeros(1, 3, 2, 2))
-    for maps in ([], [*heads, of_a_tensor]):
-        with pytest.raises(InspectorError, match="Class maps side by side need a photo"):
-            side_by_side_figure(maps, "red", ["one"] * len(maps))
+    assert len(panels(side_by_side_figure([*heads, of_a_tensor], "red", ["one"] * (len(heads) + 1)))) > len(heads)
+
+
+def test_no_maps_are_refused():
+    with pytest.raises(InspectorError, match="There are no class maps to draw side by side"):
+        side_by_side_figure([], "red", [])

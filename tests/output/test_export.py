@@ -16,9 +16,11 @@ from PIL import Image
 from torch import nn
 
 from inspector import Classifier, ExportError, FigureStyle, class_maps, class_maps_of_batch
+from inspector.errors import InspectorError
 from inspector.files import read_csv
 from inspector.output.export import encode_figure, encode_numbers, encode_zip, make_file, save_class_maps
 from inspector.output.manifest import encode_manifest, make_manifest
+from inspector.output.reproduce import rebuild
 
 FILES = (
     "figure.png", "figure.pdf", "figure.svg", "maps.npz", "logits.csv", "contributions.csv", "report.html", "photo.png",
@@ -336,7 +338,9 @@ def test_a_file_that_is_not_part_of_an_export_is_reported(maps, shown):
         make_file("maps.csv", maps, shown)
 
 
-def test_maps_of_a_tensor_have_no_photo_to_write(hand_made_gap):
+def test_maps_of_a_tensor_are_written_and_their_manifest_names_no_photo(hand_made_gap, tmp_path):
     (maps,) = class_maps_of_batch(Classifier.wrap(hand_made_gap, size=2), torch.zeros(1, 3, 2, 2))
-    with pytest.raises(ExportError, match=r"^These class maps came from a tensor: there is no photo to write\.$"):
-        make_file("photo.png", maps, maps.figure_content())
+    folder = maps.save(tmp_path / "out")
+    assert strict((folder / "manifest.json").read_bytes())["photo"] is None
+    with pytest.raises(InspectorError, match="its input was a tensor, without a photo"):
+        rebuild(folder / "manifest.json", tmp_path / "again")

@@ -96,13 +96,11 @@ def test_smooth_and_raw_maps_differ(maps):
     assert not np.array_equal(smooth, raw)
 
 
-def test_maps_of_a_tensor_have_no_photo_to_be_drawn_on(hand_made_gap):
-    classifier = Classifier.wrap(hand_made_gap, size=2)
-    (maps,) = class_maps_of_batch(classifier, torch.zeros(1, 3, 2, 2))
-    with pytest.raises(InspectorError, match=r"came from a tensor: there is no photo to draw them on"):
-        maps.figure()
-    with pytest.raises(InspectorError, match=r"came from a tensor"):
-        class_map_figure(maps, maps.figure_content())
+def test_maps_of_a_tensor_are_drawn_on_the_tensor(hand_made_gap):
+    classifier = Classifier.wrap(hand_made_gap, size=2, mean=(0.5,) * 3, std=(0.25,) * 3)
+    (maps,) = class_maps_of_batch(classifier, torch.tensor([[[[-2.0, 2], [0, 1]]]]).expand(1, 3, 2, 2))
+    assert maps.view.photo.pixels[..., 0].tolist() == [[0, 255], [128, 191]]
+    assert len(panels(maps.figure())) == 4
 
 
 def test_all_maps_of_a_tensor_can_be_drawn_as_grids(hand_made_gap):
