@@ -104,6 +104,7 @@ UNDOCUMENTED_NAMES = (
     ("onnx.external_data_helper", "ExternalDataInfo"),
     ("onnx.external_data_helper", "load_external_data_for_model"),
     ("onnx.external_data_helper", "uses_external_data"),
+    ("starlette.formparsers", "SpooledTemporaryFile"),
     ("streamlit.runtime.forward_msg_queue", "ForwardMsgQueue"),
 )
 

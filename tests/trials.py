@@ -8,7 +8,7 @@ from pathlib import Path
 from inspector.errors import HeadError
 
 
-def run_by_onnx_runtime(path: Path) -> None:
+def run_by_onnx_runtime(path: Path, *settings: object) -> None:
     import numpy as np
     import onnxruntime
 

@@ -111,7 +111,7 @@ def read_keras(path: Path, bgr: bool = False, max_bytes: int = MAX_BYTES) -> Ker
     keras = import_keras(path.name)
     _check_parameters(path, config, keras)
     with _translate_reading(path):
-        model = keras.saving.load_model(str(path.resolve()), compile=False, safe_mode=True)
+        model = keras.saving.load_model(str(path.absolute()), compile=False, safe_mode=True)
     return wrap_keras(model, bgr=bgr)
 
 

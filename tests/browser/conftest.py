@@ -22,7 +22,8 @@ expect.set_options(timeout=60_000)
 
 @pytest.fixture(scope="session")
 def app_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    environment = os.environ | {"INSPECTOR_RUNS": str(write_runs(tmp_path_factory.mktemp("runs")))}
+    runs = write_runs(tmp_path_factory.mktemp("runs"))
+    environment = os.environ | {"INSPECTOR_RUNS": str(runs), "INSPECTOR_ISOLATION": "on"}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,7 +1,12 @@
 """The page Network in a real browser: the summary of a network, and an upload."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import hostile_onnx
+import onnx
 import pytest
 import torch
 from page_checks import assert_nothing_is_cut_off
@@ -69,6 +74,25 @@ def test_an_uploaded_network_is_used_in_this_session_and_no_other(
     expect(stranger.get_by_role("option", name="fashion_gap", exact=True)).to_be_visible()
     assert not [name for name in stranger.get_by_role("option").all_inner_texts() if "yours" in name]
     stranger.close()
+
+
+def test_after_a_file_that_crashes_onnx_runtime_the_next_visitor_is_answered(
+    page: Page, app_url: str, chromium: Browser, tmp_path: Path
+) -> None:
+    path = tmp_path / "hostile.onnx"
+    onnx.save(hostile_onnx.MODELS["divide"], path)
+    run = "import onnxruntime, numpy; network = onnxruntime.InferenceSession({!r}); network.run(None, {{'x': {}}})"
+    code = run.format(str(path), "numpy.zeros((1, 3, 32, 32), numpy.float32)")
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGFPE
+    page.goto(f"{app_url}/network")
+    load(page, path)
+    expect(page.get_by_role("alert")).to_contain_text(
+        "hostile.onnx is not run: its operator Div may divide integers by 0"
+    )
+    next_visitor = chromium.new_page()
+    next_visitor.goto(f"{app_url}/?network=fashion_gap")
+    expect(next_visitor.get_by_text("exact", exact=True).first).to_be_visible()
+    next_visitor.close()
 
 
 def test_a_checkpoint_that_would_run_code_or_does_not_fit_shows_one_error(

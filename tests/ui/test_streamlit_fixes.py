@@ -78,7 +78,8 @@ def test_where_the_fix_does_not_apply_the_log_says_so(
         apply_streamlit_fixes.__wrapped__()
     assert forward_msg_queue.ForwardMsgQueue.clear is before
     assert [record.getMessage().split(":")[0] for record in caplog.records] == [
-        "Uploads during a run of the page may be lost"
+        "Uploads during a run of the page may be lost",
+        "The size of uploads is limited by browsers only",
     ]
 
 

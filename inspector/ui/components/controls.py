@@ -13,9 +13,8 @@ import streamlit as st
 
 from inspector.errors import InspectorError
 from inspector.explain.kinds import VERDICTS, Verdict
-from inspector.images.decode import MAX_BYTES
+from inspector.ui.state import uploads
 
-PHOTO_TYPES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
 SHARE = st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)
 WIDE_TEXT = st.column_config.TextColumn(width="medium")
 
@@ -65,9 +64,9 @@ def enter_number(
 
 def upload_photos(label: str, *, key: str, several: bool | str = False, **settings: Any) -> Any:
     """Show a field to upload photos. Return the file or None; with `several`, a list of files."""
-    settings |= {"accept_multiple_files": several, "max_upload_size": MAX_BYTES // 1_000_000}
+    settings |= {"accept_multiple_files": several, "max_upload_size": uploads.MAX_PHOTO // 1_000_000}
     text = "Photos stay in the memory of this server, are never written to disk, and no other session sees them."
-    return st.file_uploader(label, PHOTO_TYPES, key=key, help=text, **settings)
+    return st.file_uploader(label, uploads.PHOTOS, key=key, help=text, **settings)
 
 
 def show_table(

@@ -1,8 +1,7 @@
 """The page Network: the layers of a network, how exact its class maps are, and a form to upload a network."""
 
-import tempfile
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import streamlit as st
@@ -17,10 +16,10 @@ from inspector.networks.labels import parse_labels
 from inspector.networks.load import KERAS, ONNX, resolve
 from inspector.ui.components.controls import WIDE_TEXT, show_error, show_errors, show_table, verdict_badge
 from inspector.ui.components.html import escape_markdown
-from inspector.ui.state import cache, keys
+from inspector.ui.state import cache, keys, sessions, uploads
+from inspector.ui.state.memory_file import open_memory_file
 from inspector.ui.state.sidebar import NetworkChoice
 
-MAX_UPLOAD = 500_000_000  # bytes
 MAX_NETWORKS = 3  # uploaded networks per session; a new one replaces the oldest
 ARCHITECTURES = (
     "torchvision:resnet18",
@@ -112,23 +111,23 @@ def _show_upload() -> None:
     """Show the form to upload a network."""
     st.subheader("Upload a network", anchor=False)
     st.caption(
-        "Only this session sees it, and it is deleted when you close the page. Use `inspector add` to keep a network. "
-        "No code in the file is run."
+        "Only this session sees it. It stays in the memory of this server, is not written to a disk, and is dropped a "
+        "few minutes after you close the page. Use `inspector add` to keep a network. No code in the file is run."
     )
     with st.form(keys.NETWORK_FORM, border=True):
         left, right = st.columns(2)
         with left:
             checkpoint = st.file_uploader(
                 "Checkpoint",
-                type=["safetensors", "pt", "pth", "bin", "ckpt", "onnx", "keras", "h5"],
-                max_upload_size=MAX_UPLOAD // 1_000_000,
+                type=uploads.NETWORKS,
+                max_upload_size=uploads.MAX_NETWORK // 1_000_000,
                 help="A state dict, an ONNX file or a Keras model. Programs (.pt2, TorchScript) run code: load them on "
                 "the command line, with --trust.",
             )
             labels = st.file_uploader(
                 "Class names (optional)",
-                type=["txt", "json"],
-                max_upload_size=1,
+                type=uploads.LABELS,
+                max_upload_size=uploads.MAX_LABELS // 1_000_000,
                 help="One name per line, or a JSON list.",
             )
         with right:
@@ -161,10 +160,11 @@ def _add_network(upload: NetworkUpload) -> None:
         with st.spinner(f"Reading {name} and verifying its head ..."):
             classifier = _load(upload, upload.checkpoint)
         networks: dict[str, NetworkChoice] = st.session_state.setdefault(keys.OWN_NETWORKS, {})
+        sessions.at_session_end(networks.clear)
         title = f"{classifier.name} (yours)"
         examples = "photos" if len(classifier.preprocessing.mean) == 3 else "fashion_mnist"
         networks[title] = NetworkChoice(
-            uuid.uuid4().hex, title, upload.architecture or name, examples, lambda: classifier
+            cache.PRIVATE + uuid.uuid4().hex, title, upload.architecture or name, examples, lambda: classifier
         )
         for oldest in list(networks)[:-MAX_NETWORKS]:
             del networks[oldest]
@@ -184,17 +184,13 @@ def _load(upload: NetworkUpload, checkpoint: UploadedFile) -> Classifier:
     class_names = None if upload.labels is None else parse_labels(_decode(upload.labels), upload.labels.name)
     mean, std = _NORMALIZATIONS[upload.normalization] or (None, None)
     overrides = PreprocessingOverrides(upload.size, mean, std)
-    # The loaders need a path, so write a temporary file: in memory if the system has /dev/shm.
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
-        path = Path(folder) / Path(name).name
-        path.write_bytes(checkpoint.getvalue())
+    with open_memory_file(checkpoint.getvalue(), name) as path:
         try:
-            loaded = resolve(path, architecture, class_names, overrides, max_bytes=MAX_UPLOAD)
+            loaded = resolve(path, architecture, class_names, overrides, max_bytes=uploads.MAX_NETWORK, remember=False)
         except InspectorError as error:
-            # Replace the temporary path in the message by the name that the user knows.
-            raise type(error)(str(error).replace(str(path), name)) from error
-    return Classifier.from_network(loaded)
+            # Replace the path in the message by the name that the user knows.
+            raise type(error)(str(error).replace(str(path), name).replace(path.name, name)) from error
+    return Classifier.from_network(replace(loaded, name=Path(name).stem))
 
 
 def _decode(file: UploadedFile) -> str:

@@ -7,8 +7,9 @@ torch are imported inside the functions, so that the sidebar is on the screen be
 import gc
 import os
 from collections.abc import Callable
+from functools import partial, update_wrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar
 
 import streamlit as st
 
@@ -33,9 +34,43 @@ if TYPE_CHECKING:
 _DELAY = 10  # seconds that accelerate_network waits before it builds a backend
 BACKEND = "INSPECTOR_BACKEND"  # environment variable with the name of a backend, see accelerate_network
 
+PRIVATE = "private "  # beginning of the keys of networks that only one session may use
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
 # Key of the network, SHA-256 and name of the photo, factor of the input size (None: the size of the photo). These four
 # values determine the class maps.
 MapsKey: TypeAlias = tuple[str, str, str, float | None]
+
+
+class CachedResults(Generic[P, R]):
+    """A function whose results are kept for all sessions; those of private networks only for their session.
+
+    The first argument of the function is the key of a network, or a MapsKey.
+    """
+
+    def __init__(self, function: Callable[P, R], max_entries: int) -> None:
+        make = partial(st.cache_resource, max_entries=max_entries, show_spinner=False)
+        self._shared: Any = make()(function)
+        self._private: Any = make(scope="session")(function)
+        update_wrapper(self, function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Return the result that is kept, or call the function."""
+        key: Any = args[0]
+        is_private = (key if isinstance(key, str) else key[0]).startswith(PRIVATE)
+        result: R = (self._private if is_private else self._shared)(*args, **kwargs)
+        return result
+
+    def clear(self) -> None:
+        """Forget all results that are shared."""
+        self._shared.clear()
+
+
+def cache_results(max_entries: int) -> Callable[[Callable[P, R]], CachedResults[P, R]]:
+    """Decorate a function as CachedResults."""
+    return lambda function: CachedResults(function, max_entries)
 
 
 # The page Training runs shows a photo by up to 14 networks (MAX_RUNS in components/charts.py). With fewer entries than
@@ -67,19 +102,22 @@ def read_example(path: Path) -> Photo:
 
 
 # Only 4 entries: each holds a second copy of the weights.
-@st.cache_resource(max_entries=4, show_spinner=False)
+@cache_results(max_entries=4)
 def accelerate_network(network_key: str, _load: "Callable[[], Classifier]") -> "Classifier":
     """Return the network with the backend that $INSPECTOR_BACKEND names.
 
-    Without the variable, the fastest backend is built in a thread; until it is ready, PyTorch runs the network.
+    Without the variable, the fastest backend is built in a thread; until it is ready, PyTorch runs the network. Private
+    networks always run on PyTorch, because backends are built from files on the disk.
     """
     from inspector.explain.backends.accelerate import accelerate, has_fast_backend
 
+    if network_key.startswith(PRIVATE):
+        return accelerate(_load(), "eager")
     # The build blocks all Python threads for seconds. The delay lets the page explain the first photo before that.
     return accelerate(_load(), os.environ.get(BACKEND) or ("auto" if has_fast_backend() else "eager"), delay=_DELAY)
 
 
-@st.cache_resource(max_entries=32, show_spinner=False)
+@cache_results(max_entries=32)
 def compute_class_maps(
     network_key: str,
     photo_sha256: str,
@@ -106,7 +144,7 @@ def compute_class_maps(
     return class_maps(classifier, _photo, None if scale == 1 else (height, width))
 
 
-@st.cache_resource(max_entries=32, show_spinner=False)
+@cache_results(max_entries=32)
 def mask_photo(
     key: MapsKey, masked: tuple[tuple[int, int], ...], change: "PixelChange", _maps: "ClassMaps"
 ) -> "MaskedOutcome":
@@ -116,7 +154,7 @@ def mask_photo(
     return mask_in_photo(_maps, make_mask(_maps, masked), change)
 
 
-@st.cache_resource(max_entries=8, show_spinner=False)
+@cache_results(max_entries=8)
 def summarize_network(network_key: str, _load: "Callable[[], Classifier]") -> "NetworkSummary":
     """Summarize a network: its layers, its head and how exact its class maps are."""
     from inspector.analysis.summary import describe
@@ -124,7 +162,7 @@ def summarize_network(network_key: str, _load: "Callable[[], Classifier]") -> "N
     return describe(_load())
 
 
-@st.cache_resource(max_entries=8, show_spinner=False)
+@cache_results(max_entries=8)
 def list_network_layers(network_key: str, _load: "Callable[[], Classifier]") -> "tuple[Layer, ...]":
     """List the layers of a network in the order in which they run."""
     from inspector.analysis import layers
@@ -133,7 +171,7 @@ def list_network_layers(network_key: str, _load: "Callable[[], Classifier]") -> 
 
 
 # Only 8 entries: the feature maps of an early layer on a large photo take 70 MB.
-@st.cache_resource(max_entries=8, show_spinner=False)
+@cache_results(max_entries=8)
 def compute_layer_maps(key: MapsKey, label: str, _maps: "ClassMaps", _layer: "Layer") -> "LayerMaps":
     """Compute the feature maps of a layer on the photo."""
     from inspector.analysis import layers
@@ -141,7 +179,7 @@ def compute_layer_maps(key: MapsKey, label: str, _maps: "ClassMaps", _layer: "La
     return layers.compute_layer_maps(_maps.classifier, get_view(_maps), _layer)
 
 
-@st.cache_resource(max_entries=64, show_spinner=False)
+@cache_results(max_entries=64)
 def compute_contributions(
     key: MapsKey, label: str, k: int, _maps: "ClassMaps", _layer_maps: "LayerMaps"
 ) -> "LayerContributions":
@@ -151,7 +189,7 @@ def compute_contributions(
     return layers.compute_layer_contributions(_maps, _layer_maps, k)
 
 
-@st.cache_resource(max_entries=400, show_spinner=False)
+@cache_results(max_entries=400)
 def read_channels(
     network_key: str, file_id: str, name: str, _upload: "UploadedFile", _load: "Callable[[], Classifier]"
 ) -> "PhotoChannels | str":
@@ -165,7 +203,7 @@ def read_channels(
 
 
 # Only 8 entries: each holds the maps of many methods, and a map with one value per pixel can take 4 MB.
-@st.cache_resource(max_entries=8, show_spinner=False)
+@cache_results(max_entries=8)
 def get_method_results(key: MapsKey, k: int) -> "dict[Task, Any]":
     """Return the results of the page Methods for class k. The dict is empty at first; a Job fills it."""
     return {}

@@ -28,7 +28,7 @@ SIZES: dict[str, float | None] = {"as trained": 1, "1.5 times": 1.5, "twice": 2,
 class NetworkChoice:
     """A network that the user can choose. It is loaded only when `load` is called."""
 
-    key: str  # key in the shared caches; random for an uploaded network: other sessions cannot guess it
+    key: str  # key in the caches; for an uploaded network cache.PRIVATE and a random text
     name: str
     title: str
     examples: str  # kind of example photos that fit the network, see list_examples

@@ -1,4 +1,7 @@
-"""Workarounds for two faults of Streamlit: it loses an action of the user when two things happen at once."""
+"""Workarounds for faults of Streamlit.
+
+It loses an action of the user when two things happen at once, and leaves the limits of uploads to the browser.
+"""
 
 import inspect
 import logging
@@ -7,11 +10,12 @@ from functools import cache, wraps
 from typing import Any, ParamSpec
 
 import streamlit as st
+from streamlit import runtime
 from streamlit.runtime import forward_msg_queue
 
-from inspector.ui.state import keys
+from inspector.ui.state import keys, uploads
 
-# First and last Streamlit version (major, minor) with which the fix of the message queue was tested.
+# First and last Streamlit version (major, minor) with which the changes were tested.
 FIRST_TESTED, LAST_TESTED = (1, 60), (1, 67)
 
 P = ParamSpec("P")
@@ -46,7 +50,7 @@ def _read_outside() -> list[Any]:
 
 @cache
 def apply_streamlit_fixes() -> None:
-    """Change Streamlit so that a new run of the page, which clears the message queue, keeps answers to upload requests.
+    """Change Streamlit so that a new run of the page keeps answers to upload requests, and uploads are limited.
 
     Before an upload, the browser asks where to send the file, and waits for the answer. A run that starts before the
     answer is sent clears the queue, so the file is lost without an error message. `ForwardMsgQueue.clear` of Streamlit
@@ -59,6 +63,20 @@ def apply_streamlit_fixes() -> None:
         forward_msg_queue.ForwardMsgQueue.clear = keep_upload_answers(  # type: ignore[method-assign]
             forward_msg_queue.ForwardMsgQueue.clear
         )
+    manager = getattr(runtime.get_instance(), "uploaded_file_mgr", None) if runtime.exists() else None
+    if reason := _find_untested(st.__version__) or uploads.find_obstacle(manager):
+        logging.getLogger(__name__).warning("The size of uploads is limited by browsers only: %s", reason)
+    else:
+        uploads.limit_uploads(manager)
+
+
+def _find_untested(version: str) -> str | None:
+    """Return a sentence if the changes were not tested with this version of Streamlit, otherwise None."""
+    major, minor = (int(number) for number in version.split(".")[:2])
+    if FIRST_TESTED <= (major, minor) <= LAST_TESTED:
+        return None
+    first, last = (".".join(map(str, tested)) for tested in (FIRST_TESTED, LAST_TESTED))
+    return f"the fix is tested with Streamlit {first} to {last}, and this is {version}."
 
 
 def find_obstacle(version: str, queue: Any) -> str | None:
@@ -68,10 +86,8 @@ def find_obstacle(version: str, queue: Any) -> str | None:
         version: version of Streamlit.
         queue: the class ForwardMsgQueue; None if this version of Streamlit has none.
     """
-    major, minor = (int(number) for number in version.split(".")[:2])
-    if not FIRST_TESTED <= (major, minor) <= LAST_TESTED:
-        first, last = (".".join(map(str, tested)) for tested in (FIRST_TESTED, LAST_TESTED))
-        return f"the fix is tested with Streamlit {first} to {last}, and this is {version}."
+    if reason := _find_untested(version):
+        return reason
     try:
         parameters = list(inspect.signature(queue.clear).parameters)
         messages = queue()._queue
