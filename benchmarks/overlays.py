@@ -25,8 +25,8 @@ from report import format_table, time_interleaved, write_results
 from torchcam.utils import overlay_mask
 
 import inspector
-from inspector.images.examples import list_examples
 from inspector.images.decode import Pixels
+from inspector.images.examples import list_examples
 from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo
 
 WIDTH, HEIGHT = 500, 375

@@ -4,6 +4,7 @@ Keras may run code that is in a file. So the configuration in the file is read f
 configuration names nothing but Keras's own objects, such as layers, activations and initializers.
 """
 
+import inspect
 import os
 import re
 import sys
@@ -35,6 +36,10 @@ _REFUSED = {
     "Lambda", "__lambda__", "function", "__typespec__", "TorchModuleWrapper", "FlaxLayer", "JaxLayer", "TFSMLayer",
     "TextVectorization", "StringLookup", "IntegerLookup",
 }  # fmt: skip
+
+# Options of old layers with the value that means nothing; and options that every layer takes, though it lists none.
+_NEUTRAL = (("groups", 1), ("data_format", "channels_last"), ("implementation", 2), ("fused", True))
+_KNOWN_TO_ALL = {"batch_input_shape", "batch_shape", "input_shape", "input_dtype", "dtype", "name", "trainable"}
 
 PreprocessingMode = Literal["tf", "torch", "caffe", "raw"]
 
@@ -111,7 +116,12 @@ def read_keras(path: Path, bgr: bool = False, max_bytes: int = MAX_BYTES) -> Ker
     keras = import_keras(path.name)
     _check_parameters(path, config, keras)
     with _translate_reading(path):
-        model = keras.saving.load_model(str(path.absolute()), compile=False, safe_mode=True)
+        if path.suffix != ".keras" and _drop_neutral_options(config, keras):
+            kind = keras.Sequential if config["class_name"] == "Sequential" else keras.Model
+            model = kind.from_config(config["config"])
+            model.load_weights(str(path.absolute()))
+        else:
+            model = keras.saving.load_model(str(path.absolute()), compile=False, safe_mode=True)
     return wrap_keras(model, bgr=bgr)
 
 
@@ -247,6 +257,33 @@ def _check_parameters(path: Path, config: Any, keras: Any) -> None:
     if count > size + _SPARE_BYTES:
         problem = f"needs {count:,} parameters, but only {size:,} bytes are in it"
         raise NetworkError(f"{path.name} {problem}: it is broken. Save it again with model.save('model.keras').")
+
+
+def _drop_neutral_options(config: Any, keras: Any) -> bool:
+    """Drop options of layers that Keras 3 no longer has, where their value means nothing; return if any was dropped.
+
+    Keras before 3 (TensorFlow up to 2.15) writes such options: groups=1 of DepthwiseConv2D, for instance.
+    """
+    changed, waiting = False, [config]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting += value
+        elif isinstance(value, dict):
+            waiting += value.values()
+            layer, options = getattr(keras.layers, str(value.get("class_name")), None), value.get("config")
+            if not isinstance(layer, type) or not isinstance(options, dict):
+                continue
+            signatures = [inspect.signature(base.__init__) for base in layer.__mro__]  # type: ignore[misc]
+            known = {name for signature in signatures for name in signature.parameters}
+            for name in set(options) - known - _KNOWN_TO_ALL:
+                if options[name] in (None, False) or (name, options[name]) in _NEUTRAL:
+                    del options[name]
+                    changed = True
+            if layer.__name__ == "BatchNormalization" and isinstance(options.get("axis"), list):
+                (options["axis"],) = options["axis"]
+                changed = True
+    return changed
 
 
 def _find_foreign(value: dict[str, Any]) -> str | None:

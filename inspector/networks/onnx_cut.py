@@ -6,7 +6,7 @@ and which axis holds the channels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
@@ -19,7 +19,11 @@ from inspector.networks.onnx_parts import Values, extract_part, load_part
 
 _MAY_POOL = {
     "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax", "AveragePool", "MaxPool", "Flatten", "Reshape",
+    "TopK", "Squeeze", "Unsqueeze",
 }  # fmt: skip
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
 
 
 @dataclass(frozen=True)
@@ -69,15 +73,16 @@ def find_cut(graph: Graph, records: Sequence[Tensors]) -> Cut:
     for node in reversed(graph.find_nodes_between(graph.logits)):
         if node.op_type not in _MAY_POOL or node.input[0] not in records[0]:
             continue
-        pairs = [(record[node.input[0]], record[node.output[0]]) for record in records]
-        source, result = pairs[0]
-        orders = _list_channel_orders(graph, node.input[0], flat=result.ndim == 2)
-        orders = [order for order in orders if _is_pooled(source, result, order)]
-        for order in orders:
-            # On a constant map average and max pooling are equal, so keep only the kinds that fit all examples.
-            kinds = [_identify_poolings(*pair, order) for pair in pairs]
-            if common := [kind for kind in kinds[0] if all(kind in others for others in kinds)]:
-                return Cut(node.input[0], node.output[0], common[0], order, source.shape[1:], result.shape[1:])
+        for name in _list_sources(graph, node, records[0]):
+            pairs = [(record[name], record[node.output[0]]) for record in records]
+            source, result = pairs[0]
+            orders = _list_channel_orders(graph, name, flat=result.ndim == 2)
+            orders = [order for order in orders if _is_pooled(source, result, order)]
+            for order in orders:
+                # On a constant map average and max pooling are equal, so keep only the kinds that fit all examples.
+                kinds = [_identify_poolings(*pair, order) for pair in pairs]
+                if common := [kind for kind in kinds[0] if all(kind in others for others in kinds)]:
+                    return Cut(name, node.output[0], common[0], order, source.shape[1:], result.shape[1:])
         if orders:
             maps = f"The last feature maps in the ONNX file, {source.shape[1:]}, are pooled by {node.op_type}"
             problem = "neither by average nor by maximum nor flattened, so their class maps would not be exact"
@@ -103,6 +108,18 @@ def find_frozen_shapes(graph: Graph, cut: Cut, record: Tensors) -> dict[str, Any
         raise HeadError(f"In the ONNX file, the logits {problem}, so {consequence}.")
     used = {name for node in head for name in node.input}
     return {name: record[name] for name in shapes & used}
+
+
+def _list_sources(graph: Graph, node: "NodeProto", record: Tensors) -> list[str]:
+    """Return what a node may have pooled, the earliest first: some pool one axis, then the other, or flatten first."""
+    sources = [node.input[0]]
+    if record[node.input[0]].size == record[node.output[0]].size:
+        return sources  # it only reshapes
+    while (before := graph.producers.get(sources[-1])) is not None and before.op_type in _MAY_POOL:
+        if before.input[0] not in record:
+            break
+        sources.append(before.input[0])
+    return sources[::-1]
 
 
 def _list_channel_orders(graph: Graph, name: str, flat: bool) -> list[ChannelOrder]:

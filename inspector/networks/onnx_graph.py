@@ -15,6 +15,7 @@ from inspector.errors import NetworkError, require, translate_errors
 from inspector.explain.kinds import OutputActivation
 from inspector.explain.tracing.receptive_field import PIXELS, ReceptiveField, slide_window
 from inspector.networks.checkpoint import check_size
+from inspector.networks.onnx_normal import normalize_model
 from inspector.networks.onnx_operators import check_operators
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Graph:
         """Find all nodes needed to compute the tensor ``target`` from the tensors ``stops``, in order."""
         excluded = {"", *stops}  # "" is the name of an optional input or output that is not used
         needed, found = {target} - excluded, []
-        for node in reversed(self.model.graph.node):  # ONNX files list nodes in topological order
+        for node in reversed(self.model.graph.node):
             if not needed.isdisjoint(node.output):
                 found.append(node)
                 needed.update(set(node.input) - excluded)
@@ -88,7 +89,7 @@ class Graph:
     def find_tensors_after(self, start: str) -> set[str]:
         """Find the names of all tensors that depend on the tensor ``start``."""
         reached = {start}
-        for node in self.model.graph.node:  # ONNX files list nodes in topological order
+        for node in self.model.graph.node:
             if not reached.isdisjoint(node.input):
                 reached.update(node.output)
         return reached - {start}
@@ -118,6 +119,8 @@ def read_graph(path: Path, max_bytes: int) -> Graph:
         NetworkError: the file is not an ONNX file or is too large, or its input is not one batch of images.
     """
     model, other_files = _parse(path, max_bytes)
+    with translate_errors(NetworkError, f"{path.name} is no ONNX file, or is broken ({{reason}}). Export it again."):
+        normalize_model(model)
     check_operators(model, path.name)
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
@@ -141,7 +144,7 @@ def _read_image_shape(name: str, value: "ValueInfoProto") -> tuple[int | None, .
     batch, *shape = [d.dim_value if d.dim_value > 0 else None for d in tensor.shape.dim] or [None]
     if len(shape) != 3 or tensor.elem_type != TensorProto.FLOAT:
         axes = len(shape) + 1 if tensor.shape.dim else "unknown"
-        expected = "must take float32 images of 4 axes, (N, C, H, W) or (N, H, W, C)"
+        expected = "must take floating-point images of 4 axes, (N, C, H, W) or (N, H, W, C)"
         raise NetworkError(f"{name} {expected}; its input {value.name} has {axes} axes of {kind}.")
     if batch not in (None, 1):
         hint = "Export it for batches of 1 or of any size"

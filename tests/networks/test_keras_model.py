@@ -297,3 +297,84 @@ def test_keras_is_imported_on_torch_whatever_the_environment_says(monkeypatch):
 def test_without_keras_the_extra_is_named(saved, monkeypatch):
     monkeypatch.setitem(sys.modules, "keras", None)
     assert_refused(saved / "model.keras", r"pip install 'class-map-inspector\[keras\]'")
+
+
+def write_as_before_keras_3(model, path: Path) -> Path:
+    """Write an .h5 file with the options that TensorFlow up to 2.15 writes and Keras 3 no longer has."""
+    model.save(path)
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        waiting = [config]
+        while waiting:
+            value = waiting.pop()
+            waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+            options = value.get("config") if isinstance(value, dict) else None
+            if not isinstance(options, dict):
+                continue
+            if isinstance(options.get("dtype"), dict):
+                options["dtype"] = "float32"
+            match value.get("class_name"):
+                case "DepthwiseConv2D":
+                    options["groups"] = 1
+                case "BatchNormalization":
+                    options |= {"axis": [3], "fused": None, "renorm": False, "virtual_batch_size": None}
+                case "InputLayer":
+                    options["batch_input_shape"] = options.pop("batch_shape")
+                    del options["optional"]
+        file.attrs["model_config"] = json.dumps(config)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("nested", [False, True])
+def test_files_of_keras_before_3_give_the_same_output(keras, tmp_path, nested):
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    body = [layers.DepthwiseConv2D(3), layers.BatchNormalization(), layers.ReLU(6.0), layers.Conv2D(6, 1)]
+    image = keras.Input((12, 14, 3))
+    maps = image
+    for layer in body:
+        maps = layer(maps)
+    if nested:
+        model = keras.Sequential([image, keras.Model(image, maps), layers.GlobalMaxPooling2D(), layers.Dense(3)])
+    else:
+        model = keras.Model(image, layers.Dense(3)(layers.GlobalAveragePooling2D()(maps)))
+    for n, weight in enumerate(model.weights):
+        weight.assign(0.5 + 0.3 * noise(*weight.shape, seed=n).abs().numpy())
+    network = read_keras(write_as_before_keras_3(model, tmp_path / "old.h5"))
+    images = noise(2, 12, 14, 3)
+    with torch.no_grad():
+        expected = model(images, training=False)
+        torch.testing.assert_close(network(images.permute(0, 3, 1, 2)), expected)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_old_option_that_means_something_is_not_dropped(keras, tmp_path):
+    model = make_small_model(keras)
+    model.save(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        config["config"]["layers"][1]["config"]["renorm"] = True
+        file.attrs["model_config"] = json.dumps(config)
+    assert_refused(tmp_path / "a.h5", r"Error when deserializing class 'Conv2D'")
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+def test_a_gray_model_gets_one_mean_and_says_so(keras, tmp_path, ending, monkeypatch):
+    from inspector.networks.load import load, resolve
+
+    monkeypatch.setenv("INSPECTOR_ISOLATION", "off")
+    keras.utils.set_random_seed(0)
+    image = keras.Input((28, 30, 1))
+    pooled = keras.layers.GlobalMaxPooling2D()(keras.layers.Conv2D(4, 3)(image))
+    keras.Model(image, keras.layers.Dense(3)(pooled)).save(tmp_path / f"gray{ending}")
+    classifier = load(tmp_path / f"gray{ending}")
+    assert (classifier.head.verdict, classifier.preprocessing.size) == ("exact", (28, 30))
+    assert len(classifier.preprocessing.mean) == 1
+    assert classifier.notes == (
+        "The network takes gray images. Unless given, mean is 0.449 and std 0.226, the averages of the usual three.",
+    )
+    from inspector.images.preprocessing import PreprocessingOverrides
+
+    given = resolve(tmp_path / f"gray{ending}", overrides=PreprocessingOverrides(mean=(0.5,), std=(0.25,)))
+    assert (given.preprocessing.mean, given.preprocessing.std, given.notes) == ((0.5,), (0.25,), ())

@@ -363,8 +363,8 @@ def test_an_opset_of_the_future_is_refused(tmp_path):
     ("how", "match"),
     [
         ({"inputs": ("x", "other")}, "must have one input, a batch of images; it has 2: x, other"),
-        ({"kind": TensorProto.UINT8}, "must take float32 images of 4 axes.* 4 axes of UINT8"),
-        ({"shape": ("N", 3 * HEIGHT * WIDTH)}, "must take float32 images of 4 axes.* 2 axes of FLOAT"),
+        ({"kind": TensorProto.UINT8}, "must take floating-point images of 4 axes.* 4 axes of UINT8"),
+        ({"shape": ("N", 3 * HEIGHT * WIDTH)}, "must take floating-point images of 4 axes.* 2 axes of FLOAT"),
         ({"shape": (8, 3, HEIGHT, WIDTH)}, "takes batches of exactly 8 images"),
     ],
 )
