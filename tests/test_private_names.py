@@ -84,8 +84,6 @@ PRIVATE_NAMES = (
                 has("torch", "ops.aten._native_batch_norm_legit_no_training")),
     PrivateName("_parameters", "torch", instance_has(make_layer, "_parameters")),
     PrivateName("_buffers", "torch", instance_has(make_layer, "_buffers")),
-    PrivateName("_forward_hooks", "torch", instance_has(make_layer, "_forward_hooks")),
-    PrivateName("_forward_pre_hooks", "torch", instance_has(make_layer, "_forward_pre_hooks")),
     PrivateName("_base", "torch", instance_has(make_tensor, "_base")),
     PrivateName("_version", "torch", instance_has(make_tensor, "_version")),
     PrivateName("_metadata", "torch", instance_has(make_state, "_metadata")),

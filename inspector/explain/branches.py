@@ -13,9 +13,14 @@ from torch import Tensor, nn
 
 from inspector.errors import HeadError
 from inspector.explain.kinds import Pooling
+from inspector.explain.places import PlaceCheck, capture_feature_maps, check_places
 from inspector.explain.pooling import identify_pooling, position_shares
-from inspector.explain.precision import TOLERANCE
-from inspector.explain.tracing.forward import CapturedPooling, capture_poolings, find_poolings_reaching_logits
+from inspector.explain.precision import TOLERANCE, find_tolerance
+from inspector.explain.refusals import explain_missing_pooling
+from inspector.explain.tracing.forward import CapturedPooling, PoolingNotReachedError, capture_poolings
+from inspector.explain.tracing.layouts import have_one_stride, measure_disproportion
+from inspector.explain.tracing.reaching import find_poolings_reaching_logits
+from inspector.explain.tracing.receptive_field import find_receptive_field
 
 
 @dataclass(frozen=True)
@@ -54,33 +59,97 @@ def find_branches(network: nn.Module, example: Tensor) -> tuple[tuple[HeadBranch
     Raises:
         HeadError: no pooling reaches the logits, or one of another kind.
     """
-    calls = find_poolings_reaching_logits(network, example)
-    if not calls:
-        raise HeadError(
-            "No pooling was found: no operation on the way to the logits reduces each channel of a feature map to one "
-            "value. Use a network that ends in global average or global max pooling, or in flatten and Linear."
-        )
-    images = [example, *make_trial_images(example)]
-    passes = [TrialPass(*capture_poolings(network, image, calls)) for image in images]
+    candidates, logits = find_poolings_reaching_logits(network, example)
+    if not candidates:
+        raise HeadError(explain_missing_pooling(network, example))
+    indices = [index for call in candidates for index in call]
+    trials = [example, *make_trial_images(example)]
+    passes = _capture_trial_passes(network, trials, indices)
     _refuse_infinite(passes[0])
-    _refuse_tokens(passes[0].poolings)
-    if any(len(_find_candidates(captured)) > 1 for captured in _by_call(passes)):
+    _refuse_random(passes[0].logits, logits)
+    if any(len(_find_candidates(_select(passes, index))) > 1 for index in indices):
         # All poolings agree on constant maps, as a ReLU makes them where an image does not wake it. What the network
         # keeps of these unusual images is restored by whoever calls this.
-        images += [100 * images[1], -100 * images[1]]
-        passes += [TrialPass(*capture_poolings(network, image, calls)) for image in images[-2:]]
-    poolings = [_identify_from_values(captured) for captured in _by_call(passes)]
-    if None in poolings:
-        # Few poolings need derivatives, which take time to compute.
-        passes = [TrialPass(*capture_poolings(network, image, calls, needs_derivative=True)) for image in images]
-        by_call = zip(poolings, _by_call(passes), strict=True)
-        poolings = [pooling or _identify_from_derivatives(captured) for pooling, captured in by_call]
+        trials += [100 * trials[1], -100 * trials[1]]
+        passes += _capture_trial_passes(network, trials[-2:], indices)
+    found = [_choose_layout(network, [_select(passes, index) for index in call], trials) for call in candidates]
+    varying = [one for one in found if not _is_constant(one)]
+    # A branch whose feature maps are the same for every image, such as a second image that the network stores, belongs
+    # to no place of the photo: what it adds is part of the bias.
+    chosen = varying or found
     branches = tuple(
-        HeadBranch(captured.index, pooling, captured.pooled_values.shape[1], captured.grid)
-        for captured, pooling in zip(passes[0].poolings, poolings, strict=True)
-        if pooling is not None
+        HeadBranch(one.images[0].index, one.pooling, one.images[0].pooled_values.shape[1], one.images[0].grid)
+        for one in chosen
     )
-    return branches, passes
+    poolings = zip(*(one.images for one in chosen), strict=True)
+    return branches, [TrialPass(list(row), one.logits) for row, one in zip(poolings, passes, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class _FoundPooling:
+    """A pooling and its kind."""
+
+    pooling: Pooling
+    images: Sequence[CapturedPooling]  # what was captured for each trial image, with derivatives if its kind needs them
+
+
+def _capture_trial_passes(
+    network: nn.Module, images: Sequence[Tensor], calls: Sequence[int], needs_derivative: bool = False
+) -> list[TrialPass]:
+    """Capture pooling calls for some images."""
+    try:
+        return [TrialPass(*capture_poolings(network, image, calls, needs_derivative)) for image in images]
+    except PoolingNotReachedError as error:
+        raise HeadError(
+            "The network takes other ways for other images, as with an early exit: a pooling that one image reached "
+            "was not reached by another. Class maps need one way for all images."
+        ) from error
+
+
+def _select(passes: Sequence[TrialPass], index: int) -> list[CapturedPooling]:
+    """Return what was captured of one pooling, for each image."""
+    return [next(captured for captured in one.poolings if captured.index == index) for one in passes]
+
+
+def _is_constant(found: _FoundPooling) -> bool:
+    first, *others = found.images
+    # Maps that are the same in every cell are those of a dead layer, not of an image.
+    is_flat = bool((first.feature_maps == first.feature_maps[..., :1, :1]).all())
+    return not is_flat and all(torch.equal(one.feature_maps, first.feature_maps) for one in others)
+
+
+def _choose_layout(
+    network: nn.Module, candidates: Sequence[list[CapturedPooling]], trials: Sequence[Tensor]
+) -> _FoundPooling:
+    """Find the kind of a pooling, in the layout that explains its values for all images.
+
+    Args:
+        network: any classifier.
+        candidates: for each layout that the shapes of the call allow, what was captured for each image.
+        trials: the images, (1, channels, H, W) each.
+    """
+    example = trials[0]
+    for first, *_ in candidates:
+        _refuse_several_images(first, len(example))
+    found = [(images, _identify_from_values(images)) for images in candidates]
+    fitting = [_FoundPooling(pooling, images) for images, pooling in found if pooling is not None]
+    if len(fitting) > 1:  # all numbers fit if maps were flattened
+        return _choose_by_place(network, fitting, example)
+    _refuse_tokens(network, (fitting[0].images if fitting else candidates[0])[0], example)
+    if fitting:
+        return fitting[0]
+    # Few poolings need derivatives, which take time to compute.
+    calls = [images[0].index for images in candidates]
+    passes = _capture_trial_passes(network, trials, calls, needs_derivative=True)
+    for index in calls:
+        images = _select(passes, index)
+        if all(captured.derivative is not None for captured in images):
+            return _FoundPooling(_identify_from_derivatives(images), images)
+    shape = tuple(candidates[0][0].feature_maps.shape[1:])
+    raise HeadError(
+        f"The last feature maps {shape} are not pooled by average, max or flatten, nor by one function of each "
+        "channel, so their class maps would not be exact."
+    )
 
 
 def make_trial_images(example: Tensor) -> list[Tensor]:
@@ -102,9 +171,13 @@ def compute_remainder(captured: CapturedPooling) -> Tensor:
     return captured.pooled_values - shares.sum((2, 3))
 
 
-def _by_call(passes: Sequence[TrialPass]) -> list[tuple[CapturedPooling, ...]]:
-    """Return, for each pooling call, what was captured for all images."""
-    return list(zip(*(one.poolings for one in passes), strict=True))
+def _refuse_several_images(captured: CapturedPooling, images: int) -> None:
+    made = len(captured.feature_maps)
+    if made != images:
+        raise HeadError(
+            f"The network makes {made} images of one, such as crops or mirrored copies in one batch, and combines what "
+            "it finds in them. Their cells lie at different places. Give Inspector the network for a single image."
+        )
 
 
 def _refuse_infinite(one: TrialPass) -> None:
@@ -116,21 +189,55 @@ def _refuse_infinite(one: TrialPass) -> None:
             )
 
 
-def _refuse_tokens(poolings: Sequence[CapturedPooling]) -> None:
-    for captured in poolings:
-        if captured.layout is None or not captured.layout.tokens:
-            continue
-        tokens = captured.feature_maps[0, 0].numel()
-        takes_first = torch.equal(captured.feature_maps[:, :, 0, 0], captured.pooled_values)
-        if takes_first and not identify_pooling(captured.feature_maps, captured.pooled_values):
-            raise HeadError(
-                f"No spatial map reaches the logits: they are read from one of {tokens} tokens (a class token), and "
-                "all that other tokens contribute to it went through attention. Use a network that pools all tokens."
-            )
-        if captured.layout.grid is None:
-            raise HeadError(
-                f"No spatial map reaches the logits: the {tokens} tokens that are pooled form no grid of cells."
-            )
+def _choose_by_place(network: nn.Module, fitting: Sequence[_FoundPooling], example: Tensor) -> _FoundPooling:
+    """Choose the layout whose grid the network used before, has the proportions of the image, and is in place."""
+    size = example.shape[2:]
+    used = [one for one in fitting if one.images[0].layout is not None and not one.images[0].layout.is_guess]
+    in_proportion = [one for one in used or fitting if have_one_stride(size, one.images[0].grid)]
+    fitting = in_proportion or used or fitting
+    fitting = sorted(fitting, key=lambda one: measure_disproportion(one.images[0].grid, size))
+    if len(fitting) == 1:
+        return fitting[0]
+    checks = _check_places(network, [one.images[0] for one in fitting], example)
+    # Of equally good ones, the first.
+    best = max(range(len(fitting)), key=lambda n: (checks[n].misplaced is None, checks[n].order, -n))
+    return fitting[best]
+
+
+def _check_places(network: nn.Module, poolings: Sequence[CapturedPooling], example: Tensor) -> list[PlaceCheck]:
+    """Measure if the cells of some feature maps respond at their places."""
+    calls = [captured.index for captured in poolings]
+    fields = [find_receptive_field(network, example, index) for index in calls]
+    return check_places(lambda image: capture_feature_maps(network, image, calls), example, fields)
+
+
+def _refuse_random(logits: Tensor, others: Tensor) -> None:
+    """Refuse a network that gives different logits for the same image."""
+    tolerance = max(1e-3, find_tolerance({logits.dtype})) * float(others.abs().max())
+    if not torch.allclose(logits, others, rtol=0, atol=tolerance):
+        raise HeadError(
+            "The network's output is random: the same input gives different logits (dropout in evaluation mode, "
+            "for example). Class maps explain networks whose output depends on the input only."
+        )
+
+
+def _refuse_tokens(network: nn.Module, captured: CapturedPooling, example: Tensor) -> None:
+    if captured.layout is None or not captured.layout.tokens:
+        return
+    maps, pooled = captured.feature_maps.flatten(2), captured.pooled_values
+    tokens = maps.shape[2]
+    is_one = maps.shape[1] == pooled.shape[1] and bool((maps == pooled[..., None]).all(1).any())
+    if is_one and not identify_pooling(captured.feature_maps, pooled):
+        raise HeadError(
+            f"No spatial map reaches the logits: they are read from one of {tokens} tokens (a class token), and "
+            "all that other tokens contribute to it went through attention. Use a network that pools all tokens."
+        )
+    (check,) = _check_places(network, [captured], example) if captured.layout.is_guess else (None,)
+    if captured.layout.grid is None or (check is not None and check.misplaced is not None):
+        raise HeadError(
+            f"No spatial map reaches the logits: the {tokens} tokens that are pooled form no grid of cells. "
+            "A class token or registers, which belong to no cell, may be among them."
+        )
 
 
 def _find_candidates(images: Sequence[CapturedPooling]) -> list[Pooling]:
@@ -147,12 +254,6 @@ def _identify_from_values(images: Sequence[CapturedPooling]) -> Pooling | None:
 def _identify_from_derivatives(images: Sequence[CapturedPooling]) -> Pooling:
     """Return "linear" if derivative and constant are the same for several images, else "other"."""
     derivatives = [captured.derivative for captured in images if captured.derivative is not None]
-    if len(derivatives) < len(images):
-        shape = tuple(images[0].feature_maps.shape[1:])
-        raise HeadError(
-            f"The last feature maps {shape} are not pooled by average, max or flatten, nor by one function of each "
-            "channel, so their class maps would not be exact."
-        )
     first, tolerance = derivatives[0], TOLERANCE * float(derivatives[0].abs().max())
     if not all(torch.allclose(derivative, first, rtol=TOLERANCE, atol=tolerance) for derivative in derivatives):
         return "other"
@@ -163,4 +264,11 @@ def _identify_from_derivatives(images: Sequence[CapturedPooling]) -> Pooling:
         float((constant - constants[0]).abs().max()) <= TOLERANCE * (1 + scale + scales[0])
         for constant, scale in zip(constants, scales, strict=True)
     )
-    return "linear" if same_constant else "other"
+    if not same_constant:
+        return "other"
+    # A sum that adds one value after the other, as nn.AvgPool2d does, may round by more than a pairwise one.
+    is_average = torch.allclose(first, torch.full_like(first, 1 / first[0, 0].numel()), rtol=TOLERANCE)
+    has_constant = any(
+        float(one.abs().max()) > 1e-3 * (1 + scale) for one, scale in zip(constants, scales, strict=True)
+    )
+    return "average" if is_average and not has_constant else "linear"

@@ -16,13 +16,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from inspector.errors import HeadError
-from inspector.explain.branches import HeadBranch, TrialPass, find_branches
+from inspector.explain.branches import HeadBranch, find_branches
 from inspector.explain.head_checks import (
     find_affine,
     find_verdict_per_image,
     refuse_other_paths,
-    refuse_random_outputs,
 )
 from inspector.explain.head_function import HeadFunction, HeadRecording
 from inspector.explain.kinds import Verdict
@@ -117,9 +115,7 @@ def find_head(network: nn.Module, example: Tensor) -> Head:
     with preserve_state(network):
         branches, passes = find_branches(network, example)
         calls, widths = tuple(branch.call for branch in branches), tuple(branch.width for branch in branches)
-        _refuse_views(passes[0])
         captured, logits, ops = capture_and_record(network, example, calls)
-        refuse_random_outputs(TrialPass(captured, logits), passes[0])
         function = HeadFunction(network, tuple(example.shape[1:]), calls, widths).with_ops(ops, passes[0].pooled)
         recording = HeadRecording(function.recorded)
         refuse_other_paths(function, passes)
@@ -136,11 +132,3 @@ def find_head(network: nn.Module, example: Tensor) -> Head:
         per_class = len(branches) == 1 and weight.shape == identity.shape and torch.equal(weight, identity)
         note = "" if weight.any() else _ZERO_NOTE
         return Head(branches, weight, bias, len(bias), "exact", per_class, tolerance, note, recording)
-
-
-def _refuse_views(one: TrialPass) -> None:
-    if len(one.pooled) != len(one.logits):
-        raise HeadError(
-            f"The network pools {len(one.pooled)} images for each input, for example several views of it, and class "
-            "maps of their sum have no place on the photo. Give the network that explains one view."
-        )

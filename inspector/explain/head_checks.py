@@ -15,17 +15,6 @@ _SCALES = (1, -10, 100)  # of random pooled values; nonlinearities often show on
 _STEP = 1e-4  # step of the local test, relative to the root mean square of the pooled values
 
 
-def refuse_random_outputs(first: TrialPass, second: TrialPass) -> None:
-    """Raise HeadError if two passes of the same image give different pooled values or logits."""
-    for one, other in ((first.logits, second.logits), (first.pooled, second.pooled)):
-        scale = float(other.abs().max())
-        if not torch.allclose(one, other, rtol=0, atol=max(1e-3, find_tolerance({one.dtype})) * scale):
-            raise HeadError(
-                "The network's output is random: the same input gives different logits (dropout in evaluation mode, "
-                "for example). Class maps explain networks whose output depends on the input only."
-            )
-
-
 def refuse_other_paths(function: HeadFunction, passes: Sequence[TrialPass]) -> None:
     """Raise HeadError if what was recorded on one image gives other logits than the network on others."""
     for one in passes:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from inspector.errors import NetworkError
 from inspector.explain.response import explain_misplacement, make_probes, measure_response
-from inspector.explain.tracing.forward import forward_logits, pooling_not_reached
+from inspector.explain.tracing.forward import PoolingNotReachedError, forward_logits
 from inspector.explain.tracing.pooling_calls import PoolingCall, PoolingCallDetector
 from inspector.explain.tracing.receptive_field import ReceptiveField, make_even_field
 
@@ -144,5 +144,5 @@ def capture_feature_maps(network: nn.Module, image: Tensor, calls: Sequence[int]
         if len(captured) < len(calls):
             raise
     if len(captured) < len(calls):
-        raise pooling_not_reached(image)
+        raise PoolingNotReachedError(image)
     return [captured[index] for index in calls]

@@ -86,13 +86,16 @@ def identify_pooling(feature_maps: Tensor, pooled: Tensor) -> list[Pooling]:
     Returns:
         All that agree: several if the maps are constant, none for an unknown pooling.
     """
-    # Two implementations of the same sum differ by rounding, so compare with a tolerance.
-    tolerance = 1e-5 * float(feature_maps.abs().max())
-    expected = {name: pool(feature_maps) for name, pool in POOL.items()}
+    # Two implementations of the same sum differ by rounding, so compare with a tolerance. In half precision the pooled
+    # values themselves are rounded.
+    rounding = max(torch.finfo(tensor.dtype).eps for tensor in (feature_maps, pooled))
+    tolerance = max(1e-5, 2 * rounding) * float(feature_maps.abs().max())
+    wide = torch.float32 if feature_maps.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+    expected = {name: pool(feature_maps.to(wide)) for name, pool in POOL.items()}
     return [
         name
         for name, values in expected.items()
-        if values.shape == pooled.shape and torch.allclose(values, pooled, rtol=0, atol=tolerance)
+        if values.shape == pooled.shape and torch.allclose(values, pooled.to(wide), rtol=0, atol=tolerance)
     ]
 
 

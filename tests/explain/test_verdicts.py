@@ -291,8 +291,9 @@ def test_a_class_token_has_no_spatial_map_and_pooled_tokens_have_one():
 
 def test_a_network_without_pooling_is_an_error():
     network = network_of(
-        lambda m, x: m["fc"](m["conv"](x).flatten(1)), conv=(nn.Conv2d, (4, 5, SIZE)), fc=(nn.Linear, (5, 3))
+        lambda m, x: m["fc"](m["rnn"](x.flatten(2).transpose(1, 2))[1][0]), rnn=(nn.GRU, (4, 4)), fc=LINEAR
     )
+    network.layers["rnn"].batch_first = True
     with pytest.raises(
         HeadError, match=r"^No pooling was found.*Use a network that ends in global average or global max pooling"
     ):

@@ -28,7 +28,8 @@ from inspector.explain.backends.export_graph import compare_outputs, feature_gra
 from inspector.explain.backends.runtimes import Run
 from inspector.explain.classifier import Classifier
 from inspector.explain.decomposition import decompose
-from inspector.explain.feature_capture import CapturedPass, fingerprint_weights
+from inspector.explain.feature_capture import CapturedPass
+from inspector.explain.fingerprint import NetworkFingerprint
 from inspector.explain.pooling import POOL
 from inspector.explain.tracing.forward import CapturedPooling, capture_poolings
 from inspector.files import find_cache_folder, write_atomic
@@ -122,7 +123,7 @@ class AcceleratedNetwork:
         self._classifier, self._backend, self._dtype, self._cache = classifier, backend, dtype, cache
         self._name = backend if dtype == torch.float32 else f"{backend} {_DTYPE_NAMES[dtype]}"
         self._shape = (len(classifier.preprocessing.mean), *classifier.preprocessing.size)
-        self._weights = fingerprint_weights(classifier.capture)
+        self._fingerprint = NetworkFingerprint(classifier.network, classifier.noise_input())
         self._run: Run | None = None
         self._thread: threading.Thread | None = None
 
@@ -131,7 +132,7 @@ class AcceleratedNetwork:
         run = self._run
         if run is None or inputs.shape[1:] != self._shape or inputs.dtype != torch.float32 or not len(inputs):
             return None
-        if not all(weight.is_unchanged() for weight in self._weights):
+        if not self._fingerprint.is_unchanged():
             self.status = (
                 f"The network was changed after {self._backend} was built, so PyTorch runs it. Call accelerate again."
             )

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 
 from inspector.errors import NetworkError
 from inspector.explain.kinds import OutputActivation
+from inspector.explain.tracing.gradients import GradientKeeper
+from inspector.explain.tracing.layouts import FeatureLayout
 from inspector.explain.tracing.outputs import as_logits, pick_output
-from inspector.explain.tracing.pooling_calls import FeatureLayout, PoolingCall, PoolingCallDetector
+from inspector.explain.tracing.pooling_calls import PoolingCall, PoolingCallDetector
 from inspector.explain.tracing.recording import OpRecorder, OpRecording
 from inspector.explain.tracing.tensor_calls import Handler, TensorCallMode, TensorNotes, call_unchanged, op_name
 
@@ -34,6 +36,17 @@ _OUTPUT_ACTIVATIONS: dict[str, OutputActivation] = {
 _FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, NotImplementedError)
 # Functions that change only the layout of a tensor, not its values.
 LAYOUT_OPS = ("squeeze", "unsqueeze", "flatten", "view", "reshape", "__getitem__", "contiguous", "clone", "to", "float")
+
+
+class PoolingNotReachedError(NetworkError):
+    """A pass does not reach a pooling that it should reach."""
+
+    def __init__(self, inputs: Tensor) -> None:
+        shape = tuple(inputs.shape)
+        super().__init__(
+            f"The pooling was not reached with an input of shape {shape}: it may be too small to pool, or the network "
+            "was changed since its head was found. Then wrap it again."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,17 +129,17 @@ def forward_logits(
     Raises:
         NetworkError: the network does not support these inputs, or does not return logits.
     """
-    logits, _ = _run_to_logits(network, inputs, handler)
+    logits, _ = run_to_logits(network, inputs, handler)
     return as_logits(logits, len(inputs) if rows is None else rows)
 
 
 def find_output_activation(network: nn.Module, inputs: Tensor) -> OutputActivation | None:
     """Return the activation that the network ends in; None if it returns logits."""
     with torch.no_grad():
-        return _run_to_logits(network, inputs, call_unchanged)[1]
+        return run_to_logits(network, inputs, call_unchanged)[1]
 
 
-def _run_to_logits(network: nn.Module, inputs: Tensor, handler: Handler) -> tuple[Any, OutputActivation | None]:
+def run_to_logits(network: nn.Module, inputs: Tensor, handler: Handler) -> tuple[Any, OutputActivation | None]:
     """Run a network and return its logits, and the activation by which it turns them into its output."""
     sources = TensorNotes[
         tuple[Any, OutputActivation]
@@ -142,11 +155,12 @@ def _run_to_logits(network: nn.Module, inputs: Tensor, handler: Handler) -> tupl
             if argument.ndim and argument[0].numel() in argument.shape[:2]:
                 sources[result] = argument, _OUTPUT_ACTIVATIONS[name]
         elif name in LAYOUT_OPS and (source := sources.get(argument)) is not None:
-            sources[result] = function(source[0], *args[1:], **kwargs), source[1]
+            sources[result] = handler(function, (source[0], *args[1:]), kwargs), source[1]
         return result
 
     with eval_mode(network), TensorCallMode(note_activation):
-        output = run_network(network, inputs)
+        output = call_network(network, inputs)
+    output = pick_output(output)
     return sources.get(output) or (output, None)
 
 
@@ -201,7 +215,7 @@ def capture_poolings(
     with torch.no_grad():
         logits = forward_logits(network, inputs, PoolingCallDetector(capture, handler))
     if calls is not None and len(captured) < len(calls):
-        raise pooling_not_reached(inputs)
+        raise PoolingNotReachedError(inputs)
     return captured, logits
 
 
@@ -226,33 +240,6 @@ def noise_input(network: nn.Module, shape: Sequence[int], seed: int = 0) -> Tens
     return match_parameters(network, noise)
 
 
-def pooling_not_reached(inputs: Tensor) -> NetworkError:
-    """Return the error for a pass that does not reach a pooling call."""
-    shape = tuple(inputs.shape)
-    return NetworkError(f"The pooling was not reached with an input of shape {shape}: it may be too small to pool.")
-
-
-def find_poolings_reaching_logits(network: nn.Module, inputs: Tensor) -> list[int]:
-    """Return the indices of the pooling calls whose results reach the logits other than through another pooling."""
-    leaves: list[tuple[int, Tensor]] = []
-
-    def detach(call: PoolingCall) -> Tensor:
-        # Replace the result of each pooling call by a new leaf, so that gradients reach only the last poolings
-        # before the logits.
-        if not call.result.is_floating_point():
-            return call.result
-        leaf = call.result.detach().clone().requires_grad_()
-        leaves.append((call.index, leaf))
-        return leaf.clone()
-
-    with torch.inference_mode(False), torch.enable_grad():
-        total = forward_logits(network, inputs, PoolingCallDetector(detach)).sum()
-        if not leaves or not total.requires_grad:
-            return []
-        gradients = torch.autograd.grad(total, [leaf for _, leaf in leaves], allow_unused=True)
-    return [index for (index, _), gradient in zip(leaves, gradients, strict=True) if gradient is not None]
-
-
 def forward_with_pooled(
     network: nn.Module,
     inputs: Tensor,
@@ -273,19 +260,18 @@ def forward_with_pooled(
     Returns:
         Logits (R, K). Gradients flow from them to `pooled`.
     """
+    keeper = GradientKeeper(handler if recorder is None else recorder.handle)
 
     def replace(call: PoolingCall) -> Tensor:
         if call.index not in pooled:
             return call.result
-        # A clone, because an in-place op that follows may not write into a leaf that requires gradients.
-        result = pooled[call.index].reshape(-1, *call.result.shape[1:]).clone()
+        result = keeper.insert(lambda: call.pooled_layout.restore(pooled[call.index]))
         if recorder is not None:
             recorder.note_pooling(dataclasses.replace(call, result=result))
         return result
 
     rows = len(next(iter(pooled.values())))
-    handler = handler if recorder is None else recorder.handle
-    return forward_logits(network, inputs, PoolingCallDetector(replace, handler), rows)
+    return forward_logits(network, inputs, PoolingCallDetector(replace, keeper.handle), rows)
 
 
 def copy_sharing_parameters(network: nn.Module) -> nn.Module | None:

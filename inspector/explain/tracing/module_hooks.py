@@ -21,13 +21,28 @@ from inspector.explain.tracing.forward import copy_sharing_parameters, eval_mode
 
 @contextmanager
 def register_hooks(
-    modules: Iterable[nn.Module], before: Callable[[nn.Module, Any], None], after: Callable[[nn.Module, Any, Any], Any]
+    modules: Iterable[nn.Module],
+    before: Callable[[nn.Module, Any], None],
+    after: Callable[[nn.Module, Any, Any], Any] | None = None,
 ) -> Iterator[None]:
-    """Register forward pre-hooks and forward hooks on modules; remove them at the end, also after an error."""
+    """Register forward pre-hooks and forward hooks on modules; remove them at the end, also after an error.
+
+    Other threads may run the same modules: the hooks ignore them.
+    """
+    thread = threading.get_ident()
+
+    def call_before(module: nn.Module, inputs: Any) -> None:
+        if threading.get_ident() == thread:
+            before(module, inputs)
+
+    def call_after(module: nn.Module, inputs: Any, output: Any) -> Any:
+        return after(module, inputs, output) if after is not None and threading.get_ident() == thread else None
+
     with ExitStack() as handles:
         for module in modules:
-            handles.enter_context(module.register_forward_pre_hook(before))
-            handles.enter_context(module.register_forward_hook(after))
+            handles.enter_context(module.register_forward_pre_hook(call_before))
+            if after is not None:
+                handles.enter_context(module.register_forward_hook(call_after))
         yield
 
 
@@ -47,7 +62,7 @@ def intercept_modules(network: nn.Module, on_output: Callable[[ModuleOutput], Te
     """Pass the output of every module to a function, in the passes inside the ``with`` block.
 
     The hooks are on a copy that shares the parameters. If the network cannot be copied, they are on the network itself
-    until the block ends, and ignore other threads.
+    until the block ends.
 
     Args:
         network: any network.
@@ -58,17 +73,14 @@ def intercept_modules(network: nn.Module, on_output: Callable[[ModuleOutput], Te
     """
     hooked = copy_sharing_parameters(network) or network
     names = {module: name for name, module in original_network(hooked).named_modules() if name}
-    thread, runs = threading.get_ident(), Counter[nn.Module]()
+    runs = Counter[nn.Module]()
     running: list[int] = []
     starts = count()
 
     def enter(module: nn.Module, _: Any) -> None:
-        if threading.get_ident() == thread:
-            running.append(next(starts))
+        running.append(next(starts))
 
     def leave(module: nn.Module, _: Any, output: Any) -> Tensor | None:
-        if threading.get_ident() != thread:
-            return None
         runs[module] += 1
         return on_output(ModuleOutput(names[module], module, runs[module] - 1, running.pop(), output))
 

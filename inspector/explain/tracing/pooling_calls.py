@@ -1,45 +1,50 @@
 """Find the calls in a forward pass that pool feature maps: calls that reduce each channel to one value, or flatten.
 
 Every function and method call on tensors is inspected, so a pooling is found whether it is a module, a function or a
-method, and whether the maps are laid out as (N, C, h, w), as (N, h, w, C), or as tokens, (N, h * w, C).
+method, whether it returns a tensor or values with indices, as ``x.flatten(2).max(2)``, and however the maps are laid
+out (layouts.py). Several calls may pool together (composite_poolings.py).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from inspector.explain.tracing.tensor_calls import Handler, TensorNotes, call_unchanged
+from inspector.explain.tracing.composite_poolings import CompositePoolings, TensorCall
+from inspector.explain.tracing.layouts import FeatureLayout, GridFinder, PooledLayout, find_layouts
+from inspector.explain.tracing.tensor_calls import (
+    Handler,
+    TensorNotes,
+    call_unchanged,
+    find_arguments,
+    find_values,
+    op_name,
+    replace_values,
+)
+
+# The results of these functions are feature maps (N, C, h, w) by definition, so their last axes are a grid.
+_SPATIAL_OPS = ("conv2d", "max_pool2d", "avg_pool2d", "batch_norm", "interpolate", "conv_transpose2d")
+# A call that fits two layouts has two indices, which differ by this number. So an index means the same call and layout
+# at every input size, also where only one size fits both.
+_CHANNELS_LAST = 1_000_000
 
 
-@dataclass(frozen=True)
-class FeatureLayout:
-    """How feature maps are laid out in a tensor."""
-
-    channels: Literal["first", "last"]
-    grid: tuple[int, int] | None  # h, w; None for tokens that form no grid, because a class token is among them
-    tokens: bool = False  # all cells are on one axis
-
-    def feature_maps(self, tensor: Tensor) -> Tensor:
-        """Return a view of the tensor as (N, C, h, w); as (N, C, 1, tokens) where there is no grid."""
-        if self.tokens:
-            rows: Tensor = tensor if self.channels == "first" else tensor.transpose(1, 2)
-            maps: Tensor = rows.unflatten(2, self.grid or (1, -1))
-            return maps
-        return tensor if self.channels == "first" else tensor.permute(0, 3, 1, 2)
+def call_number(index: int) -> int:
+    """Return the number of the call that a pooling's index belongs to: calls are numbered in order."""
+    return index % _CHANNELS_LAST
 
 
 @dataclass(frozen=True, eq=False)
 class PoolingCall:
-    """A call that reduced each channel of feature maps to one value, or flattened them."""
+    """A call that reduced each channel of feature maps to one value, or flattened them, read in one layout."""
 
-    index: int  # number of such calls before it in the same pass
+    index: int  # number of such calls before it in the same pass; larger by a million if the channels are last
     source: Tensor  # the feature maps, in the network's own layout
     result: Tensor
     layout: FeatureLayout
-    reapply: Callable[[Tensor], Tensor] | None  # pools other maps of this shape; None where two calls did the pooling
+    reapply: Callable[[Tensor], Tensor]  # pools other maps of this shape
 
     def feature_maps(self) -> Tensor:
         """Return a copy of the feature maps, (N, C, h, w)."""
@@ -48,7 +53,15 @@ class PoolingCall:
 
     def pooled(self) -> Tensor:
         """Return a copy of the pooled values: (N, C), or (N, C * h * w) where the maps were flattened."""
-        return self.result.detach().flatten(1).clone()
+        return self.pooled_layout.read(self.result.detach()).clone()
+
+    @property
+    def pooled_layout(self) -> PooledLayout:
+        """How the pooled values are laid out in the result."""
+        is_flat = self.layout.channels == "last" and self.result[0].numel() == self.source[0].numel()
+        # One cell has one order only.
+        is_flat = is_flat and self.source[0].numel() > self.source.shape[-1]
+        return PooledLayout(self.result.shape, (self.layout, self.source.shape) if is_flat else None)
 
     def per_channel_derivative(self) -> Tensor | None:
         """Compute d pooled / d feature maps if every pooled value depends on its own channel only.
@@ -61,9 +74,9 @@ class PoolingCall:
         times s. Where channels mix, alternating signs give another gradient.
 
         Returns:
-            Tensor (N, C, h, w); None if channels mix, or if the pooling cannot be applied again.
+            Tensor (N, C, h, w); None if channels mix.
         """
-        if self.reapply is None or self.layout.feature_maps(self.source).shape[1] != self.result[0].numel():
+        if self.layout.feature_maps(self.source).shape[1] != self.result[0].numel():
             return None
         with torch.inference_mode(False), torch.enable_grad():
             leaf = self.source.detach().clone().requires_grad_()
@@ -75,7 +88,7 @@ class PoolingCall:
             signs[:, ::2] = -1
             (signed,) = torch.autograd.grad(pooled, leaf, signs)
         plain, signed = self.layout.feature_maps(plain), self.layout.feature_maps(signed)
-        expected = plain * signs[..., None, None]
+        expected = plain * signs[..., None, None].to(plain)
         independent = torch.allclose(signed, expected, rtol=1e-4, atol=1e-6 * float(plain.abs().max()))
         return plain if independent else None
 
@@ -83,103 +96,57 @@ class PoolingCall:
 class PoolingCallDetector:
     """A handler that passes each pooling call of a forward pass to `on_call`, whose answer replaces the result.
 
-    The call itself goes through `handler`. One detector serves one pass.
+    The call itself goes through `handler`. One detector serves one pass. A call that fits several layouts is passed
+    once for each, the later ones with the answer to the earlier ones as their result.
     """
 
     def __init__(self, on_call: Callable[[PoolingCall], Tensor], handler: Handler = call_unchanged) -> None:
         self._on_call, self._handler = on_call, handler
         self._found = 0
-        self._grids: dict[
-            int, tuple[int, int]
-        ] = {}  # number of cells -> last grid (h, w); tokens get their grid from here
-        # Result of reducing one axis -> the maps before: maps.mean(3).mean(2) pools in two calls.
-        self._half_pooled = TensorNotes[Tensor]()
+        self._grids = GridFinder()
+        self._composites = CompositePoolings()
         # Tensors computed from parameters only (e.g. a resized position embedding). They are not counted, since how
         # many there are depends on the input size.
         self._constants = TensorNotes[bool]()
+        # Tensors computed from pooled values only. They have one position per channel, whatever their shape: a norm
+        # over (N, 1, 1, C) does not pool a map of 1 x C cells.
+        self._pooled = TensorNotes[bool]()
 
     def __call__(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Call the function, and pass the call to `on_call` if it pools feature maps."""
-        result = self._handler(function, args, kwargs)
-        # The input is the first argument that is a tensor; einsum's first argument is its equation.
-        position = next((n for n, argument in enumerate(args) if isinstance(argument, Tensor)), None)
-        given = kwargs.get("input") if position is None else args[position]
-        if not isinstance(result, Tensor) or not isinstance(given, Tensor):
-            return result
-        if all(self._is_constant(argument) for argument in (*args, *kwargs.values()) if isinstance(argument, Tensor)):
-            self._constants[result] = True
-            return result
-        first_half = self._half_pooled.get(given)
-        source = given if first_half is None else first_half
-        layout = _find_layout(source.shape, result.shape, self._grids)
-        if layout is not None:
-            reapply = _make_reapply(function, args, kwargs, position) if source is given else None
-            result = self._on_call(PoolingCall(self._found, source, result, layout, reapply))
+        output = self._handler(function, args, kwargs)
+        given, result = find_arguments(args, kwargs), find_values(output)
+        variable = [tensor for tensor in given if not self._is_constant(tensor)]
+        if given and not variable and isinstance(output, Tensor):
+            self._constants[output] = True
+        variable = [tensor for tensor in variable if tensor.is_floating_point()]
+        if result is None or not variable:
+            return output
+        self._grids.note_image(variable[0])
+        call = TensorCall(function, args, kwargs, output, variable)
+        is_pooled = all(tensor in self._pooled for tensor in variable)
+        answer = self._report(call, result, is_pooled)
+        is_pooling = answer is not None
+        answer = result if answer is None else answer
+        self._composites.note(call, answer, is_pooled, is_pooling)
+        if is_pooled or (is_pooling and result.numel() < variable[0].numel()):
+            self._pooled[answer] = True
+        elif result.ndim == 4 and op_name(function) in _SPATIAL_OPS:
+            self._grids.note_maps(result)
+        return output if answer is result else replace_values(output, answer)
+
+    def _report(self, call: TensorCall, result: Tensor, is_pooled: bool) -> Tensor | None:
+        """Pass a call to `on_call` in every layout that its shapes fit; return the answer, None if it is no pooling."""
+        for composite in self._composites.find(call, is_pooled):
+            layouts = find_layouts(composite.maps.shape, result.shape, self._grids)
+            if not layouts:
+                continue
+            for layout in layouts:
+                index = self._found + (_CHANNELS_LAST if layout.channels == "last" else 0)
+                result = self._on_call(PoolingCall(index, composite.maps, result, layout, composite.apply))
             self._found += 1
-        elif _has_lost_an_axis(given.shape, result.shape):
-            self._half_pooled[result] = given
-        self._note_grid(result.shape)
-        return result
+            return result
+        return None
 
     def _is_constant(self, tensor: Tensor) -> bool:
         return isinstance(tensor, nn.Parameter) or tensor in self._constants
-
-    def _note_grid(self, shape: torch.Size) -> None:
-        if len(shape) == 4:
-            for height, width in (shape[1:3], shape[2:]):
-                # One row or one column may be the output of attention for a single query: it is not taken as a grid.
-                if height > 1 and width > 1:
-                    self._grids[height * width] = height, width
-
-
-def _make_reapply(
-    function: Callable[..., Tensor], args: Sequence[Any], kwargs: dict[str, Any], position: int | None
-) -> Callable[[Tensor], Tensor]:
-    """Return the same call as a function of its input, the argument at `position` or the keyword "input"."""
-    if position is None:
-        return lambda maps: function(*args, **(kwargs | {"input": maps}))
-    return lambda maps: function(*args[:position], maps, *args[position + 1 :], **kwargs)
-
-
-def _find_layout(source: torch.Size, result: torch.Size, grids: dict[int, tuple[int, int]]) -> FeatureLayout | None:
-    """Find the layout of `source` if it has several cells and `result` has one value per channel; else None."""
-    if len(result) not in (2, 3, 4) or source[:1] != result[:1] or not source[0]:
-        return None
-    values = result.numel() // source[0]
-    if len(source) == 4:
-        return _find_map_layout(source, result, values)
-    if len(source) == 3:
-        return _find_token_layout(source, result, values, grids)
-    return None
-
-
-def _find_map_layout(source: torch.Size, result: torch.Size, values: int) -> FeatureLayout | None:
-    _, channels, height, width = source
-    if height * width > 1:
-        # Not for (N, 1, 1, W): these may be W channels of one cell, with the channels last, not flattened maps.
-        flattened = values == source[1:].numel() and len(result) == 2 and channels * height > 1
-        if flattened or values == channels == result[1]:
-            return FeatureLayout("first", (height, width))
-    if channels * height > 1 and width > 1 and values == width == result[-1]:
-        return FeatureLayout("last", (channels, height))
-    return None
-
-
-def _find_token_layout(
-    source: torch.Size, result: torch.Size, values: int, grids: dict[int, tuple[int, int]]
-) -> FeatureLayout | None:
-    _, rows, columns = source
-    if rows > 1 and columns > 1 and values == columns == result[-1]:
-        return FeatureLayout("last", grids.get(rows), tokens=True)
-    # If the number of columns is no known grid, this is a reduction over channels, as in normalization.
-    if columns in grids and columns > 1 and values == rows == result[1]:
-        return FeatureLayout("first", grids[columns], tokens=True)
-    return None
-
-
-def _has_lost_an_axis(source: torch.Size, result: torch.Size) -> bool:
-    """Tell whether maps (N, a, b, c) were reduced along one axis."""
-    if len(source) != 4 or source[:1] != result[:1] or result.numel() >= source.numel():
-        return False
-    a, b, c = source[1:]
-    return tuple(result[1:]) in ((a, b), (a, c), (b, c), (a, b, 1), (a, 1, c))

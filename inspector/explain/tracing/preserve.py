@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inspector.explain.tracing.recording import count_writes
+from inspector.explain.tracing.tensor_calls import count_writes
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from inspector.explain.tracing.forward import forward_logits, pooling_not_reached
+from inspector.explain.tracing.forward import PoolingNotReachedError, forward_logits
 from inspector.explain.tracing.pooling_calls import PoolingCall, PoolingCallDetector
 from inspector.explain.tracing.tensor_calls import TensorNotes, op_name
 
@@ -72,7 +72,7 @@ def find_receptive_field(network: nn.Module, example: Tensor, pooling: int) -> R
     with torch.no_grad():
         forward_logits(network, example, PoolingCallDetector(look_up, tracker.handle))
     if not found:
-        raise pooling_not_reached(example)
+        raise PoolingNotReachedError(example)
     return found[0]
 
 

@@ -13,8 +13,17 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from inspector.explain.tracing.layouts import PooledLayout
 from inspector.explain.tracing.pooling_calls import PoolingCall
-from inspector.explain.tracing.tensor_calls import Handler, TensorNotes, call_unchanged, op_name
+from inspector.explain.tracing.tensor_calls import (
+    Handler,
+    TensorNotes,
+    call_unchanged,
+    count_writes,
+    is_detaching,
+    leave_inference_mode,
+    op_name,
+)
 
 # Their initial states have as many rows as the recorded pass. Called with more rows they write past the end of memory:
 # the check is in torch.nn.LSTM and not in the function.
@@ -43,8 +52,8 @@ class _RecordedOp:
 class OpRecording:
     """The ops from the pooled values to the logits. They hold the network's own parameters, not copies."""
 
-    # Index of the pooling call -> reference number, shape in the recorded pass.
-    pooled: dict[int, tuple[int, torch.Size]]
+    # Index of the pooling call -> reference number, layout of its result in the recorded pass.
+    pooled: dict[int, tuple[int, PooledLayout]]
     # Reference number -> contents of a tensor that was created before, when the first op wrote into it.
     written: dict[int, Tensor]
     ops: list[_RecordedOp]
@@ -69,8 +78,8 @@ class OpRecording:
         """
         # A clone, because an in-place op that follows may not write into a leaf that requires gradients.
         values = {
-            number: handler(Tensor.clone, (pooled[n].reshape(-1, *shape[1:]),), {})
-            for n, (number, shape) in self.pooled.items()
+            number: handler(Tensor.clone, (layout.restore(pooled[n]),), {})
+            for n, (number, layout) in self.pooled.items()
         }
         dtype = next(iter(values.values())).dtype
         values |= {number: _clone_in(contents, dtype) for number, contents in self.written.items()}
@@ -88,7 +97,7 @@ class OpRecorder:
     def __init__(self) -> None:
         self._numbers = TensorNotes[int]()  # reference numbers of the tensors that were computed from the pooled values
         self._next_number = count()
-        self._pooled: dict[int, tuple[int, torch.Size]] = {}
+        self._pooled: dict[int, tuple[int, PooledLayout]] = {}
         self._written: dict[int, Tensor] = {}
         self._ops: list[_RecordedOp] = []
         self._dtypes: set[torch.dtype] = set()
@@ -103,11 +112,14 @@ class OpRecorder:
             self._note_view(leaf)
         if all(self._numbers.get(leaf) is None for leaf in leaves):
             return function(*args, **kwargs)
+        if is_detaching(function):
+            return self._pass_on(args[0], function(*args, **kwargs))
         if is_writing(function, kwargs):
             target = kwargs["out"] if isinstance(kwargs.get("out"), Tensor) else args[0]
             self._note_written(target)
         numbers = [self._numbers.get(leaf) for leaf in leaves]
-        recorded = [leaf if n is None else _TensorRef(n) for leaf, n in zip(leaves, numbers, strict=True)]
+        pairs = zip(leaves, numbers, strict=True)
+        recorded = [leave_inference_mode(leaf) if n is None else _TensorRef(n) for leaf, n in pairs]
         versions = [count_writes(leaf) for leaf in recorded]
         result = function(*args, **kwargs)
         # An op may write into a tensor that was created earlier, although its name does not say so.
@@ -119,7 +131,7 @@ class OpRecorder:
 
     def note_pooling(self, call: PoolingCall) -> None:
         """Start to record at the result of this pooling call."""
-        self._pooled[call.index] = self._assign_number(call.result), call.result.shape
+        self._pooled[call.index] = self._assign_number(call.result), call.pooled_layout
 
     def recording(self, logits: Tensor) -> OpRecording | None:
         """Return the recording up to the logits; None if they were computed in a way that it cannot repeat."""
@@ -127,6 +139,13 @@ class OpRecorder:
         if number is None or not self._is_complete:
             return None
         return OpRecording(self._pooled, self._written, self._ops, number, frozenset(self._dtypes))
+
+    def _pass_on(self, source: Tensor, result: Tensor) -> Tensor:
+        """Note that a tensor has the values of another: a recording may be differentiated where the network is not."""
+        number = self._numbers.get(source)
+        if number is not None and self._numbers.get(result) is None:
+            self._numbers[result] = number
+        return result
 
     def _append(self, function: Callable[..., Any], leaves: list[Any], spec: pytree.TreeSpec, result: Any) -> None:
         results = pytree.tree_leaves(result)
@@ -164,11 +183,6 @@ def is_writing(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> bool:
     name = op_name(function)
     in_place = name.endswith("_") and not name.endswith("__")
     return in_place or name in _WRITERS or bool(kwargs.get("inplace")) or isinstance(kwargs.get("out"), Tensor)
-
-
-def count_writes(leaf: Any) -> int:
-    """Return torch's count of the writes into a tensor; 0 for anything else, and where torch does not count."""
-    return leaf._version if isinstance(leaf, Tensor) and not leaf.is_inference() else 0
 
 
 def _base_of(leaf: Any) -> Tensor | None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 from weakref import ref
 
+import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -11,6 +12,8 @@ from torch.overrides import TorchFunctionMode
 Handler = Callable[[Callable[..., Any], Sequence[Any], dict[str, Any]], Any]
 
 Note = TypeVar("Note")
+
+_READ_DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
 
 
 class TensorCallMode(TorchFunctionMode):
@@ -58,3 +61,56 @@ class TensorNotes(Generic[Note]):
         """Return the note on a tensor; None if there is none, or if the value is no tensor."""
         entry = self._entries.get(id(value))
         return entry[1] if entry is not None and entry[0]() is value else None
+
+
+def find_arguments(args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
+    """Return the tensors among the arguments of a call, also those in lists, as in ``torch.cat([a, b])``."""
+    tensors = []
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            tensors.append(value)
+        elif isinstance(value, list | tuple):
+            tensors += [one for one in value if isinstance(one, Tensor)]
+    return tensors
+
+
+def find_values(output: Any) -> Tensor | None:
+    """Return the values that a call computed: a tensor, or the first of values and indices, as topk returns them."""
+    if isinstance(output, Tensor):
+        return output if output.is_floating_point() else None
+    if isinstance(output, tuple | list) and len(output) == 2 and all(isinstance(one, Tensor) for one in output):
+        values, indices = output
+        return values if values.is_floating_point() and values.shape == indices.shape and has_indices(output) else None
+    return None
+
+
+def has_indices(output: Any) -> bool:
+    """Tell whether a call returned values and the indices where they were found."""
+    return isinstance(output, tuple | list) and len(output) == 2 and output[1].dtype == torch.int64
+
+
+def replace_values(output: Any, values: Tensor) -> Any:
+    """Return what a call returned with other values, in a tuple of the same type."""
+    if isinstance(output, Tensor):
+        return values
+    rest = (values, *output[1:])
+    # Named tuples take their fields one by one, torch's own and all others take a sequence.
+    return type(output)(*rest) if hasattr(output, "_fields") else type(output)(rest)
+
+
+def count_writes(leaf: Any) -> int:
+    """Return torch's count of the writes into a tensor; 0 for anything else, and where torch does not count."""
+    return leaf._version if isinstance(leaf, Tensor) and not leaf.is_inference() else 0
+
+
+def is_detaching(function: Callable[..., Any]) -> bool:
+    """Tell whether a function returns the same values without their gradient: detach, or reading .data."""
+    return op_name(function) in ("detach", "detach_") or function == _READ_DATA
+
+
+def leave_inference_mode(value: Any) -> Any:
+    """Return a copy of a tensor that was made in inference mode, because it supports no gradients."""
+    if not isinstance(value, Tensor) or not value.is_inference():
+        return value
+    with torch.inference_mode(False):
+        return value.clone()
