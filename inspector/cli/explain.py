@@ -114,8 +114,8 @@ def explain(
         chosen = options.parse_classes(classes)
         content = maps.figure_content(chosen, against, dense=dense, smooth=not grid, opacity=figure.opacity)
         folder = save_class_maps(maps, out, content, style)
-    for note in picture.notes:
-        screen.print(note)
+    for note in maps.view.photo.notes:
+        screen.print(note, markup=False)
     _print_maps(maps, {k: maps.class_map(k, against, dense) for k in content.classes}, against, dense)
     print_written(folder)
 

@@ -86,7 +86,7 @@ def add(
 
         class_names, overrides = network.class_names(), network.overrides()
         folder, classifier = add_model(
-            checkpoint, name, network.arch, class_names, overrides, title, network.trust, network.output
+            checkpoint, name, network.arch, class_names, overrides, title, network.trust, network.output, network.device
         )
     head = classifier.head
     screen.print(f"{name}: {head.classes} classes, {head.pooling} pooling, class maps {head.verdict}")

@@ -148,6 +148,10 @@ class NetworkOptions:
         ),
     ] = None
     output: Output = None
+    device: Annotated[
+        str | None,
+        Option(help="Where the network runs: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for a GPU if there is one."),
+    ] = None
     trust: Trust = False
 
     def load(self, model: str) -> "Classifier":
@@ -158,7 +162,7 @@ class NetworkOptions:
         loaded = resolve(model, self.arch, self.class_names(), self.overrides(), trust=self.trust, output=self.output)
         for note in loaded.notes:
             progress.print(note, markup=False)
-        return Classifier.from_network(loaded)
+        return Classifier.from_network(loaded, self.device)
 
     def class_names(self) -> tuple[str, ...] | None:
         """Return the class names in the file --labels; None if the option was not given."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from inspector.errors import ClassError, NetworkError
+from inspector.explain.device import find_device
 from inspector.explain.feature_capture import FeatureCapture, make_feature_capture
 from inspector.explain.head import Head, find_head
 from inspector.explain.kinds import OutputActivation
@@ -76,8 +77,9 @@ class Classifier:
         output: str | int | None = None,
         window: Sequence[float] | None = None,
         display: Sequence[int] | None = None,
+        device: str | torch.device | None = None,
     ) -> "Classifier":
-        """Make a classifier of a network, which is not changed.
+        """Make a classifier of a network, which is not changed, except that `device` moves it.
 
         The head is read now. Wrap again after training the network further.
 
@@ -100,6 +102,7 @@ class Classifier:
                 computed are features.
             window: the values that become 0 and 1 in images of more than 8 bits. Default: the range that an image uses.
             display: which channels of images of more than three are shown as red, green and blue, counted from 0.
+            device: where the network runs, see `to`. Default: where it is.
 
         Raises:
             NetworkError: the network does not support inputs of this size, the number of names is wrong, or several
@@ -111,16 +114,18 @@ class Classifier:
         plain = Preprocessing(height_width, tuple(mean), tuple(std), cover, interpolation)
         preprocessing = PreprocessingOverrides(window=window, display=display).apply_to(plain)
         loaded = LoadedNetwork(name, network, preprocessing, class_names, probability, output=output)
-        return Classifier.from_network(loaded)
+        return Classifier.from_network(loaded, device)
 
     @staticmethod
-    def from_network(loaded: LoadedNetwork) -> "Classifier":
-        """Read the head of a network and make a classifier of it.
+    def from_network(loaded: LoadedNetwork, device: str | torch.device | None = None) -> "Classifier":
+        """Read the head of a network and make a classifier of it; `device` moves the network first.
 
         Raises:
             NetworkError: the network does not run on inputs of its size, or the class names do not fit.
             HeadError: no pooling reaches its logits.
         """
+        if device is not None:
+            loaded = replace(loaded, network=loaded.network.to(find_device(device)))
         preprocessing = loaded.preprocessing
         channels, size = len(preprocessing.mean), loaded.trained_size or preprocessing.size
         if channels != len(preprocessing.std) or channels == 0:
@@ -181,6 +186,29 @@ class Classifier:
             receptive_field = find_receptive_field(self.network, example, self.head.finest_branch.call)
         preprocessing = replace(preprocessing, size=size, resize=resize)
         return replace(self, preprocessing=preprocessing, receptive_field=receptive_field)
+
+    def to(self, device: str | torch.device) -> "Classifier":
+        """Return the same classifier on another device. Its head is read again there.
+
+        As in torch, the network itself is moved: do not use this classifier any more.
+
+        Args:
+            device: "cpu", "cuda", "cuda:1", "mps", or "auto" for a CUDA GPU if there is one.
+
+        Raises:
+            NetworkError: there is no such device, or the network does not run there.
+        """
+        loaded = LoadedNetwork(
+            self.name,
+            original_network(self.network),
+            self.preprocessing,
+            self.class_names,
+            self.probability,
+            self.receptive_field,
+            output=self.output,
+            notes=self.notes,
+        )
+        return Classifier.from_network(loaded, device)
 
     def inputs(self, view: View) -> Tensor:
         """Return a photo as normalized input (1, channels, H, W), in the network's dtype and on its device."""

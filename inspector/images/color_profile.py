@@ -5,6 +5,7 @@ has seen such photos as they are.
 """
 
 import io
+import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from PIL import ImageCms
 
+_UNUSUAL = re.compile(r"[^\w .,:()/+-]")
 _MAX_BYTES = 4_000_000  # profiles of printers have up to 2 MB
 # Colors by which a profile is compared with sRGB: grays, and dark and bright primaries.
 _COLORS = [(v, v, v) for v in (0, 32, 64, 128, 192, 255)] + [
@@ -33,7 +35,8 @@ def describe_color_profile(profile: bytes) -> str | None:
         return "unnamed"
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        name = "".join(c for c in ImageCms.getProfileDescription(opened) if c.isprintable()).strip()[:80]
+        # Only what cannot be markup where the note is shown: the name comes from a file of anybody.
+        name = _UNUSUAL.sub("", ImageCms.getProfileDescription(opened)).strip()[:80]
         if opened.profile.xcolor_space.strip() == "RGB" and _is_srgb(opened):
             return None
     except Exception:  # any error of LittleCMS: the profile is broken, which does not damage the pixels

@@ -9,8 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from inspector.errors import InspectorError, NetworkError, translate_errors
 from inspector.explain.classifier import Classifier, LoadedNetwork
+from inspector.explain.device import find_device
 from inspector.explain.kinds import OutputActivation
 from inspector.images.preprocessing import (
     IMAGENET_MEAN,
@@ -49,6 +52,7 @@ def load(
     output: str | int | None = None,
     window: Sequence[float] | None = None,
     display: Sequence[int] | None = None,
+    device: str | torch.device | None = None,
 ) -> Classifier:
     """Load a classifier.
 
@@ -75,6 +79,8 @@ def load(
             Default: the only one that can hold them.
         window: the values that become 0 and 1 in images of more than 8 bits. Default: the range that an image uses.
         display: which channels of images of more than three are shown as red, green and blue, counted from 0.
+        device: where the network runs: "cpu", "cuda", "cuda:1", "mps", or "auto" for a CUDA GPU if there is one.
+            Default: "cpu".
 
     Returns:
         The classifier; its head has been read and verified.
@@ -87,7 +93,10 @@ def load(
         >>> load("mine.pth", arch="torchvision:resnet18", class_names=["cat", "dog"])
     """
     overrides = PreprocessingOverrides(size, mean, std, resize, interpolation, window, display)
-    return Classifier.from_network(resolve(name, arch, class_names, overrides, probability, trust, output=output))
+    if device is not None:
+        device = find_device(device)  # before the network is read, which takes longer
+    loaded = resolve(name, arch, class_names, overrides, probability, trust, output=output)
+    return Classifier.from_network(loaded, device)
 
 
 def resolve(

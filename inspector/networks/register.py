@@ -31,6 +31,7 @@ def add_model(
     title: str | None = None,
     trust: bool = False,
     output: str | None = None,
+    device: str | None = None,
 ) -> tuple[Path, Classifier]:
     """Add the network in a file to models/, completely or not at all.
 
@@ -45,6 +46,7 @@ def add_model(
         title: one line that describes the network in lists.
         trust: allow code of the architecture to run.
         output: name or index of the output that holds the logits, if the network returns several.
+        device: where the head is read and verified, as for `load`.
 
     Returns:
         The new folder, and the classifier.
@@ -68,7 +70,8 @@ def add_model(
         hint = "Save its state dict, or export it to ONNX; or load it by its path each time, with --trust"
         reason = "which runs its own code, so it is not added to models/"
         raise NetworkError(f"{checkpoint} is a program ({kind}), {reason}. {hint}.")
-    classifier = Classifier.from_network(resolve(checkpoint, arch, class_names, overrides, trust=trust, output=output))
+    loaded = resolve(checkpoint, arch, class_names, overrides, trust=trust, output=output)
+    classifier = Classifier.from_network(loaded, device)
     card = _make_card(classifier, checkpoint, arch, title)
     with new_folder(folder) as unfinished:
         weights = unfinished / card["weights"]

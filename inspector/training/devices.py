@@ -8,34 +8,17 @@ import torch
 from torch import Tensor, distributed, nn
 
 from inspector.errors import TrainingError
-
-
-def find_device(name: str) -> torch.device:
-    """Return the device for a name: "auto", "cpu", "cuda" or, for the second GPU, "cuda:1".
-
-    Raises:
-        TrainingError: the name is unknown, or this machine has no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, colon, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (colon and not (kind == "cuda" and number.isdecimal())):
-        raise TrainingError(f"Expected auto, cpu, cuda or cuda:1 for --device, got {name!r}.")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        available = "no GPU" if count == 0 else "one GPU" if count == 1 else f"{count} GPUs"
-        raise TrainingError(f"--device is {name!r}, but torch finds {available} on this machine. Use cpu or auto.")
-    return torch.device(name)
+from inspector.explain.device import find_device
 
 
 @contextmanager
 def join_processes(name: str) -> Iterator[torch.device]:
     """Yield the device of this process. Under torchrun, also join the process group; each process has its own GPU."""
     if "LOCAL_RANK" not in os.environ:
-        yield find_device(name)
+        yield find_device(name, TrainingError)
         return
-    on_gpu = find_device(name.split(":")[0]).type == "cuda"
-    device = find_device(f"cuda:{os.environ['LOCAL_RANK']}") if on_gpu else torch.device("cpu")
+    on_gpu = find_device(name.split(":")[0], TrainingError).type == "cuda"
+    device = find_device(f"cuda:{os.environ['LOCAL_RANK']}", TrainingError) if on_gpu else torch.device("cpu")
     distributed.init_process_group("nccl" if on_gpu else "gloo")
     try:
         yield device

@@ -221,6 +221,24 @@ def test_a_checkpoint_explains_photos_without_being_added(workspace: Path, run_h
     assert not (workspace / "models").exists()
 
 
+def test_a_window_is_used_and_named(workspace: Path, run_here: Run) -> None:
+    values = np.random.default_rng(0).integers(300, 500, (60, 90), np.uint16)
+    Image.fromarray(values).save(workspace / "xray.png")
+    network = ["-m", workspace / "mine.pth", "--arch", "timm:test_resnet"]
+    out = workspace / "out"
+    done = run_here("explain", workspace / "xray.png", *network, "--window", "300,499", "--device", "cpu", "-o", out)
+    assert done.returncode == 0, done.stderr
+    note = "Its 16-bit values 300 to 499 became black to white, as the window says."
+    assert note in " ".join(done.stdout.split())
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["photo"]["notes"] == [note]
+    assert manifest["preprocessing"]["window"] == [300, 499]
+    assert np.array_equal(np.asarray(Image.open(out / "photo.png"))[..., 0], np.rint((values - 300.0) * 255 / 199))
+    done = run_here("rebuild", out, "--photo", workspace / "xray.png", *network, "-o", workspace / "again")
+    assert done.returncode == 0, done.stderr
+    assert (workspace / "again" / "figure.png").read_bytes() == (out / "figure.png").read_bytes()
+
+
 def test_native_size_explains_all_of_the_photo_at_its_own(workspace: Path, run_here: Run) -> None:
     network = ["-m", workspace / "mine.pth", "--arch", "timm:test_resnet"]
     done = run_here(
@@ -245,6 +263,11 @@ def test_native_size_explains_all_of_the_photo_at_its_own(workspace: Path, run_h
         ("--std", "1,0,1", "mean and std must be numbers, std above 0"),
         ("--mean", "nan,0,0", "mean and std must be numbers, std above 0"),
         ("--mean", "0.5", "mean and std must both have one value per channel of the network's input; got 1 and 3."),
+        ("--window", "a,b", "--window is 'a,b'. Use two numbers such as 0,4095."),
+        ("--window", "5,5", "Expected a window of two numbers, the value of black and that of white; got (5.0, 5.0)."),
+        ("--display", "1.5,2,3", "--display is '1.5,2,3'. Use three channel numbers such as 3,2,1."),
+        ("--display", "1,2", "Expected display as three channel numbers for red, green and blue; got (1, 2)."),
+        ("--device", "gpu", "Expected auto, cpu, cuda, cuda:1 or mps as device, got 'gpu'."),
         ("--interpolation", "nearest", "--interpolation is 'nearest'. Use bilinear or bicubic."),
         ("--labels", "nothing.txt", "The labels in nothing.txt cannot be read: "),
         ("--arch", "timm:test_resnett", "timm has no classifier 'test_resnett'. Nearest names: test_resnet"),

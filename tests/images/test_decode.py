@@ -447,16 +447,22 @@ def test_a_broken_profile_does_not_matter(data, pixels):
     )
 
 
-def wide_profile() -> bytes:
+def test_the_name_of_a_profile_is_no_markup(pixels):
+    name = "[red]![i](http://evil/x.png)<b>"
+    photo = read_image(encoded(Image.fromarray(pixels), icc_profile=wide_profile(name)))
+    assert not set("[]!<>*`") & set(photo.notes[0])
+
+
+def wide_profile(name: str = "Wide") -> bytes:
     """The sRGB profile with red and green exchanged, and another name."""
     data = bytearray(profile("sRGB"))
     count = struct.unpack(">I", data[128:132])[0]
     tags = {bytes(data[132 + 12 * n : 136 + 12 * n]): 132 + 12 * n for n in range(count)}
     red, green = tags[b"rXYZ"], tags[b"gXYZ"]
     data[red + 4 : red + 12], data[green + 4 : green + 12] = data[green + 4 : green + 12], data[red + 4 : red + 12]
-    place, size = struct.unpack(">II", data[tags[b"desc"] + 4 : tags[b"desc"] + 12])
-    text = "Wide".encode("utf-16-be")
-    data[place : place + size] = (
-        b"mluc" + bytes(4) + struct.pack(">II", 1, 12) + b"enUS" + struct.pack(">II", len(text), 28) + text
-    ).ljust(size, b"\0")
+    text = name.encode("utf-16-be")
+    described = b"mluc" + bytes(4) + struct.pack(">II", 1, 12) + b"enUS" + struct.pack(">II", len(text), 28) + text
+    data[tags[b"desc"] + 4 : tags[b"desc"] + 12] = struct.pack(">II", len(data), len(described))
+    data += described + bytes(-len(described) % 4)
+    data[:4] = struct.pack(">I", len(data))
     return bytes(data)

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from inspector.errors import TrainingError
-from inspector.training.devices import average_losses, find_device, is_first, parallelize, split_batch
+from inspector.training.devices import average_losses, is_first, parallelize, split_batch
 from inspector.training.recipe import read_recipe
 from inspector.training.train import train
 
@@ -58,29 +57,3 @@ def test_one_process_takes_all_and_writes() -> None:
     assert parallelize(network) is network
     assert is_first()
     assert torch.equal(average_losses(batch), batch)
-
-
-@pytest.mark.parametrize(
-    ("name", "there", "sentence"),
-    [
-        ("cuda", 0, "--device is 'cuda', but torch finds no GPU on this machine. Use cpu or auto"),
-        ("cuda:2", 2, "--device is 'cuda:2', but torch finds 2 GPUs on this machine"),
-        ("gpu", 0, "Expected auto, cpu, cuda or cuda:1 for --device, got 'gpu'"),
-        ("cuda:1", 1, "--device is 'cuda:1', but torch finds one GPU on this machine"),
-        ("cuda:", 1, "Expected auto, .* got 'cuda:'"),
-        ("cuda:one", 2, "Expected auto, .* got 'cuda:one'"),
-        ("cpu:0", 0, "Expected auto, .* got 'cpu:0'"),
-    ],
-)
-def test_a_device_that_is_not_there_is_reported(
-    name: str, there: int, sentence: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
-    with pytest.raises(TrainingError, match=sentence):
-        find_device(name)
-
-
-def test_auto_takes_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    for there, kind in ((False, "cpu"), (True, "cuda")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        assert find_device("auto") == torch.device(kind)
