@@ -42,7 +42,8 @@ Model = Annotated[
     Option(
         "--model",
         "-m",
-        help="Network: a name from `inspector models`, a folder, `torchvision:resnet18`, `timm:resnet18`, or a file: a "
+        help="Network: a name from `inspector models`, a folder (also of Hugging Face), `torchvision:resnet18`, "
+        "`timm:resnet18`, or a file: a "
         "checkpoint (with --arch), .onnx, .keras, .h5, and with --trust .pt2 and TorchScript.",
     ),
 ]

@@ -27,6 +27,7 @@ from inspector.networks.builtin import FACTORIES
 from inspector.networks.catalog import ModelCard, find_model_card, find_model_folder, is_trusted
 from inspector.networks.checkpoint import MAX_BYTES, State, detect_kind, is_small_safetensors, read_states
 from inspector.networks.fit_state import choose_usual
+from inspector.networks.huggingface import is_huggingface_folder, list_weight_files, read_huggingface
 from inspector.networks.isolation import ran_out_of_memory, try_in_child
 from inspector.networks.keras_model import read_keras
 from inspector.networks.load_checkpoint import Architecture, load_checkpoint
@@ -59,6 +60,7 @@ def load(
     Args:
         name: one of
             a name in models/, or a folder with a model.json;
+            a folder of Hugging Face's transformers (config.json and weights);
             "torchvision:resnet18", "timm:resnet18.a1_in1k" and so on, with their weights (downloaded if they are not
             cached), preprocessing and class names;
             a checkpoint (.safetensors, .pt, .pth, .bin) together with ``arch``;
@@ -145,6 +147,11 @@ def resolve(
         if not trust:
             _try_file(path, plain, max_bytes, remember)
         loaded = _read_file(path, arch, class_names, plain, trust, max_bytes)
+    elif is_huggingface_folder(path) and find_model_folder(name) is None:
+        if not trust:
+            for file in list_weight_files(path):
+                _try_file(file, _DEFAULT, max_bytes, remember)
+        loaded = read_huggingface(path, max_bytes)
     else:
         loaded = _load_card(find_model_card(name), trust)
     class_names, activation = class_names or loaded.class_names, probability or loaded.output_activation

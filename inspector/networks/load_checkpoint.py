@@ -8,6 +8,7 @@ network is built without memory first, and a second time when the weights fit.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,10 @@ def load_checkpoint(
     else:
         classes = architecture.classes
         if classes is None:
-            classes = count_classes(find_fit(states, _build_without_memory(architecture, None).state_dict()).state)
-        fit, channels = _fit(states, _build_without_memory(architecture, classes), title, path, spare)
+            classes = count_classes(
+                find_fit(states, build_without_memory(partial(architecture.build, None)).state_dict()).state
+            )
+        fit, channels = _fit(states, build_without_memory(partial(architecture.build, classes)), title, path, spare)
         network = architecture.build(classes)
         adapt_input_channels(network, fit.state)
     write_weights(fit.state, network, path)
@@ -117,10 +120,10 @@ def adapt_input_channels(network: nn.Module, state: Mapping[str, Tensor]) -> int
     return None
 
 
-def _build_without_memory(architecture: Architecture, classes: int | None) -> nn.Module:
-    """Build a network whose large tensors have shapes and no values."""
+def build_without_memory(construct: Callable[[], nn.Module]) -> nn.Module:
+    """Call a function that builds a network; the network's large tensors get shapes and no values."""
     with _LargeWithoutMemory():
-        return architecture.build(classes)
+        return construct()
 
 
 class _LargeWithoutMemory(TorchFunctionMode):

@@ -63,7 +63,7 @@ def check_fit(fit: Fit, expected: Mapping[str, Tensor], name: str, path: Path | 
     """
     for problem, names in _find_misfits(expected, fit.state).items():
         if names:
-            misfit = f"they {problem} {_list_some(names)}{_describe_shapes(expected, fit.state, names[0])}"
+            misfit = f"they {problem} {list_some(names)}{_describe_shapes(expected, fit.state, names[0])}"
             raise NetworkError(f"{_describe_place(fit, path)} do not fit {name}'s architecture: {misfit}.")
 
 
@@ -81,7 +81,7 @@ def write_weights(state: Mapping[str, Tensor], network: nn.Module, path: Path | 
     if broken:
         hint = "The training diverged: take an earlier checkpoint."
         weights = f"The weights at {path}" if path else "The weights"
-        raise NetworkError(f"{weights} hold values that are NaN or infinite, in {_list_some(broken)}. {hint}")
+        raise NetworkError(f"{weights} hold values that are NaN or infinite, in {list_some(broken)}. {hint}")
     # Some layers read their version from the weights. safetensors stores none, but the shapes agree: use the network's.
     complete._metadata = getattr(expected, "_metadata", {})  # type: ignore[attr-defined]
     network.load_state_dict(complete)
@@ -93,9 +93,9 @@ def describe_fit(fit: Fit) -> tuple[str, ...]:
     if fit.place and (fit.ignored or fit.copies):
         notes.append(f"The weights were found at {fit.place}.")
     if fit.copies:
-        notes.append(f"Weights that fit as well were not used: {_list_some(fit.copies)}.")
+        notes.append(f"Weights that fit as well were not used: {list_some(fit.copies)}.")
     if beside := [name for name in fit.ignored if not name.startswith(tuple(_list_prefixes(fit.copies)))]:
-        notes.append(f"Not part of the network: {_list_some(beside)}.")
+        notes.append(f"Not part of the network: {list_some(beside)}.")
     return tuple(notes)
 
 
@@ -142,7 +142,8 @@ def _is_finite(tensor: Tensor) -> bool:
     return tensor.numel() == 0 or all(bound.isfinite() for bound in tensor.aminmax())
 
 
-def _list_some(names: Sequence[str]) -> str:
+def list_some(names: Sequence[str]) -> str:
+    """Return the first three names of a list and the number of the others, printable."""
     return ", ".join(make_printable(name, 60) for name in names[:3]) + (
         f" and {len(names) - 3} more" if len(names) > 3 else ""
     )

@@ -39,7 +39,7 @@ def read_torch_program(path: Path, kind: Kind, example_shape: tuple[int, int, in
         hint = "say so with --trust (trust=True in Python); a state dict or an ONNX file needs no trust"
         raise NetworkError(f"{problem}. If you trust whoever made it, {hint}.")
     try:
-        with _silence("torch.export", "torch._export"):
+        with silence("torch.export", "torch._export"):
             if kind == "torch.export":
                 return torch.export.load(path).module()
             return _convert_script(torch.jit.load(path, map_location="cpu"), example_shape)
@@ -48,7 +48,7 @@ def read_torch_program(path: Path, kind: Kind, example_shape: tuple[int, int, in
 
 
 @contextmanager
-def _silence(*names: str) -> Iterator[None]:
+def silence(*names: str) -> Iterator[None]:
     """Silence warnings, such as torch's deprecations, and these loggers, which would print whole tracebacks."""
     # Use a lock: warning filters and log levels are global, and two threads would restore each other's settings.
     with _SILENCE, warnings.catch_warnings():
@@ -83,6 +83,6 @@ def _convert_script(script: Any, example_shape: tuple[int, int, int]) -> nn.Modu
 
 def _describe_reason(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
-    if "warnings above" in text:  # the message refers to warnings that _silence hides
+    if "warnings above" in text:  # the message refers to warnings that `silence` hides
         return "it is broken, made by another version of torch, or calls operators that are not there"
     return make_printable(text.splitlines()[0], 160).rstrip(".: ")
