@@ -76,9 +76,9 @@ class OnnxNetwork(nn.Module):
 
     def compute_feature_maps(self, inputs: Tensor) -> Tensor:
         """Compute the feature maps before pooling, (N, C, h, w)."""
-        images = inputs.detach().cpu().float()
-        images = images if self._channel_order == "channels first" else images.permute(0, 2, 3, 1)
-        result = torch.from_numpy(self._trunk.run(images.contiguous().numpy()))
+        images = _as_array(inputs)
+        images = images if self._channel_order == "channels first" else images.transpose(0, 2, 3, 1)
+        result = torch.from_numpy(self._trunk.run(np.ascontiguousarray(images)))
         maps = result.reshape(len(inputs), *result.shape[-3:])
         return (maps if self._cut.channel_order == "channels first" else maps.permute(0, 3, 1, 2)).contiguous()
 
@@ -91,12 +91,12 @@ class OnnxNetwork(nn.Module):
     def run_head(self, pooled: Tensor) -> Tensor:
         """Run the head in ONNX Runtime, without gradients: pooled values (N, P) -> logits (N, K)."""
         assert self._head is not None
-        values = pooled.detach().cpu().float()
+        values = _as_array(pooled)
         if self._cut.pooling == "flatten" and self._cut.channel_order == "channels last":
             # torch flattened with the channels first: bring the values into the file's order.
             height, width, channels = self._cut.maps_shape
-            values = values.view(-1, channels, height, width).permute(0, 2, 3, 1)
-        result = self._head.run(values.reshape(-1, *self._cut.pooled_shape).contiguous().numpy())
+            values = values.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
+        result = self._head.run(np.ascontiguousarray(values.reshape(-1, *self._cut.pooled_shape)))
         return torch.from_numpy(result.reshape(len(pooled), -1))
 
     @cached_property
@@ -125,6 +125,11 @@ class OnnxNetwork(nn.Module):
                 problem = "is not affine (an activation, a normalization or several layers)"
                 consequence = "its logits do not split exactly over cells"
                 raise HeadError(f"What follows the pooling in the ONNX file {problem}: {consequence}.")
+
+
+def _as_array(tensor: Tensor) -> Values:
+    """Return a tensor as a float32 array, in one call: while gradients are kept, detach() changes nothing."""
+    return cast(Values, tensor.float().numpy(force=True))
 
 
 class _HeadFunction(torch.autograd.Function):
