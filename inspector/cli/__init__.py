@@ -1,7 +1,12 @@
 """The command line `inspector`. Each module in this folder holds commands of one kind."""
 
+import io
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -10,21 +15,45 @@ from typer import Option
 
 # Importing these modules adds their commands. The help lists the commands in this order.
 from inspector.cli import dataset, explain, large, networks, train
-from inspector.cli.console import progress, screen
+from inspector.cli.console import print_error, screen
 from inspector.cli.options import cli, command
-from inspector.errors import InspectorError
+from inspector.cli.report import ExitStatus
+from inspector.errors import InspectorError, summarize_reason
 from inspector.version import __version__
 
 __all__ = ["cli", "dataset", "explain", "large", "main", "networks", "train"]
 
 
 def main() -> None:
-    """Run the command line. For an InspectorError print its message without a traceback and exit with status 1."""
+    """Run the command line. For an error that a user can correct, print one sentence and exit with status 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may have no letter for a class name
+    with _end_on_sigterm():
+        try:
+            cli()
+        except InspectorError as error:
+            print_error(str(error))
+        except MemoryError:
+            print_error("There is not enough memory for this. Use a smaller --size, or a smaller network.")
+        except OSError as error:
+            # What is left here is about files of libraries, such as no folder for temporary files.
+            print_error(f"{summarize_reason(error)}{f': {error.filename}' if error.filename else ''}.")
+    sys.exit(ExitStatus.ERROR)
+
+
+@contextmanager
+def _end_on_sigterm() -> Iterator[None]:
+    """End like an error when the process is asked to end, so that no unfinished files stay."""
+
+    def end(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
     try:
-        cli()
-    except InspectorError as error:
-        progress.print(f"Error: {error}", style="red", markup=False)
-        sys.exit(1)
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @command
@@ -34,11 +63,16 @@ def app(
         str, Option(help="Address to serve on. The default is reachable from this machine only.")
     ] = "localhost",
 ) -> None:
-    """Start the app and open it in the browser."""
+    """Start the app and open it in the browser. Folders that you type in it are relative to the current one."""
     package = Path(__file__).parent.parent
     script = package / "app.py" if (package / "app.py").is_file() else package.parent / "app.py"
-    streamlit = [sys.executable, "-m", "streamlit", "run", str(script), f"--server.port={port}"]
-    sys.exit(subprocess.call([*streamlit, f"--server.address={address}"], cwd=script.parent))
+    streamlit = [sys.executable, "-P", "-m", "streamlit", "run", str(script), f"--server.port={port}"]
+    streamlit.append(f"--server.address={address}")
+    if os.name == "nt":  # no process takes the place of another there
+        sys.exit(subprocess.call(streamlit))
+    sys.stdout.flush()
+    # Streamlit takes the place of this process, so it gets the signals, and its exit status is this one's.
+    os.execv(sys.executable, streamlit)
 
 
 @cli.callback(invoke_without_command=True)

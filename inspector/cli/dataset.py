@@ -1,26 +1,27 @@
 """Commands `inspector batch` and `inspector survey`: compute the class maps of a data set, and summarize them."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 from typer import Argument, Option
 
 from inspector.cli import options
-from inspector.cli.console import print_written, progress, screen
+from inspector.cli.console import errors, make_progress, print_written, progress, screen
+from inspector.cli.report import ExitStatus, Report, judge, parse_verdict
 from inspector.errors import InspectorError
+from inspector.files import check_new_folder, new_folder
 from inspector.networks.catalog import DEFAULT
 
 if TYPE_CHECKING:
     from inspector.datasets.summary import DatasetSummary
-
-_STOPPED = 130  # usual exit status of a command that was stopped by Ctrl-C
 
 
 @options.command
@@ -56,12 +57,15 @@ def batch(
         str, Option(help="`local`, or `ray` for several processes on this machine or a cluster.")
     ] = "local",
     resume: Annotated[bool, Option("--resume", help="Continue the interrupted run in --out.")] = False,
+    overwrite: options.Overwrite = False,
+    fail_on: options.FailOn = None,
     network: options.NetworkOptions,
-) -> None:
+) -> Report:
     """Explain a data set: write top classes, probabilities and class maps of every image to Parquet files.
 
     For an image that cannot be read, the row holds the error. If the command is stopped or killed, only unfinished
-    shards are lost. To continue, run the same command with --resume.
+    shards are lost. To continue, run the same command with --resume. With --overwrite the earlier run stays until the
+    new one is complete, so a stopped run is lost and the earlier one is kept.
 
     Examples:
     * `inspector batch photos -m torchvision:resnet50 -o maps`
@@ -76,30 +80,49 @@ def batch(
         raise InspectorError("--size native gives every photo its own grid, but a table needs one grid. Use 448.")
     if overlays and (engine == "ray" or "://" in out):
         raise InspectorError("Overlays are drawn by the local engine only, into a local folder. Leave out --overlays.")
+    if overwrite and (resume or "://" in out):
+        raise InspectorError("--overwrite begins a new run in a local folder: leave out --resume, and use no address.")
+    fail_on = parse_verdict(fail_on)
+    from inspector.datasets.table import check_place, count_written_shards, is_file_of_run
+
+    # Before the network is loaded, which may take minutes.
+    if overwrite:
+        check_new_folder(Path(out), is_ours=is_file_of_run)
+    else:
+        check_place(out, resume)
     with progress.status(f"Loading {model} and listing {' '.join(source[:3])} ..."):
         from inspector.datasets.run import RunOptions, run_dataset
-        from inspector.datasets.table import count_written_shards
         from inspector.explain.memory import keep_freed_memory
 
         classifier = network.load(model) if engine == "local" else None
     how = RunOptions(top, batch_size, workers, shard_size, overlays, backend, resume)
     keep_freed_memory()
+    place: AbstractContextManager[str | Path] = (
+        new_folder(Path(out), is_ours=is_file_of_run) if overwrite else nullcontext(out)
+    )
     try:
-        with _show_images_done() as show:
+        with _show_images_done() as show, place as folder:
             if classifier is None:
                 from inspector.datasets.ray_engine import run_dataset_on_ray
 
-                counts = run_dataset_on_ray(source, partial(network.load, model), out, how, on_progress=show)
+                counts = run_dataset_on_ray(source, partial(network.load, model), folder, how, on_progress=show)
             else:
-                counts = run_dataset(source, classifier, out, how, on_progress=show)
+                counts = run_dataset(source, classifier, folder, how, on_progress=show)
     except KeyboardInterrupt:
-        shards = count_written_shards(out)
-        progress.print(f"Stopped: {shards:,} shards are complete in {out}. Use --resume to continue.")
-        raise typer.Exit(_STOPPED) from None
+        if overwrite:
+            errors.print(f"Stopped: {out} is as it was.")
+        else:
+            shards = count_written_shards(out)
+            errors.print(f"Stopped: {shards:,} shards are complete in {out}. Use --resume to continue.")
+        raise typer.Exit(ExitStatus.STOPPED) from None
     screen.print(f"{counts}", soft_wrap=True)
     print_written(out)
     if overlays:
         screen.print(f"gallery: {Path(out) / 'gallery.html'}", soft_wrap=True)
+    status = judge(counts.worst_verdict, fail_on)
+    if not status and not counts.explained:
+        status = ExitStatus.UNREADABLE
+    return Report({"folder": out, **asdict(counts), "worst_verdict": counts.worst_verdict}, status)
 
 
 class _ImagesPerSecond(ProgressColumn):
@@ -110,8 +133,7 @@ class _ImagesPerSecond(ProgressColumn):
 @contextmanager
 def _show_images_done() -> Iterator[Callable[[int, int], None]]:
     """Show a progress bar. Yield a function that updates it: show(images done, number of all images)."""
-    columns = (BarColumn(), MofNCompleteColumn(), _ImagesPerSecond(), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), *columns, console=progress) as bar:
+    with make_progress(BarColumn(), MofNCompleteColumn(), _ImagesPerSecond(), TimeRemainingColumn()) as bar:
         task = bar.add_task("explaining", total=None, visible=False)
 
         def show(done: int, images: int) -> None:
@@ -135,7 +157,9 @@ def survey(
         ),
     ] = None,
     objects: options.Objects = None,
-) -> None:
+    overwrite: options.Overwrite = False,
+    fail_on: options.FailOn = None,
+) -> Report:
     """Summarize a data set: where the network looks for each class, which classes it confuses, which images stand out.
 
     Examples:
@@ -143,17 +167,26 @@ def survey(
 
     * `inspector survey results -o report --objects boxes.csv`
     """
+    fail_on = parse_verdict(fail_on)
+    if out is not None and not overwrite:
+        check_new_folder(out)
     with progress.status("Opening the results ..."):
         from inspector.analysis.localization import read_regions
-        from inspector.datasets.summarize import summarize
+        from inspector.datasets.summarize import SUMMARY_FILES, summarize
 
         regions = read_regions(objects) if objects else None
+    if out is not None and overwrite:
+        check_new_folder(out, is_ours=SUMMARY_FILES.__contains__)
     out = out or results / "survey"
-    with Progress(console=progress, transient=True) as bar:
+    with make_progress(transient=True) as bar:
         task = bar.add_task("Reading class maps", total=1.0)
         summary = summarize(results, out, regions, lambda done: bar.update(task, completed=done), report=True)
     _print_summary(summary)
     print_written(out)
+    names, pairs = summary.class_names, zip(summary.pairs, summary.contrasts.counts, strict=True)
+    confused = [{"label": names[a], "predicted": names[b], "images": int(count)} for (a, b), count in pairs]
+    numbers = {"network": summary.network, "verdict": summary.verdict, **asdict(summary.counts)}
+    return Report({"folder": out, **numbers, "confusions": confused[:100]}, judge(summary.verdict, fail_on))
 
 
 def _print_summary(summary: "DatasetSummary") -> None:

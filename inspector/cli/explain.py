@@ -3,18 +3,24 @@
 import re
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
 from inspector.cli import options
-from inspector.cli.console import print_class_table, print_verdict, print_written, progress, screen
-from inspector.errors import InspectorError
+from inspector.cli.console import print_class_table, print_error, print_verdict, print_written, progress, screen
+from inspector.cli.report import ExitStatus, Report, judge, name_values, parse_verdict
+from inspector.errors import ImageError, InspectorError
+from inspector.explain.kinds import worst_verdict
+from inspector.files import check_new_folder
 from inspector.networks.catalog import DEFAULT
 
 if TYPE_CHECKING:
-    from inspector.explain.class_maps import ClassMap, ClassMaps
+    from inspector.explain.class_maps import ClassMap
+    from inspector.explain.classifier import Classifier
+    from inspector.images.photo import Photo
     from inspector.output.style import FigureStyle
 
 _figure_option: Any = partial(Option, rich_help_panel="The figure")
@@ -70,7 +76,10 @@ class FigureOptions:
 
 @options.command
 def explain(
-    photo: Annotated[Path, Argument(help="Image file to explain.", show_default=False)],
+    photo: Annotated[
+        list[Path],
+        Argument(help="Image file to explain. Several get one folder each inside --out.", show_default=False),
+    ],
     out: Annotated[Path, Option("--out", "-o", help="New folder for the figure, the numbers and the manifest.")],
     *,
     model: options.Model = DEFAULT,
@@ -85,51 +94,120 @@ def explain(
         bool, Option("--dense", help="Score each cell as if it alone were pooled. The scores do not sum to the logit.")
     ] = False,
     grid: Annotated[bool, Option("--grid", help="Draw the raw cells, without interpolation.")] = False,
+    overwrite: options.Overwrite = False,
+    fail_on: options.FailOn = None,
     network: options.NetworkOptions,
     figure: FigureOptions,
-) -> None:
-    """Write the class maps of a photo: figures, the numbers, a report and a manifest.
+) -> Report:
+    """Write the class maps of photos: figures, the numbers, a report and a manifest.
 
     Examples:
     * `inspector explain cat.jpg -o cat`
 
     * `inspector explain cat.jpg -c "tabby,Egyptian cat" -a average -o cat-against-average`
 
+    * `inspector explain photos/*.jpg -m torchvision:resnet50 -o maps --json`
+
     * `inspector explain cat.jpg -m mine.pth --arch torchvision:resnet18 --labels classes.txt --size 448 -o cat`
 
     * `inspector explain cat.jpg -c "tabby,lynx" --panels classes,contrast --width 89mm --font-size 6 --dpi 300 -o cat`
     """
-    with progress.status(f"Reading {photo.name} and loading {model} ..."):
+    fail_on, folders = parse_verdict(fail_on), _name_folders(photo, out)
+    for folder in folders:
+        if not overwrite:
+            check_new_folder(folder)  # before the imports below, which take seconds
+    what = photo[0].name if len(photo) == 1 else f"{len(photo)} photos"
+    with progress.status(f"Reading {what} and loading {model} ..."):
         # Import these modules only here: they import torch, which takes seconds, and --help does not need it.
-        from inspector.explain.class_maps import class_maps
         from inspector.images.photo import read_image
-        from inspector.output.export import save_class_maps
+        from inspector.output.export import FILES
 
+        for folder in folders:
+            check_new_folder(folder, is_ours=FILES.__contains__ if overwrite else None)
         style = figure.style()
-        picture = read_image(photo)
+        # A photo that cannot be read is an error before the network is loaded, unless there are others.
+        only = read_image(photo[0]) if len(photo) == 1 else None
         native = network.size == "native"
         classifier = (replace(network, size=None) if native else network).load(model)
-    with progress.status("Computing the class maps and drawing ..."):
-        maps = class_maps(classifier, picture, "native" if native else None)
-        chosen = options.parse_classes(classes)
-        content = maps.figure_content(chosen, against, dense=dense, smooth=not grid, opacity=figure.opacity)
-        folder = save_class_maps(maps, out, content, style)
-    for note in maps.view.photo.notes:
-        screen.print(note, markup=False)
-    _print_maps(maps, {k: maps.class_map(k, against, dense) for k in content.classes}, against, dense)
-    print_written(folder)
+    wanted = WantedMaps(options.parse_classes(classes), against, dense, not grid, figure.opacity, native)
+    entries: list[dict[str, Any]] = []
+    for path, folder in zip(photo, folders, strict=True):
+        with progress.status(f"Computing the class maps of {path.name} and drawing ..."):
+            try:
+                numbers = _explain_photo(only or read_image(path), folder, classifier, wanted, style, overwrite)
+                entries.append({"photo": path, **numbers})
+            except ImageError as error:
+                if len(photo) == 1:
+                    raise
+                print_error(str(error))
+                entries.append({"photo": path, "error": str(error)})
+    explained = [entry for entry in entries if "error" not in entry]
+    status = judge(worst_verdict(*(entry["verdict"] for entry in explained)) if explained else None, fail_on)
+    if not status and len(explained) < len(entries):
+        status = ExitStatus.UNREADABLE
+    return Report({"network": classifier.name, "photos": entries}, status)
 
 
-def _print_maps(maps: "ClassMaps", shown: dict[int, "ClassMap"], against: str | None, dense: bool) -> None:
-    def numbers(one: "ClassMap") -> tuple[float, ...]:
-        if one.total is None:
-            return (float(one.values.max()),)
-        return float(one.values.sum()), one.bias, one.total
+@dataclass(frozen=True)
+class WantedMaps:
+    """Which maps of a photo are written and shown, as the options say."""
 
-    total = "logit" if against is None else "difference"
-    columns = ("highest score",) if dense else ("sum of the map", "bias", total)
-    print_class_table(columns, ((one.title, float(maps.probabilities[k]), numbers(one)) for k, one in shown.items()))
+    classes: int | list[str]
+    against: str | None
+    dense: bool
+    smooth: bool
+    opacity: float
+    native: bool  # at the photo's own size
+
+
+def _explain_photo(
+    picture: "Photo", folder: Path, classifier: "Classifier", wanted: WantedMaps, style: "FigureStyle", overwrite: bool
+) -> dict[str, Any]:
+    """Write the folder of one photo, print its numbers, and return them for --json."""
+    from inspector.explain.class_maps import class_maps
+    from inspector.output.export import save_class_maps
+
+    maps = class_maps(classifier, picture, "native" if wanted.native else None)
+    content = maps.figure_content(
+        wanted.classes, wanted.against, dense=wanted.dense, smooth=wanted.smooth, opacity=wanted.opacity
+    )
+    save_class_maps(maps, folder, content, style, overwrite)
+    shown = {k: maps.class_map(k, wanted.against, wanted.dense) for k in content.classes}
+    total = "logit" if wanted.against is None else "difference"
+    columns = ("highest score",) if wanted.dense else ("sum of the map", "bias", total)
+    rows = [(one.title, float(maps.probabilities[k]), _list_numbers(one)) for k, one in shown.items()]
+    notes = maps.view.photo.notes if maps.view is not None else picture.notes
+    for note in notes:
+        screen.print(note)
+    print_class_table(columns, rows)
     print_verdict(maps.verdict, maps.residual)
+    print_written(folder)
+    numbers = [
+        {"class": k, "name": name, "probability": probability, **name_values(columns, values)}
+        for k, (name, probability, values) in zip(shown, rows, strict=True)
+    ]
+    return {
+        "folder": folder, "verdict": maps.verdict, "residual": maps.residual, "notes": notes,
+        "classes": numbers,
+    }  # fmt: skip
+
+
+def _list_numbers(one: "ClassMap") -> tuple[float, ...]:
+    if one.total is None:
+        return (float(one.values.max()),)
+    return float(one.values.sum()), one.bias, one.total
+
+
+def _name_folders(photos: list[Path], out: Path) -> list[Path]:
+    """Return the folder of each photo: `out` for a single one, else folders in it, named after the photos."""
+    if len(photos) == 1:
+        return [out]
+    names: list[str] = []
+    for photo in photos:
+        taken = {name.lower() for name in names}
+        candidates = (photo.stem if n == 1 else f"{photo.stem}-{n}" for n in count(1))
+        names.append(next(name for name in candidates if name.lower() not in taken))
+    return [out / name for name in names]
 
 
 @options.command
@@ -146,7 +224,8 @@ def rebuild(
     arch: options.Arch = None,
     labels: options.Labels = None,
     trust: options.Trust = False,
-) -> None:
+    overwrite: options.Overwrite = False,
+) -> Report:
     """Make a figure again from its manifest. On the same machine it is equal byte for byte; differences are reported.
 
     The manifest holds no weights. If the network came from a file of your own, name that file with --model.
@@ -156,14 +235,17 @@ def rebuild(
 
     * `inspector rebuild class-maps.zip -o again -m mine.pth --arch torchvision:resnet18 --labels classes.txt`
     """
+    if not overwrite:
+        check_new_folder(out)  # before the imports below, which take seconds
     class_names = options.NetworkOptions(labels=labels).class_names()
     with progress.status(f"Making the figure of {manifest} again ..."):
         from inspector.output.reproduce import rebuild as rebuild_export
 
-        result = rebuild_export(manifest, out, photo, model, arch, class_names, trust)
+        result = rebuild_export(manifest, out, photo, model, arch, class_names, trust, overwrite)
     for line in result.versions:
-        screen.print(line, markup=False)
+        screen.print(line)
     if result.equal is not None:
         same = "the same as" if result.equal else "not the same as"
         screen.print(f"figure.png is {same} that beside the manifest, byte for byte.", soft_wrap=True)
     print_written(result.folder)
+    return Report({"folder": result.folder, "equal": result.equal, "versions": result.versions})

@@ -1,15 +1,15 @@
 """Command `inspector large`: compute class maps of an image that is too large for one pass through a network."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.progress import Progress
 from typer import Argument, Option
 
 from inspector.cli import options
-from inspector.cli.console import print_class_table, print_verdict, print_written, progress, screen
+from inspector.cli.console import make_progress, print_class_table, print_verdict, print_written, progress, screen
+from inspector.cli.report import Report, judge, name_values, parse_verdict
 from inspector.explain.memory import use_huge_pages
-from inspector.files import new_folder
+from inspector.files import check_new_folder, new_folder
 from inspector.networks.catalog import DEFAULT
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ def large(
     std: options.Std = None,
     output: options.Output = None,
     trust: options.Trust = False,
-) -> None:
+    overwrite: options.Overwrite = False,
+    fail_on: options.FailOn = None,
+) -> Report:
     """Compute the class maps of a large image at its own size, tile by tile.
 
     The result is the same as from one pass over the whole image, if the network has no global operations before the
@@ -54,15 +56,19 @@ def large(
     network = options.NetworkOptions(
         arch=arch, labels=labels, size=size, mean=mean, std=std, output=output, trust=trust
     )
+    fail_on = parse_verdict(fail_on)
+    if not overwrite:
+        check_new_folder(out)  # before the import below, which takes seconds
     use_huge_pages()
+    from inspector.output.export_large import FILES, make_large_files
+
     # Create the folder first: if it cannot be written, the error comes now and not after an hour of work.
-    with new_folder(out) as folder:
+    with new_folder(out, is_ours=FILES.__contains__ if overwrite else None) as folder:
         with progress.status(f"Loading {model} ..."):
             from inspector.explain.large_class_maps import large_class_maps
-            from inspector.output.export_large import make_large_files
 
             classifier = network.load(model)
-        with Progress(console=progress, transient=True) as bar:
+        with make_progress(transient=True) as bar:
             task = bar.add_task("Verifying the tiles ...", total=None)
             maps = large_class_maps(
                 classifier,
@@ -74,16 +80,19 @@ def large(
         with progress.status("Drawing ..."):
             for name, content in make_large_files(maps, image, tile).items():
                 (folder / name).write_bytes(content)
-    _print_maps(maps)
+    entries = _print_maps(maps)
     print_written(out)
+    values = {"image": image, "folder": out, "verdict": maps.verdict, "residual": maps.residual, "tiles": maps.tiles}
+    return Report({"network": classifier.name, **values, "classes": entries}, judge(maps.verdict, fail_on))
 
 
-def _print_maps(maps: "LargeMaps") -> None:
-    rows = []
+def _print_maps(maps: "LargeMaps") -> list[dict[str, Any]]:
+    """Print the numbers of each class, and return them for --json."""
+    rows, columns = [], ("sum of the map", "bias", "logit")
     for k, values, bias in zip(maps.classes, maps.values, maps.bias, strict=True):
         numbers = float(values.double().sum()), float(bias), float(maps.logits[k])
         rows.append((maps.classifier.class_names[k], float(maps.probabilities[k]), numbers))
-    print_class_table(("sum of the map", "bias", "logit"), rows)
+    print_class_table(columns, rows)
     y, x = maps.tiling.y, maps.tiling.x
     screen.print(
         f"{maps.tiles} tiles, {y.positions} x {x.positions} cells; each cell depends on the pixels of up to "
@@ -91,3 +100,7 @@ def _print_maps(maps: "LargeMaps") -> None:
         soft_wrap=True,
     )
     print_verdict(maps.verdict, maps.residual)
+    return [
+        {"class": k, "name": name, "probability": probability, **name_values(columns, numbers)}
+        for k, (name, probability, numbers) in zip(maps.classes, rows, strict=True)
+    ]

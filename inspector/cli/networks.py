@@ -1,13 +1,14 @@
 """Commands `inspector describe`, `add`, `models` and `export-network`: describe, add, list and export networks."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.table import Table
 from typer import Argument, Option
 
 from inspector.cli import options
 from inspector.cli.console import print_written, progress, screen
+from inspector.cli.report import Report, judge, name_values, parse_verdict
 from inspector.errors import InspectorError
 from inspector.networks.catalog import list_broken_models, list_models
 
@@ -29,7 +30,8 @@ def describe(
     mean: options.Mean = None,
     output: options.Output = None,
     trust: options.Trust = False,
-) -> None:
+    fail_on: options.FailOn = None,
+) -> Report:
     """Describe a network: its layers, its pooling, the head after the pooling, and how exact its class maps are.
 
     Examples:
@@ -37,6 +39,7 @@ def describe(
 
     * `inspector describe mypackage.networks:backbone --trust --size 128`
     """
+    fail_on = parse_verdict(fail_on)
     with progress.status(f"Analyzing {model} ..."):
         from inspector.analysis.summary import SIZES
         from inspector.analysis.summary import describe as summarize_network
@@ -52,8 +55,13 @@ def describe(
     if layers:
         _print_layers(summary)
     for name, line in summary.lines():
-        screen.print(f"[bold]{name}[/bold]: ", end="")
-        screen.print(line, markup=False)
+        screen.print(f"{name}: ", end="", style="bold")
+        screen.print(line)
+    values: dict[str, Any] = {"verdict": summary.verdict, **name_values(*zip(*summary.lines(), strict=True))}
+    if layers:
+        names = ("name", "kind", "shape", "parameters")
+        values["layers"] = [{name: getattr(layer, name) for name in names} for layer in summary.layers]
+    return Report(values, judge(summary.verdict, fail_on))
 
 
 def _print_layers(summary: "NetworkSummary") -> None:
@@ -73,7 +81,7 @@ def add(
     *,
     title: Annotated[str | None, Option(help="One line about the network, for lists.")] = None,
     network: options.NetworkOptions,
-) -> None:
+) -> Report:
     """Add a network of your own: the app lists it, and --model accepts its name.
 
     It is kept in a folder of $INSPECTOR_MODELS, or of ~/.local/share/inspector/models.
@@ -91,10 +99,12 @@ def add(
     head = classifier.head
     screen.print(f"{name}: {head.classes} classes, {head.pooling} pooling, class maps {head.verdict}")
     print_written(folder)
+    values = {"classes": head.classes, "pooling": head.pooling, "verdict": head.verdict}
+    return Report({"name": name, "folder": folder, **values})
 
 
 @options.command
-def models() -> None:
+def models() -> Report:
     """List the networks that come with Inspector and your own, whose names --model accepts."""
     table = Table("name", "what it is", "classes", "input", "accuracy", box=None, header_style="bold")
     for name, card in list_models().items():
@@ -104,7 +114,15 @@ def models() -> None:
         table.add_row(name, card.title, str(len(card.classes)), size, accuracy)
     screen.print(table)
     for broken in list_broken_models():
-        progress.print(f"{broken.name} is left out: {broken.reason}", style="yellow", markup=False)
+        progress.print(f"{broken.name} is left out: {broken.reason}", style="yellow")
+    listed = [
+        {
+            "name": name, "title": card.title, "classes": len(card.classes), "size": card.preprocessing.size,
+            "scores": card.about.get("scores"),
+        }
+        for name, card in list_models().items()
+    ]  # fmt: skip
+    return Report({"models": listed, "left_out": {broken.name: broken.reason for broken in list_broken_models()}})
 
 
 @options.command
@@ -113,8 +131,9 @@ def export_network(
     out: Annotated[Path, Option("--out", "-o", help="New file: .onnx, .xml (OpenVINO) or .pt2 (torch.export).")],
     *,
     format: Annotated[str, Option(help="File format: `onnx`, `openvino` or `pt2`.")] = "onnx",
+    overwrite: options.Overwrite = False,
     network: options.NetworkOptions,
-) -> None:
+) -> Report:
     """Write a network as one file that returns logits and class maps, for products that serve them without Inspector.
 
     Before the file gets its final name, its own runtime reads it, and its outputs are compared with the network's. The
@@ -126,14 +145,18 @@ def export_network(
     if network.size == "native":
         raise InspectorError("--size is 'native', but a file takes images of one size. Use 224 or 208x408.")
     with progress.status(f"Reading {model} ..."):
+        from inspector.explain.backends.export_network import check_target
         from inspector.explain.backends.export_network import export_network as write_network
 
+        check_target(out, format, overwrite)
         classifier = network.load(model)
     with progress.status(f"Writing {out.name} and comparing it with the network ..."):
-        file = write_network(classifier, out, format)
+        file = write_network(classifier, out, format, overwrite)
     height, width = classifier.preprocessing.size
     screen.print(
         f"inputs (N, {len(classifier.preprocessing.mean)}, {height}, {width}) -> logits (N, {classifier.head.classes}) "
         "and maps, equal to the network's own"
     )
     print_written(file)
+    inputs = (None, len(classifier.preprocessing.mean), height, width)
+    return Report({"file": file, "inputs": inputs, "classes": classifier.head.classes})

@@ -1,11 +1,13 @@
 """The command line, and the options that several commands share. A command is a decorated function.
 
     from inspector.cli import options
+    from inspector.cli.report import Report
 
     @options.command
-    def explain(photo: Annotated[Path, typer.Argument()], *, network: options.NetworkOptions) -> None: ...
+    def explain(photo: Annotated[Path, typer.Argument()], *, network: options.NetworkOptions) -> Report: ...
 
-A parameter whose type is a dataclass is a group of options: each field becomes an option of the command.
+A parameter whose type is a dataclass is a group of options: each field becomes an option of the command. A command that
+returns a Report also has the options --json and --quiet.
 """
 
 import re
@@ -19,6 +21,7 @@ import typer
 from typer import Option
 
 from inspector.cli.console import progress
+from inspector.cli.report import Report, run_command
 from inspector.errors import InspectorError
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 N = TypeVar("N", int, float)
+R = TypeVar("R", Report, None)
 
 _USUAL = "Default: as the network was trained."
 
@@ -35,6 +39,9 @@ cli = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
     help="Exact class maps of classifiers that end in global pooling: how much each pixel contributes to each logit.",
+    epilog="Exit status: 0 done; 1 an error, named in one sentence; 2 wrong command line; 3 a verdict is as bad as "
+    "--fail-on says; 4 photos could not be read (one of several in `explain`, all in `batch`), the rest is written; "
+    "130 stopped by Ctrl-C.",
 )
 
 Model = Annotated[
@@ -84,19 +91,38 @@ Output = Annotated[
 Trust = Annotated[
     bool, Option("--trust", help="Run code in the file or of the architecture. Use it only for sources that you trust.")
 ]
+Overwrite = Annotated[
+    bool,
+    Option(
+        "--overwrite",
+        help="Replace an earlier result in --out once the new one is complete. Files of others are never replaced.",
+    ),
+]
+FailOn = Annotated[
+    str | None,
+    Option(
+        "--fail-on",
+        metavar="VERDICT",
+        help="Exit with status 3 if the class maps have this verdict or a worse one: `exact-for-this-image`, "
+        "`not-unique` or `not-exact`.",
+    ),
+]
+_AsJson = Annotated[bool, Option("--json", help="Print the result as JSON, and nothing else on standard output.")]
+_Quiet = Annotated[bool, Option("--quiet", "-q", help="Print errors only.")]
 Objects = Annotated[
     Path | None,
     Option(help="Objects on the photos: a CSV of boxes (file,x1,y1,x2,y2) in pixels, or a folder of masks."),
 ]
 
 
-def command(function: Callable[P, None]) -> Callable[P, None]:
+def command(function: Callable[P, R]) -> Callable[P, R]:
     """Add a function to the command line as a command with the function's name. Return the function unchanged.
 
     Args:
         function: its parameters become the arguments and options of the command. If the type of a parameter is a
-            dataclass, each field becomes an option.
+            dataclass, each field becomes an option. If it returns a Report, the command has --json and --quiet.
     """
+    reports = signature(function).return_annotation in (Report, "Report")
     groups: dict[str, Any] = {}
     parameters: list[Parameter] = []
     for parameter in signature(function).parameters.values():
@@ -105,11 +131,18 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             parameters += signature(groups[parameter.name]).parameters.values()
         else:
             parameters.append(parameter)
+    if reports:
+        kind = Parameter.KEYWORD_ONLY
+        parameters += [
+            Parameter("as_json", kind, default=False, annotation=_AsJson),
+            Parameter("quiet", kind, default=False, annotation=_Quiet),
+        ]
 
     def run(**values: Any) -> None:
         for name, group in groups.items():
             values[name] = group(**{one.name: values.pop(one.name) for one in fields(group)})
-        function(**values)  # type: ignore[call-arg]
+        as_json, quiet = values.pop("as_json", False), values.pop("quiet", False)
+        run_command(lambda: function(**values), as_json, quiet)  # type: ignore[call-arg]
 
     run.__name__, run.__doc__ = function.__name__, function.__doc__
     parameters = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in parameters]

@@ -1,5 +1,6 @@
 """Commands `inspector train` and `inspector compare`: train heads on backbones, and compare the runs."""
 
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -12,7 +13,9 @@ from typer import Argument, Option
 
 from inspector.cli import options
 from inspector.cli.console import print_written, progress, screen
-from inspector.errors import HeadError, InspectorError, require, translate_errors
+from inspector.cli.report import Report, name_values
+from inspector.errors import HeadError, InspectorError, require
+from inspector.files import check_new_folder, new_folder
 from inspector.networks.catalog import DEFAULT
 
 if TYPE_CHECKING:
@@ -80,7 +83,7 @@ def train(
     seed: Annotated[list[int] | None, Option(help="Train only this seed. Can be given several times.", min=0)] = None,
     device: Annotated[str, Option(help="`auto`, `cpu`, `cuda`, or one GPU of several: `cuda:1`.")] = "auto",
     precision: Annotated[str, Option(help="`float32`, or `bfloat16` by autocast.")] = "float32",
-) -> None:
+) -> Report:
     """Train networks as recipes describe them, one per seed; or train heads on photos of your own.
 
     If training was interrupted, run the same command to continue.
@@ -113,6 +116,7 @@ def train(
     written = train_recipes(recipes, folder, out, seeds, device, precision, weights, regions)  # type: ignore[arg-type]
     for run_folder in written:
         print_written(run_folder)
+    return Report({"runs": written})
 
 
 @options.command
@@ -134,7 +138,8 @@ def compare(
         bool,
         Option("--own-scales", help="Draw each network's map of --photo on its own scale. Default: one scale for all."),
     ] = False,
-) -> None:
+    overwrite: options.Overwrite = False,
+) -> Report:
     """Compare finished runs: print a table of means and standard deviations over seeds. With --out write figures, too.
 
     Examples:
@@ -142,7 +147,7 @@ def compare(
 
     * `inspector compare runs/flowers --out comparison --photo daffodil.jpg --class Daffodil`
     """
-    from inspector.training.compare_runs import group_runs, make_caption, make_markdown
+    from inspector.training.compare_runs import format_rows, group_runs, list_columns, make_caption, make_markdown
     from inspector.training.read_run import find_runs, read_run
 
     photos = {path.stem: path for path in photo or ()}
@@ -150,16 +155,21 @@ def compare(
         raise InspectorError("Two photos have the same name, and so would their figures. Rename one of them.")
     if (photos and out is None) or (label is not None and not photos):
         raise InspectorError("--class needs --photo, and --photo needs --out, the folder for its figure.")
+    if out is not None:
+        check_new_folder(out, is_ours=_is_file_of_comparison if overwrite else None)
     groups = group_runs(read_run(folder) for folder in find_runs(runs))
     _print_groups(groups)
     screen.print(make_caption(groups))
+    columns = list_columns(groups)
+    report = Report({"runs": [name_values(columns, row) for row in format_rows(groups)], "folder": out})
     if out is None:
-        return
+        return report
     with progress.status("Drawing ..."):
         figures = _draw_comparison(groups) | _draw_photos(groups, photos, label, own_scales)
     command = f"inspector compare {' '.join(map(str, runs))} --out {out}"
-    _write_comparison(out, make_markdown(groups, command), figures)
+    _write_comparison(out, make_markdown(groups, command), figures, overwrite)
     print_written(out)
+    return report
 
 
 def _print_groups(groups: Sequence["RunGroup"]) -> None:
@@ -212,7 +222,7 @@ def _draw_photos(
         try:
             networks[f"{group.label}, seed {group.runs[0].seed}"] = load(name)
         except HeadError as error:
-            screen.print(f"{group.label} has no class maps: {error}", markup=False)
+            screen.print(f"{group.label} has no class maps: {error}")
     if not networks:
         screen.print("No run has weights and class maps, so no class map of a photo was drawn.")
         return {}
@@ -224,12 +234,15 @@ def _draw_photos(
     return figures
 
 
-def _write_comparison(out: Path, table: str, figures: Mapping[str, "Figure"]) -> None:
+def _is_file_of_comparison(name: str) -> bool:
+    return bool(re.fullmatch(r"table\.md|(curves|confusion|average-maps|heads-.*)\.(png|svg)", name))
+
+
+def _write_comparison(out: Path, table: str, figures: Mapping[str, "Figure"], overwrite: bool) -> None:
     from inspector.output.export import encode_figure
 
     files = {f"{name}.{kind}": encode_figure(figures[name], kind) for name in figures for kind in ("png", "svg")}
     files["table.md"] = table.encode()
-    with translate_errors(InspectorError, f"Cannot write {out}: {{reason}}."):
-        out.mkdir(parents=True, exist_ok=True)
+    with new_folder(out, is_ours=_is_file_of_comparison if overwrite else None) as folder:
         for name, content in files.items():
-            (out / name).write_bytes(content)
+            (folder / name).write_bytes(content)

@@ -26,6 +26,7 @@ from inspector.datasets.summary import INDEX, MAPS, NUMBERS, AverageMaps, Datase
 from inspector.errors import ExportError, InspectorError, summarize_reason
 from inspector.files import json_bytes, lock_folder, temporary_folder
 
+SUMMARY_FILES = (INDEX, MAPS, NUMBERS, *REPORT_FILES)
 _PAIRS = 1000  # number of confusions whose contrast maps are averaged: the most frequent ones
 _ROW_GROUP = 30_000  # rows in a row group of the index; small, so that one image is found quickly
 

@@ -16,7 +16,7 @@ from inspector.datasets.results import Results, read_state
 from inspector.datasets.statistics import Floats, compute_uniform_border_share
 from inspector.entries import Entries, parse_json
 from inspector.errors import InspectorError, translate_errors
-from inspector.explain.kinds import VERDICTS
+from inspector.explain.kinds import rank_verdict
 
 INDEX, NUMBERS, MAPS = "images.parquet", "survey.json", "average-maps.npz"
 
@@ -66,9 +66,7 @@ class DatasetSummary:
     @property
     def verdict(self) -> str | None:
         """The worst verdict of all images; None if no image was read."""
-        # Another version of Inspector may have written a verdict that is unknown here: it counts as the worst.
-        rank: dict[str, int] = {verdict: number for number, verdict in enumerate(VERDICTS)}
-        return max(self.counts.verdicts, key=lambda verdict: rank.get(verdict, len(rank)), default=None)
+        return max(self.counts.verdicts, key=rank_verdict, default=None)
 
     def describe(self) -> list[tuple[str, str]]:
         """Return the summary as text: pairs of a name and a value, one pair per line."""

@@ -18,6 +18,7 @@ import numpy as np
 
 from inspector.datasets.shard_schema import check_rows, import_arrow, make_schema, open_parquet, parse_about, read_about
 from inspector.errors import ExportError, translate_errors
+from inspector.explain.kinds import rank_verdict
 from inspector.files import json_bytes, write_atomic
 
 RUN = "run.json"
@@ -55,6 +56,11 @@ class Counts:
     def not_exact(self) -> int:
         """Number of images whose class maps do not sum to the network's logits."""
         return self.verdicts.get("not exact", 0)
+
+    @property
+    def worst_verdict(self) -> str | None:
+        """The worst verdict of all images; None if no image could be read."""
+        return max(self.verdicts, key=rank_verdict, default=None)
 
     def __str__(self) -> str:
         images, rows = (f"{self.images:,} {word}{'s' * (self.images != 1)}" for word in ("image", "row"))

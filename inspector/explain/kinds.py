@@ -35,6 +35,11 @@ VERDICTS: dict[Verdict, VerdictText] = {
 }
 
 
+def rank_verdict(verdict: str) -> int:
+    """Return the place of a verdict in the order from best to worst; an unknown one, of another version, is last."""
+    return next((place for place, known in enumerate(VERDICTS) if known == verdict), len(VERDICTS))
+
+
 def worst_verdict(*verdicts: Verdict) -> Verdict:
     """Return the worst of some verdicts; "exact" if there are none."""
     order = list(VERDICTS)

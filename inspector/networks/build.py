@@ -4,8 +4,9 @@ torchvision and timm each take seconds to import, and our own networks do not ne
 functions that use them, not at the top of this module.
 """
 
-import importlib
+import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -19,6 +20,7 @@ from torch import nn
 from inspector.errors import NetworkError, require, translate_errors
 from inspector.images.preprocessing import Interpolation, Preprocessing, as_pair
 from inspector.networks.builtin import FACTORIES
+from inspector.networks.catalog import Suggestion, simplify_name
 from inspector.networks.transfer import HeadKind, add_head
 
 LIBRARIES = ("torchvision:", "timm:")  # beginnings of the names of their networks
@@ -219,6 +221,21 @@ def _find_in_timm(wanted: str) -> Any:
     if tag:
         _check_name("timm", wanted, timm.list_pretrained(f"{base}.*"))
     return timm
+
+
+def suggest_library_names(name: str) -> Suggestion:
+    """Find the networks of torchvision and timm that a name without its library means, such as "ResNet-50"."""
+    from torchvision import models
+
+    wanted = simplify_name(re.sub(r"^(torchvision(\.models\.|[/:])|((hf[_-]hub:)?timm)[/.:])", "", name))
+    known = {simplify_name(one): f"torchvision:{one}" for one in models.list_models(module=models)}
+    same = [known[wanted]] if wanted in known else []
+    if importlib.util.find_spec("timm") is not None:
+        import timm
+
+        listed = timm.list_models() + timm.list_pretrained()
+        same += [f"timm:{one}" for one in listed if simplify_name(one) == wanted]
+    return Suggestion(tuple(same), tuple(known[key] for key in get_close_matches(wanted, known, n=2, cutoff=0.8)))
 
 
 def _check_name(library: str, wanted: str, known: list[str]) -> None:

@@ -5,7 +5,8 @@ and does not import torch, so it can list the networks without delay.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -77,6 +78,14 @@ def list_broken_models() -> list[BrokenModel]:
     return [model for model in _read_models() if isinstance(model, BrokenModel)]
 
 
+@dataclass(frozen=True)
+class Suggestion:
+    """Names that a user may have meant."""
+
+    same: tuple[str, ...] = ()  # the same name, as it is spelled
+    near: tuple[str, ...] = ()  # names that look alike
+
+
 def find_model_folder(name: str) -> Path | None:
     """Return the folder of the network of this name; None if there is none, as for a path."""
     for models in (shipped_models(), user_models()):
@@ -92,8 +101,12 @@ def is_trusted(folder: Path) -> bool:
     return folder.resolve().parent in (shipped_models().resolve(), user_models().resolve())
 
 
-def find_model_card(name: str) -> ModelCard:
+def find_model_card(name: str, suggest: Callable[[str], Suggestion] = lambda name: Suggestion()) -> ModelCard:
     """Find the card of a network by its name, or by the path of its folder.
+
+    Args:
+        name: the name or path.
+        suggest: finds names of libraries that mean the same as an unknown name, or nearly.
 
     Raises:
         NetworkError: no network has this name, or its card is broken. The message lists the nearest names.
@@ -103,9 +116,19 @@ def find_model_card(name: str) -> ModelCard:
         folder = folder or (Path(name) if (Path(name) / CARD).is_file() else None)
     if folder is not None:
         return read_model_card(folder)
-    known = [folder.name for folder in _list_folders()]
-    nearest = get_close_matches(name, known, n=3, cutoff=0.4) or sorted(known)
-    raise NetworkError(f"No network {name!r}. Nearest names: {', '.join(nearest) or 'none, models/ is empty'}.")
+    known = {simplify_name(folder.name): folder.name for folder in _list_folders()}
+    suggestion = Suggestion((known[simplify_name(name)],)) if simplify_name(name) in known else suggest(name)
+    if suggestion.same:
+        raise NetworkError(f"No network {name!r}. Use {' or '.join(suggestion.same)}.")
+    nearest = [known[key] for key in get_close_matches(simplify_name(name), known, n=3, cutoff=0.5)]
+    nearest = [*nearest, *suggestion.near] or sorted(known.values())
+    shown = make_printable(repr(name), 100)
+    raise NetworkError(f"No network {shown}. Nearest names: {', '.join(nearest) or 'none, models/ is empty'}.")
+
+
+def simplify_name(name: str) -> str:
+    """Return the letters and digits of a name, in lower case: people spell the rest in many ways."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def read_model_card(folder: Path) -> ModelCard:

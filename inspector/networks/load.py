@@ -4,6 +4,7 @@ name or file -> LoadedNetwork (network, weights, preprocessing, class names) -> 
 """
 
 import importlib.util
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from inspector.images.preprocessing import (
     Preprocessing,
     PreprocessingOverrides,
 )
-from inspector.networks.build import LIBRARIES, build, build_pretrained, find_preprocessing
+from inspector.networks.build import LIBRARIES, build, build_pretrained, find_preprocessing, suggest_library_names
 from inspector.networks.builtin import FACTORIES
 from inspector.networks.catalog import ModelCard, find_model_card, find_model_folder, is_trusted
 from inspector.networks.checkpoint import MAX_BYTES, State, detect_kind, is_small_safetensors, read_states
@@ -153,7 +154,7 @@ def resolve(
                 _try_file(file, _DEFAULT, max_bytes, remember)
         loaded = read_huggingface(path, max_bytes)
     else:
-        loaded = _load_card(find_model_card(name), trust)
+        loaded = _load_card(find_model_card(name, suggest_library_names), trust)
     class_names, activation = class_names or loaded.class_names, probability or loaded.output_activation
     changed = replace(loaded, class_names=class_names, output_activation=activation)
     output = loaded.output if output is None else output
@@ -162,12 +163,14 @@ def resolve(
 
 def _is_architecture(name: str) -> bool:
     ours = name in FACTORIES and find_model_folder(name) is None
-    return ours or (":" in name and not Path(name).exists())
+    return ours or (":" in name and not os.path.exists(name))  # noqa: PTH110 - as below
 
 
 def _is_file(path: Path) -> bool:
     """Return whether a name means a file: it has a known ending, or exists and no network in models/ has this name."""
-    return path.suffix.lower() in FILES or (path.is_file() and find_model_folder(str(path)) is None)
+    # Of os.path, because a Path raises an error for a name that is too long or has a null character.
+    exists = os.path.isfile(path)  # noqa: PTH113
+    return path.suffix.lower() in FILES or (exists and find_model_folder(str(path)) is None)
 
 
 def _try_file(path: Path, plain: Preprocessing, max_bytes: int = MAX_BYTES, remember: bool = True) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from inspector.errors import NetworkError
+from inspector.errors import ExportError, NetworkError, translate_errors
 from inspector.explain.classifier import Classifier
 from inspector.explain.tracing.chosen_output import original_network
 from inspector.files import json_bytes, new_folder
@@ -85,7 +85,8 @@ def add_model(
                 key: value.clone().contiguous()
                 for key, value in original_network(classifier.network).state_dict().items()
             }
-            save_file(state, weights)
+            with translate_errors(ExportError, f"Cannot write {folder}: {{reason}}. Nothing was left there."):
+                save_file(state, weights)
         (unfinished / "model.json").write_bytes(json_bytes(card, ascii_only=False))
     return folder, classifier
 

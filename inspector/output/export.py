@@ -133,13 +133,26 @@ def make_file(name: str, maps: ClassMaps, shown: FigureContent, style: FigureSty
     raise ExportError(f"No file {name!r} in an export. Use one of {', '.join(FILES)}.")
 
 
-def save_class_maps(maps: ClassMaps, folder: Path, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> Path:
+def save_class_maps(
+    maps: ClassMaps,
+    folder: Path,
+    shown: FigureContent,
+    style: FigureStyle = DEFAULT_STYLE,
+    overwrite: bool = False,
+) -> Path:
     """Write all FILES into a new folder, or none of them, and return the folder.
+
+    Args:
+        maps: class maps of a photo.
+        folder: the folder to write.
+        shown: which maps to show, and how.
+        style: how the figure looks.
+        overwrite: replace a folder that holds only FILES, once the new one is complete.
 
     Raises:
         ExportError: the folder is not empty, or cannot be written.
     """
-    with new_folder(folder) as unfinished:
+    with new_folder(folder, is_ours=FILES.__contains__ if overwrite else None) as unfinished:
         for name in FILES:
             (unfinished / name).write_bytes(make_file(name, maps, shown, style))
     return folder

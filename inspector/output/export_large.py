@@ -11,9 +11,11 @@ from inspector.output.export import encode_figure, encode_npz
 from inspector.output.figure import class_map_figure
 from inspector.output.manifest import describe_network
 
+FILES = ("figure.png", "maps.npz", "logits.csv", "manifest.json")
+
 
 def make_large_files(maps: LargeMaps, image: Path, tile: int) -> dict[str, bytes]:
-    """Return the files of the export, name -> bytes: figure.png, maps.npz, logits.csv and manifest.json.
+    """Return the files of the export, name -> bytes, one for each of FILES.
 
     Args:
         maps: class maps of the image.

@@ -17,13 +17,14 @@ from inspector.explain.backends.accelerate import with_backend
 from inspector.explain.class_maps import AVERAGE, FigureContent, class_maps
 from inspector.explain.classifier import Classifier
 from inspector.explain.kinds import OutputActivation
+from inspector.files import check_new_folder
 from inspector.images.decode import MAX_BYTES
 from inspector.images.photo import Photo, read_image
 from inspector.images.preprocessing import Interpolation, PreprocessingOverrides
 from inspector.networks.build import LIBRARIES
 from inspector.networks.catalog import find_model_folder
 from inspector.networks.load import resolve
-from inspector.output.export import save_class_maps
+from inspector.output.export import FILES, save_class_maps
 from inspector.output.manifest import find_version, hash_names, hash_pixels
 from inspector.output.style import FigureStyle
 
@@ -57,6 +58,7 @@ def rebuild(
     arch: str | None = None,
     class_names: Sequence[str] | None = None,
     trust: bool = False,
+    overwrite: bool = False,
 ) -> RebuildResult:
     """Make an export again from its manifest.
 
@@ -70,11 +72,13 @@ def rebuild(
         arch: architecture for a file of weights, as for `inspector.load`.
         class_names: one name per class, as for `inspector.load`.
         trust: allow code of the architecture or the file to run, as for `inspector.load`.
+        overwrite: replace a folder that holds only an earlier export.
 
     Raises:
         InspectorError: the manifest cannot be read, or the network, the class names or the photo differ from it.
         ExportError: the folder is not empty, or cannot be written.
     """
+    check_new_folder(folder, is_ours=FILES.__contains__ if overwrite else None)
     files = _read_files(manifest)
     with _translate_broken_manifest(manifest):
         settings = Entries(parse_json(files[_MANIFEST] or b""))
@@ -102,7 +106,7 @@ def rebuild(
     maps = class_maps(with_backend(replace(classifier, name=name), backend), original)
     # Check that the network has these classes: this was not possible before it was loaded.
     maps.figure_content(content.classes, content.against)
-    save_class_maps(maps, folder, content, style)
+    save_class_maps(maps, folder, content, style, overwrite)
     figure = files[_FIGURE]
     equal = None if figure is None else (folder / _FIGURE).read_bytes() == figure
     return RebuildResult(folder, tuple(_compare_versions(known)), equal)

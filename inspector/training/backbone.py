@@ -11,7 +11,7 @@ from inspector.errors import NetworkError
 from inspector.explain.classifier import Classifier
 from inspector.explain.tracing.chosen_output import original_network
 from inspector.images.preprocessing import PreprocessingOverrides
-from inspector.networks.build import build
+from inspector.networks.build import build, suggest_library_names
 from inspector.networks.builtin import FACTORIES
 from inspector.networks.catalog import find_model_card, find_model_folder
 from inspector.networks.load import resolve
@@ -45,7 +45,7 @@ def load_backbone(name: str, weights: Path | None, overrides: PreprocessingOverr
     if find_model_folder(name) is not None:
         if weights is not None:
             raise NetworkError(f"{name} in models/ has weights already. Name an architecture for {weights.name}.")
-        card = find_model_card(name)
+        card = find_model_card(name, suggest_library_names)
         loaded = resolve(name, overrides=overrides)
         architecture, options = card.architecture["factory"], dict(card.architecture.get("arguments", {}))
         if ":" in architecture and "classes" in card.architecture:

@@ -348,7 +348,7 @@ def test_describe_advises_pooling_for_a_backbone(
 
 def test_describe_of_a_missing_network_is_one_sentence(workspace: Path, run_here: Run) -> None:
     for name, sentence in (
-        ("nothing", "No network 'nothing'. Nearest names: none, models/ is empty."),
+        ("nothing", "No network 'nothing'. Nearest names: "),
         ("nothing.pth", "No weights at nothing.pth."),
         ("torchvision:resnet19", "torchvision has no classifier 'resnet19'. Nearest names: resnet18"),
     ):

@@ -18,6 +18,7 @@ from inspector.networks.catalog import (
     shipped_models,
     user_models,
 )
+from inspector.networks.load import resolve
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -228,3 +229,28 @@ def test_the_networks_of_the_checkout_are_found_wherever_the_users_are():
     for name, card in cards.items():
         assert len(card.classes) == {"fashion": 10, "flowers17": 17}.get(name.split("_")[0], 1000)
         assert {"source", "licence", "training", "scores"} <= set(card.about)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("resnet50", "Use torchvision:resnet50 or timm:resnet50."),
+        ("ResNet-50", "Use torchvision:resnet50 or timm:resnet50."),
+        ("torchvision.models.vit_b_16", "Use torchvision:vit_b_16."),
+        ("vit_b16", "Use torchvision:vit_b_16."),
+        ("timm/resnet18.a1_in1k", "Use timm:resnet18.a1_in1k."),
+        ("mobilenetv3_large_100", "Use timm:mobilenetv3_large_100."),
+        ("resnt50", "Nearest names: torchvision:resnet50."),
+        ("EfficientNet Lite0", "Use efficientnet_lite0."),
+        ("fashion-gap", "Use fashion_gap."),
+        ("efficentnet_lite", "Nearest names: efficientnet_lite0"),
+        ("", "Nearest names: efficientnet_lite0"),
+        ("x" * 5000, "Nearest names: efficientnet_lite0"),
+        ("a\0b", "Nearest names: efficientnet_lite0"),
+    ],
+)
+def test_a_name_that_nearly_works_is_suggested(name: str, sentence: str) -> None:
+    with pytest.raises(NetworkError, match=r"^No network '") as raised:
+        resolve(name)
+    assert sentence in str(raised.value)
+    assert len(str(raised.value)) < 400

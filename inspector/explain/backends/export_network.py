@@ -6,8 +6,8 @@ Class names, preprocessing and bias are in the file's own metadata. The file is 
 it, and its outputs are compared with the network's, before the file is renamed to its final name.
 """
 
+import io
 import json
-import tempfile
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from inspector.errors import ExportError
+from inspector.errors import ExportError, translate_errors
 from inspector.explain.backends.export_graph import LogitsAndMaps, class_map_graph, compare_outputs, export_program
 from inspector.explain.backends.runtimes import Run, import_runtime, run_onnxruntime, run_openvino, write_onnx
 from inspector.explain.class_maps import class_maps_of_batch
 from inspector.explain.classifier import Classifier
+from inspector.files import temporary_folder
 from inspector.version import __version__
 
 _SUFFIXES: dict[str, str] = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
@@ -28,13 +29,14 @@ _METADATA = "inspector.json"  # name of the metadata inside a .pt2 file
 _SEED = 3  # seed of the noise on which the file is verified
 
 
-def export_network(classifier: Classifier, file: str | Path, format: str = "onnx") -> Path:
+def export_network(classifier: Classifier, file: str | Path, format: str = "onnx", overwrite: bool = False) -> Path:
     """Write the graph of logits and class maps to a new file, for any number of inputs of the classifier's size.
 
     Args:
         classifier: classifier to write.
         file: a name that ends in .onnx, .xml (a .bin is written beside it) or .pt2.
         format: "onnx", "openvino" or "pt2".
+        overwrite: replace an earlier file of this name, once the new one is verified.
 
     Returns:
         Path of the file.
@@ -42,6 +44,35 @@ def export_network(classifier: Classifier, file: str | Path, format: str = "onnx
     Raises:
         ExportError: the file exists or cannot be written, or its outputs differ from the network's.
         HeadError: the head has no weight that holds for every image.
+    """
+    names = check_target(file, format, overwrite)
+    file = names[0]
+    graph, inputs = class_map_graph(classifier), classifier.noise_input(2, _SEED)
+    if format != "pt2":
+        import_runtime("onnxruntime" if format == "onnx" else "openvino")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # The temporary folder is in the same folder as the file, so that renaming is a single step.
+        with temporary_folder(file.parent) as folder:
+            unfinished = [folder / one.name for one in names]
+            _WRITERS[format](graph, inputs, unfinished[0], describe_export(classifier))
+            _verify(classifier, _READERS[format](unfinished[0]))
+            # Rename the file that users open last (.xml after .bin), so that both exist once it is visible.
+            for temporary, name in reversed(list(zip(unfinished, names, strict=True))):
+                temporary.replace(name)
+    except OSError as error:
+        raise ExportError(f"Cannot write {file}: {error.strerror or error}.") from error
+    return file
+
+
+def check_target(file: str | Path, format: str, overwrite: bool = False) -> list[Path]:
+    """Check that a network can be written under a name; call it before the network is loaded.
+
+    Returns:
+        The paths of the files that are written, the one that users name first.
+
+    Raises:
+        ExportError: there is no such format, the name has another ending, or a file exists and is not to be replaced.
     """
     file = Path(file)
     if format not in _SUFFIXES:
@@ -51,24 +82,10 @@ def export_network(classifier: Classifier, file: str | Path, format: str = "onnx
             f"A network in the format {format} needs a name that ends in {_SUFFIXES[format]}; got {file}."
         )
     names = [file, file.with_suffix(".bin")] if format == "openvino" else [file]
-    if existing := next((one for one in names if one.exists()), None):
-        raise ExportError(f"{existing} exists already. Use another name.")
-    graph, inputs = class_map_graph(classifier), classifier.noise_input(2, _SEED)
-    if format != "pt2":
-        import_runtime("onnxruntime" if format == "onnx" else "openvino")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # The temporary folder is in the same folder as the file, so that renaming is a single step.
-        with tempfile.TemporaryDirectory(dir=file.parent, prefix=".inspector-") as folder:
-            unfinished = [Path(folder) / one.name for one in names]
-            _WRITERS[format](graph, inputs, unfinished[0], describe_export(classifier))
-            _verify(classifier, _READERS[format](unfinished[0]))
-            # Rename the file that users open last (.xml after .bin), so that both exist once it is visible.
-            for temporary, name in reversed(list(zip(unfinished, names, strict=True))):
-                temporary.replace(name)
-    except OSError as error:
-        raise ExportError(f"Cannot write {file}: {error.strerror or error}.") from error
-    return file
+    for one in names:
+        if one.exists() and not (overwrite and one.is_file()):
+            raise ExportError(f"{one} exists already. Use another name, or --overwrite to replace it.")
+    return names
 
 
 def describe_export(classifier: Classifier) -> dict[str, str]:
@@ -97,13 +114,19 @@ def _write_openvino(graph: LogitsAndMaps, inputs: Tensor, file: Path, metadata: 
         output.get_tensor().set_names({name})
     for name, value in metadata.items():
         model.set_rt_info(value, ["inspector", name])
-    # Weights in half precision would change the logits.
-    openvino.save_model(model, str(file), compress_to_fp16=False)
+    # OpenVINO raises RuntimeError if the disk is full.
+    problem = f"Cannot write {file.name}: {{reason}}. Nothing was left there; is there room on the disk?"
+    with translate_errors(ExportError, problem):
+        # Weights in half precision would change the logits.
+        openvino.save_model(model, str(file), compress_to_fp16=False)
 
 
 def _write_pt2(graph: LogitsAndMaps, inputs: Tensor, file: Path, metadata: dict[str, str]) -> None:
     with warnings.catch_warnings(action="ignore"):
-        torch.export.save(export_program(graph, inputs), file, extra_files={_METADATA: json.dumps(metadata)})
+        # Into memory first: if the disk is full, the writer of torch ends the whole process.
+        content = io.BytesIO()
+        torch.export.save(export_program(graph, inputs), content, extra_files={_METADATA: json.dumps(metadata)})
+    file.write_bytes(content.getbuffer())
 
 
 def _read_pt2(file: Path) -> Run:

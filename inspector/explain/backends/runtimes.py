@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
-from inspector.errors import NetworkError, require, translate_errors
+from inspector.errors import ExportError, NetworkError, require, translate_errors
 from inspector.explain.backends.export_graph import LogitsAndMaps, export_program
 from inspector.explain.backends.fold_batchnorm import fold_batchnorm
 
@@ -189,6 +189,7 @@ def write_onnx(graph: LogitsAndMaps, inputs: Tensor, file: Path, metadata: Mappi
 
     Raises:
         NetworkError: the network cannot be written as ONNX.
+        ExportError: the disk has no room for the file.
         InspectorError: onnxscript is not installed.
     """
     import_runtime("onnxscript")
@@ -207,6 +208,7 @@ def write_onnx(graph: LogitsAndMaps, inputs: Tensor, file: Path, metadata: Mappi
         )
         assert exported is not None
         exported.model.metadata_props.update(metadata)
+    with translate_errors(ExportError, f"Cannot write {file.name}: {{reason}}. Nothing was left there."):
         exported.save(file, external_data=False)
 
 
