@@ -195,7 +195,7 @@ class NetworkOptions:
 
         loaded = resolve(model, self.arch, self.class_names(), self.overrides(), trust=self.trust, output=self.output)
         for note in loaded.notes:
-            progress.print(note, markup=False)
+            progress.print(note)
         return Classifier.from_network(loaded, self.device)
 
     def class_names(self) -> tuple[str, ...] | None:
