@@ -1,4 +1,4 @@
-"""Caches that all sessions share: networks, photos and results. Each cache has a limited number of entries.
+"""Caches that all sessions share: networks by their number, photos and results by the memory that they take.
 
 Streamlit makes the key of an entry from all arguments whose names do not begin with an underscore. Modules that need
 torch are imported inside the functions, so that the sidebar is on the screen before torch is imported.
@@ -16,6 +16,8 @@ import streamlit as st
 from inspector.errors import InspectorError
 from inspector.images.photo import Photo, read_image
 from inspector.training.read_run import Run, TestPhoto, read_test_photos
+from inspector.ui.state import sessions
+from inspector.ui.state.sized_cache import SizedCache, keep_results
 
 if TYPE_CHECKING:
     from streamlit.runtime.uploaded_file_manager import UploadedFile
@@ -73,6 +75,17 @@ def cache_results(max_entries: int) -> Callable[[Callable[P, R]], CachedResults[
     return lambda function: CachedResults(function, max_entries)
 
 
+def _drop_with_session(key: Any, kept: SizedCache) -> None:
+    """Drop a result when the session of this thread has ended."""
+    sessions.at_session_end(lambda: kept.drop(lambda other: other == key))
+
+
+def _drop_if_private(key: Any, kept: SizedCache) -> None:
+    """Drop a result of a private network when the session has ended. Its network's key, or a MapsKey, comes first."""
+    if (key[1] if isinstance(key[1], str) else key[1][0]).startswith(PRIVATE):
+        _drop_with_session(key, kept)
+
+
 # The page Training runs shows a photo by up to 14 networks (MAX_RUNS in components/charts.py). With fewer entries than
 # that, every new photo would load all of these networks again.
 @st.cache_resource(max_entries=16, show_spinner=False)
@@ -89,13 +102,13 @@ def load_network(name: str, changed: int = 0) -> "Classifier":
     return classifier
 
 
-@st.cache_resource(max_entries=32, show_spinner=False)
+@keep_results(_drop_with_session)
 def read_upload(file_id: str, name: str, _data: bytes) -> Photo:
     """Read an uploaded photo. Raises ImageError if it cannot be read."""
     return read_image(_data, name)
 
 
-@st.cache_resource(max_entries=32, show_spinner=False)
+@keep_results()
 def read_example(path: Path) -> Photo:
     """Read a photo from a file of the server. Raises ImageError if it cannot be read."""
     return read_image(path)
@@ -117,7 +130,7 @@ def accelerate_network(network_key: str, _load: "Callable[[], Classifier]") -> "
     return accelerate(_load(), os.environ.get(BACKEND) or ("auto" if has_fast_backend() else "eager"), delay=_DELAY)
 
 
-@cache_results(max_entries=32)
+@keep_results(_drop_if_private)
 def compute_class_maps(
     network_key: str,
     photo_sha256: str,
@@ -144,7 +157,7 @@ def compute_class_maps(
     return class_maps(classifier, _photo, None if scale == 1 else (height, width))
 
 
-@cache_results(max_entries=32)
+@keep_results(_drop_if_private)
 def mask_photo(
     key: MapsKey, masked: tuple[tuple[int, int], ...], change: "PixelChange", _maps: "ClassMaps"
 ) -> "MaskedOutcome":
@@ -170,8 +183,7 @@ def list_network_layers(network_key: str, _load: "Callable[[], Classifier]") -> 
     return layers.list_layers(_load())
 
 
-# Only 8 entries: the feature maps of an early layer on a large photo take 70 MB.
-@cache_results(max_entries=8)
+@keep_results(_drop_if_private)
 def compute_layer_maps(key: MapsKey, label: str, _maps: "ClassMaps", _layer: "Layer") -> "LayerMaps":
     """Compute the feature maps of a layer on the photo."""
     from inspector.analysis import layers
@@ -179,7 +191,7 @@ def compute_layer_maps(key: MapsKey, label: str, _maps: "ClassMaps", _layer: "La
     return layers.compute_layer_maps(_maps.classifier, get_view(_maps), _layer)
 
 
-@cache_results(max_entries=64)
+@keep_results(_drop_if_private)
 def compute_contributions(
     key: MapsKey, label: str, k: int, _maps: "ClassMaps", _layer_maps: "LayerMaps"
 ) -> "LayerContributions":
@@ -189,7 +201,7 @@ def compute_contributions(
     return layers.compute_layer_contributions(_maps, _layer_maps, k)
 
 
-@cache_results(max_entries=400)
+@keep_results(_drop_with_session)
 def read_channels(
     network_key: str, file_id: str, name: str, _upload: "UploadedFile", _load: "Callable[[], Classifier]"
 ) -> "PhotoChannels | str":

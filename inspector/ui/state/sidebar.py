@@ -17,6 +17,8 @@ from inspector.ui.components.controls import choose_option, upload_photos
 from inspector.ui.state import cache, keys
 
 if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
     from inspector.explain.class_maps import ClassMaps
     from inspector.explain.classifier import Classifier
 
@@ -120,22 +122,31 @@ def read_sidebar(import_page: Callable[[], object] = lambda: None) -> tuple[Side
         network = choose_network()
         photo = choose_photo(network)
         scale = choose_size()
-    for note in photo.notes:
-        st.info(note, icon=":material/info:")
+    notes = st.container()
     key = network.key, photo.sha256, photo.name, scale
     # Draw the placeholder in every run: if some runs had none, everything below would change its position, and widgets
     # would lose what the user has typed.
     place = st.empty()
     if st.session_state.get(keys.SHOWN_MAPS) == key:
         import_page()
-        return (SidebarSelection(network, key, cache.compute_class_maps(*key, photo, network.load)),)
+        maps = cache.compute_class_maps(*key, photo, network.load)
+        _show_notes(notes, maps)
+        return (SidebarSelection(network, key, maps),)
     with place.container(), st.spinner(f"Loading {network.name} and computing the class maps of {photo.name} ..."):
-        st.image(photo.pixels, width=photo_width(photo))
+        step = max(1, photo.size[1] // (2 * photo_width(photo)))  # a large photo need not be encoded as a whole
+        st.image(photo.pixels[::step, ::step], width=photo_width(photo))
         import_page()
         maps = cache.compute_class_maps(*key, photo, network.load)
     place.empty()
     st.session_state[keys.SHOWN_MAPS] = key
+    _show_notes(notes, maps)
     return (SidebarSelection(network, key, maps),)
+
+
+def _show_notes(place: "DeltaGenerator", maps: "ClassMaps") -> None:
+    """Show what was changed in the photo. The network's preprocessing decides some of it."""
+    for note in cache.get_view(maps).photo.notes:
+        place.info(note, icon=":material/info:")
 
 
 def photo_width(photo: Photo) -> int:
