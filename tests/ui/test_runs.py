@@ -12,6 +12,7 @@ from inspector.images.examples import list_examples
 from inspector.training.compare_runs import group_runs
 from inspector.training.read_run import read_run
 from inspector.ui.components.charts import make_curve_rows
+from inspector.ui.components.markdown import plain
 
 
 def read_headings(app: AppTest) -> list[str]:
@@ -43,7 +44,7 @@ def test_the_page_compares_the_runs_and_their_heads(tmp_path: Path, monkeypatch:
     assert not app.error
     assert read_headings(app) == [
         "Top-1 accuracy on the test images", "Loss in nats", "Evidence inside the object",
-        "Confusion matrix", "Average class map of T\\-shirt/top",
+        "Confusion matrix", "Average class map of T-shirt/top",
         "One photo by every network",
     ]  # fmt: skip
     assert list(app.dataframe[0].value["run"]) == ["connected", "gap", "gmp"]
@@ -102,7 +103,7 @@ def test_a_test_photo_outside_the_folder_of_photos_is_not_open_app(
     app = open_runs_page(monkeypatch, runs)
     assert not app.exception
     assert [error.value for error in app.error] == [
-        f"test.csv names {file!r}, which is outside the folder of the photos, so it is not opened."
+        plain(f"test.csv names {file!r}, which is outside the folder of the photos, so it is not opened.")
     ]
     assert "secret.png" not in read_html(app)
 
@@ -137,7 +138,7 @@ def test_a_network_that_cannot_be_loaded_does_not_hide_the_others(
     runs = write_runs(tmp_path)
     (runs / "clothes" / "gap" / "seed0" / "model.json").unlink()
     app = open_runs_page(monkeypatch, runs)
-    assert [warning.value.startswith("gap, seed 0: No network") for warning in app.warning] == [True]
+    assert [warning.value.startswith(plain("gap, seed 0: No network")) for warning in app.warning] == [True]
     assert "gmp, seed 0" in read_html(app)
 
 

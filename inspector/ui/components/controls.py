@@ -13,6 +13,7 @@ import streamlit as st
 
 from inspector.errors import InspectorError
 from inspector.explain.kinds import VERDICTS, Verdict
+from inspector.ui.components.markdown import plain
 from inspector.ui.state import uploads
 
 SHARE = st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)
@@ -130,8 +131,8 @@ def show_errors() -> Iterator[None]:
 
 
 def show_error(error: InspectorError | str) -> None:
-    """Show an error message in a red box."""
-    st.error(str(error), icon=":material/error:")
+    """Show an error message in a red box. It may quote anything."""
+    st.error(plain(error), icon=":material/error:")
 
 
 def verdict_badge(verdict: Verdict | Literal["none"]) -> str:

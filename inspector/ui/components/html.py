@@ -1,7 +1,6 @@
 """Pictures and other HTML fragments for the browser. They adapt to the width of the window."""
 
 import base64
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,11 +71,6 @@ def make_data_url(image: bytes) -> str:
     """Return a PNG or a JPEG as a data URL."""
     kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
-
-
-def escape_markdown(text: str) -> str:
-    """Escape a text so that Markdown shows it unchanged."""
-    return re.sub(r"([\\`*_{}\[\]()<>#+!|~$:-])", r"\\\1", text)
 
 
 def encode_map_on_photo(

@@ -11,6 +11,7 @@ from inspector.images.photo import Photo
 from inspector.output.overlay import common_scale, dimmed_photo, needs_lossless
 from inspector.output.text import format_number
 from inspector.ui.components import html
+from inspector.ui.components.markdown import plain
 from inspector.ui.state import cache
 from inspector.ui.state.sidebar import NetworkChoice
 
@@ -48,11 +49,13 @@ def compute_requests(requests: Sequence[MapRequest]) -> list[tuple[str, ClassMap
         network, photo = request.network, request.photo
         progress = f"{number} of {len(requests)}"
         try:
-            with st.spinner(f"Computing the class maps of {photo.name} by {network.name}, {progress} ..."):
+            with st.spinner(
+                f"Computing the class maps of {plain(photo.name)} by {plain(network.name)}, {progress} ..."
+            ):
                 key = network.key, photo.sha256, photo.name, request.scale
                 maps = cache.compute_class_maps(*key, photo, network.load)
         except InspectorError as error:
-            st.warning(f"{html.escape_markdown(request.title)}: {error}", icon=":material/warning:")
+            st.warning(plain(f"{request.title}: {error}"), icon=":material/warning:")
         else:
             computed.append((request.title, maps))
     return computed

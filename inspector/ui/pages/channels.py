@@ -18,6 +18,7 @@ from inspector.ui.components.channel_grid import make_photo_tiles
 from inspector.ui.components.contribution_chart import draw_contribution_chart
 from inspector.ui.components.controls import choose_segment, show_errors, show_table, upload_photos
 from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_class_map_frame, show_maps
+from inspector.ui.components.markdown import plain
 from inspector.ui.state import cache, keys
 from inspector.ui.state.selection import choose_channel, choose_class, choose_interpolation, choose_reading
 from inspector.ui.state.sidebar import NetworkChoice, SidebarSelection
@@ -73,7 +74,7 @@ def _show_contributions(
     key: cache.MapsKey, maps: ClassMaps, contributions: ChannelContributions, chosen: ChannelSelection, channel: int
 ) -> None:
     """Show the sum of bias and channels as a chart and as a table."""
-    st.subheader(f"Channel contributions to {contributions.title}", anchor=False)
+    st.subheader(f"Channel contributions to {plain(contributions.title)}", anchor=False)
     total, count = f"{contributions.total:.4f}", len(contributions.parts)
     st.markdown(
         f"**bias {_format(contributions.bias)} and {count} channels "
@@ -149,13 +150,10 @@ def _show_channel(maps: ClassMaps, contributions: ChannelContributions, channel:
             "that of the class; for a contrast it is the difference of two weights.",
         )
     rank = contributions.order.tolist().index(channel) + 1
-    st.caption(
-        f"Rank {rank} of {len(contributions.parts)} by absolute contribution to "
-        f"{html.escape_markdown(contributions.title)}."
-    )
+    st.caption(f"Rank {rank} of {len(contributions.parts)} by absolute contribution to {plain(contributions.title)}.")
     highest = channels.find_classes_with_highest_weight(maps, channel, 5)
     if highest and not maps.classifier.head.per_class:
-        names = ", ".join(f"{html.escape_markdown(name)} ({_format(weight, 3)})" for _, name, weight in highest)
+        names = ", ".join(f"{plain(name)} ({_format(weight, 3)})" for _, name, weight in highest)
         st.markdown(f"**Classes with the highest weight for this channel**: {names}")
 
 
@@ -180,7 +178,7 @@ def _show_photos(network: NetworkChoice, channel: int) -> None:
     if errors:
         title = "One file was skipped" if len(errors) == 1 else f"{len(errors)} files were skipped"
         with st.expander(title, icon=":material/warning:"):
-            st.markdown("\n".join(f"- {html.escape_markdown(error)}" for error in errors))
+            st.markdown("\n".join(f"- {plain(error)}" for error in errors))
     if photos:
         best = sorted(photos, key=lambda photo: -float(photo.pooled[channel]))[:TILES]
         st.caption(
@@ -197,7 +195,7 @@ def _read_channels(network: NetworkChoice, uploads: Sequence[UploadedFile]) -> t
     current = network.key, [upload.file_id for upload in uploads]
     # Show no progress bar if all photos were read before: it would only flicker.
     is_new = st.session_state.get(keys.READ_PHOTOS) != current
-    bar = st.progress(0.0, f"Running {network.name} on {len(uploads)} photos ...") if is_new else None
+    bar = st.progress(0.0, f"Running {plain(network.name)} on {len(uploads)} photos ...") if is_new else None
     for n, upload in enumerate(uploads):
         result = cache.read_channels(network.key, upload.file_id, upload.name, upload, network.load)
         if isinstance(result, str):

@@ -14,6 +14,7 @@ from inspector.ui.components import html, photo
 from inspector.ui.components.class_list import Row, show_class_list
 from inspector.ui.components.controls import choose_segment, show_download_buttons, show_errors, verdict_badge
 from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_class_map_frame, make_photo_url, show_maps
+from inspector.ui.components.markdown import plain
 from inspector.ui.pages import class_maps_panels
 from inspector.ui.pages.class_maps_panels import Cell, ShownMaps
 from inspector.ui.state import cache, keys
@@ -186,7 +187,7 @@ def _write_cell_to_link(cell: Cell | None) -> None:
 
 def _show_sum(maps: ClassMaps, class_map: ClassMap) -> None:
     """Show the sum of the map and the bias, the verdict and the residual."""
-    st.subheader(class_map.title, anchor=False)
+    st.subheader(plain(class_map.title), anchor=False)
     st.markdown(f"**{class_map.equation()}** logits")
     if class_map.total is None:
         st.caption("These scores do not sum to the logit. With *Score every cell* off, the contributions do:")

@@ -13,6 +13,7 @@ from inspector.explain.grid import CellExtent
 from inspector.output.text import format_number
 from inspector.ui.components import html
 from inspector.ui.components.controls import choose_segment, show_errors, show_table
+from inspector.ui.components.markdown import plain
 from inspector.ui.state import cache, keys
 from inspector.ui.state.selection import MapSelection
 
@@ -64,7 +65,7 @@ def show_cell(shown: ShownMaps, cell: Cell) -> None:
 
 
 def _escape_name(shown: ShownMaps) -> str:
-    return html.escape_markdown(shown.maps.classifier.class_names[shown.selection.k])
+    return plain(shown.maps.classifier.class_names[shown.selection.k])
 
 
 def _show_classes(maps: ClassMaps, inspected: CellContributions) -> None:

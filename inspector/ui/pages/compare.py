@@ -12,9 +12,10 @@ from inspector.explain.class_maps import ClassMaps
 from inspector.images.examples import list_examples
 from inspector.images.photo import Photo
 from inspector.networks.catalog import list_models
-from inspector.ui.components import controls, html
+from inspector.ui.components import controls
 from inspector.ui.components.controls import choose_segment, show_error, show_table, switch
 from inspector.ui.components.map_columns import MapColumn, MapRequest, compute_requests, show_map_columns
+from inspector.ui.components.markdown import plain
 from inspector.ui.state import cache, keys
 from inspector.ui.state.selection import choose_interpolation
 from inspector.ui.state.sidebar import NetworkChoice, choose_photo, choose_size, list_choices
@@ -61,7 +62,7 @@ def _choose_networks(network: NetworkChoice, photo: Photo, scale: float | None) 
     offered, same_classes = list_choices(), _list_same_classes(network)
     # Offer the network of the sidebar, too. Otherwise the box would lose a network that is chosen in the sidebar.
     names = st.multiselect(
-        f"{html.escape_markdown(network.name)} and",
+        f"{plain(network.name)} and",
         list(offered),
         default=same_classes[: MAX_NETWORKS - 1],
         key=keys.COMPARED_NETWORKS,
@@ -71,7 +72,7 @@ def _choose_networks(network: NetworkChoice, photo: Photo, scale: float | None) 
         "`inspector add`.",
     )
     for note in photo.notes:
-        st.info(note, icon=":material/info:")
+        st.info(plain(note), icon=":material/info:")
     others = [offered[name] for name in names if name != network.name]
     if not others:
         text = "Choose one more network in the box above."
@@ -182,4 +183,4 @@ def _show_similarity(columns: Sequence[MapColumn]) -> None:
             "up to a common factor; the rank correlation compares only their order."
         )
     if other_grids:
-        st.caption(html.escape_markdown(f"Not compared, because their grids differ: {'; '.join(other_grids)}."))
+        st.caption(plain(f"Not compared, because their grids differ: {'; '.join(other_grids)}."))

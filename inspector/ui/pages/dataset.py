@@ -11,6 +11,7 @@ from inspector.datasets.summary import NUMBERS, DatasetSummary, belongs_to
 from inspector.errors import InspectorError
 from inspector.ui.components import html, stored_maps
 from inspector.ui.components.controls import show_errors
+from inspector.ui.components.markdown import plain
 from inspector.ui.pages import dataset_images, dataset_panels
 from inspector.ui.state import cache, keys
 
@@ -45,7 +46,7 @@ def show() -> None:
 
 def _show_results(results: Results, summary: DatasetSummary) -> None:
     with st.sidebar:
-        st.caption(f"{html.escape_markdown(summary.network)}, {len(summary.class_names):,} classes")
+        st.caption(f"{plain(summary.network)}, {len(summary.class_names):,} classes")
     st.html(html.make_value_list(summary.describe()))
     dataset_images.show_images(results, summary)
     dataset_panels.show_average_maps(summary)

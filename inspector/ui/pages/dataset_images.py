@@ -23,6 +23,7 @@ from inspector.ui.components.controls import (
     show_table,
     switch,
 )
+from inspector.ui.components.markdown import plain
 from inspector.ui.state import cache, keys
 from inspector.ui.state.selection import label_names
 
@@ -156,7 +157,7 @@ def _show_chosen_image(results: Results, summary: DatasetSummary, rows: Sequence
 
 def _show_image(results: Results, summary: DatasetSummary, row: dict[str, Any]) -> None:
     """Show one image with its stored class maps."""
-    st.markdown(f"**{html.escape_markdown(Path(row['path']).name)}**  \n{html.escape_markdown(row['path'])}")
+    st.markdown(f"**{plain(Path(row['path']).name)}**  \n{plain(row['path'])}")
     if row["error"] is not None:
         show_error(row["error"])
         return
@@ -166,7 +167,7 @@ def _show_image(results: Results, summary: DatasetSummary, row: dict[str, Any]) 
     k = st.radio(
         "Class map of",
         list(stored.maps),
-        format_func=lambda k: html.escape_markdown(labels[k]),
+        format_func=lambda k: plain(labels[k]),
         horizontal=True,
         key=f"class_of_{row['index']}",
     )
@@ -174,13 +175,13 @@ def _show_image(results: Results, summary: DatasetSummary, row: dict[str, Any]) 
     tile = html.Tile(image, names[k], [_format_sum(stored, k)], f"class map of {names[k]}")
     st.html(html.make_tiles([tile], "min(100%, 24rem)"))
     if problem:
-        st.caption(problem)
-    label = "no label" if row["label"] is None else f"label {html.escape_markdown(row['label'])}"
+        st.caption(plain(problem))
+    label = "no label" if row["label"] is None else f"label {plain(row['label'])}"
     if row["label_rank"] is not None:
         label += f" (rank {row['label_rank'] + 1}, {row['label_probability']:.1%})"
     st.caption(
-        f"{label}; top-1 {html.escape_markdown(names[row['predicted']])} ({row['probability']:.1%}); "
-        f"{row['verdict']}, largest residual {row['residual']:.1e} logits"
+        f"{label}; top-1 {plain(names[row['predicted']])} ({row['probability']:.1%}); "
+        f"{plain(row['verdict'])}, largest residual {row['residual']:.1e} logits"
     )
 
 

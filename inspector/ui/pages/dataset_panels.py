@@ -11,6 +11,7 @@ from inspector.datasets.summary import DatasetSummary
 from inspector.output.overlay import common_scale
 from inspector.ui.components import html, stored_maps
 from inspector.ui.components.controls import choose_option, choose_segment, search_option, show_errors
+from inspector.ui.components.markdown import plain
 from inspector.ui.pages.dataset_images import read_image_of
 from inspector.ui.state import keys
 from inspector.ui.state.selection import label_names
@@ -33,7 +34,7 @@ def show_average_maps(summary: DatasetSummary) -> None:
     heading = st.empty()
     most_frequent = int(summary.predicted.counts.argmax())
     name = choose_option("Class", names, index=most_frequent, key=keys.DATASET_CLASS)
-    heading.subheader(f"Average class map of {html.escape_markdown(name)}", anchor=False)
+    heading.subheader(f"Average class map of {plain(name)}", anchor=False)
     k = names.index(name)
     averages = {"predicted as this class": summary.predicted, "labeled as this class": summary.labeled}
     maps = {

@@ -11,6 +11,7 @@ from inspector.output.overlay import common_scale
 from inspector.ui.components import html
 from inspector.ui.components.channel_grid import show_channel_grid
 from inspector.ui.components.controls import WIDE_TEXT, choose_segment, search_option, show_errors, show_table, switch
+from inspector.ui.components.markdown import plain
 from inspector.ui.pages import layers_panels as panels
 from inspector.ui.pages.layers_panels import CONTRIBUTION, HIGHEST, INDEX, MEAN, LayerSelection, ShownLayer
 from inspector.ui.state import cache, keys
@@ -26,11 +27,11 @@ PAGE = 64  # channels per page of the grid
 def show(chosen: SidebarSelection) -> None:
     """Draw the page."""
     network, maps = chosen.network, chosen.maps
-    with st.spinner(f"Reading the layers of {network.name} ..."):
+    with st.spinner(f"Reading the layers of {plain(network.name)} ..."):
         layers = cache.list_network_layers(network.key, network.load)
     selection = _choose(maps, layers)
     _show_tree(network, layers, selection.layer)
-    with st.spinner(f"Running {network.name} up to {selection.layer.label} ..."):
+    with st.spinner(f"Running {plain(network.name)} up to {plain(selection.layer.label)} ..."):
         layer_maps = cache.compute_layer_maps(chosen.key, selection.layer.label, maps, selection.layer)
     _show_channels(chosen.key, maps, layer_maps, selection)
 
@@ -138,14 +139,14 @@ def _show_channels(key: cache.MapsKey, maps: ClassMaps, layer_maps: LayerMaps, s
     label, contributions = layer_maps.layer.label, None
     if selection.k is not None:
         name = maps.classifier.class_names[selection.k]
-        with st.spinner(f"Computing the contributions of {label} to the logit of {name} ..."):
+        with st.spinner(f"Computing the contributions of {plain(label)} to the logit of {plain(name)} ..."):
             contributions = cache.compute_contributions(key, label, selection.k, maps, layer_maps)
     scale = None if selection.own_scales else common_scale([layer_maps.maps.numpy(force=True)])
     shown = ShownLayer(key, maps, layer_maps, selection, compute_channel_statistics(layer_maps), contributions, scale)
     order = _sort_channels(shown)
     wide, narrow = st.columns([3, 2], gap="large")
     with wide:
-        st.subheader(label, anchor=False)
+        st.subheader(plain(label), anchor=False)
         st.caption(panels.describe_layer(shown))
         with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
             channel = choose_channel(len(order), order[0])

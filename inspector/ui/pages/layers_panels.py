@@ -13,6 +13,7 @@ from inspector.output.text import format_number
 from inspector.ui.components import html
 from inspector.ui.components.channel_grid import ChannelTile
 from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_frame, show_maps
+from inspector.ui.components.markdown import plain
 from inspector.ui.state import cache, keys
 
 INDEX, MEAN, HIGHEST, CONTRIBUTION = "number", "mean", "highest", "contribution"  # values in links
@@ -47,14 +48,14 @@ class ShownLayer:
     def class_name(self) -> str:
         """Name of the class that the channels contribute to, escaped for Markdown."""
         assert self.selection.k is not None, "there is a class where there are contributions"
-        return html.escape_markdown(self.maps.classifier.class_names[self.selection.k])
+        return plain(self.maps.classifier.class_names[self.selection.k])
 
 
 def describe_layer(shown: ShownLayer) -> str:
     """Return a few sentences on the layer and its channels on this photo."""
     layer, statistics = shown.layer_maps.layer, shown.statistics
     channels, height, width = shown.layer_maps.maps.shape
-    sentences = [f"{layer.kind}: {channels} feature maps of {height} x {width} cells."]
+    sentences = [f"{plain(layer.kind)}: {channels} feature maps of {height} x {width} cells."]
     if (field := layer.field) is not None and field.y.size != float("inf"):
         sentences.append(
             f"A cell sees {field.y.size:.0f} x {field.x.size:.0f} pixels of the network's input; the stride is "

@@ -15,7 +15,7 @@ from inspector.networks.catalog import list_broken_models
 from inspector.networks.labels import parse_labels
 from inspector.networks.load import KERAS, ONNX, resolve
 from inspector.ui.components.controls import WIDE_TEXT, show_error, show_errors, show_table, verdict_badge
-from inspector.ui.components.html import escape_markdown
+from inspector.ui.components.markdown import plain
 from inspector.ui.state import cache, keys, sessions, uploads
 from inspector.ui.state.memory_file import open_memory_file
 from inspector.ui.state.sidebar import NetworkChoice
@@ -58,25 +58,25 @@ class NetworkUpload:
 def show(network: NetworkChoice) -> None:
     """Draw the page."""
     if (note := st.session_state.pop(keys.NOTE, None)) is not None:
-        st.success(note, icon=":material/check:")
+        st.success(plain(note), icon=":material/check:")
     for broken in list_broken_models():
-        st.warning(escape_markdown(f"{broken.name} is left out: {broken.reason}"), icon=":material/warning:")
+        st.warning(plain(f"{broken.name} is left out: {broken.reason}"), icon=":material/warning:")
     with show_errors():
-        with st.spinner(f"Analyzing {network.name} ..."):
+        with st.spinner(f"Analyzing {plain(network.name)} ..."):
             summary = cache.summarize_network(network.key, network.load)
         _show_summary(summary)
     _show_upload()
 
 
 def _show_summary(summary: NetworkSummary) -> None:
-    st.subheader(summary.name, anchor=False)
-    st.markdown(f"{verdict_badge(summary.verdict)} {summary.reason.rstrip('.')}.")
+    st.subheader(plain(summary.name), anchor=False)
+    st.markdown(f"{verdict_badge(summary.verdict)} {plain(summary.reason.rstrip('.'))}.")
     wide, narrow = st.columns([3, 2], gap="large")
     with wide:
         for subject, text in summary.lines():
             # The badge above and the table beside show the contents of the other lines.
             if not subject.startswith(("class maps", "input size", "sizes")):
-                st.markdown(f"**{subject.capitalize()}**: {text}")
+                st.markdown(f"**{subject.capitalize()}**: {plain(text)}")
     with narrow:
         if any(grid for _, grid in summary.grids):
             st.markdown("**Input sizes** (height x width) and the grid of their class maps")
@@ -157,7 +157,7 @@ def _add_network(upload: NetworkUpload) -> None:
         return
     name = upload.checkpoint.name
     with show_errors():
-        with st.spinner(f"Reading {name} and verifying its head ..."):
+        with st.spinner(f"Reading {plain(name)} and verifying its head ..."):
             classifier = _load(upload, upload.checkpoint)
         networks: dict[str, NetworkChoice] = st.session_state.setdefault(keys.OWN_NETWORKS, {})
         sessions.at_session_end(networks.clear)

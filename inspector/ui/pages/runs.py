@@ -17,6 +17,7 @@ from inspector.training.compare_runs import RunGroup, group_runs
 from inspector.training.read_run import Confusion, Run, find_runs, read_run
 from inspector.ui.components import charts, html
 from inspector.ui.components.controls import SHARE, choose_option, choose_several, show_error, show_errors, show_table
+from inspector.ui.components.markdown import plain
 from inspector.ui.pages import runs_photo
 from inspector.ui.state import keys
 
@@ -45,7 +46,7 @@ def show() -> None:
         show_error(error)
     if not found.experiments:
         st.info(
-            f"No finished run in {' or '.join(map(str, folders)) or 'runs'}. Use `inspector train "
+            f"No finished run in {plain(' or '.join(map(str, folders)) or 'runs')}. Use `inspector train "
             "experiments/lenet/stride_gap.toml --data data` to write some to `runs`; this page compares them. Until "
             "then, see [the class maps](./) of the built-in networks.",
             icon=":material/science:",
@@ -114,7 +115,7 @@ def _choose_runs(experiments: Mapping[str, tuple[RunGroup, ...]]) -> tuple[list[
     groups = {group.label: group for group in experiments[experiment]}
     labels = list(groups)
     most = charts.MAX_RUNS
-    settings = {"format_func": html.escape_markdown, "help": "One per recipe, with all its seeds."}
+    settings = {"format_func": plain, "help": "One per recipe, with all its seeds."}
     chosen = choose_several("Runs", labels, labels[:most], key=f"runs_{experiment}", **settings)
     if len(chosen) > most:
         st.info(f"Only the first {most} of {len(chosen)} runs are shown: more cannot be distinguished by their marks.")
@@ -143,7 +144,7 @@ def _show_scores(groups: Sequence[RunGroup]) -> None:
     columns = compare_runs.list_columns(groups)
     rows = [dict(zip(columns, row, strict=True)) for row in compare_runs.format_rows(groups)]
     show_table(rows, "The scores of each run")
-    st.caption(compare_runs.make_caption(groups))
+    st.caption(plain(compare_runs.make_caption(groups)))
 
 
 def _show_evidence(groups: Sequence[RunGroup]) -> None:
@@ -216,7 +217,7 @@ def _show_average_maps(maps: Mapping[str, NDArray[Any]], names: Mapping[str, tup
     all_names = list(dict.fromkeys(name for of_run in names.values() for name in of_run))
     heading = st.empty()
     name = choose_option("Class", all_names, key=keys.RUNS_CLASS)
-    heading.subheader(f"Average class map of {html.escape_markdown(name)}", anchor=False)
+    heading.subheader(f"Average class map of {plain(name)}", anchor=False)
     with st.spinner("Drawing ..."):
         chosen = {label: (maps[label], of_run.index(name)) for label, of_run in names.items() if name in of_run}
         st.html(html.draw_average_maps(chosen))

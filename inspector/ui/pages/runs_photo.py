@@ -16,6 +16,7 @@ from inspector.training.read_run import Run, find_network
 from inspector.ui.components import controls
 from inspector.ui.components.controls import choose_option, show_errors, switch
 from inspector.ui.components.map_columns import MapColumn, MapRequest, compute_requests, show_map_columns
+from inspector.ui.components.markdown import plain
 from inspector.ui.state import cache, keys
 from inspector.ui.state.sidebar import NetworkChoice
 
@@ -61,7 +62,7 @@ def show_photo_panel(groups: Sequence[RunGroup]) -> None:
         if photo is None:
             return
         for note in photo.notes:
-            st.info(note, icon=":material/info:")
+            st.info(plain(note), icon=":material/info:")
         _show_class_maps(networks, photo, label)
 
 

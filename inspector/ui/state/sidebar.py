@@ -14,6 +14,7 @@ from inspector.images.examples import list_examples
 from inspector.images.photo import Photo
 from inspector.networks.catalog import list_models
 from inspector.ui.components.controls import choose_option, upload_photos
+from inspector.ui.components.markdown import plain
 from inspector.ui.state import cache, keys
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def choose_network() -> NetworkChoice:
     st.title("Inspector", anchor=False)
     st.caption("What each part of a photo contributes to a logit, in numbers that add up.")
     name = choose_option("Network", list(offered), key=keys.NETWORK, width="stretch")
-    st.caption(offered[name].title)
+    st.caption(plain(offered[name].title))
     return offered[name]
 
 
@@ -132,7 +133,8 @@ def read_sidebar(import_page: Callable[[], object] = lambda: None) -> tuple[Side
         maps = cache.compute_class_maps(*key, photo, network.load)
         _show_notes(notes, maps)
         return (SidebarSelection(network, key, maps),)
-    with place.container(), st.spinner(f"Loading {network.name} and computing the class maps of {photo.name} ..."):
+    text = f"Loading {plain(network.name)} and computing the class maps of {plain(photo.name)} ..."
+    with place.container(), st.spinner(text):
         step = max(1, photo.size[1] // (2 * photo_width(photo)))  # a large photo need not be encoded as a whole
         st.image(photo.pixels[::step, ::step], width=photo_width(photo))
         import_page()
@@ -146,7 +148,7 @@ def read_sidebar(import_page: Callable[[], object] = lambda: None) -> tuple[Side
 def _show_notes(place: "DeltaGenerator", maps: "ClassMaps") -> None:
     """Show what was changed in the photo. The network's preprocessing decides some of it."""
     for note in cache.get_view(maps).photo.notes:
-        place.info(note, icon=":material/info:")
+        place.info(plain(note), icon=":material/info:")
 
 
 def photo_width(photo: Photo) -> int:
