@@ -18,6 +18,7 @@ from inspector.explain.head import Head, find_head
 from inspector.explain.kinds import OutputActivation
 from inspector.explain.tracing.chosen_output import ChosenOutput, choose_output, original_network
 from inspector.explain.tracing.forward import find_output_activation, match_parameters, noise_input
+from inspector.explain.tracing.preserve import preserve_state
 from inspector.explain.tracing.receptive_field import ReceptiveField, find_receptive_field
 from inspector.images.preprocessing import (
     IMAGENET_MEAN,
@@ -126,6 +127,11 @@ class Classifier:
         """
         if device is not None:
             loaded = replace(loaded, network=loaded.network.to(find_device(device)))
+        with preserve_state(loaded.network):
+            return Classifier._read_network(loaded)
+
+    @staticmethod
+    def _read_network(loaded: LoadedNetwork) -> "Classifier":
         preprocessing = loaded.preprocessing
         channels, size = len(preprocessing.mean), loaded.trained_size or preprocessing.size
         if channels != len(preprocessing.std) or channels == 0:

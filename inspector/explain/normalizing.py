@@ -112,7 +112,9 @@ class StatisticNotes:
 
     def _describe(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> Statistic | None:
         tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        computed = [tensor for tensor in tensors if tensor in self._computed]
+        # The second argument of expand_as, for example, only tells a shape.
+        relevant = tensors[:1] if name in _LAYOUTS else tensors
+        computed = [tensor for tensor in relevant if tensor in self._computed]
         first = next((leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)), None)
         if first is None or not computed or not first.is_floating_point():
             return None

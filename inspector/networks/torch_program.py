@@ -1,7 +1,6 @@
 """Load files of torch.export (.pt2) and TorchScript. They are programs, so loading or using them runs their code."""
 
 import logging
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +11,10 @@ import torch
 from torch import nn
 
 from inspector.errors import NetworkError
+from inspector.explain.backends.export_graph import one_trace_at_a_time
 from inspector.explain.tracing.forward import match_parameters
 from inspector.networks.checkpoint import Kind
 from inspector.printable import make_printable
-
-_SILENCE = threading.Lock()
 
 
 def read_torch_program(path: Path, kind: Kind, example_shape: tuple[int, int, int], trust: bool) -> nn.Module:
@@ -51,7 +49,7 @@ def read_torch_program(path: Path, kind: Kind, example_shape: tuple[int, int, in
 def silence(*names: str) -> Iterator[None]:
     """Silence warnings, such as torch's deprecations, and these loggers, which would print whole tracebacks."""
     # Use a lock: warning filters and log levels are global, and two threads would restore each other's settings.
-    with _SILENCE, warnings.catch_warnings():
+    with one_trace_at_a_time, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         levels = {logger: logger.level for logger in map(logging.getLogger, names)}
         try:

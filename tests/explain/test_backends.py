@@ -351,3 +351,13 @@ def test_a_pooling_with_a_derivative_and_a_network_in_double_are_refused() -> No
     double = Classifier.wrap(classifier.network.double(), size=SIZE)
     with pytest.raises(NetworkError, match=r"networks in float32; this one is in torch.float64"):
         accelerate(replace(double), "folded")
+
+
+@pytest.mark.parametrize("backend", ["folded", "onnxruntime"])
+def test_a_flattened_head_runs_on_a_backend(backend, tmp_path):
+    pytest.importorskip("onnxscript" if backend == "onnxruntime" else "torch")
+    original = classifier_of(nn.Sequential(nn.Flatten(), nn.Linear(8 * 6 * 8, 5)))
+    accelerated = accelerate(original, backend, tmp_path)
+    inputs = original.noise_input(2)
+    assert runs_on_backend(accelerated, inputs)
+    assert_same_maps(accelerated, original, inputs)

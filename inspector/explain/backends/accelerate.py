@@ -24,7 +24,7 @@ from torch import Tensor
 
 from inspector.errors import NetworkError, summarize_reason
 from inspector.explain.backends import runtimes
-from inspector.explain.backends.export_graph import compare_outputs, feature_graph
+from inspector.explain.backends.export_graph import compare_outputs, feature_graph, one_trace_at_a_time
 from inspector.explain.backends.runtimes import Run
 from inspector.explain.classifier import Classifier
 from inspector.explain.decomposition import decompose
@@ -43,7 +43,6 @@ _TF32 = 5e-3  # allowed error in float32 on a GPU where torch computes convoluti
 _DTYPE_NAMES = {dtype: str(dtype).removeprefix("torch.") for dtype in TOLERANCES}
 _OUTPUTS = "logits, feature maps, class maps"  # of a cached graph; part of its cache key
 _SEED = 3  # seed of the noise on which backends are verified
-_one_build_at_a_time = threading.Lock()
 
 _RUN_GRAPH = {"folded": runtimes.run_folded, "compiled": runtimes.run_compiled, "cuda": runtimes.run_cuda}
 _RUN_FILE = {"onnxruntime": runtimes.run_onnxruntime, "openvino": runtimes.run_openvino}
@@ -146,7 +145,9 @@ class AcceleratedNetwork:
         Raises:
             NetworkError, InspectorError: as `accelerate`.
         """
-        run = _build(self._classifier, self._backend, self._dtype, self._cache)
+        # Besides, builds in parallel would take the processors away from whoever waits for class maps.
+        with one_trace_at_a_time:
+            run = _build(self._classifier, self._backend, self._dtype, self._cache)
         self._run, self.status = run, f"Running on {self._backend}."
 
     def build_in_background(self, delay: float = 0) -> None:
@@ -168,9 +169,7 @@ class AcceleratedNetwork:
 
     def _build_or_report(self) -> None:
         try:
-            # Builds in parallel would take the processors away from whoever waits for class maps.
-            with _one_build_at_a_time:
-                self.build()
+            self.build()
         except Exception as error:  # libraries raise errors of many kinds; PyTorch continues to run the network
             self.status = f"Running on PyTorch, because {self._backend} could not be built: {summarize_reason(error)}."
 

@@ -8,6 +8,7 @@ No layer needs a certain name. The graph is a copy: training the network further
 """
 
 import math
+import threading
 import warnings
 from collections.abc import Sequence
 from copy import deepcopy
@@ -23,6 +24,10 @@ from inspector.explain.classifier import Classifier
 from inspector.explain.head import Head
 from inspector.explain.pooling import resample_conserving
 from inspector.explain.tracing.forward import capture_poolings, copy_sharing_parameters
+
+# torch.export, torch.compile and torch.onnx keep what they trace in tables of the whole process, so they run one at a
+# time. Passes of networks need no lock: they do not read these tables.
+one_trace_at_a_time = threading.RLock()
 
 _SEED = 3  # seed of the noise images
 _NOISE_SCALES = (
@@ -131,7 +136,12 @@ def export_program(module: nn.Module, inputs: Tensor) -> torch.export.ExportedPr
     """
     message = "torch.export cannot write this network as one graph: {reason}. " + _USE_EAGER
     # torch warns about its own code. Users cannot change that, so the warnings are hidden.
-    with translate_errors(NetworkError, message), warnings.catch_warnings(action="ignore"), torch.no_grad():
+    with (
+        one_trace_at_a_time,
+        translate_errors(NetworkError, message),
+        warnings.catch_warnings(action="ignore"),
+        torch.no_grad(),
+    ):
         any_number = ({0: torch.export.Dim.DYNAMIC},)
         exported = torch.export.export(module, (inputs,), dynamic_shapes=any_number)
         functional: torch.export.ExportedProgram = exported.run_decompositions({})

@@ -16,7 +16,13 @@ import torch
 from torch import Tensor
 
 from inspector.errors import ExportError, translate_errors
-from inspector.explain.backends.export_graph import LogitsAndMaps, class_map_graph, compare_outputs, export_program
+from inspector.explain.backends.export_graph import (
+    LogitsAndMaps,
+    class_map_graph,
+    compare_outputs,
+    export_program,
+    one_trace_at_a_time,
+)
 from inspector.explain.backends.runtimes import Run, import_runtime, run_onnxruntime, run_openvino, write_onnx
 from inspector.explain.class_maps import class_maps_of_batch
 from inspector.explain.classifier import Classifier
@@ -122,7 +128,7 @@ def _write_openvino(graph: LogitsAndMaps, inputs: Tensor, file: Path, metadata: 
 
 
 def _write_pt2(graph: LogitsAndMaps, inputs: Tensor, file: Path, metadata: dict[str, str]) -> None:
-    with warnings.catch_warnings(action="ignore"):
+    with one_trace_at_a_time, warnings.catch_warnings(action="ignore"):
         # Into memory first: if the disk is full, the writer of torch ends the whole process.
         content = io.BytesIO()
         torch.export.save(export_program(graph, inputs), content, extra_files={_METADATA: json.dumps(metadata)})
@@ -130,7 +136,7 @@ def _write_pt2(graph: LogitsAndMaps, inputs: Tensor, file: Path, metadata: dict[
 
 
 def _read_pt2(file: Path) -> Run:
-    with warnings.catch_warnings(action="ignore"):
+    with one_trace_at_a_time, warnings.catch_warnings(action="ignore"):
         program = torch.export.load(file).module()
 
     def run(inputs: Tensor) -> list[Tensor]:

@@ -27,6 +27,9 @@ def fold_batchnorm(graph: LogitsAndMaps, dtype: torch.dtype = torch.float32) -> 
     for norm in list(network.graph.nodes):
         if norm.target in _NORMS:
             _fold_into_convolution(network, norm)
+    for view in network.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
+        # In channels-last memory format the values of a row may lie apart, as they do where maps are flattened.
+        view.target = torch.ops.aten.reshape.default
     network.graph.eliminate_dead_code()
     network.delete_all_unused_submodules()
     if dtype != torch.float32:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from inspector.errors import ExportError, NetworkError, require, translate_errors
-from inspector.explain.backends.export_graph import LogitsAndMaps, export_program
+from inspector.explain.backends.export_graph import LogitsAndMaps, export_program, one_trace_at_a_time
 from inspector.explain.backends.fold_batchnorm import fold_batchnorm
 
 Run: TypeAlias = Callable[[Tensor], list[Tensor]]
@@ -200,6 +200,7 @@ def write_onnx(graph: LogitsAndMaps, inputs: Tensor, file: Path, metadata: Mappi
     program = export_program(graph, inputs)
     # torch.onnx and onnxscript raise errors of many kinds, and warn about their own code.
     with (
+        one_trace_at_a_time,
         translate_errors(NetworkError, "The network cannot be written as ONNX: {reason}. Use the format pt2."),
         warnings.catch_warnings(action="ignore"),
     ):
