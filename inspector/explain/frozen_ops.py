@@ -185,16 +185,6 @@ def _freeze_max_pool(ops: FrozenOps, function: Callable[..., Any], args: Sequenc
     return (selected, own.view_as(selected)) if kwargs.get("return_indices") else selected
 
 
-def _freeze_root(ops: FrozenOps, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """Run a root x ** a, as it ends generalized-mean pooling, as x times a frozen x ** (a - 1)."""
-    values, exponent = _input_of(args, kwargs), args[1] if len(args) > 1 else kwargs.get("exponent", 0.5)
-    is_root = isinstance(exponent, int | float) and 0 < exponent < 1
-    if not is_root or ops.notes.is_statistic(values):
-        return call_widened(function, args, kwargs)
-    factor = ops.freeze(lambda: torch.where(values == 0, 0, call_widened(function, args, kwargs) / values))
-    return values * factor
-
-
 # By the names of tensor functions, without underscores at either end.
 _GATES: tuple[str, ...] = (
     "relu",
@@ -234,5 +224,4 @@ _RULES: Mapping[str, _Rule] = (
     | dict.fromkeys(_INDEXED, _freeze_indexed)
     | dict.fromkeys(("amax", "amin"), _freeze_extreme)
     | dict.fromkeys(_MAX_POOLS, _freeze_max_pool)
-    | dict.fromkeys(("pow", "float_power", "sqrt"), _freeze_root)
 )

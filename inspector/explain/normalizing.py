@@ -80,10 +80,6 @@ class StatisticNotes:
         """Tell whether a value is a tensor that was computed from the pooled values."""
         return value in self._computed
 
-    def is_statistic(self, tensor: Tensor) -> bool:
-        """Tell whether a tensor is a statistic."""
-        return self._statistics.get(tensor) is not None
-
     def find_divisor(self, name: str, args: Sequence[Any]) -> int | None:
         """Return the position of the argument that normalizes the other; None if there is none."""
         if len(args) < 2 or name not in (*DIVISIONS, *PRODUCTS):

@@ -7,6 +7,7 @@ from inspector import Classifier, class_maps_of_batch
 from inspector.errors import HeadError
 from inspector.explain.head import find_head
 from inspector.explain.precision import TOLERANCE, relative_error
+from inspector.explain.tracing.chosen_output import choose_output
 
 
 def noise(*shape: int, seed: int = 1) -> Tensor:
@@ -122,10 +123,11 @@ class SideBranch(nn.Module):
 def test_other_poolings_than_the_last_before_the_logits_are_not_the_head(network, call):
     torch.manual_seed(0)
     network = network().eval()
-    head = find_head(network, noise(1, 3, 5, 6))
+    output = 0 if isinstance(network, SideBranch) else None  # of several outputs, the user says which holds the logits
+    head = find_head(choose_output(network, noise(1, 3, 5, 6), output), noise(1, 3, 5, 6))
     assert head.calls == (call,)
     torch.testing.assert_close(head.weight, network.linear.weight.detach())
-    classifier = Classifier.wrap(network, size=(5, 6))
+    classifier = Classifier.wrap(network, size=(5, 6), output=output)
     assert [maps.verdict for maps in class_maps_of_batch(classifier, noise(3, 3, 5, 6, seed=2))] == ["exact"] * 3
 
 

@@ -220,6 +220,8 @@ NONLINEAR: dict[str, Head] = {
     "attention over the pooled features": lambda m, p: m["fc"](m["hidden"](p).softmax(1) * p),
     "softmax by hand": lambda m, p: m["fc"](p.exp() / p.exp().sum(1, keepdim=True)),
     "soft cap": lambda m, p: 30 * torch.tanh(m["fc"](F.layer_norm(p, (CHANNELS,))) / 30),
+    "root": lambda m, p: m["fc"]((p + 0.1).sqrt()),
+    "signed root": lambda m, p: m["fc"](m["hidden"](p).sign() * m["hidden"](p).abs().pow(0.5)),
     "tiny GELU": lambda m, p: 1e-8 * m["fc"](F.gelu(p)),
     "huge GELU": lambda m, p: 1e11 * m["fc"](F.gelu(p)),
     "signs": lambda m, p: m["fc"]((m["hidden"](p)).sign()),
