@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
@@ -110,10 +110,13 @@ class Classifier:
                 outputs may hold the logits.
             HeadError: no pooling reaches the logits.
         """
+        if not isinstance(network, nn.Module):
+            hint = " Load these weights into their network first." if isinstance(network, Mapping) else ""
+            raise NetworkError(f"Expected a network, a torch.nn.Module; got {type(network).__name__}.{hint}")
         height_width = as_pair(size)
         cover = height_width if resize is None else as_pair(resize)
-        plain = Preprocessing(height_width, tuple(mean), tuple(std), cover, interpolation)
-        preprocessing = PreprocessingOverrides(window=window, display=display).apply_to(plain)
+        plain = Preprocessing(height_width, IMAGENET_MEAN, IMAGENET_STD, cover, interpolation)
+        preprocessing = PreprocessingOverrides(mean=mean, std=std, window=window, display=display).apply_to(plain)
         loaded = LoadedNetwork(name, network, preprocessing, class_names, probability, output=output)
         return Classifier.from_network(loaded, device)
 

@@ -79,13 +79,14 @@ class PreprocessingOverrides:
                 )
         elif resize is not None and size != default.size:
             resize = (round(resize[0] * size[0] / default.size[0]), round(resize[1] * size[1] / default.size[1]))
-        mean, std = self.mean or default.mean, self.std or default.std
+        mean = default.mean if self.mean is None else _as_channel_values("mean", self.mean)
+        std = default.std if self.std is None else _as_channel_values("std", self.std)
         if not all(map(math.isfinite, (*mean, *std))) or min(std, default=1) <= 0:
-            raise NetworkError(f"mean and std must be numbers, std above 0; got {tuple(mean)} and {tuple(std)}.")
+            raise NetworkError(f"mean and std must be numbers, std above 0; got {mean} and {std}.")
         return Preprocessing(
             size,
-            tuple(mean),
-            tuple(std),
+            mean,
+            std,
             resize,
             self.interpolation or default.interpolation,
             default.window if self.window is None else check_window(self.window),
@@ -192,6 +193,15 @@ def find_native_size(photo_size: tuple[int, int]) -> tuple[int, int]:
     """Return the photo's own (height, width), scaled down if its longer side has more than 1024 pixels."""
     scale = min(1, _MAX_NATIVE / max(photo_size))
     return max(1, round(photo_size[0] * scale)), max(1, round(photo_size[1] * scale))
+
+
+def _as_channel_values(name: str, values: Sequence[float]) -> tuple[float, ...]:
+    try:
+        return tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        raise NetworkError(
+            f"Expected {name} as a sequence of one number per channel, such as (0.5, 0.5, 0.5); got {values!r}."
+        ) from None
 
 
 def as_pair(size: int | Sequence[int]) -> tuple[int, int]:

@@ -49,6 +49,28 @@ def test_an_unsupported_number_of_channels_is_refused(hand_made_gap):
         Classifier.wrap(hand_made_gap, size=8, mean=(0,), std=(1,))
 
 
+@pytest.mark.parametrize("mean", [0.5, "half", (0.5, "a", 0.5), [[0.5], [0.5, 0.5]]])
+def test_a_mean_that_is_no_sequence_of_numbers_is_refused(hand_made_gap, mean):
+    for settings in ({"mean": mean}, {"std": mean}):
+        with pytest.raises(NetworkError, match=r"^Expected (mean|std) as a sequence of one number per channel"):
+            Classifier.wrap(hand_made_gap, size=8, **settings)
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_mean_and_std_may_be_any_sequence(hand_made_gap, kind):
+    mean, std = [0.25, 0.5, 0.75], [0.5, 0.25, 0.125]
+    classifier = Classifier.wrap(hand_made_gap, size=8, mean=kind(mean), std=kind(std))
+    assert (classifier.preprocessing.mean, classifier.preprocessing.std) == (tuple(mean), tuple(std))
+
+
+def test_weights_in_place_of_a_network_are_refused(hand_made_gap):
+    message = r"^Expected a network, a torch.nn.Module; got OrderedDict. Load these weights into their network first"
+    with pytest.raises(NetworkError, match=message):
+        Classifier.wrap(hand_made_gap.state_dict(), size=8)
+    with pytest.raises(NetworkError, match=r"got str\.$"):
+        Classifier.wrap("resnet18", size=8)
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 6, 13])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_a_network_of_any_number_of_channels_is_fed_normalized_values(channels, dtype):
