@@ -52,6 +52,9 @@ class Graph:
     output_activation: OutputActivation | None
     other_files: tuple[str, ...]  # files beside this one that hold weights
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Graph":
+        return self  # nothing changes a graph, so copies of a network share it
+
     @cached_property
     def producers(self) -> "dict[str, NodeProto]":
         """The node that computes each tensor, by the name of the tensor."""

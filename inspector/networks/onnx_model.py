@@ -23,8 +23,9 @@ from inspector.errors import HeadError, NetworkError, translate_errors
 from inspector.explain.pooling import GlobalAveragePooling, GlobalMaxPooling
 from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.networks.onnx_cut import Cut, find_cut, find_frozen_shapes, record_tensors
+from inspector.networks.onnx_export import add_class_maps
 from inspector.networks.onnx_graph import MAX_BYTES, Graph, Tensors, find_receptive_field, read_graph
-from inspector.networks.onnx_parts import OnnxPart, Values, make_part
+from inspector.networks.onnx_parts import OnnxPart, Values, extract_batched_part, make_part
 
 _POOLINGS = {"average": GlobalAveragePooling, "max": GlobalMaxPooling, "flatten": nn.Flatten}
 _NOISE_SCALES = (1, -10, 100)  # scales of the noise images on which the parts are compared with the whole graph
@@ -57,7 +58,7 @@ class OnnxNetwork(nn.Module):
         self.receptive_field = field
         self.other_files = graph.other_files
         self.pooling = _POOLINGS[cut.pooling]()
-        self._channel_order = graph.channel_order
+        self._graph = graph
         self._cut = cut
         self._trunk = trunk
         self._head = head
@@ -77,10 +78,33 @@ class OnnxNetwork(nn.Module):
     def compute_feature_maps(self, inputs: Tensor) -> Tensor:
         """Compute the feature maps before pooling, (N, C, h, w)."""
         images = _as_array(inputs)
-        images = images if self._channel_order == "channels first" else images.transpose(0, 2, 3, 1)
+        images = images if self._graph.channel_order == "channels first" else images.transpose(0, 2, 3, 1)
         result = torch.from_numpy(self._trunk.run(np.ascontiguousarray(images)))
         maps = result.reshape(len(inputs), *result.shape[-3:])
         return (maps if self._cut.channel_order == "channels first" else maps.permute(0, 3, 1, 2)).contiguous()
+
+    def make_class_map_model(self, weight: Tensor, bias: Tensor) -> Any:
+        """Make an ONNX model that returns logits and class maps, for any number of images.
+
+        Args:
+            weight: (K, P) of what follows the pooling.
+            bias: (K,).
+
+        Returns:
+            onnx.ModelProto: "inputs" (N, channels, H, W) -> "logits" (N, K), "maps" (N, K, h, w).
+
+        Raises:
+            NetworkError: the file takes one image at a time.
+        """
+        if not self._trunk.batched:
+            raise NetworkError("The ONNX file takes one image at a time. Export it again with a dynamic batch axis.")
+        graph, cut = self._graph, self._cut
+        trunk = extract_batched_part(graph.model, graph.start, graph.shape, cut.feature_maps, {})
+        last = cut.channel_order == "channels last"
+        height, width, channels = cut.maps_shape if last else (*cut.maps_shape[1:], cut.maps_shape[0])
+        order = graph.channel_order == "channels last", last
+        arrays = _as_array(weight), _as_array(bias)
+        return add_class_maps(trunk, order, cut.pooling, (channels, height, width), *arrays)
 
     def compute_logits(self, pooled: Tensor) -> Tensor:
         """Compute the logits (N, K) from pooled values (N, P)."""

@@ -57,9 +57,7 @@ def make_part(
         records: recorded values of ``start`` and ``end``, one mapping per image.
     """
     images, expected = (np.concatenate([record[name].ravel() for record in records]) for name in (start, end))
-    free_shapes = {name: _free_batch_size(values) for name, values in frozen.items()}
-    free = extract_part(model, start, ["N", *shape], [end], free_shapes)
-    _free_reshapes(free)
+    free = extract_batched_part(model, start, shape, end, frozen)
     try:
         part = load_part(free, batched=True)
         result = part.run(images.reshape(len(records), *records[0][start].shape[1:])).ravel()
@@ -68,6 +66,16 @@ def make_part(
     except Exception:  # whatever ONNX Runtime raises, try the part for one image
         pass
     return load_part(extract_part(model, start, [1, *shape], [end], frozen), batched=False)
+
+
+def extract_batched_part(
+    model: "ModelProto", start: str, shape: Sequence[int | None], end: str, frozen: Tensors
+) -> "ModelProto":
+    """Extract a part as `extract_part` does, for any number of images."""
+    free_shapes = {name: _free_batch_size(values) for name, values in frozen.items()}
+    free = extract_part(model, start, ["N", *shape], [end], free_shapes)
+    _free_reshapes(free)
+    return free
 
 
 def extract_part(

@@ -176,11 +176,19 @@ def test_a_network_that_torch_cannot_export_is_refused_in_one_sentence() -> None
         class_map_graph(classifier_of(BranchesOnValues))
 
 
-def test_a_network_that_cannot_be_copied_is_refused() -> None:
+def test_a_network_that_cannot_be_copied_is_exported_itself_and_stays_as_it_is() -> None:
     classifier = classifier_of(average)
+    inputs = noise(classifier, 2)
+    with torch.no_grad():
+        expected = class_map_graph(classifier)(inputs)
     classifier.network.source = (number for number in range(3))
-    with pytest.raises(NetworkError, match="contains something that cannot be copied"):
-        class_map_graph(classifier)
+    classifier.network.train()
+    graph = class_map_graph(classifier)
+    assert all(module.training for module in classifier.network.modules())
+    with torch.no_grad():
+        torch.testing.assert_close(graph(inputs), expected)
+        next(classifier.network.parameters()).zero_()
+        torch.testing.assert_close(graph(inputs), expected)
 
 
 @pytest.mark.parametrize(("format", "name"), [("onnx", "net.onnx"), ("openvino", "net.xml"), ("pt2", "net.pt2")])

@@ -23,7 +23,7 @@ from inspector.errors import HeadError, NetworkError, translate_errors
 from inspector.explain.classifier import Classifier
 from inspector.explain.head import Head
 from inspector.explain.pooling import resample_conserving
-from inspector.explain.tracing.forward import capture_poolings, copy_sharing_parameters
+from inspector.explain.tracing.forward import capture_poolings, copy_sharing_parameters, eval_mode
 
 # torch.export, torch.compile and torch.onnx keep what they trace in tables of the whole process, so they run one at a
 # time. Passes of networks need no lock: they do not read these tables.
@@ -150,15 +150,13 @@ def export_program(module: nn.Module, inputs: Tensor) -> torch.export.ExportedPr
 
 def _make_graph(classifier: Classifier, class_maps: nn.Module | None, feature_maps: bool) -> LogitsAndMaps:
     network, head = classifier.network, classifier.head
-    copy = copy_sharing_parameters(network)
-    if copy is None:
-        raise NetworkError(
-            "The network contains something that cannot be copied, so no graph can be made of it. " + _USE_EAGER
-        )
+    # Some networks cannot be copied, such as Keras models: they are exported themselves, which does not change them.
+    copy = copy_sharing_parameters(network) or network
     images = classifier.noise_input(len(_NOISE_SCALES), _SEED)
     images = images * images.new_tensor(_NOISE_SCALES).view(-1, 1, 1, 1)
     captured, logits = capture_poolings(network, images, head.calls)
-    graph = _remove_guards(export_program(copy, images[:2]))
+    with eval_mode(copy):
+        graph = _remove_guards(export_program(copy, images[:2]))
     with torch.no_grad():
         finder = _ValueFinder(graph, [logits, *(one.feature_maps for one in captured)])
         finder.run(images)

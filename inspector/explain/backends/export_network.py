@@ -9,15 +9,19 @@ it, and its outputs are compared with the network's, before the file is renamed 
 import io
 import json
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from inspector.errors import ExportError, translate_errors
+from inspector.errors import ExportError, HeadError, translate_errors
 from inspector.explain.backends.export_graph import (
     LogitsAndMaps,
+    can_export_class_maps,
     class_map_graph,
     compare_outputs,
     export_program,
@@ -26,6 +30,7 @@ from inspector.explain.backends.export_graph import (
 from inspector.explain.backends.runtimes import Run, import_runtime, run_onnxruntime, run_openvino, write_onnx
 from inspector.explain.class_maps import class_maps_of_batch
 from inspector.explain.classifier import Classifier
+from inspector.explain.tracing.chosen_output import original_network
 from inspector.files import temporary_folder
 from inspector.version import __version__
 
@@ -53,7 +58,7 @@ def export_network(classifier: Classifier, file: str | Path, format: str = "onnx
     """
     names = check_target(file, format, overwrite)
     file = names[0]
-    graph, inputs = class_map_graph(classifier), classifier.noise_input(2, _SEED)
+    write = _make_writer(classifier, format)
     if format != "pt2":
         import_runtime("onnxruntime" if format == "onnx" else "openvino")
     try:
@@ -61,7 +66,7 @@ def export_network(classifier: Classifier, file: str | Path, format: str = "onnx
         # The temporary folder is in the same folder as the file, so that renaming is a single step.
         with temporary_folder(file.parent) as folder:
             unfinished = [folder / one.name for one in names]
-            _WRITERS[format](graph, inputs, unfinished[0], describe_export(classifier))
+            write(unfinished[0], describe_export(classifier))
             _verify(classifier, _READERS[format](unfinished[0]))
             # Rename the file that users open last (.xml after .bin), so that both exist once it is visible.
             for temporary, name in reversed(list(zip(unfinished, names, strict=True))):
@@ -113,9 +118,40 @@ def describe_export(classifier: Classifier) -> dict[str, str]:
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
 
+def _make_writer(classifier: Classifier, format: str) -> Callable[[Path, dict[str, str]], None]:
+    """Return a function that writes the graph of logits and class maps to a file, with metadata."""
+    # A network that came from an ONNX file runs there: torch cannot write it, but the file's own graph can be extended.
+    make_onnx = getattr(original_network(classifier.network), "make_class_map_model", None)
+    if make_onnx is None:
+        graph, inputs = class_map_graph(classifier), classifier.noise_input(2, _SEED)
+        return partial(_WRITERS[format], graph, inputs)
+    if format == "pt2":
+        raise ExportError('A network from an ONNX file cannot be written as "pt2". Use the format onnx or openvino.')
+    if not can_export_class_maps(classifier.head):
+        raise HeadError(f"The class maps of this head are {classifier.head.verdict}, which one graph cannot compute.")
+    model = make_onnx(*classifier.head.affine)
+    return partial(_write_extended_onnx if format == "onnx" else _write_openvino_of_onnx, model)
+
+
+def _write_extended_onnx(model: Any, file: Path, metadata: dict[str, str]) -> None:
+    onnx = import_runtime("onnx")
+    onnx.helper.set_model_props(model, metadata)
+    onnx.save(model, file)
+
+
+def _write_openvino_of_onnx(model: Any, file: Path, metadata: dict[str, str]) -> None:
+    source = file.with_suffix(".onnx")
+    _write_extended_onnx(model, source, metadata)
+    _save_openvino(import_runtime("openvino").convert_model(str(source)), file, metadata)
+    source.unlink()
+
+
 def _write_openvino(graph: LogitsAndMaps, inputs: Tensor, file: Path, metadata: dict[str, str]) -> None:
+    _save_openvino(import_runtime("openvino").convert_model(export_program(graph, inputs)), file, metadata)
+
+
+def _save_openvino(model: Any, file: Path, metadata: dict[str, str]) -> None:
     openvino = import_runtime("openvino")
-    model = openvino.convert_model(export_program(graph, inputs))
     for output, name in zip(model.outputs, ("logits", "maps"), strict=True):
         output.get_tensor().set_names({name})
     for name, value in metadata.items():
