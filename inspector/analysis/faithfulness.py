@@ -163,7 +163,7 @@ class PatchTest:
             chunks.append(forward(self.classifier.network, torch.stack(images)))
             self.on_progress(min(1.0, (start + _CHUNK) / len(jobs)))
         logits = torch.cat(chunks)
-        probabilities = self.classifier.probabilities(logits)[:, self.k].cpu().chunk(2)
+        probabilities = self.classifier.scores(logits)[:, self.k].cpu().chunk(2)
         pairs = zip(probabilities, logits[:, self.k].cpu().chunk(2), strict=True)
         return Faithfulness(*(Curve(fractions, *pair) for pair in pairs))
 

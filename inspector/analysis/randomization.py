@@ -85,4 +85,4 @@ def shuffle_weights(classifier: Classifier, inputs: Tensor, layers: str = ALL_LA
             parameter.copy_(parameter.flatten()[order].view_as(parameter))
     usual = replace(classifier.preprocessing, size=(inputs.shape[2], inputs.shape[3]))
     loaded = LoadedNetwork(classifier.name, network, usual, classifier.class_names, classifier.probability)
-    return Classifier.from_network(replace(loaded, output=classifier.output))
+    return Classifier.from_network(replace(loaded, output=classifier.output, unit=classifier.unit))

@@ -46,19 +46,24 @@ def keep_quiet(results: bool, notes: bool) -> Iterator[None]:
         screen.quiet, progress.quiet = before
 
 
-def print_class_table(columns: Sequence[str], rows: Iterable[tuple[str, float, Iterable[float]]]) -> None:
-    """Print a table with one row per class: name, probability, then one number for each of `columns`."""
-    table = Table("class", "probability", box=None, header_style="bold")
-    for column in columns:
+def print_class_table(columns: Sequence[str], rows: Iterable[tuple[str, str, Iterable[float]]]) -> None:
+    """Print a table with one row per class: name, outcome as text, then one number for each other column.
+
+    Args:
+        columns: headings of the columns after the name.
+        rows: one per class.
+    """
+    table = Table("class", columns[0], box=None, header_style="bold")
+    for column in columns[1:]:
         table.add_column(column, justify="right")
-    for name, probability, numbers in rows:
-        table.add_row(name, f"{probability:.1%}", *(f"{number:.4f}" for number in numbers))
+    for name, outcome, numbers in rows:
+        table.add_row(name, outcome, *(f"{number:.4f}" for number in numbers))
     screen.print(table)
 
 
-def print_verdict(verdict: str, residual: float) -> None:
-    """Print how exact the class maps are; `residual` is in logits."""
-    screen.print(f"verdict: {verdict} (largest residual over all classes {residual:.1e} logits)")
+def print_verdict(verdict: str, residual: float, units: str = "logits") -> None:
+    """Print how exact the class maps are."""
+    screen.print(f"verdict: {verdict} (largest residual over all classes {residual:.1e} {units})")
 
 
 def print_written(path: str | Path) -> None:

@@ -11,7 +11,7 @@ from typer import Argument, Option
 
 from inspector.cli import options
 from inspector.cli.console import print_class_table, print_error, print_verdict, print_written, progress, screen
-from inspector.cli.report import ExitStatus, Report, judge, name_values, parse_verdict
+from inspector.cli.report import ExitStatus, Report, judge, name_values, parse_verdict, probability_of
 from inspector.errors import ImageError, InspectorError
 from inspector.explain.kinds import worst_verdict
 from inspector.files import check_new_folder
@@ -129,7 +129,9 @@ def explain(
         only = read_image(photo[0]) if len(photo) == 1 else None
         native = network.size == "native"
         classifier = (replace(network, size=None) if native else network).load(model)
-    wanted = WantedMaps(options.parse_classes(classes), against, dense, not grid, figure.opacity, native)
+    wanted = WantedMaps(
+        options.parse_classes(classes, classifier.class_names), against, dense, not grid, figure.opacity, native
+    )
     entries: list[dict[str, Any]] = []
     for path, folder in zip(photo, folders, strict=True):
         with progress.status(f"Computing the class maps of {path.name} and drawing ..."):
@@ -173,18 +175,19 @@ def _explain_photo(
     )
     save_class_maps(maps, folder, content, style, overwrite)
     shown = {k: maps.class_map(k, wanted.against, wanted.dense) for k in content.classes}
-    total = "logit" if wanted.against is None else "difference"
+    meaning = maps.classifier.meaning
+    total = meaning.quantity if wanted.against is None else "difference"
     columns = ("highest score",) if wanted.dense else ("sum of the map", "bias", total)
-    rows = [(one.title, float(maps.probabilities[k]), _list_numbers(one)) for k, one in shown.items()]
+    rows = [(one.title, maps.outcome(k), _list_numbers(one)) for k, one in shown.items()]
     notes = maps.view.photo.notes if maps.view is not None else picture.notes
     for note in notes:
         screen.print(note)
-    print_class_table(columns, rows)
-    print_verdict(maps.verdict, maps.residual)
+    print_class_table((meaning.outcome, *columns), rows)
+    print_verdict(maps.verdict, maps.residual, meaning.units)
     print_written(folder)
     numbers = [
-        {"class": k, "name": name, "probability": probability, **name_values(columns, values)}
-        for k, (name, probability, values) in zip(shown, rows, strict=True)
+        {"class": k, "name": name, **probability_of(maps, k), **name_values(columns, values)}
+        for k, (name, _, values) in zip(shown, rows, strict=True)
     ]
     return {
         "folder": folder, "verdict": maps.verdict, "residual": maps.residual, "notes": notes,

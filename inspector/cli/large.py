@@ -7,7 +7,7 @@ from typer import Argument, Option
 
 from inspector.cli import options
 from inspector.cli.console import make_progress, print_class_table, print_verdict, print_written, progress, screen
-from inspector.cli.report import Report, judge, name_values, parse_verdict
+from inspector.cli.report import Report, judge, name_values, parse_verdict, probability_of
 from inspector.explain.memory import use_huge_pages
 from inspector.files import check_new_folder, new_folder
 from inspector.networks.catalog import DEFAULT
@@ -39,6 +39,8 @@ def large(
     mean: options.Mean = None,
     std: options.Std = None,
     output: options.Output = None,
+    probability: options.Probability = None,
+    unit: options.Unit = None,
     trust: options.Trust = False,
     overwrite: options.Overwrite = False,
     fail_on: options.FailOn = None,
@@ -54,7 +56,7 @@ def large(
     * `inspector large orthophoto.npy -m mine.pth --arch torchvision:resnet18 -c "field,forest" --tile 2048 -o photo`
     """
     network = options.NetworkOptions(
-        arch=arch, labels=labels, size=size, mean=mean, std=std, output=output, trust=trust
+        arch, labels, size, mean, std, output=output, probability=probability, unit=unit, trust=trust
     )
     fail_on = parse_verdict(fail_on)
     if not overwrite:
@@ -73,7 +75,7 @@ def large(
             maps = large_class_maps(
                 classifier,
                 image,
-                options.parse_classes(classes),
+                options.parse_classes(classes, classifier.class_names),
                 tile,
                 lambda done, total: bar.update(task, completed=done, total=total, description="Tiles"),
             )
@@ -88,19 +90,21 @@ def large(
 
 def _print_maps(maps: "LargeMaps") -> list[dict[str, Any]]:
     """Print the numbers of each class, and return them for --json."""
-    rows, columns = [], ("sum of the map", "bias", "logit")
+    meaning = maps.classifier.meaning
+    rows, columns = [], ("sum of the map", "bias", meaning.quantity)
     for k, values, bias in zip(maps.classes, maps.values, maps.bias, strict=True):
         numbers = float(values.double().sum()), float(bias), float(maps.logits[k])
-        rows.append((maps.classifier.class_names[k], float(maps.probabilities[k]), numbers))
-    print_class_table(columns, rows)
+        outcome = meaning.describe(float(maps.logits[k]), float(maps.probabilities[k]))
+        rows.append((maps.classifier.class_names[k], outcome, numbers))
+    print_class_table((meaning.outcome, *columns), rows)
     y, x = maps.tiling.y, maps.tiling.x
     screen.print(
         f"{maps.tiles} tiles, {y.positions} x {x.positions} cells; each cell depends on the pixels of up to "
         f"{y.before + y.after + 1} x {x.before + x.after + 1} cells",
         soft_wrap=True,
     )
-    print_verdict(maps.verdict, maps.residual)
+    print_verdict(maps.verdict, maps.residual, meaning.units)
     return [
-        {"class": k, "name": name, "probability": probability, **name_values(columns, numbers)}
-        for k, (name, probability, numbers) in zip(maps.classes, rows, strict=True)
+        {"class": k, "name": name, **probability_of(maps, k), **name_values(columns, numbers)}
+        for k, (name, _, numbers) in zip(maps.classes, rows, strict=True)
     ]

@@ -49,7 +49,7 @@ def describe(
 
         sizes = (*SIZES, find_native_size(read_image(photo).size)) if photo else SIZES
         overrides = options.NetworkOptions(size=size, mean=mean).overrides()
-        loaded = resolve(model, arch, overrides=overrides, trust=trust, allow_untrained=True, output=output)
+        loaded = resolve(model, arch, overrides=overrides, trust=trust, allow_untrained=True)
         preprocessing = loaded.preprocessing
         summary = summarize_network(loaded.network, preprocessing.size, len(preprocessing.mean), sizes, model, output)
     if layers:
@@ -94,7 +94,15 @@ def add(
 
         class_names, overrides = network.class_names(), network.overrides()
         folder, classifier = add_model(
-            checkpoint, name, network.arch, class_names, overrides, title, network.trust, network.output, network.device
+            checkpoint,
+            name,
+            network.arch,
+            class_names,
+            overrides,
+            title,
+            network.trust,
+            network.output_choice(),
+            network.device,
         )
     head = classifier.head
     screen.print(f"{name}: {head.classes} classes, {head.pooling} pooling, class maps {head.verdict}")

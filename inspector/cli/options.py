@@ -11,11 +11,11 @@ returns a Report also has the options --json and --quiet.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar, get_args
 
 import typer
 from typer import Option
@@ -23,8 +23,10 @@ from typer import Option
 from inspector.cli.console import progress
 from inspector.cli.report import Report, run_command
 from inspector.errors import InspectorError
+from inspector.explain.kinds import OutputActivation, OutputChoice
 
 if TYPE_CHECKING:
+    from inspector.explain.class_names import ClassNames
     from inspector.explain.classifier import Classifier
     from inspector.images.preprocessing import PreprocessingOverrides
 
@@ -69,7 +71,12 @@ Arch = Annotated[
         "`package.module:factory` of yours."
     ),
 ]
-Labels = Annotated[Path | None, Option(help="File of class names: one per line, or a JSON list.")]
+Labels = Annotated[
+    Path | None,
+    Option(
+        help="File of class names: one per line, a CSV table, JSON (a list, {0: name}, {name: 0} or a config.json)."
+    ),
+]
 Size = Annotated[
     str | None,
     Option(
@@ -88,6 +95,14 @@ Output = Annotated[
         help="Output that holds the logits, if the network returns several: an index, or a name such as `heads.age`."
     ),
 ]
+Probability = Annotated[
+    str | None,
+    Option(
+        help="What makes probabilities of the output: `softmax`, `sigmoid` (independent for each class), `identity` if "
+        "it is probabilities already, or `none` for other values, as in regression. Default: what the network shows."
+    ),
+]
+Unit = Annotated[str | None, Option(help="Unit of the values with --probability none, such as `years`.")]
 Trust = Annotated[
     bool, Option("--trust", help="Run code in the file or of the architecture. Use it only for sources that you trust.")
 ]
@@ -186,6 +201,8 @@ class NetworkOptions:
         str | None,
         Option(help="Where the network runs: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for a GPU if there is one."),
     ] = None
+    probability: Probability = None
+    unit: Unit = None
     trust: Trust = False
 
     def load(self, model: str) -> "Classifier":
@@ -193,12 +210,23 @@ class NetworkOptions:
         from inspector.explain.classifier import Classifier
         from inspector.networks.load import resolve
 
-        loaded = resolve(model, self.arch, self.class_names(), self.overrides(), trust=self.trust, output=self.output)
+        loaded = resolve(model, self.arch, self.class_names(), self.overrides(), self.output_choice(), self.trust)
         for note in loaded.notes:
             progress.print(note)
         return Classifier.from_network(loaded, self.device)
 
-    def class_names(self) -> tuple[str, ...] | None:
+    def output_choice(self) -> OutputChoice:
+        """Return what the options say about the output of the network.
+
+        Raises:
+            InspectorError: --probability is no output activation.
+        """
+        if self.probability not in (None, *get_args(OutputActivation)):
+            known = ", ".join(get_args(OutputActivation))
+            raise InspectorError(f"--probability is {self.probability!r}. Use one of {known}.")
+        return OutputChoice(self.output, self.probability, self.unit)  # type: ignore[arg-type]
+
+    def class_names(self) -> "ClassNames | None":
         """Return the class names in the file --labels; None if the option was not given."""
         from inspector.networks.labels import read_labels
 
@@ -225,10 +253,17 @@ class NetworkOptions:
         )
 
 
-def parse_classes(classes: str) -> int | list[str]:
-    """Parse --classes: "topN" gives the number N, any other text a list of class names or numbers."""
+def parse_classes(classes: str, class_names: Sequence[str]) -> int | list[str]:
+    """Parse --classes: "topN" gives the number N, any other text a list of class names or numbers.
+
+    Args:
+        classes: the text.
+        class_names: names of all classes; commas in them separate no classes.
+    """
+    from inspector.explain.class_names import split_class_names
+
     top = re.fullmatch(r"top[ -]?(\d+)", classes.strip())
-    return int(top[1]) if top else classes.split(",")
+    return int(top[1]) if top else split_class_names(classes, class_names)
 
 
 def parse_size(size: str | None, option: str) -> tuple[int, int] | None:

@@ -13,13 +13,17 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from inspector.cli.console import errors, keep_quiet
 from inspector.errors import InspectorError
 from inspector.explain.kinds import VERDICTS, rank_verdict
+
+if TYPE_CHECKING:
+    from inspector.explain.class_maps import ClassMaps
+    from inspector.explain.large_class_maps import LargeMaps
 
 
 class ExitStatus(IntEnum):
@@ -68,6 +72,11 @@ def judge(verdict: str | None, fail_on: str | None) -> ExitStatus:
 def name_values(columns: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
     """Return the values of a row for --json; the keys are the headings with underscores, as in "sum_of_the_map"."""
     return {re.sub(r"\W+", "_", column).strip("_"): value for column, value in zip(columns, values, strict=True)}
+
+
+def probability_of(maps: "ClassMaps | LargeMaps", k: int) -> dict[str, float]:
+    """Return the probability of a class for --json; nothing if the network returns other values."""
+    return {"probability": float(maps.probabilities[k])} if maps.classifier.meaning.has_probabilities else {}
 
 
 def run_command(work: Callable[[], Report | None], as_json: bool, quiet: bool) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from inspector.datasets.table import read_rows
 from inspector.errors import ExportError, translate_errors
+from inspector.explain.kinds import OutputMeaning
 from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.files import write_atomic
 from inspector.images.decode import Pixels
@@ -20,7 +21,7 @@ from inspector.output.templates import render_template
 
 _OVERLAY_SIDE = 360  # pixels of the longer side of an overlay
 _IMAGES_PER_PAGE = 200  # images
-_COLUMNS = ("index", "path", "label", "classes", "probabilities", "label_rank", "verdict", "error")
+_COLUMNS = ("index", "path", "label", "classes", "probabilities", "logits", "label_rank", "verdict", "error")
 
 
 def make_overlay_path(index: int) -> str:
@@ -64,7 +65,9 @@ def write_gallery(out: Path) -> Path:
     """
     about = read_rows(out)[1]
     last_page = -(-about["images"] // _IMAGES_PER_PAGE)
-    shared = {"class_names": about["class_names"], "make_overlay_path": make_overlay_path}
+    # Results of older versions name no unit.
+    meaning = OutputMeaning(about["probability"], about.get("unit"))
+    shared = {"class_names": about["class_names"], "make_overlay_path": make_overlay_path, "meaning": meaning}
     pages = []
     for number, rows in enumerate(_iterate_pages(out), 1):
         name, first, last = _format_page_name(number), rows[0], rows[-1]

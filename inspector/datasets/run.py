@@ -158,7 +158,7 @@ def describe_run(
         "verdict": classifier.head.verdict,
         "top": min(options.top, len(classifier.class_names)),
         "probability": classifier.probability,
-        "output": classifier.output,
+        **{name: one for name in ("output", "unit") if (one := getattr(classifier, name)) is not None},
         "receptive_field": {
             name: replace_non_finite(asdict(getattr(classifier.receptive_field, name))) for name in ("y", "x")
         },

@@ -4,20 +4,21 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from inspector.errors import ClassError, NetworkError
+from inspector.errors import NetworkError
+from inspector.explain.class_names import AnyClassNames, ClassNames, find_class_index, list_class_names
 from inspector.explain.device import find_device
 from inspector.explain.feature_capture import FeatureCapture, make_feature_capture
 from inspector.explain.head import Head, find_head
-from inspector.explain.kinds import OutputActivation
-from inspector.explain.tracing.chosen_output import ChosenOutput, choose_output, original_network
-from inspector.explain.tracing.forward import find_output_activation, match_parameters, noise_input
+from inspector.explain.kinds import OutputActivation, OutputMeaning
+from inspector.explain.tracing.chosen_output import choose_output, find_chosen_output, original_network
+from inspector.explain.tracing.forward import match_parameters, noise_input
+from inspector.explain.tracing.output_activation import find_logits
 from inspector.explain.tracing.preserve import preserve_state
 from inspector.explain.tracing.receptive_field import ReceptiveField, find_receptive_field
 from inspector.images.preprocessing import (
@@ -39,7 +40,7 @@ class LoadedNetwork:
     name: str
     network: nn.Module
     preprocessing: Preprocessing
-    class_names: Sequence[str] | None = None  # (K,); None: class 0, class 1, ...
+    class_names: AnyClassNames | None = None  # K names; None: class 0, class 1, ...
     # None: the activation that the network ends in; if it ends in none, softmax, or sigmoid for a single logit.
     output_activation: OutputActivation | None = None
     receptive_field: ReceptiveField | None = None  # None: computed from the network's operations
@@ -48,6 +49,7 @@ class LoadedNetwork:
     trained_size: tuple[int, int] | None = None  # input size at which the head is read; None: that of preprocessing
     output: str | int | None = None  # name or index of the output that holds the logits; None: the only one that can
     notes: tuple[str, ...] = ()  # sentences on how it was read from its file, for the user
+    unit: str | None = None  # of the output, if the output activation is "none"
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +65,12 @@ class Classifier:
     probability: OutputActivation
     capture: FeatureCapture = field(repr=False)  # how the feature maps before pooling are captured
     notes: tuple[str, ...] = field(default=(), repr=False)  # sentences on how the network was read from its file
+    unit: str | None = None  # of the output, if `probability` is "none"
 
     @staticmethod
     def wrap(
         network: nn.Module,
-        class_names: Sequence[str] | None = None,
+        class_names: AnyClassNames | None = None,
         size: int | Sequence[int] = 224,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
@@ -79,6 +82,7 @@ class Classifier:
         window: Sequence[float] | None = None,
         display: Sequence[int] | None = None,
         device: str | torch.device | None = None,
+        unit: str | None = None,
     ) -> "Classifier":
         """Make a classifier of a network, which is not changed, except that `device` moves it.
 
@@ -87,7 +91,8 @@ class Classifier:
         Args:
             network: a module that returns logits (N, K) or probabilities. It ends in global pooling and any head, or in
                 flatten and Linear.
-            class_names: K names. Default: "class 0", "class 1", ...
+            class_names: K names, also as {0: "a", 1: "b"} (id2label) or {"a": 0, "b": 1} (class_to_idx). Default:
+                "class 0", "class 1", ...
             size: input size in pixels, (height, width) or one number for both.
             mean: three values (RGB) or one (gray); the input is ``(pixels / 255 - mean) / std``. Any other number: the
                 input has so many channels, as arrays and TIFF files have them, see `images.values.scale_values`.
@@ -96,14 +101,16 @@ class Classifier:
                 center. Default: `size`.
             interpolation: how a photo is scaled.
             name: shown in figures and reports.
-            probability: "softmax" or "sigmoid". Default: what the network ends in; if it ends in neither, softmax, or
-                sigmoid for a single logit.
+            probability: what turns the output into probabilities: "softmax"; "sigmoid", independent for each class;
+                "identity", if the output is probabilities; "none" for other values, as in regression. Default: what the
+                network ends in; if it ends in neither, softmax, or sigmoid for a single logit.
             output: which output holds the logits, if the network returns several: an index or a key, or a dotted path
                 such as "heads.age". Default: the only output that can hold them. Outputs from which another output is
                 computed are features.
             window: the values that become 0 and 1 in images of more than 8 bits. Default: the range that an image uses.
             display: which channels of images of more than three are shown as red, green and blue, counted from 0.
             device: where the network runs, see `to`. Default: where it is.
+            unit: unit of the values, such as "years", with probability="none".
 
         Raises:
             NetworkError: the network does not support inputs of this size, the number of names is wrong, or several
@@ -117,7 +124,7 @@ class Classifier:
         cover = height_width if resize is None else as_pair(resize)
         plain = Preprocessing(height_width, IMAGENET_MEAN, IMAGENET_STD, cover, interpolation)
         preprocessing = PreprocessingOverrides(mean=mean, std=std, window=window, display=display).apply_to(plain)
-        loaded = LoadedNetwork(name, network, preprocessing, class_names, probability, output=output)
+        loaded = LoadedNetwork(name, network, preprocessing, class_names, probability, output=output, unit=unit)
         return Classifier.from_network(loaded, device)
 
     @staticmethod
@@ -144,12 +151,12 @@ class Classifier:
             )
         example = noise_input(loaded.network, (1, channels, *size))
         network = choose_output(loaded.network, example, loaded.output)
+        network, activation = find_logits(network, example, loaded.output_activation)
         head = find_head(network, example)
-        names = loaded.class_names
-        names = [f"class {k}" for k in range(head.classes)] if names is None else names
-        if len(names) != head.classes:
-            raise NetworkError(f"The network has {head.classes} classes, but {len(names)} names were given.")
-        activation = loaded.output_activation or find_output_activation(network, example)
+        names = ClassNames(tuple(f"class {k}" for k in range(head.classes)))
+        if loaded.class_names is not None:
+            names = list_class_names(loaded.class_names)
+            names.check(head.classes)
         field = loaded.receptive_field or find_receptive_field(network, example, head.finest_branch.call)
         if loaded.cell_center is not None:
             y, x = loaded.cell_center
@@ -158,11 +165,12 @@ class Classifier:
             name=make_printable(loaded.name),
             network=network,
             preprocessing=replace(preprocessing, size=size),
-            class_names=tuple(make_printable(str(name)) for name in names),
+            class_names=names.names,
             head=head,
             receptive_field=field,
             probability=activation or ("sigmoid" if head.classes == 1 else "softmax"),
             notes=loaded.notes,
+            unit=loaded.unit,
             capture=make_feature_capture(network, example, head.calls, head.needs_pooled, head.needs_derivative),
         )
         if size == preprocessing.size:
@@ -246,13 +254,26 @@ class Classifier:
         return noise_input(self.network, (images, len(pixels.mean), *(size or pixels.size)), seed)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Compute class probabilities (..., K) from logits (..., K), by softmax or sigmoid as the network does."""
-        return logits.softmax(-1) if self.probability == "softmax" else logits.sigmoid()
+        """Compute class probabilities (..., K) from logits (..., K) as the network does; NaN where there are none."""
+        if self.probability == "softmax":
+            return logits.softmax(-1)
+        if self.probability == "sigmoid":
+            return logits.sigmoid()
+        return logits if self.probability == "identity" else torch.full_like(logits, math.nan)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Return the probabilities (..., K) of logits (..., K), or the values themselves where there are none."""
+        return self.probabilities(logits) if self.meaning.has_probabilities else logits
+
+    @property
+    def meaning(self) -> OutputMeaning:
+        """What the values are that class maps add up to."""
+        return OutputMeaning(self.probability, self.unit)
 
     @property
     def output(self) -> str | None:
         """Name of the output that holds the logits; None if the network's output shows which it is."""
-        return self.network.output if isinstance(self.network, ChosenOutput) else None
+        return find_chosen_output(self.network)
 
     @property
     def backend_status(self) -> str:
@@ -267,46 +288,3 @@ class Classifier:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
-
-
-def find_class_index(class_names: Sequence[str], name_or_number: str | int) -> int:
-    """Find a class by its index, its name, or a part of its name that no other name has.
-
-    Args:
-        class_names: (K,).
-        name_or_number: an index from 0, or text; upper and lower case are the same.
-
-    Returns:
-        The index of the class.
-
-    Raises:
-        ClassError: no class or several classes match; the message has the nearest names.
-    """
-    if not isinstance(name_or_number, str):
-        if 0 <= name_or_number < len(class_names):
-            return int(name_or_number)  # int(...) because NumPy integers are accepted too
-        raise ClassError(f"No class {name_or_number}; they are numbered 0 to {len(class_names) - 1}.")
-    query = name_or_number.strip().lower()
-    lower = [name.lower() for name in class_names]
-    matches = [k for k, name in enumerate(lower) if name == query]
-    if not matches and query.isdecimal():
-        return find_class_index(class_names, int(query))
-    if not matches:
-        matches = [k for k, name in enumerate(lower) if query and query in name]
-    if len(matches) == 1:
-        return matches[0]
-    if matches:
-        listed = ", ".join(class_names[k] for k in matches[:8]) + (", ..." if len(matches) > 8 else "")
-        raise ClassError(
-            f"{name_or_number!r} may mean {len(matches)} classes: {listed}. Give the whole name, or the number."
-        )
-    nearest = [class_names[lower.index(name)] for name in get_close_matches(query, lower, n=3, cutoff=0.5)]
-    raise ClassError(f"No class {name_or_number!r}." + (f" Nearest names: {', '.join(nearest)}." if nearest else ""))
-
-
-def list_top_classes(
-    class_names: Sequence[str], logits: Tensor, probabilities: Tensor, count: int
-) -> list[tuple[int, str, float]]:
-    """Return (index, name, probability) of the `count` classes with the highest logits, highest first."""
-    order = logits.argsort(descending=True, stable=True)[:count].tolist()
-    return [(k, class_names[k], float(probabilities[k])) for k in order]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor
 
 from inspector.errors import InspectorError
-from inspector.explain.classifier import Classifier, list_top_classes
+from inspector.explain.class_names import list_top_classes
+from inspector.explain.classifier import Classifier
 from inspector.explain.decomposition import Decomposition
 from inspector.explain.inputs import make_input_view
 from inspector.explain.kinds import Verdict
@@ -60,7 +61,7 @@ class ClassMaps:
     values: Tensor  # (K, h, w) in logits
     bias: Tensor  # (K,)
     logits: Tensor  # (K,), the network's own
-    probabilities: Tensor  # (K,)
+    probabilities: Tensor  # (K,); NaN if the network returns other values
     residual: float  # largest |values.sum((1, 2)) + bias - logits| of all classes, in logits
     verdict: Verdict
     split: Decomposition | None  # None for a large image, whose feature maps are not kept
@@ -78,6 +79,10 @@ class ClassMaps:
     def top(self, count: int = 5) -> list[tuple[int, str, float]]:
         """Return (index, name, probability) of the classes with the highest logits, highest first."""
         return list_top_classes(self.classifier.class_names, self.logits, self.probabilities, count)
+
+    def outcome(self, k: int, digits: int = 1) -> str:
+        """Return the probability of a class as text, as in "97.3%", or its value with its unit, as in "41.3 years"."""
+        return self.classifier.meaning.describe(float(self.logits[k]), float(self.probabilities[k]), digits)
 
     @property
     def decomposition(self) -> Decomposition:
@@ -182,12 +187,11 @@ class ClassMaps:
 
     def describe_reading(self, dense: bool = False, against: str | int | None = None) -> str:
         """Return in words what the value of a cell means, for figures and reports."""
-        if against is None:
-            quantity = "logit"
-        elif against == AVERAGE:
-            quantity = "logit less the average logit"
-        else:
-            quantity = f"logit less that of {self.classifier.class_names[self.classifier.class_index(against)]}"
+        quantity = self.classifier.meaning.quantity
+        if against == AVERAGE:
+            quantity = f"{quantity} less the average {quantity}"
+        elif against is not None:
+            quantity = f"{quantity} less that of {self.classifier.class_names[self.classifier.class_index(against)]}"
         if dense:
             return f"score of each cell as if it alone were pooled (does not sum to the {quantity})"
         if self.classifier.head.pooling == "max":

@@ -27,7 +27,8 @@ from torch import Tensor
 
 from inspector.errors import HeadError, InspectorError, NetworkError
 from inspector.explain.class_maps import ClassMaps
-from inspector.explain.classifier import Classifier, list_top_classes
+from inspector.explain.class_names import list_top_classes
+from inspector.explain.classifier import Classifier
 from inspector.explain.kinds import Pooling, Verdict
 from inspector.explain.memory import give_back_freed_memory
 from inspector.explain.precision import relative_error
@@ -47,7 +48,7 @@ class LargeMaps:
     classes: tuple[int, ...]  # indices of the k chosen classes, in the order of `values`
     bias: Tensor  # (k,)
     logits: Tensor  # (K,), computed by the network's layers after the pooling
-    probabilities: Tensor  # (K,)
+    probabilities: Tensor  # (K,); NaN if the network returns other values
     # The largest |weight @ pooled + bias - logit| of all classes and |values.sum() + bias - logit| of the chosen ones.
     residual: float
     verdict: Verdict

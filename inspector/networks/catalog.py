@@ -41,6 +41,7 @@ class ModelCard:
     examples: str  # kind of example images for the network, as in images/examples.py
     cell_center: tuple[float, float] | None = None  # (y, x) of the center of cell (0, 0), if it was measured
     output: str | None = None  # name of the output that holds the logits, if the network returns several
+    unit: str | None = None  # of the output, if `probability` is "none"
     about: Mapping[str, Any] = field(default_factory=dict)  # entries source, licence, training, scores, as in the file
 
 
@@ -152,6 +153,7 @@ def read_model_card(folder: Path) -> ModelCard:
             probability=cast(OutputActivation, card.choice("probability", get_args(OutputActivation))),
             examples=make_printable(card.text("examples")),
             output=card.text("output") if card.has("output") else None,
+            unit=card.text("unit") if card.has("unit") else None,
             cell_center=cast(tuple[float, float], card.numbers("centre", (2,))) if card.has("centre") else None,
             about=_read_about(card),
         )

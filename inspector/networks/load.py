@@ -6,6 +6,7 @@ name or file -> LoadedNetwork (network, weights, preprocessing, class names) -> 
 import importlib.util
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from typing import Any
 import torch
 
 from inspector.errors import InspectorError, NetworkError, translate_errors
+from inspector.explain.class_names import AnyClassNames, ClassNames, list_class_names
 from inspector.explain.classifier import Classifier, LoadedNetwork
 from inspector.explain.device import find_device
-from inspector.explain.kinds import OutputActivation
+from inspector.explain.kinds import OutputActivation, OutputChoice
 from inspector.images.preprocessing import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -25,13 +27,13 @@ from inspector.images.preprocessing import (
 )
 from inspector.networks.build import LIBRARIES, build, build_pretrained, find_preprocessing, suggest_library_names
 from inspector.networks.builtin import FACTORIES
-from inspector.networks.catalog import ModelCard, find_model_card, find_model_folder, is_trusted
+from inspector.networks.catalog import CARD, ModelCard, find_model_card, find_model_folder, is_trusted
 from inspector.networks.checkpoint import MAX_BYTES, State, detect_kind, is_small_safetensors, read_states
 from inspector.networks.fit_state import choose_usual
 from inspector.networks.huggingface import is_huggingface_folder, list_weight_files, read_huggingface
 from inspector.networks.isolation import ran_out_of_memory, try_in_child
 from inspector.networks.keras_model import read_keras
-from inspector.networks.load_checkpoint import Architecture, load_checkpoint
+from inspector.networks.load_checkpoint import Architecture, LoadedCheckpoint, load_checkpoint
 from inspector.networks.onnx_model import read_onnx
 from inspector.networks.torch_program import read_torch_program
 
@@ -43,7 +45,7 @@ _DEFAULT = Preprocessing((224, 224), IMAGENET_MEAN, IMAGENET_STD, (224, 224))  #
 def load(
     name: str | Path,
     arch: str | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: AnyClassNames | None = None,
     size: int | Sequence[int] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -55,6 +57,7 @@ def load(
     window: Sequence[float] | None = None,
     display: Sequence[int] | None = None,
     device: str | torch.device | None = None,
+    unit: str | None = None,
 ) -> Classifier:
     """Load a classifier.
 
@@ -69,14 +72,16 @@ def load(
             the file.
         arch: architecture of a checkpoint: "torchvision:resnet18", "timm:...", one of ours, or with ``trust`` your own
             "package.module:factory".
-        class_names: one per class, in place of those that come with the network.
+        class_names: one per class, in place of those that come with the network; also as {0: "a"} (id2label) or
+            {"a": 0} (class_to_idx).
         size: input size in pixels, one number or (height, width). Default, as for the next four: the network's own.
         mean: one value per channel, 0-1; a single value for a network that takes gray images; neither one nor three for
             a network that takes all channels of arrays and TIFF files.
         std: one value per channel, in the same unit as ``mean``.
         resize: size that the photo covers before the center crop, one number or (height, width); "squeeze": no crop.
         interpolation: "bilinear" or "bicubic".
-        probability: "softmax" or "sigmoid". Default: the network's own output activation.
+        probability: what turns the output into probabilities: "softmax", "sigmoid", "identity" if they are
+            probabilities, "none" for other values, as in regression. Default: the network's own output activation.
         trust: allow code of the architecture or the file to run.
         output: which output holds the logits, if the network returns several: an index, a key, or a dotted path.
             Default: the only one that can hold them.
@@ -84,6 +89,7 @@ def load(
         display: which channels of images of more than three are shown as red, green and blue, counted from 0.
         device: where the network runs: "cpu", "cuda", "cuda:1", "mps", or "auto" for a CUDA GPU if there is one.
             Default: "cpu".
+        unit: unit of the values, such as "years", with probability="none".
 
     Returns:
         The classifier; its head has been read and verified.
@@ -98,20 +104,19 @@ def load(
     overrides = PreprocessingOverrides(size, mean, std, resize, interpolation, window, display)
     if device is not None:
         device = find_device(device)  # before the network is read, which takes longer
-    loaded = resolve(name, arch, class_names, overrides, probability, trust, output=output)
+    loaded = resolve(name, arch, class_names, overrides, OutputChoice(output, probability, unit), trust)
     return Classifier.from_network(loaded, device)
 
 
 def resolve(
     source: str | Path,
     arch: str | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: AnyClassNames | None = None,
     overrides: PreprocessingOverrides | None = None,
-    probability: OutputActivation | None = None,
+    output: OutputChoice | None = None,
     trust: bool = False,
     allow_untrained: bool = False,
     max_bytes: int = MAX_BYTES,
-    output: str | int | None = None,
     remember: bool = True,
 ) -> LoadedNetwork:
     """Find, build and load a network by its name or file.
@@ -123,11 +128,10 @@ def resolve(
         arch: architecture of a checkpoint.
         class_names: names that replace the network's own.
         overrides: settings that replace settings of the default preprocessing.
-        probability: output activation that replaces the network's own.
+        output: which output is explained, and what it means, in place of the network's own.
         trust: allow code of the architecture or the file to run.
         allow_untrained: build architectures with random weights, and download nothing.
         max_bytes: size above which a file is refused.
-        output: name or index of the output that holds the logits, in place of the network's own.
         remember: keep the hash of a file that can be read in the cache folder, so that it is tried only once.
 
     Returns:
@@ -137,6 +141,7 @@ def resolve(
         NetworkError: unknown name, or files that do not fit or cannot be read or downloaded.
     """
     name, path, overrides = str(source), Path(source), overrides or PreprocessingOverrides()
+    names = None if class_names is None else list_class_names(class_names)
     from_library = name.startswith(LIBRARIES)
     if allow_untrained and (from_library or _is_architecture(name)):
         loaded = LoadedNetwork(name, build(name, trust=trust), find_preprocessing(name) or _DEFAULT)
@@ -147,7 +152,7 @@ def resolve(
         plain = replace(overrides, resize=None).apply_to(_DEFAULT)
         if not trust:
             _try_file(path, plain, max_bytes, remember)
-        loaded = _read_file(path, arch, class_names, plain, trust, max_bytes)
+        loaded = _read_file(path, arch, names, plain, trust, max_bytes)
     elif is_huggingface_folder(path) and find_model_folder(name) is None:
         if not trust:
             for file in list_weight_files(path):
@@ -155,10 +160,20 @@ def resolve(
         loaded = read_huggingface(path, max_bytes)
     else:
         loaded = _load_card(find_model_card(name, suggest_library_names), trust)
-    class_names, activation = class_names or loaded.class_names, probability or loaded.output_activation
-    changed = replace(loaded, class_names=class_names, output_activation=activation)
-    output = loaded.output if output is None else output
-    return replace(changed, preprocessing=overrides.apply_to(loaded.preprocessing), output=output)
+    preprocessing, output = overrides.apply_to(loaded.preprocessing), output or OutputChoice()
+    if output.activation in ("identity", "none") and getattr(loaded.network, "output_activation", None) is not None:
+        raise NetworkError(
+            f"{name} ends in {loaded.output_activation}, which is cut off, so that its logits are explained. Leave out "
+            f"probability={output.activation!r}."
+        )
+    return replace(
+        loaded,
+        preprocessing=preprocessing,
+        class_names=loaded.class_names if names is None else names,
+        output_activation=output.activation or loaded.output_activation,
+        output=loaded.output if output.name is None else output.name,
+        unit=output.unit or loaded.unit,
+    )
 
 
 def _is_architecture(name: str) -> bool:
@@ -203,7 +218,7 @@ def _try_weights(path: Path, max_bytes: int) -> None:
 
 
 def _read_file(
-    path: Path, arch: str | None, class_names: Sequence[str] | None, plain: Preprocessing, trust: bool, max_bytes: int
+    path: Path, arch: str | None, class_names: ClassNames | None, plain: Preprocessing, trust: bool, max_bytes: int
 ) -> LoadedNetwork:
     """Read the network in a file. `plain` is the preprocessing for what the file and the architecture do not state."""
     suffix = path.suffix.lower()
@@ -226,8 +241,7 @@ def _read_file(
         hint = "torchvision:resnet18, timm:resnet18, or package.module:factory of your own"
         problem = f"{path} holds weights and no architecture"
         raise NetworkError(f"{problem}. Name it with --arch (arch=... in Python): {hint}.")
-    classes = len(class_names) if class_names is not None else None
-    checkpoint = load_checkpoint(states, Architecture(arch, classes, trust=trust), path)
+    checkpoint = _load_checkpoint(states, Architecture(arch, trust=trust), class_names, path)
     loaded = LoadedNetwork(path.stem, checkpoint.network, find_preprocessing(arch) or plain, class_names)
     return _match_channels(replace(loaded, notes=checkpoint.notes), checkpoint.channels, plain)
 
@@ -254,6 +268,20 @@ def _match_channels(loaded: LoadedNetwork, channels: int | None, given: Preproce
     return replace(loaded, preprocessing=preprocessing, notes=(*loaded.notes, note))
 
 
+def _load_checkpoint(
+    states: Mapping[str, State], architecture: Architecture, class_names: ClassNames | None, path: Path
+) -> LoadedCheckpoint:
+    """Load the weights of a file; only where their shapes do not tell, there are as many classes as names."""
+    try:
+        return load_checkpoint(states, architecture, path)
+    except NetworkError:
+        if class_names is None:
+            raise
+        with suppress(NetworkError):
+            return load_checkpoint(states, replace(architecture, classes=len(class_names.names)), path)
+        raise
+
+
 def _replace_size(preprocessing: Preprocessing, size: tuple[int, int] | None) -> Preprocessing:
     return replace(preprocessing, size=size or preprocessing.size, resize=size or preprocessing.size)
 
@@ -270,7 +298,7 @@ def _load_card(card: ModelCard, trust: bool) -> LoadedNetwork:
         for path in paths:
             _try_file(path, usual)
     if factory in ("onnx", "keras"):
-        loaded = _read_file(paths[0], None, card.classes, usual, trust=False, max_bytes=MAX_BYTES)
+        loaded = _read_file(paths[0], None, None, usual, trust=False, max_bytes=MAX_BYTES)
         network, field = loaded.network, loaded.receptive_field
     else:
         architecture = Architecture(
@@ -284,8 +312,9 @@ def _load_card(card: ModelCard, trust: bool) -> LoadedNetwork:
         network = load_checkpoint(found, architecture, path, card.name, spare).network
     # In some networks a cell responds most to pixels away from the center of its receptive field, so the card may hold
     # a center that benchmarks/cell_centers.py measured.
-    loaded = LoadedNetwork(card.name, network, usual, card.classes, card.probability, field)
-    return replace(loaded, cell_center=card.cell_center, trained_size=usual.size, output=card.output)
+    names = ClassNames(card.classes, str(card.folder / CARD))
+    loaded = LoadedNetwork(card.name, network, usual, names, card.probability, field)
+    return replace(loaded, cell_center=card.cell_center, trained_size=usual.size, output=card.output, unit=card.unit)
 
 
 def _join_states(parts: Sequence[str | Mapping[str, str]], states: Sequence[Mapping[str, State]]) -> State:

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,9 @@ from typing import Any
 from safetensors.torch import save_file
 
 from inspector.errors import ExportError, NetworkError, translate_errors
+from inspector.explain.class_names import AnyClassNames
 from inspector.explain.classifier import Classifier
+from inspector.explain.kinds import OutputChoice
 from inspector.explain.tracing.chosen_output import original_network
 from inspector.files import json_bytes, new_folder
 from inspector.images.preprocessing import PreprocessingOverrides
@@ -26,11 +27,11 @@ def add_model(
     checkpoint: Path,
     name: str,
     arch: str | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: AnyClassNames | None = None,
     overrides: PreprocessingOverrides | None = None,
     title: str | None = None,
     trust: bool = False,
-    output: str | None = None,
+    output: OutputChoice | None = None,
     device: str | None = None,
 ) -> tuple[Path, Classifier]:
     """Add the network in a file to models/, completely or not at all.
@@ -45,7 +46,7 @@ def add_model(
         overrides: settings that replace settings of the default preprocessing.
         title: one line that describes the network in lists.
         trust: allow code of the architecture to run.
-        output: name or index of the output that holds the logits, if the network returns several.
+        output: which output is explained, and what it means, in place of the network's own.
         device: where the head is read and verified, as for `load`.
 
     Returns:
@@ -70,7 +71,7 @@ def add_model(
         hint = "Save its state dict, or export it to ONNX; or load it by its path each time, with --trust"
         reason = "which runs its own code, so it is not added to models/"
         raise NetworkError(f"{checkpoint} is a program ({kind}), {reason}. {hint}.")
-    loaded = resolve(checkpoint, arch, class_names, overrides, trust=trust, output=output)
+    loaded = resolve(checkpoint, arch, class_names, overrides, output, trust)
     classifier = Classifier.from_network(loaded, device)
     card = _make_card(classifier, checkpoint, arch, title)
     with new_folder(folder) as unfinished:
@@ -116,6 +117,6 @@ def _make_card(classifier: Classifier, checkpoint: Path, arch: str | None, title
         **{key: preprocessing[key] for key in ("size", "resize", "interpolation", "mean", "std")},
         **{key: preprocessing[key] for key in ("window", "display") if preprocessing[key] is not None},
         "source": f"Added from {checkpoint.name}",
-        **({} if classifier.output is None else {"output": classifier.output}),
+        **{name: one for name in ("output", "unit") if (one := getattr(classifier, name)) is not None},
         "examples": "photos" if len(classifier.preprocessing.mean) == 3 else "fashion_mnist",
     }

@@ -55,11 +55,13 @@ def side_by_side_figure(
         canvas = dimmed_photo(view.photo, view.crop)
         image = draw_map_on_photo(canvas, view.crop, class_map.values, field, ends, smooth, _OPACITY)
         what = shorten_name(name) if one_class else f"{shorten_name(name, 14)}: {shorten_name(class_map.title, 16)}"
-        show_image(axis, image, f"{what} ({one.probabilities[k]:.1%})", [class_map.equation(), describe_exactness(one)])
+        show_image(axis, image, f"{what} ({one.outcome(k)})", [class_map.equation(), describe_exactness(one)])
         if own_scales:
-            add_color_bar([axis], ends, font_size=7, shrink=0.8, aspect=25)
+            units = one.classifier.meaning.units
+            add_color_bar([axis], ends, units=units, font_size=7, shrink=0.8, aspect=25)
     if not own_scales:
-        add_color_bar(axes, scale, font_size=10, shrink=0.7, aspect=30)
+        units = " or ".join(dict.fromkeys(one.classifier.meaning.units for one in maps))
+        add_color_bar(axes, scale, units=units, font_size=10, shrink=0.7, aspect=30)
     what = f"{class_maps[0].title}: its class map" if one_class else "class maps"
     by = "each network" if shared else maps[0].classifier.name
     scales = "each on its own scale" if own_scales else "on one scale"

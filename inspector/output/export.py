@@ -65,10 +65,18 @@ def encode_npz(maps: ClassMaps | LargeMaps, class_names: Sequence[str], manifest
 
 def make_logits_csv(maps: ClassMaps) -> bytes:
     """Return a CSV file with one row per class: number, name, probability, logit, bias, and the sum of its map."""
-    numbers = (maps.probabilities, maps.logits, maps.bias, maps.values.sum((1, 2)))
+    numbers = (maps.logits, maps.bias, maps.values.sum((1, 2)))
     columns = [tensor.numpy(force=True) for tensor in numbers]
-    rows = zip(range(len(maps.logits)), maps.classifier.class_names, *columns, strict=True)
+    probabilities = list_probabilities(maps)
+    rows = zip(range(len(maps.logits)), maps.classifier.class_names, probabilities, *columns, strict=True)
     return csv_bytes(("index", "name", "probability", "logit", "bias", "map_sum"), rows)
+
+
+def list_probabilities(maps: ClassMaps | LargeMaps) -> list[Any]:
+    """Return the probability of every class for a CSV file; empty texts if the network returns other values."""
+    if not maps.classifier.meaning.has_probabilities:
+        return [""] * len(maps.probabilities)
+    return list(maps.probabilities.numpy(force=True))
 
 
 def make_contributions_csv(maps: ClassMaps, shown: FigureContent) -> bytes:

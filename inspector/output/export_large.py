@@ -7,9 +7,9 @@ from typing import Any
 
 from inspector.explain.large_class_maps import LargeMaps
 from inspector.files import csv_bytes, json_bytes
-from inspector.output.export import encode_figure, encode_npz
+from inspector.output.export import encode_figure, encode_npz, list_probabilities
 from inspector.output.figure import class_map_figure
-from inspector.output.manifest import describe_network
+from inspector.output.manifest import describe_network, list_top
 
 FILES = ("figure.png", "maps.npz", "logits.csv", "manifest.json")
 
@@ -40,9 +40,10 @@ def _make_logits_csv(maps: LargeMaps) -> bytes:
         k: (float(values.double().sum()), float(bias))
         for k, values, bias in zip(maps.classes, maps.values, maps.bias, strict=True)
     }
+    probabilities = list_probabilities(maps)
     rows = (
-        (k, name, float(maps.probabilities[k]), float(maps.logits[k]), *sums.get(k, ("", "")))
-        for k, name in enumerate(maps.classifier.class_names)
+        (k, name, probability, float(maps.logits[k]), *sums.get(k, ("", "")))
+        for k, (name, probability) in enumerate(zip(maps.classifier.class_names, probabilities, strict=True))
     )
     return csv_bytes(("index", "name", "probability", "logit", "map_sum", "bias"), rows)
 
@@ -60,5 +61,5 @@ def _make_manifest(maps: LargeMaps, image: Path, tile: int) -> dict[str, Any]:
         "image": {"name": image.name, "sha256": digest, "size": maps.image.size},
         "tiles": {"side": tile, "count": maps.tiles, **asdict(maps.tiling)},
         "classes": maps.classes,
-        "top": [{"class": k, "name": name, "probability": p} for k, name, p in maps.top(5)],
+        "top": list_top(maps),
     }

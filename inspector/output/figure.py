@@ -78,7 +78,8 @@ def class_map_figure(maps: ClassMaps, shown: FigureContent, style: FigureStyle =
             axis.set_axis_on()
             axis.spines[:].set(linewidth=2 if panel.bold else 0.5)
     if style.colour_bar and any(panel.values is not None for panel in panels):
-        add_color_bar(layout.axes, scale, style.colours, font_size=style.font_size * 10 / 9, shrink=0.7, aspect=30)
+        layout_options: Any = {"font_size": style.font_size * 10 / 9, "shrink": 0.7, "aspect": 30}
+        add_color_bar(layout.axes, scale, style.colours, maps.classifier.meaning.units, **layout_options)
     if style.dark:
         _darken(layout.figure)
     return layout.figure
@@ -92,7 +93,7 @@ def _list_panels(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> I
         elif kind == "classes":
             for k in shown.classes:
                 class_map = maps.class_map(k, shown.against, shown.dense)
-                yield _Panel(names[k], f" ({maps.probabilities[k]:.1%})", class_map.equation(), class_map.values)
+                yield _Panel(names[k], f" ({maps.outcome(k)})", class_map.equation(), class_map.values)
         elif kind == "contrast":
             class_map = maps.contrast_map(shown.classes, shown.dense)
             yield _Panel(class_map.title, "", class_map.equation(), class_map.values)
@@ -107,7 +108,9 @@ def _list_all_maps(maps: ClassMaps, dense: bool) -> Iterator[_Panel]:
             f"All {len(names)} class maps are too many for one figure. Use the panel classes, which shows some of them."
         )
     for k, name in enumerate(names):
-        line = f"logit {format_number(float(maps.logits[k]), '.2f')}" + (", winner" if k == winner else "")
+        line = f"{maps.classifier.meaning.quantity} {format_number(float(maps.logits[k]), '.2f')}" + (
+            ", winner" if k == winner else ""
+        )
         yield _Panel(name, "", line, maps.class_map(k, None, dense).values, grid=True, bold=k == winner)
 
 
@@ -191,14 +194,21 @@ def _draw_images(
 
 
 def add_color_bar(
-    axes: Sequence[Axes], scale: float, colormap: str = "inspector", *, font_size: float, **layout: Any
+    axes: Sequence[Axes],
+    scale: float,
+    colormap: str = "inspector",
+    units: str = "logits",
+    *,
+    font_size: float,
+    **layout: Any,
 ) -> None:
     """Add one color bar for class maps that share a scale.
 
     Args:
         axes: the axes that show the maps, at least one.
-        scale: value at the upper end of the bar, in logits; the lower end is -scale.
+        scale: value at the upper end of the bar; the lower end is -scale.
         colormap: one of COLORMAPS.
+        units: what is shown per cell.
         font_size: font size of label and ticks, in points.
         layout: options of matplotlib's Figure.colorbar, such as shrink, aspect, location.
     """
@@ -206,7 +216,7 @@ def add_color_bar(
     # If all maps are zero, the color bar still needs two different ends.
     ends = Normalize(-(scale or 1.0), scale or 1.0)
     bar = axes[0].figure.colorbar(ScalarMappable(ends, colors), ax=list(axes), **layout)
-    bar.set_label("logits per cell", fontsize=font_size)
+    bar.set_label(f"{units} per cell", fontsize=font_size)
     bar.ax.tick_params(labelsize=font_size)
 
 

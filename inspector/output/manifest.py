@@ -11,6 +11,7 @@ from typing import Any
 
 from inspector.explain.class_maps import ClassMaps, FigureContent
 from inspector.explain.classifier import Classifier
+from inspector.explain.large_class_maps import LargeMaps
 from inspector.files import json_bytes, replace_non_finite
 from inspector.images.decode import Pixels
 from inspector.output.style import DEFAULT_STYLE, FigureStyle
@@ -43,8 +44,15 @@ def make_manifest(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DE
         "photo": photo,
         "shown": asdict(shown),
         "style": asdict(style),
-        "top": [{"class": k, "name": name, "probability": p} for k, name, p in maps.top(5)],
+        "top": list_top(maps),
     }
+
+
+def list_top(maps: ClassMaps | LargeMaps) -> list[dict[str, Any]]:
+    """Return the five classes with the highest logits, with their probabilities or other values."""
+    if maps.classifier.meaning.has_probabilities:
+        return [{"class": k, "name": name, "probability": p} for k, name, p in maps.top(5)]
+    return [{"class": k, "name": name, "value": float(maps.logits[k])} for k, name, _ in maps.top(5)]
 
 
 def describe_network(classifier: Classifier, backend: str | None = None) -> dict[str, Any]:
@@ -56,7 +64,7 @@ def describe_network(classifier: Classifier, backend: str | None = None) -> dict
         "network": {"name": classifier.name, "sha256": classifier.sha256()} | ({"backend": backend} if backend else {}),
         "class_names": {"count": len(classifier.class_names), "sha256": hash_names(classifier.class_names)},
         "probability": classifier.probability,
-        **({} if classifier.output is None else {"output": classifier.output}),
+        **{name: one for name in ("output", "unit") if (one := getattr(classifier, name)) is not None},
     }
 
 

@@ -47,11 +47,11 @@ def make_report(
         The HTML page. Names from the user are escaped, so they cannot change the page.
     """
     view = maps.view
-    drawn = [(maps.class_map(k, shown.against, shown.dense), f"{maps.probabilities[k]:.1%}") for k in shown.classes]
+    drawn = [(maps.class_map(k, shown.against, shown.dense), maps.outcome(k)) for k in shown.classes]
     if "contrast" in style.panels:
         drawn.append((maps.contrast_map(shown.classes, shown.dense), ""))
     scale = common_scale([class_map.values for class_map, _ in drawn])
-    ((_, top_class, top_probability),) = maps.top(1)
+    ((top, top_class, _),) = maps.top(1)
     classes = len(maps.logits)
     return render_template(
         "report.html",
@@ -61,7 +61,8 @@ def make_report(
         photo=view.photo,
         network=maps.classifier.name,
         top_class=top_class,
-        top_probability=top_probability,
+        top_outcome=maps.outcome(top),
+        meaning=maps.classifier.meaning,
         reading=maps.describe_reading(shown.dense, shown.against),
         colors=COLORMAPS[style.colours],
         verdict=maps.verdict,
@@ -95,7 +96,9 @@ def _make_tiles(
 def _make_cells(maps: ClassMaps, style: FigureStyle) -> Iterator[_Tile]:
     scale, top = common_scale([maps.values]), int(maps.logits.argmax())
     for k, name in enumerate(maps.classifier.class_names):
-        line = f"logit {format_number(float(maps.logits[k]), '.3f')}" + (", winner" if k == top else "")
+        line = f"{maps.classifier.meaning.quantity} {format_number(float(maps.logits[k]), '.3f')}" + (
+            ", winner" if k == top else ""
+        )
         image = grid_image(maps.values[k].numpy(force=True), scale, style.colours)
         yield _Tile(_encode_url(image, lossless=True), f"cells of {name}", name, line)
 
@@ -108,7 +111,7 @@ def _make_rows(maps: ClassMaps, shown: FigureContent) -> Iterator[list[str]]:
     for k in dict.fromkeys([*top, *shown.classes]):
         residual = abs(float(sums[k] + maps.bias[k] - maps.logits[k]))
         numbers = [format_number(float(tensor[k]), ".4f") for tensor in (sums, maps.bias, maps.logits)]
-        yield [str(k), maps.classifier.class_names[k], f"{maps.probabilities[k]:.2%}", *numbers, f"{residual:.1e}"]
+        yield [str(k), maps.classifier.class_names[k], maps.outcome(k, 2), *numbers, f"{residual:.1e}"]
 
 
 def _encode_url(pixels: Pixels, lossless: bool) -> str:

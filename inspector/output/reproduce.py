@@ -5,7 +5,7 @@ changed, the result says so.
 """
 
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +15,9 @@ from inspector.entries import Entries, parse_json
 from inspector.errors import InspectorError, NetworkError, translate_errors
 from inspector.explain.backends.accelerate import with_backend
 from inspector.explain.class_maps import AVERAGE, FigureContent, class_maps
+from inspector.explain.class_names import AnyClassNames
 from inspector.explain.classifier import Classifier
-from inspector.explain.kinds import OutputActivation
+from inspector.explain.kinds import OutputActivation, OutputChoice
 from inspector.files import check_new_folder
 from inspector.images.decode import MAX_BYTES
 from inspector.images.photo import Photo, read_image
@@ -56,7 +57,7 @@ def rebuild(
     photo: Path | None = None,
     model: str | None = None,
     arch: str | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: AnyClassNames | None = None,
     trust: bool = False,
     overwrite: bool = False,
 ) -> RebuildResult:
@@ -85,22 +86,18 @@ def rebuild(
         content, style, overrides = _parse_content(settings), _parse_style(settings), _parse_preprocessing(settings)
         network, versions = settings.object("network"), settings.object("versions")
         name, network_hash = network.text("name"), network.text("sha256")
-        # Older manifests have no hash of the class names, no probability and no backend.
+        # Older manifests have no hash of the class names and no backend.
         names_hash = settings.object("class_names").text("sha256") if settings.has("class_names") else None
         backend = network.text("backend") if network.has("backend") else "eager"
-        probability = (
-            settings.choice("probability", get_args(OutputActivation)) if settings.has("probability") else None
-        )
         known = {"inspector": settings.text("inspector")} | {
             library: versions.text(library) for library in versions.values
         }
-        output = settings.text("output") if settings.has("output") else None
+        output = _parse_output(settings)
         original = _find_photo(settings, photo, files[_PHOTO], manifest)
     if model is None and not (find_model_folder(name) or name.startswith(LIBRARIES)):
         # A manifest may come from anybody, so it must not choose which files are read.
         raise NetworkError(f"No network {name!r} here, which {manifest} names. Use --model with its file or folder.")
-    activation = cast(OutputActivation | None, probability)
-    loaded = resolve(model or name, arch, class_names, overrides, activation, trust, output=output)
+    loaded = resolve(model or name, arch, class_names, overrides, output, trust)
     classifier = Classifier.from_network(loaded)
     _check_network(classifier, name, network_hash, names_hash)
     maps = class_maps(with_backend(replace(classifier, name=name), backend), original)
@@ -156,6 +153,14 @@ def _parse_content(settings: Entries) -> FigureContent:
         smooth=shown.flag("smooth"),
         opacity=opacity,
     )
+
+
+def _parse_output(settings: Entries) -> OutputChoice:
+    # Older manifests have no probability, and most networks need no name and no unit.
+    name, unit = (settings.text(entry) if settings.has(entry) else None for entry in ("output", "unit"))
+    known = get_args(OutputActivation)
+    activation = settings.choice("probability", known) if settings.has("probability") else None
+    return OutputChoice(name, cast(OutputActivation | None, activation), unit)
 
 
 def _parse_style(settings: Entries) -> FigureStyle:

@@ -1,6 +1,7 @@
 """The command line, run as a user runs it."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -239,6 +240,16 @@ def test_a_window_is_used_and_named(workspace: Path, run_here: Run) -> None:
     assert (workspace / "again" / "figure.png").read_bytes() == (out / "figure.png").read_bytes()
 
 
+def test_values_of_a_regression_have_a_unit_and_no_probability(workspace: Path, run_here: Run) -> None:
+    network = ["-m", workspace / "mine.pth", "--arch", "timm:test_resnet", "--probability", "none", "--unit", "mm"]
+    done = run_here("explain", workspace / "photo.png", *network, "-c", "top1", "-o", workspace / "out")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"class +value +sum of the map +bias +value\b", done.stdout)
+    assert " mm " in done.stdout
+    assert "%" not in done.stdout
+    assert "logit" not in done.stdout
+
+
 def test_native_size_explains_all_of_the_photo_at_its_own(workspace: Path, run_here: Run) -> None:
     network = ["-m", workspace / "mine.pth", "--arch", "timm:test_resnet"]
     done = run_here(
@@ -270,6 +281,8 @@ def test_native_size_explains_all_of_the_photo_at_its_own(workspace: Path, run_h
         ("--device", "gpu", "Expected auto, cpu, cuda, cuda:1 or mps as device, got 'gpu'."),
         ("--interpolation", "nearest", "--interpolation is 'nearest'. Use bilinear or bicubic."),
         ("--labels", "nothing.txt", "The labels in nothing.txt cannot be read: "),
+        ("--probability", "multilabel", "--probability is 'multilabel'. Use one of softmax, sigmoid, identity, none."),
+        ("--output", "age", "No output 'age'. The network returns (1, 3). Choose one by its name or index"),
         ("--arch", "timm:test_resnett", "timm has no classifier 'test_resnett'. Nearest names: test_resnet"),
         ("--arch", "mine:build", "'mine:build' would run the code of the module mine. If you trust it, say so with"),
     ],

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from inspector import ClassError, Classifier, NetworkError, class_maps
-from inspector.explain.classifier import find_class_index
+from inspector.explain.class_names import find_class_index
 from inspector.images.photo import read_image
 from inspector.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, make_view
 
@@ -32,7 +32,7 @@ def test_wrap_keeps_its_arguments(hand_made_gap):
 
 @pytest.mark.parametrize("names", [[], ["a", "b"], ["a", "b", "c", "d"]])
 def test_a_wrong_number_of_names_is_refused(hand_made_gap, names):
-    with pytest.raises(NetworkError, match=rf"^The network has 3 classes, but {len(names)} names were given\.$"):
+    with pytest.raises(NetworkError, match=rf"^class_names has {len(names)} names, the network 3 classes\. "):
         Classifier.wrap(hand_made_gap, names, size=8)
 
 
@@ -145,6 +145,8 @@ NAMES = ("tench", "great white shark", "tiger shark", "tiger", "Tiger cat", "7",
     [
         (0, 0),
         (7, 7),
+        (-1, 7),
+        (np.int64(-8), 0),
         ("tench", 0),
         (" TENCH ", 0),
         ("tiger", 3),
@@ -168,7 +170,7 @@ def test_a_classifier_finds_its_classes(hand_made_gap):
     ("given", "message"),
     [
         (8, r"^No class 8; they are numbered 0 to 7\.$"),
-        (-1, r"^No class -1; they are numbered 0 to 7\.$"),
+        (-9, r"^No class -9; they are numbered 0 to 7\.$"),
         ("99", r"^No class 99; they are numbered 0 to 7\.$"),
         (
             "shark",

@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from inspector import Classifier, NetworkError, class_maps, class_maps_of_batch, load
+from inspector.explain.class_names import ClassNames
 from inspector.images.examples import list_examples
 from inspector.images.photo import read_image
 from inspector.images.preprocessing import Preprocessing, PreprocessingOverrides, make_view
@@ -170,7 +171,7 @@ def test_code_in_a_checkpoint_is_not_run(mine, how):
         ),
         ({"weights": {"package": "inspector", "file": "no.pth"}}, r"^No weights at .*no\.pth"),
         ({"weights": {"package": "inspector"}}, "file"),
-        ({"classes": ["a"]}, r"^The network has 3 classes, but 1 names were given"),
+        ({"classes": ["a"]}, r"model\.json has 1 name, the network 3 classes\. "),
         ({"mean": [0, 0, 0]}, r"expected a list of 3 numbers for std, got \[1\.0\]\.$"),
         ({"mean": [0, 0, 0], "std": [1, 1, 1]}, r"cannot run on an input of shape \(1, 3, 28, 28\)"),
         ({"size": 4}, r"cannot run on an input of shape \(1, 1, 4, 4\)"),
@@ -346,9 +347,9 @@ LABELS = {
 def test_class_names_are_read_from_common_file_formats(tmp_path, file):
     (tmp_path / file).write_text(LABELS[file], encoding="utf-8")
     names = read_labels(tmp_path / file)
-    assert names == ("tench", "goldfish", "great white shark")
+    assert names.names == ("tench", "goldfish", "great white shark")
     path, _ = save_checkpoint(tmp_path, "timm:test_resnet")
-    assert load(path, "timm:test_resnet", names, size=64).class_names == names
+    assert load(path, "timm:test_resnet", names, size=64).class_names == names.names
 
 
 @pytest.mark.parametrize(
@@ -356,14 +357,14 @@ def test_class_names_are_read_from_common_file_formats(tmp_path, file):
     [
         ("labels.txt", b"", r"^There are no class names in labels\.txt\. Use one name per line, or a JSON list\.$"),
         ("labels.txt", b"\n \n", r"^There are no class names in "),
-        ("labels.txt", b"caf\xe9\n", r"^The labels in .*labels\.txt cannot be read: .*utf-8"),
+        ("labels.txt", b"caf\xe9\n", r"^labels\.txt is not text in UTF-8 \(byte 3 is no UTF-8\)\. Save it as UTF-8\."),
         ("labels.json", b"[]", r"^There are no class names in "),
         ("labels.json", b"{}", r"^There are no class names in "),
-        ("labels.json", b"a\nb", r"^The labels in labels\.json are neither a JSON list of names nor an object with"),
-        ("labels.json", b'{"1": "a", "2": "b"}', r"nor an object with the keys 0, 1, ... \('0'\)"),
-        ("labels.json", b'{"cat": 0, "dog": 1}', r"nor an object with the keys 0, 1"),
-        ("labels.json", b"3", r"are neither a JSON list of names"),
-        ("labels.json", b"[[]]", r"are neither a JSON list of names"),
+        ("labels.json", b"a\nb", r"^labels\.json holds no class names: it is not JSON "),
+        ("labels.json", b'{"1": "a", "2": "b"}', r"must map the numbers 0 to 1 to names, .*; got the keys '1', '2'\.$"),
+        ("labels.json", b'{"cat": 0, "dog": 2}', r"must map the numbers 0 to 1 to names, or names to these numbers"),
+        ("labels.json", b"3", r"^labels\.json must be a list of names, .*; got 3\.$"),
+        ("labels.json", b"[[]]", r"^labels\.json must hold names; got \[\]\.$"),
     ],
 )
 def test_a_broken_labels_file_is_reported_in_one_sentence(tmp_path, file, content, message):
@@ -378,9 +379,9 @@ def test_a_labels_file_that_is_not_there_is_reported(tmp_path):
         read_labels(tmp_path / "nothing.txt")
 
 
-def test_a_wrong_number_of_class_names_is_reported_by_the_shape_of_the_weights(tmp_path):
+def test_a_wrong_number_of_class_names_is_reported_as_such(tmp_path):
     path, _ = save_checkpoint(tmp_path, "timm:test_resnet")
-    with pytest.raises(NetworkError, match=r"fc\.weight is \(3, 96\) and should be \(2, 96\)"):
+    with pytest.raises(NetworkError, match=r"^class_names has 2 names, the network 3 classes\. "):
         load(path, "timm:test_resnet", ["a", "b"], size=64)
 
 
@@ -479,7 +480,7 @@ def test_a_network_in_models_uses_the_given_preprocessing_and_class_names(mine):
     # 28 is the whole photo, so 56 is too.
     assert load("mine", size=56).preprocessing == replace(load("mine").preprocessing, size=(56, 56), resize=(56, 56))
     assert load("mine", size=56, resize="squeeze").preprocessing.resize is None
-    with pytest.raises(NetworkError, match=r"^The network has 3 classes, but 1 names were given\.$"):
+    with pytest.raises(NetworkError, match=r"^class_names has 1 name, the network 3 classes\. "):
         load("mine", class_names=["x"])
 
 
@@ -580,7 +581,9 @@ def test_a_users_factory_is_described_only_with_trust(tmp_path, monkeypatch):
 
 def test_resolve_and_from_network_together_are_load(mine):
     loaded = resolve("mine", overrides=PreprocessingOverrides(56, resize="squeeze"))
-    assert (loaded.name, loaded.trained_size, loaded.class_names) == ("mine", (28, 28), ("a", "b", "c"))
+    assert (loaded.name, loaded.trained_size) == ("mine", (28, 28))
+    assert isinstance(loaded.class_names, ClassNames)
+    assert loaded.class_names.names == ("a", "b", "c")
     two_steps, one_step = Classifier.from_network(loaded), load("mine", size=56, resize="squeeze")
     assert two_steps.preprocessing == one_step.preprocessing == loaded.preprocessing
     assert two_steps.receptive_field == one_step.receptive_field

@@ -141,7 +141,7 @@ def compute_score_cam(case: Case) -> MethodResult:
     for chunk in masks.split(CHUNK):
         case.count_images(len(chunk))
         logits = forward(case.network, chunk * case.inputs)
-        scores.append(case.classifier.probabilities(logits)[:, case.k])
+        scores.append(case.classifier.scores(logits)[:, case.k])
     values = (torch.cat(scores)[:, None, None] * maps).sum(0).relu()
     note = f"Only the {SCORED_CHANNELS} most varied of {len(feature_maps)} channels, because each takes a forward pass."
     return MethodResult(values, note=note if len(feature_maps) > SCORED_CHANNELS else "")

@@ -20,17 +20,28 @@ from inspector.explain.tracing.outputs import (
 from inspector.explain.tracing.tensor_calls import TensorCallMode
 
 
-class ChosenOutput(nn.Module):
+class OutputAdapter(nn.Module):
+    """A module that runs a network and returns something else than the network does.
+
+    Attributes:
+        network: the network, or another adapter of it.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+
+class ChosenOutput(OutputAdapter):
     """A network as a module that returns one of its outputs.
 
     Attributes:
-        network: the network.
         output: name of the output, as in `list_outputs`.
     """
 
     def __init__(self, network: nn.Module, output: str) -> None:
-        super().__init__()
-        self.network, self.output = network, output
+        super().__init__(network)
+        self.output = output
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Run the network and return the chosen output."""
@@ -45,8 +56,19 @@ class ChosenOutput(nn.Module):
 
 
 def original_network(network: nn.Module) -> nn.Module:
-    """Return the network whose output was chosen; any other network as it is."""
-    return network.network if isinstance(network, ChosenOutput) else network
+    """Return the network inside adapters; any other network as it is."""
+    while isinstance(network, OutputAdapter):
+        network = network.network
+    return network
+
+
+def find_chosen_output(network: nn.Module) -> str | None:
+    """Return the name of the output that an adapter chose; None if there is no such adapter."""
+    while isinstance(network, OutputAdapter):
+        if isinstance(network, ChosenOutput):
+            return network.output
+        network = network.network
+    return None
 
 
 def choose_output(network: nn.Module, example: Tensor, wanted: str | int | None = None) -> nn.Module:

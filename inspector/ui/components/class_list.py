@@ -20,17 +20,18 @@ class Row:
 
     k: int
     name: str
-    probability: float
+    probability: float | None  # None if the network returns other values
     logit: str  # a formatted number
 
 
-def show_class_list(rows: Sequence[Row], chosen: int, on_choice: Callable[[int], None]) -> None:
+def show_class_list(rows: Sequence[Row], chosen: int, on_choice: Callable[[int], None], quantity: str) -> None:
     """Show the list of classes.
 
     Args:
         rows: the classes.
         chosen: index of the class that is shown.
         on_choice: called with the index of the class that the user chooses, before the page runs again.
+        quantity: the word for the number of each row, such as "logit".
     """
     listed = {row.k for row in rows}
 
@@ -39,4 +40,5 @@ def show_class_list(rows: Sequence[Row], chosen: int, on_choice: Callable[[int],
         if (k := st.session_state[keys.CLASS_LIST]["chosen"]) in listed:
             on_choice(k)
 
-    _show(key=keys.CLASS_LIST, data={"rows": [asdict(row) for row in rows], "chosen": chosen}, on_chosen_change=report)
+    data = {"rows": [asdict(row) for row in rows], "chosen": chosen, "quantity": quantity}
+    _show(key=keys.CLASS_LIST, data=data, on_chosen_change=report)

@@ -196,7 +196,7 @@ def draw_all_class_maps(maps: ClassMaps) -> str:
         )
         for k, name in enumerate(maps.classifier.class_names)
     ]
-    return stack(make_tiles(tiles, "7.5rem"), make_color_bar(scale, "logits per cell"))
+    return stack(make_tiles(tiles, "7.5rem"), make_color_bar(scale, f"{maps.classifier.meaning.units} per cell"))
 
 
 def draw_average_maps(maps: Mapping[str, tuple[NDArray[Any], int]]) -> str:

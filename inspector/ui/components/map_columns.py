@@ -78,7 +78,8 @@ def show_map_columns(
         tiles.insert(0, _draw_photo(columns[0].maps, photo_line))
     st.html(html.make_tiles(tiles, "clamp(10rem, 13vw, 20rem)"))
     if scale is not None:
-        st.html(html.make_color_bar(scale, "logits per cell, the same scale for all maps"))
+        units = " or ".join(dict.fromkeys(column.maps.classifier.meaning.units for column in columns))
+        st.html(html.make_color_bar(scale, f"{units} per cell, the same scale for all maps"))
 
 
 def _draw_photo(maps: ClassMaps, line: str) -> html.Tile:
@@ -99,10 +100,10 @@ def _draw_column(column: MapColumn, scale: float | None, smooth: bool) -> html.T
 
 def _list_numbers(column: MapColumn, own_scale: float, with_scale: bool) -> Iterator[str]:
     maps, top = column.maps, int(column.maps.logits.argmax())
-    yield f"{column.class_map.title} {maps.probabilities[column.k]:.1%}"
+    yield f"{column.class_map.title} {maps.outcome(column.k)}"
     if top != column.k:
         yield f"top-1: {maps.classifier.class_names[top]}"
     yield column.class_map.equation()
     yield f"{maps.verdict}, residual {format_number(maps.residual, '.0e')}"
     if with_scale:
-        yield f"strongest color at {format_number(own_scale, '.2g')} logits per cell"
+        yield f"strongest color at {format_number(own_scale, '.2g')} {maps.classifier.meaning.units} per cell"

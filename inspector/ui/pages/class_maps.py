@@ -108,7 +108,7 @@ def _draw_map(shown: ShownMaps) -> tuple[photo.Picture, str]:
         note_of = shown.decisions.votes.flatten().tolist()
         notes = [f", maximum of {votes} channel{'' if votes == 1 else 's'}" for votes in range(max(note_of) + 1)]
     image = make_photo_url(cache.get_view(maps), side)
-    unit = f"logits per cell: {maps.describe_reading(selection.dense, selection.against)}"
+    unit = f"{maps.classifier.meaning.units} per cell: {maps.describe_reading(selection.dense, selection.against)}"
     picture = _make_picture(shown, image=image, maps=grids, frame=frame, notes=notes, note_of=note_of)
     return picture, html.make_color_bar(selection.scale, unit)
 
@@ -144,7 +144,7 @@ def _make_picture(shown: ShownMaps, **drawn: Any) -> photo.Picture:
         width=seen.size[1],
         rows=shown.rows,
         columns=shown.columns,
-        unit="logits",
+        unit=shown.maps.classifier.meaning.units,
         masking=shown.selection.view == WHAT_IF,
         **drawn,
     )
@@ -160,8 +160,8 @@ def _show_photo(shown: ShownMaps, picture: photo.Picture, legend: str, start: Ce
     if view == WINNERS:
         note = " With max pooling, each cell is scored as if it alone were pooled." if pooling == "max" else ""
         st.caption(
-            "The class to which each cell adds the most logits, without the bias, and the number of cells where each "
-            f"class wins.{note}"
+            "The class to which each cell adds the most, without the bias, and the number of cells where each class "
+            f"wins.{note}"
         )
     with show_errors():
         if view == WHAT_IF:
@@ -188,14 +188,20 @@ def _write_cell_to_link(cell: Cell | None) -> None:
 def _show_sum(maps: ClassMaps, class_map: ClassMap) -> None:
     """Show the sum of the map and the bias, the verdict and the residual."""
     st.subheader(plain(class_map.title), anchor=False)
-    st.markdown(f"**{class_map.equation()}** logits")
+    meaning = maps.classifier.meaning
+    st.markdown(f"**{class_map.equation()}** {plain(meaning.units)}")
     if class_map.total is None:
-        st.caption("These scores do not sum to the logit. With *Score every cell* off, the contributions do:")
-    residual = f"Largest residual over all {len(maps.values)} classes: {maps.residual:.1e} logits."
+        st.caption(
+            f"These scores do not sum to the {meaning.quantity}. With *Score every cell* off, the contributions do:"
+        )
+    if meaning.quantity != "logit":
+        st.caption(plain(meaning.sentence(len(maps.values))))
+    units = plain(meaning.units)
+    residual = f"Largest residual over all {len(maps.values)} classes: {maps.residual:.1e} {units}."
     backend = "" if maps.backend == "eager" else f" The forward pass ran through {maps.backend}."
     st.markdown(
         f"{verdict_badge(maps.verdict)} {residual}",
-        help="For every class, the sum of map and bias is compared with the logit of the network. "
+        help=f"For every class, the sum of map and bias is compared with the {meaning.quantity} of the network. "
         f"{VERDICTS[maps.verdict].sentence}{backend}",
     )
 
@@ -207,10 +213,17 @@ def _show_predictions(maps: ClassMaps, listed: tuple[int, ...], k: int) -> None:
     def choose(j: int) -> None:
         st.session_state[keys.CLASS] = labels[j]
 
+    meaning = maps.classifier.meaning
     rows = [
-        Row(j, labels[j], float(maps.probabilities[j]), format_number(float(maps.logits[j]), ".3f")) for j in listed
+        Row(
+            j,
+            labels[j],
+            float(maps.probabilities[j]) if meaning.has_probabilities else None,
+            format_number(float(maps.logits[j]), ".3f"),
+        )
+        for j in listed
     ]
-    show_class_list(rows, k, choose)
+    show_class_list(rows, k, choose, meaning.quantity)
 
 
 def _show_side_by_side(shown: ShownMaps, classes: list[int]) -> None:
@@ -223,7 +236,7 @@ def _show_side_by_side(shown: ShownMaps, classes: list[int]) -> None:
             encode_cells(shown.class_maps[j].values, selection.scale),
             f"class map of {names[j]}",
             names[j],
-            f"{maps.probabilities[j]:.1%}",
+            maps.outcome(j),
             shown.class_maps[j].equation(),
         )
         for j in classes

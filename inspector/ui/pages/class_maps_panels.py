@@ -201,14 +201,15 @@ def _choose_mask(shown: ShownMaps, masked: tuple[Cell, ...]) -> PixelChange:
 def _show_outcomes(shown: ShownMaps, outcomes: Mapping[str, ClassMaps | MaskedOutcome]) -> None:
     """Show logits and probabilities of the listed classes and of each outcome's top-1 class."""
     listed = dict.fromkeys([*shown.listed, *(int(outcome.logits.argmax()) for outcome in outcomes.values())])
+    meaning = shown.maps.classifier.meaning
     rows = [
         (
             shown.maps.classifier.class_names[j],
             [
-                *(format_number(float(outcome.logits[j]), ".3f") for outcome in outcomes.values()),
-                *(f"{float(outcome.probabilities[j]):.1%}" for outcome in outcomes.values()),
+                *(format_number(float(one.logits[j]), ".3f") for one in outcomes.values()),
+                *(meaning.describe(float(one.logits[j]), float(one.probabilities[j])) for one in outcomes.values()),
             ],
         )
         for j in listed
     ]
-    st.html(html.make_grouped_table(["logit", "probability"], list(outcomes), rows))
+    st.html(html.make_grouped_table([meaning.quantity, meaning.outcome], list(outcomes), rows))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
@@ -144,22 +144,28 @@ def _show_downloads(columns: Sequence[MapColumn], own_scales: bool, smooth: bool
 
 def _show_numbers(columns: Sequence[MapColumn], mode: str) -> None:
     top = [column.maps.top(1)[0] for column in columns]
+    quantity = " or ".join(dict.fromkeys(column.maps.classifier.meaning.quantity for column in columns))
+    if all(column.maps.classifier.meaning.has_probabilities for column in columns):
+        outcomes: dict[str, Any] = {"probability": [float(one.maps.probabilities[one.k]) for one in columns]}
+    else:
+        outcomes = {"outcome": [column.maps.outcome(column.k) for column in columns]}
     show_table(
         {
             "network" if mode == NETWORKS else "photo": [column.title for column in columns],
             "class": [column.class_map.title for column in columns],
-            "probability": [float(column.maps.probabilities[column.k]) for column in columns],
+            **outcomes,
             "map": [float(column.class_map.values.sum()) for column in columns],
             "+ bias": [column.class_map.bias for column in columns],
-            "= logit": [column.class_map.total for column in columns],
-            "top-1": [f"{name} ({probability:.0%})" for _, name, probability in top],
+            f"= {quantity}": [column.class_map.total for column in columns],
+            "top-1": [f"{name} ({one.maps.outcome(k, 0)})" for one, (k, name, _) in zip(columns, top, strict=True)],
             "verdict": [column.maps.verdict for column in columns],
             "largest residual": [f"{column.maps.residual:.1e}" for column in columns],
         },
         "The compared class maps with classes, probabilities and logits",
-        {"probability": controls.SHARE, "map": "%.3f", "+ bias": "%.3f", "= logit": "%.3f"},
+        {"probability": controls.SHARE, "map": "%.3f", "+ bias": "%.3f", f"= {quantity}": "%.3f"},
     )
-    st.caption("A logit is the score of a class before softmax: the sum of its map, plus a bias.")
+    if quantity == "logit":
+        st.caption("A logit is the score of a class before softmax: the sum of its map, plus a bias.")
 
 
 def _show_similarity(columns: Sequence[MapColumn]) -> None:

@@ -178,11 +178,20 @@ def _show_image(results: Results, summary: DatasetSummary, row: dict[str, Any]) 
         st.caption(plain(problem))
     label = "no label" if row["label"] is None else f"label {plain(row['label'])}"
     if row["label_rank"] is not None:
-        label += f" (rank {row['label_rank'] + 1}, {row['label_probability']:.1%})"
-    st.caption(
-        f"{label}; top-1 {plain(names[row['predicted']])} ({row['probability']:.1%}); "
-        f"{plain(row['verdict'])}, largest residual {row['residual']:.1e} logits"
-    )
+        label += _in_brackets(f"rank {row['label_rank'] + 1}", _format_share(row["label_probability"]))
+    top = plain(names[row["predicted"]]) + _in_brackets(_format_share(row["probability"]))
+    st.caption(f"{label}; top-1 {top}; {plain(row['verdict'])}, largest residual {row['residual']:.1e} logits")
+
+
+def _format_share(probability: float | None) -> str:
+    """Return a probability as text; nothing if the network returns other values."""
+    return "" if probability is None else f"{probability:.1%}"
+
+
+def _in_brackets(*parts: str) -> str:
+    """Return the parts that are not empty in brackets, after a space; nothing if all are empty."""
+    text = ", ".join(part for part in parts if part)
+    return f" ({text})" if text else ""
 
 
 def _format_sum(stored: StoredImage, k: int) -> str:

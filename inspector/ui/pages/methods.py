@@ -62,7 +62,7 @@ def _show_methods(maps: ClassMaps, chosen: MethodsSelection) -> None:
         panels.show_maps(maps, chosen, finished)
     with narrow:
         if chosen.curves:
-            panels.show_curves(chosen, finished)
+            panels.show_curves(maps, chosen, finished)
     panels.show_numbers(chosen, finished)
     panels.show_randomization(maps, chosen, finished)
 

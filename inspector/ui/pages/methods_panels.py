@@ -89,7 +89,7 @@ def _list_numbers(attribution: Attribution, scale: float) -> Iterator[str]:
         yield attribution.note
 
 
-def show_curves(chosen: MethodsSelection, results: Results) -> None:
+def show_curves(maps: ClassMaps, chosen: MethodsSelection, results: Results) -> None:
     """Show the curves of insertion and of deletion."""
     found = {name: find_result(results, (CURVES, name), Faithfulness) for name in chosen.names}
     curves = {name: result for name, result in found.items() if result is not None}
@@ -98,10 +98,12 @@ def show_curves(chosen: MethodsSelection, results: Results) -> None:
         return
     measured = {label: find_result(results, (BASELINE, grid), RandomBaseline) for grid, label in _GRIDS.items()}
     baselines = {label: baseline for label, baseline in measured.items() if baseline is not None}
+    outcome = maps.classifier.meaning.outcome
     for kind, explanation in _KINDS:
-        st.markdown(f"**{kind.capitalize()}**: probability of the class")
+        st.markdown(f"**{kind.capitalize()}**: {outcome} of the class")
         st.caption(explanation)
-        st.altair_chart(draw_faithfulness_chart(curves, baselines, kind), alt=f"{kind} curves of {', '.join(curves)}")
+        chart = draw_faithfulness_chart(curves, baselines, kind, outcome)
+        st.altair_chart(chart, alt=f"{kind} curves of {', '.join(curves)}")
 
 
 def show_numbers(chosen: MethodsSelection, results: Results) -> None:

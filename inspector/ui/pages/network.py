@@ -10,6 +10,7 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 from inspector.analysis.summary import NetworkSummary
 from inspector.errors import InspectorError, NetworkError
 from inspector.explain.classifier import Classifier
+from inspector.explain.kinds import OutputActivation, OutputChoice
 from inspector.images.preprocessing import PreprocessingOverrides
 from inspector.networks.catalog import list_broken_models
 from inspector.networks.labels import parse_labels
@@ -44,6 +45,16 @@ _NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]] | None] =
 }
 
 
+# Label -> what makes probabilities of the output; None: as the network shows.
+_PROBABILITIES: dict[str, OutputActivation | None] = {
+    "as the network shows": None,
+    "softmax": "softmax",
+    "sigmoid, independent for each class": "sigmoid",
+    "the output is probabilities": "identity",
+    "none: the output is other values": "none",
+}
+
+
 @dataclass(frozen=True)
 class NetworkUpload:
     """The values of the upload form."""
@@ -53,6 +64,7 @@ class NetworkUpload:
     architecture: str | None
     size: int | None  # height and width of the input, in pixels
     normalization: str
+    output: OutputChoice
 
 
 def show(network: NetworkChoice) -> None:
@@ -128,7 +140,7 @@ def _show_upload() -> None:
                 "Class names (optional)",
                 type=uploads.LABELS,
                 max_upload_size=uploads.MAX_LABELS // 1_000_000,
-                help="One name per line, or a JSON list.",
+                help="One name per line, a CSV table, or JSON: a list, an object or a config.json.",
             )
         with right:
             architecture = st.selectbox(
@@ -146,8 +158,24 @@ def _show_upload() -> None:
             normalization = st.selectbox(
                 "Pixel values", list(_NORMALIZATIONS), help="The range that the network was trained with."
             )
+        choice = _choose_output()
         if st.form_submit_button("Load", type="primary"):
-            _add_network(NetworkUpload(checkpoint, labels, architecture, size, normalization))
+            _add_network(NetworkUpload(checkpoint, labels, architecture, size, normalization, choice))
+
+
+def _choose_output() -> OutputChoice:
+    """Show the fields for what the network returns."""
+    left, middle, right = st.columns(3)
+    name = left.text_input(
+        "Output (optional)",
+        placeholder="index or name",
+        help="Which output holds the logits, if the network returns several: `1`, `logits`, `heads.age`.",
+    )
+    probability = middle.selectbox(
+        "Probabilities", list(_PROBABILITIES), help="What makes probabilities of the output."
+    )
+    unit = right.text_input("Unit (optional)", placeholder="years", help="Of values that are no probabilities.")
+    return OutputChoice(name.strip() or None, _PROBABILITIES[probability], unit.strip() or None)
 
 
 def _add_network(upload: NetworkUpload) -> None:
@@ -181,20 +209,15 @@ def _load(upload: NetworkUpload, checkpoint: UploadedFile) -> Classifier:
     name, architecture = checkpoint.name, upload.architecture
     if architecture is None and Path(name).suffix.lower() not in (*ONNX, *KERAS):
         raise NetworkError(f"{name} contains weights but no architecture. Choose the architecture.")
-    class_names = None if upload.labels is None else parse_labels(_decode(upload.labels), upload.labels.name)
+    class_names = None if upload.labels is None else parse_labels(upload.labels.getvalue(), upload.labels.name)
     mean, std = _NORMALIZATIONS[upload.normalization] or (None, None)
     overrides = PreprocessingOverrides(upload.size, mean, std)
     with open_memory_file(checkpoint.getvalue(), name) as path:
         try:
-            loaded = resolve(path, architecture, class_names, overrides, max_bytes=uploads.MAX_NETWORK, remember=False)
+            loaded = resolve(
+                path, architecture, class_names, overrides, upload.output, max_bytes=uploads.MAX_NETWORK, remember=False
+            )
         except InspectorError as error:
             # Replace the path in the message by the name that the user knows.
             raise type(error)(str(error).replace(str(path), name).replace(path.name, name)) from error
     return Classifier.from_network(replace(loaded, name=Path(name).stem))
-
-
-def _decode(file: UploadedFile) -> str:
-    try:
-        return file.getvalue().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise NetworkError(f"{file.name} is not text in UTF-8. Save it as UTF-8.") from error

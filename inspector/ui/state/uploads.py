@@ -21,7 +21,7 @@ from inspector.ui.state import sessions
 
 PHOTOS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
 NETWORKS = ("safetensors", "pt", "pth", "bin", "ckpt", "onnx", "keras", "h5")
-LABELS = ("txt", "json")
+LABELS = ("txt", "json", "csv", "tsv")
 MAX_PHOTO, MAX_NETWORK, MAX_LABELS = MAX_BYTES, 500_000_000, 1_000_000  # bytes
 MAX_SESSION, MAX_SERVER = 1_500_000_000, 6_000_000_000  # bytes of all files together
 MAX_ARRIVING = 2_000_000_000  # bytes of files whose requests have not ended

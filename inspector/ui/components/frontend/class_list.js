@@ -12,7 +12,12 @@ const makeRow = () => makeElement(
 );
 
 export default function ({ data, parentElement, setTriggerValue }) {
-  const list = parentElement.querySelector("[role=radiogroup]"), { rows } = data;
+  const list = parentElement.querySelector("[role=radiogroup]"), { rows, quantity } = data;
+  const [, probabilities, numbers] = parentElement.querySelectorAll(".head span");
+  // A network that returns other values, as in regression, has no probabilities.
+  const hasProbabilities = rows.some(row => row.probability !== null);
+  probabilities.textContent = hasProbabilities ? "probability" : "";
+  numbers.textContent = quantity;
   setChildCount(list, rows.length, makeRow);
   const buttons = [...list.children];
   const mark = chosen => buttons.forEach((button, i) => {
@@ -28,12 +33,14 @@ export default function ({ data, parentElement, setTriggerValue }) {
     list.timer = setTimeout(() => setTriggerValue("chosen", rows[i].k), delay);
   };
   buttons.forEach((button, i) => {
-    const { name, probability, logit } = rows[i], percent = formatPercent(probability);
+    const { name, probability, logit } = rows[i];
+    const percent = hasProbabilities ? formatPercent(probability) : "";
     button.querySelector(".name").textContent = name;
-    button.querySelector("i").style.setProperty("--part", percent);
+    button.querySelector(".bar").style.visibility = hasProbabilities ? "" : "hidden";
+    button.querySelector("i").style.setProperty("--part", percent || "0");
     button.querySelector("em").textContent = percent;
     button.querySelector("b").textContent = logit;
-    button.setAttribute("aria-label", `${name}, probability ${percent}, logit ${logit}`);
+    button.setAttribute("aria-label", `${name}, ${percent && `probability ${percent}, `}${quantity} ${logit}`);
     button.onclick = () => choose(i, 0);
     button.onkeydown = event => {
       const next = moveInList(event.key, i, rows.length, 1);
