@@ -16,6 +16,7 @@ from inspector.explain.kinds import VERDICTS, Verdict
 from inspector.explain.tracing.chosen_output import choose_output
 from inspector.explain.tracing.forward import capture_poolings, eval_mode, noise_input, run_network
 from inspector.explain.tracing.layer_trace import Layer, trace_layers
+from inspector.explain.tracing.unwrap import unwrap
 from inspector.images.preprocessing import as_pair
 
 SIZES = ((208, 208), (104, 208), (256, 408))  # (height, width); some sides are multiples of 32, others only of 16 or 8
@@ -118,6 +119,7 @@ def describe(
         network, default_name = model.network, model.name
         height_width, channels = model.preprocessing.size, len(model.preprocessing.mean)
     else:
+        model = unwrap(model)
         network, default_name, height_width = model, type(model).__name__, as_pair(size)
     example = noise_input(network, (1, channels, *height_width))
     # Put the original network into evaluation mode too: a closure in the traced copy may still call its modules.

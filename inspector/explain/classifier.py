@@ -21,6 +21,7 @@ from inspector.explain.tracing.forward import match_parameters, noise_input
 from inspector.explain.tracing.output_activation import find_logits
 from inspector.explain.tracing.preserve import preserve_state
 from inspector.explain.tracing.receptive_field import ReceptiveField, find_receptive_field
+from inspector.explain.tracing.unwrap import unwrap
 from inspector.images.preprocessing import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -149,8 +150,9 @@ class Classifier:
                 "mean and std must both have one value per channel of the network's input; got "
                 f"{channels} and {len(preprocessing.std)}."
             )
-        example = noise_input(loaded.network, (1, channels, *size))
-        network = choose_output(loaded.network, example, loaded.output)
+        unwrapped = unwrap(loaded.network)
+        example = noise_input(unwrapped, (1, channels, *size))
+        network = choose_output(unwrapped, example, loaded.output)
         network, activation = find_logits(network, example, loaded.output_activation)
         head = find_head(network, example)
         names = ClassNames(tuple(f"class {k}" for k in range(head.classes)))

@@ -344,7 +344,7 @@ def test_an_input_that_does_not_fit_is_named_by_its_shape(shape):
 
 def test_an_input_too_small_to_pool_is_named():
     network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.AdaptiveAvgPool2d(1)).eval()
-    with pytest.raises(NetworkError, match=r"pooling was not reached with an input of shape \(1, 3, 1, 1\)"):
+    with pytest.raises(NetworkError, match=r"input of shape \(1, 3, 1, 1\) does not reach the pooling"):
         capture_poolings(network, noise(1, 3, 1, 1), [0])
 
 
@@ -461,5 +461,5 @@ def test_a_pass_that_does_not_reach_the_pooling_is_an_error():
 
     network = seeded(lambda: Turns(nn.AdaptiveAvgPool2d(1)))
     classifier = Classifier.wrap(network, size=(4, 5))
-    with pytest.raises(NetworkError, match="pooling was not reached with an input of shape"):
+    with pytest.raises(NetworkError, match="does not reach the pooling of the head"):
         class_maps_of_batch(classifier, torch.full((1, 3, 4, 5), 2000.0))

@@ -8,7 +8,7 @@ never changed except for its modes, which are restored.
 import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +25,7 @@ from inspector.explain.tracing.outputs import as_logits, pick_output
 from inspector.explain.tracing.pooling_calls import PoolingCall, PoolingCallDetector
 from inspector.explain.tracing.recording import OpRecorder, OpRecording
 from inspector.explain.tracing.tensor_calls import Handler, TensorCallMode, TensorNotes, call_unchanged, op_name
+from inspector.explain.tracing.unwrap import run_uncompiled, uses_compiler
 
 _OUTPUT_ACTIVATIONS: dict[str, OutputActivation] = {
     "softmax": "softmax",
@@ -44,8 +45,8 @@ class PoolingNotReachedError(NetworkError):
     def __init__(self, inputs: Tensor) -> None:
         shape = tuple(inputs.shape)
         super().__init__(
-            f"The pooling was not reached with an input of shape {shape}: it may be too small to pool, or the network "
-            "was changed since its head was found. Then wrap it again."
+            f"An input of shape {shape} does not reach the pooling of the head. It may be too small to pool, the "
+            "network may take another way for it, or was changed since its head was found: then wrap it again."
         )
 
 
@@ -167,7 +168,8 @@ def run_to_logits(network: nn.Module, inputs: Tensor, handler: Handler) -> tuple
 def call_network(network: nn.Module, inputs: Tensor) -> Any:
     """Call a network and return its output; NetworkError if it does not support the inputs."""
     try:
-        return network(inputs)
+        with run_uncompiled() if uses_compiler() else nullcontext():
+            return network(inputs)
     except _FAILURES as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NetworkError(f"The network cannot run on an input of shape {tuple(inputs.shape)}: {reason}") from error

@@ -28,10 +28,12 @@ class GradientKeeper:
             return make().clone()
 
     def handle(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """Call the function; after the insertion in the mode in which the keeper was made."""
-        # Before the insertion, gradients would only cost memory.
-        if not self._inserted or op_name(function) == "_set_grad_enabled":
+        """Call the function; after the insertion with gradients, if they are wanted."""
+        if op_name(function) == "_set_grad_enabled":
             return self._handler(function, args, kwargs)
+        if not self._inserted:
+            with torch.no_grad():  # gradients would only cost memory
+                return self._handler(function, args, kwargs)
         if is_detaching(function):
             return args[0]
         args, kwargs = pytree.tree_map(leave_inference_mode, (tuple(args), kwargs))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from inspector.explain.tracing.forward import run_to_logits
+from inspector.explain.tracing.gradients import GradientKeeper
 from inspector.explain.tracing.outputs import as_logits
 from inspector.explain.tracing.pooling_calls import PoolingCall, PoolingCallDetector, call_number
 from inspector.explain.tracing.tensor_calls import TensorNotes, count_writes
@@ -65,13 +66,14 @@ def find_poolings_reaching_logits(network: nn.Module, inputs: Tensor) -> tuple[l
         # are found.
         with torch.inference_mode(False), torch.enable_grad():
             leaf = call.result.detach().clone().requires_grad_()
-            result = leaf.clone()
+        result = keeper.insert(lambda: leaf)
         leaves[call.index] = call_number(call.index), leaf
         flow.note_pooling(result, call_number(call.index))
         return result
 
     with torch.inference_mode(False), torch.enable_grad():
-        output, _ = run_to_logits(network, inputs, PoolingCallDetector(detach, flow.handle))
+        keeper = GradientKeeper(flow.handle)
+        output, _ = run_to_logits(network, inputs, PoolingCallDetector(detach, keeper.handle))
         logits = as_logits(output, len(inputs))
         found = set(flow.origins(output))
         if leaves and logits.requires_grad:
