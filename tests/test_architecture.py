@@ -221,3 +221,14 @@ def test_the_public_names_are_sorted_and_all_there():
 
     assert list(inspector.__all__) == sorted(inspector.__all__)
     assert all(getattr(inspector, name) is not None for name in inspector.__all__)
+
+
+def test_public_functions_check_their_input_by_errors_and_not_by_assert():
+    """`python -O` leaves out every assert; in public functions only those that tell types to mypy may stand."""
+    for path in FILES:
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef) and not function.name.startswith("_"):
+                for node in ast.walk(function):
+                    if isinstance(node, ast.Assert):
+                        text = ast.unparse(node.test)
+                        assert text.endswith("is not None") or text.startswith("isinstance("), f"{path}: assert {text}"

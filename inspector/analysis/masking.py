@@ -70,10 +70,11 @@ def mask_at_head(maps: ClassMaps, mask: Tensor) -> MaskedOutcome:
         Logits and probabilities (K,).
 
     Raises:
-        InspectorError: the pooling is neither average nor max nor a weighted sum; the network has several poolings with
-            different grids; or all cells are masked before a max pooling.
+        InspectorError: the mask has another grid than the maps; the pooling is neither average nor max nor a weighted
+            sum; the network has several poolings with different grids; or all cells are masked before a max pooling.
     """
-    assert mask.shape == maps.values.shape[1:]
+    if mask.shape != maps.values.shape[1:]:
+        raise InspectorError(f"Expected a mask of {tuple(maps.values.shape[1:])} cells, got {tuple(mask.shape)}.")
     decomposition, head = maps.decomposition, maps.classifier.head
     change = torch.cat([_compute_change(branch, mask) for branch in decomposition.branches])
     with torch.no_grad():

@@ -37,8 +37,10 @@ def main() -> None:
         except MemoryError:
             print_error("There is not enough memory for this. Use a smaller --size, or a smaller network.")
         except OSError as error:
-            # What is left here is about files of libraries, such as no folder for temporary files.
-            print_error(f"{summarize_reason(error)}{f': {error.filename}' if error.filename else ''}.")
+            # What is left here is about files of libraries.
+            reason = f"{summarize_reason(error)}{f': {error.filename}' if error.filename else ''}"
+            hint = " Set TMPDIR to a folder that can be written." if "temporary directory" in reason else ""
+            print_error(f"{reason}.{hint}")
     sys.exit(ExitStatus.ERROR)
 
 

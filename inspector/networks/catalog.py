@@ -143,7 +143,7 @@ def read_model_card(folder: Path) -> ModelCard:
     with translate_errors(NetworkError, broken, {KeyError: incomplete}):
         card = Entries(parse_json(path.read_bytes()))
         return ModelCard(
-            name=folder.name,
+            name=make_printable(_find_name(folder)),
             folder=folder,
             title=make_printable(card.text("title"), 200),
             architecture=_read_architecture(card.object("architecture")),
@@ -157,6 +157,15 @@ def read_model_card(folder: Path) -> ModelCard:
             cell_center=cast(tuple[float, float], card.numbers("centre", (2,))) if card.has("centre") else None,
             about=_read_about(card),
         )
+
+
+def _find_name(folder: Path) -> str:
+    """Return the name of a network: that of its folder, or for a run of `inspector train` its recipe and seed."""
+    if not is_trusted(folder):
+        with suppress(OSError, ValueError, KeyError):
+            settings = Entries(parse_json((folder / "run.json").read_bytes())).object("settings")
+            return f"{settings.text('experiment')}/{settings.text('run')} seed {settings.whole('seed')}"
+    return folder.name
 
 
 def _list_folders() -> Iterator[Path]:

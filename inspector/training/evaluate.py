@@ -66,9 +66,12 @@ def check_objects(data: DataSet, regions: Regions) -> None:
     """Check that the masks of the test photos can be read, so that an error comes before hours of training.
 
     Raises:
-        LocalizationError: a mask cannot be read, or no test photo has a known object.
+        LocalizationError: the data set has no photos, a mask cannot be read, or no test photo has a known object.
     """
-    assert data.folder is not None
+    if data.folder is None:
+        raise LocalizationError(
+            "This data set is no folder of photos, so no object in it is known. Leave out --objects."
+        )
     masks = [find_object_mask(regions, file, read_image(data.folder / file).size) is not None for file in data.files]
     if not any(masks):
         raise LocalizationError(

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -254,3 +255,13 @@ def test_a_name_that_nearly_works_is_suggested(name: str, sentence: str) -> None
         resolve(name)
     assert sentence in str(raised.value)
     assert len(str(raised.value)) < 400
+
+
+def test_a_run_is_named_after_its_recipe_and_seed(tmp_path: Path) -> None:
+    run = tmp_path / "seed3"
+    shutil.copytree(shipped_models() / "fashion_gap", run)
+    assert read_model_card(run).name == "seed3"
+    (run / "run.json").write_text(json.dumps({"settings": {"experiment": "fashion", "run": "gap", "seed": 3}}))
+    assert read_model_card(run).name == "fashion/gap seed 3"
+    (run / "run.json").write_text("{")
+    assert read_model_card(run).name == "seed3"

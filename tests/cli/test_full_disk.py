@@ -1,0 +1,90 @@
+"""A disk without room, and a machine without a temporary folder: one sentence, and nothing half-written stays."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from inspector.images.examples import list_examples
+from inspector.networks.build import build
+
+BOOT = list_examples("fashion_mnist")["Ankle boot"]
+
+# No file of this process may grow over a few kB: to a program that looks like a full disk, also in native code.
+FULL = """
+import resource, sys
+from inspector.cli import main
+from inspector.networks import load
+resource.setrlimit(resource.RLIMIT_FSIZE, (6000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+for command in sys.argv[1].split(";"):
+    sys.argv = ["inspector", *command.split()]
+    try:
+        main()
+    except SystemExit as stopped:
+        print("status", stopped.code, file=sys.stderr, flush=True)
+"""
+
+NO_TEMPORARY_FOLDER = """
+import errno, sys, tempfile
+def fail():
+    raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in []")
+tempfile._get_default_tempdir = fail
+from inspector.cli import main
+main()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="limits of POSIX")
+def test_a_full_disk_gives_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(build("timm:test_resnet", 3).state_dict(), tmp_path / "mine.pth")
+    model = f"{tmp_path}/mine.pth --arch timm:test_resnet"
+    commands = [
+        f"explain {BOOT} -m fashion_gap -o {tmp_path}/explained",
+        f"batch {BOOT} -m fashion_gap -o {tmp_path}/table --overwrite",
+        f"large {BOOT} -m fashion_gap -o {tmp_path}/large",
+        f"add {model} --name mine --size 64",
+        *(
+            f"export-network {model} --size 64 --format {kind} -o {tmp_path}/network{ending}"
+            for kind, ending in (("onnx", ".onnx"), ("openvino", ".xml"), ("pt2", ".pt2"))
+        ),
+    ]
+    environment = os.environ | {"INSPECTOR_MODELS": str(tmp_path / "models"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, ";".join(commands)], capture_output=True, text=True, env=environment, timeout=170
+    )
+    lines = done.stderr.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert lines.count("status 1") == len(commands), done.stderr
+    assert sum(line.startswith("Error: Cannot write ") for line in lines) == len(commands), done.stderr
+    assert "Traceback" not in done.stderr
+    left = {path.name for path in tmp_path.rglob("*")}
+    assert left <= {"mine.pth", "models"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["explain", str(BOOT), "-m", "fashion_gap", "-o", "out"],
+        ["batch", str(BOOT), "-m", "fashion_gap", "-o", "out", "--backend", "onnxruntime"],
+        ["large", str(BOOT), "-m", "fashion_gap", "-o", "out"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_no_temporary_folder_gives_one_sentence(tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "file").write_text("")
+    # No folder for the settings of matplotlib either, and no cache for networks.
+    homes = ("HOME", "MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "INSPECTOR_CACHE")
+    environment = os.environ | {name: str(tmp_path / "file" / "x") for name in homes}
+    done = subprocess.run(
+        [sys.executable, "-c", NO_TEMPORARY_FOLDER, *arguments],
+        capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=170,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "temporary directory" in done.stderr
+    assert "Set TMPDIR to a folder that can be written." in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
