@@ -7,12 +7,13 @@ Zhou et al. (CVPR 2016) did this for global average pooling and Linear. Here it 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from inspector.errors import NetworkError
+from inspector.explain.channel_function import move_channel_function
 from inspector.explain.feature_capture import CapturedPass
 from inspector.explain.head import Head
 from inspector.explain.head_checks import is_locally_affine
@@ -269,7 +270,16 @@ def _split_by_rows(
     head: Head, function: HeadFunction, branches: tuple[BranchInput, ...], rows: _CellRows, grid: tuple[int, int]
 ) -> Decomposition:
     """Split the logits that a head function gives for the pooled values of one image."""
-    frozen, verdict, found = function.freeze(rows.pooled), head.verdict, None
+    verdict, found = head.verdict, None
+    if head.moved is not None:
+        moved = move_channel_function(function, head.moved, branches[0].feature_maps, rows.pooled)
+        if moved is None:
+            verdict = "not unique"
+        else:
+            function, similarities, pooled = moved
+            branches = (replace(branches[0], feature_maps=similarities),)
+            rows = _CellRows.of(branches, pooled)
+    frozen = function.freeze(rows.pooled)
     if verdict == "exact for this image":
         found = _split_exactly(frozen, rows, head.tolerance)
         if found is None and not is_locally_affine(function, rows.pooled.to(find_widest(rows.pooled.device))):

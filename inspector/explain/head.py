@@ -11,12 +11,13 @@ else of the image reaches the logits, is verified on other inputs than those it 
 Names and types of layers play no role.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from inspector.explain.branches import HeadBranch, find_branches
+from inspector.explain.channel_function import find_channel_function
 from inspector.explain.head_checks import (
     find_affine,
     find_verdict_per_image,
@@ -44,6 +45,8 @@ class Head:
     tolerance: float = TOLERANCE  # residual that rounding explains, relative to the sum of all absolute summands
     note: str = ""  # what a user should know besides the verdict
     recording: HeadRecording = field(default_factory=HeadRecording)  # the ops after the pooling
+    # Number, in the recording, of the result of a function of single channels that belongs to the pooling.
+    moved: int | None = None
 
     @property
     def pooling(self) -> str:
@@ -123,10 +126,14 @@ def find_head(network: nn.Module, example: Tensor) -> Head:
         tolerance = find_tolerance(dtypes | {logits.dtype, *(one.feature_maps.dtype for one in captured)})
         affine = None
         if all(branch.pooling != "other" for branch in branches):
-            affine = find_affine(function, passes, tolerance)
+            affine = find_affine(function, [one.pooled for one in passes], [one.logits for one in passes], tolerance)
         if affine is None:
-            verdict = find_verdict_per_image(function, branches, passes)
-            return Head(branches, None, None, logits.shape[1], verdict, False, tolerance, "", recording)
+            verdict, moved = find_verdict_per_image(function, branches, passes), None
+            if verdict == "not unique":
+                moved = find_channel_function(function, passes, tolerance)
+            if moved is not None:
+                verdict, branches = "exact for this image", (replace(branches[0], pooling="max"),)
+            return Head(branches, None, None, logits.shape[1], verdict, False, tolerance, "", recording, moved)
         weight, bias = affine
         identity = torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
         per_class = len(branches) == 1 and weight.shape == identity.shape and torch.equal(weight, identity)

@@ -33,27 +33,29 @@ def refuse_other_paths(function: HeadFunction, passes: Sequence[TrialPass]) -> N
             )
 
 
-def find_affine(function: HeadFunction, passes: Sequence[TrialPass], tolerance: float) -> tuple[Tensor, Tensor] | None:
+def find_affine(
+    function: HeadFunction, pooled: Sequence[Tensor], logits: Sequence[Tensor], tolerance: float
+) -> tuple[Tensor, Tensor] | None:
     """Return weight (K, P) and bias (K,) of a head that is affine for all pooled values; None if it is not.
 
     Args:
         function: what follows the pooling.
-        passes: of several images; the Jacobian is computed at the first.
-        tolerance: residual that rounding explains in the network's own logits.
-
+        pooled: the pooled values (1, P) of several images; the Jacobian is computed at the first.
+        logits: the network's logits (1, K) for them.
+        tolerance: residual that rounding explains in these logits.
     """
-    pooled = widen(passes[0].pooled)
-    widest = find_widest(pooled.device)
-    trials = _make_trials(pooled.to(widest), _SCALES)
-    trials = torch.cat([trials, *(one.pooled.to(widest) for one in passes)])
+    first = widen(pooled[0])
+    widest = find_widest(first.device)
+    trials = torch.cat([_make_trials(first.to(widest), _SCALES), *(one.to(widest) for one in pooled)])
     expected = is_affine(function, trials)
     if expected is None:
         return None
-    weight, bias = function.jacobian(pooled), expected[0].to(pooled.dtype)
+    weight, bias = function.jacobian(first), expected[0].to(first.dtype)
     exact = (weight.to(widest), bias.to(widest))
     # In the network's own logits rounding is larger than in the trials.
     found = _predicts(*exact, trials, expected[1:], TOLERANCE) and all(
-        _predicts(*exact, one.pooled.to(widest), one.logits.to(widest), tolerance) for one in passes
+        _predicts(*exact, values.to(widest), own.to(widest), tolerance)
+        for values, own in zip(pooled, logits, strict=True)
     )
     return (weight, bias) if found else None
 

@@ -426,3 +426,94 @@ def test_a_copied_classifier_records_its_own_head():
     assert maps.verdict == "exact for this image"
     torch.testing.assert_close(maps.values, expected.values)
     assert recording.current is not None
+
+
+def similarity(m: Tensor) -> Tensor:
+    return torch.log((m + 1) / (m + 1e-4))
+
+
+NEAREST: dict[str, Callable[[Tensor], Tensor]] = {
+    "max pooling of the negative": lambda d: -F.max_pool2d(-d, d.shape[2:]).flatten(1),
+    "amin": lambda d: d.amin((2, 3)),
+    "min of flattened cells": lambda d: d.flatten(2).min(2)[0],
+}
+
+
+class Prototypes(nn.Module):
+    """ProtoPNet: squared distances of prototypes from all cells, the similarity of the nearest, a linear layer."""
+
+    def __init__(self, nearest: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.fc = nn.Conv2d(3, 4, 3, 2, 1), nn.Linear(10, 3, bias=False)
+        self.prototypes = nn.Parameter(torch.rand(10, 4))
+        self.nearest = nearest
+
+    def distances(self, inputs: Tensor) -> Tensor:
+        cells = self.conv(inputs).sigmoid()
+        return (cells[:, None] - self.prototypes[:, :, None, None]).square().sum(2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.fc(similarity(self.nearest(self.distances(inputs))))
+
+
+@pytest.mark.parametrize("nearest", NEAREST)
+def test_a_function_of_single_channels_after_max_pooling_belongs_to_the_maps(nearest):
+    network = Prototypes(NEAREST[nearest]).eval()
+    classifier = Classifier.wrap(network, size=SIZE)
+    maps = maps_of(classifier)
+    assert (maps.verdict, classifier.head.pooling) == ("exact for this image", "max")
+    with torch.no_grad():
+        similarities = similarity(network.distances(image()))[0]
+    torch.testing.assert_close(maps.feature_maps, similarities)
+    best = torch.zeros(10, similarities[0].numel())
+    best.scatter_(1, similarities.flatten(1).argmax(1, keepdim=True), similarities.flatten(1).amax(1, keepdim=True))
+    torch.testing.assert_close(maps.values.flatten(1), (network.fc.weight @ best).detach(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(maps.bias, torch.zeros(3), rtol=0, atol=1e-6)
+    torch.testing.assert_close(maps.parts(1).sum(0), maps.values[1], rtol=1e-4, atol=1e-6)
+    assert not dataclasses.replace(maps.decomposition, bias=maps.bias + 0.1).compare_with_logits(maps.logits)[1]
+
+
+@pytest.mark.parametrize(
+    ("after", "verdict"),
+    [
+        (lambda m, p: m["fc"](p.tanh()), "exact for this image"),
+        (lambda m, p: m["fc"]((0.1 + p.square()).log()), "exact for this image"),  # p is not negative
+        (lambda m, p: m["fc"](m["hidden"](p).tanh()), "not unique"),
+        (lambda m, p: m["fc"](p).square(), "not unique"),
+        (lambda m, p: m["fc"]((3 * p).sin()), "not unique"),  # neither increases nor decreases
+        (lambda m, p: m["fc"](p * p.flip(1)), "not unique"),
+    ],
+)
+def test_only_functions_of_single_channels_that_keep_the_order_belong_to_the_maps(after, verdict):
+    network = Network(after)
+    network.forward = lambda inputs: after(network.layers, 5 * network.conv(inputs).relu().amax((2, 3)))
+    assert maps_of(Classifier.wrap(network, size=SIZE)).verdict == verdict
+
+
+class OwnError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("mask"), AttributeError("no pixel_values"), OwnError("only 224"), OwnError()]
+)
+def test_whatever_a_network_raises_is_one_sentence(error):
+    def raise_error(m: nn.ModuleDict, p: Tensor) -> Tensor:
+        raise error
+
+    with pytest.raises(NetworkError, match=rf"cannot run on an input of shape \(1, 3, 8, 12\): {type(error).__name__}"):
+        wrap(raise_error)
+
+
+def test_a_network_without_classes_is_refused():
+    with pytest.raises(NetworkError, match="A classifier returns logits"):
+        wrap(lambda m, p: m["fc"](p)[:, :0])
+
+
+def test_the_pooling_before_a_convolutional_head_with_batch_norm_is_the_pooling():
+    torch.manual_seed(0)
+    head = [nn.Conv2d(6, 7, 1), nn.BatchNorm2d(7), nn.ReLU(inplace=True), nn.Conv2d(7, CLASSES, 1), nn.Flatten()]
+    network = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), *head).eval()
+    maps = maps_of(Classifier.wrap(network, size=SIZE))
+    assert (maps.verdict, maps.values.shape) == ("exact for this image", (CLASSES, 4, 6))

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from inspector.errors import NetworkError
+from inspector.errors import InspectorError, NetworkError
 from inspector.explain.kinds import OutputActivation
 from inspector.explain.tracing.gradients import GradientKeeper
 from inspector.explain.tracing.layouts import FeatureLayout
@@ -33,7 +33,7 @@ _OUTPUT_ACTIVATIONS: dict[str, OutputActivation] = {
     "sigmoid": "sigmoid",
     "logsigmoid": "sigmoid",
 }
-# Errors that a network raises on inputs that it does not support.
+# Errors that say by themselves what is wrong; of others the message needs the name too, as of a KeyError.
 _FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, NotImplementedError)
 # Functions that change only the layout of a tensor, not its values.
 LAYOUT_OPS = ("squeeze", "unsqueeze", "flatten", "view", "reshape", "__getitem__", "contiguous", "clone", "to", "float")
@@ -170,8 +170,12 @@ def call_network(network: nn.Module, inputs: Tensor) -> Any:
     try:
         with run_uncompiled() if uses_compiler() else nullcontext():
             return network(inputs)
-    except _FAILURES as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except (InspectorError, MemoryError):
+        raise
+    except Exception as error:  # a network may raise errors of its own
+        text = str(error).splitlines()[0] if str(error) else ""
+        name = type(error).__name__
+        reason = text if text and isinstance(error, _FAILURES) else f"{name}: {text}" if text else name
         raise NetworkError(f"The network cannot run on an input of shape {tuple(inputs.shape)}: {reason}") from error
 
 

@@ -101,7 +101,7 @@ def as_logits(output: Any, rows: int) -> Tensor:
             return output[:, None]
         if output.ndim < 2 and rows == 1:
             return output.reshape(1, -1)
-        if output.ndim >= 2 and output[:1].numel() == output.shape[1] and len(output) == rows:
+        if output.ndim >= 2 and output[:1].numel() == output.shape[1] > 0 and len(output) == rows:
             return output.flatten(1)
     several = len(list_possible_logits(list_outputs(output))) > 1
     hint = f" {_HOW_TO_CHOOSE}." if several else ""

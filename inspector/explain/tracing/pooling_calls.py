@@ -120,6 +120,8 @@ class PoolingCallDetector:
         if given and not variable and isinstance(output, Tensor):
             self._constants[output] = True
         variable = [tensor for tensor in variable if tensor.is_floating_point()]
+        if op_name(function) == "batch_norm":
+            variable = variable[:1]  # its other arguments are parameters and buffers
         if result is None or not variable:
             return output
         self._grids.note_image(variable[0])

@@ -5,7 +5,7 @@ replaces the pooling's result.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -46,6 +46,7 @@ class _RecordedOp:
     leaves: list[Any]  # flattened (args, kwargs); tensors that depend on the pooled values are replaced by references
     spec: pytree.TreeSpec
     results: list[int | None]  # reference number of each leaf of the result; None for a leaf that is no tensor
+    shapes: list[torch.Size]  # of each leaf of the result
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +65,34 @@ class OpRecording:
     def has_fixed_rows(self) -> bool:
         """Whether an op must not be called with another number of rows than in the recorded pass."""
         return any(op_name(op.function) in _FIXED_ROWS for op in self.ops)
+
+    @property
+    def numbers(self) -> list[int]:
+        """The reference numbers of all results, in order."""
+        return list(dict.fromkeys(number for op in self.ops for number in op.results if number is not None))
+
+    def split(self, number: int) -> tuple["OpRecording", "OpRecording"] | None:
+        """Split at the result with a number: the ops up to it, and the ops from it to the logits.
+
+        None if these use another tensor that was computed before it, or one that was written into.
+        """
+        last = max((n for n, op in enumerate(self.ops) if number in op.results), default=None)
+        if last is None or self.written or len(self.pooled) != 1:
+            return None
+        rest: list[_RecordedOp] = []
+        needed = {self.logits}
+        for op in reversed(self.ops[last + 1 :]):
+            if needed & set(op.results):
+                rest.append(op)
+                needed |= {leaf.number for leaf in op.leaves if isinstance(leaf, _TensorRef)}
+        if needed - {number, *(result for op in rest for result in op.results)}:
+            return None
+        (call,) = self.pooled
+        shape = self.ops[last].shapes[self.ops[last].results.index(number)]
+        return (
+            replace(self, ops=self.ops[: last + 1], logits=number),
+            replace(self, ops=rest[::-1], pooled={call: (number, PooledLayout(shape))}),
+        )
 
     def replay(self, pooled: Mapping[int, Tensor], handler: Handler = call_unchanged) -> Any:
         """Run the recorded ops on new pooled values.
@@ -151,7 +180,8 @@ class OpRecorder:
         results = pytree.tree_leaves(result)
         self._dtypes |= {leaf.dtype for leaf in results if isinstance(leaf, Tensor) and leaf.is_floating_point()}
         assigned = [self._assign_number(leaf) if isinstance(leaf, Tensor) else None for leaf in results]
-        self._ops.append(_RecordedOp(function, leaves, spec, assigned))
+        shapes = [leaf.shape if isinstance(leaf, Tensor) else torch.Size() for leaf in results]
+        self._ops.append(_RecordedOp(function, leaves, spec, assigned, shapes))
 
     def _note_written(self, target: Tensor) -> None:
         """Keep the contents of a tensor that was created before, as in `logits[:, :5] = ...`, at the first write."""
