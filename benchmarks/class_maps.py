@@ -13,7 +13,7 @@ other work on the machine disturbs least. The target is a ratio of at most 1.05.
     python benchmarks/class_maps.py --peers
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from statistics import median
 from typing import Annotated, Any
@@ -99,8 +99,10 @@ def make_peer_calls(network: nn.Module, inputs: Tensor, target: str, head: str) 
     }
 
 
-def compare_times(name: str, batch: int, times: dict[str, list[float]]) -> list[tuple[object, ...]]:
-    bare = min((times[variant] for variant in BARE), key=median)
+def compare_times(
+    name: str, batch: int, times: dict[str, list[float]], bare: Sequence[str] = BARE
+) -> list[tuple[object, ...]]:
+    baseline = min((times[variant] for variant in bare), key=median)
     return [
         (
             name,
@@ -108,8 +110,8 @@ def compare_times(name: str, batch: int, times: dict[str, list[float]]) -> list[
             what,
             len(values),
             f"{median(values):.2f}",
-            f"{median(values) / median(bare):.3f}",
-            f"{median(time / base for time, base in zip(values, bare, strict=True)):.3f}",
+            f"{median(values) / median(baseline):.3f}",
+            f"{median(time / base for time, base in zip(values, baseline, strict=True)):.3f}",
         )
         for what, values in times.items()
     ]

@@ -126,4 +126,4 @@ def _is_max_pooling(found: ChannelFunction, passes: Sequence[TrialPass]) -> bool
 
 def _follows_affine(found: ChannelFunction, passes: Sequence[TrialPass], tolerance: float) -> bool:
     results = [found.apply(widen(one.pooled)) for one in passes]
-    return find_affine(found.rest, results, [one.logits for one in passes], tolerance) is not None
+    return find_affine(found.rest, found.rest, results, [one.logits for one in passes], tolerance) is not None

@@ -25,7 +25,7 @@ from inspector.explain.head_checks import (
 )
 from inspector.explain.head_function import HeadFunction, HeadRecording
 from inspector.explain.kinds import Verdict
-from inspector.explain.precision import TOLERANCE, find_tolerance
+from inspector.explain.precision import TOLERANCE, find_tolerance, find_widest
 from inspector.explain.tracing.forward import capture_and_record
 from inspector.explain.tracing.preserve import preserve_state
 
@@ -124,11 +124,13 @@ def find_head(network: nn.Module, example: Tensor) -> Head:
         refuse_other_paths(function, passes)
         dtypes = frozenset() if ops is None else ops.dtypes
         tolerance = find_tolerance(dtypes | {logits.dtype, *(one.feature_maps.dtype for one in captured)})
+        wide = function.convert_constants(find_widest(example.device))
         affine = None
         if all(branch.pooling != "other" for branch in branches):
-            affine = find_affine(function, [one.pooled for one in passes], [one.logits for one in passes], tolerance)
+            values, outputs = [one.pooled for one in passes], [one.logits for one in passes]
+            affine = find_affine(function, wide, values, outputs, tolerance)
         if affine is None:
-            verdict, moved = find_verdict_per_image(function, branches, passes), None
+            verdict, moved = find_verdict_per_image(wide, branches, passes), None
             if verdict == "not unique":
                 moved = find_channel_function(function, passes, tolerance)
             if moved is not None:

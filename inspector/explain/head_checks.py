@@ -34,12 +34,13 @@ def refuse_other_paths(function: HeadFunction, passes: Sequence[TrialPass]) -> N
 
 
 def find_affine(
-    function: HeadFunction, pooled: Sequence[Tensor], logits: Sequence[Tensor], tolerance: float
+    function: HeadFunction, wide: HeadFunction, pooled: Sequence[Tensor], logits: Sequence[Tensor], tolerance: float
 ) -> tuple[Tensor, Tensor] | None:
     """Return weight (K, P) and bias (K,) of a head that is affine for all pooled values; None if it is not.
 
     Args:
         function: what follows the pooling.
+        wide: the same with its constants in the widest type.
         pooled: the pooled values (1, P) of several images; the Jacobian is computed at the first.
         logits: the network's logits (1, K) for them.
         tolerance: residual that rounding explains in these logits.
@@ -47,7 +48,7 @@ def find_affine(
     first = widen(pooled[0])
     widest = find_widest(first.device)
     trials = torch.cat([_make_trials(first.to(widest), _SCALES), *(one.to(widest) for one in pooled)])
-    expected = is_affine(function, trials)
+    expected = is_affine(wide, trials)
     if expected is None:
         return None
     weight, bias = function.jacobian(first), expected[0].to(first.dtype)
@@ -113,20 +114,17 @@ def find_verdict_per_image(
 
 def are_frozen_affine(function: HeadFunction, points: Sequence[Tensor]) -> bool:
     """Test whether a head is affine with the statistics and gates of each of several pooled values (1, P) frozen."""
-    values, slopes = [], []
-    for point in points:
-        try:
-            frozen = function.freeze(point)
-            value = function.widened_logits(point)
-            values.append(value)
-            same = torch.allclose(frozen.logits(point), value, rtol=1e-6, atol=1e-9 * float(value.abs().max()))
-            found = is_affine(frozen, _make_trials(point, (1, -30))) if same else None
-        except (NetworkError, RuntimeError):
-            return False
-        if found is not None:
-            slopes.append((found[1:] - found[:1]).abs().max())
-        elif not is_locally_affine(function, point):
-            return False
+    try:
+        values, slopes = function.widened_logits(torch.cat(list(points))), []
+        for point, value in zip(points, values, strict=True):
+            # The image itself is among the trials: there the frozen head has to be the head.
+            found = is_affine(function.freeze(point), torch.cat([_make_trials(point, (1, -30)), point]))
+            if found is not None and torch.allclose(found[-1], value, rtol=1e-6, atol=1e-9 * float(value.abs().max())):
+                slopes.append((found[1:] - found[:1]).abs().max())
+            elif not is_locally_affine(function, point):
+                return False
+    except (NetworkError, RuntimeError):
+        return False
     # A step function is constant around every image. Maps of zeros would not say how it depends on the pooled values.
     is_flat = len(slopes) == len(points) and not any(slopes)
     return not is_flat or all(torch.equal(value, values[0]) for value in values)

@@ -142,6 +142,12 @@ class HeadFunction:
                 raise
             return self.evaluate(match_parameters(self.network, pooled.float()))
 
+    def convert_constants(self, dtype: torch.dtype) -> "HeadFunction":
+        """Return the function with its parameters in a floating-point type, for many evaluations in this type."""
+        if self.recorded is None or self.recorded.ops is None:
+            return self
+        return replace(self, recorded=replace(self.recorded, ops=self.recorded.ops.convert_constants(dtype)))
+
     def jacobian(self, pooled: Tensor) -> Tensor:
         """Compute d logits / d pooled, (K, P), at pooled values (1, P), in their type and with nothing frozen."""
         classes = self.widened_logits(pooled).shape[1]

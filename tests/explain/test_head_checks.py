@@ -210,7 +210,7 @@ NONLINEAR: dict[str, Head] = {
     "length added": lambda m, p: m["fc"](p) + p.norm(dim=1, keepdim=True),
     "times the standard deviation": lambda m, p: m["fc"](p) * p.std(1, keepdim=True),
     "times a power of the mean": lambda m, p: m["fc"](p) * p.mean(1, keepdim=True).pow(0.5),
-    "sigmoid by hand": lambda m, p: 1 / (1 + torch.exp(-m["fc"](p))),
+    "tanh by hand": lambda m, p: 2 / (1 + torch.exp(-m["fc"](p))) - 1,
     "softsign by hand": lambda m, p: m["fc"](p) / (1 + m["fc"](p).abs()),
     "SiLU by hand": lambda m, p: m["fc"](p / (1 + torch.exp(-p))),
     "a gate of one value": lambda m, p: m["fc"](p) / (1 + torch.exp(-m["hidden"](p)[:, :1])),
@@ -517,3 +517,18 @@ def test_the_pooling_before_a_convolutional_head_with_batch_norm_is_the_pooling(
     network = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), *head).eval()
     maps = maps_of(Classifier.wrap(network, size=SIZE))
     assert (maps.verdict, maps.values.shape) == ("exact for this image", (CLASSES, 4, 6))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_root_mean_square_of_a_channel_that_is_zero_everywhere_has_shares(seed):
+    torch.manual_seed(seed)
+    network = Network(lambda m, p: None)
+    network.conv.bias.data[1] = -100
+    network.forward = lambda inputs: network.layers["fc"](network.conv(inputs).relu().pow(2).mean((2, 3)).sqrt())
+    maps = maps_of(Classifier.wrap(network, size=SIZE))
+    assert maps.verdict == "exact for this image"
+    rms = maps.feature_maps.square().mean((1, 2)).sqrt()
+    assert rms[1] == 0
+    shares = maps.feature_maps.square() / maps.feature_maps[0].numel() / rms.clamp(min=1e-12)[:, None, None]
+    expected = torch.einsum("kc,chw->khw", network.layers["fc"].weight, shares)
+    torch.testing.assert_close(maps.values, expected.detach(), rtol=1e-4, atol=1e-6)

@@ -94,6 +94,22 @@ class OpRecording:
             replace(self, ops=rest[::-1], pooled={call: (number, PooledLayout(shape))}),
         )
 
+    def convert_constants(self, dtype: torch.dtype) -> "OpRecording":
+        """Return the recording with all its parameters and other constants in a floating-point type, as copies.
+
+        A replay in this type then need not convert them each time.
+        """
+        copies: dict[int, Tensor] = {}
+
+        def convert(leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
+                return leaf
+            if id(leaf) not in copies:
+                copies[id(leaf)] = leaf.detach().to(dtype)
+            return copies[id(leaf)]
+
+        return replace(self, ops=[replace(op, leaves=[convert(leaf) for leaf in op.leaves]) for op in self.ops])
+
     def replay(self, pooled: Mapping[int, Tensor], handler: Handler = call_unchanged) -> Any:
         """Run the recorded ops on new pooled values.
 
