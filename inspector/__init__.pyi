@@ -1,5 +1,20 @@
 from .analysis.summary import Anatomy, NetworkSummary, describe
-from .errors import ClassError, ExportError, HeadError, ImageError, InspectorError, NetworkError
+from .datasets.run import RunOptions, run_dataset
+from .datasets.summarize import summarize
+from .datasets.summary import DatasetSummary, read_summary
+from .datasets.table import Counts, read_rows
+from .errors import (
+    AttributionError,
+    Cancelled,
+    ClassError,
+    ExportError,
+    HeadError,
+    ImageError,
+    InspectorError,
+    LocalizationError,
+    NetworkError,
+    TrainingError,
+)
 from .explain.backends.accelerate import accelerate
 from .explain.class_maps import ClassMap, ClassMaps, class_maps, class_maps_of_batch
 from .explain.classifier import Classifier
@@ -22,10 +37,14 @@ from .version import __version__ as __version__
 
 __all__ = [
     "Anatomy",
+    "AttributionError",
+    "Cancelled",
     "ClassError",
     "ClassMap",
     "ClassMaps",
     "Classifier",
+    "Counts",
+    "DatasetSummary",
     "ExportError",
     "FigureStyle",
     "GlobalAveragePooling",
@@ -36,11 +55,14 @@ __all__ = [
     "ImageError",
     "InspectorError",
     "LargeMaps",
+    "LocalizationError",
     "NetworkError",
     "NetworkSummary",
     "Photo",
     "Preprocessing",
     "ReceptiveField",
+    "RunOptions",
+    "TrainingError",
     "View",
     "accelerate",
     "class_maps",
@@ -52,4 +74,8 @@ __all__ = [
     "large_class_maps",
     "load",
     "read_image",
+    "read_rows",
+    "read_summary",
+    "run_dataset",
+    "summarize",
 ]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from inspector.datasets.index import BINS, count_bins
 from inspector.datasets.statistics import Floats, compute_uniform_border_share
 from inspector.datasets.summary import DatasetSummary
-from inspector.output.figure import COLORS, add_color_bar, shorten_name
+from inspector.output.figure import COLORS, InlineFigure, add_color_bar, shorten_name
 from inspector.output.overlay import common_scale
 from inspector.output.style import OKABE_ITO
 
@@ -46,7 +46,7 @@ def draw_contrasts(summary: DatasetSummary) -> Figure:
 
 def draw_border_shares(summary: DatasetSummary) -> Figure:
     """Draw a histogram, over all images, of the share of evidence in the outermost ring of cells."""
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    figure = InlineFigure(figsize=(6.4, 3.6), layout="constrained")
     axis = figure.subplots()
     axis.bar((np.arange(BINS) + 0.5) / BINS, count_bins(summary.index, "border"), 0.92 / BINS, color=_BAR_COLOR)
     uniform = compute_uniform_border_share(summary.grid)
@@ -65,7 +65,7 @@ def _draw_grids(maps: Floats, titles: Sequence[str], heading: str, available: in
     scale = common_scale(list(maps))
     title_lines = max((title.count("\n") + 1 for title in titles), default=1)
     size = max(5.0, 1.7 * columns + 1), (1.5 + 0.16 * title_lines) * rows + 0.9
-    figure = Figure(figsize=size, layout="constrained")
+    figure = InlineFigure(figsize=size, layout="constrained")
     axes: list[Axes] = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for axis in axes[len(maps) :]:
         axis.set_axis_off()

@@ -32,8 +32,8 @@ _ROW_GROUP = 30_000  # rows in a row group of the index; small, so that one imag
 
 
 def summarize(
-    folder: Path,
-    out: Path,
+    folder: str | Path,
+    out: str | Path,
     objects: Regions | None = None,
     on_progress: Callable[[float], None] = lambda done: None,
     report: bool = False,
@@ -52,6 +52,7 @@ def summarize(
         LocalizationError: a box or mask does not fit its photo.
         ExportError: `out` cannot be written.
     """
+    folder, out = Path(folder), Path(out)
     results = read_results(folder)
     with _translate_write_errors(out):
         out.mkdir(parents=True, exist_ok=True)

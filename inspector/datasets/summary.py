@@ -88,12 +88,13 @@ class DatasetSummary:
         return lines
 
 
-def read_summary(out: Path) -> DatasetSummary:
+def read_summary(out: str | Path) -> DatasetSummary:
     """Read the summary that `summarize` wrote into a folder.
 
     Raises:
         InspectorError: the folder has no summary, or the summary is broken.
     """
+    out = Path(out)
     if not (out / NUMBERS).is_file():
         raise InspectorError(f"No summary in {out}. Use `inspector survey RESULTS -o {out}` to make one.")
     message = f"Cannot read the summary in {out} ({{reason}}). Use `inspector survey` to make it again."

@@ -15,7 +15,7 @@ from torch import Tensor
 from inspector.explain.classifier import Classifier
 from inspector.explain.decomposition import decompose
 from inspector.explain.feature_capture import capture_pass
-from inspector.explain.image_maps import AVERAGE, ClassMap, ClassMaps, FigureContent
+from inspector.explain.image_maps import ClassMaps
 from inspector.explain.inputs import (
     Transform,
     check_batch,
@@ -25,6 +25,7 @@ from inspector.explain.inputs import (
     make_input,
 )
 from inspector.explain.precision import widen
+from inspector.explain.shown_map import AVERAGE, ClassMap, FigureContent
 from inspector.explain.tracing.forward import capture_poolings, match_parameters
 from inspector.images.photo import ImageSource, Photo
 from inspector.images.preprocessing import View

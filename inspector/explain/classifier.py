@@ -53,7 +53,7 @@ class LoadedNetwork:
     unit: str | None = None  # of the output, if the output activation is "none"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Classifier:
     """A network with all that is needed to compute class maps. Use `load` or `Classifier.wrap` to make one."""
 
@@ -178,6 +178,19 @@ class Classifier:
         if size == preprocessing.size:
             return classifier
         return replace(classifier.resized(preprocessing.size), preprocessing=preprocessing)
+
+    def __repr__(self) -> str:
+        """Return network, classes, head and preprocessing, in five lines."""
+        names = ", ".join(self.class_names[:3]) + (", ..." if len(self.class_names) > 3 else "")
+        return "\n".join(
+            (
+                f"Classifier {self.name}",
+                f"  {'1 class' if len(self.class_names) == 1 else f'{len(self.class_names)} classes'}: {names}",
+                f"  head: {self.head.pooling} pooling, class maps {self.head.verdict}",
+                f"  fed {self.preprocessing.describe()}",
+                f"  {self.meaning.sentence(len(self.class_names))}",
+            )
+        )
 
     def class_index(self, name_or_number: str | int) -> int:
         """Return the index of a class; see `find_class_index`."""

@@ -55,6 +55,10 @@ class FeatureCapture:
     module: nn.Module | None = None  # the module of the network whose input the pooling takes; None: no hook
     accelerated: Accelerator | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: no backend, whose session belongs to this process, so PyTorch runs the network."""
+        return self.__dict__ | {"accelerated": None}
+
 
 def make_feature_capture(
     network: nn.Module, example: Tensor, calls: Sequence[int], pooled: bool = False, needs_derivative: bool = False

@@ -4,57 +4,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from inspector.errors import InspectorError
+from inspector.errors import ClassError, InspectorError
 from inspector.explain.class_names import list_top_classes
 from inspector.explain.classifier import Classifier
 from inspector.explain.decomposition import Decomposition
+from inspector.explain.grid import resample_on_photo
 from inspector.explain.inputs import make_input_view
 from inspector.explain.kinds import Verdict
+from inspector.explain.shown_map import AVERAGE, ClassMap, FigureContent
 from inspector.images.preprocessing import View
 
 if TYPE_CHECKING:
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
     from inspector.output.style import FigureStyle
 
 
-AVERAGE: Literal["average"] = "average"  # contrasts a class with the average class
-
-
-@dataclass(frozen=True, eq=False)
-class ClassMap:
-    """One map to show: of a class, or of its contrast with another class or with the average class."""
-
-    title: str
-    values: Tensor  # (h, w) in logits
-    bias: float
-    total: float | None  # values.sum() + bias, a logit or a difference of logits; None for position scores
-
-    def equation(self) -> str:
-        """Return how the map sums to the logit, as text."""
-        if self.total is None:
-            line = f"highest score {float(self.values.max()):.4f}"
-        else:
-            line = f"map {float(self.values.sum()):.4f} + bias {self.bias:.4f} = {self.total:.4f}"
-        return line.replace("-", "\N{MINUS SIGN}")
-
-
-@dataclass(frozen=True)
-class FigureContent:
-    """What a figure shows: together with the photo and the network, enough to draw it again."""
-
-    classes: tuple[int, ...]
-    against: str | int | None  # the class to contrast with, or "average"; None for no contrast
-    dense: bool  # position scores instead of contributions to the logit
-    smooth: bool  # interpolate between the centers of the cells
-    opacity: float  # of the strongest color, 0-1
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ClassMaps:
     """Every logit of one image as a sum over the cells of the last feature maps."""
 
@@ -113,17 +86,17 @@ class ClassMaps:
         """Compute what each channel adds to the logit of a class, in all cells together: (C,), in logits."""
         return self.parts(k).sum((1, 2))
 
-    def contrast(self, a: str | int, b: str | int | None = None) -> Tensor:
+    def contrast(self, a: str | int, b: str | int | None = AVERAGE) -> Tensor:
         """Compute the evidence for class a rather than class b.
 
         Args:
             a: name or index of a class.
-            b: name or index of another class. Default: the average of all classes.
+            b: name or index of another class, or "average" for the average of all classes.
 
         Returns:
             Tensor (h, w) in logits; its sum plus the difference of the biases is the difference of the logits.
         """
-        other = self.values.mean(0) if b is None else self.values[self.classifier.class_index(b)]
+        other = self.values.mean(0) if b in (None, AVERAGE) else self.values[self.classifier.class_index(b)]
         return self.values[self.classifier.class_index(a)] - other
 
     def position_scores(self, classes: Sequence[int] | None = None) -> Tensor:
@@ -198,6 +171,80 @@ class ClassMaps:
             return f"contribution of each channel to the {quantity}, in the cell with its maximum"
         return f"contribution of each cell to the {quantity}"
 
+    def heatmap(
+        self, k: str | int, against: str | int | None = None, smooth: bool = True, dense: bool = False
+    ) -> NDArray[np.float32]:
+        """Resample a class map at every pixel of the photo.
+
+        Args:
+            k: name or index of the class.
+            against: name or index of a class to contrast with, or "average" for the average of all classes.
+            smooth: interpolate between the centers of the cells, or give every pixel the value of its nearest cell.
+            dense: position scores instead of contributions to the logit.
+
+        Returns:
+            Array (H, W) at the photo's size, in logits per cell, signed; zero outside of what the network sees.
+
+        Raises:
+            ClassError: there is no such class.
+            InspectorError: the place of the cells on the photo is unknown.
+        """
+        values = self.class_map(k, against, dense).values.numpy(force=True)
+        field, crop = self.classifier.receptive_field, self.view.crop
+        return resample_on_photo(values, crop, field, self.view.photo.size, smooth)
+
+    def overlay(
+        self,
+        k: str | int,
+        cmap: "str | Colormap" = "inspector",
+        against: str | int | None = None,
+        smooth: bool = True,
+        opacity: float = 0.85,
+        scale: float | None = None,
+    ) -> NDArray[np.uint8]:
+        """Draw a class map over the photo.
+
+        Args:
+            k: name or index of the class.
+            cmap: "inspector" or any colormap of matplotlib. Zero is in its middle, and transparent; diverging colormaps
+                such as "RdBu_r" suit best.
+            against: name or index of a class to contrast with, or "average" for the average of all classes.
+            smooth: interpolate between the centers of the cells.
+            opacity: opacity of the strongest color, 0-1.
+            scale: absolute value with the strongest color, in logits per cell. Default: the largest of the map.
+
+        Returns:
+            RGB image (H, W, 3) at the photo's size; the photo is dimmed outside of what the network sees.
+
+        Raises:
+            ClassError: there is no such class.
+            InspectorError: there is no such colormap, or the place of the cells on the photo is unknown.
+        """
+        from inspector.output.figure import overlay_class_map
+
+        return overlay_class_map(self, self.class_map(k, against), cmap, smooth, opacity, scale)
+
+    def __repr__(self) -> str:
+        """Return network and photo, top classes, verdict and sizes, in five lines."""
+        classifier, (count, rows, columns) = self.classifier, self.values.shape
+        top = ", ".join(f"{name} ({self.outcome(k)})" for k, name, _ in self.top(3))
+        height, width = self.view.photo.size
+        return "\n".join(
+            (
+                f"ClassMaps of {self.view.photo.name} by {classifier.name}",
+                f"  top: {top}",
+                f"  verdict: {self.verdict}, largest residual {self.residual:.1e} {classifier.meaning.units}",
+                f"  maps: {count} classes x {rows} x {columns} cells",
+                f"  photo: {height} x {width} pixels, fed {classifier.preprocessing.describe()}",
+            )
+        )
+
+    def _repr_png_(self) -> bytes:
+        """Return the figure of the top classes, which notebooks show."""
+        from inspector.output.export import encode_figure
+
+        return encode_figure(self.figure(), "png", 100)
+
     def figure_content(
         self,
         classes: Sequence[str | int] | int = 5,
@@ -208,9 +255,12 @@ class ClassMaps:
     ) -> FigureContent:
         """Return what a figure shows, with class indices in place of names; the arguments are those of `figure`."""
         if isinstance(classes, int):
+            if classes < 1:
+                raise ClassError(f"A figure shows at least one class; got {classes}. For the last class, use [-1].")
             chosen = tuple(k for k, _, _ in self.top(classes))
         else:
-            chosen = tuple(self.classifier.class_index(k) for k in classes)
+            names = [classes] if isinstance(classes, str) else classes
+            chosen = tuple(self.classifier.class_index(k) for k in names)
         if against is not None and against != AVERAGE:
             against = self.classifier.class_index(against)
         return FigureContent(chosen, against, dense, smooth, opacity)
@@ -227,7 +277,7 @@ class ClassMaps:
         """Draw the photo and its class maps, all on one scale, with the sums.
 
         Args:
-            classes: names or indices of classes, or how many of those with the highest logits.
+            classes: a name, names or indices of classes, or how many of those with the highest logits.
             against: name or index of a class to contrast with, or "average" for the average of all classes.
             dense: position scores instead of contributions to the logit.
             smooth: interpolate between the centers of the cells.

@@ -45,6 +45,26 @@ class Preprocessing:
     window: Window | None = None  # values that become 0 and 1 in images of more than 8 bits; None: see `read_image`
     display: Display | None = None  # channels shown as red, green and blue, of images of more than 3; None: the first 3
 
+    def describe(self) -> str:
+        """Return in words how a photo becomes the network's input."""
+        colors = {1: "in gray", 3: "as RGB"}.get(len(self.mean), f"with {len(self.mean)} channels")
+        height, width = self.size
+        if self.resize is None or self.resize == self.size:
+            resized = f"resized to {'' if self.resize is None else 'cover '}{height} x {width} ({self.interpolation})"
+        else:
+            resized = f"resized to cover {self.resize[0]} x {self.resize[1]} ({self.interpolation})"
+        steps = [colors, resized]
+        if self.resize is not None:
+            steps.append(f"cropped to the center {height} x {width}")
+        if self.window is not None:
+            steps.append(f"values {self.window[0]:g} to {self.window[1]:g} scaled to 0-1")
+        else:
+            steps.append("scaled to 0-1")
+        if set(self.mean) != {0.0} or set(self.std) != {1.0}:
+            mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
+            steps.append(f"mean {mean} subtracted, divided by std {std}")
+        return "; ".join(steps)
+
 
 @dataclass(frozen=True)
 class PreprocessingOverrides:

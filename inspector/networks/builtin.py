@@ -2,12 +2,15 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Literal, cast
+from functools import cache
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from inspector.explain.pooling import GlobalAveragePooling, GlobalMaxPooling
+
+_EFFICIENTNET = "BatchSizeFreeEfficientNet"
 
 
 def fashion_convnet(pooling: Literal["average", "max"], classes: int = 10) -> nn.Sequential:
@@ -75,6 +78,11 @@ def efficientnet_lite0() -> nn.Module:
 
     It is EfficientNet-B0 (Tan and Le, ICML 2019) without squeeze-and-excitation and with ReLU6.
     """
+    return cast(nn.Module, _define_efficientnet().from_name("efficientnet-lite0"))
+
+
+@cache
+def _define_efficientnet() -> Any:
     # Not from timm: timm and torchvision take five seconds to import, and the app shows this network first.
     from efficientnet_lite_pytorch.model import EfficientNet
 
@@ -85,7 +93,15 @@ def efficientnet_lite0() -> nn.Module:
             pooled = self._avg_pooling(self.extract_features(inputs)).flatten(1)  # type: ignore[no-untyped-call]
             return cast(Tensor, self._fc(self._dropout(pooled)))
 
-    return cast(nn.Module, BatchSizeFreeEfficientNet.from_name("efficientnet-lite0"))  # type: ignore[no-untyped-call]
+    BatchSizeFreeEfficientNet.__qualname__ = _EFFICIENTNET
+    return BatchSizeFreeEfficientNet
+
+
+def __getattr__(name: str) -> Any:
+    """Return the class of EfficientNet-Lite0, which pickle looks up by its name, without importing it any earlier."""
+    if name == _EFFICIENTNET:
+        return _define_efficientnet()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class _CifarBlock(nn.Module):

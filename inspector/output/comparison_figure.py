@@ -6,7 +6,15 @@ from matplotlib.figure import Figure
 
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps
-from inspector.output.figure import PANEL, add_color_bar, add_empty_axes, describe_exactness, shorten_name, show_image
+from inspector.output.figure import (
+    PANEL,
+    InlineFigure,
+    add_color_bar,
+    add_empty_axes,
+    describe_exactness,
+    shorten_name,
+    show_image,
+)
 from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo
 
 _OPACITY = 0.8
@@ -44,7 +52,7 @@ def side_by_side_figure(
     rows = -(-(len(maps) + shared) // 4)
     columns = -(-(len(maps) + shared) // rows)
     aspect = min(2.0, max(0.6, max(view.photo.size[0] / view.photo.size[1] for view in views)))
-    figure = Figure(figsize=(PANEL * columns + 1.1, (PANEL * aspect + 0.8) * rows + 0.4), layout="constrained")
+    figure = InlineFigure(figsize=(PANEL * columns + 1.1, (PANEL * aspect + 0.8) * rows + 0.4), layout="constrained")
     axes = add_empty_axes(figure, rows, columns)
     if shared:
         show_image(axes[0], dimmed_photo(views[0].photo, views[0].crop), shorten_name(views[0].photo.name), ["", ""])

@@ -1,14 +1,18 @@
 """Matplotlib figures of class maps, for export. The module does not use pyplot, which is not thread-safe."""
 
+import io
 import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
+import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
@@ -16,10 +20,10 @@ from matplotlib.textpath import text_to_path
 from torch import Tensor
 
 from inspector.errors import InspectorError
-from inspector.explain.class_maps import ClassMaps, FigureContent
+from inspector.explain.class_maps import ClassMap, ClassMaps, FigureContent
 from inspector.images.decode import Pixels
 from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo, grid_image
-from inspector.output.style import DEFAULT_STYLE, MM, PANELS, FigureStyle, diverging_colormap
+from inspector.output.style import COLORMAPS, DEFAULT_STYLE, LEVELS, MM, PANELS, FigureStyle, diverging_colormap
 from inspector.output.text import format_number
 
 COLORS = ListedColormap(diverging_colormap() / 255, name="class map")
@@ -143,10 +147,48 @@ def _layout_panels(maps: ClassMaps, shown: FigureContent, style: FigureStyle, pa
     text_height = ((0.46 if style.width is None else 0.26) + 0.14 * max(map(len, lines))) * unit
     height = (panel_width * aspect + text_height) * rows + (0.12 + 0.18 * len(title_lines)) * unit
     check_size(width, height, style.dpi)
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = InlineFigure(figsize=(width, height), layout="constrained")
     if title_lines:
         figure.suptitle("\n".join(title_lines), fontsize=10 * unit, parse_math=False)
     return _Layout(figure, add_empty_axes(figure, rows, columns), panel_width, titles, lines)
+
+
+class InlineFigure(Figure):
+    """A figure that notebooks show, though it does not belong to pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
+
+
+def overlay_class_map(
+    maps: ClassMaps, class_map: ClassMap, colormap: str | Colormap, smooth: bool, opacity: float, scale: float | None
+) -> Pixels:
+    """Draw a class map over its photo at the photo's own size; see `ClassMaps.overlay`."""
+    view, field = maps.view, maps.classifier.receptive_field
+    canvas = dimmed_photo(view.photo, view.crop, max(view.photo.size))
+    ends = common_scale([class_map.values]) if scale is None else scale
+    colors = sample_colormap(colormap)
+    return draw_map_on_photo(canvas, view.crop, class_map.values, field, ends, smooth, opacity, colors)
+
+
+def sample_colormap(colormap: str | Colormap) -> str | Pixels:
+    """Return the name of one of COLORMAPS as it is, and any colormap of matplotlib as a table of RGB colors (255, 3).
+
+    Raises:
+        InspectorError: matplotlib has no colormap of this name.
+    """
+    if isinstance(colormap, str):
+        if colormap in COLORMAPS:
+            return colormap
+        if colormap not in matplotlib.colormaps:
+            nearest = get_close_matches(colormap, [*COLORMAPS, *matplotlib.colormaps], n=3)
+            hint = f" Nearest names: {', '.join(nearest)}." if nearest else ""
+            raise InspectorError(f"No colormap {colormap!r}.{hint}")
+        colormap = matplotlib.colormaps[colormap]
+    colors: Pixels = (255 * colormap(np.linspace(0, 1, LEVELS))[:, :3]).round().astype(np.uint8)
+    return colors
 
 
 def add_empty_axes(figure: Figure, rows: int, columns: int) -> list[Axes]:

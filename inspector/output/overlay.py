@@ -65,7 +65,7 @@ def draw_map_on_photo(
     scale: float,
     smooth: bool = True,
     opacity: float = OPACITY,
-    colormap: str = "inspector",
+    colormap: str | Pixels = "inspector",
 ) -> Pixels:
     """Draw a map over the whole photo; each cell is centered on its receptive field.
 
@@ -77,7 +77,7 @@ def draw_map_on_photo(
         scale: absolute value that gets the densest color.
         smooth: interpolate between the cell centers; otherwise draw the raw grid.
         opacity: opacity of the densest color, 0-1.
-        colormap: one of COLORMAPS.
+        colormap: one of COLORMAPS, or a table of 255 RGB colors (255, 3).
 
     Returns:
         A new image with the size of the canvas.
@@ -87,10 +87,20 @@ def draw_map_on_photo(
 
 
 def overlay_map(
-    canvas: Pixels, values: NDArray[np.float32], scale: float, opacity: float = 0.8, colormap: str = "inspector"
+    canvas: Pixels,
+    values: NDArray[np.float32],
+    scale: float,
+    opacity: float = 0.8,
+    colormap: str | Pixels = "inspector",
 ) -> Pixels:
-    """Blend a map (H, W) over a canvas (H, W, 3) of the same size; zero is transparent in every colormap."""
-    colors, remains = _make_tables(opacity, colormap)
+    """Blend a map (H, W) over a canvas (H, W, 3) of the same size; zero is transparent in every colormap.
+
+    `colormap` is one of COLORMAPS, or a table of 255 RGB colors (255, 3) from the lowest value to the highest.
+    """
+    if isinstance(colormap, str):
+        colors, remains = _make_named_tables(opacity, colormap)
+    else:
+        colors, remains = _make_tables(opacity, colormap.astype(float))
     levels = _find_levels(values, scale)
     photo = cv2.multiply(canvas, cv2.applyColorMap(levels, remains), scale=1 / 255)
     return _as_pixels(cv2.add(photo, cv2.applyColorMap(levels, colors)))
@@ -124,9 +134,14 @@ def _find_levels(values: NDArray[np.float32], scale: float) -> Pixels:
 
 
 @lru_cache(maxsize=64)
-def _make_tables(opacity: float, colormap: str) -> tuple[Pixels, Pixels]:
+def _make_named_tables(opacity: float, colormap: str) -> tuple[Pixels, Pixels]:
+    return _make_tables(
+        opacity, inspector_hues() if colormap == "inspector" else diverging_colormap(colormap).astype(float)
+    )
+
+
+def _make_tables(opacity: float, hues: NDArray[np.float64]) -> tuple[Pixels, Pixels]:
     """Return for each level the color to add, and which part of the photo remains (0-255); both are (256, 1, 3)."""
-    hues = inspector_hues() if colormap == "inspector" else diverging_colormap(colormap).astype(float)
     alpha = opacity * np.abs(signed_levels())
     tables = (hues * alpha, np.broadcast_to(255 * (1 - alpha), hues.shape))
     colors, remains = (np.pad(table.round().astype(np.uint8), ((0, 1), (0, 0)))[:, None] for table in tables)

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from inspector.errors import InspectorError
-from inspector.output.figure import COLORS, shorten_name
+from inspector.output.figure import COLORS, InlineFigure, shorten_name
 from inspector.output.overlay import common_scale
 from inspector.output.style import OKABE_ITO
 from inspector.training.compare_runs import RunGroup, Score, format_with_deviation
@@ -43,7 +43,7 @@ def learning_curves_figure(groups: Sequence[RunGroup]) -> Figure:
     """
     if len(groups) > 2 * len(_LINES):
         raise InspectorError(f"{len(groups)} curves cannot be distinguished. Use at most {2 * len(_LINES)} recipes.")
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    figure = InlineFigure(figsize=(11, 4.6), layout="constrained")
     accuracy, loss = figure.subplots(1, 2)
     for number, group in enumerate(groups):
         color, marker = _LINES[number % len(_LINES)], "os"[number // len(_LINES)]
@@ -85,7 +85,7 @@ def confusion_figure(groups: Sequence[RunGroup]) -> Figure:
     columns = min(3, len(read))
     rows = -(-len(read) // columns)
     side = min(8.0, max(2.4, 0.3 * max(len(found.classes) for _, found in read)))  # inches
-    figure = Figure(figsize=((side + 0.15) * columns + 2.0, (side + 0.6) * rows + 1.0), layout="constrained")
+    figure = InlineFigure(figsize=((side + 0.15) * columns + 2.0, (side + 0.6) * rows + 1.0), layout="constrained")
     axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     for axis in axes[len(read) :]:
         axis.set_axis_off()
@@ -145,7 +145,7 @@ def average_maps_figure(groups: Sequence[RunGroup]) -> Figure:
     cell = min(0.9, 26 / rows)  # inches
     name_width = 0.3 + 0.065 * max(len(name) for _, _, names in read for name in names)  # inches, at 8 points
     across = blocks * (len(read) * (cell * wide + 0.15) + name_width) + 0.3
-    figure = Figure(figsize=(max(6.6, across), rows * cell * (1 + _GAP) + 1.5), layout="constrained")
+    figure = InlineFigure(figsize=(max(6.6, across), rows * cell * (1 + _GAP) + 1.5), layout="constrained")
     for block, page in enumerate(figure.subfigures(1, blocks, squeeze=False)[0]):
         shown = slice(block * rows, (block + 1) * rows)
         before: tuple[str, ...] = ()
