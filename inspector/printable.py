@@ -19,6 +19,11 @@ def make_printable(text: str, max_length: int | None = None) -> str:
     return clean if max_length is None or len(clean) <= max_length else clean[: max_length - 3] + "..."
 
 
+def make_lines_printable(text: str) -> str:
+    """Make each line of a text printable; the line breaks stay."""
+    return "\n".join(map(make_printable, text.split("\n")))
+
+
 def _escape(found: re.Match[str]) -> str:
     letter = found[0]
     if letter in _SPACES:

@@ -5,11 +5,15 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from PIL import Image
 from torch import nn
 
 import inspector
 from inspector.images.sources import list_images
+from inspector.output.export import make_file
+from inspector.output.style import FigureStyle
 from inspector.printable import make_printable
 
 
@@ -78,3 +82,18 @@ def test_labels_in_a_tar_are_cleaned_where_they_enter(tmp_path: Path, label: str
     (item,) = list_images(tmp_path / "shard.tar")
     assert item.label is not None
     assert item.label == make_printable(item.label)
+
+
+def test_figures_of_strange_names_are_valid_xml(tmp_path: Path, hand_made_gap: nn.Module) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    photo = tmp_path / "esc\x1b[2J.png"
+    Image.fromarray(pixels).save(photo, "PNG")
+    classifier = inspector.Classifier.wrap(
+        hand_made_gap, class_names=["nul\0", "half \ud800", "<b>&\x1b"], size=8, name="bell\a"
+    )
+    maps = inspector.class_maps(classifier, photo)
+    assert maps.view.photo.name == "esc\\x1b[2J.png"
+    for style in (FigureStyle(), FigureStyle(("photo", "classes", "contrast", "all"), title="two\nlines\0 \ud800")):
+        figure = make_file("figure.svg", maps, maps.figure_content(), style)
+        assert ElementTree.fromstring(figure).tag.endswith("svg")
+        make_file("report.html", maps, maps.figure_content(), style).decode()

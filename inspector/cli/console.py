@@ -14,7 +14,7 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from inspector.printable import make_printable
+from inspector.printable import make_lines_printable
 
 
 class PlainConsole(Console):
@@ -22,8 +22,7 @@ class PlainConsole(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Make the Text of a string; rich calls this for lines, cells and headings."""
-        clean = "\n".join(map(make_printable, text.split("\n")))
-        return super().render_str(clean, **(options | {"markup": False, "emoji": False}))
+        return super().render_str(make_lines_printable(text), **(options | {"markup": False, "emoji": False}))
 
     def status(self, status: Any, **options: Any) -> Status:
         """Show a line with a spinner during a `with` block."""

@@ -38,6 +38,7 @@ from inspector.images.values import (
     find_channel_axis,
     render_values,
 )
+from inspector.printable import make_printable
 
 
 class _File(Protocol):
@@ -172,7 +173,7 @@ def _make_photo(decoded: _Decoded, name: str, sha256: str, window: Window | None
     else:
         more = () if window is None else (describe_unused_window(window),)
     plain = values.dtype in (np.uint8, np.bool_) and (values.ndim == 2 or values.shape[2] == 3)
-    return Photo(pixels, name, sha256, notes + more, None if plain else values, window, display, notes)
+    return Photo(pixels, make_printable(name), sha256, notes + more, None if plain else values, window, display, notes)
 
 
 def _hash(decoded: _Decoded) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from inspector.errors import InspectorError
 from inspector.images.decode import Pixels
+from inspector.printable import make_printable
 
 MM = 1 / 25.4  # inches
 LEVELS = 255  # number of colors in a colormap; odd, so that zero is the middle color
@@ -52,6 +53,8 @@ class FigureStyle:
     equations: bool = True  # print the sum of each map as an equation, and the verdict
 
     def __post_init__(self) -> None:
+        if self.title is not None:
+            object.__setattr__(self, "title", make_printable(self.title))
         if not self.panels or not set(self.panels) <= set(PANELS):
             got = ", ".join(map(str, self.panels)) or "none"
             raise InspectorError(f"A figure has panels, some of {', '.join(PANELS)}; got {got}.")
