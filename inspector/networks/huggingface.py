@@ -19,7 +19,7 @@ from inspector.explain.classifier import LoadedNetwork
 from inspector.explain.kinds import OutputActivation
 from inspector.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
 from inspector.networks.checkpoint import State, check_size, read_states
-from inspector.networks.load_checkpoint import build_without_memory
+from inspector.networks.load_checkpoint import build_without_memory, count_values
 from inspector.networks.state_dict import list_some
 from inspector.networks.torch_program import silence
 from inspector.printable import make_printable
@@ -79,8 +79,9 @@ def read_huggingface(folder: Path, max_bytes: int) -> LoadedNetwork:
             automatic = transformers.AutoModelForImageClassification
             return cast(nn.Module, automatic.from_config(config, trust_remote_code=False))
 
-        _check_memory(opened, build_without_memory(build), state)
-        network = _load(opened, type(build_without_memory(build)), config, state)
+        shapes = build_without_memory(build, count_values({"": state}))
+        _check_memory(opened, shapes, state)
+        network = _load(opened, type(shapes), config, state)
     usual, notes = _read_preprocessing(folder, opened.config)
     multilabel = opened.config.values.get("problem_type") == "multi_label_classification"
     activation: OutputActivation | None = "sigmoid" if multilabel else None

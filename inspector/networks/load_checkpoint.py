@@ -79,10 +79,10 @@ def load_checkpoint(
     else:
         classes = architecture.classes
         if classes is None:
-            classes = count_classes(
-                find_fit(states, build_without_memory(partial(architecture.build, None)).state_dict()).state
-            )
-        fit, channels = _fit(states, build_without_memory(partial(architecture.build, classes)), title, path, spare)
+            shapes = build_without_memory(partial(architecture.build, None), count_values(states))
+            classes = count_classes(find_fit(states, shapes.state_dict()).state)
+        shapes = build_without_memory(partial(architecture.build, classes), count_values(states))
+        fit, channels = _fit(states, shapes, title, path, spare)
         network = architecture.build(classes)
         adapt_input_channels(network, fit.state)
     write_weights(fit.state, network, path)
@@ -120,21 +120,48 @@ def adapt_input_channels(network: nn.Module, state: Mapping[str, Tensor]) -> int
     return None
 
 
-def build_without_memory(construct: Callable[[], nn.Module]) -> nn.Module:
-    """Call a function that builds a network; the network's large tensors get shapes and no values."""
-    with _LargeWithoutMemory():
-        return construct()
+def build_without_memory(construct: Callable[[], nn.Module], stored: int) -> nn.Module:
+    """Call a function that builds a network; the network's large tensors get shapes and no values.
+
+    Some networks need values to be built. They get memory, but not much more than their weights have in the file.
+
+    Args:
+        construct: builds the network.
+        stored: number of values in the file.
+
+    Raises:
+        NetworkError: the network cannot be built, or has many more values than the file.
+    """
+    try:
+        with _TensorMaker(give_memory=False, limit=_MAX_VALUES):
+            return construct()
+    except _TooLargeError:
+        raise
+    except Exception:  # what torch raises where values are missing; if anything else is wrong, it is raised again
+        with _TensorMaker(give_memory=True, limit=2 * stored + _MAX_VALUES):
+            return construct()
 
 
-class _LargeWithoutMemory(TorchFunctionMode):
-    """Make large tensors on the device "meta", where they have a shape and no values.
+def count_values(states: Mapping[str, State]) -> int:
+    """Count the values of the largest state dict."""
+    return max(sum(tensor.numel() for tensor in state.values()) for state in states.values())
 
-    Layers make their weights by torch.empty. With other tensors, some networks compute their own structure, which needs
-    values; these are made as usual until they have taken as much memory as is allowed.
+
+class _TooLargeError(NetworkError):
+    pass
+
+
+class _TensorMaker(TorchFunctionMode):
+    """Make the tensors of a network that is being built, and count them.
+
+    Layers make their weights by torch.empty. Without memory, large ones of these are on the device "meta", where they
+    have a shape and no values. With other tensors, some networks compute their own structure, which needs values; these
+    are made as usual until they have taken as much memory as is allowed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, give_memory: bool, limit: int) -> None:
         super().__init__()
+        self.give_memory, self.limit = give_memory, limit
         self.tensors = self.values = 0
 
     def __torch_function__(
@@ -145,9 +172,12 @@ class _LargeWithoutMemory(TorchFunctionMode):
             return func(*args, **options)
         self.tensors += 1
         if self.tensors > _MAX_TENSORS:
-            raise NetworkError(f"The architecture has more than {_MAX_TENSORS:,} tensors, which no checkpoint has.")
+            raise _TooLargeError(f"The architecture has more than {_MAX_TENSORS:,} tensors, which no checkpoint has.")
         made = func(*args, **options | {"device": "meta"})
-        if made.numel() > _SMALL and (func is torch.empty or self.values + made.numel() > _MAX_VALUES):
+        full = self.values + made.numel() > self.limit
+        if full and self.give_memory:
+            raise _TooLargeError("The architecture has many more parameters than the file has weights.")
+        if made.numel() > _SMALL and not self.give_memory and (func is torch.empty or full):
             return made
         self.values += made.numel()
         return func(*args, **options)

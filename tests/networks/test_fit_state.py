@@ -26,6 +26,7 @@ from inspector.networks.build import build
 from inspector.networks.checkpoint import read_states
 from inspector.networks.fit_state import find_fit
 from inspector.networks.load import resolve
+from inspector.networks.load_checkpoint import build_without_memory
 from inspector.networks.state_dict import check_fit, describe_fit
 
 State = dict[str, Tensor]
@@ -306,6 +307,25 @@ def test_a_small_file_makes_no_large_network(tmp_path, arch):
 def read_peak_memory() -> float:
     """The largest memory that this process has had, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def test_a_network_that_needs_values_to_be_built_is_bounded_by_its_file():
+    """swinv2 computes with its masks while it is built, so it gets memory: as much as its weights have in the file."""
+    made = []
+
+    def build_with_values() -> nn.Module:
+        made.append(torch.empty(200_000).new_zeros(1).item())  # raises on the device meta
+        return nn.Conv2d(3, 4, 3)
+
+    assert isinstance(build_without_memory(build_with_values, 10), nn.Conv2d)
+    assert made == [0.0]
+
+    def build_large() -> nn.Module:
+        torch.empty(200_000).new_zeros(1).item()
+        return nn.Linear(10_000, 10_000)
+
+    with pytest.raises(NetworkError, match=r"many more parameters than the file has weights"):
+        build_without_memory(build_large, 10)
 
 
 def test_a_description_of_a_network_without_end_is_refused(tmp_path):
