@@ -85,6 +85,74 @@ def test_a_third_job_waits_for_its_turn_and_can_be_stopped_while_it_does() -> No
     second.thread.join(5)
 
 
+def test_jobs_take_turns_after_every_piece_first_come_first_served() -> None:
+    order: list[str] = []
+    go_on = threading.Event()
+
+    def piece(name: str) -> Any:
+        def work(on_progress: Any, should_stop: Any) -> None:
+            order.append(name)
+            assert go_on.wait(10)
+
+        return work
+
+    def make_job(name: str, count: int) -> Job:
+        return Job({(name, str(n)): piece(name) for n in range(count)}, {})
+
+    def wait_for(pieces: int) -> None:
+        for _ in range(1000):
+            if len(order) == pieces:
+                return
+            time.sleep(0.01)
+        raise AssertionError(order)
+
+    long_jobs = [make_job("first", 20), make_job("second", 20)]
+    wait_for(2)
+    late = [make_job("third", 1)]
+    time.sleep(0.1)
+    late.append(make_job("fourth", 1))
+    time.sleep(0.1)
+    go_on.set()
+    for job in (*long_jobs, *late):
+        job.thread.join(10)
+    assert len(order) == 42
+    # The other visitors wait for the two pieces in progress only, and come in the order in which they asked.
+    assert order.index("third") < order.index("fourth") <= 4
+
+
+def test_a_job_of_a_session_begins_when_its_earlier_job_has_ended() -> None:
+    left = threading.Event()
+
+    def stubborn(on_progress: Any, should_stop: Any) -> None:
+        left.wait(10)
+
+    earlier = Job({("a",): stubborn}, {})
+    time.sleep(0.1)
+    earlier.stop.set()
+    results: dict[tuple[str, ...], Any] = {}
+    later = Job({("b",): lambda on_progress, should_stop: 1}, results, earlier)
+    later.thread.join(0.5)
+    assert later.running
+    assert not results
+    left.set()
+    later.thread.join(5)
+    assert results == {("b",): 1}
+    assert later.previous is None, "earlier jobs are not kept"
+
+
+def test_a_job_that_waits_for_its_turn_can_be_stopped_and_holds_up_nobody() -> None:
+    turns = jobs.Turns(1)
+    with turns.take(lambda: False):
+        with pytest.raises(Cancelled), turns.take(lambda: True):
+            pass
+        waiting = threading.Thread(target=lambda: turns.take(lambda: False).__enter__(), daemon=True)
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+    waiting.join(5)
+    assert not waiting.is_alive()
+
+
 def test_work_that_fails_leaves_a_message(caplog: pytest.LogCaptureFixture) -> None:
     def refuse(on_progress: Any, should_stop: Any) -> None:
         raise AttributionError("LRP has no rule.")

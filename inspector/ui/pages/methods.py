@@ -79,7 +79,7 @@ def _start_job(maps: ClassMaps, chosen: MethodsSelection, results: Results) -> J
     if not missing:
         st.session_state.pop(keys.METHODS_JOB, None)
         return None
-    job = Job(missing, results)
+    job = Job(missing, results, None if previous is None else previous[1])
     st.session_state[keys.METHODS_JOB] = chosen, job
     # Wait a moment, so that this run of the page already shows the results of fast methods.
     job.thread.join(0.3)

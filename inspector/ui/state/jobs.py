@@ -3,7 +3,9 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -17,15 +19,57 @@ Work: TypeAlias = Callable[[OnProgress, ShouldStop], Any]
 # Seconds without a call of `keep_alive` after which the page counts as closed. Browsers refresh hidden pages only once
 # a minute, so this has to be longer.
 _TIMEOUT = 90.0
-_running_jobs = threading.BoundedSemaphore(2)  # at most two jobs work at the same time, over all sessions
+
+
+class Turns:
+    """Lets a limited number of threads work at the same time, in the order in which they asked."""
+
+    def __init__(self, places: int) -> None:
+        self._places = places
+        self._working = 0
+        self._waiting: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def take(self, should_stop: ShouldStop) -> Iterator[None]:
+        """Wait for a turn, and hold it in the `with` block.
+
+        Raises:
+            Cancelled: `should_stop` returned True before it was this thread's turn.
+        """
+        ticket = object()
+        with self._changed:
+            self._waiting.append(ticket)
+            try:
+                while self._working >= self._places or self._waiting[0] is not ticket:
+                    if should_stop():
+                        raise Cancelled("Stopped.")
+                    self._changed.wait(0.2)
+                self._working += 1
+            finally:
+                self._waiting.remove(ticket)
+                self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._working -= 1
+                self._changed.notify_all()
+
+
+_turns = Turns(2)  # pieces of work of all sessions that are done at the same time
 
 
 @dataclass(eq=False)
 class Job:
-    """A thread that does pieces of work one after the other, and stores what each piece returns in `results`."""
+    """A thread that does pieces of work one after the other, and stores what each piece returns in `results`.
+
+    Before each piece, jobs of other sessions that wait have their turn.
+    """
 
     works: Mapping[Task, Work]
     results: dict[Task, Any]
+    previous: "Job | None" = None  # an earlier job of this session, which was stopped: it has to end first
     task: Task = ()  # the piece in progress; empty while the job waits for jobs of other sessions
     done: float = 0.0  # share of the piece in progress that is done, 0-1
     finished: int = 0  # number of finished pieces
@@ -59,22 +103,24 @@ class Job:
         self.done = done
 
     def _run(self) -> None:
-        while not _running_jobs.acquire(timeout=0.2):
-            if self.should_stop():
-                return
-        try:
+        with suppress(Cancelled):
+            while self.previous is not None and self.previous.running and not self.should_stop():
+                self.previous.thread.join(0.2)
+            self.previous = None
             for task, work in self.works.items():
-                if self.should_stop():
-                    return
-                self.task, self.done = task, 0.0
                 # All sessions share `results`, so another session may have computed this piece already.
                 if task not in self.results:
-                    self.results[task] = work(self._set_done, self.should_stop)
+                    self.task = ()
+                    with _turns.take(self.should_stop):
+                        self._do(task, work)
                 self.finished, self.done = self.finished + 1, 0.0
-        except Cancelled:
-            return
-        finally:
-            _running_jobs.release()
+
+    def _do(self, task: Task, work: Work) -> None:
+        if self.should_stop():
+            raise Cancelled("Stopped.")
+        self.task, self.done = task, 0.0
+        if task not in self.results:  # it may have been computed while this job waited
+            self.results[task] = work(self._set_done, self.should_stop)
 
 
 def catch_errors(work: Work) -> Work:
