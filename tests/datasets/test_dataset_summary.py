@@ -448,6 +448,10 @@ def test_an_app_for_other_machines_opens_only_the_allowed_folders(
     monkeypatch.delenv("INSPECTOR_DATA", raising=False)
     monkeypatch.setattr(stored_maps.st, "get_option", {"server.address": "localhost"}.get)
     assert stored_maps.may_open(tmp_path)
+    # The default address behind a proxy.
+    monkeypatch.setattr(stored_maps, "_is_local", lambda headers: False)
+    assert not stored_maps.may_open(tmp_path)
+    monkeypatch.setattr(stored_maps, "_is_local", lambda headers: True)
     monkeypatch.setattr(stored_maps.st, "get_option", {"server.address": "0.0.0.0"}.get)
     assert stored_maps.may_open(Path("results"))
     assert stored_maps.may_open(tmp_path / "open" / "results")

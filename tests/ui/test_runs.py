@@ -1,5 +1,6 @@
 """The page Training runs in Streamlit's simulator: runs are compared, and broken ones do not hide the others."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from inspector.training.compare_runs import group_runs
 from inspector.training.read_run import read_run
 from inspector.ui.components.charts import make_curve_rows
 from inspector.ui.components.markdown import plain
+from inspector.ui.pages.runs_photo import may_show_photos
 
 
 def read_headings(app: AppTest) -> list[str]:
@@ -106,6 +108,37 @@ def test_a_test_photo_outside_the_folder_of_photos_is_not_open_app(
         plain(f"test.csv names {file!r}, which is outside the folder of the photos, so it is not opened.")
     ]
     assert "secret.png" not in read_html(app)
+
+
+def test_photos_are_shown_from_no_root_and_from_no_folder_that_visitors_may_not_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(tmp_path.anchor)
+    assert not may_show_photos(root)
+    (tmp_path / "link").symlink_to(root)
+    assert not may_show_photos(tmp_path / "link")
+    assert not may_show_photos(tmp_path / "absent")
+    assert may_show_photos(tmp_path)
+    monkeypatch.setenv("INSPECTOR_DATA", str(tmp_path / "photos"))
+    assert not may_show_photos(tmp_path)
+    (tmp_path / "photos").mkdir()
+    assert may_show_photos(tmp_path / "photos")
+
+
+def test_a_run_whose_photos_are_the_whole_disk_shows_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = write_runs(tmp_path)
+    secret = tmp_path / "secret.png"
+    shutil.copy(list_examples("fashion_mnist")["Bag"], secret)
+    for path in runs.rglob("run.json"):
+        path.write_text(path.read_text().replace(json.dumps(str(tmp_path / "photos")), json.dumps(tmp_path.anchor)))
+        assert json.dumps(tmp_path.anchor) in path.read_text()
+    for table in runs.rglob("test.csv"):
+        file = secret.relative_to(tmp_path.anchor).as_posix()
+        table.write_text(f"file,label,predicted,probability,inside\n{file},Bag,Bag,0.9,\n")
+    app = open_runs_page(monkeypatch, runs)
+    assert not app.exception
+    assert "secret.png" not in read_html(app)
+    assert not [box for box in app.selectbox if "secret" in str(box.options)]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ The link of the page contains the values of these widgets, except uploads. The f
 arguments to the Streamlit widget.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -60,7 +61,18 @@ def enter_number(
     `value` is the number at first: "min" is `low`; None leaves the field empty. For a key that code sets in the session
     state, `value` has to be "min", because Streamlit warns about a second start value.
     """
-    return st.number_input(label, low, high, value, step, bind="query-params", **{"width": 150} | settings)
+    # Streamlit fails where a whole number in the link is infinite, as numbers of hundreds of digits are, too.
+    bind: Literal["query-params"] | None = (
+        None if _is_infinite(st.query_params.get(settings["key"], "0")) else "query-params"
+    )
+    return st.number_input(label, low, high, value, step, bind=bind, **{"width": 150} | settings)
+
+
+def _is_infinite(text: str) -> bool:
+    try:
+        return math.isinf(float(text))
+    except ValueError:
+        return False
 
 
 def upload_photos(label: str, *, key: str, several: bool | str = False, **settings: Any) -> Any:

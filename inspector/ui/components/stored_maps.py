@@ -1,7 +1,9 @@
 """Pictures of stored class maps: over their photos if the photo files are unchanged, else as raw grids."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import streamlit as st
@@ -17,17 +19,33 @@ from inspector.ui.components import html
 
 _GRID = 336  # approximate longer side of a raw grid, in pixels
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+# Beginnings of the names of headers that proxies add.
+_FORWARDING = ("forwarded", "via", "x-forwarded", "x-real-ip", "x-client-ip", "cf-", "true-client-ip")
 
 
 def allowed_folders() -> list[Path] | None:
     """Return the folders from which visitors may open results and photos; None if all are allowed.
 
     $INSPECTOR_DATA lists these folders. If it is not set, an app that serves only this machine allows all folders; an
-    app that also serves other machines allows only the folder that it runs in.
+    app that also serves other machines, also behind a proxy, allows only the folder that it runs in.
     """
     if names := os.environ.get("INSPECTOR_DATA"):
         return [Path(name) for name in names.split(os.pathsep) if name]
-    return None if st.get_option("server.address") in _LOOPBACK else [Path()]
+    return None if st.get_option("server.address") in _LOOPBACK and _is_local(st.context.headers) else [Path()]
+
+
+def _is_local(headers: Mapping[str, str]) -> bool:
+    """Return whether a browser on this machine opened the page, as far as its request tells.
+
+    A proxy usually names itself or the visitor, or passes on the address in the visitor's browser. A request that names
+    no address is not known to be local. Without any headers there is no request, as in tests.
+    """
+    if not headers:
+        return True
+    if any(name.lower().startswith(_FORWARDING) for name in headers):
+        return False
+    addresses = [urlsplit(headers.get("Origin") or "").hostname, urlsplit(f"//{headers.get('Host') or ''}").hostname]
+    return all(address in _LOOPBACK for address in addresses)
 
 
 def may_open(path: Path) -> bool:

@@ -1,5 +1,6 @@
 """The page Class maps: the class map of one photo by one network, over the photo and in numbers."""
 
+import re
 from typing import Any
 
 import streamlit as st
@@ -171,8 +172,8 @@ def _show_photo(shown: ShownMaps, picture: photo.Picture, legend: str, start: Ce
 
 
 def _read_cell_of_link() -> Cell | None:
-    parts = st.query_params.get(keys.CELL, "").split(",")
-    return (int(parts[0]), int(parts[1])) if len(parts) == 2 and all(part.isdecimal() for part in parts) else None
+    found = re.fullmatch(r"(\d{1,9}),(\d{1,9})", st.query_params.get(keys.CELL, ""))
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def _write_cell_to_link(cell: Cell | None) -> None:

@@ -1,5 +1,6 @@
 """The page Data set: the results of `inspector batch`, summarized and image by image."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from inspector.datasets.results import Results, read_results, read_state
 from inspector.datasets.summarize import open_summary
 from inspector.datasets.summary import NUMBERS, DatasetSummary, belongs_to
 from inspector.errors import InspectorError
+from inspector.files import find_cache_folder
 from inspector.ui.components import html, stored_maps
 from inspector.ui.components.controls import show_errors
 from inspector.ui.components.markdown import plain
@@ -62,14 +64,18 @@ def _open_results(name: str) -> Results:
     Raises:
         InspectorError: the app may not open the folder, or the folder holds no results.
     """
-    folder = Path(name).expanduser()
+    missing = f"No folder {name} on this machine. Use one that `inspector batch` wrote."
+    try:
+        folder = Path(name).expanduser()
+    except RuntimeError as error:  # ~name of a user that does not exist
+        raise InspectorError(missing) from error
     if not stored_maps.may_open(folder):
         allowed = " or ".join(str(root.resolve()) for root in stored_maps.allowed_folders() or ())
         raise InspectorError(f"This app opens only folders inside {allowed}. Use $INSPECTOR_DATA to allow others.")
     with st.spinner("Opening the results ..."):
         try:
             if not folder.is_dir():
-                raise InspectorError(f"No folder {name} on this machine. Use one that `inspector batch` wrote.")
+                raise InspectorError(missing)
             return _read_results(folder, read_state(folder))
         except (OSError, ValueError) as error:
             raise InspectorError(f"Cannot open {name}. Use a folder that `inspector batch` wrote.") from error
@@ -81,8 +87,14 @@ def _read_results(folder: Path, state: list[list[Any]]) -> Results:
 
 
 def _summarize(results: Results) -> DatasetSummary:
-    """Return the summary in the folder of results. If it is missing or older than the results, write it first."""
+    """Return the summary in the folder of results. If it is missing or older than the results, make one in the cache.
+
+    A link must not write into a folder of the user.
+    """
     out = results.folder / "survey"
+    if not belongs_to(out, results):
+        name = hashlib.sha256(str(results.folder.resolve()).encode(errors="surrogateescape")).hexdigest()[:32]
+        out = find_cache_folder() / "surveys" / name
     if not belongs_to(out, results):
         text = f"Reading the class maps of {results.images:,} images (only once) ..."
         bar = st.progress(0.0, text)

@@ -13,7 +13,7 @@ from inspector.images.photo import Photo
 from inspector.networks.catalog import find_model_card
 from inspector.training.compare_runs import RunGroup
 from inspector.training.read_run import Run, find_network
-from inspector.ui.components import controls
+from inspector.ui.components import controls, stored_maps
 from inspector.ui.components.controls import choose_option, show_errors, switch
 from inspector.ui.components.map_columns import MapColumn, MapRequest, compute_requests, show_map_columns
 from inspector.ui.components.markdown import plain
@@ -124,7 +124,7 @@ def list_test_photos(groups: Sequence[RunGroup]) -> list[LocalTestPhoto]:
     predictions: dict[str, dict[str, str]] = {}
     for group in groups:
         run = (_find_network(group) or ("", group.runs[0]))[1]
-        if run.images is None or not run.images.is_dir():
+        if run.images is None or not may_show_photos(run.images):
             continue
         with show_errors():
             for photo in cache.read_tested_photos(run.folder, cache.read_change_time(run.folder / "test.csv"), run):
@@ -132,6 +132,14 @@ def list_test_photos(groups: Sequence[RunGroup]) -> list[LocalTestPhoto]:
                 if photo.predicted != photo.label:
                     predictions.setdefault(photo.file, {})[group.label] = photo.predicted
     return [LocalTestPhoto(folder, file, label, predictions.get(file, {})) for file, (folder, label) in found.items()]
+
+
+def may_show_photos(folder: Path) -> bool:
+    """Return whether test photos of a folder that a run.json names may be shown: it exists, and visitors may open it.
+
+    The root of a disk holds no photos of a data set, but any image of this machine.
+    """
+    return stored_maps.may_open(folder) and folder.is_dir() and folder.resolve() != folder.resolve().parent
 
 
 def resolve_inside(folder: Path, file: str) -> Path:

@@ -78,7 +78,8 @@ def choose_photo(choice: NetworkChoice) -> Photo:
     example = st.pills("or an example", list(offered), default=next(iter(offered)), key=keys.EXAMPLE, **settings)
     if upload is not None:
         return cache.read_upload(upload.file_id, upload.name, upload.getvalue())
-    return cache.read_example(offered[example])
+    # A link may name no example at all.
+    return cache.read_example(offered.get(example) or next(iter(offered.values())))
 
 
 def choose_size() -> float | None:

@@ -1,0 +1,82 @@
+"""Whatever a link says, the page opens: unreadable values are ignored, or reported in one sentence."""
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from inspector.ui.components.stored_maps import _is_local
+from inspector.ui.pages.class_maps import _read_cell_of_link
+from inspector.ui.state import keys
+
+LONG = "9" * 5_000
+VALUES = (LONG, "1e999", "inf", "nan", "-1", "x", "", f"{LONG},{LONG}", "\0", "![i](http://evil.example/x.png)")
+
+
+def _show_page(name: str, reader: str) -> None:
+    from importlib import import_module
+
+    from inspector.ui.components.controls import show_errors
+    from inspector.ui.state import sidebar
+
+    with show_errors():
+        import_module(f"inspector.ui.pages.{name}").show(*getattr(sidebar, reader)(lambda: None))
+
+
+def open_page(name: str, reader: str, **link: str) -> AppTest:
+    app = AppTest.from_function(_show_page, default_timeout=120, args=(name, reader))
+    for key, value in link.items():
+        app.query_params[key] = value
+    return app.run()
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("class_maps", (keys.CELL, keys.CLASS, keys.EXAMPLE, keys.INPUT_SIZE, keys.VIEW)),
+        ("channels", (keys.CHANNEL, keys.BARS)),
+        ("layers", (keys.LAYER, keys.CHANNEL)),
+        ("export", (keys.WIDTH, keys.COLUMNS, keys.FONT_SIZE, keys.DPI, keys.TOP_COUNT, keys.FIGURE_CLASSES)),
+    ],
+)
+def test_values_that_cannot_be_read_are_ignored(page: str, names: tuple[str, ...], value: str) -> None:
+    app = open_page(page, "read_sidebar", network="fashion_gap", **dict.fromkeys(names, value))
+    assert not app.exception
+    assert not app.error
+
+
+@pytest.mark.parametrize("folder", ["~nosuchuser", "\0", "a" * 5_000, "![i](http://evil.example/x.png)", "/etc/passwd"])
+def test_a_folder_that_cannot_be_opened_is_one_sentence(folder: str) -> None:
+    app = open_page("dataset", "read_nothing", data=folder)
+    assert not app.exception
+    assert len(app.error) == 1
+    assert "![" not in app.error[0].value
+
+
+def test_a_cell_is_read_from_the_link_if_it_may_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, cell in {"3,12": (3, 12), "": None, "3": None, "3,12,1": None, "-1,2": None, f"{LONG},1": None}.items():
+        monkeypatch.setattr("streamlit.query_params", {keys.CELL: text})
+        assert _read_cell_of_link() == cell
+
+
+HOST, ORIGIN = {"Host": "localhost:8501"}, {"Origin": "http://127.0.0.1:8501"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "local"),
+    [
+        ({}, True),
+        (HOST | ORIGIN, True),
+        ({"Host": "[::1]:8501", "Origin": "http://[::1]:8501"}, True),
+        (HOST, False),
+        (ORIGIN, False),
+        (HOST | {"Origin": "https://inspector.example.org"}, False),
+        (ORIGIN | {"Host": "inspector.example.org"}, False),
+        (HOST | {"Origin": "http://localhost.example.org"}, False),
+        (HOST | ORIGIN | {"X-Forwarded-For": "127.0.0.1"}, False),
+        (HOST | ORIGIN | {"x-real-ip": "10.0.0.1"}, False),
+        (HOST | ORIGIN | {"Forwarded": "for=10.0.0.1"}, False),
+        (HOST | ORIGIN | {"Via": "1.1 proxy"}, False),
+    ],
+)
+def test_a_request_through_a_proxy_is_not_local(headers: dict[str, str], local: bool) -> None:
+    assert _is_local(headers) is local
