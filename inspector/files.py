@@ -292,9 +292,14 @@ def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
     return "".join(line.removesuffix("\r\n") + "\n" for line in lines).encode()
 
 
-def read_csv(lines: Iterable[str]) -> Iterator[list[str]]:
-    """Read the rows of a CSV table, as `csv_bytes` writes it or as others do. The header is the first row."""
-    for row in csv.reader(lines):
+def read_csv(lines: Iterable[str], **dialect: Any) -> Iterator[list[str]]:
+    """Read the rows of a CSV table, as `csv_bytes` writes it or as others do. The header is the first row.
+
+    Args:
+        lines: the lines of the table.
+        dialect: options of `csv.reader`, such as the delimiter.
+    """
+    for row in csv.reader(lines, **dialect):
         yield [cell[1:] if _QUOTED_FORMULA.match(cell) else cell for cell in row]
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from inspector.errors import ExportError
 from inspector.files import check_new_folder, csv_bytes, lock_folder, new_folder, read_csv, temporary_folder
+from inspector.networks.labels import read_labels
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="kills a process, and needs POSIX locks")
 
@@ -89,6 +90,7 @@ def test_a_link_to_a_folder_keeps_pointing_to_the_new_one(tmp_path: Path) -> Non
 KILLED = """
 import pathlib, sys, time
 from inspector.files import new_folder
+from inspector.networks.labels import read_labels
 with new_folder(pathlib.Path(sys.argv[1])) as unfinished:
     (unfinished / "half").write_text("half")
     print("ready", flush=True)
@@ -181,3 +183,11 @@ def test_numbers_are_not_quoted() -> None:
 def test_texts_are_read_back_as_they_were_written(cells: list[str]) -> None:
     text = csv_bytes(cells, [cells]).decode()
     assert list(read_csv(io.StringIO(text, newline=""))) == [cells, cells]
+
+
+def test_class_names_are_read_back_from_a_table_of_logits(tmp_path: Path) -> None:
+    names = ("=cmd|'/c'!A1", "-3", "'=x", "plain")
+    (tmp_path / "logits.csv").write_bytes(
+        csv_bytes(("index", "name", "logit"), ((k, n, 0.5) for k, n in enumerate(names)))
+    )
+    assert read_labels(tmp_path / "logits.csv").names == names

@@ -5,7 +5,6 @@ The content decides, not the ending: users rename files, and `imagenet1000_clsid
 
 import ast
 import codecs
-import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from inspector.entries import parse_json
 from inspector.errors import NetworkError, translate_errors
 from inspector.explain.class_names import ClassNames, list_class_names
+from inspector.files import read_csv
 from inspector.printable import make_printable
 
 # Headings of the column that holds the names, the best first, and headings of other columns.
@@ -156,7 +156,7 @@ def _split_rows(text: str, source: str) -> list[list[str]]:
     lines = [line for line in text.splitlines() if line.strip()]
     separator = _SEPARATORS.get(Path(source).suffix.lower()) or max(",;\t", key="".join(lines[:1]).count)
     with translate_errors(NetworkError, f"{source} is no table: {{reason}}."):
-        rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator, skipinitialspace=True)]
+        rows = [[cell.strip() for cell in row] for row in read_csv(lines, delimiter=separator, skipinitialspace=True)]
     widths = [len(row) for row in rows]
     if len(set(widths)) < 2:
         return rows
