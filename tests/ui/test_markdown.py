@@ -32,7 +32,7 @@ OPTIONS = ("radio", "pills", "segmented_control", "choose_several", "choose_segm
 SAFE_CALLS = {
     "plain", "format_number", "_format", "len", "verdict_badge", "_escape_name", "capitalize", "describe_layer",
     "_list_statistics", "list", "round", "make_caption", "_describe_task", "equation", "index", "next",
-    "enter_number", "int",
+    "enter_number", "int", "_in_brackets", "_format_share",
 }  # fmt: skip
 # Names of numbers and of texts of our own, and of the parameters that controls.py passes on.
 SAFE_NAMES = {
@@ -40,7 +40,7 @@ SAFE_NAMES = {
     "progress", "labels", "explanation", "kind", "names", "offered", "width", "height", "channels", "votes", "total",
     "n",
 }  # fmt: skip
-SAFE_ATTRIBUTES = {"sentence", "class_name", "backend", "grid"}
+SAFE_ATTRIBUTES = {"sentence", "class_name", "backend", "grid", "quantity", "outcome"}
 
 
 def find_foreign(node: ast.AST, function: ast.AST) -> Iterator[str]:

@@ -20,6 +20,7 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile, UploadedFileRe
 
 from inspector import Classifier
 from inspector.errors import NetworkError
+from inspector.explain.kinds import OutputChoice
 from inspector.networks import isolation
 from inspector.ui.pages import network
 from inspector.ui.pages.network import NetworkUpload
@@ -239,7 +240,7 @@ def upload(model: onnx.ModelProto, name: str) -> Classifier:
     """Load a network as the page Network does."""
     record = UploadedFileRec("id", name, "", model.SerializeToString())
     file = UploadedFile(record, FileURLsProto())
-    return network._load(NetworkUpload(file, None, None, 32, "0 to 1"), file)
+    return network._load(NetworkUpload(file, None, None, 32, "0 to 1", OutputChoice()), file)
 
 
 def test_an_upload_that_crashes_onnx_runtime_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
