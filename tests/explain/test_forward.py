@@ -1,3 +1,4 @@
+import re
 import threading
 
 import pytest
@@ -190,6 +191,29 @@ def test_the_network_is_unchanged_after_a_pass(work, breaks):
     else:
         work(network, noise(1, 3, 4, 4))
     assert_same_state(before, state_of(network))
+
+
+class OwnError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (KeyError("b"), "KeyError: 'b'"),
+        (AttributeError("no pixel_values"), "AttributeError: no pixel_values"),
+        (OwnError("only 224 x 224\nhere"), "OwnError: only 224 x 224"),
+        (OwnError(), "OwnError"),
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
+        (ValueError("too small"), "too small"),
+    ],
+)
+def test_every_error_of_a_network_is_named(error, reason):
+    def fail(images: Tensor) -> Tensor:
+        raise error
+
+    with pytest.raises(NetworkError, match=re.escape(f"cannot run on an input of shape (1, 3, 4, 4): {reason}") + "$"):
+        forward(Returns(fail), noise(1, 3, 4, 4))
 
 
 def test_an_unknown_error_propagates_and_the_modes_are_restored():
