@@ -239,6 +239,32 @@ def test_pooled_values_that_are_concatenated_are_no_maps_of_one_cell() -> None:
     assert (maps.verdict, maps.classifier.head.pooling) == ("exact", "average + max")
 
 
+STORED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "subtracted": lambda x, mean: (F.adaptive_avg_pool2d(x, 1) - mean).flatten(1),
+    "divided": lambda x, mean: (F.adaptive_avg_pool2d(x, 1) / (mean + 2)).flatten(1),
+    "batch norm": lambda x, mean: F.batch_norm(F.adaptive_avg_pool2d(x, 1), mean.flatten(), mean.flatten() + 1).flatten(
+        1
+    ),
+    "scaled by a number": lambda x, mean: (F.adaptive_avg_pool2d(x, 1) * mean[:, :1]).flatten(1),
+}
+
+
+@pytest.mark.parametrize("case", STORED)
+def test_pooled_values_that_are_normalized_by_buffers_are_no_maps_of_one_cell(case: str) -> None:
+    stored = torch.rand(1, 6, 1, 1, generator=torch.Generator().manual_seed(1))
+    network = network_of(lambda x: STORED[case](x, stored))
+    maps = maps_of(network)
+    assert (maps.verdict, maps.values.shape) == ("exact", (CLASSES, *GRID))
+    torch.testing.assert_close(maps.values.sum((1, 2)) + maps.bias, network(image())[0].detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_exponent_of_a_generalized_mean_may_be_a_buffer() -> None:
+    exponent = torch.tensor(3.0)
+    network = network_of(lambda x: x.pow(exponent).mean((2, 3)).pow(1 / exponent))
+    maps = maps_of(network)
+    assert (maps.verdict, maps.classifier.head.pooling) == ("exact for this image", "other")
+
+
 # --- frozen backbones
 
 

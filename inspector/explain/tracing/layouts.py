@@ -67,10 +67,12 @@ class GridFinder:
         self._grids: set[tuple[int, int]] = set()  # all grids of maps
         self._image: tuple[int, int] | None = None  # (H, W) of the first image
 
-    def note_image(self, tensor: Tensor) -> None:
-        """Note the input: the first tensor of a pass with four axes is the image."""
-        if self._image is None and tensor.ndim == 4:
-            self._image = tensor.shape[2], tensor.shape[3]
+    def note_image(self, tensor: Tensor) -> bool:
+        """Note the input: the first tensor of a pass with four axes is the image. Return whether this one is it."""
+        if self._image is not None or tensor.ndim != 4:
+            return False
+        self._image = tensor.shape[2], tensor.shape[3]
+        return True
 
     def note_maps(self, maps: Tensor) -> None:
         """Note the grid of feature maps (N, C, h, w), the result of a convolution for example."""

@@ -109,6 +109,9 @@ class PoolingCallDetector:
         # Tensors computed from parameters only (e.g. a resized position embedding). They are not counted, since how
         # many there are depends on the input size.
         self._constants = TensorNotes[bool]()
+        # The image, and all that is computed from it. Any other tensor is stored by the network, computed from such
+        # tensors, or the result of a function that cannot be followed.
+        self._from_image = TensorNotes[bool]()
         # Tensors computed from pooled values only. They have one position per channel, whatever their shape: a norm
         # over (N, 1, 1, C) does not pool a map of 1 x C cells.
         self._pooled = TensorNotes[bool]()
@@ -120,17 +123,18 @@ class PoolingCallDetector:
         variable = [tensor for tensor in given if not self._is_constant(tensor)]
         if given and not variable and isinstance(output, Tensor):
             self._constants[output] = True
-        variable = [tensor for tensor in variable if tensor.is_floating_point()]
-        if op_name(function) == "batch_norm":
-            variable = variable[:1]  # its other arguments are parameters and buffers
+        variable = [tensor for tensor in variable if tensor.is_floating_point() and not self._is_stored_number(tensor)]
         if result is None or not variable:
             return output
-        self._grids.note_image(variable[0])
+        if self._grids.note_image(variable[0]):
+            self._from_image[variable[0]] = True
         call = TensorCall(function, args, kwargs, output, variable)
-        is_pooled = all(tensor in self._pooled for tensor in variable)
+        is_pooled = self._is_pooled(variable)
         answer = self._report(call, result, is_pooled)
         is_pooling = answer is not None
         answer = result if answer is None else answer
+        if any(tensor in self._from_image for tensor in variable):
+            self._from_image[answer] = True
         self._composites.note(call, answer, is_pooled, is_pooling)
         if is_pooled or (is_pooling and result.numel() < variable[0].numel()):
             self._pooled[answer] = True
@@ -150,6 +154,16 @@ class PoolingCallDetector:
             self._found += 1
             return result
         return None
+
+    def _is_stored_number(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor is one number that the network stores, such as an exponent in a buffer."""
+        return tensor.numel() == 1 and tensor not in self._from_image
+
+    def _is_pooled(self, tensors: Sequence[Tensor]) -> bool:
+        """Tell whether tensors are pooled values, or buffers of the network that are no larger than these."""
+        largest = max((tensor.numel() for tensor in tensors if tensor in self._pooled), default=0)
+        others = [tensor for tensor in tensors if tensor not in self._pooled]
+        return largest > 0 and all(other not in self._from_image and other.numel() <= largest for other in others)
 
     def _is_constant(self, tensor: Tensor) -> bool:
         return isinstance(tensor, nn.Parameter) or tensor in self._constants
