@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from inspector.explain.frozen_ops import call_frozen
+from inspector.explain.frozen_ops import FrozenOps
 from inspector.explain.tracing.module_hooks import register_hooks
 from inspector.explain.tracing.tensor_calls import TensorNotes, op_name
 
@@ -87,5 +87,5 @@ def test_a_frozen_normalization_gives_the_values_of_torch_with_arguments_by_keyw
 ) -> None:
     values = torch.randn(1, 4, generator=torch.Generator().manual_seed(0))
     expected = function(values, **arguments)
-    torch.testing.assert_close(call_frozen(function, (values,), arguments), expected)
-    torch.testing.assert_close(call_frozen(function, (), {"input": values} | arguments), expected)
+    torch.testing.assert_close(FrozenOps()(function, (values,), arguments), expected)
+    torch.testing.assert_close(FrozenOps()(function, (), {"input": values} | arguments), expected)
