@@ -8,6 +8,7 @@
     ├── AttributionError   an attribution method does not exist, or does not suit the network
     ├── LocalizationError  the boxes or masks of objects cannot be read, or do not fit the photos
     ├── TrainingError      a recipe cannot be read or run, or its runs cannot be compared
+    ├── PlaceError         the cells of a map do not lie where they are said to, so the map belongs on no photo
     ├── ExportError        files cannot be written
     └── Cancelled          the work was stopped on request
 
@@ -49,6 +50,10 @@ class AttributionError(InspectorError):
 
 class LocalizationError(InspectorError):
     """The boxes or masks of the objects cannot be read, or do not fit the photos."""
+
+
+class PlaceError(InspectorError):
+    """The place of the cells is unknown, so nothing can be drawn, masked or measured there."""
 
 
 class TrainingError(InspectorError):

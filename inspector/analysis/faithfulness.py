@@ -104,6 +104,7 @@ class PatchTest:
 
         Raises:
             Cancelled: `should_stop` returned true.
+            PlaceError: the place of the map's cells is unknown.
         """
         values = resample_on_input(attribution, self.inputs.shape[2:])
         # A patch at the right or lower edge may be smaller: ceil_mode=True averages only the pixels that exist.

@@ -148,6 +148,8 @@ def compute_layer_maps(classifier: Classifier, image: ImageSource | Photo | View
         raise NetworkError(f"The layer {layer.label} does not run at the input size {classifier.preprocessing.size}.")
     (maps,) = _lay_out_maps(layer, captured[0], classifier)
     field = layer.field or make_even_field(classifier.preprocessing.size, maps.shape[1:])
+    # Only the pooled feature maps were measured. If their place is unknown, that of the other layers is too.
+    field = replace(field, misplaced=classifier.receptive_field.misplaced)
     return LayerMaps(layer, maps, field, image)
 
 

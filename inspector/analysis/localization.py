@@ -221,6 +221,7 @@ def measure_evidence_inside(maps: ClassMaps, k: str | int, mask: Mask, tolerance
 
     Raises:
         LocalizationError: the mask has another size.
+        PlaceError: the place of the cells is unknown.
     """
     view = maps.view
     if mask.shape != view.photo.size:

@@ -24,7 +24,7 @@ from torch import Tensor
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMap, ClassMaps
 from inspector.explain.decomposition import BranchInput
-from inspector.explain.grid import nearest_cells
+from inspector.explain.grid import nearest_cells, require_place
 from inspector.explain.tracing.forward import forward
 from inspector.images.decode import Pixels
 from inspector.images.preprocessing import View
@@ -154,7 +154,12 @@ def make_masked_view(maps: ClassMaps, mask: Tensor, change: PixelChange) -> View
 
 
 def find_masked_pixels(maps: ClassMaps, mask: Tensor) -> NDArray[np.bool_]:
-    """Find the pixels of the network's input whose nearest cell is masked: (H, W) bool."""
+    """Find the pixels of the network's input whose nearest cell is masked: (H, W) bool.
+
+    Raises:
+        PlaceError: the place of the cells is unknown.
+    """
+    require_place(maps.classifier.receptive_field)
     (height, width), (rows, columns) = maps.view.pixels.shape[:2], mask.shape
     field, chosen = maps.classifier.receptive_field, np.asarray(mask.cpu(), np.bool_)
     return chosen[np.ix_(nearest_cells(field.y, rows, height), nearest_cells(field.x, columns, width))]

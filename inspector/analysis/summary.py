@@ -13,9 +13,11 @@ from inspector.errors import HeadError, NetworkError
 from inspector.explain.classifier import Classifier
 from inspector.explain.head import Head, find_head
 from inspector.explain.kinds import VERDICTS, Verdict
+from inspector.explain.placement import join_fields, place_head
 from inspector.explain.tracing.chosen_output import choose_output
 from inspector.explain.tracing.forward import capture_poolings, eval_mode, noise_input, run_network
 from inspector.explain.tracing.layer_trace import Layer, trace_layers
+from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.explain.tracing.unwrap import unwrap
 from inspector.images.preprocessing import as_pair
 
@@ -36,6 +38,7 @@ class NetworkSummary:
     after: tuple[str, ...]  # names of the tensor functions after the pooling
     verdict: Verdict | Literal["none"]
     reason: str  # why the class maps are exact, or are not
+    place: str  # whether the cells respond at their places, in one sentence; "" without class maps
     # (input size, grid of the class maps or of a backbone's feature maps). The grid is None if this size does not run.
     grids: tuple[tuple[tuple[int, int], tuple[int, int] | None], ...]
     channels: int  # axis of the channels in the output, if the output is feature maps
@@ -59,6 +62,7 @@ class NetworkSummary:
             ("pooling", self.pooling),
             ("what follows it", ", ".join(self.after) or "nothing"),
             ("class maps", f"{self.verdict}: {self.reason}"),
+            *([("place of the cells", self.place)] if self.place else []),
             ("pooling to add", self.pooling_advice),
         ]
         if accepted:
@@ -142,6 +146,7 @@ def describe(
         after=trace.functions_after,
         verdict="none" if head is None else head.verdict,
         reason=reason if head is None else f"{VERDICTS[head.verdict].sentence} {head.note}".rstrip(),
+        place="" if head is None else _find_field(model, network, example, head).description,
         grids=tuple(zip(tried, grids, strict=True)),
         channels=axis,
     )
@@ -165,6 +170,13 @@ def _find_head_or_reason(
         # A backbone runs, but returns no logits. If the network does not run at all, the next call raises.
         _find_output_shape(network, example)
         return network, None, str(error)
+
+
+def _find_field(model: Classifier | nn.Module, network: nn.Module, example: Tensor, head: Head) -> ReceptiveField:
+    if isinstance(model, Classifier):
+        return model.receptive_field
+    known: ReceptiveField | None = getattr(model, "receptive_field", None)  # of ONNX networks
+    return join_fields(place_head(network, example, head, known).branches)
 
 
 def _find_output_shape(network: nn.Module, inputs: Tensor) -> tuple[int, ...]:

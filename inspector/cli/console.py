@@ -65,6 +65,12 @@ def print_verdict(verdict: str, residual: float, units: str = "logits") -> None:
     screen.print(f"verdict: {verdict} (largest residual over all classes {residual:.1e} {units})")
 
 
+def print_misplacement(sentence: str | None) -> None:
+    """Print why the place of the evidence is unknown, if it is."""
+    if sentence is not None:
+        screen.print(sentence, style="yellow", markup=False, soft_wrap=True)
+
+
 def print_written(path: str | Path) -> None:
     """Print the path where the results were written."""
     screen.print(f"written: {path}", soft_wrap=True)

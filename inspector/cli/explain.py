@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from inspector.cli import options
-from inspector.cli.console import print_class_table, print_error, print_verdict, print_written, progress, screen
+from inspector.cli.console import (
+    print_class_table,
+    print_error,
+    print_misplacement,
+    print_verdict,
+    print_written,
+    progress,
+    screen,
+)
 from inspector.cli.report import ExitStatus, Report, judge, name_values, parse_verdict, probability_of
 from inspector.errors import ImageError, InspectorError
 from inspector.explain.kinds import worst_verdict
@@ -184,6 +192,7 @@ def _explain_photo(
         screen.print(note)
     print_class_table((meaning.outcome, *columns), rows)
     print_verdict(maps.verdict, maps.residual, meaning.units)
+    print_misplacement(maps.classifier.receptive_field.warning)
     print_written(folder)
     numbers = [
         {"class": k, "name": name, **probability_of(maps, k), **name_values(columns, values)}

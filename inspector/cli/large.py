@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from inspector.cli import options
-from inspector.cli.console import make_progress, print_class_table, print_verdict, print_written, progress, screen
+from inspector.cli.console import (
+    make_progress,
+    print_class_table,
+    print_misplacement,
+    print_verdict,
+    print_written,
+    progress,
+    screen,
+)
 from inspector.cli.report import Report, judge, name_values, parse_verdict, probability_of
 from inspector.explain.memory import use_huge_pages
 from inspector.files import check_new_folder, new_folder
@@ -104,6 +112,7 @@ def _print_maps(maps: "LargeMaps") -> list[dict[str, Any]]:
         soft_wrap=True,
     )
     print_verdict(maps.verdict, maps.residual, meaning.units)
+    print_misplacement(maps.classifier.receptive_field.warning)
     return [
         {"class": k, "name": name, **probability_of(maps, k), **name_values(columns, numbers)}
         for k, (name, _, numbers) in zip(maps.classes, rows, strict=True)

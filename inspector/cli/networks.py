@@ -7,7 +7,7 @@ from rich.table import Table
 from typer import Argument, Option
 
 from inspector.cli import options
-from inspector.cli.console import print_written, progress, screen
+from inspector.cli.console import print_misplacement, print_written, progress, screen
 from inspector.cli.report import Report, judge, name_values, parse_verdict
 from inspector.errors import InspectorError
 from inspector.networks.catalog import list_broken_models, list_models
@@ -106,6 +106,7 @@ def add(
         )
     head = classifier.head
     screen.print(f"{name}: {head.classes} classes, {head.pooling} pooling, class maps {head.verdict}")
+    print_misplacement(classifier.receptive_field.warning)
     print_written(folder)
     values = {"classes": head.classes, "pooling": head.pooling, "verdict": head.verdict}
     return Report({"name": name, "folder": folder, **values})

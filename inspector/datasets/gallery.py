@@ -79,7 +79,12 @@ def write_gallery(out: Path) -> Path:
         pages.append(page)
     index = out / "gallery.html"
     title = f"Class maps of {about['source']}"
-    _write_page(index, "gallery.html", title, pages=pages, images=about["images"], network=about["network"])
+    shown = {
+        "images": about["images"],
+        "network": about["network"],
+        "misplaced": about["receptive_field"].get("misplaced"),
+    }
+    _write_page(index, "gallery.html", title, pages=pages, **shown)
     return index
 
 

@@ -37,10 +37,10 @@ from inspector.explain.class_maps import ClassMaps, class_maps_of_batch
 from inspector.explain.classifier import Classifier
 from inspector.explain.tracing.forward import match_parameters
 from inspector.explain.tracing.receptive_field import ReceptiveField
-from inspector.files import replace_non_finite
 from inspector.images.decode import Pixels
 from inspector.images.preprocessing import Crop, make_view
 from inspector.images.sources import Item, hash_items, list_images, make_storable, read_item
+from inspector.output.manifest import describe_field
 from inspector.printable import make_printable
 from inspector.version import __version__
 
@@ -159,9 +159,7 @@ def describe_run(
         "top": min(options.top, len(classifier.class_names)),
         "probability": classifier.probability,
         **{name: one for name in ("output", "unit") if (one := getattr(classifier, name)) is not None},
-        "receptive_field": {
-            name: replace_non_finite(asdict(getattr(classifier.receptive_field, name))) for name in ("y", "x")
-        },
+        "receptive_field": describe_field(classifier.receptive_field),
         "preprocessing": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(preprocessing).items()},
         "source": make_storable(str(source) if isinstance(source, str | Path) else " ".join(map(str, source))),
         "images": len(items),

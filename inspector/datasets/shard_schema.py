@@ -107,6 +107,8 @@ def parse_about(content: bytes) -> dict[str, Any]:
     about.object("preprocessing")
     if math.prod(about.size("grid")) > _MAX_CELLS:
         about.refuse("grid", f"a grid of at most {_MAX_CELLS:,} cells")
+    if about.object("receptive_field").has("misplaced"):
+        about.object("receptive_field").text("misplaced")
     for field in map(about.object("receptive_field").object, ("y", "x")):
         for key in ("centre", "stride", *(("size",) if field.has("size") else ())):
             field.number(key)

@@ -18,7 +18,7 @@ def read_receptive_field(results: Results) -> ReceptiveField:
         Axis(axis["centre"], axis["stride"], math.inf if axis["size"] is None else float(axis["size"]))
         for axis in map(results.about["receptive_field"].get, ("y", "x"))
     )
-    return ReceptiveField(y, x)
+    return ReceptiveField(y, x, results.about["receptive_field"].get("misplaced"))
 
 
 def make_crop(photo_size: tuple[int, int], box: Box, results: Results) -> Crop:
@@ -47,6 +47,7 @@ def measure_inside_objects(
 
     Raises:
         LocalizationError: an object does not fit the photo.
+        PlaceError: the place of the cells is unknown.
     """
     names = dict.fromkeys((_make_relative(path, results.about.get("source")), PurePath(path).as_posix()))
     mask = next((mask for name in names if (mask := find_object_mask(objects, name, size)) is not None), None)

@@ -20,7 +20,7 @@ from inspector.explain.refusals import explain_missing_pooling
 from inspector.explain.tracing.forward import CapturedPooling, PoolingNotReachedError, capture_poolings
 from inspector.explain.tracing.layouts import have_one_stride, measure_disproportion
 from inspector.explain.tracing.reaching import find_poolings_reaching_logits
-from inspector.explain.tracing.receptive_field import find_receptive_field
+from inspector.explain.tracing.receptive_field import ReceptiveField, find_receptive_field
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class HeadBranch:
     pooling: Pooling
     width: int  # number of pooled values
     grid: tuple[int, int]  # (h, w) of the feature maps of the example
+    field: ReceptiveField | None = None  # of its cells; None until the classifier has placed them
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,11 +16,12 @@ from inspector.explain.device import find_device
 from inspector.explain.feature_capture import FeatureCapture, make_feature_capture
 from inspector.explain.head import Head, find_head
 from inspector.explain.kinds import OutputActivation, OutputMeaning
+from inspector.explain.placement import join_fields, move_branches, place_branches_again, place_head
 from inspector.explain.tracing.chosen_output import choose_output, find_chosen_output, original_network
 from inspector.explain.tracing.forward import match_parameters, noise_input
 from inspector.explain.tracing.output_activation import find_logits
 from inspector.explain.tracing.preserve import preserve_state
-from inspector.explain.tracing.receptive_field import ReceptiveField, find_receptive_field
+from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.explain.tracing.unwrap import unwrap
 from inspector.images.preprocessing import (
     IMAGENET_MEAN,
@@ -67,6 +68,8 @@ class Classifier:
     capture: FeatureCapture = field(repr=False)  # how the feature maps before pooling are captured
     notes: tuple[str, ...] = field(default=(), repr=False)  # sentences on how the network was read from its file
     unit: str | None = None  # of the output, if `probability` is "none"
+    # (y, x) from the center of a receptive field to the measured center of its cell, in pixels of the input
+    cell_shift: tuple[float, float] = field(default=(0.0, 0.0), repr=False)
 
     @staticmethod
     def wrap(
@@ -159,17 +162,19 @@ class Classifier:
         if loaded.class_names is not None:
             names = list_class_names(loaded.class_names)
             names.check(head.classes)
-        field = loaded.receptive_field or find_receptive_field(network, example, head.finest_branch.call)
+        head, shift = place_head(network, example, head, loaded.receptive_field), (0.0, 0.0)
         if loaded.cell_center is not None:
-            y, x = loaded.cell_center
-            field = replace(field, y=replace(field.y, centre=y), x=replace(field.x, centre=x))
+            field = join_fields(head.branches)
+            shift = loaded.cell_center[0] - field.y.centre, loaded.cell_center[1] - field.x.centre
+            head = replace(head, branches=move_branches(head.branches, shift))
         classifier = Classifier(
             name=make_printable(loaded.name),
             network=network,
             preprocessing=replace(preprocessing, size=size),
             class_names=names.names,
             head=head,
-            receptive_field=field,
+            receptive_field=join_fields(head.branches),
+            cell_shift=shift,
             probability=activation or ("sigmoid" if head.classes == 1 else "softmax"),
             notes=loaded.notes,
             unit=loaded.unit,
@@ -211,13 +216,12 @@ class Classifier:
             sides = zip(preprocessing.resize, size, preprocessing.size, strict=True)
             height, width = (round(side * new / old) for side, new, old in sides)
             resize = (height, width)
-        receptive_field = self.receptive_field
-        if math.isinf(receptive_field.y.size):
-            # Cells that see the whole image divide the new input evenly. Other cells keep their stride and center.
-            example = match_parameters(self.network, torch.zeros(1, len(preprocessing.mean), *size))
-            receptive_field = find_receptive_field(self.network, example, self.head.finest_branch.call)
+        example = match_parameters(self.network, torch.zeros(1, len(preprocessing.mean), *size))
+        head = replace(
+            self.head, branches=place_branches_again(self.network, example, self.head.branches, self.cell_shift)
+        )
         preprocessing = replace(preprocessing, size=size, resize=resize)
-        return replace(self, preprocessing=preprocessing, receptive_field=receptive_field)
+        return replace(self, preprocessing=preprocessing, head=head, receptive_field=join_fields(head.branches))
 
     def to(self, device: str | torch.device) -> "Classifier":
         """Return the same classifier on another device. Its head is read again there.
@@ -236,7 +240,8 @@ class Classifier:
             self.preprocessing,
             self.class_names,
             self.probability,
-            self.receptive_field,
+            getattr(original_network(self.network), "receptive_field", None),
+            (self.receptive_field.y.centre, self.receptive_field.x.centre) if any(self.cell_shift) else None,
             output=self.output,
             notes=self.notes,
         )
@@ -289,6 +294,11 @@ class Classifier:
     def output(self) -> str | None:
         """Name of the output that holds the logits; None if the network's output shows which it is."""
         return find_chosen_output(self.network)
+
+    @property
+    def place(self) -> str:
+        """One sentence: whether the cells were measured to respond at their places, and why not."""
+        return self.receptive_field.description
 
     @property
     def backend_status(self) -> str:

@@ -5,7 +5,6 @@
 Zhou et al. (CVPR 2016) did this for global average pooling and Linear. Here it works for any pooling and any head.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -23,7 +22,6 @@ from inspector.explain.pooling import (
     position_contributions,
     position_scores,
     position_shares,
-    resample_conserving,
     stack_position_rows,
 )
 from inspector.explain.precision import find_tolerance, find_widest, relative_error, widen
@@ -79,10 +77,8 @@ class Decomposition:
     @property
     def feature_maps(self) -> Tensor:
         """The feature maps before pooling, (C, h, w); those of several branches concatenated, on the finest grid."""
-        grid = self.values.shape[1:]
         branches = [branch.feature_maps for branch in self.branches]
-        # Resampling divides a cell's value among smaller cells. Activations must not be divided, so scale them back.
-        return torch.cat([resample_conserving(maps, grid) * (grid.numel() / maps[0].numel()) for maps in branches])
+        return torch.cat(self.head.lay_on_finest_grid(branches, average=True))
 
     def weight(self, classes: Sequence[int]) -> Tensor:
         """Return d logits / d pooled values of some classes: (len(classes), P), statistics and ReLU masks frozen."""
@@ -149,8 +145,8 @@ class Decomposition:
         for branch, column in zip(self.branches, weight.split(self.head.widths), strict=True):
             shares = branch.shares()
             per_value = column.view_as(shares) if branch.pooling == "flatten" else column[:, None, None]
-            parts.append(resample_conserving(shares * per_value, self.values.shape[1:]))
-        return torch.cat(parts)
+            parts.append(shares * per_value)
+        return torch.cat(self.head.lay_on_finest_grid(parts))
 
     def scores(self, classes: Sequence[int]) -> Tensor:
         """Compute the score of each cell as if it alone were pooled, for a head with one branch that is not "flatten".
@@ -182,10 +178,6 @@ def decompose(network: nn.Module, head: Head, inputs: Tensor, captured: Captured
         return [_decompose_with_own_weight(head, function, captured, n) for n in range(len(inputs))]
 
 
-def _find_finest_grid(poolings: Sequence[CapturedPooling]) -> tuple[int, int]:
-    return max((captured.grid for captured in poolings), key=math.prod)
-
-
 def _select_image(head: Head, poolings: Sequence[CapturedPooling], n: int) -> tuple[BranchInput, ...]:
     inputs = []
     for branch, captured in zip(head.branches, poolings, strict=True):
@@ -198,19 +190,20 @@ def _select_image(head: Head, poolings: Sequence[CapturedPooling], n: int) -> tu
 def _decompose_with_fixed_weight(head: Head, captured: CapturedPass) -> list[Decomposition]:
     poolings, values = captured.poolings, captured.class_maps
     weight, bias = head.affine
-    grid, biases, maps = _find_finest_grid(poolings), bias.expand(len(captured.logits), -1), []
+    biases, maps = bias.expand(len(captured.logits), -1), []
     for branch, pooling, columns in zip(head.branches, poolings, weight.split(head.widths, 1), strict=True):
         feature_maps = widen(pooling.feature_maps)
         derivative = None if pooling.derivative is None else widen(pooling.derivative)
         if values is None:
             columns_or_none = None if head.per_class else columns
-            contributions = position_contributions(branch.pooling, feature_maps, columns_or_none, derivative)
-            maps.append(resample_conserving(contributions, grid))
+            maps.append(position_contributions(branch.pooling, feature_maps, columns_or_none, derivative))
         if branch.pooling == "linear":
             # A constant that the pooling adds belongs to no cell.
             shares = position_shares("linear", feature_maps, derivative)
             biases = biases + (pooling.pooled_values - shares.sum((2, 3))) @ columns.T
-    values = sum(maps[1:], start=maps[0]) if values is None else values
+    if values is None:
+        laid = head.lay_on_finest_grid(maps)
+        values = sum(laid[1:], start=laid[0])
     images = zip(values, biases, strict=True)
     return [
         Decomposition(*image, _select_image(head, poolings, n), head, head.verdict) for n, image in enumerate(images)
@@ -227,13 +220,12 @@ def _decompose_with_own_weight(head: Head, function: HeadFunction, captured: Cap
     branches = _select_image(head, captured.poolings, n)
     pooled = widen(torch.cat([one.pooled_values[n : n + 1] for one in captured.poolings], 1))
     rows = _CellRows.of(branches, pooled)
-    grid = _find_finest_grid(captured.poolings)
     if function.recorded is not None:
-        split = _split_by_rows(head, function, branches, rows, grid)
+        split = _split_by_rows(head, function, branches, rows)
         if function.recorded.ops is None or split.compare_with_logits(captured.logits[n])[1]:
             return split
     renewed, _ = function.record(pooled)
-    split = _split_by_rows(head, renewed, branches, rows, grid)
+    split = _split_by_rows(head, renewed, branches, rows)
     if function.recorded is None or split.compare_with_logits(captured.logits[n])[1]:
         head.recording.current = renewed.recorded
     return split
@@ -267,7 +259,7 @@ class _CellRows:
 
 
 def _split_by_rows(
-    head: Head, function: HeadFunction, branches: tuple[BranchInput, ...], rows: _CellRows, grid: tuple[int, int]
+    head: Head, function: HeadFunction, branches: tuple[BranchInput, ...], rows: _CellRows
 ) -> Decomposition:
     """Split the logits that a head function gives for the pooled values of one image."""
     verdict, found = head.verdict, None
@@ -287,10 +279,11 @@ def _split_by_rows(
     bias, contributions = _split_to_first_order(frozen, rows) if found is None else found
     numbers = [branch.feature_maps[0].numel() for branch in branches]
     maps = [
-        resample_conserving(cells.T.unflatten(1, branch.feature_maps.shape[1:]), grid)
+        cells.T.unflatten(1, branch.feature_maps.shape[1:])
         for branch, cells in zip(branches, contributions.split(numbers), strict=True)
     ]
-    return Decomposition(sum(maps[1:], start=maps[0]), bias, branches, head, verdict, frozen)
+    laid = head.lay_on_finest_grid(maps)
+    return Decomposition(sum(laid[1:], start=laid[0]), bias, branches, head, verdict, frozen)
 
 
 def _split_exactly(frozen: FrozenHead, rows: _CellRows, tolerance: float) -> tuple[Tensor, Tensor] | None:

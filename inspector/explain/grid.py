@@ -8,16 +8,20 @@ interpolated linearly, and beyond the outer ones it is constant:
 
 Without interpolation the position is rounded first; halfway between two centers, the later cell is taken. The browser
 draws maps by the same formula (`interpolate` in ui/components/frontend/map_drawing.js).
+
+If the cells do not respond at their places (explain/places.py), their map belongs on no photo: what needs a place
+raises PlaceError, and maps are drawn as the bare grid.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
+from inspector.errors import PlaceError
+from inspector.explain.tracing.receptive_field import Axis, ReceptiveField, make_even_field
 from inspector.images.preprocessing import Crop
 
 
@@ -40,6 +44,12 @@ class CellExtent:
     center: float  # center of its receptive field; may be outside the photo
     first: float  # first and last pixel of its receptive field
     last: float
+
+
+def require_place(field: ReceptiveField) -> None:
+    """Raise PlaceError if the place of a map's cells is unknown."""
+    if field.misplaced is not None:
+        raise PlaceError(f"The place of this evidence is unknown: {field.misplaced}. Its sums are right all the same.")
 
 
 def interpolation_weights(positions: ArrayLike, cells: int, smooth: bool = True) -> NDArray[np.float64]:
@@ -71,7 +81,12 @@ def nearest_cells(axis: Axis, cells: int, length: int) -> NDArray[np.intp]:
 
 
 def resample_on_input(values: ArrayLike, field: ReceptiveField, size: Sequence[int]) -> NDArray[np.float64]:
-    """Resample a map (h, w) at every pixel of the network's input: (H, W), interpolated between the cell centers."""
+    """Resample a map (h, w) at every pixel of the network's input: (H, W), interpolated between the cell centers.
+
+    Raises:
+        PlaceError: the place of the cells is unknown.
+    """
+    require_place(field)
     grid = np.asarray(values, np.float64)
     down, across = (
         interpolation_weights(input_positions(axis, length), cells)
@@ -94,7 +109,11 @@ def resample_on_photo(
 
     Returns:
         (height, width); zero outside the crop.
+
+    Raises:
+        PlaceError: the place of the cells is unknown.
     """
+    require_place(field)
     grid = np.asarray(values, np.float32)
     down, across = (
         _weigh_photo_pixels(placement, cells, length, smooth)
@@ -113,7 +132,12 @@ def _weigh_photo_pixels(placement: AxisPlacement, cells: int, length: int, smoot
 
 
 def axis_placements(crop: Crop, field: ReceptiveField) -> tuple[AxisPlacement, AxisPlacement]:
-    """Return where the rows of cells lie down the photo, and the columns across it."""
+    """Return where the rows of cells lie down the photo, and the columns across it.
+
+    Raises:
+        PlaceError: the place of the cells is unknown.
+    """
+    require_place(field)
     rows, columns = (_place(*side) for side in _list_sides(crop, field))
     return rows, columns
 
@@ -136,7 +160,13 @@ def _place(axis: Axis, start: float, end: float, input_length: int, photo_length
 def cell_extents(
     grid: Sequence[int], crop: Crop, field: ReceptiveField
 ) -> tuple[tuple[CellExtent, ...], tuple[CellExtent, ...]]:
-    """Return the rows and the columns of cells of a grid (h, w); cell (y, x) is where row y and column x cross."""
+    """Return the rows and the columns of cells of a grid (h, w); cell (y, x) is where row y and column x cross.
+
+    Where the place of the cells is unknown, they divide the whole drawing evenly, as the bare grid is drawn.
+    """
+    if field.misplaced is not None:
+        height, width = crop.photo_size
+        crop, field = replace(crop, box=(0, 0, width, height)), make_even_field(crop.input_size, grid)
     rows, columns = (_find_extents(cells, *side) for cells, side in zip(grid, _list_sides(crop, field), strict=True))
     return rows, columns
 

@@ -11,6 +11,7 @@ else of the image reaches the logits, is verified on other inputs than those it 
 Names and types of layers play no role.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -25,6 +26,7 @@ from inspector.explain.head_checks import (
 )
 from inspector.explain.head_function import HeadFunction, HeadRecording
 from inspector.explain.kinds import Verdict
+from inspector.explain.pooling import resample_averaging, resample_conserving
 from inspector.explain.precision import TOLERANCE, find_tolerance, find_widest
 from inspector.explain.tracing.forward import capture_and_record
 from inspector.explain.tracing.preserve import preserve_state
@@ -79,6 +81,20 @@ class Head:
     def finest_branch(self) -> HeadBranch:
         """The branch whose grid the class maps have."""
         return max(self.branches, key=lambda branch: branch.grid[0] * branch.grid[1])
+
+    def lay_on_finest_grid(self, maps: Sequence[Tensor], average: bool = False) -> list[Tensor]:
+        """Lay maps (..., h, w) of each branch on the finest of their grids, by the receptive fields of their cells.
+
+        Every cell's value is divided among the cells that it covers, so sums stay. `average`: every cell gets the mean
+        value of its area instead.
+        """
+        finest = max(range(len(maps)), key=lambda n: maps[n].shape[-2] * maps[n].shape[-1])
+        resample, target = resample_averaging if average else resample_conserving, self.branches[finest].field
+        laid = []
+        for one, branch in zip(maps, self.branches, strict=True):
+            fields = None if branch.field is None or target is None else (branch.field, target)
+            laid.append(resample(one, maps[finest].shape[-2:], fields))
+        return laid
 
     @property
     def needs_pooled(self) -> bool:

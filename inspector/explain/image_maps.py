@@ -187,7 +187,7 @@ class ClassMaps:
 
         Raises:
             ClassError: there is no such class.
-            InspectorError: the place of the cells on the photo is unknown.
+            PlaceError: the place of the cells on the photo is unknown.
         """
         values = self.class_map(k, against, dense).values.numpy(force=True)
         field, crop = self.classifier.receptive_field, self.view.crop
@@ -225,10 +225,11 @@ class ClassMaps:
         return overlay_class_map(self, self.class_map(k, against), cmap, smooth, opacity, scale)
 
     def __repr__(self) -> str:
-        """Return network and photo, top classes, verdict and sizes, in five lines."""
+        """Return network and photo, top classes, verdict and sizes, in five lines; a sixth if the place is unknown."""
         classifier, (count, rows, columns) = self.classifier, self.values.shape
         top = ", ".join(f"{name} ({self.outcome(k)})" for k, name, _ in self.top(3))
         height, width = self.view.photo.size
+        warning = classifier.receptive_field.warning
         return "\n".join(
             (
                 f"ClassMaps of {self.view.photo.name} by {classifier.name}",
@@ -236,6 +237,7 @@ class ClassMaps:
                 f"  verdict: {self.verdict}, largest residual {self.residual:.1e} {classifier.meaning.units}",
                 f"  maps: {count} classes x {rows} x {columns} cells",
                 f"  photo: {height} x {width} pixels, fed {classifier.preprocessing.describe()}",
+                *([] if warning is None else [f"  {warning}"]),
             )
         )
 

@@ -82,7 +82,7 @@ class LargeMaps:
         view = View(photo, pixels, Crop(photo.size, (0, 0, width / factor, height / factor), (height, width)))
         field = self.classifier.receptive_field
         if math.isinf(field.y.size):
-            field = make_even_field((height, width), self.grid)
+            field = replace(make_even_field((height, width), self.grid), misplaced=field.misplaced)
         class_names = tuple(self.classifier.class_names[k] for k in chosen)
         classifier = replace(self.classifier, class_names=class_names, receptive_field=field)
         outputs = (self.values, self.bias, self.logits[chosen], self.probabilities[chosen], self.residual, self.verdict)

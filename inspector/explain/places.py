@@ -5,7 +5,7 @@ would not order them. If they do for none, their place is unknown, with the reas
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,11 @@ from inspector.errors import NetworkError
 from inspector.explain.response import explain_misplacement, make_probes, measure_response
 from inspector.explain.tracing.forward import PoolingNotReachedError, forward_logits
 from inspector.explain.tracing.pooling_calls import PoolingCall, PoolingCallDetector
-from inspector.explain.tracing.receptive_field import ReceptiveField, make_even_field
+from inspector.explain.tracing.receptive_field import (
+    ReceptiveField,
+)
 
 TRIALS = ((0, False), (1, True), (2, False))  # seed of the images, and if they are smooth
-_FEW, _MANY = 3, 6  # cells along an axis: with less than _FEW, larger inputs with _MANY cells are measured first
-_LARGEST = 4  # times the input size
 
 Capture = Callable[[Tensor], Sequence[Tensor]]  # input (1, channels, H, W) -> feature maps (1, C, h, w) in question
 
@@ -59,69 +59,12 @@ def check_places(
             response = measure_response([maps[n] for maps in captured], probes, field)
             order = -1.0 if response is None else min(axis.order for axis in response)
             sees_more = response is None or any(axis.sees_more for axis in response)
-            found = PlaceCheck(explain_misplacement(response), sees_more, order)
+            found = PlaceCheck(explain_misplacement(response, field.certain), sees_more, order)
             if earlier is None or found.misplaced is None or order > earlier.order:
                 best[n] = found
         if all(one is not None and one.misplaced is None for one in best):
             break
     return [one for one in best if one is not None]
-
-
-def place_branches(
-    network: nn.Module, example: Tensor, calls: Sequence[int], fields: Sequence[ReceptiveField]
-) -> tuple[ReceptiveField, ...]:
-    """Return the receptive fields of the branches of a head, each with what was measured about its place.
-
-    Args:
-        network: any classifier.
-        example: an input (1, channels, H, W).
-        calls: indices of the pooling calls.
-        fields: the receptive fields that follow from the operations of the network.
-
-    Returns:
-        The fields; `misplaced` says why the place of the cells is unknown. Where cells see more pixels than the
-        operations let expect, their size is infinite.
-    """
-
-    def capture(image: Tensor) -> list[Tensor]:
-        return capture_feature_maps(network, image, calls)
-
-    grids = [(maps.shape[2], maps.shape[3]) for maps in capture(example)]
-    few = min((cells for grid in grids for cells in grid if cells > 1), default=_FEW)
-    enlarged = None
-    if few < _FEW:
-        # Two cells that both see the whole image cannot be told apart. More cells of the same network can.
-        enlarged = _check_enlarged(capture, example, fields, grids, min(_LARGEST, -(-_MANY // few)))
-    checks = enlarged or check_places(capture, example, fields)
-    if enlarged is None and few < _MANY and any(check.misplaced for check in checks):
-        enlarged = _check_enlarged(capture, example, fields, grids, min(_LARGEST, -(-_MANY // few))) or checks
-        checks = [more if more.misplaced is None else own for own, more in zip(checks, enlarged, strict=True)]
-    return tuple(_apply(check, field) for check, field in zip(checks, fields, strict=True))
-
-
-def _check_enlarged(
-    capture: Capture, example: Tensor, fields: Sequence[ReceptiveField], grids: Sequence[tuple[int, int]], factor: int
-) -> list[PlaceCheck] | None:
-    """Check the places with larger inputs; None if the network does not take them."""
-    size = [side * factor for side in example.shape[2:]]
-    larger = example.new_zeros(*example.shape[:2], *size)
-    try:
-        maps = capture(larger)
-    except NetworkError:
-        return None
-    enlarged = []
-    for field, grid, one in zip(fields, grids, maps, strict=True):
-        even = field == make_even_field(example.shape[2:], grid)
-        enlarged.append(make_even_field(size, one.shape[2:]) if even else field)
-    if any(one.shape[2] <= grid[0] and one.shape[3] <= grid[1] for one, grid in zip(maps, grids, strict=True)):
-        return None
-    return check_places(capture, larger, enlarged)
-
-
-def _apply(check: PlaceCheck, field: ReceptiveField) -> ReceptiveField:
-    if check.sees_more:
-        field = replace(field, y=replace(field.y, size=float("inf")), x=replace(field.x, size=float("inf")))
-    return replace(field, misplaced=check.misplaced)
 
 
 def capture_feature_maps(network: nn.Module, image: Tensor, calls: Sequence[int]) -> list[Tensor]:

@@ -12,6 +12,7 @@ for free?" (CVPR 2015), for global max pooling; Zhou et al., "Learning deep feat
 localization" (CVPR 2016), for the class maps that follow.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from inspector.explain.kinds import Pooling
+from inspector.explain.tracing.receptive_field import Axis, ReceptiveField, make_even_field
 
 Reduction = Literal["average", "max"]
 
@@ -178,23 +180,63 @@ def stack_position_rows(pooling: Pooling, shares: Tensor) -> Tensor:
     return (torch.eye(len(rows)).to(rows)[:, None] * rows[:, :, None]).flatten(1)
 
 
-def resample_conserving(maps: Tensor, grid: Sequence[int]) -> Tensor:
-    """Resample maps (..., h, w) to another grid over the same area; every cell's value is divided by area.
+def resample_conserving(
+    maps: Tensor, grid: Sequence[int], fields: tuple[ReceptiveField, ReceptiveField] | None = None
+) -> Tensor:
+    """Resample maps (..., h, w) to another grid; every cell's value is divided among the cells that it covers.
+
+    Args:
+        maps: maps (..., h, w).
+        grid: rows and columns of the result.
+        fields: receptive fields of the cells of the maps, and of those of the result. Default: both grids divide the
+            same area evenly.
 
     Returns:
-        Tensor (..., *grid) with the same sum as `maps`.
+        Tensor (..., *grid) with the same sum as `maps`: the outermost cells take what lies beyond them.
     """
-    if maps.shape[-2:] == tuple(grid):
+    return _resample(maps, grid, fields, conserve=True)
+
+
+def resample_averaging(
+    maps: Tensor, grid: Sequence[int], fields: tuple[ReceptiveField, ReceptiveField] | None = None
+) -> Tensor:
+    """Resample maps (..., h, w) to another grid; every cell gets the mean value of its area.
+
+    The arguments are those of `resample_conserving`. Beyond the outermost cells of the maps their values go on.
+    """
+    return _resample(maps, grid, fields, conserve=False)
+
+
+def _resample(
+    maps: Tensor, grid: Sequence[int], fields: tuple[ReceptiveField, ReceptiveField] | None, conserve: bool
+) -> Tensor:
+    old_grid, new_grid = tuple(maps.shape[-2:]), tuple(grid)
+    old, new = fields or (make_even_field((1, 1), old_grid), make_even_field((1, 1), new_grid))
+    if old_grid == new_grid and (fields is None or (old.y, old.x) == (new.y, new.x)):
         return maps
-    vertical, horizontal = (_overlap(old, new).to(maps) for old, new in zip(maps.shape[-2:], grid, strict=True))
+    vertical, horizontal = (
+        _overlap(_edges(one, n), _edges(other, m), conserve).to(maps)
+        for one, n, other, m in zip((old.y, old.x), old_grid, (new.y, new.x), new_grid, strict=True)
+    )
     return vertical @ maps @ horizontal.T
 
 
-def _overlap(old: int, new: int) -> Tensor:
-    """Return the fraction of each of `old` equal intervals that lies in each of `new` equal intervals: (new, old)."""
-    starts, ends = torch.arange(new)[:, None] / new, torch.arange(1, new + 1)[:, None] / new
-    inside = torch.minimum(ends, torch.arange(1, old + 1) / old) - torch.maximum(starts, torch.arange(old) / old)
-    return inside.clamp(min=0) * old
+def _edges(axis: Axis, cells: int) -> Tensor:
+    return axis.centre + axis.stride * (torch.arange(cells + 1, dtype=torch.float64) - 0.5)
+
+
+def _overlap(old: Tensor, new: Tensor, conserve: bool) -> Tensor:
+    """Return how much of the intervals between edges `old` lies in each interval between edges `new`: (new, old).
+
+    As a part of the old interval if `conserve`, and then the outermost new intervals have no end; else as a part of the
+    new interval, and then the outermost old intervals have no end.
+    """
+    lengths = (old if conserve else new).diff()
+    endless = (new if conserve else old).clone()
+    endless[0], endless[-1] = -math.inf, math.inf
+    old, new = (old, endless) if conserve else (endless, new)
+    inside = torch.minimum(new[1:, None], old[1:]) - torch.maximum(new[:-1, None], old[:-1])
+    return inside.clamp(min=0) / (lengths if conserve else lengths[:, None])
 
 
 def position_scores(feature_maps: Tensor, weight: Tensor) -> Tensor:

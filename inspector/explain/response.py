@@ -28,6 +28,10 @@ STRIPES = 4  # per axis
 _EDGE = 1 / 16  # width of the strips at the two ends of each axis, as a part of its length
 _ORDER = 0.8  # smallest correlation of tendency and place
 _SHIFT, _SHIFT_OF_LENGTH = 0.75, 0.03  # largest shift, in cells and as a part of the input; the larger one counts
+_NEAR = 0.25  # largest distance, as a part of the input, from a cell to the stripe that it responds to most
+_SHARE = 0.75  # smallest share of cells that respond most to a stripe near them, where they prefer stripes clearly
+_CLEAR = 0.15  # strength from which on they do
+_FAINT = 0.08  # strength below which cells respond to all parts of the image alike
 _GAIN = 0.1  # standard deviation of the logarithm of a stripe's effect on all cells
 _SMOOTH = 16  # pixels between the random values of a smooth image
 # A change below this part of the largest one is rounding, by the number of bytes of a value.
@@ -67,9 +71,11 @@ class AxisResponse:
 
     order: float  # correlation of the cells' tendency and their assumed place; 1 if there is one cell
     shift: float  # in cells: how far beyond its assumed place a cell responds, on average
+    near: float  # share of the cells that respond most to a stripe near their assumed place
+    slack: float  # in cells: smallest shift that is taken as one
+    strength: float  # standard deviation of the cells' tendencies: how much they prefer their stripes to others
     unseen: Stripe | None  # a stripe that should change some cells and changes none
     sees_more: bool  # whether cells respond to pixels outside of their receptive fields
-    slack: float  # in cells: smallest shift that is taken as one
 
 
 def make_probes(example: Tensor, seed: int = 0, smooth: bool = False) -> Probes:
@@ -164,36 +170,52 @@ def _measure_axis(
         if bool(((centers - stripe.center).abs() <= expected).any()) and not answer.any():
             unseen = stripe
     if cells == 1:
-        return AxisResponse(1.0, 0.0, unseen, sees_more, math.inf)
+        return AxisResponse(1.0, 0.0, 1.0, math.inf, math.inf, unseen, sees_more)
     equal = changes[: min(STRIPES, length)]
     logs = (equal + 1e-3 * equal.mean(0) + 1e-6 * equal.mean() + float(repeated.mean()) + 1e-300).log()
-    places = torch.tensor([stripe.center for stripe in stripes[: len(equal)]], dtype=torch.float64) / length - 0.5
-    tendency = ((logs - logs.mean(0)) * places[:, None, None]).sum(0)  # (n, other cells)
-    expected_places = (centers / length - 0.5).clamp(-0.5, 0.5)[:, None].expand_as(tendency)
-    rise, spread = tendency - tendency.mean(), expected_places - expected_places.mean()
+    stripe_places = torch.tensor([one.center for one in stripes[: len(equal)]], dtype=torch.float64) / length - 0.5
+    tendency = ((logs - logs.mean(0)) * stripe_places[:, None, None]).sum(0)  # (n, other cells)
+    places = (centers / length - 0.5).clamp(-0.5, 0.5)[:, None].expand_as(tendency)
+    near = float(((stripe_places[logs.argmax(0)] - places).abs() <= _NEAR).double().mean())
+    rise, spread = tendency - tendency.mean(), places - places.mean()
     order = float((rise * spread).sum() / (rise.norm() * spread.norm() + 1e-300))
-    slope = float((rise * spread).sum() / spread.square().sum().clamp_min(1e-300))
-    shift = float(tendency.mean()) / slope - float(expected_places.mean()) if slope else math.inf
-    in_cells = length / abs(axis.stride)
+    strength = float(tendency.std(correction=0))
+    # Exact receptive fields that are small against the image bound the shift better than its estimate does.
+    if math.isfinite(axis.size) and axis.size <= length / 2 and not sees_more:
+        return AxisResponse(order, 0.0, near, math.inf, strength, unseen, sees_more)
+    slope, in_cells = float((rise * spread).sum() / spread.square().sum().clamp_min(1e-300)), length / abs(axis.stride)
+    shift = float(tendency.mean()) / slope - float(places.mean()) if slope else math.inf
     # Some stripes change all cells more than others, by chance. The less a cell prefers its own stripe, the more of the
     # shift is this chance.
-    chance = 2 * _GAIN * float(places.norm()) / max(abs(slope), 1e-6)
+    chance = 2 * _GAIN * float(stripe_places.norm()) / max(abs(slope), 1e-6)
     slack = max(_SHIFT, _SHIFT_OF_LENGTH * in_cells) + chance * in_cells
-    return AxisResponse(order, shift * in_cells, unseen, sees_more, slack)
+    return AxisResponse(order, shift * in_cells, near, slack, strength, unseen, sees_more)
 
 
-def explain_misplacement(response: tuple[AxisResponse, AxisResponse] | None) -> str | None:
-    """Say in words why cells are not at their assumed places, as far as it was measured; None if they are there."""
+def explain_misplacement(response: tuple[AxisResponse, AxisResponse] | None, certain: bool = False) -> str | None:
+    """Say in words why cells are not at their assumed places, as far as it was measured; None if they are there.
+
+    Args:
+        response: from `measure_response`.
+        certain: whether the assumed places follow from operations that are all known to keep them. Then they hold for
+            cells that respond to the whole image alike, as those of deep networks with random weights do.
+    """
     if response is None:
         return "no cell of the feature maps changed when the photo did"
     for axis, name, sides in zip(response, ("down", "across"), ("top and bottom", "left and right"), strict=True):
         if axis.unseen is not None:
             lines = ("rows", "columns")[axis.unseen.axis]
             return f"no cell responds to the pixel {lines} {axis.unseen.start} to {axis.unseen.end - 1}"
+        if axis.order < _ORDER and axis.strength < _FAINT:
+            if certain:
+                continue
+            return "every cell responds to all parts of the photo alike"
         if axis.order < -_ORDER:
             return f"the cells respond to the opposite side of the photo, {sides} exchanged"
         if axis.order < _ORDER:
             return f"the cells respond to other parts of the photo than their own (correlation {name} {axis.order:.2f})"
+        if axis.near < _SHARE and axis.strength > _CLEAR:
+            return f"only {axis.near:.0%} of the cells respond most to the photo near their place {name} it"
         if abs(axis.shift) > axis.slack:
             return f"the cells respond {abs(axis.shift):.1f} cells beside their place {name} the photo"
     return None

@@ -100,6 +100,8 @@ def verify_tiling(classifier: Classifier, size: tuple[int, int]) -> Tiling:
     Raises:
         NetworkError: the network cannot be run on tiles, or not on an image of this size.
     """
+    if (warning := classifier.receptive_field.warning) is not None:
+        raise NetworkError(f"{classifier.name} cannot be run on tiles. {warning}")
     y, x = (_measure_axis(classifier, axis, size[axis]) for axis in (0, 1))
     if y.positions < 1 or x.positions < 1:
         raise NetworkError(

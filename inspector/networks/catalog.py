@@ -69,6 +69,21 @@ def user_models() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "inspector" / "models"
 
 
+def find_cell_center(architecture: object, arguments: Mapping[str, Any] | None = None) -> tuple[float, float] | None:
+    """Return the center (y, x) of cell (0, 0) that was measured for a shipped network of this architecture, or None.
+
+    Training moves the centers away from those of the receptive fields. A new head, and weights that were trained
+    further, keep the cells of the network that they started from.
+
+    Args:
+        architecture: a name for `build`.
+        arguments: its keyword arguments. A network of the architecture "transfer" has the cells of its backbone.
+    """
+    name = (arguments or {}).get("backbone") if architecture == "transfer" else architecture
+    known = {folder.name: folder for folder in shipped_models().glob("*/") if (folder / "model.json").is_file()}
+    return read_model_card(known[name]).cell_center if isinstance(name, str) and name in known else None
+
+
 def list_models() -> dict[str, ModelCard]:
     """List the cards of all networks by name, the default network first. Broken ones are left out."""
     return {card.name: card for card in _read_models() if isinstance(card, ModelCard)}

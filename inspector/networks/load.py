@@ -27,7 +27,7 @@ from inspector.images.preprocessing import (
 )
 from inspector.networks.build import LIBRARIES, build, build_pretrained, find_preprocessing, suggest_library_names
 from inspector.networks.builtin import FACTORIES
-from inspector.networks.catalog import CARD, ModelCard, find_model_card, find_model_folder, is_trusted
+from inspector.networks.catalog import CARD, ModelCard, find_cell_center, find_model_card, find_model_folder, is_trusted
 from inspector.networks.checkpoint import MAX_BYTES, State, detect_kind, is_small_safetensors, read_states
 from inspector.networks.fit_state import choose_usual
 from inspector.networks.huggingface import is_huggingface_folder, list_weight_files, read_huggingface
@@ -243,7 +243,8 @@ def _read_file(
         raise NetworkError(f"{problem}. Name it with --arch (arch=... in Python): {hint}.")
     checkpoint = _load_checkpoint(states, Architecture(arch, trust=trust), class_names, path)
     loaded = LoadedNetwork(path.stem, checkpoint.network, find_preprocessing(arch) or plain, class_names)
-    return _match_channels(replace(loaded, notes=checkpoint.notes), checkpoint.channels, plain)
+    loaded = replace(loaded, notes=checkpoint.notes, cell_center=find_cell_center(arch))
+    return _match_channels(loaded, checkpoint.channels, plain)
 
 
 def _match_channels(loaded: LoadedNetwork, channels: int | None, given: Preprocessing) -> LoadedNetwork:
@@ -314,7 +315,8 @@ def _load_card(card: ModelCard, trust: bool) -> LoadedNetwork:
     # a center that benchmarks/cell_centers.py measured.
     names = ClassNames(card.classes, str(card.folder / CARD))
     loaded = LoadedNetwork(card.name, network, usual, names, card.probability, field)
-    return replace(loaded, cell_center=card.cell_center, trained_size=usual.size, output=card.output, unit=card.unit)
+    center = card.cell_center or find_cell_center(factory, card.architecture.get("arguments"))
+    return replace(loaded, cell_center=center, trained_size=usual.size, output=card.output, unit=card.unit)
 
 
 def _join_states(parts: Sequence[str | Mapping[str, str]], states: Sequence[Mapping[str, State]]) -> State:

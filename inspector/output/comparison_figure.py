@@ -73,5 +73,7 @@ def side_by_side_figure(
     what = f"{class_maps[0].title}: its class map" if one_class else "class maps"
     by = "each network" if shared else maps[0].classifier.name
     scales = "each on its own scale" if own_scales else "on one scale"
-    figure.suptitle(f"{what} by {by}, {scales}", fontsize=10, parse_math=False)
+    unknown = [one.classifier.receptive_field.warning for one in maps]
+    lines = [f"{what} by {by}, {scales}", *dict.fromkeys(sentence for sentence in unknown if sentence is not None)]
+    figure.suptitle("\n".join(lines), fontsize=10, parse_math=False)
     return figure

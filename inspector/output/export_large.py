@@ -58,6 +58,7 @@ def _make_manifest(maps: LargeMaps, image: Path, tile: int) -> dict[str, Any]:
         "mean": classifier.preprocessing.mean,
         "std": classifier.preprocessing.std,
         "head": {"pooling": classifier.head.pooling, "verdict": maps.verdict, "residual": maps.residual},
+        "place": classifier.place,
         "image": {"name": image.name, "sha256": digest, "size": maps.image.size},
         "tiles": {"side": tile, "count": maps.tiles, **asdict(maps.tiling)},
         "classes": maps.classes,

@@ -215,7 +215,8 @@ def _make_title(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> st
     title = f"{maps.classifier.name}: {maps.describe_reading(shown.dense, shown.against)}"
     # Every figure with equations shows the verdict: in the photo's panel, or else in the title.
     says_it_elsewhere = "photo" in style.panels or not style.equations
-    return title if says_it_elsewhere else f"{title} \N{MIDDLE DOT} {describe_exactness(maps)}"
+    title = title if says_it_elsewhere else f"{title} \N{MIDDLE DOT} {describe_exactness(maps)}"
+    return " ".join(filter(None, (title, maps.classifier.receptive_field.warning)))
 
 
 def _draw_images(

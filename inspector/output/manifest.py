@@ -12,6 +12,7 @@ from typing import Any
 from inspector.explain.class_maps import ClassMaps, FigureContent
 from inspector.explain.classifier import Classifier
 from inspector.explain.large_class_maps import LargeMaps
+from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.files import json_bytes, replace_non_finite
 from inspector.images.decode import Pixels
 from inspector.output.style import DEFAULT_STYLE, FigureStyle
@@ -23,7 +24,7 @@ _LIBRARIES = ("onnxruntime", "openvino")  # backends that are separate libraries
 
 def make_manifest(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> dict[str, Any]:
     """Return the manifest: everything that figure and numbers were computed from, in types that JSON can store."""
-    classifier, view, field = maps.classifier, maps.view, maps.classifier.receptive_field
+    classifier, view = maps.classifier, maps.view
     photo = None
     if not view.is_input:  # no photo makes the same tensor again
         photo = {
@@ -40,7 +41,8 @@ def make_manifest(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DE
         **describe_network(classifier, maps.backend),
         "preprocessing": asdict(classifier.preprocessing),
         "head": {"pooling": classifier.head.pooling, "verdict": maps.verdict, "residual": maps.residual},
-        "receptive_field": {name: replace_non_finite(asdict(getattr(field, name))) for name in ("y", "x")},
+        "place": classifier.place,
+        "receptive_field": describe_field(classifier.receptive_field),
         "photo": photo,
         "shown": asdict(shown),
         "style": asdict(style),
@@ -53,6 +55,15 @@ def list_top(maps: ClassMaps | LargeMaps) -> list[dict[str, Any]]:
     if maps.classifier.meaning.has_probabilities:
         return [{"class": k, "name": name, "probability": p} for k, name, p in maps.top(5)]
     return [{"class": k, "name": name, "value": float(maps.logits[k])} for k, name, _ in maps.top(5)]
+
+
+def describe_field(field: ReceptiveField) -> dict[str, Any]:
+    """Return receptive fields in types that JSON can store: y, x, and why the place of the cells is unknown, or None.
+
+    An infinite size is None.
+    """
+    axes = {name: replace_non_finite(asdict(axis)) for name, axis in (("y", field.y), ("x", field.x))}
+    return {**axes, "misplaced": field.misplaced}
 
 
 def describe_network(classifier: Classifier, backend: str | None = None) -> dict[str, Any]:

@@ -80,8 +80,12 @@ def draw_map_on_photo(
         colormap: one of COLORMAPS, or a table of 255 RGB colors (255, 3).
 
     Returns:
-        A new image with the size of the canvas.
+        A new image with the size of the canvas. If the place of the cells is unknown, it shows the bare grid of the
+        map and not the photo.
     """
+    if field.misplaced is not None:
+        grid = grid_image(values, scale, colormap)
+        return _as_pixels(cv2.resize(grid, (canvas.shape[1], canvas.shape[0]), interpolation=cv2.INTER_NEAREST))
     drawn = resample_on_photo(values, crop, field, (canvas.shape[0], canvas.shape[1]), smooth)
     return overlay_map(canvas, drawn, scale, opacity, colormap)
 
@@ -106,9 +110,13 @@ def overlay_map(
     return _as_pixels(cv2.add(photo, cv2.applyColorMap(levels, colors)))
 
 
-def grid_image(values: ArrayLike, scale: float, colormap: str = "inspector") -> Pixels:
-    """Color a map (h, w) as an opaque image (h, w, 3) with one pixel per cell; zero is nearly white."""
-    return _as_pixels(diverging_colormap(colormap)[_find_levels(np.asarray(values, np.float32), scale)])
+def grid_image(values: ArrayLike, scale: float, colormap: str | Pixels = "inspector") -> Pixels:
+    """Color a map (h, w) as an opaque image (h, w, 3) with one pixel per cell; zero is nearly white.
+
+    `colormap` is one of COLORMAPS, or a table of 255 RGB colors (255, 3).
+    """
+    colors = diverging_colormap(colormap) if isinstance(colormap, str) else colormap
+    return _as_pixels(colors[_find_levels(np.asarray(values, np.float32), scale)])
 
 
 def paint_classes(canvas: Pixels, numbers: ArrayLike, colors: ArrayLike, opacity: float) -> Pixels:

@@ -68,6 +68,7 @@ def make_report(
         verdict=maps.verdict,
         verdict_sentence=VERDICTS[maps.verdict].sentence,
         residual=maps.residual,
+        misplacement=maps.classifier.receptive_field.warning,
         classes=classes,
         tiles=list(_make_tiles(maps, drawn, shown, style, scale)),
         stops=", ".join(f"rgb({r}, {g}, {b})" for r, g, b in style.palette[::42]),

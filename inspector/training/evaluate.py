@@ -100,6 +100,8 @@ def _average_class_maps(
         classifier = load(str(folder))
     except HeadError:
         return None  # the network has no class maps; its other results are still written
+    if classifier.receptive_field.misplaced is not None:
+        regions = None  # nothing can be measured inside objects
     if data.folder:
         return average_class_maps(_explain_photos(classifier, data, indices, regions))
     return average_class_maps(_explain_tensors(classifier, data, indices))

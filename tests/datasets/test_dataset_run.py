@@ -191,7 +191,7 @@ def test_schema_and_metadata_are_as_documented(photos: Path, tmp_path: Path, cla
         "verdict": "exact",
         "top": 2,
         "probability": "softmax",
-        "receptive_field": {axis: {"centre": 0.5, "stride": 1, "size": 1} for axis in "yx"},
+        "receptive_field": {axis: {"centre": 0.5, "stride": 1, "size": 1} for axis in "yx"} | {"misplaced": None},
         "source": str(photos),
         "images": 10,
         "shard_size": 4,

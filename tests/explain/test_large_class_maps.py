@@ -129,9 +129,31 @@ def test_tiles_give_the_class_maps_of_the_whole_image(name: str, pooling: str) -
         assert_equals_one_piece(maps, classifier, image)
 
 
-def test_the_reach_of_a_shortcut_without_a_rule_is_measured() -> None:
+class Shortcut(nn.Module):
+    """A residual block whose shortcut is an operation without a rule: receptive fields are of unknown size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.fc = nn.Conv2d(3, 8, 3, 1, 1), nn.Conv2d(8, 8, 3, 2, 1), nn.Linear(8, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.first(images).relu()
+        rows, columns = (torch.arange(0, side, 2) for side in maps.shape[2:])
+        logits: Tensor = self.fc((self.second(maps) + maps[:, :, rows][..., columns]).relu().mean((2, 3)))
+        return logits
+
+
+def test_the_reach_of_a_shortcut_with_a_rule_is_known() -> None:
     torch.manual_seed(0)
     classifier = Classifier.wrap(cifar_resnet(8), size=32)
+    assert (classifier.receptive_field.y.size, classifier.receptive_field.y.stride) == (25, 4)
+    image = noise(122, 149)
+    assert_equals_one_piece(large_class_maps(classifier, image, tile=32), classifier, image)
+
+
+def test_the_reach_of_a_shortcut_without_a_rule_is_measured() -> None:
+    classifier = Classifier.wrap(Shortcut(), size=32)
     assert classifier.receptive_field.y.size == float("inf")
     image = noise(122, 149)
     maps = large_class_maps(classifier, image, tile=32)
@@ -498,8 +520,7 @@ def test_the_maps_are_drawn_where_their_cells_lie() -> None:
 
 
 def test_cells_of_unknown_position_divide_the_image() -> None:
-    torch.manual_seed(0)
-    maps = large_class_maps(Classifier.wrap(cifar_resnet(8), size=32), noise(122, 149), tile=64)
+    maps = large_class_maps(Classifier.wrap(Shortcut(), size=32), noise(122, 149), tile=64)
     field = maps.reduced(32).classifier.receptive_field
     assert field.y.stride == pytest.approx(122 / maps.grid[0])
     assert field.x.centre == pytest.approx(149 / maps.grid[1] / 2)

@@ -142,8 +142,26 @@ def test_after_squeeze_and_excitation_a_cell_sees_everything_and_keeps_its_cente
 
 
 @pytest.mark.parametrize(
+    ("body", "axis"),
+    [
+        (lambda x: F.interpolate(x, size=(6, 8)), Axis(2.0, 4.0, 5)),
+        (nn.AdaptiveAvgPool2d((6, 8)), Axis(2.0, 4.0, 5)),
+        (lambda x: x[:, :, ::4, ::4], Axis(0.5, 4, 1)),
+        (lambda x: x[..., 2:-2, 2:-2], Axis(2.5, 1, 1)),
+        (lambda x: x[:, :, 1::2, 1::2], Axis(1.5, 2, 1)),
+    ],
+)
+def test_crops_and_scaling_are_followed(body, axis):
+    assert field_of(body, 24, 32) == ReceptiveField(axis, axis)
+
+
+@pytest.mark.parametrize(
     "body",
-    [lambda x: F.interpolate(x, size=(6, 8)), nn.AdaptiveAvgPool2d((6, 8)), lambda x: x[:, :, ::4, ::4]],
+    [
+        lambda x: F.pixel_unshuffle(x, 4)[:, :4],
+        lambda x: x[:, :, torch.arange(0, 24, 4)][..., torch.arange(0, 32, 4)],
+        lambda x: x.unfold(2, 4, 4).unfold(3, 4, 4).amax((4, 5)),
+    ],
 )
 def test_unknown_operations_give_cells_that_divide_the_input_evenly(body):
     # 24 rows over 6 and 32 columns over 8: the first center at 2, the next 4 on.

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer, vgg19
 
-from inspector import Classifier, HeadError, NetworkError
+from inspector import Classifier, HeadError, NetworkError, load
 from inspector.networks.build import build
+from inspector.networks.catalog import find_cell_center
 from inspector.networks.transfer import add_head, extract_trunk
 
 
@@ -162,3 +163,22 @@ def test_a_network_that_cannot_be_cut_is_reported_in_one_sentence(network, reaso
         NetworkError, match=rf"cannot be cut before its head \({reason}\)\. Use a network of torchvision or timm"
     ):
         add_head(network, "average", 2, (8, 8))
+
+
+def test_heads_on_a_backbone_keep_its_measured_cell_centers():
+    centers = {name: load(name).receptive_field for name in ("efficientnet_lite0", "flowers17_gap", "flowers17_gmp")}
+    assert {(field.y.centre, field.x.centre) for field in centers.values()} == {(20, 19)}
+
+
+def test_a_checkpoint_of_a_measured_architecture_keeps_its_cell_centers(tmp_path):
+    torch.save(load("efficientnet_lite0").network.state_dict(), tmp_path / "mine.pth")
+    field = load(tmp_path / "mine.pth", arch="efficientnet_lite0").receptive_field
+    assert (field.y.centre, field.x.centre) == (20, 19)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arguments"),
+    [("transfer", {}), ("transfer", {"backbone": "../x"}), ("torchvision:resnet18", None), (None, None), ("", {})],
+)
+def test_other_architectures_have_no_measured_cell_center(architecture, arguments):
+    assert find_cell_center(architecture, arguments) is None

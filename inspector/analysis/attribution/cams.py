@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from inspector.analysis.attribution.case import CHUNK, Case, MethodResult
 from inspector.errors import AttributionError
-from inspector.explain.pooling import resample_conserving
 from inspector.explain.tracing.forward import capture_poolings, forward, forward_logits
 from inspector.explain.tracing.pooling_calls import PoolingCall, PoolingCallDetector
 
@@ -52,13 +51,12 @@ def sum_weighted_maps(case: Case, weigh: Callable[[Tensor, Tensor], Tensor]) -> 
         weigh(*(call.layout.feature_maps(tensor.detach())[0] for tensor in (call.source, gradient))).sum(0)
         for call, gradient in zip(poolings.values(), gradients, strict=True)
     ]
-    return sum_on_finest_grid(maps)
+    return sum_on_finest_grid(case, maps)
 
 
-def sum_on_finest_grid(maps: Sequence[Tensor]) -> Tensor:
-    """Resample maps (h, w) to the finest of their grids, keeping the total of each map, and return their sum."""
-    height, width = max((values.shape for values in maps), key=lambda shape: shape.numel())
-    return torch.stack([resample_conserving(values, (height, width)) for values in maps]).sum(0)
+def sum_on_finest_grid(case: Case, maps: Sequence[Tensor]) -> Tensor:
+    """Lay the map (h, w) of each branch on the finest of their grids, keeping its total, and return their sum."""
+    return torch.stack(case.classifier.head.lay_on_finest_grid(maps)).sum(0)
 
 
 def compute_grad_cam(case: Case) -> MethodResult:
@@ -122,7 +120,7 @@ def compute_ablation_cam(case: Case) -> MethodResult:
         drops = logits[0, case.k] - torch.cat(lower)
         maps.append((drops[:, None, None] * pooling.feature_maps[0]).sum(0))
         start += branch.width
-    return MethodResult(sum_on_finest_grid(maps).relu())
+    return MethodResult(sum_on_finest_grid(case, maps).relu())
 
 
 def compute_score_cam(case: Case) -> MethodResult:

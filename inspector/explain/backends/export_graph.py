@@ -22,7 +22,6 @@ from torch.nn.functional import conv2d
 from inspector.errors import HeadError, NetworkError, translate_errors
 from inspector.explain.classifier import Classifier
 from inspector.explain.head import Head
-from inspector.explain.pooling import resample_conserving
 from inspector.explain.tracing.forward import capture_poolings, copy_sharing_parameters, eval_mode
 
 # torch.export, torch.compile and torch.onnx keep what they trace in tables of the whole process, so they run one at a
@@ -64,18 +63,17 @@ class ClassMapHead(nn.Module):
                 f"The class maps {why}, which one graph cannot compute. Use a network that ends in average or maximum "
                 "pooling, or flatten, with only affine layers after it."
             )
-        self.poolings = [branch.pooling for branch in head.branches]
+        self.head, self.poolings = head, [branch.pooling for branch in head.branches]
         for n, column in enumerate(head.affine[0].detach().split(head.widths, 1)):
             self.register_buffer(f"weight_{n}", None if head.per_class else column.clone())
 
     def forward(self, feature_maps: Sequence[Tensor]) -> Tensor:
         """Sum the contributions of all branches, on the grid of the finest."""
-        finest = max((one.shape[2:] for one in feature_maps), key=math.prod)
         maps = []
         for n, (pooling, one) in enumerate(zip(self.poolings, feature_maps, strict=True)):
-            contributions = _split_pooling(pooling, one, getattr(self, f"weight_{n}"))
-            maps.append(resample_conserving(contributions, finest))
-        return sum(maps[1:], start=maps[0])
+            maps.append(_split_pooling(pooling, one, getattr(self, f"weight_{n}")))
+        laid = self.head.lay_on_finest_grid(maps)
+        return sum(laid[1:], start=laid[0])
 
 
 class LogitsAndMaps(nn.Module):

@@ -12,7 +12,7 @@ of 224.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -41,6 +41,20 @@ class ReceptiveField:
     x: Axis
     # Why the cells do not lie there: their place is unknown, and their map belongs on no photo. None: they lie there.
     misplaced: str | None = None
+    # Whether all operations before are known not to move cells in another way. It is no part of where cells lie.
+    certain: bool = field(default=False, compare=False)
+
+    @property
+    def description(self) -> str:
+        """One sentence: whether the place of the cells is known."""
+        return self.warning or "Every cell responds to its own part of the photo."
+
+    @property
+    def warning(self) -> str | None:
+        """One sentence that the place of the cells is unknown, and why; None if it is known."""
+        if self.misplaced is None:
+            return None
+        return f"The place of this evidence is unknown: {self.misplaced}. It is drawn on no photo."
 
 
 PIXELS = ReceptiveField(
@@ -49,31 +63,38 @@ PIXELS = ReceptiveField(
 
 
 def find_receptive_field(network: nn.Module, example: Tensor, pooling: int) -> ReceptiveField:
-    """Find the receptive fields of the feature maps that a pooling call takes.
+    """Find the receptive fields of the feature maps that a pooling call takes; see `find_receptive_fields`."""
+    (field,) = find_receptive_fields(network, example, [pooling])
+    return field
+
+
+def find_receptive_fields(network: nn.Module, example: Tensor, poolings: Sequence[int]) -> list[ReceptiveField]:
+    """Follow the operations of a pass to the receptive fields of the feature maps that some pooling calls take.
 
     Args:
         network: any classifier.
         example: an input (1, channels, H, W).
-        pooling: index of the pooling call.
+        poolings: indices of the pooling calls.
 
     Returns:
-        The receptive fields. If some op changes the grid by a rule that is not known here, the cells divide the input
-        evenly and each sees all of it.
+        The receptive fields of each call. If some op changes the grid by a rule that is not known here, the cells
+        divide the input evenly and each sees all of it.
     """
     tracker = ReceptiveFieldTracker(example)
-    found: list[ReceptiveField] = []
+    found: dict[int, ReceptiveField] = {}
 
     def look_up(call: PoolingCall) -> Tensor:
-        if call.index == pooling:
+        if call.index in poolings:
             grid = call.layout.grid or (1, 1)
-            found.append(tracker.field_of(call.source, grid) or make_even_field(example.shape[-2:], grid))
+            field = tracker.field_of(call.source, grid)
+            found[call.index] = field or make_even_field(example.shape[-2:], grid)
         return call.result
 
     with torch.no_grad():
         forward_logits(network, example, PoolingCallDetector(look_up, tracker.handle))
-    if not found:
+    if len(found) < len(poolings):
         raise PoolingNotReachedError(example)
-    return found[0]
+    return [found[index] for index in poolings]
 
 
 def make_even_field(size: Sequence[int], grid: Sequence[int]) -> ReceptiveField:
@@ -98,6 +119,7 @@ class _Track:
 
     field: ReceptiveField | None  # None if it is unknown
     grid: tuple[int, ...]  # h, w
+    certain: bool  # whether all operations so far are in the tables below
 
 
 class ReceptiveFieldTracker:
@@ -105,12 +127,14 @@ class ReceptiveFieldTracker:
 
     def __init__(self, image: Tensor) -> None:
         self._tracks = TensorNotes[_Track]()
-        self._tracks[image] = _Track(PIXELS, tuple(image.shape[-2:]))
+        self._tracks[image] = _Track(PIXELS, tuple(image.shape[-2:]), True)
 
     def field_of(self, tensor: Tensor, grid: tuple[int, int]) -> ReceptiveField | None:
         """Return the receptive fields of a tensor whose cells form this grid (h, w); None if they are not known."""
         track = self._tracks.get(tensor)
-        return track.field if track is not None and track.grid == grid else None
+        if track is None or track.field is None or track.grid != grid:
+            return None
+        return replace(track.field, certain=track.certain)
 
     def handle(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Call the function, and note the receptive fields of its result."""
@@ -123,19 +147,28 @@ class ReceptiveFieldTracker:
         result = function(*args, **kwargs)
         for tensor in _find_tensors(result) if tracks else ():
             name, first = op_name(function), tracks[0]
+            certain = all(track.certain for track in tracks)
             if name in _WINDOW_RULES:
                 rule, parameters = _WINDOW_RULES[name]
                 given = dict(zip(parameters, args, strict=False)) | kwargs
                 field = None if first.field is None else rule(first.field, given, spatial_last)
-                track = _Track(field, _find_grid(tensor, first, spatial_last))
+                track = _Track(field, _find_grid(tensor, first, spatial_last), certain)
+            elif name in _GRID_RULES and spatial_last and tensor.ndim == 4:
+                grid = tuple(tensor.shape[-2:])
+                field = first.field and _GRID_RULES[name](first.field, args[1:], first.grid, grid)
+                track = _Track(field, grid, certain)
             elif name in _LAYOUT_OPS and tensor.numel() == math.prod(shape):
-                track = first
+                # An exchange of height and width, or a view of other height and width, is a layout op too.
+                keeps_grid = spatial_last and tuple(tensor.shape[-2:]) == first.grid and name not in _EXCHANGES
+                flattens = spatial_last and tensor.ndim < 4 and name == "flatten"
+                track = replace(first, certain=certain and (keeps_grid or flattens))
             elif spatial_last:
-                track = _Track(_merge_fields(tracks, tuple(tensor.shape)), tuple(tensor.shape[-2:]))
+                field, grid = _merge_fields(tracks, tuple(tensor.shape)), tuple(tensor.shape[-2:])
+                track = _Track(field, grid, certain and (name in _POINTWISE_OPS or name in _CELLWISE_OPS))
             else:
                 # If the grid is not in the last two axes, a matrix product (as in attention) may mix cells.
                 pointwise = name in _POINTWISE_OPS and tuple(tensor.shape[:-1]) == shape[:-1]
-                track = _Track(_widen_field(tracks) if pointwise else None, first.grid)
+                track = _Track(_widen_field(tracks) if pointwise else None, first.grid, certain and pointwise)
             self._tracks[tensor] = track
         return result
 
@@ -156,16 +189,28 @@ def _merge_fields(tracks: Sequence[_Track], shape: tuple[int, ...]) -> Receptive
 
 
 def _widen_field(tracks: Sequence[_Track]) -> ReceptiveField | None:
-    """Return the first input's field, with its size replaced by the largest size of all inputs.
+    """Return the field of cells that see what the cells of all inputs see, at the place of the first input.
 
     An unknown field, for example of a squeeze-and-excitation gate, counts as infinite.
     """
     first = tracks[0].field
     if first is None:
         return None
-    sizes = [(math.inf, math.inf) if one.field is None else (one.field.y.size, one.field.x.size) for one in tracks]
-    height, width = map(max, zip(*sizes, strict=True))
-    return ReceptiveField(replace(first.y, size=height), replace(first.x, size=width))
+    fields = [one.field for one in tracks]
+    y, x = (
+        _unite([None if one is None else getattr(one, axis) for one in fields], getattr(first, axis)) for axis in "yx"
+    )
+    return ReceptiveField(y, x)
+
+
+def _unite(axes: Sequence[Axis | None], first: Axis) -> Axis:
+    known = [axis for axis in axes if axis is not None]
+    if len(known) < len(axes) or any(math.isinf(axis.size) for axis in known):
+        return replace(first, size=math.inf)
+    if any(axis.stride != first.stride for axis in known):
+        return replace(first, size=max(axis.size for axis in known))
+    start, end = min(axis.centre - axis.size / 2 for axis in known), max(axis.centre + axis.size / 2 for axis in known)
+    return Axis((start + end) / 2, first.stride, end - start)
 
 
 # fmt: off
@@ -177,6 +222,15 @@ _POINTWISE_OPS = (
     "__add__", "add_", "iadd", "__iadd__", "mul", "multiply", "__mul__", "mul_", "sub", "subtract", "__sub__", "div",
     "__truediv__", "batch_norm", "layer_norm", "linear",
 )
+# Other functions that leave every cell where it is, if the grid is in the last two axes. Those that reduce the grid to
+# one cell make gates.
+_CELLWISE_OPS = (
+    "cat", "concat", "group_norm", "instance_norm", "prelu", "mish", "softplus", "tanh", "hardsigmoid", "exp", "square",
+    "sqrt", "rsqrt", "pow", "relu_", "hardtanh_", "clamp_", "clamp_min", "clamp_max", "mean", "adaptive_avg_pool2d",
+    "sum", "dropout2d", "native_batch_norm", "rms_norm", "true_divide", "div_", "neg", "expand_as", "expand", "imul",
+    "__imul__", "rsub", "__rsub__", "__radd__", "__rmul__", "clone", "half", "bfloat16", "double", "type_as",
+)
+_EXCHANGES = ("permute", "transpose", "movedim")
 # fmt: on
 
 
@@ -229,4 +283,46 @@ _WINDOW_RULES: dict[str, tuple[Callable[..., ReceptiveField | None], tuple[str, 
     "max_pool2d": (_follow_pooling, ("input", "kernel_size", "stride", "padding", "dilation")),
     "avg_pool2d": (_follow_pooling, ("input", "kernel_size", "stride", "padding")),
     "pad": (_follow_padding, ("input", "pad")),
+}
+
+
+def _follow_slices(
+    field: ReceptiveField, arguments: Sequence[Any], grid: Sequence[int], result: Sequence[int]
+) -> ReceptiveField | None:
+    """Follow a crop such as ``maps[..., 2:-2, ::2]``."""
+    index = arguments[0] if isinstance(arguments[0], tuple) else (arguments[0],)
+    if any(part is not Ellipsis and not isinstance(part, slice) for part in index):
+        return None
+    parts = list(index)
+    if Ellipsis in parts:
+        gap = parts.index(Ellipsis)
+        parts[gap : gap + 1] = [slice(None)] * (5 - len(parts))
+    parts += [slice(None)] * (4 - len(parts))
+    starts, _, steps = zip(*(part.indices(cells) for part, cells in zip(parts[2:], grid, strict=True)), strict=True)
+    return _slide_windows(field, (1, 1), steps, [-start for start in starts], (1, 1))
+
+
+def _follow_scaling(
+    field: ReceptiveField, arguments: Sequence[Any], grid: Sequence[int], result: Sequence[int]
+) -> ReceptiveField | None:
+    """Follow an op that divides the same area into other cells, as interpolation and adaptive pooling do."""
+    if max(result) == 1:
+        return None
+    axes = []
+    for axis, old, new in zip((field.y, field.x), grid, result, strict=True):
+        factor = old / new
+        center = axis.centre + (factor - 1) / 2 * axis.stride
+        axes.append(Axis(center, axis.stride * factor, axis.size + max(1, math.ceil(factor)) * axis.stride))
+    y, x = axes
+    return ReceptiveField(y, x) if tuple(grid) != tuple(result) else field
+
+
+# Rules for functions of maps (N, C, h, w): the field, the arguments after the maps, the grid before and after.
+_GRID_RULES: dict[
+    str, Callable[[ReceptiveField, Sequence[Any], Sequence[int], Sequence[int]], ReceptiveField | None]
+] = {
+    "__getitem__": _follow_slices,
+    "interpolate": _follow_scaling,
+    "adaptive_avg_pool2d": _follow_scaling,
+    "adaptive_max_pool2d": _follow_scaling,
 }

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import cv2
+import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from inspector.analysis.positions import Winners
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.grid import resample_on_photo
-from inspector.explain.tracing.receptive_field import ReceptiveField
+from inspector.explain.tracing.receptive_field import ReceptiveField, make_even_field
 from inspector.images.decode import Pixels
 from inspector.images.photo import Photo
 from inspector.images.preprocessing import Crop
@@ -92,13 +93,20 @@ def encode_map_on_photo(
 
 
 def draw_winning_classes(maps: ClassMaps, winners: Winners, side: int, opacity: float) -> bytes:
-    """Draw the photo with each cell in the color of its winning class. `side` is the longer side, in pixels."""
+    """Draw the photo with each cell in the color of its winning class. `side` is the longer side, in pixels.
+
+    Where the place of the cells is unknown, the bare grid is drawn.
+    """
     photo, crop = get_view(maps).photo, get_view(maps).crop
     canvas, grid = dimmed_photo(photo, crop, side), winners.grid.numpy(force=True)
+    field = maps.classifier.receptive_field
+    if field.misplaced is not None:
+        canvas, field = np.full_like(canvas, 255), make_even_field(crop.input_size, grid.shape)
+        crop = Crop(photo.size, (0, 0, photo.size[1], photo.size[0]), crop.input_size)
     color_of = {k: min(i, len(_WINNER_COLORS) - 1) for i, k in enumerate(winners.classes)}
     # The numbers of the colors start at 1, because resampling writes 0 outside the part that the network saw.
     numbers = [[1 + color_of.get(int(k), -1) for k in row] for row in grid]
-    drawn = resample_on_photo(numbers, crop, maps.classifier.receptive_field, canvas.shape[:2], smooth=False)
+    drawn = resample_on_photo(numbers, crop, field, canvas.shape[:2], smooth=False)
     colors = [[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in _WINNER_COLORS]
     # Every cell is painted, so the color is less opaque than in a class map: the photo has to stay visible.
     image = overlay.paint_classes(canvas, drawn.round().astype(int) - 1, colors, 0.6 * opacity)

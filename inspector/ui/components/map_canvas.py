@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from inspector.explain.class_maps import ClassMaps
-from inspector.explain.grid import axis_placements, fit_size
+from inspector.explain.grid import AxisPlacement, axis_placements, fit_size
 from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.images.preprocessing import View
 from inspector.output.overlay import dimmed_photo, needs_lossless
@@ -35,6 +35,7 @@ class Frame:
     across: Sequence[float]  # the fields of AxisPlacement, for the columns
     smooth: bool
     opacity: float  # opacity of the strongest color, 0-1
+    on_photo: bool = True  # False where the place of the cells is unknown: the maps are drawn without the photo
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,16 @@ class MapDrawing:
 def make_frame(
     grid: Sequence[int], view: View, field: ReceptiveField, side: int, smooth: bool, opacity: float = 0.85
 ) -> Frame:
-    """Make the frame of maps with a grid (h, w) over the photo. `side` is the longer side of the drawing, in pixels."""
+    """Make the frame of maps with a grid (h, w) over the photo. `side` is the longer side of the drawing, in pixels.
+
+    Where the place of the cells is unknown, the maps are the bare grid.
+    """
+    size = fit_size(view.photo.size, side)
+    if field.misplaced is not None:
+        down, across = (AxisPlacement(cells, -0.5, 0, 1) for cells in (grid[0], grid[1]))
+        return Frame(size, (grid[0], grid[1]), astuple(down), astuple(across), False, opacity, on_photo=False)
     down, across = axis_placements(view.crop, field)
-    return Frame(fit_size(view.photo.size, side), (grid[0], grid[1]), astuple(down), astuple(across), smooth, opacity)
+    return Frame(size, (grid[0], grid[1]), astuple(down), astuple(across), smooth, opacity)
 
 
 def make_class_map_frame(maps: ClassMaps, side: int, smooth: bool, opacity: float = 0.85) -> Frame:
@@ -73,8 +81,15 @@ def encode_cells(values: ArrayLike, scale: float) -> str:
 
 
 @lru_cache(maxsize=32)
-def make_photo_url(view: View, side: int) -> str:
-    """Return the photo under the maps as a data URL. `side` is its longer side, in pixels."""
+def make_photo_url(view: View, side: int, on_photo: bool = True) -> str:
+    """Return the photo under the maps as a data URL. `side` is its longer side, in pixels.
+
+    `on_photo`: False for a white area in place of the photo.
+    """
+    if not on_photo:
+        return html.make_data_url(
+            html.encode_image(np.full((*fit_size(view.photo.size, side), 3), 255, np.uint8), True)
+        )
     pixels = dimmed_photo(view.photo, view.crop, side)
     return html.make_data_url(html.encode_image(pixels, needs_lossless(view.photo.size)))
 
@@ -98,7 +113,7 @@ def show_maps(
         previews: channel -> its map. When the user clicks the channel, this map replaces the first map at once.
     """
     data = {
-        "photo": make_photo_url(view, max(frame.size)),
+        "photo": make_photo_url(view, max(frame.size), frame.on_photo),
         "frame": asdict(frame),
         "drawings": [asdict(drawing) for drawing in drawings],
         "min_width": min_width,

@@ -105,5 +105,7 @@ def _list_numbers(column: MapColumn, own_scale: float, with_scale: bool) -> Iter
         yield f"top-1: {maps.classifier.class_names[top]}"
     yield column.class_map.equation()
     yield f"{maps.verdict}, residual {format_number(maps.residual, '.0e')}"
+    if maps.classifier.receptive_field.misplaced is not None:
+        yield maps.classifier.place
     if with_scale:
         yield f"strongest color at {format_number(own_scale, '.2g')} {maps.classifier.meaning.units} per cell"

@@ -78,6 +78,8 @@ def draw_stored_map(results: Results, stored: StoredImage, values: ArrayLike, si
     if photo is None:
         return draw_raw_grid(values, scale), reason
     crop, field = make_crop(photo.size, stored.box, results), read_receptive_field(results)
+    if field.misplaced is not None:
+        return draw_raw_grid(values, scale), field.warning or ""
     return html.encode_map_on_photo(values, photo, crop, field, side, scale), ""
 
 

@@ -45,13 +45,10 @@ def show_cell(shown: ShownMaps, cell: Cell) -> None:
     with st.spinner("Reading the channels of this cell ..."):
         inspected = inspect_cell(maps, row, column, shown.selection.k, shown.listed, CHANNELS)
     y, x = shown.rows[row], shown.columns[column]
-    st.markdown(
-        f"**Cell ({row}, {column})** sees the pixels x {x.first:.0f} to {x.last:.0f}, y {y.first:.0f} to "
-        f"{y.last:.0f} of the photo (dashed frame). Their center is ({x.center:.0f}, {y.center:.0f}).",
-        help="Row and column count from 0, as in `maps.values[:, row, column]`. The dashed frame is the receptive "
-        "field, cut off at the border of the network's input: no pixel outside it can change this cell. The solid "
-        "frame is the cell: the pixels that are nearer to its center than to that of any other cell.",
-    )
+    if maps.classifier.receptive_field.misplaced is not None:
+        st.markdown(f"**Cell ({row}, {column})** lies somewhere in the photo: its place is unknown.")
+    else:
+        _show_extent(cell, y, x)
     if shown.decisions is not None and not _show_votes(shown, shown.decisions, inspected):
         return
     left, right = st.columns(2, gap="small")
@@ -62,6 +59,18 @@ def show_cell(shown: ShownMaps, cell: Cell) -> None:
             _show_channels(shown, inspected)
         else:
             _show_deciding_channels(shown, shown.decisions, inspected)
+
+
+def _show_extent(cell: Cell, y: CellExtent, x: CellExtent) -> None:
+    """Show which pixels of the photo the cell sees."""
+    row, column = cell
+    st.markdown(
+        f"**Cell ({row}, {column})** sees the pixels x {x.first:.0f} to {x.last:.0f}, y {y.first:.0f} to "
+        f"{y.last:.0f} of the photo (dashed frame). Their center is ({x.center:.0f}, {y.center:.0f}).",
+        help="Row and column count from 0, as in `maps.values[:, row, column]`. The dashed frame is the receptive "
+        "field, cut off at the border of the network's input: no pixel outside it can change this cell. The solid "
+        "frame is the cell: the pixels that are nearer to its center than to that of any other cell.",
+    )
 
 
 def _escape_name(shown: ShownMaps) -> str:

@@ -129,9 +129,11 @@ def read_sidebar(import_page: Callable[[], object] = lambda: None) -> tuple[Side
     # Draw the placeholder in every run: if some runs had none, everything below would change its position, and widgets
     # would lose what the user has typed.
     place = st.empty()
+    warning = st.empty()
     if st.session_state.get(keys.SHOWN_MAPS) == key:
         import_page()
         maps = cache.compute_class_maps(*key, photo, network.load)
+        _warn_of_misplacement(maps, warning)
         _show_notes(notes, maps)
         return (SidebarSelection(network, key, maps),)
     text = f"Loading {plain(network.name)} and computing the class maps of {plain(photo.name)} ..."
@@ -141,6 +143,7 @@ def read_sidebar(import_page: Callable[[], object] = lambda: None) -> tuple[Side
         import_page()
         maps = cache.compute_class_maps(*key, photo, network.load)
     place.empty()
+    _warn_of_misplacement(maps, warning)
     st.session_state[keys.SHOWN_MAPS] = key
     _show_notes(notes, maps)
     return (SidebarSelection(network, key, maps),)
@@ -150,6 +153,14 @@ def _show_notes(place: "DeltaGenerator", maps: "ClassMaps") -> None:
     """Show what was changed in the photo. The network's preprocessing decides some of it."""
     for note in cache.get_view(maps).photo.notes:
         place.info(plain(note), icon=":material/info:")
+
+
+def _warn_of_misplacement(maps: "ClassMaps", note: Any) -> None:
+    """Show why the place of the cells is unknown, if it is."""
+    if maps.classifier.receptive_field.misplaced is not None:
+        note.warning(
+            f"{plain(maps.classifier.place)} The sums are right all the same.", icon=":material/wrong_location:"
+        )
 
 
 def photo_width(photo: Photo) -> int:
