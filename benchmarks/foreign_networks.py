@@ -10,7 +10,7 @@ Three checks use the plain network only:
                three seeds; "no answer" where the corner that answers most differs from seed to seed: with random
                weights, some networks answer to any change everywhere
 
-    pip install -e '.[bench,keras,timm]'
+    pip install -e '.[bench,keras,timm,transformers]'
     python benchmarks/foreign_networks.py                      # all libraries; writes docs/foreign_networks.md
     python benchmarks/foreign_networks.py timm --limit 20      # prints only
 """
@@ -313,8 +313,8 @@ def check_network(library: str, name: str, network: nn.Module, image: Tensor) ->
         activation = _find_activation(plain_logits(network, image), maps)
         testable = maps.verdict == "exact" and activation is not None
         position = _check_position(network, image, classifier, maps, activation) if testable else ""
-        known = getattr(classifier, "place_known", True)
-        place = _check_place(classifier, image, maps) if known else ""
+        misplaced = classifier.receptive_field.misplaced
+        place = "" if misplaced else _check_place(classifier, image, maps)
     return row(
         pooling=classifier.head.pooling,
         grid=" x ".join(map(str, maps.values.shape[1:])),
@@ -322,7 +322,7 @@ def check_network(library: str, name: str, network: nn.Module, image: Tensor) ->
         sum=_judge(activation is not None),
         position=position,
         place=place,
-        remark="" if known else "The place of the evidence is said to be unknown.",
+        remark=f"Place unknown: {_one_line(misplaced)}" if misplaced else "",
     )
 
 

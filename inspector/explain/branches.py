@@ -234,7 +234,10 @@ def _refuse_tokens(network: nn.Module, captured: CapturedPooling, example: Tenso
             "all that other tokens contribute to it went through attention. Use a network that pools all tokens."
         )
     (check,) = _check_places(network, [captured], example) if captured.layout.is_guess else (None,)
-    if captured.layout.grid is None or (check is not None and check.misplaced is not None):
+    # Where tokens respond to all parts of the image alike, their grid is the one that their number and the proportions
+    # of the image let expect. Their place is unknown then.
+    is_elsewhere = check is not None and check.misplaced is not None and not check.prefers_no_part
+    if captured.layout.grid is None or is_elsewhere:
         raise HeadError(
             f"No spatial map reaches the logits: the {tokens} tokens that are pooled form no grid of cells. "
             "A class token or registers, which belong to no cell, may be among them."

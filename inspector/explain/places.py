@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from inspector.errors import NetworkError
-from inspector.explain.response import explain_misplacement, make_probes, measure_response
+from inspector.explain.response import explain_misplacement, make_probes, measure_response, prefers_no_part
 from inspector.explain.tracing.forward import PoolingNotReachedError, forward_logits
 from inspector.explain.tracing.pooling_calls import PoolingCall, PoolingCallDetector
 from inspector.explain.tracing.receptive_field import (
@@ -30,6 +30,7 @@ class PlaceCheck:
     misplaced: str | None  # why the place of the cells is unknown; None if they respond at their places
     sees_more: bool = False  # whether cells respond to pixels outside of their receptive fields
     order: float = 1.0  # how well the cells' responses are ordered as their places, -1 to 1, along the worse axis
+    prefers_no_part: bool = False  # whether cells respond to no part of the image, or to all parts alike
 
 
 def check_places(
@@ -59,7 +60,8 @@ def check_places(
             response = measure_response([maps[n] for maps in captured], probes, field)
             order = -1.0 if response is None else min(axis.order for axis in response)
             sees_more = response is None or any(axis.sees_more for axis in response)
-            found = PlaceCheck(explain_misplacement(response, field.certain), sees_more, order)
+            misplaced = explain_misplacement(response, field.certain)
+            found = PlaceCheck(misplaced, sees_more, order, prefers_no_part(response))
             if earlier is None or found.misplaced is None or order > earlier.order:
                 best[n] = found
         if all(one is not None and one.misplaced is None for one in best):

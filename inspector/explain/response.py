@@ -36,6 +36,7 @@ _GAIN = 0.1  # standard deviation of the logarithm of a stripe's effect on all c
 _SMOOTH = 16  # pixels between the random values of a smooth image
 # A change below this part of the largest one is rounding, by the number of bytes of a value.
 _ROUNDING = {2: 2e-2, 4: 1e-5, 8: 1e-12}
+_NOTHING = 4  # a change below this many units of rounding of the largest value is none
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,11 @@ def measure_response(
         field: the assumed receptive fields.
 
     Returns:
-        The response down and across; None if no cell responds to any stripe.
+        The response down and across; None if no cell responds to any stripe by more than rounding.
     """
+    largest = max(float((one - maps[0]).abs().max()) for one in maps[1:])
+    if largest <= _NOTHING * torch.finfo(maps[0].dtype).eps * float(maps[0].abs().max()):
+        return None
     rounding = _ROUNDING.get(maps[0].element_size(), 1e-5)
     changes = _measure_changes(maps)
     tolerance = rounding * float(changes.max())
@@ -192,6 +196,11 @@ def _measure_axis(
     return AxisResponse(order, shift * in_cells, near, slack, strength, unseen, sees_more)
 
 
+def prefers_no_part(response: tuple[AxisResponse, AxisResponse] | None) -> bool:
+    """Tell whether cells respond to no part of the image, or to all parts alike: nothing is known of their place."""
+    return response is None or any(axis.order < _ORDER and axis.strength < _FAINT for axis in response)
+
+
 def explain_misplacement(response: tuple[AxisResponse, AxisResponse] | None, certain: bool = False) -> str | None:
     """Say in words why cells are not at their assumed places, as far as it was measured; None if they are there.
 
@@ -201,7 +210,7 @@ def explain_misplacement(response: tuple[AxisResponse, AxisResponse] | None, cer
             cells that respond to the whole image alike, as those of deep networks with random weights do.
     """
     if response is None:
-        return "no cell of the feature maps changed when the photo did"
+        return None if certain else "no cell of the feature maps changes with the photo by more than rounding"
     for axis, name, sides in zip(response, ("down", "across"), ("top and bottom", "left and right"), strict=True):
         if axis.unseen is not None:
             lines = ("rows", "columns")[axis.unseen.axis]

@@ -304,3 +304,24 @@ def test_a_vision_transformer_whose_tokens_are_averaged_is_in_its_place() -> Non
     settings = {"global_pool": "avg", "class_token": False, "img_size": (64, 96), "depth": 3}
     (field,) = place(timm.create_model("vit_tiny_patch16_224", **settings), (64, 96))
     assert field.misplaced is None
+
+
+class Faint(nn.Module):
+    """Feature maps that hardly change with the image: by less than rounding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head = nn.Conv2d(3, 6, 3, 4, 1), nn.Linear(6, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        maps = self.conv(inputs) * 1e-9 + torch.rand(6, 1, 1, generator=torch.Generator().manual_seed(0))
+        logits: Tensor = self.head(torch.fft.ifft2(torch.fft.fft2(maps)).real.mean((2, 3)))
+        return logits
+
+
+def test_a_change_below_rounding_shows_no_place():
+    classifier = Classifier.wrap(Faint(), size=64)
+    assert classifier.receptive_field.misplaced == (
+        "no cell of the feature maps changes with the photo by more than rounding"
+    )
