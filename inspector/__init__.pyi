@@ -13,6 +13,7 @@ from .errors import (
     InspectorError,
     LocalizationError,
     NetworkError,
+    PlaceError,
     TrainingError,
 )
 from .explain.backends.accelerate import accelerate
@@ -59,6 +60,7 @@ __all__ = [
     "NetworkError",
     "NetworkSummary",
     "Photo",
+    "PlaceError",
     "Preprocessing",
     "ReceptiveField",
     "RunOptions",

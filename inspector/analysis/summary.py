@@ -42,6 +42,7 @@ class NetworkSummary:
     # (input size, grid of the class maps or of a backbone's feature maps). The grid is None if this size does not run.
     grids: tuple[tuple[tuple[int, int], tuple[int, int] | None], ...]
     channels: int  # axis of the channels in the output, if the output is feature maps
+    fed: str | None = None  # how a photo becomes the input; None if a network without preprocessing was described
 
     @property
     def pooling(self) -> str:
@@ -70,6 +71,8 @@ class NetworkSummary:
             rows.append((f"input size -> grid of the {kind} maps", "; ".join(accepted)))
         if accepted and refused:
             rows.append(("unsupported input sizes", ", ".join(refused)))
+        if self.fed is not None:
+            rows.append(("a photo is fed", self.fed))
         return rows
 
     @property
@@ -149,6 +152,7 @@ def describe(
         place="" if head is None else _find_field(model, network, example, head).description,
         grids=tuple(zip(tried, grids, strict=True)),
         channels=axis,
+        fed=model.preprocessing.describe() if isinstance(model, Classifier) else None,
     )
 
 

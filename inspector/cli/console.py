@@ -71,6 +71,11 @@ def print_misplacement(sentence: str | None) -> None:
         screen.print(sentence, style="yellow", markup=False, soft_wrap=True)
 
 
+def print_fed(description: str) -> None:
+    """Print how photos are preprocessed."""
+    screen.print(f"fed: {description}", soft_wrap=True)
+
+
 def print_written(path: str | Path) -> None:
     """Print the path where the results were written."""
     screen.print(f"written: {path}", soft_wrap=True)

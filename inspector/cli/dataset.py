@@ -14,7 +14,7 @@ from rich.text import Text
 from typer import Argument, Option
 
 from inspector.cli import options
-from inspector.cli.console import errors, make_progress, print_written, progress, screen
+from inspector.cli.console import errors, make_progress, print_fed, print_written, progress, screen
 from inspector.cli.report import ExitStatus, Report, judge, parse_verdict
 from inspector.errors import InspectorError
 from inspector.files import check_new_folder, new_folder
@@ -116,6 +116,8 @@ def batch(
             errors.print(f"Stopped: {shards:,} shards are complete in {out}. Use --resume to continue.")
         raise typer.Exit(ExitStatus.STOPPED) from None
     screen.print(f"{counts}", soft_wrap=True)
+    if classifier is not None:
+        print_fed(classifier.preprocessing.describe())
     print_written(out)
     if overlays:
         screen.print(f"gallery: {Path(out) / 'gallery.html'}", soft_wrap=True)

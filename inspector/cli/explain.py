@@ -13,6 +13,7 @@ from inspector.cli import options
 from inspector.cli.console import (
     print_class_table,
     print_error,
+    print_fed,
     print_misplacement,
     print_verdict,
     print_written,
@@ -193,13 +194,15 @@ def _explain_photo(
     print_class_table((meaning.outcome, *columns), rows)
     print_verdict(maps.verdict, maps.residual, meaning.units)
     print_misplacement(maps.classifier.receptive_field.warning)
+    fed = maps.classifier.preprocessing.describe()
+    print_fed(fed)
     print_written(folder)
     numbers = [
         {"class": k, "name": name, **probability_of(maps, k), **name_values(columns, values)}
         for k, (name, _, values) in zip(shown, rows, strict=True)
     ]
     return {
-        "folder": folder, "verdict": maps.verdict, "residual": maps.residual, "notes": notes,
+        "folder": folder, "verdict": maps.verdict, "residual": maps.residual, "notes": notes, "fed": fed,
         "classes": numbers,
     }  # fmt: skip
 

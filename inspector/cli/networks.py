@@ -1,5 +1,6 @@
 """Commands `inspector describe`, `add`, `models` and `export-network`: describe, add, list and export networks."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,7 +8,7 @@ from rich.table import Table
 from typer import Argument, Option
 
 from inspector.cli import options
-from inspector.cli.console import print_misplacement, print_written, progress, screen
+from inspector.cli.console import print_fed, print_misplacement, print_written, progress, screen
 from inspector.cli.report import Report, judge, name_values, parse_verdict
 from inspector.errors import InspectorError
 from inspector.networks.catalog import list_broken_models, list_models
@@ -52,8 +53,11 @@ def describe(
         loaded = resolve(model, arch, overrides=overrides, trust=trust, allow_untrained=True)
         preprocessing = loaded.preprocessing
         summary = summarize_network(loaded.network, preprocessing.size, len(preprocessing.mean), sizes, model, output)
+        summary = replace(summary, fed=preprocessing.describe())
     if layers:
         _print_layers(summary)
+    for note in loaded.notes:
+        progress.print(note)
     for name, line in summary.lines():
         screen.print(f"{name}: ", end="", style="bold")
         screen.print(line)
@@ -107,6 +111,7 @@ def add(
     head = classifier.head
     screen.print(f"{name}: {head.classes} classes, {head.pooling} pooling, class maps {head.verdict}")
     print_misplacement(classifier.receptive_field.warning)
+    print_fed(classifier.preprocessing.describe())
     print_written(folder)
     values = {"classes": head.classes, "pooling": head.pooling, "verdict": head.verdict}
     return Report({"name": name, "folder": folder, **values})

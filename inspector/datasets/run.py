@@ -160,6 +160,7 @@ def describe_run(
         "probability": classifier.probability,
         **{name: one for name in ("output", "unit") if (one := getattr(classifier, name)) is not None},
         "receptive_field": describe_field(classifier.receptive_field),
+        "fed": preprocessing.describe(),
         "preprocessing": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(preprocessing).items()},
         "source": make_storable(str(source) if isinstance(source, str | Path) else " ".join(map(str, source))),
         "images": len(items),

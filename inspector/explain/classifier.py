@@ -31,6 +31,8 @@ from inspector.images.preprocessing import (
     PreprocessingOverrides,
     View,
     as_pair,
+    find_usual_resize,
+    list_suspicions,
 )
 from inspector.printable import make_printable
 
@@ -76,9 +78,9 @@ class Classifier:
         network: nn.Module,
         class_names: AnyClassNames | None = None,
         size: int | Sequence[int] = 224,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-        resize: int | Sequence[int] | None = None,
+        mean: float | Sequence[float] = IMAGENET_MEAN,
+        std: float | Sequence[float] = IMAGENET_STD,
+        resize: int | Sequence[int] | str | None = None,
         interpolation: Interpolation = "bilinear",
         name: str = "network",
         probability: OutputActivation | None = None,
@@ -99,10 +101,12 @@ class Classifier:
                 "class 0", "class 1", ...
             size: input size in pixels, (height, width) or one number for both.
             mean: three values (RGB) or one (gray); the input is ``(pixels / 255 - mean) / std``. Any other number: the
-                input has so many channels, as arrays and TIFF files have them, see `images.values.scale_values`.
+                input has so many channels, as arrays and TIFF files have them, see `images.values.scale_values`. A
+                number without a sequence is for each channel.
             std: as many values as `mean`.
             resize: a photo is scaled until it just covers this (height, width), then cropped to `size` around its
-                center. Default: `size`.
+                center; "squeeze": the whole photo is resized to `size`. Default: as in usual evaluations, 256 for a
+                size of 224, and no crop for sizes below 128; see `find_usual_resize`.
             interpolation: how a photo is scaled.
             name: shown in figures and reports.
             probability: what turns the output into probabilities: "softmax"; "sigmoid", independent for each class;
@@ -125,11 +129,12 @@ class Classifier:
             hint = " Load these weights into their network first." if isinstance(network, Mapping) else ""
             raise NetworkError(f"Expected a network, a torch.nn.Module; got {type(network).__name__}.{hint}")
         height_width = as_pair(size)
-        cover = height_width if resize is None else as_pair(resize)
-        plain = Preprocessing(height_width, IMAGENET_MEAN, IMAGENET_STD, cover, interpolation)
-        preprocessing = PreprocessingOverrides(mean=mean, std=std, window=window, display=display).apply_to(plain)
+        channels = next((layer.in_channels for layer in network.modules() if isinstance(layer, nn.Conv2d)), 3)
+        plain = Preprocessing(height_width, (0.0,) * channels, (1.0,) * channels, find_usual_resize(height_width))
+        overrides = PreprocessingOverrides(None, mean, std, resize, interpolation, window, display)
+        preprocessing = overrides.apply_to(plain)
         loaded = LoadedNetwork(name, network, preprocessing, class_names, probability, output=output, unit=unit)
-        return Classifier.from_network(loaded, device)
+        return Classifier.from_network(replace(loaded, notes=list_suspicions(preprocessing)), device)
 
     @staticmethod
     def from_network(loaded: LoadedNetwork, device: str | torch.device | None = None) -> "Classifier":
@@ -194,6 +199,7 @@ class Classifier:
                 f"  head: {self.head.pooling} pooling, class maps {self.head.verdict}",
                 f"  fed {self.preprocessing.describe()}",
                 f"  {self.meaning.sentence(len(self.class_names))}",
+                *(f"  {note}" for note in self.notes),
             )
         )
 

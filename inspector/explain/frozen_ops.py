@@ -37,6 +37,10 @@ class FrozenOps:
         self._remaining = None if frozen is None else iter(frozen)  # None: this is the first pass
         self.notes = StatisticNotes()
 
+    def __reduce__(self) -> tuple[type["FrozenOps"], tuple[list[Any]]]:
+        # The notes of the first pass, which are weak references, are not needed any more.
+        return FrozenOps, (self.frozen,)
+
     def reuse(self) -> "FrozenOps":
         """Return a handler for one other pass, with what the first pass has frozen."""
         return FrozenOps(self.frozen)

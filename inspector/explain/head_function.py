@@ -178,10 +178,6 @@ class FrozenHead:
     pooled: Tensor  # (1, P), of the image
     ops: FrozenOps | None  # what is frozen; None: nothing
 
-    def __reduce__(self) -> tuple[Callable[..., "FrozenHead"], tuple[HeadFunction, Tensor, bool]]:
-        """Pickle the network and the pooled values: a recording holds functions that cannot be pickled."""
-        return _freeze_again, (replace(self.function, recorded=None), self.pooled, self.ops is not None)
-
     def evaluate(self, rows: Tensor) -> Tensor:
         """Compute the logits (R, K) of pooled values (R, P), with gradients."""
         ops = self.ops
@@ -243,8 +239,3 @@ def _differentiate(value: Tensor, leaf: Tensor) -> Tensor:
         return torch.zeros_like(leaf)
     gradient = torch.autograd.grad(value, leaf, retain_graph=True, allow_unused=True)[0]
     return torch.zeros_like(leaf) if gradient is None else gradient
-
-
-def _freeze_again(function: HeadFunction, pooled: Tensor, is_frozen: bool) -> FrozenHead:
-    """Make the FrozenHead again that was pickled."""
-    return function.record(pooled)[0].freeze(pooled) if is_frozen else FrozenHead(function, pooled, None)

@@ -6,7 +6,7 @@ Points are (x, y) and sizes are (height, width), in pixels. The outer edge of th
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, replace
 from operator import index
 from typing import Any, Literal, TypeAlias
@@ -27,6 +27,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _MAX_SIDE = 8192  # pixels of a side of the network's input
+_LEAST_CROPPED = 128  # pixels of the shorter side of an input; smaller inputs are usually not cropped
+_LARGEST_UNIT = 5  # of mean and std, for pixels of 0-1; larger ones are for pixels of 0-255
 _MAX_NATIVE = 1024  # pixels of the longer side; for larger inputs, the feature maps may not fit in memory
 
 
@@ -53,14 +55,15 @@ class Preprocessing:
             resized = f"resized to {'' if self.resize is None else 'cover '}{height} x {width} ({self.interpolation})"
         else:
             resized = f"resized to cover {self.resize[0]} x {self.resize[1]} ({self.interpolation})"
-        steps = [colors, resized]
-        if self.resize is not None:
-            steps.append(f"cropped to the center {height} x {width}")
-        if self.window is not None:
-            steps.append(f"values {self.window[0]:g} to {self.window[1]:g} scaled to 0-1")
-        else:
-            steps.append("scaled to 0-1")
-        if set(self.mean) != {0.0} or set(self.std) != {1.0}:
+        cropped = [] if self.resize is None else [f"cropped to the center {height} x {width}"]
+        return "; ".join([colors, resized, *cropped, self.describe_values()])
+
+    def describe_values(self) -> str:
+        """Return in words how the values of pixels become the network's input."""
+        feeds_pixels = set(self.mean) == {0.0} and all(abs(255 * value - 1) < 1e-6 for value in self.std)
+        window = "" if self.window is None else f"values {self.window[0]:g} to {self.window[1]:g} "
+        steps = [f"{window}scaled to {'0-255' if feeds_pixels else '0-1'}"]
+        if not feeds_pixels and (set(self.mean) != {0.0} or set(self.std) != {1.0}):
             mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
             steps.append(f"mean {mean} subtracted, divided by std {std}")
         return "; ".join(steps)
@@ -71,8 +74,8 @@ class PreprocessingOverrides:
     """Settings that replace settings of a default preprocessing; None keeps the default."""
 
     size: int | Sequence[int] | None = None  # (height, width) of the network's input
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
+    mean: float | Sequence[float] | None = None  # one number: the same for each channel
+    std: float | Sequence[float] | None = None
     resize: int | Sequence[int] | str | None = None  # size that the photo covers before the crop; "squeeze": no crop
     interpolation: Interpolation | None = None
     window: Sequence[float] | None = None  # values that become 0 and 1 in images of more than 8 bits
@@ -99,10 +102,13 @@ class PreprocessingOverrides:
                 )
         elif resize is not None and size != default.size:
             resize = (round(resize[0] * size[0] / default.size[0]), round(resize[1] * size[1] / default.size[1]))
-        mean = default.mean if self.mean is None else _as_channel_values("mean", self.mean)
-        std = default.std if self.std is None else _as_channel_values("std", self.std)
+        counts = [len(given) for given in (self.mean, self.std) if _has_length(given)]  # type: ignore[arg-type]
+        channels = counts[0] if counts else len(default.mean)
+        mean = default.mean if self.mean is None else _as_channel_values("mean", self.mean, channels)
+        std = default.std if self.std is None else _as_channel_values("std", self.std, channels)
         if not all(map(math.isfinite, (*mean, *std))) or min(std, default=1) <= 0:
             raise NetworkError(f"mean and std must be numbers, std above 0; got {mean} and {std}.")
+        _refuse_pixel_values(mean, std)
         return Preprocessing(
             size,
             mean,
@@ -215,9 +221,57 @@ def find_native_size(photo_size: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(photo_size[0] * scale)), max(1, round(photo_size[1] * scale))
 
 
-def _as_channel_values(name: str, values: Sequence[float]) -> tuple[float, ...]:
+def find_usual_resize(size: Sequence[int]) -> tuple[int, int]:
+    """Return the (height, width) that a photo covers before it is cropped to an input size, as in usual evaluations.
+
+    These crop 7/8 of a photo, such as 224 of 256 pixels (He et al., CVPR 2016, and torchvision). Networks with small
+    inputs, such as those for CIFAR and MNIST, are evaluated on whole images.
+    """
+    height, width = (round(side * 8 / 7) if min(size) >= _LEAST_CROPPED else side for side in size)
+    return height, width
+
+
+def list_suspicions(preprocessing: Preprocessing) -> tuple[str, ...]:
+    """Return a sentence on each setting that is probably a mistake."""
+    mean = preprocessing.mean
+    if len(mean) == 3 and _is_close(mean[::-1], IMAGENET_MEAN) and not _is_close(mean, IMAGENET_MEAN):
+        listed = ", ".join(f"{value:g}" for value in mean)
+        return (
+            f"mean {listed} is that of ImageNet in the order blue, green, red, but photos are fed as red, green, blue. "
+            "Reverse mean and std, or flip the channels inside the network if it was trained on BGR.",
+        )
+    return ()
+
+
+def _is_close(values: Sequence[float], expected: Sequence[float], tolerance: float = 0.01) -> bool:
+    return all(abs(value - other) <= tolerance for value, other in zip(values, expected, strict=True))
+
+
+def _refuse_pixel_values(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raise NetworkError if mean and std look like pixel values from 0 to 255."""
+    if max(map(abs, (*mean, *std)), default=0) <= _LARGEST_UNIT:
+        return
+    mean_text, std_text = (", ".join(f"{value:g}" for value in values) for values in (mean, std))
+    shares = [value / 255 for value in mean]
+    is_bgr = len(mean) == 3 and _is_close(shares[::-1], IMAGENET_MEAN, 0.02) and not _is_close(shares, IMAGENET_MEAN)
+    order = " in BGR order" if is_bgr else ""
+    reverse = ", and reverse their order, because photos are fed as red, green, blue" if is_bgr else ""
+    raise NetworkError(
+        f"mean {mean_text} and std {std_text} look like pixel values 0 to 255{order}, but they apply to pixels of 0 to "
+        f"1. Divide both by 255{reverse}."
+    )
+
+
+def _has_length(values: object) -> bool:
+    """Tell whether values are a sequence; a number, also of NumPy or torch, is none."""
+    return isinstance(values, Sized) and getattr(values, "ndim", 1) > 0
+
+
+def _as_channel_values(name: str, values: float | Sequence[float], channels: int) -> tuple[float, ...]:
     try:
-        return tuple(float(value) for value in values)
+        if not _has_length(values):
+            return (float(values),) * channels  # type: ignore[arg-type]
+        return tuple(map(float, values))  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise NetworkError(
             f"Expected {name} as a sequence of one number per channel, such as (0.5, 0.5, 0.5); got {values!r}."

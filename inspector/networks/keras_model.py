@@ -25,6 +25,8 @@ from inspector.networks.checkpoint import check_size
 
 MAX_BYTES = 2_000_000_000
 _MAX_CONFIG_BYTES = 20_000_000
+_LARGEST_SCALE_OF_PIXELS = 0.1  # 1/255 and 1/127.5 are for pixels of 0-255, 2 for pixels of 0-1
+_LARGEST_MEAN_OF_SHARES = 2.0  # of pixels of 0-1, also if they are scaled to -1 to 1
 _SPARE_BYTES = 1_000_000  # by which a file that is compressed may be smaller than its parameters
 
 _KERAS_MODULES = re.compile(
@@ -50,6 +52,8 @@ class KerasNetwork(nn.Module):
     Attributes:
         channels: channels of the input.
         size: (height, width) of the input; None if the model leaves it open.
+        input_range: 255 or 1, the value of a white pixel that the model's own first layers expect; None if they scale
+            nothing.
         bgr: whether the model expects the channels in the order blue, green, red.
     """
 
@@ -62,6 +66,7 @@ class KerasNetwork(nn.Module):
         channels, height, width = (first, second, third) if channels_first else (third, first, second)
         self.channels: int = channels or 3
         self.size: tuple[int, int] | None = (height, width) if height and width else None
+        self.input_range = _find_input_range(model)
         # Layers that may flatten maps (N, h, w, C). With channels first, only Flatten does: it moves the channels last.
         flattening = {"Flatten"} if channels_first else {"Flatten", "Reshape"}
         self._flattens = any(type(layer).__name__ in flattening for layer in _list_layers(model))
@@ -188,6 +193,23 @@ def _list_layers(model: Any) -> Iterator[Any]:
     for layer in getattr(model, "layers", []):
         yield layer
         yield from _list_layers(layer)
+
+
+def _find_input_range(model: Any) -> int | None:
+    """Find the value of a white pixel that layers before the first convolution scale; None if there are none."""
+    for layer in _list_layers(model):
+        kind = type(layer).__name__
+        if kind == "Rescaling":
+            return 255 if float(torch.as_tensor(layer.scale).abs().max()) < _LARGEST_SCALE_OF_PIXELS else 1
+        if kind in ("Normalization", "BatchNormalization"):
+            mean = getattr(layer, "mean" if kind == "Normalization" else "moving_mean", None)
+            largest = 0.0 if mean is None else float(torch.as_tensor(getattr(mean, "value", mean)).abs().max())
+            if largest > _LARGEST_MEAN_OF_SHARES:
+                return 255
+            return 1 if kind == "Normalization" and mean is not None else None
+        if getattr(layer, "weights", None) and not hasattr(layer, "layers"):
+            return None
+    return None
 
 
 def _translate_reading(path: Path) -> AbstractContextManager[None]:

@@ -19,11 +19,10 @@ from inspector.explain.classifier import Classifier, LoadedNetwork
 from inspector.explain.device import find_device
 from inspector.explain.kinds import OutputActivation, OutputChoice
 from inspector.images.preprocessing import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     Interpolation,
     Preprocessing,
     PreprocessingOverrides,
+    list_suspicions,
 )
 from inspector.networks.build import LIBRARIES, build, build_pretrained, find_preprocessing, suggest_library_names
 from inspector.networks.builtin import FACTORIES
@@ -36,10 +35,10 @@ from inspector.networks.keras_model import read_keras
 from inspector.networks.load_checkpoint import Architecture, LoadedCheckpoint, load_checkpoint
 from inspector.networks.onnx_model import read_onnx
 from inspector.networks.torch_program import read_torch_program
+from inspector.networks.usual_preprocessing import DEFAULT, feed_range, match_channels, name_default, replace_size
 
 KERAS, ONNX = (".keras", ".h5", ".hdf5"), (".onnx",)
 FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".pt2", ".ts", ".torchscript", *KERAS, *ONNX)
-_DEFAULT = Preprocessing((224, 224), IMAGENET_MEAN, IMAGENET_STD, (224, 224))  # for networks that state none
 
 
 def load(
@@ -47,8 +46,8 @@ def load(
     arch: str | None = None,
     class_names: AnyClassNames | None = None,
     size: int | Sequence[int] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
     resize: int | Sequence[int] | str | None = None,
     interpolation: Interpolation | None = None,
     probability: OutputActivation | None = None,
@@ -144,19 +143,22 @@ def resolve(
     names = None if class_names is None else list_class_names(class_names)
     from_library = name.startswith(LIBRARIES)
     if allow_untrained and (from_library or _is_architecture(name)):
-        loaded = LoadedNetwork(name, build(name, trust=trust), find_preprocessing(name) or _DEFAULT)
+        loaded = LoadedNetwork(name, build(name, trust=trust), find_preprocessing(name) or DEFAULT)
     elif from_library:
         loaded = LoadedNetwork(name, *build_pretrained(name))
     elif _is_file(path):
         # Apply `resize` only below: the network's input size must be known for it.
-        plain = replace(overrides, resize=None).apply_to(_DEFAULT)
+        plain = replace_size(replace(overrides, resize=None).apply_to(DEFAULT))
         if not trust:
             _try_file(path, plain, max_bytes, remember)
         loaded = _read_file(path, arch, names, plain, trust, max_bytes)
+        is_known = arch is not None and find_preprocessing(arch) is not None
+        if not is_known and (overrides.mean is None or overrides.std is None):
+            loaded = name_default(loaded, path)
     elif is_huggingface_folder(path) and find_model_folder(name) is None:
         if not trust:
             for file in list_weight_files(path):
-                _try_file(file, _DEFAULT, max_bytes, remember)
+                _try_file(file, DEFAULT, max_bytes, remember)
         loaded = read_huggingface(path, max_bytes)
     else:
         loaded = _load_card(find_model_card(name, suggest_library_names), trust)
@@ -173,6 +175,7 @@ def resolve(
         output_activation=output.activation or loaded.output_activation,
         output=loaded.output if output.name is None else output.name,
         unit=output.unit or loaded.unit,
+        notes=(*loaded.notes, *list_suspicions(preprocessing)),
     )
 
 
@@ -224,14 +227,15 @@ def _read_file(
     suffix = path.suffix.lower()
     if suffix in ONNX:
         onnx = read_onnx(path, plain.size, max_bytes)
-        usual = _replace_size(plain, onnx.size)
+        usual = replace_size(plain, onnx.size)
         # The receptive field was computed from the graph: torch cannot trace the operations inside ONNX Runtime.
         loaded = LoadedNetwork(path.stem, onnx, usual, class_names, onnx.output_activation, onnx.receptive_field)
-        return _match_channels(loaded, onnx.channels, plain)
+        return match_channels(loaded, onnx.channels, plain)
     if suffix in KERAS:
         keras = read_keras(path, max_bytes=max_bytes)
-        loaded = LoadedNetwork(path.stem, keras, _replace_size(plain, keras.size), class_names)
-        return _match_channels(loaded, keras.channels, plain)
+        usual = replace(replace_size(plain, keras.size), resize=keras.size or plain.size)
+        loaded = match_channels(LoadedNetwork(path.stem, keras, usual, class_names), keras.channels, plain)
+        return feed_range(loaded, keras.input_range)
     kind = detect_kind(path)
     if kind in ("TorchScript", "torch.export"):
         program = read_torch_program(path, kind, (len(plain.mean), *plain.size), trust)
@@ -242,31 +246,10 @@ def _read_file(
         problem = f"{path} holds weights and no architecture"
         raise NetworkError(f"{problem}. Name it with --arch (arch=... in Python): {hint}.")
     checkpoint = _load_checkpoint(states, Architecture(arch, trust=trust), class_names, path)
-    loaded = LoadedNetwork(path.stem, checkpoint.network, find_preprocessing(arch) or plain, class_names)
-    loaded = replace(loaded, notes=checkpoint.notes, cell_center=find_cell_center(arch))
-    return _match_channels(loaded, checkpoint.channels, plain)
-
-
-def _match_channels(loaded: LoadedNetwork, channels: int | None, given: Preprocessing) -> LoadedNetwork:
-    """Give `mean` and `std` as many values as the network takes channels, and say so.
-
-    Args:
-        loaded: the network and its usual preprocessing.
-        channels: input channels of the network; None: those of the preprocessing.
-        given: the preprocessing with the user's settings, which come first.
-    """
-    usual = loaded.preprocessing
-    if channels is None or channels == len(usual.mean):
-        return loaded
-    if channels == len(given.mean):
-        return replace(loaded, preprocessing=replace(usual, mean=given.mean, std=given.std))
-    mean, std = (round(sum(values) / len(values), 4) for values in (usual.mean, usual.std))
-    images = "gray images" if channels == 1 else f"images of {channels} channels"
-    note = (
-        f"The network takes {images}. Unless given, mean is {mean:g} and std {std:g}, the averages of the usual three."
-    )
-    preprocessing = replace(usual, mean=(mean,) * channels, std=(std,) * channels)
-    return replace(loaded, preprocessing=preprocessing, notes=(*loaded.notes, note))
+    usual = find_preprocessing(arch) or plain
+    loaded = LoadedNetwork(path.stem, checkpoint.network, usual, class_names, notes=checkpoint.notes)
+    loaded = replace(loaded, cell_center=find_cell_center(arch))
+    return match_channels(loaded, checkpoint.channels, plain)
 
 
 def _load_checkpoint(
@@ -281,10 +264,6 @@ def _load_checkpoint(
         with suppress(NetworkError):
             return load_checkpoint(states, replace(architecture, classes=len(class_names.names)), path)
         raise
-
-
-def _replace_size(preprocessing: Preprocessing, size: tuple[int, int] | None) -> Preprocessing:
-    return replace(preprocessing, size=size or preprocessing.size, resize=size or preprocessing.size)
 
 
 def _load_card(card: ModelCard, trust: bool) -> LoadedNetwork:

@@ -55,6 +55,7 @@ def _make_manifest(maps: LargeMaps, image: Path, tile: int) -> dict[str, Any]:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         **describe_network(classifier),
+        "fed": classifier.preprocessing.describe_values(),
         "mean": classifier.preprocessing.mean,
         "std": classifier.preprocessing.std,
         "head": {"pooling": classifier.head.pooling, "verdict": maps.verdict, "residual": maps.residual},

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMap, ClassMaps, FigureContent
+from inspector.explain.grid import require_place
 from inspector.images.decode import Pixels
 from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo, grid_image
 from inspector.output.style import COLORMAPS, DEFAULT_STYLE, LEVELS, MM, PANELS, FigureStyle, diverging_colormap
@@ -167,6 +168,7 @@ def overlay_class_map(
 ) -> Pixels:
     """Draw a class map over its photo at the photo's own size; see `ClassMaps.overlay`."""
     view, field = maps.view, maps.classifier.receptive_field
+    require_place(field)
     canvas = dimmed_photo(view.photo, view.crop, max(view.photo.size))
     ends = common_scale([class_map.values]) if scale is None else scale
     colors = sample_colormap(colormap)

@@ -40,6 +40,7 @@ def make_manifest(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DE
     return {
         **describe_network(classifier, maps.backend),
         "preprocessing": asdict(classifier.preprocessing),
+        "fed": classifier.preprocessing.describe(),
         "head": {"pooling": classifier.head.pooling, "verdict": maps.verdict, "residual": maps.residual},
         "place": classifier.place,
         "receptive_field": describe_field(classifier.receptive_field),

@@ -63,6 +63,8 @@ def make_report(
         top_class=top_class,
         top_outcome=maps.outcome(top),
         meaning=maps.classifier.meaning,
+        fed=maps.classifier.preprocessing.describe(),
+        notes=(*view.photo.notes, *maps.classifier.notes),
         reading=maps.describe_reading(shown.dense, shown.against),
         colors=COLORMAPS[style.colours],
         verdict=maps.verdict,

@@ -178,6 +178,8 @@ def test_a_network_that_is_added_is_listed_and_explains_photos_by_its_name(works
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
     assert done.stdout.splitlines() == [
         "mine: 3 classes, average pooling, class maps exact",
+        "fed: as RGB; resized to 64 x 96 (bilinear); scaled to 0-1; mean 0.5, 0.5, 0.5 subtracted, divided by std 0.5, "
+        "0.5, 0.5",
         f"written: {workspace / 'models' / 'mine'}",
     ]
     listed = run("models").stdout

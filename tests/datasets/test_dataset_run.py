@@ -198,7 +198,7 @@ def test_schema_and_metadata_are_as_documented(photos: Path, tmp_path: Path, cla
     }
     assert expected.items() <= about.items()
     assert about["preprocessing"]["resize"] == [6, 8]
-    assert set(about) - set(expected) == {"version", "preprocessing", "backend", "overlays", "list_sha256"}
+    assert set(about) - set(expected) == {"version", "preprocessing", "fed", "backend", "overlays", "list_sha256"}
 
 
 def test_an_unbounded_receptive_field_is_null(photos: Path, tmp_path: Path, classifier: inspector.Classifier) -> None:

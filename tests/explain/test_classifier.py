@@ -49,7 +49,7 @@ def test_an_unsupported_number_of_channels_is_refused(hand_made_gap):
         Classifier.wrap(hand_made_gap, size=8, mean=(0,), std=(1,))
 
 
-@pytest.mark.parametrize("mean", [0.5, "half", (0.5, "a", 0.5), [[0.5], [0.5, 0.5]]])
+@pytest.mark.parametrize("mean", ["half", (0.5, "a", 0.5), [[0.5], [0.5, 0.5]]])
 def test_a_mean_that_is_no_sequence_of_numbers_is_refused(hand_made_gap, mean):
     for settings in ({"mean": mean}, {"std": mean}):
         with pytest.raises(NetworkError, match=r"^Expected (mean|std) as a sequence of one number per channel"):

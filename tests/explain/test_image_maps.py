@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import inspector
-from inspector import ClassError, Classifier, ClassMaps, InspectorError, accelerate, class_maps
+from inspector import ClassError, Classifier, ClassMaps, InspectorError, PlaceError, accelerate, class_maps
 from inspector.output.comparison_figure import side_by_side_figure
 from inspector.output.overlay import common_scale
 
@@ -38,6 +38,12 @@ class Normalized(Affine):
 class Curved(Affine):
     def forward(self, inputs: Tensor) -> Tensor:
         return self.fc(F.gelu(self.conv(inputs).relu().amax((2, 3))))
+
+
+class Attributes(Affine):
+    def forward(self, inputs: Tensor) -> Tensor:
+        pooled = torch.ops.aten.relu.default(self.conv(inputs)).mean((2, 3))
+        return F.relu(self.fc(pooled).T).T.mT.mT * torch.ops.aten.sigmoid.default(pooled.sum(1, keepdim=True))
 
 
 class TwoOutputs(Affine):
@@ -101,6 +107,19 @@ def test_overlays_on_one_scale_can_be_compared(maps):
     )
 
 
+def test_maps_whose_place_is_unknown_are_drawn_on_no_photo():
+    class Flipped(Affine):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.fc(self.conv(inputs.flip(3)).relu().mean((2, 3)))
+
+    maps = explain(Flipped)
+    assert maps.verdict == "exact"
+    for draw in (maps.heatmap, maps.overlay):
+        with pytest.raises(PlaceError, match=r"place of this evidence is unknown"):
+            draw(0)
+    assert "place of this evidence is unknown" in repr(maps)
+
+
 def test_an_unknown_colormap_is_an_error_with_the_nearest_names(maps):
     with pytest.raises(InspectorError, match=r"^No colormap 'virids'\. Nearest names: viridis"):
         maps.overlay(0, "virids")
@@ -150,7 +169,7 @@ def test_notebooks_show_maps_and_figures(maps):
         assert picture.shape[0] > 100
 
 
-@pytest.mark.parametrize("network", [Affine, Normalized, Curved, TwoOutputs])
+@pytest.mark.parametrize("network", [Affine, Normalized, Curved, Attributes, TwoOutputs])
 def test_maps_and_classifiers_can_be_pickled(network):
     maps = explain(network)
     copy = pickle.loads(pickle.dumps(maps))

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from inspector import Classifier, class_maps_of_batch
+from inspector import Classifier, class_maps, class_maps_of_batch, load
 from inspector.errors import NetworkError
+from inspector.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from inspector.networks.keras_model import KerasNetwork, import_keras, make_keras_preprocessing, read_keras, wrap_keras
 
 pytestmark = [
@@ -371,10 +372,62 @@ def test_a_gray_model_gets_one_mean_and_says_so(keras, tmp_path, ending, monkeyp
     classifier = load(tmp_path / f"gray{ending}")
     assert (classifier.head.verdict, classifier.preprocessing.size) == ("exact", (28, 30))
     assert len(classifier.preprocessing.mean) == 1
-    assert classifier.notes == (
-        "The network takes gray images. Unless given, mean is 0.449 and std 0.226, the averages of the usual three.",
+    assert classifier.notes[0] == (
+        "The network takes gray images. Unless given, mean is 0.449 and std 0.226, the averages of the usual three."
     )
+    assert classifier.notes[1].startswith(f"gray{ending} does not say how photos are preprocessed. Unless given, they ")
     from inspector.images.preprocessing import PreprocessingOverrides
 
     given = resolve(tmp_path / f"gray{ending}", overrides=PreprocessingOverrides(mean=(0.5,), std=(0.25,)))
     assert (given.preprocessing.mean, given.preprocessing.std, given.notes) == ((0.5,), (0.25,), ())
+
+
+def make_scaling_model(keras, first, nested=False, classes=3):
+    """A model that begins with some layers, then a convolution, average pooling and Dense."""
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    scaling = [keras.Sequential([keras.Input((8, 10, 3)), *first])] if nested and first else first
+    after = [layers.Conv2D(4, 3, activation="relu"), layers.GlobalAveragePooling2D(), layers.Dense(classes)]
+    return keras.Sequential([keras.Input((8, 10, 3)), *scaling, *after])
+
+
+SCALING = {
+    "1/255": (lambda layers: [layers.Rescaling(1 / 255)], 255),
+    "-1 to 1": (lambda layers: [layers.Rescaling(1 / 127.5, offset=-1)], 255),
+    "a number for each channel": (lambda layers: [layers.Rescaling([1 / 255, 1 / 128, 1 / 64])], 255),
+    "after augmentation": (lambda layers: [layers.RandomFlip(), layers.Rescaling(1 / 255)], 255),
+    "from 0-1 to -1 to 1": (lambda layers: [layers.Rescaling(2.0, offset=-1)], 1),
+    "normalization of pixels": (lambda layers: [layers.Normalization(mean=[124, 116, 104], variance=[9, 9, 9])], 255),
+    "normalization of shares": (lambda layers: [layers.Normalization(mean=[0.5] * 3, variance=[0.1] * 3)], 1),
+    "padding first": (lambda layers: [layers.ZeroPadding2D(), layers.Rescaling(1 / 255)], 255),
+    "nothing": (lambda layers: [], None),
+    "a rescaling after the first convolution": (
+        lambda layers: [layers.Conv2D(3, 1), layers.Rescaling(1 / 255)],
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("case", SCALING)
+def test_a_model_that_scales_pixels_itself_is_fed_what_it_expects(keras, tmp_path, case, nested):
+    make, largest = SCALING[case]
+    model = make_scaling_model(keras, make(keras.layers), nested)
+    assert wrap_keras(model).input_range == largest
+    model.save(tmp_path / "mine.keras")
+    classifier = load(tmp_path / "mine.keras")
+    photo = np.random.default_rng(0).integers(0, 256, (8, 10, 3), np.uint8)
+    maps = class_maps(classifier, photo)
+    pixels = torch.from_numpy(photo).float()
+    if largest is None:
+        pixels = (pixels / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
+    elif largest == 1:
+        pixels = pixels / 255
+    expected = torch.as_tensor(model(pixels[None], training=False)).detach()[0]
+    torch.testing.assert_close(maps.logits.cpu(), expected.cpu(), rtol=1e-4, atol=1e-4)
+    usual = classifier.preprocessing.describe()
+    fed = f"mine.keras does not say how photos are preprocessed. Unless given, they are fed {usual}."
+    scaled = f"The network scales pixels itself: unless given, it is fed values from 0 to {largest}."
+    assert classifier.notes == ((fed,) if largest is None else (scaled, fed))
+    given = load(tmp_path / "mine.keras", mean=0.5, std=0.25).preprocessing
+    assert (given.mean, given.std) == ((0.5,) * 3, (0.25,) * 3)

@@ -429,12 +429,12 @@ def test_a_photo_that_is_squeezed_stays_so_at_another_size():
         ),
         (
             PreprocessingOverrides(std=(1, 0, 1)),
-            r"^mean and std must be numbers, std above 0; got \(0\.1, 0\.2, 0\.3\) and \(1, 0, 1",
+            r"^mean and std must be numbers, std above 0; got \(0\.1, 0\.2, 0\.3\) and \(1\.0, 0\.0, 1",
         ),
         (PreprocessingOverrides(std=(-1, 1, 1)), r"^mean and std must be numbers, std above 0; "),
         (
             PreprocessingOverrides(mean=(float("nan"), 0, 0)),
-            r"^mean and std must be numbers, std above 0; got \(nan, 0, 0\) and ",
+            r"^mean and std must be numbers, std above 0; got \(nan, 0\.0, 0\.0\) and ",
         ),
         (PreprocessingOverrides(std=(float("inf"), 1, 1)), r"^mean and std must be numbers, std above 0; "),
     ],
@@ -460,7 +460,7 @@ def test_a_checkpoint_uses_the_given_preprocessing(tmp_path):
     inputs = classifier.inputs(make_view(read_image(np.full((9, 7, 3), 255, np.uint8)), classifier.preprocessing))
     expected = torch.tensor([1.0, 1, 0]).view(3, 1, 1).expand(3, 64, 96)
     torch.testing.assert_close(inputs[0], expected)
-    with pytest.raises(NetworkError, match=r"^mean and std must both have one value \(gray\) or three \(RGB\); got 1"):
+    with pytest.raises(NetworkError, match=r"^mean and std must both have one value per channel of the"):
         load(path, "timm:test_resnet", size=64, mean=[0.5])
 
 

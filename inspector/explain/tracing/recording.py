@@ -7,6 +7,8 @@ replaces the pooling's result.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
+from operator import attrgetter
+from types import GetSetDescriptorType
 from typing import Any
 
 import torch
@@ -47,6 +49,35 @@ class _RecordedOp:
     spec: pytree.TreeSpec
     results: list[int | None]  # reference number of each leaf of the result; None for a leaf that is no tensor
     shapes: list[torch.Size]  # of each leaf of the result
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"function": _encode_function(self.function)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state | {"function": _decode_function(state["function"])})
+
+
+@dataclass(frozen=True)
+class _NamedFunction:
+    """A function that pickle cannot find by itself: an attribute of tensors, as in `x.T`, or an ATen operator."""
+
+    owner: str  # "Tensor" or "ops"
+    name: str
+
+
+def _encode_function(function: Callable[..., Any]) -> Any:
+    descriptor = getattr(function, "__self__", None)
+    if isinstance(descriptor, GetSetDescriptorType):
+        return _NamedFunction("Tensor", descriptor.__name__)
+    return _NamedFunction("ops", str(function)) if type(function).__name__ == "OpOverload" else function
+
+
+def _decode_function(function: Any) -> Callable[..., Any]:
+    if not isinstance(function, _NamedFunction):
+        known: Callable[..., Any] = function
+        return known
+    found: Any = attrgetter(function.name)(torch.ops if function.owner == "ops" else Tensor)
+    return found if function.owner == "ops" else found.__get__  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, eq=False)
