@@ -125,7 +125,7 @@ def test_maps_of_several_grids_are_refused(hand_made_gap, batch):
 def test_no_image_an_unknown_class_and_a_mask_without_a_photo_are_refused(batch):
     with pytest.raises(InspectorError, match="There is no image to average"):
         average_class_maps([])
-    with pytest.raises(ClassError, match="No class -1; they are numbered 0 to 2"):
-        average_class_maps([(batch[0], -1, None)])
+    with pytest.raises(ClassError, match="No class -4; they are numbered 0 to 2"):
+        average_class_maps([(batch[0], -4, None)])
     with pytest.raises(LocalizationError, match="Use a mask of the size of the photo"):
         average_class_maps([(batch[0], 0, np.ones((2, 3), bool))])

@@ -256,16 +256,26 @@ def test_auto_builds_after_its_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not never.capture.accelerated.wait(0)
 
 
+class Undecided(nn.Module):
+    """What it computes depends on the values of the image, which torch.export does not follow."""
+
+    def __init__(self, own: nn.Module) -> None:
+        super().__init__()
+        self.own = own
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.own(inputs) if inputs.isfinite().all() else inputs.flatten(1)
+        return logits
+
+
 def test_auto_stays_on_pytorch_if_nothing_can_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accelerate_module.importlib.util, "find_spec", lambda name: None)
-    classifier = average()
-    classifier.network.source = (number for number in range(3))
+    classifier = Classifier.wrap(Undecided(average().network), size=SIZE)
     accelerated = accelerate(classifier)
     assert not accelerated.capture.accelerated.wait(60)
     assert_same_maps(accelerated, classifier, noise(classifier, 1), 1e-6)
-    assert accelerated.capture.accelerated.status.startswith(
-        "Running on PyTorch, because folded could not be built: The network contains"
-    )
+    status = accelerated.capture.accelerated.status
+    assert status.startswith("Running on PyTorch, because folded could not be built: "), status
 
 
 def test_class_maps_name_their_backend(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
