@@ -365,7 +365,8 @@ def test_a_comparison_that_cannot_be_written_gets_one_sentence(tmp_path: Path):
     (tmp_path / "file").write_text("")
     done = CliRunner().invoke(cli, ["compare", str(tmp_path / "runs"), "--out", str(tmp_path / "file")])
     assert isinstance(done.exception, InspectorError)
-    assert str(done.exception).startswith(f"{tmp_path / 'file'} exists already and is not a folder: nothing was written.")
+    problem = f"{tmp_path / 'file'} exists already and is not a folder: nothing was written."
+    assert str(done.exception).startswith(problem)
 
 
 def test_compare_writes_the_figures_that_runs_know_enough_for(tmp_path: Path):
