@@ -4,7 +4,6 @@ Every other file is left to Pillow, as are TIFF files of 8 bits or of 16-bit gra
 """
 
 import io
-import json
 import logging
 import math
 import re
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from inspector.entries import parse_json
 from inspector.errors import ImageError
 from inspector.images.decode import (
     TIFF_STARTS,
@@ -143,7 +143,7 @@ def _find_stack_shape(page: "TiffPage") -> tuple[int, ...] | None:
     shape: tuple[int, ...] = ()
     if text.startswith('{"shape": '):
         try:
-            described = json.loads(text)["shape"]
+            described = parse_json(text)["shape"]
             shape = tuple(described) if all(type(length) is int and length > 0 for length in described) else ()
         except (ValueError, KeyError, TypeError, RecursionError):
             return None

@@ -21,6 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from inspector.entries import parse_json
 from inspector.errors import InspectorError, NetworkError, summarize_reason
 from inspector.files import find_cache_folder, write_atomic
 from inspector.version import __version__
@@ -93,7 +94,7 @@ def _hash_file(path: Path) -> str:
 
 def _has_passed(key: str, record: Path, path: Path) -> bool:
     with suppress(OSError, ValueError, AttributeError, NetworkError):
-        further = _passed[key] if key in _passed else json.loads(record.read_bytes())
+        further = _passed[key] if key in _passed else parse_json(record.read_bytes(), object)
         return all(_hash_file(path.with_name(name)) == known for name, known in further.items())
     return False
 
@@ -120,7 +121,7 @@ def _run(trial: Trial, path: Path, arguments: tuple[Any, ...], library: str) -> 
         finally:
             child.kill()
     with suppress(ValueError):
-        content = json.loads(answer.splitlines()[-1] if answer else b"")
+        content = parse_json(answer.splitlines()[-1] if answer else b"", object)
         if "memory" in content:
             raise NetworkError(_describe_end(path, library, f"needed more than {allowance / 1e9:.1f} GB of memory"))
         if "error" in content:

@@ -308,7 +308,7 @@ FROM = ("--data", "FOLDER")
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([STRIDE, *FROM, "--device", "gpu"], "Expected auto, cpu, cuda or cuda:1 for --device, got 'gpu'."),
+        ([STRIDE, *FROM, "--device", "gpu"], "Expected auto, cpu, cuda, cuda:1 or mps as device, got 'gpu'."),
         ([STRIDE, *FROM, "--precision", "half"], "--precision is 'half'. Use float32 or bfloat16."),
         ([], WHAT),
         ([*FROM], WHAT),
