@@ -30,7 +30,8 @@ _ORDER = 0.8  # smallest correlation of tendency and place
 _SHIFT, _SHIFT_OF_LENGTH = 0.75, 0.03  # largest shift, in cells and as a part of the input; the larger one counts
 _NEAR = 0.25  # largest distance, as a part of the input, from a cell to the stripe that it responds to most
 _SHARE = 0.75  # smallest share of cells that respond most to a stripe near them, where they prefer stripes clearly
-_CLEAR = 0.15  # strength from which on they do
+_FEW = 5  # cells along an axis below which their distance from a stripe says little
+_CLEAR = 0.2  # strength from which on they do
 _FAINT = 0.08  # strength below which cells respond to all parts of the image alike
 _GAIN = 0.1  # standard deviation of the logarithm of a stripe's effect on all cells
 _SMOOTH = 16  # pixels between the random values of a smooth image
@@ -70,6 +71,7 @@ class Probes:
 class AxisResponse:
     """How the cells of a feature map respond along one axis."""
 
+    cells: int
     order: float  # correlation of the cells' tendency and their assumed place; 1 if there is one cell
     shift: float  # in cells: how far beyond its assumed place a cell responds, on average
     near: float  # share of the cells that respond most to a stripe near their assumed place
@@ -174,7 +176,7 @@ def _measure_axis(
         if bool(((centers - stripe.center).abs() <= expected).any()) and not answer.any():
             unseen = stripe
     if cells == 1:
-        return AxisResponse(1.0, 0.0, 1.0, math.inf, math.inf, unseen, sees_more)
+        return AxisResponse(1, 1.0, 0.0, 1.0, math.inf, math.inf, unseen, sees_more)
     equal = changes[: min(STRIPES, length)]
     logs = (equal + 1e-3 * equal.mean(0) + 1e-6 * equal.mean() + float(repeated.mean()) + 1e-300).log()
     stripe_places = torch.tensor([one.center for one in stripes[: len(equal)]], dtype=torch.float64) / length - 0.5
@@ -186,14 +188,14 @@ def _measure_axis(
     strength = float(tendency.std(correction=0))
     # Exact receptive fields that are small against the image bound the shift better than its estimate does.
     if math.isfinite(axis.size) and axis.size <= length / 2 and not sees_more:
-        return AxisResponse(order, 0.0, near, math.inf, strength, unseen, sees_more)
+        return AxisResponse(cells, order, 0.0, near, math.inf, strength, unseen, sees_more)
     slope, in_cells = float((rise * spread).sum() / spread.square().sum().clamp_min(1e-300)), length / abs(axis.stride)
     shift = float(tendency.mean()) / slope - float(places.mean()) if slope else math.inf
     # Some stripes change all cells more than others, by chance. The less a cell prefers its own stripe, the more of the
     # shift is this chance.
     chance = 2 * _GAIN * float(stripe_places.norm()) / max(abs(slope), 1e-6)
     slack = max(_SHIFT, _SHIFT_OF_LENGTH * in_cells) + chance * in_cells
-    return AxisResponse(order, shift * in_cells, near, slack, strength, unseen, sees_more)
+    return AxisResponse(cells, order, shift * in_cells, near, slack, strength, unseen, sees_more)
 
 
 def prefers_no_part(response: tuple[AxisResponse, AxisResponse] | None) -> bool:
@@ -215,16 +217,16 @@ def explain_misplacement(response: tuple[AxisResponse, AxisResponse] | None, cer
         if axis.unseen is not None:
             lines = ("rows", "columns")[axis.unseen.axis]
             return f"no cell responds to the pixel {lines} {axis.unseen.start} to {axis.unseen.end - 1}"
+        if certain and axis.strength < _CLEAR:
+            continue
         if axis.order < _ORDER and axis.strength < _FAINT:
-            if certain:
-                continue
             return "every cell responds to all parts of the photo alike"
         if axis.order < -_ORDER:
             return f"the cells respond to the opposite side of the photo, {sides} exchanged"
         if axis.order < _ORDER:
             return f"the cells respond to other parts of the photo than their own (correlation {name} {axis.order:.2f})"
-        if axis.near < _SHARE and axis.strength > _CLEAR:
+        if axis.near < _SHARE and axis.strength > _CLEAR and not certain and axis.cells >= _FEW:
             return f"only {axis.near:.0%} of the cells respond most to the photo near their place {name} it"
-        if abs(axis.shift) > axis.slack:
+        if abs(axis.shift) > axis.slack and axis.strength > _FAINT:
             return f"the cells respond {abs(axis.shift):.1f} cells beside their place {name} the photo"
     return None

@@ -325,3 +325,34 @@ def test_a_change_below_rounding_shows_no_place():
     assert classifier.receptive_field.misplaced == (
         "no cell of the feature maps changes with the photo by more than rounding"
     )
+
+
+class Shuffling(nn.Module):
+    """A deep network with random weights whose cells respond to the whole image alike."""
+
+    def __init__(self, turned: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.fc, self.turned = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 5), turned
+        self.layers = nn.ModuleList(nn.Conv2d(8, 8, 3, 1, 1) for _ in range(60))
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.first(images)
+        for layer in self.layers:
+            maps = torch.tanh(3 * layer(maps))
+            n, c, h, w = maps.shape
+            maps = maps.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)  # channel shuffle
+        logits: Tensor = self.fc((maps.transpose(2, 3) if self.turned else maps).mean((2, 3)))
+        return logits
+
+
+def test_where_all_cells_respond_alike_operations_that_keep_places_decide() -> None:
+    (field,) = place(Shuffling(), (32, 32))
+    assert field.certain
+    assert field.misplaced is None
+
+
+def test_where_all_cells_respond_alike_an_exchange_of_height_and_width_leaves_the_place_unknown() -> None:
+    (field,) = place(Shuffling(turned=True), (32, 32))
+    assert not field.certain
+    assert field.misplaced is not None

@@ -159,16 +159,20 @@ class ReceptiveFieldTracker:
                 track = _Track(field, grid, certain)
             elif name in _LAYOUT_OPS and tensor.numel() == math.prod(shape):
                 # An exchange of height and width, or a view of other height and width, is a layout op too.
-                keeps_grid = spatial_last and tuple(tensor.shape[-2:]) == first.grid and name not in _EXCHANGES
-                flattens = spatial_last and tensor.ndim < 4 and name == "flatten"
-                track = replace(first, certain=certain and (keeps_grid or flattens))
+                keeps = spatial_last and tuple(tensor.shape[-2:]) == first.grid
+                if name in _EXCHANGES:
+                    keeps = _keeps_order(name, args[1:], len(shape))
+                elif name not in _VIEWS or (spatial_last and tensor.ndim < 4 and name == "flatten"):
+                    keeps = True
+                track = replace(first, certain=certain and keeps)
             elif spatial_last:
                 field, grid = _merge_fields(tracks, tuple(tensor.shape)), tuple(tensor.shape[-2:])
                 track = _Track(field, grid, certain and (name in _POINTWISE_OPS or name in _CELLWISE_OPS))
             else:
                 # If the grid is not in the last two axes, a matrix product (as in attention) may mix cells.
                 pointwise = name in _POINTWISE_OPS and tuple(tensor.shape[:-1]) == shape[:-1]
-                track = _Track(_widen_field(tracks) if pointwise else None, first.grid, certain and pointwise)
+                certain &= pointwise or name in _CELLWISE_OPS
+                track = _Track(_widen_field(tracks) if pointwise else None, first.grid, certain)
             self._tracks[tensor] = track
         return result
 
@@ -176,6 +180,17 @@ class ReceptiveFieldTracker:
 def _is_spatial_last(tensor: Tensor, track: _Track) -> bool:
     """Tell whether the last two axes are the grid; they are not for tokens and for channels-last maps."""
     return tensor.ndim >= 4 and tuple(tensor.shape[-2:]) == track.grid
+
+
+def _keeps_order(name: str, axes: Sequence[Any], ndim: int) -> bool:
+    """Tell whether a permutation moves or shuffles channels only; `axes` are its arguments after the tensor."""
+    flat = axes[0] if len(axes) == 1 and isinstance(axes[0], list | tuple) else axes
+    if not flat or not all(isinstance(axis, int) for axis in flat):
+        return False
+    order = [axis % ndim for axis in flat]
+    if name == "permute":
+        return order in ([0, 2, 3, 1], [0, 3, 1, 2]) or order[-2:] == [ndim - 2, ndim - 1]
+    return bool(max(order) < ndim - 2)
 
 
 def _find_grid(result: Tensor, source: _Track, spatial_last: bool) -> tuple[int, ...]:
@@ -220,17 +235,19 @@ _LAYOUT_OPS = (
 _POINTWISE_OPS = (
     "relu", "relu6", "gelu", "silu", "hardswish", "sigmoid", "clamp", "hardtanh", "leaky_relu", "elu", "dropout", "add",
     "__add__", "add_", "iadd", "__iadd__", "mul", "multiply", "__mul__", "mul_", "sub", "subtract", "__sub__", "div",
-    "__truediv__", "batch_norm", "layer_norm", "linear",
+    "__truediv__", "batch_norm", "layer_norm", "linear", "cat", "rsqrt", "divide",
 )
 # Other functions that leave every cell where it is, if the grid is in the last two axes. Those that reduce the grid to
 # one cell make gates.
 _CELLWISE_OPS = (
-    "cat", "concat", "group_norm", "instance_norm", "prelu", "mish", "softplus", "tanh", "hardsigmoid", "exp", "square",
-    "sqrt", "rsqrt", "pow", "relu_", "hardtanh_", "clamp_", "clamp_min", "clamp_max", "mean", "adaptive_avg_pool2d",
-    "sum", "dropout2d", "native_batch_norm", "rms_norm", "true_divide", "div_", "neg", "expand_as", "expand", "imul",
-    "__imul__", "rsub", "__rsub__", "__radd__", "__rmul__", "clone", "half", "bfloat16", "double", "type_as",
+    "concat", "chunk", "split", "group_norm", "instance_norm", "prelu", "mish", "softplus", "tanh", "hardsigmoid",
+    "exp", "square", "sqrt", "rsqrt", "pow", "relu_", "hardtanh_", "clamp_", "clamp_min", "clamp_max", "mean",
+    "adaptive_avg_pool2d", "sum", "dropout2d", "native_batch_norm", "rms_norm", "true_divide", "div_", "neg",
+    "expand_as", "expand", "imul", "__imul__", "rsub", "__rsub__", "__radd__", "__rmul__", "clone", "half",
+    "bfloat16", "double", "type_as",
 )
 _EXCHANGES = ("permute", "transpose", "movedim")
+_VIEWS = ("flatten", "unflatten", "view", "reshape")
 # fmt: on
 
 
