@@ -34,7 +34,7 @@ def make_report(summary: DatasetSummary) -> dict[str, bytes]:
     files = {
         "classes.csv": _make_table(_CLASS_COLUMNS, classes),
         "images.csv": _make_table(_IMAGE_COLUMNS, images),
-        # Headings of a file format: "taken for" is the predicted class.
+        # Headings of a file format: the second is the predicted class.
         "confusions.csv": csv_bytes(("label", "taken for", "images"), confusions),
     }
     figures = {"border": draw_border_shares(summary)}

@@ -55,7 +55,7 @@ def place_branches(
     few = min((cells for grid in grids for cells in grid if cells > 1), default=_FEW)
     enlarged = None
     if few < _FEW:
-        # Two cells that both see the whole image cannot be told apart. More cells of the same network can.
+        # Two cells that both see the whole image cannot be distinguished. More cells of the same network can.
         enlarged = _check_enlarged(capture, example, fields, grids, min(_LARGEST, -(-_MANY // few)))
     checks = enlarged or check_places(capture, example, fields)
     if enlarged is None and few < _MANY and any(check.misplaced for check in checks):

@@ -43,7 +43,7 @@ def check_window(window: Sequence[float]) -> Window:
 
 
 def find_channel_axis(shape: Sequence[int]) -> int | None:
-    """Return which axis of an image array of 3 axes has the channels, 0 or 2; None if that cannot be told.
+    """Return which axis of an image array of 3 axes has the channels, 0 or 2; None if the shape does not show it.
 
     The last axis if it has 1 or 3 channels; else the one that is shorter than both others; else a last axis of 2 or 4.
     """

@@ -249,10 +249,8 @@ def _read_config_in_hdf5(path: Path) -> str | bytes | None:
         return cast(str | bytes | None, file.attrs.get("model_config"))
 
 
-def _check_config(path: Path, config: Any) -> None:
-    if isinstance(config, dict):
-        # Skip the settings of training: nothing here uses them, and they often name the user's own functions.
-        config = config | {"compile_config": None}
+def _walk_objects(config: Any) -> Iterator[dict[str, Any]]:
+    """Yield every object in a JSON value. What an object holds is listed before it is yielded."""
     waiting = [config]
     while waiting:
         value = waiting.pop()
@@ -260,14 +258,22 @@ def _check_config(path: Path, config: Any) -> None:
             waiting += value
         elif isinstance(value, dict):
             waiting += value.values()
-            if (foreign := _find_foreign(value)) is not None:
-                reason = f"asks for {foreign}, which is not one of Keras's own layers and may run any code"
-                hint = "Build the model with Keras's own layers, or load it yourself and wrap it"
-                raise NetworkError(f"{path.name} {reason}: nothing was run. {hint}.")
+            yield value
+
+
+def _check_config(path: Path, config: Any) -> None:
+    if isinstance(config, dict):
+        # Skip the settings of training: nothing here uses them, and they often name the user's own functions.
+        config = config | {"compile_config": None}
+    for value in _walk_objects(config):
+        if (foreign := _find_foreign(value)) is not None:
+            reason = f"asks for {foreign}, which is not one of Keras's own layers and may run any code"
+            hint = "Build the model with Keras's own layers, or load it yourself and wrap it"
+            raise NetworkError(f"{path.name} {reason}: nothing was run. {hint}.")
 
 
 def _check_parameters(path: Path, config: Any, keras: Any) -> None:
-    """Refuse a model that needs more parameters than the file has bytes, before memory is taken for them."""
+    """Refuse a model that needs more parameters than the file has bytes, before memory is allocated for them."""
     count = 0
     # Configurations of earlier versions cannot be read so. Keras itself reads them, or says why not.
     with suppress(Exception), keras.device("meta"):
@@ -286,25 +292,20 @@ def _drop_neutral_options(config: Any, keras: Any) -> bool:
 
     Keras before 3 (TensorFlow up to 2.15) writes such options: groups=1 of DepthwiseConv2D, for instance.
     """
-    changed, waiting = False, [config]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, list):
-            waiting += value
-        elif isinstance(value, dict):
-            waiting += value.values()
-            layer, options = getattr(keras.layers, str(value.get("class_name")), None), value.get("config")
-            if not isinstance(layer, type) or not isinstance(options, dict):
-                continue
-            signatures = [inspect.signature(base.__init__) for base in layer.__mro__]  # type: ignore[misc]
-            known = {name for signature in signatures for name in signature.parameters}
-            for name in set(options) - known - _KNOWN_TO_ALL:
-                if options[name] in (None, False) or (name, options[name]) in _NEUTRAL:
-                    del options[name]
-                    changed = True
-            if layer.__name__ == "BatchNormalization" and isinstance(options.get("axis"), list):
-                (options["axis"],) = options["axis"]
+    changed = False
+    for value in _walk_objects(config):
+        layer, options = getattr(keras.layers, str(value.get("class_name")), None), value.get("config")
+        if not isinstance(layer, type) or not isinstance(options, dict):
+            continue
+        signatures = [inspect.signature(base.__init__) for base in layer.__mro__]  # type: ignore[misc]
+        known = {name for signature in signatures for name in signature.parameters}
+        for name in set(options) - known - _KNOWN_TO_ALL:
+            if options[name] in (None, False) or (name, options[name]) in _NEUTRAL:
+                del options[name]
                 changed = True
+        if layer.__name__ == "BatchNormalization" and isinstance(options.get("axis"), list):
+            (options["axis"],) = options["axis"]
+            changed = True
     return changed
 
 

@@ -69,7 +69,7 @@ def load_checkpoint(
         spare: prefixes of weights that are dropped if the network has none of their name.
 
     Raises:
-        NetworkError: the architecture is unknown, or the weights do not fit it; no memory was taken for it then.
+        NetworkError: the architecture is unknown, or the weights do not fit it; no memory was allocated for it then.
     """
     title = title or architecture.name
     if runs_users_code(architecture.name):

@@ -203,7 +203,7 @@ def _run_pass(network: nn.Module, inputs: Tensor, classes: int) -> _Pass:
 
 
 def _tolerance(example: Tensor) -> float:
-    """Return the allowed error of a probability: a clamp to 1e-6 from 0 and 1 is not told from rounding."""
+    """Return the allowed error of a probability: a clamp to 1e-6 from 0 and 1 counts as rounding."""
     return 1e-5 if example.dtype in (torch.float32, torch.float64) else 8 * torch.finfo(example.dtype).eps
 
 
