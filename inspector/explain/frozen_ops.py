@@ -22,8 +22,7 @@ from torch.utils import _pytree as pytree
 from inspector.errors import NetworkError
 from inspector.explain.normalizing import NORMALIZATIONS, StatisticNotes
 from inspector.explain.precision import call_widened
-from inspector.explain.tracing.recording import is_writing
-from inspector.explain.tracing.tensor_calls import op_name
+from inspector.explain.tracing.tensor_calls import is_writing, op_name
 
 
 class FrozenOps:

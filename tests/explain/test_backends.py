@@ -365,7 +365,6 @@ def test_a_pooling_with_a_derivative_and_a_network_in_double_are_refused() -> No
 
 @pytest.mark.parametrize("backend", ["folded", "onnxruntime"])
 def test_a_flattened_head_runs_on_a_backend(backend, tmp_path):
-    pytest.importorskip("onnxscript" if backend == "onnxruntime" else "torch")
     original = classifier_of(nn.Sequential(nn.Flatten(), nn.Linear(8 * 6 * 8, 5)))
     accelerated = accelerate(original, backend, tmp_path)
     inputs = original.noise_input(2)

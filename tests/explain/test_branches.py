@@ -409,3 +409,59 @@ def test_a_refusal_names_the_true_reason(case: str) -> None:
     torch.manual_seed(0)
     with pytest.raises(HeadError, match=reason):
         Classifier.wrap(make().eval(), size=SIZE)
+
+
+class Windows(nn.Module):
+    """Tokens on a grid that no convolution made, with a mask of attention made anew in each pass, as in Swin."""
+
+    def __init__(self, pool: nn.Module) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.pool, self.head = nn.Conv2d(3, 4, 4, 4), pool, nn.Linear(16, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        maps = self.conv(inputs).permute(0, 2, 3, 1)  # (N, 16, 16, 4)
+        tokens = torch.cat([maps[:, y::2, x::2] for y in (0, 1) for x in (0, 1)], -1).flatten(1, 2)  # (N, 64, 16)
+        mask = torch.zeros((1, 8, 8, 1), dtype=inputs.dtype)
+        mask[:, 4:, :, :] = 1
+        mask[:, :, 4:, :] = 2
+        windows = mask.view(1, 2, 4, 2, 4, 1).permute(0, 1, 3, 2, 4, 5).reshape(-1, 4, 4, 1)
+        windows = windows.view(-1, 16)  # (windows, 16)
+        apart = (windows[:, None] - windows[:, :, None]).mean((1, 2))
+        logits: Tensor = self.head(self.pool(tokens.transpose(1, 2) + apart.mean()).flatten(1))
+        return logits
+
+
+@pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool1d(1), nn.AdaptiveMaxPool1d(1), nn.AvgPool1d(64)])
+def test_a_mask_that_a_pass_makes_is_no_image_and_a_pooled_sequence_of_tokens_has_its_grid(pool):
+    network = Windows(pool).eval()
+    classifier = Classifier.wrap(network, size=64)
+    (branch,) = classifier.head.branches
+    assert (classifier.head.verdict, branch.grid) == ("exact", (8, 8))
+    assert classifier.receptive_field.misplaced is None
+
+
+@pytest.mark.parametrize("write", ["item", "copy_", "out", "view", "inference"])
+def test_a_new_tensor_that_takes_values_of_the_image_is_no_constant(write):
+    class Written(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.head = nn.Conv2d(3, 5, 4, 4), nn.Linear(5, 3)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            with torch.inference_mode(write == "inference"), torch.no_grad():
+                computed = self.conv(inputs)
+                maps = torch.zeros(computed.shape)
+                if write == "out":
+                    torch.abs(computed, out=maps)
+                elif write == "view":
+                    maps[:, :].copy_(computed)
+                elif write == "copy_":
+                    maps.copy_(computed)
+                else:
+                    maps[:, 1:] = computed[:, 1:]
+                pooled = maps.mean((2, 3))
+            return self.head(pooled.clone())
+
+    assert Classifier.wrap(Written().eval(), size=48).head.verdict == "exact"

@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision import models
 
 from inspector import Classifier, class_maps, class_maps_of_batch, large_class_maps
 from inspector.analysis.attribution.methods import compute_attribution
@@ -274,14 +276,12 @@ def test_branches_of_different_stride_are_laid_over_each_other_by_their_own_fiel
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "swin_t"])
 def test_torchvision_networks_with_random_weights_are_in_their_place(name: str) -> None:
-    models = pytest.importorskip("torchvision.models")
     torch.manual_seed(0)
     for field in place(models.get_model(name), (128, 96)):
         assert field.misplaced is None
 
 
 def test_a_mirrored_torchvision_network_is_not() -> None:
-    models = pytest.importorskip("torchvision.models")
     torch.manual_seed(0)
     network = models.resnet18()
 
@@ -299,7 +299,6 @@ def test_a_mirrored_torchvision_network_is_not() -> None:
 
 
 def test_a_vision_transformer_whose_tokens_are_averaged_is_in_its_place() -> None:
-    timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     settings = {"global_pool": "avg", "class_token": False, "img_size": (64, 96), "depth": 3}
     (field,) = place(timm.create_model("vit_tiny_patch16_224", **settings), (64, 96))

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image, ImageCms
 
 from inspector.errors import ImageError
@@ -233,7 +234,6 @@ def test_a_closed_file_is_refused():
 
 @pytest.mark.parametrize("kind", ["tensor", "channels first", "bfloat16", "requires grad", "batch of one"])
 def test_tensors_are_read_as_arrays(kind, pixels):
-    torch = pytest.importorskip("torch")
     tensor = torch.from_numpy(pixels.copy())
     source = {
         "tensor": tensor,

@@ -47,7 +47,6 @@ def test_a_network_with_the_channels_last_is_written_for_channels_first(tmp_path
 
 
 def test_a_network_from_onnx_is_written_for_openvino_and_not_for_torch(tmp_path):
-    pytest.importorskip("openvino")
     onnx.save(make_model([*TRUNK, *AVERAGE, *GEMM]), tmp_path / "a.onnx")
     classifier = Classifier.wrap(read_onnx(tmp_path / "a.onnx"), size=(HEIGHT, WIDTH))
     export_network(classifier, tmp_path / "maps.xml", "openvino")

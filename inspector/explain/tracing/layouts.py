@@ -114,13 +114,16 @@ def measure_disproportion(grid: Sequence[int], size: Sequence[int]) -> float:
     return abs(math.log(grid[0] / grid[1]) - math.log(size[0] / size[1])) if all(grid) else math.inf
 
 
-def find_layouts(source: torch.Size, result: torch.Size, grids: GridFinder) -> list[FeatureLayout]:
+def find_layouts(
+    source: torch.Size, result: torch.Size, grids: GridFinder, is_sequence: bool = False
+) -> list[FeatureLayout]:
     """Return the layouts of feature maps that shapes before and after a call allow; none if it is no pooling.
 
     Args:
         source: shape of the tensor that was pooled.
         result: shape of the result: one value per channel, or all values on one axis.
         grids: knows the grids of tokens.
+        is_sequence: the call takes (N, C, length) by definition.
     """
     if len(result) not in (2, 3, 4) or source[:1] != result[:1] or not source[0]:
         return []
@@ -128,7 +131,7 @@ def find_layouts(source: torch.Size, result: torch.Size, grids: GridFinder) -> l
     if len(source) == 4:
         return _find_map_layouts(source, result, values, grids)
     if len(source) == 3:
-        return _find_token_layouts(source, result, values, grids)
+        return _find_token_layouts(source, result, values, grids, is_sequence)
     return []
 
 
@@ -148,16 +151,18 @@ def _find_map_layouts(source: torch.Size, result: torch.Size, values: int, grids
     return layouts
 
 
-def _find_token_layouts(source: torch.Size, result: torch.Size, values: int, grids: GridFinder) -> list[FeatureLayout]:
+def _find_token_layouts(
+    source: torch.Size, result: torch.Size, values: int, grids: GridFinder, is_sequence: bool
+) -> list[FeatureLayout]:
     _, rows, columns = source
     if rows == 1 or columns == 1:
         return []
     layouts = []
     flattened = values == rows * columns and len(result) == 2
-    if values == columns == result[-1] or (flattened and grids.find(rows)):
+    if not is_sequence and (values == columns == result[-1] or (flattened and grids.find(rows))):
         layouts.append(FeatureLayout("last", grids.find(rows), tokens=True, is_guess=not grids.was_seen(rows)))
     # If the number of columns is no known grid, this is a reduction over channels, as in normalization.
-    grid = grids.find(columns) if len(result) == 2 or grids.was_seen(columns) else None
+    grid = grids.find(columns) if is_sequence or len(result) == 2 or grids.was_seen(columns) else None
     if grid is not None and (values == rows == result[1] or flattened):
         layouts.append(FeatureLayout("first", grid, tokens=True, is_guess=not grids.was_seen(columns)))
     return layouts

@@ -20,10 +20,16 @@ from inspector.explain.tracing.tensor_calls import (
     call_unchanged,
     find_arguments,
     find_values,
+    is_writing,
     op_name,
     replace_values,
 )
 
+# Functions that make a tensor of given values, whatever else they are given.
+_FACTORIES: tuple[str, ...] = ("zeros", "ones", "full", "empty", "eye", "arange", "linspace")
+_FACTORIES += ("zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty")
+# These functions take (N, C, length) by definition, so tokens that they pool are on the last axis.
+_SEQUENCE_POOLINGS = ("adaptive_avg_pool1d", "adaptive_max_pool1d", "avg_pool1d", "max_pool1d")
 # The results of these functions are feature maps (N, C, h, w) by definition, so their last axes are a grid.
 _SPATIAL_OPS = ("conv2d", "max_pool2d", "avg_pool2d", "batch_norm", "interpolate", "conv_transpose2d")
 # A call that fits two layouts has two indices, which differ by this number. So an index means the same call and layout
@@ -106,8 +112,8 @@ class PoolingCallDetector:
         self._found = 0
         self._grids = GridFinder()
         self._composites = CompositePoolings()
-        # Tensors computed from parameters only (e.g. a resized position embedding). They are not counted, since how
-        # many there are depends on the input size.
+        # Tensors computed from parameters and new tensors only (e.g. a resized position embedding, or the mask of
+        # attention in windows). They are not counted, since how many there are depends on the input size.
         self._constants = TensorNotes[bool]()
         # The image, and all that is computed from it. Any other tensor is stored by the network, computed from such
         # tensors, or the result of a function that cannot be followed.
@@ -121,8 +127,12 @@ class PoolingCallDetector:
         output = self._handler(function, args, kwargs)
         given, result = find_arguments(args, kwargs), find_values(output)
         variable = [tensor for tensor in given if not self._is_constant(tensor)]
-        if given and not variable and isinstance(output, Tensor):
+        if isinstance(output, Tensor) and ((given and not variable) or op_name(function) in _FACTORIES):
             self._constants[output] = True
+        elif variable and is_writing(function, kwargs):
+            written = kwargs.get("out", args[0] if args else None)
+            for tensor in (written, getattr(written, "_base", None)):  # it may hold values of the image now
+                self._constants.discard(tensor)
         variable = [tensor for tensor in variable if tensor.is_floating_point() and not self._is_stored_number(tensor)]
         if result is None or not variable:
             return output
@@ -145,7 +155,8 @@ class PoolingCallDetector:
     def _report(self, call: TensorCall, result: Tensor, is_pooled: bool) -> Tensor | None:
         """Pass a call to `on_call` in every layout that its shapes fit; return the answer, None if it is no pooling."""
         for composite in self._composites.find(call, is_pooled):
-            layouts = find_layouts(composite.maps.shape, result.shape, self._grids)
+            is_sequence = op_name(call.function) in _SEQUENCE_POOLINGS
+            layouts = find_layouts(composite.maps.shape, result.shape, self._grids, is_sequence)
             if not layouts:
                 continue
             for layout in layouts:

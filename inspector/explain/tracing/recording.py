@@ -23,6 +23,7 @@ from inspector.explain.tracing.tensor_calls import (
     call_unchanged,
     count_writes,
     is_detaching,
+    is_writing,
     leave_inference_mode,
     op_name,
 )
@@ -30,7 +31,6 @@ from inspector.explain.tracing.tensor_calls import (
 # Their initial states have as many rows as the recorded pass. Called with more rows they write past the end of memory:
 # the check is in torch.nn.LSTM and not in the function.
 _FIXED_ROWS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
-_WRITERS = ("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__")
 
 
 @dataclass(frozen=True)
@@ -253,13 +253,6 @@ class OpRecorder:
         if number is None:
             number = self._numbers[tensor] = next(self._next_number)
         return number
-
-
-def is_writing(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> bool:
-    """Tell whether a call writes into its first argument or into `out`, judged by its name and arguments."""
-    name = op_name(function)
-    in_place = name.endswith("_") and not name.endswith("__")
-    return in_place or name in _WRITERS or bool(kwargs.get("inplace")) or isinstance(kwargs.get("out"), Tensor)
 
 
 def _base_of(leaf: Any) -> Tensor | None:

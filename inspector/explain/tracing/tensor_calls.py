@@ -1,6 +1,6 @@
 """Intercept the tensor functions that a network calls, and keep notes on the tensors that pass by."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 from weakref import ref
 
@@ -57,6 +57,11 @@ class TensorNotes(Generic[Note]):
         entry = self._entries.get(id(value))
         return entry is not None and entry[0]() is value
 
+    def discard(self, tensor: Tensor | None) -> None:
+        """Remove the note on a tensor, if there is one."""
+        if tensor in self:
+            del self._entries[id(tensor)]
+
     def get(self, value: Any) -> Note | None:
         """Return the note on a tensor; None if there is none, or if the value is no tensor."""
         entry = self._entries.get(id(value))
@@ -101,6 +106,16 @@ def replace_values(output: Any, values: Tensor) -> Any:
 def count_writes(leaf: Any) -> int:
     """Return torch's count of the writes into a tensor; 0 for anything else, and where torch does not count."""
     return leaf._version if isinstance(leaf, Tensor) and not leaf.is_inference() else 0
+
+
+_WRITERS = ("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__")
+
+
+def is_writing(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> bool:
+    """Tell whether a call writes into its first argument or into `out`, judged by its name and arguments."""
+    name = op_name(function)
+    in_place = name.endswith("_") and not name.endswith("__")
+    return in_place or name in _WRITERS or bool(kwargs.get("inplace")) or isinstance(kwargs.get("out"), Tensor)
 
 
 def is_detaching(function: Callable[..., Any]) -> bool:
