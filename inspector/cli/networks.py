@@ -11,6 +11,7 @@ from inspector.cli import options
 from inspector.cli.console import print_fed, print_misplacement, print_written, progress, screen
 from inspector.cli.report import Report, judge, name_values, parse_verdict
 from inspector.errors import InspectorError
+from inspector.explain.kinds import OutputChoice
 from inspector.networks.catalog import list_broken_models, list_models
 
 if TYPE_CHECKING:
@@ -50,9 +51,10 @@ def describe(
 
         sizes = (*SIZES, find_native_size(read_image(photo).size)) if photo else SIZES
         overrides = options.NetworkOptions(size=size, mean=mean).overrides()
-        loaded = resolve(model, arch, overrides=overrides, trust=trust, allow_untrained=True)
-        preprocessing = loaded.preprocessing
-        summary = summarize_network(loaded.network, preprocessing.size, len(preprocessing.mean), sizes, model, output)
+        choice = OutputChoice(output)
+        loaded = resolve(model, arch, overrides=overrides, output=choice, trust=trust, allow_untrained=True)
+        preprocessing, channels = loaded.preprocessing, len(loaded.preprocessing.mean)
+        summary = summarize_network(loaded.network, preprocessing.size, channels, sizes, model, loaded.output)
         summary = replace(summary, fed=preprocessing.describe())
     if layers:
         _print_layers(summary)

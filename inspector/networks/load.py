@@ -33,7 +33,7 @@ from inspector.networks.huggingface import is_huggingface_folder, list_weight_fi
 from inspector.networks.isolation import ran_out_of_memory, try_in_child
 from inspector.networks.keras_model import read_keras
 from inspector.networks.load_checkpoint import Architecture, LoadedCheckpoint, load_checkpoint
-from inspector.networks.onnx_model import read_onnx
+from inspector.networks.onnx_model import OnnxNetwork, read_onnx
 from inspector.networks.torch_program import read_torch_program
 from inspector.networks.usual_preprocessing import DEFAULT, feed_range, match_channels, name_default, replace_size
 
@@ -139,7 +139,8 @@ def resolve(
     Raises:
         NetworkError: unknown name, or files that do not fit or cannot be read or downloaded.
     """
-    name, path, overrides = str(source), Path(source), overrides or PreprocessingOverrides()
+    name, path = str(source), Path(source)
+    overrides, output = overrides or PreprocessingOverrides(), output or OutputChoice()
     names = None if class_names is None else list_class_names(class_names)
     from_library = name.startswith(LIBRARIES)
     if allow_untrained and (from_library or _is_architecture(name)):
@@ -150,8 +151,8 @@ def resolve(
         # Apply `resize` only below: the network's input size must be known for it.
         plain = replace_size(replace(overrides, resize=None).apply_to(DEFAULT))
         if not trust:
-            _try_file(path, plain, max_bytes, remember)
-        loaded = _read_file(path, arch, names, plain, trust, max_bytes)
+            _try_file(path, plain, max_bytes, remember, output.name)
+        loaded = _read_file(path, arch, names, plain, trust, max_bytes, output.name)
         is_known = arch is not None and find_preprocessing(arch) is not None
         if not is_known and (overrides.mean is None or overrides.std is None):
             loaded = name_default(loaded, path)
@@ -162,7 +163,7 @@ def resolve(
         loaded = read_huggingface(path, max_bytes)
     else:
         loaded = _load_card(find_model_card(name, suggest_library_names), trust)
-    preprocessing, output = overrides.apply_to(loaded.preprocessing), output or OutputChoice()
+    preprocessing = overrides.apply_to(loaded.preprocessing)
     if output.activation in ("identity", "none") and getattr(loaded.network, "output_activation", None) is not None:
         raise NetworkError(
             f"{name} ends in {loaded.output_activation}, which is cut off, so that its logits are explained. Leave out "
@@ -173,7 +174,8 @@ def resolve(
         preprocessing=preprocessing,
         class_names=loaded.class_names if names is None else names,
         output_activation=output.activation or loaded.output_activation,
-        output=loaded.output if output.name is None else output.name,
+        # An ONNX file was read for its output.
+        output=loaded.output if output.name is None or isinstance(loaded.network, OnnxNetwork) else output.name,
         unit=output.unit or loaded.unit,
         notes=(*loaded.notes, *list_suspicions(preprocessing)),
     )
@@ -191,20 +193,28 @@ def _is_file(path: Path) -> bool:
     return path.suffix.lower() in FILES or (exists and find_model_folder(str(path)) is None)
 
 
-def _try_file(path: Path, plain: Preprocessing, max_bytes: int = MAX_BYTES, remember: bool = True) -> None:
+def _try_file(
+    path: Path,
+    plain: Preprocessing,
+    max_bytes: int = MAX_BYTES,
+    remember: bool = True,
+    output: str | int | None = None,
+) -> None:
     """Try in a separate process whether a file crashes the library that reads it or exceeds the limits."""
     suffix = path.suffix.lower()
     if suffix in ONNX:
-        try_in_child(_try_network, path, plain, max_bytes, library="ONNX Runtime", remember=remember)
+        try_in_child(_try_network, path, plain, max_bytes, output, library="ONNX Runtime", remember=remember)
     elif suffix in KERAS:
         try_in_child(_try_network, path, plain, max_bytes, library="Keras", remember=remember)
     elif not is_small_safetensors(path):
         try_in_child(_try_weights, path, max_bytes, library="torch", remember=remember)
 
 
-def _try_network(path: Path, plain: Preprocessing, max_bytes: int) -> Sequence[str]:
+def _try_network(
+    path: Path, plain: Preprocessing, max_bytes: int, output: str | int | None = None
+) -> Sequence[str]:
     """Do with a file all that follows if it is loaded. Return the names of the other files that it needs."""
-    loaded = _read_file(path, None, None, plain, trust=False, max_bytes=max_bytes)
+    loaded = _read_file(path, None, None, plain, trust=False, max_bytes=max_bytes, output=output)
     try:
         Classifier.from_network(loaded)
     except (
@@ -221,15 +231,22 @@ def _try_weights(path: Path, max_bytes: int) -> None:
 
 
 def _read_file(
-    path: Path, arch: str | None, class_names: ClassNames | None, plain: Preprocessing, trust: bool, max_bytes: int
+    path: Path,
+    arch: str | None,
+    class_names: ClassNames | None,
+    plain: Preprocessing,
+    trust: bool,
+    max_bytes: int,
+    output: str | int | None = None,
 ) -> LoadedNetwork:
     """Read the network in a file. `plain` is the preprocessing for what the file and the architecture do not state."""
     suffix = path.suffix.lower()
     if suffix in ONNX:
-        onnx = read_onnx(path, plain.size, max_bytes)
+        onnx = read_onnx(path, plain.size, max_bytes, output)
         usual = replace_size(plain, onnx.size)
         # The receptive field was computed from the graph: torch cannot trace the operations inside ONNX Runtime.
         loaded = LoadedNetwork(path.stem, onnx, usual, class_names, onnx.output_activation, onnx.receptive_field)
+        loaded = replace(loaded, output=onnx.output)
         return match_channels(loaded, onnx.channels, plain)
     if suffix in KERAS:
         keras = read_keras(path, max_bytes=max_bytes)
@@ -276,9 +293,9 @@ def _load_card(card: ModelCard, trust: bool) -> LoadedNetwork:
     usual, field = card.preprocessing, None
     if not trust:
         for path in paths:
-            _try_file(path, usual)
+            _try_file(path, usual, output=card.output)
     if factory in ("onnx", "keras"):
-        loaded = _read_file(paths[0], None, None, usual, trust=False, max_bytes=MAX_BYTES)
+        loaded = _read_file(paths[0], None, None, usual, trust=False, max_bytes=MAX_BYTES, output=card.output)
         network, field = loaded.network, loaded.receptive_field
     else:
         architecture = Architecture(

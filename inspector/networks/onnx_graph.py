@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from inspector.errors import NetworkError, require, translate_errors
 from inspector.explain.kinds import OutputActivation
+from inspector.explain.tracing.outputs import HOW_TO_CHOOSE, LOGITS_NAMES
 from inspector.explain.tracing.receptive_field import PIXELS, ReceptiveField, slide_window
 from inspector.networks.checkpoint import check_size
 from inspector.networks.onnx_normal import normalize_model
@@ -51,6 +52,7 @@ class Graph:
     channel_order: ChannelOrder
     output_activation: OutputActivation | None
     other_files: tuple[str, ...]  # files beside this one that hold weights
+    output: str | None  # name of the output that the logits lead to, if the file has several outputs
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Graph":
         return self  # nothing changes a graph, so copies of a network share it
@@ -111,15 +113,18 @@ class Graph:
         return self.channel_order
 
 
-def read_graph(path: Path, max_bytes: int) -> Graph:
+def read_graph(path: Path, max_bytes: int, output: str | int | None = None) -> Graph:
     """Read the graph in an ONNX file, including weights that the file keeps in other files.
 
     Args:
         path: the file.
         max_bytes: limit for the total size of these files.
+        output: name or index of the output that holds the logits. Default: the only one that can. An output from which
+            another one is computed holds features, not logits.
 
     Raises:
-        NetworkError: the file is not an ONNX file or is too large, or its input is not one batch of images.
+        NetworkError: the file is not an ONNX file or is too large, its input is not one batch of images, it has no such
+            output, or several may hold the logits.
     """
     model, other_files = _parse(path, max_bytes)
     with translate_errors(NetworkError, f"{path.name} is no ONNX file, or is broken ({{reason}}). Export it again."):
@@ -133,10 +138,60 @@ def read_graph(path: Path, max_bytes: int) -> Graph:
     shape = _read_image_shape(path.name, inputs[0])
     # The last axis has 1 or 3 entries and the first does not, so the channels are last, as in TensorFlow.
     last = shape[2] in (1, 3) and shape[0] not in (1, 3)
-    logits, activation = _find_logits(model)
+    name = _choose_output(model, path.name, output)
+    logits, activation = _find_logits(model, name)
     return Graph(
-        model, inputs[0].name, logits, shape, "channels last" if last else "channels first", activation, other_files
+        model,
+        inputs[0].name,
+        logits,
+        shape,
+        "channels last" if last else "channels first",
+        activation,
+        other_files,
+        name if len(model.graph.output) > 1 else None,
     )
+
+
+def _choose_output(model: "ModelProto", file: str, wanted: str | int | None) -> str:
+    """Return the name of the output that holds the logits, or what an output activation makes of them."""
+    outputs = {value.name: value for value in model.graph.output}
+    names, text = list(outputs), str(wanted)
+    listed = ", ".join(map(repr, names))
+    if wanted is not None:
+        if text not in outputs and text.lstrip("-").isdecimal() and -len(names) <= int(text) < len(names):
+            return names[int(text)]
+        if text not in outputs:
+            raise NetworkError(f"No output {text!r}. {file} returns {listed}. {HOW_TO_CHOOSE}.")
+        return text
+    possible = [name for name, value in outputs.items() if _may_be_logits(value)]
+    needed: set[str] = set()  # by other outputs that may hold the logits
+    for name in possible:
+        needed |= _find_tensors_before(model, name)
+    final = [name for name in possible if name not in needed]
+    named = [name for name in LOGITS_NAMES if name in final]
+    if len(final) > 1 and not named:
+        raise NetworkError(f"Several outputs of {file} may hold the logits: {', '.join(final)}. {HOW_TO_CHOOSE}.")
+    return (named or final or names)[0]
+
+
+def _may_be_logits(value: "ValueInfoProto") -> bool:
+    """Tell whether an output may have the shape (N, K), (N, K, 1, 1) or (N,), as far as the file states its shape."""
+    from onnx import TensorProto
+
+    tensor = value.type.tensor_type
+    if tensor.elem_type not in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE):
+        return False
+    sides = [side.dim_value if side.HasField("dim_value") else None for side in tensor.shape.dim]
+    return not tensor.HasField("shape") or (len(sides) > 0 and all(side in (None, 1) for side in sides[2:]))
+
+
+def _find_tensors_before(model: "ModelProto", name: str) -> set[str]:
+    """Find the names of all tensors that the tensor ``name`` is computed from."""
+    needed = {name}
+    for node in reversed(model.graph.node):
+        if not needed.isdisjoint(node.output):
+            needed.update(node.input)
+    return needed - {name}
 
 
 def _read_image_shape(name: str, value: "ValueInfoProto") -> tuple[int | None, ...]:
@@ -187,10 +242,10 @@ def _load_external_data(path: Path, model: "ModelProto", limit: int) -> tuple[st
     return tuple(sorted({info.location for info in infos}))
 
 
-def _find_logits(model: "ModelProto") -> tuple[str, OutputActivation | None]:
+def _find_logits(model: "ModelProto", output: str) -> tuple[str, OutputActivation | None]:
     """Find the name of the tensor of logits, and the output activation that follows it (None if there is none)."""
     producers = {name: node for node in model.graph.node for name in node.output}
-    output = name = model.graph.output[0].name
+    name = output
     for _ in model.graph.node:
         node = producers.get(name)
         if node is None or not node.input:

@@ -41,6 +41,8 @@ class OnnxNetwork(nn.Module):
         channels: channels of the input, 1 or 3.
         size: (height, width) of the input; None if the file accepts any size.
         output_activation: the activation that follows the logits in the file; it is cut off.
+        output: name of the output that holds the logits, if the file has several outputs; the network returns it by
+            its name then.
         other_files: names of the files beside the file that hold some of its weights.
         receptive_field: receptive field of the feature maps; None if the graph has an unknown operator.
         pooling: torch module that replaces the pooling of the file.
@@ -55,6 +57,7 @@ class OnnxNetwork(nn.Module):
         self.channels = channels or 3
         self.size = (height, width) if height and width else None
         self.output_activation = graph.output_activation
+        self.output = graph.output
         self.receptive_field = field
         self.other_files = graph.other_files
         self.pooling = _POOLINGS[cut.pooling]()
@@ -66,14 +69,15 @@ class OnnxNetwork(nn.Module):
         # torch does not see the weights in ONNX Runtime. This buffer makes state dicts of different networks differ.
         self.register_buffer("sha256", torch.frombuffer(bytearray(digest), dtype=torch.uint8))
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Compute the logits (N, K) of images (N, channels, H, W)."""
+    def forward(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
+        """Compute the logits (N, K) of images (N, channels, H, W); by name where the file has several outputs."""
         if self.size and tuple(inputs.shape[2:]) != self.size:
             raise NetworkError(
                 f"The ONNX file takes images of {self.size[0]} x {self.size[1]} pixels (height x width) only; got "
                 f"{inputs.shape[2]} x {inputs.shape[3]}. Use size={self.size}, or export it with dynamic axes."
             )
-        return self.compute_logits(self.pooling(run_onnx_trunk(inputs, self)))
+        logits = self.compute_logits(self.pooling(run_onnx_trunk(inputs, self)))
+        return logits if self.output is None else {self.output: logits}
 
     def compute_feature_maps(self, inputs: Tensor) -> Tensor:
         """Compute the feature maps before pooling, (N, C, h, w)."""
@@ -175,22 +179,27 @@ def run_onnx_trunk(inputs: Tensor, network: OnnxNetwork) -> Tensor:
     return network.compute_feature_maps(inputs)
 
 
-def read_onnx(path: Path, size: tuple[int, int] = (224, 224), max_bytes: int = MAX_BYTES) -> OnnxNetwork:
+def read_onnx(
+    path: Path, size: tuple[int, int] = (224, 224), max_bytes: int = MAX_BYTES, output: str | int | None = None
+) -> OnnxNetwork:
     """Read the network in an ONNX file. Only operators of ONNX Runtime are run, and no code that is in the file.
 
     Args:
         path: the file.
         size: (height, width) of the noise images for the comparison, if the file accepts any size.
         max_bytes: limit for the size of the file together with weights that it keeps in other files.
+        output: name or index of the output that holds the logits, if the file has several outputs. Default: the only
+            one that can.
 
     Raises:
-        NetworkError: the file cannot be read or run, or its input is not one batch of images.
+        NetworkError: the file cannot be read or run, its input is not one batch of images, or several outputs may hold
+            the logits.
         HeadError: the logits are not a function of one pooling's result.
     """
     hint = "Export it again, with standard operators and an opset that the installed onnxruntime knows"
     not_run = f"{path.name} cannot be run by ONNX Runtime ({{reason}}). {hint}."
     with translate_errors(NetworkError, not_run):
-        graph = read_graph(path, max_bytes)
+        graph = read_graph(path, max_bytes, output)
         examples = list(_make_examples(graph, size))
         records = record_tensors(graph, examples)
         cut = find_cut(graph, records)

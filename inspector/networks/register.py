@@ -79,7 +79,7 @@ def add_model(
         if is_copied:
             shutil.copyfile(checkpoint, weights)
             if suffix in ONNX:
-                _check_copy(weights, checkpoint)
+                _check_copy(weights, checkpoint, loaded.output)
         else:
             # Copy the tensors: save_file refuses two names that share memory.
             state = {
@@ -92,9 +92,9 @@ def add_model(
     return folder, classifier
 
 
-def _check_copy(copy: Path, checkpoint: Path) -> None:
+def _check_copy(copy: Path, checkpoint: Path, output: str | int | None) -> None:
     try:
-        resolve(copy)
+        resolve(copy, output=OutputChoice(output))
     except NetworkError as error:
         reason = "keeps its weights in other files, but in models/ a network is one file"
         hint = "Write it again with onnx.save(onnx.load(path), path), which puts them inside"

@@ -18,8 +18,11 @@ from test_onnx_model import (
     make_model,
 )
 
+from inspector import class_maps_of_batch, load
 from inspector.errors import NetworkError
+from inspector.explain.kinds import OutputChoice
 from inspector.networks.onnx_model import read_onnx
+from inspector.networks.register import add_model
 
 
 def save(model: onnx.ModelProto, tmp_path) -> object:
@@ -128,3 +131,65 @@ def test_the_highest_of_all_cells_by_top_k_is_a_maximum(tmp_path):
     )
     model.graph.node[3].output.append("indices")
     assert_same_maps(read_onnx(save(model, tmp_path)), Twin("max"))
+
+
+# --- several outputs
+
+TWO_HEADS = [*TRUNK, *AVERAGE, *GEMM, ("Gemm", ["f", "linear", "zeros_3"], "other", {"transB": 1})]
+
+
+def name_outputs(nodes: list, *outputs: tuple[str, list[int | str] | None]) -> onnx.ModelProto:
+    """A model with these outputs, each with its name and the shape that the file states."""
+    model = make_model(nodes)
+    if any("zeros_3" in node.input for node in model.graph.node):
+        model.graph.initializer.append(numpy_helper.from_array(torch.zeros(3).numpy(), "zeros_3"))
+    del model.graph.output[:]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs]
+    model.graph.output.extend(values)
+    return model
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        [("maps", ["N", 4, HEIGHT, WIDTH]), ("y", ["N", 3])],  # feature maps beside the logits
+        [("f", ["N", 4]), ("y", ["N", 3])],  # features, which are computed before
+        [("f", None), ("y", None)],
+        [("y", ["N", 3]), ("p", ["N", 4, 1, 1])],
+    ],
+)
+def test_features_beside_the_logits_are_no_classes(tmp_path, outputs):
+    path = save(name_outputs([*TRUNK, *AVERAGE, *GEMM], *outputs), tmp_path)
+    classifier = load(path)
+    assert classifier.output == "y"
+    assert_same_maps(read_onnx(path), Twin())
+
+
+def test_logits_beside_their_probabilities_are_explained(tmp_path):
+    nodes = [*TRUNK, *AVERAGE, *GEMM, ("Softmax", ["y"], "probabilities", {})]
+    for outputs in (["y", "probabilities"], ["probabilities", "y"]):
+        path = save(name_outputs(nodes, *((name, ["N", 3]) for name in outputs)), tmp_path)
+        assert load(path).probability == "softmax"
+        assert_same_maps(read_onnx(path), Twin())
+
+
+def test_of_several_heads_one_is_named(tmp_path):
+    path = save(name_outputs(TWO_HEADS, ("y", ["N", 3]), ("other", ["N", 3])), tmp_path)
+    with pytest.raises(NetworkError, match=r"Several outputs of network.onnx may hold the logits: y, other. Choose"):
+        load(path)
+    with pytest.raises(NetworkError, match=r"No output 'third'. network.onnx returns 'y', 'other'"):
+        load(path, output="third")
+    image = torch.randn(1, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1))
+    for chosen, name, has_bias in (("y", "y", True), (0, "y", True), ("other", "other", False), ("-1", "other", False)):
+        classifier = load(path, output=chosen)
+        (maps,) = class_maps_of_batch(classifier, image)
+        assert (classifier.output, maps.verdict, bool(maps.bias.any())) == (name, "exact", has_bias)
+    with pytest.raises(NetworkError, match="No output 'third'"):
+        load(save(make_model([*TRUNK, *AVERAGE, *GEMM]), tmp_path), output="third")
+
+
+def test_a_file_with_several_heads_keeps_its_output_when_it_is_added(tmp_path, monkeypatch):
+    monkeypatch.setenv("INSPECTOR_MODELS", str(tmp_path / "models"))
+    path = save(name_outputs(TWO_HEADS, ("y", ["N", 3]), ("other", ["N", 3])), tmp_path)
+    add_model(path, "two-heads", output=OutputChoice("other"))
+    assert load("two-heads").output == "other"

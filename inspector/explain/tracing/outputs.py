@@ -12,8 +12,8 @@ from torch import Tensor
 
 from inspector.errors import NetworkError
 
-_LOGITS_NAMES = ("logits", "out", "output", "preds")  # keys by which libraries name the logits, the most specific first
-_HOW_TO_CHOOSE = "Choose one by its name or index: output=... in Python, --output on the command line"
+LOGITS_NAMES = ("logits", "out", "output", "preds")  # keys by which libraries name the logits, the most specific first
+HOW_TO_CHOOSE = "Choose one by its name or index: output=... in Python, --output on the command line"
 _DEEPEST = 8  # containers inside one another; more of them may be a circle
 
 
@@ -63,13 +63,13 @@ def find_output_name(output: Any, wanted: str | int) -> str:
     if not inside and text.lstrip("-").isdecimal() and -len(outputs) <= int(text) < len(outputs):
         return list(outputs)[int(text)]
     problem = f"Output {text!r} of the network holds {len(inside)} tensors" if inside else f"No output {text!r}"
-    raise NetworkError(f"{problem}. The network returns {describe_outputs(output)}. {_HOW_TO_CHOOSE}.")
+    raise NetworkError(f"{problem}. The network returns {describe_outputs(output)}. {HOW_TO_CHOOSE}.")
 
 
 def pick_output(output: Any) -> Any:
     """Return the one tensor that can be the logits; the output as it is where there is none, or more than one."""
     outputs = list_outputs(output)
-    named = [outputs[name] for name in _LOGITS_NAMES if name in outputs]
+    named = [outputs[name] for name in LOGITS_NAMES if name in outputs]
     possible = [outputs[name] for name in list_possible_logits(outputs)]
     if named or len(possible) == 1:
         return (named or possible)[0]
@@ -104,6 +104,6 @@ def as_logits(output: Any, rows: int) -> Tensor:
         if output.ndim >= 2 and output[:1].numel() == output.shape[1] > 0 and len(output) == rows:
             return output.flatten(1)
     several = len(list_possible_logits(list_outputs(output))) > 1
-    hint = f" {_HOW_TO_CHOOSE}." if several else ""
+    hint = f" {HOW_TO_CHOOSE}." if several else ""
     got = describe_outputs(output)
     raise NetworkError(f"A classifier returns logits of shape (N, classes); this network returned {got}.{hint}")
