@@ -210,9 +210,7 @@ def _try_file(
         try_in_child(_try_weights, path, max_bytes, library="torch", remember=remember)
 
 
-def _try_network(
-    path: Path, plain: Preprocessing, max_bytes: int, output: str | int | None = None
-) -> Sequence[str]:
+def _try_network(path: Path, plain: Preprocessing, max_bytes: int, output: str | int | None = None) -> Sequence[str]:
     """Do with a file all that follows if it is loaded. Return the names of the other files that it needs."""
     loaded = _read_file(path, None, None, plain, trust=False, max_bytes=max_bytes, output=output)
     try:
