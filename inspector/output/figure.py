@@ -139,9 +139,9 @@ def _layout_panels(maps: ClassMaps, shown: FigureContent, style: FigureStyle, pa
     # Keep text narrower than its panel: constrained layout shrinks a panel with wider text.
     room = panel_width - 0.15
     titles = [_fit_text(panel.title, panel.suffix, style.font_size, room) for panel in panels]
-    lines = [_wrap_text(panel.line, 8 * unit, room) if style.equations else [] for panel in panels]
+    lines = [wrap_text(panel.line, 8 * unit, room) if style.equations else [] for panel in panels]
     title = _make_title(maps, shown, style)
-    title_lines = _wrap_text(title, 10 * unit, width - 0.1) if title else []
+    title_lines = wrap_text(title, 10 * unit, width - 0.1) if title else []
     rows_shown, columns_shown = maps.view.photo.size
     aspect = min(2.0, max(0.6, rows_shown / columns_shown))
     # Height of a panel's title and small print in inches; less space around the title if the style sets a width.
@@ -291,7 +291,7 @@ def _fit_text(name: str, suffix: str, size: float, width: float) -> str:
     return shorten_name(name, 4) + suffix
 
 
-def _wrap_text(text: str, size: float, width: float) -> list[str]:
+def wrap_text(text: str, size: float, width: float) -> list[str]:
     """Wrap a text into lines that fit into a width in inches. A word and the number after it stay on one line."""
     lines = [""]
     joined = re.sub(r"(map|\+|bias|=|verdict:|residual|score|logit) (?=\S)", "\\1\N{NO-BREAK SPACE}", text)
