@@ -1,4 +1,4 @@
-"""The page Channels in a real browser: channel contributions, one channel, and photos that activate it."""
+"""The channels of the page Layers in a real browser: channel contributions, one channel, photos that activate it."""
 
 import re
 
@@ -23,7 +23,7 @@ def read_sums(page: Page) -> tuple[float, float, float]:
 
 
 def test_contributions_and_bias_sum_to_the_logit_and_a_row_opens_its_channel(page: Page, app_url: str) -> None:
-    page.goto(f"{app_url}/channels")
+    page.goto(f"{app_url}/layers?view=channels")
     expect_heading(page, "Channel contributions to tiger cat")
     bias, parts, total = read_sums(page)
     assert bias + parts == pytest.approx(total, abs=2e-4)
@@ -46,7 +46,7 @@ def test_contributions_and_bias_sum_to_the_logit_and_a_row_opens_its_channel(pag
 
 
 def test_a_contrast_has_channel_contributions_too_and_a_link_reopens_it(page: Page, app_url: str) -> None:
-    page.goto(f"{app_url}/channels")
+    page.goto(f"{app_url}/layers?view=channels")
     expect_heading(page, "Channel contributions to tiger cat")
     page.get_by_role("radio", name="against a class").click()
     expect_heading(page, "Channel contributions to tiger cat against Egyptian cat")
@@ -63,7 +63,7 @@ def test_a_contrast_has_channel_contributions_too_and_a_link_reopens_it(page: Pa
 
 
 def test_photos_are_ranked_by_a_channel_and_bad_files_are_skipped(page: Page, app_url: str) -> None:
-    page.goto(f"{app_url}/channels?network=fashion_gap&class=Bag")
+    page.goto(f"{app_url}/layers?view=channels&network=fashion_gap&class=Bag")
     expect_heading(page, "Channel 8")
     expect(page.get_by_text("No photos yet")).to_be_visible()
     photos = [
@@ -87,7 +87,7 @@ def test_photos_are_ranked_by_a_channel_and_bad_files_are_skipped(page: Page, ap
 
 
 def test_a_broken_photo_shows_one_error(page: Page, app_url: str) -> None:
-    page.goto(f"{app_url}/channels?network=fashion_gap")
+    page.goto(f"{app_url}/layers?view=channels&network=fashion_gap")
     expect_heading(page, "Channel 9")
     broken = {"name": "broken.png", "mimeType": "image/png", "buffer": b"no picture"}
     page.locator("input[type=file]").first.set_input_files(broken)
@@ -98,7 +98,7 @@ def test_a_broken_photo_shows_one_error(page: Page, app_url: str) -> None:
 def test_nothing_is_cut_off(chromium: Browser, app_url: str, width: int, scheme: str) -> None:
     context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
-    page.goto(f"{app_url}/channels?network=fashion_gap")
+    page.goto(f"{app_url}/layers?view=channels&network=fashion_gap")
     expect_heading(page, "Channel 9")
     assert_nothing_is_cut_off(page)
     chart = page.get_by_test_id("stVegaLiteChart").bounding_box()

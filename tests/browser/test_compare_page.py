@@ -38,7 +38,7 @@ def test_one_photo_is_compared_by_networks_with_the_same_classes(page: Page, app
 
 
 def test_the_comparison_is_downloaded_as_a_figure(page: Page, app_url: str) -> None:
-    page.goto(f"{app_url}/compare?compare=photos&network=fashion_gap&examples=Bag&examples=Dress")
+    page.goto(f"{app_url}/compare?view=photos&network=fashion_gap&examples=Bag&examples=Dress")
     expect_tile(page, "dress.png", "Dress")
     expect(page.get_by_text("A logit is the score")).to_be_visible()
     with page.expect_download() as download:
@@ -49,7 +49,7 @@ def test_the_comparison_is_downloaded_as_a_figure(page: Page, app_url: str) -> N
 
 
 def test_networks_with_other_classes_show_their_top_class_and_no_similarity(page: Page, app_url: str) -> None:
-    page.goto(f"{app_url}/compare?compare=networks&network=fashion_gap&example=Bag&with=efficientnet_lite0")
+    page.goto(f"{app_url}/compare?view=networks&network=fashion_gap&example=Bag&with=efficientnet_lite0")
     expect_tile(page, "fashion_gap", "Bag")
     expect(page.get_by_role("img", name="class map of efficientnet_lite0:")).to_be_visible()
     expect(page.get_by_placeholder("top-1 of each")).to_be_visible()
@@ -57,20 +57,20 @@ def test_networks_with_other_classes_show_their_top_class_and_no_similarity(page
 
 
 def test_a_network_alone_says_what_to_do(page: Page, app_url: str) -> None:
-    page.goto(f"{app_url}/compare?compare=networks&network=efficientnet_lite0&example=Cat")
+    page.goto(f"{app_url}/compare?view=networks&network=efficientnet_lite0&example=Cat")
     expect(page.get_by_role("status")).to_contain_text("No other network here has the same classes")
     expect_tile(page, "efficientnet_lite0", "tiger cat")
 
 
 def test_photos_are_uploaded_together_and_a_broken_one_leaves_the_others(page: Page, app_url: str) -> None:
-    page.goto(f"{app_url}/compare?compare=photos&network=fashion_gap&examples=Bag")
+    page.goto(f"{app_url}/compare?view=photos&network=fashion_gap&examples=Bag")
     expect_tile(page, "bag.png", "Bag")
     broken = {"name": "broken.png", "mimeType": "image/png", "buffer": CLOTHES["Coat"].read_bytes()[:150]}
     files = [
         {"name": f"my {name}.png", "mimeType": "image/png", "buffer": CLOTHES[name].read_bytes()}
         for name in ("Dress", "Trouser")
     ]
-    page.locator("input[type=file]").set_input_files([files[0], broken, files[1]])
+    page.locator("input[type=file]").last.set_input_files([files[0], broken, files[1]])
     expect_tile(page, "my Dress.png", "Dress")
     expect_tile(page, "my Trouser.png", "Trouser")
     expect_tile(page, "bag.png", "Bag")
@@ -82,7 +82,7 @@ def test_photos_are_uploaded_together_and_a_broken_one_leaves_the_others(page: P
 
 
 def test_without_photos_the_page_says_what_to_do(page: Page, app_url: str) -> None:
-    page.goto(f"{app_url}/compare?compare=photos&network=fashion_gap&examples=Bag")
+    page.goto(f"{app_url}/compare?view=photos&network=fashion_gap&examples=Bag")
     expect_tile(page, "bag.png", "Bag")
     page.get_by_role("button", name="Bag", exact=True).click()
     expect(page.get_by_role("status")).to_contain_text("Upload photos, or choose examples above.")
@@ -93,7 +93,7 @@ def test_without_photos_the_page_says_what_to_do(page: Page, app_url: str) -> No
 def test_nothing_is_cut_off(chromium: Browser, app_url: str, width: int, scheme: str, mode: str) -> None:
     context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
-    page.goto(f"{app_url}/compare?compare={mode}&network=fashion_gap")
+    page.goto(f"{app_url}/compare?view={mode}&network=fashion_gap")
     images = page.get_by_role("img", name="class map of")
     expect(images).to_have_count(4 if mode == "networks" else 3)
     assert_nothing_is_cut_off(page)

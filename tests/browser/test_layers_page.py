@@ -104,3 +104,15 @@ def test_nothing_is_cut_off(chromium: Browser, app_url: str, width: int, scheme:
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= width
     context.close()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("channels", "/layers.*view=channels"), ("methods", "/compare.*view=methods")]
+)
+def test_an_old_address_opens_its_new_place_with_the_whole_link(page: Page, app_url: str, old: str, new: str) -> None:
+    page.goto(f"{app_url}/{old}{GAP}&class=Sneaker&methods=Exact+map&methods=Saliency")
+    expect(page).to_have_url(re.compile(new))
+    expect(page.get_by_role("radio", name=old)).to_be_checked()
+    expect(page.get_by_role("combobox", name="Class")).to_have_value("Sneaker")
+    if old == "methods":
+        expect(page.get_by_role("img", name="Saliency over the photo")).to_be_visible()

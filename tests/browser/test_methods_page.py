@@ -1,4 +1,4 @@
-"""The page Methods in a real browser: maps, curves, stopping, shuffled weights, links and errors."""
+"""The methods of the page Compare in a real browser: maps, curves, stopping, shuffled weights, links and errors."""
 
 import re
 
@@ -11,7 +11,7 @@ from inspector.images.examples import list_examples
 pytestmark = pytest.mark.browser
 
 # A network for 28 x 28 pixels is fast: methods that take minutes on a photo take a second.
-SMALL = "methods?network=fashion_gap"
+SMALL = "compare?view=methods&network=fashion_gap"
 CAT = list_examples("photos")["Cat"]
 
 
@@ -71,7 +71,7 @@ def test_shuffled_weights_give_rank_correlations(page: Page, app_url: str) -> No
 
 
 def test_a_long_method_shows_its_progress_and_can_be_stopped_and_resumed(page: Page, app_url: str) -> None:
-    open_page(page, app_url, "methods?methods=Exact+map&methods=Occlusion&curves=false")
+    open_page(page, app_url, "compare?view=methods&methods=Exact+map&methods=Occlusion&curves=false")
     expect(page.get_by_text("Occlusion ...")).to_be_visible()
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_text("Stopped.")).to_be_visible()

@@ -34,7 +34,8 @@ def open_page(name: str, reader: str, **link: str) -> AppTest:
     [
         ("class_maps", (keys.CELL, keys.CLASS, keys.EXAMPLE, keys.INPUT_SIZE, keys.VIEW)),
         ("channels", (keys.CHANNEL, keys.BARS)),
-        ("layers", (keys.LAYER, keys.CHANNEL)),
+        ("layers", (keys.SUBPAGE, keys.LAYER, keys.CHANNEL)),
+        ("compare", (keys.SUBPAGE, "compare")),
         ("export", (keys.WIDTH, keys.COLUMNS, keys.FONT_SIZE, keys.DPI, keys.TOP_COUNT, keys.FIGURE_CLASSES)),
     ],
 )

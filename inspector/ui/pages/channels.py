@@ -1,4 +1,4 @@
-"""The page Channels: a logit as a sum over channels, and one channel on the photo and on more photos of the user."""
+"""Part of the page Layers: a logit as a sum over channels, and one channel on the photo and on more photos."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class ChannelSelection:
 @fragment
 @show_errors()
 def show(selection: SidebarSelection) -> None:
-    """Draw the page."""
+    """Draw this part of the page."""
     maps = selection.maps
     chosen, place = _choose(maps)
     contributions = channels.compute_channel_contributions(maps, chosen.k, chosen.against)

@@ -1,4 +1,4 @@
-"""The page Methods: the exact map beside other attribution methods, their completeness and their faithfulness."""
+"""Part of the page Compare: the exact map beside other attribution methods, their sums and their faithfulness."""
 
 import functools
 from collections.abc import Callable
@@ -25,7 +25,7 @@ DEFAULT_METHODS = ("Exact map", "Grad-CAM", "Saliency", "Integrated gradients")
 
 
 def show(selection: SidebarSelection) -> None:
-    """Draw the page."""
+    """Draw this part of the page."""
     chosen = _choose(selection.maps, selection.key)
     if not chosen.names:
         st.info("Choose a method above to see its map of the photo.", icon=":material/compare:")

@@ -23,16 +23,19 @@ OPACITY, MASK_ABOVE = "opacity", "above"
 MASK = "mask"  # (what the mask belongs to, revision, cells masked by the buttons)
 PHOTO_COMPONENT, CLASS_LIST, TOP_MAPS = "the photo", "the classes", "top maps"
 
-# Page Layers. The keys of the first line are in the link. The page Channels uses CHANNEL_MAP, too.
+# Pages Layers and Compare: which part of the page is shown. It is in the link.
+SUBPAGE = "view"
+
+# Page Layers, feature maps. The keys of the first line are in the link. The channels use CHANNEL_MAP, too.
 LAYER, CHANNEL_ORDER, CHANNEL_SCALES = "layer", "sort", "own"
 CHANNEL_GRID, CHANNEL_MAP, DEPTH_MAPS = "channels", "the channel", "all channels"
 
-# Page Channels. Only BARS is in the link.
+# Page Layers, channels. Only BARS is in the link.
 BARS, CONTRIBUTION_CHART, WHOLE_FOLDER = "bars", "ledger", "whole folder"
 READ_PHOTOS = "read photos"  # (key of the network, ids of the uploads) of the photos read last
 
-# Page Compare. All keys are in the link, except COMPARED_UPLOADS.
-COMPARE, COMPARED_NETWORKS, COMPARED_EXAMPLES, OWN_SCALES = "compare", "with", "examples", "own_scales"
+# Page Compare, networks and photos. All keys are in the link, except COMPARED_UPLOADS.
+COMPARED_NETWORKS, COMPARED_EXAMPLES, OWN_SCALES = "with", "examples", "own_scales"
 COMPARED_UPLOADS = "photos compared"
 
 # Page Export. All keys are in the link.
@@ -41,7 +44,7 @@ WIDTH, UNIT, COLUMNS, FONT_SIZE, DPI = "width", "unit", "columns", "font", "dpi"
 COLORMAP, TITLED, COLOR_BAR, EQUATIONS = "colours", "titled", "bar", "equations"
 DARK, HEADING = "dark", "heading"
 
-# Page Methods. The keys of the first line are in the link.
+# Page Compare, methods. The keys of the first line are in the link.
 CURVES, METHODS = "curves", "methods"
 SHUFFLED = "shuffled"  # (MapsKey, class) for which the user started the randomization test
 METHODS_JOB = "methods job"  # (MethodsSelection, the Job that computes its results)
@@ -66,7 +69,7 @@ DATASET_CLASS, CONFUSED_LABEL, GALLERY = "average", "mistaken", "gallery"
 # Widgets outside the fragments of a page. If one of them changes, the whole page has to run.
 OUTSIDE_FRAGMENTS = (
     *(NETWORK, UPLOADED_PHOTO, EXAMPLE, INPUT_SIZE),
-    *(COMPARE, COMPARED_NETWORKS, COMPARED_UPLOADS, COMPARED_EXAMPLES),
+    *(SUBPAGE, COMPARED_NETWORKS, COMPARED_UPLOADS, COMPARED_EXAMPLES),
 )
 
 # Key -> {value in links of earlier versions: value that replaces it}.

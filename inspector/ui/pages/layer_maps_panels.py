@@ -1,4 +1,4 @@
-"""The panels and texts of the page Layers about a layer and about one of its channels."""
+"""The panels and texts about a layer and about one of its channels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,0 +1,182 @@
+"""Part of the page Compare: one photo by several networks, or several photos by one network, on one scale."""
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from inspector.analysis.similarity import compare_maps, find_common_class_name, find_same_class
+from inspector.explain.class_maps import ClassMaps
+from inspector.images.examples import list_examples
+from inspector.images.photo import Photo
+from inspector.networks.catalog import list_models
+from inspector.ui.components import controls
+from inspector.ui.components.controls import show_table, switch
+from inspector.ui.components.map_columns import MapColumn, MapRequest, compute_requests, show_map_columns
+from inspector.ui.components.markdown import plain
+from inspector.ui.state import cache, keys
+from inspector.ui.state.selection import choose_interpolation
+from inspector.ui.state.sidebar import NetworkChoice, SidebarSelection, list_choices
+from inspector.ui.state.streamlit_fixes import fragment
+
+if TYPE_CHECKING:
+    from inspector.output.export import Format
+
+NETWORKS, PHOTOS = "networks", "photos"
+MAX_NETWORKS = 4
+MAX_PHOTOS = 12
+_FILES = {"PNG": "comparison.png", "PDF": "comparison.pdf", "SVG": "comparison.svg"}
+_FORMATS: "dict[str, Format]" = {"comparison.png": "png", "comparison.pdf": "pdf", "comparison.svg": "svg"}
+
+
+def show(chosen: SidebarSelection, mode: str) -> None:
+    """Draw this part of the page. `mode` is NETWORKS or PHOTOS."""
+    if mode == NETWORKS:
+        requests = _choose_networks(chosen.network, cache.get_view(chosen.maps).photo, chosen.key[3])
+    else:
+        requests = _choose_photos(chosen.network, chosen.key[3])
+    if compared := compute_requests(requests):
+        _show_comparison(compared, mode)
+
+
+def list_same_classes(network: NetworkChoice) -> list[str]:
+    """Return the names of the other networks in models/ that have the same classes."""
+    cards = list_models()
+    if network.key not in cards:
+        return []
+    classes = cards[network.key].classes
+    return [name for name, card in cards.items() if card.classes == classes and name != network.name]
+
+
+def _choose_networks(network: NetworkChoice, photo: Photo, scale: float | None) -> list[MapRequest]:
+    """Show the choice of the other networks. Return one request per network."""
+    offered, same_classes = list_choices(), list_same_classes(network)
+    # Offer the network of the sidebar, too. Otherwise the box would lose a network that is chosen in the sidebar.
+    names = st.multiselect(
+        f"{plain(network.name)} and",
+        list(offered),
+        default=same_classes[: MAX_NETWORKS - 1],
+        key=keys.COMPARED_NETWORKS,
+        bind="query-params",
+        max_selections=MAX_NETWORKS - 1,
+        help="The first network is that of the sidebar. Add more on the page Network, for this session, or with "
+        "`inspector add`.",
+    )
+    others = [offered[name] for name in names if name != network.name]
+    if not others:
+        text = "Choose one more network in the box above."
+        if not same_classes:
+            text += (
+                " No other network here has the same classes: load your own on the page Network, add one with "
+                "`inspector add`, or compare several photos by this network."
+            )
+        st.info(text, icon=":material/compare:")
+    return [MapRequest(choice.name, choice, photo, scale) for choice in (network, *others)]
+
+
+def _choose_photos(network: NetworkChoice, scale: float | None) -> list[MapRequest]:
+    """Show the choice of photos, and an error for each photo that cannot be read. Return one request per photo."""
+    offered = list_examples(network.examples)
+    with st.container(horizontal=True, vertical_alignment="top", gap="medium"):
+        uploads = controls.upload_photos("Your photos", key=keys.COMPARED_UPLOADS, several=True, width=380)
+        names = controls.choose_several("and examples", list(offered), list(offered)[:3], key=keys.COMPARED_EXAMPLES)
+    photos = []
+    for upload in uploads:
+        with controls.show_errors():
+            photos.append(cache.read_upload(upload.file_id, upload.name, upload.getvalue()))
+    # A link may name examples that only another network has: leave them out.
+    photos += [cache.read_example(offered[name]) for name in names if name in offered]
+    if not photos:
+        st.info("Upload photos, or choose examples above.", icon=":material/compare:")
+    if len(photos) > MAX_PHOTOS:
+        st.info(f"Only the first {MAX_PHOTOS} of {len(photos)} photos are shown.", icon=":material/info:")
+    return [MapRequest(photo.name, network, photo, scale) for photo in photos[:MAX_PHOTOS]]
+
+
+@fragment
+def _show_comparison(compared: Sequence[tuple[str, ClassMaps]], mode: str) -> None:
+    """Show the maps of one class, or of each photo's top-1 class, with their numbers."""
+    maps = [one for _, one in compared]
+    # At first, networks are compared for one class. Photos show different objects: each gets its own top-1 class.
+    default = find_common_class_name(maps) if mode == NETWORKS else None
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        names = list(dict.fromkeys(name for one in maps for name in one.classifier.class_names))
+        placeholder = f"{default} (top-1 of the first)" if default else "top-1 of each"
+        text = "Type to search. A network without a class of this name shows its top-1 class."
+        key = f"class_of_{mode}"
+        chosen = controls.search_option("Class", names, placeholder, key=key, width=320, help=text)
+        text = "Off: the same color is the same number of logits in all maps. On: faint maps are visible too."
+        own_scales = switch("One scale per map", text, key=keys.OWN_SCALES)
+        smooth = choose_interpolation()
+    name = chosen or default
+    classes = find_same_class(maps, name) if name or mode == NETWORKS else [int(one.logits.argmax()) for one in maps]
+    columns = [MapColumn(title, one, k, one.class_map(k)) for (title, one), k in zip(compared, classes, strict=True)]
+    show_map_columns(columns, own_scales, smooth)
+    _show_downloads(columns, own_scales, smooth)
+    _show_numbers(columns, mode)
+    if mode == NETWORKS:
+        _show_similarity(columns)
+
+
+def _show_downloads(columns: Sequence[MapColumn], own_scales: bool, smooth: bool) -> None:
+    def make_file(name: str) -> bytes:
+        # Imported here, because matplotlib takes a second to import.
+        from inspector.output.comparison_figure import side_by_side_figure
+        from inspector.output.export import encode_figure
+
+        maps, classes = [column.maps for column in columns], [column.k for column in columns]
+        figure = side_by_side_figure(maps, classes, [column.title for column in columns], own_scales, smooth)
+        return encode_figure(figure, _FORMATS[name])
+
+    controls.show_download_buttons(_FILES, make_file, "Download the figure")
+
+
+def _show_numbers(columns: Sequence[MapColumn], mode: str) -> None:
+    top = [column.maps.top(1)[0] for column in columns]
+    quantity = " or ".join(dict.fromkeys(column.maps.classifier.meaning.quantity for column in columns))
+    if all(column.maps.classifier.meaning.has_probabilities for column in columns):
+        outcomes: dict[str, Any] = {"probability": [float(one.maps.probabilities[one.k]) for one in columns]}
+    else:
+        outcomes = {"outcome": [column.maps.outcome(column.k) for column in columns]}
+    show_table(
+        {
+            "network" if mode == NETWORKS else "photo": [column.title for column in columns],
+            "class": [column.class_map.title for column in columns],
+            **outcomes,
+            "map": [float(column.class_map.values.sum()) for column in columns],
+            "+ bias": [column.class_map.bias for column in columns],
+            f"= {quantity}": [column.class_map.total for column in columns],
+            "top-1": [f"{name} ({one.maps.outcome(k, 0)})" for one, (k, name, _) in zip(columns, top, strict=True)],
+            "verdict": [column.maps.verdict for column in columns],
+            "largest residual": [f"{column.maps.residual:.1e}" for column in columns],
+        },
+        "The compared class maps with classes, probabilities and logits",
+        {"probability": controls.SHARE, "map": "%.3f", "+ bias": "%.3f", f"= {quantity}": "%.3f"},
+    )
+    if quantity == "logit":
+        st.caption("A logit is the score of a class before softmax: the sum of its map, plus a bias.")
+
+
+def _show_similarity(columns: Sequence[MapColumn]) -> None:
+    """Show how similar the maps of one class are, pair by pair, if they have the same grid."""
+    rows, other_grids = [], []
+    for a, b in combinations(columns, 2):
+        if a.class_map.title.casefold() != b.class_map.title.casefold():
+            continue
+        similarity = compare_maps(a.class_map, b.class_map)
+        if similarity is None:
+            grids = [" x ".join(map(str, column.class_map.values.shape)) for column in (a, b)]
+            other_grids.append(f"{a.title} ({grids[0]}) and {b.title} ({grids[1]})")
+        else:
+            names = f"{a.title}, {b.title}"
+            rows.append({"maps": names, "cosine": similarity.cosine, "rank correlation": similarity.rank})
+    if rows:
+        formats = {"cosine": "%.2f", "rank correlation": "%.2f"}
+        show_table(rows, "Similarity of the maps", formats, width="content")
+        st.caption(
+            "1: the same map, 0: unrelated, \N{MINUS SIGN}1: the opposite. The cosine compares the logits of the cells "
+            "up to a common factor; the rank correlation compares only their order."
+        )
+    if other_grids:
+        st.caption(plain(f"Not compared, because their grids differ: {'; '.join(other_grids)}."))
