@@ -4,7 +4,7 @@ import re
 
 import pytest
 from page_checks import assert_nothing_is_cut_off, expect_heading
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from inspector.images.examples import list_examples
 
@@ -31,18 +31,52 @@ def test_a_channel_is_chosen_by_mouse_and_keys_and_a_link_reopens_it(page: Page,
     expect(page.get_by_role("option", name="channel 6,")).to_have_attribute("aria-selected", "true")
 
 
-def test_a_layer_is_chosen_by_steps_and_in_the_tree(page: Page, app_url: str) -> None:
+def find_chosen(page: Page) -> Locator:
+    return page.locator("[role=treeitem][aria-selected=true]")
+
+
+def test_a_layer_is_chosen_in_the_tree_by_keys_and_by_mouse(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/layers{GAP}")
     # The layer that is pooled.
     expect_heading(page, "15")
-    page.get_by_role("button", name="Previous layer").click()
+    expect(find_chosen(page)).to_contain_text("Conv2d")
+    find_chosen(page).focus()
+    page.keyboard.press("ArrowUp")
     expect_heading(page, "14")
     expect(page.get_by_text("MaxPool2d: 32 feature maps of 3 x 3 cells.")).to_be_visible()
-    table = page.get_by_test_id("stDataFrame").bounding_box()
-    assert table is not None
-    page.mouse.click(table["x"] + 20, table["y"] + 52)  # the box of the first row
+    expect(find_chosen(page)).to_be_focused()
+    page.get_by_role("treeitem", name="0, Conv2d, 8 x 28 x 28", exact=True).click()
     expect_heading(page, "0")
-    expect(page.get_by_role("button", name="Previous layer")).to_be_disabled()
+    expect(page).to_have_url(re.compile("layer=0"))
+
+
+def test_the_tree_opens_the_groups_of_the_layer_that_a_link_names(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/layers?layer=_blocks.14._bn1")
+    expect_heading(page, "_blocks.14._bn1")
+    expect(find_chosen(page)).to_be_in_viewport(ratio=1)
+    expect(page.get_by_role("treeitem", name="0, MBConvBlock, 16 x 112 x 112", exact=True)).to_have_attribute("aria-expanded", "false")
+    expect(page.get_by_role("treeitem", name="14, MBConvBlock")).to_have_attribute("aria-expanded", "true")
+    find_chosen(page).focus()
+    for _ in range(2):
+        page.keyboard.press("ArrowLeft")  # to the block, which is chosen; it closes
+    expect_heading(page, "_blocks.14")
+    expect(page.get_by_role("treeitem", name="_bn1, BatchNorm2d, 672")).to_have_count(0)
+
+
+def test_the_arrow_keys_lead_to_the_next_page_of_channels(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/layers?sort=number&channel=63")
+    expect_heading(page, "Channel 63")
+    page.get_by_role("option", name="channel 63,").focus()
+    page.keyboard.press("ArrowRight")
+    expect_heading(page, "Channel 64")
+    expect(page.get_by_role("option", name="channel 64,")).to_be_focused()
+    page.keyboard.press("ArrowLeft")
+    expect_heading(page, "Channel 63")
+
+
+def test_the_value_that_tiles_are_sorted_by_stays_on_saturated_tiles(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/layers?sort=highest")
+    expect(page.get_by_role("option").first).to_contain_text(re.compile(r"6\s*\d+% at 6"))
 
 
 def test_the_maps_are_drawn_and_dead_channels_are_marked(page: Page, app_url: str) -> None:
@@ -67,7 +101,7 @@ def test_the_maps_are_drawn_and_dead_channels_are_marked(page: Page, app_url: st
 def test_contributions_say_whether_they_are_exact_or_of_first_order(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/layers{GAP}&sort=contribution&class=Sneaker")
     expect(page.get_by_text("Contributions to the logit of Sneaker are exact")).to_be_visible()
-    page.get_by_role("button", name="Previous layer").click()
+    page.get_by_role("treeitem", name="14, MaxPool2d").click()
     expect(page.get_by_text("gradient x activation")).to_be_visible()
     expect(page.get_by_text(re.compile(r"adds .* logits to Sneaker \(first order\)"))).to_be_visible()
 

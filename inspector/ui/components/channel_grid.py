@@ -33,29 +33,31 @@ class ChannelTile:
 
     channel: int
     line: str
-    mark: str  # replaces the line if the channel is dead or saturated
+    mark: str  # below the line, if the channel is dead or saturated; else ""
     label: str  # the full text, for screen readers and the tooltip
 
 
-def show_channel_grid(maps: Tensor, tiles: Sequence[ChannelTile], scale: float | None, chosen: int, label: str) -> None:
-    """Show feature maps as a grid; a click chooses the channel.
+@dataclass(frozen=True)
+class ChannelGrid:
+    """A page of the channels of a layer."""
+
+    tiles: Sequence[ChannelTile]
+    chosen: int  # the channel that is marked as chosen
+    label: str  # name of the whole grid, for screen readers
+    before: int | None  # the last channel of the page before; None on the first page
+    after: int | None  # the first channel of the next page; None on the last page
+
+
+def show_channel_grid(maps: Tensor, scale: float | None, grid: ChannelGrid) -> None:
+    """Show feature maps as a grid; a click or the arrow keys choose the channel, also across the ends of the page.
 
     Args:
-        maps: the feature maps (n, h, w).
-        tiles: the text below each map.
+        maps: the feature maps (n, h, w), one per tile.
         scale: the |value| with the strongest color; None: each map has its own scale.
-        chosen: the channel that is marked as chosen.
-        label: name of the whole grid, for screen readers.
+        grid: the texts and the chosen channel.
     """
     image, size = make_mosaic(maps.numpy(force=True), scale)
-    data = {
-        "image": html.make_data_url(image),
-        "tile_size": size,
-        "columns": _COLUMNS,
-        "tiles": [asdict(tile) for tile in tiles],
-        "chosen": chosen,
-        "label": label,
-    }
+    data = asdict(grid) | {"image": html.make_data_url(image), "tile_size": size, "columns": _COLUMNS}
 
     def choose_channel() -> None:
         st.session_state[keys.CHANNEL] = st.session_state[keys.CHANNEL_GRID]["chosen"]

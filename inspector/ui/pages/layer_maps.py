@@ -9,8 +9,9 @@ from inspector.explain.class_maps import ClassMaps
 from inspector.explain.tracing.layer_trace import Layer
 from inspector.output.overlay import common_scale
 from inspector.ui.components import html
-from inspector.ui.components.channel_grid import show_channel_grid
-from inspector.ui.components.controls import WIDE_TEXT, choose_segment, search_option, show_errors, show_table, switch
+from inspector.ui.components.channel_grid import ChannelGrid, show_channel_grid
+from inspector.ui.components.controls import choose_segment, search_option, show_errors, switch
+from inspector.ui.components.layer_tree import show_layer_tree
 from inspector.ui.components.markdown import plain
 from inspector.ui.pages import layer_maps_panels as panels
 from inspector.ui.pages.layer_maps_panels import CONTRIBUTION, HIGHEST, INDEX, MEAN, LayerSelection, ShownLayer
@@ -29,17 +30,20 @@ def show(chosen: SidebarSelection) -> None:
     network, maps = chosen.network, chosen.maps
     with st.spinner(f"Reading the layers of {plain(network.name)} ..."):
         layers = cache.list_network_layers(network.key, network.load)
-    selection = _choose(maps, layers)
-    _show_tree(network, layers, selection.layer)
-    with st.spinner(f"Running {plain(network.name)} up to {plain(selection.layer.label)} ..."):
-        layer_maps = cache.compute_layer_maps(chosen.key, selection.layer.label, maps, selection.layer)
-    _show_channels(chosen.key, maps, layer_maps, selection)
+    order, k, own_scales, smooth = _choose(maps)
+    narrow, wide = st.columns([2, 5], gap="medium")
+    with narrow:
+        label = _choose_layer(network, layers, find_pooled_layer(maps.classifier, layers).label)
+    selection = LayerSelection(find_layer(layers, label), order, k, own_scales, smooth)
+    with wide:
+        with st.spinner(f"Running {plain(network.name)} up to {plain(label)} ..."):
+            layer_maps = cache.compute_layer_maps(chosen.key, label, maps, selection.layer)
+        _show_channels(chosen.key, maps, layer_maps, selection)
 
 
-def _choose(maps: ClassMaps, layers: tuple[Layer, ...]) -> LayerSelection:
-    """Show the controls. Return the choices."""
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        label = _choose_layer(layers, find_pooled_layer(maps.classifier, layers).label)
+def _choose(maps: ClassMaps) -> tuple[str, int | None, bool, bool]:
+    """Show the controls. Return the fields of LayerSelection that follow the layer."""
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         order = choose_segment(
             "Sort channels by",
             [INDEX, MEAN, HIGHEST, CONTRIBUTION],
@@ -50,15 +54,14 @@ def _choose(maps: ClassMaps, layers: tuple[Layer, ...]) -> LayerSelection:
             "first-order approximation elsewhere.",
         )
         k = choose_class(maps) if order == CONTRIBUTION else None
-    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         text = "Off: all channels share one scale, so that they can be compared. On: weak channels are visible too."
         own_scales = switch("One scale per channel", text, key=keys.CHANNEL_SCALES)
         smooth = choose_interpolation()
-    return LayerSelection(find_layer(layers, label), order, k, own_scales, smooth)
+    return order, k, own_scales, smooth
 
 
-def _choose_layer(layers: tuple[Layer, ...], pooled: str) -> str:
-    """Show a box for a layer, and buttons for the layers before and after it.
+def _choose_layer(network: NetworkChoice, layers: tuple[Layer, ...], pooled: str) -> str:
+    """Show a box for a layer, and the tree of all modules.
 
     Returns:
         The label of the chosen layer; while the box is empty, `pooled`.
@@ -66,20 +69,14 @@ def _choose_layer(layers: tuple[Layer, ...], pooled: str) -> str:
     labels = [layer.label for layer in layers if layer.size is not None]
     if st.session_state.get(keys.LAYER) not in (None, *labels):
         st.session_state[keys.LAYER] = None  # the label belongs to another network
-
-    def step(by: int) -> None:
-        _select_layer(labels[labels.index(st.session_state[keys.LAYER] or pooled) + by])
-
     text = (
-        "Type to search. A layer is any module that returns feature maps, also a block of several. A module that runs "
+        "Type to search, or choose a module in the tree: click it, or walk with the arrow keys. A module that runs "
         "several times in a forward pass is listed once per run."
     )
     placeholder = f"{pooled} (input of the pooling)"
-    chosen = search_option("Layer", labels, placeholder, key=keys.LAYER, on_change=_clear_channel, width=300, help=text)
-    label = chosen or pooled
-    at_first, at_last = label == labels[0], label == labels[-1]
-    st.button("Previous layer", icon=":material/arrow_upward:", on_click=step, args=(-1,), disabled=at_first)
-    st.button("Next layer", icon=":material/arrow_downward:", on_click=step, args=(1,), disabled=at_last)
+    settings = {"on_change": _clear_channel, "width": "stretch", "help": text}
+    label = search_option("Layer", labels, placeholder, key=keys.LAYER, **settings) or pooled
+    show_layer_tree(network.key, layers, label, _select_layer)
     return label
 
 
@@ -91,46 +88,6 @@ def _select_layer(label: str) -> None:
 def _clear_channel() -> None:
     """Clear the chosen channel, because equal channel numbers of two layers are unrelated."""
     st.session_state[keys.CHANNEL] = None
-
-
-def _show_tree(network: NetworkChoice, layers: tuple[Layer, ...], chosen: Layer) -> None:
-    """List all modules in the order in which they start. A click on a row with feature maps chooses this layer."""
-
-    def select(row: int) -> None:
-        if layers[row].size is not None:
-            _select_layer(layers[row].label)
-
-    text = (
-        "Height x width, in pixels of the network's input: what one cell of the maps can depend on. It may extend "
-        "beyond the input."
-    )
-    with st.expander("Modules of the network, in the order in which they run", expanded=True):
-        show_table(
-            [_make_row(layer, layer is chosen) for layer in layers],
-            "The modules in the order in which they run, with the shapes of their outputs",
-            {"layer": WIDE_TEXT, "receptive field": st.column_config.TextColumn(help=text)},
-            select,
-            key=f"tree of {network.key}",
-            height=214,
-        )
-
-
-def _make_row(layer: Layer, is_chosen: bool) -> dict[str, str]:
-    mark = " \N{BLACK LEFT-POINTING TRIANGLE}" if is_chosen else ""
-    return {
-        "layer": "\N{EM SPACE}" * layer.depth + layer.label + mark,
-        "kind": layer.kind,
-        "output": " x ".join(map(str, layer.shape)) if layer.shape else "",
-        "receptive field": _describe_field(layer),
-    }
-
-
-def _describe_field(layer: Layer) -> str:
-    if layer.size is None:
-        return ""
-    if layer.field is None or layer.field.y.size == float("inf"):
-        return "whole input"
-    return f"{layer.field.y.size:.0f} x {layer.field.x.size:.0f}"
 
 
 @fragment
@@ -158,7 +115,9 @@ def _show_channels(key: cache.MapsKey, maps: ClassMaps, layer_maps: LayerMaps, s
         panels.show_depth(layer_maps, selection.smooth)
     with wide:
         tiles = [panels.make_tile(shown, c) for c in on_page]
-        show_channel_grid(layer_maps.maps[on_page], tiles, scale, channel, f"Feature maps of {label}")
+        before, after = order[: (page - 1) * PAGE][-1:], order[page * PAGE :][:1]
+        grid = ChannelGrid(tiles, channel, f"Feature maps of {label}", (*before, None)[0], (*after, None)[0])
+        show_channel_grid(layer_maps.maps[on_page], scale, grid)
         if scale is not None:
             st.html(html.make_activation_bar(scale, layer_maps.has_negatives))
 

@@ -28,7 +28,7 @@ SUBPAGE = "view"
 
 # Page Layers, feature maps. The keys of the first line are in the link. The channels use CHANNEL_MAP, too.
 LAYER, CHANNEL_ORDER, CHANNEL_SCALES = "layer", "sort", "own"
-CHANNEL_GRID, CHANNEL_MAP, DEPTH_MAPS = "channels", "the channel", "all channels"
+LAYER_TREE, CHANNEL_GRID, CHANNEL_MAP, DEPTH_MAPS = "layer tree", "channels", "the channel", "all channels"
 
 # Page Layers, channels. Only BARS is in the link.
 BARS, CONTRIBUTION_CHART, WHOLE_FOLDER = "bars", "ledger", "whole folder"

@@ -7,6 +7,7 @@ const KEY_DELAY = 120; // milliseconds to wait, so that a key held down reports 
 
 const makeTile = () => makeElement(
   "button", { type: "button", role: "option" }, makeElement("canvas"), makeElement("span"), makeElement("span"),
+  makeElement("span", { class: "mark" }),
 );
 
 export default function ({ data, parentElement, setTriggerValue }) {
@@ -33,14 +34,22 @@ export default function ({ data, parentElement, setTriggerValue }) {
     clearTimeout(grid.timer);
     grid.timer = setTimeout(() => setTriggerValue("chosen", channel), delay);
   };
+  // The arrow keys go on to the next page of channels at the last tile, and back at the first one.
+  const findBeyond = key => ({ ArrowLeft: data.before, ArrowRight: data.after })[key] ?? null;
+  const leavePage = channel => {
+    grid.awaited = channel;
+    clearTimeout(grid.timer);
+    setTriggerValue("chosen", channel);
+  };
   buttons.forEach((button, i) => {
-    const { channel, line, mark: warning, label } = tiles[i], [, number, text] = button.children;
+    const { channel, line, mark: warning, label } = tiles[i], [, number, text, extra] = button.children;
     button.className = warning === "dead" ? "dead" : "";
     button.setAttribute("aria-label", label);
     button.title = label;
     number.textContent = channel;
-    text.className = warning ? "line mark" : "line";
-    text.textContent = warning || line;
+    text.className = "line";
+    text.textContent = line;
+    extra.textContent = warning;
     button.onclick = () => choose(i, 0);
     button.onkeydown = event => {
       const across = getComputedStyle(grid).gridTemplateColumns.split(" ").length;
@@ -48,10 +57,17 @@ export default function ({ data, parentElement, setTriggerValue }) {
       if (next === null) return;
       event.preventDefault();
       event.stopPropagation();
-      choose(next, KEY_DELAY);
+      const beyond = next === i ? findBeyond(event.key) : null;
+      if (beyond === null) choose(next, KEY_DELAY);
+      else leavePage(beyond);
     };
   });
   mark(data.chosen);
+  const awaited = tiles.findIndex(tile => tile.channel === grid.awaited);
+  if (awaited >= 0) {
+    grid.awaited = null;
+    buttons[awaited].focus();
+  }
   if (grid.drawn === data.image) return;
   grid.drawn = data.image;
   const mosaic = new Image();
