@@ -30,7 +30,7 @@ FACADE = {"explain/image_maps.py": {"inspector.output.figure", "inspector.output
 TORCH_FREE = (
     "entries.py", "errors.py", "files.py", "printable.py", "version.py",
     "images", "explain/kinds.py", "explain/memory.py", "networks/catalog.py",
-    "output/text.py", "output/style.py", "output/templates.py",
+    "output/text.py", "output/style.py", "output/colormaps.py", "output/picture.py", "output/templates.py",
     "datasets/table.py", "datasets/shard_schema.py", "datasets/results.py", "datasets/statistics.py",
     "datasets/index.py", "datasets/summary.py",
     "training/recipe.py", "training/read_run.py", "training/compare_runs.py",
@@ -134,7 +134,7 @@ def test_our_own_modules_are_imported_at_the_top(path):
         ),
         ("streamlit", {"ui"}),
         ("captum", {"analysis/attribution"}),
-        ("cv2", {"images/scientific.py", "output/overlay.py", "ui"}),
+        ("cv2", {"images/scientific.py", "output/colormaps.py", "output/overlay.py", "ui"}),
         ("jinja2", {"output/templates.py"}),
         ("typer", {"cli"}),
     ],

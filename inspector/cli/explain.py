@@ -52,9 +52,14 @@ class FigureOptions:
     ] = None
     dpi: Annotated[int, _figure_option(help="Resolution in dots per inch.")] = 200
     font_size: Annotated[float, _figure_option(help="Font size in points.")] = 9
-    colours: Annotated[str, _figure_option(help="Color map: `inspector`, `PuOr_r`, `RdBu_r` or `BrBG_r`.")] = (
-        "inspector"
-    )
+    colours: Annotated[
+        str,
+        _figure_option(
+            help="Color map: `inspector` (blue-white-red), `PuOr_r`, `RdBu_r` or `BrBG_r`; of the positive part only: "
+            "`turbo` or `inferno`."
+        ),
+    ] = "inspector"
+    gray: Annotated[bool, _figure_option("--gray/--color", help="Draw maps over the photo in gray or in color.")] = True
     dark: Annotated[bool, _figure_option("--dark", help="Light text on a dark background.")] = False
     title: Annotated[
         str | None,

@@ -201,17 +201,19 @@ class ClassMaps:
         smooth: bool = True,
         opacity: float = 0.85,
         scale: float | None = None,
+        gray: bool = True,
     ) -> NDArray[np.uint8]:
         """Draw a class map over the photo.
 
         Args:
             k: name or index of the class.
-            cmap: "inspector" or any colormap of matplotlib. Zero is in its middle, and transparent; diverging colormaps
-                such as "RdBu_r" suit best.
+            cmap: "inspector" (blue-white-red), "turbo" or "inferno" (of the positive part only), or any other colormap
+                of matplotlib, with zero in its middle. Zero is transparent.
             against: name or index of a class to contrast with, or "average" for the average of all classes.
             smooth: interpolate between the centers of the cells.
             opacity: opacity of the strongest color, 0-1.
             scale: absolute value with the strongest color, in logits per cell. Default: the largest of the map.
+            gray: draw the photo in gray, so that the colors of the map are seen on any photo.
 
         Returns:
             RGB image (H, W, 3) at the photo's size; the photo is dimmed outside of what the network sees.
@@ -222,7 +224,7 @@ class ClassMaps:
         """
         from inspector.output.figure import overlay_class_map
 
-        return overlay_class_map(self, self.class_map(k, against), cmap, smooth, opacity, scale)
+        return overlay_class_map(self, self.class_map(k, against), cmap, smooth, opacity, scale, gray)
 
     def __repr__(self) -> str:
         """Return network and photo, top classes, verdict and sizes, in five lines; a sixth if the place is unknown."""

@@ -23,11 +23,12 @@ from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMap, ClassMaps, FigureContent
 from inspector.explain.grid import require_place
 from inspector.images.decode import Pixels
-from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo, grid_image
-from inspector.output.style import COLORMAPS, DEFAULT_STYLE, LEVELS, MM, PANELS, FigureStyle, diverging_colormap
+from inspector.output.colormaps import COLORMAPS, LEVELS, find_colormap, list_bar_colors
+from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo, grid_image, make_gray
+from inspector.output.style import DEFAULT_STYLE, MM, PANELS, FigureStyle
 from inspector.output.text import format_number
 
-COLORS = ListedColormap(diverging_colormap() / 255, name="class map")
+COLORS = ListedColormap(find_colormap().colors / 255, name="class map")
 PANEL = 2.6  # default width of a panel, in inches
 MAX_PANELS = 60
 _MAX_PIXELS = 100_000_000  # largest number of pixels in a PNG: about an A4 page at 1000 dpi
@@ -164,12 +165,18 @@ class InlineFigure(Figure):
 
 
 def overlay_class_map(
-    maps: ClassMaps, class_map: ClassMap, colormap: str | Colormap, smooth: bool, opacity: float, scale: float | None
+    maps: ClassMaps,
+    class_map: ClassMap,
+    colormap: str | Colormap,
+    smooth: bool,
+    opacity: float,
+    scale: float | None,
+    gray: bool = True,
 ) -> Pixels:
     """Draw a class map over its photo at the photo's own size; see `ClassMaps.overlay`."""
     view, field = maps.view, maps.classifier.receptive_field
     require_place(field)
-    canvas = dimmed_photo(view.photo, view.crop, max(view.photo.size))
+    canvas = dimmed_photo(view.photo, view.crop, max(view.photo.size), gray)
     ends = common_scale([class_map.values]) if scale is None else scale
     colors = sample_colormap(colormap)
     return draw_map_on_photo(canvas, view.crop, class_map.values, field, ends, smooth, opacity, colors)
@@ -227,11 +234,12 @@ def _draw_images(
     """Draw the image of each panel. The photo gets more pixels if the panels are larger or `dpi` is higher."""
     view, field = maps.view, maps.classifier.receptive_field
     sharpness = style.dpi * panel_width / (DEFAULT_STYLE.dpi * PANEL)
-    canvas = dimmed_photo(view.photo, view.crop, round(800 * min(4.0, max(1.0, sharpness))))
+    photo = dimmed_photo(view.photo, view.crop, round(800 * min(4.0, max(1.0, sharpness))))
+    canvas = make_gray(photo) if style.gray else photo
     for panel in panels:
         values = panel.values
         if values is None:
-            yield canvas
+            yield photo
         elif panel.grid:
             yield grid_image(values.numpy(force=True), scale, style.colours)
         else:
@@ -251,15 +259,15 @@ def add_color_bar(
 
     Args:
         axes: the axes that show the maps, at least one.
-        scale: value at the upper end of the bar; the lower end is -scale.
+        scale: value at the upper end of the bar; the lower end is -scale, or 0 if only the positive part is drawn.
         colormap: one of COLORMAPS.
         units: what is shown per cell.
         font_size: font size of label and ticks, in points.
         layout: options of matplotlib's Figure.colorbar, such as shrink, aspect, location.
     """
-    colors = ListedColormap(diverging_colormap(colormap) / 255, name=colormap)
+    colors = ListedColormap(list_bar_colors(colormap) / 255, name=colormap)
     # If all maps are zero, the color bar still needs two different ends.
-    ends = Normalize(-(scale or 1.0), scale or 1.0)
+    ends = Normalize(COLORMAPS[colormap].lowest * (scale or 1.0), scale or 1.0)
     bar = axes[0].figure.colorbar(ScalarMappable(ends, colors), ax=list(axes), **layout)
     bar.set_label(f"{units} per cell", fontsize=font_size)
     bar.ax.tick_params(labelsize=font_size)

@@ -1,7 +1,8 @@
 """Turn class maps into colors. Only this module scales or colors a map.
 
-Zero is transparent, evidence for a class is red, and evidence against the class is blue. The further a value is from
-zero, the denser is its color. Maps that are compared share one scale. The photo is dimmed outside the network's crop.
+Zero is transparent. In the default color map evidence for a class is red and evidence against it blue, and the
+further a value is from zero, the denser is its color; colormaps.py has the others. Maps that are compared share one
+scale. The photo is dimmed outside the network's crop, and may be drawn in gray.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.images.decode import Pixels
 from inspector.images.photo import Photo
 from inspector.images.preprocessing import Crop
-from inspector.output.style import LEVELS, diverging_colormap, inspector_hues, signed_levels
+from inspector.output.colormaps import COLORMAPS, LEVELS, ColorMap, find_colormap, make_signed
 
 OPACITY = 0.85
 
@@ -36,8 +37,15 @@ def robust_scale(values: ArrayLike, part: float = 0.99) -> float:
     return float(np.quantile(sizes, part)) or float(sizes.max())
 
 
-def dimmed_photo(photo: Photo, crop: Crop, side: int = 800) -> Pixels:
-    """Draw the whole photo, dimmed outside the network's crop; the longer side gets `side` pixels."""
+def dimmed_photo(photo: Photo, crop: Crop, side: int = 800, gray: bool = False) -> Pixels:
+    """Draw the whole photo, dimmed outside the network's crop.
+
+    Args:
+        photo: the photo.
+        crop: the part that the network sees.
+        side: longer side of the drawing, in pixels.
+        gray: draw the photo in gray, so that the colors of a map are seen on any photo.
+    """
     height, width = fit_size(photo.size, side)
     # Enlarge a small image without interpolation, so that its real pixels stay visible.
     interpolation = cv2.INTER_AREA if side < max(photo.size) else cv2.INTER_NEAREST
@@ -49,7 +57,12 @@ def dimmed_photo(photo: Photo, crop: Crop, side: int = 800) -> Pixels:
     dimmed = _as_pixels(cv2.addWeighted(canvas, 0.35, np.full_like(canvas, 128), 0.25, 0))
     inside = np.s_[max(top, 0) : bottom, max(left, 0) : right]
     dimmed[inside] = canvas[inside]
-    return dimmed
+    return make_gray(dimmed) if gray else dimmed
+
+
+def make_gray(pixels: Pixels) -> Pixels:
+    """Return an image (H, W, 3) in gray, with three equal channels (luma of ITU-R BT.601)."""
+    return _as_pixels(cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB))
 
 
 def needs_lossless(photo_size: tuple[int, int]) -> bool:
@@ -104,7 +117,7 @@ def overlay_map(
     if isinstance(colormap, str):
         colors, remains = _make_named_tables(opacity, colormap)
     else:
-        colors, remains = _make_tables(opacity, colormap.astype(float))
+        colors, remains = _make_tables(opacity, make_signed(colormap))
     levels = _find_levels(values, scale)
     photo = cv2.multiply(canvas, cv2.applyColorMap(levels, remains), scale=1 / 255)
     return _as_pixels(cv2.add(photo, cv2.applyColorMap(levels, colors)))
@@ -115,7 +128,7 @@ def grid_image(values: ArrayLike, scale: float, colormap: str | Pixels = "inspec
 
     `colormap` is one of COLORMAPS, or a table of 255 RGB colors (255, 3).
     """
-    colors = diverging_colormap(colormap) if isinstance(colormap, str) else colormap
+    colors = find_colormap(colormap).colors if isinstance(colormap, str) else colormap
     return _as_pixels(colors[_find_levels(np.asarray(values, np.float32), scale)])
 
 
@@ -143,14 +156,30 @@ def _find_levels(values: NDArray[np.float32], scale: float) -> Pixels:
 
 @lru_cache(maxsize=64)
 def _make_named_tables(opacity: float, colormap: str) -> tuple[Pixels, Pixels]:
-    return _make_tables(
-        opacity, inspector_hues() if colormap == "inspector" else diverging_colormap(colormap).astype(float)
-    )
+    return _make_tables(opacity, find_colormap(colormap))
 
 
-def _make_tables(opacity: float, hues: NDArray[np.float64]) -> tuple[Pixels, Pixels]:
+def _make_tables(opacity: float, colormap: ColorMap) -> tuple[Pixels, Pixels]:
     """Return for each level the color to add, and which part of the photo remains (0-255); both are (256, 1, 3)."""
-    alpha = opacity * np.abs(signed_levels())
-    tables = (hues * alpha, np.broadcast_to(255 * (1 - alpha), hues.shape))
+    alpha = opacity * colormap.density
+    tables = (colormap.hues * alpha, np.broadcast_to(255 * (1 - alpha), colormap.hues.shape))
     colors, remains = (np.pad(table.round().astype(np.uint8), ((0, 1), (0, 0)))[:, None] for table in tables)
     return colors, remains
+
+
+def draw_bar(colormap: str, opacity: float, length: int = 512, height: int = 24, gray: int | None = None) -> Pixels:
+    """Draw the color bar of maps over a photo: from the lowest value (left) to the highest, (height, length, 3).
+
+    Args:
+        colormap: one of COLORMAPS. If it draws the positive part only, the bar begins at zero.
+        opacity: opacity of the densest color, 0-1.
+        length: width of the bar in pixels.
+        height: height of the bar in pixels.
+        gray: brightness of the photo below the colors. None: from white, at the top, to black.
+    """
+    values = np.broadcast_to(
+        np.linspace(COLORMAPS[colormap].lowest, 1, length, dtype=np.float32), (height, length)
+    ).copy()
+    photo = np.linspace(255, 0, height) if gray is None else np.full(height, gray)
+    canvas = np.broadcast_to(photo.round().astype(np.uint8)[:, None, None], (height, length, 3)).copy()
+    return overlay_map(canvas, values, 1.0, opacity, colormap)

@@ -7,13 +7,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from inspector.explain.class_maps import ClassMap, ClassMaps, FigureContent
 from inspector.explain.kinds import VERDICTS
 from inspector.images.decode import Pixels
-from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo, grid_image, needs_lossless
-from inspector.output.style import COLORMAPS, DEFAULT_STYLE, FigureStyle
+from inspector.output.colormaps import COLORMAPS, list_bar_colors
+from inspector.output.overlay import (
+    common_scale,
+    dimmed_photo,
+    draw_map_on_photo,
+    grid_image,
+    make_gray,
+    needs_lossless,
+)
+from inspector.output.style import DEFAULT_STYLE, FigureStyle
 from inspector.output.templates import render_template
 from inspector.output.text import format_number
 
@@ -52,7 +61,7 @@ def make_report(
         drawn.append((maps.contrast_map(shown.classes, shown.dense), ""))
     scale = common_scale([class_map.values for class_map, _ in drawn])
     ((top, top_class, _),) = maps.top(1)
-    classes = len(maps.logits)
+    classes, bar, lowest = len(maps.logits), list_bar_colors(style.colours), COLORMAPS[style.colours].lowest
     return render_template(
         "report.html",
         title=f"{top_class}: {view.photo.name}",
@@ -66,15 +75,15 @@ def make_report(
         fed=maps.classifier.preprocessing.describe(),
         notes=(*view.photo.notes, *maps.classifier.notes),
         reading=maps.describe_reading(shown.dense, shown.against),
-        colors=COLORMAPS[style.colours],
+        colors=COLORMAPS[style.colours].describe(),
         verdict=maps.verdict,
         verdict_sentence=VERDICTS[maps.verdict].sentence,
         residual=maps.residual,
         misplacement=maps.classifier.receptive_field.warning,
         classes=classes,
         tiles=list(_make_tiles(maps, drawn, shown, style, scale)),
-        stops=", ".join(f"rgb({r}, {g}, {b})" for r, g, b in style.palette[::42]),
-        ticks=[format_number(part * scale, "+.3g") for part in (-1, -0.5, 0, 0.5, 1)],
+        stops=", ".join(f"rgb({r}, {g}, {b})" for r, g, b in bar[:: len(bar) // 6]),
+        ticks=[format_number(part * scale, "+.3g") for part in np.linspace(lowest, 1, 3 - 2 * lowest)],
         cells=list(_make_cells(maps, style)) if classes <= _FEW_CLASSES else [],
         rows=list(_make_rows(maps, shown)),
         manifest=None if manifest is None else json.dumps(manifest, indent=2, ensure_ascii=False),
@@ -85,9 +94,10 @@ def _make_tiles(
     maps: ClassMaps, drawn: list[tuple[ClassMap, str]], shown: FigureContent, style: FigureStyle, scale: float
 ) -> Iterator[_Tile]:
     view, field = maps.view, maps.classifier.receptive_field
-    canvas = dimmed_photo(view.photo, view.crop, _SIDE)
+    photo = dimmed_photo(view.photo, view.crop, _SIDE)
+    canvas = make_gray(photo) if style.gray else photo
     lossless = needs_lossless(view.photo.size)
-    yield _Tile(_encode_url(canvas, lossless), "photo", view.photo.name, "dimmed outside the network's crop")
+    yield _Tile(_encode_url(photo, lossless), "photo", view.photo.name, "dimmed outside the network's crop")
     for class_map, probability in drawn:
         image = draw_map_on_photo(
             canvas, view.crop, class_map.values, field, scale, shown.smooth, shown.opacity, style.colours

@@ -37,7 +37,7 @@ STYLE_CHECKS: dict[str, Callable[[Entries, str], Any]] = {
     **dict.fromkeys(("width", "font_size"), Entries.number),
     "dpi": Entries.whole,
     **dict.fromkeys(("colours", "title"), Entries.text),
-    **dict.fromkeys(("dark", "colour_bar", "equations"), Entries.flag),
+    **dict.fromkeys(("dark", "gray", "colour_bar", "equations"), Entries.flag),
 }
 _MAY_BE_NULL = ("columns", "width", "title")
 
@@ -164,7 +164,7 @@ def _parse_output(settings: Entries) -> OutputChoice:
 
 
 def _parse_style(settings: Entries) -> FigureStyle:
-    # Older manifests have no style: their figures were drawn in the default style.
+    # Older manifests have no style, because their figures were drawn in the default style, or no gray photo.
     style = settings.object("style") if settings.has("style") else Entries({})
     if unknown := style.values.keys() - STYLE_CHECKS.keys():
         raise ValueError(f"the style has an entry {min(unknown)!r} that this version does not know")
@@ -173,7 +173,7 @@ def _parse_style(settings: Entries) -> FigureStyle:
         for key, value in style.values.items()
         if value is not None or key not in _MAY_BE_NULL
     }
-    return FigureStyle(**values)
+    return FigureStyle(**{"gray": False} | values)
 
 
 def _parse_preprocessing(settings: Entries) -> PreprocessingOverrides:

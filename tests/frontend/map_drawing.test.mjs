@@ -6,7 +6,7 @@ import { readFileSync } from "node:fs";
 import test from "node:test";
 
 import {
-  COLOR_AGAINST, COLOR_FOR, decodeCells, interpolate, paintMap,
+  decodeCells, decodeColors, decodeValues, findLevel, interpolate, paintBar, paintGray, paintMap,
 } from "../../inspector/ui/components/frontend/map_drawing.js";
 
 const file = process.env.INSPECTOR_EXPECTED;
@@ -28,20 +28,26 @@ test("outside of what the network saw nothing is drawn", () => {
   assert.deepEqual(interpolate([1, 0, 0.25, 0.75], 1, 4, true), [null, [0, 0], [0, 0], null]);
 });
 
-test("evidence for a class is red, against it blue, and zero is transparent", () => {
+test("a value takes the color and the density of its level, and zero is transparent", () => {
   const frame = { size: [1, 3], grid: [1, 3], down: [1, 0, 0, 1], across: [3, -0.5, 0, 1], smooth: false, opacity: 0.8 };
-  assert.deepEqual(
-    [...paintMap(frame, [32767, 0, -32767])],
-    [...COLOR_FOR, 204, ...COLOR_FOR, 0, ...COLOR_AGAINST, 204],
-  );
+  const colors = new Uint8Array(4 * 255);
+  colors.set([1, 2, 3, 255], 0);
+  colors.set([4, 5, 6, 0], 4 * 127);
+  colors.set([7, 8, 9, 128], 4 * 254);
+  assert.deepEqual([...paintMap(frame, [2, 0, -9], colors, 2)], [7, 8, 9, 102, 4, 5, 6, 0, 1, 2, 3, 204]);
+  assert.deepEqual([...paintMap(frame, [0, 0, 0], colors, 0)], [4, 5, 6, 0, 4, 5, 6, 0, 4, 5, 6, 0]);
 });
 
-test("the strongest colors are those of Python", { skip }, () => {
-  assert.deepEqual({ for: COLOR_FOR, against: COLOR_AGAINST }, expected.colors);
+test("values beyond the scale have the strongest color", () => {
+  assert.deepEqual([-5, -1, 0, 0.5, 1, 7].map(value => findLevel(value, 1)), [0, 0, 127, 191, 254, 254]);
 });
 
 test("cells are decoded as Python encodes them", { skip }, () => {
   assert.deepEqual([...decodeCells(expected.encoded.cells)], expected.encoded.values);
+});
+
+test("values are decoded as Python encodes them", { skip }, () => {
+  assert.deepEqual([...decodeValues(expected.values.encoded)], expected.values.values);
 });
 
 test("pixels interpolate the cells with the weights of Python", { skip }, () => {
@@ -60,8 +66,9 @@ test("pixels interpolate the cells with the weights of Python", { skip }, () => 
 });
 
 test("a map over a photo has the pixels of Python's overlay", { skip }, () => {
-  for (const { frame, cells, canvas, overlay } of expected.drawings) {
-    const pixels = paintMap(frame, decodeCells(cells));
+  assert.ok(expected.drawings.length > 10);
+  for (const { frame, values, scale, canvas, overlay } of expected.drawings) {
+    const pixels = paintMap(frame, decodeValues(values), decodeColors(frame.colors), scale);
     canvas.forEach((background, i) => {
       const pixel = Math.floor(i / 3), alpha = pixels[4 * pixel + 3] / 255;
       const drawn = background * (1 - alpha) + pixels[4 * pixel + (i % 3)] * alpha;
@@ -69,4 +76,17 @@ test("a map over a photo has the pixels of Python's overlay", { skip }, () => {
       assert.ok(Math.abs(drawn - overlay[i]) <= 4, `pixel ${pixel}: ${drawn} instead of ${overlay[i]}`);
     });
   }
+});
+
+test("the color bar has the pixels of Python's", { skip }, () => {
+  for (const { colors, lowest, opacity, size: [height, width], pixels } of expected.bars) {
+    const drawn = paintBar(height, width, decodeColors(colors), lowest, opacity);
+    // Python rounds twice, and a value between two color levels may take either.
+    pixels.forEach((value, i) => assert.ok(Math.abs(drawn[4 * Math.floor(i / 3) + (i % 3)] - value) <= 4, `value ${i}`));
+  }
+});
+
+test("the photo in gray has the pixels of Python's", { skip }, () => {
+  const drawn = paintGray(new Uint8ClampedArray(expected.gray.photo));
+  expected.gray.gray.forEach((value, pixel) => assert.ok(Math.abs(drawn[4 * pixel] - value) <= 1, `pixel ${pixel}`));
 });

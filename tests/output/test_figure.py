@@ -14,10 +14,11 @@ from PIL import Image
 
 from inspector import Classifier, InspectorError, class_maps, class_maps_of_batch, load, read_image
 from inspector.images.examples import list_examples
+from inspector.output.colormaps import COLORMAPS, find_colormap
 from inspector.output.export import encode_figure
 from inspector.output.figure import class_map_figure
 from inspector.output.overlay import grid_image
-from inspector.output.style import COLORMAPS, FigureStyle, diverging_colormap
+from inspector.output.style import FigureStyle
 
 NAMES = ("red", "green", "neither")
 
@@ -84,7 +85,8 @@ def test_all_panels_share_the_scale_of_the_color_bar(maps):
 
 
 def test_the_panels_are_as_large_as_the_photo_and_opacity_zero_shows_it(maps):
-    photo, *rest = (panel.get_images()[0].get_array() for panel in panels(maps.figure(3, opacity=0.0)))
+    clear = maps.figure(3, opacity=0.0, style=FigureStyle(gray=False))
+    photo, *rest = (panel.get_images()[0].get_array() for panel in panels(clear))
     assert photo.shape[1] / photo.shape[0] == pytest.approx(1.5, rel=0.01)
     assert all(np.array_equal(panel, photo) for panel in rest)
     drawn = [panel.get_images()[0].get_array() for panel in panels(maps.figure(3, opacity=1.0))][1:]
@@ -227,7 +229,7 @@ def test_among_all_class_maps_the_winner_is_bold_and_all_share_one_scale(maps):
     assert [weight == "bold" for weight in weights] == [k == winner for k in range(3)]
     # The densest cell of all maps has the color at an end of the colormap, in its own panel.
     k, y, x = np.unravel_index(int(maps.values.abs().argmax()), maps.values.shape)
-    end = diverging_colormap()[-1 if maps.values[k, y, x] > 0 else 0]
+    end = find_colormap().colors[-1 if maps.values[k, y, x] > 0 else 0]
     np.testing.assert_array_equal(panels(figure)[k].get_images()[0].get_array()[y, x], end)
 
 
@@ -237,13 +239,26 @@ def test_panels_stand_in_as_many_columns_as_the_style_says(maps, columns, expect
     assert (grid.nrows, grid.ncols) == expected
 
 
-@pytest.mark.parametrize("name", [name for name in COLORMAPS if name != "inspector"])
+SIGNED = [name for name, words in COLORMAPS.items() if words.low is not None]
+POSITIVE = [name for name, words in COLORMAPS.items() if words.low is None]
+
+
+@pytest.mark.parametrize("name", [name for name in SIGNED if name != "inspector"])
 def test_the_other_colormaps_are_those_of_matplotlib(name):
     expected = (255 * colormaps[name](np.linspace(0, 1, 255))[:, :3]).round().astype(np.uint8)
     assert np.array_equal(FigureStyle(colours=name).palette, expected)
 
 
-@pytest.mark.parametrize("name", COLORMAPS)
+@pytest.mark.parametrize("name", POSITIVE)
+def test_a_colormap_of_the_positive_part_is_that_of_matplotlib_from_zero_on(name):
+    palette = FigureStyle(colours=name).palette.astype(int)
+    expected = 255 * colormaps[name](np.linspace(0, 1, 128))[:, :3]
+    # OpenCV's table and matplotlib's differ by one step of 256 at most.
+    assert np.abs(palette[127:] - expected).max() <= 4
+    assert (palette[:127] == palette[127]).all()
+
+
+@pytest.mark.parametrize("name", SIGNED)
 def test_every_colormap_has_a_light_middle_at_zero_and_a_warm_end_for_the_class(name):
     palette = FigureStyle(colours=name).palette.astype(int)
     assert palette.shape == (255, 3)
@@ -254,6 +269,25 @@ def test_every_colormap_has_a_light_middle_at_zero_and_a_warm_end_for_the_class(
     # Distinguishable in gray too, from the middle to both ends: not every printer has color.
     assert (np.diff(palette[127:].sum(1)) <= 2).all()
     assert (np.diff(palette[:128].sum(1)) >= -2).all()
+
+
+@pytest.mark.parametrize("name", POSITIVE)
+def test_the_color_bar_of_the_positive_part_begins_at_zero(maps, name):
+    figure = styled(maps, colours=name)
+    (bar,) = (axis for axis in figure.axes if axis.get_ylabel())
+    assert bar.get_ylim()[0] == 0
+    np.testing.assert_allclose(bar.collections[-1].cmap(0.0)[:3], FigureStyle(colours=name).palette[127] / 255)
+
+
+def test_maps_lie_on_the_photo_in_gray_and_the_photo_beside_them_keeps_its_colors(maps):
+    def is_gray(image: np.ndarray) -> bool:
+        return bool((image[..., 0] == image[..., 1]).all() and (image[..., 1] == image[..., 2]).all())
+
+    for gray in (True, False):
+        style = FigureStyle(gray=gray)
+        photo, drawn = (axis.get_images()[0].get_array() for axis in panels(maps.figure(1, opacity=0, style=style)))
+        assert not is_gray(photo)
+        assert is_gray(drawn) == gray
 
 
 def test_the_color_bar_has_the_colours_of_the_maps(maps):
@@ -316,7 +350,7 @@ def test_no_text_leaves_the_figure_or_overlaps_its_neighbor(hand_made_gap, pixel
     [
         ({"panels": ()}, r"^A figure has panels, some of photo, classes, contrast, all; got none\.$"),
         ({"panels": ("phto",)}, r"got phto\.$"),
-        ({"colours": "jet"}, r"^No colormap 'jet'\. Use one of inspector, PuOr_r, RdBu_r, BrBG_r\.$"),
+        ({"colours": "jet"}, r"^No colormap 'jet'\. Use one of inspector, PuOr_r, RdBu_r, BrBG_r, turbo, inferno\.$"),
         ({"columns": 0}, r"^A figure has columns from 1 to 12; got 0\.$"),
         ({"width": 0.1}, r"a width in mm from 20 to 1500; got 2\.54\.$"),
         ({"dpi": 5000}, r"a resolution in dpi from 30 to 1200; got 5000\.$"),

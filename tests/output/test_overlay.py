@@ -7,16 +7,17 @@ from inspector.explain.grid import resample_on_photo
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 from inspector.images.photo import read_image
 from inspector.images.preprocessing import Preprocessing, View, make_view, make_whole_view
+from inspector.output.colormaps import COLORMAPS, find_colormap
 from inspector.output.overlay import (
     common_scale,
     dimmed_photo,
+    draw_bar,
     draw_map_on_photo,
     grid_image,
     overlay_map,
     paint_classes,
     robust_scale,
 )
-from inspector.output.style import diverging_colormap
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
 RED, BLUE = (200, 20, 40), (20, 70, 200)
@@ -34,10 +35,33 @@ def constant(height: int, width: int, value: float) -> np.ndarray:
     return np.full((height, width), value, np.float32)
 
 
+@pytest.mark.parametrize("colormap", COLORMAPS)
 @pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0, 1e6])
 @pytest.mark.parametrize("opacity", [0.0, 0.5, 1.0])
-def test_zero_is_transparent(scale, opacity):
-    assert np.array_equal(overlay_map(PHOTO, constant(60, 80, 0), scale, opacity), PHOTO)
+def test_zero_is_transparent(scale, opacity, colormap):
+    assert np.array_equal(overlay_map(PHOTO, constant(60, 80, 0), scale, opacity, colormap), PHOTO)
+
+
+@pytest.mark.parametrize("colormap", [name for name, words in COLORMAPS.items() if words.low is None])
+def test_a_colormap_of_the_positive_part_draws_nothing_below_zero(colormap):
+    assert np.array_equal(overlay_map(PHOTO, constant(60, 80, -3), 3.0, 1.0, colormap), PHOTO)
+    assert not np.array_equal(overlay_map(PHOTO, constant(60, 80, 0.3), 3.0, 1.0, colormap), PHOTO)
+
+
+@pytest.mark.parametrize("colormap", COLORMAPS)
+def test_the_color_bar_has_exactly_the_colors_of_a_map_on_a_gray_photo(colormap):
+    bar = draw_bar(colormap, 0.7, length=255, height=256)
+    lowest = COLORMAPS[colormap].lowest
+    for value, x in ((lowest, 0), (0, 0 if lowest == 0 else 127), (1, 254)):
+        for gray, y in ((255, 0), (0, 255), (128, 127)):
+            drawn = overlay_map(np.full((1, 1, 3), gray, np.uint8), constant(1, 1, value), 1.0, 0.7, colormap)
+            assert np.array_equal(bar[y, x], drawn[0, 0])
+
+
+def test_the_gray_photo_has_the_luma_of_the_photo():
+    gray = dimmed_photo(view_of().photo, view_of().crop, 80, gray=True)
+    color = dimmed_photo(view_of().photo, view_of().crop, 80)
+    assert np.abs(gray - (color @ np.array([0.299, 0.587, 0.114]))[..., None]).max() <= 0.51
 
 
 @pytest.mark.parametrize(("value", "hue"), [(2.0, RED), (-2.0, BLUE), (50.0, RED), (-50.0, BLUE)])
@@ -84,7 +108,7 @@ def test_on_a_shared_scale_equal_values_have_equal_colors():
 
 
 def test_the_colormap_has_zero_as_its_middle():
-    colors = diverging_colormap()
+    colors = find_colormap().colors
     assert len(colors) % 2 == 1
     assert colors[len(colors) // 2].min() >= 240
     assert tuple(colors[-1]) == RED

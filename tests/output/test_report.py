@@ -97,7 +97,7 @@ def test_verdict_equations_scale_and_settings_are_in_the_report(maps):
 
 
 def test_the_photo_and_every_map_are_in_the_file(maps):
-    style = FigureStyle(("photo", "classes", "contrast"))
+    style = FigureStyle(("photo", "classes", "contrast"), gray=False)
     page = Read(make_report(maps, maps.figure_content([0, 2], opacity=0.0), style))
     photo, *drawn = page.images()
     names = [f"class map of {NASTY}", "class map of neither", f"class map of {NASTY} against neither"]
@@ -135,7 +135,7 @@ def test_names_are_shown_literally_and_never_as_tags(maps):
 
 def test_colors_and_page_follow_the_style(maps):
     text = make_report(maps, maps.figure_content(1), FigureStyle(colours="PuOr_r", dark=True))
-    assert "orange is evidence for the class, purple evidence against it" in Read(text).text
+    assert "Orange is evidence for the class, purple against it." in Read(text).text
     assert "color-scheme: dark;" in text
     usual = make_report(maps, maps.figure_content(1))
     assert "color-scheme: light dark;" in usual

@@ -1,5 +1,6 @@
 """The JavaScript of the components: tests/frontend/ run by node, against the numbers of Python; and the bundles."""
 
+import base64
 import json
 import os
 import re
@@ -16,8 +17,8 @@ from inspector.explain.grid import axis_placements, interpolation_weights
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 from inspector.images.photo import Photo
 from inspector.images.preprocessing import Crop, View
-from inspector.output.overlay import OPACITY, draw_map_on_photo
-from inspector.output.style import diverging_colormap
+from inspector.output.colormaps import COLORMAPS, encode_colors
+from inspector.output.overlay import OPACITY, draw_bar, draw_map_on_photo, make_gray
 from inspector.ui.components import assets
 from inspector.ui.components.map_canvas import encode_cells, make_frame
 
@@ -43,34 +44,59 @@ def list_weights() -> list[dict[str, Any]]:
     return cases
 
 
-def draw_overlay(smooth: bool) -> dict[str, Any]:
+def encode_values(values: np.ndarray) -> str:
+    return base64.b64encode(values.astype("<f4").tobytes()).decode()
+
+
+def draw_overlay(smooth: bool, colormap: str) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     pixels, values = rng.integers(0, 256, (18, 26, 3), np.uint8), rng.normal(size=(3, 4)).astype(np.float32)
     crop = Crop((18, 26), (3.0, 0.0, 23.0, 18.0), (36, 40))
     view = View(Photo(pixels, "noise.png", "0" * 64), pixels[:, 3:23], crop)
     field, scale = ReceptiveField(Axis(6, 12, 20), Axis(5, 10, 20)), float(np.abs(values).max())
-    overlay = draw_map_on_photo(pixels, crop, values, field, scale, smooth)
+    overlay = draw_map_on_photo(pixels, crop, values, field, scale, smooth, OPACITY, colormap)
     frame = make_frame((3, 4), view, field, 26, smooth, OPACITY)
+    names = ("size", "grid", "down", "across", "smooth", "opacity")
     return {
-        "frame": {name: getattr(frame, name) for name in ("size", "grid", "down", "across", "smooth", "opacity")},
-        "cells": encode_cells(values, scale),
+        "frame": {name: getattr(frame, name) for name in names} | {"colors": encode_colors(colormap)},
+        "values": encode_values(values),
+        "scale": scale,
         "canvas": pixels.flatten().tolist(),
         "overlay": overlay.flatten().tolist(),
     }
 
 
+def draw_color_bar(colormap: str, opacity: float) -> dict[str, Any]:
+    bar = draw_bar(colormap, opacity, length=97, height=16)
+    return {
+        "colors": encode_colors(colormap),
+        "lowest": COLORMAPS[colormap].lowest,
+        "opacity": opacity,
+        "size": bar.shape[:2],
+        "pixels": bar.flatten().tolist(),
+    }
+
+
+def draw_gray() -> dict[str, Any]:
+    pixels = np.random.default_rng(1).integers(0, 256, (9, 11, 3), np.uint8)
+    opaque = np.concatenate([pixels, np.full((9, 11, 1), 255, np.uint8)], 2)
+    return {"photo": opaque.flatten().tolist(), "gray": make_gray(pixels)[..., 0].flatten().tolist()}
+
+
 @pytest.fixture
 def expected(tmp_path: Path) -> Path:
     """A file with the numbers of Python that the JavaScript has to reproduce."""
-    colors = diverging_colormap()
+    floats = np.array([[0.0, 1.5, -1e-9], [np.pi, -0.25, 3e8]], np.float32)
     numbers = {
-        "colors": {"for": colors[-1].tolist(), "against": colors[0].tolist()},
         "encoded": {
             "cells": encode_cells([[0.0, 1.0, -1.0], [0.5, -0.25, 3.0]], 2.0),
             "values": [0, 16384, -16384, 8192, -4096, 32767],
         },
         "axes": list_weights(),
-        "drawings": [draw_overlay(smooth) for smooth in (True, False)],
+        "values": {"encoded": encode_values(floats), "values": floats.flatten().astype(float).tolist()},
+        "drawings": [draw_overlay(*case) for case in product((True, False), COLORMAPS)],
+        "bars": [draw_color_bar(*case) for case in product(COLORMAPS, (0.3, 0.85, 1.0))],
+        "gray": draw_gray(),
     }
     file = tmp_path / "expected.json"
     file.write_text(json.dumps(numbers))

@@ -17,8 +17,9 @@ from inspector.images.decode import Pixels
 from inspector.images.photo import Photo
 from inspector.images.preprocessing import Crop
 from inspector.output import overlay
+from inspector.output.colormaps import find_colormap
 from inspector.output.overlay import common_scale, dimmed_photo, grid_image, needs_lossless
-from inspector.output.style import GRAY, OKABE_ITO, diverging_colormap
+from inspector.output.style import GRAY, OKABE_ITO
 from inspector.output.text import format_number
 from inspector.ui.components.assets import render_fragment
 from inspector.ui.state.cache import get_view
@@ -132,7 +133,7 @@ def make_color_bar(scale: float, unit: str) -> str:
     ticks = [format_number(tick * scale, "+.3g") for tick in (-1, -0.5, 0, 0.5, 1)]
     label = f"color bar from {-scale:.3g} to {scale:.3g} {unit}"
     caption = f"{unit}. Red is evidence for the class, blue against it."
-    return _make_bar(diverging_colormap(), ticks, label, caption, "46rem")
+    return _make_bar(find_colormap().colors, ticks, label, caption, "46rem")
 
 
 def make_activation_bar(scale: float, signed: bool) -> str:
@@ -141,7 +142,7 @@ def make_activation_bar(scale: float, signed: bool) -> str:
         return render_fragment("no_color_bar.html", caption="activation: 0 in every cell")
     meaning = "red is positive, blue negative" if signed else "the stronger the red, the higher"
     values = [-scale, 0, scale] if signed else [0, scale]
-    colors = diverging_colormap()
+    colors = find_colormap().colors
     colors = colors if signed else colors[len(colors) // 2 :]
     label = f"color bar from {values[0]:.3g} to {scale:.3g}: {meaning}"
     return _make_bar(colors, [format_number(value) for value in values], label, f"activation: {meaning}", "24rem")

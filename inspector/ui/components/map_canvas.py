@@ -15,6 +15,7 @@ from inspector.explain.class_maps import ClassMaps
 from inspector.explain.grid import AxisPlacement, axis_placements, fit_size
 from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.images.preprocessing import View
+from inspector.output.colormaps import encode_colors
 from inspector.output.overlay import dimmed_photo, needs_lossless
 from inspector.ui.components import html
 from inspector.ui.components.assets import make_component
@@ -36,6 +37,7 @@ class Frame:
     smooth: bool
     opacity: float  # opacity of the strongest color, 0-1
     on_photo: bool = True  # False where the place of the cells is unknown: the maps are drawn without the photo
+    colors: str = encode_colors("inspector")
 
 
 @dataclass(frozen=True)
@@ -81,16 +83,20 @@ def encode_cells(values: ArrayLike, scale: float) -> str:
 
 
 @lru_cache(maxsize=32)
-def make_photo_url(view: View, side: int, on_photo: bool = True) -> str:
-    """Return the photo under the maps as a data URL. `side` is its longer side, in pixels.
+def make_photo_url(view: View, side: int, on_photo: bool = True, gray: bool = False) -> str:
+    """Return the photo under the maps as a data URL.
 
-    `on_photo`: False for a white area in place of the photo.
+    Args:
+        view: the photo, and the part that the network sees.
+        side: longer side of the picture, in pixels.
+        on_photo: False for a white area in place of the photo.
+        gray: draw the photo in gray.
     """
     if not on_photo:
         return html.make_data_url(
             html.encode_image(np.full((*fit_size(view.photo.size, side), 3), 255, np.uint8), True)
         )
-    pixels = dimmed_photo(view.photo, view.crop, side)
+    pixels = dimmed_photo(view.photo, view.crop, side, gray)
     return html.make_data_url(html.encode_image(pixels, needs_lossless(view.photo.size)))
 
 
@@ -101,6 +107,7 @@ def show_maps(
     drawings: Sequence[MapDrawing],
     min_width: str = "10rem",
     previews: Mapping[int, MapDrawing] | None = None,
+    gray: bool = True,
 ) -> None:
     """Show maps over one photo, side by side.
 
@@ -110,10 +117,11 @@ def show_maps(
         frame: how the maps are drawn.
         drawings: the maps.
         min_width: minimum width of each map, as a CSS length; as many maps as fit stand in a row.
+        gray: draw the photo in gray, so that the colors of the maps are seen on any photo.
         previews: channel -> its map. When the user clicks the channel, this map replaces the first map at once.
     """
     data = {
-        "photo": make_photo_url(view, max(frame.size), frame.on_photo),
+        "photo": make_photo_url(view, max(frame.size), frame.on_photo, gray),
         "frame": asdict(frame),
         "drawings": [asdict(drawing) for drawing in drawings],
         "min_width": min_width,

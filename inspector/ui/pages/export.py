@@ -9,7 +9,8 @@ import streamlit as st
 from inspector.errors import ExportError
 from inspector.explain.class_maps import ClassMaps, FigureContent
 from inspector.output import export
-from inspector.output.style import COLORMAPS, DEFAULT_STYLE, MM, PANELS, FigureStyle
+from inspector.output.colormaps import COLORMAPS
+from inspector.output.style import DEFAULT_STYLE, MM, PANELS, FigureStyle
 from inspector.ui.components import controls
 from inspector.ui.components.controls import choose_segment, enter_number, show_errors, switch
 from inspector.ui.state import cache, keys
@@ -134,7 +135,7 @@ def _convert_width() -> None:
 def _choose_colors() -> str:
     text = "All have zero in the middle, and ends that color-blind readers can tell apart."
     colors = controls.choose_option("Color map", list(COLORMAPS), key=keys.COLORMAP, width=330, help=text)
-    st.caption("{} is evidence for a class, {} against it.".format(*COLORMAPS[colors]).capitalize())
+    st.caption(COLORMAPS[colors].describe())
     return colors
 
 

@@ -1,13 +1,26 @@
 // Draws a class map over a photo in the browser, with the same colors as inspector/output/overlay.py.
 
-export const COLOR_AGAINST = [20, 70, 200], COLOR_FOR = [200, 20, 40];
 const LEVELS = 127; // color levels on each side of zero
 const LARGEST = 32767; // encoded value of a cell that has the strongest color
 
+const decodeBytes = text => Uint8Array.from(atob(text), character => character.charCodeAt(0));
+
+/** The color map from inspector/output/colormaps.py: red, green, blue and density of each of the 255 levels. */
+export const decodeColors = decodeBytes;
+
 /** Decode the cells of a map, row by row, from base64 of 16-bit integers. */
 export function decodeCells(cells) {
-  const bytes = Uint8Array.from(atob(cells), character => character.charCodeAt(0));
-  return new Int16Array(bytes.buffer);
+  return new Int16Array(decodeBytes(cells).buffer);
+}
+
+/** Decode the values of a map, row by row, from base64 of 32-bit floats. */
+export function decodeValues(values) {
+  return new Float32Array(decodeBytes(values).buffer);
+}
+
+/** The color level of a value, from 0 to 254; 127 is zero. `scale` is the |value| that has the strongest color. */
+export function findLevel(value, scale) {
+  return LEVELS + Math.max(-LEVELS, Math.min(LEVELS, Math.round(value / (scale || 1) * LEVELS)));
 }
 
 /**
@@ -28,8 +41,12 @@ export function interpolate([slope, offset, start, end], cells, length, smooth) 
   });
 }
 
-/** RGBA pixels (height * width * 4) of a map. Values farther from zero are more opaque. */
-export function paintMap({ size: [height, width], grid: [h, w], down, across, smooth, opacity }, values) {
+/**
+ * RGBA pixels (height * width * 4) of a map. Zero is transparent.
+ *
+ * colors: from decodeColors. scale: the |value| that has the strongest color.
+ */
+export function paintMap({ size: [height, width], grid: [h, w], down, across, smooth, opacity }, values, colors, scale) {
   const pixels = new Uint8ClampedArray(4 * height * width);
   const columns = interpolate(across, w, width, smooth), row = new Float32Array(w);
   interpolate(down, h, height, smooth).forEach((place, y) => {
@@ -40,22 +57,56 @@ export function paintMap({ size: [height, width], grid: [h, w], down, across, sm
       if (!columns[x]) continue;
       const [left, right] = columns[x];
       const value = row[left] * (1 - right) + (w > 1 ? row[left + 1] * right : 0);
-      const level = Math.round(value / LARGEST * LEVELS), color = level < 0 ? COLOR_AGAINST : COLOR_FOR;
-      const i = 4 * (y * width + x);
-      pixels[i] = color[0];
-      pixels[i + 1] = color[1];
-      pixels[i + 2] = color[2];
-      pixels[i + 3] = Math.round(255 * opacity * Math.abs(level) / LEVELS);
+      const i = 4 * (y * width + x), level = 4 * findLevel(value, scale);
+      pixels[i] = colors[level];
+      pixels[i + 1] = colors[level + 1];
+      pixels[i + 2] = colors[level + 2];
+      pixels[i + 3] = Math.round(opacity * colors[level + 3]);
     }
   });
   return pixels;
 }
 
-/** Draw an encoded map on a canvas. */
-export function drawMap(canvas, frame, cells) {
-  const [height, width] = frame.size;
+/** RGBA pixels (height * width * 4) of a photo in gray: luma of ITU-R BT.601, as OpenCV computes it. */
+export function paintGray(pixels) {
+  const gray = new Uint8ClampedArray(pixels.length);
+  for (let i = 0; i < pixels.length; i += 4) {
+    const luma = Math.round(0.299 * pixels[i] + 0.587 * pixels[i + 1] + 0.114 * pixels[i + 2]);
+    gray[i] = gray[i + 1] = gray[i + 2] = luma;
+    gray[i + 3] = pixels[i + 3];
+  }
+  return gray;
+}
+
+/**
+ * RGBA pixels (height * width * 4) of a color bar: from the lowest value to the highest, over a photo that is white at
+ * the top and black at the bottom. So it has every color of a map over a gray photo.
+ */
+export function paintBar(height, width, colors, lowest, opacity) {
+  const pixels = new Uint8ClampedArray(4 * height * width);
+  for (let y = 0; y < height; y++) {
+    const photo = height > 1 ? 255 * (1 - y / (height - 1)) : 255;
+    for (let x = 0; x < width; x++) {
+      const level = 4 * findLevel(lowest + (1 - lowest) * x / (width - 1), 1), i = 4 * (y * width + x);
+      const alpha = opacity * colors[level + 3] / 255;
+      for (let channel = 0; channel < 3; channel++) {
+        pixels[i + channel] = Math.round(photo * (1 - alpha) + colors[level + channel] * alpha);
+      }
+      pixels[i + 3] = 255;
+    }
+  }
+  return pixels;
+}
+
+/** Put RGBA pixels on a canvas. */
+export function putPixels(canvas, pixels, height, width) {
   canvas.width = width;
   canvas.height = height;
-  const image = new ImageData(paintMap(frame, decodeCells(cells)), width, height);
-  canvas.getContext("2d").putImageData(image, 0, 0);
+  canvas.getContext("2d").putImageData(new ImageData(pixels, width, height), 0, 0);
+}
+
+/** Draw an encoded map on a canvas. */
+export function drawMap(canvas, frame, cells) {
+  const pixels = paintMap(frame, decodeCells(cells), decodeColors(frame.colors), LARGEST);
+  putPixels(canvas, pixels, ...frame.size);
 }
