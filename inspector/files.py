@@ -279,6 +279,14 @@ def find_cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "inspector"
 
 
+def find_data_folder() -> Path:
+    """Return the folder of what a user keeps, as networks and results: ~/.local/share/inspector.
+
+    $XDG_DATA_HOME takes the place of ~/.local/share.
+    """
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "inspector"
+
+
 def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
     """Return a CSV table as UTF-8 bytes; its lines end with a single newline character on every system.
 

@@ -16,6 +16,8 @@ mpl.use("agg")
 os.environ["INSPECTOR_BACKEND"] = "eager"
 # The networks that come with Inspector, and none that a user of this machine has added.
 os.environ["INSPECTOR_MODELS"] = str(REPOSITORY / "none")
+# Results that a user of this machine has are not listed.
+os.environ["INSPECTOR_RESULTS"] = str(REPOSITORY / "none")
 # The files of the tests are our own, and a trial in a separate process takes seconds. test_isolation.py switches it on.
 os.environ["INSPECTOR_ISOLATION"] = "off"
 # Small networks gain nothing from a second thread, and lose much where cores are shared.

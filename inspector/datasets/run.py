@@ -116,7 +116,22 @@ def run_dataset(
         NetworkError: the network does not run at its input size, or the backend does not exist or changes the results.
         ExportError: `out` is not empty, holds a different run, or cannot be written.
     """
-    items = list_images(source)
+    return run_items(list_images(source), classifier, out, options, source=source, on_progress=on_progress)
+
+
+def run_items(
+    items: Sequence[Item],
+    classifier: Classifier,
+    out: str | Path,
+    options: RunOptions = DEFAULT_OPTIONS,
+    *,
+    source: str | Path | Sequence[str | Path],
+    on_progress: OnProgress = lambda done, images: None,
+) -> Counts:
+    """Explain images that were listed before, as `run_dataset` does. `source` is what the results name as their source.
+
+    An exception of `on_progress` stops the run between two batches; the complete shards stay.
+    """
     classifier = accelerate_for_dataset(classifier, options.backend)
     about = describe_run(classifier, items, source, options)
     missing = begin_run(out, about, options.resume)

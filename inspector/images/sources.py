@@ -47,6 +47,7 @@ class Item:
     file: str  # path or URL of the file that holds the image's bytes: the image itself, or a tar
     start: int = 0  # position of the image's first byte in the file
     length: int | None = None  # number of bytes; None: the whole file
+    content: bytes | None = None  # the image's bytes, if they are in no file, as those of an upload
 
 
 def list_images(source: str | Path | Sequence[str | Path]) -> list[Item]:
@@ -76,10 +77,11 @@ def list_images(source: str | Path | Sequence[str | Path]) -> list[Item]:
 
 
 def hash_items(items: Iterable[Item]) -> str:
-    """Return the SHA-256 of a list of images: their paths, labels, and byte positions in tars."""
+    """Return the SHA-256 of a list of images: paths, labels, byte positions in tars, and bytes that are in no file."""
     hashed = hashlib.sha256()
     for item in items:
-        line = json.dumps([item.path, item.label, item.start, item.length])
+        content = [] if item.content is None else [hashlib.sha256(item.content).hexdigest()]
+        line = json.dumps([item.path, item.label, item.start, item.length, *content])
         hashed.update(line.encode() + b"\n")
     return hashed.hexdigest()
 
@@ -91,6 +93,8 @@ def read_item(item: Item) -> Photo:
         ImageError: the image cannot be read.
     """
     name = item.path.rsplit("/", 1)[-1]
+    if item.content is not None:
+        return read_image(item.content, name)
     if item.length is None and not _is_url(item.file):
         return read_image(item.file, name)
     if item.length is not None:

@@ -16,6 +16,7 @@ from typing import Any, cast, get_args
 from inspector.entries import Entries, parse_json
 from inspector.errors import NetworkError, translate_errors
 from inspector.explain.kinds import OutputActivation
+from inspector.files import find_data_folder
 from inspector.images.preprocessing import Interpolation, Preprocessing
 from inspector.images.values import Display, Window
 from inspector.printable import make_printable
@@ -66,7 +67,7 @@ def user_models() -> Path:
     """
     if chosen := os.environ.get("INSPECTOR_MODELS"):
         return Path(chosen)
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "inspector" / "models"
+    return find_data_folder() / "models"
 
 
 def find_cell_center(architecture: object, arguments: Mapping[str, Any] | None = None) -> tuple[float, float] | None:

@@ -24,7 +24,7 @@ expect.set_options(timeout=60_000)
 def app_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     runs = write_runs(tmp_path_factory.mktemp("runs"))
     environment = os.environ | {"INSPECTOR_RUNS": str(runs), "INSPECTOR_ISOLATION": "on"}
-    environment |= {"INSPECTOR_CACHE": str(tmp_path_factory.mktemp("cache"))}
+    environment |= {f"INSPECTOR_{name}": str(tmp_path_factory.mktemp(name)) for name in ("CACHE", "RESULTS")}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -12,6 +12,8 @@ from page_checks import assert_nothing_is_cut_off, expect_heading
 from PIL import Image as Picture
 from playwright.sync_api import Browser, Page, expect
 
+from inspector.images.examples import list_examples
+
 pytestmark = pytest.mark.browser
 
 NAMES = ("cat", "dog", "crane", "crane")
@@ -40,7 +42,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
             sha256 = "1" * 64
         error = "photo59.png is broken" if number == IMAGES - 1 else None
         images.append(Image(str(path), maps, label, None, (40, 60), (0, 0, 60, 40), error=error, sha256=sha256))
-    return write_results(folder / "results", images, make_about(NAMES, GRID), each=25)
+    return write_results(folder / "results", images, make_about(NAMES, GRID, shard_size=25), each=25)
 
 
 def make_url(app_url: str, folder: Path, **more: object) -> str:
@@ -54,9 +56,8 @@ def expect_image(page: Page, photo: str) -> None:
 
 def test_a_typed_folder_shows_counts_average_maps_and_confusions(page: Page, app_url: str, results: Path) -> None:
     page.goto(f"{app_url}/survey")
-    expect(page.get_by_text("Compute the class maps of a folder of photos")).to_be_visible()
     expect(page.get_by_text("inspector batch PHOTOS")).to_be_visible()
-    page.get_by_role("textbox", name="Folder of results").fill(str(results))
+    page.get_by_role("combobox", name="Results").fill(str(results))
     page.keyboard.press("Enter")
     expect_heading(page, "Extreme images")
     # 6 of 59 are predicted as dog.
@@ -68,6 +69,42 @@ def test_a_typed_folder_shows_counts_average_maps_and_confusions(page: Page, app
     expect(page.get_by_role("img", name=re.compile("class map of .* over photo"))).to_have_count(12)
     expect(page).to_have_url(re.compile("data="))
     assert not (results / "survey").exists(), "a link does not write into the folder that it opens"
+
+
+def test_a_batch_of_uploads_runs_is_listed_and_keeps_its_photos(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/survey")
+    page.get_by_role("radio", name="uploaded photos").click()
+    page.get_by_role("combobox", name="Network").click()
+    page.get_by_role("option", name="fashion_gap", exact=True).click()
+    photos = sorted(list_examples("fashion_mnist").values())
+    page.get_by_test_id("stFileUploaderDropzoneInput").set_input_files(photos)
+    expect(page.get_by_role("button", name="Start")).to_be_enabled()
+    page.get_by_role("button", name="Start").click()
+    expect_heading(page, "Images")
+    expect(page.get_by_text("Page of 1 with 10 images")).to_be_visible()
+    # The photo is drawn under its map, though it is in no file.
+    expect_image(page, photos[0].name)
+    expect(page.get_by_text("Only its grid is shown.")).to_have_count(0)
+    name = page.get_by_role("combobox", name="Results").input_value()
+    assert name.endswith("uploaded photos fashion_gap")
+    # Another session lists the results; the photos are those of the first session alone.
+    page.goto("about:blank")
+    page.goto(f"{app_url}/survey")
+    page.get_by_role("combobox", name="Results").click()
+    page.get_by_role("option", name=name).click()
+    expect(page.get_by_text("The photo was uploaded, and is not stored. Only its grid is shown.")).to_be_visible()
+
+
+def test_a_visitor_of_an_app_for_others_reads_no_folder_of_the_link(
+    chromium: Browser, app_url: str, results: Path
+) -> None:
+    # As a proxy passes on the request of a visitor.
+    context = chromium.new_context(extra_http_headers={"X-Forwarded-For": "10.0.0.7"})
+    page = context.new_page()
+    page.goto(make_url(app_url, results))
+    expect(page.get_by_text(f"No folder {results} in the list of this app.")).to_be_visible()
+    expect(page.get_by_role("textbox")).to_have_count(0)
+    context.close()
 
 
 def test_filters_page_and_image_are_in_the_link(page: Page, app_url: str, results: Path) -> None:

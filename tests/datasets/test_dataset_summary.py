@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import os
 import sys
 from pathlib import Path
 
@@ -30,7 +29,6 @@ from inspector.explain.grid import resample_on_photo
 from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
 from inspector.images.photo import read_image
 from inspector.images.preprocessing import Crop, Preprocessing, make_view
-from inspector.ui.components import stored_maps
 
 NAMES = ("cat", "dog", "fox")
 GRID = (3, 3)
@@ -437,26 +435,3 @@ def test_a_stored_map_is_drawn_like_the_map_in_memory(pixels: np.ndarray) -> Non
     )
     assert direct.any()
     np.testing.assert_array_equal(direct, stored)
-
-
-def test_an_app_for_other_machines_opens_only_the_allowed_folders(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "open").mkdir()
-    (tmp_path / "open" / "link").symlink_to(tmp_path)
-    monkeypatch.chdir(tmp_path / "open")
-    monkeypatch.delenv("INSPECTOR_DATA", raising=False)
-    monkeypatch.setattr(stored_maps.st, "get_option", {"server.address": "localhost"}.get)
-    assert stored_maps.may_open(tmp_path)
-    # The default address behind a proxy.
-    monkeypatch.setattr(stored_maps, "_is_local", lambda headers: False)
-    assert not stored_maps.may_open(tmp_path)
-    monkeypatch.setattr(stored_maps, "_is_local", lambda headers: True)
-    monkeypatch.setattr(stored_maps.st, "get_option", {"server.address": "0.0.0.0"}.get)
-    assert stored_maps.may_open(Path("results"))
-    assert stored_maps.may_open(tmp_path / "open" / "results")
-    for outside in (tmp_path, Path(".."), Path("link") / "other", tmp_path / "open2"):
-        assert not stored_maps.may_open(outside)
-    monkeypatch.setenv("INSPECTOR_DATA", f"{tmp_path / 'a'}{os.pathsep}{tmp_path / 'b'}")
-    assert stored_maps.may_open(tmp_path / "b" / "results")
-    assert not stored_maps.may_open(Path("results"))

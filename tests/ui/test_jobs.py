@@ -8,7 +8,7 @@ import pytest
 
 from inspector.errors import AttributionError, Cancelled
 from inspector.ui.state import jobs
-from inspector.ui.state.jobs import Job, catch_errors
+from inspector.ui.state.jobs import Job, catch_errors, describe_place
 
 
 def wait_until(should_stop: Any) -> None:
@@ -118,6 +118,64 @@ def test_jobs_take_turns_after_every_piece_first_come_first_served() -> None:
     assert len(order) == 42
     # The other visitors wait for the two pieces in progress only, and come in the order in which they asked.
     assert order.index("third") < order.index("fourth") <= 4
+
+
+def test_a_long_piece_lets_those_that_wait_work_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_TURN", 0.05)
+
+    def long(on_progress: Any, should_stop: Any) -> None:
+        while not should_stop():
+            time.sleep(0.01)
+            on_progress(0.5)
+        raise Cancelled("Stopped.")
+
+    long_jobs = [Job({("a",): long}, {}) for _ in range(3)]
+    for _ in range(3):
+        results: dict[tuple[str, ...], Any] = {}
+        Job({("b",): lambda on_progress, should_stop: 1}, results).thread.join(5)
+        assert results == {("b",): 1}, "three jobs without an end do not keep a short one waiting"
+    assert all(job.running for job in long_jobs)
+    for job in long_jobs:
+        job.stop.set()
+    for job in long_jobs:
+        job.thread.join(5)
+        assert not job.running
+    assert jobs.turns.count_before(jobs.Turn()) == 0
+
+
+def test_a_job_knows_its_place_in_the_queue_and_one_that_is_stopped_leaves_it() -> None:
+    working = [Job({("a",): lambda on_progress, should_stop: wait_until(should_stop)}, {}) for _ in range(2)]
+    waiting = []
+    for count in range(3):
+        waiting.append(Job({("a",): lambda on_progress, should_stop: wait_until(should_stop)}, {}))
+        for _ in range(500):
+            if waiting[-1].place == count + 1:
+                break
+            time.sleep(0.01)
+    assert [job.place for job in working] == [0, 0]
+    assert [job.place for job in waiting] == [1, 2, 3]
+    waiting[1].stop.set()
+    waiting[1].thread.join(5)
+    assert [job.place for job in waiting] == [1, 0, 2]
+    for job in (*working, *waiting):
+        job.stop.set()
+    for job in (*working, *waiting):
+        job.thread.join(5)
+
+
+def test_the_place_is_an_ordinal_number() -> None:
+    places = [describe_place(place).split()[0] for place in (1, 2, 3, 4, 11, 12, 13, 21, 22, 101, 111)]
+    assert places == ["1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "22nd", "101st", "111th"]
+
+
+def test_a_job_without_a_page_goes_on_until_it_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_TIMEOUT", 0.1)
+    job = Job({("a",): lambda on_progress, should_stop: wait_until(should_stop)}, {}, ends_with_page=False)
+    job.thread.join(0.5)
+    assert job.running
+    job.stop.set()
+    job.thread.join(5)
+    assert not job.running
 
 
 def test_a_job_of_a_session_begins_when_its_earlier_job_has_ended() -> None:

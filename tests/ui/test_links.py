@@ -3,7 +3,6 @@
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from inspector.ui.components.stored_maps import _is_local
 from inspector.ui.pages.class_maps import _read_cell_of_link
 from inspector.ui.state import keys
 
@@ -57,27 +56,3 @@ def test_a_cell_is_read_from_the_link_if_it_may_be_one(monkeypatch: pytest.Monke
     for text, cell in {"3,12": (3, 12), "": None, "3": None, "3,12,1": None, "-1,2": None, f"{LONG},1": None}.items():
         monkeypatch.setattr("streamlit.query_params", {keys.CELL: text})
         assert _read_cell_of_link() == cell
-
-
-HOST, ORIGIN = {"Host": "localhost:8501"}, {"Origin": "http://127.0.0.1:8501"}
-
-
-@pytest.mark.parametrize(
-    ("headers", "local"),
-    [
-        ({}, True),
-        (HOST | ORIGIN, True),
-        ({"Host": "[::1]:8501", "Origin": "http://[::1]:8501"}, True),
-        (HOST, False),
-        (ORIGIN, False),
-        (HOST | {"Origin": "https://inspector.example.org"}, False),
-        (ORIGIN | {"Host": "inspector.example.org"}, False),
-        (HOST | {"Origin": "http://localhost.example.org"}, False),
-        (HOST | ORIGIN | {"X-Forwarded-For": "127.0.0.1"}, False),
-        (HOST | ORIGIN | {"x-real-ip": "10.0.0.1"}, False),
-        (HOST | ORIGIN | {"Forwarded": "for=10.0.0.1"}, False),
-        (HOST | ORIGIN | {"Via": "1.1 proxy"}, False),
-    ],
-)
-def test_a_request_through_a_proxy_is_not_local(headers: dict[str, str], local: bool) -> None:
-    assert _is_local(headers) is local

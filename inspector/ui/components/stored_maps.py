@@ -1,9 +1,6 @@
 """Pictures of stored class maps: over their photos if the photo files are unchanged, else as raw grids."""
 
-import os
-from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 import streamlit as st
@@ -16,45 +13,9 @@ from inspector.errors import InspectorError
 from inspector.images.photo import Photo, read_image
 from inspector.output.overlay import common_scale, grid_image
 from inspector.ui.components import html
+from inspector.ui.state import batches, folders
 
 _GRID = 336  # approximate longer side of a raw grid, in pixels
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
-# Beginnings of the names of headers that proxies add.
-_FORWARDING = ("forwarded", "via", "x-forwarded", "x-real-ip", "x-client-ip", "cf-", "true-client-ip")
-
-
-def allowed_folders() -> list[Path] | None:
-    """Return the folders from which visitors may open results and photos; None if all are allowed.
-
-    $INSPECTOR_DATA lists these folders. If it is not set, an app that serves only this machine allows all folders; an
-    app that also serves other machines, also behind a proxy, allows only the folder that it runs in.
-    """
-    if names := os.environ.get("INSPECTOR_DATA"):
-        return [Path(name) for name in names.split(os.pathsep) if name]
-    return None if st.get_option("server.address") in _LOOPBACK and _is_local(st.context.headers) else [Path()]
-
-
-def _is_local(headers: Mapping[str, str]) -> bool:
-    """Return whether a browser on this machine opened the page, as far as its request tells.
-
-    A proxy usually names itself or the visitor, or passes on the address in the visitor's browser. A request that names
-    no address is not known to be local. Without any headers there is no request, as in tests.
-    """
-    if not headers:
-        return True
-    if any(name.lower().startswith(_FORWARDING) for name in headers):
-        return False
-    addresses = [urlsplit(headers.get("Origin") or "").hostname, urlsplit(f"//{headers.get('Host') or ''}").hostname]
-    return all(address in _LOOPBACK for address in addresses)
-
-
-def may_open(path: Path) -> bool:
-    """Return whether a path lies in an allowed folder after links are followed."""
-    allowed = allowed_folders()
-    try:
-        return allowed is None or any(path.resolve().is_relative_to(folder.resolve()) for folder in allowed)
-    except (OSError, ValueError, RuntimeError):
-        return False
 
 
 @st.cache_data(max_entries=64, show_spinner=False)
@@ -92,21 +53,30 @@ def draw_raw_grid(values: ArrayLike, scale: float) -> bytes:
 
 def _find_photo(results: Results, stored: StoredImage) -> tuple[Photo | None, str]:
     """Return the photo of a stored map and ""; if the photo cannot be used, None and the reason."""
-    source = results.about.get("source")
-    named = Path(stored.path)
-    places = [named] if not isinstance(source, str) or named.is_absolute() else [named, Path(source) / named]
-    path = next((place for place in places if _is_file(place)), None)
-    if path is None:
-        return None, "The photo is not at its path any more. Only its grid is shown."
-    if not may_open(path):
-        return None, "The photo is not in a folder that this app may open. Only its grid is shown."
+    content: bytes | Path | None
+    if results.about.get("source") == batches.UPLOADED:
+        content, reason = batches.find_upload(stored.path), "The photo was uploaded, and is not stored."
+    else:
+        content, reason = _find_file(results, stored)
+    if content is None:
+        return None, f"{reason} Only its grid is shown."
     try:
-        photo = read_image(path)
+        photo = read_image(content, Path(stored.path).name)
     except InspectorError as error:
         return None, f"{error} Only its grid is shown."
     if (photo.sha256, photo.size) != (stored.sha256, stored.size):
         return None, "The file at the path of the photo has changed. Only the grid is shown."
     return photo, ""
+
+
+def _find_file(results: Results, stored: StoredImage) -> tuple[Path | None, str]:
+    source = results.about.get("source")
+    named = Path(stored.path)
+    places = [named] if not isinstance(source, str) or named.is_absolute() else [named, Path(source) / named]
+    allowed = [place for place in places if folders.may_read(place)]
+    if not allowed:
+        return None, "The photo is not in a folder that this app may open."
+    return next(filter(_is_file, allowed), None), "The photo is not at its path any more."
 
 
 def _is_file(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """Part of the page Layers: a logit as a sum over channels, and one channel on the photo and on more photos."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from inspector.ui.components.controls import choose_segment, show_errors, show_t
 from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_class_map_frame, show_maps
 from inspector.ui.components.markdown import plain
 from inspector.ui.state import cache, keys
+from inspector.ui.state.jobs import turns
 from inspector.ui.state.selection import choose_channel, choose_class, choose_interpolation, choose_reading
 from inspector.ui.state.sidebar import NetworkChoice, SidebarSelection
 from inspector.ui.state.streamlit_fixes import fragment
@@ -197,7 +199,8 @@ def _read_channels(network: NetworkChoice, uploads: Sequence[UploadedFile]) -> t
     is_new = st.session_state.get(keys.READ_PHOTOS) != current
     bar = st.progress(0.0, f"Running {plain(network.name)} on {len(uploads)} photos ...") if is_new else None
     for n, upload in enumerate(uploads):
-        result = cache.read_channels(network.key, upload.file_id, upload.name, upload, network.load)
+        with turns.take() if is_new else nullcontext():
+            result = cache.read_channels(network.key, upload.file_id, upload.name, upload, network.load)
         if isinstance(result, str):
             errors.append(result)
         else:

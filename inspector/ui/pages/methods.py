@@ -14,10 +14,11 @@ from inspector.analysis.faithfulness import PatchTest
 from inspector.analysis.randomization import ALL_LAYERS, LAST_LAYER, measure_randomization, shuffle_weights
 from inspector.explain.class_maps import ClassMaps
 from inspector.ui.components.controls import choose_several, switch
+from inspector.ui.components.markdown import plain
 from inspector.ui.pages import methods_panels as panels
 from inspector.ui.pages.methods_panels import BASELINE, CURVES, MAP, RANDOMIZED, MethodsSelection, Results
 from inspector.ui.state import cache, keys
-from inspector.ui.state.jobs import Job, Task, Work, catch_errors
+from inspector.ui.state.jobs import Job, Task, Work, catch_errors, describe_place
 from inspector.ui.state.selection import choose_class
 from inspector.ui.state.sidebar import SidebarSelection
 
@@ -151,7 +152,7 @@ def _show_progress(job: Job | None, count: int) -> None:
         if not job.running or len(job.results) != count:
             st.rerun()
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.progress(job.progress, _describe_task(job.task))
+            st.progress(job.progress, plain(describe_place(job.place)) if job.place else _describe_task(job.task))
             if st.button("Stop", key=keys.STOP, icon=":material/stop:"):
                 job.stop.set()
                 job.thread.join(2)
@@ -163,7 +164,7 @@ def _show_progress(job: Job | None, count: int) -> None:
 
 def _describe_task(task: Task) -> str:
     if not task:
-        return "Waiting for the jobs of other sessions ..."
+        return "Waiting ..."
     kind, *details = task
     name = details[-1]
     return {

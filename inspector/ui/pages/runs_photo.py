@@ -13,11 +13,11 @@ from inspector.images.photo import Photo
 from inspector.networks.catalog import find_model_card
 from inspector.training.compare_runs import RunGroup
 from inspector.training.read_run import Run, find_network
-from inspector.ui.components import controls, stored_maps
+from inspector.ui.components import controls
 from inspector.ui.components.controls import choose_option, show_errors, switch
 from inspector.ui.components.map_columns import MapColumn, MapRequest, compute_requests, show_map_columns
 from inspector.ui.components.markdown import plain
-from inspector.ui.state import cache, keys
+from inspector.ui.state import cache, folders, keys
 from inspector.ui.state.sidebar import NetworkChoice
 
 ALL, MISCLASSIFIED, ONE_CLASS = "all", "misclassified", "one class"  # values in links
@@ -139,7 +139,7 @@ def may_show_photos(folder: Path) -> bool:
 
     The root of a disk holds no photos of a data set, but any image of this machine.
     """
-    return stored_maps.may_open(folder) and folder.is_dir() and folder.resolve() != folder.resolve().parent
+    return folders.may_read(folder) and folder.is_dir() and folder.resolve() != folder.resolve().parent
 
 
 def resolve_inside(folder: Path, file: str) -> Path:

@@ -19,6 +19,7 @@ Work: TypeAlias = Callable[[OnProgress, ShouldStop], Any]
 # Seconds without a call of `keep_alive` after which the page counts as closed. Browsers refresh hidden pages only once
 # a minute, so this has to be longer.
 _TIMEOUT = 90.0
+_TURN = 2.0  # seconds of work after which a job lets those that wait work first
 
 
 class Turns:
@@ -27,44 +28,78 @@ class Turns:
     def __init__(self, places: int) -> None:
         self._places = places
         self._working = 0
-        self._waiting: deque[object] = deque()
+        self._waiting: deque[Turn] = deque()
         self._changed = threading.Condition()
 
     @contextmanager
-    def take(self, should_stop: ShouldStop) -> Iterator[None]:
+    def take(self, should_stop: ShouldStop = lambda: False, turn: "Turn | None" = None) -> Iterator["Turn"]:
         """Wait for a turn, and hold it in the `with` block.
 
         Raises:
             Cancelled: `should_stop` returned True before it was this thread's turn.
         """
-        ticket = object()
+        turn = turn or Turn()
+        self._begin(turn, should_stop)
+        try:
+            yield turn
+        finally:
+            self._end(turn)
+
+    def give_way(self, turn: "Turn", should_stop: ShouldStop) -> None:
+        """Let the threads that wait work first, if this one has worked for a while.
+
+        So a job of an hour delays a short one by seconds.
+
+        Raises:
+            Cancelled: `should_stop` returned True meanwhile.
+        """
+        if self._waiting and time.monotonic() - turn.since > _TURN:
+            self._end(turn)
+            self._begin(turn, should_stop)
+
+    def count_before(self, turn: "Turn") -> int:
+        """Return the place of a turn in the queue: 1 for the next one, 0 for one that does not wait."""
         with self._changed:
-            self._waiting.append(ticket)
+            return self._waiting.index(turn) + 1 if turn in self._waiting else 0
+
+    def _begin(self, turn: "Turn", should_stop: ShouldStop) -> None:
+        with self._changed:
+            self._waiting.append(turn)
             try:
-                while self._working >= self._places or self._waiting[0] is not ticket:
+                while self._working >= self._places or self._waiting[0] is not turn:
                     if should_stop():
                         raise Cancelled("Stopped.")
                     self._changed.wait(0.2)
                 self._working += 1
+                turn.since = time.monotonic()
             finally:
-                self._waiting.remove(ticket)
+                self._waiting.remove(turn)
                 self._changed.notify_all()
-        try:
-            yield
-        finally:
-            with self._changed:
+
+    def _end(self, turn: "Turn") -> None:
+        with self._changed:
+            if turn.since:
+                turn.since = 0.0
                 self._working -= 1
                 self._changed.notify_all()
 
 
-_turns = Turns(2)  # pieces of work of all sessions that are done at the same time
+@dataclass(eq=False)
+class Turn:
+    """A place in the queue of Turns, then at work."""
+
+    since: float = 0.0  # when the work began, in seconds; 0 while the turn waits
+
+
+# Everything that works for more than a moment takes a turn here: jobs, and pages that run a network on many photos.
+turns = Turns(2)  # pieces of work of all sessions that are done at the same time
 
 
 @dataclass(eq=False)
 class Job:
     """A thread that does pieces of work one after the other, and stores what each piece returns in `results`.
 
-    Before each piece, jobs of other sessions that wait have their turn.
+    Before each piece, and every few seconds, jobs of other sessions that wait have their turn.
     """
 
     works: Mapping[Task, Work]
@@ -75,10 +110,12 @@ class Job:
     finished: int = 0  # number of finished pieces
     stop: threading.Event = field(default_factory=threading.Event)
     last_sign: float = field(default_factory=time.monotonic)  # time of the last call of `keep_alive`, in seconds
+    ends_with_page: bool = True  # stop when its page is closed; False: go on until `stop` is set
     thread: threading.Thread = field(init=False)
+    _turn: Turn = field(init=False, default_factory=Turn)
 
     def __post_init__(self) -> None:
-        self.thread = threading.Thread(target=self._run, daemon=True, name="methods")
+        self.thread = threading.Thread(target=self._run, daemon=True, name="job")
         self.thread.start()
 
     @property
@@ -91,16 +128,22 @@ class Job:
         """Share of all pieces that is done, 0-1."""
         return min(1.0, (self.finished + self.done) / max(1, len(self.works)))
 
+    @property
+    def place(self) -> int:
+        """Place in the queue of the jobs of all sessions: 1 for the next one, 0 if the job works or has ended."""
+        return turns.count_before(self._turn)
+
     def keep_alive(self) -> None:
         """Tell the job that its page is still open."""
         self.last_sign = time.monotonic()
 
     def should_stop(self) -> bool:
         """Return whether the job was stopped or its page was closed."""
-        return self.stop.is_set() or time.monotonic() - self.last_sign > _TIMEOUT
+        return self.stop.is_set() or (self.ends_with_page and time.monotonic() - self.last_sign > _TIMEOUT)
 
     def _set_done(self, done: float) -> None:
         self.done = done
+        turns.give_way(self._turn, self.should_stop)
 
     def _run(self) -> None:
         with suppress(Cancelled):
@@ -111,7 +154,7 @@ class Job:
                 # All sessions share `results`, so another session may have computed this piece already.
                 if task not in self.results:
                     self.task = ()
-                    with _turns.take(self.should_stop):
+                    with turns.take(self.should_stop, self._turn):
                         self._do(task, work)
                 self.finished, self.done = self.finished + 1, 0.0
 
@@ -121,6 +164,12 @@ class Job:
         self.task, self.done = task, 0.0
         if task not in self.results:  # it may have been computed while this job waited
             self.results[task] = work(self._set_done, self.should_stop)
+
+
+def describe_place(place: int) -> str:
+    """Return the place in the queue as text: "2nd in the queue"."""
+    ending = "th" if place % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
+    return f"{place}{ending} in the queue"
 
 
 def catch_errors(work: Work) -> Work:
