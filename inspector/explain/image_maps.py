@@ -165,11 +165,12 @@ class ClassMaps:
             quantity = f"{quantity} less the average {quantity}"
         elif against is not None:
             quantity = f"{quantity} less that of {self.classifier.class_names[self.classifier.class_index(against)]}"
+        reading = self.classifier.meaning.describe_cells(dense, quantity)
         if dense:
-            return f"score of each cell as if it alone were pooled (does not sum to the {quantity})"
+            return f"{reading}, which does not sum to the {quantity}"
         if self.classifier.head.pooling == "max":
-            return f"contribution of each channel to the {quantity}, in the cell with its maximum"
-        return f"contribution of each cell to the {quantity}"
+            return f"{reading}, of each channel in the cell with its maximum"
+        return reading
 
     def heatmap(
         self, k: str | int, against: str | int | None = None, smooth: bool = True, dense: bool = False

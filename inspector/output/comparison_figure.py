@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
+from inspector.analysis.comparable_maps import make_comparable
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps
 from inspector.output.figure import (
@@ -26,10 +27,12 @@ def side_by_side_figure(
     names: Sequence[str],
     own_scales: bool = False,
     smooth: bool = True,
+    resample: bool = False,
 ) -> Figure:
     """Draw class maps over their photos, each with its sum as an equation.
 
-    If all maps are of the same photo, the first panel shows this photo without a map.
+    If all maps are of the same photo, the first panel shows this photo without a map. Maps with different grids share a
+    scale per area of the photo, see `make_comparable`.
 
     Args:
         maps: one ClassMaps per panel.
@@ -37,6 +40,7 @@ def side_by_side_figure(
         names: title of each panel, such as the name of the network.
         own_scales: give each map its own scale and color bar; otherwise all maps share one scale.
         smooth: interpolate between the cell centers; otherwise draw the raw grid.
+        resample: draw all maps on the smallest of their grids, with their sums kept. They have to be of one photo.
 
     Raises:
         InspectorError: `maps` is empty, or a network does not have the class.
@@ -47,7 +51,8 @@ def side_by_side_figure(
     chosen = [classes] * len(maps) if isinstance(classes, str) else classes
     indices = [one.classifier.class_index(k) for one, k in zip(maps, chosen, strict=True)]
     class_maps = [one.class_map(k) for one, k in zip(maps, indices, strict=True)]
-    scale = common_scale([class_map.values for class_map in class_maps])
+    drawn = make_comparable(maps, class_maps, resample, by_area=not own_scales)
+    scale = common_scale(drawn.values)
     shared = len({view.photo.sha256 for view in views}) == 1
     rows = -(-(len(maps) + shared) // 4)
     columns = -(-(len(maps) + shared) // rows)
@@ -57,19 +62,18 @@ def side_by_side_figure(
     if shared:
         show_image(axes[0], dimmed_photo(views[0].photo, views[0].crop), shorten_name(views[0].photo.name), ["", ""])
     one_class = len({class_map.title for class_map in class_maps}) == 1
-    panels = zip(axes[shared:], maps, views, class_maps, indices, names, strict=False)
-    for axis, one, view, class_map, k, name in panels:
-        field, ends = one.classifier.receptive_field, common_scale([class_map.values]) if own_scales else scale
-        canvas = dimmed_photo(view.photo, view.crop)
-        image = draw_map_on_photo(canvas, view.crop, class_map.values, field, ends, smooth, _OPACITY)
+    panels = zip(axes[shared:], maps, class_maps, drawn.placed, indices, names, strict=False)
+    for axis, one, class_map, placed, k, name in panels:
+        ends = common_scale([placed.values]) if own_scales else scale
+        canvas = dimmed_photo(one.view.photo, one.view.crop, gray=True)
+        image = draw_map_on_photo(canvas, placed.crop, placed.values, placed.field, ends, smooth, _OPACITY)
         what = shorten_name(name) if one_class else f"{shorten_name(name, 14)}: {shorten_name(class_map.title, 16)}"
         show_image(axis, image, f"{what} ({one.outcome(k)})", [class_map.equation(), describe_exactness(one)])
         if own_scales:
-            units = one.classifier.meaning.units
-            add_color_bar([axis], ends, units=units, font_size=7, shrink=0.8, aspect=25)
+            label = one.classifier.meaning.describe_cells()
+            add_color_bar([axis], ends, label=label, font_size=7, shrink=0.8, aspect=25)
     if not own_scales:
-        units = " or ".join(dict.fromkeys(one.classifier.meaning.units for one in maps))
-        add_color_bar(axes, scale, units=units, font_size=10, shrink=0.7, aspect=30)
+        add_color_bar(axes, scale, label=drawn.unit, font_size=10, shrink=0.7, aspect=30)
     what = f"{class_maps[0].title}: its class map" if one_class else "class maps"
     by = "each network" if shared else maps[0].classifier.name
     scales = "each on its own scale" if own_scales else "on one scale"

@@ -85,7 +85,9 @@ def class_map_figure(maps: ClassMaps, shown: FigureContent, style: FigureStyle =
             axis.spines[:].set(linewidth=2 if panel.bold else 0.5)
     if style.colour_bar and any(panel.values is not None for panel in panels):
         layout_options: Any = {"font_size": style.font_size * 10 / 9, "shrink": 0.7, "aspect": 30}
-        add_color_bar(layout.axes, scale, style.colours, maps.classifier.meaning.units, **layout_options)
+        add_color_bar(
+            layout.axes, scale, style.colours, maps.classifier.meaning.describe_cells(shown.dense), **layout_options
+        )
     if style.dark:
         _darken(layout.figure)
     return layout.figure
@@ -124,7 +126,7 @@ def _layout_panels(maps: ClassMaps, shown: FigureContent, style: FigureStyle, pa
     columns = min(style.columns or 3, len(panels))
     rows = -(-len(panels) // columns)
     unit = style.font_size / DEFAULT_STYLE.font_size
-    beside = (1.1 if style.colour_bar else 0.2) * unit
+    beside = (1.25 if style.colour_bar else 0.2) * unit
     panel_width = PANEL if style.width is None else (style.width - beside) / columns
     if panel_width < 10 * MM:
         max_columns = max(0, int(((style.width or 0) - beside) / MM) // 10)
@@ -250,7 +252,7 @@ def add_color_bar(
     axes: Sequence[Axes],
     scale: float,
     colormap: str = "inspector",
-    units: str = "logits",
+    label: str = "contribution per cell (sums to the logit)",
     *,
     font_size: float,
     **layout: Any,
@@ -261,7 +263,7 @@ def add_color_bar(
         axes: the axes that show the maps, at least one.
         scale: value at the upper end of the bar; the lower end is -scale, or 0 if only the positive part is drawn.
         colormap: one of COLORMAPS.
-        units: what is shown per cell.
+        label: what the value of a cell is.
         font_size: font size of label and ticks, in points.
         layout: options of matplotlib's Figure.colorbar, such as shrink, aspect, location.
     """
@@ -269,8 +271,20 @@ def add_color_bar(
     # If all maps are zero, the color bar still needs two different ends.
     ends = Normalize(COLORMAPS[colormap].lowest * (scale or 1.0), scale or 1.0)
     bar = axes[0].figure.colorbar(ScalarMappable(ends, colors), ax=list(axes), **layout)
-    bar.set_label(f"{units} per cell", fontsize=font_size)
+    bar.set_label("\n".join(wrap_text(label, font_size, 0.9 * _measure_rows(axes, font_size))), fontsize=font_size)
     bar.ax.tick_params(labelsize=font_size)
+
+
+def _measure_rows(axes: Sequence[Axes], font_size: float) -> float:
+    """Return the height in inches of the rows that these axes stand in, without the text above; font size in points."""
+    places = [place for axis in axes if (place := axis.get_subplotspec()) is not None]
+    figure = axes[0].get_figure(root=True)
+    assert places, "axes of add_empty_axes stand in a grid"
+    assert figure is not None, "the axes belong to a figure"
+    rows = {place.rowspan.start for place in places}
+    lines = len(figure.get_suptitle().splitlines()) + max(len(axis.get_title().split("\n")) for axis in axes)
+    height = float(figure.get_figheight()) * len(rows) / places[0].get_gridspec().nrows
+    return height - 1.3 * font_size / 72 * lines
 
 
 def _darken(figure: Figure) -> None:

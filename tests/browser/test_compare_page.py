@@ -21,7 +21,8 @@ def test_one_photo_is_compared_by_networks_with_the_same_classes(page: Page, app
     page.goto(f"{app_url}/compare?network=fashion_gap&example=Bag")
     for name in ("fashion_gap", "fashion_gmp", "fashion_gap_sigmoid", "fashion_gmp_sigmoid"):
         expect_tile(page, name, "Bag")
-    expect(page.get_by_text("logits per cell, the same scale for all maps")).to_be_visible()
+    scale = "contribution per cell (sums to the logit); the same scale for all maps"
+    expect(page.get_by_text(scale)).to_be_visible()
     expect(page.get_by_text("The cosine compares the logits of the cells")).to_be_visible()
     page.get_by_role("combobox", name="Class").click()
     page.keyboard.type("Dress")
@@ -54,6 +55,17 @@ def test_networks_with_other_classes_show_their_top_class_and_no_similarity(page
     expect(page.get_by_role("img", name="class map of efficientnet_lite0:")).to_be_visible()
     expect(page.get_by_placeholder("top-1 of each")).to_be_visible()
     expect(page.get_by_text("cosine")).to_have_count(0)
+
+
+def test_grids_of_different_size_share_a_scale_per_area_and_can_be_resampled_to_one_grid(
+    page: Page, app_url: str
+) -> None:
+    page.goto(f"{app_url}/compare?view=networks&network=fashion_gap&example=Bag&with=efficientnet_lite0")
+    expect(page.get_by_text("contribution divided by the cell's area, in logits per 1 % of the photo")).to_be_visible()
+    page.get_by_text("One grid", exact=True).click()
+    expect(page.get_by_text("resampled to 3 x 3 cells")).to_be_visible()
+    page.get_by_text("One scale per map", exact=True).click()
+    expect(page.get_by_text("strongest color")).to_have_count(2)
 
 
 def test_a_network_alone_says_what_to_do(page: Page, app_url: str) -> None:

@@ -54,7 +54,9 @@ def test_the_tree_opens_the_groups_of_the_layer_that_a_link_names(page: Page, ap
     page.goto(f"{app_url}/layers?layer=_blocks.14._bn1")
     expect_heading(page, "_blocks.14._bn1")
     expect(find_chosen(page)).to_be_in_viewport(ratio=1)
-    expect(page.get_by_role("treeitem", name="0, MBConvBlock, 16 x 112 x 112", exact=True)).to_have_attribute("aria-expanded", "false")
+    expect(page.get_by_role("treeitem", name="0, MBConvBlock, 16 x 112 x 112", exact=True)).to_have_attribute(
+        "aria-expanded", "false"
+    )
     expect(page.get_by_role("treeitem", name="14, MBConvBlock")).to_have_attribute("aria-expanded", "true")
     find_chosen(page).focus()
     for _ in range(2):

@@ -310,8 +310,8 @@ def test_the_equation_says_how_a_map_adds_up(class_map, line):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((False, None), ("contribution of each c", " to the logit")),
-        ((True, None), ("score of each cell as if it alone were pooled", "does not sum")),
+        ((False, None), ("contribution per cell (sums to the logit)",)),
+        ((True, None), ("class score per cell (before pooling)", "does not sum")),
         ((False, "average"), ("logit less the average logit",)),
         ((False, 1), ("logit less that of green",)),
     ],

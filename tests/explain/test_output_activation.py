@@ -139,7 +139,7 @@ def test_other_probabilities_are_shown_as_they_are(case):
     assert (classifier.probability, classifier.meaning.quantity) == ("identity", "probability")
     torch.testing.assert_close(maps.probabilities, network(inputs)[0].detach())
     torch.testing.assert_close(maps.values.sum((1, 2)) + maps.bias, maps.probabilities, rtol=1e-4, atol=1e-5)
-    assert maps.describe_reading() == "contribution of each cell to the probability"
+    assert maps.describe_reading() == "contribution per cell (sums to the probability)"
     with pytest.raises(NetworkError, match=r"returns probabilities already, .* probability='softmax' needs\. Use"):
         Classifier.wrap(network, size=SIZE, probability="softmax")
 
@@ -179,11 +179,11 @@ def test_other_values_are_explained_as_the_network_returns_them(ending):
     assert manifest["top"] == [{"class": 0, "name": "age", "value": pytest.approx(expected, rel=1e-5)}]
     report = make_file("report.html", maps, content).decode()
     assert f"({maps.outcome(0)})" in report
-    assert "years per cell, the same scale" in report
+    assert "contribution per cell (sums to the value), in years; the same scale" in report
     assert "%" not in report.split("</style>")[1].split("<h2>Settings")[0].replace("100%", "")
     texts = [text.get_text() for axis in maps.figure().axes for text in (axis.title, axis.yaxis.label)]
     assert any(maps.outcome(0) in text for text in texts)
-    assert "years per cell" in texts
+    assert "contribution per cell (sums to the value), in years" in " ".join(" ".join(texts).split())
 
 
 def test_independent_probabilities_are_named_so():

@@ -41,7 +41,11 @@ def test_heads_stand_side_by_side_on_one_scale_with_what_they_add_up_to(heads):
             f"verdict: exact, residual {maps.residual:.1e}",
         ]
     scale = max(float(maps.values[1].abs().max()) for maps in heads)
-    bar = next(axis for axis in figure.axes if axis.get_ylabel() == "logits per cell")
+    bar = next(
+        axis
+        for axis in figure.axes
+        if " ".join(axis.get_ylabel().split()) == "contribution per cell (sums to the logit)"
+    )
     assert bar.get_ylim() == pytest.approx((-scale, scale))
     assert "green: its class map by each network, on one scale" in texts(figure)
     assert not np.array_equal(*(panel.get_images()[0].get_array() for panel in rest))

@@ -1,6 +1,7 @@
 import io
 import re
 from dataclasses import replace
+from itertools import combinations
 from xml.etree import ElementTree
 
 import numpy as np
@@ -10,6 +11,7 @@ from matplotlib import colormaps
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from inspector import Classifier, InspectorError, class_maps, class_maps_of_batch, load, read_image
@@ -62,7 +64,7 @@ def test_panels_have_the_name_the_probability_and_the_sum(maps):
         assert total + bias == pytest.approx(logit, abs=2e-4)
         assert logit == pytest.approx(float(maps.logits[k]), abs=1e-4)
     assert "by hand" in shown
-    assert "contribution of each cell to the logit" in shown
+    assert "contribution per cell (sums to the logit)" in shown
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,7 @@ def test_panels_have_the_name_the_probability_and_the_sum(maps):
     [
         ({"against": "average"}, "logit less the average logit"),
         ({"against": "green"}, "logit less that of green"),
-        ({"dense": True}, "as if it alone were pooled"),
+        ({"dense": True}, "class score per cell (before pooling), which does not sum to the logit"),
     ],
 )
 def test_a_figure_says_which_reading_it_shows(maps, how, words):
@@ -308,7 +310,7 @@ def test_a_dark_figure_has_light_text_on_a_dark_page(maps):
 def test_title_equations_and_color_bar_can_be_left_out(maps):
     everything, nothing = styled(maps), styled(maps, title="", equations=False, colour_bar=False)
     everywhere, nowhere = "\n".join(texts(everything)), "\n".join(texts(nothing))
-    for words in ("contribution of each", "bias", "verdict", "logits per cell"):
+    for words in ("contribution per cell (sums to the logit)", "bias", "verdict"):
         assert words in everywhere
         assert words not in nowhere
     assert "Ours" in texts(styled(maps, title="Ours"))
@@ -328,21 +330,37 @@ def test_the_font_size_is_that_of_the_panels_titles_and_the_rest_follows(maps):
     assert bar.yaxis.label.get_fontsize() == 20
 
 
-@pytest.mark.parametrize(("columns", "font_size", "against"), [(1, 5, None), (3, 5, "average"), (3, 9, None)])
-def test_no_text_leaves_the_figure_or_overlaps_its_neighbor(hand_made_gap, pixels, columns, font_size, against):
+@pytest.mark.parametrize(
+    ("width", "columns", "font_size", "against"),
+    [
+        (120, 1, 5, None),
+        (120, 3, 5, "average"),
+        (120, 3, 9, None),
+        (89, 3, 7, None),
+        (89, 2, 9, "average"),
+        (89, 1, 9, None),
+    ],
+)
+def test_no_text_leaves_the_figure_or_overlaps_another(hand_made_gap, pixels, width, columns, font_size, against):
     names = ("a class with a very long name indeed", "green", "neither of the two")
     maps = maps_of(hand_made_gap, read_image(pixels, "a photo with a long name.png"), names)
-    style = FigureStyle(("photo", "classes", "contrast"), columns, width=120 / 25.4, font_size=font_size)
+    style = FigureStyle(("photo", "classes", "contrast"), columns, width=width / 25.4, font_size=font_size)
     figure = class_map_figure(maps, maps.figure_content(3, against), style)
     figure.draw_without_rendering()
-    lines = [figure.findobj(lambda text: isinstance(text, Text) and "contribution of each" in text.get_text())[0]]
-    lines += [line for panel in panels(figure) for line in (panel.title, *panel.texts)]
-    boxes = [line.get_window_extent() for line in lines]
-    page = figure.bbox
-    assert all(page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1 for box in boxes)
-    titles = [boxes[0], *(panel.title.get_window_extent() for panel in panels(figure))]
-    assert len(titles) == 6
-    assert not [(a, b) for n, a in enumerate(titles) for b in titles[:n] if a.overlaps(b)]
+    page, drawn = figure.bbox, [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    boxes = {text: measure_text(text) for text in drawn}
+    for text, box in boxes.items():
+        assert page.x0 <= box.x0 <= box.x1 <= page.x1, text
+        assert page.y0 <= box.y0 <= box.y1 <= page.y1, text
+    overlapping = [(a, b) for a, b in combinations(boxes, 2) if boxes[a].overlaps(boxes[b])]
+    assert not overlapping
+
+
+def measure_text(text: Text) -> Bbox:
+    """The box of a text. Titles end in empty lines, where the small print stands."""
+    box, lines = text.get_window_extent(), text.get_text().split("\n")
+    empty = len(lines) - len("\n".join(lines).rstrip().split("\n"))
+    return Bbox([[box.x0, box.y0 + empty * box.height / len(lines)], [box.x1, box.y1]])
 
 
 @pytest.mark.parametrize(
@@ -364,11 +382,11 @@ def test_a_style_that_cannot_be_drawn_is_refused(style, sentence):
 
 def test_a_figure_in_which_the_panels_do_not_fit_says_how_many_do(maps):
     with pytest.raises(
-        InspectorError, match=r"60 mm wide has no room for 4 columns and a color bar\. Use at most 3 columns\."
+        InspectorError, match=r"60 mm wide has no room for 4 columns and a color bar\. Use at most 2 columns\."
     ):
         styled(maps, columns=4, width=60 / 25.4)
-    # 60 mm less the color bar's 1.1 inches leave 32 mm, and a panel has at least 10.
-    styled(maps, columns=3, width=60 / 25.4)
+    # 60 mm less the color bar's 1.25 inches leave 28 mm, and a panel has at least 10.
+    styled(maps, columns=2, width=60 / 25.4)
     with pytest.raises(InspectorError, match=r"Use a larger width or a smaller font\.$"):
         styled(maps, width=1, font_size=20)
 

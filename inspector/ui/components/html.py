@@ -78,7 +78,7 @@ def make_data_url(image: bytes) -> str:
 def encode_map_on_photo(
     values: ArrayLike, photo: Photo, crop: Crop, field: ReceptiveField, side: int, scale: float, smooth: bool = True
 ) -> bytes:
-    """Draw a map over the whole photo and encode it.
+    """Draw a map over the whole photo, in gray, and encode it.
 
     Args:
         values: the map (h, w).
@@ -89,7 +89,8 @@ def encode_map_on_photo(
         scale: the |value| with the strongest color.
         smooth: interpolate between the cells; False: draw the raw grid.
     """
-    image = overlay.draw_map_on_photo(dimmed_photo(photo, crop, side), crop, values, field, scale, smooth)
+    canvas = dimmed_photo(photo, crop, side, gray=True)
+    image = overlay.draw_map_on_photo(canvas, crop, values, field, scale, smooth)
     return encode_image(image, needs_lossless(photo.size))
 
 
@@ -205,7 +206,7 @@ def draw_all_class_maps(maps: ClassMaps) -> str:
         )
         for k, name in enumerate(maps.classifier.class_names)
     ]
-    return stack(make_tiles(tiles, "7.5rem"), make_color_bar(scale, f"{maps.classifier.meaning.units} per cell"))
+    return stack(make_tiles(tiles, "7.5rem"), make_color_bar(scale, maps.classifier.meaning.describe_cells(dense=True)))
 
 
 def draw_average_maps(maps: Mapping[str, tuple[NDArray[Any], int]]) -> str:

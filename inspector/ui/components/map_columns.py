@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
+from inspector.analysis.comparable_maps import PlacedMap, make_comparable
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMap, ClassMaps
 from inspector.images.photo import Photo
@@ -62,7 +63,11 @@ def compute_requests(requests: Sequence[MapRequest]) -> list[tuple[str, ClassMap
 
 
 def show_map_columns(
-    columns: Sequence[MapColumn], own_scales: bool, smooth: bool, photo_line: str | None = None
+    columns: Sequence[MapColumn],
+    own_scales: bool,
+    smooth: bool,
+    photo_line: str | None = None,
+    resample: bool = False,
 ) -> None:
     """Show class maps over their photos, with their sums. If they share one scale, show its color bar.
 
@@ -71,15 +76,17 @@ def show_map_columns(
         own_scales: give each map its own scale, and write the scale below the map.
         smooth: interpolate between the cells; False: draw the raw grid.
         photo_line: text below the photo of the first column, which is shown before the maps; None: no photo.
+        resample: draw all maps on the smallest of their grids; they have to be of one photo.
     """
-    scale = None if own_scales else common_scale([column.class_map.values for column in columns])
-    tiles = [_draw_column(column, scale, smooth) for column in columns]
+    all_maps, class_maps = [column.maps for column in columns], [column.class_map for column in columns]
+    drawn = make_comparable(all_maps, class_maps, resample, by_area=not own_scales)
+    scale = None if own_scales else common_scale(drawn.values)
+    tiles = [_draw_column(*pair, scale, smooth) for pair in zip(columns, drawn.placed, strict=True)]
     if photo_line is not None:
         tiles.insert(0, _draw_photo(columns[0].maps, photo_line))
     st.html(html.make_tiles(tiles, "clamp(10rem, 13vw, 20rem)"))
     if scale is not None:
-        units = " or ".join(dict.fromkeys(column.maps.classifier.meaning.units for column in columns))
-        st.html(html.make_color_bar(scale, f"{units} per cell, the same scale for all maps"))
+        st.html(html.make_color_bar(scale, f"{drawn.unit}; the same scale for all maps"))
 
 
 def _draw_photo(maps: ClassMaps, line: str) -> html.Tile:
@@ -89,11 +96,11 @@ def _draw_photo(maps: ClassMaps, line: str) -> html.Tile:
     return html.Tile(image, photo.name, [line], f"photo {photo.name}")
 
 
-def _draw_column(column: MapColumn, scale: float | None, smooth: bool) -> html.Tile:
+def _draw_column(column: MapColumn, placed: PlacedMap, scale: float | None, smooth: bool) -> html.Tile:
     """Draw one class map on `scale`; None: on a scale of its own."""
-    values, view, field = column.class_map.values, cache.get_view(column.maps), column.maps.classifier.receptive_field
-    own_scale = common_scale([values])
-    image = html.encode_map_on_photo(values, view.photo, view.crop, field, _SIDE, scale or own_scale, smooth)
+    own_scale = common_scale([placed.values])
+    photo, ends = cache.get_view(column.maps).photo, scale or own_scale
+    image = html.encode_map_on_photo(placed.values, photo, placed.crop, placed.field, _SIDE, ends, smooth)
     alt = f"class map of {column.title}: {column.class_map.title}"
     return html.Tile(image, column.title, list(_list_numbers(column, own_scale, scale is None)), alt)
 

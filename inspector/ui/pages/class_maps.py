@@ -109,7 +109,7 @@ def _draw_map(shown: ShownMaps) -> tuple[photo.Picture, str]:
         note_of = shown.decisions.votes.flatten().tolist()
         notes = [f", maximum of {votes} channel{'' if votes == 1 else 's'}" for votes in range(max(note_of) + 1)]
     image = make_photo_url(cache.get_view(maps), side, frame.on_photo)
-    unit = f"{maps.classifier.meaning.units} per cell: {maps.describe_reading(selection.dense, selection.against)}"
+    unit = maps.describe_reading(selection.dense, selection.against)
     picture = _make_picture(shown, image=image, maps=grids, frame=frame, notes=notes, note_of=note_of)
     return picture, html.make_color_bar(selection.scale, unit)
 

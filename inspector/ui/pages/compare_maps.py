@@ -1,11 +1,13 @@
 """Part of the page Compare: one photo by several networks, or several photos by one network, on one scale."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from inspector.analysis.comparable_maps import make_comparable
 from inspector.analysis.similarity import compare_maps, find_common_class_name, find_same_class
 from inspector.explain.class_maps import ClassMaps
 from inspector.images.examples import list_examples
@@ -108,25 +110,35 @@ def _show_comparison(compared: Sequence[tuple[str, ClassMaps]], mode: str) -> No
         chosen = controls.search_option("Class", names, placeholder, key=key, width=320, help=text)
         text = "Off: the same color is the same number of logits in all maps. On: faint maps are visible too."
         own_scales = switch("One scale per map", text, key=keys.OWN_SCALES)
+        resample = len({one.values.shape[1:] for one in maps}) > 1 and mode == NETWORKS and _choose_common_grid()
         smooth = choose_interpolation()
     name = chosen or default
     classes = find_same_class(maps, name) if name or mode == NETWORKS else [int(one.logits.argmax()) for one in maps]
     columns = [MapColumn(title, one, k, one.class_map(k)) for (title, one), k in zip(compared, classes, strict=True)]
-    show_map_columns(columns, own_scales, smooth)
-    _show_downloads(columns, own_scales, smooth)
+    show_map_columns(columns, own_scales, smooth, resample=resample)
+    _show_downloads(columns, own_scales, smooth, resample)
     _show_numbers(columns, mode)
     if mode == NETWORKS:
-        _show_similarity(columns)
+        _show_similarity(columns, resample)
 
 
-def _show_downloads(columns: Sequence[MapColumn], own_scales: bool, smooth: bool) -> None:
+def _choose_common_grid() -> bool:
+    """Show the switch "One grid". Return whether all maps are resampled to one grid."""
+    text = (
+        "Off: each map has the grid of its network, and maps share a scale per area of the photo. On: all maps are "
+        "resampled to the smallest of their grids, so that they can be compared cell by cell. Their sums stay the same."
+    )
+    return switch("One grid", text, key=keys.COMMON_GRID)
+
+
+def _show_downloads(columns: Sequence[MapColumn], own_scales: bool, smooth: bool, resample: bool) -> None:
     def make_file(name: str) -> bytes:
         # Imported here, because matplotlib takes a second to import.
         from inspector.output.comparison_figure import side_by_side_figure
         from inspector.output.export import encode_figure
 
         maps, classes = [column.maps for column in columns], [column.k for column in columns]
-        figure = side_by_side_figure(maps, classes, [column.title for column in columns], own_scales, smooth)
+        figure = side_by_side_figure(maps, classes, [column.title for column in columns], own_scales, smooth, resample)
         return encode_figure(figure, _FORMATS[name])
 
     controls.show_download_buttons(_FILES, make_file, "Download the figure")
@@ -158,13 +170,14 @@ def _show_numbers(columns: Sequence[MapColumn], mode: str) -> None:
         st.caption("A logit is the score of a class before softmax: the sum of its map, plus a bias.")
 
 
-def _show_similarity(columns: Sequence[MapColumn]) -> None:
+def _show_similarity(columns: Sequence[MapColumn], resample: bool) -> None:
     """Show how similar the maps of one class are, pair by pair, if they have the same grid."""
     rows, other_grids = [], []
     for a, b in combinations(columns, 2):
         if a.class_map.title.casefold() != b.class_map.title.casefold():
             continue
-        similarity = compare_maps(a.class_map, b.class_map)
+        first, second = make_comparable([a.maps, b.maps], [a.class_map, b.class_map], resample, by_area=False).values
+        similarity = compare_maps(replace(a.class_map, values=first), replace(b.class_map, values=second))
         if similarity is None:
             grids = [" x ".join(map(str, column.class_map.values.shape)) for column in (a, b)]
             other_grids.append(f"{a.title} ({grids[0]}) and {b.title} ({grids[1]})")
@@ -179,4 +192,9 @@ def _show_similarity(columns: Sequence[MapColumn]) -> None:
             "up to a common factor; the rank correlation compares only their order."
         )
     if other_grids:
-        st.caption(plain(f"Not compared, because their grids differ: {'; '.join(other_grids)}."))
+        text = (
+            "Not compared, because the place of their cells is unknown"
+            if resample
+            else ("Not compared, because their grids differ (switch on *One grid*)")
+        )
+        st.caption(f"{text}: {plain('; '.join(other_grids))}.")

@@ -35,7 +35,8 @@ BARS, CONTRIBUTION_CHART, WHOLE_FOLDER = "bars", "ledger", "whole folder"
 READ_PHOTOS = "read photos"  # (key of the network, ids of the uploads) of the photos read last
 
 # Page Compare, networks and photos. All keys are in the link, except COMPARED_UPLOADS.
-COMPARED_NETWORKS, COMPARED_EXAMPLES, OWN_SCALES = "with", "examples", "own_scales"
+COMPARED_NETWORKS, COMPARED_EXAMPLES = "with", "examples"
+OWN_SCALES, COMMON_GRID = "own_scales", "one_grid"
 COMPARED_UPLOADS = "photos compared"
 
 # Page Export. All keys are in the link.
