@@ -28,14 +28,21 @@ from inspector.networks.build import LIBRARIES, build, build_pretrained, find_pr
 from inspector.networks.builtin import FACTORIES
 from inspector.networks.catalog import CARD, ModelCard, find_cell_center, find_model_card, find_model_folder, is_trusted
 from inspector.networks.checkpoint import MAX_BYTES, State, detect_kind, is_small_safetensors, read_states
-from inspector.networks.fit_state import choose_usual
+from inspector.networks.guess_architecture import describe_missing_architecture, guess_architectures
 from inspector.networks.huggingface import is_huggingface_folder, list_weight_files, read_huggingface
 from inspector.networks.isolation import ran_out_of_memory, try_in_child
 from inspector.networks.keras_model import read_keras
-from inspector.networks.load_checkpoint import Architecture, LoadedCheckpoint, load_checkpoint
+from inspector.networks.load_checkpoint import Architecture, LoadedCheckpoint, join_states, load_checkpoint
 from inspector.networks.onnx_model import OnnxNetwork, read_onnx
 from inspector.networks.torch_program import read_torch_program
-from inspector.networks.usual_preprocessing import DEFAULT, feed_range, match_channels, name_default, replace_size
+from inspector.networks.usual_preprocessing import (
+    DEFAULT,
+    feed_range,
+    match_channels,
+    name_default,
+    replace_size,
+    replace_usual_size,
+)
 
 KERAS, ONNX = (".keras", ".h5", ".hdf5"), (".onnx",)
 FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".pt2", ".ts", ".torchscript", *KERAS, *ONNX)
@@ -144,7 +151,8 @@ def resolve(
     names = None if class_names is None else list_class_names(class_names)
     from_library = name.startswith(LIBRARIES)
     if allow_untrained and (from_library or _is_architecture(name)):
-        loaded = LoadedNetwork(name, build(name, trust=trust), find_preprocessing(name) or DEFAULT)
+        usual = find_preprocessing(name) or replace_usual_size(DEFAULT, name)
+        loaded = LoadedNetwork(name, build(name, trust=trust), usual)
     elif from_library:
         loaded = LoadedNetwork(name, *build_pretrained(name))
     elif _is_file(path):
@@ -179,6 +187,21 @@ def resolve(
         unit=output.unit or loaded.unit,
         notes=(*loaded.notes, *list_suspicions(preprocessing)),
     )
+
+
+def find_architectures(path: Path, max_bytes: int = MAX_BYTES, remember: bool = True) -> tuple[str, ...]:
+    """Find the architectures that the weights in a file fit, see `guess_architectures`.
+
+    Args:
+        path: a checkpoint, which is tried in a separate process first, as in `resolve`.
+        max_bytes: size above which the file is refused.
+        remember: as in `resolve`.
+
+    Raises:
+        NetworkError: the file cannot be read.
+    """
+    _try_file(path, DEFAULT, max_bytes, remember)
+    return guess_architectures(read_states(path, max_bytes=max_bytes))
 
 
 def _is_architecture(name: str) -> bool:
@@ -257,11 +280,9 @@ def _read_file(
         return LoadedNetwork(path.stem, program, plain, class_names)
     states = read_states(path, max_bytes=max_bytes)
     if arch is None:
-        hint = "torchvision:resnet18, timm:resnet18, or package.module:factory of your own"
-        problem = f"{path} holds weights and no architecture"
-        raise NetworkError(f"{problem}. Name it with --arch (arch=... in Python): {hint}.")
+        raise NetworkError(describe_missing_architecture(path, guess_architectures(states)))
     checkpoint = _load_checkpoint(states, Architecture(arch, trust=trust), class_names, path)
-    usual = find_preprocessing(arch) or plain
+    usual = find_preprocessing(arch) or replace_usual_size(plain, arch)
     loaded = LoadedNetwork(path.stem, checkpoint.network, usual, class_names, notes=checkpoint.notes)
     loaded = replace(loaded, cell_center=find_cell_center(arch))
     return match_channels(loaded, checkpoint.channels, plain)
@@ -300,7 +321,7 @@ def _load_card(card: ModelCard, trust: bool) -> LoadedNetwork:
             factory, card.architecture.get("classes"), card.architecture.get("arguments", {}), trust
         )
         states = [read_states(path) for path in paths]
-        found = states[0] if len(states) == 1 else {"": _join_states(parts, states)}
+        found = states[0] if len(states) == 1 else {"": join_states(parts, states)}
         # Packaged weights include the old head of a backbone, which the network does not have.
         spare = tuple(f"{part['into']}." for part in parts if isinstance(part, Mapping) and "into" in part)
         path = paths[0] if len(states) == 1 else card.folder
@@ -311,15 +332,6 @@ def _load_card(card: ModelCard, trust: bool) -> LoadedNetwork:
     loaded = LoadedNetwork(card.name, network, usual, names, card.probability, field)
     center = card.cell_center or find_cell_center(factory, card.architecture.get("arguments"))
     return replace(loaded, cell_center=center, trained_size=usual.size, output=card.output, unit=card.unit)
-
-
-def _join_states(parts: Sequence[str | Mapping[str, str]], states: Sequence[Mapping[str, State]]) -> State:
-    """Join the weights of several files. An entry with "into" holds the weights of one part of the network."""
-    joined: State = {}
-    for part, found in zip(parts, states, strict=True):
-        prefix = f"{part['into']}." if isinstance(part, Mapping) and "into" in part else ""
-        joined |= {prefix + key: tensor for key, tensor in found[choose_usual(found)].items()}
-    return joined
 
 
 def _find_packaged_file(weights: Mapping[str, str]) -> Path:

@@ -6,7 +6,7 @@ Names and shapes are compared before a network takes memory: a file of 1 kB cann
 network is built without memory first, and a second time when the weights fit.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -77,16 +77,42 @@ def load_checkpoint(
         network = architecture.build(architecture.classes or count_classes(states[choose_usual(states)]))
         fit, channels = _fit(states, network, title, path, spare)
     else:
-        classes = architecture.classes
-        if classes is None:
-            shapes = build_without_memory(partial(architecture.build, None), count_values(states))
-            classes = count_classes(find_fit(states, shapes.state_dict()).state)
-        shapes = build_without_memory(partial(architecture.build, classes), count_values(states))
-        fit, channels = _fit(states, shapes, title, path, spare)
+        fit, channels, classes = fit_without_memory(states, architecture, title, path, spare)
         network = architecture.build(classes)
         adapt_input_channels(network, fit.state)
     write_weights(fit.state, network, path)
     return LoadedCheckpoint(network, describe_fit(fit), channels)
+
+
+def fit_without_memory(
+    states: Mapping[str, State],
+    architecture: Architecture,
+    title: str,
+    path: Path,
+    spare: tuple[str, ...] = (),
+) -> tuple[Fit, int | None, int | None]:
+    """Find the weights of an architecture among those of a file, without memory for the network.
+
+    Args:
+        states: state dicts by their place in the file.
+        architecture: what they may belong to. It must not be package.module:factory, which runs any code.
+        title: name for error messages.
+        path: the file or folder, for error messages.
+        spare: as in `load_checkpoint`.
+
+    Returns:
+        The weights; the number of input channels if they have another one than the architecture; and the number of
+        classes (None: that of the architecture).
+
+    Raises:
+        NetworkError: the architecture is unknown, or the weights do not fit it.
+    """
+    classes, stored = architecture.classes, count_values(states)
+    if classes is None:
+        shapes = build_without_memory(partial(architecture.build, None), stored)
+        classes = count_classes(find_fit(states, shapes.state_dict()).state)
+    shapes = build_without_memory(partial(architecture.build, classes), stored)
+    return *_fit(states, shapes, title, path, spare), classes
 
 
 def _fit(
@@ -100,6 +126,20 @@ def _fit(
     fit = replace(fit, state=state)
     check_fit(fit, expected, title, path)
     return fit, channels
+
+
+def join_states(parts: Sequence[str | Mapping[str, str]], states: Sequence[Mapping[str, State]]) -> State:
+    """Join the weights of several files.
+
+    Args:
+        parts: the entries of a model.json; one with "into" holds the weights of one part of the network.
+        states: the state dicts of each file.
+    """
+    joined: State = {}
+    for part, found in zip(parts, states, strict=True):
+        prefix = f"{part['into']}." if isinstance(part, Mapping) and "into" in part else ""
+        joined |= {prefix + key: tensor for key, tensor in found[choose_usual(found)].items()}
+    return joined
 
 
 def adapt_input_channels(network: nn.Module, state: Mapping[str, Tensor]) -> int | None:
@@ -120,7 +160,9 @@ def adapt_input_channels(network: nn.Module, state: Mapping[str, Tensor]) -> int
     return None
 
 
-def build_without_memory(construct: Callable[[], nn.Module], stored: int) -> nn.Module:
+def build_without_memory(
+    construct: Callable[[], nn.Module], stored: int, watch: Callable[[Tensor], object] = lambda made: None
+) -> nn.Module:
     """Call a function that builds a network; the network's large tensors get shapes and no values.
 
     Some networks need values to be built. They get memory, but not much more than their weights have in the file.
@@ -128,17 +170,19 @@ def build_without_memory(construct: Callable[[], nn.Module], stored: int) -> nn.
     Args:
         construct: builds the network.
         stored: number of values in the file.
+        watch: called with each tensor that torch.empty makes for a layer, on the device "meta". It may raise
+            BuildStoppedError to end the building.
 
     Raises:
         NetworkError: the network cannot be built, or has many more values than the file.
     """
     try:
-        with _TensorMaker(give_memory=False, limit=_MAX_VALUES):
+        with _TensorMaker(give_memory=False, limit=_MAX_VALUES, watch=watch):
             return construct()
-    except _TooLargeError:
+    except BuildStoppedError:
         raise
     except Exception:  # what torch raises where values are missing; if anything else is wrong, it is raised again
-        with _TensorMaker(give_memory=True, limit=2 * stored + _MAX_VALUES):
+        with _TensorMaker(give_memory=True, limit=2 * stored + _MAX_VALUES, watch=watch):
             return construct()
 
 
@@ -147,8 +191,8 @@ def count_values(states: Mapping[str, State]) -> int:
     return max(sum(tensor.numel() for tensor in state.values()) for state in states.values())
 
 
-class _TooLargeError(NetworkError):
-    pass
+class BuildStoppedError(NetworkError):
+    """A network is not built to its end, because the weights in a file cannot belong to it."""
 
 
 class _TensorMaker(TorchFunctionMode):
@@ -159,9 +203,9 @@ class _TensorMaker(TorchFunctionMode):
     are made as usual until they have taken as much memory as is allowed.
     """
 
-    def __init__(self, give_memory: bool, limit: int) -> None:
+    def __init__(self, give_memory: bool, limit: int, watch: Callable[[Tensor], object] = lambda made: None) -> None:
         super().__init__()
-        self.give_memory, self.limit = give_memory, limit
+        self.give_memory, self.limit, self.watch = give_memory, limit, watch
         self.tensors = self.values = 0
 
     def __torch_function__(
@@ -172,11 +216,15 @@ class _TensorMaker(TorchFunctionMode):
             return func(*args, **options)
         self.tensors += 1
         if self.tensors > _MAX_TENSORS:
-            raise _TooLargeError(f"The architecture has more than {_MAX_TENSORS:,} tensors, which no checkpoint has.")
+            raise BuildStoppedError(
+                f"The architecture has more than {_MAX_TENSORS:,} tensors, which no checkpoint has."
+            )
         made = func(*args, **options | {"device": "meta"})
+        if func is torch.empty:
+            self.watch(made)
         full = self.values + made.numel() > self.limit
         if full and self.give_memory:
-            raise _TooLargeError("The architecture has many more parameters than the file has weights.")
+            raise BuildStoppedError("The architecture has many more parameters than the file has weights.")
         if made.numel() > _SMALL and not self.give_memory and (func is torch.empty or full):
             return made
         self.values += made.numel()

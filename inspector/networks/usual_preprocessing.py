@@ -8,6 +8,13 @@ from inspector.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preproce
 
 DEFAULT = Preprocessing((224, 224), IMAGENET_MEAN, IMAGENET_STD, find_usual_resize((224, 224)))
 
+_SIZES = {"cifar_resnet": (32, 32)}  # (height, width) of the input, of our architectures that are made for others
+
+
+def replace_usual_size(preprocessing: Preprocessing, architecture: str) -> Preprocessing:
+    """Return a preprocessing for the input size of one of our architectures, if that is not the usual one."""
+    return replace_size(preprocessing, _SIZES[architecture]) if architecture in _SIZES else preprocessing
+
 
 def replace_size(preprocessing: Preprocessing, size: tuple[int, int] | None = None) -> Preprocessing:
     """Return a preprocessing for another input size, with the usual crop; None keeps the size."""

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
-from inspector import Classifier, NetworkError, Preprocessing, class_maps
+from inspector import Classifier, NetworkError, Preprocessing, class_maps, load
 from inspector.images.preprocessing import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -13,6 +14,8 @@ from inspector.images.preprocessing import (
     find_usual_resize,
     list_suspicions,
 )
+from inspector.networks.build import build
+from inspector.networks.load import resolve
 
 BGR = IMAGENET_MEAN[::-1]
 PLAIN = Preprocessing((224, 224), IMAGENET_MEAN, IMAGENET_STD, (256, 256))
@@ -119,3 +122,12 @@ def test_classifiers_say_how_photos_are_fed():
     fed = classifier.preprocessing.describe()
     assert fed in repr(classifier)
     assert fed in repr(class_maps(classifier, np.zeros((40, 50, 3), np.uint8)))
+
+
+def test_a_network_for_cifar_is_fed_the_size_of_cifar(tmp_path):
+    path = tmp_path / "mine.safetensors"
+    save_file(build("cifar_resnet", 3).state_dict(), path)
+    assert load(path, arch="cifar_resnet").preprocessing.size == (32, 32)
+    larger = load(path, arch="cifar_resnet", size=64).preprocessing
+    assert (larger.size, larger.resize) == ((64, 64), (64, 64))
+    assert resolve("cifar_resnet", allow_untrained=True).preprocessing.size == (32, 32)

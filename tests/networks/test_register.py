@@ -282,7 +282,7 @@ def test_a_network_in_models_has_precedence_over_a_file_of_the_same_name(models,
             NetworkError,
             r"^timm has no classifier 'test_resnett'\. Nearest names: test_resne",
         ),
-        (None, ABC, NetworkError, r"^.*mine\.pth holds weights and no architecture\. Name it with --arch "),
+        (None, ABC, NetworkError, r"^.*mine\.pth holds weights and no architecture\. It fits timm:test_resnet; "),
     ],
 )
 def test_weights_that_do_not_fit_are_reported_and_leave_nothing(models, tmp_path, arch, names, error, message):
