@@ -1,10 +1,12 @@
-"""Draw a figure that compares class maps side by side: of several networks, or of several photos."""
+"""Draw figures that compare maps side by side: of several networks, photos or attribution methods."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from matplotlib.figure import Figure
 
+from inspector.analysis.attribution.case import Attribution
 from inspector.analysis.comparable_maps import make_comparable
+from inspector.analysis.faithfulness import Faithfulness
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps
 from inspector.output.figure import (
@@ -16,7 +18,8 @@ from inspector.output.figure import (
     shorten_name,
     show_image,
 )
-from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo
+from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo, find_scale
+from inspector.output.text import format_number
 
 _OPACITY = 0.8
 
@@ -81,3 +84,55 @@ def side_by_side_figure(
     lines = [f"{what} by {by}, {scales}", *dict.fromkeys(sentence for sentence in unknown if sentence is not None)]
     figure.suptitle("\n".join(lines), fontsize=10, parse_math=False)
     return figure
+
+
+def methods_figure(
+    maps: ClassMaps,
+    k: str | int,
+    attributions: Sequence[Attribution],
+    curves: Mapping[str, Faithfulness] | None = None,
+    smooth: bool = True,
+) -> Figure:
+    """Draw maps of several attribution methods beside the photo, each on its own scale.
+
+    Args:
+        maps: class maps of the photo.
+        k: name or index of the class that the methods explain.
+        attributions: the maps, at least one, in the order of the panels.
+        curves: name of a method -> its insertion and deletion curves, whose areas are printed.
+        smooth: interpolate between the cell centers; otherwise draw the raw grid.
+
+    Raises:
+        InspectorError: `attributions` is empty, or the network does not have the class.
+    """
+    if not attributions:
+        raise InspectorError("There are no maps of methods to draw side by side.")
+    view, name = maps.view, maps.classifier.class_names[maps.classifier.class_index(k)]
+    rows = -(-(len(attributions) + 1) // 4)
+    columns = -(-(len(attributions) + 1) // rows)
+    aspect = min(2.0, max(0.6, view.photo.size[0] / view.photo.size[1]))
+    figure = InlineFigure(figsize=(PANEL * columns, (PANEL * aspect + 0.9) * rows + 0.4), layout="constrained")
+    photo, *panels = add_empty_axes(figure, rows, columns)
+    show_image(photo, dimmed_photo(view.photo, view.crop), shorten_name(view.photo.name), ["", "", ""])
+    canvas = dimmed_photo(view.photo, view.crop, gray=True)
+    for axis, one in zip(panels, attributions, strict=False):
+        values = one.values.numpy(force=True)
+        scale = find_scale(values, one.grid)
+        image = draw_map_on_photo(canvas, view.crop, values, one.field, scale, smooth, _OPACITY)
+        lines = list(_describe_attribution(one, scale, (curves or {}).get(one.name)))
+        show_image(axis, image, one.name, [*lines, ""][:3])
+    what = f"{name} ({maps.outcome(maps.classifier.class_index(k))}) by {maps.classifier.name}"
+    count = f"{len(attributions)} attribution methods" if len(attributions) > 1 else "an attribution method"
+    figure.suptitle(f"{what}: {count}, each on its own scale", fontsize=10, parse_math=False)
+    return figure
+
+
+def _describe_attribution(one: Attribution, scale: float, curves: Faithfulness | None) -> Iterator[str]:
+    yield f"scale \N{PLUS-MINUS SIGN}{scale:.3g} {one.unit}"
+    if one.completeness is None:
+        yield "makes no claim about its sum"
+    else:
+        numbers = (format_number(number, ".3f") for number in (one.completeness.sum, one.completeness.target))
+        yield "sum {} of {} claimed".format(*numbers)
+    if curves is not None:
+        yield f"insertion {curves.insertion.area:.3f}, deletion {curves.deletion.area:.3f}"

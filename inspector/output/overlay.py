@@ -7,7 +7,7 @@ scale. The photo is dimmed outside the network's crop, and may be drawn in gray.
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -35,6 +35,11 @@ def robust_scale(values: ArrayLike, part: float = 0.99) -> float:
     """
     sizes = np.abs(np.asarray(values))
     return float(np.quantile(sizes, part)) or float(sizes.max())
+
+
+def find_scale(values: ArrayLike, grid: Literal["cells", "pixels"]) -> float:
+    """Return the scale of one map: its largest absolute value; if it has one value per pixel, `robust_scale`."""
+    return common_scale([values]) if grid == "cells" else robust_scale(values)
 
 
 def dimmed_photo(photo: Photo, crop: Crop, side: int = 800, gray: bool = False) -> Pixels:

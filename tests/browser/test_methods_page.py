@@ -1,9 +1,11 @@
 """The methods of the page Compare in a real browser: maps, curves, stopping, shuffled weights, links and errors."""
 
+import io
 import re
 
 import pytest
-from page_checks import assert_nothing_is_cut_off
+from page_checks import assert_nothing_is_cut_off, download_file
+from PIL import Image
 from playwright.sync_api import Page, expect
 
 from inspector.images.examples import list_examples
@@ -37,6 +39,7 @@ def test_the_default_methods_are_shown_beside_the_exact_map_with_their_completen
     assert numbers[1] == numbers[2]
     assert "this is the exact map without its negative values" in tiles.locator("figure").nth(1).inner_text()
     assert "makes no claim about its sum" in tiles.locator("figure").nth(2).inner_text()
+    assert re.search(r"[\d.]+ s\s+time\s+0\.\d{3}\s+insertion\s+0\.\d{3}\s+deletion", exact)
     for kind in ("insertion", "deletion"):
         expect(page.get_by_role("button", name=f"Fullscreen: {kind} curves of Exact map, Grad-CAM")).to_be_attached()
 
@@ -54,6 +57,16 @@ def test_an_added_method_shows_its_map_and_is_in_the_link(page: Page, app_url: s
     page.goto(link)
     expect(page.get_by_role("img", name="DeepLIFT over the photo")).to_be_visible()
     expect(page.get_by_role("img", name="Saliency over the photo")).to_have_count(0)
+
+
+def test_the_figure_of_all_methods_is_downloaded(page: Page, app_url: str) -> None:
+    open_page(page, app_url)
+    wait_for_results(page)
+    figure = download_file(page, "SVG").decode()
+    for words in ("Exact map", "Saliency", "4 attribution methods, each on its own scale", "insertion 0."):
+        assert words in figure
+    with Image.open(io.BytesIO(download_file(page, "PNG"))) as image:
+        assert image.width > 1000
 
 
 def test_without_a_method_the_page_says_what_to_do(page: Page, app_url: str) -> None:

@@ -7,7 +7,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from inspector import Classifier, InspectorError, class_maps, class_maps_of_batch, read_image
-from inspector.output.comparison_figure import side_by_side_figure
+from inspector.analysis.attribution.methods import compute_attribution
+from inspector.analysis.faithfulness import PatchTest
+from inspector.output.comparison_figure import methods_figure, side_by_side_figure
 
 NAMES = ("red", "green", "neither")
 
@@ -78,3 +80,25 @@ def test_maps_of_a_tensor_are_drawn_beside_others(hand_made_gap, heads):
 def test_no_maps_are_refused():
     with pytest.raises(InspectorError, match="There are no class maps to draw side by side"):
         side_by_side_figure([], "red", [])
+
+
+def test_methods_stand_side_by_side_with_their_scales_sums_and_areas(heads):
+    maps = heads[0]
+    test = PatchTest(maps.classifier, maps.classifier.inputs(maps.view), 1)
+    names = ("Exact map", "Saliency")
+    attributions = [compute_attribution(maps.classifier, test.inputs, 1, name) for name in names]
+    curves = {"Exact map": test.measure(attributions[0])}
+    figure = methods_figure(maps, "green", attributions, curves)
+    photo, exact, saliency = panels(figure)
+    assert [panel.get_title().strip() for panel in (photo, exact, saliency)] == ["my $photo$.png", *names]
+    total, scale = float(maps.values[1].sum()), float(maps.values[1].abs().max())
+    lines = exact.texts[0].get_text().replace("\N{MINUS SIGN}", "-").splitlines()
+    assert lines[0] == f"scale \N{PLUS-MINUS SIGN}{scale:.3g} logits"
+    assert lines[1] == f"sum {total:.3f} of {total:.3f} claimed"
+    assert lines[2] == f"insertion {curves['Exact map'].insertion.area:.3f}, " + (
+        f"deletion {curves['Exact map'].deletion.area:.3f}"
+    )
+    assert "makes no claim about its sum" in saliency.texts[0].get_text()
+    assert f"green ({maps.outcome(1)}) by " in figure.get_suptitle()
+    with pytest.raises(InspectorError, match="There are no maps of methods"):
+        methods_figure(maps, "green", [])

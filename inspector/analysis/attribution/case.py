@@ -48,6 +48,7 @@ class Attribution:
     completeness: Completeness | None  # None if the method claims no sum
     note: str  # sentence to show with the map; may be empty
     field: ReceptiveField  # receptive fields of the cells, in pixels of the input
+    grid: Literal["cells", "pixels"] = "cells"  # places of the values: cells of the class maps, or pixels of the input
 
 
 @dataclass(frozen=True, eq=False)

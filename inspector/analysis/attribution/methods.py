@@ -68,7 +68,7 @@ def compute_attribution(
         completeness = Completeness(float(values.double().sum()), result.target, method.target)
     note = result.note if values.any() else "It is zero everywhere: nothing is left after its ReLU."
     field = classifier.receptive_field if method.grid == "cells" else PIXELS
-    return Attribution(name, values, method.unit, time.perf_counter() - start, completeness, note, field)
+    return Attribution(name, values, method.unit, time.perf_counter() - start, completeness, note, field, method.grid)
 
 
 def _copy_without_gradients(network: nn.Module) -> nn.Module:

@@ -53,8 +53,10 @@ class MethodTile:
 
     name: str
     picture: bytes | str  # an encoded image, or a text that is shown instead
+    numbers: tuple[tuple[str, str], ...] = ()  # (name, value), in one row below the picture
     lines: tuple[str, ...] = ()
-    reference: str = ""  # the paper of the method, shown in italics
+    summary: str = ""  # shown when the user opens "About"
+    reference: str = ""  # the paper of the method, shown in italics behind the summary
 
     @property
     def url(self) -> str | None:

@@ -1,7 +1,7 @@
 """Part of the page Compare: the exact map beside other attribution methods, their sums and their faithfulness."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from inspector.ui.state.jobs import Job, Task, Work, catch_errors, describe_plac
 from inspector.ui.state.selection import choose_class
 from inspector.ui.state.sidebar import SidebarSelection
 
+_QUICK = 4  # images that pass through the network for one map; a method with more is slow
 DEFAULT_METHODS = ("Exact map", "Grad-CAM", "Saliency", "Integrated gradients")
 
 
@@ -58,12 +59,10 @@ def _show_methods(maps: ClassMaps, chosen: MethodsSelection) -> None:
     _show_progress(job, len(results))
     # Use a copy, because the job adds results while the page is drawn.
     finished = dict(results)
-    wide, narrow = st.columns([3, 2], gap="large")
-    with wide:
-        panels.show_maps(maps, chosen, finished)
-    with narrow:
-        if chosen.curves:
-            panels.show_curves(maps, chosen, finished)
+    panels.show_maps(maps, chosen, finished)
+    panels.show_downloads(maps, chosen, finished)
+    if chosen.curves:
+        panels.show_curves(maps, chosen, finished)
     panels.show_numbers(chosen, finished)
     panels.show_randomization(maps, chosen, finished)
 
@@ -88,12 +87,13 @@ def _start_job(maps: ClassMaps, chosen: MethodsSelection, results: Results) -> J
 
 
 def _list_works(maps: ClassMaps, chosen: MethodsSelection) -> dict[Task, Work]:
-    """Return task -> work for all chosen results, in the order in which they are computed."""
+    """Return task -> work for all chosen results, in the order in which they are computed.
+
+    The maps of quick methods come first, then their curves, then each slow map with its curve.
+    """
     classifier, inputs, k = maps.classifier, maps.classifier.inputs(cache.get_view(maps)), chosen.k
     results = cache.get_method_results(chosen.key, k)
-    works: dict[Task, Work] = {
-        (MAP, name): partial(compute_attribution, classifier, inputs, k, name) for name in chosen.names
-    }
+    works: dict[Task, Work] = {}
 
     def after_map(name: str, compute: Callable[..., Any]) -> Work:
         """Make work that calls `compute` with the map of a method. If the map failed, return its error message."""
@@ -106,18 +106,22 @@ def _list_works(maps: ClassMaps, chosen: MethodsSelection) -> dict[Task, Work]:
 
         return run
 
-    if chosen.curves:
-        test = PatchTest(classifier, inputs, k)
+    test = PatchTest(classifier, inputs, k)
 
-        def measure(attribution: Attribution, **signals: Any) -> Any:
-            return replace(test, **signals).measure(attribution)
+    def measure(attribution: Attribution, **signals: Any) -> Any:
+        return replace(test, **signals).measure(attribution)
 
-        def measure_random(attribution: Attribution, **signals: Any) -> Any:
-            return replace(test, **signals).measure_random_maps(attribution)
+    def measure_random(attribution: Attribution, **signals: Any) -> Any:
+        return replace(test, **signals).measure_random_maps(attribution)
 
-        for name in chosen.names:
+    quick, slow = _split_by_speed(chosen.names)
+    for group in (quick, *([name] for name in slow)):
+        for name in group:
+            works[MAP, name] = partial(compute_attribution, classifier, inputs, k, name)
+        for name in group if chosen.curves else ():
             works[CURVES, name] = after_map(name, measure)
-            works[BASELINE, METHODS[name].grid] = after_map(name, measure_random)
+    for name in chosen.names if chosen.curves else ():
+        works[BASELINE, METHODS[name].grid] = after_map(name, measure_random)
     if chosen.is_randomized:
         for layers in (LAST_LAYER, ALL_LAYERS):
             # Shuffle the weights when the first method needs them, and only once for all methods.
@@ -129,6 +133,13 @@ def _list_works(maps: ClassMaps, chosen: MethodsSelection) -> dict[Task, Work]:
             for name in chosen.names:
                 works[RANDOMIZED, layers, name] = after_map(name, randomize)
     return {task: catch_errors(work) for task, work in works.items()}
+
+
+def _split_by_speed(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the methods that need few passes through the network, and the others, the quickest first."""
+    ordered = sorted(names, key=lambda name: METHODS[name].images)
+    count = sum(METHODS[name].images <= _QUICK for name in names)
+    return ordered[:count], ordered[count:]
 
 
 def _show_progress(job: Job | None, count: int) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import streamlit as st
 
@@ -11,13 +11,16 @@ from inspector.analysis.attribution.methods import METHODS
 from inspector.analysis.faithfulness import CurveKind, Faithfulness, RandomBaseline
 from inspector.analysis.randomization import ALL_LAYERS, LAST_LAYER, RandomizationResult
 from inspector.explain.class_maps import ClassMaps
-from inspector.output.overlay import common_scale, robust_scale
+from inspector.output.overlay import find_scale
 from inspector.output.text import format_mean_and_deviation, format_number
-from inspector.ui.components.controls import show_table
+from inspector.ui.components.controls import show_download_buttons, show_table
 from inspector.ui.components.faithfulness_chart import draw_faithfulness_chart
 from inspector.ui.components.html import MethodTile, encode_map_on_photo, make_method_grid
 from inspector.ui.state import cache, keys
 from inspector.ui.state.jobs import Task
+
+if TYPE_CHECKING:
+    from inspector.output.export import Format
 
 # Kinds of results. A task begins with its kind.
 MAP, CURVES, BASELINE, RANDOMIZED = "map", "curves", "random baseline", "randomized"
@@ -27,6 +30,8 @@ _T = TypeVar("_T")
 
 _SIDE = 480  # longer side of a picture, in pixels
 _MANY = 6  # number of methods; with more, the pictures are smaller
+_FILES = {"PNG": "methods.png", "PDF": "methods.pdf", "SVG": "methods.svg"}
+_FORMATS: "dict[str, Format]" = {"methods.png": "png", "methods.pdf": "pdf", "methods.svg": "svg"}
 _GRIDS = {"cells": "coarse random maps", "pixels": "fine random maps"}
 _KINDS: tuple[tuple[CurveKind, str], ...] = (
     ("insertion", "A blurred photo is uncovered in the order of the map. The sooner the curve rises, the better."),
@@ -52,8 +57,8 @@ def find_result(results: Results, task: Task, kind: type[_T]) -> _T | None:
 
 
 def show_maps(maps: ClassMaps, chosen: MethodsSelection, results: Results) -> None:
-    """Show the map of each method over the photo, with its completeness."""
-    tiles = [_make_tile(maps, name, results.get((MAP, name))) for name in chosen.names]
+    """Show the map of each method over the photo, with its numbers below."""
+    tiles = [_make_tile(maps, chosen, name, results) for name in chosen.names]
     st.html(make_method_grid(tiles, "13rem" if len(tiles) <= _MANY else "9rem"))
     st.caption(
         "Red is evidence for the class, blue against it. Each map has its own scale. Units differ: only maps in logits "
@@ -61,23 +66,27 @@ def show_maps(maps: ClassMaps, chosen: MethodsSelection, results: Results) -> No
     )
 
 
-def _make_tile(maps: ClassMaps, name: str, result: Attribution | str | None) -> MethodTile:
-    method = METHODS[name]
+def _make_tile(maps: ClassMaps, chosen: MethodsSelection, name: str, results: Results) -> MethodTile:
+    method, result = METHODS[name], results.get((MAP, name))
     if result is None or isinstance(result, str):
-        return MethodTile(name, result or "...", (method.summary,), method.paper)
+        return MethodTile(name, result or "...", summary=method.summary, reference=method.paper)
     picture, scale = _draw_map(maps, result)
-    return MethodTile(name, picture, (*_list_numbers(result, scale), method.summary), method.paper)
+    numbers = [("time", f"{result.seconds:.2f} s")]
+    if chosen.curves:
+        curves = find_result(results, (CURVES, name), Faithfulness)
+        areas = ["..." if curves is None else f"{getattr(curves, kind).area:.3f}" for kind, _ in _KINDS]
+        numbers += zip((kind for kind, _ in _KINDS), areas, strict=True)
+    return MethodTile(name, picture, tuple(numbers), tuple(_list_lines(result, scale)), method.summary, method.paper)
 
 
 def _draw_map(maps: ClassMaps, attribution: Attribution) -> tuple[bytes, float]:
     """Return the map over the photo as an encoded image, and the |value| with the strongest color."""
     values, view = attribution.values.numpy(force=True), cache.get_view(maps)
-    scale = common_scale([values]) if METHODS[attribution.name].grid == "cells" else robust_scale(values)
+    scale = find_scale(values, attribution.grid)
     return encode_map_on_photo(values, view.photo, view.crop, attribution.field, _SIDE, scale), scale
 
 
-def _list_numbers(attribution: Attribution, scale: float) -> Iterator[str]:
-    yield f"scale \N{PLUS-MINUS SIGN}{scale:.3g} ({attribution.unit}), {attribution.seconds:.2f} s"
+def _list_lines(attribution: Attribution, scale: float) -> Iterator[str]:
     completeness = attribution.completeness
     if completeness is None:
         yield "makes no claim about its sum"
@@ -85,8 +94,26 @@ def _list_numbers(attribution: Attribution, scale: float) -> Iterator[str]:
         verdict = "sum is complete" if completeness.holds else "sum is not complete"
         numbers = f"{format_number(completeness.sum, '.3f')} of {format_number(completeness.target, '.3f')}"
         yield f"{verdict}: {numbers} ({completeness.target_name})"
+    yield f"scale \N{PLUS-MINUS SIGN}{scale:.3g} ({attribution.unit})"
     if attribution.note:
         yield attribution.note
+
+
+def show_downloads(maps: ClassMaps, chosen: MethodsSelection, results: Results) -> None:
+    """Show buttons that download the maps, as many as there are, as one figure."""
+    found = [one for name in chosen.names if (one := find_result(results, (MAP, name), Attribution))]
+    curves = {name: both for name in chosen.names if (both := find_result(results, (CURVES, name), Faithfulness))}
+    if not found:
+        return
+
+    def make_file(name: str) -> bytes:
+        # Imported here, because matplotlib takes a second to import.
+        from inspector.output.comparison_figure import methods_figure
+        from inspector.output.export import encode_figure
+
+        return encode_figure(methods_figure(maps, chosen.k, found, curves), _FORMATS[name])
+
+    show_download_buttons(_FILES, make_file, "Download the figure", key_prefix="methods ")
 
 
 def show_curves(maps: ClassMaps, chosen: MethodsSelection, results: Results) -> None:
@@ -99,11 +126,12 @@ def show_curves(maps: ClassMaps, chosen: MethodsSelection, results: Results) -> 
     measured = {label: find_result(results, (BASELINE, grid), RandomBaseline) for grid, label in _GRIDS.items()}
     baselines = {label: baseline for label, baseline in measured.items() if baseline is not None}
     outcome = maps.classifier.meaning.outcome
-    for kind, explanation in _KINDS:
-        st.markdown(f"**{kind.capitalize()}**: {outcome} of the class")
-        st.caption(explanation)
-        chart = draw_faithfulness_chart(curves, baselines, kind, outcome)
-        st.altair_chart(chart, alt=f"{kind} curves of {', '.join(curves)}")
+    for column, (kind, explanation) in zip(st.columns(2, gap="large"), _KINDS, strict=True):
+        with column:
+            st.markdown(f"**{kind.capitalize()}**: {outcome} of the class")
+            st.caption(explanation)
+            chart = draw_faithfulness_chart(curves, baselines, kind, outcome)
+            st.altair_chart(chart, alt=f"{kind} curves of {', '.join(curves)}")
 
 
 def show_numbers(chosen: MethodsSelection, results: Results) -> None:
@@ -165,7 +193,7 @@ def show_randomization(maps: ClassMaps, chosen: MethodsSelection, results: Resul
         randomized = find_result(results, (RANDOMIZED, ALL_LAYERS, name), RandomizationResult)
         if randomized is not None:
             picture, _ = _draw_map(maps, randomized.attribution)
-            tiles.append(MethodTile(name, picture, (f"all layers shuffled: {row[ALL_LAYERS]}",)))
+            tiles.append(MethodTile(name, picture, lines=(f"all layers shuffled: {row[ALL_LAYERS]}",)))
     wide, narrow = st.columns([3, 2], gap="large")
     with wide:
         st.html(make_method_grid(tiles, "9rem"))
