@@ -76,8 +76,9 @@ def batch(
     """
     if engine not in ("local", "ray"):
         raise InspectorError(f"--engine is {engine!r}. Use local or ray.")
-    if network.size == "native":
-        raise InspectorError("--size native gives every photo its own grid, but a table needs one grid. Use 448.")
+    if network.size in options.PHOTO_SIZES:
+        problem = "gives every photo its own grid, but a table needs one grid"
+        raise InspectorError(f"--size {network.size} {problem}. Use 448.")
     if overlays and (engine == "ray" or "://" in out):
         raise InspectorError("Overlays are drawn by the local engine only, into a local folder. Leave out --overlays.")
     if overwrite and (resume or "://" in out):

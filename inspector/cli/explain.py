@@ -141,10 +141,10 @@ def explain(
         style = figure.style()
         # A photo that cannot be read is an error before the network is loaded, unless there are others.
         only = read_image(photo[0]) if len(photo) == 1 else None
-        native = network.size == "native"
-        classifier = (replace(network, size=None) if native else network).load(model)
+        size = network.size if network.size in options.PHOTO_SIZES else None
+        classifier = (replace(network, size=None) if size else network).load(model)
     wanted = WantedMaps(
-        options.parse_classes(classes, classifier.class_names), against, dense, not grid, figure.opacity, native
+        options.parse_classes(classes, classifier.class_names), against, dense, not grid, figure.opacity, size
     )
     entries: list[dict[str, Any]] = []
     for path, folder in zip(photo, folders, strict=True):
@@ -173,7 +173,7 @@ class WantedMaps:
     dense: bool
     smooth: bool
     opacity: float
-    native: bool  # at the photo's own size
+    size: Any  # "whole" or "native"; None: the size of the classifier
 
 
 def _explain_photo(
@@ -183,7 +183,7 @@ def _explain_photo(
     from inspector.explain.class_maps import class_maps
     from inspector.output.export import save_class_maps
 
-    maps = class_maps(classifier, picture, "native" if wanted.native else None)
+    maps = class_maps(classifier, picture, wanted.size)
     content = maps.figure_content(
         wanted.classes, wanted.against, dense=wanted.dense, smooth=wanted.smooth, opacity=wanted.opacity
     )

@@ -158,8 +158,8 @@ def export_network(
     Example:
     * `inspector export-network efficientnet_lite0 --format onnx -o efficientnet.onnx`
     """
-    if network.size == "native":
-        raise InspectorError("--size is 'native', but a file takes images of one size. Use 224 or 208x408.")
+    if network.size in options.PHOTO_SIZES:
+        raise InspectorError(f"--size is {network.size!r}, but a file takes images of one size. Use 224 or 208x408.")
     with progress.status(f"Reading {model} ..."):
         from inspector.explain.backends.export_network import check_target
         from inspector.explain.backends.export_network import export_network as write_network

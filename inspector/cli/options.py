@@ -35,6 +35,7 @@ N = TypeVar("N", int, float)
 R = TypeVar("R", Report, None)
 
 _USUAL = "Default: as the network was trained."
+PHOTO_SIZES = ("whole", "native")  # values of --size that depend on the photo
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -80,8 +81,8 @@ Labels = Annotated[
 Size = Annotated[
     str | None,
     Option(
-        help="Input size in pixels: `224`, `208x408` (height x width), or in `explain` also `native`, the photo's own. "
-        + _USUAL
+        help="Input size in pixels: `224`, `208x408` (height x width), or in `explain` also `whole`, the whole photo with its "
+        "shorter side as in the training, and `native`, the photo's own size. " + _USUAL
     ),
 ]
 Mean = Annotated[

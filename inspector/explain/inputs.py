@@ -17,7 +17,14 @@ from inspector.errors import ImageError, translate_errors
 from inspector.explain.classifier import Classifier
 from inspector.explain.tracing.forward import match_parameters
 from inspector.images.photo import ImageSource, Photo, make_shown_photo, read_image
-from inspector.images.preprocessing import Preprocessing, View, find_native_size, make_view, make_whole_view
+from inspector.images.preprocessing import (
+    Preprocessing,
+    View,
+    find_native_size,
+    find_whole_size,
+    make_view,
+    make_whole_view,
+)
 from inspector.images.values import find_window, scale_to_pixels
 
 Transform = Callable[[Any], Any]  # of a PIL image, as those of torchvision and timm; returns a tensor (channels, H, W)
@@ -36,7 +43,7 @@ def make_input(
     Args:
         classifier: the network, with its preprocessing.
         image: anything that `class_maps` takes for one image.
-        size: input size (height, width), or "native" for the photo's own. Default: the classifier's.
+        size: input size (height, width); "whole" or "native" as in `class_maps`. Default: the classifier's.
         transform: makes the input of a PIL image, in place of the preprocessing.
 
     Returns:
@@ -62,6 +69,8 @@ def make_input(
         return classifier, inputs, view
     if isinstance(size, str) and size == "native":
         classifier = classifier.resized(find_native_size(photo.size), crop=False)
+    elif isinstance(size, str) and size == "whole":
+        classifier = classifier.resized(find_whole_size(photo.size, classifier.preprocessing.size), crop=False)
     elif size is not None:
         classifier = classifier.resized(size)
     view = make_view(photo, classifier.preprocessing)

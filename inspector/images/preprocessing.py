@@ -221,6 +221,16 @@ def find_native_size(photo_size: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(photo_size[0] * scale)), max(1, round(photo_size[1] * scale))
 
 
+def find_whole_size(photo_size: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Return the (height, width) of a whole photo whose shorter side is that of a network's input.
+
+    The longer side has at most 1024 pixels, or those of the input if they are more.
+    """
+    longest = max(_MAX_NATIVE, *size)
+    scale = min(min(size) / min(photo_size), longest / max(photo_size))
+    return max(1, round(photo_size[0] * scale)), max(1, round(photo_size[1] * scale))
+
+
 def find_usual_resize(size: Sequence[int]) -> tuple[int, int]:
     """Return the (height, width) that a photo covers before it is cropped to an input size, as in usual evaluations.
 

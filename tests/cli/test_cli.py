@@ -252,14 +252,20 @@ def test_values_of_a_regression_have_a_unit_and_no_probability(workspace: Path, 
     assert "logit" not in done.stdout
 
 
-def test_native_size_explains_all_of_the_photo_at_its_own(workspace: Path, run_here: Run) -> None:
+@pytest.mark.parametrize(
+    ("size", "grid"),
+    [
+        ("native", (2, 3)),  # 60 and 90 pixels, halved five times and rounded up
+        ("whole", (5, 8)),  # 160 and 240
+    ],
+)
+def test_a_size_of_the_photo_explains_all_of_it(
+    workspace: Path, run_here: Run, size: str, grid: tuple[int, int]
+) -> None:
     network = ["-m", workspace / "mine.pth", "--arch", "timm:test_resnet"]
-    done = run_here(
-        "explain", workspace / "photo.png", *network, "--size", "native", "-c", "0", "-o", workspace / "out"
-    )
+    done = run_here("explain", workspace / "photo.png", *network, "--size", size, "-c", "0", "-o", workspace / "out")
     assert done.returncode == 0, done.stderr
-    # 60 and 90 pixels, halved five times and rounded up.
-    assert np.load(workspace / "out" / "maps.npz")["values"].shape == (3, 2, 3)
+    assert np.load(workspace / "out" / "maps.npz")["values"].shape == (3, *grid)
 
 
 @pytest.mark.parametrize(

@@ -248,3 +248,16 @@ def test_a_thin_photo_at_its_own_size_has_a_map(classifier):
     padded = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
     maps = class_maps(Classifier.wrap(padded, size=16), np.zeros((1, 65_535, 3), np.uint8), "native")
     assert maps.values.shape[1:] == (1, 512)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((30, 40), (16, 21)), ((40, 30), (21, 16)), ((16, 16), (16, 16)), ((8, 8), (16, 16)), ((10, 4000), (3, 1024))],
+)
+def test_nothing_of_a_whole_photo_is_cropped(shape, expected):
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    photo = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    maps = class_maps(Classifier.wrap(network, size=16), photo, "whole")
+    assert maps.values.shape[1:] == maps.view.pixels.shape[:2] == expected
+    assert maps.view.box == pytest.approx((0, 0, shape[1], shape[0]))
+    assert maps.verdict == "exact"
