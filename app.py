@@ -2,68 +2,75 @@
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import Any
 
 import streamlit as st
 
+from inspector.ui.components import assets
 from inspector.ui.components.controls import show_errors
-from inspector.ui.state import keys, sidebar, streamlit_fixes
+from inspector.ui.state import keys, links, sidebar, streamlit_fixes
+from inspector.ui.state.sidebar import Bar
 
 streamlit_fixes.apply_streamlit_fixes()
-st.set_page_config(page_title="Inspector: exact class maps", page_icon=":material/grid_view:", layout="wide")
-# Streamlit leaves six empty lines above every page. Columns beside the sidebar are too narrow to read.
-st.html(
-    """<style>
-    [data-testid=stMainBlockContainer] { padding-top: 4.5rem }
-    [data-testid=stColumn] { min-width: min(100%, 17rem) }
-    [data-testid=stColumn] [data-testid=stColumn] { min-width: min(100%, 13.5rem) }
-    </style>"""
-)
+
+Read = Callable[[Bar, Callable[[], object]], Sequence[object]]
 
 
-def make_page(name: str, read: Callable[[Callable[[], object]], Sequence[object]]) -> Callable[[], None]:
-    """Return the function that draws a page.
+def make_page(name: str, read: Read, title: str, address: str, **settings: Any) -> st.Page:
+    """Make a page.
 
     Args:
         name: module of inspector.ui.pages. Most of these modules import torch, which takes seconds the first time.
-        read: draws the sidebar, then calls its argument, which imports the module. Returns the arguments of the
-            module's function `show`.
+        read: is called with what was chosen in the bar and a function that imports the module. Returns the arguments
+            of the module's function `show`.
+        title: name of the page.
+        address: last part of its address.
+        settings: passed to st.Page.
     """
     module = f"inspector.ui.pages.{name}"
 
     @show_errors()
     def run() -> None:
-        arguments = read(lambda: import_module(module))
+        arguments = read(bar, lambda: import_module(module))
         import_module(module).show(*arguments)
 
-    return run
+    return st.Page(run, title=title, url_path=address, **settings)
 
 
-def make_old_page(address: str, new: int, view: str) -> st.Page:
-    """Make a page at an address of an earlier version. It opens the page with index `new`, with this part chosen."""
+def make_old_page(address: str, new: str, view: str | None = None) -> st.Page:
+    """Make a page at an address of an earlier version. It opens the page `new`, with its part `view` chosen."""
 
     def open_new_page() -> None:
         link = {name: st.query_params.get_all(name) for name in st.query_params}
-        st.switch_page(pages[new], query_params=link | {keys.SUBPAGE: [view]})
+        st.switch_page(pages[new], query_params=link | ({keys.SUBPAGE: [view]} if view else {}))
 
     return st.Page(open_new_page, title=address.capitalize(), url_path=address, visibility="hidden")
 
 
-pages = [
-    st.Page(
-        make_page("class_maps", sidebar.read_sidebar), title="Class maps", icon=":material/grid_view:", default=True
-    ),
-    st.Page(make_page("layers", sidebar.read_sidebar), title="Layers", icon=":material/layers:", url_path="layers"),
-    st.Page(make_page("compare", sidebar.read_sidebar), title="Compare", icon=":material/compare:", url_path="compare"),
-    st.Page(make_page("export", sidebar.read_sidebar), title="Export", icon=":material/download:", url_path="export"),
-    st.Page(
-        make_page("network", sidebar.read_network), title="Network", icon=":material/account_tree:", url_path="network"
-    ),
-    st.Page(
-        make_page("runs", sidebar.read_nothing), title="Training runs", icon=":material/science:", url_path="laboratory"
-    ),
-    st.Page(
-        make_page("dataset", sidebar.read_nothing), title="Data set", icon=":material/photo_library:", url_path="survey"
-    ),
+pages = {
+    "image": make_page("class_maps", sidebar.read_sidebar, "Image", "image", icon=":material/image:", default=True),
+    "layers": make_page("layers", sidebar.read_sidebar, "Layers", "layers", icon=":material/layers:"),
+    "compare": make_page("compare", sidebar.read_sidebar, "Compare", "compare", icon=":material/compare:"),
+    "model": make_page("network", sidebar.read_network, "Model", "model", icon=":material/account_tree:"),
+    "dataset": make_page("dataset", sidebar.read_nothing, "Dataset", "dataset", icon=":material/photo_library:"),
+    "runs": make_page("runs", sidebar.read_nothing, "Training runs", "runs", icon=":material/science:"),
+    "about": make_page("about", sidebar.read_nothing, "About", "about", icon=":material/info:"),
+    "export": make_page("export", sidebar.read_sidebar, "Export", "export", visibility="hidden"),
+}
+old_pages = [
+    make_old_page("channels", "layers", "channels"),
+    make_old_page("methods", "compare", "methods"),
+    make_old_page("network", "model"),
+    make_old_page("survey", "dataset"),
+    make_old_page("laboratory", "runs"),
 ]
-old_pages = [make_old_page("channels", 1, "channels"), make_old_page("methods", 2, "methods")]
-st.navigation([*pages, *old_pages], position="top").run()
+page = st.navigation([*pages.values(), *old_pages], position="top")
+st.set_page_config(page_title=f"{page.title} - Inspector", page_icon=assets.ICON, layout="wide")
+st.logo(assets.LOGO, size="large")
+st.html(assets.read_page_style())
+if page in old_pages:
+    page.run()  # opens another page, before any widget takes its value from the link
+bar = sidebar.draw_bar(pages["model"], pages["export"])
+page.run()
+with bar.notes:
+    links.show_notes()

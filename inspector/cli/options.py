@@ -81,8 +81,8 @@ Labels = Annotated[
 Size = Annotated[
     str | None,
     Option(
-        help="Input size in pixels: `224`, `208x408` (height x width), or in `explain` also `whole`, the whole photo with its "
-        "shorter side as in the training, and `native`, the photo's own size. " + _USUAL
+        help="Input size in pixels: `224`, `208x408` (height x width), or in `explain` also `whole`, the whole photo "
+        "with its shorter side as in the training, and `native`, the photo's own size. " + _USUAL
     ),
 ]
 Mean = Annotated[

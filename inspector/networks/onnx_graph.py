@@ -154,7 +154,7 @@ def read_graph(path: Path, max_bytes: int, output: str | int | None = None) -> G
 
 def _choose_output(model: "ModelProto", file: str, wanted: str | int | None) -> str:
     """Return the name of the output that holds the logits, or what an output activation makes of them."""
-    outputs = {value.name: value for value in model.graph.output}
+    outputs: dict[str, Any] = {value.name: value for value in model.graph.output}
     names, text = list(outputs), str(wanted)
     listed = ", ".join(map(repr, names))
     if wanted is not None:

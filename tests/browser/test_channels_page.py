@@ -90,7 +90,7 @@ def test_a_broken_photo_shows_one_error(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/layers?view=channels&network=fashion_gap")
     expect_heading(page, "Channel 9")
     broken = {"name": "broken.png", "mimeType": "image/png", "buffer": b"no picture"}
-    page.locator("input[type=file]").first.set_input_files(broken)
+    page.locator(".st-key-uploader input[type=file]").set_input_files(broken)
     expect(page.get_by_role("alert")).to_contain_text("broken.png is not an image that can be read")
 
 

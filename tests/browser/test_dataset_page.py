@@ -47,7 +47,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_url(app_url: str, folder: Path, **more: object) -> str:
     query = "".join(f"&{key}={quote(str(value))}" for key, value in more.items())
-    return f"{app_url}/survey?data={quote(str(folder))}{query}"
+    return f"{app_url}/dataset?data={quote(str(folder))}{query}"
 
 
 def expect_image(page: Page, photo: str) -> None:
@@ -55,7 +55,7 @@ def expect_image(page: Page, photo: str) -> None:
 
 
 def test_a_typed_folder_shows_counts_average_maps_and_confusions(page: Page, app_url: str, results: Path) -> None:
-    page.goto(f"{app_url}/survey")
+    page.goto(f"{app_url}/dataset")
     expect(page.get_by_text("inspector batch PHOTOS")).to_be_visible()
     page.get_by_role("combobox", name="Results").fill(str(results))
     page.keyboard.press("Enter")
@@ -72,7 +72,7 @@ def test_a_typed_folder_shows_counts_average_maps_and_confusions(page: Page, app
 
 
 def test_a_batch_of_uploads_runs_is_listed_and_keeps_its_photos(page: Page, app_url: str) -> None:
-    page.goto(f"{app_url}/survey")
+    page.goto(f"{app_url}/dataset")
     page.get_by_role("radio", name="uploaded photos").click()
     page.get_by_role("combobox", name="Network").click()
     page.get_by_role("option", name="fashion_gap", exact=True).click()
@@ -89,7 +89,7 @@ def test_a_batch_of_uploads_runs_is_listed_and_keeps_its_photos(page: Page, app_
     assert name.endswith("uploaded photos fashion_gap")
     # Another session lists the results; the photos are those of the first session alone.
     page.goto("about:blank")
-    page.goto(f"{app_url}/survey")
+    page.goto(f"{app_url}/dataset")
     page.get_by_role("combobox", name="Results").click()
     page.get_by_role("option", name=name).click()
     expect(page.get_by_text("The photo was uploaded, and is not stored. Only its grid is shown.")).to_be_visible()

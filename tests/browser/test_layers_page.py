@@ -111,7 +111,7 @@ def test_contributions_say_whether_they_are_exact_or_of_first_order(page: Page, 
 def test_another_network_opens_with_the_layer_that_is_pooled(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/layers{GAP}&layer=8")
     expect_heading(page, "8")
-    page.get_by_role("combobox", name="Network").click()
+    page.get_by_role("combobox", name="Model").click()
     page.keyboard.type("efficientnet_lite0")
     page.keyboard.press("Enter")
     expect_heading(page, "_swish (run 2)")
@@ -122,7 +122,7 @@ def test_a_broken_upload_shows_one_error(page: Page, app_url: str) -> None:
     expect_heading(page, "15")
     bag = list_examples("fashion_mnist")["Bag"].read_bytes()
     broken = {"name": "broken.png", "mimeType": "image/png", "buffer": bag[:200]}
-    page.locator("input[type=file]").set_input_files(broken)
+    page.locator(".st-key-uploader input[type=file]").set_input_files(broken)
     expect(page.get_by_role("alert")).to_contain_text("broken.png is broken or cut off")
     expect(page.get_by_role("option")).to_have_count(0)
 

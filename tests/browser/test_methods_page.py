@@ -99,7 +99,7 @@ def test_a_long_method_shows_its_progress_and_can_be_stopped_and_resumed(page: P
 def test_a_broken_upload_shows_one_error_and_no_old_map(page: Page, app_url: str) -> None:
     open_page(page, app_url)
     broken = {"name": "broken.jpg", "mimeType": "image/jpeg", "buffer": CAT.read_bytes()[:5000]}
-    page.locator("input[type=file]").set_input_files(broken)
+    page.locator(".st-key-uploader input[type=file]").set_input_files(broken)
     expect(page.get_by_role("alert")).to_contain_text("broken.jpg is broken or cut off")
     expect(page.get_by_role("img", name="Exact map over the photo")).to_have_count(0)
 

@@ -31,7 +31,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 def load(page: Page, checkpoint: Path, labels: Path | None = None, architecture: str | None = None) -> None:
     expect(page.get_by_role("heading", name="Upload a network", exact=True)).to_be_visible()
-    files = page.locator("input[type=file]")
+    files = page.get_by_test_id("stForm").locator("input[type=file]")
     files.nth(0).set_input_files(checkpoint)
     expect(page.get_by_text(checkpoint.name, exact=True)).to_be_visible()
     if labels is not None:
@@ -45,7 +45,7 @@ def load(page: Page, checkpoint: Path, labels: Path | None = None, architecture:
 
 
 def test_a_link_opens_the_summary_of_a_network(page: Page, app_url: str) -> None:
-    page.goto(f"{app_url}/network?network=fashion_gmp")
+    page.goto(f"{app_url}/model?network=fashion_gmp")
     expect(page.get_by_role("heading", name="fashion_gmp", exact=True)).to_be_visible()
     main = page.get_by_test_id("stMain")
     expect(main).to_contain_text("Pooling: max over 3 x 3 cells")
@@ -55,14 +55,14 @@ def test_a_link_opens_the_summary_of_a_network(page: Page, app_url: str) -> None
 def test_an_uploaded_network_is_used_in_this_session_and_no_other(
     page: Page, app_url: str, checkpoint: Path, chromium: Browser
 ) -> None:
-    page.goto(f"{app_url}/network")
+    page.goto(f"{app_url}/model")
     load(page, checkpoint, checkpoint.with_name("labels.txt"), "cifar_resnet")
     expect(page.get_by_text("mine.pth is loaded", exact=False)).to_be_visible()
-    page.get_by_role("combobox", name="Network").click()
+    page.get_by_role("combobox", name="Model").click()
     page.keyboard.type("mine (yours)")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="mine", exact=True)).to_be_visible()
-    page.get_by_role("link", name="Class maps").click()
+    page.get_by_role("link", name="Image").click()
     expect(page.get_by_role("heading", name="All class maps before pooling", exact=True)).to_be_visible()
     main = page.get_by_test_id("stMain")
     for name in ("ant", "bee", "cat", "exact"):
@@ -70,7 +70,7 @@ def test_an_uploaded_network_is_used_in_this_session_and_no_other(
 
     stranger = chromium.new_page()
     stranger.goto(page.url)
-    stranger.get_by_role("combobox", name="Network").click()
+    stranger.get_by_role("combobox", name="Model").click()
     expect(stranger.get_by_role("option", name="fashion_gap", exact=True)).to_be_visible()
     assert not [name for name in stranger.get_by_role("option").all_inner_texts() if "yours" in name]
     stranger.close()
@@ -84,7 +84,7 @@ def test_after_a_file_that_crashes_onnx_runtime_the_next_visitor_is_answered(
     run = "import onnxruntime, numpy; network = onnxruntime.InferenceSession({!r}); network.run(None, {{'x': {}}})"
     code = run.format(str(path), "numpy.zeros((1, 3, 32, 32), numpy.float32)")
     assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGFPE
-    page.goto(f"{app_url}/network")
+    page.goto(f"{app_url}/model")
     load(page, path)
     expect(page.get_by_role("alert")).to_contain_text(
         "hostile.onnx is not run: its operator Div may divide integers by 0"
@@ -98,13 +98,13 @@ def test_after_a_file_that_crashes_onnx_runtime_the_next_visitor_is_answered(
 def test_a_checkpoint_that_would_run_code_or_does_not_fit_shows_one_error(
     page: Page, app_url: str, checkpoint: Path
 ) -> None:
-    page.goto(f"{app_url}/network")
+    page.goto(f"{app_url}/model")
     load(page, checkpoint)
     alert = page.get_by_role("alert")
     expect(alert).to_contain_text("mine.pth contains weights but no architecture")
     whole = checkpoint.with_name("whole.pth")
     torch.save(nn.Linear(2, 2), whole)
-    page.goto(f"{app_url}/network")
+    page.goto(f"{app_url}/model")
     load(page, whole, architecture="cifar_resnet")
     expect(alert).to_contain_text("save model.state_dict() instead")
     assert "/dev" not in alert.inner_text()
@@ -114,7 +114,7 @@ def test_a_checkpoint_that_would_run_code_or_does_not_fit_shows_one_error(
 def test_nothing_is_cut_off(chromium: Browser, app_url: str, width: int, scheme: str) -> None:
     context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
-    page.goto(f"{app_url}/network")
+    page.goto(f"{app_url}/model")
     expect(page.get_by_role("heading", name="Upload a network", exact=True)).to_be_visible()
     assert_nothing_is_cut_off(page)
     context.close()

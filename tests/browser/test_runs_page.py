@@ -10,7 +10,7 @@ pytestmark = pytest.mark.browser
 
 
 def test_runs_are_compared_by_curves_a_table_a_matrix_and_average_maps(page: Page, app_url: str) -> None:
-    page.goto(f"{app_url}/laboratory")
+    page.goto(f"{app_url}/runs")
     for text in ("Top-1 accuracy on the test images", "Confusion matrix", "One photo by every network"):
         expect_heading(page, text)
     expect(page.get_by_text("Shirt predicted as Coat: 8 of 20")).to_be_visible()
@@ -20,7 +20,7 @@ def test_runs_are_compared_by_curves_a_table_a_matrix_and_average_maps(page: Pag
 
 
 def test_a_misclassified_photo_is_shown_by_every_network(page: Page, app_url: str) -> None:
-    page.goto(f"{app_url}/laboratory")
+    page.goto(f"{app_url}/runs")
     page.get_by_role("radio", name="misclassified").click()
     expect(page.get_by_role("img", name="class map of gap, seed 0")).to_be_visible()
     expect(page.get_by_role("img", name="photo shirt.png")).to_be_visible()
@@ -32,7 +32,7 @@ def test_a_misclassified_photo_is_shown_by_every_network(page: Page, app_url: st
 
 
 def test_an_uploaded_photo_is_shown_by_every_network(page: Page, app_url: str) -> None:
-    page.goto(f"{app_url}/laboratory")
+    page.goto(f"{app_url}/runs")
     expect_heading(page, "One photo by every network")
     page.locator("input[type=file]").set_input_files(list_examples("fashion_mnist")["Bag"])
     expect(page.get_by_role("img", name="photo bag.png")).to_be_visible()
@@ -43,7 +43,7 @@ def test_an_uploaded_photo_is_shown_by_every_network(page: Page, app_url: str) -
 def test_nothing_is_cut_off(chromium: Browser, app_url: str, width: int, scheme: str) -> None:
     context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
-    page.goto(f"{app_url}/laboratory")
+    page.goto(f"{app_url}/runs")
     expect(page.get_by_role("img", name="class map of gmp, seed 0")).to_be_visible()
     assert_nothing_is_cut_off(page)
     for chart in page.get_by_test_id("stVegaLiteChart").all():

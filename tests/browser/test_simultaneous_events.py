@@ -19,7 +19,7 @@ def test_a_photo_that_arrives_at_the_same_time_as_a_click_is_shown(page: Page, a
     page.evaluate(HOLD)
     page.get_by_role("radio", name="against the average", exact=True).click()
     with page.expect_response(lambda response: "upload_file" in response.url):
-        page.locator("input[type=file]").set_input_files(list_examples("photos")["Coffee"])
+        page.locator(".st-key-uploader input[type=file]").set_input_files(list_examples("photos")["Coffee"])
     page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     page.evaluate("release()")
     expect(page.get_by_role("heading", name="espresso against the average class", exact=True)).to_be_visible()

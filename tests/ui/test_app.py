@@ -92,7 +92,8 @@ def test_networks_with_few_classes_show_all_maps() -> None:
 
 def test_an_upload_replaces_the_example() -> None:
     app = open_app(network="fashion_gap")
-    app.file_uploader[0].set_value(("bag.png", list_examples("fashion_mnist")["Bag"].read_bytes(), "image/png")).run()
+    bag = list_examples("fashion_mnist")["Bag"].read_bytes()
+    app.file_uploader[0].set_value([("bag.png", bag, "image/png")]).run()
     assert read_headings(app)[0] == "Bag"
 
 
@@ -105,13 +106,13 @@ def test_an_upload_replaces_the_example() -> None:
 )
 def test_a_bad_upload_shows_one_error_and_no_old_map(data: bytes, message: str) -> None:
     app = open_app(network="fashion_gap")
-    app.file_uploader[0].set_value(("broken.png", data, "image/png")).run()
+    app.file_uploader[0].set_value([("broken.png", data, "image/png")]).run()
     assert not app.exception
     assert [error.value.startswith(message) for error in app.error] == [True]
     assert read_headings(app) == []
 
 
-@pytest.mark.parametrize("size", ["1.5 times", "the photo's own"])
+@pytest.mark.parametrize("size", ["1.5 times", "whole photo", "full resolution", "the photo's own"])
 def test_maps_of_a_larger_input_sum_to_their_logits(size: str) -> None:
     app = open_app(network="fashion_gap", example="Bag", size=size)
     assert not app.exception

@@ -32,9 +32,9 @@ def open_page(**link: str) -> AppTest:
 
 def _page() -> None:
     from inspector.ui.pages import class_maps
-    from inspector.ui.state.sidebar import read_sidebar
+    from inspector.ui.state.sidebar import draw_bar, read_sidebar
 
-    class_maps.show(*read_sidebar())
+    class_maps.show(*read_sidebar(draw_bar()))
 
 
 def lines(app: AppTest) -> str:
@@ -145,7 +145,8 @@ def test_another_photo_starts_without_a_mask() -> None:
     app = open_page(show="what if")
     next(button for button in app.button if button.label == "Mask these cells").click().run()
     assert 'table class="what-if"' in pictures(app)
-    app.pills(key="example").set_value("Bag").run()
+    app.query_params["example"] = "Bag"
+    app.run()
     assert 'table class="what-if"' not in pictures(app)
 
 

@@ -24,7 +24,7 @@ from inspector.ui.components.map_canvas import encode_cells, make_frame
 
 TESTS = sorted((Path(__file__).parents[1] / "frontend").glob("*.test.mjs"))
 FRONTEND = Path(assets.__file__).parent / "frontend"
-COMPONENTS = ("photo", "map_canvas", "class_list", "channel_grid", "layer_tree")
+COMPONENTS = ("photo", "map_canvas", "class_list", "channel_grid", "layer_tree", "photo_strip")
 
 
 def list_weights() -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ def _show_page(name: str, reader: str) -> None:
     from inspector.ui.state import sidebar
 
     with show_errors():
-        import_module(f"inspector.ui.pages.{name}").show(*getattr(sidebar, reader)(lambda: None))
+        import_module(f"inspector.ui.pages.{name}").show(*getattr(sidebar, reader)(sidebar.draw_bar(), lambda: None))
 
 
 def open_page(name: str, reader: str, **link: str) -> AppTest:

@@ -9,6 +9,7 @@ import streamlit as st
 from inspector.output.templates import make_environment
 
 _FOLDER = Path(__file__).parent / "frontend"
+ICON, LOGO = (str(Path(__file__).parents[1] / "assets" / name) for name in ("icon.png", "logo.svg"))
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./([\w.]+)";\n', re.MULTILINE)
 
 
@@ -41,6 +42,12 @@ def bundle_javascript(name: str) -> str:
     add(name)
     *imported, entry = modules.values()
     return "\n".join([*(re.sub(r"^export ", "", text, flags=re.MULTILINE) for text in imported), entry])
+
+
+def read_page_style() -> str:
+    """Return the style of all pages as an HTML element."""
+    style = _read("page.css")
+    return f"<style>{style}</style>"
 
 
 def render_fragment(name: str, **values: Any) -> str:

@@ -15,7 +15,7 @@ import streamlit as st
 from inspector.errors import InspectorError
 from inspector.explain.kinds import VERDICTS, Verdict
 from inspector.ui.components.markdown import plain
-from inspector.ui.state import uploads
+from inspector.ui.state import links, uploads
 
 SHARE = st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)
 WIDE_TEXT = st.column_config.TextColumn(width="medium")
@@ -26,13 +26,18 @@ T = TypeVar("T")
 def choose_segment(label: str, options: Sequence[T], *, key: str, default: T | None = None, **settings: Any) -> T:
     """Show options side by side. One is always chosen: at first `default`; None means the first option."""
     settings |= {"default": options[0] if default is None else default, "required": True}
-    chosen: T = st.segmented_control(label, options, key=key, bind="query-params", **settings)
-    return chosen
+    links.note_unknown(key, options, label.lower())
+    chosen: T | None = st.segmented_control(label, options, key=key, bind="query-params", **settings)
+    links.follow_choice(key, chosen)
+    # An empty value in the link leaves nothing chosen.
+    return settings["default"] if chosen is None else chosen
 
 
 def choose_option(label: str, options: Sequence[T], *, key: str, **settings: Any) -> T:
     """Show options in a box. At first, the first option is chosen."""
+    links.note_unknown(key, options, label.lower())
     chosen: T = st.selectbox(label, options, key=key, bind="query-params", **{"width": 280} | settings)
+    links.follow_choice(key, chosen)
     return chosen
 
 

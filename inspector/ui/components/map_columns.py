@@ -26,7 +26,7 @@ class MapRequest:
     title: str
     network: NetworkChoice
     photo: Photo
-    scale: float | None = 1  # factor of the network's input size; None: the size of the photo
+    scale: cache.Scale = 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import streamlit as st
 
 from inspector.output.picture import Picture
+from inspector.ui.components.markdown import plain
 from inspector.ui.state.cache import PRIVATE
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def show_save_menu(pictures: Sequence[PictureToSave], key: str, label: str = "Sa
             for format in ("png", "svg"):
                 file = f"{_NO_FILE_NAME.sub('-', name).strip('-.') or 'picture'}.{format}"
                 st.download_button(
-                    format.upper(), _make_file(picture, format), file, key=f"{key} {format}", on_click="ignore"
+                    plain(format.upper()), _make_file(picture, format), file, key=f"{key} {format}", on_click="ignore"
                 )
         st.caption("The same in Python:")
         st.code(picture.python, language="python", wrap_lines=True)

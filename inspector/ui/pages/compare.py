@@ -29,6 +29,6 @@ def show(chosen: SidebarSelection) -> None:
 
 def _read_old_link() -> None:
     """Show what a link of an earlier version names: it has the parameter `compare` in place of `view`."""
-    if (old := st.query_params.get("compare")) in (NETWORKS, PHOTOS):
+    if (old := st.query_params.get(keys.OLD_COMPARE)) in (NETWORKS, PHOTOS):
         st.session_state[keys.SUBPAGE] = old
-        del st.query_params["compare"]
+        del st.query_params[keys.OLD_COMPARE]

@@ -51,7 +51,7 @@ def list_same_classes(network: NetworkChoice) -> list[str]:
     return [name for name, card in cards.items() if card.classes == classes and name != network.name]
 
 
-def _choose_networks(network: NetworkChoice, photo: Photo, scale: float | None) -> list[MapRequest]:
+def _choose_networks(network: NetworkChoice, photo: Photo, scale: cache.Scale) -> list[MapRequest]:
     """Show the choice of the other networks. Return one request per network."""
     offered, same_classes = list_choices(), list_same_classes(network)
     # Offer the network of the sidebar, too. Otherwise the box would lose a network that is chosen in the sidebar.
@@ -77,7 +77,7 @@ def _choose_networks(network: NetworkChoice, photo: Photo, scale: float | None) 
     return [MapRequest(choice.name, choice, photo, scale) for choice in (network, *others)]
 
 
-def _choose_photos(network: NetworkChoice, scale: float | None) -> list[MapRequest]:
+def _choose_photos(network: NetworkChoice, scale: cache.Scale) -> list[MapRequest]:
     """Show the choice of photos, and an error for each photo that cannot be read. Return one request per photo."""
     offered = list_examples(network.examples)
     with st.container(horizontal=True, vertical_alignment="top", gap="medium"):

@@ -13,6 +13,7 @@ from inspector.output.colormaps import COLORMAPS
 from inspector.output.style import DEFAULT_STYLE, MM, PANELS, FigureStyle
 from inspector.ui.components import controls
 from inspector.ui.components.controls import choose_segment, enter_number, show_errors, switch
+from inspector.ui.components.markdown import plain
 from inspector.ui.state import cache, keys
 from inspector.ui.state.selection import choose_interpolation, choose_position_scores, choose_reading, label_classes
 from inspector.ui.state.sidebar import SidebarSelection
@@ -135,7 +136,7 @@ def _convert_width() -> None:
 def _choose_colors() -> str:
     text = "All have zero in the middle, and ends that color-blind readers can tell apart."
     colors = controls.choose_option("Color map", list(COLORMAPS), key=keys.COLORMAP, width=330, help=text)
-    st.caption(COLORMAPS[colors].describe())
+    st.caption(plain(COLORMAPS[colors].describe()))
     return colors
 
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from functools import partial, update_wrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar
 
 import streamlit as st
 
@@ -41,9 +41,10 @@ PRIVATE = "private "  # beginning of the keys of networks that only one session 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Key of the network, SHA-256 and name of the photo, factor of the input size (None: the size of the photo). These four
-# values determine the class maps.
-MapsKey: TypeAlias = tuple[str, str, str, float | None]
+# Factor of the network's input size, or a size of the photo as in `class_maps`.
+Scale: TypeAlias = float | Literal["whole", "native"]
+# Key of the network, SHA-256 and name of the photo, scale. These four values determine the class maps.
+MapsKey: TypeAlias = tuple[str, str, str, Scale]
 
 
 class CachedResults(Generic[P, R]):
@@ -135,7 +136,7 @@ def compute_class_maps(
     network_key: str,
     photo_sha256: str,
     photo_name: str,
-    scale: float | None,
+    scale: Scale,
     _photo: Photo,
     _load: "Callable[[], Classifier]",
 ) -> "ClassMaps":
@@ -146,13 +147,13 @@ def compute_class_maps(
         photo_sha256: hash of the photo.
         photo_name: name of the photo. It is part of the key, so that a user who uploads the same bytes under another
             name does not see the name that the first user chose.
-        scale: factor of the network's input size; None: the size of the photo.
+        scale: factor of the network's input size, or "whole" or "native".
     """
     from inspector.explain.class_maps import class_maps
 
     classifier = accelerate_network(network_key, _load)
-    if scale is None:
-        return class_maps(classifier, _photo, "native")
+    if isinstance(scale, str):
+        return class_maps(classifier, _photo, scale)
     height, width = (round(scale * side) for side in classifier.preprocessing.size)
     return class_maps(classifier, _photo, None if scale == 1 else (height, width))
 

@@ -7,9 +7,13 @@ the same key.
 
 import streamlit as st
 
-# The sidebar. The keys of the first line are in the link.
-NETWORK, EXAMPLE, INPUT_SIZE = "network", "example", "size"
-UPLOADED_PHOTO = "uploaded photo"
+# The bar at the top of all pages. The keys of the first line are in the link; that of an upload is its hash and name.
+NETWORK, EXAMPLE, UPLOAD, INPUT_SIZE = "network", "example", "upload", "size"
+UPLOADED_PHOTO, UPLOADS = "uploaded photo", "uploads"  # the field, and how many times it was emptied
+BAR, UPLOADER, STRIP = "top bar", "uploader", "strip"  # containers, whose keys page.css names
+PHOTO_STRIP, CHOSEN_PHOTO, THUMBNAILS = "the photos", "chosen photo", "thumbnails"
+TAB, TAB_TOLD = "tab", "tab told"  # name of the browser tab, and whether the browser has told it
+LINK_NOTES = "link notes"  # key -> what a link says that the app does not have
 OWN_NETWORKS = "own networks"  # networks uploaded in this session: dict of name -> NetworkChoice
 SHOWN_MAPS = "shown maps"  # MapsKey of the class maps that are on the screen
 
@@ -24,7 +28,7 @@ MASK = "mask"  # (what the mask belongs to, revision, cells masked by the button
 PHOTO_COMPONENT, CLASS_LIST, TOP_MAPS = "the photo", "the classes", "top maps"
 
 # Pages Layers and Compare: which part of the page is shown. It is in the link.
-SUBPAGE = "view"
+SUBPAGE, OLD_COMPARE = "view", "compare"  # OLD_COMPARE: what SUBPAGE was called in links of earlier versions
 
 # Page Layers, feature maps. The keys of the first line are in the link. The channels use CHANNEL_MAP, too.
 LAYER, CHANNEL_ORDER, CHANNEL_SCALES = "layer", "sort", "own"
@@ -74,12 +78,13 @@ OWN_RESULTS = "own results"  # folders of results that this session made of uplo
 
 # Widgets outside the fragments of a page. If one of them changes, the whole page has to run.
 OUTSIDE_FRAGMENTS = (
-    *(NETWORK, UPLOADED_PHOTO, EXAMPLE, INPUT_SIZE),
+    *(NETWORK, CHOSEN_PHOTO, INPUT_SIZE),
     *(SUBPAGE, COMPARED_NETWORKS, COMPARED_UPLOADS, COMPARED_EXAMPLES),
 )
 
 # Key -> {value in links of earlier versions: value that replaces it}.
 _RENAMED_VALUES = {
+    INPUT_SIZE: {"as trained": "center crop", "the photo's own": "full resolution"},
     RUNS_PHOTO_FILTER: {"taken for another class": "misclassified", "of one class": "one class"},
     IMAGE_FILTER: {"mistaken": "misclassified", "not read": "unreadable"},
 }

@@ -1,6 +1,7 @@
-"""The sidebar: the user chooses a network, a photo and an input size there. Together they determine the class maps.
+"""The bar at the top of every page: the network, the photo, and what the network sees of it.
 
-The sidebar is drawn before torch is imported, so that it is on the screen at once.
+Together they determine the class maps. The bar is drawn by app.py, so that its choices stay when the user opens another
+page, and before torch is imported, so that it is on the screen at once.
 """
 
 from collections.abc import Callable
@@ -10,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from inspector.images.examples import list_examples
 from inspector.images.photo import Photo
 from inspector.networks.catalog import list_models
-from inspector.ui.components.controls import choose_option, upload_photos
+from inspector.ui.components.controls import choose_option, choose_segment
 from inspector.ui.components.markdown import plain
-from inspector.ui.state import cache, keys
+from inspector.ui.state import cache, keys, photo_choice
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from inspector.explain.class_maps import ClassMaps
     from inspector.explain.classifier import Classifier
 
-# Choice, a value in links -> factor of the network's input size; None: the size of the photo.
-SIZES: dict[str, float | None] = {"as trained": 1, "1.5 times": 1.5, "twice": 2, "the photo's own": None}
+# Choice, a value in links -> factor of the network's input size, or "whole" or "native" as in `class_maps`.
+SIZES: dict[str, cache.Scale] = {"center crop": 1, "whole photo": "whole", "full resolution": "native"}
+_MORE_SIZES: dict[str, cache.Scale] = {"1.5 times": 1.5, "twice": 2}  # only where a link names them
 
 
 @dataclass(frozen=True)
@@ -56,53 +57,72 @@ def list_choices() -> dict[str, NetworkChoice]:
     } | own
 
 
-def choose_network() -> NetworkChoice:
-    """Show the choice of networks. The choice stays when the user opens another page."""
-    offered = list_choices()
-    st.title("Inspector", anchor=False)
-    st.caption("What each part of a photo contributes to a logit, in numbers that add up.")
-    name = choose_option("Network", list(offered), key=keys.NETWORK, width="stretch")
-    st.caption(plain(offered[name].title))
-    return offered[name]
+@dataclass(frozen=True)
+class Bar:
+    """What the user chose in the bar."""
+
+    network: NetworkChoice
+    scale: cache.Scale
+    notes: "DeltaGenerator"  # where notes about the link are shown, once the page has been drawn
+
+    def read_photo(self) -> Photo:
+        """Read the chosen photo.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        return photo_choice.read_photo(self.network.examples)
 
 
-def choose_photo(choice: NetworkChoice) -> Photo:
-    """Show the choice of photos: an upload, or an example that fits the network.
+def draw_bar(load_page: st.Page | None = None, export_page: st.Page | None = None) -> Bar:
+    """Draw the bar.
 
-    Raises:
-        ImageError: the upload cannot be read.
+    Args:
+        load_page: page on which networks are loaded; a link to it stands beside the networks.
+        export_page: page of figures; a link to it stands at the end.
     """
-    upload = upload_photos("Your photo", key=keys.UPLOADED_PHOTO)
-    offered = list_examples(choice.examples)
-    settings: dict[str, Any] = {"required": True, "disabled": upload is not None, "bind": "query-params"}
-    example = st.pills("or an example", list(offered), default=next(iter(offered)), key=keys.EXAMPLE, **settings)
-    if upload is not None:
-        return cache.read_upload(upload.file_id, upload.name, upload.getvalue())
-    # A link may name no example at all.
-    return cache.read_example(offered.get(example) or next(iter(offered.values())))
+    keys.update_link()
+    offered = list_choices()
+    named = st.query_params.get(keys.INPUT_SIZE)
+    sizes = SIZES | {one: scale for one, scale in _MORE_SIZES.items() if one == named}
+    with st.container(key=keys.BAR, horizontal=True, vertical_alignment="center", gap="small"):
+        photo_choice.draw_uploader()
+        strip = st.container(key=keys.STRIP, width="stretch")
+        size = choose_segment(
+            "The network sees",
+            list(sizes),
+            key=keys.INPUT_SIZE,
+            width="content",
+            help="Center crop: the part of the photo and the size of the training. Whole photo: nothing is cropped, "
+            "with the shorter side as in the training. Full resolution: the photo's own size, up to 1024 pixels; the "
+            "class maps are finer, but most networks are less accurate far from the size of their training.",
+        )
+        name = choose_option("Model", list(offered), key=keys.NETWORK, width=210)
+        if load_page is not None:
+            st.page_link(load_page, label="Load model ...", icon=":material/upload:", help=plain(offered[name].title))
+        if export_page is not None:
+            st.page_link(export_page, label="Export", icon=":material/download:")
+    with strip:
+        photo_choice.draw_strip(offered[name].examples)
+    return Bar(offered[name], sizes[size], st.container())
 
 
-def choose_size() -> float | None:
-    """Show the choice of input sizes. Return a factor of the network's input size; None: the size of the photo."""
-    text = (
-        "Global pooling accepts feature maps of any size. A larger input gives finer class maps, and other logits. "
-        "Most networks are most accurate at the size of their training."
-    )
-    return SIZES[choose_option("Input size", list(SIZES), key=keys.INPUT_SIZE, width="stretch", help=text)]
-
-
-def read_nothing(import_page: Callable[[], object]) -> tuple[()]:
-    """Import a page that draws its own sidebar. Its function `show` has no arguments."""
+def read_nothing(bar: Bar, import_page: Callable[[], object]) -> tuple[()]:
+    """Import a page that needs neither network nor photo. Its function `show` has no arguments."""
     _show_spinner_during(import_page)
     return ()
 
 
-def read_network(import_page: Callable[[], object]) -> tuple[NetworkChoice]:
-    """Draw the choice of networks in the sidebar, import the page, and return the chosen network."""
-    with st.sidebar:
-        network = choose_network()
+def read_network(bar: Bar, import_page: Callable[[], object]) -> tuple[NetworkChoice]:
+    """Import the page, and return the chosen network."""
     _show_spinner_during(import_page)
-    return (network,)
+    return (bar.network,)
+
+
+def read_bar(bar: Bar, import_page: Callable[[], object]) -> tuple[Bar]:
+    """Import the page, and return what was chosen."""
+    _show_spinner_during(import_page)
+    return (bar,)
 
 
 def _show_spinner_during(import_page: Callable[[], object]) -> None:
@@ -111,21 +131,19 @@ def _show_spinner_during(import_page: Callable[[], object]) -> None:
         import_page()
 
 
-def read_sidebar(import_page: Callable[[], object] = lambda: None) -> tuple[SidebarSelection]:
-    """Draw the sidebar, import the page, and compute the class maps of the chosen photo.
+def read_sidebar(bar: Bar, import_page: Callable[[], object] = lambda: None) -> tuple[SidebarSelection]:
+    """Import the page, and compute the class maps of the chosen photo.
 
     Args:
-        import_page: called when the sidebar and the photo are on the screen, because it can take seconds.
+        bar: what was chosen.
+        import_page: called when the bar and the photo are on the screen, because it can take seconds.
 
     Raises:
         InspectorError: the photo or the network cannot be used.
     """
-    with st.sidebar:
-        network = choose_network()
-        photo = choose_photo(network)
-        scale = choose_size()
+    network, photo = bar.network, bar.read_photo()
     notes = st.container()
-    key = network.key, photo.sha256, photo.name, scale
+    key = network.key, photo.sha256, photo.name, bar.scale
     # Draw the placeholder in every run: if some runs had none, everything below would change its position, and widgets
     # would lose what the user has typed.
     place = st.empty()
@@ -133,26 +151,31 @@ def read_sidebar(import_page: Callable[[], object] = lambda: None) -> tuple[Side
     if st.session_state.get(keys.SHOWN_MAPS) == key:
         import_page()
         maps = cache.compute_class_maps(*key, photo, network.load)
-        _warn_of_misplacement(maps, warning)
-        _show_notes(notes, maps)
-        return (SidebarSelection(network, key, maps),)
-    text = f"Loading {plain(network.name)} and computing the class maps of {plain(photo.name)} ..."
-    with place.container(), st.spinner(text):
-        step = max(1, photo.size[1] // (2 * photo_width(photo)))  # a large photo need not be encoded as a whole
-        st.image(photo.pixels[::step, ::step], width=photo_width(photo))
-        import_page()
-        maps = cache.compute_class_maps(*key, photo, network.load)
-    place.empty()
+    else:
+        text = f"Loading {plain(network.name)} and computing the class maps of {plain(photo.name)} ..."
+        with place.container(), st.spinner(text):
+            step = max(1, photo.size[1] // (2 * photo_width(photo)))  # a large photo need not be encoded as a whole
+            st.image(photo.pixels[::step, ::step], width=photo_width(photo))
+            import_page()
+            maps = cache.compute_class_maps(*key, photo, network.load)
+        place.empty()
+        st.session_state[keys.SHOWN_MAPS] = key
     _warn_of_misplacement(maps, warning)
-    st.session_state[keys.SHOWN_MAPS] = key
-    _show_notes(notes, maps)
+    _show_notes(notes, network, maps)
     return (SidebarSelection(network, key, maps),)
 
 
-def _show_notes(place: "DeltaGenerator", maps: "ClassMaps") -> None:
-    """Show what was changed in the photo. The network's preprocessing decides some of it."""
+def _show_notes(place: "DeltaGenerator", network: NetworkChoice, maps: "ClassMaps") -> None:
+    """Show what was changed in the photo, and whether its size is far from that of the training."""
     for note in cache.get_view(maps).photo.notes:
         place.info(plain(note), icon=":material/info:")
+    size, trained = maps.classifier.preprocessing.size, network.load().preprocessing.size
+    if not 0.6 < min(size) / min(trained) < 1.6:
+        place.warning(
+            f"The network sees {size[0]:d} x {size[1]:d} pixels (height x width), but it was trained on {trained[0]:d} "
+            f"x {trained[1]:d}: its predictions may be much worse.",
+            icon=":material/photo_size_select_large:",
+        )
 
 
 def _warn_of_misplacement(maps: "ClassMaps", note: Any) -> None:

@@ -19,7 +19,7 @@ from inspector.images.decode import MAX_BYTES
 from inspector.printable import make_printable
 from inspector.ui.state import sessions
 
-PHOTOS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
+PHOTOS = ("jpg", "jpeg", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
 NETWORKS = ("safetensors", "pt", "pth", "bin", "ckpt", "onnx", "keras", "h5")
 LABELS = ("txt", "json", "csv", "tsv")
 MAX_PHOTO, MAX_NETWORK, MAX_LABELS = MAX_BYTES, 500_000_000, 1_000_000  # bytes
