@@ -126,6 +126,7 @@ def test_our_own_modules_are_imported_at_the_top(path):
             "matplotlib",
             {
                 "output/figure.py",
+                "output/figure_text.py",
                 "output/export.py",
                 "output/comparison_figure.py",
                 "datasets/figures.py",

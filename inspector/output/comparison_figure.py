@@ -15,9 +15,9 @@ from inspector.output.figure import (
     add_color_bar,
     add_empty_axes,
     describe_exactness,
-    shorten_name,
     show_image,
 )
+from inspector.output.figure_text import shorten_name
 from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo, find_scale
 from inspector.output.text import format_number
 

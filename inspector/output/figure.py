@@ -2,7 +2,6 @@
 
 import io
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -14,9 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
-from matplotlib.textpath import text_to_path
 from torch import Tensor
 
 from inspector.errors import InspectorError
@@ -24,13 +21,13 @@ from inspector.explain.class_maps import ClassMap, ClassMaps, FigureContent
 from inspector.explain.grid import require_place
 from inspector.images.decode import Pixels
 from inspector.output.colormaps import COLORMAPS, LEVELS, find_colormap, list_bar_colors
+from inspector.output.figure_text import wrap_text, wrap_title
 from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo, grid_image, make_gray
-from inspector.output.style import DEFAULT_STYLE, MM, PANELS, FigureStyle
+from inspector.output.style import DEFAULT_STYLE, MAX_PANELS, MM, PANELS, FigureStyle
 from inspector.output.text import format_number
 
 COLORS = ListedColormap(find_colormap().colors / 255, name="class map")
 PANEL = 2.6  # default width of a panel, in inches
-MAX_PANELS = 60
 _MAX_PIXELS = 100_000_000  # largest number of pixels in a PNG: about an A4 page at 1000 dpi
 _DARK, _LIGHT = "#0e1117", "#fafafa"
 _SMALL_PRINT = "0.35"
@@ -55,7 +52,7 @@ class _Layout:
     figure: Figure
     axes: list[Axes]  # axes of the panels, row by row; there may be more axes than panels
     panel_width: float  # inches
-    titles: list[str]  # title of each panel, shortened to the width of the panel
+    titles: list[str]  # title of each panel, wrapped to the width of the panel
     lines: list[list[str]]  # small print of each panel, wrapped to the width of the panel
 
 
@@ -141,14 +138,15 @@ def _layout_panels(maps: ClassMaps, shown: FigureContent, style: FigureStyle, pa
     width = PANEL * columns + beside if style.width is None else style.width
     # Keep text narrower than its panel: constrained layout shrinks a panel with wider text.
     room = panel_width - 0.15
-    titles = [_fit_text(panel.title, panel.suffix, style.font_size, room) for panel in panels]
+    titles = [wrap_title(panel.title, panel.suffix, style.font_size, room) for panel in panels]
     lines = [wrap_text(panel.line, 8 * unit, room) if style.equations else [] for panel in panels]
     title = _make_title(maps, shown, style)
     title_lines = wrap_text(title, 10 * unit, width - 0.1) if title else []
     rows_shown, columns_shown = maps.view.photo.size
     aspect = min(2.0, max(0.6, rows_shown / columns_shown))
     # Height of a panel's title and small print in inches; less space around the title if the style sets a width.
-    text_height = ((0.46 if style.width is None else 0.26) + 0.14 * max(map(len, lines))) * unit
+    more_lines = 0.17 * max(title.count("\n") for title in titles) + 0.14 * max(map(len, lines))
+    text_height = ((0.46 if style.width is None else 0.26) + more_lines) * unit
     height = (panel_width * aspect + text_height) * rows + (0.12 + 0.18 * len(title_lines)) * unit
     check_size(width, height, style.dpi)
     figure = InlineFigure(figsize=(width, height), layout="constrained")
@@ -297,38 +295,6 @@ def _darken(figure: Figure) -> None:
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         text.set_color("0.75" if text.get_color() == _SMALL_PRINT else _LIGHT)
-
-
-def _measure_inches(text: str, size: float) -> float:
-    """Return the width in inches of a line of text in the figure's font; `size` is in points."""
-    width, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)
-    return float(width) / 72
-
-
-def _fit_text(name: str, suffix: str, size: float, width: float) -> str:
-    """Shorten a name until the name and its suffix fit into a width in inches. The suffix is never cut."""
-    for length in range(28, 4, -1):
-        if _measure_inches(fitted := shorten_name(name, length) + suffix, size) <= width:
-            return fitted
-    return shorten_name(name, 4) + suffix
-
-
-def wrap_text(text: str, size: float, width: float) -> list[str]:
-    """Wrap a text into lines that fit into a width in inches. A word and the number after it stay on one line."""
-    lines = [""]
-    joined = re.sub(r"(map|\+|bias|=|verdict:|residual|score|logit) (?=\S)", "\\1\N{NO-BREAK SPACE}", text)
-    for word in joined.split(" "):
-        longer = f"{lines[-1]} {word}".strip(" ")
-        if lines[-1] and _measure_inches(longer, size) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
-
-
-def shorten_name(name: str, length: int = 28) -> str:
-    """Shorten a name to at most `length` characters; the last character is then an ellipsis."""
-    return name if len(name) <= length else f"{name[: length - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def describe_exactness(maps: ClassMaps) -> str:

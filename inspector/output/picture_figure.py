@@ -6,7 +6,8 @@ import numpy as np
 
 from inspector.images.decode import Pixels
 from inspector.output.export import Format, encode_figure
-from inspector.output.figure import InlineFigure, wrap_text
+from inspector.output.figure import InlineFigure
+from inspector.output.figure_text import wrap_text
 from inspector.output.picture import ColorBar, Picture
 
 _DPI = 192  # twice the 96 pixels per inch of a web page

@@ -17,6 +17,9 @@ Panels = Literal["photo", "classes", "contrast", "all"]
 PANELS: tuple[Panels, ...] = get_args(Panels)
 
 
+MAX_PANELS = 60  # of a figure
+
+
 @dataclass(frozen=True)
 class FigureStyle:
     """How a figure looks. Style, FigureContent, photo and network are enough to draw the figure again."""

@@ -16,7 +16,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from inspector.errors import InspectorError
-from inspector.output.figure import COLORS, InlineFigure, shorten_name
+from inspector.output.figure import COLORS, InlineFigure
+from inspector.output.figure_text import shorten_name
 from inspector.output.overlay import common_scale
 from inspector.output.style import OKABE_ITO
 from inspector.training.compare_runs import RunGroup, Score, format_with_deviation

@@ -1,11 +1,12 @@
 """The page Export in a real browser: design a figure, download it, rebuild it."""
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from page_checks import assert_nothing_is_cut_off, download_file
+from page_checks import assert_nothing_is_cut_off, download_file, expect_heading
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
@@ -56,7 +57,7 @@ def test_a_link_reopens_the_figure_with_all_its_settings(page: Page, app_url: st
     svg = download_file(page, "SVG")
     for words in (b"Ours", b"Bag (", b"Dress (", b"Ankle boot"):
         assert words in svg
-    for words in (b"logits per cell", b"verdict"):
+    for words in (b"contribution per cell", b"verdict"):
         assert words not in svg
     numbers = download_file(page, "Maps (CSV)")
     assert b"Bag against Coat" in numbers
@@ -100,7 +101,6 @@ def test_the_report_opens_offline_and_requests_nothing(
         ("width=40&columns=12", "A figure 40 mm wide has no room for 6 columns and a color bar"),
         ("width=1000&dpi=1200", "has too many pixels"),
         ("width=3", "A figure has a width in mm from 20 to 1500; got 3."),
-        ("network=efficientnet_lite0&example=Cat&panels=all", "All 1000 class maps are too many for one figure"),
     ],
 )
 def test_a_figure_that_cannot_be_drawn_shows_one_error_and_no_files(
@@ -109,6 +109,25 @@ def test_a_figure_that_cannot_be_drawn_shows_one_error_and_no_files(
     page.goto(f"{app_url}/export?{settings}" + ("" if "network" in settings else "&network=fashion_gap&example=Bag"))
     expect(page.get_by_role("alert")).to_contain_text(sentence)
     expect(page.get_by_role("button", name="PNG", exact=True)).to_have_count(0)
+
+
+def test_a_preview_of_1000_classes_says_what_it_leaves_out_and_draws_the_rest(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/export?network=efficientnet_lite0&example=Cat&panels=photo&panels=all")
+    expect_preview(page)
+    text = "All 1000 class maps are too many for one figure, so the panel all is not drawn."
+    expect(page.get_by_role("alert").filter(has_text=text)).to_be_visible()
+    assert download_file(page, "SVG").count(b"verdict") >= 1
+
+
+def test_export_takes_over_class_and_contrast_from_the_page_before(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/layers?view=channels&network=fashion_gap&class=Sneaker&reading=against+the+average&grid=true")
+    expect_heading(page, "Channel contributions to Sneaker against the average class")
+    page.get_by_role("link", name="Export").click()
+    expect_preview(page)
+    expect(page.get_by_role("radio", name="against the average")).to_be_checked()
+    expect(page.get_by_role("switch", name="Raw grid")).to_be_checked()
+    expect(page).to_have_url(re.compile("classes=Sneaker"))
+    assert b"logit less the average logit" in download_file(page, "SVG")
 
 
 def test_a_figure_without_a_panel_says_what_to_do(page: Page, app_url: str) -> None:

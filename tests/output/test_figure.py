@@ -337,6 +337,7 @@ def test_the_font_size_is_that_of_the_panels_titles_and_the_rest_follows(maps):
         (120, 3, 5, "average"),
         (120, 3, 9, None),
         (89, 3, 7, None),
+        (89, None, 9, None),
         (89, 2, 9, "average"),
         (89, 1, 9, None),
     ],
@@ -409,3 +410,14 @@ def test_a_contrast_needs_two_classes(hand_made_gap, pixels):
     maps = maps_of(hand_made_gap, read_image(pixels))
     with pytest.raises(InspectorError, match=r"^A contrast needs two classes\. Show one more class\.$"):
         maps.contrast_map(())
+
+
+def test_long_titles_wrap_into_three_lines_at_most_and_keep_their_outcome(hand_made_gap, pixels):
+    names = ("a class with a very long name indeed, of many words", "green", "n" * 60)
+    maps = maps_of(hand_made_gap, read_image(pixels, "my photo.png"), names)
+    figure = class_map_figure(maps, maps.figure_content(3), FigureStyle(("classes",), 3, width=120 / 25.4))
+    for panel, (k, name, _) in zip(panels(figure), maps.top(3), strict=True):
+        title = panel.get_title().rstrip("\n")
+        assert title.count("\n") <= 2
+        assert title.endswith(f"({maps.outcome(k)})")
+        assert title.startswith(name[:6])

@@ -1,5 +1,6 @@
 """The page Export: design a figure for a paper, and download it with its numbers."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ from inspector.errors import ExportError
 from inspector.explain.class_maps import ClassMaps, FigureContent
 from inspector.output import export
 from inspector.output.colormaps import COLORMAPS
-from inspector.output.style import DEFAULT_STYLE, MM, PANELS, FigureStyle
+from inspector.output.style import DEFAULT_STYLE, MAX_PANELS, MM, PANELS, FigureStyle
 from inspector.ui.components import controls
 from inspector.ui.components.controls import choose_segment, enter_number, show_errors, switch
 from inspector.ui.components.markdown import plain
@@ -29,6 +30,7 @@ FILES = {
     "Numbers (NPZ)": "maps.npz",
     "All (ZIP)": "class-maps.zip",
 }
+_SWITCHES = (keys.RAW_GRID, keys.POSITION_SCORES)
 _DPI = 120  # pixels per inch of the preview
 
 
@@ -37,30 +39,73 @@ _DPI = 120  # pixels per inch of the preview
 def show(selection: SidebarSelection) -> None:
     """Draw the page."""
     maps = selection.maps
+    _take_over(label_classes(maps))
     content = _choose_content(maps)
     wide, narrow = st.columns([3, 2], gap="large")
     with narrow:
         downloads = st.container()
         style = _choose_style()
     # Draw the figure before the buttons: if it cannot be drawn, the page shows an error and offers no files.
-    with wide, st.spinner("Drawing the figure ..."):
-        key, screen_style = repr((selection.key, content, style)), replace(style, dpi=_DPI)
-        image, inches = cache.draw_figure_preview(key, maps, content, screen_style, style.dpi)
-    with wide:
-        st.image(image, width=round(inches[0] * _DPI), output_format="PNG", alt="preview of the figure")
-        width, height = (round(25.4 * side) for side in inches)
-        pixels = [round(style.dpi * side) for side in inches]
-        st.caption(
-            f"{width} x {height} mm; as PNG {pixels[0]} x {pixels[1]} pixels. PDF and SVG are sharp at any zoom."
-        )
+    with wide, show_errors():
+        style = _leave_out_too_many(style, len(maps.logits))
+        _show_preview(selection.key, maps, content, style)
+        with downloads:
+            _show_downloads(maps, content, style)
+
+
+def _take_over(labels: Sequence[str]) -> None:
+    """Begin with the class, the contrast and the grid of the page from which the user came, unless the link has others.
+
+    Only in the first run of this page, the session still knows the widgets of the page before.
+    """
+    if keys.FIGURE_CLASSES in st.session_state:
+        return
+    kept: dict[str, Any] = {key: st.session_state.get(key) for key in (keys.READING, keys.AGAINST, *_SWITCHES)}
+    if kept[keys.AGAINST] not in labels:
+        kept.pop(keys.AGAINST)
+    name = st.query_params.get(keys.CLASS, st.session_state.get(keys.CLASS))
+    if name in labels:
+        kept[keys.FIGURE_CLASSES] = [name]
+    for key, value in kept.items():
+        if value is not None and key not in st.query_params:
+            # A widget that takes its value from the session does not write it into the link.
+            st.session_state[key] = value
+            st.query_params[key] = str(value).lower() if isinstance(value, bool) else value
+
+
+def _leave_out_too_many(style: FigureStyle, count: int) -> FigureStyle:
+    """Return the style without the panel "all" if a figure has no room for all class maps, and say so."""
+    if "all" not in style.panels or count <= MAX_PANELS:
+        return style
+    panels = tuple(panel for panel in style.panels if panel != "all") or DEFAULT_STYLE.panels
+    text = f"All {count} class maps are too many for one figure, so the panel *all* is not drawn."
+    st.warning(f"{text} Choose some of the classes above instead.", icon=":material/grid_off:")
+    return replace(style, panels=panels)
+
+
+def _show_preview(key: cache.MapsKey, maps: ClassMaps, content: FigureContent, style: FigureStyle) -> None:
+    """Show the figure and its size.
+
+    Raises:
+        InspectorError: the figure cannot be drawn.
+    """
+    with st.spinner("Drawing the figure ..."):
+        drawn = repr((key, content, style)), maps, content, replace(style, dpi=_DPI)
+        image, inches = cache.draw_figure_preview(*drawn, style.dpi)
+    st.image(image, width=round(inches[0] * _DPI), output_format="PNG", alt="preview of the figure")
+    width, height = (round(25.4 * side) for side in inches)
+    pixels = [round(style.dpi * side) for side in inches]
+    st.caption(f"{width} x {height} mm; as PNG {pixels[0]} x {pixels[1]} pixels. PDF and SVG are sharp at any zoom.")
+
+
+def _show_downloads(maps: ClassMaps, content: FigureContent, style: FigureStyle) -> None:
+    st.subheader("Download", anchor=False)
     make_file = partial(export.make_file, maps=maps, shown=content, style=style)
-    with downloads:
-        st.subheader("Download", anchor=False)
-        controls.show_download_buttons(FILES, make_file, key_prefix="export ")
-        st.caption(
-            "The ZIP holds all of these files, the photo and a manifest. `inspector rebuild class-maps.zip -o FOLDER` "
-            "makes the same figure again, or reports which network, photo or version differs."
-        )
+    controls.show_download_buttons(FILES, make_file, key_prefix="export ")
+    st.caption(
+        "The ZIP holds all of these files, the photo and a manifest. `inspector rebuild class-maps.zip -o FOLDER` "
+        "makes the same figure again, or reports which network, photo or version differs."
+    )
 
 
 def _choose_content(maps: ClassMaps) -> FigureContent:
