@@ -75,7 +75,8 @@ Arch = Annotated[
 Labels = Annotated[
     Path | None,
     Option(
-        help="File of class names: one per line, a CSV table, JSON (a list, {0: name}, {name: 0} or a config.json)."
+        help="File of class names: one per line, a CSV table, JSON (a list, {0: name}, {name: 0} or a config.json). Or "
+        "`ImageNet-1k`, `CIFAR-10`, `CIFAR-100`, `Fashion-MNIST`, `MNIST`."
     ),
 ]
 Size = Annotated[

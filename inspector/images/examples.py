@@ -3,6 +3,8 @@
 import importlib.util
 from pathlib import Path
 
+from inspector.images.preprocessing import Preprocessing
+
 # Caption -> file in skimage.data. These photos show objects that ImageNet classifiers know.
 _PHOTOS = {
     "Cat": "chelsea.png",
@@ -12,7 +14,14 @@ _PHOTOS = {
     "Rocket": "rocket.jpg",
     "Astronaut": "astronaut.png",
 }
+_SMALL = 64  # pixels of the longer side of an input for images like those of MNIST
 _FASHION = Path(__file__).parent / "fashion_mnist"  # the folder also holds the license and the notice of the data set
+
+
+def choose_examples(preprocessing: Preprocessing) -> str:
+    """Return the kind of example images that fit a network: clothes for small gray images, else photos."""
+    is_small = max(preprocessing.size) <= _SMALL
+    return "fashion_mnist" if len(preprocessing.mean) == 1 and is_small else "photos"
 
 
 def list_examples(kind: str) -> dict[str, Path]:

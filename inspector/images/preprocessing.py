@@ -60,13 +60,36 @@ class Preprocessing:
 
     def describe_values(self) -> str:
         """Return in words how the values of pixels become the network's input."""
-        feeds_pixels = set(self.mean) == {0.0} and all(abs(255 * value - 1) < 1e-6 for value in self.std)
         window = "" if self.window is None else f"values {self.window[0]:g} to {self.window[1]:g} "
-        steps = [f"{window}scaled to {'0-255' if feeds_pixels else '0-1'}"]
-        if not feeds_pixels and (set(self.mean) != {0.0} or set(self.std) != {1.0}):
+        steps = [f"{window}scaled to {'0-255' if self._feeds_pixels() else '0-1'}"]
+        if not self._feeds_pixels() and (set(self.mean) != {0.0} or set(self.std) != {1.0}):
             mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
             steps.append(f"mean {mean} subtracted, divided by std {std}")
         return "; ".join(steps)
+
+    def summarize(self) -> str:
+        """Return input size and normalization in a few words, such as "input 224x224, ImageNet mean and std"."""
+        colors = {1: " gray", 3: ""}.get(len(self.mean), f", {len(self.mean)} channels")
+        return f"input {self.size[0]}x{self.size[1]}{colors}, {self._name_normalization()}"
+
+    def _name_normalization(self) -> str:
+        if (self.mean, self.std) == (IMAGENET_MEAN, IMAGENET_STD):
+            return "ImageNet mean and std"
+        if self._feeds_pixels():
+            return "pixels 0 to 255"
+        one_each = len(set(self.mean)) == len(set(self.std)) == 1
+        known = {(0.0, 1.0): "pixels 0 to 1", (0.5, 0.5): "pixels -1 to 1"}
+        if one_each and (self.mean[0], self.std[0]) in known:
+            return known[self.mean[0], self.std[0]]
+        mean, std = (
+            ", ".join(f"{value:.4g}" for value in (values[:1] if one_each else values))
+            for values in (self.mean, self.std)
+        )
+        return f"mean {mean} and std {std}"
+
+    def _feeds_pixels(self) -> bool:
+        """Return whether the network gets pixels of 0 to 255 as they are."""
+        return set(self.mean) == {0.0} and all(abs(255 * value - 1) < 1e-6 for value in self.std)
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,8 @@ from torch import nn
 from inspector.errors import NetworkError, require, translate_errors
 from inspector.images.preprocessing import Interpolation, Preprocessing, as_pair
 from inspector.networks.builtin import FACTORIES
-from inspector.networks.catalog import Suggestion, simplify_name
+from inspector.networks.catalog import LIBRARIES, Suggestion, simplify_name
 from inspector.networks.transfer import HeadKind, add_head
-
-LIBRARIES = ("torchvision:", "timm:")  # beginnings of the names of their networks
 
 # Arguments of torchvision and timm that load weights. `build` refuses them, because its networks have random weights.
 _WEIGHTS = {"weights", "pretrained", "pretrained_cfg", "checkpoint_path"}
@@ -102,10 +100,10 @@ def find_preprocessing(name: str) -> Preprocessing | None:
     """
     library, _, wanted = name.partition(":")
     if library == "torchvision":
-        models, wanted = _find_in_torchvision(wanted)
+        models, wanted = find_in_torchvision(wanted)
         return _read_torchvision_transforms(models.get_model_weights(wanted)["DEFAULT"].transforms())
     if library == "timm":
-        timm = _find_in_timm(wanted)
+        timm = find_in_timm(wanted)
         config = timm.get_pretrained_cfg(wanted)
         return _read_timm_config(timm.data.resolve_data_config(pretrained_cfg=config.to_dict())) if config else None
     return None
@@ -124,14 +122,14 @@ def build_pretrained(name: str) -> tuple[nn.Module, Preprocessing, tuple[str, ..
     # Catch every exception: errors of huggingface's downloads share no base class with Python's.
     translated = translate_errors(NetworkError, f"The weights of {name} could not be fetched: {{reason}}.")
     if library == "torchvision":
-        models, wanted = _find_in_torchvision(wanted)
+        models, wanted = find_in_torchvision(wanted)
         weights = models.get_model_weights(wanted)["DEFAULT"]
         with translated:
             network = models.get_model(wanted, weights=weights)
         return network.eval(), _read_torchvision_transforms(weights.transforms()), tuple(weights.meta["categories"])
     if library != "timm":
         raise NetworkError(f"There are no pretrained weights of {name!r}. Use torchvision:NAME or timm:NAME.")
-    timm = _find_in_timm(wanted)
+    timm = find_in_timm(wanted)
     with translated:
         network = timm.create_model(wanted, pretrained=True)
     if not network.num_classes:
@@ -153,9 +151,9 @@ def _build_from_library(name: str, classes: int | None, arguments: dict[str, Any
     if classes is not None:
         arguments = {"num_classes": classes} | arguments
     if library == "timm":
-        construct = partial(_find_in_timm(wanted).create_model, wanted, pretrained=False)
+        construct = partial(find_in_timm(wanted).create_model, wanted, pretrained=False)
     else:
-        models, wanted = _find_in_torchvision(wanted)
+        models, wanted = find_in_torchvision(wanted)
         extras = _WITHOUT_EXTRAS if wanted in ("googlenet", "inception_v3") else {}
         construct = partial(models.get_model, wanted, weights=None, **extras)
     with _translate_building(name):
@@ -203,16 +201,24 @@ def _translate_building(name: str) -> AbstractContextManager[None]:
     return translate_errors(NetworkError, f"{name} cannot be built with these arguments ({{type}}: {{reason}}).")
 
 
-def _find_in_torchvision(wanted: str) -> tuple[Any, str]:
-    """Return torchvision.models and the name in lower case. NetworkError: it has no classifier of this name."""
+def find_in_torchvision(wanted: str) -> tuple[Any, str]:
+    """Return torchvision.models and the name in lower case.
+
+    Raises:
+        NetworkError: torchvision has no classifier of this name.
+    """
     from torchvision import models
 
     _check_name("torchvision", wanted.lower(), models.list_models(module=models))
     return models, wanted.lower()
 
 
-def _find_in_timm(wanted: str) -> Any:
-    """Return the module timm. NetworkError: it has no classifier of this name."""
+def find_in_timm(wanted: str) -> Any:
+    """Return the module timm.
+
+    Raises:
+        NetworkError: timm is not installed, or has no classifier of this name.
+    """
     timm = require("timm", extra="timm", purpose="A network of timm", error=NetworkError)
     # A name may end with the tag of its weights, as in resnet18.a1_in1k. is_model also knows names that are not listed.
     base, _, tag = wanted.partition(".")

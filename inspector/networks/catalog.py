@@ -4,6 +4,7 @@ Networks come with the package, and users add their own in a folder beside them.
 and does not import torch, so it can list the networks without delay.
 """
 
+import importlib.util
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from inspector.printable import make_printable
 
 DEFAULT = "efficientnet_lite0"
 CARD = "model.json"
+LIBRARIES = ("torchvision:", "timm:")  # beginnings of the names of their networks
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,24 @@ def read_model_card(folder: Path) -> ModelCard:
             cell_center=cast(tuple[float, float], card.numbers("centre", (2,))) if card.has("centre") else None,
             about=_read_about(card),
         )
+
+
+def find_packaged_file(weights: Mapping[str, str]) -> Path:
+    """Find a file of weights in an installed package, without running code of the package.
+
+    Args:
+        weights: the entry of a model.json, {"package": ..., "file": ...}.
+
+    Raises:
+        NetworkError: the package is not installed, or the entry is incomplete.
+    """
+    with translate_errors(NetworkError, "An entry of packaged weights lacks {reason}."):
+        package, file = weights["package"], weights["file"]
+    # For a name without dots, find_spec imports nothing.
+    spec = importlib.util.find_spec(package) if "." not in package else None
+    if spec is None or spec.origin is None:
+        raise NetworkError(f"The weights are in the package {package.replace('_', '-')}, which is not installed.")
+    return Path(spec.origin).parent / file
 
 
 def _find_name(folder: Path) -> str:

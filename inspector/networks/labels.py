@@ -14,6 +14,7 @@ from inspector.entries import parse_json
 from inspector.errors import NetworkError, translate_errors
 from inspector.explain.class_names import ClassNames, list_class_names
 from inspector.files import read_csv
+from inspector.networks.label_presets import find_preset
 from inspector.printable import make_printable
 
 # Headings of the column that holds the names, the best first, and headings of other columns.
@@ -37,9 +38,14 @@ _SEPARATORS = {".tsv": "\t", ".tab": "\t"}
 def read_labels(path: Path) -> ClassNames:
     """Read class names from a file; see `parse_labels` for its content.
 
+    Args:
+        path: the file; where there is none, the name of a data set of `label_presets`, such as "ImageNet-1k".
+
     Raises:
         NetworkError: the file cannot be read, or contains no names.
     """
+    if not path.exists() and (preset := find_preset(str(path))) is not None:
+        return preset
     with translate_errors(NetworkError, f"The labels in {path} cannot be read: {{reason}}."):
         return parse_labels(path.read_bytes(), path.name)
 

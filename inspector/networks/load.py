@@ -3,7 +3,6 @@
 name or file -> LoadedNetwork (network, weights, preprocessing, class names) -> Classifier
 """
 
-import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,7 +12,7 @@ from typing import Any
 
 import torch
 
-from inspector.errors import InspectorError, NetworkError, translate_errors
+from inspector.errors import InspectorError, NetworkError
 from inspector.explain.class_names import AnyClassNames, ClassNames, list_class_names
 from inspector.explain.classifier import Classifier, LoadedNetwork
 from inspector.explain.device import find_device
@@ -24,9 +23,18 @@ from inspector.images.preprocessing import (
     PreprocessingOverrides,
     list_suspicions,
 )
-from inspector.networks.build import LIBRARIES, build, build_pretrained, find_preprocessing, suggest_library_names
+from inspector.networks.build import build, build_pretrained, find_preprocessing, suggest_library_names
 from inspector.networks.builtin import FACTORIES
-from inspector.networks.catalog import CARD, ModelCard, find_cell_center, find_model_card, find_model_folder, is_trusted
+from inspector.networks.catalog import (
+    CARD,
+    LIBRARIES,
+    ModelCard,
+    find_cell_center,
+    find_model_card,
+    find_model_folder,
+    find_packaged_file,
+    is_trusted,
+)
 from inspector.networks.checkpoint import MAX_BYTES, State, detect_kind, is_small_safetensors, read_states
 from inspector.networks.guess_architecture import describe_missing_architecture, guess_architectures
 from inspector.networks.huggingface import is_huggingface_folder, list_weight_files, read_huggingface
@@ -308,7 +316,7 @@ def _load_card(card: ModelCard, trust: bool) -> LoadedNetwork:
     trust = trust or is_trusted(card.folder)
     factory: Any = card.architecture.get("factory")
     parts = card.weights if isinstance(card.weights, Sequence) and not isinstance(card.weights, str) else [card.weights]
-    paths = [card.folder / part if isinstance(part, str) else _find_packaged_file(part) for part in parts]
+    paths = [card.folder / part if isinstance(part, str) else find_packaged_file(part) for part in parts]
     usual, field = card.preprocessing, None
     if not trust:
         for path in paths:
@@ -332,13 +340,3 @@ def _load_card(card: ModelCard, trust: bool) -> LoadedNetwork:
     loaded = LoadedNetwork(card.name, network, usual, names, card.probability, field)
     center = card.cell_center or find_cell_center(factory, card.architecture.get("arguments"))
     return replace(loaded, cell_center=center, trained_size=usual.size, output=card.output, unit=card.unit)
-
-
-def _find_packaged_file(weights: Mapping[str, str]) -> Path:
-    with translate_errors(NetworkError, "An entry of packaged weights lacks {reason}."):
-        package, file = weights["package"], weights["file"]
-    # Find the file without running code of the package: for a name without dots, find_spec imports nothing.
-    spec = importlib.util.find_spec(package) if "." not in package else None
-    if spec is None or spec.origin is None:
-        raise NetworkError(f"The weights are in the package {package.replace('_', '-')}, which is not installed.")
-    return Path(spec.origin).parent / file

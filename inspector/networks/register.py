@@ -14,6 +14,7 @@ from inspector.explain.classifier import Classifier
 from inspector.explain.kinds import OutputChoice
 from inspector.explain.tracing.chosen_output import original_network
 from inspector.files import json_bytes, new_folder
+from inspector.images.examples import choose_examples
 from inspector.images.preprocessing import PreprocessingOverrides
 from inspector.networks.catalog import find_model_folder, user_models
 from inspector.networks.checkpoint import detect_kind
@@ -118,5 +119,5 @@ def _make_card(classifier: Classifier, checkpoint: Path, arch: str | None, title
         **{key: preprocessing[key] for key in ("window", "display") if preprocessing[key] is not None},
         "source": f"Added from {checkpoint.name}",
         **{name: one for name in ("output", "unit") if (one := getattr(classifier, name)) is not None},
-        "examples": "photos" if len(classifier.preprocessing.mean) == 3 else "fashion_mnist",
+        "examples": choose_examples(classifier.preprocessing),
     }

@@ -22,8 +22,7 @@ from inspector.files import check_new_folder
 from inspector.images.decode import MAX_BYTES
 from inspector.images.photo import Photo, read_image
 from inspector.images.preprocessing import Interpolation, PreprocessingOverrides
-from inspector.networks.build import LIBRARIES
-from inspector.networks.catalog import find_model_folder
+from inspector.networks.catalog import LIBRARIES, find_model_folder
 from inspector.networks.load import resolve
 from inspector.output.export import FILES, save_class_maps
 from inspector.output.manifest import find_version, hash_names, hash_pixels

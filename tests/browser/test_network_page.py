@@ -1,4 +1,4 @@
-"""The page Network in a real browser: the summary of a network, and an upload."""
+"""The page Model in a real browser: the summary of a network, and an upload."""
 
 import signal
 import subprocess
@@ -30,18 +30,23 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def load(page: Page, checkpoint: Path, labels: Path | None = None, architecture: str | None = None) -> None:
-    expect(page.get_by_role("heading", name="Upload a network", exact=True)).to_be_visible()
-    files = page.get_by_test_id("stForm").locator("input[type=file]")
-    files.nth(0).set_input_files(checkpoint)
+    expect(page.get_by_role("heading", name="Load a network", exact=True)).to_be_visible()
+    page.get_by_test_id("stFileUploader").filter(has_text="Checkpoint").locator("input").set_input_files(checkpoint)
     expect(page.get_by_text(checkpoint.name, exact=True)).to_be_visible()
     if labels is not None:
-        files.nth(1).set_input_files(labels)
+        choose(page, "Class names", "a file")
+        field = page.get_by_test_id("stFileUploader").filter(has_text="File of class names")
+        field.locator("input").set_input_files(labels)
         expect(page.get_by_text(labels.name, exact=True)).to_be_visible()
     if architecture is not None:
-        page.get_by_role("combobox", name="Architecture").click()
-        page.keyboard.type(architecture)
-        page.keyboard.press("Enter")
+        choose(page, "Architecture", architecture)
     page.get_by_role("button", name="Load", exact=True).click()
+
+
+def choose(page: Page, label: str, option: str) -> None:
+    page.get_by_role("combobox", name=label).click()
+    page.keyboard.type(option)
+    page.keyboard.press("Enter")
 
 
 def test_a_link_opens_the_summary_of_a_network(page: Page, app_url: str) -> None:
@@ -56,15 +61,16 @@ def test_an_uploaded_network_is_used_in_this_session_and_no_other(
     page: Page, app_url: str, checkpoint: Path, chromium: Browser
 ) -> None:
     page.goto(f"{app_url}/model")
-    load(page, checkpoint, checkpoint.with_name("labels.txt"), "cifar_resnet")
-    expect(page.get_by_text("mine.pth is loaded", exact=False)).to_be_visible()
-    page.get_by_role("combobox", name="Model").click()
-    page.keyboard.type("mine (yours)")
-    page.keyboard.press("Enter")
+    load(page, checkpoint, checkpoint.with_name("labels.txt"))  # cifar_resnet is found
+    expect(page.get_by_text("mine (yours) is loaded, and chosen for all pages.")).to_be_visible()
     expect(page.get_by_role("heading", name="mine", exact=True)).to_be_visible()
-    page.get_by_role("link", name="Image").click()
-    expect(page.get_by_role("heading", name="All class maps before pooling", exact=True)).to_be_visible()
+    expect(page.get_by_role("combobox", name="Model")).to_have_value("mine (yours)")
     main = page.get_by_test_id("stMain")
+    expect(main).to_contain_text("exact input 32x32, ImageNet mean and std")
+    # The form is empty again.
+    expect(page.get_by_text("mine.pth", exact=True)).to_have_count(0)
+    expect(page.get_by_role("button", name="Load", exact=True)).to_have_count(0)
+    page.get_by_role("link", name="Image").click()
     for name in ("ant", "bee", "cat", "exact"):
         expect(main).to_contain_text(name)
 
@@ -99,13 +105,12 @@ def test_a_checkpoint_that_would_run_code_or_does_not_fit_shows_one_error(
     page: Page, app_url: str, checkpoint: Path
 ) -> None:
     page.goto(f"{app_url}/model")
-    load(page, checkpoint)
+    load(page, checkpoint, architecture="torchvision:resnet18")
     alert = page.get_by_role("alert")
-    expect(alert).to_contain_text("mine.pth contains weights but no architecture")
+    expect(alert).to_contain_text("do not fit torchvision:resnet18's architecture")
     whole = checkpoint.with_name("whole.pth")
     torch.save(nn.Linear(2, 2), whole)
-    page.goto(f"{app_url}/model")
-    load(page, whole, architecture="cifar_resnet")
+    page.get_by_test_id("stFileUploader").filter(has_text="Checkpoint").locator("input").set_input_files(whole)
     expect(alert).to_contain_text("save model.state_dict() instead")
     assert "/dev" not in alert.inner_text()
 
@@ -115,6 +120,6 @@ def test_nothing_is_cut_off(chromium: Browser, app_url: str, width: int, scheme:
     context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
     page.goto(f"{app_url}/model")
-    expect(page.get_by_role("heading", name="Upload a network", exact=True)).to_be_visible()
+    expect(page.get_by_role("heading", name="Load a network", exact=True)).to_be_visible()
     assert_nothing_is_cut_off(page)
     context.close()

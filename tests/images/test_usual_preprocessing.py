@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from inspector import Classifier, NetworkError, Preprocessing, class_maps, load
+from inspector.images.examples import choose_examples
 from inspector.images.preprocessing import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -131,3 +132,31 @@ def test_a_network_for_cifar_is_fed_the_size_of_cifar(tmp_path):
     larger = load(path, arch="cifar_resnet", size=64).preprocessing
     assert (larger.size, larger.resize) == ((64, 64), (64, 64))
     assert resolve("cifar_resnet", allow_untrained=True).preprocessing.size == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "words"),
+    [
+        (PLAIN, "input 224x224, ImageNet mean and std"),
+        (Preprocessing((28, 28), (0.0,), (1.0,), None), "input 28x28 gray, pixels 0 to 1"),
+        (Preprocessing((160, 224), (0.5,) * 3, (0.5,) * 3, None), "input 160x224, pixels -1 to 1"),
+        (Preprocessing((32, 32), (0.0,) * 3, (1 / 255,) * 3, None), "input 32x32, pixels 0 to 255"),
+        (Preprocessing((32, 32), (0.1307,), (0.3081,), None), "input 32x32 gray, mean 0.1307 and std 0.3081"),
+        (Preprocessing((8, 8), (0.4,) * 5, (0.2,) * 5, None), "input 8x8, 5 channels, mean 0.4 and std 0.2"),
+        (
+            Preprocessing((32, 32), (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616), None),
+            "input 32x32, mean 0.4914, 0.4822, 0.4465 and std 0.247, 0.2435, 0.2616",
+        ),
+    ],
+)
+def test_a_preprocessing_is_named_in_a_few_words(preprocessing, words):
+    assert preprocessing.summarize() == words
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "kind"),
+    [(28, 1, "fashion_mnist"), (32, 1, "fashion_mnist"), (224, 1, "photos"), (28, 3, "photos"), (224, 3, "photos")],
+)
+def test_examples_fit_the_network(size, channels, kind):
+    preprocessing = Preprocessing((size, size), (0.0,) * channels, (1.0,) * channels, None)
+    assert choose_examples(preprocessing) == kind

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,8 @@ from torch import nn
 from inspector import Classifier, NetworkError, load
 from inspector.cli.options import parse_classes
 from inspector.explain.class_names import list_class_names
-from inspector.networks.labels import parse_labels
+from inspector.networks.label_presets import PRESETS, find_preset
+from inspector.networks.labels import parse_labels, read_labels
 
 NAMES = ("cat", "dog", "crane, bird", "hen")
 
@@ -172,3 +174,28 @@ def test_the_number_of_names_does_not_decide_the_number_of_classes(tmp_path, con
 )
 def test_commas_inside_a_name_separate_no_classes(text, classes):
     assert parse_classes(text, NAMES) == classes
+
+
+@pytest.mark.parametrize(
+    ("preset", "count", "first", "last"),
+    [
+        ("ImageNet-1k", 1000, "tench", "toilet tissue"),
+        ("CIFAR-10", 10, "airplane", "truck"),
+        ("CIFAR-100", 100, "apple", "worm"),
+        ("Fashion-MNIST", 10, "T-shirt/top", "Ankle boot"),
+        ("MNIST", 10, "0", "9"),
+    ],
+)
+def test_the_names_of_a_data_set_are_at_hand(preset, count, first, last):
+    names = find_preset(preset).names
+    assert len(set(names)) == len(names)
+    assert (len(names), names[0], names[-1]) == (count, first, last)
+    assert read_labels(Path(preset.lower())).names == names
+
+
+def test_every_preset_can_be_named_and_a_file_comes_first(tmp_path, monkeypatch):
+    assert all(find_preset(name) is not None for name in PRESETS)
+    assert find_preset("ImageNet-22k") is None
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mnist").write_text("a\nb\n")
+    assert read_labels(Path("mnist")).names == ("a", "b")

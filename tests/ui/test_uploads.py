@@ -22,8 +22,7 @@ from inspector import Classifier
 from inspector.errors import NetworkError
 from inspector.explain.kinds import OutputChoice
 from inspector.networks import isolation
-from inspector.ui.pages import network
-from inspector.ui.pages.network import NetworkUpload
+from inspector.ui.pages.network_file import NetworkUpload, load_upload
 from inspector.ui.state import cache, sessions, uploads
 from inspector.ui.state.memory_file import open_memory_file
 from inspector.ui.state.uploads import ArrivingFile, clean_name, find_obstacle, limit_uploads
@@ -237,10 +236,10 @@ def test_private_networks_run_on_pytorch_and_leave_nothing_on_the_disk(
 
 
 def upload(model: onnx.ModelProto, name: str) -> Classifier:
-    """Load a network as the page Network does."""
+    """Load a network as the page Model does."""
     record = UploadedFileRec("id", name, "", model.SerializeToString())
     file = UploadedFile(record, FileURLsProto())
-    return network._load(NetworkUpload(file, None, None, 32, "0 to 1", OutputChoice()), file)
+    return load_upload(NetworkUpload(file, None, None, 32, "0 to 1", OutputChoice()))
 
 
 def test_an_upload_that_crashes_onnx_runtime_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from inspector.output.text import format_number
 from inspector.ui.components import html
 from inspector.ui.components.markdown import plain
 from inspector.ui.state import cache
-from inspector.ui.state.sidebar import NetworkChoice
+from inspector.ui.state.networks import NetworkChoice
 
 _SIDE = 480  # longer side of a picture, in pixels
 

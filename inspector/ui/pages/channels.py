@@ -22,8 +22,9 @@ from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_cl
 from inspector.ui.components.markdown import plain
 from inspector.ui.state import cache, keys
 from inspector.ui.state.jobs import turns
+from inspector.ui.state.networks import NetworkChoice
 from inspector.ui.state.selection import choose_channel, choose_class, choose_interpolation, choose_reading
-from inspector.ui.state.sidebar import NetworkChoice, SidebarSelection
+from inspector.ui.state.sidebar import SidebarSelection
 from inspector.ui.state.streamlit_fixes import fragment
 
 MAX_PHOTOS = 200  # photos that the network runs on

@@ -18,8 +18,9 @@ from inspector.ui.components.controls import show_table, switch
 from inspector.ui.components.map_columns import MapColumn, MapRequest, compute_requests, show_map_columns
 from inspector.ui.components.markdown import plain
 from inspector.ui.state import cache, keys
+from inspector.ui.state.networks import NetworkChoice, list_choices
 from inspector.ui.state.selection import choose_interpolation
-from inspector.ui.state.sidebar import NetworkChoice, SidebarSelection, list_choices
+from inspector.ui.state.sidebar import SidebarSelection
 from inspector.ui.state.streamlit_fixes import fragment
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from inspector.ui.components.markdown import plain
 from inspector.ui.state import batches, folders, keys
 from inspector.ui.state.batches import UPLOADED, Batch, BatchRequest
 from inspector.ui.state.jobs import describe_place
-from inspector.ui.state.sidebar import NetworkChoice, list_choices
+from inspector.ui.state.networks import NetworkChoice, list_choices
 
 if TYPE_CHECKING:
     from inspector.explain.classifier import Classifier

@@ -16,8 +16,9 @@ from inspector.ui.components.markdown import plain
 from inspector.ui.pages import layer_maps_panels as panels
 from inspector.ui.pages.layer_maps_panels import CONTRIBUTION, HIGHEST, INDEX, MEAN, LayerSelection, ShownLayer
 from inspector.ui.state import cache, keys
+from inspector.ui.state.networks import NetworkChoice
 from inspector.ui.state.selection import choose_channel, choose_class, choose_interpolation
-from inspector.ui.state.sidebar import NetworkChoice, SidebarSelection
+from inspector.ui.state.sidebar import SidebarSelection
 from inspector.ui.state.streamlit_fixes import fragment
 
 PAGE = 64  # channels per page of the grid

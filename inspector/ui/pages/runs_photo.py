@@ -18,7 +18,7 @@ from inspector.ui.components.controls import choose_option, show_errors, switch
 from inspector.ui.components.map_columns import MapColumn, MapRequest, compute_requests, show_map_columns
 from inspector.ui.components.markdown import plain
 from inspector.ui.state import cache, folders, keys
-from inspector.ui.state.sidebar import NetworkChoice
+from inspector.ui.state.networks import NetworkChoice
 
 ALL, MISCLASSIFIED, ONE_CLASS = "all", "misclassified", "one class"  # values in links
 HINTS = {

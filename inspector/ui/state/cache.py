@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeAlias, T
 
 import streamlit as st
 
-from inspector.errors import InspectorError
+from inspector.errors import InspectorError, NetworkError
 from inspector.images.photo import Photo, read_image
 from inspector.training.read_run import Run, TestPhoto, read_test_photos
-from inspector.ui.state import sessions
+from inspector.ui.state import sessions, sized_cache
 from inspector.ui.state.sized_cache import SizedCache, keep_results
 
 if TYPE_CHECKING:
@@ -70,6 +70,10 @@ class CachedResults(Generic[P, R]):
         """Forget all results that are shared."""
         self._shared.clear()
 
+    def clear_private(self) -> None:
+        """Forget all results of private networks of this session."""
+        self._private.clear()
+
 
 def cache_results(max_entries: int) -> Callable[[Callable[P, R]], CachedResults[P, R]]:
     """Decorate a function as CachedResults."""
@@ -101,6 +105,19 @@ def load_network(name: str, changed: int = 0) -> "Classifier":
     gc.collect()
     gc.freeze()
     return classifier
+
+
+def load_local_network(name: str) -> "Classifier":
+    """Load torchvision:NAME or timm:NAME without a download.
+
+    Raises:
+        NetworkError: the weights are not on this machine.
+    """
+    from inspector.networks.pretrained import has_weights
+
+    if not has_weights(name):
+        raise NetworkError(f"The weights of {name} are not on this machine. Load it on the page Model.")
+    return load_network(name)
 
 
 @keep_results(_drop_with_session)
@@ -244,6 +261,14 @@ def draw_figure_preview(
     width, height = figure.get_size_inches()
     check_size(width, height, dpi)
     return encode_figure(figure, "png", _style.dpi), (float(width), float(height))
+
+
+def forget_network(network_key: str) -> None:
+    """Give back the memory of a private network and of its results. Other private results are computed again."""
+    for function in (accelerate_network, summarize_network, list_network_layers, get_method_results):
+        function.clear_private()
+    sized_cache.drop_results(lambda key: network_key in (key[1] if isinstance(key[1], tuple) else key[1:2]))
+    gc.collect()
 
 
 def get_view(maps: "ClassMaps") -> "View":

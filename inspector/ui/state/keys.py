@@ -14,7 +14,8 @@ BAR, UPLOADER, STRIP = "top bar", "uploader", "strip"  # containers, whose keys 
 PHOTO_STRIP, CHOSEN_PHOTO, THUMBNAILS = "the photos", "chosen photo", "thumbnails"
 TAB, TAB_TOLD = "tab", "tab told"  # name of the browser tab, and whether the browser has told it
 LINK_NOTES = "link notes"  # key -> what a link says that the app does not have
-OWN_NETWORKS = "own networks"  # networks uploaded in this session: dict of name -> NetworkChoice
+OWN_NETWORKS = "own networks"  # networks loaded in this session: dict of name -> NetworkChoice
+NEXT_NETWORK = "next network"  # name of the network that is chosen from the next run on
 SHOWN_MAPS = "shown maps"  # MapsKey of the class maps that are on the screen
 
 # Widgets of several pages. All keys are in the link.
@@ -55,9 +56,10 @@ SHUFFLED = "shuffled"  # (MapsKey, class) for which the user started the randomi
 METHODS_JOB = "methods job"  # (MethodsSelection, the Job that computes its results)
 RESUME, STOP, SHUFFLE = "go on", "stop", "shuffle"
 
-# Page Network. No key is in the link.
-NETWORK_FORM = "own network"
-NOTE = "note"  # message that is shown once, after an upload
+# Page Model. No key is in the link.
+LOAD_FROM = "load from"
+LOAD_REVISION = "load revision"  # how many networks were loaded: the fields of the next one are new widgets
+NOTE = "note"  # message that is shown once, after a network was loaded
 
 # Page Training runs. All keys are in the link, except RUNS_UPLOAD.
 EXPERIMENT, CONFUSION_RUN, RUNS_CLASS = "experiment", "matrix", "average"

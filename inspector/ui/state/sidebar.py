@@ -6,37 +6,24 @@ page, and before torch is imported, so that it is on the screen at once.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
 from inspector.images.photo import Photo
-from inspector.networks.catalog import list_models
 from inspector.ui.components.controls import choose_option, choose_segment
 from inspector.ui.components.markdown import plain
 from inspector.ui.state import cache, keys, photo_choice
+from inspector.ui.state.networks import NetworkChoice, apply_selection, list_choices
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
     from inspector.explain.class_maps import ClassMaps
-    from inspector.explain.classifier import Classifier
 
 # Choice, a value in links -> factor of the network's input size, or "whole" or "native" as in `class_maps`.
 SIZES: dict[str, cache.Scale] = {"center crop": 1, "whole photo": "whole", "full resolution": "native"}
 _MORE_SIZES: dict[str, cache.Scale] = {"1.5 times": 1.5, "twice": 2}  # only where a link names them
-
-
-@dataclass(frozen=True)
-class NetworkChoice:
-    """A network that the user can choose. It is loaded only when `load` is called."""
-
-    key: str  # key in the caches; for an uploaded network cache.PRIVATE and a random text
-    name: str
-    title: str
-    examples: str  # kind of example photos that fit the network, see list_examples
-    load: "Callable[[], Classifier]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,15 +33,6 @@ class SidebarSelection:
     network: NetworkChoice
     key: cache.MapsKey
     maps: "ClassMaps"
-
-
-def list_choices() -> dict[str, NetworkChoice]:
-    """Return the networks of models/ and the networks uploaded in this session, by name."""
-    own: dict[str, NetworkChoice] = st.session_state.get(keys.OWN_NETWORKS, {})
-    return {
-        name: NetworkChoice(name, name, card.title, card.examples, partial(cache.load_network, name))
-        for name, card in list_models().items()
-    } | own
 
 
 @dataclass(frozen=True)
@@ -82,6 +60,7 @@ def draw_bar(load_page: st.Page | None = None, export_page: st.Page | None = Non
         export_page: page of figures; a link to it stands at the end.
     """
     keys.update_link()
+    apply_selection()
     offered = list_choices()
     named = st.query_params.get(keys.INPUT_SIZE)
     sizes = SIZES | {one: scale for one, scale in _MORE_SIZES.items() if one == named}

@@ -114,6 +114,11 @@ def find_memory(value: object, seen: set[int] | None = None) -> Iterator[tuple[H
 _cache = SizedCache(MAX_BYTES)
 
 
+def drop_results(matches: Callable[[Any], bool]) -> None:
+    """Drop the results whose keys match. A key is a function and those of its arguments that are part of it."""
+    _cache.drop(matches)
+
+
 class KeptResults(Generic[P, R]):
     """A function whose results are kept in memory. Its key are the arguments whose names have no underscore before."""
 

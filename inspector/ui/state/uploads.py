@@ -14,6 +14,9 @@ from typing import Any
 
 from starlette import formparsers
 from starlette.exceptions import HTTPException
+from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from inspector.images.decode import MAX_BYTES
 from inspector.printable import make_printable
@@ -126,6 +129,13 @@ def _check_files(manager: Any) -> Callable[..., None]:
             add_file(session_id, file._replace(name=clean_name(file.name)))
 
     return check_file
+
+
+def forget_upload(file: UploadedFile) -> None:
+    """Give back the memory of an uploaded file that is no longer needed. Its widget must not be drawn again."""
+    context = get_script_run_ctx()
+    if context is not None and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
+        context.uploaded_file_mgr.remove_file(context.session_id, file.file_id)
 
 
 def clean_name(name: str) -> str:

@@ -1,0 +1,116 @@
+"""The networks that a visitor can choose: those of models/, and those that were loaded in this session.
+
+A network from a file is private: only its session can use it, and its memory is given back when it is removed. All
+sessions share a network of torchvision or timm.
+"""
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from inspector.images.examples import choose_examples
+from inspector.networks.catalog import LIBRARIES, list_models
+from inspector.printable import make_printable
+from inspector.ui.state import cache, keys, sessions
+
+if TYPE_CHECKING:
+    from inspector.explain.classifier import Classifier
+
+MAX_PRIVATE = 3  # networks from files that a session keeps; a new one replaces the oldest
+MAX_NAMED = 8  # networks of libraries that a session lists
+
+
+@dataclass(frozen=True)
+class NetworkChoice:
+    """A network that the user can choose. It is loaded only when `load` is called."""
+
+    key: str  # key in the caches; for a network from a file cache.PRIVATE and a random text
+    name: str
+    title: str
+    examples: str  # kind of example photos that fit the network, see list_examples
+    load: "Callable[[], Classifier]"
+
+    @property
+    def is_private(self) -> bool:
+        """Whether only this session may use the network."""
+        return self.key.startswith(cache.PRIVATE)
+
+
+def list_choices() -> dict[str, NetworkChoice]:
+    """Return the networks of models/, those of this session, and one of a library that the link names, by name."""
+    listed = {
+        name: NetworkChoice(name, name, card.title, card.examples, partial(cache.load_network, name))
+        for name, card in list_models().items()
+    } | dict(list_own())
+    linked = st.query_params.get(keys.NETWORK, "")
+    if linked.startswith(LIBRARIES) and linked not in listed:
+        title = make_printable(linked, 100)
+        listed[linked] = NetworkChoice(linked, linked, title, "photos", partial(cache.load_local_network, linked))
+    return listed
+
+
+def list_own() -> Mapping[str, NetworkChoice]:
+    """Return the networks that were loaded in this session, by name."""
+    own: dict[str, NetworkChoice] = st.session_state.get(keys.OWN_NETWORKS, {})
+    return own
+
+
+def add_private(classifier: "Classifier", title: str) -> NetworkChoice:
+    """Add a network from a file to those of this session, and choose it for all pages."""
+    name = f"{classifier.name} (yours)"
+    key = cache.PRIVATE + uuid.uuid4().hex
+    choice = NetworkChoice(key, name, title, choose_examples(classifier.preprocessing), lambda: classifier)
+    _add(choice, MAX_PRIVATE)
+    return choice
+
+
+def add_named(name: str, classifier: "Classifier") -> NetworkChoice:
+    """Add torchvision:NAME or timm:NAME to the networks of this session, and choose it for all pages."""
+    examples = choose_examples(classifier.preprocessing)
+    choice = NetworkChoice(name, name, name, examples, partial(cache.load_network, name))
+    _add(choice, MAX_NAMED)
+    return choice
+
+
+def _add(choice: NetworkChoice, most: int) -> None:
+    if keys.OWN_NETWORKS not in st.session_state:
+        own = st.session_state[keys.OWN_NETWORKS] = {}
+        sessions.at_session_end(own.clear)
+    remove(choice.name)  # a file of the same name, loaded again
+    st.session_state[keys.OWN_NETWORKS][choice.name] = choice
+    same_kind = [name for name, other in list_own().items() if other.is_private == choice.is_private]
+    for oldest in same_kind[:-most]:
+        remove(oldest)
+    select(choice.name)
+    st.session_state[keys.LOAD_REVISION] = st.session_state.get(keys.LOAD_REVISION, 0) + 1
+    st.session_state[keys.NOTE] = f"{choice.name} is loaded, and chosen for all pages."
+
+
+def make_field_key(field: str) -> str:
+    """Return the key of a field of the forms that load networks.
+
+    It is another one after each load: the fields are new widgets then, and nothing of one network is left for the next.
+    """
+    return f"load {field} {st.session_state.get(keys.LOAD_REVISION, 0)}"
+
+
+def remove(name: str) -> None:
+    """Remove a network of this session. The memory of a private one is given back, with all of its results."""
+    removed = st.session_state.get(keys.OWN_NETWORKS, {}).pop(name, None)
+    if removed is not None and removed.is_private:
+        cache.forget_network(removed.key)
+
+
+def select(name: str) -> None:
+    """Choose a network for all pages, from the next run on: the box of networks may have been drawn in this one."""
+    st.session_state[keys.NEXT_NETWORK] = name
+
+
+def apply_selection() -> None:
+    """Choose the network that `select` named. Call this before the box of networks is drawn."""
+    if (name := st.session_state.pop(keys.NEXT_NETWORK, None)) is not None:
+        st.session_state[keys.NETWORK] = name
