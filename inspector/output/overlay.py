@@ -172,19 +172,24 @@ def _make_tables(opacity: float, colormap: ColorMap) -> tuple[Pixels, Pixels]:
     return colors, remains
 
 
-def draw_bar(colormap: str, opacity: float, length: int = 512, height: int = 24, gray: int | None = None) -> Pixels:
+def draw_bar(colormap: str, opacity: float, gray: int, length: int = 512, height: int = 24) -> Pixels:
     """Draw the color bar of maps over a photo: from the lowest value (left) to the highest, (height, length, 3).
 
     Args:
         colormap: one of COLORMAPS. If it draws the positive part only, the bar begins at zero.
         opacity: opacity of the densest color, 0-1.
+        gray: brightness of the photo below the colors, 0-255; see `find_gray`.
         length: width of the bar in pixels.
         height: height of the bar in pixels.
-        gray: brightness of the photo below the colors. None: from white, at the top, to black.
     """
-    values = np.broadcast_to(
-        np.linspace(COLORMAPS[colormap].lowest, 1, length, dtype=np.float32), (height, length)
-    ).copy()
-    photo = np.linspace(255, 0, height) if gray is None else np.full(height, gray)
-    canvas = np.broadcast_to(photo.round().astype(np.uint8)[:, None, None], (height, length, 3)).copy()
-    return overlay_map(canvas, values, 1.0, opacity, colormap)
+    values = np.linspace(COLORMAPS[colormap].lowest, 1, length, dtype=np.float32)
+    canvas = np.full((height, length, 3), gray, np.uint8)
+    return overlay_map(canvas, np.broadcast_to(values, (height, length)).copy(), 1.0, opacity, colormap)
+
+
+def find_gray(photo: Photo, crop: Crop) -> int:
+    """Return the mean brightness (0-255) of what the network sees: the gray on which a color bar is drawn."""
+    left, top, right, bottom = (max(0, round(edge)) for edge in crop.box)
+    seen = photo.pixels[top : max(bottom, top + 1), left : max(right, left + 1)]
+    step = max(1, min(seen.shape[:2]) // 100)  # a large photo need not be read as a whole
+    return round(float(make_gray(np.ascontiguousarray(seen[::step, ::step])).mean()))

@@ -9,7 +9,7 @@ from inspector.images.decode import Pixels
 class ColorBar:
     """The colors of a picture and what they mean."""
 
-    colors: Pixels  # (n, 3), from the left end to the right end
+    colors: Pixels  # (rows, n, 3), from the left end to the right end
     ticks: tuple[tuple[float, str], ...]  # (place from 0, the left end, to 1, the right end; text)
     label: str
 

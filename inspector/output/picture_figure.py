@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from inspector.images.decode import Pixels
 from inspector.output.export import Format, encode_figure
 from inspector.output.figure import InlineFigure
@@ -66,7 +64,7 @@ def _add_image(figure: InlineFigure, pixels: Pixels, box: tuple[float, float, fl
 
 def _add_bar(figure: InlineFigure, bar: ColorBar, bottom: float, total: int) -> None:
     left, width = 0.03, 0.94
-    _add_image(figure, np.asarray(bar.colors)[None], (left, bottom, width, _BAR / total))
+    _add_image(figure, bar.colors, (left, bottom, width, _BAR / total))
     line = _measure_line(_SMALL) / total
     below = bottom - 4 / total
     for place, text in bar.ticks:

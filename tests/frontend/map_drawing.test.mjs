@@ -79,8 +79,8 @@ test("a map over a photo has the pixels of Python's overlay", { skip }, () => {
 });
 
 test("the color bar has the pixels of Python's", { skip }, () => {
-  for (const { colors, lowest, opacity, size: [height, width], pixels } of expected.bars) {
-    const drawn = paintBar(height, width, decodeColors(colors), lowest, opacity);
+  for (const { colors, lowest, opacity, gray, size: [height, width], pixels } of expected.bars) {
+    const drawn = paintBar(height, width, decodeColors(colors), lowest, opacity, gray);
     // Python rounds twice, and a value between two color levels may take either.
     pixels.forEach((value, i) => assert.ok(Math.abs(drawn[4 * Math.floor(i / 3) + (i % 3)] - value) <= 4, `value ${i}`));
   }

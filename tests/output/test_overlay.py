@@ -13,6 +13,7 @@ from inspector.output.overlay import (
     dimmed_photo,
     draw_bar,
     draw_map_on_photo,
+    find_gray,
     grid_image,
     overlay_map,
     paint_classes,
@@ -50,12 +51,20 @@ def test_a_colormap_of_the_positive_part_draws_nothing_below_zero(colormap):
 
 @pytest.mark.parametrize("colormap", COLORMAPS)
 def test_the_color_bar_has_exactly_the_colors_of_a_map_on_a_gray_photo(colormap):
-    bar = draw_bar(colormap, 0.7, length=255, height=256)
     lowest = COLORMAPS[colormap].lowest
-    for value, x in ((lowest, 0), (0, 0 if lowest == 0 else 127), (1, 254)):
-        for gray, y in ((255, 0), (0, 255), (128, 127)):
+    for gray in (0, 100, 255):
+        bar = draw_bar(colormap, 0.7, gray, length=255)
+        for value, x in ((lowest, 0), (0, 0 if lowest == 0 else 127), (1, 254)):
             drawn = overlay_map(np.full((1, 1, 3), gray, np.uint8), constant(1, 1, value), 1.0, 0.7, colormap)
-            assert np.array_equal(bar[y, x], drawn[0, 0])
+            assert (bar[:, x] == drawn[0, 0]).all()
+
+
+def test_the_gray_below_the_color_bar_is_the_mean_of_what_the_network_sees():
+    pixels = np.full((60, 80, 3), 255, np.uint8)
+    view = view_of(pixels=pixels)
+    left, top, right, bottom = (round(edge) for edge in view.box)
+    pixels[top:bottom, left:right] = 90
+    assert find_gray(view_of(pixels=pixels).photo, view.crop) == 90
 
 
 def test_the_gray_photo_has_the_luma_of_the_photo():

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
+from viewer_page import has_viewer, read_title, read_viewer
 
 from inspector.images.examples import list_examples
 from inspector.ui.state import cache
@@ -18,21 +19,14 @@ def open_app(**link: str) -> AppTest:
     return app.run()
 
 
-def read_headings(app: AppTest) -> list[str]:
-    return [heading.value for heading in app.subheader]
-
-
-def read_markdown(app: AppTest) -> str:
-    return "\n".join(markdown.value for markdown in app.markdown)
-
-
 def test_the_app_opens_with_a_network_and_a_photo_loaded() -> None:
     app = open_app()
     assert not app.exception
     assert not app.error
-    assert read_headings(app)[0] == "tiger cat"
-    assert ":green-badge[exact]" in read_markdown(app)
-    assert "map 9.25" in read_markdown(app)
+    assert read_title(app) == "Why tiger cat rather than nothing"
+    data = read_viewer(app)
+    assert data["verdict"] == "exact"
+    assert data["classes"][str(data["state"]["k"])]["logit"] == pytest.approx(9.247, abs=1e-3)
 
 
 def test_the_named_backend_runs_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,10 +38,10 @@ def test_the_named_backend_runs_the_network(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setenv(cache.BACKEND, backend)
         app = open_app(network="fashion_gap", example="Bag")
         shown[backend] = (
-            [read_headings(app), read_markdown(app)] if not app.error else [error.value for error in app.error]
+            [read_title(app), read_viewer(app)["top"]] if not app.error else [error.value for error in app.error]
         )
-        helps = " ".join(markdown.help or "" for markdown in app.markdown)
-        assert ("The forward pass ran through onnxruntime." in helps) == (backend == "onnxruntime")
+        told = has_viewer(app) and "ran through onnxruntime." in read_viewer(app)["verdict_sentence"]
+        assert told == (backend == "onnxruntime")
         cache.accelerate_network.clear()
         cache.compute_class_maps.clear()
     assert len(list(tmp_path.glob("*.onnx"))) == 1
@@ -59,42 +53,36 @@ def test_a_link_opens_network_class_and_contrast() -> None:
     app = open_app(
         network="fashion_gmp", example="Sandal", reading="against a class", **{"class": "Bag"}, against="Dress"
     )
-    assert read_headings(app)[0] == "Bag against Dress"
+    assert read_title(app) == "Why Bag rather than Dress"
 
 
-def test_another_class_can_be_chosen_and_contrasted_with_the_average() -> None:
-    app = open_app(network="fashion_gap")
-    app.selectbox(key="class").set_value("Sneaker").run()
-    assert read_headings(app)[0] == "Sneaker"
-    app.segmented_control(key="reading").set_value("against the average").run()
-    assert read_headings(app)[0] == "Sneaker against the average class"
+def test_a_link_opens_the_contrast_with_the_mean_of_all_classes() -> None:
+    app = open_app(network="fashion_gap", reading="against the average", **{"class": "Sneaker"})
+    assert read_title(app) == "Why Sneaker rather than mean of all classes"
 
 
 def test_a_class_that_the_next_network_lacks_is_dropped() -> None:
     app = open_app(network="fashion_gap", **{"class": "Sneaker"})
     app.selectbox(key="network").set_value("efficientnet_lite0").run()
     assert not app.exception
-    assert read_headings(app)[0] == "tiger cat"
+    assert read_title(app) == "Why tiger cat rather than nothing"
 
 
-def test_only_max_pooling_offers_position_scores_which_have_no_sum() -> None:
-    average = open_app(network="fashion_gap")
-    assert [toggle.key for toggle in average.toggle] == ["grid"]
-    maximum = open_app(network="fashion_gmp")
-    maximum.toggle(key="dense").set_value(True).run()
-    assert "highest score" in read_markdown(maximum)
+@pytest.mark.parametrize(("network", "number"), [("fashion_gap", "contributions"), ("fashion_gmp", "scores")])
+def test_only_max_pooling_offers_class_scores_in_place_of_contributions(network: str, number: str) -> None:
+    assert read_viewer(open_app(network=network, dense="true"))["state"]["number"] == number
 
 
 def test_networks_with_few_classes_show_all_maps() -> None:
-    assert "All class maps before pooling" in read_headings(open_app(network="fashion_gap"))
-    assert "All class maps before pooling" not in read_headings(open_app())
+    assert len(read_viewer(open_app(network="fashion_gap"), "class_strip")["all"]) == 10
+    assert read_viewer(open_app(), "class_strip")["all"] == []
 
 
 def test_an_upload_replaces_the_example() -> None:
     app = open_app(network="fashion_gap")
     bag = list_examples("fashion_mnist")["Bag"].read_bytes()
     app.file_uploader[0].set_value([("bag.png", bag, "image/png")]).run()
-    assert read_headings(app)[0] == "Bag"
+    assert read_title(app) == "Why Bag rather than nothing"
 
 
 @pytest.mark.parametrize(
@@ -109,11 +97,11 @@ def test_a_bad_upload_shows_one_error_and_no_old_map(data: bytes, message: str) 
     app.file_uploader[0].set_value([("broken.png", data, "image/png")]).run()
     assert not app.exception
     assert [error.value.startswith(message) for error in app.error] == [True]
-    assert read_headings(app) == []
+    assert not has_viewer(app)
 
 
 @pytest.mark.parametrize("size", ["1.5 times", "whole photo", "full resolution", "the photo's own"])
 def test_maps_of_a_larger_input_sum_to_their_logits(size: str) -> None:
     app = open_app(network="fashion_gap", example="Bag", size=size)
     assert not app.exception
-    assert ":green-badge[exact]" in read_markdown(app)
+    assert read_viewer(app)["verdict"] == "exact"

@@ -24,7 +24,7 @@ from inspector.ui.components.map_canvas import encode_cells, make_frame
 
 TESTS = sorted((Path(__file__).parents[1] / "frontend").glob("*.test.mjs"))
 FRONTEND = Path(assets.__file__).parent / "frontend"
-COMPONENTS = ("photo", "map_canvas", "class_list", "channel_grid", "layer_tree", "photo_strip")
+COMPONENTS = ("viewer", "class_strip", "map_canvas", "channel_grid", "layer_tree", "photo_strip")
 
 
 def list_weights() -> list[dict[str, Any]]:
@@ -67,11 +67,12 @@ def draw_overlay(smooth: bool, colormap: str) -> dict[str, Any]:
 
 
 def draw_color_bar(colormap: str, opacity: float) -> dict[str, Any]:
-    bar = draw_bar(colormap, opacity, length=97, height=16)
+    bar = draw_bar(colormap, opacity, 143, length=97, height=16)
     return {
         "colors": encode_colors(colormap),
         "lowest": COLORMAPS[colormap].lowest,
         "opacity": opacity,
+        "gray": 143,
         "size": bar.shape[:2],
         "pixels": bar.flatten().tolist(),
     }

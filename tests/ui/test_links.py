@@ -3,8 +3,8 @@
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from inspector.ui.pages.class_maps import _read_cell_of_link
 from inspector.ui.state import keys
+from inspector.ui.state.view_state import read_cell
 
 LONG = "9" * 5_000
 VALUES = (LONG, "1e999", "inf", "nan", "-1", "x", "", f"{LONG},{LONG}", "\0", "![i](http://evil.example/x.png)")
@@ -32,6 +32,10 @@ def open_page(name: str, reader: str, **link: str) -> AppTest:
     ("page", "names"),
     [
         ("class_maps", (keys.CELL, keys.CLASS, keys.EXAMPLE, keys.INPUT_SIZE, keys.VIEW)),
+        (
+            "class_maps",
+            (keys.OPACITY, keys.MASKED, keys.MASK_ABOVE, keys.COLORMAP, keys.GRAY, keys.READING, keys.AGAINST),
+        ),
         ("channels", (keys.CHANNEL, keys.BARS)),
         ("layers", (keys.SUBPAGE, keys.LAYER, keys.CHANNEL)),
         ("compare", (keys.SUBPAGE, "compare")),
@@ -52,7 +56,6 @@ def test_a_folder_that_cannot_be_opened_is_one_sentence(folder: str) -> None:
     assert "![" not in app.error[0].value
 
 
-def test_a_cell_is_read_from_the_link_if_it_may_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cell_is_read_from_the_link_if_it_may_be_one() -> None:
     for text, cell in {"3,12": (3, 12), "": None, "3": None, "3,12,1": None, "-1,2": None, f"{LONG},1": None}.items():
-        monkeypatch.setattr("streamlit.query_params", {keys.CELL: text})
-        assert _read_cell_of_link() == cell
+        assert read_cell(text) == cell

@@ -6,13 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import cv2
-import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from inspector.analysis.positions import Winners
-from inspector.explain.class_maps import ClassMaps
-from inspector.explain.grid import resample_on_photo
-from inspector.explain.tracing.receptive_field import ReceptiveField, make_even_field
+from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.images.decode import Pixels
 from inspector.images.photo import Photo
 from inspector.images.preprocessing import Crop
@@ -22,7 +18,6 @@ from inspector.output.overlay import common_scale, dimmed_photo, grid_image, nee
 from inspector.output.style import GRAY, OKABE_ITO
 from inspector.output.text import format_number
 from inspector.ui.components.assets import render_fragment
-from inspector.ui.state.cache import get_view
 
 _WINNER_COLORS = (*OKABE_ITO, GRAY)  # all classes after the first seven are gray
 _RAW_GRID = "image-rendering: pixelated; border: 1px solid rgba(128, 128, 128, .5)"
@@ -96,41 +91,6 @@ def encode_map_on_photo(
     return encode_image(image, needs_lossless(photo.size))
 
 
-def draw_winning_classes(maps: ClassMaps, winners: Winners, side: int, opacity: float) -> bytes:
-    """Draw the photo with each cell in the color of its winning class. `side` is the longer side, in pixels.
-
-    Where the place of the cells is unknown, the bare grid is drawn.
-    """
-    photo, crop = get_view(maps).photo, get_view(maps).crop
-    canvas, grid = dimmed_photo(photo, crop, side), winners.grid.numpy(force=True)
-    field = maps.classifier.receptive_field
-    if field.misplaced is not None:
-        canvas, field = np.full_like(canvas, 255), make_even_field(crop.input_size, grid.shape)
-        crop = Crop(photo.size, (0, 0, photo.size[1], photo.size[0]), crop.input_size)
-    color_of = {k: min(i, len(_WINNER_COLORS) - 1) for i, k in enumerate(winners.classes)}
-    # The numbers of the colors start at 1, because resampling writes 0 outside the part that the network saw.
-    numbers = [[1 + color_of.get(int(k), -1) for k in row] for row in grid]
-    drawn = resample_on_photo(numbers, crop, field, canvas.shape[:2], smooth=False)
-    colors = [[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in _WINNER_COLORS]
-    # Every cell is painted, so the color is less opaque than in a class map: the photo has to stay visible.
-    image = overlay.paint_classes(canvas, drawn.round().astype(int) - 1, colors, 0.6 * opacity)
-    return encode_image(image, needs_lossless(photo.size))
-
-
-def make_class_legend(maps: ClassMaps, winners: Winners) -> str:
-    """Return the legend of the winning classes as HTML: color, name, number of cells. Gray classes share one entry."""
-    listed, rest = winners.classes[: len(_WINNER_COLORS) - 1], winners.classes[len(_WINNER_COLORS) - 1 :]
-    counts = {k: int((winners.grid == k).sum()) for k in winners.classes}
-    entries = [
-        {"name": maps.classifier.class_names[k], "count": counts[k], "color": color}
-        for k, color in zip(listed, _WINNER_COLORS, strict=False)
-    ]
-    if rest:
-        name = f"{len(rest)} other classes" if len(rest) > 1 else "1 other class"
-        entries.append({"name": name, "count": sum(counts[k] for k in rest), "color": _WINNER_COLORS[-1]})
-    return render_fragment("class_legend.html", entries=entries)
-
-
 def make_color_bar(scale: float, unit: str) -> str:
     """Return the color bar of a map as HTML, from -`scale` to `scale`."""
     ticks = [format_number(tick * scale, "+.3g") for tick in (-1, -0.5, 0, 0.5, 1)]
@@ -191,24 +151,6 @@ def make_method_grid(tiles: Sequence[MethodTile], min_width: str) -> str:
 def make_value_list(values: Sequence[tuple[str, str]]) -> str:
     """Return (name, value) pairs as HTML. As many as fit stand side by side."""
     return render_fragment("values.html", values=values)
-
-
-def draw_all_class_maps(maps: ClassMaps) -> str:
-    """Return HTML with the raw grid of every class map before pooling, on one scale, and its pooled value."""
-    values = (maps.position_scores() if maps.classifier.head.has_position_scores else maps.values).numpy(force=True)
-    scale, top = common_scale([values]), int(maps.logits.argmax())
-    tiles = [
-        Tile(
-            encode_image(grid_image(values[k], scale), exact=True),
-            name,
-            [f"pooled {format_number(float(maps.logits[k]), '.3f')}"],
-            f"class map of {name}",
-            " (top-1)" if k == top else "",
-            _TOP_GRID if k == top else _RAW_GRID,
-        )
-        for k, name in enumerate(maps.classifier.class_names)
-    ]
-    return stack(make_tiles(tiles, "7.5rem"), make_color_bar(scale, maps.classifier.meaning.describe_cells(dense=True)))
 
 
 def draw_average_maps(maps: Mapping[str, tuple[NDArray[Any], int]]) -> str:

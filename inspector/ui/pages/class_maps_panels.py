@@ -1,224 +1,164 @@
-"""The panels below the photo of the page Class maps: the chosen cell in numbers, and logits without masked cells."""
+"""What the first page asks the network for: the channels of the chosen cell, the logits without the masked cells."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import streamlit as st
+import numpy as np
 
-from inspector.analysis.masking import MaskedOutcome, PixelChange, find_cells_above, make_mask, mask_at_head
-from inspector.analysis.positions import CellContributions, Decisions, inspect_cell
-from inspector.explain.class_maps import ClassMap, ClassMaps
-from inspector.explain.grid import CellExtent
+from inspector.analysis.masking import MaskedOutcome, PixelChange, make_mask, mask_at_head
+from inspector.analysis.positions import CellContributions, Decisions, Winners, inspect_cell
+from inspector.errors import InspectorError
+from inspector.explain.class_maps import ClassMaps
+from inspector.output.style import GRAY, OKABE_ITO
 from inspector.output.text import format_number
+from inspector.output.viewer import ViewerData
 from inspector.ui.components import html
-from inspector.ui.components.controls import choose_segment, show_errors, show_table
-from inspector.ui.components.markdown import plain
-from inspector.ui.state import cache, keys
-from inspector.ui.state.selection import MapSelection
+from inspector.ui.state import cache
+from inspector.ui.state.view_state import Cell, ViewState
 
 CHANNELS = 5  # number of channels listed for a cell
-Cell: TypeAlias = tuple[int, int]  # row, column
+WINNER_COLORS = (*OKABE_ITO, GRAY)  # all classes after the first seven are gray
 _CHANGED: dict[PixelChange, str] = {"blur": "blurred", "grey": "gray"}
-_FROM_CELL = "from this cell"
-_CHANNEL_WIDTH, _VALUE_WIDTH = 62, 84  # widths of columns, in CSS pixels; "margin" gets the rest
 
 
-@dataclass(frozen=True, eq=False)
-class ShownMaps:
-    """What the page shows. It is computed once; a click on the photo does not compute it again."""
+def answer_cell(
+    maps: ClassMaps, data: ViewerData, state: ViewState, decisions: Decisions | None
+) -> dict[str, Any] | None:
+    """Return what the chosen cell sees and its strongest channels, as lines of text; None if no cell is chosen.
 
-    maps: ClassMaps
-    key: cache.MapsKey
-    selection: MapSelection
-    listed: tuple[int, ...]  # the top classes and the chosen class
-    class_maps: Mapping[int, ClassMap]  # class -> map, for the listed classes
-    rows: tuple[CellExtent, ...]  # where the cells lie on the photo
-    columns: tuple[CellExtent, ...]
-    decisions: Decisions | None  # which cell has the maximum of each channel; None unless all pooling is max pooling
-
-
-def show_cell(shown: ShownMaps, cell: Cell) -> None:
-    """Show what the chosen cell sees, what it adds to the listed classes, and through which channels."""
-    maps, (row, column) = shown.maps, cell
+    Args:
+        maps: the class maps of the page.
+        data: what the viewer draws.
+        state: the chosen class and cell.
+        decisions: which cell has the maximum of each channel; None unless all pooling is max pooling.
+    """
+    if state.cell is None:
+        return None
+    row, column = state.cell
     # If the weights of the head depend on the image, this runs the network.
-    with st.spinner("Reading the channels of this cell ..."):
-        inspected = inspect_cell(maps, row, column, shown.selection.k, shown.listed, CHANNELS)
-    y, x = shown.rows[row], shown.columns[column]
-    if maps.classifier.receptive_field.misplaced is not None:
-        st.markdown(f"**Cell ({row}, {column})** lies somewhere in the photo: its place is unknown.")
+    inspected = inspect_cell(maps, row, column, state.k, (), CHANNELS)
+    name = maps.classifier.class_names[state.k]
+    if decisions is None:
+        others = len(maps.feature_maps) - len(inspected.channels)
+        channels = _list_channels(inspected)
+        lines = [f"Strongest channels for {name}: {channels}; {others} others {_format(inspected.rest)} together."]
     else:
-        _show_extent(cell, y, x)
-    if shown.decisions is not None and not _show_votes(shown, shown.decisions, inspected):
-        return
-    left, right = st.columns(2, gap="small")
-    with left:
-        _show_classes(maps, inspected)
-    with right:
-        if shown.decisions is None:
-            _show_channels(shown, inspected)
-        else:
-            _show_deciding_channels(shown, shown.decisions, inspected)
+        lines = _describe_decisions(maps, state, inspected, decisions)
+    return {"cell": state.cell, "k": state.k, "lines": [*lines, _describe_extent(data, state.cell)]}
 
 
-def _show_extent(cell: Cell, y: CellExtent, x: CellExtent) -> None:
-    """Show which pixels of the photo the cell sees."""
-    row, column = cell
-    st.markdown(
-        f"**Cell ({row}, {column})** sees the pixels x {x.first:.0f} to {x.last:.0f}, y {y.first:.0f} to "
-        f"{y.last:.0f} of the photo (dashed frame). Their center is ({x.center:.0f}, {y.center:.0f}).",
-        help="Row and column count from 0, as in `maps.values[:, row, column]`. The dashed frame is the receptive "
-        "field, cut off at the border of the network's input: no pixel outside it can change this cell. The solid "
-        "frame is the cell: the pixels that are nearer to its center than to that of any other cell.",
+def _format(value: float) -> str:
+    return format_number(value, "+.3f")
+
+
+def _list_channels(inspected: CellContributions) -> str:
+    return " \N{MIDDLE DOT} ".join(f"{c} ({_format(value)})" for c, value in inspected.channels) or "none"
+
+
+def _describe_extent(data: ViewerData, cell: Cell) -> str:
+    """Return which pixels of the photo the cell sees."""
+    if data.misplaced is not None:
+        return "It lies somewhere in the photo: its place is unknown."
+    y, x = data.rows[cell[0]], data.columns[cell[1]]
+    return (
+        f"It sees the pixels x {x.first:.0f} to {x.last:.0f}, y {y.first:.0f} to {y.last:.0f} of the photo (dashed "
+        f"frame, its receptive field), centered at ({x.center:.0f}, {y.center:.0f})."
     )
 
 
-def _escape_name(shown: ShownMaps) -> str:
-    return plain(shown.maps.classifier.class_names[shown.selection.k])
-
-
-def _show_classes(maps: ClassMaps, inspected: CellContributions) -> None:
-    columns = {
-        "class": [maps.classifier.class_names[j] for j, _ in inspected.parts],
-        _FROM_CELL: [value for _, value in inspected.parts],
-        "logit": [float(maps.logits[j]) for j, _ in inspected.parts],
-    }
-    show_table(columns, "What this cell adds to the logit of each class", {_FROM_CELL: "%+.3f", "logit": "%.3f"})
-    st.caption("What this cell adds to the logit of each class.")
-
-
-def _show_channels(shown: ShownMaps, inspected: CellContributions) -> None:
-    alt = "The channels with the largest contributions in this cell"
-    show_table(_list_channels(inspected), alt, {_FROM_CELL: "%+.3f"})
-    others = len(shown.maps.feature_maps) - len(inspected.channels)
-    rest = format_number(inspected.rest, "+.3f")
-    st.caption(
-        f"The channels of this cell with the largest contributions to {_escape_name(shown)}. The other {others} add "
-        f"{rest} together."
-    )
-
-
-def _list_channels(inspected: CellContributions) -> dict[str, list[Any]]:
-    return {
-        "channel": [str(c) for c, _ in inspected.channels],
-        _FROM_CELL: [value for _, value in inspected.channels],
-    }
-
-
-def _show_votes(shown: ShownMaps, decisions: Decisions, inspected: CellContributions) -> int:
-    """Show and return the number of channels whose maximum is in the cell."""
+def _describe_decisions(
+    maps: ClassMaps, state: ViewState, inspected: CellContributions, decisions: Decisions
+) -> list[str]:
+    """Return of which channels the cell has the maximum, and how far it exceeds the values of all other cells."""
     votes, channels = int(decisions.votes[inspected.row, inspected.column]), len(decisions.cells)
     silent = int((decisions.cells < 0).sum())
     silent_note = f" {silent} channels are silent: their maximum is 0, which no cell decides." if silent else ""
     if not votes:
-        st.markdown(
-            f"It **has the maximum of none of the {channels} channels**. Max pooling reads only the maximum of each "
-            f"channel, and these are in other cells.{silent_note} Switch on *Score every cell* to see what it would "
-            "score alone."
-        )
-        return votes
-    k = shown.selection.k
-    contribution = format_number(float(shown.maps.values[k, inspected.row, inspected.column]), "+.3f")
-    logit = format_number(float(shown.maps.logits[k]), ".3f")
-    st.markdown(
-        f"It **has the maximum of {votes} of {channels} channels**, and max pooling reads nothing else of them. "
-        f"Together they add {contribution} to the logit {logit} of {_escape_name(shown)}.{silent_note}"
-    )
-    return votes
-
-
-def _show_deciding_channels(shown: ShownMaps, decisions: Decisions, inspected: CellContributions) -> None:
-    """Show the channels whose maximum is in the cell, and how far it exceeds the values of all other cells."""
-    width, margins = shown.maps.values.shape[2], []
-    for c, _ in inspected.channels:
+        return [
+            f"It has the maximum of none of the {channels} channels. Max pooling reads only the maximum of each "
+            f"channel, and these are in other cells.{silent_note}"
+        ]
+    width = maps.values.shape[2]
+    margins = []
+    for c, value in inspected.channels:
         other, gap = int(decisions.runners_up[c]), float(decisions.gaps[c])
-        margins.append(f"{gap:.3g} over ({other // width}, {other % width})" if other >= 0 else "the only cell")
-    settings = {
-        "channel": st.column_config.TextColumn(width=_CHANNEL_WIDTH),
-        _FROM_CELL: st.column_config.NumberColumn(format="%+.3f", width=_VALUE_WIDTH),
-    }
-    columns = _list_channels(inspected) | {"margin": margins}
-    show_table(columns, "The channels whose maximum is in this cell", settings)
-    st.caption(
-        f"The channels whose maximum is in this cell, with the largest contributions to {_escape_name(shown)} first. "
-        "Margin: how much the maximum exceeds that of the next cell, in units of the feature map. In a tie, margin 0, "
-        "the first cell counts, row by row."
-    )
-
-
-def read_mask(shown: ShownMaps) -> tuple[str, tuple[Cell, ...]]:
-    """Return (revision, cells): the cells last masked by the buttons, and a text that changes with each press.
-
-    A mask belongs to one photo, network and grid. For another photo, network or grid, the mask is empty at first.
-    """
-    about = f"{shown.key} {tuple(shown.maps.values.shape[1:])}"
-    mask: tuple[str, int, tuple[Cell, ...]] = st.session_state.get(keys.MASK, ("", 0, ()))
-    if mask[0] != about:
-        mask = st.session_state[keys.MASK] = (about, 0, ())
-    return f"{mask[0]} {mask[1]}", mask[2]
-
-
-def _write_mask(cells: tuple[Cell, ...]) -> None:
-    about, revision, _ = st.session_state[keys.MASK]
-    st.session_state[keys.MASK] = (about, revision + 1, cells)
-
-
-def show_what_if(shown: ShownMaps, masked: tuple[Cell, ...]) -> None:
-    """Show the logits when the masked cells are left out of the pooling, and when they are changed in the photo."""
-    maps = shown.maps
-    change = _choose_mask(shown, masked)
-    if not masked:
-        text = "Click cells on the photo to mask them, or select one with the arrow keys and press Enter."
-        st.info(text, icon=":material/touch_app:")
-        return
-    outcomes: dict[str, ClassMaps | MaskedOutcome] = {"original": maps}
-    with show_errors():
-        outcomes["head"] = mask_at_head(maps, make_mask(maps, masked))
-    with st.spinner("Running the network on the masked photo ..."):
-        photo = outcomes["photo"] = cache.mask_photo(shown.key, tuple(sorted(masked)), change, maps)
-    _show_outcomes(shown, outcomes)
-    left, right = st.columns([3, 4], vertical_alignment="center")
-    with left:
-        assert photo.pixels is not None, "the network ran on them"
-        st.image(photo.pixels, width=180, output_format="PNG", alt="masked input of the network")
-    with right:
-        st.caption(
-            "**Head**: the masked cells are left out of the pooling, and nothing else changes. This is exact and needs "
-            f"no forward pass. **Photo**: the network runs on the photo with these cells {_CHANGED[change]}. The two "
-            "differ because receptive fields overlap: every cell that sees a masked pixel changes too, and the masked "
-            "region is again something that the network responds to."
-        )
-
-
-def _choose_mask(shown: ShownMaps, masked: tuple[Cell, ...]) -> PixelChange:
-    """Show the controls of the mask. Return how masked cells are changed in the photo."""
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        text = (
-            "Masked cells are blurred until nothing can be recognized in them; or set to the mean color that the "
-            "network subtracts."
-        )
-        change = choose_segment("In the photo", list(_CHANGED), key=keys.MASK_CHANGE, help=text)
-        text = "In percent of the highest value of the class map."
-        percent = st.number_input("Cells above, %", 0, 99, 50, 10, key=keys.MASK_ABOVE, width=150, help=text)
-        above = find_cells_above(shown.class_maps[shown.selection.k], percent / 100)
-        cells = tuple((int(y), int(x)) for y, x in above.nonzero().tolist())
-        st.button("Mask these cells", on_click=_write_mask, args=(cells,), disabled=not cells)
-        st.button("Clear", on_click=_write_mask, args=((),), disabled=not masked)
-    return change
-
-
-def _show_outcomes(shown: ShownMaps, outcomes: Mapping[str, ClassMaps | MaskedOutcome]) -> None:
-    """Show logits and probabilities of the listed classes and of each outcome's top-1 class."""
-    listed = dict.fromkeys([*shown.listed, *(int(outcome.logits.argmax()) for outcome in outcomes.values())])
-    meaning = shown.maps.classifier.meaning
-    rows = [
-        (
-            shown.maps.classifier.class_names[j],
-            [
-                *(format_number(float(one.logits[j]), ".3f") for one in outcomes.values()),
-                *(meaning.describe(float(one.logits[j]), float(one.probabilities[j])) for one in outcomes.values()),
-            ],
-        )
-        for j in listed
+        beyond = f"{gap:.3g} above ({other // width}, {other % width})" if other >= 0 else "the only cell"
+        margins.append(f"{c} ({_format(value)}, {beyond})")
+    name = maps.classifier.class_names[state.k]
+    total = _format(float(maps.values[state.k, inspected.row, inspected.column]))
+    return [
+        f"It has the maximum of {votes} of {channels} channels, and max pooling reads nothing else of them. Together "
+        f"they add {total} to the {maps.classifier.meaning.quantity} of {name}.{silent_note}",
+        f"Strongest channels, and how far their maximum exceeds the next cell: {'; '.join(margins)}.",
     ]
-    st.html(html.make_grouped_table([meaning.quantity, meaning.outcome], list(outcomes), rows))
+
+
+def answer_mask(maps: ClassMaps, key: cache.MapsKey, data: ViewerData, state: ViewState) -> dict[str, Any] | None:
+    """Return the logits without the masked cells, as a table; None if no cell is masked or the mask is not shown."""
+    if state.view != "what if" or not state.masked:
+        return None
+    outcomes: dict[str, ClassMaps | MaskedOutcome] = {"original": maps}
+    error, picture = "", None
+    try:
+        outcomes["head"] = mask_at_head(maps, make_mask(maps, state.masked))
+    except InspectorError as caught:
+        error = str(caught)
+    try:
+        outcomes["photo"] = photo = cache.mask_photo(key, tuple(sorted(state.masked)), state.change, maps)
+        assert photo.pixels is not None, "the network ran on them"
+        shown = photo.pixels if photo.pixels.ndim == 3 else np.repeat(photo.pixels[..., None], 3, 2)
+        picture = html.make_data_url(html.encode_image(shown, exact=True))
+    except InspectorError as caught:
+        error = f"{error} {caught}".strip()
+    rows = list(_list_outcomes(maps, data.top if state.k in data.top else (*data.top, state.k), outcomes))
+    return {
+        "of": [state.masked, state.change],
+        "picture": picture,
+        "error": error,
+        "head": [maps.classifier.meaning.quantity, *outcomes],
+        "rows": rows,
+        "note": "Head: the masked cells are left out of the pooling, and nothing else changes; this is exact. Photo: "
+        f"the network runs on the photo with these cells {_CHANGED[state.change]}. The two differ because receptive "
+        "fields overlap: every cell that sees a masked pixel changes too.",
+    }
+
+
+def _list_outcomes(
+    maps: ClassMaps, listed: Sequence[int], outcomes: Mapping[str, ClassMaps | MaskedOutcome]
+) -> list[list[str]]:
+    """Return a row for each listed class and each outcome's top-1 class: its name, and its logit in each outcome."""
+    classes = dict.fromkeys([*listed, *(int(outcome.logits.argmax()) for outcome in outcomes.values())])
+    return [
+        [
+            maps.classifier.class_names[j],
+            *(format_number(float(outcome.logits[j]), ".3f") for outcome in outcomes.values()),
+        ]
+        for j in classes
+    ]
+
+
+def answer_winners(maps: ClassMaps, winners: Winners) -> dict[str, Any]:
+    """Return the class with the highest value in each cell: what the browser paints, and the legend.
+
+    The first seven classes have colors of their own; all others share gray.
+    """
+    names, last = maps.classifier.class_names, len(WINNER_COLORS) - 1
+    place = {k: i for i, k in enumerate(winners.classes)}
+    # The last note is for cells in which all classes have the same value: the grid has the class -1 there.
+    order = [place.get(k, -1) for k in winners.grid.flatten().tolist()]
+    counts = {k: order.count(i) for k, i in place.items()}
+    legend = [
+        {"name": names[k], "color": color, "count": counts[k]}
+        for k, color in zip(winners.classes[:last], WINNER_COLORS, strict=False)
+    ]
+    if rest := winners.classes[last:]:
+        name = f"{len(rest)} other classes" if len(rest) > 1 else "1 other class"
+        legend.append({"name": name, "color": WINNER_COLORS[-1], "count": sum(counts[k] for k in rest)})
+    return {
+        "cells": [min(i, last) for i in order],
+        "colors": [[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in WINNER_COLORS],
+        "values": winners.values.flatten().tolist(),
+        "notes": [*(f" for {names[k]}" for k in winners.classes), ": no class wins"],
+        "note_of": [i if i >= 0 else len(place) for i in order],
+        "legend": legend,
+    }

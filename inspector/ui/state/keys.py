@@ -22,11 +22,11 @@ SHOWN_MAPS = "shown maps"  # MapsKey of the class maps that are on the screen
 CLASS, READING, AGAINST, CHANNEL = "class", "reading", "against", "channel"
 RAW_GRID, POSITION_SCORES = "grid", "dense"
 
-# Page Class maps. The keys of the first line are in the link.
+# The first page. All keys are in the link, except those of the last line.
 VIEW, CELL, MASK_CHANGE = "show", "position", "change"  # the value of CELL is row,column
-OPACITY, MASK_ABOVE = "opacity", "above"
-MASK = "mask"  # (what the mask belongs to, revision, cells masked by the buttons)
-PHOTO_COMPONENT, CLASS_LIST, TOP_MAPS = "the photo", "the classes", "top maps"
+OPACITY, MASK_ABOVE, MASKED = "opacity", "above", "masked"  # the value of MASKED is row,column;row,column;...
+GRAY, PINNED = "gray", "pinned"
+VIEW_STATE, VIEWER, TOP_MAPS = "view state", "viewer", "top maps"  # VIEW_STATE: see state/view_state.py
 
 # Pages Layers and Compare: which part of the page is shown. It is in the link.
 SUBPAGE, OLD_COMPARE = "view", "compare"  # OLD_COMPARE: what SUBPAGE was called in links of earlier versions

@@ -54,7 +54,8 @@ export function handleKey(key, { chosen, masked }, { rows, columns, values, mask
   return null;
 }
 
-const drawBox = (left, top, right, bottom) => `M${left} ${top}H${right}V${bottom}H${left}Z`;
+/** SVG path of a rectangle. */
+export const drawBox = (left, top, right, bottom) => `M${left} ${top}H${right}V${bottom}H${left}Z`;
 
 /** SVG path of a cell's outline. */
 export function drawCell([row, column], rows, columns) {

@@ -46,7 +46,8 @@ export function interpolate([slope, offset, start, end], cells, length, smooth) 
  *
  * colors: from decodeColors. scale: the |value| that has the strongest color.
  */
-export function paintMap({ size: [height, width], grid: [h, w], down, across, smooth, opacity }, values, colors, scale) {
+export function paintMap(frame, values, colors, scale) {
+  const { size: [height, width], grid: [h, w], down, across, smooth, opacity } = frame;
   const pixels = new Uint8ClampedArray(4 * height * width);
   const columns = interpolate(across, w, width, smooth), row = new Float32Array(w);
   interpolate(down, h, height, smooth).forEach((place, y) => {
@@ -78,22 +79,13 @@ export function paintGray(pixels) {
   return gray;
 }
 
-/**
- * RGBA pixels (height * width * 4) of a color bar: from the lowest value to the highest, over a photo that is white at
- * the top and black at the bottom. So it has every color of a map over a gray photo.
- */
-export function paintBar(height, width, colors, lowest, opacity) {
+/** RGBA pixels (height * width * 4) of a color bar: from the lowest value to the highest, over one gray of a photo. */
+export function paintBar(height, width, colors, lowest, opacity, gray) {
   const pixels = new Uint8ClampedArray(4 * height * width);
-  for (let y = 0; y < height; y++) {
-    const photo = height > 1 ? 255 * (1 - y / (height - 1)) : 255;
-    for (let x = 0; x < width; x++) {
-      const level = 4 * findLevel(lowest + (1 - lowest) * x / (width - 1), 1), i = 4 * (y * width + x);
-      const alpha = opacity * colors[level + 3] / 255;
-      for (let channel = 0; channel < 3; channel++) {
-        pixels[i + channel] = Math.round(photo * (1 - alpha) + colors[level + channel] * alpha);
-      }
-      pixels[i + 3] = 255;
-    }
+  for (let x = 0; x < width; x++) {
+    const level = 4 * findLevel(lowest + (1 - lowest) * x / (width - 1), 1), alpha = opacity * colors[level + 3] / 255;
+    const mixed = [0, 1, 2].map(channel => Math.round(gray * (1 - alpha) + colors[level + channel] * alpha));
+    for (let y = 0; y < height; y++) pixels.set([...mixed, 255], 4 * (y * width + x));
   }
   return pixels;
 }

@@ -10,3 +10,13 @@ export function formatSigned(value) {
 export function formatPercent(share) {
   return `${(100 * share).toFixed(1)}%`;
 }
+
+/** A number with so many decimals and a sign, as in "+0.180". */
+export function formatSignedFixed(value, digits) {
+  return `${value > 0 ? "+" : ""}${formatFixed(value, digits)}`;
+}
+
+/** A number with so many decimals, as in "−2.810". */
+export function formatFixed(value, digits) {
+  return value.toFixed(digits).replace("-", "\u2212");
+}

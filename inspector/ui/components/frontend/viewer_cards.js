@@ -1,0 +1,142 @@
+// The right column of a viewer: predictions, the sum, the chosen cell, and the logits without the masked cells.
+
+import { describeSum, MEAN, readMap } from "./viewer_maps.js";
+import { makeElement, setChildCount } from "./elements.js";
+import { isSameCell } from "./cells.js";
+import { moveInList } from "./list_keys.js";
+import { formatFixed, formatPercent, formatSignedFixed } from "./numbers.js";
+
+const MARKS = { exact: "\u2713", "exact for this image": "\u2713", "not unique": "\u2248", "not exact": "\u2717" };
+
+const makeRow = () => makeElement(
+  "button", { type: "button", role: "radio" }, makeElement("span", { class: "name" }),
+  makeElement("span", { class: "bar" }, makeElement("i"), makeElement("em")), makeElement("b"),
+);
+
+const makeText = (tag, text, attributes = {}) => {
+  const element = makeElement(tag, attributes);
+  element.textContent = text;
+  return element;
+};
+
+const makeTable = rows => makeElement("table", {}, ...rows.map(([name, ...cells]) => makeElement(
+  "tr", {}, makeText("th", name, { scope: "row" }), ...cells.map(cell => makeText("td", cell)),
+)));
+
+/** Show the top classes and the chosen one. A click or the arrow keys choose a class. */
+export function showPredictions(root, data, classes, chosen, choose) {
+  const list = root.querySelector(".inspector-classes [role=radiogroup]");
+  const rows = data.top.includes(chosen) || !classes[chosen] ? data.top : [...data.top, chosen];
+  const [, probabilities, numbers] = root.querySelectorAll(".inspector-classes .head span");
+  const hasProbabilities = rows.some(k => classes[k].probability !== null);
+  probabilities.textContent = hasProbabilities ? "probability" : "";
+  numbers.textContent = data.quantity;
+  setChildCount(list, rows.length, makeRow);
+  [...list.children].forEach((button, i) => {
+    const { probability, logit } = classes[rows[i]], name = data.names[rows[i]];
+    const percent = hasProbabilities ? formatPercent(probability) : "", number = formatFixed(logit, 3);
+    button.setAttribute("aria-checked", rows[i] === chosen);
+    button.tabIndex = rows[i] === chosen ? 0 : -1;
+    button.querySelector(".name").textContent = name;
+    button.querySelector(".bar").style.visibility = hasProbabilities ? "" : "hidden";
+    button.querySelector("i").style.setProperty("--part", percent || "0");
+    button.querySelector("em").textContent = percent;
+    button.querySelector("b").textContent = number;
+    button.setAttribute("aria-label", `${name}, ${percent && `probability ${percent}, `}${data.quantity} ${number}`);
+    const take = (index, held) => {
+      choose(rows[index], held);
+      list.children[index].focus();
+    };
+    button.onclick = () => take(i, false);
+    button.onkeydown = event => {
+      const next = moveInList(event.key, i, rows.length, 1);
+      if (next === null || event.ctrlKey || event.metaKey || event.altKey) return;
+      event.preventDefault();
+      event.stopPropagation();
+      take(next, true);
+    };
+  });
+}
+
+/** Show how the map sums to the logit, and whether the sum was verified. */
+export function showSum(root, data, map, state) {
+  const { equation, note } = describeSum(data, map, state);
+  root.querySelector(".equation").replaceChildren(makeText("b", equation));
+  const verdict = root.querySelector(".verdict");
+  verdict.title = data.verdict_sentence;
+  verdict.replaceChildren(
+    makeText("b", `${MARKS[data.verdict] ?? ""} ${data.verdict}`, { class: data.verdict_color }), `: ${note}`,
+  );
+}
+
+/** Show what the chosen cell adds to each listed class, and what the server knows of its channels. */
+export function showCell(root, data, classes, state, change) {
+  const card = root.querySelector(".chosen"), { cell, number } = state;
+  if (!cell) {
+    card.replaceChildren();
+    return;
+  }
+  const [row, column] = cell, i = row * data.grid[1] + column;
+  const listed = [...new Set([...data.top, state.k, state.against])].filter(k => readMap(classes, k, null, number));
+  const rows = listed.filter(k => k !== MEAN).map(k => [
+    data.names[k], formatSignedFixed(classes[k][number][i], 3),
+  ]);
+  const known = data.card && isSameCell(data.card.cell, cell) && data.card.k === state.k ? data.card : null;
+  const masked = state.masked.some(one => isSameCell(one, cell));
+  const button = makeText("button", masked ? "Unmask this cell" : "Mask this cell and run again", { type: "button" });
+  button.onclick = () => change({
+    masked: masked ? state.masked.filter(one => !isSameCell(one, cell)) : [...state.masked, cell], view: "what if",
+  });
+  card.replaceChildren(
+    makeText("p", `Cell (${row}, ${column}): ${number === "scores" ? "its class score" : "what it adds"}`),
+    makeTable(rows),
+    ...(known ? known.lines : ["Reading its channels ..."]).map(line => makeText("p", line, { class: "small" })),
+    button,
+  );
+}
+
+/** Show the logits without the masked cells, with the controls of the mask. */
+export function showMasked(root, data, map, state, change, findCells) {
+  const card = root.querySelector(".without");
+  if (state.view !== "what if") {
+    card.replaceChildren();
+    return;
+  }
+  if (!card.firstChild) {
+    card.append(
+      makeElement("div", { class: "answer" }),
+      makeElement("div", { class: "row" },
+        makeElement("label", {}, "Cells above ", makeElement("input", { type: "number", min: 0, max: 99 }), " %"),
+        makeText("button", "Mask these cells", { type: "button" }), makeText("button", "Clear", { type: "button" })),
+      makeElement("div", { class: "row" }, makeElement("label", {}, "In the photo, masked cells are ",
+        makeElement("select", {}, ...["blurred", "gray"].map(name => makeText("option", name))))),
+    );
+  }
+  const answer = card.querySelector(".answer"), above = card.querySelector("input"), how = card.querySelector("select");
+  const [mask, clear] = card.querySelectorAll("button");
+  if (document.activeElement !== above) above.value = state.above;
+  how.value = state.change === "grey" ? "gray" : "blurred";
+  above.onchange = () => change({ above: Math.min(Math.max(Math.round(Number(above.value) || 0), 0), 99) });
+  how.onchange = () => change({ change: how.value === "gray" ? "grey" : "blur" });
+  mask.onclick = () => change({ masked: findCells() });
+  clear.onclick = () => change({ masked: [] });
+  clear.disabled = !state.masked.length;
+  const count = state.masked.length, without = `without ${count} cell${count > 1 ? "s" : ""}`;
+  const asked = JSON.stringify([state.masked, state.change]);
+  const known = data.masked_outcome && JSON.stringify(data.masked_outcome.of) === asked;
+  if (!count) {
+    const hint = "Click cells on the photo to mask them, or choose one with the arrow keys and press Enter.";
+    answer.replaceChildren(makeText("p", hint));
+  } else if (!known) {
+    answer.replaceChildren(makeText("p", `Running the network ${without} ...`));
+  } else {
+    const { picture, error, head, rows, note } = data.masked_outcome;
+    answer.replaceChildren(
+      makeTable([[`${without[0].toUpperCase()}${without.slice(1)}: ${head[0]}`, ...head.slice(1)], ...rows]),
+      ...(picture ? [makeElement("img", { src: picture, alt: "masked input of the network" })] : []),
+      ...(error ? [makeText("p", error, { role: "alert" })] : []),
+      makeText("p", note, { class: "small" }),
+    );
+    answer.querySelector("table").className = "what-if";
+  }
+}

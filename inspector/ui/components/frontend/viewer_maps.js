@@ -1,0 +1,103 @@
+// The maps of a viewer, without the DOM. Their numbers come from inspector/output/viewer.py.
+
+import { decodeValues } from "./map_drawing.js";
+import { formatFixed } from "./numbers.js";
+
+export const MEAN = -1; // stands for the mean of all classes, where a class has its index
+
+/** The classes of a viewer with decoded maps: class -> { logit, probability, bias, contributions, scores }. */
+export function decodeClasses(classes) {
+  return Object.fromEntries(Object.entries(classes).map(([k, one]) => [k, {
+    ...one, contributions: decodeValues(one.contributions), scores: one.scores && decodeValues(one.scores),
+  }]));
+}
+
+/**
+ * The map of class k, or of its contrast with another class or the mean of all; null if its numbers were not sent.
+ *
+ * number: "contributions", which sum to the total less the bias, or "scores".
+ */
+export function readMap(classes, k, against, number) {
+  const one = classes[k], other = against === null ? null : classes[against];
+  if (!one || other === undefined || !one[number]) return null;
+  const values = other ? one[number].map((value, i) => value - other[number][i]) : one[number];
+  const bias = one.bias - (other ? other.bias : 0), total = one.logit - (other ? other.logit : 0);
+  return { values, bias, total, sum: values.reduce((sum, value) => sum + value, 0) };
+}
+
+/** The |value| with the strongest color in all of some maps; null for those that were not sent. */
+export function findScale(maps) {
+  return maps.reduce((scale, map) => (map ? map.values.reduce((a, b) => Math.max(a, Math.abs(b)), scale) : scale), 0);
+}
+
+/** The cells whose value is more than so many percent of the highest; none if no value is positive. */
+export function findCellsAbove(values, percent, columnCount) {
+  const highest = values.reduce((a, b) => Math.max(a, b), -Infinity), cells = [];
+  if (highest <= 0) return cells;
+  values.forEach((value, i) => {
+    if (value > highest * percent / 100) cells.push([Math.floor(i / columnCount), i % columnCount]);
+  });
+  return cells;
+}
+
+const mixChannels = (colors, level) => {
+  const density = colors[4 * level + 3] / 255;
+  return [0, 1, 2].map(channel => Math.round(255 * (1 - density) + colors[4 * level + channel] * density));
+};
+
+/** The opaque color of a level over white, as a CSS color. */
+export function mixWithWhite(colors, level) {
+  return `rgb(${mixChannels(colors, level).join(", ")})`;
+}
+
+/** Whether white text is easier to read than black text on a level over white. */
+export function isDark(colors, level) {
+  const [red, green, blue] = mixChannels(colors, level).map(part => (part / 255) ** 2.2);
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.18;
+}
+
+/** The index of the name that a text means: the same name, else the first that begins with it, else that holds it. */
+export function findName(names, text) {
+  const wanted = text.trim().toLowerCase();
+  if (!wanted) return -1;
+  const lower = names.map(name => name.toLowerCase());
+  const exact = names.indexOf(text.trim());
+  if (exact >= 0) return exact;
+  const tests = [name => name === wanted, name => name.startsWith(wanted), name => name.includes(wanted)];
+  return tests.reduce((found, test) => (found >= 0 ? found : lower.findIndex(test)), -1);
+}
+
+/** How a viewer draws its maps, for paintMap. Where the place of the cells is unknown, the bare grid is drawn. */
+export function makeFrame({ draw_size: size, grid, down, across, misplaced }, smooth, opacity) {
+  return { size, grid, down, across, smooth: smooth && misplaced === null, opacity };
+}
+
+const formatParts = ({ sum, bias, total }) => {
+  // As many decimals as let the rounded numbers add up, too: nobody should have to think about rounding here.
+  const addsUp = digits => {
+    const [all, map, rest] = [total, sum, bias].map(value => Math.round(value * 10 ** digits));
+    return map + rest === all;
+  };
+  const digits = [3, 4, 2, 5, 6].find(addsUp) ?? 3, [all, map, rest] = [total, sum, bias].map(x => formatFixed(x, digits));
+  return `${all} = map ${map} + bias ${rest}`;
+};
+
+/** The sum of a map as { equation, note }, in words that fit the network. */
+export function describeSum({ quantity, units, residual }, map, { against, number }) {
+  const least = `(residual ${residual.toExponential(0)} ${units})`.replaceAll("e-", "e\u2212").replace("e+0", "");
+  const several = quantity === "probability" ? "probabilities" : `${quantity}s`;
+  const what = against === null ? quantity : `difference of ${several}`;
+  const note = `map + bias = ${what} ${least}`;
+  if (number === "scores") {
+    const highest = map.values.reduce((a, b) => Math.max(a, b), -Infinity);
+    const exact = `contributions sum: ${note}. Class scores do not.`;
+    return { equation: `highest score ${formatFixed(highest, 3)}`, note: exact };
+  }
+  return { equation: `${what[0].toUpperCase()}${what.slice(1)} ${formatParts(map)}`, note };
+}
+
+/** The title of a map: "tiger cat", "tiger cat rather than tabby". */
+export function nameContrast(names, { k, against }) {
+  if (against === null) return names[k];
+  return `${names[k]} rather than ${against === MEAN ? "the mean of all classes" : names[against]}`;
+}

@@ -1,0 +1,240 @@
+"""What the first page shows: the class, its contrast, the chosen cell, the mask, and how the map is drawn.
+
+The browser holds this state and draws every change at once; the server checks what the browser reports, and writes it
+into the link. A new photo begins with its top-1 class, unless the class is pinned.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+import streamlit as st
+
+from inspector.analysis.masking import PixelChange
+from inspector.output.viewer import MEAN, VIEWER_COLORMAPS
+from inspector.ui.state import keys
+from inspector.ui.state.selection import AVERAGE, CLASS, LOGIT, View
+
+if TYPE_CHECKING:
+    from inspector.explain.class_maps import ClassMaps
+
+Cell: TypeAlias = tuple[int, int]  # row, column
+Number = Literal["contributions", "scores"]
+_CELL = re.compile(r"(\d{1,9}),(\d{1,9})")
+
+
+@dataclass(frozen=True)
+class ViewState:
+    """What is shown. The defaults are those of a new photo, with its top-1 class."""
+
+    k: int
+    against: int | None = None  # index of the class that k is contrasted with, or MEAN; None: the logit of k
+    view: View = "class map"
+    number: Number = "contributions"
+    colors: str = "inspector"  # one of VIEWER_COLORMAPS
+    gray: bool = True  # the photo below the map is gray
+    smooth: bool = True  # interpolate between cell centers; False: the raw grid
+    opacity: float = 0.85  # of the strongest color, 0-1
+    cell: Cell | None = None
+    masked: tuple[Cell, ...] = ()
+    change: PixelChange = "blur"  # how masked cells are changed in the photo
+    above: int = 50  # threshold of the button that masks cells, in percent of the highest value
+    pinned: bool = False  # keep class and contrast for the next photo
+
+    @property
+    def contrast(self) -> int | str | None:
+        """The contrast as ClassMaps.class_map takes it."""
+        return "average" if self.against == MEAN else self.against
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the state as the browser holds it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The names behind a state, which another network may share."""
+
+    subject: str  # what is shown: photo, network and grid
+    class_name: str | None  # None: the top-1 class
+    against: str | None
+
+
+def read_state(maps: "ClassMaps", subject: str, labels: Sequence[str]) -> tuple[ViewState, list[str]]:
+    """Return what the first page shows, and the values of the link that are unknown.
+
+    Args:
+        maps: the class maps of the page.
+        subject: a text that another photo, network or grid changes.
+        labels: names of all classes, each different.
+    """
+    top = maps.top(1)[0][0]
+    report = (st.session_state.get(keys.VIEWER) or {}).get("state")
+    saved: tuple[Shown, ViewState] | None = st.session_state.get(keys.VIEW_STATE)
+    if saved is None:
+        state, unknown = _read_link(top, labels)
+        return fit_state(state, maps), unknown
+    shown, state = saved
+    if isinstance(report, Mapping) and report.get("subject") == subject:
+        return fit_state(check_report(report, state), maps), []
+    if shown.subject != subject:
+        return fit_state(start_photo(shown, state, top, labels), maps), []
+    # Another page may have changed the class.
+    label = st.session_state.get(keys.CLASS)
+    return fit_state(replace(state, k=labels.index(label)) if label in labels else state, maps), []
+
+
+def start_photo(shown: Shown, state: ViewState, top: int, labels: Sequence[str]) -> ViewState:
+    """Return the state for another photo or network: its top-1 class, or the pinned class if the network has it."""
+    kept = labels.index(shown.class_name) if state.pinned and shown.class_name in labels else None
+    other = state.against if state.against == MEAN else None
+    if state.pinned and shown.against in labels:
+        other = labels.index(shown.against)
+    if kept is None:
+        return replace(state, k=top, against=None, cell=None, masked=())
+    return replace(state, k=kept, against=None if other == kept else other, cell=None, masked=())
+
+
+def check_report(report: Mapping[str, Any], before: ViewState) -> ViewState:
+    """Return the state that the browser reports. A value that cannot be one is that of `before`."""
+
+    def take(name: str, is_valid: bool) -> Any:
+        return report[name] if is_valid else getattr(before, name)
+
+    get = report.get
+    cell, masked = _check_cell(get("cell")), get("masked")
+    cells = tuple(found for one in masked if (found := _check_cell(one))) if isinstance(masked, list) else before.masked
+    return ViewState(
+        k=take("k", _is_whole(get("k"))),
+        against=take("against", "against" in report and (get("against") is None or _is_whole(get("against")))),
+        view=take("view", get("view") in get_args(View)),
+        number=take("number", get("number") in get_args(Number)),
+        colors=take("colors", get("colors") in VIEWER_COLORMAPS),
+        gray=take("gray", isinstance(get("gray"), bool)),
+        smooth=take("smooth", isinstance(get("smooth"), bool)),
+        opacity=take("opacity", _is_number(get("opacity")) and 0 <= report["opacity"] <= 1),
+        cell=cell,
+        masked=cells,
+        change=take("change", get("change") in get_args(PixelChange)),
+        above=take("above", _is_whole(get("above")) and 0 <= report["above"] <= 99),
+        pinned=take("pinned", isinstance(get("pinned"), bool)),
+    )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_cell(cell: Any) -> Cell | None:
+    if isinstance(cell, list) and len(cell) == 2 and all(_is_whole(part) and part >= 0 for part in cell):
+        return cell[0], cell[1]
+    return None
+
+
+def fit_state(state: ViewState, maps: "ClassMaps") -> ViewState:
+    """Leave out what these class maps do not have: classes, cells outside the grid, class scores."""
+    count, height, width = maps.values.shape
+
+    def is_on_grid(cell: Cell) -> bool:
+        return cell[0] < height and cell[1] < width
+
+    against = state.against
+    if against is not None and (not MEAN <= against < count or against == state.k):
+        against = None
+    return replace(
+        state,
+        k=state.k if 0 <= state.k < count else maps.top(1)[0][0],
+        against=against,
+        number=state.number if maps.classifier.head.pooling == "max" and has_scores(maps) else "contributions",
+        cell=state.cell if state.cell is not None and is_on_grid(state.cell) else None,
+        masked=tuple(cell for cell in dict.fromkeys(state.masked) if is_on_grid(cell)),
+    )
+
+
+def has_scores(maps: "ClassMaps") -> bool:
+    """Return whether each cell has a class score of its own."""
+    return maps.classifier.head.has_position_scores
+
+
+def save_state(state: ViewState, subject: str, labels: Sequence[str], top: int) -> None:
+    """Keep the state for the next run, for other pages and in the link. The link leaves out what is as at first."""
+    name = None if state.k == top and not state.pinned else labels[state.k]
+    against = None if state.against is None or state.against == MEAN else labels[state.against]
+    st.session_state[keys.VIEW_STATE] = (Shown(subject, labels[state.k], against), state)
+    st.session_state[keys.CLASS] = name
+    first = ViewState(state.k)
+    link = {
+        keys.CLASS: name,
+        keys.READING: {None: None, MEAN: AVERAGE}.get(state.against, CLASS),
+        keys.AGAINST: against,
+        keys.VIEW: None if state.view == first.view else state.view,
+        keys.POSITION_SCORES: "true" if state.number == "scores" else None,
+        keys.COLORMAP: None if state.colors == first.colors else state.colors,
+        keys.GRAY: None if state.gray else "false",
+        keys.RAW_GRID: None if state.smooth else "true",
+        keys.OPACITY: None if state.opacity == first.opacity else f"{state.opacity:g}",
+        keys.CELL: None if state.cell is None else _write_cell(state.cell),
+        keys.MASKED: ";".join(map(_write_cell, state.masked)) or None,
+        keys.MASK_CHANGE: None if state.change == first.change else state.change,
+        keys.MASK_ABOVE: None if state.above == first.above else str(state.above),
+        keys.PINNED: "true" if state.pinned else None,
+    }
+    for key, value in link.items():
+        if value is None:
+            if key in st.query_params:
+                del st.query_params[key]
+        elif st.query_params.get(key) != value:
+            st.query_params[key] = value
+
+
+def _write_cell(cell: Cell) -> str:
+    return f"{cell[0]},{cell[1]}"
+
+
+def _read_link(top: int, labels: Sequence[str]) -> tuple[ViewState, list[str]]:
+    """Return the state of the link, and its unknown values."""
+    unknown: list[str] = []
+
+    def choose(key: str, options: Sequence[Any], default: Any) -> Any:
+        value = st.query_params.get(key)
+        if value is None or value in options:
+            return default if value is None else value
+        unknown.append(f"{key}={value}")
+        return default
+
+    name, reading, other = (
+        choose(keys.CLASS, labels, None),
+        choose(keys.READING, (LOGIT, AVERAGE, CLASS), LOGIT),
+        choose(keys.AGAINST, labels, None),
+    )
+    k = top if name is None else labels.index(name)
+    against = MEAN if reading == AVERAGE else labels.index(other) if reading == CLASS and other is not None else None
+    flags = ("true", "false", "True", "False")
+    opacity, above = st.query_params.get(keys.OPACITY, ""), st.query_params.get(keys.MASK_ABOVE, "")
+    first = ViewState(k)
+    return ViewState(
+        k,
+        against,
+        choose(keys.VIEW, get_args(View), first.view),
+        "scores" if choose(keys.POSITION_SCORES, flags, "false").lower() == "true" else "contributions",
+        choose(keys.COLORMAP, VIEWER_COLORMAPS, first.colors),
+        choose(keys.GRAY, flags, "true").lower() == "true",
+        choose(keys.RAW_GRID, flags, "false").lower() == "false",
+        min(float(opacity), 1.0) if re.fullmatch(r"\d(\.\d{1,6})?", opacity) else first.opacity,
+        read_cell(st.query_params.get(keys.CELL, "")),
+        tuple(cell for text in st.query_params.get(keys.MASKED, "").split(";")[:10_000] if (cell := read_cell(text))),
+        choose(keys.MASK_CHANGE, get_args(PixelChange), first.change),
+        int(above) if re.fullmatch(r"\d{1,2}", above) else first.above,
+        choose(keys.PINNED, flags, "false").lower() == "true",
+    ), unknown
+
+
+def read_cell(text: str) -> Cell | None:
+    """Read a cell, "row,column", from a link; None if the text is no cell."""
+    found = _CELL.fullmatch(text)
+    return (int(found[1]), int(found[2])) if found and text.isascii() else None

@@ -1,0 +1,28 @@
+"""Read what the first page sends to its viewer, in Streamlit's simulator."""
+
+import json
+from typing import Any
+
+from streamlit.testing.v1 import AppTest
+
+OTHERS = {None: "nothing", -1: "mean of all classes"}
+
+
+def read_viewer(app: AppTest, component: str = "viewer") -> dict[str, Any]:
+    """Return the data of the viewer, or of the class strip below it."""
+    (found,) = (one for one in app.get("bidi_component") if one.proto.component_name == f"inspector.{component}")
+    data: dict[str, Any] = json.loads(found.proto.json)
+    return data
+
+
+def has_viewer(app: AppTest) -> bool:
+    """Tell whether the page shows a map."""
+    return any(one.proto.component_name == "inspector.viewer" for one in app.get("bidi_component"))
+
+
+def read_title(app: AppTest) -> str:
+    """Return the heading of the map, as in "Why tiger cat rather than nothing"."""
+    data = read_viewer(app)
+    names, state = data["names"], data["state"]
+    other = OTHERS[state["against"]] if state["against"] in OTHERS else names[state["against"]]
+    return f"Why {names[state['k']]} rather than {other}"
