@@ -75,13 +75,14 @@ def main(
             rows.append(
                 ("upload to class map", *summarize_times([time_upload(page, photos[i % 4], i) for i in range(tries)]))
             )
-            reading = ("against the average", "logit")
+            others = ("mean of all classes", "nothing")
             steps = ("Previous layer", "Next layer")
             clicks: list[tuple[str, str, str, Callable[[int], object]]] = [
                 ("", CLASS_MAP, "click: another class", lambda i: click_class(page, 1 - i % 2)),
-                ("", CLASS_MAP, "click: another reading",
-                 lambda i: page.get_by_role("radio", name=reading[i % 2], exact=True).click()),
-                ("", CLASS_MAP, "click: raw grid or smooth", lambda i: page.get_by_text("Raw grid").click()),
+                ("", CLASS_MAP, "another contrast", lambda i: choose_contrast(page, others[i % 2])),
+                ("", CLASS_MAP, "click: raw grid or smooth", lambda i: page.get_by_label("Raw grid").click()),
+                ("", CLASS_MAP, "another color map",
+                 lambda i: page.get_by_label("Colors").select_option(("turbo", "inspector")[i % 2])),
                 ("channels", CHANNEL, "another channel, by number",
                  lambda i: enter_channel(page, i)),
                 ("layers", CHANNEL, "click: another channel of a layer",
@@ -138,6 +139,12 @@ def time_until_redrawn(page: Page, action: Callable[[], object], picture: str = 
 def click_class(page: Page, number: int) -> None:
     """Click a row of the top classes; the first is row 0."""
     page.get_by_role("radiogroup", name="Top classes").get_by_role("radio").nth(number).click()
+
+
+def choose_contrast(page: Page, name: str) -> None:
+    box = page.get_by_label("Rather than")
+    box.fill(name)
+    box.press("Enter")
 
 
 def enter_channel(page: Page, number: int) -> None:

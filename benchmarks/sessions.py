@@ -29,9 +29,9 @@ from app import FLAGS, serve_app
 from inspector.images.examples import list_examples
 from inspector.networks.catalog import DEFAULT
 
-READINGS = {"logit": None, "against the average": "average"}
+READINGS = {"nothing": None, "mean of all classes": "average"}  # what the class is contrasted with
 PHOTOS = 3  # per session
-SUM = re.compile(r"map (\S+) \+ bias (\S+) = (\S+)")
+SUM = re.compile(r"(\S+) = map (\S+) \+ bias (\S+)")
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,8 @@ async def run_session(
         await page.locator("input[type=file]").first.set_input_files(file)
         for reading, sums in photo.sums.items():
             switched = time.perf_counter()
-            await page.get_by_role("radio", name=reading, exact=True).click()
+            await page.get_by_label("Rather than").fill(reading)
+            await page.get_by_label("Rather than").press("Enter")
             shown = await wait_for_sums(page, sums)
             waits.append(time.perf_counter() - switched)
             if shown == "right":
@@ -139,8 +140,10 @@ async def wait_for_sums(page: Page, sums: tuple[float, ...]) -> str:
         text = await page.get_by_test_id("stMain").inner_text()
         if match := SUM.search(text):
             found = match[0]
-            shown = [float(number.replace("\N{MINUS SIGN}", "-")) for number in match.groups()]
-            if all(abs(a - b) < 2e-4 for a, b in zip(shown, sums, strict=True)):
+            total, *parts = (float(number.replace("\N{MINUS SIGN}", "-")) for number in match.groups())
+            shown = (*parts, total)
+            # The page writes at least three decimals.
+            if all(abs(a - b) < 6e-4 for a, b in zip(shown, sums, strict=True)):
                 return "right"
         await asyncio.sleep(0.2)
     return found

@@ -73,7 +73,7 @@ def search(page: Page, label: str, text: str) -> None:
 def read_controls(page: Page) -> list[object]:
     return [
         page.get_by_label("Colors").input_value(),
-        page.get_by_role("radiogroup", name="Photo").get_by_role("radio", checked=True).inner_text(),
+        page.get_by_role("radiogroup", name="Photo", exact=True).get_by_role("radio", checked=True).inner_text(),
         page.get_by_label("Raw grid").is_checked(),
         page.get_by_role("slider", name="Opacity").input_value(),
         page.get_by_label("keep for the next photo").is_checked(),
@@ -216,11 +216,11 @@ def test_a_click_on_a_map_below_chooses_its_class(page: Page, app_url: str) -> N
     tile.click()
     expect_heading(page, "Why Sneaker rather than nothing")
     expect(tile).to_have_attribute("aria-pressed", "true")
-    names = page.locator(".inspector-strip .all .name")
+    names = page.locator(".inspector-class-maps .all .name")
     page.get_by_label("sort by logit").check()
     maps = class_maps(load("fashion_gap"), list_examples("fashion_mnist")["Ankle boot"])
     assert names.all_inner_texts() == [name for _, name, _ in maps.top(10)]
-    page.locator(".inspector-strip .top").get_by_role("button", name="Sandal").click()
+    page.locator(".inspector-class-maps .top").get_by_role("button", name="Sandal").click()
     expect_heading(page, "Why Sandal rather than nothing")
 
 

@@ -16,6 +16,7 @@ from inspector.explain.class_maps import ClassMaps
 from inspector.images.examples import list_examples
 from inspector.ui.pages import class_maps as page
 from inspector.ui.pages.class_maps_panels import answer_winners
+from inspector.ui.state import keys
 from inspector.ui.state.selection import label_classes
 
 BOOT = list_examples("fashion_mnist")["Ankle boot"]
@@ -155,9 +156,11 @@ def test_a_pinned_class_is_kept_for_the_next_photo() -> None:
 
 def test_values_of_a_link_that_the_page_does_not_have_are_named() -> None:
     app = open_page(colours="jet", **{"class": "unicorn [x](y)"})
-    (warning,) = (one.value for one in app.warning)
-    assert "colours=jet" in warning
-    assert r"class=unicorn \[x\](y)" in warning  # no link in Markdown
+    notes = [sentence for sentence, _ in app.session_state[keys.LINK_NOTES].values()]
+    assert sorted(notes) == [
+        "The link names the class 'unicorn [x](y)', which is not offered here.",
+        "The link names the color map 'jet', which is not offered here.",
+    ]
 
 
 def test_what_is_saved_is_what_is_shown() -> None:

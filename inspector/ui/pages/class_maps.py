@@ -13,7 +13,6 @@ from inspector.output.style import FigureStyle
 from inspector.output.viewer import ViewerData, make_viewer_data
 from inspector.ui.components.controls import show_download_buttons, show_errors
 from inspector.ui.components.map_canvas import make_photo_url
-from inspector.ui.components.markdown import plain
 from inspector.ui.components.save import show_save_menu
 from inspector.ui.components.viewer import show_class_strip, show_viewer
 from inspector.ui.pages.class_maps_panels import answer_cell, answer_mask, answer_winners
@@ -38,10 +37,7 @@ def show(chosen: SidebarSelection) -> None:
     """Draw the page."""
     maps, key, labels = chosen.maps, chosen.key, label_classes(chosen.maps)
     subject = f"{key} {tuple(maps.values.shape)}"
-    state, unknown = read_state(maps, subject, labels)
-    if unknown:
-        names = ", ".join(plain(text) for text in unknown)
-        st.warning(f"The link names what this page does not have: {names}.", icon=":material/link_off:")
+    state = read_state(maps, subject, labels)
     save_state(state, subject, labels, maps.top(1)[0][0])
     few = len(maps.values) <= FEW_CLASSES
     sent = range(len(maps.values)) if few else [k for k in (state.k, state.against) if k is not None and k >= 0]

@@ -13,7 +13,7 @@ import streamlit as st
 
 from inspector.analysis.masking import PixelChange
 from inspector.output.viewer import MEAN, VIEWER_COLORMAPS
-from inspector.ui.state import keys
+from inspector.ui.state import keys, links
 from inspector.ui.state.selection import AVERAGE, CLASS, LOGIT, View
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Cell: TypeAlias = tuple[int, int]  # row, column
 Number = Literal["contributions", "scores"]
+_NAMES = {keys.AGAINST: "class", keys.VIEW: "view", keys.COLORMAP: "color map"}  # for notes on the link
 _CELL = re.compile(r"(\d{1,9}),(\d{1,9})")
 
 
@@ -53,16 +54,16 @@ class ViewState:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """The names behind a state, which another network may share."""
+class SavedState:
+    """The state of the last run of the first page."""
 
-    subject: str  # what is shown: photo, network and grid
-    class_name: str | None  # None: the top-1 class
-    against: str | None
+    subject: str  # what was shown: photo, network and grid
+    labels: tuple[str, ...]  # the class names of its network
+    state: ViewState
 
 
-def read_state(maps: "ClassMaps", subject: str, labels: Sequence[str]) -> tuple[ViewState, list[str]]:
-    """Return what the first page shows, and the values of the link that are unknown.
+def read_state(maps: "ClassMaps", subject: str, labels: Sequence[str]) -> ViewState:
+    """Return what the first page shows. Values of the link that are unknown are named above the page.
 
     Args:
         maps: the class maps of the page.
@@ -71,29 +72,34 @@ def read_state(maps: "ClassMaps", subject: str, labels: Sequence[str]) -> tuple[
     """
     top = maps.top(1)[0][0]
     report = (st.session_state.get(keys.VIEWER) or {}).get("state")
-    saved: tuple[Shown, ViewState] | None = st.session_state.get(keys.VIEW_STATE)
+    saved: SavedState | None = st.session_state.get(keys.VIEW_STATE)
     if saved is None:
-        state, unknown = _read_link(top, labels)
-        return fit_state(state, maps), unknown
-    shown, state = saved
-    if isinstance(report, Mapping) and report.get("subject") == subject:
-        return fit_state(check_report(report, state), maps), []
-    if shown.subject != subject:
-        return fit_state(start_photo(shown, state, top, labels), maps), []
+        return fit_state(_read_link(top, labels), maps)
+    is_reported = False
+    if isinstance(report, Mapping) and report.get("subject") == saved.subject:
+        is_reported = True
+        saved = replace(saved, state=check_report(report, saved.state))
+    if saved.subject != subject:
+        # The report may have come at the same moment as another photo: what it pins counts for this photo.
+        return fit_state(start_photo(saved, top, labels), maps)
     # Another page may have changed the class.
     label = st.session_state.get(keys.CLASS)
-    return fit_state(replace(state, k=labels.index(label)) if label in labels else state, maps), []
+    if label in labels and not is_reported:
+        saved = replace(saved, state=replace(saved.state, k=labels.index(label)))
+    return fit_state(saved.state, maps)
 
 
-def start_photo(shown: Shown, state: ViewState, top: int, labels: Sequence[str]) -> ViewState:
+def start_photo(saved: SavedState, top: int, labels: Sequence[str]) -> ViewState:
     """Return the state for another photo or network: its top-1 class, or the pinned class if the network has it."""
-    kept = labels.index(shown.class_name) if state.pinned and shown.class_name in labels else None
-    other = state.against if state.against == MEAN else None
-    if state.pinned and shown.against in labels:
-        other = labels.index(shown.against)
-    if kept is None:
-        return replace(state, k=top, against=None, cell=None, masked=())
-    return replace(state, k=kept, against=None if other == kept else other, cell=None, masked=())
+    state, known = saved.state, len(saved.labels)
+    first = replace(state, k=top, against=None, cell=None, masked=())
+    if not state.pinned or not 0 <= state.k < known or saved.labels[state.k] not in labels:
+        return first
+    k, against = labels.index(saved.labels[state.k]), state.against
+    if against is not None and against != MEAN:
+        name = saved.labels[against] if 0 <= against < known else None
+        against = labels.index(name) if name in labels else None
+    return replace(first, k=k, against=None if against == k else against)
 
 
 def check_report(report: Mapping[str, Any], before: ViewState) -> ViewState:
@@ -165,7 +171,7 @@ def save_state(state: ViewState, subject: str, labels: Sequence[str], top: int) 
     """Keep the state for the next run, for other pages and in the link. The link leaves out what is as at first."""
     name = None if state.k == top and not state.pinned else labels[state.k]
     against = None if state.against is None or state.against == MEAN else labels[state.against]
-    st.session_state[keys.VIEW_STATE] = (Shown(subject, labels[state.k], against), state)
+    st.session_state[keys.VIEW_STATE] = SavedState(subject, tuple(labels), state)
     st.session_state[keys.CLASS] = name
     first = ViewState(state.k)
     link = {
@@ -185,6 +191,7 @@ def save_state(state: ViewState, subject: str, labels: Sequence[str], top: int) 
         keys.PINNED: "true" if state.pinned else None,
     }
     for key, value in link.items():
+        links.follow_choice(key, value)
         if value is None:
             if key in st.query_params:
                 del st.query_params[key]
@@ -196,16 +203,13 @@ def _write_cell(cell: Cell) -> str:
     return f"{cell[0]},{cell[1]}"
 
 
-def _read_link(top: int, labels: Sequence[str]) -> tuple[ViewState, list[str]]:
-    """Return the state of the link, and its unknown values."""
-    unknown: list[str] = []
+def _read_link(top: int, labels: Sequence[str]) -> ViewState:
+    """Return the state of the link."""
 
     def choose(key: str, options: Sequence[Any], default: Any) -> Any:
+        links.note_unknown(key, options, _NAMES.get(key, key))
         value = st.query_params.get(key)
-        if value is None or value in options:
-            return default if value is None else value
-        unknown.append(f"{key}={value}")
-        return default
+        return value if value in options else default
 
     name, reading, other = (
         choose(keys.CLASS, labels, None),
@@ -231,7 +235,7 @@ def _read_link(top: int, labels: Sequence[str]) -> tuple[ViewState, list[str]]:
         choose(keys.MASK_CHANGE, get_args(PixelChange), first.change),
         int(above) if re.fullmatch(r"\d{1,2}", above) else first.above,
         choose(keys.PINNED, flags, "false").lower() == "true",
-    ), unknown
+    )
 
 
 def read_cell(text: str) -> Cell | None:

@@ -108,9 +108,10 @@ export function showMasked(root, data, map, state, change, findCells) {
       makeElement("div", { class: "row" },
         makeElement("label", {}, "Cells above ", makeElement("input", { type: "number", min: 0, max: 99 }), " %"),
         makeText("button", "Mask these cells", { type: "button" }), makeText("button", "Clear", { type: "button" })),
-      makeElement("div", { class: "row" }, makeElement("label", {}, "In the photo, masked cells are ",
-        makeElement("select", {}, ...["blurred", "gray"].map(name => makeText("option", name))))),
+      makeElement("p", { class: "small" }),
     );
+    card.querySelector(".row").append(makeElement("label", {}, "In the photo, masked cells are ",
+      makeElement("select", {}, ...["blurred", "gray"].map(name => makeText("option", name)))));
   }
   const answer = card.querySelector(".answer"), above = card.querySelector("input"), how = card.querySelector("select");
   const [mask, clear] = card.querySelectorAll("button");
@@ -124,6 +125,7 @@ export function showMasked(root, data, map, state, change, findCells) {
   const count = state.masked.length, without = `without ${count} cell${count > 1 ? "s" : ""}`;
   const asked = JSON.stringify([state.masked, state.change]);
   const known = data.masked_outcome && JSON.stringify(data.masked_outcome.of) === asked;
+  card.lastChild.textContent = "";
   if (!count) {
     const hint = "Click cells on the photo to mask them, or choose one with the arrow keys and press Enter.";
     answer.replaceChildren(makeText("p", hint));
@@ -135,8 +137,8 @@ export function showMasked(root, data, map, state, change, findCells) {
       makeTable([[`${without[0].toUpperCase()}${without.slice(1)}: ${head[0]}`, ...head.slice(1)], ...rows]),
       ...(picture ? [makeElement("img", { src: picture, alt: "masked input of the network" })] : []),
       ...(error ? [makeText("p", error, { role: "alert" })] : []),
-      makeText("p", note, { class: "small" }),
     );
+    card.lastChild.textContent = note;
     answer.querySelector("table").className = "what-if";
   }
 }

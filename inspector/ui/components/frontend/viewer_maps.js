@@ -78,7 +78,7 @@ const formatParts = ({ sum, bias, total }) => {
     const [all, map, rest] = [total, sum, bias].map(value => Math.round(value * 10 ** digits));
     return map + rest === all;
   };
-  const digits = [3, 4, 2, 5, 6].find(addsUp) ?? 3, [all, map, rest] = [total, sum, bias].map(x => formatFixed(x, digits));
+  const digits = [3, 4, 5, 6].find(addsUp) ?? 3, [all, map, rest] = [total, sum, bias].map(x => formatFixed(x, digits));
   return `${all} = map ${map} + bias ${rest}`;
 };
 
