@@ -81,7 +81,13 @@ class ViewerData:
 
 
 def make_viewer_data(
-    maps: ClassMaps, names: Sequence[str], classes: Iterable[int], photo: str, side: int, top: int = 5
+    maps: ClassMaps,
+    names: Sequence[str],
+    classes: Iterable[int],
+    photo: str,
+    side: int,
+    top: int = 5,
+    scores: bool = True,
 ) -> ViewerData:
     """Collect what a viewer draws.
 
@@ -92,6 +98,7 @@ def make_viewer_data(
         photo: URL of the photo, dimmed outside the crop.
         side: longer side of the drawing, in pixels.
         top: how many classes are listed.
+        scores: send class scores, too, if the head has them.
     """
     view, field, meaning = maps.view, maps.classifier.receptive_field, maps.classifier.meaning
     grid = (int(maps.values.shape[1]), int(maps.values.shape[2]))
@@ -117,7 +124,7 @@ def make_viewer_data(
         misplaced=field.misplaced,
         names=tuple(names),
         top=best,
-        classes=_list_classes(maps, list(dict.fromkeys([*best, *classes]))),
+        classes=_list_classes(maps, list(dict.fromkeys([*best, *classes])), scores),
         pooling=maps.classifier.head.pooling,
         per_class=maps.classifier.head.per_class,
         quantity=meaning.quantity,
@@ -128,9 +135,10 @@ def make_viewer_data(
     )
 
 
-def _list_classes(maps: ClassMaps, chosen: list[int]) -> tuple[ViewerClass, ...]:
+def _list_classes(maps: ClassMaps, chosen: list[int], with_scores: bool) -> tuple[ViewerClass, ...]:
     values = _select(maps.values, chosen)
-    scores = _select(maps.position_scores(), chosen) if maps.classifier.head.has_position_scores else None
+    has_scores = with_scores and maps.classifier.head.has_position_scores
+    scores = _select(maps.position_scores(), chosen) if has_scores else None
     bias, logits = _select(maps.bias, chosen), _select(maps.logits, chosen)
     shares = maps.probabilities.tolist() if maps.classifier.meaning.has_probabilities else None
     return tuple(

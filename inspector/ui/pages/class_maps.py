@@ -55,7 +55,8 @@ def show(chosen: SidebarSelection) -> None:
 def _make_data(maps: ClassMaps, labels: Sequence[str], sent: Sequence[int], side: int) -> ViewerData:
     on_photo = maps.classifier.receptive_field.misplaced is None
     photo = make_photo_url(cache.get_view(maps), side, on_photo)
-    return make_viewer_data(maps, labels, sent, photo, side, TOP)
+    scores = maps.classifier.head.pooling == "max" or len(maps.values) <= FEW_CLASSES  # else they are not shown
+    return make_viewer_data(maps, labels, sent, photo, side, TOP, scores)
 
 
 def _collect_answers(

@@ -100,15 +100,24 @@ export default function ({ data, parentElement }) {
       drawTile(canvas, frame, maps[i].values, table, scale, isGray);
     });
   };
+  /** The photo below the maps, drawn once for all of them. */
+  const drawPhoto = gray => {
+    const key = `${gray} ${width} ${height} ${data.photo}`;
+    if (mine.photo?.key === key) return mine.photo.canvas;
+    const canvas = new OffscreenCanvas(width, height), context = canvas.getContext("2d", { willReadFrequently: true });
+    context.drawImage(mine.image, 0, 0, width, height);
+    if (gray) {
+      const pixels = context.getImageData(0, 0, width, height);
+      context.putImageData(new ImageData(paintGray(pixels.data), width, height), 0, 0);
+    }
+    mine.photo = { key, canvas };
+    return canvas;
+  };
   const drawTile = (canvas, frame, values, table, scale, gray) => {
     canvas.width = width;
     canvas.height = height;
-    const context = canvas.getContext("2d", { willReadFrequently: true }), layer = new OffscreenCanvas(width, height);
-    if (mine.image) context.drawImage(mine.image, 0, 0, width, height);
-    if (gray) {
-      const photo = context.getImageData(0, 0, width, height);
-      context.putImageData(new ImageData(paintGray(photo.data), width, height), 0, 0);
-    }
+    const context = canvas.getContext("2d"), layer = new OffscreenCanvas(width, height);
+    if (mine.image) context.drawImage(drawPhoto(gray), 0, 0);
     layer.getContext("2d").putImageData(new ImageData(paintMap(frame, values, table, scale), width, height), 0, 0);
     context.drawImage(layer, 0, 0);
   };

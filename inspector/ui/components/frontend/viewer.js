@@ -91,6 +91,8 @@ export default function ({ data, parentElement, setStateValue }) {
     if (mine.drawn.base !== key && image.complete && image.naturalWidth) {
       drawPhoto(base, image, data.draw_size, isGray);
       mine.drawn.base = key;
+    } else if (mine.drawn.base !== key) {
+      base.width = 1; // no map of a new photo on the photo before
     }
     data.values = winners ? winners.values : map.values;
   };
