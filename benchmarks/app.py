@@ -142,7 +142,7 @@ def click_class(page: Page, number: int) -> None:
 
 
 def choose_contrast(page: Page, name: str) -> None:
-    box = page.get_by_label("Rather than")
+    box = page.get_by_label("Rather than", exact=True)
     box.fill(name)
     box.press("Enter")
 

@@ -120,8 +120,8 @@ async def run_session(
         await page.locator("input[type=file]").first.set_input_files(file)
         for reading, sums in photo.sums.items():
             switched = time.perf_counter()
-            await page.get_by_label("Rather than").fill(reading)
-            await page.get_by_label("Rather than").press("Enter")
+            await page.get_by_label("Rather than", exact=True).fill(reading)
+            await page.get_by_label("Rather than", exact=True).press("Enter")
             shown = await wait_for_sums(page, sums)
             waits.append(time.perf_counter() - switched)
             if shown == "right":

@@ -230,7 +230,8 @@ def test_all_class_maps_hold_their_numbers_and_frame_the_maximum(page: Page, app
     cells = page.get_by_role("button", name="class map of Sneaker, logit").locator(".cells span")
     k = maps.classifier.class_names.index("Sneaker")
     scores = maps.position_scores([k])[0].flatten()
-    expect(cells).to_have_text([f"{value:.2f}".replace("-", "\N{MINUS SIGN}") for value in scores.tolist()])
+    texts = [f"{value:.{1 if abs(value) >= 9.95 else 2}f}" for value in scores.tolist()]
+    expect(cells).to_have_text([text.replace("-", "\N{MINUS SIGN}") for text in texts])
     assert cells.evaluate_all("all => all.findIndex(cell => cell.className.includes('maximum'))") == int(
         scores.argmax()
     )
@@ -241,9 +242,9 @@ def test_every_picture_of_the_page_is_saved_as_it_is_shown(page: Page, app_url: 
     expect_heading(page, "Why Ankle boot rather than nothing")
     page.get_by_role("button", name="Save the picture").click()
     menu = page.get_by_test_id("stPopoverBody")
-    for name in ("class map Ankle boot", "photo Ankle boot"):
+    for name in ("^class map Ankle boot", "^photo "):
         menu.get_by_role("combobox").click()
-        page.get_by_role("option", name=name).click()
+        page.get_by_role("option", name=re.compile(name)).click()
         expect(menu.get_by_text("class_maps(classifier, ")).to_be_visible()
         with page.expect_download() as download:
             menu.get_by_role("button", name="PNG").click()
@@ -329,7 +330,7 @@ def test_pointing_shows_the_value_of_a_cell_and_a_click_selects_it(page: Page, a
     expect(panel(page)).to_have_count(0)
     page.mouse.click(*point(page, 4 / 28, 22 / 28))
     expect(panel(page, "Cell (2, 0)")).to_be_visible()
-    assert "position=2%2C0" in page.url
+    expect(page).to_have_url(re.compile("position=2%2C0"))
     assert marks(page, "cell") == marks(page, "field") == marks(page, "center") == 1
     # Another class keeps the selected cell.
     search(page, "Class", "Bag")
@@ -354,7 +355,7 @@ def test_the_arrow_keys_move_the_selection_and_escape_clears_it(page: Page, app_
     expect(panel(page, "Cell (0, 0)")).to_be_visible()
     expect_heading(page, "All class maps before pooling")
     expect(page.get_by_test_id("stStatusWidget")).to_have_count(0)
-    page.get_by_label("Rather than").focus()
+    page.get_by_label("Rather than", exact=True).focus()
     page.keyboard.press("Tab")
     expect(photo(page)).to_be_focused()
     assert photo(page).evaluate("element => getComputedStyle(element).outlineStyle") == "solid"
@@ -363,11 +364,12 @@ def test_the_arrow_keys_move_the_selection_and_escape_clears_it(page: Page, app_
     # The third step down stops at the edge.
     expect(panel(page, "Cell (2, 1)")).to_be_visible()
     expect(value_line(page)).to_have_text(f"Row 2, column 1: {value_at(2, 1)} logits")
+    expect(page).to_have_url(re.compile("position=2%2C1"))
     link = page.url
     page.keyboard.press("Escape")
     expect(panel(page)).to_have_count(0)
     assert marks(page, "cell") == 0
-    assert "position" not in page.url
+    expect(page).not_to_have_url(re.compile("position"))
     page.goto(link)
     expect(panel(page, "Cell (2, 1)")).to_be_visible()
 
@@ -406,7 +408,7 @@ def test_what_if_shows_the_logits_without_the_masked_cells(page: Page, app_url: 
     page.get_by_label("In the photo, masked cells are").select_option("gray")
     expect(table).to_be_visible()
     expect(table).not_to_have_text(blurred, use_inner_text=True)
-    assert "masked=" in page.url
+    expect(page).to_have_url(re.compile("masked="))
     page.get_by_role("button", name="Clear").click()
     expect(panel(page, "Click cells on the photo")).to_be_visible()
     assert marks(page, "masked") == 0
@@ -440,7 +442,7 @@ def test_nothing_below_the_photo_is_cut_off(
         page.get_by_role("button", name="Mask these cells").click()
         expect(page.locator("table.what-if")).to_be_visible()
     assert_nothing_is_cut_off(page)
-    for element in page.locator(".picture, .what-if, .inspector-line, .card, .controls").all():
+    for element in page.locator(".picture, .what-if, .inspector-line, .card:not(:empty), .controls").all():
         box = element.bounding_box()
         assert box is not None
         assert box["x"] >= 0
