@@ -20,6 +20,8 @@ from inspector.ui.components.contribution_chart import draw_contribution_chart
 from inspector.ui.components.controls import choose_segment, show_errors, show_table, upload_photos
 from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_class_map_frame, show_maps
 from inspector.ui.components.markdown import plain
+from inspector.ui.components.save import show_save_menu, write_maps_lines
+from inspector.ui.components.saved_maps import make_map_to_save
 from inspector.ui.state import cache, keys
 from inspector.ui.state.jobs import turns
 from inspector.ui.state.networks import NetworkChoice
@@ -55,7 +57,7 @@ def show(selection: SidebarSelection) -> None:
     wide, narrow = st.columns([3, 2], gap="large")
     # Draw the chosen channel first: the user waits for it, and the browser needs 0.1 s to draw the chart.
     with narrow:
-        _show_channel(maps, contributions, channel, chosen.smooth)
+        _show_channel(selection.key, maps, contributions, channel, chosen.smooth)
     with wide:
         _show_contributions(selection.key, maps, contributions, chosen, channel)
     _show_photos(selection.network, channel)
@@ -132,7 +134,9 @@ def _chart_spec(
     return spec
 
 
-def _show_channel(maps: ClassMaps, contributions: ChannelContributions, channel: int, smooth: bool) -> None:
+def _show_channel(
+    key: cache.MapsKey, maps: ClassMaps, contributions: ChannelContributions, channel: int, smooth: bool
+) -> None:
     """Show one channel over the photo, and its contribution."""
     values = maps.feature_maps[channel]
     st.subheader(f"Channel {channel}", anchor=False)
@@ -141,6 +145,12 @@ def _show_channel(maps: ClassMaps, contributions: ChannelContributions, channel:
     drawing = MapDrawing(encode_cells(values, scale), f"channel {channel} on the photo")
     show_maps(keys.CHANNEL_MAP, cache.get_view(maps), frame, [drawing])
     st.html(html.make_activation_bar(scale, bool((values < 0).any())))
+    code = [*write_maps_lines(key, maps), f"values = maps.feature_maps[{channel}]"]
+    code.append("field = classifier.receptive_field")
+    field, meaning = maps.classifier.receptive_field, f"strongest color at {format_number(scale)}"
+    name = f"channel {channel} of {maps.classifier.name}"
+    picture = make_map_to_save(name, values, cache.get_view(maps), field, scale, meaning, code, smooth)
+    show_save_menu([picture], "channel picture")
     contribution = _format(float(contributions.parts[channel]))
     if contributions.weight is None:
         st.markdown(f"It adds **{contribution}** logits. Every cell has a weight of its own.")

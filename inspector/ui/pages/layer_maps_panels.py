@@ -14,6 +14,8 @@ from inspector.ui.components import html
 from inspector.ui.components.channel_grid import ChannelTile
 from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_frame, show_maps
 from inspector.ui.components.markdown import plain
+from inspector.ui.components.save import PictureToSave, show_save_menu, write_maps_lines
+from inspector.ui.components.saved_maps import make_map_to_save
 from inspector.ui.state import cache, keys
 
 INDEX, MEAN, HIGHEST, CONTRIBUTION = "number", "mean", "highest", "contribution"  # values in links
@@ -109,7 +111,38 @@ def show_channel(shown: ShownLayer, channel: int, on_page: Sequence[int]) -> Non
     previews = {c: draw(c) for c in on_page} if grids[channel].size <= _SMALL else {}
     show_maps(keys.CHANNEL_MAP, layer_maps.view, frame, [draw(channel)], previews=previews)
     st.html(html.make_activation_bar(find_scale(channel), layer_maps.has_negatives))
+    show_save_menu(_list_pictures(shown, channel, find_scale(channel)), "layer picture")
     st.markdown(", ".join(_list_statistics(shown, channel)))
+
+
+def _list_pictures(shown: ShownLayer, channel: int, scale: float) -> list[PictureToSave]:
+    """Return the map of the channel and the two maps over all channels, to be saved."""
+    layer_maps, label = shown.layer_maps, shown.layer_maps.layer.label
+    lines = [
+        "from inspector.analysis.layers import compute_layer_maps",
+        *write_maps_lines(shown.key, shown.maps),
+        f"layer_maps = compute_layer_maps(classifier, maps.view, {label!r})",
+        "field = layer_maps.receptive_field",
+    ]
+    drawn = [(f"channel {channel} of {label}", layer_maps.maps[channel], scale, f"layer_maps.maps[{channel}]")]
+    for name, how in (("mean", "average"), ("highest", "max")):
+        values = layer_maps.pool_channels(how)  # type: ignore[arg-type]
+        values = values - values.min()
+        code = f"layer_maps.pool_channels({how!r})"
+        drawn.append((f"{name} of all channels of {label}", values, float(values.max()), f"{code} - {code}.min()"))
+    return [
+        make_map_to_save(
+            name,
+            values,
+            layer_maps.view,
+            layer_maps.receptive_field,
+            ends,
+            f"strongest color at {format_number(ends)}",
+            [*lines, f"values = {code}"],
+            shown.selection.smooth,
+        )
+        for name, values, ends, code in drawn
+    ]
 
 
 def _list_statistics(shown: ShownLayer, channel: int) -> list[str]:

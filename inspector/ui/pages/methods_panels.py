@@ -16,6 +16,8 @@ from inspector.output.text import format_mean_and_deviation, format_number
 from inspector.ui.components.controls import show_download_buttons, show_table
 from inspector.ui.components.faithfulness_chart import draw_faithfulness_chart
 from inspector.ui.components.html import MethodTile, encode_map_on_photo, make_method_grid
+from inspector.ui.components.save import PictureToSave, show_save_menu, write_maps_lines
+from inspector.ui.components.saved_maps import make_map_to_save
 from inspector.ui.state import cache, keys
 from inspector.ui.state.jobs import Task
 
@@ -113,7 +115,21 @@ def show_downloads(maps: ClassMaps, chosen: MethodsSelection, results: Results) 
 
         return encode_figure(methods_figure(maps, chosen.k, found, curves), _FORMATS[name])
 
-    show_download_buttons(_FILES, make_file, "Download the figure", key_prefix="methods ")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        show_download_buttons(_FILES, make_file, "Download the figure", key_prefix="methods ")
+        show_save_menu([_make_picture(maps, chosen, one) for one in found], "method picture", "Save one map")
+
+
+def _make_picture(maps: ClassMaps, chosen: MethodsSelection, one: Attribution) -> PictureToSave:
+    scale = find_scale(one.values.numpy(force=True), one.grid)
+    code = [
+        "from inspector.analysis.attribution.methods import compute_attribution",
+        *write_maps_lines(chosen.key, maps),
+        f"result = compute_attribution(classifier, classifier.inputs(maps.view), {chosen.k}, {one.name!r})",
+        "values, field = result.values, result.field",
+    ]
+    meaning = f"{maps.classifier.class_names[chosen.k]}; strongest color at {scale:.3g} {one.unit}"
+    return make_map_to_save(one.name, one.values, cache.get_view(maps), one.field, scale, meaning, code)
 
 
 def show_curves(maps: ClassMaps, chosen: MethodsSelection, results: Results) -> None:
