@@ -8,13 +8,12 @@ import streamlit as st
 
 from inspector.ui.components import assets
 from inspector.ui.components.controls import show_errors
-from inspector.ui.state import keys, links, sidebar, streamlit_fixes
+from inspector.ui.state import keys, links, login, sidebar, streamlit_fixes
 from inspector.ui.state.sidebar import Bar
 
 streamlit_fixes.apply_streamlit_fixes()
 
 Read = Callable[[Bar, Callable[[], object]], Sequence[object]]
-
 
 def make_page(name: str, read: Read, title: str, address: str, **settings: Any) -> st.Page:
     """Make a page.
@@ -68,6 +67,7 @@ page = st.navigation([*pages.values(), *old_pages], position="top")
 st.set_page_config(page_title=f"{page.title} - Inspector", page_icon=assets.ICON, layout="wide")
 st.logo(assets.LOGO, size="large")
 st.html(assets.read_page_style())
+login.require_login()
 if page in old_pages:
     page.run()  # opens another page, before any widget takes its value from the link
 bar = sidebar.draw_bar(pages["model"], pages["export"])

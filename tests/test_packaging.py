@@ -55,3 +55,23 @@ def test_the_pinned_versions_are_allowed():
     assert {one.name for one in REQUIREMENTS} - pins.keys() <= {DISTRIBUTION}
     for one in REQUIREMENTS:
         assert one.name == DISTRIBUTION or one.specifier.contains(pins[one.name]), one
+
+
+def test_the_image_copies_what_exists_and_what_is_not_ignored():
+    lines = (REPOSITORY / "Dockerfile").read_text().splitlines()
+    sources = [
+        word for line in lines if line.startswith("COPY") and "--from" not in line for word in line.split()[1:-1]
+    ]
+    kept = {line[1:] for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert set(sources) == kept
+    assert all((REPOSITORY / source).exists() for source in sources)
+
+
+def test_every_setting_stands_in_the_docs_on_serving():
+    code = "".join(path.read_text() for path in (REPOSITORY / "inspector").rglob("*.py"))
+    named = set(re.findall(r"\"(INSPECTOR_[A-Z]+)\"", code))
+    assert named >= {"INSPECTOR_DATA", "INSPECTOR_LOGIN"}
+    table = set(
+        re.findall(r"^\| `(INSPECTOR_[A-Z]+)` \|", (REPOSITORY / "docs" / "serving.md").read_text(), re.MULTILINE)
+    )
+    assert table == named
