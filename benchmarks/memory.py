@@ -20,8 +20,8 @@ from torchvision.models import resnet50
 
 from app import FLAGS, serve_app
 
-# Seconds after which nothing of a closed session is kept: 150 until it counts as ended, and the interval of the watch.
-ENDED = 150 + 30
+# Seconds after which nothing of a closed session is kept: 110 until it counts as ended, and the interval of the watch.
+ENDED = 130
 
 
 def main(networks: Annotated[int, typer.Option(min=1)] = 5) -> None:

@@ -120,15 +120,15 @@ def test_files_of_a_session_are_given_back_when_it_has_ended(
     networks = {"mine": "network"}
     sessions.register("closed", networks.clear)
     start = sessions._last_seen["closed"]
-    sessions.end_sessions(lambda session: session == "open", start + 140)
+    sessions.end_sessions(lambda session: session == "open", start + 100)
     assert list_names(manager, "closed") == ["a.png"]
-    sessions.end_sessions(lambda session: session == "open", start + 160)
+    sessions.end_sessions(lambda session: session == "open", start + 120)
     assert list(manager.file_storage) == ["open"]
     assert not networks
     # The open session is counted from when it was last connected.
-    sessions.end_sessions(lambda session: False, start + 300)
+    sessions.end_sessions(lambda session: False, start + 220)
     assert list(manager.file_storage) == ["open"]
-    sessions.end_sessions(lambda session: False, start + 320)
+    sessions.end_sessions(lambda session: False, start + 240)
     assert not manager.file_storage
     assert not uploads._asked
 
