@@ -15,6 +15,7 @@ streamlit_fixes.apply_streamlit_fixes()
 
 Read = Callable[[Bar, Callable[[], object]], Sequence[object]]
 
+
 def make_page(name: str, read: Read, title: str, address: str, **settings: Any) -> st.Page:
     """Make a page.
 
@@ -51,7 +52,7 @@ pages = {
     "layers": make_page("layers", sidebar.read_sidebar, "Layers", "layers", icon=":material/layers:"),
     "compare": make_page("compare", sidebar.read_sidebar, "Compare", "compare", icon=":material/compare:"),
     "model": make_page("network", sidebar.read_network, "Model", "model", icon=":material/account_tree:"),
-    "dataset": make_page("dataset", sidebar.read_nothing, "Dataset", "dataset", icon=":material/photo_library:"),
+    "dataset": make_page("dataset", sidebar.read_network, "Dataset", "dataset", icon=":material/photo_library:"),
     "runs": make_page("runs", sidebar.read_nothing, "Training runs", "runs", icon=":material/science:"),
     "about": make_page("about", sidebar.read_nothing, "About", "about", icon=":material/info:"),
     "export": make_page("export", sidebar.read_sidebar, "Export", "export", visibility="hidden"),

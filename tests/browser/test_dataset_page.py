@@ -1,4 +1,4 @@
-"""The page Data set in a real browser: from a folder of results to one image, and its errors."""
+"""The page Dataset in a real browser: from a folder of results to one image, and its errors."""
 
 import hashlib
 import re
@@ -72,14 +72,13 @@ def test_a_typed_folder_shows_counts_average_maps_and_confusions(page: Page, app
 
 
 def test_a_batch_of_uploads_runs_is_listed_and_keeps_its_photos(page: Page, app_url: str) -> None:
-    page.goto(f"{app_url}/dataset")
+    page.goto(f"{app_url}/dataset?network=fashion_gap")
     page.get_by_role("radio", name="uploaded photos").click()
-    page.get_by_role("combobox", name="Network").click()
-    page.get_by_role("option", name="fashion_gap", exact=True).click()
     photos = sorted(list_examples("fashion_mnist").values())
-    page.get_by_test_id("stFileUploaderDropzoneInput").set_input_files(photos)
-    expect(page.get_by_role("button", name="Start")).to_be_enabled()
-    page.get_by_role("button", name="Start").click()
+    page.get_by_test_id("stExpander").get_by_test_id("stFileUploaderDropzoneInput").set_input_files(photos)
+    start = page.get_by_role("button", name="Start with fashion_gap")
+    expect(start).to_be_enabled()
+    start.click()
     expect_heading(page, "Images")
     expect(page.get_by_text("Page of 1 with 10 images")).to_be_visible()
     # The photo is drawn under its map, though it is in no file.
@@ -136,6 +135,7 @@ def test_a_row_of_the_table_opens_its_image_and_another_class_map_can_be_chosen(
     expect_image(page, "photo00.png")
     table = page.get_by_test_id("stDataFrame").first
     expect(table.locator("canvas").first).to_be_visible()
+    table.scroll_into_view_if_needed()
     box = table.bounding_box()
     assert box is not None
     # The check box of the third row: the heading and each row are 35 pixels high.

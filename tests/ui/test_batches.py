@@ -15,6 +15,7 @@ from inspector.errors import ImageError
 from inspector.images.examples import list_examples
 from inspector.images.sources import Item, hash_items
 from inspector.networks.load import load
+from inspector.ui.components.markdown import plain
 from inspector.ui.pages.dataset_batch import describe_progress, list_photo_folders
 from inspector.ui.state import batches, folders, keys
 from inspector.ui.state.batches import UPLOADED, Batch, BatchRequest
@@ -132,8 +133,9 @@ def test_two_runs_never_write_into_one_folder(photos: Path, tmp_path: Path) -> N
 
 def _show_page() -> None:
     from inspector.ui.pages import dataset
+    from inspector.ui.state.sidebar import list_choices
 
-    dataset.show()
+    dataset.show(list_choices()["fashion_gap"])
 
 
 def open_page(**link: str) -> AppTest:
@@ -158,9 +160,8 @@ def press(app: AppTest, label: str) -> AppTest:
 def test_the_page_runs_a_batch_shows_its_results_and_lists_them(photos: Path, results: Path) -> None:
     app = open_page()
     assert app.button[0].disabled
-    app.selectbox(key=keys.BATCH_NETWORK).select(NETWORK)
     app.text_input(key=keys.BATCH_FOLDER).input(str(photos)).run()
-    end_batch(press(app, "Start"))
+    end_batch(press(app, f"Start with {plain(NETWORK)}"))
     assert not app.exception
     assert not app.error
     (folder,) = results.iterdir()
@@ -177,9 +178,8 @@ def test_the_page_runs_a_batch_shows_its_results_and_lists_them(photos: Path, re
 def test_a_run_without_photos_shows_the_reason(tmp_path: Path, results: Path) -> None:
     (tmp_path / "empty").mkdir()
     app = open_page()
-    app.selectbox(key=keys.BATCH_NETWORK).select(NETWORK)
     app.text_input(key=keys.BATCH_FOLDER).input(str(tmp_path / "empty")).run()
-    end_batch(press(app, "Start"))
+    end_batch(press(app, f"Start with {plain(NETWORK)}"))
     assert [error.value.startswith("No images in ") for error in app.error] == [True]
     assert not app.exception
 
@@ -204,10 +204,9 @@ def test_results_of_uploads_to_an_app_for_others_are_for_their_session_and_those
     monkeypatch.setenv(folders.DATA, "")
     app = open_page()
     assert not app.text_input, "no folder can be typed"
-    app.selectbox(key=keys.BATCH_NETWORK).select(NETWORK)
     files = [(path.name, path.read_bytes(), "image/png") for path in list_examples("fashion_mnist").values()]
     app.file_uploader[0].set_value(files).run()
-    end_batch(press(app, "Start"))
+    end_batch(press(app, f"Start with {plain(NETWORK)}"))
     assert not app.error
     (folder,) = (results / batches.PRIVATE).iterdir()
     name = f"{batches.PRIVATE}/{folder.name}"

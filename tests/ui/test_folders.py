@@ -189,9 +189,11 @@ def _show_page(name: str) -> None:
     from importlib import import_module
 
     from inspector.ui.components.controls import show_errors
+    from inspector.ui.state.sidebar import list_choices
 
     with show_errors():
-        import_module(f"inspector.ui.pages.{name}").show()
+        arguments = [list_choices()["fashion_gap"]] if name == "dataset" else []
+        import_module(f"inspector.ui.pages.{name}").show(*arguments)
 
 
 # All keys of links, of all pages: a link may hold anything.

@@ -50,7 +50,7 @@ def test_values_that_cannot_be_read_are_ignored(page: str, names: tuple[str, ...
 
 @pytest.mark.parametrize("folder", ["~nosuchuser", "\0", "a" * 5_000, "![i](http://evil.example/x.png)", "/etc/passwd"])
 def test_a_folder_that_cannot_be_opened_is_one_sentence(folder: str) -> None:
-    app = open_page("dataset", "read_nothing", data=folder)
+    app = open_page("dataset", "read_network", data=folder)
     assert not app.exception
     assert len(app.error) == 1
     assert "![" not in app.error[0].value

@@ -1,4 +1,4 @@
-"""The page Data set: runs a batch over photos, and shows its results, summarized and image by image."""
+"""The page Dataset: runs a batch over photos, and shows its results, summarized and image by image."""
 
 import hashlib
 from pathlib import Path
@@ -18,12 +18,13 @@ from inspector.ui.components.markdown import plain
 from inspector.ui.pages import dataset_batch, dataset_images, dataset_panels
 from inspector.ui.state import batches, cache, folders, keys
 from inspector.ui.state.batches import Batch
+from inspector.ui.state.sidebar import NetworkChoice
 
 
-def show() -> None:
+def show(network: NetworkChoice) -> None:
     """Draw the page."""
     keys.update_link()
-    st.title("Data set", anchor=False)
+    st.title("Dataset", anchor=False)
     batch: Batch | None = st.session_state.get(keys.BATCH)
     if batch is not None and batch.job.running:
         dataset_batch.show_progress(batch)
@@ -33,7 +34,7 @@ def show() -> None:
     is_running = batch is not None and batch.job.running
     if not is_running:
         with st.expander("Run a batch", expanded=chosen is None, icon=":material/play_arrow:"):
-            dataset_batch.show_form()
+            dataset_batch.show_form(network)
     if chosen is None:
         st.caption(
             "A batch computes the class maps of all photos of a folder. This page summarizes them: accuracy, average "

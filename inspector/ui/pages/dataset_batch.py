@@ -1,4 +1,4 @@
-"""The form of the page Data set that runs a batch, and its progress."""
+"""The form of the page Dataset that runs a batch, and its progress."""
 
 import os
 from collections.abc import Sequence
@@ -24,13 +24,11 @@ _FOLDER = "a folder"
 _MOST_FOLDERS = 500  # listed folders of photos
 
 
-def show_form() -> None:
-    """Show the form that begins a run."""
-    offered = list_choices()
+def show_form(network: NetworkChoice) -> None:
+    """Show the form that begins a run of a network."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         kinds = [_FOLDER, UPLOADED] if folders.is_open() or folders.listed_folders() else [UPLOADED]
         kind = st.segmented_control("Photos from", kinds, default=kinds[0], required=True, key=keys.BATCH_FROM)
-        network = st.selectbox("Network", list(offered), key=keys.BATCH_NETWORK, width=280)
         help = "For how many classes of each photo the class maps are stored."
         top = st.number_input("Top classes", 1, 50, 5, key=keys.BATCH_TOP, width=150, help=help)
     photos: tuple[Item, ...] = ()
@@ -38,11 +36,12 @@ def show_form() -> None:
         source, photos = UPLOADED, _upload()
     else:
         source = _choose_folder()
-    st.caption(plain(_describe_place(kind, offered[network].key)))
+    st.caption(plain(_describe_place(kind, network.key)))
     is_ready = bool(photos) if kind == UPLOADED else bool(source)
-    if st.button("Start", type="primary", icon=":material/play_arrow:", disabled=not is_ready):
+    label = f"Start with {plain(network.name)}"
+    if st.button(label, key=keys.START_BATCH, type="primary", icon=":material/play_arrow:", disabled=not is_ready):
         with show_errors():
-            _start(source, photos, offered[network], top)
+            _start(source, photos, network, top)
 
 
 def show_resume(listed: ListedResults) -> None:

@@ -72,9 +72,9 @@ RESULTS, PAGE, IMAGE = "data", "page", "image"
 IMAGE_FILTER, TOP_CLASS, LABEL, PATH = "which", "predicted", "label", "path"
 IMAGE_ORDER, DESCENDING = "order", "descending"
 DATASET_CLASS, CONFUSED_LABEL, GALLERY = "average", "mistaken", "gallery"
-# The form of the page Data set that runs a batch. No key is in the link: a link must not begin work.
+# The form of the page Dataset that runs a batch. No key is in the link: a link must not begin work.
 BATCH_FROM, BATCH_FOLDER, BATCH_PHOTOS, BATCH_WHOLE_FOLDER = "batch from", "batch folder", "batch photos", "batch whole"
-BATCH_NETWORK, BATCH_TOP, STOP_BATCH = "batch network", "batch top", "stop batch"
+BATCH_TOP, START_BATCH, STOP_BATCH = "batch top", "start batch", "stop batch"
 BATCH = "batch"  # the Batch of this session
 OWN_RESULTS = "own results"  # folders of results that this session made of uploads: list of paths
 
