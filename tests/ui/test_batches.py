@@ -133,7 +133,7 @@ def test_two_runs_never_write_into_one_folder(photos: Path, tmp_path: Path) -> N
 
 def _show_page() -> None:
     from inspector.ui.pages import dataset
-    from inspector.ui.state.sidebar import list_choices
+    from inspector.ui.state.networks import list_choices
 
     dataset.show(list_choices()["fashion_gap"])
 

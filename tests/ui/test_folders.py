@@ -189,7 +189,7 @@ def _show_page(name: str) -> None:
     from importlib import import_module
 
     from inspector.ui.components.controls import show_errors
-    from inspector.ui.state.sidebar import list_choices
+    from inspector.ui.state.networks import list_choices
 
     with show_errors():
         arguments = [list_choices()["fashion_gap"]] if name == "dataset" else []

@@ -18,7 +18,7 @@ from inspector.ui.components.markdown import plain
 from inspector.ui.pages import dataset_batch, dataset_images, dataset_panels
 from inspector.ui.state import batches, cache, folders, keys
 from inspector.ui.state.batches import Batch
-from inspector.ui.state.sidebar import NetworkChoice
+from inspector.ui.state.networks import NetworkChoice
 
 
 def show(network: NetworkChoice) -> None:
