@@ -210,6 +210,12 @@ def test_a_network_is_loaded_by_its_name(hub: Path) -> None:
     assert open_page(network=NAMED).subheader[0].value == plain(NAMED)
 
 
+def test_a_name_without_its_library_is_completed(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    list_names(monkeypatch, {"SqueezeNet1_1": False})  # as typed: AppTest types no new options
+    app = choose_name(open_page(), "SqueezeNet1_1")
+    assert find(app.selectbox, "Model").value == NAMED
+
+
 def test_offline_is_one_sentence(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(name: str, on_progress: object) -> None:
         raise NetworkError(f"The weights of {name} could not be downloaded.")
@@ -224,7 +230,6 @@ def test_offline_is_one_sentence(hub: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("squeezenet1_1", " is no name of a network of torchvision or timm. Use torchvision:squeezenet1_1."),
         ("/etc/passwd", " is no name of a network of torchvision or timm. Use torchvision:NAME or timm:NAME."),
         ("timm:no_such_network", "timm has no classifier 'no_such_network'."),
     ],

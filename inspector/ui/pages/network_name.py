@@ -31,7 +31,7 @@ def show_name_form() -> None:
     may_download = folders.is_open()
     if may_download:
         st.caption(
-            "With their weights, preprocessing and class names. Weights that are not on this machine are fetched."
+            "With their weights, preprocessing and class names. Weights that are not on this machine are downloaded."
         )
     else:
         st.caption("Those whose weights are on the machine of this app. It downloads none for its visitors.")
@@ -47,7 +47,7 @@ def show_name_form() -> None:
         "`timm:resnet50.a1_in1k`.",
     )
     if st.button("Load", type="primary", key=make_field_key("by name"), disabled=name is None) and name is not None:
-        name = _check_name(name.strip())
+        name = _complete_name(name.strip())
         if may_download and not has_weights(name):
             _download(name)
         with st.spinner(f"Loading {plain(name)} and verifying its head ..."):
@@ -61,16 +61,17 @@ def _list_pretrained() -> dict[str, bool]:
     return list_pretrained()
 
 
-def _check_name(name: str) -> str:
-    """Return a name of a library as it is. What a visitor types must not become a path.
+def _complete_name(name: str) -> str:
+    """Return a name with its library, torchvision before timm. What a visitor types must not become a path.
 
     Raises:
-        NetworkError: it is none.
+        NetworkError: it is no name of their networks.
     """
     if name.startswith(LIBRARIES):
         return name
-    same = " or ".join(suggest_library_names(name).same) or "torchvision:NAME or timm:NAME"
-    raise NetworkError(f"{name} is no name of a network of torchvision or timm. Use {same}.")
+    if same := suggest_library_names(name).same:
+        return same[0]
+    raise NetworkError(f"{name} is no name of a network of torchvision or timm. Use torchvision:NAME or timm:NAME.")
 
 
 def _download(name: str) -> None:
