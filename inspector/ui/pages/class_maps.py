@@ -79,8 +79,12 @@ def _collect_answers(
 
 
 def _find_scale(maps: ClassMaps, state: ViewState, listed: Sequence[int]) -> float:
-    """Return the scale of the viewer: the largest |value| of the chosen class and the top classes."""
-    return common_scale([maps.class_map(k, state.contrast, state.number == "scores").values for k in listed])
+    """Return the scale of the viewer: the largest |value| of the chosen class and the top classes.
+
+    A contrast of two classes has its own scale: the difference of two similar classes is seen, too.
+    """
+    compared = [state.k] if isinstance(state.contrast, int) else listed
+    return common_scale([maps.class_map(k, state.contrast, state.number == "scores").values for k in compared])
 
 
 def _show_save_row(maps: ClassMaps, key: cache.MapsKey, state: ViewState, listed: Sequence[int], scale: float) -> None:

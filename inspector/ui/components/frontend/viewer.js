@@ -69,7 +69,9 @@ export default function ({ data, parentElement, setStateValue }) {
   const paint = () => {
     const { against, number, colors, gray, smooth, opacity, view } = state(), map = findMap();
     mine.map = map;
-    const listed = [...new Set([...data.top, state().k])].map(k => readMap(classes, k, against, number));
+    // A contrast of two classes has its own scale: the difference of two similar classes is seen, too.
+    const others = against === null || against === MEAN ? [...data.top, state().k] : [];
+    const listed = others.map(k => readMap(classes, k, against, number));
     const scale = findScale([map, ...listed]), table = decodeColors(data.colormaps[colors].colors);
     const bare = data.misplaced !== null, isWinners = view === "winning class";
     photo.classList.toggle("bare", bare);
