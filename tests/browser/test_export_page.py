@@ -130,6 +130,17 @@ def test_export_takes_over_class_and_contrast_from_the_page_before(page: Page, a
     assert b"logit less the average logit" in download_file(page, "SVG")
 
 
+def test_export_takes_over_what_the_page_image_shows(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/?network=fashion_gap&class=Sneaker&reading=against+a+class&against=Bag&colours=PuOr_r")
+    expect(page.get_by_role("link", name="Export")).to_be_visible()
+    expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
+    page.get_by_role("link", name="Export").click()
+    expect_preview(page)
+    expect(page).to_have_url(re.compile("classes=Sneaker"))
+    expect(page).to_have_url(re.compile("colours=PuOr_r"))
+    assert b"logit less that of Bag" in download_file(page, "SVG")
+
+
 def test_a_figure_without_a_panel_says_what_to_do(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/export?network=fashion_gap&panels=photo")
     expect_preview(page)

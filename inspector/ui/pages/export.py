@@ -16,9 +16,18 @@ from inspector.ui.components import controls
 from inspector.ui.components.controls import choose_segment, enter_number, show_errors, switch
 from inspector.ui.components.markdown import plain
 from inspector.ui.state import cache, keys
-from inspector.ui.state.selection import choose_interpolation, choose_position_scores, choose_reading, label_classes
+from inspector.ui.state.selection import (
+    AVERAGE,
+    CLASS,
+    LOGIT,
+    choose_interpolation,
+    choose_position_scores,
+    choose_reading,
+    label_classes,
+)
 from inspector.ui.state.sidebar import SidebarSelection
 from inspector.ui.state.streamlit_fixes import fragment
+from inspector.ui.state.view_state import SavedState, ViewState
 
 FILES = {
     "PNG": "figure.png",
@@ -54,23 +63,41 @@ def show(selection: SidebarSelection) -> None:
 
 
 def _take_over(labels: Sequence[str]) -> None:
-    """Begin with the class, the contrast and the grid of the page from which the user came, unless the link has others.
+    """Begin with the class, the contrast, the colors and the grid of the page from which the user came.
 
-    Only in the first run of this page, the session still knows the widgets of the page before.
+    What the link says comes first. Only in the first run of this page, the session still knows the widgets of the page
+    before; what the page Image shows is kept anyway.
     """
     if keys.FIGURE_CLASSES in st.session_state:
         return
     kept: dict[str, Any] = {key: st.session_state.get(key) for key in (keys.READING, keys.AGAINST, *_SWITCHES)}
+    name = st.query_params.get(keys.CLASS, st.session_state.get(keys.CLASS))
+    saved: SavedState | None = st.session_state.get(keys.VIEW_STATE)
+    if kept[keys.READING] is None and saved is not None and saved.labels == tuple(labels):
+        kept |= _read_image_page(saved.state, labels)
+        name = labels[saved.state.k]
     if kept[keys.AGAINST] not in labels:
         kept.pop(keys.AGAINST)
-    name = st.query_params.get(keys.CLASS, st.session_state.get(keys.CLASS))
     if name in labels:
         kept[keys.FIGURE_CLASSES] = [name]
     for key, value in kept.items():
         if value is not None and key not in st.query_params:
             # A widget that takes its value from the session does not write it into the link.
             st.session_state[key] = value
-            st.query_params[key] = str(value).lower() if isinstance(value, bool) else value
+            st.query_params[key] = str(value).lower() if isinstance(value, bool | float) else value
+
+
+def _read_image_page(state: ViewState, labels: Sequence[str]) -> dict[str, Any]:
+    """Return what the page Image shows, as values of widgets by their keys."""
+    other = state.against if state.against is not None and 0 <= state.against < len(labels) else None
+    return {
+        keys.READING: LOGIT if state.against is None else AVERAGE if other is None else CLASS,
+        keys.AGAINST: None if other is None else labels[other],
+        keys.RAW_GRID: not state.smooth,
+        keys.POSITION_SCORES: state.number == "scores",
+        keys.COLORMAP: state.colors,
+        keys.FIGURE_OPACITY: state.opacity,
+    }
 
 
 def _leave_out_too_many(style: FigureStyle, count: int) -> FigureStyle:
