@@ -47,14 +47,15 @@ def make_old_page(address: str, new: str, view: str | None = None) -> st.Page:
     return st.Page(open_new_page, title=address.capitalize(), url_path=address, visibility="hidden")
 
 
+# Pages have no icons: the browser would fetch the icon of a page from a host of fonts, as the icon of its tab.
 pages = {
-    "image": make_page("class_maps", sidebar.read_sidebar, "Image", "image", icon=":material/image:", default=True),
-    "layers": make_page("layers", sidebar.read_sidebar, "Layers", "layers", icon=":material/layers:"),
-    "compare": make_page("compare", sidebar.read_sidebar, "Compare", "compare", icon=":material/compare:"),
-    "model": make_page("network", sidebar.read_network, "Model", "model", icon=":material/account_tree:"),
-    "dataset": make_page("dataset", sidebar.read_network, "Dataset", "dataset", icon=":material/photo_library:"),
-    "runs": make_page("runs", sidebar.read_nothing, "Training runs", "runs", icon=":material/science:"),
-    "about": make_page("about", sidebar.read_nothing, "About", "about", icon=":material/info:"),
+    "image": make_page("class_maps", sidebar.read_sidebar, "Image", "image", default=True),
+    "layers": make_page("layers", sidebar.read_sidebar, "Layers", "layers"),
+    "compare": make_page("compare", sidebar.read_sidebar, "Compare", "compare"),
+    "model": make_page("network", sidebar.read_network, "Model", "model"),
+    "dataset": make_page("dataset", sidebar.read_network, "Dataset", "dataset"),
+    "runs": make_page("runs", sidebar.read_nothing, "Training runs", "runs"),
+    "about": make_page("about", sidebar.read_nothing, "About", "about"),
     "export": make_page("export", sidebar.read_sidebar, "Export", "export", visibility="hidden"),
 }
 old_pages = [
