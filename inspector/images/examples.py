@@ -1,4 +1,4 @@
-"""Example images: photos that scikit-image ships, and ten Fashion-MNIST test images, one per class."""
+"""Example images: a photo of two objects, photos that scikit-image ships, and ten Fashion-MNIST test images."""
 
 import importlib.util
 from pathlib import Path
@@ -15,6 +15,9 @@ _PHOTOS = {
     "Astronaut": "astronaut.png",
 }
 _SMALL = 64  # pixels of the longer side of an input for images like those of MNIST
+# Two objects of two classes: the contrast of the classes shows where each is.
+_TWO_OBJECTS = "Cat and coffee", Path(__file__).parent / "example_photos" / "cat_and_coffee.jpg"
+CONTRASTS = {"cat_and_coffee.jpg": ("espresso", "Egyptian cat")}  # name of an example's file -> classes of its objects
 _FASHION = Path(__file__).parent / "fashion_mnist"  # the folder also holds the license and the notice of the data set
 
 
@@ -30,7 +33,9 @@ def list_examples(kind: str) -> dict[str, Path]:
         return {path.stem.replace("_", " ").capitalize(): path for path in sorted(_FASHION.glob("*.png"))}
     # Find the folder without importing scikit-image, which would take half a second.
     spec = importlib.util.find_spec("skimage")
-    if kind != "photos" or spec is None or spec.origin is None:
+    if kind != "photos":
         return {}
+    if spec is None or spec.origin is None:
+        return dict([_TWO_OBJECTS])
     data = Path(spec.origin).parent / "data"
-    return {caption: data / file for caption, file in _PHOTOS.items() if (data / file).is_file()}
+    return dict([_TWO_OBJECTS]) | {name: data / file for name, file in _PHOTOS.items() if (data / file).is_file()}

@@ -24,7 +24,7 @@ COFFEE = list_examples("photos")["Coffee"]
 
 
 def test_upload_to_map_to_download(page: Page, app_url: str) -> None:
-    page.goto(app_url)
+    page.goto(f"{app_url}/?example=Cat")
     expect_heading(page, "Why tiger cat rather than nothing")
     page.locator(".st-key-uploader input[type=file]").set_input_files(COFFEE)
     expect_heading(page, "Why espresso rather than nothing")
@@ -44,7 +44,7 @@ def test_upload_to_map_to_download(page: Page, app_url: str) -> None:
 
 
 def test_a_link_reopens_the_same_view(page: Page, app_url: str) -> None:
-    page.goto(app_url)
+    page.goto(f"{app_url}/?example=Cat")
     expect_heading(page, "Why tiger cat rather than nothing")
     search(page, "Rather than", "mean of")
     expect_heading(page, "Why tiger cat rather than mean of all classes")
@@ -81,7 +81,7 @@ def read_controls(page: Page) -> list[object]:
 
 
 def test_a_broken_upload_shows_one_error(page: Page, app_url: str) -> None:
-    page.goto(app_url)
+    page.goto(f"{app_url}/?example=Cat")
     expect_heading(page, "Why tiger cat rather than nothing")
     broken = {"name": "broken.jpg", "mimeType": "image/jpeg", "buffer": CAT.read_bytes()[:5000]}
     page.locator(".st-key-uploader input[type=file]").set_input_files(broken)
@@ -109,7 +109,7 @@ def test_sessions_do_not_see_each_others_photos(chromium: Browser, app_url: str)
     contexts = [chromium.new_context() for _ in photos]
     pages = [context.new_page() for context in contexts]
     for page in pages:
-        page.goto(app_url)
+        page.goto(f"{app_url}/?example=Cat")
     for page in pages:
         expect_heading(page, "Why tiger cat rather than nothing")
     for page, (photo, _) in zip(pages, photos, strict=True):
@@ -153,7 +153,7 @@ def test_the_browser_draws_the_same_pixels_as_the_library(page: Page, app_url: s
 
 
 def test_a_class_of_the_list_is_drawn_without_waiting_for_the_server(page: Page, app_url: str) -> None:
-    page.goto(app_url)
+    page.goto(f"{app_url}/?example=Cat")
     expect_heading(page, "Why tiger cat rather than nothing")
     expect(page.get_by_role("radio", name="tabby, probability")).to_be_visible()
     # In one turn of the browser's event loop, no response can arrive.
@@ -190,7 +190,7 @@ def test_a_class_of_the_list_is_drawn_without_waiting_for_the_server(page: Page,
 
 
 def test_the_arrow_keys_walk_the_list_of_classes(page: Page, app_url: str) -> None:
-    page.goto(f"{app_url}/?class=tabby")
+    page.goto(f"{app_url}/?example=Cat&class=tabby")
     expect_heading(page, "Why tabby rather than nothing")
     page.get_by_role("radio", name="tabby, probability").press("ArrowUp")
     expect_heading(page, "Why Egyptian cat rather than nothing")
@@ -274,7 +274,7 @@ def test_tall_and_wide_photos_keep_a_readable_size(
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)).save(buffer, "JPEG")
     page.set_viewport_size({"width": 1440, "height": 900})
-    page.goto(app_url)
+    page.goto(f"{app_url}/?example=Cat")
     upload = {"name": "thin.jpg", "mimeType": "image/jpeg", "buffer": buffer.getvalue()}
     page.locator(".st-key-uploader input[type=file]").set_input_files(upload)
     expect(page.locator(".seen img")).to_have_attribute("alt", "photo thin.jpg")
@@ -340,7 +340,7 @@ def test_pointing_shows_the_value_of_a_cell_and_a_click_selects_it(page: Page, a
 
 
 def test_there_is_no_cell_outside_the_input_of_the_network(page: Page, app_url: str) -> None:
-    page.goto(app_url)
+    page.goto(f"{app_url}/?example=Cat")
     expect_heading(page, "Why tiger cat rather than nothing")
     page.mouse.move(*point(page, 0.01, 0.5))
     expect(value_line(page)).to_have_text("The network does not see this part of the photo.")

@@ -12,7 +12,7 @@ HOLD = """() => {
 
 
 def test_a_photo_that_arrives_at_the_same_time_as_a_click_is_shown(page: Page, app_url: str) -> None:
-    page.goto(app_url)
+    page.goto(f"{app_url}/?example=Cat")
     expect(page.get_by_role("heading", name="Why tiger cat rather than nothing", exact=True)).to_be_visible()
     # Streamlit's frontend collects messages to the server for a few milliseconds. Hold them back, so that both events
     # are in one batch.

@@ -19,14 +19,18 @@ def open_app(**link: str) -> AppTest:
     return app.run()
 
 
-def test_the_app_opens_with_a_network_and_a_photo_loaded() -> None:
+def test_the_app_opens_with_a_photo_of_two_objects_and_the_contrast_of_their_classes() -> None:
     app = open_app()
     assert not app.exception
     assert not app.error
-    assert read_title(app) == "Why tiger cat rather than nothing"
-    data = read_viewer(app)
+    assert read_title(app) == "Why espresso rather than Egyptian cat"
+    assert "against" not in app.query_params
+    cat = open_app(example="Cat")
+    assert read_title(cat) == "Why tiger cat rather than nothing"
+    data = read_viewer(cat)
     assert data["verdict"] == "exact"
     assert data["classes"][str(data["state"]["k"])]["logit"] == pytest.approx(9.247, abs=1e-3)
+    assert read_title(open_app(reading="logit")) == "Why espresso rather than nothing"
 
 
 def test_the_named_backend_runs_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from inspector.ui.state import cache
 from inspector.ui.state.selection import label_classes
 from inspector.ui.state.sidebar import SidebarSelection
 from inspector.ui.state.streamlit_fixes import fragment
-from inspector.ui.state.view_state import ViewState, read_state, save_state
+from inspector.ui.state.view_state import ViewState, read_state, save_state, start_state
 
 TOP = 5
 FEW_CLASSES = 20  # with more classes, all class maps side by side are too many to read
@@ -38,7 +38,7 @@ def show(chosen: SidebarSelection) -> None:
     maps, key, labels = chosen.maps, chosen.key, label_classes(chosen.maps)
     subject = f"{key} {tuple(maps.values.shape)}"
     state = read_state(maps, subject, labels)
-    save_state(state, subject, labels, maps.top(1)[0][0])
+    save_state(state, subject, labels, start_state(maps, labels))
     few = len(maps.values) <= FEW_CLASSES
     sent = range(len(maps.values)) if few else [k for k in (state.k, state.against) if k is not None and k >= 0]
     data = _make_data(maps, labels, sent, _SIDE)

@@ -25,7 +25,7 @@ _EXAMPLE, _OWN = "example ", "own "  # beginnings of the names of photos in the 
 def draw_uploader() -> None:
     """Show the field for uploads. A photo that arrives is kept for all pages, and chosen."""
     number = st.session_state.setdefault(keys.UPLOADS, 0)
-    with st.container(key=keys.UPLOADER, width=190):
+    with st.container(key=keys.UPLOADER, width=215):
         arrived = upload_photos(
             "Your photos", key=f"{keys.UPLOADED_PHOTO} {number}", several=True, label_visibility="collapsed"
         )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import streamlit as st
 
 from inspector.analysis.masking import PixelChange
+from inspector.images.examples import CONTRASTS
 from inspector.output.viewer import MEAN, VIEWER_COLORMAPS
 from inspector.ui.state import keys, links
 from inspector.ui.state.selection import AVERAGE, CLASS, LOGIT, View
@@ -70,18 +71,18 @@ def read_state(maps: "ClassMaps", subject: str, labels: Sequence[str]) -> ViewSt
         subject: a text that another photo, network or grid changes.
         labels: names of all classes, each different.
     """
-    top = maps.top(1)[0][0]
+    first = start_state(maps, labels)
     report = (st.session_state.get(keys.VIEWER) or {}).get("state")
     saved: SavedState | None = st.session_state.get(keys.VIEW_STATE)
     if saved is None:
-        return fit_state(_read_link(top, labels), maps)
+        return fit_state(_read_link(first, labels), maps)
     is_reported = False
     if isinstance(report, Mapping) and report.get("subject") == saved.subject:
         is_reported = True
         saved = replace(saved, state=check_report(report, saved.state))
     if saved.subject != subject:
         # The report may have come at the same moment as another photo: what it pins counts for this photo.
-        return fit_state(start_photo(saved, top, labels), maps)
+        return fit_state(start_photo(saved, first, labels), maps)
     # Another page may have changed the class.
     label = st.session_state.get(keys.CLASS)
     if label in labels and not is_reported:
@@ -89,10 +90,18 @@ def read_state(maps: "ClassMaps", subject: str, labels: Sequence[str]) -> ViewSt
     return fit_state(saved.state, maps)
 
 
-def start_photo(saved: SavedState, top: int, labels: Sequence[str]) -> ViewState:
-    """Return the state for another photo or network: its top-1 class, or the pinned class if the network has it."""
+def start_state(maps: "ClassMaps", labels: Sequence[str]) -> ViewState:
+    """Return what a photo begins with: its top-1 class, and the contrast that shows both objects of an example."""
+    top = maps.top(1)[0][0]
+    objects = CONTRASTS.get(maps.view.photo.name if maps.view is not None else "", ())
+    others = [labels.index(name) for name in objects if name in labels and name != labels[top]]
+    return ViewState(top, others[0] if len(others) == 1 and len(objects) == 2 else None)
+
+
+def start_photo(saved: SavedState, start: ViewState, labels: Sequence[str]) -> ViewState:
+    """Return the state for another photo or network: its start, or the pinned class if the network has it."""
     state, known = saved.state, len(saved.labels)
-    first = replace(state, k=top, against=None, cell=None, masked=())
+    first = replace(state, k=start.k, against=start.against, cell=None, masked=())
     if not state.pinned or not 0 <= state.k < known or saved.labels[state.k] not in labels:
         return first
     k, against = labels.index(saved.labels[state.k]), state.against
@@ -167,16 +176,17 @@ def has_scores(maps: "ClassMaps") -> bool:
     return maps.classifier.head.has_position_scores
 
 
-def save_state(state: ViewState, subject: str, labels: Sequence[str], top: int) -> None:
-    """Keep the state for the next run, for other pages and in the link. The link leaves out what is as at first."""
-    name = None if state.k == top and not state.pinned else labels[state.k]
-    against = None if state.against is None or state.against == MEAN else labels[state.against]
+def save_state(state: ViewState, subject: str, labels: Sequence[str], start: ViewState) -> None:
+    """Keep the state for the next run, for other pages and in the link. The link leaves out what is as at the start."""
+    name = None if state.k == start.k and not state.pinned else labels[state.k]
+    against = None if state.against in (None, MEAN, start.against) else labels[state.against]
+    reading = {None: LOGIT, MEAN: AVERAGE}.get(state.against, CLASS)
     st.session_state[keys.VIEW_STATE] = SavedState(subject, tuple(labels), state)
     st.session_state[keys.CLASS] = name
     first = ViewState(state.k)
     link = {
         keys.CLASS: name,
-        keys.READING: {None: None, MEAN: AVERAGE}.get(state.against, CLASS),
+        keys.READING: None if state.against == start.against else reading,
         keys.AGAINST: against,
         keys.VIEW: None if state.view == first.view else state.view,
         keys.POSITION_SCORES: "true" if state.number == "scores" else None,
@@ -203,7 +213,7 @@ def _write_cell(cell: Cell) -> str:
     return f"{cell[0]},{cell[1]}"
 
 
-def _read_link(top: int, labels: Sequence[str]) -> ViewState:
+def _read_link(start: ViewState, labels: Sequence[str]) -> ViewState:
     """Return the state of the link."""
 
     def choose(key: str, options: Sequence[Any], default: Any) -> Any:
@@ -213,11 +223,13 @@ def _read_link(top: int, labels: Sequence[str]) -> ViewState:
 
     name, reading, other = (
         choose(keys.CLASS, labels, None),
-        choose(keys.READING, (LOGIT, AVERAGE, CLASS), LOGIT),
+        choose(keys.READING, (LOGIT, AVERAGE, CLASS), None),
         choose(keys.AGAINST, labels, None),
     )
-    k = top if name is None else labels.index(name)
-    against = MEAN if reading == AVERAGE else labels.index(other) if reading == CLASS and other is not None else None
+    k = start.k if name is None else labels.index(name)
+    against = start.against if reading is None else MEAN if reading == AVERAGE else None
+    if reading == CLASS and other is not None:
+        against = labels.index(other)
     flags = ("true", "false", "True", "False")
     opacity, above = st.query_params.get(keys.OPACITY, ""), st.query_params.get(keys.MASK_ABOVE, "")
     first = ViewState(k)
