@@ -8,8 +8,8 @@ import streamlit as st
 
 from inspector.ui.components import assets
 from inspector.ui.components.controls import show_errors
-from inspector.ui.state import keys, links, login, sidebar, streamlit_fixes
-from inspector.ui.state.sidebar import Bar
+from inspector.ui.state import keys, links, login, streamlit_fixes, top_bar
+from inspector.ui.state.top_bar import Bar
 
 streamlit_fixes.apply_streamlit_fixes()
 
@@ -49,14 +49,14 @@ def make_old_page(address: str, new: str, view: str | None = None) -> st.Page:
 
 # Pages have no icons: the browser would fetch the icon of a page from a host of fonts, as the icon of its tab.
 pages = {
-    "image": make_page("class_maps", sidebar.read_sidebar, "Image", "image", default=True),
-    "layers": make_page("layers", sidebar.read_sidebar, "Layers", "layers"),
-    "compare": make_page("compare", sidebar.read_sidebar, "Compare", "compare"),
-    "model": make_page("network", sidebar.read_network, "Model", "model"),
-    "dataset": make_page("dataset", sidebar.read_network, "Dataset", "dataset"),
-    "runs": make_page("runs", sidebar.read_nothing, "Training runs", "runs"),
-    "about": make_page("about", sidebar.read_nothing, "About", "about"),
-    "export": make_page("export", sidebar.read_sidebar, "Export", "export", visibility="hidden"),
+    "image": make_page("class_maps", top_bar.read_selection, "Image", "image", default=True),
+    "layers": make_page("layers", top_bar.read_selection, "Layers", "layers"),
+    "compare": make_page("compare", top_bar.read_selection, "Compare", "compare"),
+    "model": make_page("network", top_bar.read_network, "Model", "model"),
+    "dataset": make_page("dataset", top_bar.read_network, "Dataset", "dataset"),
+    "runs": make_page("runs", top_bar.read_nothing, "Training runs", "runs"),
+    "about": make_page("about", top_bar.read_nothing, "About", "about"),
+    "export": make_page("export", top_bar.read_selection, "Export", "export", visibility="hidden"),
 }
 old_pages = [
     make_old_page("channels", "layers", "channels"),
@@ -72,7 +72,7 @@ st.html(assets.read_page_style())
 login.require_login()
 if page in old_pages:
     page.run()  # opens another page, before any widget takes its value from the link
-bar = sidebar.draw_bar(pages["model"], pages["export"])
+bar = top_bar.draw_bar(pages["model"], pages["export"])
 page.run()
 with bar.notes:
     links.show_notes()

@@ -96,7 +96,7 @@ async def run_sessions(
             for page in pages:
                 page.set_default_timeout(300_000)
                 await page.goto(url)
-                await page.get_by_text("Your photo").wait_for()
+                await page.get_by_role("radiogroup", name="Photos").wait_for()
             start = time.perf_counter()
             watch = asyncio.create_task(watch_memory(start, memory))
             await asyncio.gather(
@@ -117,7 +117,7 @@ async def run_session(
     while time.perf_counter() < end:
         photo = photos[turn % len(photos)]
         file = {"name": photo.name, "mimeType": "image/png", "buffer": photo.png}
-        await page.locator("input[type=file]").first.set_input_files(file)
+        await page.locator(".st-key-uploader input[type=file]").set_input_files(file)
         for reading, sums in photo.sums.items():
             switched = time.perf_counter()
             await page.get_by_label("Rather than", exact=True).fill(reading)

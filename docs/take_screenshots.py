@@ -20,6 +20,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
+TWO = {"network": "efficientnet_lite0", "example": "Cat and coffee"}
 CAT = {"network": "efficientnet_lite0", "example": "Cat", "class": "tiger cat"}
 
 
@@ -69,15 +70,15 @@ def nothing(page: Page) -> None:
 
 # name: path of the page, parameters of the link, height of the window, what to do first
 SHOTS: dict[str, tuple[str, dict[str, str], int, Callable[[Page], None]]] = {
-    "app": ("", CAT, 900, nothing),
-    "position": ("", CAT | {"position": "3,3"}, 1350, nothing),
+    "app": ("", TWO, 900, nothing),
+    "position": ("", TWO | {"position": "4,1", "size": "whole photo"}, 900, nothing),
     "layers": ("layers", CAT, 900, nothing),
     "channels": ("layers", CAT | {"view": "channels"}, 960, nothing),
     "compare": ("compare", CAT | {"view": "photos", "examples": ["Coffee", "Rocket"]}, 900, nothing),
     "methods": ("compare", CAT | {"view": "methods", "curves": "true"}, 1540, wait_for_methods),
     "export": ("export", CAT, 1270, nothing),
-    "network": ("network", {"network": "efficientnet_lite0"}, 1000, nothing),
-    "laboratory": ("laboratory", {}, 2433, nothing),
+    "network": ("model", {"network": "efficientnet_lite0"}, 1000, nothing),
+    "laboratory": ("runs", {}, 2433, nothing),
     "all-maps": ("", {"network": "fashion_gmp", "example": "Sandal"}, 2000, crop_all_maps),
 }
 

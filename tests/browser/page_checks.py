@@ -4,7 +4,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
-# These widths leave the least room beside the sidebar; in narrower windows the sidebar is collapsed.
+# Widths at which rows begin to wrap.
 NARROW = (1000, 800)
 
 # Wait until nothing has moved for half a second: the last element that is drawn may be the one that is too wide.

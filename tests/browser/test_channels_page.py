@@ -23,7 +23,7 @@ def read_sums(page: Page) -> tuple[float, float, float]:
 
 
 def test_contributions_and_bias_sum_to_the_logit_and_a_row_opens_its_channel(page: Page, app_url: str) -> None:
-    page.goto(f"{app_url}/layers?view=channels")
+    page.goto(f"{app_url}/layers?view=channels&example=Cat")
     expect_heading(page, "Channel contributions to tiger cat")
     bias, parts, total = read_sums(page)
     assert bias + parts == pytest.approx(total, abs=2e-4)
@@ -46,7 +46,7 @@ def test_contributions_and_bias_sum_to_the_logit_and_a_row_opens_its_channel(pag
 
 
 def test_a_contrast_has_channel_contributions_too_and_a_link_reopens_it(page: Page, app_url: str) -> None:
-    page.goto(f"{app_url}/layers?view=channels")
+    page.goto(f"{app_url}/layers?view=channels&example=Cat")
     expect_heading(page, "Channel contributions to tiger cat")
     page.get_by_role("radio", name="against a class").click()
     expect_heading(page, "Channel contributions to tiger cat against Egyptian cat")

@@ -66,7 +66,7 @@ def test_a_link_opens_the_contrast_with_the_mean_of_all_classes() -> None:
 
 
 def test_a_class_that_the_next_network_lacks_is_dropped() -> None:
-    app = open_app(network="fashion_gap", **{"class": "Sneaker"})
+    app = open_app(network="fashion_gap", example="Cat", **{"class": "Sneaker"})
     app.selectbox(key="network").set_value("efficientnet_lite0").run()
     assert not app.exception
     assert read_title(app) == "Why tiger cat rather than nothing"

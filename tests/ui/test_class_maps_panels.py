@@ -33,9 +33,9 @@ def open_page(**link: str) -> AppTest:
 
 def _page() -> None:
     from inspector.ui.pages import class_maps
-    from inspector.ui.state.sidebar import draw_bar, read_sidebar
+    from inspector.ui.state.top_bar import draw_bar, read_selection
 
-    class_maps.show(*read_sidebar(draw_bar()))
+    class_maps.show(*read_selection(draw_bar()))
 
 
 def maps_of(network: str, photo: Path = BOOT) -> ClassMaps:

@@ -14,10 +14,10 @@ def _show_page(name: str, reader: str) -> None:
     from importlib import import_module
 
     from inspector.ui.components.controls import show_errors
-    from inspector.ui.state import sidebar
+    from inspector.ui.state import top_bar
 
     with show_errors():
-        import_module(f"inspector.ui.pages.{name}").show(*getattr(sidebar, reader)(sidebar.draw_bar(), lambda: None))
+        import_module(f"inspector.ui.pages.{name}").show(*getattr(top_bar, reader)(top_bar.draw_bar(), lambda: None))
 
 
 def open_page(name: str, reader: str, **link: str) -> AppTest:
@@ -43,7 +43,7 @@ def open_page(name: str, reader: str, **link: str) -> AppTest:
     ],
 )
 def test_values_that_cannot_be_read_are_ignored(page: str, names: tuple[str, ...], value: str) -> None:
-    app = open_page(page, "read_sidebar", network="fashion_gap", **dict.fromkeys(names, value))
+    app = open_page(page, "read_selection", network="fashion_gap", **dict.fromkeys(names, value))
     assert not app.exception
     assert not app.error
 

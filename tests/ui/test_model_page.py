@@ -24,10 +24,10 @@ NAMED = "torchvision:squeezenet1_1"
 def _show_page() -> None:
     from inspector.ui.components.controls import show_errors
     from inspector.ui.pages import network
-    from inspector.ui.state import sidebar
+    from inspector.ui.state import top_bar
 
     with show_errors():
-        network.show(sidebar.draw_bar().network)
+        network.show(top_bar.draw_bar().network)
 
 
 def open_page(**link: str) -> AppTest:

@@ -1,4 +1,4 @@
-"""What the pages share: no torch before the sidebar is drawn, and no key of the session that is written twice."""
+"""What the pages share: no torch before the bar is drawn, and no key of the session that is written twice."""
 
 import ast
 import subprocess
@@ -17,7 +17,7 @@ SHARED_VALUES = {"average"}
 
 
 @pytest.mark.parametrize("library", ["torch", "matplotlib", "altair", "captum"])
-def test_the_app_draws_its_sidebar_without_the_slow_libraries(library: str) -> None:
+def test_the_app_draws_its_bar_without_the_slow_libraries(library: str) -> None:
     modules = [
         node for node in ast.parse((UI.parents[1] / "app.py").read_text()).body if isinstance(node, ast.ImportFrom)
     ]

@@ -26,8 +26,8 @@ from inspector.ui.state import cache, keys
 from inspector.ui.state.jobs import turns
 from inspector.ui.state.networks import NetworkChoice
 from inspector.ui.state.selection import choose_channel, choose_class, choose_interpolation, choose_reading
-from inspector.ui.state.sidebar import SidebarSelection
 from inspector.ui.state.streamlit_fixes import fragment
+from inspector.ui.state.top_bar import PageSelection
 
 MAX_PHOTOS = 200  # photos that the network runs on
 TILES = 12  # photos that are shown
@@ -47,7 +47,7 @@ class ChannelSelection:
 
 @fragment
 @show_errors()
-def show(selection: SidebarSelection) -> None:
+def show(selection: PageSelection) -> None:
     """Draw this part of the page."""
     maps = selection.maps
     chosen, place = _choose(maps)

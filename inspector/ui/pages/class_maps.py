@@ -19,8 +19,8 @@ from inspector.ui.pages.class_maps_panels import answer_cell, answer_mask, answe
 from inspector.ui.pages.class_maps_saved import list_pictures
 from inspector.ui.state import cache
 from inspector.ui.state.selection import label_classes
-from inspector.ui.state.sidebar import SidebarSelection
 from inspector.ui.state.streamlit_fixes import fragment
+from inspector.ui.state.top_bar import PageSelection
 from inspector.ui.state.view_state import ViewState, read_state, save_state, start_state
 
 TOP = 5
@@ -33,7 +33,7 @@ _ALL_MAPS_FILES = {"PNG": "all-maps.png", "PDF": "all-maps.pdf", "SVG": "all-map
 
 @fragment
 @show_errors()
-def show(chosen: SidebarSelection) -> None:
+def show(chosen: PageSelection) -> None:
     """Draw the page."""
     maps, key, labels = chosen.maps, chosen.key, label_classes(chosen.maps)
     subject = f"{key} {tuple(maps.values.shape)}"

@@ -6,12 +6,12 @@ from inspector.ui.components.controls import choose_segment
 from inspector.ui.pages import compare_maps
 from inspector.ui.pages.compare_maps import NETWORKS, PHOTOS
 from inspector.ui.state import keys
-from inspector.ui.state.sidebar import SidebarSelection
+from inspector.ui.state.top_bar import PageSelection
 
 METHODS = "methods"  # a value in links, as are NETWORKS and PHOTOS
 
 
-def show(chosen: SidebarSelection) -> None:
+def show(chosen: PageSelection) -> None:
     """Draw the page."""
     _read_old_link()
     default = NETWORKS if compare_maps.list_same_classes(chosen.network) else PHOTOS

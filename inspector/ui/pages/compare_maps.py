@@ -20,8 +20,8 @@ from inspector.ui.components.markdown import plain
 from inspector.ui.state import cache, keys
 from inspector.ui.state.networks import NetworkChoice, list_choices
 from inspector.ui.state.selection import choose_interpolation
-from inspector.ui.state.sidebar import SidebarSelection
 from inspector.ui.state.streamlit_fixes import fragment
+from inspector.ui.state.top_bar import PageSelection
 
 if TYPE_CHECKING:
     from inspector.output.export import Format
@@ -33,7 +33,7 @@ _FILES = {"PNG": "comparison.png", "PDF": "comparison.pdf", "SVG": "comparison.s
 _FORMATS: "dict[str, Format]" = {"comparison.png": "png", "comparison.pdf": "pdf", "comparison.svg": "svg"}
 
 
-def show(chosen: SidebarSelection, mode: str) -> None:
+def show(chosen: PageSelection, mode: str) -> None:
     """Draw this part of the page. `mode` is NETWORKS or PHOTOS."""
     if mode == NETWORKS:
         requests = _choose_networks(chosen.network, cache.get_view(chosen.maps).photo, chosen.key[3])
@@ -55,7 +55,7 @@ def list_same_classes(network: NetworkChoice) -> list[str]:
 def _choose_networks(network: NetworkChoice, photo: Photo, scale: cache.Scale) -> list[MapRequest]:
     """Show the choice of the other networks. Return one request per network."""
     offered, same_classes = list_choices(), list_same_classes(network)
-    # Offer the network of the sidebar, too. Otherwise the box would lose a network that is chosen in the sidebar.
+    # Offer the network of the bar, too. Otherwise the box would lose a network that is chosen in the bar.
     names = st.multiselect(
         f"{plain(network.name)} and",
         list(offered),
@@ -63,7 +63,7 @@ def _choose_networks(network: NetworkChoice, photo: Photo, scale: cache.Scale) -
         key=keys.COMPARED_NETWORKS,
         bind="query-params",
         max_selections=MAX_NETWORKS - 1,
-        help="The first network is that of the sidebar. Add more on the page Network, for this session, or with "
+        help="The first network is that of the bar. Add more on the page Model, for this session, or with "
         "`inspector add`.",
     )
     others = [offered[name] for name in names if name != network.name]
@@ -71,7 +71,7 @@ def _choose_networks(network: NetworkChoice, photo: Photo, scale: cache.Scale) -
         text = "Choose one more network in the box above."
         if not same_classes:
             text += (
-                " No other network here has the same classes: load your own on the page Network, add one with "
+                " No other network here has the same classes: load your own on the page Model, add one with "
                 "`inspector add`, or compare several photos by this network."
             )
         st.info(text, icon=":material/compare:")

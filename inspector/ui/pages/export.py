@@ -25,8 +25,8 @@ from inspector.ui.state.selection import (
     choose_reading,
     label_classes,
 )
-from inspector.ui.state.sidebar import SidebarSelection
 from inspector.ui.state.streamlit_fixes import fragment
+from inspector.ui.state.top_bar import PageSelection
 from inspector.ui.state.view_state import SavedState, ViewState
 
 FILES = {
@@ -45,7 +45,7 @@ _DPI = 120  # pixels per inch of the preview
 
 @fragment
 @show_errors()
-def show(selection: SidebarSelection) -> None:
+def show(selection: PageSelection) -> None:
     """Draw the page."""
     maps = selection.maps
     _take_over(label_classes(maps))

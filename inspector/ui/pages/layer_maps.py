@@ -18,15 +18,15 @@ from inspector.ui.pages.layer_maps_panels import CONTRIBUTION, HIGHEST, INDEX, M
 from inspector.ui.state import cache, keys
 from inspector.ui.state.networks import NetworkChoice
 from inspector.ui.state.selection import choose_channel, choose_class, choose_interpolation
-from inspector.ui.state.sidebar import SidebarSelection
 from inspector.ui.state.streamlit_fixes import fragment
+from inspector.ui.state.top_bar import PageSelection
 
 PAGE = 64  # channels per page of the grid
 
 
 @fragment
 @show_errors()
-def show(chosen: SidebarSelection) -> None:
+def show(chosen: PageSelection) -> None:
     """Draw this part of the page."""
     network, maps = chosen.network, chosen.maps
     with st.spinner(f"Reading the layers of {plain(network.name)} ..."):

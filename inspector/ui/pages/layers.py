@@ -3,12 +3,12 @@
 from inspector.ui.components.controls import choose_segment
 from inspector.ui.pages import channels, layer_maps
 from inspector.ui.state import keys
-from inspector.ui.state.sidebar import SidebarSelection
+from inspector.ui.state.top_bar import PageSelection
 
 FEATURE_MAPS, CHANNELS = "feature maps", "channels"  # values in links
 
 
-def show(chosen: SidebarSelection) -> None:
+def show(chosen: PageSelection) -> None:
     """Draw the page."""
     text = "Feature maps: any layer of the network. Channels: what each channel before the pooling adds to a logit."
     view = choose_segment("Show", [FEATURE_MAPS, CHANNELS], key=keys.SUBPAGE, help=text, label_visibility="collapsed")

@@ -20,13 +20,13 @@ from inspector.ui.pages.methods_panels import BASELINE, CURVES, MAP, RANDOMIZED,
 from inspector.ui.state import cache, keys
 from inspector.ui.state.jobs import Job, Task, Work, catch_errors, describe_place
 from inspector.ui.state.selection import choose_class
-from inspector.ui.state.sidebar import SidebarSelection
+from inspector.ui.state.top_bar import PageSelection
 
 _QUICK = 4  # images that pass through the network for one map; a method with more is slow
 DEFAULT_METHODS = ("Exact map", "Grad-CAM", "Saliency", "Integrated gradients")
 
 
-def show(selection: SidebarSelection) -> None:
+def show(selection: PageSelection) -> None:
     """Draw this part of the page."""
     chosen = _choose(selection.maps, selection.key)
     if not chosen.names:

@@ -38,10 +38,7 @@ def show() -> None:
     keys.update_link()
     folders = list_run_folders()
     found = find_experiments(folders)
-    with st.sidebar:
-        st.title("Training runs", anchor=False)
-        st.caption("Compare trained networks and their heads.")
-        groups, marks = _choose_runs(found.experiments) if found.experiments else ([], {})
+    groups, marks = _choose_runs(found.experiments) if found.experiments else ([], {})
     for error in found.errors:
         show_error(error)
     if not found.experiments:
@@ -52,7 +49,7 @@ def show() -> None:
             icon=":material/science:",
         )
     elif not groups:
-        st.info("Choose a run in the sidebar.", icon=":material/science:")
+        st.info("Choose a run above.", icon=":material/science:")
     else:
         _show_runs(groups, marks)
 
@@ -111,12 +108,13 @@ def _group_runs(runs: Iterable[Run], errors: list[str]) -> Iterator[RunGroup]:
 
 def _choose_runs(experiments: Mapping[str, tuple[RunGroup, ...]]) -> tuple[list[RunGroup], dict[str, tuple[str, str]]]:
     """Show the choice of runs. Return the chosen runs, and label of a run -> (color, shape) of its marks."""
-    experiment = choose_option("Experiment", list(experiments), key=keys.EXPERIMENT, width="stretch")
-    groups = {group.label: group for group in experiments[experiment]}
-    labels = list(groups)
     most = charts.MAX_RUNS
-    settings = {"format_func": plain, "help": "One per recipe, with all its seeds."}
-    chosen = choose_several("Runs", labels, labels[:most], key=f"runs_{experiment}", **settings)
+    with st.container(horizontal=True, vertical_alignment="top", gap="medium"):
+        experiment = choose_option("Experiment", list(experiments), key=keys.EXPERIMENT)
+        groups = {group.label: group for group in experiments[experiment]}
+        labels = list(groups)
+        settings = {"format_func": plain, "help": "One per recipe, with all its seeds."}
+        chosen = choose_several("Runs", labels, labels[:most], key=f"runs_{experiment}", **settings)
     if len(chosen) > most:
         st.info(f"Only the first {most} of {len(chosen)} runs are shown: more cannot be distinguished by their marks.")
     chosen = [label for label in labels if label in chosen][:most]

@@ -1,7 +1,7 @@
 """Caches that all sessions share: networks by their number, photos and results by the memory that they take.
 
 Streamlit makes the key of an entry from all arguments whose names do not begin with an underscore. Modules that need
-torch are imported inside the functions, so that the sidebar is on the screen before torch is imported.
+torch are imported inside the functions, so that the bar is on the screen before torch is imported.
 """
 
 import gc

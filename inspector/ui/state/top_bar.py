@@ -27,7 +27,7 @@ _MORE_SIZES: dict[str, cache.Scale] = {"1.5 times": 1.5, "twice": 2}  # only whe
 
 
 @dataclass(frozen=True, eq=False)
-class SidebarSelection:
+class PageSelection:
     """The chosen network, and the class maps of the chosen photo at the chosen input size."""
 
     network: NetworkChoice
@@ -110,7 +110,7 @@ def _show_spinner_during(import_page: Callable[[], object]) -> None:
         import_page()
 
 
-def read_sidebar(bar: Bar, import_page: Callable[[], object] = lambda: None) -> tuple[SidebarSelection]:
+def read_selection(bar: Bar, import_page: Callable[[], object] = lambda: None) -> tuple[PageSelection]:
     """Import the page, and compute the class maps of the chosen photo.
 
     Args:
@@ -141,7 +141,7 @@ def read_sidebar(bar: Bar, import_page: Callable[[], object] = lambda: None) -> 
         st.session_state[keys.SHOWN_MAPS] = key
     _warn_of_misplacement(maps, warning)
     _show_notes(notes, network, maps)
-    return (SidebarSelection(network, key, maps),)
+    return (PageSelection(network, key, maps),)
 
 
 def _show_notes(place: "DeltaGenerator", network: NetworkChoice, maps: "ClassMaps") -> None:
