@@ -258,7 +258,7 @@ def test_every_picture_of_the_page_is_saved_as_it_is_shown(page: Page, app_url: 
 @pytest.mark.parametrize("link", ["", "position=3,3&show=what+if&masked=3,3"])
 def test_everything_that_answers_a_click_is_above_the_fold(page: Page, app_url: str, link: str) -> None:
     page.set_viewport_size({"width": 1440, "height": 900})
-    page.goto(f"{app_url}/?{link}")
+    page.goto(f"{app_url}/?example=Cat&{link}")
     expect_heading(page, "Why tiger cat rather than nothing")
     for part in ("h2", ".inspector-photo", ".bar", ".controls", ".inspector-classes", ".sum"):
         expect(page.locator(f".inspector-viewer {part}").first).to_be_in_viewport(ratio=1)

@@ -21,7 +21,7 @@ def own(page: Page, name: str) -> Locator:
 
 def open_app(page: Page, address: str) -> None:
     page.goto(address)
-    expect(page.get_by_role("radio", name="example Cat")).to_be_visible()
+    expect(page.get_by_role("radio", name="example Cat", exact=True)).to_be_visible()
 
 
 def wait_until_idle(page: Page) -> None:

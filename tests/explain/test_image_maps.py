@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -96,7 +97,9 @@ def test_an_overlay_has_the_colors_of_any_colormap(maps, cmap):
     if table is not None:
         expected = np.array(table(1.0 if heat.flat[np.abs(heat).argmax()] > 0 else 0.0)[:3]) * 255
         np.testing.assert_allclose(color, expected, atol=2)
-    np.testing.assert_array_equal(maps.overlay("red", cmap, opacity=0), PHOTO)
+    np.testing.assert_array_equal(maps.overlay("red", cmap, opacity=0, gray=False), PHOTO)
+    in_gray = np.asarray(Image.fromarray(PHOTO).convert("L"))[..., None]
+    np.testing.assert_allclose(maps.overlay("red", cmap, opacity=0).astype(int), in_gray.repeat(3, 2), atol=1)
 
 
 def test_overlays_on_one_scale_can_be_compared(maps):

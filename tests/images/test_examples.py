@@ -4,7 +4,7 @@ from inspector import read_image
 from inspector.images.examples import list_examples
 
 
-@pytest.mark.parametrize(("kind", "count"), [("photos", 6), ("fashion_mnist", 10)])
+@pytest.mark.parametrize(("kind", "count"), [("photos", 7), ("fashion_mnist", 10)])
 def test_every_example_is_an_image_with_a_caption(kind, count):
     found = list_examples(kind)
     assert len(found) == count
