@@ -394,9 +394,11 @@ _LAYOUTS: tuple[Callable[[Tensor], Tensor], ...] = (
 def _check_position(
     network: nn.Module, image: Tensor, classifier: Any, maps: inspector.ClassMaps, activation: str
 ) -> Check:
-    """Set one position of the feature maps of each branch to zero; "" where they are nowhere found in the pass."""
+    """Set one position of the feature maps of each branch to zero; "" where that cannot be done or read."""
     invert, centered = _ACTIVATIONS[activation][1], activation in ("softmax", "log_softmax")
     before, results = invert(plain_logits(network, image)), []
+    if not before.isfinite().all():
+        return ""  # probabilities of 0 or 1 do not tell the logits
     weights = maps.decomposition.weight(range(len(before))).double().split(classifier.head.widths, 1)
     for branch, weight in zip(maps.decomposition.branches, weights, strict=True):
         feature_maps = branch.feature_maps
