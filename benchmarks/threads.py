@@ -105,7 +105,7 @@ def make_calls() -> dict[tuple[str, str], Callable[[], list[Tensor]]]:
         network = make_network(head)
         classifier = inspector.Classifier.wrap(network, size=SIZE)
         inputs = classifier.noise_input(3)
-        layer = list_layers(classifier)[2]
+        layer, names = list_layers(classifier)[2], list_names(classifier)
         work |= {
             ("class maps", head): lambda c=classifier: of_maps(inspector.class_maps(c, photo)),
             ("batch", head): lambda c=classifier, x=inputs: [
@@ -116,8 +116,8 @@ def make_calls() -> dict[tuple[str, str], Callable[[], list[Tensor]]]:
                 inspector.class_maps_of_batch(inspector.Classifier.wrap(n, size=SIZE), x[:1])[0]
             ),
             ("describe", head): lambda c=classifier: [torch.tensor(len(inspector.describe(c).layers))],
-            ("methods", head): lambda c=classifier, x=inputs: [
-                compute_attribution(c, x[:1], 1, name).values for name in METHOD_NAMES if name in METHODS
+            ("methods", head): lambda c=classifier, x=inputs, names=names: [
+                compute_attribution(c, x[:1], 1, name).values for name in names
             ],
         }
         if not classifier.head.needs_derivative:
@@ -129,6 +129,12 @@ def make_calls() -> dict[tuple[str, str], Callable[[], list[Tensor]]]:
                 ("export", head): lambda c=classifier, x=inputs: list(feature_graph(c)(x)),
             }
     return work
+
+
+def list_names(classifier: inspector.Classifier) -> list[str]:
+    """Return the methods for a network. Ablation-CAM refuses a generalized mean: zero removes no channel there."""
+    is_mean = any(branch.pooling == "other" for branch in classifier.head.branches)
+    return [name for name in METHOD_NAMES if name in METHODS and not (is_mean and name == "Ablation-CAM")]
 
 
 def of_maps(maps: inspector.ClassMaps) -> list[Tensor]:
