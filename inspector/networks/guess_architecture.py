@@ -1,6 +1,6 @@
 """Find the architectures that the weights in a file fit, by the names and shapes of the weights alone.
 
-    state dicts of a file -> modules of torchvision and timm whose source has these names, the likeliest first
+    state dicts of a file -> modules of torchvision and timm whose source has these names, best match first
     -> their architectures, built without memory -> those that the weights fit, as `load_checkpoint` loads them
 
 Nothing in the file is run, and no architecture is chosen: that is for the user, because some architectures have equal
@@ -63,7 +63,7 @@ def guess_architectures(states: Mapping[str, State], seconds: float = SECONDS) -
         seconds: processor time for each library, without that of its import. What is not reached by then is not found.
 
     Returns:
-        Names for `build`, the likeliest first, at most MOST. The weights of the file can be loaded into each of them,
+        Names for `build`, best match first, at most MOST. The weights of the file can be loaded into each of them,
         with another number of classes or input channels than its own, too.
     """
     if ours := tuple(name for name in FACTORIES if _fits(states, name)):
@@ -91,7 +91,7 @@ def describe_missing_architecture(path: Path, fitting: Sequence[str]) -> str:
 
 
 def _rank(modules: tuple[_Module, ...], words: frozenset[str]) -> list[_Module]:
-    """Return the modules whose source has most of the words, the likeliest first: one that has all, and few others."""
+    """Return the modules whose source has most of the words, best match first: one that has all, and few others."""
 
     def score(module: _Module) -> tuple[int, float]:
         return len(words & module.words), len(words & module.layers) / len(words | module.layers)

@@ -44,8 +44,8 @@ def test_the_named_backend_runs_the_network(tmp_path: Path, monkeypatch: pytest.
         shown[backend] = (
             [read_title(app), read_viewer(app)["top"]] if not app.error else [error.value for error in app.error]
         )
-        told = has_viewer(app) and "ran through onnxruntime." in read_viewer(app)["verdict_sentence"]
-        assert told == (backend == "onnxruntime")
+        named = has_viewer(app) and "ran through onnxruntime." in read_viewer(app)["verdict_sentence"]
+        assert named == (backend == "onnxruntime")
         cache.accelerate_network.clear()
         cache.compute_class_maps.clear()
     assert len(list(tmp_path.glob("*.onnx"))) == 1

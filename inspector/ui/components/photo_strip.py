@@ -35,11 +35,11 @@ def show_photo_strip(
     Args:
         items: the photos.
         chosen: id of the chosen photo.
-        tab: name of the browser tab on the server. A tab that has another one from before tells it.
-        asked: let the browser tell the name in any case.
+        tab: name of the browser tab on the server. A tab that has another name from before reports it.
+        asked: let the browser report the name in any case.
         on_choice: called with the id of a photo that the visitor chooses, before the page runs again.
         on_removal: called with the id of a photo that the visitor removes.
-        on_tab: called with the name of the tab that the browser tells.
+        on_tab: called with the name of the tab that the browser reports.
     """
 
     def report(event: str, call: Callable[[str], None]) -> Callable[[], None]:

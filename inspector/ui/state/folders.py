@@ -30,7 +30,7 @@ def is_open() -> bool:
 
 
 def _is_local(headers: Mapping[str, str]) -> bool:
-    """Return whether a browser on this machine opened the page, as far as its request tells.
+    """Return whether a browser on this machine opened the page, as far as its request shows.
 
     A proxy usually names itself or the visitor, or passes on the address in the visitor's browser. A request that names
     no address is not known to be local. Without any headers there is no request, as in tests.

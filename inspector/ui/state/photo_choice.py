@@ -59,8 +59,8 @@ def draw_strip(examples: str) -> None:
     named = st.query_params.get(keys.UPLOAD)
     asked = named is not None and named not in own
     show_photo_strip(items, find_chosen(examples), photos.find_tab(), asked, _take_choice, _take_removal, _take_tab)
-    if asked and keys.TAB_TOLD not in st.session_state:
-        # The browser tells in a moment which tab this is: the photo may be here from before the page was loaded again.
+    if asked and keys.TAB_REPORTED not in st.session_state:
+        # The browser reports in a moment which tab this is: the photo may be here from before a reload of the page.
         st.caption("Looking for the photo of this link ...")
         st.stop()
     _write_link(examples)
@@ -80,7 +80,7 @@ def _take_removal(removed: str) -> None:
 
 def _take_tab(name: str) -> None:
     photos.enter_tab(name)
-    st.session_state[keys.TAB_TOLD] = True
+    st.session_state[keys.TAB_REPORTED] = True
 
 
 def _choose(photo: str | None) -> None:

@@ -1,6 +1,6 @@
 """The photos that a visitor has uploaded. All pages show them, and they are there again after a reload of the page.
 
-They belong to a browser tab: the server makes a random name for each tab, which the tab keeps and tells the next
+They belong to a browser tab: the server makes a random name for each tab, which the tab keeps and reports to the next
 session. Photos are dropped when no session of the tab is left, as all that a session keeps.
 """
 

@@ -60,8 +60,8 @@ export default function ({ data, parentElement, setTriggerValue, setStateValue }
   const list = parentElement.querySelector("[role=radiogroup]"), { items } = data;
   keepOneEntryPerPage(window);
   const known = keepTab(sessionStorage, data.tab);
-  // A tab that was loaded again tells its name, so that its photos come back. The answer is needed where a link names one.
-  if (list.told !== known && (known !== data.tab || data.asked)) setStateValue("tab", list.told = known);
+  // After a reload, report the name of the tab, so that its photos come back; also where a link names a photo.
+  if (list.reported !== known && (known !== data.tab || data.asked)) setStateValue("tab", list.reported = known);
 
   setChildCount(list, items.length, makeItem);
   const buttons = [...list.children].map(item => item.firstChild);

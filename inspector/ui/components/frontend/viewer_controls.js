@@ -1,4 +1,4 @@
-// The controls of a viewer below its pictures. Each change is drawn at once, before the server hears of it.
+// The controls of a viewer below its pictures. Each change is drawn at once, before the server receives it.
 
 import { makeElement } from "./elements.js";
 import { moveInList } from "./list_keys.js";
