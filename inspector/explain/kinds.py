@@ -33,6 +33,11 @@ class OutputMeaning:
         return {"identity": "probability", "none": "value"}.get(self.activation, "logit")
 
     @property
+    def difference(self) -> str:
+        """The words for what the map of a contrast sums to, such as "difference of logits"."""
+        return f"difference of {'probabilities' if self.quantity == 'probability' else f'{self.quantity}s'}"
+
+    @property
     def units(self) -> str:
         """The word behind a number: "logits", "of probability", or the unit of the values."""
         return {"identity": "of probability", "none": self.unit or "units of the output"}.get(self.activation, "logits")

@@ -81,10 +81,10 @@ def class_map_figure(maps: ClassMaps, shown: FigureContent, style: FigureStyle =
             axis.set_axis_on()
             axis.spines[:].set(linewidth=2 if panel.bold else 0.5)
     if style.colour_bar and any(panel.values is not None for panel in panels):
+        meaning = maps.classifier.meaning
+        words = meaning.describe_cells(shown.dense, meaning.quantity if shown.against is None else meaning.difference)
         layout_options: Any = {"font_size": style.font_size * 10 / 9, "shrink": 0.7, "aspect": 30}
-        add_color_bar(
-            layout.axes, scale, style.colours, maps.classifier.meaning.describe_cells(shown.dense), **layout_options
-        )
+        add_color_bar(layout.axes, scale, style.colours, words, **layout_options)
     if style.dark:
         _darken(layout.figure)
     return layout.figure

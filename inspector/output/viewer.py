@@ -62,7 +62,9 @@ class ViewerData:
     per_class: bool  # each feature map is the class map of one class
     quantity: str  # the word for a value that a map sums to, such as "logit"
     units: str  # the word behind a number, such as "logits"
+    difference: str  # the words for what the map of a contrast sums to, such as "difference of logits"
     words: tuple[str, str]  # what a contribution and what a class score is
+    contrast_words: str  # what a contribution to a contrast is
     verdict: str
     residual: float  # largest residual over all classes
 
@@ -129,7 +131,9 @@ def make_viewer_data(
         per_class=maps.classifier.head.per_class,
         quantity=meaning.quantity,
         units=meaning.units,
+        difference=meaning.difference,
         words=(meaning.describe_cells(), meaning.describe_cells(dense=True)),
+        contrast_words=meaning.describe_cells(quantity=meaning.difference),
         verdict=maps.verdict,
         residual=float(maps.residual),
     )

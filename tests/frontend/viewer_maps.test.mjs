@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 
 import {
-  describeSum, findCellsAbove, findName, findScale, isDark, MEAN, mixWithWhite, nameContrast, readMap,
+  describeCells, describeSum, findCellsAbove, findName, findScale, isDark, MEAN, mixWithWhite, nameContrast, readMap,
 } from "../../inspector/ui/components/frontend/viewer_maps.js";
 import { paintWinners } from "../../inspector/ui/components/frontend/winners.js";
 
@@ -44,7 +44,7 @@ test("a name is found by its text, its beginning or a part of it", () => {
 });
 
 test("the sum says what it is the sum of", () => {
-  const data = { quantity: "logit", units: "logits", residual: 7.4e-7, words: { scores: "class scores" } };
+  const data = { quantity: "logit", difference: "difference of logits", units: "logits", residual: 7.4e-7 };
   const map = { values: [-2.786], sum: -2.786, bias: -0.024, total: -2.81 };
   const state = { against: 1, number: "contributions" };
   assert.deepEqual(describeSum(data, map, state), {
@@ -53,6 +53,15 @@ test("the sum says what it is the sum of", () => {
   });
   assert.match(describeSum(data, map, { ...state, against: null }).equation, /^Logit \u22122\.810 = /);
   assert.match(describeSum(data, map, { ...state, number: "scores" }).equation, /^highest score \u22122\.786$/);
+});
+
+test("a cell of a contrast adds to a difference", () => {
+  const data = { words: { contributions: "to the logit", scores: "class scores" }, contrast_words: "to the difference" };
+  const describe = (against, number) => describeCells(data, { against, number });
+  assert.equal(describe(null, "contributions"), "to the logit");
+  assert.equal(describe(1, "contributions"), "to the difference");
+  assert.equal(describe(-1, "contributions"), "to the difference");
+  assert.equal(describe(1, "scores"), "class scores");
 });
 
 test("the rounded numbers of nearly every sum add up as they are written", () => {

@@ -43,5 +43,6 @@ def test_of_many_classes_the_top_ones_those_asked_for_and_the_mean_are_sent() ->
     assert [one.k for one in data.classes] == [*best, 3, 7, MEAN]
     assert len(data.names) == 1000
     assert max(data.draw_size) == 400
+    assert data.contrast_words == "contribution per cell (sums to the difference of logits)"
     assert data.words == ("contribution per cell (sums to the logit)", "class score per cell (before pooling)")
     np.testing.assert_array_equal(data.classes[5].contributions, maps.values[3].numpy())

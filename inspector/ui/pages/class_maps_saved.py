@@ -51,7 +51,8 @@ def draw_map(maps: ClassMaps, state: ViewState, scale: float) -> Picture:
     pixels = draw_map_on_photo(
         canvas, view.crop, class_map.values, field, scale, state.smooth, state.opacity, state.colors
     )
-    words = meaning.describe_cells(state.number == "scores")
+    quantity = meaning.quantity if state.against is None else meaning.difference
+    words = meaning.describe_cells(state.number == "scores", quantity)
     lowest = COLORMAPS[state.colors].lowest
     bar = draw_bar(state.colors, state.opacity, find_gray(view.photo, view.crop))
     if field.misplaced is not None:  # the bare grid is opaque

@@ -4,7 +4,7 @@ import { makeElement, setChildCount } from "./elements.js";
 import { decodeColors, findLevel, paintGray, paintMap } from "./map_drawing.js";
 import { formatFixed, formatPercent } from "./numbers.js";
 import {
-  decodeClasses, describeSum, findScale, isDark, makeFrame, mixWithWhite, nameContrast, readMap,
+  decodeClasses, describeCells, describeSum, findScale, isDark, makeFrame, mixWithWhite, nameContrast, readMap,
 } from "./viewer_maps.js";
 
 const MAX_NUMBERED = 9; // columns; with more, a number does not fit into a cell
@@ -77,7 +77,7 @@ export default function ({ data, parentElement }) {
     if (!place.firstChild) place.append(makeElement("h2"), makeElement("p"), makeElement("div", { class: "tiles" }));
     place.children[0].textContent = `The top ${data.top.length} classes on one scale`;
     const strongest = `strongest color at \u00b1${scale.toPrecision(3)} ${data.units}`;
-    place.children[1].textContent = `${words[number]}, ${strongest}. ${CLICK}`;
+    place.children[1].textContent = `${describeCells(data, mine.state)}, ${strongest}. ${CLICK}`;
     const tiles = place.children[2], table = decodeColors(data.colormaps[colors].colors);
     setChildCount(tiles, data.top.length, makeTile);
     const frame = makeFrame(data, smooth, opacity);

@@ -1,6 +1,7 @@
 // The modules of a network as a tree. A click or the arrow keys choose a layer.
 
 import { makeElement, setChildCount } from "./elements.js";
+import { hasModifier } from "./list_keys.js";
 import { hasChildren, listAncestors, listVisible, moveInTree } from "./tree_keys.js";
 
 const KEY_DELAY = 250; // milliseconds to wait, so that a key held down reports only the last choice
@@ -64,7 +65,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
       if (event.target !== mark) choose(i, 0);
     };
     row.onkeydown = event => {
-      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      if (hasModifier(event)) return;
       const opens = !selectable && (event.key === "Enter" || event.key === " ");
       const action = opens ? { toggle: i } : moveInTree(event.key, i, nodes, open);
       if (action === null) return;

@@ -7,3 +7,6 @@ export function moveInList(key, i, count, across) {
   };
   return Object.hasOwn(targets, key) ? Math.min(Math.max(targets[key], 0), count - 1) : null;
 }
+
+/** Whether a key is pressed together with another, as for a command of the browser. */
+export const hasModifier = event => event.ctrlKey || event.metaKey || event.altKey;

@@ -1,7 +1,7 @@
 // Photos of the visitor and examples as small pictures. Files that are dropped anywhere or pasted go to the uploader.
 
 import { makeElement, setChildCount } from "./elements.js";
-import { moveInList } from "./list_keys.js";
+import { hasModifier, moveInList } from "./list_keys.js";
 import { keepOneEntryPerPage } from "./page_history.js";
 import { findFiles, keepTab } from "./photo_files.js";
 
@@ -85,7 +85,7 @@ export default function ({ data, parentElement, setTriggerValue, setStateValue }
     button.onclick = () => choose(i, 0);
     button.onkeydown = event => {
       const next = moveInList(event.key, i, items.length, 1);
-      if (next === null || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (next === null || hasModifier(event)) return;
       event.preventDefault();
       event.stopPropagation();
       choose(next, KEY_DELAY);

@@ -7,11 +7,14 @@ import {
 } from "./cells.js";
 import { connectSearch, setNames } from "./class_search.js";
 import { makeElement } from "./elements.js";
+import { hasModifier } from "./list_keys.js";
 import { decodeColors, paintBar, paintGray, paintMap, putPixels } from "./map_drawing.js";
 import { formatSigned } from "./numbers.js";
 import { showCell, showMasked, showPredictions, showSum } from "./viewer_cards.js";
 import { showControls } from "./viewer_controls.js";
-import { decodeClasses, findCellsAbove, findScale, makeFrame, MEAN, nameContrast, readMap } from "./viewer_maps.js";
+import {
+  decodeClasses, describeCells, findCellsAbove, findScale, makeFrame, MEAN, nameContrast, readMap,
+} from "./viewer_maps.js";
 import { paintWinners } from "./winners.js";
 
 const REPORT_DELAY = 120; // milliseconds to wait, so that a key held down reports only the last choice
@@ -122,7 +125,7 @@ export default function ({ data, parentElement, setStateValue }) {
     ];
     [...find(".ticks").children].forEach((tick, i) => { tick.textContent = ends[i]; });
     bar.setAttribute("aria-label", `color bar from ${low} to ${formatSigned(scale)} ${data.units}`);
-    find(".meaning").textContent = `${data.words[number]}${lowest ? "" : `; ${title}`}`;
+    find(".meaning").textContent = `${describeCells(data, state())}${lowest ? "" : `; ${title}`}`;
   };
   const mark = () => {
     const setPath = (name, path) => svg.querySelector(`.${name}`).setAttribute("d", path);
@@ -204,7 +207,7 @@ export default function ({ data, parentElement, setStateValue }) {
     change({ cell, ...(state().view === "what if" ? { masked: toggleCell(state().masked, cell) } : {}) });
   };
   photo.onkeydown = event => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (hasModifier(event)) return;
     const { cell: chosen, masked, view } = state();
     const grid = { rows, columns, values: data.values, masking: view === "what if" };
     const next = handleKey(event.key, { chosen, masked }, grid);

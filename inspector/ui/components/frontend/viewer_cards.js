@@ -3,7 +3,7 @@
 import { describeSum, MEAN, readMap } from "./viewer_maps.js";
 import { makeElement, setChildCount } from "./elements.js";
 import { isSameCell } from "./cells.js";
-import { moveInList } from "./list_keys.js";
+import { hasModifier, moveInList } from "./list_keys.js";
 import { formatFixed, formatPercent, formatSignedFixed } from "./numbers.js";
 
 const MARKS = { exact: "\u2713", "exact for this image": "\u2713", "not unique": "\u2248", "not exact": "\u2717" };
@@ -50,7 +50,7 @@ export function showPredictions(root, data, classes, chosen, choose) {
     button.onclick = () => take(i, false);
     button.onkeydown = event => {
       const next = moveInList(event.key, i, rows.length, 1);
-      if (next === null || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (next === null || hasModifier(event)) return;
       event.preventDefault();
       event.stopPropagation();
       take(next, true);

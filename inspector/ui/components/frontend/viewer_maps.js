@@ -82,11 +82,14 @@ const formatParts = ({ sum, bias, total }) => {
   return `${all} = map ${map} + bias ${rest}`;
 };
 
+/** What the value of a cell is: a contribution to a value or to a difference, or a class score. */
+export const describeCells = ({ words, contrast_words: contrast }, { against, number }) =>
+  number === "contributions" && against !== null ? contrast : words[number];
+
 /** The sum of a map as { equation, note }, in words that fit the network. */
-export function describeSum({ quantity, units, residual }, map, { against, number }) {
+export function describeSum({ quantity, difference, units, residual }, map, { against, number }) {
   const least = `(residual ${residual.toExponential(0)} ${units})`.replaceAll("e-", "e\u2212").replace("e+0", "");
-  const several = quantity === "probability" ? "probabilities" : `${quantity}s`;
-  const what = against === null ? quantity : `difference of ${several}`;
+  const what = against === null ? quantity : difference;
   const note = `map + bias = ${what} ${least}`;
   if (number === "scores") {
     const highest = map.values.reduce((a, b) => Math.max(a, b), -Infinity);
