@@ -398,7 +398,7 @@ def _check_position(
     invert, centered = _ACTIVATIONS[activation][1], activation in ("softmax", "log_softmax")
     before, results = invert(plain_logits(network, image)), []
     if not before.isfinite().all():
-        return ""  # probabilities of 0 or 1 do not tell the logits
+        return ""  # probabilities of 0 and 1 have no finite logits
     weights = maps.decomposition.weight(range(len(before))).double().split(classifier.head.widths, 1)
     for branch, weight in zip(maps.decomposition.branches, weights, strict=True):
         feature_maps = branch.feature_maps
@@ -462,8 +462,8 @@ def _check_place(classifier: Any, image: Tensor, maps: inspector.ClassMaps) -> C
     # everywhere. So compare how much a corner prefers its own change to those of the other corners.
     logs = torch.stack(tables).log()
     preference = logs - logs.mean(1, keepdim=True) - logs.mean(2, keepdim=True) + logs.mean((1, 2), keepdim=True)
-    is_shunned = preference.exp().diagonal(dim1=1, dim2=2) < LEAST_PREFERENCE  # (seeds, corners)
-    return "wrong" if bool(is_shunned.all(0).any()) else "no answer"
+    answers_less = preference.exp().diagonal(dim1=1, dim2=2) < LEAST_PREFERENCE  # (seeds, corners)
+    return "wrong" if bool(answers_less.all(0).any()) else "no answer"
 
 
 def _one_line(text: str) -> str:

@@ -1,8 +1,8 @@
 """What a viewer of class maps draws: one photo, and the maps of some classes, as one value that becomes JSON.
 
-The app's first page is drawn from it, by JavaScript that knows neither Streamlit nor the network. Every picture that
-needs no new forward pass follows from these numbers: another of the classes, a contrast of two of them or with the mean
-of all, another color map, the raw grid, gray or color, another opacity.
+The app's first page is drawn from it, by JavaScript that depends neither on Streamlit nor on the network. Every picture
+that needs no new forward pass follows from these numbers: another of the classes, a contrast of two of them or with the
+mean of all, another color map, the raw grid, gray or color, another opacity.
 
 Two numbers of a cell have fixed names (`OutputMeaning.describe_cells`):
 

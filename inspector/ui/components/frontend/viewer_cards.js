@@ -69,7 +69,7 @@ export function showSum(root, data, map, state) {
   );
 }
 
-/** Show what the chosen cell adds to each listed class, and what the server knows of its channels. */
+/** Show what the chosen cell adds to each listed class, and its strongest channels. */
 export function showCell(root, data, classes, state, change) {
   const card = root.querySelector(".chosen"), { cell, number } = state;
   if (!cell) {
