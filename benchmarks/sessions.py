@@ -2,16 +2,20 @@
 
 Every session has its own browser context and uploads photos that no other session has, one after the other. Once a
 photo is shown, the session switches the reading, and each time compares the sum on its page with the sum that this
-script computes for the photo.
+script computes for the photo. Every second session uses the default network. The others use networks whose heads are
+not affine: ConvNeXt-T (LayerNorm after the pooling) and MobileNetV3-L (a hard-swish), with random weights.
 
     python benchmarks/sessions.py --sessions 20 --seconds 180
 """
 
 import asyncio
 import io
+import os
 import re
 import shutil
+import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -23,14 +27,17 @@ import typer
 from PIL import Image
 from playwright.async_api import Page, async_playwright
 from report import format_table, write_results
+from torchvision.models import get_model
 
 import inspector
 from app import FLAGS, serve_app
 from inspector.images.examples import list_examples
 from inspector.networks.catalog import DEFAULT
+from inspector.networks.register import add_model
 
 READINGS = {"nothing": None, "mean of all classes": "average"}  # what the class is contrasted with
 PHOTOS = 3  # per session
+NONLINEAR = ("convnext_tiny", "mobilenet_v3_large")  # networks of torchvision whose heads are not affine
 SUM = re.compile(r"(\S+) = map (\S+) \+ bias (\S+)")
 
 
@@ -48,14 +55,20 @@ def main(
     seconds: Annotated[int, typer.Option(min=1)] = 180,
 ) -> None:
     """Run the sessions and write results/sessions.md."""
-    classifier = inspector.load(DEFAULT)
-    photos = [[compute_expected(classifier, s, p) for p in range(PHOTOS)] for s in range(sessions)]
-    right, wrong, waits, memory = asyncio.run(run_sessions(photos, seconds))
+    with tempfile.TemporaryDirectory() as folder:
+        models = add_nonlinear(Path(folder))
+        networks = [DEFAULT if session % 2 == 0 else NONLINEAR[session // 2 % 2] for session in range(sessions)]
+        classifiers = {name: inspector.load(models / name if name in NONLINEAR else name) for name in set(networks)}
+        photos = [
+            [compute_expected(classifiers[name], session, number) for number in range(PHOTOS)]
+            for session, name in enumerate(networks)
+        ]
+        right, wrong, waits, memory = asyncio.run(run_sessions(networks, photos, seconds, models))
     minute = [mb for at, mb in memory if at <= 60]
     later = [mb for at, mb in memory if at > 60]
     rows = [
         ("sessions, seconds, photos", f"{sessions}, {seconds}, {sessions * PHOTOS}"),
-        ("sums read and right", right),
+        ("sums read and right, by network", ", ".join(f"{name} {right[name]}" for name in sorted(set(networks)))),
         ("sums read and wrong", len(wrong)),
         ("median seconds from a switch to the right sum (2 cores, all sessions switching)", f"{median(waits):.2f}"),
         ("server memory after the first minute, MB", f"{minute[-1] if minute else 0:.0f}"),
@@ -64,6 +77,19 @@ def main(
     ]
     write_results("sessions", f"python benchmarks/sessions.py --sessions {sessions} --seconds {seconds}",
           format_table(("what", "measured"), rows), *(f"Wrong: {one}" for one in wrong[:5]))  # fmt: skip
+
+
+def add_nonlinear(folder: Path) -> Path:
+    """Add the networks of NONLINEAR with random weights; return the new folder of the user's networks."""
+    os.environ["INSPECTOR_MODELS"] = str(folder / "models")
+    try:
+        for name in NONLINEAR:
+            torch.manual_seed(0)
+            torch.save(get_model(name, weights=None).state_dict(), folder / f"{name}.pth")
+            add_model(folder / f"{name}.pth", name, f"torchvision:{name}")
+    finally:
+        del os.environ["INSPECTOR_MODELS"]
+    return folder / "models"
 
 
 def compute_expected(classifier: inspector.Classifier, session: int, number: int) -> Expected:
@@ -82,42 +108,49 @@ def compute_expected(classifier: inspector.Classifier, session: int, number: int
 
 
 async def run_sessions(
-    photos: list[list[Expected]], seconds: int
-) -> tuple[int, list[str], list[float], list[tuple[float, float]]]:
-    """Return the number of right sums, the wrong ones, the seconds to each sum, and (seconds, MB of the server)."""
-    right, wrong, waits = [0], list[str](), list[float]()
+    networks: list[str], photos: list[list[Expected]], seconds: int, models: Path
+) -> tuple[Counter[str], list[str], list[float], list[tuple[float, float]]]:
+    """Return the right sums by network, the wrong ones, the seconds to each sum, and (seconds, MB of the server)."""
+    right, wrong, waits = Counter[str](), list[str](), list[float]()
     memory: list[tuple[float, float]] = []
-    with serve_app() as url:
+    with serve_app(models) as url:
         async with async_playwright() as playwright:
             chromium = shutil.which("chromium") or shutil.which("google-chrome")
             browser = await playwright.chromium.launch(executable_path=chromium, args=FLAGS)
             # The first session loads torch and the network, so the time starts when the server is ready.
             pages = [await (await browser.new_context()).new_page() for _ in photos]
-            for page in pages:
+            for page, network in zip(pages, networks, strict=True):
                 page.set_default_timeout(300_000)
-                await page.goto(url)
+                await page.goto(f"{url}/?network={network}")
                 await page.get_by_role("radiogroup", name="Photos").wait_for()
             start = time.perf_counter()
             watch = asyncio.create_task(watch_memory(start, memory))
             await asyncio.gather(
                 *(
-                    run_session(page, session_photos, start + seconds, right, wrong, waits)
-                    for page, session_photos in zip(pages, photos, strict=True)
+                    run_session(page, name, session_photos, start + seconds, right, wrong, waits)
+                    for page, name, session_photos in zip(pages, networks, photos, strict=True)
                 )
             )
             watch.cancel()
             await browser.close()
-    return right[0], wrong, waits, memory
+    return right, wrong, waits, memory
 
 
 async def run_session(
-    page: Page, photos: list[Expected], end: float, right: list[int], wrong: list[str], waits: list[float]
+    page: Page,
+    network: str,
+    photos: list[Expected],
+    end: float,
+    right: Counter[str],
+    wrong: list[str],
+    waits: list[float],
 ) -> None:
     turn = 0
     while time.perf_counter() < end:
         photo = photos[turn % len(photos)]
         file = {"name": photo.name, "mimeType": "image/png", "buffer": photo.png}
-        await page.locator(".st-key-uploader input[type=file]").set_input_files(file)
+        # While the page is updated, the uploader that took the photo before stands after the new one.
+        await page.locator(".st-key-uploader input[type=file]").first.set_input_files(file)
         for reading, sums in photo.sums.items():
             switched = time.perf_counter()
             await page.get_by_label("Rather than", exact=True).fill(reading)
@@ -125,9 +158,9 @@ async def run_session(
             shown = await wait_for_sums(page, sums)
             waits.append(time.perf_counter() - switched)
             if shown == "right":
-                right[0] += 1
+                right[network] += 1
             else:
-                wrong.append(f"{photo.name}, {reading}: expected {sums}, the page shows {shown}")
+                wrong.append(f"{network}, {photo.name}, {reading}: expected {sums}, the page shows {shown}")
         turn += 1
         await asyncio.sleep(1)
 
