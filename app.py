@@ -54,7 +54,7 @@ pages = {
     "compare": make_page("compare", top_bar.read_selection, "Compare", "compare"),
     "model": make_page("network", top_bar.read_network, "Model", "model"),
     "dataset": make_page("dataset", top_bar.read_network, "Dataset", "dataset"),
-    "runs": make_page("runs", top_bar.read_nothing, "Training runs", "runs"),
+    "runs": make_page("runs", top_bar.read_bar, "Training runs", "runs"),
     "about": make_page("about", top_bar.read_nothing, "About", "about"),
     "export": make_page("export", top_bar.read_selection, "Export", "export", visibility="hidden"),
 }

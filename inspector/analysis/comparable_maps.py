@@ -41,7 +41,11 @@ class ComparableMaps:
 
 
 def make_comparable(
-    maps: Sequence[ClassMaps], class_maps: Sequence[ClassMap], resample: bool = False, by_area: bool = True
+    maps: Sequence[ClassMaps],
+    class_maps: Sequence[ClassMap],
+    resample: bool = False,
+    by_area: bool = True,
+    contrast: bool = False,
 ) -> ComparableMaps:
     """Give maps one scale.
 
@@ -51,6 +55,7 @@ def make_comparable(
         resample: resample all maps to the grid with the fewest cells. They have to be of one photo. Maps whose place is
             unknown are not resampled.
         by_area: divide the values by the area of the cells where the grids differ.
+        contrast: the maps sum to a difference of logits.
 
     Returns:
         The maps themselves if their grids are the same; else resampled, or in values per 1 % of the photo's area.
@@ -60,7 +65,9 @@ def make_comparable(
         for one, class_map in zip(maps, class_maps, strict=True)
     ]
     meanings = [one.classifier.meaning for one in maps]
-    cells = " or ".join(dict.fromkeys(meaning.describe_cells() for meaning in meanings))
+    quantities = [meaning.difference if contrast else meaning.quantity for meaning in meanings]
+    named = [meaning.describe_cells(quantity=quantity) for meaning, quantity in zip(meanings, quantities, strict=True)]
+    cells = " or ".join(dict.fromkeys(named))
     if len({one.values.shape for one in placed}) == 1 and (not resample or len({one.crop.box for one in placed}) == 1):
         return ComparableMaps(placed, cells)
     if resample and (resampled := resample_to_one_grid(placed)) is not None:

@@ -103,7 +103,7 @@ def find_decisions(maps: ClassMaps) -> Decisions:
 def find_winners(maps: ClassMaps) -> Winners:
     """Find the class with the highest value at each cell: the argmax over all class maps, without the bias.
 
-    With max pooling, position scores are compared instead of contributions, because most cells contribute to no logit.
+    With max pooling, class scores are compared instead of contributions, because most cells contribute to no logit.
     In a tie, the class with the lower index wins, unless all classes have the same value.
     """
     values = maps.position_scores() if has_deciding_cells(maps) else maps.values

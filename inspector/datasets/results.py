@@ -24,6 +24,7 @@ from inspector.datasets.shard_schema import (
 )
 from inspector.datasets.statistics import Floats
 from inspector.errors import InspectorError, translate_errors
+from inspector.explain.kinds import OutputMeaning
 
 COLUMNS = frozenset(SHARD_COLUMNS) - {"sha256"}
 
@@ -49,6 +50,11 @@ class Results:
         """(h, w) of the class maps, in cells."""
         height, width = self.about["grid"]
         return int(height), int(width)
+
+    @property
+    def meaning(self) -> OutputMeaning:
+        """What the values are that the maps sum to. Results of older versions name no unit."""
+        return OutputMeaning(self.about.get("probability", "softmax"), self.about.get("unit"))
 
 
 @dataclass(frozen=True, eq=False)

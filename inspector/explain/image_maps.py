@@ -116,7 +116,7 @@ class ClassMaps:
         """
         if not self.classifier.head.has_position_scores:
             raise InspectorError(
-                "Position scores need a head with one pooling, average or max; the pooling of this head is "
+                "Class scores per cell need a head with one pooling, average or max; the pooling of this head is "
                 f"{self.classifier.head.pooling}."
             )
         return self.decomposition.scores(range(len(self.logits)) if classes is None else classes)
@@ -127,11 +127,11 @@ class ClassMaps:
         Args:
             k: name or index of the class.
             against: name or index of a class to contrast with, or "average" for the average of all classes.
-            dense: position scores instead of contributions to the logit.
+            dense: class scores per cell (before pooling) instead of contributions.
 
         Raises:
             ClassError: there is no such class.
-            InspectorError: `dense` for a head that has no position scores.
+            InspectorError: `dense` for a head that has no class score per cell.
         """
         k = self.classifier.class_index(k)
         name, others = self.classifier.class_names[k], []
@@ -181,10 +181,11 @@ class ClassMaps:
             k: name or index of the class.
             against: name or index of a class to contrast with, or "average" for the average of all classes.
             smooth: interpolate between the centers of the cells, or give every pixel the value of its nearest cell.
-            dense: position scores instead of contributions to the logit.
+            dense: class scores per cell (before pooling) instead of contributions.
 
         Returns:
-            Array (H, W) at the photo's size, in logits per cell, signed; zero outside of what the network sees.
+            Array (H, W) at the photo's size: the contribution per cell (sums to the logit), or the class score per cell
+            (before pooling) if `dense`, in logits and signed; zero outside of what the network sees.
 
         Raises:
             ClassError: there is no such class.
@@ -213,7 +214,7 @@ class ClassMaps:
             against: name or index of a class to contrast with, or "average" for the average of all classes.
             smooth: interpolate between the centers of the cells.
             opacity: opacity of the strongest color, 0-1.
-            scale: absolute value with the strongest color, in logits per cell. Default: the largest of the map.
+            scale: absolute value of a cell with the strongest color, in logits. Default: the largest of the map.
             gray: draw the photo in gray, so that the colors of the map are seen on any photo.
 
         Returns:
@@ -284,7 +285,7 @@ class ClassMaps:
         Args:
             classes: a name, names or indices of classes, or how many of those with the highest logits.
             against: name or index of a class to contrast with, or "average" for the average of all classes.
-            dense: position scores instead of contributions to the logit.
+            dense: class scores per cell (before pooling) instead of contributions.
             smooth: interpolate between the centers of the cells.
             opacity: opacity of the strongest color, 0-1.
             style: colors, sizes and panels.

@@ -15,7 +15,7 @@ class ClassMap:
     title: str
     values: Tensor  # (h, w) in logits
     bias: float
-    total: float | None  # values.sum() + bias, a logit or a difference of logits; None for position scores
+    total: float | None  # values.sum() + bias, a logit or a difference of logits; None for class scores
 
     def equation(self) -> str:
         """Return how the map sums to the logit, as text."""

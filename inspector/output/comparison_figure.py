@@ -31,6 +31,8 @@ def side_by_side_figure(
     own_scales: bool = False,
     smooth: bool = True,
     resample: bool = False,
+    against: Sequence[str | int | None] | None = None,
+    colormap: str = "inspector",
 ) -> Figure:
     """Draw class maps over their photos, each with its sum as an equation.
 
@@ -44,6 +46,8 @@ def side_by_side_figure(
         own_scales: give each map its own scale and color bar; otherwise all maps share one scale.
         smooth: interpolate between the cell centers; otherwise draw the raw grid.
         resample: draw all maps on the smallest of their grids, with their sums kept. They have to be of one photo.
+        against: for each panel a class that its class is contrasted with, "average", or None. Default: no contrast.
+        colormap: one of COLORMAPS.
 
     Raises:
         InspectorError: `maps` is empty, or a network does not have the class.
@@ -53,8 +57,10 @@ def side_by_side_figure(
         raise InspectorError("There are no class maps to draw side by side.")
     chosen = [classes] * len(maps) if isinstance(classes, str) else classes
     indices = [one.classifier.class_index(k) for one, k in zip(maps, chosen, strict=True)]
-    class_maps = [one.class_map(k) for one, k in zip(maps, indices, strict=True)]
-    drawn = make_comparable(maps, class_maps, resample, by_area=not own_scales)
+    others = [None] * len(maps) if against is None else against
+    class_maps = [one.class_map(k, other) for one, k, other in zip(maps, indices, others, strict=True)]
+    contrast = any(other is not None for other in others)
+    drawn = make_comparable(maps, class_maps, resample, not own_scales, contrast)
     scale = common_scale(drawn.values)
     shared = len({view.photo.sha256 for view in views}) == 1
     rows = -(-(len(maps) + shared) // 4)
@@ -69,14 +75,15 @@ def side_by_side_figure(
     for axis, one, class_map, placed, k, name in panels:
         ends = common_scale([placed.values]) if own_scales else scale
         canvas = dimmed_photo(one.view.photo, one.view.crop, gray=True)
-        image = draw_map_on_photo(canvas, placed.crop, placed.values, placed.field, ends, smooth, _OPACITY)
+        image = draw_map_on_photo(canvas, placed.crop, placed.values, placed.field, ends, smooth, _OPACITY, colormap)
         what = shorten_name(name) if one_class else f"{shorten_name(name, 14)}: {shorten_name(class_map.title, 16)}"
         show_image(axis, image, f"{what} ({one.outcome(k)})", [class_map.equation(), describe_exactness(one)])
         if own_scales:
-            label = one.classifier.meaning.describe_cells()
-            add_color_bar([axis], ends, label=label, font_size=7, shrink=0.8, aspect=25)
+            meaning = one.classifier.meaning
+            label = meaning.describe_cells(quantity=meaning.difference if contrast else meaning.quantity)
+            add_color_bar([axis], ends, colormap, label, font_size=7, shrink=0.8, aspect=25)
     if not own_scales:
-        add_color_bar(axes, scale, label=drawn.unit, font_size=10, shrink=0.7, aspect=30)
+        add_color_bar(axes, scale, colormap, drawn.unit, font_size=10, shrink=0.7, aspect=30)
     what = f"{class_maps[0].title}: its class map" if one_class else "class maps"
     by = "each network" if shared else maps[0].classifier.name
     scales = "each on its own scale" if own_scales else "on one scale"

@@ -28,7 +28,7 @@ _LINES = (*OKABE_ITO[:6], "#000000")
 _MAX_NUMBERED = 20  # with more classes, the numbers in a confusion matrix would overlap
 _MAX_NAMED = 120  # with more classes, the names at an axis would overlap
 _AVERAGES_TITLE = (
-    "Average class maps: for each class, the mean of its class map over its test images, in logits per cell.\n"
+    "Average class maps: contribution per cell (sums to the logit) of each class, the mean over its test images.\n"
     "Each column has its own scale, because the values of two heads differ in size."
 )
 _GAP = 0.1  # gap between two average maps, as a fraction of the height of one map and its gap

@@ -74,7 +74,7 @@ def test_a_network_alone_says_what_to_do(page: Page, app_url: str) -> None:
     expect_tile(page, "efficientnet_lite0", "tiger cat")
 
 
-def test_photos_are_uploaded_together_and_a_broken_one_leaves_the_others(page: Page, app_url: str) -> None:
+def test_photos_of_the_bar_are_compared_and_a_broken_one_leaves_the_others(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/compare?view=photos&network=fashion_gap&examples=Bag")
     expect_tile(page, "bag.png", "Bag")
     broken = {"name": "broken.png", "mimeType": "image/png", "buffer": CLOTHES["Coat"].read_bytes()[:150]}
@@ -82,7 +82,7 @@ def test_photos_are_uploaded_together_and_a_broken_one_leaves_the_others(page: P
         {"name": f"my {name}.png", "mimeType": "image/png", "buffer": CLOTHES[name].read_bytes()}
         for name in ("Dress", "Trouser")
     ]
-    page.locator("input[type=file]").last.set_input_files([files[0], broken, files[1]])
+    page.locator(".st-key-uploader input[type=file]").set_input_files([files[0], broken, files[1]])
     expect_tile(page, "my Dress.png", "Dress")
     expect_tile(page, "my Trouser.png", "Trouser")
     expect_tile(page, "bag.png", "Bag")
@@ -97,7 +97,7 @@ def test_without_photos_the_page_says_what_to_do(page: Page, app_url: str) -> No
     page.goto(f"{app_url}/compare?view=photos&network=fashion_gap&examples=Bag")
     expect_tile(page, "bag.png", "Bag")
     page.get_by_role("button", name="Bag", exact=True).click()
-    expect(page.get_by_role("status")).to_contain_text("Upload photos, or choose examples above.")
+    expect(page.get_by_role("status")).to_contain_text("Choose photos above, or add some in the bar.")
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(380, "light"), (1400, "dark"), (2560, "light")])

@@ -31,10 +31,11 @@ def test_a_misclassified_photo_is_shown_by_every_network(page: Page, app_url: st
     expect(page.get_by_role("img", name="photo shirt.png")).to_be_visible()
 
 
-def test_an_uploaded_photo_is_shown_by_every_network(page: Page, app_url: str) -> None:
+def test_the_photo_of_the_bar_is_shown_by_every_network(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/runs")
     expect_heading(page, "One photo by every network")
-    page.locator("input[type=file]").last.set_input_files(list_examples("fashion_mnist")["Bag"])
+    page.locator(".st-key-uploader input[type=file]").set_input_files(list_examples("fashion_mnist")["Bag"])
+    page.get_by_role("radio", name="photo of the bar").click()
     expect(page.get_by_role("img", name="photo bag.png")).to_be_visible()
     expect(page.get_by_text("exact, residual")).to_have_count(2)
 

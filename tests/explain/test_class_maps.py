@@ -158,7 +158,7 @@ def test_a_flattened_head_has_no_position_scores():
     (maps,) = class_maps_of_batch(flattened(), IMAGE)
     for read in (maps.position_scores, lambda: maps.class_map(0, dense=True)):
         with pytest.raises(
-            InspectorError, match=r"^Position scores need a head with one pooling, .* this head is flatten"
+            InspectorError, match=r"^Class scores per cell need a head with one pooling, .* this head is flatten"
         ):
             read()
 

@@ -157,7 +157,7 @@ def test_average_maps_have_a_column_a_recipe_with_a_scale_of_its_own(tmp_path: P
     assert [axis.get_title() for axis in (first, second)] == ["e\na", "e\nb"]
     shown = texts(figure)
     assert "Each column has its own scale" in shown
-    assert "logits per cell" in shown
+    assert "contribution per cell (sums to the logit)" in shown
     assert all(end in shown for end in ("\N{MINUS SIGN}6", "\N{MINUS SIGN}600"))
 
 

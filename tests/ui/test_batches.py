@@ -132,9 +132,14 @@ def test_two_runs_never_write_into_one_folder(photos: Path, tmp_path: Path) -> N
 
 
 def _show_page() -> None:
+    import streamlit as st
+
     from inspector.ui.pages import dataset
+    from inspector.ui.state import photos
     from inspector.ui.state.networks import list_choices
 
+    for name, data in st.session_state.get("added", {}).items():  # as the bar does
+        photos.add_photo(name, data)
     dataset.show(list_choices()["fashion_gap"])
 
 
@@ -204,8 +209,9 @@ def test_results_of_uploads_to_an_app_for_others_are_for_their_session_and_those
     monkeypatch.setenv(folders.DATA, "")
     app = open_page()
     assert not app.text_input, "no folder can be typed"
-    files = [(path.name, path.read_bytes(), "image/png") for path in list_examples("fashion_mnist").values()]
-    app.file_uploader[0].set_value(files).run()
+    assert app.info[0].value == "There are no photos of yours yet: add some in the bar."
+    app.session_state["added"] = {path.name: path.read_bytes() for path in list_examples("fashion_mnist").values()}
+    app.run()
     end_batch(press(app, f"Start with {plain(NETWORK)}"))
     assert not app.error
     (folder,) = (results / batches.PRIVATE).iterdir()

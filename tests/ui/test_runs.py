@@ -32,8 +32,9 @@ def open_runs_page(monkeypatch: pytest.MonkeyPatch, *folders: Path, **link: str)
 
 def _show_runs_page() -> None:
     from inspector.ui.pages import runs
+    from inspector.ui.state import top_bar
 
-    runs.show()
+    runs.show(top_bar.draw_bar())
 
 
 def read_html(app: AppTest) -> str:
@@ -84,11 +85,12 @@ def test_misclassified_photos_can_be_chosen(tmp_path: Path, monkeypatch: pytest.
     assert "every run classified every test photo correctly" in app.info[0].value
 
 
-def test_an_upload_replaces_the_test_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = open_runs_page(monkeypatch, write_runs(tmp_path, photos=False))
-    assert "photo ankle_boot.png" in read_html(app), "without test photos, the examples of the network"
+def test_the_photo_of_the_bar_can_be_shown_by_every_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = write_runs(tmp_path, photos=False)
+    assert "photo ankle_boot.png" in read_html(open_runs_page(monkeypatch, runs)), "without test photos, the examples"
+    app = open_runs_page(monkeypatch, runs, photos="photo of the bar", network="fashion_gap")
     bag = list_examples("fashion_mnist")["Bag"].read_bytes()
-    app.file_uploader(key="own photo").set_value(("mine.png", bag, "image/png")).run()
+    app.file_uploader[0].set_value([("mine.png", bag, "image/png")]).run()
     assert "photo mine.png" in read_html(app)
     assert app.selectbox(key="head_class").placeholder == "Bag (top-1 of the first network)"
 

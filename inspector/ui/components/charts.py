@@ -1,8 +1,8 @@
-"""Interactive charts for light and dark pages: learning curves and a confusion matrix."""
+"""Interactive charts for light and dark pages, and charts as files: learning curves and a confusion matrix."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import altair as alt
 
@@ -19,7 +19,24 @@ MAX_RUNS = len(COLORS) * len(SHAPES)
 MAX_CLASSES = 60  # classes of a confusion matrix; with more, its cells are too small to point at
 _MAX_NUMBERED = 20  # classes; with more, a percentage does not fit into a cell
 _TEST, _TRAINING = "test images", "training images"
+_SAVED_WIDTH = 640  # of a saved chart, in pixels
 _CORRECT, _WRONG = OKABE_ITO[:2]
+
+
+def encode_chart(spec: Mapping[str, Any], format: Literal["png", "svg"]) -> bytes:
+    """Return a chart as the bytes of a file, on white. A PNG has two pixels for each on the screen.
+
+    Args:
+        spec: the chart as Vega-Lite. If it has no width, it gets that of half a page.
+        format: "png" or "svg".
+    """
+    # Imported here, because it brings a browser engine of 60 MB along.
+    import vl_convert
+
+    whole = {"width": _SAVED_WIDTH} | dict(spec) | {"background": "white"}
+    if format == "svg":
+        return str(vl_convert.vegalite_to_svg(whole)).encode()
+    return bytes(vl_convert.vegalite_to_png(whole, scale=2))
 
 
 def assign_marks(labels: Sequence[str]) -> dict[str, tuple[str, str]]:

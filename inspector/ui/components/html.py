@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import cv2
+import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from inspector.explain.tracing.receptive_field import ReceptiveField
@@ -13,7 +14,7 @@ from inspector.images.decode import Pixels
 from inspector.images.photo import Photo
 from inspector.images.preprocessing import Crop
 from inspector.output import overlay
-from inspector.output.colormaps import find_colormap
+from inspector.output.colormaps import COLORMAPS, find_colormap, list_bar_colors
 from inspector.output.overlay import common_scale, dimmed_photo, grid_image, needs_lossless
 from inspector.output.style import GRAY, OKABE_ITO
 from inspector.output.text import format_number
@@ -73,7 +74,14 @@ def make_data_url(image: bytes) -> str:
 
 
 def encode_map_on_photo(
-    values: ArrayLike, photo: Photo, crop: Crop, field: ReceptiveField, side: int, scale: float, smooth: bool = True
+    values: ArrayLike,
+    photo: Photo,
+    crop: Crop,
+    field: ReceptiveField,
+    side: int,
+    scale: float,
+    smooth: bool = True,
+    colormap: str = "inspector",
 ) -> bytes:
     """Draw a map over the whole photo, in gray, and encode it.
 
@@ -85,18 +93,22 @@ def encode_map_on_photo(
         side: longer side of the picture, in pixels.
         scale: the |value| with the strongest color.
         smooth: interpolate between the cells; False: draw the raw grid.
+        colormap: one of COLORMAPS.
     """
     canvas = dimmed_photo(photo, crop, side, gray=True)
-    image = overlay.draw_map_on_photo(canvas, crop, values, field, scale, smooth)
+    image = overlay.draw_map_on_photo(canvas, crop, values, field, scale, smooth, colormap=colormap)
     return encode_image(image, needs_lossless(photo.size))
 
 
-def make_color_bar(scale: float, unit: str) -> str:
-    """Return the color bar of a map as HTML, from -`scale` to `scale`."""
-    ticks = [format_number(tick * scale, "+.3g") for tick in (-1, -0.5, 0, 0.5, 1)]
-    label = f"color bar from {-scale:.3g} to {scale:.3g} {unit}"
-    caption = f"{unit}. Red is evidence for the class, blue against it."
-    return _make_bar(find_colormap().colors, ticks, label, caption, "46rem")
+def make_color_bar(scale: float, unit: str, colormap: str = "inspector") -> str:
+    """Return the color bar of a map as HTML, from -`scale`, or 0 if only the positive part is drawn, to `scale`.
+
+    `colormap` is one of COLORMAPS.
+    """
+    words = COLORMAPS[colormap]
+    ticks = [format_number(tick * scale, "+.3g") for tick in np.linspace(words.lowest, 1, 5)]
+    label = f"color bar from {words.lowest * scale:.3g} to {scale:.3g} {unit}"
+    return _make_bar(list_bar_colors(colormap), ticks, label, f"{unit}. {words.describe()}", "46rem")
 
 
 def make_activation_bar(scale: float, signed: bool) -> str:
@@ -157,13 +169,13 @@ def draw_average_maps(maps: Mapping[str, tuple[NDArray[Any], int]]) -> str:
     """Return HTML with the raw grid of one average class map of each run.
 
     Args:
-        maps: label of the run -> (its average class maps (K, h, w) in logits, index of the class to draw). All classes
-            of a run share one scale.
+        maps: label of the run -> (its average class maps (K, h, w), index of the class to draw). All classes of a run
+            share one scale. The caller says what the values are.
     """
     tiles = []
     for label, (values, k) in maps.items():
         scale, total = common_scale([values]), format_number(float(values[k].sum()), "+.3g")
         image = encode_image(grid_image(values[k], scale), exact=True)
-        lines = [f"scale \N{PLUS-MINUS SIGN}{scale:.3g} logits per cell", f"sum {total} logits"]
+        lines = [f"strongest color at \N{PLUS-MINUS SIGN}{scale:.3g}", f"sum {total}"]
         tiles.append(Tile(image, label, lines, f"class map of {label}", style=_RAW_GRID))
     return make_tiles(tiles, "8.5rem")

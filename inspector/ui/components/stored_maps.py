@@ -34,13 +34,11 @@ def draw_stored_map(results: Results, stored: StoredImage, values: ArrayLike, si
     Returns:
         The encoded image, and the reason why it does not show the photo; "" if it does.
     """
-    photo, reason = _find_photo(results, stored)
+    photo, reason = find_photo(results, stored)
     scale = common_scale([values])
     if photo is None:
         return draw_raw_grid(values, scale), reason
     crop, field = make_crop(photo.size, stored.box, results), read_receptive_field(results)
-    if field.misplaced is not None:
-        return draw_raw_grid(values, scale), field.warning or ""
     return html.encode_map_on_photo(values, photo, crop, field, side, scale), ""
 
 
@@ -51,8 +49,11 @@ def draw_raw_grid(values: ArrayLike, scale: float) -> bytes:
     return html.encode_image(np.kron(cells, np.ones((factor, factor, 1), np.uint8)), exact=True)
 
 
-def _find_photo(results: Results, stored: StoredImage) -> tuple[Photo | None, str]:
-    """Return the photo of a stored map and ""; if the photo cannot be used, None and the reason."""
+def find_photo(results: Results, stored: StoredImage) -> tuple[Photo | None, str]:
+    """Return the photo of a stored map and ""; if its map cannot be drawn over it, None and the reason."""
+    field = read_receptive_field(results)
+    if field.misplaced is not None:
+        return None, field.warning or ""
     content: bytes | Path | None
     if results.about.get("source") == batches.UPLOADED:
         content, reason = batches.find_upload(stored.path), "The photo was uploaded, and is not stored."

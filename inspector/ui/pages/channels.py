@@ -20,9 +20,10 @@ from inspector.ui.components.contribution_chart import draw_contribution_chart
 from inspector.ui.components.controls import choose_segment, show_errors, show_table, upload_photos
 from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_class_map_frame, show_maps
 from inspector.ui.components.markdown import plain
-from inspector.ui.components.save import show_save_menu, write_maps_lines
-from inspector.ui.components.saved_maps import make_map_to_save
+from inspector.ui.components.save import PictureToSave, show_save_menu, write_class, write_maps_lines
+from inspector.ui.components.saved_maps import SavedStyle, make_map_to_save
 from inspector.ui.state import cache, keys
+from inspector.ui.state.handover import hand_on, take_over
 from inspector.ui.state.jobs import turns
 from inspector.ui.state.networks import NetworkChoice
 from inspector.ui.state.selection import choose_channel, choose_class, choose_interpolation, choose_reading
@@ -50,7 +51,9 @@ class ChannelSelection:
 def show(selection: PageSelection) -> None:
     """Draw this part of the page."""
     maps = selection.maps
+    take_over(selection, "channels", (keys.CLASS, keys.READING, keys.AGAINST, keys.RAW_GRID))
     chosen, place = _choose(maps)
+    hand_on(selection, k=chosen.k, against=chosen.against, smooth=chosen.smooth)
     contributions = channels.compute_channel_contributions(maps, chosen.k, chosen.against)
     with place:
         channel = choose_channel(len(contributions.parts), int(contributions.order[0]))
@@ -102,16 +105,38 @@ def _show_contributions(
             st.session_state[keys.CHANNEL] = int(bars[0]["channel"])
 
     spec = _chart_spec(key, chosen.k, chosen.against, chosen.count, contributions)
+    spec = spec | {"params": [*spec["params"], {"name": "chosen", "value": channel}]}
     st.vega_lite_chart(
-        spec=spec | {"params": [*spec["params"], {"name": "chosen", "value": channel}]},
+        spec=spec,
         key=keys.CONTRIBUTION_CHART,
         on_select=follow,
         selection_mode="bar",
         alt=f"The bias, the {chosen.count} largest of {count} channel contributions and the rest; their sum is {total}",
     )
+    code = _write_chart(key, maps, chosen, channel)
+    picture = PictureToSave(f"channel contributions to {contributions.title}", lambda: spec, code)
+    show_save_menu([picture], "contribution chart")
     with st.expander("Show as a table"):
         rows = [_make_row(row, contributions) for row in contributions.list_rows(chosen.count)]
         show_table(rows, "The channel contributions, row by row", _FORMATS)
+
+
+def _write_chart(key: cache.MapsKey, maps: ClassMaps, chosen: ChannelSelection, channel: int) -> str:
+    """Return the lines of Python that draw the chart."""
+    against = "" if chosen.against is None else f", {write_class(maps, chosen.against)}"
+    return "\n".join(
+        [
+            "import altair",
+            "",
+            "from inspector.analysis.channels import compute_channel_contributions",
+            "from inspector.ui.components.contribution_chart import draw_contribution_chart",
+            *write_maps_lines(key, maps),
+            f"contributions = compute_channel_contributions(maps, {write_class(maps, chosen.k)}{against})",
+            f"spec = draw_contribution_chart(contributions, {chosen.count}).to_dict()",
+            f'spec["params"].append({{"name": "chosen", "value": {channel}}})',
+            'altair.Chart.from_dict(spec).save("contributions.svg")',
+        ]
+    )
 
 
 def _make_row(row: ContributionRow, contributions: ChannelContributions) -> dict[str, Any]:
@@ -147,9 +172,9 @@ def _show_channel(
     st.html(html.make_activation_bar(scale, bool((values < 0).any())))
     code = [*write_maps_lines(key, maps), f"values = maps.feature_maps[{channel}]"]
     code.append("field = classifier.receptive_field")
-    field, meaning = maps.classifier.receptive_field, f"strongest color at {format_number(scale)}"
-    name = f"channel {channel} of {maps.classifier.name}"
-    picture = make_map_to_save(name, values, cache.get_view(maps), field, scale, meaning, code, smooth)
+    style = SavedStyle(scale, f"strongest color at {format_number(scale)}", smooth)
+    name, field = f"channel {channel} of {maps.classifier.name}", maps.classifier.receptive_field
+    picture = make_map_to_save(name, values, cache.get_view(maps), field, style, code)
     show_save_menu([picture], "channel picture")
     contribution = _format(float(contributions.parts[channel]))
     if contributions.weight is None:

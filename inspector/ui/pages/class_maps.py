@@ -21,7 +21,7 @@ from inspector.ui.state import cache
 from inspector.ui.state.selection import label_classes
 from inspector.ui.state.streamlit_fixes import fragment
 from inspector.ui.state.top_bar import PageSelection
-from inspector.ui.state.view_state import ViewState, read_state, save_state, start_state
+from inspector.ui.state.view_state import ViewState, name_subject, read_state, save_state, start_state
 
 TOP = 5
 FEW_CLASSES = 20  # with more classes, all class maps side by side are too many to read
@@ -36,7 +36,7 @@ _ALL_MAPS_FILES = {"PNG": "all-maps.png", "PDF": "all-maps.pdf", "SVG": "all-map
 def show(chosen: PageSelection) -> None:
     """Draw the page."""
     maps, key, labels = chosen.maps, chosen.key, label_classes(chosen.maps)
-    subject = f"{key} {tuple(maps.values.shape)}"
+    subject = name_subject(key, maps)
     state = read_state(maps, subject, labels)
     save_state(state, subject, labels, start_state(maps, labels))
     few = len(maps.values) <= FEW_CLASSES
@@ -90,7 +90,7 @@ def _find_scale(maps: ClassMaps, state: ViewState, listed: Sequence[int]) -> flo
 def _show_save_row(maps: ClassMaps, key: cache.MapsKey, state: ViewState, listed: Sequence[int], scale: float) -> None:
     """Show the menu that saves the pictures, and the buttons for the figure and its numbers."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        show_save_menu(list_pictures(maps, key, state, scale), "viewer", "Save the picture")
+        show_save_menu(list_pictures(maps, key, state, scale, listed), "viewer", "Save the picture")
         show_download_buttons(
             _FILES, lambda name: _make_file(name, maps, state, listed), "or the figure of all top classes, its numbers"
         )

@@ -1,5 +1,7 @@
 """The pictures of the first page as they are saved, with the lines of Python that make them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from inspector.analysis.positions import find_winners
@@ -11,8 +13,10 @@ from inspector.images.preprocessing import Crop
 from inspector.output.colormaps import COLORMAPS
 from inspector.output.overlay import dimmed_photo, draw_bar, draw_map_on_photo, find_gray, grid_image, paint_classes
 from inspector.output.picture import ColorBar, Picture
+from inspector.output.style import FigureStyle
 from inspector.output.text import format_number
-from inspector.ui.components.save import PictureToSave, write_maps_lines
+from inspector.ui.components.save import PictureToSave, write_class, write_maps_lines
+from inspector.ui.components.saved_figures import make_figure_to_save
 from inspector.ui.pages.class_maps_panels import WINNER_COLORS
 from inspector.ui.state import cache
 from inspector.ui.state.view_state import ViewState
@@ -20,7 +24,9 @@ from inspector.ui.state.view_state import ViewState
 _SIDE = 1200  # longer side of a saved picture, in pixels: about twice that on the screen
 
 
-def list_pictures(maps: ClassMaps, key: cache.MapsKey, state: ViewState, scale: float) -> list[PictureToSave]:
+def list_pictures(
+    maps: ClassMaps, key: cache.MapsKey, state: ViewState, scale: float, listed: Sequence[int]
+) -> list[PictureToSave]:
     """Return the pictures that the first page shows, to be saved.
 
     Args:
@@ -28,7 +34,17 @@ def list_pictures(maps: ClassMaps, key: cache.MapsKey, state: ViewState, scale: 
         key: their key in the caches.
         state: what is shown.
         scale: the |value| with the strongest color.
+        listed: indices of the classes of the figure.
     """
+    content = maps.figure_content(
+        listed, state.contrast, dense=state.number == "scores", smooth=state.smooth, opacity=state.opacity
+    )
+    style = FigureStyle(colours=state.colors, gray=state.gray)
+    figure = make_figure_to_save("figure of the top classes", key, maps, content, style)
+    return [*_list_own_pictures(maps, key, state, scale), figure]
+
+
+def _list_own_pictures(maps: ClassMaps, key: cache.MapsKey, state: ViewState, scale: float) -> list[PictureToSave]:
     lines = write_maps_lines(key, maps)
     view = cache.get_view(maps)
     photo = PictureToSave(
@@ -40,7 +56,32 @@ def list_pictures(maps: ClassMaps, key: cache.MapsKey, state: ViewState, scale: 
         return [PictureToSave("top class per cell", lambda: draw_winners(maps, state), _write_winners(lines)), photo]
     title = maps.class_map(state.k, state.contrast).title
     code = "\n".join([*lines, *_write_map(maps, state, scale), *_write_saving("class-map")])
-    return [PictureToSave(f"class map {title}", lambda: draw_map(maps, state, scale), code), photo]
+    pictures = [PictureToSave(f"class map {title}", lambda: draw_map(maps, state, scale), code), photo]
+    if state.view == "what if" and state.masked:
+        pictures.append(
+            PictureToSave(
+                "photo with masked cells",
+                lambda: _draw_masked(maps, key, state),
+                "\n".join(
+                    [
+                        "from inspector.analysis.masking import make_mask, mask_in_photo",
+                        *lines,
+                        f"outcome = mask_in_photo(maps, make_mask(maps, {list(state.masked)!r}), {state.change!r})",
+                        "pixels = outcome.pixels  # what the network saw",
+                        *_write_saving("masked"),
+                    ]
+                ),
+            )
+        )
+    return pictures
+
+
+def _draw_masked(maps: ClassMaps, key: cache.MapsKey, state: ViewState) -> Picture:
+    """Return the photo with the masked cells changed, as the network saw it."""
+    outcome = cache.mask_photo(key, tuple(sorted(state.masked)), state.change, maps)
+    assert outcome.pixels is not None, "the network ran on them"
+    pixels = outcome.pixels if outcome.pixels.ndim == 3 else np.repeat(outcome.pixels[..., None], 3, 2)
+    return Picture(pixels, f"{cache.get_view(maps).photo.name} without {len(state.masked)} cells")
 
 
 def draw_map(maps: ClassMaps, state: ViewState, scale: float) -> Picture:
@@ -88,8 +129,8 @@ def draw_winners(maps: ClassMaps, state: ViewState) -> Picture:
 
 
 def _write_map(maps: ClassMaps, state: ViewState, scale: float) -> list[str]:
-    k, against = (_write_class(maps, k) for k in (state.k, state.contrast))
-    other = "" if against is None else f", against={against}"
+    k, against = (write_class(maps, k) for k in (state.k, state.contrast))
+    other = "" if state.contrast is None else f", against={against}"
     if state.number == "scores":
         return [
             f"scores = maps.class_map({k}{other}, dense=True).values  # class score per cell, (h, w)",
@@ -103,14 +144,6 @@ def _write_map(maps: ClassMaps, state: ViewState, scale: float) -> list[str]:
         f"pixels = maps.overlay({k}{other}, cmap={state.colors!r}, smooth={state.smooth}, opacity={state.opacity:g}, "
         f"scale={scale:.6g}, gray={state.gray})",
     ]
-
-
-def _write_class(maps: ClassMaps, k: int | str | None) -> str | None:
-    """Return a class as it is written in Python: by its name, or by its index if several classes have that name."""
-    if k is None or isinstance(k, str):
-        return None if k is None else repr(k)
-    names = maps.classifier.class_names
-    return repr(names[k]) if names.count(names[k]) == 1 else str(k)
 
 
 def _write_winners(lines: list[str]) -> str:

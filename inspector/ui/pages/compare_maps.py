@@ -8,18 +8,29 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from inspector.analysis.comparable_maps import make_comparable
-from inspector.analysis.similarity import compare_maps, find_common_class_name, find_same_class
-from inspector.explain.class_maps import ClassMaps
-from inspector.images.examples import list_examples
+from inspector.analysis.similarity import compare_maps, find_class_by_name, find_common_class_name, find_same_class
+from inspector.explain.class_maps import AVERAGE, ClassMaps
 from inspector.images.photo import Photo
 from inspector.networks.catalog import list_models
+from inspector.output.viewer import VIEWER_COLORMAPS
 from inspector.ui.components import controls
 from inspector.ui.components.controls import show_table, switch
-from inspector.ui.components.map_columns import MapColumn, MapRequest, compute_requests, show_map_columns
+from inspector.ui.components.map_columns import (
+    ColumnsStyle,
+    MapColumn,
+    MapRequest,
+    compute_requests,
+    draw_figure,
+    make_column,
+    show_columns_menu,
+    show_map_columns,
+)
 from inspector.ui.components.markdown import plain
-from inspector.ui.state import cache, keys
+from inspector.ui.state import cache, keys, photo_choice
+from inspector.ui.state.handover import hand_on, take_over
 from inspector.ui.state.networks import NetworkChoice, list_choices
-from inspector.ui.state.selection import choose_interpolation
+from inspector.ui.state.photos import OwnPhoto
+from inspector.ui.state.selection import choose_interpolation, choose_reading
 from inspector.ui.state.streamlit_fixes import fragment
 from inspector.ui.state.top_bar import PageSelection
 
@@ -40,7 +51,7 @@ def show(chosen: PageSelection, mode: str) -> None:
     else:
         requests = _choose_photos(chosen.network, chosen.key[3])
     if compared := compute_requests(requests):
-        _show_comparison(compared, mode)
+        _show_comparison(chosen, compared, mode)
 
 
 def list_same_classes(network: NetworkChoice) -> list[str]:
@@ -80,47 +91,72 @@ def _choose_networks(network: NetworkChoice, photo: Photo, scale: cache.Scale) -
 
 def _choose_photos(network: NetworkChoice, scale: cache.Scale) -> list[MapRequest]:
     """Show the choice of photos, and an error for each photo that cannot be read. Return one request per photo."""
-    offered = list_examples(network.examples)
-    with st.container(horizontal=True, vertical_alignment="top", gap="medium"):
-        uploads = controls.upload_photos("Your photos", key=keys.COMPARED_UPLOADS, several=True, width=380)
-        names = controls.choose_several("and examples", list(offered), list(offered)[:3], key=keys.COMPARED_EXAMPLES)
-    photos = []
-    for upload in uploads:
-        with controls.show_errors():
-            photos.append(cache.read_upload(upload.file_id, upload.name, upload.getvalue()))
-    # A link may name examples that only another network has: leave them out.
-    photos += [cache.read_example(offered[name]) for name in names if name in offered]
-    if not photos:
-        st.info("Upload photos, or choose examples above.", icon=":material/compare:")
-    if len(photos) > MAX_PHOTOS:
-        st.info(f"Only the first {MAX_PHOTOS} of {len(photos)} photos are shown.", icon=":material/info:")
-    return [MapRequest(photo.name, network, photo, scale) for photo in photos[:MAX_PHOTOS]]
+    offered = photo_choice.list_offered(network.examples)
+    own = [name for name, photo in offered.items() if isinstance(photo, OwnPhoto)]
+    names = photo_choice.choose_photos("Photos", offered, own or list(offered)[:3], key=keys.COMPARED_EXAMPLES)
+    if not names:
+        st.info("Choose photos above, or add some in the bar.", icon=":material/compare:")
+    if len(names) > MAX_PHOTOS:
+        st.info(f"Only the first {MAX_PHOTOS} of {len(names)} photos are shown.", icon=":material/info:")
+    requests = []
+    for name in names[:MAX_PHOTOS]:
+        # A link may name photos that are not here.
+        if name in offered:
+            with controls.show_errors():
+                photo = photo_choice.read_offered(offered[name])
+                requests.append(MapRequest(photo.name, network, photo, scale))
+    return requests
 
 
 @fragment
-def _show_comparison(compared: Sequence[tuple[str, ClassMaps]], mode: str) -> None:
+def _show_comparison(chosen: PageSelection, compared: Sequence[tuple[MapRequest, ClassMaps]], mode: str) -> None:
     """Show the maps of one class, or of each photo's top-1 class, with their numbers."""
     maps = [one for _, one in compared]
+    key = keys.compared_class(mode)
+    take_over(chosen, f"compare {mode}", (keys.RAW_GRID, key, keys.READING, keys.AGAINST, keys.COLORMAP))
     # At first, networks are compared for one class. Photos show different objects: each gets its own top-1 class.
     default = find_common_class_name(maps) if mode == NETWORKS else None
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         names = list(dict.fromkeys(name for one in maps for name in one.classifier.class_names))
         placeholder = f"{default} (top-1 of the first)" if default else "top-1 of each"
         text = "Type to search. A network without a class of this name shows its top-1 class."
-        key = f"class_of_{mode}"
-        chosen = controls.search_option("Class", names, placeholder, key=key, width=320, help=text)
+        name = controls.search_option("Class", names, placeholder, key=key, width=320, help=text) or default
+        classes = (
+            find_same_class(maps, name) if name or mode == NETWORKS else [int(one.logits.argmax()) for one in maps]
+        )
+        against = choose_reading(chosen.maps, _find_own_class(chosen.maps, name))
+        colors = controls.choose_option("Color map", list(VIEWER_COLORMAPS), key=keys.COLORMAP, width=170)
         text = "Off: the same color is the same number of logits in all maps. On: faint maps are visible too."
         own_scales = switch("One scale per map", text, key=keys.OWN_SCALES)
         resample = len({one.values.shape[1:] for one in maps}) > 1 and mode == NETWORKS and _choose_common_grid()
         smooth = choose_interpolation()
-    name = chosen or default
-    classes = find_same_class(maps, name) if name or mode == NETWORKS else [int(one.logits.argmax()) for one in maps]
-    columns = [MapColumn(title, one, k, one.class_map(k)) for (title, one), k in zip(compared, classes, strict=True)]
-    show_map_columns(columns, own_scales, smooth, resample=resample)
-    _show_downloads(columns, own_scales, smooth, resample)
+    hand_on(chosen, k=_find_own_class(chosen.maps, name), against=against, smooth=smooth, colors=colors)
+    other = chosen.maps.classifier.class_names[against] if isinstance(against, int) else against
+    columns = [
+        make_column(request.title, one, k, request.key, _find_contrast(one, k, other))
+        for (request, one), k in zip(compared, classes, strict=True)
+    ]
+    style = ColumnsStyle(own_scales, smooth, resample, colors)
+    show_map_columns(columns, style)
+    _show_downloads(columns, style, mode)
     _show_numbers(columns, mode)
     if mode == NETWORKS:
         _show_similarity(columns, resample)
+
+
+def _find_own_class(maps: ClassMaps, name: str | None) -> int:
+    """Return the index of a class of the network of the bar; its top-1 class if it has none of this name."""
+    found = None if name is None else find_class_by_name(maps.classifier.class_names, name)
+    return maps.top(1)[0][0] if found is None else found
+
+
+def _find_contrast(maps: ClassMaps, k: int, other: str | None) -> int | str | None:
+    """Return what class k is contrasted with: a class that this network has, too, the average, or nothing."""
+    if other in (None, AVERAGE):
+        return other
+    assert other is not None, "it is a name"
+    found = find_class_by_name(maps.classifier.class_names, other)
+    return None if found == k else found
 
 
 def _choose_common_grid() -> bool:
@@ -132,17 +168,16 @@ def _choose_common_grid() -> bool:
     return switch("One grid", text, key=keys.COMMON_GRID)
 
 
-def _show_downloads(columns: Sequence[MapColumn], own_scales: bool, smooth: bool, resample: bool) -> None:
+def _show_downloads(columns: Sequence[MapColumn], style: ColumnsStyle, mode: str) -> None:
     def make_file(name: str) -> bytes:
         # Imported here, because matplotlib takes a second to import.
-        from inspector.output.comparison_figure import side_by_side_figure
         from inspector.output.export import encode_figure
 
-        maps, classes = [column.maps for column in columns], [column.k for column in columns]
-        figure = side_by_side_figure(maps, classes, [column.title for column in columns], own_scales, smooth, resample)
-        return encode_figure(figure, _FORMATS[name])
+        return encode_figure(draw_figure(columns, style), _FORMATS[name])
 
-    controls.show_download_buttons(_FILES, make_file, "Download the figure")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        controls.show_download_buttons(_FILES, make_file, "Download the figure")
+        show_columns_menu(columns, style, f"{mode} picture")
 
 
 def _show_numbers(columns: Sequence[MapColumn], mode: str) -> None:

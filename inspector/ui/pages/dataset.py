@@ -108,9 +108,9 @@ def _show_results(results: Results, summary: DatasetSummary) -> None:
     st.caption(f"{plain(summary.network)}, {len(summary.class_names):,} classes")
     st.html(html.make_value_list(summary.describe()))
     dataset_images.show_images(results, summary)
-    dataset_panels.show_average_maps(summary)
+    dataset_panels.show_average_maps(results, summary)
     if len(summary.pairs):
-        dataset_panels.show_confusions(summary)
+        dataset_panels.show_confusions(results, summary)
     if summary.counts.images > summary.counts.errors:
         dataset_panels.show_gallery(results, summary)
 

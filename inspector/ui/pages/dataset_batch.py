@@ -16,28 +16,31 @@ from inspector.ui.state import batches, folders, keys
 from inspector.ui.state.batches import UPLOADED, Batch, BatchRequest
 from inspector.ui.state.jobs import describe_place
 from inspector.ui.state.networks import NetworkChoice, list_choices
+from inspector.ui.state.photo_choice import choose_photos, list_offered
+from inspector.ui.state.photos import OwnPhoto
 
 if TYPE_CHECKING:
     from inspector.explain.classifier import Classifier
 
-_FOLDER = "a folder"
+_FOLDER, _OF_THE_BAR, _UPLOADED_FOLDER = "a folder", "the bar", "an uploaded folder"
 _MOST_FOLDERS = 500  # listed folders of photos
 
 
 def show_form(network: NetworkChoice) -> None:
     """Show the form that begins a run of a network."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        kinds = [_FOLDER, UPLOADED] if folders.is_open() or folders.listed_folders() else [UPLOADED]
+        kinds = [_FOLDER, _OF_THE_BAR, _UPLOADED_FOLDER]
+        kinds = kinds if folders.is_open() or folders.listed_folders() else kinds[1:]
         kind = st.segmented_control("Photos from", kinds, default=kinds[0], required=True, key=keys.BATCH_FROM)
         help = "For how many classes of each photo the class maps are stored."
         top = st.number_input("Top classes", 1, 50, 5, key=keys.BATCH_TOP, width=150, help=help)
     photos: tuple[Item, ...] = ()
-    if kind == UPLOADED:
-        source, photos = UPLOADED, _upload()
-    else:
+    if kind == _FOLDER:
         source = _choose_folder()
-    st.caption(plain(_describe_place(kind, network.key)))
-    is_ready = bool(photos) if kind == UPLOADED else bool(source)
+    else:
+        source, photos = UPLOADED, _choose_photos() if kind == _OF_THE_BAR else _upload_folder()
+    st.caption(plain(_describe_place(source, network.key)))
+    is_ready = bool(photos) if source == UPLOADED else bool(source)
     label = f"Start with {plain(network.name)}"
     if st.button(label, key=keys.START_BATCH, type="primary", icon=":material/play_arrow:", disabled=not is_ready):
         with show_errors():
@@ -122,10 +125,18 @@ def _choose_folder() -> str:
     return st.selectbox("Folder of photos", offered, index=None, key=keys.BATCH_FOLDER, help=help) or ""
 
 
-def _upload() -> tuple[Item, ...]:
-    whole = st.toggle("Upload a folder", key=keys.BATCH_WHOLE_FOLDER, help="Its subfolders are the labels.")
-    key = f"{keys.BATCH_PHOTOS} {whole}"
-    return batches.make_items(upload_photos("Photos", key=key, several="directory" if whole else True))
+def _choose_photos() -> tuple[Item, ...]:
+    """Show the choice among the photos that the visitor has added in the bar."""
+    own = {name: photo for name, photo in list_offered("").items() if isinstance(photo, OwnPhoto)}
+    if not own:
+        st.info("There are no photos of yours yet: add some in the bar.", icon=":material/photo_library:")
+        return ()
+    names = choose_photos("Photos", own, list(own), key=keys.BATCH_PHOTOS, bind=False)
+    return tuple(Item(name, None, "", content=own[name].data) for name in names)
+
+
+def _upload_folder() -> tuple[Item, ...]:
+    return batches.make_items(upload_photos("Folder", key=keys.BATCH_UPLOAD, several="directory"))
 
 
 def _describe_place(source: str, network_key: str) -> str:

@@ -24,6 +24,8 @@ from inspector.ui.components.controls import (
     switch,
 )
 from inspector.ui.components.markdown import plain
+from inspector.ui.components.save import show_save_menu
+from inspector.ui.components.saved_results import find_place, make_stored_map_to_save
 from inspector.ui.state import cache, keys
 from inspector.ui.state.selection import label_names
 
@@ -176,6 +178,9 @@ def _show_image(results: Results, summary: DatasetSummary, row: dict[str, Any]) 
     st.html(html.make_tiles([tile], "min(100%, 24rem)"))
     if problem:
         st.caption(plain(problem))
+    name = f"{names[k]} on {Path(row['path']).name}"
+    picture = make_stored_map_to_save(results, stored, k, name, find_place(row), on_photo=not problem)
+    show_save_menu([picture], "image picture")
     label = "no label" if row["label"] is None else f"label {plain(row['label'])}"
     if row["label_rank"] is not None:
         label += _in_brackets(f"rank {row['label_rank'] + 1}", _format_share(row["label_probability"]))
@@ -203,8 +208,8 @@ def _format_sum(stored: StoredImage, k: int) -> str:
 
 def read_image_of(results: Results, summary: DatasetSummary, row: dict[str, Any]) -> StoredImage:
     """Read the stored class maps of the image that one row of the index describes."""
-    place = row["part"], row["row_group"], row["row"]
-    return stored_maps.read_stored_image(results.folder, cache.read_change_time(summary.index), *place, results)
+    changed = cache.read_change_time(summary.index)
+    return stored_maps.read_stored_image(results.folder, changed, *find_place(row), results)
 
 
 # The next three caches are small. `changed`, the time of the index, is in their keys, so that a new index is read.

@@ -7,11 +7,13 @@ import streamlit as st
 
 from inspector.datasets import index as dataset_index
 from inspector.datasets.results import Results
-from inspector.datasets.summary import DatasetSummary
+from inspector.datasets.summary import AverageMaps, DatasetSummary
 from inspector.output.overlay import common_scale
 from inspector.ui.components import html, stored_maps
 from inspector.ui.components.controls import choose_option, choose_segment, search_option, show_errors
 from inspector.ui.components.markdown import plain
+from inspector.ui.components.save import PictureToSave, show_save_menu
+from inspector.ui.components.saved_results import find_place, make_average_to_save, make_stored_map_to_save
 from inspector.ui.pages.dataset_images import read_image_of
 from inspector.ui.state import keys
 from inspector.ui.state.selection import label_names
@@ -28,30 +30,36 @@ GALLERIES = {
 
 
 @st.fragment
-def show_average_maps(summary: DatasetSummary) -> None:
+def show_average_maps(results: Results, summary: DatasetSummary) -> None:
     """Show two average maps of a class: over the images predicted as it, and over the images labeled as it."""
     names = label_names(summary.class_names)
     heading = st.empty()
     most_frequent = int(summary.predicted.counts.argmax())
     name = choose_option("Class", names, index=most_frequent, key=keys.DATASET_CLASS)
     heading.subheader(f"Average class map of {plain(name)}", anchor=False)
-    k = names.index(name)
-    averages = {"predicted as this class": summary.predicted, "labeled as this class": summary.labeled}
-    maps = {
-        f"{title}: {average.counts[k]:,} images": (average.mean(), k)
-        for title, average in averages.items()
-        if average.counts[k]
-    }
+    k, meaning = names.index(name), results.meaning.describe_cells()
+    maps, pictures = {}, []
+    for title, which in (("predicted as this class", "predicted"), ("labeled as this class", "labeled")):
+        average: AverageMaps = getattr(summary, which)
+        if not average.counts[k]:
+            continue
+        means = average.mean()
+        maps[f"{title}: {average.counts[k]:,} images"] = means, k
+        heading_of = f"{name}, average of {average.counts[k]:,} images {title}"
+        code = f"summary.{which}.mean()[{k}]"
+        pictures.append(make_average_to_save(results, heading_of, means[k], common_scale([means]), meaning, code))
     if not maps:
         st.info("No image is predicted or labeled as this class.", icon=":material/photo_library:")
         return
     with st.spinner("Drawing ..."):
         st.html(html.draw_average_maps(maps))
-    st.caption("The mean of the map of this class, cell by cell. Red is evidence for the class, blue against it.")
+    show_save_menu(pictures, "average picture")
+    cells = plain(meaning.capitalize())
+    st.caption(f"{cells}: the mean over the images. Red is evidence for the class, blue against it.")
 
 
 @st.fragment
-def show_confusions(summary: DatasetSummary) -> None:
+def show_confusions(results: Results, summary: DatasetSummary) -> None:
     """Show the most frequent confusions, each with its average contrast map."""
     st.subheader("Confusions and their contrast maps", anchor=False)
     names = label_names(summary.class_names)
@@ -61,14 +69,20 @@ def show_confusions(summary: DatasetSummary) -> None:
     listed = [n for n, (true, _) in enumerate(summary.pairs) if wanted in (None, true)][:_TILES]
     maps = summary.contrasts.mean()[listed]
     scale = common_scale(list(maps))
-    tiles = []
+    cells = results.meaning.describe_cells(quantity=results.meaning.difference)
+    meaning = f"{cells}, predicted class minus label"
+    tiles, pictures = [], []
     for n, values in zip(listed, maps, strict=True):
         true, predicted = summary.pairs[n]
         title = f"{summary.class_names[true]} predicted as {summary.class_names[predicted]}"
         line = f"{summary.contrasts.counts[n]:,} of {summary.labeled.counts[true]:,} images"
         tiles.append(html.Tile(stored_maps.draw_raw_grid(values, scale), title, [line], f"contrast map of {title}"))
+        code = f"summary.contrasts.mean()[{n}]"
+        pictures.append(make_average_to_save(results, title, values, scale, meaning, code))
     st.html(html.make_tiles(tiles))
-    st.html(html.make_color_bar(scale, "logits per cell, predicted class minus label"))
+    st.html(html.make_color_bar(scale, meaning))
+    if pictures:
+        show_save_menu(pictures, "confusion picture", "Save a picture")
     st.caption(
         "The map of the predicted class minus that of the label, averaged over their images, on one scale. Red cells "
         "are evidence for the wrong class."
@@ -82,14 +96,21 @@ def show_gallery(results: Results, summary: DatasetSummary) -> None:
     column, descending = GALLERIES[choose_segment("Evidence", list(GALLERIES), key=keys.GALLERY)]
     with show_errors(), st.spinner("Drawing ..."):
         rows = dataset_index.list_extremes(summary.index, column, descending, _TILES)
-        tiles = [_make_tile(results, summary, row, column) for row in rows]
-        st.html(html.make_tiles(tiles, "clamp(9rem, 13vw, 14rem)"))
+        shown = [_make_tile(results, summary, row, column) for row in rows]
+        st.html(html.make_tiles([tile for tile, _ in shown], "clamp(9rem, 13vw, 14rem)"))
+    if shown:
+        show_save_menu([picture for _, picture in shown], "gallery picture", "Save a picture")
 
 
-def _make_tile(results: Results, summary: DatasetSummary, row: dict[str, Any], column: str) -> html.Tile:
-    stored = read_image_of(results, summary, row)
-    image, _ = stored_maps.draw_stored_map(results, stored, stored.maps[row["predicted"]], _SIDE)
+def _make_tile(
+    results: Results, summary: DatasetSummary, row: dict[str, Any], column: str
+) -> tuple[html.Tile, PictureToSave]:
+    """Return the picture of an image as the page shows it, and as it is saved."""
+    stored, k = read_image_of(results, summary, row), row["predicted"]
+    image, problem = stored_maps.draw_stored_map(results, stored, stored.maps[k], _SIDE)
     value = f"{row[column]:.1f} cells" if column == "positions" else f"{row[column]:.0%} at the border"
-    name = summary.class_names[row["predicted"]]
+    name = summary.class_names[k]
     alt = f"class map of {name} over {Path(row['path']).name}"
-    return html.Tile(image, name, [f"{value}, number {row['index']}"], alt)
+    title = f"{name} on number {row['index']}, {Path(row['path']).name}"
+    picture = make_stored_map_to_save(results, stored, k, title, find_place(row), on_photo=not problem)
+    return html.Tile(image, name, [f"{value}, number {row['index']}"], alt), picture

@@ -1,6 +1,5 @@
 """The page Export: design a figure for a paper, and download it with its numbers."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,14 +11,15 @@ from inspector.explain.class_maps import ClassMaps, FigureContent
 from inspector.output import export
 from inspector.output.colormaps import COLORMAPS
 from inspector.output.style import DEFAULT_STYLE, MAX_PANELS, MM, PANELS, FigureStyle
+from inspector.output.viewer import VIEWER_COLORMAPS
 from inspector.ui.components import controls
 from inspector.ui.components.controls import choose_segment, enter_number, show_errors, switch
 from inspector.ui.components.markdown import plain
+from inspector.ui.components.save import show_python
+from inspector.ui.components.saved_figures import write_figure
 from inspector.ui.state import cache, keys
+from inspector.ui.state.handover import hand_on, take_over
 from inspector.ui.state.selection import (
-    AVERAGE,
-    CLASS,
-    LOGIT,
     choose_interpolation,
     choose_position_scores,
     choose_reading,
@@ -27,7 +27,6 @@ from inspector.ui.state.selection import (
 )
 from inspector.ui.state.streamlit_fixes import fragment
 from inspector.ui.state.top_bar import PageSelection
-from inspector.ui.state.view_state import SavedState, ViewState
 
 FILES = {
     "PNG": "figure.png",
@@ -39,7 +38,11 @@ FILES = {
     "Numbers (NPZ)": "maps.npz",
     "All (ZIP)": "class-maps.zip",
 }
-_SWITCHES = (keys.RAW_GRID, keys.POSITION_SCORES)
+# What the page takes over from the one before.
+_WIDGETS = (
+    *(keys.FIGURE_CLASSES, keys.READING, keys.AGAINST),
+    *(keys.RAW_GRID, keys.POSITION_SCORES, keys.COLORMAP, keys.FIGURE_OPACITY, keys.GRAY),
+)
 _DPI = 120  # pixels per inch of the preview
 
 
@@ -48,56 +51,28 @@ _DPI = 120  # pixels per inch of the preview
 def show(selection: PageSelection) -> None:
     """Draw the page."""
     maps = selection.maps
-    _take_over(label_classes(maps))
+    take_over(selection, "export", _WIDGETS)
     content = _choose_content(maps)
     wide, narrow = st.columns([3, 2], gap="large")
     with narrow:
         downloads = st.container()
         style = _choose_style()
+    hand_on(
+        selection,
+        k=content.classes[0],
+        against=content.against,
+        number="scores" if content.dense else "contributions",
+        smooth=content.smooth,
+        opacity=content.opacity,
+        gray=style.gray,
+        **({"colors": style.colours} if style.colours in VIEWER_COLORMAPS else {}),
+    )
     # Draw the figure before the buttons: if it cannot be drawn, the page shows an error and offers no files.
     with wide, show_errors():
         style = _leave_out_too_many(style, len(maps.logits))
         _show_preview(selection.key, maps, content, style)
         with downloads:
-            _show_downloads(maps, content, style)
-
-
-def _take_over(labels: Sequence[str]) -> None:
-    """Begin with the class, the contrast, the colors and the grid of the page from which the user came.
-
-    What the link says comes first. Only in the first run of this page, the session still knows the widgets of the page
-    before; what the page Image shows is kept anyway.
-    """
-    if keys.FIGURE_CLASSES in st.session_state:
-        return
-    kept: dict[str, Any] = {key: st.session_state.get(key) for key in (keys.READING, keys.AGAINST, *_SWITCHES)}
-    name = st.query_params.get(keys.CLASS, st.session_state.get(keys.CLASS))
-    saved: SavedState | None = st.session_state.get(keys.VIEW_STATE)
-    if kept[keys.READING] is None and saved is not None and saved.labels == tuple(labels):
-        kept |= _read_image_page(saved.state, labels)
-        name = labels[saved.state.k]
-    if kept[keys.AGAINST] not in labels:
-        kept.pop(keys.AGAINST)
-    if name in labels:
-        kept[keys.FIGURE_CLASSES] = [name]
-    for key, value in kept.items():
-        if value is not None and key not in st.query_params:
-            # A widget that takes its value from the session does not write it into the link.
-            st.session_state[key] = value
-            st.query_params[key] = str(value).lower() if isinstance(value, bool | float) else value
-
-
-def _read_image_page(state: ViewState, labels: Sequence[str]) -> dict[str, Any]:
-    """Return what the page Image shows, as values of widgets by their keys."""
-    other = state.against if state.against is not None and 0 <= state.against < len(labels) else None
-    return {
-        keys.READING: LOGIT if state.against is None else AVERAGE if other is None else CLASS,
-        keys.AGAINST: None if other is None else labels[other],
-        keys.RAW_GRID: not state.smooth,
-        keys.POSITION_SCORES: state.number == "scores",
-        keys.COLORMAP: state.colors,
-        keys.FIGURE_OPACITY: state.opacity,
-    }
+            _show_downloads(selection.key, maps, content, style)
 
 
 def _leave_out_too_many(style: FigureStyle, count: int) -> FigureStyle:
@@ -125,10 +100,11 @@ def _show_preview(key: cache.MapsKey, maps: ClassMaps, content: FigureContent, s
     st.caption(f"{width} x {height} mm; as PNG {pixels[0]} x {pixels[1]} pixels. PDF and SVG are sharp at any zoom.")
 
 
-def _show_downloads(maps: ClassMaps, content: FigureContent, style: FigureStyle) -> None:
+def _show_downloads(key: cache.MapsKey, maps: ClassMaps, content: FigureContent, style: FigureStyle) -> None:
     st.subheader("Download", anchor=False)
     make_file = partial(export.make_file, maps=maps, shown=content, style=style)
     controls.show_download_buttons(FILES, make_file, key_prefix="export ")
+    show_python(write_figure(key, maps, content, style), "export python")
     st.caption(
         "The ZIP holds all of these files, the photo and a manifest. `inspector rebuild class-maps.zip -o FOLDER` "
         "makes the same figure again, or reports which network, photo or version differs."
@@ -217,6 +193,7 @@ def _choose_parts() -> dict[str, Any]:
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         has_title = switch("Title", key=keys.TITLED, on=True)
         color_bar = switch("Color bar", key=keys.COLOR_BAR, on=True)
+        gray = switch("Gray photo", "Below the maps, so that their colors are seen.", key=keys.GRAY, on=True)
         text = "The sum of each map and its bias, and the verdict."
         equations = switch("Equations", text, key=keys.EQUATIONS, on=True)
         dark = switch("Dark", "Light text on a dark page, for slides.", key=keys.DARK)
@@ -229,4 +206,4 @@ def _choose_parts() -> dict[str, Any]:
         placeholder="the network and what its maps show",
     )
     heading = (title or None) if has_title else ""
-    return {"title": heading, "colour_bar": color_bar, "equations": equations, "dark": dark}
+    return {"title": heading, "colour_bar": color_bar, "equations": equations, "dark": dark, "gray": gray}

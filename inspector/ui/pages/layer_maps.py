@@ -16,6 +16,7 @@ from inspector.ui.components.markdown import plain
 from inspector.ui.pages import layer_maps_panels as panels
 from inspector.ui.pages.layer_maps_panels import CONTRIBUTION, HIGHEST, INDEX, MEAN, LayerSelection, ShownLayer
 from inspector.ui.state import cache, keys
+from inspector.ui.state.handover import hand_on, take_over
 from inspector.ui.state.networks import NetworkChoice
 from inspector.ui.state.selection import choose_channel, choose_class, choose_interpolation
 from inspector.ui.state.streamlit_fixes import fragment
@@ -31,7 +32,9 @@ def show(chosen: PageSelection) -> None:
     network, maps = chosen.network, chosen.maps
     with st.spinner(f"Reading the layers of {plain(network.name)} ..."):
         layers = cache.list_network_layers(network.key, network.load)
+    take_over(chosen, "layers", (keys.RAW_GRID, keys.CLASS))
     order, k, own_scales, smooth = _choose(maps)
+    hand_on(chosen, smooth=smooth, **({} if k is None else {"k": k}))
     narrow, wide = st.columns([2, 5], gap="medium")
     with narrow:
         label = _choose_layer(network, layers, find_pooled_layer(maps.classifier, layers).label)

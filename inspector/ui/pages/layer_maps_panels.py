@@ -9,13 +9,14 @@ from inspector.analysis.layers import ChannelStatistics, LayerContributions, Lay
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.tracing.layer_trace import Layer
 from inspector.output.overlay import common_scale
+from inspector.output.picture import Picture
 from inspector.output.text import format_number
 from inspector.ui.components import html
-from inspector.ui.components.channel_grid import ChannelTile
+from inspector.ui.components.channel_grid import GRID_COLUMNS, ChannelTile, draw_mosaic
 from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_frame, show_maps
 from inspector.ui.components.markdown import plain
 from inspector.ui.components.save import PictureToSave, show_save_menu, write_maps_lines
-from inspector.ui.components.saved_maps import make_map_to_save
+from inspector.ui.components.saved_maps import SavedStyle, enlarge, make_map_to_save
 from inspector.ui.state import cache, keys
 
 INDEX, MEAN, HIGHEST, CONTRIBUTION = "number", "mean", "highest", "contribution"  # values in links
@@ -111,19 +112,15 @@ def show_channel(shown: ShownLayer, channel: int, on_page: Sequence[int]) -> Non
     previews = {c: draw(c) for c in on_page} if grids[channel].size <= _SMALL else {}
     show_maps(keys.CHANNEL_MAP, layer_maps.view, frame, [draw(channel)], previews=previews)
     st.html(html.make_activation_bar(find_scale(channel), layer_maps.has_negatives))
-    show_save_menu(_list_pictures(shown, channel, find_scale(channel)), "layer picture")
+    pictures = [*_list_pictures(shown, channel, find_scale(channel)), _make_page_to_save(shown, on_page)]
+    show_save_menu(pictures, "layer picture")
     st.markdown(", ".join(_list_statistics(shown, channel)))
 
 
 def _list_pictures(shown: ShownLayer, channel: int, scale: float) -> list[PictureToSave]:
     """Return the map of the channel and the two maps over all channels, to be saved."""
     layer_maps, label = shown.layer_maps, shown.layer_maps.layer.label
-    lines = [
-        "from inspector.analysis.layers import compute_layer_maps",
-        *write_maps_lines(shown.key, shown.maps),
-        f"layer_maps = compute_layer_maps(classifier, maps.view, {label!r})",
-        "field = layer_maps.receptive_field",
-    ]
+    lines = [*_write_layer(shown), "field = layer_maps.receptive_field"]
     drawn = [(f"channel {channel} of {label}", layer_maps.maps[channel], scale, f"layer_maps.maps[{channel}]")]
     for name, how in (("mean", "average"), ("highest", "max")):
         values = layer_maps.pool_channels(how)  # type: ignore[arg-type]
@@ -136,13 +133,42 @@ def _list_pictures(shown: ShownLayer, channel: int, scale: float) -> list[Pictur
             values,
             layer_maps.view,
             layer_maps.receptive_field,
-            ends,
-            f"strongest color at {format_number(ends)}",
+            SavedStyle(ends, f"strongest color at {format_number(ends)}", shown.selection.smooth),
             [*lines, f"values = {code}"],
-            shown.selection.smooth,
         )
         for name, values, ends, code in drawn
     ]
+
+
+def _write_layer(shown: ShownLayer) -> list[str]:
+    return [
+        "from inspector.analysis.layers import compute_layer_maps",
+        *write_maps_lines(shown.key, shown.maps),
+        f"layer_maps = compute_layer_maps(classifier, maps.view, {shown.layer_maps.layer.label!r})",
+    ]
+
+
+def _make_page_to_save(shown: ShownLayer, on_page: Sequence[int]) -> PictureToSave:
+    """Return the page of the grid of channels, to be saved."""
+    label, channels = shown.layer_maps.layer.label, list(on_page)
+    scale = "each on its own scale"
+    if shown.scale is not None:
+        scale = f"strongest color at {format_number(shown.scale)}"
+
+    def draw() -> Picture:
+        mosaic, tile = draw_mosaic(shown.layer_maps.maps[channels].numpy(force=True), shown.scale)
+        factor = max(1, 128 // max(tile))
+        rows = [", ".join(map(str, channels[i : i + GRID_COLUMNS])) for i in range(0, len(channels), GRID_COLUMNS)]
+        lines = (f"{cache.get_view(shown.maps).photo.name}; {scale}", f"channels, row by row: {'; '.join(rows)}")
+        return Picture(enlarge(mosaic, factor), f"channels of {label}", lines)
+
+    code = [
+        "from inspector.ui.components.channel_grid import draw_mosaic",
+        *_write_layer(shown),
+        f"channels = {channels}",
+        f"pixels, _ = draw_mosaic(layer_maps.maps[channels].numpy(), {shown.scale!r})",
+    ]
+    return PictureToSave(f"the {len(channels)} channels of this page of {label}", draw, "\n".join(code))
 
 
 def _list_statistics(shown: ShownLayer, channel: int) -> list[str]:

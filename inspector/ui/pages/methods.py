@@ -18,6 +18,7 @@ from inspector.ui.components.markdown import plain
 from inspector.ui.pages import methods_panels as panels
 from inspector.ui.pages.methods_panels import BASELINE, CURVES, MAP, RANDOMIZED, MethodsSelection, Results
 from inspector.ui.state import cache, keys
+from inspector.ui.state.handover import hand_on, take_over
 from inspector.ui.state.jobs import Job, Task, Work, catch_errors, describe_place
 from inspector.ui.state.selection import choose_class
 from inspector.ui.state.top_bar import PageSelection
@@ -28,7 +29,9 @@ DEFAULT_METHODS = ("Exact map", "Grad-CAM", "Saliency", "Integrated gradients")
 
 def show(selection: PageSelection) -> None:
     """Draw this part of the page."""
+    take_over(selection, "methods", (keys.CLASS,))
     chosen = _choose(selection.maps, selection.key)
+    hand_on(selection, k=chosen.k)
     if not chosen.names:
         st.info("Choose a method above to see its map of the photo.", icon=":material/compare:")
         return

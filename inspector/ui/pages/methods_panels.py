@@ -1,6 +1,6 @@
 """What the page Methods shows: maps, curves of insertion and deletion, numbers, and the randomization test."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -17,11 +17,13 @@ from inspector.ui.components.controls import show_download_buttons, show_table
 from inspector.ui.components.faithfulness_chart import draw_faithfulness_chart
 from inspector.ui.components.html import MethodTile, encode_map_on_photo, make_method_grid
 from inspector.ui.components.save import PictureToSave, show_save_menu, write_maps_lines
-from inspector.ui.components.saved_maps import make_map_to_save
+from inspector.ui.components.saved_maps import SavedStyle, make_map_to_save
 from inspector.ui.state import cache, keys
 from inspector.ui.state.jobs import Task
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from inspector.output.export import Format
 
 # Kinds of results. A task begins with its kind.
@@ -117,19 +119,51 @@ def show_downloads(maps: ClassMaps, chosen: MethodsSelection, results: Results) 
 
     with st.container(horizontal=True, vertical_alignment="center"):
         show_download_buttons(_FILES, make_file, "Download the figure", key_prefix="methods ")
-        show_save_menu([_make_picture(maps, chosen, one) for one in found], "method picture", "Save one map")
+        pictures = [_make_figure(maps, chosen, found, curves), *(_make_picture(maps, chosen, one) for one in found)]
+        show_save_menu(pictures, "method picture", "Save a picture")
+
+
+def _write_methods(maps: ClassMaps, chosen: MethodsSelection) -> list[str]:
+    return [
+        "from inspector.analysis.attribution.methods import compute_attribution",
+        *write_maps_lines(chosen.key, maps),
+        "inputs = classifier.inputs(maps.view)",
+    ]
+
+
+def _make_figure(
+    maps: ClassMaps, chosen: MethodsSelection, found: Sequence[Attribution], curves: Mapping[str, Faithfulness]
+) -> PictureToSave:
+    """Return the figure of all methods, to be saved."""
+
+    def draw() -> "Figure":
+        # Imported here, because matplotlib takes a second to import.
+        from inspector.output.comparison_figure import methods_figure
+
+        return methods_figure(maps, chosen.k, found, curves)
+
+    names = [one.name for one in found]
+    code = [
+        "from inspector.output.comparison_figure import methods_figure",
+        *(["from inspector.analysis.faithfulness import PatchTest"] if curves else []),
+        *_write_methods(maps, chosen),
+        f"results = [compute_attribution(classifier, inputs, {chosen.k}, name) for name in {names!r}]",
+    ]
+    if curves:
+        code.append(f"curves = {{one.name: PatchTest(classifier, inputs, {chosen.k}).measure(one) for one in results}}")
+    code.append(f"figure = methods_figure(maps, {chosen.k}, results{', curves' if curves else ''})")
+    return PictureToSave("all maps as a figure", draw, "\n".join([*code, 'figure.savefig("methods.png", dpi=200)']))
 
 
 def _make_picture(maps: ClassMaps, chosen: MethodsSelection, one: Attribution) -> PictureToSave:
     scale = find_scale(one.values.numpy(force=True), one.grid)
     code = [
-        "from inspector.analysis.attribution.methods import compute_attribution",
-        *write_maps_lines(chosen.key, maps),
-        f"result = compute_attribution(classifier, classifier.inputs(maps.view), {chosen.k}, {one.name!r})",
+        *_write_methods(maps, chosen),
+        f"result = compute_attribution(classifier, inputs, {chosen.k}, {one.name!r})",
         "values, field = result.values, result.field",
     ]
     meaning = f"{maps.classifier.class_names[chosen.k]}; strongest color at {scale:.3g} {one.unit}"
-    return make_map_to_save(one.name, one.values, cache.get_view(maps), one.field, scale, meaning, code)
+    return make_map_to_save(one.name, one.values, cache.get_view(maps), one.field, SavedStyle(scale, meaning), code)
 
 
 def show_curves(maps: ClassMaps, chosen: MethodsSelection, results: Results) -> None:
@@ -148,6 +182,29 @@ def show_curves(maps: ClassMaps, chosen: MethodsSelection, results: Results) -> 
             st.caption(explanation)
             chart = draw_faithfulness_chart(curves, baselines, kind, outcome)
             st.altair_chart(chart, alt=f"{kind} curves of {', '.join(curves)}")
+            code = _write_curves(maps, chosen, curves, kind, outcome)
+            show_save_menu([PictureToSave(f"{kind} curves", chart.to_dict, code)], f"{kind} chart")
+
+
+def _write_curves(
+    maps: ClassMaps, chosen: MethodsSelection, curves: Iterable[str], kind: CurveKind, outcome: str
+) -> str:
+    """Return the lines of Python that draw the curves; those of random maps are left out."""
+    return "\n".join(
+        [
+            "from inspector.analysis.faithfulness import PatchTest",
+            "from inspector.ui.components.faithfulness_chart import draw_faithfulness_chart",
+            *_write_methods(maps, chosen),
+            f"test = PatchTest(classifier, inputs, {chosen.k})",
+            "curves = {",
+            f"    name: test.measure(compute_attribution(classifier, inputs, {chosen.k}, name))",
+            f"    for name in {list(curves)!r}",
+            "}",
+            f"chart = draw_faithfulness_chart(curves, {{}}, {kind!r}, {outcome!r})  # the curves of random maps: "
+            "test.measure_random_maps",
+            f'chart.save("{kind}.svg")',
+        ]
+    )
 
 
 def show_numbers(chosen: MethodsSelection, results: Results) -> None:
@@ -202,7 +259,7 @@ def show_randomization(maps: ClassMaps, chosen: MethodsSelection, results: Resul
             st.session_state[keys.SHUFFLED] = chosen.key, chosen.k
             st.rerun()
         return
-    rows, tiles = [], []
+    rows, tiles, pictures = [], [], []
     for name in chosen.names:
         row = {layers: _format_correlation(results, layers, name) for layers in (LAST_LAYER, ALL_LAYERS)}
         rows.append({"method": name} | row)
@@ -210,11 +267,28 @@ def show_randomization(maps: ClassMaps, chosen: MethodsSelection, results: Resul
         if randomized is not None:
             picture, _ = _draw_map(maps, randomized.attribution)
             tiles.append(MethodTile(name, picture, lines=(f"all layers shuffled: {row[ALL_LAYERS]}",)))
+            pictures.append(_make_randomized_picture(maps, chosen, randomized.attribution))
     wide, narrow = st.columns([3, 2], gap="large")
     with wide:
         st.html(make_method_grid(tiles, "9rem"))
+        if pictures:
+            show_save_menu(pictures, "randomized picture", "Save a picture")
     with narrow:
         show_table(rows, "Rank correlations with the maps of networks with shuffled weights")
+
+
+def _make_randomized_picture(maps: ClassMaps, chosen: MethodsSelection, one: Attribution) -> PictureToSave:
+    """Return a map of the network with all weights shuffled, to be saved."""
+    scale = find_scale(one.values.numpy(force=True), one.grid)
+    code = [
+        "from inspector.analysis.randomization import ALL_LAYERS, shuffle_weights",
+        *_write_methods(maps, chosen),
+        "shuffled = shuffle_weights(classifier, inputs, ALL_LAYERS)",
+        f"result = compute_attribution(shuffled, inputs, {chosen.k}, {one.name!r})",
+        "values, field = result.values, result.field",
+    ]
+    style = SavedStyle(scale, f"all layers shuffled; strongest color at {scale:.3g} {one.unit}")
+    return make_map_to_save(f"{one.name} shuffled", one.values, cache.get_view(maps), one.field, style, code)
 
 
 def _format_correlation(results: Results, layers: str, name: str) -> str:

@@ -18,8 +18,11 @@ from inspector.training.read_run import Confusion, Run, find_runs, read_run
 from inspector.ui.components import charts, html
 from inspector.ui.components.controls import SHARE, choose_option, choose_several, show_error, show_errors, show_table
 from inspector.ui.components.markdown import plain
+from inspector.ui.components.save import show_save_menu
 from inspector.ui.pages import runs_photo
+from inspector.ui.pages.runs_saved import make_average_to_save, make_confusion_to_save, make_curves_to_save
 from inspector.ui.state import keys
+from inspector.ui.state.top_bar import Bar
 
 _T = TypeVar("_T")
 _DEVIATION = "standard deviation"
@@ -33,7 +36,7 @@ class FoundRuns:
     errors: tuple[str, ...]  # error messages of the runs that could not be read
 
 
-def show() -> None:
+def show(bar: Bar) -> None:
     """Draw the page."""
     keys.update_link()
     folders = list_run_folders()
@@ -51,10 +54,10 @@ def show() -> None:
     elif not groups:
         st.info("Choose a run above.", icon=":material/science:")
     else:
-        _show_runs(groups, marks)
+        _show_runs(groups, marks, bar)
 
 
-def _show_runs(groups: Sequence[RunGroup], marks: Mapping[str, tuple[str, str]]) -> None:
+def _show_runs(groups: Sequence[RunGroup], marks: Mapping[str, tuple[str, str]], bar: Bar) -> None:
     _show_curves(groups, marks)
     _show_scores(groups)
     _show_evidence(groups)
@@ -62,8 +65,8 @@ def _show_runs(groups: Sequence[RunGroup], marks: Mapping[str, tuple[str, str]])
     if confusions:
         _show_confusion(groups, confusions)
     if maps := _read_all(groups, RunGroup.average_maps):
-        _show_average_maps(maps, _name_classes(maps, confusions))
-    runs_photo.show_photo_panel(groups)
+        _show_average_maps(groups, maps, _name_classes(maps, confusions))
+    runs_photo.show_photo_panel(groups, bar)
 
 
 def list_run_folders() -> list[Path]:
@@ -128,10 +131,12 @@ def _show_curves(groups: Sequence[RunGroup], marks: Mapping[str, tuple[str, str]
     with left:
         st.subheader("Top-1 accuracy on the test images", anchor=False)
         st.altair_chart(charts.draw_top1_chart(groups, marks), alt="Top-1 accuracy on the test images after each epoch")
+        show_save_menu([make_curves_to_save(groups, marks, "top-1 accuracy", "top1")], "accuracy chart")
     with right:
         st.subheader("Loss in nats", anchor=False)
         chart = charts.draw_loss_chart(groups, marks)
         st.altair_chart(chart, alt="Loss of the test and training images after each epoch")
+        show_save_menu([make_curves_to_save(groups, marks, "loss", "loss")], "loss chart")
     st.caption(
         "Mean over the seeds; the band is one standard deviation wide on each side. Point at a mark for its numbers. "
         "Click a name in the legend to highlight its run, double-click to show all runs again."
@@ -195,6 +200,8 @@ def _show_confusion(groups: Sequence[RunGroup], confusions: Mapping[str, Confusi
             # Limit the width: on a wide screen, the cells would be much wider than high.
             with st.container(width=170 + 44 * len(confusion.classes)):
                 st.altair_chart(charts.draw_confusion_matrix(confusion, dark), alt=f"Confusion matrix of {label}")
+            group = next(group for group in groups if group.label == label)
+            show_save_menu([make_confusion_to_save(group, confusion)], "confusion chart")
             st.caption(
                 "One row per true class, in percent of its test images. Blue: classified correctly; orange: not."
             )
@@ -211,7 +218,9 @@ def _show_confusion(groups: Sequence[RunGroup], confusions: Mapping[str, Confusi
 
 
 @st.fragment
-def _show_average_maps(maps: Mapping[str, NDArray[Any]], names: Mapping[str, tuple[str, ...]]) -> None:
+def _show_average_maps(
+    groups: Sequence[RunGroup], maps: Mapping[str, NDArray[Any]], names: Mapping[str, tuple[str, ...]]
+) -> None:
     all_names = list(dict.fromkeys(name for of_run in names.values() for name in of_run))
     heading = st.empty()
     name = choose_option("Class", all_names, key=keys.RUNS_CLASS)
@@ -219,9 +228,12 @@ def _show_average_maps(maps: Mapping[str, NDArray[Any]], names: Mapping[str, tup
     with st.spinner("Drawing ..."):
         chosen = {label: (maps[label], of_run.index(name)) for label, of_run in names.items() if name in of_run}
         st.html(html.draw_average_maps(chosen))
+    by_label = {group.label: group for group in groups}
+    pictures = [make_average_to_save(by_label[label], values, k, name) for label, (values, k) in chosen.items()]
+    show_save_menu(pictures, "average picture", "Save a picture")
     st.caption(
-        "The mean of the map of this class over its test images, cell by cell. Red is evidence for the class, blue "
-        "against it. Each run has one scale for all its classes, because heads differ in the size of their logits."
+        "Contribution per cell (sums to the logit): the mean over the test images of this class. Red is evidence for "
+        "it, blue against it. Each run has one scale for all its classes: heads differ in the size of their logits."
     )
 
 

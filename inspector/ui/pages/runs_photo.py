@@ -15,12 +15,21 @@ from inspector.training.compare_runs import RunGroup
 from inspector.training.read_run import Run, find_network
 from inspector.ui.components import controls
 from inspector.ui.components.controls import choose_option, show_errors, switch
-from inspector.ui.components.map_columns import MapColumn, MapRequest, compute_requests, show_map_columns
+from inspector.ui.components.map_columns import (
+    ColumnsStyle,
+    MapRequest,
+    compute_requests,
+    make_column,
+    show_columns_menu,
+    show_map_columns,
+)
 from inspector.ui.components.markdown import plain
 from inspector.ui.state import cache, folders, keys
 from inspector.ui.state.networks import NetworkChoice
+from inspector.ui.state.top_bar import Bar
 
-ALL, MISCLASSIFIED, ONE_CLASS = "all", "misclassified", "one class"  # values in links
+ALL, MISCLASSIFIED, ONE_CLASS = "all", "misclassified", "one class"  # values in links, as are the next two
+EXAMPLES, OF_THE_BAR = "examples", "photo of the bar"
 HINTS = {
     "average": "**Average pooling** weights all cells equally: its evidence covers the whole object.",
     "max": "**Max pooling** reads one cell per channel: its evidence lies in a few cells.",
@@ -45,7 +54,7 @@ class LocalTestPhoto:
 
 
 @st.fragment
-def show_photo_panel(groups: Sequence[RunGroup]) -> None:
+def show_photo_panel(groups: Sequence[RunGroup], bar: Bar) -> None:
     """Show the class maps of a photo by the first seed of every group whose weights are on this disk."""
     st.subheader("One photo by every network", anchor=False)
     with show_errors():
@@ -58,7 +67,7 @@ def show_photo_panel(groups: Sequence[RunGroup]) -> None:
                 icon=":material/science:",
             )
             return
-        photo, label = _choose_photo(groups, next(iter(networks.values())))
+        photo, label = _choose_photo(groups, next(iter(networks.values())), bar)
         if photo is None:
             return
         for note in photo.notes:
@@ -71,43 +80,40 @@ def _find_network(group: RunGroup) -> tuple[str, Run] | None:
     return next(((name, run) for run in group.runs if (name := find_network(run)) is not None), None)
 
 
-def _choose_photo(groups: Sequence[RunGroup], network: str) -> tuple[Photo | None, str | None]:
-    """Show the choice of photos: an upload, a test photo, or an example. Return (photo, true class).
+def _choose_photo(groups: Sequence[RunGroup], network: str, bar: Bar) -> tuple[Photo | None, str | None]:
+    """Show the choice of photos: a test photo, or an example if there is none, or the photo of the bar.
 
-    The photo is None if there is none to show, and the class is None if it is unknown.
+    Returns:
+        (photo, true class). The photo is None if there is none to show, and the class is None if it is unknown.
     """
-    tests = list_test_photos(groups)
+    tests, offered = list_test_photos(groups), _list_examples(network)
+    kinds = [ALL, MISCLASSIFIED, ONE_CLASS] if tests else [EXAMPLES] if offered else []
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        upload = controls.upload_photos("Your photo", key=keys.RUNS_UPLOAD, width=320)
-        if tests:
-            chosen = _choose_test_photo(tests, upload is not None)
-        else:
-            offered = _list_examples(network)
-            disabled = upload is not None or not offered
-            example = choose_option("or an example", list(offered), key=keys.RUNS_EXAMPLE, disabled=disabled)
-    if upload is not None:
-        return cache.read_upload(upload.file_id, upload.name, upload.getvalue()), None
-    if not tests:
-        return (cache.read_example(offered[example]), None) if example else (None, None)
+        label = "Test photos, or the photo of the bar" if tests else "Photo"
+        which = controls.choose_segment(label, [*kinds, OF_THE_BAR], key=keys.RUNS_PHOTO_FILTER)
+        if which == OF_THE_BAR:
+            return bar.read_photo(), None
+        if which == EXAMPLES:
+            example = choose_option("Example", list(offered), key=keys.RUNS_EXAMPLE)
+            return cache.read_example(offered[example]), None
+        chosen = _choose_test_photo(tests, which)
     if chosen is None:
         st.info("No such photo: every run classified every test photo correctly.", icon=":material/science:")
         return None, None
     return cache.read_example(resolve_inside(chosen.folder, chosen.file)), chosen.label
 
 
-def _choose_test_photo(tests: Sequence[LocalTestPhoto], disabled: bool) -> LocalTestPhoto | None:
-    kinds = [ALL, MISCLASSIFIED, ONE_CLASS]
-    which = controls.choose_segment("or a test photo", kinds, key=keys.RUNS_PHOTO_FILTER, disabled=disabled)
+def _choose_test_photo(tests: Sequence[LocalTestPhoto], which: str) -> LocalTestPhoto | None:
     if which == MISCLASSIFIED:
         tests = [test for test in tests if test.predictions]
     elif which == ONE_CLASS:
         labels = sorted({test.label for test in tests})
-        label = choose_option("True class", labels, key=keys.RUNS_PHOTO_CLASS, width=200, disabled=disabled)
+        label = choose_option("True class", labels, key=keys.RUNS_PHOTO_CLASS, width=200)
         tests = [test for test in tests if test.label == label]
     by_file = {test.file: test for test in tests}
     if not by_file:
         return None
-    settings = {"format_func": lambda file: by_file[file].make_title(), "width": 420, "disabled": disabled}
+    settings = {"format_func": lambda file: by_file[file].make_title(), "width": 420}
     return by_file[choose_option("Test photo", list(by_file), key=keys.RUNS_PHOTO, **settings)]
 
 
@@ -177,11 +183,14 @@ def _show_class_maps(networks: Mapping[str, str], photo: Photo, label: str | Non
         own_scales = switch("One scale per map", text, key=keys.RUNS_OWN_SCALES)
     name = chosen or default
     columns = []
-    for title, maps in computed:
+    for request, maps in computed:
         if name in maps.classifier.class_names:
             k = maps.classifier.class_names.index(name)
-            columns.append(MapColumn(title, maps, k, maps.class_map(k)))
-    show_map_columns(columns, own_scales, not raw, photo_line=f"true class: {label}" if label else "")
+            key = (networks[request.title], *request.key[1:])
+            columns.append(make_column(request.title, maps, k, key))
+    style = ColumnsStyle(own_scales, not raw)
+    show_map_columns(columns, style, photo_line=f"true class: {label}" if label else "")
+    show_columns_menu(columns, style, "runs picture")
     poolings = {kind for _, maps in computed for kind in maps.classifier.head.pooling.split(" + ")}
     st.markdown("  \n".join(text for kind, text in HINTS.items() if kind in poolings))
 

@@ -27,6 +27,7 @@ VIEW, CELL, MASK_CHANGE = "show", "position", "change"  # the value of CELL is r
 OPACITY, MASK_ABOVE, MASKED = "opacity", "above", "masked"  # the value of MASKED is row,column;row,column;...
 GRAY, PINNED = "gray", "pinned"
 VIEW_STATE, VIEWER, TOP_MAPS = "view state", "viewer", "top maps"  # VIEW_STATE: see state/view_state.py
+SHOWN_PAGE = "shown page"  # name of the page that was drawn last, of those that state/handover.py serves
 
 # Pages Layers and Compare: which part of the page is shown. It is in the link.
 SUBPAGE, OLD_COMPARE = "view", "compare"  # OLD_COMPARE: what SUBPAGE was called in links of earlier versions
@@ -39,10 +40,9 @@ LAYER_TREE, CHANNEL_GRID, CHANNEL_MAP, DEPTH_MAPS = "layer tree", "channels", "t
 BARS, CONTRIBUTION_CHART, WHOLE_FOLDER = "bars", "ledger", "whole folder"
 READ_PHOTOS = "read photos"  # (key of the network, ids of the uploads) of the photos read last
 
-# Page Compare, networks and photos. All keys are in the link, except COMPARED_UPLOADS.
+# Page Compare, networks and photos. All keys are in the link.
 COMPARED_NETWORKS, COMPARED_EXAMPLES = "with", "examples"
 OWN_SCALES, COMMON_GRID = "own_scales", "one_grid"
-COMPARED_UPLOADS = "photos compared"
 
 # Page Export. All keys are in the link.
 FIGURE_CLASSES, TOP_COUNT, FIGURE_OPACITY, PANELS = "classes", "likeliest", "figure_opacity", "panels"
@@ -61,9 +61,9 @@ LOAD_FROM = "load from"
 LOAD_REVISION = "load revision"  # how many networks were loaded: the fields of the next one are new widgets
 NOTE = "note"  # message that is shown once, after a network was loaded
 
-# Page Training runs. All keys are in the link, except RUNS_UPLOAD.
+# Page Training runs. All keys are in the link.
 EXPERIMENT, CONFUSION_RUN, RUNS_CLASS = "experiment", "matrix", "average"
-RUNS_UPLOAD, RUNS_EXAMPLE = "own photo", "head_example"
+RUNS_EXAMPLE = "head_example"
 RUNS_PHOTO_FILTER, RUNS_PHOTO_CLASS, RUNS_PHOTO = "photos", "photo_class", "photo"
 RUNS_PHOTO_MAP, RUNS_RAW_GRID, RUNS_OWN_SCALES = "head_class", "head_grid", "head_scales"
 
@@ -73,7 +73,7 @@ IMAGE_FILTER, TOP_CLASS, LABEL, PATH = "which", "predicted", "label", "path"
 IMAGE_ORDER, DESCENDING = "order", "descending"
 DATASET_CLASS, CONFUSED_LABEL, GALLERY = "average", "mistaken", "gallery"
 # The form of the page Dataset that runs a batch. No key is in the link: a link must not begin work.
-BATCH_FROM, BATCH_FOLDER, BATCH_PHOTOS, BATCH_WHOLE_FOLDER = "batch from", "batch folder", "batch photos", "batch whole"
+BATCH_FROM, BATCH_FOLDER, BATCH_PHOTOS, BATCH_UPLOAD = "batch from", "batch folder", "batch photos", "batch upload"
 BATCH_TOP, START_BATCH, STOP_BATCH = "batch top", "start batch", "stop batch"
 BATCH = "batch"  # the Batch of this session
 OWN_RESULTS = "own results"  # folders of results that this session made of uploads: list of paths
@@ -81,7 +81,7 @@ OWN_RESULTS = "own results"  # folders of results that this session made of uplo
 # Widgets outside the fragments of a page. If one of them changes, the whole page has to run.
 OUTSIDE_FRAGMENTS = (
     *(NETWORK, CHOSEN_PHOTO, INPUT_SIZE),
-    *(SUBPAGE, COMPARED_NETWORKS, COMPARED_UPLOADS, COMPARED_EXAMPLES),
+    *(SUBPAGE, COMPARED_NETWORKS, COMPARED_EXAMPLES),
 )
 
 # Key -> {value in links of earlier versions: value that replaces it}.
@@ -90,6 +90,11 @@ _RENAMED_VALUES = {
     RUNS_PHOTO_FILTER: {"taken for another class": "misclassified", "of one class": "one class"},
     IMAGE_FILTER: {"mistaken": "misclassified", "not read": "unreadable"},
 }
+
+
+def compared_class(mode: str) -> str:
+    """Return the key of the box for the class on the page Compare. `mode` is "networks" or "photos"."""
+    return f"class_of_{mode}"
 
 
 def update_link() -> None:

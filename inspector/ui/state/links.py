@@ -20,8 +20,7 @@ def note_unknown(key: str, known: Iterable[object], what: str) -> None:
         known: the values that the widget offers.
         what: what the widget chooses, for the note.
     """
-    value = st.query_params.get(key)
-    if value is not None and value not in map(str, known):
+    for value in set(st.query_params.get_all(key)).difference(map(str, known)):
         add_note(key, f"The link names the {what} {make_printable(value, _SHOWN)!r}, which is not offered here.")
 
 

@@ -5,6 +5,7 @@ A link names an upload by the beginning of its hash and its name, and an example
 
 import base64
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from inspector.errors import ImageError, InspectorError
 from inspector.images.examples import list_examples
 from inspector.images.photo import Photo
 from inspector.ui.components.controls import upload_photos
+from inspector.ui.components.markdown import plain
 from inspector.ui.components.photo_strip import StripPhoto, show_photo_strip
 from inspector.ui.state import cache, keys, links, photos
+from inspector.ui.state.selection import label_names
 
 _THUMBNAIL = 104  # pixels: twice the size on the page
 _EXAMPLE, _OWN = "example ", "own "  # beginnings of the names of photos in the browser and in the session state
@@ -139,6 +142,52 @@ def read_photo(examples: str) -> Photo:
     if chosen:
         return cache.read_example(list_examples(examples)[chosen.removeprefix(_EXAMPLE)])
     raise ImageError("There is no example photo for this network. Add a photo of your own.")
+
+
+def list_offered(examples: str) -> dict[str, photos.OwnPhoto | Path]:
+    """Return the photos that a page may choose from, those of this visitor first, by names that are all different."""
+    own = list(photos.list_photos().values())
+    named = dict(zip(label_names([photo.name for photo in own]), own, strict=True))
+    return named | {caption: path for caption, path in list_examples(examples).items() if caption not in named}
+
+
+def choose_photos(
+    label: str, offered: Mapping[str, photos.OwnPhoto | Path], default: Sequence[str], *, key: str, bind: bool = True
+) -> list[str]:
+    """Show photos of the bar side by side. Any number of them can be chosen; a photo that is added later is chosen.
+
+    Args:
+        label: text above them.
+        offered: name -> photo.
+        default: names that are chosen at first.
+        key: key of the widget.
+        bind: whether the link has the choice.
+    """
+    known_key = f"{key} offered"
+    known: list[str] | None = st.session_state.get(known_key)
+    before: list[str] | None = st.session_state.get(key)
+    if before is not None and known is not None:
+        added = [name for name in offered if name not in known and isinstance(offered[name], photos.OwnPhoto)]
+        now = [name for name in [*before, *added] if name in offered]
+        if now != before:
+            st.session_state[key] = now
+    st.session_state[known_key] = list(offered)
+    if bind:
+        links.note_unknown(key, offered, "photo")
+    settings: dict[str, Any] = {"bind": "query-params"} if bind else {}
+    chosen: list[str] = st.pills(
+        label, list(offered), default=list(default), selection_mode="multi", key=key, format_func=plain, **settings
+    )
+    return chosen
+
+
+def read_offered(photo: photos.OwnPhoto | Path) -> Photo:
+    """Read a photo of `list_offered`.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    return cache.read_example(photo) if isinstance(photo, Path) else _read_own(photo)
 
 
 def _read_own(photo: photos.OwnPhoto) -> Photo:

@@ -24,7 +24,7 @@ class MapSelection:
 
     k: int  # class index
     against: int | str | None  # index of the class that k is contrasted with, or "average"; None: the logit of k
-    dense: bool  # show position scores instead of contributions to the logit
+    dense: bool  # show class scores per cell (before pooling) instead of contributions
     view: View  # what is drawn on the photo
     smooth: bool  # interpolate between cell centers; False: show the raw grid
     opacity: float  # opacity of the strongest color, 0-1
@@ -75,9 +75,9 @@ def choose_interpolation() -> bool:
 
 
 def choose_position_scores(maps: "ClassMaps") -> bool:
-    """Show the switch of position scores if the network has max pooling. Return whether they are shown."""
+    """Show the switch of class scores per cell if the network has max pooling. Return whether they are shown."""
     return maps.classifier.head.pooling == "max" and switch(
-        "Score every cell",
+        "Class score per cell",
         "Max pooling reads one cell per channel, so most cells add nothing to the logit. Switched on, each cell has "
         "the score that it would get if it alone were pooled. This is easier to read, but these scores do not sum to "
         "the logit.",

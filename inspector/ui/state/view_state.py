@@ -19,6 +19,7 @@ from inspector.ui.state.selection import AVERAGE, CLASS, LOGIT, View
 
 if TYPE_CHECKING:
     from inspector.explain.class_maps import ClassMaps
+    from inspector.ui.state.cache import MapsKey
 
 Cell: TypeAlias = tuple[int, int]  # row, column
 Number = Literal["contributions", "scores"]
@@ -63,12 +64,17 @@ class SavedState:
     state: ViewState
 
 
+def name_subject(key: "MapsKey", maps: "ClassMaps") -> str:
+    """Return a text that another photo, network or grid changes."""
+    return f"{key} {tuple(maps.values.shape)}"
+
+
 def read_state(maps: "ClassMaps", subject: str, labels: Sequence[str]) -> ViewState:
     """Return what the first page shows. Values of the link that are unknown are named above the page.
 
     Args:
         maps: the class maps of the page.
-        subject: a text that another photo, network or grid changes.
+        subject: see `name_subject`.
         labels: names of all classes, each different.
     """
     first = start_state(maps, labels)
@@ -76,17 +82,11 @@ def read_state(maps: "ClassMaps", subject: str, labels: Sequence[str]) -> ViewSt
     saved: SavedState | None = st.session_state.get(keys.VIEW_STATE)
     if saved is None:
         return fit_state(_read_link(first, labels), maps)
-    is_reported = False
     if isinstance(report, Mapping) and report.get("subject") == saved.subject:
-        is_reported = True
         saved = replace(saved, state=check_report(report, saved.state))
     if saved.subject != subject:
         # The report may have come at the same moment as another photo: what it pins counts for this photo.
         return fit_state(start_photo(saved, first, labels), maps)
-    # Another page may have changed the class.
-    label = st.session_state.get(keys.CLASS)
-    if label in labels and not is_reported:
-        saved = replace(saved, state=replace(saved.state, k=labels.index(label)))
     return fit_state(saved.state, maps)
 
 
@@ -182,7 +182,7 @@ def save_state(state: ViewState, subject: str, labels: Sequence[str], start: Vie
     against = None if state.against in (None, MEAN, start.against) else labels[state.against]
     reading = {None: LOGIT, MEAN: AVERAGE}.get(state.against, CLASS)
     st.session_state[keys.VIEW_STATE] = SavedState(subject, tuple(labels), state)
-    st.session_state[keys.CLASS] = name
+    st.session_state[keys.SHOWN_PAGE] = "image"
     first = ViewState(state.k)
     link = {
         keys.CLASS: name,
