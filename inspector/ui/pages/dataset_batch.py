@@ -29,8 +29,8 @@ _MOST_FOLDERS = 500  # listed folders of photos
 def show_form(network: NetworkChoice) -> None:
     """Show the form that begins a run of a network."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        kinds = [_FOLDER, _OF_THE_BAR, _UPLOADED_FOLDER]
-        kinds = kinds if folders.is_open() or folders.listed_folders() else kinds[1:]
+        has_folders = folders.is_open() or bool(folders.listed_folders())
+        kinds = [*([_FOLDER] if has_folders else []), _OF_THE_BAR, _UPLOADED_FOLDER]
         kind = st.segmented_control("Photos from", kinds, default=kinds[0], required=True, key=keys.BATCH_FROM)
         help = "For how many classes of each photo the class maps are stored."
         top = st.number_input("Top classes", 1, 50, 5, key=keys.BATCH_TOP, width=150, help=help)
@@ -38,7 +38,8 @@ def show_form(network: NetworkChoice) -> None:
     if kind == _FOLDER:
         source = _choose_folder()
     else:
-        source, photos = UPLOADED, _choose_photos() if kind == _OF_THE_BAR else _upload_folder()
+        source = UPLOADED
+        photos = _choose_photos() if kind == _OF_THE_BAR else _upload_folder()
     st.caption(plain(_describe_place(source, network.key)))
     is_ready = bool(photos) if source == UPLOADED else bool(source)
     label = f"Start with {plain(network.name)}"
