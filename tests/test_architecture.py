@@ -29,7 +29,7 @@ FACADE = {"explain/image_maps.py": {"inspector.output.figure", "inspector.output
 # What works without torch: the command line's help and the app's first paint are quick.
 TORCH_FREE = (
     "entries.py", "errors.py", "files.py", "printable.py", "version.py",
-    "images", "explain/kinds.py", "explain/memory.py", "networks/catalog.py",
+    "images", "explain/kinds.py", "explain/memory.py", "networks/catalog.py", "networks/size_accuracy.py",
     "output/text.py", "output/style.py", "output/colormaps.py", "output/picture.py", "output/templates.py",
     "datasets/table.py", "datasets/shard_schema.py", "datasets/results.py", "datasets/statistics.py",
     "datasets/index.py", "datasets/summary.py",

@@ -18,6 +18,7 @@ from inspector.cli.console import errors, make_progress, print_fed, print_writte
 from inspector.cli.report import ExitStatus, Report, judge, parse_verdict
 from inspector.errors import InspectorError
 from inspector.files import check_new_folder, new_folder
+from inspector.images.photo_size import is_photo_size
 from inspector.networks.catalog import DEFAULT
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def batch(
     """
     if engine not in ("local", "ray"):
         raise InspectorError(f"--engine is {engine!r}. Use local or ray.")
-    if network.size in options.PHOTO_SIZES:
+    if is_photo_size(network.size):
         problem = "gives every photo its own grid, but a table needs one grid"
         raise InspectorError(f"--size {network.size} {problem}. Use 448.")
     if overlays and (engine == "ray" or "://" in out):

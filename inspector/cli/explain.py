@@ -24,6 +24,7 @@ from inspector.cli.report import ExitStatus, Report, judge, name_values, parse_v
 from inspector.errors import ImageError, InspectorError
 from inspector.explain.kinds import worst_verdict
 from inspector.files import check_new_folder
+from inspector.images.photo_size import is_photo_size, parse_photo_size
 from inspector.networks.catalog import DEFAULT
 
 if TYPE_CHECKING:
@@ -141,7 +142,9 @@ def explain(
         style = figure.style()
         # A photo that cannot be read is an error before the network is loaded, unless there are others.
         only = read_image(photo[0]) if len(photo) == 1 else None
-        size = network.size if network.size in options.PHOTO_SIZES else None
+        size = network.size if is_photo_size(network.size) else None
+        if size is not None:
+            parse_photo_size(size)  # before the network is loaded
         classifier = (replace(network, size=None) if size else network).load(model)
     wanted = WantedMaps(
         options.parse_classes(classes, classifier.class_names), against, dense, not grid, figure.opacity, size
@@ -173,7 +176,7 @@ class WantedMaps:
     dense: bool
     smooth: bool
     opacity: float
-    size: Any  # "whole" or "native"; None: the size of the classifier
+    size: str | None  # "whole", "whole:288" or "native"; None: the size of the classifier
 
 
 def _explain_photo(

@@ -10,8 +10,10 @@ from typer import Argument, Option
 from inspector.cli import options
 from inspector.cli.console import print_fed, print_misplacement, print_written, progress, screen
 from inspector.cli.report import Report, judge, name_values, parse_verdict
+from inspector.cli.sizes import find_known_accuracy, report_sizes
 from inspector.errors import InspectorError
-from inspector.explain.kinds import OutputChoice
+from inspector.images.photo_size import find_native_size, is_photo_size
+from inspector.images.sources import list_images
 from inspector.networks.catalog import list_broken_models, list_models
 
 if TYPE_CHECKING:
@@ -27,11 +29,15 @@ def describe(
         Path | None, Option(help="Also state the grid of the class maps for this photo at its own size.")
     ] = None,
     layers: Annotated[bool, Option("--layers", help="List every layer, in the order in which they run.")] = False,
-    arch: options.Arch = None,
-    size: options.Size = None,
-    mean: options.Mean = None,
-    output: options.Output = None,
-    trust: options.Trust = False,
+    sizes: Annotated[
+        str | None,
+        Option(
+            help="Also measure the accuracy at several input sizes, cropped and whole, on labeled photos: a folder "
+            "with one folder per class, or a CSV with the columns `path` and `label`. This needs the network's weights."
+        ),
+    ] = None,
+    *,
+    network: options.NetworkOptions,
     fail_on: options.FailOn = None,
 ) -> Report:
     """Describe a network: its layers, its pooling, the head after the pooling, and how exact its class maps are.
@@ -40,21 +46,24 @@ def describe(
     * `inspector describe torchvision:convnext_tiny --layers`
 
     * `inspector describe mypackage.networks:backbone --trust --size 128`
+
+    * `inspector describe efficientnet_lite0 --sizes photos`
     """
     fail_on = parse_verdict(fail_on)
     with progress.status(f"Analyzing {model} ..."):
         from inspector.analysis.summary import SIZES
         from inspector.analysis.summary import describe as summarize_network
         from inspector.images.photo import read_image
-        from inspector.images.preprocessing import find_native_size
         from inspector.networks.load import resolve
 
-        sizes = (*SIZES, find_native_size(read_image(photo).size)) if photo else SIZES
-        overrides = options.NetworkOptions(size=size, mean=mean).overrides()
-        choice = OutputChoice(output)
-        loaded = resolve(model, arch, overrides=overrides, output=choice, trust=trust, allow_untrained=True)
+        items = list_images(sizes) if sizes else []
+        tried = (*SIZES, find_native_size(read_image(photo).size)) if photo else SIZES
+        loaded = resolve(
+            model, network.arch, network.class_names(), network.overrides(), network.output_choice(), network.trust,
+            allow_untrained=not sizes,
+        )  # fmt: skip
         preprocessing, channels = loaded.preprocessing, len(loaded.preprocessing.mean)
-        summary = summarize_network(loaded.network, preprocessing.size, channels, sizes, model, loaded.output)
+        summary = summarize_network(loaded.network, preprocessing.size, channels, tried, model, loaded.output)
         summary = replace(summary, fed=preprocessing.describe())
     if layers:
         _print_layers(summary)
@@ -63,10 +72,17 @@ def describe(
     for name, line in summary.lines():
         screen.print(f"{name}: ", end="", style="bold")
         screen.print(line)
+    if known := find_known_accuracy(model):
+        screen.print("accuracy by input size: ", end="", style="bold")
+        screen.print(known)
     values: dict[str, Any] = {"verdict": summary.verdict, **name_values(*zip(*summary.lines(), strict=True))}
     if layers:
         names = ("name", "kind", "shape", "parameters")
         values["layers"] = [{name: getattr(layer, name) for name in names} for layer in summary.layers]
+    if sizes:
+        from inspector.explain.classifier import Classifier
+
+        values["sizes"] = report_sizes(Classifier.from_network(loaded, network.device), items, sizes)
     return Report(values, judge(summary.verdict, fail_on))
 
 
@@ -158,7 +174,7 @@ def export_network(
     Example:
     * `inspector export-network efficientnet_lite0 --format onnx -o efficientnet.onnx`
     """
-    if network.size in options.PHOTO_SIZES:
+    if is_photo_size(network.size):
         raise InspectorError(f"--size is {network.size!r}, but a file takes images of one size. Use 224 or 208x408.")
     with progress.status(f"Reading {model} ..."):
         from inspector.explain.backends.export_network import check_target

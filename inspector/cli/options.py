@@ -35,7 +35,6 @@ N = TypeVar("N", int, float)
 R = TypeVar("R", Report, None)
 
 _USUAL = "Default: as the network was trained."
-PHOTO_SIZES = ("whole", "native")  # values of --size that depend on the photo
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -83,7 +82,8 @@ Size = Annotated[
     str | None,
     Option(
         help="Input size in pixels: `224`, `208x408` (height x width), or in `explain` also `whole`, the whole photo "
-        "with its shorter side as in the training, and `native`, the photo's own size. " + _USUAL
+        "with its shorter side as in the training, `whole:288` with a shorter side of 288 pixels, and `native`, the "
+        "photo's own size. " + _USUAL
     ),
 ]
 Mean = Annotated[

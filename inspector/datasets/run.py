@@ -207,7 +207,7 @@ def explain_batches(
         workers: number of decoding threads; None: one per processor.
         overlays: keep the dimmed photo, for drawing an overlay on it.
     """
-    class_numbers = _number_classes(classifier.class_names)
+    class_numbers = number_labels(classifier.class_names)
     workers = workers or os.cpu_count() or 1
     # Threads, not processes: Pillow releases the interpreter lock, and threads need not copy pixels to each other.
     pool = ThreadPoolExecutor(workers, "decode")
@@ -292,7 +292,7 @@ def _run_in_background() -> Iterator[Callable[..., Future[None]]]:
             future.result()
 
 
-def _number_classes(class_names: Sequence[str]) -> dict[str, int | None]:
+def number_labels(class_names: Sequence[str]) -> dict[str, int | None]:
     """Map each possible label (a class name, or a class number as text) to its class number.
 
     A name that several classes share maps to None.

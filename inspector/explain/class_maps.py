@@ -7,7 +7,7 @@ signed, in logits, for all classes at once, and verified against the network's o
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, TypeAlias, overload
+from typing import Any, TypeAlias, overload
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ from inspector.images.preprocessing import View
 
 __all__ = ["AVERAGE", "ClassMap", "ClassMaps", "FigureContent", "class_maps", "class_maps_of_batch"]
 
-Size: TypeAlias = int | Sequence[int] | Literal["whole", "native"]
+Size: TypeAlias = int | Sequence[int] | str  # a text is "whole", "whole:288" or "native"
 
 
 @overload
@@ -68,9 +68,9 @@ def class_maps(
             Several images: a list of these, a tensor (N, channels, H, W), or a DataLoader or another iterable of
             batches, whose class maps are computed one batch after the other.
         size: input size (height, width) of the network; "whole" for the whole photo, with its shorter side as long as
-            that of the training, so that nothing is cropped; or "native" for the whole photo at its own resolution, up
-            to 1024 pixels. Default: the crop of the size that the network was trained with. Another size changes the
-            grid of the maps, and the logits.
+            that of the training, so that nothing is cropped; "whole:288" for the whole photo with a shorter side of
+            288 pixels; or "native" for the whole photo at its own resolution, up to 1024 pixels. Default: the crop of
+            the size that the network was trained with. Another size changes the grid of the maps, and the logits.
         transform: makes the input (channels, H, W) of a PIL image, in place of the classifier's preprocessing, as
             transforms of torchvision do. Where its crop lies is unknown, so the maps are drawn on its result.
 

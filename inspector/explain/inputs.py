@@ -17,11 +17,10 @@ from inspector.errors import ImageError, translate_errors
 from inspector.explain.classifier import Classifier
 from inspector.explain.tracing.forward import match_parameters
 from inspector.images.photo import ImageSource, Photo, make_shown_photo, read_image
+from inspector.images.photo_size import find_photo_size
 from inspector.images.preprocessing import (
     Preprocessing,
     View,
-    find_native_size,
-    find_whole_size,
     make_view,
     make_whole_view,
 )
@@ -43,7 +42,8 @@ def make_input(
     Args:
         classifier: the network, with its preprocessing.
         image: anything that `class_maps` takes for one image.
-        size: input size (height, width); "whole" or "native" as in `class_maps`. Default: the classifier's.
+        size: input size (height, width); "whole", "whole:288" or "native" as in `class_maps`. Default: the
+            classifier's.
         transform: makes the input of a PIL image, in place of the preprocessing.
 
     Returns:
@@ -67,10 +67,8 @@ def make_input(
         classifier, inputs = _fit_tensor(classifier, made, size, "transform")
         view = make_input_view(classifier.preprocessing, inputs[0], photo.name, (*photo.notes, _TRANSFORMED))
         return classifier, inputs, view
-    if isinstance(size, str) and size == "native":
-        classifier = classifier.resized(find_native_size(photo.size), crop=False)
-    elif isinstance(size, str) and size == "whole":
-        classifier = classifier.resized(find_whole_size(photo.size, classifier.preprocessing.size), crop=False)
+    if isinstance(size, str):
+        classifier = classifier.resized(find_photo_size(size, photo.size, classifier.preprocessing.size), crop=False)
     elif size is not None:
         classifier = classifier.resized(size)
     view = make_view(photo, classifier.preprocessing)

@@ -18,6 +18,7 @@ from PIL import Image
 from inspector.errors import ImageError, NetworkError
 from inspector.images.decode import MAX_PIXELS, Pixels
 from inspector.images.photo import Photo, apply_settings
+from inspector.images.photo_size import MAX_SIDE
 from inspector.images.values import Display, Window, check_display, check_window, scale_values
 
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the photo
@@ -26,10 +27,8 @@ Interpolation = Literal["bilinear", "bicubic"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_MAX_SIDE = 8192  # pixels of a side of the network's input
 _LEAST_CROPPED = 128  # pixels of the shorter side of an input; smaller inputs are usually not cropped
 _LARGEST_UNIT = 5  # of mean and std, for pixels of 0-1; larger ones are for pixels of 0-255
-_MAX_NATIVE = 1024  # pixels of the longer side; for larger inputs, the feature maps may not fit in memory
 
 
 @dataclass(frozen=True)
@@ -238,22 +237,6 @@ def _compute_resized(size: tuple[int, int], preprocessing: Preprocessing) -> tup
     return int(cover_width * height / width), cover_width
 
 
-def find_native_size(photo_size: tuple[int, int]) -> tuple[int, int]:
-    """Return the photo's own (height, width), scaled down if its longer side has more than 1024 pixels."""
-    scale = min(1, _MAX_NATIVE / max(photo_size))
-    return max(1, round(photo_size[0] * scale)), max(1, round(photo_size[1] * scale))
-
-
-def find_whole_size(photo_size: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """Return the (height, width) of a whole photo whose shorter side is that of a network's input.
-
-    The longer side has at most 1024 pixels, or those of the input if they are more.
-    """
-    longest = max(_MAX_NATIVE, *size)
-    scale = min(min(size) / min(photo_size), longest / max(photo_size))
-    return max(1, round(photo_size[0] * scale)), max(1, round(photo_size[1] * scale))
-
-
 def find_usual_resize(size: Sequence[int]) -> tuple[int, int]:
     """Return the (height, width) that a photo covers before it is cropped to an input size, as in usual evaluations.
 
@@ -321,8 +304,8 @@ def as_pair(size: int | Sequence[int]) -> tuple[int, int]:
         height, width = (index(side) for side in (size if isinstance(size, Sequence) else (size, size)))
     except (TypeError, ValueError):
         height = width = 0
-    if not (0 < height <= _MAX_SIDE and 0 < width <= _MAX_SIDE):
+    if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
         raise NetworkError(
-            f"Expected a size in pixels, one number or (height, width), each from 1 to {_MAX_SIDE}; got {size!r}."
+            f"Expected a size in pixels, one number or (height, width), each from 1 to {MAX_SIDE}; got {size!r}."
         )
     return height, width

@@ -20,6 +20,7 @@ from inspector.explain.kinds import OutputActivation
 from inspector.files import find_data_folder
 from inspector.images.preprocessing import Interpolation, Preprocessing
 from inspector.images.values import Display, Window
+from inspector.networks.size_accuracy import SizeAccuracies, read_size_accuracies
 from inspector.printable import make_printable
 
 DEFAULT = "efficientnet_lite0"
@@ -45,6 +46,7 @@ class ModelCard:
     cell_center: tuple[float, float] | None = None  # (y, x) of the center of cell (0, 0), if it was measured
     output: str | None = None  # name of the output that holds the logits, if the network returns several
     unit: str | None = None  # of the output, if `probability` is "none"
+    sizes: SizeAccuracies | None = None  # the accuracy at several input sizes, if it was measured
     about: Mapping[str, Any] = field(default_factory=dict)  # entries source, licence, training, scores, as in the file
 
 
@@ -160,6 +162,8 @@ def read_model_card(folder: Path) -> ModelCard:
     broken, incomplete = f"{path} cannot be read: {{reason}}.", f"{path} lacks the entry {{reason}}."
     with translate_errors(NetworkError, broken, {KeyError: incomplete}):
         card = Entries(parse_json(path.read_bytes()))
+        preprocessing = _read_preprocessing(card)
+        sizes = read_size_accuracies(card.object("sizes"), preprocessing.size) if card.has("sizes") else None
         return ModelCard(
             name=make_printable(_find_name(folder)),
             folder=folder,
@@ -167,7 +171,8 @@ def read_model_card(folder: Path) -> ModelCard:
             architecture=_read_architecture(card.object("architecture")),
             weights=_read_weights(card),
             classes=tuple(map(make_printable, card.texts("classes"))),
-            preprocessing=_read_preprocessing(card),
+            preprocessing=preprocessing,
+            sizes=sizes,
             probability=cast(OutputActivation, card.choice("probability", get_args(OutputActivation))),
             examples=make_printable(card.text("examples")),
             output=card.text("output") if card.has("output") else None,

@@ -257,6 +257,7 @@ def test_values_of_a_regression_have_a_unit_and_no_probability(workspace: Path, 
     [
         ("native", (2, 3)),  # 60 and 90 pixels, halved five times and rounded up
         ("whole", (5, 8)),  # 160 and 240
+        ("whole:64", (2, 3)),
     ],
 )
 def test_a_size_of_the_photo_explains_all_of_it(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms import v2
 
-from inspector import Classifier, ClassMaps, ImageError, class_maps, class_maps_of_batch, read_image
+from inspector import Classifier, ClassMaps, ImageError, NetworkError, class_maps, class_maps_of_batch, read_image
 from inspector.analysis.layers import compute_layer_maps
 from inspector.analysis.masking import mask_in_photo
 
@@ -261,3 +261,16 @@ def test_nothing_of_a_whole_photo_is_cropped(shape, expected):
     assert maps.values.shape[1:] == maps.view.pixels.shape[:2] == expected
     assert maps.view.box == pytest.approx((0, 0, shape[1], shape[0]))
     assert maps.verdict == "exact"
+
+
+def test_the_shorter_side_of_a_whole_photo_is_a_choice(classifier):
+    padded = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    maps = class_maps(Classifier.wrap(padded, size=16), np.zeros((30, 40, 3), np.uint8), "whole:24")
+    assert maps.values.shape[1:] == (24, 32)
+    assert maps.view.box == pytest.approx((0, 0, 40, 30))
+
+
+@pytest.mark.parametrize("size", ["whole:", "whole:0", "whole:9000", "whole:-5", "native:5", "half", "224"])
+def test_a_size_that_is_none_is_refused_in_one_sentence(classifier, size):
+    with pytest.raises(NetworkError, match=rf'^Expected a size as 224, .*"whole:288" or "native", .*; got {size!r}\.$'):
+        class_maps(classifier, np.zeros((30, 40, 3), np.uint8), size)

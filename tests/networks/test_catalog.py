@@ -37,6 +37,7 @@ CARD = {
     "examples": "fashion_mnist",
     "source": "Made up.",
     "scores": {"top1": 0.5},
+    "sizes": {"data": "photos", "photos": 10, "accuracy": {"28": {"right": 5, "gained": 0, "lost": 0}}},
 }
 
 
@@ -99,7 +100,7 @@ def test_an_empty_models_folder_is_reported(models):
         find_model_card("mine")
 
 
-@pytest.mark.parametrize("key", [key for key in CARD if key not in ("source", "scores")])
+@pytest.mark.parametrize("key", [key for key in CARD if key not in ("source", "scores", "sizes")])
 def test_a_missing_entry_is_named(models, key):
     folder = write_card(models / "mine")
     (folder / "model.json").write_text(json.dumps({name: value for name, value in CARD.items() if name != key}))
@@ -132,6 +133,7 @@ def test_a_file_that_is_no_card_is_named(models, text):
         {"mean": []},
         {"scores": {"top1": "best"}},
         {"centre": [1]},
+        {"sizes": {"data": "photos", "photos": 10, "accuracy": {}}},
     ],
     ids=str,
 )

@@ -34,7 +34,7 @@ def test_the_menu_shows_the_lines_of_the_chosen_picture_and_draws_nothing_unaske
     assert [code.value for code in app.code] == ["two()", "alone()"]
 
 
-@pytest.mark.parametrize(("scale", "size"), [(1, None), (2, (56, 56)), ("native", "native"), ("whole", "whole")])
+@pytest.mark.parametrize(("scale", "size"), [(1, None), (2, (56, 56)), ("native", "native"), ("whole:40", "whole:40")])
 def test_the_copied_lines_compute_the_class_maps_of_the_page(
     scale: float | str, size: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,7 +86,11 @@ def _choose_networks(network: NetworkChoice, photo: Photo, scale: cache.Scale) -
                 "`inspector add`, or compare several photos by this network."
             )
         st.info(text, icon=":material/compare:")
-    return [MapRequest(choice.name, choice, photo, scale) for choice in (network, *others)]
+    # The size at which the whole photo is seen is another one for each network.
+    return [
+        MapRequest(choice.name, choice, photo, choice.whole if scale == network.whole else scale)
+        for choice in (network, *others)
+    ]
 
 
 def _choose_photos(network: NetworkChoice, scale: cache.Scale) -> list[MapRequest]:

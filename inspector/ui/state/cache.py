@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from functools import partial, update_wrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar
 
 import streamlit as st
 
@@ -41,8 +41,8 @@ PRIVATE = "private "  # beginning of the keys of networks that only one session 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Factor of the network's input size, or a size of the photo as in `class_maps`.
-Scale: TypeAlias = float | Literal["whole", "native"]
+# Factor of the network's input size, or "whole", "whole:288" or "native" as in `class_maps`.
+Scale: TypeAlias = float | str
 # Key of the network, SHA-256 and name of the photo, scale. These four values determine the class maps.
 MapsKey: TypeAlias = tuple[str, str, str, Scale]
 
@@ -164,7 +164,7 @@ def compute_class_maps(
         photo_sha256: hash of the photo.
         photo_name: name of the photo. It is part of the key, so that a user who uploads the same bytes under another
             name does not see the name that the first user chose.
-        scale: factor of the network's input size, or "whole" or "native".
+        scale: factor of the network's input size, or "whole", "whole:288" or "native".
     """
     from inspector.explain.class_maps import class_maps
 

@@ -14,6 +14,7 @@ import streamlit as st
 
 from inspector.images.examples import choose_examples
 from inspector.networks.catalog import LIBRARIES, list_models
+from inspector.networks.size_accuracy import SizeAccuracies
 from inspector.printable import make_printable
 from inspector.ui.state import cache, keys, sessions
 
@@ -33,6 +34,13 @@ class NetworkChoice:
     title: str
     examples: str  # kind of example photos that fit the network, see list_examples
     load: "Callable[[], Classifier]"
+    sizes: SizeAccuracies | None = None  # the accuracy at several input sizes, if it was measured
+
+    @property
+    def whole(self) -> str:
+        """The size at which the whole photo is seen: the most accurate one, or that of the training."""
+        best = None if self.sizes is None else self.sizes.find_best_whole()
+        return "whole" if best is None else best.size
 
     @property
     def is_private(self) -> bool:
@@ -43,7 +51,7 @@ class NetworkChoice:
 def list_choices() -> dict[str, NetworkChoice]:
     """Return the networks of models/, those of this session, and one of a library that the link names, by name."""
     listed = {
-        name: NetworkChoice(name, name, card.title, card.examples, partial(cache.load_network, name))
+        name: NetworkChoice(name, name, card.title, card.examples, partial(cache.load_network, name), card.sizes)
         for name, card in list_models().items()
     } | dict(list_own())
     linked = st.query_params.get(keys.NETWORK, "")

@@ -11,19 +11,16 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from inspector.images.photo import Photo
-from inspector.ui.components.controls import choose_option, choose_segment
+from inspector.ui.components.controls import choose_option
 from inspector.ui.components.markdown import plain
 from inspector.ui.state import cache, keys, photo_choice
 from inspector.ui.state.networks import NetworkChoice, apply_selection, list_choices
+from inspector.ui.state.size_choice import choose_size, describe_far_size
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
     from inspector.explain.class_maps import ClassMaps
-
-# Choice, a value in links -> factor of the network's input size, or "whole" or "native" as in `class_maps`.
-SIZES: dict[str, cache.Scale] = {"center crop": 1, "whole photo": "whole", "full resolution": "native"}
-_MORE_SIZES: dict[str, cache.Scale] = {"1.5 times": 1.5, "twice": 2}  # only where a link names them
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,28 +59,20 @@ def draw_bar(load_page: st.Page | None = None, export_page: st.Page | None = Non
     keys.update_link()
     apply_selection()
     offered = list_choices()
-    named = st.query_params.get(keys.INPUT_SIZE)
-    sizes = SIZES | {one: scale for one, scale in _MORE_SIZES.items() if one == named}
     with st.container(key=keys.BAR, horizontal=True, vertical_alignment="center", gap="small"):
         photo_choice.draw_uploader()
         strip = st.container(key=keys.STRIP, width="stretch")
-        size = choose_segment(
-            "The network sees",
-            list(sizes),
-            key=keys.INPUT_SIZE,
-            width="content",
-            help="Center crop: the part of the photo and the size of the training. Whole photo: nothing is cropped, "
-            "with the shorter side as in the training. Full resolution: the photo's own size, up to 1024 pixels; the "
-            "class maps are finer, but most networks are less accurate far from the size of their training.",
-        )
+        size_place = st.container(width="content", gap=None)
         name = choose_option("Model", list(offered), key=keys.NETWORK, width=210)
         if load_page is not None:
             st.page_link(load_page, label="Load model ...", icon=":material/upload:", help=plain(offered[name].title))
         if export_page is not None:
             st.page_link(export_page, label="Export", icon=":material/download:")
+    with size_place:
+        scale = choose_size(offered[name])
     with strip:
         photo_choice.draw_strip(offered[name].examples)
-    return Bar(offered[name], sizes[size], st.container())
+    return Bar(offered[name], scale, st.container())
 
 
 def read_nothing(bar: Bar, import_page: Callable[[], object]) -> tuple[()]:
@@ -149,12 +138,8 @@ def _show_notes(place: "DeltaGenerator", network: NetworkChoice, maps: "ClassMap
     for note in cache.get_view(maps).photo.notes:
         place.info(plain(note), icon=":material/info:")
     size, trained = maps.classifier.preprocessing.size, network.load().preprocessing.size
-    if not 0.6 < min(size) / min(trained) < 1.6:
-        place.warning(
-            f"The network sees {size[0]:d} x {size[1]:d} pixels (height x width), but it was trained on {trained[0]:d} "
-            f"x {trained[1]:d}: its predictions may be much worse.",
-            icon=":material/photo_size_select_large:",
-        )
+    if (warning := describe_far_size(size, trained, network.sizes)) is not None:
+        place.warning(plain(warning), icon=":material/photo_size_select_large:")
 
 
 def _warn_of_misplacement(maps: "ClassMaps", note: Any) -> None:
