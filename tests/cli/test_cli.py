@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -366,6 +367,31 @@ def test_describe_advises_pooling_for_a_backbone(
     untrusted = run_here("describe", "my_backbone_to_describe:build")
     assert (untrusted.returncode, untrusted.stdout) == (1, "")
     assert "'my_backbone_to_describe:build' would run the code of the module " in error_line(untrusted)
+
+
+def test_describe_measures_the_accuracy_at_several_sizes(workspace: Path, run_here: Run) -> None:
+    for label, file in (("tench", "a.png"), ("tench", "b.png"), ("trout", "c.png")):
+        (workspace / "photos" / label).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(workspace / "photo.png", workspace / "photos" / label / file)
+    (workspace / "photos" / "tench" / "b.png").write_bytes(b"no image")
+    network = [workspace / "mine.pth", "--arch", "timm:test_resnet", "--size", "64"]
+    labeled = [*network, "--labels", workspace / "labels.txt", "--sizes"]
+    done = run_here("describe", *labeled, workspace / "photos", "--json")
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(done.stdout)["sizes"]
+    assert (measured["photos"], measured["without_label"], measured["unreadable"]) == (1, 1, 1)
+    sizes = ["64", "73", "82", "91", "128"]
+    rows = measured["rows"]
+    assert [row["size"] for row in rows] == [*sizes, *(f"whole:{size}" for size in sizes), "native"]
+    assert {tuple(row["grid"]) for row in rows if row["size"] in ("64", "whole:64", "native")} == {(2, 2), (2, 3)}
+    low, high = rows[0]["interval"]
+    assert low <= rows[0]["accuracy"] <= high
+    assert "1 of 3 photos have no label that is a class: left out." in error_line(done)
+    unlabeled = run_here("describe", *network, "--sizes", workspace / "photos")
+    assert unlabeled.returncode == 1
+    sentence = "is a class of mine: the labels are tench, trout; the classes are class 0, class 1, class 2."
+    assert sentence in error_line(unlabeled)
+    assert "No images at " in error_line(run_here("describe", *labeled, workspace / "nowhere"))
 
 
 def test_describe_of_a_missing_network_is_one_sentence(workspace: Path, run_here: Run) -> None:
