@@ -35,7 +35,7 @@ from inspector.networks.catalog import CARD, shipped_models
 from inspector.networks.size_accuracy import compute_wilson_interval, make_entry
 from inspector.training.data import read_photos
 
-HEADER = ("the network sees", "grid", "right", "accuracy", "95 % interval", "gained", "lost", "as accurate", "ms")
+HEADER = ("the network sees", "grid", "right", "accuracy", "95 % interval", "gained", "lost", "as accurate")
 
 
 def main(
@@ -85,8 +85,7 @@ def list_rows(measurements: SizeMeasurements) -> Iterator[tuple[object, ...]]:
         low, high = compute_wilson_interval(one.right, accuracies.photos)
         share, interval = f"{one.right / accuracies.photos:.1%}", f"{low:.1%} to {high:.1%}"
         grid, as_accurate = " x ".join(map(str, measured.grid)), "yes" if one.is_as_accurate else "no"
-        counts = one.gained, one.lost, as_accurate, f"{measured.milliseconds:.0f}"
-        yield describe_size(measured.size), grid, one.right, share, interval, *counts
+        yield describe_size(measured.size), grid, one.right, share, interval, one.gained, one.lost, as_accurate
 
 
 if __name__ == "__main__":
