@@ -13,12 +13,12 @@ ICON, LOGO = (str(Path(__file__).parents[1] / "assets" / name) for name in ("ico
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./([\w.]+)";\n', re.MULTILINE)
 
 
-def make_component(name: str) -> Any:
-    """Register a Streamlit component made of frontend/NAME.html, NAME.css and NAME.js."""
+def make_component(name: str, *styles: str) -> Any:
+    """Register a Streamlit component made of frontend/NAME.html, NAME.css and NAME.js, and of more files of styles."""
     return st.components.v2.component(
         f"inspector.{name}",
         html=_read(f"{name}.html"),
-        css=_read(f"{name}.css"),
+        css="\n".join(_read(file) for file in (*styles, f"{name}.css")),
         js=bundle_javascript(f"{name}.js"),
         isolate_styles=False,
     )

@@ -101,7 +101,8 @@ def show_map_columns(columns: Sequence[MapColumn], style: ColumnsStyle, photo_li
     tiles = [_draw_column(*pair, scale, style) for pair in zip(columns, drawn.placed, strict=True)]
     if photo_line is not None:
         tiles.insert(0, _draw_photo(columns[0].maps, photo_line))
-    st.html(html.make_tiles(tiles, "clamp(10rem, 13vw, 20rem)"))
+    width = 22 if len(tiles) <= 4 else 13  # in percent of the window
+    st.html(html.make_tiles(tiles, f"clamp(10rem, {width}vw, 32rem)"))
     if scale is not None:
         st.html(html.make_color_bar(scale, f"{drawn.unit}; the same scale for all maps", style.colors))
 

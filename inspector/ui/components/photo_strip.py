@@ -8,7 +8,8 @@ import streamlit as st
 from inspector.ui.components.assets import make_component
 from inspector.ui.state import keys
 
-_show = make_component("photo_strip")
+# With the style of the page, which Streamlit loads late: what is drawn beside the photos has its place at once.
+_show = make_component("photo_strip", "page.css")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,11 @@ _PAPERS = (
 
 def show() -> None:
     """Draw the page."""
+    with st.container(width=1000):  # longer lines are hard to read
+        _show_texts()
+
+
+def _show_texts() -> None:
     st.header("About Inspector", anchor=False)
     st.markdown(
         f"Version {plain(__version__)}, under the Apache License 2.0. Photos stay in the memory of the computer that "
@@ -35,6 +40,7 @@ def show() -> None:
         "logit[k] = bias[k] + sum over y, x of map[k, y, x]\n"
         "map[k, y, x] = sum over c of weight[k, c] * F[c, y, x] / (h * w)",
         language=None,
+        wrap_lines=True,
     )
     st.markdown(
         "Inspector computes these maps for every class in one forward pass, without gradients. For every class and "

@@ -31,15 +31,16 @@ def show(network: NetworkChoice) -> None:
     elif batch is not None:
         _end(batch)
     chosen = _choose_results()
-    is_running = batch is not None and batch.job.running
-    if not is_running:
-        with st.expander("Run a batch", expanded=chosen is None, icon=":material/play_arrow:"):
-            dataset_batch.show_form(network)
     if chosen is None:
         st.caption(
             "A batch computes the class maps of all photos of a folder. This page summarizes them: accuracy, average "
             "class maps, confusions, and every photo. On the command line: `inspector batch PHOTOS -o results`."
         )
+    is_running = batch is not None and batch.job.running
+    if not is_running:
+        with st.expander("Run a batch", expanded=chosen is None, icon=":material/play_arrow:"):
+            dataset_batch.show_form(network)
+    if chosen is None:
         return
     with show_errors():
         listed = read_listed(chosen)

@@ -39,10 +39,9 @@ def _show_summary(summary: NetworkSummary, classifier: Classifier) -> None:
         st.info(plain(note), icon=":material/info:")
     wide, narrow = st.columns([3, 2], gap="large")
     with wide:
-        for subject, text in summary.lines():
-            # The badge above and the table beside show the contents of the other lines.
-            if not subject.startswith(("class maps", "input size", "sizes")):
-                st.markdown(f"**{subject.capitalize()}**: {plain(text)}")
+        # The badge above and the table beside show the contents of the other lines.
+        lines = [line for line in summary.lines() if not line[0].startswith(("class maps", "input size", "sizes"))]
+        st.markdown("\n".join(f"- **{subject.capitalize()}**: {plain(text)}" for subject, text in lines))
     with narrow:
         if any(grid for _, grid in summary.grids):
             st.markdown("**Input sizes** (height x width) and the grid of their class maps")

@@ -45,6 +45,7 @@ export default function ({ data, parentElement }) {
     place.children[0].textContent = "All class maps before pooling";
     place.children[1].textContent = `${words[number]}, on one scale (${limits})${marked}. ${CLICK}`;
     const tiles = place.children[3];
+    tiles.style.setProperty("--widest", w <= 4 ? "calc(50% - .4rem)" : "100%"); // two side by side on a small screen
     setChildCount(tiles, order.length, makeTile);
     [...tiles.children].forEach((tile, i) => {
       const k = order[i], { logit } = classes[k], values = classes[k][number], name = data.names[k];
