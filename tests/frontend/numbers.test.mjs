@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { formatPercent, formatSigned } from "../../inspector/ui/components/frontend/numbers.js";
+import { formatFixed, formatPercent, formatSigned } from "../../inspector/ui/components/frontend/numbers.js";
 
 test("numbers have a sign, three significant digits and a true minus", () => {
   assert.equal(formatSigned(1.23456), "+1.23");
@@ -15,6 +15,8 @@ test("numbers have a sign, three significant digits and a true minus", () => {
 test("zero has no sign", () => {
   assert.equal(formatSigned(0), "0");
   assert.equal(formatSigned(-0), "0");
+  assert.equal(formatFixed(-0.004, 2), "0.00");
+  assert.equal(formatFixed(-0.006, 2), "\u22120.01");
 });
 
 test("a share is a percentage with one decimal place", () => {

@@ -59,7 +59,8 @@ export default function ({ data, parentElement }) {
         cell.style.background = mixWithWhite(colors, level);
         if (isDark(colors, level)) cell.classList.add("dark");
         if (j === highest) cell.classList.add("maximum");
-        if (w <= MAX_NUMBERED) cell.textContent = formatFixed(value, w > 6 || Math.abs(value) >= 9.95 ? 1 : 2);
+        // Three characters fit into a narrow cell, four into a wide one.
+        if (w <= MAX_NUMBERED) cell.textContent = formatFixed(value, (w > 6 ? 1 : 2) - (Math.abs(value) < 9.95 ? 0 : 1));
         cells.append(cell);
       });
       const text = `${data.quantity} ${formatFixed(logit, 3)}${outcome(k)}`;
@@ -91,7 +92,7 @@ export default function ({ data, parentElement }) {
       const [picture, title, sum] = tile.children, canvas = picture.firstChild;
       picture.style.aspectRatio = `${width} / ${height}`;
       title.textContent = `${data.names[k]}${outcome(k)}`;
-      sum.textContent = describeSum(data, maps[i], mine.state).equation;
+      sum.textContent = k === against ? "the others are compared with it" : describeSum(data, maps[i], mine.state).equation;
       tile.setAttribute("aria-pressed", k === mine.state.k);
       tile.setAttribute("aria-label", `${name}${outcome(k)}, ${sum.textContent}`);
       tile.onclick = () => choose(k);

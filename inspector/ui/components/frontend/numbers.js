@@ -16,7 +16,8 @@ export function formatSignedFixed(value, digits) {
   return `${value > 0 ? "+" : ""}${formatFixed(value, digits)}`;
 }
 
-/** A number with so many decimals, as in "−2.810". */
+/** A number with so many decimals, as in "−2.810"; one that rounds to zero has no sign. */
 export function formatFixed(value, digits) {
-  return value.toFixed(digits).replace("-", "\u2212");
+  const text = value.toFixed(digits);
+  return text.replace("-", Number(text) === 0 ? "" : "\u2212");
 }
