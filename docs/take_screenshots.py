@@ -51,36 +51,36 @@ def wait_until_idle(page: Page) -> None:
     """Wait until the run of the page has ended and what it shows is drawn."""
     page.wait_for_timeout(2000)
     expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached(timeout=120_000)
+    expect(page.get_by_test_id("stSkeleton")).to_have_count(0, timeout=120_000)
     page.wait_for_timeout(1500)
-
-
-def crop_all_maps(page: Page) -> None:
-    """Scroll to all class maps before pooling."""
-    page.get_by_role("heading", name="All class maps before pooling").scroll_into_view_if_needed()
 
 
 def wait_for_methods(page: Page) -> None:
     """Wait for the maps of the methods and their curves."""
-    page.wait_for_timeout(25_000)
+    expect(page.get_by_text("The sooner the curve falls, the better.")).to_be_visible(timeout=300_000)
+    expect(page.get_by_role("button", name="Stop")).to_have_count(0, timeout=300_000)
+    wait_until_idle(page)
 
 
 def nothing(page: Page) -> None:
     """Do nothing before the screenshot."""
 
 
-# name: path of the page, parameters of the link, height of the window, what to do first
+# Name: path of the page, parameters of the link, height of the window, what to do first.
 SHOTS: dict[str, tuple[str, dict[str, str], int, Callable[[Page], None]]] = {
     "app": ("", TWO, 900, nothing),
     "position": ("", TWO | {"position": "4,1", "size": "whole photo"}, 900, nothing),
     "layers": ("layers", CAT, 900, nothing),
     "channels": ("layers", CAT | {"view": "channels"}, 960, nothing),
-    "compare": ("compare", CAT | {"view": "photos", "examples": ["Coffee", "Rocket"]}, 900, nothing),
+    "compare": ("compare", CAT | {"view": "photos", "examples": ["Cat", "Coffee", "Rocket"]}, 900, nothing),
     "methods": ("compare", CAT | {"view": "methods", "curves": "true"}, 1540, wait_for_methods),
     "export": ("export", CAT, 1270, nothing),
     "network": ("model", {"network": "efficientnet_lite0"}, 1000, nothing),
     "laboratory": ("runs", {}, 2433, nothing),
-    "all-maps": ("", {"network": "fashion_gmp", "example": "Sandal"}, 2000, crop_all_maps),
+    "all-maps": ("", {"network": "fashion_gmp", "example": "Sandal"}, 2000, nothing),
 }
+# Name: the part of the page that is taken, where it is not the whole page.
+PARTS = {"all-maps": ".inspector-class-maps .all"}
 
 
 def main(names: list[str]) -> None:
@@ -94,12 +94,7 @@ def main(names: list[str]) -> None:
             wait_until_idle(page)
             prepare(page)
             file = IMAGES / f"{name}.png"
-            if name == "all-maps":
-                box = page.get_by_role("heading", name="All class maps before pooling").bounding_box()
-                clip = {"x": box["x"] - 10, "y": box["y"] - 10, "width": 1060, "height": min(560, height - box["y"])}
-                page.screenshot(path=file, clip=clip)
-            else:
-                page.screenshot(path=file)
+            (page.locator(PARTS[name]) if name in PARTS else page).screenshot(path=file)
             print(file)
             page.close()
         browser.close()

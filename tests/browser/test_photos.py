@@ -102,6 +102,7 @@ def test_old_addresses_open_the_new_pages_and_back_leaves_with_one_press(page: P
     expect(page).to_have_url(re.compile("whole"))
     page.get_by_test_id("stTopNavLink").filter(has_text="About").click()
     expect(page).to_have_title("About - Inspector")
+    expect(page).to_have_url(re.compile("/about"))
     page.go_back()
     expect(page).to_have_title("Image - Inspector")
     expect(page.get_by_role("radio", name="example Coffee")).to_be_checked()

@@ -63,7 +63,7 @@ def find_result(results: Results, task: Task, kind: type[_T]) -> _T | None:
 def show_maps(maps: ClassMaps, chosen: MethodsSelection, results: Results) -> None:
     """Show the map of each method over the photo, with its numbers below."""
     tiles = [_make_tile(maps, chosen, name, results) for name in chosen.names]
-    st.html(make_method_grid(tiles, "13rem" if len(tiles) <= _MANY else "9rem"))
+    st.html(make_method_grid(tiles, "clamp(10rem, 20vw, 28rem)" if len(tiles) <= _MANY else "9rem"))
     st.caption(
         "Red is evidence for the class, blue against it. Each map has its own scale. Units differ: only maps in logits "
         "can be compared as numbers. Maps with one value per pixel are clipped at their 99th percentile."
