@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -76,6 +77,18 @@ def test_a_kept_network_and_torch_show_the_same_page(monkeypatch: pytest.MonkeyP
     assert pages[0] == pages[1]
     cache.accelerate_network.clear()
     cache.compute_class_maps.clear()
+
+
+@pytest.mark.usefixtures("_new_server")
+def test_only_a_few_networks_are_open_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored_networks, "MAX_OPEN", 2)
+    monkeypatch.setattr(stored_networks, "read_files", lambda name: name)
+    files = SimpleNamespace(are_unchanged=lambda: True)
+    monkeypatch.setattr(
+        stored_networks, "open_network", lambda name, backend: SimpleNamespace(backend=backend, files=files)
+    )
+    assert all(stored_networks.find_stored(name, "onnxruntime") for name in ("a", "b", "c"))
+    assert [bool(stored_networks.find_stored(name, "onnxruntime")) for name in ("a", "b", "c")] == [False, True, True]
 
 
 @pytest.mark.usefixtures("_new_server")

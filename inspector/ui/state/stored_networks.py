@@ -13,6 +13,7 @@ from inspector.networks.stored import NetworkFiles, StoredNetwork, keep_network,
 if TYPE_CHECKING:
     from inspector.explain.classifier import Classifier
 
+MAX_OPEN = 4  # networks that are open at the same time; each takes the memory of its weights
 _DELAY = 1.0  # seconds after the first class map, in which the browser draws it
 # Modules of the pages that the user may open next. They import torch.
 _MODULES = ("inspector.ui.pages.class_maps_panels", "inspector.networks.load", "inspector.explain.backends.accelerate")
@@ -38,7 +39,7 @@ def find_stored(name: str, backend: str) -> StoredNetwork | None:
     with _lock:
         if name not in _opened:
             files = read_files(name)
-            _opened[name] = None if files is None else open_network(files, backend)
+            _keep_open(name, None if files is None else open_network(files, backend))
         found = _opened[name]
     return found if found is not None and found.backend == backend and found.files.are_unchanged() else None
 
@@ -55,7 +56,15 @@ def keep_built(name: str, classifier: "Classifier", backend: str, graph: Path) -
         opened, files = _opened.get(name), _sources.get(classifier)
         if files is not None and (opened is None or not opened.files.are_unchanged()):
             keep_network(files, classifier, backend, graph)
-            _opened[name] = open_network(files, backend, graph.parent)
+            _keep_open(name, open_network(files, backend, graph.parent))
+
+
+def _keep_open(name: str, network: StoredNetwork | None) -> None:
+    """Keep a network, and let the oldest of more than MAX_OPEN take the usual way: torch is imported by then."""
+    _opened.pop(name, None)
+    _opened[name] = network
+    for oldest in [other for other, one in _opened.items() if one is not None][:-MAX_OPEN]:
+        _opened[oldest] = None
 
 
 def import_torch_soon(load: Callable[[], object]) -> None:
@@ -74,9 +83,3 @@ def import_torch_soon(load: Callable[[], object]) -> None:
             _timers.append(timer := threading.Timer(_DELAY, work))
             timer.daemon, timer.name = True, "import torch"
             timer.start()
-
-
-def forget_stored() -> None:
-    """Forget all networks that were opened."""
-    with _lock:
-        _opened.clear()
