@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inspector.analysis.channels import PhotoChannels
-from inspector.explain.tracing.receptive_field import ReceptiveField
+from inspector.explain.receptive_field import ReceptiveField
 from inspector.images.decode import Pixels
 from inspector.output.overlay import common_scale, grid_image
 from inspector.output.text import format_number

@@ -18,7 +18,7 @@ const makeText = (tag, text, attributes) => {
 };
 const choose = k => document.dispatchEvent(new CustomEvent("inspector-class", { detail: k }));
 
-export default function ({ data, parentElement }) {
+export default function ({ data: [data], parentElement }) {
   const root = parentElement.querySelector(".inspector-class-maps"), classes = decodeClasses(data.classes);
   const { words, grid: [h, w], draw_size: [height, width] } = data;
   const mine = (root.inspector ??= { sorted: false, state: null, subject: null });
