@@ -198,10 +198,10 @@ def _fit_mask(mask: Mask, size: tuple[int, int], path: Path) -> Mask:
             f"The mask {path} has {mask.shape[1]} x {mask.shape[0]} pixels, its photo {size[1]} x {size[0]}. "
             "Use a mask of the size of the photo."
         )
-    return _resize_mask(mask, size)
+    return resize_mask(mask, size)
 
 
-def _resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
+def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
     """Resize a mask to (H, W): each pixel takes the value at its center."""
     rows, columns = (
         ((np.arange(length) + 0.5) * old / length).astype(int) for old, length in zip(mask.shape, size, strict=True)
@@ -244,14 +244,26 @@ def measure_evidence_inside_map(
         mask: (H, W) of the photo, true inside the object.
         tolerance: distance in pixels of the photo, as in `measure_evidence_inside`.
     """
+    share, distance = measure_share_and_distance(values, crop, field, mask)
+    return EvidenceInside(share, share is not None and distance <= tolerance)
+
+
+def measure_share_and_distance(
+    values: ArrayLike, crop: Crop, field: ReceptiveField, mask: Mask
+) -> tuple[float | None, float]:
+    """Return the share of the evidence inside the object, and how far from the object the highest value is.
+
+    The share is None if no value is positive. The distance is in pixels of the photo: 0 inside the object, infinite
+    without evidence.
+    """
     height, width = fit_size(crop.photo_size, min(_SIDE, max(crop.photo_size)))
     drawn = resample_on_photo(values, crop, field, (height, width), smooth=True)
     evidence = np.maximum(drawn, 0).astype(np.float64)
     if not evidence.any():
-        return EvidenceInside(None, False)
-    mask = _resize_mask(mask, (height, width))
+        return None, math.inf
+    mask = resize_mask(mask, (height, width))
     distance = _measure_distance(mask, drawn) * crop.photo_size[0] / height
-    return EvidenceInside(float(evidence[mask].sum() / evidence.sum()), distance <= tolerance)
+    return float(evidence[mask].sum() / evidence.sum()), distance
 
 
 def _measure_distance(mask: Mask, drawn: NDArray[np.float32]) -> float:
