@@ -246,15 +246,16 @@ def _print_scores(result: "LocalizationResult") -> None:
     from inspector.analysis.localization_protocol import IOUS
     from inspector.analysis.localization_scores import METRICS
 
-    table = Table("", *(one.name for one in result.scores), box=None, header_style="bold")
-    table.add_row("objects of the class on", *(f"{one.photos:,} photos" for one in result.scores))
-    table.add_row("none on", *(f"{one.empty:,} photos" for one in result.scores))
-    for key, title in METRICS.items():
-        if any(key in one.scores for one in result.scores):
-            found = [one.scores.get(key) for one in result.scores]
-            table.add_row(
-                title, *("" if one is None else f"{one.value:.3f} ({one.low:.3f}-{one.high:.3f})" for one in found)
-            )
+    *classes, overall = result.scores
+    table = Table("", "score", "95 % interval", box=None, header_style="bold")
+    for key, one in overall.scores.items():
+        table.add_row(METRICS[key], f"{one.value:.3f}", f"{one.low:.3f} to {one.high:.3f}")
+    screen.print(table)
+    table = Table("class", "photos", "without", *overall.scores, box=None, header_style="bold")
+    for each in result.scores if len(classes) > 1 else ():
+        values = [each.scores.get(key) for key in overall.scores]
+        cells = ("" if one is None else f"{one.value:.3f}" for one in values)
+        table.add_row(each.name, f"{each.photos:,}", f"{each.empty:,}", *cells)
     screen.print(table)
     if result.tuned is not None:
         shares = ", ".join(f"{share:.3f}" for share in result.tuned.box_shares)
