@@ -126,8 +126,9 @@ def boxes(
     for photo in [photo for photo in photos if photo.error is not None][:20]:
         errors.print(f"{photo.error}")
     screen.print(
-        f"{counts.photos:,} photos: {counts.boxes:,} boxes; {counts.without:,} without a box, because no value of the "
-        f"map is positive and above the threshold; {counts.unreadable:,} could not be read",
+        f"{_count(counts.photos, 'photo')}: {_count(counts.boxes, 'box', 'boxes')}; "
+        f"{_count(counts.without, 'photo')} without a box, because no value of the map is positive and above the "
+        f"threshold; {counts.unreadable:,} could not be read",
         soft_wrap=True,
     )
     print_fed(classifier.preprocessing.describe())
@@ -136,6 +137,10 @@ def boxes(
     if not status and counts.unreadable == counts.photos:
         status = ExitStatus.UNREADABLE
     return Report({"out": out, "format": format, **asdict(counts)}, status)
+
+
+def _count(number: int, one: str, several: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
 
 
 @options.command

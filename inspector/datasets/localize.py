@@ -95,6 +95,8 @@ def localize(
     require_place(classifier.receptive_field)
     files = name_files(items, folder)
     classes = _find_classes(annotations, files, items, classifier, options)
+    if options.k is None and not classes:
+        raise _refuse_without_objects(folder, files)
     classifier = accelerate_for_dataset(classifier, how.backend)
     cases: list[CaseMeasures] = []
     verdicts, unreadable = set[Verdict](), 0
@@ -106,16 +108,20 @@ def localize(
             cases += _measure_photo(photo, files[photo.index], annotations, classes, options)
         on_progress(done, len(items))
     if not any(case.has_object for case in cases):
-        raise LocalizationError(
-            f"No object of the annotations is on a photo that could be read in {folder}. Use the paths of the photos "
-            f"relative to that folder, such as {files[0]}."
-        )
+        raise _refuse_without_objects(folder, files)
     tuning, testing = split_photos(cases, options.tune, options.seed)
     tuned = tune_thresholds([cases[n] for n in tuning])
     scores = score_cases([cases[n] for n in testing], tuned, seed=options.seed)
     tuning_photos = len({cases[n].photo for n in tuning})
     worst = worst_verdict(*verdicts) if verdicts else None
     return LocalizationResult(tuple(scores), tuned, len(items), unreadable, tuning_photos, worst)
+
+
+def _refuse_without_objects(folder: Path, files: Sequence[str]) -> LocalizationError:
+    return LocalizationError(
+        f"No object of the annotations is on a photo that could be read in {folder}. Use the paths of the photos "
+        f"relative to that folder, such as {files[0]}."
+    )
 
 
 def _find_classes(
