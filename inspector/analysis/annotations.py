@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from inspector.analysis.localization import Mask, Regions, find_object_mask, read_boxes, read_regions
+from inspector.analysis.localization import Mask, Regions, find_border, find_object_mask, read_boxes, read_regions
 from inspector.entries import Entries, parse_json
 from inspector.errors import LocalizationError, translate_errors
 from inspector.images.preprocessing import Box
@@ -47,6 +47,7 @@ class PhotoObjects:
     boxes: tuple[Box, ...]  # in pixels of the photo
     mask: Mask  # (H, W), true inside the objects
     is_outlined: bool  # whether the mask follows the outlines of the objects; else it is their boxes
+    border: Mask | None = None  # (H, W), true where it is not known what is object and what is background
 
 
 def read_annotations(path: Path) -> Annotations:
@@ -126,8 +127,11 @@ def find_photo_objects(
         LocalizationError: a mask cannot be read or does not fit the photo, or a box is outside the photo.
     """
     if annotations.masks is not None:
-        mask = find_object_mask(Regions({}, annotations.masks), file, size)
-        return {} if mask is None else {label: PhotoObjects((find_box_of_mask(mask),), mask, True)}
+        regions = Regions({}, annotations.masks)
+        mask = find_object_mask(regions, file, size)
+        if mask is None:
+            return {}
+        return {label: PhotoObjects((find_box_of_mask(mask),), mask, True, find_border(regions, file, size))}
     by_class: dict[str | None, list[Annotation]] = {}
     for one in annotations.objects.get(file, ()):
         by_class.setdefault(one.name or label, []).append(one)

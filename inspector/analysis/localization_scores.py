@@ -125,7 +125,8 @@ def measure_case(
     boxes = [resize_box(box, crop.photo_size) for box in objects.boxes]
     inside, outside = None, None
     if objects.is_outlined:
-        inside, outside = count_scores(scores, resize_mask(objects.mask, scores.shape))
+        border = None if objects.border is None else resize_mask(objects.border, scores.shape)
+        inside, outside = count_scores(scores, resize_mask(objects.mask, scores.shape), border)
     share, distance = measure_share_and_distance(values, crop, field, objects.mask)
     # Without evidence there is no box; the protocol would take a box at the corner of the photo.
     ious = measure_box_ious(scores, boxes, contours) if peak else np.zeros(len(THRESHOLDS))

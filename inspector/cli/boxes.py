@@ -131,7 +131,7 @@ def boxes(
         f"threshold; {counts.unreadable:,} could not be read",
         soft_wrap=True,
     )
-    print_fed(classifier.preprocessing.describe())
+    print_fed(how.describe_input(classifier))
     print_written(out)
     status = judge(counts.worst_verdict, fail_on)
     if not status and counts.unreadable == counts.photos:
@@ -220,7 +220,7 @@ def localize(
     with show_images_done("measuring") as show:
         result = measure(folder, items, annotations, classifier, wanted, how, show)
     _print_scores(result)
-    print_fed(classifier.preprocessing.describe())
+    print_fed(how.describe_input(classifier))
     values = {"network": classifier.name, **asdict(result)}
     if out is not None:
         content = json_bytes(values) if out.suffix == ".json" else _encode_scores(result)

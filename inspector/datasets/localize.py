@@ -185,8 +185,8 @@ def _measure_photo(
 
 def _join(objects: Sequence[PhotoObjects]) -> PhotoObjects | None:
     """Return objects of several classes as those of one."""
-    if not objects:
-        return None
+    if len(objects) < 2:
+        return objects[0] if objects else None
     mask = np.logical_or.reduce([one.mask for one in objects])
     return PhotoObjects(
         tuple(box for one in objects for box in one.boxes), mask, all(one.is_outlined for one in objects)

@@ -56,6 +56,14 @@ class PassOptions:
     backend: str = "eager"
     size: PhotoSize | None = None  # input of the whole photo, one by one; None: the classifier's own size, in batches
 
+    def describe_input(self, classifier: Classifier) -> str:
+        """Return in words how a photo becomes the network's input."""
+        if self.size is None:
+            return classifier.preprocessing.describe()
+        side = min(classifier.preprocessing.size)
+        size = f"with its shorter side at {side} pixels" if self.size == "whole" else "at its own size"
+        return f"the whole photo {size}, its longer side at most 1024; {classifier.preprocessing.describe_values()}"
+
 
 def map_photos(photos: Sequence[tuple[int, Item]], classifier: Classifier, how: PassOptions) -> Iterator[MappedPhoto]:
     """Compute the class maps of photos, in order.
@@ -173,7 +181,7 @@ def describe_search(
         "version": __version__,
         "network": classifier.name,
         "network_sha256": classifier.sha256(),
-        "fed": classifier.preprocessing.describe(),
+        "fed": how.describe_input(classifier),
         "size": how.size or list(classifier.preprocessing.size),
         "classes": [classifier.class_names[classifier.class_index(k)] for k in options.classes] or "top-1",
         "against": options.against,

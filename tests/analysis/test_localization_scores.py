@@ -1,6 +1,7 @@
 """Scores of maps over many photos, with numbers worked out by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -125,6 +126,11 @@ def test_a_map_is_measured_against_boxes_and_outlines():
     assert case.box_ious[500] == pytest.approx(1, abs=0.03)
     assert case.inside is not None
     assert case.inside.sum() == 112 * 112
+    border = np.zeros((40, 40), bool)
+    border[:20, 20:] = True
+    judged = measure_case("a.jpg", "cat", [[4.0, 0], [0, 0]], crop, field, replace(objects, border=border))
+    assert judged.outside is not None
+    assert judged.outside.sum() == 112 * 224
     boxed = measure_case("a.jpg", "cat", [[4.0, 0], [0, 0]], crop, field, PhotoObjects(objects.boxes, mask, False))
     assert boxed.inside is None
     empty = measure_case("a.jpg", "cat", [[-4.0, 0], [0, 0]], crop, field, objects)
