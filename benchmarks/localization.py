@@ -23,7 +23,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,7 +49,7 @@ from inspector.analysis.localization_scores import (
 from inspector.errors import InspectorError
 from inspector.explain.tracing.receptive_field import PIXELS, ReceptiveField
 from inspector.images.photo import Photo
-from inspector.images.preprocessing import Crop, find_whole_size, make_view
+from inspector.images.preprocessing import Crop, make_view
 from inspector.images.sources import Item, list_images
 
 ALIASES = {"apple": "Granny Smith"}
@@ -184,16 +183,8 @@ def _class_maps(classifier: inspector.Classifier, photo: Photo, **options: Any) 
 
 
 def _make_whole(size: int, factor: int = 1) -> Way:
-    @cache
-    def resize(classifier: inspector.Classifier, height: int, width: int) -> inspector.Classifier:
-        return classifier.resized((height, width), crop=False)
-
-    def compute(classifier: inspector.Classifier, case: Case) -> PlacedValues:
-        resized = resize(classifier, *find_whole_size(case.photo.size, (size, size)))
-        options = {} if factor == 1 else {"finer": factor}
-        return place(_class_maps(resized, case.photo, **options), case.k)
-
-    return compute
+    options: dict[str, Any] = {"size": f"whole:{size}"} | ({} if factor == 1 else {"finer": factor})
+    return lambda classifier, case: place(_class_maps(classifier, case.photo, **options), case.k)
 
 
 def _make_method(method: str) -> Way:

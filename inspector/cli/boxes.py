@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -14,6 +14,7 @@ from inspector.cli.dataset import show_images_done
 from inspector.cli.report import ExitStatus, Report, judge, parse_verdict
 from inspector.errors import ExportError, InspectorError
 from inspector.files import csv_bytes, json_bytes, write_atomic
+from inspector.images.photo_size import is_photo_size, parse_photo_size
 from inspector.networks.catalog import DEFAULT
 
 if TYPE_CHECKING:
@@ -41,9 +42,11 @@ class BatchOptions:
         """Load the network; a size that depends on the photo becomes one of the pass."""
         from inspector.datasets.located import PassOptions
 
-        size: Any = network.size if network.size in options.PHOTO_SIZES else None
-        if size is not None and self.backend != "eager":
-            raise InspectorError(f"--size {size} gives every photo its own input size. Leave out --backend.")
+        size = network.size if is_photo_size(network.size) else None
+        if size is not None:
+            parse_photo_size(size)
+            if self.backend != "eager":
+                raise InspectorError(f"--size {size} gives every photo its own input size. Leave out --backend.")
         how = PassOptions(self.batch_size, self.workers, self.backend, size)
         return (replace(network, size=None) if size else network).load(model), how
 

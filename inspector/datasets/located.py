@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from inspector.analysis.location import DEFAULT_THRESHOLD, Unit, check_threshold, locate_map
 from inspector.datasets.run import OnProgress, accelerate_for_dataset, compute_batches, split_into_batches
@@ -21,13 +21,12 @@ from inspector.explain.classifier import Classifier
 from inspector.explain.grid import require_place
 from inspector.explain.kinds import VERDICTS, Verdict, worst_verdict
 from inspector.explain.tracing.receptive_field import ReceptiveField
+from inspector.images.photo_size import describe_size
 from inspector.images.preprocessing import Crop
 from inspector.images.sources import Item, hash_items, read_item
 from inspector.output.box_files import DetectedObject, DetectedPhoto, encode_runs, needs_masks
 from inspector.printable import make_printable
 from inspector.version import __version__
-
-PhotoSize = Literal["whole", "native"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,15 +53,14 @@ class PassOptions:
     batch_size: int = 32
     workers: int | None = None  # decoding threads; None: one per processor
     backend: str = "eager"
-    size: PhotoSize | None = None  # input of the whole photo, one by one; None: the classifier's own size, in batches
+    size: str | None = None  # "whole", "whole:288" or "native", one by one; None: the classifier's own size, in batches
 
     def describe_input(self, classifier: Classifier) -> str:
         """Return in words how a photo becomes the network's input."""
         if self.size is None:
             return classifier.preprocessing.describe()
-        side = min(classifier.preprocessing.size)
-        size = f"with its shorter side at {side} pixels" if self.size == "whole" else "at its own size"
-        return f"the whole photo {size}, its longer side at most 1024; {classifier.preprocessing.describe_values()}"
+        values = classifier.preprocessing.describe_values()
+        return f"{describe_size(self.size)}, with a longer side of at most 1024 pixels; {values}"
 
 
 def map_photos(photos: Sequence[tuple[int, Item]], classifier: Classifier, how: PassOptions) -> Iterator[MappedPhoto]:
