@@ -81,9 +81,9 @@ Labels = Annotated[
 Size = Annotated[
     str | None,
     Option(
-        help="Input size in pixels: `224`, `208x408` (height x width), or in `explain`, `boxes` and `localize` also `whole`, the whole photo "
-        "with its shorter side as in the training, `whole:288` with a shorter side of 288 pixels, and `native`, the "
-        "photo's own size. " + _USUAL
+        help="Input size in pixels: `224`, `208x408` (height x width), or in `explain`, `boxes` and `localize` also "
+        "`whole`, the whole photo with its shorter side as in the training, `whole:288` with a shorter side of 288 "
+        "pixels, and `native`, the photo's own size. " + _USUAL
     ),
 ]
 Mean = Annotated[
