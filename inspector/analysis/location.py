@@ -13,7 +13,7 @@ class maps starts with (Ahn et al., "IRN", CVPR 2019).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
@@ -108,7 +108,7 @@ def locate_class(
     """Locate the evidence for a class on the photo.
 
     Args:
-        maps: class maps of a photo.
+        maps: class maps of a photo. Where a finer grid was computed, the evidence is located on it.
         k: name or index of the class.
         against: name or index of a class to contrast with, or "average" for the average of all classes.
         threshold: pixels above it are found. A share of the largest value, from 0 to below 1, or logits per cell.
@@ -124,8 +124,8 @@ def locate_class(
         LocalizationError: the threshold cannot be used.
         PlaceError: the place of the cells on the photo is unknown.
     """
-    values = maps.class_map(k, against, dense).values.float().numpy(force=True)
-    return locate_map(values, maps.view.crop, maps.classifier.receptive_field, threshold, unit)
+    values = maps.class_map(k, against, dense, finer=True).values.float().numpy(force=True)
+    return locate_map(values, maps.view.crop, maps.shown_field, threshold, unit)
 
 
 def locate_map(
@@ -148,15 +148,28 @@ def locate_map(
         LocalizationError: the threshold cannot be used.
         PlaceError: the place of the cells is unknown.
     """
-    check_threshold(threshold, unit)
+    (location,) = locate_map_at(values, crop, field, (threshold,), unit)
+    return location
+
+
+def locate_map_at(
+    values: ArrayLike, crop: Crop, field: ReceptiveField, thresholds: Sequence[float], unit: Unit = "share"
+) -> Iterator[Location]:
+    """Locate the evidence of a map at several thresholds, one after the other; the map is resampled once.
+
+    The arguments and errors are those of `locate_map`.
+    """
+    for threshold in thresholds:
+        check_threshold(threshold, unit)
     require_place(field)
     size = crop.photo_size
     drawn_size = size if max(size) <= _MAX_SIDE else fit_size(size, _MAX_SIDE)
     drawn = resample_on_photo(values, crop, field, drawn_size, smooth=True)
-    lowest = threshold * max(0.0, float(drawn.max())) if unit == "share" else threshold
-    regions, labels = _find_regions(drawn, lowest, size)
-    points = _find_points(np.asarray(values, np.float32), crop, field, lowest) if regions else ()
-    return Location(size, drawn, lowest, points, regions, labels)
+    for threshold in thresholds:
+        lowest = threshold * max(0.0, float(drawn.max())) if unit == "share" else threshold
+        regions, labels = _find_regions(drawn, lowest, size)
+        points = _find_points(np.asarray(values, np.float32), crop, field, lowest) if regions else ()
+        yield Location(size, drawn, lowest, points, regions, labels)
 
 
 def check_threshold(threshold: float, unit: Unit) -> None:

@@ -35,6 +35,7 @@ from inspector.explain.dilated_calls import DilationError
 from inspector.explain.dilation import DilationPlan, capture_dilated, capture_planned
 from inspector.explain.feature_capture import CapturedPass, capture_pass
 from inspector.explain.kinds import Verdict, worst_verdict
+from inspector.explain.map_arrays import FinerArrays, Floats
 from inspector.explain.precision import find_tolerance, relative_error, widen
 from inspector.explain.receptive_field import ReceptiveField
 
@@ -90,6 +91,26 @@ class FinerMaps:
     def scores(self, classes: Sequence[int]) -> Tensor:
         """Return the scores of the cells as if each alone were pooled, as `ClassMaps.position_scores`."""
         return self._interleave([split.scores(classes) for split in self.splits])
+
+    def to_numpy(self, classes: Sequence[int], with_scores: bool = False) -> FinerArrays:
+        """Return the maps of some classes, and the mean of all classes, as NumPy arrays; see `FinerArrays`."""
+        chosen, every = list(classes), range(self.logits.shape[1])
+
+        def select(rows: Tensor) -> Floats:
+            selected: Floats = torch.cat([rows[chosen], rows.mean(0, keepdim=True)]).float().numpy(force=True)
+            return selected
+
+        return FinerArrays(
+            self.factor,
+            self.field,
+            self.describe(),
+            tuple(chosen),
+            select(self.contributions(every)),
+            select(self.scores(every)) if with_scores else None,
+            select(self.mean_logits),
+            float(self.residual),
+            self.verdict,
+        )
 
     def _interleave(self, maps: Sequence[Tensor]) -> Tensor:
         rows, columns = maps[0].shape[1:]

@@ -36,6 +36,21 @@ class NetworkFacts:
 
 
 @dataclass(frozen=True, eq=False)
+class FinerArrays:
+    """The maps of some classes on a finer grid than the network's own; see `FinerMaps`."""
+
+    factor: int  # cells per cell of the network's own grid, down and across
+    field: ReceptiveField  # of the cells of the finer grid
+    description: str  # how the cells between the network's own were computed
+    classes: tuple[int, ...]  # indices of n classes
+    values: Floats  # (n + 1, factor * h, factor * w) in logits; the last map is the mean of all classes
+    scores: Floats | None  # as `values`, class scores before pooling; None as in MapArrays
+    mean_logits: Floats  # (n + 1,), the mean over all shifts
+    residual: float  # largest difference between a logit of a shift and its sum, in logits
+    verdict: Verdict  # the worst of all shifts
+
+
+@dataclass(frozen=True, eq=False)
 class MapArrays:
     """Every logit of one photo as a sum over the cells of the last feature maps."""
 

@@ -17,7 +17,7 @@ from inspector.explain.grid import fit_size, resample_on_photo
 from inspector.explain.receptive_field import ReceptiveField
 from inspector.images.decode import Pixels
 from inspector.images.photo import Photo
-from inspector.images.preprocessing import Crop
+from inspector.images.preprocessing import Box, Crop
 from inspector.output.colormaps import COLORMAPS, LEVELS, ColorMap, find_colormap, make_signed
 
 OPACITY = 0.85
@@ -170,6 +170,36 @@ def _make_tables(opacity: float, colormap: ColorMap) -> tuple[Pixels, Pixels]:
     tables = (colormap.hues * alpha, np.broadcast_to(255 * (1 - alpha), colormap.hues.shape))
     colors, remains = (np.pad(table.round().astype(np.uint8), ((0, 1), (0, 0)))[:, None] for table in tables)
     return colors, remains
+
+
+def draw_boxes(
+    pixels: Pixels,
+    photo_size: tuple[int, int],
+    boxes: Sequence[Box],
+    color: tuple[int, int, int],
+    points: Sequence[tuple[float, float]] = (),
+) -> Pixels:
+    """Draw boxes and points over a picture of a photo.
+
+    Args:
+        pixels: picture (H, W, 3) of the whole photo, at any size.
+        photo_size: (height, width) of the photo.
+        boxes: (left, top, right, bottom) in pixels of the photo.
+        color: red, green and blue, 0-255. A dark line around it keeps it visible on any photo.
+        points: (x, y) in pixels of the photo.
+
+    Returns:
+        A new image.
+    """
+    drawn, (height, width) = pixels.copy(), pixels.shape[:2]
+    across, down, thick = width / photo_size[1], height / photo_size[0], max(1, round(max(height, width) / 300))
+    for shade, line in (((0, 0, 0), thick + 2), (color, thick)):
+        for left, top, right, bottom in boxes:
+            first, last = (round(left * across), round(top * down)), (round(right * across), round(bottom * down))
+            cv2.rectangle(drawn, first, (last[0] - 1, last[1] - 1), shade, line)
+        for x, y in points:
+            cv2.circle(drawn, (round(x * across), round(y * down)), thick + line, shade, cv2.FILLED)
+    return drawn
 
 
 def draw_bar(colormap: str, opacity: float, gray: int, length: int = 512, height: int = 24) -> Pixels:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from inspector.explain.grid import AxisPlacement, CellExtent, axis_placements, cell_extents, fit_size
-from inspector.explain.map_arrays import Floats, MapArrays
+from inspector.explain.map_arrays import FinerArrays, Floats, MapArrays
 from inspector.output.colormaps import COLORMAPS, encode_colors
 from inspector.output.overlay import find_gray
 
@@ -35,7 +35,7 @@ class ViewerClass:
     logit: float
     probability: float | None  # None if the network returns other values
     bias: float
-    contributions: NDArray[np.float32]  # (h, w): their sum plus the bias is the logit
+    contributions: NDArray[np.float32]  # (h, w): the sum of the network's own cells plus the bias is the logit
     scores: NDArray[np.float32] | None  # (h, w), class scores before pooling; None for a head that has none
 
 
@@ -50,6 +50,8 @@ class ViewerData:
     crop: tuple[float, float, float, float]  # left, top, right, bottom of what the network sees
     draw_size: tuple[int, int]  # height and width of the drawing, in pixels
     grid: tuple[int, int]  # rows and columns
+    factor: int  # cells per cell of the network's own grid, down and across
+    finer: dict[str, Any] | None  # of a finer grid: description, verdict, residual, and mean logits by class
     down: AxisPlacement  # where the rows lie on the drawing
     across: AxisPlacement  # where the columns lie on the drawing
     rows: tuple[CellExtent, ...]  # where the cells and their receptive fields lie on the photo
@@ -89,6 +91,7 @@ def make_viewer_data(
     photo: str,
     side: int,
     top: int = 5,
+    finer: FinerArrays | None = None,
 ) -> ViewerData:
     """Collect what a viewer draws.
 
@@ -99,10 +102,12 @@ def make_viewer_data(
         photo: URL of the photo, dimmed outside the crop.
         side: longer side of the drawing, in pixels.
         top: how many classes are listed.
+        finer: the maps of these classes on a finer grid, drawn in place of the network's own.
     """
     view, network = maps.view, maps.classifier
-    field, meaning = network.receptive_field, network.meaning
-    grid = (int(maps.values.shape[1]), int(maps.values.shape[2]))
+    field, meaning = network.receptive_field if finer is None else finer.field, network.meaning
+    values = maps.values if finer is None else finer.values
+    grid = (int(values.shape[1]), int(values.shape[2]))
     if field.misplaced is not None:
         down, across = (AxisPlacement(cells, -0.5, 0, 1) for cells in grid)
     else:
@@ -118,6 +123,8 @@ def make_viewer_data(
         crop=(left, upper, right, lower),
         draw_size=fit_size(view.photo.size, side),
         grid=grid,
+        factor=1 if finer is None else finer.factor,
+        finer=None if finer is None else _describe_finer(finer),
         down=down,
         across=across,
         rows=rows,
@@ -125,22 +132,40 @@ def make_viewer_data(
         misplaced=field.misplaced,
         names=tuple(names),
         top=best,
-        classes=_list_classes(maps, list(dict.fromkeys([*best, *classes]))),
+        classes=_list_classes(maps, list_sent(best, classes), finer),
         pooling=network.pooling,
         per_class=network.per_class,
         quantity=meaning.quantity,
         units=meaning.units,
         difference=meaning.difference,
-        words=(meaning.describe_cells(), meaning.describe_cells(dense=True)),
-        contrast_words=meaning.describe_cells(quantity=meaning.difference),
+        words=(meaning.describe_cells(finer=finer is not None), meaning.describe_cells(dense=True)),
+        contrast_words=meaning.describe_cells(quantity=meaning.difference, finer=finer is not None),
         verdict=maps.verdict,
         residual=float(maps.residual),
     )
 
 
-def _list_classes(maps: MapArrays, chosen: list[int]) -> tuple[ViewerClass, ...]:
-    values = _select(maps.values, chosen)
-    scores = None if maps.scores is None else _select(maps.scores, chosen)
+def list_sent(best: Iterable[int], classes: Iterable[int]) -> list[int]:
+    """Return the indices of the classes whose maps are sent: the top classes and others, each once."""
+    return list(dict.fromkeys([*best, *classes]))
+
+
+def _describe_finer(finer: FinerArrays) -> dict[str, Any]:
+    means = dict(zip(map(str, (*finer.classes, MEAN)), finer.mean_logits.tolist(), strict=True))
+    return {
+        "description": finer.description,
+        "verdict": finer.verdict,
+        "residual": finer.residual,
+        "mean_logits": means,
+    }
+
+
+def _list_classes(maps: MapArrays, chosen: list[int], finer: FinerArrays | None) -> tuple[ViewerClass, ...]:
+    if finer is None:
+        values = _select(maps.values, chosen)
+        scores = None if maps.scores is None else _select(maps.scores, chosen)
+    else:
+        values, scores = finer.values, finer.scores
     bias, logits = _select(maps.bias, chosen), _select(maps.logits, chosen)
     shares = maps.probabilities.tolist() if maps.classifier.meaning.has_probabilities else None
     return tuple(

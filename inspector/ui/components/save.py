@@ -85,19 +85,21 @@ def encode_drawing(drawn: "Picture | Figure | Chart", format: Literal["png", "sv
     return encode_figure(drawn, format)
 
 
-def write_maps_lines(key: "MapsKey", maps: "ClassMaps | MapArrays") -> list[str]:
+def write_maps_lines(key: "MapsKey", maps: "ClassMaps | MapArrays", finer: int = 1) -> list[str]:
     """Return the lines of Python that compute the class maps of the page as `maps`.
 
     Args:
         key: key of the class maps in the caches.
         maps: the class maps, whose input size the lines name if it is not that of training.
+        finer: how many times finer than the network's own grid they are.
     """
+    grid = "" if finer == 1 else f", finer={finer}"
     note = "  # the network that you loaded" if key[0].startswith(PRIVATE) else ""
     return [
         "from inspector import class_maps, load",
         "",
         f"classifier = load({find_name(key, maps)!r}){note}",
-        f"maps = class_maps(classifier, {write_photo(key, maps)})",
+        f"maps = class_maps(classifier, {write_photo(key, maps)}{grid})",
     ]
 
 

@@ -25,7 +25,8 @@ def make_figure_to_save(
         # Imported here, because matplotlib takes a second to import.
         from inspector.output.figure import class_map_figure
 
-        return class_map_figure(chosen.maps, content, style)
+        maps = chosen.maps if content.finer == 1 else chosen.compute_finer(content.finer)
+        return class_map_figure(maps, content, style)
 
     return PictureToSave(name, draw, write_figure(chosen.key, chosen.arrays, content, style))
 
@@ -51,7 +52,7 @@ def write_figure(key: MapsKey, maps: "ClassMaps | MapArrays", content: FigureCon
     shown = ", ".join(settings)
     changed = [field for field in fields(style) if getattr(style, field.name) != field.default]
     written = ", ".join(f"{field.name}={getattr(style, field.name)!r}" for field in changed)
-    first, *others = write_maps_lines(key, maps)
+    first, *others = write_maps_lines(key, maps, content.finer)
     return "\n".join(
         [
             first,

@@ -1,6 +1,7 @@
 """What the first page asks the network for: the channels of the chosen cell, the logits without the masked cells."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,13 @@ from inspector.analysis.positions import (
 )
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps
+from inspector.explain.finer import FinerMaps
 from inspector.explain.kinds import PixelChange
 from inspector.output.text import format_number
 from inspector.output.viewer import ViewerData
 from inspector.ui.components import html
 from inspector.ui.state import cache
-from inspector.ui.state.view_state import WINNER_COLORS, Cell, ViewState
+from inspector.ui.state.view_state import WINNER_COLORS, Cell, ViewState, convert_cell
 
 CHANNELS = 5  # number of channels listed for a cell
 _CHANGED: dict[PixelChange, str] = {"blur": "blurred", "grey": "gray"}
@@ -31,13 +33,16 @@ def answer_cell(maps: ClassMaps, data: ViewerData, state: ViewState) -> dict[str
     """Return what the chosen cell sees and its strongest channels, as lines of text; None if no cell is chosen.
 
     Args:
-        maps: the class maps of the page.
+        maps: the class maps of the page; with their finer grid, if it is drawn.
         data: what the viewer draws.
         state: the chosen class and cell.
     """
     if state.cell is None:
         return None
-    row, column = state.cell
+    row, column = convert_cell(state.cell, data.factor, 1)
+    if maps.finer is not None and convert_cell((row, column), 1, data.factor) != state.cell:
+        lines = _describe_cell_between(maps, maps.finer, state, state.cell)
+        return {"cell": state.cell, "k": state.k, "lines": [*lines, _describe_extent(data, state.cell)]}
     # If the weights of the head depend on the image, this runs the network.
     inspected = inspect_cell(maps, row, column, state.k, (), CHANNELS)
     name = maps.classifier.class_names[state.k]
@@ -49,6 +54,30 @@ def answer_cell(maps: ClassMaps, data: ViewerData, state: ViewState) -> dict[str
     else:
         lines = _describe_decisions(maps, state, inspected, decisions)
     return {"cell": state.cell, "k": state.k, "lines": [*lines, _describe_extent(data, state.cell)]}
+
+
+def _describe_cell_between(maps: ClassMaps, finer: FinerMaps, state: ViewState, cell: Cell) -> list[str]:
+    """Return to which shift of the photo a cell between the network's own belongs, and its strongest channels."""
+    row, column = convert_cell(cell, finer.factor, 1)
+    down, across = cell[0] % finer.factor, cell[1] % finer.factor
+    shift = down * finer.factor + across
+    shifted = replace(maps, split=finer.splits[shift])
+    inspected = inspect_cell(shifted, row, column, state.k, (), CHANNELS)
+    name, quantity = maps.classifier.class_names[state.k], maps.classifier.meaning.quantity
+    moves = [
+        f"{steps * axis.stride:g} pixels {way}"
+        for steps, axis, way in ((down, finer.field.y, "up"), (across, finer.field.x, "to the left"))
+        if steps
+    ]
+    others = len(shifted.feature_maps) - len(inspected.channels)
+    return [
+        f"It lies between the network's own cells: it is cell ({row}, {column}) of the pass of the photo moved "
+        f"{' and '.join(moves)} in the input. That pass has the {quantity} "
+        f"{format_number(float(finer.logits[shift, state.k]), '.3f')} for {name}; the photo's own is "
+        f"{format_number(float(maps.logits[state.k]), '.3f')}, to which this cell adds nothing.",
+        f"Strongest channels for {name}: {_list_channels(inspected)}; {others} others {_format(inspected.rest)} "
+        "together.",
+    ]
 
 
 def _format(value: float) -> str:

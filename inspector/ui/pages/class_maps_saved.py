@@ -18,6 +18,8 @@ from inspector.output.style import FigureStyle
 from inspector.output.text import format_number
 from inspector.ui.components.save import PictureToSave, write_class, write_maps_lines
 from inspector.ui.components.saved_figures import make_figure_to_save
+from inspector.ui.pages.class_maps_boxes import draw_shown_boxes, write_boxes
+from inspector.ui.pages.class_maps_grid import ShownMaps
 from inspector.ui.state import cache
 from inspector.ui.state.top_bar import PageSelection
 from inspector.ui.state.view_state import WINNER_COLORS, ViewState
@@ -28,28 +30,32 @@ if TYPE_CHECKING:
 _SIDE = 1200  # longer side of a saved picture, in pixels: about twice that on the screen
 
 
-def list_pictures(chosen: PageSelection, state: ViewState, scale: float, listed: Sequence[int]) -> list[PictureToSave]:
+def list_pictures(
+    chosen: PageSelection, shown: ShownMaps, state: ViewState, scale: float, listed: Sequence[int]
+) -> list[PictureToSave]:
     """Return the pictures that the first page shows, to be saved.
 
     Args:
         chosen: what the page shows.
+        shown: the class maps on the grid that is drawn.
         state: what is shown.
         scale: the |value| with the strongest color.
         listed: indices of the classes of the figure.
     """
-    content = FigureContent(tuple(listed), state.contrast, state.number == "scores", state.smooth, state.opacity)
+    dense = state.number == "scores"
+    content = FigureContent(tuple(listed), state.contrast, dense, state.smooth, state.opacity, state.factor)
     style = FigureStyle(colours=state.colors, gray=state.gray)
     figure = make_figure_to_save("figure of the top classes", chosen, content, style)
-    return [*_list_own_pictures(chosen, state, scale), figure]
+    return [*_list_own_pictures(chosen, shown, state, scale), figure]
 
 
-def _list_own_pictures(chosen: PageSelection, state: ViewState, scale: float) -> list[PictureToSave]:
-    maps, view = chosen.arrays, chosen.arrays.view
-    lines = write_maps_lines(chosen.key, maps)
+def _list_own_pictures(chosen: PageSelection, shown: ShownMaps, state: ViewState, scale: float) -> list[PictureToSave]:
+    maps = chosen.arrays
+    lines, boxes = write_maps_lines(chosen.key, maps, state.factor), write_boxes(shown, state)
     photo = PictureToSave(
-        f"photo {view.photo.name}",
-        lambda: Picture(dimmed_photo(view.photo, view.crop, _SIDE), view.photo.name),
-        "\n".join([*lines, "pixels = maps.view.photo.pixels  # (H, W, 3), RGB", *_write_saving("photo")]),
+        f"photo {maps.view.photo.name}",
+        lambda: draw_photo(shown, state),
+        "\n".join([*lines, "pixels = maps.view.photo.pixels  # (H, W, 3), RGB", *boxes, *_write_saving("photo")]),
     )
     if state.view == "winning class":
         return [
@@ -57,8 +63,8 @@ def _list_own_pictures(chosen: PageSelection, state: ViewState, scale: float) ->
             photo,
         ]
     title = maps.class_map(state.k, state.contrast).title
-    code = "\n".join([*lines, *_write_map(maps, state, scale), *_write_saving("class-map")])
-    pictures = [PictureToSave(f"class map {title}", lambda: draw_map(maps, state, scale), code), photo]
+    code = "\n".join([*lines, *_write_map(maps, state, scale), *boxes, *_write_saving("class-map")])
+    pictures = [PictureToSave(f"class map {title}", lambda: draw_map(shown, state, scale), code), photo]
     if state.view == "what if" and state.masked:
         pictures.append(
             PictureToSave(
@@ -86,16 +92,24 @@ def _draw_masked(maps: "ClassMaps", key: cache.MapsKey, state: ViewState) -> Pic
     return Picture(pixels, f"{cache.get_view(maps).photo.name} without {len(state.masked)} cells")
 
 
-def draw_map(maps: MapArrays, state: ViewState, scale: float) -> Picture:
-    """Draw the class map as the page shows it, with its sum and color bar."""
-    view, field, meaning = maps.view, maps.classifier.receptive_field, maps.classifier.meaning
-    class_map = maps.class_map(state.k, state.contrast, state.number == "scores")
+def draw_photo(shown: ShownMaps, state: ViewState) -> Picture:
+    """Draw the photo as the page shows it, with its boxes."""
+    view = shown.arrays.view
+    pixels, lines = draw_shown_boxes(dimmed_photo(view.photo, view.crop, _SIDE), shown, state)
+    return Picture(pixels, view.photo.name, lines)
+
+
+def draw_map(shown: ShownMaps, state: ViewState, scale: float) -> Picture:
+    """Draw the class map as the page shows it, with its boxes, sum and color bar."""
+    view, field, meaning = shown.arrays.view, shown.field, shown.arrays.classifier.meaning
+    class_map = shown.class_map(state.k, state.contrast, state.number == "scores")
     canvas = dimmed_photo(view.photo, view.crop, _SIDE, state.gray)
     pixels = draw_map_on_photo(
         canvas, view.crop, class_map.values, field, scale, state.smooth, state.opacity, state.colors
     )
     quantity = meaning.quantity if state.against is None else meaning.difference
-    words = meaning.describe_cells(state.number == "scores", quantity)
+    words = meaning.describe_cells(state.number == "scores", quantity, shown.finer is not None)
+    pixels, boxes = draw_shown_boxes(pixels, shown, state)
     lowest = COLORMAPS[state.colors].lowest
     bar = draw_bar(state.colors, state.opacity, find_gray(view.photo, view.crop))
     if field.misplaced is not None:  # the bare grid is opaque
@@ -104,7 +118,7 @@ def draw_map(maps: MapArrays, state: ViewState, scale: float) -> Picture:
     if lowest:
         ticks.insert(1, (0.5, "0"))
     label = words if lowest else f"{words}; {COLORMAPS[state.colors].title}"
-    return Picture(pixels, class_map.title, (class_map.equation(),), ColorBar(bar, tuple(ticks), label))
+    return Picture(pixels, class_map.title, (class_map.equation(), *boxes), ColorBar(bar, tuple(ticks), label))
 
 
 def draw_winners(maps: "ClassMaps", state: ViewState) -> Picture:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from inspector.explain.class_maps import ClassMaps, FigureContent
     from inspector.explain.classifier import Classifier
     from inspector.explain.kinds import PixelChange
-    from inspector.explain.map_arrays import MapArrays
+    from inspector.explain.map_arrays import FinerArrays, MapArrays
     from inspector.explain.tracing.layer_trace import Layer
     from inspector.images.preprocessing import View
     from inspector.output.style import FigureStyle
@@ -174,13 +174,38 @@ def compute_class_maps(
             name does not see the name that the first user chose.
         scale: factor of the network's input size, or "whole", "whole:288" or "native".
     """
+    return _explain(network_key, scale, _photo, _load)
+
+
+def _explain(
+    network_key: str, scale: Scale, photo: Photo, load: "Callable[[], Classifier]", finer: int = 1
+) -> "ClassMaps":
     from inspector.explain.class_maps import class_maps
 
-    classifier = accelerate_network(network_key, _load)
+    classifier = accelerate_network(network_key, load)
     if isinstance(scale, str):
-        return class_maps(classifier, _photo, scale)
+        return class_maps(classifier, photo, scale, finer=finer)
     height, width = (round(scale * side) for side in classifier.preprocessing.size)
-    return class_maps(classifier, _photo, None if scale == 1 else (height, width))
+    return class_maps(classifier, photo, None if scale == 1 else (height, width), finer=finer)
+
+
+@keep_results(_drop_if_private)
+def compute_finer_maps(key: MapsKey, finer: int, _photo: Photo, _load: "Callable[[], Classifier]") -> "ClassMaps":
+    """Compute the class maps of a photo with the cells between the network's own.
+
+    Raises:
+        InspectorError: there is no finer grid; the error says why.
+    """
+    return _explain(key[0], key[3], _photo, _load, finer)
+
+
+@keep_results(_drop_if_private)
+def list_finer_arrays(key: MapsKey, finer: int, classes: tuple[int, ...], _maps: "ClassMaps") -> "FinerArrays":
+    """Return the finer maps of some classes as arrays."""
+    from inspector.explain.map_arrays import shows_scores
+
+    assert _maps.finer is not None, "from compute_finer_maps"
+    return _maps.finer.to_numpy(classes, shows_scores(_maps.classifier.facts))
 
 
 def compute_arrays(key: MapsKey, photo: Photo, load: "Callable[[], Classifier]") -> "MapArrays":

@@ -26,6 +26,7 @@ RAW_GRID, POSITION_SCORES = "grid", "dense"
 VIEW, CELL, MASK_CHANGE = "show", "position", "change"  # the value of CELL is row,column
 OPACITY, MASK_ABOVE, MASKED = "opacity", "above", "masked"  # the value of MASKED is row,column;row,column;...
 GRAY, PINNED = "gray", "pinned"
+FINER, BOXES, THRESHOLD, POINTS = "finer", "boxes", "threshold", "points"
 VIEW_STATE, VIEWER, TOP_MAPS = "view state", "viewer", "top maps"  # VIEW_STATE: see state/view_state.py
 SHOWN_PAGE = "shown page"  # name of the page that was drawn last, of those that state/handover.py serves
 

@@ -39,6 +39,10 @@ class PageSelection:
         """The class maps. They need torch, which takes seconds to import."""
         return cache.compute_class_maps(*self.key, self.photo, self.network.load)
 
+    def compute_finer(self, factor: int) -> "ClassMaps":
+        """Return the class maps with the cells between the network's own. Raises InspectorError if there are none."""
+        return cache.compute_finer_maps(self.key, factor, self.photo, self.network.load)
+
     @cached_property
     def arrays(self) -> "MapArrays":
         """The class maps as arrays, which do not need torch if the network was kept for that."""

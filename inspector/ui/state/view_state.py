@@ -27,7 +27,16 @@ WINNER_COLORS = (*OKABE_ITO, GRAY)  # of the view "winning class"; all classes a
 
 Cell: TypeAlias = tuple[int, int]  # row, column
 Number = Literal["contributions", "scores"]
-_NAMES = {keys.AGAINST: "class", keys.VIEW: "view", keys.COLORMAP: "color map"}  # for notes on the link
+Boxes = Literal["none", "all", "largest"]
+FINER = (1, 2, 4)  # cells per cell of the network's own grid
+THRESHOLDS = tuple(n / 20 for n in range(1, 20))  # of boxes: shares of the largest value
+_NAMES = {  # for notes on the link
+    keys.AGAINST: "class",
+    keys.VIEW: "view",
+    keys.COLORMAP: "color map",
+    keys.FINER: "finer grid",
+    keys.THRESHOLD: "threshold of boxes",
+}
 _CELL = re.compile(r"(\d{1,9}),(\d{1,9})")
 
 
@@ -43,16 +52,31 @@ class ViewState:
     gray: bool = True  # the photo below the map is gray
     smooth: bool = True  # interpolate between cell centers; False: the raw grid
     opacity: float = 0.85  # of the strongest color, 0-1
-    cell: Cell | None = None
-    masked: tuple[Cell, ...] = ()
+    cell: Cell | None = None  # of the grid that is shown, see `factor`
+    masked: tuple[Cell, ...] = ()  # of the network's own grid
     change: PixelChange = "blur"  # how masked cells are changed in the photo
     above: int = 50  # threshold of the button that masks cells, in percent of the highest value
     pinned: bool = False  # keep class and contrast for the next photo
+    finer: int = 1  # how many times finer than the network's own grid the class map is
+    boxes: Boxes = "none"  # boxes around the evidence: around all connected parts, or the largest
+    threshold: float = 0.3  # of boxes: one of THRESHOLDS, a share of the largest value; the library's default
+    points: bool = False  # with the boxes: local maxima above the threshold
 
     @property
     def contrast(self) -> int | str | None:
         """The contrast as ClassMaps.class_map takes it."""
         return "average" if self.against == MEAN else self.against
+
+    @property
+    def factor(self) -> int:
+        """Cells per cell of the network's own grid. Masks and winning classes are those of its own cells."""
+        return self.finer if self.view == "class map" else 1
+
+    def on_grid(self, finer: int) -> "ViewState":
+        """Return the same state on another grid, with the chosen cell that lies there."""
+        other = replace(self, finer=finer)
+        cell = None if self.cell is None else convert_cell(self.cell, self.factor, other.factor)
+        return replace(other, cell=cell)
 
     def to_json(self) -> dict[str, Any]:
         """Return the state as the browser holds it."""
@@ -122,9 +146,9 @@ def check_report(report: Mapping[str, Any], before: ViewState) -> ViewState:
         return report[name] if is_valid else getattr(before, name)
 
     get = report.get
-    cell, masked = _check_cell(get("cell")), get("masked")
+    cell, masked, grid = _check_cell(get("cell")), get("masked"), get("grid")
     cells = tuple(found for one in masked if (found := _check_cell(one))) if isinstance(masked, list) else before.masked
-    return ViewState(
+    state = ViewState(
         k=take("k", _is_whole(get("k"))),
         against=take("against", "against" in report and (get("against") is None or _is_whole(get("against")))),
         view=take("view", get("view") in get_args(View)),
@@ -133,12 +157,18 @@ def check_report(report: Mapping[str, Any], before: ViewState) -> ViewState:
         gray=take("gray", isinstance(get("gray"), bool)),
         smooth=take("smooth", isinstance(get("smooth"), bool)),
         opacity=take("opacity", _is_number(get("opacity")) and 0 <= report["opacity"] <= 1),
-        cell=cell,
         masked=cells,
         change=take("change", get("change") in get_args(PixelChange)),
         above=take("above", _is_whole(get("above")) and 0 <= report["above"] <= 99),
         pinned=take("pinned", isinstance(get("pinned"), bool)),
+        finer=take("finer", _is_whole(get("finer")) and report["finer"] in FINER),
+        boxes=take("boxes", get("boxes") in get_args(Boxes)),
+        threshold=take("threshold", _is_number(get("threshold")) and report["threshold"] in THRESHOLDS),
+        points=take("points", isinstance(get("points"), bool)),
     )
+    # The browser may have chosen the cell on the grid of before, while the finer one was computed.
+    shown = grid if _is_whole(grid) and grid in FINER else state.factor
+    return state if cell is None else replace(state, cell=convert_cell(cell, shown, state.factor))
 
 
 def _is_whole(value: Any) -> bool:
@@ -155,12 +185,26 @@ def _check_cell(cell: Any) -> Cell | None:
     return None
 
 
+def convert_cell(cell: Cell, factor: int, other: int) -> Cell:
+    """Return the cell of one grid that lies where a cell of another does, or just above and left of it.
+
+    Args:
+        cell: row and column.
+        factor: how many times finer its grid is than the network's own.
+        other: how many times finer the other grid is.
+    """
+    return cell[0] * other // factor, cell[1] * other // factor
+
+
 def fit_state(state: ViewState, maps: MapArrays) -> ViewState:
     """Leave out what these class maps do not have: classes, cells outside the grid, class scores."""
     count, height, width = maps.values.shape
 
     def is_on_grid(cell: Cell) -> bool:
         return bool(cell[0] < height and cell[1] < width)
+
+    def is_shown(cell: Cell) -> bool:
+        return is_on_grid(convert_cell(cell, state.factor, 1))
 
     against = state.against
     if against is not None and (not MEAN <= against < count or against == state.k):
@@ -170,7 +214,7 @@ def fit_state(state: ViewState, maps: MapArrays) -> ViewState:
         k=state.k if 0 <= state.k < count else maps.top(1)[0][0],
         against=against,
         number=state.number if maps.classifier.pooling == "max" and maps.scores is not None else "contributions",
-        cell=state.cell if state.cell is not None and is_on_grid(state.cell) else None,
+        cell=state.cell if state.cell is not None and is_shown(state.cell) else None,
         masked=tuple(cell for cell in dict.fromkeys(state.masked) if is_on_grid(cell)),
     )
 
@@ -198,6 +242,10 @@ def save_state(state: ViewState, subject: str, labels: Sequence[str], start: Vie
         keys.MASK_CHANGE: None if state.change == first.change else state.change,
         keys.MASK_ABOVE: None if state.above == first.above else str(state.above),
         keys.PINNED: "true" if state.pinned else None,
+        keys.FINER: None if state.finer == first.finer else str(state.finer),
+        keys.BOXES: None if state.boxes == first.boxes else state.boxes,
+        keys.THRESHOLD: None if state.threshold == first.threshold else str(state.threshold),
+        keys.POINTS: "true" if state.points else None,
     }
     for key, value in link.items():
         links.follow_choice(key, value)
@@ -246,6 +294,10 @@ def _read_link(start: ViewState, labels: Sequence[str]) -> ViewState:
         choose(keys.MASK_CHANGE, get_args(PixelChange), first.change),
         int(above) if re.fullmatch(r"\d{1,2}", above) else first.above,
         choose(keys.PINNED, flags, "false").lower() == "true",
+        int(choose(keys.FINER, tuple(map(str, FINER)), first.finer)),
+        choose(keys.BOXES, get_args(Boxes), first.boxes),
+        float(choose(keys.THRESHOLD, tuple(map(str, THRESHOLDS)), first.threshold)),
+        choose(keys.POINTS, flags, "false").lower() == "true",
     )
 
 

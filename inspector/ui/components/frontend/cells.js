@@ -16,6 +16,11 @@ export function keepOnGrid(cell, rows, columns) {
   return cell && cell[0] < rows.length && cell[1] < columns.length ? cell : null;
 }
 
+/** The cell of one grid that lies where a cell of another does; the factors say how many times finer they are. */
+export function convertCell(cell, factor, other) {
+  return cell && cell.map(index => Math.floor(index * other / factor));
+}
+
 /** The cell at a place (x, y) of the photo; null outside the part that the network saw. */
 export function findCell(x, y, rows, columns) {
   const row = rows.findIndex(([start, end]) => start <= y && y < end);

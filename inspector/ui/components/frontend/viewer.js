@@ -2,7 +2,7 @@
 // change at once from the numbers that inspector/output/viewer.py describes, and then reports its state.
 
 import {
-  describeCell, drawBox, drawCell, drawCenter, drawReceptiveField, findCell, handleKey, isSameCell, keepOnGrid,
+  convertCell, describeCell, drawBox, drawCell, drawCenter, drawReceptiveField, findCell, handleKey, isSameCell, keepOnGrid,
   toggleCell,
 } from "./cells.js";
 import { connectSearch, setNames } from "./class_search.js";
@@ -10,6 +10,7 @@ import { makeElement } from "./elements.js";
 import { hasModifier } from "./list_keys.js";
 import { decodeColors, paintBar, paintGray, paintMap, putPixels } from "./map_drawing.js";
 import { formatSigned } from "./numbers.js";
+import { showBoxes } from "./viewer_boxes.js";
 import { showCell, showMasked, showPredictions, showSum } from "./viewer_cards.js";
 import { showControls } from "./viewer_controls.js";
 import {
@@ -40,19 +41,25 @@ export default function ({ data: [data], parentElement, setStateValue }) {
   // The choices made in this browser outlast the runs of the page, until the server sends another photo or network.
   const mine = (root.inspector ??= { subject: null, state: null, hovered: null, timer: 0, drawn: {} });
   if (mine.subject !== data.subject) {
-    Object.assign(mine, { subject: data.subject, state: data.state, hovered: null });
+    Object.assign(mine, { subject: data.subject, state: data.state, hovered: null, grid: data.factor, refusal: null });
     clearTimeout(mine.timer);
   }
+  if (data.refused) mine.refusal = data.refused.sentence;
+  if (data.refused?.finer === mine.state.finer) mine.state = { ...mine.state, finer: 1 };
+  mine.state.cell = convertCell(mine.state.cell, mine.grid, data.factor);
+  mine.grid = data.factor;
   const state = () => mine.state;
+  const isMasking = () => state().view === "what if" && data.factor === 1; // only the network's own cells are masked
   mine.state.cell = keepOnGrid(mine.state.cell, rows, columns);
   mine.hovered = keepOnGrid(mine.hovered, rows, columns);
 
   const report = delay => {
     clearTimeout(mine.timer);
-    const send = () => setStateValue("state", { ...state(), subject: data.subject });
+    const send = () => setStateValue("state", { ...state(), subject: data.subject, grid: mine.grid });
     mine.timer = setTimeout(send, delay);
   };
   const change = (values, held = false) => {
+    if ("finer" in values || "view" in values) mine.refusal = null;
     mine.state = { ...state(), ...values };
     show();
     report(held ? REPORT_DELAY : 0);
@@ -129,7 +136,7 @@ export default function ({ data: [data], parentElement, setStateValue }) {
   };
   const mark = () => {
     const setPath = (name, path) => svg.querySelector(`.${name}`).setAttribute("d", path);
-    const { cell: chosen, masked, view } = state(), { hovered } = mine, masking = view === "what if";
+    const { cell: chosen, masked, view } = state(), { hovered } = mine, masking = isMasking();
     const field = chosen ? drawReceptiveField(chosen, rows, columns) : "";
     const cell = chosen ? drawCell(chosen, rows, columns) : "";
     const center = chosen ? drawCenter(chosen, rows, columns) : "";
@@ -158,9 +165,10 @@ export default function ({ data: [data], parentElement, setStateValue }) {
     paint();
     mark();
     showPredictions(root, data, classes, k, chooseClass);
-    showSum(root, data, mine.map, state());
+    showSum(root, data, mine.map, state(), mine.refusal);
+    showBoxes(root, data, state());
     showCell(root, data, classes, state(), change);
-    const masking = () => findCellsAbove(mine.map.values, state().above, columns.length);
+    const masking = () => (isMasking() ? findCellsAbove(mine.map.values, state().above, columns.length) : state().masked);
     showMasked(root, data, mine.map, state(), change, masking);
     showControls(find(".controls"), data, state(), change);
     const pin = find("input.pin");
@@ -204,12 +212,12 @@ export default function ({ data: [data], parentElement, setStateValue }) {
   photo.onclick = event => {
     const cell = cellUnder(event);
     if (!cell) return;
-    change({ cell, ...(state().view === "what if" ? { masked: toggleCell(state().masked, cell) } : {}) });
+    change({ cell, ...(isMasking() ? { masked: toggleCell(state().masked, cell) } : {}) });
   };
   photo.onkeydown = event => {
     if (hasModifier(event)) return;
-    const { cell: chosen, masked, view } = state();
-    const grid = { rows, columns, values: data.values, masking: view === "what if" };
+    const { cell: chosen, masked } = state();
+    const grid = { rows, columns, values: data.values, masking: isMasking() };
     const next = handleKey(event.key, { chosen, masked }, grid);
     if (!next) return;
     event.preventDefault();

@@ -1,8 +1,8 @@
 // The right column of a viewer: predictions, the sum, the chosen cell, and the logits without the masked cells.
 
-import { describeSum, MEAN, readMap } from "./viewer_maps.js";
+import { describeFiner, describeSum, MEAN, readMap } from "./viewer_maps.js";
 import { makeElement, setChildCount } from "./elements.js";
-import { isSameCell } from "./cells.js";
+import { convertCell, isSameCell } from "./cells.js";
 import { hasModifier, moveInList } from "./list_keys.js";
 import { formatFixed, formatPercent, formatSignedFixed } from "./numbers.js";
 
@@ -59,10 +59,13 @@ export function showPredictions(root, data, classes, chosen, choose) {
 }
 
 /** Show how the map sums to the logit, and whether the sum was verified. */
-export function showSum(root, data, map, state) {
+export function showSum(root, data, map, state, refusal) {
   const { equation, note } = describeSum(data, map, state);
   root.querySelector(".equation").replaceChildren(makeText("b", equation));
-  const verdict = root.querySelector(".verdict");
+  const verdict = root.querySelector(".verdict"), finer = root.querySelector(".finer");
+  const isAwaited = state.view === "class map" && state.finer !== data.factor;
+  finer.textContent = isAwaited ? `Computing the map ${state.finer}x finer ...` : refusal ?? describeFiner(data, state);
+  finer.hidden = !finer.textContent;
   verdict.title = data.verdict_sentence;
   verdict.replaceChildren(
     makeText("b", `${MARKS[data.verdict] ?? ""} ${data.verdict}`, { class: data.verdict_color }), `: ${note}`,
@@ -82,16 +85,19 @@ export function showCell(root, data, classes, state, change) {
     data.names[k], formatSignedFixed(classes[k][number][i], 3),
   ]);
   const known = data.card && isSameCell(data.card.cell, cell) && data.card.k === state.k ? data.card : null;
-  const masked = state.masked.some(one => isSameCell(one, cell));
+  const own = convertCell(cell, data.factor, 1), isOwn = isSameCell(convertCell(own, 1, data.factor), cell);
+  const masked = state.masked.some(one => isSameCell(one, own));
+  const kind = data.factor === 1 ? "" : isOwn ? ", the network's own" : ", between the network's own";
+  const adds = isOwn ? "what it adds" : "what it adds in its shifted pass";
   const button = makeText("button", masked ? "Unmask this cell" : "Mask this cell and run again", { type: "button" });
   button.onclick = () => change({
-    masked: masked ? state.masked.filter(one => !isSameCell(one, cell)) : [...state.masked, cell], view: "what if",
+    masked: masked ? state.masked.filter(one => !isSameCell(one, own)) : [...state.masked, own], view: "what if",
   });
   card.replaceChildren(
-    makeText("p", `Cell (${row}, ${column}): ${number === "scores" ? "its class score" : "what it adds"}`),
+    makeText("p", `Cell (${row}, ${column})${kind}: ${number === "scores" ? "its class score" : adds}`),
     makeTable(rows),
     ...(known ? known.lines : ["Reading its channels ..."]).map(line => makeText("p", line, { class: "small" })),
-    button,
+    ...(isOwn ? [button] : []),
   );
 }
 

@@ -2,8 +2,11 @@
 
 import { makeElement } from "./elements.js";
 import { moveInList } from "./list_keys.js";
+import { hasBoxes } from "./viewer_boxes.js";
 
 const VIEWS = [["class map", "map"], ["winning class", "top class per cell"], ["what if", "mask cells"]];
+const CELLS = [[1, "own"], [2, "2x"], [4, "4x"]];
+const BOXES = [["none", "none"], ["all", "all"], ["largest", "largest"]];
 
 function makeSegments(name, label, options, chosen, change) {
   const group = makeElement("div", { role: "radiogroup", "aria-label": label }), all = [];
@@ -39,27 +42,36 @@ function makeCheck(name, label, on, change) {
   return makeElement("label", { "data-name": name }, box, label);
 }
 
-function makeRange(name, label, value, change) {
-  const range = makeElement("input", { type: "range", min: 0, max: 1, step: 0.05 });
+function makeRange(name, label, value, change, [min, max] = [0, 1]) {
+  const range = makeElement("input", { type: "range", min, max, step: 0.05 });
   range.value = value;
   range.oninput = () => change({ [name]: Number(range.value) }, true);
-  return makeElement("label", { "data-name": name }, label, range);
+  return makeElement("label", { "data-name": name }, label, range, makeElement("output"));
+}
+
+/** Show the values of the sliders. The one that is in use stays as it is. */
+function updateRanges(place, state) {
+  place.querySelectorAll("input[type=range]").forEach(range => {
+    const { name } = range.parentElement.dataset;
+    if (document.activeElement !== range) range.value = state[name];
+    if (name === "threshold") range.nextSibling.textContent = `${Math.round(100 * state[name])} % of the highest value`;
+  });
 }
 
 /** Show the controls of a viewer. `change(values, held)` takes new values; held: more of them may follow at once. */
 export function showControls(place, data, state, change) {
   const hasScores = Object.values(data.classes).every(one => one.scores) && data.pooling === "max";
-  const { view, number, colors, gray, smooth } = state;
-  const shown = JSON.stringify([hasScores, data.words, view, number, colors, gray, smooth]);
-  // A control that is in use stays as it is: only the slider changes without any other control.
+  const { view, number, colors, gray, smooth, finer, boxes, points } = state;
+  const shown = JSON.stringify([hasScores, data.words, view, number, colors, gray, smooth, finer, boxes, points]);
+  // A control that is in use stays as it is: only the sliders change without any other control.
   if (place.shown === shown) {
-    const range = place.querySelector("input[type=range]");
-    if (document.activeElement !== range) range.value = state.opacity;
+    updateRanges(place, state);
     return;
   }
   const focused = document.activeElement?.closest?.("[data-name]")?.dataset.name;
   const hadFocus = place.contains(document.activeElement);
   place.shown = shown;
+  const isMap = view === "class map";
   const words = data.words, maps = Object.entries(data.colormaps).map(([name, { title }]) => [name, title]);
   place.replaceChildren(
     makeSegments("view", "View", VIEWS, state.view, change),
@@ -67,8 +79,15 @@ export function showControls(place, data, state, change) {
     makeSelect("colors", "Colors", maps, state.colors, change),
     ...(hasScores ? [makeSelect("number", "Number", Object.entries(words), state.number, change)] : []),
     makeCheck("raw", "Raw grid", !state.smooth, ({ raw }) => change({ smooth: !raw })),
+    ...(isMap ? [makeSegments("finer", "Cells", CELLS, finer, change)] : []),
     makeRange("opacity", "Opacity", state.opacity, change),
+    ...(isMap ? [makeSegments("boxes", "Boxes", BOXES, boxes, change)] : []),
+    ...(hasBoxes(state) ? [
+      makeRange("threshold", "above", state.threshold, change, [0.05, 0.95]),
+      makeCheck("points", "Points", points, change),
+    ] : []),
   );
+  updateRanges(place, state);
   if (hadFocus && focused) {
     place.querySelector(`[data-name=${focused}] :is([aria-checked=true], select, input)`)?.focus();
   }

@@ -72,31 +72,52 @@ export function makeFrame({ draw_size: size, grid, down, across, misplaced }, sm
   return { size, grid, down, across, smooth: smooth && misplaced === null, opacity };
 }
 
-const formatParts = ({ sum, bias, total }) => {
+/** The sum of the network's own cells on a grid that is so many times finer. */
+export function sumOwnCells(values, columnCount, factor) {
+  return values.reduce((sum, value, i) => {
+    const isOwn = Math.floor(i / columnCount) % factor === 0 && (i % columnCount) % factor === 0;
+    return isOwn ? sum + value : sum;
+  }, 0);
+}
+
+const formatParts = ({ sum, bias, total }, cells) => {
   // As many decimals as let the rounded numbers add up, too: nobody should have to think about rounding here.
   const addsUp = digits => {
     const [all, map, rest] = [total, sum, bias].map(value => Math.round(value * 10 ** digits));
     return map + rest === all;
   };
   const digits = [3, 4, 5, 6].find(addsUp) ?? 3, [all, map, rest] = [total, sum, bias].map(x => formatFixed(x, digits));
-  return `${all} = map ${map} + bias ${rest}`;
+  return `${all} = ${cells} ${map} + bias ${rest}`;
 };
 
 /** What the value of a cell is: a contribution to a value or to a difference, or a class score. */
 export const describeCells = ({ words, contrast_words: contrast }, { against, number }) =>
   number === "contributions" && against !== null ? contrast : words[number];
 
+const formatResidual = (residual, units) =>
+  `residual ${residual.toExponential(0)} ${units}`.replaceAll("e-", "e\u2212").replace("e+0", "");
+
 /** The sum of a map as { equation, note }, in words that fit the network. */
-export function describeSum({ quantity, difference, units, residual }, map, { against, number }) {
-  const least = `(residual ${residual.toExponential(0)} ${units})`.replaceAll("e-", "e\u2212").replace("e+0", "");
-  const what = against === null ? quantity : difference;
-  const note = `map + bias = ${what} ${least}`;
+export function describeSum({ quantity, difference, units, residual, finer, factor, grid }, map, { against, number }) {
+  const what = against === null ? quantity : difference, cells = finer ? "own cells" : "map";
+  const note = `${cells} + bias = ${what} (${formatResidual(residual, units)})`;
   if (number === "scores") {
     const highest = map.values.reduce((a, b) => Math.max(a, b), -Infinity);
     const exact = `contributions sum: ${note}. Class scores do not.`;
     return { equation: `highest score ${formatFixed(highest, 3)}`, note: exact };
   }
-  return { equation: `${what[0].toUpperCase()}${what.slice(1)} ${formatParts(map)}`, note };
+  const shown = finer ? { ...map, sum: sumOwnCells(map.values, grid[1], factor) } : map;
+  return { equation: `${what[0].toUpperCase()}${what.slice(1)} ${formatParts(shown, cells)}`, note };
+}
+
+/** What a finer grid is: the mean of all its cells, and how they were computed; "" on the network's own grid. */
+export function describeFiner({ quantity, difference, units, finer, factor, grid }, { k, against, number }) {
+  if (!finer) return "";
+  const means = finer.mean_logits, mean = means[k] - (against === null ? 0 : means[against]);
+  const what = against === null ? quantity : difference, residual = formatResidual(finer.residual, units);
+  const all = `All ${grid[0]} x ${grid[1]} cells average over ${factor ** 2} shifts of the photo`;
+  const sum = `, whose mean ${what} is ${formatFixed(mean, 3)} (${finer.verdict}, ${residual})`;
+  return `${all}${number === "scores" || Number.isNaN(mean) ? "" : sum}. ${finer.description}`;
 }
 
 /** The title of a map: "tiger cat", "tiger cat rather than tabby". */
