@@ -165,9 +165,10 @@ def locate_map_at(
     size = crop.photo_size
     drawn_size = size if max(size) <= _MAX_SIDE else fit_size(size, _MAX_SIDE)
     drawn = resample_on_photo(values, crop, field, drawn_size, smooth=True)
+    total = float(np.maximum(drawn, 0).sum(dtype=np.float64))
     for threshold in thresholds:
         lowest = threshold * max(0.0, float(drawn.max())) if unit == "share" else threshold
-        regions, labels = _find_regions(drawn, lowest, size)
+        regions, labels = _find_regions(drawn, lowest, total, size)
         points = _find_points(np.asarray(values, np.float32), crop, field, lowest) if regions else ()
         yield Location(size, drawn, lowest, points, regions, labels)
 
@@ -182,13 +183,21 @@ def check_threshold(threshold: float, unit: Unit) -> None:
 
 
 def _find_regions(
-    drawn: NDArray[np.float32], lowest: float, size: Sequence[int]
+    drawn: NDArray[np.float32], lowest: float, total: float, size: Sequence[int]
 ) -> tuple[tuple[Region, ...], NDArray[np.int32]]:
-    """Return the connected parts above a threshold, the largest first, and the number of the part of each pixel."""
+    """Return the connected parts above a threshold, the largest first, and the number of the part of each pixel.
+
+    `total` is the sum of all positive values.
+    """
     down, across = (length / drawn_length for length, drawn_length in zip(size, drawn.shape, strict=True))
-    evidence = np.maximum(drawn, 0)
-    total = float(evidence.sum(dtype=np.float64))
-    count, found, stats, _ = cv2.connectedComponentsWithStats((drawn > lowest).astype(np.uint8), connectivity=8)
+    # Only in the part of the photo that holds all of them: it is often small, and connecting takes most of the time.
+    above, labels = drawn > lowest, np.zeros(drawn.shape, np.int32)
+    rows, columns = (np.flatnonzero(above.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return (), labels
+    y, x = int(rows[0]), int(columns[0])
+    part = np.s_[y : rows[-1] + 1, x : columns[-1] + 1]
+    count, found, stats, _ = cv2.connectedComponentsWithStats(above[part].astype(np.uint8), connectivity=8)
     order = 1 + np.argsort(-stats[1:, cv2.CC_STAT_AREA], kind="stable")
     numbers = np.zeros(count, np.int32)
     numbers[order] = np.arange(1, count)
@@ -196,11 +205,13 @@ def _find_regions(
     for number in order:
         left, top, width, height, area = (int(value) for value in stats[number])
         window = np.s_[top : top + height, left : left + width]
-        inside = evidence[window][found[window] == number]
+        inside = drawn[part][window][found[window] == number]  # positive, because no threshold is below 0
+        left, top = left + x, top + y
         box = (left * across, top * down, (left + width) * across, (top + height) * down)
         share = float(inside.sum(dtype=np.float64)) / total
         regions.append(Region(box, area * down * across, float(inside.max()), share))
-    return tuple(regions), numbers[found]
+    labels[part] = numbers[found]
+    return tuple(regions), labels
 
 
 def _find_points(values: NDArray[np.float32], crop: Crop, field: ReceptiveField, lowest: float) -> tuple[Point, ...]:

@@ -1,13 +1,16 @@
 """Points, boxes and masks of maps made by hand, in pixels of the photo."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 import inspector
-from inspector.analysis.location import Point, locate_class, locate_map
+from inspector.analysis.location import Point, locate_class, locate_map, locate_map_at
 from inspector.errors import LocalizationError, PlaceError
 from inspector.explain.tracing.receptive_field import make_even_field
+from inspector.images.examples import list_examples
 from inspector.images.preprocessing import Crop
 
 NAMES = ("red", "green", "neither")
@@ -143,3 +146,19 @@ def test_a_map_without_a_place_is_not_located():
     field = type(field)(**{**field.__dict__, "misplaced": "its cells are shuffled"})
     with pytest.raises(PlaceError, match="its cells are shuffled"):
         locate_map(torch.ones(2, 2), Crop((4, 4), (0, 0, 4, 4), (4, 4)), field)
+
+
+def test_several_thresholds_give_the_same_as_each_alone():
+    crop, field = Crop((40, 40), (0, 0, 40, 40), (40, 40)), make_even_field((40, 40), (4, 4))
+    thresholds = (0.1, 0.6, 0.95)
+    for found, threshold in zip(locate_map_at(TWO_PEAKS, crop, field, thresholds), thresholds, strict=True):
+        alone = locate_map(TWO_PEAKS, crop, field, threshold)
+        assert (found.regions, found.points, found.threshold) == (alone.regions, alone.points, alone.threshold)
+        assert (found.labels == alone.labels).all()
+
+
+def test_evidence_is_located_on_the_finer_grid_where_it_was_computed():
+    maps = inspector.class_maps(inspector.load("fashion_gap"), list_examples("fashion_mnist")["Ankle boot"], finer=2)
+    values = maps.finer.contributions([9])[0].numpy()
+    assert maps.locate(9).regions == locate_map(values, maps.view.crop, maps.finer.field).regions
+    assert maps.locate(9).points != replace(maps, finer=None).locate(9).points

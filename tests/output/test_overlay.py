@@ -12,6 +12,7 @@ from inspector.output.overlay import (
     common_scale,
     dimmed_photo,
     draw_bar,
+    draw_boxes,
     draw_map_on_photo,
     find_gray,
     grid_image,
@@ -196,3 +197,11 @@ def test_a_map_over_the_photo_is_resampled_and_then_colored(smooth):
     expected = resample_on_photo(values, view.crop, field, (60, 80), smooth)
     assert np.array_equal(image, overlay_map(canvas, expected, 2.0, 0.7, "PuOr_r"))
     assert not np.array_equal(image, draw_map_on_photo(canvas, view.crop, values, field, 2.0, smooth, 0.7))
+
+
+def test_boxes_and_points_are_drawn_in_pixels_of_the_photo():
+    picture = np.full((40, 60, 3), 100, np.uint8)  # twice the photo
+    drawn = draw_boxes(picture, (20, 30), [(5, 5, 20, 15)], (250, 10, 20), [(2, 3)])
+    assert all((drawn[y, x] == (250, 10, 20)).all() for y, x in [(10, 10), (10, 39), (29, 10), (29, 39), (6, 4)])
+    assert (drawn[20, 25] == 100).all()
+    assert (picture == 100).all()

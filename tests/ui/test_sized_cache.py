@@ -136,9 +136,9 @@ def test_uploads_and_results_of_private_networks_are_dropped_with_their_session(
     kept = SizedCache(1000)
     for decide, key in (
         (cache._drop_with_session, ("read_upload", "file 1", "cat.png")),
-        (cache._drop_if_private, ("maps", cache.PRIVATE + "1", "sha", "cat.png", 1)),
-        (cache._drop_if_private, ("layers", (cache.PRIVATE + "1", "sha", "cat.png", 1), "layer4")),
-        (cache._drop_if_private, ("maps", "fashion_gap", "sha", "cat.png", 1)),
+        (cache.drop_if_private, ("maps", cache.PRIVATE + "1", "sha", "cat.png", 1)),
+        (cache.drop_if_private, ("layers", (cache.PRIVATE + "1", "sha", "cat.png", 1), "layer4")),
+        (cache.drop_if_private, ("maps", "fashion_gap", "sha", "cat.png", 1)),
     ):
         decide(key, kept)
         kept.get(key, lambda: array(10))

@@ -47,3 +47,22 @@ def test_what_these_class_maps_do_not_have_is_left_out() -> None:
     assert fit_state(ViewState(1, against=1), make_maps()).against is None
     assert fit_state(ViewState(1, against=MEAN), make_maps()).against == MEAN
     assert fit_state(ViewState(1, number="scores"), make_maps("average")).number == "contributions"
+
+
+def test_a_chosen_cell_follows_to_another_grid() -> None:
+    # The browser draws the network's own grid until the finer one arrives, and its cell is one of the grid it draws.
+    reported = report(k=2, view="class map", finer=2, cell=[1, 2], grid=1)
+    assert check_report(reported, BEFORE).cell == (2, 4)
+    assert check_report(reported | {"grid": 2}, BEFORE).cell == (1, 2)
+    assert check_report(reported | {"view": "what if", "grid": 2, "cell": [3, 4]}, BEFORE).cell == (1, 2)
+    assert ViewState(0, finer=4, cell=(7, 8)).on_grid(1).cell == (1, 2)
+    assert fit_state(ViewState(0, finer=2, cell=(3, 5)), make_maps()).cell == (3, 5)
+    assert fit_state(ViewState(0, finer=2, cell=(4, 5)), make_maps()).cell is None
+
+
+def test_grid_and_boxes_of_a_report_that_are_no_choice_keep_those_before() -> None:
+    good = check_report(report(finer=4, boxes="largest", threshold=0.55, points=True), BEFORE)
+    assert (good.finer, good.boxes, good.threshold, good.points) == (4, "largest", 0.55, True)
+    for wrong in ("x", True, 3, 0.33, None, []):
+        state = check_report(report(finer=wrong, boxes=wrong, threshold=wrong, points="x"), good)
+        assert (state.finer, state.boxes, state.threshold, state.points) == (4, "largest", 0.55, True)

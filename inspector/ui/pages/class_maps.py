@@ -69,7 +69,7 @@ def _collect_answers(chosen: PageSelection, shown: ShownMaps, data: ViewerData, 
         **list_notes(maps, data.factor),
         "verdict_color": verdict.color,
         "verdict_sentence": f"{verdict.sentence} {maps.classifier.meaning.sentence(len(maps.values))}{backend}",
-        "located": answer_boxes(shown, state),
+        "located": answer_boxes(chosen.key, shown, state),
         **_ask_network(chosen, shown, data, state),
     }
 

@@ -10,9 +10,12 @@ from inspector.errors import InspectorError
 from inspector.images.decode import Pixels
 from inspector.output.overlay import draw_boxes
 from inspector.output.text import format_number
+from inspector.output.viewer import MEAN
 from inspector.ui.components.save import write_class
 from inspector.ui.pages.class_maps_grid import ShownMaps
-from inspector.ui.state.view_state import MEAN, THRESHOLDS, ViewState
+from inspector.ui.state.cache import MapsKey, drop_if_private
+from inspector.ui.state.sized_cache import keep_results
+from inspector.ui.state.view_state import THRESHOLDS, ViewState
 
 if TYPE_CHECKING:
     from inspector.analysis.location import Location
@@ -34,34 +37,42 @@ def list_located(state: ViewState) -> list[tuple[int, str | int | None]]:
     return [(state.k, state.contrast), *([(state.against, state.k)] if pair and state.against is not None else [])]
 
 
-def answer_boxes(shown: ShownMaps, state: ViewState) -> dict[str, Any] | None:
-    """Return the boxes and points at all thresholds, in types that JSON can store; None if none are shown."""
+def answer_boxes(key: MapsKey, shown: ShownMaps, state: ViewState) -> dict[str, Any] | None:
+    """Return the boxes and points at all thresholds, in types that JSON can store; None if none are shown.
+
+    Args:
+        key: key of the class maps in the caches.
+        shown: the class maps on the grid that is drawn.
+        state: the chosen class and contrast.
+    """
     if not has_boxes(state):
         return None
-    # Imported here, because it imports torch, which takes seconds.
-    from inspector.analysis.location import locate_map_at
-
     answer: dict[str, Any] = {"of": [state.k, state.against, state.number], "thresholds": list(THRESHOLDS)}
     try:
         classes = [
             {
                 "k": k,
                 "color": "#{:02x}{:02x}{:02x}".format(*color),
-                "at": [
-                    _encode(found)
-                    for found in locate_map_at(
-                        shown.class_map(k, against, state.number == "scores").values,
-                        shown.arrays.view.crop,
-                        shown.field,
-                        THRESHOLDS,
-                    )
-                ],
+                "at": _locate(key, state.factor, k, against, state.number == "scores", shown),
             }
             for (k, against), color in zip(list_located(state), COLORS, strict=False)
         ]
     except InspectorError as error:
         return answer | {"error": str(error), "classes": []}
     return answer | {"error": "", "classes": classes}
+
+
+@keep_results(drop_if_private)
+def _locate(
+    key: MapsKey, finer: int, k: int, against: str | int | None, dense: bool, _shown: ShownMaps
+) -> list[dict[str, Any]]:
+    """Locate the evidence of a map at all thresholds. It takes up to 2 s for a photo of 2048 x 1365 pixels."""
+    # Imported here, because it imports torch, which takes seconds.
+    from inspector.analysis.location import locate_map_at
+
+    values = _shown.class_map(k, against, dense).values
+    found = locate_map_at(values, _shown.arrays.view.crop, _shown.field, THRESHOLDS)
+    return [_encode(one) for one in found]
 
 
 def _encode(found: "Location") -> dict[str, Any]:
@@ -97,7 +108,7 @@ def draw_shown_boxes(pixels: Pixels, shown: ShownMaps, state: ViewState) -> tupl
         pixels = draw_boxes(pixels, found.size, [region.box for region in regions], color, points)
         listed = "; ".join(
             f"x {left:.0f}, y {top:.0f}, {right - left:.0f} x {bottom - top:.0f} pixels "
-            f"({format_number(100 * region.share, '.0f')} % of the evidence)"
+            f"({format_number(100 * region.share, '.1f')} % of the evidence)"
             for region in regions
             for left, top, right, bottom in (region.box,)
         )

@@ -88,7 +88,7 @@ def _drop_with_session(key: Any, kept: SizedCache) -> None:
     sessions.at_session_end(lambda: kept.drop(lambda other: other == key))
 
 
-def _drop_if_private(key: Any, kept: SizedCache) -> None:
+def drop_if_private(key: Any, kept: SizedCache) -> None:
     """Drop a result of a private network when the session has ended. Its network's key, or a MapsKey, comes first."""
     if (key[1] if isinstance(key[1], str) else key[1][0]).startswith(PRIVATE):
         _drop_with_session(key, kept)
@@ -156,7 +156,7 @@ def accelerate_network(network_key: str, _load: "Callable[[], Classifier]") -> "
     return accelerate(classifier, backend, delay=_DELAY, on_built=keep)
 
 
-@keep_results(_drop_if_private)
+@keep_results(drop_if_private)
 def compute_class_maps(
     network_key: str,
     photo_sha256: str,
@@ -189,7 +189,7 @@ def _explain(
     return class_maps(classifier, photo, None if scale == 1 else (height, width), finer=finer)
 
 
-@keep_results(_drop_if_private)
+@keep_results(drop_if_private)
 def compute_finer_maps(key: MapsKey, finer: int, _photo: Photo, _load: "Callable[[], Classifier]") -> "ClassMaps":
     """Compute the class maps of a photo with the cells between the network's own.
 
@@ -199,7 +199,7 @@ def compute_finer_maps(key: MapsKey, finer: int, _photo: Photo, _load: "Callable
     return _explain(key[0], key[3], _photo, _load, finer)
 
 
-@keep_results(_drop_if_private)
+@keep_results(drop_if_private)
 def list_finer_arrays(key: MapsKey, finer: int, classes: tuple[int, ...], _maps: "ClassMaps") -> "FinerArrays":
     """Return the finer maps of some classes as arrays."""
     from inspector.explain.map_arrays import shows_scores
@@ -234,7 +234,7 @@ def _compute_stored_arrays(
     return _stored.explain(_photo)
 
 
-@keep_results(_drop_if_private)
+@keep_results(drop_if_private)
 def mask_photo(
     key: MapsKey, masked: tuple[tuple[int, int], ...], change: "PixelChange", _maps: "ClassMaps"
 ) -> "MaskedOutcome":
@@ -260,7 +260,7 @@ def list_network_layers(network_key: str, _load: "Callable[[], Classifier]") -> 
     return layers.list_layers(_load())
 
 
-@keep_results(_drop_if_private)
+@keep_results(drop_if_private)
 def compute_layer_maps(key: MapsKey, label: str, _maps: "ClassMaps", _layer: "Layer") -> "LayerMaps":
     """Compute the feature maps of a layer on the photo."""
     from inspector.analysis import layers
@@ -268,7 +268,7 @@ def compute_layer_maps(key: MapsKey, label: str, _maps: "ClassMaps", _layer: "La
     return layers.compute_layer_maps(_maps.classifier, get_view(_maps), _layer)
 
 
-@keep_results(_drop_if_private)
+@keep_results(drop_if_private)
 def compute_contributions(
     key: MapsKey, label: str, k: int, _maps: "ClassMaps", _layer_maps: "LayerMaps"
 ) -> "LayerContributions":

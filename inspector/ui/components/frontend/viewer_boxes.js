@@ -34,7 +34,7 @@ export const drawPoints = points => points.map(([x, y]) => `M${x} ${y}h0`).join(
 
 /** A box as the cells of the list: x, y, width and height in pixels of the photo, and its share of the evidence. */
 export const describeBox = ([x, y, width, height, share]) =>
-  [...[x, y, width, height].map(value => formatFixed(value, 0)), `${formatFixed(100 * share, 0)} %`];
+  [...[x, y, width, height].map(value => formatFixed(value, 0)), `${formatFixed(100 * share, 1)} %`];
 
 function drawMarks(group, chosen) {
   const paths = chosen.flatMap(({ color, boxes, points }) => [

@@ -84,7 +84,7 @@ export function showControls(place, data, state, change) {
     ...(isMap ? [makeSegments("boxes", "Boxes", BOXES, boxes, change)] : []),
     ...(hasBoxes(state) ? [
       makeRange("threshold", "above", state.threshold, change, [0.05, 0.95]),
-      makeCheck("points", "Points", points, change),
+      makeCheck("points", "Local maxima", points, change),
     ] : []),
   );
   updateRanges(place, state);
