@@ -70,6 +70,7 @@ def nothing(page: Page) -> None:
 SHOTS: dict[str, tuple[str, dict[str, str], int, Callable[[Page], None]]] = {
     "app": ("", TWO, 900, nothing),
     "position": ("", TWO | {"position": "4,1", "size": "whole photo"}, 900, nothing),
+    "boxes": ("", TWO | {"finer": "2", "boxes": "all"}, 900, nothing),
     "layers": ("layers", CAT, 900, nothing),
     "channels": ("layers", CAT | {"view": "channels"}, 960, nothing),
     "compare": ("compare", CAT | {"view": "photos", "examples": ["Cat", "Coffee", "Rocket"]}, 900, nothing),

@@ -161,6 +161,30 @@ def test_the_browser_draws_the_same_pixels_as_the_library(page: Page, app_url: s
     assert np.abs(bar - draw_bar(colormap, opacity, gray, bar.shape[1], bar.shape[0])).max() <= limit
 
 
+def test_boxes_follow_the_threshold_on_a_finer_grid_and_back(page: Page, app_url: str) -> None:
+    page.goto(f"{app_url}/?{BOOT}&boxes=all&position=1,2")
+    viewer = page.locator(".inspector-viewer")
+    rows, finer = viewer.locator(".found tr"), viewer.locator("p.finer")
+    expect(rows.nth(1)).to_contain_text("Ankle boot")
+    viewer.get_by_role("radio", name="4x").click()
+    expect(finer).to_contain_text("4x finer by dilating the last strides")
+    expect(viewer.locator(".inspector-line")).to_contain_text("Row 4, column 8: ")
+    maps = class_maps(load("fashion_gap"), list_examples("fashion_mnist")["Ankle boot"], finer=4)
+    threshold = viewer.locator("[data-name=threshold] input")
+    for share in (0.3, 0.9):
+        threshold.fill(str(share))
+        left, top, right, bottom = maps.locate("Ankle boot", threshold=share).boxes[0]
+        numbers = (f"{number:.0f}" for number in (left, top, right - left, bottom - top))
+        expect(rows.nth(1)).to_have_text(re.compile(r"Ankle boot" + "".join(numbers) + r"\d"))
+        path = f"M{left:g} {top:g}H{right:g}V{bottom:g}H{left:g}Z"
+        for picture in (".seen", ".mapped"):
+            assert path in (viewer.locator(f"{picture} path.box").get_attribute("d") or "")
+    expect(page).to_have_url(re.compile("finer=4.*threshold=0.9"))
+    viewer.get_by_role("radio", name="own").click()  # fewer rows and columns: the chosen cell is on them
+    expect(finer).to_be_hidden()
+    expect(viewer.locator(".inspector-line")).to_contain_text("Row 1, column 2: ")
+
+
 def test_a_class_of_the_list_is_drawn_without_waiting_for_the_server(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/?example=Cat")
     expect_heading(page, "Why tiger cat rather than nothing")

@@ -66,7 +66,7 @@ def answer_boxes(key: MapsKey, shown: ShownMaps, state: ViewState) -> dict[str, 
 def _locate(
     key: MapsKey, finer: int, k: int, against: str | int | None, dense: bool, _shown: ShownMaps
 ) -> list[dict[str, Any]]:
-    """Locate the evidence of a map at all thresholds. It takes up to 2 s for a photo of 2048 x 1365 pixels."""
+    """Locate the evidence of a map at all thresholds. With large photos it takes more than a second."""
     # Imported here, because it imports torch, which takes seconds.
     from inspector.analysis.location import locate_map_at
 

@@ -170,7 +170,9 @@ export default function ({ data: [data], parentElement, setStateValue }) {
     showCell(root, data, classes, state(), change);
     const masking = () => (isMasking() ? findCellsAbove(mine.map.values, state().above, columns.length) : state().masked);
     showMasked(root, data, mine.map, state(), change, masking);
-    showControls(find(".controls"), data, state(), change);
+    // Controls outlast the runs of the page, so they call the function of the last one, which draws the last numbers.
+    mine.change = change;
+    showControls(find(".controls"), data, state(), (...values) => mine.change(...values));
     const pin = find("input.pin");
     pin.checked = state().pinned;
     pin.onchange = () => change({ pinned: pin.checked });
