@@ -7,7 +7,7 @@ import { convertCell } from "../../inspector/ui/components/frontend/cells.js";
 import {
   chooseBoxes, describeBox, drawBoxes, drawPoints, hasBoxes,
 } from "../../inspector/ui/components/frontend/viewer_boxes.js";
-import { describeFiner, describeSum, sumOwnCells } from "../../inspector/ui/components/frontend/viewer_maps.js";
+import { describeFiner, describeSum, keepOwnCells } from "../../inspector/ui/components/frontend/viewer_maps.js";
 
 const AT = [
   { boxes: [[1, 2, 30, 40, 0.9], [5, 6, 7, 8, 0.05]], points: [[3, 4, 1.5]], reason: null },
@@ -46,7 +46,7 @@ test("a cell is found on a finer grid and back", () => {
 
 test("on a finer grid only the network's own cells sum to the logit, and the mean of all is named", () => {
   const values = [1, 50, 2, 50, 50, 50, 50, 50]; // 2 rows of 4; the network has 1 row of 2
-  assert.equal(sumOwnCells(values, 4, 2), 3);
+  assert.deepEqual(keepOwnCells(values, 4, 2, 0), [1, 0, 2, 0, 0, 0, 0, 0]);
   const finer = { description: "By two passes.", verdict: "exact", residual: 2e-6, mean_logits: { 0: 5, 1: 3 } };
   const data = { quantity: "logit", difference: "difference", units: "logits", residual: 0, finer, factor: 2, grid: [2, 4] };
   const map = { values, bias: 0.5, total: 3.5, sum: 303 }, state = { k: 0, against: null, number: "contributions" };

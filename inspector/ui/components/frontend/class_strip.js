@@ -4,7 +4,7 @@ import { makeElement, setChildCount } from "./elements.js";
 import { decodeColors, findLevel, paintGray, paintMap } from "./map_drawing.js";
 import { formatFixed, formatPercent } from "./numbers.js";
 import {
-  decodeClasses, describeCells, describeSum, findScale, isDark, makeFrame, mixWithWhite, nameContrast, readMap,
+  decodeClasses, describeCells, describeSum, findScale, isDark, keepOwnCells, makeFrame, mixWithWhite, nameContrast, readMap,
 } from "./viewer_maps.js";
 
 const MAX_NUMBERED = 9; // columns; with more, a number does not fit into a cell
@@ -33,7 +33,8 @@ export default function ({ data: [data], parentElement }) {
     const order = mine.sorted ? data.all.toSorted((a, b) => classes[b].logit - classes[a].logit) : data.all;
     const scale = findScale(data.all.map(k => readMap(classes, k, null, number)));
     const colors = decodeColors(data.colormaps[mine.state.colors].colors);
-    const framed = data.per_class ? "; the maximum, which max pooling reads, is framed" : "; the highest is framed";
+    const of = data.factor > 1 ? " of the network's own cells" : "";
+    const framed = data.per_class ? `; the maximum${of}, which max pooling reads, is framed` : `; the highest${of} is framed`;
     const marked = data.pooling === "max" ? framed : "";
     if (!place.firstChild) {
       const box = makeElement("input", { type: "checkbox" });
@@ -49,7 +50,9 @@ export default function ({ data: [data], parentElement }) {
     setChildCount(tiles, order.length, makeTile);
     [...tiles.children].forEach((tile, i) => {
       const k = order[i], { logit } = classes[k], values = classes[k][number], name = data.names[k];
-      const highest = data.pooling === "max" ? values.indexOf(values.reduce((a, b) => Math.max(a, b))) : -1;
+      // Max pooling reads the network's own cells only.
+      const read = keepOwnCells(values, w, data.factor, -Infinity);
+      const highest = data.pooling === "max" ? read.indexOf(read.reduce((a, b) => Math.max(a, b))) : -1;
       const cells = makeElement("span", { class: "cells", "aria-hidden": true });
       cells.style.gridTemplateColumns = `repeat(${w}, 1fr)`;
       cells.style.setProperty("--grid", `${w} / ${h}`);

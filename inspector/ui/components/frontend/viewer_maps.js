@@ -12,6 +12,8 @@ export function decodeClasses(classes) {
   }]));
 }
 
+const sumValues = values => values.reduce((sum, value) => sum + value, 0);
+
 /**
  * The map of class k, or of its contrast with another class or the mean of all; null if its numbers were not sent.
  *
@@ -22,7 +24,7 @@ export function readMap(classes, k, against, number) {
   if (!one || other === undefined || !one[number]) return null;
   const values = other ? one[number].map((value, i) => value - other[number][i]) : one[number];
   const bias = one.bias - (other ? other.bias : 0), total = one.logit - (other ? other.logit : 0);
-  return { values, bias, total, sum: values.reduce((sum, value) => sum + value, 0) };
+  return { values, bias, total, sum: sumValues(values) };
 }
 
 /** The |value| with the strongest color in all of some maps; null for those that were not sent. */
@@ -72,12 +74,10 @@ export function makeFrame({ draw_size: size, grid, down, across, misplaced }, sm
   return { size, grid, down, across, smooth: smooth && misplaced === null, opacity };
 }
 
-/** The sum of the network's own cells on a grid that is so many times finer. */
-export function sumOwnCells(values, columnCount, factor) {
-  return values.reduce((sum, value, i) => {
-    const isOwn = Math.floor(i / columnCount) % factor === 0 && (i % columnCount) % factor === 0;
-    return isOwn ? sum + value : sum;
-  }, 0);
+/** The values of the network's own cells on a grid that is so many times finer; all others are replaced. */
+export function keepOwnCells(values, columnCount, factor, other) {
+  const isOwn = i => Math.floor(i / columnCount) % factor === 0 && (i % columnCount) % factor === 0;
+  return values.map((value, i) => (isOwn(i) ? value : other));
 }
 
 const formatParts = ({ sum, bias, total }, cells) => {
@@ -106,7 +106,7 @@ export function describeSum({ quantity, difference, units, residual, finer, fact
     const exact = `contributions sum: ${note}. Class scores do not.`;
     return { equation: `highest score ${formatFixed(highest, 3)}`, note: exact };
   }
-  const shown = finer ? { ...map, sum: sumOwnCells(map.values, grid[1], factor) } : map;
+  const shown = finer ? { ...map, sum: sumValues(keepOwnCells(map.values, grid[1], factor, 0)) } : map;
   return { equation: `${what[0].toUpperCase()}${what.slice(1)} ${formatParts(shown, cells)}`, note };
 }
 
