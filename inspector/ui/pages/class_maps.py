@@ -17,8 +17,8 @@ from inspector.ui.components.save import show_save_menu
 from inspector.ui.components.viewer import show_class_strip, show_viewer
 from inspector.ui.pages.class_maps_panels import answer_cell, answer_mask, answer_winners
 from inspector.ui.pages.class_maps_saved import list_pictures
-from inspector.ui.state import cache
-from inspector.ui.state.selection import label_classes
+from inspector.ui.state import cache, keys
+from inspector.ui.state.selection import CHANNELS, label_classes
 from inspector.ui.state.streamlit_fixes import fragment
 from inspector.ui.state.top_bar import PageSelection
 from inspector.ui.state.view_state import ViewState, name_subject, read_state, save_state, start_state
@@ -43,7 +43,9 @@ def show(chosen: PageSelection) -> None:
     sent = range(len(maps.values)) if few else [k for k in (state.k, state.against) if k is not None and k >= 0]
     data = _make_data(maps, labels, sent, _SIDE)
     decisions = find_decisions(maps) if has_deciding_cells(maps) else None
-    show_viewer(data, state, subject, **_collect_answers(maps, key, data, state, decisions))
+    channel = show_viewer(data, state, subject, **_collect_answers(maps, key, data, state, decisions))
+    if channel is not None and chosen.layers_page is not None:
+        st.switch_page(chosen.layers_page, query_params={keys.SUBPAGE: CHANNELS, keys.CHANNEL: str(channel)})
     listed = tuple(dict.fromkeys([state.k, *data.top]))
     _show_save_row(maps, key, state, listed, _find_scale(maps, state, listed))
     show_class_strip(_make_data(maps, labels, sent, _SMALL_SIDE), state, subject, few)

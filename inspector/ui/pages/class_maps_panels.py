@@ -1,7 +1,7 @@
 """What the first page asks the network for: the channels of the chosen cell, the logits without the masked cells."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from inspector.ui.components import html
 from inspector.ui.state import cache
 from inspector.ui.state.view_state import Cell, ViewState
 
+Line: TypeAlias = list[str | dict[str, Any]]
+
 CHANNELS = 5  # number of channels listed for a cell
 WINNER_COLORS = (*OKABE_ITO, GRAY)  # all classes after the first seven are gray
 _CHANGED: dict[PixelChange, str] = {"blur": "blurred", "grey": "gray"}
@@ -24,7 +26,9 @@ _CHANGED: dict[PixelChange, str] = {"blur": "blurred", "grey": "gray"}
 def answer_cell(
     maps: ClassMaps, data: ViewerData, state: ViewState, decisions: Decisions | None
 ) -> dict[str, Any] | None:
-    """Return what the chosen cell sees and its strongest channels, as lines of text; None if no cell is chosen.
+    """Return what the chosen cell sees and its strongest channels, as lines; None if no cell is chosen.
+
+    A line is a list of texts and of channels, which the browser shows as links.
 
     Args:
         maps: the class maps of the page.
@@ -40,19 +44,27 @@ def answer_cell(
     name = maps.classifier.class_names[state.k]
     if decisions is None:
         others = len(maps.feature_maps) - len(inspected.channels)
-        channels = _list_channels(inspected)
-        lines = [f"Strongest channels for {name}: {channels}; {others} others {_format(inspected.rest)} together."]
+        ending = f"; {others} others {_format(inspected.rest)} together."
+        lines = [[f"Strongest channels for {name}: ", *_list_channels(inspected), ending]]
     else:
         lines = _describe_decisions(maps, state, inspected, decisions)
-    return {"cell": state.cell, "k": state.k, "lines": [*lines, _describe_extent(data, state.cell)]}
+    return {"cell": state.cell, "k": state.k, "lines": [*lines, [_describe_extent(data, state.cell)]]}
 
 
 def _format(value: float) -> str:
     return format_number(value, "+.3f")
 
 
-def _list_channels(inspected: CellContributions) -> str:
-    return " \N{MIDDLE DOT} ".join(f"{c} ({_format(value)})" for c, value in inspected.channels) or "none"
+def _list_channels(inspected: CellContributions) -> Line:
+    return _join([(c, f" ({_format(value)})") for c, value in inspected.channels], " \N{MIDDLE DOT} ") or ["none"]
+
+
+def _join(channels: Sequence[tuple[int, str]], between: str) -> Line:
+    """Return channels as links, each with a text behind it."""
+    parts: list[str | dict[str, Any]] = []
+    for c, text in channels:
+        parts += [*([between] if parts else []), {"channel": c, "text": str(c)}, text]
+    return parts
 
 
 def _describe_extent(data: ViewerData, cell: Cell) -> str:
@@ -68,29 +80,31 @@ def _describe_extent(data: ViewerData, cell: Cell) -> str:
 
 def _describe_decisions(
     maps: ClassMaps, state: ViewState, inspected: CellContributions, decisions: Decisions
-) -> list[str]:
+) -> list[Line]:
     """Return of which channels the cell has the maximum, and how far it exceeds the values of all other cells."""
     votes, channels = int(decisions.votes[inspected.row, inspected.column]), len(decisions.cells)
     silent = int((decisions.cells < 0).sum())
     silent_note = f" {silent} channels are silent: their maximum is 0, which no cell decides." if silent else ""
     if not votes:
-        return [
+        sentence = (
             f"It has the maximum of none of the {channels} channels. Max pooling reads only the maximum of each "
             f"channel, and these are in other cells.{silent_note}"
-        ]
+        )
+        return [[sentence]]
     width = maps.values.shape[2]
     margins = []
     for c, value in inspected.channels:
         other, gap = int(decisions.runners_up[c]), float(decisions.gaps[c])
         beyond = f"{gap:.3g} above ({other // width}, {other % width})" if other >= 0 else "the only cell"
-        margins.append(f"{c} ({_format(value)}, {beyond})")
+        margins.append((c, f" ({_format(value)}, {beyond})"))
     name = maps.classifier.class_names[state.k]
     total = _format(float(maps.values[state.k, inspected.row, inspected.column]))
-    return [
+    sentence = (
         f"It has the maximum of {votes} of {channels} channels, and max pooling reads nothing else of them. Together "
-        f"they add {total} to the {maps.classifier.meaning.quantity} of {name}.{silent_note}",
-        f"Strongest channels, and how far their maximum exceeds the next cell: {'; '.join(margins)}.",
-    ]
+        f"they add {total} to the {maps.classifier.meaning.quantity} of {name}.{silent_note}"
+    )
+    listed = ["Strongest channels, and how far their maximum exceeds the next cell: ", *_join(margins, "; "), "."]
+    return [[sentence], listed]
 
 
 def answer_mask(maps: ClassMaps, key: cache.MapsKey, data: ViewerData, state: ViewState) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ RAW_GRID, POSITION_SCORES = "grid", "dense"
 # The first page. All keys are in the link, except those of the last line.
 VIEW, CELL, MASK_CHANGE = "show", "position", "change"  # the value of CELL is row,column
 OPACITY, MASK_ABOVE, MASKED = "opacity", "above", "masked"  # the value of MASKED is row,column;row,column;...
-GRAY, PINNED = "gray", "pinned"
+GRAY, PINNED, BY_LOGIT = "gray", "pinned", "sorted"
 VIEW_STATE, VIEWER, TOP_MAPS = "view state", "viewer", "top maps"  # VIEW_STATE: see state/view_state.py
 SHOWN_PAGE = "shown page"  # name of the page that was drawn last, of those that state/handover.py serves
 

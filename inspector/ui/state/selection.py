@@ -13,6 +13,7 @@ from inspector.ui.state import keys
 if TYPE_CHECKING:
     from inspector.explain.class_maps import ClassMaps
 
+FEATURE_MAPS, CHANNELS = "feature maps", "channels"  # values in links: the parts of the page Layers
 LOGIT, AVERAGE, CLASS = "logit", "against the average", "against a class"  # values in links
 
 View = Literal["class map", "winning class", "what if"]

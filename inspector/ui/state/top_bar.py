@@ -30,6 +30,7 @@ class PageSelection:
     network: NetworkChoice
     key: cache.MapsKey
     maps: "ClassMaps"
+    layers_page: st.Page | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Bar:
     network: NetworkChoice
     scale: cache.Scale
     notes: "DeltaGenerator"  # where notes about the link are shown, once the page has been drawn
+    layers_page: st.Page | None = None  # page of the channels
 
     def read_photo(self) -> Photo:
         """Read the chosen photo.
@@ -49,12 +51,15 @@ class Bar:
         return photo_choice.read_photo(self.network.examples)
 
 
-def draw_bar(load_page: st.Page | None = None, export_page: st.Page | None = None) -> Bar:
+def draw_bar(
+    load_page: st.Page | None = None, export_page: st.Page | None = None, layers_page: st.Page | None = None
+) -> Bar:
     """Draw the bar.
 
     Args:
         load_page: page on which networks are loaded; a link to it stands beside the networks.
         export_page: page of figures; a link to it stands at the end.
+        layers_page: page of the channels, which other pages open.
     """
     keys.update_link()
     apply_selection()
@@ -72,7 +77,7 @@ def draw_bar(load_page: st.Page | None = None, export_page: st.Page | None = Non
         scale = choose_size(offered[name])
     with strip:
         photo_choice.draw_strip(offered[name].examples)
-    return Bar(offered[name], scale, st.container())
+    return Bar(offered[name], scale, st.container(), layers_page)
 
 
 def read_nothing(bar: Bar, import_page: Callable[[], object]) -> tuple[()]:
@@ -130,7 +135,7 @@ def read_selection(bar: Bar, import_page: Callable[[], object] = lambda: None) -
         st.session_state[keys.SHOWN_MAPS] = key
     _warn_of_misplacement(maps, warning)
     _show_notes(notes, network, maps)
-    return (PageSelection(network, key, maps),)
+    return (PageSelection(network, key, maps, bar.layers_page),)
 
 
 def _show_notes(place: "DeltaGenerator", network: NetworkChoice, maps: "ClassMaps") -> None:

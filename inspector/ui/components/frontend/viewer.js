@@ -31,7 +31,7 @@ function drawPhoto(canvas, image, [height, width], gray) {
   context.putImageData(new ImageData(paintGray(pixels.data), width, height), 0, 0);
 }
 
-export default function ({ data, parentElement, setStateValue }) {
+export default function ({ data, parentElement, setStateValue, setTriggerValue }) {
   const root = parentElement.querySelector(".inspector-viewer"), find = selector => root.querySelector(selector);
   const photo = find(".inspector-photo"), image = find(".seen img"), line = find(".inspector-line");
   const base = find("canvas.base"), canvas = find("canvas.map"), svg = photo.querySelector("svg");
@@ -159,7 +159,7 @@ export default function ({ data, parentElement, setStateValue }) {
     mark();
     showPredictions(root, data, classes, k, chooseClass);
     showSum(root, data, mine.map, state());
-    showCell(root, data, classes, state(), change);
+    showCell(root, data, classes, state(), change, channel => setTriggerValue("channel", channel));
     const masking = () => findCellsAbove(mine.map.values, state().above, columns.length);
     showMasked(root, data, mine.map, state(), change, masking);
     showControls(find(".controls"), data, state(), change);
@@ -220,8 +220,8 @@ export default function ({ data, parentElement, setStateValue }) {
   show();
 
   // Remove the handler of the run before, because it would draw its own, older maps.
-  document.removeEventListener("inspector-class", mine.listen);
-  mine.listen = ({ detail }) => chooseClass(detail);
-  document.addEventListener("inspector-class", mine.listen);
-  return () => document.removeEventListener("inspector-class", mine.listen);
+  document.removeEventListener("inspector-change", mine.listen);
+  mine.listen = ({ detail }) => ("k" in detail ? chooseClass(detail.k) : change(detail));
+  document.addEventListener("inspector-change", mine.listen);
+  return () => document.removeEventListener("inspector-change", mine.listen);
 }
