@@ -37,8 +37,10 @@ LAYER, CHANNEL_ORDER, CHANNEL_SCALES = "layer", "sort", "own"
 LAYER_TREE, CHANNEL_GRID, CHANNEL_MAP, DEPTH_MAPS = "layer tree", "channels", "the channel", "all channels"
 
 # Page Layers, channels. Only BARS is in the link.
-BARS, CONTRIBUTION_CHART, WHOLE_FOLDER = "bars", "ledger", "whole folder"
-READ_PHOTOS = "read photos"  # (key of the network, ids of the uploads) of the photos read last
+BARS, CONTRIBUTION_CHART = "bars", "ledger"
+# The photos with the highest activations of a channel: see pages/channels_photos.py.
+TOP_FROM, TOP_FOLDER, TOP_START, TOP_STOP = "top from", "top folder", "top start", "top stop"
+TOP_JOB, TOP_SEARCHED, TOP_RESULTS = "top job", "top searched", "top results"
 
 # Page Compare, networks and photos. All keys are in the link.
 COMPARED_NETWORKS, COMPARED_EXAMPLES = "with", "examples"
