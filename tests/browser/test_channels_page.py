@@ -1,6 +1,7 @@
 """The channels of the page Layers in a real browser: channel contributions, one channel, photos that activate it."""
 
 import re
+from pathlib import Path
 
 import pytest
 from page_checks import assert_nothing_is_cut_off, expect_heading
@@ -65,13 +66,18 @@ def test_photos_of_the_bar_are_ranked_by_a_channel(page: Page, app_url: str) -> 
     expect_heading(page, "Channel 8")
     page.get_by_role("button", name="Search 10 photos").click()
     expect(page.get_by_text("The 10 highest of 10 photos.")).to_be_visible()
-    tiles = page.get_by_role("img", name=re.compile("^channel 8 on "))
+    tiles = page.get_by_role("img", name=re.compile("^channel 8 on [A-Z]"))
     expect(tiles).to_have_count(10)
     # Channel 8 of this network is the class map of the class Bag.
     expect(tiles.first).to_have_attribute("alt", "channel 8 on Bag")
+    page.locator(".st-key-top-photo-menu button").click()
+    with page.expect_download() as download:
+        page.get_by_test_id("stPopoverBody").get_by_role("button", name="SVG").click()
+    assert b"<svg" in Path(download.value.path()).read_bytes()
+    page.keyboard.press("Escape")
     page.get_by_role("spinbutton", name="Channel").fill("1")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("img", name=re.compile("^channel 1 on ")).first).to_have_attribute(
+    expect(page.get_by_role("img", name=re.compile("^channel 1 on [A-Z]")).first).to_have_attribute(
         "alt", "channel 1 on Trouser"
     )
 
