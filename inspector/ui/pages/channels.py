@@ -14,7 +14,13 @@ from inspector.output.text import format_number
 from inspector.ui.components import html
 from inspector.ui.components.contribution_chart import draw_contribution_chart
 from inspector.ui.components.controls import choose_segment, show_errors, show_table
-from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_class_map_frame, show_maps
+from inspector.ui.components.map_canvas import (
+    MapDrawing,
+    encode_cells,
+    find_gray_below,
+    make_class_map_frame,
+    show_maps,
+)
 from inspector.ui.components.markdown import plain
 from inspector.ui.components.save import PictureToSave, show_save_menu, write_class, write_maps_lines
 from inspector.ui.components.saved_maps import SavedStyle, make_map_to_save
@@ -162,7 +168,8 @@ def _show_channel(
     frame = make_class_map_frame(maps, _SIDE, smooth)
     drawing = MapDrawing(encode_cells(values, scale), f"channel {channel} on the photo")
     show_maps(keys.CHANNEL_MAP, cache.get_view(maps), frame, [drawing])
-    st.html(html.make_activation_bar(scale, bool((values < 0).any())))
+    gray = find_gray_below(maps.view, maps.classifier.receptive_field)
+    st.html(html.make_activation_bar(scale, bool((values < 0).any()), gray))
     code = [*write_maps_lines(key, maps), f"values = maps.feature_maps[{channel}]"]
     code.append("field = classifier.receptive_field")
     style = SavedStyle(scale, f"strongest color at {format_number(scale)}", smooth)
