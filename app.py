@@ -72,7 +72,7 @@ st.html(assets.read_page_style())
 login.require_login()
 if page in old_pages:
     page.run()  # opens another page, before any widget takes its value from the link
-bar = top_bar.draw_bar(pages["model"], pages["export"])
+bar = top_bar.draw_bar(pages["model"], pages["export"], pages["layers"])
 page.run()
 with bar.notes:
     links.show_notes()

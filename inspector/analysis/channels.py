@@ -12,10 +12,7 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from inspector.explain.class_maps import AVERAGE, ClassMaps, class_maps
-from inspector.explain.classifier import Classifier
-from inspector.images.photo import Photo, read_image
-from inspector.images.preprocessing import View, make_whole_view
+from inspector.explain.class_maps import AVERAGE, ClassMaps
 
 
 @dataclass(frozen=True)
@@ -119,21 +116,3 @@ def find_classes_with_highest_weight(maps: ClassMaps, channel: int, count: int) 
 
 def _is_flattened(maps: ClassMaps) -> bool:
     return any(branch.pooling == "flatten" for branch in maps.decomposition.branches)
-
-
-@dataclass(frozen=True, eq=False)
-class PhotoChannels:
-    """Channel activations of one photo. They need little memory, so hundreds of photos can be kept."""
-
-    name: str
-    pooled: Tensor  # (C,), pooled values
-    feature_maps: Tensor  # (C, h, w) float16: for display only
-    view: View  # shows the network's input only, without the rest of the photo
-
-
-def read_photo_channels(classifier: Classifier, photo: Photo) -> PhotoChannels:
-    """Run a classifier on a photo and return its channel activations."""
-    maps = class_maps(classifier, photo)
-    pixels = maps.view.pixels
-    input_view = make_whole_view(read_image(pixels, photo.name), pixels)
-    return PhotoChannels(photo.name, compute_pooled_values(maps), maps.feature_maps.half(), input_view)

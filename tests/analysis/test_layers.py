@@ -13,7 +13,6 @@ from inspector.analysis.channels import (
     compute_channel_contributions,
     compute_pooled_values,
     find_classes_with_highest_weight,
-    read_photo_channels,
 )
 from inspector.analysis.layers import (
     LayerMaps,
@@ -299,16 +298,6 @@ def test_channel_contributions_sum_to_their_total_for_every_pooling(pooling, aga
 def test_the_classes_with_the_highest_weight_for_a_channel_are_listed(photo):
     maps = class_maps(wrap(Twice()), photo)
     assert find_classes_with_highest_weight(maps, 0, 2) == [(2, "class 2", 3.0), (0, "class 0", 1.0)]
-
-
-def test_photo_channels_are_the_feature_maps_of_the_class_maps(pixels):
-    classifier = wrap(Twice())
-    channels = read_photo_channels(classifier, read_image(pixels, "noise.png"))
-    maps = class_maps(classifier, pixels)
-    assert torch.equal(channels.pooled, compute_pooled_values(maps))
-    assert torch.allclose(channels.feature_maps.float(), maps.feature_maps, atol=1e-2)
-    assert channels.view.photo.size == (4, 4)
-    assert channels.name == "noise.png"
 
 
 def test_without_a_known_receptive_field_the_cells_divide_inputs_of_every_size():

@@ -1,12 +1,11 @@
 """The channels of the page Layers in a real browser: channel contributions, one channel, photos that activate it."""
 
 import re
+from pathlib import Path
 
 import pytest
 from page_checks import assert_nothing_is_cut_off, expect_heading
 from playwright.sync_api import Browser, Page, expect
-
-from inspector.images.examples import list_examples
 
 pytestmark = pytest.mark.browser
 
@@ -62,27 +61,24 @@ def test_a_contrast_has_channel_contributions_too_and_a_link_reopens_it(page: Pa
     expect_heading(page, "Channel 112")
 
 
-def test_photos_are_ranked_by_a_channel_and_bad_files_are_skipped(page: Page, app_url: str) -> None:
+def test_photos_of_the_bar_are_ranked_by_a_channel(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/layers?view=channels&network=fashion_gap&class=Bag")
     expect_heading(page, "Channel 8")
-    expect(page.get_by_text("No photos yet")).to_be_visible()
-    photos = [
-        {"name": path.name, "mimeType": "image/png", "buffer": path.read_bytes()}
-        for path in list_examples("fashion_mnist").values()
-    ]
-    broken = {"name": "broken.png", "mimeType": "image/png", "buffer": photos[0]["buffer"][:200]}
-    page.locator("input[type=file]").nth(1).set_input_files([*photos, broken])
-    expect(page.get_by_text("The highest 10 of 10 photos")).to_be_visible()
-    tiles = page.get_by_role("img", name=re.compile("^channel 8 on .*png"))
+    page.get_by_role("button", name="Search 10 photos").click()
+    expect(page.get_by_text("The 10 highest of 10 photos.")).to_be_visible()
+    tiles = page.get_by_role("img", name=re.compile("^channel 8 on [A-Z]"))
     expect(tiles).to_have_count(10)
     # Channel 8 of this network is the class map of the class Bag.
-    expect(tiles.first).to_have_attribute("alt", "channel 8 on bag.png")
-    page.get_by_text("One file was skipped").click()
-    expect(page.get_by_text("broken.png is broken or cut off")).to_be_visible()
+    expect(tiles.first).to_have_attribute("alt", "channel 8 on Bag")
+    page.locator(".st-key-top-photo-menu button").first.click()  # the other one is for narrow screens
+    with page.expect_download() as download:
+        page.get_by_test_id("stPopoverBody").get_by_role("button", name="SVG").click()
+    assert b"<svg" in Path(download.value.path()).read_bytes()
+    page.keyboard.press("Escape")
     page.get_by_role("spinbutton", name="Channel").fill("1")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("img", name=re.compile("^channel 1 on .*png")).first).to_have_attribute(
-        "alt", "channel 1 on trouser.png"
+    expect(page.get_by_role("img", name=re.compile("^channel 1 on [A-Z]")).first).to_have_attribute(
+        "alt", "channel 1 on Trouser"
     )
 
 

@@ -288,6 +288,20 @@ def test_every_picture_of_the_page_is_saved_as_it_is_shown(page: Page, app_url: 
         assert b"<svg" in Path(download.value.path()).read_bytes()
 
 
+def test_a_channel_of_the_card_opens_on_the_page_layers_and_the_order_of_all_maps_is_in_the_link(
+    page: Page, app_url: str
+) -> None:
+    page.goto(f"{app_url}/?{BOOT}&position=1,2")
+    page.get_by_role("checkbox", name="sort by logit").check()
+    expect(page).to_have_url(re.compile("sorted=true"))
+    channel = page.locator(".inspector-viewer .chosen a").first
+    number = channel.inner_text()
+    channel.click()
+    expect_heading(page, f"Channel {number}")
+    expect(page).to_have_url(re.compile(f"/layers.*channel={number}"))
+    expect_heading(page, "Channel contributions to Ankle boot")
+
+
 @pytest.mark.parametrize("link", ["", "position=3,3&show=what+if&masked=3,3"])
 def test_everything_that_answers_a_click_is_above_the_fold(page: Page, app_url: str, link: str) -> None:
     page.set_viewport_size({"width": 1440, "height": 900})

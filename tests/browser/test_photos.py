@@ -1,6 +1,7 @@
 """The photo and the network are those of all pages, and an upload is never lost."""
 
 import base64
+import hashlib
 import re
 from pathlib import Path
 
@@ -69,6 +70,20 @@ def test_a_link_without_its_photo_says_which_it_was(page: Page, app_url: str) ->
     page.get_by_role("radio", name="example Coffee").click()
     expect(alerts.filter(has_text="holiday.jpg")).to_have_count(0)
     assert "example=Coffee" in page.url
+
+
+def test_a_link_reopens_its_view_once_its_photo_is_there(page: Page, app_url: str) -> None:
+    digest = hashlib.sha256(COFFEE.read_bytes()).hexdigest()
+    link = f"{app_url}/?upload={digest[:12]}-{COFFEE.name}&class=cup"
+    open_app(page, link)
+    note = page.get_by_test_id("stAlert").filter(has_text="Add that photo, and open the link again.")
+    expect(note).to_be_visible()
+    page.locator(".st-key-uploader input[type=file]").set_input_files(COFFEE)
+    expect(own(page, COFFEE.name)).to_be_checked()
+    expect(note).to_have_count(0)
+    page.goto(link)
+    expect(own(page, COFFEE.name)).to_be_checked()
+    expect(page.get_by_role("heading", name="Why cup rather than nothing", exact=True)).to_be_visible()
 
 
 def test_photos_are_pasted_dropped_chosen_and_removed(page: Page, app_url: str) -> None:

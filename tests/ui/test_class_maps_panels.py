@@ -46,9 +46,13 @@ def format_logit(number: float) -> str:
     return f"{number:.3f}".replace("-", "\N{MINUS SIGN}")
 
 
+def write_part(part: str | dict[str, Any]) -> str:
+    return part if isinstance(part, str) else str(part["text"])
+
+
 def read_card(app: AppTest) -> str:
     card = read_viewer(app)["card"]
-    return "" if card is None else "\n".join(card["lines"])
+    return "" if card is None else "\n".join("".join(map(write_part, line)) for line in card["lines"])
 
 
 def test_a_cell_in_the_link_shows_what_it_sees_and_its_strongest_channels() -> None:
@@ -58,6 +62,13 @@ def test_a_cell_in_the_link_shows_what_it_sees_and_its_strongest_channels() -> N
     strongest = int(maps.parts(k)[:, 1, 2].abs().argmax())
     value = f"{float(maps.parts(k)[strongest, 1, 2]):+.3f}".replace("-", "\N{MINUS SIGN}")
     assert f"Strongest channels for Ankle boot: {strongest} ({value})" in read_card(app)
+    parts = read_viewer(app)["card"]["lines"][0]
+    assert parts[1] == {"channel": strongest, "text": str(strongest)}, "the channel is a link"
+
+
+def test_the_order_of_all_maps_is_in_the_link() -> None:
+    assert read_viewer(open_page(sorted="true"), "class_strip")["state"]["by_logit"]
+    assert not read_viewer(open_page(), "class_strip")["state"]["by_logit"]
 
 
 @pytest.mark.parametrize("position", ["9,9", "0,3", "1", "one,two", "-1,0", "1,1,1", "\N{SUPERSCRIPT TWO},0"])

@@ -25,9 +25,10 @@ def test_a_complete_report_is_the_new_state() -> None:
     reported = report(
         k=2, against=MEAN, view="what if", number="scores", colors="turbo", gray=False, smooth=False, opacity=1,
         cell=[1, 2], masked=[[0, 0], [1, 0]], change="grey", above=99, pinned=True,
+        by_logit=True,
     )  # fmt: skip
     assert check_report(reported, BEFORE) == ViewState(
-        2, MEAN, "what if", "scores", "turbo", False, False, 1, (1, 2), ((0, 0), (1, 0)), "grey", 99, True
+        2, MEAN, "what if", "scores", "turbo", False, False, 1, (1, 2), ((0, 0), (1, 0)), "grey", 99, True, True
     )
 
 

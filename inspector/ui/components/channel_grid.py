@@ -12,18 +12,15 @@ import streamlit as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inspector.analysis.channels import PhotoChannels
 from inspector.explain.receptive_field import ReceptiveField
 from inspector.images.decode import Pixels
 from inspector.output.overlay import common_scale, grid_image
-from inspector.output.text import format_number
 from inspector.ui.components import html
 from inspector.ui.components.assets import make_component
 from inspector.ui.state import keys
 
 GRID_COLUMNS = 8  # columns of the mosaic; on the page, the number of columns depends on the width
 _SIDE = 64  # longer side of a map in the mosaic, in pixels; the page shows it about as large
-_TILE_SIDE = 240  # longer side of a photo with the map of one channel, in pixels
 
 _show = make_component("channel_grid")
 
@@ -92,20 +89,3 @@ def draw_mosaic(maps: NDArray[np.float32], scale: float | None) -> tuple[Pixels,
         y, x = i // GRID_COLUMNS * tile[0], i % GRID_COLUMNS * tile[1]
         canvas[y : y + tile[0], x : x + tile[1]] = grid_image(drawn, common_scale([values]) if scale is None else scale)
     return canvas, tile
-
-
-def make_photo_tiles(photos: Sequence[PhotoChannels], channel: int, field: ReceptiveField) -> str:
-    """Return HTML with the map of one channel on each photo, all on one scale, with the pooled values."""
-    maps = [photo.feature_maps[channel].float().numpy(force=True) for photo in photos]
-    scale = common_scale(maps)
-    tiles = [
-        html.Tile(
-            html.encode_map_on_photo(values, photo.view.photo, photo.view.crop, field, _TILE_SIDE, scale),
-            photo.name,
-            [f"pooled value {format_number(float(photo.pooled[channel]))}"],
-            f"channel {channel} on {photo.name}",
-        )
-        for photo, values in zip(photos, maps, strict=True)
-    ]
-    signed = any(bool((values < 0).any()) for values in maps)
-    return html.stack(html.make_tiles(tiles), html.make_activation_bar(scale, signed))

@@ -14,7 +14,7 @@ from inspector.images.decode import Pixels
 from inspector.images.photo import Photo
 from inspector.images.preprocessing import Crop
 from inspector.output import overlay
-from inspector.output.colormaps import COLORMAPS, find_colormap, list_bar_colors
+from inspector.output.colormaps import COLORMAPS, LEVELS, find_colormap, list_bar_colors
 from inspector.output.overlay import common_scale, dimmed_photo, grid_image, needs_lossless
 from inspector.output.style import GRAY, OKABE_ITO
 from inspector.output.text import format_number
@@ -23,7 +23,7 @@ from inspector.ui.components.assets import render_fragment
 _WINNER_COLORS = (*OKABE_ITO, GRAY)  # all classes after the first seven are gray
 _RAW_GRID = "image-rendering: pixelated; border: 1px solid rgba(128, 128, 128, .5)"
 _TOP_GRID = "image-rendering: pixelated; border: 3px solid #c81428"
-_BAR_STEPS = 6  # a color bar is drawn as a gradient with this many steps
+_BAR_STEPS = 32  # a color bar is drawn as a gradient with this many steps
 
 
 @dataclass(frozen=True)
@@ -100,31 +100,44 @@ def encode_map_on_photo(
     return encode_image(image, needs_lossless(photo.size))
 
 
-def make_color_bar(scale: float, unit: str, colormap: str = "inspector") -> str:
+def make_color_bar(scale: float, unit: str, colormap: str = "inspector", gray: int | None = None) -> str:
     """Return the color bar of a map as HTML, from -`scale`, or 0 if only the positive part is drawn, to `scale`.
 
-    `colormap` is one of COLORMAPS.
+    Args:
+        scale: absolute value with the strongest color.
+        unit: what a value means.
+        colormap: one of COLORMAPS.
+        gray: brightness of the photo below the map, 0-255, see `find_gray`; None: the map is drawn on no photo.
     """
     words = COLORMAPS[colormap]
     ticks = [format_number(tick * scale, "+.3g") for tick in np.linspace(words.lowest, 1, 5)]
     label = f"color bar from {words.lowest * scale:.3g} to {scale:.3g} {unit}"
-    return _make_bar(list_bar_colors(colormap), ticks, label, f"{unit}. {words.describe()}", "46rem")
+    colors = list_bar_colors(colormap) if gray is None else _draw_bar_colors(colormap, gray)
+    return _make_bar(colors, ticks, label, f"{unit}. {words.describe()}", "46rem")
 
 
-def make_activation_bar(scale: float, signed: bool) -> str:
-    """Return the color bar of feature maps as HTML: from 0 to `scale`, or from -`scale` to `scale` if `signed`."""
+def make_activation_bar(scale: float, signed: bool, gray: int | None = None) -> str:
+    """Return the color bar of feature maps as HTML: from 0 to `scale`, or from -`scale` to `scale` if `signed`.
+
+    `gray` is the brightness of the photo below the maps, as in `make_color_bar`.
+    """
     if not scale:
         return render_fragment("no_color_bar.html", caption="activation: 0 in every cell")
     meaning = "red is positive, blue negative" if signed else "the stronger the red, the higher"
     values = [-scale, 0, scale] if signed else [0, scale]
-    colors = find_colormap().colors
+    colors = find_colormap().colors if gray is None else _draw_bar_colors("inspector", gray)
     colors = colors if signed else colors[len(colors) // 2 :]
     label = f"color bar from {values[0]:.3g} to {scale:.3g}: {meaning}"
     return _make_bar(colors, [format_number(value) for value in values], label, f"activation: {meaning}", "24rem")
 
 
+def _draw_bar_colors(colormap: str, gray: int) -> Pixels:
+    return overlay.draw_bar(colormap, overlay.OPACITY, gray, LEVELS, height=1)[0]
+
+
 def _make_bar(colors: Pixels, ticks: Sequence[str], label: str, caption: str, max_width: str) -> str:
-    stops = [f"rgb({r}, {g}, {b})" for r, g, b in colors[:: (len(colors) - 1) // _BAR_STEPS]]
+    chosen = np.linspace(0, len(colors) - 1, _BAR_STEPS + 1).round().astype(int)
+    stops = [f"rgb({r}, {g}, {b})" for r, g, b in colors[chosen]]
     texts = {"ticks": ticks, "label": label, "caption": caption}
     return render_fragment("color_bar.html", colors=stops, max_width=max_width, **texts)
 

@@ -16,7 +16,7 @@ from inspector.explain.grid import AxisPlacement, axis_placements, fit_size
 from inspector.explain.receptive_field import ReceptiveField
 from inspector.images.preprocessing import View
 from inspector.output.colormaps import encode_colors
-from inspector.output.overlay import dimmed_photo, needs_lossless
+from inspector.output.overlay import dimmed_photo, find_gray, needs_lossless
 from inspector.ui.components import html
 from inspector.ui.components.assets import make_component
 from inspector.ui.state.cache import get_view
@@ -72,6 +72,11 @@ def make_frame(
 def make_class_map_frame(maps: "ClassMaps", side: int, smooth: bool, opacity: float = 0.85) -> Frame:
     """Make the frame of class maps or feature maps over their photo."""
     return make_frame(maps.values.shape[1:], get_view(maps), maps.classifier.receptive_field, side, smooth, opacity)
+
+
+def find_gray_below(view: View, field: ReceptiveField) -> int | None:
+    """Return the mean brightness (0-255) of the photo below maps; None where they are drawn on no photo."""
+    return None if field.misplaced is not None else find_gray(view.photo, view.crop)
 
 
 def encode_cells(values: ArrayLike, scale: float) -> str:

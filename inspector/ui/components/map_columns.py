@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from statistics import mean
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -13,6 +14,7 @@ from inspector.images.photo import Photo
 from inspector.output.overlay import common_scale, dimmed_photo, needs_lossless
 from inspector.output.text import format_number
 from inspector.ui.components import html
+from inspector.ui.components.map_canvas import find_gray_below
 from inspector.ui.components.markdown import plain
 from inspector.ui.components.save import PictureToSave, find_name, show_save_menu, write_class, write_photo
 from inspector.ui.components.saved_maps import SavedStyle, make_map_to_save
@@ -104,7 +106,10 @@ def show_map_columns(columns: Sequence[MapColumn], style: ColumnsStyle, photo_li
     width = 22 if len(tiles) <= 4 else 13  # in percent of the window
     st.html(html.make_tiles(tiles, f"clamp(10rem, {width}vw, 32rem)"))
     if scale is not None:
-        st.html(html.make_color_bar(scale, f"{drawn.unit}; the same scale for all maps", style.colors))
+        grays = [find_gray_below(column.maps.view, column.maps.classifier.receptive_field) for column in columns]
+        known = [gray for gray in grays if gray is not None]
+        gray = round(mean(known)) if known else None
+        st.html(html.make_color_bar(scale, f"{drawn.unit}; the same scale for all maps", style.colors, gray))
 
 
 def _make_comparable(columns: Sequence[MapColumn], style: ColumnsStyle) -> tuple[ComparableMaps, float | None]:

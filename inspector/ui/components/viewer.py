@@ -22,8 +22,8 @@ _TEXTS = {
 }
 
 
-def show_viewer(data: ViewerData, state: ViewState, subject: str, **answers: Any) -> None:
-    """Show the viewer.
+def show_viewer(data: ViewerData, state: ViewState, subject: str, **answers: Any) -> int | None:
+    """Show the viewer. Return the channel whose link the user has just pressed, or None.
 
     Args:
         data: the photo and the maps.
@@ -34,7 +34,15 @@ def show_viewer(data: ViewerData, state: ViewState, subject: str, **answers: Any
     # The names of a network seldom change, so the browser keeps their list under a name of its own.
     names = hashlib.sha256("\n".join(data.names).encode()).hexdigest()[:12]
     values = data.to_json() | {"state": state.to_json(), "subject": subject, "names_id": names} | _TEXTS | answers
-    _show_viewer(key=keys.VIEWER, data=values, default={"state": None}, on_state_change=lambda: None)
+    result = _show_viewer(
+        key=keys.VIEWER,
+        data=values,
+        default={"state": None},
+        on_state_change=lambda: None,
+        on_channel_change=lambda: None,
+    )
+    channel = result.channel
+    return channel if isinstance(channel, int) and not isinstance(channel, bool) and channel >= 0 else None
 
 
 def show_class_strip(data: ViewerData, state: ViewState, subject: str, all_classes: bool) -> None:

@@ -1,37 +1,36 @@
 """Part of the page Layers: a logit as a sum over channels, and one channel on the photo and on more photos."""
 
-from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
-from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from inspector.analysis import channels
-from inspector.analysis.channels import ChannelContributions, ContributionRow, PhotoChannels
+from inspector.analysis.channels import ChannelContributions, ContributionRow
 from inspector.explain.class_maps import ClassMaps
 from inspector.output.overlay import common_scale
 from inspector.output.text import format_number
 from inspector.ui.components import html
-from inspector.ui.components.channel_grid import make_photo_tiles
 from inspector.ui.components.contribution_chart import draw_contribution_chart
-from inspector.ui.components.controls import choose_segment, show_errors, show_table, upload_photos
-from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_class_map_frame, show_maps
+from inspector.ui.components.controls import choose_segment, show_errors, show_table
+from inspector.ui.components.map_canvas import (
+    MapDrawing,
+    encode_cells,
+    find_gray_below,
+    make_class_map_frame,
+    show_maps,
+)
 from inspector.ui.components.markdown import plain
 from inspector.ui.components.save import PictureToSave, show_save_menu, write_class, write_maps_lines
 from inspector.ui.components.saved_maps import SavedStyle, make_map_to_save
+from inspector.ui.pages.channels_photos import show_photos
 from inspector.ui.state import cache, keys
 from inspector.ui.state.handover import hand_on, take_over
-from inspector.ui.state.jobs import turns
-from inspector.ui.state.networks import NetworkChoice
 from inspector.ui.state.selection import choose_channel, choose_class, choose_interpolation, choose_reading
 from inspector.ui.state.streamlit_fixes import fragment
 from inspector.ui.state.top_bar import PageSelection
 
-MAX_PHOTOS = 200  # photos that the network runs on
-TILES = 12  # photos that are shown
 _SIDE = 640  # longer side of the channel's map, in pixels
 _FORMATS = dict.fromkeys(("weight", "pooled value", "contribution", "running sum"), "%.4f")
 
@@ -63,7 +62,7 @@ def show(selection: PageSelection) -> None:
         _show_channel(selection.key, maps, contributions, channel, chosen.smooth)
     with wide:
         _show_contributions(selection.key, maps, contributions, chosen, channel)
-    _show_photos(selection.network, channel)
+    show_photos(selection.network, channel)
 
 
 def _choose(maps: ClassMaps) -> tuple[ChannelSelection, DeltaGenerator]:
@@ -169,7 +168,8 @@ def _show_channel(
     frame = make_class_map_frame(maps, _SIDE, smooth)
     drawing = MapDrawing(encode_cells(values, scale), f"channel {channel} on the photo")
     show_maps(keys.CHANNEL_MAP, cache.get_view(maps), frame, [drawing])
-    st.html(html.make_activation_bar(scale, bool((values < 0).any())))
+    gray = find_gray_below(maps.view, maps.classifier.receptive_field)
+    st.html(html.make_activation_bar(scale, bool((values < 0).any()), gray))
     code = [*write_maps_lines(key, maps), f"values = maps.feature_maps[{channel}]"]
     code.append("field = classifier.receptive_field")
     style = SavedStyle(scale, f"strongest color at {format_number(scale)}", smooth)
@@ -193,60 +193,6 @@ def _show_channel(
     if highest and not maps.classifier.head.per_class:
         names = ", ".join(f"{plain(name)} ({_format(weight, 3)})" for _, name, weight in highest)
         st.markdown(f"**Classes with the highest weight for this channel**: {names}")
-
-
-def _show_photos(network: NetworkChoice, channel: int) -> None:
-    """Show the photos of the user on which the channel has the highest pooled values."""
-    st.subheader(f"Photos with the highest activation of channel {channel}", anchor=False)
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption(
-            f"What does a channel detect? Upload up to {MAX_PHOTOS} photos. The network runs once on each of them, and "
-            "the photos with the highest pooled values of the channel are shown. They stay in this server's memory, "
-            "and no other session sees them."
-        )
-        whole = st.toggle("Upload a folder", key=keys.WHOLE_FOLDER, help="Select a folder instead of single files.")
-    key, several = f"photos of channels {whole}", "directory" if whole else True
-    uploads = upload_photos("Photos", key=key, several=several, label_visibility="collapsed")
-    if not uploads:
-        st.info("No photos yet. Upload some above.", icon=":material/photo_library:")
-        return
-    if len(uploads) > MAX_PHOTOS:
-        st.warning(f"Only the first {MAX_PHOTOS} of {len(uploads)} photos are used.", icon=":material/warning:")
-    photos, errors = _read_channels(network, uploads[:MAX_PHOTOS])
-    if errors:
-        title = "One file was skipped" if len(errors) == 1 else f"{len(errors)} files were skipped"
-        with st.expander(title, icon=":material/warning:"):
-            st.markdown("\n".join(f"- {plain(error)}" for error in errors))
-    if photos:
-        best = sorted(photos, key=lambda photo: -float(photo.pooled[channel]))[:TILES]
-        st.caption(
-            f"The highest {len(best)} of {len(photos)} photos, all on one scale. Of each photo, only the part that the "
-            "network sees is shown."
-        )
-        st.html(make_photo_tiles(best, channel, network.load().receptive_field))
-
-
-def _read_channels(network: NetworkChoice, uploads: Sequence[UploadedFile]) -> tuple[list[PhotoChannels], list[str]]:
-    """Return the channels of each photo, and the error message of each file that cannot be read."""
-    photos: list[PhotoChannels] = []
-    errors: list[str] = []
-    current = network.key, [upload.file_id for upload in uploads]
-    # Show no progress bar if all photos were read before: it would only flicker.
-    is_new = st.session_state.get(keys.READ_PHOTOS) != current
-    bar = st.progress(0.0, f"Running {plain(network.name)} on {len(uploads)} photos ...") if is_new else None
-    for n, upload in enumerate(uploads):
-        with turns.take() if is_new else nullcontext():
-            result = cache.read_channels(network.key, upload.file_id, upload.name, upload, network.load)
-        if isinstance(result, str):
-            errors.append(result)
-        else:
-            photos.append(result)
-        if bar is not None:
-            bar.progress((n + 1) / len(uploads), f"{n + 1} of {len(uploads)} photos")
-    if bar is not None:
-        bar.empty()
-    st.session_state[keys.READ_PHOTOS] = current
-    return photos, errors
 
 
 def _format(value: float, digits: int = 4) -> str:

@@ -17,7 +17,8 @@ from inspector.ui.components.viewer import show_class_strip, show_viewer
 from inspector.ui.pages.class_maps_boxes import answer_boxes
 from inspector.ui.pages.class_maps_grid import ShownMaps, find_shown, list_finer, list_notes
 from inspector.ui.pages.class_maps_saved import list_pictures
-from inspector.ui.state.selection import label_names
+from inspector.ui.state import keys
+from inspector.ui.state.selection import CHANNELS, label_names
 from inspector.ui.state.streamlit_fixes import fragment
 from inspector.ui.state.top_bar import PageSelection
 from inspector.ui.state.view_state import ViewState, name_subject, read_state, save_state, start_state
@@ -44,7 +45,9 @@ def show(chosen: PageSelection) -> None:
     sent = range(len(maps.values)) if few else [k for k in (state.k, state.against) if k is not None and k >= 0]
     finer = list_finer(chosen, shown, list_sent([k for k, _, _ in maps.top(TOP)], sent))
     data = _make_data(maps, finer, labels, sent, _SIDE)
-    show_viewer(data, state, subject, refused=refused, **_collect_answers(chosen, shown, data, state))
+    channel = show_viewer(data, state, subject, refused=refused, **_collect_answers(chosen, shown, data, state))
+    if channel is not None and chosen.layers_page is not None:
+        st.switch_page(chosen.layers_page, query_params={keys.SUBPAGE: CHANNELS, keys.CHANNEL: str(channel)})
     listed = tuple(dict.fromkeys([state.k, *data.top]))
     _show_save_row(chosen, shown, state, listed)
     show_class_strip(_make_data(maps, finer, labels, sent, _SMALL_SIDE), state, subject, few)

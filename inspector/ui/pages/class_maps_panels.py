@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -25,12 +25,16 @@ from inspector.ui.components import html
 from inspector.ui.state import cache
 from inspector.ui.state.view_state import WINNER_COLORS, Cell, ViewState, convert_cell
 
+Line: TypeAlias = list[str | dict[str, Any]]
+
 CHANNELS = 5  # number of channels listed for a cell
 _CHANGED: dict[PixelChange, str] = {"blur": "blurred", "grey": "gray"}
 
 
 def answer_cell(maps: ClassMaps, data: ViewerData, state: ViewState) -> dict[str, Any] | None:
-    """Return what the chosen cell sees and its strongest channels, as lines of text; None if no cell is chosen.
+    """Return what the chosen cell sees and its strongest channels, as lines; None if no cell is chosen.
+
+    A line is a list of texts and of channels, which the browser shows as links.
 
     Args:
         maps: the class maps of the page; with their finer grid, if it is drawn.
@@ -49,14 +53,14 @@ def answer_cell(maps: ClassMaps, data: ViewerData, state: ViewState) -> dict[str
     decisions = find_decisions(maps) if has_deciding_cells(maps) else None
     if decisions is None:
         others = len(maps.feature_maps) - len(inspected.channels)
-        channels = _list_channels(inspected)
-        lines = [f"Strongest channels for {name}: {channels}; {others} others {_format(inspected.rest)} together."]
+        ending = f"; {others} others {_format(inspected.rest)} together."
+        lines = [[f"Strongest channels for {name}: ", *_list_channels(inspected), ending]]
     else:
         lines = _describe_decisions(maps, state, inspected, decisions)
-    return {"cell": state.cell, "k": state.k, "lines": [*lines, _describe_extent(data, state.cell)]}
+    return {"cell": state.cell, "k": state.k, "lines": [*lines, [_describe_extent(data, state.cell)]]}
 
 
-def _describe_cell_between(maps: ClassMaps, finer: FinerMaps, state: ViewState, cell: Cell) -> list[str]:
+def _describe_cell_between(maps: ClassMaps, finer: FinerMaps, state: ViewState, cell: Cell) -> list[Line]:
     """Return to which shift of the photo a cell between the network's own belongs, and its strongest channels."""
     row, column = convert_cell(cell, finer.factor, 1)
     down, across = cell[0] % finer.factor, cell[1] % finer.factor
@@ -71,12 +75,17 @@ def _describe_cell_between(maps: ClassMaps, finer: FinerMaps, state: ViewState, 
     ]
     others = len(shifted.feature_maps) - len(inspected.channels)
     return [
-        f"It lies between the network's own cells: it is cell ({row}, {column}) of the pass of the photo moved "
-        f"{' and '.join(moves)} in the input. That pass has the {quantity} "
-        f"{format_number(float(finer.logits[shift, state.k]), '.3f')} for {name}; the photo's own is "
-        f"{format_number(float(maps.logits[state.k]), '.3f')}, to which this cell adds nothing.",
-        f"Strongest channels for {name}: {_list_channels(inspected)}; {others} others {_format(inspected.rest)} "
-        "together.",
+        [
+            f"It lies between the network's own cells: it is cell ({row}, {column}) of the pass of the photo moved "
+            f"{' and '.join(moves)} in the input. That pass has the {quantity} "
+            f"{format_number(float(finer.logits[shift, state.k]), '.3f')} for {name}; the photo's own is "
+            f"{format_number(float(maps.logits[state.k]), '.3f')}, to which this cell adds nothing."
+        ],
+        [
+            f"Strongest channels for {name}: ",
+            *_list_channels(inspected),
+            f"; {others} others {_format(inspected.rest)} together.",
+        ],
     ]
 
 
@@ -84,8 +93,16 @@ def _format(value: float) -> str:
     return format_number(value, "+.3f")
 
 
-def _list_channels(inspected: CellContributions) -> str:
-    return " \N{MIDDLE DOT} ".join(f"{c} ({_format(value)})" for c, value in inspected.channels) or "none"
+def _list_channels(inspected: CellContributions) -> Line:
+    return _join([(c, f" ({_format(value)})") for c, value in inspected.channels], " \N{MIDDLE DOT} ") or ["none"]
+
+
+def _join(channels: Sequence[tuple[int, str]], between: str) -> Line:
+    """Return channels as links, each with a text behind it."""
+    parts: list[str | dict[str, Any]] = []
+    for c, text in channels:
+        parts += [*([between] if parts else []), {"channel": c, "text": str(c)}, text]
+    return parts
 
 
 def _describe_extent(data: ViewerData, cell: Cell) -> str:
@@ -101,29 +118,31 @@ def _describe_extent(data: ViewerData, cell: Cell) -> str:
 
 def _describe_decisions(
     maps: ClassMaps, state: ViewState, inspected: CellContributions, decisions: Decisions
-) -> list[str]:
+) -> list[Line]:
     """Return of which channels the cell has the maximum, and how far it exceeds the values of all other cells."""
     votes, channels = int(decisions.votes[inspected.row, inspected.column]), len(decisions.cells)
     silent = int((decisions.cells < 0).sum())
     silent_note = f" {silent} channels are silent: their maximum is 0, which no cell decides." if silent else ""
     if not votes:
-        return [
+        sentence = (
             f"It has the maximum of none of the {channels} channels. Max pooling reads only the maximum of each "
             f"channel, and these are in other cells.{silent_note}"
-        ]
+        )
+        return [[sentence]]
     width = maps.values.shape[2]
     margins = []
     for c, value in inspected.channels:
         other, gap = int(decisions.runners_up[c]), float(decisions.gaps[c])
         beyond = f"{gap:.3g} above ({other // width}, {other % width})" if other >= 0 else "the only cell"
-        margins.append(f"{c} ({_format(value)}, {beyond})")
+        margins.append((c, f" ({_format(value)}, {beyond})"))
     name = maps.classifier.class_names[state.k]
     total = _format(float(maps.values[state.k, inspected.row, inspected.column]))
-    return [
+    sentence = (
         f"It has the maximum of {votes} of {channels} channels, and max pooling reads nothing else of them. Together "
-        f"they add {total} to the {maps.classifier.meaning.quantity} of {name}.{silent_note}",
-        f"Strongest channels, and how far their maximum exceeds the next cell: {'; '.join(margins)}.",
-    ]
+        f"they add {total} to the {maps.classifier.meaning.quantity} of {name}.{silent_note}"
+    )
+    listed = ["Strongest channels, and how far their maximum exceeds the next cell: ", *_join(margins, "; "), "."]
+    return [[sentence], listed]
 
 
 def answer_mask(maps: ClassMaps, key: cache.MapsKey, data: ViewerData, state: ViewState) -> dict[str, Any] | None:

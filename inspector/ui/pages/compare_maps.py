@@ -186,7 +186,7 @@ def _show_downloads(columns: Sequence[MapColumn], style: ColumnsStyle, mode: str
 
 def _show_numbers(columns: Sequence[MapColumn], mode: str) -> None:
     top = [column.maps.top(1)[0] for column in columns]
-    quantity = " or ".join(dict.fromkeys(column.maps.classifier.meaning.quantity for column in columns))
+    quantity = " or ".join(dict.fromkeys(map(_name_quantity, columns)))
     if all(column.maps.classifier.meaning.has_probabilities for column in columns):
         outcomes: dict[str, Any] = {"probability": [float(one.maps.probabilities[one.k]) for one in columns]}
     else:
@@ -208,6 +208,12 @@ def _show_numbers(columns: Sequence[MapColumn], mode: str) -> None:
     )
     if quantity == "logit":
         st.caption("A logit is the score of a class before softmax: the sum of its map, plus a bias.")
+
+
+def _name_quantity(column: MapColumn) -> str:
+    """Return the word for what the map of a column sums to."""
+    meaning = column.maps.classifier.meaning
+    return meaning.quantity if column.against is None else meaning.difference
 
 
 def _show_similarity(columns: Sequence[MapColumn], resample: bool) -> None:

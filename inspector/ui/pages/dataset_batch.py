@@ -36,7 +36,7 @@ def show_form(network: NetworkChoice) -> None:
         top = st.number_input("Top classes", 1, 50, 5, key=keys.BATCH_TOP, width=150, help=help)
     photos: tuple[Item, ...] = ()
     if kind == _FOLDER:
-        source = _choose_folder()
+        source = choose_folder(keys.BATCH_FOLDER)
     else:
         source = UPLOADED
         photos = _choose_photos() if kind == _OF_THE_BAR else _upload_folder()
@@ -111,19 +111,17 @@ def _list_below(folder: Path) -> list[Path]:
         return []
 
 
-def _choose_folder() -> str:
-    """Show the choice of a folder of photos. Return it; "" for none."""
+def choose_folder(key: str) -> str:
+    """Show the choice of a folder of photos. Return it; "" for none. `key` is the key of the widget."""
     if folders.is_open():
         help = (
             "On this machine. The first subfolders are the labels. Also a list as a CSV file, tar shards, or a pattern "
             "such as `photos/*.jpg`."
         )
-        return st.text_input(
-            "Folder of photos", key=keys.BATCH_FOLDER, placeholder="/home/me/photos", help=help
-        ).strip()
+        return st.text_input("Folder of photos", key=key, placeholder="/home/me/photos", help=help).strip()
     offered = [str(folder) for folder in list_photo_folders(folders.listed_folders())]
     help = "The first subfolders are the labels."
-    return st.selectbox("Folder of photos", offered, index=None, key=keys.BATCH_FOLDER, help=help) or ""
+    return st.selectbox("Folder of photos", offered, index=None, key=key, help=help) or ""
 
 
 def _choose_photos() -> tuple[Item, ...]:
@@ -152,7 +150,7 @@ def _describe_place(source: str, network_key: str) -> str:
 
 def _start(source: str, photos: tuple[Item, ...], network: NetworkChoice, top: int) -> None:
     if source != UPLOADED:
-        source = _check_source(source)
+        source = check_source(source)
     private = batches.is_private(source, network.key)
     out = batches.name_results(source, network.name, private)
     if private:
@@ -172,7 +170,7 @@ def _resume(listed: ListedResults) -> None:
             raise InspectorError("The uploaded photos of this run are gone. Upload them again, and start a new run.")
         photos = previous.request.photos
     else:
-        source = _check_source(source)
+        source = check_source(source)
     (network, *_) = networks
     loaded = _load(network)
     _begin(
@@ -182,7 +180,7 @@ def _resume(listed: ListedResults) -> None:
     )
 
 
-def _check_source(source: str) -> str:
+def check_source(source: str) -> str:
     """Return the source that was typed or chosen, if this visitor may read it."""
     offered = [] if folders.is_open() else list_photo_folders(folders.listed_folders())
     return str(folders.find_typed(source, offered))

@@ -13,7 +13,7 @@ from inspector.output.picture import Picture
 from inspector.output.text import format_number
 from inspector.ui.components import html
 from inspector.ui.components.channel_grid import GRID_COLUMNS, ChannelTile, draw_mosaic
-from inspector.ui.components.map_canvas import MapDrawing, encode_cells, make_frame, show_maps
+from inspector.ui.components.map_canvas import MapDrawing, encode_cells, find_gray_below, make_frame, show_maps
 from inspector.ui.components.markdown import plain
 from inspector.ui.components.save import PictureToSave, show_save_menu, write_maps_lines
 from inspector.ui.components.saved_maps import SavedStyle, enlarge, make_map_to_save
@@ -111,7 +111,8 @@ def show_channel(shown: ShownLayer, channel: int, on_page: Sequence[int]) -> Non
     frame = make_frame(grids[channel].shape, layer_maps.view, layer_maps.receptive_field, _SIDE, shown.selection.smooth)
     previews = {c: draw(c) for c in on_page} if grids[channel].size <= _SMALL else {}
     show_maps(keys.CHANNEL_MAP, layer_maps.view, frame, [draw(channel)], previews=previews)
-    st.html(html.make_activation_bar(find_scale(channel), layer_maps.has_negatives))
+    gray = find_gray_below(layer_maps.view, layer_maps.receptive_field)
+    st.html(html.make_activation_bar(find_scale(channel), layer_maps.has_negatives, gray))
     pictures = [*_list_pictures(shown, channel, find_scale(channel)), _make_page_to_save(shown, on_page)]
     show_save_menu(pictures, "layer picture")
     st.markdown(", ".join(_list_statistics(shown, channel)))

@@ -3,9 +3,8 @@
 from inspector.ui.components.controls import choose_segment
 from inspector.ui.pages import channels, layer_maps
 from inspector.ui.state import keys
+from inspector.ui.state.selection import CHANNELS, FEATURE_MAPS
 from inspector.ui.state.top_bar import PageSelection
-
-FEATURE_MAPS, CHANNELS = "feature maps", "channels"  # values in links
 
 
 def show(chosen: PageSelection) -> None:

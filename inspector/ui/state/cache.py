@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar
 
 import streamlit as st
 
-from inspector.errors import InspectorError, NetworkError
+from inspector.errors import NetworkError
 from inspector.images.photo import Photo, read_image
 from inspector.networks.stored import StoredNetwork, read_files
 from inspector.training.read_run import Run, TestPhoto, read_test_photos
@@ -21,9 +21,6 @@ from inspector.ui.state import sessions, sized_cache, stored_networks
 from inspector.ui.state.sized_cache import SizedCache, keep_results
 
 if TYPE_CHECKING:
-    from streamlit.runtime.uploaded_file_manager import UploadedFile
-
-    from inspector.analysis.channels import PhotoChannels
     from inspector.analysis.layers import LayerContributions, LayerMaps
     from inspector.analysis.masking import MaskedOutcome
     from inspector.analysis.summary import NetworkSummary
@@ -276,19 +273,6 @@ def compute_contributions(
     from inspector.analysis import layers
 
     return layers.compute_layer_contributions(_maps, _layer_maps, k)
-
-
-@keep_results(_drop_with_session)
-def read_channels(
-    network_key: str, file_id: str, name: str, _upload: "UploadedFile", _load: "Callable[[], Classifier]"
-) -> "PhotoChannels | str":
-    """Return the channel activations for an uploaded photo, or an error message if the photo cannot be used."""
-    from inspector.analysis.channels import read_photo_channels
-
-    try:
-        return read_photo_channels(_load(), read_image(_upload.getvalue(), name))
-    except InspectorError as error:
-        return str(error)
 
 
 # Only 8 entries: each holds the maps of many methods, and a map with one value per pixel can take 4 MB.

@@ -25,7 +25,7 @@ RAW_GRID, POSITION_SCORES = "grid", "dense"
 # The first page. All keys are in the link, except those of the last line.
 VIEW, CELL, MASK_CHANGE = "show", "position", "change"  # the value of CELL is row,column
 OPACITY, MASK_ABOVE, MASKED = "opacity", "above", "masked"  # the value of MASKED is row,column;row,column;...
-GRAY, PINNED = "gray", "pinned"
+GRAY, PINNED, BY_LOGIT = "gray", "pinned", "sorted"
 FINER, BOXES, THRESHOLD, POINTS = "finer", "boxes", "threshold", "points"
 VIEW_STATE, VIEWER, TOP_MAPS = "view state", "viewer", "top maps"  # VIEW_STATE: see state/view_state.py
 SHOWN_PAGE = "shown page"  # name of the page that was drawn last, of those that state/handover.py serves
@@ -38,8 +38,10 @@ LAYER, CHANNEL_ORDER, CHANNEL_SCALES = "layer", "sort", "own"
 LAYER_TREE, CHANNEL_GRID, CHANNEL_MAP, DEPTH_MAPS = "layer tree", "channels", "the channel", "all channels"
 
 # Page Layers, channels. Only BARS is in the link.
-BARS, CONTRIBUTION_CHART, WHOLE_FOLDER = "bars", "ledger", "whole folder"
-READ_PHOTOS = "read photos"  # (key of the network, ids of the uploads) of the photos read last
+BARS, CONTRIBUTION_CHART = "bars", "ledger"
+# The photos with the highest activations of a channel: see pages/channels_photos.py.
+TOP_FROM, TOP_FOLDER, TOP_START, TOP_STOP = "top from", "top folder", "top start", "top stop"
+TOP_JOB, TOP_SEARCHED, TOP_RESULTS = "top job", "top searched", "top results"
 
 # Page Compare, networks and photos. All keys are in the link.
 COMPARED_NETWORKS, COMPARED_EXAMPLES = "with", "examples"

@@ -103,7 +103,8 @@ def find_chosen(examples: str) -> str:
         elif _OWN + named_own != st.session_state.get(keys.CHOSEN_PHOTO):
             made_with = photos.describe_reference(named_own)
             links.add_note(
-                keys.UPLOAD, f"This link was made with {made_with}, which is not here. Add that photo to see the same."
+                keys.UPLOAD,
+                f"This link was made with {made_with}, which is not here. Add that photo, and open the link again.",
             )
     elif named_example is not None:
         if named_example in offered:

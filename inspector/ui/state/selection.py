@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from inspector.explain.class_maps import ClassMaps
     from inspector.explain.map_arrays import MapArrays
 
+FEATURE_MAPS, CHANNELS = "feature maps", "channels"  # values in links: the parts of the page Layers
 LOGIT, AVERAGE, CLASS = "logit", "against the average", "against a class"  # values in links
 
 View = Literal["class map", "winning class", "what if"]

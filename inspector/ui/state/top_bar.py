@@ -33,6 +33,7 @@ class PageSelection:
     network: NetworkChoice
     key: cache.MapsKey
     photo: Photo
+    layers_page: st.Page | None = None
 
     @cached_property
     def maps(self) -> "ClassMaps":
@@ -56,6 +57,7 @@ class Bar:
     network: NetworkChoice
     scale: cache.Scale
     notes: "DeltaGenerator"  # where notes about the link are shown, once the page has been drawn
+    layers_page: st.Page | None = None  # page of the channels
 
     def read_photo(self) -> Photo:
         """Read the chosen photo.
@@ -66,12 +68,15 @@ class Bar:
         return photo_choice.read_photo(self.network.examples)
 
 
-def draw_bar(load_page: st.Page | None = None, export_page: st.Page | None = None) -> Bar:
+def draw_bar(
+    load_page: st.Page | None = None, export_page: st.Page | None = None, layers_page: st.Page | None = None
+) -> Bar:
     """Draw the bar.
 
     Args:
         load_page: page on which networks are loaded; a link to it stands beside the networks.
         export_page: page of figures; a link to it stands at the end.
+        layers_page: page of the channels, which other pages open.
     """
     keys.update_link()
     apply_selection()
@@ -89,7 +94,7 @@ def draw_bar(load_page: st.Page | None = None, export_page: st.Page | None = Non
         scale = choose_size(offered[name])
     with strip:
         photo_choice.draw_strip(offered[name].examples)
-    return Bar(offered[name], scale, st.container())
+    return Bar(offered[name], scale, st.container(), layers_page)
 
 
 def read_nothing(bar: Bar, import_page: Callable[[], object]) -> tuple[()]:
@@ -142,7 +147,7 @@ def _read_selection(
 ) -> tuple[PageSelection]:
     network, photo = bar.network, bar.read_photo()
     notes = st.container()
-    chosen = PageSelection(network, (network.key, photo.sha256, photo.name, bar.scale), photo)
+    chosen = PageSelection(network, (network.key, photo.sha256, photo.name, bar.scale), photo, bar.layers_page)
     # Draw the placeholder in every run: if some runs had none, everything below would change its position, and widgets
     # would lose what the user has typed.
     place = st.empty()

@@ -57,6 +57,7 @@ class ViewState:
     change: PixelChange = "blur"  # how masked cells are changed in the photo
     above: int = 50  # threshold of the button that masks cells, in percent of the highest value
     pinned: bool = False  # keep class and contrast for the next photo
+    by_logit: bool = False  # sort the maps of all classes by logit
     finer: int = 1  # how many times finer than the network's own grid the class map is
     boxes: Boxes = "none"  # boxes around the evidence: around all connected parts, or the largest
     threshold: float = 0.3  # of boxes: one of THRESHOLDS, a share of the largest value; the library's default
@@ -160,6 +161,7 @@ def check_report(report: Mapping[str, Any], before: ViewState) -> ViewState:
         masked=cells,
         change=take("change", get("change") in get_args(PixelChange)),
         above=take("above", _is_whole(get("above")) and 0 <= report["above"] <= 99),
+        by_logit=take("by_logit", isinstance(get("by_logit"), bool)),
         pinned=take("pinned", isinstance(get("pinned"), bool)),
         finer=take("finer", _is_whole(get("finer")) and report["finer"] in FINER),
         boxes=take("boxes", get("boxes") in get_args(Boxes)),
@@ -241,6 +243,7 @@ def save_state(state: ViewState, subject: str, labels: Sequence[str], start: Vie
         keys.MASKED: ";".join(map(_write_cell, state.masked)) or None,
         keys.MASK_CHANGE: None if state.change == first.change else state.change,
         keys.MASK_ABOVE: None if state.above == first.above else str(state.above),
+        keys.BY_LOGIT: "true" if state.by_logit else None,
         keys.PINNED: "true" if state.pinned else None,
         keys.FINER: None if state.finer == first.finer else str(state.finer),
         keys.BOXES: None if state.boxes == first.boxes else state.boxes,
@@ -294,6 +297,7 @@ def _read_link(start: ViewState, labels: Sequence[str]) -> ViewState:
         choose(keys.MASK_CHANGE, get_args(PixelChange), first.change),
         int(above) if re.fullmatch(r"\d{1,2}", above) else first.above,
         choose(keys.PINNED, flags, "false").lower() == "true",
+        choose(keys.BY_LOGIT, flags, "false").lower() == "true",
         int(choose(keys.FINER, tuple(map(str, FINER)), first.finer)),
         choose(keys.BOXES, get_args(Boxes), first.boxes),
         float(choose(keys.THRESHOLD, tuple(map(str, THRESHOLDS)), first.threshold)),

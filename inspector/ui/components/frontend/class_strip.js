@@ -16,12 +16,13 @@ const makeText = (tag, text, attributes) => {
   element.textContent = text;
   return element;
 };
-const choose = k => document.dispatchEvent(new CustomEvent("inspector-class", { detail: k }));
+/** Let the viewer change its state: the class, or the order of all maps. */
+const change = detail => document.dispatchEvent(new CustomEvent("inspector-change", { detail }));
 
 export default function ({ data: [data], parentElement }) {
   const root = parentElement.querySelector(".inspector-class-maps"), classes = decodeClasses(data.classes);
   const { words, grid: [h, w], draw_size: [height, width] } = data;
-  const mine = (root.inspector ??= { sorted: false, state: null, subject: null });
+  const mine = (root.inspector ??= { state: null, subject: null });
   if (mine.subject !== data.subject) Object.assign(mine, { subject: data.subject, state: data.state });
   const outcome = k => (classes[k].probability === null ? "" : ` ${formatPercent(classes[k].probability)}`);
 
@@ -30,7 +31,7 @@ export default function ({ data: [data], parentElement }) {
     const number = classes[data.all[0]].scores ? "scores" : "contributions";
     const place = root.querySelector(".all") ?? makeElement("section", { class: "all" });
     if (!place.isConnected) root.prepend(place);
-    const order = mine.sorted ? data.all.toSorted((a, b) => classes[b].logit - classes[a].logit) : data.all;
+    const order = mine.state.by_logit ? data.all.toSorted((a, b) => classes[b].logit - classes[a].logit) : data.all;
     const scale = findScale(data.all.map(k => readMap(classes, k, null, number)));
     const colors = decodeColors(data.colormaps[mine.state.colors].colors);
     const of = data.factor > 1 ? " of the network's own cells" : "";
@@ -38,10 +39,11 @@ export default function ({ data: [data], parentElement }) {
     const marked = data.pooling === "max" ? framed : "";
     if (!place.firstChild) {
       const box = makeElement("input", { type: "checkbox" });
-      box.onchange = () => { mine.sorted = box.checked; mine.show(); };
+      box.onchange = () => change({ by_logit: box.checked });
       const sorting = makeElement("label", {}, box, "sort by logit");
       place.append(makeElement("h2"), makeElement("p"), sorting, makeElement("div", { class: "tiles" }));
     }
+    place.querySelector("input").checked = mine.state.by_logit;
     const limits = `\u00b1${scale.toPrecision(3)}`;
     place.children[0].textContent = "All class maps before pooling";
     place.children[1].textContent = `${words[number]}, on one scale (${limits})${marked}. ${CLICK}`;
@@ -71,7 +73,7 @@ export default function ({ data: [data], parentElement }) {
       tile.replaceChildren(cells, title, makeText("span", text, { class: "number" }));
       tile.setAttribute("aria-pressed", k === mine.state.k);
       tile.setAttribute("aria-label", `class map of ${name}, ${text}`);
-      tile.onclick = () => choose(k);
+      tile.onclick = () => change({ k });
     });
   };
   const showTop = () => {
@@ -98,7 +100,7 @@ export default function ({ data: [data], parentElement }) {
       sum.textContent = k === against ? "the others are compared with it" : describeSum(data, maps[i], mine.state).equation;
       tile.setAttribute("aria-pressed", k === mine.state.k);
       tile.setAttribute("aria-label", `${name}${outcome(k)}, ${sum.textContent}`);
-      tile.onclick = () => choose(k);
+      tile.onclick = () => change({ k });
       const drawn = JSON.stringify([frame, colors, gray, scale, k, against, number, data.subject, Boolean(mine.image)]);
       if (canvas.drawn === drawn) return;
       canvas.drawn = drawn;

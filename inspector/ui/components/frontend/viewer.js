@@ -32,7 +32,7 @@ function drawPhoto(canvas, image, [height, width], gray) {
   context.putImageData(new ImageData(paintGray(pixels.data), width, height), 0, 0);
 }
 
-export default function ({ data: [data], parentElement, setStateValue }) {
+export default function ({ data: [data], parentElement, setStateValue, setTriggerValue }) {
   const root = parentElement.querySelector(".inspector-viewer"), find = selector => root.querySelector(selector);
   const photo = find(".inspector-photo"), image = find(".seen img"), line = find(".inspector-line");
   const base = find("canvas.base"), canvas = find("canvas.map"), svg = photo.querySelector("svg");
@@ -167,7 +167,7 @@ export default function ({ data: [data], parentElement, setStateValue }) {
     showPredictions(root, data, classes, k, chooseClass);
     showSum(root, data, mine.map, state(), mine.refusal);
     showBoxes(root, data, state());
-    showCell(root, data, classes, state(), change);
+    showCell(root, data, classes, state(), change, channel => setTriggerValue("channel", channel));
     const masking = () => (isMasking() ? findCellsAbove(mine.map.values, state().above, columns.length) : state().masked);
     showMasked(root, data, mine.map, state(), change, masking);
     // Controls outlast the runs of the page, so they call the function of the last one, which draws the last numbers.
@@ -230,8 +230,8 @@ export default function ({ data: [data], parentElement, setStateValue }) {
   show();
 
   // Remove the handler of the run before, because it would draw its own, older maps.
-  document.removeEventListener("inspector-class", mine.listen);
-  mine.listen = ({ detail }) => chooseClass(detail);
-  document.addEventListener("inspector-class", mine.listen);
-  return () => document.removeEventListener("inspector-class", mine.listen);
+  document.removeEventListener("inspector-change", mine.listen);
+  mine.listen = ({ detail }) => ("k" in detail ? chooseClass(detail.k) : change(detail));
+  document.addEventListener("inspector-change", mine.listen);
+  return () => document.removeEventListener("inspector-change", mine.listen);
 }

@@ -6,6 +6,8 @@ import { convertCell, isSameCell } from "./cells.js";
 import { hasModifier, moveInList } from "./list_keys.js";
 import { formatFixed, formatPercent, formatSignedFixed } from "./numbers.js";
 
+// Parameters of the address that the page Layers has, too.
+const KEPT = ["network", "example", "upload", "size", "class", "reading", "against", "grid"];
 const MARKS = { exact: "\u2713", "exact for this image": "\u2713", "not unique": "\u2248", "not exact": "\u2717" };
 
 const makeRow = () => makeElement(
@@ -72,8 +74,32 @@ export function showSum(root, data, map, state, refusal) {
   );
 }
 
-/** Show what the chosen cell adds to each listed class, and its strongest channels. */
-export function showCell(root, data, classes, state, change) {
+/** Return the address of a channel on the page Layers, with the network and the photo of this page's address. */
+export function linkChannel(search, channel) {
+  const link = new URLSearchParams({ view: "channels", channel });
+  for (const [name, value] of new URLSearchParams(search)) {
+    if (KEPT.includes(name)) link.append(name, value);
+  }
+  return `layers?${link}`;
+}
+
+/** Make a line of texts and channels, which are links that open the channel. */
+function makeLine(parts, open) {
+  return makeElement("p", { class: "small" }, ...parts.map(part => {
+    if (typeof part === "string") return part;
+    const link = makeText("a", part.text, { href: linkChannel(location.search, part.channel) });
+    link.title = `Open channel ${part.channel} on the page Layers`;
+    link.onclick = event => {
+      if (hasModifier(event)) return; // opens another tab
+      event.preventDefault();
+      open(part.channel);
+    };
+    return link;
+  }));
+}
+
+/** Show what the chosen cell adds to each listed class, and its strongest channels, which `open` opens. */
+export function showCell(root, data, classes, state, change, open) {
   const card = root.querySelector(".chosen"), { cell, number } = state;
   if (!cell) {
     card.replaceChildren();
@@ -96,7 +122,7 @@ export function showCell(root, data, classes, state, change) {
   card.replaceChildren(
     makeText("p", `Cell (${row}, ${column})${kind}: ${number === "scores" ? "its class score" : adds}`),
     makeTable(rows),
-    ...(known ? known.lines : ["Reading its channels ..."]).map(line => makeText("p", line, { class: "small" })),
+    ...(known ? known.lines : [["Reading its channels ..."]]).map(line => makeLine(line, open)),
     ...(isOwn ? [button] : []),
   );
 }
