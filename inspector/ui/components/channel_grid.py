@@ -12,7 +12,6 @@ import streamlit as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inspector.explain.receptive_field import ReceptiveField
 from inspector.images.decode import Pixels
 from inspector.output.overlay import common_scale, grid_image
 from inspector.ui.components import html
