@@ -31,7 +31,7 @@ from inspector.analysis.attribution.methods import METHODS, compute_attribution
 from inspector.analysis.faithfulness import STEPS, PatchTest, blur_inputs, resample_on_input
 from inspector.analysis.randomization import measure_randomization, shuffle_weights
 from inspector.errors import AttributionError
-from inspector.explain.tracing.receptive_field import PIXELS
+from inspector.explain.receptive_field import PIXELS
 from inspector.images.examples import list_examples
 from inspector.images.photo import read_image
 from inspector.images.preprocessing import make_view

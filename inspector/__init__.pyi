@@ -29,7 +29,7 @@ from .explain.pooling import (
     global_depth,
     global_max,
 )
-from .explain.tracing.receptive_field import ReceptiveField
+from .explain.receptive_field import ReceptiveField
 from .images.photo import Photo, read_image
 from .images.preprocessing import Preprocessing, View
 from .networks.load import load

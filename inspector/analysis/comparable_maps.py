@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inspector.explain.class_maps import ClassMap, ClassMaps
-from inspector.explain.tracing.receptive_field import ReceptiveField, make_even_field
+from inspector.explain.receptive_field import ReceptiveField, make_even_field
 from inspector.images.preprocessing import Crop
 
 

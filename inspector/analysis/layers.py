@@ -23,10 +23,10 @@ from inspector.explain.class_maps import ClassMaps
 from inspector.explain.classifier import Classifier
 from inspector.explain.inputs import make_input
 from inspector.explain.pooling import Reduction, global_depth
+from inspector.explain.receptive_field import ReceptiveField, make_even_field
 from inspector.explain.tracing.layer_trace import Layer, trace_layers
 from inspector.explain.tracing.layouts import FeatureLayout
 from inspector.explain.tracing.module_hooks import ModuleOutput, hook_modules, output_and_gradient
-from inspector.explain.tracing.receptive_field import ReceptiveField, make_even_field
 from inspector.images.photo import ImageSource, Photo
 from inspector.images.preprocessing import View
 

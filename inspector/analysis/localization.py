@@ -24,7 +24,7 @@ from PIL import Image
 from inspector.errors import LocalizationError, translate_errors
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.grid import fit_size, resample_on_photo
-from inspector.explain.tracing.receptive_field import ReceptiveField
+from inspector.explain.receptive_field import ReceptiveField
 from inspector.images.decode import MAX_BYTES, MAX_PIXELS
 from inspector.images.preprocessing import Box, Crop
 

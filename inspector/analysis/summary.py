@@ -14,10 +14,10 @@ from inspector.explain.classifier import Classifier
 from inspector.explain.head import Head, find_head
 from inspector.explain.kinds import VERDICTS, Verdict
 from inspector.explain.placement import join_fields, place_head
+from inspector.explain.receptive_field import ReceptiveField
 from inspector.explain.tracing.chosen_output import choose_output
 from inspector.explain.tracing.forward import capture_poolings, eval_mode, noise_input, run_network
 from inspector.explain.tracing.layer_trace import Layer, trace_layers
-from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.explain.tracing.unwrap import unwrap
 from inspector.images.preprocessing import as_pair
 

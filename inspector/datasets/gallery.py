@@ -12,7 +12,7 @@ from PIL import Image
 from inspector.datasets.table import read_rows
 from inspector.errors import ExportError, translate_errors
 from inspector.explain.kinds import OutputMeaning
-from inspector.explain.tracing.receptive_field import ReceptiveField
+from inspector.explain.receptive_field import ReceptiveField
 from inspector.files import write_atomic
 from inspector.images.decode import Pixels
 from inspector.images.preprocessing import Crop, View

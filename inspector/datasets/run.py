@@ -35,8 +35,8 @@ from inspector.errors import ImageError, InspectorError
 from inspector.explain.backends.accelerate import AcceleratedNetwork, accelerate
 from inspector.explain.class_maps import ClassMaps, class_maps_of_batch
 from inspector.explain.classifier import Classifier
+from inspector.explain.receptive_field import ReceptiveField
 from inspector.explain.tracing.forward import match_parameters
-from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.images.decode import Pixels
 from inspector.images.preprocessing import Crop, make_view
 from inspector.images.sources import Item, hash_items, list_images, make_storable, read_item

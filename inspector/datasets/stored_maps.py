@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from inspector.analysis.localization import Regions, find_object_mask, measure_evidence_inside_map
 from inspector.datasets.results import Results
-from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
+from inspector.explain.receptive_field import Axis, ReceptiveField
 from inspector.images.preprocessing import Box, Crop
 
 

@@ -16,11 +16,12 @@ from inspector.explain.kinds import Pooling
 from inspector.explain.places import PlaceCheck, capture_feature_maps, check_places
 from inspector.explain.pooling import identify_pooling, position_shares
 from inspector.explain.precision import TOLERANCE, find_tolerance
+from inspector.explain.receptive_field import ReceptiveField
 from inspector.explain.refusals import explain_missing_pooling
 from inspector.explain.tracing.forward import CapturedPooling, PoolingNotReachedError, capture_poolings
 from inspector.explain.tracing.layouts import have_one_stride, measure_disproportion
 from inspector.explain.tracing.reaching import find_poolings_reaching_logits
-from inspector.explain.tracing.receptive_field import ReceptiveField, find_receptive_field
+from inspector.explain.tracing.receptive_field import find_receptive_field
 
 
 @dataclass(frozen=True)

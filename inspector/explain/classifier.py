@@ -17,11 +17,11 @@ from inspector.explain.feature_capture import FeatureCapture, make_feature_captu
 from inspector.explain.head import Head, find_head
 from inspector.explain.kinds import OutputActivation, OutputMeaning
 from inspector.explain.placement import join_fields, move_branches, place_branches_again, place_head
+from inspector.explain.receptive_field import ReceptiveField
 from inspector.explain.tracing.chosen_output import choose_output, find_chosen_output, original_network
 from inspector.explain.tracing.forward import match_parameters, noise_input
 from inspector.explain.tracing.output_activation import find_logits
 from inspector.explain.tracing.preserve import preserve_state
-from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.explain.tracing.unwrap import unwrap
 from inspector.images.preprocessing import (
     IMAGENET_MEAN,

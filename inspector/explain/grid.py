@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from inspector.errors import PlaceError
-from inspector.explain.tracing.receptive_field import Axis, ReceptiveField, make_even_field
+from inspector.explain.receptive_field import Axis, ReceptiveField, make_even_field
 from inspector.images.preprocessing import Crop
 
 

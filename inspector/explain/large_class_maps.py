@@ -32,9 +32,9 @@ from inspector.explain.classifier import Classifier
 from inspector.explain.kinds import Pooling, Verdict
 from inspector.explain.memory import give_back_freed_memory
 from inspector.explain.precision import relative_error
+from inspector.explain.receptive_field import make_even_field
 from inspector.explain.tiling import Tile, Tiling, compute_feature_maps, make_tiles, verify_tiling
 from inspector.explain.tracing.forward import match_parameters
-from inspector.explain.tracing.receptive_field import make_even_field
 from inspector.images.large import LargeImage, LargeSource, open_large_image
 from inspector.images.photo import Photo
 from inspector.images.preprocessing import Crop, View, make_whole_view

@@ -13,7 +13,8 @@ from inspector.errors import NetworkError
 from inspector.explain.branches import HeadBranch
 from inspector.explain.head import Head
 from inspector.explain.places import Capture, PlaceCheck, capture_feature_maps, check_places
-from inspector.explain.tracing.receptive_field import ReceptiveField, find_receptive_fields, make_even_field
+from inspector.explain.receptive_field import ReceptiveField, make_even_field
+from inspector.explain.tracing.receptive_field import find_receptive_fields
 
 _FEW, _MANY = 3, 12  # cells along an axis: below _FEW, larger inputs are measured first, with up to _MANY cells
 _LARGEST = 4  # times the input size

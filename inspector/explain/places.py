@@ -11,12 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from inspector.errors import NetworkError
+from inspector.explain.receptive_field import ReceptiveField
 from inspector.explain.response import explain_misplacement, make_probes, measure_response, prefers_no_part
 from inspector.explain.tracing.forward import PoolingNotReachedError, forward_logits
 from inspector.explain.tracing.pooling_calls import PoolingCall, PoolingCallDetector
-from inspector.explain.tracing.receptive_field import (
-    ReceptiveField,
-)
 
 TRIALS = ((0, False), (1, True), (2, False))  # seed of the images, and if they are smooth
 

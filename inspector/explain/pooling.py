@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from inspector.explain.kinds import Pooling
-from inspector.explain.tracing.receptive_field import Axis, ReceptiveField, make_even_field
+from inspector.explain.receptive_field import Axis, ReceptiveField, make_even_field
 
 Reduction = Literal["average", "max"]
 

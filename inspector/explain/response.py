@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
+from inspector.explain.receptive_field import Axis, ReceptiveField
 
 STRIPES = 4  # per axis
 _EDGE = 1 / 16  # width of the strips at the two ends of each axis, as a part of its length

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from inspector.errors import NetworkError, require, translate_errors
 from inspector.explain.kinds import OutputActivation
+from inspector.explain.receptive_field import PIXELS, ReceptiveField
 from inspector.explain.tracing.outputs import HOW_TO_CHOOSE, LOGITS_NAMES
-from inspector.explain.tracing.receptive_field import PIXELS, ReceptiveField, slide_window
+from inspector.explain.tracing.receptive_field import slide_window
 from inspector.networks.checkpoint import check_size
 from inspector.networks.onnx_normal import normalize_model
 from inspector.networks.onnx_operators import check_operators

@@ -21,7 +21,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from inspector.errors import HeadError, NetworkError, translate_errors
 from inspector.explain.pooling import GlobalAveragePooling, GlobalMaxPooling
-from inspector.explain.tracing.receptive_field import ReceptiveField
+from inspector.explain.receptive_field import ReceptiveField
 from inspector.networks.onnx_cut import Cut, find_cut, find_frozen_shapes, record_tensors
 from inspector.networks.onnx_export import add_class_maps
 from inspector.networks.onnx_graph import MAX_BYTES, Graph, Tensors, find_receptive_field, read_graph

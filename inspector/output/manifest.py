@@ -12,7 +12,7 @@ from typing import Any
 from inspector.explain.class_maps import ClassMaps, FigureContent
 from inspector.explain.classifier import Classifier
 from inspector.explain.large_class_maps import LargeMaps
-from inspector.explain.tracing.receptive_field import ReceptiveField
+from inspector.explain.receptive_field import ReceptiveField
 from inspector.files import json_bytes, replace_non_finite
 from inspector.images.decode import Pixels
 from inspector.output.style import DEFAULT_STYLE, FigureStyle

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from inspector.explain.grid import fit_size, resample_on_photo
-from inspector.explain.tracing.receptive_field import ReceptiveField
+from inspector.explain.receptive_field import ReceptiveField
 from inspector.images.decode import Pixels
 from inspector.images.photo import Photo
 from inspector.images.preprocessing import Crop

@@ -7,7 +7,7 @@ import torch
 
 from inspector import Classifier, class_maps, read_image
 from inspector.analysis.comparable_maps import PlacedMap, divide_by_area, make_comparable, resample_to_one_grid
-from inspector.explain.tracing.receptive_field import make_even_field
+from inspector.explain.receptive_field import make_even_field
 from inspector.images.preprocessing import Crop
 
 PHOTO = (40, 80)

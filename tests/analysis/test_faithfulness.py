@@ -15,7 +15,7 @@ from inspector.analysis.attribution.case import Attribution
 from inspector.analysis.attribution.methods import compute_attribution
 from inspector.analysis.faithfulness import PatchTest, resample_on_input
 from inspector.errors import Cancelled
-from inspector.explain.tracing.receptive_field import PIXELS, Axis, ReceptiveField
+from inspector.explain.receptive_field import PIXELS, Axis, ReceptiveField
 
 
 def make_pixel_map(values: Tensor) -> Attribution:

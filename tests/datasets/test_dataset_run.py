@@ -30,7 +30,7 @@ from inspector.datasets.run import RunOptions, run_dataset
 from inspector.datasets.table import Counts, count_rows, count_written_shards, read_rows, split_into_shards
 from inspector.errors import ExportError, ImageError, InspectorError, NetworkError
 from inspector.explain import memory
-from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
+from inspector.explain.receptive_field import Axis, ReceptiveField
 from inspector.images.examples import list_examples
 
 NAMES = ("cat", "dog", "bird")

@@ -26,7 +26,7 @@ from inspector.datasets.summary import AverageMaps, belongs_to, read_summary
 from inspector.errors import ExportError, InspectorError, LocalizationError
 from inspector.explain.classifier import Classifier
 from inspector.explain.grid import resample_on_photo
-from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
+from inspector.explain.receptive_field import Axis, ReceptiveField
 from inspector.images.photo import read_image
 from inspector.images.preprocessing import Crop, Preprocessing, make_view
 

@@ -17,7 +17,7 @@ from inspector.explain.grid import (
     resample_on_input,
     resample_on_photo,
 )
-from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
+from inspector.explain.receptive_field import Axis, ReceptiveField
 from inspector.images.photo import read_image
 from inspector.images.preprocessing import Preprocessing, View, make_view
 

@@ -19,8 +19,8 @@ from inspector.errors import NetworkError, PlaceError
 from inspector.explain.grid import cell_extents
 from inspector.explain.head import find_head
 from inspector.explain.placement import place_head
+from inspector.explain.receptive_field import ReceptiveField
 from inspector.explain.tracing.forward import noise_input
-from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.output.figure import class_map_figure
 from inspector.output.manifest import make_manifest
 from inspector.output.overlay import draw_map_on_photo, grid_image

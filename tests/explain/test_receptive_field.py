@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inspector.explain.head import find_head
-from inspector.explain.tracing.receptive_field import Axis, ReceptiveField, find_receptive_field
+from inspector.explain.receptive_field import Axis, ReceptiveField
+from inspector.explain.tracing.receptive_field import find_receptive_field
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

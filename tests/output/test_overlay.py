@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from inspector.explain.grid import resample_on_photo
-from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
+from inspector.explain.receptive_field import Axis, ReceptiveField
 from inspector.images.photo import read_image
 from inspector.images.preprocessing import Preprocessing, View, make_view, make_whole_view
 from inspector.output.colormaps import COLORMAPS, find_colormap

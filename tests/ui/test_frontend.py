@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from inspector.explain.grid import axis_placements, interpolation_weights
-from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
+from inspector.explain.receptive_field import Axis, ReceptiveField
 from inspector.images.photo import Photo
 from inspector.images.preprocessing import Crop, View
 from inspector.output.colormaps import COLORMAPS, encode_colors

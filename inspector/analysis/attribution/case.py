@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from inspector.explain.class_maps import ClassMaps, class_maps_of_batch
 from inspector.explain.classifier import Classifier
+from inspector.explain.receptive_field import ReceptiveField
 from inspector.explain.tracing.forward import forward_logits
-from inspector.explain.tracing.receptive_field import ReceptiveField
 
 OnProgress = Callable[[float], None]  # is called with the share of the work that is done, 0-1
 ShouldStop = Callable[[], bool]

@@ -19,8 +19,8 @@ from inspector.analysis.attribution import cams, pixels
 from inspector.analysis.attribution.case import Attribution, Case, Completeness, Method, OnProgress, ShouldStop
 from inspector.errors import AttributionError, Cancelled, translate_errors
 from inspector.explain.classifier import Classifier
+from inspector.explain.receptive_field import PIXELS
 from inspector.explain.tracing.forward import copy_sharing_parameters, eval_mode
-from inspector.explain.tracing.receptive_field import PIXELS
 
 
 def compute_attribution(

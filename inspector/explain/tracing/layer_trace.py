@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from inspector.explain.receptive_field import ReceptiveField
 from inspector.explain.tracing.forward import LAYOUT_OPS, run_network
 from inspector.explain.tracing.layouts import FeatureLayout
 from inspector.explain.tracing.module_hooks import ModuleOutput, intercept_modules
 from inspector.explain.tracing.pooling_calls import PoolingCall, PoolingCallDetector
-from inspector.explain.tracing.receptive_field import ReceptiveField, ReceptiveFieldTracker
+from inspector.explain.tracing.receptive_field import ReceptiveFieldTracker
 from inspector.explain.tracing.tensor_calls import TensorCallMode, op_name
 
 # Functions that change no value in evaluation mode, in addition to LAYOUT_OPS.

@@ -12,54 +12,17 @@ of 224.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from inspector.explain.receptive_field import PIXELS, Axis, ReceptiveField, make_even_field
 from inspector.explain.tracing.forward import PoolingNotReachedError, forward_logits
 from inspector.explain.tracing.pooling_calls import PoolingCall, PoolingCallDetector
 from inspector.explain.tracing.tensor_calls import TensorNotes, op_name
-
-
-@dataclass(frozen=True)
-class Axis:
-    """The receptive fields along one axis, in pixels of the input; the edge of the first pixel is 0."""
-
-    centre: float  # center of the receptive field of cell 0
-    stride: float  # distance from one cell to the next
-    size: float  # math.inf if every cell sees the whole image
-
-
-@dataclass(frozen=True)
-class ReceptiveField:
-    """The receptive fields of all cells of a feature map."""
-
-    y: Axis
-    x: Axis
-    # Why the cells do not lie there: their place is unknown, and their map belongs on no photo. None: they lie there.
-    misplaced: str | None = None
-    # Whether all operations before are known not to move cells in another way. It is no part of where cells lie.
-    certain: bool = field(default=False, compare=False)
-
-    @property
-    def description(self) -> str:
-        """One sentence: whether the place of the cells is known."""
-        return self.warning or "Every cell responds to its own part of the photo."
-
-    @property
-    def warning(self) -> str | None:
-        """One sentence that the place of the cells is unknown, and why; None if it is known."""
-        if self.misplaced is None:
-            return None
-        return f"The place of this evidence is unknown: {self.misplaced}. It is drawn on no photo."
-
-
-PIXELS = ReceptiveField(
-    Axis(centre=0.5, stride=1, size=1), Axis(centre=0.5, stride=1, size=1)
-)  # the receptive fields of the image's own pixels
 
 
 def find_receptive_field(network: nn.Module, example: Tensor, pooling: int) -> ReceptiveField:
@@ -95,12 +58,6 @@ def find_receptive_fields(network: nn.Module, example: Tensor, poolings: Sequenc
     if len(found) < len(poolings):
         raise PoolingNotReachedError(example)
     return [found[index] for index in poolings]
-
-
-def make_even_field(size: Sequence[int], grid: Sequence[int]) -> ReceptiveField:
-    """Return receptive fields for cells that divide an image (height, width) evenly and each see all of it."""
-    y, x = (Axis(pixels / n / 2, pixels / n, math.inf) for pixels, n in zip(size, grid, strict=True))
-    return ReceptiveField(y, x)
 
 
 def slide_window(axis: Axis, kernel: int, stride: int, padding: float, dilation: int) -> Axis:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from inspector.explain.tracing.receptive_field import ReceptiveField
+from inspector.explain.receptive_field import ReceptiveField
 from inspector.images.decode import Pixels
 from inspector.images.photo import Photo
 from inspector.images.preprocessing import Crop

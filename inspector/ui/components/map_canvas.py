@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.grid import AxisPlacement, axis_placements, fit_size
-from inspector.explain.tracing.receptive_field import ReceptiveField
+from inspector.explain.receptive_field import ReceptiveField
 from inspector.images.preprocessing import View
 from inspector.output.colormaps import encode_colors
 from inspector.output.overlay import dimmed_photo, find_gray, needs_lossless

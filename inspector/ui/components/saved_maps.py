@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from inspector.explain.tracing.receptive_field import ReceptiveField
+from inspector.explain.receptive_field import ReceptiveField
 from inspector.images.preprocessing import Crop, View
 from inspector.output.colormaps import find_colormap
 from inspector.output.overlay import OPACITY, dimmed_photo, draw_map_on_photo, grid_image

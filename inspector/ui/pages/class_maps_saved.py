@@ -7,7 +7,7 @@ import numpy as np
 from inspector.analysis.positions import find_winners
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.grid import resample_on_photo
-from inspector.explain.tracing.receptive_field import make_even_field
+from inspector.explain.receptive_field import make_even_field
 from inspector.images.decode import Pixels
 from inspector.images.preprocessing import Crop
 from inspector.output.colormaps import COLORMAPS
