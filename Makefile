@@ -37,6 +37,7 @@ $(BIN)/python:
 
 $(VENV)/.app: $(BIN)/python pyproject.toml constraints.txt
 	$(INSTALL) -c constraints.txt -e '.[quick]'
+	-@$(BIN)/inspector accelerate efficientnet_lite0 # so that the app starts with it at once; it runs without, too
 	@touch $@
 
 $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt

@@ -49,7 +49,7 @@ def make_old_page(address: str, new: str, view: str | None = None) -> st.Page:
 
 # Pages have no icons: the browser would fetch the icon of a page from a host of fonts, as the icon of its tab.
 pages = {
-    "image": make_page("class_maps", top_bar.read_selection, "Image", "image", default=True),
+    "image": make_page("class_maps", top_bar.read_arrays, "Image", "image", default=True),
     "layers": make_page("layers", top_bar.read_selection, "Layers", "layers"),
     "compare": make_page("compare", top_bar.read_selection, "Compare", "compare"),
     "model": make_page("network", top_bar.read_network, "Model", "model"),

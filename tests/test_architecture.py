@@ -29,8 +29,11 @@ FACADE = {"explain/image_maps.py": {"inspector.output.figure", "inspector.output
 # What works without torch: the command line's help and the app's first paint are quick.
 TORCH_FREE = (
     "entries.py", "errors.py", "files.py", "printable.py", "version.py",
-    "images", "explain/kinds.py", "explain/memory.py", "networks/catalog.py", "networks/size_accuracy.py",
+    "images", "explain/kinds.py", "explain/memory.py", "explain/class_names.py", "explain/receptive_field.py",
+    "explain/grid.py", "explain/shown_map.py", "explain/map_arrays.py", "explain/backends/sessions.py",
+    "networks/catalog.py", "networks/size_accuracy.py", "networks/stored.py",
     "output/text.py", "output/style.py", "output/colormaps.py", "output/picture.py", "output/templates.py",
+    "output/overlay.py", "output/viewer.py",
     "datasets/table.py", "datasets/shard_schema.py", "datasets/results.py", "datasets/statistics.py",
     "datasets/index.py", "datasets/summary.py",
     "training/recipe.py", "training/read_run.py", "training/compare_runs.py",

@@ -11,7 +11,8 @@ OTHERS = {None: "nothing", -1: "mean of all classes"}
 def read_viewer(app: AppTest, component: str = "viewer") -> dict[str, Any]:
     """Return the data of the viewer, or of the class strip below it."""
     (found,) = (one for one in app.get("bidi_component") if one.proto.component_name == f"inspector.{component}")
-    data: dict[str, Any] = json.loads(found.proto.json)
+    data: dict[str, Any]
+    (data,) = json.loads(found.proto.json)
     return data
 
 

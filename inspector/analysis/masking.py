@@ -13,7 +13,6 @@ does, but the network also sees the pixels that replace the masked ones.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -25,11 +24,10 @@ from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMap, ClassMaps
 from inspector.explain.decomposition import BranchInput
 from inspector.explain.grid import nearest_cells, require_place
+from inspector.explain.kinds import PixelChange
 from inspector.explain.tracing.forward import forward
 from inspector.images.decode import Pixels
 from inspector.images.preprocessing import View
-
-PixelChange = Literal["blur", "grey"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +54,8 @@ def find_cells_above(class_map: ClassMap, share: float) -> Tensor:
         Mask (h, w); all false if no value is positive.
     """
     highest = float(class_map.values.max())
-    return (class_map.values > max(share * highest, 0)) & (highest > 0)
+    found: Tensor = (class_map.values > max(share * highest, 0)) & (highest > 0)
+    return found
 
 
 def mask_at_head(maps: ClassMaps, mask: Tensor) -> MaskedOutcome:

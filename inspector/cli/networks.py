@@ -1,4 +1,4 @@
-"""Commands `inspector describe`, `add`, `models` and `export-network`: describe, add, list and export networks."""
+"""Commands about networks alone: `inspector describe`, `add`, `models`, `accelerate` and `export-network`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -155,6 +155,37 @@ def models() -> Report:
         for name, card in list_models().items()
     ]  # fmt: skip
     return Report({"models": listed, "left_out": {broken.name: broken.reason for broken in list_broken_models()}})
+
+
+@options.command
+def accelerate(
+    model: Annotated[str, Argument(help="Name of a network in models/.", show_default=False)],
+    backend: Annotated[str, Option(help="`onnxruntime` or `openvino`. Default: the first one that is installed.")] = "",
+) -> Report:
+    """Build a network for ONNX Runtime or OpenVINO before the app needs it, so that the app answers sooner.
+
+    It is kept in $INSPECTOR_CACHE, else in ~/.cache/inspector. The app builds by itself what is missing there.
+
+    Example:
+    * `inspector accelerate efficientnet_lite0`
+    """
+    with progress.status(f"Building {model} ..."):
+        from inspector.explain.backends.accelerate import accelerate as build_backend
+        from inspector.explain.backends.sessions import OPEN, find_installed_runtime
+        from inspector.networks.load import load
+        from inspector.networks.stored import keep_network, read_files
+
+        backend = backend or find_installed_runtime() or next(iter(OPEN))
+        if backend not in OPEN:
+            raise InspectorError(f"No runtime {backend!r}. Use {' or '.join(OPEN)}.")
+        files, built = read_files(model), list[Path]()
+        classifier = load(model)
+        build_backend(classifier, backend, on_built=lambda _, file: built.append(file))
+    for file in built:
+        if files is not None and files.are_unchanged():
+            keep_network(files, classifier, backend, file)
+        print_written(file)
+    return Report({"model": model, "backend": backend, "file": built[0] if built else None})
 
 
 @options.command

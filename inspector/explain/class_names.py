@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from inspector.errors import ClassError, NetworkError
 from inspector.printable import make_printable
@@ -163,8 +164,8 @@ def _fold(name: str) -> str:
 
 
 def list_top_classes(
-    class_names: Sequence[str], logits: Tensor, probabilities: Tensor, count: int
+    class_names: Sequence[str], logits: NDArray[np.floating], probabilities: NDArray[np.floating], count: int
 ) -> list[tuple[int, str, float]]:
     """Return (index, name, probability) of the `count` classes with the highest logits, highest first."""
-    order = logits.argsort(descending=True, stable=True)[:count].tolist()
+    order = np.argsort(-logits, kind="stable")[:count].tolist()
     return [(k, class_names[k], float(probabilities[k])) for k in order]

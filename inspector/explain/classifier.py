@@ -5,9 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from inspector.errors import NetworkError
@@ -16,6 +14,7 @@ from inspector.explain.device import find_device
 from inspector.explain.feature_capture import FeatureCapture, make_feature_capture
 from inspector.explain.head import Head, find_head
 from inspector.explain.kinds import OutputActivation, OutputMeaning
+from inspector.explain.map_arrays import NetworkFacts
 from inspector.explain.placement import join_fields, move_branches, place_branches_again, place_head
 from inspector.explain.receptive_field import ReceptiveField
 from inspector.explain.tracing.chosen_output import choose_output, find_chosen_output, original_network
@@ -33,6 +32,7 @@ from inspector.images.preprocessing import (
     as_pair,
     find_usual_resize,
     list_suspicions,
+    normalize_view,
 )
 from inspector.printable import make_printable
 
@@ -255,15 +255,7 @@ class Classifier:
 
     def inputs(self, view: View) -> Tensor:
         """Return a photo as normalized input (1, channels, H, W), in the network's dtype and on its device."""
-        # NumPy, because torch's worker threads would busy-wait for longer than a fast network runs. Channels first, so
-        # that every step runs over contiguous memory.
-        values, white = (view.pixels, 255) if view.values is None else (view.values, 1)
-        planes = values.reshape(*self.preprocessing.size, -1).transpose(2, 0, 1)
-        normalized: NDArray[np.float32] = np.divide(planes, white, dtype=np.float32, order="C")
-        mean, std = (np.array(values, np.float32) for values in (self.preprocessing.mean, self.preprocessing.std))
-        normalized -= mean[:, None, None]
-        normalized /= std[:, None, None]
-        return match_parameters(self.network, torch.from_numpy(normalized)[None])
+        return match_parameters(self.network, torch.from_numpy(normalize_view(view, self.preprocessing)))
 
     def noise_input(self, images: int = 1, seed: int = 0, size: Sequence[int] | None = None) -> Tensor:
         """Return seeded standard normal noise in place of normalized images.
@@ -295,6 +287,20 @@ class Classifier:
     def meaning(self) -> OutputMeaning:
         """What the values are that class maps add up to."""
         return OutputMeaning(self.probability, self.unit)
+
+    @property
+    def facts(self) -> NetworkFacts:
+        """What a viewer needs to know of the network, without torch."""
+        return NetworkFacts(
+            self.name,
+            self.class_names,
+            self.preprocessing.size,
+            self.receptive_field,
+            self.meaning,
+            self.head.pooling,
+            self.head.per_class,
+            self.head.has_position_scores,
+        )
 
     @property
     def output(self) -> str | None:

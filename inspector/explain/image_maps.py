@@ -17,7 +17,8 @@ from inspector.explain.decomposition import Decomposition
 from inspector.explain.grid import resample_on_photo
 from inspector.explain.inputs import make_input_view
 from inspector.explain.kinds import Verdict
-from inspector.explain.shown_map import AVERAGE, ClassMap, FigureContent
+from inspector.explain.map_arrays import MapArrays, count_maxima, shows_scores
+from inspector.explain.shown_map import AVERAGE, ClassMap, FigureContent, make_class_map
 from inspector.images.preprocessing import View
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ class ClassMaps:
 
     def top(self, count: int = 5) -> list[tuple[int, str, float]]:
         """Return (index, name, probability) of the classes with the highest logits, highest first."""
-        return list_top_classes(self.classifier.class_names, self.logits, self.probabilities, count)
+        logits, probabilities = self.logits.numpy(force=True), self.probabilities.numpy(force=True)
+        return list_top_classes(self.classifier.class_names, logits, probabilities, count)
 
     def outcome(self, k: int, digits: int = 1) -> str:
         """Return the probability of a class as text, as in "97.3%", or its value with its unit, as in "41.3 years"."""
@@ -133,22 +135,33 @@ class ClassMaps:
             ClassError: there is no such class.
             InspectorError: `dense` for a head that has no class score per cell.
         """
-        k = self.classifier.class_index(k)
-        name, others = self.classifier.class_names[k], []
-        title = name
-        if against == AVERAGE:
-            title, others = f"{name} against the average class", list(range(len(self.logits)))
-        elif against is not None:
-            others = [self.classifier.class_index(against)]
-            title = f"{name} against {self.classifier.class_names[others[0]]}"
-        # Select before scoring, so that only the scores that are needed are computed.
-        selected = [k, *others]
-        values = self.position_scores(selected) if dense else self.values[selected]
-        values, bias, logit = (
-            rows[0] - rows[1:].mean(0) if others else rows[0]
-            for rows in (values, self.bias[selected], self.logits[selected])
+
+        def select(classes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+            values = self.position_scores(classes) if dense else self.values[classes]
+            return values, self.bias[classes], self.logits[classes]
+
+        return make_class_map(self.classifier.class_names, select, k, against, dense)
+
+    def to_numpy(self) -> MapArrays:
+        """Return the maps as NumPy arrays, with what a viewer needs to know of the network."""
+        network, split = self.classifier.facts, self.split
+        values, bias, logits, probabilities = (
+            one.numpy(force=True) for one in (self.values, self.bias, self.logits, self.probabilities)
         )
-        return ClassMap(title, values, float(bias), None if dense else float(logit))
+        is_max = network.pooling == "max" and split is not None and len(split.branches) == 1
+        return MapArrays(
+            network,
+            self.view,
+            values,
+            bias,
+            logits,
+            probabilities,
+            float(self.residual),
+            self.verdict,
+            self.position_scores().numpy(force=True) if shows_scores(network) and split is not None else None,
+            count_maxima(split.branches[0].feature_maps.numpy(force=True)) if is_max and split is not None else None,
+            self.backend,
+        )
 
     def contrast_map(self, classes: Sequence[int], dense: bool = False) -> ClassMap:
         """Return the first class against the second, or the other top class; InspectorError if there is no second."""

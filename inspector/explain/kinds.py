@@ -9,6 +9,7 @@ Verdict = Literal["exact", "exact for this image", "not unique", "not exact"]
 # "none": they are no logits but other values, as in regression, and there are no probabilities.
 OutputActivation = Literal["softmax", "sigmoid", "identity", "none"]
 Pooling = Literal["average", "max", "flatten", "linear", "other"]
+PixelChange = Literal["blur", "grey"]  # how masked cells are changed in a photo
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,8 @@ class LargeMaps:
 
     def top(self, count: int = 5) -> list[tuple[int, str, float]]:
         """Return (index, name, probability) of the classes with the highest logits, highest first."""
-        return list_top_classes(self.classifier.class_names, self.logits, self.probabilities, count)
+        logits, probabilities = self.logits.numpy(force=True), self.probabilities.numpy(force=True)
+        return list_top_classes(self.classifier.class_names, logits, probabilities, count)
 
     def reduced(self, side: int = 2000) -> ClassMaps:
         """Return the class maps over a reduced image, to draw them.

@@ -205,6 +205,18 @@ def make_view(photo: Photo, preprocessing: Preprocessing) -> View:
     return View(photo, pixels, Crop(photo.size, box, preprocessing.size), values)
 
 
+def normalize_view(view: View, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """Return what the network sees of a photo as its normalized input (1, channels, H, W)."""
+    # NumPy, because torch's worker threads would busy-wait for longer than a fast network runs. Channels first, so that
+    # every step runs over contiguous memory.
+    values, white = (view.pixels, 255) if view.values is None else (view.values, 1)
+    planes = values.reshape(*preprocessing.size, -1).transpose(2, 0, 1)
+    normalized: NDArray[np.float32] = np.divide(planes, white, dtype=np.float32, order="C")
+    normalized -= np.array(preprocessing.mean, np.float32)[:, None, None]
+    normalized /= np.array(preprocessing.std, np.float32)[:, None, None]
+    return normalized[None]
+
+
 def _scale_channels(photo: Photo, channels: int, preprocessing: Preprocessing) -> tuple[NDArray[np.float32], str]:
     """Return all channels of an image in the unit of mean and std, (H, W, C), and a note on how they were scaled."""
     values = photo.pixels if photo.values is None else np.atleast_3d(photo.values)

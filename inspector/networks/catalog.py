@@ -182,6 +182,23 @@ def read_model_card(folder: Path) -> ModelCard:
         )
 
 
+def list_weight_parts(card: ModelCard) -> list[str | Mapping[str, str]]:
+    """List the entries of a card's weights: one, or those of its list."""
+    weights = card.weights
+    return list(weights) if isinstance(weights, Sequence) and not isinstance(weights, str) else [weights]
+
+
+def find_weight_files(card: ModelCard) -> list[Path]:
+    """List the files with the weights of a network, in the order of their entries.
+
+    Raises:
+        NetworkError: a package that holds weights is not installed.
+    """
+    return [
+        card.folder / part if isinstance(part, str) else find_packaged_file(part) for part in list_weight_parts(card)
+    ]
+
+
 def find_packaged_file(weights: Mapping[str, str]) -> Path:
     """Find a file of weights in an installed package, without running code of the package.
 

@@ -32,8 +32,9 @@ from inspector.networks.catalog import (
     find_cell_center,
     find_model_card,
     find_model_folder,
-    find_packaged_file,
+    find_weight_files,
     is_trusted,
+    list_weight_parts,
 )
 from inspector.networks.checkpoint import MAX_BYTES, State, detect_kind, is_small_safetensors, read_states
 from inspector.networks.guess_architecture import describe_missing_architecture, guess_architectures
@@ -315,8 +316,7 @@ def _load_card(card: ModelCard, trust: bool) -> LoadedNetwork:
     # The code that a network in models/ names is trusted; the code that any other folder names is not.
     trust = trust or is_trusted(card.folder)
     factory: Any = card.architecture.get("factory")
-    parts = card.weights if isinstance(card.weights, Sequence) and not isinstance(card.weights, str) else [card.weights]
-    paths = [card.folder / part if isinstance(part, str) else find_packaged_file(part) for part in parts]
+    parts, paths = list_weight_parts(card), find_weight_files(card)
     usual, field = card.preprocessing, None
     if not trust:
         for path in paths:

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from inspector.explain.class_maps import ClassMaps
 from inspector.explain.grid import AxisPlacement, CellExtent, axis_placements, cell_extents, fit_size
+from inspector.explain.map_arrays import Floats, MapArrays
 from inspector.output.colormaps import COLORMAPS, encode_colors
 from inspector.output.overlay import find_gray
 
@@ -83,26 +83,25 @@ class ViewerData:
 
 
 def make_viewer_data(
-    maps: ClassMaps,
+    maps: MapArrays,
     names: Sequence[str],
     classes: Iterable[int],
     photo: str,
     side: int,
     top: int = 5,
-    scores: bool = True,
 ) -> ViewerData:
     """Collect what a viewer draws.
 
     Args:
-        maps: class maps of a photo.
+        maps: class maps of a photo, with their class scores if these are sent, too.
         names: names of all classes, each different.
         classes: indices of the classes whose maps are sent, besides the top classes.
         photo: URL of the photo, dimmed outside the crop.
         side: longer side of the drawing, in pixels.
         top: how many classes are listed.
-        scores: send class scores, too, if the head has them.
     """
-    view, field, meaning = maps.view, maps.classifier.receptive_field, maps.classifier.meaning
+    view, network = maps.view, maps.classifier
+    field, meaning = network.receptive_field, network.meaning
     grid = (int(maps.values.shape[1]), int(maps.values.shape[2]))
     if field.misplaced is not None:
         down, across = (AxisPlacement(cells, -0.5, 0, 1) for cells in grid)
@@ -126,9 +125,9 @@ def make_viewer_data(
         misplaced=field.misplaced,
         names=tuple(names),
         top=best,
-        classes=_list_classes(maps, list(dict.fromkeys([*best, *classes])), scores),
-        pooling=maps.classifier.head.pooling,
-        per_class=maps.classifier.head.per_class,
+        classes=_list_classes(maps, list(dict.fromkeys([*best, *classes]))),
+        pooling=network.pooling,
+        per_class=network.per_class,
         quantity=meaning.quantity,
         units=meaning.units,
         difference=meaning.difference,
@@ -139,10 +138,9 @@ def make_viewer_data(
     )
 
 
-def _list_classes(maps: ClassMaps, chosen: list[int], with_scores: bool) -> tuple[ViewerClass, ...]:
+def _list_classes(maps: MapArrays, chosen: list[int]) -> tuple[ViewerClass, ...]:
     values = _select(maps.values, chosen)
-    has_scores = with_scores and maps.classifier.head.has_position_scores
-    scores = _select(maps.position_scores(), chosen) if has_scores else None
+    scores = None if maps.scores is None else _select(maps.scores, chosen)
     bias, logits = _select(maps.bias, chosen), _select(maps.logits, chosen)
     shares = maps.probabilities.tolist() if maps.classifier.meaning.has_probabilities else None
     return tuple(
@@ -158,10 +156,9 @@ def _list_classes(maps: ClassMaps, chosen: list[int], with_scores: bool) -> tupl
     )
 
 
-def _select(numbers: Any, chosen: list[int]) -> NDArray[np.float32]:
+def _select(numbers: Floats, chosen: list[int]) -> NDArray[np.float32]:
     """Return the rows of the chosen classes, and the mean of all rows as the last row."""
-    rows = [numbers[chosen].numpy(force=True), numbers.mean(0, keepdim=True).numpy(force=True)]
-    return np.concatenate(rows).astype(np.float32)
+    return np.concatenate([numbers[chosen], numbers.mean(0, keepdims=True)]).astype(np.float32)
 
 
 def list_colormaps() -> dict[str, dict[str, Any]]:

@@ -20,7 +20,7 @@ def decode(text: str, grid: list[int]) -> np.ndarray:
 @pytest.mark.parametrize("network", ["fashion_gap", "fashion_gmp"])
 def test_the_numbers_of_a_viewer_sum_to_the_logits(network: str) -> None:
     maps = class_maps(load(network), BAG)
-    data = make_viewer_data(maps, maps.classifier.class_names, range(10), "", 400)
+    data = make_viewer_data(maps.to_numpy(), maps.classifier.class_names, range(10), "", 400)
     sent = json.loads(json.dumps(data.to_json()))
     assert set(sent["classes"]) == {*map(str, range(10)), str(MEAN)}
     for k, one in sent["classes"].items():
@@ -37,7 +37,7 @@ def test_the_numbers_of_a_viewer_sum_to_the_logits(network: str) -> None:
 
 def test_of_many_classes_the_top_ones_those_asked_for_and_the_mean_are_sent() -> None:
     maps = class_maps(load("efficientnet_lite0"), list_examples("photos")["Cat"])
-    data = make_viewer_data(maps, maps.classifier.class_names, [3, 7], "", 400)
+    data = make_viewer_data(maps.to_numpy(), maps.classifier.class_names, [3, 7], "", 400)
     best = [k for k, _, _ in maps.top(5)]
     assert list(data.top) == best
     assert [one.k for one in data.classes] == [*best, 3, 7, MEAN]

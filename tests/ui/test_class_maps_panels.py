@@ -14,7 +14,7 @@ from inspector import class_maps, load
 from inspector.analysis.positions import Winners
 from inspector.explain.class_maps import ClassMaps
 from inspector.images.examples import list_examples
-from inspector.ui.pages import class_maps as page
+from inspector.ui.pages import class_maps_panels
 from inspector.ui.pages.class_maps_panels import answer_winners
 from inspector.ui.state import keys
 from inspector.ui.state.selection import label_classes
@@ -33,9 +33,9 @@ def open_page(**link: str) -> AppTest:
 
 def _page() -> None:
     from inspector.ui.pages import class_maps
-    from inspector.ui.state.top_bar import draw_bar, read_selection
+    from inspector.ui.state.top_bar import draw_bar, read_arrays
 
-    class_maps.show(*read_selection(draw_bar()))
+    class_maps.show(*read_arrays(draw_bar()))
 
 
 def maps_of(network: str, photo: Path = BOOT) -> ClassMaps:
@@ -92,13 +92,13 @@ def test_max_pooling_shows_of_how_many_channels_a_cell_has_the_maximum() -> None
 
 def test_decisions_of_cells_are_computed_once_per_run_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    compute = page.find_decisions
+    compute = class_maps_panels.find_decisions
 
     def count(*arguments: Any, compute: Callable[..., Any] = compute) -> Any:
         calls.append("find_decisions")
         return compute(*arguments)
 
-    monkeypatch.setattr(page, "find_decisions", count)
+    monkeypatch.setattr(class_maps_panels, "find_decisions", count)
     open_page(network="fashion_gmp", position="1,1")
     assert calls == ["find_decisions"]
 

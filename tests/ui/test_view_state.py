@@ -3,8 +3,8 @@
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 
 from inspector.ui.state.view_state import MEAN, ViewState, check_report, fit_state
 
@@ -12,10 +12,9 @@ BEFORE = ViewState(1, against=2, cell=(0, 1), masked=((1, 1),), opacity=0.5, abo
 
 
 def make_maps(pooling: str = "max") -> Any:
-    head = SimpleNamespace(pooling=pooling, has_position_scores=True)
-    return SimpleNamespace(
-        values=torch.zeros(3, 2, 3), top=lambda count: [(0, "a", 1.0)], classifier=SimpleNamespace(head=head)
-    )
+    values = np.zeros((3, 2, 3), np.float32)
+    network = SimpleNamespace(pooling=pooling)
+    return SimpleNamespace(values=values, scores=values, top=lambda count: [(0, "a", 1.0)], classifier=network)
 
 
 def report(**values: Any) -> dict[str, Any]:

@@ -13,11 +13,12 @@ import hashlib
 import importlib.util
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from inspector.errors import NetworkError, summarize_reason
 from inspector.explain.backends import runtimes
 from inspector.explain.backends.export_graph import compare_outputs, feature_graph, one_trace_at_a_time
 from inspector.explain.backends.runtimes import Run
+from inspector.explain.backends.sessions import find_installed_runtime, import_runtime
 from inspector.explain.classifier import Classifier
 from inspector.explain.decomposition import decompose
 from inspector.explain.feature_capture import CapturedPass
@@ -34,6 +36,8 @@ from inspector.explain.pooling import POOL
 from inspector.explain.tracing.forward import CapturedPooling, capture_poolings
 from inspector.files import find_cache_folder, write_atomic
 from inspector.version import __version__
+
+OnBuilt: TypeAlias = Callable[[str, Path], object]  # takes the name of a backend, and its file in the cache
 
 BACKENDS = ("auto", "eager", "folded", "compiled", "onnxruntime", "openvino", "cuda")
 
@@ -54,6 +58,7 @@ def accelerate(
     cache: str | Path | None = None,
     dtype: torch.dtype = torch.float32,
     delay: float = 0,
+    on_built: OnBuilt = lambda backend, file: None,
 ) -> Classifier:
     """Return the classifier with another backend; the classifier given stays as it is.
 
@@ -68,6 +73,7 @@ def accelerate(
             torch.float16 and torch.bfloat16. What follows the pooling runs in float32, so that class maps still sum to
             the logits. TOLERANCES states how far the logits may move.
         delay: seconds that "auto" waits before it builds.
+        on_built: called when "onnxruntime" or "openvino" is verified, with its name and its file in the cache.
 
     Returns:
         Classifier that runs on the backend. ``backend_status`` says in one sentence what runs it.
@@ -84,7 +90,8 @@ def accelerate(
     if backend == "eager":
         return eager
     chosen = _choose_backend(classifier) if backend == "auto" else backend
-    accelerated = AcceleratedNetwork(eager, chosen, dtype, Path(cache) if cache is not None else find_cache_folder())
+    folder = Path(cache) if cache is not None else find_cache_folder()
+    accelerated = AcceleratedNetwork(eager, chosen, dtype, folder, on_built)
     if backend == "auto":
         accelerated.build_in_background(delay)
     else:
@@ -107,7 +114,7 @@ def with_backend(classifier: Classifier, name: str) -> Classifier:
 
 def has_fast_backend() -> bool:
     """Return whether onnxruntime or openvino is installed, and onnxscript, which writes networks for them."""
-    return _find_installed_runtime() is not None and importlib.util.find_spec("onnxscript") is not None
+    return find_installed_runtime() is not None and importlib.util.find_spec("onnxscript") is not None
 
 
 class AcceleratedNetwork:
@@ -117,9 +124,12 @@ class AcceleratedNetwork:
         status: what runs the network, in one sentence.
     """
 
-    def __init__(self, classifier: Classifier, backend: str, dtype: torch.dtype, cache: Path) -> None:
+    def __init__(
+        self, classifier: Classifier, backend: str, dtype: torch.dtype, cache: Path, on_built: OnBuilt
+    ) -> None:
         self.status = f"Running on PyTorch while {backend} is being built."
         self._classifier, self._backend, self._dtype, self._cache = classifier, backend, dtype, cache
+        self._on_built = on_built
         self._name = backend if dtype == torch.float32 else f"{backend} {_DTYPE_NAMES[dtype]}"
         self._shape = (len(classifier.preprocessing.mean), *classifier.preprocessing.size)
         self._fingerprint = NetworkFingerprint(classifier.network, classifier.noise_input())
@@ -147,8 +157,10 @@ class AcceleratedNetwork:
         """
         # Besides, builds in parallel would take the processors away from whoever waits for class maps.
         with one_trace_at_a_time:
-            run = _build(self._classifier, self._backend, self._dtype, self._cache)
+            run, file = _build(self._classifier, self._backend, self._dtype, self._cache)
         self._run, self.status = run, f"Running on {self._backend}."
+        if file is not None:
+            self._on_built(self._backend, file)
 
     def build_in_background(self, delay: float = 0) -> None:
         """Build the backend in a thread after `delay` seconds; `status` reports a failure."""
@@ -179,11 +191,7 @@ def _set_accelerated(classifier: Classifier, accelerated: AcceleratedNetwork | N
 
 
 def _choose_backend(classifier: Classifier) -> str:
-    return "cuda" if classifier.noise_input().is_cuda else _find_installed_runtime() or "folded"
-
-
-def _find_installed_runtime() -> str | None:
-    return next((name for name in _RUN_FILE if importlib.util.find_spec(name) is not None), None)
+    return "cuda" if classifier.noise_input().is_cuda else find_installed_runtime() or "folded"
 
 
 def _split_outputs(classifier: Classifier, outputs: Sequence[Tensor]) -> CapturedPass:
@@ -198,18 +206,18 @@ def _split_outputs(classifier: Classifier, outputs: Sequence[Tensor]) -> Capture
     return CapturedPass(poolings, logits, class_maps=class_maps[0] if class_maps else None)
 
 
-def _build(classifier: Classifier, backend: str, dtype: torch.dtype, cache: Path) -> Run:
-    """Build and verify a backend, from the cache if it is there."""
+def _build(classifier: Classifier, backend: str, dtype: torch.dtype, cache: Path) -> tuple[Run, Path | None]:
+    """Build and verify a backend, from the cache if it is there. Return it, and its file in the cache if it has one."""
     _check_supported(classifier, backend, dtype)
     if backend in _RUN_GRAPH:
-        return _verify(classifier, _RUN_GRAPH[backend](feature_graph(classifier), dtype), backend, dtype)
-    runtimes.import_runtime(backend)
+        return _verify(classifier, _RUN_GRAPH[backend](feature_graph(classifier), dtype), backend, dtype), None
+    import_runtime(backend)
     cached = cache / f"{_cache_key(classifier)}.onnx"
     if cached.is_file():
         with suppress(
             Exception
         ):  # the file is broken, or belongs to another network with the same weights: build it again
-            return _verify(classifier, _RUN_FILE[backend](cached), backend, dtype)
+            return _verify(classifier, _RUN_FILE[backend](cached), backend, dtype), cached
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         file = Path(folder) / "network.onnx"
         runtimes.write_onnx(feature_graph(classifier), classifier.noise_input(2, _SEED), file, {})
@@ -217,8 +225,9 @@ def _build(classifier: Classifier, backend: str, dtype: torch.dtype, cache: Path
         content = file.read_bytes()
     with suppress(OSError):  # the cache cannot be written, so the backend is built again next time
         cache.mkdir(parents=True, exist_ok=True)
-        write_atomic(cached, content)
-    return run
+        write_atomic(cached, content, many_writers=True)
+        return run, cached
+    return run, None
 
 
 def _check_supported(classifier: Classifier, backend: str, dtype: torch.dtype) -> None:

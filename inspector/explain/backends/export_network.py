@@ -27,7 +27,8 @@ from inspector.explain.backends.export_graph import (
     export_program,
     one_trace_at_a_time,
 )
-from inspector.explain.backends.runtimes import Run, import_runtime, run_onnxruntime, run_openvino, write_onnx
+from inspector.explain.backends.runtimes import Run, run_onnxruntime, run_openvino, write_onnx
+from inspector.explain.backends.sessions import import_runtime
 from inspector.explain.class_maps import class_maps_of_batch
 from inspector.explain.classifier import Classifier
 from inspector.explain.tracing.chosen_output import original_network

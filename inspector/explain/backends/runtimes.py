@@ -9,23 +9,27 @@ import os
 import shutil
 import threading
 import warnings
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from inspector.errors import ExportError, NetworkError, require, translate_errors
+from inspector.errors import ExportError, NetworkError, translate_errors
 from inspector.explain.backends.export_graph import LogitsAndMaps, export_program, one_trace_at_a_time
 from inspector.explain.backends.fold_batchnorm import fold_batchnorm
+from inspector.explain.backends.sessions import (
+    Session,
+    get_or_make,
+    import_runtime,
+    open_onnxruntime,
+    open_openvino,
+)
 
 Run: TypeAlias = Callable[[Tensor], list[Tensor]]
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
 
-_CACHED_SHAPES = 4  # number of input shapes for which a compiled network is kept; each holds the memory of a pass
 _MAX_ONNX_BYTES = 2**31 - 1  # largest ONNX file that can hold its weights inside
 
 
@@ -84,7 +88,7 @@ def run_cuda(graph: LogitsAndMaps, dtype: torch.dtype = torch.float32) -> Run:
 
     def run(inputs: Tensor) -> list[Tensor]:
         with lock, torch.no_grad():
-            cuda_graph = _get_or_make(recorded, tuple(inputs.shape), lambda: _record_cuda_graph(folded, inputs))
+            cuda_graph = get_or_make(recorded, tuple(inputs.shape), lambda: _record_cuda_graph(folded, inputs))
             cuda_graph.inputs.copy_(inputs)
             cuda_graph.graph.replay()
             outputs = [one.contiguous().clone() for one in cuda_graph.outputs]
@@ -121,61 +125,19 @@ def _record_cuda_graph(module: nn.Module, example: Tensor) -> _CudaGraph:
 
 def run_onnxruntime(file: Path) -> Run:
     """Run an ONNX file by ONNX Runtime on the CPU, with as many threads as torch has."""
-    onnxruntime = import_runtime("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-
-    def run(inputs: Tensor) -> list[Tensor]:
-        return [torch.from_numpy(one) for one in session.run(None, {name: inputs.detach().contiguous().numpy()})]
-
-    return run
+    return _run_session(open_onnxruntime(file, torch.get_num_threads()))
 
 
 def run_openvino(file: Path) -> Run:
     """Run an ONNX or OpenVINO file by OpenVINO on the CPU, in float32, with as many threads as torch has."""
-    openvino = import_runtime("openvino")
-    settings = {
-        # By default OpenVINO computes in bfloat16 if the processor supports it, which changes logits by up to 1.
-        "INFERENCE_PRECISION_HINT": "f32",
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-    }
-    core = openvino.Core()
-    model = core.read_model(str(file))
-    # Compile once for each batch size (0.1 s): this runs faster than one network for all sizes.
-    compiled: dict[int, tuple[Any, list[Any]]] = {}  # batch size -> network and its idle requests
-    lock = threading.Lock()
+    return _run_session(open_openvino(file, torch.get_num_threads()))
 
-    def compile_for(shape: torch.Size) -> tuple[Any, list[Any]]:
-        fixed = model.clone()
-        fixed.reshape(list(shape))
-        return core.compile_model(fixed, "CPU", settings), []
 
+def _run_session(session: Session) -> Run:
     def run(inputs: Tensor) -> list[Tensor]:
-        with lock:
-            network, idle = _get_or_make(compiled, len(inputs), lambda: compile_for(inputs.shape))
-        # A request holds the tensors of one pass, so threads that run at the same time need one each.
-        try:
-            request = idle.pop()
-        except IndexError:
-            request = network.create_infer_request()
-        # Inputs are not copied; outputs are, because the next pass overwrites them.
-        results = request.infer([inputs.detach().contiguous().numpy()], share_inputs=True, share_outputs=False)
-        idle.append(request)
-        return [torch.from_numpy(results[n]) for n in range(len(network.outputs))]
+        return [torch.from_numpy(one) for one in session(inputs.detach().contiguous().numpy())]
 
     return run
-
-
-def _get_or_make(cache: dict[K, V], key: K, make: Callable[[], V]) -> V:
-    """Return the value of a key; a missing one is made and takes the place of the oldest if the cache is full."""
-    if key not in cache:
-        if len(cache) == _CACHED_SHAPES:
-            del cache[next(iter(cache))]
-        cache[key] = make()
-    return cache[key]
 
 
 def write_onnx(graph: LogitsAndMaps, inputs: Tensor, file: Path, metadata: Mapping[str, str]) -> None:
@@ -211,13 +173,3 @@ def write_onnx(graph: LogitsAndMaps, inputs: Tensor, file: Path, metadata: Mappi
         exported.model.metadata_props.update(metadata)
     with translate_errors(ExportError, f"Cannot write {file.name}: {{reason}}. Nothing was left there."):
         exported.save(file, external_data=False)
-
-
-def import_runtime(library: str) -> Any:
-    """Import onnxruntime, openvino or onnxscript.
-
-    Raises:
-        InspectorError: it is not installed.
-    """
-    purpose = "Writing ONNX" if library == "onnxscript" else f"The backend {library!r}"
-    return require(library, extra="quick", purpose=purpose)

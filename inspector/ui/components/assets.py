@@ -14,14 +14,20 @@ _IMPORT = re.compile(r'^import \{[^}]*\} from "\./([\w.]+)";\n', re.MULTILINE)
 
 
 def make_component(name: str, *styles: str) -> Any:
-    """Register a Streamlit component made of frontend/NAME.html, NAME.css and NAME.js, and of more files of styles."""
-    return st.components.v2.component(
+    """Register a Streamlit component made of frontend/NAME.html, NAME.css and NAME.js, and of more files of styles.
+
+    Returns:
+        Function that shows it, with the arguments of Streamlit's component. Its JavaScript gets `data` as [data].
+    """
+    component = st.components.v2.component(
         f"inspector.{name}",
         html=_read(f"{name}.html"),
         css="\n".join(_read(file) for file in (*styles, f"{name}.css")),
         js=bundle_javascript(f"{name}.js"),
         isolate_styles=False,
     )
+    # Streamlit imports pandas, which takes half a second, to look for tables in a dict, but not in a tuple.
+    return lambda data, **settings: component(data=(data,), **settings)
 
 
 def bundle_javascript(name: str) -> str:

@@ -7,11 +7,11 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from inspector.explain.class_maps import ClassMaps
 from inspector.explain.grid import AxisPlacement, axis_placements, fit_size
 from inspector.explain.receptive_field import ReceptiveField
 from inspector.images.preprocessing import View
@@ -20,6 +20,9 @@ from inspector.output.overlay import dimmed_photo, find_gray, needs_lossless
 from inspector.ui.components import html
 from inspector.ui.components.assets import make_component
 from inspector.ui.state.cache import get_view
+
+if TYPE_CHECKING:
+    from inspector.explain.class_maps import ClassMaps
 
 _STRONGEST = 32767  # encoded value of a cell that has the strongest color
 
@@ -66,7 +69,7 @@ def make_frame(
     return Frame(size, (grid[0], grid[1]), astuple(down), astuple(across), smooth, opacity)
 
 
-def make_class_map_frame(maps: ClassMaps, side: int, smooth: bool, opacity: float = 0.85) -> Frame:
+def make_class_map_frame(maps: "ClassMaps", side: int, smooth: bool, opacity: float = 0.85) -> Frame:
     """Make the frame of class maps or feature maps over their photo."""
     return make_frame(maps.values.shape[1:], get_view(maps), maps.classifier.receptive_field, side, smooth, opacity)
 

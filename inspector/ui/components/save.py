@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from inspector.explain.class_maps import ClassMaps
+    from inspector.explain.map_arrays import MapArrays
     from inspector.ui.state.cache import MapsKey
 
 Chart: TypeAlias = dict[str, Any]  # a specification of Vega-Lite
@@ -84,7 +85,7 @@ def encode_drawing(drawn: "Picture | Figure | Chart", format: Literal["png", "sv
     return encode_figure(drawn, format)
 
 
-def write_maps_lines(key: "MapsKey", maps: "ClassMaps") -> list[str]:
+def write_maps_lines(key: "MapsKey", maps: "ClassMaps | MapArrays") -> list[str]:
     """Return the lines of Python that compute the class maps of the page as `maps`.
 
     Args:
@@ -100,13 +101,13 @@ def write_maps_lines(key: "MapsKey", maps: "ClassMaps") -> list[str]:
     ]
 
 
-def find_name(key: "MapsKey", maps: "ClassMaps") -> str:
+def find_name(key: "MapsKey", maps: "ClassMaps | MapArrays") -> str:
     """Return the name or the path that loads the network of class maps in Python."""
     network = key[0]
     return maps.classifier.name if network.startswith(PRIVATE) else network
 
 
-def write_photo(key: "MapsKey", maps: "ClassMaps") -> str:
+def write_photo(key: "MapsKey", maps: "ClassMaps | MapArrays") -> str:
     """Return the photo of class maps and its input size as arguments of `class_maps`."""
     _, _, photo, scale = key
     height, width = maps.view.crop.input_size
@@ -115,7 +116,7 @@ def write_photo(key: "MapsKey", maps: "ClassMaps") -> str:
     return repr(photo) if scale == 1 else f"{photo!r}, size=({height}, {width})"
 
 
-def write_class(maps: "ClassMaps", k: int | str | None) -> str:
+def write_class(maps: "ClassMaps | MapArrays", k: int | str | None) -> str:
     """Return a class as it is written in Python: by its name, or by its index if several classes have that name.
 
     Args:

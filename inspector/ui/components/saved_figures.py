@@ -3,7 +3,6 @@
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from inspector.explain.class_maps import ClassMaps
 from inspector.explain.shown_map import FigureContent
 from inspector.output.style import FigureStyle
 from inspector.ui.components.save import PictureToSave, write_class, write_maps_lines
@@ -12,9 +11,13 @@ from inspector.ui.state.cache import MapsKey
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from inspector.explain.class_maps import ClassMaps
+    from inspector.explain.map_arrays import MapArrays
+    from inspector.ui.state.top_bar import PageSelection
+
 
 def make_figure_to_save(
-    name: str, key: MapsKey, maps: ClassMaps, content: FigureContent, style: FigureStyle
+    name: str, chosen: "PageSelection", content: FigureContent, style: FigureStyle
 ) -> PictureToSave:
     """Return a figure of class maps, to be saved."""
 
@@ -22,12 +25,12 @@ def make_figure_to_save(
         # Imported here, because matplotlib takes a second to import.
         from inspector.output.figure import class_map_figure
 
-        return class_map_figure(maps, content, style)
+        return class_map_figure(chosen.maps, content, style)
 
-    return PictureToSave(name, draw, write_figure(key, maps, content, style))
+    return PictureToSave(name, draw, write_figure(chosen.key, chosen.arrays, content, style))
 
 
-def write_figure(key: MapsKey, maps: ClassMaps, content: FigureContent, style: FigureStyle) -> str:
+def write_figure(key: MapsKey, maps: "ClassMaps | MapArrays", content: FigureContent, style: FigureStyle) -> str:
     """Return the lines of Python that draw a figure of class maps, and write it with its numbers.
 
     Args:

@@ -5,27 +5,31 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from inspector.analysis.masking import MaskedOutcome, PixelChange, make_mask, mask_at_head
-from inspector.analysis.positions import CellContributions, Decisions, Winners, inspect_cell
+from inspector.analysis.masking import MaskedOutcome, make_mask, mask_at_head
+from inspector.analysis.positions import (
+    CellContributions,
+    Decisions,
+    Winners,
+    find_decisions,
+    has_deciding_cells,
+    inspect_cell,
+)
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps
-from inspector.output.style import GRAY, OKABE_ITO
+from inspector.explain.kinds import PixelChange
 from inspector.output.text import format_number
 from inspector.output.viewer import ViewerData
 from inspector.ui.components import html
 from inspector.ui.state import cache
-from inspector.ui.state.view_state import Cell, ViewState
+from inspector.ui.state.view_state import WINNER_COLORS, Cell, ViewState
 
 Line: TypeAlias = list[str | dict[str, Any]]
 
 CHANNELS = 5  # number of channels listed for a cell
-WINNER_COLORS = (*OKABE_ITO, GRAY)  # all classes after the first seven are gray
 _CHANGED: dict[PixelChange, str] = {"blur": "blurred", "grey": "gray"}
 
 
-def answer_cell(
-    maps: ClassMaps, data: ViewerData, state: ViewState, decisions: Decisions | None
-) -> dict[str, Any] | None:
+def answer_cell(maps: ClassMaps, data: ViewerData, state: ViewState) -> dict[str, Any] | None:
     """Return what the chosen cell sees and its strongest channels, as lines; None if no cell is chosen.
 
     A line is a list of texts and of channels, which the browser shows as links.
@@ -34,7 +38,6 @@ def answer_cell(
         maps: the class maps of the page.
         data: what the viewer draws.
         state: the chosen class and cell.
-        decisions: which cell has the maximum of each channel; None unless all pooling is max pooling.
     """
     if state.cell is None:
         return None
@@ -42,6 +45,7 @@ def answer_cell(
     # If the weights of the head depend on the image, this runs the network.
     inspected = inspect_cell(maps, row, column, state.k, (), CHANNELS)
     name = maps.classifier.class_names[state.k]
+    decisions = find_decisions(maps) if has_deciding_cells(maps) else None
     if decisions is None:
         others = len(maps.feature_maps) - len(inspected.channels)
         ending = f"; {others} others {_format(inspected.rest)} together."

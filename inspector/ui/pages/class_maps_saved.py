@@ -1,13 +1,14 @@
 """The pictures of the first page as they are saved, with the lines of Python that make them."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inspector.analysis.positions import find_winners
-from inspector.explain.class_maps import ClassMaps
 from inspector.explain.grid import resample_on_photo
+from inspector.explain.map_arrays import MapArrays
 from inspector.explain.receptive_field import make_even_field
+from inspector.explain.shown_map import FigureContent
 from inspector.images.decode import Pixels
 from inspector.images.preprocessing import Crop
 from inspector.output.colormaps import COLORMAPS
@@ -17,43 +18,44 @@ from inspector.output.style import FigureStyle
 from inspector.output.text import format_number
 from inspector.ui.components.save import PictureToSave, write_class, write_maps_lines
 from inspector.ui.components.saved_figures import make_figure_to_save
-from inspector.ui.pages.class_maps_panels import WINNER_COLORS
 from inspector.ui.state import cache
-from inspector.ui.state.view_state import ViewState
+from inspector.ui.state.top_bar import PageSelection
+from inspector.ui.state.view_state import WINNER_COLORS, ViewState
+
+if TYPE_CHECKING:
+    from inspector.explain.class_maps import ClassMaps
 
 _SIDE = 1200  # longer side of a saved picture, in pixels: about twice that on the screen
 
 
-def list_pictures(
-    maps: ClassMaps, key: cache.MapsKey, state: ViewState, scale: float, listed: Sequence[int]
-) -> list[PictureToSave]:
+def list_pictures(chosen: PageSelection, state: ViewState, scale: float, listed: Sequence[int]) -> list[PictureToSave]:
     """Return the pictures that the first page shows, to be saved.
 
     Args:
-        maps: the class maps of the page.
-        key: their key in the caches.
+        chosen: what the page shows.
         state: what is shown.
         scale: the |value| with the strongest color.
         listed: indices of the classes of the figure.
     """
-    content = maps.figure_content(
-        listed, state.contrast, dense=state.number == "scores", smooth=state.smooth, opacity=state.opacity
-    )
+    content = FigureContent(tuple(listed), state.contrast, state.number == "scores", state.smooth, state.opacity)
     style = FigureStyle(colours=state.colors, gray=state.gray)
-    figure = make_figure_to_save("figure of the top classes", key, maps, content, style)
-    return [*_list_own_pictures(maps, key, state, scale), figure]
+    figure = make_figure_to_save("figure of the top classes", chosen, content, style)
+    return [*_list_own_pictures(chosen, state, scale), figure]
 
 
-def _list_own_pictures(maps: ClassMaps, key: cache.MapsKey, state: ViewState, scale: float) -> list[PictureToSave]:
-    lines = write_maps_lines(key, maps)
-    view = cache.get_view(maps)
+def _list_own_pictures(chosen: PageSelection, state: ViewState, scale: float) -> list[PictureToSave]:
+    maps, view = chosen.arrays, chosen.arrays.view
+    lines = write_maps_lines(chosen.key, maps)
     photo = PictureToSave(
         f"photo {view.photo.name}",
         lambda: Picture(dimmed_photo(view.photo, view.crop, _SIDE), view.photo.name),
         "\n".join([*lines, "pixels = maps.view.photo.pixels  # (H, W, 3), RGB", *_write_saving("photo")]),
     )
     if state.view == "winning class":
-        return [PictureToSave("top class per cell", lambda: draw_winners(maps, state), _write_winners(lines)), photo]
+        return [
+            PictureToSave("top class per cell", lambda: draw_winners(chosen.maps, state), _write_winners(lines)),
+            photo,
+        ]
     title = maps.class_map(state.k, state.contrast).title
     code = "\n".join([*lines, *_write_map(maps, state, scale), *_write_saving("class-map")])
     pictures = [PictureToSave(f"class map {title}", lambda: draw_map(maps, state, scale), code), photo]
@@ -61,7 +63,7 @@ def _list_own_pictures(maps: ClassMaps, key: cache.MapsKey, state: ViewState, sc
         pictures.append(
             PictureToSave(
                 "photo with masked cells",
-                lambda: _draw_masked(maps, key, state),
+                lambda: _draw_masked(chosen.maps, chosen.key, state),
                 "\n".join(
                     [
                         "from inspector.analysis.masking import make_mask, mask_in_photo",
@@ -76,7 +78,7 @@ def _list_own_pictures(maps: ClassMaps, key: cache.MapsKey, state: ViewState, sc
     return pictures
 
 
-def _draw_masked(maps: ClassMaps, key: cache.MapsKey, state: ViewState) -> Picture:
+def _draw_masked(maps: "ClassMaps", key: cache.MapsKey, state: ViewState) -> Picture:
     """Return the photo with the masked cells changed, as the network saw it."""
     outcome = cache.mask_photo(key, tuple(sorted(state.masked)), state.change, maps)
     assert outcome.pixels is not None, "the network ran on them"
@@ -84,9 +86,9 @@ def _draw_masked(maps: ClassMaps, key: cache.MapsKey, state: ViewState) -> Pictu
     return Picture(pixels, f"{cache.get_view(maps).photo.name} without {len(state.masked)} cells")
 
 
-def draw_map(maps: ClassMaps, state: ViewState, scale: float) -> Picture:
+def draw_map(maps: MapArrays, state: ViewState, scale: float) -> Picture:
     """Draw the class map as the page shows it, with its sum and color bar."""
-    view, field, meaning = cache.get_view(maps), maps.classifier.receptive_field, maps.classifier.meaning
+    view, field, meaning = maps.view, maps.classifier.receptive_field, maps.classifier.meaning
     class_map = maps.class_map(state.k, state.contrast, state.number == "scores")
     canvas = dimmed_photo(view.photo, view.crop, _SIDE, state.gray)
     pixels = draw_map_on_photo(
@@ -105,11 +107,14 @@ def draw_map(maps: ClassMaps, state: ViewState, scale: float) -> Picture:
     return Picture(pixels, class_map.title, (class_map.equation(),), ColorBar(bar, tuple(ticks), label))
 
 
-def draw_winners(maps: ClassMaps, state: ViewState) -> Picture:
+def draw_winners(maps: "ClassMaps", state: ViewState) -> Picture:
     """Draw the photo with each cell in the color of the class with the highest value there.
 
     Where the place of the cells is unknown, the bare grid is drawn.
     """
+    # Imported here, because it imports torch, which takes seconds.
+    from inspector.analysis.positions import find_winners
+
     winners, view = find_winners(maps), cache.get_view(maps)
     names, last = maps.classifier.class_names, len(WINNER_COLORS) - 1
     listed = ", ".join(f"{names[k]} ({int((winners.grid == k).sum())} cells)" for k in winners.classes[:last])
@@ -128,7 +133,7 @@ def draw_winners(maps: ClassMaps, state: ViewState) -> Picture:
     return Picture(pixels, "Top class per cell", (listed,))
 
 
-def _write_map(maps: ClassMaps, state: ViewState, scale: float) -> list[str]:
+def _write_map(maps: MapArrays, state: ViewState, scale: float) -> list[str]:
     k, against = (write_class(maps, k) for k in (state.k, state.contrast))
     other = "" if state.contrast is None else f", against={against}"
     if state.number == "scores":

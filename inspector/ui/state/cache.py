@@ -15,16 +15,19 @@ import streamlit as st
 
 from inspector.errors import NetworkError
 from inspector.images.photo import Photo, read_image
+from inspector.networks.stored import StoredNetwork, read_files
 from inspector.training.read_run import Run, TestPhoto, read_test_photos
-from inspector.ui.state import sessions, sized_cache
+from inspector.ui.state import sessions, sized_cache, stored_networks
 from inspector.ui.state.sized_cache import SizedCache, keep_results
 
 if TYPE_CHECKING:
     from inspector.analysis.layers import LayerContributions, LayerMaps
-    from inspector.analysis.masking import MaskedOutcome, PixelChange
+    from inspector.analysis.masking import MaskedOutcome
     from inspector.analysis.summary import NetworkSummary
     from inspector.explain.class_maps import ClassMaps, FigureContent
     from inspector.explain.classifier import Classifier
+    from inspector.explain.kinds import PixelChange
+    from inspector.explain.map_arrays import MapArrays
     from inspector.explain.tracing.layer_trace import Layer
     from inspector.images.preprocessing import View
     from inspector.output.style import FigureStyle
@@ -95,7 +98,9 @@ def load_network(name: str, changed: int = 0) -> "Classifier":
     """Load a network by name or path. `changed` is the time of its file, so that a changed file is loaded again."""
     from inspector.networks.load import load
 
+    files = read_files(name)
     classifier = load(name)
+    stored_networks.note_source(classifier, files)
     # Streamlit collects garbage after every run of a page. This takes 160 ms, because torch and the networks have
     # 270,000 objects. The collector skips frozen objects. A frozen network is still freed when the cache drops it,
     # because networks are in no reference cycle.
@@ -139,10 +144,13 @@ def accelerate_network(network_key: str, _load: "Callable[[], Classifier]") -> "
     """
     from inspector.explain.backends.accelerate import accelerate, has_fast_backend
 
+    classifier = _load()
     if network_key.startswith(PRIVATE):
-        return accelerate(_load(), "eager")
+        return accelerate(classifier, "eager")
+    backend = os.environ.get(BACKEND) or ("auto" if has_fast_backend() else "eager")
+    keep = partial(stored_networks.keep_built, network_key, classifier)
     # The build blocks all Python threads for seconds. The delay lets the page explain the first photo before that.
-    return accelerate(_load(), os.environ.get(BACKEND) or ("auto" if has_fast_backend() else "eager"), delay=_DELAY)
+    return accelerate(classifier, backend, delay=_DELAY, on_built=keep)
 
 
 @keep_results(_drop_if_private)
@@ -170,6 +178,32 @@ def compute_class_maps(
         return class_maps(classifier, _photo, scale)
     height, width = (round(scale * side) for side in classifier.preprocessing.size)
     return class_maps(classifier, _photo, None if scale == 1 else (height, width))
+
+
+def compute_arrays(key: MapsKey, photo: Photo, load: "Callable[[], Classifier]") -> "MapArrays":
+    """Compute the class maps of a photo as arrays, without torch if the network was kept for that.
+
+    The arguments are those of `compute_class_maps`.
+    """
+    network_key, _, _, scale = key
+    stored = stored_networks.find_stored(network_key, os.environ.get(BACKEND) or "auto") if scale == 1 else None
+    if stored is not None and (arrays := _compute_stored_arrays(*key, stored.files.sha256, photo, stored)) is not None:
+        stored_networks.import_torch_soon(partial(accelerate_network, network_key, load))
+        return arrays
+    return compute_class_maps(*key, photo, load).to_numpy()
+
+
+@keep_results()
+def _compute_stored_arrays(
+    network_key: str,
+    photo_sha256: str,
+    photo_name: str,
+    scale: Scale,
+    files_sha256: str,
+    _photo: Photo,
+    _stored: StoredNetwork,
+) -> "MapArrays | None":
+    return _stored.explain(_photo)
 
 
 @keep_results(_drop_if_private)

@@ -52,7 +52,7 @@ def take_over(chosen: "PageSelection", page: str, widgets: Sequence[str]) -> Non
 
 def _start_without_link(chosen: "PageSelection") -> ViewState:
     """Return what the widgets show without a link: the top-1 class and no contrast."""
-    return ViewState(chosen.maps.top(1)[0][0])
+    return ViewState(chosen.arrays.top(1)[0][0])
 
 
 def hand_on(chosen: "PageSelection", **changes: Any) -> None:
@@ -63,26 +63,26 @@ def hand_on(chosen: "PageSelection", **changes: Any) -> None:
         changes: the fields of ViewState that the page shows.
     """
     saved: SavedState | None = st.session_state.get(keys.VIEW_STATE)
-    labels = label_classes(chosen.maps)
+    labels = label_classes(chosen.arrays)
     before = _start_without_link(chosen) if saved is None else _read(chosen, saved)
     if "against" in changes and changes["against"] == "average":
         changes["against"] = MEAN
-    state = fit_state(replace(before, **changes), chosen.maps)
-    st.session_state[keys.VIEW_STATE] = SavedState(name_subject(chosen.key, chosen.maps), tuple(labels), state)
+    state = fit_state(replace(before, **changes), chosen.arrays)
+    st.session_state[keys.VIEW_STATE] = SavedState(name_subject(chosen.key, chosen.arrays), tuple(labels), state)
 
 
 def _read(chosen: "PageSelection", saved: SavedState) -> ViewState:
     """Return what was shown last; for another photo or network, what it begins with."""
-    labels = label_classes(chosen.maps)
-    if saved.subject == name_subject(chosen.key, chosen.maps):
-        return fit_state(saved.state, chosen.maps)
-    return fit_state(start_photo(saved, start_state(chosen.maps, labels), labels), chosen.maps)
+    labels = label_classes(chosen.arrays)
+    if saved.subject == name_subject(chosen.key, chosen.arrays):
+        return fit_state(saved.state, chosen.arrays)
+    return fit_state(start_photo(saved, start_state(chosen.arrays, labels), labels), chosen.arrays)
 
 
 def _list_values(chosen: "PageSelection", state: ViewState) -> dict[str, Any]:
     """Return a state as the values of widgets, by their keys."""
-    names, labels = chosen.maps.classifier.class_names, label_classes(chosen.maps)
-    top = chosen.maps.top(1)[0][0]
+    names, labels = chosen.arrays.classifier.class_names, label_classes(chosen.arrays)
+    top = chosen.arrays.top(1)[0][0]
     name = None if state.k == top and not state.pinned else labels[state.k]
     return {
         keys.CLASS: name,

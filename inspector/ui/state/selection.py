@@ -12,6 +12,7 @@ from inspector.ui.state import keys
 
 if TYPE_CHECKING:
     from inspector.explain.class_maps import ClassMaps
+    from inspector.explain.map_arrays import MapArrays
 
 FEATURE_MAPS, CHANNELS = "feature maps", "channels"  # values in links: the parts of the page Layers
 LOGIT, AVERAGE, CLASS = "logit", "against the average", "against a class"  # values in links
@@ -32,7 +33,7 @@ class MapSelection:
     scale: float  # the |value| that has the strongest color, in logits
 
 
-def label_classes(maps: "ClassMaps") -> list[str]:
+def label_classes(maps: "ClassMaps | MapArrays") -> list[str]:
     """Return the class names of the network for lists, see label_names."""
     return label_names(maps.classifier.class_names)
 

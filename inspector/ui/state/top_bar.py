@@ -6,6 +6,7 @@ page, and before torch is imported, so that it is on the screen at once.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -21,16 +22,28 @@ if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
     from inspector.explain.class_maps import ClassMaps
+    from inspector.explain.map_arrays import MapArrays, NetworkFacts
+    from inspector.images.preprocessing import View
 
 
 @dataclass(frozen=True, eq=False)
 class PageSelection:
-    """The chosen network, and the class maps of the chosen photo at the chosen input size."""
+    """The chosen network, photo and input size, and the class maps that follow from them."""
 
     network: NetworkChoice
     key: cache.MapsKey
-    maps: "ClassMaps"
+    photo: Photo
     layers_page: st.Page | None = None
+
+    @cached_property
+    def maps(self) -> "ClassMaps":
+        """The class maps. They need torch, which takes seconds to import."""
+        return cache.compute_class_maps(*self.key, self.photo, self.network.load)
+
+    @cached_property
+    def arrays(self) -> "MapArrays":
+        """The class maps as arrays, which do not need torch if the network was kept for that."""
+        return cache.compute_arrays(self.key, self.photo, self.network.load)
 
 
 @dataclass(frozen=True)
@@ -114,45 +127,59 @@ def read_selection(bar: Bar, import_page: Callable[[], object] = lambda: None) -
     Raises:
         InspectorError: the photo or the network cannot be used.
     """
+    return _read_selection(bar, import_page, lambda chosen: (chosen.maps.view, chosen.maps.classifier.facts))
+
+
+def read_arrays(bar: Bar, import_page: Callable[[], object] = lambda: None) -> tuple[PageSelection]:
+    """Import the page, and compute the class maps of the chosen photo as arrays, without torch if possible.
+
+    The arguments and errors are those of `read_selection`.
+    """
+    return _read_selection(bar, import_page, lambda chosen: (chosen.arrays.view, chosen.arrays.classifier))
+
+
+def _read_selection(
+    bar: Bar, import_page: Callable[[], object], compute: Callable[[PageSelection], "tuple[View, NetworkFacts]"]
+) -> tuple[PageSelection]:
     network, photo = bar.network, bar.read_photo()
     notes = st.container()
-    key = network.key, photo.sha256, photo.name, bar.scale
+    chosen = PageSelection(network, (network.key, photo.sha256, photo.name, bar.scale), photo, bar.layers_page)
     # Draw the placeholder in every run: if some runs had none, everything below would change its position, and widgets
     # would lose what the user has typed.
     place = st.empty()
     warning = st.empty()
-    if st.session_state.get(keys.SHOWN_MAPS) == key:
+    if st.session_state.get(keys.SHOWN_MAPS) == chosen.key:
         import_page()
-        maps = cache.compute_class_maps(*key, photo, network.load)
+        view, facts = compute(chosen)
     else:
         text = f"Loading {plain(network.name)} and computing the class maps of {plain(photo.name)} ..."
         with place.container(), st.spinner(text):
             step = max(1, photo.size[1] // (2 * photo_width(photo)))  # a large photo need not be encoded as a whole
             st.image(photo.pixels[::step, ::step], width=photo_width(photo))
             import_page()
-            maps = cache.compute_class_maps(*key, photo, network.load)
+            view, facts = compute(chosen)
         place.empty()
-        st.session_state[keys.SHOWN_MAPS] = key
-    _warn_of_misplacement(maps, warning)
-    _show_notes(notes, network, maps)
-    return (PageSelection(network, key, maps, bar.layers_page),)
+        st.session_state[keys.SHOWN_MAPS] = chosen.key
+    _warn_of_misplacement(facts, warning)
+    _show_notes(notes, chosen, view, facts)
+    return (chosen,)
 
 
-def _show_notes(place: "DeltaGenerator", network: NetworkChoice, maps: "ClassMaps") -> None:
+def _show_notes(place: "DeltaGenerator", chosen: PageSelection, view: "View", facts: "NetworkFacts") -> None:
     """Show what was changed in the photo, and whether its size is far from that of the training."""
-    for note in cache.get_view(maps).photo.notes:
+    for note in view.photo.notes:
         place.info(plain(note), icon=":material/info:")
-    size, trained = maps.classifier.preprocessing.size, network.load().preprocessing.size
-    if (warning := describe_far_size(size, trained, network.sizes)) is not None:
+    if chosen.key[3] == 1:
+        return
+    size, trained = facts.size, chosen.network.load().preprocessing.size
+    if (warning := describe_far_size(size, trained, chosen.network.sizes)) is not None:
         place.warning(plain(warning), icon=":material/photo_size_select_large:")
 
 
-def _warn_of_misplacement(maps: "ClassMaps", note: Any) -> None:
+def _warn_of_misplacement(facts: "NetworkFacts", note: Any) -> None:
     """Show why the place of the cells is unknown, if it is."""
-    if maps.classifier.receptive_field.misplaced is not None:
-        note.warning(
-            f"{plain(maps.classifier.place)} The sums are right all the same.", icon=":material/wrong_location:"
-        )
+    if (warning := facts.receptive_field.warning) is not None:
+        note.warning(f"{plain(warning)} The sums are right all the same.", icon=":material/wrong_location:")
 
 
 def photo_width(photo: Photo) -> int:

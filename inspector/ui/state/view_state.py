@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import streamlit as st
 
-from inspector.analysis.masking import PixelChange
+from inspector.explain.kinds import PixelChange
+from inspector.explain.map_arrays import MapArrays
 from inspector.images.examples import CONTRASTS
+from inspector.output.style import GRAY, OKABE_ITO
 from inspector.output.viewer import MEAN, VIEWER_COLORMAPS
 from inspector.ui.state import keys, links
 from inspector.ui.state.selection import AVERAGE, CLASS, LOGIT, View
@@ -20,6 +22,8 @@ from inspector.ui.state.selection import AVERAGE, CLASS, LOGIT, View
 if TYPE_CHECKING:
     from inspector.explain.class_maps import ClassMaps
     from inspector.ui.state.cache import MapsKey
+
+WINNER_COLORS = (*OKABE_ITO, GRAY)  # of the view "winning class"; all classes after the first seven are gray
 
 Cell: TypeAlias = tuple[int, int]  # row, column
 Number = Literal["contributions", "scores"]
@@ -65,12 +69,12 @@ class SavedState:
     state: ViewState
 
 
-def name_subject(key: "MapsKey", maps: "ClassMaps") -> str:
+def name_subject(key: "MapsKey", maps: "ClassMaps | MapArrays") -> str:
     """Return a text that another photo, network or grid changes."""
     return f"{key} {tuple(maps.values.shape)}"
 
 
-def read_state(maps: "ClassMaps", subject: str, labels: Sequence[str]) -> ViewState:
+def read_state(maps: MapArrays, subject: str, labels: Sequence[str]) -> ViewState:
     """Return what the first page shows. Values of the link that are unknown are named above the page.
 
     Args:
@@ -91,10 +95,10 @@ def read_state(maps: "ClassMaps", subject: str, labels: Sequence[str]) -> ViewSt
     return fit_state(saved.state, maps)
 
 
-def start_state(maps: "ClassMaps", labels: Sequence[str]) -> ViewState:
+def start_state(maps: MapArrays, labels: Sequence[str]) -> ViewState:
     """Return what a photo begins with: its top-1 class, and the contrast that shows both objects of an example."""
     top = maps.top(1)[0][0]
-    objects = CONTRASTS.get(maps.view.photo.name if maps.view is not None else "", ())
+    objects = CONTRASTS.get(maps.view.photo.name, ())
     others = [labels.index(name) for name in objects if name in labels and name != labels[top]]
     return ViewState(top, others[0] if len(others) == 1 and len(objects) == 2 else None)
 
@@ -153,12 +157,12 @@ def _check_cell(cell: Any) -> Cell | None:
     return None
 
 
-def fit_state(state: ViewState, maps: "ClassMaps") -> ViewState:
+def fit_state(state: ViewState, maps: MapArrays) -> ViewState:
     """Leave out what these class maps do not have: classes, cells outside the grid, class scores."""
     count, height, width = maps.values.shape
 
     def is_on_grid(cell: Cell) -> bool:
-        return cell[0] < height and cell[1] < width
+        return bool(cell[0] < height and cell[1] < width)
 
     against = state.against
     if against is not None and (not MEAN <= against < count or against == state.k):
@@ -167,15 +171,10 @@ def fit_state(state: ViewState, maps: "ClassMaps") -> ViewState:
         state,
         k=state.k if 0 <= state.k < count else maps.top(1)[0][0],
         against=against,
-        number=state.number if maps.classifier.head.pooling == "max" and has_scores(maps) else "contributions",
+        number=state.number if maps.classifier.pooling == "max" and maps.scores is not None else "contributions",
         cell=state.cell if state.cell is not None and is_on_grid(state.cell) else None,
         masked=tuple(cell for cell in dict.fromkeys(state.masked) if is_on_grid(cell)),
     )
-
-
-def has_scores(maps: "ClassMaps") -> bool:
-    """Return whether each cell has a class score of its own."""
-    return maps.classifier.head.has_position_scores
 
 
 def save_state(state: ViewState, subject: str, labels: Sequence[str], start: ViewState) -> None:

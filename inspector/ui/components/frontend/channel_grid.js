@@ -10,7 +10,7 @@ const makeTile = () => makeElement(
   makeElement("span", { class: "mark" }),
 );
 
-export default function ({ data, parentElement, setTriggerValue }) {
+export default function ({ data: [data], parentElement, setTriggerValue }) {
   const grid = parentElement.querySelector(".inspector-channels");
   const { tiles, tile_size: [height, width], columns } = data;
   grid.setAttribute("aria-label", data.label);

@@ -19,7 +19,7 @@ const makeText = (tag, text, attributes) => {
 /** Let the viewer change its state: the class, or the order of all maps. */
 const change = detail => document.dispatchEvent(new CustomEvent("inspector-change", { detail }));
 
-export default function ({ data, parentElement }) {
+export default function ({ data: [data], parentElement }) {
   const root = parentElement.querySelector(".inspector-class-maps"), classes = decodeClasses(data.classes);
   const { words, grid: [h, w], draw_size: [height, width] } = data;
   const mine = (root.inspector ??= { state: null, subject: null });

@@ -11,7 +11,7 @@ const makeRow = () => makeElement(
   makeElement("em"),
 );
 
-export default function ({ data, parentElement, setTriggerValue }) {
+export default function ({ data: [data], parentElement, setTriggerValue }) {
   const tree = parentElement.querySelector("[role=tree]"), { nodes, network } = data;
   if (tree.network !== network) Object.assign(tree, { network, open: new Set(), chosen: null });
   setChildCount(tree, nodes.length, makeRow);

@@ -8,7 +8,7 @@ const makeFigure = () => makeElement(
   makeElement("figcaption", {}, makeElement("b"), " ", makeElement("i"), makeElement("span")),
 );
 
-export default function ({ data, parentElement }) {
+export default function ({ data: [data], parentElement }) {
   const figures = parentElement.querySelector(".inspector-drawings");
   figures.style.gridTemplateColumns = `repeat(auto-fit, minmax(${data.min_width}, 1fr))`;
   setChildCount(figures, data.drawings.length, makeFigure);

@@ -56,7 +56,7 @@ function listen() {
   };
 }
 
-export default function ({ data, parentElement, setTriggerValue, setStateValue }) {
+export default function ({ data: [data], parentElement, setTriggerValue, setStateValue }) {
   const list = parentElement.querySelector("[role=radiogroup]"), { items } = data;
   keepOneEntryPerPage(window);
   const known = keepTab(sessionStorage, data.tab);

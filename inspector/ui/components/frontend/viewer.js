@@ -31,7 +31,7 @@ function drawPhoto(canvas, image, [height, width], gray) {
   context.putImageData(new ImageData(paintGray(pixels.data), width, height), 0, 0);
 }
 
-export default function ({ data, parentElement, setStateValue, setTriggerValue }) {
+export default function ({ data: [data], parentElement, setStateValue, setTriggerValue }) {
   const root = parentElement.querySelector(".inspector-viewer"), find = selector => root.querySelector(selector);
   const photo = find(".inspector-photo"), image = find(".seen img"), line = find(".inspector-line");
   const base = find("canvas.base"), canvas = find("canvas.map"), svg = photo.querySelector("svg");

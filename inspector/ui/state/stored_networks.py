@@ -1,0 +1,85 @@
+"""Networks that explain photos without torch (networks/stored.py), and the import of torch after the first map."""
+
+import threading
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from inspector.explain.backends.sessions import OPEN, find_installed_runtime
+from inspector.networks.stored import NetworkFiles, StoredNetwork, keep_network, open_network, read_files
+
+if TYPE_CHECKING:
+    from inspector.explain.classifier import Classifier
+
+MAX_OPEN = 4  # networks that are open at the same time; each takes the memory of its weights
+_DELAY = 1.0  # seconds after the first class map, in which the browser draws it
+# Modules of the pages that the user may open next. They import torch.
+_MODULES = ("inspector.ui.pages.class_maps_panels", "inspector.networks.load", "inspector.explain.backends.accelerate")
+
+_opened: dict[str, StoredNetwork | None] = {}  # name -> the network; None if it is not kept
+_sources: "WeakKeyDictionary[Classifier, NetworkFiles]" = WeakKeyDictionary()  # the files that torch loaded
+_timers: list[threading.Timer] = []  # the one that imports torch
+_lock = threading.Lock()
+
+
+def find_stored(name: str, backend: str) -> StoredNetwork | None:
+    """Return a network that explains photos without torch; None if the usual way has to be taken.
+
+    A server opens it once. If its files change, it is not used any more, because torch may load the new ones.
+
+    Args:
+        name: name of the network.
+        backend: "auto", or the name of a backend.
+    """
+    backend = (find_installed_runtime() or "") if backend == "auto" else backend
+    if backend not in OPEN:
+        return None
+    with _lock:
+        if name not in _opened:
+            files = read_files(name)
+            _keep_open(name, None if files is None else open_network(files, backend))
+        found = _opened[name]
+    return found if found is not None and found.backend == backend and found.files.are_unchanged() else None
+
+
+def note_source(classifier: "Classifier", files: NetworkFiles | None) -> None:
+    """Note from which files a network was loaded. `files` were read before; None if the network is not kept."""
+    if files is not None and files.are_unchanged():
+        _sources[classifier] = files
+
+
+def keep_built(name: str, classifier: "Classifier", backend: str, graph: Path) -> None:
+    """Keep a network whose backend was built, so that the next photos and the next start need no torch."""
+    with _lock:
+        opened, files = _opened.get(name), _sources.get(classifier)
+        if files is not None and (opened is None or not opened.files.are_unchanged()):
+            keep_network(files, classifier, backend, graph)
+            _keep_open(name, open_network(files, backend, graph.parent))
+
+
+def _keep_open(name: str, network: StoredNetwork | None) -> None:
+    """Keep a network, and let the oldest of more than MAX_OPEN take the usual way: torch is imported by then."""
+    _opened.pop(name, None)
+    _opened[name] = network
+    for oldest in [other for other, one in _opened.items() if one is not None][:-MAX_OPEN]:
+        _opened[oldest] = None
+
+
+def import_torch_soon(load: Callable[[], object]) -> None:
+    """Import torch in a thread, and load a network into it, so that the next action of the user does not wait for it.
+
+    This is done once for all sessions, a moment after the call.
+    """
+
+    def work() -> None:
+        for module in _MODULES:
+            import_module(module)
+        load()
+
+    with _lock:
+        if not _timers:
+            _timers.append(timer := threading.Timer(_DELAY, work))
+            timer.daemon, timer.name = True, "import torch"
+            timer.start()

@@ -1,0 +1,116 @@
+"""The start of the app: a network that was built for a runtime shows its first class map before torch is imported."""
+
+import os
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from streamlit.testing.v1 import AppTest
+from viewer_page import read_title, read_viewer
+
+from inspector import load
+from inspector.explain.backends.accelerate import accelerate
+from inspector.networks.stored import keep_network, read_files
+from inspector.ui.state import cache, stored_networks
+
+ROOT = Path(__file__).parents[2]
+START = f"""
+import sys
+from streamlit.testing.v1 import AppTest
+from inspector.ui.state import stored_networks
+stored_networks._DELAY = 1e6
+app = AppTest.from_file({str(ROOT / "app.py")!r}, default_timeout=120)
+app.query_params["network"] = "fashion_gmp"
+app.run()
+shown = [one.proto.component_name for one in app.get("bidi_component")]
+print(*sorted(shown), *sorted({{"torch", "matplotlib", "pandas"}} & set(sys.modules)))
+"""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder in which a network is kept for ONNX Runtime."""
+    folder, classifier, files = tmp_path_factory.mktemp("cache"), load("fashion_gmp"), read_files("fashion_gmp")
+    accelerate(classifier, "onnxruntime", folder, on_built=partial(keep_network, files, classifier))
+    return folder
+
+
+@pytest.fixture
+def _new_server(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INSPECTOR_CACHE", str(built))
+    monkeypatch.setenv(cache.BACKEND, "onnxruntime")
+    monkeypatch.setattr(stored_networks, "_opened", {})
+    monkeypatch.setattr(stored_networks, "import_torch_soon", lambda load: None)
+
+
+def open_page(**link: str) -> AppTest:
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120)
+    for name, value in ({"network": "fashion_gmp"} | link).items():
+        app.query_params[name] = value
+    app.run()
+    assert not app.exception
+    return app
+
+
+def test_the_first_class_map_needs_no_torch(built: Path) -> None:
+    environment = os.environ | {"INSPECTOR_CACHE": str(built), cache.BACKEND: "auto"}
+    done = subprocess.run([sys.executable, "-c", START], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.split() == ["inspector.class_strip", "inspector.photo_strip", "inspector.viewer"]
+
+
+@pytest.mark.usefixtures("_new_server")
+def test_a_kept_network_and_torch_show_the_same_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = []
+    for backend in ("onnxruntime", "eager"):
+        monkeypatch.setenv(cache.BACKEND, backend)
+        cache.accelerate_network.clear()
+        cache.compute_class_maps.clear()
+        app = open_page(position="1,1")
+        data = read_viewer(app)
+        assert ("ran through onnxruntime." in data["verdict_sentence"]) == (backend == "onnxruntime")
+        code = re.sub(r"scale=[\d.]+", "", app.code[0].value)
+        pages.append([read_title(app), data["top"], data["card"]["lines"], data["note_of"], code])
+    assert pages[0] == pages[1]
+    cache.accelerate_network.clear()
+    cache.compute_class_maps.clear()
+
+
+@pytest.mark.usefixtures("_new_server")
+def test_only_a_few_networks_are_open_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored_networks, "MAX_OPEN", 2)
+    monkeypatch.setattr(stored_networks, "read_files", lambda name: name)
+    files = SimpleNamespace(are_unchanged=lambda: True)
+    monkeypatch.setattr(
+        stored_networks, "open_network", lambda name, backend: SimpleNamespace(backend=backend, files=files)
+    )
+    assert all(stored_networks.find_stored(name, "onnxruntime") for name in ("a", "b", "c"))
+    assert [bool(stored_networks.find_stored(name, "onnxruntime")) for name in ("a", "b", "c")] == [False, True, True]
+
+
+@pytest.mark.usefixtures("_new_server")
+def test_torch_is_imported_in_a_thread_after_the_first_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(stored_networks, "import_torch_soon", asked.append)
+    open_page()
+    assert len(asked) == 1
+    open_page(size="whole photo")  # another size takes the usual way
+    assert len(asked) == 1
+
+
+@pytest.mark.usefixtures("_new_server")
+def test_a_network_that_the_app_builds_is_kept_for_the_next_photo(built: Path) -> None:
+    for file in built.glob("*.npz"):
+        file.unlink()
+    for kept_by_app in (cache.load_network, cache.accelerate_network, cache.compute_class_maps):
+        kept_by_app.clear()
+    assert stored_networks.find_stored("fashion_gmp", "onnxruntime") is None
+    open_page()
+    kept = stored_networks.find_stored("fashion_gmp", "onnxruntime")
+    assert kept is not None
+    assert list(built.glob("*.npz"))
+    assert stored_networks.find_stored("fashion_gmp", "openvino") is None
+    assert stored_networks.find_stored("fashion_gmp", "eager") is None
