@@ -54,6 +54,7 @@ def batch(
     backend: Annotated[
         str, Option(help="Runtime: `eager` (PyTorch), `auto`, `folded`, `compiled`, `onnxruntime`, `openvino`, `cuda`.")
     ] = "eager",
+    finer: options.Finer = 1,
     engine: Annotated[
         str, Option(help="`local`, or `ray` for several processes on this machine or a cluster.")
     ] = "local",
@@ -72,6 +73,8 @@ def batch(
     * `inspector batch photos -m torchvision:resnet50 -o maps`
 
     * `inspector batch list.csv -o maps --overlays`
+
+    * `inspector batch photos --finer 2 -o finer-maps`
 
     * `inspector batch 'shards/{000..099}.tar' -o maps --engine ray --resume`
     """
@@ -97,7 +100,7 @@ def batch(
         from inspector.explain.memory import keep_freed_memory
 
         classifier = network.load(model) if engine == "local" else None
-    how = RunOptions(top, batch_size, workers, shard_size, overlays, backend, resume)
+    how = RunOptions(top, batch_size, workers, shard_size, overlays, backend, finer, resume)
     keep_freed_memory()
     place: AbstractContextManager[str | Path] = (
         new_folder(Path(out), is_ours=is_file_of_run) if overwrite else nullcontext(out)

@@ -108,6 +108,7 @@ def explain(
     dense: Annotated[
         bool, Option("--dense", help="Score each cell as if it alone were pooled. The scores do not sum to the logit.")
     ] = False,
+    finer: options.Finer = 1,
     grid: Annotated[bool, Option("--grid", help="Draw the raw cells, without interpolation.")] = False,
     overwrite: options.Overwrite = False,
     fail_on: options.FailOn = None,
@@ -120,6 +121,8 @@ def explain(
     * `inspector explain cat.jpg -o cat`
 
     * `inspector explain cat.jpg -c "tabby,Egyptian cat" -a average -o cat-against-average`
+
+    * `inspector explain cat.jpg --finer 2 -o cat-finer`
 
     * `inspector explain photos/*.jpg -m torchvision:resnet50 -o maps --json`
 
@@ -147,7 +150,7 @@ def explain(
             parse_photo_size(size)  # before the network is loaded
         classifier = (replace(network, size=None) if size else network).load(model)
     wanted = WantedMaps(
-        options.parse_classes(classes, classifier.class_names), against, dense, not grid, figure.opacity, size
+        options.parse_classes(classes, classifier.class_names), against, dense, not grid, figure.opacity, size, finer
     )
     entries: list[dict[str, Any]] = []
     for path, folder in zip(photo, folders, strict=True):
@@ -177,6 +180,7 @@ class WantedMaps:
     smooth: bool
     opacity: float
     size: str | None  # "whole", "whole:288" or "native"; None: the size of the classifier
+    finer: int  # how many times finer than the network's own grid
 
 
 def _explain_photo(
@@ -185,13 +189,14 @@ def _explain_photo(
     """Write the folder of one photo, print its numbers, and return them for --json."""
     from inspector.explain.class_maps import class_maps
     from inspector.output.export import save_class_maps
+    from inspector.output.manifest import describe_finer
 
-    maps = class_maps(classifier, picture, wanted.size)
+    maps = class_maps(classifier, picture, wanted.size, finer=wanted.finer)
     content = maps.figure_content(
         wanted.classes, wanted.against, dense=wanted.dense, smooth=wanted.smooth, opacity=wanted.opacity
     )
     save_class_maps(maps, folder, content, style, overwrite)
-    shown = {k: maps.class_map(k, wanted.against, wanted.dense) for k in content.classes}
+    shown = {k: maps.class_map(k, wanted.against, wanted.dense, wanted.finer > 1) for k in content.classes}
     meaning = maps.classifier.meaning
     total = meaning.quantity if wanted.against is None else "difference"
     columns = ("highest score",) if wanted.dense else ("sum of the map", "bias", total)
@@ -201,6 +206,8 @@ def _explain_photo(
         screen.print(note)
     print_class_table((meaning.outcome, *columns), rows)
     print_verdict(maps.verdict, maps.residual, meaning.units)
+    if maps.finer is not None:
+        screen.print(maps.finer.describe(), soft_wrap=True)
     print_misplacement(maps.classifier.receptive_field.warning)
     fed = maps.classifier.preprocessing.describe()
     print_fed(fed)
@@ -211,6 +218,7 @@ def _explain_photo(
     ]
     return {
         "folder": folder, "verdict": maps.verdict, "residual": maps.residual, "notes": notes, "fed": fed,
+        **({} if maps.finer is None else {"finer": describe_finer(maps.finer)}),
         "classes": numbers,
     }  # fmt: skip
 
@@ -218,7 +226,7 @@ def _explain_photo(
 def _list_numbers(one: "ClassMap") -> tuple[float, ...]:
     if one.total is None:
         return (float(one.values.max()),)
-    return float(one.values.sum()), one.bias, one.total
+    return float(one.own.sum()), one.bias, one.total
 
 
 def _name_folders(photos: list[Path], out: Path) -> list[Path]:

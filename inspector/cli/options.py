@@ -64,6 +64,14 @@ Classes = Annotated[
         help="`topN` for the N classes with the highest logits, or names or numbers of classes, separated by commas.",
     ),
 ]
+Finer = Annotated[
+    int,
+    Option(
+        "--finer",
+        help="How many times finer than the network's own grid: 2 or 4. The cells between those of the network are "
+        "computed too; its own still sum to the logit.",
+    ),
+]
 Arch = Annotated[
     str | None,
     Option(

@@ -94,7 +94,9 @@ class Explainer:
         for number, pickled in zip(tasks["number"], tasks["images"], strict=True):
             images: run.Batch = pickle.loads(pickled)  # safe to unpickle: run_dataset_on_ray above made it
             batches = run.split_into_batches(images, self.batch_size)
-            explained = run.explain_batches(self.classifier, batches, self.about["top"], self.processors)
+            explained = run.explain_batches(
+                self.classifier, batches, self.about["top"], self.processors, finer=self.about.get("finer", 1)
+            )
             write_shard(self.out, int(number), [row for batch in explained for _, row in batch], self.about)
         return {"number": [int(number) for number in tasks["number"]]}
 

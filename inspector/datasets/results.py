@@ -69,6 +69,11 @@ class StoredImage:
     probabilities: Mapping[int, float]  # 0-1
     logits: Mapping[int, float]
     biases: Mapping[int, float]
+    finer: int = 1  # the maps have so many cells per cell of the network's own grid, down and across
+
+    def own_cells(self, k: int) -> NDArray[np.float32]:
+        """Return the cells of the network's own grid, which sum to the logit less the bias: (h, w)."""
+        return self.maps[k][:: self.finer, :: self.finer]
 
 
 def read_state(folder: Path) -> list[list[Any]]:
@@ -131,7 +136,7 @@ def read_stored_image(results: Results, part: str, row_group: int, row: int) -> 
         maps = dict(zip(one["map_classes"], grids, strict=True))
         by_class = {name: dict(zip(one["classes"], one[name], strict=True)) for name in PER_TOP_CLASS}
         size, box = (one["height"], one["width"]), tuple(one["box"])
-        return StoredImage(one["path"], one["sha256"], size, box, maps, **by_class)
+        return StoredImage(one["path"], one["sha256"], size, box, maps, finer=results.about.get("finer", 1), **by_class)
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from inspector.datasets.gallery import draw_overlay, make_canvas, make_overlay_path, write_gallery
 from inspector.datasets.shard_schema import import_arrow
+from inspector.datasets.stored_maps import read_field
 from inspector.datasets.table import (
     Counts,
     Row,
@@ -65,6 +66,7 @@ class RunOptions:
     shard_size: int = 1024  # images in one Parquet file
     overlays: bool = False  # draw the top-1 class map over each photo, and write a gallery of these images
     backend: str = "eager"  # what runs the network: "eager" for PyTorch, or a backend of `accelerate`
+    finer: int = 1  # how many times finer than the network's own grid the stored maps are: 1, 2 or 4
     resume: bool = False  # continue a stopped run: keep its complete shards
 
     def __post_init__(self) -> None:
@@ -139,14 +141,15 @@ def run_items(
     on_progress(done, len(items))
     shards = ([(index, items[index]) for index in indices] for indices in missing.values())
     batches = (batch for shard in shards for batch in split_into_batches(shard, options.batch_size))
-    explained = explain_batches(classifier, batches, about["top"], options.workers, options.overlays)
+    explained = explain_batches(classifier, batches, about["top"], options.workers, options.overlays, options.finer)
+    field = read_field(about["receptive_field"])
     with _run_in_background() as submit, closing(explained):
         for number, indices in missing.items():
             rows: list[Row] = []
             for batch in islice(explained, -(-len(indices) // options.batch_size)):
                 rows += [row for _, row in batch]
                 if options.overlays:
-                    submit(_draw_overlays, Path(out), classifier.receptive_field, about["grid"], batch)
+                    submit(_draw_overlays, Path(out), field, about["grid"], batch)
                 on_progress(done + len(rows), len(items))
             done += len(rows)
             # Wait until the shard is written: a killed run then loses at most one shard. Decoding continues meanwhile.
@@ -161,20 +164,22 @@ def describe_run(
     import_arrow()
     preprocessing = classifier.preprocessing
     blank = match_parameters(classifier.network, torch.zeros(1, len(preprocessing.mean), *preprocessing.size))
-    (maps,) = class_maps_of_batch(classifier, blank)
+    (maps,) = class_maps_of_batch(classifier, blank, finer=options.finer)
+    height, width = (options.finer * cells for cells in maps.values.shape[1:])
     return {
         "version": __version__,
         "network": classifier.name,
         "network_sha256": classifier.sha256(),
         "class_names": list(classifier.class_names),
-        "grid": list(maps.values.shape[1:]),
+        "grid": [height, width],
+        **({} if maps.finer is None else {"finer": options.finer, "finer_by": maps.finer.describe()}),
         "size": list(preprocessing.size),
         "pooling": classifier.head.pooling,
         "verdict": classifier.head.verdict,
         "top": min(options.top, len(classifier.class_names)),
         "probability": classifier.probability,
         **{name: one for name in ("output", "unit") if (one := getattr(classifier, name)) is not None},
-        "receptive_field": describe_field(classifier.receptive_field),
+        "receptive_field": describe_field(maps.shown_field),
         "fed": preprocessing.describe(),
         "preprocessing": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(preprocessing).items()},
         "source": make_storable(str(source) if isinstance(source, str | Path) else " ".join(map(str, source))),
@@ -196,7 +201,12 @@ def finish_run(out: str | Path, about: Mapping[str, Any]) -> Counts:
 
 
 def explain_batches(
-    classifier: Classifier, batches: Iterable[Batch], top: int, workers: int | None, overlays: bool = False
+    classifier: Classifier,
+    batches: Iterable[Batch],
+    top: int,
+    workers: int | None,
+    overlays: bool = False,
+    finer: int = 1,
 ) -> Generator[list[tuple[DecodedImage, Row]], None, None]:
     """Yield one list per batch, in order: each image with its row of the table.
 
@@ -206,6 +216,7 @@ def explain_batches(
         top: number of classes per image whose maps are stored.
         workers: number of decoding threads; None: one per processor.
         overlays: keep the dimmed photo, for drawing an overlay on it.
+        finer: store the maps on a grid that is finer by this factor, see `FinerMaps`.
     """
     class_numbers = number_labels(classifier.class_names)
     workers = workers or os.cpu_count() or 1
@@ -214,7 +225,7 @@ def explain_batches(
     try:
         for batch in decode_ahead(pool, batches, workers, classifier, overlays):
             inputs = [image.inputs for image in batch if image.inputs is not None]
-            maps = iter(class_maps_of_batch(classifier, torch.cat(inputs)) if inputs else ())
+            maps = iter(class_maps_of_batch(classifier, torch.cat(inputs), finer=finer) if inputs else ())
             yield [(image, _make_row(image, next(maps) if image.crop else None, top, class_numbers)) for image in batch]
     finally:
         pool.shutdown(cancel_futures=True)
@@ -313,9 +324,10 @@ def _make_row(image: DecodedImage, maps: ClassMaps | None, top: int, class_numbe
     height, width = image.crop.photo_size
     row |= {"height": height, "width": width, "sha256": image.sha256, "box": image.crop.box}
     row |= {"residual": maps.residual, "verdict": maps.verdict, "classes": classes, "map_classes": map_classes}
-    row["maps"] = _to_numpy(maps.values[map_classes].flatten(), np.float16)
-    for name, values in (("probabilities", maps.probabilities), ("logits", maps.logits), ("biases", maps.bias)):
-        row[name] = _to_numpy(values[classes], np.float32)
+    values = maps.values[map_classes] if maps.finer is None else maps.finer.contributions(map_classes)
+    row["maps"] = _to_numpy(values.flatten(), np.float16)
+    for name, numbers in (("probabilities", maps.probabilities), ("logits", maps.logits), ("biases", maps.bias)):
+        row[name] = _to_numpy(numbers[classes], np.float32)
     if label is not None:
         probability = float(maps.probabilities[label])
         row |= {"label_class": label, "label_rank": order.index(label), "label_probability": probability}

@@ -29,7 +29,7 @@ SHARD_COLUMNS = {
 
 PER_TOP_CLASS = ("probabilities", "logits", "biases")  # columns with one value for each of the row's `classes`
 _TEXTS = ("network", "network_sha256", "pooling", "verdict", "probability", "source", "version")
-_NUMBERS = {"top": 1, "images": 0, "shard_size": 1}  # with their least values
+_NUMBERS = {"top": 1, "images": 0, "shard_size": 1, "finer": 1}  # with their least values
 _MAX_CELLS = 4_000_000  # in a class map; readers keep several maps in memory
 REQUIRED = ("network", "network_sha256", "class_names", "grid", "size", "pooling", "preprocessing")
 

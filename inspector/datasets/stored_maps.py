@@ -1,7 +1,9 @@
 """Place stored class maps on their photos, by the crop and the receptive fields that the results contain."""
 
 import math
+from collections.abc import Mapping
 from pathlib import PurePath
+from typing import Any
 
 from numpy.typing import ArrayLike
 
@@ -13,12 +15,17 @@ from inspector.images.preprocessing import Box, Crop
 
 def read_receptive_field(results: Results) -> ReceptiveField:
     """Return the receptive fields of the cells of the stored maps."""
+    return read_field(results.about["receptive_field"])
+
+
+def read_field(stored: Mapping[str, Any]) -> ReceptiveField:
+    """Return receptive fields from what `describe_field` wrote."""
     # JSON has no infinity, so an infinite size is stored as null.
     y, x = (
         Axis(axis["centre"], axis["stride"], math.inf if axis["size"] is None else float(axis["size"]))
-        for axis in map(results.about["receptive_field"].get, ("y", "x"))
+        for axis in map(stored.__getitem__, ("y", "x"))
     )
-    return ReceptiveField(y, x, results.about["receptive_field"].get("misplaced"))
+    return ReceptiveField(y, x, stored.get("misplaced"))
 
 
 def make_crop(photo_size: tuple[int, int], box: Box, results: Results) -> Crop:

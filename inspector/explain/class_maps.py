@@ -7,6 +7,7 @@ signed, in logits, for all classes at once, and verified against the network's o
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias, overload
 
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from inspector.explain.classifier import Classifier
 from inspector.explain.decomposition import decompose
-from inspector.explain.feature_capture import capture_pass
+from inspector.explain.feature_capture import CapturedPass, capture_pass
+from inspector.explain.finer import compute_finer, count_images
 from inspector.explain.image_maps import ClassMaps
 from inspector.explain.inputs import (
     Transform,
@@ -37,7 +39,11 @@ Size: TypeAlias = int | Sequence[int] | str  # a text is "whole", "whole:288" or
 
 @overload
 def class_maps(
-    classifier: Classifier, image: ImageSource | Photo, size: Size | None = None, transform: Transform | None = None
+    classifier: Classifier,
+    image: ImageSource | Photo,
+    size: Size | None = None,
+    transform: Transform | None = None,
+    finer: int = 1,
 ) -> ClassMaps: ...
 
 
@@ -47,17 +53,26 @@ def class_maps(
     image: list[ImageSource | Photo] | tuple[ImageSource | Photo, ...],
     size: Size | None = None,
     transform: Transform | None = None,
+    finer: int = 1,
 ) -> list[ClassMaps]: ...
 
 
 @overload
 def class_maps(
-    classifier: Classifier, image: Iterable[Any], size: Size | None = None, transform: Transform | None = None
+    classifier: Classifier,
+    image: Iterable[Any],
+    size: Size | None = None,
+    transform: Transform | None = None,
+    finer: int = 1,
 ) -> Iterator[ClassMaps]: ...
 
 
 def class_maps(
-    classifier: Classifier, image: Any, size: Size | None = None, transform: Transform | None = None
+    classifier: Classifier,
+    image: Any,
+    size: Size | None = None,
+    transform: Transform | None = None,
+    finer: int = 1,
 ) -> ClassMaps | list[ClassMaps] | Iterator[ClassMaps]:
     """Compute the class map of every class for one image, or for several.
 
@@ -73,6 +88,8 @@ def class_maps(
             the size that the network was trained with. Another size changes the grid of the maps, and the logits.
         transform: makes the input (channels, H, W) of a PIL image, in place of the classifier's preprocessing, as
             transforms of torchvision do. Where its crop lies is unknown, so the maps are drawn on its result.
+        finer: 2 or 4 computes the cells between the network's own too, see `FinerMaps`. They are the attribute
+            ``finer``, and what is drawn; everything else stays the network's own.
 
     Returns:
         ClassMaps with ``values`` (K, h, w) in logits; ``values.sum((1, 2)) + bias`` equals ``logits``. For a list or a
@@ -81,6 +98,7 @@ def class_maps(
     Raises:
         ImageError: the image cannot be decoded, or the tensor is no input of this network.
         NetworkError: the network does not support this size.
+        InspectorError: a finer grid does not exist, or nothing is known to lie between the cells.
 
     Example:
         >>> for maps in class_maps(classifier, DataLoader(dataset, batch_size=32)):
@@ -90,16 +108,16 @@ def class_maps(
     if is_input(image) and image.ndim == 4 and len(image) > 1:
         check_batch(image, len(classifier.preprocessing.mean), image.shape)
         classifier, _, _ = make_input(classifier, image[:1], size)
-        return class_maps_of_batch(classifier, match_parameters(classifier.network, image.detach()))
+        return class_maps_of_batch(classifier, match_parameters(classifier.network, image.detach()), finer=finer)
     if isinstance(image, Tensor) and image.ndim == 4 and len(image) > 1:
         image = list(image)
     if isinstance(image, list | tuple):
-        return [one for several in image for one in _as_list(class_maps(classifier, several, size, transform))]
+        return [one for several in image for one in _as_list(class_maps(classifier, several, size, transform, finer))]
     if is_iterable_of_images(image):
-        batches = (class_maps(classifier, batch, size, transform) for batch in image)
+        batches = (class_maps(classifier, batch, size, transform, finer) for batch in image)
         return (maps for batch in batches for maps in _as_list(batch))
     classifier, inputs, view = make_input(classifier, image, size, transform)
-    (maps,) = class_maps_of_batch(classifier, inputs, [view])
+    (maps,) = class_maps_of_batch(classifier, inputs, [view], finer)
     return maps
 
 
@@ -107,25 +125,45 @@ def _as_list(maps: Any) -> Iterable[ClassMaps]:
     return (maps,) if isinstance(maps, ClassMaps) else maps
 
 
-def class_maps_of_batch(classifier: Classifier, inputs: Tensor, views: Sequence[View] | None = None) -> list[ClassMaps]:
+def class_maps_of_batch(
+    classifier: Classifier, inputs: Tensor, views: Sequence[View] | None = None, finer: int = 1
+) -> list[ClassMaps]:
     """Compute the class maps of each image of a batch.
 
     Args:
         classifier: a classifier from `load` or `Classifier.wrap`.
         inputs: normalized images (N, channels, H, W), in the network's dtype and on its device.
         views: the photos of the batch, for figures. Default: the inputs themselves are shown.
+        finer: as in `class_maps`.
 
     Returns:
         N ClassMaps.
 
     Raises:
         NetworkError: the network does not support these inputs.
+        InspectorError: as in `class_maps`.
     """
-    captured, head = capture_pass(classifier.capture, inputs), classifier.head
+    sources: Sequence[View | Tensor] = inputs if views is None else views  # type: ignore[assignment]
+    if finer == 1:
+        return _explain_pass(classifier, inputs, sources, capture_pass(classifier.capture, inputs))
+    results, images = [], count_images(finer)
+    for n in range(0, len(inputs), images):
+        some = inputs[n : n + images]
+        captured, finer_maps = compute_finer(classifier, some, finer)
+        own = _explain_pass(classifier, some, sources[n : n + images], captured)
+        results += [
+            replace(one, finer=two.with_own(one.decomposition)) for one, two in zip(own, finer_maps, strict=True)
+        ]
+    return results
+
+
+def _explain_pass(
+    classifier: Classifier, inputs: Tensor, sources: Sequence[View | Tensor], captured: CapturedPass
+) -> list[ClassMaps]:
+    """Compute the class maps of each image of a pass."""
+    head, results = classifier.head, []
     probabilities = classifier.probabilities(widen(captured.logits))
-    results = []
     for n, split in enumerate(decompose(classifier.network, head, inputs, captured)):
-        source = inputs[n] if views is None else views[n]
         residual, is_exact = split.compare_with_logits(captured.logits[n])
         if not is_exact and split.frozen is None:
             # Only here it matters how the network rounded its pooled values, which a hook does not see.
@@ -133,7 +171,8 @@ def class_maps_of_batch(classifier: Classifier, inputs: Tensor, views: Sequence[
             residual, is_exact = split.compare_with_logits(captured.logits[n], pooled)
         logits, verdict = widen(captured.logits[n]), split.verdict if is_exact else "not exact"
         outputs = (split.values, split.bias, logits, probabilities[n], residual, verdict)
-        results.append(ClassMaps(*outputs, split=split, classifier=classifier, source=source, backend=captured.backend))
+        one = ClassMaps(*outputs, split=split, classifier=classifier, source=sources[n], backend=captured.backend)
+        results.append(one)
     return results
 
 

@@ -131,6 +131,17 @@ class Decomposition:
         error = relative_error(sums + weight @ change, logits, total, tolerance)
         return bool((change.abs() <= allowed).all() and (error <= 1).all())
 
+    def contributions(self, classes: Sequence[int]) -> Tensor:
+        """Compute what each cell adds to the logits of some classes: (len(classes), h, w)."""
+        if len(self.values) == len(self.bias):
+            return self.values[list(classes)]
+        maps = []
+        for branch, columns in zip(self.branches, self.weight(classes).split(self.head.widths, 1), strict=True):
+            derivative = None if branch.derivative is None else branch.derivative[None]
+            maps.append(position_contributions(branch.pooling, branch.feature_maps[None], columns, derivative)[0])
+        laid = self.head.lay_on_finest_grid(maps)
+        return sum(laid[1:], start=laid[0])
+
     def parts(self, k: int) -> Tensor:
         """Compute what each channel adds to logit k in each cell.
 
@@ -158,7 +169,9 @@ class Decomposition:
         return position_scores(branch.feature_maps[None], self.weight(classes))[0]
 
 
-def decompose(network: nn.Module, head: Head, inputs: Tensor, captured: CapturedPass) -> list[Decomposition]:
+def decompose(
+    network: nn.Module, head: Head, inputs: Tensor, captured: CapturedPass, with_values: bool = True
+) -> list[Decomposition]:
     """Decompose the logits of each image of a batch.
 
     Args:
@@ -167,13 +180,14 @@ def decompose(network: nn.Module, head: Head, inputs: Tensor, captured: Captured
         inputs: normalized images (N, channels, H, W).
         captured: what was captured for these images. Without a recording, a head without a weight runs the network
             again for each image.
+        with_values: False computes no class maps where they can be computed later, class by class: see `contributions`.
 
     Returns:
         N decompositions.
     """
     with torch.no_grad():
         if head.weight is not None:
-            return _decompose_with_fixed_weight(head, captured)
+            return _decompose_with_fixed_weight(head, captured, with_values)
         function = head.head_function(network, inputs)
         return [_decompose_with_own_weight(head, function, captured, n) for n in range(len(inputs))]
 
@@ -187,8 +201,10 @@ def _select_image(head: Head, poolings: Sequence[CapturedPooling], n: int) -> tu
     return tuple(inputs)
 
 
-def _decompose_with_fixed_weight(head: Head, captured: CapturedPass) -> list[Decomposition]:
+def _decompose_with_fixed_weight(head: Head, captured: CapturedPass, with_values: bool) -> list[Decomposition]:
     poolings, values = captured.poolings, captured.class_maps
+    if not with_values:
+        values = widen(poolings[0].feature_maps)[:, :0]
     weight, bias = head.affine
     biases, maps = bias.expand(len(captured.logits), -1), []
     for branch, pooling, columns in zip(head.branches, poolings, weight.split(head.widths, 1), strict=True):

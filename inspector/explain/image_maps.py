@@ -14,10 +14,12 @@ from inspector.errors import ClassError, InspectorError
 from inspector.explain.class_names import list_top_classes
 from inspector.explain.classifier import Classifier
 from inspector.explain.decomposition import Decomposition
+from inspector.explain.finer import FinerMaps
 from inspector.explain.grid import resample_on_photo
 from inspector.explain.inputs import make_input_view
 from inspector.explain.kinds import Verdict
 from inspector.explain.shown_map import AVERAGE, ClassMap, FigureContent
+from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.images.preprocessing import View
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class ClassMaps:
     classifier: Classifier
     source: View | Tensor  # the photo and its crop; or the input (channels, H, W), if that came as a tensor
     backend: str = "eager"  # what ran the network, with the dtype unless float32
+    finer: FinerMaps | None = None  # with the cells between the network's own, if they were asked for
 
     @cached_property
     def view(self) -> View:
@@ -121,13 +124,16 @@ class ClassMaps:
             )
         return self.decomposition.scores(range(len(self.logits)) if classes is None else classes)
 
-    def class_map(self, k: str | int, against: str | int | None = None, dense: bool = False) -> ClassMap:
+    def class_map(
+        self, k: str | int, against: str | int | None = None, dense: bool = False, finer: bool = False
+    ) -> ClassMap:
         """Return one map to show, with its title.
 
         Args:
             k: name or index of the class.
             against: name or index of a class to contrast with, or "average" for the average of all classes.
             dense: class scores per cell (before pooling) instead of contributions.
+            finer: on the finer grid, if it was computed.
 
         Raises:
             ClassError: there is no such class.
@@ -144,19 +150,29 @@ class ClassMaps:
         # Select before scoring, so that only the scores that are needed are computed.
         selected = [k, *others]
         values = self.position_scores(selected) if dense else self.values[selected]
-        values, bias, logit = (
+        factor, mean = 1, self.logits
+        if finer and self.finer is not None:
+            factor, mean = self.finer.factor, self.finer.mean_logits
+            values = self.finer.scores(selected) if dense else self.finer.contributions(selected)
+        values, bias, logit, shifted = (
             rows[0] - rows[1:].mean(0) if others else rows[0]
-            for rows in (values, self.bias[selected], self.logits[selected])
+            for rows in (values, self.bias[selected], self.logits[selected], mean[selected])
         )
-        return ClassMap(title, values, float(bias), None if dense else float(logit))
+        shifted_total = None if dense or factor == 1 else float(shifted)
+        return ClassMap(title, values, float(bias), None if dense else float(logit), factor, shifted_total)
 
-    def contrast_map(self, classes: Sequence[int], dense: bool = False) -> ClassMap:
+    @property
+    def shown_field(self) -> ReceptiveField:
+        """The receptive fields of the cells that are drawn: of the finer grid, if it was computed."""
+        return self.classifier.receptive_field if self.finer is None else self.finer.field
+
+    def contrast_map(self, classes: Sequence[int], dense: bool = False, finer: bool = False) -> ClassMap:
         """Return the first class against the second, or the other top class; InspectorError if there is no second."""
         if not classes or len(self.logits) < 2:
             raise InspectorError("A contrast needs two classes. Show one more class.")
         first, *others = classes
         other = next((k for k in (*others, *(k for k, _, _ in self.top(2))) if k != first), None)
-        return self.class_map(first, other, dense)
+        return self.class_map(first, other, dense, finer)
 
     def describe_reading(self, dense: bool = False, against: str | int | None = None) -> str:
         """Return in words what the value of a cell means, for figures and reports."""
@@ -165,7 +181,7 @@ class ClassMaps:
             quantity = f"{quantity} less the average {quantity}"
         elif against is not None:
             quantity = f"{quantity} less that of {self.classifier.class_names[self.classifier.class_index(against)]}"
-        reading = self.classifier.meaning.describe_cells(dense, quantity)
+        reading = self.classifier.meaning.describe_cells(dense, quantity, self.finer is not None)
         if dense:
             return f"{reading}, which does not sum to the {quantity}"
         if self.classifier.head.pooling == "max":
@@ -191,8 +207,8 @@ class ClassMaps:
             ClassError: there is no such class.
             PlaceError: the place of the cells on the photo is unknown.
         """
-        values = self.class_map(k, against, dense).values.numpy(force=True)
-        field, crop = self.classifier.receptive_field, self.view.crop
+        values = self.class_map(k, against, dense, finer=True).values.numpy(force=True)
+        field, crop = self.shown_field, self.view.crop
         return resample_on_photo(values, crop, field, self.view.photo.size, smooth)
 
     def overlay(
@@ -226,10 +242,10 @@ class ClassMaps:
         """
         from inspector.output.figure import overlay_class_map
 
-        return overlay_class_map(self, self.class_map(k, against), cmap, smooth, opacity, scale, gray)
+        return overlay_class_map(self, self.class_map(k, against, finer=True), cmap, smooth, opacity, scale, gray)
 
     def __repr__(self) -> str:
-        """Return network and photo, top classes, verdict and sizes, in five lines; a sixth if the place is unknown."""
+        """Return network and photo, top classes, verdict and sizes, one per line, and how a finer map was made."""
         classifier, (count, rows, columns) = self.classifier, self.values.shape
         top = ", ".join(f"{name} ({self.outcome(k)})" for k, name, _ in self.top(3))
         height, width = self.view.photo.size
@@ -241,6 +257,7 @@ class ClassMaps:
                 f"  verdict: {self.verdict}, largest residual {self.residual:.1e} {classifier.meaning.units}",
                 f"  maps: {count} classes x {rows} x {columns} cells",
                 f"  photo: {height} x {width} pixels, fed {classifier.preprocessing.describe()}",
+                *([] if self.finer is None else [f"  {self.finer.describe()}"]),
                 *([] if warning is None else [f"  {warning}"]),
             )
         )
@@ -269,7 +286,8 @@ class ClassMaps:
             chosen = tuple(self.classifier.class_index(k) for k in names)
         if against is not None and against != AVERAGE:
             against = self.classifier.class_index(against)
-        return FigureContent(chosen, against, dense, smooth, opacity)
+        factor = 1 if self.finer is None else self.finer.factor
+        return FigureContent(chosen, against, dense, smooth, opacity, factor)
 
     def figure(
         self,

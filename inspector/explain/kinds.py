@@ -42,17 +42,19 @@ class OutputMeaning:
         """The word behind a number: "logits", "of probability", or the unit of the values."""
         return {"identity": "of probability", "none": self.unit or "units of the output"}.get(self.activation, "logits")
 
-    def describe_cells(self, dense: bool = False, quantity: str = "") -> str:
+    def describe_cells(self, dense: bool = False, quantity: str = "", finer: bool = False) -> str:
         """Return what the value of a cell is. These two names are the same everywhere.
 
         Args:
             dense: class scores before pooling, instead of contributions to the value.
             quantity: what the contributions sum to, if it is not one value, as in "logit less the average logit".
+            finer: the map has cells between those of the network, which are not part of that sum.
         """
         unit = f", in {self.units}" if self.activation == "none" else ""
         if dense:
             return f"class score per cell (before pooling){unit}"
-        return f"contribution per cell (sums to the {quantity or self.quantity}){unit}"
+        sums = "own cells sum" if finer else "sums"
+        return f"contribution per cell ({sums} to the {quantity or self.quantity}){unit}"
 
     @property
     def outcome(self) -> str:

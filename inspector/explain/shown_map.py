@@ -15,14 +15,24 @@ class ClassMap:
     title: str
     values: Tensor  # (h, w) in logits
     bias: float
-    total: float | None  # values.sum() + bias, a logit or a difference of logits; None for class scores
+    total: float | None  # own.sum() + bias, a logit or a difference of logits; None for class scores
+    factor: int = 1  # cells per cell of the network's own grid, down and across
+    mean_total: float | None = None  # mean of the totals of all shifts, if the map is finer than the network's own
+
+    @property
+    def own(self) -> Tensor:
+        """The cells of the network's own grid: (h, w) in logits. All cells, unless the map is finer."""
+        return self.values[:: self.factor, :: self.factor]
 
     def equation(self) -> str:
         """Return how the map sums to the logit, as text."""
         if self.total is None:
             line = f"highest score {float(self.values.max()):.4f}"
         else:
-            line = f"map {float(self.values.sum()):.4f} + bias {self.bias:.4f} = {self.total:.4f}"
+            cells = "map" if self.factor == 1 else "own cells"
+            line = f"{cells} {float(self.own.sum()):.4f} + bias {self.bias:.4f} = {self.total:.4f}"
+            if self.mean_total is not None:
+                line += f"; mean of {self.factor**2} shifts {self.mean_total:.4f}"
         return line.replace("-", "\N{MINUS SIGN}")
 
 
@@ -35,3 +45,4 @@ class FigureContent:
     dense: bool  # position scores instead of contributions to the logit
     smooth: bool  # interpolate between the centers of the cells
     opacity: float  # of the strongest color, 0-1
+    finer: int = 1  # how many times finer than the network's own grid, down and across

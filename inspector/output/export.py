@@ -57,6 +57,9 @@ def encode_npz(maps: ClassMaps | LargeMaps, class_names: Sequence[str], manifest
     arrays = {name: getattr(maps, name).numpy(force=True) for name in ("values", "bias", "logits", "probabilities")}
     if isinstance(maps, LargeMaps):
         arrays["classes"] = np.array(maps.classes)
+    elif maps.finer is not None:
+        arrays["finer_values"] = maps.finer.values.numpy(force=True)
+        arrays["finer_logits"] = maps.finer.logits.numpy(force=True)
     arrays |= {"class_names": np.array(class_names), "manifest": np.array(json.dumps(manifest))}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
@@ -81,7 +84,8 @@ def list_probabilities(maps: ClassMaps | LargeMaps) -> list[Any]:
 
 def make_contributions_csv(maps: ClassMaps, shown: FigureContent) -> bytes:
     """Return a CSV file with one row per cell of each class shown: the contribution in logits that the figure shows."""
-    class_maps = [(k, maps.class_map(k, shown.against, shown.dense)) for k in shown.classes]
+    finer = shown.finer > 1
+    class_maps = [(k, maps.class_map(k, shown.against, shown.dense, finer)) for k in shown.classes]
     rows = (
         (k, class_map.title, y, x, contribution)
         for k, class_map in class_maps

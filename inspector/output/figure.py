@@ -82,7 +82,8 @@ def class_map_figure(maps: ClassMaps, shown: FigureContent, style: FigureStyle =
             axis.spines[:].set(linewidth=2 if panel.bold else 0.5)
     if style.colour_bar and any(panel.values is not None for panel in panels):
         meaning = maps.classifier.meaning
-        words = meaning.describe_cells(shown.dense, meaning.quantity if shown.against is None else meaning.difference)
+        quantity = meaning.quantity if shown.against is None else meaning.difference
+        words = meaning.describe_cells(shown.dense, quantity, shown.finer > 1)
         layout_options: Any = {"font_size": style.font_size * 10 / 9, "shrink": 0.7, "aspect": 30}
         add_color_bar(layout.axes, scale, style.colours, words, **layout_options)
     if style.dark:
@@ -97,10 +98,10 @@ def _list_panels(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> I
             yield _Panel(maps.view.photo.name, "", describe_exactness(maps), None)
         elif kind == "classes":
             for k in shown.classes:
-                class_map = maps.class_map(k, shown.against, shown.dense)
+                class_map = maps.class_map(k, shown.against, shown.dense, shown.finer > 1)
                 yield _Panel(names[k], f" ({maps.outcome(k)})", class_map.equation(), class_map.values)
         elif kind == "contrast":
-            class_map = maps.contrast_map(shown.classes, shown.dense)
+            class_map = maps.contrast_map(shown.classes, shown.dense, shown.finer > 1)
             yield _Panel(class_map.title, "", class_map.equation(), class_map.values)
         else:
             yield from _list_all_maps(maps, shown.dense)
@@ -174,7 +175,7 @@ def overlay_class_map(
     gray: bool = True,
 ) -> Pixels:
     """Draw a class map over its photo at the photo's own size; see `ClassMaps.overlay`."""
-    view, field = maps.view, maps.classifier.receptive_field
+    view, field = maps.view, maps.shown_field
     require_place(field)
     canvas = dimmed_photo(view.photo, view.crop, max(view.photo.size), gray)
     ends = common_scale([class_map.values]) if scale is None else scale
@@ -225,14 +226,15 @@ def _make_title(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> st
     # Every figure with equations shows the verdict: in the photo's panel, or else in the title.
     says_it_elsewhere = "photo" in style.panels or not style.equations
     title = title if says_it_elsewhere else f"{title} \N{MIDDLE DOT} {describe_exactness(maps)}"
-    return " ".join(filter(None, (title, maps.classifier.receptive_field.warning)))
+    finer = None if maps.finer is None else f"\N{MIDDLE DOT} {maps.finer.describe()}"
+    return " ".join(filter(None, (title, finer, maps.classifier.receptive_field.warning)))
 
 
 def _draw_images(
     maps: ClassMaps, shown: FigureContent, style: FigureStyle, panels: list[_Panel], scale: float, panel_width: float
 ) -> Iterator[Pixels]:
     """Draw the image of each panel. The photo gets more pixels if the panels are larger or `dpi` is higher."""
-    view, field = maps.view, maps.classifier.receptive_field
+    view, field = maps.view, maps.shown_field
     sharpness = style.dpi * panel_width / (DEFAULT_STYLE.dpi * PANEL)
     photo = dimmed_photo(view.photo, view.crop, round(800 * min(4.0, max(1.0, sharpness))))
     canvas = make_gray(photo) if style.gray else photo

@@ -11,6 +11,7 @@ from typing import Any
 
 from inspector.explain.class_maps import ClassMaps, FigureContent
 from inspector.explain.classifier import Classifier
+from inspector.explain.finer import FinerMaps
 from inspector.explain.large_class_maps import LargeMaps
 from inspector.explain.tracing.receptive_field import ReceptiveField
 from inspector.files import json_bytes, replace_non_finite
@@ -44,11 +45,18 @@ def make_manifest(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DE
         "head": {"pooling": classifier.head.pooling, "verdict": maps.verdict, "residual": maps.residual},
         "place": classifier.place,
         "receptive_field": describe_field(classifier.receptive_field),
+        **({} if maps.finer is None else {"finer": describe_finer(maps.finer)}),
         "photo": photo,
-        "shown": asdict(shown),
+        "shown": {key: value for key, value in asdict(shown).items() if key != "finer" or value > 1},
         "style": asdict(style),
         "top": list_top(maps),
     }
+
+
+def describe_finer(finer: FinerMaps) -> dict[str, Any]:
+    """Return how a finer map was computed, in types that JSON can store."""
+    names = ("factor", "method", "reason", "difference", "residual", "verdict")
+    return {name: getattr(finer, name) for name in names} | {"receptive_field": describe_field(finer.field)}
 
 
 def list_top(maps: ClassMaps | LargeMaps) -> list[dict[str, Any]]:

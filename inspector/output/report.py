@@ -56,9 +56,10 @@ def make_report(
         The HTML page. Names from the user are escaped, so they cannot change the page.
     """
     view = maps.view
-    drawn = [(maps.class_map(k, shown.against, shown.dense), maps.outcome(k)) for k in shown.classes]
+    finer = shown.finer > 1
+    drawn = [(maps.class_map(k, shown.against, shown.dense, finer), maps.outcome(k)) for k in shown.classes]
     if "contrast" in style.panels:
-        drawn.append((maps.contrast_map(shown.classes, shown.dense), ""))
+        drawn.append((maps.contrast_map(shown.classes, shown.dense, finer), ""))
     scale = common_scale([class_map.values for class_map, _ in drawn])
     ((top, top_class, _),) = maps.top(1)
     classes, bar, lowest = len(maps.logits), list_bar_colors(style.colours), COLORMAPS[style.colours].lowest
@@ -79,6 +80,7 @@ def make_report(
         verdict=maps.verdict,
         verdict_sentence=VERDICTS[maps.verdict].sentence,
         residual=maps.residual,
+        finer=None if maps.finer is None else maps.finer.describe(),
         misplacement=maps.classifier.receptive_field.warning,
         classes=classes,
         tiles=list(_make_tiles(maps, drawn, shown, style, scale)),
@@ -93,7 +95,7 @@ def make_report(
 def _make_tiles(
     maps: ClassMaps, drawn: list[tuple[ClassMap, str]], shown: FigureContent, style: FigureStyle, scale: float
 ) -> Iterator[_Tile]:
-    view, field = maps.view, maps.classifier.receptive_field
+    view, field = maps.view, maps.shown_field
     photo = dimmed_photo(view.photo, view.crop, _SIDE)
     canvas = make_gray(photo) if style.gray else photo
     lossless = needs_lossless(view.photo.size)

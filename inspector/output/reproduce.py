@@ -99,7 +99,7 @@ def rebuild(
     loaded = resolve(model or name, arch, class_names, overrides, output, trust)
     classifier = Classifier.from_network(loaded)
     _check_network(classifier, name, network_hash, names_hash)
-    maps = class_maps(with_backend(replace(classifier, name=name), backend), original)
+    maps = class_maps(with_backend(replace(classifier, name=name), backend), original, finer=content.finer)
     # Check that the network has these classes: this was not possible before it was loaded.
     maps.figure_content(content.classes, content.against)
     save_class_maps(maps, folder, content, style, overwrite)
@@ -151,6 +151,7 @@ def _parse_content(settings: Entries) -> FigureContent:
         dense=shown.flag("dense"),
         smooth=shown.flag("smooth"),
         opacity=opacity,
+        finer=shown.whole("finer") if shown.has("finer") else 1,  # older manifests have none
     )
 
 

@@ -26,7 +26,9 @@ from torch import nn
 import inspector
 from inspector.datasets import gallery
 from inspector.datasets import run as run_module
+from inspector.datasets.results import read_results, read_stored_image
 from inspector.datasets.run import RunOptions, run_dataset
+from inspector.datasets.stored_maps import read_receptive_field
 from inspector.datasets.table import Counts, count_rows, count_written_shards, read_rows, split_into_shards
 from inspector.errors import ExportError, ImageError, InspectorError, NetworkError
 from inspector.explain import memory
@@ -85,6 +87,27 @@ def test_a_row_has_the_values_of_class_maps(photos: Path, tmp_path: Path, classi
         assert row["sha256"] == maps.view.photo.sha256
         assert row["box"] == pytest.approx(maps.view.box)
         assert (row["residual"], row["verdict"]) == (pytest.approx(maps.residual), maps.verdict)
+
+
+def test_finer_maps_are_stored_with_their_grid_and_place(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    classifier = inspector.Classifier.wrap(network, class_names=NAMES, size=(16, 24))
+    photos = write_photos(tmp_path / "photos", {"cat": 3})
+    out = tmp_path / "out"
+    run_dataset(photos, classifier, out, RunOptions(top=2, finer=2, overlays=True))
+    about = read_rows(out)[1]
+    assert (about["grid"], about["finer"]) == ([8, 12], 2)
+    assert about["finer_by"].startswith("2x finer by dilating the last strides")
+    assert about["receptive_field"]["y"]["stride"] == classifier.receptive_field.y.stride / 2
+    results = read_results(out)
+    row = read_row_dicts(out)[0]
+    maps = inspector.class_maps(classifier, row["path"], finer=2)
+    stored = read_stored_image(results, results.parts[0].name, 0, 0)
+    for k in row["classes"]:
+        assert np.allclose(stored.maps[k], maps.finer.values[k].numpy(), atol=2e-3)
+        assert float(stored.own_cells(k).sum()) + stored.biases[k] == pytest.approx(stored.logits[k], abs=2e-2)
+    assert read_receptive_field(results) == maps.finer.field
 
 
 def test_a_label_among_the_classes_has_a_rank_and_a_map(photos: Path, tmp_path: Path, hand_made_gap: nn.Module) -> None:

@@ -57,6 +57,25 @@ def test_every_file_comes_back_byte_for_byte(export: Path, tmp_path: Path) -> No
         assert (result.folder / name).read_bytes() == (export / name).read_bytes(), name
 
 
+def test_a_finer_figure_comes_back_byte_for_byte(tmp_path: Path) -> None:
+    maps = class_maps(load("fashion_gap"), BAG, finer=2)
+    export = maps.save(tmp_path / "finer", 2, style=FigureStyle(("photo", "classes"), dpi=80))
+    manifest = json.loads((export / "manifest.json").read_text())
+    assert manifest["shown"]["finer"] == manifest["finer"]["factor"] == 2
+    assert manifest["finer"]["method"] == "dilation"
+    with np.load(export / "maps.npz") as numbers:
+        assert np.array_equal(numbers["finer_values"][:, ::2, ::2], numbers["values"])
+        assert np.allclose(numbers["values"].sum((1, 2)) + numbers["bias"], numbers["logits"], atol=1e-4)
+        assert np.allclose(numbers["finer_logits"][0], numbers["logits"])
+    assert "2x finer by dilating the last strides" in (export / "report.html").read_text()
+    assert rebuild(export / "manifest.json", tmp_path / "again").equal
+    for name in FILES:
+        assert (tmp_path / "again" / name).read_bytes() == (export / name).read_bytes(), name
+    broken = changed(export, lambda settings: settings["shown"].update(finer=3))
+    with pytest.raises(InspectorError, match=r"finer is 3\. Use 2 or 4"):
+        rebuild(broken, tmp_path / "broken")
+
+
 def test_a_figure_of_another_backend_comes_back_byte_for_byte_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

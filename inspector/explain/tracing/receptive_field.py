@@ -136,6 +136,11 @@ class ReceptiveFieldTracker:
             return None
         return replace(track.field, certain=track.certain)
 
+    def strides_of(self, tensor: Tensor) -> tuple[float, float] | None:
+        """Return the distances (down, across) of a tensor's cells, in any layout; None if they are not known."""
+        track = self._tracks.get(tensor)
+        return None if track is None or track.field is None else (track.field.y.stride, track.field.x.stride)
+
     def handle(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Call the function, and note the receptive fields of its result."""
         known = [(tensor, self._tracks.get(tensor)) for tensor in _find_tensors([args, kwargs])]

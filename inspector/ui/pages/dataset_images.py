@@ -200,7 +200,7 @@ def _in_brackets(*parts: str) -> str:
 
 
 def _format_sum(stored: StoredImage, k: int) -> str:
-    total = float(stored.maps[k].sum())
+    total = float(stored.own_cells(k).sum())
     if k not in stored.logits:
         return f"map {format_number(total, '.3f')}"
     return replace_minus(f"map {total:.3f} + bias {stored.biases[k]:.3f} = {stored.logits[k]:.3f}")
