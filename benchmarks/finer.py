@@ -1,9 +1,9 @@
 """Compute finer class maps of all torchvision classifiers whose class maps are exact, and time them.
 
-The networks have random weights, which change neither the numbers of operations nor what is exact; their batch
-normalization has the statistics of noise, as a trained one has those of its photos.
+The networks are those of docs/torchvision.md. Their weights are random, which changes neither the number of operations
+nor what is exact; their batch normalization has the statistics of noise, as a trained one has those of its photos.
 
-    python benchmarks/finer.py            # about 20 minutes on one core; continues where it was stopped
+    python benchmarks/finer.py            # 45 minutes on one core; continues where it was stopped
     python benchmarks/finer.py --again    # from the beginning
 """
 
@@ -16,8 +16,8 @@ from typing import Annotated
 
 import torch
 import typer
-from heads import OTHER_SIZES, SIZE, _list_torchvision
-from report import format_table, write_results
+from heads import DOCS, OTHER_SIZES, SIZE, _list_torchvision
+from report import format_table, time_interleaved, write_results
 from rich.progress import track
 from torch import nn
 
@@ -35,49 +35,45 @@ HEADER = (
 )
 FACTORS = (2, 4)
 PARTS = Path(__file__).parent / "results" / "finer.csv"  # rows of finished networks
-_REPEATS = 5
+_FAST = 0.2  # seconds of a forward pass; slower networks are timed fewer times
 
 
 def main(again: Annotated[bool, typer.Option("--again", help="Begin from the beginning.")] = False) -> None:
     """Measure every network, and write benchmarks/results/finer.md."""
     torch.set_num_threads(1)
-    names, build = _list_torchvision()
+    _, build = _list_torchvision()
     rows = [] if again or not PARTS.exists() else [tuple(row) for row in csv.reader(PARTS.read_text().splitlines())]
     done = {row[0] for row in rows}
-    for name in track(names):
-        if name in done:
-            continue
+    for name in track([name for name in list_exact() if name not in done]):
         rows += measure_network(name, build)
         with PARTS.open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
-    shown = [row for row in rows if len(row) == len(HEADER)]
-    refused = sum("refused" in row[3] for row in shown)
-    dilated = sum(row[3] == "dilation" for row in shown)
-    count = len({row[0] for row in shown})
+    dilated, refused = (sum(row[3].startswith(word) for row in rows) for word in ("dilation", "refused"))
     summary = (
-        f"{count} networks with exact class maps, 2x and 4x finer: {dilated} of {len(shown)} by dilation, "
-        f"{len(shown) - dilated - refused} by shifted passes, {refused} refused. One image, one thread; time is that "
-        "of the network with its feature maps on the finer grid, beside a forward pass of the network alone."
+        f"{len({row[0] for row in rows})} networks, 2x and 4x finer: {dilated} of {len(rows)} by dilation, "
+        f"{len(rows) - dilated - refused} by shifted passes, {refused} refused. One image, one thread; time is that of "
+        "the network with its feature maps on the finer grid, beside a forward pass of the network alone."
     )
-    write_results("finer", "python benchmarks/finer.py", summary, format_table(HEADER, shown))
+    write_results("finer", "python benchmarks/finer.py", summary, format_table(HEADER, rows))
+
+
+def list_exact() -> list[str]:
+    """Return the names of the networks whose class maps are exact, from the table that heads.py wrote."""
+    table = [line.split(" | ") for line in (DOCS / "torchvision.md").read_text().splitlines() if line.startswith("| ")]
+    return [cells[0].removeprefix("| ") for cells in table if len(cells) > 4 and cells[4] == "exact"]
 
 
 def measure_network(name: str, build: Callable[[str], nn.Module]) -> list[tuple[str, ...]]:
-    """Return one row per factor; a row of the name alone for a network without exact class maps."""
+    """Return one row per factor."""
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         network = build(name)
     size = OTHER_SIZES.get(name, SIZE)
     set_statistics(network, size)
-    try:
-        classifier = inspector.Classifier.wrap(network, size=size)
-    except inspector.InspectorError:
-        return [(name,)]
+    classifier = inspector.Classifier.wrap(network, size=size)
     inputs = torch.randn(1, 3, size, size)
     (maps,) = inspector.class_maps_of_batch(classifier, inputs)
-    if maps.verdict != "exact":
-        return [(name,)]
     rows = []
     for factor in FACTORS:
         cells = " x ".join(str(factor * n) for n in maps.values.shape[1:])
@@ -99,8 +95,8 @@ def set_statistics(network: nn.Module, size: int) -> None:
         norm.momentum = None
     network.train()
     with torch.no_grad():
-        for _ in range(2 if norms else 0):
-            network(torch.randn(4, 3, size, size))
+        if norms:
+            network(torch.randn(2, 3, size, size))
     network.eval()
 
 
@@ -116,12 +112,10 @@ def measure_cost(classifier: inspector.Classifier, network: nn.Module, inputs: t
             network(inputs)
 
     runs = {"forward": run_network, "finer": lambda: compute_finer(classifier, inputs, factor)}
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(_REPEATS):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
+    start = time.perf_counter()
+    run_network()
+    rounds = 8 if time.perf_counter() - start < _FAST else 2
+    times = time_interleaved(runs, rounds, warm_up=1)
     return min(times["finer"]) / min(times["forward"])
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -20,7 +21,7 @@ def name_rows(name: str, args: Sequence[Any], images: int, shifts: int) -> Seque
     if name not in ("view", "reshape", "expand") or len(args) < 2:
         return args
     sizes = args[1] if isinstance(args[1], list | tuple) else args[1:]
-    if not sizes or not isinstance(sizes[0], int) or sizes[0] != images:
+    if not sizes or not isinstance(sizes[0], int | torch.SymInt) or sizes[0] != images:
         return args
     return args[0], (shifts * images, *sizes[1:])
 

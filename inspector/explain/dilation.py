@@ -177,7 +177,7 @@ class _DilatedPass:
 
     def __init__(self, image: Tensor, with_own: bool) -> None:
         self.count = 0  # of the calls up to now
-        self._images, self._with_own = len(image), with_own
+        self._images, self._with_own = image.shape[0], with_own
         # By id, and only while the tensor lives, because the shifts are larger than the network's own tensors.
         self._shifts: dict[int, tuple[ref[Tensor], _Shifts]] = {}
 
