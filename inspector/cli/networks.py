@@ -163,6 +163,7 @@ def export_network(
     out: Annotated[Path, Option("--out", "-o", help="New file: .onnx, .xml (OpenVINO) or .pt2 (torch.export).")],
     *,
     format: Annotated[str, Option(help="File format: `onnx`, `openvino` or `pt2`.")] = "onnx",
+    finer: options.Finer = 1,
     overwrite: options.Overwrite = False,
     network: options.NetworkOptions,
 ) -> Report:
@@ -183,7 +184,7 @@ def export_network(
         check_target(out, format, overwrite)
         classifier = network.load(model)
     with progress.status(f"Writing {out.name} and comparing it with the network ..."):
-        file = write_network(classifier, out, format, overwrite)
+        file = write_network(classifier, out, format, overwrite, finer)
     height, width = classifier.preprocessing.size
     screen.print(
         f"inputs (N, {len(classifier.preprocessing.mean)}, {height}, {width}) -> logits (N, {classifier.head.classes}) "

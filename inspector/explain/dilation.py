@@ -115,7 +115,7 @@ def capture_planned(
     """Do the same as `capture_dilated` by its plan, in less time; None if the pass differs from that of the plan."""
     if plan.poolings is None:
         return None
-    planned, followed = plan.poolings, _PlannedPass(inputs, plan)
+    planned, followed = plan.poolings, PlannedPass(inputs, plan)
     own: list[CapturedPooling] = []
     shifted: list[CapturedPooling] = []
 
@@ -294,8 +294,11 @@ class _TracedPass(_DilatedPass):
         return round(wanted[0]), round(wanted[1])
 
 
-class _PlannedPass(_DilatedPass):
-    """Handler of a pass by a plan: up to the first dilated stride, calls are only counted."""
+class PlannedPass(_DilatedPass):
+    """Handler of a pass by a plan. The shifts are without the network's own grid.
+
+    Up to the first dilated stride, calls are only counted.
+    """
 
     def __init__(self, image: Tensor, plan: DilationPlan) -> None:
         super().__init__(image, with_own=False)

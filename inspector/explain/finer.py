@@ -134,7 +134,7 @@ def compute_finer(classifier: Classifier, inputs: Tensor, factor: int) -> tuple[
         NetworkError: the network does not support these inputs.
     """
     field = classifier.receptive_field
-    strides = _find_strides(classifier, factor)
+    strides = find_strides(classifier, factor)
     dilated = _refuse_dilation(classifier) or _dilate(classifier, inputs, strides, factor)
     if isinstance(dilated, str):
         (own, shifted), difference = _capture_shifts(classifier, inputs, strides, factor), 0.0
@@ -149,8 +149,25 @@ def compute_finer(classifier: Classifier, inputs: Tensor, factor: int) -> tuple[
     return own, results
 
 
-def _find_strides(classifier: Classifier, factor: int) -> tuple[int, int]:
-    """Return the distance of the cells of the finer grid (down, across), in pixels of the input."""
+def plan_dilation(classifier: Classifier, factor: int) -> DilationPlan | str:
+    """Return which calls of a network are dilated, for its input size and any number of images; or why none are.
+
+    Raises:
+        As `compute_finer`.
+    """
+    strides, inputs = find_strides(classifier, factor), classifier.noise_input(2)
+    outcome = _refuse_dilation(classifier) or _dilate(classifier, inputs, strides, factor)
+    plan = outcome if isinstance(outcome, str) else _plans[classifier.network][inputs.shape, factor]
+    return "several functions pool together" if isinstance(plan, DilationPlan) and plan.poolings is None else plan
+
+
+def find_strides(classifier: Classifier, factor: int) -> tuple[int, int]:
+    """Return the distance of the cells of the finer grid (down, across), in pixels of the input.
+
+    Raises:
+        As `compute_finer`.
+    """
+    count_images(factor)
     field = classifier.receptive_field
     if field.misplaced is not None:
         raise PlaceError(f"There is no finer map where the place of the cells is unknown: {field.misplaced}.")

@@ -208,6 +208,44 @@ def test_a_written_file_serves_logits_and_maps_by_its_own_runtime(format: str, n
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted({name, *(["net.bin"] * (format == "openvino"))})
 
 
+def strided(gate: bool) -> Classifier:
+    """A network of two strides; with a gate that sees the whole photo, it is not dilated."""
+
+    class Strided(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 6, 3, 2, 1), nn.Conv2d(6, 6, 3, 2, 1, groups=2)
+            self.linear = nn.Linear(6, 3)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            x = self.first(inputs).relu()
+            x = x * x.mean((2, 3), keepdim=True).sigmoid() if gate else x
+            x = self.last(x).relu_()
+            return self.linear(x.view(x.shape[0], 2, 3, *x.shape[2:]).transpose(1, 2).reshape(x.shape).mean((2, 3)))
+
+    torch.manual_seed(0)
+    return Classifier.wrap(Strided(), ["a", "b", "c"], size=(16, 20))
+
+
+@pytest.mark.parametrize("gate", [False, True])
+@pytest.mark.parametrize(("format", "name"), [("onnx", "net.onnx"), ("pt2", "net.pt2")])
+def test_a_written_file_serves_finer_maps(format: str, name: str, gate: bool, tmp_path: Path) -> None:
+    classifier = strided(gate)
+    requires_grad = [one.requires_grad for one in classifier.network.parameters()]
+    file = export_network(classifier, tmp_path / name, format, finer=2)
+    inputs = noise(classifier, 4)
+    (logits, maps), metadata = READERS[format](file, inputs)
+    expected = class_maps_of_batch(classifier, inputs, finer=2)
+    assert expected[0].finer.method == ("shifts" if gate else "dilation")
+    assert maps.shape == (4, 3, 8, 10)
+    np.testing.assert_allclose(logits, torch.stack([one.logits for one in expected]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(maps, torch.stack([one.finer.values for one in expected]), rtol=1e-4, atol=1e-5)
+    assert metadata["sum"] == "maps[:, :, ::2, ::2].sum((2, 3)) + bias == logits"
+    own = maps[:, :, ::2, ::2].sum((2, 3)) + json.loads(metadata["bias"])
+    np.testing.assert_allclose(own, logits, rtol=1e-4, atol=1e-5)
+    assert [one.requires_grad for one in classifier.network.parameters()] == requires_grad
+
+
 def by_onnxruntime(file: Path, inputs: Tensor) -> tuple[list[np.ndarray], dict[str, str]]:
     import onnxruntime
 

@@ -89,6 +89,12 @@ class LogitsAndMaps(nn.Module):
         )  # the network returns the logits, then the feature maps in the graph's own layouts
         self.class_maps, self.feature_maps = class_maps, feature_maps
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the outputs."""
+        maps = [f"feature_maps_{n}" for n in range(len(self.layouts) * self.feature_maps)]
+        return ("logits", *maps, *(["maps"] if self.class_maps is not None else []))
+
     def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Run the network and bring its results to the layout of feature maps."""
         logits, *results = self.network(inputs)

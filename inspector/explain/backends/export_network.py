@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from inspector.errors import ExportError, HeadError, translate_errors
+from inspector.explain.backends.export_finer import finer_graph
 from inspector.explain.backends.export_graph import (
-    LogitsAndMaps,
     can_export_class_maps,
     class_map_graph,
     compare_outputs,
@@ -40,7 +40,9 @@ _METADATA = "inspector.json"  # name of the metadata inside a .pt2 file
 _SEED = 3  # seed of the noise on which the file is verified
 
 
-def export_network(classifier: Classifier, file: str | Path, format: str = "onnx", overwrite: bool = False) -> Path:
+def export_network(
+    classifier: Classifier, file: str | Path, format: str = "onnx", overwrite: bool = False, finer: int = 1
+) -> Path:
     """Write the graph of logits and class maps to a new file, for any number of inputs of the classifier's size.
 
     Args:
@@ -48,6 +50,7 @@ def export_network(classifier: Classifier, file: str | Path, format: str = "onnx
         file: a name that ends in .onnx, .xml (a .bin is written beside it) or .pt2.
         format: "onnx", "openvino" or "pt2".
         overwrite: replace an earlier file of this name, once the new one is verified.
+        finer: 2 or 4 writes the class maps on a finer grid, see `FinerMaps`.
 
     Returns:
         Path of the file.
@@ -55,10 +58,11 @@ def export_network(classifier: Classifier, file: str | Path, format: str = "onnx
     Raises:
         ExportError: the file exists or cannot be written, or its outputs differ from the network's.
         HeadError: the head has no weight that holds for every image.
+        InspectorError: there is no finer map, as in `class_maps`.
     """
     names = check_target(file, format, overwrite)
     file = names[0]
-    write = _make_writer(classifier, format)
+    write = _make_writer(classifier, format, finer)
     if format != "pt2":
         import_runtime("onnxruntime" if format == "onnx" else "openvino")
     try:
@@ -66,8 +70,8 @@ def export_network(classifier: Classifier, file: str | Path, format: str = "onnx
         # The temporary folder is in the same folder as the file, so that renaming is a single step.
         with temporary_folder(file.parent) as folder:
             unfinished = [folder / one.name for one in names]
-            write(unfinished[0], describe_export(classifier))
-            _verify(classifier, _READERS[format](unfinished[0]))
+            write(unfinished[0], describe_export(classifier, finer))
+            _verify(classifier, _READERS[format](unfinished[0]), finer)
             # Rename the file that users open last (.xml after .bin), so that both exist once it is visible.
             for temporary, name in reversed(list(zip(unfinished, names, strict=True))):
                 temporary.replace(name)
@@ -99,18 +103,19 @@ def check_target(file: str | Path, format: str, overwrite: bool = False) -> list
     return names
 
 
-def describe_export(classifier: Classifier) -> dict[str, str]:
+def describe_export(classifier: Classifier, finer: int = 1) -> dict[str, str]:
     """Return the metadata of an exported file: class names, preprocessing, bias, pooling, hash.
 
     Values that are not text are JSON.
     """
+    own = "maps" if finer == 1 else f"maps[:, :, ::{finer}, ::{finer}]"
     bias = classifier.head.bias
     values = {
         "class_names": list(classifier.class_names),
         "preprocessing": asdict(classifier.preprocessing),
         "probability": classifier.probability,
         "bias": [] if bias is None else bias.tolist(),
-        "sum": "maps.sum((2, 3)) + bias == logits",
+        "sum": f"{own}.sum((2, 3)) + bias == logits",
         "pooling": classifier.head.pooling,
         "sha256": classifier.sha256(),
         "inspector": __version__,
@@ -118,13 +123,16 @@ def describe_export(classifier: Classifier) -> dict[str, str]:
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
 
-def _make_writer(classifier: Classifier, format: str) -> Callable[[Path, dict[str, str]], None]:
+def _make_writer(classifier: Classifier, format: str, finer: int) -> Callable[[Path, dict[str, str]], None]:
     """Return a function that writes the graph of logits and class maps to a file, with metadata."""
     # A network that came from an ONNX file runs there: torch cannot write it, but the file's own graph can be extended.
     make_onnx = getattr(original_network(classifier.network), "make_class_map_model", None)
     if make_onnx is None:
-        graph, inputs = class_map_graph(classifier), classifier.noise_input(2, _SEED)
+        graph = class_map_graph(classifier) if finer == 1 else finer_graph(classifier, finer)
+        inputs = classifier.noise_input(2, _SEED)
         return partial(_WRITERS[format], graph, inputs)
+    if finer > 1:
+        raise ExportError("A network from an ONNX file is written with maps on its own grid. Leave out finer.")
     if format == "pt2":
         raise ExportError('A network from an ONNX file cannot be written as "pt2". Use the format onnx or openvino.')
     if not can_export_class_maps(classifier.head):
@@ -146,7 +154,7 @@ def _write_openvino_of_onnx(model: Any, file: Path, metadata: dict[str, str]) ->
     source.unlink()
 
 
-def _write_openvino(graph: LogitsAndMaps, inputs: Tensor, file: Path, metadata: dict[str, str]) -> None:
+def _write_openvino(graph: nn.Module, inputs: Tensor, file: Path, metadata: dict[str, str]) -> None:
     _save_openvino(import_runtime("openvino").convert_model(export_program(graph, inputs)), file, metadata)
 
 
@@ -163,7 +171,7 @@ def _save_openvino(model: Any, file: Path, metadata: dict[str, str]) -> None:
         openvino.save_model(model, str(file), compress_to_fp16=False)
 
 
-def _write_pt2(graph: LogitsAndMaps, inputs: Tensor, file: Path, metadata: dict[str, str]) -> None:
+def _write_pt2(graph: nn.Module, inputs: Tensor, file: Path, metadata: dict[str, str]) -> None:
     with one_trace_at_a_time, warnings.catch_warnings(action="ignore"):
         # Into memory first: if the disk is full, the writer of torch ends the whole process.
         content = io.BytesIO()
@@ -186,14 +194,15 @@ _WRITERS = {"onnx": write_onnx, "openvino": _write_openvino, "pt2": _write_pt2}
 _READERS = {"onnx": run_onnxruntime, "openvino": run_openvino, "pt2": _read_pt2}
 
 
-def _verify(classifier: Classifier, run: Run) -> None:
+def _verify(classifier: Classifier, run: Run, finer: int) -> None:
     """Raise ExportError if the logits or class maps of the file differ from the network's."""
     for images in (1, 3):
         inputs = classifier.noise_input(images, _SEED)
-        expected = class_maps_of_batch(classifier, inputs)
-        pairs = {"logits": [one.logits for one in expected], "class maps": [one.values for one in expected]}
-        for (what, exact), values in zip(pairs.items(), run(inputs), strict=True):
-            error, allowed = compare_outputs(values, torch.stack(exact), _TOLERANCE)
+        expected = class_maps_of_batch(classifier, inputs, finer=finer)
+        values = [one.values if one.finer is None else one.finer.values for one in expected]
+        pairs = {"logits": [one.logits for one in expected], "class maps": values}
+        for (what, exact), written in zip(pairs.items(), run(inputs), strict=True):
+            error, allowed = compare_outputs(written, torch.stack(exact), _TOLERANCE)
             if not error <= allowed:
                 raise ExportError(
                     f"Nothing was written: the file's {what} differ from the network's by {error:.2g} for {images} "

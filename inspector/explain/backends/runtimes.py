@@ -178,11 +178,11 @@ def _get_or_make(cache: dict[K, V], key: K, make: Callable[[], V]) -> V:
     return cache[key]
 
 
-def write_onnx(graph: LogitsAndMaps, inputs: Tensor, file: Path, metadata: Mapping[str, str]) -> None:
+def write_onnx(graph: nn.Module, inputs: Tensor, file: Path, metadata: Mapping[str, str]) -> None:
     """Write a graph as an ONNX file with its weights inside, for any number of images.
 
     Args:
-        graph: the network as `feature_graph` or `class_map_graph` returns it.
+        graph: the network as `feature_graph`, `class_map_graph` or `finer_graph` returns it; `names` are its outputs.
         inputs: example (2, channels, H, W).
         file: where to write.
         metadata: entries for the file's metadata_props.
@@ -195,8 +195,7 @@ def write_onnx(graph: LogitsAndMaps, inputs: Tensor, file: Path, metadata: Mappi
     import_runtime("onnxscript")
     if sum(tensor.nbytes for tensor in (*graph.parameters(), *graph.buffers())) > _MAX_ONNX_BYTES:
         raise NetworkError("The network is larger than the 2 GB that an ONNX file can hold. Use the format pt2.")
-    names = ["logits", *(f"feature_maps_{n}" for n in range(len(graph.layouts) * graph.feature_maps))]
-    names += ["maps"] * (graph.class_maps is not None)
+    names: Any = graph.names
     program = export_program(graph, inputs)
     # torch.onnx and onnxscript raise errors of many kinds, and warn about their own code.
     with (
@@ -205,7 +204,7 @@ def write_onnx(graph: LogitsAndMaps, inputs: Tensor, file: Path, metadata: Mappi
         warnings.catch_warnings(action="ignore"),
     ):
         exported = torch.onnx.export(
-            program, dynamo=True, input_names=["inputs"], output_names=names, verbose=False, optimize=True
+            program, dynamo=True, input_names=["inputs"], output_names=list(names), verbose=False, optimize=True
         )
         assert exported is not None
         exported.model.metadata_props.update(metadata)
