@@ -184,7 +184,7 @@ def _refuse_dilation(classifier: Classifier) -> str:
     """Return why a network is not dilated, as far as it is known without a pass; "" if it may be."""
     head, field = classifier.head, classifier.receptive_field
     if math.isinf(field.y.size) or math.isinf(field.x.size):
-        return "every cell sees the whole photo"
+        return "its cells may see the whole photo"
     if head.needs_derivative:
         return f"its {head.pooling} pooling is split by its derivative"
     strides = {(b.field.y.stride, b.field.x.stride) for b in head.branches if b.field is not None}

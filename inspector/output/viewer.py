@@ -67,6 +67,7 @@ class ViewerData:
     contrast_words: str  # what a contribution to a contrast is
     verdict: str
     residual: float  # largest residual over all classes
+    finer: int = 1  # cells per cell of the network's own grid, down and across: its own cells sum to the logit
 
     def to_json(self) -> dict[str, Any]:
         """Return the data in types that JSON can store. Maps are base64 of 32-bit floats, row by row."""
@@ -102,8 +103,10 @@ def make_viewer_data(
         top: how many classes are listed.
         scores: send class scores, too, if the head has them.
     """
-    view, field, meaning = maps.view, maps.classifier.receptive_field, maps.classifier.meaning
-    grid = (int(maps.values.shape[1]), int(maps.values.shape[2]))
+    view, field, meaning = maps.view, maps.shown_field, maps.classifier.meaning
+    factor = 1 if maps.finer is None else maps.finer.factor
+    height, width = maps.values.shape[1:]
+    grid = (factor * height, factor * width)
     if field.misplaced is not None:
         down, across = (AxisPlacement(cells, -0.5, 0, 1) for cells in grid)
     else:
@@ -132,17 +135,20 @@ def make_viewer_data(
         quantity=meaning.quantity,
         units=meaning.units,
         difference=meaning.difference,
-        words=(meaning.describe_cells(), meaning.describe_cells(dense=True)),
+        words=(meaning.describe_cells(finer=factor > 1), meaning.describe_cells(dense=True)),
         contrast_words=meaning.describe_cells(quantity=meaning.difference),
         verdict=maps.verdict,
         residual=float(maps.residual),
+        finer=factor,
     )
 
 
 def _list_classes(maps: ClassMaps, chosen: list[int], with_scores: bool) -> tuple[ViewerClass, ...]:
-    values = _select(maps.values, chosen)
-    has_scores = with_scores and maps.classifier.head.has_position_scores
-    scores = _select(maps.position_scores(), chosen) if has_scores else None
+    has_scores, every = with_scores and maps.classifier.head.has_position_scores, range(len(maps.logits))
+    values = _select(maps.values if maps.finer is None else maps.finer.values, chosen)
+    scores = None
+    if has_scores:
+        scores = _select(maps.position_scores() if maps.finer is None else maps.finer.scores(every), chosen)
     bias, logits = _select(maps.bias, chosen), _select(maps.logits, chosen)
     shares = maps.probabilities.tolist() if maps.classifier.meaning.has_probabilities else None
     return tuple(

@@ -46,16 +46,6 @@ def test_explain_writes_the_figure_the_numbers_and_the_manifest(tmp_path: Path) 
     assert len(manifest["shown"]["classes"]) == 3
 
 
-def test_explain_says_how_a_finer_map_was_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["explain", str(BOOT), "-m", "fashion_gap", "--finer", "2", "-o", str(tmp_path / "a"), "--json"]) == 0
-    (photo,) = json.loads(capsys.readouterr().out)["photos"]
-    assert (photo["finer"]["factor"], photo["finer"]["method"]) == (2, "dilation")
-    best = photo["classes"][0]
-    assert best["sum of the map"] + best["bias"] == pytest.approx(best["logit"], abs=1e-3)
-    assert main(["explain", str(BOOT), "-m", "fashion_gap", "--finer", "3", "-o", str(tmp_path / "b")]) == 1
-    assert "finer is 3. Use 2 or 4" in capsys.readouterr().err
-
-
 def test_explain_takes_named_classes_and_a_contrast(tmp_path: Path) -> None:
     done = run("explain", BOOT, "-m", "fashion_gmp", "-c", "Sandal,Bag", "-a", "Ankle boot", "-o", tmp_path / "new")
     assert done.returncode == 0, done.stderr
@@ -164,6 +154,18 @@ def run_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 def error_line(done: subprocess.CompletedProcess[str]) -> str:
     """Standard error on one line."""
     return " ".join(done.stderr.split())
+
+
+def test_explain_says_how_a_finer_map_was_made(run_here: Run, tmp_path: Path) -> None:
+    done = run_here("explain", BOOT, "-m", "fashion_gap", "--finer", 2, "-o", tmp_path / "a", "--json")
+    assert done.returncode == 0, done.stderr
+    (photo,) = json.loads(done.stdout)["photos"]
+    assert (photo["finer"]["factor"], photo["finer"]["method"]) == (2, "dilation")
+    best = photo["classes"][0]
+    assert best["sum_of_the_map"] + best["bias"] == pytest.approx(best["logit"], abs=1e-3)
+    done = run_here("explain", BOOT, "-m", "fashion_gap", "--finer", 3, "-o", tmp_path / "b")
+    assert done.returncode == 1
+    assert "finer is 3. Use 2 or 4" in error_line(done)
 
 
 def described(done: subprocess.CompletedProcess[str], subject: str) -> str:

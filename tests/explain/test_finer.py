@@ -163,7 +163,7 @@ def test_squeeze_and_excitation_runs_once_per_shift_and_says_so(gated):
             for q in range(2):
                 torch.testing.assert_close(maps.finer.values[:, p::2, q::2], shifts[p][q][n].values)
     assert maps.finer.describe() == (
-        "2x finer by 4 passes of the shifted photo, because every cell sees the whole photo."
+        "2x finer by 4 passes of the shifted photo, because its cells may see the whole photo."
     )
     assert maps.finer.describe() in repr(maps)
 

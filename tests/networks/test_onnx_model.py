@@ -11,7 +11,7 @@ import torchvision
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from inspector import Classifier, class_maps_of_batch
+from inspector import Classifier, class_maps_of_batch, load
 from inspector.errors import HeadError, InspectorError, NetworkError
 from inspector.networks.onnx_model import OnnxNetwork, read_onnx
 
@@ -257,7 +257,16 @@ def test_maps_and_receptive_fields_of_torchvisions_networks_survive_their_export
     torch.onnx.export(twin, noise(1, 3, 64, 64), str(tmp_path / "network.onnx"), dynamo=False)
     network = read_onnx(tmp_path / "network.onnx")
     assert_same_maps(network, twin, (64, 64))
-    assert network.receptive_field == Classifier.wrap(twin, size=64).receptive_field
+    own = Classifier.wrap(twin, size=64)
+    assert network.receptive_field == own.receptive_field
+    if name != "resnet18":
+        return
+    inputs, exported = noise(1, 3, 64, 64), load(tmp_path / "network.onnx", size=64)
+    (maps,), (expected,) = (class_maps_of_batch(one, inputs, finer=2) for one in (exported, own))
+    assert (maps.finer.method, expected.finer.method) == ("shifts", "dilation")
+    assert "a function that is not followed" in maps.finer.reason
+    assert maps.finer.values.shape == expected.finer.values.shape
+    torch.testing.assert_close(maps.finer.values[:, ::2, ::2], expected.values, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -46,3 +46,18 @@ def test_of_many_classes_the_top_ones_those_asked_for_and_the_mean_are_sent() ->
     assert data.contrast_words == "contribution per cell (sums to the difference of logits)"
     assert data.words == ("contribution per cell (sums to the logit)", "class score per cell (before pooling)")
     np.testing.assert_array_equal(data.classes[5].contributions, maps.values[3].numpy())
+
+
+def test_the_own_cells_of_a_finer_viewer_sum_to_the_logits() -> None:
+    maps = class_maps(load("fashion_gap"), BAG, finer=2)
+    data = make_viewer_data(maps, maps.classifier.class_names, [], "", 400)
+    sent = json.loads(json.dumps(data.to_json()))
+    assert (sent["finer"], sent["grid"]) == (2, [2 * cells for cells in maps.values.shape[1:]])
+    assert len(sent["rows"]) == sent["grid"][0]
+    for one in sent["classes"].values():
+        own = decode(one["contributions"], sent["grid"])[::2, ::2]
+        assert own.sum() + one["bias"] == pytest.approx(one["logit"], abs=1e-4)
+        assert decode(one["scores"], sent["grid"])[::2, ::2].mean() + one["bias"] == pytest.approx(
+            one["logit"], abs=1e-4
+        )
+    assert sent["words"]["contributions"] == "contribution per cell (own cells sum to the logit)"
