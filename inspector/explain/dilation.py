@@ -198,7 +198,7 @@ class _DilatedPass:
     ) -> None:
         """Call a function that keeps the grid once more, for all shifts."""
         count, name = math.prod(factors) - (not self._with_own), op_name(function)
-        shifted = name_rows(name, self._replace(tuple(args)), self._images, count)
+        shifted = name_rows(name, [self._replace(value) for value in args], self._images, count)
         with translate_errors(DilationError, f"its function {name} does not take the shifts as a batch"):
             repeated = function(*shifted, **{key: self._replace(value) for key, value in kwargs.items()})
         for own, one in zip(_find_tensors(result), _find_tensors(repeated), strict=True):
@@ -236,7 +236,9 @@ class _DilatedPass:
         if isinstance(value, Tensor):
             found = self._find(value)
             return value if found is None else found.values
-        return type(value)(map(self._replace, value)) if type(value) in (list, tuple) else value
+        if type(value) in (list, tuple):
+            return type(value)(self._replace(one) for one in value)
+        return value
 
     def _find(self, tensor: Any) -> _Shifts | None:
         entry = self._shifts.get(id(tensor))
@@ -323,4 +325,6 @@ class PlannedPass(_DilatedPass):
 
 
 def _find_tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):  # nearly always, and the general way takes as long as a small layer
+        return [value]
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
