@@ -1,9 +1,10 @@
 """Score every method on grids of photos where it is known in which photo the evidence of a class can be.
 
 Rao, Böhle and Schiele, CVPR 2022: GridPG, DiPart and DiFull, as inspector/analysis/known_answers.py explains them. Each
-grid has 2 x 2 photos of four classes that the network gets right with the highest probabilities, at the network's own
-input size each. The score is the share of a map's positive values that are in the photo of its class; the table has
-its mean over all grids and two classes of each, and the least score for DiFull. Finished networks are kept in a file of
+grid has 2 x 2 photos of four classes that the network gets right with the highest probabilities, of 224 x 224 pixels
+each. The score is the share of a map's positive values that are in the photo of its class; the table has
+its mean over all grids and two classes of each, and the least score for DiFull. SqueezeNet has 27 x 27 cells for a grid
+and 13 x 13 for a photo, so that only DiFull divides its cells among the photos. Finished networks are kept in a file of
 JSON lines, and are not computed again.
 
     python benchmarks/known_answers.py --data FOLDER
@@ -33,6 +34,7 @@ from inspector.errors import AttributionError
 from inspector.images.preprocessing import make_view
 
 KINDS = ("GridPG", "DiPart", "DiFull")
+SIZE = 224  # pixels of a photo
 GRID, ASKED = (2, 2), 2  # photos of a grid, and how many of their classes are asked for
 
 
@@ -60,24 +62,25 @@ def main(
 def score_network(name: str, data: Path, grids: int) -> dict[str, dict[str, list[float]]]:
     """Return the scores of each method, by the kind of network."""
     spec = NETWORKS[name]
-    classifier = spec.load(data)
+    classifier = spec.load(data).resized(SIZE)
     network = classifier.network.eval()
     weight, bias = (tensor.detach() for tensor in spec.linear(network))
     features = spec.features(network)
     chosen = choose_photos(classifier, data, grids * GRID[0] * GRID[1])
-    size = classifier.preprocessing.size
     with torch.no_grad():
         feature_grid = features(chosen[0][0]).shape[2:]
+        whole = features(make_grid([chosen[0][0]] * (GRID[0] * GRID[1]))).shape[2:]
+    divides = whole == (GRID[0] * feature_grid[0], GRID[1] * feature_grid[1])
     scores: dict[str, dict[str, list[float]]] = {method: {kind: [] for kind in KINDS} for method in METHODS}
     for n in track(range(grids), name):
         # The n-th best with the (n + grids)-th best, and so on: every grid has more and less certain photos.
         photos = chosen[n::grids]
         inputs = make_grid([one for one, _ in photos])
         classes = [k for _, k in photos]
-        for kind in KINDS:
+        for kind in KINDS if divides else ("DiFull",):
             grid_network = GridNetwork(features, weight, bias, classes, GRID, feature_grid, kind).eval()
             wrapped = inspector.Classifier.wrap(
-                grid_network, size=(GRID[0] * size[0], GRID[1] * size[1]), mean=0.5, std=0.5, resize="squeeze"
+                grid_network, size=(GRID[0] * SIZE, GRID[1] * SIZE), mean=0.5, std=0.5, resize="squeeze"
             )
             for number in range(ASKED):
                 for method in METHODS:

@@ -17,7 +17,7 @@ from inspector.analysis.localization_scores import (
     split_photos,
     tune_thresholds,
 )
-from inspector.datasets.located import MappedPhoto, PassOptions, map_photos, name_files
+from inspector.datasets.located import MappedPhoto, PassOptions, check_contrast, map_photos, name_files
 from inspector.datasets.run import OnProgress, accelerate_for_dataset
 from inspector.errors import ClassError, LocalizationError
 from inspector.explain.classifier import Classifier
@@ -93,6 +93,7 @@ def localize(
         PlaceError: the place of the cells on the photos is unknown.
     """
     require_place(classifier.receptive_field)
+    check_contrast(classifier, options.against)
     files = name_files(items, folder)
     classes = _find_classes(annotations, files, items, classifier, options)
     if options.k is None and not classes:

@@ -16,7 +16,7 @@ from inspector.analysis.location import DEFAULT_THRESHOLD, Unit, check_threshold
 from inspector.datasets.run import OnProgress, accelerate_for_dataset, compute_batches, split_into_batches
 from inspector.entries import Entries, parse_json
 from inspector.errors import ExportError, ImageError, translate_errors
-from inspector.explain.class_maps import ClassMaps, class_maps
+from inspector.explain.class_maps import AVERAGE, ClassMaps, class_maps
 from inspector.explain.classifier import Classifier
 from inspector.explain.grid import require_place
 from inspector.explain.kinds import VERDICTS, Verdict, worst_verdict
@@ -150,6 +150,7 @@ def find_boxes(
     check_threshold(options.threshold, options.unit)
     require_place(classifier.receptive_field)
     chosen = [classifier.class_index(k) for k in options.classes]
+    check_contrast(classifier, options.against)
     about = describe_search(items, classifier, options, how, format)
     classifier = accelerate_for_dataset(classifier, how.backend)
     finished = _read_partial(partial, about) if partial is not None and resume else {}
@@ -169,6 +170,12 @@ def find_boxes(
     without = sum(photo.error is None and not photo.objects for photo in photos)
     worst = worst_verdict(*verdicts) if verdicts else None
     return photos, about, BoxCounts(len(photos), unreadable, boxes, without, worst)
+
+
+def check_contrast(classifier: Classifier, against: str | int | None) -> None:
+    """Raise ClassError if there is no such class to contrast with."""
+    if against is not None and against != AVERAGE:
+        classifier.class_index(against)
 
 
 def describe_search(

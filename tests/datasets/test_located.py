@@ -84,6 +84,8 @@ def test_a_class_that_does_not_exist_is_refused_before_anything_runs(photos, cla
     monkeypatch.setattr(located, "map_photos", None)
     with pytest.raises(ClassError, match="No class 'blue'"):
         search(photos, classifier, BoxOptions(("blue",)))
+    with pytest.raises(ClassError, match="No class 'blue'"):
+        search(photos, classifier, BoxOptions(against="blue"))
 
 
 class Stop(Exception):
