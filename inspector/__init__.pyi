@@ -1,3 +1,4 @@
+from .analysis.location import Location, locate_class
 from .analysis.summary import Anatomy, NetworkSummary, describe
 from .datasets.run import RunOptions, run_dataset
 from .datasets.summarize import summarize
@@ -57,6 +58,7 @@ __all__ = [
     "InspectorError",
     "LargeMaps",
     "LocalizationError",
+    "Location",
     "NetworkError",
     "NetworkSummary",
     "Photo",
@@ -75,6 +77,7 @@ __all__ = [
     "global_max",
     "large_class_maps",
     "load",
+    "locate_class",
     "read_image",
     "read_rows",
     "read_summary",

@@ -147,6 +147,10 @@ class Entries:
         """Return the entries of an object within this one."""
         return Entries(self._get(key, lambda value: isinstance(value, dict), "an object"))
 
+    def objects(self, key: str) -> "list[Entries]":
+        """Return a list of objects."""
+        return [Entries(one) for one in self._get(key, lambda value: _is_list(value, dict), "a list of objects")]
+
     def refuse(self, key: str, expected: str) -> NoReturn:
         """Raise ValueError: the entry of this name is not what was expected."""
         raise ValueError(f"expected {expected} for {key}, got {_describe(self.values[key])}")

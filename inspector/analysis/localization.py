@@ -33,6 +33,7 @@ Mask: TypeAlias = NDArray[np.bool_]  # (H, W), true inside the object
 _SPELLINGS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"))
 _SLACK = 2  # pixels by which a box may exceed its photo: annotators round, and some count from 1
 _OBJECT = (1, 255)  # object pixels: 1 in trimaps (2: background, 3: border) and in 0/1 masks, 255 in 0/255 masks
+_BORDER = 3  # of trimaps
 _SIDE = 400  # longer side, in pixels, at which evidence is summed: a cell covers many pixels of this size
 
 
@@ -141,7 +142,7 @@ def find_object_mask(regions: Regions, file: str, size: tuple[int, int]) -> Mask
     if regions.masks is not None:
         path = regions.masks / PurePosixPath(file).with_suffix(".png")
         if path.is_file():
-            return _fit_mask(_read_mask(path), size, path)
+            return _fit_mask(np.isin(_read_mask_values(path), _OBJECT), size, path)
     boxes = regions.boxes.get(file)
     if boxes is None:
         return None
@@ -157,12 +158,29 @@ def find_object_mask(regions: Regions, file: str, size: tuple[int, int]) -> Mask
     return mask
 
 
+def find_border(regions: Regions, file: str, size: tuple[int, int]) -> Mask | None:
+    """Find the pixels of a photo that its trimap calls border: neither object nor background.
+
+    The arguments and errors are those of `find_object_mask`.
+
+    Returns:
+        Mask (H, W); None if the photo has no mask, or one without a border.
+    """
+    path = None if regions.masks is None else regions.masks / PurePosixPath(file).with_suffix(".png")
+    if path is None or not path.is_file():
+        return None
+    values = _read_mask_values(path)
+    is_trimap = set(np.unique(values).tolist()) <= {1, 2, _BORDER}
+    return _fit_mask(values == _BORDER, size, path) if is_trimap and (values == _BORDER).any() else None
+
+
 def _find_touched_pixels(start: float, end: float, length: int) -> slice:
     """Return the pixels that an interval touches; for an interval just outside the photo, the nearest pixel."""
     return slice(min(max(math.floor(start), 0), length - 1), max(math.ceil(end), 1))
 
 
-def _read_mask(path: Path) -> Mask:
+def _read_mask_values(path: Path) -> NDArray[np.uint8]:
+    """Read a mask whose pixels have numbers, of which one or more are those of an object."""
     with translate_errors(LocalizationError, f"Cannot read the mask {path} ({{reason}}). Use a PNG file."):
         if (size := path.stat().st_size) > MAX_BYTES:
             raise LocalizationError(
@@ -180,14 +198,13 @@ def _read_mask(path: Path) -> Mask:
                 )
             # For a palette image, the values are indices and not colors.
             values = np.asarray(image)
-    mask: Mask = np.isin(values, _OBJECT)
-    if not mask.any():
+    if not np.isin(values, _OBJECT).any():
         listed = ", ".join(str(int(value)) for value in np.unique(values)[:8])
         raise LocalizationError(
             f"The mask {path} has no object: expected pixels of 1 or 255, got {listed}. Remove the file if the object "
             "is not known."
         )
-    return mask
+    return values
 
 
 def _fit_mask(mask: Mask, size: tuple[int, int], path: Path) -> Mask:
@@ -198,10 +215,10 @@ def _fit_mask(mask: Mask, size: tuple[int, int], path: Path) -> Mask:
             f"The mask {path} has {mask.shape[1]} x {mask.shape[0]} pixels, its photo {size[1]} x {size[0]}. "
             "Use a mask of the size of the photo."
         )
-    return _resize_mask(mask, size)
+    return resize_mask(mask, size)
 
 
-def _resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
+def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
     """Resize a mask to (H, W): each pixel takes the value at its center."""
     rows, columns = (
         ((np.arange(length) + 0.5) * old / length).astype(int) for old, length in zip(mask.shape, size, strict=True)
@@ -244,14 +261,26 @@ def measure_evidence_inside_map(
         mask: (H, W) of the photo, true inside the object.
         tolerance: distance in pixels of the photo, as in `measure_evidence_inside`.
     """
+    share, distance = measure_share_and_distance(values, crop, field, mask)
+    return EvidenceInside(share, share is not None and distance <= tolerance)
+
+
+def measure_share_and_distance(
+    values: ArrayLike, crop: Crop, field: ReceptiveField, mask: Mask
+) -> tuple[float | None, float]:
+    """Return the share of the evidence inside the object, and how far from the object the highest value is.
+
+    The share is None if no value is positive. The distance is in pixels of the photo: 0 inside the object, infinite
+    without evidence.
+    """
     height, width = fit_size(crop.photo_size, min(_SIDE, max(crop.photo_size)))
     drawn = resample_on_photo(values, crop, field, (height, width), smooth=True)
     evidence = np.maximum(drawn, 0).astype(np.float64)
     if not evidence.any():
-        return EvidenceInside(None, False)
-    mask = _resize_mask(mask, (height, width))
+        return None, math.inf
+    mask = resize_mask(mask, (height, width))
     distance = _measure_distance(mask, drawn) * crop.photo_size[0] / height
-    return EvidenceInside(float(evidence[mask].sum() / evidence.sum()), distance <= tolerance)
+    return float(evidence[mask].sum() / evidence.sum()), distance
 
 
 def _measure_distance(mask: Mask, drawn: NDArray[np.float32]) -> float:

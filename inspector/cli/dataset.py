@@ -103,7 +103,7 @@ def batch(
         new_folder(Path(out), is_ours=is_file_of_run) if overwrite else nullcontext(out)
     )
     try:
-        with _show_images_done() as show, place as folder:
+        with show_images_done() as show, place as folder:
             if classifier is None:
                 from inspector.datasets.ray_engine import run_dataset_on_ray
 
@@ -135,10 +135,10 @@ class _ImagesPerSecond(ProgressColumn):
 
 
 @contextmanager
-def _show_images_done() -> Iterator[Callable[[int, int], None]]:
+def show_images_done(what: str = "explaining") -> Iterator[Callable[[int, int], None]]:
     """Show a progress bar. Yield a function that updates it: show(images done, number of all images)."""
     with make_progress(BarColumn(), MofNCompleteColumn(), _ImagesPerSecond(), TimeRemainingColumn()) as bar:
-        task = bar.add_task("explaining", total=None, visible=False)
+        task = bar.add_task(what, total=None, visible=False)
 
         def show(done: int, images: int) -> None:
             if bar.tasks[task].total is None:

@@ -42,8 +42,8 @@ cli = typer.Typer(
     rich_markup_mode="markdown",
     help="Exact class maps of classifiers that end in global pooling: how much each pixel contributes to each logit.",
     epilog="Exit status: 0 done; 1 an error, named in one sentence; 2 wrong command line; 3 a verdict is as bad as "
-    "--fail-on says; 4 photos could not be read (one of several in `explain`, all in `batch`), the rest is written; "
-    "130 stopped by Ctrl-C.",
+    "--fail-on says; 4 photos could not be read (one of several in `explain`, all in `batch` and `boxes`), the rest is "
+    "written; 130 stopped by Ctrl-C.",
 )
 
 Model = Annotated[
@@ -81,9 +81,9 @@ Labels = Annotated[
 Size = Annotated[
     str | None,
     Option(
-        help="Input size in pixels: `224`, `208x408` (height x width), or in `explain` also `whole`, the whole photo "
-        "with its shorter side as in the training, `whole:288` with a shorter side of 288 pixels, and `native`, the "
-        "photo's own size. " + _USUAL
+        help="Input size in pixels: `224`, `208x408` (height x width), or in `explain`, `boxes` and `localize` also "
+        "`whole`, the whole photo with its shorter side as in the training, `whole:288` with a shorter side of 288 "
+        "pixels, and `native`, the photo's own size. " + _USUAL
     ),
 ]
 Mean = Annotated[

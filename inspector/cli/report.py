@@ -33,7 +33,9 @@ class ExitStatus(IntEnum):
     ERROR = 1  # nothing was written; the reason is on standard error
     USAGE = 2  # no such command or option, or an argument is missing
     VERDICT = 3  # everything was written, and a verdict is as bad as --fail-on says
-    UNREADABLE = 4  # the rest was written, but photos could not be read: one of several in `explain`, all in `batch`
+    UNREADABLE = (
+        4  # the rest was written, but photos could not be read: one of several in `explain`, all in `batch`, `boxes`
+    )
     STOPPED = 130  # by Ctrl-C
 
 

@@ -208,6 +208,18 @@ def explain_batches(
         overlays: keep the dimmed photo, for drawing an overlay on it.
     """
     class_numbers = number_labels(classifier.class_names)
+    with closing(compute_batches(classifier, batches, workers, overlays)) as computed:
+        for batch in computed:
+            yield [(image, _make_row(image, maps, top, class_numbers)) for image, maps in batch]
+
+
+def compute_batches(
+    classifier: Classifier, batches: Iterable[Batch], workers: int | None, overlays: bool = False
+) -> Generator[list[tuple[DecodedImage, ClassMaps | None]], None, None]:
+    """Yield one list per batch, in order: each image with its class maps; None if it could not be read.
+
+    The arguments are those of `explain_batches`.
+    """
     workers = workers or os.cpu_count() or 1
     # Threads, not processes: Pillow releases the interpreter lock, and threads need not copy pixels to each other.
     pool = ThreadPoolExecutor(workers, "decode")
@@ -215,7 +227,7 @@ def explain_batches(
         for batch in decode_ahead(pool, batches, workers, classifier, overlays):
             inputs = [image.inputs for image in batch if image.inputs is not None]
             maps = iter(class_maps_of_batch(classifier, torch.cat(inputs)) if inputs else ())
-            yield [(image, _make_row(image, next(maps) if image.crop else None, top, class_numbers)) for image in batch]
+            yield [(image, next(maps) if image.crop else None) for image in batch]
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
+    from inspector.analysis.location import Location
     from inspector.output.style import FigureStyle
 
 
@@ -194,6 +195,19 @@ class ClassMaps:
         values = self.class_map(k, against, dense).values.numpy(force=True)
         field, crop = self.classifier.receptive_field, self.view.crop
         return resample_on_photo(values, crop, field, self.view.photo.size, smooth)
+
+    def locate(
+        self,
+        k: str | int,
+        against: str | int | None = None,
+        threshold: float = 0.3,
+        unit: Literal["share", "logits"] = "share",
+        dense: bool = False,
+    ) -> "Location":
+        """Locate the evidence for a class on the photo: `points`, `boxes` and a `mask`; see `locate_class`."""
+        from inspector.analysis.location import locate_class
+
+        return locate_class(self, k, against, threshold, unit, dense)
 
     def overlay(
         self,

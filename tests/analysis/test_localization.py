@@ -13,6 +13,7 @@ from inspector.analysis.localization import (
     EvidenceInside,
     Regions,
     average_evidence_inside,
+    find_border,
     find_object_mask,
     measure_evidence_inside,
     read_boxes,
@@ -234,6 +235,16 @@ def test_trimaps_and_masks_of_0_and_1_are_read_in_gray_palette_and_bits(tmp_path
     assert mask is not None
     assert mask.tolist() == OBJECT
     assert find_object_mask(regions, "a/c.jpg", (2, 3)) is None
+
+
+def test_only_trimaps_have_a_border(tmp_path: Path):
+    regions = read_regions(write_mask(tmp_path, TRIMAP))
+    border = find_border(regions, "a/b.jpg", (2, 3))
+    assert border is not None
+    assert border.tolist() == [[False, False, True], [False] * 3]
+    assert find_border(regions, "a/c.jpg", (2, 3)) is None
+    write_mask(tmp_path, np.array([[0, 1, 3]], np.uint8))
+    assert find_border(regions, "a/b.jpg", (1, 3)) is None
 
 
 def test_masks_of_0_and_255_are_read_and_go_before_boxes(tmp_path: Path):
