@@ -46,7 +46,7 @@ from inspector.analysis.localization_scores import (
     tune_thresholds,
 )
 from inspector.errors import InspectorError
-from inspector.explain.tracing.receptive_field import PIXELS, ReceptiveField
+from inspector.explain.receptive_field import PIXELS, ReceptiveField
 from inspector.images.photo import Photo
 from inspector.images.preprocessing import Crop, make_view
 from inspector.images.sources import Item, list_images

@@ -30,7 +30,7 @@ from inspector.analysis.localization_protocol import (
 )
 from inspector.errors import LocalizationError
 from inspector.explain.grid import resample_on_photo
-from inspector.explain.tracing.receptive_field import ReceptiveField
+from inspector.explain.receptive_field import ReceptiveField
 from inspector.images.preprocessing import Crop
 
 TOLERANCE = 15  # pixels of the photo by which the highest value may miss an object (Zhang et al., ECCV 2016)

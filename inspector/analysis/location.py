@@ -27,7 +27,7 @@ from inspector.analysis.localization import Mask
 from inspector.errors import LocalizationError
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.grid import cell_extents, fit_size, require_place, resample_on_photo
-from inspector.explain.tracing.receptive_field import ReceptiveField
+from inspector.explain.receptive_field import ReceptiveField
 from inspector.images.preprocessing import Box, Crop
 
 Unit = Literal["share", "logits"]

@@ -20,7 +20,7 @@ from inspector.explain.class_maps import AVERAGE, ClassMaps, class_maps
 from inspector.explain.classifier import Classifier
 from inspector.explain.grid import require_place
 from inspector.explain.kinds import VERDICTS, Verdict, worst_verdict
-from inspector.explain.tracing.receptive_field import ReceptiveField
+from inspector.explain.receptive_field import ReceptiveField
 from inspector.images.photo_size import describe_size
 from inspector.images.preprocessing import Crop
 from inspector.images.sources import Item, hash_items, read_item

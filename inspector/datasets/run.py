@@ -142,14 +142,13 @@ def run_items(
     shards = ([(index, items[index]) for index in indices] for indices in missing.values())
     batches = (batch for shard in shards for batch in split_into_batches(shard, options.batch_size))
     explained = explain_batches(classifier, batches, about["top"], options.workers, options.overlays, options.finer)
-    field = read_field(about["receptive_field"])
     with _run_in_background() as submit, closing(explained):
         for number, indices in missing.items():
             rows: list[Row] = []
             for batch in islice(explained, -(-len(indices) // options.batch_size)):
                 rows += [row for _, row in batch]
                 if options.overlays:
-                    submit(_draw_overlays, Path(out), field, about["grid"], batch)
+                    submit(_draw_overlays, Path(out), read_field(about["receptive_field"]), about["grid"], batch)
                 on_progress(done + len(rows), len(items))
             done += len(rows)
             # Wait until the shard is written: a killed run then loses at most one shard. Decoding continues meanwhile.
@@ -165,13 +164,12 @@ def describe_run(
     preprocessing = classifier.preprocessing
     blank = match_parameters(classifier.network, torch.zeros(1, len(preprocessing.mean), *preprocessing.size))
     (maps,) = class_maps_of_batch(classifier, blank, finer=options.finer)
-    height, width = (options.finer * cells for cells in maps.values.shape[1:])
     return {
         "version": __version__,
         "network": classifier.name,
         "network_sha256": classifier.sha256(),
         "class_names": list(classifier.class_names),
-        "grid": [height, width],
+        "grid": [options.finer * cells for cells in maps.values.shape[1:]],
         **({} if maps.finer is None else {"finer": options.finer, "finer_by": maps.finer.describe()}),
         "size": list(preprocessing.size),
         "pooling": classifier.head.pooling,

@@ -18,7 +18,8 @@ from inspector.explain.finer import FinerMaps
 from inspector.explain.grid import resample_on_photo
 from inspector.explain.inputs import make_input_view
 from inspector.explain.kinds import Verdict
-from inspector.explain.map_arrays import MapArrays, count_maxima, shows_scores
+from inspector.explain.map_arrays import MapArrays
+from inspector.explain.map_summary import describe_class_maps, describe_reading, make_map_arrays
 from inspector.explain.receptive_field import ReceptiveField
 from inspector.explain.shown_map import AVERAGE, ClassMap, FigureContent, make_class_map
 from inspector.images.preprocessing import View
@@ -163,24 +164,7 @@ class ClassMaps:
 
     def to_numpy(self) -> MapArrays:
         """Return the maps as NumPy arrays, with what a viewer needs to know of the network."""
-        network, split = self.classifier.facts, self.split
-        values, bias, logits, probabilities = (
-            one.numpy(force=True) for one in (self.values, self.bias, self.logits, self.probabilities)
-        )
-        is_max = network.pooling == "max" and split is not None and len(split.branches) == 1
-        return MapArrays(
-            network,
-            self.view,
-            values,
-            bias,
-            logits,
-            probabilities,
-            float(self.residual),
-            self.verdict,
-            self.position_scores().numpy(force=True) if shows_scores(network) and split is not None else None,
-            count_maxima(split.branches[0].feature_maps.numpy(force=True)) if is_max and split is not None else None,
-            self.backend,
-        )
+        return make_map_arrays(self)
 
     @property
     def shown_field(self) -> ReceptiveField:
@@ -197,17 +181,7 @@ class ClassMaps:
 
     def describe_reading(self, dense: bool = False, against: str | int | None = None) -> str:
         """Return in words what the value of a cell means, for figures and reports."""
-        quantity = self.classifier.meaning.quantity
-        if against == AVERAGE:
-            quantity = f"{quantity} less the average {quantity}"
-        elif against is not None:
-            quantity = f"{quantity} less that of {self.classifier.class_names[self.classifier.class_index(against)]}"
-        reading = self.classifier.meaning.describe_cells(dense, quantity, self.finer is not None)
-        if dense:
-            return f"{reading}, which does not sum to the {quantity}"
-        if self.classifier.head.pooling == "max":
-            return f"{reading}, of each channel in the cell with its maximum"
-        return reading
+        return describe_reading(self, dense, against)
 
     def heatmap(
         self, k: str | int, against: str | int | None = None, smooth: bool = True, dense: bool = False
@@ -280,21 +254,7 @@ class ClassMaps:
 
     def __repr__(self) -> str:
         """Return network and photo, top classes, verdict and sizes, one per line, and how a finer map was made."""
-        classifier, (count, rows, columns) = self.classifier, self.values.shape
-        top = ", ".join(f"{name} ({self.outcome(k)})" for k, name, _ in self.top(3))
-        height, width = self.view.photo.size
-        warning = classifier.receptive_field.warning
-        return "\n".join(
-            (
-                f"ClassMaps of {self.view.photo.name} by {classifier.name}",
-                f"  top: {top}",
-                f"  verdict: {self.verdict}, largest residual {self.residual:.1e} {classifier.meaning.units}",
-                f"  maps: {count} classes x {rows} x {columns} cells",
-                f"  photo: {height} x {width} pixels, fed {classifier.preprocessing.describe()}",
-                *([] if self.finer is None else [f"  {self.finer.describe()}"]),
-                *([] if warning is None else [f"  {warning}"]),
-            )
-        )
+        return describe_class_maps(self)
 
     def _repr_png_(self) -> bytes:
         """Return the figure of the top classes, which notebooks show."""

@@ -13,7 +13,7 @@ from inspector.explain import finer as finer_module
 from inspector.explain.backends.accelerate import accelerate
 from inspector.explain.dilation import capture_dilated, capture_planned
 from inspector.explain.finer import shift_inputs
-from inspector.explain.tracing.receptive_field import Axis, ReceptiveField
+from inspector.explain.receptive_field import Axis, ReceptiveField
 
 SHORT = ReceptiveField(Axis(0.5, 8, 1), Axis(0.5, 8, 1))
 

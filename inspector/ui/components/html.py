@@ -132,7 +132,8 @@ def make_activation_bar(scale: float, signed: bool, gray: int | None = None) -> 
 
 
 def _draw_bar_colors(colormap: str, gray: int) -> Pixels:
-    return overlay.draw_bar(colormap, overlay.OPACITY, gray, LEVELS, height=1)[0]
+    bar: Pixels = overlay.draw_bar(colormap, overlay.OPACITY, gray, LEVELS, height=1)[0]
+    return bar
 
 
 def _make_bar(colors: Pixels, ticks: Sequence[str], label: str, caption: str, max_width: str) -> str:

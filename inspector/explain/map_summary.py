@@ -1,0 +1,65 @@
+"""The class maps of one image in words, and as NumPy arrays."""
+
+from typing import TYPE_CHECKING
+
+from inspector.explain.map_arrays import MapArrays, count_maxima, shows_scores
+from inspector.explain.shown_map import AVERAGE
+
+if TYPE_CHECKING:
+    from inspector.explain.image_maps import ClassMaps
+
+
+def make_map_arrays(maps: "ClassMaps") -> MapArrays:
+    """Return the maps as NumPy arrays, with what a viewer needs to know of the network."""
+    network, split = maps.classifier.facts, maps.split
+    values, bias, logits, probabilities = (
+        one.numpy(force=True) for one in (maps.values, maps.bias, maps.logits, maps.probabilities)
+    )
+    is_max = network.pooling == "max" and split is not None and len(split.branches) == 1
+    return MapArrays(
+        network,
+        maps.view,
+        values,
+        bias,
+        logits,
+        probabilities,
+        float(maps.residual),
+        maps.verdict,
+        maps.position_scores().numpy(force=True) if shows_scores(network) and split is not None else None,
+        count_maxima(split.branches[0].feature_maps.numpy(force=True)) if is_max and split is not None else None,
+        maps.backend,
+    )
+
+
+def describe_reading(maps: "ClassMaps", dense: bool, against: str | int | None) -> str:
+    """Return in words what the value of a cell means; the arguments are those of `ClassMaps.class_map`."""
+    classifier, quantity = maps.classifier, maps.classifier.meaning.quantity
+    if against == AVERAGE:
+        quantity = f"{quantity} less the average {quantity}"
+    elif against is not None:
+        quantity = f"{quantity} less that of {classifier.class_names[classifier.class_index(against)]}"
+    reading = classifier.meaning.describe_cells(dense, quantity, maps.finer is not None)
+    if dense:
+        return f"{reading}, which does not sum to the {quantity}"
+    if classifier.head.pooling == "max":
+        return f"{reading}, of each channel in the cell with its maximum"
+    return reading
+
+
+def describe_class_maps(maps: "ClassMaps") -> str:
+    """Return network and photo, top classes, verdict and sizes, a line each; further lines only where needed."""
+    classifier, (count, rows, columns) = maps.classifier, maps.values.shape
+    top = ", ".join(f"{name} ({maps.outcome(k)})" for k, name, _ in maps.top(3))
+    height, width = maps.view.photo.size
+    warning = classifier.receptive_field.warning
+    return "\n".join(
+        (
+            f"ClassMaps of {maps.view.photo.name} by {classifier.name}",
+            f"  top: {top}",
+            f"  verdict: {maps.verdict}, largest residual {maps.residual:.1e} {classifier.meaning.units}",
+            f"  maps: {count} classes x {rows} x {columns} cells",
+            f"  photo: {height} x {width} pixels, fed {classifier.preprocessing.describe()}",
+            *([] if maps.finer is None else [f"  {maps.finer.describe()}"]),
+            *([] if warning is None else [f"  {warning}"]),
+        )
+    )
