@@ -73,7 +73,7 @@ def test_a_cell_of_a_finer_grid_says_what_it_is() -> None:
     own = read_viewer(open_page(position="1,2"))["card"]["lines"]
     assert read_viewer(open_page(finer="2", position="2,4"))["card"]["lines"] == own
     (first, *_, extent) = read_viewer(open_page(finer="2", position="3,4"))["card"]["lines"]
-    assert "it is cell (1, 2) of the pass of the photo moved 4 pixels up in the input" in first
+    assert "it is cell (1, 2) of the pass of the photo moved 4 pixels up in the input" in first[0]
     assert extent != own[-1]
     assert read_viewer(open_page(finer="2", position="6,0"))["card"] is None
 
