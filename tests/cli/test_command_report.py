@@ -145,7 +145,7 @@ def test_a_verdict_as_bad_as_asked_gives_status_3_after_everything_is_written(
     class_maps = inspector.class_maps
     monkeypatch.setattr(
         "inspector.explain.class_maps.class_maps",
-        lambda *arguments: replace(class_maps(*arguments), verdict="not unique"),
+        lambda *arguments, **options: replace(class_maps(*arguments, **options), verdict="not unique"),
     )
     done = run(*command, "not unique", "-o", tmp_path / "same", "--json")
     assert (done.returncode, json.loads(done.stdout)["photos"][0]["verdict"]) == (3, "not unique")

@@ -436,14 +436,14 @@ def test_decoding_runs_ahead_of_the_network_by_a_bounded_number(
         photos.add(photo)
         return photo
 
-    def explain_slowly(classifier: Any, inputs: Any) -> Any:
+    def explain_slowly(classifier: Any, inputs: Any, **options: Any) -> Any:
         nonlocal explained, most
         if begun:  # the first pass, before any photo is read, only asks for the grid
             time.sleep(0.02)
             most = max(most, len(begun) - explained)
             explained += len(inputs)
             assert len(photos) <= 2, "more photos are kept than are being decoded"
-        return class_maps_of_batch(classifier, inputs)
+        return class_maps_of_batch(classifier, inputs, **options)
 
     monkeypatch.setattr(run_module, "read_item", count_reads)
     monkeypatch.setattr(run_module, "class_maps_of_batch", explain_slowly)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from inspector import Classifier, class_maps_of_batch
 from inspector.errors import InspectorError, NetworkError
 from inspector.explain.backends import accelerate as accelerate_module
-from inspector.explain.backends import runtimes
+from inspector.explain.backends import runtimes, sessions
 from inspector.explain.backends.accelerate import accelerate, find_cache_folder, with_backend
 from inspector.explain.backends.export_graph import feature_graph
 
@@ -308,7 +308,7 @@ def test_the_oldest_input_shape_is_dropped_when_a_fifth_comes() -> None:
     built: list[int] = []
 
     def get(key: int) -> int:
-        return runtimes._get_or_make(cache, key, lambda: built.append(key) or -key)  # type: ignore[func-returns-value]
+        return sessions.get_or_make(cache, key, lambda: built.append(key) or -key)  # type: ignore[func-returns-value]
 
     assert [get(key) for key in (1, 2, 3, 4, 1, 5, 2, 1)] == [-1, -2, -3, -4, -1, -5, -2, -1]
     assert built == [1, 2, 3, 4, 5, 1]

@@ -46,3 +46,19 @@ def test_of_many_classes_the_top_ones_those_asked_for_and_the_mean_are_sent() ->
     assert data.contrast_words == "contribution per cell (sums to the difference of logits)"
     assert data.words == ("contribution per cell (sums to the logit)", "class score per cell (before pooling)")
     np.testing.assert_array_equal(data.classes[5].contributions, maps.values[3].numpy())
+
+
+def test_the_own_cells_of_a_finer_viewer_sum_to_the_logits() -> None:
+    maps = class_maps(load("fashion_gap"), BAG, finer=2)
+    assert maps.finer is not None
+    finer = maps.finer.to_numpy([k for k, _, _ in maps.top(5)], True)
+    data = make_viewer_data(maps.to_numpy(), maps.classifier.class_names, [], "", 400, finer=finer)
+    sent = json.loads(json.dumps(data.to_json()))
+    assert (sent["factor"], sent["grid"]) == (2, [2 * cells for cells in maps.values.shape[1:]])
+    assert len(sent["rows"]) == sent["grid"][0]
+    for one in sent["classes"].values():
+        own = decode(one["contributions"], sent["grid"])[::2, ::2]
+        assert own.sum() + one["bias"] == pytest.approx(one["logit"], abs=1e-4)
+        scores = decode(one["scores"], sent["grid"])[::2, ::2]
+        assert scores.mean() + one["bias"] == pytest.approx(one["logit"], abs=1e-4)
+    assert sent["words"]["contributions"] == "contribution per cell (own cells sum to the logit)"

@@ -189,10 +189,11 @@ def _show_page(name: str) -> None:
     from importlib import import_module
 
     from inspector.ui.components.controls import show_errors
+    from inspector.ui.state import top_bar
     from inspector.ui.state.networks import list_choices
 
     with show_errors():
-        arguments = [list_choices()["fashion_gap"]] if name == "dataset" else []
+        arguments = [list_choices()["fashion_gap"]] if name == "dataset" else [top_bar.draw_bar()]
         import_module(f"inspector.ui.pages.{name}").show(*arguments)
 
 
