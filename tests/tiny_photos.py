@@ -1,6 +1,7 @@
 """Folders of tiny photos, and a models/ with a small backbone for them."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from inspector.images.examples import list_examples
 from inspector.networks.builtin import cifar_resnet
 
 BACKBONE = "tiny"  # its name in models/
@@ -23,6 +25,15 @@ def write_photos(folder: Path, counts: Mapping[str, int], size: tuple[int, int] 
             pixels = random.integers(0, 128, (*size, 3), np.uint8)
             pixels[..., k % 3] += 100
             Image.fromarray(pixels).save(folder / name / f"{number:02}.png")
+    return folder
+
+
+def copy_examples(folder: Path) -> Path:
+    """A new folder with the ten Fashion-MNIST examples, and a file that is no image."""
+    folder.mkdir()
+    for path in list_examples("fashion_mnist").values():
+        shutil.copy(path, folder / path.name)
+    (folder / "broken.png").write_bytes(b"no image")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Read what the first page sends to its viewer, in Streamlit's simulator."""
+"""Open the first page in Streamlit's simulator, and read what it sends to its viewer."""
 
 import json
 from typing import Any
@@ -6,6 +6,23 @@ from typing import Any
 from streamlit.testing.v1 import AppTest
 
 OTHERS = {None: "nothing", -1: "mean of all classes"}
+
+
+def open_page(**link: str) -> AppTest:
+    """Run the page with a link: of fashion_gap and an ankle boot, unless it names others."""
+    app = AppTest.from_function(_page, default_timeout=120)
+    for name, value in ({"network": "fashion_gap", "example": "Ankle boot"} | link).items():
+        app.query_params[name] = value
+    app.run()
+    assert not app.exception
+    return app
+
+
+def _page() -> None:
+    from inspector.ui.pages import class_maps
+    from inspector.ui.state.top_bar import draw_bar, read_arrays
+
+    class_maps.show(*read_arrays(draw_bar()))
 
 
 def read_viewer(app: AppTest, component: str = "viewer") -> dict[str, Any]:

@@ -25,7 +25,6 @@ from inspector.images.photo_size import MAX_SIDE, describe_size, format_size
 _LEVEL = 0.05  # a size is less accurate if its result or a worse one has a smaller probability than this
 _MANY = 1000  # photos; for more, the normal distribution is close enough to the binomial one
 _SIZE = re.compile("native|(whole:)?[1-9][0-9]{0,3}|[1-9][0-9]{0,3}x[1-9][0-9]{0,3}")
-_Z = NormalDist().inv_cdf(0.975)  # for intervals of 95 %
 
 
 @dataclass(frozen=True)
@@ -94,10 +93,10 @@ class SizeAccuracies:
 
 def compute_wilson_interval(right: int, photos: int) -> tuple[float, float]:
     """Return the 95 % confidence interval of a share, 0-1, by Wilson (JASA 1927)."""
-    share, z = right / photos, _Z
-    center = (share + z * z / (2 * photos)) / (1 + z * z / photos)
-    half = z / (1 + z * z / photos) * math.sqrt(share * (1 - share) / photos + z * z / (4 * photos * photos))
-    return max(0.0, center - half), min(1.0, center + half)
+    from scipy.stats import binomtest  # takes a second to import, and the app does not need it
+
+    interval = binomtest(right, photos).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def read_size_accuracies(entries: Entries, trained: tuple[int, int]) -> SizeAccuracies:

@@ -1,10 +1,10 @@
 """The photos with the highest activations of each channel, found one photo at a time, and kept in a file."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_photos import copy_examples
 
 from inspector import class_maps, load
 from inspector.analysis.top_activations import (
@@ -14,18 +14,12 @@ from inspector.analysis.top_activations import (
     write_top_activations,
 )
 from inspector.errors import Cancelled
-from inspector.images.examples import list_examples
 from inspector.images.sources import list_images
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for path in list_examples("fashion_mnist").values():
-        shutil.copy(path, folder / path.name)
-    (folder / "broken.png").write_bytes(b"no image")
-    return folder
+    return copy_examples(tmp_path / "photos")
 
 
 def test_each_channel_has_its_highest_photos_and_the_place_of_their_strongest_cell(photos: Path) -> None:

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from playwright.sync_api import Page, expect
+from PIL import Image
+from playwright.sync_api import Locator, Page, expect
 
 # Widths at which rows begin to wrap.
 NARROW = (1000, 800)
@@ -22,6 +23,20 @@ _STILL = """element => new Promise(done => {
 def expect_heading(page: Page, text: str) -> None:
     """Wait until a heading of exactly this text is visible."""
     expect(page.get_by_role("heading", name=text, exact=True)).to_be_visible()
+
+
+def open_saved_files(page: Page, menu: Locator, least: int) -> None:
+    """Save the chosen picture of an open menu as PNG and SVG, and open both files.
+
+    `least` is the number of pixels that both sides of the PNG exceed.
+    """
+    with page.expect_download() as download:
+        menu.get_by_role("button", name="PNG").click()
+    with Image.open(download.value.path()) as image:
+        assert min(image.size) > least
+    with page.expect_download() as download:
+        menu.get_by_role("button", name="SVG").click()
+    assert b"<svg" in Path(download.value.path()).read_bytes()
 
 
 def download_file(page: Page, label: str) -> bytes:

@@ -5,12 +5,11 @@ import io
 import json
 import re
 import zipfile
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pytest
-from page_checks import assert_nothing_is_cut_off, download_file, expect_heading
+from page_checks import assert_nothing_is_cut_off, download_file, expect_heading, open_saved_files
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
@@ -279,13 +278,7 @@ def test_every_picture_of_the_page_is_saved_as_it_is_shown(page: Page, app_url: 
         menu.get_by_role("combobox").click()
         page.get_by_role("option", name=re.compile(name)).click()
         expect(menu.get_by_text("class_maps(classifier, ")).to_be_visible()
-        with page.expect_download() as download:
-            menu.get_by_role("button", name="PNG").click()
-        with Image.open(download.value.path()) as image:
-            assert min(image.size) > 1000
-        with page.expect_download() as download:
-            menu.get_by_role("button", name="SVG").click()
-        assert b"<svg" in Path(download.value.path()).read_bytes()
+        open_saved_files(page, menu, 1000)
 
 
 def test_a_channel_of_the_card_opens_on_the_page_layers_and_the_order_of_all_maps_is_in_the_link(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from made_up_results import Image as MadeUp
 from made_up_results import make_about, write_results
+from page_checks import open_saved_files
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
@@ -51,13 +52,7 @@ def test_the_files_of_every_menu_open(page: Page, app_url: str, results: Path, a
     for key in PAGES[address]:
         menu = open_menu(page, key)
         expect(menu.get_by_test_id("stCode")).to_be_visible()
-        with page.expect_download() as download:
-            menu.get_by_role("button", name="PNG").click()
-        with Image.open(download.value.path()) as image:
-            assert min(image.size) > 200
-        with page.expect_download() as download:
-            menu.get_by_role("button", name="SVG").click()
-        assert b"<svg" in Path(download.value.path()).read_bytes()
+        open_saved_files(page, menu, 200)
         page.keyboard.press("Escape")
         expect(page.get_by_test_id("stPopoverBody")).to_have_count(0)
     expect(page.locator("[class*=st-key-][class*=-menu]")).to_have_count(len(PAGES[address]))

@@ -1,12 +1,11 @@
 """The photos of a folder on which a channel is most active: searched as a job, and kept between visits."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
+from tiny_photos import copy_examples
 
-from inspector.images.examples import list_examples
 from inspector.ui.state import folders, keys
 
 
@@ -38,12 +37,7 @@ def read_html(app: AppTest) -> str:
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("INSPECTOR_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv(folders.DATA, raising=False)
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for path in list_examples("fashion_mnist").values():
-        shutil.copy(path, folder / path.name)
-    (folder / "broken.png").write_bytes(b"no image")
-    return folder
+    return copy_examples(tmp_path / "photos")
 
 
 def test_a_folder_is_searched_once_and_what_was_found_is_there_at_the_next_visit(photos: Path, tmp_path: Path) -> None:

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from streamlit.testing.v1 import AppTest
-from viewer_page import read_viewer
+from viewer_page import open_page, read_viewer
 
 from inspector import class_maps, load
 from inspector.analysis.location import DEFAULT_THRESHOLD
@@ -26,22 +25,6 @@ SNEAKER, COAT = 7, 4
 @cache
 def compute_maps(network: str = "fashion_gap", finer: int = 2) -> ClassMaps:
     return class_maps(load(network), BOOT, finer=finer)
-
-
-def open_page(**link: str) -> AppTest:
-    app = AppTest.from_function(_page, default_timeout=120)
-    for name, value in ({"network": "fashion_gap", "example": "Ankle boot"} | link).items():
-        app.query_params[name] = value
-    app.run()
-    assert not app.exception
-    return app
-
-
-def _page() -> None:
-    from inspector.ui.pages import class_maps
-    from inspector.ui.state.top_bar import draw_bar, read_arrays
-
-    class_maps.show(*read_arrays(draw_bar()))
 
 
 def decode(values: str, grid: list[int]) -> Any:

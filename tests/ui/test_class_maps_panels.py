@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from streamlit.testing.v1 import AppTest
-from viewer_page import read_title, read_viewer
+from viewer_page import open_page, read_title, read_viewer
 
 from inspector import class_maps, load
 from inspector.analysis.positions import Winners
@@ -20,22 +20,6 @@ from inspector.ui.state import keys
 from inspector.ui.state.selection import label_classes
 
 BOOT = list_examples("fashion_mnist")["Ankle boot"]
-
-
-def open_page(**link: str) -> AppTest:
-    app = AppTest.from_function(_page, default_timeout=120)
-    for name, value in ({"network": "fashion_gap", "example": "Ankle boot"} | link).items():
-        app.query_params[name] = value
-    app.run()
-    assert not app.exception
-    return app
-
-
-def _page() -> None:
-    from inspector.ui.pages import class_maps
-    from inspector.ui.state.top_bar import draw_bar, read_arrays
-
-    class_maps.show(*read_arrays(draw_bar()))
 
 
 def maps_of(network: str, photo: Path = BOOT) -> ClassMaps:
