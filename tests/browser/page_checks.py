@@ -1,9 +1,13 @@
 """What the browser tests of all pages share."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
+
+ColorScheme: TypeAlias = Literal["light", "dark"]
 
 # Widths at which rows begin to wrap.
 NARROW = (1000, 800)
@@ -44,6 +48,16 @@ def download_file(page: Page, label: str) -> bytes:
     with page.expect_download() as download:
         page.get_by_role("button", name=label, exact=True).click()
     return Path(download.value.path()).read_bytes()
+
+
+def show_windows(page: Page, address: str, windows: Iterable[tuple[int, ColorScheme]]) -> Iterator[int]:
+    """Open a page in a window, and show it in others: widths and color schemes. Yield the width of each."""
+    for number, (width, scheme) in enumerate(windows):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=scheme)
+        if number == 0:
+            page.goto(address)
+        yield width
 
 
 def assert_nothing_is_cut_off(page: Page) -> None:

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-from page_checks import assert_nothing_is_cut_off, expect_heading
-from playwright.sync_api import Browser, Page, expect
+from page_checks import assert_nothing_is_cut_off, expect_heading, show_windows
+from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
 
@@ -90,15 +90,12 @@ def test_a_broken_photo_shows_one_error(page: Page, app_url: str) -> None:
     expect(page.get_by_role("alert")).to_contain_text("broken.png is not an image that can be read")
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(380, "light"), (1400, "dark"), (2560, "light")])
-def test_nothing_is_cut_off(chromium: Browser, app_url: str, width: int, scheme: str) -> None:
-    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page = context.new_page()
-    page.goto(f"{app_url}/layers?view=channels&network=fashion_gap")
-    expect_heading(page, "Channel 9")
-    assert_nothing_is_cut_off(page)
-    chart = page.get_by_test_id("stVegaLiteChart").bounding_box()
-    assert chart is not None
-    assert chart["width"] > 250
-    assert chart["x"] + chart["width"] <= width
-    context.close()
+def test_nothing_is_cut_off(page: Page, app_url: str) -> None:
+    address = f"{app_url}/layers?view=channels&network=fashion_gap"
+    for width in show_windows(page, address, [(380, "light"), (1400, "dark"), (2560, "light")]):
+        expect_heading(page, "Channel 9")
+        assert_nothing_is_cut_off(page)
+        chart = page.get_by_test_id("stVegaLiteChart").bounding_box()
+        assert chart is not None
+        assert chart["width"] > 250
+        assert chart["x"] + chart["width"] <= width

@@ -5,11 +5,17 @@ import io
 import json
 import re
 import zipfile
-from typing import Literal
 
 import numpy as np
 import pytest
-from page_checks import assert_nothing_is_cut_off, download_file, expect_heading, open_saved_files
+from page_checks import (
+    ColorScheme,
+    assert_nothing_is_cut_off,
+    download_file,
+    expect_heading,
+    open_saved_files,
+    show_windows,
+)
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
@@ -89,19 +95,18 @@ def test_a_broken_upload_shows_one_error(page: Page, app_url: str) -> None:
     expect(page.get_by_role("heading", name="Why tiger cat rather than nothing")).to_have_count(0)
 
 
-@pytest.mark.parametrize("width", [380, 800, 1400, 2560])
-def test_nothing_is_cut_off_at_any_width(page: Page, app_url: str, width: int) -> None:
-    page.set_viewport_size({"width": width, "height": 900})
-    page.goto(f"{app_url}/?network=fashion_gap")
-    expect_heading(page, "All class maps before pooling")
-    assert_nothing_is_cut_off(page)
-    name = page.get_by_role("radio", name="Ankle boot, probability").locator(".name").bounding_box()
-    assert name is not None
-    assert name["height"] < 50  # at most two lines
-    image = page.get_by_role("img", name="class map: Ankle boot").bounding_box()
-    assert image is not None
-    assert image["x"] >= 0
-    assert image["x"] + image["width"] <= width
+def test_nothing_is_cut_off_at_any_width(page: Page, app_url: str) -> None:
+    windows: list[tuple[int, ColorScheme]] = [(width, "light") for width in (380, 800, 1400, 2560)]
+    for width in show_windows(page, f"{app_url}/?network=fashion_gap", windows):
+        expect_heading(page, "All class maps before pooling")
+        assert_nothing_is_cut_off(page)
+        name = page.get_by_role("radio", name="Ankle boot, probability").locator(".name").bounding_box()
+        assert name is not None
+        assert name["height"] < 50  # at most two lines
+        image = page.get_by_role("img", name="class map: Ankle boot").bounding_box()
+        assert image is not None
+        assert image["x"] >= 0
+        assert image["x"] + image["width"] <= width
 
 
 def test_sessions_do_not_see_each_others_photos(chromium: Browser, app_url: str) -> None:
@@ -469,22 +474,17 @@ def test_no_click_is_lost_when_clicks_follow_quickly(page: Page, app_url: str) -
     assert marks(page, "masked") == 6
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(380, "dark"), (2560, "light")])
 @pytest.mark.parametrize("show", ["winning class", "what if"])
-def test_nothing_below_the_photo_is_cut_off(
-    chromium: Browser, app_url: str, width: int, scheme: Literal["dark", "light"], show: str
-) -> None:
-    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page = context.new_page()
-    page.goto(f"{app_url}/?network=flowers17_gmp&position=3,3&show={show}")
-    expect(panel(page, "Cell (3, 3)")).to_be_visible()
-    if show == "what if":
-        page.get_by_role("button", name="Mask these cells").click()
-        expect(page.locator("table.what-if")).to_be_visible()
-    assert_nothing_is_cut_off(page)
-    for element in page.locator(".picture, .what-if, .inspector-line, .card:not(:empty), .controls").all():
-        box = element.bounding_box()
-        assert box is not None
-        assert box["x"] >= 0
-        assert box["x"] + box["width"] <= width
-    context.close()
+def test_nothing_below_the_photo_is_cut_off(page: Page, app_url: str, show: str) -> None:
+    address = f"{app_url}/?network=flowers17_gmp&position=3,3&show={show}"
+    for width in show_windows(page, address, [(380, "dark"), (2560, "light")]):
+        expect(panel(page, "Cell (3, 3)")).to_be_visible()
+        if show == "what if":
+            page.get_by_role("button", name="Mask these cells").click()
+            expect(page.locator("table.what-if")).to_be_visible()
+        assert_nothing_is_cut_off(page)
+        for element in page.locator(".picture, .what-if, .inspector-line, .card:not(:empty), .controls").all():
+            box = element.bounding_box()
+            assert box is not None
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= width

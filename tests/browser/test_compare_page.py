@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from page_checks import assert_nothing_is_cut_off
-from playwright.sync_api import Browser, Page, expect
+from page_checks import assert_nothing_is_cut_off, show_windows
+from playwright.sync_api import Page, expect
 
 from inspector.images.examples import list_examples
 
@@ -100,19 +100,16 @@ def test_without_photos_the_page_says_what_to_do(page: Page, app_url: str) -> No
     expect(page.get_by_role("status")).to_contain_text("Choose photos above, or add some in the bar.")
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(380, "light"), (1400, "dark"), (2560, "light")])
 @pytest.mark.parametrize("mode", ["networks", "photos"])
-def test_nothing_is_cut_off(chromium: Browser, app_url: str, width: int, scheme: str, mode: str) -> None:
-    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page = context.new_page()
-    page.goto(f"{app_url}/compare?view={mode}&network=fashion_gap")
-    images = page.get_by_role("img", name="class map of")
-    expect(images).to_have_count(4 if mode == "networks" else 3)
-    assert_nothing_is_cut_off(page)
-    for image in images.all():
-        box = image.bounding_box()
-        assert box is not None
-        assert box["x"] >= 0
-        assert box["x"] + box["width"] <= width
-        assert box["width"] > 100
-    context.close()
+def test_nothing_is_cut_off(page: Page, app_url: str, mode: str) -> None:
+    address = f"{app_url}/compare?view={mode}&network=fashion_gap"
+    for width in show_windows(page, address, [(380, "light"), (1400, "dark"), (2560, "light")]):
+        images = page.get_by_role("img", name="class map of")
+        expect(images).to_have_count(4 if mode == "networks" else 3)
+        assert_nothing_is_cut_off(page)
+        for image in images.all():
+            box = image.bounding_box()
+            assert box is not None
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= width
+            assert box["width"] > 100

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from made_up_results import Image, make_about, write_results
-from page_checks import assert_nothing_is_cut_off, expect_heading
+from page_checks import assert_nothing_is_cut_off, expect_heading, show_windows
 from PIL import Image as Picture
 from playwright.sync_api import Browser, Page, expect
 
@@ -195,16 +195,12 @@ def test_a_folder_without_results_shows_one_error(page: Page, app_url: str, tmp_
     expect(page.get_by_text(re.compile("^Cannot read .*part-00000.parquet"))).to_be_visible()
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1400, "dark"), (2560, "light")])
-def test_nothing_is_cut_off(chromium: Browser, app_url: str, results: Path, width: int, scheme: str) -> None:
-    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page = context.new_page()
-    page.goto(make_url(app_url, results))
-    expect(page.get_by_role("img", name=re.compile("class map of .* over photo")).first).to_be_visible()
-    assert_nothing_is_cut_off(page)
-    for picture in page.get_by_role("img", name=re.compile("^(class|contrast) map of")).all():
-        box = picture.bounding_box()
-        assert box is not None
-        assert box["width"] > 80
-        assert box["x"] + box["width"] <= width
-    context.close()
+def test_nothing_is_cut_off(page: Page, app_url: str, results: Path) -> None:
+    for width in show_windows(page, make_url(app_url, results), [(390, "light"), (1400, "dark"), (2560, "light")]):
+        expect(page.get_by_role("img", name=re.compile("class map of .* over photo")).first).to_be_visible()
+        assert_nothing_is_cut_off(page)
+        for picture in page.get_by_role("img", name=re.compile("^(class|contrast) map of")).all():
+            box = picture.bounding_box()
+            assert box is not None
+            assert box["width"] > 80
+            assert box["x"] + box["width"] <= width

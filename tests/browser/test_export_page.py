@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from page_checks import assert_nothing_is_cut_off, download_file, expect_heading
+from page_checks import assert_nothing_is_cut_off, download_file, expect_heading, show_windows
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
@@ -150,19 +150,16 @@ def test_a_figure_without_a_panel_says_what_to_do(page: Page, app_url: str) -> N
     expect_preview(page)
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(380, "dark"), (1400, "light"), (2560, "light")])
-def test_nothing_is_cut_off(chromium: Browser, app_url: str, width: int, scheme: str) -> None:
-    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page = context.new_page()
-    page.goto(f"{app_url}/export?network=fashion_gap&width=300")
-    expect_preview(page)
-    assert_nothing_is_cut_off(page)
-    for name in ("photo", "classes", "contrast", "all", "All (ZIP)"):
-        box = page.get_by_role("button", name=name, exact=True).bounding_box()
-        assert box is not None
-        assert box["x"] >= 0
-        assert box["x"] + box["width"] <= width
-    image = page.get_by_role("img", name="preview of the figure").bounding_box()
-    assert image is not None
-    assert image["x"] + image["width"] <= width
-    context.close()
+def test_nothing_is_cut_off(page: Page, app_url: str) -> None:
+    address = f"{app_url}/export?network=fashion_gap&width=300"
+    for width in show_windows(page, address, [(380, "dark"), (1400, "light"), (2560, "light")]):
+        expect_preview(page)
+        assert_nothing_is_cut_off(page)
+        for name in ("photo", "classes", "contrast", "all", "All (ZIP)"):
+            box = page.get_by_role("button", name=name, exact=True).bounding_box()
+            assert box is not None
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= width
+        image = page.get_by_role("img", name="preview of the figure").bounding_box()
+        assert image is not None
+        assert image["x"] + image["width"] <= width

@@ -3,8 +3,8 @@
 import re
 
 import pytest
-from page_checks import assert_nothing_is_cut_off, expect_heading
-from playwright.sync_api import Browser, Locator, Page, expect
+from page_checks import assert_nothing_is_cut_off, expect_heading, show_windows
+from playwright.sync_api import Locator, Page, expect
 
 from inspector.images.examples import list_examples
 
@@ -127,19 +127,16 @@ def test_a_broken_upload_shows_one_error(page: Page, app_url: str) -> None:
     expect(page.get_by_role("option")).to_have_count(0)
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(380, "dark"), (1400, "light"), (2560, "light")])
-def test_nothing_is_cut_off(chromium: Browser, app_url: str, width: int, scheme: str) -> None:
-    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page = context.new_page()
-    page.goto(f"{app_url}/layers{GAP}&layer=8")
-    expect(page.get_by_role("option")).to_have_count(16)
-    assert_nothing_is_cut_off(page)
-    for tile in page.get_by_role("option").all():
-        box = tile.bounding_box()
-        assert box is not None
-        assert box["x"] >= 0
-        assert box["x"] + box["width"] <= width
-    context.close()
+def test_nothing_is_cut_off(page: Page, app_url: str) -> None:
+    address = f"{app_url}/layers{GAP}&layer=8"
+    for width in show_windows(page, address, [(380, "dark"), (1400, "light"), (2560, "light")]):
+        expect(page.get_by_role("option")).to_have_count(16)
+        assert_nothing_is_cut_off(page)
+        for tile in page.get_by_role("option").all():
+            box = tile.bounding_box()
+            assert box is not None
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= width
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import hostile_onnx
 import onnx
 import pytest
 import torch
-from page_checks import assert_nothing_is_cut_off
+from page_checks import assert_nothing_is_cut_off, show_windows
 from playwright.sync_api import Browser, Page, expect
 from torch import nn
 
@@ -115,11 +115,7 @@ def test_a_checkpoint_that_would_run_code_or_does_not_fit_shows_one_error(
     assert "/dev" not in alert.inner_text()
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1400, "dark")])
-def test_nothing_is_cut_off(chromium: Browser, app_url: str, width: int, scheme: str) -> None:
-    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page = context.new_page()
-    page.goto(f"{app_url}/model")
-    expect(page.get_by_role("heading", name="Load a network", exact=True)).to_be_visible()
-    assert_nothing_is_cut_off(page)
-    context.close()
+def test_nothing_is_cut_off(page: Page, app_url: str) -> None:
+    for _ in show_windows(page, f"{app_url}/model", [(390, "light"), (1400, "dark")]):
+        expect(page.get_by_role("heading", name="Load a network", exact=True)).to_be_visible()
+        assert_nothing_is_cut_off(page)

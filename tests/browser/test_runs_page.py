@@ -1,8 +1,8 @@
 """The page Training runs in a real browser: curves, a confusion matrix, and one photo by every network."""
 
 import pytest
-from page_checks import assert_nothing_is_cut_off, expect_heading
-from playwright.sync_api import Browser, Page, expect
+from page_checks import assert_nothing_is_cut_off, expect_heading, show_windows
+from playwright.sync_api import Page, expect
 
 from inspector.images.examples import list_examples
 
@@ -40,16 +40,12 @@ def test_the_photo_of_the_bar_is_shown_by_every_network(page: Page, app_url: str
     expect(page.get_by_text("exact, residual")).to_have_count(2)
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(380, "light"), (1400, "dark"), (2560, "light")])
-def test_nothing_is_cut_off(chromium: Browser, app_url: str, width: int, scheme: str) -> None:
-    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page = context.new_page()
-    page.goto(f"{app_url}/runs")
-    expect(page.get_by_role("img", name="class map of gmp, seed 0")).to_be_visible()
-    assert_nothing_is_cut_off(page)
-    for chart in page.get_by_test_id("stVegaLiteChart").all():
-        box = chart.bounding_box()
-        assert box is not None
-        assert box["width"] > 200
-        assert box["x"] + box["width"] <= width
-    context.close()
+def test_nothing_is_cut_off(page: Page, app_url: str) -> None:
+    for width in show_windows(page, f"{app_url}/runs", [(380, "light"), (1400, "dark"), (2560, "light")]):
+        expect(page.get_by_role("img", name="class map of gmp, seed 0")).to_be_visible()
+        assert_nothing_is_cut_off(page)
+        for chart in page.get_by_test_id("stVegaLiteChart").all():
+            box = chart.bounding_box()
+            assert box is not None
+            assert box["width"] > 200
+            assert box["x"] + box["width"] <= width

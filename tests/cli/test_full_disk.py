@@ -48,7 +48,7 @@ def test_a_full_disk_gives_one_sentence_and_leaves_nothing(tmp_path: Path) -> No
         f"large {BOOT} -m fashion_gap -o {tmp_path}/large",
         f"add {model} --name mine --size 64",
         *(
-            f"export-network {model} --size 64 --format {kind} -o {tmp_path}/network{ending}"
+            f"export-network fashion_gap --format {kind} -o {tmp_path}/network{ending}"
             for kind, ending in (("onnx", ".onnx"), ("openvino", ".xml"), ("pt2", ".pt2"))
         ),
     ]
