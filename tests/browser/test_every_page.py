@@ -50,7 +50,11 @@ def test_a_page_has_no_serious_violation_and_asks_no_other_host(
     expect(page.get_by_test_id("stMain").get_by_test_id("stElementContainer").nth(9)).to_be_visible()
     expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
     expect(page.get_by_test_id("stSpinner")).to_have_count(0)
-    violations = [one for one in Axe().run(page).response["violations"] if one["impact"] in ("serious", "critical")]
+    for _ in range(4):  # what fades in or is about to be replaced may break a rule for a moment: what stays is wrong
+        violations = [one for one in Axe().run(page).response["violations"] if one["impact"] in ("serious", "critical")]
+        if not violations:
+            break
+        page.wait_for_timeout(1500)
     assert not [describe(violation) for violation in violations]
     hosts = {urlsplit(url).netloc for url in requested if urlsplit(url).scheme not in ("data", "blob")}
     assert hosts == {urlsplit(app_url).netloc}, [url for url in requested if app_url.split("/")[2] not in url]
