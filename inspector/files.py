@@ -241,11 +241,29 @@ def _restore_replaced(folder: Path) -> None:
 
 
 def write_atomic(path: Path, content: bytes, durable: bool = False, many_writers: bool = False) -> None:
-    """Write a temporary file and rename it to ``path``, so that readers find the old or the new content, never a part.
+    """Write a file completely or not at all, as `new_file`.
 
     Args:
         path: the file to write; its folder must exist.
         content: all bytes of the file.
+        durable: as in `new_file`.
+        many_writers: as in `new_file`.
+
+    Raises:
+        OSError: the file cannot be written. No temporary file is left behind.
+    """
+    with new_file(path, durable, many_writers) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def new_file(path: Path, durable: bool = False, many_writers: bool = False) -> Iterator[Path]:
+    """Yield the path of a temporary file, which is renamed to ``path`` when the `with` block ends without an error.
+
+    So readers find the old or the new content, never a part.
+
+    Args:
+        path: the file to write; its folder must exist.
         durable: wait until the bytes are on the disk, so that a power failure cannot leave an empty file.
         many_writers: other processes may write the same file at the same time, so each write uses its own temporary
             name. If a process is killed, its temporary file stays. Default: one fixed temporary name, so the next
@@ -257,7 +275,7 @@ def write_atomic(path: Path, content: bytes, durable: bool = False, many_writers
     attempt = f".{uuid.uuid4().hex}" if many_writers else ""
     temporary = path.with_name(f".{path.name}{attempt}.tmp")
     try:
-        temporary.write_bytes(content)
+        yield temporary
         if durable:
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())

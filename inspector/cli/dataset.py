@@ -51,6 +51,10 @@ def batch(
     overlays: Annotated[
         bool, Option("--overlays", help="Draw the map of the top-1 class over each photo, and write a gallery.")
     ] = False,
+    features: Annotated[
+        bool,
+        Option("--features", help="Also store the feature maps before pooling, which `concepts` and `repair` need."),
+    ] = False,
     backend: Annotated[
         str, Option(help="Runtime: `eager` (PyTorch), `auto`, `folded`, `compiled`, `onnxruntime`, `openvino`, `cuda`.")
     ] = "eager",
@@ -76,6 +80,8 @@ def batch(
 
     * `inspector batch photos --finer 2 -o finer-maps`
 
+    * `inspector batch photos --features -o results` and then `inspector concepts results`
+
     * `inspector batch 'shards/{000..099}.tar' -o maps --engine ray --resume`
     """
     if engine not in ("local", "ray"):
@@ -85,6 +91,9 @@ def batch(
         raise InspectorError(f"--size {network.size} {problem}. Use 448.")
     if overlays and (engine == "ray" or "://" in out):
         raise InspectorError("Overlays are drawn by the local engine only, into a local folder. Leave out --overlays.")
+    if features and (engine == "ray" or "://" in out):
+        problem = "Features are stored by the local engine only, in a local folder"
+        raise InspectorError(f"{problem}. Leave out --features.")
     if overwrite and (resume or "://" in out):
         raise InspectorError("--overwrite begins a new run in a local folder: leave out --resume, and use no address.")
     fail_on = parse_verdict(fail_on)
@@ -100,7 +109,7 @@ def batch(
         from inspector.explain.memory import keep_freed_memory
 
         classifier = network.load(model) if engine == "local" else None
-    how = RunOptions(top, batch_size, workers, shard_size, overlays, backend, finer, resume)
+    how = RunOptions(top, batch_size, workers, shard_size, overlays, backend, finer, features, resume)
     keep_freed_memory()
     place: AbstractContextManager[str | Path] = (
         new_folder(Path(out), is_ours=is_file_of_run) if overwrite else nullcontext(out)

@@ -43,7 +43,7 @@ def run_dataset_on_ray(
             a function of a module, or functools.partial of such a function.
         out: folder on a file system that all machines share, or a URL that fsspec knows.
         options: as for `run_dataset`; `workers` is the number of processors per actor (default 4), and `overlays`
-            must be False.
+            and `features` must be False.
         on_progress: called with the numbers of finished images and of all images.
 
     Raises:
@@ -51,6 +51,8 @@ def run_dataset_on_ray(
     """
     if options.overlays:
         raise InspectorError("The Ray engine draws no overlays. Leave out --overlays, or use the local engine.")
+    if options.features:
+        raise InspectorError("The Ray engine stores no features. Leave out --features, or use the local engine.")
     items = list_images(source)
     # This machine may have no GPU, unlike the actors, so do not build the GPU backend here.
     on_gpus = options.backend.startswith("cuda")

@@ -8,20 +8,21 @@ spans two shards, so a shard does not depend on the run or the machine.
 """
 
 import os
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from inspector.analysis.linear_head import read_linear_head
+from inspector.datasets.feature_files import hash_head, open_features_writer, write_head
 from inspector.datasets.gallery import draw_overlay, make_canvas, make_overlay_path, write_gallery
+from inspector.datasets.rows import DecodedImage, make_row, number_labels
 from inspector.datasets.shard_schema import import_arrow
 from inspector.datasets.stored_maps import read_field
 from inspector.datasets.table import (
@@ -38,8 +39,7 @@ from inspector.explain.class_maps import ClassMaps, class_maps_of_batch
 from inspector.explain.classifier import Classifier
 from inspector.explain.receptive_field import ReceptiveField
 from inspector.explain.tracing.forward import match_parameters
-from inspector.images.decode import Pixels
-from inspector.images.preprocessing import Crop, make_view
+from inspector.images.preprocessing import make_view
 from inspector.images.sources import Item, hash_items, list_images, make_storable, read_item
 from inspector.output.manifest import describe_field
 from inspector.printable import make_printable
@@ -67,6 +67,7 @@ class RunOptions:
     overlays: bool = False  # draw the top-1 class map over each photo, and write a gallery of these images
     backend: str = "eager"  # what runs the network: "eager" for PyTorch, or a backend of `accelerate`
     finer: int = 1  # how many times finer than the network's own grid the stored maps are: 1, 2 or 4
+    features: bool = False  # store the feature maps before pooling, which concepts and repair need
     resume: bool = False  # continue a stopped run: keep its complete shards
 
     def __post_init__(self) -> None:
@@ -76,19 +77,6 @@ class RunOptions:
 
 
 DEFAULT_OPTIONS = RunOptions()
-
-
-@dataclass(frozen=True, eq=False)
-class DecodedImage:
-    """An image after decoding and resizing."""
-
-    index: int
-    item: Item
-    sha256: str  # hash of the image's file; "" if the image could not be read
-    crop: Crop | None  # None if the image could not be read
-    inputs: torch.Tensor | None  # network input (1, channels, H, W); None if the image could not be read
-    canvas: Pixels | None  # dimmed photo to draw an overlay on; None if the run draws no overlays
-    error: str | None  # why the image could not be read
 
 
 def run_dataset(
@@ -116,6 +104,7 @@ def run_dataset(
     Raises:
         ImageError: the source has no images.
         NetworkError: the network does not run at its input size, or the backend does not exist or changes the results.
+        HeadError: features are to be stored, and the head is not one average or max pooling and a linear layer.
         ExportError: `out` is not empty, holds a different run, or cannot be written.
     """
     return run_items(list_images(source), classifier, out, options, source=source, on_progress=on_progress)
@@ -137,19 +126,28 @@ def run_items(
     classifier = accelerate_for_dataset(classifier, options.backend)
     about = describe_run(classifier, items, source, options)
     missing = begin_run(out, about, options.resume)
+    if options.features:
+        write_head(Path(out), *read_linear_head(classifier))
     done = len(items) - sum(map(len, missing.values()))
     on_progress(done, len(items))
     shards = ([(index, items[index]) for index in indices] for indices in missing.values())
     batches = (batch for shard in shards for batch in split_into_batches(shard, options.batch_size))
-    explained = explain_batches(classifier, batches, about["top"], options.workers, options.overlays, options.finer)
+    explained = explain_batches(
+        classifier, batches, about["top"], options.workers, options.overlays, options.finer, options.features
+    )
     with _run_in_background() as submit, closing(explained):
         for number, indices in missing.items():
             rows: list[Row] = []
-            for batch in islice(explained, -(-len(indices) // options.batch_size)):
-                rows += [row for _, row in batch]
-                if options.overlays:
-                    submit(_draw_overlays, Path(out), read_field(about["receptive_field"]), about["grid"], batch)
-                on_progress(done + len(rows), len(items))
+            with (
+                open_features_writer(Path(out), number, about) if options.features else nullcontext() as write_features
+            ):
+                for batch in islice(explained, -(-len(indices) // options.batch_size)):
+                    if write_features is not None:
+                        write_features([(image.index, row.pop("features", None)) for image, row in batch])
+                    rows += [row for _, row in batch]
+                    if options.overlays:
+                        submit(_draw_overlays, Path(out), read_field(about["receptive_field"]), about["grid"], batch)
+                    on_progress(done + len(rows), len(items))
             done += len(rows)
             # Wait until the shard is written: a killed run then loses at most one shard. Decoding continues meanwhile.
             submit(write_shard, out, number, rows, about).result()
@@ -164,6 +162,10 @@ def describe_run(
     preprocessing = classifier.preprocessing
     blank = match_parameters(classifier.network, torch.zeros(1, len(preprocessing.mean), *preprocessing.size))
     (maps,) = class_maps_of_batch(classifier, blank, finer=options.finer)
+    features: dict[str, Any] = {}
+    if options.features:
+        features["head_sha256"] = hash_head(*read_linear_head(classifier))
+        features["features"] = list(maps.decomposition.branches[0].feature_maps.shape)
     return {
         "version": __version__,
         "network": classifier.name,
@@ -185,6 +187,7 @@ def describe_run(
         "shard_size": options.shard_size,
         "backend": maps.backend,
         "overlays": options.overlays,
+        **features,
         "list_sha256": hash_items(items),
     }
 
@@ -205,7 +208,8 @@ def explain_batches(
     workers: int | None,
     overlays: bool = False,
     finer: int = 1,
-) -> Generator[list[tuple[DecodedImage, Row]], None, None]:
+    features: bool = False,
+) -> Generator[list[tuple[DecodedImage, dict[str, Any]]], None, None]:
     """Yield one list per batch, in order: each image with its row of the table.
 
     Args:
@@ -215,11 +219,12 @@ def explain_batches(
         workers: number of decoding threads; None: one per processor.
         overlays: keep the dimmed photo, for drawing an overlay on it.
         finer: store the maps on a grid that is finer by this factor, see `FinerMaps`.
+        features: add the feature maps before pooling to each row, (C, h, w) in float16 under "features".
     """
     class_numbers = number_labels(classifier.class_names)
     with closing(compute_batches(classifier, batches, workers, overlays, finer)) as computed:
         for batch in computed:
-            yield [(image, _make_row(image, maps, top, class_numbers)) for image, maps in batch]
+            yield [(image, make_row(image, maps, top, class_numbers, features)) for image, maps in batch]
 
 
 def compute_batches(
@@ -311,40 +316,3 @@ def _run_in_background() -> Iterator[Callable[..., Future[None]]]:
         yield submit
         for future in pending:
             future.result()
-
-
-def number_labels(class_names: Sequence[str]) -> dict[str, int | None]:
-    """Map each possible label (a class name, or a class number as text) to its class number.
-
-    A name that several classes share maps to None.
-    """
-    numbers: dict[str, int | None] = {str(k): k for k in range(len(class_names))}
-    occurrences = Counter(class_names)
-    return numbers | {name: k if occurrences[name] == 1 else None for k, name in enumerate(class_names)}
-
-
-def _make_row(image: DecodedImage, maps: ClassMaps | None, top: int, class_numbers: Mapping[str, int | None]) -> Row:
-    row: dict[str, Any] = {"index": image.index, "path": image.item.path, "label": image.item.label}
-    if maps is None or image.crop is None:
-        return row | {"error": image.error}
-    order = maps.logits.argsort(descending=True, stable=True).tolist()
-    label = class_numbers.get(image.item.label) if image.item.label is not None else None
-    classes = order[:top]
-    map_classes = classes if label is None or label in classes else [*classes, label]
-    height, width = image.crop.photo_size
-    row |= {"height": height, "width": width, "sha256": image.sha256, "box": image.crop.box}
-    row |= {"residual": maps.residual, "verdict": maps.verdict, "classes": classes, "map_classes": map_classes}
-    values = maps.values[map_classes] if maps.finer is None else maps.finer.contributions(map_classes)
-    row["maps"] = _to_numpy(values.flatten(), np.float16)
-    for name, numbers in (("probabilities", maps.probabilities), ("logits", maps.logits), ("biases", maps.bias)):
-        row[name] = _to_numpy(numbers[classes], np.float32)
-    if label is not None:
-        probability = float(maps.probabilities[label])
-        row |= {"label_class": label, "label_rank": order.index(label), "label_probability": probability}
-    return row
-
-
-def _to_numpy(values: torch.Tensor, dtype: type[np.floating[Any]]) -> NDArray[Any]:
-    # Values beyond the range of float16 become infinite, without a warning: a reader sees that they are out of range.
-    with np.errstate(over="ignore"):
-        return values.numpy(force=True).astype(dtype)

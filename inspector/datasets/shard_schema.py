@@ -31,6 +31,7 @@ PER_TOP_CLASS = ("probabilities", "logits", "biases")  # columns with one value 
 _TEXTS = ("network", "network_sha256", "pooling", "verdict", "probability", "source", "version")
 _NUMBERS = {"top": 1, "images": 0, "shard_size": 1, "finer": 1}  # with their least values
 _MAX_CELLS = 4_000_000  # in a class map; readers keep several maps in memory
+_MAX_FEATURES = 40_000_000  # values in the feature maps of one photo
 REQUIRED = ("network", "network_sha256", "class_names", "grid", "size", "pooling", "preprocessing")
 
 
@@ -55,12 +56,21 @@ def make_schema(about: Mapping[str, Any]) -> Any:
     types = {
         name: pa.list_(single[name]) if kind.startswith("[") else single[name] for name, kind in SHARD_COLUMNS.items()
     }
+    return pa.schema(types, make_metadata(about))
+
+
+def make_metadata(about: Mapping[str, Any]) -> dict[bytes, bytes]:
+    """Return the metadata of a schema: network and settings as JSON, and their checksum."""
     content = json.dumps(about).encode()
-    return pa.schema(types, {KEY: content, _DIGEST_KEY: hashlib.sha256(content).hexdigest()})
+    return {KEY: content, _DIGEST_KEY: hashlib.sha256(content).hexdigest().encode()}
 
 
-def read_about(schema: Any) -> dict[str, Any]:
+def read_about(schema: Any, expected: Any = None) -> dict[str, Any]:
     """Read the network and the settings from the metadata of a shard's pyarrow schema.
+
+    Args:
+        schema: schema of the file.
+        expected: schema with the columns that must be there. Default: that of a shard.
 
     Raises:
         ValueError: they are missing, damaged or wrong, or a column is missing or has another type. The message follows
@@ -72,7 +82,7 @@ def read_about(schema: Any) -> dict[str, Any]:
     # Files of versions before the checksums have none.
     if metadata.get(_DIGEST_KEY) not in (None, hashlib.sha256(metadata[KEY]).hexdigest().encode()):
         raise ValueError("is damaged: what it says about its run has another checksum than when it was written")
-    expected = make_schema({})
+    expected = make_schema({}) if expected is None else expected
     if missing := sorted(set(expected.names) - set(schema.names)):
         raise ValueError(f"lacks {', '.join(missing)}")
     for column in expected:
@@ -107,6 +117,11 @@ def parse_about(content: bytes) -> dict[str, Any]:
     about.object("preprocessing")
     if math.prod(about.size("grid")) > _MAX_CELLS:
         about.refuse("grid", f"a grid of at most {_MAX_CELLS:,} cells")
+    if about.has("features"):
+        shape = about.wholes("features", least=1)
+        if len(shape) != 3 or math.prod(shape) > _MAX_FEATURES:
+            about.refuse("features", f"channels, rows and columns of at most {_MAX_FEATURES:,} values")
+        about.text("head_sha256")
     if about.object("receptive_field").has("misplaced"):
         about.object("receptive_field").text("misplaced")
     for field in map(about.object("receptive_field").object, ("y", "x")):

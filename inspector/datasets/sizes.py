@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from inspector.datasets.run import number_labels
+from inspector.datasets.rows import number_labels
 from inspector.errors import ImageError, InspectorError, NetworkError
 from inspector.explain.class_maps import Size, class_maps
 from inspector.explain.classifier import Classifier

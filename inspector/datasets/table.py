@@ -16,6 +16,7 @@ from typing import Any
 import fsspec
 import numpy as np
 
+from inspector.datasets.feature_files import is_features_file_whole
 from inspector.datasets.shard_schema import check_rows, import_arrow, make_schema, open_parquet, parse_about, read_about
 from inspector.errors import ExportError, translate_errors
 from inspector.explain.kinds import rank_verdict
@@ -25,9 +26,12 @@ RUN = "run.json"
 _SHARD_NAME = re.compile(r"part-(\d{5,})\.parquet")
 # A temporary file of ours: hidden on a local disk, and with a random number elsewhere.
 _TEMPORARY_NAME = re.compile(
-    r"\.(part-\d{5,}\.parquet|run\.json)\.tmp|(part-\d{5,}\.parquet|run\.json)\.[0-9a-f]{32}\.tmp"
+    r"\.((part|features)-\d{5,}\.parquet|run\.json|head\.safetensors)\.tmp"
+    r"|(part-\d{5,}\.parquet|run\.json)\.[0-9a-f]{32}\.tmp"
 )
-_OTHER_NAMES = re.compile(r"run\.json|gallery(-\d{4,})?\.html|overlays|survey")
+_OTHER_NAMES = re.compile(
+    r"run\.json|gallery(-\d{4,})?\.html|overlays|survey|features-\d{5,}\.parquet|head\.safetensors|concepts"
+)
 # Keys of run.json that must be equal in the resumed run and the earlier run, and their names in error messages.
 _MUST_MATCH = {
     "network": "the network",
@@ -37,6 +41,7 @@ _MUST_MATCH = {
     "top": "--top",
     "shard_size": "--shard-size",
     "overlays": "--overlays",
+    "features": "--features",
     "list_sha256": "the list of images",
 }
 Row = Mapping[str, Any]  # values by column name; a missing column is null
@@ -106,7 +111,9 @@ def begin_run(out: str | Path, about: Mapping[str, Any], resume: bool) -> dict[i
     return {
         number: indices
         for number, indices in enumerate(split_into_shards(about["images"], about["shard_size"]))
-        if (name := format_shard_name(number)) not in present or not _is_whole(system, f"{folder}/{name}", indices)
+        if (name := format_shard_name(number)) not in present
+        or not _is_whole(system, f"{folder}/{name}", indices)
+        or (about.get("features") and not is_features_file_whole(Path(out), number, indices, about))
     }
 
 
@@ -276,7 +283,7 @@ def _write_file(system: Any, folder: str, name: str, content: bytes) -> None:
 
 
 def _refuse_other(out: str | Path, earlier: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-    if differing := [key for key in _MUST_MATCH if earlier.get(key) != about[key]]:
+    if differing := [key for key in _MUST_MATCH if earlier.get(key) != about.get(key)]:
         key = differing[0]
         values = f" ({earlier.get(key)} then, {about[key]} now)" if key in ("network", "top", "shard_size") else ""
         raise ExportError(
