@@ -1,7 +1,6 @@
 """Stored feature maps are those of the network, come back for any photos, and no damage goes unnoticed."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +80,8 @@ def test_a_stopped_run_continues_and_damaged_features_are_written_anew(
 
     with pytest.raises(Cancelled):
         run_dataset(photos, classifier, out, STORED, on_progress=stop)
-    assert sorted(os.listdir(out)) == ["features-00000.parquet", "head.safetensors", "part-00000.parquet", "run.json"]
+    names = {"features-00000.parquet", "head.safetensors", "part-00000.parquet", "run.json"}
+    assert {path.name for path in out.iterdir()} == names
     resume = RunOptions(batch_size=2, shard_size=4, features=True, resume=True)
     run_dataset(photos, classifier, out, resume)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
@@ -111,9 +111,8 @@ def test_no_damaged_byte_changes_a_feature_without_an_error(
             tried += 1
             try:
                 assert np.array_equal(read_features(out).read([0, 3, 8]), whole), (name, place)
-            except InspectorError as error:
+            except InspectorError:
                 noticed += 1
-                assert "Cannot read" in str(error)
         (out / name).write_bytes(content)
     assert noticed > tried / 2
 
