@@ -1,5 +1,7 @@
 from .analysis.location import Location, locate_class
 from .analysis.summary import Anatomy, NetworkSummary, describe
+from .datasets.concepts.find import concepts
+from .datasets.concepts.model import ConceptOptions, Concepts
 from .datasets.run import RunOptions, run_dataset
 from .datasets.summarize import summarize
 from .datasets.summary import DatasetSummary, read_summary
@@ -45,6 +47,8 @@ __all__ = [
     "ClassMap",
     "ClassMaps",
     "Classifier",
+    "ConceptOptions",
+    "Concepts",
     "Counts",
     "DatasetSummary",
     "ExportError",
@@ -71,6 +75,7 @@ __all__ = [
     "accelerate",
     "class_maps",
     "class_maps_of_batch",
+    "concepts",
     "describe",
     "global_average",
     "global_depth",

@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from inspector.analysis.localization import Regions, find_object_mask, measure_evidence_inside_map
+from inspector.analysis.localization import Mask, Regions, find_object_mask, measure_evidence_inside_map
 from inspector.datasets.results import Results
 from inspector.explain.receptive_field import Axis, ReceptiveField
 from inspector.images.preprocessing import Box, Crop
@@ -56,13 +56,29 @@ def measure_inside_objects(
         LocalizationError: an object does not fit the photo.
         PlaceError: the place of the cells is unknown.
     """
-    names = dict.fromkeys((_make_relative(path, results.about.get("source")), PurePath(path).as_posix()))
-    mask = next((mask for name in names if (mask := find_object_mask(objects, name, size)) is not None), None)
+    mask = find_stored_mask(path, size, objects, results)
     if mask is None:
         return math.nan
     crop, field = make_crop(size, box, results), read_receptive_field(results)
     share = measure_evidence_inside_map(values, crop, field, mask).share
     return math.nan if share is None else share
+
+
+def find_stored_mask(path: str, size: tuple[int, int], objects: Regions, results: Results) -> Mask | None:
+    """Find the pixels of the objects on a photo of results, (H, W); None if none is known.
+
+    Args:
+        path: the photo's path in the results. Objects are looked up by this path and by the path relative to the
+            source.
+        size: (height, width) of the photo.
+        objects: boxes or masks of the objects.
+        results: the results that contain the photo.
+
+    Raises:
+        LocalizationError: an object does not fit the photo.
+    """
+    names = dict.fromkeys((_make_relative(path, results.about.get("source")), PurePath(path).as_posix()))
+    return next((mask for name in names if (mask := find_object_mask(objects, name, size)) is not None), None)
 
 
 def _make_relative(path: str, source: object) -> str:

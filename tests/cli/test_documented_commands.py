@@ -19,6 +19,7 @@ import torch
 import typer
 from made_up_runs import write_runs
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -28,7 +29,7 @@ from inspector.explain.classifier import LoadedNetwork
 from inspector.images.examples import list_examples
 from inspector.images.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from inspector.networks.build import build
-from inspector.networks.catalog import ModelCard, find_model_card
+from inspector.networks.catalog import ModelCard, find_model_card, is_trusted
 from inspector.networks.load import _load_card as load_card
 
 REPOSITORY = Path(__file__).parents[2]
@@ -89,9 +90,15 @@ def build_untrained(name: str, *arguments: object, **options: bool) -> nn.Module
 
 
 def load_small_card(card: ModelCard, trust: bool) -> LoadedNetwork:
-    """In place of EfficientNet-Lite0, and of nothing else."""
-    small = card.name == "efficientnet_lite0"
-    return LoadedNetwork(card.name, *build_small(card.name)) if small else load_card(card, trust)
+    """In place of EfficientNet-Lite0, also with another head, and of nothing else."""
+    if card.name == "efficientnet_lite0":
+        return LoadedNetwork(card.name, *build_small(card.name))
+    if card.architecture["factory"] != "transfer":
+        return load_card(card, trust)
+    network = SmallNet(len(card.classes)).eval()
+    if not is_trusted(card.folder):
+        network.load_state_dict(load_file(card.folder / "weights.safetensors"))
+    return LoadedNetwork(card.name, network, build_small(card.name)[1], card.classes)
 
 
 @pytest.fixture
@@ -108,6 +115,10 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     for file in ("cat.jpg", "a.jpg", "b.jpg", "photos/cats/1.jpg", "photos/cats/2.jpg", "photos/dogs/3.jpg"):
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         cat.save(file)
+    for number in range(10):  # two classes of flowers17_gap with five photos each
+        folder = Path("flowers17", "Daisy" if number < 5 else "Dandelion")
+        folder.mkdir(parents=True, exist_ok=True)
+        cat.rotate(7 * number).save(folder / f"{number}.jpg")
     Path("list.csv").write_text("path,label\nphotos/cats/1.jpg,tabby\n")
     Path("boxes.csv").write_text("file,x1,y1,x2,y2\ncats/1.jpg,10,10,90,90\n")
     Path("classes.txt").write_text("forest\nfield\nwater\n")

@@ -1,0 +1,272 @@
+"""Commands `concepts`, `transplant` and `repair`: what a network reads for each class, a test, a repaired head."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from rich.table import Table
+from typer import Argument, Option
+
+from inspector.cli import options
+from inspector.cli.console import make_progress, print_written, progress, screen
+from inspector.cli.report import Report
+from inspector.errors import InspectorError
+from inspector.files import check_new_folder
+
+if TYPE_CHECKING:
+    from inspector.datasets.concepts.model import ConceptCard, Concepts
+
+_Results = Annotated[Path, Argument(help="The folder that `inspector batch --features` wrote.", show_default=False)]
+_Model = Annotated[
+    str | None, Option("--model", "-m", help="The network of the results. Default: the name that they have.")
+]
+
+
+@options.command
+def concepts(
+    results: _Results,
+    out: Annotated[Path | None, Option("--out", "-o", help="Folder for the files. Default: RESULTS/concepts.")] = None,
+    *,
+    classes: Annotated[
+        str | None, Option(help="Class names or numbers, with commas. Default: all with at least five photos.")
+    ] = None,
+    rank: Annotated[
+        int | None, Option(help="Concepts per class. Default: 6 to 10, chosen by what the rest still holds.", min=1)
+    ] = None,
+    seed: Annotated[int, Option(help="Seed of the factorization and of the held-out photos.", min=0)] = 0,
+    seeds: Annotated[
+        int, Option(help="Factorizations that are compared for the stability of each concept.", min=1)
+    ] = 3,
+    held_out: Annotated[float, Option(help="Share of each class's photos that are kept for `repair`.")] = 0.25,
+    objects: options.Objects = None,
+    flag: Annotated[
+        list[str] | None,
+        Option(
+            help="Flag a concept that was found before, such as `3.1=shortcut` (class 3, concept 1): object, context, "
+            "shortcut, unclear or none; a name may follow: `3.1=shortcut:ruler`. Can be repeated."
+        ),
+    ] = None,
+) -> Report:
+    """Find what a network reads for each class: concepts, which add up to its logits.
+
+    Each concept is a part of the evidence for the class. Its twelve strongest positions show what it is.
+
+    Examples:
+    * `inspector batch photos -m flowers17_gap --features -o results` and then `inspector concepts results`
+
+    * `inspector concepts results --classes Daisy --objects boxes.csv`
+
+    * `inspector concepts results --flag '3.1=shortcut:ruler'`
+    """
+    from inspector.datasets.concepts import files
+
+    out = out or results / files.FOLDER
+    if flag:
+        return _flag_concepts(out, flag)
+    with progress.status("Opening the features ..."):
+        from inspector.analysis.localization import read_regions
+        from inspector.datasets.concepts import find
+        from inspector.datasets.concepts.model import ConceptOptions
+        from inspector.datasets.features import read_features
+        from inspector.explain.class_names import split_class_names
+
+        how = ConceptOptions(rank, seed, seeds, held_out)
+        regions = read_regions(objects) if objects else None
+        stored = read_features(results)
+        chosen = None if classes is None else split_class_names(classes, stored.results.class_names)
+    with make_progress(transient=True) as bar:
+        task = bar.add_task("Finding concepts", total=1.0)
+        found = find.concepts(
+            stored, chosen, how, objects=regions, on_progress=lambda done: bar.update(task, completed=done)
+        )
+    path = files.write_concepts(out, found)
+    flags = _read_flags_that_fit(out / files.FLAGS_FILE, found)
+    for one in found.classes:
+        _print_class(one.name, one.cards, flags)
+        rest = f"rest {one.terms.rest:+.2f} (against {one.terms.against:+.2f}, common {one.terms.common:+.2f}, left "
+        screen.print(
+            f"{rest}{one.terms.left:+.2f}), bias {one.terms.bias:+.2f}: mean logit {one.terms.logit:.2f}",
+            soft_wrap=True,
+        )
+    for sentence in found.skipped:
+        screen.print(sentence, style="yellow", soft_wrap=True)
+    print_written(path)
+    return Report({"folder": out, **files.describe_concepts(found)})
+
+
+def _flag_concepts(out: Path, texts: list[str]) -> Report:
+    from inspector.datasets.concepts import files
+
+    found = files.read_concepts(out)
+    path = out / files.FLAGS_FILE
+    flags: dict[str, files.ConceptFlag] = {}
+    for text in texts:
+        key, equals, rest = text.partition("=")
+        flag, colon, name = rest.partition(":")
+        if not equals or flag not in ("none", *files.FLAGS):
+            raise InspectorError(
+                f"--flag is {text!r:.60}. Use 3.1=shortcut, with one of {', '.join(files.FLAGS)}, none."
+            )
+        flags = files.change_flag(path, found, key, None if flag == "none" else flag, name if colon else None)  # type: ignore[arg-type]
+    for key, one in flags.items():
+        screen.print(f"{key} {one.flag or 'no flag'} {one.name}".rstrip())
+    print_written(path)
+    return Report({"file": path, "flags": {key: {"flag": one.flag, "name": one.name} for key, one in flags.items()}})
+
+
+def _read_flags_that_fit(path: Path, found: "Concepts") -> dict[str, str]:
+    """Return the flags of these concepts by their keys; none, with a note, if the file is of other concepts."""
+    from inspector.datasets.concepts.files import read_flags
+
+    try:
+        return {key: " ".join(filter(None, (one.flag, one.name))) for key, one in read_flags(path, found).items()}
+    except InspectorError as error:
+        progress.print(str(error), soft_wrap=True)
+        return {}
+
+
+def _print_class(name: str, cards: "tuple[ConceptCard, ...]", flags: dict[str, str]) -> None:
+    table = Table(box=None, header_style="bold", title=name, title_justify="left")
+    for heading in ("concept", "logits", "photos", "stability", "inside", "strongest on"):
+        table.add_column(heading, justify="left" if heading == "strongest on" else "right")
+    for card in cards:
+        first = card.positions[0] if card.positions else None
+        table.add_row(
+            card.key,
+            f"{card.contribution:+.2f}",
+            f"{card.photos} of {card.of_photos}",
+            "" if card.stability is None else f"{card.stability:.2f}",
+            "" if card.inside is None else f"{card.inside:.0%}",
+            ("" if first is None else f"{Path(first.path).name} {first.cell}") + f" {flags.get(card.key, '')}".rstrip(),
+        )
+    screen.print(table)
+
+
+@options.command
+def transplant(
+    results: _Results,
+    keys: Annotated[
+        list[str], Argument(help="Concepts to test, such as 3.1 (class 3, concept 1).", show_default=False)
+    ],
+    *,
+    model: _Model = None,
+    photos: Annotated[int, Option(help="Photos that are changed, at most.", min=1)] = 60,
+    places: Annotated[int, Option(help="Places at which a part is pasted, per photo.", min=1)] = 3,
+    removal: Annotated[str, Option(help="How a concept is removed: `inpaint` or `blur`.")] = "inpaint",
+    seed: Annotated[int, Option(help="Seed of photos and places.", min=0)] = 0,
+    network: options.NetworkOptions,
+) -> Report:
+    """Test concepts: paste them into photos of other classes, remove them from their own, and count what changes.
+
+    Each number is told beside that of random parts or regions of the same size, with 95 % confidence intervals.
+
+    Examples:
+    * `inspector concepts results` and then `inspector transplant results 3.1 3.2`
+    """
+    if removal not in ("inpaint", "blur"):
+        raise InspectorError(f"--removal is {removal!r:.40}. Use inpaint or blur.")
+    with progress.status("Loading the network ..."):
+        from inspector.datasets.concepts import files
+        from inspector.datasets.concepts.trials import TrialOptions, describe_rate, measure_concept
+        from inspector.datasets.features import read_features
+
+        stored, found = read_features(results), files.read_concepts(results / files.FOLDER)
+        classifier = network.load(model or stored.results.about["network"])
+    how = TrialOptions(photos, places, removal, seed)  # type: ignore[arg-type]
+    rows = []
+    with make_progress(transient=True) as bar:
+        for key in keys:
+            task = bar.add_task(f"Testing {key}", total=1.0)
+            rows.append(
+                measure_concept(
+                    classifier,
+                    stored,
+                    found,
+                    key,
+                    how,
+                    on_progress=lambda done, passes, task=task: bar.update(task, completed=done, total=passes),  # type: ignore[misc]
+                )
+            )
+    names = ("added", "added_random", "removed", "removed_random")
+    for row in rows:
+        screen.print(f"{row.key} {stored.results.class_names[found.find_card(row.key).k]}")
+        screen.print(
+            f"  other photos that become it: {row.added}; with random parts {row.added_random}", soft_wrap=True
+        )
+        screen.print(
+            f"  own photos that leave it: {row.removed}; without random regions {row.removed_random}", soft_wrap=True
+        )
+    return Report({row.key: {name: describe_rate(getattr(row, name)) for name in names} for row in rows})
+
+
+@options.command
+def repair(
+    results: _Results,
+    out: Annotated[Path, Option("--out", "-o", help="New folder for the repaired network and its report.")],
+    *,
+    flags: Annotated[
+        Path | None, Option(help="File of flags. Default: RESULTS/concepts/flags.json.", show_default=False)
+    ] = None,
+    model: _Model = None,
+    without: Annotated[
+        Path | None,
+        Option(help="File with the paths of photos that have the shortcut, one per line: what can be reached is told."),
+    ] = None,
+    photos: Annotated[int, Option(help="Photos per concept that a part is pasted into, at most.", min=1)] = 60,
+    overwrite: options.Overwrite = False,
+    network: options.NetworkOptions,
+) -> Report:
+    """Repair the last layer: fit it again without the concepts that are flagged as shortcuts, and measure it.
+
+    The new folder can be named wherever a network can. All numbers are of photos that were neither flagged nor fitted.
+
+    Examples:
+    * `inspector concepts results --flag '3.1=shortcut'` and then `inspector repair results -o repaired`
+
+    * `inspector explain photo.jpg --model repaired -o explained`
+    """
+    check_new_folder(out, is_ours=_is_ours if overwrite else None)
+    with progress.status("Loading the network ..."):
+        from inspector.datasets.concepts import files
+        from inspector.datasets.concepts.repair import describe_repair, repair_head
+        from inspector.datasets.concepts.repaired_network import write_repaired_network
+        from inspector.datasets.concepts.trials import TrialOptions
+        from inspector.datasets.features import read_features
+
+        stored, found = read_features(results), files.read_concepts(results / files.FOLDER)
+        path = flags or results / files.FOLDER / files.FLAGS_FILE
+        if flags is not None and not flags.is_file():
+            raise InspectorError(f"There is no file {flags}. Use a flags.json of `inspector concepts --flag`.")
+        flagged = files.read_flags(path, found)
+        source = model or str(stored.results.about["network"])
+        classifier = network.load(source)
+    known = [line for line in without.read_text().splitlines() if line.strip()] if without else []
+    with make_progress(transient=True) as bar:
+        task = bar.add_task("Repairing", total=1.0)
+        repaired = repair_head(
+            classifier,
+            stored,
+            found,
+            flagged,
+            without=known,
+            trials=TrialOptions(photos),
+            on_progress=lambda done: bar.update(task, completed=done),
+        )
+    about = describe_repair(repaired, found, stored)
+    write_repaired_network(
+        out, classifier, source, repaired.head, about, network.arch, is_ours=_is_ours if overwrite else None
+    )
+    table = Table(box=None, header_style="bold")
+    for heading in ("head", "accuracy", "recall", *(f"become {key}" for key in repaired.flagged)):
+        table.add_column(heading)
+    for name, scores in repaired.scores.items():
+        added = (str(scores.added[key]) for key in repaired.flagged)
+        table.add_row(name, str(scores.accuracy), f"{scores.mean_recall:.1%}", *added)
+    screen.print(table)
+    held_out = sum(one.held_out for one in repaired.changed)
+    screen.print(f"{len(repaired.changed)} photos changed their class, {held_out} of them held out", soft_wrap=True)
+    print_written(out)
+    return Report({"folder": out, **about})
+
+
+def _is_ours(name: str) -> bool:
+    return name in ("model.json", "weights.safetensors", "repair.json", "report.html")
