@@ -20,7 +20,7 @@ from torch import Tensor
 
 from inspector.errors import NetworkError
 from inspector.explain.class_maps import ClassMaps
-from inspector.explain.classifier import Classifier
+from inspector.explain.classifier import Classifier, check_classifier
 from inspector.explain.inputs import make_input
 from inspector.explain.pooling import Reduction, global_depth
 from inspector.explain.receptive_field import ReceptiveField, make_even_field
@@ -87,6 +87,7 @@ class LayerContributions:
 
 def list_layers(classifier: Classifier) -> tuple[Layer, ...]:
     """List every run of every module for one input of the classifier's size, in the order in which the runs start."""
+    check_classifier(classifier)
     return trace_layers(classifier.network, classifier.noise_input()).layers
 
 

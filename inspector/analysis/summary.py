@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from inspector.errors import HeadError, NetworkError
-from inspector.explain.classifier import Classifier
+from inspector.explain.classifier import Classifier, check_classifier
 from inspector.explain.head import Head, find_head
 from inspector.explain.kinds import VERDICTS, Verdict
 from inspector.explain.placement import join_fields, place_head
@@ -126,6 +126,8 @@ def describe(
         network, default_name = model.network, model.name
         height_width, channels = model.preprocessing.size, len(model.preprocessing.mean)
     else:
+        if not isinstance(model, nn.Module):
+            check_classifier(model)
         model = unwrap(model)
         network, default_name, height_width = model, type(model).__name__, as_pair(size)
     example = noise_input(network, (1, channels, *height_width))

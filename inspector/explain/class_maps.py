@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, overload
 import torch
 from torch import Tensor
 
-from inspector.explain.classifier import Classifier
+from inspector.explain.classifier import Classifier, check_classifier
 from inspector.explain.decomposition import decompose
 from inspector.explain.feature_capture import CapturedPass, capture_pass
 from inspector.explain.finer import compute_finer, count_images
@@ -104,6 +104,7 @@ def class_maps(
         >>> for maps in class_maps(classifier, DataLoader(dataset, batch_size=32)):
         ...     print(maps.top(1))
     """
+    check_classifier(classifier)
     image = find_batch(image)
     if is_input(image) and image.ndim == 4 and len(image) > 1:
         check_batch(image, len(classifier.preprocessing.mean), image.shape)
@@ -143,6 +144,7 @@ def class_maps_of_batch(
         NetworkError: the network does not support these inputs.
         InspectorError: as in `class_maps`.
     """
+    check_classifier(classifier)
     sources: Sequence[View | Tensor] = inputs if views is None else views  # type: ignore[assignment]
     if finer == 1:
         return _explain_pass(classifier, inputs, sources, capture_pass(classifier.capture, inputs))

@@ -325,3 +325,13 @@ class Classifier:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+def check_classifier(value: object) -> None:
+    """Raise NetworkError if this is no classifier, but a network or its name."""
+    if isinstance(value, Classifier):
+        return
+    how = "load it: inspector.load(...)"
+    if not isinstance(value, str):
+        how = "wrap it: inspector.Classifier.wrap(network, ...)"
+    raise NetworkError(f"A classifier is needed, not an object of type {type(value).__name__}. First {how}.")

@@ -28,7 +28,7 @@ from torch import Tensor
 from inspector.errors import HeadError, InspectorError, NetworkError
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.class_names import list_top_classes
-from inspector.explain.classifier import Classifier
+from inspector.explain.classifier import Classifier, check_classifier
 from inspector.explain.kinds import Pooling, Verdict
 from inspector.explain.memory import give_back_freed_memory
 from inspector.explain.precision import relative_error
@@ -138,6 +138,7 @@ def large_class_maps(
         ClassError: there is no such class.
         InspectorError: `tile` or `classes` is below 1, or the disk has no room for the feature maps.
     """
+    check_classifier(classifier)
     if tile < 1 or (isinstance(classes, int) and classes < 1):
         raise InspectorError(f"Expected a tile of at least 1 pixel and at least 1 class, got {tile} and {classes}.")
     channels = len(classifier.preprocessing.mean)

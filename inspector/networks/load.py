@@ -116,6 +116,11 @@ def load(
     Example:
         >>> load("mine.pth", arch="torchvision:resnet18", class_names=["cat", "dog"])
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise NetworkError(
+            f"A name or a file is needed, not an object of type {type(name).__name__}. "
+            "A network that is in memory is taken by Classifier.wrap."
+        )
     overrides = PreprocessingOverrides(size, mean, std, resize, interpolation, window, display)
     if device is not None:
         device = find_device(device)  # before the network is read, which takes longer

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from inspector.analysis.attribution import cams, pixels
 from inspector.analysis.attribution.case import Attribution, Case, Completeness, Method, OnProgress, ShouldStop
 from inspector.errors import AttributionError, Cancelled, translate_errors
-from inspector.explain.classifier import Classifier
+from inspector.explain.classifier import Classifier, check_classifier
 from inspector.explain.receptive_field import PIXELS
 from inspector.explain.tracing.forward import copy_sharing_parameters, eval_mode
 
@@ -45,6 +45,7 @@ def compute_attribution(
         AttributionError: there is no method of this name, or it does not apply to the network.
         Cancelled: `should_stop` returned true.
     """
+    check_classifier(classifier)
     if name not in METHODS:
         raise AttributionError(f"No method {name!r}. Expected one of {', '.join(METHODS)}.")
     method, passed = METHODS[name], 0

@@ -28,7 +28,7 @@ from inspector.explain.backends import runtimes
 from inspector.explain.backends.export_graph import compare_outputs, feature_graph, one_trace_at_a_time
 from inspector.explain.backends.runtimes import Run
 from inspector.explain.backends.sessions import find_installed_runtime, import_runtime
-from inspector.explain.classifier import Classifier
+from inspector.explain.classifier import Classifier, check_classifier
 from inspector.explain.decomposition import decompose
 from inspector.explain.feature_capture import CapturedPass
 from inspector.explain.fingerprint import NetworkFingerprint
@@ -82,6 +82,7 @@ def accelerate(
         NetworkError: there is no such backend, it cannot be built, or it exceeds its tolerance.
         InspectorError: the library of the backend is not installed.
     """
+    check_classifier(classifier)
     if backend not in BACKENDS:
         raise NetworkError(f"No backend {backend!r}. Use one of {', '.join(BACKENDS)}.")
     if dtype not in TOLERANCES:
