@@ -3,9 +3,8 @@
 import csv
 import errno
 import json
-import signal
+import shutil
 import struct
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -126,47 +125,36 @@ def test_training_leaves_the_random_numbers_as_they_were(recipe: Recipe, data: P
     assert torch.equal(torch.get_rng_state(), before)
 
 
-# Kills itself after 6 of 12 steps, in the middle of the second epoch, or before the second checkpoint gets its name.
-KILLED = """
-import os, pathlib, signal, sys, torch
-from dataclasses import replace
-from inspector.training.recipe import read_recipe
-from inspector.training.train import train
+def copy_at(patch: pytest.MonkeyPatch, owner: type, name: str, last: int, folder: Path, copy: Path) -> None:
+    """Copy a folder at a call of a method: that is what a run leaves which is killed there. `last` counts from 1."""
+    original, calls = getattr(owner, name), []
 
-torch.set_num_threads(1)
-owner, name, last = {"step": (torch.optim.Adam, "step", 6), "rename": (pathlib.Path, "replace", 4)}[sys.argv[1]]
-original, calls = getattr(owner, name), []
+    def counted(self: object, *arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == last:
+            shutil.copytree(folder, copy)
+        return original(self, *arguments)
 
-def counted(self, *arguments):
-    calls.append(1)
-    if len(calls) == last:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(self, *arguments)
-
-setattr(owner, name, counted)
-recipe = replace(read_recipe(pathlib.Path(sys.argv[2])), epochs=3, batch=2, seeds=(0,))
-train(recipe, pathlib.Path(sys.argv[3]), pathlib.Path(sys.argv[4]), device="cpu")
-"""
+    patch.setattr(owner, name, counted)
 
 
-@pytest.mark.parametrize("when", ["step", "rename"])
-def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(
-    when: str, recipe: Recipe, data: Path, tmp_path: Path
-) -> None:
-    path = EXPERIMENTS / "lenet" / "stride_gap.toml"
-    killed = subprocess.run([sys.executable, "-c", KILLED, when, path, data, tmp_path / "killed"], timeout=120)
-    assert killed.returncode == -signal.SIGKILL
-    folder = tmp_path / "killed" / "lenet" / "stride_gap" / "seed0"
-    assert [row["epoch"] for row in history(folder)] == ["1"]
-    assert not (folder / "run.json").exists()
-
-    train(recipe, data, tmp_path / "killed", device="cpu")
-    (unbroken,) = train(recipe, data, tmp_path / "unbroken", device="cpu")
-    assert history(folder) == history(unbroken)
-    assert history(folder, "batches.csv") == history(unbroken, "batches.csv")
-    weights = ((f / "weights.safetensors").read_bytes() for f in (folder, unbroken))
-    assert len(set(weights)) == 1
-    assert {file.name for file in folder.iterdir()} == {file.name for file in unbroken.iterdir()}
+def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(recipe: Recipe, data: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "unbroken"
+    with pytest.MonkeyPatch.context() as patch:
+        # After 6 of 12 steps, in the middle of the second epoch; and before the second checkpoint gets its name.
+        copy_at(patch, torch.optim.Adam, "step", 6, whole, tmp_path / "step")
+        copy_at(patch, Path, "replace", 4, whole, tmp_path / "rename")
+        (unbroken,) = train(recipe, data, whole, device="cpu")
+    for killed in (tmp_path / "step", tmp_path / "rename"):
+        folder = killed / unbroken.relative_to(whole)
+        assert [row["epoch"] for row in history(folder)] == ["1"]
+        assert not (folder / "run.json").exists()
+        train(recipe, data, killed, device="cpu")
+        assert history(folder) == history(unbroken)
+        assert history(folder, "batches.csv") == history(unbroken, "batches.csv")
+        weights = ((f / "weights.safetensors").read_bytes() for f in (folder, unbroken))
+        assert len(set(weights)) == 1
+        assert {file.name for file in folder.iterdir()} == {file.name for file in unbroken.iterdir()}
 
 
 def test_a_finished_run_is_left_as_it_is(recipe: Recipe, data: Path, tmp_path: Path) -> None:
@@ -450,39 +438,16 @@ def test_weights_that_a_package_has_are_not_written_again(photos: Path, tmp_path
             assert (row["predicted"], float(row["probability"])) == (name, pytest.approx(probability, abs=6e-5))
 
 
-KILLED_ON_PHOTOS = """
-import os, pathlib, signal, sys, torch
-from dataclasses import replace
-from inspector.training.recipe import recipe_for_photos
-from inspector.training.train import train
-
-torch.set_num_threads(1)
-original, calls = torch.optim.Adam.step, []
-
-def counted(self, *arguments):
-    calls.append(1)
-    if len(calls) == 6:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(self, *arguments)
-
-torch.optim.Adam.step = counted
-photos = pathlib.Path(sys.argv[1])
-recipe = replace(recipe_for_photos(photos, sys.argv[2], "gap", sys.argv[3] == "frozen", epochs=3), batch=5)
-train(recipe, photos, pathlib.Path(sys.argv[4]), device="cpu")
-"""
-
-
 @pytest.mark.parametrize("how", ["frozen", "fine-tuned"])
 def test_a_killed_run_on_photos_goes_on_and_ends_as_an_unbroken_one(how: str, photos: Path, tmp_path: Path) -> None:
-    # Of four steps an epoch the second of the second.
-    arguments = [photos, BACKBONE, how, tmp_path / "killed"]
-    killed = subprocess.run([sys.executable, "-c", KILLED_ON_PHOTOS, *arguments], timeout=150)
-    assert killed.returncode == -signal.SIGKILL
     recipe = of_photos(photos, finetune=how == "fine-tuned")
+    with pytest.MonkeyPatch.context() as patch:
+        # Of four steps an epoch the second of the second.
+        copy_at(patch, torch.optim.Adam, "step", 6, tmp_path / "unbroken", tmp_path / "killed")
+        (unbroken,) = train(recipe, photos, tmp_path / "unbroken", device="cpu")
     folder = tmp_path / "killed" / recipe.experiment / recipe.run / "seed0"
     assert [row["epoch"] for row in history(folder)] == ["1"]
     train(recipe, photos, tmp_path / "killed", device="cpu")
-    (unbroken,) = train(recipe, photos, tmp_path / "unbroken", device="cpu")
     assert history(folder) == history(unbroken)
     for name in ("batches.csv", "weights.safetensors", "confusion.csv", "test.csv", "average_maps.safetensors"):
         assert (folder / name).read_bytes() == (unbroken / name).read_bytes()
