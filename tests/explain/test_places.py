@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision import models
+from torchvision.models.resnet import BasicBlock
 
 from inspector import Classifier, class_maps, class_maps_of_batch, large_class_maps
 from inspector.analysis.attribution.methods import compute_attribution
@@ -283,7 +284,7 @@ def test_torchvision_networks_with_random_weights_are_in_their_place(name: str) 
 
 def test_a_mirrored_torchvision_network_is_not() -> None:
     torch.manual_seed(0)
-    network = models.resnet18()
+    network = models.ResNet(BasicBlock, [1, 1, 1, 1])
 
     class Mirrored(nn.Module):
         def __init__(self) -> None:

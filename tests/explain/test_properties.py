@@ -12,7 +12,7 @@ from inspector import Classifier, class_maps_of_batch
 
 TOLERANCE = 1e-5
 
-many = settings(derandomize=True, deadline=None, max_examples=40)
+many = settings(derandomize=True, deadline=None, max_examples=20)
 
 
 class Call(nn.Module):
