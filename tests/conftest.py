@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from inspector.output.export import encode_figure
+
 REPOSITORY = Path(__file__).parent.parent
 
 mpl.use("agg")
@@ -37,6 +39,15 @@ def shared() -> Path:
 def pixels() -> np.ndarray:
     """A photo of 20 x 30 pixels, (H, W, 3) uint8."""
     return np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def only_png(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the PDF and the SVG of an export empty, in a test of something else: each takes half a second."""
+    monkeypatch.setattr(
+        "inspector.output.export.encode_figure",
+        lambda figure, format, *dpi: encode_figure(figure, format, *dpi) if format == "png" else b"",
+    )
 
 
 class HandMade(nn.Module):

@@ -30,6 +30,28 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=None)
 
 
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """`run` in this process, because starting Python takes seconds."""
+
+    def run_here(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["inspector", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return subprocess.CompletedProcess(sys.argv, stopped.value.code, *capsys.readouterr())
+
+    return run_here
+
+
+def error_line(done: subprocess.CompletedProcess[str]) -> str:
+    """Standard error on one line."""
+    return " ".join(done.stderr.split())
+
+
 def test_explain_writes_the_figure_the_numbers_and_the_manifest(tmp_path: Path) -> None:
     folder = tmp_path / "boot"
     done = run("explain", BOOT, "--model", "fashion_gap", "--classes", "top3", "-o", folder)
@@ -46,8 +68,11 @@ def test_explain_writes_the_figure_the_numbers_and_the_manifest(tmp_path: Path) 
     assert len(manifest["shown"]["classes"]) == 3
 
 
-def test_explain_takes_named_classes_and_a_contrast(tmp_path: Path) -> None:
-    done = run("explain", BOOT, "-m", "fashion_gmp", "-c", "Sandal,Bag", "-a", "Ankle boot", "-o", tmp_path / "new")
+@pytest.mark.usefixtures("only_png")
+def test_explain_takes_named_classes_and_a_contrast(run_here: Run, tmp_path: Path) -> None:
+    done = run_here(
+        "explain", BOOT, "-m", "fashion_gmp", "-c", "Sandal,Bag", "-a", "Ankle boot", "-o", tmp_path / "new"
+    )
     assert done.returncode == 0, done.stderr
     assert "Sandal against Ankle boot" in done.stdout
     assert "Bag against Ankle boot" in done.stdout
@@ -64,25 +89,25 @@ def test_explain_takes_named_classes_and_a_contrast(tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_gets_one_sentence_and_leaves_nothing(
-    tmp_path: Path, arguments: list[str | Path], sentence: str
+    run_here: Run, tmp_path: Path, arguments: list[str | Path], sentence: str
 ) -> None:
-    done = run(*arguments, "-o", tmp_path / "out")
+    done = run_here(*arguments, "-o", tmp_path / "out")
     assert done.returncode == 1
     assert sentence in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_with_files_in_it_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_files_in_it_is_left_alone(run_here: Run, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    done = run("explain", BOOT, "-m", "fashion_gap", "-o", tmp_path)
+    done = run_here("explain", BOOT, "-m", "fashion_gap", "-o", tmp_path)
     assert done.returncode == 1
     assert "not empty: nothing was written" in " ".join(done.stderr.split())
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_models_lists_every_network_with_its_accuracy() -> None:
-    done = run("models")
+def test_models_lists_every_network_with_its_accuracy(run_here: Run) -> None:
+    done = run_here("models")
     for name in ("efficientnet_lite0", "fashion_gap", "fashion_gmp", "fashion_gap_sigmoid", "fashion_gmp_sigmoid"):
         assert name in done.stdout
     assert "top-1" in done.stdout
@@ -113,9 +138,16 @@ def test_a_group_of_options_becomes_one_option_per_field(monkeypatch: pytest.Mon
 
 
 def test_help_and_version_need_no_torch() -> None:
-    code = "import sys, inspector.cli; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-    assert "inspector explain cat.jpg" in run("explain", "--help").stdout
+    code = """
+import sys, inspector.cli
+sys.argv[1:] = ["explain", "--help"]
+try:
+    inspector.cli.main()
+finally:
+    assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True, text=True)
+    assert "inspector explain cat.jpg" in done.stdout
     assert run("--version").stdout.startswith("inspector ")
 
 
@@ -134,28 +166,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def run_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """`run` in this process, because starting Python takes seconds."""
-
-    def run_here(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        monkeypatch.setattr(sys, "argv", ["inspector", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        return subprocess.CompletedProcess(sys.argv, stopped.value.code, *capsys.readouterr())
-
-    return run_here
-
-
-def error_line(done: subprocess.CompletedProcess[str]) -> str:
-    """Standard error on one line."""
-    return " ".join(done.stderr.split())
-
-
+@pytest.mark.usefixtures("only_png")
 def test_explain_says_how_a_finer_map_was_made(run_here: Run, tmp_path: Path) -> None:
     done = run_here("explain", BOOT, "-m", "fashion_gap", "--finer", 2, "-o", tmp_path / "a", "--json")
     assert done.returncode == 0, done.stderr
@@ -176,7 +187,8 @@ def described(done: subprocess.CompletedProcess[str], subject: str) -> str:
     return " ".join(" ".join(lines[start:stop]).split()).removeprefix(f"{subject}: ")
 
 
-def test_a_network_that_is_added_is_listed_and_explains_photos_by_its_name(workspace: Path) -> None:
+@pytest.mark.usefixtures("only_png")
+def test_a_network_that_is_added_is_listed_and_explains_photos_by_its_name(run_here: Run, workspace: Path) -> None:
     preprocessing = [
         "--arch",
         "timm:test_resnet",
@@ -187,7 +199,7 @@ def test_a_network_that_is_added_is_listed_and_explains_photos_by_its_name(works
         "--resize",
         "squeeze",
     ]
-    done = run("add", workspace / "mine.pth", "--name", "mine", *preprocessing, "--title", "Three fish")
+    done = run_here("add", workspace / "mine.pth", "--name", "mine", *preprocessing, "--title", "Three fish")
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
     assert done.stdout.splitlines() == [
         "mine: 3 classes, average pooling, class maps exact",
@@ -195,11 +207,11 @@ def test_a_network_that_is_added_is_listed_and_explains_photos_by_its_name(works
         "0.5, 0.5",
         f"written: {workspace / 'models' / 'mine'}",
     ]
-    listed = run("models").stdout
+    listed = run_here("models").stdout
     assert "mine" in listed
     assert "Three fish" in listed
 
-    done = run(
+    done = run_here(
         "explain", workspace / "photo.png", "--model", "mine", "--classes", "goldfish,2", "-o", workspace / "out"
     )
     assert done.returncode == 0, done.stderr
@@ -211,6 +223,7 @@ def test_a_network_that_is_added_is_listed_and_explains_photos_by_its_name(works
     assert numbers["values"].shape == (3, 2, 3)
 
 
+@pytest.mark.usefixtures("only_png")
 def test_a_checkpoint_explains_photos_without_being_added(workspace: Path, run_here: Run) -> None:
     network = ["-m", workspace / "mine.pth", "--arch", "timm:test_resnet", "--labels", workspace / "labels.txt"]
     preprocessing = ["--size", "96", "--mean", "0,0,0", "--std", "1,1,1", "--interpolation", "bicubic"]
@@ -255,6 +268,7 @@ def test_a_window_is_used_and_named(workspace: Path, run_here: Run) -> None:
     assert (workspace / "again" / "figure.png").read_bytes() == (out / "figure.png").read_bytes()
 
 
+@pytest.mark.usefixtures("only_png")
 def test_values_of_a_regression_have_a_unit_and_no_probability(workspace: Path, run_here: Run) -> None:
     network = ["-m", workspace / "mine.pth", "--arch", "timm:test_resnet", "--probability", "none", "--unit", "mm"]
     done = run_here("explain", workspace / "photo.png", *network, "-c", "top1", "-o", workspace / "out")
@@ -265,6 +279,7 @@ def test_values_of_a_regression_have_a_unit_and_no_probability(workspace: Path, 
     assert "logit" not in done.stdout
 
 
+@pytest.mark.usefixtures("only_png")
 @pytest.mark.parametrize(
     ("size", "grid"),
     [

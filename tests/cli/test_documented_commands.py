@@ -145,6 +145,7 @@ def test_the_options_of_a_documented_command_exist(document, arguments):
     command.make_context(arguments[1], arguments[2:], parent=None)
 
 
+@pytest.mark.usefixtures("only_png")
 @pytest.mark.parametrize("document", WITH_COMMANDS)
 def test_documented_commands_run(document, workspace, monkeypatch, capsys):
     for arguments in [arguments for name, arguments in COMMANDS if name == document]:
