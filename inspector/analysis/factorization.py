@@ -17,6 +17,7 @@ from inspector.errors import require
 RANKS = (6, 8, 10)  # numbers of concepts that are tried
 _MOST_POSITIONS = 4000  # with evidence, that the patterns are fitted to
 _ENOUGH = 0.0125  # a further concept must lower what is left by this share of the evidence's sum of squares, for each
+_STRONG, _STRONGEST = 0.5, 12  # cells of a concept: at least this share of the median of so many strongest
 _LARGEST = 100  # iterations for an amount, per concept
 _TOLERANCE, _ITERATIONS = 1e-3, 200  # of the factorization
 
@@ -103,6 +104,28 @@ def choose_patterns(positions: NDArray[np.float32], seed: int, rank: int | None 
             break
         best, left = more, left_of_more
     return best
+
+
+def compute_directions(features: NDArray[np.float32], maps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compute the direction of each concept in the space of features: mean features where it is strong less all.
+
+    Args:
+        features: feature maps (n, C, h, w).
+        maps: amounts of each concept (n, h, w, r). Strong are the cells that have at least half of the median amount of
+            the twelve strongest.
+
+    Returns:
+        Directions (r, C) of length 1; zeros for a concept without amounts.
+    """
+    cells = features.transpose(0, 2, 3, 1).reshape(-1, features.shape[1])
+    mean = cells.mean(0, np.float64)
+    directions = np.zeros((maps.shape[3], features.shape[1]))
+    for number, amounts in enumerate(maps.reshape(-1, maps.shape[3]).T):
+        least = _STRONG * float(np.median(np.sort(amounts)[-_STRONGEST:]))
+        if least > 0:
+            direction = cells[amounts >= least].mean(0, np.float64) - mean
+            directions[number] = direction / max(float(np.linalg.norm(direction)), 1e-300)
+    return directions
 
 
 def match_patterns(patterns: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -14,8 +14,8 @@ from inspector.explain.kinds import OutputActivation
 
 Array = NDArray[np.float64]
 
-_PENALTY = 1e-3  # on the squared change of the weights, for features of root mean square 1
-_STEPS = 200  # of L-BFGS, at most
+PENALTY = 1e-3
+_STEPS, _CHANGE = 200, 1e-6  # of L-BFGS: at most, and the change of the loss at which it ends
 
 
 def make_basis(directions: Array) -> Array:
@@ -39,6 +39,7 @@ def refit_head(
     basis: Array,
     output: OutputActivation = "softmax",
     from_zero: bool = False,
+    penalty: float = PENALTY,
 ) -> tuple[Array, Array]:
     """Fit weight and bias on features without the directions of a basis.
 
@@ -50,19 +51,21 @@ def refit_head(
         basis: orthonormal directions (m, C).
         output: "sigmoid" fits each class on its own; every other, the softmax over classes.
         from_zero: forget the weights before, which know what is to be forgotten.
+        penalty: on the squared change of the weights, for features of root mean square 1.
 
     Returns:
         Weight (K, C), with nothing along the basis, and bias (K,).
     """
     kept = project_out(features, basis)
     scale = float(np.sqrt(np.square(kept).mean())) or 1.0
-    inputs, targets = torch.from_numpy(kept / scale), torch.from_numpy(labels)
-    start = torch.from_numpy(project_out(weight, basis) * scale)
+    inputs, targets = torch.from_numpy(kept / scale).float(), torch.from_numpy(labels)
+    start = torch.from_numpy(project_out(weight, basis) * scale).float()
     anchor = torch.zeros_like(start) if from_zero else start
     fitted = anchor.clone().requires_grad_()
-    offset = torch.from_numpy(np.zeros_like(bias) if from_zero else bias.copy()).requires_grad_()
-    one_hot = functional.one_hot(targets, len(weight)).double() if output == "sigmoid" else None
-    optimizer = torch.optim.LBFGS([fitted, offset], max_iter=_STEPS, line_search_fn="strong_wolfe")
+    offset = torch.tensor(0 * bias if from_zero else bias, dtype=torch.float32, requires_grad=True)
+    one_hot = functional.one_hot(targets, len(weight)).float() if output == "sigmoid" else None
+    options = {"max_iter": _STEPS, "tolerance_change": _CHANGE, "line_search_fn": "strong_wolfe"}
+    optimizer = torch.optim.LBFGS([fitted, offset], **options)
 
     def compute_loss() -> torch.Tensor:
         optimizer.zero_grad()
@@ -71,10 +74,11 @@ def refit_head(
             loss = functional.cross_entropy(logits, targets)
         else:
             loss = functional.binary_cross_entropy_with_logits(logits, one_hot) * len(weight)
-        loss = loss + _PENALTY * (fitted - anchor).square().sum()
+        loss = loss + penalty * (fitted - anchor).square().sum()
         loss.backward()
         return loss
 
     with torch.enable_grad():
         optimizer.step(compute_loss)
-    return project_out(fitted.detach().numpy() / scale, basis), offset.detach().numpy()
+    new, moved = (one.detach().numpy().astype(np.float64) for one in (fitted, offset))
+    return project_out(new / scale, basis), moved

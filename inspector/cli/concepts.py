@@ -1,5 +1,6 @@
 """Commands `concepts`, `transplant` and `repair`: what a network reads for each class, a test, a repaired head."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,11 +10,13 @@ from typer import Argument, Option
 from inspector.cli import options
 from inspector.cli.console import make_progress, print_written, progress, screen
 from inspector.cli.report import Report
-from inspector.errors import InspectorError
-from inspector.files import check_new_folder
+from inspector.errors import ExportError, InspectorError, translate_errors
+from inspector.files import check_new_folder, write_atomic
 
 if TYPE_CHECKING:
+    from inspector.datasets.concepts.files import ConceptFlag
     from inspector.datasets.concepts.model import ConceptCard, Concepts
+    from inspector.datasets.features import StoredFeatures
 
 _Results = Annotated[Path, Argument(help="The folder that `inspector batch --features` wrote.", show_default=False)]
 _Model = Annotated[
@@ -38,6 +41,9 @@ def concepts(
     ] = 3,
     held_out: Annotated[float, Option(help="Share of each class's photos that are kept for `repair`.")] = 0.25,
     objects: options.Objects = None,
+    report: Annotated[
+        Path | None, Option(help="Also write the cards as one HTML file, which opens offline.", show_default=False)
+    ] = None,
     flag: Annotated[
         list[str] | None,
         Option(
@@ -80,6 +86,9 @@ def concepts(
         )
     path = files.write_concepts(out, found)
     flags = _read_flags_that_fit(out / files.FLAGS_FILE, found)
+    if report is not None:
+        with progress.status("Writing the report ..."):
+            _write_report(report, stored, found, files.read_flags(out / files.FLAGS_FILE, found) if flags else {})
     for one in found.classes:
         _print_class(one.name, one.cards, flags)
         rest = f"rest {one.terms.rest:+.2f} (against {one.terms.against:+.2f}, common {one.terms.common:+.2f}, left "
@@ -90,6 +99,8 @@ def concepts(
     for sentence in found.skipped:
         screen.print(sentence, style="yellow", soft_wrap=True)
     print_written(path)
+    if report is not None:
+        print_written(report)
     return Report({"folder": out, **files.describe_concepts(found)})
 
 
@@ -111,6 +122,13 @@ def _flag_concepts(out: Path, texts: list[str]) -> Report:
         screen.print(f"{key} {one.flag or 'no flag'} {one.name}".rstrip())
     print_written(path)
     return Report({"file": path, "flags": {key: {"flag": one.flag, "name": one.name} for key, one in flags.items()}})
+
+
+def _write_report(path: Path, stored: "StoredFeatures", found: "Concepts", flags: "Mapping[str, ConceptFlag]") -> None:
+    from inspector.datasets.concepts.report import make_concept_report
+
+    with translate_errors(ExportError, f"Cannot write {path}: {{reason}}."):
+        write_atomic(path, make_concept_report(stored, found, flags).encode())
 
 
 def _read_flags_that_fit(path: Path, found: "Concepts") -> dict[str, str]:
@@ -229,6 +247,7 @@ def repair(
         from inspector.datasets.concepts import files
         from inspector.datasets.concepts.repair import describe_repair, repair_head
         from inspector.datasets.concepts.repaired_network import write_repaired_network
+        from inspector.datasets.concepts.report import make_concept_report
         from inspector.datasets.concepts.trials import TrialOptions
         from inspector.datasets.features import read_features
 
@@ -252,9 +271,20 @@ def repair(
             on_progress=lambda done: bar.update(task, completed=done),
         )
     about = describe_repair(repaired, found, stored)
-    write_repaired_network(
-        out, classifier, source, repaired.head, about, network.arch, is_ours=_is_ours if overwrite else None
-    )
+    with progress.status("Writing the network and the report ..."):
+        page = make_concept_report(
+            stored, found, flagged, classes=[found.find_card(key).k for key in repaired.flagged], repair=repaired
+        )
+        write_repaired_network(
+            out,
+            classifier,
+            source,
+            repaired.head,
+            about,
+            network.arch,
+            {"report.html": page.encode()},
+            _is_ours if overwrite else None,
+        )
     table = Table(box=None, header_style="bold")
     for heading in ("head", "accuracy", "recall", *(f"become {key}" for key in repaired.flagged)):
         table.add_column(heading)

@@ -99,13 +99,13 @@ def _make_tiles(
     photo = dimmed_photo(view.photo, view.crop, _SIDE)
     canvas = make_gray(photo) if style.gray else photo
     lossless = needs_lossless(view.photo.size)
-    yield _Tile(_encode_url(photo, lossless), "photo", view.photo.name, "dimmed outside the network's crop")
+    yield _Tile(encode_url(photo, lossless), "photo", view.photo.name, "dimmed outside the network's crop")
     for class_map, probability in drawn:
         image = draw_map_on_photo(
             canvas, view.crop, class_map.values, field, scale, shown.smooth, shown.opacity, style.colours
         )
         title = f"{class_map.title} {probability}".strip()
-        yield _Tile(_encode_url(image, lossless), f"class map of {class_map.title}", title, class_map.equation())
+        yield _Tile(encode_url(image, lossless), f"class map of {class_map.title}", title, class_map.equation())
 
 
 def _make_cells(maps: ClassMaps, style: FigureStyle) -> Iterator[_Tile]:
@@ -115,7 +115,7 @@ def _make_cells(maps: ClassMaps, style: FigureStyle) -> Iterator[_Tile]:
             ", winner" if k == top else ""
         )
         image = grid_image(maps.values[k].numpy(force=True), scale, style.colours)
-        yield _Tile(_encode_url(image, lossless=True), f"cells of {name}", name, line)
+        yield _Tile(encode_url(image, lossless=True), f"cells of {name}", name, line)
 
 
 def _make_rows(maps: ClassMaps, shown: FigureContent) -> Iterator[list[str]]:
@@ -129,7 +129,7 @@ def _make_rows(maps: ClassMaps, shown: FigureContent) -> Iterator[list[str]]:
         yield [str(k), maps.classifier.class_names[k], maps.outcome(k, 2), *numbers, f"{residual:.1e}"]
 
 
-def _encode_url(pixels: Pixels, lossless: bool) -> str:
+def encode_url(pixels: Pixels, lossless: bool) -> str:
     """Encode an image as a data URL: a PNG if `lossless`, otherwise a JPEG, which is a tenth as large."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG" if lossless else "JPEG", quality=90)

@@ -163,7 +163,7 @@ def test_a_repaired_network_is_loaded_by_its_folder(
     stored = read_features("results")
     found = concepts(stored, options=ConceptOptions(rank=2, seeds=1))
     write_concepts("results/concepts", found)
-    change_flag("results/concepts/flags.json", found, "0.1", "shortcut")
+    change_flag("results/concepts/flags.json", found, "0.1", "shortcut", "<b>mark</b>")
 
     def run(*arguments: str) -> dict[str, object]:
         cli(list(arguments), standalone_mode=False)
@@ -171,6 +171,10 @@ def test_a_repaired_network_is_loaded_by_its_folder(
 
     report = run("repair", "results", "-o", "repaired", "--photos", "3", "--json")
     assert set(report["scores"]) == {"before", "repaired", "without refit"}
+    page = Path("repaired/report.html").read_text()
+    assert page.count("data:image/jpeg") == sum(len(card.positions) for card in found.find_class(0).cards)
+    assert "&lt;b&gt;mark&lt;/b&gt;" in page
+    assert "become the class with 0.1" in page
     new = inspector.load("repaired")
     assert new.class_names == classifier.class_names
     direction = found.find_class(0).directions[0]
@@ -182,6 +186,8 @@ def test_a_repaired_network_is_loaded_by_its_folder(
     assert json.loads(Path("repaired/repair.json").read_text())["flagged"] == [{"concept": "0.1", "class": "a"}]
     trial = run("transplant", "results", "0.1", "--photos", "2", "--places", "1", "--json")
     assert trial["0.1"]["added"]["trials"] <= 2
+    run("concepts", "results", "--seeds", "1", "--rank", "2", "--report", "cards.html", "--json")
+    assert "<section" in Path("cards.html").read_text()
 
 
 # --- pixels

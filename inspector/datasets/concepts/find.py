@@ -13,6 +13,7 @@ from inspector.analysis.evidence import Evidence, compute_evidence
 from inspector.analysis.factorization import (
     choose_patterns,
     compute_amounts,
+    compute_directions,
     find_patterns,
     match_patterns,
     measure_left,
@@ -120,7 +121,7 @@ def find_class_concepts(
         held_out=tuple(held_out),
         cards=make_cards(stored, k, chosen, maps, stability, options.top, objects),
         patterns=patterns,
-        directions=_find_directions(features, maps),
+        directions=compute_directions(features, maps),
         left=left,
         terms=terms,
         difference=_compare_with_network(stored, k, chosen, stored.pool(features)),
@@ -156,17 +157,6 @@ def _average_terms(
     return LogitTerms(
         float(concepts_mean), float(left), float(evidence.against.mean()), float(evidence.common.mean()), bias
     )
-
-
-def _find_directions(features: NDArray[np.float32], maps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return for each concept the mean features of its cells, weighted by its amounts, less those of all cells."""
-    cells = features.reshape(*features.shape[:2], -1)  # (n, C, cells)
-    amounts = maps.reshape(len(features), cells.shape[2], -1)
-    sums = np.maximum(amounts.sum((0, 1)), 1e-300)
-    weighted = sum(one @ given for one, given in zip(cells, amounts, strict=True)) / sums  # (C, r)
-    directions = weighted.T - cells.mean((0, 2), np.float64)
-    lengths = np.linalg.norm(directions, axis=1, keepdims=True)
-    return np.asarray(np.divide(directions, lengths, out=np.zeros_like(directions), where=lengths > 0))
 
 
 def _compare_with_network(
