@@ -5,6 +5,8 @@ along V reaches a logit. W and b minimize the mean cross entropy plus a penalty 
 so classes without photos stay as they are.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -64,7 +66,7 @@ def refit_head(
     fitted = anchor.clone().requires_grad_()
     offset = torch.tensor(0 * bias if from_zero else bias, dtype=torch.float32, requires_grad=True)
     one_hot = functional.one_hot(targets, len(weight)).float() if output == "sigmoid" else None
-    options = {"max_iter": _STEPS, "tolerance_change": _CHANGE, "line_search_fn": "strong_wolfe"}
+    options: dict[str, Any] = {"max_iter": _STEPS, "tolerance_change": _CHANGE, "line_search_fn": "strong_wolfe"}
     optimizer = torch.optim.LBFGS([fitted, offset], **options)
 
     def compute_loss() -> torch.Tensor:
