@@ -55,6 +55,7 @@ def broken(tmp_path: Path) -> Path:
 # --- --json and --quiet
 
 
+@pytest.mark.usefixtures("only_png")
 def test_json_of_explain_is_all_of_standard_output(run: Run, tmp_path: Path) -> None:
     done = run("explain", BOOT, "-m", "fashion_gap", "-c", "Bag,Sandal", "-o", tmp_path / "out", "--json")
     assert done.returncode == 0
@@ -98,7 +99,7 @@ def test_results_of_a_data_set_are_json(run: Run, tmp_path: Path) -> None:
 
 
 def explained(run: Run, tmp_path: Path) -> Path:
-    assert run("explain", BOOT, "-m", "fashion_gap", "-o", tmp_path / "boot").returncode == 0
+    assert run("explain", BOOT, "-m", "fashion_gap", "-c", "top1", "-o", tmp_path / "boot").returncode == 0
     return tmp_path / "boot"
 
 
@@ -137,6 +138,7 @@ def test_json_holds_no_number_that_json_cannot_hold() -> None:
 # --- statuses
 
 
+@pytest.mark.usefixtures("only_png")
 def test_a_verdict_as_bad_as_asked_gives_status_3_after_everything_is_written(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +190,7 @@ def test_the_command_line_itself_is_status_2(run: Run) -> None:
 # --- several photos
 
 
+@pytest.mark.usefixtures("only_png")
 def test_several_photos_get_a_folder_each_and_one_network(
     run: Run, tmp_path: Path, broken: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +241,7 @@ def test_an_existing_folder_is_refused_before_a_network_is_loaded(
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.usefixtures("only_png")
 def test_overwrite_replaces_results_of_ours(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for command in (["explain"], ["explain"], ["batch", "--overlays"]):
@@ -301,6 +305,7 @@ def strange(tmp_path: Path) -> list[object]:
     ]
 
 
+@pytest.mark.usefixtures("only_png")
 def test_names_that_look_like_markup_are_printed_as_they_are(
     run: Run, tmp_path: Path, strange: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -382,7 +387,7 @@ def test_a_plain_console_takes_cells_headings_and_lines_as_they_are(capsys: pyte
 
 def test_a_terminal_without_the_letters_of_a_name_gets_escapes(tmp_path: Path) -> None:
     (tmp_path / "caf\N{LATIN SMALL LETTER E WITH ACUTE}.png").write_bytes(b"no image")
-    command = [sys.executable, "-m", "inspector.cli", "describe", "caf\N{LATIN SMALL LETTER E WITH ACUTE}"]
+    command = [sys.executable, "-m", "inspector.cli", "survey", "caf\N{LATIN SMALL LETTER E WITH ACUTE}"]
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, capture_output=True, env=environment, timeout=120)
     assert done.returncode == 1
@@ -406,6 +411,8 @@ def test_a_stopped_command_leaves_nothing(tmp_path: Path, number: int, status: i
         code,
         "large",
         str(tmp_path / "big.png"),
+        "-m",
+        "fashion_gap",
         "-o",
         str(tmp_path / "out"),
         "--tile",
