@@ -201,15 +201,15 @@ def test_grayscale_networks_get_grayscale_tiles(name: str) -> None:
 def test_networks_of_torchvision(name: str) -> None:
     torch.manual_seed(0)
     classifier = Classifier.wrap(getattr(torchvision.models, name)().eval(), size=64, name=name)
-    image = noise(300, 211)
-    assert_equals_one_piece(large_class_maps(classifier, image, tile=160), classifier, image)
+    image = noise(211, 150)
+    assert_equals_one_piece(large_class_maps(classifier, image, tile=96), classifier, image)
 
 
 def test_a_photo_by_the_network_that_comes_with_us() -> None:
     with Image.open(list_examples("photos")["Astronaut"]) as photo:
-        image = np.asarray(photo.convert("RGB").resize((901, 705)))
+        image = np.asarray(photo.convert("RGB").resize((501, 470)))
     classifier = inspector.load("efficientnet_lite0")
-    maps = large_class_maps(classifier, image, tile=448)
+    maps = large_class_maps(classifier, image, tile=256)
     assert maps.tiles == 4
     assert_equals_one_piece(maps, classifier, image)
 

@@ -165,15 +165,11 @@ def test_a_network_that_cannot_be_cut_is_reported_in_one_sentence(network, reaso
         add_head(network, "average", 2, (8, 8))
 
 
-def test_heads_on_a_backbone_keep_its_measured_cell_centers():
-    centers = {name: load(name).receptive_field for name in ("efficientnet_lite0", "flowers17_gap", "flowers17_gmp")}
-    assert {(field.y.centre, field.x.centre) for field in centers.values()} == {(20, 19)}
-
-
-def test_a_checkpoint_of_a_measured_architecture_keeps_its_cell_centers(tmp_path):
-    torch.save(load("efficientnet_lite0").network.state_dict(), tmp_path / "mine.pth")
-    field = load(tmp_path / "mine.pth", arch="efficientnet_lite0").receptive_field
-    assert (field.y.centre, field.x.centre) == (20, 19)
+def test_heads_on_a_backbone_and_checkpoints_of_its_architecture_keep_its_measured_cell_centers(tmp_path):
+    backbone = load("efficientnet_lite0")
+    torch.save(backbone.network.state_dict(), tmp_path / "mine.pth")
+    for one in (backbone, load("flowers17_gmp"), load(tmp_path / "mine.pth", arch="efficientnet_lite0")):
+        assert (one.receptive_field.y.centre, one.receptive_field.x.centre) == (20, 19)
 
 
 @pytest.mark.parametrize(
