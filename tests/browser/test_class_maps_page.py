@@ -9,6 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 from page_checks import (
+    MIDDLE,
     ColorScheme,
     assert_nothing_is_cut_off,
     download_file,
@@ -19,7 +20,7 @@ from page_checks import (
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from inspector import class_maps, load
+from inspector import ClassMaps, class_maps, load
 from inspector.images.examples import list_examples
 from inspector.output.overlay import common_scale, dimmed_photo, draw_bar, draw_map_on_photo, find_gray
 
@@ -109,10 +110,10 @@ def test_nothing_is_cut_off_at_any_width(page: Page, app_url: str) -> None:
         assert image["x"] + image["width"] <= width
 
 
-def test_sessions_do_not_see_each_others_photos(chromium: Browser, app_url: str) -> None:
-    photos = [(CAT, "tiger cat"), (COFFEE, "espresso")] * 2
-    contexts = [chromium.new_context() for _ in photos]
-    pages = [context.new_page() for context in contexts]
+def test_sessions_do_not_see_each_others_photos(page: Page, chromium: Browser, app_url: str) -> None:
+    photos = [(CAT, "tiger cat"), (COFFEE, "espresso")]
+    another = chromium.new_context()
+    pages = [page, another.new_page()]
     for page in pages:
         page.goto(f"{app_url}/?example=Cat")
     for page in pages:
@@ -122,8 +123,7 @@ def test_sessions_do_not_see_each_others_photos(chromium: Browser, app_url: str)
     for page, (photo, name) in zip(pages, photos, strict=True):
         expect(page.get_by_role("radio", name=f"your photo {photo.name}", exact=True)).to_be_checked()
         expect_heading(page, f"Why {name} rather than nothing")
-    for context in contexts:
-        context.close()
+    another.close()
 
 
 def read_canvas(canvas: Locator) -> np.ndarray:
@@ -140,14 +140,22 @@ def read_canvas(canvas: Locator) -> np.ndarray:
     return np.frombuffer(base64.b64decode(data), np.uint8).reshape(height, width, 4).astype(float)
 
 
+@pytest.fixture(scope="module")
+def coffee() -> ClassMaps:
+    """Return the class maps that the app shows of the example Coffee."""
+    return class_maps(load("efficientnet_lite0"), COFFEE)
+
+
 @pytest.mark.parametrize("link", ["", "&grid=true&colours=turbo&opacity=0.6", "&gray=false&colours=PuOr_r"])
-def test_the_browser_draws_the_same_pixels_as_the_library(page: Page, app_url: str, link: str) -> None:
+def test_the_browser_draws_the_same_pixels_as_the_library(
+    page: Page, app_url: str, coffee: ClassMaps, link: str
+) -> None:
     page.goto(f"{app_url}/?example=Coffee{link}")
     expect_heading(page, "Why espresso rather than nothing")
     settings = dict(re.findall(r"(\w+)=([\w.]+)", link))
     colormap, opacity = settings.get("colours", "inspector"), float(settings.get("opacity", "0.85"))
     drawn = read_canvas(page.get_by_role("img", name="class map: espresso", exact=True))
-    maps = class_maps(load("efficientnet_lite0"), COFFEE)
+    maps = coffee
     read = [maps.class_map(k) for k, _, _ in maps.top(5)]
     scale, side = common_scale([one.values for one in read]), max(drawn.shape[:2])
     base = dimmed_photo(maps.view.photo, maps.view.crop, side, "gray" not in settings)
@@ -477,7 +485,7 @@ def test_no_click_is_lost_when_clicks_follow_quickly(page: Page, app_url: str) -
 @pytest.mark.parametrize("show", ["winning class", "what if"])
 def test_nothing_below_the_photo_is_cut_off(page: Page, app_url: str, show: str) -> None:
     address = f"{app_url}/?network=flowers17_gmp&position=3,3&show={show}"
-    for width in show_windows(page, address, [(380, "dark"), (2560, "light")]):
+    for width in show_windows(page, address, [(380, "dark"), (MIDDLE, "light"), (2560, "light")]):
         expect(panel(page, "Cell (3, 3)")).to_be_visible()
         if show == "what if":
             page.get_by_role("button", name="Mask these cells").click()

@@ -5,7 +5,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from page_checks import ColorScheme, show_windows
+from playwright.sync_api import Page, Request, WebSocket, expect
 
 pytestmark = pytest.mark.browser
 
@@ -26,42 +27,49 @@ PAGES = ("", "layers", "layers?view=channels", "compare", "compare?view=methods&
          "dataset", "runs", "about")  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["light", "dark"])
-def session(request: pytest.FixtureRequest, chromium: Browser) -> Iterator[tuple[Page, list[str]]]:
-    """Return a page of a session in one color scheme, and a list of the addresses that it requests."""
-    context = chromium.new_context(viewport={"width": 1440, "height": 900}, color_scheme=request.param)
-    context.set_default_timeout(60_000)
-    requested: list[str] = []
-    context.on("request", lambda sent: requested.append(sent.url))
-    page = context.new_page()
-    page.on("websocket", lambda socket: requested.append(socket.url))
-    yield page, requested
-    context.close()
+@pytest.fixture
+def requested(page: Page) -> Iterator[list[str]]:
+    """Return a list of the addresses that the page requests from now on."""
+    addresses: list[str] = []
+
+    def note(sent: Request | WebSocket) -> None:
+        addresses.append(sent.url)
+
+    page.on("request", note)
+    page.on("websocket", note)
+    yield addresses
+    page.remove_listener("request", note)
+    page.remove_listener("websocket", note)
 
 
 @pytest.mark.parametrize("address", PAGES)
 def test_a_page_has_no_serious_violation_and_asks_no_other_host(
-    session: tuple[Page, list[str]], app_url: str, address: str
+    page: Page, requested: list[str], app_url: str, address: str
 ) -> None:
-    page, requested = session
     path, _, query = address.partition("?")
-    page.goto(f"{app_url}/{path}?network=fashion_gap&{query}")
-    # The last but the bar: what the page itself shows.
-    expect(page.get_by_test_id("stMain").get_by_test_id("stElementContainer").nth(9)).to_be_visible()
-    expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
-    expect(page.get_by_test_id("stSpinner")).to_have_count(0)
-    for _ in range(4):  # what fades in or is about to be replaced may break a rule for a moment: what stays is wrong
-        violations = [one for one in Axe().run(page).response["violations"] if one["impact"] in ("serious", "critical")]
-        if not violations:
-            break
-        page.wait_for_timeout(1500)
-    assert not [describe(violation) for violation in violations]
+    backgrounds = set()
+    for _ in show_windows(page, f"{app_url}/{path}?network=fashion_gap&{query}", [(1440, "light"), (1440, "dark")]):
+        # The last but the bar: what the page itself shows.
+        expect(page.get_by_test_id("stMain").get_by_test_id("stElementContainer").nth(9)).to_be_visible()
+        expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
+        expect(page.get_by_test_id("stSpinner")).to_have_count(0)
+        for _ in range(
+            4
+        ):  # what fades in or is about to be replaced may break a rule for a moment: what stays is wrong
+            found = [one for one in Axe().run(page).response["violations"] if one["impact"] in ("serious", "critical")]
+            if not found:
+                break
+            page.wait_for_timeout(1500)
+        assert not [describe(violation) for violation in found]
+        backgrounds.add(page.get_by_test_id("stApp").evaluate("element => getComputedStyle(element).backgroundColor"))
+    assert len(backgrounds) == 2, "the page does not follow the color scheme"
     hosts = {urlsplit(url).netloc for url in requested if urlsplit(url).scheme not in ("data", "blob")}
     assert hosts == {urlsplit(app_url).netloc}, [url for url in requested if app_url.split("/")[2] not in url]
 
 
-def test_the_focus_of_the_bar_is_visible(session: tuple[Page, list[str]], app_url: str) -> None:
-    page, _ = session
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_focus_of_the_bar_is_visible(page: Page, app_url: str, scheme: ColorScheme) -> None:
+    page.emulate_media(color_scheme=scheme)
     page.goto(f"{app_url}/about?network=fashion_gap")
     expect(page.get_by_role("link", name="Compare")).to_be_visible()
     reached = set()

@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 from page_checks import assert_nothing_is_cut_off, show_windows
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 from torch import nn
 
 pytestmark = pytest.mark.browser
@@ -57,9 +57,7 @@ def test_a_link_opens_the_summary_of_a_network(page: Page, app_url: str) -> None
     expect(main).to_contain_text("It already pools")
 
 
-def test_an_uploaded_network_is_used_in_this_session_and_no_other(
-    page: Page, app_url: str, checkpoint: Path, chromium: Browser
-) -> None:
+def test_an_uploaded_network_is_used_in_this_session_and_no_other(page: Page, app_url: str, checkpoint: Path) -> None:
     page.goto(f"{app_url}/model")
     load(page, checkpoint, checkpoint.with_name("labels.txt"))  # cifar_resnet is found
     expect(page.get_by_text("mine (yours) is loaded, and chosen for all pages.")).to_be_visible()
@@ -74,7 +72,7 @@ def test_an_uploaded_network_is_used_in_this_session_and_no_other(
     for name in ("ant", "bee", "cat", "exact"):
         expect(main).to_contain_text(name)
 
-    stranger = chromium.new_page()
+    stranger = page.context.new_page()
     stranger.goto(page.url)
     stranger.get_by_role("combobox", name="Model").click()
     expect(stranger.get_by_role("option", name="fashion_gap", exact=True)).to_be_visible()
@@ -83,7 +81,7 @@ def test_an_uploaded_network_is_used_in_this_session_and_no_other(
 
 
 def test_after_a_file_that_crashes_onnx_runtime_the_next_visitor_is_answered(
-    page: Page, app_url: str, chromium: Browser, tmp_path: Path
+    page: Page, app_url: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "hostile.onnx"
     onnx.save(hostile_onnx.MODELS["divide"], path)
@@ -95,7 +93,7 @@ def test_after_a_file_that_crashes_onnx_runtime_the_next_visitor_is_answered(
     expect(page.get_by_role("alert")).to_contain_text(
         "hostile.onnx is not run: its operator Div may divide integers by 0"
     )
-    next_visitor = chromium.new_page()
+    next_visitor = page.context.new_page()
     next_visitor.goto(f"{app_url}/?network=fashion_gap")
     expect(next_visitor.get_by_text("\u2713 exact").first).to_be_visible()
     next_visitor.close()
