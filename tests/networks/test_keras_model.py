@@ -89,23 +89,34 @@ def test_maps_are_those_computed_by_hand_from_the_weights(keras, data_format, po
         torch.testing.assert_close(maps.values, compute_expected_maps(model, image, pooling), rtol=1e-4, atol=1e-6)
 
 
+def make_inception(keras, size, pooling):
+    """A small network as keras.applications builds InceptionV3: branches that are concatenated, twice."""
+    layers = keras.layers
+
+    def convolve(maps, side, strides=1):
+        maps = layers.Conv2D(4, side, strides, padding="same", use_bias=False)(maps)
+        return layers.Activation("relu")(layers.BatchNormalization(scale=False)(maps))
+
+    image = keras.Input((size, size, 3))
+    maps = convolve(image, 3, 2)
+    for _ in range(2):
+        pooled = layers.AveragePooling2D(3, 1, padding="same")(maps)
+        maps = layers.concatenate([convolve(maps, 1), convolve(convolve(maps, 1), 3), convolve(pooled, 1)])
+    pool = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}.get(pooling)
+    return keras.Model(image, pool()(maps) if pool else maps)
+
+
 @pytest.mark.parametrize(
-    ("name", "arguments", "size", "pooling"),
-    [
-        ("MobileNetV2", {"alpha": 0.35}, 64, "avg"),
-        ("MobileNetV2", {"alpha": 0.35}, 64, None),
-        ("VGG19", {}, 64, "max"),
-        ("InceptionV3", {}, 139, "avg"),
-    ],
+    ("name", "size", "pooling"), [("MobileNetV2", 64, "avg"), ("Inception", 16, None), ("Inception", 16, "max")]
 )
-def test_networks_of_keras_applications_have_exact_maps(keras, name, arguments, size, pooling):
+def test_networks_of_keras_applications_have_exact_maps(keras, name, size, pooling):
     keras.utils.set_random_seed(0)
-    shape = (size, size, 3)
-    base = getattr(keras.applications, name)(
-        include_top=False, weights=None, input_shape=shape, pooling=pooling, **arguments
-    )
+    if name == "Inception":
+        base = make_inception(keras, size, pooling)
+    else:
+        base = keras.applications.MobileNetV2((size, size, 3), 0.35, False, weights=None, pooling=pooling)
     pool = [] if pooling else [keras.layers.GlobalAveragePooling2D()]
-    network = wrap_keras(keras.Sequential([keras.Input(shape), base, *pool, keras.layers.Dense(3)]))
+    network = wrap_keras(keras.Sequential([keras.Input((size, size, 3)), base, *pool, keras.layers.Dense(3)]))
     assert (network.channels_first, network.size, network.channels) == (False, (size, size), 3)
     assert_exact(network, (size, size), images=1)
 
