@@ -81,7 +81,7 @@ def test_a_figure_of_another_backend_comes_back_byte_for_byte_too(
 ) -> None:
     monkeypatch.setenv("INSPECTOR_CACHE", str(tmp_path / "cache"))
     maps = class_maps(accelerate(load("fashion_gap"), "onnxruntime"), BAG)
-    export = maps.save(tmp_path / "bag")
+    export = maps.save(tmp_path / "bag", 1)
     settings = json.loads((export / "manifest.json").read_text())
     assert settings["network"]["backend"] == "onnxruntime"
     assert settings["versions"]["onnxruntime"] == version("onnxruntime")
@@ -92,6 +92,7 @@ def test_a_figure_of_another_backend_comes_back_byte_for_byte_too(
         assert (tmp_path / "again" / name).read_bytes() == (export / name).read_bytes(), name
 
 
+@pytest.mark.usefixtures("only_png")
 def test_a_manifest_without_a_backend_is_eager_and_an_unknown_backend_is_refused(export: Path, tmp_path: Path) -> None:
     assert rebuild(changed(export, lambda settings: settings["network"].pop("backend")), tmp_path / "again").equal
     manifest = changed(export, lambda settings: settings["network"].update(backend="abacus"))
@@ -100,6 +101,7 @@ def test_a_manifest_without_a_backend_is_eager_and_an_unknown_backend_is_refused
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.usefixtures("only_png")
 def test_a_folder_or_a_zip_may_stand_for_the_manifest_in_it(export: Path, tmp_path: Path) -> None:
     figure = (export / "figure.png").read_bytes()
     assert rebuild(export, tmp_path / "folder").equal
@@ -111,6 +113,7 @@ def test_a_folder_or_a_zip_may_stand_for_the_manifest_in_it(export: Path, tmp_pa
     assert (result.folder / "figure.png").read_bytes() == figure
 
 
+@pytest.mark.usefixtures("only_png")
 def test_the_photo_may_be_the_file_that_it_was(export: Path, tmp_path: Path) -> None:
     (export / "photo.png").unlink()
     with pytest.raises(InspectorError, match=r"^There is no photo\.png beside .*\. Use --photo FILE with bag\.png"):
@@ -152,6 +155,7 @@ def test_other_class_names_are_refused(export: Path, tmp_path: Path) -> None:
         rebuild(export, tmp_path / "again", class_names=names)
 
 
+@pytest.mark.usefixtures("only_png")
 def test_other_versions_are_reported(export: Path, tmp_path: Path) -> None:
     now = json.loads((export / "manifest.json").read_text())["versions"]["torch"]
 
@@ -163,6 +167,7 @@ def test_other_versions_are_reported(export: Path, tmp_path: Path) -> None:
     assert result.equal
 
 
+@pytest.mark.usefixtures("only_png")
 def test_a_figure_that_differs_is_reported(export: Path, tmp_path: Path) -> None:
     result = rebuild(changed(export, lambda settings: settings["shown"].update(opacity=0.2)), tmp_path / "again")
     assert result.equal is False
@@ -170,6 +175,7 @@ def test_a_figure_that_differs_is_reported(export: Path, tmp_path: Path) -> None
     assert rebuild(export, tmp_path / "third").equal is None
 
 
+@pytest.mark.usefixtures("only_png")
 def test_a_manifest_without_a_style_has_the_default_style(tmp_path: Path) -> None:
     folder = class_maps(load("fashion_gap"), BAG).save(tmp_path / "bag", 2)
 
@@ -245,6 +251,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
     return int(stopped.value.code or 0)
 
 
+@pytest.mark.usefixtures("only_png")
 def test_the_command_makes_the_figure_of_a_users_own_network_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -296,8 +303,9 @@ def test_a_figure_that_cannot_be_drawn_gets_one_sentence_and_leaves_nothing(
 
 def test_the_archive_of_the_app_can_be_rebuilt(tmp_path: Path) -> None:
     maps = class_maps(load("fashion_gap"), BAG)
-    (tmp_path / "class-maps.zip").write_bytes(encode_zip(maps, maps.figure_content(1), STYLE))
+    archived = encode_zip(maps, maps.figure_content(1), STYLE)
+    (tmp_path / "class-maps.zip").write_bytes(archived)
     result = rebuild(tmp_path / "class-maps.zip", tmp_path / "again")
     assert result.equal
-    with zipfile.ZipFile(io.BytesIO(encode_zip(maps, maps.figure_content(1), STYLE))) as archive:
+    with zipfile.ZipFile(io.BytesIO(archived)) as archive:
         assert archive.read("report.html") == (result.folder / "report.html").read_bytes()
