@@ -10,6 +10,7 @@ import torch
 import torchvision
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
 
 from inspector import Classifier, class_maps_of_batch, load
 from inspector.errors import HeadError, InspectorError, NetworkError
@@ -250,16 +251,19 @@ def test_gradients_flow_from_the_logits_to_the_pooled_values(write):
 # torch's newer exporter needs another package.
 @pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript-based ONNX export:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The feature will be removed:DeprecationWarning")
-@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["resnet", "squeezenet1_1", "mobilenet_v2"])
 def test_maps_and_receptive_fields_of_torchvisions_networks_survive_their_export(tmp_path, name):
     torch.manual_seed(0)
-    twin = torchvision.models.get_model(name, num_classes=4).eval()
+    if name == "resnet":
+        twin = torchvision.models.ResNet(BasicBlock, [1, 1, 1, 1], num_classes=4).eval()
+    else:
+        twin = torchvision.models.get_model(name, num_classes=4).eval()
     torch.onnx.export(twin, noise(1, 3, 64, 64), str(tmp_path / "network.onnx"), dynamo=False)
     network = read_onnx(tmp_path / "network.onnx")
     assert_same_maps(network, twin, (64, 64))
     own = Classifier.wrap(twin, size=64)
     assert network.receptive_field == own.receptive_field
-    if name != "resnet18":
+    if name != "resnet":
         return
     inputs, exported = noise(1, 3, 64, 64), load(tmp_path / "network.onnx", size=64)
     (maps,), (expected,) = (class_maps_of_batch(one, inputs, finer=2) for one in (exported, own))

@@ -56,6 +56,7 @@ def strict(text: str | bytes) -> dict:
     return json.loads(text, parse_constant=refuse)
 
 
+@pytest.mark.usefixtures("only_png")
 def test_saving_writes_the_figure_the_numbers_and_a_manifest(maps, tmp_path):
     folder = maps.save(tmp_path / "new" / "export", classes=2)
     assert folder == tmp_path / "new" / "export"
@@ -94,6 +95,7 @@ def test_equal_exports_give_equal_archives_at_any_time(maps, shown, monkeypatch)
     assert encode_zip(maps, shown) == first
 
 
+@pytest.mark.usefixtures("only_png")
 def test_an_archive_holds_the_files_of_the_folder(maps, shown, tmp_path):
     folder = save_class_maps(maps, tmp_path / "export", shown)
     with zipfile.ZipFile(io.BytesIO(encode_zip(maps, shown))) as archive:
@@ -102,6 +104,7 @@ def test_an_archive_holds_the_files_of_the_folder(maps, shown, tmp_path):
         assert all(archive.read(name) == (folder / name).read_bytes() for name in FILES)
 
 
+@pytest.mark.usefixtures("only_png")
 def test_the_numbers_come_back_and_sum_to_the_logits(maps, shown, tmp_path):
     folder = save_class_maps(maps, tmp_path / "export", shown)
     with np.load(folder / "maps.npz", allow_pickle=False) as numbers:
