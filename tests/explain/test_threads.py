@@ -120,7 +120,7 @@ def test_sixteen_threads_get_the_same_as_alone_whatever_follows_the_pooling_and_
             work["folded", head] = lambda c=classifier, f=explain: f(accelerate(c, "folded"))
             work["export", head] = lambda c=classifier, x=inputs: list(feature_graph(c)(x))
     alone = {name: call() for name, call in work.items()}
-    names = [name for name in work for _ in range(2 if name[0] in ("folded", "export", "load") else 8)]
+    names = [name for name in work for _ in range(2 if name[0] in ("folded", "export", "load") else 4)]
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(0)).tolist()
 
     def call(n: int) -> list[Tensor]:

@@ -202,6 +202,7 @@ def test_a_file_in_the_way_is_refused_and_left_alone(maps, tmp_path):
     assert (tmp_path / "taken").read_text() == "mine"
 
 
+@pytest.mark.usefixtures("only_png")
 def test_an_empty_folder_is_filled(maps, tmp_path):
     folder = tmp_path / "empty"
     folder.mkdir()
@@ -212,6 +213,7 @@ def test_an_empty_folder_is_filled(maps, tmp_path):
 FULL = r"^Cannot write .*export: No space left on device\. Nothing was left there\.$"
 
 
+@pytest.mark.usefixtures("only_png")
 @pytest.mark.parametrize(
     ("error", "expected", "message"),
     [(OSError(28, "No space left on device"), ExportError, FULL), (MemoryError("too much"), MemoryError, "too much")],
@@ -341,6 +343,7 @@ def test_a_file_that_is_not_part_of_an_export_is_reported(maps, shown):
         make_file("maps.csv", maps, shown)
 
 
+@pytest.mark.usefixtures("only_png")
 def test_maps_of_a_tensor_are_written_and_their_manifest_names_no_photo(hand_made_gap, tmp_path):
     (maps,) = class_maps_of_batch(Classifier.wrap(hand_made_gap, size=2), torch.zeros(1, 3, 2, 2))
     folder = maps.save(tmp_path / "out")
