@@ -68,7 +68,7 @@ def chromium() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def tab(chromium: Browser) -> Iterator[Page]:
     """Return the tab of all tests: a second page load in it takes a third of the time of the first in a new one."""
-    context = chromium.new_context(accept_downloads=True)
+    context = chromium.new_context(accept_downloads=True, reduced_motion="reduce")  # animations only cost time
     context.set_default_timeout(60_000)
     yield context.new_page()
     context.close()
