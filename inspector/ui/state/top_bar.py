@@ -158,8 +158,7 @@ def _read_selection(
     else:
         text = f"Loading {plain(network.name)} and computing the class maps of {plain(photo.name)} ..."
         with place.container(), st.spinner(text):
-            step = max(1, photo.size[1] // (2 * photo_width(photo)))  # a large photo need not be encoded as a whole
-            st.image(photo.pixels[::step, ::step], width=photo_width(photo))
+            _show_photo(photo)
             import_page()
             view, facts = compute(chosen)
         place.empty()
@@ -186,7 +185,10 @@ def _warn_of_misplacement(facts: "NetworkFacts", note: Any) -> None:
         note.warning(f"{plain(warning)} The sums are right all the same.", icon=":material/wrong_location:")
 
 
-def photo_width(photo: Photo) -> int:
-    """Return the width of a photo on the page, in CSS pixels: less for a tall photo, so that it fits on the screen."""
+def _show_photo(photo: Photo) -> None:
+    """Show a photo about as large, and where, the Image page then shows it; a tall one fits on the screen."""
     height, width = photo.size
-    return max(40, min(900, round(560 * width / height)))
+    widest = 900 if width > height else max(40, round(420 * width / height))  # CSS pixels
+    column, *_ = st.columns((1.075, 1.075, 1))
+    step = max(1, width // (2 * widest))  # a large photo need not be encoded as a whole
+    column.image(photo.pixels[::step, ::step], width="stretch" if width > height else widest)
