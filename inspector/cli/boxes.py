@@ -38,6 +38,8 @@ class BatchOptions:
         str, Option(help="Runtime: `eager` (PyTorch), `auto`, `folded`, `compiled`, `onnxruntime`, `openvino`, `cuda`.")
     ] = "eager"
 
+    finer: options.Finer = 1
+
     def load(self, network: options.NetworkOptions, model: str) -> "tuple[Classifier, PassOptions]":
         """Load the network; a size that depends on the photo becomes one of the pass."""
         from inspector.datasets.located import PassOptions
@@ -47,7 +49,7 @@ class BatchOptions:
             parse_photo_size(size)
             if self.backend != "eager":
                 raise InspectorError(f"--size {size} gives every photo its own input size. Leave out --backend.")
-        how = PassOptions(self.batch_size, self.workers, self.backend, size)
+        how = PassOptions(self.batch_size, self.workers, self.backend, size, self.finer)
         return (replace(network, size=None) if size else network).load(model), how
 
 
@@ -97,6 +99,8 @@ def boxes(
     * `inspector boxes photos -o boxes.json`
 
     * `inspector boxes photos --class tabby --class "Egyptian cat" --threshold 0.2 --largest -o cats --format yolo`
+
+    * `inspector boxes photos --finer 2 -o boxes.csv`
 
     * `inspector boxes photos --class tabby --threshold 0.1 --in-logits --size whole -o masks --format masks`
     """

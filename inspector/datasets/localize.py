@@ -84,7 +84,7 @@ def localize(
         annotations: the objects on them.
         classifier: the network.
         options: classes, contours and tuning.
-        how: batch size, threads and input size.
+        how: batch size, threads, input size and grid.
         on_progress: called with the numbers of finished photos and of all.
 
     Raises:
@@ -176,12 +176,9 @@ def _measure_photo(
         name = photo.item.label or next((name for name in objects if name is not None), "")
         wanted = [(name, k, _join(list(objects.values())))]
     return [
-        measure_case(
-            file, name, maps.class_map(k, options.against).values.float().numpy(force=True), crop, photo.field, found,
-            options.contours,
-        )
+        measure_case(file, name, photo.compute_values(k, options.against), crop, photo.field, found, options.contours)
         for name, k, found in wanted
-    ]  # fmt: skip
+    ]
 
 
 def _join(objects: Sequence[PhotoObjects]) -> PhotoObjects | None:

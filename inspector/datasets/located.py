@@ -12,6 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from inspector.analysis.location import DEFAULT_THRESHOLD, Unit, check_threshold, locate_map
 from inspector.datasets.run import OnProgress, accelerate_for_dataset, compute_batches, split_into_batches
 from inspector.entries import Entries, parse_json
@@ -43,7 +46,13 @@ class MappedPhoto:
     def field(self) -> ReceptiveField:
         """Receptive fields of the cells of the maps."""
         assert self.maps is not None
-        return self.maps.classifier.receptive_field
+        return self.maps.shown_field
+
+    def compute_values(self, k: int, against: str | int | None = None) -> NDArray[np.float32]:
+        """Return the map (h, w) of a class, or its contrast, on the finer grid if it was computed."""
+        assert self.maps is not None
+        values: NDArray[np.float32] = self.maps.class_map(k, against, finer=True).values.float().numpy(force=True)
+        return values
 
 
 @dataclass(frozen=True)
@@ -54,13 +63,15 @@ class PassOptions:
     workers: int | None = None  # decoding threads; None: one per processor
     backend: str = "eager"
     size: str | None = None  # "whole", "whole:288" or "native", one by one; None: the classifier's own size, in batches
+    finer: int = 1  # how many times finer than the network's own grid: 1, 2 or 4
 
     def describe_input(self, classifier: Classifier) -> str:
         """Return in words how a photo becomes the network's input."""
+        grid = "" if self.finer == 1 else f"; on a grid {self.finer} times as fine as the network's own"
         if self.size is None:
-            return classifier.preprocessing.describe()
+            return classifier.preprocessing.describe() + grid
         values = classifier.preprocessing.describe_values()
-        return f"{describe_size(self.size)}, with a longer side of at most 1024 pixels; {values}"
+        return f"{describe_size(self.size)}, with a longer side of at most 1024 pixels; {values}{grid}"
 
 
 def map_photos(photos: Sequence[tuple[int, Item]], classifier: Classifier, how: PassOptions) -> Iterator[MappedPhoto]:
@@ -69,12 +80,13 @@ def map_photos(photos: Sequence[tuple[int, Item]], classifier: Classifier, how: 
     Args:
         photos: photos with their numbers in a list.
         classifier: the network; made faster before by `accelerate_for_dataset`.
-        how: batch size, threads and input size.
+        how: batch size, threads, input size and grid.
     """
     if how.size is not None:
         yield from _map_one_by_one(photos, classifier, how)
         return
-    with closing(compute_batches(classifier, split_into_batches(photos, how.batch_size), how.workers)) as batches:
+    split = split_into_batches(photos, how.batch_size)
+    with closing(compute_batches(classifier, split, how.workers, finer=how.finer)) as batches:
         for batch in batches:
             for image, maps in batch:
                 yield MappedPhoto(image.index, image.item, maps, image.crop, image.error)
@@ -85,7 +97,7 @@ def _map_one_by_one(
 ) -> Iterator[MappedPhoto]:
     for index, item in photos:
         try:
-            maps = class_maps(classifier, read_item(item), how.size)
+            maps = class_maps(classifier, read_item(item), how.size, finer=how.finer)
         except ImageError as error:
             yield MappedPhoto(index, item, None, None, make_printable(str(error)))
             continue
@@ -131,7 +143,7 @@ def find_boxes(
         items: the photos.
         classifier: the network.
         options: classes and threshold.
-        how: batch size, threads and input size.
+        how: batch size, threads, input size and grid.
         format: format in which they will be written, which decides if masks are kept.
         files: path of each photo in the result, from `name_files`.
         partial: file of the finished photos; None keeps none.
@@ -188,6 +200,7 @@ def describe_search(
         "network_sha256": classifier.sha256(),
         "fed": how.describe_input(classifier),
         "size": how.size or list(classifier.preprocessing.size),
+        "finer": how.finer,
         "classes": [classifier.class_names[classifier.class_index(k)] for k in options.classes] or "top-1",
         "against": options.against,
         "threshold": options.threshold,
@@ -224,7 +237,7 @@ def _detect(
     maps, objects = photo.maps, list[DetectedObject]()
     classes = chosen or [int(maps.logits.argmax())]
     for k in classes:
-        values = maps.class_map(k, options.against).values.float().numpy(force=True)
+        values = photo.compute_values(k, options.against)
         location = locate_map(values, photo.crop, photo.field, options.threshold, options.unit)
         for number, region in enumerate(location.regions[: 1 if options.largest_only else None]):
             runs = encode_runs(location.region_mask(number)) if with_masks else ()

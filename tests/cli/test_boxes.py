@@ -101,6 +101,7 @@ def test_scores_are_printed_and_written(run):
         (["-o", "scores.txt"], "Scores need a name that ends in .json or .csv; got scores.txt"),
         (["-o", "boxes.csv"], "boxes.csv exists already"),
         (["--objects", "none.csv"], "Cannot read none.csv"),
+        (["--finer", "3"], "finer is 3. Use 2 or 4"),
         (["--size", "whole", "--backend", "auto"], "--size whole gives every photo its own input size"),
     ],
 )

@@ -1,7 +1,10 @@
 """Boxes of many photos: classes, thresholds, and a stopped search that continues."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import inspector
@@ -78,6 +81,30 @@ def test_whole_photos_are_located_one_by_one(photos, classifier):
     found, about, _ = search(photos, classifier, how=PassOptions(size="whole"))
     assert [[one.k for one in photo.objects] for photo in found] == [[1], [1], [], [0]]
     assert about["size"] == "whole"
+
+
+@pytest.fixture
+def strided() -> inspector.Classifier:
+    """Return a classifier whose cells are single pixels, every second one of a row and column."""
+    layer = torch.nn.Conv2d(3, 3, 1, stride=2, bias=False)
+    layer.weight.data = torch.eye(3)[..., None, None]
+    network = torch.nn.Sequential(layer, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 3))
+    network[-1].weight.data, network[-1].bias.data = torch.eye(3), torch.zeros(3)
+    return inspector.Classifier.wrap(network.eval(), NAMES, size=16, mean=(0.0,) * 3, std=(1.0,) * 3, resize="squeeze")
+
+
+@pytest.mark.parametrize("size", [None, "whole"])
+def test_finer_maps_have_the_boxes_of_class_maps_of_the_same_grid(photos, strided, size):
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:3, :3] = RED
+    Image.fromarray(pixels).save(photos / "red/a.png")
+    maps = inspector.class_maps(strided, photos / "red/a.png", size, finer=2)
+    found, about, _ = search(photos, strided, BoxOptions(("red",)), PassOptions(size=size, finer=2))
+    location, own = (inspector.locate_class(one, "red") for one in (maps, replace(maps, finer=None)))
+    assert [one.box for one in found[3].objects] == [region.box for region in location.regions]
+    assert [region.box for region in location.regions] != [region.box for region in own.regions]
+    assert about["finer"] == 2
+    assert about["fed"].endswith("on a grid 2 times as fine as the network's own")
 
 
 def test_a_class_that_does_not_exist_is_refused_before_anything_runs(photos, classifier, monkeypatch):
@@ -163,6 +190,16 @@ def test_the_top_1_class_is_measured_against_all_objects(photos, objects, classi
     result = measure(photos, objects, classifier, k="top1")
     assert [(one.name, one.photos) for one in result.scores] == [("green", 1), ("mixed", 1), ("red", 1), ("all", 3)]
     assert result.scores[-1].scores["pointing"].value == 1
+
+
+def test_finer_maps_are_measured(photos, objects, strided):
+    items, annotations = list_photos(photos, objects), read_annotations(objects)
+    (own, finer) = (
+        localize(photos, items, annotations, strided, LocalizeOptions("top1"), PassOptions(finer=factor))
+        for factor in (1, 2)
+    )
+    scores = [one.scores[-1].scores["energy"].value for one in (own, finer)]
+    assert scores[1] != scores[0]
 
 
 def test_tuned_thresholds_are_reported(photos, objects, classifier):
