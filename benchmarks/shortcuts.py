@@ -7,8 +7,9 @@ become the class. A method has found the shortcut if of the twelve strongest cel
 ten have their center within the mark, grown by half a cell. Marks that cover the whole photo have no place: they
 are told apart, and found if ten of the twelve are on marked photos (which says nothing at 100 %).
 
-The repair projects out the directions of the concepts that lie on the mark: the flags come from its known place, not
-from a person. Rows of finished cases are kept, and are not computed again.
+The repair projects out the directions of the concepts that lie on the mark, and fits without the cells that have them:
+the flags come from the known place of the mark, not from a person. Rows of finished cases are kept, and are not
+computed again.
 
     python benchmarks/shortcuts.py --data FOLDER
     python benchmarks/shortcuts.py --data FOLDER --cases 8 --kinds sticker72,text
@@ -37,11 +38,11 @@ from report import RESULTS, format_table, measure_peak_memory, write_results
 from rich.progress import track
 
 import inspector
-from inspector.analysis.evidence import compute_evidence
+from inspector.analysis.evidence import compute_evidence, pool_cells
 from inspector.analysis.factorization import choose_patterns, compute_amounts, compute_directions, find_patterns
 from inspector.analysis.refit import make_basis, refit_head
 from inspector.datasets.concepts.cards import find_strongest
-from inspector.datasets.concepts.model import ConceptOptions
+from inspector.datasets.concepts.model import ConceptOptions, compute_least
 from inspector.datasets.concepts.repair import LinearHead, score_head
 from inspector.datasets.run import RunOptions, run_dataset
 from inspector.explain.backends.accelerate import has_fast_backend
@@ -257,7 +258,7 @@ def compute_case(
     with_marks[marked] = compute_features([pixels for pixels, _ in planted], classifier)
     masks = dict(zip(marked.tolist(), (mask for _, mask in planted), strict=True))
 
-    heads = {"never saw it": fit(photos.features, photos), "before": fit(with_marks, photos)}
+    heads = {"never saw it": fit(pool(photos.features), photos), "before": fit(pool(with_marks), photos)}
     row: dict[str, Any] = {"data": name, "kind": kind, "share": share, "seed": seed, "class": photos.classes[k]}
     row["scores"] = {key: score(head, photos, targets, others, k) for key, head in heads.items()}
     row["learned"] = row["scores"]["before"]["transplant"] >= LEARNED
@@ -274,7 +275,12 @@ def compute_case(
         if flagged:
             maps = np.stack(found["evidence concepts"], -1)
             basis = make_basis(compute_directions(features, maps)[flagged])
-            head = fit(with_marks, photos, heads["before"], basis)
+            # As in a repair: cells that have a flagged concept are not pooled in the fit.
+            least = [compute_least(np.sort(maps[..., n].ravel())[-TOP:].tolist()) for n in flagged]
+            strong = np.logical_or.reduce([maps[..., n] >= one for n, one in zip(flagged, least, strict=True)])
+            pooled = pool(with_marks)
+            pooled[own] = pool_cells(features, ~strong, "average")
+            head = fit(pooled, photos, heads["before"], basis)
             projected = LinearHead(
                 heads["before"].weight @ (np.eye(basis.shape[1]) - basis.T @ basis), heads["before"].bias
             )
@@ -291,9 +297,9 @@ def pool(features: np.ndarray) -> np.ndarray:
 
 
 def fit(
-    features: np.ndarray, photos: Photos, before: LinearHead | None = None, basis: np.ndarray | None = None
+    pooled: np.ndarray, photos: Photos, before: LinearHead | None = None, basis: np.ndarray | None = None
 ) -> LinearHead:
-    pooled, labels = pool(features[photos.training]), photos.labels[photos.training]
+    pooled, labels = pooled[photos.training], photos.labels[photos.training]
     if before is None:
         start = np.zeros((len(photos.classes), pooled.shape[1])), np.zeros(len(photos.classes))
         return LinearHead(*refit_head(pooled, labels, *start, np.zeros((0, pooled.shape[1])), from_zero=True))

@@ -60,3 +60,20 @@ def compute_evidence(features: NDArray[np.float32], weight: NDArray[np.float32],
     shares *= (weight[k] - mean).astype(np.float32)
     against = np.minimum(shares, 0).sum((1, 2), dtype=np.float64)
     return Evidence(np.maximum(shares, 0, out=shares), against, common)
+
+
+def pool_cells(features: NDArray[np.float32], kept: NDArray[np.bool_], pooling: str) -> NDArray[np.float64]:
+    """Pool some of the cells of each photo.
+
+    Args:
+        features: feature maps (n, C, h, w).
+        kept: (n, h, w), true at the cells to pool. A photo of which none is kept is pooled whole.
+        pooling: "average" or "max".
+
+    Returns:
+        Pooled features (n, C).
+    """
+    kept = (kept | ~kept.any((1, 2), keepdims=True))[:, None]
+    if pooling == "max":
+        return np.asarray(np.where(kept, features, -np.inf).max((2, 3)), np.float64)
+    return np.asarray((features * kept).sum((2, 3), dtype=np.float64) / kept.sum((2, 3)))

@@ -188,7 +188,7 @@ def transplant(
         from inspector.datasets.features import read_features
 
         stored, found = read_features(results), files.read_concepts(results / files.FOLDER)
-        classifier = network.load(model or stored.results.about["network"])
+        classifier = network.load(_choose_model(model, stored))
     how = TrialOptions(photos, places, removal, seed)  # type: ignore[arg-type]
     rows = []
     with make_progress(transient=True) as bar:
@@ -256,7 +256,7 @@ def repair(
         if flags is not None and not flags.is_file():
             raise InspectorError(f"There is no file {flags}. Use a flags.json of `inspector concepts --flag`.")
         flagged = files.read_flags(path, found)
-        source = model or str(stored.results.about["network"])
+        source = _choose_model(model, stored)
         classifier = network.load(source)
     known = [line for line in without.read_text().splitlines() if line.strip()] if without else []
     with make_progress(transient=True) as bar:
@@ -296,6 +296,23 @@ def repair(
     screen.print(f"{len(repaired.changed)} photos changed their class, {held_out} of them held out", soft_wrap=True)
     print_written(out)
     return Report({"folder": out, **about})
+
+
+def _choose_model(model: str | None, stored: "StoredFeatures") -> str:
+    """Return the name of the network of results.
+
+    Raises:
+        InspectorError: no network has the name that the results have, as that of a checkpoint.
+    """
+    from inspector.networks.catalog import LIBRARIES, find_model_folder
+
+    name = model or str(stored.results.about["network"])
+    if model is None and not name.startswith(LIBRARIES) and find_model_folder(name) is None:
+        raise InspectorError(
+            f"The results are of {name}, which is no network with a name here. Name its file with --model, and with "
+            "the options of `inspector batch`."
+        )
+    return name
 
 
 def _is_ours(name: str) -> bool:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_squares import NAMES, make_color_network
 from PIL import Image
+from torch import nn
 
 import inspector
 from inspector.analysis.evidence import compute_evidence, compute_shares
@@ -103,6 +104,25 @@ def test_photos_of_results_add_up_and_tell_how_far_the_network_is(results: Path)
         logits = [split_stored_photo(one, stored, index).logit for index in one.photos]
         assert one.terms.logit == pytest.approx(np.mean(logits), abs=1e-5)
         assert sum(card.contribution for card in one.cards) == pytest.approx(one.terms.concepts)
+
+
+def test_max_pooling_and_negative_features_add_up_too(tmp_path: Path) -> None:
+    photos, network = write_squares(tmp_path / "photos"), make_color_network()
+    network[1], network[2] = nn.SiLU(), nn.AdaptiveMaxPool2d(1)
+    classifier = inspector.Classifier.wrap(network, NAMES, size=(16, 24), mean=[0.0] * 3, std=[1.0] * 3)
+    run_dataset(photos, classifier, tmp_path / "out", RunOptions(features=True))
+    stored = read_features(tmp_path / "out")
+    assert stored.read([0]).min() < 0
+    for one in concepts(stored, options=OPTIONS).classes:
+        for index in one.photos:
+            split = split_stored_photo(one, stored, index)
+            assert split.residual < 1e-5
+            assert split.difference is not None
+            assert split.difference < 1e-2
+        # Only deciding cells have evidence, and those of the class's color are on the square.
+        row, column = one.cards[0].positions[0].cell
+        number = int(Path(one.cards[0].positions[0].path).stem)
+        assert (row, column) == (number % 4, number % 6)
 
 
 def test_evidence_is_that_of_positive_weights_where_features_are_not_negative() -> None:

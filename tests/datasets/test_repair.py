@@ -12,6 +12,7 @@ from PIL import Image
 from tiny_photos import BACKBONE, write_backbone, write_photos
 
 import inspector
+from inspector.analysis.evidence import pool_cells
 from inspector.analysis.refit import make_basis, project_out, refit_head
 from inspector.analysis.transplant import find_patch, paste, remove
 from inspector.cli import cli
@@ -131,6 +132,13 @@ def test_a_refit_finds_the_classes_and_keeps_those_without_photos() -> None:
     assert ((features @ each.T + offset).argmax(1) == labels).mean() > 0.95
 
 
+def test_cells_that_are_left_out_are_not_pooled() -> None:
+    features = np.arange(16, dtype=np.float32).reshape(2, 2, 2, 2)
+    kept = np.array([[[True, False], [True, False]], [[False, False], [False, False]]])
+    assert np.array_equal(pool_cells(features, kept, "average"), [[1, 5], [9.5, 13.5]])
+    assert np.array_equal(pool_cells(features, kept, "max"), [[2, 6], [11, 15]])
+
+
 def test_bad_input_of_a_repair_gives_one_sentence(
     case: tuple[inspector.Classifier, StoredFeatures, Concepts], tmp_path: Path
 ) -> None:
@@ -186,6 +194,9 @@ def test_a_repaired_network_is_loaded_by_its_folder(
     assert json.loads(Path("repaired/repair.json").read_text())["flagged"] == [{"concept": "0.1", "class": "a"}]
     trial = run("transplant", "results", "0.1", "--photos", "2", "--places", "1", "--json")
     assert trial["0.1"]["added"]["trials"] <= 2
+    monkeypatch.setenv("INSPECTOR_MODELS", "none")
+    with pytest.raises(InspectorError, match=r"results are of tiny, which is no network with a name here\. .* --model"):
+        cli(["repair", "results", "-o", "again"], standalone_mode=False)
     run("concepts", "results", "--seeds", "1", "--rank", "2", "--report", "cards.html", "--json")
     assert "<section" in Path("cards.html").read_text()
 

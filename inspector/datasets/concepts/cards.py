@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspector.analysis.localization import Regions, measure_evidence_inside_map
-from inspector.datasets.concepts.model import ConceptCard, ConceptPosition
+from inspector.datasets.concepts.model import ConceptCard, ConceptPosition, compute_least
 from inspector.datasets.features import StoredFeatures, StoredPhoto
 from inspector.datasets.stored_maps import find_stored_mask
 from inspector.explain.grid import cell_extents
@@ -14,7 +14,6 @@ from inspector.images.preprocessing import Box
 
 _CELLS = 3  # sides of a crop, in cells
 _NOTHING = 1e-6  # of the strongest cell: what rounding leaves
-_ENOUGH = 0.5  # a photo has a concept if its strongest cell has this share of the median of the listed cells
 
 
 def make_cards(
@@ -51,7 +50,7 @@ def make_cards(
             for n, row, column in find_strongest(own, top)
             for box in [make_box(stored, stored.by_index[indices[n]], (row, column))]
         ]
-        least = _ENOUGH * float(np.median([one.value for one in listed])) if listed else np.inf
+        least = compute_least([one.value for one in listed])
         count = int((own.max((1, 2)) >= least).sum())
         mean = float(own.sum((1, 2)).mean())
         stable = None if stability is None else float(stability[number])

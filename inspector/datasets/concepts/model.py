@@ -1,7 +1,8 @@
 """What concepts are: parts of the evidence for a class, each with the positions where it is strongest. No torch."""
 
 import hashlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from inspector.errors import ClassError, InspectorError
 from inspector.images.preprocessing import Box
+
+_STRONG = 0.5  # a cell has a concept if it is at least this share as strong as the listed ones in the median
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,19 @@ class ConceptCard:
     inside: float | None  # mean share of its map inside the objects of the photos, 0-1; None: no object is known
 
     @property
+    def least(self) -> float:
+        """What a cell needs to have the concept, in logits: half of the median of the listed positions."""
+        return compute_least([position.value for position in self.positions])
+
+    @property
     def key(self) -> str:
         """The name of the concept in links and files, such as "3.1": class, then concept."""
         return f"{self.k}.{self.number}"
+
+
+def compute_least(values: Sequence[float]) -> float:
+    """Return what a cell needs to have a concept whose strongest cells have these values; infinity without any."""
+    return _STRONG * float(np.median(values)) if values else math.inf
 
 
 @dataclass(frozen=True)

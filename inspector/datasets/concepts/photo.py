@@ -1,5 +1,6 @@
 """Split a logit of one photo into concepts and the rest, each summed from its own terms. This module needs no torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +8,7 @@ from numpy.typing import NDArray
 
 from inspector.analysis.evidence import compute_evidence
 from inspector.analysis.factorization import compute_amounts
-from inspector.datasets.concepts.model import ClassConcepts, LogitTerms
+from inspector.datasets.concepts.model import ClassConcepts, ConceptCard, LogitTerms
 from inspector.datasets.features import StoredFeatures
 from inspector.errors import InspectorError
 
@@ -74,6 +75,26 @@ def split_photo(
     pooled = flat.mean(1, np.float64) if pooling == "average" else flat.max(1).astype(np.float64)
     logit = float(weight[one.k].astype(np.float64) @ pooled) + offset
     return PhotoConcepts(one.k, amounts.T.reshape(-1, *features.shape[1:]), terms, logit, network_logit)
+
+
+def find_strong_cells(
+    one: ClassConcepts, cards: Sequence[ConceptCard], features: NDArray[np.float32], stored: StoredFeatures
+) -> NDArray[np.bool_]:
+    """Find the cells of photos that have one of some concepts of a class.
+
+    Args:
+        one: the concepts of the class.
+        cards: some of its cards.
+        features: feature maps (n, C, h, w).
+        stored: the features of the results, which have the head.
+
+    Returns:
+        Mask (n, h, w).
+    """
+    evidence = compute_evidence(features, stored.weight, one.k, stored.pooling).positive
+    amounts = compute_amounts(evidence.reshape(-1, evidence.shape[2]), one.patterns)
+    strong = [amounts[:, card.number - 1] >= card.least for card in cards]
+    return np.asarray(np.logical_or.reduce(strong).reshape(len(features), *features.shape[2:]))
 
 
 def split_stored_photo(one: ClassConcepts, stored: StoredFeatures, index: int) -> PhotoConcepts:

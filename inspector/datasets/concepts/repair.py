@@ -1,4 +1,7 @@
-"""Repair a head: fit it again on stored features without the directions of flagged concepts, and measure what changes.
+"""Repair a head: fit it again on stored features without flagged concepts, and measure what changes.
+
+Their directions are projected out of the pooled features, and in the fit the cells that have them are not pooled: what
+projection leaves of a shortcut, such as another view of it, would be learned again from these cells.
 
 Photos that `concepts` held out serve for all measurements, and for nothing else.
 """
@@ -10,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inspector.analysis.evidence import compute_shares
+from inspector.analysis.evidence import compute_shares, pool_cells
 from inspector.analysis.refit import Array, make_basis, project_out, refit_head
 from inspector.datasets.concepts.files import ConceptFlag
 from inspector.datasets.concepts.model import ClassConcepts, ConceptCard, Concepts
+from inspector.datasets.concepts.photo import find_strong_cells
 from inspector.datasets.concepts.trials import (
     DEFAULT_TRIALS,
     PastedFeatures,
@@ -27,7 +31,7 @@ from inspector.datasets.features import StoredFeatures
 from inspector.errors import InspectorError
 from inspector.explain.classifier import Classifier
 
-_ROWS = 500  # photos whose features are read at once
+_ROWS = 200  # photos whose features are read at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +133,7 @@ def repair_head(
     basis = make_basis(np.stack([_find_direction(found.find_class(card.k), card) for card in cards]))
     heads = {
         "before": original,
-        "repaired": _fit(classifier, original, pooled[fit], labels[fit], basis),
+        "repaired": _fit(classifier, original, _pool_without(stored, found, cards, pooled, fit), labels[fit], basis),
         "without refit": LinearHead(project_out(original.weight, basis), original.bias),
     }
     if without:
@@ -257,6 +261,22 @@ def _describe_scores(scores: HeadScores, names: Sequence[str]) -> dict[str, Any]
         "recall": {names[k]: describe_rate(rate) for k, rate in scores.recall.items()},
         "transplant": {key: describe_rate(rate) for key, rate in scores.added.items()},
     }
+
+
+def _pool_without(
+    stored: StoredFeatures, found: Concepts, cards: Sequence[ConceptCard], pooled: Array, fit: NDArray[np.bool_]
+) -> Array:
+    """Return the pooled features of the photos of the fit, without cells that have a flagged concept of their class."""
+    pooled = pooled.copy()
+    for k in {card.k for card in cards}:
+        own = [card for card in cards if card.k == k]
+        places = [n for n, photo in enumerate(stored.photos) if fit[n] and photo.label == k]
+        for first in range(0, len(places), _ROWS):
+            some = places[first : first + _ROWS]
+            features = stored.read([stored.photos[n].index for n in some])
+            strong = find_strong_cells(found.find_class(k), own, features, stored)
+            pooled[some] = pool_cells(features, ~strong, stored.pooling)
+    return pooled[fit]
 
 
 def _find_direction(one: ClassConcepts, card: ConceptCard) -> Array:

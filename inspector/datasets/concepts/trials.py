@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inspector.analysis.evidence import compute_evidence
-from inspector.analysis.factorization import compute_amounts
 from inspector.analysis.transplant import Removal, find_patch, paste, remove
 from inspector.datasets.concepts.model import ConceptCard, Concepts
+from inspector.datasets.concepts.photo import find_strong_cells
 from inspector.datasets.features import StoredFeatures
 from inspector.errors import Cancelled, InspectorError
 from inspector.explain.classifier import Classifier
@@ -31,7 +30,6 @@ from inspector.networks.size_accuracy import compute_wilson_interval
 
 OnTrial = Callable[[int, int], None]  # (finished passes, all passes)
 _BATCH = 16  # photos per pass
-_STRONG = 0.5  # a cell has a concept if it is at least this share as strong as the listed cells in the median
 
 
 @dataclass(frozen=True)
@@ -289,14 +287,10 @@ def _choose_owners(
     stored: StoredFeatures, found: Concepts, card: ConceptCard, options: TrialOptions
 ) -> list[tuple[int, NDArray[np.bool_]]]:
     """Choose photos predicted as the class that have the concept; each with its cells (h, w) that have it."""
-    one = found.find_class(card.k)
-    least = _STRONG * float(np.median([position.value for position in card.positions])) if card.positions else np.inf
-    owners = []
+    one, owners = found.find_class(card.k), []
     candidates = [index for index in (*one.photos, *one.held_out) if stored.by_index[index].predicted == card.k]
     for index in candidates:
-        evidence = compute_evidence(stored.read([index]), stored.weight, card.k, stored.pooling)
-        amounts = compute_amounts(evidence.positive[0], one.patterns)[:, card.number - 1]
-        cells = (amounts >= least).reshape(stored.shape[1:])
+        (cells,) = find_strong_cells(one, [card], stored.read([index]), stored)
         if cells.any():
             owners.append((index, cells))
     order = np.random.default_rng(options.seed).permutation(len(owners))[: options.photos]
