@@ -51,9 +51,9 @@ from inspector.images.preprocessing import View, make_view, normalize_view
 
 LOCAL = ("object", "fixed", "text", "border", "sticker24", "sticker72")
 GLOBAL = ("cast", "jpeg", "background")
-SHARES, DATA, SEEDS = (1.0, 0.5, 0.2), ("flowers17", "pets3"), (0, 1)
+SHARES, DATA, SEEDS = (1.0, 0.5, 0.2), ("flowers17", "pets3"), (0, 1, 2)
 METHODS = ("evidence concepts", "feature NMF", "class-wise neural PCA", "average map")
-LEARNED, ON_MARK, TOP, TARGETS = 0.05, 10, 12, 60
+LEARNED, ON_MARK, TOP, TARGETS = 0.05, 10, 12, 150
 SIZE = 224
 
 
