@@ -18,7 +18,6 @@ Every finished row is a line of JSON in a file, and is not computed again.
 FOLDER contains weights/, pets3/ (images/, trimaps/) and fruits3/ (images/, boxes.csv).
 """
 
-import inspect
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -154,12 +153,11 @@ def _top1(classifier: inspector.Classifier, photo: Photo) -> int:
 def list_ways(network: str, ways: Sequence[str], finer: str, sizes: str) -> Iterator[tuple[str, Way]]:
     if "exact" in ways:
         yield "exact map", lambda classifier, case: place(inspector.class_maps(classifier, case.photo), case.k)
-        known = "finer" in inspect.signature(inspector.class_maps).parameters
-        for factor in finer.split(",") if finer and known else ():
+        for factor in finer.split(",") if finer else ():
             yield f"exact map, {factor}x finer", _make_finer(int(factor))
         for size in sizes.split(",") if sizes else ():
             yield f"exact map, whole photo, {size}", _make_whole(int(size))
-            for factor in finer.split(",") if finer and known and size == "288" else ():
+            for factor in finer.split(",") if finer and size == "288" else ():
                 yield f"exact map, whole photo, {size}, {factor}x finer", _make_whole(int(size), int(factor))
     if "methods" in ways:
         for method in METHODS:
@@ -171,7 +169,8 @@ def list_ways(network: str, ways: Sequence[str], finer: str, sizes: str) -> Iter
 
 
 def place(maps: inspector.ClassMaps, k: int) -> PlacedValues:
-    return maps.values[k].float().numpy(force=True), maps.view.crop, maps.classifier.receptive_field
+    """Return the map of a class with its place: on the finer grid, if it was computed."""
+    return maps.class_map(k, finer=True).values.float().numpy(force=True), maps.view.crop, maps.shown_field
 
 
 def _make_finer(factor: int) -> Way:
