@@ -166,7 +166,7 @@ def click_layer(page: Page, number: int) -> None:
 
 
 def time_png_download(page: Page) -> float:
-    button = page.get_by_role("button", name="PNG").first
+    button = page.get_by_role("button", name="PNG", exact=True).first
     button.wait_for()
     start = time.perf_counter()
     with page.expect_download() as download:
