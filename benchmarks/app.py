@@ -116,27 +116,35 @@ def summarize_times(seconds: list[float]) -> tuple[object, ...]:
 
 
 def time_until_redrawn(page: Page, action: Callable[[], object], picture: str = CLASS_MAP) -> float:
-    """Measure the seconds from an action until another map is drawn and painted."""
+    """Measure the seconds from an action until another map is drawn and painted, by the clock of the browser.
+
+    The action begins with the last event of the mouse, the keyboard or a changed input before the map is drawn.
+    """
     # The app sets the size of a canvas each time it draws on it.
     page.evaluate(
         """picture => {
-            window.painted = false;
+            window.painted = null;
+            let began = performance.now();
+            const begin = () => { began = performance.now() };
+            const events = ["pointerdown", "keydown", "change"];
+            events.forEach(name => document.addEventListener(name, begin, { capture: true }));
             const drawn = changes => {
                 if (!changes.some(({ target }) => target.matches(picture))) return;
                 observer.disconnect();
-                requestAnimationFrame(() => requestAnimationFrame(() => { window.painted = true }));
+                events.forEach(name => document.removeEventListener(name, begin, { capture: true }));
+                const note = () => { window.painted = performance.now() - began };
+                requestAnimationFrame(() => requestAnimationFrame(note));
             };
             const observer = new MutationObserver(drawn);
             observer.observe(document, { attributes: true, attributeFilter: ["width"], subtree: true });
         }""",
         picture,
     )
-    start = time.perf_counter()
     action()
-    page.wait_for_function("window.painted", polling="raf")
-    seconds = time.perf_counter() - start
+    page.wait_for_function("window.painted !== null", polling="raf")
+    milliseconds: float = page.evaluate("window.painted")
     page.wait_for_timeout(600)  # time for the rest of the page to update
-    return seconds
+    return milliseconds / 1000
 
 
 def click_class(page: Page, number: int) -> None:
