@@ -5,7 +5,7 @@ chooses the class. The backbone (EfficientNet-Lite0) is frozen; the head is fitt
 Only cases in which the head learned the shortcut count: of test photos of other classes with the mark, at least 5 %
 become the class. A method has found the shortcut if of the twelve strongest cells of one of its concepts at least
 ten have their center within the mark, grown by half a cell. Marks that cover the whole photo have no place: they
-are told apart, and found if ten of the twelve are on marked photos (which says nothing at 100 %).
+have a table of their own, and count as found if ten of the twelve are on marked photos (which says nothing at 100 %).
 
 The repair projects out the directions of the concepts that lie on the mark, and fits without the cells that have them:
 the flags come from the known place of the mark, not from a person. Rows of finished cases are kept, and are not
@@ -40,7 +40,7 @@ from rich.progress import track
 import inspector
 from inspector.analysis.evidence import compute_evidence, pool_cells
 from inspector.analysis.factorization import choose_patterns, compute_amounts, compute_directions, find_patterns
-from inspector.analysis.refit import make_basis, refit_head
+from inspector.analysis.refit import make_basis, project_out, refit_head
 from inspector.datasets.concepts.cards import find_strongest
 from inspector.datasets.concepts.model import ConceptOptions, compute_least
 from inspector.datasets.concepts.repair import LinearHead, score_head
@@ -281,9 +281,7 @@ def compute_case(
             pooled = pool(with_marks)
             pooled[own] = pool_cells(features, ~strong, "average")
             head = fit(pooled, photos, heads["before"], basis)
-            projected = LinearHead(
-                heads["before"].weight @ (np.eye(basis.shape[1]) - basis.T @ basis), heads["before"].bias
-            )
+            projected = LinearHead(project_out(heads["before"].weight, basis), heads["before"].bias)
             row["scores"] |= {
                 "repaired": score(head, photos, targets, others, k),
                 "without refit": score(projected, photos, targets, others, k),

@@ -175,7 +175,7 @@ def transplant(
 ) -> Report:
     """Test concepts: paste them into photos of other classes, remove them from their own, and count what changes.
 
-    Each number is told beside that of random parts or regions of the same size, with 95 % confidence intervals.
+    Each rate is reported beside that of random parts or regions of the same size, with 95 % confidence intervals.
 
     Examples:
     * `inspector concepts results` and then `inspector transplant results 3.1 3.2`
@@ -227,7 +227,10 @@ def repair(
     model: _Model = None,
     without: Annotated[
         Path | None,
-        Option(help="File with the paths of photos that have the shortcut, one per line: what can be reached is told."),
+        Option(
+            help="File with the paths of photos that have the shortcut, one per line. A head fitted without them is an "
+            "upper bound for the repair."
+        ),
     ] = None,
     photos: Annotated[int, Option(help="Photos per concept that a part is pasted into, at most.", min=1)] = 60,
     overwrite: options.Overwrite = False,
@@ -258,7 +261,7 @@ def repair(
         flagged = files.read_flags(path, found)
         source = _choose_model(model, stored)
         classifier = network.load(source)
-    known = [line for line in without.read_text().splitlines() if line.strip()] if without else []
+    known = _read_lines(without) if without else []
     with make_progress(transient=True) as bar:
         task = bar.add_task("Repairing", total=1.0)
         repaired = repair_head(
@@ -313,6 +316,11 @@ def _choose_model(model: str | None, stored: "StoredFeatures") -> str:
             "the options of `inspector batch`."
         )
     return name
+
+
+def _read_lines(path: Path) -> list[str]:
+    with translate_errors(InspectorError, f"Cannot read {path} ({{reason}}). Use a text file with a path per line."):
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def _is_ours(name: str) -> bool:

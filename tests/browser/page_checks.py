@@ -73,3 +73,12 @@ def assert_nothing_is_cut_off(page: Page) -> None:
         wide, room = main.evaluate("element => [element.scrollWidth, element.clientWidth]")
         assert wide <= room + 1, f"{wide} pixels in {room} of a window of {width}"
     page.set_viewport_size(size)
+
+
+def assert_all_inside(elements: Locator, width: int) -> None:
+    """Check that no element is cut off at the left or the right of a window of this width."""
+    for element in elements.all():
+        box = element.bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width

@@ -11,6 +11,7 @@ import pytest
 from page_checks import (
     MIDDLE,
     ColorScheme,
+    assert_all_inside,
     assert_nothing_is_cut_off,
     download_file,
     expect_heading,
@@ -491,8 +492,4 @@ def test_nothing_below_the_photo_is_cut_off(page: Page, app_url: str, show: str)
             page.get_by_role("button", name="Mask these cells").click()
             expect(page.locator("table.what-if")).to_be_visible()
         assert_nothing_is_cut_off(page)
-        for element in page.locator(".picture, .what-if, .inspector-line, .card:not(:empty), .controls").all():
-            box = element.bounding_box()
-            assert box is not None
-            assert box["x"] >= 0
-            assert box["x"] + box["width"] <= width
+        assert_all_inside(page.locator(".picture, .what-if, .inspector-line, .card:not(:empty), .controls"), width)

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from page_checks import assert_nothing_is_cut_off, expect_heading, show_windows
+from page_checks import assert_all_inside, assert_nothing_is_cut_off, expect_heading, show_windows
 from playwright.sync_api import Locator, Page, expect
 
 from inspector.images.examples import list_examples
@@ -132,11 +132,7 @@ def test_nothing_is_cut_off(page: Page, app_url: str) -> None:
     for width in show_windows(page, address, [(380, "dark"), (1400, "light"), (2560, "light")]):
         expect(page.get_by_role("option")).to_have_count(16)
         assert_nothing_is_cut_off(page)
-        for tile in page.get_by_role("option").all():
-            box = tile.bounding_box()
-            assert box is not None
-            assert box["x"] >= 0
-            assert box["x"] + box["width"] <= width
+        assert_all_inside(page.get_by_role("option"), width)
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,6 @@ import resource, sys
 from inspector.cli import main
 from inspector.networks import load
 resource.setrlimit(resource.RLIMIT_FSIZE, (6000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-for command in sys.argv[1].split(";"):
-    sys.argv = ["inspector", *command.split()]
-    try:
-        main()
-    except SystemExit as stopped:
-        print("status", stopped.code, file=sys.stderr, flush=True)
 """
 
 NO_TEMPORARY_FOLDER = """
@@ -33,6 +27,9 @@ def fail():
     raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in []")
 tempfile._get_default_tempdir = fail
 from inspector.cli import main
+"""
+
+RUN_COMMANDS = """
 for command in sys.argv[1].split(";"):
     sys.argv = ["inspector", *command.split()]
     try:
@@ -59,7 +56,11 @@ def test_a_full_disk_gives_one_sentence_and_leaves_nothing(tmp_path: Path) -> No
     ]
     environment = os.environ | {"INSPECTOR_MODELS": str(tmp_path / "models"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", FULL, ";".join(commands)], capture_output=True, text=True, env=environment, timeout=170
+        [sys.executable, "-c", FULL + RUN_COMMANDS, ";".join(commands)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=170,
     )
     lines = done.stderr.splitlines()
     assert done.returncode == 0, done.stderr
@@ -80,7 +81,7 @@ def test_no_temporary_folder_gives_one_sentence(tmp_path: Path) -> None:
     homes = ("HOME", "MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "INSPECTOR_CACHE")
     environment = os.environ | {name: str(tmp_path / "file" / "x") for name in homes}
     done = subprocess.run(
-        [sys.executable, "-c", NO_TEMPORARY_FOLDER, ";".join(commands)],
+        [sys.executable, "-c", NO_TEMPORARY_FOLDER + RUN_COMMANDS, ";".join(commands)],
         capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=170,
     )  # fmt: skip
     parts = done.stderr.split("status 1\n")

@@ -194,6 +194,9 @@ def test_a_repaired_network_is_loaded_by_its_folder(
     assert json.loads(Path("repaired/repair.json").read_text())["flagged"] == [{"concept": "0.1", "class": "a"}]
     trial = run("transplant", "results", "0.1", "--photos", "2", "--places", "1", "--json")
     assert trial["0.1"]["added"]["trials"] <= 2
+    with pytest.raises(InspectorError, match=r"Cannot read marked\.txt .* Use a text file with a path per line"):
+        cli(["repair", "results", "-o", "again", "--without", "marked.txt"], standalone_mode=False)
+    assert not Path("again").exists()
     monkeypatch.setenv("INSPECTOR_MODELS", "none")
     with pytest.raises(InspectorError, match=r"results are of tiny, which is no network with a name here\. .* --model"):
         cli(["repair", "results", "-o", "again"], standalone_mode=False)

@@ -55,7 +55,7 @@ def split_photo(
         weight: (K, C) of the linear layer.
         bias: (K,).
         pooling: "average" or "max".
-        network_logit: the network's own logit, to tell the difference.
+        network_logit: the network's own logit, for the difference.
 
     Raises:
         InspectorError: the photo has other channels than the concepts.

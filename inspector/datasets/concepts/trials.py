@@ -1,7 +1,7 @@
 """Test what a concept does: paste its parts into photos of other classes, and remove it from photos of its class.
 
 Each is compared with random parts, or regions, of the same size and in the same photos. The network runs on the changed
-photos; how often the predicted class changes is told with 95 % confidence intervals (Wilson, JASA 1927).
+photos; how often the predicted class changes is reported with 95 % confidence intervals (Wilson, JASA 1927).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
