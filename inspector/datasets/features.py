@@ -3,8 +3,9 @@
 `inspector batch --features` writes them. This module does not import torch.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,8 @@ from numpy.typing import NDArray
 from inspector.datasets.feature_files import HEAD, decode_features, format_features_name, open_features, read_head
 from inspector.datasets.results import Results, iterate_batches, read_results
 from inspector.datasets.shard_schema import open_parquet
-from inspector.datasets.stored_maps import make_crop, read_receptive_field
 from inspector.errors import HeadError, InspectorError, translate_errors
-from inspector.explain.receptive_field import ReceptiveField
+from inspector.explain.receptive_field import Axis, ReceptiveField
 from inspector.images.preprocessing import Box, Crop
 
 
@@ -62,13 +62,17 @@ class StoredFeatures:
     @property
     def field(self) -> ReceptiveField:
         """Receptive fields of the cells of the features, in pixels of the network's input."""
-        stored, finer = read_receptive_field(self.results), int(self.results.about.get("finer", 1))
-        y, x = (replace(axis, stride=axis.stride * finer) for axis in (stored.y, stored.x))
-        return replace(stored, y=y, x=x)
+        stored, finer = self.results.about["receptive_field"], int(self.results.about.get("finer", 1))
+        y, x = (
+            Axis(axis["centre"], axis["stride"] * finer, math.inf if axis["size"] is None else float(axis["size"]))
+            for axis in map(stored.__getitem__, ("y", "x"))
+        )
+        return ReceptiveField(y, x, stored.get("misplaced"))
 
     def crop(self, photo: StoredPhoto) -> Crop:
         """Return where the network's input lies on a photo."""
-        return make_crop(photo.size, photo.box, self.results)
+        height, width = self.results.about["size"]
+        return Crop(photo.size, photo.box, (height, width))
 
     @cached_property
     def by_index(self) -> Mapping[int, StoredPhoto]:
