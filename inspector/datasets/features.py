@@ -62,6 +62,7 @@ class StoredFeatures:
     @property
     def field(self) -> ReceptiveField:
         """Receptive fields of the cells of the features, in pixels of the network's input."""
+        # Not by stored_maps.read_field, which imports torch.
         stored, finer = self.results.about["receptive_field"], int(self.results.about.get("finer", 1))
         y, x = (
             Axis(axis["centre"], axis["stride"] * finer, math.inf if axis["size"] is None else float(axis["size"]))

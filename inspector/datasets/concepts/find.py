@@ -1,4 +1,4 @@
-"""Find the concepts of each class in stored features, without a pass of the network. This module does not import torch.
+"""Find the concepts of each class in stored features, without a pass of the network.
 
 features of a class's photos -> evidence for the class -> patterns and amounts -> cards
 """
