@@ -39,6 +39,10 @@ def _load_mobilenet(data: Path) -> inspector.Classifier:
     )  # fmt: skip
 
 
+def _make_identity(device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.eye(1000, device=device), torch.zeros(1000, device=device)
+
+
 def _load_squeezenet(data: Path) -> inspector.Classifier:
     file = data / "weights/squeezenet1_0_deepcompression_torchvision.safetensors"
     return inspector.load(file, "torchvision:squeezenet1_0", find_preset("ImageNet-1k"))
@@ -61,7 +65,7 @@ NETWORKS = {
         lambda network: nn.Sequential(
             network.get_submodule("features"), *list(network.get_submodule("classifier"))[:3]
         ),
-        lambda network: (torch.eye(1000), torch.zeros(1000)),
+        lambda network: _make_identity(next(network.parameters()).device),
     ),
 }
 
@@ -70,7 +74,7 @@ def make_sequential(name: str, network: nn.Module) -> nn.Sequential:
     """Return a network as `features`, pooling and `linear`, so that other packages find its layers by these names."""
     spec = NETWORKS[name]
     weight, bias = spec.linear(network)
-    linear = nn.Linear(weight.shape[1], weight.shape[0])
+    linear = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device)
     with torch.no_grad():
         linear.weight.copy_(weight)
         linear.bias.copy_(bias)

@@ -42,6 +42,7 @@ def main(
     data: Annotated[Path, typer.Option(help="The folder of weights and photos.", exists=True, file_okay=False)],
     grids: Annotated[int, typer.Option(min=1, max=25, help="Number of grids.")] = 8,
     networks: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join(NETWORKS),
+    device: Annotated[str, typer.Option(help="`cpu`, `cuda` or `mps`.")] = "cpu",
     rows: Annotated[Path, typer.Option(help="File of the finished networks.")] = RESULTS / "known_answers.jsonl",
 ) -> None:
     """Score every method and write results/known_answers.md."""
@@ -50,7 +51,7 @@ def main(
     for name in networks.split(","):
         scores = next((row["scores"] for row in finished if (row["network"], row["grids"]) == (name, grids)), None)
         if scores is None:
-            scores = score_network(name, data, grids)
+            scores = score_network(name, data, grids, device)
             rows.parent.mkdir(parents=True, exist_ok=True)
             with rows.open("a") as file:
                 file.write(json.dumps({"network": name, "grids": grids, "scores": scores}) + "\n")
@@ -59,10 +60,10 @@ def main(
     write_results("known_answers", command, *tables)
 
 
-def score_network(name: str, data: Path, grids: int) -> dict[str, dict[str, list[float]]]:
+def score_network(name: str, data: Path, grids: int, device: str) -> dict[str, dict[str, list[float]]]:
     """Return the scores of each method, by the kind of network."""
     spec = NETWORKS[name]
-    classifier = spec.load(data).resized(SIZE)
+    classifier = spec.load(data).to(device).resized(SIZE)
     network = classifier.network.eval()
     weight, bias = (tensor.detach() for tensor in spec.linear(network))
     features = spec.features(network)

@@ -87,13 +87,14 @@ def main(
     ] = "exact,methods,peers",
     finer: Annotated[str, typer.Option(help="Factors of finer grids, separated by commas; '': none.")] = "2,4",
     sizes: Annotated[str, typer.Option(help="Shorter sides of whole photos, separated by commas.")] = "224,288,448",
+    device: Annotated[str, typer.Option(help="`cpu`, `cuda` or `mps`.")] = "cpu",
     rows: Annotated[Path, typer.Option(help="File of the finished rows.")] = RESULTS / "localization.jsonl",
 ) -> None:
     """Score every way to make a map, and write results/localization.md."""
     finished = [json.loads(line) for line in rows.read_text().splitlines()] if rows.is_file() else []
     tables = []
     for name in networks.split(","):
-        classifier = NETWORKS[name].load(data)
+        classifier = NETWORKS[name].load(data).to(device)
         for dataset in sets.split(","):
             cases: list[Case] = []
             table = []
@@ -230,7 +231,7 @@ def _make_torchcam(network: torch.nn.Sequential, method: str) -> Callable[[torch
             scores = network(inputs.clone().requires_grad_())
             (values,) = extractor(k, scores)
         # Enlarged as by torchcam.utils.overlay_mask.
-        image = Image.fromarray(values[0].detach().numpy().astype(np.float32))
+        image = Image.fromarray(values[0].numpy(force=True).astype(np.float32))
         return np.asarray(image.resize(inputs.shape[:1:-1], Image.Resampling.BICUBIC))
 
     return explain

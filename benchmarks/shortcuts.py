@@ -47,7 +47,7 @@ from inspector.datasets.concepts.repair import LinearHead, score_head
 from inspector.datasets.run import RunOptions, run_dataset
 from inspector.explain.backends.accelerate import has_fast_backend
 from inspector.explain.feature_capture import capture_pass
-from inspector.images.preprocessing import View, make_view, normalize_view
+from inspector.images.preprocessing import View, make_view
 
 LOCAL = ("object", "fixed", "text", "border", "sticker24", "sticker72")
 GLOBAL = ("cast", "jpeg", "background")
@@ -73,6 +73,7 @@ def main(
     cases: Annotated[int, typer.Option(min=0, help="Cases to compute, at most.")] = 10_000,
     kinds: Annotated[str, typer.Option(help="Kinds of marks, separated by commas.")] = ",".join((*LOCAL, *GLOBAL)),
     rows: Annotated[Path, typer.Option(help="File of the finished cases.")] = RESULTS / "shortcuts.jsonl",
+    device: Annotated[str, typer.Option(help="`cpu`, `cuda` or `mps`.")] = "cpu",
     cache: Annotated[Path | None, typer.Option(help="Folder for the features of the photos.")] = None,
     speed: Annotated[bool, typer.Option("--speed", help="Measure time and memory, and no shortcuts.")] = False,
 ) -> None:
@@ -88,8 +89,9 @@ def main(
         for seed, share, name, kind in itertools.product(SEEDS, SHARES, DATA, kinds.split(","))
         if (name, kind, share, seed) not in known
     ][:cases]
-    network = inspector.load("efficientnet_lite0")
-    classifier = inspector.accelerate(network, "onnxruntime") if has_fast_backend() else network
+    network = inspector.load("efficientnet_lite0").to(device)
+    is_fast = device == "cpu" and has_fast_backend()
+    classifier = inspector.accelerate(network, "onnxruntime") if is_fast else network
     folder = cache or Path(tempfile.gettempdir()) / "inspector-shortcuts"
     loaded: dict[str, Photos] = {}
     for case in track(listed, "Cases"):
@@ -136,9 +138,9 @@ def compute_features(pixels: Sequence[np.ndarray], classifier: inspector.Classif
     blank = make_view(inspector.read_image(np.zeros((SIZE, SIZE, 3), np.uint8)), size)
     for first in range(0, len(pixels), 16):
         views = [View(blank.photo, one, blank.crop) for one in pixels[first : first + 16]]
-        inputs = torch.from_numpy(np.concatenate([normalize_view(view, size) for view in views]))
+        inputs = torch.cat([classifier.inputs(view) for view in views])
         captured = capture_pass(classifier.capture, inputs)
-        found.append(captured.poolings[0].feature_maps.numpy().astype(np.float16))
+        found.append(captured.poolings[0].feature_maps.numpy(force=True).astype(np.float16))
     return np.concatenate(found) if found else np.zeros((0, 1280, 7, 7), np.float16)
 
 
