@@ -57,7 +57,7 @@ SCORES = {
     "pointing_15": "pointing, 15 px",
 }  # fmt: skip
 TUNED = ("box_acc_v2", "mask_iou")
-HEADER = ("way", "maps", "seconds", *SCORES.values())
+HEADER = ("way", "maps", *SCORES.values())
 
 # A map (h, w), where it lies on the photo, and its class.
 PlacedValues = tuple[NDArray[np.float32], Crop, ReceptiveField]
@@ -272,12 +272,12 @@ def score_way(make: Way, classifier: inspector.Classifier, cases: Sequence[Case]
 
 def make_row(row: dict[str, Any]) -> tuple[object, ...]:
     if "error" in row:
-        return (row["way"], row["error"], "", *("" for _ in SCORES))
+        return (row["way"], row["error"], *("" for _ in SCORES))
     cells = []
     for key in SCORES:
         score = row["scores"].get(key)
         cells.append("" if score is None else f"{score[0]:.3f} ({score[1]:.3f}-{score[2]:.3f})")
-    return (row["way"], row["maps"], f"{row['seconds']:.3f}", *cells)
+    return (row["way"], row["maps"], *cells)
 
 
 if __name__ == "__main__":

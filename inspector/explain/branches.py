@@ -15,7 +15,7 @@ from inspector.errors import HeadError
 from inspector.explain.kinds import Pooling
 from inspector.explain.places import PlaceCheck, capture_feature_maps, check_places
 from inspector.explain.pooling import identify_pooling, position_shares
-from inspector.explain.precision import TOLERANCE, find_tolerance
+from inspector.explain.precision import TOLERANCE, find_product_type, find_tolerance
 from inspector.explain.receptive_field import ReceptiveField
 from inspector.explain.refusals import explain_missing_pooling
 from inspector.explain.tracing.forward import CapturedPooling, PoolingNotReachedError, capture_poolings
@@ -215,7 +215,7 @@ def _check_places(network: nn.Module, poolings: Sequence[CapturedPooling], examp
 
 def _refuse_random(logits: Tensor, others: Tensor) -> None:
     """Refuse a network that gives different logits for the same image."""
-    tolerance = max(1e-3, find_tolerance({logits.dtype})) * float(others.abs().max())
+    tolerance = max(1e-3, find_tolerance({find_product_type(logits)})) * float(others.abs().max())
     if not torch.allclose(logits, others, rtol=0, atol=tolerance):
         raise HeadError(
             "The network's output is random: the same input gives different logits (dropout in evaluation mode, "

@@ -24,7 +24,7 @@ from inspector.explain.pooling import (
     position_shares,
     stack_position_rows,
 )
-from inspector.explain.precision import find_tolerance, find_widest, relative_error, widen
+from inspector.explain.precision import find_product_type, find_tolerance, find_widest, relative_error, widen
 from inspector.explain.tracing.forward import CapturedPooling
 
 _CHUNK = 256  # cells per pass through the head: a flattened head takes 25,088 values for each
@@ -97,7 +97,7 @@ class Decomposition:
         Returns:
             The largest residual of all classes, in logits, and whether rounding explains it for every class.
         """
-        tolerance = max(self.head.tolerance, find_tolerance({logits.dtype}))
+        tolerance = max(self.head.tolerance, find_tolerance({find_product_type(logits)}))
         logits = widen(logits)
         chunks = self.values.flatten(1).split(max(1, _ONE_THREAD // self.values[0].numel()))
         sums = torch.cat([chunk.sum(1) for chunk in chunks]) + self.bias
@@ -206,6 +206,11 @@ def _decompose_with_fixed_weight(head: Head, captured: CapturedPass, with_values
     if not with_values:
         values = widen(poolings[0].feature_maps)[:, :0]
     weight, bias = head.affine
+    if bias.device != captured.logits.device:
+        raise NetworkError(
+            f"The network runs on {captured.logits.device}, but its head was read on {bias.device}. Use the classifier "
+            "that Classifier.to returned, or make a new one of the network."
+        )
     biases, maps = bias.expand(len(captured.logits), -1), []
     for branch, pooling, columns in zip(head.branches, poolings, weight.split(head.widths, 1), strict=True):
         feature_maps = widen(pooling.feature_maps)

@@ -25,7 +25,7 @@ from torch.utils import _pytree as pytree
 from inspector.errors import translate_errors
 from inspector.explain.dilated_calls import DILATE, PARAMETERS, DilationError, name_rows
 from inspector.explain.feature_capture import CapturedPass
-from inspector.explain.precision import find_tolerance, widen
+from inspector.explain.precision import find_product_type, find_tolerance, widen
 from inspector.explain.tracing.forward import CapturedPooling, PoolingNotReachedError, run_to_logits
 from inspector.explain.tracing.layouts import FeatureLayout, PooledLayout
 from inspector.explain.tracing.outputs import as_logits
@@ -160,7 +160,7 @@ def _compare_own(exact: Tensor, rows: Tensor) -> float:
     """Return how far the dilated network's own cells are from the network's; DilationError if rounding is less."""
     error = (widen(rows[: len(exact)]) - widen(exact)).abs().max()
     difference = float(error / exact.abs().max().clamp_min(1e-30))
-    if not difference <= find_tolerance({exact.dtype}):
+    if not difference <= find_tolerance({find_product_type(exact)}):
         raise DilationError(f"dilation gives other values in its own cells, by {difference:.1e} of the largest")
     return difference
 

@@ -36,7 +36,7 @@ from inspector.explain.dilation import DilationPlan, capture_dilated, capture_pl
 from inspector.explain.feature_capture import CapturedPass, capture_pass
 from inspector.explain.kinds import Verdict, worst_verdict
 from inspector.explain.map_arrays import FinerArrays, Floats
-from inspector.explain.precision import find_tolerance, relative_error, widen
+from inspector.explain.precision import find_product_type, find_tolerance, relative_error, widen
 from inspector.explain.receptive_field import ReceptiveField
 
 FACTORS = (1, 2, 4)
@@ -290,7 +290,7 @@ def _check_sums(splits: Sequence[Decomposition], logits: Tensor) -> list[tuple[f
     shares = torch.stack([torch.cat([branch.summed_shares() for branch in split.branches]) for split in splits])
     weight, bias = widen(head.weight), torch.stack([split.bias for split in splits])
     shares, wide = shares.to(weight), widen(logits).to(weight)
-    sums, tolerance = shares @ weight.T + bias, max(head.tolerance, find_tolerance({logits.dtype}))
+    sums, tolerance = shares @ weight.T + bias, max(head.tolerance, find_tolerance({find_product_type(logits)}))
     # The sum of the absolute values is at least this. Few classes need the whole sum, which takes as long as the sums.
     total = (sums - bias).abs() + bias.abs()
     larger = (relative_error(sums, wide, total, tolerance) <= 1).logical_not().any(0).nonzero()[:, 0]

@@ -27,7 +27,7 @@ from inspector.explain.head_checks import (
 from inspector.explain.head_function import HeadFunction, HeadRecording
 from inspector.explain.kinds import Verdict
 from inspector.explain.pooling import resample_averaging, resample_conserving
-from inspector.explain.precision import TOLERANCE, find_tolerance, find_widest
+from inspector.explain.precision import TOLERANCE, find_product_type, find_tolerance, find_widest
 from inspector.explain.tracing.forward import capture_and_record
 from inspector.explain.tracing.preserve import preserve_state
 
@@ -139,7 +139,8 @@ def find_head(network: nn.Module, example: Tensor) -> Head:
         recording = HeadRecording(function.recorded)
         refuse_other_paths(function, passes)
         dtypes = frozenset() if ops is None else ops.dtypes
-        tolerance = find_tolerance(dtypes | {logits.dtype, *(one.feature_maps.dtype for one in captured)})
+        tensors = [logits, *(one.feature_maps for one in captured)]
+        tolerance = find_tolerance(dtypes | set(map(find_product_type, tensors)))
         wide = function.convert_constants(find_widest(example.device))
         affine = None
         if all(branch.pooling != "other" for branch in branches):

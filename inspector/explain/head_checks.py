@@ -9,7 +9,7 @@ from inspector.errors import HeadError, NetworkError
 from inspector.explain.branches import HeadBranch, TrialPass, compute_remainder
 from inspector.explain.head_function import FrozenHead, HeadFunction
 from inspector.explain.kinds import Verdict
-from inspector.explain.precision import TOLERANCE, find_tolerance, find_widest, relative_error, widen
+from inspector.explain.precision import TOLERANCE, find_product_type, find_tolerance, find_widest, relative_error, widen
 
 _SCALES = (1, -10, 100)  # of random pooled values; nonlinearities often show only at large values
 _STEP = 1e-4  # step of the local test, relative to the root mean square of the pooled values
@@ -18,7 +18,7 @@ _STEP = 1e-4  # step of the local test, relative to the root mean square of the 
 def refuse_other_paths(function: HeadFunction, passes: Sequence[TrialPass]) -> None:
     """Raise HeadError if what was recorded on one image gives other logits than the network on others."""
     for one in passes:
-        tolerance = max(1e-4, find_tolerance({one.logits.dtype}))
+        tolerance = max(1e-4, find_tolerance({find_product_type(one.logits)}))
         for compute in (function.logits, lambda pooled: function.record(pooled)[1]):
             # Where the recording differs, the network may have branched on the pooled values. Then it gives the same
             # logits for the same pooled values on another image.

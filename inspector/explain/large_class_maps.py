@@ -31,7 +31,7 @@ from inspector.explain.class_names import list_top_classes
 from inspector.explain.classifier import Classifier, check_classifier
 from inspector.explain.kinds import Pooling, Verdict
 from inspector.explain.memory import give_back_freed_memory
-from inspector.explain.precision import relative_error
+from inspector.explain.precision import multiply, relative_error
 from inspector.explain.receptive_field import make_even_field
 from inspector.explain.tiling import Tile, Tiling, compute_feature_maps, make_tiles, verify_tiling
 from inspector.explain.tracing.forward import match_parameters
@@ -274,7 +274,7 @@ def _compute_maps(tiled: _TiledPass, chosen: list[int], accumulated: Sequence[_A
             continue
         for n, tile in enumerate(tiled.tiles):
             maps = torch.from_numpy(np.load(tiled.maps_file(n, b))) / math.prod(grid)
-            values[:, tile.rows, tile.columns] += (weight @ maps.flatten(1)).unflatten(1, maps.shape[1:])
+            values[:, tile.rows, tile.columns] += multiply(weight, maps.flatten(1)).unflatten(1, maps.shape[1:])
     return values
 
 

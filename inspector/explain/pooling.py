@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from inspector.explain.kinds import Pooling
+from inspector.explain.precision import multiply
 from inspector.explain.receptive_field import Axis, ReceptiveField, make_even_field
 
 Reduction = Literal["average", "max"]
@@ -252,5 +253,5 @@ def position_scores(feature_maps: Tensor, weight: Tensor) -> Tensor:
     Returns:
         Tensor (N, K, h, w) in logits, without the bias.
     """
-    scores: Tensor = (weight @ feature_maps.flatten(2)).unflatten(2, feature_maps.shape[2:])
+    scores: Tensor = multiply(weight, feature_maps.flatten(2)).unflatten(2, feature_maps.shape[2:])
     return scores

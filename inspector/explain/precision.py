@@ -22,6 +22,47 @@ def find_tolerance(dtypes: Collection[torch.dtype]) -> float:
     return max([TOLERANCE, *(4 * torch.finfo(dtype).eps for dtype in dtypes if dtype.is_floating_point)])
 
 
+def find_product_type(tensor: Tensor, function: Callable[..., Any] = torch.matmul) -> torch.dtype:
+    """Return the type to whose precision a function rounds its factors, if it multiplies tensors of this kind.
+
+    On a GPU that may be TF32, for which float16 stands here: both have ten bits. On a CPU it may be bfloat16.
+
+    Args:
+        tensor: a factor or a result.
+        function: a function of torch. Convolutions have a setting of their own.
+    """
+    if tensor.dtype != torch.float32 or tensor.device.type not in ("cpu", "cuda"):
+        return tensor.dtype
+    if tensor.is_cuda:
+        is_convolution = op_name(function).startswith("conv")
+        operations = torch.backends.cudnn if is_convolution else torch.backends.cuda.matmul
+        return torch.float16 if allows_tf32(operations) else torch.float32
+    return torch.bfloat16 if _read_matmul_precision() == "medium" else torch.float32
+
+
+def allows_tf32(operations: Any) -> bool:
+    """Tell whether torch may compute operations in TF32: `torch.backends.cuda.matmul` or `torch.backends.cudnn`."""
+    try:
+        return bool(operations.allow_tf32)
+    except RuntimeError:  # it was set by the newer name, and then torch refuses to tell by the older one
+        return bool(getattr(operations, "conv", operations).fp32_precision == "tf32")
+
+
+def _read_matmul_precision() -> str:
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # as in `allows_tf32`
+        backends: Any = torch.backends
+        return "medium" if backends.mkldnn.matmul.fp32_precision == "bf16" else "highest"
+
+
+def multiply(a: Tensor, b: Tensor) -> Tensor:
+    """Return the matrix product a @ b with factors that are not rounded to a less precise type than their own."""
+    if find_product_type(a) == a.dtype:
+        return a @ b
+    return (a.double() @ b.double()).to(a.dtype)
+
+
 def relative_error(predicted: Tensor, logits: Tensor, total: Tensor, tolerance: float = TOLERANCE) -> Tensor:
     """Compute the error of sums relative to what rounding explains: above 1, or NaN, the sum is wrong.
 

@@ -33,6 +33,7 @@ from inspector.explain.decomposition import decompose
 from inspector.explain.feature_capture import CapturedPass
 from inspector.explain.fingerprint import NetworkFingerprint
 from inspector.explain.pooling import POOL
+from inspector.explain.precision import allows_tf32
 from inspector.explain.tracing.forward import CapturedPooling, capture_poolings
 from inspector.files import find_cache_folder, write_atomic
 from inspector.version import __version__
@@ -251,7 +252,7 @@ def _verify(classifier: Classifier, run: Run, backend: str, dtype: torch.dtype) 
     head, tolerance = classifier.head, TOLERANCES[dtype]
     for images in (1, 3):
         inputs = classifier.noise_input(images, _SEED)
-        if inputs.is_cuda and torch.backends.cudnn.allow_tf32:
+        if inputs.is_cuda and (allows_tf32(torch.backends.cudnn) or allows_tf32(torch.backends.cuda.matmul)):
             tolerance = max(tolerance, _TF32)
         captured = _split_outputs(classifier, run(inputs))
         poolings, logits = capture_poolings(classifier.network, inputs, head.calls)

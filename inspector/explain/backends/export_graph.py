@@ -22,6 +22,7 @@ from torch.nn.functional import conv2d
 from inspector.errors import HeadError, NetworkError, translate_errors
 from inspector.explain.classifier import Classifier
 from inspector.explain.head import Head
+from inspector.explain.pooling import position_scores
 from inspector.explain.tracing.forward import capture_poolings, copy_sharing_parameters, eval_mode
 
 # torch.export, torch.compile and torch.onnx keep what they trace in tables of the whole process, so they run one at a
@@ -263,6 +264,12 @@ def _split_pooling(pooling: str, feature_maps: Tensor, weight: Tensor | None) ->
         highest = rows == rows.amax(2, keepdim=True)
         first = highest & (highest.to(rows.dtype).cumsum(2) == 1)
         feature_maps = torch.where(first, rows, torch.zeros_like(rows)).view_as(feature_maps)
-    # A convolution and not a matrix product: runtimes pack the weight of a convolution in advance, in half the time.
-    maps = feature_maps if weight is None else conv2d(feature_maps, weight[:, :, None, None])
+    if weight is None:
+        maps = feature_maps
+    elif feature_maps.is_cuda:
+        # As the eager pass computes them: by default, a convolution rounds its factors to TF32.
+        maps = position_scores(feature_maps, weight)
+    else:
+        # Not a matrix product: runtimes pack the weight of a convolution in advance, and take half the time.
+        maps = conv2d(feature_maps, weight[:, :, None, None])
     return maps / (height * width) if pooling == "average" else maps

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from inspector.explain.precision import find_product_type
 from inspector.explain.tracing.layouts import PooledLayout
 from inspector.explain.tracing.pooling_calls import PoolingCall
 from inspector.explain.tracing.tensor_calls import (
@@ -90,7 +91,7 @@ class OpRecording:
     written: dict[int, Tensor]
     ops: list[_RecordedOp]
     logits: int  # reference number of the logits
-    dtypes: frozenset[torch.dtype]  # floating-point types of the results
+    dtypes: frozenset[torch.dtype]  # floating-point types of the results, and of products that are rounded more
 
     @property
     def has_fixed_rows(self) -> bool:
@@ -225,7 +226,8 @@ class OpRecorder:
 
     def _append(self, function: Callable[..., Any], leaves: list[Any], spec: pytree.TreeSpec, result: Any) -> None:
         results = pytree.tree_leaves(result)
-        self._dtypes |= {leaf.dtype for leaf in results if isinstance(leaf, Tensor) and leaf.is_floating_point()}
+        floats = [leaf for leaf in results if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        self._dtypes |= {find_product_type(leaf, function) for leaf in floats}
         assigned = [self._assign_number(leaf) if isinstance(leaf, Tensor) else None for leaf in results]
         shapes = [leaf.shape if isinstance(leaf, Tensor) else torch.Size() for leaf in results]
         self._ops.append(_RecordedOp(function, leaves, spec, assigned, shapes))
