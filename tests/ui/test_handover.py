@@ -52,3 +52,17 @@ def test_class_contrast_and_colors_follow_from_page_to_page() -> None:
     # What the page Image begins with.
     state = app.session_state[keys.VIEW_STATE].state
     assert (state.k, state.against, state.colors, state.smooth) == (4, 3, "turbo", False)
+
+
+def test_a_finer_grid_follows_to_the_figure_and_back() -> None:
+    app = AppTest.from_function(_show_page, default_timeout=120)
+    for key, value in {"network": "fashion_gap", "example": "Bag", "finer": "2", "position": "3,2"}.items():
+        app.query_params[key] = value
+    app.run()
+    open_page(app, "export")
+    assert app.segmented_control(key=keys.FINER).value == 2
+    assert "finer=2" in app.code[-1].value
+    app.segmented_control(key=keys.FINER).set_value(1).run()
+    assert "finer" not in app.code[-1].value
+    state = app.session_state[keys.VIEW_STATE].state
+    assert (state.finer, state.cell) == (1, (1, 1)), "the cell is where it was"

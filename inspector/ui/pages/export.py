@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from inspector.errors import ExportError
+from inspector.errors import ExportError, InspectorError
 from inspector.explain.class_maps import ClassMaps, FigureContent
 from inspector.output import export
 from inspector.output.colormaps import COLORMAPS
@@ -27,6 +27,7 @@ from inspector.ui.state.selection import (
 )
 from inspector.ui.state.streamlit_fixes import fragment
 from inspector.ui.state.top_bar import PageSelection
+from inspector.ui.state.view_state import FINER
 
 FILES = {
     "PNG": "figure.png",
@@ -41,7 +42,7 @@ FILES = {
 # What the page takes over from the one before.
 _WIDGETS = (
     *(keys.FIGURE_CLASSES, keys.READING, keys.AGAINST),
-    *(keys.RAW_GRID, keys.POSITION_SCORES, keys.COLORMAP, keys.FIGURE_OPACITY, keys.GRAY),
+    *(keys.FINER, keys.RAW_GRID, keys.POSITION_SCORES, keys.COLORMAP, keys.FIGURE_OPACITY, keys.GRAY),
 )
 _DPI = 120  # pixels per inch of the preview
 
@@ -50,8 +51,8 @@ _DPI = 120  # pixels per inch of the preview
 @show_errors()
 def show(selection: PageSelection) -> None:
     """Draw the page."""
-    maps = selection.maps
     take_over(selection, "export", _WIDGETS)
+    maps = _choose_cells(selection)
     content = _choose_content(maps)
     wide, narrow = st.columns([3, 2], gap="large")
     with narrow:
@@ -65,6 +66,7 @@ def show(selection: PageSelection) -> None:
         smooth=content.smooth,
         opacity=content.opacity,
         gray=style.gray,
+        finer=content.finer,
         **({"colors": style.colours} if style.colours in VIEWER_COLORMAPS else {}),
     )
     # Draw the figure before the buttons: if it cannot be drawn, the page shows an error and offers no files.
@@ -73,6 +75,20 @@ def show(selection: PageSelection) -> None:
         _show_preview(selection.key, maps, content, style)
         with downloads:
             _show_downloads(selection.key, maps, content, style)
+
+
+def _choose_cells(selection: PageSelection) -> ClassMaps:
+    """Show the control for the grid of the maps. Return the class maps, with the finer grid if it was chosen."""
+    names = {1: "own", 2: "2x finer", 4: "4x finer"}
+    text = "The network's own cells, or also the cells between them, 4 or 16 times as many."
+    factor = choose_segment("Cells", FINER, key=keys.FINER, format_func=names.__getitem__, help=text)
+    if factor != 1:
+        try:
+            with st.spinner("Computing the cells between ..."):
+                return selection.compute_finer(factor)
+        except InspectorError as error:
+            st.warning(plain(str(error)), icon=":material/grid_off:")
+    return selection.maps
 
 
 def _leave_out_too_many(style: FigureStyle, count: int) -> FigureStyle:

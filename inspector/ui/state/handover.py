@@ -67,6 +67,8 @@ def hand_on(chosen: "PageSelection", **changes: Any) -> None:
     before = _start_without_link(chosen) if saved is None else _read(chosen, saved)
     if "against" in changes and changes["against"] == "average":
         changes["against"] = MEAN
+    # The chosen cell is where it was, on the grid that the page shows.
+    before = before.on_grid(changes.get("finer", before.finer))
     state = fit_state(replace(before, **changes), chosen.arrays)
     st.session_state[keys.VIEW_STATE] = SavedState(name_subject(chosen.key, chosen.arrays), tuple(labels), state)
 
@@ -90,6 +92,7 @@ def _list_values(chosen: "PageSelection", state: ViewState) -> dict[str, Any]:
         keys.FIGURE_CLASSES: [labels[state.k]],
         keys.READING: {None: LOGIT, MEAN: AVERAGE}.get(state.against, CLASS),
         keys.AGAINST: None if state.against in (None, MEAN) else labels[state.against],
+        keys.FINER: state.finer,
         keys.RAW_GRID: not state.smooth,
         keys.POSITION_SCORES: state.number == "scores",
         keys.COLORMAP: state.colors,
