@@ -228,7 +228,7 @@ def strided(gate: bool) -> Classifier:
 
 
 @pytest.mark.parametrize("gate", [False, True])
-@pytest.mark.parametrize(("format", "name"), [("onnx", "net.onnx"), ("pt2", "net.pt2")])
+@pytest.mark.parametrize(("format", "name"), [("onnx", "net.onnx"), ("pt2", "net.pt2"), ("openvino", "net.xml")])
 def test_a_written_file_serves_finer_maps(format: str, name: str, gate: bool, tmp_path: Path) -> None:
     classifier = strided(gate)
     requires_grad = [one.requires_grad for one in classifier.network.parameters()]
