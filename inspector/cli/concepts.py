@@ -88,7 +88,7 @@ def concepts(
     flags = _read_flags_that_fit(out / files.FLAGS_FILE, found)
     if report is not None:
         with progress.status("Writing the report ..."):
-            _write_report(report, stored, found, files.read_flags(out / files.FLAGS_FILE, found) if flags else {})
+            _write_report(report, stored, found, out, files.read_flags(out / files.FLAGS_FILE, found) if flags else {})
     for one in found.classes:
         _print_class(one.name, one.cards, flags)
         rest = f"rest {one.terms.rest:+.2f} (against {one.terms.against:+.2f}, common {one.terms.common:+.2f}, left "
@@ -124,11 +124,15 @@ def _flag_concepts(out: Path, texts: list[str]) -> Report:
     return Report({"file": path, "flags": {key: {"flag": one.flag, "name": one.name} for key, one in flags.items()}})
 
 
-def _write_report(path: Path, stored: "StoredFeatures", found: "Concepts", flags: "Mapping[str, ConceptFlag]") -> None:
+def _write_report(
+    path: Path, stored: "StoredFeatures", found: "Concepts", folder: Path, flags: "Mapping[str, ConceptFlag]"
+) -> None:
+    from inspector.datasets.concepts.outcomes import TRIALS_FILE, read_trials
     from inspector.datasets.concepts.report import make_concept_report
 
+    trials = list(read_trials(folder / TRIALS_FILE, found).values())
     with translate_errors(ExportError, f"Cannot write {path}: {{reason}}."):
-        write_atomic(path, make_concept_report(stored, found, flags).encode())
+        write_atomic(path, make_concept_report(stored, found, flags, trials=trials).encode())
 
 
 def _read_flags_that_fit(path: Path, found: "Concepts") -> dict[str, str]:
@@ -184,27 +188,28 @@ def transplant(
         raise InspectorError(f"--removal is {removal!r:.40}. Use inpaint or blur.")
     with progress.status("Loading the network ..."):
         from inspector.datasets.concepts import files
-        from inspector.datasets.concepts.trials import TrialOptions, describe_rate, measure_concept
+        from inspector.datasets.concepts.outcomes import TRIALS_FILE, TrialOptions, add_trial, describe_trial
+        from inspector.datasets.concepts.trials import measure_concept
         from inspector.datasets.features import read_features
 
         stored, found = read_features(results), files.read_concepts(results / files.FOLDER)
         classifier = network.load(_choose_model(model, stored))
     how = TrialOptions(photos, places, removal, seed)  # type: ignore[arg-type]
+    path = results / files.FOLDER / TRIALS_FILE
     rows = []
     with make_progress(transient=True) as bar:
         for key in keys:
             task = bar.add_task(f"Testing {key}", total=1.0)
-            rows.append(
-                measure_concept(
-                    classifier,
-                    stored,
-                    found,
-                    key,
-                    how,
-                    on_progress=lambda done, passes, task=task: bar.update(task, completed=done, total=passes),  # type: ignore[misc]
-                )
+            trial = measure_concept(
+                classifier,
+                stored,
+                found,
+                key,
+                how,
+                on_progress=lambda done, passes, task=task: bar.update(task, completed=done, total=passes),  # type: ignore[misc]
             )
-    names = ("added", "added_random", "removed", "removed_random")
+            add_trial(path, found, trial)
+            rows.append(trial)
     for row in rows:
         screen.print(f"{row.key} {stored.results.class_names[found.find_card(row.key).k]}")
         screen.print(
@@ -213,7 +218,8 @@ def transplant(
         screen.print(
             f"  own photos that leave it: {row.removed}; without random regions {row.removed_random}", soft_wrap=True
         )
-    return Report({row.key: {name: describe_rate(getattr(row, name)) for name in names} for row in rows})
+    print_written(path)
+    return Report({row.key: describe_trial(row) for row in rows})
 
 
 @options.command
@@ -248,10 +254,10 @@ def repair(
     check_new_folder(out, is_ours=_is_ours if overwrite else None)
     with progress.status("Loading the network ..."):
         from inspector.datasets.concepts import files
+        from inspector.datasets.concepts.outcomes import TRIALS_FILE, TrialOptions, read_trials
         from inspector.datasets.concepts.repair import describe_repair, repair_head
         from inspector.datasets.concepts.repaired_network import write_repaired_network
         from inspector.datasets.concepts.report import make_concept_report
-        from inspector.datasets.concepts.trials import TrialOptions
         from inspector.datasets.features import read_features
 
         stored, found = read_features(results), files.read_concepts(results / files.FOLDER)
@@ -275,9 +281,9 @@ def repair(
         )
     about = describe_repair(repaired, found, stored)
     with progress.status("Writing the network and the report ..."):
-        page = make_concept_report(
-            stored, found, flagged, classes=[found.find_card(key).k for key in repaired.flagged], repair=repaired
-        )
+        trials = read_trials(results / files.FOLDER / TRIALS_FILE, found).values()
+        classes = [found.find_card(key).k for key in repaired.flagged]
+        page = make_concept_report(stored, found, flagged, classes=classes, trials=list(trials), repair=repaired)
         write_repaired_network(
             out,
             classifier,

@@ -3,9 +3,8 @@
 `inspector batch --features` writes them. This module does not import torch.
 """
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from inspector.datasets.feature_files import HEAD, decode_features, format_featu
 from inspector.datasets.results import Results, iterate_batches, read_results
 from inspector.datasets.shard_schema import open_parquet
 from inspector.errors import HeadError, InspectorError, translate_errors
-from inspector.explain.receptive_field import Axis, ReceptiveField
+from inspector.explain.receptive_field import ReceptiveField, read_field
+from inspector.images.photo import Photo, read_image
 from inspector.images.preprocessing import Box, Crop
 
 
@@ -38,6 +38,19 @@ class StoredPhoto:
         return next(iter(self.logits))
 
 
+def open_photo_file(path: str) -> Photo:
+    """Read a photo of results from its file.
+
+    Raises:
+        InspectorError: the file is not there any more, or is in a tar, or cannot be read.
+    """
+    if not Path(path).is_file():
+        raise InspectorError(
+            f"The photo {path:.300} is not there. Use the folder in which `inspector batch` ran, with files and no tar."
+        )
+    return read_image(path)
+
+
 @dataclass(frozen=True, eq=False)
 class StoredFeatures:
     """Opened features of a data set: only the table of photos and the head are in memory."""
@@ -47,6 +60,7 @@ class StoredFeatures:
     bias: NDArray[np.float32]  # (K,)
     photos: tuple[StoredPhoto, ...]  # those that were read, in the order of the list
     groups: tuple[tuple[Path, int, int], ...]  # row groups: file, number in it, index of the first photo
+    open_photo: Callable[[str], Photo] = open_photo_file  # reads a photo by its path in the results
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -62,13 +76,9 @@ class StoredFeatures:
     @property
     def field(self) -> ReceptiveField:
         """Receptive fields of the cells of the features, in pixels of the network's input."""
-        # Not by stored_maps.read_field, which imports torch.
-        stored, finer = self.results.about["receptive_field"], int(self.results.about.get("finer", 1))
-        y, x = (
-            Axis(axis["centre"], axis["stride"] * finer, math.inf if axis["size"] is None else float(axis["size"]))
-            for axis in map(stored.__getitem__, ("y", "x"))
-        )
-        return ReceptiveField(y, x, stored.get("misplaced"))
+        field, finer = read_field(self.results.about["receptive_field"]), int(self.results.about.get("finer", 1))
+        y, x = (replace(axis, stride=axis.stride * finer) for axis in (field.y, field.x))
+        return replace(field, y=y, x=x)
 
     def crop(self, photo: StoredPhoto) -> Crop:
         """Return where the network's input lies on a photo."""
@@ -79,6 +89,14 @@ class StoredFeatures:
     def by_index(self) -> Mapping[int, StoredPhoto]:
         """The photos by their index."""
         return {photo.index: photo for photo in self.photos}
+
+    def read_photo(self, index: int) -> Photo:
+        """Read a photo of the results.
+
+        Raises:
+            InspectorError: it is not there any more, or cannot be read.
+        """
+        return self.open_photo(self.by_index[index].path)
 
     def read(self, indices: Sequence[int]) -> NDArray[np.float32]:
         """Read the feature maps of some photos, (n, C, h, w), in the order of their indices.

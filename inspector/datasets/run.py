@@ -24,7 +24,6 @@ from inspector.datasets.feature_files import hash_head, open_features_writer, wr
 from inspector.datasets.gallery import draw_overlay, make_canvas, make_overlay_path, write_gallery
 from inspector.datasets.rows import DecodedImage, make_row, number_labels
 from inspector.datasets.shard_schema import import_arrow
-from inspector.datasets.stored_maps import read_field
 from inspector.datasets.table import (
     Counts,
     Row,
@@ -37,7 +36,7 @@ from inspector.errors import ImageError, InspectorError
 from inspector.explain.backends.accelerate import AcceleratedNetwork, accelerate
 from inspector.explain.class_maps import ClassMaps, class_maps_of_batch
 from inspector.explain.classifier import Classifier
-from inspector.explain.receptive_field import ReceptiveField
+from inspector.explain.receptive_field import ReceptiveField, read_field
 from inspector.explain.tracing.forward import match_parameters
 from inspector.images.preprocessing import make_view
 from inspector.images.sources import Item, hash_items, list_images, make_storable, read_item

@@ -1,31 +1,19 @@
 """Place stored class maps on their photos, by the crop and the receptive fields that the results contain."""
 
 import math
-from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any
 
 from numpy.typing import ArrayLike
 
 from inspector.analysis.localization import Mask, Regions, find_object_mask, measure_evidence_inside_map
 from inspector.datasets.results import Results
-from inspector.explain.receptive_field import Axis, ReceptiveField
+from inspector.explain.receptive_field import ReceptiveField, read_field
 from inspector.images.preprocessing import Box, Crop
 
 
 def read_receptive_field(results: Results) -> ReceptiveField:
     """Return the receptive fields of the cells of the stored maps."""
     return read_field(results.about["receptive_field"])
-
-
-def read_field(stored: Mapping[str, Any]) -> ReceptiveField:
-    """Return receptive fields from what `describe_field` wrote."""
-    # JSON has no infinity, so an infinite size is stored as null.
-    y, x = (
-        Axis(axis["centre"], axis["stride"], math.inf if axis["size"] is None else float(axis["size"]))
-        for axis in map(stored.__getitem__, ("y", "x"))
-    )
-    return ReceptiveField(y, x, stored.get("misplaced"))
 
 
 def make_crop(photo_size: tuple[int, int], box: Box, results: Results) -> Crop:

@@ -1,8 +1,9 @@
 """Which pixels the cells of a feature map see. How they are found: tracing/receptive_field.py. Imports no torch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,16 @@ class ReceptiveField:
 PIXELS = ReceptiveField(
     Axis(centre=0.5, stride=1, size=1), Axis(centre=0.5, stride=1, size=1)
 )  # the receptive fields of the image's own pixels
+
+
+def read_field(stored: Mapping[str, Any]) -> ReceptiveField:
+    """Return receptive fields from what `describe_field` of output/manifest.py returned."""
+    # JSON has no infinity, so an infinite size is stored as null.
+    y, x = (
+        Axis(axis["centre"], axis["stride"], math.inf if axis["size"] is None else float(axis["size"]))
+        for axis in map(stored.__getitem__, ("y", "x"))
+    )
+    return ReceptiveField(y, x, stored.get("misplaced"))
 
 
 def make_even_field(size: Sequence[int], grid: Sequence[int]) -> ReceptiveField:

@@ -19,9 +19,10 @@ from inspector.cli import cli
 from inspector.datasets.concepts.files import ConceptFlag, change_flag, write_concepts
 from inspector.datasets.concepts.find import concepts
 from inspector.datasets.concepts.model import ConceptOptions, Concepts
+from inspector.datasets.concepts.outcomes import Rate, TrialOptions, add_trial, describe_trial, read_trials
 from inspector.datasets.concepts.repair import LinearHead, Repair, explain_change, repair_head
 from inspector.datasets.concepts.repaired_network import write_repaired_network
-from inspector.datasets.concepts.trials import Rate, TrialOptions, measure_concept
+from inspector.datasets.concepts.trials import measure_concept
 from inspector.datasets.features import StoredFeatures, read_features
 from inspector.datasets.run import RunOptions, run_dataset
 from inspector.errors import Cancelled, InspectorError, NetworkError
@@ -69,7 +70,7 @@ def find_mark(found: Concepts) -> str:
 
 
 def test_a_part_of_a_shortcut_changes_photos_and_random_parts_do_not(
-    case: tuple[inspector.Classifier, StoredFeatures, Concepts],
+    case: tuple[inspector.Classifier, StoredFeatures, Concepts], tmp_path: Path
 ) -> None:
     classifier, stored, found = case
     done: list[tuple[int, int]] = []
@@ -81,6 +82,9 @@ def test_a_part_of_a_shortcut_changes_photos_and_random_parts_do_not(
     assert trial.removed.trials > 0
     assert done[-1][0] == done[-1][1]
     assert trial == measure_concept(classifier, stored, found, find_mark(found), TRIALS)
+    other = concepts(stored, ["red"], options=OPTIONS)
+    assert add_trial(tmp_path / "new" / "trials.json", found, trial) == {trial.key: trial}
+    assert read_trials(tmp_path / "new" / "trials.json", other) == {}
     with pytest.raises(Cancelled):
         measure_concept(classifier, stored, found, find_mark(found), TRIALS, should_stop=lambda: True)
 
@@ -194,6 +198,9 @@ def test_a_repaired_network_is_loaded_by_its_folder(
     assert json.loads(Path("repaired/repair.json").read_text())["flagged"] == [{"concept": "0.1", "class": "a"}]
     trial = run("transplant", "results", "0.1", "--photos", "2", "--places", "1", "--json")
     assert trial["0.1"]["added"]["trials"] <= 2
+    (kept,) = read_trials("results/concepts/trials.json", found).values()
+    assert (kept.options.photos, kept.options.places) == (2, 1)
+    assert describe_trial(kept) == trial["0.1"]
     with pytest.raises(InspectorError, match=r"Cannot read marked\.txt .* Use a text file with a path per line"):
         cli(["repair", "results", "-o", "again", "--without", "marked.txt"], standalone_mode=False)
     assert not Path("again").exists()
@@ -201,7 +208,14 @@ def test_a_repaired_network_is_loaded_by_its_folder(
     with pytest.raises(InspectorError, match=r"results are of tiny, which is no network with a name here\. .* --model"):
         cli(["repair", "results", "-o", "again"], standalone_mode=False)
     run("concepts", "results", "--seeds", "1", "--rank", "2", "--report", "cards.html", "--json")
-    assert "<section" in Path("cards.html").read_text()
+    cards = Path("cards.html").read_text()
+    assert "<section" in cards
+    assert str(kept.added) in cards
+    Path("results/concepts/trials.json").write_text("{}")
+    with pytest.raises(
+        InspectorError, match=r"Cannot read the tests in .*it lacks 'concepts_sha256'"
+    ):
+        run("concepts", "results", "--seeds", "1", "--rank", "2", "--report", "cards.html", "--json")
 
 
 # --- pixels

@@ -24,7 +24,7 @@ from inspector.datasets.concepts.model import (
 )
 from inspector.entries import Entries, parse_json
 from inspector.errors import ExportError, InspectorError, translate_errors
-from inspector.files import json_bytes, open_regular, write_atomic
+from inspector.files import json_bytes, lock_folder, open_regular, write_atomic
 from inspector.printable import make_printable
 from inspector.version import __version__
 
@@ -32,7 +32,7 @@ FOLDER, CARDS, ARRAYS, FLAGS_FILE = "concepts", "concepts.json", "concepts.safet
 Flag = Literal["object", "context", "shortcut", "unclear"]
 FLAGS: tuple[Flag, ...] = get_args(Flag)
 _MOST_BYTES = 1_000_000_000  # of a file
-_MISSING = "it lacks {reason}"
+MISSING = "it lacks {reason}"
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ def read_concepts(folder: str | Path) -> Concepts:
     if not (folder / CARDS).is_file():
         raise InspectorError(f"No concepts in {folder}. Use `inspector concepts RESULTS`.")
     problem = f"Cannot read the concepts in {folder} ({{reason}}). Use `inspector concepts RESULTS` to make them again."
-    with translate_errors(InspectorError, problem, {KeyError: problem.replace("{reason}", _MISSING)}):
-        about = Entries(parse_json(_read(folder / CARDS)))
-        content = _read(folder / ARRAYS)
+    with translate_errors(InspectorError, problem, {KeyError: problem.replace("{reason}", MISSING)}):
+        about = Entries(parse_json(read_bounded(folder / CARDS)))
+        content = read_bounded(folder / ARRAYS)
         if hashlib.sha256(content).hexdigest() != about.text("arrays_sha256"):
             raise ValueError(f"{ARRAYS} is not the file that belongs to {CARDS}")
         arrays = load(content)
@@ -120,8 +120,8 @@ def read_flags(path: str | Path, found: Concepts) -> dict[str, ConceptFlag]:
     if not path.exists():
         return {}
     problem = f"Cannot read the flags in {path} ({{reason}}). Correct the file, or remove it."
-    with translate_errors(InspectorError, problem, {KeyError: problem.replace("{reason}", _MISSING)}):
-        about = Entries(parse_json(_read(path)))
+    with translate_errors(InspectorError, problem, {KeyError: problem.replace("{reason}", MISSING)}):
+        about = Entries(parse_json(read_bounded(path)))
         if about.text("network_sha256") != found.network_sha256:
             name = make_printable(about.text("network"), 60)
             raise InspectorError(
@@ -181,11 +181,15 @@ def change_flag(
     if flag not in (None, *FLAGS):
         raise InspectorError(f"No flag {flag!r:.40}. Use one of {', '.join(FLAGS)}.")
     key = found.find_card(key).key
-    flags = read_flags(path, found)
-    before = flags.get(key, ConceptFlag())
-    after = replace(before, flag=flag, name=before.name if name is None else make_printable(name, 200))
-    flags = {**flags, key: after}
-    write_flags(path, found, flags)
+    path = Path(path)
+    with translate_errors(ExportError, f"Cannot write {path}: {{reason}}."):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with lock_folder(path.parent):  # two visitors of the app may flag at the same time
+            flags = read_flags(path, found)
+            before = flags.get(key, ConceptFlag())
+            after = replace(before, flag=flag, name=before.name if name is None else make_printable(name, 200))
+            flags = {**flags, key: after}
+            write_flags(path, found, flags)
     return {key: one for key, one in flags.items() if one != ConceptFlag()}
 
 
@@ -255,7 +259,13 @@ def _take(arrays: Mapping[str, Any], name: str, rows: int) -> Any:
     return values
 
 
-def _read(path: Path) -> bytes:
+def read_bounded(path: Path) -> bytes:
+    """Read a file of concepts.
+
+    Raises:
+        ValueError: it is larger than such files are.
+        OSError: it cannot be read.
+    """
     with open_regular(path) as file:
         content = file.read(_MOST_BYTES + 1)
     if len(content) > _MOST_BYTES:

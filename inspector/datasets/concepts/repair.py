@@ -17,16 +17,9 @@ from inspector.analysis.evidence import compute_shares, pool_cells
 from inspector.analysis.refit import Array, make_basis, project_out, refit_head
 from inspector.datasets.concepts.files import ConceptFlag
 from inspector.datasets.concepts.model import ClassConcepts, ConceptCard, Concepts
+from inspector.datasets.concepts.outcomes import DEFAULT_TRIALS, Rate, TrialOptions, describe_rate
 from inspector.datasets.concepts.photo import find_strong_cells
-from inspector.datasets.concepts.trials import (
-    DEFAULT_TRIALS,
-    PastedFeatures,
-    Rate,
-    TrialOptions,
-    capture_pasted,
-    check_network,
-    describe_rate,
-)
+from inspector.datasets.concepts.trials import PastedFeatures, capture_pasted, check_network
 from inspector.datasets.features import StoredFeatures
 from inspector.errors import InspectorError
 from inspector.explain.classifier import Classifier
@@ -141,8 +134,15 @@ def repair_head(
         heads["trained without"] = _fit(classifier, original, pooled[clean], labels[clean], basis[:0], from_zero=True)
     pasted = {}
     for number, card in enumerate(cards):
-        pasted[card.key] = capture_pasted(classifier, stored, found, card, trials, should_stop)
-        on_progress((number + 1) / len(cards))
+        pasted[card.key] = capture_pasted(
+            classifier,
+            stored,
+            found,
+            card,
+            trials,
+            on_progress=lambda done, passes, number=number: on_progress((number + done / passes) / len(cards)),  # type: ignore[misc]
+            should_stop=should_stop,
+        )
     tested = pooled[is_held_out], labels[is_held_out]
     return Repair(
         flagged=tuple(card.key for card in cards),

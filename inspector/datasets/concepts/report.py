@@ -1,27 +1,22 @@
 """Make a report on concepts as one HTML file, which opens offline: cards with their crops, tests, repair, settings."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
+from inspector.datasets.concepts.crops import read_crops
 from inspector.datasets.concepts.files import ConceptFlag
 from inspector.datasets.concepts.model import ClassConcepts, ConceptCard, ConceptPosition, Concepts
+from inspector.datasets.concepts.outcomes import RATES, ConceptTrial, Rate
 from inspector.datasets.concepts.repair import ChangedPhoto, Repair
-from inspector.datasets.concepts.trials import ConceptTrial, Rate
 from inspector.datasets.features import StoredFeatures
-from inspector.errors import ImageError
 from inspector.images.decode import Pixels
-from inspector.images.photo import read_image
 from inspector.output.report import encode_url
 from inspector.output.templates import render_template
 from inspector.version import __version__
 
-_SIDE = 112  # pixels of a crop
 _MOST_CHANGED = 200  # photos that are listed
 
 
@@ -57,56 +52,48 @@ def make_concept_report(
         network=found.network,
         source=stored.results.about.get("source") or "photos",
         repair=None if repair is None else _make_repair(repair, stored.results.class_names),
-        trials=[(one.key, *map(str, (one.added, one.added_random, one.removed, one.removed_random))) for one in trials],
-        classes=[_make_class(one, flags) for one in shown],
+        trials=[(one.key, *(str(getattr(one, name)) for name in RATES)) for one in trials],
+        classes=[_make_class(one, stored, flags) for one in shown],
         settings=json.dumps(settings, indent=2),
     )
 
 
-def read_crop(position: ConceptPosition, side: int = _SIDE) -> Pixels | None:
-    """Read the part of a photo that a card shows for a position, as a square of `side` pixels; None if it is not there.
-
-    Parts that the edge of the photo cuts off keep their aspect ratio, up to 1 pixel.
-    """
-    return next(_read_crops([position], side))
-
-
-def _make_class(one: ClassConcepts, flags: Mapping[str, ConceptFlag]) -> dict[str, Any]:
+def describe_terms(one: ClassConcepts) -> str:
+    """Return the mean logit of a class as the sum of its terms, in one line."""
     terms = one.terms
-    equation = (
+    return (
         f"{len(one.photos)} photos; mean logit {terms.logit:.2f} = concepts {terms.concepts:.2f} "
         f"+ left {terms.left:.2f} + against {terms.against:.2f} + common {terms.common:.2f} + bias {terms.bias:.2f}"
     )
-    return {"name": one.name, "equation": equation, "cards": [_make_card(card, flags) for card in one.cards]}
 
 
-def _make_card(card: ConceptCard, flags: Mapping[str, ConceptFlag]) -> dict[str, Any]:
-    flag = flags.get(card.key, ConceptFlag())
+def describe_card(card: ConceptCard) -> str:
+    """Return the numbers of a card in one line."""
     parts = [f"{card.contribution:+.2f} logits in the mean", f"{card.photos} of {card.of_photos} photos have it"]
     parts += [] if card.stability is None else [f"stability {card.stability:.2f}"]
     parts += [] if card.inside is None else [f"{card.inside:.0%} inside the objects"]
-    crops = [
-        {
-            "url": encode_url(pixels, lossless=False),
-            "text": f"{position.path}, cell {position.cell}, {position.value:+.3f}",
-        }
-        for position, pixels in zip(card.positions, _read_crops(card.positions, _SIDE), strict=True)
+    return "; ".join(parts)
+
+
+def describe_position(position: ConceptPosition) -> str:
+    """Return where a concept is strong: photo, cell and value."""
+    return f"{position.path}, cell {position.cell}, {position.value:+.3f}"
+
+
+def _make_class(one: ClassConcepts, stored: StoredFeatures, flags: Mapping[str, ConceptFlag]) -> dict[str, Any]:
+    crops = iter(read_crops(stored, [position for card in one.cards for position in card.positions]))
+    cards = [_make_card(card, list(islice(crops, len(card.positions))), flags) for card in one.cards]
+    return {"name": one.name, "equation": describe_terms(one), "cards": cards}
+
+
+def _make_card(card: ConceptCard, crops: Sequence[Pixels | None], flags: Mapping[str, ConceptFlag]) -> dict[str, Any]:
+    flag = flags.get(card.key, ConceptFlag())
+    shown = [
+        {"url": encode_url(pixels, lossless=False), "text": describe_position(position)}
+        for position, pixels in zip(card.positions, crops, strict=True)
         if pixels is not None
     ]
-    return {"key": card.key, "name": flag.name, "flag": flag.flag, "line": "; ".join(parts), "crops": crops}
-
-
-def _read_crops(positions: Sequence[ConceptPosition], side: int) -> Iterator[Pixels | None]:
-    for position in positions:
-        try:
-            photo = read_image(position.path) if Path(position.path).is_file() else None
-        except ImageError:
-            photo = None
-        if photo is None:
-            yield None
-            continue
-        cut = Image.fromarray(photo.pixels).crop(tuple(map(round, position.box)))  # type: ignore[arg-type]
-        yield np.asarray(cut.resize((side, side), Image.Resampling.BICUBIC))
+    return {"key": card.key, "name": flag.name, "flag": flag.flag, "line": describe_card(card), "crops": shown}
 
 
 def _make_repair(repair: Repair, names: Sequence[str]) -> dict[str, Any]:

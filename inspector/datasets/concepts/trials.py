@@ -7,15 +7,14 @@ photos; how often the predicted class changes is reported with 95 % confidence i
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inspector.analysis.transplant import Removal, find_patch, paste, remove
+from inspector.analysis.transplant import find_patch, paste, remove
 from inspector.datasets.concepts.model import ConceptCard, Concepts
+from inspector.datasets.concepts.outcomes import DEFAULT_TRIALS, ConceptTrial, Rate, TrialOptions
 from inspector.datasets.concepts.photo import find_strong_cells
 from inspector.datasets.features import StoredFeatures
 from inspector.errors import Cancelled, InspectorError
@@ -24,75 +23,10 @@ from inspector.explain.feature_capture import capture_pass
 from inspector.explain.grid import nearest_cells
 from inspector.explain.pooling import POOL
 from inspector.explain.precision import widen
-from inspector.images.photo import read_image
 from inspector.images.preprocessing import View, make_view
-from inspector.networks.size_accuracy import compute_wilson_interval
 
 OnTrial = Callable[[int, int], None]  # (finished passes, all passes)
 _BATCH = 16  # photos per pass
-
-
-@dataclass(frozen=True)
-class TrialOptions:
-    """How a concept is tested.
-
-    Raises:
-        InspectorError: a number is below 1.
-    """
-
-    photos: int = 60  # of other classes that a part is pasted into, and of the class that it is removed from, at most
-    places: int = 3  # in each photo of another class
-    removal: Removal = "inpaint"
-    seed: int = 0  # of photos, places and random parts
-
-    def __post_init__(self) -> None:
-        for name in ("photos", "places"):
-            if getattr(self, name) < 1:
-                raise InspectorError(f"Expected {name} of 1 or more, got {getattr(self, name)}.")
-
-
-DEFAULT_TRIALS = TrialOptions()
-
-
-@dataclass(frozen=True)
-class Rate:
-    """How many of some trials had an outcome, with its 95 % confidence interval."""
-
-    count: int
-    trials: int
-
-    @property
-    def share(self) -> float:
-        """The share, 0-1; nan without trials."""
-        return self.count / self.trials if self.trials else float("nan")
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % confidence interval of the share by Wilson; of several places in a photo each counts as a trial."""
-        return compute_wilson_interval(self.count, self.trials) if self.trials else (0.0, 1.0)
-
-    def __str__(self) -> str:
-        if not self.trials:
-            return "no trials"
-        low, high = self.interval
-        return f"{self.count} of {self.trials} ({self.share:.0%}, {low:.0%} to {high:.0%})"
-
-
-def describe_rate(rate: Rate) -> dict[str, Any]:
-    """Return a rate with its interval in types that JSON can store."""
-    share = rate.share if rate.trials else None
-    return {"count": rate.count, "trials": rate.trials, "share": share, "interval": list(rate.interval)}
-
-
-@dataclass(frozen=True)
-class ConceptTrial:
-    """What happens where a concept is added or removed."""
-
-    key: str  # of the card
-    added: Rate  # trials in which a photo of another class becomes this class with a part of the concept
-    added_random: Rate  # the same with random parts of the same photos
-    removed: Rate  # photos that leave the class without the concept
-    removed_random: Rate  # the same without random regions of the same size
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +97,7 @@ def measure_concept(
         without = (_remove_concept(classifier, stored, index, cells, options, random) for index, cells in owners)
         logits = run(without)[1]
         counts.append(Rate(int((logits.argmax(1) != card.k).sum()), len(logits)))
-    return ConceptTrial(key, *counts)
+    return ConceptTrial(key, options, *counts)
 
 
 def capture_pasted(
@@ -172,14 +106,17 @@ def capture_pasted(
     found: Concepts,
     card: ConceptCard,
     options: TrialOptions = DEFAULT_TRIALS,
+    *,
+    on_progress: OnTrial = lambda done, passes: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> PastedFeatures:
     """Paste parts of a concept into held-out photos of other classes, and return the pooled features.
 
-    With them, any head on the same features can be measured without another pass.
+    With them, any head on the same features can be measured without another pass. The arguments are those of
+    `measure_concept`.
     """
     targets = choose_targets(stored, found, card.k, options)
-    run = _Runner(classifier, len(targets) * options.places, lambda done, passes: None, should_stop)
+    run = _Runner(classifier, len(targets) * options.places, on_progress, should_stop)
     views = paste_parts(classifier, stored, card, targets, options)
     pasted = run([view for several in views for view in several])[0]
     plain = stored.pool(stored.read(targets)) if targets else np.zeros((0, stored.shape[0]))
@@ -237,14 +174,9 @@ def read_view(classifier: Classifier, stored: StoredFeatures, index: int) -> Vie
     """Read a photo of the results as the network sees it.
 
     Raises:
-        InspectorError: the file is not there any more, or is in a tar.
+        InspectorError: the photo cannot be read.
     """
-    path = stored.by_index[index].path
-    if not Path(path).is_file():
-        raise InspectorError(
-            f"The photo {path:.300} is not there. Use the folder in which `inspector batch` ran, with files and no tar."
-        )
-    return make_view(read_image(path), classifier.preprocessing)
+    return make_view(stored.read_photo(index), classifier.preprocessing)
 
 
 class _Runner:
