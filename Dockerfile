@@ -11,7 +11,7 @@ COPY models models
 COPY inspector inspector
 RUN python -m venv /opt/inspector \
     && /opt/inspector/bin/pip install --no-cache-dir ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
-       -c constraints.txt ".[data,quick,serve]"
+       -c constraints.txt ".[concepts,quick,serve]"
 
 FROM python:3.12-slim-bookworm
 # opencv-python is linked to what it would draw windows with.

@@ -37,7 +37,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.app: $(BIN)/python pyproject.toml constraints.txt
-	$(INSTALL) -c constraints.txt -e '.[quick]'
+	$(INSTALL) -c constraints.txt -e '.[concepts,quick]'
 	-@$(BIN)/inspector accelerate efficientnet_lite0 # so that the app starts with it at once; it runs without, too
 	@touch $@
 

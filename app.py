@@ -54,6 +54,7 @@ pages = {
     "compare": make_page("compare", top_bar.read_selection, "Compare", "compare"),
     "model": make_page("network", top_bar.read_network, "Model", "model"),
     "dataset": make_page("dataset", top_bar.read_network, "Dataset", "dataset"),
+    "concepts": make_page("concepts", top_bar.read_bar, "Concepts", "concepts"),
     "runs": make_page("runs", top_bar.read_bar, "Training runs", "runs"),
     "about": make_page("about", top_bar.read_nothing, "About", "about"),
     "export": make_page("export", top_bar.read_selection, "Export", "export", visibility="hidden"),
@@ -72,7 +73,7 @@ st.html(assets.read_page_style())
 login.require_login()
 if page in old_pages:
     page.run()  # opens another page, before any widget takes its value from the link
-bar = top_bar.draw_bar(pages["model"], pages["export"], pages["layers"])
+bar = top_bar.draw_bar(pages["model"], pages["export"], pages["layers"], pages["dataset"])
 page.run()
 with bar.notes:
     links.show_notes()

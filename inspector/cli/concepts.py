@@ -193,6 +193,7 @@ def transplant(
         from inspector.datasets.features import read_features
 
         stored, found = read_features(results), files.read_concepts(results / files.FOLDER)
+        files.check_concepts(found, stored)
         classifier = network.load(_choose_model(model, stored))
     how = TrialOptions(photos, places, removal, seed)  # type: ignore[arg-type]
     path = results / files.FOLDER / TRIALS_FILE
@@ -261,6 +262,7 @@ def repair(
         from inspector.datasets.features import read_features
 
         stored, found = read_features(results), files.read_concepts(results / files.FOLDER)
+        files.check_concepts(found, stored)
         path = flags or results / files.FOLDER / files.FLAGS_FILE
         if flags is not None and not flags.is_file():
             raise InspectorError(f"There is no file {flags}. Use a flags.json of `inspector concepts --flag`.")

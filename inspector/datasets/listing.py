@@ -23,6 +23,7 @@ class ListedResults:
     top: int  # classes per image whose maps are stored
     images: int  # in the list of the run
     written: int  # images in complete shards, at most
+    has_features: bool  # the feature maps before pooling are stored
     changed: float  # when the last shard was written, in seconds since 1970
 
     @property
@@ -50,7 +51,8 @@ def read_listed(folder: Path) -> ListedResults | None:
         written = min(images, shards * int(about["shard_size"]))
         changed = max(path.stat().st_mtime, folder.stat().st_mtime)
         top, network = int(about.get("top", 0)), str(about["network"])
-        return ListedResults(folder, network, str(about.get("source", "")), top, images, written, changed)
+        source, has_features = str(about.get("source", "")), "features" in about
+        return ListedResults(folder, network, source, top, images, written, has_features, changed)
     except (OSError, ValueError, KeyError, TypeError, InspectorError):
         return None
 

@@ -21,10 +21,17 @@ expect.set_options(timeout=60_000)
 
 
 @pytest.fixture(scope="session")
-def app_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def user_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the networks that a user of the app has added: none at first."""
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="session")
+def app_url(tmp_path_factory: pytest.TempPathFactory, user_models: Path) -> Iterator[str]:
     runs = write_runs(tmp_path_factory.mktemp("runs"))
     environment = os.environ | {"INSPECTOR_RUNS": str(runs), "INSPECTOR_ISOLATION": "on"}
     environment |= {f"INSPECTOR_{name}": str(tmp_path_factory.mktemp(name)) for name in ("CACHE", "RESULTS")}
+    environment["INSPECTOR_MODELS"] = str(user_models)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

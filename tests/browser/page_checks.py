@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
@@ -82,3 +83,19 @@ def assert_all_inside(elements: Locator, width: int) -> None:
         assert box is not None
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= width
+
+
+def assert_no_serious_violation(page: Page) -> None:
+    """Check that axe-core finds nothing serious or critical on a page."""
+    for _ in range(4):  # what fades in or is about to be replaced may break a rule for a moment: what stays is wrong
+        found = [one for one in Axe().run(page).response["violations"] if one["impact"] in ("serious", "critical")]
+        if not found:
+            break
+        page.wait_for_timeout(1500)
+    assert not [describe(violation) for violation in found]
+
+
+def describe(violation: dict[str, object]) -> str:
+    """Return the rule of a violation, with the elements that break it and why."""
+    nodes = [f"{node['target']} {node['html'][:160]} {node['failureSummary'][:300]}" for node in violation["nodes"]]  # type: ignore[attr-defined]
+    return "\n".join([f"{violation['id']} ({violation['impact']}): {violation['help']}", *nodes[:8]])

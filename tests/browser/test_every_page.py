@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from page_checks import ColorScheme, show_windows
+from page_checks import ColorScheme, assert_no_serious_violation, show_windows
 from playwright.sync_api import Page, Request, WebSocket, expect
 
 pytestmark = pytest.mark.browser
@@ -24,7 +23,7 @@ _FOCUS = """() => {
 
 # Addresses of all pages and their parts, with a network that is quick.
 PAGES = ("", "layers", "layers?view=channels", "compare", "compare?view=methods&methods=Saliency", "export", "model",
-         "dataset", "runs", "about")  # fmt: skip
+         "dataset", "concepts", "runs", "about")  # fmt: skip
 
 
 @pytest.fixture
@@ -53,14 +52,7 @@ def test_a_page_has_no_serious_violation_and_asks_no_other_host(
         expect(page.get_by_test_id("stMain").get_by_test_id("stElementContainer").nth(9)).to_be_visible()
         expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
         expect(page.get_by_test_id("stSpinner")).to_have_count(0)
-        for _ in range(
-            4
-        ):  # what fades in or is about to be replaced may break a rule for a moment: what stays is wrong
-            found = [one for one in Axe().run(page).response["violations"] if one["impact"] in ("serious", "critical")]
-            if not found:
-                break
-            page.wait_for_timeout(1500)
-        assert not [describe(violation) for violation in found]
+        assert_no_serious_violation(page)
         backgrounds.add(page.get_by_test_id("stApp").evaluate("element => getComputedStyle(element).backgroundColor"))
     assert len(backgrounds) == 2, "the page does not follow the color scheme"
     hosts = {urlsplit(url).netloc for url in requested if urlsplit(url).scheme not in ("data", "blob")}
@@ -81,9 +73,3 @@ def test_the_focus_of_the_bar_is_visible(page: Page, app_url: str, scheme: Color
         reached.add(tag.split()[0])
         assert ring, f"the focus of {tag} is not visible"
     assert {"A", "BUTTON"} <= reached
-
-
-def describe(violation: dict[str, object]) -> str:
-    """Return the rule of a violation, with the elements that break it and why."""
-    nodes = [f"{node['target']} {node['html'][:160]} {node['failureSummary'][:300]}" for node in violation["nodes"]]  # type: ignore[attr-defined]
-    return "\n".join([f"{violation['id']} ({violation['impact']}): {violation['help']}", *nodes[:8]])

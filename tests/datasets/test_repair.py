@@ -212,9 +212,7 @@ def test_a_repaired_network_is_loaded_by_its_folder(
     assert "<section" in cards
     assert str(kept.added) in cards
     Path("results/concepts/trials.json").write_text("{}")
-    with pytest.raises(
-        InspectorError, match=r"Cannot read the tests in .*it lacks 'concepts_sha256'"
-    ):
+    with pytest.raises(InspectorError, match=r"Cannot read the tests in .*it lacks 'concepts_sha256'"):
         run("concepts", "results", "--seeds", "1", "--rank", "2", "--report", "cards.html", "--json")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from streamlit.testing.v1 import AppTest
+from tiny_photos import BACKBONE, write_backbone
 from torch import nn
 
 from inspector import NetworkError
@@ -264,11 +265,18 @@ def test_a_link_with_an_unknown_name_is_one_sentence(name: str) -> None:
     assert has(app.segmented_control, "From")
 
 
-def test_a_folder_that_is_none_of_hugging_face_is_one_sentence(tmp_path: Path) -> None:
+def test_a_folder_that_holds_no_network_is_one_sentence(tmp_path: Path) -> None:
     app = open_page()
-    find(app.segmented_control, "From").set_value("Hugging Face").run()
+    find(app.segmented_control, "From").set_value("Folder").run()
     press(app, "Load")
     assert read_errors(app) == ["No folder. Type the path of one first."]
     find(app.text_input, "Folder").set_value(str(tmp_path)).run()
     press(app, "Load")
-    assert read_errors(app) == [f"{tmp_path} is no folder of Hugging Face: it has no config.json. Check its path."]
+    assert read_errors(app) == [
+        f"{tmp_path} is no folder of a network: it has neither model.json nor config.json. Check its path."
+    ]
+    folder = write_backbone(tmp_path / "runs") / BACKBONE
+    find(app.text_input, "Folder").set_value(str(folder)).run()
+    press(app, "Load")
+    assert not app.exception
+    assert app.session_state[keys.OWN_NETWORKS].keys() == {BACKBONE}

@@ -22,6 +22,7 @@ from inspector.datasets.concepts.model import (
     Concepts,
     LogitTerms,
 )
+from inspector.datasets.features import StoredFeatures
 from inspector.entries import Entries, parse_json
 from inspector.errors import ExportError, InspectorError, translate_errors
 from inspector.files import json_bytes, lock_folder, open_regular, write_atomic
@@ -104,6 +105,31 @@ def read_concepts(folder: str | Path) -> Concepts:
         if found.sha256 != about.text("concepts_sha256"):
             raise ValueError(f"{CARDS} is of other concepts than {ARRAYS}")
         return found
+
+
+def check_concepts(found: Concepts, stored: StoredFeatures) -> None:
+    """Check that concepts are of these results.
+
+    Raises:
+        InspectorError: they are of another network, or of other photos.
+    """
+    channels, height, width = stored.shape
+    names, cards = stored.results.class_names, list(found.cards())
+    photos = {index for one in found.classes for index in (*one.photos, *one.held_out)}
+    photos |= {position.photo for card in cards for position in card.positions}
+    fits = (
+        found.network_sha256 == stored.results.about["network_sha256"]
+        and all(one.k < len(names) and one.patterns.shape[1] == channels for one in found.classes)
+        and photos <= stored.by_index.keys()
+        and all(
+            row < height and column < width for card in cards for row, column in (one.cell for one in card.positions)
+        )
+    )
+    if not fits:
+        raise InspectorError(
+            f"The concepts in {stored.results.folder} are of another network or of other photos than the results. Find "
+            "them again: `inspector concepts RESULTS`."
+        )
 
 
 def read_flags(path: str | Path, found: Concepts) -> dict[str, ConceptFlag]:

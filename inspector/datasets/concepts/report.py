@@ -96,20 +96,33 @@ def _make_card(card: ConceptCard, crops: Sequence[Pixels | None], flags: Mapping
     return {"key": card.key, "name": flag.name, "flag": flag.flag, "line": describe_card(card), "crops": shown}
 
 
+def list_scores(repair: Repair) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return heading and rows of the table of heads: accuracy, mean recall, and what a part of each concept does."""
+    keys = repair.flagged
+    rows = [
+        (name, str(one.accuracy), f"{one.mean_recall:.1%}", *(str(one.added[key]) for key in keys))
+        for name, one in repair.scores.items()
+    ]
+    return ("head", "accuracy", "mean recall", *(f"become the class with {key}" for key in keys)), rows
+
+
+def list_recalls(repair: Repair, names: Sequence[str]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return heading and rows of the table of recalls: a row per class, a column per head."""
+    scores = repair.scores
+    rows = [(names[k], *(_count(one.recall[k]) for one in scores.values())) for k in scores["before"].recall]
+    return ("class", *scores), rows
+
+
 def _make_repair(repair: Repair, names: Sequence[str]) -> dict[str, Any]:
-    scores, keys = repair.scores, repair.flagged
-    classes = list(scores["before"].recall)
+    (heading, rows), (recall_heading, recalls) = list_scores(repair), list_recalls(repair, names)
     return {
-        "flagged": keys,
+        "flagged": repair.flagged,
         "held_out": repair.held_out,
         "fitted": repair.fitted,
-        "heading": ("head", "accuracy", "mean recall", *(f"become the class with {key}" for key in keys)),
-        "rows": [
-            (name, str(one.accuracy), f"{one.mean_recall:.1%}", *(str(one.added[key]) for key in keys))
-            for name, one in scores.items()
-        ],
-        "recall_heading": ("class", *scores),
-        "recalls": [(names[k], *(_count(one.recall[k]) for one in scores.values())) for k in classes],
+        "heading": heading,
+        "rows": rows,
+        "recall_heading": recall_heading,
+        "recalls": recalls,
         "changed": [_describe_changed(one, names) for one in repair.changed[:_MOST_CHANGED]],
         "more": max(len(repair.changed) - _MOST_CHANGED, 0),
     }

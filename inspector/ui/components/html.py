@@ -153,6 +153,11 @@ def make_tiles(tiles: Iterable[Tile], min_width: str = "9rem") -> str:
     return render_fragment("tiles.html", tiles=list(tiles), min_width=min_width)
 
 
+def make_crops(crops: Iterable[tuple[bytes, str]]) -> str:
+    """Return square parts of photos, each with what it shows, as HTML: in rows of equal length if there are twelve."""
+    return render_fragment("crops.html", crops=[{"url": make_data_url(image), "text": text} for image, text in crops])
+
+
 def make_ordered_list(lines: Sequence[str]) -> str:
     """Return plain texts as a numbered list in HTML."""
     return render_fragment("ordered_list.html", lines=lines)

@@ -1,5 +1,6 @@
 """Pictures of stored class maps: over their photos if the photo files are unchanged, else as raw grids."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import ArrayLike
 from inspector.datasets.results import Results, StoredImage
 from inspector.datasets.results import read_stored_image as read_row
 from inspector.datasets.stored_maps import make_crop, read_receptive_field
-from inspector.errors import InspectorError
+from inspector.errors import ImageError, InspectorError
 from inspector.images.photo import Photo, read_image
 from inspector.output.overlay import common_scale, grid_image
 from inspector.ui.components import html
@@ -54,15 +55,8 @@ def find_photo(results: Results, stored: StoredImage) -> tuple[Photo | None, str
     field = read_receptive_field(results)
     if field.misplaced is not None:
         return None, field.warning or ""
-    content: bytes | Path | None
-    if results.about.get("source") == batches.UPLOADED:
-        content, reason = batches.find_upload(stored.path), "The photo was uploaded, and is not stored."
-    else:
-        content, reason = _find_file(results, stored)
-    if content is None:
-        return None, f"{reason} Only its grid is shown."
     try:
-        photo = read_image(content, Path(stored.path).name)
+        photo = make_opener(results)(stored.path)
     except InspectorError as error:
         return None, f"{error} Only its grid is shown."
     if (photo.sha256, photo.size) != (stored.sha256, stored.size):
@@ -70,14 +64,34 @@ def find_photo(results: Results, stored: StoredImage) -> tuple[Photo | None, str
     return photo, ""
 
 
-def _find_file(results: Results, stored: StoredImage) -> tuple[Path | None, str]:
-    source = results.about.get("source")
-    named = Path(stored.path)
+def make_opener(results: Results) -> Callable[[str], Photo]:
+    """Return a function that opens a photo by its path in results, for this visitor; jobs may call it, too.
+
+    The function raises InspectorError if the photo is not there, may not be read, or cannot be.
+    """
+    is_open, source = folders.is_open(), results.about.get("source")
+    uploads = batches.list_uploads() if source == batches.UPLOADED else {}
+
+    def open_photo(path: str) -> Photo:
+        if source == batches.UPLOADED:
+            if path not in uploads:
+                raise ImageError("The photo was uploaded, and is not stored.")
+            return read_image(uploads[path], Path(path).name)
+        return read_image(_find_file(path, source, is_open), Path(path).name)
+
+    return open_photo
+
+
+def _find_file(path: str, source: object, is_open: bool) -> Path:
+    named = Path(path)
     places = [named] if not isinstance(source, str) or named.is_absolute() else [named, Path(source) / named]
-    allowed = [place for place in places if folders.may_read(place)]
+    allowed = [place for place in places if folders.may_read(place, is_open)]
     if not allowed:
-        return None, "The photo is not in a folder that this app may open."
-    return next(filter(_is_file, allowed), None), "The photo is not at its path any more."
+        raise ImageError("The photo is not in a folder that this app may open.")
+    found = next(filter(_is_file, allowed), None)
+    if found is None:
+        raise ImageError("The photo is not at its path any more.")
+    return found
 
 
 def _is_file(path: Path) -> bool:

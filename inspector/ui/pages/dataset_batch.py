@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from inspector.analysis.linear_head import read_linear_head
 from inspector.datasets.listing import ListedResults
 from inspector.errors import InspectorError
 from inspector.images.sources import Item
@@ -15,7 +16,7 @@ from inspector.ui.components.markdown import plain
 from inspector.ui.state import batches, folders, keys
 from inspector.ui.state.batches import UPLOADED, Batch, BatchRequest
 from inspector.ui.state.jobs import describe_place
-from inspector.ui.state.networks import NetworkChoice, list_choices
+from inspector.ui.state.networks import NetworkChoice, find_network
 from inspector.ui.state.photo_choice import choose_photos, list_offered
 from inspector.ui.state.photos import OwnPhoto
 
@@ -34,18 +35,23 @@ def show_form(network: NetworkChoice) -> None:
         kind = st.segmented_control("Photos from", kinds, default=kinds[0], required=True, key=keys.BATCH_FROM)
         help = "For how many classes of each photo the class maps are stored."
         top = st.number_input("Top classes", 1, 50, 5, key=keys.BATCH_TOP, width=150, help=help)
+        help = (
+            "Store the feature maps before pooling, too: the page Concepts needs them. They take 125 KB per photo for "
+            "1,280 channels of 7 x 7 cells."
+        )
+        features = st.toggle("Keep feature maps", key=keys.BATCH_FEATURES, help=help)
     photos: tuple[Item, ...] = ()
     if kind == _FOLDER:
         source = choose_folder(keys.BATCH_FOLDER)
     else:
         source = UPLOADED
         photos = _choose_photos() if kind == _OF_THE_BAR else _upload_folder()
-    st.caption(plain(_describe_place(source, network.key)))
+    st.caption(plain(_describe_place(source, network.key, features)))
     is_ready = bool(photos) if source == UPLOADED else bool(source)
     label = f"Start with {plain(network.name)}"
     if st.button(label, key=keys.START_BATCH, type="primary", icon=":material/play_arrow:", disabled=not is_ready):
         with show_errors():
-            _start(source, photos, network, top)
+            _start(source, photos, network, top, features)
 
 
 def show_resume(listed: ListedResults) -> None:
@@ -138,9 +144,10 @@ def _upload_folder() -> tuple[Item, ...]:
     return batches.make_items(upload_photos("Folder", key=keys.BATCH_UPLOAD, several="directory"))
 
 
-def _describe_place(source: str, network_key: str) -> str:
+def _describe_place(source: str, network_key: str, features: bool) -> str:
     """Return where the results go, and who sees them."""
-    photos = "The photos are not stored, only their names and class maps. " if source == UPLOADED else ""
+    stored = "names, class maps and feature maps" if features else "names and class maps"
+    photos = f"The photos are not stored, only their {stored}. " if source == UPLOADED else ""
     if folders.is_open():
         return f"{photos}The results go to a new folder in {folders.results_folder()}."
     if batches.is_private(source, network_key):
@@ -148,20 +155,21 @@ def _describe_place(source: str, network_key: str) -> str:
     return "Everybody who reaches this app can open the results."
 
 
-def _start(source: str, photos: tuple[Item, ...], network: NetworkChoice, top: int) -> None:
+def _start(source: str, photos: tuple[Item, ...], network: NetworkChoice, top: int, features: bool) -> None:
     if source != UPLOADED:
         source = check_source(source)
+    loaded = _load(network)
+    if features:
+        read_linear_head(loaded)  # a head of another kind is refused before any photo is read
     private = batches.is_private(source, network.key)
     out = batches.name_results(source, network.name, private)
     if private:
         st.session_state.setdefault(keys.OWN_RESULTS, []).append(out)
-    _begin(BatchRequest(source, photos, network.key, _load(network), top, out, is_open=folders.is_open()))
+    _begin(BatchRequest(source, photos, network.key, loaded, top, out, features, is_open=folders.is_open()))
 
 
 def _resume(listed: ListedResults) -> None:
-    networks = [choice for choice in list_choices().values() if choice.name.removesuffix(" (yours)") == listed.network]
-    if not networks:
-        raise InspectorError(f"The run used {listed.network}, which is not loaded here. Load it on the page Model.")
+    network = find_network(listed.network)
     photos: tuple[Item, ...] = ()
     source = listed.source
     if source == UPLOADED:
@@ -171,11 +179,18 @@ def _resume(listed: ListedResults) -> None:
         photos = previous.request.photos
     else:
         source = check_source(source)
-    (network, *_) = networks
     loaded = _load(network)
     _begin(
         BatchRequest(
-            source, photos, network.key, loaded, listed.top, listed.folder, resume=True, is_open=folders.is_open()
+            source,
+            photos,
+            network.key,
+            loaded,
+            listed.top,
+            listed.folder,
+            listed.has_features,
+            resume=True,
+            is_open=folders.is_open(),
         )
     )
 

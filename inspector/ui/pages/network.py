@@ -12,7 +12,7 @@ from inspector.ui.pages.network_name import show_folder_form, show_name_form
 from inspector.ui.state import cache, folders, keys, networks
 from inspector.ui.state.networks import NetworkChoice
 
-FILE, NAME, FOLDER = "File", "torchvision or timm", "Hugging Face"
+FILE, NAME, FOLDER = "File", "torchvision or timm", "Folder"
 
 
 def show(network: NetworkChoice) -> None:

@@ -1,4 +1,4 @@
-"""The forms of the page Model for a network of torchvision or timm, and for a folder of Hugging Face."""
+"""The forms of the page Model for a network of torchvision or timm, and for a folder."""
 
 from concurrent.futures import ThreadPoolExecutor, wait
 
@@ -7,7 +7,7 @@ import streamlit as st
 from inspector.errors import NetworkError
 from inspector.explain.classifier import Classifier
 from inspector.networks.build import suggest_library_names
-from inspector.networks.catalog import LIBRARIES
+from inspector.networks.catalog import CARD, LIBRARIES
 from inspector.networks.huggingface import is_huggingface_folder
 from inspector.networks.load import resolve
 from inspector.networks.pretrained import download_weights, has_weights, list_pretrained
@@ -102,15 +102,24 @@ def show_folder_form() -> None:
     Raises:
         InspectorError: the folder holds no network that can be loaded.
     """
-    st.caption("On this machine, as `save_pretrained` of transformers wrote it. No code in the folder is run.")
-    text = st.text_input("Folder", key=make_field_key("folder"), placeholder="~/networks/my-model").strip()
+    st.caption(
+        "On this machine, as `inspector train` or `inspector repair` wrote it, or `save_pretrained` of transformers. "
+        "No code in the folder is run."
+    )
+    text = st.text_input("Folder", key=make_field_key("folder"), placeholder="runs/photos/gap/seed0").strip()
     if st.button("Load", type="primary", key=make_field_key("from folder")):
         if not text:
             show_error("No folder. Type the path of one first.")
             return
         folder = folders.find_typed(text, ())
+        if (folder / CARD).is_file():
+            with st.spinner(f"Reading {plain(folder.name)} and verifying its head ..."):
+                networks.add_folder(folder)
+            st.rerun()
         if not is_huggingface_folder(folder):
-            raise NetworkError(f"{text} is no folder of Hugging Face: it has no config.json. Check its path.")
+            raise NetworkError(
+                f"{text} is no folder of a network: it has neither model.json nor config.json. Check its path."
+            )
         with st.spinner(f"Reading {plain(folder.name)} and verifying its head ..."):
             classifier = Classifier.from_network(resolve(folder, max_bytes=uploads.MAX_NETWORK))
         networks.add_private(classifier, str(folder))

@@ -44,6 +44,7 @@ class BatchRequest:
     classifier: "Classifier"
     top: int  # classes per image whose maps are stored
     out: Path
+    features: bool = False  # store the feature maps before pooling
     resume: bool = False
     is_open: bool = False  # the source may be read as it is; otherwise only the images of listed folders
 
@@ -104,7 +105,13 @@ def run_request(request: BatchRequest, on_progress: Callable[[int, int], None] =
     if not items:
         raise ImageError(f"No image in {request.source} may be read. Choose another folder.")
     options = RunOptions(
-        request.top, _BATCH_SIZE, _WORKERS, _SHARD_SIZE, backend=_choose_backend(request), resume=request.resume
+        request.top,
+        _BATCH_SIZE,
+        _WORKERS,
+        _SHARD_SIZE,
+        backend=_choose_backend(request),
+        features=request.features,
+        resume=request.resume,
     )
     return run_items(items, request.classifier, request.out, options, source=request.source, on_progress=on_progress)
 
@@ -119,11 +126,11 @@ def make_items(uploads: Sequence["UploadedFile"]) -> tuple[Item, ...]:
     return tuple(items)
 
 
-def find_upload(path: str) -> bytes | None:
-    """Return an uploaded photo of the run of this session; None if it is not there any more."""
+def list_uploads() -> dict[str, bytes]:
+    """Return the uploaded photos of the last run of this session, by their paths in the results."""
     batch: Batch | None = st.session_state.get(keys.BATCH)
     photos = () if batch is None else batch.request.photos
-    return next((item.content for item in photos if item.path == path), None)
+    return {item.path: item.content for item in photos if item.content is not None}
 
 
 def is_private(source: str, network_key: str) -> bool:

@@ -53,9 +53,14 @@ def listed_folders() -> list[Path]:
     return [Path(name) for name in os.environ.get(DATA, "").split(os.pathsep) if name]
 
 
-def may_read(path: Path) -> bool:
-    """Return whether the app may read a path that a file of the server names, such as a photo of stored results."""
-    return not _is_address(str(path)) and (is_open() or is_listed(path))
+def may_read(path: Path, open_app: bool | None = None) -> bool:
+    """Return whether the app may read a path that a file of the server names, such as a photo of stored results.
+
+    Args:
+        path: the path.
+        open_app: what `is_open` returned for the visitor, as in a job, which has none to ask about. None: ask now.
+    """
+    return not _is_address(str(path)) and ((is_open() if open_app is None else open_app) or is_listed(path))
 
 
 def is_listed(path: Path) -> bool:

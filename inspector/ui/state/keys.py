@@ -77,9 +77,19 @@ IMAGE_ORDER, DESCENDING = "order", "descending"
 DATASET_CLASS, CONFUSED_LABEL, GALLERY = "average", "mistaken", "gallery"
 # The form of the page Dataset that runs a batch. No key is in the link: a link must not begin work.
 BATCH_FROM, BATCH_FOLDER, BATCH_PHOTOS, BATCH_UPLOAD = "batch from", "batch folder", "batch photos", "batch upload"
-BATCH_TOP, START_BATCH, STOP_BATCH = "batch top", "start batch", "stop batch"
+BATCH_TOP, BATCH_FEATURES, START_BATCH, STOP_BATCH = "batch top", "batch features", "start batch", "stop batch"
 BATCH = "batch"  # the Batch of this session
 OWN_RESULTS = "own results"  # folders of results that this session made of uploads: list of paths
+
+# Page Concepts. The keys of the first line are in the link; CONCEPT is the key of an opened card, such as 3.1.
+CONCEPT, CONCEPT_CLASS, CONCEPT_PHOTO = "concept", "concepts", "on"
+FIND_RANK, FIND_SEEDS, FIND_HELD_OUT, FIND_OBJECTS, FIND = "rank", "seeds", "held out", "objects", "find concepts"
+TRIAL_PHOTOS, TRIAL_PLACES, TRIAL_REMOVAL, TRIAL = "trial photos", "trial places", "trial removal", "test concept"
+REPAIR_NAME, REPAIR_WITHOUT, REPAIR, CONCEPT_STOP = "repair name", "repair without", "repair", "stop concepts"
+CONCEPT_CARDS = "concept-cards"  # container, whose key page.css names
+CONCEPT_WORK = "concept work"  # the ConceptWork of this session
+CONCEPT_PROBLEM = "concept problem"  # message of an error in a callback, shown once
+REPAIRED = "repaired"  # the last RepairedNetwork of this session
 
 # Widgets outside the fragments of a page. If one of them changes, the whole page has to run.
 OUTSIDE_FRAGMENTS = (

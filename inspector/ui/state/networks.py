@@ -8,12 +8,14 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from inspector.errors import InspectorError
 from inspector.images.examples import choose_examples
-from inspector.networks.catalog import LIBRARIES, list_models
+from inspector.networks.catalog import CARD, LIBRARIES, is_trusted, list_models, read_model_card
 from inspector.networks.size_accuracy import SizeAccuracies
 from inspector.printable import make_printable
 from inspector.ui.state import cache, keys, sessions
@@ -61,6 +63,20 @@ def list_choices() -> dict[str, NetworkChoice]:
     return listed
 
 
+def find_network(name: str) -> NetworkChoice:
+    """Return the network that results name.
+
+    Raises:
+        InspectorError: it is not one of models/, of this session, or of a library.
+    """
+    found = [choice for choice in list_choices().values() if choice.name.removesuffix(" (yours)") == name]
+    if found:
+        return found[0]
+    if name.startswith(LIBRARIES):
+        return NetworkChoice(name, name, name, "photos", partial(cache.load_local_network, name))
+    raise InspectorError(f"The results are of {name}, which is not loaded here. Load it on the page Model.")
+
+
 def list_own() -> Mapping[str, NetworkChoice]:
     """Return the networks that were loaded in this session, by name."""
     own: dict[str, NetworkChoice] = st.session_state.get(keys.OWN_NETWORKS, {})
@@ -80,6 +96,25 @@ def add_named(name: str, classifier: "Classifier") -> NetworkChoice:
     """Add torchvision:NAME or timm:NAME to the networks of this session, and choose it for all pages."""
     examples = choose_examples(classifier.preprocessing)
     choice = NetworkChoice(name, name, name, examples, partial(cache.load_network, name))
+    _add(choice, MAX_NAMED)
+    return choice
+
+
+def add_folder(folder: Path) -> NetworkChoice:
+    """Load the network in a folder and choose it for all pages; add it to those of this session, unless listed anyway.
+
+    Raises:
+        NetworkError: its model.json or its weights cannot be read.
+    """
+    if is_trusted(folder):
+        choice = list_choices()[folder.name]
+        choice.load()
+        select(choice.name)
+        return choice
+    card = read_model_card(folder)
+    load = partial(cache.load_network, str(folder), cache.read_change_time(folder / CARD))
+    choice = NetworkChoice(str(folder), card.name, card.title, card.examples, load)
+    choice.load()
     _add(choice, MAX_NAMED)
     return choice
 

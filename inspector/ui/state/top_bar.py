@@ -58,6 +58,7 @@ class Bar:
     scale: cache.Scale
     notes: "DeltaGenerator"  # where notes about the link are shown, once the page has been drawn
     layers_page: st.Page | None = None  # page of the channels
+    dataset_page: st.Page | None = None  # page that runs a batch
 
     def read_photo(self) -> Photo:
         """Read the chosen photo.
@@ -69,7 +70,10 @@ class Bar:
 
 
 def draw_bar(
-    load_page: st.Page | None = None, export_page: st.Page | None = None, layers_page: st.Page | None = None
+    load_page: st.Page | None = None,
+    export_page: st.Page | None = None,
+    layers_page: st.Page | None = None,
+    dataset_page: st.Page | None = None,
 ) -> Bar:
     """Draw the bar.
 
@@ -77,6 +81,7 @@ def draw_bar(
         load_page: page on which networks are loaded; a link to it stands beside the networks.
         export_page: page of figures; a link to it stands at the end.
         layers_page: page of the channels, which other pages open.
+        dataset_page: page that runs a batch, which the page Concepts opens.
     """
     keys.update_link()
     apply_selection()
@@ -94,7 +99,7 @@ def draw_bar(
         scale = choose_size(offered[name])
     with strip:
         photo_choice.draw_strip(offered[name].examples)
-    return Bar(offered[name], scale, st.container(), layers_page)
+    return Bar(offered[name], scale, st.container(), layers_page, dataset_page)
 
 
 def read_nothing(bar: Bar, import_page: Callable[[], object]) -> tuple[()]:
