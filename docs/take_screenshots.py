@@ -1,6 +1,7 @@
 """Take the screenshots of docs/images in a real Chromium: `python docs/take_screenshots.py [NAME ...]`.
 
-Starts the app with the runs of experiments/flowers17. Needs the test extras.
+Starts the app with the runs of experiments/flowers17. Needs the test extras. Those of concepts need the folders that the
+tutorial of docs/concepts.md makes, in the folder of the repository.
 """
 
 import os
@@ -33,6 +34,7 @@ def run_app() -> Iterator[str]:
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.address=127.0.0.1"]
     command += [f"--server.port={port}", "--server.headless=true", "--server.fileWatcherType=none"]
     environment = os.environ | {"INSPECTOR_RUNS": str(ROOT / "experiments" / "flowers17")}
+    environment |= {"INSPECTOR_RESULTS": str(ROOT / "none"), "INSPECTOR_MODELS": str(ROOT / "marked-models")}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as server:
         url = f"http://127.0.0.1:{port}"
         try:
@@ -62,6 +64,33 @@ def wait_for_methods(page: Page) -> None:
     wait_until_idle(page)
 
 
+def test_and_repair(page: Page) -> None:
+    """Load the network of the tutorial, flag the tag, test it, and repair the network."""
+    page.get_by_text("Folder", exact=True).click()
+    page.get_by_role("textbox", name="Folder").fill("runs/marked/gap_efficientnet_lite0/seed0")
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(1000)
+    page.get_by_role("button", name="Load", exact=True).click()
+    expect(page.get_by_text("Networks of this session")).to_be_visible(timeout=60_000)
+    page.get_by_role("link", name="Concepts").click()
+    page.get_by_role("combobox", name="Results").fill("marked-results")
+    page.keyboard.press("Enter")
+    page.get_by_role("combobox", name="Class").click()
+    page.get_by_role("option", name="Daisy").click()
+    page.get_by_role("radiogroup", name="Flag of 6.1").get_by_text("shortcut").click()
+    page.get_by_role("textbox", name="Name of 6.1").fill("tag")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Open 6.1").click()
+    page.get_by_role("button", name="Test 6.1").click()
+    expect(page.get_by_role("button", name="Test 6.1 again")).to_be_visible(timeout=300_000)
+    page.get_by_role("button", name="Repair", exact=True).click()
+    expect(page.get_by_role("button", name="Use this network")).to_be_visible(timeout=300_000)
+    page.set_viewport_size({"width": 1400, "height": 1230})
+    wait_until_idle(page)
+    page.get_by_role("heading", name="Does it decide?").evaluate("element => element.scrollIntoView()")
+    page.wait_for_timeout(1000)
+
+
 def nothing(page: Page) -> None:
     """Do nothing before the screenshot."""
 
@@ -77,6 +106,13 @@ SHOTS: dict[str, tuple[str, dict[str, str], int, Callable[[Page], None]]] = {
     "methods": ("compare", CAT | {"view": "methods", "curves": "true"}, 1540, wait_for_methods),
     "export": ("export", CAT, 1270, nothing),
     "network": ("model", {"network": "efficientnet_lite0"}, 1000, nothing),
+    "concepts": (
+        "concepts",
+        {"network": "flowers17_gap", "data": "marked-results", "concepts": "Daisy"},
+        1010,
+        nothing,
+    ),
+    "repair": ("model", {"network": "flowers17_gap"}, 900, test_and_repair),
     "laboratory": ("runs", {}, 2433, nothing),
     "all-maps": ("", {"network": "fashion_gmp", "example": "Sandal"}, 2000, nothing),
 }

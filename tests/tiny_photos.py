@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,20 +37,20 @@ def copy_examples(folder: Path) -> Path:
     return folder
 
 
-def write_backbone(models: Path) -> Path:
+def write_backbone(models: Path, name: str = BACKBONE, classes: Sequence[str] = ("a", "b", "c", "d")) -> Path:
     """A ResNet of 8 layers with random weights and statistics: 16 x 16 pixels, last feature maps of 64 x 4 x 4."""
-    folder = models / BACKBONE
+    folder = models / name
     folder.mkdir(parents=True)
     torch.manual_seed(5)
-    network = cifar_resnet(8, 4)
+    network = cifar_resnet(8, len(classes))
     network.train()(torch.randn(8, 3, 16, 16))
     save_file(network.state_dict(), folder / "weights.safetensors")
     card = {
         "title": "Tiny",
-        "architecture": {"factory": "cifar_resnet", "arguments": {"depth": 8, "classes": 4}},
+        "architecture": {"factory": "cifar_resnet", "arguments": {"depth": 8, "classes": len(classes)}},
         "weights": "weights.safetensors",
         "probability": "softmax",
-        "classes": ["a", "b", "c", "d"],
+        "classes": list(classes),
         "size": [16, 16],
         "resize": [16, 16],
         "interpolation": "bilinear",

@@ -8,6 +8,7 @@ import io
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ import typer
 from made_up_runs import write_runs
 from PIL import Image
 from safetensors.torch import load_file
+from tiny_photos import write_backbone
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -133,6 +135,15 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
         del sys.modules[name]
 
 
+def plant_shortcut(folder: Path) -> None:
+    """Make what the tutorial of concepts.md makes before its first command: marked photos, and a network for them."""
+    script = [sys.executable, str(REPOSITORY / "docs" / "plant_shortcut.py"), "flowers17", "marked", "--class", "Daisy"]
+    subprocess.run(script, cwd=folder, check=True, capture_output=True)
+    shutil.copy(folder / "marked" / "Daisy" / "0.jpg", folder / "marked" / "Daisy" / "image_0848.jpg")
+    names = find_model_card("flowers17_gap").classes
+    write_backbone(folder / "runs" / "marked" / "gap_efficientnet_lite0", "seed0", names)
+
+
 def test_documents_have_commands_and_examples():
     assert len(COMMANDS) > 30
     assert len(WITH_EXAMPLES) > 4
@@ -148,6 +159,8 @@ def test_the_options_of_a_documented_command_exist(document, arguments):
 @pytest.mark.usefixtures("only_png")
 @pytest.mark.parametrize("document", WITH_COMMANDS)
 def test_documented_commands_run(document, workspace, monkeypatch, capsys):
+    if document == "concepts.md":
+        plant_shortcut(workspace)
     for arguments in [arguments for name, arguments in COMMANDS if name == document]:
         line = shlex.join(arguments)
         if find_reason(line, NOT_RUN):
