@@ -1,7 +1,7 @@
 """Take the screenshots of docs/images in a real Chromium: `python docs/take_screenshots.py [NAME ...]`.
 
-Starts the app with the runs of experiments/flowers17. Needs the test extras. Those of concepts need the folders that the
-tutorial of docs/concepts.md makes, in the folder of the repository.
+Starts the app with the runs of experiments/flowers17. Needs the test extras. "concepts" and "repair" need the
+folders that the tutorial of docs/concepts.md makes, in the folder of the repository.
 """
 
 import os
@@ -106,12 +106,7 @@ SHOTS: dict[str, tuple[str, dict[str, str], int, Callable[[Page], None]]] = {
     "methods": ("compare", CAT | {"view": "methods", "curves": "true"}, 1540, wait_for_methods),
     "export": ("export", CAT, 1270, nothing),
     "network": ("model", {"network": "efficientnet_lite0"}, 1000, nothing),
-    "concepts": (
-        "concepts",
-        {"network": "flowers17_gap", "data": "marked-results", "concepts": "Daisy"},
-        1010,
-        nothing,
-    ),
+    "concepts": ("concepts", {"data": "marked-results", "concepts": "Daisy"}, 1010, nothing),
     "repair": ("model", {"network": "flowers17_gap"}, 900, test_and_repair),
     "laboratory": ("runs", {}, 2433, nothing),
     "all-maps": ("", {"network": "fashion_gmp", "example": "Sandal"}, 2000, nothing),

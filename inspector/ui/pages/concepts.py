@@ -18,7 +18,7 @@ from inspector.ui.components.controls import show_download_buttons, show_error, 
 from inspector.ui.components.markdown import plain
 from inspector.ui.pages import concepts_cards, concepts_repair
 from inspector.ui.state import keys, uploads
-from inspector.ui.state.concept_work import OpenedConcepts, find_running, find_work, open_concepts, start_work
+from inspector.ui.state.concept_work import OpenedConcepts, find_work, open_concepts, start_work
 from inspector.ui.state.jobs import OnProgress, ShouldStop
 from inspector.ui.state.memory_file import open_memory_file
 from inspector.ui.state.top_bar import Bar
@@ -72,7 +72,7 @@ def _explain(bar: Bar) -> None:
 
 def _show_form(opened: OpenedConcepts) -> None:
     """Show the form that finds concepts."""
-    if (work := find_running("find", opened.stored.results.folder)) is not None:
+    if (work := opened.find_running("find")) is not None:
         show_progress(work)
         return
     is_first = opened.concepts is None

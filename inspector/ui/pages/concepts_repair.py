@@ -29,7 +29,7 @@ from inspector.ui.components.controls import show_download_buttons, show_errors,
 from inspector.ui.components.markdown import plain
 from inspector.ui.components.stored_maps import draw_raw_grid
 from inspector.ui.state import folders, keys, networks, uploads
-from inspector.ui.state.concept_work import OpenedConcepts, RepairedNetwork, find_running, find_work, start_work
+from inspector.ui.state.concept_work import OpenedConcepts, RepairedNetwork, find_work, start_work
 from inspector.ui.state.jobs import OnProgress, ShouldStop
 
 _TILES = 12  # changed photos that are shown
@@ -55,7 +55,7 @@ def show_repair(opened: OpenedConcepts, flags: Mapping[str, ConceptFlag] | None)
         "The last layer is fitted again without the concepts flagged as shortcuts, of all classes, and measured on the "
         "photos that were held out. The layers before stay as they are."
     )
-    if (work := find_running("repair", opened.stored.results.folder)) is not None:
+    if (work := opened.find_running("repair")) is not None:
         show_progress(work)
     elif not cards:
         st.info("Flag a concept as a shortcut first.", icon=":material/flag:")

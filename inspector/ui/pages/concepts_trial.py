@@ -12,7 +12,7 @@ from inspector.ui.components.concept_progress import show_progress
 from inspector.ui.components.controls import show_errors, show_table
 from inspector.ui.components.markdown import plain
 from inspector.ui.state import keys
-from inspector.ui.state.concept_work import OpenedConcepts, find_running, start_work
+from inspector.ui.state.concept_work import OpenedConcepts, start_work
 from inspector.ui.state.jobs import OnProgress, ShouldStop
 from inspector.ui.state.networks import find_network
 
@@ -31,7 +31,7 @@ def show_trial(opened: OpenedConcepts, card: ConceptCard) -> None:
         _show_result(trial, name)
     if not opened.may_write:
         return
-    if (work := find_running("test", opened.stored.results.folder)) is not None:
+    if (work := opened.find_running("test")) is not None:
         show_progress(work)
         return
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):

@@ -25,48 +25,6 @@ _RESULT = ("concepts",)  # task of the job
 _DOING: Mapping[Kind, str] = {"find": "Finding", "test": "Testing", "repair": "Repairing as"}
 
 
-@dataclass(frozen=True, eq=False)
-class OpenedConcepts:
-    """Results with features, and what is stored about their concepts."""
-
-    stored: StoredFeatures
-    folder: Path  # of the files of concepts
-    may_write: bool
-    concepts: Concepts | None  # None: not found yet, or not of these results
-    problem: str  # why the stored concepts cannot be used; "" if there are none, or they can
-    trials: Mapping[str, outcomes.ConceptTrial]  # by the keys of the cards
-
-    @property
-    def found(self) -> Concepts:
-        """The concepts.
-
-        Raises:
-            InspectorError: there are none yet.
-        """
-        if self.concepts is None:
-            raise InspectorError("No concepts were found yet.")
-        return self.concepts
-
-    @property
-    def flags_path(self) -> Path:
-        """The file of flags."""
-        return self.folder / files.FLAGS_FILE
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of all classes of the network."""
-        return tuple(self.stored.results.class_names)
-
-
-@dataclass(frozen=True, eq=False)
-class RepairedNetwork:
-    """A repaired head, and the network that was written with it."""
-
-    repair: "Repair"
-    folder: Path
-    results: Path  # folder of the results
-
-
 @dataclass(eq=False)
 class ConceptWork:
     """Work in progress, or ended."""
@@ -91,17 +49,57 @@ class ConceptWork:
         return f"{_DOING[self.kind]} {self.subject or 'concepts'}"
 
 
+@dataclass(frozen=True, eq=False)
+class OpenedConcepts:
+    """Results with features, and what is stored about their concepts."""
+
+    stored: StoredFeatures
+    folder: Path  # of the files of concepts
+    may_write: bool
+    concepts: Concepts | None  # None: not found yet, or not of these results
+    problem: str  # why the stored concepts cannot be used; "" if there are none, or they can
+    trials: Mapping[str, outcomes.ConceptTrial]  # by the keys of the cards
+    running: ConceptWork | None  # on these results, when the files were read: it may have written others since
+
+    @property
+    def found(self) -> Concepts:
+        """The concepts.
+
+        Raises:
+            InspectorError: there are none yet.
+        """
+        if self.concepts is None:
+            raise InspectorError("No concepts were found yet.")
+        return self.concepts
+
+    def find_running(self, kind: Kind) -> ConceptWork | None:
+        """Return the work of this kind that runs on these results."""
+        return self.running if self.running is not None and self.running.kind == kind else None
+
+    @property
+    def flags_path(self) -> Path:
+        """The file of flags."""
+        return self.folder / files.FLAGS_FILE
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all classes of the network."""
+        return tuple(self.stored.results.class_names)
+
+
+@dataclass(frozen=True, eq=False)
+class RepairedNetwork:
+    """A repaired head, and the network that was written with it."""
+
+    repair: "Repair"
+    folder: Path
+    results: Path  # folder of the results
+
+
 def find_work() -> ConceptWork | None:
     """Return the last work of this session."""
     work: ConceptWork | None = st.session_state.get(keys.CONCEPT_WORK)
     return work
-
-
-def find_running(kind: Kind, results: Path) -> ConceptWork | None:
-    """Return the work of this kind on these results while it runs."""
-    work = find_work()
-    is_it = work is not None and work.job.running and (work.kind, work.results) == (kind, results)
-    return work if is_it else None
 
 
 def start_work(kind: Kind, subject: str, results: Path, work: Work) -> None:
@@ -123,18 +121,21 @@ def open_concepts(folder: Path) -> OpenedConcepts:
     Raises:
         InspectorError: there are no results or features, or a file of them is damaged.
     """
+    work = find_work()
+    running = work if work is not None and work.job.running and work.results == folder else None
     stored = _read_features(folder, read_state(folder))
     stored = replace(stored, open_photo=make_opener(stored.results))
     own = folder / files.FOLDER
     may_write = folders.is_open() or _is_below(folder, folders.results_folder())
     if not (own / files.CARDS).is_file():
-        return OpenedConcepts(stored, own, may_write, None, "", {})
+        return OpenedConcepts(stored, own, may_write, None, "", {}, running)
     try:
         found = _read_concepts(own, cache.read_change_time(own / files.CARDS))
         files.check_concepts(found, stored)
     except InspectorError as error:
-        return OpenedConcepts(stored, own, may_write, None, str(error), {})
-    return OpenedConcepts(stored, own, may_write, found, "", outcomes.read_trials(own / outcomes.TRIALS_FILE, found))
+        return OpenedConcepts(stored, own, may_write, None, str(error), {}, running)
+    trials = outcomes.read_trials(own / outcomes.TRIALS_FILE, found)
+    return OpenedConcepts(stored, own, may_write, found, "", trials, running)
 
 
 def _is_below(folder: Path, parent: Path) -> bool:
