@@ -40,6 +40,9 @@ TORCH_FREE = (
     "output/overlay.py", "output/viewer.py",
     "datasets/table.py", "datasets/shard_schema.py", "datasets/results.py", "datasets/statistics.py",
     "datasets/index.py", "datasets/summary.py", "datasets/feature_files.py", "datasets/features.py",
+    "analysis/evidence.py", "analysis/factorization.py", "analysis/transplant.py",
+    "datasets/concepts/model.py", "datasets/concepts/files.py", "datasets/concepts/outcomes.py",
+    "datasets/concepts/photo.py", "datasets/concepts/crops.py",
     "training/recipe.py", "training/read_run.py", "training/compare_runs.py",
 )  # fmt: skip
 

@@ -1,10 +1,24 @@
 """Heads whose logits are a linear function of one average or max pooling: what concepts and repair are defined for."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from inspector.errors import HeadError
 from inspector.explain.classifier import Classifier
+
+
+@dataclass(frozen=True, eq=False)
+class LinearHead:
+    """Weight and bias of a linear layer."""
+
+    weight: NDArray[np.float64]  # (K, C)
+    bias: NDArray[np.float64]  # (K,)
+
+    def classify(self, pooled: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the top-1 class of each row of pooled features (..., C)."""
+        return np.asarray((pooled @ self.weight.T + self.bias).argmax(-1))
 
 
 def read_linear_head(classifier: Classifier) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

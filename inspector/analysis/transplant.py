@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspector.errors import InspectorError
+from inspector.explain.grid import find_surroundings
 from inspector.explain.receptive_field import ReceptiveField
 from inspector.images.decode import Pixels
 from inspector.images.preprocessing import View
@@ -31,10 +32,10 @@ def find_patch(
     """
     found = []
     for axis, place, length in zip((field.y, field.x), cell, size, strict=True):
-        side = max(1, min(round(min(cells * axis.stride, axis.size)), length))
-        first = round(axis.centre + place * axis.stride - side / 2)
-        first = min(max(first, 0), length - side)
-        found.append(slice(first, first + side))
+        first, last = find_surroundings(axis, place, 0, length, cells)
+        side = max(1, round(last - first))
+        start = min(round(first), length - side)
+        found.append(slice(start, start + side))
     rows, columns = found
     return rows, columns
 

@@ -188,6 +188,21 @@ def _find_extents(cells: int, axis: Axis, first: float, last: float, length: int
     return tuple(extents)
 
 
+def find_surroundings(axis: Axis, place: int, low: float, high: float, cells: int = 3) -> tuple[float, float]:
+    """Return where some cells around a cell begin and end along one axis: no more than what the cell sees.
+
+    Args:
+        axis: receptive fields of the cells.
+        place: number of the cell.
+        low: where the input, or the part of it that may be shown, begins. What would exceed it is moved inside.
+        high: where it ends.
+        cells: number of cells, with the one in the middle.
+    """
+    side = min(cells * axis.stride, axis.size, high - low)
+    first = min(max(axis.centre + place * axis.stride - side / 2, low), high - side)
+    return first, first + side
+
+
 def fit_size(photo_size: Sequence[int], side: int) -> tuple[int, int]:
     """Return the (height, width) of a drawing of the photo whose longer side has `side` pixels."""
     factor = side / max(photo_size)

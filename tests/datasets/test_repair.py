@@ -13,6 +13,7 @@ from tiny_photos import BACKBONE, write_backbone, write_photos
 
 import inspector
 from inspector.analysis.evidence import pool_cells
+from inspector.analysis.linear_head import LinearHead
 from inspector.analysis.refit import make_basis, project_out, refit_head
 from inspector.analysis.transplant import find_patch, paste, remove
 from inspector.cli import cli
@@ -20,7 +21,7 @@ from inspector.datasets.concepts.files import ConceptFlag, change_flag, write_co
 from inspector.datasets.concepts.find import concepts
 from inspector.datasets.concepts.model import ConceptOptions, Concepts
 from inspector.datasets.concepts.outcomes import Rate, TrialOptions, add_trial, describe_trial, read_trials
-from inspector.datasets.concepts.repair import LinearHead, Repair, explain_change, repair_head
+from inspector.datasets.concepts.repair import Repair, explain_change, repair_head
 from inspector.datasets.concepts.repaired_network import write_repaired_network
 from inspector.datasets.concepts.trials import measure_concept
 from inspector.datasets.features import StoredFeatures, read_features

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
+from tiny_photos import BACKBONE, write_backbone
 
+from inspector.datasets.features import read_features
+from inspector.datasets.listing import read_listed
 from inspector.datasets.run import RunOptions, run_dataset
 from inspector.datasets.table import count_written_shards, read_rows
 from inspector.errors import ImageError
@@ -73,6 +76,23 @@ def test_uploads_and_a_folder_give_the_results_of_the_command(photos: Path, tmp_
     assert {row["path"] for row in read(tmp_path / "uploads")} == {
         path.relative_to(photos).as_posix() for path in photos.rglob("*.png")
     }
+
+
+def test_feature_maps_are_kept_and_a_head_without_a_linear_layer_is_refused(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, results: Path
+) -> None:
+    monkeypatch.setenv("INSPECTOR_MODELS", str(write_backbone(tmp_path / "models")))
+    batches.run_request(make_request(photos, tmp_path / "out", classifier=load(BACKBONE), features=True))
+    assert len(read_features(tmp_path / "out").photos) == 10
+    listed = read_listed(tmp_path / "out")
+    assert listed is not None
+    assert listed.has_features
+    app = open_page()
+    app.text_input(key=keys.BATCH_FOLDER).set_value(str(photos))
+    app.toggle(key=keys.BATCH_FEATURES).set_value(True).run()
+    press(app, "Start with fashion_gap")
+    assert "no channels can be grouped. Expected average or max pooling and one linear layer." in app.error[0].value
+    assert keys.BATCH not in app.session_state
 
 
 def test_uploads_of_the_same_names_and_other_content_are_another_list() -> None:

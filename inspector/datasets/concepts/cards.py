@@ -9,10 +9,9 @@ from inspector.analysis.localization import Regions, measure_evidence_inside_map
 from inspector.datasets.concepts.model import ConceptCard, ConceptPosition, compute_least
 from inspector.datasets.features import StoredFeatures, StoredPhoto
 from inspector.datasets.stored_maps import find_stored_mask
-from inspector.explain.grid import cell_extents
+from inspector.explain.grid import find_surroundings
 from inspector.images.preprocessing import Box
 
-_CELLS = 3  # sides of a crop, in cells
 _NOTHING = 1e-6  # of the strongest cell: what rounding leaves
 
 
@@ -88,23 +87,14 @@ def make_box(stored: StoredFeatures, photo: StoredPhoto, cell: tuple[int, int]) 
     It is moved where it would exceed the part of the photo that the network sees.
     """
     crop, field = stored.crop(photo), stored.field
-    extents = cell_extents(stored.shape[1:], crop, field)
     left, top, right, bottom = crop.box
     sides = []
-    for extent, axis, start, end, length, limit in zip(
-        (extents[0][cell[0]], extents[1][cell[1]]),
-        (field.y, field.x),
-        (top, left),
-        (bottom, right),
-        crop.input_size,
-        crop.photo_size,
-        strict=True,
+    for axis, place, start, end, length, limit in zip(
+        (field.y, field.x), cell, (top, left), (bottom, right), crop.input_size, crop.photo_size, strict=True
     ):
-        size = min(_CELLS * axis.stride, axis.size) * (end - start) / length
-        start, end = max(start, 0), min(end, limit)
-        size = min(size, end - start)
-        first = min(max(extent.center - size / 2, start), end - size)
-        sides.append((first, first + size))
+        scale = (end - start) / length  # pixels of the photo for one of the input
+        shown = (max(start, 0) - start) / scale, (min(end, limit) - start) / scale
+        sides.append([start + scale * edge for edge in find_surroundings(axis, place, *shown)])
     (y0, y1), (x0, x1) = sides
     return x0, y0, x1, y1
 

@@ -1,4 +1,4 @@
-"""Cut the parts of photos that cards show."""
+"""Cut the parts of photos that cards show. This module does not import torch."""
 
 from collections.abc import Iterator, Sequence
 

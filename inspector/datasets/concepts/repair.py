@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspector.analysis.evidence import compute_shares, pool_cells
+from inspector.analysis.linear_head import LinearHead
 from inspector.analysis.refit import Array, make_basis, project_out, refit_head
 from inspector.datasets.concepts.files import ConceptFlag
 from inspector.datasets.concepts.model import ClassConcepts, ConceptCard, Concepts
@@ -25,18 +26,6 @@ from inspector.errors import InspectorError
 from inspector.explain.classifier import Classifier
 
 _ROWS = 200  # photos whose features are read at once
-
-
-@dataclass(frozen=True, eq=False)
-class LinearHead:
-    """Weight and bias of a linear layer."""
-
-    weight: Array  # (K, C)
-    bias: Array  # (K,)
-
-    def classify(self, pooled: Array) -> NDArray[np.int64]:
-        """Return the top-1 class of each row of pooled features (..., C)."""
-        return np.asarray((pooled @ self.weight.T + self.bias).argmax(-1))
 
 
 @dataclass(frozen=True)

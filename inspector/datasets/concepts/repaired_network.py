@@ -11,8 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from inspector.analysis.linear_head import read_linear_head
-from inspector.datasets.concepts.repair import LinearHead
+from inspector.analysis.linear_head import LinearHead, read_linear_head
 from inspector.errors import ExportError, NetworkError, translate_errors
 from inspector.explain.classifier import Classifier
 from inspector.explain.tracing.chosen_output import original_network

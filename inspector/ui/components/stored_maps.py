@@ -89,6 +89,10 @@ def _find_file(path: str, source: object, is_open: bool) -> Path:
     if not allowed:
         raise ImageError("The photo is not in a folder that this app may open.")
     found = next(filter(_is_file, allowed), None)
+    if found is None and not named.is_absolute():
+        raise ImageError(
+            f"There is no {path:.300} in the folder in which this app was started, as where the batch ran."
+        )
     if found is None:
         raise ImageError("The photo is not at its path any more.")
     return found
