@@ -7,7 +7,8 @@ import io
 import json
 import threading
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,8 @@ _ALL_MAPS = FigureStyle(("all",), columns=5)
 
 # Write text as text, not as outlines; no random ids and dates, so that equal figures give equal bytes.
 _RC: Any = {"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "inspector"}
+# So that `set_layout_engine(None)` leaves none, also in a notebook whose settings name one.
+_RC |= {"figure.autolayout": False, "figure.constrained_layout.use": False}
 _NO_DATE: dict[Format, dict[str, None]] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 # A higher compression level doubles the time for a PNG, and makes the file only a seventh smaller.
 _OPTIONS: dict[Format, dict[str, Any]] = {"png": {"pil_kwargs": {"compress_level": 1}}, "pdf": {}, "svg": {}}
@@ -42,9 +45,26 @@ _rc_lock = threading.Lock()  # matplotlib's settings are global, so only one thr
 def encode_figure(figure: Figure, format: Format, dpi: int = DEFAULT_STYLE.dpi) -> bytes:
     """Return a figure as the bytes of a file. `dpi` is the resolution of a PNG, and of the photos in PDF and SVG."""
     buffer = io.BytesIO()
-    with _rc_lock, matplotlib.rc_context(_RC):
+    with _rc_lock, matplotlib.rc_context(_RC), _lay_out(figure, dpi):
         figure.savefig(buffer, format=format, dpi=dpi, metadata=_NO_DATE[format], **_OPTIONS[format])
     return buffer.getvalue()
+
+
+@contextmanager
+def _lay_out(figure: Figure, dpi: int) -> Iterator[None]:
+    """Place the axes of a figure once, for `dpi`; inside the block they stay. With a layout, savefig draws twice."""
+    engine, usual_dpi = figure.get_layout_engine(), figure.get_dpi()
+    if engine is None:
+        yield
+        return
+    figure.set_dpi(dpi)
+    engine.execute(figure)
+    figure.set_layout_engine(None)
+    try:
+        yield
+    finally:
+        figure.set_layout_engine(engine)
+        figure.set_dpi(usual_dpi)
 
 
 def encode_numbers(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> bytes:

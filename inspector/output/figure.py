@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -28,6 +28,7 @@ from inspector.output.text import format_number
 
 COLORS = ListedColormap(find_colormap().colors / 255, name="class map")
 PANEL = 2.6  # default width of a panel, in inches
+_GAP = 0.08  # between panels, in inches
 _MAX_PIXELS = 100_000_000  # largest number of pixels in a PNG: about an A4 page at 1000 dpi
 _DARK, _LIGHT = "#0e1117", "#fafafa"
 _SMALL_PRINT = "0.35"
@@ -51,6 +52,7 @@ class _Layout:
 
     figure: Figure
     axes: list[Axes]  # axes of the panels, row by row; there may be more axes than panels
+    columns: int
     panel_width: float  # inches
     titles: list[str]  # title of each panel, wrapped to the width of the panel
     lines: list[list[str]]  # small print of each panel, wrapped to the width of the panel
@@ -81,11 +83,11 @@ def class_map_figure(maps: ClassMaps, shown: FigureContent, style: FigureStyle =
             axis.set_axis_on()
             axis.spines[:].set(linewidth=2 if panel.bold else 0.5)
     if style.colour_bar and any(panel.values is not None for panel in panels):
+        unit = style.font_size / DEFAULT_STYLE.font_size
         meaning = maps.classifier.meaning
         quantity = meaning.quantity if shown.against is None else meaning.difference
         words = meaning.describe_cells(shown.dense, quantity, shown.finer > 1)
-        layout_options: Any = {"font_size": style.font_size * 10 / 9, "shrink": 0.7, "aspect": 30}
-        add_color_bar(layout.axes, scale, style.colours, words, **layout_options)
+        add_color_bar(layout.axes, scale, style.colours, words, font_size=10 * unit, **_place_color_bar(layout, unit))
     if style.dark:
         _darken(layout.figure)
     return layout.figure
@@ -137,7 +139,7 @@ def _layout_panels(maps: ClassMaps, shown: FigureContent, style: FigureStyle, pa
             )
         )
     width = PANEL * columns + beside if style.width is None else style.width
-    # Keep text narrower than its panel: constrained layout shrinks a panel with wider text.
+    # Keep text narrower than its panel, so that the texts of neighbors do not touch.
     room = panel_width - 0.15
     titles = [wrap_title(panel.title, panel.suffix, style.font_size, room) for panel in panels]
     lines = [wrap_text(panel.line, 8 * unit, room) if style.equations else [] for panel in panels]
@@ -145,15 +147,37 @@ def _layout_panels(maps: ClassMaps, shown: FigureContent, style: FigureStyle, pa
     title_lines = wrap_text(title, 10 * unit, width - 0.1) if title else []
     rows_shown, columns_shown = maps.view.photo.size
     aspect = min(2.0, max(0.6, rows_shown / columns_shown))
-    # Height of a panel's title and small print in inches; less space around the title if the style sets a width.
+    # All sizes are known, so that no layout has to measure the texts, which would take as long as drawing them: in
+    # inches, the height of a panel's image, of its title and small print above, and of the title of the figure.
+    image_width = panel_width - _GAP
+    image_height = aspect * image_width
     more_lines = 0.17 * max(title.count("\n") for title in titles) + 0.14 * max(map(len, lines))
-    text_height = ((0.46 if style.width is None else 0.26) + more_lines) * unit
-    height = (panel_width * aspect + text_height) * rows + (0.12 + 0.18 * len(title_lines)) * unit
+    text_height = (0.32 + more_lines) * unit
+    title_height = (0.04 + 0.18 * len(title_lines)) * unit
+    height = title_height + (image_height + text_height) * rows + _GAP
     check_size(width, height, style.dpi)
-    figure = InlineFigure(figsize=(width, height), layout="constrained")
+    figure = InlineFigure(figsize=(width, height))
     if title_lines:
-        figure.suptitle("\n".join(title_lines), fontsize=10 * unit, parse_math=False)
-    return _Layout(figure, add_empty_axes(figure, rows, columns), panel_width, titles, lines)
+        figure.suptitle("\n".join(title_lines), y=1 - 0.05 * unit / height, fontsize=10 * unit, parse_math=False)
+    places = {
+        "left": _GAP / 2 / width,
+        "right": (columns * panel_width - _GAP / 2) / width,
+        "bottom": _GAP / height,
+        "top": 1 - (title_height + text_height) / height,
+        "wspace": _GAP / image_width,
+        "hspace": text_height / image_height,
+    }
+    return _Layout(figure, add_empty_axes(figure, rows, columns, places), columns, panel_width, titles, lines)
+
+
+def _place_color_bar(layout: _Layout, unit: float) -> dict[str, Any]:
+    """Place the color bar beside the panels, as high as most of their rows. Return options of `add_color_bar`."""
+    width, height = layout.figure.get_size_inches()
+    bottom, top = layout.axes[-1].get_position().y0, layout.axes[0].get_position().y1
+    left = layout.axes[layout.columns - 1].get_position().x1 + 0.15 * unit / width
+    box = (left, bottom + 0.1 * (top - bottom), 0.12 * unit / width, 0.8 * (top - bottom))
+    # The label is centered on the bar, and below the bar there is less space than above it.
+    return {"cax": layout.figure.add_axes(box), "room": 0.98 * (bottom + top) * height}
 
 
 class InlineFigure(Figure):
@@ -201,10 +225,20 @@ def sample_colormap(colormap: str | Colormap) -> str | Pixels:
     return colors
 
 
-def add_empty_axes(figure: Figure, rows: int, columns: int) -> list[Axes]:
-    """Add a grid of axes without ticks and frames to a figure; return the axes row by row."""
+def add_empty_axes(
+    figure: Figure, rows: int, columns: int, places: Mapping[str, float] | None = None
+) -> list[Axes]:
+    """Add a grid of axes without ticks and frames to a figure; return the axes row by row.
+
+    Args:
+        figure: the figure.
+        rows: number of rows.
+        columns: number of columns.
+        places: edges of the grid and gaps between the axes, as of matplotlib's GridSpec; None: the layout places them.
+    """
     # Remove the ticks; hidden ticks would cost time, because the layout measures the text of each.
-    axes = figure.subplots(rows, columns, squeeze=False, subplot_kw={"xticks": [], "yticks": []}).ravel()
+    no_ticks: dict[str, Any] = {"xticks": [], "yticks": []}
+    axes = figure.subplots(rows, columns, squeeze=False, subplot_kw=no_ticks, gridspec_kw=dict(places or {})).ravel()
     for axis in axes:
         axis.set_axis_off()
     return list(axes)
@@ -233,10 +267,10 @@ def _make_title(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> st
 def _draw_images(
     maps: ClassMaps, shown: FigureContent, style: FigureStyle, panels: list[_Panel], scale: float, panel_width: float
 ) -> Iterator[Pixels]:
-    """Draw the image of each panel. The photo gets more pixels if the panels are larger or `dpi` is higher."""
+    """Draw the image of each panel with about as many pixels as it has in the figure at `dpi`, at most 3200."""
     view, field = maps.view, maps.shown_field
-    sharpness = style.dpi * panel_width / (DEFAULT_STYLE.dpi * PANEL)
-    photo = dimmed_photo(view.photo, view.crop, round(800 * min(4.0, max(1.0, sharpness))))
+    height, width = view.photo.size
+    photo = dimmed_photo(view.photo, view.crop, min(3200, math.ceil(style.dpi * panel_width * max(1, height / width))))
     canvas = make_gray(photo) if style.gray else photo
     for panel in panels:
         values = panel.values
@@ -255,6 +289,7 @@ def add_color_bar(
     label: str = "contribution per cell (sums to the logit)",
     *,
     font_size: float,
+    room: float | None = None,
     **layout: Any,
 ) -> None:
     """Add one color bar for class maps that share a scale.
@@ -265,14 +300,17 @@ def add_color_bar(
         colormap: one of COLORMAPS.
         label: what the value of a cell is.
         font_size: font size of label and ticks, in points.
+        room: length of the label's lines at most, in inches; None: most of the height of the axes' rows.
         layout: options of matplotlib's Figure.colorbar, such as shrink, aspect, location.
     """
     colors = ListedColormap(list_bar_colors(colormap) / 255, name=colormap)
     # If all maps are zero, the color bar still needs two different ends.
     ends = Normalize(COLORMAPS[colormap].lowest * (scale or 1.0), scale or 1.0)
     bar = axes[0].figure.colorbar(ScalarMappable(ends, colors), ax=list(axes), **layout)
-    bar.set_label("\n".join(wrap_text(label, font_size, 0.9 * _measure_rows(axes, font_size))), fontsize=font_size)
-    bar.ax.tick_params(labelsize=font_size)
+    lines = wrap_text(label, font_size, 0.9 * _measure_rows(axes, font_size) if room is None else room)
+    bar.set_label("\n".join(lines), fontsize=font_size, labelpad=0.4 * font_size)
+    bar.ax.tick_params(labelsize=font_size, length=0.35 * font_size, pad=0.35 * font_size)
+    bar.ax.xaxis.set_visible(False)  # it is empty, and the layout would measure it for each of the other axes
 
 
 def _measure_rows(axes: Sequence[Axes], font_size: float) -> float:
@@ -309,6 +347,7 @@ def show_image(
 ) -> None:
     """Show an image. Above the image are its title and, below the title, the lines of small print."""
     axis.imshow(image)
-    axis.set_title(title + "\n" * len(lines), fontsize=font_size, parse_math=False)
+    # With its height given, the layout need not measure the axis below the title, which is empty.
+    axis.set_title(title + "\n" * len(lines), fontsize=font_size, parse_math=False, y=1)
     above: dict[str, Any] = {"transform": axis.transAxes, "ha": "center", "va": "bottom"}
     axis.text(0.5, 1.02, "\n".join(lines), fontsize=font_size * 8 / 9, color=_SMALL_PRINT, **above)

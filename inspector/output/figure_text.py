@@ -36,6 +36,8 @@ def _fit_word(word: str, size: float, width: float) -> str:
 
 def wrap_text(text: str, size: float, width: float) -> list[str]:
     """Wrap a text into lines that fit into a width in inches. A word and its number stay on one line if they fit."""
+    if _measure_inches(text, size) <= width:
+        return [text]
     lines = [""]
     joined = re.sub(r"(map|\+|bias|=|verdict:|residual|score|logit) (?=\S)", "\\1\N{NO-BREAK SPACE}", text)
     for word in _list_words(joined.split(" "), size, width):
