@@ -11,6 +11,7 @@ do not agree with each other, and do not sum to the logit.
 """
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Literal, TypeAlias
@@ -34,6 +35,10 @@ ContributionKind: TypeAlias = Literal["exact", "exact for this image", "first or
 
 # A value counts as saturated from this fraction of the activation's upper limit: a sigmoid reaches 1 only by rounding.
 _SATURATED = 0.999
+
+
+class _LayerReached(BaseException):
+    """Ends a forward pass at the layer that is asked for: what follows is not needed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +123,7 @@ def find_pooled_layer(classifier: Classifier, layers: tuple[Layer, ...]) -> Laye
 
 
 def compute_layer_maps(classifier: Classifier, image: ImageSource | Photo | View, layer: str | Layer) -> LayerMaps:
-    """Compute the feature maps of a layer in one forward pass.
+    """Compute the feature maps of a layer in one forward pass, which ends there.
 
     Args:
         classifier: any classifier.
@@ -140,10 +145,11 @@ def compute_layer_maps(classifier: Classifier, image: ImageSource | Photo | View
 
     def capture(returned: ModuleOutput) -> None:
         if (returned.name, returned.run) == (layer.name, layer.run):
-            # Keep a copy: an in-place op that follows would change the output.
+            # Keep a copy: the pass ends here, but the network may keep the output, too, and change it in its next pass.
             captured.append(returned.output.clone())
+            raise _LayerReached
 
-    with torch.no_grad():
+    with torch.no_grad(), suppress(_LayerReached):
         hook_modules(classifier.network, classifier.inputs(image), capture)
     if not captured:
         raise NetworkError(f"The layer {layer.label} does not run at the input size {classifier.preprocessing.size}.")

@@ -225,9 +225,7 @@ def sample_colormap(colormap: str | Colormap) -> str | Pixels:
     return colors
 
 
-def add_empty_axes(
-    figure: Figure, rows: int, columns: int, places: Mapping[str, float] | None = None
-) -> list[Axes]:
+def add_empty_axes(figure: Figure, rows: int, columns: int, places: Mapping[str, float] | None = None) -> list[Axes]:
     """Add a grid of axes without ticks and frames to a figure; return the axes row by row.
 
     Args:

@@ -6,7 +6,6 @@ import streamlit as st
 
 from inspector.analysis.layers import LayerMaps, compute_channel_statistics, find_layer, find_pooled_layer
 from inspector.explain.class_maps import ClassMaps
-from inspector.explain.tracing.layer_trace import Layer
 from inspector.output.overlay import common_scale
 from inspector.ui.components import html
 from inspector.ui.components.channel_grid import ChannelGrid, show_channel_grid
@@ -17,7 +16,6 @@ from inspector.ui.pages import layer_maps_panels as panels
 from inspector.ui.pages.layer_maps_panels import CONTRIBUTION, HIGHEST, INDEX, MEAN, LayerSelection, ShownLayer
 from inspector.ui.state import cache, keys
 from inspector.ui.state.handover import hand_on, take_over
-from inspector.ui.state.networks import NetworkChoice
 from inspector.ui.state.selection import choose_channel, choose_class, choose_interpolation
 from inspector.ui.state.streamlit_fixes import fragment
 from inspector.ui.state.top_bar import PageSelection
@@ -30,19 +28,25 @@ PAGE = 64  # channels per page of the grid
 def show(chosen: PageSelection) -> None:
     """Draw this part of the page."""
     network, maps = chosen.network, chosen.maps
-    with st.spinner(f"Reading the layers of {plain(network.name)} ..."):
+    # All that takes time comes before anything is drawn, so that the browser draws all changes of a new layer at once.
+    with st.spinner(f"Running {plain(network.name)} ..."):
         layers = cache.list_network_layers(network.key, network.load)
+        labels = [layer.label for layer in layers if layer.size is not None]
+        if (known := st.session_state.get(keys.LAYER)) in labels:
+            cache.compute_layer_maps(chosen.key, known, maps, find_layer(layers, known))
     take_over(chosen, "layers", (keys.RAW_GRID, keys.CLASS))
     order, k, own_scales, smooth = _choose(maps)
     hand_on(chosen, smooth=smooth, **({} if k is None else {"k": k}))
     narrow, wide = st.columns([2, 5], gap="medium")
     with narrow:
-        label = _choose_layer(network, layers, find_pooled_layer(maps.classifier, layers).label)
+        label = _choose_layer(labels, find_pooled_layer(maps.classifier, layers).label)
     selection = LayerSelection(find_layer(layers, label), order, k, own_scales, smooth)
     with wide:
-        with st.spinner(f"Running {plain(network.name)} up to {plain(label)} ..."):
-            layer_maps = cache.compute_layer_maps(chosen.key, label, maps, selection.layer)
+        layer_maps = cache.compute_layer_maps(chosen.key, label, maps, selection.layer)
         _show_channels(chosen.key, maps, layer_maps, selection)
+    # The tree comes last, because the user waits for the maps; its own marks move in the browser.
+    with narrow:
+        show_layer_tree(network.key, layers, label, _select_layer)
 
 
 def _choose(maps: ClassMaps) -> tuple[str, int | None, bool, bool]:
@@ -64,13 +68,12 @@ def _choose(maps: ClassMaps) -> tuple[str, int | None, bool, bool]:
     return order, k, own_scales, smooth
 
 
-def _choose_layer(network: NetworkChoice, layers: tuple[Layer, ...], pooled: str) -> str:
-    """Show a box for a layer, and the tree of all modules.
+def _choose_layer(labels: Sequence[str], pooled: str) -> str:
+    """Show a box for a layer.
 
     Returns:
         The label of the chosen layer; while the box is empty, `pooled`.
     """
-    labels = [layer.label for layer in layers if layer.size is not None]
     if st.session_state.get(keys.LAYER) not in (None, *labels):
         st.session_state[keys.LAYER] = None  # the label belongs to another network
     text = (
@@ -79,9 +82,7 @@ def _choose_layer(network: NetworkChoice, layers: tuple[Layer, ...], pooled: str
     )
     placeholder = f"{pooled} (input of the pooling)"
     settings = {"on_change": _clear_channel, "width": "stretch", "help": text}
-    label = search_option("Layer", labels, placeholder, key=keys.LAYER, **settings) or pooled
-    show_layer_tree(network.key, layers, label, _select_layer)
-    return label
+    return search_option("Layer", labels, placeholder, key=keys.LAYER, **settings) or pooled
 
 
 def _select_layer(label: str) -> None:
