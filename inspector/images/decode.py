@@ -25,7 +25,7 @@ MAX_BYTES = 50_000_000
 MAX_PIXELS = 80_000_000  # lower than the number of pixels at which Pillow warns
 
 _MAX_MEMORY = 2_000_000_000  # bytes that all decodes at the same time may use; a larger one waits until it is alone
-_STRIP = 4_000_000  # pixels that are converted at a time
+_STRIP = 250_000  # pixels that are converted at a time: few enough for the processor's cache
 # Bytes per pixel while Pillow holds an image, by its mode; other modes: 4.
 _BYTES = {"1": 1, "L": 1, "P": 1, "LA": 4, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
 _DECODER_BYTES = {"WEBP": 12, "AVIF": 8, "GIF": 8}  # bytes per pixel of decoders that hold whole frames themselves

@@ -9,11 +9,13 @@ from dataclasses import asdict, astuple, dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
 from inspector.explain.grid import AxisPlacement, axis_placements, fit_size
 from inspector.explain.receptive_field import ReceptiveField
+from inspector.images.decode import Pixels
 from inspector.images.preprocessing import View
 from inspector.output.colormaps import encode_colors
 from inspector.output.overlay import dimmed_photo, find_gray, needs_lossless
@@ -24,6 +26,7 @@ from inspector.ui.state.cache import get_view
 if TYPE_CHECKING:
     from inspector.explain.class_maps import ClassMaps
 
+_LARGE_SIDE = 800  # longer side of the picture of a photo from which smaller ones are made, in pixels
 _STRONGEST = 32767  # encoded value of a cell that has the strongest color
 
 _show = make_component("map_canvas")
@@ -90,6 +93,22 @@ def encode_cells(values: ArrayLike, scale: float) -> str:
     return base64.b64encode(np.rint(parts * _STRONGEST).astype("<i2").tobytes()).decode()
 
 
+def _draw_photo(view: View, side: int, gray: bool) -> Pixels:
+    if side == _LARGE_SIDE:
+        return _draw_large_photo(view, gray)
+    if side > _LARGE_SIDE or max(view.photo.size) < _LARGE_SIDE:
+        return dimmed_photo(view.photo, view.crop, side, gray)
+    # Reducing a large photo takes longer than the network: a small picture is made from the large one.
+    height, width = fit_size(view.photo.size, side)
+    large = _draw_large_photo(view, gray)
+    return np.asarray(cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+@lru_cache(maxsize=4)
+def _draw_large_photo(view: View, gray: bool) -> Pixels:
+    return dimmed_photo(view.photo, view.crop, _LARGE_SIDE, gray)
+
+
 @lru_cache(maxsize=32)
 def make_photo_url(view: View, side: int, on_photo: bool = True, gray: bool = False) -> str:
     """Return the photo under the maps as a data URL.
@@ -104,7 +123,7 @@ def make_photo_url(view: View, side: int, on_photo: bool = True, gray: bool = Fa
         return html.make_data_url(
             html.encode_image(np.full((*fit_size(view.photo.size, side), 3), 255, np.uint8), True)
         )
-    pixels = dimmed_photo(view.photo, view.crop, side, gray)
+    pixels = _draw_photo(view, side, gray)
     return html.make_data_url(html.encode_image(pixels, needs_lossless(view.photo.size)))
 
 

@@ -205,13 +205,18 @@ def list_finer_arrays(key: MapsKey, finer: int, classes: tuple[int, ...], _maps:
     return _maps.finer.to_numpy(classes, shows_scores(_maps.classifier.facts))
 
 
+def find_stored(network_key: str, scale: Scale) -> StoredNetwork | None:
+    """Return the network if it explains photos at this scale at once, without torch; otherwise None."""
+    return stored_networks.find_stored(network_key, os.environ.get(BACKEND) or "auto") if scale == 1 else None
+
+
 def compute_arrays(key: MapsKey, photo: Photo, load: "Callable[[], Classifier]") -> "MapArrays":
     """Compute the class maps of a photo as arrays, without torch if the network was kept for that.
 
     The arguments are those of `compute_class_maps`.
     """
     network_key, _, _, scale = key
-    stored = stored_networks.find_stored(network_key, os.environ.get(BACKEND) or "auto") if scale == 1 else None
+    stored = find_stored(network_key, scale)
     if stored is not None and (arrays := _compute_stored_arrays(*key, stored.files.sha256, photo, stored)) is not None:
         stored_networks.import_torch_soon(partial(accelerate_network, network_key, load))
         return arrays

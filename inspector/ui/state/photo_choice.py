@@ -6,6 +6,7 @@ A link names an upload by the beginning of its hash and its name, and an example
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,21 @@ _EXAMPLE, _OWN = "example ", "own "  # beginnings of the names of photos in the 
 def draw_uploader() -> None:
     """Show the field for uploads. A photo that arrives is kept for all pages, and chosen."""
     number = st.session_state.setdefault(keys.UPLOADS, 0)
+    key = f"{keys.UPLOADED_PHOTO} {number}"
     with st.container(key=keys.UPLOADER, width=215):
-        arrived = upload_photos(
-            "Your photos", key=f"{keys.UPLOADED_PHOTO} {number}", several=True, label_visibility="collapsed"
-        )
-    if not arrived:
-        return
-    for file in arrived:
+        settings: dict[str, Any] = {"label_visibility": "collapsed", "on_change": partial(_take_files, key)}
+        upload_photos("Your photos", key=key, several=True, **settings)
+
+
+def _take_files(key: str) -> None:
+    """Keep the files that the field has received, and empty it."""
+    for file in st.session_state[key]:
         try:
             _choose(_OWN + photos.add_photo(file.name, file.getvalue()).reference)
         except ImageError as error:
             links.add_note(keys.UPLOADED_PHOTO, str(error))
     # An empty field takes the place of this one, and its copies of the files are freed.
-    st.session_state[keys.UPLOADS] = number + 1
-    st.rerun()
+    st.session_state[keys.UPLOADS] += 1
 
 
 def draw_strip(examples: str) -> None:

@@ -144,11 +144,15 @@ def read_arrays(bar: Bar, import_page: Callable[[], object] = lambda: None) -> t
 
     The arguments and errors are those of `read_selection`.
     """
-    return _read_selection(bar, import_page, lambda chosen: (chosen.arrays.view, chosen.arrays.classifier))
+    is_quick = cache.find_stored(bar.network.key, bar.scale) is not None
+    return _read_selection(bar, import_page, lambda chosen: (chosen.arrays.view, chosen.arrays.classifier), is_quick)
 
 
 def _read_selection(
-    bar: Bar, import_page: Callable[[], object], compute: Callable[[PageSelection], "tuple[View, NetworkFacts]"]
+    bar: Bar,
+    import_page: Callable[[], object],
+    compute: Callable[[PageSelection], "tuple[View, NetworkFacts]"],
+    is_quick: bool = False,
 ) -> tuple[PageSelection]:
     network, photo = bar.network, bar.read_photo()
     notes = st.container()
@@ -157,7 +161,7 @@ def _read_selection(
     # would lose what the user has typed.
     place = st.empty()
     warning = st.empty()
-    if st.session_state.get(keys.SHOWN_MAPS) == chosen.key:
+    if is_quick or st.session_state.get(keys.SHOWN_MAPS) == chosen.key:
         import_page()
         view, facts = compute(chosen)
     else:
@@ -167,7 +171,7 @@ def _read_selection(
             import_page()
             view, facts = compute(chosen)
         place.empty()
-        st.session_state[keys.SHOWN_MAPS] = chosen.key
+    st.session_state[keys.SHOWN_MAPS] = chosen.key
     _warn_of_misplacement(facts, warning)
     _show_notes(notes, chosen, view, facts)
     return (chosen,)
@@ -195,5 +199,5 @@ def _show_photo(photo: Photo) -> None:
     height, width = photo.size
     widest = 900 if width > height else max(40, round(420 * width / height))  # CSS pixels
     column, *_ = st.columns((1.075, 1.075, 1))
-    step = max(1, width // (2 * widest))  # a large photo need not be encoded as a whole
+    step = max(1, width // widest)  # the map waits while this is encoded
     column.image(photo.pixels[::step, ::step], width="stretch" if width > height else widest)
