@@ -148,7 +148,9 @@ export default function ({ data: [data], parentElement }) {
   document.removeEventListener("inspector-view", mine.listen);
   mine.listen = ({ detail }) => {
     mine.state = detail;
-    mine.show();
+    // Draw after the browser has shown the viewer's own picture, for which the user waits.
+    cancelAnimationFrame(mine.frame);
+    mine.frame = requestAnimationFrame(() => setTimeout(() => mine.show()));
   };
   document.addEventListener("inspector-view", mine.listen);
   return () => document.removeEventListener("inspector-view", mine.listen);

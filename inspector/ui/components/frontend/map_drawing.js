@@ -48,24 +48,27 @@ export function interpolate([slope, offset, start, end], cells, length, smooth) 
  */
 export function paintMap(frame, values, colors, scale) {
   const { size: [height, width], grid: [h, w], down, across, smooth, opacity } = frame;
-  const pixels = new Uint8ClampedArray(4 * height * width);
-  const columns = interpolate(across, w, width, smooth), row = new Float32Array(w);
+  const pixels = new Uint8ClampedArray(4 * height * width), words = new Uint32Array(pixels.buffer); // a word per pixel
+  const palette = new Uint32Array(setOpacity(colors, opacity).buffer), row = new Float32Array(w + 1);
+  const columns = interpolate(across, w, width, smooth), start = columns.findIndex(Boolean);
+  const seen = columns.filter(Boolean), lefts = Int32Array.from(seen, ([left]) => left);
+  const rights = Float64Array.from(seen, ([, right]) => right);
   interpolate(down, h, height, smooth).forEach((place, y) => {
     if (!place) return;
     const [cell, below] = place, first = cell * w, second = h > 1 ? first + w : first;
     for (let x = 0; x < w; x++) row[x] = values[first + x] * (1 - below) + values[second + x] * below;
-    for (let x = 0; x < width; x++) {
-      if (!columns[x]) continue;
-      const [left, right] = columns[x];
-      const value = row[left] * (1 - right) + (w > 1 ? row[left + 1] * right : 0);
-      const i = 4 * (y * width + x), level = 4 * findLevel(value, scale);
-      pixels[i] = colors[level];
-      pixels[i + 1] = colors[level + 1];
-      pixels[i + 2] = colors[level + 2];
-      pixels[i + 3] = Math.round(opacity * colors[level + 3]);
+    const begin = y * width + start;
+    for (let x = 0; x < lefts.length; x++) {
+      const left = lefts[x], right = rights[x];
+      words[begin + x] = palette[findLevel(row[left] * (1 - right) + row[left + 1] * right, scale)];
     }
   });
   return pixels;
+}
+
+/** The colors from decodeColors with an opacity: red, green, blue and alpha of each level. */
+function setOpacity(colors, opacity) {
+  return Uint8ClampedArray.from(colors, (part, i) => (i % 4 === 3 ? Math.round(opacity * part) : part));
 }
 
 /** RGBA pixels (height * width * 4) of a photo in gray: luma of ITU-R BT.601, as OpenCV computes it. */
