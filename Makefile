@@ -39,6 +39,7 @@ $(BIN)/python:
 $(VENV)/.app: $(BIN)/python pyproject.toml constraints.txt
 	$(INSTALL) -c constraints.txt -e '.[concepts,quick]'
 	-@$(BIN)/inspector accelerate efficientnet_lite0 # so that the app starts with it at once; it runs without, too
+	@$(BIN)/python -m compileall -q inspector app.py # so that the first start is as quick as the next
 	@touch $@
 
 $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt

@@ -1,8 +1,11 @@
 """Measure how fast the app is in a real browser. All times are medians over several tries:
 
 - from the start of the server to the controls of the page, and to the first class map (network loaded, photo
-  explained),
-- from choosing a file to its class map on screen, with the network loaded,
+  explained); the same for the very first start after `make app`, of a new copy of the project, compiled, with a new
+  cache folder in which the default network was built, as `make app` does; and an app of one text, which is what
+  Streamlit and the browser need by themselves,
+- from choosing a file to its class map on screen, with the network loaded: small photos, and JPEGs of 12 and 48
+  megapixels,
 - from a click to the new image on screen: another class, another reading, the raw grid, a channel (no forward pass);
   a layer that was not shown before, of EfficientNet-Lite0 and of a ResNet-50 with random weights; and to a PNG on
   disk.
@@ -10,6 +13,7 @@
     python benchmarks/app.py
 """
 
+import compileall
 import os
 import shutil
 import socket
@@ -17,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -25,9 +29,12 @@ from typing import Annotated
 from urllib.error import URLError
 from urllib.request import urlopen
 
+import cv2
+import numpy as np
 import torch
 import typer
-from playwright.sync_api import Page, expect, sync_playwright
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from report import format_table, write_results
 from torchvision.models import get_model
 
@@ -55,29 +62,38 @@ def main(
     with sync_playwright() as playwright:
         chromium = shutil.which("chromium") or shutil.which("google-chrome")
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        controls, first_map = [], []
-        for _ in range(starts):
-            page = browser.new_context().new_page()
-            start = time.perf_counter()
-            with serve_app() as url:
-                page.goto(url)
-                page.get_by_role("radiogroup", name="Photos").wait_for(timeout=120_000)
-                controls.append(time.perf_counter() - start)
-                page.locator(CLASS_MAP).first.wait_for(timeout=120_000)
-                first_map.append(time.perf_counter() - start)
-            page.context.close()
+        time_start(browser, ROOT)  # writes the bytecode that later starts read
+        controls, first_map = zip(*(time_start(browser, ROOT) for _ in range(starts)), strict=True)
         rows += [
             ("server start to controls", *summarize_times(controls)),
             ("server start to the first class map", *summarize_times(first_map)),
         ]
+        with tempfile.TemporaryDirectory() as folder:
+            cache = build_default_network(Path(folder))
+            controls, first_map = zip(
+                *(time_start(browser, copy_project(Path(folder), i), cache) for i in range(starts)), strict=True
+            )
+            rows += [
+                ("very first start to controls", *summarize_times(controls)),
+                ("very first start to the first class map", *summarize_times(first_map)),
+                (
+                    "start of an app of one text",
+                    *summarize_times([time_text(browser, Path(folder)) for _ in range(starts)]),
+                ),
+            ]
         with tempfile.TemporaryDirectory() as models, serve_app(add_resnet50(Path(models))) as url:
             page = browser.new_context(viewport={"width": 1400, "height": 900}).new_page()
             page.goto(f"{url}/{CAT}")
             page.get_by_role("button", name="All (ZIP)").wait_for(timeout=120_000)
             photos = [list_examples("photos")[name] for name in ("Coffee", "Rocket", "Astronaut", "Photographer")]
-            rows.append(
-                ("upload to class map", *summarize_times([time_upload(page, photos[i % 4], i) for i in range(tries)]))
-            )
+            large = [make_photo(Path(models), megapixels) for megapixels in (12, 48)]
+            for name, chosen in (
+                ("upload to class map", photos),
+                ("upload of 12 megapixels to class map", large[:1]),
+                ("upload of 48 megapixels to class map", large[1:]),
+            ):
+                times = [time_upload(page, chosen[i % len(chosen)], f"{name} {i}") for i in range(tries)]
+                rows.append((name, *summarize_times(times)))
             others = ("mean of all classes", "nothing")
             clicks: list[tuple[str, str, str, Callable[[int], object]]] = [
                 (CAT, CLASS_MAP, "click: another class", lambda i: click_class(page, 1 - i % 2)),
@@ -111,7 +127,7 @@ def main(
     write_results("app", command, format_table(("action", "tries", "median ms", "fastest ms", "slowest ms"), rows))
 
 
-def summarize_times(seconds: list[float]) -> tuple[object, ...]:
+def summarize_times(seconds: Sequence[float]) -> tuple[object, ...]:
     return len(seconds), *(f"{1000 * value:.0f}" for value in (median(seconds), min(seconds), max(seconds)))
 
 
@@ -185,11 +201,74 @@ def time_png_download(page: Page) -> float:
     return seconds
 
 
-def time_upload(page: Page, photo: Path, number: int) -> float:
+def time_upload(page: Page, photo: Path, number: str) -> float:
     # Bytes that are new to the server: text after the end of the image changes the hash but no pixel.
     data = photo.read_bytes() + f"try {number}".encode()
     file = {"name": f"{number}-{photo.name}", "mimeType": "image/png", "buffer": data}
-    return time_until_redrawn(page, lambda: page.locator(".st-key-uploader input[type=file]").set_input_files(file))
+    seconds = time_until_redrawn(page, lambda: page.locator(".st-key-uploader input[type=file]").set_input_files(file))
+    # Remove the photo again: the app keeps 60 photos, and the bar would fill with them.
+    page.get_by_role("button", name="remove ").first.click(force=True)
+    page.wait_for_timeout(600)
+    return seconds
+
+
+def make_photo(folder: Path, megapixels: int) -> Path:
+    """Write a JPEG (4:3) with some noise, as a camera makes them."""
+    width, height = round(1000 * (megapixels / 0.75) ** 0.5), round(750 * (megapixels / 0.75) ** 0.5)
+    with Image.open(list_examples("photos")["Coffee"]) as source:
+        pixels = np.asarray(source.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
+    noise = np.random.default_rng(0).integers(0, 12, (height, width, 1), np.uint8)
+    file = folder / f"{megapixels}-megapixels.jpg"
+    Image.fromarray(cv2.add(pixels, np.repeat(noise, 3, 2))).save(file, quality=92)
+    return file
+
+
+def time_start(browser: Browser, project: Path, cache: Path | None = None) -> tuple[float, float]:
+    """Return the seconds from the start of the server to the controls, and to the first class map."""
+    page = browser.new_context().new_page()
+    start = time.perf_counter()
+    with serve_app(project=project, cache=cache) as url:
+        page.goto(url)
+        page.get_by_role("radiogroup", name="Photos").wait_for(timeout=120_000)
+        controls = time.perf_counter() - start
+        page.locator(CLASS_MAP).first.wait_for(timeout=120_000)
+        first_map = time.perf_counter() - start
+    page.context.close()
+    return controls, first_map
+
+
+def time_text(browser: Browser, folder: Path) -> float:
+    """Return the seconds from the start of a server to the text of an app that only shows a text."""
+    project = folder / "text"
+    project.mkdir(exist_ok=True)
+    (project / "app.py").write_text("import streamlit\n\nstreamlit.write('ready')\n")
+    page = browser.new_context().new_page()
+    start = time.perf_counter()
+    with serve_app(project=project) as url:
+        page.goto(url)
+        page.get_by_text("ready", exact=True).wait_for(timeout=120_000)
+        seconds = time.perf_counter() - start
+    page.context.close()
+    return seconds
+
+
+def copy_project(folder: Path, number: int) -> Path:
+    """Copy what the app runs, and compile it; return the new folder."""
+    copy = folder / f"project {number}"
+    ignored = shutil.ignore_patterns("__pycache__")
+    for name in ("inspector", "models", ".streamlit"):
+        shutil.copytree(ROOT / name, copy / name, ignore=ignored)
+    shutil.copy(ROOT / "app.py", copy)
+    compileall.compile_dir(copy, quiet=1)
+    return copy
+
+
+def build_default_network(folder: Path) -> Path:
+    """Build the graph of the default network in a new cache folder, as `make app` does; return the folder."""
+    cache, copy = folder / "cache", copy_project(folder, -1)
+    command = [Path(sys.executable).with_name("inspector"), "accelerate", "efficientnet_lite0"]
+    subprocess.run(command, cwd=copy, env=set_environment(copy, cache), check=True, capture_output=True)
+    return cache
 
 
 def add_resnet50(folder: Path) -> Path:
@@ -203,16 +282,23 @@ def add_resnet50(folder: Path) -> Path:
     return folder / "models"
 
 
+def set_environment(project: Path, cache: Path | None = None, models: Path | None = None) -> dict[str, str]:
+    """Return the environment of a server that runs a copy of the project, and keeps bytecode as Python usually does."""
+    usual = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    folders = {"INSPECTOR_CACHE": cache, "INSPECTOR_MODELS": models}
+    return usual | {"PYTHONPATH": str(project)} | {name: str(path) for name, path in folders.items() if path}
+
+
 @contextmanager
-def serve_app(models: Path | None = None) -> Iterator[str]:
+def serve_app(models: Path | None = None, project: Path = ROOT, cache: Path | None = None) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.headless=true", f"--server.port={port}"]
     command += ["--server.address=127.0.0.1", "--server.fileWatcherType=none"]
-    environment = os.environ | ({"INSPECTOR_MODELS": str(models)} if models else {})
+    environment = set_environment(project, cache, models)
     with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, cwd=project, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as server:
         while True:
             try:

@@ -8,8 +8,8 @@ one scale. One round times, in turn:
 - torchcam's overlay_mask, which resizes the map to the whole photo; the map is scaled to 0-1 beforehand,
 - the usual figure of Inspector, the photo and the five maps at 200 dpi, as PNG, PDF and SVG in memory.
 
-The table has medians over the rounds, and the median of the ratios to the first row within a round. The targets are 5 ms
-for the overlays, 40 ms with PNG, 300 ms for the figure as PNG, and 400 ms as PDF and SVG.
+The table has medians over the rounds, and the median of the ratios to the first row within a round. The targets are
+5 ms for the overlays, 40 ms with PNG, 300 ms for the figure as PNG, and 400 ms as PDF and SVG.
 
     python benchmarks/overlays.py
 """

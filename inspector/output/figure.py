@@ -228,11 +228,7 @@ def sample_colormap(colormap: str | Colormap) -> str | Pixels:
 def add_empty_axes(figure: Figure, rows: int, columns: int, places: Mapping[str, float] | None = None) -> list[Axes]:
     """Add a grid of axes without ticks and frames to a figure; return the axes row by row.
 
-    Args:
-        figure: the figure.
-        rows: number of rows.
-        columns: number of columns.
-        places: edges of the grid and gaps between the axes, as of matplotlib's GridSpec; None: the layout places them.
+    `places` are the edges of the grid and the gaps in it, as of matplotlib's GridSpec; None: the layout places the axes.
     """
     # Remove the ticks; hidden ticks would cost time, because the layout measures the text of each.
     no_ticks: dict[str, Any] = {"xticks": [], "yticks": []}

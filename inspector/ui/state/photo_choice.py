@@ -28,20 +28,20 @@ _EXAMPLE, _OWN = "example ", "own "  # beginnings of the names of photos in the 
 
 def draw_uploader() -> None:
     """Show the field for uploads. A photo that arrives is kept for all pages, and chosen."""
-    number = st.session_state.setdefault(keys.UPLOADS, 0)
-    key = f"{keys.UPLOADED_PHOTO} {number}"
+    for file in st.session_state.pop(keys.ARRIVED, ()):
+        try:
+            _choose(_OWN + photos.add_photo(file.name, file.getvalue()).reference)
+        except ImageError as error:
+            links.add_note(keys.UPLOADED_PHOTO, str(error))
+    key = f"{keys.UPLOADED_PHOTO} {st.session_state.setdefault(keys.UPLOADS, 0)}"
     with st.container(key=keys.UPLOADER, width=215):
         settings: dict[str, Any] = {"label_visibility": "collapsed", "on_change": partial(_take_files, key)}
         upload_photos("Your photos", key=key, several=True, **settings)
 
 
 def _take_files(key: str) -> None:
-    """Keep the files that the field has received, and empty it."""
-    for file in st.session_state[key]:
-        try:
-            _choose(_OWN + photos.add_photo(file.name, file.getvalue()).reference)
-        except ImageError as error:
-            links.add_note(keys.UPLOADED_PHOTO, str(error))
+    """Take the files that the field has received; they are kept once the page knows the tab, which may arrive, too."""
+    st.session_state[keys.ARRIVED] = st.session_state[key]
     # An empty field takes the place of this one, and its copies of the files are freed.
     st.session_state[keys.UPLOADS] += 1
 
