@@ -228,7 +228,7 @@ def sample_colormap(colormap: str | Colormap) -> str | Pixels:
 def add_empty_axes(figure: Figure, rows: int, columns: int, places: Mapping[str, float] | None = None) -> list[Axes]:
     """Add a grid of axes without ticks and frames to a figure; return the axes row by row.
 
-    `places` are the edges of the grid and the gaps in it, as of matplotlib's GridSpec; None: the layout places the axes.
+    `places` are the edges of the grid and the gaps in it, as of matplotlib's GridSpec; None: the layout finds them.
     """
     # Remove the ticks; hidden ticks would cost time, because the layout measures the text of each.
     no_ticks: dict[str, Any] = {"xticks": [], "yticks": []}
