@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # uv installs the same in half the time; bytecode, so that not every start compiles torch again.
 INSTALL := $(shell command -v uv >/dev/null 2>&1 && echo "uv pip install --compile-bytecode --python $(BIN)/python" || echo "$(BIN)/python -m pip install --progress-bar off")
 
-.PHONY: app test check clean browser
+.PHONY: app test check docs clean browser
 
 app: $(VENV)/.app
 	$(BIN)/python -m streamlit run app.py
@@ -15,10 +15,15 @@ app: $(VENV)/.app
 test: $(VENV)/.test browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-check: $(VENV)/.test
+check: $(VENV)/.test docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site of the documentation, in build/site; a warning is an error.
+docs: $(VENV)/.test
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html -c docs . build/site
+	@echo "The documentation is at build/site/index.html"
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

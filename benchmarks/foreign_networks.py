@@ -108,7 +108,13 @@ def main(
     if libraries or limit:
         print(*parts, sep="\n\n")
     else:
-        write_results("foreign_networks", "python benchmarks/foreign_networks.py", *parts, folder=DOCS)
+        write_results(
+            "foreign_networks",
+            "python benchmarks/foreign_networks.py",
+            *parts,
+            folder=DOCS,
+            title="Networks of five libraries",
+        )
 
 
 def _summarize(rows: Sequence[Row]) -> str:

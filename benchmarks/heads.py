@@ -44,7 +44,8 @@ def main(library: str) -> None:
     summary = (
         f"{len(rows)} networks: " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()) + "."
     )
-    write_results(library, f"python benchmarks/heads.py {library}", summary, format_table(HEADER, rows), folder=DOCS)
+    command = f"python benchmarks/heads.py {library}"
+    write_results(library, command, summary, format_table(HEADER, rows), folder=DOCS, title=f"Networks of {library}")
 
 
 def _list_torchvision() -> tuple[list[str], Callable[[str], nn.Module]]:

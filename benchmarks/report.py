@@ -41,11 +41,12 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def write_results(name: str, command: str, *parts: str, folder: Path = RESULTS) -> None:
-    """Print the parts, and write them to <folder>/<name>.md below the command and a line about the machine."""
+def write_results(name: str, command: str, *parts: str, folder: Path = RESULTS, title: str | None = None) -> None:
+    """Print the parts, and write them to <folder>/<name>.md below title, command and a line about the machine."""
     machine = f"{os.cpu_count()} cores, torch {torch.__version__} on the CPU"
     machine += f" with {torch.get_num_threads()} threads, Python {sys.version.split()[0]}."
-    text = "\n\n".join([f"    {command}", machine, *parts]) + "\n"
+    heading = [] if title is None else [f"# {title}"]
+    text = "\n\n".join([*heading, f"    {command}", machine, *parts]) + "\n"
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.md").write_text(text)
     print(text)

@@ -117,7 +117,7 @@ def _list_all_maps(maps: ClassMaps, dense: bool) -> Iterator[_Panel]:
         )
     for k, name in enumerate(names):
         line = f"{maps.classifier.meaning.quantity} {format_number(float(maps.logits[k]), '.2f')}" + (
-            ", winner" if k == winner else ""
+            ", top-1" if k == winner else ""
         )
         yield _Panel(name, "", line, maps.class_map(k, None, dense).values, grid=True, bold=k == winner)
 

@@ -112,7 +112,7 @@ def _make_cells(maps: ClassMaps, style: FigureStyle) -> Iterator[_Tile]:
     scale, top = common_scale([maps.values]), int(maps.logits.argmax())
     for k, name in enumerate(maps.classifier.class_names):
         line = f"{maps.classifier.meaning.quantity} {format_number(float(maps.logits[k]), '.3f')}" + (
-            ", winner" if k == top else ""
+            ", top-1" if k == top else ""
         )
         image = grid_image(maps.values[k].numpy(force=True), scale, style.colours)
         yield _Tile(encode_url(image, lossless=True), f"cells of {name}", name, line)

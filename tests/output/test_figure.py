@@ -157,7 +157,7 @@ def test_all_class_maps_stand_side_by_side_and_the_winner_is_marked(name, dense)
         assert panel.get_title().strip() == maps.classifier.class_names[k]
         (line,) = [text.get_text() for text in panel.texts]
         assert f"{float(maps.logits[k]):.2f}" in line.replace("\N{MINUS SIGN}", "-")
-        assert ("winner" in line) == (k == winner)
+        assert ("top-1" in line) == (k == winner)
         (image,) = panel.get_images()
         np.testing.assert_array_equal(image.get_array(), grid_image(values[k].numpy(), scale))
     bar = next(axis for axis in figure.axes if axis.get_ylabel())
