@@ -90,9 +90,7 @@ def _find_file(path: str, source: object, is_open: bool) -> Path:
         raise ImageError("The photo is not in a folder that this app may open.")
     found = next(filter(_is_file, allowed), None)
     if found is None and not named.is_absolute():
-        raise ImageError(
-            f"There is no {path:.300} in the folder in which this app was started, as where the batch ran."
-        )
+        raise ImageError(f"There is no {path:.300} here. Start the app in the folder in which the batch was started.")
     if found is None:
         raise ImageError("The photo is not at its path any more.")
     return found

@@ -21,7 +21,7 @@ from inspector.ui.components.controls import choose_option, show_errors
 from inspector.ui.components.markdown import plain
 from inspector.ui.components.save import PictureToSave, show_save_menu, write_maps_lines
 from inspector.ui.components.stored_maps import draw_raw_grid
-from inspector.ui.state import cache, folders, keys
+from inspector.ui.state import cache, folders, keys, networks
 from inspector.ui.state.concept_work import OpenedConcepts
 from inspector.ui.state.top_bar import Bar
 
@@ -54,10 +54,30 @@ def show_photo(
         st.session_state.pop(keys.CONCEPT_PHOTO)  # of another class
     chosen = choose_option("Photo", options, key=keys.CONCEPT_PHOTO, index=first, width=340)
     with show_errors():
+        if chosen == _OF_THE_BAR and not _has_network(bar, opened):
+            return
         split = (
             _split_current(bar, opened, one) if chosen == _OF_THE_BAR else _split_stored(opened, one, listed[chosen])
         )
         _show_split(split, one, card, flags)
+
+
+def _has_network(bar: Bar, opened: OpenedConcepts) -> bool:
+    """Return whether the bar has the network of the concepts. If not, say so, with a button that chooses it.
+
+    Raises:
+        InspectorError: the network of the concepts is not loaded.
+    """
+    with st.spinner(f"Loading {plain(bar.network.name)} ..."):
+        if bar.network.load().sha256() == opened.found.network_sha256:
+            return True
+    wanted = networks.find_network(opened.found.network)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.info(plain(f"The bar has the network {bar.network.name}, and these concepts are of {wanted.name}."))
+        if wanted.name in networks.list_choices() and st.button(f"Choose {plain(wanted.name)}", key="choose network"):
+            networks.select(wanted.name)
+            st.rerun()
+    return False
 
 
 def _label(opened: OpenedConcepts, index: int) -> str:
@@ -85,18 +105,13 @@ def _split_stored(opened: OpenedConcepts, one: ClassConcepts, index: int) -> Spl
 
 
 def _split_current(bar: Bar, opened: OpenedConcepts, one: ClassConcepts) -> SplitPhoto:
-    """Split the photo of the bar.
+    """Split the photo of the bar, whose network is that of the concepts.
 
     Raises:
-        InspectorError: the network of the bar is another one, or the photo cannot be read or explained.
+        InspectorError: the photo cannot be read or explained.
     """
     stored, photo = opened.stored, bar.read_photo()
     with st.spinner(f"Computing the feature maps of {plain(photo.name)} ..."):
-        if bar.network.load().sha256() != opened.found.network_sha256:
-            raise InspectorError(
-                f"The bar has the network {bar.network.name}, and these concepts are of {opened.found.network}. Choose "
-                "that one in the bar."
-            )
         key = bar.network.key, photo.sha256, photo.name, bar.scale
         maps = cache.compute_class_maps(*key, photo, bar.network.load)
         features = maps.feature_maps.float().numpy(force=True)
