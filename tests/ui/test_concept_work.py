@@ -15,8 +15,10 @@ from inspector.datasets.concepts.files import read_concepts, read_flags, write_c
 from inspector.datasets.concepts.find import concepts
 from inspector.datasets.concepts.model import ConceptOptions
 from inspector.datasets.run import RunOptions, run_dataset
+from inspector.images.sources import Item
 from inspector.networks.catalog import list_models
 from inspector.ui.state import folders, keys
+from inspector.ui.state.batches import UPLOADED, Batch, BatchRequest
 from inspector.ui.state.concept_work import ConceptWork
 
 
@@ -186,6 +188,29 @@ def test_a_visitor_of_an_app_for_others_reads_listed_results_and_changes_none(
     assert not {"Test 0.1", "Repair"} & {button.label for button in app.button}
     # Its photos are in no folder of the list.
     assert "The photo is not in a folder that this app may open." in list_texts(app)
+
+
+def test_crops_of_uploaded_photos_are_shown_to_the_session_that_uploaded_them(
+    made: Path, results: Path, tmp_path: Path
+) -> None:
+    photos = sorted((made / "photos").rglob("*.png"))
+    items = tuple(
+        Item(f"{path.parent.name}/{path.name}", path.parent.name, "", content=path.read_bytes()) for path in photos
+    )
+    out = tmp_path / "own" / "uploads"
+    batch = Batch(BatchRequest(UPLOADED, items, BACKBONE, inspector.load(BACKBONE), 2, out, features=True))
+    batch.job.thread.join(60)
+    write_concepts(out / "concepts", concepts(out, options=ConceptOptions(rank=2, seeds=1)))
+    app = open_page(out)
+    assert "The photo was uploaded, and is not stored." in list_texts(app)
+    assert not any("inspector-crops" in one.proto.body for one in app.get("html"))
+    app = AppTest.from_function(_page, default_timeout=120)
+    app.session_state[keys.BATCH] = batch
+    for key, value in {"network": BACKBONE, "data": str(out)}.items():
+        app.query_params[key] = value
+    app.run()
+    assert not app.exception
+    assert sum("inspector-crops" in one.proto.body for one in app.get("html")) == 2
 
 
 def test_what_does_not_fit_is_one_sentence(

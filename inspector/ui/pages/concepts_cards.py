@@ -97,7 +97,10 @@ def _show_skipped(sentences: Sequence[str]) -> None:
 
 def _show_cards(opened: OpenedConcepts, one: ClassConcepts, cards: Sequence[ConceptCard], flags: Flags | None) -> None:
     with st.spinner("Cutting the crops ..."):
-        crops = _draw_crops(str(opened.folder), opened.found.sha256, one.k, opened, one)
+        key = str(opened.folder), opened.found.sha256, one.k
+        crops = _draw_crops(*key, opened, one)
+        if any(len(crops[card.key]) < len(card.positions) for card in one.cards):
+            _draw_crops.clear(*key, opened, one)  # the photos may be there next time
     place = st.container(key=keys.CONCEPT_CARDS) if len(cards) > 1 else st.container()
     for card in cards:
         with place, st.container(border=True):
