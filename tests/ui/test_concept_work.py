@@ -173,6 +173,9 @@ def test_a_concept_is_tested_and_a_shortcut_is_repaired_away(found: Path) -> Non
     assert app.selectbox(key=keys.NETWORK).value == "tiny_repaired"
     # A second one gets another name.
     assert app.text_input(key=keys.REPAIR_NAME).placeholder == "tiny_repaired_2"
+    again = open_page(found)
+    assert [one.label for one in again.expander] == ["Find again", "Repaired before: 1"]
+    assert press(again, "Use this network").selectbox(key=keys.NETWORK).value == "tiny_repaired"
 
 
 def test_a_visitor_of_an_app_for_others_reads_listed_results_and_changes_none(

@@ -1,6 +1,7 @@
 """Write a network with a repaired head into a folder that `inspector.load`, the app and `export-network` take."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from inspector.analysis.linear_head import LinearHead, read_linear_head
+from inspector.datasets.concepts.files import read_bounded
+from inspector.datasets.concepts.model import Concepts
+from inspector.entries import Entries, parse_json
 from inspector.errors import ExportError, NetworkError, translate_errors
 from inspector.explain.classifier import Classifier
 from inspector.explain.tracing.chosen_output import original_network
@@ -67,6 +71,16 @@ def write_repaired_network(
                 (unfinished / name).write_bytes(content)
         _check(load(unfinished), head)
     return Path(folder)
+
+
+def list_repaired(parent: Path, found: Concepts) -> list[Path]:
+    """List the folders below another one that hold networks repaired with these concepts, the newest first."""
+    folders = []
+    for path in parent.glob(f"[!.]*/{REPORT}"):
+        with suppress(OSError, ValueError, KeyError):
+            if Entries(parse_json(read_bounded(path))).text("concepts_sha256") == found.sha256:
+                folders.append((path.stat().st_mtime, path.parent))
+    return [folder for _, folder in sorted(folders, reverse=True)]
 
 
 def replace_head(network: nn.Module, classifier: Classifier, head: LinearHead) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from inspector.datasets.concepts.repair import (
     list_shortcuts,
     repair_head,
 )
-from inspector.datasets.concepts.repaired_network import write_repaired_network
+from inspector.datasets.concepts.repaired_network import list_repaired, write_repaired_network
 from inspector.datasets.concepts.report import list_recalls, list_scores, make_concept_report
 from inspector.errors import InspectorError
 from inspector.files import check_new_folder
@@ -65,6 +65,7 @@ def show_repair(opened: OpenedConcepts, flags: Mapping[str, ConceptFlag] | None)
         _show_form(opened, flags or {}, cards)
     if (repaired := find_repaired(opened)) is not None:
         _show_repaired(opened, repaired)
+    _show_earlier(opened, None if repaired is None else repaired.folder)
 
 
 def _show_form(opened: OpenedConcepts, flags: Mapping[str, ConceptFlag], cards: Sequence[str]) -> None:
@@ -96,7 +97,11 @@ def _suggest_name(opened: OpenedConcepts) -> str:
 
 def _make_place(opened: OpenedConcepts, name: str) -> Path:
     """Return the folder for a network: on one's own machine that of the user's networks, else beside the results."""
-    return (user_models() if folders.is_open() else opened.stored.results.folder / "repaired") / name
+    return _find_parent(opened) / name
+
+
+def _find_parent(opened: OpenedConcepts) -> Path:
+    return user_models() if folders.is_open() else opened.stored.results.folder / "repaired"
 
 
 def _start(opened: OpenedConcepts, flags: Mapping[str, ConceptFlag], name: str) -> None:
@@ -155,14 +160,33 @@ def _show_repaired(opened: OpenedConcepts, repaired: RepairedNetwork) -> None:
         heading, rows = list_recalls(repair, names)
         show_table([dict(zip(heading, row, strict=True)) for row in rows], "Recall of each class by head")
     _show_changed(opened, repair)
-    with st.container(horizontal=True, vertical_alignment="center"):
-        if st.button("Use this network", key="use repaired", icon=":material/check:"):
-            with show_errors():
-                with st.spinner(f"Loading {plain(repaired.folder.name)} ..."):
-                    networks.add_folder(repaired.folder)
-                st.rerun()
-        show_download_buttons({"Download it": f"{repaired.folder.name}.zip"}, lambda name: _pack(repaired.folder))
+    _show_buttons(repaired.folder)
     st.caption(plain(f"It lies in {folders.name_folder(repaired.folder)}, with its report."))
+
+
+def _show_earlier(opened: OpenedConcepts, shown: Path | None) -> None:
+    """List the networks that were repaired with these concepts before, without the one that is shown."""
+    listed = [folder for folder in list_repaired(_find_parent(opened), opened.found) if folder != shown]
+    if listed:
+        with st.expander(f"Repaired before: {len(listed)}"):
+            for folder in listed:
+                st.markdown(f"**{plain(folder.name)}**")
+                _show_buttons(folder)
+
+
+def _show_buttons(folder: Path) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if st.button("Use this network", key=f"use {folder.name}", icon=":material/check:"):
+            with show_errors():
+                with st.spinner(f"Loading {plain(folder.name)} ..."):
+                    networks.add_folder(folder)
+                st.rerun()
+        files = {"Download it": f"{folder.name}.zip", "Its report": f"{folder.name}.html"}
+        show_download_buttons(files, lambda name: _pack(folder) if name.endswith(".zip") else _read_report(folder))
+
+
+def _read_report(folder: Path) -> bytes:
+    return (folder / "report.html").read_bytes()
 
 
 def _show_changed(opened: OpenedConcepts, repair: Repair) -> None:
