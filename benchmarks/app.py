@@ -59,29 +59,23 @@ def main(
     """Time the app and write results/app.md."""
     expect.set_options(timeout=120_000)
     rows: list[tuple[object, ...]] = []
-    with sync_playwright() as playwright:
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
         chromium = shutil.which("chromium") or shutil.which("google-chrome")
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        time_start(browser, ROOT)  # writes the bytecode that later starts read
-        controls, first_map = zip(*(time_start(browser, ROOT) for _ in range(starts)), strict=True)
-        rows += [
-            ("server start to controls", *summarize_times(controls)),
-            ("server start to the first class map", *summarize_times(first_map)),
-        ]
-        with tempfile.TemporaryDirectory() as folder:
-            cache = build_default_network(Path(folder))
-            controls, first_map = zip(
-                *(time_start(browser, copy_project(Path(folder), i), cache) for i in range(starts)), strict=True
-            )
+        cache = build_default_network(Path(folder))
+        time_start(browser, ROOT, cache)  # writes the bytecode that later starts read
+        for name, projects in (
+            ("server start", [ROOT] * starts),
+            ("very first start", [copy_project(Path(folder), i) for i in range(starts)]),
+        ):
+            controls, first_map = zip(*(time_start(browser, project, cache) for project in projects), strict=True)
             rows += [
-                ("very first start to controls", *summarize_times(controls)),
-                ("very first start to the first class map", *summarize_times(first_map)),
-                (
-                    "start of an app of one text",
-                    *summarize_times([time_text(browser, Path(folder)) for _ in range(starts)]),
-                ),
+                (f"{name} to controls", *summarize_times(controls)),
+                (f"{name} to the first class map", *summarize_times(first_map)),
             ]
-        with tempfile.TemporaryDirectory() as models, serve_app(add_resnet50(Path(models))) as url:
+        texts = [time_text(browser, Path(folder)) for _ in range(starts)]
+        rows.append(("start of an app of one text", *summarize_times(texts)))
+        with tempfile.TemporaryDirectory() as models, serve_app(add_resnet50(Path(models)), cache=cache) as url:
             page = browser.new_context(viewport={"width": 1400, "height": 900}).new_page()
             page.goto(f"{url}/{CAT}")
             page.get_by_role("button", name="All (ZIP)").wait_for(timeout=120_000)
@@ -223,7 +217,7 @@ def make_photo(folder: Path, megapixels: int) -> Path:
     return file
 
 
-def time_start(browser: Browser, project: Path, cache: Path | None = None) -> tuple[float, float]:
+def time_start(browser: Browser, project: Path, cache: Path) -> tuple[float, float]:
     """Return the seconds from the start of the server to the controls, and to the first class map."""
     page = browser.new_context().new_page()
     start = time.perf_counter()

@@ -93,6 +93,8 @@ PRIVATE_NAMES = (
     PrivateName("_dropout", "efficientnet_lite_pytorch", instance_has(make_efficientnet, "_dropout")),
     PrivateName("_fc", "efficientnet_lite_pytorch", instance_has(make_efficientnet, "_fc", "extract_features")),
     PrivateName("_queue", "streamlit", instance_has(make_message_queue, "_queue")),
+    PrivateName("_use_warning_has_been_displayed", "streamlit",
+                has("streamlit.delta_generator", "_use_warning_has_been_displayed")),
     PrivateName("_get_async_objs", "streamlit",
                 has("streamlit.runtime", "Runtime._get_async_objs", "Runtime.close_session")),
 )

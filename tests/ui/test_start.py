@@ -14,8 +14,9 @@ from viewer_page import read_title, read_viewer
 
 from inspector import load
 from inspector.explain.backends.accelerate import accelerate
+from inspector.images.examples import list_examples
 from inspector.networks.stored import keep_network, read_files
-from inspector.ui.state import cache, stored_networks
+from inspector.ui.state import cache, photo_choice, stored_networks
 
 ROOT = Path(__file__).parents[2]
 START = f"""
@@ -114,3 +115,14 @@ def test_a_network_that_the_app_builds_is_kept_for_the_next_photo(built: Path) -
     assert list(built.glob("*.npz"))
     assert stored_networks.find_stored("fashion_gmp", "openvino") is None
     assert stored_networks.find_stored("fashion_gmp", "eager") is None
+
+
+def test_the_small_picture_of_an_example_is_made_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("INSPECTOR_CACHE", str(tmp_path))
+    path = list_examples("fashion_mnist")["Bag"]
+    photo_choice._make_thumbnail_of_file.clear()
+    first = photo_choice._make_thumbnail_of_file(path)
+    photo_choice._make_thumbnail_of_file.clear()
+    monkeypatch.setattr(cache, "read_example", lambda path: pytest.fail("read again"))
+    assert photo_choice._make_thumbnail_of_file(path) == first
+    assert first.startswith("data:image/jpeg;base64,")

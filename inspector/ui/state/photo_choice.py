@@ -4,8 +4,10 @@ A link names an upload by the beginning of its hash and its name, and an example
 """
 
 import base64
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import streamlit as st
 from PIL import Image
 
 from inspector.errors import ImageError, InspectorError
+from inspector.files import find_cache_folder, write_atomic
 from inspector.images.examples import list_examples
 from inspector.images.photo import Photo
 from inspector.ui.components.controls import upload_photos
@@ -202,7 +205,7 @@ def _make_own_thumbnail(photo: photos.OwnPhoto) -> str:
     thumbnails: dict[str, str] = st.session_state.setdefault(keys.THUMBNAILS, {})
     if photo.reference not in thumbnails:
         try:
-            thumbnails[photo.reference] = _make_thumbnail(_read_own(photo))
+            thumbnails[photo.reference] = _make_url(_encode_thumbnail(_read_own(photo)))
         except InspectorError:  # the page says why, when the photo is chosen
             thumbnails[photo.reference] = ""
     return thumbnails[photo.reference]
@@ -210,14 +213,28 @@ def _make_own_thumbnail(photo: photos.OwnPhoto) -> str:
 
 @st.cache_data(max_entries=100, show_spinner=False)
 def _make_thumbnail_of_file(path: Path) -> str:
-    return _make_thumbnail(cache.read_example(path))
+    """Return a small picture of an example. It is kept in the cache folder: the first page waits for all examples."""
+    found = path.stat()
+    name = hashlib.sha256(f"{path} {found.st_mtime_ns} {found.st_size} {_THUMBNAIL}".encode()).hexdigest()[:32]
+    kept = find_cache_folder() / "thumbnails" / f"{name}.jpg"
+    with suppress(OSError):
+        return _make_url(kept.read_bytes())
+    encoded = _encode_thumbnail(cache.read_example(path))
+    with suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(kept, encoded, many_writers=True)
+    return _make_url(encoded)
 
 
-def _make_thumbnail(photo: Photo) -> str:
-    """Return a small picture of a photo as a data URL."""
+def _make_url(jpeg: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+
+
+def _encode_thumbnail(photo: Photo) -> bytes:
+    """Return a small picture of a photo as JPEG."""
     step = max(1, min(photo.size) // (2 * _THUMBNAIL))
     image: Any = Image.fromarray(photo.pixels[::step, ::step])
     image.thumbnail((3 * _THUMBNAIL, _THUMBNAIL))
     encoded = io.BytesIO()
     image.convert("RGB").save(encoded, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"
+    return encoded.getvalue()

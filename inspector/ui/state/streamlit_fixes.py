@@ -10,7 +10,7 @@ from functools import cache, wraps
 from typing import Any, ParamSpec
 
 import streamlit as st
-from streamlit import runtime
+from streamlit import delta_generator, runtime
 from streamlit.runtime import forward_msg_queue
 
 from inspector.ui.state import keys, uploads
@@ -56,6 +56,8 @@ def apply_streamlit_fixes() -> None:
     answer is sent clears the queue, so the file is lost without an error message. `ForwardMsgQueue.clear` of Streamlit
     1.67 keeps toasts and the messages of a run's life cycle, but not this answer.
     """
+    # Before its first element, Streamlit looks at the sources of all modules, in case it runs in an interactive Python.
+    delta_generator._use_warning_has_been_displayed = True
     queue = getattr(forward_msg_queue, "ForwardMsgQueue", None)
     if reason := find_obstacle(st.__version__, queue):
         logging.getLogger(__name__).warning("Uploads during a run of the page may be lost: %s", reason)
