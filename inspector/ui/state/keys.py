@@ -10,7 +10,6 @@ import streamlit as st
 # The bar at the top of all pages. The keys of the first line are in the link; that of an upload is its hash and name.
 NETWORK, EXAMPLE, UPLOAD, INPUT_SIZE = "network", "example", "upload", "size"
 UPLOADED_PHOTO, UPLOADS = "uploaded photo", "uploads"  # the field, and how many times it was emptied
-ARRIVED = "arrived"  # files that the field has received, before the page keeps them
 BAR, UPLOADER, STRIP = "top bar", "uploader", "strip"  # containers, whose keys page.css names
 PHOTO_STRIP, CHOSEN_PHOTO, THUMBNAILS = "the photos", "chosen photo", "thumbnails"
 TAB, TAB_REPORTED = "tab", "tab reported"  # name of the browser tab, and whether the browser has reported it
@@ -94,7 +93,7 @@ REPAIRED = "repaired"  # the last RepairedNetwork of this session
 
 # Widgets outside the fragments of a page. If one of them changes, the whole page has to run.
 OUTSIDE_FRAGMENTS = (
-    *(NETWORK, CHOSEN_PHOTO, UPLOADS, INPUT_SIZE),
+    *(NETWORK, CHOSEN_PHOTO, INPUT_SIZE),
     *(SUBPAGE, COMPARED_NETWORKS, COMPARED_EXAMPLES),
 )
 

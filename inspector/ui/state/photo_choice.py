@@ -8,7 +8,6 @@ import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +30,21 @@ _EXAMPLE, _OWN = "example ", "own "  # beginnings of the names of photos in the 
 
 def draw_uploader() -> None:
     """Show the field for uploads. A photo that arrives is kept for all pages, and chosen."""
-    for file in st.session_state.pop(keys.ARRIVED, ()):
+    number = st.session_state.setdefault(keys.UPLOADS, 0)
+    with st.container(key=keys.UPLOADER, width=215):
+        arrived = upload_photos(
+            "Your photos", key=f"{keys.UPLOADED_PHOTO} {number}", several=True, label_visibility="collapsed"
+        )
+    if not arrived:
+        return
+    for file in arrived:
         try:
             _choose(_OWN + photos.add_photo(file.name, file.getvalue()).reference)
         except ImageError as error:
             links.add_note(keys.UPLOADED_PHOTO, str(error))
-    key = f"{keys.UPLOADED_PHOTO} {st.session_state.setdefault(keys.UPLOADS, 0)}"
-    with st.container(key=keys.UPLOADER, width=215):
-        settings: dict[str, Any] = {"label_visibility": "collapsed", "on_change": partial(_take_files, key)}
-        upload_photos("Your photos", key=key, several=True, **settings)
-
-
-def _take_files(key: str) -> None:
-    """Take the files that the field has received; they are kept once the page knows the tab, which may arrive, too."""
-    st.session_state[keys.ARRIVED] = st.session_state[key]
     # An empty field takes the place of this one, and its copies of the files are freed.
-    st.session_state[keys.UPLOADS] += 1
+    st.session_state[keys.UPLOADS] = number + 1
+    st.rerun()
 
 
 def draw_strip(examples: str) -> None:
