@@ -31,7 +31,7 @@ from inspector.explain.class_names import list_top_classes
 from inspector.explain.classifier import Classifier, check_classifier
 from inspector.explain.kinds import Pooling, Verdict
 from inspector.explain.memory import give_back_freed_memory
-from inspector.explain.precision import multiply, relative_error
+from inspector.explain.precision import find_product_type, find_tolerance, multiply, relative_error, widen
 from inspector.explain.receptive_field import make_even_field
 from inspector.explain.tiling import Tile, Tiling, compute_feature_maps, make_tiles, verify_tiling
 from inspector.explain.tracing.forward import match_parameters
@@ -218,14 +218,14 @@ def _run_tiles(tiled: _TiledPass, progress: Callable[[int, int], None] | None) -
 
 
 def _run_tile(classifier: Classifier, image: LargeImage, tile: Tile) -> list[Tensor]:
-    """Compute the feature maps of each pooling that a tile gives: (C, rows, columns), in main memory."""
+    """Compute the feature maps of each pooling that a tile gives: (C, rows, columns), widened, in main memory."""
     window = image.read(*tile.pixels)
     size = window.shape[:2]
     if len(classifier.preprocessing.mean) == 1:
         window = np.asarray(Image.fromarray(window).convert("L"))  # converted to gray as in make_view
     sized = replace(classifier, preprocessing=replace(classifier.preprocessing, size=size, resize=None))
     inputs = sized.inputs(make_whole_view(Photo(window, image.name, ""), window))
-    return [maps[0][:, *tile.kept].cpu() for maps in compute_feature_maps(classifier, inputs)]
+    return [widen(maps[0][:, *tile.kept]).cpu() for maps in compute_feature_maps(classifier, inputs)]
 
 
 def _number_cells(tile: Tile, tiling: Tiling) -> Tensor:
@@ -285,12 +285,14 @@ def _check_sums(
 
     Logits are compared with the sums over channels for all classes, and with the sums over cells for the chosen ones.
     """
+    tolerance = max(classifier.head.tolerance, find_tolerance({find_product_type(logits)}))
     weight, bias, exact = (tensor.cpu().double() for tensor in (*classifier.head.affine, logits))
     over_channels = weight @ pooled.double() + bias
     over_cells = values.sum((1, 2), dtype=torch.float64) + bias[chosen]
-    within = (relative_error(over_channels, exact, weight.abs() @ pooled.double().abs() + bias.abs()) <= 1).all()
+    over_all = weight.abs() @ pooled.double().abs() + bias.abs()
+    within = (relative_error(over_channels, exact, over_all, tolerance) <= 1).all()
     # Rounding grows with the absolute values of what was summed.
     total = values.abs().sum((1, 2), dtype=torch.float64) + bias[chosen].abs()
-    within &= (relative_error(over_cells, exact[chosen], total) <= 1).all()
+    within &= (relative_error(over_cells, exact[chosen], total, tolerance) <= 1).all()
     residual = torch.cat([over_channels - exact, over_cells - exact[chosen]]).abs().max()
     return float(residual), bool(within)

@@ -87,6 +87,17 @@ def test_every_method_gives_a_map_on_its_grid(awkward, inputs, name):
 # What must coincide
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_runs_on_a_network_in_half_precision(name):
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
+    network = nn.Sequential(*layers).eval().bfloat16()
+    classifier = Classifier.wrap(network, size=16)
+    attribution = compute_attribution(classifier, classifier.noise_input(), 0, name)
+    assert attribution.values.isfinite().all()
+    assert attribution.values.any()
+
+
 @pytest.mark.parametrize("k", range(3))
 def test_with_average_pooling_grad_cam_is_the_exact_map_without_negative_values(hand_made_gap, inputs, k):
     classifier = wrap(hand_made_gap)

@@ -1,5 +1,6 @@
 """Class maps of large images equal those in one piece, or an error says why not."""
 
+import copy
 import csv
 import json
 import re
@@ -127,6 +128,17 @@ def test_tiles_give_the_class_maps_of_the_whole_image(name: str, pooling: str) -
         maps = large_class_maps(classifier, image, classes=4, tile=16)
         assert maps.tiles > 3
         assert_equals_one_piece(maps, classifier, image)
+
+
+@pytest.mark.parametrize("pooling", ["average", "max"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_tiles_of_a_network_in_half_precision(dtype: torch.dtype, pooling: str) -> None:
+    classifier = classifier_of(trunk(NAMES[0]), pooling)
+    half = Classifier.wrap(copy.deepcopy(classifier.network).to(dtype), size=classifier.preprocessing.size)
+    maps = large_class_maps(half, noise(60, 70), classes=4, tile=16)
+    assert (maps.verdict, maps.values.dtype) == ("exact", torch.float32)
+    sums = maps.values.double().sum((1, 2)) + maps.bias
+    assert float((sums - maps.logits[list(maps.classes)]).abs().max()) <= maps.residual + 1e-6
 
 
 class Shortcut(nn.Module):

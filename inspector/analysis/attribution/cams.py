@@ -134,7 +134,7 @@ def compute_score_cam(case: Case) -> MethodResult:
     lowest, highest = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     # The mask of a constant channel is 0 everywhere, in place of 0 / 0: it hides the whole photo.
     masks = torch.where(highest > lowest, (maps - lowest) / (highest - lowest), 0)[:, None]
-    masks = functional.interpolate(masks, case.inputs.shape[2:], mode="bilinear")
+    masks = functional.interpolate(masks, case.inputs.shape[2:], mode="bilinear").to(case.inputs)
     scores = []
     for chunk in masks.split(CHUNK):
         case.count_images(len(chunk))
