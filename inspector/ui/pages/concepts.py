@@ -130,7 +130,7 @@ def _read_flags(opened: OpenedConcepts) -> dict[str, ConceptFlag] | None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.warning(plain(str(error)), icon=":material/flag:")
             help = f"The file is kept as {_OLD_FLAGS}."
-            if opened.may_write and st.button("Begin new flags", key="begin new flags", help=help):
+            if opened.may_write and st.button("Begin new flags", key=keys.NEW_FLAGS, help=help):
                 _set_aside(opened.flags_path)
                 st.rerun()
         return None

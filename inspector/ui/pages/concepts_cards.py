@@ -39,7 +39,7 @@ def show_class(bar: Bar, opened: OpenedConcepts, flags: Flags | None) -> None:
         label = choose_option("Class", offered, key=keys.CONCEPT_CLASS, on_change=_close_card)
         if opened_card is not None:
             st.button(
-                "All concepts of the class", icon=":material/arrow_back:", key="all concepts", on_click=_close_card
+                "All concepts of the class", icon=":material/arrow_back:", key=keys.ALL_CONCEPTS, on_click=_close_card
             )
     one = found.find_class(labels.index(label))
     if opened_card is None:

@@ -74,7 +74,9 @@ def _has_network(bar: Bar, opened: OpenedConcepts) -> bool:
     wanted = networks.find_network(opened.found.network)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.info(plain(f"The bar has the network {bar.network.name}, and these concepts are of {wanted.name}."))
-        if wanted.name in networks.list_choices() and st.button(f"Choose {plain(wanted.name)}", key="choose network"):
+        if wanted.name in networks.list_choices() and st.button(
+            f"Choose {plain(wanted.name)}", key=keys.CONCEPT_NETWORK
+        ):
             networks.select(wanted.name)
             st.rerun()
     return False

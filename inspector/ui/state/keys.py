@@ -86,6 +86,7 @@ CONCEPT, CONCEPT_CLASS, CONCEPT_PHOTO = "concept", "concepts", "on"
 FIND_RANK, FIND_SEEDS, FIND_HELD_OUT, FIND_OBJECTS, FIND = "rank", "seeds", "held out", "objects", "find concepts"
 TRIAL_PHOTOS, TRIAL_PLACES, TRIAL_REMOVAL, TRIAL = "trial photos", "trial places", "trial removal", "test concept"
 REPAIR_NAME, REPAIR_WITHOUT, REPAIR, CONCEPT_STOP = "repair name", "repair without", "repair", "stop concepts"
+NEW_FLAGS, ALL_CONCEPTS, CONCEPT_NETWORK = "begin new flags", "all concepts", "choose network"  # buttons
 CONCEPT_CARDS = "concept-cards"  # container, whose key page.css names
 CONCEPT_WORK = "concept work"  # the ConceptWork of this session
 CONCEPT_PROBLEM = "concept problem"  # message of an error in a callback, shown once
