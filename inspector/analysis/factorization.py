@@ -121,8 +121,9 @@ def compute_directions(features: NDArray[np.float32], maps: NDArray[np.float64])
     mean = cells.mean(0, np.float64)
     directions = np.zeros((maps.shape[3], features.shape[1]))
     for number, amounts in enumerate(maps.reshape(-1, maps.shape[3]).T):
-        least = _STRONG * float(np.median(np.sort(amounts)[-_STRONGEST:]))
-        if least > 0:
+        strongest = np.sort(amounts)[-_STRONGEST:]
+        if (strongest := strongest[strongest > 0]).size:
+            least = _STRONG * float(np.median(strongest))
             direction = cells[amounts >= least].mean(0, np.float64) - mean
             directions[number] = direction / max(float(np.linalg.norm(direction)), 1e-300)
     return directions

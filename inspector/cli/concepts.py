@@ -16,6 +16,7 @@ from inspector.files import check_new_folder, write_atomic
 if TYPE_CHECKING:
     from inspector.datasets.concepts.files import ConceptFlag
     from inspector.datasets.concepts.model import ConceptCard, Concepts
+    from inspector.datasets.concepts.outcomes import ConceptTrial
     from inspector.datasets.features import StoredFeatures
 
 _Results = Annotated[Path, Argument(help="The folder that `inspector batch --features` wrote.", show_default=False)]
@@ -33,7 +34,8 @@ def concepts(
         str | None, Option(help="Class names or numbers, with commas. Default: all with at least five photos.")
     ] = None,
     rank: Annotated[
-        int | None, Option(help="Concepts per class. Default: 6 to 10, chosen by what the rest still holds.", min=1)
+        int | None,
+        Option(help="Concepts per class. Default: 6 to 10, chosen by what the rest still holds.", min=1, max=100),
     ] = None,
     seed: Annotated[int, Option(help="Seed of the factorization and of the held-out photos.", min=0)] = 0,
     seeds: Annotated[
@@ -67,6 +69,11 @@ def concepts(
 
     out = out or results / files.FOLDER
     if flag:
+        if any(value is not None for value in (classes, rank, objects, report)):
+            raise InspectorError(
+                "--flag is for concepts that were found before, and cannot be used with --classes, --rank, --objects "
+                "or --report. Use two commands."
+            )
         return _flag_concepts(out, flag)
     with progress.status("Opening the features ..."):
         from inspector.analysis.localization import read_regions
@@ -109,7 +116,7 @@ def _flag_concepts(out: Path, texts: list[str]) -> Report:
 
     found = files.read_concepts(out)
     path = out / files.FLAGS_FILE
-    flags: dict[str, files.ConceptFlag] = {}
+    wanted = []
     for text in texts:
         key, equals, rest = text.partition("=")
         flag, colon, name = rest.partition(":")
@@ -117,7 +124,10 @@ def _flag_concepts(out: Path, texts: list[str]) -> Report:
             raise InspectorError(
                 f"--flag is {text!r:.60}. Use 3.1=shortcut, with one of {', '.join(files.FLAGS)}, none."
             )
-        flags = files.change_flag(path, found, key, None if flag == "none" else flag, name if colon else None)  # type: ignore[arg-type]
+        wanted.append((found.find_card(key).key, None if flag == "none" else flag, name if colon else None))
+    flags: dict[str, files.ConceptFlag] = {}
+    for change in wanted:  # once all of them are right
+        flags = files.change_flag(path, found, *change)  # type: ignore[arg-type]
     for key, one in flags.items():
         screen.print(f"{key} {one.flag or 'no flag'} {one.name}".rstrip())
     print_written(path)
@@ -188,15 +198,23 @@ def transplant(
         raise InspectorError(f"--removal is {removal!r:.40}. Use inpaint or blur.")
     with progress.status("Loading the network ..."):
         from inspector.datasets.concepts import files
-        from inspector.datasets.concepts.outcomes import TRIALS_FILE, TrialOptions, add_trial, describe_trial
+        from inspector.datasets.concepts.outcomes import (
+            TRIALS_FILE,
+            TrialOptions,
+            add_trial,
+            describe_trial,
+            read_trials,
+        )
         from inspector.datasets.concepts.trials import measure_concept
         from inspector.datasets.features import read_features
 
         stored, found = read_features(results), files.read_concepts(results / files.FOLDER)
         files.check_concepts(found, stored)
+        path = results / files.FOLDER / TRIALS_FILE
+        read_trials(path, found)
+        keys = [found.find_card(key).key for key in keys]  # before anything is measured
         classifier = network.load(_choose_model(model, stored))
     how = TrialOptions(photos, places, removal, seed)  # type: ignore[arg-type]
-    path = results / files.FOLDER / TRIALS_FILE
     rows = []
     with make_progress(transient=True) as bar:
         for key in keys:
@@ -209,18 +227,18 @@ def transplant(
                 how,
                 on_progress=lambda done, passes, task=task: bar.update(task, completed=done, total=passes),  # type: ignore[misc]
             )
-            add_trial(path, found, trial)
             rows.append(trial)
-    for row in rows:
-        screen.print(f"{row.key} {stored.results.class_names[found.find_card(row.key).k]}")
-        screen.print(
-            f"  other photos that become it: {row.added}; with random parts {row.added_random}", soft_wrap=True
-        )
-        screen.print(
-            f"  own photos that leave it: {row.removed}; without random regions {row.removed_random}", soft_wrap=True
-        )
+            _print_trial(trial, stored.results.class_names[found.find_card(key).k])
+            add_trial(path, found, trial)
     print_written(path)
     return Report({row.key: describe_trial(row) for row in rows})
+
+
+def _print_trial(trial: "ConceptTrial", name: str) -> None:
+    screen.print(f"{trial.key} {name}")
+    added = f"  other photos that become it: {trial.added}; with random parts {trial.added_random}"
+    removed = f"  own photos that leave it: {trial.removed}; without random regions {trial.removed_random}"
+    screen.print(f"{added}\n{removed}", soft_wrap=True)
 
 
 @options.command
@@ -256,7 +274,7 @@ def repair(
     with progress.status("Loading the network ..."):
         from inspector.datasets.concepts import files
         from inspector.datasets.concepts.outcomes import TRIALS_FILE, TrialOptions, read_trials
-        from inspector.datasets.concepts.repair import describe_repair, repair_head
+        from inspector.datasets.concepts.repair import describe_repair, read_photo_list, repair_head
         from inspector.datasets.concepts.repaired_network import write_repaired_network
         from inspector.datasets.concepts.report import make_concept_report
         from inspector.datasets.features import read_features
@@ -267,9 +285,10 @@ def repair(
         if flags is not None and not flags.is_file():
             raise InspectorError(f"There is no file {flags}. Use a flags.json of `inspector concepts --flag`.")
         flagged = files.read_flags(path, found)
+        trials = list(read_trials(results / files.FOLDER / TRIALS_FILE, found).values())
+        known = read_photo_list(without) if without else []
         source = _choose_model(model, stored)
         classifier = network.load(source)
-    known = _read_lines(without) if without else []
     with make_progress(transient=True) as bar:
         task = bar.add_task("Repairing", total=1.0)
         repaired = repair_head(
@@ -283,9 +302,8 @@ def repair(
         )
     about = describe_repair(repaired, found, stored)
     with progress.status("Writing the network and the report ..."):
-        trials = read_trials(results / files.FOLDER / TRIALS_FILE, found).values()
         classes = [found.find_card(key).k for key in repaired.flagged]
-        page = make_concept_report(stored, found, flagged, classes=classes, trials=list(trials), repair=repaired)
+        page = make_concept_report(stored, found, flagged, classes=classes, trials=trials, repair=repaired)
         write_repaired_network(
             out,
             classifier,
@@ -324,11 +342,6 @@ def _choose_model(model: str | None, stored: "StoredFeatures") -> str:
             "the options of `inspector batch`."
         )
     return name
-
-
-def _read_lines(path: Path) -> list[str]:
-    with translate_errors(InspectorError, f"Cannot read {path} ({{reason}}). Use a text file with a path per line."):
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def _is_ours(name: str) -> bool:

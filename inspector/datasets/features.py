@@ -30,6 +30,7 @@ class StoredPhoto:
     label: int | None  # class of its label; None: it has no label, or one that is no class
     size: tuple[int, int]  # (H, W)
     box: Box  # the network's crop, in pixels of the photo
+    sha256: str  # hash of its file
     logits: Mapping[int, float]  # the network's own, of the top classes, highest first
 
     @property
@@ -94,9 +95,16 @@ class StoredFeatures:
         """Read a photo of the results.
 
         Raises:
-            InspectorError: it is not there any more, or cannot be read.
+            InspectorError: it is not there any more, has changed since, or cannot be read.
         """
-        return self.open_photo(self.by_index[index].path)
+        stored = self.by_index[index]
+        photo = self.open_photo(stored.path)
+        if (photo.sha256, photo.size) != (stored.sha256, stored.size):
+            raise InspectorError(
+                f"The photo {stored.path:.300} has changed since `inspector batch` ran, so nothing of it can be shown "
+                "or tested. Put it back, or use `inspector batch --features` with a new folder."
+            )
+        return photo
 
     def read(self, indices: Sequence[int]) -> NDArray[np.float32]:
         """Read the feature maps of some photos, (n, C, h, w), in the order of their indices.
@@ -119,7 +127,10 @@ class StoredFeatures:
                     raise ValueError("it does not have the photos that it should")
                 found[places] = decode_features(table.take(rows), self.shape)[1]
                 if not np.isfinite(found[places]).all():
-                    raise ValueError("it has values beyond the range of float16")
+                    raise InspectorError(
+                        f"{path} has feature maps with values beyond 65,504, the largest number of float16, which they "
+                        "are stored in. The features of these photos cannot be used."
+                    )
         return found
 
     def pool(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -160,11 +171,11 @@ def _list_groups(path: Path, about: Mapping[str, Any]) -> list[tuple[Path, int, 
 
 
 def _list_photos(rows: Any) -> list[StoredPhoto]:
-    names = ("index", "path", "label_class", "height", "width", "box", "classes", "logits")
+    names = ("index", "path", "label_class", "height", "width", "box", "sha256", "classes", "logits")
     columns = [rows.column(name).to_pylist() for name in names]
     return [
-        StoredPhoto(index, path, label, (height, width), tuple(box), dict(zip(classes, logits, strict=True)))
-        for index, path, label, height, width, box, classes, logits in zip(*columns, strict=True)
+        StoredPhoto(index, path, label, (height, width), tuple(box), sha256, dict(zip(classes, logits, strict=True)))
+        for index, path, label, height, width, box, sha256, classes, logits in zip(*columns, strict=True)
     ]
 
 

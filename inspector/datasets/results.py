@@ -26,8 +26,6 @@ from inspector.datasets.statistics import Floats
 from inspector.errors import InspectorError, translate_errors
 from inspector.explain.kinds import OutputMeaning
 
-COLUMNS = frozenset(SHARD_COLUMNS) - {"sha256"}
-
 _VALUES_PER_BATCH = 4_000_000  # largest number of class-map values in memory at once
 
 
@@ -143,7 +141,7 @@ def read_stored_image(results: Results, part: str, row_group: int, row: int) -> 
 class RowBatch:
     """Some consecutive rows of one part, all from the same row group."""
 
-    rows: Any  # pyarrow.RecordBatch with the columns COLUMNS
+    rows: Any  # pyarrow.RecordBatch with the columns SHARD_COLUMNS
     part: Path
     row_group: int
     first: int  # index, within the row group, of this batch's first row
@@ -165,7 +163,7 @@ def iterate_batches(results: Results) -> Iterator[RowBatch]:
         with _open_part(part) as file:
             for group in range(file.num_row_groups):
                 first = 0
-                for rows in file.iter_batches(batch_rows, row_groups=[group], columns=sorted(COLUMNS)):
+                for rows in file.iter_batches(batch_rows, row_groups=[group], columns=list(SHARD_COLUMNS)):
                     check_rows(rows, results.about)
                     yield RowBatch(rows, part, group, first)
                     first += rows.num_rows

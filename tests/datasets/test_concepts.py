@@ -1,11 +1,14 @@
 """Concepts add up to the logit, are the same for the same seed, lie where they are strong, and survive no damage."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_squares import NAMES, make_color_network
@@ -14,18 +17,27 @@ from torch import nn
 
 import inspector
 from inspector.analysis.evidence import compute_evidence, compute_shares
-from inspector.analysis.factorization import choose_patterns, compute_amounts, find_patterns, measure_left
+from inspector.analysis.factorization import (
+    choose_patterns,
+    compute_amounts,
+    compute_directions,
+    find_patterns,
+    measure_left,
+)
 from inspector.analysis.localization import Regions
+from inspector.cli import cli
 from inspector.datasets.concepts.cards import find_strongest
+from inspector.datasets.concepts.crops import read_crops
 from inspector.datasets.concepts.files import (
     ConceptFlag,
     change_flag,
+    check_concepts,
     read_concepts,
     read_flags,
     write_concepts,
     write_flags,
 )
-from inspector.datasets.concepts.find import concepts, split_photos
+from inspector.datasets.concepts.find import concepts, list_held_out, split_photos
 from inspector.datasets.concepts.model import ClassConcepts, ConceptOptions, LogitTerms
 from inspector.datasets.concepts.photo import split_photo, split_stored_photo
 from inspector.datasets.features import read_features
@@ -233,10 +245,61 @@ def test_bad_input_gives_one_sentence(results: Path) -> None:
         concepts(results, should_stop=lambda: True)
     with pytest.raises(InspectorError, match=r"Expected held_out of 0 to 0.5, got 0.9"):
         ConceptOptions(held_out=0.9)
+    with pytest.raises(InspectorError, match="Expected rank of 1 to 100, got 5000"):
+        ConceptOptions(rank=5000)
     with pytest.raises(InspectorError, match="Expected seeds of 1 or more, got 0"):
         ConceptOptions(seeds=0)
     with pytest.raises(ClassError, match=r"No concept '7.1'"):
         concepts(results, options=OPTIONS).find_card("7.1")
+
+
+def test_photos_of_classes_without_concepts_are_held_out_too(results: Path) -> None:
+    stored = read_features(results)
+    one, all_classes = concepts(stored, ["red"], OPTIONS), concepts(stored, options=OPTIONS)
+    assert list_held_out(stored, one) == list_held_out(stored, all_classes)
+    assert len(list_held_out(stored, one)) == 4
+
+
+def test_a_concept_in_few_cells_has_a_direction() -> None:
+    features, maps = np.zeros((1, 2, 4, 5), np.float32), np.zeros((1, 4, 5, 2))
+    features[0, 1, 2, 3] = maps[0, 2, 3, 0] = 1
+    assert compute_directions(features, maps) == pytest.approx(np.array([[0, 1], [0, 0]]))
+
+
+def test_a_photo_that_has_changed_is_not_the_photo_of_the_results(tmp_path: Path) -> None:
+    photos = write_squares(tmp_path / "photos")
+    run_dataset(photos, make_classifier(), tmp_path / "out", RunOptions(features=True))
+    stored = read_features(tmp_path / "out")
+    found = concepts(stored, options=OPTIONS)
+    position = found.classes[0].cards[0].positions[0]
+    assert stored.read_photo(position.photo).size == (16, 24)
+    Image.new("RGB", (24, 16), "white").save(position.path)
+    with pytest.raises(InspectorError, match=r"The photo .* has changed since `inspector batch` ran"):
+        stored.read_photo(position.photo)
+    assert read_crops(stored, [position]) == [None]
+
+
+def test_features_beyond_float16_are_named_and_no_damage(tmp_path: Path) -> None:
+    photos, network = write_squares(tmp_path / "photos"), make_color_network()
+    with torch.no_grad():
+        network[0].weight *= 1e6
+    classifier = inspector.Classifier.wrap(network, NAMES, size=(16, 24), mean=[0.0] * 3, std=[1.0] * 3)
+    run_dataset(photos, classifier, tmp_path / "out", RunOptions(features=True))
+    with pytest.raises(InspectorError, match=r"beyond 65,504, .* The features of these photos cannot be used\.$"):
+        concepts(tmp_path / "out", options=OPTIONS)
+
+
+def test_classes_without_evidence_are_left_out_and_named(tmp_path: Path) -> None:
+    photos, network = write_squares(tmp_path / "photos"), make_color_network()
+    with torch.no_grad():
+        network[4].weight[1] = network[4].weight.min(0)[0] - 1
+    classifier = inspector.Classifier.wrap(network, NAMES, size=(16, 24), mean=[0.0] * 3, std=[1.0] * 3)
+    run_dataset(photos, classifier, tmp_path / "out", RunOptions(features=True))
+    found = concepts(tmp_path / "out", options=OPTIONS)
+    assert [one.name for one in found.classes] == ["red"]
+    assert found.skipped == ("No cell of the photos of green has evidence for it, so it has no concepts.",)
+    with pytest.raises(InspectorError, match="No cell of the photos of green has evidence"):
+        concepts(tmp_path / "out", ["green"], OPTIONS)
 
 
 def test_classes_with_few_photos_are_left_out_and_named(tmp_path: Path) -> None:
@@ -286,6 +349,59 @@ def test_damaged_concepts_are_noticed(results: Path, tmp_path: Path) -> None:
         (tmp_path / "concepts.json").write_text(json.dumps(about | changed))
         with pytest.raises(InspectorError, match="Cannot read the concepts"):
             read_concepts(tmp_path)
+
+
+def test_a_position_that_is_no_part_of_its_photo_is_refused(results: Path, tmp_path: Path) -> None:
+    stored, found = read_features(results), concepts(results, options=OPTIONS)
+    write_concepts(tmp_path, found)
+    check_concepts(read_concepts(tmp_path), stored)
+    about = json.loads((tmp_path / "concepts.json").read_text())
+    for changed in (
+        {"box": [0, 0, 1e9, 1e9]}, {"box": [-1e299, 0, 1, 1]}, {"box": [9, 9, 5, 5]}, {"box": [1e299] * 4},
+        {"path": "/etc/passwd"}, {"photo": 10**6}, {"cell": [4, 0]},
+    ):  # fmt: skip
+        damaged = deepcopy(about)
+        damaged["classes"][0]["cards"][0]["positions"][0] |= changed
+        (tmp_path / "concepts.json").write_text(json.dumps(damaged))
+        with pytest.raises(InspectorError, match="are of another network or of other photos"):
+            check_concepts(read_concepts(tmp_path), stored)
+
+
+def test_settings_and_photos_that_contradict_themselves_are_refused(results: Path, tmp_path: Path) -> None:
+    write_concepts(tmp_path, concepts(results, options=OPTIONS))
+    about = json.loads((tmp_path / "concepts.json").read_text())
+    options, (one, *_) = about["options"], about["classes"]
+    for changed, reason in (
+        ({"options": options | {"rank": 2.5}}, "expected a whole number of at least 1 for rank, got 2.5"),
+        ({"options": options | {"rank": 101}}, "expected 1 to 100 for rank, got 101"),
+        ({"options": options | {"seed": None}}, "for seed, got null"),
+        ({"options": options | {"held_out": 0.9}}, "expected 0 to 0.5 for held_out, got 0.9"),
+        ({"classes": [one | {"held_out": one["photos"]}]}, "class 0 has photos that are held out and are not"),
+    ):
+        (tmp_path / "concepts.json").write_text(json.dumps(about | changed))
+        with pytest.raises(InspectorError, match=rf"Cannot read the concepts .*{reason}"):
+            read_concepts(tmp_path)
+
+
+def test_several_flags_are_written_together_or_not_at_all(results: Path, tmp_path: Path) -> None:
+    write_concepts(tmp_path, concepts(results, options=OPTIONS))
+    command = ["concepts", str(results), "--out", str(tmp_path)]
+    for wrong in ("9.9=object", "0.2", "0.2=red"):
+        with pytest.raises(InspectorError):
+            cli([*command, "--flag", "0.1=shortcut", "--flag", wrong], standalone_mode=False)
+    with pytest.raises(InspectorError, match=r"--flag .* cannot be used with --classes, --rank, --objects or --report"):
+        cli([*command, "--flag", "0.1=shortcut", "--report", "cards.html"], standalone_mode=False)
+    assert not (tmp_path / "flags.json").exists()
+
+
+def test_two_writers_leave_concepts_that_can_be_read(results: Path, tmp_path: Path) -> None:
+    both = [concepts(results, options=replace(OPTIONS, rank=rank)) for rank in (1, 2)]
+    with ThreadPoolExecutor(4) as pool:
+        written = [pool.submit(write_concepts, tmp_path, both[n % 2]) for n in range(20)]
+        written[0].result()
+        read = [pool.submit(read_concepts, tmp_path) for _ in range(20)]
+        assert {one.result().sha256 for one in read} <= {one.sha256 for one in both}
+        assert all(one.result() for one in written)
 
 
 def test_flags_are_set_named_and_removed(results: Path, tmp_path: Path) -> None:

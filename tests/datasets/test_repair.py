@@ -154,6 +154,15 @@ def test_bad_input_of_a_repair_gives_one_sentence(
     flags = {key: ConceptFlag("shortcut")}
     with pytest.raises(InspectorError, match=r"The results have no photo none\.png"):
         repair_head(classifier, stored, found, flags, without=["none.png"])
+    with pytest.raises(InspectorError, match=r"none of red is left to fit a head on\. List fewer photos"):
+        repair_head(classifier, stored, found, flags, without=[one.path for one in stored.photos if one.label == 0])
+    red, green = found.classes
+    empty = replace(red.cards[0], positions=())
+    without_cells = replace(found, classes=(replace(red, cards=(empty, *red.cards[1:])), green))
+    with pytest.raises(InspectorError, match=r"No cell of any photo has concept 0\.1"):
+        measure_concept(classifier, stored, without_cells, "0.1")
+    with pytest.raises(InspectorError, match=r"No cell of any photo has concept 0\.1"):
+        repair_head(classifier, stored, without_cells, {"0.1": ConceptFlag("shortcut")})
     none_held_out = concepts(stored, options=ConceptOptions(rank=4, seeds=1, held_out=0))
     with pytest.raises(InspectorError, match="No photo was held out"):
         repair_head(classifier, stored, none_held_out, flags)
@@ -204,6 +213,10 @@ def test_a_repaired_network_is_loaded_by_its_folder(
     assert describe_trial(kept) == trial["0.1"]
     with pytest.raises(InspectorError, match=r"Cannot read marked\.txt .* Use a text file with a path per line"):
         cli(["repair", "results", "-o", "again", "--without", "marked.txt"], standalone_mode=False)
+    Path("marked.txt").write_bytes(b"\xff\xfe\xff")
+    for name, reason in (("/dev/zero", "it is not an ordinary file"), ("marked.txt", "is no text in UTF-8")):
+        with pytest.raises(InspectorError, match=reason):
+            cli(["repair", "results", "-o", "again", "--without", name], standalone_mode=False)
     assert not Path("again").exists()
     monkeypatch.setenv("INSPECTOR_MODELS", "none")
     with pytest.raises(InspectorError, match=r"results are of tiny, which is no network with a name here\. .* --model"):
@@ -213,6 +226,10 @@ def test_a_repaired_network_is_loaded_by_its_folder(
     assert "<section" in cards
     assert str(kept.added) in cards
     Path("results/concepts/trials.json").write_text("{}")
+    for command in (["transplant", "results", "0.1"], ["repair", "results", "-o", "again"]):
+        # Before the work that takes long: the network is not even looked for.
+        with pytest.raises(InspectorError, match=r"Cannot read the tests in .*it lacks 'concepts_sha256'"):
+            run(*command, "--model", "none")
     with pytest.raises(InspectorError, match=r"Cannot read the tests in .*it lacks 'concepts_sha256'"):
         run("concepts", "results", "--seeds", "1", "--rank", "2", "--report", "cards.html", "--json")
 

@@ -176,6 +176,12 @@ def test_a_concept_is_tested_and_a_shortcut_is_repaired_away(found: Path) -> Non
     again = open_page(found)
     assert [one.label for one in again.expander] == ["Find again", "Repaired before: 1"]
     assert press(again, "Use this network").selectbox(key=keys.NETWORK).value == "tiny_repaired"
+    # It belongs to the concepts that were flagged, not to others.
+    write_concepts(found / "concepts", concepts(found, options=ConceptOptions(rank=1, seeds=1)))
+    (found / "concepts" / "flags.json").unlink()
+    app.run()
+    assert not app.exception
+    assert "is without 0.1" not in list_texts(app)
 
 
 def test_a_visitor_of_an_app_for_others_reads_listed_results_and_changes_none(
@@ -229,6 +235,9 @@ def test_what_does_not_fit_is_one_sentence(
     press(app, "Begin new flags")
     assert not app.warning
     assert (path.parent / "flags-before.json").is_file()
+    (path.parent / "flags.json").write_text("{}")
+    press(open_page(found), "Begin new flags")  # an earlier one is not lost
+    assert (path.parent / "flags-before1.json").read_text() == "{}"
     plain = tmp_path / "plain"
     run_dataset(made / "photos", inspector.load(BACKBONE), plain, RunOptions())
     assert "have no features" in list_errors(open_page(plain))[0]

@@ -15,6 +15,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from inspector.datasets.concepts.model import (
+    MOST_CONCEPTS,
     ClassConcepts,
     ConceptCard,
     ConceptOptions,
@@ -73,8 +74,9 @@ def write_concepts(folder: str | Path, found: Concepts) -> Path:
     about = describe_concepts(found) | {"arrays_sha256": hashlib.sha256(content).hexdigest()}
     with translate_errors(ExportError, f"Cannot write {folder}: {{reason}}."):
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / ARRAYS, content)
-        write_atomic(folder / CARDS, json_bytes(about, ascii_only=False))
+        with lock_folder(folder):  # two visitors of the app may write or read at the same time
+            write_atomic(folder / ARRAYS, content)
+            write_atomic(folder / CARDS, json_bytes(about, ascii_only=False))
     return folder / CARDS
 
 
@@ -89,13 +91,13 @@ def read_concepts(folder: str | Path) -> Concepts:
         raise InspectorError(f"No concepts in {folder}. Use `inspector concepts RESULTS`.")
     problem = f"Cannot read the concepts in {folder} ({{reason}}). Use `inspector concepts RESULTS` to make them again."
     with translate_errors(InspectorError, problem, {KeyError: problem.replace("{reason}", MISSING)}):
-        about = Entries(parse_json(read_bounded(folder / CARDS)))
-        content = read_bounded(folder / ARRAYS)
+        with lock_folder(folder):
+            about = Entries(parse_json(read_bounded(folder / CARDS)))
+            content = read_bounded(folder / ARRAYS)
         if hashlib.sha256(content).hexdigest() != about.text("arrays_sha256"):
             raise ValueError(f"{ARRAYS} is not the file that belongs to {CARDS}")
         arrays = load(content)
-        given = about.object("options").values
-        options = ConceptOptions(**{name: given[name] for name in asdict(ConceptOptions())})
+        options = _parse_options(about.object("options"))
         classes = tuple(_parse_class(one, arrays) for one in about.objects("classes"))
         if not classes or len({one.patterns.shape[1] for one in classes}) != 1:
             raise ValueError("its classes have no concepts, or other numbers of channels")
@@ -113,23 +115,30 @@ def check_concepts(found: Concepts, stored: StoredFeatures) -> None:
     Raises:
         InspectorError: they are of another network, or of other photos.
     """
-    channels, height, width = stored.shape
-    names, cards = stored.results.class_names, list(found.cards())
+    names, channels = stored.results.class_names, stored.shape[0]
     photos = {index for one in found.classes for index in (*one.photos, *one.held_out)}
-    photos |= {position.photo for card in cards for position in card.positions}
     fits = (
         found.network_sha256 == stored.results.about["network_sha256"]
         and all(one.k < len(names) and one.patterns.shape[1] == channels for one in found.classes)
         and photos <= stored.by_index.keys()
-        and all(
-            row < height and column < width for card in cards for row, column in (one.cell for one in card.positions)
-        )
+        and all(_is_position(one, stored) for card in found.cards() for one in card.positions)
     )
     if not fits:
         raise InspectorError(
             f"The concepts in {stored.results.folder} are of another network or of other photos than the results. Find "
             "them again: `inspector concepts RESULTS`."
         )
+
+
+def _is_position(position: ConceptPosition, stored: StoredFeatures) -> bool:
+    """Return whether a position is a cell of a photo of the results, and its box a part of that photo."""
+    photo = stored.by_index.get(position.photo)
+    if photo is None or photo.path != position.path:
+        return False
+    (row, column), (left, top, right, bottom) = position.cell, position.box
+    (_, rows, columns), (height, width) = stored.shape, photo.size
+    is_inside = -1 <= left <= right <= width + 1 and -1 <= top <= bottom <= height + 1  # but for rounding
+    return row < rows and column < columns and is_inside
 
 
 def read_flags(path: str | Path, found: Concepts) -> dict[str, ConceptFlag]:
@@ -182,11 +191,12 @@ def write_flags(path: str | Path, found: Concepts, flags: Mapping[str, ConceptFl
         ExportError: the file cannot be written.
         ClassError: there is no concept with such a key.
     """
-    listed = []
-    for key, one in sorted(flags.items(), key=lambda item: tuple(map(int, item[0].split(".")))):
-        if one != ConceptFlag():
-            card = found.find_card(key)
-            listed.append({"class": card.k, "concept": card.number, "flag": one.flag, "name": one.name})
+    cards = sorted((card.k, card.number, key) for key in flags for card in [found.find_card(key)])
+    listed = [
+        {"class": k, "concept": number, "flag": flags[key].flag, "name": flags[key].name}
+        for k, number, key in cards
+        if flags[key] != ConceptFlag()
+    ]
     about = {"network": found.network, "network_sha256": found.network_sha256, "concepts_sha256": found.sha256}
     with translate_errors(ExportError, f"Cannot write {path}: {{reason}}."):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -227,18 +237,31 @@ def _describe_class(one: ClassConcepts) -> dict[str, Any]:
     return {"class": one.k, "name": one.name, **lists, **numbers, "cards": cards}
 
 
+def _parse_options(entries: Entries) -> ConceptOptions:
+    if not 0 <= entries.number("held_out") <= 0.5:
+        entries.refuse("held_out", "0 to 0.5")
+    rank = entries.whole("rank", 1) if entries.has("rank") else None
+    if rank is not None and rank > MOST_CONCEPTS:
+        entries.refuse("rank", f"1 to {MOST_CONCEPTS}")
+    seed, seeds, top = entries.whole("seed"), entries.whole("seeds", 1), entries.whole("top", 1)
+    return ConceptOptions(rank, seed, seeds, entries.number("held_out"), top)
+
+
 def _parse_class(entries: Entries, arrays: Mapping[str, Any]) -> ClassConcepts:
     k = entries.whole("class")
     cards = tuple(_parse_card(k, one) for one in entries.objects("cards"))
     patterns, directions = (_take(arrays, f"{name}.{k}", len(cards)) for name in ("patterns", "directions"))
     if patterns.shape != directions.shape or [card.number for card in cards] != list(range(1, len(cards) + 1)):
         raise ValueError(f"the concepts of class {k} and their arrays do not fit")
+    photos, held_out = entries.wholes("photos"), entries.wholes("held_out")
+    if not set(photos).isdisjoint(held_out):
+        raise ValueError(f"class {k} has photos that are held out and are not")
     terms = entries.object("terms")
     return ClassConcepts(
         k=k,
         name=make_printable(entries.text("name")),
-        photos=entries.wholes("photos"),
-        held_out=entries.wholes("held_out"),
+        photos=photos,
+        held_out=held_out,
         cards=cards,
         patterns=patterns,
         directions=directions,

@@ -56,7 +56,8 @@ def concepts(
         The concepts of each class. With the same options they are always the same.
 
     Raises:
-        InspectorError: the results have no features or cannot be read, or a class has fewer than five photos.
+        InspectorError: the results have no features or cannot be read, or a class has fewer than five photos, or no
+            evidence.
         ClassError: a class does not exist.
         HeadError: the head is not linear.
         PlaceError: the place of the cells is unknown.
@@ -67,11 +68,7 @@ def concepts(
     require_place(stored.field)
     names, about = stored.results.class_names, stored.results.about
     by_label = any(photo.label is not None for photo in stored.photos)
-    by_class: dict[int, list[int]] = {}
-    for photo in stored.photos:
-        k = photo.label if by_label else photo.predicted
-        if k is not None:
-            by_class.setdefault(k, []).append(photo.index)
+    by_class = _group_by_class(stored, by_label)
     wanted = sorted(by_class) if classes is None else [find_class_index(names, one) for one in classes]
     skipped, found = [], []
     for k in dict.fromkeys(wanted):
@@ -90,20 +87,34 @@ def concepts(
     for number, k in enumerate(enough):
         if should_stop():
             raise Cancelled("Stopped.")
-        found.append(find_class_concepts(stored, k, by_class[k], options, objects))
+        one = find_class_concepts(stored, k, by_class[k], options, objects)
+        if one is None:
+            sentence = f"No cell of the photos of {names[k]} has evidence for it, so it has no concepts."
+            if classes is not None:
+                raise InspectorError(sentence)
+            skipped.append(sentence)
+        else:
+            found.append(one)
         on_progress((number + 1) / len(enough))
+    if not found:
+        raise InspectorError(
+            f"No class of {stored.results.folder} has evidence in its photos, so there are no concepts. Expected a "
+            "trained network."
+        )
     return Concepts(about["network"], about["network_sha256"], by_label, options, tuple(found), tuple(skipped))
 
 
 def find_class_concepts(
     stored: StoredFeatures, k: int, indices: Sequence[int], options: ConceptOptions, objects: Regions | None = None
-) -> ClassConcepts:
-    """Find the concepts of one class on some photos; the arguments are those of `concepts`."""
+) -> ClassConcepts | None:
+    """Find the concepts of one class on some photos; None if no cell has evidence. Arguments as for `concepts`."""
     used, held_out = split_photos(indices, options)
     chosen = _thin_out(used, stored.shape)
     evidence = compute_evidence(stored.read(chosen), stored.weight, k, stored.pooling)
     positions = evidence.positive.reshape(-1, stored.shape[0])
     patterns = choose_patterns(positions, options.seed, options.rank)
+    if not len(patterns):
+        return None
     amounts = compute_amounts(positions, patterns)
     order = np.argsort(-amounts.sum(0), kind="stable")
     patterns, amounts = patterns[order], amounts[:, order]
@@ -137,6 +148,23 @@ def split_photos(indices: Sequence[int], options: ConceptOptions) -> tuple[list[
     count = min(max(round(options.held_out * len(indices)), bool(options.held_out)), max(len(indices) - 4, 0))
     held_out, used = (sorted(indices[n] for n in part) for part in (order[:count], order[count:]))
     return used, held_out
+
+
+def list_held_out(stored: StoredFeatures, found: Concepts) -> set[int]:
+    """List the photos that are kept for measurements: of classes without concepts too, as many and chosen alike."""
+    listed = {one.k: one.held_out for one in found.classes}
+    groups = _group_by_class(stored, found.by_label).items()
+    return {n for k, indices in groups for n in listed.get(k, split_photos(indices, found.options)[1])}
+
+
+def _group_by_class(stored: StoredFeatures, by_label: bool) -> dict[int, list[int]]:
+    """Return the indices of the photos of each class, by their labels or by the predicted class."""
+    by_class: dict[int, list[int]] = {}
+    for photo in stored.photos:
+        k = photo.label if by_label else photo.predicted
+        if k is not None:
+            by_class.setdefault(k, []).append(photo.index)
+    return by_class
 
 
 def _thin_out(indices: list[int], shape: tuple[int, int, int]) -> list[int]:

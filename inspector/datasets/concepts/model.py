@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from inspector.errors import ClassError, InspectorError
 from inspector.images.preprocessing import Box
 
+MOST_CONCEPTS = 100  # per class
 _STRONG = 0.5  # a cell has a concept if it is at least this share as strong as the listed ones in the median
 
 
@@ -30,8 +31,10 @@ class ConceptOptions:
     top: int = 12  # positions listed per concept
 
     def __post_init__(self) -> None:
-        for name, least in (("rank", 1), ("seeds", 1), ("top", 1), ("seed", 0)):
-            if (value := getattr(self, name)) is not None and not least <= value < 2**31:
+        if self.rank is not None and not 1 <= self.rank <= MOST_CONCEPTS:
+            raise InspectorError(f"Expected rank of 1 to {MOST_CONCEPTS}, got {self.rank}.")
+        for name, least in (("seeds", 1), ("top", 1), ("seed", 0)):
+            if not least <= (value := getattr(self, name)) < 2**31:
                 raise InspectorError(f"Expected {name} of {least} or more, got {value}.")
         if not 0 <= self.held_out <= 0.5:
             raise InspectorError(f"Expected held_out of 0 to 0.5, got {self.held_out}.")

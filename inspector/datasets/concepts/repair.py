@@ -8,6 +8,7 @@ Photos that `concepts` held out serve for all measurements, and for nothing else
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,14 @@ from numpy.typing import NDArray
 from inspector.analysis.evidence import compute_shares, pool_cells
 from inspector.analysis.linear_head import LinearHead
 from inspector.analysis.refit import Array, make_basis, project_out, refit_head
-from inspector.datasets.concepts.files import ConceptFlag
+from inspector.datasets.concepts.files import ConceptFlag, read_bounded
+from inspector.datasets.concepts.find import list_held_out
 from inspector.datasets.concepts.model import ClassConcepts, ConceptCard, Concepts
 from inspector.datasets.concepts.outcomes import DEFAULT_TRIALS, Rate, TrialOptions, describe_rate
 from inspector.datasets.concepts.photo import find_strong_cells
-from inspector.datasets.concepts.trials import PastedFeatures, capture_pasted, check_network
+from inspector.datasets.concepts.trials import PastedFeatures, capture_pasted, check_network, require_cells
 from inspector.datasets.features import StoredFeatures
-from inspector.errors import InspectorError
+from inspector.errors import InspectorError, translate_errors
 from inspector.explain.classifier import Classifier
 
 _ROWS = 200  # photos whose features are read at once
@@ -95,17 +97,18 @@ def repair_head(
 
     Raises:
         InspectorError: no concept is flagged as a shortcut, the photos have no labels, a class has no held-out photos,
-            the classifier is another network, or a photo of `without` is not in the results.
+            the classifier is another network, no cell has a flagged concept, or `without` has a photo that is not in
+            the results, or all of a class.
         Cancelled: `should_stop` returned true.
     """
     check_network(classifier, stored)
-    cards = list_shortcuts(found, flags)
+    cards = [require_cells(card) for card in list_shortcuts(found, flags)]
     if not found.by_label:
         raise InspectorError(
             "The photos have no labels, which a repair is fitted and measured with. Use a folder per class."
         )
     pooled, labels = pool_all(stored)
-    held_out = {index for one in found.classes for index in one.held_out}
+    held_out = list_held_out(stored, found)
     if not held_out:
         raise InspectorError("No photo was held out to measure a repair on. Use `inspector concepts --held-out 0.25`.")
     indices = [photo.index for photo in stored.photos]
@@ -120,6 +123,11 @@ def repair_head(
     }
     if without:
         clean = fit & ~_find_photos(stored, without)
+        if lost := sorted(set(labels[fit].tolist()) - set(labels[clean].tolist())):
+            raise InspectorError(
+                f"Without the listed photos, none of {stored.results.class_names[lost[0]]} is left to fit a head on. "
+                "List fewer photos."
+            )
         heads["trained without"] = _fit(classifier, original, pooled[clean], labels[clean], basis[:0], from_zero=True)
     pasted = {}
     for number, card in enumerate(cards):
@@ -196,6 +204,28 @@ def score_head(
             int((head.classify(one.pasted[others]) == card.k).sum()), int(others.sum()) * one.pasted.shape[1]
         )
     return HeadScores(Rate(int(right.sum()), len(right)), recall, added)
+
+
+def read_photo_list(path: Path) -> list[str]:
+    """Read a text file with the path of a photo per line.
+
+    Raises:
+        InspectorError: it cannot be read, or is no text.
+    """
+    with translate_errors(InspectorError, f"Cannot read {path} ({{reason}}). Use a text file with a path per line."):
+        return parse_photo_list(read_bounded(path), path)
+
+
+def parse_photo_list(content: bytes, name: str | Path) -> list[str]:
+    """Return the paths in a text file that has one per line.
+
+    Raises:
+        InspectorError: it is no text in UTF-8. `name` is that of the file.
+    """
+    try:
+        return [line for line in content.decode("utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise InspectorError(f"{name} is no text in UTF-8. Use a file with the path of a photo per line.") from error
 
 
 def explain_change(stored: StoredFeatures, repair: Repair, index: int) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from inspector.analysis.transplant import find_patch, paste, remove
+from inspector.datasets.concepts.find import list_held_out
 from inspector.datasets.concepts.model import ConceptCard, Concepts
 from inspector.datasets.concepts.outcomes import DEFAULT_TRIALS, ConceptTrial, Rate, TrialOptions
 from inspector.datasets.concepts.photo import find_strong_cells
@@ -56,6 +57,17 @@ def check_network(classifier: Classifier, stored: StoredFeatures) -> None:
         )
 
 
+def require_cells(card: ConceptCard) -> ConceptCard:
+    """Return a card that has parts to paste and a direction.
+
+    Raises:
+        InspectorError: no cell has the concept.
+    """
+    if not card.positions:
+        raise InspectorError(f"No cell of any photo has concept {card.key}, so nothing can be pasted or removed.")
+    return card
+
+
 def measure_concept(
     classifier: Classifier,
     stored: StoredFeatures,
@@ -78,12 +90,12 @@ def measure_concept(
         should_stop: is called before each pass.
 
     Raises:
-        InspectorError: the classifier is another network, or a photo cannot be read.
+        InspectorError: the classifier is another network, no cell has the concept, or a photo cannot be read.
         ClassError: there is no such card.
         Cancelled: `should_stop` returned true.
     """
     check_network(classifier, stored)
-    card = found.find_card(key)
+    card = require_cells(found.find_card(key))
     targets = choose_targets(stored, found, card.k, options)
     owners = _choose_owners(stored, found, card, options)
     passes = 2 * len(targets) * options.places + 2 * len(owners)
@@ -125,7 +137,7 @@ def capture_pasted(
 
 def choose_targets(stored: StoredFeatures, found: Concepts, k: int, options: TrialOptions) -> list[int]:
     """Choose photos of other classes that are not predicted as class k: held-out ones if there are any."""
-    held_out = {index for one in found.classes for index in one.held_out}
+    held_out = list_held_out(stored, found)
     others = [
         photo.index
         for photo in stored.photos

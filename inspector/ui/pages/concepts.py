@@ -1,5 +1,6 @@
 """The page Concepts: what a network reads for each class, tests of it, and a repaired last layer."""
 
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from inspector.ui.state.memory_file import open_memory_file
 from inspector.ui.state.top_bar import Bar
 
 _CHOSEN = "6 to 10, chosen"
-_OLD_FLAGS = "flags-before.json"
 
 
 def show(bar: Bar) -> None:
@@ -129,16 +129,23 @@ def _read_flags(opened: OpenedConcepts) -> dict[str, ConceptFlag] | None:
     except InspectorError as error:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.warning(plain(str(error)), icon=":material/flag:")
-            help = f"The file is kept as {_OLD_FLAGS}."
+            kept = _name_old_flags(opened.flags_path)
+            help = f"The file is kept as {kept.name}."
             if opened.may_write and st.button("Begin new flags", key=keys.NEW_FLAGS, help=help):
-                _set_aside(opened.flags_path)
+                _set_aside(opened.flags_path, kept)
                 st.rerun()
         return None
 
 
-def _set_aside(path: Path) -> None:
+def _name_old_flags(path: Path) -> Path:
+    """Return a path beside the file of flags that no file has."""
+    paths = (path.with_name(f"flags-before{number or ''}.json") for number in count())
+    return next(kept for kept in paths if not kept.exists())
+
+
+def _set_aside(path: Path, kept: Path) -> None:
     try:
-        path.replace(path.with_name(_OLD_FLAGS))
+        path.replace(kept)
     except OSError as error:
         raise ExportError(f"Cannot rename {path}: {error.strerror}.") from error
 

@@ -15,6 +15,7 @@ from inspector.datasets.concepts.repair import (
     describe_repair,
     explain_change,
     list_shortcuts,
+    parse_photo_list,
     repair_head,
 )
 from inspector.datasets.concepts.repaired_network import list_repaired, write_repaired_network
@@ -44,7 +45,9 @@ def find_repaired(opened: OpenedConcepts) -> RepairedNetwork | None:
     if work is not None and isinstance(work.result, RepairedNetwork):
         st.session_state[keys.REPAIRED] = work.result
     last: RepairedNetwork | None = st.session_state.get(keys.REPAIRED)
-    return last if last is not None and last.results == opened.stored.results.folder else None
+    if last is None or (last.results, last.concepts_sha256) != (opened.stored.results.folder, opened.found.sha256):
+        return None
+    return last if last.folder.is_dir() else None
 
 
 def show_repair(opened: OpenedConcepts, flags: Mapping[str, ConceptFlag] | None) -> None:
@@ -90,7 +93,7 @@ def _show_form(opened: OpenedConcepts, flags: Mapping[str, ConceptFlag], cards: 
 
 
 def _suggest_name(opened: OpenedConcepts) -> str:
-    base = _NO_NAME.sub("_", opened.found.network).strip("_.-") or "network"
+    base = _NO_NAME.sub("_", opened.found.network)[:80].strip("_.-") or "network"
     names = (f"{base}_repaired", *(f"{base}_repaired_{number}" for number in range(2, 1000)))
     return next(name for name in names if not _make_place(opened, name).exists())
 
@@ -115,7 +118,7 @@ def _start(opened: OpenedConcepts, flags: Mapping[str, ConceptFlag], name: str) 
     network = networks.find_network(opened.found.network)
     arch = network.title if network.is_private and network.title.startswith(LIBRARIES) else None
     upload = st.session_state.get(keys.REPAIR_WITHOUT)
-    without = [] if upload is None else _read_lines(upload.getvalue(), upload.name)
+    without = [] if upload is None else parse_photo_list(upload.getvalue(), upload.name)
     with st.spinner(f"Loading {plain(network.name)} ..."):
         classifier = network.load()
     trials = list(opened.trials.values())
@@ -136,16 +139,9 @@ def _start(opened: OpenedConcepts, flags: Mapping[str, ConceptFlag], name: str) 
         report = {"report.html": page.encode()}
         source = network.name if network.is_private else network.key
         write_repaired_network(place, classifier, source, repaired.head, about, arch, report)
-        return RepairedNetwork(repaired, place, opened.stored.results.folder)
+        return RepairedNetwork(repaired, place, opened.stored.results.folder, opened.found.sha256)
 
     start_work("repair", name, opened.stored.results.folder, repair)
-
-
-def _read_lines(data: bytes, name: str) -> list[str]:
-    try:
-        return [line for line in data.decode("utf-8-sig").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise InspectorError(f"{name} is no text in UTF-8. Use a file with the path of a photo per line.") from error
 
 
 def _show_repaired(opened: OpenedConcepts, repaired: RepairedNetwork) -> None:

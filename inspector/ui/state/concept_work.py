@@ -94,6 +94,7 @@ class RepairedNetwork:
     repair: "Repair"
     folder: Path
     results: Path  # folder of the results
+    concepts_sha256: str  # of the concepts that were flagged
 
 
 def find_work() -> ConceptWork | None:
