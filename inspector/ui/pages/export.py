@@ -44,6 +44,7 @@ _WIDGETS = (
     *(keys.FIGURE_CLASSES, keys.READING, keys.AGAINST),
     *(keys.FINER, keys.RAW_GRID, keys.POSITION_SCORES, keys.COLORMAP, keys.FIGURE_OPACITY, keys.GRAY),
 )
+_CELLS = {1: "own", 2: "2x finer", 4: "4x finer"}  # number of cells per cell of the network's own, along an axis
 _DPI = 120  # pixels per inch of the preview
 
 
@@ -52,8 +53,7 @@ _DPI = 120  # pixels per inch of the preview
 def show(selection: PageSelection) -> None:
     """Draw the page."""
     take_over(selection, "export", _WIDGETS)
-    maps = _choose_cells(selection)
-    content = _choose_content(maps)
+    maps, content = _choose_content(selection)
     wide, narrow = st.columns([3, 2], gap="large")
     with narrow:
         downloads = st.container()
@@ -75,20 +75,6 @@ def show(selection: PageSelection) -> None:
         _show_preview(selection.key, maps, content, style)
         with downloads:
             _show_downloads(selection.key, maps, content, style)
-
-
-def _choose_cells(selection: PageSelection) -> ClassMaps:
-    """Show the control for the grid of the maps. Return the class maps, with the finer grid if it was chosen."""
-    names = {1: "own", 2: "2x finer", 4: "4x finer"}
-    text = "The network's own cells, or also the cells between them, 4 or 16 times as many."
-    factor = choose_segment("Cells", FINER, key=keys.FINER, format_func=names.__getitem__, help=text)
-    if factor != 1:
-        try:
-            with st.spinner("Computing the cells between ..."):
-                return selection.compute_finer(factor)
-        except InspectorError as error:
-            st.warning(plain(str(error)), icon=":material/grid_off:")
-    return selection.maps
 
 
 def _leave_out_too_many(style: FigureStyle, count: int) -> FigureStyle:
@@ -127,8 +113,9 @@ def _show_downloads(key: cache.MapsKey, maps: ClassMaps, content: FigureContent,
     )
 
 
-def _choose_content(maps: ClassMaps) -> FigureContent:
-    """Show the controls for the content of the figure. Return the choices."""
+def _choose_content(selection: PageSelection) -> tuple[ClassMaps, FigureContent]:
+    """Show the controls for the content of the figure. Return the class maps, and what is chosen of them."""
+    maps = selection.maps
     labels = label_classes(maps)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         classes = st.multiselect(
@@ -145,10 +132,24 @@ def _choose_content(maps: ClassMaps) -> FigureContent:
         chosen = tuple(labels.index(label) for label in classes)
         against = choose_reading(maps, chosen[0] if chosen else maps.top(1)[0][0])
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        text = "The network's own cells, or also the cells between them, 4 or 16 times as many."
+        factor = choose_segment("Cells", FINER, key=keys.FINER, format_func=_CELLS.__getitem__, help=text)
         smooth = choose_interpolation()
         dense = choose_position_scores(maps)
         opacity = st.slider("Opacity", 0.0, 1.0, 0.85, 0.05, key=keys.FIGURE_OPACITY, bind="query-params", width=220)
-    return maps.figure_content(chosen or count, against, dense=dense, smooth=smooth, opacity=opacity)
+    maps = _compute_finer(selection, factor)
+    return maps, maps.figure_content(chosen or count, against, dense=dense, smooth=smooth, opacity=opacity)
+
+
+def _compute_finer(selection: PageSelection, factor: int) -> ClassMaps:
+    """Return the class maps with a finer grid; without one, and a sentence on the page, where there is none."""
+    if factor != 1:
+        try:
+            with st.spinner("Computing the cells between ..."):
+                return selection.compute_finer(factor)
+        except InspectorError as error:
+            st.warning(plain(str(error)), icon=":material/grid_off:")
+    return selection.maps
 
 
 def _choose_style() -> FigureStyle:
