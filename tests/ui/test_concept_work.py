@@ -241,6 +241,8 @@ def test_what_does_not_fit_is_one_sentence(
     plain = tmp_path / "plain"
     run_dataset(made / "photos", inspector.load(BACKBONE), plain, RunOptions())
     assert "have no features" in list_errors(open_page(plain))[0]
+    for name, start in (("n" * 3000, "Cannot open nnn"), ("none", "No folder none"), ("a\0b", "No folder a")):
+        assert list_errors(open_page(Path(name)))[0].startswith(start)
     shutil.copytree(found / "concepts", found.parent / "others" / "concepts")
     for file in found.iterdir():
         if file.is_file():

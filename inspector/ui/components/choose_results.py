@@ -1,6 +1,7 @@
 """The choice of a folder of results, on the pages Dataset and Concepts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import streamlit as st
 from inspector.datasets.listing import ListedResults, list_results
 from inspector.datasets.results import Results, read_results, read_state
 from inspector.errors import InspectorError
+from inspector.printable import make_printable
 from inspector.ui.components.controls import show_errors
 from inspector.ui.components.markdown import plain
 from inspector.ui.state import batches, folders, keys
@@ -62,14 +64,31 @@ def open_results(folder: Path) -> Results:
     Raises:
         InspectorError: the folder holds no results.
     """
-    name = folders.name_folder(folder)
-    with st.spinner("Opening the results ..."):
-        try:
-            if not folder.is_dir():
-                raise InspectorError(f"No folder {name} on this machine. Use one that `inspector batch` wrote.")
-            return _read_results(folder, read_state(folder))
-        except (OSError, ValueError) as error:
-            raise InspectorError(f"Cannot open {name}. Use a folder that `inspector batch` wrote.") from error
+    with st.spinner("Opening the results ..."), translate_folder_errors(folder):
+        return _read_results(folder, read_folder_state(folder))
+
+
+def read_folder_state(folder: Path) -> list[list[Any]]:
+    """Return what `read_state` does of a folder that a visitor named.
+
+    Raises:
+        InspectorError: there is no such folder, or it cannot be opened.
+    """
+    with translate_folder_errors(folder):
+        if not folder.is_dir():
+            name = make_printable(folders.name_folder(folder), 100)
+            raise InspectorError(f"No folder {name} on this machine. Use one that `inspector batch` wrote.")
+        return read_state(folder)
+
+
+@contextmanager
+def translate_folder_errors(folder: Path) -> Iterator[None]:
+    """Raise InspectorError for a name that no folder can have, and for a folder that cannot be read."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        name = make_printable(folders.name_folder(folder), 100)
+        raise InspectorError(f"Cannot open {name}. Use a folder that `inspector batch` wrote.") from error
 
 
 def _list_roots() -> tuple[Path, ...]:

@@ -10,8 +10,8 @@ import streamlit as st
 from inspector.datasets.concepts import files, outcomes
 from inspector.datasets.concepts.model import Concepts
 from inspector.datasets.features import StoredFeatures, read_features
-from inspector.datasets.results import read_state
 from inspector.errors import InspectorError
+from inspector.ui.components.choose_results import read_folder_state
 from inspector.ui.components.stored_maps import make_opener
 from inspector.ui.state import cache, folders, keys, sessions
 from inspector.ui.state.jobs import Job, Work, catch_errors
@@ -124,7 +124,7 @@ def open_concepts(folder: Path) -> OpenedConcepts:
     """
     work = find_work()
     running = work if work is not None and work.job.running and work.results == folder else None
-    stored = _read_features(folder, read_state(folder))
+    stored = _read_features(folder, read_folder_state(folder))
     stored = replace(stored, open_photo=make_opener(stored.results))
     own = folder / files.FOLDER
     may_write = folders.is_open() or _is_below(folder, folders.results_folder())
