@@ -42,7 +42,7 @@ from inspector.datasets.concepts.model import ClassConcepts, ConceptOptions, Log
 from inspector.datasets.concepts.photo import split_photo, split_stored_photo
 from inspector.datasets.features import read_features
 from inspector.datasets.run import RunOptions, run_dataset
-from inspector.errors import Cancelled, ClassError, InspectorError
+from inspector.errors import Cancelled, ClassError, ExportError, InspectorError
 
 OPTIONS = ConceptOptions(rank=2, seeds=2, held_out=0.25)
 
@@ -414,6 +414,10 @@ def test_flags_are_set_named_and_removed(results: Path, tmp_path: Path) -> None:
     assert change_flag(path, found, "1.2") == {"0.1": ConceptFlag(None, "ruler")}
     with pytest.raises(InspectorError, match=r"No flag 'bad'. Use one of object, context, shortcut, unclear"):
         change_flag(path, found, "0.1", "bad")  # type: ignore[arg-type]
+    # The results were moved meanwhile: nothing is left at their former place.
+    with pytest.raises(ExportError, match=r"Cannot write .*moved.*flags\.json: No such file"):
+        change_flag(tmp_path / "moved" / "concepts" / "flags.json", found, "0.1", "object")
+    assert not (tmp_path / "moved").exists()
     with pytest.raises(ClassError, match=r"No concept '0.9'"):
         write_flags(path, found, {"0.9": ConceptFlag("object")})
 

@@ -219,7 +219,7 @@ def change_flag(
     key = found.find_card(key).key
     path = Path(path)
     with translate_errors(ExportError, f"Cannot write {path}: {{reason}}."):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)  # not its parents: results may have been moved meanwhile
         with lock_folder(path.parent):  # two visitors of the app may flag at the same time
             flags = read_flags(path, found)
             before = flags.get(key, ConceptFlag())

@@ -129,7 +129,7 @@ def add_trial(path: str | Path, found: Concepts, trial: ConceptTrial) -> dict[st
     path = Path(path)
     found.find_card(trial.key)
     with translate_errors(ExportError, f"Cannot write {path}: {{reason}}."):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)  # not its parents: results may have been moved meanwhile
         with lock_folder(path.parent):
             trials = {**read_trials(path, found), trial.key: trial}
             about = {"version": __version__, "network": found.network, "concepts_sha256": found.sha256}
