@@ -15,10 +15,8 @@ include_patterns = [
 ]
 exclude_patterns = [".venv", "build", "dist", "data", "runs"]
 nitpicky = False
-suppress_warnings = [
-    "myst.header",
-    "toc.not_included",
-]  # tables of benchmarks have no title, and are linked where they are told
+# Tables of benchmarks have no title, and are linked from the text.
+suppress_warnings = ["myst.header", "toc.not_included"]
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
 

@@ -41,10 +41,10 @@ def find_product_type(tensor: Tensor, function: Callable[..., Any] = torch.matmu
 
 
 def allows_tf32(operations: Any) -> bool:
-    """Tell whether torch may compute operations in TF32: `torch.backends.cuda.matmul` or `torch.backends.cudnn`."""
+    """Return whether torch may compute operations in TF32: `torch.backends.cuda.matmul` or `torch.backends.cudnn`."""
     try:
         return bool(operations.allow_tf32)
-    except RuntimeError:  # it was set by the newer name, and then torch refuses to tell by the older one
+    except RuntimeError:  # it was set by its newer name, and reading the older one is an error
         return bool(getattr(operations, "conv", operations).fp32_precision == "tf32")
 
 

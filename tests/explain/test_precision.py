@@ -42,7 +42,7 @@ def test_the_type_of_products_on_a_gpu_follows_the_settings_of_tf32(
 
 
 @pytest.mark.usefixtures("_settings")
-def test_tf32_is_told_by_the_older_and_the_newer_setting(monkeypatch):
+def test_the_older_and_the_newer_setting_of_tf32_are_read(monkeypatch):
     assert not allows_tf32(torch.backends.cuda.matmul)
     torch.set_float32_matmul_precision("high")
     assert allows_tf32(torch.backends.cuda.matmul)

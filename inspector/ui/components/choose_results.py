@@ -21,7 +21,7 @@ def choose_results(what: str, is_offered: Callable[[ListedResults], bool] = lamb
 
     Args:
         what: which folders are offered, for the tooltip.
-        is_offered: tells of each results whether they are in the list.
+        is_offered: returns whether results are in the list.
     """
     private = folders.results_folder() / batches.PRIVATE
     listed = _list_results(_list_roots())
