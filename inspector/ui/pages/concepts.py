@@ -130,7 +130,7 @@ def _read_flags(opened: OpenedConcepts) -> dict[str, ConceptFlag] | None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.warning(plain(str(error)), icon=":material/flag:")
             kept = _name_old_flags(opened.flags_path)
-            help = f"The file is kept as {kept.name}."
+            help = f"The file is kept as {plain(kept.name)}."
             if opened.may_write and st.button("Begin new flags", key=keys.NEW_FLAGS, help=help):
                 _set_aside(opened.flags_path, kept)
                 st.rerun()
