@@ -36,20 +36,27 @@ def open_saved_files(page: Page, menu: Locator, least: int) -> None:
 
     `least` is the number of pixels that both sides of the PNG exceed.
     """
-    with page.expect_download() as download:
-        menu.get_by_role("button", name="PNG").click()
-    with Image.open(download.value.path()) as image:
+    with Image.open(_download(page, menu.get_by_role("button", name="PNG"))) as image:
         assert min(image.size) > least
-    with page.expect_download() as download:
-        menu.get_by_role("button", name="SVG").click()
-    assert b"<svg" in Path(download.value.path()).read_bytes()
+    assert b"<svg" in _download(page, menu.get_by_role("button", name="SVG")).read_bytes()
 
 
 def download_file(page: Page, label: str) -> bytes:
     """Press a download button and return the bytes of the file."""
-    with page.expect_download() as download:
-        page.get_by_role("button", name=label, exact=True).click()
-    return Path(download.value.path()).read_bytes()
+    return _download(page, page.get_by_role("button", name=label, exact=True)).read_bytes()
+
+
+def _download(page: Page, button: Locator) -> Path:
+    """Press a download button and return the file. Once in thousands Chromium cancels a download: it is tried again."""
+    failure = None
+    for _ in range(2):
+        with page.expect_download() as download:
+            button.click()
+        failure = download.value.failure()
+        if failure is None:
+            break
+    assert failure is None
+    return Path(download.value.path())
 
 
 def show_windows(page: Page, address: str, windows: Iterable[tuple[int, ColorScheme]]) -> Iterator[int]:
