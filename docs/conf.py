@@ -14,7 +14,6 @@ include_patterns = [
     *("benchmarks/results/*.md", "experiments/*/results/table.md"),
 ]
 exclude_patterns = [".venv", "build", "dist", "data", "runs"]
-nitpicky = False
 # Tables of benchmarks have no title, and are linked from the text.
 suppress_warnings = ["myst.header", "toc.not_included"]
 myst_heading_anchors = 3
