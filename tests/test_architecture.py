@@ -37,7 +37,7 @@ TORCH_FREE = (
     "explain/grid.py", "explain/shown_map.py", "explain/map_arrays.py", "explain/backends/sessions.py",
     "networks/catalog.py", "networks/size_accuracy.py", "networks/stored.py",
     "output/text.py", "output/style.py", "output/colormaps.py", "output/picture.py", "output/templates.py",
-    "output/overlay.py", "output/viewer.py",
+    "output/overlay.py", "output/viewer.py", "output/frontend.py",
     "datasets/table.py", "datasets/shard_schema.py", "datasets/results.py", "datasets/statistics.py",
     "datasets/index.py", "datasets/summary.py", "datasets/feature_files.py", "datasets/features.py",
     "analysis/evidence.py", "analysis/factorization.py", "analysis/transplant.py",

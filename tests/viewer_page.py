@@ -25,7 +25,7 @@ def _page() -> None:
     class_maps.show(*read_arrays(draw_bar()))
 
 
-def read_viewer(app: AppTest, component: str = "viewer") -> dict[str, Any]:
+def read_viewer(app: AppTest, component: str = "class_viewer") -> dict[str, Any]:
     """Return the data of the viewer, or of the class strip below it."""
     (found,) = (one for one in app.get("bidi_component") if one.proto.component_name == f"inspector.{component}")
     data: dict[str, Any]
@@ -35,7 +35,7 @@ def read_viewer(app: AppTest, component: str = "viewer") -> dict[str, Any]:
 
 def has_viewer(app: AppTest) -> bool:
     """Tell whether the page shows a map."""
-    return any(one.proto.component_name == "inspector.viewer" for one in app.get("bidi_component"))
+    return any(one.proto.component_name == "inspector.class_viewer" for one in app.get("bidi_component"))
 
 
 def read_title(app: AppTest) -> str:

@@ -7,7 +7,7 @@ interpolated linearly, and beyond the outer ones it is constant:
     weight of cell i at p = max(0, 1 - |position - i|),  position limited to 0 ... cells - 1
 
 Without interpolation the position is rounded first; halfway between two centers, the later cell is taken. The browser
-draws maps by the same formula (`interpolate` in ui/components/frontend/map_drawing.js).
+draws maps by the same formula (`interpolate` in output/frontend/map_drawing.js).
 
 If the cells do not respond at their places (explain/places.py), their map belongs on no photo: what needs a place
 raises PlaceError, and maps are drawn as the bare grid.

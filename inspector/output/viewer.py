@@ -20,11 +20,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from inspector.explain.grid import AxisPlacement, CellExtent, axis_placements, cell_extents, fit_size
+from inspector.explain.kinds import VERDICTS
 from inspector.explain.map_arrays import FinerArrays, Floats, MapArrays
 from inspector.output.colormaps import COLORMAPS, encode_colors
 from inspector.output.overlay import find_gray
+from inspector.output.style import GRAY, OKABE_ITO
 
 MEAN = -1  # stands for the mean of all classes, where a class has its index
+VIEWER_COLORMAPS = ("inspector", "turbo", "inferno", "PuOr_r")
+WINNER_COLORS = (*OKABE_ITO, GRAY)  # of the winning classes per cell; all classes after the first seven are gray
+_BETWEEN = ", between the network's own cells"  # note on a cell
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +73,11 @@ class ViewerData:
     words: tuple[str, str]  # what a contribution and what a class score is
     contrast_words: str  # what a contribution to a contrast is
     verdict: str
+    verdict_sentence: str
+    verdict_color: str  # "green", "orange" or "red"
     residual: float  # largest residual over all classes
+    notes: tuple[str, ...]  # on cells: of how many channels they have the maximum, and which ones lie between others
+    note_of: tuple[int, ...]  # index of each cell's note, row by row; empty if there are no notes
 
     def to_json(self) -> dict[str, Any]:
         """Return the data in types that JSON can store. Maps are base64 of 32-bit floats, row by row."""
@@ -81,6 +90,7 @@ class ViewerData:
             "classes": {str(one.k): _encode_class(one) for one in self.classes},
             "words": {"contributions": self.words[0], "scores": self.words[1]},
             "colormaps": list_colormaps(),
+            "winner_colors": WINNER_COLORS,
         }
 
 
@@ -113,6 +123,8 @@ def make_viewer_data(
     else:
         down, across = axis_placements(view.crop, field)
     rows, columns = cell_extents(grid, view.crop, field)
+    factor = 1 if finer is None else finer.factor
+    notes, note_of = _list_notes(maps, factor)
     best = tuple(k for k, _, _ in maps.top(top))
     left, upper, right, lower = view.crop.box
     return ViewerData(
@@ -123,7 +135,7 @@ def make_viewer_data(
         crop=(left, upper, right, lower),
         draw_size=fit_size(view.photo.size, side),
         grid=grid,
-        factor=1 if finer is None else finer.factor,
+        factor=factor,
         finer=None if finer is None else _describe_finer(finer),
         down=down,
         across=across,
@@ -141,13 +153,39 @@ def make_viewer_data(
         words=(meaning.describe_cells(finer=finer is not None), meaning.describe_cells(dense=True)),
         contrast_words=meaning.describe_cells(quantity=meaning.difference, finer=finer is not None),
         verdict=maps.verdict,
+        verdict_sentence=_describe_verdict(maps),
+        verdict_color=VERDICTS[maps.verdict].color,
         residual=float(maps.residual),
+        notes=notes,
+        note_of=note_of,
     )
 
 
 def list_sent(best: Iterable[int], classes: Iterable[int]) -> list[int]:
     """Return the indices of the classes whose maps are sent: the top classes and others, each once."""
     return list(dict.fromkeys([*best, *classes]))
+
+
+def _describe_verdict(maps: MapArrays) -> str:
+    backend = "" if maps.backend == "eager" else f" The forward pass ran through {maps.backend}."
+    return f"{VERDICTS[maps.verdict].sentence} {maps.classifier.meaning.sentence(len(maps.values))}{backend}"
+
+
+def _list_notes(maps: MapArrays, factor: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return the notes on cells, and the index of each cell's note, on a grid that is `factor` times finer."""
+    own = [] if maps.maxima is None else maps.maxima.flatten().tolist()
+    counts = range(max(own, default=-1) + 1)
+    notes = [f", maximum of {count} channel{'' if count == 1 else 's'}" for count in counts]
+    if factor == 1:
+        return tuple(notes), tuple(own)
+    _, rows, columns = maps.values.shape
+    note_of = [
+        (own[y // factor * columns + x // factor] if own else 0) if y % factor == x % factor == 0 else -1
+        for y in range(factor * rows)
+        for x in range(factor * columns)
+    ]
+    notes = [*(notes or [", the network's own"]), _BETWEEN]
+    return tuple(notes), tuple(len(notes) - 1 if i < 0 else i for i in note_of)
 
 
 def _describe_finer(finer: FinerArrays) -> dict[str, Any]:
@@ -193,9 +231,6 @@ def list_colormaps() -> dict[str, dict[str, Any]]:
         for name, words in COLORMAPS.items()
         if name in VIEWER_COLORMAPS
     }
-
-
-VIEWER_COLORMAPS = ("inspector", "turbo", "inferno", "PuOr_r")
 
 
 def encode_values(values: ArrayLike) -> str:

@@ -6,7 +6,7 @@ import test from "node:test";
 import {
   describeCell, drawCell, drawCenter, drawReceptiveField, findCell, findHighestCell, handleKey, isSameCell, keepOnGrid,
   moveCell, toggleCell,
-} from "../../inspector/ui/components/frontend/cells.js";
+} from "../../inspector/output/frontend/cells.js";
 
 // Start, end, center, first and last pixel seen: two rows and three columns of 10 pixels, after a margin of 5.
 const rows = [[5, 15, 10, 0, 25], [15, 25, 20, 5, 30]];

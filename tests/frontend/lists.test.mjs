@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { moveInList } from "../../inspector/ui/components/frontend/list_keys.js";
+import { moveInList } from "../../inspector/output/frontend/list_keys.js";
 
 test("in a list all arrow keys move by one", () => {
   assert.deepEqual(["ArrowUp", "ArrowLeft", "ArrowDown", "ArrowRight"].map(key => moveInList(key, 2, 5, 1)), [1, 1, 3, 3]);

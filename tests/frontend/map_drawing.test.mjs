@@ -7,7 +7,7 @@ import test from "node:test";
 
 import {
   decodeCells, decodeColors, decodeValues, findLevel, interpolate, paintBar, paintGray, paintMap,
-} from "../../inspector/ui/components/frontend/map_drawing.js";
+} from "../../inspector/output/frontend/map_drawing.js";
 
 const file = process.env.INSPECTOR_EXPECTED;
 const expected = file ? JSON.parse(readFileSync(file, "utf8")) : null;

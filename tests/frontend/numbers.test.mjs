@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { formatFixed, formatPercent, formatSigned } from "../../inspector/ui/components/frontend/numbers.js";
+import { formatFixed, formatPercent, formatSigned } from "../../inspector/output/frontend/numbers.js";
 
 test("numbers have a sign, three significant digits and a true minus", () => {
   assert.equal(formatSigned(1.23456), "+1.23");

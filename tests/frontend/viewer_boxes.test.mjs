@@ -3,11 +3,11 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { convertCell } from "../../inspector/ui/components/frontend/cells.js";
+import { convertCell } from "../../inspector/output/frontend/cells.js";
 import {
   chooseBoxes, describeBox, drawBoxes, drawPoints, hasBoxes,
-} from "../../inspector/ui/components/frontend/viewer_boxes.js";
-import { describeFiner, describeSum, keepOwnCells } from "../../inspector/ui/components/frontend/viewer_maps.js";
+} from "../../inspector/output/frontend/viewer_boxes.js";
+import { describeFiner, describeSum, keepOwnCells } from "../../inspector/output/frontend/viewer_maps.js";
 
 const AT = [
   { boxes: [[1, 2, 30, 40, 0.9], [5, 6, 7, 8, 0.05]], points: [[3, 4, 1.5]], reason: null },

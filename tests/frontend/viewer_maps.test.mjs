@@ -5,8 +5,8 @@ import test from "node:test";
 
 import {
   describeCells, describeSum, findCellsAbove, findName, findScale, isDark, MEAN, mixWithWhite, nameContrast, readMap,
-} from "../../inspector/ui/components/frontend/viewer_maps.js";
-import { paintWinners } from "../../inspector/ui/components/frontend/winners.js";
+} from "../../inspector/output/frontend/viewer_maps.js";
+import { paintWinners } from "../../inspector/output/frontend/winners.js";
 
 const CLASSES = {
   0: { logit: 7, bias: 1, contributions: [1, 2, 3], scores: [3, 6, 9] },

@@ -17,14 +17,14 @@ from inspector.explain.grid import axis_placements, interpolation_weights
 from inspector.explain.receptive_field import Axis, ReceptiveField
 from inspector.images.photo import Photo
 from inspector.images.preprocessing import Crop, View
+from inspector.output import frontend
 from inspector.output.colormaps import COLORMAPS, encode_colors
 from inspector.output.overlay import OPACITY, draw_bar, draw_map_on_photo, make_gray
 from inspector.ui.components import assets
 from inspector.ui.components.map_canvas import encode_cells, make_frame
 
 TESTS = sorted((Path(__file__).parents[1] / "frontend").glob("*.test.mjs"))
-FRONTEND = Path(assets.__file__).parent / "frontend"
-COMPONENTS = ("viewer", "class_strip", "map_canvas", "channel_grid", "layer_tree", "photo_strip")
+COMPONENTS = ("class_viewer", "class_strip", "map_canvas", "channel_grid", "layer_tree", "photo_strip")
 
 
 def list_weights() -> list[dict[str, Any]]:
@@ -111,7 +111,7 @@ def test_the_javascript_passes_its_own_tests(tmp_path: Path, expected: Path) -> 
     bundles = tmp_path / "bundles"
     bundles.mkdir()
     for name in COMPONENTS:
-        (bundles / f"{name}.mjs").write_text(assets.bundle_javascript(f"{name}.js"), "utf-8")
+        (bundles / f"{name}.mjs").write_text(frontend.bundle_javascript(f"{name}.js", assets.FOLDER), "utf-8")
     environment = os.environ | {"INSPECTOR_EXPECTED": str(expected), "INSPECTOR_BUNDLES": str(bundles)}
     command = ["node", "--test", "--test-reporter=tap", *map(str, TESTS)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -121,7 +121,7 @@ def test_the_javascript_passes_its_own_tests(tmp_path: Path, expected: Path) -> 
 
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_a_bundle_holds_each_module_once_and_no_import(name: str) -> None:
-    bundle = assets.bundle_javascript(f"{name}.js")
+    bundle = frontend.bundle_javascript(f"{name}.js", assets.FOLDER)
     assert not re.search(r"^import ", bundle, re.MULTILINE)
     assert re.findall(r"^export .*", bundle, re.MULTILINE)[0].startswith("export default function")
     functions = re.findall(r"^function (\w+)", bundle, re.MULTILINE)
@@ -129,10 +129,17 @@ def test_a_bundle_holds_each_module_once_and_no_import(name: str) -> None:
 
 
 def test_every_file_of_the_front_end_is_used() -> None:
-    sources = "".join(path.read_text() for path in [*FRONTEND.glob("*.js"), *FRONTEND.parent.glob("*.py")])
-    for path in FRONTEND.iterdir():
+    folders = (assets.FOLDER, frontend.FOLDER)
+    code = [path for folder in folders for path in (*folder.glob("*.js"), *folder.parent.glob("*.py"))]
+    sources = "".join(path.read_text() for path in code)
+    for path in (path for folder in folders for path in folder.iterdir()):
         named = path.stem in COMPONENTS or path.name == "package.json" or f'"{path.name}"' in sources
-        assert named or f'"./{path.name}"' in sources, path.name
+        assert named or f'/{path.name}"' in sources, path.name
+
+
+def test_file_names_differ_between_the_folders_of_the_front_end() -> None:
+    ours, shared = ({path.name for path in folder.iterdir()} for folder in (assets.FOLDER, frontend.FOLDER))
+    assert ours & shared == {"package.json"}
 
 
 def test_templates_escape_every_value() -> None:

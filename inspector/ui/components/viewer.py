@@ -12,14 +12,8 @@ from inspector.ui.components.assets import make_component
 from inspector.ui.state import keys
 from inspector.ui.state.view_state import ViewState
 
-_show_viewer = make_component("viewer")
+_show_viewer = make_component("class_viewer", "viewer.css")
 _show_strip = make_component("class_strip")
-
-_TEXTS = {
-    "hint": "Point at a cell for its value. Click it for more, or focus the map and use the arrow keys.",
-    "outside": "The network does not see this part of the photo.",
-    "keys": "Arrow keys choose a cell, Escape clears the choice",
-}
 
 
 def show_viewer(data: ViewerData, state: ViewState, subject: str, **answers: Any) -> int | None:
@@ -33,7 +27,7 @@ def show_viewer(data: ViewerData, state: ViewState, subject: str, **answers: Any
     """
     # The names of a network seldom change, so the browser keeps their list under a name of its own.
     names = hashlib.sha256("\n".join(data.names).encode()).hexdigest()[:12]
-    values = data.to_json() | {"state": state.to_json(), "subject": subject, "names_id": names} | _TEXTS | answers
+    values = data.to_json() | {"state": state.to_json(), "subject": subject, "names_id": names} | answers
     result = _show_viewer(
         key=keys.VIEWER,
         data=values,

@@ -5,7 +5,6 @@ from typing import Any
 
 import streamlit as st
 
-from inspector.explain.kinds import VERDICTS
 from inspector.explain.map_arrays import FEW_CLASSES, FinerArrays, MapArrays
 from inspector.output.overlay import common_scale
 from inspector.output.style import FigureStyle
@@ -15,7 +14,7 @@ from inspector.ui.components.map_canvas import make_photo_url
 from inspector.ui.components.save import show_save_menu
 from inspector.ui.components.viewer import show_class_strip, show_viewer
 from inspector.ui.pages.class_maps_boxes import answer_boxes
-from inspector.ui.pages.class_maps_grid import ShownMaps, find_shown, list_finer, list_notes
+from inspector.ui.pages.class_maps_grid import ShownMaps, find_shown, list_finer
 from inspector.ui.pages.class_maps_saved import list_pictures
 from inspector.ui.state import keys
 from inspector.ui.state.selection import CHANNELS, label_names
@@ -65,16 +64,7 @@ def _make_data(
 
 def _collect_answers(chosen: PageSelection, shown: ShownMaps, data: ViewerData, state: ViewState) -> dict[str, Any]:
     """Return what the viewer shows besides the maps, in types that JSON can store."""
-    maps = chosen.arrays
-    verdict = VERDICTS[maps.verdict]
-    backend = "" if maps.backend == "eager" else f" The forward pass ran through {maps.backend}."
-    return {
-        **list_notes(maps, data.factor),
-        "verdict_color": verdict.color,
-        "verdict_sentence": f"{verdict.sentence} {maps.classifier.meaning.sentence(len(maps.values))}{backend}",
-        "located": answer_boxes(chosen.key, shown, state),
-        **_ask_network(chosen, shown, data, state),
-    }
+    return {"located": answer_boxes(chosen.key, shown, state), **_ask_network(chosen, shown, data, state)}
 
 
 def _ask_network(chosen: PageSelection, shown: ShownMaps, data: ViewerData, state: ViewState) -> dict[str, Any]:

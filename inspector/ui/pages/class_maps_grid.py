@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inspector.errors import InspectorError
 from inspector.explain.map_arrays import FinerArrays, MapArrays
@@ -14,8 +14,6 @@ from inspector.ui.state.view_state import ViewState
 
 if TYPE_CHECKING:
     from inspector.explain.class_maps import ClassMaps
-
-BETWEEN = ", between the network's own cells"  # note on a cell
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,25 +51,3 @@ def list_finer(chosen: PageSelection, shown: ShownMaps, classes: Sequence[int]) 
     if shown.finer is None or shown.finer.finer is None:
         return None
     return cache.list_finer_arrays(chosen.key, shown.finer.finer.factor, tuple(classes), shown.finer)
-
-
-def list_notes(maps: MapArrays, factor: int) -> dict[str, Any]:
-    """Return the notes on cells: of how many channels they have the maximum, and which ones lie between others.
-
-    Args:
-        maps: the class maps on the network's own grid.
-        factor: how many times finer the grid is that is drawn.
-    """
-    own = [] if maps.maxima is None else maps.maxima.flatten().tolist()
-    counts = range(max(own, default=-1) + 1)
-    notes = [f", maximum of {count} channel{'' if count == 1 else 's'}" for count in counts]
-    if factor == 1:
-        return {"notes": notes, "note_of": own}
-    _, rows, columns = maps.values.shape
-    note_of = [
-        (own[y // factor * columns + x // factor] if own else 0) if y % factor == x % factor == 0 else -1
-        for y in range(factor * rows)
-        for x in range(factor * columns)
-    ]
-    notes = notes or [", the network's own"]
-    return {"notes": [*notes, BETWEEN], "note_of": [len(notes) if i < 0 else i for i in note_of]}

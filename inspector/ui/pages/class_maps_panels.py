@@ -20,10 +20,10 @@ from inspector.explain.class_maps import ClassMaps
 from inspector.explain.finer import FinerMaps
 from inspector.explain.kinds import PixelChange
 from inspector.output.text import format_number
-from inspector.output.viewer import ViewerData
+from inspector.output.viewer import WINNER_COLORS, ViewerData
 from inspector.ui.components import html
 from inspector.ui.state import cache
-from inspector.ui.state.view_state import WINNER_COLORS, Cell, ViewState, convert_cell
+from inspector.ui.state.view_state import Cell, ViewState, convert_cell
 
 Line: TypeAlias = list[str | dict[str, Any]]
 

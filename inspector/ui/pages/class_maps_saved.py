@@ -16,13 +16,14 @@ from inspector.output.overlay import dimmed_photo, draw_bar, draw_map_on_photo, 
 from inspector.output.picture import ColorBar, Picture
 from inspector.output.style import FigureStyle
 from inspector.output.text import format_number
+from inspector.output.viewer import WINNER_COLORS
 from inspector.ui.components.save import PictureToSave, write_class, write_maps_lines
 from inspector.ui.components.saved_figures import make_figure_to_save
 from inspector.ui.pages.class_maps_boxes import draw_shown_boxes, write_boxes
 from inspector.ui.pages.class_maps_grid import ShownMaps
 from inspector.ui.state import cache
 from inspector.ui.state.top_bar import PageSelection
-from inspector.ui.state.view_state import WINNER_COLORS, ViewState
+from inspector.ui.state.view_state import ViewState
 
 if TYPE_CHECKING:
     from inspector.explain.class_maps import ClassMaps

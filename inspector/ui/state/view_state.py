@@ -14,7 +14,6 @@ import streamlit as st
 from inspector.explain.kinds import PixelChange
 from inspector.explain.map_arrays import MapArrays
 from inspector.images.examples import CONTRASTS
-from inspector.output.style import GRAY, OKABE_ITO
 from inspector.output.viewer import MEAN, VIEWER_COLORMAPS
 from inspector.ui.state import keys, links
 from inspector.ui.state.selection import AVERAGE, CLASS, LOGIT, View
@@ -22,8 +21,6 @@ from inspector.ui.state.selection import AVERAGE, CLASS, LOGIT, View
 if TYPE_CHECKING:
     from inspector.explain.class_maps import ClassMaps
     from inspector.ui.state.cache import MapsKey
-
-WINNER_COLORS = (*OKABE_ITO, GRAY)  # of the view "winning class"; all classes after the first seven are gray
 
 Cell: TypeAlias = tuple[int, int]  # row, column
 Number = Literal["contributions", "scores"]

@@ -1,7 +1,7 @@
 // Feature maps as a grid of small pictures, cut from one image. A click or the arrow keys choose a channel.
 
-import { makeElement, setChildCount } from "./elements.js";
-import { moveInList } from "./list_keys.js";
+import { makeElement, setChildCount } from "../../../output/frontend/elements.js";
+import { moveInList } from "../../../output/frontend/list_keys.js";
 
 const KEY_DELAY = 120; // milliseconds to wait, so that a key held down reports only the last choice
 

@@ -1,11 +1,11 @@
 // Class maps side by side on one scale: all of a network with few classes as numbers, and the top classes on the photo.
 
-import { makeElement, setChildCount } from "./elements.js";
-import { decodeColors, findLevel, paintGray, paintMap } from "./map_drawing.js";
-import { formatFixed, formatPercent } from "./numbers.js";
+import { makeElement, setChildCount } from "../../../output/frontend/elements.js";
+import { decodeColors, findLevel, paintGray, paintMap } from "../../../output/frontend/map_drawing.js";
+import { formatFixed, formatPercent } from "../../../output/frontend/numbers.js";
 import {
   decodeClasses, describeCells, describeSum, findScale, isDark, keepOwnCells, makeFrame, mixWithWhite, nameContrast, readMap,
-} from "./viewer_maps.js";
+} from "../../../output/frontend/viewer_maps.js";
 
 const MAX_NUMBERED = 9; // columns; with more, a number does not fit into a cell
 const CLICK = "Click a class to show it.";

@@ -1,7 +1,7 @@
 // The modules of a network as a tree. A click or the arrow keys choose a layer.
 
-import { makeElement, setChildCount } from "./elements.js";
-import { hasModifier } from "./list_keys.js";
+import { makeElement, setChildCount } from "../../../output/frontend/elements.js";
+import { hasModifier } from "../../../output/frontend/list_keys.js";
 import { hasChildren, listAncestors, listVisible, moveInTree } from "./tree_keys.js";
 
 const KEY_DELAY = 250; // milliseconds to wait, so that a key held down reports only the last choice

@@ -1,7 +1,7 @@
 // Maps over one photo, side by side.
 
-import { makeElement, setChildCount } from "./elements.js";
-import { drawMap } from "./map_drawing.js";
+import { makeElement, setChildCount } from "../../../output/frontend/elements.js";
+import { drawMap } from "../../../output/frontend/map_drawing.js";
 
 const makeFigure = () => makeElement(
   "figure", {}, makeElement("div", {}, makeElement("img", { alt: "" }), makeElement("canvas", { role: "img" })),

@@ -1,7 +1,7 @@
 // Photos of the visitor and examples as small pictures. Files that are dropped anywhere or pasted go to the uploader.
 
-import { makeElement, setChildCount } from "./elements.js";
-import { hasModifier, moveInList } from "./list_keys.js";
+import { makeElement, setChildCount } from "../../../output/frontend/elements.js";
+import { hasModifier, moveInList } from "../../../output/frontend/list_keys.js";
 import { keepOneEntryPerPage } from "./page_history.js";
 import { findFiles, keepTab } from "./photo_files.js";
 

@@ -1,5 +1,6 @@
 // A viewer of class maps: the photo beside the map on the photo, the predictions and the chosen cell. It draws every
-// change at once from the numbers that inspector/output/viewer.py describes, and then reports its state.
+// change at once from the numbers that inspector/output/viewer.py describes. The app, reports, notebooks and published
+// pages use it; what differs between them is the `host` of mountViewer.
 
 import {
   convertCell, describeCell, drawBox, drawCell, drawCenter, drawReceptiveField, findCell, handleKey, isSameCell, keepOnGrid,
@@ -10,16 +11,30 @@ import { makeElement } from "./elements.js";
 import { hasModifier } from "./list_keys.js";
 import { decodeColors, paintBar, paintGray, paintMap, putPixels } from "./map_drawing.js";
 import { formatSigned } from "./numbers.js";
+import {
+  canFindWinners, canMask, describeChosenCell, findWinners, listClasses, maskAtHead,
+} from "./viewer_answers.js";
 import { showBoxes } from "./viewer_boxes.js";
 import { showCell, showMasked, showPredictions, showSum } from "./viewer_cards.js";
 import { showControls } from "./viewer_controls.js";
+import { VIEWER_HTML } from "./viewer_html.js";
 import {
-  decodeClasses, describeCells, findCellsAbove, findScale, makeFrame, MEAN, nameContrast, readMap,
+  decodeChannels, decodeClasses, describeCells, findCellsAbove, findScale, makeFrame, MEAN, nameContrast, readMap,
 } from "./viewer_maps.js";
 import { paintWinners } from "./winners.js";
 
 const REPORT_DELAY = 120; // milliseconds to wait, so that a key held down reports only the last choice
 const OTHERS = ["nothing", "mean of all classes"]; // what a class can be contrasted with, before the classes
+const HINT = "Point at a cell for its value. Click it for more, or focus the map and use the arrow keys.";
+const OUTSIDE = "The network does not see this part of the photo.";
+const KEYS = "Arrow keys choose a cell, Escape clears the choice";
+// What is shown at first, with the top class; a copy of the defaults of ViewState in inspector/ui/state/view_state.py.
+const FIRST = {
+  against: null, view: "class map", number: "contributions", colors: "inspector", gray: true, smooth: true, opacity: 0.85,
+  cell: null, masked: [], change: "blur", above: 50, pinned: false, by_logit: false, finer: 1, boxes: "none",
+  threshold: 0.3, points: false,
+};
+let viewerCount = 0;
 
 /** Draw the photo on a canvas of the size of the drawing, in gray or in color. */
 function drawPhoto(canvas, image, [height, width], gray) {
@@ -32,16 +47,41 @@ function drawPhoto(canvas, image, [height, width], gray) {
   context.putImageData(new ImageData(paintGray(pixels.data), width, height), 0, 0);
 }
 
-export default function ({ data: [data], parentElement, setStateValue, setTriggerValue }) {
-  const root = parentElement.querySelector(".inspector-viewer"), find = selector => root.querySelector(selector);
+/**
+ * Draw a viewer of class maps, or draw it again with other data.
+ *
+ * root: an element with the class "inspector-viewer"; the viewer is drawn in it, and keeps its choices there.
+ * data: ViewerData.to_json() of inspector/output/viewer.py. Maps may be typed arrays instead of their base64. Besides:
+ *   subject: a text; another one makes the viewer forget its choices, as another photo does;
+ *   state: what is shown at first, as far as it differs from FIRST with the top class;
+ *   channels, masked_at_head: see viewer_answers.js; without them, what needs them is not shown;
+ *   card, masked_outcome, winners, located, refused, names_id: answers of a host.
+ * host: what the home of the viewer can do, all of it optional:
+ *   offers: which answers it gives, in the data of the next call after a report: "classes" (the maps of the chosen
+ *     class), "cell", "mask", "winners", "finer", "boxes", "pin". What neither the host nor the data offer is not shown;
+ *   report(state): takes the state after every change, with the `subject` and the factor of its `grid`;
+ *   drawn(state): is called after every drawing;
+ *   openChannel(channel), linkChannel(channel): open a channel, and return the address that does so.
+ * Returns { change(values) }, which changes the state.
+ */
+export function mountViewer(root, data, host = {}) {
+  if (!root.firstElementChild) root.innerHTML = VIEWER_HTML;
+  const find = selector => root.querySelector(selector);
   const photo = find(".inspector-photo"), image = find(".seen img"), line = find(".inspector-line");
   const base = find("canvas.base"), canvas = find("canvas.map"), svg = photo.querySelector("svg");
   const [height, width] = data.photo_size;
-  const { rows, columns } = data, classes = decodeClasses(data.classes);
-  // The choices made in this browser outlast the runs of the page, until the server sends another photo or network.
-  const mine = (root.inspector ??= { subject: null, state: null, hovered: null, timer: 0, drawn: {} });
-  if (mine.subject !== data.subject) {
-    Object.assign(mine, { subject: data.subject, state: data.state, hovered: null, grid: data.factor, refusal: null });
+  const { rows, columns } = data, classes = decodeClasses(data.classes), channels = decodeChannels(data.channels);
+  const can = new Set(host.offers), canSearchAll = can.has("classes"), known = listClasses(classes);
+  const choosable = canSearchAll ? data.names.map((_, k) => k) : known;
+  const views = ["class map"];
+  if (can.has("winners") || canFindWinners(data, classes)) views.push("winning class");
+  if (can.has("mask") || canMask(data)) views.push("what if");
+  const here = { ...host, can, views };
+  // The choices made in this browser outlast the runs of the page, until the data are of another photo or network.
+  const mine = (root.inspector ??= { state: null, hovered: null, timer: 0, drawn: {}, id: `inspector-${viewerCount++}` });
+  if (!mine.state || mine.subject !== data.subject) {
+    const first = { ...FIRST, k: data.top[0], finer: data.factor, ...data.state };
+    Object.assign(mine, { subject: data.subject, state: first, hovered: null, grid: data.factor, refusal: null });
     clearTimeout(mine.timer);
   }
   if (data.refused) mine.refusal = data.refused.sentence;
@@ -52,10 +92,22 @@ export default function ({ data: [data], parentElement, setStateValue, setTrigge
   const isMasking = () => state().view === "what if" && data.factor === 1; // only the network's own cells are masked
   mine.state.cell = keepOnGrid(mine.state.cell, rows, columns);
   mine.hovered = keepOnGrid(mine.hovered, rows, columns);
+  let found = null;
+  const readWinners = () => (can.has("winners") ? data.winners : (found ??= findWinners(data, classes)));
+  const readLines = () => {
+    const { cell, k } = state();
+    if (!can.has("cell")) return describeChosenCell(data, channels, state());
+    return data.card && isSameCell(data.card.cell, cell) && data.card.k === k ? data.card.lines : null;
+  };
+  const readOutcome = () => {
+    const { masked, change: how } = state(), asked = JSON.stringify([masked, how]), outcome = data.masked_outcome;
+    if (!can.has("mask")) return maskAtHead(data, classes, state());
+    return outcome && JSON.stringify(outcome.of) === asked ? outcome : null;
+  };
 
   const report = delay => {
     clearTimeout(mine.timer);
-    const send = () => setStateValue("state", { ...state(), subject: data.subject, grid: mine.grid });
+    const send = () => host.report?.({ ...state(), subject: data.subject, grid: mine.grid });
     mine.timer = setTimeout(send, delay);
   };
   const change = (values, held = false) => {
@@ -73,7 +125,7 @@ export default function ({ data: [data], parentElement, setStateValue, setTrigge
   const findMap = () => {
     const { k, against, number } = state(), map = readMap(classes, k, against, number);
     photo.classList.toggle("waiting", !map);
-    const { state: before, top: [best] } = data;
+    const { top: [best] } = data, before = { ...FIRST, k: best, ...data.state };
     return map ?? readMap(classes, before.k, before.against, before.number) ?? readMap(classes, best, null, number);
   };
   const paint = () => {
@@ -88,8 +140,8 @@ export default function ({ data: [data], parentElement, setStateValue, setTrigge
     const title = nameContrast(data.names, state());
     const alt = isWinners ? "top class per cell" : `class map: ${title}`;
     canvas.setAttribute("aria-label", alt);
-    photo.setAttribute("aria-label", `${alt}. ${data.keys}${view === "what if" ? ", Enter masks the cell." : "."}`);
-    const frame = makeFrame(data, smooth, opacity), winners = isWinners ? data.winners : null;
+    photo.setAttribute("aria-label", `${alt}. ${KEYS}${view === "what if" ? ", Enter masks the cell." : "."}`);
+    const frame = makeFrame(data, smooth, opacity), winners = isWinners ? readWinners() : null;
     const shown = isWinners ? winners : [colors, scale, state().k, against, number, data.subject];
     const drawn = JSON.stringify([frame, shown]);
     // Most changes concern the marks only, so draw the map only if it is another one than before.
@@ -98,7 +150,7 @@ export default function ({ data: [data], parentElement, setStateValue, setTrigge
       putPixels(canvas, pixels, ...data.draw_size);
       mine.drawn.map = photo.classList.contains("waiting") ? null : drawn;
     }
-    showBar(table, scale, isWinners);
+    showBar(table, scale, isWinners, winners);
     const isGray = gray && !bare, key = `${isGray} ${data.photo}`;
     if (mine.drawn.base !== key && image.complete && image.naturalWidth) {
       drawPhoto(base, image, data.draw_size, isGray);
@@ -106,16 +158,16 @@ export default function ({ data: [data], parentElement, setStateValue, setTrigge
     } else if (mine.drawn.base !== key) {
       base.width = 1; // no map of a new photo on the photo before
     }
-    data.values = winners ? winners.values : map.values;
+    mine.values = winners ? winners.values : map.values;
   };
-  const showBar = (table, scale, isWinners) => {
+  const showBar = (table, scale, isWinners, winners) => {
     const { colors, opacity, against, k, number } = state(), { lowest, title } = data.colormaps[colors];
     find(".bar").hidden = isWinners;
     find(".meaning").hidden = false;
     const legend = find(".legend");
     legend.hidden = !isWinners;
     if (isWinners) {
-      legend.replaceChildren(...(data.winners?.legend ?? []).map(({ name, color, count }) => {
+      legend.replaceChildren(...(winners?.legend ?? []).map(({ name, color, count }) => {
         const patch = makeElement("i");
         patch.style.background = color;
         return makeElement("span", { role: "listitem" }, patch, `${name} ${count}`);
@@ -147,37 +199,44 @@ export default function ({ data: [data], parentElement, setStateValue, setTrigge
     setPath("center", center);
     setPath("center-halo", center);
     setPath("hovered", hovered && !isSameCell(hovered, chosen) ? drawCell(hovered, rows, columns) : "");
-    const described = hovered || chosen, { notes, note_of: noteOf } = (view === "winning class" && data.winners) || data;
-    const texts = { columns, values: data.values, unit: data.units, notes, note_of: noteOf, masking };
-    line.textContent = described ? describeCell(described, texts, masked) : data.hint;
+    const described = hovered || chosen, { notes, note_of: noteOf } = (view === "winning class" && readWinners()) || data;
+    const texts = { columns, values: mine.values, unit: data.units, notes, note_of: noteOf, masking };
+    line.textContent = described ? describeCell(described, texts, masked) : HINT;
   };
   const show = () => {
-    const { k, against } = state(), names = data.names, others = [...OTHERS, ...names];
+    const { k, against } = state(), names = data.names, named = choosable.map(i => names[i]);
     const other = against === null ? OTHERS[0] : against === MEAN ? OTHERS[1] : names[against];
     find("h2").setAttribute("aria-label", `Why ${names[k]} rather than ${other}`);
-    connectSearch(find("input.class"), names[k], chooseClass);
-    const chooseOther = i => change({ against: i === 0 ? null : i === 1 ? MEAN : i - OTHERS.length });
+    const isPart = choosable.length < names.length, part = find(".part");
+    const [some, all] = [choosable.length, names.length].map(count => count.toLocaleString("en"));
+    part.hidden = !isPart;
+    part.textContent = isPart ? `The maps of ${some} of ${all} classes are here: the top ones and those chosen before.` : "";
+    const chooseNamed = i => chooseClass(choosable[i]);
+    connectSearch(find("input.class"), names[k], chooseNamed);
+    const chooseOther = i => change({ against: i === 0 ? null : i === 1 ? MEAN : choosable[i - OTHERS.length] });
     connectSearch(find("input.against"), other, chooseOther);
-    connectSearch(find("input.any"), `any of ${names.length.toLocaleString("en")} classes \u2026`, chooseClass);
-    setNames(find("input.class"), names, `${data.names_id} class`);
-    setNames(find("input.any"), names, `${data.names_id} any`);
-    setNames(find("input.against"), others, `${data.names_id} against`);
+    connectSearch(find("input.any"), `any of ${some} classes \u2026`, chooseNamed);
+    const list = data.names_id ?? mine.id;
+    setNames(find("input.class"), named, `${list} class`);
+    setNames(find("input.any"), named, `${list} any`);
+    setNames(find("input.against"), [...OTHERS, ...named], `${list} against`);
     paint();
     mark();
     showPredictions(root, data, classes, k, chooseClass);
     showSum(root, data, mine.map, state(), mine.refusal);
-    showBoxes(root, data, state());
-    showCell(root, data, classes, state(), change, channel => setTriggerValue("channel", channel));
+    if (can.has("boxes")) showBoxes(root, data, state());
+    showCell(root, data, classes, state(), change, here, state().cell && readLines());
     const masking = () => (isMasking() ? findCellsAbove(mine.map.values, state().above, columns.length) : state().masked);
-    showMasked(root, data, mine.map, state(), change, masking);
+    const isAsked = state().view === "what if" && state().masked.length;
+    showMasked(root, state(), change, here, isAsked ? readOutcome() : null, masking);
     // Controls outlast the runs of the page, so they call the function of the last one, which draws the last numbers.
     mine.change = change;
-    showControls(find(".controls"), data, state(), (...values) => mine.change(...values));
+    showControls(find(".controls"), data, state(), (...values) => mine.change(...values), here);
     const pin = find("input.pin");
     pin.checked = state().pinned;
     pin.onchange = () => change({ pinned: pin.checked });
-    // class_strip.js listens, and draws its maps in the same way.
-    document.dispatchEvent(new CustomEvent("inspector-view", { detail: state() }));
+    pin.parentElement.hidden = !can.has("pin");
+    host.drawn?.(state());
   };
 
   find(".layout").style.setProperty("--aspect", width / height);
@@ -205,7 +264,7 @@ export default function ({ data: [data], parentElement, setStateValue, setTrigge
     if (isSameCell(cell, mine.hovered)) return;
     mine.hovered = cell;
     mark();
-    if (!cell) line.textContent = data.outside;
+    if (!cell) line.textContent = OUTSIDE;
   };
   photo.onpointerleave = () => {
     mine.hovered = null;
@@ -219,7 +278,7 @@ export default function ({ data: [data], parentElement, setStateValue, setTrigge
   photo.onkeydown = event => {
     if (hasModifier(event)) return;
     const { cell: chosen, masked } = state();
-    const grid = { rows, columns, values: data.values, masking: isMasking() };
+    const grid = { rows, columns, values: mine.values, masking: isMasking() };
     const next = handleKey(event.key, { chosen, masked }, grid);
     if (!next) return;
     event.preventDefault();
@@ -228,10 +287,5 @@ export default function ({ data: [data], parentElement, setStateValue, setTrigge
     change({ cell: next.chosen, masked: next.masked }, true);
   };
   show();
-
-  // Remove the handler of the run before, because it would draw its own, older maps.
-  document.removeEventListener("inspector-change", mine.listen);
-  mine.listen = ({ detail }) => ("k" in detail ? chooseClass(detail.k) : change(detail));
-  document.addEventListener("inspector-change", mine.listen);
-  return () => document.removeEventListener("inspector-change", mine.listen);
+  return { change: values => ("k" in values ? chooseClass(values.k) : change(values)) };
 }

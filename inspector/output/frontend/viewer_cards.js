@@ -1,13 +1,11 @@
 // The right column of a viewer: predictions, the sum, the chosen cell, and the logits without the masked cells.
 
 import { describeFiner, describeSum, MEAN, readMap } from "./viewer_maps.js";
-import { makeElement, setChildCount } from "./elements.js";
+import { findFocused, makeElement, setChildCount } from "./elements.js";
 import { convertCell, isSameCell } from "./cells.js";
 import { hasModifier, moveInList } from "./list_keys.js";
 import { formatFixed, formatPercent, formatSignedFixed } from "./numbers.js";
 
-// Parameters of the address that the page Layers has, too.
-const KEPT = ["network", "example", "upload", "size", "class", "reading", "against", "grid"];
 const MARKS = { exact: "\u2713", "exact for this image": "\u2713", "not unique": "\u2248", "not exact": "\u2717" };
 
 const makeRow = () => makeElement(
@@ -74,32 +72,24 @@ export function showSum(root, data, map, state, refusal) {
   );
 }
 
-/** Return the address of a channel on the page Layers, with the network and the photo of this page's address. */
-export function linkChannel(search, channel) {
-  const link = new URLSearchParams({ view: "channels", channel });
-  for (const [name, value] of new URLSearchParams(search)) {
-    if (KEPT.includes(name)) link.append(name, value);
-  }
-  return `layers?${link}`;
-}
-
-/** Make a line of texts and channels, which are links that open the channel. */
-function makeLine(parts, open) {
+/** Make a line of texts and channels, which are links if the host can open a channel. */
+function makeLine(parts, { openChannel, linkChannel }) {
   return makeElement("p", { class: "small" }, ...parts.map(part => {
     if (typeof part === "string") return part;
-    const link = makeText("a", part.text, { href: linkChannel(location.search, part.channel) });
+    if (!openChannel) return part.text;
+    const link = makeText("a", part.text, { href: linkChannel(part.channel) });
     link.title = `Open channel ${part.channel} on the page Layers`;
     link.onclick = event => {
       if (hasModifier(event)) return; // opens another tab
       event.preventDefault();
-      open(part.channel);
+      openChannel(part.channel);
     };
     return link;
   }));
 }
 
-/** Show what the chosen cell adds to each listed class, and its strongest channels, which `open` opens. */
-export function showCell(root, data, classes, state, change, open) {
+/** Show what the chosen cell adds to each listed class, and its `lines`; no lines while the host computes them. */
+export function showCell(root, data, classes, state, change, host, lines) {
   const card = root.querySelector(".chosen"), { cell, number } = state;
   if (!cell) {
     card.replaceChildren();
@@ -110,25 +100,25 @@ export function showCell(root, data, classes, state, change, open) {
   const rows = listed.filter(k => k !== MEAN).map(k => [
     data.names[k], formatSignedFixed(classes[k][number][i], 3),
   ]);
-  const known = data.card && isSameCell(data.card.cell, cell) && data.card.k === state.k ? data.card : null;
   const own = convertCell(cell, data.factor, 1), isOwn = isSameCell(convertCell(own, 1, data.factor), cell);
   const masked = state.masked.some(one => isSameCell(one, own));
   const kind = data.factor === 1 ? "" : isOwn ? ", the network's own" : ", between the network's own";
   const adds = isOwn ? "what it adds" : "what it adds in its shifted pass";
-  const button = makeText("button", masked ? "Unmask this cell" : "Mask this cell and run again", { type: "button" });
+  const mask = host.can.has("mask") ? "Mask this cell and run again" : "Mask this cell";
+  const button = makeText("button", masked ? "Unmask this cell" : mask, { type: "button" });
   button.onclick = () => change({
     masked: masked ? state.masked.filter(one => !isSameCell(one, own)) : [...state.masked, own], view: "what if",
   });
   card.replaceChildren(
     makeText("p", `Cell (${row}, ${column})${kind}: ${number === "scores" ? "its class score" : adds}`),
     makeTable(rows),
-    ...(known ? known.lines : [["Reading its channels ..."]]).map(line => makeLine(line, open)),
-    ...(isOwn ? [button] : []),
+    ...(lines ?? [["Reading its channels ..."]]).map(line => makeLine(line, host)),
+    ...(isOwn && host.views.includes("what if") ? [button] : []),
   );
 }
 
-/** Show the logits without the masked cells, with the controls of the mask. */
-export function showMasked(root, data, map, state, change, findCells) {
+/** Show the logits without the masked cells, with the controls of the mask; no outcome while the host computes it. */
+export function showMasked(root, state, change, host, outcome, findCells) {
   const card = root.querySelector(".without");
   if (state.view !== "what if") {
     card.replaceChildren();
@@ -142,35 +132,35 @@ export function showMasked(root, data, map, state, change, findCells) {
         makeText("button", "Mask these cells", { type: "button" }), makeText("button", "Clear", { type: "button" })),
       makeElement("p", { class: "small" }),
     );
-    card.querySelector(".row").append(makeElement("label", {}, "In the photo, masked cells are ",
+    card.querySelector(".row").append(makeElement("label", { class: "how" }, "In the photo, masked cells are ",
       makeElement("select", {}, ...["blurred", "gray"].map(name => makeText("option", name)))));
   }
   const answer = card.querySelector(".answer"), above = card.querySelector("input"), how = card.querySelector("select");
   const [mask, clear] = card.querySelectorAll("button");
-  if (document.activeElement !== above) above.value = state.above;
+  if (findFocused(card) !== above) above.value = state.above;
   how.value = state.change === "grey" ? "gray" : "blurred";
+  how.parentElement.hidden = !host.can.has("mask");
   above.onchange = () => change({ above: Math.min(Math.max(Math.round(Number(above.value) || 0), 0), 99) });
   how.onchange = () => change({ change: how.value === "gray" ? "grey" : "blur" });
   mask.onclick = () => change({ masked: findCells() });
   clear.onclick = () => change({ masked: [] });
   clear.disabled = !state.masked.length;
   const count = state.masked.length, without = `without ${count} cell${count > 1 ? "s" : ""}`;
-  const asked = JSON.stringify([state.masked, state.change]);
-  const known = data.masked_outcome && JSON.stringify(data.masked_outcome.of) === asked;
   card.lastChild.textContent = "";
   if (!count) {
     const hint = "Click cells on the photo to mask them, or choose one with the arrow keys and press Enter.";
     answer.replaceChildren(makeText("p", hint));
-  } else if (!known) {
+  } else if (!outcome) {
     answer.replaceChildren(makeText("p", `Running the network ${without} ...`));
   } else {
-    const { picture, error, head, rows, note } = data.masked_outcome;
+    const { picture, error, head, rows, note } = outcome;
+    const title = `${without[0].toUpperCase()}${without.slice(1)}`;
     answer.replaceChildren(
-      makeTable([[`${without[0].toUpperCase()}${without.slice(1)}: ${head[0]}`, ...head.slice(1)], ...rows]),
+      ...(rows.length ? [makeTable([[`${title}: ${head[0]}`, ...head.slice(1)], ...rows])] : []),
       ...(picture ? [makeElement("img", { src: picture, alt: "masked input of the network" })] : []),
       ...(error ? [makeText("p", error, { role: "alert" })] : []),
     );
     card.lastChild.textContent = note;
-    answer.querySelector("table").className = "what-if";
+    answer.querySelector("table")?.classList.add("what-if");
   }
 }

@@ -5,11 +5,20 @@ import { formatFixed } from "./numbers.js";
 
 export const MEAN = -1; // stands for the mean of all classes, where a class has its index
 
+const decode = values => (typeof values === "string" ? decodeValues(values) : values);
+
 /** The classes of a viewer with decoded maps: class -> { logit, probability, bias, contributions, scores }. */
 export function decodeClasses(classes) {
   return Object.fromEntries(Object.entries(classes).map(([k, one]) => [k, {
-    ...one, contributions: decodeValues(one.contributions), scores: one.scores && decodeValues(one.scores),
+    ...one, contributions: decode(one.contributions), scores: one.scores && decode(one.scores),
   }]));
+}
+
+/** The channels of a viewer with decoded numbers: { shares, weights by class }; null if they were not sent. */
+export function decodeChannels(channels) {
+  if (!channels) return null;
+  const weights = Object.entries(channels.weights).map(([k, weight]) => [k, decode(weight)]);
+  return { shares: decode(channels.shares), weights: Object.fromEntries(weights) };
 }
 
 const sumValues = values => values.reduce((sum, value) => sum + value, 0);

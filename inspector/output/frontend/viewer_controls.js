@@ -1,6 +1,6 @@
 // The controls of a viewer below its pictures. Each change is drawn at once, before the server receives it.
 
-import { makeElement } from "./elements.js";
+import { findFocused, makeElement } from "./elements.js";
 import { moveInList } from "./list_keys.js";
 import { hasBoxes } from "./viewer_boxes.js";
 
@@ -53,35 +53,41 @@ function makeRange(name, label, value, change, [min, max] = [0, 1]) {
 function updateRanges(place, state) {
   place.querySelectorAll("input[type=range]").forEach(range => {
     const { name } = range.parentElement.dataset;
-    if (document.activeElement !== range) range.value = state[name];
+    if (findFocused(range) !== range) range.value = state[name];
     if (name === "threshold") range.nextSibling.textContent = `${Math.round(100 * state[name])} % of the highest value`;
   });
 }
 
-/** Show the controls of a viewer. `change(values, held)` takes new values; held: more of them may follow at once. */
-export function showControls(place, data, state, change) {
+/**
+ * Show the controls of a viewer that have an effect here.
+ *
+ * change: takes new values; called with `true` in the second place if more of them may follow at once.
+ * host: { can: Set of what its host answers, views: the views that can be shown }.
+ */
+export function showControls(place, data, state, change, host) {
   const hasScores = Object.values(data.classes).every(one => one.scores) && data.pooling === "max";
   const { view, number, colors, gray, smooth, finer, boxes, points } = state;
-  const shown = JSON.stringify([hasScores, data.words, view, number, colors, gray, smooth, finer, boxes, points]);
+  const choices = [view, number, colors, gray, smooth, finer, boxes, points];
+  const shown = JSON.stringify([hasScores, data.words, Object.keys(data.colormaps), host.views, ...choices]);
   // A control that is in use stays as it is: only the sliders change without any other control.
   if (place.shown === shown) {
     updateRanges(place, state);
     return;
   }
-  const focused = document.activeElement?.closest?.("[data-name]")?.dataset.name;
-  const hadFocus = place.contains(document.activeElement);
+  const active = findFocused(place), hadFocus = place.contains(active);
+  const focused = active?.closest?.("[data-name]")?.dataset.name;
   place.shown = shown;
-  const isMap = view === "class map";
+  const isMap = view === "class map", views = VIEWS.filter(([name]) => host.views.includes(name));
   const words = data.words, maps = Object.entries(data.colormaps).map(([name, { title }]) => [name, title]);
   place.replaceChildren(
-    makeSegments("view", "View", VIEWS, state.view, change),
+    ...(views.length > 1 ? [makeSegments("view", "View", views, state.view, change)] : []),
     makeSegments("gray", "Photo", [[true, "gray"], [false, "color"]], state.gray, change),
     makeSelect("colors", "Colors", maps, state.colors, change),
     ...(hasScores ? [makeSelect("number", "Number", Object.entries(words), state.number, change)] : []),
     makeCheck("raw", "Raw grid", !state.smooth, ({ raw }) => change({ smooth: !raw })),
-    ...(isMap ? [makeSegments("finer", "Cells", CELLS, finer, change)] : []),
+    ...(isMap && host.can.has("finer") ? [makeSegments("finer", "Cells", CELLS, finer, change)] : []),
     makeRange("opacity", "Opacity", state.opacity, change),
-    ...(isMap ? [makeSegments("boxes", "Boxes", BOXES, boxes, change)] : []),
+    ...(isMap && host.can.has("boxes") ? [makeSegments("boxes", "Boxes", BOXES, boxes, change)] : []),
     ...(hasBoxes(state) ? [
       makeRange("threshold", "above", state.threshold, change, [0.05, 0.95]),
       makeCheck("points", "Local maxima", points, change),

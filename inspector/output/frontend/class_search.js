@@ -1,7 +1,7 @@
 // A text field that finds one of many names. The browser's own list of suggestions is used, so that it is quick with
 // thousands of names and works with keyboards and screen readers.
 
-import { makeElement } from "./elements.js";
+import { findFocused, makeElement } from "./elements.js";
 import { findName } from "./viewer_maps.js";
 
 /** Give a text field its names. `lists`: names -> id of their list; a list is made once for each set of names. */
@@ -18,7 +18,7 @@ export function setNames(input, names, id) {
 export function connectSearch(input, shown, choose) {
   input.shown = shown;
   input.placeholder = shown;
-  if (document.activeElement !== input) input.value = input.dataset.empty === undefined ? shown : "";
+  if (findFocused(input) !== input) input.value = input.dataset.empty === undefined ? shown : "";
   const width = Math.min(Math.max(shown.length, 7), 26);
   if (input.dataset.empty === undefined) input.style.width = `calc(${width}ch + 1.8rem)`;
   const restore = () => {

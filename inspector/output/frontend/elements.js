@@ -13,3 +13,6 @@ export function setChildCount(parent, count, makeChild) {
   while (parent.children.length > count) parent.lastChild.remove();
   while (parent.children.length < count) parent.append(makeChild());
 }
+
+/** The element that has the focus, also where an element lies in the shadow tree of another. */
+export const findFocused = element => element.getRootNode().activeElement;
