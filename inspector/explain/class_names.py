@@ -1,5 +1,6 @@
 """Class names: in any container that libraries keep them in, and how a class is found by its name."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -169,3 +170,9 @@ def list_top_classes(
     """Return (index, name, probability) of the `count` classes with the highest logits, highest first."""
     order = np.argsort(-logits, kind="stable")[:count].tolist()
     return [(k, class_names[k], float(probabilities[k])) for k in order]
+
+
+def label_names(names: Sequence[str]) -> list[str]:
+    """Return class names for lists. A name that several classes share gets its index, as in "crane (134)"."""
+    times = Counter(names)
+    return [name if times[name] == 1 else f"{name} ({k})" for k, name in enumerate(names)]

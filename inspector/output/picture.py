@@ -1,6 +1,10 @@
-"""One picture with its title and color bar, as it is saved. Imports neither torch nor matplotlib."""
+"""One picture with its title and color bar, as it is saved; pictures as data URLs. Imports no torch, no matplotlib."""
 
+import base64
+import io
 from dataclasses import dataclass
+
+from PIL import Image
 
 from inspector.images.decode import Pixels
 
@@ -22,3 +26,10 @@ class Picture:
     title: str
     lines: tuple[str, ...] = ()  # small print below the title
     bar: ColorBar | None = None
+
+
+def encode_url(pixels: Pixels, lossless: bool) -> str:
+    """Encode an image as a data URL: a PNG if `lossless`, otherwise a JPEG, which is a tenth as large."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG" if lossless else "JPEG", quality=90)
+    return f"data:image/{'png' if lossless else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"

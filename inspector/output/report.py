@@ -1,18 +1,14 @@
 """Make a report on one photo as a single HTML file, which contains its images and opens offline."""
 
-import base64
-import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from inspector.explain.class_maps import ClassMap, ClassMaps, FigureContent
 from inspector.explain.kinds import VERDICTS
-from inspector.images.decode import Pixels
 from inspector.output.colormaps import COLORMAPS, list_bar_colors
 from inspector.output.overlay import (
     common_scale,
@@ -22,6 +18,8 @@ from inspector.output.overlay import (
     make_gray,
     needs_lossless,
 )
+from inspector.output.picture import encode_url
+from inspector.output.standalone import encode_data, list_page_parts, make_standalone_data
 from inspector.output.style import DEFAULT_STYLE, FigureStyle
 from inspector.output.templates import render_template
 from inspector.output.text import format_number
@@ -44,7 +42,9 @@ class _Tile:
 def make_report(
     maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE, manifest: Mapping[str, Any] | None = None
 ) -> str:
-    """Make the report: photo, class maps with their sums as equations, logits, verdict and settings.
+    """Make the report: the viewer, class maps with their sums as equations, logits, verdict and settings.
+
+    The viewer is interactive. Without JavaScript it is absent, and the pictures below it show the same maps.
 
     Args:
         maps: class maps of a photo.
@@ -88,6 +88,8 @@ def make_report(
         ticks=[format_number(part * scale, "+.3g") for part in np.linspace(lowest, 1, 3 - 2 * lowest)],
         cells=list(_make_cells(maps, style)) if classes <= _FEW_CLASSES else [],
         rows=list(_make_rows(maps, shown)),
+        viewer=encode_data(make_standalone_data(maps, shown, style)),
+        **list_page_parts(),
         manifest=None if manifest is None else json.dumps(manifest, indent=2, ensure_ascii=False),
     )
 
@@ -127,10 +129,3 @@ def _make_rows(maps: ClassMaps, shown: FigureContent) -> Iterator[list[str]]:
         residual = abs(float(sums[k] + maps.bias[k] - maps.logits[k]))
         numbers = [format_number(float(tensor[k]), ".4f") for tensor in (sums, maps.bias, maps.logits)]
         yield [str(k), maps.classifier.class_names[k], maps.outcome(k, 2), *numbers, f"{residual:.1e}"]
-
-
-def encode_url(pixels: Pixels, lossless: bool) -> str:
-    """Encode an image as a data URL: a PNG if `lossless`, otherwise a JPEG, which is a tenth as large."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG" if lossless else "JPEG", quality=90)
-    return f"data:image/{'png' if lossless else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -224,12 +224,12 @@ def _select(numbers: Floats, chosen: list[int]) -> NDArray[np.float32]:
     return np.concatenate([numbers[chosen], numbers.mean(0, keepdims=True)]).astype(np.float32)
 
 
-def list_colormaps() -> dict[str, dict[str, Any]]:
+def list_colormaps(others: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """Return the color maps of a viewer in types that JSON can store: their titles, words and encoded colors."""
     return {
         name: asdict(words) | {"lowest": words.lowest, "colors": encode_colors(name)}
         for name, words in COLORMAPS.items()
-        if name in VIEWER_COLORMAPS
+        if name in (*VIEWER_COLORMAPS, *others)
     }
 
 

@@ -1,12 +1,18 @@
 """What the browser tests of all pages share."""
 
+import base64
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+import numpy as np
 from axe_playwright_python.sync_playwright import Axe
+from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
+
+from inspector import ClassMaps
+from inspector.output.overlay import OPACITY, common_scale, dimmed_photo, draw_bar, draw_map_on_photo, find_gray
 
 ColorScheme: TypeAlias = Literal["light", "dark"]
 
@@ -90,6 +96,51 @@ def assert_all_inside(elements: Locator, width: int) -> None:
         assert box is not None
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= width
+
+
+def read_canvas(canvas: Locator) -> NDArray[np.float64]:
+    """Return the RGBA pixels (H, W, 4) of a canvas."""
+    # As one text: a list of a million numbers takes ten seconds on its way to Python.
+    height, width, data = canvas.evaluate(
+        """c => {
+            const { data } = c.getContext("2d").getImageData(0, 0, c.width, c.height);
+            let text = "";
+            for (let i = 0; i < data.length; i += 8192) text += String.fromCharCode(...data.subarray(i, i + 8192));
+            return [c.height, c.width, btoa(text)];
+        }"""
+    )
+    return np.frombuffer(base64.b64decode(data), np.uint8).reshape(height, width, 4).astype(float)
+
+
+def assert_drawn_as_in_python(
+    viewer: Locator,
+    maps: ClassMaps,
+    k: int,
+    smooth: bool = True,
+    opacity: float = OPACITY,
+    colormap: str = "inspector",
+    gray: bool = True,
+) -> None:
+    """Check that a viewer, in whatever home, draws the map of class k, the photo and the color bar as Python does.
+
+    The pixels of map and bar may differ by 4 of 255.
+    """
+    drawn = read_canvas(viewer.locator(".inspector-photo canvas.map"))
+    listed = [maps.class_map(j) for j in (k, *(j for j, _, _ in maps.top(5)))]
+    scale, side = common_scale([one.values for one in listed]), max(drawn.shape[:2])
+    base = dimmed_photo(maps.view.photo, maps.view.crop, side, gray)
+    field = maps.classifier.receptive_field
+    expected = draw_map_on_photo(base, maps.view.crop, listed[0].values, field, scale, smooth, opacity, colormap)
+    part = drawn[..., 3:] / 255
+    # The tolerance: two roundings, and one level where a value lies between two colors.
+    limit = 4 if colormap != "turbo" else 12  # turbo's neighboring levels differ more
+    assert np.abs(base * (1 - part) + drawn[..., :3] * part - expected).max() <= limit
+    # The photo below it. JPEG is decoded by another library.
+    photo = read_canvas(viewer.locator(".inspector-photo canvas.base"))[..., :3]
+    assert np.abs(photo - base).mean() < 3
+    bar = read_canvas(viewer.locator(".below .bar canvas"))[..., :3]
+    brightness = find_gray(maps.view.photo, maps.view.crop)
+    assert np.abs(bar - draw_bar(colormap, opacity, brightness, bar.shape[1], bar.shape[0])).max() <= limit
 
 
 def assert_no_serious_violation(page: Page) -> None:

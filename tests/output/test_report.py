@@ -1,6 +1,7 @@
 """The report: one HTML file that opens offline, with everything in it and every name escaped."""
 
 import base64
+import hashlib
 import io
 import json
 import re
@@ -45,7 +46,7 @@ class Read(HTMLParser):
         assert self.within.pop() == tag, "every tag is closed, in its place"
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.within:
+        if not {"style", "script"} & set(self.within):
             self.text += data
         if {"td", "th"} & set(self.within):
             self.rows[-1][-1] += data
@@ -111,18 +112,35 @@ def test_the_photo_and_every_map_are_in_the_file(maps):
     assert [image.shape for _, image in cells] == [(20, 30, 3)] * 3
 
 
-def test_the_file_loads_nothing_and_runs_nothing(maps):
+def test_the_file_loads_nothing_and_runs_only_the_viewer(maps):
     text = make_report(maps, maps.figure_content(3), manifest=make_manifest(maps, maps.figure_content(3)))
     page = Read(text)
-    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "form", "a"}
+    assert not {tag for tag, _ in page.tags} & {"link", "iframe", "object", "form", "a"}
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
     references = [value for _, attributes in page.tags for key, value in attributes.items() if key in ("src", "href")]
     assert references
     assert all(value.startswith("data:image/") for value in references)
     assert "http://" not in text
     assert "https://" not in text
-    assert not re.search(r"url\(|@import", text)
+    assert not re.search(r"url\(|@import|\bfetch\(|\bimport\(|\beval\(|XMLHttpRequest|WebSocket", text)
+    assert [a["type"] for tag, a in page.tags if tag == "script"] == ["application/json", "module"]
+    (script,) = re.findall(r'<script type="module">(.*?)</script>', text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     (policy,) = (a["content"] for tag, a in page.tags if tag == "meta" and a.get("http-equiv"))
-    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+
+
+@pytest.mark.parametrize("name", ["</script><script>alert(1)</script>", "<!--<script>", "]]>&lt;", "'\"`${alert(1)}"])
+def test_a_name_ends_no_element_and_reaches_the_viewer_unchanged(hand_made_gap, pixels, name):
+    classifier = Classifier.wrap(hand_made_gap, (name, "green", "neither"), size=(20, 30), name=name)
+    maps = class_maps(classifier, read_image(pixels, f"{name}.png"))
+    text = make_report(maps, maps.figure_content(3))
+    page = Read(text)
+    assert [tag for tag, _ in page.tags].count("script") == 2
+    (data,) = re.findall(r'<script type="application/json">(.*?)</script>', text, re.DOTALL)
+    assert "<" not in data
+    assert json.loads(data)["names"] == list(maps.classifier.class_names)
+    assert json.loads(data)["photo_name"] == maps.view.photo.name
 
 
 def test_names_are_shown_literally_and_never_as_tags(maps):
@@ -152,6 +170,7 @@ def test_of_many_classes_the_top_ones_and_those_shown_are_in_the_table(maps):
         logits=-torch.arange(many).float(),
         probabilities=torch.full((many,), 1 / many),
         classifier=replace(maps.classifier, class_names=names),
+        split=None,
     )
     page = Read(make_report(grown, grown.figure_content([33, 2])))
     assert [row[0] for row in page.rows[1:]] == [*map(str, range(10)), "33"]

@@ -13,17 +13,24 @@ from typing import Any
 import numpy as np
 import pytest
 
+from inspector import class_maps, load
+from inspector.analysis.masking import make_mask, mask_at_head
+from inspector.analysis.positions import find_winners, inspect_cell
 from inspector.explain.grid import axis_placements, interpolation_weights
 from inspector.explain.receptive_field import Axis, ReceptiveField
+from inspector.images.examples import list_examples
 from inspector.images.photo import Photo
 from inspector.images.preprocessing import Crop, View
 from inspector.output import frontend
 from inspector.output.colormaps import COLORMAPS, encode_colors
 from inspector.output.overlay import OPACITY, draw_bar, draw_map_on_photo, make_gray
+from inspector.output.standalone import make_standalone_data
 from inspector.ui.components import assets
 from inspector.ui.components.map_canvas import encode_cells, make_frame
+from inspector.ui.pages.class_maps_panels import answer_winners
 
 TESTS = sorted((Path(__file__).parents[1] / "frontend").glob("*.test.mjs"))
+PAGES = ("viewer_page", "widget")  # bundles that other homes of the viewer use
 COMPONENTS = ("class_viewer", "class_strip", "map_canvas", "channel_grid", "layer_tree", "photo_strip")
 
 
@@ -84,6 +91,23 @@ def draw_gray() -> dict[str, Any]:
     return {"photo": opaque.flatten().tolist(), "gray": make_gray(pixels)[..., 0].flatten().tolist()}
 
 
+def answer_viewer(network: str) -> dict[str, Any]:
+    """Return the data of a viewer without a server, and what Python computes where the browser has to."""
+    maps = class_maps(load(network), list_examples("fashion_mnist")["Ankle boot"])
+    k, masked = maps.top(1)[0][0], [(0, 0), (1, 1)]
+    cell = inspect_cell(maps, 1, 1, k)
+    return {
+        "data": make_standalone_data(maps, maps.figure_content()),
+        "k": k,
+        "cell": (1, 1),
+        "channels": cell.channels,
+        "rest": cell.rest,
+        "masked": masked,
+        "without": mask_at_head(maps, make_mask(maps, masked)).logits.tolist(),
+        "winners": answer_winners(maps, find_winners(maps)),
+    }
+
+
 @pytest.fixture
 def expected(tmp_path: Path) -> Path:
     """A file with the numbers of Python that the JavaScript has to reproduce."""
@@ -98,6 +122,7 @@ def expected(tmp_path: Path) -> Path:
         "drawings": [draw_overlay(*case) for case in product((True, False), COLORMAPS)],
         "bars": [draw_color_bar(*case) for case in product(COLORMAPS, (0.3, 0.85, 1.0))],
         "gray": draw_gray(),
+        "viewers": [answer_viewer(network) for network in ("fashion_gap", "fashion_gmp")],
     }
     file = tmp_path / "expected.json"
     file.write_text(json.dumps(numbers))
@@ -133,7 +158,7 @@ def test_every_file_of_the_front_end_is_used() -> None:
     code = [path for folder in folders for path in (*folder.glob("*.js"), *folder.parent.glob("*.py"))]
     sources = "".join(path.read_text() for path in code)
     for path in (path for folder in folders for path in folder.iterdir()):
-        named = path.stem in COMPONENTS or path.name == "package.json" or f'"{path.name}"' in sources
+        named = path.stem in (*COMPONENTS, *PAGES) or path.name == "package.json" or f'"{path.name}"' in sources
         assert named or f'/{path.name}"' in sources, path.name
 
 

@@ -13,7 +13,7 @@ from inspector.datasets.concepts.outcomes import RATES, ConceptTrial, Rate
 from inspector.datasets.concepts.repair import ChangedPhoto, Repair
 from inspector.datasets.features import StoredFeatures
 from inspector.images.decode import Pixels
-from inspector.output.report import encode_url
+from inspector.output.picture import encode_url
 from inspector.output.templates import render_template
 from inspector.version import __version__
 

@@ -5,7 +5,6 @@ import { makeElement } from "./elements.js";
 import { formatFixed } from "./numbers.js";
 
 const MAX_ROWS = 6; // of the list; further boxes are counted only
-const SVG = "http://www.w3.org/2000/svg";
 
 /** Whether boxes are shown: those of the class map. */
 export const hasBoxes = ({ boxes, view }) => boxes !== "none" && view === "class map";
@@ -42,7 +41,7 @@ function drawMarks(group, chosen) {
     ["box", drawBoxes(boxes), color], ["point", drawPoints(points), color],
   ]);
   group.replaceChildren(...paths.filter(([, path]) => path).map(([name, path, color]) => {
-    const element = document.createElementNS(SVG, "path");
+    const element = document.createElementNS(group.namespaceURI, "path");
     element.setAttribute("class", name);
     element.setAttribute("d", path);
     if (color) element.style.stroke = color;

@@ -5,6 +5,7 @@ from typing import Any
 
 import streamlit as st
 
+from inspector.explain.class_names import label_names
 from inspector.explain.map_arrays import FEW_CLASSES, FinerArrays, MapArrays
 from inspector.output.overlay import common_scale
 from inspector.output.style import FigureStyle
@@ -17,7 +18,7 @@ from inspector.ui.pages.class_maps_boxes import answer_boxes
 from inspector.ui.pages.class_maps_grid import ShownMaps, find_shown, list_finer
 from inspector.ui.pages.class_maps_saved import list_pictures
 from inspector.ui.state import keys
-from inspector.ui.state.selection import CHANNELS, label_names
+from inspector.ui.state.selection import CHANNELS
 from inspector.ui.state.streamlit_fixes import fragment
 from inspector.ui.state.top_bar import PageSelection
 from inspector.ui.state.view_state import ViewState, name_subject, read_state, save_state, start_state

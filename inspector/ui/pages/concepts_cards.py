@@ -12,13 +12,13 @@ from inspector.datasets.concepts.model import ClassConcepts, ConceptCard
 from inspector.datasets.concepts.outcomes import ConceptTrial
 from inspector.datasets.concepts.report import describe_card, describe_position, describe_terms
 from inspector.errors import ClassError, InspectorError
+from inspector.explain.class_names import label_names
 from inspector.ui.components import html
 from inspector.ui.components.controls import choose_option
 from inspector.ui.components.markdown import plain
 from inspector.ui.pages import concepts_photo, concepts_trial
 from inspector.ui.state import keys, links
 from inspector.ui.state.concept_work import OpenedConcepts
-from inspector.ui.state.selection import label_names
 from inspector.ui.state.top_bar import Bar
 
 _SIDE = 176  # pixels of a crop

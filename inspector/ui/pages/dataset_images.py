@@ -11,6 +11,7 @@ from inspector.datasets import index as dataset_index
 from inspector.datasets.index import ORDERS, Filters
 from inspector.datasets.results import Results, StoredImage
 from inspector.datasets.summary import DatasetSummary
+from inspector.explain.class_names import label_names
 from inspector.output.text import format_number, replace_minus
 from inspector.ui.components import html, stored_maps
 from inspector.ui.components.controls import (
@@ -27,7 +28,6 @@ from inspector.ui.components.markdown import plain
 from inspector.ui.components.save import show_save_menu
 from inspector.ui.components.saved_results import find_place, make_stored_map_to_save
 from inspector.ui.state import cache, keys
-from inspector.ui.state.selection import label_names
 
 ALL, MISCLASSIFIED, UNREADABLE = "all", "misclassified", "unreadable"  # values in links
 _PAGE = 50  # images per page of the table

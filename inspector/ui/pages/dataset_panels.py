@@ -8,6 +8,7 @@ import streamlit as st
 from inspector.datasets import index as dataset_index
 from inspector.datasets.results import Results
 from inspector.datasets.summary import AverageMaps, DatasetSummary
+from inspector.explain.class_names import label_names
 from inspector.output.overlay import common_scale
 from inspector.ui.components import html, stored_maps
 from inspector.ui.components.controls import choose_option, choose_segment, search_option, show_errors
@@ -16,7 +17,6 @@ from inspector.ui.components.save import PictureToSave, show_save_menu
 from inspector.ui.components.saved_results import find_place, make_average_to_save, make_stored_map_to_save
 from inspector.ui.pages.dataset_images import read_image_of
 from inspector.ui.state import keys
-from inspector.ui.state.selection import label_names
 
 _TILES = 12
 _SIDE = 320  # longer side of a picture, in pixels

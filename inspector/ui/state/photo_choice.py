@@ -15,6 +15,7 @@ import streamlit as st
 from PIL import Image
 
 from inspector.errors import ImageError, InspectorError
+from inspector.explain.class_names import label_names
 from inspector.files import find_cache_folder, write_atomic
 from inspector.images.examples import list_examples
 from inspector.images.photo import Photo
@@ -22,7 +23,6 @@ from inspector.ui.components.controls import upload_photos
 from inspector.ui.components.markdown import plain
 from inspector.ui.components.photo_strip import StripPhoto, show_photo_strip
 from inspector.ui.state import cache, keys, links, photos
-from inspector.ui.state.selection import label_names
 
 _THUMBNAIL = 104  # pixels: twice the size on the page
 _EXAMPLE, _OWN = "example ", "own "  # beginnings of the names of photos in the browser and in the session state

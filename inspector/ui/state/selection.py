@@ -1,12 +1,11 @@
 """Controls of several pages: class, contrast, channel, and how the maps are shown."""
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import streamlit as st
 
+from inspector.explain.class_names import label_names
 from inspector.ui.components.controls import choose_option, choose_segment, enter_number, search_option, switch
 from inspector.ui.state import keys
 
@@ -36,12 +35,6 @@ class MapSelection:
 def label_classes(maps: "ClassMaps | MapArrays") -> list[str]:
     """Return the class names of the network for lists, see label_names."""
     return label_names(maps.classifier.class_names)
-
-
-def label_names(names: Sequence[str]) -> list[str]:
-    """Return class names for lists. A name that several classes share gets its index, as in "crane (134)"."""
-    times = Counter(names)
-    return [name if times[name] == 1 else f"{name} ({k})" for k, name in enumerate(names)]
 
 
 def choose_class(maps: "ClassMaps") -> int:
