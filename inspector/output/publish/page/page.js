@@ -1,0 +1,189 @@
+// The published page: it takes photos, asks the worker for their class maps, and shows them in the viewer.
+
+import { mountViewer } from "../../frontend/viewer.js";
+import { makeElement } from "../../frontend/elements.js";
+import { runCamera } from "./camera.js";
+import { showLedger } from "./ledger.js";
+
+const find = selector => document.querySelector(selector);
+const viewer = find(".inspector-viewer"), status = find(".status"), problem = find(".error"), bar = find("progress");
+const worker = new Worker("worker.js", { type: "module" });
+const waiting = new Map(); // number of a question -> { resolve, reject }
+let network = null, weights = null, asked = 0, shown = null, camera = null;
+
+const say = text => { status.textContent = text; };
+
+function refuse(text) {
+  problem.textContent = text;
+  problem.hidden = !text;
+}
+
+/** Ask the worker to explain a photo. */
+function ask(question, transfer = []) {
+  const id = ++asked;
+  worker.postMessage({ id, ...question }, transfer);
+  return new Promise((resolve, reject) => waiting.set(id, { resolve, reject }));
+}
+
+worker.onmessage = ({ data }) => {
+  if (data.progress) {
+    bar.value += data.progress;
+  } else if (data.id) {
+    const { resolve, reject } = waiting.get(data.id);
+    waiting.delete(data.id);
+    (data.error ? reject : resolve)(data.error ?? data);
+  } else if (data.error) {
+    bar.hidden = true;
+    say("The network did not open.");
+    refuse(data.error);
+  } else {
+    [network, weights] = [data.network, data.weights];
+    start();
+  }
+};
+worker.onerror = event => {
+  say("The network did not open.");
+  refuse(event.message || "The page's own files could not be loaded. Serve the whole folder by a web server.");
+};
+
+/** Show what the worker answered. `subject` is another text for another photo, whose choices begin anew. */
+async function show({ data, picture }, subject) {
+  const url = URL.createObjectURL(picture), image = new Image();
+  image.src = url;
+  await image.decode(); // the viewer then has the new photo at once, without a blank one in between
+  const before = shown;
+  const { shares, ...rest } = data;
+  shown = { ...network.viewer, ...rest, photo: url, subject, names_id: network.sha256, channels: { shares, weights } };
+  shown.image = image; // kept, so that the browser keeps the decoded picture
+  viewer.hidden = false;
+  mountViewer(viewer, shown, { drawn: state => showLedger(find(".ledger"), shown, state.k) });
+  if (before) URL.revokeObjectURL(before.photo);
+}
+
+/** Explain a photo from a file, and show it. */
+async function explain(file, name) {
+  await camera?.stop();
+  refuse("");
+  say(`Reading ${name} \u2026`);
+  const number = asked + 1, start = performance.now();
+  try {
+    const answer = await ask({ file, name });
+    if (number !== asked) return; // another photo was chosen meanwhile
+    await show(answer, `photo ${number}`);
+    const { size: [height, width] } = network.preprocessing;
+    const [photoHeight, photoWidth] = answer.data.photo_size;
+    say(`${name}: ${photoWidth} \u00d7 ${photoHeight} pixels, seen by the network as ${width} \u00d7 ${height}. `
+      + `Computed on this device in ${Math.round(performance.now() - start)} ms.`);
+  } catch (error) {
+    say("");
+    refuse(String(error?.message ?? error));
+  }
+}
+
+async function explainExample({ caption, file }) {
+  try {
+    const response = await fetch(file);
+    if (!response.ok) throw new Error(`${file} is missing on this server (status ${response.status}).`);
+    await explain(await response.blob(), caption);
+  } catch (error) {
+    refuse(String(error?.message ?? error));
+  }
+}
+
+function listExamples(photos) {
+  find(".examples").replaceChildren(...photos.map(photo => {
+    const image = makeElement("img", { src: photo.file, alt: "", loading: "lazy" }), button = makeElement("button", { type: "button" }, image);
+    button.append(photo.caption);
+    button.onclick = () => explainExample(photo);
+    return button;
+  }));
+}
+
+function describe() {
+  const facts = {
+    name: network.name,
+    "SHA-256 of its weights": network.sha256,
+    classes: String(network.viewer.names.length),
+    "photos are fed": network.fed,
+    head: `${network.head.pooling} pooling; class maps ${network.head.verdict}`,
+    "place of the cells": network.place,
+    privacy: "Photos are decoded, resized and explained on this device. Nothing is sent, and nothing is stored.",
+    "made with": `Inspector ${network.inspector}, ONNX Runtime Web ${network.runtime}`,
+  };
+  find(".about dl").replaceChildren(...Object.entries(facts).flatMap(([name, text]) => {
+    const [term, value] = [makeElement("dt"), makeElement("dd")];
+    term.textContent = name;
+    value.textContent = text;
+    return [term, value];
+  }));
+  find(".about").hidden = false;
+}
+
+/** Show how a running camera does, or why there is none. */
+function connectCamera(button) {
+  button.onclick = async () => {
+    if (camera) return camera.stop();
+    refuse("");
+    const subject = `camera ${asked}`;
+    const look = async frame => show(await ask({ frame, name: "camera", live: true }, [frame]), subject);
+    camera = runCamera(find("video"), look, rate => say(`Camera: ${rate.toFixed(1)} maps per second.`));
+    button.textContent = "Stop the camera";
+    button.setAttribute("aria-pressed", true);
+    try {
+      await camera.ended;
+      say("The camera is stopped. Its last picture stays here until you choose another photo.");
+    } catch (error) {
+      say("");
+      refuse(String(error?.message ?? error));
+    }
+    camera = null;
+    button.textContent = "Start the camera";
+    button.setAttribute("aria-pressed", false);
+    return null;
+  };
+}
+
+function takeFiles(files) {
+  const file = [...(files ?? [])][0];
+  if (file) explain(file, file.name);
+  return Boolean(file);
+}
+
+/** Begin to take photos: the network is open. */
+function start() {
+  bar.hidden = true;
+  find("#file").disabled = find(".camera").disabled = false;
+  find("#file").onchange = event => {
+    takeFiles(event.target.files);
+    event.target.value = ""; // the same file can be chosen again
+  };
+  connectCamera(find(".camera"));
+  document.addEventListener("paste", event => {
+    if (takeFiles(event.clipboardData.files)) event.preventDefault();
+  });
+  document.addEventListener("dragover", event => {
+    event.preventDefault();
+    document.body.classList.add("dropping");
+  });
+  document.addEventListener("dragleave", event => {
+    if (!event.relatedTarget) document.body.classList.remove("dropping");
+  });
+  document.addEventListener("drop", event => {
+    event.preventDefault();
+    document.body.classList.remove("dropping");
+    if (!takeFiles(event.dataTransfer.files)) refuse("Drop a file with a photo. A picture of another page is only its address.");
+  });
+  document.title = find("h1").textContent = `Class maps of ${network.name}`;
+  find(".lead").textContent = `Which parts of a photo bring each ${network.viewer.quantity}: computed on this device, and nothing is sent.`;
+  describe();
+  listExamples(network.photos);
+  say("The network is ready.");
+  if (network.photos.length) explainExample(network.photos[0]);
+  navigator.serviceWorker?.register("sw.js").catch(() => {}); // only the next visit without a network needs it
+}
+
+bar.hidden = false;
+bar.max = Number(document.documentElement.dataset.bytes) || 1;
+bar.value = 0;
+say("Loading the network \u2026");
+worker.postMessage({ open: true });

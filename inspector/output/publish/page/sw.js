@@ -1,0 +1,14 @@
+// Keep the files of the page, so that it opens without a network. Before this line, publishing writes VERSION and FILES.
+
+self.addEventListener("install", event => {
+  event.waitUntil(caches.open(VERSION).then(cache => cache.addAll(FILES)));
+});
+
+self.addEventListener("activate", event => {
+  const isOld = name => name.startsWith("inspector ") && name.endsWith(self.registration.scope) && name !== VERSION;
+  event.waitUntil(caches.keys().then(names => Promise.all(names.filter(isOld).map(name => caches.delete(name)))));
+});
+
+self.addEventListener("fetch", event => {
+  event.respondWith(caches.match(event.request, { ignoreSearch: true }).then(found => found ?? fetch(event.request)));
+});

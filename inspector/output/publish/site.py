@@ -1,0 +1,147 @@
+"""Publish a network as a page without a server: a folder of files that any static host serves."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from inspector.errors import ExportError
+from inspector.explain.backends.accelerate import accelerate
+from inspector.explain.backends.export_graph import ClassMapHead
+from inspector.explain.classifier import Classifier, check_classifier
+from inspector.files import check_new_folder, json_bytes, new_folder
+from inspector.images.examples import choose_examples, list_examples
+from inspector.images.photo import read_image
+from inspector.images.sources import list_images
+from inspector.output.publish.network_facts import describe_network, read_head_weight
+from inspector.output.publish.runtime import fetch_runtime
+
+_PAGE = Path(__file__).parent / "page"
+_MAX_BYTES = 500_000_000  # of a network's numbers: a tab of a browser holds them twice while it opens the graph
+_MAX_PHOTOS = 24
+_TYPES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif")  # which browsers can show
+_NAMES = ("index.html", "network.json", "network.onnx", "weights.bin", "page", "viewer", "runtime", "photos", "sw.js")
+
+
+def publish(
+    classifier: Classifier,
+    folder: str | Path,
+    photos: str | Path | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a page that explains photos by a network in the browser, without a server.
+
+    The page's network is an ONNX graph that ONNX Runtime has compared with the network. Photos are resized and cropped
+    in the browser exactly as in Python, and never leave it.
+
+    Args:
+        classifier: network with a head of fixed weights after one average pooling, max pooling or flattening, which
+            takes images of 1 or 3 channels.
+        folder: new folder. Any static host can serve it, at any address.
+        photos: folder of example photos. Default: those that come with Inspector, if they fit the network.
+        overwrite: replace an earlier page in this folder, once the new one is complete.
+
+    Returns:
+        Path of the folder.
+
+    Raises:
+        NetworkError, HeadError: the network cannot run in a browser, or its graph differs from it; the message says
+            why.
+        ExportError: the folder cannot be written, or npm cannot fetch onnxruntime-web.
+        ImageError: an example photo cannot be read.
+    """
+    check_classifier(classifier)
+    folder, is_ours = Path(folder), _NAMES.__contains__ if overwrite else None
+    check_new_folder(folder, is_ours=is_ours)
+    check_publishable(classifier)
+    examples = _list_photos(classifier, photos)
+    runtime = fetch_runtime()
+    with new_folder(folder, is_ours=is_ours) as unfinished:
+        facts = describe_network(classifier) | {"photos": _copy_photos(examples, unfinished)}
+        facts["head"]["weight"] = _write_network(classifier, unfinished)
+        (unfinished / "network.json").write_bytes(json_bytes(facts))
+        _write_page(unfinished, facts, runtime)
+    return folder
+
+
+def check_publishable(classifier: Classifier) -> None:
+    """Check that a network can run in a browser.
+
+    Raises:
+        NetworkError, HeadError: it cannot; the message says why.
+    """
+    channels, head = len(classifier.preprocessing.mean), classifier.head
+    if channels not in (1, 3):
+        raise ExportError(
+            f"A page shows photos in gray or RGB, and this network takes {channels} channels. Use `inspector app`."
+        )
+    ClassMapHead(head)  # raises HeadError
+    if len(head.branches) > 1:
+        raise ExportError(
+            f"This network has {len(head.branches)} poolings ({head.pooling}), and a page has the channels of one. Use "
+            "`inspector app`."
+        )
+    size = sum(tensor.nbytes for tensor in (*classifier.network.parameters(), *classifier.network.buffers()))
+    if size > _MAX_BYTES:
+        raise ExportError(
+            f"This network has {size / 1e6:.0f} MB of weights, and a page can hold {_MAX_BYTES / 1e6:.0f} MB. Use a "
+            "smaller network, or `inspector app`."
+        )
+
+
+def _list_photos(classifier: Classifier, source: str | Path | None) -> dict[str, Path]:
+    """Return the example photos by their captions.
+
+    Raises:
+        ExportError: there are none, or too many.
+        ImageError: one cannot be read.
+    """
+    if source is None:
+        return list_examples(choose_examples(classifier.preprocessing))
+    files = [Path(item.file) for item in list_images(Path(source)) if Path(item.file).suffix.lower() in _TYPES]
+    if not files or len(files) > _MAX_PHOTOS:
+        raise ExportError(
+            f"{source} has {len(files)} photos that browsers can show ({', '.join(_TYPES)}); a page takes 1 to "
+            f"{_MAX_PHOTOS}. Use another folder."
+        )
+    for file in files:
+        read_image(file)
+    return {_name_photo(n, file, files): file for n, file in enumerate(files)}
+
+
+def _name_photo(n: int, file: Path, files: list[Path]) -> str:
+    is_unique = [other.stem for other in files].count(file.stem) == 1
+    return file.stem if is_unique else f"{file.stem} ({n + 1})"
+
+
+def _copy_photos(examples: dict[str, Path], folder: Path) -> list[dict[str, str]]:
+    """Copy the photos under numbers, because not every host serves every name. Return their captions and files."""
+    listed = []
+    (folder / "photos").mkdir()
+    for n, (caption, file) in enumerate(examples.items(), start=1):
+        name = f"photos/{n}{file.suffix.lower()}"
+        shutil.copyfile(file, folder / name)
+        listed.append({"caption": caption, "name": file.name, "file": name})
+    return listed
+
+
+def _write_network(classifier: Classifier, folder: Path) -> dict[str, Any] | None:
+    """Write the verified graph. Return in which file the weight of the head lies, and where it begins in it."""
+    built: list[Path] = []
+    accelerate(classifier, "onnxruntime", cache=folder, on_built=lambda _, file: built.append(file))
+    if not built:  # the folder cannot be written, and the reason is known to the system only
+        raise ExportError(f"Cannot write the network in {folder.parent}. Is there room on the disk?")
+    graph = built[0].rename(folder / "network.onnx")
+    weight = read_head_weight(classifier)
+    if weight is None:
+        return None
+    # The graph holds it already, unless an exporter changed its layout; its second copy would be a large part of a page.
+    content, offset = weight.tobytes(), graph.read_bytes().find(weight.tobytes())
+    if offset < 0:
+        (folder / "weights.bin").write_bytes(content)
+    name = "network.onnx" if offset >= 0 else "weights.bin"
+    return {"file": name, "offset": max(offset, 0), "shape": weight.shape}
+
+
+def _write_page(folder: Path, facts: dict[str, Any], runtime: dict[str, bytes]) -> None:
+    """Copy the files of the page, of the viewer and of the runtime."""
+    raise NotImplementedError

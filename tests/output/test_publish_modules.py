@@ -1,0 +1,186 @@
+"""The JavaScript of the published page: tests/frontend/publish/ run by node, against the numbers of Python."""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from inspector import Classifier, class_maps
+from inspector.errors import ImageError
+from inspector.explain.class_names import label_names
+from inspector.explain.grid import fit_size
+from inspector.images.photo import read_image
+from inspector.images.preprocessing import Crop, Interpolation, Preprocessing, make_view, normalize_view
+from inspector.output.overlay import dimmed_photo
+from inspector.output.publish.network_facts import SIDE, describe_network, read_head_weight
+from inspector.output.viewer import make_viewer_data
+
+TESTS = sorted((Path(__file__).parents[1] / "frontend" / "publish").glob("*.test.mjs"))
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def encode(values: np.ndarray) -> str:
+    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
+
+
+def draw_noise(size: tuple[int, int], seed: int) -> np.ndarray:
+    """Noise with black and white areas: where a bicubic filter overshoots, its result is clipped."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (*size, 3), np.uint8)
+    pixels[: size[0] // 3] = rng.choice(np.array([0, 255], np.uint8), (size[0] // 3, size[1], 3))
+    return pixels
+
+
+def make_case(
+    seed: int,
+    photo: tuple[int, int],
+    size: tuple[int, int],
+    resize: tuple[int, int] | None,
+    interpolation: Interpolation,
+    values: tuple[tuple[float, ...], tuple[float, ...]],
+) -> dict[str, Any]:
+    preprocessing = Preprocessing(size, *values, resize, interpolation)
+    pixels = draw_noise(photo, seed)
+    view = make_view(read_image(pixels), preprocessing)
+    return {
+        "photo": encode(pixels),
+        "size": photo,
+        "preprocessing": asdict(preprocessing),
+        "pixels": encode(view.pixels),
+        "box": view.box,
+        "input": encode(normalize_view(view, preprocessing)),
+    }
+
+
+def list_cases() -> list[dict[str, Any]]:
+    """Odd, thin, tiny, large and enlarged photos, gray networks, squeezed photos, and every kind of mean and std."""
+    pixels, halves = ((0.0,) * 3, (1 / 255,) * 3), ((0.5,), (0.25,))
+    cases: list[tuple[Any, ...]] = [
+        ((37, 53), (16, 16), (18, 18), "bilinear", IMAGENET),
+        ((53, 37), (16, 16), (18, 18), "bicubic", IMAGENET),
+        ((101, 99), (32, 24), (37, 27), "bicubic", pixels),
+        ((1, 1), (8, 8), (9, 9), "bicubic", IMAGENET),
+        ((2, 300), (12, 12), (14, 14), "bilinear", IMAGENET),
+        ((300, 1), (12, 12), (13, 13), "bicubic", IMAGENET),
+        ((20, 20), (20, 20), (20, 20), "bilinear", IMAGENET),
+        ((20, 31), (20, 20), (20, 20), "bilinear", IMAGENET),
+        ((31, 20), (20, 20), (20, 20), "bicubic", halves),
+        ((28, 28), (28, 28), (28, 28), "bilinear", halves),
+        ((64, 48), (28, 28), (32, 32), "bilinear", halves),
+        ((45, 80), (24, 32), None, "bilinear", IMAGENET),
+        ((45, 80), (45, 32), None, "bicubic", ((0.1307,), (0.3081,))),
+        ((45, 80), (24, 80), None, "bicubic", ((0.0,) * 3, (1.0,) * 3)),
+        ((15, 11), (48, 48), (55, 55), "bicubic", IMAGENET),
+        ((15, 11), (48, 48), (55, 55), "bilinear", IMAGENET),
+        ((640, 427), (224, 224), (256, 256), "bilinear", IMAGENET),
+        ((427, 640), (224, 224), (256, 256), "bicubic", IMAGENET),
+        ((1203, 901), (64, 64), (73, 73), "bicubic", IMAGENET),
+    ]
+    rng, names = np.random.default_rng(0), ("bilinear", "bicubic")
+    for n in range(30):
+        height, width, low, high = (int(value) for value in rng.integers(1, 130, 4))
+        size = (low, high)
+        resize = None if n % 5 == 0 else (low + int(rng.integers(0, 9)), high + int(rng.integers(0, 9)))
+        cases.append(((height, width), size, resize, names[n % 2], IMAGENET if n % 3 else halves))
+    return [make_case(seed, *case) for seed, case in enumerate(cases)]
+
+
+def draw_photo(seed: int, photo: tuple[int, int], side: int) -> dict[str, Any]:
+    pixels = draw_noise(photo, seed)
+    whole = Crop(photo, (0, 0, photo[1], photo[0]), photo)
+    drawn = dimmed_photo(read_image(pixels), whole, side)
+    return {"photo": encode(pixels), "size": photo, "side": fit_size(photo, side), "drawn": encode(drawn)}
+
+
+def refuse_thin() -> dict[str, Any]:
+    preprocessing, size = Preprocessing((224, 224), *IMAGENET, (256, 256)), (1, 2000)
+    with pytest.raises(ImageError) as refusal:
+        make_view(read_image(np.zeros((*size, 3), np.uint8), "thin.png"), preprocessing)
+    return {"size": size, "preprocessing": asdict(preprocessing), "message": str(refusal.value)}
+
+
+class Tiny(nn.Module):
+    """Eight channels on a grid of 3 x 4 cells, then any head."""
+
+    def __init__(self, head: nn.Module, channels: int = 3, maps: int = 8) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(channels, maps, 9, stride=8, padding=2), head
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.conv(images)))
+
+
+def make_network(pooling: type[nn.Module] | None, maps: int = 8, channels: int = 3, **settings: Any) -> Classifier:
+    """A small network with average, max or no pooling; if it has three feature maps, each is the map of a class."""
+    torch.manual_seed(0)
+    head = [nn.Flatten()] if pooling is None else [pooling(1), nn.Flatten()]
+    width = maps * (12 if pooling is None else 1)
+    network = Tiny(nn.Sequential(*head, *([] if maps == 3 else [nn.Linear(width, 3)])), channels, maps).eval()
+    values = IMAGENET if channels == 3 else ((0.5,), (0.25,))
+    names, name = ["a cat", "a dog", "a dog"], f"{pooling.__name__ if pooling else 'flatten'} {maps} {channels}"
+    return Classifier.wrap(network, names, (24, 32), *values, (27, 36), name=name, **settings)
+
+
+def make_viewer(classifier: Classifier, seed: int) -> dict[str, Any]:
+    """The data of a viewer, and the outputs of the network that it is made of."""
+    pixels = draw_noise((70, 61), seed)
+    maps = class_maps(classifier, pixels)
+    arrays, names, weight = maps.to_numpy(), label_names(classifier.class_names), read_head_weight(classifier)
+    data = make_viewer_data(arrays, names, range(3), "", SIDE)
+    outputs = {"logits": maps.logits, "maps": maps.values, "features": maps.feature_maps}
+    return {
+        "title": classifier.name,
+        "pixels": encode(pixels),
+        "crop": asdict(maps.view.crop),
+        "side": SIDE,
+        "network": describe_network(classifier),
+        "weight": None if weight is None else encode(weight),
+        "outcome": {name: encode(one.numpy()) for name, one in outputs.items()} | {"grid": maps.values.shape[1:]},
+        "data": data.to_json(),
+        "parts": [maps.parts(k).sum((1, 2)).tolist() for k in range(3)],
+    }
+
+
+def list_viewers() -> list[dict[str, Any]]:
+    average, maximum = nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d
+    networks = [
+        make_network(average),
+        make_network(maximum, probability="sigmoid"),
+        make_network(average, maps=3, probability="none", unit="years"),
+        make_network(maximum, maps=3),
+        make_network(None),
+        make_network(average, channels=1),
+    ]
+    return [make_viewer(network, seed) for seed, network in enumerate(networks)]
+
+
+@pytest.mark.skipif(
+    shutil.which("node") is None, reason="Node.js, which runs the unit tests of the JavaScript, is not installed"
+)
+def test_the_modules_of_the_page_give_the_numbers_of_python(tmp_path: Path) -> None:
+    expected = tmp_path / "expected.json"
+    numbers = {
+        "views": list_cases(),
+        "drawings": [draw_photo(n, *one) for n, one in enumerate([((60, 90), 45), ((61, 83), 40), ((9, 12), 50)])],
+        "thin": refuse_thin(),
+        "viewers": list_viewers(),
+        "sizes": [
+            {"photo": photo, "side": side, "size": fit_size(photo, side)}
+            for photo, side in (((3, 1000), 800), ((1001, 333), 500), ((7, 7), 800), ((480, 640), 800))
+        ],
+    }
+    expected.write_text(json.dumps(numbers))
+    command = ["node", "--test", "--test-reporter=tap", *map(str, TESTS)]
+    environment = os.environ | {"INSPECTOR_EXPECTED": str(expected)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "# skipped 0" in done.stdout
