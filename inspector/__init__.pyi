@@ -36,6 +36,7 @@ from .explain.receptive_field import ReceptiveField
 from .images.photo import Photo, read_image
 from .images.preprocessing import Preprocessing, View
 from .networks.load import load
+from .output.publish.site import publish
 from .output.style import FigureStyle
 from .version import __version__ as __version__
 
@@ -83,6 +84,7 @@ __all__ = [
     "large_class_maps",
     "load",
     "locate_class",
+    "publish",
     "read_image",
     "read_rows",
     "read_summary",

@@ -14,14 +14,14 @@ import typer
 from typer import Option
 
 # Importing these modules adds their commands. The help lists the commands in this order.
-from inspector.cli import boxes, concepts, dataset, explain, large, networks, train
+from inspector.cli import boxes, concepts, dataset, explain, large, networks, publish, train
 from inspector.cli.console import print_error, screen
 from inspector.cli.options import cli, command
 from inspector.cli.report import ExitStatus
 from inspector.errors import InspectorError, summarize_reason
 from inspector.version import __version__
 
-__all__ = ["boxes", "cli", "concepts", "dataset", "explain", "large", "main", "networks", "train"]
+__all__ = ["boxes", "cli", "concepts", "dataset", "explain", "large", "main", "networks", "publish", "train"]
 
 
 def main() -> None:

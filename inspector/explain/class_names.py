@@ -160,12 +160,6 @@ def split_class_names(text: str, class_names: Sequence[str]) -> list[str]:
     return found
 
 
-def label_names(names: Sequence[str]) -> list[str]:
-    """Return class names for lists. A name that several classes share gets its index, as in "crane (134)"."""
-    times = Counter(names)
-    return [name if times[name] == 1 else f"{name} ({k})" for k, name in enumerate(names)]
-
-
 def _fold(name: str) -> str:
     return name.strip().lower()
 

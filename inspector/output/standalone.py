@@ -63,7 +63,7 @@ def make_standalone_data(
         "colormaps": list_colormaps([style.colours]),
         "state": _make_state(shown, style, has_scores=arrays.scores is not None),
         "channels": _list_channels(maps, listed),
-        "masked_at_head": _find_mask_rule(maps),
+        "masked_at_head": find_mask_rule(maps),
     }
 
 
@@ -105,7 +105,7 @@ def _list_channels(maps: ClassMaps, classes: Sequence[int]) -> dict[str, Any] | 
     }
 
 
-def _find_mask_rule(maps: ClassMaps) -> str | None:
+def find_mask_rule(maps: ClassMaps) -> str | None:
     """Return how the logits without some cells follow from the maps, see `maskAtHead`; None if they do not."""
     split, head = maps.split, maps.classifier.head
     if split is None or head.weight is None:

@@ -64,6 +64,7 @@ def chromium() -> Iterator[Browser]:
     installed = shutil.which("chromium") or shutil.which("google-chrome")
     arguments = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
     arguments += ["--disable-component-update", "--disable-sync"]
+    arguments += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a camera that is allowed
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         arguments.append("--no-sandbox")  # Chromium refuses its sandbox for root
     with sync_playwright() as playwright:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from tiny_networks import IMAGENET, make_network
 from torch import nn
 
 from inspector import Classifier, class_maps
@@ -25,7 +25,6 @@ from inspector.output.publish.network_facts import SIDE, describe_network, read_
 from inspector.output.viewer import make_viewer_data
 
 TESTS = sorted((Path(__file__).parents[1] / "frontend" / "publish").glob("*.test.mjs"))
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def encode(values: np.ndarray) -> str:
@@ -106,28 +105,6 @@ def refuse_thin() -> dict[str, Any]:
     with pytest.raises(ImageError) as refusal:
         make_view(read_image(np.zeros((*size, 3), np.uint8), "thin.png"), preprocessing)
     return {"size": size, "preprocessing": asdict(preprocessing), "message": str(refusal.value)}
-
-
-class Tiny(nn.Module):
-    """Eight channels on a grid of 3 x 4 cells, then any head."""
-
-    def __init__(self, head: nn.Module, channels: int = 3, maps: int = 8) -> None:
-        super().__init__()
-        self.conv, self.head = nn.Conv2d(channels, maps, 9, stride=8, padding=2), head
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.head(torch.relu(self.conv(images)))
-
-
-def make_network(pooling: type[nn.Module] | None, maps: int = 8, channels: int = 3, **settings: Any) -> Classifier:
-    """A small network with average, max or no pooling; if it has three feature maps, each is the map of a class."""
-    torch.manual_seed(0)
-    head = [nn.Flatten()] if pooling is None else [pooling(1), nn.Flatten()]
-    width = maps * (12 if pooling is None else 1)
-    network = Tiny(nn.Sequential(*head, *([] if maps == 3 else [nn.Linear(width, 3)])), channels, maps).eval()
-    values = IMAGENET if channels == 3 else ((0.5,), (0.25,))
-    names, name = ["a cat", "a dog", "a dog"], f"{pooling.__name__ if pooling else 'flatten'} {maps} {channels}"
-    return Classifier.wrap(network, names, (24, 32), *values, (27, 36), name=name, **settings)
 
 
 def make_viewer(classifier: Classifier, seed: int) -> dict[str, Any]:

@@ -36,7 +36,7 @@ _NOISE_SCALES = (
     10,
     -100,
 )  # one per noise image: a clamp may change nothing on one image, but then it does on another
-_USE_EAGER = 'Use the backend "eager", which runs every network.'
+USE_EAGER = 'Use the backend "eager", which runs every network.'
 _ROUNDING = 1e-4  # relative to an image's largest value; the graph differs only by the order of its sums
 
 
@@ -139,7 +139,7 @@ def export_program(module: nn.Module, inputs: Tensor) -> torch.export.ExportedPr
     Raises:
         NetworkError: torch.export fails.
     """
-    message = "torch.export cannot write this network as one graph: {reason}. " + _USE_EAGER
+    message = "torch.export cannot write this network as one graph: {reason}. " + USE_EAGER
     # torch warns about its own code. Users cannot change that, so the warnings are hidden.
     with (
         one_trace_at_a_time,
@@ -169,7 +169,7 @@ def _make_graph(classifier: Classifier, class_maps: nn.Module | None, feature_ma
     if len(matches) < len(finder.matches):
         raise NetworkError(
             "The graph that torch.export makes of this network gives other feature maps or logits than the network. "
-            + _USE_EAGER
+            + USE_EAGER
         )
     (output,) = graph.graph.find_nodes(op="output")
     output.args = (tuple(match.node for match in matches),)

@@ -13,6 +13,8 @@ from inspector.explain.kinds import Verdict
 from inspector.explain.map_arrays import MapArrays, shows_scores
 from inspector.images.preprocessing import Preprocessing
 from inspector.output.manifest import describe_field
+from inspector.output.publish.runtime import VERSION as RUNTIME
+from inspector.output.standalone import find_mask_rule
 from inspector.output.viewer import make_viewer_data
 from inspector.version import __version__
 
@@ -28,11 +30,14 @@ def describe_network(classifier: Classifier) -> dict[str, Any]:
 
     The facts that are the same for every photo are those of a viewer of a gray photo, which is explained here.
     """
-    blank = class_maps(classifier, np.full((*classifier.preprocessing.size, 3), 128, np.uint8)).to_numpy()
+    blank = class_maps(classifier, np.full((*classifier.preprocessing.size, 3), 128, np.uint8))
+    arrays = blank.to_numpy()
     return {
         "name": classifier.name,
         "sha256": classifier.sha256(),
         "inspector": __version__,
+        "runtime": RUNTIME,
+        "place": classifier.place,
         "preprocessing": _describe_preprocessing(classifier.preprocessing),
         "fed": classifier.preprocessing.describe(),
         "activation": classifier.probability,
@@ -40,8 +45,9 @@ def describe_network(classifier: Classifier) -> dict[str, Any]:
         "receptive_field": describe_field(classifier.receptive_field),
         "shows_scores": shows_scores(classifier.facts),
         "side": SIDE,
-        "viewer": {name: value for name, value in _make_viewer_facts(blank).items() if name not in _PER_PHOTO},
-        "verdicts": {verdict: _describe_verdict(blank, verdict) for verdict in (classifier.head.verdict, "not exact")},
+        "viewer": {name: value for name, value in _make_viewer_facts(arrays).items() if name not in _PER_PHOTO},
+        "masked_at_head": find_mask_rule(blank),
+        "verdicts": {verdict: _describe_verdict(arrays, verdict) for verdict in (classifier.head.verdict, "not exact")},
     }
 
 

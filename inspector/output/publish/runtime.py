@@ -1,6 +1,6 @@
 """Fetch onnxruntime-web, which runs networks in a browser: once, by npm, into the cache folder.
 
-npm's registry may change or be replaced, and the cache folder may be damaged, so both are compared with the hashes here.
+What npm gives and what the cache folder holds are compared with the hashes here.
 """
 
 import base64

@@ -15,6 +15,10 @@ const readText = (bytes, start, length) => String.fromCharCode(...bytes.subarray
 
 const isWebp = bytes => readText(bytes, 0, 4) === "RIFF" && readText(bytes, 8, 4) === "WEBP";
 
+/** Whether a file begins as an image of a format that browsers read. */
+const isKnown = bytes => isWebp(bytes) || readText(bytes, 4, 8) === "ftypavif"
+  || ["\x89PNG", "\xff\xd8\xff", "GIF8", "BM"].some(start => readText(bytes, 0, start.length) === start);
+
 /** Return the orientation in the EXIF chunk of a WebP file, 1 to 8. Browsers do not agree on whether they follow it. */
 export function readWebpOrientation(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -91,7 +95,9 @@ export async function readPhoto(file, name) {
   try {
     bitmap = await createImageBitmap(file, { colorSpaceConversion: "none", premultiplyAlpha: "none", imageOrientation });
   } catch {
-    throw new Error(`${name} is broken, or no image that this browser reads. JPEG, PNG, WebP, GIF, BMP and AVIF are.`);
+    const problem = isKnown(bytes) ? "is broken or cut off. Save it again or choose another"
+      : "is not an image that this page can read. JPEG, PNG, WebP, GIF, BMP and AVIF can";
+    throw new Error(`${name} ${problem}.`);
   }
   checkPixels(name, bitmap.width, bitmap.height);
   const photo = readBitmap(bitmap, name);

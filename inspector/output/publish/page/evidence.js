@@ -71,13 +71,13 @@ export function checkSums(outcome, head) {
     }
     const error = Math.abs(sum - logits[k]);
     residual = error <= residual ? residual : error; // NaN is an error, too
-    if (!(error <= head.tolerance * total)) doubtful.push(k);
+    if (!(error <= head.tolerance * total)) doubtful.push([k, error]);
   }
   const isExact = doubtful.length === 0 || isRounding(outcome, head, doubtful);
   return { residual, verdict: isExact ? head.verdict : "not exact" };
 }
 
-/** Tell whether rounding explains the differences of some classes: their channels may cancel in each cell. */
+/** Tell whether rounding explains the errors of some classes: their channels may cancel in each cell. */
 function isRounding(outcome, head, doubtful) {
   const area = outcome.grid[0] * outcome.grid[1], shares = computeShares(outcome, head.pooling);
   const isFlat = head.pooling === "flatten", width = isFlat ? shares.length : shares.length / area;
@@ -86,13 +86,12 @@ function isRounding(outcome, head, doubtful) {
     for (let i = c * area; i < (c + 1) * area; i++) sum += shares[i];
     return sum;
   });
-  return doubtful.every(k => {
-    let sum = head.bias[k], total = Math.abs(sum);
+  return doubtful.every(([k, error]) => {
+    let total = Math.abs(head.bias[k]);
     for (let p = 0; p < width; p++) {
-      const value = (head.weight === null ? Number(p === k) : head.weight[k * width + p]) * pooled[p];
-      sum += value;
-      total += Math.abs(value);
+      const weight = head.weight === null ? Number(p === k) : head.weight[k * width + p];
+      total += Math.abs(weight * pooled[p]);
     }
-    return Math.abs(sum - outcome.logits[k]) <= head.tolerance * total;
+    return error <= head.tolerance * total;
   });
 }

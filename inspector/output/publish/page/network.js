@@ -4,24 +4,26 @@ import { dimPhoto, findGray } from "./drawing.js";
 import { makeView, normalize } from "./preprocessing.js";
 import { makeViewerData } from "./viewer_data.js";
 
-/** Fetch a file of the page, and tell how many bytes have come. */
-async function fetchBytes(file, progress) {
+/** Fetch a file of the page; `count` is called with numbers of bytes as they come. */
+async function fetchBytes(file, count) {
   const response = await fetch(file);
   if (!response.ok) throw new Error(`${file} is missing on this server (status ${response.status}). Copy the whole folder.`);
   const reader = response.body.getReader(), parts = [];
   for (let got = await reader.read(); !got.done; got = await reader.read()) {
     parts.push(got.value);
-    progress(got.value.length);
+    count(got.value.length);
   }
   return new Uint8Array(await new Blob(parts).arrayBuffer());
 }
 
-/** Open the network. `ort` is the module of ONNX Runtime Web; `progress` is called with bytes as they come. */
+/** Open the network. `ort` is the module of ONNX Runtime Web; `progress` takes which part of it has come. */
 export async function openNetwork(ort, progress) {
-  const network = await (await fetch("network.json")).json(), { head } = network;
-  const graph = await fetchBytes("network.onnx", progress);
+  const network = JSON.parse(new TextDecoder().decode(await fetchBytes("network.json", () => {}))), { head } = network;
+  let received = 0;
+  const count = bytes => progress((received += bytes) / network.bytes);
+  const graph = await fetchBytes("network.onnx", count);
   head.bias = Float32Array.from(head.bias);
-  head.weight = await readWeight(head.weight, graph, progress);
+  head.weight = await readWeight(head.weight, graph, count);
   ort.env.wasm.numThreads = 1; // more would need headers that static hosts do not send
   ort.env.wasm.wasmPaths = { wasm: new URL("ort-wasm-simd-threaded.wasm", self.location.href).href };
   const session = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"] });
@@ -29,9 +31,9 @@ export async function openNetwork(ort, progress) {
 }
 
 /** Read the weight of the head (K, P) from the file that holds it, which may be the graph. */
-async function readWeight(place, graph, progress) {
+async function readWeight(place, graph, count) {
   if (place === null) return null;
-  const bytes = place.file === "network.onnx" ? graph : await fetchBytes(place.file, progress);
+  const bytes = place.file === "network.onnx" ? graph : await fetchBytes(place.file, count);
   const [classes, width] = place.shape;
   return new Float32Array(bytes.slice(place.offset, place.offset + 4 * classes * width).buffer);
 }

@@ -27,7 +27,7 @@ function ask(question, transfer = []) {
 
 worker.onmessage = ({ data }) => {
   if (data.progress) {
-    bar.value += data.progress;
+    bar.value = data.progress;
   } else if (data.id) {
     const { resolve, reject } = waiting.get(data.id);
     waiting.delete(data.id);
@@ -53,8 +53,10 @@ async function show({ data, picture }, subject) {
   await image.decode(); // the viewer then has the new photo at once, without a blank one in between
   const before = shown;
   const { shares, ...rest } = data;
-  shown = { ...network.viewer, ...rest, photo: url, subject, names_id: network.sha256, channels: { shares, weights } };
-  shown.image = image; // kept, so that the browser keeps the decoded picture
+  shown = {
+    ...network.viewer, ...rest, photo: url, subject, names_id: network.sha256, channels: { shares, weights },
+    masked_at_head: network.masked_at_head, image, // the image is kept, so that the browser keeps the decoded picture
+  };
   viewer.hidden = false;
   mountViewer(viewer, shown, { drawn: state => showLedger(find(".ledger"), shown, state.k) });
   if (before) URL.revokeObjectURL(before.photo);
@@ -92,8 +94,8 @@ async function explainExample({ caption, file }) {
 
 function listExamples(photos) {
   find(".examples").replaceChildren(...photos.map(photo => {
-    const image = makeElement("img", { src: photo.file, alt: "", loading: "lazy" }), button = makeElement("button", { type: "button" }, image);
-    button.append(photo.caption);
+    const image = makeElement("img", { src: photo.file, alt: "", loading: "lazy" });
+    const button = makeElement("button", { type: "button" }, image, photo.caption);
     button.onclick = () => explainExample(photo);
     return button;
   }));
@@ -174,7 +176,7 @@ function start() {
     if (!takeFiles(event.dataTransfer.files)) refuse("Drop a file with a photo. A picture of another page is only its address.");
   });
   document.title = find("h1").textContent = `Class maps of ${network.name}`;
-  find(".lead").textContent = `Which parts of a photo bring each ${network.viewer.quantity}: computed on this device, and nothing is sent.`;
+  find(".lead").textContent = `How much each part of a photo adds to the ${network.viewer.quantity} of each class. All of it is computed on this device, and nothing is sent.`;
   describe();
   listExamples(network.photos);
   say("The network is ready.");
@@ -183,7 +185,6 @@ function start() {
 }
 
 bar.hidden = false;
-bar.max = Number(document.documentElement.dataset.bytes) || 1;
 bar.value = 0;
 say("Loading the network \u2026");
 worker.postMessage({ open: true });

@@ -1,11 +1,13 @@
 // Keep the files of the page, so that it opens without a network. Before this line, publishing writes VERSION and FILES.
 
+const NAME = `inspector ${VERSION} ${self.registration.scope}`;
+
 self.addEventListener("install", event => {
-  event.waitUntil(caches.open(VERSION).then(cache => cache.addAll(FILES)));
+  event.waitUntil(caches.open(NAME).then(cache => cache.addAll(FILES)));
 });
 
 self.addEventListener("activate", event => {
-  const isOld = name => name.startsWith("inspector ") && name.endsWith(self.registration.scope) && name !== VERSION;
+  const isOld = name => name.startsWith("inspector ") && name.endsWith(` ${self.registration.scope}`) && name !== NAME;
   event.waitUntil(caches.keys().then(names => Promise.all(names.filter(isOld).map(name => caches.delete(name)))));
 });
 

@@ -1,6 +1,6 @@
 // Decode photos and run the network beside the page, which stays responsive.
 //
-//     { open: true }                    ->  { progress: bytes } ..., then { network, weights }
+//     { open: true }                    ->  { progress: 0-1 } ..., then { network, weights }
 //     { id, file | frame, name, live }  ->  { id, data, picture }, or { id, error: one sentence }
 
 import * as ort from "./ort.wasm.bundle.min.mjs";
@@ -10,7 +10,7 @@ import { explainPhoto, listWeights, openNetwork } from "./network.js";
 let opened = null;
 
 async function open() {
-  opened = await openNetwork(ort, bytes => postMessage({ progress: bytes }));
+  opened = await openNetwork(ort, progress => postMessage({ progress }));
   const { network } = opened, { weight, bias, ...head } = network.head;
   postMessage({ network: { ...network, head: { ...head, bias } }, weights: listWeights(network.head) });
 }
