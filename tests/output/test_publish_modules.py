@@ -1,6 +1,7 @@
 """The JavaScript of the published page: tests/frontend/publish/ run by node, against the numbers of Python."""
 
 import base64
+import io
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from tiny_networks import IMAGENET, make_network
 from torch import nn
 
@@ -18,6 +20,7 @@ from inspector import Classifier, class_maps
 from inspector.errors import ImageError
 from inspector.explain.class_names import label_names
 from inspector.explain.grid import fit_size
+from inspector.images.decode import turn_upright
 from inspector.images.photo import read_image
 from inspector.images.preprocessing import Crop, Interpolation, Preprocessing, make_view, normalize_view
 from inspector.output.overlay import dimmed_photo
@@ -140,6 +143,70 @@ def list_viewers() -> list[dict[str, Any]]:
     return [make_viewer(network, seed) for seed, network in enumerate(networks)]
 
 
+def list_files() -> list[dict[str, Any]]:
+    """Image files of every format that browsers read, with their size, and why some are refused."""
+    rgb, rng = Image.new("RGB", (23, 17), "teal"), np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (300, 200, 3), np.uint8))
+    wide = Image.fromarray(rng.integers(0, 65536, (3, 5)).astype(np.uint16))
+    exif = Image.Exif()
+    exif[0x010E] = "a long description " * 300
+    images: list[tuple[str, Image.Image, dict[str, Any], str | None]] = [
+        ("a.png", rgb, {}, None),
+        ("a.gif", rgb, {}, None),
+        ("a.bmp", rgb, {}, None),
+        ("lossy.webp", noise, {"quality": 50}, None),
+        ("lossless.webp", noise, {"lossless": True}, None),
+        ("extended.webp", noise.convert("RGBA"), {"exif": exif}, None),
+        ("a.jpeg", noise, {"exif": exif}, None),
+        ("progressive.jpeg", noise.convert("L"), {"progressive": True}, None),
+        (
+            "deep.png",
+            wide,
+            {},
+            "has 16 bits per channel, and this page reads 8. Save it with 8, or use Inspector itself.",
+        ),
+        (
+            "print.jpeg",
+            noise.convert("CMYK"),
+            {},
+            "has the colors of a print, CMYK, and this page reads RGB. Save it as RGB.",
+        ),
+        ("bomb.gif", Image.new("L", (9000, 9000)), {}, "has 9000 x 9000 pixels; at most 80 megapixels are read."),
+    ]
+    files = []
+    for name, image, settings, reason in images:
+        content = io.BytesIO()
+        image.save(content, name.split(".")[1].upper(), **settings)
+        message = None if reason is None else f"{name} {reason}"
+        size = {"width": image.width, "height": image.height}
+        files.append(
+            {"name": name, "content": encode(np.frombuffer(content.getvalue(), np.uint8)), "message": message} | size
+        )
+    return files
+
+
+def list_turns() -> list[dict[str, Any]]:
+    """A photo with each EXIF orientation, as a WebP file and as Python turns it upright."""
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 4), np.uint8)
+    turns = []
+    for orientation in range(1, 9):
+        exif, content = Image.Exif(), io.BytesIO()
+        exif[0x0112] = orientation
+        Image.fromarray(pixels).save(content, "WEBP", lossless=True, exif=exif)
+        upright = turn_upright(pixels, orientation)
+        turns.append(
+            {
+                "orientation": orientation,
+                "webp": encode(np.frombuffer(content.getvalue(), np.uint8)),
+                "photo": encode(pixels),
+                "size": pixels.shape[:2],
+                "upright": encode(upright),
+                "upright_size": upright.shape[:2],
+            }
+        )
+    return turns
+
+
 @pytest.mark.skipif(
     shutil.which("node") is None, reason="Node.js, which runs the unit tests of the JavaScript, is not installed"
 )
@@ -150,6 +217,8 @@ def test_the_modules_of_the_page_give_the_numbers_of_python(tmp_path: Path) -> N
         "drawings": [draw_photo(n, *one) for n, one in enumerate([((60, 90), 45), ((61, 83), 40), ((9, 12), 50)])],
         "thin": refuse_thin(),
         "viewers": list_viewers(),
+        "files": list_files(),
+        "turns": list_turns(),
         "sizes": [
             {"photo": photo, "side": side, "size": fit_size(photo, side)}
             for photo, side in (((3, 1000), 800), ((1001, 333), 500), ((7, 7), 800), ((480, 640), 800))

@@ -13,11 +13,47 @@ const TURNS = {
 
 const readText = (bytes, start, length) => String.fromCharCode(...bytes.subarray(start, start + length));
 
-const isWebp = bytes => readText(bytes, 0, 4) === "RIFF" && readText(bytes, 8, 4) === "WEBP";
+const START_OF_FRAME = [0xc0, 0xc1, 0xc2, 0xc3, 0xc5, 0xc6, 0xc7, 0xc9, 0xca, 0xcb, 0xcd, 0xce, 0xcf]; // JPEG markers
 
-/** Whether a file begins as an image of a format that browsers read. */
-const isKnown = bytes => isWebp(bytes) || readText(bytes, 4, 8) === "ftypavif"
-  || ["\x89PNG", "\xff\xd8\xff", "GIF8", "BM"].some(start => readText(bytes, 0, start.length) === start);
+/** Return the format of an image file by its first bytes: "png", "jpeg", ...; null if browsers read no such files. */
+function findFormat(bytes) {
+  const begins = (text, start = 0) => readText(bytes, start, text.length) === text;
+  if (begins("RIFF") && begins("WEBP", 8)) return "webp";
+  if (begins("ftypavif", 4)) return "avif";
+  return { "\x89P": "png", "\xff\xd8": "jpeg", GI: "gif", BM: "bmp" }[readText(bytes, 0, 2)] ?? null;
+}
+
+/** Return { width, height, bits, channels } as far as the header of an image file says them; {} if it says nothing. */
+export function readHeader(bytes) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  try {
+    return HEADERS[findFormat(bytes)]?.(view, bytes) ?? {};
+  } catch (error) {
+    if (error instanceof RangeError) return {}; // the file ends too early, which its decoder will say
+    throw error;
+  }
+}
+
+const HEADERS = {
+  png: view => ({ width: view.getUint32(16), height: view.getUint32(20), bits: view.getUint8(24) }),
+  gif: view => ({ width: view.getUint16(6, true), height: view.getUint16(8, true) }),
+  bmp: view => ({ width: view.getInt32(18, true), height: Math.abs(view.getInt32(22, true)) }),
+  webp: (view, bytes) => {
+    const kind = readText(bytes, 12, 4), read24 = at => (view.getUint32(at, true) & 0xffffff) + 1;
+    if (kind === "VP8X") return { width: read24(24), height: read24(27) };
+    if (kind === "VP8 ") return { width: view.getUint16(26, true) & 0x3fff, height: view.getUint16(28, true) & 0x3fff };
+    const packed = view.getUint32(21, true);
+    return { width: (packed & 0x3fff) + 1, height: ((packed >> 14) & 0x3fff) + 1 };
+  },
+  jpeg: view => {
+    for (let at = 2; ; at += 2 + view.getUint16(at + 2)) {
+      while (view.getUint8(at + 1) === 0xff) at += 1; // fill bytes
+      if (!START_OF_FRAME.includes(view.getUint8(at + 1))) continue;
+      const [height, width] = [view.getUint16(at + 5), view.getUint16(at + 7)];
+      return { width, height, bits: view.getUint8(at + 4), channels: view.getUint8(at + 9) };
+    }
+  },
+};
 
 /** Return the orientation in the EXIF chunk of a WebP file, 1 to 8. Browsers do not agree on whether they follow it. */
 export function readWebpOrientation(bytes) {
@@ -71,13 +107,12 @@ export function checkFile(bytes, name) {
   if (bytes.length > MAX_BYTES) {
     throw new Error(`${name} has ${(bytes.length / 1e6).toFixed(0)} MB; at most ${limit} MB are read.`);
   }
-  if (readText(bytes, 1, 3) === "PNG" && bytes.length > 24) {
-    const view = new DataView(bytes.buffer, bytes.byteOffset);
-    checkPixels(name, view.getUint32(16), view.getUint32(20));
-    if (bytes[24] === 16) {
-      throw new Error(`${name} has 16 bits per channel, and this page reads 8. Save it with 8, or use Inspector itself.`);
-    }
+  const { width, height, bits, channels } = readHeader(bytes);
+  checkPixels(name, width, height);
+  if (bits > 8) {
+    throw new Error(`${name} has ${bits} bits per channel, and this page reads 8. Save it with 8, or use Inspector itself.`);
   }
+  if (channels === 4) throw new Error(`${name} has the colors of a print, CMYK, and this page reads RGB. Save it as RGB.`);
 }
 
 function checkPixels(name, width, height) {
@@ -90,12 +125,12 @@ function checkPixels(name, width, height) {
 export async function readPhoto(file, name) {
   const bytes = new Uint8Array(await file.arrayBuffer());
   checkFile(bytes, name);
-  const webp = isWebp(bytes), imageOrientation = webp ? "none" : "from-image";
+  const format = findFormat(bytes), webp = format === "webp", imageOrientation = webp ? "none" : "from-image";
   let bitmap;
   try {
     bitmap = await createImageBitmap(file, { colorSpaceConversion: "none", premultiplyAlpha: "none", imageOrientation });
   } catch {
-    const problem = isKnown(bytes) ? "is broken or cut off. Save it again or choose another"
+    const problem = format ? "is broken or cut off. Save it again or choose another"
       : "is not an image that this page can read. JPEG, PNG, WebP, GIF, BMP and AVIF can";
     throw new Error(`${name} ${problem}.`);
   }

@@ -127,7 +127,7 @@ function connectCamera(button) {
     if (camera) return camera.stop();
     refuse("");
     const subject = `camera ${asked}`;
-    const look = async frame => show(await ask({ frame, name: "camera", live: true }, [frame]), subject);
+    const look = async frame => show(await ask({ frame, name: "camera" }, [frame]), subject);
     camera = runCamera(find("video"), look, rate => say(`Camera: ${rate.toFixed(1)} maps per second.`));
     button.textContent = "Stop the camera";
     button.setAttribute("aria-pressed", true);

@@ -1,10 +1,11 @@
 // Decode photos and run the network beside the page, which stays responsive.
 //
-//     { open: true }                    ->  { progress: 0-1 } ..., then { network, weights }
-//     { id, file | frame, name, live }  ->  { id, data, picture }, or { id, error: one sentence }
+//     { open: true }              ->  { progress: 0-1 } ..., then { network, weights }
+//     { id, file | frame, name }  ->  { id, data, picture }, or { id, error: one sentence }
 
 import * as ort from "./ort.wasm.bundle.min.mjs";
 import { readBitmap, readPhoto } from "./decode.js";
+import { makePicture } from "./drawing.js";
 import { explainPhoto, listWeights, openNetwork } from "./network.js";
 
 let opened = null;
@@ -15,17 +16,10 @@ async function open() {
   postMessage({ network: { ...network, head: { ...head, bias } }, weights: listWeights(network.head) });
 }
 
-/** Encode the drawing of a photo; frames of a camera as JPEG, which is quicker. */
-async function encodeDrawing({ pixels, size: [height, width] }, live) {
-  const canvas = new OffscreenCanvas(width, height);
-  canvas.getContext("2d").putImageData(new ImageData(pixels, width, height), 0, 0);
-  return canvas.convertToBlob(live ? { type: "image/jpeg", quality: 0.92 } : { type: "image/png" });
-}
-
-async function explain({ id, file, frame, name, live }) {
+async function explain({ id, file, frame, name }) {
   const photo = frame ? readBitmap(frame, name) : await readPhoto(file, name);
   const { data, drawing } = await explainPhoto(opened, photo);
-  postMessage({ id, data, picture: await encodeDrawing(drawing, live) });
+  postMessage({ id, data, picture: makePicture(drawing) });
 }
 
 self.onmessage = async ({ data }) => {
