@@ -192,7 +192,7 @@ def time_photo(page: Page, content: bytes, number: int) -> tuple[float, float]:
 
 def measure_camera(page: Page, seconds: float = 8) -> float:
     page.get_by_role("button", name="Start the camera").click()
-    expect(page.locator(".status")).to_contain_text("maps per second")
+    expect(page.locator(".rate")).to_contain_text("maps per second")
     pictures = page.evaluate(
         """seconds => new Promise(done => {
             let count = 0

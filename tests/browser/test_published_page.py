@@ -225,7 +225,15 @@ def test_photos_can_be_pasted_and_dropped(opened: tuple[Page, list[str]]) -> Non
             [event, name, content],
         )
         expect(page.locator(".status")).to_contain_text(f"{name}: 40 \N{MULTIPLICATION SIGN} 30 pixels")
-    upload(page, "again.png", base64.b64decode(content))
+    # Colors stay for the next photo; the class only if it is pinned.
+    page.get_by_label("Raw grid").check()
+    for pinned in (False, True):
+        page.locator(".inspector-classes").get_by_role("radio").last.click()
+        page.get_by_label("keep for the next photo").set_checked(pinned)
+        upload(page, f"again {pinned}.png", base64.b64decode(content))
+        expect(page.locator(".inspector-classes").get_by_role("radio").nth(2 if pinned else 0)).to_be_checked()
+        expect(page.get_by_label("Raw grid")).to_be_checked()
+    page.get_by_label("keep for the next photo").uncheck()
     page.locator("#file").set_input_files({"name": "broken.png", "mimeType": "image/png", "buffer": b"no image"})
     expect(page.get_by_role("alert")).to_contain_text("broken.png is not an image")
 
@@ -233,9 +241,15 @@ def test_photos_can_be_pasted_and_dropped(opened: tuple[Page, list[str]]) -> Non
 def test_the_camera_gives_maps_until_it_is_stopped(opened: tuple[Page, list[str]]) -> None:
     page, _ = opened
     page.get_by_role("button", name="Start the camera").click()
-    expect(page.locator(".status")).to_contain_text("maps per second")
+    expect(page.locator(".rate")).to_contain_text("maps per second")
     before = page.locator(".seen img").get_attribute("src")
     expect(page.locator(".seen img")).not_to_have_attribute("src", str(before))
+    # The class of the user stays, while the pictures change.
+    page.locator(".inspector-classes").get_by_role("radio", checked=False).last.click()
+    name = page.locator(".inspector-classes").get_by_role("radio", checked=True).locator(".name").inner_text()
+    before = page.locator(".seen img").get_attribute("src")
+    expect(page.locator(".seen img")).not_to_have_attribute("src", str(before))
+    expect(page.get_by_role("heading", name=f"Why {name} rather than nothing")).to_be_visible()
     page.get_by_role("button", name="Stop the camera").click()
     expect(page.locator(".status")).to_contain_text("The camera is stopped")
     expect(page.get_by_role("alert")).to_have_count(0)

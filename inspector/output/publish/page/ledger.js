@@ -26,7 +26,8 @@ export function splitLogit(shares, weight, area) {
 export function showLedger(section, data, k) {
   const { logit, bias } = data.classes[k], { shares, weights } = data.channels;
   const parts = splitLogit(shares, weights[k], data.grid[0] * data.grid[1]);
-  const listed = parts.slice(0, LISTED_PARTS), rest = parts.slice(LISTED_PARTS).reduce((sum, [, value]) => sum + value, 0);
+  const listed = parts.slice(0, LISTED_PARTS).filter(([, value]) => value !== 0);
+  const rest = parts.slice(listed.length).reduce((sum, [, value]) => sum + value, 0);
   const rows = listed.map(([channel, value]) => [`channel ${channel}`, formatSignedFixed(value, 3)]);
   const others = parts.length - listed.length;
   if (others) rows.push([`${others} other channel${others > 1 ? "s" : ""}`, formatSignedFixed(rest, 3)]);

@@ -9,7 +9,7 @@ const find = selector => document.querySelector(selector);
 const viewer = find(".inspector-viewer"), status = find(".status"), problem = find(".error"), bar = find("progress");
 const worker = new Worker("worker.js", { type: "module" });
 const waiting = new Map(); // number of a question -> { resolve, reject }
-let network = null, weights = null, asked = 0, shown = null, camera = null;
+let network = null, weights = null, asked = 0, shown = null, chosen = null, camera = null;
 
 const say = text => { status.textContent = text; };
 
@@ -46,20 +46,33 @@ worker.onerror = event => {
   refuse(event.message || "The page's own files could not be loaded. Serve the whole folder by a web server.");
 };
 
-/** Show what the worker answered. `subject` is another text for another photo, whose choices begin anew. */
-async function show({ data, picture }, subject) {
+/** What of the choices for one photo holds for the next: colors and so on; the class and its contrast if they are pinned. */
+function keepChoices() {
+  if (!chosen) return {};
+  const { k, against, cell, masked, ...kept } = chosen;
+  return kept.pinned ? { ...kept, k, against } : kept;
+}
+
+/** Show what the worker answered. `findState` returns what is shown at first. */
+async function show({ data, picture }, findState = keepChoices) {
   const url = URL.createObjectURL(picture), image = new Image();
   image.src = url;
   await image.decode(); // the viewer then has the new photo at once, without a blank one in between
   const before = shown;
   const { shares, ...rest } = data;
   shown = {
-    ...network.viewer, ...rest, photo: url, subject, names_id: network.sha256, channels: { shares, weights },
-    masked_at_head: network.masked_at_head, image, // the image is kept, so that the browser keeps the decoded picture
+    ...network.viewer, ...rest, photo: url, subject: url, state: findState(), names_id: network.sha256,
+    channels: { shares, weights }, masked_at_head: network.masked_at_head,
+    image, // kept, so that the browser keeps the decoded picture
   };
   viewer.hidden = false;
-  mountViewer(viewer, shown, { drawn: state => showLedger(find(".ledger"), shown, state.k) });
+  mountViewer(viewer, shown, { offers: ["pin"], drawn });
   if (before) URL.revokeObjectURL(before.photo);
+}
+
+function drawn(state) {
+  chosen = state;
+  showLedger(find(".ledger"), shown, state.k);
 }
 
 /** Explain a photo from a file, and show it. */
@@ -71,12 +84,13 @@ async function explain(file, name) {
   try {
     const answer = await ask({ file, name });
     if (number !== asked) return; // another photo was chosen meanwhile
-    await show(answer, `photo ${number}`);
+    await show(answer);
     const { size: [height, width] } = network.preprocessing;
     const [photoHeight, photoWidth] = answer.data.photo_size;
     say(`${name}: ${photoWidth} \u00d7 ${photoHeight} pixels, seen by the network as ${width} \u00d7 ${height}. `
       + `Computed on this device in ${Math.round(performance.now() - start)} ms.`);
   } catch (error) {
+    if (number !== asked) return;
     say("");
     refuse(String(error?.message ?? error));
   }
@@ -121,16 +135,28 @@ function describe() {
   find(".about").hidden = false;
 }
 
-/** Show how a running camera does, or why there is none. */
+/** Start and stop the camera. Its maps are of the top class of each picture, until the user chooses another one. */
 function connectCamera(button) {
-  button.onclick = async () => {
-    if (camera) return camera.stop();
+  const label = running => {
+    button.textContent = running ? "Stop the camera" : "Start the camera";
+    button.setAttribute("aria-pressed", running);
+    find(".rate").textContent = "";
+  };
+  const run = async () => {
     refuse("");
-    const subject = `camera ${asked}`;
-    const look = async frame => show(await ask({ frame, name: "camera" }, [frame]), subject);
-    camera = runCamera(find("video"), look, rate => say(`Camera: ${rate.toFixed(1)} maps per second.`));
-    button.textContent = "Stop the camera";
-    button.setAttribute("aria-pressed", true);
+    let state = null, follows = !chosen?.pinned;
+    const look = async frame => {
+      const answer = await ask({ frame, name: "camera" }, [frame]);
+      await show(answer, () => {
+        follows &&= !state || chosen.k === state.k;
+        state = { ...(state ? chosen : keepChoices()), ...(follows ? { k: answer.data.top[0] } : {}) };
+        if (state.against === state.k) state.against = null;
+        return state;
+      });
+    };
+    camera = runCamera(find("video"), look, rate => { find(".rate").textContent = `${rate.toFixed(1)} maps per second`; });
+    label(true);
+    say("The camera is running.");
     try {
       await camera.ended;
       say("The camera is stopped. Its last picture stays here until you choose another photo.");
@@ -139,10 +165,9 @@ function connectCamera(button) {
       refuse(String(error?.message ?? error));
     }
     camera = null;
-    button.textContent = "Start the camera";
-    button.setAttribute("aria-pressed", false);
-    return null;
+    label(false);
   };
+  button.onclick = () => (camera ? camera.stop() : run());
 }
 
 function takeFiles(files) {

@@ -26,6 +26,6 @@ self.onmessage = async ({ data }) => {
   try {
     await (data.open ? open() : explain(data));
   } catch (error) {
-    postMessage({ id: data.id, error: error.message });
+    postMessage({ id: data.id, error: error?.message ?? String(error) });
   }
 };
