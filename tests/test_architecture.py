@@ -23,10 +23,11 @@ STAGES = {
     "ui": ("images", "explain", "networks", "analysis", "output", "datasets", "training"),
 }
 FLOOR = {"entries": (), "errors": (), "files": ("errors",), "printable": (), "version": ()}
-# The calls of the public face that look up: ClassMaps.figure, overlay, save and locate.
+# The calls of the public face that look up: ClassMaps.figure, overlay, save, locate, widget and what notebooks show.
 FACADE = {
     "explain/image_maps.py": {
         "inspector.analysis.location", "inspector.output.figure", "inspector.output.export", "inspector.output.style",
+        "inspector.output.notebook",
     }
 }  # fmt: skip
 

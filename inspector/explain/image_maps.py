@@ -1,7 +1,7 @@
 """The class maps of one image: maps with their sums, and what can be asked of them. `class_maps` computes them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inspector.errors import ClassError, InspectorError
+from inspector.errors import InspectorError
+from inspector.explain import map_summary
 from inspector.explain.class_names import list_top_classes
 from inspector.explain.classifier import Classifier
 from inspector.explain.decomposition import Decomposition
@@ -19,9 +20,8 @@ from inspector.explain.grid import resample_on_photo
 from inspector.explain.inputs import make_input_view
 from inspector.explain.kinds import Verdict
 from inspector.explain.map_arrays import MapArrays
-from inspector.explain.map_summary import describe_class_maps, describe_reading, make_map_arrays
 from inspector.explain.receptive_field import ReceptiveField
-from inspector.explain.shown_map import AVERAGE, ClassMap, FigureContent, make_class_map
+from inspector.explain.shown_map import AVERAGE, ClassMap, FigureContent
 from inspector.images.preprocessing import View
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from inspector.analysis.location import Location
+    from inspector.output.notebook import ClassMapsWidget
     from inspector.output.style import FigureStyle
 
 
@@ -143,28 +144,11 @@ class ClassMaps:
             ClassError: there is no such class.
             InspectorError: `dense` for a head that has no class score per cell.
         """
-        grid = self.finer if finer else None
-
-        def select(classes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-            if grid is not None:
-                values = grid.scores(classes) if dense else grid.contributions(classes)
-            else:
-                values = self.position_scores(classes) if dense else self.values[classes]
-            return values, self.bias[classes], self.logits[classes]
-
-        shown = make_class_map(self.classifier.class_names, select, k, against, dense)
-        if grid is None:
-            return shown
-
-        def select_means(classes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-            return grid.mean_logits[classes], grid.bias[classes], grid.mean_logits[classes]
-
-        mean = make_class_map(self.classifier.class_names, select_means, k, against, dense).total
-        return replace(shown, factor=grid.factor, mean_total=mean)
+        return map_summary.make_shown_map(self, k, against, dense, self.finer if finer else None)
 
     def to_numpy(self) -> MapArrays:
         """Return the maps as NumPy arrays, with what a viewer needs to know of the network."""
-        return make_map_arrays(self)
+        return map_summary.make_map_arrays(self)
 
     @property
     def shown_field(self) -> ReceptiveField:
@@ -181,7 +165,7 @@ class ClassMaps:
 
     def describe_reading(self, dense: bool = False, against: str | int | None = None) -> str:
         """Return in words what the value of a cell means, for figures and reports."""
-        return describe_reading(self, dense, against)
+        return map_summary.describe_reading(self, dense, against)
 
     def heatmap(
         self, k: str | int, against: str | int | None = None, smooth: bool = True, dense: bool = False
@@ -254,13 +238,48 @@ class ClassMaps:
 
     def __repr__(self) -> str:
         """Return network and photo, top classes, verdict and sizes, one per line, and how a finer map was made."""
-        return describe_class_maps(self)
+        return map_summary.describe_class_maps(self)
 
-    def _repr_png_(self) -> bytes:
-        """Return the figure of the top classes, which notebooks show."""
+    @cached_property
+    def _inline_figure(self) -> bytes:
         from inspector.output.export import encode_figure
 
         return encode_figure(self.figure(), "png", 100)
+
+    def _repr_png_(self) -> bytes:
+        """Return the figure of the top classes, for what shows no HTML, such as a PDF of a notebook."""
+        return self._inline_figure
+
+    def _repr_html_(self) -> str:
+        """Return the figure of the top classes with its numbers as text, which notebooks show."""
+        from inspector.output.notebook import render_class_maps
+
+        return render_class_maps(self, self._inline_figure)
+
+    def widget(
+        self,
+        classes: Sequence[str | int] | int = 5,
+        against: str | int | None = None,
+        dense: bool = False,
+        smooth: bool = True,
+        opacity: float = 0.85,
+        style: "FigureStyle | None" = None,
+    ) -> "ClassMapsWidget":
+        """Return the app's viewer as a widget for notebooks: clicks and keys are answered in the browser.
+
+        It begins with the first of the classes. The other arguments are those of `figure`.
+
+        Returns:
+            A widget of anywidget. Its ``state`` says what is shown: class ``k``, contrast, ``cell`` (row, column), ...
+
+        Raises:
+            InspectorError: anywidget is not installed (extra ``notebook``), or the input was no photo.
+        """
+        from inspector.output.notebook import make_widget
+        from inspector.output.style import DEFAULT_STYLE
+
+        content = self.figure_content(classes, against, dense, smooth, opacity)
+        return make_widget(self, content, style or DEFAULT_STYLE)
 
     def figure_content(
         self,
@@ -271,17 +290,7 @@ class ClassMaps:
         opacity: float = 0.85,
     ) -> FigureContent:
         """Return what a figure shows, with class indices in place of names; the arguments are those of `figure`."""
-        if isinstance(classes, int):
-            if classes < 1:
-                raise ClassError(f"A figure shows at least one class; got {classes}. For the last class, use [-1].")
-            chosen = tuple(k for k, _, _ in self.top(classes))
-        else:
-            names = [classes] if isinstance(classes, str) else classes
-            chosen = tuple(self.classifier.class_index(k) for k in names)
-        if against is not None and against != AVERAGE:
-            against = self.classifier.class_index(against)
-        factor = 1 if self.finer is None else self.finer.factor
-        return FigureContent(chosen, against, dense, smooth, opacity, factor)
+        return map_summary.make_figure_content(self, classes, against, dense, smooth, opacity)
 
     def figure(
         self,

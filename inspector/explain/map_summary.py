@@ -1,9 +1,15 @@
-"""The class maps of one image in words, and as NumPy arrays."""
+"""The class maps of one image in words, as NumPy arrays, and as what a figure shows of them."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
+from inspector.errors import ClassError
+from inspector.explain.finer import FinerMaps
 from inspector.explain.map_arrays import MapArrays, count_maxima, shows_scores
-from inspector.explain.shown_map import AVERAGE
+from inspector.explain.shown_map import AVERAGE, ClassMap, FigureContent, make_class_map
 
 if TYPE_CHECKING:
     from inspector.explain.image_maps import ClassMaps
@@ -63,3 +69,49 @@ def describe_class_maps(maps: "ClassMaps") -> str:
             *([] if warning is None else [f"  {warning}"]),
         )
     )
+
+
+def make_shown_map(
+    maps: "ClassMaps", k: str | int, against: str | int | None, dense: bool, grid: FinerMaps | None
+) -> ClassMap:
+    """Return one map to show, on the network's own grid or on a finer one; see `ClassMaps.class_map`."""
+
+    def select(classes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        if grid is not None:
+            values = grid.scores(classes) if dense else grid.contributions(classes)
+        else:
+            values = maps.position_scores(classes) if dense else maps.values[classes]
+        return values, maps.bias[classes], maps.logits[classes]
+
+    names = maps.classifier.class_names
+    shown = make_class_map(names, select, k, against, dense)
+    if grid is None:
+        return shown
+
+    def select_means(classes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        return grid.mean_logits[classes], grid.bias[classes], grid.mean_logits[classes]
+
+    mean = make_class_map(names, select_means, k, against, dense).total
+    return replace(shown, factor=grid.factor, mean_total=mean)
+
+
+def make_figure_content(
+    maps: "ClassMaps",
+    classes: Sequence[str | int] | int,
+    against: str | int | None,
+    dense: bool,
+    smooth: bool,
+    opacity: float,
+) -> FigureContent:
+    """Return what a figure shows, with class indices in place of names; see `ClassMaps.figure_content`."""
+    if isinstance(classes, int):
+        if classes < 1:
+            raise ClassError(f"A figure shows at least one class; got {classes}. For the last class, use [-1].")
+        chosen = tuple(k for k, _, _ in maps.top(classes))
+    else:
+        names = [classes] if isinstance(classes, str) else classes
+        chosen = tuple(maps.classifier.class_index(k) for k in names)
+    if against is not None and against != AVERAGE:
+        against = maps.classifier.class_index(against)
+    factor = 1 if maps.finer is None else maps.finer.factor
+    return FigureContent(chosen, against, dense, smooth, opacity, factor)

@@ -28,6 +28,11 @@ class Picture:
     bar: ColorBar | None = None
 
 
+def make_png_url(image: bytes) -> str:
+    """Return a PNG as a data URL."""
+    return f"data:image/png;base64,{base64.b64encode(image).decode()}"
+
+
 def encode_url(pixels: Pixels, lossless: bool) -> str:
     """Encode an image as a data URL: a PNG if `lossless`, otherwise a JPEG, which is a tenth as large."""
     buffer = io.BytesIO()

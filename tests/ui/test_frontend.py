@@ -153,6 +153,15 @@ def test_a_bundle_holds_each_module_once_and_no_import(name: str) -> None:
     assert len(functions) == len(set(functions))
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_the_bundles_of_pages_and_notebooks_need_no_other_file(name: str) -> None:
+    bundle = frontend.bundle_javascript(f"{name}.js")
+    assert not re.search(r"^import ", bundle, re.MULTILINE)
+    assert "</script" not in bundle
+    functions = re.findall(r"^(?:function|const) (\w+)", bundle, re.MULTILINE)
+    assert len(functions) == len(set(functions))
+
+
 def test_every_file_of_the_front_end_is_used() -> None:
     folders = (assets.FOLDER, frontend.FOLDER)
     code = [path for folder in folders for path in (*folder.glob("*.js"), *folder.parent.glob("*.py"))]
