@@ -83,6 +83,7 @@ def _make_state(shown: FigureContent, style: FigureStyle, has_scores: bool) -> d
         "gray": style.gray,
         "smooth": shown.smooth,
         "opacity": shown.opacity,
+        "cell": None,
     }
 
 

@@ -104,6 +104,7 @@ def test_what_is_shown_at_first_is_the_first_map_of_the_figure(hand_made_gmp: nn
     data = make_standalone_data(maps, shown, FigureStyle(colours="BrBG_r", gray=False))
     assert data["state"] == {
         "k": 0, "against": MEAN, "number": "scores", "colors": "BrBG_r", "gray": False, "smooth": False, "opacity": 0.5,
+        "cell": None,
     }  # fmt: skip
     assert "BrBG_r" in data["colormaps"]
     assert data["names"] == ("a", "b (1)", "b (2)")
