@@ -28,7 +28,8 @@ FACADE = {
     "explain/image_maps.py": {
         "inspector.analysis.location", "inspector.output.figure", "inspector.output.export", "inspector.output.style",
         "inspector.output.notebook",
-    }
+    },
+    "analysis/layers.py": {"inspector.output.notebook"},
 }  # fmt: skip
 
 # What works without torch: the command line's help and the app's first paint are quick.

@@ -66,6 +66,12 @@ class LayerMaps:
         """
         return global_depth(self.maps[None], reduction)[0, 0]
 
+    def _repr_html_(self) -> str:
+        """Return the channels with the largest values as pictures, which notebooks show."""
+        from inspector.output.notebook import render_layer_maps
+
+        return render_layer_maps(self)
+
 
 @dataclass(frozen=True, eq=False)
 class ChannelStatistics:

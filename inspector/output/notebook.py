@@ -3,11 +3,15 @@
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
+from inspector.analysis.layers import LayerMaps
 from inspector.errors import require
 from inspector.explain.class_maps import ClassMaps, FigureContent
 from inspector.explain.kinds import VERDICTS
 from inspector.output.frontend import bundle_javascript, read_frontend
-from inspector.output.picture import make_png_url
+from inspector.output.overlay import common_scale, draw_mosaic
+from inspector.output.picture import encode_url, make_png_url
 from inspector.output.standalone import make_standalone_data, make_viewer_page
 from inspector.output.style import FigureStyle
 from inspector.output.templates import render_template
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     ClassMapsWidget: TypeAlias = Any  # an anywidget.AnyWidget: the library is optional
 
 _TOP = 5  # number of classes in the table
+_CHANNELS = 32  # number of channels of a layer that are shown
 
 
 def render_class_maps(maps: ClassMaps, figure: bytes) -> str:
@@ -48,6 +53,24 @@ def render_class_maps(maps: ClassMaps, figure: bytes) -> str:
 def _describe(maps: ClassMaps) -> str:
     ((k, name, _),) = maps.top(1)
     return f"Class maps of {maps.view.photo.name} by {maps.classifier.name}: {name} ({maps.outcome(k)})"
+
+
+def render_layer_maps(layer_maps: LayerMaps) -> str:
+    """Return the channels of a layer with the largest values as HTML, on one scale."""
+    maps = layer_maps.maps.numpy(force=True)
+    chosen = np.argsort(-np.abs(maps).max((1, 2)), kind="stable")[:_CHANNELS]
+    scale = common_scale([maps[chosen]])
+    count, rows, columns = maps.shape
+    tiles = []
+    for c in chosen.tolist():
+        pixels, (height, width) = draw_mosaic(maps[c : c + 1], scale)
+        tiles.append((c, encode_url(pixels[:height, :width], lossless=True)))
+    return render_template(
+        "layer_maps.html",
+        tiles=tiles,
+        title=f"{layer_maps.layer.label}: {count} channels of {rows} x {columns} cells, {layer_maps.view.photo.name}",
+        colors=f"strongest color at \N{PLUS-MINUS SIGN}{scale:.3g}" if scale else "all values are 0",
+    )
 
 
 def make_widget(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> "ClassMapsWidget":

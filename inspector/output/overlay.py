@@ -21,6 +21,8 @@ from inspector.images.preprocessing import Box, Crop
 from inspector.output.colormaps import COLORMAPS, LEVELS, ColorMap, find_colormap, make_signed
 
 OPACITY = 0.85
+MOSAIC_COLUMNS = 8  # columns of a mosaic of maps
+_MOSAIC_SIDE = 64  # longer side of a map in a mosaic, in pixels
 
 
 def common_scale(maps: Sequence[ArrayLike]) -> float:
@@ -135,6 +137,28 @@ def grid_image(values: ArrayLike, scale: float, colormap: str | Pixels = "inspec
     """
     colors = find_colormap(colormap).colors if isinstance(colormap, str) else colormap
     return _as_pixels(colors[_find_levels(np.asarray(values, np.float32), scale)])
+
+
+def draw_mosaic(maps: NDArray[np.float32], scale: float | None) -> tuple[Pixels, tuple[int, int]]:
+    """Draw maps (n, h, w) side by side, eight in a row.
+
+    Args:
+        maps: the maps.
+        scale: the |value| with the strongest color; None: each map has its own scale.
+
+    Returns:
+        The image (H, W, 3), and (height, width) of a map in it.
+    """
+    height, width = maps.shape[1:]
+    factor = min(1.0, _MOSAIC_SIDE / max(height, width))
+    tile = max(1, round(height * factor)), max(1, round(width * factor))
+    rows = -(-len(maps) // MOSAIC_COLUMNS)
+    canvas = np.zeros((rows * tile[0], MOSAIC_COLUMNS * tile[1], 3), np.uint8)
+    for i, values in enumerate(maps):
+        drawn = values if factor == 1 else cv2.resize(values, tile[::-1], interpolation=cv2.INTER_AREA)
+        y, x = i // MOSAIC_COLUMNS * tile[0], i % MOSAIC_COLUMNS * tile[1]
+        canvas[y : y + tile[0], x : x + tile[1]] = grid_image(drawn, common_scale([values]) if scale is None else scale)
+    return canvas, tile
 
 
 def paint_classes(canvas: Pixels, numbers: ArrayLike, colors: ArrayLike, opacity: float) -> Pixels:

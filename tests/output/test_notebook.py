@@ -12,7 +12,9 @@ from PIL import Image
 from torch import nn
 
 from inspector import Classifier, ClassMaps, InspectorError, class_maps, read_image
+from inspector.analysis.layers import compute_layer_maps
 from inspector.output import notebook
+from inspector.output.overlay import grid_image
 
 NASTY = '<script>alert("1")</script>'
 
@@ -40,6 +42,20 @@ def test_the_picture_has_a_text_and_its_numbers_and_runs_nothing(maps: ClassMaps
         assert total + bias == pytest.approx(logit, abs=2e-4)
         assert logit == pytest.approx(float(maps.logits[k]), abs=1e-4)
     assert "exact: What follows the pooling is affine" in html
+
+
+def test_feature_maps_of_a_layer_are_shown_with_the_numbers_of_their_channels(maps: ClassMaps) -> None:
+    html = compute_layer_maps(maps.classifier, maps.view, "conv")._repr_html_()
+    assert "conv: 2 channels of 20 x 30 cells" in html
+    assert "<script" not in html
+    layer = compute_layer_maps(maps.classifier, maps.view, "conv")
+    highest = layer.maps.abs().amax((1, 2))
+    order = highest.argsort(descending=True).tolist()
+    assert re.findall(r'alt="feature map of channel (\d+)"', html) == [str(c) for c in order]
+    pictures = re.findall(r'src="data:image/png;base64,([^"]*)"', html)
+    for c, picture in zip(order, pictures, strict=True):
+        with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
+            np.testing.assert_array_equal(image, grid_image(layer.maps[c].numpy(), float(highest.max())))
 
 
 def test_the_widget_begins_with_what_it_is_asked_for_and_has_a_page_for_exports(maps: ClassMaps) -> None:

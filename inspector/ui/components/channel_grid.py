@@ -6,20 +6,15 @@ All maps are sent as one image, a mosaic, which the browser cuts into pictures: 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-import cv2
 import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inspector.images.decode import Pixels
-from inspector.output.overlay import common_scale, grid_image
+from inspector.output.overlay import MOSAIC_COLUMNS, draw_mosaic
 from inspector.ui.components import html
 from inspector.ui.components.assets import make_component
 from inspector.ui.state import keys
-
-GRID_COLUMNS = 8  # columns of the mosaic; on the page, the number of columns depends on the width
-_SIDE = 64  # longer side of a map in the mosaic, in pixels; the page shows it about as large
 
 _show = make_component("channel_grid")
 
@@ -54,7 +49,7 @@ def show_channel_grid(maps: Tensor, scale: float | None, grid: ChannelGrid) -> N
         grid: the texts and the chosen channel.
     """
     image, size = make_mosaic(maps.numpy(force=True), scale)
-    data = asdict(grid) | {"image": html.make_data_url(image), "tile_size": size, "columns": GRID_COLUMNS}
+    data = asdict(grid) | {"image": html.make_data_url(image), "tile_size": size, "columns": MOSAIC_COLUMNS}
 
     def choose_channel() -> None:
         st.session_state[keys.CHANNEL] = st.session_state[keys.CHANNEL_GRID]["chosen"]
@@ -66,25 +61,3 @@ def make_mosaic(maps: NDArray[np.float32], scale: float | None) -> tuple[bytes, 
     """Draw maps (n, h, w) side by side in one PNG. Return the PNG, and (height, width) of a map in it."""
     canvas, tile = draw_mosaic(maps, scale)
     return html.encode_image(canvas, exact=True), tile
-
-
-def draw_mosaic(maps: NDArray[np.float32], scale: float | None) -> tuple[Pixels, tuple[int, int]]:
-    """Draw maps (n, h, w) side by side, eight in a row.
-
-    Args:
-        maps: the maps.
-        scale: the |value| with the strongest color; None: each map has its own scale.
-
-    Returns:
-        The image (H, W, 3), and (height, width) of a map in it.
-    """
-    height, width = maps.shape[1:]
-    factor = min(1.0, _SIDE / max(height, width))
-    tile = max(1, round(height * factor)), max(1, round(width * factor))
-    rows = -(-len(maps) // GRID_COLUMNS)
-    canvas = np.zeros((rows * tile[0], GRID_COLUMNS * tile[1], 3), np.uint8)
-    for i, values in enumerate(maps):
-        drawn = values if factor == 1 else cv2.resize(values, tile[::-1], interpolation=cv2.INTER_AREA)
-        y, x = i // GRID_COLUMNS * tile[0], i % GRID_COLUMNS * tile[1]
-        canvas[y : y + tile[0], x : x + tile[1]] = grid_image(drawn, common_scale([values]) if scale is None else scale)
-    return canvas, tile

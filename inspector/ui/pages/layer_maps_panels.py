@@ -8,11 +8,11 @@ import streamlit as st
 from inspector.analysis.layers import ChannelStatistics, LayerContributions, LayerMaps
 from inspector.explain.class_maps import ClassMaps
 from inspector.explain.tracing.layer_trace import Layer
-from inspector.output.overlay import common_scale
+from inspector.output.overlay import MOSAIC_COLUMNS, common_scale, draw_mosaic
 from inspector.output.picture import Picture
 from inspector.output.text import format_number
 from inspector.ui.components import html
-from inspector.ui.components.channel_grid import GRID_COLUMNS, ChannelTile, draw_mosaic
+from inspector.ui.components.channel_grid import ChannelTile
 from inspector.ui.components.map_canvas import MapDrawing, encode_cells, find_gray_below, make_frame, show_maps
 from inspector.ui.components.markdown import plain
 from inspector.ui.components.save import PictureToSave, show_save_menu, write_maps_lines
@@ -159,12 +159,12 @@ def _make_page_to_save(shown: ShownLayer, on_page: Sequence[int]) -> PictureToSa
     def draw() -> Picture:
         mosaic, tile = draw_mosaic(shown.layer_maps.maps[channels].numpy(force=True), shown.scale)
         factor = max(1, 128 // max(tile))
-        rows = [", ".join(map(str, channels[i : i + GRID_COLUMNS])) for i in range(0, len(channels), GRID_COLUMNS)]
+        rows = [", ".join(map(str, channels[i : i + MOSAIC_COLUMNS])) for i in range(0, len(channels), MOSAIC_COLUMNS)]
         lines = (f"{cache.get_view(shown.maps).photo.name}; {scale}", f"channels, row by row: {'; '.join(rows)}")
         return Picture(enlarge(mosaic, factor), f"channels of {label}", lines)
 
     code = [
-        "from inspector.ui.components.channel_grid import draw_mosaic",
+        "from inspector.output.overlay import draw_mosaic",
         *_write_layer(shown),
         f"channels = {channels}",
         f"pixels, _ = draw_mosaic(layer_maps.maps[channels].numpy(), {shown.scale!r})",
