@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -91,6 +92,28 @@ def test_and_repair(page: Page) -> None:
     page.wait_for_timeout(1000)
 
 
+def take_published_page(page: Page, file: Path) -> None:
+    """Publish the default network, and take its page with a chosen cell."""
+    with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
+        subprocess.run(["inspector", "publish", "efficientnet_lite0", "-o", folder], check=True)
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        command = [sys.executable, "-m", "http.server", str(port), "--bind=127.0.0.1", f"--directory={folder}"]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
+            try:
+                time.sleep(2)
+                page.goto(f"http://127.0.0.1:{port}/")
+                expect(page.locator(".status")).to_contain_text("Computed on this device", timeout=60_000)
+                page.get_by_role("button", name="Cat and coffee").click()  # again: the first map takes longer
+                page.wait_for_timeout(2000)
+                page.locator(".inspector-photo").press("ArrowUp")
+                page.wait_for_timeout(1000)
+                page.screenshot(path=file)
+            finally:
+                server.terminate()
+
+
 def nothing(page: Page) -> None:
     """Do nothing before the screenshot."""
 
@@ -111,6 +134,7 @@ SHOTS: dict[str, tuple[str, dict[str, str], int, Callable[[Page], None]]] = {
     "laboratory": ("runs", {}, 2433, nothing),
     "all-maps": ("", {"network": "fashion_gmp", "example": "Sandal"}, 2000, nothing),
 }
+PUBLISHED = "publish"  # the page without a server
 # Name: the part of the page that is taken, where it is not the whole page.
 PARTS = {"all-maps": ".inspector-class-maps .all"}
 
@@ -119,7 +143,10 @@ def main(names: list[str]) -> None:
     """Take the named screenshots, or all."""
     with run_app() as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        for name in names or SHOTS:
+        for name in names or [*SHOTS, PUBLISHED]:
+            if name == PUBLISHED:
+                take_published_page(browser.new_page(viewport={"width": 1400, "height": 900}), IMAGES / f"{name}.png")
+                continue
             place, parameters, height, prepare = SHOTS[name]
             page = browser.new_page(viewport={"width": 1400, "height": height})
             page.goto(f"{url}/{place}?{urlencode(parameters, doseq=True)}")
