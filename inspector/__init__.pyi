@@ -38,6 +38,7 @@ from .images.preprocessing import Preprocessing, View
 from .networks.load import load
 from .output.publish.site import publish
 from .output.style import FigureStyle
+from .training.log_class_maps import log_class_maps
 from .version import __version__ as __version__
 
 __all__ = [
@@ -84,6 +85,7 @@ __all__ = [
     "large_class_maps",
     "load",
     "locate_class",
+    "log_class_maps",
     "publish",
     "read_image",
     "read_rows",

@@ -11,7 +11,7 @@ from inspector.datasets.index import BINS, count_bins
 from inspector.datasets.statistics import Floats, compute_uniform_border_share
 from inspector.datasets.summary import DatasetSummary
 from inspector.output.figure import COLORS, InlineFigure, add_color_bar
-from inspector.output.figure_text import shorten_name
+from inspector.output.figure_text import shorten_name, wrap_text
 from inspector.output.overlay import common_scale
 from inspector.output.style import OKABE_ITO
 
@@ -76,5 +76,5 @@ def _draw_grids(maps: Floats, titles: Sequence[str], heading: str, available: in
         axis.set_title(title, fontsize=7, parse_math=False)
     add_color_bar(axes, scale, font_size=8, shrink=0.8, aspect=30)
     suffix = f" ({len(maps)} most frequent of {available:,})" if len(maps) < available else ""
-    figure.suptitle(heading + suffix, fontsize=9)
+    figure.suptitle("\n".join(wrap_text(heading + suffix, 9, size[0] - 0.2)), fontsize=9)
     return figure

@@ -12,7 +12,7 @@ from inspector.errors import NetworkError
 from inspector.explain.class_names import AnyClassNames, ClassNames, find_class_index, list_class_names
 from inspector.explain.device import find_device
 from inspector.explain.feature_capture import FeatureCapture, make_feature_capture
-from inspector.explain.head import Head, find_head
+from inspector.explain.head import Head, find_head, read_weight_again
 from inspector.explain.kinds import OutputActivation, OutputMeaning
 from inspector.explain.map_arrays import NetworkFacts
 from inspector.explain.placement import join_fields, move_branches, place_branches_again, place_head
@@ -92,7 +92,7 @@ class Classifier:
     ) -> "Classifier":
         """Make a classifier of a network, which is not changed, except that `device` moves it.
 
-        The head is read now. Wrap again after training the network further.
+        The head is read now. After training the network further, `reread` it.
 
         Args:
             network: a module that returns logits (N, K) or probabilities. It ends in global pooling and any head, or in
@@ -240,18 +240,28 @@ class Classifier:
         Raises:
             NetworkError: there is no such device, or the network does not run there.
         """
-        loaded = LoadedNetwork(
-            self.name,
-            original_network(self.network),
-            self.preprocessing,
-            self.class_names,
-            self.probability,
-            getattr(original_network(self.network), "receptive_field", None),
-            (self.receptive_field.y.centre, self.receptive_field.x.centre) if any(self.cell_shift) else None,
-            output=self.output,
-            notes=self.notes,
-        )
+        network = original_network(self.network)
+        center = (self.receptive_field.y.centre, self.receptive_field.x.centre) if any(self.cell_shift) else None
+        known = (self.probability, getattr(network, "receptive_field", None), center)
+        loaded = LoadedNetwork(self.name, network, self.preprocessing, self.class_names, *known)
+        loaded = replace(loaded, output=self.output, notes=self.notes, unit=self.unit)
         return Classifier.from_network(loaded, device)
+
+    def reread(self) -> "Classifier":
+        """Return the same classifier with its head read anew, after the weights of its network changed, as in training.
+
+        Poolings and the places of cells stay as they were found, so this takes about as long as two passes. If the head
+        no longer has the same form, all of it is found anew.
+
+        Raises:
+            NetworkError, HeadError: as in `wrap`.
+        """
+        example = self.noise_input()
+        with preserve_state(self.network):
+            head = read_weight_again(self.network, example, self.head)
+        if head is None:
+            return self.to(example.device)
+        return replace(self, head=head, capture=replace(self.capture, accelerated=None))
 
     def inputs(self, view: View) -> Tensor:
         """Return a photo as normalized input (1, channels, H, W), in the network's dtype and on its device."""

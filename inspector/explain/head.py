@@ -117,6 +117,40 @@ class Head:
         return HeadFunction(network, shape, self.calls, self.widths, self.recording.current)
 
 
+def read_weight_again(network: nn.Module, example: Tensor, head: Head) -> Head | None:
+    """Read what follows the poolings of a known head anew, after the weights of the network changed.
+
+    The poolings stay as they were found. That nothing else reaches the logits is verified with every photo, whose sums
+    are compared with the network's logits.
+
+    Args:
+        network: the network that the head was found in.
+        example: an input (1, channels, H, W).
+        head: the head before the change.
+
+    Returns:
+        The head with its weight of now; None if it had one, and has none any more.
+
+    Raises:
+        NetworkError: the network does not run, or does not reach the poolings.
+    """
+    captured, logits, ops = capture_and_record(network, example, head.calls)
+    pooled = torch.cat([one.pooled_values for one in captured], 1)
+    function = HeadFunction(network, tuple(example.shape[1:]), head.calls, head.widths).with_ops(ops, pooled)
+    recording = HeadRecording(function.recorded)
+    if head.weight is None:
+        return replace(head, recording=recording)
+    wide = function.convert_constants(find_widest(example.device))
+    affine = find_affine(function, wide, [pooled], [logits], head.tolerance)
+    return None if affine is None else replace(_with_affine(head, *affine), recording=recording)
+
+
+def _with_affine(head: Head, weight: Tensor, bias: Tensor) -> Head:
+    identity = torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
+    per_class = len(head.branches) == 1 and weight.shape == identity.shape and torch.equal(weight, identity)
+    return replace(head, weight=weight, bias=bias, per_class=per_class, note="" if weight.any() else _ZERO_NOTE)
+
+
 def find_head(network: nn.Module, example: Tensor) -> Head:
     """Find the head of a network.
 
@@ -153,8 +187,5 @@ def find_head(network: nn.Module, example: Tensor) -> Head:
             if moved is not None:
                 verdict, branches = "exact for this image", (replace(branches[0], pooling="max"),)
             return Head(branches, None, None, logits.shape[1], verdict, False, tolerance, "", recording, moved)
-        weight, bias = affine
-        identity = torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
-        per_class = len(branches) == 1 and weight.shape == identity.shape and torch.equal(weight, identity)
-        note = "" if weight.any() else _ZERO_NOTE
-        return Head(branches, weight, bias, len(bias), "exact", per_class, tolerance, note, recording)
+        head = Head(branches, None, None, logits.shape[1], "exact", False, tolerance, "", recording)
+        return _with_affine(head, *affine)

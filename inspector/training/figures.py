@@ -1,10 +1,12 @@
-"""Matplotlib figures of finished runs: learning curves, confusion matrices, average class maps.
+"""Matplotlib figures of runs: learning curves, confusion matrices, average class maps, the class maps of one step.
 
 Does not use pyplot, which is not thread-safe.
 """
 
+import io
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,10 +18,13 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from inspector.errors import InspectorError
-from inspector.output.figure import COLORS, InlineFigure
-from inspector.output.figure_text import shorten_name
-from inspector.output.overlay import common_scale
+from inspector.explain.class_maps import ClassMaps, FigureContent
+from inspector.images.decode import Pixels
+from inspector.output.figure import COLORS, InlineFigure, describe_exactness
+from inspector.output.figure_text import shorten_name, wrap_text, wrap_title
+from inspector.output.overlay import common_scale, dimmed_photo, draw_bar, draw_map_on_photo, make_gray
 from inspector.output.style import OKABE_ITO
+from inspector.output.text import format_number
 from inspector.training.compare_runs import RunGroup, Score, format_with_deviation
 from inspector.training.read_run import Confusion
 
@@ -31,6 +36,14 @@ _AVERAGES_TITLE = (
     "Average class maps: contribution per cell (sums to the logit) of each class, the mean over its test images.\n"
     "Each column has its own scale, because the values of two heads differ in size."
 )
+_DPI = 100  # of the picture of a step, whose layout is in pixels
+_TITLE, _SMALL, _LINE = (
+    9,
+    8,
+    15,
+)  # size of the letters of titles and small print, in points; height of a line, in pixels
+_MARGIN, _BAR = 10, 14  # pixels between the panels of a step, and height of its color bar
+_GRAY = 190  # brightness under the color bar, 0-255
 _GAP = 0.1  # gap between two average maps, as a fraction of the height of one map and its gap
 
 
@@ -185,3 +198,75 @@ def _draw_column_of_maps(axis: Axes, maps: NDArray[np.float32], scale: float, ro
     left, right = bar.ax.get_xticklabels()
     left.set_horizontalalignment("left")
     right.set_horizontalalignment("right")
+
+
+def draw_step(maps: ClassMaps, name: str, shown: FigureContent, scale: float, side: int) -> Pixels:
+    """Draw a photo beside its class maps at one step of a training.
+
+    The size of the picture depends on the photo and the number of classes only, so that the pictures of all steps
+    coincide.
+
+    Args:
+        maps: class maps of the photo.
+        name: name of the photo.
+        shown: which classes, and how.
+        scale: absolute value of a cell with the strongest color.
+        side: longer side of a panel, in pixels.
+
+    Returns:
+        RGB image (H, W, 3). The pixels of each map are those of `draw_map_on_photo`.
+    """
+    view, names, meaning = maps.view, maps.classifier.class_names, maps.classifier.meaning
+    photo = dimmed_photo(view.photo, view.crop, side)
+    canvas, winner = make_gray(photo), int(maps.logits.argmax())
+    panels, texts = [photo], [(shorten_name(name), describe_exactness(maps), False)]
+    for k in shown.classes:
+        chosen = maps.class_map(k, shown.against, shown.dense)
+        values = chosen.values.numpy(force=True)
+        field = maps.classifier.receptive_field
+        panels.append(draw_map_on_photo(canvas, view.crop, values, field, scale, shown.smooth, shown.opacity))
+        total = chosen.total if chosen.total is not None else float(values.max())
+        line = f"{meaning.quantity if shown.against is None else 'difference'} {format_number(total, '.2f')}"
+        cell = format_number(float(values.flat[np.abs(values).argmax()]), "+.2g")
+        title = f"{names[k]}\N{NO-BREAK SPACE}({maps.outcome(k)})"
+        texts.append((title, f"{line}, strongest cell {cell}", k == winner))
+    label = (maps.describe_reading(shown.dense, shown.against), maps.classifier.receptive_field.warning)
+    return _compose(panels, texts, scale, ". ".join(filter(None, label)))
+
+
+def _compose(panels: Sequence[Pixels], texts: Sequence[tuple[str, str, bool]], scale: float, label: str) -> Pixels:
+    """Place panels beside each other, each with its title, bold or not, and its line, over one color bar."""
+    height, width = panels[0].shape[:2]
+    column = max(width, 170) + _MARGIN
+    lefts = [_MARGIN + n * column for n in range(len(panels))]
+    across = column * len(panels) + _MARGIN
+    length = across - lefts[min(1, len(lefts) - 1)] - _MARGIN
+    meaning = wrap_text(label, _SMALL, length / _DPI)
+    above, below = 4 * _LINE + 4, _BAR + (1 + len(meaning)) * _LINE
+    down = above + height + below + _MARGIN
+    figure = InlineFigure(figsize=(across / _DPI, down / _DPI), dpi=_DPI)
+    room = (column - _MARGIN) / _DPI
+    where: dict[str, Any] = {"va": "bottom", "parse_math": False}
+    for left, (title, line, bold) in zip(lefts, texts, strict=True):
+        small = line.split(", ")
+        y = 1 - (above - 4) / down
+        figure.text(left / across, y, "\n".join(small), fontsize=_SMALL, color="0.35", **where)
+        lines = wrap_title(title, "", _TITLE, room).splitlines()[:2]
+        y += _LINE * len(small) / down
+        figure.text(
+            left / across, y, "\n".join(lines), fontsize=_TITLE, fontweight="bold" if bold else "normal", **where
+        )
+    for place, text, align in ((0.0, -scale, "left"), (0.5, 0.0, "center"), (1.0, scale, "right")):
+        x, y = (across - _MARGIN - length * (1 - place)) / across, (below - _BAR - 2) / down
+        figure.text(x, y, format_number(text, "+.3g"), fontsize=_SMALL, ha=align, va="top")
+    middle = (across - _MARGIN - length / 2) / across
+    figure.text(middle, 3 / down, "\n".join(meaning), fontsize=_SMALL, ha="center", **where)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="rgba", dpi=_DPI)
+    pixels: Pixels = np.frombuffer(buffer.getvalue(), np.uint8).reshape(down, across, 4)[..., :3].copy()
+    for left, panel in zip(lefts, panels, strict=True):
+        pixels[above : above + height, left : left + width] = panel
+    bar = draw_bar("inspector", 0.85, _GRAY, length, _BAR)
+    top = above + height + 5
+    pixels[top : top + _BAR, across - _MARGIN - length : across - _MARGIN] = bar
+    return pixels

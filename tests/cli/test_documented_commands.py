@@ -114,6 +114,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     monkeypatch.setattr("inspector.networks.load.build", build_untrained)
     monkeypatch.setattr("inspector.networks.load._load_card", load_small_card)
     monkeypatch.setattr("inspector.output.publish.site.fetch_runtime", dict)  # npm would fetch it
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlflow").as_uri())
     monkeypatch.syspath_prepend(str(tmp_path))
     cat = Image.open(list_examples("photos")["Cat"]).convert("RGB").resize((160, 120))
     for file in ("cat.jpg", "a.jpg", "b.jpg", "photos/cats/1.jpg", "photos/cats/2.jpg", "photos/dogs/3.jpg"):
@@ -219,6 +221,11 @@ def make_namespace(example: str) -> dict[str, object]:
     }
 
 
+# Lightning: torch is newer, the data loader has one process, the example is short and its network in evaluation mode.
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore:.*many workers:UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore:The number of training batches:UserWarning", "ignore:Found .* in eval mode:UserWarning"
+)
 @pytest.mark.parametrize("document", WITH_EXAMPLES, ids=lambda path: path.name)
 def test_documented_examples_run(document, workspace):
     namespace: dict[str, object] = {}
