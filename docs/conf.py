@@ -8,9 +8,9 @@ from pathlib import Path
 
 project = "Inspector"
 root_doc = "docs/index"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 include_patterns = [
-    *("docs/*.md", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"),
+    *("docs/*.md", "docs/tutorials/*.ipynb", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"),
     *("benchmarks/results/*.md", "experiments/*/results/table.md"),
 ]
 exclude_patterns = [".venv", "build", "dist", "data", "runs"]
@@ -18,6 +18,8 @@ exclude_patterns = [".venv", "build", "dist", "data", "runs"]
 suppress_warnings = ["myst.header", "toc.not_included"]
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
+# Outputs of tutorials are stored in them: `python docs/make_tutorials.py`. The tests run them.
+nb_execution_mode = "off"
 
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
@@ -27,6 +29,8 @@ napoleon_google_docstring, napoleon_numpy_docstring = True, False
 html_theme = "furo"
 html_title = "Inspector"
 html_copy_source = False
+html_show_copyright = False
+html_static_path, html_css_files = ["static"], ["site.css"]
 
 
 def setup(app):  # type: ignore[no-untyped-def]  # noqa: D103

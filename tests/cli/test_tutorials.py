@@ -1,0 +1,38 @@
+"""The tutorials of the site run, and their outputs are stored in them."""
+
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+DOCS = Path(__file__).parents[2] / "docs"
+sys.path.insert(0, str(DOCS))
+
+from make_tutorials import list_tutorials, run_tutorial  # noqa: E402
+
+TUTORIALS = list_tutorials()
+
+
+def test_there_are_four_tutorials_and_the_index_names_them():
+    index = (DOCS / "index.md").read_text()
+    assert len(TUTORIALS) == 4
+    assert all(f"tutorials/{path.name}" in index and f"\ntutorials/{path.stem}\n" in index for path in TUTORIALS)
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
+def test_a_tutorial_runs(path, tmp_path):
+    run_tutorial(path, tmp_path)
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
+def test_the_stored_outputs_are_those_of_a_run_from_top_to_bottom(path):
+    cells = nbformat.read(path, as_version=4).cells
+    assert cells[0].source.startswith("# ")
+    assert "At the end of this tutorial" in cells[0].source
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    assert sum(bool({"image/png", "text/html"} & output.get("data", {}).keys()) for output in outputs) >= 2
+    assert path.stat().st_size < 1_000_000
