@@ -121,6 +121,10 @@ def replace_head(head: nn.Module, channels: int = 3) -> Classifier:
     return Classifier.wrap(network, size=(24, 32), mean=[0.5] * channels, std=[0.5] * channels)
 
 
+def make_double() -> Classifier:
+    return Classifier.wrap(make_network(nn.AdaptiveAvgPool2d).network.double(), size=(24, 32))
+
+
 def linear(channels: int) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 3))
@@ -134,6 +138,7 @@ def linear(channels: int) -> nn.Module:
         (lambda: replace_head(TwoPoolings()), ExportError, r"2 poolings \(average \+ max\)"),
         (lambda: replace_head(DependsOnValues()), NetworkError, "cannot run in a browser. torch.export cannot write"),
         (lambda: replace_head(linear(8), channels=5), ExportError, "this network takes 5 channels"),
+        (make_double, ExportError, r"in torch\.float64 on cpu"),
         (lambda: "efficientnet_lite0", NetworkError, "A classifier is needed"),
     ],
 )

@@ -20,9 +20,11 @@ PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 # The files that a page needs, with their SHA-256: the build for WebAssembly with SIMD alone, without WebGPU.
 FILES = {
-    "ort.wasm.bundle.min.mjs": "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
+    "ort.wasm.bundle.min.js": "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
     "ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
 }
+# Names in the package, if they are others: not every static host knows that .mjs is JavaScript.
+_PACKED = {"ort.wasm.bundle.min.js": "ort.wasm.bundle.min.mjs"}
 _SECONDS = 600  # that npm may take
 
 
@@ -104,7 +106,7 @@ def _extract(packed: bytes) -> dict[str, bytes]:
     files = {}
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         for name in FILES:
-            member = archive.extractfile(f"package/dist/{name}")
+            member = archive.extractfile(f"package/dist/{_PACKED.get(name, name)}")
             assert member is not None, "its hash is known, so its files are"
             files[name] = member.read()
     return files

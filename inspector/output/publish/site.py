@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from inspector.errors import ExportError, NetworkError
 from inspector.explain.backends.accelerate import accelerate
 from inspector.explain.backends.export_graph import USE_EAGER, ClassMapHead
@@ -63,6 +65,7 @@ def publish(
     folder = Path(folder)
     is_ours = check_target(folder, overwrite)
     check_publishable(classifier)
+    classifier = accelerate(classifier, "eager")  # another backend computes other logits than the page
     examples = _list_photos(classifier, photos)
     runtime = fetch_runtime()
     with new_folder(folder, is_ours=is_ours) as unfinished:
@@ -99,6 +102,12 @@ def check_publishable(classifier: Classifier) -> None:
     if channels not in (1, 3):
         raise ExportError(
             f"A page shows photos in gray or RGB, and this network takes {channels} channels. Use `inspector app`."
+        )
+    example = classifier.noise_input()
+    if example.dtype != torch.float32 or example.device.type != "cpu":
+        raise ExportError(
+            f"A page is made of a network in torch.float32 on the CPU; this one is in {example.dtype} on "
+            f'{example.device}. Use Classifier.wrap(network.float(), ..., device="cpu").'
         )
     ClassMapHead(head)  # raises HeadError
     if hasattr(original_network(classifier.network), "make_class_map_model"):

@@ -46,7 +46,7 @@ worker.onerror = event => {
   refuse(event.message || "The page's own files could not be loaded. Serve the whole folder by a web server.");
 };
 
-/** What of the choices for one photo holds for the next: colors and so on; the class and its contrast if they are pinned. */
+/** What of the choices for one photo holds for the next: colors and so on; if they are pinned, class and contrast, too. */
 function keepChoices() {
   if (!chosen) return {};
   const { k, against, cell, masked, ...kept } = chosen;
@@ -123,7 +123,7 @@ function describe() {
     "photos are fed": network.fed,
     head: `${network.head.pooling} pooling; class maps ${network.head.verdict}`,
     "place of the cells": network.place,
-    privacy: "Photos are decoded, resized and explained on this device. Nothing is sent, and nothing is stored.",
+    privacy: "Photos are decoded, resized and explained on this device. None is sent or stored.",
     "made with": `Inspector ${network.inspector}, ONNX Runtime Web ${network.runtime}`,
   };
   find(".about dl").replaceChildren(...Object.entries(facts).flatMap(([name, text]) => {
@@ -139,7 +139,7 @@ function describe() {
 function connectCamera(button) {
   const label = running => {
     button.textContent = running ? "Stop the camera" : "Start the camera";
-    button.setAttribute("aria-pressed", running);
+    button.classList.toggle("running", running);
     find(".rate").textContent = "";
   };
   const run = async () => {
@@ -198,10 +198,12 @@ function start() {
   document.addEventListener("drop", event => {
     event.preventDefault();
     document.body.classList.remove("dropping");
-    if (!takeFiles(event.dataTransfer.files)) refuse("Drop a file with a photo. A picture of another page is only its address.");
+    if (takeFiles(event.dataTransfer.files)) return;
+    refuse("Drop a file with a photo. A picture of another page is only its address.");
   });
   document.title = find("h1").textContent = `Class maps of ${network.name}`;
-  find(".lead").textContent = `How much each part of a photo adds to the ${network.viewer.quantity} of each class. All of it is computed on this device, and nothing is sent.`;
+  find(".lead").textContent = `How much each part of a photo adds to the ${network.viewer.quantity} of each class. `
+    + "All of it is computed on this device, and nothing is sent.";
   describe();
   listExamples(network.photos);
   say("The network is ready.");

@@ -3,7 +3,9 @@
 const NAME = `inspector ${VERSION} ${self.registration.scope}`;
 
 self.addEventListener("install", event => {
-  event.waitUntil(caches.open(NAME).then(cache => cache.addAll(FILES)));
+  // Ask the server whether its files have changed: files of two versions would not fit together.
+  const requests = FILES.map(file => new Request(file, { cache: "no-cache" }));
+  event.waitUntil(caches.open(NAME).then(cache => cache.addAll(requests)));
 });
 
 self.addEventListener("activate", event => {

@@ -3,7 +3,7 @@
 //     { open: true }              ->  { progress: 0-1 } ..., then { network, weights }
 //     { id, file | frame, name }  ->  { id, data, picture }, or { id, error: one sentence }
 
-import * as ort from "./ort.wasm.bundle.min.mjs";
+import * as ort from "./ort.wasm.bundle.min.js";
 import { readBitmap, readPhoto } from "./decode.js";
 import { makePicture } from "./drawing.js";
 import { explainPhoto, listWeights, openNetwork } from "./network.js";
