@@ -21,7 +21,7 @@ EPOCHS = (0, 1, 2, 8)
 
 
 def main() -> None:
-    """Train the network of the tutorials, and stack the pictures of some epochs."""
+    """Train the network of the tutorials, and put the pictures of some epochs beside each other."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     network = SmallResNet()
@@ -31,11 +31,11 @@ def main() -> None:
     def log(epoch: int) -> None:
         photo = {f"epoch {epoch}": draw_photo(["apple", "banana", "plum"], 0)}
         write = lambda tag, picture, step: pictures.update({step: picture})  # noqa: E731
-        inspector.log_class_maps(classifier, photo, write, epoch, NAMES, side=180, strict=True)
+        inspector.log_class_maps(classifier, photo, write, epoch, NAMES, side=170, strict=True)
 
     train(network, *draw_photos(600, 0), max(EPOCHS), log)
-    strip = Image.fromarray(np.concatenate([pictures[epoch] for epoch in EPOCHS]))
-    strip.save(DOCS / "images" / "training-log.jpg", quality=88)
+    rows = [np.hstack([pictures[epoch] for epoch in EPOCHS[start : start + 2]]) for start in (0, 2)]
+    Image.fromarray(np.vstack(rows)).save(DOCS / "images" / "training-log.jpg", quality=88)
 
 
 if __name__ == "__main__":

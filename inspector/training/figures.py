@@ -42,7 +42,7 @@ _TITLE, _SMALL, _LINE = (
     8,
     15,
 )  # size of the letters of titles and small print, in points; height of a line, in pixels
-_MARGIN, _BAR = 10, 14  # pixels between the panels of a step, and height of its color bar
+_MARGIN, _BAR, _LEAST = 10, 14, 170  # pixels: between panels, height of the color bar, least room for a panel's text
 _GRAY = 190  # brightness under the color bar, 0-255
 _GAP = 0.1  # gap between two average maps, as a fraction of the height of one map and its gap
 
@@ -219,54 +219,52 @@ def draw_step(maps: ClassMaps, name: str, shown: FigureContent, scale: float, si
     view, names, meaning = maps.view, maps.classifier.class_names, maps.classifier.meaning
     photo = dimmed_photo(view.photo, view.crop, side)
     canvas, winner = make_gray(photo), int(maps.logits.argmax())
-    panels, texts = [photo], [(shorten_name(name), describe_exactness(maps), False)]
+    panels, texts = [photo], [(shorten_name(name), describe_exactness(maps).replace(", ", "\n"), False)]
     for k in shown.classes:
         chosen = maps.class_map(k, shown.against, shown.dense)
         values = chosen.values.numpy(force=True)
         field = maps.classifier.receptive_field
         panels.append(draw_map_on_photo(canvas, view.crop, values, field, scale, shown.smooth, shown.opacity))
         total = chosen.total if chosen.total is not None else float(values.max())
-        line = f"{meaning.quantity if shown.against is None else 'difference'} {format_number(total, '.2f')}"
+        first = f"{meaning.quantity if shown.against is None else 'difference'} {format_number(total, '.2f')}"
         cell = format_number(float(values.flat[np.abs(values).argmax()]), "+.2g")
         title = f"{names[k]}\N{NO-BREAK SPACE}({maps.outcome(k)})"
-        texts.append((title, f"{line}, strongest cell {cell}", k == winner))
+        texts.append((title, f"{first}\nstrongest cell {cell}", k == winner))
     label = (maps.describe_reading(shown.dense, shown.against), maps.classifier.receptive_field.warning)
     return _compose(panels, texts, scale, ". ".join(filter(None, label)))
 
 
 def _compose(panels: Sequence[Pixels], texts: Sequence[tuple[str, str, bool]], scale: float, label: str) -> Pixels:
-    """Place panels beside each other, each with its title, bold or not, and its line, over one color bar."""
+    """Place panels in a grid, each with its title, bold or not, and its lines, over one color bar.
+
+    There are few columns: TensorBoard shows a picture about 350 pixels wide.
+    """
     height, width = panels[0].shape[:2]
-    column = max(width, 170) + _MARGIN
-    lefts = [_MARGIN + n * column for n in range(len(panels))]
-    across = column * len(panels) + _MARGIN
-    length = across - lefts[min(1, len(lefts) - 1)] - _MARGIN
-    meaning = wrap_text(label, _SMALL, length / _DPI)
-    above, below = 4 * _LINE + 4, _BAR + (1 + len(meaning)) * _LINE
-    down = above + height + below + _MARGIN
+    columns = min(len(panels), max(2, round(math.sqrt(len(panels)))))
+    column, row, above = max(width, _LEAST) + _MARGIN, 4 * _LINE + 4 + height, 4 * _LINE + 4
+    across = column * columns + _MARGIN
+    meaning = wrap_text(label, _SMALL, (across - 2 * _MARGIN) / _DPI)
+    bar_top = row * math.ceil(len(panels) / columns) + _MARGIN
+    down = bar_top + _BAR + (1 + len(meaning)) * _LINE + _MARGIN
     figure = InlineFigure(figsize=(across / _DPI, down / _DPI), dpi=_DPI)
-    room = (column - _MARGIN) / _DPI
-    where: dict[str, Any] = {"va": "bottom", "parse_math": False}
-    for left, (title, line, bold) in zip(lefts, texts, strict=True):
-        small = line.split(", ")
-        y = 1 - (above - 4) / down
-        figure.text(left / across, y, "\n".join(small), fontsize=_SMALL, color="0.35", **where)
-        lines = wrap_title(title, "", _TITLE, room).splitlines()[:2]
-        y += _LINE * len(small) / down
-        figure.text(
-            left / across, y, "\n".join(lines), fontsize=_TITLE, fontweight="bold" if bold else "normal", **where
-        )
-    for place, text, align in ((0.0, -scale, "left"), (0.5, 0.0, "center"), (1.0, scale, "right")):
-        x, y = (across - _MARGIN - length * (1 - place)) / across, (below - _BAR - 2) / down
-        figure.text(x, y, format_number(text, "+.3g"), fontsize=_SMALL, ha=align, va="top")
-    middle = (across - _MARGIN - length / 2) / across
-    figure.text(middle, 3 / down, "\n".join(meaning), fontsize=_SMALL, ha="center", **where)
+
+    def write(x: float, y: float, text: str, size: float = _SMALL, **options: Any) -> None:
+        figure.text(x / across, 1 - y / down, text, fontsize=size, parse_math=False, **options)
+
+    corners = [(_MARGIN + n % columns * column, n // columns * row + above) for n in range(len(panels))]
+    for (left, top), (title, lines, bold) in zip(corners, texts, strict=True):
+        write(left, top - 4, lines, color="0.35", va="bottom")
+        wrapped = wrap_title(title, "", _TITLE, (column - _MARGIN) / _DPI).splitlines()[:2]
+        weight, y = "bold" if bold else "normal", top - 4 - _LINE * (lines.count("\n") + 1)
+        write(left, y, "\n".join(wrapped), _TITLE, va="bottom", weight=weight)
+    for x, value, align in ((_MARGIN, -scale, "left"), (across / 2, 0, "center"), (across - _MARGIN, scale, "right")):
+        write(x, bar_top + _BAR + 2, format_number(value, "+.3g"), va="top", ha=align)
+    write(across / 2, down - 3, "\n".join(meaning), va="bottom", ha="center")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="rgba", dpi=_DPI)
     pixels: Pixels = np.frombuffer(buffer.getvalue(), np.uint8).reshape(down, across, 4)[..., :3].copy()
-    for left, panel in zip(lefts, panels, strict=True):
-        pixels[above : above + height, left : left + width] = panel
-    bar = draw_bar("inspector", 0.85, _GRAY, length, _BAR)
-    top = above + height + 5
-    pixels[top : top + _BAR, across - _MARGIN - length : across - _MARGIN] = bar
+    for (left, top), panel in zip(corners, panels, strict=True):
+        pixels[top : top + height, left : left + width] = panel
+    bar = draw_bar("inspector", 0.85, _GRAY, across - 2 * _MARGIN, _BAR)
+    pixels[bar_top : bar_top + _BAR, _MARGIN:-_MARGIN] = bar
     return pixels

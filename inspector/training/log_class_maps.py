@@ -33,7 +33,7 @@ class LogOptions:
     scale: float | None = None
     size: Any = None
     smooth: bool = True
-    side: int = 256
+    side: int = 200
     tag: str = "class_maps"
     strict: bool = False
 
@@ -72,7 +72,7 @@ def log_class_maps(
     scale: float | None = None,
     size: Any = None,
     smooth: bool = True,
-    side: int = 256,
+    side: int = 200,
     tag: str = "class_maps",
     strict: bool = False,
 ) -> list[ClassMaps]:

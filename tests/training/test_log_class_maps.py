@@ -40,18 +40,18 @@ class Pictures(list):
 
 
 def find_panels(picture: np.ndarray, maps: inspector.ClassMaps, classes: list[int], scale: float, side: int) -> bool:
-    """Whether the photo and the overlays stand in the picture, pixel by pixel, in their order."""
+    """Whether the photo and the overlays stand in the picture, pixel by pixel, row by row in their order."""
     view, field = maps.view, maps.classifier.receptive_field
     photo = dimmed_photo(view.photo, view.crop, side)
     draw = [draw_map_on_photo(make_gray(photo), view.crop, maps.values[k], field, scale) for k in classes]
     height, width = photo.shape[:2]
-    left = 0
+    last = (-1, -1)
     for panel in (photo, *draw):
-        corners = np.argwhere((picture[:, left:] == panel[0, 0]).all(2)) + np.array((0, left))
-        places = [x for y, x in corners if np.array_equal(picture[y : y + height, x : x + width], panel)]
-        if not places:
+        corners = np.argwhere((picture == panel[0, 0]).all(2)).tolist()
+        places = [(y, x) for y, x in corners if np.array_equal(picture[y : y + height, x : x + width], panel)]
+        if not any(place > last for place in places):
             return False
-        left = min(places) + 1
+        last = min(place for place in places if place > last)
     return True
 
 
