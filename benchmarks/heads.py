@@ -45,7 +45,11 @@ def main(library: str) -> None:
         f"{len(rows)} networks: " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()) + "."
     )
     command = f"python benchmarks/heads.py {library}"
-    write_results(library, command, summary, format_table(HEADER, rows), folder=DOCS, title=f"Networks of {library}")
+    title = (
+        f"Networks of {library}\n\nAt the end of this page you know which networks of {library} have class maps, which "
+        "of these are exact, and why the others are not."
+    )
+    write_results(library, command, summary, format_table(HEADER, rows), folder=DOCS, title=title)
 
 
 def _list_torchvision() -> tuple[list[str], Callable[[str], nn.Module]]:

@@ -20,6 +20,14 @@ def test_there_are_four_tutorials_and_the_index_names_them():
     assert all(f"tutorials/{path.name}" in index and f"\ntutorials/{path.stem}\n" in index for path in TUTORIALS)
 
 
+@pytest.mark.parametrize("path", sorted(DOCS.glob("*.md")), ids=lambda path: path.stem)
+def test_a_page_opens_with_what_the_reader_has_at_its_end(path):
+    title, empty, opening = path.read_text().split("\n", 3)[:3]
+    assert title.startswith("# ")
+    assert not empty
+    assert path.stem == "index" or opening.startswith("At the end of this page")
+
+
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 def test_a_tutorial_runs(path, tmp_path):
     run_tutorial(path, tmp_path)
