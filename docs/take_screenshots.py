@@ -18,7 +18,12 @@ from urllib.error import URLError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
+import nbformat
+from nbconvert import HTMLExporter
 from playwright.sync_api import Page, expect, sync_playwright
+
+import inspector
+from inspector.images.examples import list_examples
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
@@ -134,18 +139,39 @@ SHOTS: dict[str, tuple[str, dict[str, str], int, Callable[[Page], None]]] = {
     "laboratory": ("runs", {}, 2433, nothing),
     "all-maps": ("", {"network": "fashion_gmp", "example": "Sandal"}, 2000, nothing),
 }
-PUBLISHED = "publish"  # the page without a server
 # Name: the part of the page that is taken, where it is not the whole page.
 PARTS = {"all-maps": ".inspector-class-maps .all"}
+
+
+def take_notebook(page: Page, file: Path) -> None:
+    """Take the picture of a notebook with class maps and their viewer, exported to HTML."""
+    maps = inspector.class_maps(inspector.load("efficientnet_lite0"), list_examples("photos")["Cat"])
+    widget = maps.widget()
+    shown = [({"text/html": maps._repr_html_()}, "maps"), (widget._repr_mimebundle_()[0], "maps.widget()")]
+    cells = [
+        nbformat.v4.new_code_cell(source, outputs=[nbformat.v4.new_output("display_data", data)])
+        for data, source in shown
+    ]
+    html, _ = HTMLExporter().from_notebook_node(nbformat.v4.new_notebook(cells=cells))
+    page.set_content(html)
+    photo = page.frame_locator("iframe").locator(".inspector-photo")
+    for _ in range(2):
+        photo.press("ArrowUp")
+    page.wait_for_timeout(1500)
+    page.screenshot(path=file, full_page=True)
+
+
+# Name: what takes the picture, where it is not a page of the app.
+ALONE: dict[str, Callable[[Page, Path], None]] = {"publish": take_published_page, "notebook": take_notebook}
 
 
 def main(names: list[str]) -> None:
     """Take the named screenshots, or all."""
     with run_app() as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        for name in names or [*SHOTS, PUBLISHED]:
-            if name == PUBLISHED:
-                take_published_page(browser.new_page(viewport={"width": 1400, "height": 900}), IMAGES / f"{name}.png")
+        for name in names or [*SHOTS, *ALONE]:
+            if name in ALONE:
+                ALONE[name](browser.new_page(viewport={"width": 1400, "height": 900}), IMAGES / f"{name}.png")
                 continue
             place, parameters, height, prepare = SHOTS[name]
             page = browser.new_page(viewport={"width": 1400, "height": height})

@@ -20,6 +20,8 @@ from playwright.sync_api import Browser, FrameLocator, Page, expect
 
 from inspector import ClassMaps, class_maps, load
 from inspector.images.examples import list_examples
+from inspector.output.frontend import bundle_javascript, read_frontend
+from inspector.output.standalone import make_standalone_data
 
 pytestmark = pytest.mark.browser
 
@@ -144,6 +146,33 @@ def test_the_widget_in_marimo_answers(tab: Page, boot: ClassMaps, tmp_path: Path
     with serve(tmp_path, "marimo", "run", str(notebook), *settings, address="/health") as url:
         tab.goto(url)
         use_viewer(tab, boot)
+
+
+# Fill an element with a widget, and put it on the page afterwards, as Jupyter does.
+RENDER = """async ([source, data]) => {
+    const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+    const { default: widget } = await import(url), el = document.createElement("div");
+    window.told = {};
+    const set = (name, value) => { told[name] = value; }, nothing = () => {};
+    widget.render({ model: { get: () => data, set, save_changes: nothing, on: nothing, off: nothing }, el });
+    document.body.append(el);
+}"""
+
+
+def test_the_widget_is_light_or_dark_as_the_notebook_around_it(tab: Page, boot: ClassMaps) -> None:
+    page = "<html lang=en><title>notebook</title><body style='color: #eee; background: #111'></body></html>"
+    tab.set_content(page)
+    tab.add_style_tag(content=read_frontend("viewer.css"))
+    tab.evaluate(RENDER, [bundle_javascript("widget.js"), make_standalone_data(boot, boot.figure_content())])
+    viewer = tab.locator(".inspector-viewer")
+    expect(viewer).to_have_css("color-scheme", "dark")
+    assert_no_serious_violation(tab)
+    tab.evaluate("document.body.style.color = '#111'; document.body.style.background = '#fff'")
+    expect(viewer).to_have_css("color-scheme", "light")
+    tab.get_by_role("radio", name="Sneaker, probability").click()
+    tab.wait_for_function("told.state?.k === 7")
+    # Where an element that has the focus lacks this, Jupyter takes its keys.
+    expect(tab.locator(":focus")).to_have_attribute("data-lm-suppress-shortcuts", "true")
 
 
 def test_an_exported_notebook_answers_without_a_kernel_and_without_a_network(

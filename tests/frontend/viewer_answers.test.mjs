@@ -9,10 +9,10 @@ import { formatFixed, formatSignedFixed } from "../../inspector/output/frontend/
 import {
   canFindWinners, canMask, describeChosenCell, findStrongest, findWinners, maskAtHead,
 } from "../../inspector/output/frontend/viewer_answers.js";
-import { decodeChannels, decodeClasses } from "../../inspector/output/frontend/viewer_maps.js";
+import { decodeChannels, decodeClasses, FIRST } from "../../inspector/output/frontend/viewer_maps.js";
 
 const file = process.env.INSPECTOR_EXPECTED;
-const expected = file ? JSON.parse(readFileSync(file, "utf8")).viewers : [];
+const { viewers: expected, state } = file ? JSON.parse(readFileSync(file, "utf8")) : {};
 const skip = file ? false : "run by tests/ui/test_frontend.py, which has the numbers of Python";
 
 test("the strongest channels of a cell are those of Python, with the same numbers", { skip }, () => {
@@ -40,6 +40,10 @@ test("the logits without masked cells are those of Python", { skip }, () => {
     assert.ok(rows.some(([name]) => name === data.names[best]));
     assert.equal(canMask({ ...data, factor: 2 }), false);
   }
+});
+
+test("a viewer begins as the app does", { skip }, () => {
+  assert.deepEqual({ k: 7, ...FIRST }, state);
 });
 
 test("max pooling needs a cell that is not masked", { skip }, () => {

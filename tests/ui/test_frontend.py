@@ -28,6 +28,7 @@ from inspector.output.standalone import make_standalone_data
 from inspector.ui.components import assets
 from inspector.ui.components.map_canvas import encode_cells, make_frame
 from inspector.ui.pages.class_maps_panels import answer_winners
+from inspector.ui.state.view_state import ViewState
 
 TESTS = sorted((Path(__file__).parents[1] / "frontend").glob("*.test.mjs"))
 PAGES = ("viewer_page", "widget")  # bundles that other homes of the viewer use
@@ -122,6 +123,7 @@ def expected(tmp_path: Path) -> Path:
         "drawings": [draw_overlay(*case) for case in product((True, False), COLORMAPS)],
         "bars": [draw_color_bar(*case) for case in product(COLORMAPS, (0.3, 0.85, 1.0))],
         "gray": draw_gray(),
+        "state": ViewState(7).to_json(),
         "viewers": [answer_viewer(network) for network in ("fashion_gap", "fashion_gmp")],
     }
     file = tmp_path / "expected.json"

@@ -20,6 +20,11 @@ export function followColorScheme(element, target) {
   });
   const { documentElement, body } = element.ownerDocument;
   [documentElement, body].forEach(one => observer.observe(one, { attributes: true }));
-  update();
-  return () => observer.disconnect();
+  // A notebook fills an element before it puts it on the page, where it gets its color and its size.
+  const sizes = new ResizeObserver(update);
+  sizes.observe(element);
+  return () => {
+    observer.disconnect();
+    sizes.disconnect();
+  };
 }

@@ -19,7 +19,7 @@ import { showCell, showMasked, showPredictions, showSum } from "./viewer_cards.j
 import { showControls } from "./viewer_controls.js";
 import { VIEWER_HTML } from "./viewer_html.js";
 import {
-  decodeChannels, decodeClasses, describeCells, findCellsAbove, findScale, makeFrame, MEAN, nameContrast, readMap,
+  decodeChannels, decodeClasses, describeCells, findCellsAbove, findScale, FIRST, makeFrame, MEAN, nameContrast, readMap,
 } from "./viewer_maps.js";
 import { paintWinners } from "./winners.js";
 
@@ -28,12 +28,6 @@ const OTHERS = ["nothing", "mean of all classes"]; // what a class can be contra
 const HINT = "Point at a cell for its value. Click it for more, or focus the map and use the arrow keys.";
 const OUTSIDE = "The network does not see this part of the photo.";
 const KEYS = "Arrow keys choose a cell, Escape clears the choice";
-// What is shown at first, with the top class; a copy of the defaults of ViewState in inspector/ui/state/view_state.py.
-const FIRST = {
-  against: null, view: "class map", number: "contributions", colors: "inspector", gray: true, smooth: true, opacity: 0.85,
-  cell: null, masked: [], change: "blur", above: 50, pinned: false, by_logit: false, finer: 1, boxes: "none",
-  threshold: 0.3, points: false,
-};
 let viewerCount = 0;
 
 /** Draw the photo on a canvas of the size of the drawing, in gray or in color. */

@@ -5,6 +5,13 @@ import { formatFixed } from "./numbers.js";
 
 export const MEAN = -1; // stands for the mean of all classes, where a class has its index
 
+// What a viewer shows at first, with the top class: the defaults of ViewState in inspector/ui/state/view_state.py.
+export const FIRST = {
+  against: null, view: "class map", number: "contributions", colors: "inspector", gray: true, smooth: true, opacity: 0.85,
+  cell: null, masked: [], change: "blur", above: 50, pinned: false, by_logit: false, finer: 1, boxes: "none",
+  threshold: 0.3, points: false,
+};
+
 const decode = values => (typeof values === "string" ? decodeValues(values) : values);
 
 /** The classes of a viewer with decoded maps: class -> { logit, probability, bias, contributions, scores }. */

@@ -6,7 +6,8 @@ import { mountViewer } from "./viewer.js";
 function render({ model, el }) {
   const root = document.createElement("div");
   root.className = "inspector-viewer";
-  root.dataset.lmSuppressShortcuts = "true"; // JupyterLab takes arrow keys as its own, unless an element says this
+  // Jupyter takes arrow keys and Enter as its own, unless the element that has the focus says this.
+  root.addEventListener("focusin", ({ target }) => { target.dataset.lmSuppressShortcuts = "true"; });
   el.append(root);
   const report = state => {
     model.set("state", state);
