@@ -113,8 +113,8 @@ def main(
             "python benchmarks/foreign_networks.py",
             *parts,
             folder=DOCS,
-            title="Networks of five libraries\n\nAt the end of this page you know which networks of five libraries have "
-            "class maps, which of these are exact, and why the others are not.",
+            title="Networks of five libraries\n\nAt the end of this page you know which networks of five libraries "
+            "have class maps, which of these are exact, and why the others are not.",
         )
 
 

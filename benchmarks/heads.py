@@ -45,10 +45,10 @@ def main(library: str) -> None:
         f"{len(rows)} networks: " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()) + "."
     )
     command = f"python benchmarks/heads.py {library}"
-    title = (
-        f"Networks of {library}\n\nAt the end of this page you know which networks of {library} have class maps, which "
-        "of these are exact, and why the others are not."
+    opening = (
+        f"At the end of this page you know which networks of {library} have class maps, which of these are exact, and"
     )
+    title = f"Networks of {library}\n\n{opening} why the others are not."
     write_results(library, command, summary, format_table(HEADER, rows), folder=DOCS, title=title)
 
 
