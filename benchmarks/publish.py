@@ -44,7 +44,7 @@ NETWORKS = ("efficientnet_lite0", "flowers17_gap")
 OPEN_WORKER = """() => {
     const worker = new Worker("worker.js", { type: "module" })
     const ask = question => new Promise(done => {
-        worker.onmessage = ({ data }) => "progress" in data || done(data)
+        worker.onmessage = ({ data }) => "progress" in data || "picture" in data || done(data)
         worker.postMessage(question)
     })
     window.explain = async content => {

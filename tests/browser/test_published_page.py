@@ -29,7 +29,7 @@ ORIENTATION = 0x0112  # EXIF tag
 ASK = """async photos => {
     const worker = new Worker("worker.js", { type: "module" }), answers = {}
     const ask = question => new Promise(done => {
-        worker.onmessage = ({ data }) => "progress" in data || done(data)
+        worker.onmessage = ({ data }) => "progress" in data || "picture" in data || done(data)
         worker.postMessage(question)
     })
     await ask({ open: true })

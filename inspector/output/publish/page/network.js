@@ -46,13 +46,17 @@ export function listWeights({ weight, bias }) {
   ]));
 }
 
-/** Run the network on a photo { pixels, size, name }: return the data of the viewer, and the drawing of the photo. */
-export async function explainPhoto({ network, session, Tensor }, photo) {
+/**
+ * Run the network on a photo { pixels, size, name }, and return the data of the viewer. `show` takes the drawing of the
+ * photo before the network runs, so that the page can prepare it meanwhile.
+ */
+export async function explainPhoto({ network, session, Tensor }, photo, show) {
   const { preprocessing, side } = network, view = makeView(photo, preprocessing);
+  show(dimPhoto(photo, view.crop, side));
   const input = normalize(view.pixels, preprocessing), shape = [1, preprocessing.mean.length, ...preprocessing.size];
   const results = await session.run({ inputs: new Tensor("float32", input, shape) });
   const { logits, maps, feature_maps_0: features } = results;
   const outcome = { logits: logits.data, maps: maps.data, features: features.data, grid: maps.dims.slice(2) };
   const shown = { url: "", name: photo.name, gray: findGray(photo, view.crop) };
-  return { data: makeViewerData(network, outcome, shown, view.crop, side), drawing: dimPhoto(photo, view.crop, side) };
+  return makeViewerData(network, outcome, shown, view.crop, side);
 }

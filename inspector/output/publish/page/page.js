@@ -8,7 +8,7 @@ import { showLedger } from "./ledger.js";
 const find = selector => document.querySelector(selector);
 const viewer = find(".inspector-viewer"), status = find(".status"), problem = find(".error"), bar = find("progress");
 const worker = new Worker("worker.js", { type: "module" });
-const waiting = new Map(); // number of a question -> { resolve, reject }
+const waiting = new Map(); // number of a question -> { resolve, reject, picture }
 let network = null, weights = null, asked = 0, shown = null, chosen = null, camera = null;
 
 const say = text => { status.textContent = text; };
@@ -28,10 +28,13 @@ function ask(question, transfer = []) {
 worker.onmessage = ({ data }) => {
   if (data.progress) {
     bar.value = data.progress;
+  } else if (data.picture) {
+    waiting.get(data.id).picture = preparePicture(data.picture);
   } else if (data.id) {
-    const { resolve, reject } = waiting.get(data.id);
+    const { resolve, reject, picture } = waiting.get(data.id);
     waiting.delete(data.id);
-    (data.error ? reject : resolve)(data.error ?? data);
+    if (data.error) reject(data.error);
+    else picture.then(image => resolve({ data: data.data, image }), reject);
   } else if (data.error) {
     bar.hidden = true;
     say("The network did not open.");
@@ -46,6 +49,14 @@ worker.onerror = event => {
   refuse(event.message || "The page's own files could not be loaded. Serve the whole folder by a web server.");
 };
 
+/** Decode the picture of a photo, so that the viewer has it at once, without a blank one in between. */
+async function preparePicture(file) {
+  const image = new Image();
+  image.src = URL.createObjectURL(file);
+  await image.decode();
+  return image;
+}
+
 /** What of the choices for one photo holds for the next: colors and so on; if they are pinned, class and contrast, too. */
 function keepChoices() {
   if (!chosen) return {};
@@ -54,14 +65,10 @@ function keepChoices() {
 }
 
 /** Show what the worker answered. `findState` returns what is shown at first. */
-async function show({ data, picture }, findState = keepChoices) {
-  const url = URL.createObjectURL(picture), image = new Image();
-  image.src = url;
-  await image.decode(); // the viewer then has the new photo at once, without a blank one in between
+function show({ data: { shares, ...data }, image }, findState = keepChoices) {
   const before = shown;
-  const { shares, ...rest } = data;
   shown = {
-    ...network.viewer, ...rest, photo: url, subject: url, state: findState(), names_id: network.sha256,
+    ...network.viewer, ...data, photo: image.src, subject: image.src, state: findState(), names_id: network.sha256,
     channels: { shares, weights }, masked_at_head: network.masked_at_head,
     image, // kept, so that the browser keeps the decoded picture
   };
@@ -83,8 +90,11 @@ async function explain(file, name) {
   const number = asked + 1, start = performance.now();
   try {
     const answer = await ask({ file, name });
-    if (number !== asked) return; // another photo was chosen meanwhile
-    await show(answer);
+    if (number !== asked) { // another photo was chosen meanwhile
+      URL.revokeObjectURL(answer.image.src);
+      return;
+    }
+    show(answer);
     const { size: [height, width] } = network.preprocessing;
     const [photoHeight, photoWidth] = answer.data.photo_size;
     say(`${name}: ${photoWidth} \u00d7 ${photoHeight} pixels, seen by the network as ${width} \u00d7 ${height}. `
@@ -147,7 +157,7 @@ function connectCamera(button) {
     let state = null, follows = !chosen?.pinned;
     const look = async frame => {
       const answer = await ask({ frame, name: "camera" }, [frame]);
-      await show(answer, () => {
+      show(answer, () => {
         follows &&= !state || chosen.k === state.k;
         state = { ...(state ? chosen : keepChoices()), ...(follows ? { k: answer.data.top[0] } : {}) };
         if (state.against === state.k) state.against = null;

@@ -62,23 +62,23 @@ const clip = sum => {
   return value < 0 ? 0 : value > 255 ? 255 : value;
 };
 
-/** Resize along x: rows `top` to `bottom` of RGBA pixels, to one column for each of the taps. */
+/** Pack three sums into the four bytes of a pixel. */
+const pack = (red, green, blue) => clip(red) | (clip(green) << 8) | (clip(blue) << 16) | 0xff000000;
+
+/** Resize along x: rows `top` to `bottom` of packed pixels, to one column for each of the taps. */
 function resizeColumns(pixels, width, top, bottom, { firsts, lengths, weights, size }) {
-  const columns = firsts.length, result = new Uint8ClampedArray(columns * (bottom - top) * 4);
+  const columns = firsts.length, result = new Uint32Array(columns * (bottom - top));
   for (let y = top, at = 0; y < bottom; y++) {
-    for (let i = 0; i < columns; i++, at += 4) {
+    for (let i = 0; i < columns; i++, at++) {
       let red = ONE / 2, green = ONE / 2, blue = ONE / 2;
-      let from = (y * width + firsts[i]) * 4;
-      for (let x = i * size, end = x + lengths[i]; x < end; x++, from += 4) {
-        const weight = weights[x];
-        red = (red + Math.imul(pixels[from], weight)) | 0;
-        green = (green + Math.imul(pixels[from + 1], weight)) | 0;
-        blue = (blue + Math.imul(pixels[from + 2], weight)) | 0;
+      let from = y * width + firsts[i];
+      for (let x = i * size, end = x + lengths[i]; x < end; x++, from++) {
+        const weight = weights[x], pixel = pixels[from];
+        red = (red + Math.imul(pixel & 255, weight)) | 0;
+        green = (green + Math.imul((pixel >> 8) & 255, weight)) | 0;
+        blue = (blue + Math.imul((pixel >> 16) & 255, weight)) | 0;
       }
-      result[at] = clip(red);
-      result[at + 1] = clip(green);
-      result[at + 2] = clip(blue);
-      result[at + 3] = 255;
+      result[at] = pack(red, green, blue);
     }
   }
   return result;
@@ -86,35 +86,36 @@ function resizeColumns(pixels, width, top, bottom, { firsts, lengths, weights, s
 
 /** Resize along y, to one row for each of the taps. `top` is the row of the photo that the pixels begin with. */
 function resizeRows(pixels, width, top, { firsts, lengths, weights, size }) {
-  const rows = firsts.length, result = new Uint8ClampedArray(rows * width * 4), stride = width * 4;
+  const rows = firsts.length, result = new Uint32Array(rows * width);
   for (let i = 0, at = 0; i < rows; i++) {
-    for (let column = 0; column < width; column++, at += 4) {
+    for (let column = 0; column < width; column++, at++) {
       let red = ONE / 2, green = ONE / 2, blue = ONE / 2;
-      let from = (firsts[i] - top) * stride + column * 4;
-      for (let y = i * size, end = y + lengths[i]; y < end; y++, from += stride) {
-        const weight = weights[y];
-        red = (red + Math.imul(pixels[from], weight)) | 0;
-        green = (green + Math.imul(pixels[from + 1], weight)) | 0;
-        blue = (blue + Math.imul(pixels[from + 2], weight)) | 0;
+      let from = (firsts[i] - top) * width + column;
+      for (let y = i * size, end = y + lengths[i]; y < end; y++, from += width) {
+        const weight = weights[y], pixel = pixels[from];
+        red = (red + Math.imul(pixel & 255, weight)) | 0;
+        green = (green + Math.imul((pixel >> 8) & 255, weight)) | 0;
+        blue = (blue + Math.imul((pixel >> 16) & 255, weight)) | 0;
       }
-      result[at] = clip(red);
-      result[at + 1] = clip(green);
-      result[at + 2] = clip(blue);
-      result[at + 3] = 255;
+      result[at] = pack(red, green, blue);
     }
   }
   return result;
 }
 
-/** Copy a part of RGBA pixels. */
+/** Copy a part of packed pixels. */
 function crop(pixels, width, left, top, outWidth, outHeight) {
-  const result = new Uint8ClampedArray(outWidth * outHeight * 4);
+  const result = new Uint32Array(outWidth * outHeight);
   for (let y = 0; y < outHeight; y++) {
-    const from = ((top + y) * width + left) * 4;
-    result.set(pixels.subarray(from, from + outWidth * 4), y * outWidth * 4);
+    const from = (top + y) * width + left;
+    result.set(pixels.subarray(from, from + outWidth), y * outWidth);
   }
   return result;
 }
+
+// The bytes of a pixel as one number, red lowest: every browser's machine is little-endian, as WebAssembly is.
+const packPixels = pixels => new Uint32Array(pixels.buffer, pixels.byteOffset, pixels.length / 4);
+const unpackPixels = pixels => new Uint8ClampedArray(pixels.buffer);
 
 function resizeByTaps(pixels, width, across, down) {
   // Only the rows that the second pass reads are computed in the first.
@@ -142,25 +143,27 @@ const keepSide = (start, count) => ({
  * @returns RGBA of the part
  */
 export function resizeAsPillow(pixels, [height, width], [newHeight, newWidth], box, interpolation) {
-  const [left, top, outWidth, outHeight] = box;
-  if (height === newHeight && width === newWidth) return crop(pixels, width, left, top, outWidth, outHeight);
+  const [left, top, outWidth, outHeight] = box, packed = packPixels(pixels);
+  if (height === newHeight && width === newWidth) return unpackPixels(crop(packed, width, ...box));
   // Pillow leaves out the pass along a side that keeps its length.
   const find = (length, outLength, start, count) => length === outLength
     ? keepSide(start, count) : findTaps(length, outLength, start, count, interpolation);
-  return resizeByTaps(pixels, width, find(width, newWidth, left, outWidth), find(height, newHeight, top, outHeight));
+  const across = find(width, newWidth, left, outWidth), down = find(height, newHeight, top, outHeight);
+  return unpackPixels(resizeByTaps(packed, width, across, down));
 }
 
 /** Reduce a photo for its drawing, by the mean of the covered pixels; or enlarge it, by its nearest pixels. */
 export function resizeForDrawing(pixels, [height, width], [newHeight, newWidth], reduce) {
-  if (reduce) return resizeByTaps(pixels, width, findAreaTaps(width, newWidth), findAreaTaps(height, newHeight));
-  const result = new Uint8ClampedArray(newHeight * newWidth * 4);
-  const source = new Uint32Array(pixels.buffer, pixels.byteOffset, height * width);
-  const target = new Uint32Array(result.buffer);
+  const source = packPixels(pixels);
+  if (reduce) {
+    return unpackPixels(resizeByTaps(source, width, findAreaTaps(width, newWidth), findAreaTaps(height, newHeight)));
+  }
+  const target = new Uint32Array(newHeight * newWidth);
   for (let y = 0; y < newHeight; y++) {
     const row = Math.min(Math.floor(y * height / newHeight), height - 1) * width;
     for (let x = 0; x < newWidth; x++) {
       target[y * newWidth + x] = source[row + Math.min(Math.floor(x * width / newWidth), width - 1)];
     }
   }
-  return result;
+  return unpackPixels(target);
 }

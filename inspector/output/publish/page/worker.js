@@ -1,7 +1,7 @@
 // Decode photos and run the network beside the page, which stays responsive.
 //
 //     { open: true }              ->  { progress: 0-1 } ..., then { network, weights }
-//     { id, file | frame, name }  ->  { id, data, picture }, or { id, error: one sentence }
+//     { id, file | frame, name }  ->  { id, picture }, then { id, data }; or { id, error: one sentence }
 
 import * as ort from "./ort.wasm.bundle.min.js";
 import { readBitmap, readPhoto } from "./decode.js";
@@ -18,8 +18,8 @@ async function open() {
 
 async function explain({ id, file, frame, name }) {
   const photo = frame ? readBitmap(frame, name) : await readPhoto(file, name);
-  const { data, drawing } = await explainPhoto(opened, photo);
-  postMessage({ id, data, picture: makePicture(drawing) });
+  const data = await explainPhoto(opened, photo, drawing => postMessage({ id, picture: makePicture(drawing) }));
+  postMessage({ id, data });
 }
 
 self.onmessage = async ({ data }) => {
