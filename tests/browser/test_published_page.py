@@ -93,6 +93,7 @@ def opened(context: BrowserContext, site: str) -> tuple[Page, list[str]]:
     page.on("console", lambda message: asked.append(message.text) if message.type == "error" else None)
     page.goto(site)
     expect(page.locator(".status")).to_contain_text("Computed on this device")
+    page.evaluate("() => navigator.serviceWorker.ready.then(() => null)")  # it has all files: the network may end
     return page, asked
 
 
@@ -274,10 +275,8 @@ def test_the_page_has_no_serious_violation_is_not_cut_off_and_asked_no_other_hos
     assert {address for address in asked if not address.startswith((site, "blob:", "data:"))} == set()
 
 
-def test_the_page_opens_again_without_a_network(
-    context: BrowserContext, opened: tuple[Page, list[str]], site: str
-) -> None:
-    opened[0].evaluate("() => navigator.serviceWorker.ready.then(() => null)")
+@pytest.mark.usefixtures("opened")
+def test_the_page_opens_again_without_a_network(context: BrowserContext, site: str) -> None:
     context.set_offline(True)
     page = context.new_page()
     page.goto(site)
