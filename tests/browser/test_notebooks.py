@@ -20,8 +20,8 @@ from playwright.sync_api import Browser, FrameLocator, Page, expect
 
 from inspector import ClassMaps, class_maps, load
 from inspector.images.examples import list_examples
+from inspector.output import standalone
 from inspector.output.frontend import bundle_javascript, read_frontend
-from inspector.output.standalone import make_standalone_data
 
 pytestmark = pytest.mark.browser
 
@@ -159,11 +159,14 @@ RENDER = """async ([source, data]) => {
 }"""
 
 
-def test_the_widget_is_light_or_dark_as_the_notebook_around_it(tab: Page, boot: ClassMaps) -> None:
+def test_the_widget_is_light_or_dark_as_the_notebook_and_says_which_classes_it_has(
+    tab: Page, boot: ClassMaps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standalone, "LIMIT", 0)  # as with a network of 100,000 classes
     page = "<html lang=en><title>notebook</title><body style='color: #eee; background: #111'></body></html>"
     tab.set_content(page)
     tab.add_style_tag(content=read_frontend("viewer.css"))
-    tab.evaluate(RENDER, [bundle_javascript("widget.js"), make_standalone_data(boot, boot.figure_content())])
+    tab.evaluate(RENDER, [bundle_javascript("widget.js"), standalone.make_standalone_data(boot, boot.figure_content())])
     viewer = tab.locator(".inspector-viewer")
     expect(viewer).to_have_css("color-scheme", "dark")
     assert_no_serious_violation(tab)
@@ -171,6 +174,14 @@ def test_the_widget_is_light_or_dark_as_the_notebook_around_it(tab: Page, boot: 
     expect(viewer).to_have_css("color-scheme", "light")
     tab.get_by_role("radio", name="Sneaker, probability").click()
     tab.wait_for_function("told.state?.k === 7")
+    expect(
+        tab.get_by_text("The maps of 5 of 10 classes are here: the top ones and those chosen before.")
+    ).to_be_visible()
+    tab.get_by_label("Any class", exact=True).fill("trouser")
+    tab.keyboard.press("Enter")
+    expect(tab.get_by_role("heading", name="Why Sneaker rather than nothing")).to_be_visible()
+    expect(tab.get_by_role("radio", name="top class per cell")).to_have_count(0)
+    tab.get_by_role("radio", name="Sneaker, probability").focus()
     # Where an element that has the focus lacks this, Jupyter takes its keys.
     expect(tab.locator(":focus")).to_have_attribute("data-lm-suppress-shortcuts", "true")
 
