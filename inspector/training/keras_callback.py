@@ -4,7 +4,7 @@ from typing import Any
 
 from inspector.explain.classifier import Classifier, check_classifier
 from inspector.networks.keras_model import import_keras
-from inspector.training.log_class_maps import LogOptions, log_class_maps, name_photos
+from inspector.training.log_class_maps import LogOptions, check_intervals, log_class_maps, name_photos
 from inspector.training.log_writers import find_writer
 
 
@@ -34,6 +34,7 @@ class KerasClassMaps(import_keras("a Keras model").callbacks.Callback):  # type:
     ) -> None:
         super().__init__()
         check_classifier(classifier)
+        check_intervals(every_n_epochs=every_n_epochs)
         LogOptions(**options).check(classifier)
         find_writer(writer)
         self.classifier, self.photos, self.writer, self.options = classifier, name_photos(photos), writer, options

@@ -7,7 +7,7 @@ from typing import Any
 
 from inspector.errors import InspectorError, require
 from inspector.explain.classifier import Classifier, check_classifier
-from inspector.training.log_class_maps import LogOptions, log_class_maps, name_photos
+from inspector.training.log_class_maps import LogOptions, check_intervals, log_class_maps, name_photos
 
 
 def _import_lightning() -> Any:
@@ -52,6 +52,7 @@ class LightningClassMaps(_import_lightning().Callback):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         check_classifier(classifier)
+        check_intervals(every_n_epochs=every_n_epochs, every_n_steps=every_n_steps)
         LogOptions(**options).check(classifier)
         self.classifier, self.photos, self.writer, self.options = classifier, name_photos(photos), writer, options
         self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps

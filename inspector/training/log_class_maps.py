@@ -141,6 +141,13 @@ def log_class_maps(
         return []
 
 
+def check_intervals(**intervals: int | None) -> None:
+    """Raise InspectorError if a number of epochs or steps between two pictures is below 1."""
+    for name, value in intervals.items():
+        if value is not None and value < 1:
+            raise InspectorError(f"{name} is a number of 1 or more; got {value}.")
+
+
 def name_photos(photos: Any) -> dict[str, Photo | Tensor]:
     """Read photos, and name them: by their files, by the keys of a mapping, or "photo 1", "photo 2", ...
 

@@ -108,3 +108,5 @@ def test_a_callback_tells_mistakes_before_the_training(callback, pixels):
         callback(classifier, pixels, print, classes=["x"])
     with pytest.raises(ImageError, match=r"missing\.jpg"):
         callback(classifier, "missing.jpg", print)
+    with pytest.raises(InspectorError, match="every_n_epochs is a number of 1 or more; got 0"):
+        callback(classifier, pixels, print, every_n_epochs=0)
