@@ -10,7 +10,6 @@ import torch
 from changeable_network import Mixed
 from PIL import Image
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
 
 import inspector
 from inspector.errors import ClassError, InspectorError, NetworkError
@@ -102,6 +101,7 @@ def test_a_head_of_another_form_is_found_anew(classifier, photos):
 
 def test_tensorboard_reads_back_pictures_and_numbers(classifier, photos, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from torch.utils.tensorboard import SummaryWriter
 
     pictures = Pictures()
     with SummaryWriter(str(tmp_path)) as writer:

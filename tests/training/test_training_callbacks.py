@@ -1,19 +1,17 @@
 """The callbacks of Lightning and Keras, in real trainings of tiny networks."""
 
+import pkgutil
+from types import ModuleType
+
 import numpy as np
 import pytest
-import pytorch_lightning
 import torch
-from pytorch_lightning.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import inspector
 from inspector.errors import ClassError, ImageError, InspectorError
 from inspector.networks.keras_model import import_keras, wrap_keras
-from inspector.training.keras_callback import KerasClassMaps
-from inspector.training.lightning_callback import LightningClassMaps
 
 # Lightning's own: torch is newer, the data loader has one process, and there are fewer steps than it logs.
 pytestmark = pytest.mark.filterwarnings(
@@ -22,16 +20,12 @@ pytestmark = pytest.mark.filterwarnings(
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
 
 
-class Lit(pytorch_lightning.LightningModule):
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
+@pytest.fixture(scope="module")
+def lightning() -> ModuleType:
+    """Lightning, whose import takes seconds: not when tests are collected."""
+    import pytorch_lightning
 
-    def training_step(self, batch: list[torch.Tensor], number: int) -> torch.Tensor:
-        return nn.functional.cross_entropy(self.network(batch[0]), batch[1])
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), 0.01)
+    return pytorch_lightning
 
 
 def build() -> nn.Module:
@@ -40,24 +34,39 @@ def build() -> nn.Module:
     return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
 
 
-def fit(network: nn.Module, callbacks: list, loggers: object, epochs: int = 2) -> None:
+def fit(lightning: ModuleType, network: nn.Module, callbacks: list, loggers: object) -> None:
+    class Lit(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def training_step(self, batch: list[torch.Tensor], number: int) -> torch.Tensor:
+            return nn.functional.cross_entropy(self.network(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.Adam(self.parameters(), 0.01)
+
     torch.manual_seed(1)
     data = TensorDataset(torch.randn(8, 3, 8, 8), torch.randint(2, (8,)))
-    trainer = pytorch_lightning.Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=loggers, callbacks=callbacks, log_every_n_steps=1, **QUIET
+    trainer = lightning.Trainer(
+        max_epochs=2, accelerator="cpu", logger=loggers, callbacks=callbacks, log_every_n_steps=1, **QUIET
     )
-    trainer.fit(Lit(network), DataLoader(data, 4, shuffle=True))
+    trainer.fit(Lit(), DataLoader(data, 4, shuffle=True))
 
 
-def test_lightning_writes_to_its_tensorboard_and_mlflow_and_trains_the_same(pixels, tmp_path, monkeypatch):
+def test_lightning_writes_to_its_tensorboard_and_mlflow_and_trains_the_same(lightning, pixels, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from inspector.training.lightning_callback import LightningClassMaps
+
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     plain, logged = build(), build()
-    fit(plain, [], False)
+    fit(lightning, plain, [], False)
     classifier = inspector.Classifier.wrap(logged, size=8)
-    board = TensorBoardLogger(str(tmp_path), name="board", version=0)
-    runs = MLFlowLogger(tracking_uri=(tmp_path / "runs").as_uri())
+    board = lightning.loggers.TensorBoardLogger(str(tmp_path), name="board", version=0)
+    runs = lightning.loggers.MLFlowLogger(tracking_uri=(tmp_path / "runs").as_uri())
     callback = LightningClassMaps(classifier, {"photo": pixels}, every_n_steps=3, classes=1, side=40, strict=True)
-    fit(logged, [callback], [board, runs])
+    fit(lightning, logged, [callback], [board, runs])
     for name, value in plain.state_dict().items():
         assert torch.equal(value, logged.state_dict()[name]), name
     log = EventAccumulator(str(tmp_path / "board" / "version_0")).Reload()
@@ -67,14 +76,18 @@ def test_lightning_writes_to_its_tensorboard_and_mlflow_and_trains_the_same(pixe
     assert sum(path.endswith(".png") for path in files) == 4
 
 
-def test_lightning_without_a_log_says_what_it_needs(pixels, tmp_path):
+def test_lightning_without_a_log_says_what_it_needs(lightning, pixels, tmp_path):
+    from inspector.training.lightning_callback import LightningClassMaps
+
     callback = LightningClassMaps(inspector.Classifier.wrap(build(), size=8), pixels)
     with pytest.raises(InspectorError, match=r"no TensorBoardLogger or MLFlowLogger .* its loggers: CSVLogger"):
-        fit(build(), [callback], CSVLogger(str(tmp_path)))
+        fit(lightning, build(), [callback], lightning.loggers.CSVLogger(str(tmp_path)))
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras with NumPy 2
 def test_keras_writes_after_epochs_and_trains_the_same(pixels):
+    from inspector.training.keras_callback import KerasClassMaps
+
     keras = import_keras("a test")
     images, labels = np.random.default_rng(0).random((8, 8, 8, 3), np.float32), np.arange(8) % 2
     weights, steps = [], []
@@ -101,8 +114,9 @@ def test_keras_writes_after_epochs_and_trains_the_same(pixels):
         np.testing.assert_array_equal(plain, logged)
 
 
-@pytest.mark.parametrize("callback", [LightningClassMaps, KerasClassMaps])
-def test_a_callback_tells_mistakes_before_the_training(callback, pixels):
+@pytest.mark.parametrize("name", ["lightning_callback.LightningClassMaps", "keras_callback.KerasClassMaps"])
+def test_a_callback_tells_mistakes_before_the_training(name, pixels):
+    callback = pkgutil.resolve_name(f"inspector.training.{name.replace('.', ':')}")
     classifier = inspector.Classifier.wrap(build(), size=8)
     with pytest.raises(ClassError, match="No class 'x'"):
         callback(classifier, pixels, print, classes=["x"])
