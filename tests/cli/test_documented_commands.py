@@ -226,6 +226,7 @@ def make_namespace(example: str) -> dict[str, object]:
 @pytest.mark.filterwarnings(
     "ignore:The number of training batches:UserWarning", "ignore:Found .* in eval mode:UserWarning"
 )
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras with NumPy 2
 @pytest.mark.parametrize("document", WITH_EXAMPLES, ids=lambda path: path.name)
 def test_documented_examples_run(document, workspace):
     namespace: dict[str, object] = {}
