@@ -107,6 +107,11 @@ def check_new_folder(
             return
         if not folder.is_dir():
             raise error(f"{folder} exists already and is not a folder: nothing was written. Use a new folder.")
+        if _is_working_folder(folder):
+            raise error(
+                f"{folder} is the folder in which Inspector runs, and a new folder would take its place: nothing was "
+                "written. Use a folder in it, or run Inspector elsewhere."
+            )
         names = sorted(path.name for path in folder.iterdir())
     except OSError as failure:
         raise error(f"Cannot write {folder}: {failure.strerror}. Nothing was left there.") from failure
@@ -120,6 +125,12 @@ def check_new_folder(
             f"{folder} holds {foreign[0]}, which Inspector did not write there, so it is not replaced: nothing was "
             "written. Use a new folder."
         )
+
+
+def _is_working_folder(folder: Path) -> bool:
+    with suppress(OSError):  # it was removed
+        return os.path.samefile(folder, os.curdir)  # noqa: PTH121 - Path.cwd() fails if it was removed
+    return False
 
 
 @contextmanager

@@ -51,6 +51,17 @@ def test_a_folder_with_files_is_refused_unless_all_files_are_ours(tmp_path: Path
     assert list_names(out) == ["figure.png", "manifest.json", "notes.txt"]
 
 
+@pytest.mark.parametrize("name", [".", "here", "here/../here"])
+def test_the_folder_in_which_the_program_runs_is_never_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    folder = Path(name) if name == "." else tmp_path / name
+    with pytest.raises(ExportError, match="is the folder in which Inspector runs"):
+        check_new_folder(folder, is_ours=lambda name: True)
+
+
 def test_a_folder_is_replaced_when_the_new_one_is_complete(tmp_path: Path) -> None:
     out = write(tmp_path / "out", "figure.png", "manifest.json")
     with new_folder(out, is_ours=OURS.__contains__) as unfinished:

@@ -12,6 +12,7 @@ Two numbers of a cell have fixed names (`OutputMeaning.describe_cells`):
 """
 
 import base64
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass
 from typing import Any
@@ -80,14 +81,18 @@ class ViewerData:
     note_of: tuple[int, ...]  # index of each cell's note, row by row; empty if there are no notes
 
     def to_json(self) -> dict[str, Any]:
-        """Return the data in types that JSON can store. Maps are base64 of 32-bit floats, row by row."""
-        shared = ("rows", "columns", "down", "across", "classes")
+        """Return the data in types that JSON can store. Maps are base64 of 32-bit floats, row by row.
+
+        A logit, a probability or a residual that is not finite is None.
+        """
+        shared = ("rows", "columns", "down", "across", "classes", "residual")
         return {name: value for name, value in vars(self).items() if name not in shared} | {
             "rows": [_round(extent) for extent in self.rows],
             "columns": [_round(extent) for extent in self.columns],
             "down": astuple(self.down),
             "across": astuple(self.across),
             "classes": {str(one.k): _encode_class(one) for one in self.classes},
+            "residual": _finite(self.residual),
             "words": {"contributions": self.words[0], "scores": self.words[1]},
             "colormaps": list_colormaps(),
             "winner_colors": WINNER_COLORS,
@@ -189,11 +194,11 @@ def _list_notes(maps: MapArrays, factor: int) -> tuple[tuple[str, ...], tuple[in
 
 
 def _describe_finer(finer: FinerArrays) -> dict[str, Any]:
-    means = dict(zip(map(str, (*finer.classes, MEAN)), finer.mean_logits.tolist(), strict=True))
+    means = dict(zip(map(str, (*finer.classes, MEAN)), map(_finite, finer.mean_logits.tolist()), strict=True))
     return {
         "description": finer.description,
         "verdict": finer.verdict,
-        "residual": finer.residual,
+        "residual": _finite(finer.residual),
         "mean_logits": means,
     }
 
@@ -241,8 +246,8 @@ def encode_values(values: ArrayLike) -> str:
 def _encode_class(one: ViewerClass) -> dict[str, Any]:
     return {
         "k": one.k,
-        "logit": one.logit,
-        "probability": one.probability,
+        "logit": _finite(one.logit),
+        "probability": one.probability and _finite(one.probability),
         "bias": one.bias,
         "contributions": encode_values(one.contributions),
         "scores": None if one.scores is None else encode_values(one.scores),
@@ -251,3 +256,8 @@ def _encode_class(one: ViewerClass) -> dict[str, Any]:
 
 def _round(extent: CellExtent) -> list[float]:
     return [round(place, 2) for place in astuple(extent)]
+
+
+def _finite(value: float) -> float | None:
+    """Return a number for JSON, which has no NaN and no infinity: None stands for these."""
+    return value if math.isfinite(value) else None

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from page_checks import assert_drawn_as_in_python, assert_no_serious_violation, read_canvas
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 from tiny_networks import make_network
 from torch import nn
 
@@ -44,9 +44,23 @@ ASK = """async photos => {
 }"""
 
 
-class QuietHandler(SimpleHTTPRequestHandler):
+class HostHandler(SimpleHTTPRequestHandler):
+    """A host as there are some: index.html is redirected to the folder, and answers vary with headers."""
+
     def log_message(self, *_: Any) -> None:
         pass
+
+    def do_GET(self) -> None:
+        if self.path == "/index.html":
+            self.send_response(308)
+            self.send_header("Location", "/")
+            self.end_headers()
+        else:
+            super().do_GET()
+
+    def end_headers(self) -> None:
+        self.send_header("Vary", "Accept")
+        super().end_headers()
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +76,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, classifier: Classifier) -> It
     except ExportError as error:
         pytest.skip(str(error))
     folder = publish(classifier, tmp_path_factory.mktemp("published") / "site")
-    handler = functools.partial(QuietHandler, directory=str(folder))
+    handler = functools.partial(HostHandler, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
@@ -211,27 +225,28 @@ def test_the_picture_is_that_of_python_without_a_network(
     assert asked[requested:] == []
 
 
+# Paste or drop a file. False: the page takes it. True: the browser opens it in place of the page.
+HAND_OVER = """(event, name, content) => {
+    const files = new DataTransfer(), bytes = Uint8Array.from(atob(content), letter => letter.charCodeAt(0))
+    files.items.add(new File([bytes], name))
+    const given = event === "paste" ? { clipboardData: files } : { dataTransfer: files }
+    const kind = event === "paste" ? ClipboardEvent : DragEvent
+    return document.body.dispatchEvent(new kind(event, { ...given, bubbles: true, cancelable: true }))
+}"""
+RED = base64.b64encode(encode(Image.new("RGB", (40, 30), "red"), "PNG")).decode()
+
+
 def test_photos_can_be_pasted_and_dropped(opened: tuple[Page, list[str]]) -> None:
     page, _ = opened
-    content = base64.b64encode(encode(Image.new("RGB", (40, 30), "red"), "PNG")).decode()
     for event, name in (("paste", "pasted.png"), ("drop", "dropped.png")):
-        page.evaluate(
-            """([event, name, content]) => {
-                const files = new DataTransfer(), bytes = Uint8Array.from(atob(content), letter => letter.charCodeAt(0))
-                files.items.add(new File([bytes], name))
-                const given = event === "paste" ? { clipboardData: files } : { dataTransfer: files }
-                const kind = event === "paste" ? ClipboardEvent : DragEvent
-                document.body.dispatchEvent(new kind(event, { ...given, bubbles: true, cancelable: true }))
-            }""",
-            [event, name, content],
-        )
+        assert page.evaluate(f"given => ({HAND_OVER})(...given)", [event, name, RED]) is False
         expect(page.locator(".status")).to_contain_text(f"{name}: 40 \N{MULTIPLICATION SIGN} 30 pixels")
     # Colors stay for the next photo; the class only if it is pinned.
     page.get_by_label("Raw grid").check()
     for pinned in (False, True):
         page.locator(".inspector-classes").get_by_role("radio").last.click()
         page.get_by_label("keep for the next photo").set_checked(pinned)
-        upload(page, f"again {pinned}.png", base64.b64decode(content))
+        upload(page, f"again {pinned}.png", base64.b64decode(RED))
         expect(page.locator(".inspector-classes").get_by_role("radio").nth(2 if pinned else 0)).to_be_checked()
         expect(page.get_by_label("Raw grid")).to_be_checked()
     page.get_by_label("keep for the next photo").uncheck()
@@ -275,11 +290,63 @@ def test_the_page_has_no_serious_violation_is_not_cut_off_and_asked_no_other_hos
     assert {address for address in asked if not address.startswith((site, "blob:", "data:"))} == set()
 
 
+@pytest.fixture
+def fresh(chromium: Browser, site: str) -> Iterator[Page]:
+    """A page before it is opened, whose requests no service worker answers."""
+    context = chromium.new_context(service_workers="block")
+    yield context.new_page()
+    context.close()
+
+
+def test_a_photo_dropped_while_the_network_loads_is_explained_and_the_last_choice_is_shown(
+    fresh: Page, site: str
+) -> None:
+    drop = f"window.isOpened = ({HAND_OVER})('drop', 'early.png', '{RED}')"
+    fresh.add_init_script(f"document.addEventListener('DOMContentLoaded', () => {{ {drop} }})")
+    fresh.goto(site)
+    assert fresh.evaluate("() => window.isOpened") is False
+    expect(fresh.locator(".status")).to_contain_text("early.png: 40")
+    # An example photo that comes late does not replace what was chosen after it.
+    fresh.evaluate("""() => {
+        const get = window.fetch
+        window.fetch = file => new Promise(done => {
+            window.fetch = get
+            window.arrive = () => done(get(file))
+        })
+    }""")
+    fresh.get_by_role("button", name="Cat", exact=True).click()
+    fresh.get_by_role("button", name="Coffee", exact=True).click()
+    expect(fresh.locator(".status")).to_contain_text("Coffee: 600")
+    fresh.evaluate("() => window.arrive()")
+    fresh.wait_for_timeout(200)
+    expect(fresh.locator(".status")).to_contain_text("Coffee: 600")
+    # A camera whose permission is asked for does not keep a photo waiting.
+    fresh.evaluate("() => { navigator.mediaDevices.getUserMedia = () => new Promise(() => {}) }")
+    fresh.get_by_role("button", name="Start the camera").click()
+    expect(fresh.locator(".status")).to_contain_text("Waiting for the camera")
+    fresh.get_by_role("button", name="Rocket").click()
+    expect(fresh.locator(".status")).to_contain_text("Rocket: ")
+    expect(fresh.get_by_role("button", name="Start the camera")).to_be_visible()
+
+
+def test_maps_whose_place_is_unknown_are_drawn_on_no_photo(fresh: Page, site: str) -> None:
+    def change(route: Route) -> None:
+        facts = route.fetch().json()
+        facts["receptive_field"]["misplaced"] = facts["viewer"]["misplaced"] = "the cells are sorted"
+        route.fulfill(json=facts)
+
+    fresh.context.route("**/network.json", change)
+    fresh.goto(site)
+    expect(fresh.locator(".status")).to_contain_text("Computed on this device")
+    assert np.unique(read_canvas(fresh.locator("canvas.base"))[..., :3]).tolist() == [255]
+
+
 @pytest.mark.usefixtures("opened")
-def test_the_page_opens_again_without_a_network(context: BrowserContext, site: str) -> None:
+@pytest.mark.parametrize("address", ["", "index.html"])
+def test_the_page_opens_again_without_a_network(context: BrowserContext, site: str, address: str) -> None:
     context.set_offline(True)
     page = context.new_page()
-    page.goto(site)
+    page.goto(site + address)
     expect(page.locator(".status")).to_contain_text("Computed on this device")
     page.close()
     context.set_offline(False)

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 
 import {
-  describeCells, describeSum, findCellsAbove, findName, findScale, isDark, MEAN, mixWithWhite, nameContrast, readMap,
+  decodeClasses, describeCells, describeSum, findCellsAbove, findName, findScale, isDark, MEAN, mixWithWhite, nameContrast, readMap,
 } from "../../inspector/output/frontend/viewer_maps.js";
 import { paintWinners } from "../../inspector/output/frontend/winners.js";
 
@@ -91,4 +91,12 @@ test("each cell has the color of its class, and a cell without a winner none", (
   const frame = { size: [1, 3], grid: [1, 3], down: [1, 0, 0, 1], across: [3, -0.5, 0, 1], opacity: 0.5 };
   const painted = paintWinners(frame, { colors: [[1, 2, 3], [4, 5, 6]], cells: [1, -1, 0] });
   assert.deepEqual([...painted], [4, 5, 6, 77, 0, 0, 0, 0, 1, 2, 3, 77]);
+});
+
+test("a number that JSON has no word for is NaN, never zero", () => {
+  const classes = decodeClasses({ 0: { logit: null, bias: 1, contributions: [2, 3], scores: null } });
+  const map = readMap(classes, 0, null, "contributions"), data = { quantity: "logit", units: "logits", residual: null };
+  const state = { against: null, number: "contributions" };
+  assert.equal(describeSum(data, map, state).equation, "Logit NaN = map 5.000 + bias 1.000");
+  assert.equal(describeSum(data, map, state).note, "map + bias = logit (residual NaN logits)");
 });

@@ -1,12 +1,14 @@
 """A published page: what is written, and what is refused before anything is."""
 
 import hashlib
+import io
 import json
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnxruntime
 import pytest
@@ -175,6 +177,30 @@ def test_a_folder_with_files_of_others_is_never_replaced(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("fake_runtime", "fake_graph")
+@pytest.mark.parametrize("added", ["photos/mine.png", "photos/deep/1.png", "photos/1.txt", "mine.html"])
+def test_a_page_with_a_file_of_others_is_never_replaced(tmp_path: Path, added: str) -> None:
+    classifier, page = make_network(nn.AdaptiveAvgPool2d), tmp_path / "site"
+    publish(classifier, page)
+    publish(classifier, page, photos=page / "photos", overwrite=True)
+    (page / added).parent.mkdir(exist_ok=True)
+    (page / added).write_bytes(b"mine")
+    with pytest.raises(ExportError, match=f"holds {added.split('/')[0]}, which Inspector did not write"):
+        publish(classifier, page, overwrite=True)
+    assert (page / added).read_bytes() == b"mine"
+
+
+@pytest.mark.usefixtures("fake_runtime", "fake_graph")
+@pytest.mark.parametrize("names", [["photos/1.png"], ["index.html"], ["index.html", "network.json", "photos/1.jpg"]])
+def test_a_folder_of_others_with_the_names_of_a_page_is_never_replaced(tmp_path: Path, names: list[str]) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in names:
+        (tmp_path / name).write_text('{"photos": [{"file": "photos/1.jpg"}]}')
+    with pytest.raises(ExportError, match="which Inspector did not write"):
+        publish(make_network(nn.AdaptiveAvgPool2d), tmp_path, overwrite=True)
+    assert all((tmp_path / name).exists() for name in names)
+
+
+@pytest.mark.usefixtures("fake_runtime", "fake_graph")
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError(28, "No space left on device")])
 def test_nothing_is_left_if_writing_ends_early(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException
@@ -205,6 +231,31 @@ def test_example_photos_that_a_page_cannot_take_are_refused(tmp_path: Path) -> N
     with pytest.raises(ImageError, match=r"0\.png is not an image"):
         publish(classifier, tmp_path / "site", photos)
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+@pytest.mark.usefixtures("fake_runtime")
+def test_example_photos_that_the_page_would_refuse_are_refused(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 65_536, (20, 30, 3), np.uint16)
+    made = {
+        "deep.png": (cv2.imencode(".png", noise)[1].tobytes(), ExportError, "more than 8 bits per channel"),
+        "gray.png": (encode(Image.fromarray(noise[..., 0])), ExportError, "more than 8 bits per channel"),
+        "print.jpg": (encode(Image.new("CMYK", (20, 30)), "JPEG"), ExportError, "colors of a print"),
+        "other.jpg": (encode(Image.new("RGB", (20, 30)), "TIFF"), ExportError, "of type TIFF"),
+        "thin.png": (encode(Image.new("L", (1, 65_000))), ImageError, "too thin"),
+    }
+    classifier, photos = make_network(nn.AdaptiveAvgPool2d), tmp_path / "photos"
+    photos.mkdir()
+    for name, (content, error, message) in made.items():
+        (photos / name).write_bytes(content)
+        with pytest.raises(error, match=rf"{name} .*{message}"):
+            publish(classifier, tmp_path / "site", photos)
+        (photos / name).unlink()
+
+
+def encode(image: Image.Image, format: str = "PNG") -> bytes:
+    content = io.BytesIO()
+    image.save(content, format)
+    return content.getvalue()
 
 
 def write_npm(folder: Path, script: str) -> None:

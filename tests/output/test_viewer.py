@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,3 +63,15 @@ def test_the_own_cells_of_a_finer_viewer_sum_to_the_logits() -> None:
         scores = decode(one["scores"], sent["grid"])[::2, ::2]
         assert scores.mean() + one["bias"] == pytest.approx(one["logit"], abs=1e-4)
     assert sent["words"]["contributions"] == "contribution per cell (own cells sum to the logit)"
+
+
+def test_numbers_that_are_not_finite_are_null_in_json() -> None:
+    maps = class_maps(load("fashion_gap"), BAG).to_numpy()
+    logits, probabilities = maps.logits.copy(), maps.probabilities.copy()
+    logits[:], probabilities[:] = np.nan, np.nan
+    logits[1] = np.inf
+    broken = replace(maps, logits=logits, probabilities=probabilities, residual=float("nan"))
+    data = make_viewer_data(broken, maps.classifier.class_names, range(10), "", 400)
+    sent = json.loads(json.dumps(data.to_json(), allow_nan=False))
+    assert {one[name] for one in sent["classes"].values() for name in ("logit", "probability")} == {None}
+    assert sent["residual"] is None

@@ -30,11 +30,16 @@ const OUTSIDE = "The network does not see this part of the photo.";
 const KEYS = "Arrow keys choose a cell, Escape clears the choice";
 let viewerCount = 0;
 
-/** Draw the photo on a canvas of the size of the drawing, in gray or in color. */
-function drawPhoto(canvas, image, [height, width], gray) {
+/** Draw the photo on a canvas of the size of the drawing, in gray or in color; white for a map that is on no photo. */
+function drawPhoto(canvas, image, [height, width], gray, bare) {
   canvas.width = width;
   canvas.height = height;
   const context = canvas.getContext("2d", { willReadFrequently: true });
+  if (bare) {
+    context.fillStyle = "white";
+    context.fillRect(0, 0, width, height);
+    return;
+  }
   context.drawImage(image, 0, 0, width, height);
   if (!gray) return;
   const pixels = context.getImageData(0, 0, width, height);
@@ -145,9 +150,9 @@ export function mountViewer(root, data, host = {}) {
       mine.drawn.map = photo.classList.contains("waiting") ? null : drawn;
     }
     showBar(table, scale, isWinners, winners);
-    const isGray = gray && !bare, key = `${isGray} ${data.photo}`;
+    const isGray = gray && !bare, key = `${isGray} ${bare} ${data.photo}`;
     if (mine.drawn.base !== key && image.complete && image.naturalWidth) {
-      drawPhoto(base, image, data.draw_size, isGray);
+      drawPhoto(base, image, data.draw_size, isGray, bare);
       mine.drawn.base = key;
     } else if (mine.drawn.base !== key) {
       base.width = 1; // no map of a new photo on the photo before

@@ -34,7 +34,7 @@ export function showPredictions(root, data, classes, chosen, choose) {
   setChildCount(list, rows.length, makeRow);
   [...list.children].forEach((button, i) => {
     const { probability, logit } = classes[rows[i]], name = data.names[rows[i]];
-    const percent = hasProbabilities ? formatPercent(probability) : "", number = formatFixed(logit, 3);
+    const percent = hasProbabilities ? formatPercent(probability ?? NaN) : "", number = formatFixed(logit, 3);
     button.setAttribute("aria-checked", rows[i] === chosen);
     button.tabIndex = rows[i] === chosen ? 0 : -1;
     button.querySelector(".name").textContent = name;

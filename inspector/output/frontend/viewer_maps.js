@@ -14,10 +14,10 @@ export const FIRST = {
 
 const decode = values => (typeof values === "string" ? decodeValues(values) : values);
 
-/** The classes of a viewer with decoded maps: class -> { logit, probability, bias, contributions, scores }. */
+/** The classes of a viewer with decoded maps: class -> { logit, probability, bias, contributions, scores }. JSON has null for NaN. */
 export function decodeClasses(classes) {
   return Object.fromEntries(Object.entries(classes).map(([k, one]) => [k, {
-    ...one, contributions: decode(one.contributions), scores: one.scores && decode(one.scores),
+    ...one, logit: one.logit ?? NaN, contributions: decode(one.contributions), scores: one.scores && decode(one.scores),
   }]));
 }
 
@@ -111,7 +111,7 @@ export const describeCells = ({ words, contrast_words: contrast }, { against, nu
   number === "contributions" && against !== null ? contrast : words[number];
 
 const formatResidual = (residual, units) =>
-  `residual ${residual.toExponential(0)} ${units}`.replaceAll("e-", "e\u2212").replace("e+0", "");
+  `residual ${(residual ?? NaN).toExponential(0)} ${units}`.replaceAll("e-", "e\u2212").replace("e+0", "");
 
 /** The sum of a map as { equation, note }, in words that fit the network. */
 export function describeSum({ quantity, difference, units, residual, finer, factor, grid }, map, { against, number }) {
@@ -129,7 +129,7 @@ export function describeSum({ quantity, difference, units, residual, finer, fact
 /** What a finer grid is: the mean of all its cells, and how they were computed; "" on the network's own grid. */
 export function describeFiner({ quantity, difference, units, finer, factor, grid }, { k, against, number }) {
   if (!finer) return "";
-  const means = finer.mean_logits, mean = means[k] - (against === null ? 0 : means[against]);
+  const means = finer.mean_logits, mean = (means[k] ?? NaN) - (against === null ? 0 : means[against] ?? NaN);
   const what = against === null ? quantity : difference, residual = formatResidual(finer.residual, units);
   const all = `All ${grid[0]} x ${grid[1]} cells average over ${factor ** 2} shifts of the photo`;
   const sum = `, whose mean ${what} is ${formatFixed(mean, 3)} (${finer.verdict}, ${residual})`;

@@ -9,26 +9,23 @@ from typing import Any
 
 import torch
 
+from inspector.entries import Entries, parse_json
 from inspector.errors import ExportError, NetworkError
 from inspector.explain.backends.accelerate import accelerate
 from inspector.explain.backends.export_graph import USE_EAGER, ClassMapHead
 from inspector.explain.classifier import Classifier, check_classifier
 from inspector.explain.tracing.chosen_output import original_network
 from inspector.files import check_new_folder, json_bytes, new_folder
-from inspector.images.examples import choose_examples, list_examples
-from inspector.images.photo import read_image
-from inspector.images.sources import list_images
 from inspector.output.frontend import bundle_javascript, read_frontend
+from inspector.output.publish.example_photos import copy_photos, list_photos
 from inspector.output.publish.network_facts import describe_network, read_head_weight
 from inspector.output.publish.runtime import FILES, fetch_runtime
 
 _PAGE = Path(__file__).parent / "page"
 _MAX_BYTES = 500_000_000  # of a network's numbers: a tab of a browser holds them twice while it opens the graph
-_MAX_PHOTOS = 24
-_TYPES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif")  # which browsers can show
 _MODULES, _SERVICE_WORKER = ("page.js", "worker.js"), "sw.js"
 _NAMES = {
-    *("index.html", "page.css", "icon.png", "network.json", "network.onnx", "weights.bin", "photos"),
+    *("index.html", "page.css", "icon.png", "network.json", "network.onnx", "weights.bin"),
     *(*_MODULES, _SERVICE_WORKER, *FILES, "onnxruntime-LICENSE.txt"),
 }
 
@@ -66,10 +63,10 @@ def publish(
     is_ours = check_target(folder, overwrite)
     check_publishable(classifier)
     classifier = accelerate(classifier, "eager")  # another backend computes other logits than the page
-    examples = _list_photos(classifier, photos)
+    examples = list_photos(classifier.preprocessing, photos)
     runtime = fetch_runtime()
     with new_folder(folder, is_ours=is_ours) as unfinished:
-        facts = describe_network(classifier) | {"photos": _copy_photos(examples, unfinished)}
+        facts = describe_network(classifier) | {"photos": copy_photos(examples, unfinished)}
         facts["head"]["weight"] = _write_network(classifier, unfinished)
         facts["bytes"] = sum(path.stat().st_size for path in unfinished.iterdir() if path.suffix in (".onnx", ".bin"))
         (unfinished / "network.json").write_bytes(json_bytes(facts))
@@ -87,8 +84,25 @@ def check_target(folder: Path, overwrite: bool = False) -> Callable[[str], bool]
     Raises:
         ExportError: it cannot.
     """
-    is_ours = _NAMES.__contains__ if overwrite else None
+    is_ours = _find_own_files(folder) if overwrite else None
     check_new_folder(folder, is_ours=is_ours)
+    return is_ours
+
+
+def _find_own_files(folder: Path) -> Callable[[str], bool]:
+    """Return what decides by its name if all of a file or folder was written here: an earlier page lists its photos."""
+    try:
+        facts = Entries(parse_json((folder / "network.json").read_bytes()))
+        facts.text("runtime")  # a network.json of others has none
+        written = _NAMES.union(photo.text("file") for photo in facts.objects("photos"))
+    except (OSError, ValueError, KeyError):
+        written = set()
+
+    def is_ours(name: str) -> bool:
+        path = folder / name
+        inner = [one for one in path.rglob("*") if not one.is_dir()] if path.is_dir() else [path]
+        return all(one.relative_to(folder).as_posix() in written for one in inner)
+
     return is_ours
 
 
@@ -126,42 +140,6 @@ def check_publishable(classifier: Classifier) -> None:
             f"This network has {size / 1e6:.0f} MB of weights, and a page can hold {_MAX_BYTES / 1e6:.0f} MB. Use a "
             "smaller network, or `inspector app`."
         )
-
-
-def _list_photos(classifier: Classifier, source: str | Path | None) -> dict[str, Path]:
-    """Return the example photos by their captions.
-
-    Raises:
-        ExportError: there are none, or too many.
-        ImageError: one cannot be read.
-    """
-    if source is None:
-        return list_examples(choose_examples(classifier.preprocessing))
-    files = [Path(item.file) for item in list_images(Path(source)) if Path(item.file).suffix.lower() in _TYPES]
-    if not files or len(files) > _MAX_PHOTOS:
-        raise ExportError(
-            f"{source} has {len(files)} photos that browsers can show ({', '.join(_TYPES)}); a page takes 1 to "
-            f"{_MAX_PHOTOS}. Use another folder."
-        )
-    for file in files:
-        read_image(file)
-    return {_name_photo(n, file, files): file for n, file in enumerate(files)}
-
-
-def _name_photo(n: int, file: Path, files: list[Path]) -> str:
-    is_unique = [other.stem for other in files].count(file.stem) == 1
-    return file.stem if is_unique else f"{file.stem} ({n + 1})"
-
-
-def _copy_photos(examples: dict[str, Path], folder: Path) -> list[dict[str, str]]:
-    """Copy the photos under numbers, because not every host serves every name. Return their captions and files."""
-    listed = []
-    (folder / "photos").mkdir()
-    for n, (caption, file) in enumerate(examples.items(), start=1):
-        name = f"photos/{n}{file.suffix.lower()}"
-        shutil.copyfile(file, folder / name)
-        listed.append({"caption": caption, "name": file.name, "file": name})
-    return listed
 
 
 def _write_network(classifier: Classifier, folder: Path) -> dict[str, Any] | None:

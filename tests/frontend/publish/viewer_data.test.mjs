@@ -78,6 +78,7 @@ for (const one of viewers) {
     }
     const broken = outcome.maps.map((value, i) => (i ? value : NaN));
     assert.equal(checkSums({ ...outcome, maps: broken }, head).verdict, "not exact");
+    assert.ok(Number.isNaN(checkSums({ ...outcome, maps: broken }, head).residual));
   });
 }
 

@@ -8,6 +8,17 @@ const REASONS = {
 };
 const MEASURED = 8; // maps over which the rate is averaged
 
+async function openCamera() {
+  if (!navigator.mediaDevices) throw new Error(NO_CAMERA);
+  try {
+    return await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 640 }, height: { ideal: 480 } } });
+  } catch (error) {
+    throw new Error(REASONS[error.name] ?? `The camera did not start: ${error.message}.`);
+  }
+}
+
+const closeCamera = stream => stream.getTracks().forEach(track => track.stop());
+
 /**
  * Start the camera. Each picture is explained as soon as the one before is shown, so none waits.
  *
@@ -16,15 +27,16 @@ const MEASURED = 8; // maps over which the rate is averaged
  * @returns { stop(): stops and waits for the end, ended: resolves after the last picture, or is rejected with a reason }
  */
 export function runCamera(video, look, tell) {
-  let running = true;
+  let running = true, halt;
+  const halted = new Promise(resolve => { halt = resolve; });
   const run = async () => {
-    if (!navigator.mediaDevices) throw new Error(NO_CAMERA);
-    let stream;
-    try {
-      stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 640 }, height: { ideal: 480 } } });
-    } catch (error) {
-      throw new Error(REASONS[error.name] ?? `The camera did not start: ${error.message}.`);
+    const opened = openCamera();
+    await Promise.race([opened, halted]);
+    if (!running) { // the browser may still ask its user, who has chosen something else
+      opened.then(closeCamera, () => {});
+      return;
     }
+    const stream = await opened;
     try {
       video.srcObject = stream;
       await video.play();
@@ -36,13 +48,14 @@ export function runCamera(video, look, tell) {
         if (times.length > 1) tell((times.length - 1) * 1000 / (times.at(-1) - times[0]));
       }
     } finally {
-      stream.getTracks().forEach(track => track.stop());
+      closeCamera(stream);
       video.srcObject = null;
     }
   };
   const ended = run();
   const stop = async () => {
     running = false;
+    halt();
     await ended.catch(() => {});
   };
   return { stop, ended };

@@ -70,7 +70,7 @@ export function checkSums(outcome, head) {
       total += Math.abs(maps[i]);
     }
     const error = Math.abs(sum - logits[k]);
-    residual = error <= residual ? residual : error; // NaN is an error, too
+    residual = error <= residual || Number.isNaN(residual) ? residual : error; // NaN is the largest error
     if (!(error <= head.tolerance * total)) doubtful.push([k, error]);
   }
   const isExact = doubtful.length === 0 || isRounding(outcome, head, doubtful);

@@ -10,6 +10,8 @@ const viewer = find(".inspector-viewer"), status = find(".status"), problem = fi
 const worker = new Worker("worker.js", { type: "module" });
 const waiting = new Map(); // number of a question -> { resolve, reject, picture }
 let network = null, weights = null, asked = 0, shown = null, chosen = null, camera = null;
+let choices = 0; // of photos and of the camera: an answer to an earlier one comes too late
+let early = null; // a file that was given before the network was open
 
 const say = text => { status.textContent = text; };
 
@@ -82,15 +84,18 @@ function drawn(state) {
   showLedger(find(".ledger"), shown, state.k);
 }
 
-/** Explain a photo from a file, and show it. */
-async function explain(file, name) {
+/** Explain a photo, and show it, unless another one is chosen meanwhile. `read` returns its file. */
+async function explain(name, read) {
+  const number = ++choices, isLate = () => number !== choices;
   await camera?.stop();
+  if (isLate()) return;
   refuse("");
   say(`Reading ${name} \u2026`);
-  const number = asked + 1, start = performance.now();
   try {
-    const answer = await ask({ file, name });
-    if (number !== asked) { // another photo was chosen meanwhile
+    const file = await read();
+    if (isLate()) return;
+    const start = performance.now(), answer = await ask({ file, name });
+    if (isLate()) {
       URL.revokeObjectURL(answer.image.src);
       return;
     }
@@ -100,21 +105,19 @@ async function explain(file, name) {
     say(`${name}: ${photoWidth} \u00d7 ${photoHeight} pixels, seen by the network as ${width} \u00d7 ${height}. `
       + `Computed on this device in ${Math.round(performance.now() - start)} ms.`);
   } catch (error) {
-    if (number !== asked) return;
+    if (isLate()) return;
     say("");
     refuse(String(error?.message ?? error));
   }
 }
 
-async function explainExample({ caption, file }) {
-  try {
-    const response = await fetch(file);
-    if (!response.ok) throw new Error(`${file} is missing on this server (status ${response.status}).`);
-    await explain(await response.blob(), caption);
-  } catch (error) {
-    refuse(String(error?.message ?? error));
-  }
+async function fetchExample(file) {
+  const response = await fetch(file);
+  if (!response.ok) throw new Error(`${file} is missing on this server (status ${response.status}).`);
+  return response.blob();
 }
+
+const explainExample = ({ caption, file }) => explain(caption, () => fetchExample(file));
 
 function listExamples(photos) {
   find(".examples").replaceChildren(...photos.map(photo => {
@@ -153,10 +156,12 @@ function connectCamera(button) {
     find(".rate").textContent = "";
   };
   const run = async () => {
+    choices += 1;
     refuse("");
     let state = null, follows = !chosen?.pinned;
     const look = async frame => {
       const answer = await ask({ frame, name: "camera" }, [frame]);
+      if (!state) say("The camera is running.");
       show(answer, () => {
         follows &&= !state || chosen.k === state.k;
         state = { ...(state ? chosen : keepChoices()), ...(follows ? { k: answer.data.top[0] } : {}) };
@@ -166,7 +171,7 @@ function connectCamera(button) {
     };
     camera = runCamera(find("video"), look, rate => { find(".rate").textContent = `${rate.toFixed(1)} maps per second`; });
     label(true);
-    say("The camera is running.");
+    say("Waiting for the camera \u2026");
     try {
       await camera.ended;
       say("The camera is stopped. Its last picture stays here until you choose another photo.");
@@ -182,19 +187,13 @@ function connectCamera(button) {
 
 function takeFiles(files) {
   const file = [...(files ?? [])][0];
-  if (file) explain(file, file.name);
+  if (file && network) explain(file.name, () => file);
+  else if (file) early = file;
   return Boolean(file);
 }
 
-/** Begin to take photos: the network is open. */
-function start() {
-  bar.hidden = true;
-  find("#file").disabled = find(".camera").disabled = false;
-  find("#file").onchange = event => {
-    takeFiles(event.target.files);
-    event.target.value = ""; // the same file can be chosen again
-  };
-  connectCamera(find(".camera"));
+/** Take photos that are pasted or dropped: also while the network loads, or the browser would open them in its place. */
+function connectPasteAndDrop() {
   document.addEventListener("paste", event => {
     if (takeFiles(event.clipboardData.files)) event.preventDefault();
   });
@@ -211,16 +210,29 @@ function start() {
     if (takeFiles(event.dataTransfer.files)) return;
     refuse("Drop a file with a photo. A picture of another page is only its address.");
   });
+}
+
+/** Begin to take photos: the network is open. */
+function start() {
+  bar.hidden = true;
+  find("#file").disabled = find(".camera").disabled = false;
+  find("#file").onchange = event => {
+    takeFiles(event.target.files);
+    event.target.value = ""; // the same file can be chosen again
+  };
+  connectCamera(find(".camera"));
   document.title = find("h1").textContent = `Class maps of ${network.name}`;
   find(".lead").textContent = `How much each part of a photo adds to the ${network.viewer.quantity} of each class. `
     + "All of it is computed on this device, and nothing is sent.";
   describe();
   listExamples(network.photos);
   say("The network is ready.");
-  if (network.photos.length) explainExample(network.photos[0]);
+  if (early) takeFiles([early]);
+  else if (network.photos.length) explainExample(network.photos[0]);
   navigator.serviceWorker?.register("sw.js").catch(() => {}); // only the next visit without a network needs it
 }
 
+connectPasteAndDrop();
 bar.hidden = false;
 bar.value = 0;
 say("Loading the network \u2026");

@@ -13,6 +13,13 @@ self.addEventListener("activate", event => {
   event.waitUntil(caches.keys().then(names => Promise.all(names.filter(isOld).map(name => caches.delete(name)))));
 });
 
+/** Find a kept file, whatever the host's headers say of what its answer varies with. */
+async function findKept(request) {
+  const found = await caches.match(request, { ignoreSearch: true, ignoreVary: true });
+  // Some hosts redirect index.html to the folder; a browser opens no page from an answer that is marked as redirected.
+  return found?.redirected ? new Response(found.body, { headers: found.headers }) : found;
+}
+
 self.addEventListener("fetch", event => {
-  event.respondWith(caches.match(event.request, { ignoreSearch: true }).then(found => found ?? fetch(event.request)));
+  event.respondWith(findKept(event.request).then(found => found ?? fetch(event.request)));
 });
