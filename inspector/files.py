@@ -107,7 +107,7 @@ def check_new_folder(
             return
         if not folder.is_dir():
             raise error(f"{folder} exists already and is not a folder: nothing was written. Use a new folder.")
-        if _is_working_folder(folder):
+        if folder.samefile(os.curdir):
             raise error(
                 f"{folder} is the folder in which Inspector runs, and a new folder would take its place: nothing was "
                 "written. Use a folder in it, or run Inspector elsewhere."
@@ -125,12 +125,6 @@ def check_new_folder(
             f"{folder} holds {foreign[0]}, which Inspector did not write there, so it is not replaced: nothing was "
             "written. Use a new folder."
         )
-
-
-def _is_working_folder(folder: Path) -> bool:
-    with suppress(OSError):  # it was removed
-        return os.path.samefile(folder, os.curdir)  # noqa: PTH121 - Path.cwd() fails if it was removed
-    return False
 
 
 @contextmanager
