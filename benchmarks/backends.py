@@ -5,7 +5,7 @@ but the first):
 
 - the bare forward pass, in torch.inference_mode and in torch.no_grad; the faster of the two is the baseline,
 - inspector.class_maps_of_batch: maps, probabilities and verdicts of all classes of every image, with the network itself
-  and with each backend,
+  and with each backend, also in lower precision ("openvino int8"),
 - with --peers, at batch 1, other packages: one class, and all 1000 classes, extrapolated from the time of five.
 
 Before each timed call the same function runs once untimed: torch's threads spin for milliseconds after a pass, and
@@ -58,6 +58,7 @@ NETWORKS = {
 }
 BARE = ("forward pass, inference_mode", "forward pass, no_grad")
 BACKENDS = ("eager", "folded", "compiled", "onnxruntime", "openvino")
+LOWER = ("onnxruntime int8", "openvino int8", "openvino bfloat16")
 HEADER = ("network", "batch", "computation", "rounds", "median ms", "ratio of medians", "median of paired ratios")
 MATRICES, SQUARE = "the same products as one matrix product", 2048
 CLASS, FEW, CLASSES = 281, 5, 1000
@@ -67,7 +68,7 @@ Contestants = dict[str, Callable[[], Any]]
 
 def main(
     networks: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join(NETWORKS),
-    backends: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join(BACKENDS),
+    backends: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join((*BACKENDS, *LOWER)),
     peers: Annotated[bool, typer.Option("--peers", help="Also time other packages.")] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds at batch 1.")] = 40,
     batch_rounds: Annotated[int, typer.Option(min=0, help="Rounds at batch 32; 0: none.")] = 8,
@@ -123,7 +124,7 @@ def build_backends(classifier: inspector.Classifier, backends: Iterable[str]) ->
         name, _, dtype = backend.partition(" ")
         start = time.perf_counter()
         try:
-            accelerated[backend] = accelerate(classifier, name, dtype=getattr(torch, dtype or "float32"))
+            accelerated[backend] = accelerate(classifier, name, dtype=dtype or "float32")
         except inspector.InspectorError as error:
             print(f"{classifier.name}, {backend}: {error}", file=sys.stderr)
             continue

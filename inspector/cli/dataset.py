@@ -58,6 +58,13 @@ def batch(
     backend: Annotated[
         str, Option(help="Runtime: `eager` (PyTorch), `auto`, `folded`, `compiled`, `onnxruntime`, `openvino`, `cuda`.")
     ] = "eager",
+    dtype: Annotated[
+        str,
+        Option(
+            help="Precision of the backend: `float32`; `int8` (onnxruntime, openvino) or `bfloat16` (openvino), built "
+            "and compared with photos of the data set."
+        ),
+    ] = "float32",
     finer: options.Finer = 1,
     engine: Annotated[
         str, Option(help="`local`, or `ray` for several processes on this machine or a cluster.")
@@ -79,6 +86,8 @@ def batch(
     * `inspector batch list.csv -o maps --overlays`
 
     * `inspector batch photos --finer 2 -o finer-maps`
+
+    * `inspector batch photos --backend openvino --dtype int8 -o results`
 
     * `inspector batch photos --features -o results` and then `inspector concepts results`
 
@@ -109,7 +118,7 @@ def batch(
         from inspector.explain.memory import keep_freed_memory
 
         classifier = network.load(model) if engine == "local" else None
-    how = RunOptions(top, batch_size, workers, shard_size, overlays, backend, finer, features, resume)
+    how = RunOptions(top, batch_size, workers, shard_size, overlays, backend, dtype, finer, features, resume)
     keep_freed_memory()
     place: AbstractContextManager[str | Path] = (
         new_folder(Path(out), is_ours=is_file_of_run) if overwrite else nullcontext(out)
@@ -132,6 +141,8 @@ def batch(
     screen.print(f"{counts}", soft_wrap=True)
     if classifier is not None:
         print_fed(classifier.preprocessing.describe())
+    if counts.precision:
+        screen.print(counts.precision, soft_wrap=True)
     print_written(out)
     if overlays:
         screen.print(f"gallery: {Path(out) / 'gallery.html'}", soft_wrap=True)

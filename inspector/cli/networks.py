@@ -195,6 +195,13 @@ def export_network(
     *,
     format: Annotated[str, Option(help="File format: `onnx`, `openvino` or `pt2`.")] = "onnx",
     finer: options.Finer = 1,
+    dtype: Annotated[
+        str, Option(help="`float32`, or `int8`: quantized up to the feature maps; the head stays in float32.")
+    ] = "float32",
+    calibration: Annotated[
+        list[str] | None,
+        Option(help="Photos like those that the network will see, for int8: as for `batch`. Default: example images."),
+    ] = None,
     overwrite: options.Overwrite = False,
     network: options.NetworkOptions,
 ) -> Report:
@@ -205,22 +212,34 @@ def export_network(
 
     Example:
     * `inspector export-network efficientnet_lite0 --format onnx -o efficientnet.onnx`
+
+    * `inspector export-network efficientnet_lite0 --dtype int8 --calibration photos -o efficientnet_int8.onnx`
     """
     if is_photo_size(network.size):
         raise InspectorError(f"--size is {network.size!r}, but a file takes images of one size. Use 224 or 208x408.")
     with progress.status(f"Reading {model} ..."):
+        from inspector.datasets.accelerated import make_calibration
         from inspector.explain.backends.export_network import check_target
         from inspector.explain.backends.export_network import export_network as write_network
 
+        if calibration and dtype != "int8":
+            raise InspectorError(f"--calibration is for --dtype int8; got {dtype}.")
         check_target(out, format, overwrite)
         classifier = network.load(model)
+        photos = make_calibration(classifier, list_images(calibration)) if calibration else None
+    notes = list[str]()
     with progress.status(f"Writing {out.name} and comparing it with the network ..."):
-        file = write_network(classifier, out, format, overwrite, finer)
+        file = write_network(
+            classifier, out, format, overwrite, finer, dtype, photos, lambda loss: notes.append(loss.describe())
+        )
     height, width = classifier.preprocessing.size
     screen.print(
         f"inputs (N, {len(classifier.preprocessing.mean)}, {height}, {width}) -> logits (N, {classifier.head.classes}) "
-        "and maps, equal to the network's own"
+        "and maps, " + ("which sum to these logits" if notes else "equal to the network's own")
     )
+    for note in notes:
+        screen.print(note, soft_wrap=True)
     print_written(file)
     inputs = (None, len(classifier.preprocessing.mean), height, width)
-    return Report({"file": file, "inputs": inputs, "classes": classifier.head.classes})
+    about = {"file": file, "inputs": inputs, "classes": classifier.head.classes}
+    return Report(about | ({"precision": notes[0]} if notes else {}))

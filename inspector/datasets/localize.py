@@ -17,8 +17,9 @@ from inspector.analysis.localization_scores import (
     split_photos,
     tune_thresholds,
 )
+from inspector.datasets.accelerated import accelerate_for_dataset
 from inspector.datasets.located import MappedPhoto, PassOptions, check_contrast, map_photos, name_files
-from inspector.datasets.run import OnProgress, accelerate_for_dataset
+from inspector.datasets.run import OnProgress
 from inspector.errors import ClassError, LocalizationError
 from inspector.explain.classifier import Classifier
 from inspector.explain.grid import require_place

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspector.analysis.location import DEFAULT_THRESHOLD, Unit, check_threshold, locate_map
-from inspector.datasets.run import OnProgress, accelerate_for_dataset, compute_batches, split_into_batches
+from inspector.datasets.accelerated import accelerate_for_dataset
+from inspector.datasets.run import OnProgress, compute_batches, split_into_batches
 from inspector.entries import Entries, parse_json
 from inspector.errors import ExportError, ImageError, translate_errors
 from inspector.explain.class_maps import AVERAGE, ClassMaps, class_maps

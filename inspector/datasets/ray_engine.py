@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from inspector.datasets import run
+from inspector.datasets.accelerated import accelerate_for_dataset, sample_items
 from inspector.datasets.table import Counts, begin_run, write_shard
 from inspector.errors import InspectorError, require
 from inspector.explain.classifier import Classifier
@@ -56,7 +57,8 @@ def run_dataset_on_ray(
     items = list_images(source)
     # This machine may have no GPU, unlike the actors, so do not build the GPU backend here.
     on_gpus = options.backend.startswith("cuda")
-    classifier = load() if on_gpus else run.accelerate_for_dataset(load(), options.backend)
+    sample = [_make_path_absolute(item) for item in sample_items(items)]
+    classifier = load() if on_gpus else accelerate_for_dataset(load(), options.backend, options.dtype, sample)
     about = run.describe_run(classifier, items, source, options)
     if on_gpus:
         about["backend"] = options.backend
@@ -70,7 +72,7 @@ def run_dataset_on_ray(
     on_progress(done, len(items))
     if tasks:
         with _start_ray() as ray:
-            for number in _run_tasks(ray, tasks, (load, place, about), options):
+            for number in _run_tasks(ray, tasks, (load, sample, place, about), options):
                 done += len(missing[number])
                 on_progress(done, len(items))
     return run.finish_run(out, about)
@@ -82,13 +84,14 @@ class Explainer:
     def __init__(
         self,
         load: Callable[[], Classifier],
+        sample: Sequence[Item],
         out: str,
         about: Mapping[str, Any],
         options: run.RunOptions,
         processors: int,
     ) -> None:
         keep_freed_memory()
-        self.classifier = run.accelerate_for_dataset(load(), options.backend)
+        self.classifier = accelerate_for_dataset(load(), options.backend, options.dtype, sample)
         self.out, self.about, self.batch_size, self.processors = out, about, options.batch_size, processors
 
     def __call__(self, tasks: Mapping[str, Any]) -> dict[str, list[int]]:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from inspector.analysis.linear_head import read_linear_head
+from inspector.datasets.accelerated import accelerate_for_dataset
 from inspector.datasets.feature_files import hash_head, open_features_writer, write_head
 from inspector.datasets.gallery import draw_overlay, make_canvas, make_overlay_path, write_gallery
 from inspector.datasets.rows import DecodedImage, make_row, number_labels
@@ -33,7 +34,6 @@ from inspector.datasets.table import (
     write_shard,
 )
 from inspector.errors import ImageError, InspectorError
-from inspector.explain.backends.accelerate import AcceleratedNetwork, accelerate
 from inspector.explain.class_maps import ClassMaps, class_maps_of_batch
 from inspector.explain.classifier import Classifier
 from inspector.explain.receptive_field import ReceptiveField, read_field
@@ -65,6 +65,7 @@ class RunOptions:
     shard_size: int = 1024  # images in one Parquet file
     overlays: bool = False  # draw the top-1 class map over each photo, and write a gallery of these images
     backend: str = "eager"  # what runs the network: "eager" for PyTorch, or a backend of `accelerate`
+    dtype: str = "float32"  # precision of the backend; a lower one is built and compared with photos of the data set
     finer: int = 1  # how many times finer than the network's own grid the stored maps are: 1, 2 or 4
     features: bool = False  # store the feature maps before pooling, which concepts and repair need
     resume: bool = False  # continue a stopped run: keep its complete shards
@@ -122,7 +123,7 @@ def run_items(
 
     An exception of `on_progress` stops the run between two batches; the complete shards stay.
     """
-    classifier = accelerate_for_dataset(classifier, options.backend)
+    classifier = accelerate_for_dataset(classifier, options.backend, options.dtype, items)
     about = describe_run(classifier, items, source, options)
     missing = begin_run(out, about, options.resume)
     if options.features:
@@ -185,6 +186,7 @@ def describe_run(
         "images": len(items),
         "shard_size": options.shard_size,
         "backend": maps.backend,
+        **({"precision": " ".join(classifier.precision_notes)} if classifier.precision_notes else {}),
         "overlays": options.overlays,
         **features,
         "list_sha256": hash_items(items),
@@ -197,7 +199,7 @@ def finish_run(out: str | Path, about: Mapping[str, Any]) -> Counts:
     counts = count_rows(out, about["images"], about["shard_size"])
     if about["overlays"]:
         write_gallery(Path(out))
-    return counts
+    return replace(counts, precision=about.get("precision", ""))
 
 
 def explain_batches(
@@ -248,17 +250,6 @@ def compute_batches(
 def split_into_batches(images: Batch, batch_size: int) -> list[Batch]:
     """Split the images of a shard into the batches that go through the network."""
     return [images[first : first + batch_size] for first in range(0, len(images), batch_size)]
-
-
-def accelerate_for_dataset(classifier: Classifier, backend: str) -> Classifier:
-    """Return the classifier with a backend that runs its network; wait until the backend is ready."""
-    if backend == "eager":
-        return classifier
-    accelerated = accelerate(classifier, backend)
-    if isinstance(accelerated.capture.accelerated, AcceleratedNetwork):
-        # Wait until the network is compiled, so that the same backend computes all rows.
-        accelerated.capture.accelerated.wait()
-    return accelerated
 
 
 def _draw_overlays(

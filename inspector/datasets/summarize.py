@@ -93,7 +93,12 @@ def _write_summary(
         numbers, state = asdict(counts), read_state(results.folder)
         if counts.residual is not None and not math.isfinite(counts.residual):
             numbers["residual"] = str(counts.residual)  # JSON has no nan and no infinity
-        about = {"network": results.about["network"], "state": state, "summary": numbers}
+        about = {
+            "network": results.about["network"],
+            "precision": results.about.get("precision", ""),
+            "state": state,
+            "summary": numbers,
+        }
         (temporary / NUMBERS).write_bytes(json_bytes(about))
         if report:
             for name, content in make_report(read_summary(temporary)).items():

@@ -56,6 +56,7 @@ class DatasetSummary:
     pairs: Ints  # (P, 2): label and top-1 class of the most frequent confusions
     contrasts: AverageMaps  # (P, h, w): map of the top-1 class minus map of the label
     index: Path  # Parquet file with one row per image, see `inspector.datasets.index`
+    precision: str = ""  # how the maps differ from those in float32, if another precision computed them
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -78,6 +79,8 @@ class DatasetSummary:
                 lines.append(("top-5", f"{counts.top5:.1%}"))
         if self.verdict is not None:
             lines.append(("class maps", f"{self.verdict}, largest residual {counts.residual:.1e} logits"))
+        if self.precision:
+            lines.append(("precision", self.precision))
         if counts.border is not None:
             uniform = compute_uniform_border_share(self.grid)
             lines.append(("evidence at the border", f"{counts.border:.1%} (uniform map: {uniform:.1%})"))
@@ -111,8 +114,10 @@ def read_summary(out: str | Path) -> DatasetSummary:
         numbers = dict(about.object("summary").values)
         if isinstance(numbers["residual"], str):  # JSON has no nan and no infinity
             numbers["residual"] = float(numbers["residual"])
+        precision = about.text("precision") if about.has("precision") else ""
+        counts = SummaryCounts(**numbers)
         return DatasetSummary(
-            about.text("network"), names, SummaryCounts(**numbers), predicted, labeled, pairs, contrasts, out / INDEX
+            about.text("network"), names, counts, predicted, labeled, pairs, contrasts, out / INDEX, precision
         )
 
 

@@ -56,6 +56,7 @@ class Counts:
     unreadable: int
     shards: int
     verdicts: Mapping[str, int] = field(default_factory=dict, compare=False)  # images per verdict
+    precision: str = ""  # how the results differ from those in float32, if another precision computed them
 
     @property
     def not_exact(self) -> int:

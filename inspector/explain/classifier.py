@@ -1,6 +1,5 @@
 """A classifier: a network with its head, its preprocessing and its class names."""
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from inspector.errors import NetworkError
 from inspector.explain.class_names import AnyClassNames, ClassNames, find_class_index, list_class_names
 from inspector.explain.device import find_device
 from inspector.explain.feature_capture import FeatureCapture, make_feature_capture
+from inspector.explain.fingerprint import hash_weights
 from inspector.explain.head import Head, find_head, read_weight_again
 from inspector.explain.kinds import OutputActivation, OutputMeaning
 from inspector.explain.map_arrays import NetworkFacts
@@ -328,13 +328,15 @@ class Classifier:
         accelerated = self.capture.accelerated
         return "Running on PyTorch." if accelerated is None else accelerated.status
 
+    @property
+    def precision_notes(self) -> tuple[str, ...]:
+        """Sentences on how the results of a backend in lower precision differ from those in float32; () in float32."""
+        accelerated = self.capture.accelerated
+        return () if accelerated is None else accelerated.list_notes()
+
     def sha256(self) -> str:
         """Return the SHA-256 hash, in hexadecimal, of the names and values of all parameters and buffers."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(original_network(self.network).state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return hash_weights(original_network(self.network))
 
 
 def check_classifier(value: object) -> None:

@@ -44,6 +44,9 @@ class Accelerator(Protocol):
     def __call__(self, inputs: Tensor) -> CapturedPass | None:
         """Run the pass; None if these inputs are not supported or the network was changed."""
 
+    def list_notes(self) -> tuple[str, ...]:
+        """Return sentences on how its results differ from those of the network in float32."""
+
 
 @dataclass(frozen=True, eq=False)
 class FeatureCapture:

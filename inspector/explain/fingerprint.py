@@ -1,5 +1,6 @@
 """Notice, in some microseconds, that a network was changed: what was built from it must then not be used."""
 
+import hashlib
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -143,3 +144,12 @@ def _read_tensor(tensor: Tensor) -> _TensorState:
 def _read_state(tensor: Tensor) -> tuple[int, int]:
     """Return torch's count of the writes into a tensor, and its address."""
     return count_writes(tensor), tensor.data_ptr()
+
+
+def hash_weights(network: nn.Module) -> str:
+    """Return the SHA-256 hash, in hexadecimal, of the names and values of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -67,6 +67,7 @@ def describe_class_maps(maps: "ClassMaps") -> str:
             f"  photo: {height} x {width} pixels, fed {classifier.preprocessing.describe()}",
             *([] if maps.finer is None else [f"  {maps.finer.describe()}"]),
             *([] if warning is None else [f"  {warning}"]),
+            *(f"  {note}" for note in classifier.precision_notes),
         )
     )
 

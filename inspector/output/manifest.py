@@ -77,11 +77,15 @@ def describe_field(field: ReceptiveField) -> dict[str, Any]:
 
 def describe_network(classifier: Classifier, backend: str | None = None) -> dict[str, Any]:
     """Return the entries of a manifest about versions, network, class names and output activation."""
-    packages = (*VERSIONS, *([backend] if backend in _LIBRARIES else []))
+    library = (backend or "").partition(" ")[0]  # what follows is its precision, as in "onnxruntime int8"
+    packages = (*VERSIONS, *([library] if library in _LIBRARIES else []))
+    notes = {"precision": " ".join(classifier.precision_notes)} if backend and classifier.precision_notes else {}
     return {
         "inspector": __version__,
         "versions": {name: found for name in packages if (found := find_version(name)) is not None},
-        "network": {"name": classifier.name, "sha256": classifier.sha256()} | ({"backend": backend} if backend else {}),
+        "network": {"name": classifier.name, "sha256": classifier.sha256()}
+        | ({"backend": backend} if backend else {})
+        | notes,
         "class_names": {"count": len(classifier.class_names), "sha256": hash_names(classifier.class_names)},
         "probability": classifier.probability,
         **{name: one for name in ("output", "unit") if (one := getattr(classifier, name)) is not None},

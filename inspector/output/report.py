@@ -74,7 +74,7 @@ def make_report(
         top_outcome=maps.outcome(top),
         meaning=maps.classifier.meaning,
         fed=maps.classifier.preprocessing.describe(),
-        notes=(*view.photo.notes, *maps.classifier.notes),
+        notes=(*view.photo.notes, *maps.classifier.notes, *maps.classifier.precision_notes),
         reading=maps.describe_reading(shown.dense, shown.against),
         colors=COLORMAPS[style.colours].describe(),
         verdict=maps.verdict,

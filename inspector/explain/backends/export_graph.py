@@ -104,16 +104,20 @@ class LogitsAndMaps(nn.Module):
         return outputs if self.class_maps is None else (*outputs, self.class_maps(maps))
 
 
-def class_map_graph(classifier: Classifier) -> LogitsAndMaps:
+def class_map_graph(classifier: Classifier, feature_maps: bool = False) -> LogitsAndMaps:
     """Make a module whose forward takes inputs (N, channels, H, W) to (logits (N, K), maps (N, K, h, w)).
 
     `maps.sum((2, 3)) + classifier.head.bias == logits`, for inputs of the classifier's own size and any N.
+
+    Args:
+        classifier: the network.
+        feature_maps: between both, also return the feature maps of each branch, (N, C, h, w).
 
     Raises:
         HeadError: the head has no weight that holds for every image.
         NetworkError: torch.export fails.
     """
-    return _make_graph(classifier, ClassMapHead(classifier.head), feature_maps=False)
+    return _make_graph(classifier, ClassMapHead(classifier.head), feature_maps)
 
 
 def feature_graph(classifier: Classifier) -> LogitsAndMaps:

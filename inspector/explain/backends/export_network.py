@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -27,22 +27,42 @@ from inspector.explain.backends.export_graph import (
     export_program,
     one_trace_at_a_time,
 )
-from inspector.explain.backends.runtimes import Run, run_onnxruntime, run_openvino, write_onnx
+from inspector.explain.backends.lower_precision import (
+    Calibration,
+    CalibrationInputs,
+    PrecisionLoss,
+    check_loss,
+    measure_loss,
+)
+from inspector.explain.backends.quantize import quantize_before_pooling
+from inspector.explain.backends.runtimes import Run, run_onnxruntime, run_openvino, run_openvino_int8, write_onnx
 from inspector.explain.backends.sessions import import_runtime
+from inspector.explain.backends.split_onnx import drop_outputs
 from inspector.explain.class_maps import class_maps_of_batch
 from inspector.explain.classifier import Classifier
 from inspector.explain.tracing.chosen_output import original_network
 from inspector.files import temporary_folder
 from inspector.version import __version__
 
+OnMeasured: TypeAlias = Callable[[PrecisionLoss], object]
+
 _SUFFIXES: dict[str, str] = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
 _TOLERANCE = 1e-4  # largest allowed error, relative to the largest logit or the largest value of a class map
+_SUM_TOLERANCE = 1e-5  # largest residual of a quantized file, relative to the largest sum of absolute values of a map
+_DTYPES = ("float32", "int8")
 _METADATA = "inspector.json"  # name of the metadata inside a .pt2 file
 _SEED = 3  # seed of the noise on which the file is verified
 
 
 def export_network(
-    classifier: Classifier, file: str | Path, format: str = "onnx", overwrite: bool = False, finer: int = 1
+    classifier: Classifier,
+    file: str | Path,
+    format: str = "onnx",
+    overwrite: bool = False,
+    finer: int = 1,
+    dtype: str = "float32",
+    calibration: Calibration | None = None,
+    on_measured: OnMeasured = lambda loss: None,
 ) -> Path:
     """Write the graph of logits and class maps to a new file, for any number of inputs of the classifier's size.
 
@@ -52,18 +72,25 @@ def export_network(
         format: "onnx", "openvino" or "pt2".
         overwrite: replace an earlier file of this name, once the new one is verified.
         finer: 2 or 4 writes the class maps on a finer grid, see `FinerMaps`.
+        dtype: "float32", or "int8": the network up to its feature maps is quantized, and what follows stays in float32,
+            so that the class maps still sum to the logits. How much the logits and class maps differ from those in
+            float32 is measured on photos, and kept in the file's metadata.
+        calibration: photos like those that the network will see, for int8. Default: the example images.
+        on_measured: called with how the int8 network differs from float32.
 
     Returns:
         Path of the file.
 
     Raises:
-        ExportError: the file exists or cannot be written, or its outputs differ from the network's.
+        ExportError: the file exists or cannot be written, its outputs differ from the network's, or there is no int8 in
+            this format.
+        NetworkError: in int8 the top-1 class changes in more photos than `calibration` allows.
         HeadError: the head has no weight that holds for every image.
         InspectorError: there is no finer map, as in `class_maps`.
     """
     names = check_target(file, format, overwrite)
     file = names[0]
-    write = _make_writer(classifier, format, finer)
+    write = _make_writer(classifier, format, finer, dtype, calibration, on_measured)
     if format != "pt2":
         import_runtime("onnxruntime" if format == "onnx" else "openvino")
     try:
@@ -72,7 +99,11 @@ def export_network(
         with temporary_folder(file.parent) as folder:
             unfinished = [folder / one.name for one in names]
             write(unfinished[0], describe_export(classifier, finer))
-            _verify(classifier, _READERS[format](unfinished[0]), finer)
+            run = _READERS[format](unfinished[0])
+            if dtype == "float32":
+                _verify(classifier, run, finer)
+            else:
+                _verify_sums(classifier, run)
             # Rename the file that users open last (.xml after .bin), so that both exist once it is visible.
             for temporary, name in reversed(list(zip(unfinished, names, strict=True))):
                 temporary.replace(name)
@@ -124,10 +155,28 @@ def describe_export(classifier: Classifier, finer: int = 1) -> dict[str, str]:
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
 
-def _make_writer(classifier: Classifier, format: str, finer: int) -> Callable[[Path, dict[str, str]], None]:
+def _make_writer(
+    classifier: Classifier,
+    format: str,
+    finer: int,
+    dtype: str,
+    calibration: Calibration | None,
+    on_measured: OnMeasured,
+) -> Callable[[Path, dict[str, str]], None]:
     """Return a function that writes the graph of logits and class maps to a file, with metadata."""
+    if dtype not in _DTYPES:
+        raise ExportError(f"No file is written in {dtype}. Use {' or '.join(_DTYPES)}.")
+    is_quantized = dtype == "int8"
+    if is_quantized and format == "pt2":
+        raise ExportError('A network in int8 cannot be written as "pt2". Use the format onnx or openvino.')
+    if is_quantized and finer > 1:
+        raise ExportError("A network in int8 is written with maps on its own grid. Leave out finer.")
     # A network that came from an ONNX file runs there: torch cannot write it, but the file's own graph can be extended.
     make_onnx = getattr(original_network(classifier.network), "make_class_map_model", None)
+    if is_quantized and make_onnx is not None:
+        raise ExportError("A network from an ONNX file is written in the precision of that file. Leave out dtype.")
+    if is_quantized:
+        return partial(_write_quantized, classifier, format, CalibrationInputs(classifier, calibration), on_measured)
     if make_onnx is None:
         graph = class_map_graph(classifier) if finer == 1 else finer_graph(classifier, finer)
         inputs = classifier.noise_input(2, _SEED)
@@ -140,6 +189,28 @@ def _make_writer(classifier: Classifier, format: str, finer: int) -> Callable[[P
         raise HeadError(f"The class maps of this head are {classifier.head.verdict}, which one graph cannot compute.")
     model = make_onnx(*classifier.head.affine)
     return partial(_write_extended_onnx if format == "onnx" else _write_openvino_of_onnx, model)
+
+
+def _write_quantized(
+    classifier: Classifier,
+    format: str,
+    inputs: CalibrationInputs,
+    on_measured: OnMeasured,
+    file: Path,
+    metadata: dict[str, str],
+) -> None:
+    onnx, source = import_runtime("onnx"), file.with_suffix(".quantized.onnx")
+    write_onnx(class_map_graph(classifier, feature_maps=True), classifier.noise_input(2, _SEED), source, {})
+    quantize_before_pooling(source, inputs.iterate_calibrating())
+    model = drop_outputs(onnx.load(source), ("logits", "maps"))
+    onnx.save(model, source)
+    run = (run_onnxruntime if format == "onnx" else run_openvino_int8)(source)
+    loss = measure_loss(classifier, lambda batch: zip(*run(batch), strict=True), "int8", inputs)
+    check_loss(loss, inputs.least_agreement)
+    on_measured(loss)
+    source.unlink()
+    write = _write_extended_onnx if format == "onnx" else _write_openvino_of_onnx
+    write(model, file, metadata | {"dtype": "int8", "difference_from_float32": loss.to_json()})
 
 
 def _write_extended_onnx(model: Any, file: Path, metadata: dict[str, str]) -> None:
@@ -209,3 +280,18 @@ def _verify(classifier: Classifier, run: Run, finer: int) -> None:
                     f"Nothing was written: the file's {what} differ from the network's by {error:.2g} for {images} "
                     f"image{'s' * (images > 1)}; at most {allowed:.2g} is allowed."
                 )
+
+
+def _verify_sums(classifier: Classifier, run: Run) -> None:
+    """Raise ExportError if the class maps of the file do not sum to its own logits."""
+    bias = classifier.head.affine[1]
+    for images in (1, 3):
+        logits, maps = run(classifier.noise_input(images, _SEED))
+        parts = maps.double().flatten(2)
+        sums = parts.sum(2) if bias is None else parts.sum(2) + bias.double()
+        error, allowed = float((sums - logits).abs().max()), _SUM_TOLERANCE * float(parts.abs().sum(2).max())
+        if not error <= allowed:
+            raise ExportError(
+                f"Nothing was written: the file's class maps sum to its logits with a residual of {error:.2g}; at most "
+                f"{allowed:.2g} is allowed."
+            )

@@ -7,6 +7,8 @@ Several threads may call what is returned at once. Nothing here writes into the 
 
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Mapping
@@ -27,9 +29,11 @@ from inspector.explain.backends.sessions import (
     open_onnxruntime,
     open_openvino,
 )
+from inspector.explain.backends.split_onnx import split_at_feature_maps
 
 Run: TypeAlias = Callable[[Tensor], list[Tensor]]
 
+_COMPILE_SECONDS = 60  # that OpenVINO may take to compile a quantized network; most need two
 _MAX_ONNX_BYTES = 2**31 - 1  # largest ONNX file that can hold its weights inside
 
 
@@ -131,6 +135,51 @@ def run_onnxruntime(file: Path) -> Run:
 def run_openvino(file: Path) -> Run:
     """Run an ONNX or OpenVINO file by OpenVINO on the CPU, in float32, with as many threads as torch has."""
     return _run_session(open_openvino(file, torch.get_num_threads()))
+
+
+def run_openvino_int8(file: Path) -> Run:
+    """Run a quantized ONNX file by OpenVINO, after another process has compiled it.
+
+    OpenVINO's compiler crashes or does not end on some quantized networks, DenseNet among them.
+
+    Raises:
+        NetworkError: the compiler crashes, or needs more than _COMPILE_SECONDS.
+    """
+    code = "import sys; from inspector.explain.backends.sessions import compile_openvino; compile_openvino(sys.argv[1])"
+    folders = os.pathsep.join(str(Path(folder).absolute()) for folder in sys.path)
+    try:
+        subprocess.run(
+            [sys.executable, "-c", code, str(file)],
+            env=os.environ | {"PYTHONPATH": folders},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=_COMPILE_SECONDS,
+            check=True,
+        )
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        took = isinstance(error, subprocess.TimeoutExpired)
+        event = f"needs more than {_COMPILE_SECONDS} seconds" if took else "crashes"
+        raise NetworkError(
+            f'OpenVINO cannot run this network in int8: its compiler {event}. Use "onnxruntime", or bfloat16.'
+        ) from error
+    return run_openvino(file)
+
+
+def run_openvino_bfloat16(file: Path) -> Run:
+    """Run an ONNX file of `feature_graph` by OpenVINO: in bfloat16 up to the feature maps, then in float32.
+
+    Raises:
+        NetworkError: the processor has no bfloat16 instructions, or the logits depend on more than the feature maps.
+    """
+    capabilities = import_runtime("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "BF16" not in capabilities:
+        raise NetworkError(
+            "This processor has no bfloat16 instructions, so OpenVINO would compute in float32. Use float32 or int8."
+        )
+    body, head = (part.SerializeToString() for part in split_at_feature_maps(import_runtime("onnx").load(file)))
+    threads = torch.get_num_threads()
+    run_body, run_head = open_openvino(body, threads, "bf16"), open_openvino(head, threads)
+    return _run_session(lambda inputs: run_head(*run_body(inputs)))
 
 
 def _run_session(session: Session) -> Run:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from inspector.errors import require
 
-Session: TypeAlias = Callable[[NDArray[np.float32]], list[NDArray[np.float32]]]
+# Takes the inputs of the graph, usually one, and returns its outputs.
+Session: TypeAlias = Callable[..., list[NDArray[np.float32]]]
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -42,8 +43,13 @@ def open_onnxruntime(file: Path, threads: int = 0) -> Session:
     return run
 
 
-def open_openvino(file: Path, threads: int = 0) -> Session:
-    """Open an ONNX or OpenVINO file in OpenVINO, in float32. `threads` is the number of threads; 0: one per core.
+def open_openvino(file: Path | bytes, threads: int = 0, precision: str = "f32") -> Session:
+    """Open an ONNX or OpenVINO file in OpenVINO.
+
+    Args:
+        file: path, or the content of an ONNX file.
+        threads: number of threads; 0: one per core.
+        precision: OpenVINO's name of the precision of operators that are not quantized, "f32" or "bf16".
 
     Raises:
         InspectorError: openvino is not installed.
@@ -51,35 +57,42 @@ def open_openvino(file: Path, threads: int = 0) -> Session:
     openvino = import_runtime("openvino")
     settings = {
         # By default OpenVINO computes in bfloat16 if the processor supports it, which changes logits by up to 1.
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": precision,
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
     }
     core = openvino.Core()
-    model = core.read_model(str(file))
+    model = core.read_model(file if isinstance(file, bytes) else str(file))
     # Compile once for each batch size (0.1 s): this runs faster than one network for all sizes.
     compiled: dict[int, tuple[Any, list[Any]]] = {}  # batch size -> network and its idle requests
     lock = threading.Lock()
 
-    def compile_for(shape: tuple[int, ...]) -> tuple[Any, list[Any]]:
+    def compile_for(inputs: tuple[NDArray[np.float32], ...]) -> tuple[Any, list[Any]]:
         fixed = model.clone()
-        fixed.reshape(list(shape))
+        fixed.reshape({n: list(one.shape) for n, one in enumerate(inputs)})
         return core.compile_model(fixed, "CPU", settings), []
 
-    def run(inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    def run(*inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         with lock:
-            network, idle = get_or_make(compiled, len(inputs), lambda: compile_for(inputs.shape))
+            network, idle = get_or_make(compiled, len(inputs[0]), lambda: compile_for(inputs))
         # A request holds the tensors of one pass, so threads that run at the same time need one each.
         try:
             request = idle.pop()
         except IndexError:
             request = network.create_infer_request()
         # Inputs are not copied; outputs are, because the next pass overwrites them.
-        results = request.infer([inputs], share_inputs=True, share_outputs=False)
+        results = request.infer(list(inputs), share_inputs=True, share_outputs=False)
         idle.append(request)
         return [results[n] for n in range(len(network.outputs))]
 
     return run
+
+
+def compile_openvino(file: str | Path) -> None:
+    """Compile a file in OpenVINO for one image, to find out whether that is possible."""
+    model = import_runtime("openvino").Core().read_model(str(file))
+    (shape,) = [one.partial_shape for one in model.inputs]
+    open_openvino(Path(file))(np.zeros([1, *(shape[n].get_length() for n in range(1, len(shape)))], np.float32))
 
 
 # Runtimes by the names of their backends, the preferred one first.
