@@ -1,4 +1,4 @@
-// The viewer as a widget of anywidget. It answers in the browser; a kernel, if there is one, is told what is shown.
+// The viewer as a widget of anywidget. It answers in the browser; a kernel, if there is one, gets what is shown.
 
 import { followColorScheme } from "./color_scheme.js";
 import { mountViewer } from "./viewer.js";
