@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Real
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from inspector.errors import ClassError
+from inspector.errors import ClassError, InspectorError
 from inspector.explain.finer import FinerMaps
 from inspector.explain.map_arrays import MapArrays, count_maxima, shows_scores
 from inspector.explain.shown_map import AVERAGE, ClassMap, FigureContent, make_class_map
@@ -105,6 +106,8 @@ def make_figure_content(
     opacity: float,
 ) -> FigureContent:
     """Return what a figure shows, with class indices in place of names; see `ClassMaps.figure_content`."""
+    if not isinstance(opacity, Real) or not 0 <= opacity <= 1:
+        raise InspectorError(f"The opacity is a number from 0 to 1; got {opacity!r}.")
     if isinstance(classes, int):
         if classes < 1:
             raise ClassError(f"A figure shows at least one class; got {classes}. For the last class, use [-1].")
@@ -115,4 +118,4 @@ def make_figure_content(
     if against is not None and against != AVERAGE:
         against = maps.classifier.class_index(against)
     factor = 1 if maps.finer is None else maps.finer.factor
-    return FigureContent(chosen, against, dense, smooth, opacity, factor)
+    return FigureContent(chosen, against, dense, smooth, float(opacity), factor)

@@ -61,7 +61,7 @@ def make_standalone_data(
     data = make_viewer_data(arrays, label_names(arrays.classifier.class_names), sent, photo, side, _TOP, finer)
     return data.to_json() | {
         "colormaps": list_colormaps([style.colours]),
-        "state": _make_state(shown, style, has_scores=arrays.scores is not None),
+        "state": _make_state(shown, style, best[0], has_scores=arrays.scores is not None),
         "channels": _list_channels(maps, listed),
         "masked_at_head": find_mask_rule(maps),
     }
@@ -72,12 +72,12 @@ def _count_bytes(maps: ClassMaps, has_scores: bool) -> int:
     return 4 * maps.values.numel() * factor**2 * (1 + has_scores)
 
 
-def _make_state(shown: FigureContent, style: FigureStyle, has_scores: bool) -> dict[str, Any]:
-    """Return what the viewer shows at first: the first class of a figure, as the figure draws it."""
-    against = MEAN if shown.against == AVERAGE else shown.against
+def _make_state(shown: FigureContent, style: FigureStyle, top: int, has_scores: bool) -> dict[str, Any]:
+    """Return what the viewer shows at first: the first class of a figure as the figure draws it, or the top class."""
+    k, against = (*shown.classes, top)[0], MEAN if shown.against == AVERAGE else shown.against
     return {
-        "k": shown.classes[0],
-        "against": None if against == shown.classes[0] else against,
+        "k": k,
+        "against": None if against == k else against,
         "number": "scores" if shown.dense and has_scores else "contributions",
         "colors": style.colours,
         "gray": style.gray,

@@ -71,6 +71,15 @@ def test_the_widget_begins_with_what_it_is_asked_for_and_has_a_page_for_exports(
     widget.close()
 
 
+def test_the_widget_of_no_class_shows_the_top_class_and_an_opacity_is_from_0_to_1(maps: ClassMaps) -> None:
+    assert maps.widget([]).state["k"] == maps.top(1)[0][0]
+    assert "iframe" in maps.widget(opacity=np.float32(1))._repr_mimebundle_()[0]["text/html"]
+    for opacity in (-0.1, 1.1, float("nan"), "1", None):
+        for show in (maps.widget, maps.figure):
+            with pytest.raises(InspectorError, match="opacity is a number from 0 to 1; got"):
+                show(opacity=opacity)
+
+
 def test_without_anywidget_one_sentence_says_what_to_install(maps: ClassMaps, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "anywidget", None)
     notebook._make_widget_class.cache_clear()

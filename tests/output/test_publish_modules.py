@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import struct
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
@@ -143,6 +144,24 @@ def list_viewers() -> list[dict[str, Any]]:
     return [make_viewer(network, seed) for seed, network in enumerate(networks)]
 
 
+def list_rare_files() -> list[dict[str, Any]]:
+    """A BMP with the header of OS/2, and a GIF whose first picture is smaller than its screen."""
+    bmp = b"BM" + struct.pack("<IHHI4sHHHH", 50, 0, 0, 26, struct.pack("<I", 12), 4, 2, 1, 24) + bytes(24)
+    gif = io.BytesIO()
+    Image.new("P", (4, 2)).save(gif, "GIF")
+    part = gif.getvalue()[:6] + struct.pack("<HH", 6, 3) + gif.getvalue()[10:]
+    reason = "part.gif is a GIF whose first picture does not fill it, and nothing says with what. Save it as PNG."
+    listed = [("os2.bmp", bmp, (4, 2), None), ("part.gif", part, (6, 3), reason)]
+    for _, content, size, _ in listed:
+        with Image.open(io.BytesIO(content)) as image:
+            assert image.size == size
+    return [
+        {"name": name, "content": encode(np.frombuffer(content, np.uint8)), "message": message}
+        | {"width": size[0], "height": size[1]}
+        for name, content, size, message in listed
+    ]
+
+
 def list_files() -> list[dict[str, Any]]:
     """Image files of every format that browsers read, with their size, and why some are refused."""
     rgb, rng = Image.new("RGB", (23, 17), "teal"), np.random.default_rng(0)
@@ -171,9 +190,10 @@ def list_files() -> list[dict[str, Any]]:
             {},
             "has the colors of a print, CMYK, and this page reads RGB. Save it as RGB.",
         ),
+        ("animated.gif", rgb, {"save_all": True, "append_images": [rgb.rotate(90)]}, None),
         ("bomb.gif", Image.new("L", (9000, 9000)), {}, "has 9000 x 9000 pixels; at most 80 megapixels are read."),
     ]
-    files = []
+    files = list_rare_files()
     for name, image, settings, reason in images:
         content = io.BytesIO()
         image.save(content, name.split(".")[1].upper(), **settings)

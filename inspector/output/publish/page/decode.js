@@ -23,7 +23,7 @@ function findFormat(bytes) {
   return { "\x89P": "png", "\xff\xd8": "jpeg", GI: "gif", BM: "bmp" }[readText(bytes, 0, 2)] ?? null;
 }
 
-/** Return { width, height, bits, channels } as far as the header of an image file says them; {} if it says nothing. */
+/** Return { width, height, bits, channels, isPart } as far as the header of an image file says them; {} if it says nothing. */
 export function readHeader(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   try {
@@ -36,8 +36,19 @@ export function readHeader(bytes) {
 
 const HEADERS = {
   png: view => ({ width: view.getUint32(16), height: view.getUint32(20), bits: view.getUint8(24) }),
-  gif: view => ({ width: view.getUint16(6, true), height: view.getUint16(8, true) }),
-  bmp: view => ({ width: view.getInt32(18, true), height: Math.abs(view.getInt32(22, true)) }),
+  gif: view => {
+    const read = at => view.getUint16(at, true), [width, height, flags] = [read(6), read(8), view.getUint8(10)];
+    let at = 13 + (flags & 0x80 ? 3 * 2 ** ((flags & 7) + 1) : 0);
+    while (view.getUint8(at) === 0x21) { // extensions, each of blocks that begin with their length
+      for (at += 2; view.getUint8(at); at += 1 + view.getUint8(at));
+      at += 1;
+    }
+    const isWhole = read(at + 1) === 0 && read(at + 3) === 0 && read(at + 5) >= width && read(at + 7) >= height;
+    return { width, height, isPart: !isWhole };
+  },
+  bmp: view => (view.getUint32(14, true) === 12 // the header of OS/2
+    ? { width: view.getUint16(18, true), height: view.getUint16(20, true) }
+    : { width: view.getInt32(18, true), height: Math.abs(view.getInt32(22, true)) }),
   webp: (view, bytes) => {
     const kind = readText(bytes, 12, 4), read24 = at => (view.getUint32(at, true) & 0xffffff) + 1;
     if (kind === "VP8X") return { width: read24(24), height: read24(27) };
@@ -107,10 +118,13 @@ export function checkFile(bytes, name) {
   if (bytes.length > MAX_BYTES) {
     throw new Error(`${name} has ${(bytes.length / 1e6).toFixed(0)} MB; at most ${limit} MB are read.`);
   }
-  const { width, height, bits, channels } = readHeader(bytes);
+  const { width, height, bits, channels, isPart } = readHeader(bytes);
   checkPixels(name, width, height);
   if (bits > 8) {
     throw new Error(`${name} has ${bits} bits per channel, and this page reads 8. Save it with 8, or use Inspector itself.`);
+  }
+  if (isPart) { // Pillow fills the rest with a color of the file, browsers leave it transparent
+    throw new Error(`${name} is a GIF whose first picture does not fill it, and nothing says with what. Save it as PNG.`);
   }
   if (channels === 4) throw new Error(`${name} has the colors of a print, CMYK, and this page reads RGB. Save it as RGB.`);
 }
