@@ -75,6 +75,7 @@ def main(
     memory: Annotated[
         str, typer.Option(help="Networks whose peak memory at batch 32 is measured; '': none.")
     ] = "efficientnet_lite0,resnet18,resnet50",
+    results: Annotated[str, typer.Option(help="Name of the table in results/.")] = "backends",
     only: Annotated[str | None, typer.Option(hidden=True, help="Print the memory of this contestant.")] = None,
 ) -> None:
     """Time all class maps through each backend, and write results/backends.md."""
@@ -103,10 +104,11 @@ def main(
             peaks += [(name, 32, what, measure_peak_in_process(name, what)) for what in computations]
     command = f"python benchmarks/backends.py --networks {networks} --backends {backends} --rounds {rounds}"
     command += f" --batch-rounds {batch_rounds} --memory {memory or repr('')}" + " --peers" * peers
+    command += f" --results {results}" * (results != "backends")
     parts = [format_table(HEADER, rows)]
     if peaks:
         parts.append(format_table(("network", "batch", "computation", "peak memory above baseline, MB"), peaks))
-    write_results("backends", command, *parts)
+    write_results(results, command, *parts)
 
 
 def load_classifier(name: str) -> inspector.Classifier:

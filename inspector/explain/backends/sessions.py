@@ -33,6 +33,8 @@ def open_onnxruntime(file: Path, threads: int = 0) -> Session:
     onnxruntime = import_runtime("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    # After a pass its threads would wait busily for the next one, on the cores that decode the next photos.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
