@@ -1,6 +1,7 @@
 """What a network returns: logits, probabilities in any spelling, or other values; and what is shown of it."""
 
 import json
+import re
 from collections.abc import Callable
 from copy import deepcopy
 
@@ -180,7 +181,8 @@ def test_other_values_are_explained_as_the_network_returns_them(ending):
     report = make_file("report.html", maps, content).decode()
     assert f"({maps.outcome(0)})" in report
     assert "contribution per cell (sums to the value), in years; the same scale" in report
-    assert "%" not in report.split("</style>")[1].split("<h2>Settings")[0].replace("100%", "")
+    shown = re.sub("<script.*?</script>", "", report, flags=re.DOTALL)
+    assert "%" not in shown.split("</style>")[-1].split("<h2>Settings")[0].replace("100%", "")
     texts = [text.get_text() for axis in maps.figure().axes for text in (axis.title, axis.yaxis.label)]
     assert any(maps.outcome(0) in text for text in texts)
     assert "contribution per cell (sums to the value), in years" in " ".join(" ".join(texts).split())

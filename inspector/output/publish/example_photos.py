@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from inspector.errors import ExportError
+from inspector.images.decode import open_image
 from inspector.images.examples import choose_examples, list_examples
 from inspector.images.photo import read_image
 from inspector.images.preprocessing import Preprocessing, make_view
@@ -41,7 +41,7 @@ def _check_photo(file: Path, preprocessing: Preprocessing) -> None:
     """Raise ExportError for a photo that the page refuses, see page/decode.js; ImageError for a broken one."""
     photo = read_image(file)
     make_view(photo, preprocessing)
-    with Image.open(file) as image:
+    with file.open("rb") as opened, open_image(opened) as image:
         format, mode = image.format, image.mode
     if format not in _FORMATS:
         problem = f"is a file of type {format}, which browsers do not show. Save it as JPEG or PNG"
