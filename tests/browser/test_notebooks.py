@@ -152,8 +152,8 @@ def test_the_widget_in_marimo_answers(tab: Page, boot: ClassMaps, tmp_path: Path
 RENDER = """async ([source, data]) => {
     const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
     const { default: widget } = await import(url), el = document.createElement("div");
-    window.told = {};
-    const set = (name, value) => { told[name] = value; }, nothing = () => {};
+    window.stored = {};
+    const set = (name, value) => { stored[name] = value; }, nothing = () => {};
     widget.render({ model: { get: () => data, set, save_changes: nothing, on: nothing, off: nothing }, el });
     document.body.append(el);
 }"""
@@ -173,7 +173,7 @@ def test_the_widget_is_light_or_dark_as_the_notebook_and_says_which_classes_it_h
     tab.evaluate("document.body.style.color = '#111'; document.body.style.background = '#fff'")
     expect(viewer).to_have_css("color-scheme", "light")
     tab.get_by_role("radio", name="Sneaker, probability").click()
-    tab.wait_for_function("told.state?.k === 7")
+    tab.wait_for_function("stored.state?.k === 7")
     expect(
         tab.get_by_text("The maps of 5 of 10 classes are here: the top ones and those chosen before.")
     ).to_be_visible()

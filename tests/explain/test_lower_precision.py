@@ -2,12 +2,14 @@
 
 import json
 import logging
+import math
 from collections.abc import Callable
 from functools import cache as keep
 from pathlib import Path
 
 import numpy as np
 import onnx
+import openvino
 import pytest
 import torch
 import torchvision
@@ -22,7 +24,13 @@ from inspector.explain.backends import runtimes
 from inspector.explain.backends.accelerate import accelerate, with_backend
 from inspector.explain.backends.export_graph import feature_graph
 from inspector.explain.backends.export_network import export_network
-from inspector.explain.backends.lower_precision import Calibration, PrecisionLoss, check_loss
+from inspector.explain.backends.lower_precision import (
+    Calibration,
+    CalibrationInputs,
+    PrecisionLoss,
+    check_loss,
+    measure_loss,
+)
 from inspector.explain.backends.split_onnx import join_parts, split_at_feature_maps
 from inspector.explain.class_maps import FigureContent
 from inspector.output.manifest import make_manifest
@@ -44,7 +52,6 @@ ANY = 0.0  # least agreement: networks with random weights may predict anything
 
 
 def has_bfloat16() -> bool:
-    openvino = pytest.importorskip("openvino")
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
@@ -209,6 +216,19 @@ def test_the_bound_counts_photos(same: int, least: float, is_refused: bool) -> N
 def test_a_loss_that_is_not_a_number_is_refused() -> None:
     with pytest.raises(NetworkError, match="refused in int8"):
         check_loss(PrecisionLoss("int8", 10, 10, float("nan"), 0.9), 0)
+
+
+def test_one_photo_without_a_number_is_a_loss_without_a_number() -> None:
+    classifier = small()
+    inputs = CalibrationInputs(classifier, Calibration(make_photos(12)))
+
+    def run(batch: Tensor) -> list[tuple[Tensor, Tensor]]:
+        found = [(maps.logits.clone(), maps.values) for maps in class_maps_of_batch(classifier, batch)]
+        found[3][0][1] = torch.nan  # neither the first photo nor the last
+        return found
+
+    loss = measure_loss(classifier, run, "int8", inputs)
+    assert math.isnan(loss.largest_change)
 
 
 def test_without_photos_the_example_images_calibrate(cache: Path) -> None:

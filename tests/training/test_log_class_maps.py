@@ -185,15 +185,15 @@ def test_the_network_is_as_it_was_after_a_failure(pixels):
         log_class_maps(classifier, pixels, Pictures(), 0, strict=True)
 
 
-def test_the_same_failure_is_told_once(classifier, photos):
+def test_the_same_failure_is_one_warning(classifier, photos):
     def fail(tag: str, picture: np.ndarray, step: int) -> None:
         raise OSError(28, "No space left on device")
 
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         for step in range(3):
             assert log_class_maps(classifier, photos, fail, step) == []
-    assert [str(one.message).split(": ")[1] for one in told] == ["OSError, No space left on device"]
+    assert [str(one.message).split(": ")[1] for one in caught] == ["OSError, No space left on device"]
 
 
 def test_a_photo_that_cannot_be_read_does_not_end_the_training(classifier):

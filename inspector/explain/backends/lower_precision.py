@@ -133,7 +133,7 @@ def measure_loss(network: Classifier, run: RunMaps, dtype: str, inputs: Calibrat
             if labels is not None:
                 right.append((top == labels[n], other_top == labels[n]))
     counts = (sum(one for one, _ in right), sum(one for _, one in right)) if right else None
-    return PrecisionLoss(dtype, len(same), sum(same), max(changes), median(correlations), counts)
+    return PrecisionLoss(dtype, len(same), sum(same), float(np.max(changes)), median(correlations), counts)
 
 
 def check_loss(loss: PrecisionLoss, least_agreement: float) -> None:

@@ -89,7 +89,7 @@ def _download() -> bytes:
     found = f"sha512-{base64.b64encode(hashlib.sha512(content).digest()).decode()}"
     if found != INTEGRITY:
         raise ExportError(
-            f"npm gave another {PACKAGE} {VERSION} than the one that this version of Inspector knows, so it is not "
+            f"npm gave another {PACKAGE} {VERSION} than this version of Inspector expects, so it is not "
             f"used: its hash is {found}, expected {INTEGRITY}."
         )
     return content
