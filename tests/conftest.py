@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from inspector.output.export import encode_figure
+from inspector.output.figure_file import encode_figure
 
 REPOSITORY = Path(__file__).parent.parent
 

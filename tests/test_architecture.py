@@ -26,8 +26,8 @@ FLOOR = {"entries": (), "errors": (), "files": ("errors",), "printable": (), "ve
 # The calls of the public face that look up: ClassMaps.figure, overlay, save, locate, widget and what notebooks show.
 FACADE = {
     "explain/image_maps.py": {
-        "inspector.analysis.location", "inspector.output.figure", "inspector.output.export", "inspector.output.style",
-        "inspector.output.notebook",
+        "inspector.analysis.location", "inspector.output.figure", "inspector.output.figure_file",
+        "inspector.output.export", "inspector.output.style", "inspector.output.notebook",
     },
     "analysis/layers.py": {"inspector.output.notebook"},
 }  # fmt: skip
@@ -138,8 +138,8 @@ def test_our_own_modules_are_imported_at_the_top(path):
             "matplotlib",
             {
                 "output/figure.py",
+                "output/figure_file.py",
                 "output/figure_text.py",
-                "output/export.py",
                 "output/comparison_figure.py",
                 "datasets/figures.py",
                 "training/figures.py",
@@ -157,6 +157,7 @@ def test_our_own_modules_are_imported_at_the_top(path):
                 "images/scientific.py",
                 "output/colormaps.py",
                 "output/overlay.py",
+                "output/picture.py",
                 "ui",
             },
         ),

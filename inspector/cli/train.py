@@ -239,7 +239,7 @@ def _is_file_of_comparison(name: str) -> bool:
 
 
 def _write_comparison(out: Path, table: str, figures: Mapping[str, "Figure"], overwrite: bool) -> None:
-    from inspector.output.export import encode_figure
+    from inspector.output.figure_file import encode_figure
 
     files = {f"{name}.{kind}": encode_figure(figures[name], kind) for name in figures for kind in ("png", "svg")}
     files["table.md"] = table.encode()

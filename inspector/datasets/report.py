@@ -7,7 +7,7 @@ from inspector.datasets import index as dataset_index
 from inspector.datasets.figures import draw_average_maps, draw_border_shares, draw_contrasts
 from inspector.datasets.summary import DatasetSummary
 from inspector.files import csv_bytes
-from inspector.output.export import encode_figure
+from inspector.output.figure_file import encode_figure
 
 REPORT_FILES = ("classes.csv", "images.csv", "confusions.csv", "border.png", "average-maps.png", "confusions.png")
 _CLASS_COLUMNS = "class", "labelled", "recognised", "predicted", "border", "positions", "inside"

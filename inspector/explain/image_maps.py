@@ -242,7 +242,7 @@ class ClassMaps:
 
     @cached_property
     def _inline_figure(self) -> bytes:
-        from inspector.output.export import encode_figure
+        from inspector.output.figure_file import encode_figure
 
         return encode_figure(self.figure(), "png", 100)
 

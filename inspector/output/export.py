@@ -5,16 +5,12 @@ The manifest identifies everything that the figure was computed from, so that `r
 
 import io
 import json
-import threading
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 
 from inspector.errors import ExportError
@@ -22,49 +18,14 @@ from inspector.explain.class_maps import ClassMaps, FigureContent
 from inspector.explain.large_class_maps import LargeMaps
 from inspector.files import csv_bytes, new_folder
 from inspector.output.figure import class_map_figure
+from inspector.output.figure_file import FORMATS, encode_figure
 from inspector.output.manifest import encode_manifest, make_manifest
 from inspector.output.report import make_report
 from inspector.output.style import DEFAULT_STYLE, FigureStyle
 
-Format = Literal["png", "pdf", "svg"]
-FORMATS: tuple[Format, ...] = ("png", "pdf", "svg")
 _NUMBERS = ("maps.npz", "logits.csv", "contributions.csv")
 FILES = (*(f"figure.{format}" for format in FORMATS), *_NUMBERS, "report.html", "photo.png", "manifest.json")
 _ALL_MAPS = FigureStyle(("all",), columns=5)
-
-# Write text as text, not as outlines; no random ids and dates, so that equal figures give equal bytes.
-_RC: Any = {"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "inspector"}
-# So that `set_layout_engine(None)` leaves none, also in a notebook whose settings name one.
-_RC |= {"figure.autolayout": False, "figure.constrained_layout.use": False}
-_NO_DATE: dict[Format, dict[str, None]] = {"png": {}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
-# A higher compression level doubles the time for a PNG, and makes the file only a seventh smaller.
-_OPTIONS: dict[Format, dict[str, Any]] = {"png": {"pil_kwargs": {"compress_level": 1}}, "pdf": {}, "svg": {}}
-_rc_lock = threading.Lock()  # matplotlib's settings are global, so only one thread at a time may change them
-
-
-def encode_figure(figure: Figure, format: Format, dpi: int = DEFAULT_STYLE.dpi) -> bytes:
-    """Return a figure as the bytes of a file. `dpi` is the resolution of a PNG, and of the photos in PDF and SVG."""
-    buffer = io.BytesIO()
-    with _rc_lock, matplotlib.rc_context(_RC), _lay_out(figure, dpi):
-        figure.savefig(buffer, format=format, dpi=dpi, metadata=_NO_DATE[format], **_OPTIONS[format])
-    return buffer.getvalue()
-
-
-@contextmanager
-def _lay_out(figure: Figure, dpi: int) -> Iterator[None]:
-    """Place the axes of a figure once, for `dpi`; inside the block they stay. With a layout, savefig draws twice."""
-    engine, usual_dpi = figure.get_layout_engine(), figure.get_dpi()
-    if engine is None:
-        yield
-        return
-    figure.set_dpi(dpi)
-    engine.execute(figure)
-    figure.set_layout_engine(None)
-    try:
-        yield
-    finally:
-        figure.set_layout_engine(engine)
-        figure.set_dpi(usual_dpi)
 
 
 def encode_numbers(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> bytes:

@@ -7,8 +7,9 @@ from typing import Any
 
 from inspector.explain.large_class_maps import LargeMaps
 from inspector.files import csv_bytes, json_bytes
-from inspector.output.export import encode_figure, encode_npz, list_probabilities
+from inspector.output.export import encode_npz, list_probabilities
 from inspector.output.figure import class_map_figure
+from inspector.output.figure_file import encode_figure
 from inspector.output.manifest import describe_network, list_top
 
 FILES = ("figure.png", "maps.npz", "logits.csv", "manifest.json")

@@ -18,7 +18,8 @@ from torch import nn
 from inspector import Classifier, ExportError, FigureStyle, class_maps, class_maps_of_batch
 from inspector.errors import InspectorError
 from inspector.files import read_csv
-from inspector.output.export import encode_figure, encode_numbers, encode_zip, make_file, save_class_maps
+from inspector.output.export import encode_numbers, encode_zip, make_file, save_class_maps
+from inspector.output.figure_file import encode_figure
 from inspector.output.manifest import encode_manifest, make_manifest
 from inspector.output.reproduce import rebuild
 

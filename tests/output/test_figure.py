@@ -17,8 +17,8 @@ from PIL import Image
 from inspector import Classifier, InspectorError, class_maps, class_maps_of_batch, load, read_image
 from inspector.images.examples import list_examples
 from inspector.output.colormaps import COLORMAPS, find_colormap
-from inspector.output.export import encode_figure
 from inspector.output.figure import class_map_figure
+from inspector.output.figure_file import encode_figure
 from inspector.output.overlay import grid_image
 from inspector.output.style import FigureStyle
 

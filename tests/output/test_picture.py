@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inspector.output.picture import ColorBar, Picture
+from inspector.output.picture import ColorBar, Picture, encode_png
 from inspector.output.picture_figure import encode_picture
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (300, 520, 3), dtype=np.uint8)
@@ -50,3 +50,16 @@ def test_an_svg_has_its_texts_as_text(title: str) -> None:
     assert "map 1" in text
     assert title.split()[0].replace("<", "&lt;") in text
     assert "data:image/png;base64," in text
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_png_has_the_pixels_that_it_is_made_of(channels: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 41, channels), dtype=np.uint8)
+    with Image.open(io.BytesIO(encode_png(pixels))) as image:
+        np.testing.assert_array_equal(image, pixels)
+
+
+def test_further_chunks_of_a_png_are_read_by_other_programs() -> None:
+    with Image.open(io.BytesIO(encode_png(PIXELS, {b"tEXt": b"Author\0me"}))) as image:
+        image.load()
+        assert image.info == {"Author": "me"}

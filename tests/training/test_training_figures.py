@@ -11,7 +11,7 @@ from matplotlib.text import Text
 from safetensors.numpy import save_file
 
 from inspector import InspectorError
-from inspector.output.export import encode_figure
+from inspector.output.figure_file import encode_figure
 from inspector.training.compare_runs import RunGroup
 from inspector.training.figures import (
     average_maps_figure,

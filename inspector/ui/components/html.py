@@ -16,6 +16,7 @@ from inspector.images.preprocessing import Crop
 from inspector.output import overlay
 from inspector.output.colormaps import COLORMAPS, LEVELS, find_colormap, list_bar_colors
 from inspector.output.overlay import common_scale, dimmed_photo, grid_image, needs_lossless
+from inspector.output.picture import encode_png
 from inspector.output.style import GRAY, OKABE_ITO
 from inspector.output.text import format_number
 from inspector.ui.components.assets import render_fragment
@@ -62,8 +63,9 @@ class MethodTile:
 
 def encode_image(pixels: Pixels, exact: bool) -> bytes:
     """Encode pixels as PNG if `exact`, else as JPEG, which is ten times as fast."""
-    suffix, settings = (".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]) if exact else (".jpg", [cv2.IMWRITE_JPEG_QUALITY, 92])
-    _, data = cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), settings)
+    if exact:
+        return encode_png(pixels)
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
     return data.tobytes()
 
 

@@ -80,7 +80,7 @@ def encode_drawing(drawn: "Picture | Figure | Chart", format: Literal["png", "sv
         from inspector.ui.components.charts import encode_chart
 
         return encode_chart(drawn, format)
-    from inspector.output.export import encode_figure
+    from inspector.output.figure_file import encode_figure
 
     return encode_figure(drawn, format)
 

@@ -35,7 +35,7 @@ from inspector.ui.state.streamlit_fixes import fragment
 from inspector.ui.state.top_bar import PageSelection
 
 if TYPE_CHECKING:
-    from inspector.output.export import Format
+    from inspector.output.figure_file import Format
 
 NETWORKS, PHOTOS = "networks", "photos"
 MAX_NETWORKS = 4
@@ -175,7 +175,7 @@ def _choose_common_grid() -> bool:
 def _show_downloads(columns: Sequence[MapColumn], style: ColumnsStyle, mode: str) -> None:
     def make_file(name: str) -> bytes:
         # Imported here, because matplotlib takes a second to import.
-        from inspector.output.export import encode_figure
+        from inspector.output.figure_file import encode_figure
 
         return encode_figure(draw_figure(columns, style), _FORMATS[name])
 

@@ -24,7 +24,7 @@ from inspector.ui.state.jobs import Task
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from inspector.output.export import Format
+    from inspector.output.figure_file import Format
 
 # Kinds of results. A task begins with its kind.
 MAP, CURVES, BASELINE, RANDOMIZED = "map", "curves", "random baseline", "randomized"
@@ -113,7 +113,7 @@ def show_downloads(maps: ClassMaps, chosen: MethodsSelection, results: Results) 
     def make_file(name: str) -> bytes:
         # Imported here, because matplotlib takes a second to import.
         from inspector.output.comparison_figure import methods_figure
-        from inspector.output.export import encode_figure
+        from inspector.output.figure_file import encode_figure
 
         return encode_figure(methods_figure(maps, chosen.k, found, curves), _FORMATS[name])
 

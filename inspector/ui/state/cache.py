@@ -302,8 +302,8 @@ def draw_figure_preview(
     Raises:
         ExportError: the figure is too large at `dpi`.
     """
-    from inspector.output.export import encode_figure
     from inspector.output.figure import check_size, class_map_figure
+    from inspector.output.figure_file import encode_figure
 
     figure = class_map_figure(_maps, _shown, _style)
     width, height = figure.get_size_inches()
