@@ -34,10 +34,8 @@ class BatchOptions:
 
     batch_size: Annotated[int, Option(help="Images per forward pass.", min=1)] = 32
     workers: Annotated[int | None, Option(help="Threads that decode. Default: one per processor.", min=1)] = None
-    backend: Annotated[
-        str, Option(help="Runtime: `eager` (PyTorch), `auto`, `folded`, `compiled`, `onnxruntime`, `openvino`, `cuda`.")
-    ] = "eager"
-
+    backend: options.Backend = "eager"
+    dtype: options.Dtype = "float32"
     finer: options.Finer = 1
 
     def load(self, network: options.NetworkOptions, model: str) -> "tuple[Classifier, PassOptions]":
@@ -47,9 +45,10 @@ class BatchOptions:
         size = network.size if is_photo_size(network.size) else None
         if size is not None:
             parse_photo_size(size)
-            if self.backend != "eager":
-                raise InspectorError(f"--size {size} gives every photo its own input size. Leave out --backend.")
-        how = PassOptions(self.batch_size, self.workers, self.backend, size, self.finer)
+            if (self.backend, self.dtype) != ("eager", "float32"):
+                problem = f"--size {size} gives every photo its own input size"
+                raise InspectorError(f"{problem}. Leave out --backend and --dtype.")
+        how = PassOptions(self.batch_size, self.workers, self.backend, self.dtype, size, self.finer)
         return (replace(network, size=None) if size else network).load(model), how
 
 
@@ -102,6 +101,8 @@ def boxes(
 
     * `inspector boxes photos --finer 2 -o boxes.csv`
 
+    * `inspector boxes photos --backend openvino --dtype int8 -o boxes.csv`
+
     * `inspector boxes photos --class tabby --threshold 0.1 --in-logits --size whole -o masks --format masks`
     """
     fail_on = parse_verdict(fail_on)
@@ -139,6 +140,8 @@ def boxes(
         soft_wrap=True,
     )
     print_fed(how.describe_input(classifier))
+    if counts.precision:
+        screen.print(counts.precision, soft_wrap=True)
     print_written(out)
     status = judge(counts.worst_verdict, fail_on)
     if not status and counts.unreadable == counts.photos:
@@ -228,6 +231,8 @@ def localize(
         result = measure(folder, items, annotations, classifier, wanted, how, show)
     _print_scores(result)
     print_fed(how.describe_input(classifier))
+    if result.precision:
+        screen.print(result.precision, soft_wrap=True)
     values = {"network": classifier.name, **asdict(result)}
     if out is not None:
         content = json_bytes(values) if out.suffix == ".json" else _encode_scores(result)

@@ -55,16 +55,8 @@ def batch(
         bool,
         Option("--features", help="Also store the feature maps before pooling, which `concepts` and `repair` need."),
     ] = False,
-    backend: Annotated[
-        str, Option(help="Runtime: `eager` (PyTorch), `auto`, `folded`, `compiled`, `onnxruntime`, `openvino`, `cuda`.")
-    ] = "eager",
-    dtype: Annotated[
-        str,
-        Option(
-            help="Precision of the backend: `float32`; `int8` (onnxruntime, openvino) or `bfloat16` (openvino), built "
-            "and compared with photos of the data set."
-        ),
-    ] = "float32",
+    backend: options.Backend = "eager",
+    dtype: options.Dtype = "float32",
     finer: options.Finer = 1,
     engine: Annotated[
         str, Option(help="`local`, or `ray` for several processes on this machine or a cluster.")

@@ -72,6 +72,16 @@ Finer = Annotated[
         "computed too; its own still sum to the logit.",
     ),
 ]
+Backend = Annotated[
+    str, Option(help="Runtime: `eager` (PyTorch), `auto`, `folded`, `compiled`, `onnxruntime`, `openvino`, `cuda`.")
+]
+Dtype = Annotated[
+    str,
+    Option(
+        help="Precision of the backend: `float32`; `int8` (onnxruntime, openvino) or `bfloat16` (openvino), built and "
+        "compared with photos of the data set."
+    ),
+]
 Arch = Annotated[
     str | None,
     Option(

@@ -62,22 +62,29 @@ def make_calibration(classifier: Classifier, items: Sequence[Item]) -> Calibrati
 
 
 def accelerate_for_dataset(
-    classifier: Classifier, backend: str, dtype: str = "float32", items: Sequence[Item] = ()
+    classifier: Classifier, backend: str | None, dtype: str = "float32", items: Sequence[Item] = ()
 ) -> Classifier:
     """Return the classifier with a backend that runs its network; wait until the backend is ready.
 
     Args:
         classifier: the network.
-        backend: "eager" for PyTorch, or a backend of `accelerate`.
+        backend: "eager" for PyTorch, or a backend of `accelerate`; None: the one that the classifier has.
         dtype: precision, as for `accelerate`.
         items: the photos of the data set. Lower precision is built and compared with some of them.
 
     Raises:
         NetworkError, InspectorError: as `accelerate`.
     """
-    calibration = None if dtype == "float32" or not items else make_calibration(classifier, items)
-    accelerated = accelerate(classifier, backend, dtype=dtype, calibration=calibration)
-    if isinstance(accelerated.capture.accelerated, AcceleratedNetwork):
+    if backend is not None or dtype != "float32":
+        calibration = None if dtype == "float32" or not items else make_calibration(classifier, items)
+        classifier = accelerate(classifier, backend or "eager", dtype=dtype, calibration=calibration)
+    if isinstance(classifier.capture.accelerated, AcceleratedNetwork):
         # Wait until the network is compiled, so that the same backend computes all rows.
-        accelerated.capture.accelerated.wait()
-    return accelerated
+        classifier.capture.accelerated.wait()
+    return classifier
+
+
+def name_backend(classifier: Classifier) -> str:
+    """Return the name of what runs a network of `accelerate_for_dataset`, as `ClassMaps.backend` has it."""
+    accelerated = classifier.capture.accelerated
+    return accelerated.name if isinstance(accelerated, AcceleratedNetwork) else "eager"

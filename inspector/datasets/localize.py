@@ -51,6 +51,7 @@ class LocalizationResult:
     unreadable: int
     tuning_photos: int
     worst_verdict: str | None
+    precision: str = ""  # how the maps differ from those in float32, if another precision computed them
 
 
 def list_photos(folder: Path, objects: Path) -> list[Item]:
@@ -91,6 +92,7 @@ def localize(
     Raises:
         ClassError: a class of the objects is none of the network.
         LocalizationError: no photo has an object, an object has no class, or objects do not fit their photo.
+        NetworkError, InspectorError: as `accelerate_for_dataset`.
         PlaceError: the place of the cells on the photos is unknown.
     """
     require_place(classifier.receptive_field)
@@ -99,7 +101,7 @@ def localize(
     classes = _find_classes(annotations, files, items, classifier, options)
     if options.k is None and not classes:
         raise _refuse_without_objects(folder, files)
-    classifier = accelerate_for_dataset(classifier, how.backend)
+    classifier = accelerate_for_dataset(classifier, how.backend, how.dtype, items)
     cases: list[CaseMeasures] = []
     verdicts, unreadable = set[Verdict](), 0
     for done, photo in enumerate(map_photos(list(enumerate(items)), classifier, how), 1):
@@ -116,7 +118,8 @@ def localize(
     scores = score_cases([cases[n] for n in testing], tuned, seed=options.seed)
     tuning_photos = len({cases[n].photo for n in tuning})
     worst = worst_verdict(*verdicts) if verdicts else None
-    return LocalizationResult(tuple(scores), tuned, len(items), unreadable, tuning_photos, worst)
+    precision = " ".join(classifier.precision_notes)
+    return LocalizationResult(tuple(scores), tuned, len(items), unreadable, tuning_photos, worst, precision)
 
 
 def _refuse_without_objects(folder: Path, files: Sequence[str]) -> LocalizationError:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspector.analysis.location import DEFAULT_THRESHOLD, Unit, check_threshold, locate_map
-from inspector.datasets.accelerated import accelerate_for_dataset
+from inspector.datasets.accelerated import accelerate_for_dataset, name_backend
 from inspector.datasets.run import OnProgress, compute_batches, split_into_batches
 from inspector.entries import Entries, parse_json
 from inspector.errors import ExportError, ImageError, translate_errors
@@ -62,7 +62,8 @@ class PassOptions:
 
     batch_size: int = 32
     workers: int | None = None  # decoding threads; None: one per processor
-    backend: str = "eager"
+    backend: str | None = None  # "eager" for PyTorch, or a backend of `accelerate`; None: the one that the network has
+    dtype: str = "float32"  # precision of the backend; a lower one is built and compared with some of the photos
     size: str | None = None  # "whole", "whole:288" or "native", one by one; None: the classifier's own size, in batches
     finer: int = 1  # how many times finer than the network's own grid: 1, 2 or 4
 
@@ -125,6 +126,7 @@ class BoxCounts:
     boxes: int
     without: int  # readable photos without a box
     worst_verdict: str | None
+    precision: str = ""  # how the results differ from those in float32, if another precision computed them
 
 
 def find_boxes(
@@ -158,14 +160,15 @@ def find_boxes(
         ClassError: there is no such class.
         ExportError: the file of the finished photos is of another search, or cannot be written.
         LocalizationError: the threshold cannot be used.
+        NetworkError, InspectorError: as `accelerate_for_dataset`.
         PlaceError: the place of the cells on the photos is unknown.
     """
     check_threshold(options.threshold, options.unit)
     require_place(classifier.receptive_field)
     chosen = [classifier.class_index(k) for k in options.classes]
     check_contrast(classifier, options.against)
+    classifier = accelerate_for_dataset(classifier, how.backend, how.dtype, items)
     about = describe_search(items, classifier, options, how, format)
-    classifier = accelerate_for_dataset(classifier, how.backend)
     finished = _read_partial(partial, about) if partial is not None and resume else {}
     missing = [(index, item) for index, item in enumerate(items) if index not in finished]
     on_progress(len(finished), len(items))
@@ -182,7 +185,7 @@ def find_boxes(
     boxes = sum(len(photo.objects) for photo in photos)
     without = sum(photo.error is None and not photo.objects for photo in photos)
     worst = worst_verdict(*verdicts) if verdicts else None
-    return photos, about, BoxCounts(len(photos), unreadable, boxes, without, worst)
+    return photos, about, BoxCounts(len(photos), unreadable, boxes, without, worst, about.get("precision", ""))
 
 
 def check_contrast(classifier: Classifier, against: str | int | None) -> None:
@@ -202,6 +205,8 @@ def describe_search(
         "fed": how.describe_input(classifier),
         "size": how.size or list(classifier.preprocessing.size),
         "finer": how.finer,
+        "backend": name_backend(classifier),
+        **({"precision": " ".join(classifier.precision_notes)} if classifier.precision_notes else {}),
         "classes": [classifier.class_names[classifier.class_index(k)] for k in options.classes] or "top-1",
         "against": options.against,
         "threshold": options.threshold,

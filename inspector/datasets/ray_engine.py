@@ -56,7 +56,7 @@ def run_dataset_on_ray(
         raise InspectorError("The Ray engine stores no features. Leave out --features, or use the local engine.")
     items = list_images(source)
     # This machine may have no GPU, unlike the actors, so do not build the GPU backend here.
-    on_gpus = options.backend.startswith("cuda")
+    on_gpus = _runs_on_gpus(options)
     sample = [_make_path_absolute(item) for item in sample_items(items)]
     classifier = load() if on_gpus else accelerate_for_dataset(load(), options.backend, options.dtype, sample)
     about = run.describe_run(classifier, items, source, options)
@@ -120,7 +120,7 @@ def _run_tasks(
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, max_tasks_in_flight_per_actor=2),
         fn_constructor_args=(*arguments, options, processors),
         num_cpus=processors,
-        num_gpus=1 if options.backend.startswith("cuda") else None,
+        num_gpus=1 if _runs_on_gpus(options) else None,
     )
     try:
         for row in finished.iter_rows():
@@ -129,6 +129,10 @@ def _run_tasks(
         # The last line of Ray's message is the error in the actor; the lines before are the traceback.
         reason = ([line for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1].strip()
         raise InspectorError(f"A Ray worker failed ({reason}). Correct this and use --resume to continue.") from error
+
+
+def _runs_on_gpus(options: run.RunOptions) -> bool:
+    return options.backend is not None and options.backend.startswith("cuda")
 
 
 def _make_path_absolute(item: Item) -> Item:

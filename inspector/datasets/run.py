@@ -64,7 +64,7 @@ class RunOptions:
     workers: int | None = None  # decoding threads; None: one per processor. With Ray: processors per actor
     shard_size: int = 1024  # images in one Parquet file
     overlays: bool = False  # draw the top-1 class map over each photo, and write a gallery of these images
-    backend: str = "eager"  # what runs the network: "eager" for PyTorch, or a backend of `accelerate`
+    backend: str | None = None  # "eager" for PyTorch, or a backend of `accelerate`; None: the one that the network has
     dtype: str = "float32"  # precision of the backend; a lower one is built and compared with photos of the data set
     finer: int = 1  # how many times finer than the network's own grid the stored maps are: 1, 2 or 4
     features: bool = False  # store the feature maps before pooling, which concepts and repair need

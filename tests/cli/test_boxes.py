@@ -54,7 +54,7 @@ def test_boxes_are_written_and_counted(run):
     status, printed, _ = run("boxes", "photos", "-o", "boxes.json", "--overwrite", "--json", "--class", "red")
     assert json.loads(printed) == {
         "out": "boxes.json", "format": "coco", "photos": 2, "unreadable": 0, "boxes": 1, "without": 1,
-        "worst_verdict": "exact",
+        "worst_verdict": "exact", "precision": "",
     }  # fmt: skip
 
 
@@ -103,6 +103,8 @@ def test_scores_are_printed_and_written(run):
         (["--objects", "none.csv"], "Cannot read none.csv"),
         (["--finer", "3"], "finer is 3. Use 2 or 4"),
         (["--size", "whole", "--backend", "auto"], "--size whole gives every photo its own input size"),
+        (["--size", "whole", "--dtype", "int8"], "its own input size. Leave out --backend and --dtype."),
+        (["--dtype", "int8"], '"eager" runs the network as it is; got int8'),
     ],
 )
 def test_options_that_cannot_be_used_are_refused(run, arguments, sentence):

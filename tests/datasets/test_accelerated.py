@@ -12,8 +12,11 @@ from tiny_photos import write_photos
 from torch import nn
 
 import inspector
+from inspector.analysis.annotations import read_annotations
 from inspector.datasets import accelerated
 from inspector.datasets.accelerated import make_calibration, sample_items
+from inspector.datasets.localize import LocalizeOptions, localize
+from inspector.datasets.located import BoxOptions, PassOptions, find_boxes, name_files
 from inspector.datasets.run import RunOptions, run_dataset
 from inspector.datasets.summarize import summarize
 from inspector.errors import InspectorError, NetworkError
@@ -50,6 +53,20 @@ def test_a_run_in_int8_says_how_it_differs_and_can_be_continued(
     assert again.verdicts.get("not exact", 0) == 0
     summary = summarize(tmp_path / "maps", tmp_path / "summary")
     assert ("precision", counts.precision) in summary.describe()
+
+
+def test_boxes_and_scores_of_int8_say_how_they_differ(
+    photos: Path, tmp_path: Path, classifier: inspector.Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accelerated, "Calibration", partial(Calibration, least_agreement=0.0))
+    monkeypatch.setenv("INSPECTOR_CACHE", str(tmp_path / "cache"))
+    how, items = PassOptions(backend="onnxruntime", dtype="int8"), list_images(photos)
+    _, about, counts = find_boxes(items, classifier, BoxOptions(), how, "csv", name_files(items, photos))
+    assert counts.precision.startswith("Computed in int8. Compared with float32 on ")
+    assert (about["backend"], about["precision"]) == ("onnxruntime int8", counts.precision)
+    (tmp_path / "boxes.csv").write_text("file,x1,y1,x2,y2\ncat/00.png,0,0,9,9\n")
+    annotations, wanted = read_annotations(tmp_path / "boxes.csv"), LocalizeOptions("top1", tune=0)
+    assert localize(photos, items, annotations, classifier, wanted, how).precision == counts.precision
 
 
 def test_int8_on_pytorch_leaves_no_folder(photos: Path, tmp_path: Path, classifier: inspector.Classifier) -> None:

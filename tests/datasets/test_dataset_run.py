@@ -620,6 +620,16 @@ def test_another_backend_gives_the_same_rows(
         assert row["verdict"] == other["verdict"]
 
 
+def test_the_backend_that_a_classifier_has_runs_it_unless_another_one_is_named(
+    photos: Path, tmp_path: Path, classifier: inspector.Classifier
+) -> None:
+    folded = inspector.accelerate(classifier, "folded")
+    for backend, expected in ((None, "folded"), ("eager", "eager")):
+        out = tmp_path / f"out {backend}"
+        run_dataset(photos / "cat", folded, out, RunOptions(backend=backend))
+        assert read_rows(out)[1]["backend"] == expected
+
+
 def test_an_unknown_backend_leaves_no_folder(photos: Path, tmp_path: Path, classifier: inspector.Classifier) -> None:
     with pytest.raises(NetworkError, match=r"No backend 'quickest'\. Use one of auto"):
         run_dataset(photos, classifier, tmp_path / "out", RunOptions(backend="quickest"))

@@ -145,11 +145,17 @@ class AcceleratedNetwork:
         self.status = f"Running on PyTorch while {backend} is being built."
         self._classifier, self._backend, self._dtype, self._cache = classifier, backend, dtype, cache
         self._on_built, self._calibration = on_built, calibration
-        self._name = backend if dtype == "float32" else f"{backend} {dtype}"
         self._shape = (len(classifier.preprocessing.mean), *classifier.preprocessing.size)
         self._fingerprint = NetworkFingerprint(classifier.network, classifier.noise_input())
         self._run: Run | None = None
         self._thread: threading.Thread | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the backend, with its dtype if that is not float32; "eager" until it is built, or if that failed."""
+        if self._run is None:
+            return "eager"
+        return self._backend if self._dtype == "float32" else f"{self._backend} {self._dtype}"
 
     def __call__(self, inputs: Tensor) -> CapturedPass | None:
         """Run one pass; None if the backend is not built for these inputs, or the network was changed."""
@@ -162,7 +168,7 @@ class AcceleratedNetwork:
             )
             return None
         captured = split_outputs(self._classifier, run(inputs))
-        return captured._replace(backend=self._name)
+        return captured._replace(backend=self.name)
 
     def build(self) -> None:
         """Build and verify the backend.
