@@ -1,28 +1,36 @@
-"""Measure how close a batch run comes to the speed of its slower part, and its speed relative to a plain loop.
+"""Measure how close a batch run comes to the time of its parts, and its speed relative to a plain loop.
 
-The photos are seeded crops of scikit-image's and the app's examples, 500x375 pixels, as JPEGs. One round times:
+The photos are seeded crops of scikit-image's and the app's examples, 500x375 pixels, as JPEGs. One round, in a process
+of its own, times:
 
 - decoding and resizing alone, with the threads of the run,
-- the network alone: all class maps of batches that are ready,
-- end to end: `inspector.datasets.run.run_dataset`, from the files to the Parquet shards,
+- the network alone: all class maps of batches that are ready, on a backend that is built,
+- end to end: `inspector.datasets.run.run_items`, from the files to the Parquet shards, with the same backend,
 - with --peer, a plain loop with pytorch-grad-cam: decode, resize, one map of the predicted class, same batch size.
 
-glibc keeps freed memory in all of them. The table has medians over the rounds, and the median of the ratios within a
-round: of the run to its slower part (the target is 0.9), and to the plain loop (the target is 5). If decoding and the
-network share the same processors, no run can be faster than both parts one after the other; the table has that too.
+glibc keeps freed memory in all of them. In the first table decoding and the network share all cores, so no run can be
+faster than both parts back to back, one after the other. In the second one the network has one core and one thread, and
+decoding has the other cores; no run can be faster than the slower part. The tables have medians over the rounds, and
+the median of the ratios within a round (the targets are 0.95).
 
+    python benchmarks/batch.py --before 9d5b685
     python benchmarks/batch.py --peer
     python benchmarks/batch.py --memory 100000
 
-`--memory` compares the peak memory of runs of 1,000 images and of this many (hard links to the same photos) instead.
+`--before` also times the package of an earlier commit, in turn with the present one. `--memory` compares the peak
+memory of runs of 1,000 images and of this many (hard links to the same photos) instead.
 """
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -31,37 +39,39 @@ import numpy as np
 import skimage.data
 import torch
 import typer
+from before_after import NOW, measure_in_turn
 from PIL import Image
-from report import format_table, time_interleaved, write_results
+from report import format_table, write_results
 
 import inspector
 from inspector.datasets import run
-from inspector.explain.backends.accelerate import accelerate
+from inspector.explain.backends.accelerate import with_backend
 from inspector.explain.memory import keep_freed_memory
 from inspector.images.examples import list_examples
 from inspector.images.photo import read_image
 from inspector.images.preprocessing import make_view
-from inspector.images.sources import list_images
+from inspector.images.sources import Item, list_images, read_item
 
 WIDTH, HEIGHT = 500, 375
 # Network -> the layer before its pooling, which pytorch-grad-cam needs.
 TARGETS = {"efficientnet_lite0": "_bn1", "torchvision:resnet18": "layer4", "torchvision:resnet50": "layer4"}
 SKIMAGE = ("astronaut", "coffee", "chelsea", "rocket")
-DECODING, NETWORK, WHOLE, LOOP = "decoding and resizing alone", "network alone", "end to end", "plain loop, grad-cam"
+DECODING, NETWORK, WHOLE, LOOP = "decoding alone", "network alone", "end to end", "plain loop"
 FEW = 1_000
+PEER_IMAGES = 256
+CORES = sorted(os.sched_getaffinity(0))
 
 
 def main(
     images: Annotated[int, typer.Option(min=1, help="Number of photos.")] = 1_000,
     model: Annotated[str, typer.Option(help="As for the command line.")] = "efficientnet_lite0",
     backends: Annotated[
-        str, typer.Option(help="Backends that run the network, except in the plain loop; separated by commas.")
-    ] = "eager,onnxruntime",
+        str, typer.Option(help="Backends that run the network, some with their dtype; separated by commas.")
+    ] = "eager,onnxruntime,openvino,onnxruntime int8,openvino int8",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 32,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that decode.")] = os.cpu_count() or 1,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 3,
+    before: Annotated[str | None, typer.Option(help="Commit whose package is timed in turn with this one.")] = None,
     peer: Annotated[bool, typer.Option("--peer", help="Also time the plain loop with pytorch-grad-cam.")] = False,
-    peer_images: Annotated[int, typer.Option(min=1, help="Photos in the plain loop.")] = 256,
     memory: Annotated[
         int, typer.Option(min=0, help="Measure peak memory at 1,000 and at this many images instead.")
     ] = 0,
@@ -69,28 +79,35 @@ def main(
         str, typer.Option(help="Network for --memory: a fast one, so that it takes minutes.")
     ] = "fashion_gap",
 ) -> None:
-    """Time a batch run, its parts and a plain loop, and write results/batch.md (or results/batch_memory.md)."""
+    """Time a batch run and its parts, and write results/batch.md (or results/batch_memory.md)."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = make_photos(Path(temporary) / "photos", images)
         if memory:
             compare_memory(folder, Path(temporary), memory, memory_model)
             return
-        keep_freed_memory()
-        eager = inspector.load(model)
-        contestants: dict[str, Callable[[], Any]] = {}
-        for backend in backends.split(","):
-            contestants |= make_contestants(
-                accelerate(eager, backend), backend, folder, Path(temporary), batch_size, workers
-            )
-        if peer:
-            some = sorted(folder.glob("*.jpg"))[:peer_images]
-            contestants[LOOP] = make_plain_loop(eager, some, TARGETS[model], batch_size)
-        times = time_interleaved(contestants, rounds, warm_up=1)
-    counts = dict.fromkeys(contestants, images) | {LOOP: peer_images}
-    rates = {what: [counts[what] / one * 1e3 for one in values] for what, values in times.items()}
-    command = f"python benchmarks/batch.py --images {images} --model {model} --backends {backends} --rounds {rounds}"
-    command += f" --batch-size {batch_size} --workers {workers}" + f" --peer --peer-images {peer_images}" * peer
-    write_results("batch", command, *(part for backend in backends.split(",") for part in report_rates(rates, backend)))
+        shared, apart = (
+            {
+                backend: measure_in_turn(
+                    __file__,
+                    ["--measure", str(folder), model, backend, str(batch_size), str(own), str(peer)],
+                    rounds,
+                    before,
+                )
+                for backend in backends.split(",")
+            }
+            for own in (False, True)
+        )
+    command = f'python benchmarks/batch.py --images {images} --model {model} --backends "{backends}" --rounds {rounds}'
+    command += f" --batch-size {batch_size}" + f" --before {before}" * (before is not None) + " --peer" * peer
+    parts = [
+        "Images/s. Decoding and the network share all cores:",
+        format_rates(shared, "back to back", lambda one: 1 / (1 / one[DECODING] + 1 / one[NETWORK])),
+        "The network on one core, decoding on the others:",
+        format_rates(apart, "slower part", lambda one: min(one[DECODING], one[NETWORK])),
+    ]
+    if peer:
+        parts.append(f"A plain loop with pytorch-grad-cam, one class: {compare_with_loop(shared)}.")
+    write_results("batch", command, *parts)
 
 
 def make_photos(folder: Path, images: int) -> Path:
@@ -109,72 +126,107 @@ def make_photos(folder: Path, images: int) -> Path:
     return folder
 
 
-def make_contestants(
-    classifier: inspector.Classifier, backend: str, folder: Path, temporary: Path, batch_size: int, workers: int
-) -> dict[str, Callable[[], Any]]:
-    items = list(enumerate(list_images(folder)))
-    batches = run.split_into_batches(items, batch_size)
-    views = [make_view(read_image(item.file), classifier.preprocessing) for _, item in items[:batch_size]]
-    ready = torch.cat([classifier.inputs(view) for view in views])
+def measure(folder: str, model: str, backend: str, batch_size: int, apart: bool, peer: bool) -> dict[str, float]:
+    """Time each part of a run and the whole, in images/s; `apart`: the network has the first core and one thread."""
+    keep_freed_memory()
+    if apart:
+        os.sched_setaffinity(0, CORES[:1])
+        torch.set_num_threads(1)
+    eager = inspector.load(model)
+    classifier, items = with_backend(eager, backend), list_images(folder)
+    # The backend is built once, before the timing.
+    run.accelerate_for_dataset = lambda classifier, *_: classifier
+    decoding_cores = CORES[1:] if apart else CORES
+    parts: dict[str, Callable[[Sequence[Item]], Any]] = {
+        DECODING: partial(decode, classifier, decoding_cores),
+        NETWORK: make_network_alone(classifier, items[:batch_size]),
+        WHOLE: partial(explain, classifier, batch_size, decoding_cores),
+    }
+    counts = dict.fromkeys(parts, len(items))
+    if peer and not apart and backend == "eager":
+        parts[LOOP], counts[LOOP] = make_plain_loop(eager, TARGETS[model], batch_size), PEER_IMAGES
+    rates = {}
+    for name, part in parts.items():
+        part(items[: 2 * batch_size])
+        start = time.perf_counter()
+        part(items[: counts[name]])
+        rates[name] = counts[name] / (time.perf_counter() - start)
+    return rates
 
-    def decode() -> None:
-        with ThreadPoolExecutor(workers) as pool:
-            for _ in run.decode_ahead(pool, batches, workers, classifier, overlays=False):
-                pass
 
-    def explain() -> None:
-        for some in batches:
-            inspector.class_maps_of_batch(classifier, ready[: len(some)])
+def decode(classifier: inspector.Classifier, cores: Sequence[int], items: Sequence[Item]) -> None:
+    def decode_item(item: Item) -> None:
+        classifier.inputs(make_view(read_item(item), classifier.preprocessing))
 
-    def whole() -> None:
-        with tempfile.TemporaryDirectory(dir=temporary) as out:
-            counts = run.run_dataset(folder, classifier, out, run.RunOptions(batch_size=batch_size, workers=workers))
-            assert counts.explained == len(items)
-
-    return {DECODING: decode, f"{NETWORK}, {backend}": explain, f"{WHOLE}, {backend}": whole}
+    with ThreadPoolExecutor(len(cores), initializer=lambda: os.sched_setaffinity(0, cores)) as pool:
+        for _ in pool.map(decode_item, items):
+            pass
 
 
-def make_plain_loop(
-    classifier: inspector.Classifier, files: list[Path], target: str, batch_size: int
-) -> Callable[[], None]:
+def make_network_alone(classifier: inspector.Classifier, items: Sequence[Item]) -> Callable[[Sequence[Item]], None]:
+    """Return a function that computes the class maps of as many images as there are items."""
+    ready = torch.cat([classifier.inputs(make_view(read_item(item), classifier.preprocessing)) for item in items])
+
+    def compute(items: Sequence[Item]) -> None:
+        for first in range(0, len(items), len(ready)):
+            inspector.class_maps_of_batch(classifier, ready[: len(items) - first])
+
+    return compute
+
+
+def explain(classifier: inspector.Classifier, batch_size: int, cores: Sequence[int], items: Sequence[Item]) -> None:
+    def move_threads(done: int, images: int) -> None:
+        # The threads of a run exist after its first batch.
+        for thread in threading.enumerate():
+            if thread is not threading.main_thread() and thread.native_id is not None:
+                os.sched_setaffinity(thread.native_id, cores)
+
+    options = run.RunOptions(batch_size=batch_size, workers=len(cores))
+    with tempfile.TemporaryDirectory() as out:
+        counts = run.run_items(items, classifier, out, options, source="photos", on_progress=move_threads)
+    assert counts.explained == len(items)
+
+
+def make_plain_loop(classifier: inspector.Classifier, target: str, batch_size: int) -> Callable[[Sequence[Item]], None]:
     from pytorch_grad_cam import GradCAM
 
     network = classifier.network
     cam = GradCAM(network, [network.get_submodule(target)])
 
-    def loop() -> None:
-        for first in range(0, len(files), batch_size):
-            some = files[first : first + batch_size]
-            views = [make_view(read_image(file), classifier.preprocessing) for file in some]
+    def loop(items: Sequence[Item]) -> None:
+        for first in range(0, len(items), batch_size):
+            some = items[first : first + batch_size]
+            views = [make_view(read_image(item.file), classifier.preprocessing) for item in some]
             # Without targets pytorch-grad-cam takes the predicted class of each image.
             cam(torch.cat([classifier.inputs(view) for view in views]), None)
 
     return loop
 
 
-def report_rates(rates: dict[str, list[float]], backend: str) -> list[str]:
-    """Report the speed of the parts and of the whole run with one backend, in images per second."""
-    network, whole = rates[f"{NETWORK}, {backend}"], rates[f"{WHOLE}, {backend}"]
-    both = list(zip(rates[DECODING], network, strict=True))
-    lines = {DECODING: rates[DECODING], f"{NETWORK}, {backend}": network, f"{WHOLE}, {backend}": whole}
-    lines["both parts back to back"] = [1 / (1 / one + 1 / other) for one, other in both]
-    if LOOP in rates:
-        lines[LOOP] = rates[LOOP]
-    rows = [
-        (what, f"{median(values):.1f}", f"{compute_paired_ratio(values, list(map(min, both))):.2f}")
-        for what, values in lines.items()
-    ]
-    sentences = [format_table(("step", "images/s", "ratio to the slower part"), rows)]
-    if LOOP in rates:
-        ratio = compute_paired_ratio(whole, rates[LOOP])
-        sentences.append(
-            f"End to end, all top classes: {ratio:.1f} times the images/s of the plain loop with one class."
-        )
-    return sentences
+Rates = Mapping[str, Mapping[str, list[dict[str, float]]]]  # backend -> package -> of each round: part -> images/s
 
 
-def compute_paired_ratio(values: list[float], others: list[float]) -> float:
-    return median(one / other for one, other in zip(values, others, strict=True))
+def format_rates(rates: Rates, limit_name: str, find_limit: Callable[[dict[str, float]], float]) -> str:
+    """Format the speed of the parts and of the whole run, and its ratio to a limit, as a table."""
+    header = ("backend", "package", DECODING, NETWORK, limit_name, WHOLE, f"{WHOLE} / {limit_name}")
+    rows = []
+    for backend, packages in rates.items():
+        for package, each in packages.items():
+            limits = [find_limit(one) for one in each]
+            ratio = median(one[WHOLE] / limit for one, limit in zip(each, limits, strict=True))
+            speeds = [median(one[part] for one in each) for part in (DECODING, NETWORK)]
+            speeds += [median(limits), median(one[WHOLE] for one in each)]
+            rows.append((backend, package, *(f"{speed:.1f}" for speed in speeds), f"{ratio:.2f}"))
+    return format_table(header, rows)
+
+
+def compare_with_loop(rates: Rates) -> str:
+    """Return the speed of the plain loop, and how many times as fast the runs are."""
+    loop = median(one[LOOP] for one in rates["eager"][NOW])
+    runs = {backend: median(one[WHOLE] for one in packages[NOW]) for backend, packages in rates.items()}
+    return f"{loop:.1f} images/s; " + ", ".join(
+        f"{name} {rate / loop:.1f} times as fast" for name, rate in runs.items()
+    )
 
 
 def compare_memory(folder: Path, temporary: Path, many: int, model: str) -> None:
@@ -212,5 +264,8 @@ def print_peak_memory(folder: str, out: str, model: str) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--peak-of"]:
         print_peak_memory(*sys.argv[2:])
+    elif sys.argv[1:2] == ["--measure"]:
+        folder, model, backend, batch_size, apart, peer = sys.argv[2:]
+        print(json.dumps(measure(folder, model, backend, int(batch_size), apart == "True", peer == "True")))
     else:
         typer.run(main)

@@ -41,6 +41,7 @@ import inspector
 from inspector.datasets.run import RunOptions, run_dataset
 from inspector.explain.backends.accelerate import accelerate
 from inspector.explain.memory import keep_freed_memory
+from inspector.images.sources import list_images
 
 MODEL, CALLS, SLOW = "efficientnet_lite0", 5, 10  # seconds
 PHOTOS, CLASSES = "photos", "classes"
@@ -109,8 +110,8 @@ def measure_in_process(work: str, method: str, amount: int, folder: str) -> Poin
 def measure_photos(method: str, amount: int, folder: Path) -> tuple[float, int]:
     photos, classifier = folder / PHOTOS / str(amount), inspector.load(MODEL)
     if method == LOOP:
-        loop = make_plain_loop(classifier, sorted(photos.glob("*.jpg")), TARGETS[MODEL], RunOptions().batch_size)
-        return time_calls(loop, calls=1)
+        loop, items = make_plain_loop(classifier, TARGETS[MODEL], RunOptions().batch_size), list_images(photos)
+        return time_calls(lambda: loop(items), calls=1)
     if method == ONNX:
         classifier = accelerate(classifier, "onnxruntime")
     with tempfile.TemporaryDirectory(dir=folder) as out:

@@ -18,6 +18,7 @@ from typing import Any
 
 from inspector.datasets import run
 from inspector.datasets.accelerated import accelerate_for_dataset, sample_items
+from inspector.datasets.decoding import Batch
 from inspector.datasets.table import Counts, begin_run, write_shard
 from inspector.errors import InspectorError, require
 from inspector.explain.classifier import Classifier
@@ -97,7 +98,7 @@ class Explainer:
     def __call__(self, tasks: Mapping[str, Any]) -> dict[str, list[int]]:
         """Compute and write shards; return their numbers under "number": Ray's map_batches requires a dict."""
         for number, pickled in zip(tasks["number"], tasks["images"], strict=True):
-            images: run.Batch = pickle.loads(pickled)  # safe to unpickle: run_dataset_on_ray above made it
+            images: Batch = pickle.loads(pickled)  # safe to unpickle: run_dataset_on_ray above made it
             batches = run.split_into_batches(images, self.batch_size)
             explained = run.explain_batches(
                 self.classifier, batches, self.about["top"], self.processors, finer=self.about.get("finer", 1)

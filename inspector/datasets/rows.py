@@ -2,30 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from inspector.datasets.decoding import DecodedImage
 from inspector.explain.class_maps import ClassMaps
-from inspector.images.decode import Pixels
-from inspector.images.preprocessing import Crop
-from inspector.images.sources import Item
-
-
-@dataclass(frozen=True, eq=False)
-class DecodedImage:
-    """An image after decoding and resizing."""
-
-    index: int
-    item: Item
-    sha256: str  # hash of the image's file; "" if the image could not be read
-    crop: Crop | None  # None if the image could not be read
-    inputs: torch.Tensor | None  # network input (1, channels, H, W); None if the image could not be read
-    canvas: Pixels | None  # dimmed photo to draw an overlay on; None if the run draws no overlays
-    error: str | None  # why the image could not be read
 
 
 def number_labels(class_names: Sequence[str]) -> dict[str, int | None]:

@@ -7,7 +7,6 @@ Each stage may be only a few batches ahead of the next one, so memory does not g
 spans two shards, so a shard does not depend on the run or the machine.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,9 +20,10 @@ import torch
 
 from inspector.analysis.linear_head import read_linear_head
 from inspector.datasets.accelerated import accelerate_for_dataset
+from inspector.datasets.decoding import Batch, DecodedImage, decode_ahead
 from inspector.datasets.feature_files import hash_head, open_features_writer, write_head
-from inspector.datasets.gallery import draw_overlay, make_canvas, make_overlay_path, write_gallery
-from inspector.datasets.rows import DecodedImage, make_row, number_labels
+from inspector.datasets.gallery import draw_overlay, make_overlay_path, write_gallery
+from inspector.datasets.rows import make_row, number_labels
 from inspector.datasets.shard_schema import import_arrow
 from inspector.datasets.table import (
     Counts,
@@ -33,21 +33,17 @@ from inspector.datasets.table import (
     remove_temporary_files,
     write_shard,
 )
-from inspector.errors import ImageError, InspectorError
+from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps, class_maps_of_batch
 from inspector.explain.classifier import Classifier
 from inspector.explain.receptive_field import ReceptiveField, read_field
 from inspector.explain.tracing.forward import match_parameters
-from inspector.images.preprocessing import make_view
-from inspector.images.sources import Item, hash_items, list_images, make_storable, read_item
+from inspector.images.sources import Item, hash_items, list_images, make_storable
 from inspector.output.manifest import describe_field
-from inspector.printable import make_printable
 from inspector.version import __version__
 
-_BATCHES_AHEAD = 2  # batches that are decoded in advance while the network runs on another
 _MAX_PENDING = 4  # tasks (overlays of a batch, or a shard) that may wait for the writing thread
 
-Batch = Sequence[tuple[int, Item]]  # images with their indices
 OnProgress = Callable[[int, int], None]  # (finished images, all images)
 
 
@@ -235,16 +231,10 @@ def compute_batches(
 
     The arguments are those of `explain_batches`.
     """
-    workers = workers or os.cpu_count() or 1
-    # Threads, not processes: Pillow releases the interpreter lock, and threads need not copy pixels to each other.
-    pool = ThreadPoolExecutor(workers, "decode")
-    try:
-        for batch in decode_ahead(pool, batches, workers, classifier, overlays):
-            inputs = [image.inputs for image in batch if image.inputs is not None]
-            maps = iter(class_maps_of_batch(classifier, torch.cat(inputs), finer=finer) if inputs else ())
-            yield [(image, next(maps) if image.crop else None) for image in batch]
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with closing(decode_ahead(batches, classifier, workers, overlays)) as decoded:
+        for batch in decoded:
+            maps = iter(class_maps_of_batch(classifier, batch.inputs, finer=finer) if len(batch.inputs) else ())
+            yield [(image, next(maps) if image.crop else None) for image in batch.images]
 
 
 def split_into_batches(images: Batch, batch_size: int) -> list[Batch]:
@@ -260,31 +250,6 @@ def _draw_overlays(
         if image.crop is not None and image.canvas is not None:
             values = row["maps"][: grid[0] * grid[1]].reshape(grid)
             draw_overlay(out / make_overlay_path(image.index), image.crop, image.canvas, values, field)
-
-
-def _decode_image(index: int, item: Item, classifier: Classifier, overlays: bool) -> DecodedImage:
-    try:
-        photo = read_item(item)
-        view = make_view(photo, classifier.preprocessing)
-    except ImageError as error:
-        return DecodedImage(index, item, "", None, None, None, make_printable(str(error)))
-    canvas = make_canvas(view) if overlays else None
-    # Do not keep the photo: dozens of photos of 80 megapixels, decoded in advance, would fill the memory.
-    return DecodedImage(index, item, photo.sha256, view.crop, classifier.inputs(view), canvas, None)
-
-
-def decode_ahead(
-    pool: ThreadPoolExecutor, batches: Iterable[Batch], workers: int, classifier: Classifier, overlays: bool
-) -> Iterator[list[DecodedImage]]:
-    """Yield the decoded batches in order, while the pool decodes the next batches."""
-    pending: deque[list[Future[DecodedImage]]] = deque()
-    for batch in batches:
-        pending.append([pool.submit(_decode_image, index, item, classifier, overlays) for index, item in batch])
-        # If the batches are small, keep enough batches pending that every worker has something to do.
-        if len(pending) > _BATCHES_AHEAD and sum(map(len, pending)) > 2 * workers:
-            yield [future.result() for future in pending.popleft()]
-    while pending:
-        yield [future.result() for future in pending.popleft()]
 
 
 @contextmanager

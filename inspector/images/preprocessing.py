@@ -205,16 +205,25 @@ def make_view(photo: Photo, preprocessing: Preprocessing) -> View:
     return View(photo, pixels, Crop(photo.size, box, preprocessing.size), values)
 
 
-def normalize_view(view: View, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Return what the network sees of a photo as its normalized input (1, channels, H, W)."""
+def normalize_view(
+    view: View, preprocessing: Preprocessing, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Return what the network sees of a photo as its normalized input (1, channels, H, W), written into `out` if given.
+
+    Args:
+        view: the photo, resized and cropped.
+        preprocessing: that of the network.
+        out: C-contiguous array (1, channels, H, W), such as a row of a batch.
+    """
     # NumPy, because torch's worker threads would busy-wait for longer than a fast network runs. Channels first, so that
     # every step runs over contiguous memory.
     values, white = (view.pixels, 255) if view.values is None else (view.values, 1)
-    planes = values.reshape(*preprocessing.size, -1).transpose(2, 0, 1)
-    normalized: NDArray[np.float32] = np.divide(planes, white, dtype=np.float32, order="C")
+    planes = values.reshape(*preprocessing.size, -1).transpose(2, 0, 1)[None]
+    normalized = np.empty(planes.shape, np.float32) if out is None else out
+    np.divide(planes, white, out=normalized, dtype=np.float32)
     normalized -= np.array(preprocessing.mean, np.float32)[:, None, None]
     normalized /= np.array(preprocessing.std, np.float32)[:, None, None]
-    return normalized[None]
+    return normalized
 
 
 def _scale_channels(photo: Photo, channels: int, preprocessing: Preprocessing) -> tuple[NDArray[np.float32], str]:

@@ -24,7 +24,7 @@ from tiny_photos import write_photos
 from torch import nn
 
 import inspector
-from inspector.datasets import gallery
+from inspector.datasets import decoding, gallery
 from inspector.datasets import run as run_module
 from inspector.datasets.results import read_results, read_stored_image
 from inspector.datasets.run import RunOptions, run_dataset
@@ -34,6 +34,8 @@ from inspector.errors import ExportError, ImageError, InspectorError, NetworkErr
 from inspector.explain import memory
 from inspector.explain.receptive_field import Axis, ReceptiveField
 from inspector.images.examples import list_examples
+from inspector.images.preprocessing import make_view
+from inspector.images.sources import list_images, read_item
 
 NAMES = ("cat", "dog", "bird")
 SCHEMA = {
@@ -330,8 +332,8 @@ def test_resume_makes_only_the_missing_shards(
     (out / "part-00003.parquet").write_bytes(whole[:-100])
     (out / f"part-00003.parquet.{uuid.uuid4().hex}.tmp").write_bytes(whole[:50])
     decoded: list[str] = []
-    read_item = run_module.read_item
-    monkeypatch.setattr(run_module, "read_item", lambda item: (decoded.append(item.path), read_item(item))[1])
+    read_item = decoding.read_item
+    monkeypatch.setattr(decoding, "read_item", lambda item: (decoded.append(item.path), read_item(item))[1])
     progress: list[tuple[int, int]] = []
     counts = run_dataset(
         photos, classifier, out, RunOptions(shard_size=2, resume=True), on_progress=lambda *done: progress.append(done)
@@ -426,7 +428,7 @@ def test_decoding_runs_ahead_of_the_network_by_a_bounded_number(
     begun: list[str] = []
     explained = 0
     most = 0
-    read_item, class_maps_of_batch = run_module.read_item, run_module.class_maps_of_batch
+    read_item, class_maps_of_batch = decoding.read_item, run_module.class_maps_of_batch
 
     photos: weakref.WeakSet[inspector.Photo] = weakref.WeakSet()
 
@@ -445,11 +447,11 @@ def test_decoding_runs_ahead_of_the_network_by_a_bounded_number(
             assert len(photos) <= 2, "more photos are kept than are being decoded"
         return class_maps_of_batch(classifier, inputs, **options)
 
-    monkeypatch.setattr(run_module, "read_item", count_reads)
+    monkeypatch.setattr(decoding, "read_item", count_reads)
     monkeypatch.setattr(run_module, "class_maps_of_batch", explain_slowly)
     run_dataset(folder, classifier, tmp_path / "out", RunOptions(batch_size=4, workers=2, shard_size=8))
     assert len(begun) == explained == 60
-    assert 4 < most <= 4 * (run_module._BATCHES_AHEAD + 1)
+    assert 4 < most <= 4 * (decoding._BATCHES_AHEAD + 1)
 
 
 # --- overlays
@@ -628,6 +630,14 @@ def test_the_backend_that_a_classifier_has_runs_it_unless_another_one_is_named(
         out = tmp_path / f"out {backend}"
         run_dataset(photos / "cat", folded, out, RunOptions(backend=backend))
         assert read_rows(out)[1]["backend"] == expected
+
+
+def test_images_that_cannot_be_read_leave_no_gap_in_a_batch(photos: Path, classifier: inspector.Classifier) -> None:
+    batch = list(enumerate(list_images(photos)))
+    (decoded,) = decoding.decode_ahead([batch], classifier, workers=2)
+    assert [image.index for image in decoded.images if image.error] == [5]
+    expected = [classifier.inputs(make_view(read_item(item), classifier.preprocessing)) for n, item in batch if n != 5]
+    assert torch.equal(decoded.inputs, torch.cat(expected))
 
 
 def test_an_unknown_backend_leaves_no_folder(photos: Path, tmp_path: Path, classifier: inspector.Classifier) -> None:
