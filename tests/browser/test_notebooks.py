@@ -119,6 +119,9 @@ def test_the_widget_in_jupyterlab_answers_and_tells_python_what_is_shown(
     settings = ["--no-browser", "--allow-root", "--ip=127.0.0.1", "--IdentityProvider.token=", "--LabApp.news_url="]
     settings += ["--ServerApp.jpserver_extensions={'jupyter_lsp': False}"]  # it looks for language servers
     with serve(tmp_path, "jupyterlab", *settings, address="/api/status") as url:
+        # A cell that is run before the kernel started makes JupyterLab ask which kernel to use: the one that is chosen.
+        dialog = tab.locator(".jp-Dialog")
+        tab.add_locator_handler(dialog, lambda: dialog.locator(".jp-mod-accept").click())
         tab.goto(f"{url}/lab/tree/maps.ipynb")
         run_cell(tab, 0)
         use_viewer(tab, boot)
@@ -126,6 +129,7 @@ def test_the_widget_in_jupyterlab_answers_and_tells_python_what_is_shown(
         expect(tab.locator(".inspector-photo")).to_be_focused()
         run_cell(tab, 1)
         expect(tab.get_by_text("k: 7", exact=True)).to_be_visible()
+        tab.remove_locator_handler(dialog)
 
 
 def run_cell(tab: Page, number: int) -> None:
