@@ -133,12 +133,14 @@ def feature_graph(classifier: Classifier) -> LogitsAndMaps:
     return _make_graph(classifier, ClassMapHead(head) if has_class_maps else None, feature_maps=True)
 
 
-def export_program(module: nn.Module, inputs: Tensor) -> torch.export.ExportedProgram:
-    """Export a module for any number of images, in functional ATen.
+def trace_program(module: nn.Module, inputs: Tensor, functional: bool = False) -> torch.export.ExportedProgram:
+    """Trace a module for any number of images.
 
     Args:
         module: network or graph.
         inputs: example (2, channels, H, W).
+        functional: rewrite the operations as functional ATen, where none writes into a tensor. torch.onnx does so
+            itself.
 
     Raises:
         NetworkError: torch.export fails.
@@ -152,9 +154,8 @@ def export_program(module: nn.Module, inputs: Tensor) -> torch.export.ExportedPr
         torch.no_grad(),
     ):
         any_number = ({0: torch.export.Dim.DYNAMIC},)
-        exported = torch.export.export(module, (inputs,), dynamic_shapes=any_number)
-        functional: torch.export.ExportedProgram = exported.run_decompositions({})
-        return functional
+        exported: torch.export.ExportedProgram = torch.export.export(module, (inputs,), dynamic_shapes=any_number)
+        return exported.run_decompositions({}) if functional else exported
 
 
 def _make_graph(classifier: Classifier, class_maps: nn.Module | None, feature_maps: bool) -> LogitsAndMaps:
@@ -165,7 +166,7 @@ def _make_graph(classifier: Classifier, class_maps: nn.Module | None, feature_ma
     images = images * images.new_tensor(_NOISE_SCALES).view(-1, 1, 1, 1)
     captured, logits = capture_poolings(network, images, head.calls)
     with eval_mode(copy):
-        graph = _remove_guards(export_program(copy, images[:2]))
+        graph = _remove_guards(trace_program(copy, images[:2], functional=True))
     with torch.no_grad():
         finder = _ValueFinder(graph, [logits, *(one.feature_maps for one in captured)])
         finder.run(images)

@@ -24,8 +24,8 @@ from inspector.explain.backends.export_graph import (
     can_export_class_maps,
     class_map_graph,
     compare_outputs,
-    export_program,
     one_trace_at_a_time,
+    trace_program,
 )
 from inspector.explain.backends.lower_precision import (
     Calibration,
@@ -227,7 +227,9 @@ def _write_openvino_of_onnx(model: Any, file: Path, metadata: dict[str, str]) ->
 
 
 def _write_openvino(graph: nn.Module, inputs: Tensor, file: Path, metadata: dict[str, str]) -> None:
-    _save_openvino(import_runtime("openvino").convert_model(export_program(graph, inputs)), file, metadata)
+    _save_openvino(
+        import_runtime("openvino").convert_model(trace_program(graph, inputs, functional=True)), file, metadata
+    )
 
 
 def _save_openvino(model: Any, file: Path, metadata: dict[str, str]) -> None:
@@ -247,7 +249,9 @@ def _write_pt2(graph: nn.Module, inputs: Tensor, file: Path, metadata: dict[str,
     with one_trace_at_a_time, warnings.catch_warnings(action="ignore"):
         # Into memory first: if the disk is full, the writer of torch ends the whole process.
         content = io.BytesIO()
-        torch.export.save(export_program(graph, inputs), content, extra_files={_METADATA: json.dumps(metadata)})
+        torch.export.save(
+            trace_program(graph, inputs, functional=True), content, extra_files={_METADATA: json.dumps(metadata)}
+        )
     file.write_bytes(content.getbuffer())
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from inspector.errors import ExportError, NetworkError, translate_errors
-from inspector.explain.backends.export_graph import LogitsAndMaps, export_program, one_trace_at_a_time
+from inspector.explain.backends.export_graph import LogitsAndMaps, one_trace_at_a_time, trace_program
 from inspector.explain.backends.fold_batchnorm import fold_batchnorm
 from inspector.explain.backends.sessions import (
     Session,
@@ -207,7 +207,7 @@ def write_onnx(graph: nn.Module, inputs: Tensor, file: Path, metadata: Mapping[s
     if sum(tensor.nbytes for tensor in (*graph.parameters(), *graph.buffers())) > _MAX_ONNX_BYTES:
         raise NetworkError("The network is larger than the 2 GB that an ONNX file can hold. Use the format pt2.")
     names: Any = graph.names
-    program = export_program(graph, inputs)
+    program = trace_program(graph, inputs)
     # torch.onnx and onnxscript raise errors of many kinds, and warn about their own code.
     with (
         one_trace_at_a_time,
