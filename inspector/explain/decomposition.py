@@ -18,6 +18,7 @@ from inspector.explain.head import Head
 from inspector.explain.head_checks import is_locally_affine
 from inspector.explain.head_function import FrozenHead, HeadFunction
 from inspector.explain.kinds import Pooling, Verdict
+from inspector.explain.map_arrays import compare_sums
 from inspector.explain.pooling import (
     position_contributions,
     position_scores,
@@ -28,9 +29,6 @@ from inspector.explain.precision import find_product_type, find_tolerance, find_
 from inspector.explain.tracing.forward import CapturedPooling
 
 _CHUNK = 256  # cells per pass through the head: a flattened head takes 25,088 values for each
-# Number of values that torch sums on one thread. For more it wakes other threads, which then busy-wait for longer than
-# a fast network runs.
-_ONE_THREAD = 32_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,11 +95,16 @@ class Decomposition:
         Returns:
             The largest residual of all classes, in logits, and whether rounding explains it for every class.
         """
-        tolerance = max(self.head.tolerance, find_tolerance({find_product_type(logits)}))
         logits = widen(logits)
-        chunks = self.values.flatten(1).split(max(1, _ONE_THREAD // self.values[0].numel()))
-        sums = torch.cat([chunk.sum(1) for chunk in chunks]) + self.bias
-        total = torch.cat([chunk.abs().sum(1) for chunk in chunks]) + self.bias.abs()
+        if logits.device.type == "cpu":
+            # NumPy takes half the time of torch, whose threads then busy-wait for longer than a fast network runs.
+            values, bias, expected = (one.numpy(force=True) for one in (self.values, self.bias, logits))
+            residual, is_exact = compare_sums(values, bias, expected, self.head.tolerance)
+            if is_exact:
+                return residual, True
+        tolerance = max(self.head.tolerance, find_tolerance({find_product_type(logits)}))
+        cells = self.values.flatten(1)
+        sums, total = cells.sum(1) + self.bias, cells.abs().sum(1) + self.bias.abs()
         residual = float((sums - logits).abs().max())
         differs = (relative_error(sums, logits, total, tolerance) <= 1).logical_not()
         if not differs.any():
@@ -202,33 +205,47 @@ def _select_image(head: Head, poolings: Sequence[CapturedPooling], n: int) -> tu
 
 
 def _decompose_with_fixed_weight(head: Head, captured: CapturedPass, with_values: bool) -> list[Decomposition]:
-    poolings, values = captured.poolings, captured.class_maps
-    if not with_values:
-        values = widen(poolings[0].feature_maps)[:, :0]
-    weight, bias = head.affine
+    poolings, bias = captured.poolings, head.affine[1]
     if bias.device != captured.logits.device:
         raise NetworkError(
             f"The network runs on {captured.logits.device}, but its head was read on {bias.device}. Use the classifier "
             "that Classifier.to returned, or make a new one of the network."
         )
-    biases, maps = bias.expand(len(captured.logits), -1), []
-    for branch, pooling, columns in zip(head.branches, poolings, weight.split(head.widths, 1), strict=True):
-        feature_maps = widen(pooling.feature_maps)
-        derivative = None if pooling.derivative is None else widen(pooling.derivative)
-        if values is None:
-            columns_or_none = None if head.per_class else columns
-            maps.append(position_contributions(branch.pooling, feature_maps, columns_or_none, derivative))
-        if branch.pooling == "linear":
-            # A constant that the pooling adds belongs to no cell.
-            shares = position_shares("linear", feature_maps, derivative)
-            biases = biases + (pooling.pooled_values - shares.sum((2, 3))) @ columns.T
-    if values is None:
-        laid = head.lay_on_finest_grid(maps)
-        values = sum(laid[1:], start=laid[0])
-    images = zip(values, biases, strict=True)
+    values = captured.class_maps
+    if not with_values:
+        values = widen(poolings[0].feature_maps)[:, :0]
+    elif values is None:
+        values = _compute_maps(head, poolings)
+    images = zip(values.unbind(), _compute_biases(head, poolings, len(values)), strict=True)
     return [
         Decomposition(*image, _select_image(head, poolings, n), head, head.verdict) for n, image in enumerate(images)
     ]
+
+
+def _compute_maps(head: Head, poolings: Sequence[CapturedPooling]) -> Tensor:
+    """Compute the class maps (N, K, h, w)."""
+    maps = []
+    for branch, pooling, columns in zip(head.branches, poolings, head.affine[0].split(head.widths, 1), strict=True):
+        derivative = None if pooling.derivative is None else widen(pooling.derivative)
+        columns_or_none = None if head.per_class else columns
+        feature_maps = widen(pooling.feature_maps)
+        maps.append(position_contributions(branch.pooling, feature_maps, columns_or_none, derivative))
+    laid = head.lay_on_finest_grid(maps)
+    return sum(laid[1:], start=laid[0])
+
+
+def _compute_biases(head: Head, poolings: Sequence[CapturedPooling], images: int) -> Sequence[Tensor]:
+    """Return the bias (K,) of each image. A constant that a linear pooling adds belongs to no cell."""
+    weight, bias = head.affine
+    if not head.needs_derivative:
+        return [bias] * images
+    biases = bias.expand(images, -1)
+    for branch, pooling, columns in zip(head.branches, poolings, weight.split(head.widths, 1), strict=True):
+        if branch.pooling == "linear":
+            derivative = None if pooling.derivative is None else widen(pooling.derivative)
+            shares = position_shares("linear", widen(pooling.feature_maps), derivative)
+            biases = biases + (pooling.pooled_values - shares.sum((2, 3))) @ columns.T
+    return biases.unbind()
 
 
 def _decompose_with_own_weight(head: Head, function: HeadFunction, captured: CapturedPass, n: int) -> Decomposition:

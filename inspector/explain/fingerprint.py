@@ -1,36 +1,45 @@
 """Notice, in some microseconds, that a network was changed: what was built from it must then not be used."""
 
 import hashlib
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from logging import Logger
+from operator import attrgetter, itemgetter
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from inspector.explain.tracing.forward import forward
-from inspector.explain.tracing.tensor_calls import count_writes
 
+_MODE = frozenset({"training"})  # the attribute of a module that may change
+_READ_WRITES, _READ_FIRST = attrgetter("_version"), itemgetter(0)
 _DEPTH = 2  # of objects inside objects that are no modules
+_PLAIN = {list, dict, set, OrderedDict}  # containers that are true unless they are empty
 _SKIPPED = (type, ModuleType, Logger)  # they hold what belongs to no network
 
 
-@dataclass(frozen=True, eq=False)
-class _TensorState:
-    """A tensor as it was: its count of in-place writes, its memory and its first value."""
+class _TensorStates:
+    """Tensors as they were: their counts of in-place writes, their addresses in memory and their first values."""
 
-    tensor: Tensor
-    state: tuple[int, int]  # count of in-place writes, and address in memory
-    first_value: Any  # a NumPy view of the first value in memory; None if it is not float32 on the CPU
-    expected: float | None
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.tensors = tensors
+        self._counted = [tensor for tensor in tensors if not tensor.is_inference()]  # torch counts writes into these
+        self._first_values = [_view_first_value(tensor) for tensor in tensors if _has_first_value(tensor)]
+        self._state = self._read()
 
-    def is_unchanged(self) -> bool:
-        if _read_state(self.tensor) != self.state:
-            return False
-        return self.first_value is None or bool(self.first_value[0] == self.expected)
+    def are_unchanged(self) -> bool:
+        return self._read() == self._state
+
+    def _read(self) -> tuple[list[Any], ...]:
+        # Without Python code for each tensor: a network has hundreds, and they are read in every pass.
+        writes, first_values = map(_READ_WRITES, self._counted), map(_READ_FIRST, self._first_values)
+        return list(writes), list(map(Tensor.data_ptr, self.tensors)), list(first_values)
 
 
 class NetworkFingerprint:
@@ -49,33 +58,44 @@ class NetworkFingerprint:
     def __init__(self, network: nn.Module, example: Tensor) -> None:
         self._containers: list[_ContainerState] = []
         self._cells: list[tuple[Any, Any]] = []  # of closures, each with what it held
-        self._tensors: list[_TensorState] = []
-        self._visit(network, 0, {})
+        tensors: list[Tensor] = []
+        self._visit(network, 0, tensors, {})
+        before = [_TensorStates([tensor]) for tensor in tensors]
         forward(network, example)
         stable = [state.without_changed_keys() for state in self._containers]
         self._containers = [state for state in stable if state is not None]
         self._cells = [(cell, content) for cell, content in self._cells if cell.cell_contents is content]
-        self._tensors = [state for state in self._tensors if state.is_unchanged()]
+        self._tensors = _TensorStates([tensor for state in before if state.are_unchanged() for tensor in state.tensors])
+        # Almost all containers keep all they hold, and most are empty, as dicts of hooks are. They are compared without
+        # Python code for each, and without reading copies of empty ones: a pass displaces all this from the caches.
+        self._changing = [state for state in self._containers if state.ignored - _MODE]
+        kept = [state for state in self._containers if not state.ignored - _MODE]
+        self._empty = [state.container for state in kept if state.is_empty()]
+        full = [state for state in kept if not state.is_empty()]
+        self._full = _ContainerState([state.container for state in full], [state.copy for state in full])
 
     def is_unchanged(self) -> bool:
         """Tell whether the network is the same, as far as can be seen."""
         return (
-            all(state.is_unchanged() for state in self._tensors)
-            and all(state.is_unchanged() for state in self._containers)
+            not any(self._empty)
+            # The lists differ, too, where only the mode of a module does.
+            and (self._full.is_unchanged() or all(state.is_unchanged() for state in self._containers))
+            and self._tensors.are_unchanged()
+            and all(state.is_unchanged() for state in self._changing)
             and all(cell.cell_contents is content for cell, content in self._cells)
         )
 
-    def _visit(self, value: Any, depth: int, visited: dict[int, Any]) -> None:
+    def _visit(self, value: Any, depth: int, tensors: list[Tensor], visited: dict[int, Any]) -> None:
         if id(value) in visited or isinstance(value, _SKIPPED):
             return
         visited[id(value)] = value  # keeps the value alive, and so its id its own
         if isinstance(value, Tensor):
-            self._tensors.append(_read_tensor(value))
+            tensors.append(value)
             return
         inside: Iterable[Any] = ()
         if isinstance(value, list | dict | set):
-            mode = frozenset(["training"] if isinstance(value, dict) and "training" in value else ())
-            self._containers.append(_ContainerState(value, value.copy(), mode))
+            has_mode = isinstance(value, dict) and value.keys() >= _MODE
+            self._containers.append(_ContainerState(value, value.copy(), _MODE if has_mode else frozenset()))
             inside = value.values() if isinstance(value, dict) else value
         elif isinstance(value, tuple):
             inside = value
@@ -90,7 +110,7 @@ class NetworkFingerprint:
             depth = 0 if isinstance(value, nn.Module) else depth + 1
             inside = (vars(value),)
         for one in inside:
-            self._visit(one, depth, visited)
+            self._visit(one, depth, tensors, visited)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +130,9 @@ class _ContainerState:
         except Exception:  # values that cannot be compared, such as two tensors, are not the same
             return False
 
+    def is_empty(self) -> bool:
+        return type(self.container) in _PLAIN and not self.container
+
     def without_changed_keys(self) -> "_ContainerState | None":
         """Return the state without what has changed since; None for a list or set that has changed."""
         if self.is_unchanged():
@@ -127,23 +150,16 @@ class _ContainerState:
         return {key: value for key, value in values.items() if key not in self.ignored}
 
 
-def _read_tensor(tensor: Tensor) -> _TensorState:
-    first_value, expected = None, None
-    if (
-        tensor.device.type == "cpu"
-        and tensor.dtype == torch.float32
-        and tensor.layout == torch.strided
-        and tensor.numel()
-    ):
-        # NumPy reads one value 50 times as fast as torch.
-        first_value = tensor.detach().as_strided((1,), (1,)).numpy()
-        expected = float(first_value[0])
-    return _TensorState(tensor, _read_state(tensor), first_value, expected)
+def _has_first_value(tensor: Tensor) -> bool:
+    """Return whether NumPy can read the first value, which takes it a fiftieth of the time of torch."""
+    is_readable = tensor.device.type == "cpu" and tensor.dtype == torch.float32 and tensor.layout == torch.strided
+    return is_readable and tensor.numel() > 0
 
 
-def _read_state(tensor: Tensor) -> tuple[int, int]:
-    """Return torch's count of the writes into a tensor, and its address."""
-    return count_writes(tensor), tensor.data_ptr()
+def _view_first_value(tensor: Tensor) -> NDArray[np.int32]:
+    """Return a view of the bits of the first value in memory, (1,). Unlike the value, they equal themselves if NaN."""
+    bits: NDArray[np.int32] = tensor.detach().as_strided((1,), (1,)).numpy().view(np.int32)
+    return bits
 
 
 def hash_weights(network: nn.Module) -> str:

@@ -4,6 +4,7 @@
 (networks/stored.py) computes them by itself. What is drawn from them is the same.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -103,6 +104,27 @@ def count_maxima(feature_maps: ArrayLike) -> NDArray[np.intp]:
     cells = flat.argmax(1)[flat.max(1) != 0]
     counts: NDArray[np.intp] = np.bincount(cells, minlength=flat.shape[1]).reshape(maps.shape[1:])
     return counts
+
+
+def compare_sums(values: Floats, bias: Floats, logits: Floats, tolerance: float) -> tuple[float, bool]:
+    """Compare the sums of class maps with the logits.
+
+    Args:
+        values: class maps (K, h, w).
+        bias: (K,).
+        logits: (K,).
+        tolerance: residual that rounding explains, relative to the sum of all absolute summands.
+
+    Returns:
+        The largest residual of all classes, in logits, and whether it is finite and rounding explains every residual.
+    """
+    cells = values.reshape(len(values), -1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        # einsum takes half the time of ndarray.sum for so few cells per row.
+        error = np.abs(np.einsum("kc->k", cells) + bias - logits)
+        allowed = tolerance * (np.einsum("kc->k", np.abs(cells)) + np.abs(bias))
+    residual = float(error.max())
+    return residual, math.isfinite(residual) and bool((error <= allowed).all())
 
 
 def compute_probabilities(meaning: OutputMeaning, logits: Sequence[float] | Floats) -> Floats:

@@ -35,6 +35,7 @@ from inspector.explain.map_arrays import (
     Floats,
     MapArrays,
     NetworkFacts,
+    compare_sums,
     compute_probabilities,
     count_maxima,
     shows_scores,
@@ -106,14 +107,13 @@ class StoredNetwork:
         """
         view = make_view(photo, self.preprocessing)
         logits, feature_maps, values = (one[0] for one in self.run(normalize_view(view, self.preprocessing)))
-        cells = values.reshape(len(values), -1)
-        error = np.abs(cells.sum(1) + self.bias - logits)
-        if not (error <= self.tolerance * (np.abs(cells).sum(1) + np.abs(self.bias))).all():
+        residual, is_exact = compare_sums(values, self.bias, logits, self.tolerance)
+        if not is_exact:
             return None
         probabilities = compute_probabilities(self.facts.meaning, logits)
         scores = self._score_cells(feature_maps, values) if shows_scores(self.facts) else None
         maxima = count_maxima(feature_maps) if self.facts.pooling == "max" else None
-        outputs = (values, self.bias, logits, probabilities, float(error.max()), self.verdict, scores, maxima)
+        outputs = (values, self.bias, logits, probabilities, residual, self.verdict, scores, maxima)
         return MapArrays(self.facts, view, *outputs, self.backend)
 
     def _score_cells(self, feature_maps: Floats, values: Floats) -> Floats:

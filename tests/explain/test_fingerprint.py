@@ -21,7 +21,7 @@ class Network(nn.Module):
         torch.manual_seed(0)
         self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
         self.pool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(4, 3)
-        self.scale, self.scales, self.table = 1.0, [1.0], {"scale": 1.0}
+        self.scale, self.scales, self.table = 1.0, [1.0, [1.0]], {"scale": 1.0}
         self.options, self.passes, self.kept = SimpleNamespace(scale=1.0), 0, {}
         self.tensor = torch.ones(1)
         closed_over = {"scale": 1.0}
@@ -30,7 +30,13 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         self.passes += 1
         self.kept["last"] = images
-        logits = self.fc(self.pool(self.body(images)).flatten(1)) * self.scale * self.scales[0] * self.table["scale"]
+        logits = (
+            self.fc(self.pool(self.body(images)).flatten(1))
+            * self.scale
+            * self.scales[0]
+            * self.scales[1][0]
+            * self.table["scale"]
+        )
         return self.function(logits * self.options.scale * self.tensor)
 
 
@@ -53,6 +59,7 @@ CHANGES: dict[str, Callable[[Network], object]] = {
     "a buffer in place": lambda n: n.body[1].running_mean.add_(1),
     "an attribute": lambda n: setattr(n, "scale", 3.0),
     "a list": lambda n: n.scales.__setitem__(0, 3.0),
+    "a list in a list": lambda n: n.scales[1].__setitem__(0, 3.0),
     "a dict": lambda n: n.table.update(scale=3.0),
     "an object": lambda n: setattr(n.options, "scale", 3.0),
     "a tensor": lambda n: n.tensor.mul_(3),
@@ -63,15 +70,35 @@ CHANGES: dict[str, Callable[[Network], object]] = {
 }
 
 
+@pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_fingerprint_notices_a_change(change: str) -> None:
+def test_a_fingerprint_notices_a_change(change: str, mode: str) -> None:
     network = Network().eval()
     fingerprint = NetworkFingerprint(network, torch.zeros(1, 3, *SIZE))
     network(torch.ones(1, 3, *SIZE))
-    network.train()
+    network.train(mode == "train")
     network.requires_grad_(False)
     assert fingerprint.is_unchanged()
     CHANGES[change](network)
+    assert not fingerprint.is_unchanged()
+
+
+def test_a_fingerprint_compares_a_first_value_that_is_not_a_number() -> None:
+    network = Network().eval()
+    with torch.no_grad():
+        network.fc.weight[0, 0] = torch.nan
+    fingerprint = NetworkFingerprint(network, torch.zeros(1, 3, *SIZE))
+    assert fingerprint.is_unchanged()
+    network.fc.weight.data[0, 0] = 1
+    assert not fingerprint.is_unchanged()
+
+
+def test_a_fingerprint_of_tensors_without_a_count_of_writes() -> None:
+    with torch.inference_mode():
+        network = Network().eval()
+        fingerprint = NetworkFingerprint(network, torch.zeros(1, 3, *SIZE))
+        assert fingerprint.is_unchanged()
+        network.fc.weight.mul_(2)
     assert not fingerprint.is_unchanged()
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache as keep
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from inspector.explain.backends.lower_precision import (
     check_loss,
     measure_loss,
 )
+from inspector.explain.backends.sessions import chain_openvino, open_openvino
 from inspector.explain.backends.split_onnx import join_parts, split_at_feature_maps
 from inspector.explain.class_maps import FigureContent
 from inspector.output.manifest import make_manifest
@@ -328,6 +330,20 @@ def test_two_parts_of_a_graph_give_what_the_whole_gives(pooling: Callable[[], nn
         runtimes.run_onnxruntime(file)(inputs), runtimes.run_onnxruntime(joined)(inputs), strict=True
     ):
         torch.testing.assert_close(one, other)
+
+
+def test_a_chain_of_graphs_gives_what_the_whole_gives_to_several_threads_at_once(tmp_path: Path) -> None:
+    classifier, file = small(), tmp_path / "whole.onnx"
+    runtimes.write_onnx(feature_graph(classifier), classifier.noise_input(2, 3), file, {})
+    parts = [one.SerializeToString() for one in split_at_feature_maps(onnx.load(file))]
+    chain = chain_openvino([(one, "f32") for one in parts])
+    batches = [classifier.noise_input(1 + n % 3, n).numpy() for n in range(6)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda n: chain(batches[n % 6]), range(60)))
+    whole = open_openvino(file)
+    for n, outputs in enumerate(together):
+        for one, other in zip(outputs, whole(batches[n % 6]), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 class _Beside(nn.Module):

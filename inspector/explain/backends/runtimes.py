@@ -24,6 +24,7 @@ from inspector.explain.backends.export_graph import LogitsAndMaps, one_trace_at_
 from inspector.explain.backends.fold_batchnorm import fold_batchnorm
 from inspector.explain.backends.sessions import (
     Session,
+    chain_openvino,
     get_or_make,
     import_runtime,
     open_onnxruntime,
@@ -177,9 +178,7 @@ def run_openvino_bfloat16(file: Path) -> Run:
             "This processor has no bfloat16 instructions, so OpenVINO would compute in float32. Use float32 or int8."
         )
     body, head = (part.SerializeToString() for part in split_at_feature_maps(import_runtime("onnx").load(file)))
-    threads = torch.get_num_threads()
-    run_body, run_head = open_openvino(body, threads, "bf16"), open_openvino(head, threads)
-    return _run_session(lambda inputs: run_head(*run_body(inputs)))
+    return _run_session(chain_openvino([(body, "bf16"), (head, "f32")], torch.get_num_threads()))
 
 
 def _run_session(session: Session) -> Run:

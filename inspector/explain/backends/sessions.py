@@ -7,7 +7,8 @@ Several threads may call what is returned at once.
 
 import importlib.util
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 
 from inspector.errors import require
 
-# Takes the inputs of the graph, usually one, and returns its outputs.
-Session: TypeAlias = Callable[..., list[NDArray[np.float32]]]
+# Takes the input of the graph and returns its outputs.
+Session: TypeAlias = Callable[[NDArray[np.float32]], list[NDArray[np.float32]]]
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -45,49 +46,74 @@ def open_onnxruntime(file: Path, threads: int = 0) -> Session:
     return run
 
 
-def open_openvino(file: Path | bytes, threads: int = 0, precision: str = "f32") -> Session:
-    """Open an ONNX or OpenVINO file in OpenVINO.
+def open_openvino(file: Path, threads: int = 0) -> Session:
+    """Open an ONNX or OpenVINO file in OpenVINO, in float32. `threads` is the number of threads; 0: one per core.
+
+    Raises:
+        InspectorError: openvino is not installed.
+    """
+    return chain_openvino([(file, "f32")], threads)
+
+
+def chain_openvino(parts: Sequence[tuple[Path | bytes, str]], threads: int = 0) -> Session:
+    """Open graphs in OpenVINO that run one after the other.
 
     Args:
-        file: path, or the content of an ONNX file.
+        parts: the graphs, each as the path or the content of a file, with OpenVINO's name of the precision of operators
+            that are not quantized, "f32" or "bf16". The first has one input; the inputs of each other one are the
+            outputs of the one before.
         threads: number of threads; 0: one per core.
-        precision: OpenVINO's name of the precision of operators that are not quantized, "f32" or "bf16".
 
     Raises:
         InspectorError: openvino is not installed.
     """
     openvino = import_runtime("openvino")
-    settings = {
-        # By default OpenVINO computes in bfloat16 if the processor supports it, which changes logits by up to 1.
-        "INFERENCE_PRECISION_HINT": precision,
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": threads,
-    }
     core = openvino.Core()
-    model = core.read_model(file if isinstance(file, bytes) else str(file))
+    models = [core.read_model(one if isinstance(one, bytes) else str(one)) for one, _ in parts]
+    settings = [
+        # By default OpenVINO computes in bfloat16 if the processor supports it, which changes logits by up to 1.
+        {"INFERENCE_PRECISION_HINT": one, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+        for _, one in parts
+    ]
     # Compile once for each batch size (0.1 s): this runs faster than one network for all sizes.
-    compiled: dict[int, tuple[Any, list[Any]]] = {}  # batch size -> network and its idle requests
+    compiled: dict[int, tuple[list[Any], list[Any]]] = {}  # batch size -> networks and their idle requests
     lock = threading.Lock()
 
-    def compile_for(inputs: tuple[NDArray[np.float32], ...]) -> tuple[Any, list[Any]]:
-        fixed = model.clone()
-        fixed.reshape({n: list(one.shape) for n, one in enumerate(inputs)})
-        return core.compile_model(fixed, "CPU", settings), []
+    def compile_for(shape: Sequence[int]) -> tuple[list[Any], list[Any]]:
+        networks, shapes = list[Any](), [list(shape)]
+        for model, setting in zip(models, settings, strict=True):
+            fixed = model.clone()
+            fixed.reshape(dict(enumerate(shapes)))
+            networks.append(core.compile_model(fixed, "CPU", setting))
+            shapes = [list(one.shape) for one in networks[-1].outputs]
+        return networks, []
 
-    def run(*inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    def run(inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         with lock:
-            network, idle = get_or_make(compiled, len(inputs[0]), lambda: compile_for(inputs))
+            networks, idle = get_or_make(compiled, len(inputs), lambda: compile_for(inputs.shape))
         # A request holds the tensors of one pass, so threads that run at the same time need one each.
         try:
-            request = idle.pop()
+            requests = idle.pop()
         except IndexError:
-            request = network.create_infer_request()
-        # Inputs are not copied; outputs are, because the next pass overwrites them.
-        results = request.infer(list(inputs), share_inputs=True, share_outputs=False)
-        idle.append(request)
-        return [results[n] for n in range(len(network.outputs))]
+            requests = _link_requests(networks)
+        results = requests[0].infer(inputs, share_inputs=True, share_outputs=True)
+        for request in requests[1:]:
+            results = request.infer(share_outputs=True)
+        # Copied, because the next pass overwrites them.
+        outputs = [one.copy() for one in results.to_tuple()]
+        idle.append(requests)
+        return outputs
 
     return run
+
+
+def _link_requests(networks: Sequence[Any]) -> list[Any]:
+    """Create a request for each network. Each reads the memory into which the one before writes."""
+    requests = [network.create_infer_request() for network in networks]
+    for before, after in pairwise(requests):
+        for n, tensor in enumerate(before.output_tensors):
+            after.set_input_tensor(n, tensor)
+    return requests
 
 
 def compile_openvino(file: str | Path) -> None:
