@@ -35,11 +35,12 @@ from inspector.explain.backends.lower_precision import (
 from inspector.explain.backends.sessions import chain_openvino, open_openvino
 from inspector.explain.backends.split_onnx import join_parts, split_at_feature_maps
 from inspector.explain.class_maps import FigureContent
+from inspector.networks.catalog import shipped_models
 from inspector.output.manifest import make_manifest
 from inspector.output.report import make_report
 
 LOWER = [("onnxruntime", "int8"), ("openvino", "int8"), ("openvino", "bfloat16")]
-SHIPPED = ["efficientnet_lite0", "fashion_gap", "fashion_gmp", "fashion_gmp_sigmoid", "flowers17_gap"]
+SHIPPED = sorted(path.parent.name for path in shipped_models().glob("*/model.json"))
 TORCHVISION = [
     "mnasnet0_5",
     "mobilenet_v2",
