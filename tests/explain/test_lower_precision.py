@@ -185,6 +185,25 @@ def test_what_follows_the_pooling_is_not_quantized(tmp_path: Path, cache: Path) 
     assert sum(values.dtype == np.int8 for values in weights.values()) >= 2  # the weights of both convolutions
 
 
+class _NormalizedHead(nn.Module):
+    """A LayerNorm and a linear layer after the pooling: the weight changes with the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.norm, self.head = nn.Conv2d(3, 8, 3), nn.LayerNorm(8), nn.Linear(8, 5)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.norm(self.convolution(inputs).relu().mean((2, 3))))
+        return logits
+
+
+def test_openvino_does_not_round_a_normalization_after_the_pooling(cache: Path) -> None:
+    torch.manual_seed(0)
+    classifier = Classifier.wrap(_NormalizedHead().eval(), size=64)
+    calibration = Calibration(make_photos(4), least_agreement=ANY)
+    check_sums(accelerate(classifier, "openvino", cache, "int8", calibration=calibration), "openvino int8")
+
+
 def test_photos_unlike_those_of_the_calibration_are_compared_too() -> None:
     """Calibrated with black photos, a network sees no range of activations; white ones show it."""
     photos = [np.full((20, 24, 3), 255 * (n % 2) // (1 + n % 3), np.uint8) for n in range(12)]

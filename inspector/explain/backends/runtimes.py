@@ -24,13 +24,12 @@ from inspector.explain.backends.export_graph import LogitsAndMaps, one_trace_at_
 from inspector.explain.backends.fold_batchnorm import fold_batchnorm
 from inspector.explain.backends.sessions import (
     Session,
-    chain_openvino,
     get_or_make,
     import_runtime,
     open_onnxruntime,
     open_openvino,
 )
-from inspector.explain.backends.split_onnx import split_at_feature_maps
+from inspector.explain.backends.split_onnx import open_parts
 
 Run: TypeAlias = Callable[[Tensor], list[Tensor]]
 
@@ -139,14 +138,14 @@ def run_openvino(file: Path) -> Run:
 
 
 def run_openvino_int8(file: Path) -> Run:
-    """Run a quantized ONNX file by OpenVINO, after another process has compiled it.
+    """Run a quantized ONNX file of `feature_graph` by OpenVINO, after another process has compiled it.
 
     OpenVINO's compiler crashes or does not end on some quantized networks, DenseNet among them.
 
     Raises:
         NetworkError: the compiler crashes, or needs more than _COMPILE_SECONDS.
     """
-    code = "import sys; from inspector.explain.backends.sessions import compile_openvino; compile_openvino(sys.argv[1])"
+    code = "import sys; from inspector.explain.backends.split_onnx import compile_parts; compile_parts(sys.argv[1])"
     folders = os.pathsep.join(str(Path(folder).absolute()) for folder in sys.path)
     try:
         subprocess.run(
@@ -163,7 +162,7 @@ def run_openvino_int8(file: Path) -> Run:
         raise NetworkError(
             f'OpenVINO cannot run this network in int8: its compiler {event}. Use "onnxruntime", or bfloat16.'
         ) from error
-    return run_openvino(file)
+    return _run_session(open_parts(file, threads=torch.get_num_threads()))
 
 
 def run_openvino_bfloat16(file: Path) -> Run:
@@ -177,8 +176,7 @@ def run_openvino_bfloat16(file: Path) -> Run:
         raise NetworkError(
             "This processor has no bfloat16 instructions, so OpenVINO would compute in float32. Use float32 or int8."
         )
-    body, head = (part.SerializeToString() for part in split_at_feature_maps(import_runtime("onnx").load(file)))
-    return _run_session(chain_openvino([(body, "bf16"), (head, "f32")], torch.get_num_threads()))
+    return _run_session(open_parts(file, "bf16", torch.get_num_threads()))
 
 
 def _run_session(session: Session) -> Run:

@@ -116,13 +116,6 @@ def _link_requests(networks: Sequence[Any]) -> list[Any]:
     return requests
 
 
-def compile_openvino(file: str | Path) -> None:
-    """Compile a file in OpenVINO for one image, to find out whether that is possible."""
-    model = import_runtime("openvino").Core().read_model(str(file))
-    (shape,) = [one.partial_shape for one in model.inputs]
-    open_openvino(Path(file))(np.zeros([1, *(shape[n].get_length() for n in range(1, len(shape)))], np.float32))
-
-
 # Runtimes by the names of their backends, the preferred one first.
 OPEN: dict[str, Callable[[Path, int], Session]] = {"onnxruntime": open_onnxruntime, "openvino": open_openvino}
 

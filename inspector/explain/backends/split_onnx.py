@@ -6,10 +6,13 @@ The second part stays in float32. So the class maps of a network in lower precis
 those of the network in float32.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from inspector.errors import NetworkError
-from inspector.explain.backends.sessions import import_runtime
+from inspector.explain.backends.sessions import Session, chain_openvino, import_runtime
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -91,3 +94,28 @@ def _unify_versions(body: "ModelProto", head: "ModelProto") -> None:
     for part in (body, head):
         del part.opset_import[:]
         part.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in versions.items())
+
+
+def open_parts(file: str | Path, precision: str = "f32", threads: int = 0) -> Session:
+    """Open both parts of an ONNX file of `feature_graph` in OpenVINO, the second in float32.
+
+    Opened as one graph, OpenVINO may round what follows quantized feature maps, such as a LayerNorm.
+
+    Args:
+        file: the ONNX file, which may be quantized up to its feature maps.
+        precision: OpenVINO's name of the precision of the first part where it is not quantized, "f32" or "bf16".
+        threads: number of threads; 0: one per core.
+
+    Raises:
+        NetworkError: the logits depend on more than the feature maps.
+    """
+    parts = split_at_feature_maps(import_runtime("onnx").load(file))
+    before, after = (part.SerializeToString() for part in parts)
+    return chain_openvino([(before, precision), (after, "f32")], threads)
+
+
+def compile_parts(file: str | Path) -> None:
+    """Compile both parts of an ONNX file in OpenVINO for one image, to find out whether that is possible."""
+    (image,) = import_runtime("onnx").load(file).graph.input
+    sides = [one.dim_value for one in image.type.tensor_type.shape.dim[1:]]
+    open_parts(file)(np.zeros([1, *sides], np.float32))
