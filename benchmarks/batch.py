@@ -45,7 +45,6 @@ from report import format_table, write_results
 
 import inspector
 from inspector.datasets import run
-from inspector.explain.backends.accelerate import with_backend
 from inspector.explain.memory import keep_freed_memory
 from inspector.images.examples import list_examples
 from inspector.images.photo import read_image
@@ -133,8 +132,9 @@ def measure(folder: str, model: str, backend: str, batch_size: int, apart: bool,
         os.sched_setaffinity(0, CORES[:1])
         torch.set_num_threads(1)
     eager = inspector.load(model)
-    classifier, items = with_backend(eager, backend), list_images(folder)
-    # The backend is built once, before the timing.
+    name, _, dtype = backend.partition(" ")
+    classifier, items = run.accelerate_for_dataset(eager, name, dtype or "float32"), list_images(folder)
+    # The backend is built only once, before the timing.
     run.accelerate_for_dataset = lambda classifier, *_: classifier
     decoding_cores = CORES[1:] if apart else CORES
     parts: dict[str, Callable[[Sequence[Item]], Any]] = {

@@ -77,7 +77,7 @@ def accelerate_for_dataset(
     """
     if backend is not None or dtype != "float32":
         calibration = None if dtype == "float32" or not items else make_calibration(classifier, items)
-        classifier = accelerate(classifier, backend or "eager", dtype=dtype, calibration=calibration)
+        classifier = accelerate(classifier, backend or "eager", dtype=dtype, calibration=calibration, in_batches=True)
     if isinstance(classifier.capture.accelerated, AcceleratedNetwork):
         # Wait until the network is compiled, so that the same backend computes all rows.
         classifier.capture.accelerated.wait()

@@ -61,7 +61,12 @@ def split_outputs(classifier: Classifier, outputs: Sequence[Tensor]) -> Captured
 
 
 def build_backend(
-    classifier: Classifier, backend: str, dtype: str, cache: Path, inputs: CalibrationInputs | None
+    classifier: Classifier,
+    backend: str,
+    dtype: str,
+    cache: Path,
+    inputs: CalibrationInputs | None,
+    in_batches: bool = False,
 ) -> tuple[Run, Path | None]:
     """Build and verify a backend, from the cache if it is there. Return it, and its file in the cache if it has one."""
     if backend in _RUN_GRAPH:
@@ -69,6 +74,8 @@ def build_backend(
         return _verify(classifier, run, backend, dtype), None
     import_runtime(backend)
     run_file = _RUN_FILE[backend, dtype]
+    if in_batches and run_file is runtimes.run_onnxruntime:
+        run_file = runtimes.run_onnxruntime_in_batches
     examples = inputs.sha256 if inputs is not None and dtype == "int8" else ""
     cached = cache / f"{_cache_key(classifier, examples)}.onnx"
     if cached.is_file():

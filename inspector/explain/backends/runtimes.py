@@ -132,6 +132,11 @@ def run_onnxruntime(file: Path) -> Run:
     return _run_session(open_onnxruntime(file, torch.get_num_threads()))
 
 
+def run_onnxruntime_in_batches(file: Path) -> Run:
+    """Run an ONNX file as `run_onnxruntime`, with many images in a pass, beside threads that decode the next ones."""
+    return _run_session(open_onnxruntime(file, torch.get_num_threads(), waits_busily=False))
+
+
 def run_openvino(file: Path) -> Run:
     """Run an ONNX or OpenVINO file by OpenVINO on the CPU, in float32, with as many threads as torch has."""
     return _run_session(open_openvino(file, torch.get_num_threads()))

@@ -25,8 +25,14 @@ V = TypeVar("V")
 _CACHED_SHAPES = 4  # number of input shapes for which a compiled network is kept; each holds the memory of a pass
 
 
-def open_onnxruntime(file: Path, threads: int = 0) -> Session:
-    """Open a file in ONNX Runtime. `threads` is the number of threads; 0: one per core.
+def open_onnxruntime(file: Path, threads: int = 0, waits_busily: bool = True) -> Session:
+    """Open a file in ONNX Runtime.
+
+    Args:
+        file: path of an ONNX file.
+        threads: number of threads; 0: one per core.
+        waits_busily: let its threads wait for each other without sleeping. A pass of one image is then a tenth faster;
+            one of a batch is not, and its threads take the cores from those that decode the next photos.
 
     Raises:
         InspectorError: onnxruntime is not installed.
@@ -34,7 +40,8 @@ def open_onnxruntime(file: Path, threads: int = 0) -> Session:
     onnxruntime = import_runtime("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # After a pass its threads would wait busily for the next one, on the cores that decode the next photos.
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(waits_busily)))
+    # After a pass its threads would go on waiting for the next one.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
