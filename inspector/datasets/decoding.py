@@ -2,9 +2,10 @@
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -50,6 +51,8 @@ def decode_ahead(
 ) -> Generator[DecodedBatch, None, None]:
     """Yield the decoded batches in order, while threads decode the next ones.
 
+    The thread that takes the batches decodes, too, where it would have to wait.
+
     Args:
         batches: each batch has some images with their indices.
         classifier: the network that they are for.
@@ -64,7 +67,7 @@ def decode_ahead(
         for batch in batches:
             pending.append(_begin_batch(pool, batch, classifier, overlays))
             # If the batches are small, keep enough batches pending that every worker has something to do.
-            if len(pending) > _BATCHES_AHEAD and sum(len(one.images) for one in pending) > 2 * workers:
+            if len(pending) > _BATCHES_AHEAD and sum(len(one.tasks) for one in pending) > 2 * workers:
                 yield pending.popleft().wait(classifier)
         while pending:
             yield pending.popleft().wait(classifier)
@@ -76,11 +79,14 @@ def decode_ahead(
 class _PendingBatch:
     """A batch that is being decoded."""
 
-    images: list[Future[DecodedImage]]
+    tasks: Sequence[Callable[[], DecodedImage]]
+    futures: Sequence[Future[DecodedImage]]  # the tasks in the pool
     inputs: NDArray[np.float32]  # (N, channels, H, W); each image that can be read is written into its own row
 
     def wait(self, classifier: Classifier) -> DecodedBatch:
-        images = [future.result() for future in self.images]
+        """Wait until all images are decoded. Meanwhile decode those that no thread has begun, the last ones first."""
+        own = {n: self.tasks[n]() for n in reversed(range(len(self.tasks))) if self.futures[n].cancel()}
+        images = [own[n] if n in own else future.result() for n, future in enumerate(self.futures)]
         readable = [n for n, image in enumerate(images) if image.crop is not None]
         inputs = self.inputs if len(readable) == len(images) else self.inputs[readable]
         return DecodedBatch(images, match_parameters(classifier.network, torch.from_numpy(inputs)))
@@ -89,11 +95,11 @@ class _PendingBatch:
 def _begin_batch(pool: ThreadPoolExecutor, batch: Batch, classifier: Classifier, overlays: bool) -> _PendingBatch:
     preprocessing = classifier.preprocessing
     inputs = np.empty((len(batch), len(preprocessing.mean), *preprocessing.size), np.float32)
-    images = [
-        pool.submit(_decode_image, index, item, classifier, overlays, inputs[n : n + 1])
+    tasks = [
+        partial(_decode_image, index, item, classifier, overlays, inputs[n : n + 1])
         for n, (index, item) in enumerate(batch)
     ]
-    return _PendingBatch(images, inputs)
+    return _PendingBatch(tasks, [pool.submit(task) for task in tasks], inputs)
 
 
 def _decode_image(

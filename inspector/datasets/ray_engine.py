@@ -19,6 +19,7 @@ from typing import Any
 from inspector.datasets import run
 from inspector.datasets.accelerated import accelerate_for_dataset, sample_items
 from inspector.datasets.decoding import Batch
+from inspector.datasets.rows import make_rows, number_labels
 from inspector.datasets.table import Counts, begin_run, write_shard
 from inspector.errors import InspectorError, require
 from inspector.explain.classifier import Classifier
@@ -100,10 +101,10 @@ class Explainer:
         for number, pickled in zip(tasks["number"], tasks["images"], strict=True):
             images: Batch = pickle.loads(pickled)  # safe to unpickle: run_dataset_on_ray above made it
             batches = run.split_into_batches(images, self.batch_size)
-            explained = run.explain_batches(
-                self.classifier, batches, self.about["top"], self.processors, finer=self.about.get("finer", 1)
-            )
-            write_shard(self.out, int(number), [row for batch in explained for _, row in batch], self.about)
+            computed = run.compute_batches(self.classifier, batches, self.processors, finer=self.about.get("finer", 1))
+            class_numbers = number_labels(self.classifier.class_names)
+            rows = [row for batch in computed for row in make_rows(batch, self.about["top"], class_numbers)]
+            write_shard(self.out, int(number), rows, self.about)
         return {"number": [int(number) for number in tasks["number"]]}
 
 

@@ -1,7 +1,7 @@
 """Explain a data set: write the top classes of every image and their class maps into Parquet files.
 
     list -> decode and resize (threads, in advance) -> network and class maps (this thread)
-         -> overlays and shards (later, in one thread)
+         -> rows, overlays and shards (later, in one thread)
 
 Each stage may be only a few batches ahead of the next one, so memory does not grow with the number of images. No batch
 spans two shards, so a shard does not depend on the run or the machine.
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ import torch
 
 from inspector.analysis.linear_head import read_linear_head
 from inspector.datasets.accelerated import accelerate_for_dataset
-from inspector.datasets.decoding import Batch, DecodedImage, decode_ahead
-from inspector.datasets.feature_files import hash_head, open_features_writer, write_head
+from inspector.datasets.decoding import Batch, decode_ahead
+from inspector.datasets.feature_files import Write, hash_head, open_features_writer, write_head
 from inspector.datasets.gallery import draw_overlay, make_overlay_path, write_gallery
-from inspector.datasets.rows import make_row, number_labels
+from inspector.datasets.rows import ComputedBatch, make_rows, number_labels
 from inspector.datasets.shard_schema import import_arrow
 from inspector.datasets.table import (
     Counts,
@@ -34,15 +34,15 @@ from inspector.datasets.table import (
     write_shard,
 )
 from inspector.errors import InspectorError
-from inspector.explain.class_maps import ClassMaps, class_maps_of_batch
+from inspector.explain.class_maps import class_maps_of_batch
 from inspector.explain.classifier import Classifier
-from inspector.explain.receptive_field import ReceptiveField, read_field
+from inspector.explain.receptive_field import read_field
 from inspector.explain.tracing.forward import match_parameters
 from inspector.images.sources import Item, hash_items, list_images, make_storable
 from inspector.output.manifest import describe_field
 from inspector.version import __version__
 
-_MAX_PENDING = 4  # tasks (overlays of a batch, or a shard) that may wait for the writing thread
+_MAX_PENDING = 2  # tasks (the rows of a batch with their overlays, or a shard) of the writing thread that are not done
 
 OnProgress = Callable[[int, int], None]  # (finished images, all images)
 
@@ -128,25 +128,23 @@ def run_items(
     on_progress(done, len(items))
     shards = ([(index, items[index]) for index in indices] for indices in missing.values())
     batches = (batch for shard in shards for batch in split_into_batches(shard, options.batch_size))
-    explained = explain_batches(
-        classifier, batches, about["top"], options.workers, options.overlays, options.finer, options.features
-    )
-    with _run_in_background() as submit, closing(explained):
+    class_numbers = number_labels(classifier.class_names)
+    with (
+        _run_in_background() as submit,
+        closing(compute_batches(classifier, batches, options.workers, options.overlays, options.finer)) as computed,
+    ):
         for number, indices in missing.items():
-            rows: list[Row] = []
             with (
                 open_features_writer(Path(out), number, about) if options.features else nullcontext() as write_features
             ):
-                for batch in islice(explained, -(-len(indices) // options.batch_size)):
-                    if write_features is not None:
-                        write_features([(image.index, row.pop("features", None)) for image, row in batch])
-                    rows += [row for _, row in batch]
-                    if options.overlays:
-                        submit(_draw_overlays, Path(out), read_field(about["receptive_field"]), about["grid"], batch)
-                    on_progress(done + len(rows), len(items))
-            done += len(rows)
+                shard = _Shard(Path(out), about, class_numbers, write_features)
+                for batch in islice(computed, -(-len(indices) // options.batch_size)):
+                    added = submit(shard.add, batch)
+                    done += len(batch)
+                    on_progress(done, len(items))
+                added.result()
             # Wait until the shard is written: a killed run then loses at most one shard. Decoding continues meanwhile.
-            submit(write_shard, out, number, rows, about).result()
+            submit(write_shard, out, number, shard.rows, about).result()
     return finish_run(out, about)
 
 
@@ -198,38 +196,17 @@ def finish_run(out: str | Path, about: Mapping[str, Any]) -> Counts:
     return replace(counts, precision=about.get("precision", ""))
 
 
-def explain_batches(
-    classifier: Classifier,
-    batches: Iterable[Batch],
-    top: int,
-    workers: int | None,
-    overlays: bool = False,
-    finer: int = 1,
-    features: bool = False,
-) -> Generator[list[tuple[DecodedImage, dict[str, Any]]], None, None]:
-    """Yield one list per batch, in order: each image with its row of the table.
+def compute_batches(
+    classifier: Classifier, batches: Iterable[Batch], workers: int | None, overlays: bool = False, finer: int = 1
+) -> Generator[ComputedBatch, None, None]:
+    """Yield one list per batch, in order: each image with its class maps; None if it could not be read.
 
     Args:
         classifier: the network.
         batches: each batch has some images with their indices.
-        top: number of classes per image whose maps are stored.
         workers: number of decoding threads; None: one per processor.
         overlays: keep the dimmed photo, for drawing an overlay on it.
-        finer: store the maps on a grid that is finer by this factor, see `FinerMaps`.
-        features: add the feature maps before pooling to each row, (C, h, w) in float16 under "features".
-    """
-    class_numbers = number_labels(classifier.class_names)
-    with closing(compute_batches(classifier, batches, workers, overlays, finer)) as computed:
-        for batch in computed:
-            yield [(image, make_row(image, maps, top, class_numbers, features)) for image, maps in batch]
-
-
-def compute_batches(
-    classifier: Classifier, batches: Iterable[Batch], workers: int | None, overlays: bool = False, finer: int = 1
-) -> Generator[list[tuple[DecodedImage, ClassMaps | None]], None, None]:
-    """Yield one list per batch, in order: each image with its class maps; None if it could not be read.
-
-    The arguments are those of `explain_batches`.
+        finer: compute the maps on a grid that is finer by this factor too, see `FinerMaps`.
     """
     with closing(decode_ahead(batches, classifier, workers, overlays)) as decoded:
         for batch in decoded:
@@ -242,14 +219,28 @@ def split_into_batches(images: Batch, batch_size: int) -> list[Batch]:
     return [images[first : first + batch_size] for first in range(0, len(images), batch_size)]
 
 
-def _draw_overlays(
-    out: Path, field: ReceptiveField, grid: tuple[int, int], batch: Sequence[tuple[DecodedImage, Row]]
-) -> None:
-    """Draw one overlay per image of a batch: the class map of the top-1 class."""
-    for image, row in batch:
-        if image.crop is not None and image.canvas is not None:
-            values = row["maps"][: grid[0] * grid[1]].reshape(grid)
-            draw_overlay(out / make_overlay_path(image.index), image.crop, image.canvas, values, field)
+@dataclass(frozen=True, eq=False)
+class _Shard:
+    """The rows of a shard, which grow batch by batch."""
+
+    out: Path
+    about: Mapping[str, Any]
+    class_numbers: Mapping[str, int | None]
+    write_features: Write | None
+    rows: list[Row] = field(default_factory=list)
+
+    def add(self, batch: ComputedBatch) -> None:
+        """Make the rows of a batch; write its features and draw its overlays if there are any."""
+        rows = make_rows(batch, self.about["top"], self.class_numbers, self.write_features is not None)
+        if self.write_features is not None:
+            self.write_features([(row["index"], row.pop("features", None)) for row in rows])
+        self.rows.extend(rows)
+        if self.about["overlays"]:
+            place, (height, width) = read_field(self.about["receptive_field"]), self.about["grid"]
+            for (image, _), row in zip(batch, rows, strict=True):
+                if image.crop is not None and image.canvas is not None:
+                    values = row["maps"][: height * width].reshape(height, width)
+                    draw_overlay(self.out / make_overlay_path(image.index), image.crop, image.canvas, values, place)
 
 
 @contextmanager

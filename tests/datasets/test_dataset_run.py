@@ -444,7 +444,7 @@ def test_decoding_runs_ahead_of_the_network_by_a_bounded_number(
             time.sleep(0.02)
             most = max(most, len(begun) - explained)
             explained += len(inputs)
-            assert len(photos) <= 2, "more photos are kept than are being decoded"
+            assert len(photos) <= 3, "more photos are kept than are being decoded, by two threads and by this one"
         return class_maps_of_batch(classifier, inputs, **options)
 
     monkeypatch.setattr(decoding, "read_item", count_reads)
