@@ -156,7 +156,7 @@ def _has_first_value(tensor: Tensor) -> bool:
 
 def _view_first_value(tensor: Tensor) -> memoryview:
     """Return a view of the bytes of the first value in memory. Unlike the value, they equal themselves if it is NaN."""
-    return memoryview(tensor.detach().as_strided((1,), (1,)).numpy())
+    return tensor.detach().as_strided((1,), (1,)).numpy().data
 
 
 def hash_weights(network: nn.Module) -> str:
