@@ -6,12 +6,14 @@ from typing import Any
 
 import streamlit as st
 
+from inspector.explain.memory import share_freed_memory
 from inspector.ui.components import assets
 from inspector.ui.components.controls import show_errors
 from inspector.ui.state import keys, links, login, streamlit_fixes, top_bar
 from inspector.ui.state.top_bar import Bar
 
 streamlit_fixes.apply_streamlit_fixes()
+share_freed_memory()
 
 Read = Callable[[Bar, Callable[[], object]], Sequence[object]]
 

@@ -45,7 +45,7 @@ def pixels() -> np.ndarray:
 def only_png(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the PDF and the SVG of an export empty, in a test of something else: each takes half a second."""
     monkeypatch.setattr(
-        "inspector.output.export.encode_figure",
+        "inspector.output.class_map_files.encode_figure",
         lambda figure, format, *dpi: encode_figure(figure, format, *dpi) if format == "png" else b"",
     )
 

@@ -15,18 +15,20 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TypeAlias, TypedDict
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from inspector.errors import LocalizationError, translate_errors
-from inspector.explain.class_maps import ClassMaps
 from inspector.explain.grid import fit_size, resample_on_photo
 from inspector.explain.receptive_field import ReceptiveField
 from inspector.images.decode import MAX_BYTES, MAX_PIXELS
 from inspector.images.preprocessing import Box, Crop
+
+if TYPE_CHECKING:
+    from inspector.explain.class_maps import ClassMaps
 
 Mask: TypeAlias = NDArray[np.bool_]  # (H, W), true inside the object
 
@@ -226,7 +228,7 @@ def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
     return mask[np.ix_(rows, columns)]
 
 
-def measure_evidence_inside(maps: ClassMaps, k: str | int, mask: Mask, tolerance: float = 0) -> EvidenceInside:
+def measure_evidence_inside(maps: "ClassMaps", k: str | int, mask: Mask, tolerance: float = 0) -> EvidenceInside:
     """Measure how much of the evidence for a class is inside the object.
 
     Args:

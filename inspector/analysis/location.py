@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import cv2
 import numpy as np
@@ -25,10 +25,12 @@ from skimage.morphology import local_maxima
 
 from inspector.analysis.localization import Mask
 from inspector.errors import LocalizationError
-from inspector.explain.class_maps import ClassMaps
 from inspector.explain.grid import cell_extents, fit_size, require_place, resample_on_photo
 from inspector.explain.receptive_field import ReceptiveField
 from inspector.images.preprocessing import Box, Crop
+
+if TYPE_CHECKING:
+    from inspector.explain.class_maps import ClassMaps
 
 Unit = Literal["share", "logits"]
 
@@ -98,7 +100,7 @@ class Location:
 
 
 def locate_class(
-    maps: ClassMaps,
+    maps: "ClassMaps",
     k: str | int,
     against: str | int | None = None,
     threshold: float = DEFAULT_THRESHOLD,

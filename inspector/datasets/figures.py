@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from inspector.datasets.index import BINS, count_bins
 from inspector.datasets.statistics import Floats, compute_uniform_border_share
 from inspector.datasets.summary import DatasetSummary
-from inspector.output.figure import COLORS, InlineFigure, add_color_bar
+from inspector.output.figure import COLORS, add_color_bar
+from inspector.output.figure_file import InlineFigure
 from inspector.output.figure_text import shorten_name, wrap_text
 from inspector.output.overlay import common_scale
 from inspector.output.style import OKABE_ITO

@@ -19,9 +19,9 @@ from inspector.explain.finer import FinerMaps
 from inspector.explain.grid import resample_on_photo
 from inspector.explain.inputs import make_input_view
 from inspector.explain.kinds import Verdict
-from inspector.explain.map_arrays import MapArrays
+from inspector.explain.map_arrays import MapArrays, describe_reading
 from inspector.explain.receptive_field import ReceptiveField
-from inspector.explain.shown_map import AVERAGE, ClassMap, FigureContent
+from inspector.explain.shown_map import AVERAGE, ClassMap, FigureContent, choose_contrast
 from inspector.images.preprocessing import View
 
 if TYPE_CHECKING:
@@ -157,15 +157,11 @@ class ClassMaps:
 
     def contrast_map(self, classes: Sequence[int], dense: bool = False, finer: bool = False) -> ClassMap:
         """Return the first class against the second, or the other top class; InspectorError if there is no second."""
-        if not classes or len(self.logits) < 2:
-            raise InspectorError("A contrast needs two classes. Show one more class.")
-        first, *others = classes
-        other = next((k for k in (*others, *(k for k, _, _ in self.top(2))) if k != first), None)
-        return self.class_map(first, other, dense, finer)
+        return self.class_map(*choose_contrast(classes, [k for k, _, _ in self.top(2)]), dense, finer)
 
     def describe_reading(self, dense: bool = False, against: str | int | None = None) -> str:
         """Return in words what the value of a cell means, for figures and reports."""
-        return map_summary.describe_reading(self, dense, against)
+        return describe_reading(self.classifier.facts, dense, against, self.finer is not None)
 
     def heatmap(
         self, k: str | int, against: str | int | None = None, smooth: bool = True, dense: bool = False

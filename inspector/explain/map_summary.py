@@ -38,21 +38,6 @@ def make_map_arrays(maps: "ClassMaps") -> MapArrays:
     )
 
 
-def describe_reading(maps: "ClassMaps", dense: bool, against: str | int | None) -> str:
-    """Return in words what the value of a cell means; the arguments are those of `ClassMaps.class_map`."""
-    classifier, quantity = maps.classifier, maps.classifier.meaning.quantity
-    if against == AVERAGE:
-        quantity = f"{quantity} less the average {quantity}"
-    elif against is not None:
-        quantity = f"{quantity} less that of {classifier.class_names[classifier.class_index(against)]}"
-    reading = classifier.meaning.describe_cells(dense, quantity, maps.finer is not None)
-    if dense:
-        return f"{reading}, which does not sum to the {quantity}"
-    if classifier.head.pooling == "max":
-        return f"{reading}, of each channel in the cell with its maximum"
-    return reading
-
-
 def describe_class_maps(maps: "ClassMaps") -> str:
     """Return network and photo, top classes, verdict and sizes, a line each; further lines only where needed."""
     classifier, (count, rows, columns) = maps.classifier, maps.values.shape

@@ -3,9 +3,11 @@
 import ctypes
 import os
 import platform
+from functools import cache
 
 _THRESHOLDS = {"M_TRIM_THRESHOLD": -1, "M_MMAP_THRESHOLD": -3}  # numbers of mallopt's parameters in glibc
 _KEPT_BYTES = 1 << 30
+_M_ARENA_MAX, _ARENAS = -8, 2
 
 
 def keep_freed_memory() -> None:
@@ -23,6 +25,17 @@ def give_back_freed_memory() -> None:
     """Return all freed memory to the system, also blocks between blocks in use."""
     if (libc := _load_glibc()) is not None:
         libc.malloc_trim(0)
+
+
+@cache
+def share_freed_memory() -> None:
+    """Let all threads take memory from two arenas of glibc, unless $MALLOC_ARENA_MAX says how many.
+
+    By default there are eight per core, and memory that is freed in one is not used by the threads of another: a server
+    whose work is done by ever new threads then holds the largest need of each. Call it before there are many threads.
+    """
+    if "MALLOC_ARENA_MAX" not in os.environ and (libc := _load_glibc()) is not None:
+        libc.mallopt(_M_ARENA_MAX, _ARENAS)
 
 
 def use_huge_pages() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from inspector.errors import InspectorError
 from inspector.explain.class_names import find_class_index
 
 AVERAGE: Literal["average"] = "average"  # contrasts a class with the average class
@@ -67,6 +68,18 @@ def make_class_map(
     # Select before scoring, so that only the scores that are needed are computed.
     values, bias, logit = (rows[0] - rows[1:].mean(0) if others else rows[0] for rows in select([k, *others]))
     return ClassMap(title, values, float(bias), None if dense else float(logit))
+
+
+def choose_contrast(classes: Sequence[int], top: Sequence[int]) -> tuple[int, int | None]:
+    """Return the two classes of a contrast: the first of `classes`, and the second or the other of the two top classes.
+
+    Raises:
+        InspectorError: there is no second class.
+    """
+    if not classes or len(top) < 2:
+        raise InspectorError("A contrast needs two classes. Show one more class.")
+    first, *others = classes
+    return first, next((k for k in (*others, *top) if k != first), None)
 
 
 @dataclass(frozen=True)

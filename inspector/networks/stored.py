@@ -29,9 +29,10 @@ from numpy.typing import NDArray
 
 from inspector.entries import Entries, parse_json
 from inspector.errors import NetworkError
-from inspector.explain.backends.sessions import OPEN, Session
+from inspector.explain.backends.sessions import Session, open_once
 from inspector.explain.kinds import VERDICTS, OutputActivation, OutputMeaning, Verdict
 from inspector.explain.map_arrays import (
+    ChannelArrays,
     Floats,
     MapArrays,
     NetworkFacts,
@@ -91,7 +92,7 @@ class StoredNetwork:
     verdict: Verdict  # what the sums are, if they are the network's logits
     tolerance: float  # residual that rounding explains, relative to the sum of all absolute summands
     bias: Floats  # (K,)
-    weight: Floats | None  # (K, C), only for class scores of max pooling
+    weight: Floats | None  # (K, P), of the pooled values; None if each feature map is the class map of one class
     backend: str
     run: Session  # returns logits (N, K), feature maps (N, C, h, w) and class maps (N, K, h, w)
 
@@ -114,7 +115,7 @@ class StoredNetwork:
         scores = self._score_cells(feature_maps, values) if shows_scores(self.facts) else None
         maxima = count_maxima(feature_maps) if self.facts.pooling == "max" else None
         outputs = (values, self.bias, logits, probabilities, residual, self.verdict, scores, maxima)
-        return MapArrays(self.facts, view, *outputs, self.backend)
+        return MapArrays(self.facts, view, *outputs, self.backend, ChannelArrays(feature_maps, self.weight))
 
     def _score_cells(self, feature_maps: Floats, values: Floats) -> Floats:
         """Compute the score of each cell as if it alone were pooled, (K, h, w)."""
@@ -151,7 +152,6 @@ def keep_network(files: NetworkFiles, classifier: "Classifier", backend: str, gr
     is_as_in_card = (classifier.preprocessing, classifier.class_names) == (card.preprocessing, card.classes)
     if head.weight is None or len(head.branches) > 1 or head.pooling not in _POOLINGS or not is_as_in_card:
         return
-    needs_weight = head.pooling == "max" and not head.per_class and shows_scores(classifier.facts)
     with suppress(OSError):
         values = {
             "graph": graph.name,
@@ -170,7 +170,7 @@ def keep_network(files: NetworkFiles, classifier: "Classifier", backend: str, gr
             content,
             text=np.array(json.dumps(values)),
             bias=head.affine[1].numpy(force=True),
-            weight=head.affine[0].numpy(force=True) if needs_weight else np.zeros((0, 0), np.float32),
+            weight=np.zeros((0, 0), np.float32) if head.per_class else head.affine[0].numpy(force=True),
             axes=np.array([[axis.centre, axis.stride, axis.size] for axis in (field.y, field.x)]),
         )
         write_atomic(_name_file(files, backend, graph.parent), content.getvalue(), many_writers=True)
@@ -200,7 +200,7 @@ def open_network(files: NetworkFiles, backend: str, folder: Path | None = None) 
                 bias,
                 weight if weight.size else None,
                 backend,
-                OPEN[backend](graph, _count_threads()),
+                open_once(backend, graph, _count_threads()),
             )
     return None
 

@@ -11,12 +11,12 @@ from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps
 from inspector.output.figure import (
     PANEL,
-    InlineFigure,
     add_color_bar,
     add_empty_axes,
     describe_exactness,
     show_image,
 )
+from inspector.output.figure_file import InlineFigure
 from inspector.output.figure_text import shorten_name
 from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo, find_scale
 from inspector.output.text import format_number

@@ -17,15 +17,13 @@ from inspector.errors import ExportError
 from inspector.explain.class_maps import ClassMaps, FigureContent
 from inspector.explain.large_class_maps import LargeMaps
 from inspector.files import csv_bytes, new_folder
-from inspector.output.figure import class_map_figure
-from inspector.output.figure_file import FORMATS, encode_figure
+from inspector.output.class_map_files import ALL_MAPS, FIGURES, make_figure_file
 from inspector.output.manifest import encode_manifest, make_manifest
 from inspector.output.report import make_report
 from inspector.output.style import DEFAULT_STYLE, FigureStyle
 
 _NUMBERS = ("maps.npz", "logits.csv", "contributions.csv")
-FILES = (*(f"figure.{format}" for format in FORMATS), *_NUMBERS, "report.html", "photo.png", "manifest.json")
-_ALL_MAPS = FigureStyle(("all",), columns=5)
+FILES = (*FIGURES, *_NUMBERS, "report.html", "photo.png", "manifest.json")
 
 
 def encode_numbers(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> bytes:
@@ -117,12 +115,8 @@ def make_file(name: str, maps: ClassMaps, shown: FigureContent, style: FigureSty
     }
     if name in files:
         return files[name]()
-    for format in FORMATS:
-        if name == f"figure.{format}":
-            return encode_figure(class_map_figure(maps, shown, style), format, style.dpi)
-        if name == f"all-maps.{format}":
-            all_maps = maps.figure_content(1, dense=maps.classifier.head.has_position_scores)
-            return encode_figure(class_map_figure(maps, all_maps, _ALL_MAPS), format)
+    if name in (*FIGURES, *ALL_MAPS):
+        return make_figure_file(name, maps, shown, style)
     raise ExportError(f"No file {name!r} in an export. Use one of {', '.join(FILES)}.")
 
 

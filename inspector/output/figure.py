@@ -1,6 +1,5 @@
 """Matplotlib figures of class maps, for export. The module does not use pyplot, which is not thread-safe."""
 
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +13,14 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from torch import Tensor
 
 from inspector.errors import InspectorError
-from inspector.explain.class_maps import ClassMap, ClassMaps, FigureContent
 from inspector.explain.grid import require_place
+from inspector.explain.map_arrays import Maps, to_array
+from inspector.explain.shown_map import ClassMap, FigureContent
 from inspector.images.decode import Pixels
 from inspector.output.colormaps import COLORMAPS, LEVELS, find_colormap, list_bar_colors
+from inspector.output.figure_file import InlineFigure
 from inspector.output.figure_text import wrap_text, wrap_title
 from inspector.output.overlay import common_scale, dimmed_photo, draw_map_on_photo, grid_image, make_gray
 from inspector.output.style import DEFAULT_STYLE, MAX_PANELS, MM, PANELS, FigureStyle
@@ -41,7 +41,7 @@ class _Panel:
     title: str
     suffix: str  # end of the title, which is never cut off
     line: str
-    values: Tensor | None  # map (h, w) in logits; None: the panel shows the photo
+    values: Any  # map (h, w) in logits, a tensor or an array; None: the panel shows the photo
     grid: bool = False  # draw the cells of the map, without the photo
     bold: bool = False
 
@@ -58,7 +58,7 @@ class _Layout:
     lines: list[list[str]]  # small print of each panel, wrapped to the width of the panel
 
 
-def class_map_figure(maps: ClassMaps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> Figure:
+def class_map_figure(maps: Maps, shown: FigureContent, style: FigureStyle = DEFAULT_STYLE) -> Figure:
     """Draw a figure: the photo, and class maps over the photo. All maps share one scale; each has its sum as equation.
 
     Args:
@@ -93,7 +93,7 @@ def class_map_figure(maps: ClassMaps, shown: FigureContent, style: FigureStyle =
     return layout.figure
 
 
-def _list_panels(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> Iterator[_Panel]:
+def _list_panels(maps: Maps, shown: FigureContent, style: FigureStyle) -> Iterator[_Panel]:
     names = maps.classifier.class_names
     for kind in [kind for kind in PANELS if kind in style.panels]:
         if kind == "photo":
@@ -109,7 +109,7 @@ def _list_panels(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> I
             yield from _list_all_maps(maps, shown.dense)
 
 
-def _list_all_maps(maps: ClassMaps, dense: bool) -> Iterator[_Panel]:
+def _list_all_maps(maps: Maps, dense: bool) -> Iterator[_Panel]:
     names, winner = maps.classifier.class_names, int(maps.logits.argmax())
     if len(names) > MAX_PANELS:
         raise InspectorError(
@@ -122,7 +122,7 @@ def _list_all_maps(maps: ClassMaps, dense: bool) -> Iterator[_Panel]:
         yield _Panel(name, "", line, maps.class_map(k, None, dense).values, grid=True, bold=k == winner)
 
 
-def _layout_panels(maps: ClassMaps, shown: FigureContent, style: FigureStyle, panels: list[_Panel]) -> _Layout:
+def _layout_panels(maps: Maps, shown: FigureContent, style: FigureStyle, panels: list[_Panel]) -> _Layout:
     columns = min(style.columns or 3, len(panels))
     rows = -(-len(panels) // columns)
     unit = style.font_size / DEFAULT_STYLE.font_size
@@ -180,17 +180,8 @@ def _place_color_bar(layout: _Layout, unit: float) -> dict[str, Any]:
     return {"cax": layout.figure.add_axes(box), "room": 0.98 * (bottom + top) * height}
 
 
-class InlineFigure(Figure):
-    """A figure that notebooks show, though it does not belong to pyplot."""
-
-    def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        self.savefig(buffer, format="png")
-        return buffer.getvalue()
-
-
 def overlay_class_map(
-    maps: ClassMaps,
+    maps: Maps,
     class_map: ClassMap,
     colormap: str | Colormap,
     smooth: bool,
@@ -247,7 +238,7 @@ def check_size(width: float, height: float, dpi: int) -> None:
         )
 
 
-def _make_title(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> str:
+def _make_title(maps: Maps, shown: FigureContent, style: FigureStyle) -> str:
     if style.title is not None:
         return style.title
     title = f"{maps.classifier.name}: {maps.describe_reading(shown.dense, shown.against)}"
@@ -259,7 +250,7 @@ def _make_title(maps: ClassMaps, shown: FigureContent, style: FigureStyle) -> st
 
 
 def _draw_images(
-    maps: ClassMaps, shown: FigureContent, style: FigureStyle, panels: list[_Panel], scale: float, panel_width: float
+    maps: Maps, shown: FigureContent, style: FigureStyle, panels: list[_Panel], scale: float, panel_width: float
 ) -> Iterator[Pixels]:
     """Draw the image of each panel with about as many pixels as it has in the figure at `dpi`, at most 3200."""
     view, field = maps.view, maps.shown_field
@@ -271,7 +262,7 @@ def _draw_images(
         if values is None:
             yield photo
         elif panel.grid:
-            yield grid_image(values.numpy(force=True), scale, style.colours)
+            yield grid_image(to_array(values), scale, style.colours)
         else:
             yield draw_map_on_photo(canvas, view.crop, values, field, scale, shown.smooth, shown.opacity, style.colours)
 
@@ -331,7 +322,7 @@ def _darken(figure: Figure) -> None:
         text.set_color("0.75" if text.get_color() == _SMALL_PRINT else _LIGHT)
 
 
-def describe_exactness(maps: ClassMaps) -> str:
+def describe_exactness(maps: Maps) -> str:
     """Return the verdict and the residual in one line."""
     return f"verdict: {maps.verdict}, residual {maps.residual:.1e}"
 

@@ -1,4 +1,4 @@
-"""Write a matplotlib figure as PNG, PDF or SVG: quickly, and the same bytes for equal figures."""
+"""Write a matplotlib figure as PNG, PDF or SVG: quickly, and the same bytes for equal figures. Imports no torch."""
 
 import io
 import struct
@@ -30,6 +30,15 @@ _SOFTWARE = f"Software\0Matplotlib version {matplotlib.__version__}, https://mat
 # time of subsetting a font.
 _LAYOUT_TABLES = ("GDEF", "GPOS", "GSUB", "MATH", "kern")
 _lock = threading.Lock()  # matplotlib's settings are global, so only one thread at a time may change them
+
+
+class InlineFigure(Figure):
+    """A figure that notebooks show, though it does not belong to pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
 
 
 def encode_figure(figure: Figure, format: Format, dpi: int = DEFAULT_STYLE.dpi) -> bytes:

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 
 from inspector.images.decode import Pixels
-from inspector.output.figure import InlineFigure
-from inspector.output.figure_file import Format, encode_figure
+from inspector.output.figure_file import Format, InlineFigure, encode_figure
 from inspector.output.figure_text import wrap_text
 from inspector.output.picture import ColorBar, Picture
 

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from inspector.errors import InspectorError
 from inspector.explain.class_maps import ClassMaps, FigureContent
 from inspector.images.decode import Pixels
-from inspector.output.figure import COLORS, InlineFigure, describe_exactness
+from inspector.output.figure import COLORS, describe_exactness
+from inspector.output.figure_file import InlineFigure
 from inspector.output.figure_text import shorten_name, wrap_text, wrap_title
 from inspector.output.overlay import common_scale, dimmed_photo, draw_bar, draw_map_on_photo, make_gray
 from inspector.output.style import OKABE_ITO

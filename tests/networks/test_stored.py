@@ -102,6 +102,7 @@ def test_a_kept_network_shows_the_same_numbers_as_torch(network: str, backend: s
     assert_same(view(found), view(expected))
     assert (found.backend, found.verdict) == (backend, "exact")
     assert found.residual < 1e-4
+    assert_same(found.parts(3), class_maps(load(network), BAG).parts(3).numpy())
     assert (found.maxima is None) == (expected.maxima is None) == (network != "fashion_gmp")
     assert found.maxima is None or np.array_equal(found.maxima, expected.maxima)
     for against, dense in ((None, False), (1, False), ("average", True)):

@@ -430,3 +430,18 @@ def test_long_titles_wrap_into_three_lines_at_most_and_keep_their_outcome(hand_m
         assert title.count("\n") <= 2
         assert title.endswith(f"({maps.outcome(k)})")
         assert title.startswith(name[:6])
+
+
+@pytest.mark.parametrize(
+    ("how", "style"),
+    [
+        ({}, FigureStyle()),
+        ({"against": "average", "smooth": False}, FigureStyle(("photo", "classes", "contrast"))),
+        ({"dense": True}, FigureStyle(("all",))),
+    ],
+)
+def test_a_figure_of_arrays_is_that_of_tensors(maps, how, style):
+    content = maps.figure_content(2, **how)
+    of_tensors, of_arrays = (class_map_figure(one, content, style) for one in (maps, maps.to_numpy()))
+    assert texts(of_arrays) == texts(of_tensors)
+    assert encode_figure(of_arrays, "png") == encode_figure(of_tensors, "png")

@@ -5,8 +5,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 from streamlit.testing.v1 import AppTest
 from viewer_page import open_page, read_title, read_viewer
 
@@ -97,7 +97,7 @@ def test_the_legend_lists_the_winning_classes_with_their_numbers_of_cells() -> N
 def test_classes_beyond_the_first_seven_share_the_last_color() -> None:
     maps = maps_of("fashion_gap")
     # Class 0 wins in two cells, the classes 1 to 8 in one each; the last two share the last color.
-    won = Winners(tuple(range(9)), torch.tensor([[0, 0, 1, 2, 3], [4, 5, 6, 7, 8]]), torch.zeros(2, 5))
+    won = Winners(tuple(range(9)), np.array([[0, 0, 1, 2, 3], [4, 5, 6, 7, 8]]), np.zeros((2, 5)))
     shown = answer_winners(maps, won)
     assert shown["legend"][-1] == {"name": "2 other classes", "color": "#8C8C8C", "count": 2}
     assert [entry["name"] for entry in shown["legend"][:-1]] == list(maps.classifier.class_names[:7])

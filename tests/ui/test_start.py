@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -19,16 +20,38 @@ from inspector.networks.stored import keep_network, read_files
 from inspector.ui.state import cache, photo_choice, stored_networks
 
 ROOT = Path(__file__).parents[2]
-START = f"""
+# Opens the first page in a new process, and does there what needs the network. Prints the components that were shown at
+# first with the large modules that were imported, and then whether torch was.
+ACTIONS = f"""
 import sys
 from streamlit.testing.v1 import AppTest
-from inspector.ui.state import stored_networks
-stored_networks._DELAY = 1e6
-app = AppTest.from_file({str(ROOT / "app.py")!r}, default_timeout=120)
-app.query_params["network"] = "fashion_gmp"
-app.run()
+from inspector.ui.pages import class_maps
+menus, buttons = [], []
+class_maps.show_save_menu = lambda pictures, *_: menus.append(pictures)
+class_maps.show_download_buttons = lambda files, make, *_: buttons.append((files, make))
+def open_page(**link):
+    app = AppTest.from_file({str(ROOT / "app.py")!r}, default_timeout=120)
+    for name, value in dict(network="fashion_gmp", **link).items():
+        app.query_params[name] = value
+    app.run()
+    assert not app.exception and not app.error
+    return app
+app = open_page()
 shown = [one.proto.component_name for one in app.get("bidi_component")]
 print(*sorted(shown), *sorted({{"torch", "matplotlib", "pandas"}} & set(sys.modules)))
+from viewer_page import read_viewer
+from inspector.ui.components.save import encode_drawing
+assert read_viewer(open_page(position="1,1"))["card"] is not None
+assert read_viewer(open_page(show="winning class"))["winners"] is not None
+assert read_viewer(open_page(boxes="all"))["located"]["classes"]
+open_page(example="Bag", **{{"class": "Coat", "reading": "against the average", "grid": "true", "opacity": "0.5"}})
+for pictures in menus:
+    for picture in pictures:
+        assert encode_drawing(picture.draw(), "svg")
+for files, make in buttons:
+    for label in ("PNG", "SVG"):
+        assert make(files[label])
+print("torch" in sys.modules)
 """
 
 
@@ -45,7 +68,6 @@ def _new_server(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INSPECTOR_CACHE", str(built))
     monkeypatch.setenv(cache.BACKEND, "onnxruntime")
     monkeypatch.setattr(stored_networks, "_opened", {})
-    monkeypatch.setattr(stored_networks, "import_torch_soon", lambda load: None)
 
 
 def open_page(**link: str) -> AppTest:
@@ -57,10 +79,16 @@ def open_page(**link: str) -> AppTest:
     return app
 
 
-def test_the_first_class_map_needs_no_torch(built: Path) -> None:
-    environment = os.environ | {"INSPECTOR_CACHE": str(built), cache.BACKEND: "auto"}
-    done = subprocess.run([sys.executable, "-c", START], capture_output=True, text=True, env=environment, check=True)
-    assert done.stdout.split() == ["inspector.class_strip", "inspector.class_viewer", "inspector.photo_strip"]
+def test_the_first_page_and_its_actions_need_no_torch(built: Path) -> None:
+    """Another photo, class, contrast and opacity, a cell, boxes, winning classes, saved pictures and figures."""
+    paths = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
+    environment = os.environ | {"INSPECTOR_CACHE": str(built), cache.BACKEND: "auto", "PYTHONPATH": paths}
+    done = subprocess.run(
+        [sys.executable, "-c", ACTIONS], stdout=subprocess.PIPE, text=True, env=environment, check=True
+    )
+    first, has_torch = done.stdout.splitlines()
+    assert first.split() == ["inspector.class_strip", "inspector.class_viewer", "inspector.photo_strip"]
+    assert has_torch == "False"
 
 
 @pytest.mark.usefixtures("_new_server")
@@ -93,13 +121,25 @@ def test_only_a_few_networks_are_open_at_the_same_time(monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("_new_server")
-def test_torch_is_imported_in_a_thread_after_the_first_map(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(stored_networks, "import_torch_soon", asked.append)
-    open_page()
+def test_torch_is_imported_in_a_thread_once_the_user_is_about_to_mask_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(stored_networks, "import_torch_in_background", asked.append)
+    open_page(position="1,1")
+    assert asked == []
+    open_page(show="what if")
     assert len(asked) == 1
-    open_page(size="whole photo")  # another size takes the usual way
-    assert len(asked) == 1
+
+
+def test_torch_and_the_network_are_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    imports: list[Thread] = []
+    monkeypatch.setattr(stored_networks, "_imports", imports)
+    monkeypatch.setattr(stored_networks, "has_torch", lambda: False)
+    for name in ("a", "b"):
+        stored_networks.import_torch_in_background(partial(loaded.append, name))
+    (thread,) = imports
+    thread.join()
+    assert loaded == ["a"]
 
 
 @pytest.mark.usefixtures("_new_server")

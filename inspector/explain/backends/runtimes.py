@@ -26,10 +26,10 @@ from inspector.explain.backends.sessions import (
     Session,
     get_or_make,
     import_runtime,
+    open_once,
     open_onnxruntime,
-    open_openvino,
 )
-from inspector.explain.backends.split_onnx import open_parts, open_quantized
+from inspector.explain.backends.split_onnx import open_parts
 
 Run: TypeAlias = Callable[[Tensor], list[Tensor]]
 
@@ -129,7 +129,7 @@ def _record_cuda_graph(module: nn.Module, example: Tensor) -> _CudaGraph:
 
 def run_onnxruntime(file: Path) -> Run:
     """Run an ONNX file by ONNX Runtime on the CPU, with as many threads as torch has."""
-    return _run_session(open_onnxruntime(file, torch.get_num_threads()))
+    return _run_session(open_once("onnxruntime", file, torch.get_num_threads()))
 
 
 def run_onnxruntime_in_batches(file: Path) -> Run:
@@ -139,7 +139,7 @@ def run_onnxruntime_in_batches(file: Path) -> Run:
 
 def run_openvino(file: Path) -> Run:
     """Run an ONNX or OpenVINO file by OpenVINO on the CPU, in float32, with as many threads as torch has."""
-    return _run_session(open_openvino(file, torch.get_num_threads()))
+    return _run_session(open_once("openvino", file, torch.get_num_threads()))
 
 
 def run_openvino_int8(file: Path) -> Run:
@@ -150,7 +150,7 @@ def run_openvino_int8(file: Path) -> Run:
     Raises:
         NetworkError: the compiler crashes, or needs more than _COMPILE_SECONDS.
     """
-    code = "import sys; from inspector.explain.backends import split_onnx; split_onnx.compile_quantized(sys.argv[1])"
+    code = "import sys; from inspector.explain.backends.split_onnx import compile_parts; compile_parts(sys.argv[1])"
     folders = os.pathsep.join(str(Path(folder).absolute()) for folder in sys.path)
     try:
         subprocess.run(
@@ -167,7 +167,7 @@ def run_openvino_int8(file: Path) -> Run:
         raise NetworkError(
             f'OpenVINO cannot run this network in int8: its compiler {event}. Use "onnxruntime", or bfloat16.'
         ) from error
-    return _run_session(open_quantized(file, torch.get_num_threads()))
+    return _run_session(open_parts(file, threads=torch.get_num_threads()))
 
 
 def run_openvino_bfloat16(file: Path) -> Run:

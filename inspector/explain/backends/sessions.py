@@ -11,11 +11,13 @@ from collections.abc import Callable, Hashable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inspector.errors import require
+from inspector.explain.memory import give_back_freed_memory
 
 # Takes the input of the graph and returns its outputs.
 Session: TypeAlias = Callable[[NDArray[np.float32]], list[NDArray[np.float32]]]
@@ -44,10 +46,15 @@ def open_onnxruntime(file: Path, threads: int = 0, waits_busily: bool = True) ->
     # After a pass its threads would go on waiting for the next one.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    give_back_freed_memory()  # it has read the file, and has its weights in the layout of this processor
     name = session.get_inputs()[0].name
+    # ONNX Runtime keeps the memory of the largest batch for the next one. After a single image it gives back what that
+    # does not need, which takes no time.
+    shrink = onnxruntime.RunOptions()
+    shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
     def run(inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        outputs: list[NDArray[np.float32]] = session.run(None, {name: inputs})
+        outputs: list[NDArray[np.float32]] = session.run(None, {name: inputs}, shrink if len(inputs) == 1 else None)
         return outputs
 
     return run
@@ -125,6 +132,31 @@ def _link_requests(networks: Sequence[Any]) -> list[Any]:
 
 # Runtimes by the names of their backends, the preferred one first.
 OPEN: dict[str, Callable[[Path, int], Session]] = {"onnxruntime": open_onnxruntime, "openvino": open_openvino}
+
+# Backend, file with its time and size, and number of threads -> what is open.
+_open: "WeakValueDictionary[tuple[str, Path, tuple[int, int], int], Session]" = WeakValueDictionary()
+_lock = threading.Lock()
+
+
+def open_once(backend: str, file: Path, threads: int = 0) -> Session:
+    """Open a file in a runtime. If it is open there already, return the same session, which has the memory of one.
+
+    Args:
+        backend: one of OPEN.
+        file: the file. If it has changed since, it is opened again.
+        threads: number of threads; 0: one per core, or as many as the open session has.
+
+    Raises:
+        InspectorError: the runtime is not installed.
+    """
+    found = file.stat()
+    key = backend, file.resolve(), (found.st_mtime_ns, found.st_size)
+    with _lock:
+        for (*other, count), session in list(_open.items()):
+            if tuple(other) == key and (count == threads or 0 in (count, threads)):
+                return session
+        session = _open[(*key, threads)] = OPEN[backend](file, threads)
+        return session
 
 
 def find_installed_runtime() -> str | None:

@@ -15,7 +15,7 @@ import streamlit as st
 from inspector.errors import InspectorError
 from inspector.explain.kinds import VERDICTS, Verdict
 from inspector.ui.components.markdown import plain
-from inspector.ui.state import links, uploads
+from inspector.ui.state import links, stored_networks, uploads
 
 SHARE = st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)
 WIDE_TEXT = st.column_config.TextColumn(width="medium")
@@ -150,6 +150,12 @@ def show_errors() -> Iterator[None]:
 def show_error(error: InspectorError | str) -> None:
     """Show an error message in a red box. It may quote anything."""
     st.error(plain(error), icon=":material/error:")
+
+
+def show_import_of_torch() -> None:
+    """Show in a corner that PyTorch is being imported, if it was not before: what follows then takes seconds, once."""
+    if not stored_networks.has_torch():
+        st.toast("Importing PyTorch. This takes some seconds, once.", icon=":material/hourglass_top:")
 
 
 def verdict_badge(verdict: Verdict | Literal["none"]) -> str:

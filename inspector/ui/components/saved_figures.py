@@ -25,8 +25,7 @@ def make_figure_to_save(
         # Imported here, because matplotlib takes a second to import.
         from inspector.output.figure import class_map_figure
 
-        maps = chosen.maps if content.finer == 1 else chosen.compute_finer(content.finer)
-        return class_map_figure(maps, content, style)
+        return class_map_figure(chosen.find_maps(content), content, style)
 
     return PictureToSave(name, draw, write_figure(chosen.key, chosen.arrays, content, style))
 

@@ -5,19 +5,22 @@ from typing import Any
 
 import streamlit as st
 
+from inspector.analysis.positions import find_winners
 from inspector.explain.class_names import label_names
 from inspector.explain.map_arrays import FEW_CLASSES, FinerArrays, MapArrays
+from inspector.explain.shown_map import FigureContent
 from inspector.output.overlay import common_scale
 from inspector.output.style import FigureStyle
 from inspector.output.viewer import ViewerData, list_sent, make_viewer_data
-from inspector.ui.components.controls import show_download_buttons, show_errors
+from inspector.ui.components.controls import show_download_buttons, show_errors, show_import_of_torch
 from inspector.ui.components.map_canvas import make_photo_url
 from inspector.ui.components.save import show_save_menu
 from inspector.ui.components.viewer import show_class_strip, show_viewer
 from inspector.ui.pages.class_maps_boxes import answer_boxes
 from inspector.ui.pages.class_maps_grid import ShownMaps, find_shown, list_finer
+from inspector.ui.pages.class_maps_panels import answer_cell, answer_winners
 from inspector.ui.pages.class_maps_saved import list_pictures
-from inspector.ui.state import keys
+from inspector.ui.state import keys, stored_networks
 from inspector.ui.state.selection import CHANNELS
 from inspector.ui.state.streamlit_fixes import fragment
 from inspector.ui.state.top_bar import PageSelection
@@ -65,23 +68,35 @@ def _make_data(
 
 def _collect_answers(chosen: PageSelection, shown: ShownMaps, data: ViewerData, state: ViewState) -> dict[str, Any]:
     """Return what the viewer shows besides the maps, in types that JSON can store."""
-    return {"located": answer_boxes(chosen.key, shown, state), **_ask_network(chosen, shown, data, state)}
-
-
-def _ask_network(chosen: PageSelection, shown: ShownMaps, data: ViewerData, state: ViewState) -> dict[str, Any]:
-    """Return what needs the network itself: the chosen cell, the masked cells, the winning classes."""
-    if state.cell is None and state.view != "winning class" and not (state.masked and state.view == "what if"):
-        return {"card": None, "masked_outcome": None, "winners": None}
-    # Imported here, because these modules import torch, which takes seconds.
-    from inspector.analysis.positions import find_winners
-    from inspector.ui.pages.class_maps_panels import answer_cell, answer_mask, answer_winners
-
-    maps = chosen.maps
+    arrays = chosen.arrays
     return {
-        "card": answer_cell(shown.finer or maps, data, state),
-        "masked_outcome": answer_mask(maps, chosen.key, data, state),
-        "winners": answer_winners(maps, find_winners(maps)) if state.view == "winning class" else None,
+        "located": answer_boxes(chosen.key, shown, state),
+        "card": _answer_cell(chosen, shown, data, state),
+        "masked_outcome": _answer_mask(chosen, data, state),
+        "winners": answer_winners(arrays, find_winners(arrays)) if state.view == "winning class" else None,
     }
+
+
+def _answer_cell(chosen: PageSelection, shown: ShownMaps, data: ViewerData, state: ViewState) -> dict[str, Any] | None:
+    """Return what the chosen cell sees and its strongest channels: without torch, if the arrays have channels."""
+    if state.cell is None:
+        return None
+    maps = chosen.arrays if chosen.arrays.channels is not None else shown.finer or chosen.maps
+    return answer_cell(maps, shown.finer, data, state)
+
+
+def _answer_mask(chosen: PageSelection, data: ViewerData, state: ViewState) -> dict[str, Any] | None:
+    """Return the logits without the masked cells, which the network itself computes."""
+    if state.view != "what if":
+        return None
+    if not state.masked:
+        # The user is about to mask cells, and would wait for this then.
+        stored_networks.import_torch_in_background(chosen.load_accelerated)
+        return None
+    show_import_of_torch()
+    from inspector.ui.pages.class_maps_masks import answer_mask
+
+    return answer_mask(chosen.maps, chosen.key, data, state)
 
 
 def _find_scale(shown: ShownMaps, state: ViewState, listed: Sequence[int]) -> float:
@@ -106,11 +121,15 @@ def _show_save_row(chosen: PageSelection, shown: ShownMaps, state: ViewState, li
 
 
 def _make_file(name: str, chosen: PageSelection, state: ViewState, listed: Sequence[int]) -> bytes:
-    # Imported here, because matplotlib takes a second to import.
-    from inspector.output import export
-
-    maps = chosen.maps if state.factor == 1 else chosen.compute_finer(state.factor)
-    content = maps.figure_content(
-        listed, state.contrast, dense=state.number == "scores", smooth=state.smooth, opacity=state.opacity
+    content = FigureContent(
+        tuple(listed), state.contrast, state.number == "scores", state.smooth, state.opacity, state.factor
     )
-    return export.make_file(name, maps, content, FigureStyle(colours=state.colors, gray=state.gray))
+    style = FigureStyle(colours=state.colors, gray=state.gray)
+    # Imported here, because matplotlib takes a second to import, and all files but the figures need torch.
+    if name in (*_FIGURES.values(), *_ALL_MAPS_FILES.values()):
+        from inspector.output.class_map_files import make_figure_file
+
+        return make_figure_file(name, chosen.find_maps(content), content, style)
+    from inspector.output.export import make_file
+
+    return make_file(name, chosen.maps if state.factor == 1 else chosen.compute_finer(state.factor), content, style)

@@ -67,7 +67,7 @@ def _locate(
     key: MapsKey, finer: int, k: int, against: str | int | None, dense: bool, _shown: ShownMaps
 ) -> list[dict[str, Any]]:
     """Locate the evidence of a map at all thresholds. With large photos it takes more than a second."""
-    # Imported here, because it imports torch, which takes seconds.
+    # Imported here, because scikit-image takes long to import.
     from inspector.analysis.location import locate_map_at
 
     values = _shown.class_map(k, against, dense).values

@@ -8,6 +8,7 @@ from inspector.errors import InspectorError
 from inspector.explain.map_arrays import FinerArrays, MapArrays
 from inspector.explain.receptive_field import ReceptiveField
 from inspector.explain.shown_map import ClassMap
+from inspector.ui.components.controls import show_import_of_torch
 from inspector.ui.state import cache
 from inspector.ui.state.top_bar import PageSelection
 from inspector.ui.state.view_state import ViewState
@@ -40,6 +41,7 @@ def find_shown(chosen: PageSelection, state: ViewState) -> tuple[ShownMaps, str 
     """Return the class maps that the page draws, and why they are not as fine as the user asked; None if they are."""
     if state.factor == 1:
         return ShownMaps(chosen.arrays, None), None
+    show_import_of_torch()
     try:
         return ShownMaps(chosen.arrays, chosen.compute_finer(state.factor)), None
     except InspectorError as error:

@@ -1,12 +1,9 @@
-"""What the first page asks the network for: the channels of the chosen cell, the logits without the masked cells."""
+"""What the first page shows of single cells: the channels of the chosen cell, and the class that wins each cell."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-
-from inspector.analysis.masking import MaskedOutcome, make_mask, mask_at_head
 from inspector.analysis.positions import (
     CellContributions,
     Decisions,
@@ -15,37 +12,37 @@ from inspector.analysis.positions import (
     has_deciding_cells,
     inspect_cell,
 )
-from inspector.errors import InspectorError
-from inspector.explain.class_maps import ClassMaps
-from inspector.explain.finer import FinerMaps
-from inspector.explain.kinds import PixelChange
+from inspector.explain.map_arrays import Maps
 from inspector.output.text import format_number
 from inspector.output.viewer import WINNER_COLORS, ViewerData
-from inspector.ui.components import html
-from inspector.ui.state import cache
 from inspector.ui.state.view_state import Cell, ViewState, convert_cell
+
+if TYPE_CHECKING:
+    from inspector.explain.class_maps import ClassMaps
+    from inspector.explain.finer import FinerMaps
 
 Line: TypeAlias = list[str | dict[str, Any]]
 
 CHANNELS = 5  # number of channels listed for a cell
-_CHANGED: dict[PixelChange, str] = {"blur": "blurred", "grey": "gray"}
 
 
-def answer_cell(maps: ClassMaps, data: ViewerData, state: ViewState) -> dict[str, Any] | None:
+def answer_cell(maps: Maps, finer: "ClassMaps | None", data: ViewerData, state: ViewState) -> dict[str, Any] | None:
     """Return what the chosen cell sees and its strongest channels, as lines; None if no cell is chosen.
 
     A line is a list of texts and of channels, which the browser shows as links.
 
     Args:
-        maps: the class maps of the page; with their finer grid, if it is drawn.
+        maps: the class maps of the page. Arrays need to have channels.
+        finer: the same with their finer grid, if it is drawn.
         data: what the viewer draws.
         state: the chosen class and cell.
     """
     if state.cell is None:
         return None
     row, column = convert_cell(state.cell, data.factor, 1)
-    if maps.finer is not None and convert_cell((row, column), 1, data.factor) != state.cell:
-        lines = _describe_cell_between(maps, maps.finer, state, state.cell)
+    is_between = convert_cell((row, column), 1, data.factor) != state.cell
+    if is_between and finer is not None and finer.finer is not None:
+        lines = _describe_cell_between(finer, finer.finer, state, state.cell)
         return {"cell": state.cell, "k": state.k, "lines": [*lines, _describe_extent(data, state.cell)]}
     # If the weights of the head depend on the image, this runs the network.
     inspected = inspect_cell(maps, row, column, state.k, (), CHANNELS)
@@ -60,7 +57,7 @@ def answer_cell(maps: ClassMaps, data: ViewerData, state: ViewState) -> dict[str
     return {"cell": state.cell, "k": state.k, "lines": [*lines, [_describe_extent(data, state.cell)]]}
 
 
-def _describe_cell_between(maps: ClassMaps, finer: FinerMaps, state: ViewState, cell: Cell) -> list[Line]:
+def _describe_cell_between(maps: "ClassMaps", finer: "FinerMaps", state: ViewState, cell: Cell) -> list[Line]:
     """Return to which shift of the photo a cell between the network's own belongs, and its strongest channels."""
     row, column = convert_cell(cell, finer.factor, 1)
     down, across = cell[0] % finer.factor, cell[1] % finer.factor
@@ -116,9 +113,7 @@ def _describe_extent(data: ViewerData, cell: Cell) -> str:
     )
 
 
-def _describe_decisions(
-    maps: ClassMaps, state: ViewState, inspected: CellContributions, decisions: Decisions
-) -> list[Line]:
+def _describe_decisions(maps: Maps, state: ViewState, inspected: CellContributions, decisions: Decisions) -> list[Line]:
     """Return of which channels the cell has the maximum, and how far it exceeds the values of all other cells."""
     votes, channels = int(decisions.votes[inspected.row, inspected.column]), len(decisions.cells)
     silent = int((decisions.cells < 0).sum())
@@ -145,51 +140,7 @@ def _describe_decisions(
     return [[sentence], listed]
 
 
-def answer_mask(maps: ClassMaps, key: cache.MapsKey, data: ViewerData, state: ViewState) -> dict[str, Any] | None:
-    """Return the logits without the masked cells, as a table; None if no cell is masked or the mask is not shown."""
-    if state.view != "what if" or not state.masked:
-        return None
-    outcomes: dict[str, ClassMaps | MaskedOutcome] = {"original": maps}
-    error, picture = "", None
-    try:
-        outcomes["head"] = mask_at_head(maps, make_mask(maps, state.masked))
-    except InspectorError as caught:
-        error = str(caught)
-    try:
-        outcomes["photo"] = photo = cache.mask_photo(key, tuple(sorted(state.masked)), state.change, maps)
-        assert photo.pixels is not None, "the network ran on them"
-        shown = photo.pixels if photo.pixels.ndim == 3 else np.repeat(photo.pixels[..., None], 3, 2)
-        picture = html.make_data_url(html.encode_image(shown, exact=True))
-    except InspectorError as caught:
-        error = f"{error} {caught}".strip()
-    rows = list(_list_outcomes(maps, data.top if state.k in data.top else (*data.top, state.k), outcomes))
-    return {
-        "of": [state.masked, state.change],
-        "picture": picture,
-        "error": error,
-        "head": [maps.classifier.meaning.quantity, *outcomes],
-        "rows": rows,
-        "note": "Head: the masked cells are left out of the pooling, and nothing else changes; this is exact. Photo: "
-        f"the network runs on the photo with these cells {_CHANGED[state.change]}. The two differ because receptive "
-        "fields overlap: every cell that sees a masked pixel changes too.",
-    }
-
-
-def _list_outcomes(
-    maps: ClassMaps, listed: Sequence[int], outcomes: Mapping[str, ClassMaps | MaskedOutcome]
-) -> list[list[str]]:
-    """Return a row for each listed class and each outcome's top-1 class: its name, and its logit in each outcome."""
-    classes = dict.fromkeys([*listed, *(int(outcome.logits.argmax()) for outcome in outcomes.values())])
-    return [
-        [
-            maps.classifier.class_names[j],
-            *(format_number(float(outcome.logits[j]), ".3f") for outcome in outcomes.values()),
-        ]
-        for j in classes
-    ]
-
-
-def answer_winners(maps: ClassMaps, winners: Winners) -> dict[str, Any]:
+def answer_winners(maps: Maps, winners: Winners) -> dict[str, Any]:
     """Return the class with the highest value in each cell: what the browser paints, and the legend.
 
     The first seven classes have colors of their own; all others share gray.

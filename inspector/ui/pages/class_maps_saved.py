@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from inspector.analysis.positions import find_winners
 from inspector.explain.grid import resample_on_photo
 from inspector.explain.map_arrays import MapArrays
 from inspector.explain.receptive_field import make_even_field
@@ -60,7 +61,7 @@ def _list_own_pictures(chosen: PageSelection, shown: ShownMaps, state: ViewState
     )
     if state.view == "winning class":
         return [
-            PictureToSave("top class per cell", lambda: draw_winners(chosen.maps, state), _write_winners(lines)),
+            PictureToSave("top class per cell", lambda: draw_winners(maps, state), _write_winners(lines)),
             photo,
         ]
     title = maps.class_map(state.k, state.contrast).title
@@ -122,18 +123,15 @@ def draw_map(shown: ShownMaps, state: ViewState, scale: float) -> Picture:
     return Picture(pixels, class_map.title, (class_map.equation(), *boxes), ColorBar(bar, tuple(ticks), label))
 
 
-def draw_winners(maps: "ClassMaps", state: ViewState) -> Picture:
+def draw_winners(maps: MapArrays, state: ViewState) -> Picture:
     """Draw the photo with each cell in the color of the class with the highest value there.
 
     Where the place of the cells is unknown, the bare grid is drawn.
     """
-    # Imported here, because it imports torch, which takes seconds.
-    from inspector.analysis.positions import find_winners
-
-    winners, view = find_winners(maps), cache.get_view(maps)
+    winners, view = find_winners(maps), maps.view
     names, last = maps.classifier.class_names, len(WINNER_COLORS) - 1
     listed = ", ".join(f"{names[k]} ({int((winners.grid == k).sum())} cells)" for k in winners.classes[:last])
-    canvas, grid = dimmed_photo(view.photo, view.crop, _SIDE, state.gray), winners.grid.numpy(force=True)
+    canvas, grid = dimmed_photo(view.photo, view.crop, _SIDE, state.gray), winners.grid
     crop, field = view.crop, maps.classifier.receptive_field
     if field.misplaced is not None:
         canvas, field = np.full_like(canvas, 255), make_even_field(crop.input_size, grid.shape)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar
 import streamlit as st
 
 from inspector.errors import NetworkError
+from inspector.explain.memory import give_back_freed_memory
 from inspector.images.photo import Photo, read_image
 from inspector.networks.stored import StoredNetwork, read_files
 from inspector.training.read_run import Run, TestPhoto, read_test_photos
@@ -150,7 +151,9 @@ def accelerate_network(network_key: str, _load: "Callable[[], Classifier]") -> "
     backend = os.environ.get(BACKEND) or ("auto" if has_fast_backend() else "eager")
     keep = partial(stored_networks.keep_built, network_key, classifier)
     # The build blocks all Python threads for seconds. The delay lets the page explain the first photo before that.
-    return accelerate(classifier, backend, delay=_DELAY, on_built=keep)
+    accelerated = accelerate(classifier, backend, delay=_DELAY, on_built=keep)
+    give_back_freed_memory()  # of the files that were read, and of the passes that found the head
+    return accelerated
 
 
 @keep_results(drop_if_private)
@@ -218,7 +221,6 @@ def compute_arrays(key: MapsKey, photo: Photo, load: "Callable[[], Classifier]")
     network_key, _, _, scale = key
     stored = find_stored(network_key, scale)
     if stored is not None and (arrays := _compute_stored_arrays(*key, stored.files.sha256, photo, stored)) is not None:
-        stored_networks.import_torch_soon(partial(accelerate_network, network_key, load))
         return arrays
     return compute_class_maps(*key, photo, load).to_numpy()
 

@@ -1,5 +1,6 @@
-"""Networks that explain photos without torch (networks/stored.py), and the import of torch after the first map."""
+"""Networks that explain photos without torch (networks/stored.py), and the import of torch once it is needed."""
 
+import sys
 import threading
 from collections.abc import Callable
 from importlib import import_module
@@ -8,19 +9,19 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from inspector.explain.backends.sessions import OPEN, find_installed_runtime
+from inspector.explain.memory import give_back_freed_memory
 from inspector.networks.stored import NetworkFiles, StoredNetwork, keep_network, open_network, read_files
 
 if TYPE_CHECKING:
     from inspector.explain.classifier import Classifier
 
 MAX_OPEN = 4  # networks that are open at the same time; each takes the memory of its weights
-_DELAY = 1.0  # seconds after the first class map, in which the browser draws it
-# Modules of the pages that the user may open next. They import torch.
-_MODULES = ("inspector.ui.pages.class_maps_panels", "inspector.networks.load", "inspector.explain.backends.accelerate")
+# Modules that import torch, and are needed with it.
+_MODULES = ("inspector.networks.load", "inspector.explain.backends.accelerate", "inspector.explain.class_maps")
 
 _opened: dict[str, StoredNetwork | None] = {}  # name -> the network; None if it is not kept
 _sources: "WeakKeyDictionary[Classifier, NetworkFiles]" = WeakKeyDictionary()  # the files that torch loaded
-_timers: list[threading.Timer] = []  # the one that imports torch
+_imports: list[threading.Thread] = []  # the one that imports torch
 _lock = threading.Lock()
 
 
@@ -57,6 +58,7 @@ def keep_built(name: str, classifier: "Classifier", backend: str, graph: Path) -
         if files is not None and (opened is None or not opened.files.are_unchanged()):
             keep_network(files, classifier, backend, graph)
             _keep_open(name, open_network(files, backend, graph.parent))
+    give_back_freed_memory()  # of the passes that verified the backend
 
 
 def _keep_open(name: str, network: StoredNetwork | None) -> None:
@@ -67,10 +69,15 @@ def _keep_open(name: str, network: StoredNetwork | None) -> None:
         _opened[oldest] = None
 
 
-def import_torch_soon(load: Callable[[], object]) -> None:
-    """Import torch in a thread, and load a network into it, so that the next action of the user does not wait for it.
+def has_torch() -> bool:
+    """Return whether torch was imported, which takes seconds and 500 MB."""
+    return "torch" in sys.modules
 
-    This is done once for all sessions, a moment after the call.
+
+def import_torch_in_background(load: Callable[[], object]) -> None:
+    """Import torch in a thread, and load a network into it, because the user will need them next.
+
+    This is done once for all sessions, and not if torch was imported before.
     """
 
     def work() -> None:
@@ -79,7 +86,6 @@ def import_torch_soon(load: Callable[[], object]) -> None:
         load()
 
     with _lock:
-        if not _timers:
-            _timers.append(timer := threading.Timer(_DELAY, work))
-            timer.daemon, timer.name = True, "import torch"
-            timer.start()
+        if not _imports and not has_torch():
+            _imports.append(thread := threading.Thread(target=work, name="import torch", daemon=True))
+            thread.start()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from inspector.explain.shown_map import FigureContent
 from inspector.images.photo import Photo
 from inspector.ui.components.controls import choose_option
 from inspector.ui.components.markdown import plain
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
     from inspector.explain.class_maps import ClassMaps
-    from inspector.explain.map_arrays import MapArrays, NetworkFacts
+    from inspector.explain.map_arrays import MapArrays, Maps, NetworkFacts
     from inspector.images.preprocessing import View
 
 
@@ -48,6 +49,16 @@ class PageSelection:
     def arrays(self) -> "MapArrays":
         """The class maps as arrays, which do not need torch if the network was kept for that."""
         return cache.compute_arrays(self.key, self.photo, self.network.load)
+
+    def find_maps(self, content: FigureContent) -> "Maps":
+        """Return the class maps of a figure: arrays, which may not need torch, if they have all that it shows."""
+        if content.finer > 1:
+            return self.compute_finer(content.finer)
+        return self.maps if content.dense and self.arrays.scores is None else self.arrays
+
+    def load_accelerated(self) -> None:
+        """Load the network and its backend with torch, so that `maps` need not wait for them."""
+        cache.accelerate_network(self.network.key, self.network.load)
 
 
 @dataclass(frozen=True)
