@@ -186,20 +186,21 @@ def test_what_follows_the_pooling_is_not_quantized(tmp_path: Path, cache: Path) 
 
 
 class _NormalizedHead(nn.Module):
-    """A LayerNorm and a linear layer after the pooling: the weight changes with the image."""
+    """A normalization and a linear layer after the pooling."""
 
-    def __init__(self) -> None:
+    def __init__(self, norm: nn.Module) -> None:
         super().__init__()
-        self.convolution, self.norm, self.head = nn.Conv2d(3, 8, 3), nn.LayerNorm(8), nn.Linear(8, 5)
+        self.convolution, self.norm, self.head = nn.Conv2d(3, 8, 3), norm, nn.Linear(8, 5)
 
     def forward(self, inputs: Tensor) -> Tensor:
         logits: Tensor = self.head(self.norm(self.convolution(inputs).relu().mean((2, 3))))
         return logits
 
 
-def test_openvino_does_not_round_a_normalization_after_the_pooling(cache: Path) -> None:
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.BatchNorm1d])  # the weight changes with the image, or does not
+def test_openvino_does_not_round_a_normalization_after_the_pooling(norm: type[nn.Module], cache: Path) -> None:
     torch.manual_seed(0)
-    classifier = Classifier.wrap(_NormalizedHead().eval(), size=64)
+    classifier = Classifier.wrap(_NormalizedHead(norm(8)).eval(), size=64)
     calibration = Calibration(make_photos(4), least_agreement=ANY)
     check_sums(accelerate(classifier, "openvino", cache, "int8", calibration=calibration), "openvino int8")
 

@@ -29,7 +29,7 @@ from inspector.explain.backends.sessions import (
     open_once,
     open_onnxruntime,
 )
-from inspector.explain.backends.split_onnx import open_parts
+from inspector.explain.backends.split_onnx import open_parts, open_quantized
 
 Run: TypeAlias = Callable[[Tensor], list[Tensor]]
 
@@ -150,7 +150,7 @@ def run_openvino_int8(file: Path) -> Run:
     Raises:
         NetworkError: the compiler crashes, or needs more than _COMPILE_SECONDS.
     """
-    code = "import sys; from inspector.explain.backends.split_onnx import compile_parts; compile_parts(sys.argv[1])"
+    code = "import sys; from inspector.explain.backends import split_onnx; split_onnx.compile_quantized(sys.argv[1])"
     folders = os.pathsep.join(str(Path(folder).absolute()) for folder in sys.path)
     try:
         subprocess.run(
@@ -167,7 +167,7 @@ def run_openvino_int8(file: Path) -> Run:
         raise NetworkError(
             f'OpenVINO cannot run this network in int8: its compiler {event}. Use "onnxruntime", or bfloat16.'
         ) from error
-    return _run_session(open_parts(file, threads=torch.get_num_threads()))
+    return _run_session(open_quantized(file, torch.get_num_threads()))
 
 
 def run_openvino_bfloat16(file: Path) -> Run:

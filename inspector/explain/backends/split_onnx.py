@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from inspector.errors import NetworkError
-from inspector.explain.backends.sessions import Session, chain_openvino, import_runtime
+from inspector.explain.backends.sessions import Session, chain_openvino, import_runtime, open_openvino
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # Operators that change the shape of a tensor but none of its values.
 _RESHAPING = {"Reshape", "Transpose", "Identity", "Flatten", "Squeeze", "Unsqueeze"}
 _FEATURE_MAPS = "feature_maps_"  # how the names of these outputs begin, see LogitsAndMaps
+_CLASS_MAPS = "maps"  # name of this output
 
 
 def split_at_feature_maps(model: "ModelProto") -> tuple["ModelProto", "ModelProto"]:
@@ -114,8 +115,25 @@ def open_parts(file: str | Path, precision: str = "f32", threads: int = 0) -> Se
     return chain_openvino([(before, precision), (after, "f32")], threads)
 
 
-def compile_parts(file: str | Path) -> None:
-    """Compile both parts of an ONNX file in OpenVINO for one image, to find out whether that is possible."""
+def open_quantized(file: str | Path, threads: int = 0) -> Session:
+    """Open a quantized ONNX file of `feature_graph` in OpenVINO.
+
+    It is opened in parts, except if it computes class maps: its head is then affine, so there is nothing to round, and
+    one graph takes a tenth less time.
+
+    Args:
+        file: the ONNX file.
+        threads: number of threads; 0: one per core.
+
+    Raises:
+        NetworkError: the logits depend on more than the feature maps.
+    """
+    has_class_maps = any(one.name == _CLASS_MAPS for one in import_runtime("onnx").load(file).graph.output)
+    return open_openvino(Path(file), threads) if has_class_maps else open_parts(file, threads=threads)
+
+
+def compile_quantized(file: str | Path) -> None:
+    """Compile a quantized ONNX file in OpenVINO for one image, to find out whether that is possible."""
     (image,) = import_runtime("onnx").load(file).graph.input
     sides = [one.dim_value for one in image.type.tensor_type.shape.dim[1:]]
-    open_parts(file)(np.zeros([1, *sides], np.float32))
+    open_quantized(file)(np.zeros([1, *sides], np.float32))
