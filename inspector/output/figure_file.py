@@ -73,9 +73,14 @@ def _lay_out(figure: Figure, dpi: int) -> Iterator[None]:
 
 def _draw(figure: Figure, dpi: int) -> Pixels:
     """Return the pixels of a figure: RGB (H, W, 3), or RGBA (H, W, 4) if it is transparent anywhere."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="raw", dpi=dpi)
-    width, height = (int(inches * dpi) for inches in figure.get_size_inches())
+    buffer, usual_dpi = io.BytesIO(), figure.get_dpi()
+    figure.set_dpi(dpi)
+    try:
+        figure.savefig(buffer, format="raw", dpi=dpi)
+        # As matplotlib rounds it: 4.6 inches at 200 dpi are 920 pixels, but 4.6 * 200 is less.
+        width, height = figure.canvas.get_width_height()
+    finally:
+        figure.set_dpi(usual_dpi)
     return _drop_opaque_alpha(np.frombuffer(buffer.getvalue(), np.uint8).reshape(height, width, 4))
 
 

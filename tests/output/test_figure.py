@@ -445,3 +445,14 @@ def test_a_figure_of_arrays_is_that_of_tensors(maps, how, style):
     of_tensors, of_arrays = (class_map_figure(one, content, style) for one in (maps, maps.to_numpy()))
     assert texts(of_arrays) == texts(of_tensors)
     assert encode_figure(of_arrays, "png") == encode_figure(of_tensors, "png")
+
+
+def test_any_size_is_written_as_png_in_the_pixels_of_matplotlib():
+    # Sides and resolutions whose product is a whole number, or nearly one.
+    sizes = [(inches / 10, dpi) for inches in range(11, 100, 7) for dpi in (72, 100, 150, 200, 333)] + [(4.6, 200)]
+    for inches, dpi in sizes:
+        figure, buffer = Figure(figsize=(inches, 1), facecolor="red"), io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=dpi)
+        written = Image.open(io.BytesIO(encode_figure(figure, "png", dpi)), formats=["PNG"])
+        assert written.size == Image.open(buffer, formats=["PNG"]).size
+        assert figure.get_dpi() == Figure().get_dpi()
