@@ -40,6 +40,7 @@ OPEN = {
     "openvino int8": runtimes.run_openvino,
     "openvino bfloat16": runtimes.run_openvino_bfloat16,
 }
+NETWORKS = ("efficientnet_lite0", "mobilenet_v2", "resnet50")
 BARE, WHOLE = "forward pass in PyTorch", "inspector, all class maps"
 HEADER = (
     "network",
@@ -53,7 +54,7 @@ HEADER = (
 
 
 def main(
-    networks: Annotated[str, typer.Option(help="Names, separated by commas.")] = "efficientnet_lite0,mobilenet_v2",
+    networks: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join(NETWORKS),
     backends: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join(LOWER),
     rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 40,
 ) -> None:

@@ -21,8 +21,8 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from inspector.errors import InspectorError
+from inspector.explain.branch_input import BranchInput
 from inspector.explain.class_maps import ClassMap, ClassMaps
-from inspector.explain.decomposition import BranchInput
 from inspector.explain.grid import nearest_cells, require_place
 from inspector.explain.kinds import PixelChange
 from inspector.explain.tracing.forward import forward

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from inspector.errors import NetworkError
+from inspector.explain.branch_input import BranchInput, count_rows, select_image
 from inspector.explain.channel_function import move_channel_function
 from inspector.explain.feature_capture import CapturedPass
 from inspector.explain.head import Head
 from inspector.explain.head_checks import is_locally_affine
 from inspector.explain.head_function import FrozenHead, HeadFunction
-from inspector.explain.kinds import Pooling, Verdict
+from inspector.explain.kinds import Verdict
 from inspector.explain.map_arrays import compare_sums
 from inspector.explain.pooling import (
     position_contributions,
@@ -29,36 +30,6 @@ from inspector.explain.precision import find_product_type, find_tolerance, find_
 from inspector.explain.tracing.forward import CapturedPooling
 
 _CHUNK = 256  # cells per pass through the head: a flattened head takes 25,088 values for each
-
-
-@dataclass(frozen=True, eq=False)
-class BranchInput:
-    """The input of one pooling for one image."""
-
-    pooling: Pooling
-    width: int  # number of pooled values
-    feature_maps: Tensor  # (C, h, w), in float32 or better
-    epsilon: float  # relative rounding of one number, in the type of the network
-    derivative: Tensor | None  # d pooled / d feature maps, (C, h, w), of linear and other poolings
-
-    def shares(self) -> Tensor:
-        """Compute what each cell adds to each pooled value: (C, h, w)."""
-        derivative = None if self.derivative is None else self.derivative[None]
-        return position_shares(self.pooling, self.feature_maps[None], derivative)[0]
-
-    def summed_shares(self) -> Tensor:
-        """Compute the pooled values (P,) as the sums of the shares of all cells, in the widest type."""
-        shares = self.shares().to(find_widest(self.feature_maps.device))
-        return shares.flatten() if self.pooling == "flatten" else shares.sum((1, 2))
-
-    def rounding_of_pooled(self) -> Tensor:
-        """Return the largest error of the network's pooled values (P,) that rounding explains."""
-        maps = self.feature_maps.to(find_widest(self.feature_maps.device)).abs().flatten(1)
-        if self.pooling == "flatten":
-            return maps.flatten() * 0
-        # A sum of n numbers, one after the other, has an error of at most n / 2 units in the last place of its terms.
-        terms = maps.shape[1] if self.pooling == "average" else 0
-        return (terms / 2 + 1) * self.epsilon * maps.mean(1) if terms else maps[:, 0] * 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,34 +66,26 @@ class Decomposition:
         Returns:
             The largest residual of all classes, in logits, and whether rounding explains it for every class.
         """
-        logits = widen(logits)
-        if logits.device.type == "cpu":
-            # NumPy takes half the time of torch, whose threads then busy-wait for longer than a fast network runs.
-            values, bias, expected = (one.numpy(force=True) for one in (self.values, self.bias, logits))
-            residual, is_exact = compare_sums(values, bias, expected, self.head.tolerance)
-            if is_exact:
-                return residual, True
         tolerance = max(self.head.tolerance, find_tolerance({find_product_type(logits)}))
-        cells = self.values.flatten(1)
-        sums, total = cells.sum(1) + self.bias, cells.abs().sum(1) + self.bias.abs()
-        residual = float((sums - logits).abs().max())
-        differs = (relative_error(sums, logits, total, tolerance) <= 1).logical_not()
-        if not differs.any():
+        residual, classes = _find_differences(self.values, self.bias, widen(logits), tolerance)
+        if not classes:
             return residual, True
-        classes = differs.nonzero()[:, 0].tolist()
-        return residual, self._is_rounding(sums[classes], logits[classes], classes, tolerance, pooled)
+        shares = torch.cat([branch.summed_shares() for branch in self.branches])
+        rows = count_rows(len(shares), shares.device)
+        parts = (classes[first : first + rows] for first in range(0, len(classes), rows))
+        return residual, all(self._is_rounding(shares, logits, some, tolerance, pooled) for some in parts)
 
     def _is_rounding(
-        self, sums: Tensor, logits: Tensor, classes: list[int], tolerance: float, pooled: Tensor | None
+        self, shares: Tensor, logits: Tensor, classes: list[int], tolerance: float, pooled: Tensor | None
     ) -> bool:
         """Tell whether rounding explains differences between sums and logits that exceed that of the sums over cells.
 
         The contributions of the channels may cancel in each cell, and the network rounds its pooled values: torch's
         AvgPool2d adds one value after the other.
         """
-        shares = torch.cat([branch.summed_shares() for branch in self.branches])
+        sums = self.values[classes].flatten(1).sum(1) + self.bias[classes]
         weight, bias = self.weight(classes).to(shares), self.bias[classes].to(shares)
-        sums, logits = sums.to(shares), logits.to(shares)
+        sums, logits = sums.to(shares), widen(logits)[classes].to(shares)
         total = weight.abs() @ shares.abs() + bias.abs()
         if (relative_error(sums, logits, total, tolerance) <= 1).all():
             return True
@@ -172,6 +135,18 @@ class Decomposition:
         return position_scores(branch.feature_maps[None], self.weight(classes))[0]
 
 
+def _find_differences(values: Tensor, bias: Tensor, logits: Tensor, tolerance: float) -> tuple[float, list[int]]:
+    """Compare the sums of class maps (K, h, w) with logits (K,), as `compare_sums` does."""
+    if logits.device.type == "cpu":
+        # NumPy takes half the time of torch, and wakes no threads.
+        arrays = [one.numpy(force=True) for one in (values, bias, logits)]
+        return compare_sums(arrays[0], arrays[1], arrays[2], tolerance)
+    cells = values.flatten(1)
+    sums, total = cells.sum(1) + bias, cells.abs().sum(1) + bias.abs()
+    differs = (relative_error(sums, logits, total, tolerance) <= 1).logical_not()
+    return float((sums - logits).abs().max()), differs.nonzero()[:, 0].tolist()
+
+
 def decompose(
     network: nn.Module, head: Head, inputs: Tensor, captured: CapturedPass, with_values: bool = True
 ) -> list[Decomposition]:
@@ -195,15 +170,6 @@ def decompose(
         return [_decompose_with_own_weight(head, function, captured, n) for n in range(len(inputs))]
 
 
-def _select_image(head: Head, poolings: Sequence[CapturedPooling], n: int) -> tuple[BranchInput, ...]:
-    inputs = []
-    for branch, captured in zip(head.branches, poolings, strict=True):
-        derivative = None if captured.derivative is None else widen(captured.derivative[n])
-        epsilon = torch.finfo(captured.feature_maps.dtype).eps
-        inputs.append(BranchInput(branch.pooling, branch.width, widen(captured.feature_maps[n]), epsilon, derivative))
-    return tuple(inputs)
-
-
 def _decompose_with_fixed_weight(head: Head, captured: CapturedPass, with_values: bool) -> list[Decomposition]:
     poolings, bias = captured.poolings, head.affine[1]
     if bias.device != captured.logits.device:
@@ -218,7 +184,7 @@ def _decompose_with_fixed_weight(head: Head, captured: CapturedPass, with_values
         values = _compute_maps(head, poolings)
     images = zip(values.unbind(), _compute_biases(head, poolings, len(values)), strict=True)
     return [
-        Decomposition(*image, _select_image(head, poolings, n), head, head.verdict) for n, image in enumerate(images)
+        Decomposition(*image, select_image(head, poolings, n), head, head.verdict) for n, image in enumerate(images)
     ]
 
 
@@ -255,7 +221,7 @@ def _decompose_with_own_weight(head: Head, function: HeadFunction, captured: Cap
     the network may have been changed, or its code may depend on the pooled values. If the logits differ then too, more
     of the image than its pooled values reaches them, and the sums are not the logits.
     """
-    branches = _select_image(head, captured.poolings, n)
+    branches = select_image(head, captured.poolings, n)
     pooled = widen(torch.cat([one.pooled_values[n : n + 1] for one in captured.poolings], 1))
     rows = _CellRows.of(branches, pooled)
     if function.recorded is not None:

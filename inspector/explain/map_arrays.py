@@ -4,7 +4,6 @@
 (networks/stored.py) computes them by itself. What is drawn from them is the same.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -197,7 +196,7 @@ def count_maxima(feature_maps: ArrayLike) -> NDArray[np.intp]:
     return counts
 
 
-def compare_sums(values: Floats, bias: Floats, logits: Floats, tolerance: float) -> tuple[float, bool]:
+def compare_sums(values: Floats, bias: Floats, logits: Floats, tolerance: float) -> tuple[float, list[int]]:
     """Compare the sums of class maps with the logits.
 
     Args:
@@ -207,15 +206,15 @@ def compare_sums(values: Floats, bias: Floats, logits: Floats, tolerance: float)
         tolerance: residual that rounding explains, relative to the sum of all absolute summands.
 
     Returns:
-        The largest residual of all classes, in logits, and whether it is finite and rounding explains every residual.
+        The largest residual of all classes, in logits, and the classes whose residual is not finite or not explained.
     """
     cells = values.reshape(len(values), -1)
     with np.errstate(over="ignore", invalid="ignore"):
         # einsum takes half the time of ndarray.sum for so few cells per row.
         error = np.abs(np.einsum("kc->k", cells) + bias - logits)
         allowed = tolerance * (np.einsum("kc->k", np.abs(cells)) + np.abs(bias))
-    residual = float(error.max())
-    return residual, math.isfinite(residual) and bool((error <= allowed).all())
+    is_explained = (error <= allowed) & np.isfinite(error)
+    return float(error.max()), [] if is_explained.all() else np.flatnonzero(~is_explained).tolist()
 
 
 def compute_probabilities(meaning: OutputMeaning, logits: Sequence[float] | Floats) -> Floats:

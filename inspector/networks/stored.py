@@ -108,8 +108,8 @@ class StoredNetwork:
         """
         view = make_view(photo, self.preprocessing)
         logits, feature_maps, values = (one[0] for one in self.run(normalize_view(view, self.preprocessing)))
-        residual, is_exact = compare_sums(values, self.bias, logits, self.tolerance)
-        if not is_exact:
+        residual, differing = compare_sums(values, self.bias, logits, self.tolerance)
+        if differing:
             return None
         probabilities = compute_probabilities(self.facts.meaning, logits)
         scores = self._score_cells(feature_maps, values) if shows_scores(self.facts) else None
