@@ -59,7 +59,7 @@ def decode_ahead(
         workers: number of decoding threads; None: one per processor.
         overlays: keep the dimmed photo, for drawing an overlay on it.
     """
-    workers = workers or os.cpu_count() or 1
+    workers = workers or _count_processors()
     pending: deque[_PendingBatch] = deque()
     # Threads, not processes: Pillow releases the interpreter lock, and threads need not copy pixels to each other.
     pool = ThreadPoolExecutor(workers, "decode")
@@ -73,6 +73,11 @@ def decode_ahead(
             yield pending.popleft().wait(classifier)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _count_processors() -> int:
+    """Return how many processors this process may use: a container may have fewer than its machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, eq=False)
