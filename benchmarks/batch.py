@@ -253,7 +253,6 @@ def compare_memory(folder: Path, temporary: Path, many: int, model: str) -> None
 def print_peak_memory(folder: str, out: str, model: str) -> None:
     """Print the peak memory (MB) and the duration (s) of a run in this process."""
     import resource
-    import time
 
     start = time.perf_counter()
     keep_freed_memory()
