@@ -35,15 +35,13 @@ _MAX_FEATURES = 40_000_000  # values in the feature maps of one photo
 REQUIRED = ("network", "network_sha256", "class_names", "grid", "size", "pooling", "preprocessing")
 
 
-def import_arrow(*modules: str) -> Any:
-    """Import pyarrow with its module for Parquet files, and with more modules, such as "pyarrow.dataset".
-
-    That one takes 0.3 seconds, which a run over a data set does not need.
+def import_arrow() -> Any:
+    """Import pyarrow with its modules for data sets and Parquet files.
 
     Raises:
         InspectorError: pyarrow is not installed.
     """
-    return require("pyarrow", "pyarrow.parquet", *modules, extra="data", purpose="A table of class maps")
+    return require("pyarrow", "pyarrow.dataset", "pyarrow.parquet", extra="data", purpose="A table of class maps")
 
 
 def open_parquet(file: Any) -> Any:

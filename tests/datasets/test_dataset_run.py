@@ -454,6 +454,20 @@ def test_decoding_runs_ahead_of_the_network_by_a_bounded_number(
     assert 4 < most <= 4 * (decoding._BATCHES_AHEAD + 1)
 
 
+def test_the_rows_are_the_same_bytes_with_any_number_of_threads(
+    tmp_path: Path, classifier: inspector.Classifier
+) -> None:
+    folder = write_photos(tmp_path / "photos", {"cat": 9, "dog": 8})
+    (folder / "cat" / "03.png").write_bytes(b"no image")
+    shards = []
+    for workers in (1, 2, 7):
+        out = tmp_path / str(workers)
+        run_dataset(folder, classifier, out, RunOptions(batch_size=3, workers=workers, shard_size=8))
+        shards.append([path.read_bytes() for path in sorted(out.glob("*.parquet"))])
+    assert len(shards[0]) == 3
+    assert shards[0] == shards[1] == shards[2]
+
+
 # --- overlays
 
 
