@@ -6,18 +6,35 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
 from made_up_runs import write_runs
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 
 ROOT = Path(__file__).parent.parent.parent
 
+_APP_LOG = pytest.StashKey[Path]()
+_LOG_END = 5_000  # characters of the log that are shown when a test fails
+
 expect.set_options(timeout=60_000)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add the end of the app's log, and the text of the page, to the report of a test that failed."""
+    report = yield
+    if report.when == "call" and report.failed:
+        if log := item.config.stash.get(_APP_LOG, None):
+            report.sections.append(("log of the app", log.read_text(errors="replace")[-_LOG_END:]))
+        if isinstance(item, pytest.Function) and isinstance(page := item.funcargs.get("page"), Page):
+            with suppress(Error):
+                report.sections.append((f"text of {page.url}", page.inner_text("body", timeout=5_000)))
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +44,7 @@ def user_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def app_url(tmp_path_factory: pytest.TempPathFactory, user_models: Path) -> Iterator[str]:
+def app_url(tmp_path_factory: pytest.TempPathFactory, user_models: Path, pytestconfig: pytest.Config) -> Iterator[str]:
     runs = write_runs(tmp_path_factory.mktemp("runs"))
     environment = os.environ | {"INSPECTOR_RUNS": str(runs), "INSPECTOR_ISOLATION": "on"}
     environment |= {f"INSPECTOR_{name}": str(tmp_path_factory.mktemp(name)) for name in ("CACHE", "RESULTS")}
@@ -39,8 +56,11 @@ def app_url(tmp_path_factory: pytest.TempPathFactory, user_models: Path) -> Iter
         sys.executable, "-m", "streamlit", "run", "app.py", "--server.address=127.0.0.1", f"--server.port={port}",
         "--server.headless=true", "--server.fileWatcherType=none",
     ]  # fmt: skip
-    quiet = subprocess.DEVNULL
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=quiet, stderr=quiet) as server:
+    log = pytestconfig.stash[_APP_LOG] = tmp_path_factory.mktemp("log") / "app.txt"
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT) as server,
+    ):
         try:
             yield _wait_until_ready(f"http://127.0.0.1:{port}", server)
         finally:

@@ -1,6 +1,7 @@
 """What the browser tests of all pages share."""
 
 import base64
+import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -42,27 +43,32 @@ def open_saved_files(page: Page, menu: Locator, least: int) -> None:
 
     `least` is the number of pixels that both sides of the PNG exceed.
     """
-    with Image.open(_download(page, menu.get_by_role("button", name="PNG"))) as image:
+    with Image.open(io.BytesIO(press_and_download(page, menu.get_by_role("button", name="PNG")))) as image:
         assert min(image.size) > least
-    assert b"<svg" in _download(page, menu.get_by_role("button", name="SVG")).read_bytes()
+    assert b"<svg" in press_and_download(page, menu.get_by_role("button", name="SVG"))
 
 
 def download_file(page: Page, label: str) -> bytes:
-    """Press a download button and return the bytes of the file."""
-    return _download(page, page.get_by_role("button", name=label, exact=True)).read_bytes()
+    """Press the download button of this label and return the bytes of the file."""
+    return press_and_download(page, page.get_by_role("button", name=label, exact=True))
 
 
-def _download(page: Page, button: Locator) -> Path:
-    """Press a download button and return the file. Once in thousands Chromium cancels a download: it is tried again."""
+def press_and_download(page: Page, button: Locator) -> bytes:
+    """Press a download button and return the bytes of the file.
+
+    Once in thousands Chromium cancels a download: it is tried again.
+    """
     failure = None
     for _ in range(2):
+        # A click while the script still runs may hit a button that is being replaced.
+        expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
         with page.expect_download() as download:
             button.click()
         failure = download.value.failure()
         if failure is None:
             break
     assert failure is None
-    return Path(download.value.path())
+    return Path(download.value.path()).read_bytes()
 
 
 def show_windows(page: Page, address: str, windows: Iterable[tuple[int, ColorScheme]]) -> Iterator[int]:

@@ -1,10 +1,9 @@
 """The channels of the page Layers in a real browser: channel contributions, one channel, photos that activate it."""
 
 import re
-from pathlib import Path
 
 import pytest
-from page_checks import assert_nothing_is_cut_off, expect_heading, show_windows
+from page_checks import assert_nothing_is_cut_off, expect_heading, press_and_download, show_windows
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
@@ -71,9 +70,7 @@ def test_photos_of_the_bar_are_ranked_by_a_channel(page: Page, app_url: str) -> 
     # Channel 8 of this network is the class map of the class Bag.
     expect(tiles.first).to_have_attribute("alt", "channel 8 on Bag")
     page.locator(".st-key-top-photo-menu button").first.click()  # the other one is for narrow screens
-    with page.expect_download() as download:
-        page.get_by_test_id("stPopoverBody").get_by_role("button", name="SVG").click()
-    assert b"<svg" in Path(download.value.path()).read_bytes()
+    assert b"<svg" in press_and_download(page, page.get_by_test_id("stPopoverBody").get_by_role("button", name="SVG"))
     page.keyboard.press("Escape")
     page.get_by_role("spinbutton", name="Channel").fill("1")
     page.keyboard.press("Enter")

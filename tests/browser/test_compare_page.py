@@ -1,9 +1,7 @@
 """The page Compare in a real browser: several networks on one photo, several photos by one network."""
 
-from pathlib import Path
-
 import pytest
-from page_checks import assert_nothing_is_cut_off, show_windows
+from page_checks import assert_nothing_is_cut_off, download_file, show_windows
 from playwright.sync_api import Page, expect
 
 from inspector.images.examples import list_examples
@@ -42,9 +40,7 @@ def test_the_comparison_is_downloaded_as_a_figure(page: Page, app_url: str) -> N
     page.goto(f"{app_url}/compare?view=photos&network=fashion_gap&examples=Bag&examples=Dress")
     expect_tile(page, "dress.png", "Dress")
     expect(page.get_by_text("A logit is the score")).to_be_visible()
-    with page.expect_download() as download:
-        page.get_by_role("button", name="SVG", exact=True).click()
-    figure = Path(download.value.path()).read_text()
+    figure = download_file(page, "SVG").decode()
     assert "bag.png: Bag (" in figure
     assert "dress.png: Dress (" in figure
 
