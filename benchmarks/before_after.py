@@ -42,7 +42,10 @@ def measure_in_turn(script: str, arguments: Sequence[str], rounds: int, before: 
             for name in list(packages)[:: -1 if turn % 2 else 1]:
                 environment = os.environ | {"PYTHONPATH": str(packages[name])}
                 command = [sys.executable, script, *arguments]
-                finished = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+                # With `-c`, a process that the package starts looks for packages in its working directory first.
+                finished = subprocess.run(
+                    command, cwd=packages[name], env=environment, stdout=subprocess.PIPE, text=True, check=True
+                )
                 printed[name].append(json.loads(finished.stdout))
         return printed
 

@@ -171,16 +171,13 @@ def write_network(folder: Path, seed: int) -> Path:
 def open_own_network(browser: Browser, url: str, checkpoint: Path) -> Page:
     """Upload a network in a new session, and open the class maps of an example."""
     page = open_page(browser, f"{url}/model?network=fashion_gap")
-    page.get_by_test_id("stForm").locator("input[type=file]").first.set_input_files(checkpoint)
+    page.get_by_test_id("stFileUploader").filter(has_text="Checkpoint").locator("input").set_input_files(checkpoint)
     expect(page.get_by_text(checkpoint.name, exact=True)).to_be_visible()
     page.get_by_role("combobox", name="Architecture").click()
     page.keyboard.type("torchvision:resnet50")
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Load", exact=True).click()
-    expect(page.get_by_text(f"{checkpoint.name} is loaded")).to_be_visible()
-    page.get_by_role("combobox", name="Model").click()
-    page.keyboard.type(f"{checkpoint.stem} (yours)")
-    page.keyboard.press("Enter")
+    expect(page.get_by_text(f"{checkpoint.stem} (yours) is loaded, and chosen for all pages.")).to_be_visible()
     expect(page.get_by_role("heading", name=checkpoint.stem, exact=True)).to_be_visible()
     page.get_by_role("link", name="Image").click()
     expect(page.get_by_role("img", name="class map").first).to_be_visible()
