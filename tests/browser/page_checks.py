@@ -33,6 +33,11 @@ _STILL = """element => new Promise(done => {
 })"""
 
 
+def wait_for_script(page: Page) -> None:
+    """Wait until the script has ended: a click before may hit an element that is being replaced."""
+    expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
+
+
 def expect_heading(page: Page, text: str) -> None:
     """Wait until a heading of exactly this text is visible."""
     expect(page.get_by_role("heading", name=text, exact=True)).to_be_visible()
@@ -60,8 +65,7 @@ def press_and_download(page: Page, button: Locator) -> bytes:
     """
     failure = None
     for _ in range(2):
-        # A click while the script still runs may hit a button that is being replaced.
-        expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
+        wait_for_script(page)
         with page.expect_download() as download:
             button.click()
         failure = download.value.failure()
@@ -88,7 +92,7 @@ def assert_nothing_is_cut_off(page: Page) -> None:
     main = page.get_by_test_id("stMain")
     for width in (size["width"], *(NARROW if size["width"] == MIDDLE else ())):
         page.set_viewport_size({"width": width, "height": size["height"]})
-        expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
+        wait_for_script(page)
         main.evaluate(_STILL)
         wide, room = main.evaluate("element => [element.scrollWidth, element.clientWidth]")
         assert wide <= room + 1, f"{wide} pixels in {room} of a window of {width}"

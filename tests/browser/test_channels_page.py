@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from page_checks import assert_nothing_is_cut_off, expect_heading, press_and_download, show_windows
+from page_checks import assert_nothing_is_cut_off, expect_heading, press_and_download, show_windows, wait_for_script
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
@@ -69,6 +69,7 @@ def test_photos_of_the_bar_are_ranked_by_a_channel(page: Page, app_url: str) -> 
     expect(tiles).to_have_count(10)
     # Channel 8 of this network is the class map of the class Bag.
     expect(tiles.first).to_have_attribute("alt", "channel 8 on Bag")
+    wait_for_script(page)
     page.locator(".st-key-top-photo-menu button").first.click()  # the other one is for narrow screens
     assert b"<svg" in press_and_download(page, page.get_by_test_id("stPopoverBody").get_by_role("button", name="SVG"))
     page.keyboard.press("Escape")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
-from page_checks import ColorScheme, assert_no_serious_violation, show_windows
+from page_checks import ColorScheme, assert_no_serious_violation, show_windows, wait_for_script
 from playwright.sync_api import Page, Request, WebSocket, expect
 
 pytestmark = pytest.mark.browser
@@ -50,7 +50,7 @@ def test_a_page_has_no_serious_violation_and_asks_no_other_host(
     for _ in show_windows(page, f"{app_url}/{path}?network=fashion_gap&{query}", [(1440, "light"), (1440, "dark")]):
         # The last but the bar: what the page itself shows.
         expect(page.get_by_test_id("stMain").get_by_test_id("stElementContainer").nth(9)).to_be_visible()
-        expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
+        wait_for_script(page)
         expect(page.get_by_test_id("stSpinner")).to_have_count(0)
         assert_no_serious_violation(page)
         backgrounds.add(page.get_by_test_id("stApp").evaluate("element => getComputedStyle(element).backgroundColor"))

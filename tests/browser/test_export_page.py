@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from page_checks import assert_nothing_is_cut_off, download_file, expect_heading, show_windows
+from page_checks import assert_nothing_is_cut_off, download_file, expect_heading, show_windows, wait_for_script
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
@@ -66,8 +66,7 @@ def test_a_link_reopens_the_figure_with_all_its_settings(page: Page, app_url: st
 def test_a_width_is_converted_to_another_unit(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/export?network=fashion_gap&width=89")
     expect(page.get_by_text("89 x")).to_be_visible()
-    # A click while the first run still draws the page below may hit a radio button that is being replaced.
-    expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
+    wait_for_script(page)
     page.get_by_role("radio", name="in", exact=True).click()
     expect(page.get_by_role("spinbutton", name="Width")).to_have_value("3.5")
     expect(page.get_by_text("89 x")).to_be_visible()
@@ -133,7 +132,7 @@ def test_export_takes_over_class_and_contrast_from_the_page_before(page: Page, a
 def test_export_takes_over_what_the_page_image_shows(page: Page, app_url: str) -> None:
     page.goto(f"{app_url}/?network=fashion_gap&class=Sneaker&reading=against+a+class&against=Bag&colours=PuOr_r")
     expect(page.get_by_role("link", name="Export")).to_be_visible()
-    expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
+    wait_for_script(page)
     page.get_by_role("link", name="Export").click()
     expect_preview(page)
     expect(page).to_have_url(re.compile("classes=Sneaker"))

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from page_checks import wait_for_script
 from playwright.sync_api import Locator, Page, expect
 
 from inspector.images.examples import list_examples
@@ -23,10 +24,6 @@ def own(page: Page, name: str) -> Locator:
 def open_app(page: Page, address: str) -> None:
     page.goto(address)
     expect(page.get_by_role("radio", name="example Cat", exact=True)).to_be_visible()
-
-
-def wait_until_idle(page: Page) -> None:
-    expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
 
 
 def give_file(page: Page, event: str, path: Path, name: str, kind: str) -> None:
@@ -55,7 +52,7 @@ def test_an_upload_is_there_on_every_page_and_after_a_reload(page: Page, app_url
         page.get_by_test_id("stTopNavLink").filter(has_text=title).click()
         expect(page).to_have_title(f"{title} - Inspector")
         expect(own(page, "mine.jfif")).to_be_checked()
-        wait_until_idle(page)
+        wait_for_script(page)
     assert "upload=" in page.url
     page.reload()
     expect(own(page, "mine.jfif")).to_be_checked()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from made_up_results import Image as MadeUp
 from made_up_results import make_about, write_results
-from page_checks import open_saved_files
+from page_checks import open_saved_files, wait_for_script
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
@@ -41,6 +41,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def open_menu(page: Page, key: str) -> Locator:
     """Open the menu with this key and return what it shows."""
+    wait_for_script(page)
     page.locator(f".st-key-{key.replace(' ', '-')}-menu button").first.click()
     return page.get_by_test_id("stPopoverBody")
 
