@@ -56,7 +56,7 @@ def decode_ahead(
     Args:
         batches: each batch has some images with their indices.
         classifier: the network that they are for.
-        workers: number of decoding threads; None: one per processor.
+        workers: number of decoding threads; None: one per processor that this process may use.
         overlays: keep the dimmed photo, for drawing an overlay on it.
     """
     workers = workers or _count_processors()

@@ -57,7 +57,7 @@ class RunOptions:
 
     top: int = 5  # number of classes per image whose maps are stored
     batch_size: int = 32  # images in one pass of the network
-    workers: int | None = None  # decoding threads; None: one per processor. With Ray: processors per actor
+    workers: int | None = None  # decoding threads; None: one per usable processor. With Ray: processors per actor
     shard_size: int = 1024  # images in one Parquet file
     overlays: bool = False  # draw the top-1 class map over each photo, and write a gallery of these images
     backend: str | None = None  # "eager" for PyTorch, or a backend of `accelerate`; None: the one that the network has
@@ -204,7 +204,7 @@ def compute_batches(
     Args:
         classifier: the network.
         batches: each batch has some images with their indices.
-        workers: number of decoding threads; None: one per processor.
+        workers: number of decoding threads; None: one per processor that this process may use.
         overlays: keep the dimmed photo, for drawing an overlay on it.
         finer: compute the maps on a grid that is finer by this factor too, see `FinerMaps`.
     """
