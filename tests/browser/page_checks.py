@@ -34,7 +34,7 @@ _STILL = """element => new Promise(done => {
 
 
 def wait_for_script(page: Page) -> None:
-    """Wait until the script has ended: a click before may hit an element that is being replaced."""
+    """Wait until the script has ended: before, a click or a text may go to an element that is being replaced."""
     expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
 
 

@@ -11,6 +11,7 @@ from page_checks import (
     download_file,
     expect_heading,
     show_windows,
+    wait_for_script,
 )
 from playwright.sync_api import Page, expect
 from tiny_photos import BACKBONE, write_backbone, write_photos
@@ -43,10 +44,14 @@ def test_a_shortcut_is_found_flagged_and_tested(page: Page, app_url: str, featur
     page.get_by_role("button", name="Find concepts on 12 photos").click()
     expect_heading(page, "a")
     card = page.get_by_role("button", name="Open 0.1")
+    wait_for_script(page)
     page.get_by_role("radiogroup", name="Flag of 0.1").get_by_text("shortcut").click()
+    expect(page.get_by_text("Shortcuts: 0.1")).to_be_visible()
+    wait_for_script(page)
     page.get_by_role("textbox", name="Name of 0.1").fill("<b>tag</b>")
     page.keyboard.press("Enter")
     expect(page.get_by_text("0.1 <b>tag</b>").first).to_be_visible()
+    wait_for_script(page)
     card.click()
     expect_heading(page, "On a photo")
     expect(page).to_have_url(re.compile("concept=0.1"))
