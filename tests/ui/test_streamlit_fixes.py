@@ -79,6 +79,7 @@ def test_where_the_fix_does_not_apply_the_log_says_so(
     assert forward_msg_queue.ForwardMsgQueue.clear is before
     assert [record.getMessage().split(":")[0] for record in caplog.records] == [
         "Uploads during a run of the page may be lost",
+        "Downloads at the end of a run of the page may be lost",
         "The size of uploads is limited by browsers only",
     ]
 

@@ -1,6 +1,7 @@
 """Workarounds for faults of Streamlit.
 
-It loses an action of the user when two things happen at once, and leaves the limits of uploads to the browser.
+It loses an action of the user when two things happen at once: an upload, a photo that arrives with a click, a download.
+It leaves the limits of uploads to the browser.
 """
 
 import inspect
@@ -13,7 +14,7 @@ import streamlit as st
 from streamlit import delta_generator, runtime
 from streamlit.runtime import forward_msg_queue
 
-from inspector.ui.state import keys, uploads
+from inspector.ui.state import downloads, keys, uploads
 
 # First and last Streamlit version (major, minor) with which the changes were tested.
 FIRST_TESTED, LAST_TESTED = (1, 60), (1, 67)
@@ -50,7 +51,7 @@ def _read_outside() -> list[Any]:
 
 @cache
 def apply_streamlit_fixes() -> None:
-    """Change Streamlit so that a new run of the page keeps answers to upload requests, and uploads are limited.
+    """Change Streamlit so that a new run of the page loses neither uploads nor downloads, and uploads are limited.
 
     Before an upload, the browser asks where to send the file, and waits for the answer. A run that starts before the
     answer is sent clears the queue, so the file is lost without an error message. `ForwardMsgQueue.clear` of Streamlit
@@ -65,7 +66,13 @@ def apply_streamlit_fixes() -> None:
         forward_msg_queue.ForwardMsgQueue.clear = keep_upload_answers(  # type: ignore[method-assign]
             forward_msg_queue.ForwardMsgQueue.clear
         )
-    manager = getattr(runtime.get_instance(), "uploaded_file_mgr", None) if runtime.exists() else None
+    running = runtime.get_instance() if runtime.exists() else None
+    files = getattr(running, "media_file_mgr", None)
+    if reason := _find_untested(st.__version__) or downloads.find_obstacle(files):
+        logging.getLogger(__name__).warning("Downloads at the end of a run of the page may be lost: %s", reason)
+    elif running is not None:
+        downloads.keep_replaced_downloads(files, running.is_active_session)
+    manager = getattr(running, "uploaded_file_mgr", None)
     if reason := _find_untested(st.__version__) or uploads.find_obstacle(manager):
         logging.getLogger(__name__).warning("The size of uploads is limited by browsers only: %s", reason)
     else:
