@@ -120,6 +120,18 @@ def test_class_names_of_another_data_set_are_refused_in_one_sentence() -> None:
     assert find(app.selectbox, "Model").value == "efficientnet_lite0"
 
 
+def test_a_network_is_not_loaded_before_its_file_of_class_names_is_there() -> None:
+    app = upload(open_page(), make_checkpoint())
+    find(app.selectbox, "Class names").set_value("a file")
+    press(app, "Load")  # before the button was drawn again
+    assert not app.exception
+    assert keys.OWN_NETWORKS not in app.session_state
+    assert find(app.button, "Load").disabled
+    assert find(app.button, "Load").help == "First choose the file of class names."
+    find(app.file_uploader, "File of class names").set_value(("labels.txt", b"ant\nbee\ncat\n", "text/plain")).run()
+    assert not find(app.button, "Load").disabled
+
+
 def test_class_names_of_a_file_are_read() -> None:
     app = upload(open_page(), make_checkpoint())
     find(app.selectbox, "Class names").set_value("a file").run()

@@ -91,7 +91,7 @@ def show_file_form() -> None:
     left, right = st.columns(2)
     with left:
         architecture = None if _holds_architecture(checkpoint.name) else _choose_architecture(checkpoint)
-        labels = _choose_labels()
+        labels, is_missing = _choose_labels()
     with right:
         size = st.number_input(
             "Input size",
@@ -110,7 +110,10 @@ def show_file_form() -> None:
         )
     with st.expander("Output"):
         output = _choose_output()
-    if st.button("Load", type="primary", key=make_field_key("file")):
+    # A file that is chosen arrives a moment later. Without waiting, the network would be loaded without its class names.
+    help = "First choose the file of class names." if is_missing else None
+    pressed = st.button("Load", type="primary", key=make_field_key("file"), disabled=is_missing, help=help)
+    if pressed and not is_missing:
         upload = NetworkUpload(checkpoint, labels, architecture, size, normalization, output)
         with st.spinner(f"Reading {plain(checkpoint.name)} and verifying its head ..."):
             classifier = load_upload(upload)
@@ -160,8 +163,8 @@ def _find_architectures(checkpoint: UploadedFile) -> tuple[str, ...]:
     return found
 
 
-def _choose_labels() -> ClassNames | None:
-    """Show the choice of class names. Return None for numbers.
+def _choose_labels() -> tuple[ClassNames | None, bool]:
+    """Show the choice of class names. Return them, None for numbers, and whether their file is still missing.
 
     Raises:
         NetworkError: the file holds no names.
@@ -174,14 +177,14 @@ def _choose_labels() -> ClassNames | None:
         "object or a config.json).",
     )
     if chosen != _LABEL_FILE:
-        return find_preset(chosen)
+        return find_preset(chosen), False
     file = st.file_uploader(
         "File of class names",
         type=uploads.LABELS,
         max_upload_size=uploads.MAX_LABELS // 1_000_000,
         key=make_field_key("labels"),
     )
-    return None if file is None else parse_labels(file.getvalue(), file.name)
+    return (None, True) if file is None else (parse_labels(file.getvalue(), file.name), False)
 
 
 def _choose_output() -> OutputChoice:
