@@ -40,7 +40,9 @@ class LateMessages:
 
     def _connect(self, route: WebSocketRoute) -> None:
         self.route = route
-        route.connect_to_server().on_message(lambda message: self.held.append(message) if self.hold else route.send(message))
+        route.connect_to_server().on_message(
+            lambda message: self.held.append(message) if self.hold else route.send(message)
+        )
 
     def has_finished(self) -> bool:
         """Return whether the message is held that a run of the page has finished."""

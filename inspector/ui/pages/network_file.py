@@ -110,7 +110,7 @@ def show_file_form() -> None:
         )
     with st.expander("Output"):
         output = _choose_output()
-    # A file that is chosen arrives a moment later. Without waiting, the network would be loaded without its class names.
+    # A file arrives a moment after it was chosen. Before, the network would be loaded without its class names.
     help = "First choose the file of class names." if is_missing else None
     pressed = st.button("Load", type="primary", key=make_field_key("file"), disabled=is_missing, help=help)
     if pressed and not is_missing:

@@ -1,8 +1,8 @@
 """Files of download buttons that are replaced by a new run of the page.
 
-A download button has a new id in each run of the page. At the end of a run, Streamlit deletes the ids of the run before.
-The browser shows the new buttons a moment later, and a click in between, or on its way to the server, asks for an id that
-was deleted: no file arrives, and no message is shown. Deleting them some seconds later mends this.
+The file of a download button has a new id in each run of the page. At the end of a run, Streamlit deletes the files of
+the run before. The browser shows the new buttons a moment later: a click in between asks for a file that was deleted, so
+that none arrives, and no message is shown. So these files are deleted some seconds later.
 """
 
 import time
@@ -17,7 +17,8 @@ _REPLACED = "replaced by a new run"  # stands where Streamlit has the id of a se
 def find_obstacle(manager: Any) -> str | None:
     """Return why the files of replaced buttons of a running Streamlit cannot be kept; None if they can."""
     if not callable(getattr(manager, "_remove_orphaned_deferred_callables", None)) or not all(
-        isinstance(getattr(manager, name, None), dict) for name in ("_deferred_callables", "_files_by_session_and_coord")
+        isinstance(getattr(manager, name, None), dict)
+        for name in ("_deferred_callables", "_files_by_session_and_coord")
     ):
         return "Streamlit's manager of media files is another than expected."
     return None
