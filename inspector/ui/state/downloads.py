@@ -1,8 +1,8 @@
 """Files of download buttons that are replaced by a new run of the page.
 
 The file of a download button has a new id in each run of the page. At the end of a run, Streamlit deletes the files of
-the run before. The browser shows the new buttons a moment later: a click in between asks for a file that was deleted, so
-that none arrives, and no message is shown. So these files are deleted some seconds later.
+the run before. The browser shows the new buttons a moment later: a click in between asks for a file that was deleted,
+and gets neither file nor message. So here such files are deleted some seconds later.
 """
 
 import time
