@@ -71,6 +71,13 @@ def make_message_queue() -> object:
     return ForwardMsgQueue()
 
 
+def make_file_manager() -> object:
+    from streamlit.runtime.media_file_manager import MediaFileManager
+    from streamlit.runtime.memory_media_file_storage import MemoryMediaFileStorage
+
+    return MediaFileManager(MemoryMediaFileStorage("/media"))
+
+
 # fmt: off
 PRIVATE_NAMES = (
     PrivateName("captum.attr._core.deep_lift", "captum",
@@ -97,6 +104,11 @@ PRIVATE_NAMES = (
                 has("streamlit.delta_generator", "_use_warning_has_been_displayed")),
     PrivateName("_get_async_objs", "streamlit",
                 has("streamlit.runtime", "Runtime._get_async_objs", "Runtime.close_session")),
+    PrivateName("_deferred_callables", "streamlit", instance_has(make_file_manager, "_deferred_callables")),
+    PrivateName("_files_by_session_and_coord", "streamlit",
+                instance_has(make_file_manager, "_files_by_session_and_coord")),
+    PrivateName("_remove_orphaned_deferred_callables", "streamlit",
+                instance_has(make_file_manager, "_remove_orphaned_deferred_callables")),
 )
 # fmt: on
 
